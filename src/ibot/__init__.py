@@ -1,0 +1,23 @@
+"""iBOT: image BERT pre-training with an online tokenizer. `import ibot` is cheap; torch loads on first use."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_LAZY = {
+    "load_backbone": "ibot.weights.read",
+    "extract_features": "ibot.eval.features",
+    "knn_accuracy": "ibot.eval.knn",
+    "train": "ibot.engine.loop",
+    "recipe": "ibot.recipes",
+}
+__all__ = ["__version__", *_LAZY]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'ibot' has no attribute '{name}'")

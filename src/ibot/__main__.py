@@ -1,0 +1,7 @@
+"""`python -m ibot`."""
+
+import sys
+
+from ibot.cli.main import main
+
+sys.exit(main())

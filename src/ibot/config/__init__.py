@@ -1,0 +1,1 @@
+"""Settings: typed dataclasses, their parser and the values derived from them."""

@@ -1,0 +1,318 @@
+"""Every setting of a pre-training run: typed, frozen, with its meaning, unit and source.
+
+The defaults are the published ViT-S/16 recipe (800 epochs, ImageNet-1K; spec 7.1), not the defaults of the published
+flags. Section and equation numbers in the docstrings are the paper's (arXiv 2111.07832v3) unless they say otherwise.
+Settings under `system`, `log` and `checkpoint` change speed or record-keeping, never the result.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Literal
+
+DURATION_UNITS = ("images", "steps", "epochs", "percent")
+
+
+@dataclass(frozen=True, slots=True)
+class Duration:
+    """A length in images seen, optimizer steps, epochs, or per cent of the run: "10 epochs", "5 percent"."""
+
+    value: float
+    unit: str
+
+    @classmethod
+    def parse(cls, text: str) -> Duration:
+        """Read "10 epochs", "500 steps", "1e6 images" or "5 percent" ("5%"). Raises ValueError otherwise."""
+        match = re.fullmatch(r"\s*([0-9.]+(?:e[0-9]+)?)\s*([a-z%]+)\s*", text.lower())
+        if match:
+            unit = "percent" if match[2] == "%" else match[2]
+            unit = next((u for u in DURATION_UNITS if unit in (u, u.rstrip("s"))), None)
+            if unit:
+                return cls(float(match[1]), unit)
+        raise ValueError(f"'{text}' is not a duration; write for example '10 epochs', '500 steps' or '5 percent'")
+
+    def __str__(self) -> str:
+        return f"{self.value:g} {self.unit}"
+
+    def steps(self, *, batch: int, steps_per_epoch: int, total_steps: int) -> int:
+        """The same length in whole optimizer steps (rounded half to even)."""
+        per_unit = {
+            "images": 1 / batch,
+            "steps": 1.0,
+            "epochs": float(steps_per_epoch),
+            "percent": total_steps / 100,
+        }[self.unit]
+        return round(self.value * per_unit)
+
+
+def duration(text: str) -> Duration:
+    """Shorthand of `Duration.parse` for defaults and recipes."""
+    return Duration.parse(text)
+
+
+@dataclass(frozen=True, slots=True)
+class DataConfig:
+    """Where images come from and how a file becomes pixels."""
+
+    path: str = ""
+    """Folder with images, flat or nested (`--data`). With `train/` and `val/` of class folders: a labelled set."""
+    val_path: str = ""
+    """Labelled folder for k-NN during training (`--val-data`); empty: the `val` or `test` folder of `path`."""
+    exif_orientation: Literal["apply", "ignore"] = "apply"
+    """Turn pictures upright by their EXIF tag. The published loader ignores it (quirk Q2)."""
+    max_bad_fraction: float = 0.2
+    """Stop when more than this share of the files read so far is unreadable."""
+
+
+@dataclass(frozen=True, slots=True)
+class AugmentConfig:
+    """Multi-crop views and their colours (appendix B; spec 2.1, 2.2)."""
+
+    num_global: int = 2
+    """G, global views per image; only these are masked and seen by the teacher."""
+    num_local: int = 10
+    """L, local views per image."""
+    global_size: tuple[int, int] = (224, 224)
+    """Height and width of a global view in pixels."""
+    local_size: tuple[int, int] = (96, 96)
+    """Height and width of a local view in pixels."""
+    global_scale: tuple[float, float] = (0.25, 1.0)
+    """Range of the share of the image's area that a global view covers."""
+    local_scale: tuple[float, float] = (0.05, 0.25)
+    """Range of the share of the image's area that a local view covers."""
+    aspect: tuple[float, float] = (3 / 4, 4 / 3)
+    """Range of the width over height of a box, drawn on a log scale."""
+    flip: float = 0.5
+    """Probability of a horizontal flip."""
+    jitter: float = 0.8
+    """Probability of colour jitter."""
+    jitter_strength: tuple[float, float, float, float] = (0.4, 0.4, 0.2, 0.1)
+    """Half-widths of the brightness, contrast, saturation factors around 1 and of the hue shift around 0."""
+    gray: float = 0.2
+    """Probability of grayscale."""
+    blur: tuple[float, float, float] = (1.0, 0.1, 0.5)
+    """Probability of blur: first global view, other global views, local views."""
+    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    """Range of the blur radius in pixels (Pillow's sigma)."""
+    solarize: tuple[float, float, float] = (0.0, 0.2, 0.0)
+    """Probability of solarization: first global view, other global views, local views."""
+
+
+@dataclass(frozen=True, slots=True)
+class MaskConfig:
+    """Which patches of the global views the student does not see (section 3.1, appendix B; spec 2.3)."""
+
+    ratio: tuple[tuple[float, float], ...] = ((0.0, 0.0), (0.3, 0.2))
+    """Pairs (mean, half-width) of the masked share; one pair is drawn uniformly, then a ratio within it."""
+    shape: Literal["block", "random"] = "block"
+    """Block-wise (BEiT) or independent patches."""
+    ratio_per: Literal["view", "image"] = "view"
+    """Draw the ratio anew for each global view (published code) or once per image (paper; quirk Q14)."""
+    start_epoch: int = 0
+    """First epoch with masks and a patch loss; the patch temperature warms up from here."""
+    full_width: bool = False
+    """Let one block span the whole width or height (the published code forbids it; quirk Q15)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """The vision transformer (spec 3.1)."""
+
+    width: int = 384
+    """D, width of the tokens."""
+    depth: int = 12
+    """Number of blocks."""
+    heads: int = 6
+    """Attention heads per block."""
+    patch: int = 16
+    """Side of a patch in pixels."""
+    mlp_ratio: float = 4.0
+    """Hidden width of the block's MLP over D."""
+    drop_path: float = 0.1
+    """Stochastic depth of the student's last block; grows linearly from 0. The teacher has none."""
+    layer_scale: float = 0.0
+    """Initial value of the per-channel gain of each residual branch; 0: no gain."""
+    mean_pooling: bool = False
+    """Class output = normalised mean of the patch tokens instead of the class token."""
+    pos_size: tuple[int, int] | None = None
+    """Image size for which the position table is built; none: the global view (published: 224)."""
+    pos_interp: Literal["published", "exact"] = "published"
+    """Resampling of the position table: with the published 0.1 (spec 3.1.3) or to the exact size."""
+    registers: int = 0
+    """Register tokens (beyond the paper: Darcet et al. 2024); dropped from the output."""
+    init: Literal["published", "xavier"] = "published"
+    """Linear layers: normal with std 0.02, or Xavier-uniform (ours, for small widths)."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeadConfig:
+    """The projection head: the online tokenizer (section 3.2; spec 4)."""
+
+    out_dim: int = 8192
+    """K, prototypes of the class token."""
+    patch_out_dim: int = 8192
+    """K', prototypes of the patch tokens; equal to `out_dim` when the head is shared."""
+    shared: bool = True
+    """Student: one last layer for class and patch tokens."""
+    shared_teacher: bool = True
+    """Teacher: the same. Unequal values reproduce the published defaults (quirk Q46)."""
+    layers: int = 3
+    """Linear layers of the MLP."""
+    hidden_dim: int = 2048
+    """Hidden width of the MLP."""
+    bottleneck_dim: int = 256
+    """Width of the l2-normalised bottleneck; 0: none, plain linear last layers."""
+    norm: Literal["none", "bn", "syncbn", "ln"] = "none"
+    """Norm after the hidden layers of the MLP."""
+    norm_shared: bool = False
+    """One norm module for all hidden layers, as in the published code (quirk Q41)."""
+    act: Literal["gelu", "relu"] = "gelu"
+    """Activation of the MLP."""
+    norm_last_layer: bool = False
+    """Keep the lengths of the prototypes at 1 instead of training them."""
+
+
+@dataclass(frozen=True, slots=True)
+class MethodConfig:
+    """Losses, targets and the teacher (equations 1 to 3, algorithm 1; spec 5)."""
+
+    student_temp: float = 0.1
+    """Student temperature of both losses."""
+    teacher_temp: float = 0.07
+    """Teacher temperature of the class token after warm-up; lower is sharper."""
+    teacher_temp_start: float = 0.04
+    """The same at the start of the warm-up."""
+    patch_temp: float = 0.07
+    """Teacher temperature of the patch tokens after warm-up."""
+    patch_temp_start: float = 0.04
+    """The same at the start of the warm-up."""
+    temp_warmup: Duration = field(default_factory=lambda: duration("30 epochs"))
+    """Length of the linear warm-up of both temperatures."""
+    temp_schedule: Literal["epoch", "step"] = "epoch"
+    """Change the temperatures between epochs (published) or at each step (ours)."""
+    targets: Literal["center", "sinkhorn"] = "center"
+    """Teacher targets by centering (paper) or Sinkhorn-Knopp (beyond the paper: SwAV, DINOv2)."""
+    center_momentum: float = 0.9
+    """Momentum of the class center."""
+    center_momentum_patch: float = 0.9
+    """Momentum of the patch center."""
+    cls_weight: float = 1.0
+    """Weight of the class-token loss."""
+    patch_weight: float = 1.0
+    """Weight of the masked-patch loss."""
+    koleo_weight: float = 0.0
+    """Weight of the KoLeo regulariser on the student's class tokens (beyond the paper: DINOv2)."""
+    momentum: float = 0.996
+    """Teacher momentum at the start; rises to 1 on a cosine."""
+
+
+@dataclass(frozen=True, slots=True)
+class OptimConfig:
+    """Optimizer and its schedules (appendix B; spec 6)."""
+
+    name: Literal["adamw", "sgd", "lars"] = "adamw"
+    lr: float = 5e-4
+    """Peak learning rate for a total batch of 256; scaled linearly with `train.batch`."""
+    min_lr: float = 1e-6
+    """Learning rate at the end; not scaled."""
+    warmup: Duration = field(default_factory=lambda: duration("10 epochs"))
+    """Linear warm-up of the learning rate."""
+    weight_decay: float = 0.04
+    weight_decay_end: float = 0.4
+    """Weight decay moves from the one to the other on a cosine; biases and norms have none."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW's moment decays; the first one is also the momentum of SGD and LARS."""
+    clip: float = 3.0
+    """Largest l2 norm of the gradient of each parameter tensor; 0: off."""
+    freeze_last_layer: Duration = field(default_factory=lambda: duration("1 epochs"))
+    """The prototypes do not move for this long."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainConfig:
+    """Length, batch, seed, precision."""
+
+    length: Duration = field(default_factory=lambda: duration("800 epochs"))
+    """Length of the run and of all its schedules (`--epochs E` sets "E epochs")."""
+    max_steps: int = 0
+    """Stop after this many optimizer steps, schedules unchanged (`--steps`); 0: run to the end."""
+    batch: int = 1024
+    """Images per optimizer step over all processes and micro-batches."""
+    accumulate: int = 1
+    """Micro-batches per optimizer step and process; same result, less memory."""
+    seed: int = 0
+    """Seed of weights, image order, views, masks and stochastic depth."""
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Matrix products; auto: bfloat16 on a GPU that has it, else float32. Logits and losses stay float32."""
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluateConfig:
+    """k-NN during training, where labels exist (spec_evaluation 8.1)."""
+
+    every: Duration = field(default_factory=lambda: duration("0 epochs"))
+    """Interval; 0: only at the start and the end. The initial weights are always evaluated."""
+    k: int = 20
+    """Neighbours."""
+    temperature: float = 0.07
+    """Temperature of the vote."""
+    max_train: int = 10000
+    """At most this many training images (evenly spaced) in the bank."""
+    max_val: int = 2000
+    """At most this many validation images."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogConfig:
+    """Progress and metrics; changes no result."""
+
+    every: int = 10
+    """Steps between two log lines."""
+    tensorboard: bool = True
+    """Write TensorBoard events where the package is installed."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointConfig:
+    """Saving; changes no result."""
+
+    every: Duration = field(default_factory=lambda: duration("1 epochs"))
+    """Interval between checkpoints."""
+    keep: int = 3
+    """Checkpoints kept besides the newest `keep_every` ones."""
+    keep_every: Duration = field(default_factory=lambda: duration("40 epochs"))
+    """A checkpoint at a multiple of this is never deleted; 0: none."""
+
+
+@dataclass(frozen=True, slots=True)
+class SystemConfig:
+    """Speed; changes no result beyond rounding."""
+
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N, mps (`--device`)."""
+    workers: int = -1
+    """Loader processes per training process; -1: chosen from the cores; 0: in the training process."""
+    threads: int = 0
+    """Threads of matrix products on the CPU; 0: torch's choice."""
+    deterministic: bool = False
+    """Refuse GPU kernels whose result varies from run to run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """A complete pre-training run."""
+
+    recipe: str = ""
+    data: DataConfig = field(default_factory=DataConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    mask: MaskConfig = field(default_factory=MaskConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    head: HeadConfig = field(default_factory=HeadConfig)
+    method: MethodConfig = field(default_factory=MethodConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    system: SystemConfig = field(default_factory=SystemConfig)

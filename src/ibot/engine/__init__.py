@@ -1,0 +1,1 @@
+"""Running a training: loop, schedules, optimizer, checkpoints, logs, health, processes."""

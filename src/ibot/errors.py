@@ -1,0 +1,63 @@
+"""Errors that a user can cause or cure, with their exit codes. Only `cli.main` catches them."""
+
+
+class IbotError(Exception):
+    """What went wrong, why, and what to do about it; printed without a traceback.
+
+    what: one line, names the thing. why: the evidence. fix: the remedy, an exact command if there is one.
+    """
+
+    exit_code = 1
+
+    def __init__(self, what: str, *, why: str = "", fix: str = "") -> None:
+        super().__init__(what)
+        self.what, self.why, self.fix = what, why, fix
+
+    def __str__(self) -> str:
+        lines = [self.what]
+        if self.why:
+            lines.append(f"  why:  {self.why}")
+        if self.fix:
+            lines.append(f"  fix:  {self.fix}")
+        return "\n".join(lines)
+
+
+class UserError(IbotError):
+    """A wrong argument, setting, file or folder."""
+
+    exit_code = 2
+
+
+class ConfigError(UserError):
+    """An unknown setting, a value of the wrong type, or settings that contradict each other."""
+
+
+class DataError(UserError):
+    """A data folder that cannot be used."""
+
+
+class WeightsError(UserError):
+    """A weights file that cannot be read or does not fit."""
+
+
+class RunError(UserError):
+    """A run folder that is in use or belongs to another configuration."""
+
+
+class MissingExtra(UserError):
+    """An optional package that is not installed."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f"the package '{package}' is not installed", fix=f'pip install "ibot[{extra}]"')
+
+
+class TrainingStopped(IbotError):
+    """The training itself went wrong: non-finite loss, too many bad files."""
+
+    exit_code = 3
+
+
+class ResourceError(IbotError):
+    """Disk full or memory exhausted."""
+
+    exit_code = 4

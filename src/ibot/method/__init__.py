@@ -1,0 +1,1 @@
+"""The method: losses, centers, moving average, student and teacher, one step."""

@@ -1,0 +1,128 @@
+"""The data types through which data, method, engine and evaluation meet.
+
+Letters as everywhere in this project: B images, G global and L local views, V = G + L, N patches of a global view on an
+h x w grid, M masked patches of all global views, D width, K prototypes. Batches are view-major.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRef:
+    """One image file. label: index of its class folder, or None."""
+
+    index: int
+    path: str
+    label: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ViewParams:
+    """What each view does to its image: numbers only, as arrays over images and views."""
+
+    box: np.ndarray
+    """int32 [B, V, 4]: top, left, height, width in pixels of the upright image."""
+    flip: np.ndarray
+    """bool [B, V]."""
+    jitter: np.ndarray
+    """float32 [B, V, 4]: factors of brightness, contrast, saturation, and the hue shift."""
+    jitter_order: np.ndarray
+    """uint8 [B, V, 4]: permutation of those four operations; all 255 = no jitter."""
+    gray: np.ndarray
+    """bool [B, V]."""
+    blur_sigma: np.ndarray
+    """float32 [B, V]: Pillow radius in pixels; 0 = no blur."""
+    solarize: np.ndarray
+    """bool [B, V]."""
+
+
+@dataclass(frozen=True, slots=True)
+class Masks:
+    """Patches hidden from the student in the global views."""
+
+    map: Tensor
+    """bool [G, B, N], True = hidden."""
+    index: Tensor
+    """int64 [M], positions of the hidden patches in the flattened map."""
+    weight: Tensor
+    """float [M], one over the number of hidden patches of the view the patch belongs to."""
+
+    @property
+    def num_views(self) -> int:
+        """G * B, views without a mask included."""
+        return self.map.shape[0] * self.map.shape[1]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One micro-batch of one process."""
+
+    global_views: Tensor
+    """[G, B, C, H, W]; uint8 from the loader, normalised float after the transfer to the device."""
+    local_views: Tensor | None
+    """[L, B, C, H', W'] or None."""
+    masks: Masks
+    index: np.ndarray
+    """int64 [B], indices of the images actually read (after the replacement of bad files)."""
+    bad: tuple[tuple[str, str], ...] = ()
+    """(path, reason) of files met in this batch that could not be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenOutput:
+    """What every backbone returns."""
+
+    cls: Tensor
+    """[B, D]."""
+    patches: Tensor
+    """[B, N, D]."""
+    grid: tuple[int, int]
+    """(h, w) with h * w = N."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepValues:
+    """The scheduled values of one step."""
+
+    lr: float
+    weight_decay: float
+    momentum: float
+    teacher_temp: float
+    patch_temp: float
+    freeze_last_layer: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RunState:
+    """Where a run stands; small and plain, saved as JSON in each checkpoint."""
+
+    step: int = 0
+    """Optimizer steps done."""
+    images_seen: int = 0
+    epoch: int = 0
+    """Epoch of the next step."""
+    skipped_steps: int = 0
+    """Optimizer steps skipped because of float16 overflow."""
+    versions: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ResultRecord:
+    """One number of one evaluation with everything needed to repeat it."""
+
+    protocol: str
+    metric: str
+    value: float
+    settings: dict[str, Any]
+    num_train: int
+    num_val: int
+    weights: str = ""
+    seconds: float = 0.0
+    extra: dict[str, Any] = field(default_factory=dict)

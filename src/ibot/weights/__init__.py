@@ -1,0 +1,1 @@
+"""Reading weights of any known layout."""
