@@ -1,0 +1,69 @@
+"""Schedules as pure functions of the step (spec 5.4, 6.1, 6.2): nothing to save, nothing to get out of step."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from ibot.config.schema import Config
+from ibot.types import StepValues
+
+
+def cosine(step: int, base: float, final: float, total: int, warmup: int = 0) -> float:
+    """Linear from 0 to `base` over `warmup` steps, then half a cosine towards `final`, which is never reached.
+
+    The peak occurs twice, at steps warmup - 1 and warmup: both ends of the ramp are included (spec 6.1).
+    """
+    if step < warmup:
+        return base * step / (warmup - 1) if warmup > 1 else 0.0
+    return final + 0.5 * (base - final) * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
+
+
+def ramp(position: int, start: float, end: float, length: int) -> float:
+    """Linear from `start` to `end` over `length` positions, both ends included; `end` afterwards (spec 5.4)."""
+    if position >= length:
+        return end
+    return start + (end - start) * position / (length - 1) if length > 1 else start
+
+
+@dataclass(frozen=True, slots=True)
+class Schedules:
+    """All scheduled values of a run; lengths in optimizer steps, already clipped to the run."""
+
+    config: Config
+    steps_per_epoch: int
+    total_steps: int
+    warmup_steps: int
+    temp_warmup_steps: int
+    freeze_steps: int
+
+    @property
+    def peak_lr(self) -> float:
+        """Learning rate at the peak: the setting, which is for a total batch of 256, times batch / 256."""
+        return self.config.optim.lr * self.config.train.batch / 256
+
+    def epoch(self, step: int) -> int:
+        """Epoch of a step, from 0."""
+        return step // self.steps_per_epoch
+
+    def at(self, step: int) -> StepValues:
+        """The values that the step from `step` to `step + 1` uses."""
+        optim, method = self.config.optim, self.config.method
+        return StepValues(
+            lr=cosine(step, self.peak_lr, optim.min_lr, self.total_steps, self.warmup_steps),
+            weight_decay=cosine(step, optim.weight_decay, optim.weight_decay_end, self.total_steps),
+            momentum=cosine(step, method.momentum, 1.0, self.total_steps),
+            teacher_temp=self._temperature(step, method.teacher_temp_start, method.teacher_temp, 0),
+            patch_temp=self._temperature(
+                step, method.patch_temp_start, method.patch_temp, self.config.mask.start_epoch
+            ),
+            freeze_last_layer=step < self.freeze_steps,
+        )
+
+    def _temperature(self, step: int, start: float, end: float, start_epoch: int) -> float:
+        """Warm up per epoch as published, or per step; constant at `start` before `start_epoch`."""
+        if self.config.method.temp_schedule == "step":
+            position, length = step - start_epoch * self.steps_per_epoch, self.temp_warmup_steps
+        else:
+            position, length = self.epoch(step) - start_epoch, round(self.temp_warmup_steps / self.steps_per_epoch)
+        return start if position < 0 else ramp(position, start, end, length)

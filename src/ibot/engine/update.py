@@ -1,0 +1,113 @@
+"""One optimizer step over its micro-batches, in the published order (spec 1.2, 6.10)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from ibot.config.schema import Config
+from ibot.engine.optimizer import apply_values, clip_gradients, drop_last_layer_gradients
+from ibot.method.center import update_centers
+from ibot.method.ema import update_teacher
+from ibot.method.model import StudentTeacher
+from ibot.method.step import StepOutput, training_step
+from ibot.types import Batch, StepValues
+
+SUMMED = ("cls_prototypes", "patch_prototypes")
+NOT_AVERAGED = ("features",)
+PARTS = ("backbone", "head_mlp", "last_layer")
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateOutput:
+    """What one optimizer step reports; tensors on the device, nothing is read back here."""
+
+    loss: Tensor
+    """Scalar, mean over the micro-batches of this process."""
+    failed: Tensor
+    """Scalar, above 0 when the loss of any process was not finite."""
+    metrics: dict[str, Tensor]
+    """As in `StepOutput`: means over micro-batches, prototype counts summed, features of the last one."""
+    grad_norms: dict[str, Tensor]
+    """l2 norm of the gradient of backbone, head MLP and last layer, before clipping."""
+
+
+@dataclass(slots=True)
+class Update:
+    """Everything that one optimizer step touches."""
+
+    model: StudentTeacher
+    student: nn.Module
+    """`model.student` or its distributed wrapper."""
+    optimizer: torch.optim.Optimizer
+    config: Config
+    scaler: torch.amp.GradScaler | None = None
+    autocast: Callable[[], AbstractContextManager[object]] = nullcontext
+    _averaged: list[tuple[Tensor, Tensor]] = field(init=False)
+    _part_of: list[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._averaged = self.model.averaged()
+        self._part_of = [_part(name) for name, p in self.model.student.named_parameters() if p.requires_grad]
+
+    def step(self, micro_batches: Sequence[Batch], values: StepValues) -> UpdateOutput:
+        """Forward, losses, centers, backward, clip, freeze, optimizer, teacher. Equals one large batch (spec 6.10)."""
+        apply_values(self.optimizer, values)
+        self.optimizer.zero_grad(set_to_none=True)
+        outputs = [self._accumulate(batch, values, len(micro_batches), i) for i, batch in enumerate(micro_batches)]
+        loss = torch.stack([output.loss.detach() for output in outputs]).mean()
+        failed = (~loss.isfinite()).float()
+        if dist.is_initialized():
+            dist.all_reduce(failed)
+        update_centers([self.model.cls_center, self.model.patch_center])
+        if self.scaler is not None:
+            self.scaler.unscale_(self.optimizer)
+        norms = clip_gradients(self.model.student.parameters(), self.config.optim.clip)
+        if values.freeze_last_layer:
+            drop_last_layer_gradients(self.model.student.head)
+        if self.scaler is not None:
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        else:
+            self.optimizer.step()
+        # The teacher moves also when float16 overflowed and the optimizer did not (spec 6.7).
+        update_teacher(self._averaged, values.momentum)
+        return UpdateOutput(loss, failed, _combine([output.metrics for output in outputs]), self._by_part(norms))
+
+    def _accumulate(self, batch: Batch, values: StepValues, count: int, i: int) -> StepOutput:
+        last = i == count - 1
+        # Gradients are averaged over processes once, at the last micro-batch.
+        no_sync = nullcontext() if last or self.student is self.model.student else self.student.no_sync()  # pyright: ignore
+        with no_sync:  # pyright: ignore[reportGeneralTypeIssues, reportOptionalContextManager]
+            with self.autocast():
+                output = training_step(self.model, self.student, batch, values, self.config.method)
+            loss = output.loss / count
+            (loss if self.scaler is None else self.scaler.scale(loss)).backward()
+        return output
+
+    def _by_part(self, norms: Tensor) -> dict[str, Tensor]:
+        part = torch.tensor(self._part_of, device=norms.device)
+        total = torch.zeros(len(PARTS), dtype=norms.dtype, device=norms.device).index_add_(0, part, norms.square())
+        return dict(zip(PARTS, total.sqrt().unbind(), strict=True))
+
+
+def _part(name: str) -> int:
+    if name.startswith("backbone."):
+        return PARTS.index("backbone")
+    return PARTS.index("last_layer" if ".last_layer" in name or ".mlp2." in name else "head_mlp")
+
+
+def _combine(metrics: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Join the metrics of micro-batches."""
+    combined = dict(metrics[-1])
+    for name in combined:
+        if name in NOT_AVERAGED or len(metrics) == 1:
+            continue
+        stacked = torch.stack([m[name] for m in metrics])
+        combined[name] = stacked.sum(dim=0) if name in SUMMED else stacked.mean(dim=0)
+    return combined

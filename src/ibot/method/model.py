@@ -1,0 +1,168 @@
+"""Student and teacher: two networks of backbone and head, and the forward passes that the losses need.
+
+The normal path computes only what a loss reads, by the exact identities of spec 5.7: the student's head runs on class
+tokens and masked patches alone (I3, I4) and its last block on those rows alone (I5); the teacher's patch logits exist
+at masked patches alone (I2), and the patch center comes from the mean of the projected tokens, because the last layer
+is linear (I1). Nothing of size images x tokens x prototypes is built. Batch norm in the head must see every token, so
+there the student's head runs on all of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ibot.config.schema import Config
+from ibot.method.center import Center
+from ibot.models.backbone import build_backbone
+from ibot.models.head import ProjectionHead
+from ibot.types import Masks
+
+
+@dataclass(frozen=True, slots=True)
+class TeacherOutput:
+    """What the teacher makes of the whole global views; no gradient."""
+
+    cls: Tensor
+    """[G, B, K] class logits."""
+    patch: Tensor
+    """[M, K'] patch logits at the masked places."""
+    cls_mean: Tensor
+    """[K], mean class logits, for the center."""
+    patch_mean: Tensor
+    """[K'], mean patch logits over all patches, for the center."""
+    features: Tensor
+    """[G, B, D] class tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class StudentOutput:
+    """What the student makes of the masked global views and the local views."""
+
+    cls: Tensor
+    """[V, B, K] class logits."""
+    patch: Tensor
+    """[M, K'] patch logits of the masked patches."""
+    features: Tensor
+    """[G, B, D] class tokens of the global views."""
+
+
+class Network(nn.Module):
+    """A backbone and a projection head."""
+
+    def __init__(self, config: Config, *, drop_path: float, masked: bool, shared: bool) -> None:
+        super().__init__()
+        size = config.augment.global_size
+        self.backbone = build_backbone(config.model, size, drop_path, masked)
+        self.head = ProjectionHead(self.backbone.embed_dim, config.head, shared, config.model.init)
+
+
+class Student(Network):
+    """The trained network."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config, drop_path=config.model.drop_path, masked=True, shared=config.head.shared)
+
+    def forward(self, global_views: Tensor, masks: Masks, local_views: Tensor | None) -> StudentOutput:
+        """One pass over all views: global_views [G, B, 3, H, W] with their masks, local_views [L, B, 3, H', W']."""
+        num_global, batch = global_views.shape[:2]
+        num_tokens = 1 + masks.map.shape[-1]
+        cls_rows = torch.arange(num_global * batch, device=masks.index.device) * num_tokens
+        patch_rows = flat_token_rows(masks)
+        images, hidden = global_views.flatten(0, 1), masks.map.flatten(0, 1)
+        if self.head.sees_batch:
+            cls, patch, features = self._dense_pass(images, hidden, patch_rows)
+            cls_local = self._dense_pass(local_views.flatten(0, 1), None, None)[0] if local_views is not None else None
+            logits, patch = self.head.logits(cls if cls_local is None else torch.cat([cls, cls_local]), patch)
+        else:
+            rows = self.backbone.forward_rows(images, hidden, torch.cat([cls_rows, patch_rows]))
+            features = rows[: len(cls_rows)]
+            used = [rows] if local_views is None else [rows, self._cls_tokens(local_views.flatten(0, 1))]
+            z_global, *z_local = self.head.project(torch.cat(used)).split([len(part) for part in used])
+            z_cls, z_patch = z_global[: len(cls_rows)], z_global[len(cls_rows) :]
+            logits, patch = self.head.logits(torch.cat([z_cls, *z_local]), z_patch)
+        return StudentOutput(logits.unflatten(0, (-1, batch)), patch, features.unflatten(0, (num_global, batch)))
+
+    def _cls_tokens(self, images: Tensor) -> Tensor:
+        """Class tokens [B, D] of unmasked images."""
+        num_patches = (images.shape[-2] // self.backbone.patch_size) * (images.shape[-1] // self.backbone.patch_size)
+        rows = torch.arange(len(images), device=images.device) * (1 + num_patches)
+        return self.backbone.forward_rows(images, None, rows)
+
+    def _dense_pass(
+        self, images: Tensor, hidden: Tensor | None, patch_rows: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Every token through the head, for batch norm: projected class rows, projected patch rows, class tokens."""
+        output = self.backbone(images, hidden)
+        tokens = torch.cat([output.cls[:, None], output.patches], dim=1)
+        z = self.head.project(tokens.flatten(0, 1))
+        cls = z[:: tokens.shape[1]]
+        return cls, z[patch_rows] if patch_rows is not None else z[:0], output.cls
+
+
+class Teacher(Network):
+    """The moving average of the student; never trained."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config, drop_path=0.0, masked=False, shared=config.head.shared_teacher)
+        self.requires_grad_(False)
+
+    @torch.no_grad()
+    def forward(self, global_views: Tensor, masks: Masks) -> TeacherOutput:
+        """One pass over the whole global views [G, B, 3, H, W]."""
+        num_global, batch = global_views.shape[:2]
+        output = self.backbone(global_views.flatten(0, 1))
+        tokens = torch.cat([output.cls[:, None], output.patches], dim=1)
+        z = self.head.project(tokens.flatten(0, 1))
+        z_tokens = z.unflatten(0, tokens.shape[:2])
+        cls, patch = self.head.logits(z_tokens[:, 0], z[flat_token_rows(masks)])
+        # By linearity the mean of all patch logits is the last layer applied to the mean row (spec 5.7, I1).
+        _, patch_mean = self.head.logits(z[:0], z_tokens[:, 1:].mean(dim=(0, 1))[None])
+        return TeacherOutput(
+            cls=cls.unflatten(0, (num_global, batch)),
+            patch=patch,
+            cls_mean=cls.mean(dim=0),
+            patch_mean=patch_mean[0],
+            features=output.cls.unflatten(0, (num_global, batch)),
+        )
+
+
+class StudentTeacher(nn.Module):
+    """Both networks and both centers: everything that training changes."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        head, method = config.head, config.method
+        self.student = Student(config)
+        self.teacher = Teacher(config)
+        # One shared head makes both losses use the class prototypes.
+        patch_dim = head.out_dim if head.shared_teacher else head.patch_out_dim
+        self.cls_center = Center(head.out_dim, method.center_momentum)
+        self.patch_center = Center(patch_dim, method.center_momentum_patch)
+        self.start_teacher()
+
+    @torch.no_grad()
+    def start_teacher(self) -> None:
+        """Copy the student into the teacher (spec 4.6).
+
+        With unequal sharing, a shared teacher layer ends up as the student's patch layer, and both layers of an
+        unshared teacher start as the student's one layer: the published semantics (quirk Q46).
+        """
+        source = self.student.state_dict()
+        own = self.teacher.state_dict()
+        self.teacher.load_state_dict({name: source[name] for name in own if name in source}, strict=False)
+        self.teacher.head.cls_layer.load_state_dict(self.student.head.cls_layer.state_dict())
+        self.teacher.head.patch_layer.load_state_dict(self.student.head.patch_layer.state_dict())
+
+    def averaged(self) -> list[tuple[Tensor, Tensor]]:
+        """Pairs (teacher, student) of the parameters that the moving average reaches: those with a common name."""
+        student = dict(self.student.named_parameters())
+        return [(p, student[name]) for name, p in self.teacher.named_parameters() if name in student]
+
+
+def flat_token_rows(masks: Masks) -> Tensor:
+    """Rows of the masked patches in the flattened tokens [G * B * (1 + N), D], where each view starts with its cls."""
+    num_patches = masks.map.shape[-1]
+    return masks.index + masks.index // num_patches + 1

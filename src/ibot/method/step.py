@@ -1,0 +1,87 @@
+"""One micro-batch through student and teacher: the paper's algorithm 1 up to the loss."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ibot.config.schema import MethodConfig
+from ibot.method.center import sinkhorn_probs
+from ibot.method.losses import cls_loss, entropy, koleo_loss, patch_loss, teacher_probs
+from ibot.method.model import StudentOutput, StudentTeacher, TeacherOutput
+from ibot.types import Batch, StepValues
+
+
+@dataclass(frozen=True, slots=True)
+class StepOutput:
+    """The loss of one micro-batch and what the health monitor reads; `metrics` are detached, on the device."""
+
+    loss: Tensor
+    metrics: dict[str, Tensor]
+    student: StudentOutput
+    teacher: TeacherOutput
+
+
+def training_step(
+    model: StudentTeacher, student: nn.Module, batch: Batch, values: StepValues, method: MethodConfig
+) -> StepOutput:
+    """Loss of one micro-batch (equation 3); remembers the teacher's mean logits for the centers.
+
+    `student` is `model.student` or its distributed wrapper. The targets use the centers of the step before; call
+    `update_centers` after the last micro-batch.
+    """
+    teacher: TeacherOutput = model.teacher(batch.global_views, batch.masks)
+    output: StudentOutput = student(batch.global_views, batch.masks, batch.local_views)
+    cls_target, patch_target = _targets(model, teacher, values, method)
+    cls = cls_loss(output.cls, cls_target, method.student_temp)
+    weight = batch.masks.weight.to(output.patch.dtype)
+    patch = patch_loss(output.patch, patch_target, weight, batch.masks.num_views, method.student_temp)
+    loss = method.cls_weight * cls + method.patch_weight * patch
+    metrics = {"cls_loss": cls, "patch_loss": patch}
+    if method.koleo_weight:
+        metrics["koleo_loss"] = koleo = koleo_loss(output.features)
+        loss = loss + method.koleo_weight * koleo
+    views = teacher.cls.shape[0] * teacher.cls.shape[1]
+    model.cls_center.add(teacher.cls_mean, views)
+    model.patch_center.add(teacher.patch_mean, views)
+    metrics.update(_observations(teacher, output, cls_target, patch_target, batch))
+    return StepOutput(loss, {name: value.detach() for name, value in metrics.items()}, output, teacher)
+
+
+@torch.no_grad()
+def _targets(
+    model: StudentTeacher, teacher: TeacherOutput, values: StepValues, method: MethodConfig
+) -> tuple[Tensor, Tensor]:
+    """Teacher probabilities [G, B, K] of the class tokens and [M, K'] of the masked patches."""
+    if method.targets == "sinkhorn":
+        cls = sinkhorn_probs(teacher.cls.flatten(0, 1), values.teacher_temp).view_as(teacher.cls)
+        return cls, sinkhorn_probs(teacher.patch, values.patch_temp)
+    cls = teacher_probs(teacher.cls, model.cls_center.value, values.teacher_temp)
+    return cls, teacher_probs(teacher.patch, model.patch_center.value, values.patch_temp)
+
+
+@torch.no_grad()
+def _observations(
+    teacher: TeacherOutput, student: StudentOutput, cls_target: Tensor, patch_target: Tensor, batch: Batch
+) -> dict[str, Tensor]:
+    """Numbers that say how the training does, without labels."""
+    rows = cls_target.flatten(0, 1)
+    weight = batch.masks.weight.to(patch_target.dtype)
+    # The patch loss counts views without a mask as zero; entropy and loss per hidden view compare with ln K.
+    masked_views = batch.masks.map.any(dim=-1).sum()
+    per_view = batch.masks.num_views / masked_views.clamp(min=1)
+    last_global = teacher.cls.shape[0] - 1
+    return {
+        "teacher_entropy": entropy(rows).mean(),
+        "patch_entropy": (entropy(patch_target) * weight).sum() / masked_views.clamp(min=1),
+        "patch_views": per_view,
+        "marginal_entropy": entropy(rows.mean(dim=0)),
+        "patch_marginal_entropy": entropy(patch_target.sum(dim=0) / max(1, len(patch_target))),
+        "agreement": (teacher.cls[0].argmax(-1) == student.cls[last_global].argmax(-1)).float().mean(),
+        "cls_prototypes": rows.argmax(-1).bincount(minlength=rows.shape[-1]),
+        "patch_prototypes": patch_target.argmax(-1).bincount(minlength=patch_target.shape[-1]),
+        "features": teacher.features.flatten(0, 1),
+        "masked_fraction": batch.masks.map.float().mean(),
+    }

@@ -1,0 +1,56 @@
+"""What the method and the evaluations may ask of a backbone, and how one is built."""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+from ibot.config.schema import ModelConfig
+from ibot.models.vit import VisionTransformer
+from ibot.types import TokenOutput
+
+
+@runtime_checkable
+class Backbone(Protocol):
+    """A network from images to one class token and a grid of patch tokens."""
+
+    embed_dim: int
+    """D."""
+    patch_size: int
+    """Pixels per output token: the cell of the mask grid."""
+    num_blocks: int
+
+    def __call__(self, images: Tensor, mask: Tensor | None = None) -> TokenOutput:
+        """Tokens of `images` [B, 3, H, W]; `mask` bool [B, N], True = hidden; None = nothing hidden."""
+        ...
+
+    def forward_rows(self, images: Tensor, mask: Tensor | None, rows: Tensor) -> Tensor:
+        """The rows `rows` int64 [R] of the flattened tokens [B * (1 + N), D], class token first: [R, D]."""
+        ...
+
+    def last_layers(self, images: Tensor, num: int, norm: bool = True) -> list[TokenOutput]:
+        """Outputs of the last `num` blocks, earliest first."""
+        ...
+
+    def attention_maps(self, images: Tensor, block: int = -1) -> Tensor:
+        """Attention probabilities of one block, [B, heads, 1 + N, 1 + N] for a ViT; for pictures."""
+        ...
+
+    def blocks_for_sharding(self) -> list[nn.Module]:
+        """The units of activation checkpointing, compilation and sharding."""
+        ...
+
+
+def build_backbone(
+    config: ModelConfig, image_size: tuple[int, int], drop_path: float = 0.0, masked: bool = False
+) -> VisionTransformer:
+    """Build a backbone with fresh weights.
+
+    Args:
+        config: the network's settings.
+        image_size: height and width in pixels for which the position table is built, unless `config.pos_size` says.
+        drop_path: stochastic depth of the last block; the teacher has 0.
+        masked: with a mask token (the student).
+    """
+    return VisionTransformer(config, config.pos_size or image_size, drop_path, masked)

@@ -1,0 +1,111 @@
+"""The projection head, teacher's copy of which is the online tokenizer (paper section 3.2, spec 4).
+
+    x [R, D] -> MLP -> bottleneck, l2-normalised -> weight-normalised last layer -> logits [R, K]
+
+The MLP serves class and patch tokens; the last layer is common to both ("shared") or one for each. The parts are
+methods of their own because the method does not send every token through every part (spec 5.7).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ibot.config.schema import HeadConfig
+from ibot.models.layers import init_linear
+
+NORMS: dict[str, Callable[[int], nn.Module]] = {
+    "bn": nn.BatchNorm1d,
+    "syncbn": nn.SyncBatchNorm,
+    "ln": nn.LayerNorm,
+}
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU}
+
+
+class Prototypes(nn.Module):
+    """Linear layer without bias whose rows have a length of their own: W[k] = g[k] * v[k] / |v[k]| (spec 4.2)."""
+
+    def __init__(self, in_dim: int, out_dim: int, train_length: bool) -> None:
+        super().__init__()
+        self.weight_g = nn.Parameter(torch.ones(out_dim, 1), requires_grad=train_length)
+        self.weight_v = nn.Parameter(torch.empty(out_dim, in_dim).uniform_(-(in_dim**-0.5), in_dim**-0.5))
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Logits [R, K] of rows z [R, d]; with g = 1 and unit rows the cosine between z and each prototype."""
+        length = self.weight_v.norm(dim=1, keepdim=True)
+        return F.linear(z, self.weight_v * (self.weight_g / length))
+
+
+class ProjectionHead(nn.Module):
+    """MLP, normalised bottleneck and one or two last layers."""
+
+    def __init__(self, in_dim: int, config: HeadConfig, shared: bool, init: str = "published") -> None:
+        super().__init__()
+        self.shared = shared
+        self.normalized = config.bottleneck_dim > 0
+        self.sees_batch = config.norm in ("bn", "syncbn")
+        out = config.bottleneck_dim or config.out_dim
+        layers = _mlp_layers(in_dim, out, config)
+        self.mlp = layers[0] if len(layers) == 1 else nn.Sequential(*layers)
+        init_linear(self.mlp, init)  # pyright: ignore[reportArgumentType]
+        # The last layers keep torch's uniform initialisation (quirk Q40).
+        if self.normalized:
+            self.last_layer = Prototypes(out, config.out_dim, not config.norm_last_layer)
+            self.last_layer2 = None if shared else Prototypes(out, config.patch_out_dim, not config.norm_last_layer)
+        elif not shared:
+            self.mlp2 = nn.Linear(layers[-1].in_features, config.patch_out_dim)
+
+    @property
+    def cls_layer(self) -> nn.Module:
+        """The last layer of class tokens."""
+        if self.normalized:
+            return self.last_layer
+        return self.mlp[-1] if isinstance(self.mlp, nn.Sequential) else self.mlp
+
+    @property
+    def patch_layer(self) -> nn.Module:
+        """The last layer of patch tokens; the same module as `cls_layer` in a shared head."""
+        if self.shared:
+            return self.cls_layer
+        return self.last_layer2 if self.normalized else self.mlp2  # pyright: ignore[reportReturnType]
+
+    def project(self, tokens: Tensor) -> Tensor:
+        """Rows [R, D] -> input of the last layer [R, d]: the l2-normalised bottleneck, float32 or wider."""
+        if not self.normalized:
+            hidden = self.mlp[:-1](tokens) if isinstance(self.mlp, nn.Sequential) else tokens
+            return at_least_float32(hidden)
+        return F.normalize(at_least_float32(self.mlp(tokens)), dim=-1)
+
+    def logits(self, cls: Tensor, patches: Tensor) -> tuple[Tensor, Tensor]:
+        """Projected class rows [R, d] and patch rows [M, d] -> logits [R, K], [M, K'], float32 or wider.
+
+        Logits are divided by temperatures as low as 0.04, so half precision ends here (quirk Q59).
+        """
+        with torch.autocast(cls.device.type, enabled=False):
+            if self.shared:
+                both = self.cls_layer(torch.cat([cls, patches]))
+                return both[: len(cls)], both[len(cls) :]
+            return self.cls_layer(cls), self.patch_layer(patches)
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Float16 and bfloat16 become float32; float32 and float64 stay."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def _mlp_layers(in_dim: int, out_dim: int, config: HeadConfig) -> list[nn.Module]:
+    """Linear, [norm], activation, ..., linear; `config.layers` linears in all."""
+    layers: list[nn.Module] = []
+    norm: nn.Module | None = None
+    width = in_dim
+    for _ in range(config.layers - 1):
+        layers.append(nn.Linear(width, config.hidden_dim))
+        width = config.hidden_dim
+        if config.norm != "none":
+            norm = norm if norm is not None and config.norm_shared else NORMS[config.norm](width)
+            layers.append(norm)
+        layers.append(ACTIVATIONS[config.act]())
+    return [*layers, nn.Linear(width, out_dim)]

@@ -1,0 +1,143 @@
+"""Parts of a vision transformer: patch embedding, position table, attention, MLP, stochastic depth (spec 3.1)."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+LAYER_NORM_EPS = 1e-6
+
+
+def init_linear(module: nn.Module, scheme: Literal["published", "xavier"]) -> None:
+    """Initialise every `nn.Linear` below `module`: normal with std 0.02 (spec 3) or Xavier-uniform; bias 0.
+
+    The published "truncated" normal is cut at +-2 absolute, which is never reached (quirk Q34).
+    """
+    for part in module.modules():
+        if isinstance(part, nn.Linear):
+            if scheme == "published":
+                nn.init.normal_(part.weight, std=0.02)
+            else:
+                nn.init.xavier_uniform_(part.weight)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+
+
+class PatchEmbed(nn.Module):
+    """Cut an image into patches and project each: [B, 3, H, W] -> [B, N, D]; a remainder of H, W is cut off."""
+
+    def __init__(self, patch: int, width: int, channels: int = 3) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(channels, width, kernel_size=patch, stride=patch)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.proj(images).flatten(2).transpose(1, 2)
+
+
+def resample_positions(
+    table: Tensor, table_grid: tuple[int, int], grid: tuple[int, int], mode: Literal["published", "exact"]
+) -> Tensor:
+    """Resample position rows [1, Mh*Mw, D] bicubically to [1, h*w, D] (spec 3.1.3).
+
+    The published code adds 0.1 to the target size, which shifts every sampling point; `exact` does not.
+    """
+    width = table.shape[-1]
+    maps = table.reshape(1, *table_grid, width).permute(0, 3, 1, 2)
+    if mode == "published":
+        scale = [(size + 0.1) / of for size, of in zip(grid, table_grid, strict=True)]
+        maps = F.interpolate(maps, scale_factor=scale, mode="bicubic", recompute_scale_factor=False)
+    else:
+        maps = F.interpolate(maps, size=grid, mode="bicubic", align_corners=False)
+    if tuple(maps.shape[-2:]) != tuple(grid):
+        raise ValueError(f"position table resampled to {tuple(maps.shape[-2:])}, wanted {grid}")
+    return maps.permute(0, 2, 3, 1).reshape(1, -1, width)
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: drop a residual branch for whole samples, scale the others (spec 3.1.4)."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, branch: Tensor, num_samples: int, sample: Tensor | None) -> Tensor:
+        """Apply to `branch` [B, T, D], or to rows [R, D] of which `sample` int64 [R] tells the image."""
+        if self.rate == 0.0 or not self.training:
+            return branch
+        keep = 1 - self.rate
+        factor = torch.floor(keep + torch.rand(num_samples, device=branch.device)).to(branch.dtype) / keep
+        return branch * (factor[:, None, None] if sample is None else factor[sample, None])
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention; `attend` stops before the output projection."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def split_heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Tokens [B, T, D] -> queries, keys, values [B, heads, T, D / heads]."""
+        batch, tokens, width = x.shape
+        qkv = self.qkv(x).reshape(batch, tokens, 3, self.heads, width // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        return q, k, v
+
+    def attend(self, x: Tensor) -> Tensor:
+        """Mix values by attention: [B, T, D] -> [B, T, D]."""
+        q, k, v = self.split_heads(x)
+        mixed = F.scaled_dot_product_attention(q, k, v)
+        return mixed.transpose(1, 2).flatten(2)
+
+    def probabilities(self, x: Tensor) -> Tensor:
+        """Attention of every token to every token [B, heads, T, T]; the plain path, for pictures and tests."""
+        q, k, _ = self.split_heads(x)
+        return (q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])).softmax(dim=-1)
+
+
+class Mlp(nn.Module):
+    """Linear, exact GELU, linear."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block with optional layer scale and stochastic depth."""
+
+    def __init__(self, width: int, heads: int, mlp_hidden: int, drop_path: float, layer_scale: float) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
+        self.attn = Attention(width, heads)
+        self.norm2 = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
+        self.mlp = Mlp(width, mlp_hidden)
+        self.drop_path = DropPath(drop_path)
+        self.gamma_1 = nn.Parameter(torch.full((width,), layer_scale)) if layer_scale else None
+        self.gamma_2 = nn.Parameter(torch.full((width,), layer_scale)) if layer_scale else None
+
+    def forward(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Transform tokens [B, T, D]. With `rows` int64 [R] into B*T, compute and return only those: [R, D].
+
+        Keys and values need all tokens, everything after the attention only the rows that are read (spec 5.7, I5).
+        """
+        num_samples, tokens = x.shape[:2]
+        mixed, sample = self.attn.attend(self.norm1(x)), None
+        if rows is not None:
+            x, mixed, sample = x.flatten(0, 1)[rows], mixed.flatten(0, 1)[rows], rows // tokens
+        x = x + self.drop_path(_scaled(self.attn.proj(mixed), self.gamma_1), num_samples, sample)
+        return x + self.drop_path(_scaled(self.mlp(self.norm2(x)), self.gamma_2), num_samples, sample)
+
+
+def _scaled(branch: Tensor, gamma: Tensor | None) -> Tensor:
+    return branch if gamma is None else branch * gamma

@@ -1,0 +1,126 @@
+"""Vision transformer with a mask token (paper section 3.1, spec 3.1).
+
+What is special here, beside a plain pre-norm ViT:
+- masked patches are replaced after the patch embedding and before the positions are added, so they keep their place;
+- the position table is resampled to any crop, with the published 0.1 in the sampling points;
+- `forward_rows` computes the last block only for the tokens that somebody reads;
+- optional: layer scale, mean pooling, register tokens.
+Parameter names are those of the published code (and of timm, but for `masked_embed`).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ibot.config.schema import ModelConfig
+from ibot.models.layers import LAYER_NORM_EPS, Block, PatchEmbed, init_linear, resample_positions
+from ibot.types import TokenOutput
+
+
+class VisionTransformer(nn.Module):
+    """The ViT backbone; see `ibot.models.backbone.Backbone` for the protocol that it fulfils."""
+
+    def __init__(
+        self, config: ModelConfig, image_size: tuple[int, int], drop_path: float = 0.0, masked: bool = False
+    ) -> None:
+        super().__init__()
+        width, patch = config.width, config.patch
+        self.embed_dim, self.patch_size, self.num_blocks = width, patch, config.depth
+        self.pos_interp = config.pos_interp
+        self.table_grid = (image_size[0] // patch, image_size[1] // patch)
+        num_patches = self.table_grid[0] * self.table_grid[1]
+        if num_patches < 1:
+            raise ValueError(f"an image of {image_size} pixels holds no patch of {patch}")
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.pos_embed = nn.Parameter(torch.zeros(1, num_patches + 1, width))
+        self.masked_embed = nn.Parameter(torch.zeros(1, width)) if masked else None
+        self.register_tokens = nn.Parameter(torch.zeros(1, config.registers, width)) if config.registers else None
+        self.patch_embed = PatchEmbed(patch, width)
+        rates = torch.linspace(0, drop_path, config.depth).tolist()
+        hidden = int(width * config.mlp_ratio)
+        self.blocks = nn.ModuleList(Block(width, config.heads, hidden, rate, config.layer_scale) for rate in rates)
+        self.norm = nn.Identity() if config.mean_pooling else nn.LayerNorm(width, eps=LAYER_NORM_EPS)
+        self.fc_norm = nn.LayerNorm(width, eps=LAYER_NORM_EPS) if config.mean_pooling else None
+        nn.init.normal_(self.pos_embed, std=0.02)
+        nn.init.normal_(self.cls_token, std=0.02)
+        if self.register_tokens is not None:
+            nn.init.normal_(self.register_tokens, std=0.02)
+        init_linear(self, config.init)
+
+    def forward(self, images: Tensor, mask: Tensor | None = None) -> TokenOutput:
+        """All tokens of `images` [B, 3, H, W]; `mask` bool [B, N], True = hidden behind the mask token."""
+        x, grid = self._embed(images, mask)
+        for block in self.blocks:
+            x = block(x)
+        return self._output(x, grid)
+
+    def forward_rows(self, images: Tensor, mask: Tensor | None, rows: Tensor) -> Tensor:
+        """Only the output rows `rows` int64 [R] of the flattened tokens [B * (1 + N), D] (class token first): [R, D]."""
+        if self.fc_norm is not None:  # the class output is the mean of all patches: nothing to save
+            output = self(images, mask)
+            return torch.cat([output.cls[:, None], output.patches], dim=1).flatten(0, 1)[rows]
+        x, grid = self._embed(images, mask)
+        for block in self.blocks[:-1]:
+            x = block(x)
+        outputs = 1 + grid[0] * grid[1]
+        # Register tokens stand behind the patches, so rows of [B, 1 + N] shift by the registers of earlier images.
+        rows_with_registers = rows + (rows // outputs) * (x.shape[1] - outputs)
+        return self.norm(self.blocks[-1](x, rows_with_registers))
+
+    def last_layers(self, images: Tensor, num: int, norm: bool = True) -> list[TokenOutput]:
+        """Outputs of the last `num` blocks, earliest first, each through the final norm unless `norm` is False."""
+        if not 1 <= num <= self.num_blocks:
+            raise ValueError(f"asked for the last {num} of {self.num_blocks} blocks")
+        x, grid = self._embed(images, None)
+        outputs = []
+        for i, block in enumerate(self.blocks):
+            x = block(x)
+            if i >= self.num_blocks - num:
+                outputs.append(self._output(x, grid) if norm else self._split(x, grid))
+        return outputs
+
+    def attention_maps(self, images: Tensor, block: int = -1) -> Tensor:
+        """Attention probabilities of one block [B, heads, 1 + N, 1 + N] (register tokens, if any, come last)."""
+        x, _ = self._embed(images, None)
+        stop = range(self.num_blocks)[block]
+        for earlier in self.blocks[:stop]:
+            x = earlier(x)
+        chosen = self.blocks[stop]
+        return chosen.attn.probabilities(chosen.norm1(x))
+
+    def blocks_for_sharding(self) -> list[nn.Module]:
+        """The units of activation checkpointing, compilation and sharding."""
+        return list(self.blocks)
+
+    def _embed(self, images: Tensor, mask: Tensor | None) -> tuple[Tensor, tuple[int, int]]:
+        height, width = images.shape[-2:]
+        grid = (height // self.patch_size, width // self.patch_size)
+        x = self.patch_embed(images)
+        if mask is not None:
+            if self.masked_embed is None:
+                raise ValueError("this backbone was built without a mask token")
+            x = torch.where(mask[..., None], self.masked_embed.to(x.dtype), x)
+        positions = self._positions(grid, square=height == width)
+        cls = self.cls_token + positions[:, :1]
+        parts = [cls.expand(len(x), -1, -1), x + positions[:, 1:]]
+        if self.register_tokens is not None:
+            parts.append(self.register_tokens.expand(len(x), -1, -1))
+        return torch.cat(parts, dim=1), grid
+
+    def _positions(self, grid: tuple[int, int], square: bool) -> Tensor:
+        # Published rule: a square table serves only square crops of its own number of patches as it is.
+        table_square = self.table_grid[0] == self.table_grid[1]
+        if grid == self.table_grid and (square or not table_square):
+            return self.pos_embed
+        patches = resample_positions(self.pos_embed[:, 1:], self.table_grid, grid, self.pos_interp)
+        return torch.cat([self.pos_embed[:, :1], patches], dim=1)
+
+    def _output(self, x: Tensor, grid: tuple[int, int]) -> TokenOutput:
+        tokens = self._split(self.norm(x), grid)
+        if self.fc_norm is None:
+            return tokens
+        return TokenOutput(self.fc_norm(tokens.patches.mean(dim=1)), tokens.patches, grid)
+
+    def _split(self, x: Tensor, grid: tuple[int, int]) -> TokenOutput:
+        return TokenOutput(x[:, 0], x[:, 1 : 1 + grid[0] * grid[1]], grid)
