@@ -1,0 +1,191 @@
+"""The fast forward passes against the plain ones that send every token through every layer."""
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from ibot.config.schema import AugmentConfig, Config, HeadConfig, ModelConfig, OptimConfig, TrainConfig
+from ibot.data.masks import masks_from_map
+from ibot.engine.optimizer import build_optimizer
+from ibot.engine.update import Update
+from ibot.method.losses import cls_loss, patch_loss, teacher_probs
+from ibot.method.model import StudentTeacher, flat_token_rows
+from ibot.types import Batch, StepValues
+
+VALUES = StepValues(
+    lr=1e-3, weight_decay=0.04, momentum=0.9, teacher_temp=0.05, patch_temp=0.06, freeze_last_layer=False
+)
+
+
+def settings(**kwargs) -> Config:
+    model = ModelConfig(
+        **{"width": 24, "depth": 3, "heads": 3, "patch": 8, "drop_path": 0.0, **kwargs.get("model", {})}
+    )
+    head = HeadConfig(
+        **{"out_dim": 20, "patch_out_dim": 20, "hidden_dim": 16, "bottleneck_dim": 8, **kwargs.get("head", {})}
+    )  # noqa: E501
+    return Config(
+        augment=AugmentConfig(num_local=kwargs.get("local", 2), global_size=(32, 24), local_size=(16, 16)),
+        model=model, head=head, train=TrainConfig(batch=4), optim=OptimConfig(clip=0.0),
+    )  # fmt: skip
+
+
+def random_batch(config: Config, seed: int, num_images: int = 4) -> Batch:
+    g = torch.Generator().manual_seed(seed)
+    augment = config.augment
+    global_views = torch.randn(2, num_images, 3, *augment.global_size, generator=g, dtype=torch.float64)
+    local_views = torch.randn(augment.num_local, num_images, 3, *augment.local_size, generator=g, dtype=torch.float64)
+    maps = torch.rand(2, num_images, 12, generator=g) < 0.3
+    maps[0, 1] = False
+    masks = masks_from_map(maps, dtype=torch.float64)
+    return Batch(global_views, local_views if augment.num_local else None, masks, np.arange(num_images))
+
+
+def plain_loss(model: StudentTeacher, batch: Batch, temp: float, patch_temp: float):
+    """Everything computed for every token, then multiplied by the mask, as the paper's algorithm reads."""
+
+    def all_logits(network, images, mask):
+        out = network.backbone(images, mask)
+        tokens = torch.cat([out.cls[:, None], out.patches], 1)
+        z = network.head.project(tokens.flatten(0, 1)).unflatten(0, tokens.shape[:2])
+        cls, patch = network.head.logits(z[:, 0], z[:, 1:].flatten(0, 1))
+        return cls, patch.unflatten(0, (len(images), -1))
+
+    images, maps = batch.global_views.flatten(0, 1), batch.masks.map.flatten(0, 1)
+    with torch.no_grad():
+        teacher_cls, teacher_patch = all_logits(model.teacher, images, None)
+    student_cls, student_patch = all_logits(model.student, images, maps)
+    if batch.local_views is not None:
+        student_cls = torch.cat([student_cls, all_logits(model.student, batch.local_views.flatten(0, 1), None)[0]])
+    num_images = batch.global_views.shape[1]
+    target = teacher_probs(teacher_cls, model.cls_center.value, temp).unflatten(0, (2, num_images))
+    patch_target = teacher_probs(teacher_patch, model.patch_center.value, patch_temp)
+    loss = cls_loss(student_cls.unflatten(0, (-1, num_images)), target, 0.1)
+    weight = (1 / maps.sum(1, keepdim=True).clamp(min=1).double()).expand_as(maps)[maps]
+    loss = loss + patch_loss(student_patch[maps], patch_target[maps], weight, len(maps), 0.1)
+    return loss, teacher_cls.mean(0), teacher_patch.mean((0, 1))
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {},
+        {"local": 0},
+        {"head": {"shared": False, "shared_teacher": False, "patch_out_dim": 28}},
+        {"head": {"norm": "bn"}},
+        {"head": {"norm": "ln"}},
+        {"head": {"bottleneck_dim": 0}},
+        {"head": {"bottleneck_dim": 0, "layers": 1, "shared": False, "shared_teacher": False}},
+        {"model": {"mean_pooling": True}},
+        {"model": {"layer_scale": 0.5, "registers": 3}},
+    ],
+    ids=lambda k: str(k),
+)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_used_rows_alone_give_the_loss_and_gradients_of_all_tokens(kwargs, seed):
+    config = settings(**kwargs)
+    torch.manual_seed(seed)
+    model = StudentTeacher(config).double()
+    model.cls_center.value.normal_(std=0.1)
+    model.patch_center.value.normal_(std=0.1)
+    batch, plain = random_batch(config, seed), copy.deepcopy(model)
+    want, cls_mean, patch_mean = plain_loss(plain, batch, VALUES.teacher_temp, VALUES.patch_temp)
+    want.backward()
+    update = Update(model, model.student, build_optimizer(model.student, config.optim), config)
+    start = model.cls_center.value.clone(), model.patch_center.value.clone()
+    got = update.step([batch], VALUES)
+    assert got.loss.item() == pytest.approx(want.item(), rel=1e-12)
+    for (name, p), q in zip(model.student.named_parameters(), plain.student.parameters(), strict=True):
+        if q.requires_grad:
+            torch.testing.assert_close(p.grad, q.grad, rtol=1e-9, atol=1e-12, msg=lambda m, name=name: f"{name}: {m}")
+    torch.testing.assert_close(model.cls_center.value, 0.9 * start[0] + 0.1 * cls_mean)
+    torch.testing.assert_close(model.patch_center.value, 0.9 * start[1] + 0.1 * patch_mean)
+
+
+def test_micro_batches_equal_the_large_batch():
+    config = settings()
+    torch.manual_seed(0)
+    model = StudentTeacher(config).double()
+    whole, parts = model, copy.deepcopy(model)
+    batch = random_batch(config, 3)
+
+    def part(rows):
+        masks = masks_from_map(batch.masks.map[:, rows], dtype=torch.float64)
+        return Batch(batch.global_views[:, rows], batch.local_views[:, rows], masks, batch.index[rows])
+
+    for network, batches in ((whole, [batch]), (parts, [part(slice(0, 2)), part(slice(2, 4))])):
+        update = Update(network, network.student, build_optimizer(network.student, config.optim), config)
+        for _ in range(3):
+            out = update.step(batches, VALUES)
+        assert out.loss.isfinite()
+    for (name, a), b in zip(whole.state_dict().items(), parts.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-9, msg=lambda m, name=name: f"{name}: {m}")
+
+
+def test_no_masked_patch_gives_the_mask_token_a_zero_gradient():
+    config = settings()
+    model = StudentTeacher(config).double()
+    batch = random_batch(config, 0)
+    masks = masks_from_map(torch.zeros_like(batch.masks.map), dtype=torch.float64)
+    update = Update(model, model.student, build_optimizer(model.student, config.optim), config)
+    out = update.step([Batch(batch.global_views, batch.local_views, masks, batch.index)], VALUES)
+    assert out.metrics["patch_loss"].item() == 0.0
+    assert model.student.backbone.masked_embed.grad.abs().max() == 0.0
+
+
+def test_nothing_of_size_images_by_tokens_by_prototypes_is_built():
+    config = settings(head={"out_dim": 4096, "patch_out_dim": 4096})
+    model = StudentTeacher(config).double()
+    batch = random_batch(config, 0)
+    forbidden = 2 * 4 * 12 * 4096  # G * B * N * K
+    largest = 0
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            nonlocal largest
+            out = func(*args, **(kwargs or {}))
+            for tensor in out if isinstance(out, (tuple, list)) else [out]:
+                if isinstance(tensor, torch.Tensor) and tensor.ndim and tensor.shape[-1] == 4096:
+                    largest = max(largest, tensor.numel())
+            return out
+
+    update = Update(model, model.student, build_optimizer(model.student, config.optim), config)
+    with Watch():
+        update.step([batch], VALUES)
+    assert 0 < largest < forbidden
+
+
+def test_the_teacher_starts_as_the_student_and_moves_by_the_momentum():
+    config = settings()
+    model = StudentTeacher(config)
+    student, teacher = model.student.state_dict(), model.teacher.state_dict()
+    assert set(student) - set(teacher) == {"backbone.masked_embed"}
+    assert all(torch.equal(teacher[name], student[name]) for name in teacher)
+    model.double()
+    before = copy.deepcopy(model.teacher.state_dict())
+    update = Update(model, model.student, build_optimizer(model.student, config.optim), config)
+    update.step([random_batch(config, 0)], VALUES)
+    after, student = model.teacher.state_dict(), model.student.state_dict()
+    for name in after:
+        torch.testing.assert_close(after[name], 0.9 * before[name] + 0.1 * student[name])
+
+
+def test_rows_of_masked_patches_skip_the_class_tokens():
+    maps = torch.tensor([[[True, False, True], [False, True, False]]])
+    assert flat_token_rows(masks_from_map(maps)).tolist() == [1, 3, 6]
+
+
+def test_entropies_of_a_fresh_teacher_lie_below_ln_k():
+    config = settings()
+    model = StudentTeacher(config).double()
+    update = Update(model, model.student, build_optimizer(model.student, config.optim), config)
+    metrics = update.step([random_batch(config, 0)], VALUES).metrics
+    assert 0 < metrics["teacher_entropy"] <= math.log(20)
+    assert metrics["teacher_entropy"] <= metrics["marginal_entropy"] + 1e-9
+    assert (
+        metrics["cls_prototypes"].sum() == 8
+        and metrics["patch_prototypes"].sum() == random_batch(config, 0).masks.map.sum()
+    )
