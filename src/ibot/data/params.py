@@ -1,0 +1,95 @@
+"""Parameters of the views of an image: random numbers in, boxes and colours out, no pixels (spec 2.1, 2.2).
+
+Vectorised over images and views. The recipes differ in three places: size and scale (global, local), blur and
+solarization (first global view, other global views, local views).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ibot.config.schema import AugmentConfig
+from ibot.rng import Purpose, uniform
+from ibot.types import ViewParams
+
+BOX_ATTEMPTS = 10
+NO_JITTER = 255
+"""Value of `ViewParams.jitter_order` of a view without colour jitter."""
+
+
+def num_views(config: AugmentConfig) -> int:
+    """V, global and local views per image."""
+    return config.num_global + config.num_local
+
+
+def view_size(config: AugmentConfig, view: int) -> tuple[int, int]:
+    """Height and width of view `view` in pixels; global views come first."""
+    return config.global_size if view < config.num_global else config.local_size
+
+
+def view_params(
+    config: AugmentConfig, seed: int, epoch: int, index: NDArray[np.int64], sizes: NDArray[np.int64]
+) -> ViewParams:
+    """Parameters of all views of the images `index` [B] with `sizes` [B, 2] (height, width in pixels)."""
+    views = np.arange(num_views(config))
+    is_global = views < config.num_global
+    scale = np.where(is_global[:, None], config.global_scale, config.local_scale)
+    drawn = uniform(seed, epoch, index[:, None], views, Purpose.BOX, 4 * BOX_ATTEMPTS)
+    box = boxes(drawn, sizes, scale, config.aspect)
+    color = uniform(seed, epoch, index[:, None], views, Purpose.COLOR, 16)
+    recipe = np.where(is_global, np.minimum(views, 1), 2)
+    order = np.argsort(color[..., 8:12], axis=-1, kind="stable").astype(np.uint8)
+    order[color[..., 1] >= config.jitter] = NO_JITTER
+    strength = np.asarray(config.jitter_strength)
+    center = np.array([1.0, 1.0, 1.0, 0.0])
+    blurred = color[..., 3] < np.asarray(config.blur)[recipe]
+    low, high = config.blur_sigma
+    return ViewParams(
+        box=box,
+        flip=color[..., 0] < config.flip,
+        jitter=(center + strength * (2 * color[..., 4:8] - 1)).astype(np.float32),
+        jitter_order=order,
+        gray=color[..., 2] < config.gray,
+        blur_sigma=np.where(blurred, low + (high - low) * color[..., 12], 0.0).astype(np.float32),
+        solarize=color[..., 13] < np.asarray(config.solarize)[recipe],
+    )
+
+
+def boxes(
+    drawn: NDArray[np.float64], sizes: NDArray[np.int64], scale: NDArray[np.float64], aspect: tuple[float, float]
+) -> NDArray[np.int32]:
+    """Random resized crop (spec 2.1): the first of ten boxes that fits, else the central one.
+
+    drawn: numbers in [0, 1) [B, V, 40]. sizes: [B, 2]. scale: [V, 2]. Returns int32 [B, V, 4]: top, left, height, width.
+    """
+    height, width = (sizes[:, None, None, i].astype(np.float64) for i in range(2))
+    u = drawn.reshape(*drawn.shape[:2], BOX_ATTEMPTS, 4)
+    area = height * width * (scale[:, None, 0] + (scale[:, None, 1] - scale[:, None, 0]) * u[..., 0])
+    log_low, log_high = np.log(np.float32(aspect))
+    ratio = np.exp(log_low + (log_high - log_low) * u[..., 1])
+    box_w, box_h = np.rint(np.sqrt(area * ratio)), np.rint(np.sqrt(area / ratio))
+    fits = (box_w > 0) & (box_h > 0) & (box_w <= width) & (box_h <= height)
+    first = fits.argmax(axis=-1)[..., None]
+
+    def pick(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.take_along_axis(values, first, axis=-1)[..., 0]
+
+    h, w = pick(box_h), pick(box_w)
+    top = np.floor(pick(u[..., 2]) * (height[..., 0] - h + 1))
+    left = np.floor(pick(u[..., 3]) * (width[..., 0] - w + 1))
+    found = np.stack([top, left, h, w], axis=-1)
+    central = np.stack([_central_box(int(hh), int(ww), aspect) for hh, ww in sizes])
+    return np.where(fits.any(axis=-1)[..., None], found, central[:, None]).astype(np.int32)
+
+
+def _central_box(height: int, width: int, aspect: tuple[float, float]) -> NDArray[np.int64]:
+    """The central box of the nearest allowed aspect, used when ten boxes did not fit (long, narrow images)."""
+    low, high = aspect
+    box_h, box_w = height, width
+    if width / height < low:
+        box_h = round(width / low)
+    elif width / height > high:
+        box_w = round(height * high)
+    return np.array([(height - box_h) // 2, (width - box_w) // 2, box_h, box_w])
+
