@@ -1,0 +1,142 @@
+"""Pixels of the views on the CPU: the reference, equal to Pillow bit by bit (spec 2.2).
+
+Work is done only for what a view uses. Brightness, contrast, solarization and the hue shift go through exact lookup
+tables instead of float images; crop, resize, blur and colour conversion are Pillow's own.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter
+from torch import Tensor
+
+from ibot.config.schema import AugmentConfig
+from ibot.data.params import NO_JITTER, num_views, view_size
+from ibot.types import ViewParams
+
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+_LEVELS = np.arange(256, dtype=np.float32)
+_SOLARIZE = [v if v < 128 else 255 - v for v in range(256)] * 3
+
+
+def render(
+    image: NDArray[np.uint8], params: ViewParams, row: int, config: AugmentConfig
+) -> list[NDArray[np.uint8]]:
+    """All views of one image.
+
+    image: [H, W, 3]. params: of a whole batch, `row` is the image's place in it.
+    Returns V arrays [h, w, 3], global views first.
+    """
+    whole = Image.fromarray(image)
+    return [
+        np.asarray(_render_view(whole, params, row, view, view_size(config, view))) for view in range(num_views(config))
+    ]
+
+
+def _render_view(image: Image.Image, params: ViewParams, row: int, view: int, size: tuple[int, int]) -> Image.Image:
+    top, left, height, width = params.box[row, view].tolist()
+    out = resized_crop(image, top, left, height, width, size)
+    if params.flip[row, view]:
+        out = out.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    order = params.jitter_order[row, view].tolist()
+    if order[0] != NO_JITTER:
+        factors = params.jitter[row, view].tolist()
+        for operation in order:
+            out = JITTER[operation](out, factors[operation])
+    if params.gray[row, view]:
+        out = grayscale(out)
+    sigma = float(params.blur_sigma[row, view])
+    if sigma > 0:
+        out = blur(out, sigma)
+    return solarize(out) if params.solarize[row, view] else out
+
+
+def resized_crop(
+    image: Image.Image, top: int, left: int, height: int, width: int, size: tuple[int, int]
+) -> Image.Image:
+    """Cut a box, then resize it bicubically with antialiasing to `size` (height, width).
+
+    Not `resize(box=...)`: that reads neighbours outside the box at its border.
+    """
+    return image.crop((left, top, left + width, top + height)).resize(size[::-1], Image.Resampling.BICUBIC)
+
+
+def brightness(image: Image.Image, factor: float) -> Image.Image:
+    """Blend with black: v = factor * v, clipped and truncated."""
+    return image.point(_blend_table(0, factor) * 3)
+
+
+def contrast(image: Image.Image, factor: float) -> Image.Image:
+    """Blend with the rounded mean gray level."""
+    histogram = np.asarray(image.convert("L").histogram())
+    mean = int(float(histogram @ np.arange(256)) / float(histogram.sum()) + 0.5)
+    return image.point(_blend_table(mean, factor) * 3)
+
+
+def saturation(image: Image.Image, factor: float) -> Image.Image:
+    """Blend with the gray image."""
+    return Image.blend(grayscale(image), image, factor)
+
+
+def hue(image: Image.Image, shift: float) -> Image.Image:
+    """Shift the 8-bit hue by trunc(255 * shift), modulo 256; the conversion loses precision even for a shift of 0."""
+    h, s, v = image.convert("HSV").split()
+    offset = int(shift * 255)
+    return Image.merge("HSV", (h.point([(level + offset) % 256 for level in range(256)]), s, v)).convert("RGB")
+
+
+def grayscale(image: Image.Image) -> Image.Image:
+    """Luma in all three channels."""
+    gray = image.convert("L")
+    return Image.merge("RGB", (gray, gray, gray))
+
+
+def blur(image: Image.Image, sigma: float) -> Image.Image:
+    """Pillow's Gaussian blur: three box blurs each way; `sigma` in pixels."""
+    return image.filter(ImageFilter.GaussianBlur(sigma))
+
+
+def solarize(image: Image.Image) -> Image.Image:
+    """Invert levels of 128 and more."""
+    return image.point(_SOLARIZE)
+
+
+JITTER = (brightness, contrast, saturation, hue)
+"""Operations of colour jitter by their number in `ViewParams.jitter_order`."""
+
+
+def _blend_table(level: int, factor: float) -> list[int]:
+    """Pillow's blend of a constant level with every level: float32, clipped, truncated."""
+    blended = np.float32(level) + np.float32(factor) * (_LEVELS - np.float32(level))
+    return blended.clip(0, 255).astype(np.uint8).tolist()
+
+
+def evaluation_view(image: NDArray[np.uint8], resize: int, crop: tuple[int, int]) -> NDArray[np.uint8]:
+    """Bicubic resize of the shorter side to `resize`, then a central crop (height, width): [H, W, 3] -> [h, w, 3]."""
+    return np.asarray(center_crop(resize_shorter(Image.fromarray(image), resize), crop))
+
+
+def resize_shorter(image: Image.Image, side: int) -> Image.Image:
+    """Resize bicubically so that the shorter side is `side`; the longer one is truncated (torchvision's rule)."""
+    width, height = image.size
+    if min(width, height) == side:
+        return image
+    size = (side, int(side * height / width)) if width <= height else (int(side * width / height), side)
+    return image.resize(size, Image.Resampling.BICUBIC)
+
+
+def center_crop(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Central box of `size` (height, width); outside of the image is black."""
+    left, top = round((image.width - size[1]) / 2), round((image.height - size[0]) / 2)
+    return image.crop((left, top, left + size[1], top + size[0]))
+
+
+def normalize(views: Tensor) -> Tensor:
+    """Bytes [..., 3, H, W] -> float32: divided by 255, ImageNet mean subtracted, divided by its deviation."""
+    shape = (3, 1, 1)
+    mean = torch.tensor(MEAN, device=views.device).view(shape)
+    std = torch.tensor(STD, device=views.device).view(shape)
+    return (views.float() / 255 - mean) / std

@@ -1,0 +1,21 @@
+import os
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture
+def golden() -> Path:
+    """Folder of golden cases: IBOT_GOLDEN or the subset kept here."""
+    return Path(os.environ.get("IBOT_GOLDEN", HERE / "golden"))
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of real test images: IBOT_SHARED_DATA, or `shared/data` beside the checkout."""
+    folder = Path(os.environ.get("IBOT_SHARED_DATA", HERE.parents[1] / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no real test images in {folder}; set IBOT_SHARED_DATA")
+    return folder

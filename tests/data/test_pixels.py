@@ -1,0 +1,93 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageEnhance, ImageOps
+
+from ibot.config.schema import AugmentConfig
+from ibot.data import pixels
+from ibot.data.params import view_params
+
+OPERATIONS = {
+    "resized_crop": lambda im, top, left, h, w, size: pixels.resized_crop(im, top, left, h, w, (size, size)),
+    "hflip": lambda im: im.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
+    "grayscale": pixels.grayscale,
+    "brightness": pixels.brightness,
+    "contrast": pixels.contrast,
+    "saturation": pixels.saturation,
+    "hue": pixels.hue,
+    "blur": pixels.blur,
+    "solarize": pixels.solarize,
+    "resize_shorter": pixels.resize_shorter,
+    "center_crop": lambda im, size: pixels.center_crop(im, (size, size)),
+}
+
+
+def test_golden_augmentations_are_equal_bit_by_bit(golden):
+    cases = json.loads((golden / "augment.json").read_text())["cases"]
+    arrays = np.load(golden / "augment.npz", allow_pickle=False)
+    assert len(cases) > 5
+    for case in cases:
+        image = Image.fromarray(arrays[f"image/{case['image']}"])
+        for (name, *args), output in zip(case["ops"], case["outputs"], strict=True):
+            image = OPERATIONS[name](image, *args)
+            np.testing.assert_array_equal(np.asarray(image), arrays[output], err_msg=f"{case['name']} {name}")
+        if "normalized" in case:
+            got = pixels.normalize(torch.from_numpy(np.array(image)).permute(2, 0, 1))
+            np.testing.assert_allclose(got.numpy(), arrays[case["normalized"]], atol=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_lookup_tables_equal_pillows_enhancers(seed):
+    rng = np.random.default_rng(seed)
+    image = Image.fromarray(rng.integers(0, 256, (33, 47, 3), dtype=np.uint8))
+    for factor in rng.uniform(0.3, 1.8, 8):
+        for ours, theirs in ((pixels.brightness, ImageEnhance.Brightness), (pixels.contrast, ImageEnhance.Contrast),
+                             (pixels.saturation, ImageEnhance.Color)):  # fmt: skip
+            np.testing.assert_array_equal(np.asarray(ours(image, factor)), np.asarray(theirs(image).enhance(factor)))
+    np.testing.assert_array_equal(np.asarray(pixels.solarize(image)), np.asarray(ImageOps.solarize(image)))
+
+
+def test_render_gives_every_view_its_size_and_only_its_operations():
+    config = AugmentConfig(
+        num_local=3, global_size=(32, 24), local_size=(16, 16), jitter=0.0, gray=0.0, blur=(0, 0, 0),
+        solarize=(0, 0, 0), flip=0.0,
+    )  # fmt: skip
+    image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    params = view_params(config, 0, 0, np.array([7]), np.array([[40, 50]]))
+    views = pixels.render(image, params, 0, config)
+    assert [v.shape for v in views] == [(32, 24, 3)] * 2 + [(16, 16, 3)] * 3
+    for view, got in enumerate(views):
+        top, left, h, w = params.box[0, view]
+        size = (24, 32) if view < 2 else (16, 16)
+        want = Image.fromarray(image[top : top + h, left : left + w]).resize(size, Image.Resampling.BICUBIC)
+        np.testing.assert_array_equal(got, np.asarray(want))
+
+
+def test_render_applies_the_drawn_operations_in_their_order():
+    config = AugmentConfig(num_local=2, global_size=(32, 32), local_size=(16, 16))
+    image = np.random.default_rng(1).integers(0, 256, (64, 48, 3), dtype=np.uint8)
+    index = np.arange(20)
+    params = view_params(config, 3, 1, index, np.tile([[64, 48]], (20, 1)))
+    for row in index:
+        for view, got in enumerate(pixels.render(image, params, row, config)):
+            top, left, h, w = params.box[row, view].tolist()
+            side = 32 if view < 2 else 16
+            want = pixels.resized_crop(Image.fromarray(image), top, left, h, w, (side, side))
+            want = ImageOps.mirror(want) if params.flip[row, view] else want
+            if params.jitter_order[row, view, 0] != 255:
+                for op in params.jitter_order[row, view]:
+                    factor = float(params.jitter[row, view, op])
+                    if op < 3:
+                        enhancer = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)[op]
+                        want = enhancer(want).enhance(factor)
+                    else:
+                        hsv = np.array(want.convert("HSV"))
+                        hsv[..., 0] += np.int8(int(factor * 255)).view(np.uint8)
+                        want = Image.fromarray(hsv, "HSV").convert("RGB")
+            want = want.convert("L").convert("RGB") if params.gray[row, view] else want
+            sigma = float(params.blur_sigma[row, view])
+            want = pixels.blur(want, sigma) if sigma else want
+            want = ImageOps.solarize(want) if params.solarize[row, view] else want
+            np.testing.assert_array_equal(got, np.asarray(want))
