@@ -8,6 +8,7 @@ from PIL import Image, ImageEnhance, ImageOps
 from ibot.config.schema import AugmentConfig
 from ibot.data import pixels
 from ibot.data.params import view_params
+from ibot.data.pixels_batch import render_batch
 
 OPERATIONS = {
     "resized_crop": lambda im, top, left, h, w, size: pixels.resized_crop(im, top, left, h, w, (size, size)),
@@ -91,3 +92,17 @@ def test_render_applies_the_drawn_operations_in_their_order():
             want = pixels.blur(want, sigma) if sigma else want
             want = ImageOps.solarize(want) if params.solarize[row, view] else want
             np.testing.assert_array_equal(got, np.asarray(want))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_batch_renders_to_the_bytes_of_its_single_images(seed):
+    config = AugmentConfig(num_local=3, global_size=(32, 24), local_size=(16, 16), blur=(0.5, 0.3, 0.5))
+    rng = np.random.default_rng(seed)
+    images = [rng.integers(0, 256, (*rng.integers(20, 90, 2), 3), dtype=np.uint8) for _ in range(24)]
+    images += [np.full((30, 30, 3), level, np.uint8) for level in (0, 127, 128, 255)]
+    sizes = np.array([image.shape[:2] for image in images])
+    params = view_params(config, seed, 2, np.arange(len(images)), sizes)
+    batch = render_batch(images, params, config)
+    for row, image in enumerate(images):
+        for view, want in enumerate(pixels.render(image, params, row, config)):
+            np.testing.assert_array_equal(batch[view][row], want, err_msg=f"image {row}, view {view}")

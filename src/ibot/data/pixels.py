@@ -1,7 +1,6 @@
 """Pixels of the views on the CPU: the reference, equal to Pillow bit by bit (spec 2.2).
 
-Work is done only for what a view uses. Brightness, contrast, solarization and the hue shift go through exact lookup
-tables instead of float images; crop, resize, blur and colour conversion are Pillow's own.
+One image at a time and easy to read; training renders whole batches with `pixels_batch`, which gives the same bytes.
 """
 
 from __future__ import annotations

@@ -1,0 +1,185 @@
+"""Batches by step number: the same whatever the number of workers, processes or resumptions.
+
+The images of an epoch are shuffled by a keyed permutation. Optimizer step i of an epoch takes the positions
+[i * batch, (i + 1) * batch) of it; of these, process r of W takes r, r + W, ...; that share is cut into `accumulate`
+micro-batches in order. An incomplete last batch is dropped.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset
+
+from ibot.config.schema import Config
+from ibot.data.decode import UnreadableImage, decode
+from ibot.data.masks import make_masks
+from ibot.data.params import view_params
+from ibot.data.pixels_batch import render_batch
+from ibot.data.sources import ImageSource
+from ibot.errors import ConfigError, DataError
+from ibot.rng import Purpose, permutation, uniform
+from ibot.types import Batch
+
+REPLACEMENTS = 100
+"""Other images tried in place of one that cannot be read."""
+MAX_WORKERS = 16
+
+
+class MicroBatches(Dataset[Batch]):
+    """Micro-batch number n of this process: step n // accumulate, part n % accumulate. Holds no state but a cache."""
+
+    def __init__(self, config: Config, source: ImageSource, grid: tuple[int, int], rank: int, world_size: int) -> None:
+        self.config, self.source, self.grid = config, source, grid
+        self.rank, self.world_size = rank, world_size
+        self.steps_per_epoch = len(source) // config.train.batch
+        self._order: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, np.int64))
+
+    def __getitem__(self, number: int) -> Batch:
+        step, part = divmod(number, self.config.train.accumulate)
+        epoch, position = divmod(step, self.steps_per_epoch)
+        return self._read(self.indices(epoch, position, part), epoch)
+
+    def indices(self, epoch: int, position: int, part: int) -> NDArray[np.int64]:
+        """Images of part `part` of the step at `position` in `epoch`: int64 [B]."""
+        if self._order[0] != epoch:
+            self._order = (epoch, permutation(self.config.train.seed, epoch, len(self.source)))
+        total, parts = self.config.train.batch, self.config.train.accumulate
+        mine = self._order[1][position * total : (position + 1) * total][self.rank :: self.world_size]
+        return mine.reshape(parts, -1)[part]
+
+    def _read(self, wanted: NDArray[np.int64], epoch: int) -> Batch:
+        """Decode each image once, draw the parameters of all of them at once, render, stack view-major."""
+        config = self.config
+        images, index, bad = [], wanted.copy(), []
+        for row, i in enumerate(wanted.tolist()):
+            image, index[row] = self._decode(i, epoch, bad)
+            images.append(image)
+        sizes = np.array([image.shape[:2] for image in images], dtype=np.int64)
+        params = view_params(config.augment, config.train.seed, epoch, index, sizes)
+        views = [_planar(pixels) for pixels in render_batch(images, params, config.augment)]
+        num_global = config.augment.num_global
+        masks = make_masks(config.mask, self.grid, num_global, config.train.seed, epoch, index)
+        return Batch(
+            global_views=torch.stack(views[:num_global]),
+            local_views=torch.stack(views[num_global:]) if config.augment.num_local else None,
+            masks=masks,
+            index=index,
+            bad=tuple(bad),
+        )
+
+    def _decode(self, wanted: int, epoch: int, bad: list[tuple[str, str]]) -> tuple[NDArray[np.uint8], int]:
+        """Pixels of image `wanted`, or of the first readable one among its keyed replacements.
+
+        A replacement brings its own views and masks, so it looks as it would in its own place.
+        """
+        candidate = wanted
+        for attempt in range(REPLACEMENTS):
+            try:
+                return decode(self.source.path(candidate), self.config.data.exif_orientation), candidate
+            except UnreadableImage as error:
+                bad.append((self.source.name(candidate), error.reason))
+                drawn = uniform(self.config.train.seed, epoch, wanted, attempt, Purpose.REPLACE, 1)
+                candidate = int(drawn[0] * len(self.source))
+        raise DataError(
+            f"{REPLACEMENTS} images in a row cannot be read",
+            why=f"the last one: {bad[-1][0]}: {bad[-1][1]}",
+            fix="look at the files; most of this folder seems to be broken",
+        )
+
+
+class Loader:
+    """Micro-batches of every optimizer step from `start_step` on, read ahead by worker processes."""
+
+    def __init__(
+        self,
+        config: Config,
+        source: ImageSource,
+        *,
+        grid: tuple[int, int],
+        rank: int = 0,
+        world_size: int = 1,
+        start_step: int = 0,
+        end_step: int | None = None,
+    ) -> None:
+        """Check that the batch fits the data and the processes. Raises ConfigError, DataError."""
+        train = config.train
+        if train.batch > len(source):
+            raise DataError(
+                f"a batch of {train.batch} images is larger than the data set of {len(source)}",
+                why=f"'{source.root}' gives no complete batch",
+                fix=f"add images or set train.batch={largest_power_of_two(len(source))} or less",
+            )
+        if train.batch % (world_size * train.accumulate):
+            raise ConfigError(
+                f"train.batch={train.batch} cannot be shared equally",
+                why=f"{world_size} processes x train.accumulate={train.accumulate} micro-batches",
+                fix=f"make train.batch a multiple of {world_size * train.accumulate}",
+            )
+        self.dataset = MicroBatches(config, source, grid, rank, world_size)
+        self.steps_per_epoch = self.dataset.steps_per_epoch
+        self.accumulate = train.accumulate
+        self.start_step = start_step
+        self.end_step = end_step
+        self.workers = choose_workers(config.system.workers)
+        self.pin_memory = torch.cuda.is_available() and config.system.device != "cpu"
+
+    def __iter__(self) -> Iterator[list[Batch]]:
+        """Per optimizer step the micro-batches of this process: bytes, on the CPU."""
+        loader = DataLoader(
+            self.dataset,
+            batch_size=None,
+            sampler=_Numbers(self.start_step * self.accumulate, self.end_step and self.end_step * self.accumulate),
+            num_workers=self.workers,
+            prefetch_factor=4 if self.workers else None,
+            worker_init_fn=_start_worker,
+            pin_memory=self.pin_memory,
+            # Processes forked before any GPU work; a spawned one would import torch again for each worker.
+            multiprocessing_context="fork" if self.workers else None,
+        )
+        micro_batches = iter(loader)
+        while step := [batch for batch, _ in zip(micro_batches, range(self.accumulate), strict=False)]:
+            yield step
+
+
+class _Numbers:
+    """Micro-batch numbers from `start` to `end` (None: without end); the order is all in the number."""
+
+    def __init__(self, start: int, end: int | None) -> None:
+        self.start, self.end = start, end
+
+    def __iter__(self) -> Iterator[int]:
+        number = self.start
+        while self.end is None or number < self.end:
+            yield number
+            number += 1
+
+
+def choose_workers(setting: int) -> int:
+    """Loader processes: the setting, or for -1 the cores of this process beyond the one that trains."""
+    if setting >= 0:
+        return setting
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(MAX_WORKERS, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - 1))
+
+
+def largest_power_of_two(limit: int) -> int:
+    """The largest power of two up to `limit`."""
+    return 1 << (limit.bit_length() - 1)
+
+
+def _start_worker(_: int) -> None:
+    # Only the main process decides what a signal means; a worker that dies of Ctrl-C would look like a crash.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    torch.set_num_threads(1)
+
+
+def _planar(pixels: NDArray[np.uint8]) -> torch.Tensor:
+    """[B, h, w, 3] -> uint8 [B, 3, h, w]."""
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
