@@ -52,9 +52,7 @@ def philox(key: tuple[int, int], counter: NDArray[np.uint64]) -> NDArray[np.uint
     return np.stack([c0, c1, c2, c3], axis=-1)
 
 
-def words(
-    seed: int, epoch: int, index: ArrayLike, view: ArrayLike, purpose: Purpose, count: int
-) -> NDArray[np.uint64]:
+def words(seed: int, epoch: int, index: ArrayLike, view: ArrayLike, purpose: Purpose, count: int) -> NDArray[np.uint64]:
     """`count` 32-bit words for each pair of `index` and `view` (broadcast): uint64 [..., count].
 
     Raises ValueError for more than MAX_DRAWS words.

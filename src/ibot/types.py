@@ -71,6 +71,8 @@ class Batch:
     masks: Masks
     index: np.ndarray
     """int64 [B], indices of the images actually read (after the replacement of bad files)."""
+    content: np.ndarray | None = None
+    """int64 [B], hash of a coarse sample of each image's pixels; -1 for an image of one colour."""
     bad: tuple[tuple[str, str], ...] = ()
     """(path, reason) of files met in this batch that could not be read."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
+import zlib
 from collections.abc import Iterator
 
 import numpy as np
@@ -70,6 +71,7 @@ class MicroBatches(Dataset[Batch]):
             local_views=torch.stack(views[num_global:]) if config.augment.num_local else None,
             masks=masks,
             index=index,
+            content=np.array([content_hash(image) for image in images], dtype=np.int64),
             bad=tuple(bad),
         )
 
@@ -143,7 +145,7 @@ class Loader:
             multiprocessing_context="fork" if self.workers else None,
         )
         micro_batches = iter(loader)
-        while step := [batch for batch, _ in zip(micro_batches, range(self.accumulate), strict=False)]:
+        while step := [batch for _, batch in zip(range(self.accumulate), micro_batches, strict=False)]:
             yield step
 
 
@@ -158,6 +160,13 @@ class _Numbers:
         while self.end is None or number < self.end:
             yield number
             number += 1
+
+
+def content_hash(image: NDArray[np.uint8]) -> int:
+    """Hash of about 16 x 16 pixels of an image [H, W, 3], to notice a folder of equal pictures; -1 for one colour."""
+    height, width = image.shape[:2]
+    sample = image[:: max(1, height // 16), :: max(1, width // 16)]
+    return -1 if (sample == sample[0, 0]).all() else zlib.crc32(np.ascontiguousarray(sample))
 
 
 def choose_workers(setting: int) -> int:

@@ -92,4 +92,3 @@ def _central_box(height: int, width: int, aspect: tuple[float, float]) -> NDArra
     elif width / height > high:
         box_w = round(height * high)
     return np.array([(height - box_h) // 2, (width - box_w) // 2, box_h, box_w])
-

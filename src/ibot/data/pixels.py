@@ -21,9 +21,7 @@ _LEVELS = np.arange(256, dtype=np.float32)
 _SOLARIZE = [v if v < 128 else 255 - v for v in range(256)] * 3
 
 
-def render(
-    image: NDArray[np.uint8], params: ViewParams, row: int, config: AugmentConfig
-) -> list[NDArray[np.uint8]]:
+def render(image: NDArray[np.uint8], params: ViewParams, row: int, config: AugmentConfig) -> list[NDArray[np.uint8]]:
     """All views of one image.
 
     image: [H, W, 3]. params: of a whole batch, `row` is the image's place in it.

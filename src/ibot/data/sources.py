@@ -68,7 +68,9 @@ def scan(root: str | Path) -> ImageSource:
     if not str(root):
         raise DataError("no data folder given", fix="--data DIR names the folder with your images")
     if not folder.exists():
-        raise DataError(f"there is no folder '{root}'", why=_nearest_parent(folder), fix="check the path given to --data")
+        raise DataError(
+            f"there is no folder '{root}'", why=_nearest_parent(folder), fix="check the path given to --data"
+        )
     if not folder.is_dir():
         raise DataError(f"'{root}' is a file, not a folder", fix="give the folder that holds the images")
     if _is_split(folder):
@@ -100,7 +102,10 @@ def labelled_sets(data: str, val_data: str = "") -> tuple[ImageSource, ImageSour
             raise DataError(f"no class folders in '{missing.root}'", fix="put the images of each class into a folder")
         return None
     if train.classes != val.classes:
-        only_train, only_val = sorted(set(train.classes) - set(val.classes)), sorted(set(val.classes) - set(train.classes))
+        only_train, only_val = (
+            sorted(set(train.classes) - set(val.classes)),
+            sorted(set(val.classes) - set(train.classes)),
+        )
         raise DataError(
             f"'{train.root}' and '{val.root}' have different classes",
             why=f"only in the first: {only_train[:5] or 'none'}; only in the second: {only_val[:5] or 'none'}",

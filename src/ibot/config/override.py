@@ -1,0 +1,176 @@
+"""Settings as text and plain data: `section.key=value`, JSON in and out, differences."""
+
+from __future__ import annotations
+
+import difflib
+import types
+import typing
+from collections.abc import Iterable, Iterator
+from dataclasses import fields, is_dataclass, replace
+from functools import cache
+from typing import Any, Literal, Union, get_args, get_origin
+
+from ibot.config.schema import Config, Duration
+from ibot.errors import ConfigError
+
+
+def apply(config: Config, assignments: Iterable[str], origin: str = "the command line") -> Config:
+    """Return `config` with `section.key=value` assignments applied in order.
+
+    Raises ConfigError for a missing '=', an unknown key (the nearest one is suggested) or a value of the wrong type.
+    """
+    for text in assignments:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigError(f"'{text}' is not a setting", why="no '=' in it", fix="write section.key=value")
+        section, name, hint = _find(config, key.strip(), origin)
+        try:
+            parsed = parse(value.strip(), hint)
+        except ValueError as error:
+            raise ConfigError(
+                f"{key.strip()}={value.strip()} has the wrong type",
+                why=str(error),
+                fix=f"for example {key.strip()}={_example(hint, getattr(getattr(config, section), name))}",
+            ) from None
+        config = replace(config, **{section: replace(getattr(config, section), **{name: parsed})})
+    return config
+
+
+def parse(text: str, hint: Any) -> Any:
+    """Read `text` as a value of type `hint`. Raises ValueError that says what was expected."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        if text not in args:
+            nearest = difflib.get_close_matches(text, args, 1)
+            suggestion = f"; did you mean {nearest[0]}?" if nearest else ""
+            raise ValueError(f"expected one of {', '.join(args)}, not '{text}'{suggestion}")
+        return text
+    if origin in (Union, types.UnionType):
+        if text.lower() in ("none", "null", ""):
+            return None
+        return parse(text, next(arg for arg in args if arg is not type(None)))
+    if origin is tuple:
+        return _parse_tuple(text, args)
+    if hint is Duration:
+        return Duration.parse(text)
+    if hint is bool:
+        if text.lower() in ("true", "yes", "on", "1"):
+            return True
+        if text.lower() in ("false", "no", "off", "0"):
+            return False
+        raise ValueError(f"expected true or false, not '{text}'")
+    if hint is str:
+        return text
+    try:
+        return hint(text) if hint is float else int(text.replace("_", ""))
+    except ValueError:
+        raise ValueError(f"expected {'a number' if hint is float else 'a whole number'}, not '{text}'") from None
+
+
+def _parse_tuple(text: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Read "0.25,1" as a flat tuple; "0:0,0.3:0.2" as pairs (also "0.3" for a pair without spread)."""
+    parts = [part.strip() for part in text.strip("()[] ").split(",") if part.strip()]
+    if get_origin(args[0]) is tuple:
+        width = len(get_args(args[0]))
+        rows = [(part.split(":") + ["0"] * width)[:width] for part in parts]
+        return tuple(_parse_tuple(",".join(row), get_args(args[0])) for row in rows)
+    if len(args) == 2 and args[1] is Ellipsis:
+        return tuple(parse(part, args[0]) for part in parts)
+    # One number for a square.
+    if len(parts) == 1 and len(args) == 2 and args[0] is int:
+        parts = parts * 2
+    if len(parts) != len(args):
+        raise ValueError(f"expected {len(args)} values separated by commas, got {len(parts)}")
+    return tuple(parse(part, arg) for part, arg in zip(parts, args, strict=True))
+
+
+def to_plain(config: Any) -> Any:
+    """Dataclasses, tuples and durations as what JSON holds."""
+    if isinstance(config, Duration):
+        return str(config)
+    if is_dataclass(config):
+        return {f.name: to_plain(getattr(config, f.name)) for f in fields(config)}
+    if isinstance(config, tuple):
+        return [to_plain(value) for value in config]
+    return config
+
+
+def from_plain(plain: dict[str, Any]) -> Config:
+    """Read what `to_plain` wrote. Keys that are absent keep their defaults; unknown ones raise ConfigError."""
+    config = Config(recipe=plain.get("recipe", ""))
+    for section, values in plain.items():
+        if section == "recipe":
+            continue
+        for name, value in values.items():
+            section, name, hint = _find(config, f"{section}.{name}", "a saved configuration")
+            typed = _from_json(value, hint)
+            config = replace(config, **{section: replace(getattr(config, section), **{name: typed})})
+    return config
+
+
+def _from_json(value: Any, hint: Any) -> Any:
+    if hint is Duration:
+        return Duration.parse(value)
+    if isinstance(value, list):
+        return tuple(_from_json(v, None) for v in value)
+    return float(value) if hint is float else value
+
+
+def diff(a: Config, b: Config) -> list[tuple[str, Any, Any]]:
+    """Keys whose values differ, with both values."""
+    left, right = dict(items(a)), dict(items(b))
+    return [(key, left[key], right[key]) for key in left if left[key] != right[key]]
+
+
+def items(config: Config) -> Iterator[tuple[str, Any]]:
+    """All (section.key, value) pairs."""
+    for section in fields(config):
+        if section.name != "recipe":
+            part = getattr(config, section.name)
+            for f in fields(part):
+                yield f"{section.name}.{f.name}", getattr(part, f.name)
+
+
+def show(value: Any) -> str:
+    """A value in the form in which it can be given on the command line."""
+    if isinstance(value, tuple):
+        if value and isinstance(value[0], tuple):
+            return ",".join(":".join(show(v) for v in row) for row in value)
+        return ",".join(show(v) for v in value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value).lower() if value is None else str(value)
+
+
+def _find(config: Config, key: str, origin: str) -> tuple[str, str, Any]:
+    section, _, name = key.partition(".")
+    hints = _hints(type(getattr(config, section))) if section != "recipe" and hasattr(config, section) else {}
+    if name in hints:
+        return section, name, hints[name]
+    raise ConfigError(
+        f"unknown setting '{key}' (from {origin})", why="no recipe has such a key", fix=_advice(config, key)
+    )
+
+
+def _advice(config: Config, key: str) -> str:
+    known = [name for name, _ in items(config)]
+    last = key.rpartition(".")[2]
+    same_name = [name for name in known if name.rpartition(".")[2] == last]
+    nearest = (
+        same_name
+        or difflib.get_close_matches(key, known, 2, 0.6)
+        or [name for name in known if difflib.SequenceMatcher(None, last, name.rpartition(".")[2]).ratio() > 0.75][:2]
+    )
+    listing = f"list all: ibot recipes show {config.recipe or 'vit_s16'}"
+    return f"did you mean {' or '.join(nearest)}?   {listing}" if nearest else listing
+
+
+@cache
+def _hints(section: type) -> dict[str, Any]:
+    return typing.get_type_hints(section)
+
+
+def _example(hint: Any, current: Any) -> str:
+    if hint is Duration:
+        return '"10 epochs"'
+    return show(current)

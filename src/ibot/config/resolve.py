@@ -1,0 +1,152 @@
+"""What follows from the settings and the data: steps, rates, clipped warm-ups; and which settings contradict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ibot.config.schema import Config, Duration
+from ibot.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Derived:
+    """Values derived from a configuration, the number of images and the number of processes."""
+
+    steps_per_epoch: int
+    total_steps: int
+    """Length of the schedules."""
+    run_steps: int
+    """Where the run stops: the total, or `train.max_steps` before it."""
+    warmup_steps: int
+    temp_warmup_steps: int
+    freeze_steps: int
+    lr_actual: float
+    """Peak learning rate after scaling with the batch."""
+    batch_per_process: int
+    notes: tuple[str, ...]
+    """What was clipped, in words."""
+
+
+def derive(config: Config, num_images: int, world_size: int = 1) -> Derived:
+    """Turn durations into steps; warm-ups longer than the run are clipped, with a note (spec Q52, Q62).
+
+    An epoch of fewer images than a batch counts one step here; the loader refuses it.
+    """
+    train, notes = config.train, []
+    steps_per_epoch = max(1, num_images // train.batch)
+
+    def steps(length: Duration, total: int = 0) -> int:
+        return length.steps(batch=train.batch, steps_per_epoch=steps_per_epoch, total_steps=total)
+
+    total = max(1, steps(train.length))
+
+    def clipped(name: str, length: Duration, longest: int, instead: int) -> int:
+        wanted = steps(length, total)
+        if wanted <= longest:
+            return wanted
+        notes.append(f"{name} = {length} is longer than the run allows: clipped to {instead} of {total} steps")
+        return instead
+
+    whole_epochs = max(1, total // steps_per_epoch) * steps_per_epoch
+    temp_limit = max(0, whole_epochs - config.mask.start_epoch * steps_per_epoch)
+    return Derived(
+        steps_per_epoch=steps_per_epoch,
+        total_steps=total,
+        run_steps=min(total, train.max_steps) if train.max_steps else total,
+        # A clipped ramp leaves half of the run to the cosine; a published one may be as long as the run.
+        warmup_steps=clipped("optim.warmup", config.optim.warmup, total, total // 2),
+        temp_warmup_steps=clipped("method.temp_warmup", config.method.temp_warmup, temp_limit, temp_limit),
+        freeze_steps=clipped("optim.freeze_last_layer", config.optim.freeze_last_layer, total - 1, total // 4),
+        lr_actual=config.optim.lr * train.batch / 256,
+        batch_per_process=train.batch // world_size,
+        notes=tuple(notes),
+    )
+
+
+def check(config: Config) -> None:
+    """Raise one ConfigError that names every setting that cannot work."""
+    problems = list(_problems(config))
+    if problems:
+        what = problems[0] if len(problems) == 1 else f"{len(problems)} settings cannot work together"
+        raise ConfigError(what, why="; ".join(problems) if len(problems) > 1 else "", fix="change the settings named")
+
+
+def _problems(config: Config) -> Iterator[str]:
+    yield from _view_problems(config)
+    yield from _network_problems(config)
+    yield from _method_problems(config)
+    train = config.train
+    if train.batch < 1 or train.accumulate < 1:
+        yield f"train.batch={train.batch} and train.accumulate={train.accumulate} must be at least 1"
+    if train.length.value <= 0 or train.length.unit == "percent":
+        yield f"train.length={train.length} must be a positive number of epochs, steps or images"
+    if train.max_steps < 0:
+        yield f"train.max_steps={train.max_steps} must not be negative"
+
+
+def _view_problems(config: Config) -> Iterator[str]:
+    augment, patch = config.augment, config.model.patch
+    if augment.num_global < 1 or augment.num_local < 0 or augment.num_global + augment.num_local < 2:
+        yield (
+            f"augment.num_global={augment.num_global}, num_local={augment.num_local}: "
+            "at least one global view and two views in all are needed"
+        )
+    for name, size in (("global_size", augment.global_size), ("local_size", augment.local_size)):
+        if min(size) < patch:
+            yield f"augment.{name}={size[0]},{size[1]} is smaller than a patch of {patch} pixels"
+    for name in ("global_scale", "local_scale"):
+        low, high = getattr(augment, name)
+        if not 0 < low <= high <= 1:
+            yield f"augment.{name}={low:g},{high:g} must rise within 0 and 1"
+    for mean, half_width in config.mask.ratio:
+        if not 0 <= mean - half_width <= mean + half_width <= 1:
+            yield f"mask.ratio {mean:g}:{half_width:g}: mean minus and plus half-width must lie within 0 and 1"
+    if not config.mask.ratio:
+        yield "mask.ratio is empty"
+
+
+def _network_problems(config: Config) -> Iterator[str]:
+    model, head = config.model, config.head
+    if model.width < 1 or model.heads < 1 or model.width % model.heads:
+        yield f"model.width={model.width} is not a multiple of model.heads={model.heads}"
+    if model.depth < 1:
+        yield f"model.depth={model.depth} must be at least 1"
+    if not 0 <= model.drop_path < 1:
+        yield f"model.drop_path={model.drop_path:g} must be at least 0 and below 1"
+    if head.layers < 1 or head.out_dim < 2 or head.patch_out_dim < 2:
+        yield f"head.layers={head.layers} must be at least 1, head.out_dim and head.patch_out_dim at least 2"
+    if (head.shared or head.shared_teacher) and head.out_dim != head.patch_out_dim:
+        yield (
+            f"a shared head needs head.out_dim={head.out_dim} equal to head.patch_out_dim={head.patch_out_dim}, "
+            "or head.shared=false and head.shared_teacher=false"
+        )
+
+
+def _method_problems(config: Config) -> Iterator[str]:
+    method, optim = config.method, config.optim
+    for name in ("teacher_temp", "teacher_temp_start", "patch_temp", "patch_temp_start"):
+        value = getattr(method, name)
+        if not 0 < value < method.student_temp * 10:
+            yield f"method.{name}={value:g} must be positive and below ten times the student's"
+    if not 0 <= method.momentum <= 1:
+        yield f"method.momentum={method.momentum:g} must lie within 0 and 1"
+    for name in ("center_momentum", "center_momentum_patch"):
+        if not 0 <= getattr(method, name) < 1:
+            yield f"method.{name}={getattr(method, name):g} must be at least 0 and below 1"
+    if optim.lr < 0 or optim.min_lr < 0 or optim.clip < 0:
+        yield "optim.lr, optim.min_lr and optim.clip must not be negative"
+
+
+def warnings(config: Config) -> list[str]:
+    """Settings that work but that users have regretted (users' reports of the method's family)."""
+    method, notes = config.method, []
+    if max(method.teacher_temp, method.patch_temp) > method.student_temp:
+        notes.append("a teacher temperature above the student's flattens the targets: the loss will sit at ln K")
+    if method.teacher_temp < method.teacher_temp_start or method.patch_temp < method.patch_temp_start:
+        notes.append("a teacher temperature falls during its warm-up; the method raises it")
+    if config.optim.name == "adamw" and config.optim.lr * config.train.batch / 256 > 0.01:
+        notes.append(f"a peak learning rate of {config.optim.lr * config.train.batch / 256:g} is high for AdamW")
+    if config.head.shared != config.head.shared_teacher:
+        notes.append("student and teacher heads are shared differently: one teacher layer follows another (quirk Q46)")
+    return notes

@@ -1,0 +1,176 @@
+"""Checkpoints that are whole or absent, whenever the process dies.
+
+RUN/checkpoints/step_00001000/model.safetensors    student: backbone.* and head.*
+                              teacher.safetensors  the weights to use: backbone.* and head.*
+                              training.pt          optimizer, centers, scaler (plain tensors, no pickled code)
+                              state.json           written last: a folder without it is not a checkpoint
+RUN/checkpoints/last          name of the newest folder
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ibot.config.override import to_plain
+from ibot.config.schema import Config
+from ibot.errors import ResourceError, WeightsError
+from ibot.method.model import StudentTeacher
+from ibot.types import RunState
+
+FOLDER = "checkpoints"
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def save_checkpoint(
+    run: Path,
+    model: StudentTeacher,
+    optimizer: torch.optim.Optimizer,
+    state: RunState,
+    *,
+    config: Config,
+    scaler: torch.amp.GradScaler | None = None,
+    keep: int = 3,
+    protect: Callable[[int], bool] = lambda step: False,
+) -> Path:
+    """Write a checkpoint beside the old ones, make it `last`, then delete all but the newest `keep` and the protected.
+
+    Raises ResourceError when the disk is full; the checkpoints before stay whole.
+    """
+    folder = run / FOLDER
+    final = folder / f"step_{state.step:08d}"
+    temporary = folder / f".tmp_{final.name}_{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        metadata = {"config": json.dumps(to_plain(config)), "step": str(state.step)}
+        save_file(_unique_tensors(model.student), temporary / "model.safetensors", metadata)
+        save_file(_unique_tensors(model.teacher), temporary / "teacher.safetensors", metadata)
+        training = {
+            "optimizer": optimizer.state_dict(),
+            "centers": {"cls": model.cls_center.value, "patch": model.patch_center.value},
+            "scaler": scaler.state_dict() if scaler is not None else None,
+        }
+        torch.save(training, temporary / "training.pt")
+        (temporary / "state.json").write_text(json.dumps({**asdict(state), "config": to_plain(config)}, indent=2))
+        for file in temporary.iterdir():
+            _sync(file)
+        _sync(temporary)
+        if final.exists():  # saved again at the same step: the old one goes only now
+            shutil.rmtree(final)
+        temporary.rename(final)
+        _sync(folder)
+        _point_to(folder, final.name)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if _is_disk_full(error):
+            raise _disk_full(run, model) from None
+        raise
+    _delete_old(folder, keep, protect)
+    return final
+
+
+def find_checkpoint(run: Path) -> Path | None:
+    """The newest complete checkpoint of a run, or None."""
+    complete = _complete(run / FOLDER)
+    return complete[-1] if complete else None
+
+
+def remove_leftovers(run: Path) -> None:
+    """Delete what a killed save left behind."""
+    for stale in (run / FOLDER).glob(".tmp_*"):
+        shutil.rmtree(stale, ignore_errors=True) if stale.is_dir() else stale.unlink()
+
+
+def load_checkpoint(
+    path: Path,
+    model: StudentTeacher,
+    optimizer: torch.optim.Optimizer,
+    *,
+    scaler: torch.amp.GradScaler | None = None,
+) -> RunState:
+    """Put a checkpoint into networks, centers, optimizer and scaler; returns where the run stood.
+
+    Raises WeightsError for a damaged checkpoint.
+    """
+    try:
+        stored = json.loads((path / "state.json").read_text())
+        model.student.load_state_dict(load_file(path / "model.safetensors"))
+        model.teacher.load_state_dict(load_file(path / "teacher.safetensors"))
+        training = torch.load(path / "training.pt", map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+        raise WeightsError(
+            f"checkpoint '{path}' is damaged",
+            why=str(error).splitlines()[0],
+            fix="delete that folder: the run then resumes from the checkpoint before it",
+        ) from None
+    optimizer.load_state_dict(training["optimizer"])
+    model.cls_center.value.copy_(training["centers"]["cls"])
+    model.patch_center.value.copy_(training["centers"]["patch"])
+    if scaler is not None and training["scaler"] is not None:
+        scaler.load_state_dict(training["scaler"])
+    stored.pop("config")
+    return RunState(**stored)
+
+
+def _unique_tensors(network: nn.Module) -> dict[str, Tensor]:
+    """Tensors of a network by name. A norm used at two places of the head appears under both names."""
+    return {name: tensor.detach().clone().contiguous() for name, tensor in network.state_dict().items()}
+
+
+def _complete(folder: Path) -> list[Path]:
+    """Complete checkpoints, oldest first."""
+    return sorted(path for path in folder.glob("step_*") if (path / "state.json").exists())
+
+
+def _point_to(folder: Path, name: str) -> None:
+    temporary = folder / f".tmp_last_{os.getpid()}"
+    temporary.write_text(name + "\n")
+    _sync(temporary)
+    temporary.replace(folder / "last")
+
+
+def _delete_old(folder: Path, keep: int, protect: Callable[[int], bool]) -> None:
+    for path in _complete(folder)[: -max(1, keep)]:
+        if not protect(int(path.name.removeprefix("step_"))):
+            # Without its state.json a folder is no checkpoint: a kill in between leaves nothing half alive.
+            (path / "state.json").unlink(missing_ok=True)
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _is_disk_full(error: Exception) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in _DISK_FULL
+    # torch and safetensors report a failed write as their own errors, with the system's words inside.
+    text = str(error).lower()
+    return any(words in text for words in ("no space left", "os error 28", "quota", "unexpected pos", "file too large"))
+
+
+def _disk_full(run: Path, model: StudentTeacher) -> ResourceError:
+    needed = sum(p.numel() * p.element_size() for p in model.parameters()) * 3 / 2**20
+    free = shutil.disk_usage(run).free / 2**20
+    last = find_checkpoint(run)
+    return ResourceError(
+        f"the disk of '{run}' is full",
+        why=f"a checkpoint needs about {needed:.0f} MiB, {free:.0f} MiB are free",
+        fix=f"free some space, then run the same command: it resumes from {last.name if last else 'the start'}",
+    )

@@ -1,0 +1,84 @@
+"""Where a training runs and in which precision."""
+
+from __future__ import annotations
+
+import os
+import platform
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+from ibot.engine.distributed import launched_processes
+from ibot.errors import UserError
+from ibot.rng import Purpose, torch_seed
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of this process: `auto` takes a GPU if there is one. Raises UserError for one that is absent."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"unknown device '{name}'", fix="use auto, cpu, cuda, cuda:0 or mps") from None
+    if device.type == "cuda":
+        count = torch.cuda.device_count()
+        index = device.index if device.index is not None else launched_processes().local_rank
+        if index >= count:
+            raise UserError(
+                f"device '{name}' is not there",
+                why=f"torch {torch.__version__} sees {count} GPUs",
+                fix="use --device cpu, or install a torch build and driver that see your GPU (ibot doctor)",
+            )
+        return torch.device("cuda", index)
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UserError("device 'mps' is not there", fix="use --device cpu")
+    return device
+
+
+def choose_precision(setting: str, device: torch.device) -> torch.dtype:
+    """Type of the matrix products: for `auto` bfloat16 where the device computes it natively, else float32."""
+    if setting != "auto":
+        if setting == "float16" and device.type == "cpu":
+            raise UserError("train.precision=float16 needs a GPU", fix="use train.precision=auto")
+        return getattr(torch, setting)
+    return torch.bfloat16 if has_native_bfloat16(device) else torch.float32
+
+
+def has_native_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 products are faster than float32 ones on the device."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type == "cpu":
+        capabilities = torch.backends.cpu.get_cpu_capability()
+        return "AVX512" in capabilities and bool(torch.cpu._is_avx512_bf16_supported())
+    return False
+
+
+def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextManager[object]:
+    """Context in which products run in `precision`; nothing for float32 and wider."""
+    if precision in (torch.bfloat16, torch.float16):
+        return torch.autocast(device.type, dtype=precision)
+    return nullcontext()
+
+
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Seed stochastic depth for one step, so that a resumed run draws what the unbroken one drew."""
+    torch.manual_seed(torch_seed(seed, step, rank, Purpose.DROP_PATH))
+
+
+def prepare(threads: int, deterministic: bool) -> None:
+    """Set threads of CPU products (0: torch's choice) and, if asked, kernels that repeat bit by bit."""
+    if threads:
+        torch.set_num_threads(threads)
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+
+
+def describe_device(device: torch.device) -> str:
+    """A name for logs and provenance."""
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        return f"{properties.name} ({properties.total_memory / 2**30:.0f} GiB)"
+    return f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"

@@ -1,0 +1,352 @@
+"""The training loop: one process, or one of several started by torchrun."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import nn
+
+import ibot
+from ibot.config.resolve import Derived, derive
+from ibot.config.schema import Config, Duration
+from ibot.data.loader import Loader
+from ibot.data.pixels import normalize
+from ibot.data.sources import ImageSource, scan
+from ibot.engine.checkpoint import find_checkpoint, load_checkpoint, remove_leftovers, save_checkpoint
+from ibot.engine.device import autocast, choose_device, choose_precision, prepare, seed_step
+from ibot.engine.distributed import Processes, any_true, barrier, init_processes, shutdown, wrap_student
+from ibot.engine.health import HealthMonitor
+from ibot.engine.logging import Progress, StopSignal, TensorBoard
+from ibot.engine.optimizer import build_optimizer
+from ibot.engine.run import RunFolder
+from ibot.engine.schedule import Schedules
+from ibot.engine.update import Update, UpdateOutput
+from ibot.errors import TrainingStopped
+from ibot.method.model import StudentTeacher
+from ibot.rng import Purpose, torch_seed
+from ibot.types import Batch, ResultRecord, RunState, StepValues
+
+Evaluate = Callable[[nn.Module, int], list[ResultRecord]]
+"""Called with the teacher's backbone and the step; must leave the backbone as it was."""
+
+
+@dataclass(slots=True)
+class Trainer:
+    """What the loop holds: networks, optimizer, schedules, records. Built by `build_trainer`."""
+
+    config: Config
+    run: RunFolder
+    processes: Processes
+    device: torch.device
+    model: StudentTeacher
+    update: Update
+    schedules: Schedules
+    derived: Derived
+    source: ImageSource
+    progress: Progress
+    health: HealthMonitor
+    board: TensorBoard
+    state: RunState
+    evaluate: Evaluate | None = None
+    bad_files: int = 0
+
+    def every(self, interval: Duration) -> bool:
+        """Whether something with this interval is due after the step just done; never for an interval of 0."""
+        steps = self.steps(interval)
+        return steps > 0 and self.state.step % steps == 0
+
+    def steps(self, interval: Duration) -> int:
+        """An interval in optimizer steps, at least 1 unless it is 0."""
+        schedules = self.schedules
+        steps = interval.steps(
+            batch=self.config.train.batch,
+            steps_per_epoch=schedules.steps_per_epoch,
+            total_steps=schedules.total_steps,
+        )
+        return max(steps, 1) if interval.value > 0 else 0
+
+
+def train(
+    config: Config,
+    run_path: Path,
+    *,
+    command: str = "",
+    evaluate: Evaluate | None = None,
+    quiet: bool = False,
+) -> RunState:
+    """Pre-train by `config` in the run folder `run_path`, or resume there.
+
+    Args:
+        config: settings; `data.path` names the images.
+        run_path: created when absent; a folder of the same settings is resumed.
+        command: the command line, recorded in the run folder and in the advice how to resume.
+        evaluate: k-NN or anything like it, called on the initial weights, every `evaluate.every`, and at the end.
+        quiet: no progress on the terminal.
+
+    Returns:
+        Where the run stands; `state.step` below the end means that a signal stopped it.
+
+    Raises:
+        UserError: settings, data or run folder cannot be used. TrainingStopped: a loss was not finite, or too many
+        files are unreadable. ResourceError: the disk is full.
+    """
+    prepare(config.system.threads, config.system.deterministic)
+    device = choose_device(config.system.device)
+    processes = init_processes(device)
+    try:
+        with StopSignal() as signal, Progress(quiet=quiet or not processes.is_main) as progress:
+            trainer = build_trainer(config, run_path, processes, device, progress, command)
+            trainer.evaluate = evaluate
+            try:
+                run_steps(trainer, signal)
+                return trainer.state
+            finally:
+                trainer.board.close()
+                trainer.run.close()
+    finally:
+        shutdown()
+
+
+def build_trainer(
+    config: Config, run_path: Path, processes: Processes, device: torch.device, progress: Progress, command: str
+) -> Trainer:
+    """Scan the data, build the networks with seeded weights, open the run folder, load its last checkpoint if any."""
+    source = scan(config.data.path)
+    derived = derive(config, len(source), processes.world_size)
+    run = RunFolder.create(run_path, config, command=command, source_info=source.fingerprint(), processes=processes)
+    torch.manual_seed(torch_seed(config.train.seed, 0, 0, Purpose.INIT))
+    model = StudentTeacher(config).to(device)
+    precision = choose_precision(config.train.precision, device)
+    scaler = torch.amp.GradScaler(device.type) if precision is torch.float16 else None
+    optimizer = build_optimizer(model.student, config.optim)
+    state = RunState(versions={"ibot": ibot.__version__, "torch": torch.__version__})
+    if processes.is_main:
+        remove_leftovers(run.path)
+    checkpoint = find_checkpoint(run.path)
+    if checkpoint is not None:
+        state = load_checkpoint(checkpoint, model, optimizer, scaler=scaler)
+        if processes.is_main:
+            run.forget_after(state.step)
+            run.event("resume", step=state.step)
+        progress.message(f"resumed from step {state.step} ({checkpoint.name})")
+    barrier()
+    student = wrap_student(model.student, processes, device)
+    update = Update(model, student, optimizer, config, scaler, partial(autocast, device, precision))
+    schedules = Schedules(
+        config,
+        derived.steps_per_epoch,
+        derived.total_steps,
+        derived.warmup_steps,
+        derived.temp_warmup_steps,
+        derived.freeze_steps,
+    )
+    health = HealthMonitor.from_config(config, schedules, num_images=len(source))
+    board = TensorBoard(run.path / "tensorboard" if config.log.tensorboard and processes.is_main else None)
+    return Trainer(
+        config, run, processes, device, model, update, schedules, derived, source, progress, health, board, state
+    )
+
+
+def run_steps(trainer: Trainer, signal: StopSignal) -> None:
+    """The loop. Stops at the end, at `train.max_steps`, or after the step in which a signal came."""
+    config, schedules, end = trainer.config, trainer.schedules, trainer.derived.run_steps
+    if trainer.state.step == 0:
+        run_evaluation(trainer)
+    loader = Loader(
+        config,
+        trainer.source,
+        grid=mask_grid(config),
+        rank=trainer.processes.rank,
+        world_size=trainer.processes.world_size,
+        start_step=trainer.state.step,
+        end_step=end,
+    )
+    failure = FailureCheck(trainer)
+    for micro_batches, wait_seconds in timed(loader):
+        began = time.perf_counter()
+        step = trainer.state.step
+        values = schedules.at(step)
+        seed_step(config.train.seed, step, trainer.processes.rank)
+        out = trainer.update.step([to_device(batch, trainer.device) for batch in micro_batches], values)
+        failure.check(step, out, values, micro_batches)
+        trainer.state = replace(
+            trainer.state,
+            step=step + 1,
+            images_seen=trainer.state.images_seen + config.train.batch,
+            epoch=schedules.epoch(step + 1),
+        )
+        note_bad_files(trainer, micro_batches)
+        trainer.health.observe(step, out, micro_batches, time.perf_counter() - began, wait_seconds)
+        stopping = any_true(signal.stop, trainer.device) or trainer.state.step == end
+        if trainer.state.step % config.log.every == 0 or stopping:
+            failure.drain()
+            write_log(trainer, values, end)
+        if trainer.every(config.evaluate.every) or trainer.state.step == end:
+            run_evaluation(trainer)
+        if trainer.every(config.checkpoint.every) or stopping:
+            failure.drain()
+            save(trainer)
+        if stopping:
+            break
+    finish(trainer, end)
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """Move a batch to the device and normalise its views there; bytes travel, not floats."""
+
+    def move(views: torch.Tensor | None) -> torch.Tensor | None:
+        return None if views is None else normalize(views.to(device, non_blocking=True))
+
+    masks = batch.masks
+    moved = replace(
+        masks,
+        map=masks.map.to(device, non_blocking=True),
+        index=masks.index.to(device, non_blocking=True),
+        weight=masks.weight.to(device, non_blocking=True),
+    )
+    return replace(batch, global_views=move(batch.global_views), local_views=move(batch.local_views), masks=moved)
+
+
+def timed(loader: Loader) -> Iterator[tuple[list[Batch], float]]:
+    """Batches with the seconds waited for each."""
+    batches = iter(loader)
+    while True:
+        began = time.perf_counter()
+        batch = next(batches, None)
+        if batch is None:
+            return
+        yield batch, time.perf_counter() - began
+
+
+def mask_grid(config: Config) -> tuple[int, int]:
+    """Patches of a global view, rows and columns."""
+    height, width = config.augment.global_size
+    return height // config.model.patch, width // config.model.patch
+
+
+class FailureCheck:
+    """Stops all processes together when a loss is not finite.
+
+    The flag is reduced over the processes in the step itself. On a GPU it is read one step late, so that nothing waits;
+    `drain` reads what is left, and is called before anything is saved.
+    """
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer = trainer
+        self.pending: tuple[int, UpdateOutput, StepValues, list[Batch]] | None = None
+
+    def check(self, step: int, out: UpdateOutput, values: StepValues, batches: list[Batch]) -> None:
+        """Look at the step before (GPU) or at this one (CPU). Raises TrainingStopped."""
+        self.drain()
+        self.pending = (step, out, values, batches)
+        if self.trainer.device.type == "cpu":
+            self.drain()
+
+    def drain(self) -> None:
+        """Look at the last step. Raises TrainingStopped."""
+        if self.pending is None:
+            return
+        step, out, values, batches = self.pending
+        self.pending = None
+        if not out.failed.item():
+            return
+        trainer = self.trainer
+        files = [str(trainer.source.path(int(i))) for batch in batches for i in batch.index]
+        losses = {
+            name: out.metrics[name].item() for name in ("cls_loss", "patch_loss", "koleo_loss") if name in out.metrics
+        }
+        trainer.run.event("non-finite loss", step=step, lr=values.lr, losses=losses, files=files)
+        last = find_checkpoint(trainer.run.path)
+        raise TrainingStopped(
+            f"the loss is not finite at step {step} (learning rate {values.lr:.3g})",
+            why=f"losses {losses}; batch of {len(files)} files from {files[0]}, all listed in {trainer.run.path / 'events.jsonl'}",
+            fix=f"last good state: {last or 'none'}. Lower optim.lr, lengthen optim.warmup, or set train.precision=float32",
+        )
+
+
+def note_bad_files(trainer: Trainer, batches: list[Batch]) -> None:
+    """Record files that could not be read; stop when there are too many of them."""
+    for batch in batches:
+        for path, reason in batch.bad:
+            trainer.bad_files += trainer.run.bad_file(path, reason)
+    limit = trainer.config.data.max_bad_fraction
+    if trainer.bad_files > max(20, limit * len(trainer.source)):
+        raise TrainingStopped(
+            f"{trainer.bad_files} of {len(trainer.source)} files cannot be read",
+            why=f"more than data.max_bad_fraction={limit:g}; see {trainer.run.path / 'bad_files.jsonl'}",
+            fix="repair or remove the files, or raise data.max_bad_fraction",
+        )
+
+
+def write_log(trainer: Trainer, values: StepValues, end: int) -> None:
+    """One line of numbers and words: the only place where the loop waits for a GPU."""
+    report = trainer.health.report()
+    state = trainer.state
+    row = {
+        "step": state.step,
+        "images_seen": state.images_seen,
+        "epoch": state.step / trainer.schedules.steps_per_epoch,
+        "lr": values.lr,
+        "weight_decay": values.weight_decay,
+        "momentum": values.momentum,
+        "teacher_temp": values.teacher_temp,
+        "patch_temp": values.patch_temp,
+        **report.values,
+    }
+    if trainer.processes.is_main:
+        trainer.run.metrics({**row, "health": report.words})
+        trainer.board.scalars(row, state.step)
+        for verdict in report.verdicts:
+            trainer.run.event("health", step=state.step, verdict=verdict.kind, text=str(verdict))
+    trainer.progress.update(state.step, end, {**row, "health": report.words})
+    for verdict in report.verdicts:
+        trainer.progress.message(f"step {state.step}: {verdict}")
+
+
+def run_evaluation(trainer: Trainer) -> None:
+    """k-NN of the teacher by the callable handed in; on the main process, the others wait."""
+    if trainer.evaluate is None:
+        return
+    if trainer.processes.is_main:
+        for record in trainer.evaluate(trainer.model.teacher.backbone, trainer.state.step):
+            trainer.run.result(record)
+            trainer.board.scalars({record.metric: record.value}, trainer.state.step)
+            trainer.progress.message(f"step {trainer.state.step}: {record.metric} {record.value:.1f}")
+    barrier()
+
+
+def save(trainer: Trainer) -> None:
+    """Checkpoint on the main process; the others wait, so that none runs ahead of a failing disk."""
+    if trainer.processes.is_main:
+        keep_every = trainer.steps(trainer.config.checkpoint.keep_every)
+        save_checkpoint(
+            trainer.run.path,
+            trainer.model,
+            trainer.update.optimizer,
+            trainer.state,
+            config=trainer.config,
+            scaler=trainer.update.scaler,
+            keep=trainer.config.checkpoint.keep,
+            protect=lambda step: keep_every > 0 and step % keep_every == 0,
+        )
+    barrier()
+
+
+def finish(trainer: Trainer, end: int) -> None:
+    """Say how the run ended."""
+    state, run = trainer.state, trainer.run
+    done = state.step >= end
+    if trainer.processes.is_main:
+        run.event("end" if done else "stopped by signal", step=state.step, bad_files=trainer.bad_files)
+    bad = run.bad_files()
+    if bad:
+        trainer.progress.message(f"{len(bad)} files could not be read, listed in {run.path / 'bad_files.jsonl'}:")
+        for row in bad[:10]:
+            trainer.progress.message(f"  {row['path']}: {row['reason']}")
+    if not done:
+        trainer.progress.message(f"stopped at step {state.step} of {end}, saved; the same command resumes it")

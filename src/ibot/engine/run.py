@@ -1,0 +1,226 @@
+"""The folder of a run: settings, provenance, records, and the lock that keeps a second writer out.
+
+    config.json  provenance.json  metrics.jsonl  results.jsonl  events.jsonl  bad_files.jsonl
+    tensorboard/  checkpoints/step_00001000/  checkpoints/last  pictures/
+
+JSON lines are the truth; everything else is derived. Only the main process writes.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import IO, Any
+
+import ibot
+from ibot.config.override import diff, from_plain, show, to_plain
+from ibot.config.schema import Config
+from ibot.engine.distributed import Processes
+from ibot.errors import RunError
+from ibot.types import ResultRecord
+
+FREE_TO_CHANGE = ("system.", "log.", "checkpoint.", "evaluate.", "train.max_steps", "data.")
+"""Settings that a resumed run may change: they do not alter what is learnt (the data are compared by their names)."""
+
+
+class RunFolder:
+    """An open run folder; close it to release the lock."""
+
+    def __init__(self, path: Path, lock: IO[str] | None) -> None:
+        self.path = path
+        self._lock = lock
+        self._bad = {(row["path"], row["reason"]) for row in read_jsonl(path / "bad_files.jsonl")}
+
+    @classmethod
+    def create(
+        cls, path: Path, config: Config, *, command: str, source_info: dict[str, Any], processes: Processes
+    ) -> RunFolder:
+        """Create the folder, or reopen one of the same settings.
+
+        Raises RunError for a folder that is in use, that belongs to other settings or data, or that is no run.
+        """
+        if not processes.is_main:
+            return cls(path, None)
+        if path.exists() and not path.is_dir():
+            raise RunError(f"'{path}' is a file", fix="name another folder with --run")
+        known = (path / "config.json").exists()
+        if path.is_dir() and not known and any(path.iterdir()):
+            raise RunError(f"'{path}' holds files but no run", fix="name a new or empty folder with --run")
+        path.mkdir(parents=True, exist_ok=True)
+        lock = _acquire(path)
+        try:
+            if known:
+                _compare(path, config, source_info)
+            else:
+                provenance = _provenance(source_info)
+                write_json(path / "provenance.json", provenance)
+                write_json(path / "config.json", {**to_plain(config), "command": command})
+        except BaseException:
+            lock.close()
+            raise
+        run = cls(path, lock)
+        run.event("start", command=command)
+        return run
+
+    def metrics(self, row: dict[str, Any]) -> None:
+        """Append a log row to metrics.jsonl."""
+        _append(self.path / "metrics.jsonl", row)
+
+    def result(self, record: ResultRecord) -> None:
+        """Append an evaluation's record to results.jsonl."""
+        _append(self.path / "results.jsonl", asdict(record))
+
+    def event(self, kind: str, **details: Any) -> None:
+        """Append what happened, with the time, to events.jsonl."""
+        _append(self.path / "events.jsonl", {"event": kind, "time": time.strftime("%Y-%m-%dT%H:%M:%S"), **details})
+
+    def bad_file(self, path: str, reason: str) -> bool:
+        """Record an unreadable file once, also across resumptions; returns whether it is new."""
+        if (path, reason) in self._bad:
+            return False
+        self._bad.add((path, reason))
+        if self._lock is not None:
+            _append(self.path / "bad_files.jsonl", {"path": path, "reason": reason})
+        return True
+
+    def bad_files(self) -> list[tuple[str, str]]:
+        """All (path, reason) recorded so far, sorted."""
+        return sorted(self._bad)
+
+    def forget_after(self, step: int) -> None:
+        """Drop log rows and results of steps after `step`: a resumed run writes them again."""
+        for name, key in (("metrics.jsonl", "step"), ("results.jsonl", "extra")):
+            rows = read_jsonl(self.path / name)
+            kept = [row for row in rows if (row[key].get("step", 0) if key == "extra" else row[key]) <= step]
+            if (self.path / name).exists():
+                _replace(self.path / name, "".join(json.dumps(row) + "\n" for row in kept))
+
+    def close(self) -> None:
+        """Release the lock."""
+        if self._lock is not None:
+            self._lock.close()
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """Rows of a JSON-lines file, none when it is absent; a last line torn by a crash is skipped."""
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return rows
+
+
+def read_config(run: Path) -> Config:
+    """The settings with which a run was made. Raises RunError when there are none."""
+    try:
+        plain = json.loads((run / "config.json").read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise RunError(f"'{run}' holds no readable config.json", why=str(error)) from None
+    plain.pop("command", None)
+    return from_plain(plain)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON so that a crash leaves the old file or the new one."""
+    _replace(path, json.dumps(content, indent=2) + "\n")
+
+
+def _replace(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _append(path: Path, row: dict[str, Any]) -> None:
+    with path.open("a+b") as file:
+        # A line torn by a crash would swallow the next one.
+        if file.tell() and _last_byte(file) != b"\n":
+            file.write(b"\n")
+        file.write(json.dumps(row).encode() + b"\n")
+
+
+def _last_byte(file: IO[bytes]) -> bytes:
+    file.seek(-1, os.SEEK_END)
+    return file.read(1)
+
+
+def _acquire(path: Path) -> IO[str]:
+    """Lock the folder for the life of this process; the kernel releases it when the process dies."""
+    file = (path / "lock").open("a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.seek(0)
+        owner = file.read().strip() or "another process"
+        file.close()
+        raise RunError(
+            f"'{path}' is in use", why=f"{owner} writes there", fix="wait for it, stop it, or name another --run"
+        ) from None
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
+    file.flush()
+    return file
+
+
+def _compare(path: Path, config: Config, source_info: dict[str, Any]) -> None:
+    changed = [row for row in diff(read_config(path), config) if not row[0].startswith(FREE_TO_CHANGE)]
+    advice = "name another folder with --run, or give the settings it was started with"
+    if changed:
+        listed = "; ".join(f"{key}: {show(old)} -> {show(new)}" for key, old, new in changed[:5])
+        more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
+        raise RunError(f"'{path}' belongs to a run with other settings", why=listed + more, fix=advice)
+    old = json.loads((path / "provenance.json").read_text()).get("data", {})
+    if old.get("names_sha256") != source_info.get("names_sha256"):
+        why = f"{old.get('images')} images in {old.get('root')} then, {source_info.get('images')} now"
+        raise RunError(f"'{path}' was started on other images", why=why, fix=advice)
+
+
+def _provenance(source_info: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "ibot": ibot.__version__,
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in ("torch", "torchvision", "numpy", "pillow", "safetensors")},
+        "platform": platform.platform(),
+        "cores": os.cpu_count(),
+        "host": socket.gethostname(),
+        "argv": sys.argv,
+        "data": source_info,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S"),
+    }
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "absent"
+
+
+def _commit() -> str:
+    """Commit of the code and whether it was changed, or 'unknown' for an installed package."""
+    here = Path(__file__).parent
+    try:
+        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=5)
+        if head.returncode:
+            return "unknown"
+        status = subprocess.run(["git", "status", "--porcelain"], cwd=here, capture_output=True, text=True, timeout=5)
+        return head.stdout.strip() + ("-dirty" if status.stdout.strip() else "")
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"

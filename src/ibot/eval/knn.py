@@ -1,0 +1,99 @@
+"""Weighted k-nearest-neighbour classification on frozen features (paper section 4.1, spec_evaluation 8.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+PUBLISHED_KS = (10, 20, 100, 200)
+
+
+@dataclass(frozen=True, slots=True)
+class KnnScore:
+    """Accuracies in per cent."""
+
+    top1: float
+    top5: float | None
+    """None with fewer than five classes."""
+    balanced: float
+    """Mean of the accuracies of the classes."""
+
+
+def knn_accuracy(
+    train: Tensor,
+    train_labels: Tensor,
+    test: Tensor,
+    test_labels: Tensor,
+    *,
+    ks: Sequence[int] = PUBLISHED_KS,
+    temperature: float = 0.07,
+    chunk: int = 1024,
+    block: int = 4096,
+) -> dict[int, KnnScore]:
+    """Accuracy of a vote of the k most similar training features, weighted by exp(similarity / temperature).
+
+    One exact search with the largest k serves all. Similarities exist for `chunk` x `block` pairs at a time, so memory
+    does not grow with the bank.
+
+    Args:
+        train: [n, D], l2-normalised (the similarity is the inner product); any float type and device.
+        train_labels: int64 [n].
+        test: [m, D] on the same device.
+        test_labels: int64 [m].
+        ks: neighbour counts; those above n become n.
+        temperature: T of the vote.
+        chunk: test features at a time.
+        block: training features at a time.
+
+    Returns:
+        Score by k, in the order of `ks`, equal ones once.
+
+    Raises:
+        ValueError: shapes that do not fit, or no features.
+    """
+    if train.ndim != 2 or test.ndim != 2 or train.shape[1] != test.shape[1] or not len(train) or not len(test):
+        raise ValueError(f"features of shapes {tuple(train.shape)} and {tuple(test.shape)} cannot be compared")
+    if len(train) != len(train_labels) or len(test) != len(test_labels):
+        raise ValueError(f"{len(train)}, {len(test)} features but {len(train_labels)}, {len(test_labels)} labels")
+    clipped = list(dict.fromkeys(min(k, len(train)) for k in ks))
+    num_classes = int(torch.maximum(train_labels.max(), test_labels.max())) + 1
+    hits: dict[int, list[Tensor]] = {k: [] for k in clipped}
+    for start in range(0, len(test), chunk):
+        similarity, index = nearest(train, test[start : start + chunk], max(clipped), block)
+        weight, voted = (similarity / temperature).exp(), train_labels[index]
+        truth = test_labels[start : start + chunk, None]
+        for k in clipped:
+            votes = weight.new_zeros(len(weight), num_classes).scatter_add_(1, voted[:, :k], weight[:, :k])
+            hits[k].append(votes.topk(min(5, num_classes), dim=1).indices == truth)
+    return {k: _score(torch.cat(rows), test_labels, num_classes) for k, rows in hits.items()}
+
+
+def nearest(bank: Tensor, queries: Tensor, k: int, block: int) -> tuple[Tensor, Tensor]:
+    """The k largest inner products of each query [q, D] with the bank [n, D]: values and indices [q, k], falling.
+
+    The running best of the blocks seen so far compete with the next block.
+    """
+    best = queries.new_full((len(queries), 0), 0.0)
+    best_index = torch.zeros(len(queries), 0, dtype=torch.int64, device=queries.device)
+    for start in range(0, len(bank), block):
+        part = bank[start : start + block]
+        values, index = (queries @ part.T).topk(min(k, len(part)), dim=1)
+        values, index = torch.cat([best, values], 1), torch.cat([best_index, index + start], 1)
+        best, order = values.topk(min(k, values.shape[1]), dim=1)
+        best_index = index.gather(1, order)
+    return best, best_index
+
+
+def _score(hits: Tensor, labels: Tensor, num_classes: int) -> KnnScore:
+    first = hits[:, 0].double()
+    count = torch.bincount(labels, minlength=num_classes).double()
+    right = torch.bincount(labels, weights=first, minlength=num_classes)
+    present = count > 0
+    return KnnScore(
+        top1=100 * first.mean().item(),
+        top5=100 * hits.any(dim=1).double().mean().item() if num_classes >= 5 else None,
+        balanced=100 * (right[present] / count[present]).mean().item(),
+    )

@@ -1,0 +1,60 @@
+"""Recipes: complete configurations by name. A recipe is a function; its docstring says what it costs and gives."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from ibot.config.override import from_plain
+from ibot.config.schema import Config
+from ibot.errors import ConfigError
+from ibot.recipes import paper, small
+
+RECIPES: dict[str, Callable[[], Config]] = {
+    "demo": small.demo,
+    "tiny32": small.tiny32,
+    "tiny64": small.tiny64,
+    "one_gpu": small.one_gpu,
+    "vit_s16": paper.vit_s16,
+    "vit_b16": paper.vit_b16,
+    "vit_b16_rand": paper.vit_b16_rand,
+    "vit_l16": paper.vit_l16,
+    "vit_l16_rand": paper.vit_l16_rand,
+}
+
+
+def recipe(name: str) -> Config:
+    """The configuration of a named recipe, of a run folder, or of a config.json of a run.
+
+    Raises ConfigError for an unknown name; the nearest one is suggested.
+    """
+    if name in RECIPES:
+        return replace(RECIPES[name](), recipe=name)
+    path = Path(name) / "config.json" if Path(name).is_dir() else Path(name)
+    if path.suffix == ".json" and path.is_file():
+        plain = json.loads(path.read_text())
+        plain.pop("command", None)
+        return from_plain(plain)
+    nearest = difflib.get_close_matches(name, RECIPES, 1, 0.4)
+    raise ConfigError(
+        f"unknown recipe '{name}'",
+        why=f"the recipes are {', '.join(RECIPES)}",
+        fix=f"did you mean {nearest[0]}?" if nearest else "ibot recipes list says what each is for",
+    )
+
+
+def beyond_paper(config: Config) -> list[str]:
+    """Options in use that the paper does not have."""
+    method, model = config.method, config.model
+    options = {
+        f"method.koleo_weight={method.koleo_weight:g} (KoLeo regulariser)": method.koleo_weight > 0,
+        "method.targets=sinkhorn (Sinkhorn-Knopp instead of centering)": method.targets == "sinkhorn",
+        "method.temp_schedule=step (temperatures change at each step)": method.temp_schedule == "step"
+        and method.temp_warmup.value > 0,
+        f"model.registers={model.registers} (register tokens)": model.registers > 0,
+        "model.init=xavier": model.init != "published",
+    }
+    return [text for text, used in options.items() if used]

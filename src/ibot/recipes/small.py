@@ -1,0 +1,88 @@
+"""Recipes of ours for small images, small data and small machines; measured in docs/results.md and docs/log.md.
+
+They use options beyond the paper, which `ibot pretrain` names on the screen: without them the same networks learn, but
+later and with a low rank.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ibot.config.schema import (
+    AugmentConfig,
+    CheckpointConfig,
+    Config,
+    EvaluateConfig,
+    HeadConfig,
+    LogConfig,
+    MethodConfig,
+    ModelConfig,
+    OptimConfig,
+    TrainConfig,
+    duration,
+)
+
+
+def tiny32() -> Config:
+    """Images of 32 pixels (CIFAR), one CPU core: 400,000 images in about 13 minutes."""
+    return Config(
+        augment=AugmentConfig(
+            num_local=2,
+            global_size=(32, 32),
+            local_size=(16, 16),
+            global_scale=(0.4, 1.0),
+            local_scale=(0.15, 0.5),
+            jitter_strength=(0.3, 0.3, 0.2, 0.05),
+            gray=0.1,
+            blur=(0.0, 0.0, 0.0),
+            solarize=(0.0, 0.0, 0.0),
+        ),
+        model=ModelConfig(width=128, depth=5, heads=4, patch=8, drop_path=0.0, init="xavier"),
+        head=HeadConfig(out_dim=1024, patch_out_dim=1024, hidden_dim=512, bottleneck_dim=64),
+        method=MethodConfig(
+            teacher_temp=0.04,
+            patch_temp=0.04,
+            temp_warmup=duration("0 epochs"),
+            targets="sinkhorn",
+            koleo_weight=0.1,
+            momentum=0.99,
+        ),
+        optim=OptimConfig(
+            lr=4e-3,
+            warmup=duration("5 percent"),
+            weight_decay_end=0.1,
+            betas=(0.9, 0.95),
+            freeze_last_layer=duration("0 epochs"),
+        ),
+        train=TrainConfig(length=duration("400000 images"), batch=128),
+        evaluate=EvaluateConfig(every=duration("10 percent")),
+        log=LogConfig(every=50),
+        checkpoint=CheckpointConfig(every=duration("5 percent"), keep_every=duration("0 epochs")),
+    )
+
+
+def tiny64() -> Config:
+    """Images of 64 pixels (Tiny ImageNet), CPU."""
+    config = tiny32()
+    return replace(
+        config,
+        augment=replace(config.augment, global_size=(64, 64), local_size=(32, 32)),
+        model=replace(config.model, patch=16),
+    )
+
+
+def demo() -> Config:
+    """Generated scenes, three to four minutes on two CPU cores."""
+    return tiny32()
+
+
+def one_gpu() -> Config:
+    """ViT-S/16 on your own photographs with one GPU of 24 GB or more: the paper's losses, calmer clocks. Not measured."""
+    config = Config()
+    return replace(
+        config,
+        method=replace(config.method, momentum=0.992, temp_warmup=duration("10 percent"), temp_schedule="step"),
+        optim=replace(config.optim, warmup=duration("5 percent"), freeze_last_layer=duration("1 percent")),
+        train=TrainConfig(length=duration("100 epochs"), batch=256),
+        checkpoint=CheckpointConfig(every=duration("1 epochs")),
+    )
