@@ -82,7 +82,7 @@ class Progress:
 
 def _words(row: dict[str, Any]) -> str:
     """The few numbers a person follows."""
-    losses = f"cls {row.get('cls_loss', float('nan')):.3f}  patch {row.get('patch_loss', float('nan')):.3f}"
+    losses = f"cls {row.get('cls_loss', float('nan')):.3f}  patch {row.get('patch_loss_masked', float('nan')):.3f}"
     rate = f"{row.get('images_per_second', float('nan')):.0f} images/s"
     return f"{losses} (uniform {row.get('ln_k', float('nan')):.2f})  {rate}  {row.get('health', '')}"
 

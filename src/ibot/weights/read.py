@@ -87,7 +87,11 @@ def _fill(weights: Weights, heads: int | None) -> tuple[VisionTransformer, tuple
     own = backbone.state_dict()
     tensors = {name: t for name, t in weights.backbone.items() if name not in MAY_BE_UNUSED}
     missing, unused = sorted(set(own) - set(tensors)), sorted(set(tensors) - set(own))
-    wrong = [f"{n} {tuple(tensors[n].shape)} for {tuple(own[n].shape)}" for n in own if n in tensors and own[n].shape != tensors[n].shape]
+    wrong = [
+        f"{n} {tuple(tensors[n].shape)} for {tuple(own[n].shape)}"
+        for n in own
+        if n in tensors and own[n].shape != tensors[n].shape
+    ]
     if missing or unused or wrong:
         raise WeightsError(
             f"'{weights.source}' does not fit a ViT",
@@ -184,7 +188,9 @@ def _model_settings(weights: Weights, heads: int | None) -> tuple[ModelConfig, t
         kind = "a Swin" if any("relative_position" in name for name in tensors) else "of an unknown kind"
         raise WeightsError(
             f"'{weights.source}' is not a ViT",
-            why=f"it has no patch embedding with a position table and a class token; it looks {kind}".replace("looks a", "looks like a"),
+            why=f"it has no patch embedding with a position table and a class token; it looks {kind}".replace(
+                "looks a", "looks like a"
+            ),
             fix="Swin is not supported yet; give a ViT checkpoint",
         )
     width, _, patch, _ = tensors["patch_embed.proj.weight"].shape

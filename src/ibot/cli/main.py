@@ -1,0 +1,139 @@
+"""The `ibot` command. Heavy packages are imported by the commands that need them, so that --help answers at once."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+import ibot
+from ibot.errors import IbotError, ResourceError
+
+EPILOG = """\
+first steps:  ibot demo                                 pre-train on generated images, about five minutes on a laptop
+              ibot pretrain tiny32 --data DIR           on your own images
+              ibot eval knn RUN --data DIR              measure what it learnt
+settings:     section.key=value, as listed by ibot recipes show NAME
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns its exit code: 0 done, 1 a bug, 2 user error, 3 training stopped, 4 resources, 130 Ctrl-C."""
+    parser = build_parser()
+    options, extra = parser.parse_known_args(arguments)
+    options.settings = [*getattr(options, "settings", []), *extra]
+    try:
+        unknown = [text for text in options.settings if text.startswith("-") or "=" not in text]
+        if unknown:
+            parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+        module, function = options.run
+        return getattr(import_module(module), function)(options) or 0
+    except IbotError as error:
+        if options.traceback:
+            raise
+        return _report(error)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+    except (MemoryError, RuntimeError) as error:
+        if options.traceback or not _is_out_of_memory(error):
+            raise
+        return _report(
+            ResourceError(
+                "out of memory",
+                why=str(error).splitlines()[0][:200],
+                fix="train.accumulate=2 (or 4) gives the same result with less memory; or lower train.batch",
+            )
+        )
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--traceback", action="store_true", help="show where an error was raised")
+    common.add_argument("--quiet", action="store_true", help="print results and errors only")
+    parser = argparse.ArgumentParser(
+        prog="ibot",
+        description="iBOT: image BERT pre-training with an online tokenizer.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"ibot {ibot.__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def command(name: str, summary: str, module: str, function: str, to: object = commands) -> argparse.ArgumentParser:
+        made = to.add_parser(name, help=summary, description=summary, parents=[common])  # pyright: ignore
+        made.set_defaults(run=(f"ibot.cli.{module}", function))
+        return made
+
+    demo = command("demo", "pre-train on generated images and show what was learnt", "demo", "run")
+    demo.add_argument("--out", default="runs/demo", metavar="DIR", help="run folder (default: %(default)s)")
+    demo.add_argument("--seed", type=int, default=0, metavar="S", help="seed of images and training")
+    demo.add_argument("--paper", action="store_true", help="the paper's losses alone, without options beyond it")
+    demo.add_argument("--controls", action="store_true", help="also train the controls (KoLeo alone, class loss alone)")
+
+    pretrain = command("pretrain", "pre-train on a folder of images", "train", "run")
+    pretrain.add_argument("recipe", metavar="RECIPE", help="a name from `ibot recipes list`, or a run's config.json")
+    _data_arguments(pretrain)
+    pretrain.add_argument("--run", dest="run_folder", metavar="DIR", help="run folder; the same command resumes it")
+    pretrain.add_argument("--steps", type=int, metavar="N", help="stop after N steps, schedules unchanged")
+    pretrain.add_argument("--epochs", type=float, metavar="E", help="length of the run and its schedules")
+    pretrain.add_argument("--seed", type=int, metavar="S", help="seed of everything random")
+    pretrain.add_argument("--device", metavar="D", help="auto, cpu, cuda, cuda:N, mps")
+    pretrain.add_argument("settings", nargs="*", metavar="section.key=value", help="any other setting")
+
+    evaluation = commands.add_parser("eval", help="evaluate a backbone", description="Evaluate a frozen backbone.")
+    protocols = evaluation.add_subparsers(title="protocols", metavar="PROTOCOL", required=True)
+    knn = command("knn", "weighted k-nearest-neighbour accuracy", "evaluate", "knn", protocols)
+    _weights_arguments(knn)
+    _data_arguments(knn)
+    knn.add_argument("--k", type=int, nargs="+", default=[10, 20, 100, 200], metavar="K", help="neighbours")
+    knn.add_argument("--temperature", type=float, default=0.07, metavar="T", help="temperature of the vote")
+    knn.add_argument("--max-train", type=int, default=0, metavar="N", help="use N evenly spaced training images")
+    knn.add_argument("--max-val", type=int, default=0, metavar="N", help="use N evenly spaced validation images")
+    knn.add_argument("--json", action="store_true", help="print records instead of a table")
+
+    features = command("features", "write class tokens (and patch tokens) with file names", "features", "run")
+    _weights_arguments(features)
+    features.add_argument("--data", required=True, metavar="DIR", help="folder of images")
+    features.add_argument("--out", required=True, metavar="FILE", help=".npz or .safetensors")
+    features.add_argument("--patches", action="store_true", help="write patch tokens too")
+
+    recipes = commands.add_parser("recipes", help="list, show and compare recipes", description="Named configurations.")
+    actions = recipes.add_subparsers(title="actions", metavar="ACTION", required=True)
+    command("list", "all recipes, what each is for", "recipes", "list_all", actions)
+    shown = command("show", "every setting of a recipe with its source", "recipes", "show", actions)
+    shown.add_argument("name", metavar="RECIPE|RUN")
+    compared = command("diff", "settings in which two recipes or runs differ", "recipes", "compare", actions)
+    compared.add_argument("first", metavar="A")
+    compared.add_argument("second", metavar="B")
+
+    command("doctor", "what this machine offers", "doctor", "run")
+    return parser
+
+
+def _data_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", default="", metavar="DIR", help="folder of images; with train/ and val/: labelled")
+    parser.add_argument("--val-data", default="", metavar="DIR", help="labelled folder for validation")
+
+
+def _weights_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("weights", metavar="WEIGHTS_OR_RUN", help="run folder, checkpoint folder or weights file")
+    parser.add_argument("--key", default="teacher", choices=("teacher", "student"), help="which network")
+    parser.add_argument("--size", type=int, default=0, metavar="PIXELS", help="view; default: as in training")
+    parser.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda, cuda:N, mps")
+
+
+def _report(error: IbotError) -> int:
+    print(f"ibot: error: {error}", file=sys.stderr)
+    return error.exit_code
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    return (
+        isinstance(error, MemoryError) or "out of memory" in str(error).lower() or "can't allocate memory" in str(error)
+    )

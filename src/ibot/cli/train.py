@@ -1,0 +1,138 @@
+"""`ibot pretrain`."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import shlex
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ibot.config.override import apply, to_plain
+from ibot.config.resolve import Derived, check, derive, warnings
+from ibot.config.schema import Config
+from ibot.recipes import beyond_paper, recipe
+from ibot.types import ResultRecord
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from ibot.data.sources import ImageSource
+
+
+def run(options: argparse.Namespace) -> int:
+    """Pre-train, or resume; prints what will be done before and where the results are after."""
+    config = configure(options)
+    folder = Path(options.run_folder) if options.run_folder else default_folder(config)
+    from ibot.data.sources import scan
+    from ibot.engine.device import choose_device
+    from ibot.engine.distributed import launched_processes
+    from ibot.engine.loop import train
+
+    source = scan(config.data.path)
+    processes = launched_processes()
+    derived = derive(config, len(source), processes.world_size)
+    say = (lambda text: None) if options.quiet or not processes.is_main else print
+    describe(config, derived, source, folder, processes.world_size, say)
+    evaluate = knn_probe(config, choose_device(config.system.device)) if processes.is_main else None
+    state = train(config, folder, command=shlex.join(["ibot", *sys.argv[1:]]), evaluate=evaluate, quiet=options.quiet)
+    if state.step >= derived.run_steps:
+        say(f"done: {state.step} steps, {state.images_seen} images. Weights: {folder}/checkpoints/last")
+        say(
+            f"next: ibot eval knn {shlex.quote(str(folder))} --data DIR    ibot features {shlex.quote(str(folder))} --data DIR --out FILE"
+        )
+    return 0
+
+
+def configure(options: argparse.Namespace) -> Config:
+    """The recipe with the command line's settings; the short flags are other names of settings."""
+    short = {
+        "data.path": options.data,
+        "data.val_path": options.val_data,
+        "train.max_steps": options.steps,
+        "train.length": None if options.epochs is None else f"{options.epochs:g} epochs",
+        "train.seed": options.seed,
+        "system.device": options.device,
+    }
+    given = [f"{key}={value}" for key, value in short.items() if value not in (None, "")]
+    config = apply(recipe(options.recipe), [*given, *options.settings])
+    check(config)
+    return config
+
+
+def default_folder(config: Config) -> Path:
+    """A folder named after the recipe and a hash of the settings, so that the same command resumes its own run."""
+    plain = to_plain(replace(config, train=replace(config.train, max_steps=0)))
+    for section in ("system", "log", "checkpoint", "evaluate"):
+        plain.pop(section)
+    return Path("runs") / f"{config.recipe or 'run'}-{hashlib.sha256(repr(plain).encode()).hexdigest()[:8]}"
+
+
+def describe(
+    config: Config, derived: Derived, source: ImageSource, folder: Path, world_size: int, say: Callable[[str], None]
+) -> None:
+    """What the run will do, before it starts."""
+    model, train = config.model, config.train
+    micro = f" x {train.accumulate} micro-batches" if train.accumulate > 1 else ""
+    say(
+        f"recipe {config.recipe or '-'}: ViT of {model.depth} blocks, width {model.width}, patch {model.patch}, {config.head.out_dim} prototypes"
+    )
+    say(f"data   {len(source)} images in {source.root}")
+    say(
+        f"run    {derived.run_steps} of {derived.total_steps} steps, {derived.steps_per_epoch} per epoch; "
+        f"batch {train.batch} = {world_size} processes x {derived.batch_per_process // train.accumulate}{micro}; "
+        f"peak learning rate {derived.lr_actual:.3g}; seed {train.seed}"
+    )
+    say(f"folder {folder} (the same command resumes it)")
+    for note in derived.notes:
+        say(f"note   {note}")
+    for note in warnings(config):
+        say(f"note   {note}")
+    extra = beyond_paper(config)
+    if extra:
+        say("beyond the paper: " + "; ".join(extra))
+
+
+def knn_probe(config: Config, device: torch.device) -> Callable[[nn.Module, int], list[ResultRecord]] | None:
+    """k-NN accuracy of a backbone on the labelled images of the data folder; None without labels."""
+    import numpy as np
+
+    from ibot.data.sources import labelled_sets
+    from ibot.eval.features import extract_features
+    from ibot.eval.knn import knn_accuracy
+    from ibot.eval.spectrum import effective_rank
+
+    sets = labelled_sets(config.data.path, config.data.val_path)
+    if sets is None:
+        return None
+    train, val = sets
+    settings = config.evaluate
+    picks = [
+        np.linspace(0, len(part) - 1, min(len(part), limit)).astype(np.int64)
+        for part, limit in ((train, settings.max_train), (val, settings.max_val))
+    ]
+
+    def evaluate(backbone: nn.Module, step: int) -> list[ResultRecord]:
+        size = config.augment.global_size
+        bank, queries = (
+            extract_features(backbone, part, size=size, indices=pick, device=device)
+            for part, pick in zip((train, val), picks, strict=True)
+        )
+        assert bank.labels is not None and queries.labels is not None
+        score = next(
+            iter(
+                knn_accuracy(
+                    bank.unit(), bank.labels, queries.unit(), queries.labels,
+                    ks=[settings.k], temperature=settings.temperature,
+                ).values()
+            )
+        )  # fmt: skip
+        extra = {"step": step, "balanced": score.balanced, "effective_rank": effective_rank(queries.cls)}
+        chosen = {"k": settings.k, "temperature": settings.temperature, "feature": "cls", "normalised": True}
+        return [ResultRecord("knn", "knn_top1", score.top1, chosen, len(bank.names), len(queries.names), extra=extra)]
+
+    return evaluate
