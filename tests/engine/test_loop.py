@@ -1,0 +1,236 @@
+"""Real runs of the loop on real files: resumption, limits, failures."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ibot.config.override import apply, to_plain
+from ibot.engine.checkpoint import find_checkpoint
+from ibot.engine.loop import train
+from ibot.engine.run import read_jsonl
+from ibot.errors import DataError, RunError, TrainingStopped
+
+
+def weights(run) -> dict[str, torch.Tensor]:
+    folder = find_checkpoint(run)
+    both = {name: load_file(folder / f"{name}.safetensors") for name in ("model", "teacher")}
+    return {f"{network}.{name}": t for network, tensors in both.items() for name, t in tensors.items()}
+
+
+def assert_equal_runs(first, second):
+    a, b = weights(first), weights(second)
+    assert a.keys() == b.keys()
+    different = [name for name in a if not torch.equal(a[name], b[name])]
+    assert not different, different
+
+
+def quiet(config, run, **kwargs):
+    return train(config, run, quiet=True, **kwargs)
+
+
+def test_a_run_leaves_weights_and_records(small, tmp_path):
+    state = quiet(small, tmp_path / "run", command="ibot pretrain")
+    assert (state.step, state.images_seen, state.epoch) == (20, 160, 3)
+    rows = read_jsonl(tmp_path / "run" / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [5, 10, 15, 20]
+    assert all(np.isfinite(row[key]) for row in rows for key in ("cls_loss", "patch_loss", "effective_rank"))
+    assert (tmp_path / "run" / "checkpoints" / "last").read_text().strip() == "step_00000020"
+    assert {p.name for p in (tmp_path / "run" / "checkpoints").iterdir()} == {
+        "last", "step_00000010", "step_00000015", "step_00000020",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("first_part", [3, 10, 13])
+def test_stopping_in_mid_epoch_and_resuming_changes_nothing(small, tmp_path, first_part):
+    quiet(small, tmp_path / "whole")
+    stopped = quiet(replace(small, train=replace(small.train, max_steps=first_part)), tmp_path / "parts")
+    assert stopped.step == first_part
+    assert quiet(small, tmp_path / "parts").step == 20
+    assert_equal_runs(tmp_path / "whole", tmp_path / "parts")
+    kept = [[row["cls_loss"] for row in read_jsonl(tmp_path / run / "metrics.jsonl") if row["step"] == 20] for run in ("whole", "parts")]  # noqa: E501
+    # The last log row averages over the steps since the resumption.
+    assert len(kept[0]) == len(kept[1]) == 1
+
+
+def test_workers_do_not_change_the_weights(small, tmp_path):
+    quiet(small, tmp_path / "none")
+    quiet(replace(small, system=replace(small.system, workers=2)), tmp_path / "two")
+    assert_equal_runs(tmp_path / "none", tmp_path / "two")
+
+
+def test_micro_batches_give_the_large_batch_up_to_rounding(small, tmp_path):
+    small = apply(small, ["model.drop_path=0", "method.targets=center", "method.koleo_weight=0", "train.length=6 steps"])
+    quiet(small, tmp_path / "whole")
+    quiet(apply(small, ["train.accumulate=2"]), tmp_path / "parts")
+    a, b = weights(tmp_path / "whole"), weights(tmp_path / "parts")
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], rtol=0, atol=3e-4, msg=lambda m, name=name: f"{name}: {m}")
+
+
+def test_a_finished_run_started_again_does_nothing(small, tmp_path):
+    quiet(small, tmp_path / "run")
+    before = weights(tmp_path / "run")
+    assert quiet(small, tmp_path / "run").step == 20
+    assert all(torch.equal(before[name], t) for name, t in weights(tmp_path / "run").items())
+
+
+def test_other_settings_in_the_same_folder_are_refused(small, tmp_path):
+    quiet(small, tmp_path / "run")
+    before = (tmp_path / "run" / "config.json").read_text()
+    with pytest.raises(RunError, match="other settings") as caught:
+        quiet(apply(small, ["optim.lr=1e-3", "model.depth=1"]), tmp_path / "run")
+    assert "model.depth: 2 -> 1" in caught.value.why and "optim.lr" in caught.value.why
+    assert (tmp_path / "run" / "config.json").read_text() == before
+
+
+def test_a_folder_of_other_images_is_refused(small, tmp_path, pictures):
+    quiet(small, tmp_path / "run")
+    other = tmp_path / "other"
+    other.mkdir()
+    for i in range(10):
+        (other / f"{i}.png").write_bytes((pictures / "000.png").read_bytes())
+    with pytest.raises(RunError, match="other images"):
+        quiet(apply(small, [f"data.path={other}"]), tmp_path / "run")
+
+
+def test_a_folder_with_other_files_is_refused(small, tmp_path):
+    (tmp_path / "thesis.txt").write_text("do not touch")
+    with pytest.raises(RunError, match="holds files but no run"):
+        quiet(small, tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_batch_larger_than_the_data_is_refused(small, tmp_path):
+    with pytest.raises(DataError, match=r"batch of 64 .* larger than the data set of 48") as caught:
+        quiet(apply(small, ["train.batch=64"]), tmp_path / "run")
+    assert "train.batch=32" in caught.value.fix
+
+
+def test_a_non_finite_loss_stops_with_step_rate_and_files(small, tmp_path):
+    broken = apply(small, ["optim.lr=1e30", "optim.warmup=0 steps", "optim.clip=0", "head.norm_last_layer=false"])
+    with pytest.raises(TrainingStopped, match=r"not finite at step \d+ \(learning rate") as caught:
+        quiet(broken, tmp_path / "run")
+    assert ".png" in caught.value.why
+    event = next(row for row in read_jsonl(tmp_path / "run" / "events.jsonl") if row["event"] == "non-finite loss")
+    assert len(event["files"]) == 8
+    last = find_checkpoint(tmp_path / "run")
+    assert last is None or all(t.isfinite().all() for t in load_file(last / "model.safetensors").values())
+
+
+def test_evaluation_runs_on_the_initial_weights_and_at_the_end(small, tmp_path):
+    seen = []
+    quiet(apply(small, ["evaluate.every=10 steps"]), tmp_path / "run", evaluate=lambda net, step: seen.append(step) or [])
+    assert seen == [0, 10, 20]
+
+
+def start(config, run, tmp_path) -> subprocess.Popen:
+    """The same training in a process of its own."""
+    plain = tmp_path / "config.json"
+    plain.write_text(json.dumps(to_plain(config)))
+    code = (
+        "import json, sys; from pathlib import Path\n"
+        "from ibot.config.override import from_plain; from ibot.engine.loop import train\n"
+        f"train(from_plain(json.loads(Path({str(plain)!r}).read_text())), Path({str(run)!r}), command='test')\n"
+    )
+    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def wait_for_step(run, step, process):
+    """Until metrics.jsonl has reached `step`; a process that ends or stands still for a minute fails the test."""
+    deadline = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < deadline:
+        rows = read_jsonl(run / "metrics.jsonl")
+        if rows and rows[-1]["step"] >= step:
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"no step {step}: {process.communicate(timeout=5)[0] if process.poll() is not None else 'slow'}")
+
+
+def test_sigterm_saves_and_the_same_command_resumes_to_equal_weights(small, tmp_path):
+    small = apply(small, ["train.length=300 steps", "checkpoint.every=1000 steps", "log.every=1"])
+    quiet(small, tmp_path / "whole")
+    process = start(small, tmp_path / "run", tmp_path)
+    wait_for_step(tmp_path / "run", 20, process)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0 and "the same command resumes" in output
+    step = json.loads((find_checkpoint(tmp_path / "run") / "state.json").read_text())["step"]
+    assert 20 <= step < 300
+    quiet(small, tmp_path / "run")
+    assert_equal_runs(tmp_path / "whole", tmp_path / "run")
+
+
+def kill_and_resume(small, tmp_path, kills, seed) -> int:
+    """Kill -9 at random moments, `kills` times; returns how many kills hit a running training."""
+    rng = np.random.default_rng(seed)
+    run, hits = tmp_path / "run", 0
+    for _ in range(kills):
+        process = start(small, run, tmp_path)
+        began = (find_checkpoint(run).name if find_checkpoint(run) else "none", time.monotonic())
+        # Wait until it trains, then a random moment longer: saves happen every step, so many kills fall into one.
+        while process.poll() is None and not (read_jsonl(run / "events.jsonl") and _newer(run, began)):
+            time.sleep(0.005)
+        time.sleep(float(rng.uniform(0, 0.3)))
+        hits += process.poll() is None
+        os.kill(process.pid, signal.SIGKILL) if process.poll() is None else None
+        process.communicate()
+    return hits
+
+
+def _newer(run, began) -> bool:
+    last = find_checkpoint(run)
+    return (last is not None and last.name != began[0]) or time.monotonic() - began[1] > 30
+
+
+def test_kill_nine_during_saves_loses_nothing(small, tmp_path):
+    small = apply(small, ["train.length=400 steps", "checkpoint.every=1 steps", "log.every=1"])
+    quiet(apply(small, ["checkpoint.every=200 steps"]), tmp_path / "whole")
+    assert kill_and_resume(small, tmp_path, kills=2, seed=0) == 2
+    assert quiet(apply(small, ["checkpoint.every=200 steps"]), tmp_path / "run").step == 400
+    assert_equal_runs(tmp_path / "whole", tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_twenty_kills_at_random_moments_end_in_the_weights_of_the_unbroken_run(small, tmp_path):
+    small = apply(small, ["train.length=3000 steps", "checkpoint.every=2 steps", "log.every=10", "system.workers=1"])
+    quiet(apply(small, ["checkpoint.every=1000 steps"]), tmp_path / "whole")
+    hits = kill_and_resume(small, tmp_path, kills=20, seed=1)
+    assert quiet(apply(small, ["checkpoint.every=1000 steps"]), tmp_path / "run").step == 3000
+    assert_equal_runs(tmp_path / "whole", tmp_path / "run")
+    assert hits == 20
+
+
+def test_a_second_writer_is_refused(small, tmp_path):
+    small = apply(small, ["train.length=2000 steps", "checkpoint.every=1000 steps", "log.every=1"])
+    process = start(small, tmp_path / "run", tmp_path)
+    try:
+        wait_for_step(tmp_path / "run", 1, process)
+        with pytest.raises(RunError, match="in use") as caught:
+            quiet(small, tmp_path / "run")
+        assert str(process.pid) in caught.value.why
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_second_ctrl_c_interrupts(small, tmp_path):
+    assert threading.current_thread() is threading.main_thread()
+    from ibot.engine.logging import StopSignal
+
+    with StopSignal() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.01)
+        assert stop.stop
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.1)
