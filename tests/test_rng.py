@@ -1,0 +1,50 @@
+import numpy as np
+import pytest
+
+from ibot.rng import MAX_DRAWS, Purpose, permutation, philox, torch_seed, uniform, words
+
+
+def test_philox_gives_the_published_words():
+    zeros, ones = np.zeros(4, np.uint64), np.full(4, 0xFFFFFFFF, np.uint64)
+    assert [f"{int(w):08x}" for w in philox((0, 0), zeros)] == ["6627e8d5", "e169c58d", "bc57ac4c", "9b00dbd8"]
+    assert [f"{int(w):08x}" for w in philox((0xFFFFFFFF, 0xFFFFFFFF), ones)] == [
+        "408f276d", "41c83b0e", "a20bc7c6", "6d5451fd",
+    ]  # fmt: skip
+
+
+def test_a_number_depends_on_its_coordinates_alone():
+    together = uniform(3, 1, np.arange(50)[:, None], np.arange(4), Purpose.BOX, 7)
+    for i, v in ((0, 0), (17, 3), (49, 2)):
+        np.testing.assert_array_equal(together[i, v], uniform(3, 1, i, v, Purpose.BOX, 7))
+    np.testing.assert_array_equal(together[..., :3], uniform(3, 1, np.arange(50)[:, None], np.arange(4), Purpose.BOX, 3))
+
+
+@pytest.mark.parametrize("changed", ["seed", "epoch", "index", "view", "purpose"])
+def test_every_coordinate_changes_the_numbers(changed):
+    base = {"seed": 1, "epoch": 2, "index": 3, "view": 4, "purpose": Purpose.BOX}
+    other = base | {changed: Purpose.COLOR if changed == "purpose" else base[changed] + 1}
+    assert (words(**base, count=8) != words(**other, count=8)).all()
+
+
+def test_numbers_are_uniform_and_uncorrelated():
+    drawn = uniform(0, 0, np.arange(20000), 0, Purpose.BOX, 4)
+    assert 0 <= drawn.min() and drawn.max() < 1
+    assert abs(drawn.mean() - 0.5) < 4 * (1 / 12 / drawn.size) ** 0.5
+    assert np.abs(np.corrcoef(drawn.T) - np.eye(4)).max() < 0.03
+
+
+def test_an_order_is_a_permutation_that_differs_between_epochs_and_seeds():
+    orders = [permutation(seed, epoch, 1000) for seed, epoch in ((0, 0), (0, 1), (1, 0))]
+    for order in orders:
+        np.testing.assert_array_equal(np.sort(order), np.arange(1000))
+    assert (orders[0] != orders[1]).mean() > 0.9 and (orders[0] != orders[2]).mean() > 0.9
+
+
+def test_more_draws_than_a_counter_holds_are_refused():
+    with pytest.raises(ValueError, match=str(MAX_DRAWS)):
+        words(0, 0, 0, 0, Purpose.BOX, MAX_DRAWS + 1)
+
+
+def test_seeds_of_steps_and_ranks_differ():
+    seeds = {torch_seed(0, step, rank, Purpose.DROP_PATH) for step in range(50) for rank in range(8)}
+    assert len(seeds) == 400 and all(0 <= seed < 2**63 for seed in seeds)
