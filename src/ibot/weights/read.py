@@ -132,8 +132,7 @@ def _read_safetensors(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def _read_pickle(file: Path, key: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    # Published checkpoints hold their arguments as a Namespace and learning rates as numpy numbers.
-    allowed = [argparse.Namespace, np.core.multiarray.scalar, np.dtype, *_numpy_types()]  # pyright: ignore
+    allowed = [argparse.Namespace, *_numpy_numbers()]
     try:
         with torch.serialization.safe_globals(allowed):
             content = torch.load(file, map_location="cpu", weights_only=True)
@@ -148,8 +147,12 @@ def _read_pickle(file: Path, key: str) -> tuple[dict[str, Tensor], dict[str, Any
     return _choose(content, key, file)
 
 
-def _numpy_types() -> list[type]:
-    return [type(np.dtype(name)) for name in ("float64", "float32", "int64", "int32")]
+def _numpy_numbers() -> list[Any]:
+    """What a restricted unpickler needs for numpy numbers: published checkpoints keep learning rates as such."""
+    scalar = np.float64(0).__reduce__()[0]  # the public way to a private function
+    names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")  # before and since numpy 2
+    types = [type(np.dtype(name)) for name in ("float64", "float32", "int64", "int32")]
+    return [*((scalar, name) for name in names), np.dtype, *types]
 
 
 def _first_words(error: Exception) -> str:

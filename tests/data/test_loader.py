@@ -1,0 +1,126 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ibot.config.schema import AugmentConfig, Config, SystemConfig, TrainConfig
+from ibot.data.loader import Loader, choose_workers
+from ibot.data.sources import scan
+from ibot.errors import ConfigError, DataError
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    for i in range(26):
+        Image.fromarray(rng.integers(0, 256, (20 + i, 30, 3), dtype=np.uint8)).save(folder / f"{i:02d}.png")
+    return scan(folder)
+
+
+def config(batch=8, accumulate=1, workers=0) -> Config:
+    augment = AugmentConfig(num_local=2, global_size=(16, 16), local_size=(8, 8))
+    train = TrainConfig(batch=batch, accumulate=accumulate)
+    return Config(augment=augment, train=train, system=SystemConfig(workers=workers))
+
+
+def steps(source, count, start=0, **kwargs):
+    parallel = {key: kwargs.pop(key) for key in ("rank", "world_size") if key in kwargs}
+    loader = Loader(config(**kwargs), source, grid=(4, 4), start_step=start, end_step=start + count, **parallel)
+    return list(loader)
+
+
+def assert_equal(a, b):
+    assert np.array_equal(a.index, b.index)
+    assert torch.equal(a.global_views, b.global_views) and torch.equal(a.local_views, b.local_views)
+    assert torch.equal(a.masks.map, b.masks.map)
+
+
+def test_shapes_and_types(source):
+    (batch,) = steps(source, 1)[0]
+    assert batch.global_views.shape == (2, 8, 3, 16, 16) and batch.global_views.dtype == torch.uint8
+    assert batch.local_views.shape == (2, 8, 3, 8, 8) and batch.masks.map.shape == (2, 8, 16)
+
+
+def test_an_epoch_shows_every_image_at_most_once_and_the_next_in_another_order(source):
+    first, second = ([b.index for s in steps(source, 3, start=start) for b in s] for start in (0, 3))
+    assert len(set(np.concatenate(first))) == 24
+    assert not np.array_equal(np.concatenate(first), np.concatenate(second))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_do_not_change_the_batches(source, workers):
+    for a, b in zip(steps(source, 5), steps(source, 5, workers=workers), strict=True):
+        assert_equal(a[0], b[0])
+
+
+@pytest.mark.parametrize("start", [1, 2, 3, 7])
+def test_starting_later_gives_the_same_batches(source, start):
+    for a, b in zip(steps(source, 9)[start:], steps(source, 9 - start, start=start), strict=True):
+        assert_equal(a[0], b[0])
+
+
+@pytest.mark.parametrize(("world_size", "accumulate"), [(2, 1), (1, 2), (2, 2), (4, 1)])
+def test_processes_and_micro_batches_share_the_same_images(source, world_size, accumulate):
+    whole = [s[0] for s in steps(source, 4)]
+    parts = [steps(source, 4, rank=r, world_size=world_size, accumulate=accumulate) for r in range(world_size)]
+    for step, batch in enumerate(whole):
+        seen = {}
+        for rank in range(world_size):
+            assert len(parts[rank][step]) == accumulate
+            for micro in parts[rank][step]:
+                for row, index in enumerate(micro.index):
+                    seen[int(index)] = (micro, row)
+        assert sorted(seen) == sorted(batch.index.tolist())
+        for row, index in enumerate(batch.index.tolist()):
+            micro, other = seen[index]
+            assert torch.equal(batch.global_views[:, row], micro.global_views[:, other])
+            assert torch.equal(batch.masks.map[:, row], micro.masks.map[:, other])
+
+
+def test_bad_files_are_replaced_by_the_same_images_whoever_reads_them(source, tmp_path):
+    for i in range(len(source)):
+        (tmp_path / source.name(i)).write_bytes(source.path(i).read_bytes() if i % 5 else b"not an image")
+    damaged = scan(tmp_path)
+    loader = [Loader(config(workers=w), damaged, grid=(4, 4), end_step=6) for w in (0, 2)]
+    first, second = ([s[0] for s in part] for part in loader)
+    bad = {row for batch in first for row in batch.bad}
+    assert {name for name, _ in bad} <= {f"{i:02d}.png" for i in range(0, 26, 5)} and len(bad) >= 5
+    assert {reason for _, reason in bad} == {"not an image"}
+    for a, b in zip(first, second, strict=True):
+        assert_equal(a, b)
+        assert a.bad == b.bad and not any(i % 5 == 0 for i in a.index)
+
+
+def test_a_folder_of_bad_files_stops_with_the_reason(tmp_path):
+    for i in range(10):
+        (tmp_path / f"{i}.png").write_bytes(b"")
+    with pytest.raises(DataError, match="100 images in a row") as caught:
+        next(iter(Loader(config(batch=2), scan(tmp_path), grid=(4, 4))))
+    assert "empty file" in caught.value.why
+
+
+def test_images_and_plain_images_have_their_hashes(source, tmp_path):
+    Image.new("RGB", (9, 9), (1, 2, 3)).save(tmp_path / "plain.png")
+    for i in range(3):
+        (tmp_path / f"{i}.png").write_bytes(source.path(0).read_bytes())
+    (batch,) = next(iter(Loader(config(batch=4), scan(tmp_path), grid=(4, 4))))
+    assert sorted(batch.content)[0] == -1 and len(set(batch.content.tolist())) == 2
+
+
+def test_batches_that_do_not_fit_are_refused(source):
+    with pytest.raises(DataError, match="larger than the data set of 26"):
+        Loader(config(batch=32), source, grid=(4, 4))
+    with pytest.raises(ConfigError, match="cannot be shared equally") as caught:
+        Loader(config(batch=9), source, grid=(4, 4), world_size=2)
+    assert "multiple of 2" in caught.value.fix
+
+
+def test_the_number_of_workers_follows_the_cores(monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(12)))
+    assert choose_workers(-1) == 11 and choose_workers(0) == 0 and choose_workers(3) == 3
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert choose_workers(-1) == 2
+    assert replace(config()).system.workers == 0
