@@ -37,7 +37,7 @@ class VisionTransformer(nn.Module):
         self.masked_embed = nn.Parameter(torch.zeros(1, width)) if masked else None
         self.register_tokens = nn.Parameter(torch.zeros(1, config.registers, width)) if config.registers else None
         self.patch_embed = PatchEmbed(patch, width)
-        rates = torch.linspace(0, drop_path, config.depth).tolist()
+        rates = [drop_path * i / max(1, config.depth - 1) for i in range(config.depth)]
         hidden = int(width * config.mlp_ratio)
         self.blocks = nn.ModuleList(Block(width, config.heads, hidden, rate, config.layer_scale) for rate in rates)
         self.norm = nn.Identity() if config.mean_pooling else nn.LayerNorm(width, eps=LAYER_NORM_EPS)
