@@ -16,7 +16,9 @@ def test_a_number_depends_on_its_coordinates_alone():
     together = uniform(3, 1, np.arange(50)[:, None], np.arange(4), Purpose.BOX, 7)
     for i, v in ((0, 0), (17, 3), (49, 2)):
         np.testing.assert_array_equal(together[i, v], uniform(3, 1, i, v, Purpose.BOX, 7))
-    np.testing.assert_array_equal(together[..., :3], uniform(3, 1, np.arange(50)[:, None], np.arange(4), Purpose.BOX, 3))
+    np.testing.assert_array_equal(
+        together[..., :3], uniform(3, 1, np.arange(50)[:, None], np.arange(4), Purpose.BOX, 3)
+    )
 
 
 @pytest.mark.parametrize("changed", ["seed", "epoch", "index", "view", "purpose"])
@@ -28,7 +30,7 @@ def test_every_coordinate_changes_the_numbers(changed):
 
 def test_numbers_are_uniform_and_uncorrelated():
     drawn = uniform(0, 0, np.arange(20000), 0, Purpose.BOX, 4)
-    assert 0 <= drawn.min() and drawn.max() < 1
+    assert drawn.min() >= 0 and drawn.max() < 1
     assert abs(drawn.mean() - 0.5) < 4 * (1 / 12 / drawn.size) ** 0.5
     assert np.abs(np.corrcoef(drawn.T) - np.eye(4)).max() < 0.03
 

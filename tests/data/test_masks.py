@@ -81,7 +81,11 @@ def published_ratio(pairs):
 
 
 def test_the_reference_in_this_file_gives_the_published_counts():
-    want = {0: "85 82 0 0 0 0 0 33 0 75 30 85", 1: "0 39 0 79 82 84 44 0 0 73 0 58", 2: "0 26 58 0 0 60 47 0 75 0 23 36"}
+    want = {
+        0: "85 82 0 0 0 0 0 33 0 75 30 85",
+        1: "0 39 0 79 82 84 44 0 0 73 0 58",
+        2: "0 26 58 0 0 60 47 0 75 0 23 36",
+    }
     for seed, counts in want.items():
         random.seed(seed)
         got = [int(published_block_mask(14, 14, published_ratio(TARGETS["A"].ratio)).sum()) for _ in range(12)]

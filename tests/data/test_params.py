@@ -45,7 +45,9 @@ def test_operations_occur_as_often_as_the_recipes_say():
     assert (params.jitter_order[..., 0] != 255).mean() == pytest.approx(0.8, abs=0.02)
     assert params.gray.mean() == pytest.approx(0.2, abs=0.02)
     blurred = (params.blur_sigma > 0).mean(0)
-    assert blurred[0] == 1.0 and blurred[1] == pytest.approx(0.1, abs=0.02) and blurred[2:] == pytest.approx(0.5, abs=0.03)
+    assert (
+        blurred[0] == 1.0 and blurred[1] == pytest.approx(0.1, abs=0.02) and blurred[2:] == pytest.approx(0.5, abs=0.03)
+    )
     solarized = params.solarize.mean(0)
     assert solarized[0] == 0 and solarized[1] == pytest.approx(0.2, abs=0.025) and (solarized[2:] == 0).all()
     sigma = params.blur_sigma[:, 0]

@@ -12,7 +12,7 @@ def make(root, *names):
     for name in names:
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (4, 4)).save(path) if not path.suffix.lower() == ".txt" else path.write_text("x")
+        Image.new("RGB", (4, 4)).save(path) if path.suffix.lower() != ".txt" else path.write_text("x")
 
 
 def names(source):

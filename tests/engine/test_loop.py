@@ -57,7 +57,10 @@ def test_stopping_in_mid_epoch_and_resuming_changes_nothing(small, tmp_path, fir
     assert stopped.step == first_part
     assert quiet(small, tmp_path / "parts").step == 20
     assert_equal_runs(tmp_path / "whole", tmp_path / "parts")
-    kept = [[row["cls_loss"] for row in read_jsonl(tmp_path / run / "metrics.jsonl") if row["step"] == 20] for run in ("whole", "parts")]  # noqa: E501
+    kept = [
+        [row["cls_loss"] for row in read_jsonl(tmp_path / run / "metrics.jsonl") if row["step"] == 20]
+        for run in ("whole", "parts")
+    ]
     # The last log row averages over the steps since the resumption.
     assert len(kept[0]) == len(kept[1]) == 1
 
@@ -69,7 +72,9 @@ def test_workers_do_not_change_the_weights(small, tmp_path):
 
 
 def test_micro_batches_give_the_large_batch_up_to_rounding(small, tmp_path):
-    small = apply(small, ["model.drop_path=0", "method.targets=center", "method.koleo_weight=0", "train.length=6 steps"])
+    small = apply(
+        small, ["model.drop_path=0", "method.targets=center", "method.koleo_weight=0", "train.length=6 steps"]
+    )
     quiet(small, tmp_path / "whole")
     quiet(apply(small, ["train.accumulate=2"]), tmp_path / "parts")
     a, b = weights(tmp_path / "whole"), weights(tmp_path / "parts")
@@ -129,7 +134,9 @@ def test_a_non_finite_loss_stops_with_step_rate_and_files(small, tmp_path):
 
 def test_evaluation_runs_on_the_initial_weights_and_at_the_end(small, tmp_path):
     seen = []
-    quiet(apply(small, ["evaluate.every=10 steps"]), tmp_path / "run", evaluate=lambda net, step: seen.append(step) or [])
+    quiet(
+        apply(small, ["evaluate.every=10 steps"]), tmp_path / "run", evaluate=lambda net, step: seen.append(step) or []
+    )
     assert seen == [0, 10, 20]
 
 
@@ -153,7 +160,9 @@ def wait_for_step(run, step, process):
         if rows and rows[-1]["step"] >= step:
             return
         time.sleep(0.01)
-    raise AssertionError(f"no step {step}: {process.communicate(timeout=5)[0] if process.poll() is not None else 'slow'}")
+    raise AssertionError(
+        f"no step {step}: {process.communicate(timeout=5)[0] if process.poll() is not None else 'slow'}"
+    )
 
 
 def test_sigterm_saves_and_the_same_command_resumes_to_equal_weights(small, tmp_path):

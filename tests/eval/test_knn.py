@@ -15,7 +15,10 @@ def test_golden_accuracies(golden):
     cases = {k: v for k, v in json.loads((golden / "evaluation.json").read_text()).items() if k.startswith("knn_")}
     assert len(cases) >= 3
     for name, case in cases.items():
-        tensors = [torch.from_numpy(arrays[f"{name}/{part}"]) for part in ("train_features", "train_labels", "test_features", "test_labels")]  # noqa: E501
+        tensors = [
+            torch.from_numpy(arrays[f"{name}/{part}"])
+            for part in ("train_features", "train_labels", "test_features", "test_labels")
+        ]
         train, labels, test, truth = tensors
         for result in case["results"]:
             got = knn_accuracy(train.double(), labels, test.double(), truth, ks=[result["k"]], temperature=result["T"])
@@ -81,7 +84,15 @@ def test_no_tensor_of_all_pairs_is_built():
     train, test = torch.randn(3000, 8), torch.randn(500, 8)
     with Watch():
         nearest(train, test[:64], 20, block=256)
-        knn_accuracy(train, torch.zeros(3000, dtype=torch.int64), test, torch.zeros(500, dtype=torch.int64), ks=[20], chunk=64, block=256)
+        knn_accuracy(
+            train,
+            torch.zeros(3000, dtype=torch.int64),
+            test,
+            torch.zeros(500, dtype=torch.int64),
+            ks=[20],
+            chunk=64,
+            block=256,
+        )
     assert largest <= 3000 * 8
 
 

@@ -26,7 +26,7 @@ def settings(**kwargs) -> Config:
     )
     head = HeadConfig(
         **{"out_dim": 20, "patch_out_dim": 20, "hidden_dim": 16, "bottleneck_dim": 8, **kwargs.get("head", {})}
-    )  # noqa: E501
+    )
     return Config(
         augment=AugmentConfig(num_local=kwargs.get("local", 2), global_size=(32, 24), local_size=(16, 16)),
         model=model, head=head, train=TrainConfig(batch=4), optim=OptimConfig(clip=0.0),

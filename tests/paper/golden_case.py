@@ -15,7 +15,15 @@ import numpy as np
 import torch
 
 from ibot.config.schema import (
-    AugmentConfig, Config, Duration, HeadConfig, MaskConfig, MethodConfig, ModelConfig, OptimConfig, TrainConfig,
+    AugmentConfig,
+    Config,
+    Duration,
+    HeadConfig,
+    MaskConfig,
+    MethodConfig,
+    ModelConfig,
+    OptimConfig,
+    TrainConfig,
 )  # fmt: skip
 from ibot.data.masks import masks_from_map
 from ibot.engine.optimizer import build_optimizer
@@ -73,7 +81,7 @@ class Case:
         left = copy.deepcopy({k: v for k, v in self.json.items() if isinstance(v, dict)})
         net, head, crops, loss, optim, masks = (
             left.pop(k) for k in ("backbone", "head", "crops", "loss", "optim", "masks")
-        )  # noqa: E501
+        )
         masks_kind, ratio, spread = masks.pop("masks"), masks.pop("pred_ratio"), masks.pop("pred_ratio_var")
         assert masks_kind in ("block", "rand", "empty", "mixed", "mixed1"), masks_kind
         assert net.pop("qkv_bias") is True and net.pop("norm_eps") == 1e-6
@@ -121,7 +129,7 @@ class Case:
             k: v
             for k, v in dict(net=net, crops=crops, head=head, loss=loss, optim=optim, masks=masks, adamw=adamw).items()
             if v
-        }  # noqa: E501
+        }
         known = {
             "student_tensors",
             "teacher_tensors",
@@ -130,7 +138,7 @@ class Case:
             "teacher_from_student",
             "optimizer_step_of",
             "sets",
-        }  # noqa: E501
+        }
         assert not unknown and set(left) <= known, f"settings unknown to this test: {unknown}, {set(left) - known}"
         train = TrainConfig(length=Duration(self.epochs, "epochs"), batch=batch)
         return Config(
@@ -280,7 +288,7 @@ class Run:
             self.see(
                 "acc",
                 abs(out.metrics["agreement"].item() - step["acc"]) if step["acc"] else out.metrics["agreement"].item(),
-            )  # noqa: E501
+            )
         for key, center in (("centers", self.model.cls_center), ("centers2", self.model.patch_center)):
             self.see("centers", error(center.value, self.case.arrays[key][number].flatten()))
         if number == 0:

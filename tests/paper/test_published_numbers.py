@@ -58,7 +58,12 @@ def test_backbones_have_the_published_number_of_parameters(width, depth, heads, 
 
 @pytest.mark.parametrize(
     ("width", "shared", "unshared"),
-    [(192, 7_221_504, 9_326_848), (384, 7_614_720, 9_720_064), (768, 8_401_152, 10_506_496), (1024, 8_925_440, 11_030_784)],
+    [
+        (192, 7_221_504, 9_326_848),
+        (384, 7_614_720, 9_720_064),
+        (768, 8_401_152, 10_506_496),
+        (1024, 8_925_440, 11_030_784),
+    ],
 )
 def test_heads_have_the_published_number_of_parameters(width, shared, unshared):
     with torch.device("meta"):
@@ -90,4 +95,6 @@ def test_state_names_and_shapes_equal_the_published_ones(golden, name):
     lacks = set(case["teacher_lacks"])
     theirs = {row[0]: row[1] for row in case["student"] if row[0] not in lacks}
     aliases = {row[0] for row in case["teacher_differs"] if len(row) > 2 and str(row[2]).startswith("alias")}
-    assert {n: list(t.shape) for n, t in teacher.state_dict().items()} == {n: s for n, s in theirs.items() if n not in aliases}
+    assert {n: list(t.shape) for n, t in teacher.state_dict().items()} == {
+        n: s for n, s in theirs.items() if n not in aliases
+    }

@@ -35,7 +35,7 @@ def knn(options: argparse.Namespace) -> int:
     size = (options.size, options.size) if options.size else evaluation_size(options.weights, options.key)
     parts = []
     for source, limit, name in zip(sets, (options.max_train, options.max_val), ("train", "val"), strict=True):
-        indices = np.linspace(0, len(source) - 1, min(limit, len(source))).astype(int) if limit else None
+        indices = np.linspace(0, len(source) - 1, min(limit, len(source))).astype(int).tolist() if limit else None
         progress = None if options.quiet or options.json else counter(name)
         parts.append(extract_features(backbone, source, size=size, indices=indices, device=device, progress=progress))
     bank, queries = parts
@@ -68,7 +68,7 @@ def knn(options: argparse.Namespace) -> int:
     return 0
 
 
-def counter(name: str):  # noqa: ANN201
+def counter(name: str):
     """A one-line counter on a terminal, silent elsewhere."""
     import sys
 

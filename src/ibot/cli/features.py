@@ -42,7 +42,8 @@ def run(options: argparse.Namespace) -> int:
         tensors["labels"] = features.labels
     if out.suffix == ".npz":
         arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
-        np.savez(out, names=np.array(features.names), classes=np.array(source.classes), **arrays)
+        arrays |= {"names": np.array(features.names), "classes": np.array(source.classes)}
+        np.savez(out, allow_pickle=False, **arrays)
     else:
         from safetensors.torch import save_file
 

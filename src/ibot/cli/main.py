@@ -19,7 +19,10 @@ settings:     section.key=value, as listed by ibot recipes show NAME
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns its exit code: 0 done, 1 a bug, 2 user error, 3 training stopped, 4 resources, 130 Ctrl-C."""
+    """Run a command; returns its exit code.
+
+    0 done, 1 a bug, 2 user error, 3 training stopped, 4 out of disk or memory, 130 Ctrl-C.
+    """
     parser = build_parser()
     options, extra = parser.parse_known_args(arguments)
     options.settings = [*getattr(options, "settings", []), *extra]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from ibot.config.override import diff, items, show as shown
+from ibot.config.override import diff, items
+from ibot.config.override import show as shown
 from ibot.recipes import RECIPES, beyond_paper, recipe
 from ibot.recipes.paper import SOURCES
 

@@ -42,9 +42,8 @@ def run(options: argparse.Namespace) -> int:
     state = train(config, folder, command=shlex.join(["ibot", *sys.argv[1:]]), evaluate=evaluate, quiet=options.quiet)
     if state.step >= derived.run_steps:
         say(f"done: {state.step} steps, {state.images_seen} images. Weights: {folder}/checkpoints/last")
-        say(
-            f"next: ibot eval knn {shlex.quote(str(folder))} --data DIR    ibot features {shlex.quote(str(folder))} --data DIR --out FILE"
-        )
+        name = shlex.quote(str(folder))
+        say(f"next: ibot eval knn {name} --data DIR    ibot features {name} --data DIR --out FILE")
     return 0
 
 
@@ -78,9 +77,8 @@ def describe(
     """What the run will do, before it starts."""
     model, train = config.model, config.train
     micro = f" x {train.accumulate} micro-batches" if train.accumulate > 1 else ""
-    say(
-        f"recipe {config.recipe or '-'}: ViT of {model.depth} blocks, width {model.width}, patch {model.patch}, {config.head.out_dim} prototypes"
-    )
+    network = f"ViT of {model.depth} blocks, width {model.width}, patch {model.patch}"
+    say(f"recipe {config.recipe or '-'}: {network}, {config.head.out_dim} prototypes")
     say(f"data   {len(source)} images in {source.root}")
     say(
         f"run    {derived.run_steps} of {derived.total_steps} steps, {derived.steps_per_epoch} per epoch; "
@@ -112,7 +110,7 @@ def knn_probe(config: Config, device: torch.device) -> Callable[[nn.Module, int]
     train, val = sets
     settings = config.evaluate
     picks = [
-        np.linspace(0, len(part) - 1, min(len(part), limit)).astype(np.int64)
+        np.linspace(0, len(part) - 1, min(len(part), limit)).astype(int).tolist()
         for part, limit in ((train, settings.max_train), (val, settings.max_val))
     ]
 

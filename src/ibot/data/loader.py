@@ -166,7 +166,7 @@ def content_hash(image: NDArray[np.uint8]) -> int:
     """Hash of about 16 x 16 pixels of an image [H, W, 3], to notice a folder of equal pictures; -1 for one colour."""
     height, width = image.shape[:2]
     sample = image[:: max(1, height // 16), :: max(1, width // 16)]
-    return -1 if (sample == sample[0, 0]).all() else zlib.crc32(np.ascontiguousarray(sample))
+    return -1 if (sample == sample[0, 0]).all() else zlib.crc32(sample.tobytes())
 
 
 def choose_workers(setting: int) -> int:

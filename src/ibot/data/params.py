@@ -61,12 +61,13 @@ def boxes(
 ) -> NDArray[np.int32]:
     """Random resized crop (spec 2.1): the first of ten boxes that fits, else the central one.
 
-    drawn: numbers in [0, 1) [B, V, 40]. sizes: [B, 2]. scale: [V, 2]. Returns int32 [B, V, 4]: top, left, height, width.
+    drawn: numbers in [0, 1) [B, V, 40]. sizes: [B, 2]. scale: [V, 2].
+    Returns int32 [B, V, 4]: top, left, height, width.
     """
     height, width = (sizes[:, None, None, i].astype(np.float64) for i in range(2))
     u = drawn.reshape(*drawn.shape[:2], BOX_ATTEMPTS, 4)
     area = height * width * (scale[:, None, 0] + (scale[:, None, 1] - scale[:, None, 0]) * u[..., 0])
-    log_low, log_high = np.log(np.float32(aspect))
+    log_low, log_high = np.log(np.asarray(aspect, np.float32))
     ratio = np.exp(log_low + (log_high - log_low) * u[..., 1])
     box_w, box_h = np.rint(np.sqrt(area * ratio)), np.rint(np.sqrt(area / ratio))
     fits = (box_w > 0) & (box_h > 0) & (box_w <= width) & (box_h <= height)

@@ -58,7 +58,7 @@ def resized_crop(
 
     Not `resize(box=...)`: that reads neighbours outside the box at its border.
     """
-    return image.crop((left, top, left + width, top + height)).resize(size[::-1], Image.Resampling.BICUBIC)
+    return image.crop((left, top, left + width, top + height)).resize((size[1], size[0]), Image.Resampling.BICUBIC)
 
 
 def brightness(image: Image.Image, factor: float) -> Image.Image:

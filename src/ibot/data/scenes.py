@@ -1,9 +1,8 @@
 """Generated scenes of composed objects with labels, boxes and instance masks, still or moving.
 
-A class is an arrangement of parts: a house is a triangle on a square, a car a low box on two wheels. Everything else is
-free: colours of every part and of the background, place, size, tilt, mirroring, clutter, light, noise. So neither
-colours nor single pixels tell the class, and a network has to see shapes whatever their colours. Used by the demo, the
-tests and later the dense tasks.
+A class is an arrangement of parts: a house is a triangle on a square, a car a low box on two wheels. Place, size, tilt,
+mirroring, shades, light and noise are free, and dark objects on light paper are as frequent as the reverse. So no pixel
+and no patch tells the class. Used by the demo, the tests and later the dense tasks.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ from PIL import Image, ImageDraw
 from ibot.rng import Purpose, uniform
 
 Polygon = NDArray[np.float64]
+LUMA = np.array([0.299, 0.587, 0.114])
 SUPERSAMPLING = 3
 """Shapes are drawn at this multiple of the image's side and averaged down: smooth edges."""
 
@@ -39,18 +39,46 @@ def _triangle(*corners: tuple[float, float]) -> Polygon:
     return np.array(corners)
 
 
+def _petals(count: int, reach: float, radius: float) -> list[Polygon]:
+    angles = np.arange(count) * 2 * math.pi / count
+    return [_disk(reach * math.cos(a), -0.35 + reach * math.sin(a), radius) for a in angles]
+
+
 OBJECTS: dict[str, list[Polygon]] = {
-    "house": [_box(-0.7, -0.1, 0.7, 0.9), _triangle((-0.95, -0.1), (0, -0.9), (0.95, -0.1)), _box(-0.2, 0.35, 0.2, 0.9)],
-    "car": [_box(-0.95, -0.05, 0.95, 0.45), _box(-0.5, -0.55, 0.45, -0.05), _disk(-0.5, 0.5, 0.28), _disk(0.5, 0.5, 0.28)],
+    "house": [
+        _box(-0.7, -0.1, 0.7, 0.9),
+        _triangle((-0.95, -0.1), (0, -0.9), (0.95, -0.1)),
+        _box(-0.2, 0.35, 0.2, 0.9),
+    ],
+    "car": [
+        _box(-0.95, -0.05, 0.95, 0.45),
+        _box(-0.5, -0.55, 0.45, -0.05),
+        _disk(-0.5, 0.5, 0.28),
+        _disk(0.5, 0.5, 0.28),
+    ],
     "tree": [_box(-0.14, 0.1, 0.14, 0.95), _disk(0, -0.3, 0.65)],
     "snowman": [_disk(0, 0.45, 0.5), _disk(0, -0.25, 0.36), _disk(0, -0.75, 0.24)],
-    "boat": [_triangle((-0.95, 0.3), (0.95, 0.3), (0.5, 0.8), (-0.5, 0.8)), _triangle((0.05, -0.9), (0.05, 0.2), (0.8, 0.2)), _box(-0.06, -0.9, 0.05, 0.3)],
-    "flower": [_box(-0.07, 0.0, 0.07, 0.95), *(_disk(0.42 * math.cos(a), -0.35 + 0.42 * math.sin(a), 0.26) for a in np.arange(5) * 2 * math.pi / 5), _disk(0, -0.35, 0.22)],
+    "boat": [
+        np.array([(-0.95, 0.3), (0.95, 0.3), (0.5, 0.8), (-0.5, 0.8)]),
+        _triangle((0.05, -0.9), (0.05, 0.2), (0.8, 0.2)),
+        _box(-0.06, -0.9, 0.05, 0.3),
+    ],
+    "flower": [_box(-0.07, 0.0, 0.07, 0.95), *_petals(5, 0.42, 0.26), _disk(0, -0.35, 0.22)],
     "table": [_box(-0.95, -0.35, 0.95, -0.1), _box(-0.8, -0.1, -0.6, 0.8), _box(0.6, -0.1, 0.8, 0.8)],
-    "ladder": [_box(-0.5, -0.95, -0.35, 0.95), _box(0.35, -0.95, 0.5, 0.95), *(_box(-0.5, y, 0.5, y + 0.14) for y in (-0.7, -0.25, 0.2, 0.65))],
+    "ladder": [
+        _box(-0.5, -0.95, -0.35, 0.95),
+        _box(0.35, -0.95, 0.5, 0.95),
+        *(_box(-0.5, y, 0.5, y + 0.14) for y in (-0.7, -0.25, 0.2, 0.65)),
+    ],
     "fish": [_disk(-0.15, 0, 0.65, 0.6), _triangle((0.35, 0), (0.95, -0.5), (0.95, 0.5)), _disk(-0.5, -0.08, 0.1)],
-    "mug": [_box(-0.6, -0.6, 0.35, 0.8), _box(0.35, -0.3, 0.8, -0.14), _box(0.35, 0.3, 0.8, 0.46), _box(0.66, -0.3, 0.82, 0.46)],
-}  # fmt: skip
+    "mug": [
+        _box(-0.6, -0.6, 0.35, 0.8),
+        _box(0.35, -0.3, 0.8, -0.14),
+        _box(0.35, 0.3, 0.8, 0.46),
+        _box(0.66, -0.3, 0.82, 0.46),
+    ],
+}
+"""The parts of each class in a square of -1..1, drawn in this order."""
 CLASSES = tuple(OBJECTS)
 
 
@@ -70,7 +98,9 @@ class Scene:
     """[n, S, S], pixels where the object is seen."""
 
 
-def draw_scene(seed: int, index: int, *, size: int = 32, objects: int = 1, frame: int = 0, clutter: int = 6) -> Scene:
+def draw_scene(
+    seed: int, index: int, *, size: int = 32, objects: int = 1, frame: int = 0, clutter: int = 0, color: float = 0.0
+) -> Scene:
     """The scene number `index` of a set.
 
     Args:
@@ -79,20 +109,24 @@ def draw_scene(seed: int, index: int, *, size: int = 32, objects: int = 1, frame
         size: S, side in pixels.
         objects: objects per scene; later ones are smaller and lie in front.
         frame: time; objects move along straight lines, a few pixels per frame.
-        clutter: strokes behind the objects.
+        clutter: strokes behind the objects, edges that say nothing.
+        color: 0 for gray pictures, 1 for free colours. Free colours tell pictures apart so well that a short training
+            learns little else.
     """
-    numbers = iter(uniform(seed, 0, index, np.arange(2 + objects), Purpose.SCENE, 128).reshape(-1, 128).tolist())
-    canvas = _background(next(numbers), size)
-    _strokes(canvas, next(numbers), size, clutter)
+    numbers = iter(uniform(seed, 0, index, np.arange(3 + objects), Purpose.SCENE, 128).tolist())
+    canvas = _background(_Draws(next(numbers)), size)
+    paper = float(_gray(canvas).mean())
+    _strokes(canvas, _Draws(next(numbers)), size, clutter)
+    light = _Draws(next(numbers))
     labels, masks = [], np.zeros((objects, size, size))
     for i in range(objects):
         draws = _Draws(next(numbers))
-        label = index % len(CLASSES) if i == 0 else draws.integer(len(CLASSES))
-        labels.append(label)
-        masks[i] = _draw_object(canvas, draws, OBJECTS[CLASSES[label]], size, 1.0 if i == 0 else 0.6, frame)
+        label = draws.integer(len(CLASSES))
+        labels.append(index % len(CLASSES) if i == 0 else label)
+        masks[i] = _draw_object(canvas, draws, OBJECTS[CLASSES[labels[i]]], paper, 1.0 if i == 0 else 0.6, frame)
         masks[:i] *= 1 - masks[i]  # what lies in front hides what lies behind
     seen = masks > 0.5
-    light = _Draws(uniform(seed, 0, index, 2 + objects, Purpose.SCENE, 128).tolist())
+    canvas = _gray(canvas)[..., None] * (1 - color) + canvas * color
     image = _lighted(canvas, light, np.random.default_rng((seed, index, frame)))
     boxes = np.array([_bounding_box(mask) for mask in seen], dtype=np.float32).reshape(-1, 4)
     return Scene(image, labels[0], tuple(labels), boxes, seen)
@@ -114,34 +148,37 @@ class _Draws:
         return np.array([self.between(0, 1) for _ in range(3)])
 
 
-def _background(numbers: list[float], size: int) -> NDArray[np.float64]:
-    """A colour gradient in a free direction: float64 [S, S, 3] in 0..1."""
-    draws = _Draws(numbers)
+def _gray(canvas: NDArray[np.float64]) -> NDArray[np.float64]:
+    return canvas @ LUMA
+
+
+def _background(draws: _Draws, size: int) -> NDArray[np.float64]:
+    """A gentle gradient in a free direction: float64 [S, S, 3] in 0..1."""
     angle = draws.between(0, 2 * math.pi)
     line = np.linspace(-0.7, 0.7, size)
     position = (np.cos(angle) * line[None, :] + np.sin(angle) * line[:, None]).clip(-0.5, 0.5) + 0.5
-    first, second = draws.color(), draws.color()
+    first = draws.color()
+    second = (first + 0.4 * (draws.color() - 0.5)).clip(0, 1)
     return first + position[..., None] * (second - first)
 
 
-def _strokes(canvas: NDArray[np.float64], numbers: list[float], size: int, count: int) -> None:
-    """Short lines of free colour: edges that say nothing."""
-    draws = _Draws(numbers)
+def _strokes(canvas: NDArray[np.float64], draws: _Draws, size: int, count: int) -> None:
+    """Short lines of free colour."""
     for _ in range(count):
-        x, y, angle, length = draws.between(0, 1), draws.between(0, 1), draws.between(0, math.pi), draws.between(0.1, 0.4)
-        width = draws.between(0.02, 0.05)
+        center = np.array([draws.between(0, 1), draws.between(0, 1)])
+        angle, length, width = draws.between(0, math.pi), draws.between(0.1, 0.4), draws.between(0.02, 0.05)
         along = np.array([math.cos(angle), math.sin(angle)])
         across = np.array([-along[1], along[0]]) * width
-        center = np.array([x, y])
         corners = [center + s * along * length / 2 + t * across for s, t in ((-1, -1), (1, -1), (1, 1), (-1, 1))]
         _paint(canvas, np.array(corners) * size, draws.color())
 
 
 def _draw_object(
-    canvas: NDArray[np.float64], draws: _Draws, parts: list[Polygon], size: int, scale: float, frame: int
+    canvas: NDArray[np.float64], draws: _Draws, parts: list[Polygon], paper: float, scale: float, frame: int
 ) -> NDArray[np.float64]:
-    """Draw the parts of one object, each in a colour of its own; returns its coverage [S, S] in 0..1."""
-    radius = scale * draws.between(0.28, 0.44)
+    """Draw the parts of one object in shades of one colour that stands out; returns its coverage [S, S] in 0..1."""
+    size = len(canvas)
+    radius = scale * draws.between(0.36, 0.46)
     tilt = draws.between(-0.25, 0.25)
     mirror = -1.0 if draws.between(0, 1) < 0.5 else 1.0
     stretch = draws.between(0.85, 1.15)
@@ -150,10 +187,14 @@ def _draw_object(
     heading, speed = draws.between(0, 2 * math.pi), draws.between(0.01, 0.04)
     place += frame * speed * np.array([math.cos(heading), math.sin(heading)])
     turn = np.array([[math.cos(tilt), -math.sin(tilt)], [math.sin(tilt), math.cos(tilt)]])
+    color = draws.color()
+    shade = draws.between(0.65, 0.95) if paper < 0.5 else draws.between(0.05, 0.35)
+    color = (color + shade - color @ LUMA).clip(0, 1)
     coverage = np.zeros((size, size))
     for part in parts:
         corners = (part * [mirror * stretch, 1 / stretch]) @ turn.T * radius + place
-        coverage = np.maximum(coverage, _paint(canvas, corners * size, draws.color()))
+        part_color = (color + 0.3 * (draws.color() - 0.5)).clip(0, 1)
+        coverage = np.maximum(coverage, _paint(canvas, corners * size, part_color))
     return coverage
 
 
@@ -182,7 +223,13 @@ def _bounding_box(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
 
 
 def write_folder(
-    root: Path, *, train: int, val: int, seed: int = 0, size: int = 32, progress: Callable[[int, int], None] | None = None
+    root: Path,
+    *,
+    train: int,
+    val: int,
+    seed: int = 0,
+    size: int = 32,
+    progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Write a labelled set of still scenes: root/train/CLASS/00000.png and root/val/CLASS/00000.png.
 

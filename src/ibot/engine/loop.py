@@ -264,8 +264,8 @@ class FailureCheck:
         last = find_checkpoint(trainer.run.path)
         raise TrainingStopped(
             f"the loss is not finite at step {step} (learning rate {values.lr:.3g})",
-            why=f"losses {losses}; batch of {len(files)} files from {files[0]}, all listed in {trainer.run.path / 'events.jsonl'}",
-            fix=f"last good state: {last or 'none'}. Lower optim.lr, lengthen optim.warmup, or set train.precision=float32",
+            why=f"losses {losses}; {len(files)} files from {files[0]} on, listed in {trainer.run.path}/events.jsonl",
+            fix=f"last good state: {last or 'none'}; lower optim.lr, lengthen optim.warmup, or train.precision=float32",
         )
 
 
@@ -346,7 +346,7 @@ def finish(trainer: Trainer, end: int) -> None:
     bad = run.bad_files()
     if bad:
         trainer.progress.message(f"{len(bad)} files could not be read, listed in {run.path / 'bad_files.jsonl'}:")
-        for row in bad[:10]:
-            trainer.progress.message(f"  {row['path']}: {row['reason']}")
+        for name, reason in bad:
+            trainer.progress.message(f"  {name}: {reason}")
     if not done:
         trainer.progress.message(f"stopped at step {state.step} of {end}, saved; the same command resumes it")

@@ -15,7 +15,7 @@ LARS_ETA = 0.001
 
 
 class LARS(torch.optim.Optimizer):
-    """Layer-wise adaptive rate scaling with momentum (spec 6.6); 1-dimensional tensors are neither decayed nor scaled."""
+    """Layer-wise adaptive rate scaling with momentum (spec 6.6); vectors are neither decayed nor scaled."""
 
     def __init__(self, groups: Iterable[dict[str, object]], lr: float = 0.0, momentum: float = 0.9) -> None:
         super().__init__(groups, {"lr": lr, "momentum": momentum, "weight_decay": 0.0})

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def effective_rank(features: Tensor) -> float:
-    """exp of the entropy of the normalised squared singular values of the centred features [n, D]."""
+    """Exp of the entropy of the normalised squared singular values of the centred features [n, D]."""
     energy = torch.linalg.svdvals((features - features.mean(dim=0)).double()).square()
     if energy.sum() <= 0:
         return 1.0

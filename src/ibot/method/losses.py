@@ -1,7 +1,7 @@
 """Cross-entropy between the sharpened teacher and the student (paper equations 1 to 3, spec 5.2, 5.3).
 
 Pure functions of tensors. Logits arrive as float32 or wider. Both losses use -sum p log q = m * logsumexp(s) - <p, s>
-for targets that sum to m, so that no log-softmax is stored (spec 5.7, I6 and I7); the tests hold the plain double loops.
+for targets that sum to m, so that no log-softmax is stored (spec 5.7, I6, I7); the tests hold the plain double loops.
 """
 
 from __future__ import annotations

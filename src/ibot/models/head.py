@@ -56,7 +56,7 @@ class ProjectionHead(nn.Module):
             self.last_layer = Prototypes(out, config.out_dim, not config.norm_last_layer)
             self.last_layer2 = None if shared else Prototypes(out, config.patch_out_dim, not config.norm_last_layer)
         elif not shared:
-            self.mlp2 = nn.Linear(layers[-1].in_features, config.patch_out_dim)
+            self.mlp2 = nn.Linear(config.hidden_dim if config.layers > 1 else in_dim, config.patch_out_dim)
 
     @property
     def cls_layer(self) -> nn.Module:

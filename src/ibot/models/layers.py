@@ -34,6 +34,7 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(channels, width, kernel_size=patch, stride=patch)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Patches row by row."""
         return self.proj(images).flatten(2).transpose(1, 2)
 
 
@@ -118,6 +119,7 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Each token by itself: [..., D] -> [..., D]."""
         return self.fc2(F.gelu(self.fc1(x)))
 
 

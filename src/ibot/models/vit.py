@@ -10,6 +10,8 @@ Parameter names are those of the published code (and of timm, but for `masked_em
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
@@ -27,7 +29,7 @@ class VisionTransformer(nn.Module):
         super().__init__()
         width, patch = config.width, config.patch
         self.embed_dim, self.patch_size, self.num_blocks = width, patch, config.depth
-        self.pos_interp = config.pos_interp
+        self.pos_interp: Literal["published", "exact"] = config.pos_interp
         self.table_grid = (image_size[0] // patch, image_size[1] // patch)
         num_patches = self.table_grid[0] * self.table_grid[1]
         if num_patches < 1:
@@ -56,7 +58,7 @@ class VisionTransformer(nn.Module):
         return self._output(x, grid)
 
     def forward_rows(self, images: Tensor, mask: Tensor | None, rows: Tensor) -> Tensor:
-        """Only the output rows `rows` int64 [R] of the flattened tokens [B * (1 + N), D] (class token first): [R, D]."""
+        """Only the rows `rows` int64 [R] of the flattened output [B * (1 + N), D], class token first: [R, D]."""
         if self.fc_norm is not None:  # the class output is the mean of all patches: nothing to save
             output = self(images, mask)
             return torch.cat([output.cls[:, None], output.patches], dim=1).flatten(0, 1)[rows]
@@ -87,6 +89,7 @@ class VisionTransformer(nn.Module):
         for earlier in self.blocks[:stop]:
             x = earlier(x)
         chosen = self.blocks[stop]
+        assert isinstance(chosen, Block)
         return chosen.attn.probabilities(chosen.norm1(x))
 
     def blocks_for_sharding(self) -> list[nn.Module]:

@@ -1,0 +1,42 @@
+# make demo and make test need nothing but Python 3.11 or newer, make and a package registry.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.complete
+
+.PHONY: env demo test test-all lint format bench clean
+
+env: $(STAMP)
+
+$(STAMP): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make env PYTHON=python3.12"; exit 2; }
+	@echo "building .venv: torch and the tools, a few minutes on the first call"
+	@$(PYTHON) -m venv --clear .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $(STAMP)
+
+demo: env
+	@$(BIN)/ibot demo $(ARGS)
+
+test: env
+	@$(BIN)/python -m pytest
+
+test-all: env
+	@$(BIN)/python -m pytest -m "not gpu"
+
+lint: env
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/basedpyright --pythonpath $(BIN)/python
+	@$(BIN)/lint-imports
+
+format: env
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+bench: env
+	@$(BIN)/python -m benchmarks.step
+	@$(BIN)/python -m benchmarks.input
+
+clean:
+	rm -rf .venv build dist src/*.egg-info .pytest_cache .ruff_cache

@@ -1,0 +1,210 @@
+"""`ibot demo`: generated images, one training, honest controls, one picture."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ibot.cli.train import describe, knn_probe
+from ibot.config.override import apply
+from ibot.config.resolve import derive
+from ibot.config.schema import Config
+from ibot.recipes import recipe
+from ibot.types import ResultRecord
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ibot.data.sources import ImageSource
+    from ibot.eval.features import Features
+    from ibot.models.vit import VisionTransformer
+
+TRAIN_IMAGES, VAL_IMAGES = 12000, 2000
+EXAMPLES = 10
+WHITENED_DIMS = (8, 16, 32, 64)
+
+CONTROLS = {
+    "KoLeo alone": ["method.cls_weight=0", "method.patch_weight=0"],
+    "class loss alone": ["method.patch_weight=0", "method.koleo_weight=0"],
+    "paper's losses": ["method.targets=center", "method.koleo_weight=0"],
+}
+"""Settings of the runs that `--controls` adds."""
+
+
+def run(options: argparse.Namespace) -> int:
+    """Draw scenes, evaluate the random network, pre-train, evaluate again, print both and write a picture."""
+    from ibot.data.scenes import CLASSES, write_folder
+    from ibot.data.sources import labelled_sets
+    from ibot.engine.device import choose_device
+    from ibot.engine.loop import train
+    from ibot.engine.run import read_jsonl
+    from ibot.weights.read import load_backbone
+
+    began = time.perf_counter()
+    folder = Path(options.out)
+    say = (lambda text: None) if options.quiet else print
+    data = folder.parent / f"{folder.name}-images-{options.seed}"
+    say(f"drawing {TRAIN_IMAGES + VAL_IMAGES} scenes of {len(CLASSES)} classes ({', '.join(CLASSES)}) into {data}")
+    config = apply(recipe("demo"), [f"data.path={data}", f"train.seed={options.seed}"])
+    if options.paper:
+        config = apply(config, CONTROLS["paper's losses"])
+    write_folder(data, train=TRAIN_IMAGES, val=VAL_IMAGES, seed=options.seed, size=config.augment.global_size[0])
+    sets = labelled_sets(str(data))
+    assert sets is not None
+    derived = derive(config, len(sets[0]))
+    describe(config, derived, sets[0], folder, 1, say)
+    probe = knn_probe(config, choose_device(config.system.device))
+    initial: list[VisionTransformer] = []
+
+    def evaluate(backbone: nn.Module, step: int) -> list[ResultRecord]:
+        if step == 0:
+            initial.append(copy.deepcopy(backbone))  # pyright: ignore[reportArgumentType]
+        return probe(backbone, step) if probe is not None else []
+
+    train(config, folder, command="ibot demo", evaluate=evaluate, quiet=options.quiet)
+    after = load_backbone(folder)
+    before = initial[0] if initial else untrained(config)
+    controls = print_comparison(before, after, sets, config)
+    metrics = read_jsonl(folder / "metrics.jsonl")
+    knn = [
+        (row["extra"]["step"] * config.train.batch, row["value"])
+        for row in read_jsonl(folder / "results.jsonl")
+        if row["metric"] == "knn_top1" and "step" in row["extra"]
+    ]
+    picture = folder / "pictures" / "training.png"
+    write_picture(picture, metrics, knn, controls, (before, after), sets[1], config)
+    print(f"picture: {picture}")
+    print(f"weights: {folder}/checkpoints/last    took {time.perf_counter() - began:.0f} s")
+    if options.controls:
+        run_controls(options, config, folder, sets)
+    say(f"next:    ibot pretrain tiny32 --data DIR    ibot features {folder} --data DIR --out FILE")
+    return 0
+
+
+def untrained(config: Config) -> VisionTransformer:
+    """The backbone with which the run of these settings began."""
+    import torch
+
+    from ibot.method.model import StudentTeacher
+    from ibot.rng import Purpose, torch_seed
+
+    torch.manual_seed(torch_seed(config.train.seed, 0, 0, Purpose.INIT))
+    return StudentTeacher(config).teacher.backbone
+
+
+def print_comparison(
+    before: VisionTransformer, after: VisionTransformer, sets: tuple[ImageSource, ImageSource], config: Config
+) -> dict[str, float]:
+    """k-NN of both networks, plain and whitened, with the effective rank; returns the levels for the picture."""
+    rows = {"random network": _row(before, sets, config), "pre-trained": _row(after, sets, config)}
+    pixels = pixel_accuracy(sets, config)
+    dims = [d for d in WHITENED_DIMS if d <= config.model.width]
+    chance = 100 / len(sets[0].classes)
+    print(f"\nk-NN accuracy, %, k = {config.evaluate.k} (chance {chance:.0f}, raw pixels {pixels:.1f})")
+    print(f"{'':16}{'plain':>7}" + "".join(f"{f'white {d}':>10}" for d in dims) + f"{'rank':>8}")
+    for name, (plain, white, rank) in rows.items():
+        print(f"{name:16}{plain:7.1f}" + "".join(f"{white[d]:10.1f}" for d in dims) + f"{rank:8.1f}")
+    best = max(rows["random network"][1].values())
+    print(f"gain over the random network {rows['pre-trained'][0] - rows['random network'][0]:+.1f}, "
+          f"over its best whitening {rows['pre-trained'][0] - best:+.1f}")  # fmt: skip
+    return {"random network": rows["random network"][0], "random, whitened": best}
+
+
+def _row(
+    backbone: VisionTransformer, sets: tuple[ImageSource, ImageSource], config: Config
+) -> tuple[float, dict[int, float], float]:
+    from ibot.eval.features import extract_features
+    from ibot.eval.spectrum import effective_rank, whiten
+
+    bank, queries = (extract_features(backbone, part, size=config.augment.global_size) for part in sets)
+    white = {}
+    for dims in WHITENED_DIMS:
+        if dims <= config.model.width:
+            first, second = whiten(bank.cls, queries.cls, dims)
+            white[dims] = accuracy(replace(bank, cls=first), replace(queries, cls=second), config)
+    return accuracy(bank, queries, config), white, effective_rank(queries.cls)
+
+
+def accuracy(bank: Features, queries: Features, config: Config) -> float:
+    """Top-1 of the vote among the features as they are, l2-normalised."""
+    from ibot.eval.knn import knn_accuracy
+
+    assert bank.labels is not None and queries.labels is not None
+    scores = knn_accuracy(
+        bank.unit(), bank.labels, queries.unit(), queries.labels,
+        ks=[config.evaluate.k], temperature=config.evaluate.temperature,
+    )  # fmt: skip
+    return scores[config.evaluate.k].top1
+
+
+def pixel_accuracy(sets: tuple[ImageSource, ImageSource], config: Config) -> float:
+    """The same vote among raw pixels, standardised one by one."""
+    import numpy as np
+    import torch
+
+    from ibot.data.decode import decode
+    from ibot.eval.features import Features
+
+    pixels = []
+    for part in sets:
+        images = np.stack([decode(part.path(i)) for i in range(len(part))])
+        pixels.append((torch.from_numpy(images).flatten(1).float(), part))
+    mean, std = pixels[0][0].mean(0), pixels[0][0].std(0).clamp(min=1e-6)
+    bank, queries = (
+        Features((x - mean) / std, None, torch.from_numpy(part.labels).long(), [])  # pyright: ignore[reportArgumentType]
+        for x, part in pixels
+    )
+    return accuracy(bank, queries, config)
+
+
+def run_controls(
+    options: argparse.Namespace, config: Config, folder: Path, sets: tuple[ImageSource, ImageSource]
+) -> None:
+    """Train what might explain the gain instead, with the same seed and length, and print its k-NN."""
+    from ibot.engine.loop import train
+    from ibot.weights.read import load_backbone
+
+    for name, settings in CONTROLS.items():
+        other = folder.parent / f"{folder.name}-{name.replace(' ', '-').replace(chr(39), '')}"
+        train(apply(config, settings), other, command="ibot demo --controls", quiet=True)
+        plain, white, rank = _row(load_backbone(other), sets, config)
+        print(f"{name:18}{plain:7.1f}" + "".join(f"{value:10.1f}" for value in white.values()) + f"{rank:8.1f}")
+
+
+def write_picture(
+    out: Path,
+    metrics: list[dict[str, Any]],
+    knn: list[tuple[int, float]],
+    controls: dict[str, float],
+    networks: tuple[VisionTransformer, VisionTransformer],
+    source: ImageSource,
+    config: Config,
+) -> None:
+    """Curves, and some validation images with a mask and the attention of both networks."""
+    import numpy as np
+    import torch
+
+    from ibot.data.decode import decode
+    from ibot.data.masks import make_masks
+    from ibot.data.pixels import normalize
+    from ibot.engine.loop import mask_grid
+    from ibot.show.attention import class_attention
+    from ibot.show.training import Example, training_picture
+
+    index = np.linspace(0, len(source) - 1, EXAMPLES).astype(np.int64)
+    images = np.stack([decode(source.path(int(i))) for i in index])
+    grid = mask_grid(config)
+    always = replace(config.mask, ratio=((0.3, 0.1),))
+    masks = make_masks(always, grid, 1, 0, 0, index).map[0].reshape(-1, *grid).numpy()
+    tensor = normalize(torch.from_numpy(images).permute(0, 3, 1, 2))
+    maps = [class_attention(net.cpu().eval(), tensor).mean(dim=1).numpy() for net in networks]
+    examples = [Example(images[i], masks[i], maps[0][i], maps[1][i]) for i in range(len(index))]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    title = (
+        f"iBOT on generated scenes: {config.train.length}, {config.model.depth} blocks of width {config.model.width}"
+    )
+    training_picture(metrics, knn, controls, examples, out, title)
