@@ -77,7 +77,9 @@ def test_state_names_and_shapes_equal_the_published_ones(golden, name):
     about = case["about"]
     config = Config(
         augment=AugmentConfig(global_size=(about["img_size"],) * 2),
-        model=ModelConfig(width=about["embed_dim"], depth=about["depth"], heads=about["embed_dim"] // 64, patch=about["patch_size"]),
+        model=ModelConfig(
+            width=about["embed_dim"], depth=about["depth"], heads=about["embed_dim"] // 64, patch=about["patch_size"]
+        ),
         head=HeadConfig(
             out_dim=about["out_dim"], patch_out_dim=about["patch_out_dim"], shared=about["student_shared_head"],
             shared_teacher=about["teacher_shared_head"], norm_last_layer=about["norm_last_layer"],
