@@ -139,7 +139,9 @@ def show(value: Any) -> str:
         return ",".join(show(v) for v in value)
     if isinstance(value, bool):
         return str(value).lower()
-    return f"{value:g}" if isinstance(value, float) else str(value).lower() if value is None else str(value)
+    if isinstance(value, float):
+        return repr(value).removesuffix(".0")
+    return "none" if value is None else str(value)
 
 
 def _find(config: Config, key: str, origin: str) -> tuple[str, str, Any]:

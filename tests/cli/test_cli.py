@@ -1,0 +1,175 @@
+"""The command as a person runs it: in a process of its own."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+def ibot(*arguments, cwd=None):
+    done = subprocess.run(
+        [sys.executable, "-m", "ibot", *map(str, arguments)], capture_output=True, text=True, cwd=cwd, timeout=300
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory):
+    """Two classes that any network tells apart."""
+    root = tmp_path_factory.mktemp("labelled")
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 20), ("val", 6)):
+        for name, level in (("dark", 40), ("light", 200)):
+            (root / split / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = (level + rng.normal(0, 20, (32, 32, 3))).clip(0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(root / split / name / f"{i}.png")
+    return root
+
+
+SMALL = [
+    "train.batch=8",
+    "model.depth=1",
+    "head.out_dim=32",
+    "head.patch_out_dim=32",
+    "log.every=2",
+    "system.workers=0",
+]
+
+
+@pytest.fixture(scope="module")
+def run(labelled, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    done = ibot("pretrain", "tiny32", "--data", labelled, "--run", folder, "--steps", 4, "--device", "cpu", *SMALL)
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout
+
+
+def test_pretrain_says_what_it_does_and_where_the_results_are(run):
+    folder, output = run
+    assert "40 images" in output and "peak learning rate" in output and "batch 8 = 1 processes x 8" in output
+    assert "beyond the paper" in output and "KoLeo" in output and "Sinkhorn" in output
+    assert "step 0: knn_top1" in output and "step 4/4" in output and "next: ibot eval knn" in output
+    assert json.loads((folder / "config.json").read_text())["train"]["max_steps"] == 4
+
+
+def test_knn_on_the_run_prints_every_k_and_keeps_a_record(run, labelled):
+    folder, _ = run
+    done = ibot("eval", "knn", folder, "--data", labelled, "--device", "cpu")
+    assert done.returncode == 0 and "T = 0.07" in done.stdout and "k is at most the 40 training images" in done.stdout
+    lines = [
+        line.split() for line in done.stdout.splitlines() if line.strip() and line.split()[0].isdigit() and "." in line
+    ]
+    assert [line[0] for line in lines] == ["10", "20", "40"] and float(lines[0][1]) == 100.0
+    rows = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+    assert {row["settings"]["k"] for row in rows if row["weights"]} == {10, 20, 40}
+
+
+@pytest.mark.parametrize("suffix", ["npz", "safetensors"])
+def test_features_are_written_with_names(run, labelled, tmp_path, suffix):
+    folder, _ = run
+    out = tmp_path / f"f.{suffix}"
+    done = ibot("features", folder, "--data", labelled / "val", "--out", out, "--patches", "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    if suffix == "npz":
+        stored = np.load(out, allow_pickle=False)
+        assert stored["cls"].shape == (12, 128) and stored["patches"].shape == (12, 16, 128)
+        assert stored["names"][0] == "dark/0.png" and stored["labels"].tolist() == [0] * 6 + [1] * 6
+    else:
+        from safetensors import safe_open
+
+        with safe_open(out, "np") as stored:
+            assert json.loads(stored.metadata()["names"])[-1] == "light/5.png"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message", "remedy"),
+    [
+        (["pretrain", "tiny32", "--data", "missing"], "there is no folder 'missing'", "--data"),
+        (["pretrain", "tiny32", "--data", "empty"], "no images found under 'empty'", "extensions"),
+        (["pretrain", "tiny32"], "no data folder given", "--data DIR"),
+        (["pretrain", "tiny23", "--data", "x"], "unknown recipe 'tiny23'", "did you mean tiny32"),
+        (["pretrain", "tiny32", "--data", "x", "train.batsch=3"], "unknown setting 'train.batsch'", "train.batch"),
+        (["pretrain", "tiny32", "--data", "x", "train.batch=three"], "wrong type", "train.batch=128"),
+        (["pretrain", "tiny32", "--data", "x", "model.heads=7"], "not a multiple of model.heads", "change"),
+        (["pretrain", "tiny32", "--data", "{data}", "--device", "cuda:99"], "device 'cuda:99' is not there", "cpu"),
+        (
+            ["pretrain", "tiny32", "--data", "{data}", "train.batch=64"],
+            "larger than the data set of 40",
+            "train.batch=32",
+        ),
+        (["eval", "knn", "missing", "--data", "{data}"], "no file or folder 'missing'", "path"),
+        (["eval", "knn", "{run}", "--data", "empty"], "not a labelled set", "--val-data"),
+        (["features", "{run}", "--data", "{data}", "--out", "x.csv"], "cannot write features as '.csv'", ".npz"),
+        (["recipes", "show", "vit_s61"], "unknown recipe", "vit_s16"),
+    ],
+)
+def test_mistakes_get_a_cause_and_a_remedy_and_change_nothing(run, labelled, tmp_path, arguments, message, remedy):
+    (tmp_path / "empty").mkdir()
+    filled = [a.replace("{data}", str(labelled)).replace("{run}", str(run[0])) for a in arguments]
+    done = ibot(*filled, cwd=tmp_path)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert message in done.stderr and remedy in done.stderr
+    assert done.stderr.startswith("ibot: error:")
+    left = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file() and p.name != "lock"}
+    assert left <= {p for p in left if p.startswith("runs/") and "checkpoints" not in p}
+
+
+def test_a_run_folder_of_other_settings_is_refused_and_kept(run, labelled):
+    folder, _ = run
+    before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.suffix in (".json", ".safetensors")}
+    done = ibot("pretrain", "tiny32", "--data", labelled, "--run", folder, *SMALL, "optim.lr=1", "--device", "cpu")
+    assert done.returncode == 2 and "other settings" in done.stderr and "optim.lr: 0.004 -> 1" in done.stderr
+    assert all(p.read_bytes() == content for p, content in before.items())
+
+
+def test_default_warm_ups_are_clipped_in_a_short_run_and_it_says_so(labelled, tmp_path):
+    short = [
+        "--epochs",
+        3,
+        "--steps",
+        1,
+        "model.width=32",
+        "model.heads=2",
+        "model.depth=1",
+        "head.hidden_dim=32",
+        "augment.num_local=1",
+    ]
+    done = ibot("pretrain", "vit_s16", "--data", labelled, "--run", tmp_path / "r", *short, *SMALL, "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("clipped to") == 2 and "optim.warmup = 10 epochs" in done.stdout
+
+
+def test_help_and_import_do_not_load_heavy_packages():
+    code = (
+        "import sys, ibot; from ibot.cli.main import build_parser; build_parser().format_help()\n"
+        "print([n for n in ('torch', 'torchvision', 'numpy', 'PIL', 'rich', 'matplotlib') if n in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_recipes_can_be_listed_shown_and_compared():
+    assert "vit_l16_rand" in ibot("recipes", "list").stdout
+    shown = ibot("recipes", "show", "vit_b16").stdout
+    assert any(line.split() == ["optim.clip=0.3", "T"] for line in shown.splitlines())
+    compared = ibot("recipes", "diff", "vit_b16", "vit_b16_rand").stdout
+    assert "mask.shape" in compared and "model.width" not in compared
+
+
+def test_doctor_names_the_machine():
+    done = ibot("doctor")
+    assert done.returncode == 0 and "torch" in done.stdout and "device" in done.stdout
+
+
+def test_the_lazy_interface_offers_the_main_functions():
+    import ibot as package
+
+    for name in package.__all__:
+        assert getattr(package, name) is not None
+    with pytest.raises(AttributeError):
+        package.nothing  # noqa: B018

@@ -1,0 +1,83 @@
+import json
+
+import pytest
+
+from ibot.config.override import apply, diff, from_plain, items, show, to_plain
+from ibot.config.schema import Config, Duration
+from ibot.errors import ConfigError
+from ibot.recipes import RECIPES, recipe
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("train.batch=1_024", 1024),
+        ("optim.lr=5e-4", 5e-4),
+        ("head.shared=no", False),
+        ("augment.global_size=32", (32, 32)),
+        ("augment.global_scale=0.25,1", (0.25, 1.0)),
+        ("mask.ratio=0:0,0.7:0.05", ((0.0, 0.0), (0.7, 0.05))),
+        ("mask.ratio=0.3", ((0.3, 0.0),)),
+        ("mask.shape=random", "random"),
+        ("optim.warmup=5%", Duration(5, "percent")),
+        ("optim.warmup=1 epoch", Duration(1, "epochs")),
+        ("model.pos_size=none", None),
+        ("model.pos_size=224,224", (224, 224)),
+        ("data.path=/a=b", "/a=b"),
+    ],
+)
+def test_values_are_read_by_their_type(text, value):
+    key = text.split("=", 1)[0]
+    assert dict(items(apply(Config(), [text])))[key] == value
+
+
+@pytest.mark.parametrize("key", [key for key, _ in items(Config())])
+def test_every_setting_can_be_written_as_it_is_shown(key):
+    for name in ("vit_b16_rand", "tiny32"):
+        config = recipe(name)
+        value = dict(items(config))[key]
+        assert dict(items(apply(config, [f"{key}={show(value)}"])))[key] == value
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_configurations_survive_json(name):
+    config = recipe(name)
+    assert from_plain(json.loads(json.dumps(to_plain(config)))) == config
+
+
+@pytest.mark.parametrize(
+    ("text", "nearest"),
+    [
+        ("method.teacher_tmp=0.04", "method.teacher_temp"),
+        ("teacher_temp=0.04", "method.teacher_temp"),
+        ("optim.teacher_temp=1", "method.teacher_temp"),
+        ("train.batchsize=3", "train.batch"),
+        ("batch=3", "train.batch"),
+    ],
+)
+def test_unknown_settings_suggest_the_nearest(text, nearest):
+    with pytest.raises(ConfigError, match="unknown setting") as caught:
+        apply(Config(recipe="vit_s16"), [text])
+    assert nearest in caught.value.fix and "ibot recipes show vit_s16" in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("train.batch=many", "whole number"),
+        ("train.batch=1.5", "whole number"),
+        ("optim.lr=fast", "a number"),
+        ("head.shared=maybe", "true or false"),
+        ("mask.shape=blok", "did you mean block"),
+        ("augment.global_scale=1", "2 values"),
+        ("optim.warmup=10", "not a duration"),
+    ],
+)
+def test_wrong_types_say_what_was_expected(text, expected):
+    with pytest.raises(ConfigError, match="wrong type") as caught:
+        apply(Config(), [text])
+    assert expected in caught.value.why and text.split("=")[0] in caught.value.fix
+
+
+def test_a_difference_lists_both_values():
+    assert diff(Config(), apply(Config(), ["train.batch=8"])) == [("train.batch", 1024, 8)]
