@@ -77,6 +77,15 @@ def any_true(flag: bool, device: torch.device) -> bool:
     return votes.item() > 0
 
 
+def sum_over_processes(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Sums of tensors of equal shapes over all processes, as float64, in one collective."""
+    flat = torch.cat([tensor.double().flatten() for tensor in tensors])
+    if dist.is_initialized():
+        dist.all_reduce(flat)
+    parts = flat.split([tensor.numel() for tensor in tensors])
+    return [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)]
+
+
 def wrap_student(student: nn.Module, processes: Processes, device: torch.device) -> nn.Module:
     """The student with gradients averaged over processes; the student itself for a single one."""
     if processes.world_size == 1:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ibot.config.schema import Config
+from ibot.engine.distributed import sum_over_processes
 from ibot.engine.schedule import Schedules
 from ibot.engine.update import UpdateOutput
 from ibot.types import Batch
@@ -126,7 +127,10 @@ class HealthMonitor:
         self._step = step + 1
 
     def report(self) -> HealthReport:
-        """Means over the steps since the last report, and verdicts; the only place that waits for the device."""
+        """Means over the steps since the last report and over the processes, and verdicts.
+
+        The only place that waits for the device; every process must call it at the same step.
+        """
         values = self._values()
         self._reports += 1
         found = dict(self._judge(values))
@@ -145,9 +149,13 @@ class HealthMonitor:
         return HealthReport(values, tuple(verdicts), ", ".join(said) or "healthy")
 
     def _values(self) -> dict[str, float]:
-        scalars = [name for name, value in self._sums.items() if value.ndim == 0]
-        read = torch.stack([self._sums[name].double() for name in scalars]).tolist() if scalars else []
-        values = {name: total / max(1, self._count) for name, total in zip(scalars, read, strict=True)}
+        names = list(self._sums)
+        summed = sum_over_processes([self._sums[name] for name in names] + [torch.ones(()).to(self._sums[names[0]])])
+        processes = summed.pop().item()
+        self._sums = dict(zip(names, summed, strict=True))
+        scalars = [name for name in names if self._sums[name].ndim == 0]
+        read = torch.stack([self._sums[name] for name in scalars]).tolist()
+        values = {name: total / (self._count * processes) for name, total in zip(scalars, read, strict=True)}
         # Views without a mask count as zero in the loss; per hidden view it compares with ln K.
         per_view = values.pop("patch_views", 1.0)
         masked = values.get("masked_fraction", 0.0) > 0
