@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from ibot.config.override import apply, to_plain
 from ibot.engine.checkpoint import find_checkpoint
@@ -15,7 +16,6 @@ from ibot.engine.distributed import launched_processes
 from ibot.engine.loop import train
 from ibot.engine.run import read_jsonl
 from ibot.errors import UserError
-from safetensors.torch import load_file
 
 CODE = """
 import json, sys
@@ -70,7 +70,9 @@ def test_two_processes_see_the_images_of_one_and_follow_its_losses(steady, tmp_p
     ]
     assert losses[0].shape == (50, 2)
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
-    a, b = (load_file(find_checkpoint(run) / "teacher.safetensors") for run in (tmp_path / "one", tmp_path / "two" / "run"))
+    a, b = (
+        load_file(find_checkpoint(run) / "teacher.safetensors") for run in (tmp_path / "one", tmp_path / "two" / "run")
+    )
     for name in a:
         torch.testing.assert_close(a[name], b[name], rtol=0, atol=2e-4, msg=lambda m, name=name: f"{name}: {m}")
     from ibot.data.loader import Loader

@@ -1,0 +1,63 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from ibot.data.scenes import CLASSES, draw_scene, write_folder
+from ibot.data.sources import labelled_sets
+
+
+def test_a_scene_is_a_function_of_its_numbers():
+    a, b = draw_scene(3, 17), draw_scene(3, 17)
+    np.testing.assert_array_equal(a.image, b.image)
+    assert not np.array_equal(a.image, draw_scene(4, 17).image)
+    assert a.label == 17 % len(CLASSES) and a.image.shape == (32, 32, 3) and a.image.dtype == np.uint8
+
+
+def test_masks_and_boxes_agree_and_masks_do_not_overlap():
+    for index in range(20):
+        scene = draw_scene(0, index, size=64, objects=4)
+        assert scene.masks.shape == (4, 64, 64) and scene.masks.sum(0).max() <= 1 and len(scene.labels) == 4
+        for mask, (left, top, right, bottom) in zip(scene.masks, scene.boxes.astype(int), strict=True):
+            if mask.any():
+                assert mask[top:bottom, left:right].sum() == mask.sum()
+                assert mask[top].any() and mask[:, right - 1].any()
+
+
+def test_objects_stand_out_from_the_paper():
+    contrasts = []
+    for index in range(40):
+        scene = draw_scene(1, index)
+        gray = scene.image.mean(-1)
+        contrasts.append(gray[scene.masks[0]].mean() - gray[~scene.masks[0]].mean())
+    assert np.abs(contrasts).mean() > 25
+    assert 0.2 < (np.array(contrasts) > 0).mean() < 0.8, "light on dark and dark on light are both frequent"
+
+
+def test_objects_move_along_a_line_between_frames():
+    frames = [draw_scene(0, 5, size=64, frame=frame) for frame in range(3)]
+    centers = [np.argwhere(scene.masks[0]).mean(0) for scene in frames]
+    first, second = centers[1] - centers[0], centers[2] - centers[1]
+    assert np.linalg.norm(first) > 0.3 and np.abs(first - second).max() < 1.0
+
+
+def test_gray_scenes_have_no_colour_and_free_ones_do():
+    assert np.ptp(draw_scene(0, 0).image.astype(int).mean((0, 1))) < 2
+    assert max(np.ptp(draw_scene(0, i, color=1.0).image.astype(int).mean((0, 1))) for i in range(5)) > 10
+
+
+@pytest.mark.parametrize("clutter", [0, 6])
+def test_clutter_adds_edges(clutter):
+    plain, busy = draw_scene(0, 3, clutter=0).image, draw_scene(0, 3, clutter=clutter).image
+    assert np.array_equal(plain, busy) == (clutter == 0)
+
+
+def test_a_written_set_is_labelled_balanced_and_kept(tmp_path):
+    write_folder(tmp_path / "set", train=40, val=20, seed=2)
+    train, val = labelled_sets(str(tmp_path / "set"))
+    assert (len(train), len(val)) == (40, 20) and train.classes == tuple(sorted(CLASSES))
+    assert np.bincount(train.labels).tolist() == [4] * 10
+    first = tmp_path / "set" / "train" / CLASSES[3] / "00003.png"
+    np.testing.assert_array_equal(np.asarray(Image.open(first)), draw_scene(2, 3).image)
+    before = first.stat().st_mtime_ns
+    write_folder(tmp_path / "set", train=40, val=20, seed=2)
+    assert first.stat().st_mtime_ns == before
