@@ -75,6 +75,7 @@ class HealthMonitor:
     """First step at which uniform outputs are a failure: after the warm-ups."""
     quiet_until: int
     """First step at which anything but the data is judged: after the warm-up of the learning rate."""
+    total_steps: int
     uniform_steps: int = UNIFORM_STEPS
     _sums: dict[str, Tensor] = field(default_factory=dict)
     _count: int = 0
@@ -98,6 +99,7 @@ class HealthMonitor:
             num_images,
             uniform_after=min(max(schedules.warmup_steps, schedules.freeze_steps), total // 2),
             quiet_until=min(schedules.warmup_steps, total // 2),
+            total_steps=total,
             uniform_steps=min(UNIFORM_STEPS, max(10, total // 10)),
         )
 
@@ -189,7 +191,9 @@ class HealthMonitor:
 
     def _judge(self, values: dict[str, float]) -> Iterator[tuple[str, Verdict]]:
         """Every failure that the numbers show now."""
-        judges = (_identical_images, _one_prototype, _low_rank, _diverging, _few_prototypes, _data_bound)
+        judges = (
+            _identical_images, _one_prototype, _low_rank, _diverging, _few_prototypes, _frozen_teacher, _data_bound
+        )  # fmt: skip
         for judge in judges:
             verdict = judge(self, values)
             if verdict is not None:
@@ -301,6 +305,20 @@ def _few_prototypes(monitor: HealthMonitor, values: dict[str, float]) -> Verdict
         "too many prototypes",
         evidence,
         f"Lower head.out_dim and head.patch_out_dim (for {monitor.num_images} images try {min(advised, 8192)})",
+    )
+
+
+def _frozen_teacher(monitor: HealthMonitor, values: dict[str, float]) -> Verdict | None:
+    """The teacher's memory, 1 / (1 - momentum) steps, is longer than the run: it stays near its random start."""
+    momentum = monitor.config.method.momentum
+    memory = 1 / max(1 - momentum, 1e-12)
+    if memory < monitor.total_steps:
+        return None
+    return Verdict(
+        "frozen teacher",
+        f"with method.momentum={momentum:g} the teacher averages over {memory:.0f} steps, the run has "
+        f"{monitor.total_steps}",
+        f"Lower method.momentum (for this run {1 - 10 / max(monitor.total_steps, 20):.3g} or less)",
     )
 
 
