@@ -128,7 +128,7 @@ def main() -> None:
             command = [sys.executable, "-m", "benchmarks.step", "--memory", case, row["variant"]]
             row["peak_mib"] = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
             print(
-                f"case {case} {row['variant']:10} {row['median_seconds']:.3f} s  {row['images_per_second']:6.2f} img/s  "
+                f"case {case} {row['variant']:10} {row['median_seconds']:.3f} s  {row['images_per_second']:6.2f} im/s  "
                 f"published : this {row['published_over_this']:.2f}  {row['ratios']}  peak {row['peak_mib']:.0f} MiB",
                 flush=True,
             )
