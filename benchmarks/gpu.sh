@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# What only a GPU can show: bash benchmarks/gpu.sh DATA [OUT]. Results are written to OUT as they come.
+# DATA: a labelled folder of small images (train/CLASS, val/CLASS or test/CLASS), for example CIFAR-10.
+set -u
+data=${1:?folder of images}
+out=${2:-gpu-results}
+python=${PYTHON:-python3}
+mkdir -p "$out"
+export PYTHONUNBUFFERED=1 PYTHONPATH="src:${PYTHONPATH:-}"
+$python -m ibot doctor 2>&1 | tee "$out/doctor.txt"
+$python -m pytest -m gpu -q 2>&1 | tee "$out/gpu-tests.txt"
+$python -m benchmarks.step_gpu --out "$out/step_gpu.jsonl" 2>&1 | tee "$out/step_gpu.txt"
+for seed in 0 1 2; do
+  $python -m ibot pretrain tiny32 --data "$data" --run "$out/tiny32-$seed" --seed $seed train.length="4000000 images" \
+    2>&1 | tee "$out/tiny32-$seed.txt"
+done
