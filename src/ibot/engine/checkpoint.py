@@ -74,8 +74,8 @@ def save_checkpoint(
         _point_to(folder, final.name)
     except (OSError, RuntimeError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        if _is_disk_full(error):
-            raise _disk_full(run, model) from None
+        if is_disk_full(error):
+            raise disk_full(run) from None
         raise
     _delete_old(folder, keep, protect)
     return final
@@ -157,7 +157,8 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def _is_disk_full(error: Exception) -> bool:
+def is_disk_full(error: Exception) -> bool:
+    """Whether a failed write was refused for lack of space."""
     if isinstance(error, OSError):
         return error.errno in _DISK_FULL
     # torch and safetensors report a failed write as their own errors, with the system's words inside.
@@ -165,12 +166,14 @@ def _is_disk_full(error: Exception) -> bool:
     return any(words in text for words in ("no space left", "os error 28", "quota", "unexpected pos", "file too large"))
 
 
-def _disk_full(run: Path, model: StudentTeacher) -> ResourceError:
-    needed = sum(p.numel() * p.element_size() for p in model.parameters()) * 3 / 2**20
+def disk_full(run: Path) -> ResourceError:
+    """The error of a run on a full disk: what is free, and from where it resumes."""
     free = shutil.disk_usage(run).free / 2**20
     last = find_checkpoint(run)
+    size = sum(file.stat().st_size for file in last.iterdir()) / 2**20 if last else 0.0
+    needed = f"a checkpoint takes {size:.1f} MiB, " if last else ""
     return ResourceError(
         f"the disk of '{run}' is full",
-        why=f"a checkpoint needs about {needed:.0f} MiB, {free:.0f} MiB are free",
+        why=f"{needed}{free:.1f} MiB are free",
         fix=f"free some space, then run the same command: it resumes from {last.name if last else 'the start'}",
     )

@@ -17,7 +17,14 @@ from ibot.config.schema import Config, Duration
 from ibot.data.loader import Loader
 from ibot.data.pixels import normalize
 from ibot.data.sources import ImageSource, scan
-from ibot.engine.checkpoint import find_checkpoint, load_checkpoint, remove_leftovers, save_checkpoint
+from ibot.engine.checkpoint import (
+    disk_full,
+    find_checkpoint,
+    is_disk_full,
+    load_checkpoint,
+    remove_leftovers,
+    save_checkpoint,
+)
 from ibot.engine.device import autocast, choose_device, choose_precision, prepare, seed_step
 from ibot.engine.distributed import Processes, any_true, barrier, init_processes, shutdown, wrap_student
 from ibot.engine.health import HealthMonitor
@@ -105,6 +112,8 @@ def train(
             try:
                 run_steps(trainer, signal)
                 return trainer.state
+            except OSError as error:  # a log line may meet the full disk before a checkpoint does
+                raise disk_full(run_path) if is_disk_full(error) else error from None
             finally:
                 trainer.board.close()
                 trainer.run.close()
