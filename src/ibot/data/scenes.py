@@ -178,8 +178,8 @@ def _draw_object(
 ) -> NDArray[np.float64]:
     """Draw the parts of one object in shades of one colour that stands out; returns its coverage [S, S] in 0..1."""
     size = len(canvas)
-    radius = scale * draws.between(0.36, 0.46)
-    tilt = draws.between(-0.25, 0.25)
+    radius = scale * draws.between(0.22, 0.38)
+    tilt = draws.between(-0.35, 0.35)
     mirror = -1.0 if draws.between(0, 1) < 0.5 else 1.0
     stretch = draws.between(0.85, 1.15)
     room = 0.5 - radius * 0.8
