@@ -65,6 +65,14 @@ def test_stopping_in_mid_epoch_and_resuming_changes_nothing(small, tmp_path, fir
     assert len(kept[0]) == len(kept[1]) == 1
 
 
+def test_a_run_may_stop_at_a_step_that_was_not_observed(small, tmp_path):
+    small = apply(small, ["log.every=50"])
+    for end in (3, 4):  # the resumed run makes step 3 alone, which is no multiple of ten
+        assert quiet(apply(small, [f"train.max_steps={end}"]), tmp_path / "run").step == end
+    rows = read_jsonl(tmp_path / "run" / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [3, 4] and all("teacher_entropy" in row for row in rows)
+
+
 def test_workers_do_not_change_the_weights(small, tmp_path):
     quiet(small, tmp_path / "none")
     quiet(replace(small, system=replace(small.system, workers=2)), tmp_path / "two")

@@ -78,6 +78,7 @@ class HealthMonitor:
     total_steps: int
     uniform_steps: int = UNIFORM_STEPS
     _sums: dict[str, Tensor] = field(default_factory=dict)
+    _counts: dict[str, int] = field(default_factory=dict)
     _count: int = 0
     _seconds: float = 0.0
     _waited: float = 0.0
@@ -103,6 +104,13 @@ class HealthMonitor:
             uniform_steps=min(UNIFORM_STEPS, max(10, total // 10)),
         )
 
+    def wants(self, step: int) -> bool:
+        """Whether this step should compute more than its losses: five times between two log lines, to cost little.
+
+        The first step after a log line always does, so that a run may stop anywhere.
+        """
+        return self._features is None or step % max(1, self.config.log.every // 5) == 0
+
     def observe(
         self,
         step: int,
@@ -117,9 +125,11 @@ class HealthMonitor:
         scalars.update({f"grad_{part}": norm for part, norm in grad_norms.items()})
         for name, value in scalars.items():
             self._sums[name] = self._sums[name] + value if name in self._sums else value.detach().clone()
-        for name in ("cls_prototypes", "patch_prototypes"):
-            self._sums[name] = self._sums[name] + metrics[name] if name in self._sums else metrics[name].clone()
-        self._features = metrics["features"]
+            self._counts[name] = self._counts.get(name, 0) + 1
+        if "features" in metrics:
+            for name in ("cls_prototypes", "patch_prototypes"):
+                self._sums[name] = self._sums[name] + metrics[name] if name in self._sums else metrics[name].clone()
+            self._features = metrics["features"]
         for batch in batches:
             if batch.content is not None and len(self._content) < LOOKED_AT:
                 self._content.update(zip(batch.index.tolist(), batch.content.tolist(), strict=True))
@@ -147,6 +157,8 @@ class HealthMonitor:
             if kind not in found:
                 del self._held[kind]
         self._sums.clear()
+        self._counts.clear()
+        self._features = None
         self._count, self._seconds, self._waited = 0, 0.0, 0.0
         return HealthReport(values, tuple(verdicts), ", ".join(said) or "healthy")
 
@@ -157,7 +169,7 @@ class HealthMonitor:
         self._sums = dict(zip(names, summed, strict=True))
         scalars = [name for name in names if self._sums[name].ndim == 0]
         read = torch.stack([self._sums[name] for name in scalars]).tolist()
-        values = {name: total / (self._count * processes) for name, total in zip(scalars, read, strict=True)}
+        values = {name: total / (self._counts[name] * processes) for name, total in zip(scalars, read, strict=True)}
         # Views without a mask count as zero in the loss; per hidden view it compares with ln K.
         per_view = values.pop("patch_views", 1.0)
         masked = values.get("masked_fraction", 0.0) > 0

@@ -181,7 +181,8 @@ def run_steps(trainer: Trainer, signal: StopSignal) -> None:
         step = trainer.state.step
         values = schedules.at(step)
         seed_step(config.train.seed, step, trainer.processes.rank)
-        out = trainer.update.step([to_device(batch, trainer.device) for batch in micro_batches], values)
+        on_device = [to_device(batch, trainer.device) for batch in micro_batches]
+        out = trainer.update.step(on_device, values, observe=trainer.health.wants(step))
         failure.check(step, out, values, micro_batches)
         trainer.state = replace(
             trainer.state,

@@ -55,11 +55,15 @@ class Update:
         self._averaged = self.model.averaged()
         self._part_of = [_part(name) for name, p in self.model.student.named_parameters() if p.requires_grad]
 
-    def step(self, micro_batches: Sequence[Batch], values: StepValues) -> UpdateOutput:
-        """Forward, losses, centers, backward, clip, freeze, optimizer, teacher. Equals one large batch (spec 6.10)."""
+    def step(self, micro_batches: Sequence[Batch], values: StepValues, observe: bool = True) -> UpdateOutput:
+        """Forward, losses, centers, backward, clip, freeze, optimizer, teacher. Equals one large batch (spec 6.10).
+
+        With `observe` the metrics hold what the health monitor reads, else the losses alone.
+        """
         apply_values(self.optimizer, values)
         self.optimizer.zero_grad(set_to_none=True)
-        outputs = [self._accumulate(batch, values, len(micro_batches), i) for i, batch in enumerate(micro_batches)]
+        count = len(micro_batches)
+        outputs = [self._accumulate(batch, values, i, count, observe) for i, batch in enumerate(micro_batches)]
         loss = torch.stack([output.loss.detach() for output in outputs]).mean()
         failed = (~loss.isfinite()).float()
         if dist.is_initialized():
@@ -79,13 +83,13 @@ class Update:
         update_teacher(self._averaged, values.momentum)
         return UpdateOutput(loss, failed, _combine([output.metrics for output in outputs]), self._by_part(norms))
 
-    def _accumulate(self, batch: Batch, values: StepValues, count: int, i: int) -> StepOutput:
+    def _accumulate(self, batch: Batch, values: StepValues, i: int, count: int, observe: bool) -> StepOutput:
         last = i == count - 1
         # Gradients are averaged over processes once, at the last micro-batch.
         no_sync = nullcontext() if last or self.student is self.model.student else self.student.no_sync()  # pyright: ignore
         with no_sync:  # pyright: ignore[reportGeneralTypeIssues, reportOptionalContextManager]
             with self.autocast():
-                output = training_step(self.model, self.student, batch, values, self.config.method)
+                output = training_step(self.model, self.student, batch, values, self.config.method, observe)
             loss = output.loss / count
             (loss if self.scaler is None else self.scaler.scale(loss)).backward()
         return output

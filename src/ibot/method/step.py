@@ -25,12 +25,17 @@ class StepOutput:
 
 
 def training_step(
-    model: StudentTeacher, student: nn.Module, batch: Batch, values: StepValues, method: MethodConfig
+    model: StudentTeacher,
+    student: nn.Module,
+    batch: Batch,
+    values: StepValues,
+    method: MethodConfig,
+    observe: bool = True,
 ) -> StepOutput:
     """Loss of one micro-batch (equation 3); remembers the teacher's mean logits for the centers.
 
     `student` is `model.student` or its distributed wrapper. The targets use the centers of the step before; call
-    `update_centers` after the last micro-batch.
+    `update_centers` after the last micro-batch. With `observe` the metrics hold more than the losses.
     """
     teacher: TeacherOutput = model.teacher(batch.global_views, batch.masks)
     output: StudentOutput = student(batch.global_views, batch.masks, batch.local_views)
@@ -46,7 +51,8 @@ def training_step(
     views = teacher.cls.shape[0] * teacher.cls.shape[1]
     model.cls_center.add(teacher.cls_mean, views)
     model.patch_center.add(teacher.patch_mean, views)
-    metrics.update(_observations(teacher, output, cls_target, patch_target, batch))
+    if observe:
+        metrics.update(_observations(teacher, output, cls_target, patch_target, batch))
     return StepOutput(loss, {name: value.detach() for name, value in metrics.items()}, output, teacher)
 
 
