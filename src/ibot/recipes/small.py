@@ -72,13 +72,13 @@ def tiny64() -> Config:
 
 
 def demo() -> Config:
-    """Generated scenes of gray objects, 32 pixels; three to four minutes on two CPU cores (`ibot demo`)."""
+    """Generated scenes of gray objects, 32 pixels; about two minutes on two CPU cores (`ibot demo`)."""
     config = tiny32()
     return replace(
         config,
         # The pictures are gray: only light varies.
         augment=replace(config.augment, jitter_strength=(0.4, 0.4, 0.0, 0.0), gray=0.0),
-        train=replace(config.train, length=duration("100000 images")),
+        train=replace(config.train, length=duration("60000 images")),
         evaluate=EvaluateConfig(every=duration("20 percent"), max_train=5000),
         log=LogConfig(every=20),
     )
