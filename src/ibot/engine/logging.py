@@ -10,7 +10,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-_BAR_WIDTH = 24
+_BAR_WIDTH = 16
 
 
 class Progress:
@@ -34,9 +34,10 @@ class Progress:
             self._bar = Progress(
                 BarColumn(_BAR_WIDTH),
                 MofNCompleteColumn(),
-                TextColumn("{task.fields[words]}"),
-                TextColumn("left"),
                 TimeRemainingColumn(compact=True),
+                TextColumn("left"),
+                # Last, because a narrow terminal cuts here.
+                TextColumn("{task.fields[words]}"),
                 console=Console(highlight=False),
             )
             self._bar.start()
