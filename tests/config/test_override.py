@@ -45,6 +45,41 @@ def test_configurations_survive_json(name):
     assert from_plain(json.loads(json.dumps(to_plain(config)))) == config
 
 
+@pytest.mark.parametrize("text", ["1e6 images", "1281167 images", "0.1 epochs", "33.3333333333 epochs", "5%"])
+def test_durations_survive_json_to_the_last_digit(text):
+    config = apply(Config(), [f"train.length={text}"])
+    assert from_plain(json.loads(json.dumps(to_plain(config)))) == config
+
+
+@pytest.mark.parametrize(
+    ("plain", "named", "expected"),
+    [
+        ({"train": {"batch": "x"}}, "train.batch", "a whole number"),
+        ({"train": {"batch": 1.5}}, "train.batch", "a whole number"),
+        ({"train": {"batch": True}}, "train.batch", "a whole number"),
+        ({"head": {"shared": 1}}, "head.shared", "true or false"),
+        ({"optim": {"lr": "fast"}}, "optim.lr", "a number"),
+        ({"optim": {"lr": float("nan")}}, "optim.lr", "finite"),
+        ({"train": {"length": 5}}, "train.length", "text"),
+        ({"train": {"length": "long"}}, "train.length", "not a duration"),
+        ({"mask": {"shape": "blok"}}, "mask.shape", "did you mean block"),
+        ({"mask": {"ratio": 0.3}}, "mask.ratio", "a list"),
+        ({"augment": {"global_scale": [1]}}, "augment.global_scale", "2 values"),
+        ({"train": 3}, "'train'", "3"),
+    ],
+)
+def test_a_spoilt_saved_configuration_is_refused_by_key(plain, named, expected):
+    with pytest.raises(ConfigError) as caught:
+        from_plain(plain)
+    assert named in caught.value.what and expected in caught.value.why
+
+
+def test_keys_of_another_version_are_refused_with_the_nearest():
+    with pytest.raises(ConfigError, match=r"unknown setting 'train\.batches'") as caught:
+        from_plain({"train": {"batches": 3}})
+    assert "train.batch" in caught.value.fix
+
+
 @pytest.mark.parametrize(
     ("text", "nearest"),
     [
@@ -67,6 +102,8 @@ def test_unknown_settings_suggest_the_nearest(text, nearest):
         ("train.batch=many", "whole number"),
         ("train.batch=1.5", "whole number"),
         ("optim.lr=fast", "a number"),
+        ("optim.lr=nan", "a finite number"),
+        ("optim.clip=inf", "a finite number"),
         ("head.shared=maybe", "true or false"),
         ("mask.shape=blok", "did you mean block"),
         ("augment.global_scale=1", "2 values"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import types
 import typing
 from collections.abc import Iterable, Iterator
@@ -62,9 +63,13 @@ def parse(text: str, hint: Any) -> Any:
     if hint is str:
         return text
     try:
-        return hint(text) if hint is float else int(text.replace("_", ""))
+        number = hint(text) if hint is float else int(text.replace("_", ""))
     except ValueError:
         raise ValueError(f"expected {'a number' if hint is float else 'a whole number'}, not '{text}'") from None
+    # A comparison with nan is false, so that no later check would notice it.
+    if not math.isfinite(number):
+        raise ValueError(f"expected a finite number, not '{text}'")
+    return number
 
 
 def _parse_tuple(text: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -87,7 +92,7 @@ def _parse_tuple(text: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
 def to_plain(config: Any) -> Any:
     """Dataclasses, tuples and durations as what JSON holds."""
     if isinstance(config, Duration):
-        return str(config)
+        return show(config)
     if is_dataclass(config):
         return {f.name: to_plain(getattr(config, f.name)) for f in fields(config)}
     if isinstance(config, tuple):
@@ -95,25 +100,45 @@ def to_plain(config: Any) -> Any:
     return config
 
 
-def from_plain(plain: dict[str, Any]) -> Config:
-    """Read what `to_plain` wrote. Keys that are absent keep their defaults; unknown ones raise ConfigError."""
+def from_plain(plain: dict[str, Any], origin: str = "a saved configuration") -> Config:
+    """Read what `to_plain` wrote; keys that are absent keep their defaults.
+
+    Raises ConfigError for a key that no configuration has and for a value of the wrong type.
+    """
     config = Config(recipe=plain.get("recipe", ""))
     for section, values in plain.items():
         if section == "recipe":
             continue
+        if not isinstance(values, dict):
+            raise ConfigError(f"'{section}' in {origin} is no section", why=f"it holds {values!r}")
         for name, value in values.items():
-            section, name, hint = _find(config, f"{section}.{name}", "a saved configuration")
-            typed = _from_json(value, hint)
+            section, name, hint = _find(config, f"{section}.{name}", origin)
+            try:
+                typed = _from_json(value, hint)
+            except ValueError as error:
+                raise ConfigError(f"{section}.{name} in {origin} has the wrong type", why=str(error)) from None
             config = replace(config, **{section: replace(getattr(config, section), **{name: typed})})
     return config
 
 
 def _from_json(value: Any, hint: Any) -> Any:
-    if hint is Duration:
-        return Duration.parse(value)
-    if isinstance(value, list):
-        return tuple(_from_json(v, None) for v in value)
-    return float(value) if hint is float else value
+    """The inverse of `to_plain` for one setting. Raises ValueError for what it cannot have written."""
+    optional = get_origin(hint) in (Union, types.UnionType)
+    plain_type = {bool: bool, int: int, float: (int, float)}.get(hint, str)
+    if optional and value is None:
+        return None
+    if get_origin(hint) is tuple or optional:
+        if not isinstance(value, list):
+            raise ValueError(f"expected a list, not {value!r}")
+        return parse(show(_as_tuple(value)), hint)
+    if not isinstance(value, plain_type) or (isinstance(value, bool) and hint is not bool):
+        wanted = {bool: "true or false", int: "a whole number", float: "a number"}.get(hint, "text")
+        raise ValueError(f"expected {wanted}, not {value!r}")
+    return parse(show(value), hint)
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(_as_tuple(v) for v in value) if isinstance(value, list) else value
 
 
 def diff(a: Config, b: Config) -> list[tuple[str, Any, Any]]:
@@ -132,7 +157,9 @@ def items(config: Config) -> Iterator[tuple[str, Any]]:
 
 
 def show(value: Any) -> str:
-    """A value in the form in which it can be given on the command line."""
+    """A value in the form in which it can be given on the command line; reading it back gives the same value."""
+    if isinstance(value, Duration):
+        return f"{show(value.value)} {value.unit}"
     if isinstance(value, tuple):
         if value and isinstance(value[0], tuple):
             return ",".join(":".join(show(v) for v in row) for row in value)
