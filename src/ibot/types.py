@@ -6,7 +6,7 @@ h x w grid, M masked patches of all global views, D width, K prototypes. Batches
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -75,6 +75,15 @@ class Batch:
     """int64 [B], hash of a coarse sample of each image's pixels; -1 for an image of one colour."""
     bad: tuple[tuple[str, str], ...] = ()
     """(path, reason) of files met in this batch that could not be read."""
+
+    def pin_memory(self) -> Batch:
+        """The same batch in page-locked memory; the loader calls this where there is a GPU."""
+        masks = self.masks
+        pinned = replace(
+            masks, map=masks.map.pin_memory(), index=masks.index.pin_memory(), weight=masks.weight.pin_memory()
+        )
+        local_views = None if self.local_views is None else self.local_views.pin_memory()
+        return replace(self, global_views=self.global_views.pin_memory(), local_views=local_views, masks=pinned)
 
 
 @dataclass(frozen=True, slots=True)

@@ -127,6 +127,18 @@ def test_a_run_folder_of_other_settings_is_refused_and_kept(run, labelled):
     assert all(p.read_bytes() == content for p, content in before.items())
 
 
+def test_labels_that_do_not_fit_are_no_reason_not_to_train(labelled, tmp_path):
+    data = tmp_path / "data"
+    for name in ("dark", "other"):
+        (data / "test" / name).mkdir(parents=True)
+        (data / "test" / name / "1.png").write_bytes((labelled / "val" / "dark" / "1.png").read_bytes())
+    (data / "train").symlink_to(labelled / "train")
+    done = ibot("pretrain", "tiny32", "--data", data, "--run", tmp_path / "r", "--steps", 1, "--device", "cpu", *SMALL)
+    assert done.returncode == 0 and "note   no k-NN during training" in done.stdout
+    done = ibot("pretrain", "tiny32", "--data", data, "--val-data", data / "test", "--run", tmp_path / "s", *SMALL)
+    assert done.returncode == 2 and "different classes" in done.stderr
+
+
 def test_default_warm_ups_are_clipped_in_a_short_run_and_it_says_so(labelled, tmp_path):
     short = [
         "--epochs",

@@ -97,9 +97,10 @@ def test_bad_files_are_replaced_by_the_same_images_whoever_reads_them(source, tm
 def test_a_folder_of_bad_files_stops_with_the_reason(tmp_path):
     for i in range(10):
         (tmp_path / f"{i}.png").write_bytes(b"")
-    with pytest.raises(DataError, match="100 images in a row") as caught:
-        next(iter(Loader(config(batch=2), scan(tmp_path), grid=(4, 4))))
-    assert "empty file" in caught.value.why
+    for workers in (0, 1):
+        with pytest.raises(DataError, match=r"^100 images in a row") as caught:
+            next(iter(Loader(config(batch=2, workers=workers), scan(tmp_path), grid=(4, 4))))
+        assert "empty file" in caught.value.why
 
 
 def test_images_and_plain_images_have_their_hashes(source, tmp_path):
@@ -120,7 +121,8 @@ def test_batches_that_do_not_fit_are_refused(source):
 
 def test_the_number_of_workers_follows_the_cores(monkeypatch):
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(12)))
-    assert choose_workers(-1) == 11 and choose_workers(0) == 0 and choose_workers(3) == 3
+    assert choose_workers(-1, on_gpu=True) == 11 and choose_workers(-1, on_gpu=False) == 3
+    assert choose_workers(0, on_gpu=True) == 0 and choose_workers(5, on_gpu=False) == 5
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    assert choose_workers(-1) == 2
+    assert choose_workers(-1, on_gpu=True) == 2 and choose_workers(-1, on_gpu=False) == 1
     assert replace(config()).system.workers == 0

@@ -43,9 +43,13 @@ def test_a_lock_of_a_dead_process_is_taken_over(small, tmp_path):
             open_run(tmp_path / "run", small)
 
 
-def test_other_ranks_write_nothing(small, tmp_path):
-    open_run(tmp_path / "run", small, rank=1)
+def test_other_ranks_write_nothing_but_the_bad_files_they_met(small, tmp_path):
+    other = open_run(tmp_path / "run", small, rank=1)
     assert not (tmp_path / "run").exists()
+    main = open_run(tmp_path / "run", small)
+    main.bad_file("b.jpg", "corrupt")
+    other.bad_file("a.jpg", "truncated")
+    assert main.bad_files() == [("a.jpg", "truncated"), ("b.jpg", "corrupt")]
 
 
 def test_a_line_torn_by_a_crash_is_skipped_and_does_not_swallow_the_next(small, tmp_path):

@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
     assert sets is not None
     derived = derive(config, len(sets[0]))
     describe(config, derived, sets[0], folder, 1, say)
-    probe = knn_probe(config, choose_device(config.system.device))
+    probe = knn_probe(config, choose_device(config.system.device), say)
     initial: list[VisionTransformer] = []
 
     def evaluate(backbone: nn.Module, step: int) -> list[ResultRecord]:

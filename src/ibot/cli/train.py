@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from ibot.config.override import apply, to_plain
 from ibot.config.resolve import Derived, check, derive, warnings
 from ibot.config.schema import Config
+from ibot.errors import DataError
 from ibot.recipes import beyond_paper, recipe
 from ibot.types import ResultRecord
 
@@ -38,8 +39,9 @@ def run(options: argparse.Namespace) -> int:
     derived = derive(config, len(source), processes.world_size)
     say = (lambda text: None) if options.quiet or not processes.is_main else print
     describe(config, derived, source, folder, processes.world_size, say)
-    evaluate = knn_probe(config, choose_device(config.system.device)) if processes.is_main else None
-    state = train(config, folder, command=shlex.join(["ibot", *sys.argv[1:]]), evaluate=evaluate, quiet=options.quiet)
+    evaluate = knn_probe(config, choose_device(config.system.device), say) if processes.is_main else None
+    command = shlex.join(["ibot", *sys.argv[1:]])
+    state = train(config, folder, command=command, source=source, evaluate=evaluate, quiet=options.quiet)
     if state.step >= derived.run_steps:
         say(f"done: {state.step} steps, {state.images_seen} images. Weights: {folder}/checkpoints/last")
         name = shlex.quote(str(folder))
@@ -95,8 +97,13 @@ def describe(
         say("beyond the paper: " + "; ".join(extra))
 
 
-def knn_probe(config: Config, device: torch.device) -> Callable[[nn.Module, int], list[ResultRecord]] | None:
-    """k-NN accuracy of a backbone on the labelled images of the data folder; None without labels."""
+def knn_probe(
+    config: Config, device: torch.device, say: Callable[[str], None]
+) -> Callable[[nn.Module, int], list[ResultRecord]] | None:
+    """k-NN accuracy of a backbone on the labelled images of the data folder; None without labels.
+
+    Labels that cannot be used are no reason not to train, unless --val-data asked for them.
+    """
     import numpy as np
 
     from ibot.data.sources import labelled_sets
@@ -104,7 +111,13 @@ def knn_probe(config: Config, device: torch.device) -> Callable[[nn.Module, int]
     from ibot.eval.knn import knn_accuracy
     from ibot.eval.spectrum import effective_rank
 
-    sets = labelled_sets(config.data.path, config.data.val_path)
+    try:
+        sets = labelled_sets(config.data.path, config.data.val_path)
+    except DataError as error:
+        if config.data.val_path:
+            raise
+        say(f"note   no k-NN during training: {error.what}")
+        return None
     if sets is None:
         return None
     train, val = sets

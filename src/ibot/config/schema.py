@@ -280,7 +280,7 @@ class CheckpointConfig:
     every: Duration = field(default_factory=lambda: duration("1 epochs"))
     """Interval between checkpoints."""
     keep: int = 3
-    """Checkpoints kept besides the newest `keep_every` ones."""
+    """Newest checkpoints kept."""
     keep_every: Duration = field(default_factory=lambda: duration("40 epochs"))
     """A checkpoint at a multiple of this is never deleted; 0: none."""
 

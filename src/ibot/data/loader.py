@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import zlib
 from collections.abc import Iterator
 
@@ -32,8 +33,11 @@ REPLACEMENTS = 100
 MAX_WORKERS = 16
 
 
-class MicroBatches(Dataset[Batch]):
-    """Micro-batch number n of this process: step n // accumulate, part n % accumulate. Holds no state but a cache."""
+class MicroBatches(Dataset["Batch | DataError"]):
+    """Micro-batch number n of this process: step n // accumulate, part n % accumulate. Holds no state but a cache.
+
+    Data that cannot be used are returned as the error, not raised: a worker would bury it in its own traceback.
+    """
 
     def __init__(self, config: Config, source: ImageSource, grid: tuple[int, int], rank: int, world_size: int) -> None:
         self.config, self.source, self.grid = config, source, grid
@@ -41,10 +45,13 @@ class MicroBatches(Dataset[Batch]):
         self.steps_per_epoch = len(source) // config.train.batch
         self._order: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, np.int64))
 
-    def __getitem__(self, number: int) -> Batch:
+    def __getitem__(self, number: int) -> Batch | DataError:
         step, part = divmod(number, self.config.train.accumulate)
         epoch, position = divmod(step, self.steps_per_epoch)
-        return self._read(self.indices(epoch, position, part), epoch)
+        try:
+            return self._read(self.indices(epoch, position, part), epoch)
+        except DataError as error:
+            return error
 
     def indices(self, epoch: int, position: int, part: int) -> NDArray[np.int64]:
         """Images of part `part` of the step at `position` in `epoch`: int64 [B]."""
@@ -128,24 +135,26 @@ class Loader:
         self.accumulate = train.accumulate
         self.start_step = start_step
         self.end_step = end_step
-        self.workers = choose_workers(config.system.workers)
-        self.pin_memory = torch.cuda.is_available() and config.system.device != "cpu"
+        self.setting = config.system.workers
+        # Pinned memory lets copies to a GPU run beside the step.
+        self.on_gpu = torch.cuda.is_available() and config.system.device != "cpu"
 
     def __iter__(self) -> Iterator[list[Batch]]:
-        """Per optimizer step the micro-batches of this process: bytes, on the CPU."""
+        """Per optimizer step the micro-batches of this process: bytes, on the CPU. Raises DataError."""
+        workers = choose_workers(self.setting, self.on_gpu)
         loader = DataLoader(
             self.dataset,
             batch_size=None,
             sampler=_Numbers(self.start_step * self.accumulate, self.end_step and self.end_step * self.accumulate),
-            num_workers=self.workers,
-            prefetch_factor=4 if self.workers else None,
+            num_workers=workers,
+            prefetch_factor=4 if workers else None,
             worker_init_fn=_start_worker,
-            pin_memory=self.pin_memory,
-            # Processes forked before any GPU work; a spawned one would import torch again for each worker.
-            multiprocessing_context="fork" if self.workers else None,
+            pin_memory=self.on_gpu,
+            # A spawned process would import torch again; forked ones never touch the GPU. Only Linux forks safely.
+            multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
         )
         micro_batches = iter(loader)
-        while step := [batch for _, batch in zip(range(self.accumulate), micro_batches, strict=False)]:
+        while step := [_batch(item) for _, item in zip(range(self.accumulate), micro_batches, strict=False)]:
             yield step
 
 
@@ -169,12 +178,22 @@ def content_hash(image: NDArray[np.uint8]) -> int:
     return -1 if (sample == sample[0, 0]).all() else zlib.crc32(sample.tobytes())
 
 
-def choose_workers(setting: int) -> int:
-    """Loader processes: the setting, or for -1 the cores of this process beyond the one that trains."""
+def choose_workers(setting: int, on_gpu: bool) -> int:
+    """Loader processes: the setting, or for -1 as the cores allow.
+
+    Beside a GPU all cores of this process but one decode; on a CPU, where they also train, one in four.
+    """
     if setting >= 0:
         return setting
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(MAX_WORKERS, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - 1))
+    cores //= int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(1, min(MAX_WORKERS, cores - 1 if on_gpu else cores // 4))
+
+
+def _batch(item: Batch | DataError) -> Batch:
+    if isinstance(item, DataError):
+        raise item
+    return item
 
 
 def largest_power_of_two(limit: int) -> int:

@@ -83,6 +83,7 @@ def train(
     run_path: Path,
     *,
     command: str = "",
+    source: ImageSource | None = None,
     evaluate: Evaluate | None = None,
     quiet: bool = False,
 ) -> RunState:
@@ -92,6 +93,7 @@ def train(
         config: settings; `data.path` names the images.
         run_path: created when absent; a folder of the same settings is resumed.
         command: the command line, recorded in the run folder and in the advice how to resume.
+        source: the images, when they were scanned already; else `data.path` is scanned.
         evaluate: k-NN or anything like it, called on the initial weights, every `evaluate.every`, and at the end.
         quiet: no progress on the terminal.
 
@@ -107,7 +109,8 @@ def train(
     processes = init_processes(device)
     try:
         with StopSignal() as signal, Progress(quiet=quiet or not processes.is_main) as progress:
-            trainer = build_trainer(config, run_path, processes, device, progress, command)
+            images = source if source is not None else scan(config.data.path)
+            trainer = build_trainer(config, run_path, images, processes, device, progress, command)
             trainer.evaluate = evaluate
             try:
                 run_steps(trainer, signal)
@@ -122,10 +125,15 @@ def train(
 
 
 def build_trainer(
-    config: Config, run_path: Path, processes: Processes, device: torch.device, progress: Progress, command: str
+    config: Config,
+    run_path: Path,
+    source: ImageSource,
+    processes: Processes,
+    device: torch.device,
+    progress: Progress,
+    command: str,
 ) -> Trainer:
-    """Scan the data, build the networks with seeded weights, open the run folder, load its last checkpoint if any."""
-    source = scan(config.data.path)
+    """Build the networks with seeded weights, open the run folder, load its last checkpoint if there is one."""
     derived = derive(config, len(source), processes.world_size)
     run = RunFolder.create(run_path, config, command=command, source_info=source.fingerprint(), processes=processes)
     torch.manual_seed(torch_seed(config.train.seed, 0, 0, Purpose.INIT))
@@ -189,6 +197,7 @@ def run_steps(trainer: Trainer, signal: StopSignal) -> None:
             step=step + 1,
             images_seen=trainer.state.images_seen + config.train.batch,
             epoch=schedules.epoch(step + 1),
+            skipped_steps=trainer.state.skipped_steps + out.skipped,
         )
         note_bad_files(trainer, micro_batches)
         trainer.health.observe(step, out, micro_batches, time.perf_counter() - began, wait_seconds)
@@ -285,7 +294,7 @@ def note_bad_files(trainer: Trainer, batches: list[Batch]) -> None:
         for path, reason in batch.bad:
             trainer.bad_files += trainer.run.bad_file(path, reason)
     limit = trainer.config.data.max_bad_fraction
-    if trainer.bad_files > max(20, limit * len(trainer.source)):
+    if trainer.bad_files > max(20, limit * len(trainer.source) / trainer.processes.world_size):
         raise TrainingStopped(
             f"{trainer.bad_files} of {len(trainer.source)} files cannot be read",
             why=f"more than data.max_bad_fraction={limit:g}; see {trainer.run.path / 'bad_files.jsonl'}",
@@ -301,6 +310,7 @@ def write_log(trainer: Trainer, values: StepValues, end: int) -> None:
         "step": state.step,
         "images_seen": state.images_seen,
         "epoch": state.step / trainer.schedules.steps_per_epoch,
+        "skipped_steps": state.skipped_steps,
         "lr": values.lr,
         "weight_decay": values.weight_decay,
         "momentum": values.momentum,

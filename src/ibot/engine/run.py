@@ -3,7 +3,7 @@
     config.json  provenance.json  metrics.jsonl  results.jsonl  events.jsonl  bad_files.jsonl
     tensorboard/  checkpoints/step_00001000/  checkpoints/last  pictures/
 
-JSON lines are the truth; everything else is derived. Only the main process writes.
+JSON lines are the truth; everything else is derived. Only the main process writes, but for bad_files.jsonl.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ from ibot.engine.distributed import Processes
 from ibot.errors import RunError
 from ibot.types import ResultRecord
 
-FREE_TO_CHANGE = ("system.", "log.", "checkpoint.", "evaluate.", "train.max_steps", "data.")
+FREE_TO_CHANGE = (
+    "system.", "log.", "checkpoint.", "evaluate.", "train.max_steps", "data.path", "data.val_path", "data.max_bad",
+)  # fmt: skip
 """Settings that a resumed run may change: they do not alter what is learnt (the data are compared by their names)."""
 
 
@@ -84,17 +86,19 @@ class RunFolder:
         _append(self.path / "events.jsonl", {"event": kind, "time": time.strftime("%Y-%m-%dT%H:%M:%S"), **details})
 
     def bad_file(self, path: str, reason: str) -> bool:
-        """Record an unreadable file once, also across resumptions; returns whether it is new."""
+        """Record an unreadable file once, also across resumptions; returns whether it is new.
+
+        Every process records what it met: each reads other images.
+        """
         if (path, reason) in self._bad:
             return False
         self._bad.add((path, reason))
-        if self._lock is not None:
-            _append(self.path / "bad_files.jsonl", {"path": path, "reason": reason})
+        _append(self.path / "bad_files.jsonl", {"path": path, "reason": reason})
         return True
 
     def bad_files(self) -> list[tuple[str, str]]:
-        """All (path, reason) recorded so far, sorted."""
-        return sorted(self._bad)
+        """All (path, reason) recorded so far by any process, sorted."""
+        return sorted({(row["path"], row["reason"]) for row in read_jsonl(self.path / "bad_files.jsonl")})
 
     def forget_after(self, step: int) -> None:
         """Drop log rows and results of steps after `step`: a resumed run writes them again."""

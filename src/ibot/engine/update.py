@@ -35,6 +35,8 @@ class UpdateOutput:
     """As in `StepOutput`: means over micro-batches, prototype counts summed, features of the last one."""
     grad_norms: dict[str, Tensor]
     """l2 norm of the gradient of backbone, head MLP and last layer, before clipping."""
+    skipped: bool = False
+    """float16 overflowed and the optimizer did not move; teacher, centers and schedules did (spec 6.7)."""
 
 
 @dataclass(slots=True)
@@ -74,14 +76,19 @@ class Update:
         norms = clip_gradients(self.model.student.parameters(), self.config.optim.clip)
         if values.freeze_last_layer:
             drop_last_layer_gradients(self.model.student.head)
+        skipped = False
         if self.scaler is not None:
+            scale = self.scaler.get_scale()
             self.scaler.step(self.optimizer)
             self.scaler.update()
+            skipped = self.scaler.get_scale() < scale
         else:
             self.optimizer.step()
         # The teacher moves also when float16 overflowed and the optimizer did not (spec 6.7).
         update_teacher(self._averaged, values.momentum)
-        return UpdateOutput(loss, failed, _combine([output.metrics for output in outputs]), self._by_part(norms))
+        return UpdateOutput(
+            loss, failed, _combine([output.metrics for output in outputs]), self._by_part(norms), skipped
+        )
 
     def _accumulate(self, batch: Batch, values: StepValues, i: int, count: int, observe: bool) -> StepOutput:
         last = i == count - 1
