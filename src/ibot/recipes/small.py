@@ -79,7 +79,7 @@ def demo() -> Config:
         # The pictures are gray: only light varies.
         augment=replace(config.augment, jitter_strength=(0.4, 0.4, 0.0, 0.0), gray=0.0),
         train=replace(config.train, length=duration("60000 images")),
-        evaluate=EvaluateConfig(every=duration("20 percent"), max_train=5000),
+        evaluate=EvaluateConfig(every=duration("20 percent"), max_train=12000),
         log=LogConfig(every=20),
     )
 

@@ -60,29 +60,17 @@ def training_picture(
         raise MissingExtra("matplotlib", "show") from None
     columns = max(4, len(examples))
     figure = plt.figure(figsize=(1.35 * columns + 1.2, 7.6), dpi=130, facecolor="white")
-    grid = figure.add_gridspec(
-        5,
-        columns,
-        height_ratios=[2.6, 1, 1, 1, 1],
-        hspace=0.12,
-        wspace=0.08,
-        left=0.09,
-        right=0.985,
-        top=0.93,
-        bottom=0.02,
-    )
     figure.suptitle(title, x=0.09, ha="left", fontsize=11, color=INK)
-    half = columns // 2
-    upper = grid[0, :].subgridspec(1, 2, wspace=0.22)
+    upper = figure.add_gridspec(1, 2, wspace=0.2, left=0.09, right=0.985, top=0.9, bottom=0.62)
     _losses(figure.add_subplot(upper[0]), metrics)
     _accuracy(figure.add_subplot(upper[1]), knn, controls)
-    figure.text(
-        0.09, 0.585, "generated images, what the student sees, attention before and after", fontsize=9, color=INK
-    ) if half else None
+    grid = figure.add_gridspec(4, columns, hspace=0.08, wspace=0.08, left=0.09, right=0.985, top=0.5, bottom=0.02)
+    caption = "images, what the student sees of them, attention of the class token before and after"
+    figure.text(0.09, 0.515, caption, fontsize=9, color=INK)
     rows = ("image", "masked", "before", "after")
     for column, example in enumerate(examples):
         pictures = (example.image, masked_image(example.image, example.mask), example.before, example.after)
-        for row, picture in enumerate(pictures, 1):
+        for row, picture in enumerate(pictures):
             axis = figure.add_subplot(grid[row, column])
             axis.imshow(picture, cmap="viridis", interpolation="nearest")
             axis.set_xticks([])
@@ -90,7 +78,7 @@ def training_picture(
             for spine in axis.spines.values():
                 spine.set_visible(False)
             if column == 0:
-                axis.set_ylabel(rows[row - 1], fontsize=8, color=INK)
+                axis.set_ylabel(rows[row], fontsize=8, color=INK)
     figure.savefig(out)
     plt.close(figure)
 
