@@ -1,5 +1,8 @@
+import io
 import json
 import tarfile
+import tracemalloc
+import zlib
 
 import numpy as np
 import pytest
@@ -91,3 +94,73 @@ def test_float_images_are_scaled(tmp_path):
     for factor in (1, 300):
         Image.fromarray(values * factor).save(tmp_path / "a.tif")
         assert np.abs(decode(tmp_path / "a.tif")[..., 0] - values * 255).max() <= 0.5
+
+
+def test_float_values_that_are_not_numbers_do_not_set_the_range(tmp_path):
+    values = np.array([[-1, 1, np.nan], [0, np.inf, -np.inf]], np.float32)
+    Image.fromarray(values).save(tmp_path / "a.tif")
+    assert decode(tmp_path / "a.tif")[..., 0].tolist() == [[0, 255, 0], [128, 255, 0]]
+
+
+def encoded(format, **options):
+    file = io.BytesIO()
+    Image.fromarray(np.arange(48, dtype=np.uint8).reshape(4, 4, 3)).resize((12, 8)).save(file, format, **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+def test_damaged_exif_data_do_not_cost_the_picture(tmp_path, format):
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F], exif[0x011A] = 6, "maker", 72.0
+    good, rng = exif.tobytes(), np.random.default_rng(0)
+    whole = {(8, 12), (12, 8)}  # turned or not, as the tag was hit or not
+    for damage in [b"Exif\0\0garbage", *[None] * 150]:
+        if damage is None:
+            damage = bytearray(good)
+            for position in rng.integers(6, len(good), 3):
+                damage[position] = rng.integers(256)
+        (tmp_path / "a").write_bytes(encoded(format, exif=bytes(damage)))
+        assert decode(tmp_path / "a").shape[:2] in whole
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "JPEG2000", "DDS"])
+def test_damaged_bytes_are_read_or_refused_and_never_crash(tmp_path, format):
+    if format not in Image.SAVE:
+        pytest.skip(f"this Pillow does not write {format}")
+    good, rng, refused = encoded(format), np.random.default_rng(0), 0
+    for _ in range(200):
+        damaged = bytearray(good[: rng.integers(1, len(good) + 1)] if rng.random() < 0.3 else good)
+        for position in rng.integers(0, min(len(damaged), 200), 4):
+            damaged[position] = rng.choice([0, 1, 127, 128, 255])
+        (tmp_path / "a").write_bytes(damaged)
+        try:
+            decode(tmp_path / "a")
+        except UnreadableImage:
+            refused += 1
+    assert refused
+
+
+def test_a_large_file_is_refused_from_its_header(tmp_path):
+    header = encoded("PNG")[:16] + (60000).to_bytes(4, "big") * 2 + b"\x08\x02\0\0\0"
+    with (tmp_path / "a.png").open("wb") as file:
+        file.write(header + zlib.crc32(header[12:]).to_bytes(4, "big") + (1 << 20).to_bytes(4, "big") + b"IDAT")
+        file.truncate(64 << 20)
+    tracemalloc.start()
+    with pytest.raises(UnreadableImage, match="too many pixels"):
+        decode(tmp_path / "a.png")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 20
+
+
+def test_programs_are_no_images(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
+    with pytest.raises(UnreadableImage, match="not an image"):
+        decode(tmp_path / "a.jpg")
+
+
+def test_whole_files_of_a_layout_that_cannot_be_read_are_not_called_corrupt(shared_data):
+    scientific = shared_data / "scientific"
+    for name in ("s2_6band_uint16_interleaved.tif", "worms_2channel_uint16.tif", "s2_rgb_float32.tif"):
+        with pytest.raises(UnreadableImage, match="unsupported TIFF layout"):
+            decode(scientific / name)
