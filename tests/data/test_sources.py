@@ -1,3 +1,4 @@
+import os
 import pickle
 from dataclasses import replace
 
@@ -49,6 +50,8 @@ def test_test_serves_as_validation_and_another_folder_can_be_named(tmp_path):
     assert labelled_sets(str(tmp_path / "a"))[1].root == tmp_path / "a" / "test"
     assert labelled_sets(str(tmp_path / "b"), str(tmp_path / "a" / "test"))[0].root == tmp_path / "b"
     assert labelled_sets(str(tmp_path / "b")) is None
+    train, val = labelled_sets(str(tmp_path / "b"), str(tmp_path / "a"))  # never the training part of the other set
+    assert (train.root, val.root) == (tmp_path / "b", tmp_path / "a" / "test")
 
 
 def test_different_classes_are_named(tmp_path):
@@ -72,6 +75,39 @@ def test_links_are_followed_once_and_dangling_ones_kept_as_bad_files(tmp_path):
     (tmp_path / "photos" / "loop").symlink_to(tmp_path / "photos")
     (tmp_path / "photos" / "gone.png").symlink_to(tmp_path / "nowhere.png")
     assert names(scan(tmp_path / "photos")) == ["1.png", "gone.png", "more/2.png"]
+
+
+def test_a_link_never_takes_the_place_of_a_real_folder(tmp_path):
+    make(tmp_path, "data/m/1.png", "outside/2.png")
+    for name in ("a", "z"):
+        (tmp_path / "data" / name).symlink_to(tmp_path / "data" / "m")
+    for name in ("link3", "link1", "link2"):
+        (tmp_path / "data" / name).symlink_to(tmp_path / "outside")
+    source = scan(tmp_path / "data")
+    assert names(source) == ["link1/2.png", "m/1.png"] and source.classes == ("link1", "m")
+
+
+def test_links_in_a_circle_are_bad_files_and_pipes_are_none(tmp_path):
+    make(tmp_path, "1.png")
+    (tmp_path / "circle.png").symlink_to(tmp_path / "circle.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "link.png").symlink_to(tmp_path / "pipe.png")
+    assert names(scan(tmp_path)) == ["1.png", "circle.png"]
+
+
+def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
+    make(tmp_path, "1.png", "locked/2.png")
+    listed = os.scandir
+
+    def scandir(path):
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied")
+        return listed(path)
+
+    monkeypatch.setattr("os.scandir", scandir)
+    with pytest.raises(DataError, match=r"locked' cannot be listed") as caught:
+        scan(tmp_path)
+    assert caught.value.why == "Permission denied"
 
 
 def test_names_of_any_script_survive_a_trip_to_a_worker(tmp_path):

@@ -60,9 +60,9 @@ class ImageSource:
 def scan(root: str | Path) -> ImageSource:
     """All images below `root`, sorted; of a folder with `train` and `val` (or `test`) only `train`.
 
-    Hidden files, side files of other systems, run folders and empty folders are passed over; symbolic links are
-    followed once. First-level folders are classes when every image lies in one and there are at least two.
-    Raises DataError for a missing folder or one without images.
+    Hidden files, side files of other systems, run folders and empty folders are passed over. Symbolic links to folders
+    are followed once, and only to what is not below `root` anyway. First-level folders are classes when every image
+    lies in one and there are at least two. Raises DataError for a folder that is missing, unreadable or without images.
     """
     folder = Path(root)
     if not str(root):
@@ -88,11 +88,12 @@ def scan(root: str | Path) -> ImageSource:
 def labelled_sets(data: str, val_data: str = "") -> tuple[ImageSource, ImageSource] | None:
     """Training and validation images with the same classes, or None where there are no labels.
 
-    `data` holds `train` and `val` (or `test`), or it holds class folders and `val_data` names the other set.
-    Raises DataError when the class names of the two differ.
+    `data` holds `train` and `val` (or `test`), or it holds class folders and `val_data` names the other set; of a
+    `val_data` with such parts, `val` (or `test`) is taken. Raises DataError when the class names of the two differ.
     """
-    folder = Path(data)
-    val_folder = Path(val_data) if val_data else next((folder / n for n in VAL_NAMES if (folder / n).is_dir()), None)
+    val_folder = Path(val_data or data)
+    if not val_data or _is_split(val_folder):
+        val_folder = next((val_folder / name for name in VAL_NAMES if (val_folder / name).is_dir()), None)
     if val_folder is None:
         return None
     train, val = scan(data), scan(val_folder)
@@ -133,22 +134,53 @@ def _source(root: Path, names: Sequence[str]) -> ImageSource:
 def _image_names(root: Path) -> Iterator[str]:
     """Relative names of all image files, with forward slashes."""
     seen: set[tuple[int, int]] = set()
-    stack = [(os.fspath(root), "")]
-    while stack:
-        folder, prefix = stack.pop()
+    stack, links = [("", os.fspath(root))], []
+    while stack or links:
+        if not stack:
+            # Links come after all real folders and by name: what is seen twice keeps one name on every disk.
+            links.sort(reverse=True)
+            stack.append(links.pop())
+        prefix, folder = stack.pop()
+        entries = _listing(folder, seen)
+        if prefix and {entry.name for entry in entries} >= set(_RUN_MARKS):
+            continue
+        for entry in entries:
+            if _is_folder(entry):
+                (links if entry.is_symlink() else stack).append((f"{prefix}{entry.name}/", entry.path))
+            elif os.path.splitext(entry.name)[1].lower() in EXTENSIONS and _is_file(entry):  # noqa: PTH122
+                yield prefix + entry.name
+
+
+def _listing(folder: str, seen: set[tuple[int, int]]) -> list[os.DirEntry[str]]:
+    """What a folder holds, hidden and side files left out; nothing when it was seen before. Raises DataError."""
+    try:
         status = os.stat(folder)  # noqa: PTH116 - os calls throughout: this runs over millions of entries
         if (status.st_dev, status.st_ino) in seen:
-            continue  # a symbolic link back into the tree
+            return []
         seen.add((status.st_dev, status.st_ino))
         with os.scandir(folder) as entries:
-            listed = [entry for entry in entries if not entry.name.startswith((".", "__MACOSX"))]
-        if prefix and {entry.name for entry in listed} >= set(_RUN_MARKS):
-            continue
-        for entry in listed:
-            if entry.is_dir():
-                stack.append((entry.path, f"{prefix}{entry.name}/"))
-            elif os.path.splitext(entry.name)[1].lower() in EXTENSIONS:  # noqa: PTH122
-                yield prefix + entry.name
+            return [entry for entry in entries if not entry.name.startswith(".") and entry.name != "__MACOSX"]
+    except OSError as error:
+        raise DataError(
+            f"the folder '{folder}' cannot be listed",
+            why=error.strerror or str(error),
+            fix="make it readable, or name a folder beside it",
+        ) from None
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link in a circle, or into a folder that must not be read
+        return False
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    """Files and links that lead nowhere (they count as bad files), but no pipes or devices: those never end."""
+    try:
+        return entry.is_file() or not os.path.exists(entry.path)  # noqa: PTH110
+    except OSError:
+        return True
 
 
 def _nearest_parent(folder: Path) -> str:
