@@ -1,3 +1,6 @@
+import multiprocessing
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -101,6 +104,33 @@ def test_a_folder_of_bad_files_stops_with_the_reason(tmp_path):
         with pytest.raises(DataError, match=r"^100 images in a row") as caught:
             next(iter(Loader(config(batch=2, workers=workers), scan(tmp_path), grid=(4, 4))))
         assert "empty file" in caught.value.why
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the sender of a signal is known on Linux only")
+@pytest.mark.parametrize("sent", ["INT", "TERM"])
+def test_workers_go_on_when_a_scheduler_signals_every_process(source, sent):
+    batches = iter(Loader(config(workers=2), source, grid=(4, 4), end_step=20))
+    got = [next(batches)]
+    # From another process, as a scheduler does: SIGTERM from the parent ends a worker.
+    subprocess.run(["kill", f"-{sent}", *(str(worker.pid) for worker in multiprocessing.active_children())], check=True)
+    got += batches
+    for a, b in zip(got, steps(source, 20), strict=True):
+        assert_equal(a[0], b[0])
+
+
+def test_python_ends_while_batches_are_still_wanted(source):
+    script = f"""
+from ibot.config.schema import AugmentConfig, Config, SystemConfig, TrainConfig
+from ibot.data.loader import Loader
+from ibot.data.sources import scan
+augment = AugmentConfig(num_local=2, global_size=(16, 16), local_size=(8, 8))
+config = Config(augment=augment, train=TrainConfig(batch=8), system=SystemConfig(workers=2, device="cpu"))
+batches = iter(Loader(config, scan({str(source.root)!r}), grid=(4, 4)))
+next(batches)
+raise RuntimeError("a bug that keeps the loader alive")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and "keeps the loader alive" in done.stderr
 
 
 def test_images_and_plain_images_have_their_hashes(source, tmp_path):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import zlib
 from collections.abc import Iterator
 
@@ -202,10 +203,20 @@ def largest_power_of_two(limit: int) -> int:
 
 
 def _start_worker(_: int) -> None:
-    # Only the main process decides what a signal means; a worker that dies of Ctrl-C would look like a crash.
+    # Schedulers and terminals signal every process of a job. Only the main process decides what that means: a worker
+    # that dies of it stops the run before it is saved.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if sys.platform == "linux":
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_when_told, args=(os.getppid(),), daemon=True).start()
     torch.set_num_threads(1)
+
+
+def _end_when_told(parent: int) -> None:
+    """Obey SIGTERM from the parent alone: with it Python ends its workers at exit, so it must not be ignored."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)
 
 
 def _planar(pixels: NDArray[np.uint8]) -> torch.Tensor:
