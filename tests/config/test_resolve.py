@@ -61,6 +61,24 @@ def test_settings_that_cannot_work_are_named(text, named):
         check(apply(recipe("vit_s16"), [text]))
 
 
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("augment.global_size=200", "multiples of 32"),
+        ("model.depths=2,2", "model.stage_heads"),
+        ("model.depths=2,2,0,2", "model.depths"),
+        ("model.stage_heads=3,6,12,5", "5 heads of stage 4"),
+        ("model.window=1", "model.window"),
+        ("model.registers=4", "model.registers"),
+    ],
+)
+def test_settings_that_cannot_work_in_a_swin_are_named(text, named):
+    swin = ["model.kind=swin", "model.width=96", "model.patch=4"]
+    check(apply(recipe("vit_s16"), swin))
+    with pytest.raises(ConfigError, match=named):
+        check(apply(recipe("vit_s16"), [*swin, text]))
+
+
 def test_all_problems_are_reported_at_once():
     with pytest.raises(ConfigError, match="2 settings") as caught:
         check(apply(recipe("vit_s16"), ["model.heads=5", "method.momentum=2"]))

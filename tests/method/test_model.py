@@ -74,6 +74,7 @@ def plain_loss(model: StudentTeacher, batch: Batch, temp: float, patch_temp: flo
     [
         {},
         {"local": 0},
+        {"model": {"kind": "swin", "width": 12, "depths": (1, 2), "stage_heads": (1, 2), "window": 3, "patch": 4}},
         {"head": {"shared": False, "shared_teacher": False, "patch_out_dim": 28}},
         {"head": {"norm": "bn"}},
         {"head": {"norm": "ln"}},

@@ -1,6 +1,6 @@
 """Run one golden training case with our code and measure its errors; driven by the case files alone.
 
-`python tests/paper/golden_case.py [FOLDER]` prints the largest error of each quantity over all ViT cases.
+`python tests/paper/golden_case.py [FOLDER]` prints the largest error of each quantity over all cases.
 """
 
 from __future__ import annotations
@@ -84,13 +84,23 @@ class Case:
         )
         masks_kind, ratio, spread = masks.pop("masks"), masks.pop("pred_ratio"), masks.pop("pred_ratio_var")
         assert masks_kind in ("block", "rand", "empty", "mixed", "mixed1"), masks_kind
-        assert net.pop("qkv_bias") is True and net.pop("norm_eps") == 1e-6
+        assert net.pop("qkv_bias") is True
         size = net.pop("img_size")
-        model = ModelConfig(
-            width=net.pop("embed_dim"), depth=net.pop("depth"), heads=net.pop("num_heads"),
-            patch=net.pop("patch_size"), mlp_ratio=net.pop("mlp_ratio"), drop_path=net.pop("drop_path_rate"),
-            layer_scale=net.pop("init_values"), mean_pooling=net.pop("use_mean_pooling"), pos_size=(size, size),
+        common = dict(
+            width=net.pop("embed_dim"), patch=net.pop("patch_size"), mlp_ratio=net.pop("mlp_ratio"),
+            drop_path=net.pop("drop_path_rate"), pos_size=(size, size), norm_eps=net.pop("norm_eps"),
         )  # fmt: skip
+        if self.json["family"] == "swin":
+            net.pop("non_square_extension")
+            depths, heads = tuple(net.pop("depths")), tuple(net.pop("num_heads"))
+            assert net.pop("num_features") == common["width"] * 2 ** (len(depths) - 1)
+            model = ModelConfig("swin", depths=depths, stage_heads=heads, window=net.pop("window_size"), **common)
+        else:
+            assert self.json["family"] == "vit", self.json["family"]
+            model = ModelConfig(
+                "vit", depth=net.pop("depth"), heads=net.pop("num_heads"), layer_scale=net.pop("init_values"),
+                mean_pooling=net.pop("use_mean_pooling"), **common,
+            )  # fmt: skip
         augment = AugmentConfig(
             num_global=crops.pop("global_crops_number"), num_local=crops.pop("local_crops_number"),
             global_size=tuple(crops.pop("global_size_hw")), local_size=tuple(crops.pop("local_size_hw") or (8, 8)),
@@ -189,8 +199,6 @@ class Run:
 
     def __init__(self, path: Path) -> None:
         self.case = Case(path)
-        if self.case.json["family"] != "vit":
-            raise NotImplementedError(f"backbone family {self.case.json['family']}")
         self.config = self.case.config()
         self.errors: dict[str, float] = defaultdict(float)
         self.model = StudentTeacher(self.config).double()
@@ -224,6 +232,7 @@ class Run:
 
     def _load(self, network: str, stored: dict) -> None:
         own = getattr(self.model, network).state_dict()
+        own = {name: value for name, value in own.items() if not name.endswith("relative_position_index")}  # computed
         alias = self.case.json[f"{network}_alias"]
         assert {n for n in own if n not in alias} == set(stored), set(own) ^ set(stored)
         with torch.no_grad():
@@ -326,12 +335,13 @@ class Run:
 def main() -> None:
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parents[1] / "golden"
     worst: dict[str, tuple[float, str]] = {}
-    paths = [p for p in sorted(folder.glob("vit_*.json"))]
+    paths = [p for p in sorted(folder.glob("*.json")) if "steps" in json.loads(p.read_text())]
     for path in paths:
         errors = Run(path).run()
         for quantity, value in errors.items():
             worst[quantity] = max(worst.get(quantity, (0.0, "-")), (value, path.stem))
-    print(f"{len(paths)} ViT cases")
+    swin = sum(path.stem.startswith("swin") for path in paths)
+    print(f"{len(paths) - swin} ViT cases, {swin} Swin cases")
     for quantity, (value, name) in worst.items():
         print(f"{quantity:16} {value:.1e}  {name}")
 

@@ -22,9 +22,7 @@ def training_cases() -> list:
     for path in sorted(FOLDER.glob("*.json")):
         content = json.loads(path.read_text())
         if isinstance(content, dict) and "steps" in content:
-            # Until Swin exists its cases must fail, and for this reason only.
-            swin = pytest.mark.xfail(raises=NotImplementedError, strict=True, reason="Swin is not built yet")
-            cases.append(pytest.param(path, id=path.stem, marks=[swin] if content["family"] == "swin" else []))
+            cases.append(pytest.param(path, id=path.stem))
     return cases
 
 

@@ -1,6 +1,8 @@
 """Schedules, parameter names and counts of the published code."""
 
 import json
+import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +12,8 @@ from ibot.engine.schedule import Schedules, cosine
 from ibot.method.model import Student, Teacher
 from ibot.models.backbone import build_backbone
 from ibot.models.head import ProjectionHead
+
+FOLDER = Path(os.environ.get("IBOT_GOLDEN", Path(__file__).parents[1] / "golden"))
 
 
 def test_cosine_schedules_equal_the_golden_values(golden):
@@ -71,15 +75,50 @@ def test_heads_have_the_published_number_of_parameters(width, shared, unshared):
     assert counts == [shared, unshared]
 
 
-@pytest.mark.parametrize("name", ["tiny", "small", "small_p8", "base", "large"])
-def test_state_names_and_shapes_equal_the_published_ones(golden, name):
-    case = json.loads((golden / f"names_vit_{name}.json").read_text())
+SWIN = {
+    "tiny": (96, (2, 2, 6, 2), (3, 6, 12, 24)),
+    "small": (96, (2, 2, 18, 2), (3, 6, 12, 24)),
+    "base": (128, (2, 2, 18, 2), (4, 8, 16, 32)),
+    "large": (192, (2, 2, 18, 2), (6, 12, 24, 48)),
+}
+
+
+@pytest.mark.parametrize(
+    ("size", "window", "count"),
+    [("tiny", 7, 27_519_354), ("tiny", 14, 27_569_754), ("small", 7, 48_837_258), ("small", 14, 48_968_298),
+     ("base", 7, 86_743_224), ("base", 14, 86_917_944), ("large", 7, 194_995_476), ("large", 14, 195_257_556)],
+)  # fmt: skip
+def test_swin_backbones_have_the_published_number_of_parameters(size, window, count):
+    width, depths, heads = SWIN[size]
+    config = ModelConfig("swin", width, depths=depths, stage_heads=heads, window=window, patch=4)
+    with torch.device("meta"):
+        plain, masked = (build_backbone(config, (224, 224), masked=m) for m in (False, True))
+    assert sum(p.numel() for p in plain.parameters()) == count
+    assert sum(p.numel() for p in masked.parameters()) == count + width
+
+
+def names_files() -> list:
+    return [pytest.param(path, id=path.stem) for path in sorted(FOLDER.glob("names_*.json"))]
+
+
+def network_of(about: dict) -> ModelConfig:
+    if about["window_size"]:
+        _, depths, heads = SWIN[about["name"].split("_")[1]]
+        assert list(depths) == about["depth"]
+        return ModelConfig(
+            "swin", about["embed_dim"], depths=depths, stage_heads=heads, window=about["window_size"], patch=4
+        )
+    width = about["embed_dim"]
+    return ModelConfig(width=width, depth=about["depth"], heads=width // 64, patch=about["patch_size"])
+
+
+@pytest.mark.parametrize("path", names_files())
+def test_state_names_and_shapes_equal_the_published_ones(path):
+    case = json.loads(path.read_text())
     about = case["about"]
     config = Config(
         augment=AugmentConfig(global_size=(about["img_size"],) * 2),
-        model=ModelConfig(
-            width=about["embed_dim"], depth=about["depth"], heads=about["embed_dim"] // 64, patch=about["patch_size"]
-        ),
+        model=network_of(about),
         head=HeadConfig(
             out_dim=about["out_dim"], patch_out_dim=about["patch_out_dim"], shared=about["student_shared_head"],
             shared_teacher=about["teacher_shared_head"], norm_last_layer=about["norm_last_layer"],
@@ -91,8 +130,10 @@ def test_state_names_and_shapes_equal_the_published_ones(golden, name):
     own = {n: list(t.shape) for n, t in student.state_dict().items()}
     wanted = {row[0]: row for row in case["student"]}
     assert own == {n: row[1] for n, row in wanted.items()} and list(own) == list(wanted)
-    for n, row in wanted.items():
-        assert trainable[n] == (row[2:] != ["frozen"]), n
+    buffers = {n for n, row in wanted.items() if str(row[2:]).startswith("['buffer")}
+    assert set(trainable) == set(wanted) - buffers
+    for n in trainable:
+        assert trainable[n] == (wanted[n][2:] != ["frozen"]), n
     assert sum(p.numel() for p in student.parameters() if p.requires_grad) == about["student_trainable"]
     lacks = set(case["teacher_lacks"])
     theirs = {row[0]: row[1] for row in case["student"] if row[0] not in lacks}

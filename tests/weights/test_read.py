@@ -1,6 +1,7 @@
 import json
 import os
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,16 +11,33 @@ from safetensors.torch import save_file
 from ibot.config.schema import ModelConfig
 from ibot.errors import WeightsError
 from ibot.models.backbone import build_backbone
-from ibot.weights.read import load_backbone, load_weights
+from ibot.weights.read import load, load_backbone, load_weights
+
+FOLDER = Path(os.environ.get("IBOT_GOLDEN", Path(__file__).parents[1] / "golden"))
 
 
-@pytest.mark.parametrize("key", ["student", "teacher"])
-@pytest.mark.parametrize("layout", ["full", "backbone"])
-def test_published_vit_files_give_the_published_tokens(golden, key, layout):
-    expected = json.loads((golden / "checkpoint_expected.json").read_text())
-    arrays = np.load(golden / "checkpoint_expected.npz", allow_pickle=False)
-    path = golden / ("published_checkpoint.pth" if layout == "full" else f"backbone_{key}.pth")
-    backbone = load_backbone(path, key, heads=expected["backbone"]["num_heads"]).double()
+def published_files() -> list:
+    """(file, network) for every published checkpoint of the golden folder."""
+    cases = []
+    for path in sorted([*FOLDER.glob("published_checkpoint*.pth"), *FOLDER.glob("backbone_*.pth")]):
+        keys = ("student", "teacher") if path.stem.startswith("published") else (path.stem.split("_")[1],)
+        cases += [pytest.param(path, key, id=f"{path.stem}-{key}") for key in keys]
+    return cases
+
+
+def test_the_golden_folder_holds_published_files_of_both_kinds():
+    names = [case.values[0].stem for case in published_files()]
+    assert any("swin" in name for name in names) and any("swin" not in name for name in names)
+
+
+@pytest.mark.parametrize(("path", "key"), published_files())
+def test_published_files_give_the_published_tokens(path, key):
+    name = "checkpoint_expected_swin" if "swin" in path.stem else "checkpoint_expected"
+    expected = json.loads((FOLDER / f"{name}.json").read_text())
+    arrays = np.load(FOLDER / f"{name}.npz", allow_pickle=False)
+    heads = None if "swin" in path.stem else expected["backbone"]["num_heads"]
+    backbone = load_backbone(path, key, heads=heads).double()
+    assert {"native", "non_square"} < set(expected["input_shapes"])
     for shape in expected["input_shapes"]:
         with torch.no_grad():
             out = backbone(torch.from_numpy(arrays[f"input/{shape}"]).double())
@@ -57,7 +75,7 @@ def test_files_that_cannot_be_weights_are_refused_with_a_reason(tmp_path, golden
     save_file({"layers.0.blocks.0.attn.relative_position_bias_table": torch.zeros(3, 3)}, tmp_path / "swin.safetensors")
     cases = {
         "missing.pth": "no file", "empty": "holds no weights", "half.pth": "cannot be read",
-        "bad.safetensors": "cannot be read", "other.pth": "no network", "swin.safetensors": "not a ViT",
+        "bad.safetensors": "cannot be read", "other.pth": "no network", "swin.safetensors": "neither a ViT nor a Swin",
     }  # fmt: skip
     for name, message in cases.items():
         with pytest.raises(WeightsError, match=message):
@@ -75,9 +93,25 @@ def test_missing_and_superfluous_tensors_are_errors(tmp_path):
     with pytest.raises(WeightsError) as caught:
         load_backbone(tmp_path / "short.safetensors")
     assert "norm.bias" in caught.value.why and "extra" in caught.value.why
+    loaded = load(tmp_path / "short.safetensors", allow_partial=True)
+    assert loaded.report.missing == ["norm.bias"] and loaded.report.unused == ["extra"]
+    assert torch.equal(loaded.backbone.state_dict()["norm.weight"], state["norm.weight"])
+    assert len(loaded.report.matched) == len(state) - 1
 
 
 def test_prefixes_are_cut_at_the_start_only(tmp_path):
     tensors = {"module.backbone.cls_token": torch.zeros(1), "encoder.backbone.x": torch.zeros(1)}
     torch.save(tensors, tmp_path / "a.pth")
     assert set(load_weights(tmp_path / "a.pth").backbone) == {"cls_token", "encoder.backbone.x"}
+
+
+@pytest.mark.parametrize("size", [64, 96, 224])
+def test_a_swin_without_settings_tells_the_size_for_which_it_was_built_by_its_windows(tmp_path, size):
+    config = ModelConfig("swin", 8, depths=(1, 2, 2, 1), stage_heads=(1, 2, 2, 4), window=7, patch=4)
+    torch.manual_seed(0)
+    backbone = build_backbone(config, (size, size)).eval()
+    save_file(backbone.state_dict(), tmp_path / "swin.safetensors")
+    loaded = load(tmp_path / "swin.safetensors")
+    assert loaded.size == (size, size) and loaded.config.depths == (1, 2, 2, 1)
+    images = torch.randn(1, 3, 96, 64)
+    assert torch.equal(loaded.backbone(images).patches, backbone(images).patches)

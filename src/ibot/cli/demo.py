@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from ibot.data.sources import ImageSource
     from ibot.eval.features import Features
-    from ibot.models.vit import VisionTransformer
+    from ibot.models.backbone import BackboneModule
 
 TRAIN_IMAGES, VAL_IMAGES = 12000, 2000
 EXAMPLES = 10
@@ -58,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
     derived = derive(config, len(sets[0]))
     describe(config, derived, sets[0], folder, 1, say)
     probe = knn_probe(config, choose_device(config.system.device), say)
-    initial: list[VisionTransformer] = []
+    initial: list[BackboneModule] = []
 
     def evaluate(backbone: nn.Module, step: int) -> list[ResultRecord]:
         if step == 0:
@@ -87,7 +87,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def untrained(config: Config) -> VisionTransformer:
+def untrained(config: Config) -> BackboneModule:
     """The backbone with which the run of these settings began."""
     import torch
 
@@ -99,7 +99,7 @@ def untrained(config: Config) -> VisionTransformer:
 
 
 def print_comparison(
-    before: VisionTransformer, after: VisionTransformer, sets: tuple[ImageSource, ImageSource], config: Config
+    before: BackboneModule, after: BackboneModule, sets: tuple[ImageSource, ImageSource], config: Config
 ) -> dict[str, float]:
     """k-NN of both networks, plain and whitened, with the effective rank; returns the levels for the picture."""
     rows = {"random network": _row(before, sets, config), "pre-trained": _row(after, sets, config)}
@@ -117,7 +117,7 @@ def print_comparison(
 
 
 def _row(
-    backbone: VisionTransformer, sets: tuple[ImageSource, ImageSource], config: Config
+    backbone: BackboneModule, sets: tuple[ImageSource, ImageSource], config: Config
 ) -> tuple[float, dict[int, float], float]:
     from ibot.eval.features import extract_features
     from ibot.eval.spectrum import effective_rank, whiten
@@ -182,7 +182,7 @@ def write_picture(
     metrics: list[dict[str, Any]],
     knn: list[tuple[int, float]],
     controls: dict[str, float],
-    networks: tuple[VisionTransformer, VisionTransformer],
+    networks: tuple[BackboneModule, BackboneModule],
     source: ImageSource,
     config: Config,
 ) -> None:

@@ -80,6 +80,8 @@ def describe(
     model, train = config.model, config.train
     micro = f" x {train.accumulate} micro-batches" if train.accumulate > 1 else ""
     network = f"ViT of {model.depth} blocks, width {model.width}, patch {model.patch}"
+    if model.kind == "swin":
+        network = f"Swin of {'-'.join(map(str, model.depths))} blocks, width {model.width}, window {model.window}"
     say(f"recipe {config.recipe or '-'}: {network}, {config.head.out_dim} prototypes")
     say(f"data   {len(source)} images in {source.root}")
     say(

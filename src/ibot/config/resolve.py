@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ibot.config.schema import Config, Duration
+from ibot.config.override import show
+from ibot.config.schema import Config, Duration, ModelConfig
 from ibot.errors import ConfigError
 
 
@@ -86,15 +87,18 @@ def _problems(config: Config) -> Iterator[str]:
 
 
 def _view_problems(config: Config) -> Iterator[str]:
-    augment, patch = config.augment, config.model.patch
+    augment, model = config.augment, config.model
     if augment.num_global < 1 or augment.num_local < 0 or augment.num_global + augment.num_local < 2:
         yield (
             f"augment.num_global={augment.num_global}, num_local={augment.num_local}: "
             "at least one global view and two views in all are needed"
         )
     for name, size in (("global_size", augment.global_size), ("local_size", augment.local_size)):
-        if min(size) < patch:
-            yield f"augment.{name}={size[0]},{size[1]} is smaller than a patch of {patch} pixels"
+        if min(size) < model.patch:
+            yield f"augment.{name}={size[0]},{size[1]} is smaller than a patch of {model.patch} pixels"
+    if model.kind == "swin" and any(side % model.stride for side in augment.global_size):
+        height, width = augment.global_size
+        yield f"augment.global_size={height},{width} must be multiples of {model.stride}, the mask cell of this Swin"
     for name in ("global_scale", "local_scale"):
         low, high = getattr(augment, name)
         if not 0 < low <= high <= 1:
@@ -108,10 +112,7 @@ def _view_problems(config: Config) -> Iterator[str]:
 
 def _network_problems(config: Config) -> Iterator[str]:
     model, head = config.model, config.head
-    if model.width < 1 or model.heads < 1 or model.width % model.heads:
-        yield f"model.width={model.width} is not a multiple of model.heads={model.heads}"
-    if model.depth < 1:
-        yield f"model.depth={model.depth} must be at least 1"
+    yield from _vit_problems(model) if model.kind == "vit" else _swin_problems(model)
     if not 0 <= model.drop_path < 1:
         yield f"model.drop_path={model.drop_path:g} must be at least 0 and below 1"
     if head.layers < 1 or head.out_dim < 2 or head.patch_out_dim < 2:
@@ -121,6 +122,27 @@ def _network_problems(config: Config) -> Iterator[str]:
             f"a shared head needs head.out_dim={head.out_dim} equal to head.patch_out_dim={head.patch_out_dim}, "
             "or head.shared=false and head.shared_teacher=false"
         )
+
+
+def _vit_problems(model: ModelConfig) -> Iterator[str]:
+    if model.width < 1 or model.heads < 1 or model.width % model.heads:
+        yield f"model.width={model.width} is not a multiple of model.heads={model.heads}"
+    if model.depth < 1:
+        yield f"model.depth={model.depth} must be at least 1"
+
+
+def _swin_problems(model: ModelConfig) -> Iterator[str]:
+    depths, heads = model.depths, model.stage_heads
+    if not depths or len(depths) != len(heads) or min(depths) < 1:
+        yield f"model.depths={show(depths)} and model.stage_heads={show(heads)} need one positive number for each stage"
+    for k, count in enumerate(heads):
+        if count < 1 or (model.width * 2**k) % count:
+            yield f"model.width={model.width} times {2**k} is not a multiple of the {count} heads of stage {k + 1}"
+    if model.window < 2:
+        yield f"model.window={model.window} must be at least 2"
+    for name in ("layer_scale", "mean_pooling", "registers"):
+        if getattr(model, name):
+            yield f"model.{name} is an option of the ViT; a Swin has none"
 
 
 def _method_problems(config: Config) -> Iterator[str]:

@@ -117,18 +117,28 @@ class MaskConfig:
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """The vision transformer (spec 3.1)."""
+    """The backbone: a vision transformer (spec 3.1) or a Swin transformer (spec 3.2)."""
 
+    kind: Literal["vit", "swin"] = "vit"
+    """Which network. `depth` and `heads` are read by a ViT, `depths`, `stage_heads` and `window` by a Swin."""
     width: int = 384
-    """D, width of the tokens."""
+    """D, width of the tokens; in a Swin C, the width of the first stage, which doubles with each stage."""
     depth: int = 12
-    """Number of blocks."""
+    """ViT: number of blocks."""
     heads: int = 6
-    """Attention heads per block."""
+    """ViT: attention heads per block."""
+    depths: tuple[int, ...] = (2, 2, 6, 2)
+    """Swin: blocks of each stage."""
+    stage_heads: tuple[int, ...] = (3, 6, 12, 24)
+    """Swin: attention heads of each stage."""
+    window: int = 7
+    """Swin: side of an attention window in tokens."""
     patch: int = 16
-    """Side of a patch in pixels."""
+    """Side of an embedded patch in pixels; 4 in every published Swin."""
     mlp_ratio: float = 4.0
     """Hidden width of the block's MLP over D."""
+    norm_eps: float = 1e-6
+    """Added to the variance in every layer norm; other projects' weights may need 1e-5 or 1e-12."""
     drop_path: float = 0.1
     """Stochastic depth of the student's last block; grows linearly from 0. The teacher has none."""
     layer_scale: float = 0.0
@@ -136,13 +146,19 @@ class ModelConfig:
     mean_pooling: bool = False
     """Class output = normalised mean of the patch tokens instead of the class token."""
     pos_size: tuple[int, int] | None = None
-    """Image size for which the position table is built; none: the global view (published: 224)."""
+    """Image size for which the position table, or the windows of a Swin, are built; none: the global view
+    (published: 224)."""
     pos_interp: Literal["published", "exact"] = "published"
     """Resampling of the position table: with the published 0.1 (spec 3.1.3) or to the exact size."""
     registers: int = 0
     """Register tokens (beyond the paper: Darcet et al. 2024); dropped from the output."""
     init: Literal["published", "xavier"] = "published"
     """Linear layers: normal with std 0.02, or Xavier-uniform (ours, for small widths)."""
+
+    @property
+    def stride(self) -> int:
+        """Pixels per output token: the cell of the mask grid."""
+        return self.patch if self.kind == "vit" else self.patch * 2 ** (len(self.depths) - 1)
 
 
 @dataclass(frozen=True, slots=True)

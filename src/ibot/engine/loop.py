@@ -243,9 +243,9 @@ def timed(loader: Loader) -> Iterator[tuple[list[Batch], float]]:
 
 
 def mask_grid(config: Config) -> tuple[int, int]:
-    """Patches of a global view, rows and columns."""
+    """Cells of the mask of a global view, rows and columns: one per patch token."""
     height, width = config.augment.global_size
-    return height // config.model.patch, width // config.model.patch
+    return height // config.model.stride, width // config.model.stride
 
 
 class FailureCheck:

@@ -87,8 +87,8 @@ class Student(Network):
 
     def _cls_tokens(self, images: Tensor) -> Tensor:
         """Class tokens [B, D] of unmasked images."""
-        num_patches = (images.shape[-2] // self.backbone.patch_size) * (images.shape[-1] // self.backbone.patch_size)
-        rows = torch.arange(len(images), device=images.device) * (1 + num_patches)
+        rows_of_tokens, columns = self.backbone.token_grid(*images.shape[-2:])
+        rows = torch.arange(len(images), device=images.device) * (1 + rows_of_tokens * columns)
         return self.backbone.forward_rows(images, None, rows)
 
     def _dense_pass(

@@ -7,8 +7,12 @@ from typing import Protocol, runtime_checkable
 from torch import Tensor, nn
 
 from ibot.config.schema import ModelConfig
+from ibot.models.swin import SwinTransformer
 from ibot.models.vit import VisionTransformer
 from ibot.types import TokenOutput
+
+BackboneModule = VisionTransformer | SwinTransformer
+"""The networks that fulfil `Backbone`."""
 
 
 @runtime_checkable
@@ -20,6 +24,10 @@ class Backbone(Protocol):
     patch_size: int
     """Pixels per output token: the cell of the mask grid."""
     num_blocks: int
+
+    def token_grid(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of the patch tokens of an image of that many pixels."""
+        ...
 
     def __call__(self, images: Tensor, mask: Tensor | None = None) -> TokenOutput:
         """Tokens of `images` [B, 3, H, W]; `mask` bool [B, N], True = hidden; None = nothing hidden."""
@@ -34,7 +42,10 @@ class Backbone(Protocol):
         ...
 
     def attention_maps(self, images: Tensor, block: int = -1) -> Tensor:
-        """Attention probabilities of one block, [B, heads, 1 + N, 1 + N] for a ViT; for pictures."""
+        """Attention probabilities of one block, for pictures: [B, heads, 1 + N, 1 + N] for a ViT.
+
+        A Swin has no class token to attend from and gives each window: [B * windows, heads, q * q, q * q].
+        """
         ...
 
     def blocks_for_sharding(self) -> list[nn.Module]:
@@ -44,13 +55,15 @@ class Backbone(Protocol):
 
 def build_backbone(
     config: ModelConfig, image_size: tuple[int, int], drop_path: float = 0.0, masked: bool = False
-) -> VisionTransformer:
+) -> BackboneModule:
     """Build a backbone with fresh weights.
 
     Args:
         config: the network's settings.
-        image_size: height and width in pixels for which the position table is built, unless `config.pos_size` says.
+        image_size: height and width in pixels for which the position table or the windows are built, unless
+            `config.pos_size` says.
         drop_path: stochastic depth of the last block; the teacher has 0.
         masked: with a mask token (the student).
     """
-    return VisionTransformer(config, config.pos_size or image_size, drop_path, masked)
+    network = {"vit": VisionTransformer, "swin": SwinTransformer}[config.kind]
+    return network(config, config.pos_size or image_size, drop_path, masked)

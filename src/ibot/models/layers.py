@@ -1,4 +1,4 @@
-"""Parts of a vision transformer: patch embedding, position table, attention, MLP, stochastic depth (spec 3.1)."""
+"""Parts of the vision transformers: patch embedding, position table, attention, MLP, stochastic depth (spec 3.1)."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-LAYER_NORM_EPS = 1e-6
 
 
 def init_linear(module: nn.Module, scheme: Literal["published", "xavier"]) -> None:
@@ -64,13 +62,33 @@ class DropPath(nn.Module):
         super().__init__()
         self.rate = rate
 
-    def forward(self, branch: Tensor, num_samples: int, sample: Tensor | None) -> Tensor:
-        """Apply to `branch` [B, T, D], or to rows [R, D] of which `sample` int64 [R] tells the image."""
+    def forward(self, branch: Tensor, num_samples: int, sample: Tensor | None = None) -> Tensor:
+        """Apply to `branch` [B, ..., D], or to rows [R, D] of which `sample` int64 [R] tells the image."""
         if self.rate == 0.0 or not self.training:
             return branch
         keep = 1 - self.rate
         factor = torch.floor(keep + torch.rand(num_samples, device=branch.device)).to(branch.dtype) / keep
-        return branch * (factor[:, None, None] if sample is None else factor[sample, None])
+        factor = factor if sample is None else factor[sample]
+        return branch * factor.view(-1, *[1] * (branch.dim() - 1))
+
+
+def attention_softmax(q: Tensor, k: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Attention probabilities [B, heads, T, T] of queries and keys [B, heads, T, d]; the plain path.
+
+    bias: added to the scores.
+    """
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+    if bias is not None:
+        scores = scores + bias
+    return torch.softmax(scores, dim=-1, dtype=torch.float32 if scores.dtype is torch.bfloat16 else None)
+
+
+def fused_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Values [B, heads, T, d] mixed by attention, in one kernel where that pays."""
+    if q.dtype is torch.bfloat16 and q.device.type == "cpu":
+        # The fused kernel's bfloat16 backward is 7 to 13 times slower here than plain products (docs/log.md).
+        return attention_softmax(q, k, bias).to(v.dtype) @ v
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
 
 
 class Attention(nn.Module):
@@ -91,23 +109,12 @@ class Attention(nn.Module):
 
     def attend(self, x: Tensor) -> Tensor:
         """Mix values by attention: [B, T, D] -> [B, T, D]."""
-        q, k, v = self.split_heads(x)
-        if q.dtype is torch.bfloat16 and q.device.type == "cpu":
-            # The fused kernel's bfloat16 backward is 7 to 13 times slower here than plain products (docs/log.md).
-            mixed = self._softmax(q, k).to(v.dtype) @ v
-        else:
-            mixed = F.scaled_dot_product_attention(q, k, v)
-        return mixed.transpose(1, 2).flatten(2)
+        return fused_attention(*self.split_heads(x)).transpose(1, 2).flatten(2)
 
     def probabilities(self, x: Tensor) -> Tensor:
         """Attention of every token to every token [B, heads, T, T]; the plain path, for pictures and tests."""
         q, k, _ = self.split_heads(x)
-        return self._softmax(q, k)
-
-    @staticmethod
-    def _softmax(q: Tensor, k: Tensor) -> Tensor:
-        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
-        return torch.softmax(scores, dim=-1, dtype=torch.float32 if scores.dtype is torch.bfloat16 else None)
+        return attention_softmax(q, k)
 
 
 class Mlp(nn.Module):
@@ -126,11 +133,13 @@ class Mlp(nn.Module):
 class Block(nn.Module):
     """Pre-norm transformer block with optional layer scale and stochastic depth."""
 
-    def __init__(self, width: int, heads: int, mlp_hidden: int, drop_path: float, layer_scale: float) -> None:
+    def __init__(
+        self, width: int, heads: int, mlp_hidden: int, drop_path: float, layer_scale: float, norm_eps: float
+    ) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
+        self.norm1 = nn.LayerNorm(width, eps=norm_eps)
         self.attn = Attention(width, heads)
-        self.norm2 = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
+        self.norm2 = nn.LayerNorm(width, eps=norm_eps)
         self.mlp = Mlp(width, mlp_hidden)
         self.drop_path = DropPath(drop_path)
         self.gamma_1 = nn.Parameter(torch.full((width,), layer_scale)) if layer_scale else None

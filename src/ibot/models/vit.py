@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ibot.config.schema import ModelConfig
-from ibot.models.layers import LAYER_NORM_EPS, Block, PatchEmbed, init_linear, resample_positions
+from ibot.models.layers import Block, PatchEmbed, init_linear, resample_positions
 from ibot.types import TokenOutput
 
 
@@ -41,14 +41,20 @@ class VisionTransformer(nn.Module):
         self.patch_embed = PatchEmbed(patch, width)
         rates = [drop_path * i / max(1, config.depth - 1) for i in range(config.depth)]
         hidden = int(width * config.mlp_ratio)
-        self.blocks = nn.ModuleList(Block(width, config.heads, hidden, rate, config.layer_scale) for rate in rates)
-        self.norm = nn.Identity() if config.mean_pooling else nn.LayerNorm(width, eps=LAYER_NORM_EPS)
-        self.fc_norm = nn.LayerNorm(width, eps=LAYER_NORM_EPS) if config.mean_pooling else None
+        self.blocks = nn.ModuleList(
+            Block(width, config.heads, hidden, rate, config.layer_scale, config.norm_eps) for rate in rates
+        )
+        self.norm = nn.Identity() if config.mean_pooling else nn.LayerNorm(width, eps=config.norm_eps)
+        self.fc_norm = nn.LayerNorm(width, eps=config.norm_eps) if config.mean_pooling else None
         nn.init.normal_(self.pos_embed, std=0.02)
         nn.init.normal_(self.cls_token, std=0.02)
         if self.register_tokens is not None:
             nn.init.normal_(self.register_tokens, std=0.02)
         init_linear(self, config.init)
+
+    def token_grid(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of patches; a remainder is cut off."""
+        return height // self.patch_size, width // self.patch_size
 
     def forward(self, images: Tensor, mask: Tensor | None = None) -> TokenOutput:
         """All tokens of `images` [B, 3, H, W]; `mask` bool [B, N], True = hidden behind the mask token."""
@@ -98,7 +104,7 @@ class VisionTransformer(nn.Module):
 
     def _embed(self, images: Tensor, mask: Tensor | None) -> tuple[Tensor, tuple[int, int]]:
         height, width = images.shape[-2:]
-        grid = (height // self.patch_size, width // self.patch_size)
+        grid = self.token_grid(height, width)
         x = self.patch_embed(images)
         if mask is not None:
             if self.masked_embed is None:

@@ -6,17 +6,19 @@ import torch
 from torch import Tensor
 
 from ibot.models.backbone import Backbone
+from ibot.models.swin import SwinTransformer
 
 
 @torch.no_grad()
 def class_attention(backbone: Backbone, images: Tensor) -> Tensor:
     """Attention of the class token to the patches in the last block: [B, heads, h, w].
 
-    images: normalised [B, 3, H, W] on the backbone's device.
+    images: normalised [B, 3, H, W] on the backbone's device. Raises ValueError for a backbone without a class token.
     """
-    height, width = images.shape[-2] // backbone.patch_size, images.shape[-1] // backbone.patch_size
-    maps = backbone.attention_maps(images)[:, :, 0, 1 : 1 + height * width]
-    return maps.unflatten(-1, (height, width))
+    if isinstance(backbone, SwinTransformer):
+        raise ValueError("a Swin transformer has no class token whose attention could be shown")
+    grid = backbone.token_grid(*images.shape[-2:])
+    return backbone.attention_maps(images)[:, :, 0, 1 : 1 + grid[0] * grid[1]].unflatten(-1, grid)
 
 
 def mass_mask(attention: Tensor, threshold: float = 0.6) -> Tensor:

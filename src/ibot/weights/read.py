@@ -1,4 +1,4 @@
-"""The one reader of weights: own runs and checkpoints, and the published files (spec 11).
+"""The one reader of weights: own runs and checkpoints, the published files, and those of other projects (spec 11).
 
 Nothing is executed on loading: safetensors, or pickles restricted to tensors, containers and plain settings.
 """
@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import pickle
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +18,18 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ibot.config.override import from_plain
 from ibot.config.schema import ModelConfig
 from ibot.errors import WeightsError
-from ibot.models.backbone import build_backbone
-from ibot.models.vit import VisionTransformer
+from ibot.models.backbone import BackboneModule, build_backbone
+from ibot.weights.architecture import model_settings
+from ibot.weights.rename import to_ours
+
+log = logging.getLogger("ibot")
 
 OWN_FILES = {"teacher": "teacher.safetensors", "student": "model.safetensors"}
+FOREIGN_FILES = ("model.safetensors", "pytorch_model.bin")
+"""What a folder of Hugging Face or timm holds beside its config.json."""
 PREFIXES = ("module.", "backbone.")
-MAY_BE_UNUSED = ("masked_embed",)
-HEAD_WIDTH = 64
-"""Width of an attention head in every published ViT."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,71 +37,120 @@ class Weights:
     """Named tensors of one network and what is known about it."""
 
     backbone: dict[str, Tensor]
+    """In our names (`ibot.weights.rename`)."""
     head: dict[str, Tensor]
-    """Empty for files without a head."""
+    """Projection head, classifier or decoder, in the file's names; empty for files without one."""
     settings: dict[str, Any]
-    """Our configuration as plain data, or the published arguments; empty if the file has none."""
+    """Our configuration as plain data, published arguments, or a Hugging Face configuration; empty if there is none."""
     source: str
+    layout: str = "published"
+
+
+@dataclass(frozen=True, slots=True)
+class KeyReport:
+    """How the tensors of a file fit a backbone."""
+
+    matched: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    """Parameters of the backbone that the file lacks or holds in another shape; they keep their random start."""
+    unused: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        def listed(names: list[str]) -> str:
+            shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+            return f"{len(names)}" + (f" ({shown})" if names else "")
+
+        return f"matched {len(self.matched)}, missing {listed(self.missing)}, unused {listed(self.unused)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A backbone with its weights."""
+
+    backbone: BackboneModule
+    config: ModelConfig
+    size: tuple[int, int]
+    """Height and width of the images for which it was built: the default of evaluations."""
+    report: KeyReport
 
 
 def load_weights(path: str | Path, key: str = "teacher") -> Weights:
-    """Read the weights of a run folder, a checkpoint folder, a .safetensors file, or a published .pth file.
+    """Read the weights of a run folder, a checkpoint folder, or a file or folder of another project.
 
     Args:
         path: what to read.
-        key: which network, "teacher" or "student".
+        key: which network, "teacher" or "student", where there are two.
 
     Raises:
         WeightsError: absent, damaged or unknown; contents that would run code are refused.
     """
     file = _locate(Path(path), key)
-    if file.suffix == ".safetensors":
-        tensors, settings = _read_safetensors(file)
-    else:
-        tensors, settings = _read_pickle(file, key)
-    names = {_without_prefixes(name): tensor for name, tensor in tensors.items()}
-    head = {name: tensor for name, tensor in names.items() if name.startswith(("head.", "fc."))}
-    backbone = {name: tensor for name, tensor in names.items() if name not in head}
-    return Weights(backbone, head, settings, str(file))
+    tensors, settings = _read_safetensors(file) if file.suffix == ".safetensors" else _read_pickle(file, key)
+    if not settings and file.parent.joinpath("config.json").is_file() and file.name in FOREIGN_FILES:
+        settings = _read_settings(file.parent / "config.json")
+    renamed = to_ours({_without_prefixes(name): tensor for name, tensor in tensors.items()})
+    return Weights(renamed.backbone, renamed.head, settings, str(file), renamed.layout)
 
 
-def load_backbone(path: str | Path, key: str = "teacher", *, heads: int | None = None) -> VisionTransformer:
-    """Build the backbone of a weights file and fill it; every tensor must fit. In evaluation mode, on the CPU.
+def load_backbone(
+    path: str | Path, key: str = "teacher", *, heads: int | None = None, allow_partial: bool = False
+) -> BackboneModule:
+    """Build the backbone of a weights file and fill it. In evaluation mode, on the CPU.
 
-    heads: attention heads, where the file does not say and they are not D / 64 wide.
-    Raises WeightsError.
+    Args:
+        path: a run, a checkpoint, or weights of iBOT, DINO, DINOv2, MAE, timm or Hugging Face (ViT or Swin).
+        key: which network, "teacher" or "student", where there are two.
+        heads: attention heads of a ViT, where the file does not say and they are not D / 64 wide.
+        allow_partial: accept tensors that are missing (they stay random), unused or of another shape; a log line
+            says which.
+
+    Raises:
+        WeightsError: the file cannot be read, or does not fit.
     """
-    weights = load_weights(path, key)
-    backbone, _ = _fill(weights, heads)
-    return backbone.eval()
+    return load(path, key, heads=heads, allow_partial=allow_partial).backbone
+
+
+def load(path: str | Path, key: str = "teacher", *, heads: int | None = None, allow_partial: bool = False) -> Loaded:
+    """As `load_backbone`, with the settings found and the report of names."""
+    return fit(load_weights(path, key), heads=heads, allow_partial=allow_partial)
 
 
 def evaluation_size(path: str | Path, key: str = "teacher") -> tuple[int, int]:
     """Height and width of the global views with which the weights were trained: the default size of evaluations."""
     weights = load_weights(path, key)
-    _, size = _model_settings(weights, None)
-    return size
+    return model_settings(weights.backbone, weights.settings, weights.layout, weights.source)[1]
 
 
-def _fill(weights: Weights, heads: int | None) -> tuple[VisionTransformer, tuple[int, int]]:
-    config, size = _model_settings(weights, heads)
+def fit(weights: Weights, *, heads: int | None = None, allow_partial: bool = False) -> Loaded:
+    """Build the backbone that the tensors belong to, and fill it; see `load_backbone`."""
+    config, size = model_settings(weights.backbone, weights.settings, weights.layout, weights.source, heads)
     backbone = build_backbone(config, size)
-    own = backbone.state_dict()
-    tensors = {name: t for name, t in weights.backbone.items() if name not in MAY_BE_UNUSED}
-    missing, unused = sorted(set(own) - set(tensors)), sorted(set(tensors) - set(own))
-    wrong = [
-        f"{n} {tuple(tensors[n].shape)} for {tuple(own[n].shape)}"
-        for n in own
-        if n in tensors and own[n].shape != tensors[n].shape
-    ]
-    if missing or unused or wrong:
-        raise WeightsError(
-            f"'{weights.source}' does not fit a ViT",
-            why=f"missing {missing[:3]} ({len(missing)}), unused {unused[:3]} ({len(unused)}), wrong shape {wrong[:2]}",
-            fix="give a ViT checkpoint of this project or of the published code",
-        )
-    backbone.load_state_dict(tensors)
-    return backbone, size
+    own = dict(backbone.named_parameters())
+    # The mask token serves training only.
+    given = {name: tensor for name, tensor in weights.backbone.items() if name != "masked_embed"}
+    matched = [name for name in own if name in given and own[name].shape == given[name].shape]
+    report = KeyReport(
+        matched=matched,
+        missing=[_misfit(name, own[name], given.get(name)) for name in own if name not in matched],
+        unused=[name for name in given if name not in own],
+    )
+    if report.missing or report.unused:
+        if not allow_partial:
+            kind = "Swin" if config.kind == "swin" else "ViT"
+            raise WeightsError(
+                f"'{weights.source}' does not fit a {kind} of width {config.width}",
+                why=str(report),
+                fix="give weights of this architecture, or allow a partial fit (--allow-partial)",
+            )
+        log.warning("%s: %s", weights.source, report)
+    with torch.no_grad():
+        for name in matched:
+            own[name].copy_(given[name])
+    return Loaded(backbone.eval(), config, size, report)
+
+
+def _misfit(name: str, wanted: Tensor, got: Tensor | None) -> str:
+    return name if got is None else f"{name} {tuple(got.shape)} for {tuple(wanted.shape)}"
 
 
 def _locate(path: Path, key: str) -> Path:
@@ -109,8 +160,10 @@ def _locate(path: Path, key: str) -> Path:
         last = path / "checkpoints" / "last"
         if last.is_file():
             path = path / "checkpoints" / last.read_text().strip()
-        file = path / OWN_FILES[key]
-        if not file.is_file():
+        own = (path / "state.json").is_file()
+        candidates = [path / OWN_FILES[key]] if own else [path / name for name in (OWN_FILES[key], *FOREIGN_FILES)]
+        file = next((candidate for candidate in candidates if candidate.is_file()), None)
+        if file is None:
             raise WeightsError(
                 f"'{path}' holds no weights",
                 why=f"there is no checkpoints/last and no {OWN_FILES[key]} in it",
@@ -129,6 +182,15 @@ def _read_safetensors(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             return {name: stored.get_tensor(name) for name in stored.keys()}, json.loads(metadata.get("config", "{}"))  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
         raise WeightsError(f"'{file}' cannot be read", why=str(error), fix="copy the file again") from None
+
+
+def _read_settings(file: Path) -> dict[str, Any]:
+    """A Hugging Face or timm configuration; an unreadable one is as good as none."""
+    try:
+        settings = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return {}
+    return settings if isinstance(settings, dict) else {}
 
 
 def _read_pickle(file: Path, key: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -160,12 +222,12 @@ def _first_words(error: Exception) -> str:
 
 
 def _choose(content: Any, key: str, file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The named network of a checkpoint, else `state_dict`, else the dictionary itself."""
+    """The named network of a checkpoint, else `state_dict`, else `model` (MAE, Swin), else the dictionary itself."""
     if not isinstance(content, dict):
         raise WeightsError(f"'{file}' holds a {type(content).__name__}, not named tensors")
     arguments = content.get("args")
     settings = vars(arguments) if isinstance(arguments, argparse.Namespace) else {}
-    for name in (key, "state_dict"):
+    for name in (key, "state_dict", "model"):
         if isinstance(content.get(name), dict):
             return content[name], settings
     if content and all(isinstance(value, Tensor) for value in content.values()):
@@ -179,38 +241,3 @@ def _without_prefixes(name: str) -> str:
     for prefix in PREFIXES:
         name = name.removeprefix(prefix)
     return name
-
-
-def _model_settings(weights: Weights, heads: int | None) -> tuple[ModelConfig, tuple[int, int]]:
-    """The network's settings: from our own configuration, else from the shapes of the tensors."""
-    if "model" in weights.settings:
-        config = from_plain(weights.settings)
-        return config.model, config.model.pos_size or config.augment.global_size
-    tensors = weights.backbone
-    if "patch_embed.proj.weight" not in tensors or "pos_embed" not in tensors or "cls_token" not in tensors:
-        kind = "a Swin" if any("relative_position" in name for name in tensors) else "of an unknown kind"
-        raise WeightsError(
-            f"'{weights.source}' is not a ViT",
-            why=f"it has no patch embedding with a position table and a class token; it looks {kind}".replace(
-                "looks a", "looks like a"
-            ),
-            fix="Swin is not supported yet; give a ViT checkpoint",
-        )
-    width, _, patch, _ = tensors["patch_embed.proj.weight"].shape
-    depth = len({name.split(".")[1] for name in tensors if name.startswith("blocks.")})
-    side = round((tensors["pos_embed"].shape[1] - 1) ** 0.5)
-    published_heads = {"vit_tiny": 3, "vit_small": 6, "vit_base": 12, "vit_large": 16}
-    by_name = published_heads.get(weights.settings.get("arch", ""), 0)
-    chosen = heads or (by_name if by_name * HEAD_WIDTH == width else 0) or max(1, width // HEAD_WIDTH)
-    config = ModelConfig(
-        width=width,
-        depth=depth,
-        heads=chosen,
-        patch=patch,
-        mlp_ratio=tensors["blocks.0.mlp.fc1.weight"].shape[0] / width,
-        layer_scale=1.0 if "blocks.0.gamma_1" in tensors else 0.0,
-        mean_pooling="fc_norm.weight" in tensors,
-        registers=tensors["register_tokens"].shape[1] if "register_tokens" in tensors else 0,
-        drop_path=0.0,
-    )
-    return replace(config, pos_size=(side * patch, side * patch)), (side * patch, side * patch)

@@ -1,0 +1,315 @@
+"""Swin Transformer with a mask token: hierarchical tokens, attention in shifted windows (paper section 3.1, spec 3.2).
+
+What the method needs beside a plain Swin:
+- the mask lives on the output grid (cells of 32 pixels in four stages) and hides every embedded patch below a cell;
+- there is no class parameter: the class token is the mean of the normalised output tokens;
+- crops of any size, square or not: maps are padded to whole windows, and padding is attended to like any zero;
+- window sides and shifts follow from the image size at construction, not from the crop.
+Parameter names are those of the published code.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ibot.config.schema import ModelConfig
+from ibot.models.layers import DropPath, Mlp, attention_softmax, fused_attention, init_linear
+from ibot.types import TokenOutput
+
+SHIFT_PENALTY = -100.0
+"""Added to the score of two tokens that the shift made neighbours; not minus infinity, as published."""
+
+
+class SwinTransformer(nn.Module):
+    """The Swin backbone; see `ibot.models.backbone.Backbone` for the protocol that it fulfils."""
+
+    def __init__(
+        self, config: ModelConfig, image_size: tuple[int, int], drop_path: float = 0.0, masked: bool = False
+    ) -> None:
+        super().__init__()
+        stages = len(config.depths)
+        self.embed_dim = config.width * 2 ** (stages - 1)
+        self.embed_patch, self.patch_size = config.patch, config.stride
+        self.num_blocks = sum(config.depths)
+        self.masked_embed = nn.Parameter(torch.zeros(1, config.width)) if masked else None
+        self.patch_embed = MapEmbed(config.patch, config.width, config.norm_eps)
+        rates = [drop_path * i / max(1, self.num_blocks - 1) for i in range(self.num_blocks)]
+        self.layers = nn.ModuleList()
+        for k, (depth, heads) in enumerate(zip(config.depths, config.stage_heads, strict=True)):
+            side = min(image_size) // config.patch // 2**k
+            before = sum(config.depths[:k])
+            stage = Stage(
+                config.width * 2**k,
+                heads,
+                min(config.window, side),
+                shifted=side > config.window,
+                mlp_ratio=config.mlp_ratio,
+                drop_paths=rates[before : before + depth],
+                merge=k < stages - 1,
+                norm_eps=config.norm_eps,
+            )
+            self.layers.append(stage)
+        self.norm = nn.LayerNorm(self.embed_dim, eps=config.norm_eps)
+        init_linear(self, config.init)
+
+    def token_grid(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of output tokens; an odd map is padded before each merging."""
+        grid = height // self.embed_patch, width // self.embed_patch
+        for _ in range(len(self.layers) - 1):
+            grid = (grid[0] + 1) // 2, (grid[1] + 1) // 2
+        return grid
+
+    def forward(self, images: Tensor, mask: Tensor | None = None) -> TokenOutput:
+        """All tokens of `images` [B, 3, H, W]; `mask` bool [B, N] on the output grid, True = hidden.
+
+        With a mask, H and W must be multiples of the stride (ValueError).
+        """
+        x = self._embed(images, mask)
+        for stage in self.layers:
+            x = stage(x)
+        return _tokens(self.norm(x))
+
+    def forward_rows(self, images: Tensor, mask: Tensor | None, rows: Tensor) -> Tensor:
+        """The rows `rows` int64 [R] of the flattened output [B * (1 + N), D], class token first: [R, D].
+
+        Nothing is saved: the class token is the mean over all tokens, so every token is read.
+        """
+        output = self(images, mask)
+        return torch.cat([output.cls[:, None], output.patches], dim=1).flatten(0, 1)[rows]
+
+    @property
+    def stages(self) -> list[Stage]:
+        """The stages, typed."""
+        return [stage for stage in self.layers if isinstance(stage, Stage)]
+
+    def last_layers(self, images: Tensor, num: int, norm: bool = True) -> list[TokenOutput]:
+        """Outputs of the last `num` blocks, earliest first, before any merging; widths differ between stages.
+
+        The final norm fits the last stage alone and is applied there unless `norm` is False.
+        """
+        if not 1 <= num <= self.num_blocks:
+            raise ValueError(f"asked for the last {num} of {self.num_blocks} blocks")
+        x, outputs = self._embed(images, None), []
+        for stage in self.stages:
+            for block in stage.blocks:
+                x = block(x)
+                outputs.append(_tokens(self.norm(x) if norm and stage is self.stages[-1] else x))
+            x = stage.merge(x)
+        return outputs[-num:]
+
+    def attention_maps(self, images: Tensor, block: int = -1) -> Tensor:
+        """Attention probabilities inside the windows of one block: [B * windows, heads, q * q, q * q]."""
+        x, chosen = self._embed(images, None), range(self.num_blocks)[block]
+        for stage in self.stages:
+            for candidate in stage.blocks:
+                assert isinstance(candidate, WindowBlock)
+                if chosen == 0:
+                    return candidate.window_probabilities(x)
+                x, chosen = candidate(x), chosen - 1
+            x = stage.merge(x)
+        raise AssertionError("unreachable: the range above bounds the block")
+
+    def blocks_for_sharding(self) -> list[nn.Module]:
+        """The units of activation checkpointing, compilation and sharding."""
+        return [block for stage in self.stages for block in stage.blocks]
+
+    def _embed(self, images: Tensor, mask: Tensor | None) -> Tensor:
+        """Embedded patches as a map [B, H / 4, W / 4, C], hidden where the enlarged mask is set."""
+        x = self.patch_embed(images)
+        if mask is None:
+            return x
+        if self.masked_embed is None:
+            raise ValueError("this backbone was built without a mask token")
+        height, width = images.shape[-2:]
+        if height % self.patch_size or width % self.patch_size:
+            raise ValueError(f"masked images need sides that are multiples of {self.patch_size}, not {height}x{width}")
+        cell = self.patch_size // self.embed_patch
+        hidden = mask.unflatten(1, (height // self.patch_size, width // self.patch_size))
+        hidden = hidden.repeat_interleave(cell, 1).repeat_interleave(cell, 2)
+        return torch.where(hidden[..., None], self.masked_embed.to(x.dtype), x)
+
+
+class MapEmbed(nn.Module):
+    """Cut an image into patches, project and normalise each: [B, 3, H, W] -> [B, H / patch, W / patch, C]."""
+
+    def __init__(self, patch: int, width: int, norm_eps: float) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(3, width, kernel_size=patch, stride=patch)
+        self.norm = nn.LayerNorm(width, eps=norm_eps)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """A remainder of H, W is cut off."""
+        return self.norm(self.proj(images).permute(0, 2, 3, 1))
+
+
+class Stage(nn.Module):
+    """Blocks of one resolution, then patch merging unless it is the last stage."""
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        window: int,
+        *,
+        shifted: bool,
+        mlp_ratio: float,
+        drop_paths: list[float],
+        merge: bool,
+        norm_eps: float,
+    ) -> None:
+        super().__init__()
+        shift = window // 2 if shifted else 0
+        self.blocks = nn.ModuleList(
+            WindowBlock(width, heads, window, shift if i % 2 else 0, int(width * mlp_ratio), rate, norm_eps)
+            for i, rate in enumerate(drop_paths)
+        )
+        self.downsample = PatchMerging(width, norm_eps) if merge else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B, h, w, C] -> [B, ceil(h / 2), ceil(w / 2), 2C], or the same shape in the last stage."""
+        for block in self.blocks:
+            x = block(x)
+        return self.merge(x)
+
+    def merge(self, x: Tensor) -> Tensor:
+        """What follows the blocks."""
+        return x if self.downsample is None else self.downsample(x)
+
+
+class PatchMerging(nn.Module):
+    """Four neighbours become one token of twice the width."""
+
+    def __init__(self, width: int, norm_eps: float) -> None:
+        super().__init__()
+        self.reduction = nn.Linear(4 * width, 2 * width, bias=False)
+        self.norm = nn.LayerNorm(4 * width, eps=norm_eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, h, w, C] -> [B, ceil(h / 2), ceil(w / 2), 2C]; an odd side gets one row or column of zeros."""
+        x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
+        corners = [x[:, 0::2, 0::2], x[:, 1::2, 0::2], x[:, 0::2, 1::2], x[:, 1::2, 1::2]]
+        return self.reduction(self.norm(torch.cat(corners, dim=-1)))
+
+
+class WindowAttention(nn.Module):
+    """Self-attention inside windows of side q with a learned bias per head and relative place."""
+
+    relative_position_index: Tensor
+
+    def __init__(self, width: int, heads: int, side: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.relative_position_bias_table = nn.Parameter(torch.empty((2 * side - 1) ** 2, heads).normal_(std=0.02))
+        self.register_buffer("relative_position_index", relative_index(side))
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, windows: Tensor, penalty: Tensor | None) -> Tensor:
+        """Windows [B, n, q * q, C] -> the same shape; `penalty` [n, q * q, q * q] is added to the scores.
+
+        Windows and heads are folded into one axis, so that the bias serves all images without being copied.
+        """
+        q, k, v = self._heads_of(windows)
+        mixed = fused_attention(q, k, v, self._bias(windows.shape[1], penalty, q.dtype))
+        mixed = mixed.unflatten(1, (windows.shape[1], self.heads)).transpose(2, 3).flatten(3)
+        return self.proj(mixed)
+
+    def probabilities(self, windows: Tensor, penalty: Tensor | None) -> Tensor:
+        """Attention inside each window [B * n, heads, q * q, q * q]; the plain path, for pictures and tests."""
+        q, k, _ = self._heads_of(windows)
+        weights = attention_softmax(q, k, self._bias(windows.shape[1], penalty, q.dtype))
+        return weights.unflatten(1, (windows.shape[1], self.heads)).flatten(0, 1)
+
+    def _heads_of(self, windows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys, values [B, n * heads, q * q, C / heads]."""
+        qkv = self.qkv(windows).unflatten(-1, (3, self.heads, -1))
+        q, k, v = qkv.permute(3, 0, 1, 4, 2, 5).flatten(2, 3)
+        return q, k, v
+
+    def _bias(self, num_windows: int, penalty: Tensor | None, dtype: torch.dtype) -> Tensor:
+        """Bias and penalty [1, n * heads, q * q, q * q]."""
+        bias = self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)
+        bias = bias.expand(num_windows, -1, -1, -1) if penalty is None else bias + penalty[:, None]
+        return bias.flatten(0, 1)[None].to(dtype)
+
+
+class WindowBlock(nn.Module):
+    """Pre-norm block: attention in windows, shifted in every second block, then an MLP; both may be dropped."""
+
+    def __init__(
+        self, width: int, heads: int, side: int, shift: int, mlp_hidden: int, drop_path: float, norm_eps: float
+    ) -> None:
+        super().__init__()
+        self.side, self.shift = side, shift
+        self.norm1 = nn.LayerNorm(width, eps=norm_eps)
+        self.attn = WindowAttention(width, heads, side)
+        self.norm2 = nn.LayerNorm(width, eps=norm_eps)
+        self.mlp = Mlp(width, mlp_hidden)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transform a map [B, h, w, C]."""
+        batch, height, width = x.shape[:3]
+        windows, penalty = self._windows(x)
+        mixed = self.attn(windows, penalty)
+        rows, columns = _padded(height, self.side), _padded(width, self.side)
+        mixed = mixed.unflatten(1, (rows // self.side, columns // self.side)).unflatten(3, (self.side, self.side))
+        mixed = mixed.transpose(2, 3).reshape(batch, rows, columns, -1)
+        if self.shift:
+            mixed = mixed.roll((self.shift, self.shift), (1, 2))
+        x = x + self.drop_path(mixed[:, :height, :width], batch)
+        return x + self.drop_path(self.mlp(self.norm2(x)), batch)
+
+    def window_probabilities(self, x: Tensor) -> Tensor:
+        """Attention of this block on its input map; see `SwinTransformer.attention_maps`."""
+        return self.attn.probabilities(*self._windows(x))
+
+    def _windows(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Windows [B, n, q * q, C] of the normalised, padded, shifted map, and the penalty of the shift."""
+        rows, columns = _padded(x.shape[1], self.side), _padded(x.shape[2], self.side)
+        # Zeros after the norm: a padded token has the key and value biases as its key and value (spec 3.2.3).
+        x = F.pad(self.norm1(x), (0, 0, 0, columns - x.shape[2], 0, rows - x.shape[1]))
+        penalty = None
+        if self.shift:
+            x = x.roll((-self.shift, -self.shift), (1, 2))
+            penalty = shift_penalty(rows, columns, self.side, self.shift, x.device)
+        x = x.unflatten(1, (-1, self.side)).unflatten(3, (-1, self.side)).transpose(2, 3)
+        return x.flatten(3, 4).flatten(1, 2), penalty
+
+
+def relative_index(side: int) -> Tensor:
+    """Row of the bias table for each pair of tokens of a window: int64 [q * q, q * q] (spec 3.2.3)."""
+    place = torch.stack(torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")).flatten(1)
+    row, column = place[:, :, None] - place[:, None, :] + side - 1
+    return row * (2 * side - 1) + column
+
+
+@lru_cache(maxsize=64)
+@torch.inference_mode(False)
+def shift_penalty(rows: int, columns: int, side: int, shift: int, device: torch.device) -> Tensor:
+    """Penalty [n, q * q, q * q] between tokens that only the shift brought into one window; kept per map size.
+
+    An evaluation may be the first to ask, and what it leaves in the cache must serve training too.
+    """
+
+    def region(length: int) -> Tensor:
+        index = torch.arange(length, device=device)
+        return (index >= length - side).long() + (index >= length - shift).long()
+
+    label = 3 * region(rows)[:, None] + region(columns)
+    label = label.unflatten(0, (-1, side)).unflatten(2, (-1, side)).transpose(1, 2).reshape(-1, side * side)
+    return (label[:, :, None] != label[:, None, :]) * SHIFT_PENALTY
+
+
+def _padded(length: int, side: int) -> int:
+    return -(-length // side) * side
+
+
+def _tokens(x: Tensor) -> TokenOutput:
+    """A map [B, h, w, D] as tokens, with their mean as class token."""
+    patches = x.flatten(1, 2)
+    return TokenOutput(patches.mean(dim=1), patches, (x.shape[1], x.shape[2]))
