@@ -115,6 +115,11 @@ def build_parser() -> argparse.ArgumentParser:
     compared.add_argument("first", metavar="A")
     compared.add_argument("second", metavar="B")
 
+    explained = command(
+        "why", "what a setting means, its unit and where its value comes from", "recipes", "why", actions
+    )
+    explained.add_argument("key", metavar="section.key")
+
     command("doctor", "what this machine offers", "doctor", "run")
     return parser
 

@@ -3,34 +3,77 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 
+from ibot.config.meaning import meanings
 from ibot.config.override import diff, items
 from ibot.config.override import show as shown
+from ibot.config.schema import Config
+from ibot.errors import ConfigError
 from ibot.recipes import RECIPES, beyond_paper, recipe
-from ibot.recipes.paper import SOURCES
+from ibot.recipes.paper import PUBLISHED, SOURCES, v100_hours
 
+MARKS = "R README, D default of the published code, P paper, T third party, i inferred"
+COLUMNS = {"parameters": 12, "epochs": 8, "batch": 7, "k-NN": 7, "linear": 8, "tuned": 7, "V100 hours": 12}
 SPEED_ONLY = ("system.", "log.", "checkpoint.")
 
 
 def list_all(options: argparse.Namespace) -> None:
-    """Every recipe with the first lines of its docstring."""
+    """Published recipes with what they are, reached and cost; then ours with the first lines of their docstrings."""
+    columns = (f"{title:>{width}}" for title, width in COLUMNS.items())
+    print(f"{'published':15}{''.join(columns)}")
+    for name, model in PUBLISHED.items():
+        config = recipe(name)
+        scores = (model.knn, model.linear, model.finetune)
+        knn, linear, tuned = ("-" if score is None else f"{score:.1f}" for score in scores)
+        print(
+            f"{name:15}{model.parameters:12,}{config.train.length.value:8g}{config.train.batch:7}"
+            f"{knn:>7}{linear:>8}{tuned:>7}{v100_hours(name, config):12,.0f}"
+        )
+    print("accuracies: published, ImageNet-1K, %; hours: estimated from the paper's time of ViT-S/16")
+    print("\nours")
     for name, function in RECIPES.items():
-        print(f"{name:14}{' '.join((function.__doc__ or '').split())}")
+        if name not in PUBLISHED:
+            print(f"{name:15}{' '.join((function.__doc__ or '').split())}")
+    print("\nibot recipes show NAME: every setting with its source; ibot recipes why KEY: what a setting means")
+
+
+def why(options: argparse.Namespace) -> None:
+    """Meaning, unit, default and source of one setting, and its value in every published recipe."""
+    known = meanings()
+    if options.key not in known:
+        nearest = difflib.get_close_matches(options.key, known, 3, 0.5)
+        nearest += [key for key in known if key.endswith(f".{options.key}")]
+        raise ConfigError(
+            f"unknown setting '{options.key}'",
+            fix=f"did you mean {' or '.join(dict.fromkeys(nearest))}?"
+            if nearest
+            else "list all: ibot recipes show vit_s16",
+        )
+    print(f"{options.key}: {known[options.key]}")
+    print(f"  default {shown(dict(items(Config()))[options.key])}")
+    for name in PUBLISHED:
+        value = shown(dict(items(recipe(name)))[options.key])
+        print(f"  {name:15}{value:24}{_source(name, options.key)}".rstrip())
+    print(MARKS)
 
 
 def show(options: argparse.Namespace) -> None:
     """Every setting, with the mark of its source for published recipes."""
     config = recipe(options.name)
-    sources = SOURCES.get(options.name, {})
-    if sources:
-        print("# R README, D default of the published code, P paper, T third party, i inferred")
+    if options.name in SOURCES:
+        print(f"# {MARKS}")
     for key, value in items(config):
-        mark = ""
-        if sources and not key.startswith((*SPEED_ONLY, "data.", "evaluate.")):
-            mark = sources.get(key, "D")
-        print(f"{key + '=' + shown(value):56}{mark}".rstrip())
+        print(f"{key + '=' + shown(value):56}{_source(options.name, key)}".rstrip())
     for text in beyond_paper(config):
         print(f"# beyond the paper: {text}")
+
+
+def _source(name: str, key: str) -> str:
+    """The mark of a value of a published recipe; nothing for other recipes and for what no publication sets."""
+    if name not in SOURCES or key.startswith((*SPEED_ONLY, "data.", "evaluate.")):
+        return ""
+    return SOURCES[name].get(key, "D")
 
 
 def compare(options: argparse.Namespace) -> None:

@@ -228,6 +228,7 @@ class OptimConfig:
     """Optimizer and its schedules (appendix B; spec 6)."""
 
     name: Literal["adamw", "sgd", "lars"] = "adamw"
+    """The optimizer; momentum of SGD and LARS 0.9."""
     lr: float = 5e-4
     """Peak learning rate for a total batch of 256; scaled linearly with `train.batch`."""
     min_lr: float = 1e-6
@@ -235,8 +236,9 @@ class OptimConfig:
     warmup: Duration = field(default_factory=lambda: duration("10 epochs"))
     """Linear warm-up of the learning rate."""
     weight_decay: float = 0.04
+    """Weight decay at the start, per unit of the learning rate; biases and norms have none."""
     weight_decay_end: float = 0.4
-    """Weight decay moves from the one to the other on a cosine; biases and norms have none."""
+    """Weight decay at the end; it moves there on a cosine."""
     betas: tuple[float, float] = (0.9, 0.999)
     """AdamW's moment decays; the first one is also the momentum of SGD and LARS."""
     clip: float = 3.0

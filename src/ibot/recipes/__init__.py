@@ -23,6 +23,12 @@ RECIPES: dict[str, Callable[[], Config]] = {
     "vit_b16_rand": paper.vit_b16_rand,
     "vit_l16": paper.vit_l16,
     "vit_l16_rand": paper.vit_l16_rand,
+    "swin_t7": paper.swin_t7,
+    "swin_t14": paper.swin_t14,
+    "vit_b16_in22k": paper.vit_b16_in22k,
+    "vit_l16_in22k": paper.vit_l16_in22k,
+    "vit_s16_k1000": paper.vit_s16_k1000,
+    "ablation_base": paper.ablation_base,
 }
 
 

@@ -1,0 +1,60 @@
+import pytest
+import torch
+
+from ibot.cli.main import main
+from ibot.config.meaning import meanings
+from ibot.config.override import items
+from ibot.config.schema import Config
+from ibot.models.backbone import build_backbone
+from ibot.recipes import RECIPES, beyond_paper, recipe
+from ibot.recipes.paper import PUBLISHED, SOURCES, v100_hours
+
+
+def test_every_setting_has_a_meaning():
+    assert set(meanings()) == {key for key, _ in items(Config())}
+    assert all(len(text) > 10 for text in meanings().values())
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_recipes_have_the_published_backbone_and_nothing_beyond_the_paper(name):
+    config = recipe(name)
+    with torch.device("meta"):
+        backbone = build_backbone(config.model, config.augment.global_size)
+    assert sum(p.numel() for p in backbone.parameters()) == PUBLISHED[name].parameters
+    assert beyond_paper(config) == []
+
+
+def test_every_published_recipe_has_sources_for_settings_that_exist():
+    assert set(SOURCES) == set(PUBLISHED) <= set(RECIPES)
+    known = {key for key, _ in items(Config())}
+    for marks in SOURCES.values():
+        assert set(marks) <= known
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_every_value_that_differs_from_the_published_default_names_another_source(name):
+    """What is not the default of the published flags cannot come from there."""
+    flags = {"train.length": "100 epochs", "head.norm_last_layer": True, "augment.num_local": 0, "mask.start_epoch": 0,
+             "optim.clip": 3.0, "optim.lr": 5e-4, "optim.min_lr": 1e-6, "head.out_dim": 8192}  # fmt: skip
+    values = dict(items(recipe(name)))
+    for key, default in flags.items():
+        if values[key] != default and key != "train.length":
+            assert SOURCES[name].get(key, "D")[0] in "RPTi", key
+
+
+def test_the_estimate_of_the_measured_recipe_is_the_measurement():
+    assert v100_hours("vit_s16", recipe("vit_s16")) == pytest.approx(16 * 193.4, rel=0.01)
+    assert v100_hours("ablation_base", recipe("ablation_base")) == pytest.approx(16 * 47.0, rel=0.01)
+
+
+def test_swin_starts_the_patch_loss_at_epoch_50():
+    for name in ("swin_t7", "swin_t14"):
+        assert recipe(name).mask.start_epoch == 50 and recipe(name).model.drop_path == 0.1
+
+
+def test_a_setting_is_explained_with_its_values_and_sources(capsys):
+    assert main(["recipes", "why", "optim.clip"]) == 0
+    out = capsys.readouterr().out
+    assert meanings()["optim.clip"] in out and "vit_b16 " in out and " T" in out
+    assert main(["recipes", "why", "clip"]) == 2
+    assert "optim.clip" in capsys.readouterr().err
