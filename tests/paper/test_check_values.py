@@ -117,7 +117,7 @@ def test_position_table_is_resampled_as_published(size, total):
     backbone = build_backbone(ModelConfig(width=24, depth=1, heads=3, patch=8), (32, 32)).double()
     with torch.no_grad():
         backbone.pos_embed.copy_(fill("pos_embed", backbone.pos_embed.shape))
-        table = backbone._positions((size[0] // 8, size[1] // 8), square=size[0] == size[1])
+        table = backbone.positions((size[0] // 8, size[1] // 8), square=size[0] == size[1])
     assert table.sum().item() == pytest.approx(total, abs=1e-9)
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
+from typing import Any
 
 import ibot
 from ibot.errors import IbotError, ResourceError
@@ -106,6 +107,8 @@ def build_parser() -> argparse.ArgumentParser:
     features.add_argument("--out", required=True, metavar="FILE", help=".npz or .safetensors")
     features.add_argument("--patches", action="store_true", help="write patch tokens too")
 
+    _weights_commands(commands, command)
+
     recipes = commands.add_parser("recipes", help="list, show and compare recipes", description="Named configurations.")
     actions = recipes.add_subparsers(title="actions", metavar="ACTION", required=True)
     command("list", "all recipes, what each is for", "recipes", "list_all", actions)
@@ -122,6 +125,36 @@ def build_parser() -> argparse.ArgumentParser:
 
     command("doctor", "what this machine offers", "doctor", "run")
     return parser
+
+
+def _weights_commands(commands: Any, command: Callable[..., argparse.ArgumentParser]) -> None:
+    weights = commands.add_parser(
+        "weights", help="inspect, convert and export weights", description="Weights of this and other projects."
+    )
+    actions = weights.add_subparsers(title="actions", metavar="ACTION", required=True)
+    inspected = command("inspect", "what a file of weights holds", "weights", "inspect", actions)
+    converted = command(
+        "convert", "bring weights in: a full checkpoint goes on training", "weights", "convert", actions
+    )
+    exported = command("export", "write weights for another project, and compare there", "weights", "export", actions)
+    for parser in (inspected, converted, exported):
+        parser.add_argument("weights", metavar="WEIGHTS_OR_RUN", help="run folder, checkpoint folder or weights file")
+        parser.add_argument("--key", default="teacher", choices=("teacher", "student"), help="which network")
+        parser.add_argument("--heads", type=int, metavar="N", help="attention heads of a ViT, if not width / 64")
+    for parser in (converted, exported):
+        parser.add_argument("--allow-partial", action="store_true", help="accept missing and unused tensors")
+    converted.add_argument("--run", dest="run_folder", required=True, metavar="DIR", help="new folder")
+    converted.add_argument("--data", default="", metavar="DIR", help="training images; their number gives the step")
+    converted.add_argument("--images", type=int, default=1_281_167, metavar="N", help="number of training images")
+    converted.add_argument("settings", nargs="*", metavar="section.key=value", help="settings the file does not tell")
+    targets = ("safetensors", "published", "checkpoint", "timm", "huggingface", "onnx")
+    exported.add_argument("--to", required=True, choices=targets, help="checkpoint: all of a run, published layout")
+    exported.add_argument("--out", required=True, metavar="PATH", help="file, or folder for timm and huggingface")
+    exported.add_argument("--size", type=_size, metavar="H[,W]", help="image size; default: as in training")
+
+
+def _size(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(","))
 
 
 def _data_arguments(parser: argparse.ArgumentParser) -> None:

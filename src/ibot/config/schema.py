@@ -228,7 +228,7 @@ class OptimConfig:
     """Optimizer and its schedules (appendix B; spec 6)."""
 
     name: Literal["adamw", "sgd", "lars"] = "adamw"
-    """The optimizer; momentum of SGD and LARS 0.9."""
+    """The optimizer. SGD and LARS take their momentum from `betas`."""
     lr: float = 5e-4
     """Peak learning rate for a total batch of 256; scaled linearly with `train.batch`."""
     min_lr: float = 1e-6

@@ -190,7 +190,8 @@ def _compare(path: Path, config: Config, source_info: dict[str, Any]) -> None:
         more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
         raise RunError(f"'{path}' belongs to a run with other settings", why=listed + more, fix=advice)
     old = json.loads((path / "provenance.json").read_text()).get("data", {})
-    if old.get("names_sha256") != source_info.get("names_sha256"):
+    # A converted run was started elsewhere, on images that nobody recorded.
+    if old.get("names_sha256") not in (None, source_info.get("names_sha256")):
         why = f"{old.get('images')} images in {old.get('root')} then, {source_info.get('images')} now"
         raise RunError(f"'{path}' was started on other images", why=why, fix=advice)
 

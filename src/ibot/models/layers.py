@@ -85,8 +85,10 @@ def attention_softmax(q: Tensor, k: Tensor, bias: Tensor | None = None) -> Tenso
 
 def fused_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
     """Values [B, heads, T, d] mixed by attention, in one kernel where that pays."""
-    if q.dtype is torch.bfloat16 and q.device.type == "cpu":
-        # The fused kernel's bfloat16 backward is 7 to 13 times slower here than plain products (docs/log.md).
+    slow_kernel = q.dtype is torch.bfloat16 and q.device.type == "cpu"
+    # The fused kernel's bfloat16 backward is 7 to 13 times slower here than plain products (docs/log.md); with a bias
+    # its layout cannot be traced by torch.export.
+    if slow_kernel or (bias is not None and torch.compiler.is_exporting()):
         return attention_softmax(q, k, bias).to(v.dtype) @ v
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
 

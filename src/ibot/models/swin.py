@@ -276,7 +276,9 @@ class WindowBlock(nn.Module):
         penalty = None
         if self.shift:
             x = x.roll((-self.shift, -self.shift), (1, 2))
-            penalty = shift_penalty(rows, columns, self.side, self.shift, x.device)
+            # A tracer's stand-in for the tensor must not stay in the cache.
+            make = shift_penalty.__wrapped__ if torch.compiler.is_compiling() else shift_penalty
+            penalty = make(rows, columns, self.side, self.shift, x.device)
         x = x.unflatten(1, (-1, self.side)).unflatten(3, (-1, self.side)).transpose(2, 3)
         return x.flatten(3, 4).flatten(1, 2), penalty
 

@@ -110,15 +110,18 @@ class VisionTransformer(nn.Module):
             if self.masked_embed is None:
                 raise ValueError("this backbone was built without a mask token")
             x = torch.where(mask[..., None], self.masked_embed.to(x.dtype), x)
-        positions = self._positions(grid, square=height == width)
+        positions = self.positions(grid, square=height == width)
         cls = self.cls_token + positions[:, :1]
-        parts = [cls.expand(len(x), -1, -1), x + positions[:, 1:]]
+        parts = [cls.expand(x.shape[0], -1, -1), x + positions[:, 1:]]
         if self.register_tokens is not None:
-            parts.append(self.register_tokens.expand(len(x), -1, -1))
+            parts.append(self.register_tokens.expand(x.shape[0], -1, -1))
         return torch.cat(parts, dim=1), grid
 
-    def _positions(self, grid: tuple[int, int], square: bool) -> Tensor:
-        # Published rule: a square table serves only square crops of its own number of patches as it is.
+    def positions(self, grid: tuple[int, int], square: bool) -> Tensor:
+        """Position rows [1, 1 + h * w, D] of a grid [h, w] of patches, class token first.
+
+        Published rule: a square table serves only square crops of its own number of patches as it is.
+        """
         table_square = self.table_grid[0] == self.table_grid[1]
         if grid == self.table_grid and (square or not table_square):
             return self.pos_embed

@@ -85,7 +85,10 @@ def load_weights(path: str | Path, key: str = "teacher") -> Weights:
         WeightsError: absent, damaged or unknown; contents that would run code are refused.
     """
     file = _locate(Path(path), key)
-    tensors, settings = _read_safetensors(file) if file.suffix == ".safetensors" else _read_pickle(file, key)
+    if file.suffix == ".safetensors":
+        tensors, settings = _read_safetensors(file)
+    else:
+        tensors, settings = _choose(read_pickle(file), key, file)
     if not settings and file.parent.joinpath("config.json").is_file() and file.name in FOREIGN_FILES:
         settings = _read_settings(file.parent / "config.json")
     renamed = to_ours({_without_prefixes(name): tensor for name, tensor in tensors.items()})
@@ -193,7 +196,11 @@ def _read_settings(file: Path) -> dict[str, Any]:
     return settings if isinstance(settings, dict) else {}
 
 
-def _read_pickle(file: Path, key: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_pickle(file: Path) -> Any:
+    """Everything in a file of torch.save: tensors, containers, numbers, text and `argparse.Namespace`, nothing else.
+
+    Raises WeightsError for a damaged file and for one that holds code, of which nothing is executed.
+    """
     allowed = [argparse.Namespace, *_numpy_numbers()]
     try:
         with torch.serialization.safe_globals(allowed):
@@ -206,7 +213,7 @@ def _read_pickle(file: Path, key: str) -> tuple[dict[str, Tensor], dict[str, Any
         ) from None
     except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise WeightsError(f"'{file}' cannot be read", why=_first_words(error), fix="copy the file again") from None
-    return _choose(content, key, file)
+    return content
 
 
 def _numpy_numbers() -> list[Any]:

@@ -1,0 +1,114 @@
+"""`ibot weights`: look into files, bring them in, take them out."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import shlex
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from ibot.errors import UserError, WeightsError
+
+
+def inspect(options: argparse.Namespace) -> int:
+    """What a file of weights holds, without running anything in it."""
+    from ibot.weights.read import fit, load_weights
+
+    weights = load_weights(options.weights, options.key)
+    file = Path(weights.source)
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+    print(f"file      {file} ({file.stat().st_size / 2**20:.1f} MiB, sha256 {digest})")
+    print(f"layout    {weights.layout}, {len(weights.backbone)} tensors of the {options.key}'s backbone")
+    dtypes = {str(tensor.dtype).removeprefix("torch.") for tensor in weights.backbone.values()}
+    print(f"type      {', '.join(sorted(dtypes))}")
+    loaded = fit(weights, heads=options.heads, allow_partial=True)
+    config, (height, width) = loaded.config, loaded.size
+    sizes = (
+        f"ViT, width {config.width}, {config.depth} blocks, {config.heads} heads, patch {config.patch}"
+        if config.kind == "vit"
+        else f"Swin, width {config.width}, blocks {config.depths}, heads {config.stage_heads}, window {config.window}"
+    )
+    count = sum(p.numel() for p in loaded.backbone.parameters())
+    print(f"network   {sizes}, built for {height}x{width} pixels; {count:,} parameters")
+    print(f"fit       {loaded.report}")
+    for name, tensor in list(weights.head.items())[:12]:
+        print(f"head      {name} {tuple(tensor.shape)}")
+    if weights.settings:
+        known = "our configuration" if "augment" in weights.settings else "arguments"
+        shown = ", ".join(f"{k}={v}" for k, v in weights.settings.items() if isinstance(v, (str, int, float)))
+        print(f"settings  {known}: {shown[:400]}")
+    return 0
+
+
+def convert(options: argparse.Namespace) -> int:
+    """A published full checkpoint becomes a run that can go on; any other weights become a folder of ours."""
+    from ibot.engine.exchange import convert_checkpoint, is_full_checkpoint
+    from ibot.weights.export import export_backbone
+    from ibot.weights.read import load, read_pickle
+
+    file, out = Path(options.weights), Path(options.run_folder)
+    if not file.exists():
+        raise WeightsError(f"there is no file or folder '{file}'", fix="check the path")
+    if file.is_file() and file.suffix != ".safetensors" and is_full_checkpoint(read_pickle(file)):
+        images = len(_scan(options.data)) if options.data else options.images
+        heads = [f"model.heads={options.heads}"] if options.heads else []
+        command = shlex.join(["ibot", *sys.argv[1:]])
+        config, state, reports = convert_checkpoint(
+            file, out, settings=[*heads, *options.settings], images=images, command=command
+        )
+        for name, report in reports.items():
+            print(f"{name}: {report}")
+        print(f"{state.epoch} epochs done = step {state.step} with {images} images and batch {config.train.batch}")
+        print("note: a float16 loss scale is not kept; training goes on in float32 or bfloat16")
+        print(f"go on:    ibot pretrain {out}/config.json --run {out} --data DIR")
+        print(f"evaluate: ibot eval knn {out} --data DIR")
+        return 0
+    if options.settings:
+        raise UserError("settings need a full checkpoint", why=f"'{file}' holds one network", fix="leave them out")
+    if out.exists() and any(out.iterdir()):
+        raise UserError(f"'{out}' is not empty", fix="name a new folder with --run")
+    loaded = load(file, options.key, heads=options.heads, allow_partial=options.allow_partial)
+    print(f"{options.key}: {loaded.report}")
+    out.mkdir(parents=True, exist_ok=True)
+    export_backbone(loaded, "safetensors", out / "model.safetensors")
+    print(f"no projection head, so no run to go on with.\nstart from it: ibot pretrain RECIPE --init {out} --data DIR")
+    return 0
+
+
+def export(options: argparse.Namespace) -> int:
+    """Write weights for another project, load them there, compare, and describe them."""
+    out = Path(options.out)
+    if options.to == "checkpoint":
+        from ibot.engine.exchange import export_checkpoint
+
+        if out.exists():
+            raise UserError(f"'{out}' exists", fix="name a new file with --out")
+        export_checkpoint(Path(options.weights), out)
+        print(f"student, teacher, optimizer, centers and arguments in the published layout -> {out}")
+        return 0
+    from ibot.weights.card import model_card
+    from ibot.weights.export import TOLERANCE, export_backbone
+    from ibot.weights.read import load
+
+    loaded = load(options.weights, options.key, heads=options.heads, allow_partial=options.allow_partial)
+    if loaded.report.missing or loaded.report.unused:
+        print(f"partial: {loaded.report}")
+    size = (options.size[0], options.size[-1]) if options.size else None
+    differences = export_backbone(loaded, options.to, out, size)
+    for d in differences:
+        print(
+            f"{d.size[0]}x{d.size[1]}: largest difference of class tokens {d.cls:.1e}, of patch tokens {d.patches:.1e}"
+        )
+    loaded = replace(loaded, size=size or loaded.size)
+    card = out / "README.md" if out.is_dir() else out.with_suffix(".md")
+    card.write_text(model_card(loaded, options.to, out.name, Path(options.weights), differences))
+    print(f"all below {TOLERANCE:g}. Weights: {out}   model card: {card}")
+    return 0
+
+
+def _scan(folder: str):
+    from ibot.data.sources import scan
+
+    return scan(folder)

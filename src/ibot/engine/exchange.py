@@ -1,0 +1,198 @@
+"""Full checkpoints of the published trainer, in and out of a run folder (spec 11.1): training goes on either way."""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import ibot
+from ibot.config.override import apply
+from ibot.config.resolve import check, derive
+from ibot.config.schema import Config
+from ibot.engine.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
+from ibot.engine.distributed import Processes
+from ibot.engine.optimizer import build_optimizer
+from ibot.engine.run import RunFolder, read_config
+from ibot.errors import WeightsError
+from ibot.method.model import StudentTeacher
+from ibot.types import RunState
+from ibot.weights.architecture import model_settings
+from ibot.weights.arguments import arguments_of, config_of
+from ibot.weights.read import KeyReport, read_pickle
+from ibot.weights.rename import to_ours
+
+IMAGENET_IMAGES = 1_281_167
+MOMENTS = {"adamw": ("exp_avg", "exp_avg_sq", "step"), "sgd": ("momentum_buffer",), "lars": ("mu",)}
+
+
+def is_full_checkpoint(content: Any) -> bool:
+    """Whether a loaded file is a checkpoint of the published trainer, with all that training needs."""
+    return isinstance(content, dict) and {"student", "teacher", "optimizer", "ibot_loss"} <= set(content)
+
+
+def convert_checkpoint(
+    file: Path, run_path: Path, *, settings: Sequence[str] = (), images: int = IMAGENET_IMAGES, command: str = ""
+) -> tuple[Config, RunState, dict[str, KeyReport]]:
+    """Make a run folder of a published full checkpoint: student, teacher, heads, centers, optimizer, settings.
+
+    Args:
+        file: the checkpoint.
+        run_path: a new or empty folder.
+        settings: `section.key=value` over what the embedded arguments say (`model.heads` where they do not say it).
+        images: size of the training set; gives the step from the number of finished epochs.
+        command: recorded in the run folder.
+
+    Returns:
+        The settings, where training goes on, and how the names of each network fit.
+
+    Raises:
+        WeightsError: damaged, no full checkpoint, or tensors that do not fit the settings.
+    """
+    content = read_pickle(file)
+    if not is_full_checkpoint(content):
+        raise WeightsError(
+            f"'{file}' is no full checkpoint",
+            why="it lacks one of student, teacher, optimizer, ibot_loss",
+            fix="ibot weights inspect says what it holds",
+        )
+    student, teacher = (_without_module(content[name]) for name in ("student", "teacher"))
+    arguments = vars(content["args"]) if "args" in content else {}
+    backbone = to_ours(_below("backbone.", student)).backbone
+    model, size = model_settings(backbone, arguments, "published", str(file))
+    head = {name: tensor for name, tensor in student.items() if name.startswith("head.")}
+    config = apply(config_of(arguments, model, size, head), settings)
+    check(config)
+    networks = StudentTeacher(config)
+    reports = {name: _fill(getattr(networks, name), tensors, f"{file}: {name}") for name, tensors in
+               (("student", student), ("teacher", teacher))}  # fmt: skip
+    for center, name in ((networks.cls_center, "center"), (networks.patch_center, "center2")):
+        center.value.copy_(content["ibot_loss"][name].flatten())
+    optimizer = build_optimizer(networks.student, config.optim)
+    optimizer.load_state_dict(_optimizer_state(content["optimizer"], optimizer, config, file))
+    epoch = int(content.get("epoch", 0))
+    step = epoch * derive(config, images).steps_per_epoch
+    versions = {"ibot": ibot.__version__, "torch": torch.__version__}
+    state = RunState(step, step * config.train.batch, epoch, versions=versions)
+    folder = RunFolder.create(
+        run_path,
+        config,
+        command=command,
+        source_info={"converted_from": str(file), "images": images},
+        processes=Processes(),
+    )
+    try:
+        save_checkpoint(folder.path, networks, optimizer, state, config=config)
+    finally:
+        folder.close()
+    return config, state, reports
+
+
+def export_checkpoint(run: Path, out: Path) -> None:
+    """Write a run's last checkpoint as the published trainer would; the inverse of `convert_checkpoint`.
+
+    Raises WeightsError for a folder without a checkpoint.
+    """
+    checkpoint = find_checkpoint(run)
+    if checkpoint is None:
+        raise WeightsError(f"'{run}' holds no checkpoint", fix="name the folder of a run")
+    config = read_config(run)
+    networks = StudentTeacher(config)
+    optimizer = build_optimizer(networks.student, config.optim)
+    state = load_checkpoint(checkpoint, networks, optimizer)
+    student, teacher = _published_names(networks.student), _published_names(networks.teacher)
+    images = json.loads((run / "provenance.json").read_text()).get("data", {}).get("images", IMAGENET_IMAGES)
+    derived = derive(config, images)
+    torch.save(
+        {
+            "student": OrderedDict((f"module.{name}", tensor) for name, tensor in student.items()),
+            "teacher": OrderedDict(teacher),
+            "optimizer": optimizer.state_dict(),
+            "epoch": state.epoch,
+            "args": arguments_of(config, derived.steps_per_epoch, derived.total_steps),
+            "ibot_loss": OrderedDict(
+                center=networks.cls_center.value[None], center2=networks.patch_center.value[None, None]
+            ),
+        },
+        out,
+    )
+
+
+def _fill(network: nn.Module, tensors: Mapping[str, Tensor], source: str) -> KeyReport:
+    """Copy every tensor of one network; all must fit."""
+    own = network.state_dict()
+    # A shared head stores its one last layer under both names (spec 4.3).
+    duplicates = {name for name in tensors if name not in own and _is_duplicate(name, tensors)}
+    given = {name: tensor for name, tensor in tensors.items() if name not in duplicates}
+    report = KeyReport(
+        matched=[name for name in own if name in given and own[name].shape == given[name].shape],
+        missing=[name for name in own if name not in given or own[name].shape != given[name].shape],
+        unused=[name for name in given if name not in own],
+    )
+    if report.missing or report.unused:
+        raise WeightsError(
+            f"'{source}' does not fit its own settings",
+            why=str(report),
+            fix="name the sizes that the arguments do not tell, for example head.hidden_dim=2048",
+        )
+    network.load_state_dict(given)
+    return report
+
+
+def _is_duplicate(name: str, tensors: Mapping[str, Tensor]) -> bool:
+    first = _first_of(name, tensors)
+    return first is not None and first in tensors and torch.equal(tensors[name], tensors[first])
+
+
+def _first_of(name: str, tensors: Mapping[str, Tensor]) -> str | None:
+    """The class layer's name for a name of the patch layer."""
+    if name.startswith("head.last_layer2."):
+        return name.replace("last_layer2", "last_layer")
+    if name.startswith("head.mlp2."):
+        places = [
+            int(other.split(".")[2]) for other in tensors if other.startswith("head.mlp.") and other.count(".") > 2
+        ]
+        return name.replace("mlp2", f"mlp.{max(places)}") if places else None
+    return None
+
+
+def _published_names(network: nn.Module) -> dict[str, Tensor]:
+    """State of a network with the duplicates that the published code stores for a shared head."""
+    state = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+    for layer, second in (("last_layer", "last_layer2"), ("mlp", "mlp2")):
+        names = [name for name in state if name.startswith(f"head.{layer}.")]
+        if layer == "mlp":
+            if any(name.startswith("head.last_layer.") for name in state) or not names:
+                continue
+            last = max(int(name.split(".")[2]) for name in names)
+            names, layer = [name for name in names if name.startswith(f"head.mlp.{last}.")], f"mlp.{last}"
+        for name in names:
+            state.setdefault(name.replace(f"head.{layer}.", f"head.{second}."), state[name])
+    return state
+
+
+def _optimizer_state(stored: dict[str, Any], own: torch.optim.Optimizer, config: Config, file: Path) -> dict[str, Any]:
+    """Moments under our parameter groups; both number their parameters alike (spec 6.3)."""
+    wanted = own.state_dict()
+    sizes = [[len(group["params"]) for group in groups["param_groups"]] for groups in (stored, wanted)]
+    if sizes[0] != sizes[1]:
+        raise WeightsError(f"the optimizer of '{file}' has {sizes[0]} parameters in its groups, not {sizes[1]}")
+    kept = MOMENTS[config.optim.name]
+    state = {
+        index: {name: torch.as_tensor(value, dtype=torch.float32) for name, value in entry.items() if name in kept}
+        for index, entry in stored["state"].items()
+    }
+    return {"state": state, "param_groups": wanted["param_groups"]}
+
+
+def _without_module(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+
+
+def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

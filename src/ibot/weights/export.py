@@ -1,0 +1,351 @@
+"""Backbones for other projects: written, loaded again there, and compared token by token before anything is kept."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import json
+import re
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ibot.config.override import to_plain
+from ibot.config.schema import AugmentConfig, Config
+from ibot.errors import MissingExtra, UserError, WeightsError
+from ibot.models.backbone import BackboneModule, build_backbone
+from ibot.models.swin import WindowBlock
+from ibot.models.vit import VisionTransformer
+from ibot.weights.read import Loaded, load_backbone
+from ibot.weights.rename import to_huggingface, to_timm
+
+TOLERANCE = 1e-4
+"""Largest difference of any token between this project and the target, float32."""
+TIMM_EPS = {"vit": 1e-6, "swin": 1e-5}
+HUGGINGFACE_SWIN_EPS = 1e-5
+"""Of the norms that its configuration does not reach."""
+Forward = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""Images [B, 3, H, W] -> class tokens [B, D] and patch tokens [B, N, D], computed by the target."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One kind of export."""
+
+    write: Callable[[Loaded, Path], None]
+    """Write weights whose native size is `loaded.size`."""
+    open: Callable[[Path, Loaded], Forward]
+    """Load what was written, as its users will; the settings serve layouts that hold none."""
+    suffix: str
+    """Of the file; empty for a folder."""
+    native_only: bool
+    """The target has its own rule for other image sizes, so that a file serves one size."""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Largest absolute differences at one image size."""
+
+    size: tuple[int, int]
+    cls: float
+    patches: float
+
+
+def export_backbone(loaded: Loaded, target: str, out: Path, size: tuple[int, int] | None = None) -> list[Difference]:
+    """Write a backbone for `target`, load it there, and compare at three sizes.
+
+    Args:
+        loaded: the backbone and its settings.
+        target: a key of `TARGETS`.
+        out: the file or folder to write; must not exist.
+        size: height and width for which a target that serves one size is written; default: that of the training.
+
+    Returns:
+        The differences at the size written, at another one, and at one that is not square. A target that serves one
+        size is written once more for each of the others.
+
+    Raises:
+        UserError: `out` exists or has the wrong suffix. MissingExtra: the target's library is absent.
+        WeightsError: the target cannot hold this network, or a difference is above `TOLERANCE`; nothing is left.
+    """
+    kind = TARGETS[target]
+    if out.exists():
+        raise UserError(f"'{out}' exists", fix="name a new file or folder with --out")
+    if out.suffix != kind.suffix and kind.suffix:
+        raise UserError(f"'{out}' does not end with {kind.suffix}", fix=f"name it {out.with_suffix(kind.suffix)}")
+    if not out.parent.is_dir():
+        raise UserError(f"there is no folder '{out.parent}' for --out", fix="create it first")
+    native = at_size(loaded, size or loaded.size)
+    try:
+        kind.write(native, out)
+        differences = [_compare(native, kind.open(out, native), native.size)]
+        for other in other_sizes(native, target):
+            differences.append(_compare_at(loaded, native, kind, out, other))
+    except BaseException:
+        remove(out)
+        raise
+    worst = max(differences, key=lambda d: max(d.cls, d.patches))
+    if not max(worst.cls, worst.patches) <= TOLERANCE:
+        remove(out)
+        raise WeightsError(
+            f"the export to {target} does not reproduce the network",
+            why=f"at {worst.size[0]}x{worst.size[1]} the class token differs by {worst.cls:.1e}, patches by "
+            f"{worst.patches:.1e}; {TOLERANCE:g} is allowed",
+            fix="nothing was kept; export to safetensors or onnx instead",
+        )
+    return differences
+
+
+def at_size(loaded: Loaded, size: tuple[int, int]) -> Loaded:
+    """The same backbone built for another image size: a ViT's position table is resampled once and for all."""
+    backbone = loaded.backbone
+    if size == loaded.size or not isinstance(backbone, VisionTransformer):
+        return loaded
+    config = replace(loaded.config, pos_size=size)
+    resized = build_backbone(config, size).eval()
+    state = {name: tensor for name, tensor in backbone.state_dict().items() if name != "masked_embed"}
+    with torch.no_grad():
+        state["pos_embed"] = backbone.positions(backbone.token_grid(*size), square=size[0] == size[1])
+    resized.load_state_dict(state)
+    return replace(loaded, backbone=resized, config=config, size=size)
+
+
+def other_sizes(loaded: Loaded, target: str) -> list[tuple[int, int]]:
+    """A larger or smaller size and one that is not square, at which the target's rules give what ours give.
+
+    A Swin there follows rules of its own: timm pads after the shift, so whole windows are needed, which twice the size
+    has; Hugging Face shifts in the last stage where the image is larger than in training.
+    """
+    height, width = loaded.size
+    if loaded.config.kind == "swin":
+        if target == "timm":
+            return [(2 * height, 2 * width), (height, 2 * width)]
+        if target == "huggingface":
+            fewer = 4 * loaded.config.patch
+            return [(height - fewer, width - fewer), (height - fewer, width)]
+    step = loaded.config.stride
+    return [(height + 2 * step, width + 2 * step), (height, width + 3 * step)]
+
+
+def remove(path: Path) -> None:
+    """Delete what an export left: a folder, or a file and its side files."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    for file in (path, path.with_name(path.name + ".data")):
+        file.unlink(missing_ok=True)
+
+
+@torch.no_grad()
+def _compare(loaded: Loaded, forward: Forward, size: tuple[int, int]) -> Difference:
+    generator = torch.Generator().manual_seed(0)
+    cls_error = patch_error = 0.0
+    for batch in (2, 3):  # a batch size frozen into the export would show
+        images = torch.randn(batch, 3, *size, generator=generator)
+        ours = loaded.backbone.float()(images)
+        cls, patches = forward(images)
+        cls_error = max(cls_error, (cls - ours.cls).abs().max().item())
+        patch_error = max(patch_error, (patches - ours.patches).abs().max().item())
+    return Difference(size, cls_error, patch_error)
+
+
+def _compare_at(loaded: Loaded, native: Loaded, kind: Target, out: Path, size: tuple[int, int]) -> Difference:
+    if not kind.native_only or (native.config.kind == "swin" and kind.suffix != ".onnx"):
+        return _compare(native, kind.open(out, native), size)
+    with tempfile.TemporaryDirectory() as folder:
+        other = Path(folder) / f"other{kind.suffix}"
+        resized = replace(at_size(loaded, size), size=size)
+        kind.write(resized, other)
+        return _compare(loaded, kind.open(other, resized), size)
+
+
+def _state(loaded: Loaded) -> dict[str, Tensor]:
+    """Tensors of the backbone; the mask token serves training only."""
+    state = loaded.backbone.state_dict()
+    return {name: tensor.detach().float().contiguous() for name, tensor in state.items() if name != "masked_embed"}
+
+
+def with_epsilon(state: dict[str, Tensor], own: float, wanted: float) -> dict[str, Tensor]:
+    """The same function for layer norms of another epsilon.
+
+    x / sqrt(var(x) + own) = s x / sqrt(var(s x) + s^2 own), so the residual stream is scaled by s = sqrt(wanted / own):
+    everything that is written to it, and the input of the norm behind the patch embedding.
+    """
+    if own == wanted:
+        return state
+    scale = (wanted / own) ** 0.5
+    written = (
+        r"(^|\.)(pos_embed|cls_token|register_tokens|(patch_embed\.(proj|norm)|attn\.proj|mlp\.fc2|reduction)\.\w+)$"
+    )
+    return {name: tensor * scale if re.search(written, name) else tensor for name, tensor in state.items()}
+
+
+def _write_safetensors(loaded: Loaded, out: Path) -> None:
+    config = Config(model=replace(loaded.config, pos_size=loaded.size), augment=AugmentConfig(global_size=loaded.size))
+    tensors = {name: t for name, t in _state(loaded).items() if not name.endswith("relative_position_index")}
+    save_file(tensors, out, {"config": json.dumps(to_plain(config)), "format": "pt"})
+
+
+def _write_published(loaded: Loaded, out: Path) -> None:
+    torch.save({"state_dict": _state(loaded)}, out)
+
+
+def _open_ours(path: Path, loaded: Loaded) -> Forward:
+    backbone = load_backbone(path, heads=loaded.config.heads)
+
+    def forward(images: Tensor) -> tuple[Tensor, Tensor]:
+        output = backbone(images)
+        return output.cls, output.patches
+
+    return forward
+
+
+def _write_timm(loaded: Loaded, out: Path) -> None:
+    _library("timm")
+    config = loaded.config
+    arguments: dict[str, Any] = {"embed_dim": config.width, "num_classes": 0, "mlp_ratio": config.mlp_ratio}
+    if config.kind == "vit":
+        architecture = "vit_small_patch16_224"
+        arguments |= {"img_size": list(loaded.size), "patch_size": config.patch, "depth": config.depth,
+                      "num_heads": config.heads, "reg_tokens": config.registers}  # fmt: skip
+        arguments |= {"init_values": 1.0} if config.layer_scale else {}
+        arguments |= {"global_pool": "avg", "fc_norm": True} if config.mean_pooling else {"global_pool": "token"}
+    else:
+        architecture = "swin_tiny_patch4_window7_224"
+        arguments |= {"img_size": list(loaded.size), "patch_size": config.patch, "depths": list(config.depths),
+                      "num_heads": list(config.stage_heads), "window_size": config.window,
+                      "strict_img_size": False}  # fmt: skip
+    out.mkdir()
+    state = with_epsilon(_state(loaded), config.norm_eps, TIMM_EPS[config.kind])
+    save_file(to_timm(state), out / "model.safetensors", {"format": "pt"})
+    pretrained = {
+        "input_size": [3, *loaded.size], "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225],
+        "interpolation": "bicubic", "crop_pct": 0.875, "num_classes": 0, "first_conv": "patch_embed.proj",
+    }  # fmt: skip
+    settings = {"architecture": architecture, "model_args": arguments, "pretrained_cfg": pretrained, "num_classes": 0}
+    (out / "config.json").write_text(json.dumps(settings, indent=2) + "\n")
+
+
+def _open_timm(path: Path, loaded: Loaded) -> Forward:
+    network = _library("timm").create_model(f"local-dir:{path.resolve()}", pretrained=True).eval()
+    vit = hasattr(network, "num_prefix_tokens")
+
+    def forward(images: Tensor) -> tuple[Tensor, Tensor]:
+        tokens = network.forward_features(images)
+        patches = tokens[:, network.num_prefix_tokens :] if vit else tokens.flatten(1, 2)
+        return network.forward_head(tokens, pre_logits=True), patches
+
+    return forward
+
+
+def _write_huggingface(loaded: Loaded, out: Path) -> None:
+    transformers = _library("transformers")
+    config = loaded.config
+    unsupported = [name for name in ("layer_scale", "mean_pooling", "registers") if getattr(config, name)]
+    sides = {part.side for part in loaded.backbone.modules() if isinstance(part, WindowBlock)}
+    if unsupported or len(sides) > 1:
+        reason = f"model.{unsupported[0]}" if unsupported else f"windows of several sizes, {sorted(sides)}"
+        raise WeightsError(
+            "Hugging Face's network cannot hold this backbone", why=f"it has no {reason}", fix="export to timm or onnx"
+        )
+    if config.kind == "vit":
+        settings = transformers.ViTConfig(
+            hidden_size=config.width, num_hidden_layers=config.depth, num_attention_heads=config.heads,
+            intermediate_size=int(config.width * config.mlp_ratio), layer_norm_eps=config.norm_eps,
+            image_size=list(loaded.size), patch_size=config.patch, hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
+        )  # fmt: skip
+    else:
+        settings = transformers.SwinConfig(
+            image_size=loaded.size[0], patch_size=config.patch, embed_dim=config.width, depths=list(config.depths),
+            num_heads=list(config.stage_heads), window_size=config.window, mlp_ratio=config.mlp_ratio,
+            layer_norm_eps=HUGGINGFACE_SWIN_EPS, drop_path_rate=0.0,
+        )  # fmt: skip
+    settings.architectures = ["ViTModel" if config.kind == "vit" else "SwinModel"]
+    out.mkdir()
+    settings.save_pretrained(out)
+    state = with_epsilon(_state(loaded), config.norm_eps, settings.layer_norm_eps)
+    save_file(to_huggingface(state), out / "model.safetensors", {"format": "pt"})
+    processor = {
+        "image_processor_type": "ViTImageProcessor", "do_resize": True, "do_normalize": True, "do_rescale": True,
+        "size": {"height": loaded.size[0], "width": loaded.size[1]}, "resample": 3,
+        "image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225],
+    }  # fmt: skip
+    (out / "preprocessor_config.json").write_text(json.dumps(processor, indent=2) + "\n")
+
+
+def _open_huggingface(path: Path, loaded: Loaded) -> Forward:
+    transformers = _library("transformers")
+    vit = loaded.config.kind == "vit"
+    network, report = (transformers.ViTModel if vit else transformers.SwinModel).from_pretrained(
+        path, add_pooling_layer=False, output_loading_info=True, local_files_only=True
+    )
+    if any(report[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys")):
+        raise WeightsError("Hugging Face does not take every tensor", why=str(report))
+    network.eval()
+
+    def forward(images: Tensor) -> tuple[Tensor, Tensor]:
+        tokens = network(pixel_values=images).last_hidden_state
+        return (tokens[:, 0], tokens[:, 1:]) if vit else (tokens.mean(dim=1), tokens)
+
+    return forward
+
+
+class _Tokens(nn.Module):
+    """A backbone whose outputs are plain tensors, as ONNX wants them."""
+
+    def __init__(self, backbone: BackboneModule) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        output = self.backbone(images)
+        return output.cls, output.patches
+
+
+def _write_onnx(loaded: Loaded, out: Path) -> None:
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        _library(name)
+    network = _Tokens(copy.deepcopy(loaded.backbone)).float().eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of the exporter about itself
+        torch.onnx.export(
+            network, (torch.zeros(2, 3, *loaded.size),), str(out), input_names=["images"],
+            output_names=["cls", "patches"], dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
+            dynamo=True, external_data=False, verbose=False,
+        )  # fmt: skip
+
+
+def _open_onnx(path: Path, loaded: Loaded) -> Forward:
+    runtime = _library("onnxruntime")
+    session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+    def forward(images: Tensor) -> tuple[Tensor, Tensor]:
+        cls, patches = session.run(["cls", "patches"], {"images": images.numpy()})
+        return torch.from_numpy(cls), torch.from_numpy(patches)
+
+    return forward
+
+
+def _library(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise MissingExtra(name, "export") from None
+
+
+TARGETS = {
+    "safetensors": Target(_write_safetensors, _open_ours, ".safetensors", native_only=False),
+    "published": Target(_write_published, _open_ours, ".pth", native_only=False),
+    "timm": Target(_write_timm, _open_timm, "", native_only=True),
+    "huggingface": Target(_write_huggingface, _open_huggingface, "", native_only=True),
+    "onnx": Target(_write_onnx, _open_onnx, ".onnx", native_only=True),
+}

@@ -1,0 +1,91 @@
+"""Published full checkpoints become runs that go on, and come back out with every tensor equal."""
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ibot.cli.main import main
+from ibot.engine.exchange import convert_checkpoint, export_checkpoint
+from ibot.engine.loop import train
+from ibot.engine.run import read_jsonl
+from ibot.errors import WeightsError
+from ibot.weights.read import load_backbone
+
+FOLDER = Path(os.environ.get("IBOT_GOLDEN", Path(__file__).parents[1] / "golden"))
+CHECKPOINTS = [pytest.param(path, id=path.stem) for path in sorted(FOLDER.glob("published_checkpoint*.pth"))]
+SETTINGS = {"published_checkpoint": ["model.heads=3"]}
+
+
+def test_there_is_a_published_checkpoint():
+    assert CHECKPOINTS
+
+
+@pytest.mark.parametrize("path", CHECKPOINTS)
+def test_a_converted_checkpoint_gives_the_stored_tokens_and_goes_back_tensor_by_tensor(tmp_path, path):
+    _, state, reports = convert_checkpoint(path, tmp_path / "run", settings=SETTINGS.get(path.stem, ()), images=100)
+    original = torch.load(path, weights_only=False)
+    assert state.epoch == original["epoch"] == 2 and state.step == 50
+    assert not any(report.missing or report.unused for report in reports.values())
+    arrays = np.load(FOLDER / f"{path.stem.replace('published_checkpoint', 'checkpoint_expected')}.npz")
+    for key in ("student", "teacher"):
+        backbone = load_backbone(tmp_path / "run", key).double()
+        shapes = [name.split("/")[1] for name in arrays.files if name.startswith("input/")]
+        assert {"native", "non_square"} < set(shapes)
+        for shape in shapes:
+            with torch.no_grad():
+                out = backbone(torch.from_numpy(arrays[f"input/{shape}"]).double())
+            got = torch.cat([out.cls[:, None], out.patches], 1).numpy()
+            assert np.abs(got - arrays[f"{key}/{shape}"]).max() < 1e-9 * max(1, np.abs(got).max())
+    export_checkpoint(tmp_path / "run", tmp_path / "back.pth")
+    back = torch.load(tmp_path / "back.pth", weights_only=False)
+    for name in ("student", "teacher", "ibot_loss"):
+        assert list(back[name]) == list(original[name])
+        assert all(torch.equal(back[name][key], tensor) for key, tensor in original[name].items())
+    assert back["optimizer"]["state"].keys() == original["optimizer"]["state"].keys()
+    for index, moments in original["optimizer"]["state"].items():
+        assert all(torch.equal(back["optimizer"]["state"][index][key], value) for key, value in moments.items())
+    assert back["epoch"] == original["epoch"] and vars(back["args"])["lr"] == vars(original["args"])["lr"]
+
+
+@pytest.mark.parametrize("path", CHECKPOINTS)
+def test_a_converted_checkpoint_trains_on(tmp_path, path, capsys, pictures):
+    run = tmp_path / "run"
+    heads = ["--heads", "3"] if "swin" not in path.stem else []
+    assert main(["weights", "convert", str(path), "--run", str(run), "--data", str(pictures), *heads]) == 0
+    assert "go on:" in capsys.readouterr().out
+    command = ["pretrain", str(run / "config.json"), "--run", str(run), "--data", str(pictures), "--steps", "27"]
+    assert main([*command, "system.workers=0", "log.every=1", "--quiet"]) == 0
+    rows = read_jsonl(run / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [25, 26, 27] and all(np.isfinite(row["cls_loss"]) for row in rows)
+    assert json.loads((run / "config.json").read_text())["optim"]["lr"] == 0.0005
+
+
+def test_what_is_no_full_checkpoint_is_refused(tmp_path):
+    with pytest.raises(WeightsError, match="no full checkpoint"):
+        convert_checkpoint(FOLDER / "backbone_teacher.pth", tmp_path / "run")
+    content = torch.load(FOLDER / "published_checkpoint.pth", weights_only=False)
+    content["student"].pop("module.head.mlp.0.weight")
+    torch.save(content, tmp_path / "short.pth")
+    with pytest.raises(WeightsError) as caught:
+        convert_checkpoint(tmp_path / "short.pth", tmp_path / "run", settings=["model.heads=3"])
+    assert "does not fit" in caught.value.what and not (tmp_path / "run").exists()
+    with pytest.raises(WeightsError, match="no checkpoint"):
+        export_checkpoint(tmp_path, tmp_path / "out.pth")
+
+
+@pytest.mark.parametrize("head", [{"shared": True}, {"shared": False, "shared_teacher": False}, {"bottleneck_dim": 0}])
+def test_every_head_survives_the_way_out_and_back(tmp_path, head, small):
+    """Also with an optimizer that has moments, and duplicates of a shared last layer in the file."""
+    train(replace(small, head=replace(small.head, **head)), tmp_path / "run", quiet=True)
+    export_checkpoint(tmp_path / "run", tmp_path / "a.pth")
+    convert_checkpoint(tmp_path / "a.pth", tmp_path / "again", settings=["model.heads=2"], images=48)
+    export_checkpoint(tmp_path / "again", tmp_path / "b.pth")
+    first, second = (torch.load(tmp_path / name, weights_only=False) for name in ("a.pth", "b.pth"))
+    for name in ("student", "teacher"):
+        assert any(key.endswith(("last_layer2.weight_v", "mlp2.weight")) for key in first[name])
+        assert all(torch.equal(first[name][key], tensor) for key, tensor in second[name].items())
