@@ -108,6 +108,7 @@ class StepValues:
     teacher_temp: float
     patch_temp: float
     freeze_last_layer: bool
+    freeze_backbone: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,6 +88,7 @@ def build_parser() -> argparse.ArgumentParser:
     pretrain.add_argument("--epochs", type=float, metavar="E", help="length of the run and its schedules")
     pretrain.add_argument("--seed", type=int, metavar="S", help="seed of everything random")
     pretrain.add_argument("--device", metavar="D", help="auto, cpu, cuda, cuda:N, mps")
+    pretrain.add_argument("--init", metavar="WEIGHTS", help="start from weights: a run, or a file of any known project")
     pretrain.add_argument("settings", nargs="*", metavar="section.key=value", help="any other setting")
 
     evaluation = commands.add_parser("eval", help="evaluate a backbone", description="Evaluate a frozen backbone.")

@@ -58,9 +58,14 @@ def configure(options: argparse.Namespace) -> Config:
         "train.length": None if options.epochs is None else f"{options.epochs:g} epochs",
         "train.seed": options.seed,
         "system.device": options.device,
+        "train.init": options.init,
     }
     given = [f"{key}={value}" for key, value in short.items() if value not in (None, "")]
     config = apply(recipe(options.recipe), [*given, *options.settings])
+    if config.train.init:
+        from ibot.engine.start import with_weights
+
+        config = with_weights(config, [text.partition("=")[0].strip() for text in options.settings])
     check(config)
     return config
 

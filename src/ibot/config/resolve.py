@@ -22,6 +22,7 @@ class Derived:
     warmup_steps: int
     temp_warmup_steps: int
     freeze_steps: int
+    head_warmup_steps: int
     lr_actual: float
     """Peak learning rate after scaling with the batch."""
     batch_per_process: int
@@ -59,6 +60,7 @@ def derive(config: Config, num_images: int, world_size: int = 1) -> Derived:
         warmup_steps=clipped("optim.warmup", config.optim.warmup, total, total // 2),
         temp_warmup_steps=clipped("method.temp_warmup", config.method.temp_warmup, temp_limit, temp_limit),
         freeze_steps=clipped("optim.freeze_last_layer", config.optim.freeze_last_layer, total - 1, total // 4),
+        head_warmup_steps=clipped("train.head_warmup", config.train.head_warmup, total // 2, total // 10),
         lr_actual=config.optim.lr * train.batch / 256,
         batch_per_process=train.batch // world_size,
         notes=tuple(notes),

@@ -259,6 +259,10 @@ class TrainConfig:
     """Images per optimizer step over all processes and micro-batches."""
     accumulate: int = 1
     """Micro-batches per optimizer step and process; same result, less memory."""
+    init: str = ""
+    """Weights to start from (`--init`): a run, a checkpoint, or a file of another project; empty: random ones."""
+    head_warmup: Duration = field(default_factory=lambda: duration("0 epochs"))
+    """The backbone stays as it is for this long, while the head learns; set where `init` has no head."""
     seed: int = 0
     """Seed of weights, image order, views, masks and stochastic depth."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -279,6 +283,8 @@ class EvaluateConfig:
     """At most this many training images (evenly spaced) in the bank."""
     max_val: int = 2000
     """At most this many validation images."""
+    guard: float = 0.0
+    """Stop when k-NN is this many points below that of the initial weights; 0: never."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,6 @@ from ibot.types import ViewParams
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
-_LEVELS = np.arange(256, dtype=np.float32)
 _SOLARIZE = [v if v < 128 else 255 - v for v in range(256)] * 3
 
 
@@ -29,11 +28,12 @@ def render(image: NDArray[np.uint8], params: ViewParams, row: int, config: Augme
     """
     whole = Image.fromarray(image)
     return [
-        np.asarray(_render_view(whole, params, row, view, view_size(config, view))) for view in range(num_views(config))
+        np.asarray(render_view(whole, params, row, view, view_size(config, view))) for view in range(num_views(config))
     ]
 
 
-def _render_view(image: Image.Image, params: ViewParams, row: int, view: int, size: tuple[int, int]) -> Image.Image:
+def render_view(image: Image.Image, params: ViewParams, row: int, view: int, size: tuple[int, int]) -> Image.Image:
+    """One view (height, width) of one image, which stands at `row` of the parameters."""
     top, left, height, width = params.box[row, view].tolist()
     out = resized_crop(image, top, left, height, width, size)
     if params.flip[row, view]:
@@ -63,14 +63,14 @@ def resized_crop(
 
 def brightness(image: Image.Image, factor: float) -> Image.Image:
     """Blend with black: v = factor * v, clipped and truncated."""
-    return image.point(_blend_table(0, factor) * 3)
+    return Image.blend(Image.new("RGB", image.size), image, factor)
 
 
 def contrast(image: Image.Image, factor: float) -> Image.Image:
     """Blend with the rounded mean gray level."""
     histogram = np.asarray(image.convert("L").histogram())
     mean = int(float(histogram @ np.arange(256)) / float(histogram.sum()) + 0.5)
-    return image.point(_blend_table(mean, factor) * 3)
+    return Image.blend(Image.new("RGB", image.size, (mean, mean, mean)), image, factor)
 
 
 def saturation(image: Image.Image, factor: float) -> Image.Image:
@@ -103,12 +103,6 @@ def solarize(image: Image.Image) -> Image.Image:
 
 JITTER = (brightness, contrast, saturation, hue)
 """Operations of colour jitter by their number in `ViewParams.jitter_order`."""
-
-
-def _blend_table(level: int, factor: float) -> list[int]:
-    """Pillow's blend of a constant level with every level: float32, clipped, truncated."""
-    blended = np.float32(level) + np.float32(factor) * (_LEVELS - np.float32(level))
-    return blended.clip(0, 255).astype(np.uint8).tolist()
 
 
 def evaluation_view(image: NDArray[np.uint8], resize: int, crop: tuple[int, int]) -> NDArray[np.uint8]:

@@ -14,20 +14,30 @@ from PIL import Image
 
 from ibot.config.schema import AugmentConfig
 from ibot.data.params import NO_JITTER, num_views, view_size
-from ibot.data.pixels import blur, resized_crop
+from ibot.data.pixels import blur, render_view, resized_crop
 from ibot.types import ViewParams
 
 Pixels = NDArray[np.uint8]
+LARGE = 64
+"""Side from which a view by itself is faster than together with the others: it stays in the processor's cache."""
 _LEVELS = np.arange(256, dtype=np.float32)
 
 
 def render_batch(images: Sequence[Pixels], params: ViewParams, config: AugmentConfig) -> list[Pixels]:
     """All views of all images [H, W, 3] of a batch: V arrays uint8 [B, h, w, 3], global views first."""
     pictures = [Image.fromarray(image) for image in images]
-    return [_render_view(pictures, params, view, view_size(config, view)) for view in range(num_views(config))]
+    views = []
+    for view in range(num_views(config)):
+        size = view_size(config, view)
+        if min(size) < LARGE:
+            views.append(_render_together(pictures, params, view, size))
+        else:
+            rows = [render_view(picture, params, row, view, size) for row, picture in enumerate(pictures)]
+            views.append(np.stack([np.asarray(picture) for picture in rows]))
+    return views
 
 
-def _render_view(pictures: Sequence[Image.Image], params: ViewParams, view: int, size: tuple[int, int]) -> Pixels:
+def _render_together(pictures: Sequence[Image.Image], params: ViewParams, view: int, size: tuple[int, int]) -> Pixels:
     out = np.empty((len(pictures), *size, 3), np.uint8)
     for row, picture in enumerate(pictures):
         top, left, height, width = params.box[row, view].tolist()

@@ -30,8 +30,9 @@ from ibot.engine.distributed import Processes, any_true, barrier, init_processes
 from ibot.engine.health import HealthMonitor
 from ibot.engine.logging import Progress, StopSignal, TensorBoard
 from ibot.engine.optimizer import build_optimizer
-from ibot.engine.run import RunFolder
+from ibot.engine.run import RunFolder, read_jsonl
 from ibot.engine.schedule import Schedules
+from ibot.engine.start import start_from_weights
 from ibot.engine.update import Update, UpdateOutput
 from ibot.errors import TrainingStopped
 from ibot.method.model import StudentTeacher
@@ -151,6 +152,9 @@ def build_trainer(
             run.forget_after(state.step)
             run.event("resume", step=state.step)
         progress.message(f"resumed from step {state.step} ({checkpoint.name})")
+    elif config.train.init:
+        taken = start_from_weights(model, config)
+        progress.message(f"{taken} from {config.train.init}")
     barrier()
     student = wrap_student(model.student, processes, device)
     update = Update(model, student, optimizer, config, scaler, partial(autocast, device, precision))
@@ -161,6 +165,7 @@ def build_trainer(
         derived.warmup_steps,
         derived.temp_warmup_steps,
         derived.freeze_steps,
+        derived.head_warmup_steps,
     )
     health = HealthMonitor.from_config(config, schedules, num_images=len(source))
     board = TensorBoard(run.path / "tensorboard" if config.log.tensorboard and processes.is_main else None)
@@ -332,12 +337,32 @@ def run_evaluation(trainer: Trainer) -> None:
     """k-NN of the teacher by the callable handed in; on the main process, the others wait."""
     if trainer.evaluate is None:
         return
+    fallen = ""
     if trainer.processes.is_main:
         for record in trainer.evaluate(trainer.model.teacher.backbone, trainer.state.step):
             trainer.run.result(record)
             trainer.board.scalars({record.metric: record.value}, trainer.state.step)
             trainer.progress.message(f"step {trainer.state.step}: {record.metric} {record.value:.1f}")
-    barrier()
+            fallen = fallen or fallen_below_start(trainer, record)
+    if any_true(bool(fallen), trainer.device):
+        raise TrainingStopped(
+            "the features got worse than those it started from",
+            why=fallen or "k-NN on the main process",
+            fix="lower optim.lr, raise method.momentum, lengthen train.head_warmup; or evaluate.guard=0 to go on",
+        )
+
+
+def fallen_below_start(trainer: Trainer, record: ResultRecord) -> str:
+    """In words, that k-NN is more than `evaluate.guard` points below its first value of this run; else empty."""
+    guard = trainer.config.evaluate.guard
+    if not guard or record.metric != "knn_top1":
+        return ""
+    rows = read_jsonl(trainer.run.path / "results.jsonl")
+    start = next((row["value"] for row in rows if row["metric"] == record.metric), record.value)
+    if record.value >= start - guard:
+        return ""
+    trainer.run.event("guard", step=trainer.state.step, start=start, now=record.value)
+    return f"k-NN {record.value:.1f} at step {trainer.state.step}, {start:.1f} at the start; evaluate.guard={guard:g}"
 
 
 def save(trainer: Trainer) -> None:

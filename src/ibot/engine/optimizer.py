@@ -89,6 +89,11 @@ def drop_last_layer_gradients(head: ProjectionHead) -> None:
     Without a bottleneck there are no prototypes and nothing is frozen, as published.
     """
     if head.normalized:
-        for layer in (head.cls_layer, head.patch_layer):
-            for p in layer.parameters():
-                p.grad = None
+        drop_gradients(head.cls_layer)
+        drop_gradients(head.patch_layer)
+
+
+def drop_gradients(part: nn.Module) -> None:
+    """The optimizer leaves this part alone in this step."""
+    for p in part.parameters():
+        p.grad = None

@@ -36,6 +36,7 @@ class Schedules:
     warmup_steps: int
     temp_warmup_steps: int
     freeze_steps: int
+    head_warmup_steps: int = 0
 
     @property
     def peak_lr(self) -> float:
@@ -58,6 +59,7 @@ class Schedules:
                 step, method.patch_temp_start, method.patch_temp, self.config.mask.start_epoch
             ),
             freeze_last_layer=step < self.freeze_steps,
+            freeze_backbone=step < self.head_warmup_steps,
         )
 
     def _temperature(self, step: int, start: float, end: float, start_epoch: int) -> float:

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ibot.config.schema import Config
-from ibot.engine.optimizer import apply_values, clip_gradients, drop_last_layer_gradients
+from ibot.engine.optimizer import apply_values, clip_gradients, drop_gradients, drop_last_layer_gradients
 from ibot.method.center import update_centers
 from ibot.method.ema import update_teacher
 from ibot.method.model import StudentTeacher
@@ -76,6 +76,8 @@ class Update:
         norms = clip_gradients(self.model.student.parameters(), self.config.optim.clip)
         if values.freeze_last_layer:
             drop_last_layer_gradients(self.model.student.head)
+        if values.freeze_backbone:
+            drop_gradients(self.model.student.backbone)
         skipped = False
         if self.scaler is not None:
             scale = self.scaler.get_scale()

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ibot.config.override import from_plain
 from ibot.config.schema import (
     AugmentConfig,
     Config,
@@ -20,9 +21,19 @@ from ibot.config.schema import (
     OptimConfig,
     TrainConfig,
 )
+from ibot.weights.read import Weights
 
 PUBLISHED_LOCAL = 96 / 224
 """Side of a local crop over that of a global one; the published trainer has no flag for either."""
+
+
+def head_config(weights: Weights) -> HeadConfig | None:
+    """Settings of the projection head in a file; None where there is no head of ours."""
+    if not any(name.startswith("head.mlp") for name in weights.head):
+        return None
+    if "augment" in weights.settings:
+        return from_plain(weights.settings).head
+    return _head_of(weights.settings, weights.head)
 
 
 def config_of(

@@ -1,0 +1,117 @@
+"""Starting a run from weights instead of random numbers (`--init`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ibot.config.schema import Config, duration
+from ibot.engine.checkpoint import find_checkpoint
+from ibot.errors import ConfigError, WeightsError
+from ibot.method.model import StudentTeacher
+from ibot.weights.arguments import head_config
+from ibot.weights.read import Loaded, Weights, fit, load_weights
+
+HEAD_WARMUP = "1 epochs"
+"""How long the backbone is frozen while a new head learns, unless the settings say."""
+CHOSEN_BY_USER = ("model.drop_path", "model.pos_interp", "model.heads")
+"""Settings of the network that the weights do not fix; `model.heads` where the file does not say it."""
+
+
+def with_weights(config: Config, given: Iterable[str]) -> Config:
+    """Settings for a run that starts from `config.train.init`: network, crop sizes and head follow the weights.
+
+    Args:
+        config: the recipe with the user's settings; `train.init` names the weights.
+        given: keys that the user set; they win, but for the network's own sizes.
+
+    Raises:
+        WeightsError: the weights cannot be read or are no whole backbone. ConfigError: a size of the network was set.
+    """
+    keys = set(given)
+    sizes = sorted(key for key in keys if key.startswith("model.") and key not in CHOSEN_BY_USER)
+    if sizes:
+        raise ConfigError(f"{sizes[0]} is fixed by the weights of --init", fix="leave it out")
+    weights = load_weights(config.train.init, "teacher")
+    loaded = fit(weights, heads=config.model.heads if "model.heads" in keys else None)
+    model = replace(loaded.config, drop_path=config.model.drop_path, pos_interp=config.model.pos_interp)
+    augment = config.augment
+    if "augment.global_size" not in keys:
+        local = [_multiple(side * loaded.size[0] / augment.global_size[0], model.patch) for side in augment.local_size]
+        augment = replace(augment, global_size=loaded.size)
+        if "augment.local_size" not in keys:
+            augment = replace(augment, local_size=(local[0], local[1]))
+    head = head_config(weights)
+    if head is not None and not any(key.startswith("head.") for key in keys):
+        return replace(config, model=model, augment=augment, head=head)
+    train = config.train
+    if "train.head_warmup" not in keys:
+        train = replace(train, head_warmup=duration(HEAD_WARMUP))
+    return replace(config, model=model, augment=augment, train=train)
+
+
+@torch.no_grad()
+def start_from_weights(model: StudentTeacher, config: Config) -> str:
+    """Fill student and teacher from `config.train.init`; returns in words what was taken.
+
+    A file with one network fills both. Heads and centers are taken where they fit, else they start at random.
+    """
+    path, taken = config.train.init, []
+    teacher, student = (load_weights(path, key) for key in ("teacher", "student"))
+    for network, weights in ((model.teacher, teacher), (model.student, student)):
+        _copy(network.backbone, fit(weights, heads=config.model.heads if config.model.kind == "vit" else None), weights)
+    taken.append("backbone")
+    if (
+        config.train.head_warmup.value == 0
+        and _fits(model.student.head, student)
+        and _fits(model.teacher.head, teacher)
+    ):
+        for network, weights in ((model.student, student), (model.teacher, teacher)):
+            network.head.load_state_dict(_head_tensors(network.head, weights))
+        taken.append("head")
+        if _copy_centers(model, Path(path)):
+            taken.append("centers")
+    return " and ".join(taken)
+
+
+def _copy(backbone: nn.Module, loaded: Loaded, weights: Weights) -> None:
+    source = dict(loaded.backbone.named_parameters())
+    for name, p in backbone.named_parameters():
+        if name in source:
+            if p.shape != source[name].shape:
+                raise WeightsError(
+                    f"'{weights.source}' holds {name} as {tuple(source[name].shape)}, not {tuple(p.shape)}"
+                )
+            p.copy_(source[name])
+        elif name == "masked_embed" and name in weights.backbone:
+            p.copy_(weights.backbone[name])
+
+
+def _fits(head: nn.Module, weights: Weights) -> bool:
+    tensors = _head_tensors(head, weights)
+    return all(name in tensors and tensors[name].shape == own.shape for name, own in head.state_dict().items())
+
+
+def _head_tensors(head: nn.Module, weights: Weights) -> dict[str, Tensor]:
+    names = head.state_dict()
+    return {name: weights.head[f"head.{name}"] for name in names if f"head.{name}" in weights.head}
+
+
+def _copy_centers(model: StudentTeacher, path: Path) -> bool:
+    """Centers lie beside the weights of a checkpoint of ours."""
+    checkpoint = find_checkpoint(path) or path
+    file = checkpoint / "training.pt"
+    if not file.is_file():
+        return False
+    centers = torch.load(file, map_location="cpu", weights_only=True)["centers"]
+    model.cls_center.value.copy_(centers["cls"])
+    model.patch_center.value.copy_(centers["patch"])
+    return True
+
+
+def _multiple(size: float, patch: int) -> int:
+    return max(patch, round(size / patch) * patch)
