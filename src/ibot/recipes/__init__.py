@@ -18,6 +18,7 @@ RECIPES: dict[str, Callable[[], Config]] = {
     "tiny32": small.tiny32,
     "tiny64": small.tiny64,
     "one_gpu": small.one_gpu,
+    "adapt": small.adapt,
     "vit_s16": paper.vit_s16,
     "vit_b16": paper.vit_b16,
     "vit_b16_rand": paper.vit_b16_rand,

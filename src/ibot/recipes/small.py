@@ -94,3 +94,20 @@ def one_gpu() -> Config:
         train=TrainConfig(length=duration("100 epochs"), batch=256),
         checkpoint=CheckpointConfig(every=duration("1 epochs")),
     )
+
+
+def adapt() -> Config:
+    """Continue from good weights on your own photographs (`--init`): slow clocks, and a guard that stops a decline.
+
+    Network, crops and head follow the weights; a new head first learns on the frozen backbone.
+    """
+    config = one_gpu()
+    return replace(
+        config,
+        method=replace(
+            config.method, momentum=0.9995, teacher_temp=0.04, patch_temp=0.04, temp_warmup=duration("0 epochs")
+        ),
+        optim=replace(config.optim, lr=5e-5, warmup=duration("10 percent"), weight_decay_end=0.04, clip=0.3),
+        train=TrainConfig(length=duration("20 epochs"), batch=256),
+        evaluate=EvaluateConfig(every=duration("5 percent"), guard=2.0),
+    )

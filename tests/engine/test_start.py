@@ -1,0 +1,121 @@
+"""Runs that start from weights: what is taken, what warms up, and the guard over it."""
+
+from dataclasses import replace
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+
+from ibot.cli.main import main
+from ibot.config.schema import duration
+from ibot.engine.loop import train
+from ibot.engine.run import read_config, read_jsonl
+from ibot.engine.start import with_weights
+from ibot.errors import ConfigError, TrainingStopped
+from ibot.types import ResultRecord
+from ibot.weights.read import load_backbone
+
+
+@pytest.fixture
+def source(small, tmp_path):
+    """A finished run of 20 steps."""
+    train(small, tmp_path / "source", quiet=True)
+    return tmp_path / "source"
+
+
+def backbone_of(run, step: int) -> dict:
+    tensors = load_file(run / "checkpoints" / f"step_{step:08d}" / "model.safetensors")
+    return {name: tensor for name, tensor in tensors.items() if name.startswith("backbone.")}
+
+
+def seen_at_the_start(config, run) -> dict:
+    """State of the teacher's backbone before the first step."""
+    seen = {}
+
+    def evaluate(backbone, step):
+        if step == 0:
+            seen.update({name: p.detach().clone() for name, p in backbone.named_parameters()})
+        return []
+
+    train(config, run, quiet=True, evaluate=evaluate)
+    return seen
+
+
+def test_a_run_starts_from_a_run_with_heads_and_centers(small, source, tmp_path, capsys):
+    config = with_weights(replace(small, train=replace(small.train, init=str(source), max_steps=2)), [])
+    assert config.train.head_warmup.value == 0
+    seen = seen_at_the_start(config, tmp_path / "next")
+    wanted = load_backbone(source, "teacher").state_dict()
+    assert all(torch.equal(seen[name], wanted[name]) for name in seen)
+    events = (tmp_path / "next" / "events.jsonl").read_text()
+    assert "start" in events
+    # The heads and the centers too: the first step's teacher is the source's.
+    first = torch.load(tmp_path / "next" / "checkpoints" / "step_00000002" / "training.pt", weights_only=True)
+    assert first["centers"]["cls"].abs().sum() > 0
+
+
+def test_without_a_head_the_backbone_waits_until_the_head_has_warmed_up(small, source, tmp_path):
+    tensors = load_file(source / "checkpoints" / "step_00000020" / "teacher.safetensors")
+    alone = {name.removeprefix("backbone."): t for name, t in tensors.items() if name.startswith("backbone.")}
+    save_file(alone, tmp_path / "alone.safetensors")
+    config = replace(
+        small,
+        train=replace(
+            small.train, init=str(tmp_path / "alone.safetensors"), head_warmup=duration("4 steps"), max_steps=6
+        ),
+        checkpoint=replace(small.checkpoint, every=duration("1 steps"), keep=10),
+    )
+    config = with_weights(config, ["model.heads", "train.head_warmup"])
+    train(config, tmp_path / "run", quiet=True)
+    start = {f"backbone.{name}": t for name, t in alone.items()}
+    for step, equal in ((1, True), (4, True), (5, False)):
+        now = backbone_of(tmp_path / "run", step)
+        assert all(torch.equal(now[name], start[name]) for name in start) == equal, step
+    heads = [
+        load_file(tmp_path / "run" / "checkpoints" / f"step_0000000{step}" / "model.safetensors")["head.mlp.0.weight"]
+        for step in (1, 4)
+    ]
+    assert not torch.equal(*heads)
+
+
+def test_the_warm_up_is_set_where_the_weights_have_no_head(small, tmp_path):
+    network = timm.models.vision_transformer.VisionTransformer(
+        img_size=32, patch_size=8, embed_dim=64, depth=2, num_heads=1, num_classes=0
+    )
+    save_file(network.state_dict(), tmp_path / "timm.safetensors")
+    config = with_weights(replace(small, train=replace(small.train, init=str(tmp_path / "timm.safetensors"))), [])
+    assert str(config.train.head_warmup) == "1 epochs" and config.model.width == 64
+    assert config.augment.global_size == (32, 32) and config.head == small.head
+
+
+def test_sizes_of_the_network_cannot_be_set_beside_the_weights(small, source):
+    with pytest.raises(ConfigError, match="width is fixed"):
+        with_weights(replace(small, train=replace(small.train, init=str(source))), ["model.width"])
+
+
+def test_the_command_takes_weights_and_resumes_without_taking_them_again(small, source, tmp_path, pictures):
+    out = tmp_path / "run"
+    command = ["pretrain", "tiny32", "--data", str(pictures), "--run", str(out), "--init", str(source), "--quiet",
+               "train.batch=8", "train.length=8 steps", "system.workers=0", "checkpoint.every=2 steps"]  # fmt: skip
+    assert main([*command, "--steps", "4"]) == 0
+    middle = backbone_of(out, 4)
+    assert main(command) == 0
+    assert read_config(out).model.width == small.model.width and read_config(out).head == small.head
+    assert [row["event"] for row in read_jsonl(out / "events.jsonl")].count("resume") == 1
+    assert not all(torch.equal(middle[name], tensor) for name, tensor in backbone_of(out, 8).items())
+    command[5], command[7] = str(tmp_path / "other"), str(tmp_path / "no.pth")
+    assert main(command) == 2 and not (tmp_path / "other").exists()
+
+
+def test_a_run_whose_features_fall_below_their_start_is_stopped(small, tmp_path):
+    scores = iter([50.0, 49.5, 48.9, 60.0])
+
+    def evaluate(backbone, step):
+        return [ResultRecord("knn", "knn_top1", next(scores), {}, 10, 10, extra={"step": step})]
+
+    config = replace(small, evaluate=replace(small.evaluate, every=duration("2 steps"), guard=1.0))
+    with pytest.raises(TrainingStopped, match="worse") as caught:
+        train(config, tmp_path / "run", quiet=True, evaluate=evaluate)
+    assert "48.9 at step 4, 50.0 at the start" in caught.value.why
+    assert [row for row in read_jsonl(tmp_path / "run" / "events.jsonl") if row["event"] == "guard"]
