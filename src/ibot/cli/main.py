@@ -110,6 +110,17 @@ def build_parser() -> argparse.ArgumentParser:
 
     _weights_commands(commands, command)
 
+    ablate = command("ablate", "a table of the paper's ablations on your data", "ablate", "run")
+    ablate.add_argument("name", nargs="?", default="", metavar="NAME", help="the table; without it, list them")
+    _data_arguments(ablate)
+    ablate.add_argument("--recipe", default="ablation_base", metavar="RECIPE", help="base (default: %(default)s)")
+    ablate.add_argument("--run", dest="run_folder", metavar="DIR", help="folder of the runs; the same command resumes")
+    ablate.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="S", help="seeds (default: 0)")
+    ablate.add_argument("--steps", type=int, metavar="N", help="stop each run after N steps")
+    ablate.add_argument("--epochs", type=float, metavar="E", help="length of each run and its schedules")
+    ablate.add_argument("--device", metavar="D", help="auto, cpu, cuda, cuda:N, mps")
+    ablate.add_argument("--list", action="store_true", help="print the commands, one per job, and run nothing")
+
     recipes = commands.add_parser("recipes", help="list, show and compare recipes", description="Named configurations.")
     actions = recipes.add_subparsers(title="actions", metavar="ACTION", required=True)
     command("list", "all recipes, what each is for", "recipes", "list_all", actions)

@@ -1,0 +1,139 @@
+"""The paper's ablations as lists of settings over one recipe (section 4.4, appendix E; spec 7.3).
+
+Published figures: ImageNet-1K, ViT-S/16 after 300 epochs without local crops, unless the note says else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of a table."""
+
+    name: str
+    settings: tuple[str, ...]
+    knn: float | None = None
+    """Published k-NN accuracy, %."""
+    linear: float | None = None
+    """Published linear accuracy, %."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ablation:
+    """One table of the paper."""
+
+    title: str
+    source: str
+    rows: tuple[Row, ...]
+    note: str = ""
+
+
+def _prototypes(count: int) -> tuple[str, ...]:
+    return (f"head.out_dim={count}", f"head.patch_out_dim={count}")
+
+
+def _center(momentum: float, start: float, end: float) -> tuple[str, ...]:
+    return (
+        f"method.center_momentum_patch={momentum:g}",
+        f"method.patch_temp_start={start:g}",
+        f"method.patch_temp={end:g}",
+    )
+
+
+SHARED = ("head.shared=true", "head.shared_teacher=true")
+VANILLA = ("head.shared=false", "head.shared_teacher=false")
+SEMI_SHARED = ("head.shared=false", "head.shared_teacher=true")
+CLS_ALONE = ("method.patch_weight=0", "mask.ratio=0:0")
+PATCH_ALONE = ("method.cls_weight=0",)
+
+ABLATIONS: dict[str, Ablation] = {
+    "tokenizer": Ablation(
+        "Tokenizer and losses",
+        "table 9",
+        (
+            Row("iBOT, shared head", SHARED, 69.1, 74.2),
+            Row("iBOT, separate heads", VANILLA, 69.0, 73.8),
+            Row("class loss alone (DINO)", CLS_ALONE, 67.9, 72.5),
+            Row("patch loss alone", PATCH_ALONE, 9.5, 29.8),
+        ),
+        "not here: a standalone tokenizer, DALL-E's, mean colour, k-means of patches",
+    ),
+    "heads": Ablation(
+        "Sharing of the projection head",
+        "appendix E",
+        (
+            Row("nothing shared", VANILLA, 68.9, 73.9),
+            Row("teacher shared", SEMI_SHARED, 68.4, 73.7),
+            Row("shared", SHARED, 69.1, 74.2),
+        ),
+        "the published code always shares the MLP; 'nothing' means the last layer",
+    ),
+    "center": Ablation(
+        "Center momentum and temperature of the patches",
+        "appendix E",
+        (
+            Row("m' 0.8", _center(0.8, 0.04, 0.07), 68.7, 74.0),
+            Row("m' 0.99", _center(0.99, 0.04, 0.07), 68.8, 73.8),
+            Row("m' 0.999", _center(0.999, 0.04, 0.07), 68.9, 73.8),
+            Row("temperature 0.04 to 0.06", _center(0.9, 0.04, 0.06), 68.5, 73.5),
+            Row("temperature 0.05 to 0.08", _center(0.9, 0.05, 0.08), 68.7, 73.9),
+            Row("m' 0.9, 0.04 to 0.07", _center(0.9, 0.04, 0.07), 69.1, 74.2),
+        ),
+        "needs method.targets=center; on a short run the temperatures' warm-up must be shorter too",
+    ),
+    "loss_ratio": Ablation(
+        "Scale of the patch loss",
+        "appendix E",
+        (
+            Row("0.5", ("method.patch_weight=0.5",), 68.7, 73.8),
+            Row("1", ("method.patch_weight=1",), 69.1, 74.2),
+            Row("2", ("method.patch_weight=2",), 69.4, 74.1),
+        ),
+    ),
+    "prototypes": Ablation(
+        "Output width K",
+        "appendix E",
+        (
+            Row("4096", _prototypes(4096), 68.3, 74.5),
+            Row("8192", _prototypes(8192), 69.1, 74.2),
+            Row("16384", _prototypes(16384), 68.8, 74.0),
+        ),
+    ),
+    "crop_scale": Ablation(
+        "Area at which global and local crops part, with ten local crops",
+        "appendix E",
+        (
+            Row("0.25", ("augment.num_local=10", "augment.global_scale=0.25,1", "augment.local_scale=0.05,0.25"), 74.0),
+            Row("0.32", ("augment.num_local=10", "augment.global_scale=0.32,1", "augment.local_scale=0.05,0.32"), 74.6),
+            Row("0.4", ("augment.num_local=10", "augment.global_scale=0.4,1", "augment.local_scale=0.05,0.4"), 74.3),
+        ),
+    ),
+    "mask_ratio": Ablation(
+        "Share of hidden patches",
+        "figure; no numbers published",
+        (
+            *(Row(f"{ratio:g}", (f"mask.ratio={ratio:g}:0",)) for ratio in (0.05, 0.15, 0.3, 0.45)),
+            Row("0.3 with spread 0.2", ("mask.ratio=0.3:0.2",)),
+        ),
+    ),
+    "mask_shape": Ablation(
+        "Block-wise or random masks, each with its published ratio",
+        "table 1 of the published models, ViT-B/16, 400 epochs",
+        (
+            Row("block, 0 or 0.3", ("mask.shape=block", "mask.ratio=0:0,0.3:0.2"), 77.1, 79.5),
+            Row("random, 0 or 0.7", ("mask.shape=random", "mask.ratio=0:0,0.7:0.05"), 77.3, 79.8),
+        ),
+    ),
+    "multi_crop": Ablation(
+        "Masks beside local crops: the stability of the training",
+        "appendix E; described in words",
+        (
+            Row("no local crops, all masked", ("augment.num_local=0", "mask.ratio=0.3:0.2")),
+            Row("local crops, all global ones masked", ("augment.num_local=10", "mask.ratio=0.3:0.2")),
+            Row("local crops, half of them unmasked", ("augment.num_local=10", "mask.ratio=0:0,0.3:0.2")),
+        ),
+        "the paper: masking every global crop beside local ones is unstable, a ratio of 0 for a part cures it",
+    ),
+}

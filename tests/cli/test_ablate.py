@@ -1,0 +1,58 @@
+import subprocess
+import sys
+
+import pytest
+
+from ibot.cli.main import main
+from ibot.config.override import apply
+from ibot.config.resolve import check
+from ibot.data.scenes import write_folder
+from ibot.recipes import recipe
+from ibot.recipes.ablations import ABLATIONS
+
+SMALL = ["model.width=24", "model.depth=1", "model.heads=2", "head.out_dim=32", "head.patch_out_dim=32",
+         "head.hidden_dim=16", "head.bottleneck_dim=8", "train.batch=8", "train.length=2 steps", "system.workers=0",
+         "evaluate.k=3"]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "row"), [(n, r) for n, table in ABLATIONS.items() for r in table.rows])
+def test_every_row_is_a_valid_change_of_the_paper_s_base(name, row):
+    check(apply(recipe("ablation_base"), row.settings))
+
+
+def test_the_published_row_of_a_table_is_the_base_itself():
+    base = recipe("ablation_base")
+    for name, row in (("tokenizer", 0), ("heads", 2), ("center", 5), ("loss_ratio", 1), ("prototypes", 1)):
+        assert apply(base, ABLATIONS[name].rows[row].settings) == base, name
+
+
+def test_the_list_holds_one_command_per_row_and_seed(capsys):
+    assert main(["ablate", "loss_ratio", "--data", "photos", "--seeds", "0", "1", "--epochs", "5", "--list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 6 and len(set(lines)) == 6
+    assert lines[0].startswith("ibot pretrain ablation_base --data photos --run runs/ablate-loss_ratio/0.5-s0 --seed 0")
+    assert all("--epochs=5" in line and "method.patch_weight=" in line for line in lines)
+
+
+def test_a_table_is_run_resumed_and_printed(tmp_path, capsys):
+    write_folder(tmp_path / "data", train=40, val=20, seed=0, size=32)
+    command = ["ablate", "loss_ratio", "--data", str(tmp_path / "data"), "--recipe", "tiny32", "--run",
+               str(tmp_path / "runs"), *SMALL]  # fmt: skip
+    first = subprocess.run([sys.executable, "-m", "ibot", *command], capture_output=True, text=True)
+    assert first.returncode == 0, first.stderr
+    table = (tmp_path / "runs" / "table.md").read_text()
+    rows = [line for line in table.splitlines() if line.startswith("| ") and "---" not in line]
+    assert [row.split("|")[1].strip() for row in rows[1:]] == ["0.5", "1", "2"]
+    assert [row.split("|")[2].strip() for row in rows[1:]] == ["68.7", "69.1", "69.4"]
+    assert all(float(row.split("|")[5].split()[0]) >= 0 for row in rows[1:]) and "Random network" in table
+    again = subprocess.run([sys.executable, "-m", "ibot", *command], capture_output=True, text=True)
+    assert again.returncode == 0 and (tmp_path / "runs" / "table.md").read_text() == table
+    events = (tmp_path / "runs" / "1-s0" / "events.jsonl").read_text()
+    assert events.count('"end"') == 2 and '"resume"' in events
+
+
+def test_an_unknown_table_and_a_failing_row_are_user_errors(tmp_path, capsys):
+    assert main(["ablate", "tokeniser", "--data", str(tmp_path)]) == 2
+    assert "tokenizer" in capsys.readouterr().out
+    assert main(["ablate", "heads"]) == 2
+    assert main(["ablate", "heads", "--data", str(tmp_path / "absent"), "--run", str(tmp_path / "r")]) == 2
