@@ -27,7 +27,7 @@ def test_the_published_row_of_a_table_is_the_base_itself():
 
 
 def test_the_list_holds_one_command_per_row_and_seed(capsys):
-    assert main(["ablate", "loss_ratio", "--data", "photos", "--seeds", "0", "1", "--epochs", "5", "--list"]) == 0
+    assert main(["ablate", "loss_ratio", "--data", "photos", "--seeds", "0,1", "--epochs", "5", "--list"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 6 and len(set(lines)) == 6
     assert lines[0].startswith("ibot pretrain ablation_base --data photos --run runs/ablate-loss_ratio/0.5-s0 --seed 0")

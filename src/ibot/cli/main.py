@@ -115,7 +115,7 @@ def build_parser() -> argparse.ArgumentParser:
     _data_arguments(ablate)
     ablate.add_argument("--recipe", default="ablation_base", metavar="RECIPE", help="base (default: %(default)s)")
     ablate.add_argument("--run", dest="run_folder", metavar="DIR", help="folder of the runs; the same command resumes")
-    ablate.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="S", help="seeds (default: 0)")
+    ablate.add_argument("--seeds", type=_integers, default=(0,), metavar="S[,S]", help="seeds (default: 0)")
     ablate.add_argument("--steps", type=int, metavar="N", help="stop each run after N steps")
     ablate.add_argument("--epochs", type=float, metavar="E", help="length of each run and its schedules")
     ablate.add_argument("--device", metavar="D", help="auto, cpu, cuda, cuda:N, mps")
@@ -162,10 +162,10 @@ def _weights_commands(commands: Any, command: Callable[..., argparse.ArgumentPar
     targets = ("safetensors", "published", "checkpoint", "timm", "huggingface", "onnx")
     exported.add_argument("--to", required=True, choices=targets, help="checkpoint: all of a run, published layout")
     exported.add_argument("--out", required=True, metavar="PATH", help="file, or folder for timm and huggingface")
-    exported.add_argument("--size", type=_size, metavar="H[,W]", help="image size; default: as in training")
+    exported.add_argument("--size", type=_integers, metavar="H[,W]", help="image size; default: as in training")
 
 
-def _size(text: str) -> tuple[int, ...]:
+def _integers(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(","))
 
 
