@@ -81,15 +81,9 @@ def build_parser() -> argparse.ArgumentParser:
     demo.add_argument("--controls", action="store_true", help="also train the controls (KoLeo alone, class loss alone)")
 
     pretrain = command("pretrain", "pre-train on a folder of images", "train", "run")
-    pretrain.add_argument("recipe", metavar="RECIPE", help="a name from `ibot recipes list`, or a run's config.json")
-    _data_arguments(pretrain)
-    pretrain.add_argument("--run", dest="run_folder", metavar="DIR", help="run folder; the same command resumes it")
-    pretrain.add_argument("--steps", type=int, metavar="N", help="stop after N steps, schedules unchanged")
-    pretrain.add_argument("--epochs", type=float, metavar="E", help="length of the run and its schedules")
-    pretrain.add_argument("--seed", type=int, metavar="S", help="seed of everything random")
-    pretrain.add_argument("--device", metavar="D", help="auto, cpu, cuda, cuda:N, mps")
-    pretrain.add_argument("--init", metavar="WEIGHTS", help="start from weights: a run, or a file of any known project")
-    pretrain.add_argument("settings", nargs="*", metavar="section.key=value", help="any other setting")
+    plan = command("plan", "what a run would do and need: time, memory, disk, by a short trial", "plan", "run")
+    for parser_of_run in (pretrain, plan):
+        _run_arguments(parser_of_run)
 
     evaluation = commands.add_parser("eval", help="evaluate a backbone", description="Evaluate a frozen backbone.")
     protocols = evaluation.add_subparsers(title="protocols", metavar="PROTOCOL", required=True)
@@ -137,6 +131,19 @@ def build_parser() -> argparse.ArgumentParser:
 
     command("doctor", "what this machine offers", "doctor", "run")
     return parser
+
+
+def _run_arguments(parser: argparse.ArgumentParser) -> None:
+    recipe = "a name from `ibot recipes list`, a run's config.json, or auto: chosen from the data and the device"
+    parser.add_argument("recipe", metavar="RECIPE", help=recipe)
+    _data_arguments(parser)
+    parser.add_argument("--run", dest="run_folder", metavar="DIR", help="run folder; the same command resumes it")
+    parser.add_argument("--steps", type=int, metavar="N", help="stop after N steps, schedules unchanged")
+    parser.add_argument("--epochs", type=float, metavar="E", help="length of the run and its schedules")
+    parser.add_argument("--seed", type=int, metavar="S", help="seed of everything random")
+    parser.add_argument("--device", metavar="D", help="auto, cpu, cuda, cuda:N, mps")
+    parser.add_argument("--init", metavar="WEIGHTS", help="start from weights: a run, or a file of any known project")
+    parser.add_argument("settings", nargs="*", metavar="section.key=value", help="any other setting")
 
 
 def _weights_commands(commands: Any, command: Callable[..., argparse.ArgumentParser]) -> None:

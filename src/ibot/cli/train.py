@@ -61,12 +61,32 @@ def configure(options: argparse.Namespace) -> Config:
         "train.init": options.init,
     }
     given = [f"{key}={value}" for key, value in short.items() if value not in (None, "")]
-    config = apply(recipe(options.recipe), [*given, *options.settings])
+    base = chosen(options) if options.recipe == "auto" else recipe(options.recipe)
+    config = apply(base, [*given, *options.settings])
     if config.train.init:
         from ibot.engine.start import with_weights
 
         config = with_weights(config, [text.partition("=")[0].strip() for text in options.settings])
     check(config)
+    return config
+
+
+def chosen(options: argparse.Namespace) -> Config:
+    """Settings for the data and the device, printed with their reasons."""
+    from ibot.data.sources import scan
+    from ibot.data.survey import survey
+    from ibot.engine.device import choose_device, device_memory
+    from ibot.engine.distributed import launched_processes
+    from ibot.recipes.auto import Facts, choose
+
+    source, processes = scan(options.data), launched_processes()
+    seen = survey(source)
+    memory = device_memory(choose_device(options.device or "auto"))
+    facts = Facts(seen.images, seen.side, seen.gray, seen.variety, seen.repeated, memory, processes.world_size)
+    config, reasons = choose(facts)
+    if not options.quiet and processes.is_main:
+        for reason in reasons:
+            print(f"auto   {reason}")
     return config
 
 

@@ -76,6 +76,11 @@ def prepare(threads: int, deterministic: bool) -> None:
         torch.use_deterministic_algorithms(True)
 
 
+def device_memory(device: torch.device) -> float:
+    """GiB of a GPU; 0 for a CPU."""
+    return torch.cuda.get_device_properties(device).total_memory / 2**30 if device.type == "cuda" else 0.0
+
+
 def describe_device(device: torch.device) -> str:
     """A name for logs and provenance."""
     if device.type == "cuda":

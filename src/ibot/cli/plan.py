@@ -1,0 +1,60 @@
+"""`ibot plan`: what a run will do and need, from the settings, the data and a short trial."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+from pathlib import Path
+
+TRIAL_ON_CPU = 16
+"""Images of a trial step without a GPU, to begin with."""
+QUICK = 0.3
+"""Seconds below which a trial step is repeated with more images."""
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the plan; train a few steps for it, and keep nothing."""
+    from ibot.cli.train import configure, describe
+    from ibot.config.resolve import derive
+    from ibot.data.sources import scan
+    from ibot.engine.device import choose_device, describe_device
+    from ibot.engine.trial import run_trial
+
+    config = configure(options)
+    source = scan(config.data.path)
+    derived = derive(config, len(source))
+    describe(config, derived, source, Path(options.run_folder or "runs/..."), 1, print)
+    device = choose_device(config.system.device)
+    micro = config.train.batch // config.train.accumulate
+    trial = run_trial(config, source, device, micro if device.type == "cuda" else TRIAL_ON_CPU)
+    while trial.step_seconds < QUICK and trial.images < min(micro, len(source)):
+        trial = run_trial(config, source, device, 4 * trial.images)  # small steps do not scale
+    scale = config.train.batch / trial.images
+    workers = max(1, (os.cpu_count() or 1) - 1)
+    step = max(trial.step_seconds * scale, trial.data_seconds * scale / workers)
+    hours = step * derived.run_steps / 3600
+    print(f"device {device}: {describe_device(device)}; trial of {trial.images} images a step")
+    print(
+        f"time   {step:.2f} s a step, {config.train.batch / step:.1f} images/s; {_hours(hours)} for "
+        f"{derived.run_steps} steps"
+    )
+    if trial.data_seconds / workers > trial.step_seconds:
+        print(f"note   reading sets the pace: {trial.data_seconds:.2f} s for {trial.images} images in one process")
+    needed = trial.memory * (micro / trial.images if device.type == "cpu" else 1)
+    more = f", at most about {needed:.1f} GiB" if needed > trial.memory else ""
+    print(f"memory {trial.memory:.2f} GiB at {trial.images} images; a micro-batch is {micro}{more}")
+    kept = config.checkpoint.keep + 1
+    free = shutil.disk_usage(".").free / 2**30
+    print(
+        f"disk   {trial.checkpoint:.2f} GiB a checkpoint, {kept * trial.checkpoint:.1f} GiB for {kept - 1} and the one "
+        f"being written; {free:.0f} GiB free here"
+    )
+    print(f"size   {trial.parameters:,} trained parameters")
+    return 0
+
+
+def _hours(hours: float) -> str:
+    if hours < 1.5:
+        return f"about {hours * 60:.0f} minutes"
+    return f"about {hours:.0f} hours" if hours < 72 else f"about {hours / 24:.0f} days"

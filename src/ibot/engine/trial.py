@@ -1,0 +1,88 @@
+"""A few real steps on the device at hand, to say what a run will need: time, memory, disk."""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import sys
+import time
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+
+from ibot.config.schema import Config
+from ibot.data.loader import MicroBatches
+from ibot.data.sources import ImageSource
+from ibot.engine.device import autocast, choose_precision
+from ibot.engine.loop import mask_grid, to_device
+from ibot.engine.optimizer import build_optimizer
+from ibot.engine.update import Update
+from ibot.method.model import StudentTeacher
+from ibot.types import StepValues
+
+STEPS = 3
+VALUES = StepValues(1e-4, 0.04, 0.996, 0.04, 0.04, False)
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What was measured."""
+
+    images: int
+    """Images of one trial step."""
+    step_seconds: float
+    """Of these images, on the device."""
+    data_seconds: float
+    """To read and augment them, in one process."""
+    memory: float
+    """Peak GiB: of the device on a GPU, of the process on a CPU."""
+    checkpoint: float
+    """GiB of one checkpoint."""
+    parameters: int
+    """Trained parameters, head included."""
+
+
+def run_trial(config: Config, source: ImageSource, device: torch.device, images: int) -> Trial:
+    """Train `STEPS` steps of at most `images` real images; nothing is kept."""
+    images = min(images, config.train.batch // config.train.accumulate, len(source))
+    config = replace(config, train=replace(config.train, batch=images, accumulate=1))
+    torch.manual_seed(0)
+    model = StudentTeacher(config).to(device)
+    optimizer = build_optimizer(model.student, config.optim)
+    precision = choose_precision(config.train.precision, device)
+    update = Update(model, model.student, optimizer, config, autocast=partial(autocast, device, precision))
+    batches = MicroBatches(config, source, mask_grid(config), 0, 1)
+    seconds, waits = [], []
+    for step in range(STEPS + 1):
+        began = time.perf_counter()
+        batch = batches[step]
+        if isinstance(batch, Exception):
+            raise batch
+        waits.append(time.perf_counter() - began)
+        began = time.perf_counter()
+        update.step([to_device(batch, device)], VALUES)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds.append(time.perf_counter() - began)
+    return Trial(
+        images=images,
+        step_seconds=statistics.median(seconds[1:]),
+        data_seconds=statistics.median(waits[1:]),
+        memory=_peak(device),
+        checkpoint=_checkpoint_bytes(model) / 2**30,
+        parameters=sum(p.numel() for p in model.student.parameters() if p.requires_grad),
+    )
+
+
+def _peak(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB on Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+def _checkpoint_bytes(model: StudentTeacher) -> int:
+    """Student, teacher, and two moments of AdamW for every trained parameter, float32."""
+    state = sum(t.numel() for net in (model.student, model.teacher) for t in net.state_dict().values())
+    return 4 * (state + 2 * sum(p.numel() for p in model.student.parameters() if p.requires_grad))

@@ -1,0 +1,25 @@
+import re
+
+from ibot.cli.main import main
+from ibot.data.scenes import write_folder
+
+
+def test_a_plan_names_time_memory_and_disk_and_leaves_nothing(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_folder(tmp_path / "data", train=64, val=0, seed=0, size=32)
+    assert main(["plan", "tiny32", "--data", "data", "train.batch=32", "--epochs", "3"]) == 0
+    out = capsys.readouterr().out
+    assert "6 of 6 steps" in out and "a micro-batch is 32" in out and "trained parameters" in out
+    assert float(re.search(r"time +([\d.]+) s a step", out)[1]) > 0
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+def test_auto_explains_its_choices_and_trains(tmp_path, capsys):
+    write_folder(tmp_path / "data", train=200, val=0, seed=0, size=32)
+    run = tmp_path / "run"
+    command = ["pretrain", "auto", "--data", str(tmp_path / "data"), "--run", str(run), "--steps", "2"]
+    assert main([*command, "system.workers=0"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("auto   ") >= 7 and "too few images: 200" in out
+    assert main([*command, "system.workers=0", "--quiet"]) == 0  # the same choice, so the same run
+    assert '"recipe": "auto"' in (run / "config.json").read_text()

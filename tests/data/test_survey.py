@@ -1,0 +1,47 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from ibot.data.sources import scan
+from ibot.data.survey import survey
+from ibot.errors import DataError
+
+
+def write(folder, images):
+    folder.mkdir()
+    for i, image in enumerate(images):
+        Image.fromarray(image).save(folder / f"{i:03d}.png")
+    return scan(folder)
+
+
+def varied(count, size=(40, 60), seed=0):
+    rng = np.random.default_rng(seed)
+    return [
+        np.asarray(Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).resize(size[::-1]))
+        for _ in range(count)
+    ]
+
+
+def test_sizes_colours_and_variety(tmp_path):
+    seen = survey(write(tmp_path / "a", varied(60)))
+    assert (seen.images, seen.side, seen.smallest) == (60, 40, 40)
+    assert seen.gray == 0 and seen.variety > 15 and seen.repeated == 0 and seen.unreadable == 0
+    gray = [np.repeat(image.mean(-1, keepdims=True), 3, -1).astype(np.uint8) for image in varied(20)]
+    assert survey(write(tmp_path / "b", gray)).gray == 1
+
+
+def test_copies_and_uniform_sets_show(tmp_path):
+    images = varied(10)
+    assert survey(write(tmp_path / "a", images * 3)).repeated == 1
+    ramp = [np.clip(images[0].astype(int) + 3 * i, 0, 255).astype(np.uint8) for i in range(12)]
+    assert survey(write(tmp_path / "b", ramp)).variety < 3
+
+
+def test_unreadable_files_are_counted(tmp_path):
+    source = write(tmp_path / "a", varied(8))
+    (tmp_path / "a" / "000.png").write_bytes(b"no image")
+    assert survey(source).unreadable == 0.125
+    for path in (tmp_path / "a").iterdir():
+        path.write_bytes(b"no image")
+    with pytest.raises(DataError, match="sampled"):
+        survey(source)
