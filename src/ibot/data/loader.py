@@ -7,6 +7,7 @@ micro-batches in order. An incomplete last batch is dropped.
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
@@ -25,10 +26,12 @@ from ibot.data.masks import make_masks
 from ibot.data.params import view_params
 from ibot.data.pixels_batch import render_batch
 from ibot.data.sources import ImageSource
-from ibot.errors import ConfigError, DataError
+from ibot.errors import ConfigError, DataError, ResourceError
 from ibot.rng import Purpose, permutation, uniform
 from ibot.types import Batch
 
+READ_AHEAD = 4 * 2**30
+"""Bytes of views that the workers of one process may hold ready."""
 REPLACEMENTS = 100
 """Other images tried in place of one that cannot be read."""
 MAX_WORKERS = 16
@@ -148,15 +151,24 @@ class Loader:
             batch_size=None,
             sampler=_Numbers(self.start_step * self.accumulate, self.end_step and self.end_step * self.accumulate),
             num_workers=workers,
-            prefetch_factor=4 if workers else None,
+            prefetch_factor=read_ahead(self.dataset.config, self.dataset.world_size, workers) if workers else None,
             worker_init_fn=_start_worker,
             pin_memory=self.on_gpu,
             # A spawned process would import torch again; forked ones never touch the GPU. Only Linux forks safely.
             multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
         )
         micro_batches = iter(loader)
-        while step := [_batch(item) for _, item in zip(range(self.accumulate), micro_batches, strict=False)]:
-            yield step
+        try:
+            while step := [_batch(item) for _, item in zip(range(self.accumulate), micro_batches, strict=False)]:
+                yield step
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise ResourceError(
+                "a loader process was killed",
+                why=str(error).splitlines()[0],
+                fix="usually the system ran out of memory: lower system.workers, or raise train.accumulate",
+            ) from None
 
 
 class _Numbers:
@@ -189,6 +201,14 @@ def choose_workers(setting: int, on_gpu: bool) -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     cores //= int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return max(1, min(MAX_WORKERS, cores - 1 if on_gpu else cores // 4))
+
+
+def read_ahead(config: Config, world_size: int, workers: int) -> int:
+    """Micro-batches that each worker keeps ready: up to 4, as long as all together stay within `READ_AHEAD` bytes."""
+    augment, train = config.augment, config.train
+    pixels = augment.num_global * math.prod(augment.global_size) + augment.num_local * math.prod(augment.local_size)
+    micro_batch = 3 * pixels * train.batch // (world_size * train.accumulate)
+    return max(1, min(4, READ_AHEAD // (workers * max(1, micro_batch))))
 
 
 def _batch(item: Batch | DataError) -> Batch:
