@@ -63,7 +63,10 @@ def make_jobs(table: Ablation, options: argparse.Namespace, folder: Path) -> lis
     length = [f"--steps={options.steps}"] if options.steps else []
     length += [f"--epochs={options.epochs:g}"] if options.epochs else []
     jobs = []
+    named = any(text.startswith("method.tokenizer=") for text in options.settings)
     for row in table.rows:
+        if "method.patch_target=frozen" in row.settings and not named:
+            continue
         for seed in options.seeds:
             out = folder / f"{re.sub('[^a-z0-9.]+', '-', row.name.lower()).strip('-')}-s{seed}"
             command = ["pretrain", options.recipe, "--data", options.data, "--run", str(out), "--seed", str(seed)]
@@ -83,7 +86,7 @@ def render(table: Ablation, name: str, jobs: list[Job]) -> str:
         "|---|---|---|---|---|---|",
     ]
     start: list[float] = []
-    for row in table.rows:
+    for row in dict.fromkeys(job.row for job in jobs):
         measured = [results(job.folder) for job in jobs if job.row is row]
         scores = [rows[-1]["value"] for rows in measured if rows]
         start += [rows[0]["value"] for rows in measured if rows and rows[0]["extra"].get("step") == 0]

@@ -67,6 +67,10 @@ def configure(options: argparse.Namespace) -> Config:
         from ibot.engine.start import with_weights
 
         config = with_weights(config, [text.partition("=")[0].strip() for text in options.settings])
+    if config.method.patch_target != "online":
+        from ibot.engine.tokenizers import with_tokenizer
+
+        config = with_tokenizer(config)
     check(config)
     return config
 

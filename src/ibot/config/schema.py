@@ -209,6 +209,11 @@ class MethodConfig:
     """Change the temperatures between epochs (published) or at each step (ours)."""
     targets: Literal["center", "sinkhorn"] = "center"
     """Teacher targets by centering (paper) or Sinkhorn-Knopp (beyond the paper: SwAV, DINOv2)."""
+    patch_target: Literal["online", "frozen", "color", "clusters"] = "online"
+    """What the student predicts for a hidden patch: the teacher's distribution (the method); that of a frozen network,
+    the mean colour, or the nearest of K' clusters of raw patches (ablations, tables 9 and 20)."""
+    tokenizer: str = ""
+    """Weights of the frozen tokenizer, with their head."""
     center_momentum: float = 0.9
     """Momentum of the class center."""
     center_momentum_patch: float = 0.9

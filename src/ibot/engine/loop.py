@@ -33,6 +33,7 @@ from ibot.engine.optimizer import build_optimizer
 from ibot.engine.run import RunFolder, read_jsonl
 from ibot.engine.schedule import Schedules
 from ibot.engine.start import start_from_weights
+from ibot.engine.tokenizers import build_tokenizer
 from ibot.engine.update import Update, UpdateOutput
 from ibot.errors import TrainingStopped
 from ibot.method.model import StudentTeacher
@@ -138,7 +139,9 @@ def build_trainer(
     derived = derive(config, len(source), processes.world_size)
     run = RunFolder.create(run_path, config, command=command, source_info=source.fingerprint(), processes=processes)
     torch.manual_seed(torch_seed(config.train.seed, 0, 0, Purpose.INIT))
-    model = StudentTeacher(config).to(device)
+    model = StudentTeacher(config)
+    model.tokenizer = build_tokenizer(config, source, run.path, processes)
+    model.to(device)
     precision = choose_precision(config.train.precision, device)
     scaler = torch.amp.GradScaler(device.type) if precision is torch.float16 else None
     optimizer = build_optimizer(model.student, config.optim)

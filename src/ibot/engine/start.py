@@ -14,7 +14,7 @@ from ibot.engine.checkpoint import find_checkpoint
 from ibot.errors import ConfigError, WeightsError
 from ibot.method.model import StudentTeacher
 from ibot.weights.arguments import head_config
-from ibot.weights.read import Loaded, Weights, fit, load_weights
+from ibot.weights.read import Loaded, Weights, fit, load_weights, read_pickle
 
 HEAD_WARMUP = "1 epochs"
 """How long the backbone is frozen while a new head learns, unless the settings say."""
@@ -63,7 +63,9 @@ def start_from_weights(model: StudentTeacher, config: Config) -> str:
     path, taken = config.train.init, []
     teacher, student = (load_weights(path, key) for key in ("teacher", "student"))
     for network, weights in ((model.teacher, teacher), (model.student, student)):
-        _copy(network.backbone, fit(weights, heads=config.model.heads if config.model.kind == "vit" else None), weights)
+        copy_backbone(
+            network.backbone, fit(weights, heads=config.model.heads if config.model.kind == "vit" else None), weights
+        )
     taken.append("backbone")
     if (
         config.train.head_warmup.value == 0
@@ -71,14 +73,16 @@ def start_from_weights(model: StudentTeacher, config: Config) -> str:
         and _fits(model.teacher.head, teacher)
     ):
         for network, weights in ((model.student, student), (model.teacher, teacher)):
-            network.head.load_state_dict(_head_tensors(network.head, weights))
+            network.head.load_state_dict(head_tensors(network.head, weights))
         taken.append("head")
         if _copy_centers(model, Path(path)):
             taken.append("centers")
     return " and ".join(taken)
 
 
-def _copy(backbone: nn.Module, loaded: Loaded, weights: Weights) -> None:
+@torch.no_grad()
+def copy_backbone(backbone: nn.Module, loaded: Loaded, weights: Weights) -> None:
+    """Copy every parameter of a read backbone. Raises WeightsError for one of another shape."""
     source = dict(loaded.backbone.named_parameters())
     for name, p in backbone.named_parameters():
         if name in source:
@@ -92,25 +96,37 @@ def _copy(backbone: nn.Module, loaded: Loaded, weights: Weights) -> None:
 
 
 def _fits(head: nn.Module, weights: Weights) -> bool:
-    tensors = _head_tensors(head, weights)
+    tensors = head_tensors(head, weights)
     return all(name in tensors and tensors[name].shape == own.shape for name, own in head.state_dict().items())
 
 
-def _head_tensors(head: nn.Module, weights: Weights) -> dict[str, Tensor]:
+def head_tensors(head: nn.Module, weights: Weights) -> dict[str, Tensor]:
+    """The tensors of a file that this head has, in its own names."""
     names = head.state_dict()
     return {name: weights.head[f"head.{name}"] for name in names if f"head.{name}" in weights.head}
 
 
 def _copy_centers(model: StudentTeacher, path: Path) -> bool:
-    """Centers lie beside the weights of a checkpoint of ours."""
-    checkpoint = find_checkpoint(path) or path
-    file = checkpoint / "training.pt"
-    if not file.is_file():
-        return False
-    centers = torch.load(file, map_location="cpu", weights_only=True)["centers"]
-    model.cls_center.value.copy_(centers["cls"])
-    model.patch_center.value.copy_(centers["patch"])
-    return True
+    centers = _centers(path)
+    if centers:
+        model.cls_center.value.copy_(centers["cls"])
+        model.patch_center.value.copy_(centers["patch"])
+    return bool(centers)
+
+
+def patch_center(path: Path) -> Tensor | None:
+    """The center of the patch logits [K'] that lies beside weights, if any."""
+    return _centers(path).get("patch")
+
+
+def _centers(path: Path) -> dict[str, Tensor]:
+    """Centers beside the weights of a checkpoint of ours, or in a published one; none elsewhere."""
+    if path.is_file() and path.suffix != ".safetensors":
+        stored = read_pickle(path)
+        loss = stored.get("ibot_loss", {}) if isinstance(stored, dict) else {}
+        return {"cls": loss["center"].flatten(), "patch": loss["center2"].flatten()} if "center2" in loss else {}
+    file = (find_checkpoint(path) or path) / "training.pt"
+    return torch.load(file, map_location="cpu", weights_only=True)["centers"] if file.is_file() else {}
 
 
 def _multiple(size: float, patch: int) -> int:

@@ -10,6 +10,7 @@ there the student's head runs on all of them.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,9 @@ from ibot.method.center import Center
 from ibot.models.backbone import build_backbone
 from ibot.models.head import ProjectionHead
 from ibot.types import Masks
+
+if TYPE_CHECKING:
+    from ibot.method.tokenizers import PatchTokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +138,8 @@ class StudentTeacher(nn.Module):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
+        # Gives the patch targets in place of the teacher; only ablations have one.
+        self.tokenizer: PatchTokenizer | None = None
         head, method = config.head, config.method
         self.student = Student(config)
         self.teacher = Teacher(config)

@@ -40,6 +40,8 @@ def training_step(
     teacher: TeacherOutput = model.teacher(batch.global_views, batch.masks)
     output: StudentOutput = student(batch.global_views, batch.masks, batch.local_views)
     cls_target, patch_target = _targets(model, teacher, values, method)
+    if model.tokenizer is not None:
+        patch_target = model.tokenizer.targets(batch.global_views, batch.masks, values.patch_temp)
     cls = cls_loss(output.cls, cls_target, method.student_temp)
     weight = batch.masks.weight.to(output.patch.dtype)
     patch = patch_loss(output.patch, patch_target, weight, batch.masks.num_views, method.student_temp)

@@ -1,0 +1,151 @@
+"""Building the tokenizers of the ablations: from images, or from weights (spec 7.3)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ibot.config.schema import Config, HeadConfig
+from ibot.data.decode import UnreadableImage, decode
+from ibot.data.pixels import MEAN, STD, evaluation_view, normalize
+from ibot.data.sources import ImageSource
+from ibot.engine.distributed import Processes, barrier
+from ibot.engine.start import copy_backbone, head_tensors, patch_center
+from ibot.errors import ConfigError, WeightsError
+from ibot.method.model import Network
+from ibot.method.tokenizers import (
+    COLOR_LEVELS,
+    ClusterTokenizer,
+    ColorTokenizer,
+    FrozenTokenizer,
+    PatchTokenizer,
+    nearest,
+)
+from ibot.weights.arguments import head_config
+from ibot.weights.read import fit, load_weights
+
+CENTERS_FILE = "tokenizer.safetensors"
+SHARE_OF_IMAGES = 0.1
+MOST_ROWS = 200_000
+ITERATIONS = 10
+
+
+def tokenizer_size(config: Config) -> int:
+    """K' of the settings' tokenizer. Raises WeightsError for one without a head of ours."""
+    method = config.method
+    if method.patch_target == "color":
+        return COLOR_LEVELS**3
+    if method.patch_target == "frozen":
+        head = _head(method.tokenizer)
+        return head.out_dim if head.shared_teacher else head.patch_out_dim
+    return config.head.patch_out_dim
+
+
+def with_tokenizer(config: Config) -> Config:
+    """Settings whose patch head fits the tokenizer; a head of its own, as the targets are no class targets."""
+    if config.method.patch_target == "online":
+        return config
+    if config.method.patch_target == "frozen" and not config.method.tokenizer:
+        raise ConfigError("method.patch_target=frozen needs weights", fix="name them with method.tokenizer=WEIGHTS")
+    head = replace(config.head, shared=False, shared_teacher=False, patch_out_dim=tokenizer_size(config))
+    return replace(config, head=head)
+
+
+def build_tokenizer(config: Config, source: ImageSource, run: Path, processes: Processes) -> PatchTokenizer | None:
+    """The tokenizer that the settings name, on the CPU; None for the online one.
+
+    Cluster centers are made once and kept in the run folder, so that a resumed run has the same.
+    """
+    kind, stride = config.method.patch_target, config.model.stride
+    if kind == "online":
+        return None
+    if kind == "color":
+        return ColorTokenizer(stride, MEAN, STD)
+    if kind == "frozen":
+        return _frozen(config)
+    file = run / CENTERS_FILE
+    if processes.is_main and not file.exists():
+        rows = sample_patches(source, config.augment.global_size, stride, config.train.seed)
+        centers = cluster(rows, config.head.patch_out_dim, config.train.seed)
+        temporary = file.with_suffix(".tmp")
+        save_file({"centers": centers}, temporary)
+        temporary.replace(file)
+    barrier()
+    return ClusterTokenizer(stride, load_file(file)["centers"])
+
+
+def sample_patches(source: ImageSource, size: tuple[int, int], patch: int, seed: int) -> Tensor:
+    """Normalised pixels of patches of a tenth of the images: [R, 3 * patch * patch], at most `MOST_ROWS` rows."""
+    rng = np.random.default_rng(seed)
+    chosen = rng.permutation(len(source))[: max(1, int(len(source) * SHARE_OF_IMAGES))]
+    per_image = (size[0] // patch) * (size[1] // patch)
+    parts, count = [], 0
+    for index in chosen:
+        try:
+            image = decode(source.path(int(index)))
+        except UnreadableImage:
+            continue
+        view = torch.from_numpy(evaluation_view(image, max(size), size).copy()).permute(2, 0, 1)
+        cut = normalize(view)[:, : size[0] // patch * patch, : size[1] // patch * patch]
+        cut = cut.unflatten(1, (-1, patch)).unflatten(3, (-1, patch))
+        parts.append(cut.permute(1, 3, 0, 2, 4).reshape(per_image, -1))
+        count += per_image
+        if count >= MOST_ROWS:
+            break
+    return torch.cat(parts)[:MOST_ROWS]
+
+
+def cluster(rows: Tensor, count: int, seed: int) -> Tensor:
+    """k-means centers [count, d] of rows [R, d]: Lloyd's iterations from random rows; an empty cluster takes a new row.
+
+    Raises ConfigError for fewer rows than centers.
+    """
+    if len(rows) < count:
+        raise ConfigError(
+            f"{len(rows)} patches cannot give {count} clusters",
+            fix=f"head.patch_out_dim={max(2, len(rows) // 4)} or less",
+        )
+    generator = torch.Generator().manual_seed(seed)
+    centers = rows[torch.randperm(len(rows), generator=generator)[:count]].clone()
+    for _ in range(ITERATIONS):
+        owner = nearest(rows, centers)
+        sizes = owner.bincount(minlength=count)
+        sums = torch.zeros_like(centers).index_add_(0, owner, rows)
+        filled = sizes > 0
+        centers[filled] = sums[filled] / sizes[filled, None]
+        empty = int((~filled).sum())
+        if empty:
+            centers[~filled] = rows[torch.randint(len(rows), (empty,), generator=generator)]
+    return centers
+
+
+def _frozen(config: Config) -> FrozenTokenizer:
+    path = config.method.tokenizer
+    weights = load_weights(path, "teacher")
+    loaded = fit(weights)
+    if loaded.config.stride != config.model.stride:
+        raise ConfigError(
+            f"the tokenizer's patches are {loaded.config.stride} pixels wide, the model's {config.model.stride}",
+            fix="train a model with the same patch",
+        )
+    head = _head(path)
+    settings = replace(config, model=loaded.config, head=head, augment=replace(config.augment, global_size=loaded.size))
+    network = Network(settings, drop_path=0.0, masked=False, shared=head.shared_teacher)
+    copy_backbone(network.backbone, loaded, weights)
+    network.head.load_state_dict(head_tensors(network.head, weights))
+    size = head.out_dim if head.shared_teacher else head.patch_out_dim
+    return FrozenTokenizer(network, size, patch_center(Path(path)))
+
+
+def _head(path: str) -> HeadConfig:
+    head = head_config(load_weights(path, "teacher"))
+    if head is None or not head.bottleneck_dim:
+        raise WeightsError(
+            f"'{path}' holds no projection head", fix="a tokenizer is a run, or a full published checkpoint"
+        )
+    return head
