@@ -190,7 +190,8 @@ def _advice(config: Config, key: str) -> str:
         or difflib.get_close_matches(key, known, 2, 0.6)
         or [name for name in known if difflib.SequenceMatcher(None, last, name.rpartition(".")[2]).ratio() > 0.75][:2]
     )
-    listing = f"list all: ibot recipes show {config.recipe or 'vit_s16'}"
+    named = config.recipe if config.recipe not in ("", "auto") else "vit_s16"
+    listing = f"list all: ibot recipes show {named}"
     return f"did you mean {' or '.join(nearest)}?   {listing}" if nearest else listing
 
 
