@@ -14,7 +14,7 @@ from ibot.engine.run import read_config, read_jsonl
 from ibot.engine.start import with_weights
 from ibot.errors import ConfigError, TrainingStopped
 from ibot.types import ResultRecord
-from ibot.weights.read import load_backbone
+from ibot.weights.read import load, load_backbone
 
 
 @pytest.fixture
@@ -87,6 +87,17 @@ def test_the_warm_up_is_set_where_the_weights_have_no_head(small, tmp_path):
     config = with_weights(replace(small, train=replace(small.train, init=str(tmp_path / "timm.safetensors"))), [])
     assert str(config.train.head_warmup) == "1 epochs" and config.model.width == 64
     assert config.augment.global_size == (32, 32) and config.head == small.head
+
+
+def test_crops_of_another_size_keep_the_position_table_of_the_weights(small, source, tmp_path):
+    config = replace(small, train=replace(small.train, init=str(source), max_steps=1))
+    config = replace(config, augment=replace(config.augment, global_size=(48, 40)))
+    config = with_weights(config, ["augment.global_size"])
+    assert config.model.pos_size == (32, 32) and config.augment.global_size == (48, 40)
+    seen = seen_at_the_start(config, tmp_path / "run")
+    assert torch.equal(seen["pos_embed"], load_backbone(source).pos_embed)
+    again = load(tmp_path / "run")  # evaluated at the size of its own views, not of its table
+    assert again.size == (48, 40) and again.built_for == (32, 32)
 
 
 def test_sizes_of_the_network_cannot_be_set_beside_the_weights(small, source):

@@ -1,17 +1,18 @@
 """Settings chosen from the data and the device."""
 
+from dataclasses import replace
+
 import pytest
 
 from ibot.config.resolve import check, derive, warnings
+from ibot.data.survey import Survey
 from ibot.recipes.auto import Facts, choose
 
-PHOTOS = Facts(images=50_000, side=375, gray=0.0, variety=20.0, repeated=0.0, gpu_memory=0.0)
+PHOTOS = Survey(images=50_000, side=375, smallest=300, gray=0.0, variety=20.0, repeated=0.0, unreadable=0.0)
 
 
-def facts(**changes) -> Facts:
-    from dataclasses import replace
-
-    return replace(PHOTOS, **changes)
+def facts(gpu_memory=0.0, **changes) -> Facts:
+    return Facts(replace(PHOTOS, **changes), gpu_memory)
 
 
 @pytest.mark.parametrize("gpu", [0.0, 12.0, 24.0, 80.0])

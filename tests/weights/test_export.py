@@ -67,6 +67,15 @@ def test_a_size_may_be_chosen(tmp_path):
     assert json.loads((tmp_path / "wide" / "config.json").read_text())["model_args"]["img_size"] == [32, 64]
 
 
+def test_a_swin_takes_a_size_where_its_file_serves_one_and_nowhere_else(tmp_path):
+    loaded = network(*NETWORKS["swin"])
+    with pytest.raises(UserError, match="every size"):
+        export_backbone(loaded, "timm", tmp_path / "out", (288, 288))
+    resized = exporting.at_size(loaded, (288, 320))
+    assert resized.size == (288, 320) and resized.built_for == (224, 224)
+    assert exporting.at_size(network(*NETWORKS["vit"]), (32, 64)).built_for == (32, 64)
+
+
 def test_an_export_that_does_not_reproduce_the_network_is_removed(tmp_path, monkeypatch):
     loaded = network(*NETWORKS["vit"])
 
@@ -118,7 +127,7 @@ def test_the_command_prints_differences_and_writes_a_card(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert printed.count("largest difference") == 3 and "48x48" in printed
     card = (out / "README.md").read_text()
-    assert "from_pretrained" in card and "| 48 x 48 |" in card and "width 64, 2 blocks" in card
+    assert "from_pretrained" in card and "| 48 x 48 |" in card and "2 blocks, width 64" in card
     assert load_file(out / "model.safetensors")["embeddings.cls_token"].shape == (1, 1, 64)
     assert main([*command, "--out", str(out)]) == 2
 
@@ -127,7 +136,7 @@ def test_inspect_names_what_a_file_holds(tmp_path, capsys):
     save_file(network(*NETWORKS["swin"]).backbone.state_dict(), tmp_path / "swin.safetensors")
     assert main(["weights", "inspect", str(tmp_path / "swin.safetensors")]) == 0
     out = capsys.readouterr().out
-    assert "Swin, width 16" in out and "window 7" in out and "missing 0, unused 0" in out
+    assert "blocks, width 16" in out and "window 7" in out and "missing 0, unused 0" in out
 
 
 def test_a_backbone_alone_is_converted_to_a_folder_of_ours(tmp_path, capsys):

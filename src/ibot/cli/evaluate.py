@@ -20,7 +20,7 @@ def knn(options: argparse.Namespace) -> int:
     from ibot.engine.device import choose_device
     from ibot.eval.features import extract_features
     from ibot.eval.knn import knn_accuracy
-    from ibot.weights.read import evaluation_size, load_backbone
+    from ibot.weights.read import load
 
     sets = labelled_sets(options.data, options.val_data)
     if sets is None:
@@ -31,8 +31,9 @@ def knn(options: argparse.Namespace) -> int:
         )
     began = time.perf_counter()
     device = choose_device(options.device)
-    backbone = load_backbone(options.weights, options.key).to(device)
-    size = (options.size, options.size) if options.size else evaluation_size(options.weights, options.key)
+    loaded = load(options.weights, options.key)
+    backbone = loaded.backbone.to(device)
+    size = (options.size, options.size) if options.size else loaded.size
     parts = []
     for source, limit, name in zip(sets, (options.max_train, options.max_val), ("train", "val"), strict=True):
         indices = np.linspace(0, len(source) - 1, min(limit, len(source))).astype(int).tolist() if limit else None

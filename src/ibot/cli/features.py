@@ -25,11 +25,12 @@ def run(options: argparse.Namespace) -> int:
     from ibot.data.sources import scan
     from ibot.engine.device import choose_device
     from ibot.eval.features import extract_features
-    from ibot.weights.read import evaluation_size, load_backbone
+    from ibot.weights.read import load
 
     device = choose_device(options.device)
-    backbone = load_backbone(options.weights, options.key).to(device)
-    size = (options.size, options.size) if options.size else evaluation_size(options.weights, options.key)
+    loaded = load(options.weights, options.key)
+    backbone = loaded.backbone.to(device)
+    size = (options.size, options.size) if options.size else loaded.size
     source = scan(options.data)
     features = extract_features(
         backbone, source, size=size, patches=options.patches, device=device,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 from pathlib import Path
 
@@ -17,6 +16,7 @@ def run(options: argparse.Namespace) -> int:
     """Print the plan; train a few steps for it, and keep nothing."""
     from ibot.cli.train import configure, describe
     from ibot.config.resolve import derive
+    from ibot.data.loader import choose_workers
     from ibot.data.sources import scan
     from ibot.engine.device import choose_device, describe_device
     from ibot.engine.trial import run_trial
@@ -31,15 +31,17 @@ def run(options: argparse.Namespace) -> int:
     while trial.step_seconds < QUICK and trial.images < min(micro, len(source)):
         trial = run_trial(config, source, device, 4 * trial.images)  # small steps do not scale
     scale = config.train.batch / trial.images
-    workers = max(1, (os.cpu_count() or 1) - 1)
-    step = max(trial.step_seconds * scale, trial.data_seconds * scale / workers)
+    workers = choose_workers(config.system.workers, device.type == "cuda")
+    reading = trial.data_seconds / max(1, workers)
+    # Workers read beside the step; without any the step waits for the whole of it.
+    step = scale * (max(trial.step_seconds, reading) if workers else trial.step_seconds + reading)
     hours = step * derived.run_steps / 3600
     print(f"device {device}: {describe_device(device)}; trial of {trial.images} images a step")
     print(
         f"time   {step:.2f} s a step, {config.train.batch / step:.1f} images/s; {_hours(hours)} for "
         f"{derived.run_steps} steps"
     )
-    if trial.data_seconds / workers > trial.step_seconds:
+    if reading > trial.step_seconds:
         print(f"note   reading sets the pace: {trial.data_seconds:.2f} s for {trial.images} images in one process")
     needed = trial.memory * (micro / trial.images if device.type == "cpu" else 1)
     more = f", at most about {needed:.1f} GiB" if needed > trial.memory else ""

@@ -84,10 +84,8 @@ def chosen(options: argparse.Namespace) -> Config:
     from ibot.recipes.auto import Facts, choose
 
     source, processes = scan(options.data), launched_processes()
-    seen = survey(source)
     memory = device_memory(choose_device(options.device or "auto"))
-    facts = Facts(seen.images, seen.side, seen.gray, seen.variety, seen.repeated, memory, processes.world_size)
-    config, reasons = choose(facts)
+    config, reasons = choose(Facts(survey(source), memory, processes.world_size))
     if not options.quiet and processes.is_main:
         for reason in reasons:
             print(f"auto   {reason}")
@@ -106,12 +104,9 @@ def describe(
     config: Config, derived: Derived, source: ImageSource, folder: Path, world_size: int, say: Callable[[str], None]
 ) -> None:
     """What the run will do, before it starts."""
-    model, train = config.model, config.train
+    train = config.train
     micro = f" x {train.accumulate} micro-batches" if train.accumulate > 1 else ""
-    network = f"ViT of {model.depth} blocks, width {model.width}, patch {model.patch}"
-    if model.kind == "swin":
-        network = f"Swin of {'-'.join(map(str, model.depths))} blocks, width {model.width}, window {model.window}"
-    say(f"recipe {config.recipe or '-'}: {network}, {config.head.out_dim} prototypes")
+    say(f"recipe {config.recipe or '-'}: {config.model}, {config.head.out_dim} prototypes")
     say(f"data   {len(source)} images in {source.root}")
     say(
         f"run    {derived.run_steps} of {derived.total_steps} steps, {derived.steps_per_epoch} per epoch; "

@@ -18,20 +18,16 @@ def inspect(options: argparse.Namespace) -> int:
 
     weights = load_weights(options.weights, options.key)
     file = Path(weights.source)
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+    with file.open("rb") as content:
+        digest = hashlib.file_digest(content, "sha256").hexdigest()[:16]
     print(f"file      {file} ({file.stat().st_size / 2**20:.1f} MiB, sha256 {digest})")
     print(f"layout    {weights.layout}, {len(weights.backbone)} tensors of the {options.key}'s backbone")
     dtypes = {str(tensor.dtype).removeprefix("torch.") for tensor in weights.backbone.values()}
     print(f"type      {', '.join(sorted(dtypes))}")
     loaded = fit(weights, heads=options.heads, allow_partial=True)
-    config, (height, width) = loaded.config, loaded.size
-    sizes = (
-        f"ViT, width {config.width}, {config.depth} blocks, {config.heads} heads, patch {config.patch}"
-        if config.kind == "vit"
-        else f"Swin, width {config.width}, blocks {config.depths}, heads {config.stage_heads}, window {config.window}"
-    )
+    height, width = loaded.built_for
     count = sum(p.numel() for p in loaded.backbone.parameters())
-    print(f"network   {sizes}, built for {height}x{width} pixels; {count:,} parameters")
+    print(f"network   {loaded.config}, built for {height}x{width} pixels; {count:,} parameters")
     print(f"fit       {loaded.report}")
     for name, tensor in list(weights.head.items())[:12]:
         print(f"head      {name} {tuple(tensor.shape)}")
@@ -44,6 +40,7 @@ def inspect(options: argparse.Namespace) -> int:
 
 def convert(options: argparse.Namespace) -> int:
     """A published full checkpoint becomes a run that can go on; any other weights become a folder of ours."""
+    from ibot.data.sources import scan
     from ibot.engine.exchange import convert_checkpoint, is_full_checkpoint
     from ibot.weights.export import export_backbone
     from ibot.weights.read import load, read_pickle
@@ -52,7 +49,7 @@ def convert(options: argparse.Namespace) -> int:
     if not file.exists():
         raise WeightsError(f"there is no file or folder '{file}'", fix="check the path")
     if file.is_file() and file.suffix != ".safetensors" and is_full_checkpoint(read_pickle(file)):
-        images = len(_scan(options.data)) if options.data else options.images
+        images = len(scan(options.data)) if options.data else options.images
         heads = [f"model.heads={options.heads}"] if options.heads else []
         command = shlex.join(["ibot", *sys.argv[1:]])
         config, state, reports = convert_checkpoint(
@@ -101,14 +98,8 @@ def export(options: argparse.Namespace) -> int:
         print(
             f"{d.size[0]}x{d.size[1]}: largest difference of class tokens {d.cls:.1e}, of patch tokens {d.patches:.1e}"
         )
-    loaded = replace(loaded, size=size or loaded.size)
+    loaded = replace(loaded, size=differences[0].size)
     card = out / "README.md" if out.is_dir() else out.with_suffix(".md")
     card.write_text(model_card(loaded, options.to, out.name, Path(options.weights), differences))
     print(f"all below {TOLERANCE:g}. Weights: {out}   model card: {card}")
     return 0
-
-
-def _scan(folder: str):
-    from ibot.data.sources import scan
-
-    return scan(folder)

@@ -160,6 +160,12 @@ class ModelConfig:
         """Pixels per output token: the cell of the mask grid."""
         return self.patch if self.kind == "vit" else self.patch * 2 ** (len(self.depths) - 1)
 
+    def __str__(self) -> str:
+        if self.kind == "vit":
+            return f"ViT of {self.depth} blocks, width {self.width}, {self.heads} heads, patch {self.patch}"
+        blocks, heads = ("-".join(map(str, numbers)) for numbers in (self.depths, self.stage_heads))
+        return f"Swin of {blocks} blocks, width {self.width}, {heads} heads, window {self.window}"
+
 
 @dataclass(frozen=True, slots=True)
 class HeadConfig:

@@ -24,6 +24,7 @@ from ibot.method.tokenizers import (
     ColorTokenizer,
     FrozenTokenizer,
     PatchTokenizer,
+    cut_patches,
     nearest,
 )
 from ibot.weights.arguments import head_config
@@ -83,7 +84,6 @@ def sample_patches(source: ImageSource, size: tuple[int, int], patch: int, seed:
     """Normalised pixels of patches of a tenth of the images: [R, 3 * patch * patch], at most `MOST_ROWS` rows."""
     rng = np.random.default_rng(seed)
     chosen = rng.permutation(len(source))[: max(1, int(len(source) * SHARE_OF_IMAGES))]
-    per_image = (size[0] // patch) * (size[1] // patch)
     parts, count = [], 0
     for index in chosen:
         try:
@@ -91,10 +91,8 @@ def sample_patches(source: ImageSource, size: tuple[int, int], patch: int, seed:
         except UnreadableImage:
             continue
         view = torch.from_numpy(evaluation_view(image, max(size), size).copy()).permute(2, 0, 1)
-        cut = normalize(view)[:, : size[0] // patch * patch, : size[1] // patch * patch]
-        cut = cut.unflatten(1, (-1, patch)).unflatten(3, (-1, patch))
-        parts.append(cut.permute(1, 3, 0, 2, 4).reshape(per_image, -1))
-        count += per_image
+        parts.append(cut_patches(normalize(view)[None], patch)[0])
+        count += len(parts[-1])
         if count >= MOST_ROWS:
             break
     return torch.cat(parts)[:MOST_ROWS]

@@ -39,9 +39,7 @@ def training_step(
     """
     teacher: TeacherOutput = model.teacher(batch.global_views, batch.masks)
     output: StudentOutput = student(batch.global_views, batch.masks, batch.local_views)
-    cls_target, patch_target = _targets(model, teacher, values, method)
-    if model.tokenizer is not None:
-        patch_target = model.tokenizer.targets(batch.global_views, batch.masks, values.patch_temp)
+    cls_target, patch_target = _targets(model, teacher, batch, values, method)
     cls = cls_loss(output.cls, cls_target, method.student_temp)
     weight = batch.masks.weight.to(output.patch.dtype)
     patch = patch_loss(output.patch, patch_target, weight, batch.masks.num_views, method.student_temp)
@@ -60,14 +58,20 @@ def training_step(
 
 @torch.no_grad()
 def _targets(
-    model: StudentTeacher, teacher: TeacherOutput, values: StepValues, method: MethodConfig
+    model: StudentTeacher, teacher: TeacherOutput, batch: Batch, values: StepValues, method: MethodConfig
 ) -> tuple[Tensor, Tensor]:
-    """Teacher probabilities [G, B, K] of the class tokens and [M, K'] of the masked patches."""
+    """Target probabilities [G, B, K] of the class tokens and [M, K'] of the masked patches."""
     if method.targets == "sinkhorn":
         cls = sinkhorn_probs(teacher.cls.flatten(0, 1), values.teacher_temp).view_as(teacher.cls)
-        return cls, sinkhorn_probs(teacher.patch, values.patch_temp)
-    cls = teacher_probs(teacher.cls, model.cls_center.value, values.teacher_temp)
-    return cls, teacher_probs(teacher.patch, model.patch_center.value, values.patch_temp)
+    else:
+        cls = teacher_probs(teacher.cls, model.cls_center.value, values.teacher_temp)
+    if model.tokenizer is not None:
+        patch = model.tokenizer.targets(batch.global_views, batch.masks, values.patch_temp)
+    elif method.targets == "sinkhorn":
+        patch = sinkhorn_probs(teacher.patch, values.patch_temp)
+    else:
+        patch = teacher_probs(teacher.patch, model.patch_center.value, values.patch_temp)
+    return cls, patch
 
 
 @torch.no_grad()

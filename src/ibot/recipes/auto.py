@@ -8,9 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from ibot.config.schema import CheckpointConfig, Config, EvaluateConfig, LogConfig, TrainConfig, duration
 from ibot.recipes.small import one_gpu, tiny32
+
+if TYPE_CHECKING:
+    from ibot.data.survey import Survey
 
 ENOUGH = 10_000
 """Images below which published weights serve better than training from scratch."""
@@ -22,13 +26,7 @@ GPU_MEMORY_PER_IMAGE = 0.16
 class Facts:
     """What the choice rests on."""
 
-    images: int
-    side: int
-    """Median shorter side in pixels."""
-    gray: float
-    """Share of images without colour."""
-    variety: float
-    repeated: float
+    data: Survey
     gpu_memory: float
     """GiB of each GPU; 0 without one."""
     processes: int = 1
@@ -46,22 +44,23 @@ def choose(facts: Facts) -> tuple[Config, list[str]]:
 
 
 def _doubts(facts: Facts) -> Iterator[str]:
-    if facts.images < ENOUGH:
+    data = facts.data
+    if data.images < ENOUGH:
         yield (
-            f"too few images: {facts.images} of at least {ENOUGH} to learn from scratch what published weights already "
+            f"too few images: {data.images} of at least {ENOUGH} to learn from scratch what published weights already "
             "know; better: ibot pretrain adapt --init WEIGHTS --data DIR. Training goes on as asked"
         )
-    if facts.repeated > 0.2:
-        yield f"{facts.repeated:.0%} of the sampled images have a near twin: the set is smaller than its number says"
-    if facts.variety < 3:
-        yield f"the images look alike (variety {facts.variety:.1f}): expect a low rank and little to learn"
+    if data.repeated > 0.2:
+        yield f"{data.repeated:.0%} of the sampled images have a near twin: the set is smaller than its number says"
+    if data.variety < 3:
+        yield f"the images look alike (variety {data.variety:.1f}): expect a low rank and little to learn"
 
 
 def _on_cpu(facts: Facts, reasons: list[str]) -> Config:
     config = tiny32()
-    size = 32 if facts.side <= 48 else 64
+    size = 32 if facts.data.side <= 48 else 64
     patch = size // 4
-    reasons.append(f"views of {size} pixels: images of {facts.side} pixels, and no GPU for more")
+    reasons.append(f"views of {size} pixels: images of {facts.data.side} pixels, and no GPU for more")
     reasons.append(f"a small ViT (width 128, 5 blocks, patch {patch}, 16 tokens): what a CPU trains in an hour")
     reasons.append("Sinkhorn-Knopp and KoLeo, beyond the paper: the paper's losses alone learn far later at this size")
     config = replace(
@@ -73,20 +72,20 @@ def _on_cpu(facts: Facts, reasons: list[str]) -> Config:
 
 
 def _on_gpu(facts: Facts, reasons: list[str]) -> Config:
-    if facts.side <= 48:
+    if facts.data.side <= 48:
         size, patch = 32, 4
-    elif facts.side <= 80:
+    elif facts.data.side <= 80:
         size, patch = 64, 8
-    elif facts.side <= 144:
+    elif facts.data.side <= 144:
         size, patch = 96, 8
     else:
         size, patch = 224, 16
     config = one_gpu()
-    base = facts.images >= 1_000_000 and facts.gpu_memory * facts.processes >= 320
+    base = facts.data.images >= 1_000_000 and facts.gpu_memory * facts.processes >= 320
     width, heads = (768, 12) if base else (384, 6)
     local = max(2 * patch, round(size * 96 / 224 / patch) * patch)
-    reasons.append(f"views of {size} pixels with patches of {patch}: images of {facts.side} pixels")
-    reasons.append(f"ViT-{'B' if base else 'S'}: {facts.images} images, {facts.gpu_memory:.0f} GiB per GPU")
+    reasons.append(f"views of {size} pixels with patches of {patch}: images of {facts.data.side} pixels")
+    reasons.append(f"ViT-{'B' if base else 'S'}: {facts.data.images} images, {facts.gpu_memory:.0f} GiB per GPU")
     locals_ = 10 if size == 224 else 6
     reasons.append(f"{locals_} local views of {local} pixels")
     config = replace(
@@ -94,8 +93,8 @@ def _on_gpu(facts: Facts, reasons: list[str]) -> Config:
         augment=replace(config.augment, global_size=(size, size), local_size=(local, local), num_local=locals_),
         model=replace(config.model, width=width, heads=heads, patch=patch),
     )
-    batch = 1024 if facts.images >= 200_000 else 256
-    config = _sizes(config, facts, reasons, batch=batch, length=facts.images * 100, prototypes=8192)
+    batch = 1024 if facts.data.images >= 200_000 else 256
+    config = _sizes(config, facts, reasons, batch=batch, length=facts.data.images * 100, prototypes=8192)
     tokens = (size // patch) ** 2
     per_image = GPU_MEMORY_PER_IMAGE * tokens / 196 * (width / 384)
     fitting = max(1, int(facts.gpu_memory * 0.8 / per_image))
@@ -107,14 +106,14 @@ def _on_gpu(facts: Facts, reasons: list[str]) -> Config:
 
 def _sizes(config: Config, facts: Facts, reasons: list[str], *, batch: int, length: int, prototypes: int) -> Config:
     """Batch, prototypes and length for the number of images; each at most what is given."""
-    largest = max(8, facts.images // 8)
+    largest = max(8, facts.data.images // 8)
     fitted = min(batch, 1 << (largest.bit_length() - 1))
-    epochs = max(1, round(length / facts.images))
-    limit = 400 if facts.images >= ENOUGH else 200
-    seen = min(length, facts.images * limit)
-    reasons.append(f"batch {fitted}" + (f": an eighth of {facts.images} images" if fitted < batch else ""))
-    prototypes = min(prototypes, 1 << max(8, (facts.images // 20).bit_length()))
-    reasons.append(f"{prototypes} prototypes: about {max(1, facts.images // prototypes)} images for each")
+    epochs = max(1, round(length / facts.data.images))
+    limit = 400 if facts.data.images >= ENOUGH else 200
+    seen = min(length, facts.data.images * limit)
+    reasons.append(f"batch {fitted}" + (f": an eighth of {facts.data.images} images" if fitted < batch else ""))
+    prototypes = min(prototypes, 1 << max(8, (facts.data.images // 20).bit_length()))
+    reasons.append(f"{prototypes} prototypes: about {max(1, facts.data.images // prototypes)} images for each")
     reasons.append(f"{seen:,} images in all, {min(epochs, limit)} epochs")
     return replace(
         config,
@@ -127,10 +126,10 @@ def _sizes(config: Config, facts: Facts, reasons: list[str], *, batch: int, leng
 
 
 def _colours(config: Config, facts: Facts, reasons: list[str]) -> Config:
-    if facts.gray < 0.9:
+    if facts.data.gray < 0.9:
         return config
     strength = config.augment.jitter_strength
-    reasons.append(f"{facts.gray:.0%} of the images are gray: no jitter of saturation and hue")
+    reasons.append(f"{facts.data.gray:.0%} of the images are gray: no jitter of saturation and hue")
     return replace(
         config, augment=replace(config.augment, jitter_strength=(strength[0], strength[1], 0.0, 0.0), gray=0.0)
     )
@@ -141,7 +140,7 @@ def _clocks(config: Config, facts: Facts, reasons: list[str]) -> Config:
     steps = max(1, config.train.length.steps(batch=config.train.batch, steps_per_epoch=1, total_steps=1))
     momentum = round(min(0.996, max(0.9, 1 - 31 / steps)), 4)
     reasons.append(f"teacher momentum {momentum:g}: it remembers a thirtieth of the {steps} steps")
-    warm = facts.images >= 100_000 and config.method.targets == "center"
+    warm = facts.data.images >= 100_000 and config.method.targets == "center"
     end = 0.07 if warm else 0.04
     reasons.append(
         "teacher temperature 0.04"

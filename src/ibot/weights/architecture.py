@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -24,7 +25,7 @@ OTHER_EPS = {"timm swin": 1e-5, "huggingface vit": 1e-12, "huggingface swin": 1e
 def model_settings(
     tensors: Mapping[str, Tensor], settings: Mapping[str, Any], layout: str, source: str, heads: int | None = None
 ) -> tuple[ModelConfig, tuple[int, int]]:
-    """The network's settings and the image size for which it was built.
+    """The network's settings, with the image size for which it was built, and the size of the views it saw.
 
     Args:
         tensors: a backbone in our names.
@@ -37,7 +38,8 @@ def model_settings(
     """
     if "model" in settings and "augment" in settings:
         config = from_plain(dict(settings))
-        return config.model, config.model.pos_size or config.augment.global_size
+        view = config.augment.global_size
+        return replace(config.model, pos_size=config.model.pos_size or view), view
     if "patch_embed.proj.weight" in tensors:
         if "pos_embed" in tensors and "cls_token" in tensors:
             return _vit(tensors, settings, layout, heads)

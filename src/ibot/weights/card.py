@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ibot.weights.read import Loaded
+from ibot.data.pixels import MEAN, STD
+from ibot.weights.read import Loaded, read_settings
 
 if TYPE_CHECKING:
     from ibot.weights.export import Difference
@@ -21,40 +22,40 @@ USE = {
     "onnx": 'session = onnxruntime.InferenceSession("{name}")\n'
     'cls, patches = session.run(["cls", "patches"], {{"images": images}})',
 }
+ONE_SIZE = "At another size export again with --size: the target has its own rule for positions."
 LIMITS = {
-    "timm": "At another size export again with --size: timm resamples position tables by its own rule, and in a Swin "
-    "pads after the shift.",
-    "huggingface": "At another size export again with --size: the library resamples position tables by its own rule, "
-    "and shifts the windows of a Swin's last stage where the image is larger than in training.",
-    "onnx": "The batch size is free, the image size is not: export again with --size for another.",
+    ("timm", "vit"): ONE_SIZE,
+    ("timm", "swin"): "timm pads after the shift of the windows: at sizes whose maps are no whole windows it deviates.",
+    ("huggingface", "vit"): ONE_SIZE,
+    (
+        "huggingface",
+        "swin",
+    ): "Larger images than in training deviate: the library shifts windows of the last stage too.",
+    ("onnx", "vit"): "The batch size is free, the image size is not: export again with --size for another.",
+    ("onnx", "swin"): "The batch size is free, the image size is not: export again with --size for another.",
 }
 
 
 def model_card(loaded: Loaded, target: str, name: str, source: Path, differences: list[Difference]) -> str:
     """Markdown text; what is known about the training is read from the run folder `source` where it is one."""
-    config, backbone = loaded.config, loaded.backbone
+    backbone = loaded.backbone
     parameters = sum(p.numel() for key, p in backbone.named_parameters() if key != "masked_embed")
-    kind = (
-        f"ViT, width {config.width}, {config.depth} blocks, {config.heads} heads, patch {config.patch}"
-        if config.kind == "vit"
-        else f"Swin, width {config.width}, blocks {config.depths}, heads {config.stage_heads}, window {config.window}"
-    )
     height, width = loaded.size
+    limit = LIMITS.get((target, loaded.config.kind), "")
     lines = [
         f"# {name}",
         "",
-        "An image backbone, pre-trained without labels, exported by [ibot](https://pypi.org/project/ibot).",
+        "An image backbone, pre-trained without labels, exported by ibot.",
         "",
-        f"- Network: {kind}; {parameters:,} parameters; class token and patch tokens of width {backbone.embed_dim}",
-        f"- Input: {height} x {width} pixels, RGB, scaled to 0..1, minus (0.485, 0.456, 0.406), over "
-        "(0.229, 0.224, 0.225)",
+        f"- Network: {loaded.config}; {parameters:,} parameters; tokens of width {backbone.embed_dim}",
+        f"- Input: {height} x {width} pixels, RGB, scaled to 0..1, minus {MEAN}, over {STD}",
         *[f"- {line}" for line in _training(source)],
         "",
         "```python",
         USE[target].format(name=name),
         "```",
         "",
-        *([LIMITS[target], ""] if target in LIMITS else []),
+        *([limit, ""] if limit else []),
         "Largest absolute difference to the original network, float32, random images:",
         "",
         "| size | class token | patch tokens |",
@@ -70,10 +71,10 @@ def model_card(loaded: Loaded, target: str, name: str, source: Path, differences
 def _training(source: Path) -> list[str]:
     """What a run folder says about the training."""
     run = next((folder for folder in (source, *list(source.parents)[:2]) if (folder / "config.json").is_file()), None)
-    provenance = _json(run / "provenance.json") if run else {}
+    provenance = read_settings(run / "provenance.json") if run else {}
     if run is None or not provenance:
         return [f"Source: {source.name}"]
-    config, data = _json(run / "config.json"), provenance.get("data", {})
+    config, data = read_settings(run / "config.json"), provenance.get("data", {})
     train = config.get("train", {})
     lines = [
         f"Training: recipe {config.get('recipe') or 'own'}, {train.get('length')}, batch {train.get('batch')}, "
@@ -86,11 +87,3 @@ def _training(source: Path) -> list[str]:
         last = json.loads(results.read_text().splitlines()[-1])
         lines.append(f"Measured: {last['metric']} {last['value']:.1f} on {last['num_val']} images, {last['settings']}")
     return lines
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from ibot.config.override import to_plain
 from ibot.config.schema import AugmentConfig, Config
+from ibot.data.pixels import MEAN, STD
 from ibot.errors import MissingExtra, UserError, WeightsError
 from ibot.models.backbone import BackboneModule, build_backbone
 from ibot.models.swin import WindowBlock
@@ -47,8 +48,8 @@ class Target:
     """Load what was written, as its users will; the settings serve layouts that hold none."""
     suffix: str
     """Of the file; empty for a folder."""
-    native_only: bool
-    """The target has its own rule for other image sizes, so that a file serves one size."""
+    one_size: tuple[str, ...] = ()
+    """Kinds of networks of which a file serves one image size: the target's rule for others is not ours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +68,15 @@ def export_backbone(loaded: Loaded, target: str, out: Path, size: tuple[int, int
         loaded: the backbone and its settings.
         target: a key of `TARGETS`.
         out: the file or folder to write; must not exist.
-        size: height and width for which a target that serves one size is written; default: that of the training.
+        size: height and width for which a file that serves one size is written; default: that of the training.
 
     Returns:
         The differences at the size written, at another one, and at one that is not square. A target that serves one
         size is written once more for each of the others.
 
     Raises:
-        UserError: `out` exists or has the wrong suffix. MissingExtra: the target's library is absent.
+        UserError: `out` exists or has the wrong suffix, or a size is named for a file that serves all.
+        MissingExtra: the target's library is absent.
         WeightsError: the target cannot hold this network, or a difference is above `TOLERANCE`; nothing is left.
     """
     kind = TARGETS[target]
@@ -84,12 +86,16 @@ def export_backbone(loaded: Loaded, target: str, out: Path, size: tuple[int, int
         raise UserError(f"'{out}' does not end with {kind.suffix}", fix=f"name it {out.with_suffix(kind.suffix)}")
     if not out.parent.is_dir():
         raise UserError(f"there is no folder '{out.parent}' for --out", fix="create it first")
-    native = at_size(loaded, size or loaded.size)
+    one_size = loaded.config.kind in kind.one_size
+    if size and not one_size:
+        raise UserError(f"a {loaded.config.kind} exported to {target} serves every size", fix="leave out --size")
+    native = at_size(loaded, size or loaded.size) if one_size else replace(loaded, size=loaded.built_for)
     try:
         kind.write(native, out)
-        differences = [_compare(native, kind.open(out, native), native.size)]
+        served = kind.open(out, native)
+        differences = [_compare(native, served, native.size)]
         for other in other_sizes(native, target):
-            differences.append(_compare_at(loaded, native, kind, out, other))
+            differences.append(_compare_at(loaded, kind, other) if one_size else _compare(native, served, other))
     except BaseException:
         remove(out)
         raise
@@ -106,10 +112,10 @@ def export_backbone(loaded: Loaded, target: str, out: Path, size: tuple[int, int
 
 
 def at_size(loaded: Loaded, size: tuple[int, int]) -> Loaded:
-    """The same backbone built for another image size: a ViT's position table is resampled once and for all."""
+    """The same network for images of one size: a ViT's position table is resampled once and for all."""
     backbone = loaded.backbone
-    if size == loaded.size or not isinstance(backbone, VisionTransformer):
-        return loaded
+    if size == loaded.built_for or not isinstance(backbone, VisionTransformer):
+        return replace(loaded, config=replace(loaded.config, pos_size=loaded.built_for), size=size)
     config = replace(loaded.config, pos_size=size)
     resized = build_backbone(config, size).eval()
     state = {name: tensor for name, tensor in backbone.state_dict().items() if name != "masked_embed"}
@@ -137,11 +143,10 @@ def other_sizes(loaded: Loaded, target: str) -> list[tuple[int, int]]:
 
 
 def remove(path: Path) -> None:
-    """Delete what an export left: a folder, or a file and its side files."""
+    """Delete what an export left."""
     if path.is_dir():
         shutil.rmtree(path)
-    for file in (path, path.with_name(path.name + ".data")):
-        file.unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
 
 
 @torch.no_grad()
@@ -157,12 +162,11 @@ def _compare(loaded: Loaded, forward: Forward, size: tuple[int, int]) -> Differe
     return Difference(size, cls_error, patch_error)
 
 
-def _compare_at(loaded: Loaded, native: Loaded, kind: Target, out: Path, size: tuple[int, int]) -> Difference:
-    if not kind.native_only or (native.config.kind == "swin" and kind.suffix != ".onnx"):
-        return _compare(native, kind.open(out, native), size)
+def _compare_at(loaded: Loaded, kind: Target, size: tuple[int, int]) -> Difference:
+    """Write once more, for another size, and compare there."""
     with tempfile.TemporaryDirectory() as folder:
         other = Path(folder) / f"other{kind.suffix}"
-        resized = replace(at_size(loaded, size), size=size)
+        resized = at_size(loaded, size)
         kind.write(resized, other)
         return _compare(loaded, kind.open(other, resized), size)
 
@@ -189,7 +193,8 @@ def with_epsilon(state: dict[str, Tensor], own: float, wanted: float) -> dict[st
 
 
 def _write_safetensors(loaded: Loaded, out: Path) -> None:
-    config = Config(model=replace(loaded.config, pos_size=loaded.size), augment=AugmentConfig(global_size=loaded.size))
+    model = replace(loaded.config, pos_size=loaded.built_for)
+    config = Config(model=model, augment=AugmentConfig(global_size=loaded.size))
     tensors = {name: t for name, t in _state(loaded).items() if not name.endswith("relative_position_index")}
     save_file(tensors, out, {"config": json.dumps(to_plain(config)), "format": "pt"})
 
@@ -220,14 +225,14 @@ def _write_timm(loaded: Loaded, out: Path) -> None:
         arguments |= {"global_pool": "avg", "fc_norm": True} if config.mean_pooling else {"global_pool": "token"}
     else:
         architecture = "swin_tiny_patch4_window7_224"
-        arguments |= {"img_size": list(loaded.size), "patch_size": config.patch, "depths": list(config.depths),
+        arguments |= {"img_size": list(loaded.built_for), "patch_size": config.patch, "depths": list(config.depths),
                       "num_heads": list(config.stage_heads), "window_size": config.window,
                       "strict_img_size": False}  # fmt: skip
     out.mkdir()
     state = with_epsilon(_state(loaded), config.norm_eps, TIMM_EPS[config.kind])
     save_file(to_timm(state), out / "model.safetensors", {"format": "pt"})
     pretrained = {
-        "input_size": [3, *loaded.size], "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225],
+        "input_size": [3, *loaded.size], "mean": MEAN, "std": STD,
         "interpolation": "bicubic", "crop_pct": 0.875, "num_classes": 0, "first_conv": "patch_embed.proj",
     }  # fmt: skip
     settings = {"architecture": architecture, "model_args": arguments, "pretrained_cfg": pretrained, "num_classes": 0}
@@ -277,7 +282,7 @@ def _write_huggingface(loaded: Loaded, out: Path) -> None:
     processor = {
         "image_processor_type": "ViTImageProcessor", "do_resize": True, "do_normalize": True, "do_rescale": True,
         "size": {"height": loaded.size[0], "width": loaded.size[1]}, "resample": 3,
-        "image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225],
+        "image_mean": MEAN, "image_std": STD,
     }  # fmt: skip
     (out / "preprocessor_config.json").write_text(json.dumps(processor, indent=2) + "\n")
 
@@ -343,9 +348,9 @@ def _library(name: str) -> ModuleType:
 
 
 TARGETS = {
-    "safetensors": Target(_write_safetensors, _open_ours, ".safetensors", native_only=False),
-    "published": Target(_write_published, _open_ours, ".pth", native_only=False),
-    "timm": Target(_write_timm, _open_timm, "", native_only=True),
-    "huggingface": Target(_write_huggingface, _open_huggingface, "", native_only=True),
-    "onnx": Target(_write_onnx, _open_onnx, ".onnx", native_only=True),
+    "safetensors": Target(_write_safetensors, _open_ours, ".safetensors"),
+    "published": Target(_write_published, _open_ours, ".pth"),
+    "timm": Target(_write_timm, _open_timm, "", one_size=("vit",)),
+    "huggingface": Target(_write_huggingface, _open_huggingface, "", one_size=("vit",)),
+    "onnx": Target(_write_onnx, _open_onnx, ".onnx", one_size=("vit", "swin")),
 }

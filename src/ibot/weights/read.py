@@ -70,8 +70,13 @@ class Loaded:
     backbone: BackboneModule
     config: ModelConfig
     size: tuple[int, int]
-    """Height and width of the images for which it was built: the default of evaluations."""
+    """Height and width of the views with which it was trained: the default of evaluations."""
     report: KeyReport
+
+    @property
+    def built_for(self) -> tuple[int, int]:
+        """Height and width of the images to which position table or windows belong."""
+        return self.config.pos_size or self.size
 
 
 def load_weights(path: str | Path, key: str = "teacher") -> Weights:
@@ -90,7 +95,7 @@ def load_weights(path: str | Path, key: str = "teacher") -> Weights:
     else:
         tensors, settings = _choose(read_pickle(file), key, file)
     if not settings and file.parent.joinpath("config.json").is_file() and file.name in FOREIGN_FILES:
-        settings = _read_settings(file.parent / "config.json")
+        settings = read_settings(file.parent / "config.json")
     renamed = to_ours({_without_prefixes(name): tensor for name, tensor in tensors.items()})
     return Weights(renamed.backbone, renamed.head, settings, str(file), renamed.layout)
 
@@ -116,12 +121,6 @@ def load_backbone(
 def load(path: str | Path, key: str = "teacher", *, heads: int | None = None, allow_partial: bool = False) -> Loaded:
     """As `load_backbone`, with the settings found and the report of names."""
     return fit(load_weights(path, key), heads=heads, allow_partial=allow_partial)
-
-
-def evaluation_size(path: str | Path, key: str = "teacher") -> tuple[int, int]:
-    """Height and width of the global views with which the weights were trained: the default size of evaluations."""
-    weights = load_weights(path, key)
-    return model_settings(weights.backbone, weights.settings, weights.layout, weights.source)[1]
 
 
 def fit(weights: Weights, *, heads: int | None = None, allow_partial: bool = False) -> Loaded:
@@ -187,8 +186,8 @@ def _read_safetensors(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise WeightsError(f"'{file}' cannot be read", why=str(error), fix="copy the file again") from None
 
 
-def _read_settings(file: Path) -> dict[str, Any]:
-    """A Hugging Face or timm configuration; an unreadable one is as good as none."""
+def read_settings(file: Path) -> dict[str, Any]:
+    """A JSON file of settings; an unreadable one is as good as none."""
     try:
         settings = json.loads(file.read_text())
     except (OSError, ValueError):
