@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy as np
     from torch import Tensor
 
@@ -45,19 +47,26 @@ class ViewParams:
 
 @dataclass(frozen=True, slots=True)
 class Masks:
-    """Patches hidden from the student in the global views."""
+    """Patches of the global views: which are hidden from the student, and which are in the patch loss."""
 
     map: Tensor
     """bool [G, B, N], True = hidden."""
     index: Tensor
-    """int64 [M], positions of the hidden patches in the flattened map."""
+    """int64 [M], positions in the flattened map of the patches in the loss: the hidden ones, but for ablations."""
     weight: Tensor
-    """float [M], one over the number of hidden patches of the view the patch belongs to."""
+    """float [M], one over the number of patches in the loss of the view the patch belongs to."""
+    target: Tensor | None = None
+    """int64 [M], positions of the teacher's patches to predict; None: those at `index`."""
 
     @property
     def num_views(self) -> int:
         """G * B, views without a mask included."""
         return self.map.shape[0] * self.map.shape[1]
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Masks:
+        """`change` applied to all tensors."""
+        target = None if self.target is None else change(self.target)
+        return Masks(change(self.map), change(self.index), change(self.weight), target)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +87,9 @@ class Batch:
 
     def pin_memory(self) -> Batch:
         """The same batch in page-locked memory; the loader calls this where there is a GPU."""
-        masks = self.masks
-        pinned = replace(
-            masks, map=masks.map.pin_memory(), index=masks.index.pin_memory(), weight=masks.weight.pin_memory()
-        )
         local_views = None if self.local_views is None else self.local_views.pin_memory()
-        return replace(self, global_views=self.global_views.pin_memory(), local_views=local_views, masks=pinned)
+        masks = self.masks.each(lambda tensor: tensor.pin_memory())
+        return replace(self, global_views=self.global_views.pin_memory(), local_views=local_views, masks=masks)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,14 @@ def test_every_row_is_a_valid_change_of_the_paper_s_base(name, row):
 
 def test_the_published_row_of_a_table_is_the_base_itself():
     base = recipe("ablation_base")
-    for name, row in (("tokenizer", 0), ("heads", 2), ("center", 5), ("loss_ratio", 1), ("prototypes", 1)):
+    for name, row in (
+        ("tokenizer", 0),
+        ("heads", 4),
+        ("dense", 3),
+        ("center", 5),
+        ("loss_ratio", 1),
+        ("prototypes", 1),
+    ):
         assert apply(base, ABLATIONS[name].rows[row].settings) == base, name
 
 

@@ -1,6 +1,7 @@
 """The fast forward passes against the plain ones that send every token through every layer."""
 
 import copy
+import dataclasses
 import math
 
 import numpy as np
@@ -13,7 +14,7 @@ from ibot.engine.optimizer import build_optimizer
 from ibot.engine.update import Update
 from ibot.method.losses import cls_loss, patch_loss, teacher_probs
 from ibot.method.model import StudentTeacher, flat_token_rows
-from ibot.types import Batch, StepValues
+from ibot.types import Batch, Masks, StepValues
 
 VALUES = StepValues(
     lr=1e-3, weight_decay=0.04, momentum=0.9, teacher_temp=0.05, patch_temp=0.06, freeze_last_layer=False
@@ -51,7 +52,11 @@ def plain_loss(model: StudentTeacher, batch: Batch, temp: float, patch_temp: flo
         out = network.backbone(images, mask)
         tokens = torch.cat([out.cls[:, None], out.patches], 1)
         z = network.head.project(tokens.flatten(0, 1)).unflatten(0, tokens.shape[:2])
-        cls, patch = network.head.logits(z[:, 0], z[:, 1:].flatten(0, 1))
+        z_patches = z[:, 1:]
+        if network.head.patch_mlp is not None:
+            layers = torch.nn.Sequential(*network.head.mlp[: network.head.common], *network.head.patch_mlp)
+            z_patches = torch.nn.functional.normalize(layers(tokens[:, 1:]), dim=-1)
+        cls, patch = network.head.logits(z[:, 0], z_patches.flatten(0, 1))
         return cls, patch.unflatten(0, (len(images), -1))
 
     images, maps = batch.global_views.flatten(0, 1), batch.masks.map.flatten(0, 1)
@@ -76,6 +81,8 @@ def plain_loss(model: StudentTeacher, batch: Batch, temp: float, patch_temp: flo
         {"local": 0},
         {"model": {"kind": "swin", "width": 12, "depths": (1, 2), "stage_heads": (1, 2), "window": 3, "patch": 4}},
         {"head": {"shared": False, "shared_teacher": False, "patch_out_dim": 28}},
+        {"head": {"shared": False, "shared_teacher": False, "shared_layers": 0}},
+        {"head": {"shared": False, "shared_teacher": False, "shared_layers": 2, "norm": "ln"}},
         {"head": {"norm": "bn"}},
         {"head": {"norm": "ln"}},
         {"head": {"bottleneck_dim": 0}},
@@ -172,6 +179,43 @@ def test_the_teacher_starts_as_the_student_and_moves_by_the_momentum():
     after, student = model.teacher.state_dict(), model.student.state_dict()
     for name in after:
         torch.testing.assert_close(after[name], 0.9 * before[name] + 0.1 * student[name])
+
+
+@pytest.mark.parametrize("match", ["position", "feature"])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_patches_across_views_are_paired_as_by_loops(match, seed):
+    config = settings(local=0)
+    config = dataclasses.replace(config, method=dataclasses.replace(config.method, patch_match=match))
+    torch.manual_seed(seed)
+    model, batch, g = StudentTeacher(config).double(), random_batch(config, seed), torch.Generator().manual_seed(seed)
+    used = torch.rand(2, 4, 12, generator=g) < 0.6
+    partner = torch.randint(12, (2, 4, 12), generator=g)
+    masks = masks_from_map(used, dtype=torch.float64)
+    flat = partner + 12 * (torch.arange(4)[:, None] + 4 * torch.tensor([1, 0])[:, None, None])  # of the other view
+    masks = Masks(torch.zeros_like(used), masks.index, masks.weight, flat[used] if match == "position" else None)
+    update = Update(model, model.student, build_optimizer(model.student, config.optim), config)
+    plain = copy.deepcopy(model)
+    got = update.step([dataclasses.replace(batch, masks=masks)], VALUES).metrics["patch_loss"].item()
+    want = 0.0
+    with torch.no_grad():
+        student = [plain.student.backbone(view).patches for view in batch.global_views]
+        teacher = [plain.teacher.backbone(view).patches for view in batch.global_views]
+
+        def logits(network, token):
+            z = network.head.project(token[None])
+            return network.head.logits(z[:0], z)[1][0]
+
+        for view, image, place in used.nonzero().tolist():
+            other = teacher[1 - view][image]
+            if match == "feature":
+                cosine = torch.nn.functional.cosine_similarity(teacher[view][image, place][None], other)
+                chosen = int(cosine.argmax())
+            else:
+                chosen = int(partner[view, image, place])
+            target = ((logits(plain.teacher, other[chosen]) - plain.patch_center.value) / VALUES.patch_temp).softmax(0)
+            scores = (logits(plain.student, student[view][image, place]) / 0.1).log_softmax(0)
+            want -= (target * scores).sum().item() / int(used[view, image].sum()) / 8
+    assert got == pytest.approx(want, rel=1e-10)
 
 
 def test_rows_of_masked_patches_skip_the_class_tokens():

@@ -119,6 +119,19 @@ def _network_problems(config: Config) -> Iterator[str]:
         yield f"model.drop_path={model.drop_path:g} must be at least 0 and below 1"
     if head.layers < 1 or head.out_dim < 2 or head.patch_out_dim < 2:
         yield f"head.layers={head.layers} must be at least 1, head.out_dim and head.patch_out_dim at least 2"
+    if head.shared_layers != -1 and not 0 <= head.shared_layers <= head.layers:
+        yield f"head.shared_layers={head.shared_layers} must be -1 or lie within 0 and head.layers={head.layers}"
+    if 0 <= head.shared_layers < head.layers and (
+        not head.bottleneck_dim
+        or head.layers < 2
+        or head.norm in ("bn", "syncbn")
+        or head.shared
+        or head.shared_teacher
+    ):
+        yield (
+            f"head.shared_layers={head.shared_layers} needs a bottleneck, two layers, no batch norm, and "
+            "head.shared=false with head.shared_teacher=false"
+        )
     if (head.shared or head.shared_teacher) and head.out_dim != head.patch_out_dim:
         yield (
             f"a shared head needs head.out_dim={head.out_dim} equal to head.patch_out_dim={head.patch_out_dim}, "
@@ -155,6 +168,11 @@ def _method_problems(config: Config) -> Iterator[str]:
             yield f"method.{name}={value:g} must be positive and below ten times the student's"
     if not 0 <= method.momentum <= 1:
         yield f"method.momentum={method.momentum:g} must lie within 0 and 1"
+    if method.patch_match != "hidden" and (config.augment.num_global != 2 or method.patch_target != "online"):
+        yield (
+            f"method.patch_match={method.patch_match} pairs two global views: it needs augment.num_global=2 and "
+            "method.patch_target=online"
+        )
     for name in ("center_momentum", "center_momentum_patch"):
         if not 0 <= getattr(method, name) < 1:
             yield f"method.{name}={getattr(method, name):g} must be at least 0 and below 1"

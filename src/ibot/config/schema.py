@@ -181,6 +181,9 @@ class HeadConfig:
     """Teacher: the same. Unequal values reproduce the published defaults (quirk Q46)."""
     layers: int = 3
     """Linear layers of the MLP."""
+    shared_layers: int = -1
+    """Leading MLP layers common to class and patch tokens, in student and teacher; -1: all, as in the published code
+    (fewer: the other rows of the paper's table of head sharing)."""
     hidden_dim: int = 2048
     """Hidden width of the MLP."""
     bottleneck_dim: int = 256
@@ -218,6 +221,9 @@ class MethodConfig:
     patch_target: Literal["online", "frozen", "color", "clusters"] = "online"
     """What the student predicts for a hidden patch: the teacher's distribution (the method); that of a frozen network,
     the mean colour, or the nearest of K' clusters of raw patches (ablations, tables 9 and 20)."""
+    patch_match: Literal["hidden", "position", "feature"] = "hidden"
+    """Which teacher patch a student patch predicts: itself, hidden, in the same view (the method); or, without masks,
+    that of the other global view at the nearest place or with the most similar feature (ablations, appendix E)."""
     tokenizer: str = ""
     """Weights of the frozen tokenizer, with their head."""
     center_momentum: float = 0.9

@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from ibot.config.schema import Config
 from ibot.data.decode import UnreadableImage, decode
 from ibot.data.masks import make_masks
+from ibot.data.pairs import make_pairs
 from ibot.data.params import view_params
 from ibot.data.pixels_batch import render_batch
 from ibot.data.sources import ImageSource
@@ -76,7 +77,10 @@ class MicroBatches(Dataset["Batch | DataError"]):
         params = view_params(config.augment, config.train.seed, epoch, index, sizes)
         views = [_planar(pixels) for pixels in render_batch(images, params, config.augment)]
         num_global = config.augment.num_global
-        masks = make_masks(config.mask, self.grid, num_global, config.train.seed, epoch, index)
+        if config.method.patch_match == "hidden":
+            masks = make_masks(config.mask, self.grid, num_global, config.train.seed, epoch, index)
+        else:
+            masks = make_pairs(config.method.patch_match, params, self.grid)
         return Batch(
             global_views=torch.stack(views[:num_global]),
             local_views=torch.stack(views[num_global:]) if config.augment.num_local else None,

@@ -229,14 +229,8 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     def move(views: torch.Tensor | None) -> torch.Tensor | None:
         return None if views is None else normalize(views.to(device, non_blocking=True))
 
-    masks = batch.masks
-    moved = replace(
-        masks,
-        map=masks.map.to(device, non_blocking=True),
-        index=masks.index.to(device, non_blocking=True),
-        weight=masks.weight.to(device, non_blocking=True),
-    )
-    return replace(batch, global_views=move(batch.global_views), local_views=move(batch.local_views), masks=moved)
+    masks = batch.masks.each(lambda tensor: tensor.to(device, non_blocking=True))
+    return replace(batch, global_views=move(batch.global_views), local_views=move(batch.local_views), masks=masks)
 
 
 def timed(loader: Loader) -> Iterator[tuple[list[Batch], float]]:

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ibot.config.schema import Config
 from ibot.method.center import Center
 from ibot.models.backbone import build_backbone
-from ibot.models.head import ProjectionHead
+from ibot.models.head import ProjectionHead, at_least_float32
 from ibot.types import Masks
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class TeacherOutput:
     cls: Tensor
     """[G, B, K] class logits."""
     patch: Tensor
-    """[M, K'] patch logits at the masked places."""
+    """[M, K'] patch logits to predict: those of the masked places, or of the partners in an ablation."""
     cls_mean: Tensor
     """[K], mean class logits, for the center."""
     patch_mean: Tensor
@@ -74,19 +75,17 @@ class Student(Network):
         num_global, batch = global_views.shape[:2]
         num_tokens = 1 + masks.map.shape[-1]
         cls_rows = torch.arange(num_global * batch, device=masks.index.device) * num_tokens
-        patch_rows = flat_token_rows(masks)
         images, hidden = global_views.flatten(0, 1), masks.map.flatten(0, 1)
         if self.head.sees_batch:
-            cls, patch, features = self._dense_pass(images, hidden, patch_rows)
+            cls, patch, features = self._dense_pass(images, hidden, masks.index)
             cls_local = self._dense_pass(local_views.flatten(0, 1), None, None)[0] if local_views is not None else None
             logits, patch = self.head.logits(cls if cls_local is None else torch.cat([cls, cls_local]), patch)
         else:
-            rows = self.backbone.forward_rows(images, hidden, torch.cat([cls_rows, patch_rows]))
+            rows = self.backbone.forward_rows(images, hidden, torch.cat([cls_rows, flat_token_rows(masks)]))
             features = rows[: len(cls_rows)]
-            used = [rows] if local_views is None else [rows, self._cls_tokens(local_views.flatten(0, 1))]
-            z_global, *z_local = self.head.project(torch.cat(used)).split([len(part) for part in used])
-            z_cls, z_patch = z_global[: len(cls_rows)], z_global[len(cls_rows) :]
-            logits, patch = self.head.logits(torch.cat([z_cls, *z_local]), z_patch)
+            local = [] if local_views is None else [self._cls_tokens(local_views.flatten(0, 1))]
+            z_cls, z_patch = self.head.project_both(torch.cat([features, *local]), rows[len(cls_rows) :])
+            logits, patch = self.head.logits(z_cls, z_patch)
         return StudentOutput(logits.unflatten(0, (-1, batch)), patch, features.unflatten(0, (num_global, batch)))
 
     def _cls_tokens(self, images: Tensor) -> Tensor:
@@ -96,14 +95,12 @@ class Student(Network):
         return self.backbone.forward_rows(images, None, rows)
 
     def _dense_pass(
-        self, images: Tensor, hidden: Tensor | None, patch_rows: Tensor | None
+        self, images: Tensor, hidden: Tensor | None, places: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Every token through the head, for batch norm: projected class rows, projected patch rows, class tokens."""
         output = self.backbone(images, hidden)
-        tokens = torch.cat([output.cls[:, None], output.patches], dim=1)
-        z = self.head.project(tokens.flatten(0, 1))
-        cls = z[:: tokens.shape[1]]
-        return cls, z[patch_rows] if patch_rows is not None else z[:0], output.cls
+        cls, patches = self.head.project_both(output.cls, output.patches.flatten(0, 1))
+        return cls, patches[places] if places is not None else patches[:0], output.cls
 
 
 class Teacher(Network):
@@ -111,6 +108,7 @@ class Teacher(Network):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config, drop_path=0.0, masked=False, shared=config.head.shared_teacher)
+        self.matches_features = config.method.patch_match == "feature"
         self.requires_grad_(False)
 
     @torch.no_grad()
@@ -118,12 +116,13 @@ class Teacher(Network):
         """One pass over the whole global views [G, B, 3, H, W]."""
         num_global, batch = global_views.shape[:2]
         output = self.backbone(global_views.flatten(0, 1))
-        tokens = torch.cat([output.cls[:, None], output.patches], dim=1)
-        z = self.head.project(tokens.flatten(0, 1))
-        z_tokens = z.unflatten(0, tokens.shape[:2])
-        cls, patch = self.head.logits(z_tokens[:, 0], z[flat_token_rows(masks)])
+        z_cls, z_patches = self.head.project_both(output.cls, output.patches.flatten(0, 1))
+        places = masks.index if masks.target is None else masks.target
+        if self.matches_features:
+            places = most_similar(output.patches.unflatten(0, (num_global, batch)))[masks.index]
+        cls, patch = self.head.logits(z_cls, z_patches[places])
         # By linearity the mean of all patch logits is the last layer applied to the mean row (spec 5.7, I1).
-        _, patch_mean = self.head.logits(z[:0], z_tokens[:, 1:].mean(dim=(0, 1))[None])
+        _, patch_mean = self.head.logits(z_cls[:0], z_patches.mean(dim=0, keepdim=True))
         return TeacherOutput(
             cls=cls.unflatten(0, (num_global, batch)),
             patch=patch,
@@ -166,6 +165,18 @@ class StudentTeacher(nn.Module):
         """Pairs (teacher, student) of the parameters that the moving average reaches: those with a common name."""
         student = dict(self.student.named_parameters())
         return [(p, student[name]) for name, p in self.teacher.named_parameters() if name in student]
+
+
+def most_similar(patches: Tensor) -> Tensor:
+    """For each patch of two views [2, B, N, D] the flat position of the most similar one (cosine) of the other view.
+
+    int64 [2 * B * N], positions in the flattened [2, B, N].
+    """
+    unit = F.normalize(at_least_float32(patches), dim=-1)
+    nearest = (unit @ unit.flip(0).transpose(-1, -2)).argmax(dim=-1)  # [2, B, N]
+    views, batch, cells = nearest.shape
+    start = torch.arange(views * batch, device=nearest.device).view(views, batch, 1).flip(0) * cells
+    return (nearest + start).flatten()
 
 
 def flat_token_rows(masks: Masks) -> Tensor:

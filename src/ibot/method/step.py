@@ -82,7 +82,7 @@ def _observations(
     rows = cls_target.flatten(0, 1)
     weight = batch.masks.weight.to(patch_target.dtype)
     # The patch loss counts views without a mask as zero; entropy and loss per hidden view compare with ln K.
-    masked_views = batch.masks.map.any(dim=-1).sum()
+    masked_views = weight.sum().round()  # the weights of a view sum to 1
     per_view = batch.masks.num_views / masked_views.clamp(min=1)
     last_global = teacher.cls.shape[0] - 1
     return {

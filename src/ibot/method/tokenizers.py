@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ibot.method.model import Network, flat_token_rows
+from ibot.method.model import Network
 from ibot.types import Masks
 
 COLOR_LEVELS = 8
@@ -74,9 +74,8 @@ class FrozenTokenizer(nn.Module):
         """Sharpened probabilities [M, K'] of the hidden patches of global_views [G, B, 3, H, W]."""
         self.network.eval()
         output = self.network.backbone(global_views.flatten(0, 1))
-        tokens = torch.cat([output.cls[:, None], output.patches], dim=1).flatten(0, 1)
-        z = self.network.head.project(tokens[flat_token_rows(masks)])
-        _, patch = self.network.head.logits(z[:0], z)
+        z_cls, z = self.network.head.project_both(output.cls[:0], output.patches.flatten(0, 1)[masks.index])
+        _, patch = self.network.head.logits(z_cls, z)
         return F.softmax((patch - self.center) / temp, dim=-1)
 
 

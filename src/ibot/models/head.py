@@ -3,12 +3,14 @@
     x [R, D] -> MLP -> bottleneck, l2-normalised -> weight-normalised last layer -> logits [R, K]
 
 The MLP serves class and patch tokens; the last layer is common to both ("shared") or one for each. The parts are
-methods of their own because the method does not send every token through every part (spec 5.7).
+methods of their own because the method does not send every token through every part (spec 5.7). For an ablation the
+patch tokens may leave the common MLP early, through layers of their own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -42,7 +44,9 @@ class Prototypes(nn.Module):
 class ProjectionHead(nn.Module):
     """MLP, normalised bottleneck and one or two last layers."""
 
-    def __init__(self, in_dim: int, config: HeadConfig, shared: bool, init: str = "published") -> None:
+    def __init__(
+        self, in_dim: int, config: HeadConfig, shared: bool, init: Literal["published", "xavier"] = "published"
+    ) -> None:
         super().__init__()
         self.shared = shared
         self.normalized = config.bottleneck_dim > 0
@@ -50,7 +54,13 @@ class ProjectionHead(nn.Module):
         out = config.bottleneck_dim or config.out_dim
         layers = _mlp_layers(in_dim, out, config)
         self.mlp = layers[0] if len(layers) == 1 else nn.Sequential(*layers)
-        init_linear(self.mlp, init)  # pyright: ignore[reportArgumentType]
+        init_linear(self.mlp, init)
+        self.common = len(layers)
+        self.patch_mlp: nn.Sequential | None = None
+        if 0 <= config.shared_layers < config.layers:
+            self.common = config.shared_layers * (len(layers) - 1) // max(1, config.layers - 1)
+            self.patch_mlp = nn.Sequential(*_mlp_layers(in_dim, out, config)[self.common :])
+            init_linear(self.patch_mlp, init)
         # The last layers keep torch's uniform initialisation (quirk Q40).
         if self.normalized:
             self.last_layer = Prototypes(out, config.out_dim, not config.norm_last_layer)
@@ -78,6 +88,15 @@ class ProjectionHead(nn.Module):
             hidden = self.mlp[:-1](tokens) if isinstance(self.mlp, nn.Sequential) else tokens
             return at_least_float32(hidden)
         return F.normalize(at_least_float32(self.mlp(tokens)), dim=-1)
+
+    def project_both(self, cls: Tensor, patches: Tensor) -> tuple[Tensor, Tensor]:
+        """`project` of class rows [R, D] and patch rows [M, D]; in one product where they share the MLP."""
+        if self.patch_mlp is None:
+            z_cls, z_patches = self.project(torch.cat([cls, patches])).split([len(cls), len(patches)])
+            return z_cls, z_patches
+        assert isinstance(self.mlp, nn.Sequential)
+        own = self.patch_mlp(self.mlp[: self.common](patches))
+        return self.project(cls), F.normalize(at_least_float32(own), dim=-1)
 
     def logits(self, cls: Tensor, patches: Tensor) -> tuple[Tensor, Tensor]:
         """Projected class rows [R, d] and patch rows [M, d] -> logits [R, K], [M, K'], float32 or wider.
