@@ -75,9 +75,8 @@ ABLATIONS: dict[str, Ablation] = {
             Row("teacher shared", SEMI_SHARED, 68.4, 73.7),
             Row("shared", SHARED, 69.1, 74.2),
         ),
-        "the third row is what the published code calls not shared, as it always shares the MLP; a shared teacher beside "
-        "a student that shares two layers (68.4 / 73.8) is not offered: which of the student's layers it follows is not "
-        "published",
+        "the third row is what the published code calls not shared, sharing the MLP; a shared teacher with a "
+        "student that shares two layers (68.4 / 73.8) is not offered: nobody says which student layers it follows",
     ),
     "dense": Ablation(
         "Dense alternatives to masked prediction",
