@@ -60,11 +60,9 @@ def test_pretrain_says_what_it_does_and_where_the_results_are(run):
 def test_knn_on_the_run_prints_every_k_and_keeps_a_record(run, labelled):
     folder, _ = run
     done = ibot("eval", "knn", folder, "--data", labelled, "--device", "cpu")
-    assert done.returncode == 0 and "T = 0.07" in done.stdout and "k is at most the 40 training images" in done.stdout
-    lines = [
-        line.split() for line in done.stdout.splitlines() if line.strip() and line.split()[0].isdigit() and "." in line
-    ]
-    assert [line[0] for line in lines] == ["10", "20", "40"] and float(lines[0][1]) == 100.0
+    assert done.returncode == 0 and "k = 10" in done.stdout and "k is at most the 40 training images" in done.stdout
+    lines = [line.split() for line in done.stdout.splitlines() if line.startswith("k = ")]
+    assert [line[2] for line in lines] == ["10", "20", "40"] and float(lines[0][3]) == 100.0
     rows = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
     assert {row["settings"]["k"] for row in rows if row["weights"]} == {10, 20, 40}
 
@@ -103,7 +101,7 @@ def test_features_are_written_with_names(run, labelled, tmp_path, suffix):
             "train.batch=32",
         ),
         (["eval", "knn", "missing", "--data", "{data}"], "no file or folder 'missing'", "path"),
-        (["eval", "knn", "{run}", "--data", "empty"], "not a labelled set", "--val-data"),
+        (["eval", "knn", "{run}", "--data", "empty"], "no images found under 'empty'", "extensions"),
         (["features", "{run}", "--data", "{data}", "--out", "x.csv"], "cannot write features as '.csv'", ".npz"),
         (["recipes", "show", "vit_s61"], "unknown recipe", "vit_s16"),
     ],

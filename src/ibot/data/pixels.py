@@ -105,18 +105,23 @@ JITTER = (brightness, contrast, saturation, hue)
 """Operations of colour jitter by their number in `ViewParams.jitter_order`."""
 
 
-def evaluation_view(image: NDArray[np.uint8], resize: int, crop: tuple[int, int]) -> NDArray[np.uint8]:
-    """Bicubic resize of the shorter side to `resize`, then a central crop (height, width): [H, W, 3] -> [h, w, 3]."""
-    return np.asarray(center_crop(resize_shorter(Image.fromarray(image), resize), crop))
+def evaluation_view(
+    image: NDArray[np.uint8],
+    resize: int,
+    crop: tuple[int, int],
+    resample: Image.Resampling = Image.Resampling.BICUBIC,
+) -> NDArray[np.uint8]:
+    """Resize of the shorter side to `resize`, then a central crop (height, width): [H, W, 3] -> [h, w, 3]."""
+    return np.asarray(center_crop(resize_shorter(Image.fromarray(image), resize, resample), crop))
 
 
-def resize_shorter(image: Image.Image, side: int) -> Image.Image:
-    """Resize bicubically so that the shorter side is `side`; the longer one is truncated (torchvision's rule)."""
+def resize_shorter(image: Image.Image, side: int, resample: Image.Resampling = Image.Resampling.BICUBIC) -> Image.Image:
+    """Resize so that the shorter side is `side`; the longer one is truncated (torchvision's rule)."""
     width, height = image.size
     if min(width, height) == side:
         return image
     size = (side, int(side * height / width)) if width <= height else (int(side * width / height), side)
-    return image.resize(size, Image.Resampling.BICUBIC)
+    return image.resize(size, resample)
 
 
 def center_crop(image: Image.Image, size: tuple[int, int]) -> Image.Image:

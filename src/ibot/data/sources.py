@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ibot.data.decode import decode
 from ibot.errors import DataError
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif"})
@@ -46,6 +47,10 @@ class ImageSource:
     def path(self, index: int) -> Path:
         """Path of an image."""
         return self.root / self.name(index)
+
+    def read(self, index: int) -> NDArray[np.uint8]:
+        """Pixels of an image, uint8 [H, W, 3]. Raises UnreadableImage."""
+        return decode(self.path(index))
 
     def label(self, index: int) -> int | None:
         """Class of an image, None without class folders."""
