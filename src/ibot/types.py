@@ -144,3 +144,19 @@ class ResultRecord:
     weights: str = ""
     seconds: float = 0.0
     extra: dict[str, Any] = field(default_factory=dict)
+    interval: tuple[float, float] | None = None
+    """Bootstrap 95 % interval of `value` over the images of the split."""
+    mode: str = ""
+    """"published": chosen on the split that is reported, as in the paper's tables; "clean": never."""
+    weights_hash: str = ""
+    """SHA-256 of the network's tensors."""
+    key: str = ""
+    """Which network of the file: teacher or student."""
+    architecture: str = ""
+    data: dict[str, Any] = field(default_factory=dict)
+    """Root, fingerprint and number of classes of the images."""
+    images_per_second: float = 0.0
+    seed: int = 0
+    versions: dict[str, str] = field(default_factory=dict)
+    """Of this package, its commit, and the libraries below it."""
+    when: str = ""

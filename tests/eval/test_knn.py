@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ibot.eval.knn import knn_accuracy, nearest
+from ibot.eval.knn import knn_accuracy, largest, nearest
 from ibot.eval.spectrum import effective_rank, whiten
 
 
@@ -49,6 +49,16 @@ def test_blocks_of_any_size_equal_the_loop(seed):
     for chunk, block in ((1024, 4096), (5, 7), (1, 1), (23, 57)):
         got = knn_accuracy(train, labels, test, truth, ks=[9], chunk=chunk, block=block)[9]
         assert got.top1 == pytest.approx(want) and got.top5 is None
+
+
+@pytest.mark.parametrize(("count", "k"), [(1000, 1), (1003, 3), (5000, 20), (4999, 20), (700, 100), (5, 9), (1, 1)])
+def test_selection_by_group_maxima_equals_topk(count, k):
+    values = torch.randn(7, count, generator=torch.Generator().manual_seed(count))
+    values[0] = values[0].sort().values  # the largest stand side by side
+    values[1] = values[1].sort(descending=True).values
+    values[2, ::64] += 10
+    got, want = largest(values, k), values.topk(min(k, count), dim=1)
+    assert torch.equal(got[0], want.values) and torch.equal(got[1], want.indices)
 
 
 def test_near_neighbours_outvote_a_majority():

@@ -9,7 +9,7 @@ import typing
 from collections.abc import Iterable, Iterator
 from dataclasses import fields, is_dataclass, replace
 from functools import cache
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from ibot.config.schema import Config, Duration
 from ibot.errors import ConfigError
@@ -35,6 +35,33 @@ def apply(config: Config, assignments: Iterable[str], origin: str = "the command
             ) from None
         config = replace(config, **{section: replace(getattr(config, section), **{name: parsed})})
     return config
+
+
+Settings = TypeVar("Settings")
+
+
+def assign(settings: Settings, assignments: Iterable[str], help_line: str) -> Settings:
+    """Return a flat dataclass with `key=value` assignments applied; raises as `apply`, with `help_line` as advice."""
+    hints = _hints(type(settings))
+    for text in assignments:
+        key, equals, value = (part.strip() for part in text.partition("="))
+        if not equals or key not in hints:
+            nearest = difflib.get_close_matches(key, hints, 1, 0.6)
+            fix = f"did you mean {nearest[0]}?   {help_line}" if nearest else help_line
+            raise ConfigError(f"unknown setting '{key}'", why=f"known ones: {', '.join(hints) or 'none'}", fix=fix)
+        try:
+            settings = replace(settings, **{key: parse(value, hints[key])})  # pyright: ignore[reportArgumentType]
+        except ValueError as error:
+            example = _example(hints[key], getattr(settings, key))
+            raise ConfigError(
+                f"{key}={value} has the wrong type", why=str(error), fix=f"for example {key}={example}"
+            ) from None
+    return settings
+
+
+def settings_of(settings: Any) -> list[tuple[str, str]]:
+    """Names and values of a flat dataclass as `assign` reads them."""
+    return [(f.name, show(getattr(settings, f.name))) for f in fields(settings)]
 
 
 def parse(text: str, hint: Any) -> Any:

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO, Any
@@ -75,15 +76,15 @@ class RunFolder:
 
     def metrics(self, row: dict[str, Any]) -> None:
         """Append a log row to metrics.jsonl."""
-        _append(self.path / "metrics.jsonl", row)
+        append_jsonl(self.path / "metrics.jsonl", row)
 
     def result(self, record: ResultRecord) -> None:
         """Append an evaluation's record to results.jsonl."""
-        _append(self.path / "results.jsonl", asdict(record))
+        append_jsonl(self.path / "results.jsonl", asdict(record))
 
     def event(self, kind: str, **details: Any) -> None:
         """Append what happened, with the time, to events.jsonl."""
-        _append(self.path / "events.jsonl", {"event": kind, "time": time.strftime("%Y-%m-%dT%H:%M:%S"), **details})
+        append_jsonl(self.path / "events.jsonl", {"event": kind, "time": time.strftime("%Y-%m-%dT%H:%M:%S"), **details})
 
     def bad_file(self, path: str, reason: str) -> bool:
         """Record an unreadable file once, also across resumptions; returns whether it is new.
@@ -93,7 +94,7 @@ class RunFolder:
         if (path, reason) in self._bad:
             return False
         self._bad.add((path, reason))
-        _append(self.path / "bad_files.jsonl", {"path": path, "reason": reason})
+        append_jsonl(self.path / "bad_files.jsonl", {"path": path, "reason": reason})
         return True
 
     def bad_files(self) -> list[tuple[str, str]]:
@@ -151,7 +152,8 @@ def _replace(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
-def _append(path: Path, row: dict[str, Any]) -> None:
+def append_jsonl(path: Path, row: dict[str, Any]) -> None:
+    """Add a line to a file of JSON lines."""
     with path.open("a+b") as file:
         # A line torn by a crash would swallow the next one.
         if file.tell() and _last_byte(file) != b"\n":
@@ -198,16 +200,24 @@ def _compare(path: Path, config: Config, source_info: dict[str, Any]) -> None:
 
 def _provenance(source_info: dict[str, Any]) -> dict[str, Any]:
     return {
-        "ibot": ibot.__version__,
-        "commit": _commit(),
-        "python": platform.python_version(),
-        "packages": {name: _version(name) for name in ("torch", "torchvision", "numpy", "pillow", "safetensors")},
+        **software(),
         "platform": platform.platform(),
         "cores": os.cpu_count(),
         "host": socket.gethostname(),
         "argv": sys.argv,
         "data": source_info,
         "started": time.strftime("%Y-%m-%dT%H:%M:%S"),
+    }
+
+
+@cache
+def software() -> dict[str, Any]:
+    """Versions of this package and of what it stands on."""
+    return {
+        "ibot": ibot.__version__,
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in ("torch", "torchvision", "numpy", "pillow", "safetensors")},
     }
 
 

@@ -8,15 +8,79 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
 
-from ibot.data.decode import UnreadableImage, decode
-from ibot.data.pixels import evaluation_view, normalize
+from ibot.data.pixels import normalize
 from ibot.data.sources import ImageSource
 from ibot.errors import DataError
+from ibot.eval.views import View, in_batches, view_batches
+from ibot.models.backbone import BackboneModule
+from ibot.types import TokenOutput
 
-RESIZE_OVER_CROP = 256 / 224
-"""The shorter side is resized to this times the view before the central crop."""
+
+@dataclass(frozen=True, slots=True)
+class Feature:
+    """Which tokens make the feature of an image: the published `n_last_blocks` and `avgpool`."""
+
+    blocks: int = 1
+    """The last blocks whose class tokens are joined."""
+    mode: int = 0
+    """0: class tokens; 1: mean of the last block's patches before the final norm; 2: class tokens, then the mean of
+    the last block's normed patches."""
+
+    def __post_init__(self) -> None:
+        if self.blocks < 1 or self.mode not in (0, 1, 2):
+            raise ValueError(f"a feature of {self.blocks} blocks in mode {self.mode}")
+
+    def __str__(self) -> str:
+        return f"n{self.blocks}m{self.mode}"
+
+    @classmethod
+    def parse(cls, text: str) -> Feature:
+        """Read "n4m0". Raises ValueError."""
+        blocks, _, mode = text.removeprefix("n").partition("m")
+        if not (text.startswith("n") and blocks.isdigit() and mode.isdigit()):
+            raise ValueError(f"'{text}' is no feature; write n4m0: the last 4 blocks, mode 0")
+        return cls(int(blocks), int(mode))
+
+
+CLASS_TOKEN = Feature()
+
+
+def probe_feature(backbone: BackboneModule) -> Feature:
+    """What the paper feeds its linear probe: four class tokens for narrow networks, token and mean for wide ones."""
+    narrow = backbone.embed_dim < 768 or not hasattr(backbone, "cls_token")
+    return Feature(min(4, backbone.num_blocks), 0) if narrow else Feature(1, 2)
+
+
+def pooled(blocks: Sequence[TokenOutput], unnormed: TokenOutput | None, feature: Feature) -> Tensor:
+    """The feature [B, d] from the outputs of the last blocks, the final one last.
+
+    blocks: each through the final norm. unnormed: the last one without it, read by mode 1 alone.
+    """
+    if feature.mode == 1:
+        assert unnormed is not None
+        return unnormed.patches.mean(dim=1)
+    parts = [block.cls for block in blocks[-feature.blocks :]]
+    if feature.mode == 2:
+        parts.append(blocks[-1].patches.mean(dim=1))
+    return torch.cat(parts, dim=-1)
+
+
+def compute(backbone: BackboneModule, images: Tensor, features: Sequence[Feature]) -> dict[Feature, Tensor]:
+    """All `features` of normalised `images` [B, 3, H, W], float32 [B, d] each, in one pass of the network.
+
+    Mode 1 alone costs a second one, as the norm is applied inside of the first.
+    """
+    deepest = max(feature.blocks for feature in features)
+    plain = any(feature.mode == 1 for feature in features)
+    unnormed = backbone.last_layers(images, 1, norm=False)[0] if plain else None
+    if all(feature.mode == 1 for feature in features):
+        blocks = []
+    elif deepest == 1:
+        blocks = [backbone(images)]
+    else:
+        blocks = backbone.last_layers(images, deepest)
+    return {feature: pooled(blocks, unnormed, feature).float() for feature in features}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +115,9 @@ def extract_features(
     workers: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Features:
-    """Class tokens (and patch tokens) of the images of `source`, float32, without augmentation.
+    """Class tokens (and patch tokens) of the images of `source`, float32, without augmentation, in memory.
+
+    For features kept on disk and shared between evaluations see `ibot.eval.cache`.
 
     Args:
         backbone: set to evaluation for the call and back afterwards; must be on `device`.
@@ -69,29 +135,21 @@ def extract_features(
         DataError: none of the images can be read.
     """
     chosen = np.arange(len(source)) if indices is None else np.asarray(indices)
-    loader = DataLoader(
-        _Views(source, chosen, size), batch_size=batch, num_workers=workers, collate_fn=list, shuffle=False
-    )
     was_training = backbone.training
     backbone.eval()
-    cls, patch, names, labels, bad = [], [], [], [], []
+    cls, patch, read, bad = [], [], [], []
     try:
         with torch.inference_mode():
-            done = 0
-            for items in loader:
-                bad.extend((source.name(i), view) for i, view in items if isinstance(view, str))
-                read = [(i, view) for i, view in items if not isinstance(view, str)]
-                if read:
-                    views = torch.from_numpy(np.stack([view for _, view in read])).permute(0, 3, 1, 2)
-                    output = backbone(normalize(views.to(device)))
+            for part in view_batches(source, View(size), in_batches(chosen, batch), workers):
+                bad.extend((source.name(i), reason) for i, reason in part.bad)
+                read.extend(part.positions.tolist())
+                if len(part.positions):
+                    output = backbone(normalize(part.views.to(device)))
                     cls.append(output.cls.float().cpu())
                     if patches:
                         patch.append(output.patches.float().cpu())
-                names.extend(source.name(i) for i, _ in read)
-                labels.extend(source.label(i) for i, _ in read)
-                done += len(items)
                 if progress is not None:
-                    progress(done, len(chosen))
+                    progress(len(read) + len(bad), len(chosen))
     finally:
         backbone.train(was_training)
     if not cls:
@@ -100,27 +158,7 @@ def extract_features(
         # Copies outside of inference mode, so that others may train on them.
         cls=torch.cat(cls).clone(),
         patches=torch.cat(patch).clone() if patches else None,
-        labels=None if source.labels is None else torch.tensor(labels),
-        names=names,
+        labels=None if source.labels is None else torch.tensor([source.label(i) for i in read]),
+        names=[source.name(i) for i in read],
         bad=bad,
     )
-
-
-class _Views(Dataset[tuple[int, "np.ndarray | str"]]):
-    """Index and evaluation view uint8 [h, w, 3] of each image, or the reason why it cannot be read."""
-
-    def __init__(self, source: ImageSource, indices: np.ndarray, size: tuple[int, int]) -> None:
-        self.source, self.indices, self.size = source, indices, size
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, position: int) -> tuple[int, np.ndarray | str]:
-        index = int(self.indices[position])
-        try:
-            image = decode(self.source.path(index))
-        except UnreadableImage as error:
-            return index, error.reason
-        if image.shape[:2] != self.size:
-            image = evaluation_view(image, round(max(self.size) * RESIZE_OVER_CROP), self.size)
-        return index, np.array(image)

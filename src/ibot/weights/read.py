@@ -125,6 +125,13 @@ def load(path: str | Path, key: str = "teacher", *, heads: int | None = None, al
 
 def fit(weights: Weights, *, heads: int | None = None, allow_partial: bool = False) -> Loaded:
     """Build the backbone that the tensors belong to, and fill it; see `load_backbone`."""
+    embedding = weights.backbone.get("patch_embed.proj.weight")
+    if embedding is not None and embedding.ndim == 4 and embedding.shape[1] != 3:
+        raise WeightsError(
+            f"'{weights.source}' takes images of {embedding.shape[1]} channels",
+            why="images are read as 3 channels",
+            fix="give weights of a network for RGB images",
+        )
     config, size = model_settings(weights.backbone, weights.settings, weights.layout, weights.source, heads)
     backbone = build_backbone(config, size)
     own = dict(backbone.named_parameters())

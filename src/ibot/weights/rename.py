@@ -40,7 +40,7 @@ TIMM: Rules = (
     (r"^reg_token$", "register_tokens"),
     (r"^mask_token$", "masked_embed"),
 )
-NOT_BACKBONE = ("head.", "fc.", "pooler.", "classifier.", "decoder_", "predictor.")
+NOT_BACKBONE = ("head.", "linear.", "fc.", "pooler.", "classifier.", "decoder_", "predictor.")
 """Beginnings of names of projection heads, classifiers and decoders."""
 COMPUTED = ("attn_mask", "relative_position_index", "num_batches_tracked")
 """Ends of names of buffers that follow from the settings."""

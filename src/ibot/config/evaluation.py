@@ -1,0 +1,166 @@
+"""Settings of the evaluations, `key=value` on their command lines; the defaults are the published protocols.
+
+One flat, frozen dataclass for each; units and sources stand with the fields (spec_evaluation 8 and 9).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+SWEEP = tuple(float(f"{n}e{e}") for e in range(-4, 1) for n in range(1, 10))
+"""The 45 base rates of the published linear probe: 1e-4 ... 9."""
+
+
+@dataclass(frozen=True, slots=True)
+class KnnSettings:
+    """Weighted k-NN (8.1)."""
+
+    k: tuple[int, ...] = (10, 20, 100, 200)
+    """Neighbours; those above the number of training images become that number."""
+    temperature: float = 0.07
+    """T of the vote."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinearSettings:
+    """Linear probe on frozen features (8.2)."""
+
+    rates: tuple[float, ...] = SWEEP
+    """Base learning rates, for a batch of 256; all are trained in one pass."""
+    epochs: int = 100
+    batch: int = 1024
+    """Images per step over all processes; at most the training set."""
+    features: tuple[str, ...] = ("auto",)
+    """Features, each with its own classifiers: n4m0 = last 4 blocks, mode 0; auto: the paper's for the network."""
+    augment: Literal["crop", "none"] = "crop"
+    """New random crops in every epoch (published), or the features of the plain images (far cheaper; not the published
+    protocol)."""
+    optimizer: Literal["sgd", "lars"] = "sgd"
+    weight_decay: float = 0.0
+    holdout: float = 0.05
+    """Share of the training images on which the rate is chosen in clean mode."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogisticSettings:
+    """Logistic regression on frozen features (8.3)."""
+
+    penalties: tuple[float, ...] = (0.01, 0.1, 1.0)
+    """Strengths; each is divided by the number of training images."""
+    folds: int = 5
+    """Parts of the cross-validation that chooses among them in clean mode."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterSettings:
+    """Unsupervised classification (8.6)."""
+
+    by: Literal["auto", "prototypes", "kmeans"] = "auto"
+    """Clusters are the prototypes of the projection head, or k-means of the features; auto: prototypes if the head has
+    as many as there are classes."""
+    k: int = 0
+    """Clusters of k-means; 0: the number of classes."""
+
+
+@dataclass(frozen=True, slots=True)
+class SemiSettings:
+    """Few labels (8.5): the frozen protocols on a part of the training images."""
+
+    share: tuple[float, ...] = (0.01, 0.1)
+    """Shares of the training images that keep their label; at least one image of each class."""
+    lists: tuple[str, ...] = ()
+    """Files of image names in place of shares."""
+    probes: tuple[str, ...] = ("knn", "linear", "logistic")
+    """Which protocols: knn, linear, logistic, and finetune (end to end from the first layer of the projection head)."""
+    subsets: int = 1
+    """Stratified draws of each share, with following seeds."""
+
+
+@dataclass(frozen=True, slots=True)
+class PartLinearSettings:
+    """Linear probe on the most attended patches (9.1)."""
+
+    shares: tuple[float, ...] = (0.0, 0.0357, 0.0714, 0.2857, 0.5714, 1.0)
+    """Shares of the patches, at least one patch each: 1, 7, 14, 56, 112 and 196 of the published 14 x 14."""
+    smallest: bool = False
+    """Take the least attended patches."""
+    probe: Literal["logistic", "sweep"] = "logistic"
+    """Logistic regression on plain images (fast), or the published sweep over rates on random crops."""
+    rates: tuple[float, ...] = SWEEP
+    """Of the sweep, as those below: base learning rates for a batch of 256."""
+    epochs: int = 100
+    batch: int = 1024
+    """Images per step over all processes; at most the training set."""
+    holdout: float = 0.05
+    """Share of the training images on which the rate is chosen in clean mode."""
+
+
+@dataclass(frozen=True, slots=True)
+class BackgroundSettings:
+    """Backgrounds challenge, ImageNet-9 (9.2)."""
+
+    root: str = ""
+    """Folder with the variants original, only_fg, mixed_same, ...; `--data` is what the head was or will be fitted
+    on."""
+    challenge: bool = False
+    """Also paste each foreground on all backgrounds; needs fg_mask and takes long."""
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationSettings:
+    """Calibration of a classifier (9.3)."""
+
+    bin_size: int = 100
+    """Images per bin, at most a tenth of all."""
+
+
+@dataclass(frozen=True, slots=True)
+class NaturalAdversarialSettings:
+    """Images chosen to be hard, ImageNet-A (9.3)."""
+
+    root: str = ""
+    """Their class folders."""
+    classes: tuple[str, ...] = ()
+    """Classes that compete; none: those that have a folder, as published."""
+    bin_size: int = 100
+    """Images per bin of the calibration error, at most a tenth of all."""
+
+
+@dataclass(frozen=True, slots=True)
+class CorruptionSettings:
+    """Corrupted images, ImageNet-C (9.4)."""
+
+    root: str = ""
+    """Folder of stored images, CORRUPTION/SEVERITY/CLASS/*; none: generate them from the validation images."""
+    corruptions: tuple[str, ...] = (
+        "gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur", "motion_blur", "zoom_blur",
+        "snow", "frost", "fog", "brightness", "contrast", "elastic_transform", "pixelate", "jpeg_compression",
+        "speckle_noise", "gaussian_blur", "spatter", "saturate",
+    )  # fmt: skip
+    """The 15 common ones and the extra four."""
+    severities: tuple[int, ...] = (1, 2, 3, 4, 5)
+    baseline: str = ""
+    """results.jsonl of the run whose errors count as 100 %."""
+
+
+@dataclass(frozen=True, slots=True)
+class OcclusionSettings:
+    """Images with patches dropped (9.5)."""
+
+    steps: int = 10
+    """Random curve: the shares 0, 1 / steps, ... below one."""
+    masses: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+    """Salient curves: shares of the attention that count as foreground."""
+    head: int = -1
+    """Attention head; -1: mean over heads. Published: 1."""
+    saliency: str = ""
+    """Weights whose attention decides; none: those that are evaluated. Published: DINO's ViT-S/16."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShuffleSettings:
+    """Images with blocks shuffled (9.6)."""
+
+    grids: tuple[tuple[int, int], ...] = ((2, 2), (2, 4), (4, 4), (4, 8), (8, 8), (14, 14), (16, 16))
+    """Rows and columns of blocks, written 2:2,4:4."""

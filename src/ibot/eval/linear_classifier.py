@@ -1,0 +1,97 @@
+"""A backbone with a linear head and what it expects of its input, as one file (spec_evaluation 9.7)."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ibot.config.override import from_plain, to_plain
+from ibot.config.schema import ModelConfig
+from ibot.errors import WeightsError
+from ibot.eval.features import Feature, compute
+from ibot.eval.views import View
+from ibot.models.backbone import BackboneModule, build_backbone
+
+
+@dataclass(frozen=True, slots=True)
+class LinearClassifier:
+    """Images to class scores."""
+
+    backbone: BackboneModule
+    """In evaluation mode."""
+    config: ModelConfig
+    weight: Tensor
+    """[C, d]."""
+    bias: Tensor
+    """[C]."""
+    feature: Feature
+    unit: bool
+    """Whether features are scaled to length 1 before the head."""
+    view: View
+    classes: tuple[str, ...]
+    about: dict[str, Any]
+    """How the head was trained."""
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Scores [B, C] of normalised images [B, 3, H, W]."""
+        return self.head(compute(self.backbone, images, (self.feature,))[self.feature])
+
+    def head(self, features: Tensor) -> Tensor:
+        """Scores [B, C] of features [B, d]."""
+        if self.unit:
+            features = F.normalize(features, dim=-1)
+        return F.linear(features, self.weight, self.bias)
+
+    def to(self, device: torch.device) -> LinearClassifier:
+        """The same on another device."""
+        return replace(
+            self, backbone=self.backbone.to(device), weight=self.weight.to(device), bias=self.bias.to(device)
+        )
+
+    def save(self, file: Path) -> None:
+        """Write everything into a safetensors file."""
+        tensors = {f"backbone.{name}": tensor for name, tensor in self.backbone.state_dict().items()}
+        tensors |= {"linear.weight": self.weight, "linear.bias": self.bias}
+        about = {
+            "model": to_plain(self.config), "feature": str(self.feature), "unit": self.unit,
+            "view": asdict(self.view), "classes": self.classes, "about": self.about,
+        }  # fmt: skip
+        temporary = file.with_name(f".{file.name}.tmp")
+        copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+        # As in the files of a run: with it the backbone is found like that of any other weights.
+        config = {"model": about["model"], "augment": {"global_size": list(self.view.size)}}
+        save_file(copies, temporary, {"classifier": json.dumps(about), "config": json.dumps(config)})
+        temporary.replace(file)
+
+
+def load_classifier(path: str | Path) -> LinearClassifier | None:
+    """Read what `LinearClassifier.save` wrote; None for any other file. Raises WeightsError for a damaged one."""
+    file = Path(path)
+    if file.suffix != ".safetensors" or not file.is_file():
+        return None
+    try:
+        with safe_open(file, framework="pt") as stored:
+            metadata = stored.metadata() or {}
+            if "classifier" not in metadata:
+                return None
+            about = json.loads(metadata["classifier"])
+            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise WeightsError(f"'{file}' cannot be read", why=str(error), fix="copy the file again") from None
+    config = from_plain({"model": about["model"]}, str(file)).model
+    view = View(**{**about["view"], "size": tuple(about["view"]["size"])})
+    backbone = build_backbone(config, view.size)
+    prefix = "backbone."
+    backbone.load_state_dict({n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)})
+    return LinearClassifier(
+        backbone.eval(), config, tensors["linear.weight"], tensors["linear.bias"], Feature.parse(about["feature"]),
+        about["unit"], view, tuple(about["classes"]), about["about"],
+    )  # fmt: skip

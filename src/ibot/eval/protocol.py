@@ -1,0 +1,139 @@
+"""What every evaluation gets, and the record that it leaves."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ibot.data.labels import LabelledImages
+from ibot.engine.distributed import Processes
+from ibot.engine.run import software
+from ibot.eval.cache import FeatureSet, cached_features
+from ibot.eval.features import CLASS_TOKEN, Feature
+from ibot.eval.record import balanced_accuracy, bootstrap_mean, topk_hits
+from ibot.eval.views import View
+from ibot.types import ResultRecord
+from ibot.weights.read import Loaded
+
+Mode = Literal["clean", "published"]
+Counter = Callable[[int, int], None] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """The network, the images and the means of one evaluation."""
+
+    loaded: Loaded
+    """The backbone is in evaluation mode on `device`."""
+    weights: str
+    """Where it was read from."""
+    key: str
+    weights_hash: str
+    train: LabelledImages
+    val: LabelledImages
+    view: View
+    device: torch.device
+    cache: Path
+    out: Path
+    """Folder for what an evaluation leaves: states to resume from, classifiers, pictures."""
+    mode: Mode = "clean"
+    seed: int = 0
+    batch: int = 256
+    """Images per forward pass where features are extracted."""
+    workers: int = 0
+    processes: Processes = field(default_factory=Processes)
+    counter: Callable[[str], Counter] = lambda name: None
+    """Makes a progress counter for a named part of the work."""
+    data: str = ""
+    """What the user named as data, a set's name included."""
+    _known: dict[str, str] = field(default_factory=dict)
+    began: float = field(default_factory=time.perf_counter)
+
+    @property
+    def num_classes(self) -> int:
+        """C."""
+        return len(self.train.classes)
+
+    def features(
+        self, images: LabelledImages, name: str, features: Sequence[Feature] = (CLASS_TOKEN,)
+    ) -> dict[Feature, FeatureSet]:
+        """Features of a set by name ("train", "val"), from the cache where they are there."""
+        return cached_features(
+            self.loaded.backbone, self.weights_hash, images, self.view, features, self.cache, batch=self.batch,
+            device=self.device, workers=self.workers, processes=self.processes, progress=self.counter(name),
+        )  # fmt: skip
+
+    def record(
+        self,
+        protocol: str,
+        metric: str,
+        value: float,
+        settings: dict[str, Any],
+        *,
+        interval: tuple[float, float] | None = None,
+        num_train: int | None = None,
+        num_val: int | None = None,
+        **extra: Any,
+    ) -> ResultRecord:
+        """A record with everything that this context knows."""
+        num_train = len(self.train) if num_train is None else num_train
+        num_val = len(self.val) if num_val is None else num_val
+        seconds = time.perf_counter() - self.began
+        view = {"size": list(self.view.size), "fit": self.view.fit, "interpolation": self.view.interpolation}
+        made = software()
+        return ResultRecord(
+            protocol, metric, value, {**view, **settings}, num_train, num_val, self.weights, seconds, extra, interval,
+            self.mode, self.weights_hash, self.key, str(self.loaded.config),
+            {"root": str(self.val.root), **self._fingerprints(), "classes": self.num_classes},
+            (num_train + num_val) / max(seconds, 1e-9), self.seed,
+            {**made["packages"], **{name: made[name] for name in ("ibot", "commit", "python")}},
+            time.strftime("%Y-%m-%dT%H:%M:%S"),
+        )  # fmt: skip
+
+    def _fingerprints(self) -> dict[str, str]:
+        """Of both sets; taken once, as each looks at every file."""
+        if not self._known:
+            self._known.update(train=self.train.fingerprint(), val=self.val.fingerprint())
+        return self._known
+
+    def accuracy(
+        self,
+        protocol: str,
+        hits: Tensor,
+        labels: Tensor,
+        settings: dict[str, Any],
+        num_train: int | None = None,
+        **extra: Any,
+    ) -> ResultRecord:
+        """A record of top-1 accuracy in per cent from `hits` bool [n], with its interval and the balanced accuracy."""
+        right = 100 * hits.double()
+        return self.record(
+            protocol, f"{protocol}_top1", right.mean().item(), settings, interval=bootstrap_mean(right, self.seed),
+            num_train=num_train, num_val=len(hits), balanced=balanced_accuracy(hits, labels), **extra,
+        )  # fmt: skip
+
+    def top(
+        self, protocol: str, logits: Tensor, labels: Tensor, settings: dict[str, Any], **extra: Any
+    ) -> ResultRecord:
+        """A record of the accuracy of `logits` [n, C], with top-5 where there are five classes."""
+        top5 = None
+        if logits.shape[1] >= 5:
+            top5 = 100 * topk_hits(logits, labels, 5).double().mean().item()
+        return self.accuracy(protocol, topk_hits(logits, labels, 1), labels, settings, top5=top5, **extra)
+
+
+def unreadable(*sets: FeatureSet) -> list[str]:
+    """A note that names what could not be read, or none."""
+    bad = [line for part in sets for line in part.bad]
+    return [f"{len(bad)} images cannot be read, the first: {bad[0][0]}: {bad[0][1]}"] if bad else []
+
+
+def plain(settings: object) -> dict[str, Any]:
+    """The fields of a settings dataclass as what JSON holds."""
+    return {f.name: getattr(settings, f.name) for f in fields(settings)}  # pyright: ignore[reportArgumentType]

@@ -1,0 +1,38 @@
+"""Weighted k-nearest neighbours (paper section 4.1; spec_evaluation 8.1)."""
+
+from __future__ import annotations
+
+from ibot.config.evaluation import KnnSettings
+from ibot.errors import ConfigError
+from ibot.eval.cache import FeatureSet
+from ibot.eval.features import CLASS_TOKEN
+from ibot.eval.knn import knn_accuracy
+from ibot.eval.protocol import Context, unreadable
+from ibot.types import ResultRecord
+
+
+def run(context: Context, settings: KnnSettings) -> list[ResultRecord]:
+    """One record per k; all are reported, none is chosen. Raises ConfigError for a k or temperature that is not > 0."""
+    if not settings.k or min(settings.k) < 1 or settings.temperature <= 0:
+        raise ConfigError(f"k={settings.k} and temperature={settings.temperature:g} must be positive")
+    train = context.features(context.train, "train")[CLASS_TOKEN]
+    val = context.features(context.val, "val")[CLASS_TOKEN]
+    return scores(context, settings, train, val)
+
+
+def scores(context: Context, settings: KnnSettings, train: FeatureSet, val: FeatureSet) -> list[ResultRecord]:
+    """The records of given features."""
+    bank, labels = train.unit().to(context.device), train.labels.to(context.device)
+    queries, truth = val.unit().to(context.device), val.labels.to(context.device)
+    found = knn_accuracy(bank, labels, queries, truth, ks=settings.k, temperature=settings.temperature)
+    notes = unreadable(train, val)
+    if max(settings.k) > len(bank):
+        notes.append(f"k is at most the {len(bank)} training images")
+    common = {"temperature": settings.temperature, "feature": str(CLASS_TOKEN), "normalised": True}
+    return [
+        context.accuracy(
+            "knn", score.hits.cpu(), val.labels, {"k": k, **common}, num_train=len(bank), top5=score.top5,
+            row=f"k = {k}", cached=train.cached and val.cached, notes=notes,
+        )
+        for k, score in found.items()
+    ]  # fmt: skip

@@ -1,0 +1,50 @@
+"""Logistic regression on frozen features (spec_evaluation 8.3)."""
+
+from __future__ import annotations
+
+import torch
+
+from ibot.config.evaluation import LogisticSettings
+from ibot.errors import ConfigError
+from ibot.eval.cache import FeatureSet
+from ibot.eval.features import CLASS_TOKEN
+from ibot.eval.logistic import choose_penalty, fit_path
+from ibot.eval.protocol import Context, plain, unreadable
+from ibot.eval.record import topk_hits
+from ibot.types import ResultRecord
+
+
+def run(context: Context, settings: LogisticSettings) -> list[ResultRecord]:
+    """One record: the penalty is chosen by cross-validation, or in published mode on the split that is reported."""
+    if not settings.penalties or min(settings.penalties) <= 0 or settings.folds < 2:
+        raise ConfigError("penalties of the logistic regression must be positive, and folds at least 2")
+    train = context.features(context.train, "train")[CLASS_TOKEN]
+    val = context.features(context.val, "val")[CLASS_TOKEN]
+    return [probe(context, settings, train, val)]
+
+
+def probe(context: Context, settings: LogisticSettings, train: FeatureSet, val: FeatureSet) -> ResultRecord:
+    """Fit on `train` and score on `val`; features are brought to length 1, as the paper does."""
+    features, labels = train.unit().to(context.device), train.labels.to(context.device)
+    queries, truth = val.unit().to(context.device), val.labels.to(context.device)
+    by_strength = {value / len(features): value for value in settings.penalties}
+    if context.mode == "published":
+        weights = fit_path(features, labels, context.num_classes, list(by_strength))
+        scores = {p: _top1(queries, truth, weight) for p, weight in weights.items()}
+        chosen = max(scores, key=lambda penalty: scores[penalty])
+        weight = weights[chosen]
+    else:
+        chosen, scores = choose_penalty(features, labels, list(by_strength), settings.folds, context.seed)
+        weight = fit_path(features, labels, context.num_classes, [chosen])[chosen]
+    name = f"lambda {by_strength[chosen]:g}/n"
+    return context.top(
+        "logistic", queries @ weight.to(queries.dtype).T, truth, {**plain(settings), "feature": str(CLASS_TOKEN)},
+        num_train=len(features), row=name, chosen=name,
+        chosen_on="val" if context.mode == "published" else "cross-validation of the training images",
+        penalties={f"{by_strength[penalty]:g}": score for penalty, score in scores.items()},
+        notes=unreadable(train, val),
+    )  # fmt: skip
+
+
+def _top1(features: torch.Tensor, labels: torch.Tensor, weight: torch.Tensor) -> float:
+    return 100 * topk_hits(features @ weight.to(features.dtype).T, labels, 1).double().mean().item()

@@ -1,0 +1,114 @@
+"""How an image becomes the input of an evaluation (spec_evaluation 8.0)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from ibot.data.decode import UnreadableImage
+from ibot.data.pixels import evaluation_view
+
+RESIZE_OVER_CROP = 256 / 224
+"""The shorter side is resized to this times the view before the central crop."""
+_RESAMPLE = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+
+
+class Images(Protocol):
+    """Images by number, wherever they come from."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+        ...
+
+    def read(self, index: int) -> NDArray[np.uint8]:
+        """Pixels of one, uint8 [H, W, 3]. Raises UnreadableImage."""
+        ...
+
+    def name(self, index: int) -> str:
+        """What a user calls it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """Size of the input and how images of other sizes get it; the default at 224 is VAL224 of the paper."""
+
+    size: tuple[int, int]
+    """Height and width in pixels."""
+    fit: Literal["crop", "squash", "pad"] = "crop"
+    """Crop the centre of an image whose shorter side was resized to 8/7 of the view's; or resize without regard to the
+    aspect; or resize until all of it fits and fill the rest with black."""
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    resize: int = 0
+    """Pixels of the shorter side before the crop; 0: 8/7 of the view's."""
+
+    def render(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """[H, W, 3] -> [h, w, 3]; an image that has the size already is taken as it is."""
+        if image.shape[:2] == self.size:
+            return image
+        resample = _RESAMPLE[self.interpolation]
+        if self.fit == "crop":
+            resize = self.resize or round(max(self.size) * RESIZE_OVER_CROP)
+            return evaluation_view(image, resize, self.size, resample)
+        height, width = self.size
+        if self.fit == "pad":
+            scale = min(height / image.shape[0], width / image.shape[1])
+            height, width = max(1, round(scale * image.shape[0])), max(1, round(scale * image.shape[1]))
+        resized = np.asarray(Image.fromarray(image).resize((width, height), resample))
+        padded = np.zeros((*self.size, 3), np.uint8)
+        top, left = (self.size[0] - height) // 2, (self.size[1] - width) // 2
+        padded[top : top + height, left : left + width] = resized
+        return padded
+
+
+@dataclass(frozen=True, slots=True)
+class ViewBatch:
+    """Some images as the network gets them."""
+
+    positions: NDArray[np.int64]
+    """int64 [b], which of the images asked for were read."""
+    views: Tensor
+    """uint8 [b, 3, h, w]."""
+    bad: list[tuple[int, str]]
+    """(position, reason) of those that cannot be read."""
+
+
+def view_batches(
+    images: Images, view: View, batches: Sequence[NDArray[np.int64]], workers: int = 0
+) -> Iterator[ViewBatch]:
+    """The images whose numbers stand in `batches`, one after the other; positions are those numbers."""
+    loader = DataLoader(_Views(images, view, batches), batch_size=None, num_workers=workers, shuffle=False)
+    yield from loader
+
+
+class _Views(Dataset[ViewBatch]):
+    def __init__(self, images: Images, view: View, batches: Sequence[NDArray[np.int64]]) -> None:
+        self.images, self.view, self.batches = images, view, batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, number: int) -> ViewBatch:
+        positions, views, bad = [], [], []
+        for index in self.batches[number].tolist():
+            try:
+                views.append(self.view.render(self.images.read(index)))
+                positions.append(index)
+            except UnreadableImage as error:
+                bad.append((index, error.reason))
+        stacked = np.stack(views) if views else np.zeros((0, *self.view.size, 3), np.uint8)
+        pixels = torch.from_numpy(stacked).permute(0, 3, 1, 2).contiguous()
+        return ViewBatch(np.array(positions, np.int64), pixels, bad)
+
+
+def in_batches(indices: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
+    """Consecutive pieces of at most `size`."""
+    return [indices[start : start + size] for start in range(0, len(indices), size)]

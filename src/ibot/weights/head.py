@@ -1,0 +1,26 @@
+"""The projection head of a weights file: the tokenizer, whose prototypes are clusters of images."""
+
+from __future__ import annotations
+
+from ibot.errors import WeightsError
+from ibot.models.head import ProjectionHead
+from ibot.weights.arguments import head_config
+from ibot.weights.read import Weights
+
+
+def projection_head(weights: Weights, width: int, key: str) -> ProjectionHead | None:
+    """Build and fill the head of the network `key` on tokens of `width`; None for a file without one of ours.
+
+    Raises WeightsError when the file's tensors do not fit its settings.
+    """
+    config = head_config(weights)
+    if config is None:
+        return None
+    head = ProjectionHead(width, config, config.shared_teacher if key == "teacher" else config.shared)
+    stored = {name.removeprefix("head."): tensor for name, tensor in weights.head.items()}
+    own = head.state_dict()
+    wrong = [name for name in own if name not in stored or stored[name].shape != own[name].shape]
+    if wrong:
+        raise WeightsError(f"the projection head in '{weights.source}' does not fit", why=f"for example {wrong[0]}")
+    head.load_state_dict({name: stored[name] for name in own})
+    return head.eval().requires_grad_(False)
