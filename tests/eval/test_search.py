@@ -1,0 +1,232 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ibot.eval.search import near_duplicates, nearest_images, nearest_patches, outliers
+
+BLOCKS = [(1024, 4096), (5, 7), (1, 1), (23, 57)]
+
+
+def unit(*shape, seed, dtype=torch.float64):
+    g = torch.Generator().manual_seed(seed)
+    return F.normalize(torch.randn(*shape, generator=g, dtype=dtype), dim=-1)
+
+
+def families(seed, centres=12, dim=5):
+    """Copies of a few directions with noise of several sizes, in random order: groups, chains and loners."""
+    g = torch.Generator().manual_seed(seed)
+    copies = torch.randint(1, 9, (centres,), generator=g)
+    noise = 0.15 * torch.rand(int(copies.sum()), 1, generator=g, dtype=torch.float64)
+    points = unit(centres, dim, seed=seed + 100).repeat_interleave(copies, 0)
+    points = F.normalize(points + noise * torch.randn(points.shape, generator=g, dtype=torch.float64), dim=1)
+    return points[torch.randperm(len(points), generator=g)]
+
+
+def arc(num, step):
+    """Points on a circle, `step` radians apart, in a random order."""
+    angle = torch.randperm(num, generator=torch.Generator().manual_seed(num)).double() * step
+    return torch.stack([angle.cos(), angle.sin()], 1)
+
+
+def loop_neighbours(bank, query, k, own=None):
+    similarity = [(float(query @ row), i) for i, row in enumerate(bank) if i != own]
+    return sorted(similarity, reverse=True)[:k]
+
+
+def loop_groups(points, threshold):
+    """Components by depth-first search, and the smallest cosine of any two members."""
+    similar = [[float(a @ b) for b in points] for a in points]
+    left, found = set(range(len(points))), []
+    while left:
+        stack, group = [left.pop()], []
+        while stack:
+            i = stack.pop()
+            group.append(i)
+            near = {j for j in left if similar[i][j] >= threshold}
+            left -= near
+            stack += near
+        if len(group) > 1:
+            group.sort()
+            found.append((group, min(similar[i][j] for i in group for j in group if i != j)))
+    return sorted(found, key=lambda item: (-len(item[0]), item[0]))
+
+
+class Largest(TorchDispatchMode):
+    """Notes the size of the largest tensor that any operation returns."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, (tuple, list)) else [out]:
+            self.numel = max(self.numel, tensor.numel() if isinstance(tensor, torch.Tensor) else 0)
+        return out
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("chunk", "block"), BLOCKS)
+def test_nearest_images_equal_the_loop(seed, chunk, block):
+    bank, queries = unit(57, 6, seed=seed), unit(11, 6, seed=seed + 50)
+    similarity, index = nearest_images(bank, queries, 9, chunk=chunk, block=block)
+    for row, query in enumerate(queries):
+        want = loop_neighbours(bank, query, 9)
+        assert index[row].tolist() == [i for _, i in want]
+        assert similarity[row].tolist() == pytest.approx([value for value, _ in want], abs=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_query_is_left_out_of_its_own_answers(seed):
+    bank = unit(40, 6, seed=seed)
+    own = torch.tensor([39, 0, 7, 7])
+    _, index = nearest_images(bank, bank[own], 5, exclude=own, chunk=3, block=6)
+    assert index.tolist() == [[i for _, i in loop_neighbours(bank, bank[o], 5, int(o))] for o in own]
+
+
+def test_a_query_is_left_out_among_many_copies_of_itself():
+    bank = unit(1, 6, seed=0).repeat(30, 1)
+    _, index = nearest_images(bank, bank, 3, exclude=torch.arange(30), block=4)
+    assert index.shape == (30, 3) and (index != torch.arange(30)[:, None]).all()
+    assert all(len(set(row)) == 3 for row in index.tolist())
+
+
+def test_k_is_cut_to_the_images_there_are():
+    bank = unit(4, 3, seed=0)
+    assert nearest_images(bank, bank, 9)[1].shape == (4, 4)
+    assert nearest_images(bank, bank, 9, exclude=torch.arange(4))[1].shape == (4, 3)
+    assert nearest_images(bank[:1], bank[:1], 9, exclude=torch.tensor([0]))[1].shape == (1, 0)
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("threshold", [0.5, 0.9, 0.98])
+def test_near_duplicates_equal_the_depth_first_search(seed, threshold):
+    points = families(seed)
+    want = loop_groups(points, threshold)
+    for block in (2048, 7, 1):
+        got = near_duplicates(points, threshold, block=block)
+        assert [group.index.tolist() for group in got] == [members for members, _ in want]
+        assert [group.smallest for group in got] == pytest.approx([smallest for _, smallest in want], abs=1e-12)
+
+
+def test_a_long_chain_is_one_group_whose_ends_differ():
+    (group,) = near_duplicates(arc(700, 0.004), math.cos(0.0041), block=64)
+    assert group.index.tolist() == list(range(700))
+    assert group.smallest == pytest.approx(math.cos(699 * 0.004))
+    assert near_duplicates(arc(700, 0.004), math.cos(0.0039), block=64) == []
+
+
+def test_equal_images_are_one_group_of_similarity_one():
+    (group,) = near_duplicates(unit(1, 6, seed=0).repeat(1500, 1).float(), 0.9999, block=512)
+    assert len(group.index) == 1500 and group.smallest == pytest.approx(1, abs=1e-6)
+
+
+def test_the_order_of_the_images_does_not_change_the_groups():
+    points, order = families(0), torch.randperm(len(families(0)), generator=torch.Generator().manual_seed(1))
+    groups = {frozenset(group.index.tolist()) for group in near_duplicates(points, 0.95, block=5)}
+    shuffled = near_duplicates(points[order], 0.95, block=5)
+    assert groups and {frozenset(order[group.index].tolist()) for group in shuffled} == groups
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("chunk", "block"), BLOCKS)
+def test_outliers_equal_the_loop(seed, chunk, block):
+    points = families(seed)
+    loop = [np.mean([value for value, _ in loop_neighbours(points, row, 4, i)]) for i, row in enumerate(points)]
+    want = np.argsort(loop)[:6]
+    similarity, index = outliers(points, 4, 6, chunk=chunk, block=block)
+    assert index.tolist() == want.tolist()
+    assert similarity.tolist() == pytest.approx([loop[i] for i in want], abs=1e-12)
+
+
+def test_the_odd_one_out_comes_first():
+    points = torch.cat([arc(20, 0.01), torch.tensor([[0.0, -1.0]]).double()])
+    assert outliers(points, 5, 3)[1][0] == 20
+    assert len(outliers(points, 500, 500)[1]) == 21
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("block", [2**24, 100, 1])
+def test_nearest_patches_equal_the_loop(seed, block):
+    g = torch.Generator().manual_seed(seed)
+    patches, query = torch.randn(13, 9, 6, generator=g, dtype=torch.float64), 3 * unit(6, seed=seed + 50)
+    cosine = [[float(F.cosine_similarity(patch, query, dim=0)) for patch in image] for image in patches]
+    want = sorted(((max(row), i, int(np.argmax(row))) for i, row in enumerate(cosine)), reverse=True)
+    for exclude in (None, want[0][1]):
+        image, patch, similarity = nearest_patches(patches, query, 5, exclude, block=block)
+        expected = [item for item in want if item[1] != exclude][:5]
+        assert list(zip(image.tolist(), patch.tolist(), strict=True)) == [(i, j) for _, i, j in expected]
+        assert similarity.tolist() == pytest.approx([value for value, _, _ in expected], abs=1e-12)
+    assert nearest_patches(patches, query, 99, 4)[0].shape == (12,)
+
+
+@pytest.mark.filterwarnings("error")  # torch warns of memory that is read-only
+def test_patches_may_be_mapped_from_a_file_of_16_bits(tmp_path):
+    patches = torch.randn(20, 9, 6, generator=torch.Generator().manual_seed(0)).half()
+    stored = np.memmap(tmp_path / "patches", np.float16, "w+", shape=(20, 9, 6))
+    stored[:] = patches.numpy()
+    stored.flush()
+    mapped = np.memmap(tmp_path / "patches", np.float16, "r", shape=(20, 9, 6))
+    image, patch, similarity = nearest_patches(mapped, patches[7, 3].float(), 20, block=120)
+    assert (image[0], patch[0]) == (7, 3) and similarity[0] == pytest.approx(1, abs=1e-6)
+    for got, want in zip((image, patch, similarity), nearest_patches(patches, patches[7, 3].float(), 20), strict=True):
+        torch.testing.assert_close(got, want)
+
+
+def test_a_patch_without_length_resembles_nothing():
+    image, _, similarity = nearest_patches(torch.zeros(2, 3, 4), torch.ones(4), 5)
+    assert image.tolist() == [0, 1] and similarity.tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("alike", [False, True])
+def test_no_tensor_of_all_pairs_is_built(alike):
+    features = unit(1, 8, seed=0).repeat(3000, 1) if alike else unit(3000, 8, seed=0)
+    with Largest() as search:
+        near_duplicates(features, 0.5, block=128)
+        nearest_images(features, features[:500], 20, chunk=64, block=256)
+        outliers(features, 20, 10, chunk=64, block=256)
+    assert search.numel <= 2 * 128 * 128  # coordinates of all pairs of one block
+
+
+def test_patches_are_read_in_parts(tmp_path):
+    np.memmap(tmp_path / "patches", np.float32, "w+", shape=(400, 16, 8))[:] = 1
+    mapped = np.memmap(tmp_path / "patches", np.float32, "r", shape=(400, 16, 8))
+    with Largest() as search:
+        nearest_patches(mapped, torch.ones(8), 3, block=1000)
+    assert search.numel <= 1000
+
+
+UNIT = unit(4, 3, seed=0)
+WRONG = {
+    "a flat bank": (lambda: nearest_images(UNIT[0], UNIT, 1), r"float64 \[3\]"),
+    "no images": (lambda: near_duplicates(UNIT[:0], 0.5), r"\[0, 3\]"),
+    "16 bits": (lambda: outliers(UNIT.half(), 1, 1), r"float16"),
+    "another width": (lambda: nearest_images(UNIT, unit(2, 5, seed=0), 1), r"float64 \[4, 3\].*float64 \[2, 5\]"),
+    "another type": (lambda: nearest_images(UNIT, UNIT.float(), 1), "float32"),
+    "a length": (lambda: near_duplicates(UNIT * torch.tensor([[1], [1], [2], [1]]), 0.5), "number 2 is 2"),
+    "no number": (lambda: outliers(UNIT * torch.nan, 1, 1), "number 0 is nan"),
+    "no neighbours": (lambda: nearest_images(UNIT, UNIT, 0), "k must be at least 1, not 0"),
+    "no outliers": (lambda: outliers(UNIT, 1, 0), "count must be at least 1"),
+    "one image": (lambda: outliers(UNIT[:1], 1, 1), "single image"),
+    "a threshold in per cent": (lambda: near_duplicates(UNIT, 95), "not at 95"),
+    "no threshold": (lambda: near_duplicates(UNIT, math.nan), "nan"),
+    "excluded beyond": (lambda: nearest_images(UNIT, UNIT[:1], 1, torch.tensor([4])), r"0\.\.3"),
+    "excluded too few": (lambda: nearest_images(UNIT, UNIT, 1, torch.tensor([0])), r"int64 \[4\].*int64 \[1\]"),
+    "flat patches": (lambda: nearest_patches(UNIT, UNIT[0], 1), r"\(4, 3\)"),
+    "another patch": (lambda: nearest_patches(UNIT[None], UNIT[0, :2], 1), r"\(1, 4, 3\).*\(2,\)"),
+    "a query of 16 bits": (lambda: nearest_patches(UNIT[None], UNIT[0].half(), 1), "float16"),
+    "an image that is not there": (lambda: nearest_patches(UNIT[None], UNIT[0], 1, 1), "image 1"),
+    "infinite patches": (
+        lambda: nearest_patches(torch.stack([UNIT, UNIT * torch.inf]), UNIT[0], 1),
+        "image 1 are not finite",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_does_not_fit_is_refused(case):
+    call, message = WRONG[case]
+    with pytest.raises(ValueError, match=message):
+        call()
