@@ -4,83 +4,163 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
-from dataclasses import asdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from ibot.errors import DataError
+from ibot.config.override import assign
+from ibot.errors import DataError, IbotError, UserError
+from ibot.eval.protocols import PROTOCOLS
 from ibot.types import ResultRecord
 
+if TYPE_CHECKING:
+    from ibot.data.labels import LabelledImages
+    from ibot.eval.protocol import Context
 
-def knn(options: argparse.Namespace) -> int:
-    """k-NN accuracy of weights on a labelled folder; a run also gets a record in its results.jsonl."""
-    import numpy as np
+LINE_SECONDS = 30
+"""Between two lines of progress where there is no terminal."""
 
-    from ibot.data.sources import labelled_sets
-    from ibot.engine.device import choose_device
-    from ibot.eval.features import extract_features
-    from ibot.eval.knn import knn_accuracy
-    from ibot.weights.read import load
 
-    sets = labelled_sets(options.data, options.val_data)
-    if sets is None:
-        raise DataError(
-            f"'{options.data}' is not a labelled set",
-            why="k-NN needs train/ and val/ (or test/) folders that hold one folder per class",
-            fix="arrange it so, or name the validation folder with --val-data",
-        )
-    began = time.perf_counter()
-    device = choose_device(options.device)
-    loaded = load(options.weights, options.key)
-    backbone = loaded.backbone.to(device)
-    size = (options.size, options.size) if options.size else loaded.size
-    parts = []
-    for source, limit, name in zip(sets, (options.max_train, options.max_val), ("train", "val"), strict=True):
-        indices = np.linspace(0, len(source) - 1, min(limit, len(source))).astype(int).tolist() if limit else None
-        progress = None if options.quiet or options.json else counter(name)
-        parts.append(extract_features(backbone, source, size=size, indices=indices, device=device, progress=progress))
-    bank, queries = parts
-    scores = knn_accuracy(
-        bank.unit().to(device), bank.labels.to(device), queries.unit().to(device), queries.labels.to(device),
-        ks=options.k, temperature=options.temperature,
-    )  # fmt: skip
-    seconds = time.perf_counter() - began
-    settings = {"temperature": options.temperature, "feature": "cls", "normalised": True, "size": list(size)}
-    records = [
-        ResultRecord(
-            "knn", "knn_top1", score.top1, {**settings, "k": k}, len(bank.names), len(queries.names),
-            str(options.weights), seconds, {"top5": score.top5, "balanced": score.balanced},
-        )
-        for k, score in scores.items()
-    ]  # fmt: skip
-    _keep(Path(options.weights), records)
-    if options.json:
-        for record in records:
-            print(json.dumps(asdict(record)))
-        return 0
-    if max(options.k) > len(bank.names):
-        print(f"note: k is at most the {len(bank.names)} training images")
-    print(f"{len(bank.names)} training, {len(queries.names)} validation images of {len(sets[0].classes)} classes")
-    print(f"class token of the {options.key} at {size[0]}x{size[1]}, l2-normalised, T = {options.temperature:g}")
-    print(f"{'k':>5}  {'top-1':>6}  {'top-5':>6}  {'balanced':>8}")
-    for k, score in scores.items():
-        top5 = f"{score.top5:6.2f}" if score.top5 is not None else "     -"
-        print(f"{k:>5}  {score.top1:6.2f}  {top5}  {score.balanced:8.2f}")
+def run(options: argparse.Namespace) -> int:
+    """One evaluation: print its table, append its records to results.jsonl."""
+    protocol = PROTOCOLS[options.protocol]
+    advice = f"ibot eval {options.protocol} --help lists them"
+    assign(protocol.settings, options.settings, advice)  # a mistake is told before anything is loaded
+    with evaluation(options) as context:
+        settings = assign(protocol.defaults(context), options.settings, advice)
+        _report(context, protocol.load()(context, settings), options)
     return 0
 
 
-def counter(name: str):
-    """A one-line counter on a terminal, silent elsewhere."""
-    import sys
+def run_all(options: argparse.Namespace) -> int:
+    """Every evaluation that the data allow; what fails is named at the end."""
+    if options.settings:
+        raise UserError("`ibot eval all` takes no settings", fix="run the protocol that has them by itself")
+    failed: list[str] = []
+    with evaluation(options) as context:
+        for name, protocol in PROTOCOLS.items():
+            try:
+                context = replace(context, began=time.perf_counter())
+                records = protocol.load()(context, protocol.defaults(context))
+            except IbotError as error:
+                failed.append(f"{name}: {error.what}")
+            else:
+                _report(context, records, options)
+    if failed and context.processes.is_main:
+        print("not run:\n  " + "\n  ".join(failed), file=sys.stderr)
+    return 0
+
+
+@contextmanager
+def evaluation(options: argparse.Namespace) -> Iterator[Context]:
+    """Load network and images, join the other processes, and leave them at the end."""
+    from ibot.data.labels import open_labelled
+    from ibot.engine.device import choose_device
+    from ibot.engine.distributed import init_processes, shutdown
+    from ibot.eval.cache import weights_hash
+    from ibot.eval.protocol import Context
+    from ibot.eval.views import View
+    from ibot.weights.read import load
+
+    train, val = open_labelled(options.data, options.val_data, split=options.split, seed=options.seed)
+    train, val = _evenly(train, options.max_train), _evenly(val, options.max_val)
+    device = choose_device(options.device)
+    loaded = load(options.weights, options.key)
+    processes = init_processes(device)
+    try:
+        loaded.backbone.to(device)
+        size = (options.size, options.size) if options.size else loaded.size
+        out = Path(options.out) if options.out else default_out(Path(options.weights))
+        out.mkdir(parents=True, exist_ok=True)
+        yield Context(
+            loaded, str(options.weights), options.key, weights_hash(loaded.backbone), train, val,
+            View(size, options.fit), device, Path(options.cache).expanduser(), out, options.mode, options.seed,
+            workers=max(0, options.workers), processes=processes, data=options.data,
+            counter=counter if processes.is_main and not options.quiet and not options.json else lambda name: None,
+        )  # fmt: skip
+    finally:
+        shutdown()
+
+
+def default_out(weights: Path) -> Path:
+    """A run keeps its results; those of other weights go below `results`."""
+    return weights if (weights / "config.json").is_file() else Path("results") / (weights.stem or "weights")
+
+
+def _evenly(images: LabelledImages, limit: int) -> LabelledImages:
+    """At most `limit` images, evenly spaced; 0: all."""
+    import numpy as np
+
+    from ibot.data.labels import SubsetImages
+
+    if limit < 0:
+        raise DataError(f"--max-train and --max-val must not be negative, not {limit}")
+    if not limit or limit >= len(images):
+        return images
+    return SubsetImages(images, np.linspace(0, len(images) - 1, limit).astype(np.int64))
+
+
+def _report(context: Context, records: list[ResultRecord], options: argparse.Namespace) -> None:
+    from ibot.engine.run import append_jsonl
+
+    if not context.processes.is_main:
+        return
+    for record in records:
+        append_jsonl(context.out / "results.jsonl", asdict(record))
+    if options.json:
+        for record in records:
+            print(json.dumps(asdict(record)))
+        return
+    height, width = context.view.size
+    print(f"\n{records[0].protocol}: {context.weights} ({context.key}), {context.mode}, {height}x{width}")
+    print(f"{records[0].num_train} training, {records[0].num_val} validation images, {context.num_classes} classes")
+    print(table(records), end="")
+    for note in dict.fromkeys(note for record in records for note in record.extra.get("notes", ())):
+        print(f"note: {note}")
+    print(f"{records[-1].seconds:.1f} s; records in {context.out / 'results.jsonl'}")
+
+
+def table(records: list[ResultRecord]) -> str:
+    """Rows of a protocol: the score with its interval, and what else is known of it."""
+    columns = {
+        "score": lambda r: f"{r.value:.2f}",
+        "95 % interval": lambda r: "" if r.interval is None else f"{r.interval[0]:.2f} to {r.interval[1]:.2f}",
+        "top-5": lambda r: _number(r.extra.get("top5")),
+        "balanced": lambda r: _number(r.extra.get("balanced")),
+        "chosen": lambda r: str(r.extra.get("chosen", "")),
+    }
+    names = [str(record.extra.get("row", record.metric)) for record in records]
+    cells = {title: [show(record) for record in records] for title, show in columns.items()}
+    cells = {title: column for title, column in cells.items() if any(column)}
+    lines = [["", *cells], *([name, *row] for name, row in zip(names, zip(*cells.values(), strict=True), strict=True))]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    return "".join("  ".join(t.rjust(w) if i else t.ljust(w) for i, (t, w) in enumerate(zip(line, widths, strict=True)))
+                   .rstrip() + "\n" for line in lines)  # fmt: skip
+
+
+def _number(value: Any) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
+def counter(name: str) -> Callable[[int, int], None]:
+    """Progress of a part of the work with the time left: one line on a terminal, a line now and then elsewhere."""
+    began = shown = time.monotonic()
+    first: int | None = None
 
     def show(done: int, total: int) -> None:
-        if sys.stdout.isatty():
-            print(f"\r{name}: {done}/{total} images", end="\n" if done >= total else "", flush=True)
+        nonlocal first, shown
+        now, terminal = time.monotonic(), sys.stderr.isatty()
+        first = done if first is None else first
+        if not terminal and now - shown < LINE_SECONDS:
+            return
+        shown = now
+        left = (now - began) / (done - first) * (total - done) if done > first else 0.0
+        words = f"{name}: {done}/{total}  left {int(left) // 60}:{int(left) % 60:02d}"
+        end = "\n" if not terminal or done >= total else ""
+        print(f"\r{words:<60}" if terminal else words, end=end, file=sys.stderr, flush=True)
 
     return show
-
-
-def _keep(run: Path, records: list[ResultRecord]) -> None:
-    if (run / "config.json").is_file():
-        with (run / "results.jsonl").open("a") as file:
-            file.writelines(json.dumps(asdict(record)) + "\n" for record in records)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
 import ibot
+from ibot.config.override import settings_of
 from ibot.errors import IbotError, ResourceError
+from ibot.eval.protocols import PROTOCOLS
 
 EPILOG = """\
 first steps:  ibot demo                                 pre-train on generated images, about five minutes on a laptop
@@ -85,22 +88,23 @@ def build_parser() -> argparse.ArgumentParser:
     for parser_of_run in (pretrain, plan):
         _run_arguments(parser_of_run)
 
-    evaluation = commands.add_parser("eval", help="evaluate a backbone", description="Evaluate a frozen backbone.")
+    evaluation = commands.add_parser("eval", help="evaluate a backbone", description="Evaluate a backbone.")
     protocols = evaluation.add_subparsers(title="protocols", metavar="PROTOCOL", required=True)
-    knn = command("knn", "weighted k-nearest-neighbour accuracy", "evaluate", "knn", protocols)
-    _weights_arguments(knn)
-    _data_arguments(knn)
-    knn.add_argument("--k", type=int, nargs="+", default=[10, 20, 100, 200], metavar="K", help="neighbours")
-    knn.add_argument("--temperature", type=float, default=0.07, metavar="T", help="temperature of the vote")
-    knn.add_argument("--max-train", type=int, default=0, metavar="N", help="use N evenly spaced training images")
-    knn.add_argument("--max-val", type=int, default=0, metavar="N", help="use N evenly spaced validation images")
-    knn.add_argument("--json", action="store_true", help="print records instead of a table")
+    for name, protocol in PROTOCOLS.items():
+        made = command(name, protocol.summary, "evaluate", "run", protocols)
+        made.set_defaults(protocol=name)
+        made.epilog = "settings:  " + "  ".join(f"{key}={value}" for key, value in settings_of(protocol.settings))
+        _evaluation_arguments(made)
+    _evaluation_arguments(command("all", "every protocol that the data allow", "evaluate", "run_all", protocols))
 
     features = command("features", "write class tokens (and patch tokens) with file names", "features", "run")
     _weights_arguments(features)
     features.add_argument("--data", required=True, metavar="DIR", help="folder of images")
     features.add_argument("--out", required=True, metavar="FILE", help=".npz or .safetensors")
     features.add_argument("--patches", action="store_true", help="write patch tokens too")
+
+    _search_arguments(command("search", "nearest images and patches, near-duplicates, outliers", "search", "run"))
+    _results_arguments(command("results", "results of runs and weights side by side", "results", "run"))
 
     _weights_commands(commands, command)
 
@@ -179,6 +183,55 @@ def _integers(text: str) -> tuple[int, ...]:
 def _data_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", default="", metavar="DIR", help="folder of images; with train/ and val/: labelled")
     parser.add_argument("--val-data", default="", metavar="DIR", help="labelled folder for validation")
+
+
+def _evaluation_arguments(parser: argparse.ArgumentParser) -> None:
+    _weights_arguments(parser)
+    data = "class folders, with train/ and val/; a CSV list; tar files; or NAME:DIR such as cifar10:DIR"
+    parser.add_argument("--data", default="", metavar="DATA", help=data)
+    parser.add_argument("--val-data", default="", metavar="DATA", help="validation images, where --data has none")
+    parser.add_argument("--split", type=float, default=0.0, metavar="S", help="set this share aside for validation")
+    parser.add_argument("--max-train", type=int, default=0, metavar="N", help="use N evenly spaced training images")
+    parser.add_argument("--max-val", type=int, default=0, metavar="N", help="use N evenly spaced validation images")
+    mode = "clean: choose on held-out training images; published: on the split that is reported, as the paper's tables"
+    parser.add_argument("--mode", choices=("clean", "published"), default="clean", help=mode)
+    fit = "how images of another shape become square (default: crop)"
+    parser.add_argument("--fit", choices=("crop", "squash", "pad"), default="crop", help=fit)
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of splits, starts and orders")
+    out = "results and states to resume from (default: the run's folder, else results/NAME)"
+    parser.add_argument("--out", default="", metavar="DIR", help=out)
+    cache = os.environ.get("IBOT_CACHE", "~/.cache/ibot/features")
+    parser.add_argument("--cache", default=cache, metavar="DIR", help="features on disk (default: %(default)s)")
+    parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes that decode images")
+    parser.add_argument("--json", action="store_true", help="print records instead of a table")
+    parser.add_argument("settings", nargs="*", metavar="key=value", help="settings of the protocol, listed below")
+
+
+def _search_arguments(parser: argparse.ArgumentParser) -> None:
+    _weights_arguments(parser)
+    parser.add_argument("--data", required=True, metavar="DIR", help="folder of images, labelled or not")
+    image = "whose neighbours are sought, in the folder or not (default: a few of the folder)"
+    parser.add_argument("--image", nargs="+", action="extend", default=[], metavar="FILE", help=image)
+    patch = "also seek patches like this one of each image; rows and columns count from 0, of the view"
+    parser.add_argument("--patch", default="", metavar="ROW,COLUMN", help=patch)
+    parser.add_argument("--k", type=int, default=10, metavar="N", help="answers to each query (default: %(default)s)")
+    threshold = "cosine of near-duplicates, 0..1 (default: %(default)s)"
+    parser.add_argument("--duplicates", type=float, default=0.95, metavar="THRESHOLD", help=threshold)
+    outliers = "images to name as outliers; 0: none (default: %(default)s)"
+    parser.add_argument("--outliers", type=int, default=12, metavar="N", help=outliers)
+    out = "search.html and search.csv (default: search/ in the run's folder, else results/NAME/search)"
+    parser.add_argument("--out", default="", metavar="DIR", help=out)
+    cache = os.environ.get("IBOT_CACHE", "~/.cache/ibot/features")
+    parser.add_argument("--cache", default=cache, metavar="DIR", help="features on disk (default: %(default)s)")
+    parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes that decode images")
+
+
+def _results_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folders", nargs="+", metavar="DIR", help="runs, folders of results, or folders that hold such")
+    parser.add_argument("--all", action="store_true", help="every record, with its date and the settings that differ")
+    parser.add_argument("--csv", default="", metavar="FILE", help="write the table as CSV, with the 95 %% intervals")
+    parser.add_argument("--markdown", default="", metavar="FILE", help="write the table as Markdown")
+    parser.add_argument("--plot", default="", metavar="FILE.png", help="draw bars with the 95 %% intervals")
 
 
 def _weights_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,0 +1,311 @@
+"""`ibot results`: what was measured, runs and weights side by side."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from ibot.errors import UserError
+from ibot.types import ResultRecord
+
+FILE = "results.jsonl"
+PRE_TRAINING = "pre-training"
+"""Mode of the records that a training leaves while it runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A record and what it was measured of."""
+
+    run: str
+    """Folder of the run, or the weights where they belong to none."""
+    record: ResultRecord
+
+    @property
+    def subject(self) -> tuple[str, str]:
+        """Run or weights, and network: a row of the table."""
+        return self.run, self.record.key or "teacher"  # trainings measure the teacher
+
+    @property
+    def metric(self) -> tuple[str, ...]:
+        """Name of the metric and, where a protocol has several rows, of the row."""
+        record = self.record
+        name = record.metric if record.metric.startswith(record.protocol) else f"{record.protocol}_{record.metric}"
+        row = str(record.extra.get("row", f"k = {record.settings['k']}" if "k" in record.settings else ""))
+        # A row that is named after what was chosen would give each choice its own column.
+        repeated = row == str(record.extra.get("chosen", "")) or name.endswith(f"_{row}")
+        return (name,) if repeated or not row else (name, row)
+
+    @property
+    def mode(self) -> str:
+        """Where settings were chosen, or that it was measured during the training."""
+        return PRE_TRAINING if "step" in self.record.extra else self.record.mode
+
+    @property
+    def data(self) -> str:
+        """Name of the images, empty where it is not known."""
+        root = Path(str(self.record.data.get("root", "")))
+        return root.parent.name if root.name in ("train", "val", "test") else root.name
+
+    @property
+    def column(self) -> tuple[tuple[str, ...], str, str, str]:
+        """What makes two numbers comparable: metric, mode, images, and how many of them."""
+        return self.metric, self.mode, self.data, f"{self.record.num_val} images"
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """The last record of each row and column."""
+
+    rows: list[tuple[str, str]]
+    """Run or weights, and network."""
+    columns: dict[Any, tuple[str, ...]]
+    """Title, in parts, by `Entry.column`."""
+    cells: dict[tuple[Any, Any], ResultRecord]
+    """By row and column."""
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the table, or the list of all records, and write it where that is asked for."""
+    for name in (options.csv, options.markdown, options.plot):
+        _check_file(name)
+    if options.plot and Path(options.plot).suffix.lower() != ".png":
+        raise UserError(f"'{options.plot}' is no name for a picture", fix="end the name given to --plot with .png")
+    entries = [entry for folder in _unique(options.folders) for entry in read_folder(Path(folder))]
+    # The same folder may be given twice, by two names, or below another one.
+    known: dict[tuple[str, str], Entry] = {}
+    for entry in entries:
+        known.setdefault((os.path.realpath(entry.run), str(entry.record)), entry)
+    entries = sorted(known.values(), key=lambda entry: entry.record.when)
+    table = side_by_side(entries)
+    if options.plot:
+        _plot(table, Path(options.plot))
+    lines = list_of(entries) if options.all else cells_of(table)
+    if options.csv:
+        wide = lines if options.all else cells_of(table, intervals=True)
+        _write(Path(options.csv), lambda path: _write_csv(path, wide))
+    if options.markdown:
+        _write(Path(options.markdown), lambda path: path.write_text(markdown(lines), encoding="utf-8"))
+    print(aligned(lines), end="")
+    if not options.quiet:
+        hidden = "" if options.all else "; --all lists them with dates and settings"
+        print(f"{len(table.rows)} networks, {len(entries)} records{hidden}")
+    for name in filter(None, (options.csv, options.markdown, options.plot)):
+        print(f"written: {name}")
+    return 0
+
+
+def read_folder(folder: Path) -> list[Entry]:
+    """The records in and below a folder, in the order of the files; of a training's own, those of its last step.
+
+    Raises UserError for a folder that is missing or without records.
+    """
+    from ibot.engine.run import read_jsonl
+
+    if not folder.is_dir():
+        kind = "is a file" if folder.exists() else "does not exist"
+        raise UserError(f"'{folder}' {kind}", fix="name a run, or a folder with results below it")
+    found: list[Entry] = []
+    for file in _files(folder):
+        try:
+            rows = read_jsonl(file)
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"'{file}' cannot be read", why=str(error), fix="mend it, or move it away") from None
+        records = [record for record in map(_record, rows) if record is not None]
+        found += [Entry(_subject(file.parent, record), record) for record in _without_early_steps(records)]
+    if not found:
+        raise UserError(
+            f"no results in or below '{folder}'", why=f"no {FILE} there holds a record",
+            fix=f"ibot eval knn {folder} --data DIR writes them for a run",
+        )  # fmt: skip
+    return found
+
+
+def side_by_side(entries: Sequence[Entry]) -> Table:
+    """One row per run or weights and network, one column per metric; entries in order of time, so the last stays."""
+    cells = {(entry.subject, entry.column): entry.record for entry in entries}
+    columns = sorted({column for _, column in cells}, key=lambda column: _order(column, entries))
+    return Table(sorted({row for row, _ in cells}), {column: _title(column, columns) for column in columns}, cells)
+
+
+def cells_of(table: Table, intervals: bool = False) -> list[list[str]]:
+    """The table as text, titles first, their parts one below the other; with `intervals` also the 95 % intervals."""
+    titles = ["run", "network"]
+    for title in table.columns.values():
+        name = "\n".join(title)
+        titles += [name, f"{name}\nlow", f"{name}\nhigh"] if intervals else [name]
+    lines = [titles]
+    for row in table.rows:
+        line = list(row)
+        for column in table.columns:
+            record = table.cells.get((row, column))
+            low, high = (None, None) if record is None or record.interval is None else record.interval
+            values = (None if record is None else record.value, low, high)
+            line += ["" if value is None else f"{value:.2f}" for value in (values if intervals else values[:1])]
+        lines.append(line)
+    return lines
+
+
+def list_of(entries: Sequence[Entry]) -> list[list[str]]:
+    """Every record in a line: when, of what, how much, and the settings in which records of its metric differ."""
+    lines = [["date", "run", "network", "metric", "value", "95 % interval", "settings that differ"]]
+    known = [_settings(entry) for entry in entries]
+    for entry, own in zip(entries, known, strict=True):
+        others = [s for e, s in zip(entries, known, strict=True) if e.record.metric == entry.record.metric]
+        differing = [key for key in own if len({str(other[key]) for other in others if key in other}) > 1]
+        low_high = "" if entry.record.interval is None else "{:.2f} to {:.2f}".format(*entry.record.interval)
+        lines.append(
+            [entry.record.when or "in training", *entry.subject, entry.metric[0], f"{entry.record.value:.2f}", low_high,
+             " ".join(f"{key}={own[key]}" for key in differing)]
+        )  # fmt: skip
+    return lines
+
+
+def aligned(lines: Sequence[Sequence[str]]) -> str:
+    """Lines of text with numbers to the right; a cell of several lines takes several."""
+    parts = [[cell.split("\n") for cell in line] for line in lines]
+    widths = [max(len(text) for line in parts for text in line[i]) for i in range(len(lines[0]))]
+    numbers = [all(_is_number(line[i]) for line in lines[1:]) for i in range(len(widths))]
+    out = []
+    for line in parts:
+        for level in range(max(map(len, line))):
+            texts = [cell[level] if level < len(cell) else "" for cell in line]
+            padded = [
+                text.rjust(width) if right else text.ljust(width)
+                for text, width, right in zip(texts, widths, numbers, strict=True)
+            ]
+            out.append(_shown("  ".join(padded).rstrip()) + "\n")
+    return "".join(out)
+
+
+def markdown(lines: Sequence[Sequence[str]]) -> str:
+    """The same as a table of Markdown."""
+    shown = [[_shown(", ".join(cell.split("\n")).replace("|", "\\|")) for cell in line] for line in lines]
+    rule = ["---:" if all(_is_number(line[i]) for line in lines[1:]) else "---" for i in range(len(lines[0]))]
+    return "".join(f"| {' | '.join(line)} |\n" for line in (shown[0], rule, *shown[1:]))
+
+
+def _unique(folders: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(os.path.normpath(folder) for folder in folders))
+
+
+def _files(folder: Path) -> list[Path]:
+    """Files of results in and below a folder, sorted; links to folders are not followed."""
+    return sorted(Path(place) / FILE for place, _, names in os.walk(folder) if FILE in names)
+
+
+def _record(row: Any) -> ResultRecord | None:
+    """The record of a line; None for what another program wrote."""
+    if not isinstance(row, dict):
+        return None
+    known = {field.name: row[field.name] for field in fields(ResultRecord) if field.name in row}
+    try:
+        record = ResultRecord(**known)
+    except TypeError:
+        return None
+    sound = isinstance(record.value, int | float) and isinstance(record.extra, dict)
+    return record if sound and isinstance(record.settings, dict) and isinstance(record.data, dict) else None
+
+
+def _without_early_steps(records: Sequence[ResultRecord]) -> list[ResultRecord]:
+    """Records of evaluations, and of those that the training made the ones at its last step."""
+    last = max((record.extra["step"] for record in records if "step" in record.extra), default=0)
+    return [record for record in records if record.extra.get("step", last) == last]
+
+
+def _subject(folder: Path, record: ResultRecord) -> str:
+    """The run's folder for its own weights, wherever it lay when it was evaluated; else the weights as they were named.
+
+    A training names no weights.
+    """
+    weights = os.path.normpath(record.weights or ".")
+    own = (folder / "config.json").is_file() and Path(weights).name in ("", folder.resolve().name)
+    return str(folder) if own or not record.weights else weights
+
+
+def _order(column: tuple[tuple[str, ...], str, str, str], entries: Sequence[Entry]) -> tuple[Any, ...]:
+    """Columns of one metric stand together, k-NN by k, and what was measured in training first.
+
+    Metrics of a protocol keep the order in which it reports them.
+    """
+    from ibot.eval.protocols import PROTOCOLS
+
+    metric, mode, data, number = column
+    names = list(dict.fromkeys(entry.metric[0] for entry in entries))
+    protocol = next(entry.record.protocol for entry in entries if entry.column == column)
+    place = list(PROTOCOLS).index(protocol) if protocol in PROTOCOLS else len(PROTOCOLS)
+    row = "".join(metric[1:])
+    digits = "".join(letter for letter in row if letter.isdigit())
+    return place, names.index(metric[0]), int(digits or 0), row, mode != PRE_TRAINING, mode, data, number
+
+
+def _title(column: tuple[Any, ...], columns: Sequence[tuple[Any, ...]]) -> tuple[str, ...]:
+    """Parts of a title: the metric, and of mode, images and their number what it takes to tell it from the others."""
+    title, alike = column[0], [other for other in columns if other[0] == column[0]]
+    for part in range(1, len(column)):
+        if len({other[part] for other in alike}) > 1 and column[part]:
+            title = (*title, column[part])
+        alike = [other for other in alike if other[part] == column[part]]
+    return title
+
+
+def _settings(entry: Entry) -> dict[str, Any]:
+    """Everything that may differ between two records of a metric."""
+    record = entry.record
+    about = {"mode": entry.mode, "data": entry.data, "train": record.num_train, "val": record.num_val,
+             "seed": record.seed, "step": record.extra.get("step"), "weights": record.weights_hash[:8],
+             "chosen": record.extra.get("chosen")}  # fmt: skip
+    about["data_hash"] = str(record.data.get("val", ""))[:8]
+    return {**record.settings, **{key: value for key, value in about.items() if value not in (None, "")}}
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return not text or float(text) is not None
+    except ValueError:
+        return False
+
+
+def _check_file(name: str) -> None:
+    if name and Path(name).is_dir():
+        raise UserError(f"'{name}' is a folder", fix="name a file")
+    if name and not Path(name).parent.is_dir():
+        raise UserError(f"there is no folder '{Path(name).parent}' for '{name}'", fix="create it first")
+
+
+def _write(path: Path, write: Callable[[Path], object]) -> None:
+    try:
+        write(path)
+    except OSError as error:
+        raise UserError(f"'{path}' cannot be written", why=error.strerror or str(error), fix="name another") from None
+
+
+def _write_csv(path: Path, lines: Sequence[Sequence[str]]) -> None:
+    with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        csv.writer(file).writerows([", ".join(cell.split("\n")) for cell in line] for line in lines)
+
+
+def _plot(table: Table, out: Path) -> None:
+    """Bars of the table, by column."""
+    from ibot.show.results import Bar, results_picture
+
+    several = len({network for _, network in table.rows}) > 1
+    groups = {}
+    for column, title in table.columns.items():
+        bars = [
+            Bar(_shown(f"{run} ({network})" if several else run), record.value, record.interval)
+            for run, network in table.rows
+            if (record := table.cells.get(((run, network), column))) is not None
+        ]
+        groups[", ".join(title)] = bars
+    _write(out, lambda path: results_picture(groups, path))
+
+
+def _shown(text: str) -> str:
+    """Text that any terminal takes: bytes of names that are no UTF-8 become escapes."""
+    return text.encode("utf-8", "backslashreplace").decode()

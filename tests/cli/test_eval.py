@@ -1,0 +1,247 @@
+"""`ibot eval` from the command line: a user's folder, errors, kills, several processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from ibot.cli.main import main
+from ibot.config.override import apply, to_plain
+from ibot.data.scenes import write_folder
+from ibot.eval.linear_classifier import load_classifier
+from ibot.method.model import Teacher
+from ibot.recipes import recipe
+
+ROUTE = ["--workers", "0"]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A folder of three classes of 50 images with 20 to validate, and the weights of a small random network."""
+    folder = tmp_path_factory.mktemp("eval")
+    write_folder(folder / "scenes", train=600, val=250, seed=0, size=32)
+    kept = sorted(path.name for path in (folder / "scenes" / "train").iterdir())[:3]
+    for part, count in (("train", 50), ("val", 20)):
+        for name in kept:
+            files = sorted((folder / "scenes" / part / name).iterdir())[:count]
+            target = folder / "data" / part / name
+            target.mkdir(parents=True)
+            for file in files:
+                os.link(file, target / file.name)
+    config = apply(recipe("tiny32"), ["model.width=48", "model.depth=3", "model.heads=2", "model.patch=8",
+                                      "head.out_dim=3", "head.patch_out_dim=3", "head.hidden_dim=32"])  # fmt: skip
+    torch.manual_seed(0)
+    network = Teacher(config).state_dict()
+    save_file({n: t.clone() for n, t in network.items()}, folder / "weights.safetensors",
+              {"config": json.dumps(to_plain(config))})  # fmt: skip
+    return folder
+
+
+def evaluate(world, tmp_path, *arguments, cache="cache", out="out"):
+    return main(
+        ["eval", arguments[0], str(world / "weights.safetensors"), "--data", str(world / "data"), "--out",
+         str(tmp_path / out), "--cache", str(tmp_path / cache), *ROUTE, *arguments[1:]]
+    )  # fmt: skip
+
+
+def records(tmp_path, out="out"):
+    return [json.loads(line) for line in (tmp_path / out / "results.jsonl").read_text().splitlines()]
+
+
+def test_a_user_s_small_folder_gets_every_frozen_protocol(world, tmp_path, capsys):
+    for protocol in ("knn", "linear", "logistic", "cluster", "semi"):
+        quick = {"linear": ["epochs=5"], "semi": ["probes=knn,logistic", "share=0.1", "subsets=2"]}.get(protocol, [])
+        assert evaluate(world, tmp_path, protocol, *quick) == 0
+    out = capsys.readouterr().out
+    assert "k is at most the 150 training images" in out and "150 training, 60 validation images, 3 classes" in out
+    rows = records(tmp_path)
+    assert {row["protocol"] for row in rows} == {"knn", "linear", "logistic", "cluster", "semi"}
+    for row in rows:
+        low, high = row["interval"]
+        assert row["metric"].startswith("cluster") or low <= row["value"] <= high
+        assert len(row["weights_hash"]) == 64 and row["num_val"] == 60 and row["versions"]["torch"]
+    assert [row["settings"]["k"] for row in rows if row["protocol"] == "knn"] == [10, 20, 100, 150]
+    cluster = next(row for row in rows if row["protocol"] == "cluster")
+    assert cluster["settings"]["by"] == "prototypes", "the head has as many prototypes as there are classes"
+    named = (tmp_path / "out" / "labels-10percent-seed0.txt").read_text().splitlines()
+    assert len(named) == 15 and len({name.split("/")[0] for name in named}) == 3
+
+
+def test_a_second_run_with_other_settings_reads_the_features(world, tmp_path, monkeypatch):
+    assert evaluate(world, tmp_path, "knn") == 0
+    monkeypatch.setattr("ibot.eval.cache.compute", lambda *_: pytest.fail("the network ran again"))
+    assert evaluate(world, tmp_path, "knn", "k=3,5", "temperature=0.1") == 0
+    assert evaluate(world, tmp_path, "logistic") == 0
+    rows = records(tmp_path)
+    assert [row["settings"]["k"] for row in rows if row["protocol"] == "knn"][-2:] == [3, 5]
+
+
+def test_clean_mode_never_looks_at_the_reported_labels(world, tmp_path, monkeypatch):
+    """Whatever the validation labels are, the same rate and classifier are chosen."""
+    chosen = []
+    for turn in range(2):
+        if turn:
+            from ibot.eval.protocols import linear
+
+            monkeypatch.setattr(linear, "hits", _shuffled(linear.hits))
+        assert evaluate(world, tmp_path, "linear", "augment=none", "epochs=4", out=f"out{turn}") == 0
+        row = records(tmp_path, f"out{turn}")[0]
+        chosen.append((row["extra"]["chosen_rate"], load_classifier(row["extra"]["classifier"]).weight))
+    assert chosen[0][0] == chosen[1][0] and torch.equal(chosen[0][1], chosen[1][1])
+
+
+def _shuffled(hits):
+    def wrapped(sweep, features, device):
+        if len(features.rows) == 60:
+            pytest.fail("a classifier was judged on the validation images")
+        return hits(sweep, features, device)
+
+    return wrapped
+
+
+def test_published_mode_reports_the_best_epoch_and_rate(world, tmp_path):
+    assert evaluate(world, tmp_path, "linear", "--mode", "published", "augment=none", "epochs=6") == 0
+    row = records(tmp_path)[0]
+    assert row["value"] >= max(row["extra"]["rates"].values()) and row["mode"] == "published"
+    assert len(row["extra"]["rates"]) == 45 and "val" in row["extra"]["chosen_on"]
+
+
+def test_the_saved_classifier_gives_the_reported_accuracy(world, tmp_path):
+    assert evaluate(world, tmp_path, "linear", "augment=none", "epochs=4", "features=n2m0,n1m2,n1m1") == 0
+    rows = records(tmp_path)
+    assert [row["settings"]["features"] for row in rows] == ["n2m0", "n1m2", "n1m1"]
+    from ibot.data.labels import open_folder
+    from ibot.data.pixels import normalize
+
+    val = open_folder(world / "data" / "val")
+    views = normalize(torch.from_numpy(np.stack([val.read(i) for i in range(60)])).permute(0, 3, 1, 2))
+    for row in rows:
+        classifier = load_classifier(row["extra"]["classifier"])
+        with torch.no_grad():
+            right = classifier.logits(views).argmax(1) == torch.tensor(val.labels)
+        assert 100 * right.double().mean().item() == pytest.approx(row["value"])
+        assert classifier.classes == val.classes
+
+
+def command(world, tmp_path, *arguments, out):
+    base = ["--data", str(world / "data"), "--out", str(tmp_path / out), "--cache", str(tmp_path / "cache")]
+    weights = str(world / "weights.safetensors")
+    return [sys.executable, "-m", "ibot", "eval", arguments[0], weights, *base, *arguments[1:]]
+
+
+def test_a_killed_linear_probe_goes_on_and_ends_bit_identical(world, tmp_path):
+    settings = ("linear", "epochs=12", "rates=0.01,0.3", "--seed", "3")
+    subprocess.run(command(world, tmp_path, *settings, out="whole"), check=True, capture_output=True)
+    process = subprocess.Popen(command(world, tmp_path, *settings, out="cut"), stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not list((tmp_path / "cut").glob("linear-*.state")) if (tmp_path / "cut").is_dir() else True:
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "cut" / "results.jsonl").exists(), "the kill came before the end"
+    subprocess.run(command(world, tmp_path, *settings, out="cut"), check=True, capture_output=True)
+    whole, cut = (load_classifier(next((tmp_path / out).glob("linear-*.safetensors"))) for out in ("whole", "cut"))
+    assert torch.equal(whole.weight, cut.weight) and torch.equal(whole.bias, cut.bias)
+    assert records(tmp_path, "whole")[0]["extra"]["rates"] == records(tmp_path, "cut")[0]["extra"]["rates"]
+    assert not list((tmp_path / "cut").glob("*.state"))
+
+
+@pytest.mark.distributed
+def test_two_processes_give_the_numbers_of_one(world, tmp_path):
+    for protocol in (("knn",), ("linear", "epochs=3", "batch=64"), ("logistic",)):
+        one = command(world, tmp_path, *protocol, "--cache", str(tmp_path / "one"), out="one")
+        two = command(world, tmp_path, *protocol, "--cache", str(tmp_path / "two"), out="two")
+        subprocess.run(one, check=True, capture_output=True)
+        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *two[1:]]
+        done = subprocess.run(launch, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    first, second = records(tmp_path, "one"), records(tmp_path, "two")
+    assert [row["metric"] for row in first] == [row["metric"] for row in second], "one process writes"
+    for a, b in zip(first, second, strict=True):
+        assert a["value"] == b["value"] and a["interval"] == b["interval"], a["metric"]
+
+
+def failing(capsys, arguments, *words):
+    assert main(["eval", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert "Traceback" not in error and len(error.splitlines()) <= 3, error
+    for word in words:
+        assert word in error, error
+
+
+def test_mistakes_end_with_cause_and_remedy(world, tmp_path, capsys):
+    weights, data = str(world / "weights.safetensors"), world / "data"
+    base = ["--out", str(tmp_path / "out"), "--cache", str(tmp_path / "cache")]
+
+    def folder(name, *classes, empty=()):
+        for label in classes:
+            (tmp_path / name / label).mkdir(parents=True)
+            Image.new("RGB", (32, 32)).save(tmp_path / name / label / "a.png")
+        for label in empty:
+            (tmp_path / name / label).mkdir(parents=True)
+        return str(tmp_path / name)
+
+    train = folder("t", "cat", "dog")
+    failing(capsys, ["knn", weights, "--data", train, "--val-data", folder("v", "cat", "horse"), *base],
+            "different classes", "horse", "dog")  # fmt: skip
+    failing(
+        capsys, ["knn", weights, "--data", folder("e", "cat", "dog", empty=["ox"]), "--val-data", train, *base], "ox"
+    )
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    Image.new("RGB", (32, 32)).save(flat / "a.png")
+    failing(capsys, ["knn", weights, "--data", str(flat), "--val-data", str(flat), *base], "class", "flat")
+    failing(capsys, ["knn", weights, "--data", train, *base], "no validation part", "split")
+    (tmp_path / "list.csv").write_text("path,label,split\nabsent.png,cat,train\nt/cat/a.png,dog,val\n")
+    failing(capsys, ["knn", weights, "--data", str(tmp_path / "list.csv"), *base], "absent.png")
+    failing(capsys, ["knn", weights, "--data", "cifar11:/nowhere", *base], "cifar11", "cifar10")
+    failing(capsys, ["knn", str(tmp_path / "none.pth"), "--data", str(data), *base], "none.pth")
+    failing(capsys, ["knn", weights, "--data", str(data), *base, "neighbours=3"], "neighbours", "k, temperature")
+    failing(capsys, ["knn", weights, "--data", str(data), *base, "k=0"], "positive")
+    failing(capsys, ["linear", weights, "--data", str(data), *base, "features=n9m0"], "3 blocks")
+    failing(capsys, ["linear", weights, "--data", str(data), *base, "epoch=3"], "did you mean epochs")
+    failing(capsys, ["semi", weights, "--data", str(data), *base, "share=2"], "share")
+    failing(capsys, ["cluster", weights, "--data", str(data), *base, "k=-1"], "k=-1")
+
+
+def test_a_network_for_other_channels_is_refused_by_name(world, tmp_path, capsys):
+    from safetensors.torch import load_file
+
+    tensors = load_file(world / "weights.safetensors")
+    tensors["backbone.patch_embed.proj.weight"] = torch.zeros(48, 6, 8, 8)
+    save_file(tensors, tmp_path / "six.safetensors")
+    base = ["--data", str(world / "data"), "--out", str(tmp_path / "out"), "--cache", str(tmp_path / "cache")]
+    failing(capsys, ["knn", str(tmp_path / "six.safetensors"), *base], "6 channels", "3")
+
+
+def test_an_unknown_protocol_lists_the_known_ones(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["eval", "nearest", "weights"])
+    assert stop.value.code == 2 and "knn" in capsys.readouterr().err
+
+
+def test_all_runs_what_the_data_allow_and_names_the_rest(world, tmp_path, capsys, monkeypatch):
+    from ibot.eval import protocols
+
+    chosen = {name: protocols.PROTOCOLS[name] for name in ("knn", "logistic", "cluster")}
+    monkeypatch.setattr("ibot.cli.evaluate.PROTOCOLS", chosen)
+    monkeypatch.setattr("ibot.eval.protocols.logistic.probe", _fail)
+    assert evaluate(world, tmp_path, "all") == 0
+    captured = capsys.readouterr()
+    assert {row["protocol"] for row in records(tmp_path)} == {"knn", "cluster"}
+    assert "logistic: cannot" in captured.err
+
+
+def _fail(*_):
+    from ibot.errors import UserError
+
+    raise UserError("cannot")

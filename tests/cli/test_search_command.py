@@ -1,0 +1,331 @@
+"""`ibot search` on small folders, run for real."""
+
+import base64
+import csv
+import io
+import os
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ibot.cli import search
+from ibot.cli.main import build_parser, main
+from ibot.config.schema import ModelConfig
+from ibot.data.scenes import write_folder
+from ibot.data.sources import scan
+from ibot.eval.features import extract_features
+from ibot.models.backbone import build_backbone
+from ibot.weights.export import export_backbone
+from ibot.weights.read import KeyReport, Loaded, load_backbone
+
+PATCH, GRID = 8, 4
+
+
+class Page(HTMLParser):
+    """Headings, captions, pictures and squares of a page."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.headings, self.pictures, self.squares, self.captions, self.queries = [], [], [], [], 0
+        self.texts, self.inside = [], []
+        self.feed(path.read_text(encoding="utf-8"))
+        self.close()
+        assert not self.inside
+
+    def handle_starttag(self, tag, attrs):
+        given = dict(attrs)
+        if tag == "img":
+            content = base64.b64decode(given["src"].removeprefix("data:image/jpeg;base64,"))
+            self.pictures.append(np.asarray(Image.open(io.BytesIO(content))))
+        elif tag != "meta":
+            self.inside.append(tag)
+            self.texts.append("")
+        if given.get("class") == "square":
+            sides = (part.split(":") for part in given["style"].split(";"))
+            self.squares.append({name: float(value.removesuffix("%")) / 100 for name, value in sides})
+        self.queries += given.get("class") == "query"
+
+    def handle_endtag(self, tag):
+        assert self.inside.pop() == tag
+        text = self.texts.pop()
+        if self.texts:
+            self.texts[-1] += text
+        {"h2": self.headings, "figcaption": self.captions}.get(tag, []).append(text)
+
+    def handle_data(self, data):
+        if self.texts:
+            self.texts[-1] += data
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A small network with large random weights: it tells any two images apart."""
+    torch.manual_seed(0)
+    config = ModelConfig(kind="vit", patch=PATCH, width=32, depth=2, heads=2)
+    backbone = build_backbone(config, (PATCH * GRID, PATCH * GRID)).eval()
+    with torch.no_grad():
+        for parameter in backbone.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(std=0.2)
+    file = tmp_path_factory.mktemp("weights") / "net.safetensors"
+    export_backbone(Loaded(backbone, config, (PATCH * GRID, PATCH * GRID), KeyReport()), "safetensors", file)
+    return file
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    """30 gray scenes in class folders, a copy of one of them, and noise in red and its mirror image."""
+    root = tmp_path_factory.mktemp("scenes")
+    write_folder(root, train=30, val=10)
+    data = root / "train"
+    shutil.copy(data / "car" / "00001.png", data / "tree" / "copy.png")
+    noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+    noise[..., 0], noise[..., 1] = 255, 0
+    Image.fromarray(noise).save(data / "boat" / "noise.png")
+    Image.fromarray(noise[:, ::-1]).save(data / "fish" / "mirrored.png")
+    return data
+
+
+@pytest.fixture
+def find(weights, tmp_path, monkeypatch, capsys):
+    """Run the command in a folder of its own: its output, the rows of the table, and the page."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments, out="found"):
+        given = ["search", weights, *arguments, "--device", "cpu", "--cache", tmp_path / "cache", "--out", out]
+        assert main(list(map(str, given))) == 0
+        with (tmp_path / out / "search.csv").open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+            rows = list(csv.DictReader(file))
+        return capsys.readouterr(), rows, Page(tmp_path / out / "search.html")
+
+    return run
+
+
+def of(rows, kind, query=None):
+    return [row for row in rows if row["kind"] == kind and query in (None, row["group_or_query"])]
+
+
+def test_copies_and_strange_images_are_found(find, scenes):
+    printed, rows, page = find("--data", scenes, "--outliers", 2, "--duplicates", 0.999)
+    number = next(row["group_or_query"] for row in of(rows, "near-duplicate") if row["name"] == "tree/copy.png")
+    copies = of(rows, "near-duplicate", number)
+    assert [row["name"] for row in copies] == ["car/00001.png", "tree/copy.png"]
+    assert float(copies[0]["similarity"]) == pytest.approx(1, abs=1e-5)
+    assert {row["name"] for row in of(rows, "outlier")} == {"boat/noise.png", "fish/mirrored.png"}
+    assert page.queries == search.QUERIES and page.headings[-2:] == ["Near-duplicates", "Outliers"]
+    assert len(page.pictures) == search.QUERIES * 11 + len(of(rows, "near-duplicate")) + 2
+    lines = dict(line.split(":", 1) for line in printed.out.splitlines())
+    assert lines["images"].strip() == f"33 of {scenes}" and "40 answers to 4 queries" in lines["nearest images"]
+    assert lines["page"].strip() == "found/search.html" and lines["table"].strip() == "found/search.csv"
+    assert "33/33" not in printed.err  # no terminal and quickly done: no line of progress
+
+
+def test_exact_copies_alone_are_found_with_a_threshold_of_one(find, scenes):
+    printed, rows, _ = find("--data", scenes, "--duplicates", 1)
+    assert "1 groups of 2 images at 0.9999 or more" in printed.out  # rounding takes some copies below 1
+    assert [row["name"] for row in of(rows, "near-duplicate")] == ["car/00001.png", "tree/copy.png"]
+
+
+def test_nearest_images_equal_all_cosines_and_leave_out_the_query(find, scenes, weights):
+    source = scan(scenes)
+    features = extract_features(load_backbone(weights), source, size=(32, 32))
+    cosines = features.unit() @ features.unit().T
+    query = features.names.index("car/00001.png")
+    expected = [i for i in cosines[query].argsort(descending=True).tolist() if i != query][:5]
+    # The same image by a way that no name in the folder shows.
+    link = Path("link.png")
+    link.symlink_to(scenes / "car" / "00001.png")
+    _, rows, page = find("--data", scenes, "--image", link, "--k", 5, "--outliers", 0)
+    nearest = of(rows, "nearest")
+    assert {row["group_or_query"] for row in nearest} == {"car/00001.png"} and nearest[0]["name"] == "tree/copy.png"
+    assert [row["name"] for row in nearest] == [features.names[i] for i in expected]
+    found = [float(row["similarity"]) for row in nearest]
+    assert found == pytest.approx(cosines[query, expected].tolist(), abs=2e-5)  # float32, other batches
+    assert not of(rows, "outlier") and "Outliers" not in page.headings
+
+
+def test_images_outside_of_the_folder_are_queries_too(find, scenes, tmp_path):
+    outside = tmp_path / "out side.png"
+    shutil.copy(scenes / "mug" / "00009.png", outside)
+    _, rows, page = find("--data", scenes, "--image", outside, scenes.parent / "val" / "car" / "00031.png", "--k", 3)
+    first = of(rows, "nearest", str(outside))
+    assert first[0]["name"] == "mug/00009.png" and float(first[0]["similarity"]) == pytest.approx(1, abs=1e-5)
+    assert len(of(rows, "nearest")) == 6 and page.queries == 2
+    mean = np.asarray(Image.open(outside)).mean()
+    assert page.pictures[0].mean() == pytest.approx(mean, abs=3)  # JPEG
+
+
+def test_nearest_patches_equal_all_cosines_in_batches(find, scenes, weights, monkeypatch):
+    sizes = []
+    tokens = search.Searched.tokens
+    monkeypatch.setattr(search, "BATCH", 4)
+    monkeypatch.setattr(search.Searched, "tokens", lambda self, views: sizes.append(len(views)) or tokens(self, views))
+    features = extract_features(load_backbone(weights), scan(scenes), size=(32, 32), patches=True)
+    assert features.patches is not None
+    unit = torch.nn.functional.normalize(features.patches, dim=-1)
+    names = ["car/00001.png", "boat/noise.png"]
+    files = [scenes / name for name in names]
+    _, rows, page = find("--data", scenes, "--image", *files, "--patch", "1,2", "--k", 6)
+    assert max(sizes) <= 4
+    for name in names:
+        query = features.names.index(name)
+        best = (unit @ unit[query, 1 * GRID + 2]).max(dim=1).values
+        best[query] = -2
+        expected = best.argsort(descending=True)[:6]
+        found = of(rows, "nearest", f"{name} patch 6")
+        assert [row["name"] for row in found] == [features.names[i] for i in expected.tolist()]
+        values = [float(row["similarity"]) for row in found]
+        assert values == pytest.approx(best[expected].tolist(), abs=2e-5)  # float32, other batches
+        assert len(of(rows, "nearest", name)) == 6
+    assert len(page.squares) == 2 * 7
+    place = {"top": 1 / GRID, "left": 2 / GRID, "height": 1 / GRID, "width": 1 / GRID}
+    assert page.squares[0] == pytest.approx(place, abs=1e-4)
+
+
+@pytest.mark.parametrize("size", [32, 36])
+def test_the_square_lies_on_the_patch_that_the_network_saw(find, scenes, tmp_path, size):
+    """At 36 pixels the grid covers 32 of them: shares of the grid would point beside the patch."""
+    pixels = np.full((size, size, 3), 40, np.uint8)
+    pixels[3 * PATCH : 4 * PATCH, PATCH : 2 * PATCH] = 250
+    Image.fromarray(pixels).save(tmp_path / "query.png")
+    given = ["--image", tmp_path / "query.png", "--patch", "3,1", "--k", 1, "--size", size]
+    _, _, page = find("--data", scenes, *given)
+    picture, square = page.pictures[2], page.squares[0]  # after the query for whole images and its answer
+    side = len(picture)
+    top, left = round(square["top"] * side), round(square["left"] * side)
+    inside = picture[top : top + round(square["height"] * side), left : left + round(square["width"] * side)]
+    outside = picture[: top - 8].mean()
+    assert inside.mean() > 240 and outside < 60
+
+
+def test_a_square_of_the_padding_ends_with_the_view():
+    class Padded:
+        patch_size = 32
+
+        def token_grid(self, height, width):
+            return 2, 2
+
+    searched = search.Searched(Padded(), None, search_view((48, 64)), torch.device("cpu"), 0, lambda name: None)
+    square = search._square(3, searched)
+    assert (square.top, square.left) == (32 / 48, 32 / 64)
+    assert square.top + square.height == pytest.approx(1) and square.left + square.width == pytest.approx(1)
+
+
+def search_view(size):
+    from ibot.eval.views import View
+
+    return View(size)
+
+
+def test_a_folder_without_classes_is_cached_and_names_what_it_cannot_read(find, scenes, tmp_path):
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for number, file in enumerate(sorted(scenes.rglob("*.png"))[:6]):
+        shutil.copy(file, flat / f"{number}.png")
+    odd = os.fsdecode(b"caf\xe9 & <b>.png")
+    shutil.copy(flat / "0.png", flat / odd)
+    (flat / "broken.jpg").write_text("no image")
+    printed, rows, page = find("--data", flat)
+    assert "from the cache" not in printed.out
+    assert "1 images, the first: broken.jpg: not an image" in printed.out
+    assert odd in [row["name"] for row in of(rows, "near-duplicate")]
+    assert any("caf\\udce9 & <b>.png" in caption for caption in page.captions)
+    again, rows_again, _ = find("--data", flat)
+    assert "features from the cache" in again.out and rows_again == rows
+    assert "from the cache" not in find("--data", flat, "--size", 24)[0].out
+
+
+def test_a_single_image_has_neither_neighbours_nor_outliers(find, scenes, tmp_path):
+    (tmp_path / "one").mkdir()
+    shutil.copy(scenes / "car" / "00001.png", tmp_path / "one" / "a.png")
+    printed, rows, page = find("--data", tmp_path / "one", "--patch", "0,0")
+    assert rows == [] and page.headings[-1] == "Near-duplicates" and "0 answers to 1 queries" in printed.out
+
+
+def test_an_earlier_search_is_replaced_and_nothing_else(find, scenes, tmp_path, weights, capsys):
+    find("--data", scenes, "--k", 9)
+    (tmp_path / "found" / "notes.txt").write_text("kept")
+    _, rows, _ = find("--data", scenes, "--k", 2)
+    assert len(of(rows, "nearest")) == 2 * search.QUERIES
+    assert sorted(p.name for p in (tmp_path / "found").iterdir()) == ["notes.txt", "search.csv", "search.html"]
+    for name in ("search.html", "search.csv"):
+        other = tmp_path / f"other {name}"
+        other.mkdir()
+        (other / name).write_text("<title>mine</title>")
+        given = ["search", str(weights), "--data", str(scenes), "--out", str(other), "--device", "cpu"]
+        assert main(given) == 2 and "is in the way" in capsys.readouterr().err
+        assert (other / name).read_text() == "<title>mine</title>" and len(list(other.iterdir())) == 1
+
+
+def test_results_lie_beside_the_run_and_the_command_works_in_a_process_of_its_own(scenes, weights, tmp_path):
+    given = ["search", weights, "--data", scenes, "--image", scenes / "car" / "00001.png", "--patch", "0,0"]
+    done = subprocess.run(
+        [sys.executable, "-m", "ibot", *map(str, given), "--cache", "cache", "--device", "cpu"],
+        capture_output=True, text=True, cwd=tmp_path, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "page:             results/net/search/search.html" in done.stdout and "next:" in done.stdout
+    assert Page(tmp_path / "results" / "net" / "search" / "search.html").queries == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message", "remedy"),
+    [
+        (["--data", "missing"], "there is no folder 'missing'", "--data"),
+        (["--data", "{data}", "--image", "missing.png"], "'missing.png' cannot be read", "check the path"),
+        (["--data", "{data}", "--image", "text.png"], "'text.png' cannot be read", "PNG"),
+        (["--data", "{data}", "--patch", "4,0"], "patch 4,0 is outside of the grid", "row in 0..3"),
+        (["--data", "{data}", "--patch", "0,4"], "patch 0,4 is outside of the grid", "column in 0..3"),
+        (["--data", "{data}", "--patch", "a"], "'a' is no patch", "--patch ROW,COLUMN"),
+        (["--data", "{data}", "--duplicates", "1.5"], "must be in 0..1, not 1.5", "--duplicates 0.95"),
+        (["--data", "{data}", "--duplicates", "nan"], "must be in 0..1, not nan", "--duplicates 0.95"),
+        (["--data", "{data}", "--out", "text.png"], "'text.png' is a file", "--out"),
+        (["--data", "{data}", "--out", "text.png/below"], "'text.png/below' cannot be made", "--out"),
+        (["--data", "{data}", "--cache", "text.png"], "cannot be kept in 'text.png'", "--cache"),
+        (["--data", "{data}", "--k", "0"], "--k must be at least 1", "--k 10"),
+        (["--data", "{data}", "--outliers", "-1"], "must not be negative", "--outliers 0"),
+        (["--data", "{data}", "--size", "4"], "a view of 4x4 pixels holds no patch", "larger --size"),
+        (["--data", "{data}", "k=3"], "no settings such as 'k=3'", "--help"),
+    ],
+)
+def test_mistakes_get_a_remedy(arguments, message, remedy, scenes, weights, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("text.png").write_text("no image")
+    given = ["search", weights, "--cache", "cache", "--device", "cpu", *(a.format(data=scenes) for a in arguments)]
+    assert main(list(map(str, given))) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("ibot: error:") and message in error.splitlines()[0] and "  fix:  " in error
+    assert remedy in error and not list(tmp_path.rglob("search.*"))
+
+
+def test_a_network_whose_outputs_are_no_numbers_is_named(weights, scenes, tmp_path, capsys):
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    with safe_open(weights, "pt") as stored:
+        tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+        about = stored.metadata()
+    tensors["norm.weight"] = torch.full_like(tensors["norm.weight"], torch.nan)
+    save_file(tensors, tmp_path / "nan.safetensors", about)
+    given = [
+        "search",
+        tmp_path / "nan.safetensors",
+        "--data",
+        scenes,
+        "--cache",
+        tmp_path / "c",
+        "--out",
+        tmp_path / "o",
+    ]
+    assert main(list(map(str, given))) == 2 and "not finite" in capsys.readouterr().err
+
+
+def test_the_default_threshold_is_the_one_that_was_measured():
+    assert build_parser().parse_args(["search", "w", "--data", "d"]).duplicates == search.THRESHOLD
