@@ -46,9 +46,13 @@ def test_blocks_of_any_size_equal_the_loop(seed):
     train, test = (F.normalize(torch.randn(n, 6, generator=g, dtype=torch.float64), dim=1) for n in (57, 23))
     labels, truth = (torch.randint(0, 4, (n,), generator=g) for n in (57, 23))
     want = loop_top1(train, labels, test, truth, 9, 0.07)
+    lengths = torch.rand(57, 1, generator=g, dtype=torch.float64) + 0.5
     for chunk, block in ((1024, 4096), (5, 7), (1, 1), (23, 57)):
         got = knn_accuracy(train, labels, test, truth, ks=[9], chunk=chunk, block=block)[9]
         assert got.top1 == pytest.approx(want) and got.top5 is None
+        args = (train * lengths, labels, 3 * test, truth)
+        scaled = knn_accuracy(*args, ks=[9], chunk=chunk, block=block, scale=True)[9]
+        assert scaled.top1 == pytest.approx(want)
 
 
 @pytest.mark.parametrize(("count", "k"), [(1000, 1), (1003, 3), (5000, 20), (4999, 20), (700, 100), (5, 9), (1, 1)])

@@ -53,12 +53,17 @@ class FeatureSet:
         return torch.nn.functional.normalize(self.rows, dim=-1)
 
 
+def places_of(features: FeatureSet, wanted: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Row numbers of some images, rising; unreadable ones are missing."""
+    return np.flatnonzero(np.isin(features.index, wanted))
+
+
 def rows_of(features: FeatureSet, wanted: NDArray[np.int64]) -> FeatureSet:
-    """The rows of some images; unreadable ones are missing."""
-    keep = np.isin(features.index, wanted)
-    if keep.all():
+    """The rows of some images, copied unless they are all."""
+    keep = places_of(features, wanted)
+    if len(keep) == len(features.index):
         return features
-    chosen = torch.from_numpy(np.flatnonzero(keep))
+    chosen = torch.from_numpy(keep)
     return replace(features, rows=features.rows[chosen], labels=features.labels[chosen], index=features.index[keep])
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 PUBLISHED_KS = (10, 20, 100, 200)
@@ -36,6 +37,7 @@ def knn_accuracy(
     *,
     ks: Sequence[int] = PUBLISHED_KS,
     temperature: float = 0.07,
+    scale: bool = False,
     chunk: int = 1024,
     block: int = BLOCK,
 ) -> dict[int, KnnScore]:
@@ -45,12 +47,14 @@ def knn_accuracy(
     does not grow with the bank.
 
     Args:
-        train: [n, D], l2-normalised (the similarity is the inner product); any float type and device.
-        train_labels: int64 [n].
-        test: [m, D] on the same device.
+        train: [n, D], l2-normalised (the similarity is the inner product) unless `scale`; any float type. May be mapped
+            from a file: it is read in blocks, each brought to the device of `test`.
+        train_labels: int64 [n], on the device of `test`.
+        test: [m, D].
         test_labels: int64 [m].
         ks: neighbour counts; those above n become n.
         temperature: T of the vote.
+        scale: bring all features to length 1 on the way.
         chunk: test features at a time.
         block: training features at a time.
 
@@ -68,7 +72,9 @@ def knn_accuracy(
     num_classes = int(torch.maximum(train_labels.max(), test_labels.max())) + 1
     hits: dict[int, list[Tensor]] = {k: [] for k in clipped}
     for start in range(0, len(test), chunk):
-        similarity, index = nearest(train, test[start : start + chunk], max(clipped), block)
+        queries = test[start : start + chunk]
+        queries = F.normalize(queries, dim=-1) if scale else queries
+        similarity, index = nearest(train, queries, max(clipped), block, scale)
         weight, voted = (similarity / temperature).exp(), train_labels[index]
         truth = test_labels[start : start + chunk, None]
         for k in clipped:
@@ -77,17 +83,19 @@ def knn_accuracy(
     return {k: _score(torch.cat(rows), test_labels, num_classes) for k, rows in hits.items()}
 
 
-def nearest(bank: Tensor, queries: Tensor, k: int, block: int = BLOCK) -> tuple[Tensor, Tensor]:
+def nearest(bank: Tensor, queries: Tensor, k: int, block: int = BLOCK, scale: bool = False) -> tuple[Tensor, Tensor]:
     """The k largest inner products of each query [q, D] with the bank [n, D]: values and indices [q, k], falling.
 
-    Exact. The best of the blocks seen so far compete with those of the next one.
+    Exact. The best of the blocks seen so far compete with those of the next one. With `scale` the rows of the bank are
+    brought to length 1 block by block.
     """
     best = queries.new_full((len(queries), 0), 0.0)
     best_index = torch.zeros(len(queries), 0, dtype=torch.int64, device=queries.device)
     # One buffer for all blocks: fresh memory of this size costs more than the selection.
     buffer = queries.new_empty(len(queries), min(block, len(bank)))
     for start in range(0, len(bank), block):
-        part = bank[start : start + block]
+        part = bank[start : start + block].to(queries.device)
+        part = F.normalize(part, dim=-1) if scale else part
         products = torch.mm(queries, part.T, out=buffer if len(part) == buffer.shape[1] else None)
         values, index = largest(products, k)
         values, index = torch.cat([best, values], 1), torch.cat([best_index, index + start], 1)

@@ -22,9 +22,13 @@ def run(context: Context, settings: KnnSettings) -> list[ResultRecord]:
 
 def scores(context: Context, settings: KnnSettings, train: FeatureSet, val: FeatureSet) -> list[ResultRecord]:
     """The records of given features."""
-    bank, labels = train.unit().to(context.device), train.labels.to(context.device)
-    queries, truth = val.unit().to(context.device), val.labels.to(context.device)
-    found = knn_accuracy(bank, labels, queries, truth, ks=settings.k, temperature=settings.temperature)
+    device = context.device
+    # A GPU holds the bank; a CPU reads it where it lies, in the file of the cache.
+    bank = train.rows.to(device) if device.type != "cpu" else train.rows
+    found = knn_accuracy(
+        bank, train.labels.to(device), val.rows.to(device), val.labels.to(device), ks=settings.k,
+        temperature=settings.temperature, scale=True,
+    )  # fmt: skip
     notes = unreadable(train, val)
     if max(settings.k) > len(bank):
         notes.append(f"k is at most the {len(bank)} training images")

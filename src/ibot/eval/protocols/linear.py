@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ibot.config.evaluation import LinearSettings
-from ibot.data.labels import split_labelled
+from ibot.data.labels import SubsetImages, split_labelled
 from ibot.data.pixels import normalize
 from ibot.engine.distributed import barrier
 from ibot.errors import ConfigError
-from ibot.eval.cache import FeatureSet, rows_of
+from ibot.eval.cache import FeatureSet, places_of, rows_of
 from ibot.eval.crops import crop_batches
 from ibot.eval.features import Feature, compute, probe_feature
 from ibot.eval.linear import LinearSweep, Optimizer, cosine_factor
@@ -56,10 +56,13 @@ def run(context: Context, settings: LinearSettings) -> list[ResultRecord]:
     fit, held = _split(context, settings)
     batch = min(settings.batch, len(fit))
     val = context.features(context.val, "val", features)
-    plain_train = None
-    if settings.augment == "none" or context.mode == "clean":
-        plain_train = context.features(context.train, "train", features)
-    judge = val if context.mode == "published" else {f: rows_of(s, held) for f, s in (plain_train or {}).items()}
+    given = context.features(context.train, "train", features) if settings.augment == "none" else None
+    if context.mode == "published":
+        judge = val
+    elif given is not None:
+        judge = {feature: rows_of(rows, held) for feature, rows in given.items()}
+    else:
+        judge = context.features(SubsetImages(context.train, held), "held-out", features)
     sweeps = {
         feature: LinearSweep(
             rows.rows.shape[1], context.num_classes, [rate * batch / 256 for rate in settings.rates], seed=context.seed,
@@ -67,7 +70,6 @@ def run(context: Context, settings: LinearSettings) -> list[ResultRecord]:
         )
         for feature, rows in val.items()
     }  # fmt: skip
-    given = None if settings.augment == "crop" else {f: rows_of(s, fit) for f, s in (plain_train or {}).items()}
     best = _train(context, settings, sweeps, fit, given, judge, batch)
     return [_report(context, settings, feature, best[feature], judge[feature], val[feature], sweeps[feature], batch)
             for feature in features]  # fmt: skip
@@ -139,8 +141,9 @@ def _epoch(
 ) -> Iterator[tuple[dict[Feature, Tensor], Tensor, int]]:
     """Features and labels of this process's part of each step, and the rows of the step over all processes."""
     rank, world = context.processes.rank, context.processes.world_size
-    count = len(fit) if given is None else len(next(iter(given.values())).rows)
-    whole = in_batches(permutation(context.seed, epoch, count), batch)
+    # Row numbers of the given features, which lie in a file and are read as they are needed; else image numbers.
+    chosen = fit if given is None else places_of(next(iter(given.values())), fit)
+    whole = in_batches(chosen[permutation(context.seed, epoch, len(chosen))], batch)
     steps = [part[rank::world] for part in whole]
     if given is not None:
         labels = next(iter(given.values())).labels
@@ -150,9 +153,7 @@ def _epoch(
             yield found, labels[rows].to(context.device), len(all_of_it)
         return
     labels = torch.from_numpy(np.asarray(context.train.labels, np.int64))
-    crops = crop_batches(
-        context.train, context.view.size, [fit[part] for part in steps], context.seed, epoch, context.workers
-    )
+    crops = crop_batches(context.train, context.view.size, steps, context.seed, epoch, context.workers)
     for part, all_of_it in zip(crops, whole, strict=True):
         found = _augmented(context, part.views, list(sweeps))
         yield found, labels[torch.from_numpy(part.positions)].to(context.device), len(all_of_it)
