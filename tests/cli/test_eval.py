@@ -118,7 +118,7 @@ def test_the_saved_classifier_gives_the_reported_accuracy(world, tmp_path):
     assert evaluate(world, tmp_path, "linear", "augment=none", "epochs=4", "features=n2m0,n1m2,n1m1") == 0
     rows = records(tmp_path)
     assert [row["settings"]["features"] for row in rows] == ["n2m0", "n1m2", "n1m1"]
-    from ibot.data.labels import open_folder
+    from ibot.data.labelled_folders import open_folder
     from ibot.data.pixels import normalize
 
     val = open_folder(world / "data" / "val")

@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 from ibot.config.schema import ModelConfig
-from ibot.data.labels import ArrayImages, open_labelled
+from ibot.data.labels import ArrayImages
+from ibot.data.open_labelled import open_labelled
 from ibot.data.pixels import normalize
 from ibot.data.scenes import write_folder
 from ibot.eval.cache import weights_hash

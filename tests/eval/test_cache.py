@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from ibot.config.schema import ModelConfig
-from ibot.data.labels import open_folder
+from ibot.data.labelled_folders import open_folder
 from ibot.data.pixels import normalize
 from ibot.errors import DataError
 from ibot.eval import cache

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from ibot.config.evaluation import OcclusionSettings, ShuffleSettings
 from ibot.config.override import to_plain
-from ibot.data.labels import open_folder
+from ibot.data.labelled_folders import open_folder
 from ibot.engine.distributed import Processes
 from ibot.errors import ConfigError, DataError
 from ibot.eval.features import CLASS_TOKEN

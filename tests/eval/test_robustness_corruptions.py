@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from ibot.config.evaluation import CorruptionSettings
-from ibot.data.labels import open_labelled
+from ibot.data.open_labelled import open_labelled
 from ibot.errors import ConfigError, DataError
 from ibot.eval.corruptions import ALEXNET_ERRORS, COMMON_CORRUPTIONS, CORRUPTIONS, corrupt
 from ibot.eval.protocols import corruptions, head

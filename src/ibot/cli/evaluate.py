@@ -58,7 +58,7 @@ def run_all(options: argparse.Namespace) -> int:
 @contextmanager
 def evaluation(options: argparse.Namespace) -> Iterator[Context]:
     """Load network and images, join the other processes, and leave them at the end."""
-    from ibot.data.labels import open_labelled
+    from ibot.data.open_labelled import open_labelled
     from ibot.engine.device import choose_device
     from ibot.engine.distributed import init_processes, shutdown
     from ibot.eval.cache import weights_hash

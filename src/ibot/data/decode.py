@@ -47,24 +47,29 @@ def decode(path: str | Path, exif_orientation: Literal["apply", "ignore"] = "app
     """
     try:
         # Not read in one piece: a slide of many gigabytes is refused from its header.
-        with open(path, "rb") as file, warnings.catch_warnings():  # noqa: PTH123 - a path object costs 8 us per image
-            warnings.simplefilter("ignore")  # Pillow warns of large images and of damaged EXIF data
-            return _decode(file, exif_orientation)
+        with open(path, "rb") as file:  # noqa: PTH123 - a path object costs 8 us per image
+            return decode_file(file, exif_orientation)
     except FileNotFoundError:
         raise UnreadableImage("missing") from None
     except OSError as error:
         raise UnreadableImage(_reason(error)) from None
 
 
-def _decode(file: BinaryIO, exif_orientation: Literal["apply", "ignore"]) -> NDArray[np.uint8]:
-    image = _open(file)
-    try:
-        image.load()
-        if exif_orientation == "apply" and (turn := _UPRIGHT.get(_orientation(image))) is not None:
-            image = image.transpose(turn)
-        return np.asarray(_to_rgb(image))
-    except Exception as error:  # on damaged bytes Pillow's readers raise almost anything
-        raise UnreadableImage(_reason(error)) from None
+def decode_file(file: BinaryIO, exif_orientation: Literal["apply", "ignore"] = "apply") -> NDArray[np.uint8]:
+    """As `decode`, of an open file or a buffer that stands at its start.
+
+    Raises UnreadableImage, and OSError where the first bytes cannot be read.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow warns of large images and of damaged EXIF data
+        image = _open(file)
+        try:
+            image.load()
+            if exif_orientation == "apply" and (turn := _UPRIGHT.get(_orientation(image))) is not None:
+                image = image.transpose(turn)
+            return np.asarray(_to_rgb(image))
+        except Exception as error:  # on damaged bytes Pillow's readers raise almost anything
+            raise UnreadableImage(_reason(error)) from None
 
 
 def _open(file: BinaryIO) -> Image.Image:

@@ -17,7 +17,8 @@ from ibot.errors import DataError
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif"})
 VAL_NAMES = ("val", "test")
-_RUN_MARKS = ("config.json", "checkpoints")
+RUN_MARKS = ("config.json", "checkpoints")
+"""A folder that holds all of these is a run, not a folder of images."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +91,15 @@ def scan(root: str | Path) -> ImageSource:
     return _source(folder, names)
 
 
+def pack_names(
+    root: Path, names: Sequence[str], labels: NDArray[np.int32] | None, classes: tuple[str, ...]
+) -> ImageSource:
+    """The images `names` (relative to `root`) in their order, with labels int32 [n] into `classes` or None."""
+    encoded = [os.fsencode(name) for name in names]
+    ends = np.cumsum([len(name) for name in encoded], dtype=np.int64)
+    return ImageSource(root, b"".join(encoded), ends, labels, classes)
+
+
 def labelled_sets(data: str, val_data: str = "") -> tuple[ImageSource, ImageSource] | None:
     """Training and validation images with the same classes, or None where there are no labels.
 
@@ -125,15 +135,13 @@ def _is_split(folder: Path) -> bool:
 
 
 def _source(root: Path, names: Sequence[str]) -> ImageSource:
-    encoded = [os.fsencode(name) for name in names]
-    ends = np.cumsum([len(name) for name in encoded], dtype=np.int64)
     tops = [name.split("/", 1)[0] if "/" in name else "" for name in names]
     classes = tuple(sorted(set(tops)))
     labels = None
     if len(classes) >= 2 and "" not in classes:
         number = {name: i for i, name in enumerate(classes)}
         labels = np.fromiter((number[top] for top in tops), np.int32, len(tops))
-    return ImageSource(root, b"".join(encoded), ends, labels, classes if labels is not None else ())
+    return pack_names(root, names, labels, classes if labels is not None else ())
 
 
 def _image_names(root: Path) -> Iterator[str]:
@@ -147,7 +155,7 @@ def _image_names(root: Path) -> Iterator[str]:
             stack.append(links.pop())
         prefix, folder = stack.pop()
         entries = _listing(folder, seen)
-        if prefix and {entry.name for entry in entries} >= set(_RUN_MARKS):
+        if prefix and {entry.name for entry in entries} >= set(RUN_MARKS):
             continue
         for entry in entries:
             if _is_folder(entry):

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ibot.config.evaluation import BackgroundSettings
-from ibot.data.labels import FolderImages, SubsetImages, open_folder
+from ibot.data.labelled_folders import open_folder
+from ibot.data.labels import FolderImages, SubsetImages
 from ibot.data.pixels import normalize
 from ibot.errors import ConfigError, DataError
 from ibot.eval.cache import FeatureSet

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ibot.config.evaluation import CorruptionSettings
-from ibot.data.labels import LabelledImages, open_folder
+from ibot.data.labelled_folders import open_folder
+from ibot.data.labels import LabelledImages
 from ibot.errors import ConfigError, DataError
 from ibot.eval.corruptions import (
     COMMON_CORRUPTIONS,

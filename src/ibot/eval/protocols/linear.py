@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ibot.config.evaluation import LinearSettings
-from ibot.data.labels import SubsetImages, split_labelled
+from ibot.data.labels import SubsetImages
 from ibot.data.pixels import normalize
+from ibot.data.subsets import split_labelled
 from ibot.engine.distributed import barrier
 from ibot.errors import ConfigError
 from ibot.eval.cache import FeatureSet, places_of, rows_of

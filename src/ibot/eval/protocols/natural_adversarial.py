@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from ibot.config.evaluation import NaturalAdversarialSettings
-from ibot.data.labels import LabelledImages, open_folder
+from ibot.data.labelled_folders import open_folder
+from ibot.data.labels import LabelledImages
 from ibot.errors import ConfigError, DataError
 from ibot.eval.calibration import confidence_and_correct
 from ibot.eval.imagenet_subsets import IMAGENET_A, NUM_CLASSES

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ibot.config.evaluation import LogisticSettings, PartLinearSettings
-from ibot.data.labels import LabelledImages, SubsetImages, split_labelled
+from ibot.data.labels import LabelledImages, SubsetImages
 from ibot.data.pixels import normalize
+from ibot.data.subsets import split_labelled
 from ibot.errors import ConfigError, WeightsError
 from ibot.eval.cache import FeatureSet
 from ibot.eval.crops import crop_batches

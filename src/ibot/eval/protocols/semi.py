@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ibot.config.evaluation import KnnSettings, LinearSettings, LogisticSettings, SemiSettings
-from ibot.data.labels import SubsetImages, listed_subset, stratified_subset
+from ibot.data.labels import SubsetImages
+from ibot.data.subsets import listed_subset, stratified_subset
 from ibot.errors import ConfigError
 from ibot.eval.cache import FeatureSet, rows_of
 from ibot.eval.features import CLASS_TOKEN

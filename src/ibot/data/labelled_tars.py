@@ -1,0 +1,74 @@
+"""Images inside of tar archives, with classes from their folders or from side entries as in WebDataset."""
+
+from __future__ import annotations
+
+import os
+import tarfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from ibot.data.labels import TarImages, number_classes
+from ibot.data.sources import EXTENSIONS, pack_names
+from ibot.errors import DataError
+
+
+def open_tars(archives: Sequence[str | Path]) -> TarImages:
+    """Images inside of uncompressed tar archives. All headers are read once, the images when they are asked for.
+
+    The class is the content of `KEY.cls` where that lies beside `KEY.jpg` (a name or a number), else the name of the
+    folder in the archive that holds the image. Links in an archive are passed over.
+
+    Raises:
+        DataError: a damaged or compressed archive, images without a class, no images.
+    """
+    paths = [Path(archive) for archive in archives]
+    root = Path(os.path.commonpath([path.parent for path in paths]))
+    inner = tuple(path.relative_to(root).as_posix() for path in paths)
+    names, texts, places = [], [], []
+    for number, path in enumerate(paths):
+        for name, text, start, size in _members(path):
+            names.append(f"{inner[number]}/{name}")
+            texts.append(text)
+            places.append((number, start, size))
+    if not names:
+        raise DataError(
+            f"no images in '{paths[0]}'" + (f" and {len(paths) - 1} others" if len(paths) > 1 else ""),
+            fix=f"the extensions read are {' '.join(sorted(EXTENSIONS))}",
+        )
+    if "" in texts:
+        raise DataError(
+            f"'{names[texts.index('')]}' has no class",
+            why=f"{texts.count('')} of {len(texts)} images lie in no folder and have no .cls file beside them",
+            fix="pack the images in class folders, or with one KEY.cls for each KEY.jpg",
+        )
+    labels, classes = number_classes(texts)
+    return TarImages(pack_names(root, names, labels, classes), inner, np.array(places, np.int64))
+
+
+def _members(path: Path) -> Iterator[tuple[str, str, int, int]]:
+    """Name, class ("" if there is none), first byte and bytes of each image in an archive. Raises DataError."""
+    images: dict[str, tuple[int, int]] = {}  # a name that comes twice was replaced by its later content
+    texts: dict[str, str] = {}
+    try:
+        with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
+            while (member := archive.next()) is not None:
+                archive.members = []  # pyright: ignore[reportAttributeAccessIssue] - else it keeps 1 KB per file
+                name = member.name.removeprefix("./")
+                stem, extension = os.path.splitext(name)  # noqa: PTH122
+                if not member.isreg() or any(part.startswith(".") or part == "__MACOSX" for part in name.split("/")):
+                    continue
+                if extension.lower() in EXTENSIONS:
+                    images[name] = member.offset_data, member.size
+                elif extension == ".cls" and (content := archive.extractfile(member)) is not None:
+                    texts[stem] = content.read().decode("utf-8", "replace").strip()
+            # tarfile takes a damaged header for the end, which is a block of zeros.
+            file.seek(archive.offset)
+            if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
+                raise tarfile.ReadError(f"damaged at byte {archive.offset}")
+    except (OSError, ValueError, tarfile.TarError) as error:
+        fix = "copy it again; a compressed archive must be unpacked to a .tar first"
+        raise DataError(f"'{path}' cannot be read as a tar archive", why=str(error), fix=fix) from None
+    for name, (start, size) in images.items():
+        yield name, texts.get(os.path.splitext(name)[0], PurePosixPath(name).parent.name), start, size  # noqa: PTH122

@@ -1,0 +1,119 @@
+"""Training and validation images from what a user gives: a folder, a list, tar archives, or the name of a set."""
+
+from __future__ import annotations
+
+import glob
+from pathlib import Path
+
+from ibot.data.labelled_folders import first_five, open_folder
+from ibot.data.labelled_lists import LISTS, open_list
+from ibot.data.labelled_tars import open_tars
+from ibot.data.labels import LabelledImages, Part
+from ibot.data.named_sets import open_named
+from ibot.data.sources import VAL_NAMES
+from ibot.data.subsets import split_labelled
+from ibot.errors import DataError
+
+
+def open_labelled(
+    data: str, val_data: str = "", *, split: float = 0.0, seed: int = 0
+) -> tuple[LabelledImages, LabelledImages]:
+    """Training and validation images with the same classes, at least two.
+
+    Args:
+        data: a folder with `train` and `val` (or `test`), or of class folders; a list with a column `split` or without;
+            a .tar file, a pattern such as 'train-*.tar' or a folder that holds only .tar files; or NAME:DIR with a name
+            of `NAMED_SETS`.
+        val_data: the validation images, in the same forms; its validation part if it has one.
+        split: without any validation part, set this share of each class aside (0..1, exclusive).
+        seed: of that draw.
+
+    Raises:
+        DataError: something is missing or empty, labels are absent, or the classes differ.
+    """
+    if not data:
+        raise DataError("no data given", fix="name a folder, a list, tar files, or a set as in cifar10:DIR")
+    train = _open(data, "train")
+    if train is None:
+        raise DataError(f"'{data}' has no training part", fix="mark its images with the split 'train'")
+    if len(train.classes) < 2:
+        raise DataError(
+            f"'{data}' has fewer than two classes",
+            why=f"all {len(train)} images are labelled '{''.join(train.classes)}'",
+            fix="add images of another class",
+        )
+    val = _open(val_data or data, "val")
+    if val is None and val_data:
+        val = _open(val_data, "train")
+    if val is None and split:
+        return split_labelled(train, split, seed)
+    if val is None:
+        raise DataError(
+            f"'{data}' has no validation part",
+            why="looked for 'val' or 'test': a folder beside 'train', a split of a list, the start of names of tars",
+            fix="name a second set of images, or set a share of these aside with split=0.2",
+        )
+    _require_same_classes(train, val, data, val_data or data)
+    return train, val
+
+
+def _open(data: str, part: Part) -> LabelledImages | None:
+    """One part of what `data` names; None where it has no such part. Data without parts are training data."""
+    name, colon, folder = data.partition(":")
+    path = Path(data)
+    if colon and len(name) > 1 and "/" not in name and not path.exists():  # one letter is a drive
+        return open_named(name.lower(), folder, part)
+    if path.suffix.lower() in LISTS and not path.is_dir():
+        return open_list(path, part)
+    val_folder = next((path / name for name in VAL_NAMES if (path / name).is_dir()), None)
+    if val_folder is not None and (path / "train").is_dir():
+        path = path / "train" if part == "train" else val_folder
+        archives = _archives(str(path))
+        return open_tars(archives) if archives else open_folder(path)
+    if archives := _archives(data):
+        archives = _archives_of(part, archives)
+        return open_tars(archives) if archives else None
+    return open_folder(path) if part == "train" else None
+
+
+def _archives(data: str) -> list[Path]:
+    """The .tar files that `data` means: itself, those of a pattern, or all of a folder that holds nothing else."""
+    path = Path(data)
+    if path.is_dir():
+        try:
+            files = [entry for entry in path.iterdir() if not entry.name.startswith(".")]
+        except OSError:  # `scan` will say so
+            return []
+        return sorted(files) if all(_is_tar(entry) for entry in files) else []
+    if not path.exists() and glob.has_magic(data):
+        found = [Path(name) for name in sorted(glob.glob(data))]  # noqa: PTH207 - any part may be a pattern
+        if not (archives := [file for file in found if _is_tar(file)]):
+            raise DataError(
+                f"no .tar file matches '{data}'", why=f"{len(found)} other files do", fix="check the pattern"
+            )
+        return archives
+    return [path] if _is_tar(path) else []
+
+
+def _is_tar(path: Path) -> bool:
+    return path.suffix.lower() == ".tar" and path.is_file()
+
+
+def _archives_of(part: Part, archives: list[Path]) -> list[Path]:
+    """Those of a part by the start of their names; all are training data where there are not both parts."""
+    starts = {start: [path for path in archives if path.name.startswith(start)] for start in ("train", *VAL_NAMES)}
+    val = next((starts[name] for name in VAL_NAMES if starts[name]), [])
+    if starts["train"] and val:
+        return starts["train"] if part == "train" else val
+    return archives if part == "train" else []
+
+
+def _require_same_classes(train: LabelledImages, val: LabelledImages, data: str, val_data: str) -> None:
+    if train.classes == val.classes:
+        return
+    only_train, only_val = set(train.classes) - set(val.classes), set(val.classes) - set(train.classes)
+    raise DataError(
+        f"the training and validation images have different classes ('{data}', '{val_data}')",
+        why=f"only in training: {first_five(only_train)}; only in validation: {first_five(only_val)}",
+        fix="give both the same classes",
+    )

@@ -1,0 +1,97 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from ibot.data.labels import FolderImages, TarImages
+from ibot.data.open_labelled import open_labelled
+
+
+def test_a_folder_with_train_and_val_is_opened(tmp_path, make, names):
+    make(tmp_path, "train/cat/1.jpg", "train/dog/1.jpg", "train/dog/2.jpg", "val/cat/1.jpg", "val/dog/3.jpg")
+    train, val = open_labelled(str(tmp_path))
+    assert isinstance(train, FolderImages) and train.classes == val.classes == ("cat", "dog")
+    assert train.root == tmp_path / "train" and names(train) == ["cat/1.jpg", "dog/1.jpg", "dog/2.jpg"]
+    assert train.labels.tolist() == [0, 1, 1] and train.labels.dtype == np.int32 and train.label(2) == 1
+    assert val.root == tmp_path / "val" and val.read(1).shape == (4, 6, 3) and abs(int(val.read(1)[0, 0, 0]) - 40) <= 2
+
+
+def test_test_serves_as_validation_and_another_folder_can_be_named(tmp_path, make):
+    make(tmp_path / "a", "train/x/1.jpg", "train/y/1.jpg", "test/x/1.jpg", "test/y/1.jpg")
+    make(tmp_path / "b", "x/1.jpg", "y/1.jpg")
+    assert open_labelled(str(tmp_path / "a"))[1].root == tmp_path / "a" / "test"
+    train, val = open_labelled(str(tmp_path / "b"), str(tmp_path / "a"))  # never the training part of the other set
+    assert (train.root, val.root) == (tmp_path / "b", tmp_path / "a" / "test")
+    assert open_labelled(str(tmp_path / "a"), str(tmp_path / "b"))[1].root == tmp_path / "b"
+
+
+def test_different_classes_are_named(tmp_path, make, refused):
+    make(tmp_path, "train/cat/1.jpg", "train/dog/1.jpg", "val/cat/1.jpg", "val/cow/1.jpg")
+    error = refused(open_labelled, str(tmp_path), match="different classes")
+    assert error.why == "only in training: 'dog'; only in validation: 'cow'"
+
+
+def test_of_many_different_classes_five_are_named(tmp_path, make, refused):
+    make(tmp_path, *(f"train/c{i}/1.jpg" for i in range(8)), "val/c0/1.jpg", "val/c1/1.jpg")
+    error = refused(open_labelled, str(tmp_path), match="different classes")
+    assert "'c6' and 1 more; only in validation: none" in error.why
+
+
+def test_without_a_validation_part_a_split_must_be_asked_for(tmp_path, make, refused):
+    make(tmp_path, *(f"{name}/{i}.jpg" for name in ("cat", "dog") for i in range(5)))
+    assert "split=0.2" in refused(open_labelled, str(tmp_path), match="no validation part").fix
+    train, val = open_labelled(str(tmp_path), split=0.2)
+    assert (len(train), len(val)) == (8, 2) and val.labels.tolist() == [0, 1] and train.classes == val.classes
+
+
+@pytest.mark.parametrize(
+    ("data", "match"), [("", "no data given"), ("missing", "there is no folder"), ("a.jpg", "is a file")]
+)
+def test_unusable_places_are_refused(tmp_path, monkeypatch, data, match, make, refused):
+    make(tmp_path, "a.jpg")
+    monkeypatch.chdir(tmp_path)
+    refused(open_labelled, data, match=match)
+
+
+def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch, refused):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("os.scandir", refuse)
+    monkeypatch.setattr("os.listdir", refuse)
+    refused(open_labelled, str(tmp_path), match="cannot be listed")
+
+
+@pytest.mark.parametrize("layout", ["folder", "pattern", "folders", "files"])
+def test_archives_are_found_wherever_they_lie(tmp_path, layout, tar):
+    root = tmp_path / "data"
+    between = "train/" if layout == "folders" else ""
+    for name in (f"{between}train-0.tar", f"{between}train-1.tar", f"{between.replace('train', 'val')}val.tar"):
+        tar(root / name, "cat/1.jpg", "dog/1.jpg")
+    data, val_data = {
+        "folder": (root, ""),
+        "folders": (root, ""),
+        "pattern": (root / "train-*.tar", root / "val*"),
+        "files": (root / "train-0.tar", root / "val.tar"),
+    }[layout]
+    train, val = open_labelled(str(data), str(val_data))
+    assert isinstance(train, TarImages) and isinstance(val, TarImages)
+    assert (len(train), len(val)) == (2 if layout == "files" else 4, 2) and val.name(0) == "val.tar/cat/1.jpg"
+
+
+def test_archives_without_a_validation_part_are_split_on_demand(tmp_path, tar, refused):
+    tar(tmp_path / "part-0.tar", "cat/1.jpg", "cat/2.jpg", "dog/1.jpg", "dog/2.jpg")
+    refused(open_labelled, str(tmp_path), match="no validation part")
+    assert [len(part) for part in open_labelled(str(tmp_path), split=0.5)] == [2, 2]
+
+
+def test_a_folder_with_a_colon_in_its_name_is_a_folder(tmp_path, monkeypatch, make):
+    make(tmp_path / "my:set", "train/a/1.jpg", "train/b/1.jpg", "val/a/1.jpg", "val/b/1.jpg")
+    monkeypatch.chdir(tmp_path)
+    assert len(open_labelled("my:set")[0]) == 2
+
+
+def test_torchvision_is_imported_for_its_sets_only():
+    code = "import sys, ibot.data.open_labelled; sys.exit('torchvision' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
