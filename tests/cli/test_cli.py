@@ -67,6 +67,26 @@ def test_knn_on_the_run_prints_every_k_and_keeps_a_record(run, labelled):
     assert {row["settings"]["k"] for row in rows if row["weights"]} == {10, 20, 40}
 
 
+def test_a_killed_loader_process_is_a_lack_of_resources_not_a_bug(labelled, tmp_path):
+    """In a process of its own: torch raises wherever the main thread is when a worker dies."""
+    code = f"""
+import multiprocessing, sys
+from ibot.cli.main import main
+from ibot.engine import loop
+plain = loop.to_device
+def kill_then_move(batch, device):
+    for child in multiprocessing.active_children():
+        child.kill()
+    return plain(batch, device)
+loop.to_device = kill_then_move
+sys.exit(main(["pretrain", "tiny32", "--data", {str(labelled)!r}, "--run", {str(tmp_path / "run")!r}, "--device", "cpu",
+               *{SMALL!r}, "system.workers=2", "train.length=400 steps"]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 4 and "Traceback" not in done.stderr, done.stderr
+    assert "loader process was killed" in done.stderr and "system.workers" in done.stderr
+
+
 @pytest.mark.parametrize("suffix", ["npz", "safetensors"])
 def test_features_are_written_with_names(run, labelled, tmp_path, suffix):
     folder, _ = run

@@ -11,7 +11,7 @@ from PIL import Image
 from ibot.config.schema import AugmentConfig, Config, SystemConfig, TrainConfig
 from ibot.data.loader import Loader, choose_workers, read_ahead
 from ibot.data.sources import scan
-from ibot.errors import ConfigError, DataError, ResourceError
+from ibot.errors import ConfigError, DataError
 
 
 @pytest.fixture(scope="module")
@@ -156,17 +156,6 @@ def test_the_number_of_workers_follows_the_cores(monkeypatch):
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     assert choose_workers(-1, on_gpu=True) == 2 and choose_workers(-1, on_gpu=False) == 1
     assert replace(config()).system.workers == 0
-
-
-def test_a_killed_worker_is_a_lack_of_resources_not_a_bug(source):
-    batches = iter(Loader(config(workers=1), source, grid=(4, 4)))
-    next(batches)
-    for child in multiprocessing.active_children():
-        child.kill()
-    with pytest.raises(ResourceError, match="loader process was killed") as caught:
-        for _ in range(100):
-            next(batches)
-    assert "system.workers" in caught.value.fix
 
 
 def test_reading_ahead_is_bounded_by_memory():

@@ -47,15 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.close()
         return 0
     except (MemoryError, RuntimeError) as error:
-        if options.traceback or not _is_out_of_memory(error):
+        resource = _resource_error(error)
+        if options.traceback or resource is None:
             raise
-        return _report(
-            ResourceError(
-                "out of memory",
-                why=str(error).splitlines()[0][:200],
-                fix="train.accumulate=2 (or 4) gives the same result with less memory; or lower train.batch",
-            )
-        )
+        return _report(resource)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -246,7 +241,20 @@ def _report(error: IbotError) -> int:
     return error.exit_code
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
-    return (
-        isinstance(error, MemoryError) or "out of memory" in str(error).lower() or "can't allocate memory" in str(error)
-    )
+def _resource_error(error: BaseException) -> ResourceError | None:
+    """What a lack of memory looks like, as an error with a remedy; None for a mistake of ours."""
+    words = str(error)
+    # torch raises this wherever the main process is when the system kills one of its workers.
+    if "DataLoader worker" in words and ("killed" in words or "exited unexpectedly" in words):
+        return ResourceError(
+            "a loader process was killed",
+            why=words.splitlines()[0],
+            fix="usually the system ran out of memory: fewer workers (system.workers, --workers), or smaller batches",
+        )
+    if isinstance(error, MemoryError) or "out of memory" in words.lower() or "can't allocate memory" in words:
+        return ResourceError(
+            "out of memory",
+            why=words.splitlines()[0][:200] if words else "",
+            fix="train.accumulate=2 (or 4) gives the same result with less memory; or lower train.batch",
+        )
+    return None

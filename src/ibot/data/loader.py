@@ -27,7 +27,7 @@ from ibot.data.pairs import make_pairs
 from ibot.data.params import view_params
 from ibot.data.pixels_batch import render_batch
 from ibot.data.sources import ImageSource
-from ibot.errors import ConfigError, DataError, ResourceError
+from ibot.errors import ConfigError, DataError
 from ibot.rng import Purpose, permutation, uniform
 from ibot.types import Batch
 
@@ -162,17 +162,8 @@ class Loader:
             multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
         )
         micro_batches = iter(loader)
-        try:
-            while step := [_batch(item) for _, item in zip(range(self.accumulate), micro_batches, strict=False)]:
-                yield step
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            raise ResourceError(
-                "a loader process was killed",
-                why=str(error).splitlines()[0],
-                fix="usually the system ran out of memory: lower system.workers, or raise train.accumulate",
-            ) from None
+        while step := [_batch(item) for _, item in zip(range(self.accumulate), micro_batches, strict=False)]:
+            yield step
 
 
 class _Numbers:
