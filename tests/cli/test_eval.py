@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -65,8 +67,8 @@ def test_a_user_s_small_folder_gets_every_frozen_protocol(world, tmp_path, capsy
     rows = records(tmp_path)
     assert {row["protocol"] for row in rows} == {"knn", "linear", "logistic", "cluster", "semi"}
     for row in rows:
-        low, high = row["interval"]
-        assert row["metric"].startswith("cluster") or low <= row["value"] <= high
+        low, high = row["interval"] or row["extra"]["range"]  # a mean over draws has the range of the draws
+        assert low <= row["value"] <= high
         assert len(row["weights_hash"]) == 64 and row["num_val"] == 60 and row["versions"]["torch"]
     assert [row["settings"]["k"] for row in rows if row["protocol"] == "knn"] == [10, 20, 100, 150]
     cluster = next(row for row in rows if row["protocol"] == "cluster")
@@ -86,25 +88,29 @@ def test_a_second_run_with_other_settings_reads_the_features(world, tmp_path, mo
 
 def test_clean_mode_never_looks_at_the_reported_labels(world, tmp_path, monkeypatch):
     """Whatever the validation labels are, the same rate and classifier are chosen."""
-    chosen = []
+    from ibot.eval.protocols import linear
+
+    plain_hits, chosen = linear.hits, []
+
+    def hits_of_training_images(sweep, features, device):
+        assert len(features.rows) != 60, "a classifier was judged on the validation images"
+        return plain_hits(sweep, features, device)
+
+    monkeypatch.setattr(linear, "hits", hits_of_training_images)
+    shutil.copytree(world / "data", tmp_path / "data")
     for turn in range(2):
-        if turn:
-            from ibot.eval.protocols import linear
-
-            monkeypatch.setattr(linear, "hits", _shuffled(linear.hits))
-        assert evaluate(world, tmp_path, "linear", "augment=none", "epochs=4", out=f"out{turn}") == 0
+        if turn:  # every validation image under the label of the next class
+            classes = sorted(path.name for path in (tmp_path / "data" / "val").iterdir())
+            for name in classes:
+                (tmp_path / "data" / "val" / name).rename(tmp_path / "data" / "val" / f"{name}-old")
+            for name, other in zip(classes, [*classes[1:], classes[0]], strict=True):
+                (tmp_path / "data" / "val" / f"{name}-old").rename(tmp_path / "data" / "val" / other)
+        data = ["--data", str(tmp_path / "data"), "augment=none", "epochs=4"]
+        assert evaluate(world, tmp_path, "linear", *data, out=f"out{turn}") == 0
         row = records(tmp_path, f"out{turn}")[0]
-        chosen.append((row["extra"]["chosen_rate"], load_classifier(row["extra"]["classifier"]).weight))
-    assert chosen[0][0] == chosen[1][0] and torch.equal(chosen[0][1], chosen[1][1])
-
-
-def _shuffled(hits):
-    def wrapped(sweep, features, device):
-        if len(features.rows) == 60:
-            pytest.fail("a classifier was judged on the validation images")
-        return hits(sweep, features, device)
-
-    return wrapped
+        chosen.append((row["value"], row["extra"]["chosen_rate"], load_classifier(row["extra"]["classifier"]).weight))
+    assert chosen[0][1] == chosen[1][1] and torch.equal(chosen[0][2], chosen[1][2])
+    assert chosen[0][0] != chosen[1][0], "the labels do differ"
 
 
 def test_published_mode_reports_the_best_epoch_and_rate(world, tmp_path):
@@ -142,7 +148,7 @@ def test_a_killed_linear_probe_goes_on_and_ends_bit_identical(world, tmp_path):
     subprocess.run(command(world, tmp_path, *settings, out="whole"), check=True, capture_output=True)
     process = subprocess.Popen(command(world, tmp_path, *settings, out="cut"), stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
-    while not list((tmp_path / "cut").glob("linear-*.state")) if (tmp_path / "cut").is_dir() else True:
+    while not list((tmp_path / "cut").glob("sweep-*.state")) if (tmp_path / "cut").is_dir() else True:
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
@@ -211,6 +217,15 @@ def test_mistakes_end_with_cause_and_remedy(world, tmp_path, capsys):
     failing(capsys, ["linear", weights, "--data", str(data), *base, "epoch=3"], "did you mean epochs")
     failing(capsys, ["semi", weights, "--data", str(data), *base, "share=2"], "share")
     failing(capsys, ["cluster", weights, "--data", str(data), *base, "k=-1"], "k=-1")
+    failing(capsys, ["cluster", weights, "--data", str(data), *base, "by=kmeans", "k=100"], "60 validation images")
+    failing(capsys, ["semi", weights, "--data", str(data), *base, "probes="], "probes")
+    failing(capsys, ["linear", weights, "--data", str(data), *base, "features="], "features")
+    failing(capsys, ["knn", weights, "--data", str(data), *base, "--split", "2"], "--split 2")
+    failing(capsys, ["knn", weights, "--data", str(data), *base, "--size", "4"], "smaller than a patch")
+    failing(capsys, ["knn", weights, "--data", str(data), *base, "--size", "-8"], "positive")
+    failing(capsys, ["finetune", weights, "--data", str(data), *base, "--fit", "pad"], "crops")
+    (tmp_path / "file").write_text("")
+    failing(capsys, ["knn", weights, "--data", str(data), "--out", str(tmp_path / "file")], "file", "--out")
 
 
 def test_a_network_for_other_channels_is_refused_by_name(world, tmp_path, capsys):
@@ -229,6 +244,51 @@ def test_an_unknown_protocol_lists_the_known_ones(capsys):
     assert stop.value.code == 2 and "knn" in capsys.readouterr().err
 
 
+def test_few_labels_leave_the_full_classifier_alone_and_group_their_draws(world, tmp_path, capsys):
+    assert evaluate(world, tmp_path, "linear", "augment=none", "epochs=3") == 0
+    file = records(tmp_path)[0]["extra"]["classifier"]
+    before = Path(file).read_bytes()
+    assert evaluate(world, tmp_path, "semi", "share=0.02,0.1", "subsets=3", "probes=knn,logistic") == 0
+    assert Path(file).read_bytes() == before and "the classifier is in" in capsys.readouterr().out
+    rows = [row for row in records(tmp_path) if row["protocol"] == "semi"]
+    trained_on = {(row["settings"]["subset"], row["settings"]["subset_seed"]): row["data"]["train"] for row in rows
+                  if not row["metric"].endswith("_mean")}  # fmt: skip
+    assert len(trained_on) == 6 == len(set(trained_on.values())), "each draw names its own images"
+    means = {row["extra"]["row"]: row for row in rows if row["metric"].endswith("_mean")}
+    assert {"2%, logistic, mean of 3", "10%, logistic, mean of 3", "10%, knn, k = 1, mean of 3"} <= set(means)
+    draws = [row["value"] for row in rows if row["extra"]["row"].startswith("10% seed") and "logistic" in row["metric"]]
+    mean = means["10%, logistic, mean of 3"]
+    assert mean["value"] == pytest.approx(sum(draws) / 3) and mean["interval"] is None
+    assert mean["extra"]["range"] == [min(draws), max(draws)]
+    one_each = next(row for row in rows if row["extra"]["row"].startswith("2% seed 0, logistic"))
+    assert "no class has two images" in one_each["extra"]["chosen_on"] and one_each["num_train"] == 3
+
+
+def test_a_stored_classifier_is_tested_on_its_own_view(world, tmp_path):
+    assert evaluate(world, tmp_path, "linear", "--fit", "squash", "--size", "24", "augment=none", "epochs=3") == 0
+    trained = records(tmp_path)[0]
+    command = ["eval", "calibration", trained["extra"]["classifier"], "--data", str(world / "data"), "--out",
+               str(tmp_path / "out"), "--cache", str(tmp_path / "cache")]  # fmt: skip
+    assert main(command) == 0
+    tested = records(tmp_path)[1]
+    assert tested["value"] == pytest.approx(trained["value"]) and tested["settings"]["size"] == [24, 24]
+
+
+def test_images_that_cannot_be_read_are_named(world, tmp_path, capsys):
+    shutil.copytree(world / "data", tmp_path / "data")
+    broken = next((tmp_path / "data" / "train").glob("*/*"))
+    broken.write_bytes(b"no image")
+    data = ["--data", str(tmp_path / "data")]
+    for protocol in (
+        ["knn"],
+        ["linear", "augment=none", "epochs=2"],
+        ["logistic"],
+        ["semi", "probes=knn", "share=0.9"],
+    ):
+        assert evaluate(world, tmp_path, *protocol, *data) == 0
+        assert f"1 images cannot be read, the first: {broken.parent.name}/{broken.name}" in capsys.readouterr().out
+
+
 def test_all_runs_what_the_data_allow_and_names_the_rest(world, tmp_path, capsys, monkeypatch):
     from ibot.eval import protocols
 
@@ -239,6 +299,10 @@ def test_all_runs_what_the_data_allow_and_names_the_rest(world, tmp_path, capsys
     captured = capsys.readouterr()
     assert {row["protocol"] for row in records(tmp_path)} == {"knn", "cluster"}
     assert "logistic: cannot" in captured.err
+    monkeypatch.setattr("ibot.eval.protocols.knn.scores", _fail)
+    assert evaluate(world, tmp_path, "all", "--skip", "cluster") == 2, "nothing ran"
+    assert evaluate(world, tmp_path, "all", "--skip", "clusters") == 2
+    assert "clusters" in capsys.readouterr().err
 
 
 def _fail(*_):

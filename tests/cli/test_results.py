@@ -97,11 +97,125 @@ def test_modes_images_and_their_number_are_never_mixed(show, tmp_path):
     }  # fmt: skip
 
 
+def numbers(row):
+    """Values of a line of the file by title, without the intervals."""
+    ends = ("run", "network", "low", "high")
+    return {name: cell for name, cell in row.items() if cell and not name.endswith(ends)}
+
+
+def test_other_views_training_sets_and_settings_get_columns_of_their_own(show, tmp_path):
+    view = {"size": [32, 32], "fit": "crop", "interpolation": "bicubic"}
+    given = [{}, {"size": [48, 48]}, {"fit": "pad"}, {"temperature": 0.1}, {"size": [48, 48], "temperature": 0.1}]
+    for i, settings in enumerate(given):
+        write(tmp_path / "r", record(value=i, settings={**view, "k": 20, "temperature": 0.07, **settings}))
+    write(
+        tmp_path / "r", record(value=5, settings={**view, "k": 20}, weights="old.pth")
+    )  # before there was the setting
+    write(tmp_path / "r", record(value=6, settings={**view, "k": 20}, num_train=50))
+    _, (first, old) = show("r")
+    name, whole = "knn_top1, k = 20", "90 training images"
+    assert numbers(first) == {
+        f"{name}, {whole}, 32x32 pixels, fit=crop, temperature=0.07": "0.00",
+        f"{name}, {whole}, 48x48 pixels, temperature=0.07": "1.00",
+        f"{name}, {whole}, 32x32 pixels, fit=pad": "2.00",
+        f"{name}, {whole}, 32x32 pixels, fit=crop, temperature=0.1": "3.00",
+        f"{name}, {whole}, 48x48 pixels, temperature=0.1": "4.00",
+        f"{name}, 50 training images": "6.00",
+    }
+    assert numbers(old) == {f"{name}, {whole}, 32x32 pixels, fit=crop, temperature=0.07": "5.00"}
+
+
+def linear(value, **settings):
+    defaults = {"epochs": 100, "batch": 90, "features": "n4m0", "augment": "crop"}
+    return record("linear_top1", value, settings={**defaults, **settings}, extra={"row": "n4m0"})
+
+
+def test_lists_are_named_by_their_ends_unless_these_are_alike(show, tmp_path):
+    write(tmp_path / "r", linear(1), linear(2, rates=[0.1, 0.2]), linear(3, augment="none"))
+    _, [row] = show("r")
+    assert numbers(row) == {
+        "linear_top1, n4m0, rates=0.0001..9 (45 values), augment=crop": "1.00",
+        "linear_top1, n4m0, rates=0.1,0.2": "2.00",
+        "linear_top1, n4m0, rates=0.0001..9 (45 values), augment=none": "3.00",
+    }
+    write(tmp_path / "two", linear(1, rates=[1, 2, 3, 4, 5]), linear(2, rates=[1, 2, 3.5, 4, 5]))
+    _, [row] = show("two")
+    assert numbers(row) == {
+        "linear_top1, n4m0, rates=1,2,3,4,5": "1.00",
+        "linear_top1, n4m0, rates=1,2,3.5,4,5": "2.00",
+    }
+
+
+def test_where_defaults_depend_on_the_images_records_are_compared_with_each_other(show, tmp_path):
+    def tuned(value, name, **settings):
+        settings = {"epochs": 30, "batch": 32, "mixup": 0.0, **settings}
+        return record("finetune_top1", value, settings=settings, weights=name, extra={"row": "30 epochs"})
+
+    write(tmp_path / "r", tuned(1, "a.pth"), tuned(2, "b.pth"))
+    assert [numbers(row) for row in show("r")[1]] == [{"finetune_top1, 30 epochs": "1.00"},
+                                                      {"finetune_top1, 30 epochs": "2.00"}]  # fmt: skip
+    write(tmp_path / "r", tuned(3, "b.pth", lr=2e-3))
+    assert numbers(show("r")[1][1]) == {"finetune_top1, 30 epochs, lr=0.001": "2.00",
+                                        "finetune_top1, 30 epochs, lr=0.002": "3.00"}  # fmt: skip
+
+
+def test_which_rows_were_asked_for_makes_no_column(show, tmp_path):
+    for i, name in enumerate(("a.pth", "b.pth")):
+        few = {"share": [0.01, 0.1][i:], "probes": ["knn", "linear"][i:], "subset": "10%", "temperature": 0.07}
+        grids = {"grids": [[2, 2], [4, 4]][i:], "grid": [4, 4], "head": {"protocol": "linear", "epoch": i}}
+        corruptions = {"corruptions": ["fog", "snow"][i:], "baseline": ["", "a/results.jsonl"][i]}
+        saliency = {"steps": 10, "head": {"protocol": "linear", "epoch": i}}
+        write(
+            tmp_path / "r", record("semi_knn_top1", 1, settings=few, weights=name, extra={"row": "10% seed 0, knn"}),
+            record("shuffle_top1", 2, settings=grids, weights=name, extra={"row": "4 x 4"}),
+            record("corruptions_snow", 3, settings=corruptions, weights=name, extra={"row": "snow, error"}),
+            record("occlusion_R.5", 4, settings=saliency, weights=name, extra={"row": "R.5 (random)"}),
+            record("backgrounds_gap", 5, settings={"root": f"{i}/bg", "challenge": bool(i)}, weights=name),
+            record("corruptions_mean", 6 + i, settings=corruptions, weights=name, extra={"row": "mean"}),
+        )  # fmt: skip
+    first, second = (numbers(row) for row in show("r")[1])
+    alike = {
+        "semi_knn_top1, 10% seed 0, knn": "1.00", "corruptions_snow, snow, error": "3.00",
+        "occlusion_R.5, R.5 (random)": "4.00", "shuffle_top1, 4 x 4": "2.00", "backgrounds_gap": "5.00",
+    }  # fmt: skip
+    # A mean over other corruptions is another number.
+    assert first == {**alike, "corruptions_mean, corruptions=fog,snow": "6.00"}
+    assert second == {**alike, "corruptions_mean, corruptions=snow": "7.00"}
+
+
+def test_records_of_an_unknown_protocol_are_compared_as_a_whole(show, tmp_path):
+    write(tmp_path / "r", *(record("depth_error", i, settings={"bins": i, "size": [32, 32]}) for i in (1, 2)))
+    assert numbers(show("r")[1][0]) == {"depth_error, bins=1": "1.00", "depth_error, bins=2": "2.00"}
+
+
+def test_a_mean_over_draws_shows_their_range(show, tmp_path):
+    mean = record("semi_knn_top1_mean", 50, interval=None, extra={"row": "1%, knn", "range": [48.0, 53.5]})
+    write(
+        tmp_path / "r",
+        mean,
+        record("semi_knn_top1_mean", 51, interval=None, weights="other.pth", extra={"row": "1%, knn"}),
+    )
+    printed, rows = show("r", "--markdown", "table.md")
+    name = "semi_knn_top1_mean, 1%, knn"
+    assert [row[f"{name}, range"] for row in rows] == ["48.00 to 53.50", ""] and rows[0][f"{name}, low"] == ""
+    assert (tmp_path / "table.md").read_text().splitlines()[0::2] == [
+        f"| run | network | {name} | {name}, range |", "| net.pth | teacher | 50.00 | 48.00 to 53.50 |",
+    ]  # fmt: skip
+    assert "48.00" not in printed
+    _, rows = show("r", "--all")
+    assert sorted(row["95 % interval"] for row in rows) == ["", "range 48.00 to 53.50"]
+
+
 def test_what_was_chosen_makes_no_column(show, tmp_path):
     for name, chosen in (("a.pth", "lambda 0.1/n"), ("b.pth", "lambda 1/n")):
-        write(tmp_path / "r", record("logistic_top1", 5, weights=name, extra={"row": chosen, "chosen": chosen}))
+        few = {"row": f"1% seed 0, logistic, {chosen}", "chosen": chosen}
+        write(
+            tmp_path / "r", record("logistic_top1", 5, weights=name, extra={"row": chosen, "chosen": chosen}),
+            record("semi_logistic_top1", 6, weights=name, extra=few),
+        )  # fmt: skip
     _, rows = show("r")
-    assert [row["logistic_top1"] for row in rows] == ["5.00", "5.00"]
+    wanted = {"logistic_top1": "5.00", "semi_logistic_top1, 1% seed 0, logistic": "6.00"}
+    assert [numbers(row) for row in rows] == [wanted, wanted]
 
 
 def test_a_run_that_was_moved_or_evaluated_from_within_stays_one_row(show, tmp_path):

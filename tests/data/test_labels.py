@@ -1,6 +1,8 @@
 import multiprocessing
 import os
+import pickle
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -43,8 +45,12 @@ def test_every_set_keeps_to_the_protocol_and_travels_to_workers(images):
     np.testing.assert_array_equal(there, pixels)
 
 
-def test_fingerprints_follow_the_files(images):
-    before = images.fingerprint()
+def made_anew(images):
+    return SubsetImages(replace(images.base), images.indices) if isinstance(images, SubsetImages) else replace(images)
+
+
+def change(images):
+    """Another pixel, or another time of a file."""
     if isinstance(images, ArrayImages):
         images.pixels[0, 0, 0, 0] ^= 1
     else:
@@ -52,7 +58,20 @@ def test_fingerprints_follow_the_files(images):
         archived = isinstance(base, TarImages)
         file = base.root / (base.archives[0] if archived else base.name(0))
         os.utime(file, ns=(1, 1))
-    assert images.fingerprint() != before
+
+
+def test_fingerprints_follow_the_files(images):
+    before = images.fingerprint()
+    assert made_anew(images).fingerprint() == before
+    change(images)
+    assert made_anew(images).fingerprint() != before
+
+
+def test_a_fingerprint_is_computed_once_and_travels_with_the_set(images, monkeypatch):
+    first = images.fingerprint()
+    change(images)
+    monkeypatch.setattr("ibot.data.labels._digest", lambda *_: pytest.fail("computed again"))
+    assert images.fingerprint() == pickle.loads(pickle.dumps(images)).fingerprint() == first
 
 
 def test_fingerprints_follow_kind_names_and_labels(tmp_path, make, write):
@@ -67,7 +86,7 @@ def test_fingerprints_follow_kind_names_and_labels(tmp_path, make, write):
     seen.append(open_folder(tmp_path).fingerprint())
     seen += [SubsetImages(folder, indices).fingerprint() for indices in ([0], [0, 1], [1, 0])]
     assert len(set(seen)) == len(seen)
-    assert len(folder.fingerprint()) == 64, "a file that has gone has a state as well"
+    assert len(made_anew(folder).fingerprint()) == 64, "a file that has gone has a state as well"
 
 
 def test_an_archive_that_shrinks_or_goes_gives_unreadable_images(tmp_path, tar):

@@ -92,7 +92,7 @@ def test_a_full_disk_stops_with_the_cause_and_leaves_the_last_checkpoint(parts, 
     elif file == "torch":
         monkeypatch.setattr(checkpoint.torch, "save", full)
     else:
-        monkeypatch.setattr(checkpoint, "_sync", full)
+        monkeypatch.setattr(checkpoint, "sync", full)
     with pytest.raises(ResourceError, match="is full") as caught:
         save(parts, tmp_path, 2)
     assert "MiB are free" in caught.value.why and "step_00000001" in caught.value.fix

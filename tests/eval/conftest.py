@@ -57,7 +57,7 @@ class Lab:
             for value in backbone.parameters():
                 value.mul_(3 if value.ndim > 1 else 1)
         network = Loaded(backbone, config, SIZE, KeyReport())
-        return replace(self.context, loaded=network, weights_hash=weights_hash(backbone))
+        return replace(self.context, loaded=network, weights_hash=weights_hash(network))
 
     def with_classes(self, names):
         """The context with data of these classes (two black images)."""

@@ -20,7 +20,7 @@ from ibot.eval.augment import (
     seeded,
     validation_view,
 )
-from ibot.eval.finetune_settings import FinetuneSettings, semi_supervised_settings
+from ibot.eval.finetune_settings import FinetuneSettings, imagenet_settings, semi_supervised_settings
 from ibot.rng import permutation
 
 SETTINGS = FinetuneSettings()
@@ -34,6 +34,9 @@ class Pictures:
 
     def __len__(self):
         return self.count
+
+    def name(self, index):
+        return f"{index}.png"
 
     def label(self, index):
         return index % 3
@@ -100,6 +103,19 @@ def test_validation_rules_of_the_protocols():
     assert validation_view(semi_supervised_settings(), 224).interpolation == "bicubic"
 
 
+def test_an_image_of_the_inputs_size_is_enlarged_and_cropped_where_it_was_published():
+    from timm.data import create_transform
+
+    pixels = np.asarray(Image.fromarray(Pictures().read(1)).resize((48, 48)))
+    assert validation_view(SETTINGS, 48).render(pixels) is pixels
+    for settings in (imagenet_settings("small"), semi_supervised_settings()):
+        wanted = create_transform(
+            48, is_training=False, interpolation=settings.test_interpolation, crop_pct=224 / 256, mean=MEAN, std=STD
+        )(Image.fromarray(pixels))
+        got = normalize(torch.from_numpy(validation_view(settings, 48).render(pixels)).permute(2, 0, 1))
+        torch.testing.assert_close(got, wanted, rtol=0, atol=1e-6)
+
+
 def test_a_view_depends_on_seed_epoch_image_and_copy_alone():
     source = views(Pictures())
     keys = [(0, i, 0) for i in range(6)]
@@ -132,7 +148,7 @@ def test_an_unreadable_image_is_replaced_by_the_next_one():
     own = views(Pictures(6, broken=(4, 5)))[(0, 0, 0)]
     assert not own.bad and (own.view != sample.view).any()  # the same image, but not the same view of it
     answer = views(Pictures(3, broken=(0, 1, 2)))[(0, 1, 0)]
-    assert isinstance(answer, DataError) and "3 training images in a row" in str(answer)
+    assert isinstance(answer, DataError) and "3 training images in a row" in str(answer) and "'0.png'" in str(answer)
 
 
 def test_unreadable_validation_images_are_named_not_replaced():

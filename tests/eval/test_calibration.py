@@ -2,7 +2,10 @@ import numpy as np
 import pytest
 import torch
 
+from ibot.config.evaluation import CalibrationSettings
 from ibot.eval.calibration import aurra, confidence_and_correct, rms_calibration_error
+
+BINS = CalibrationSettings().bin_size
 
 
 def ramp() -> tuple[torch.Tensor, torch.Tensor]:
@@ -33,8 +36,8 @@ def loop_aurra(confidence: torch.Tensor, correct: torch.Tensor) -> float:
 
 
 def test_vectors_of_the_specification():
-    assert rms_calibration_error(*ramp(), drop_last=True) == pytest.approx(0.249590, abs=5e-7)
-    assert rms_calibration_error(*ramp()) == pytest.approx(0.287229, abs=5e-7)
+    assert rms_calibration_error(*ramp(), BINS, drop_last=True) == pytest.approx(0.249590, abs=5e-7)
+    assert rms_calibration_error(*ramp(), BINS) == pytest.approx(0.287229, abs=5e-7)
     assert aurra(*ramp()) == pytest.approx(0.502045, abs=5e-7)
 
 
@@ -53,26 +56,26 @@ def test_aurra_equals_a_loop_over_ranks(n):
 
 def test_fewer_samples_than_a_bin_are_one_bin():
     confidence, correct = torch.tensor([0.2, 0.9, 0.7]), torch.tensor([True, False, True])
-    assert rms_calibration_error(confidence, correct) == pytest.approx(abs(0.6 - 2 / 3), abs=1e-6)
-    assert rms_calibration_error(confidence, correct, drop_last=True) == 0
+    assert rms_calibration_error(confidence, correct, BINS) == pytest.approx(abs(0.6 - 2 / 3), abs=1e-6)
+    assert rms_calibration_error(confidence, correct, BINS, drop_last=True) == 0
 
 
 def test_a_calibrated_bin_has_no_error_and_a_sure_mistake_has_all():
-    assert rms_calibration_error(torch.full((200,), 0.5), torch.arange(200) % 2 == 0) == 0
-    assert rms_calibration_error(torch.ones(200), torch.zeros(200, dtype=torch.bool)) == 1
+    assert rms_calibration_error(torch.full((200,), 0.5), torch.arange(200) % 2 == 0, BINS) == 0
+    assert rms_calibration_error(torch.ones(200), torch.zeros(200, dtype=torch.bool), BINS) == 1
 
 
 def test_dropping_the_last_bin_never_raises_the_error():
     for seed in range(5):
         samples = random_samples(730, seed)
-        assert rms_calibration_error(*samples, drop_last=True) <= rms_calibration_error(*samples)
+        assert rms_calibration_error(*samples, BINS, drop_last=True) <= rms_calibration_error(*samples, BINS)
 
 
 def test_the_order_of_samples_changes_nothing():
     confidence, correct = random_samples(333, seed=0)
     shuffled = torch.randperm(333, generator=torch.Generator().manual_seed(1))
-    assert rms_calibration_error(confidence[shuffled], correct[shuffled]) == pytest.approx(
-        rms_calibration_error(confidence, correct), abs=1e-12
+    assert rms_calibration_error(confidence[shuffled], correct[shuffled], BINS) == pytest.approx(
+        rms_calibration_error(confidence, correct, BINS), abs=1e-12
     )
     assert aurra(confidence[shuffled], correct[shuffled]) == pytest.approx(aurra(confidence, correct), abs=1e-12)
 
@@ -109,7 +112,7 @@ def test_half_precision_logits_give_float32_confidence():
 def test_unusable_arguments_are_refused():
     confidence, correct = random_samples(5, seed=0)
     with pytest.raises(ValueError, match=r"\(5,\) and \(4,\)"):
-        rms_calibration_error(confidence, correct[:4])
+        rms_calibration_error(confidence, correct[:4], BINS)
     with pytest.raises(ValueError, match="n > 0"):
         aurra(confidence[:0], correct[:0])
     with pytest.raises(ValueError, match="at least one"):

@@ -44,6 +44,9 @@ class Scenes:
     def __len__(self):
         return len(self.source)
 
+    def name(self, index):
+        return self.source.name(index)
+
     def label(self, index):
         return self.source.label(index)
 
@@ -99,7 +102,8 @@ def test_recipes_are_the_published_tables():
     assert [(s.epochs, s.warmup_epochs, s.layer_decay, s.drop_path) for s in rows] == [
         (200, 20, 0.75, 0.1), (100, 20, 0.65, 0.2), (50, 5, 0.75, 0.4),
     ]  # fmt: skip
-    assert replace(rows[0], precision="auto") == FinetuneSettings()
+    assert [(s.batch, s.micro_batch) for s in rows] == [(1024, 128), (1024, 128), (1024, 64)]
+    assert replace(rows[0], precision="auto", keep_size=True) == FinetuneSettings()
     peaks = {
         name: [transfer_settings(name, size).lr * 768 / 512 for size in ("base", "small")]
         for name in ("cifar10", "cifar100", "cars", "flowers", "inat18", "inat19")
@@ -111,6 +115,7 @@ def test_recipes_are_the_published_tables():
     assert [transfer_settings(name, "base").epochs for name in ("cars", "inat18", "inat19")] == [1000, 360, 360]
     assert [transfer_settings(name, "base").erasing for name in ("cars", "inat18", "inat19")] == [0.25, 0.1, 0.1]
     few = semi_supervised_settings()
+    assert not any(settings.keep_size for settings in (*rows, few, transfer_settings("cars", "small")))
     assert (few.head_layers, few.repeats, few.decay_tokens, few.layer_decay, few.init_scale) == (1, 3, True, 1.0, 1.0)
 
 
@@ -124,6 +129,7 @@ def test_own_data_get_a_length_that_fits():
     for num_train, epochs in ((100, 100), (50_000, 100), (150_000, 34), (1_281_167, 30)):
         settings = sane_settings("base", num_train)
         assert settings.epochs == epochs and settings.layer_decay == 0.75 and settings.drop_path == 0.2
+        assert settings.keep_size
     assert finetune_lr(5 * 10, settings, steps_per_epoch=10, batch=256) == pytest.approx(1e-3 / 4)
 
 
@@ -296,6 +302,9 @@ class Colors:
     def __len__(self):
         return self.count
 
+    def name(self, index):
+        return f"{index}.png"
+
     def label(self, index):
         return index % 5
 
@@ -379,11 +388,14 @@ def test_unreadable_images_are_reported_and_left_out_of_the_score(sets, tmp_path
     got = run((train, val), tmp_path, replace(SMALL, epochs=1))
     assert got.index.tolist() == [i for i in range(30) if i not in (3, 4)]
     assert got.last_logits.shape == (28, 10) and len(got.labels) == 28
-    assert set(got.bad) == {(part, i, "corrupt") for part in ("train", "val") for i in (3, 4)}
+    parts = {"train": train, "val": val}
+    assert got.bad == tuple((name, part.source.name(i), "corrupt") for name, part in parts.items() for i in (3, 4))
+    assert run((train, val), tmp_path, replace(SMALL, epochs=1)).bad == got.bad  # from the folder
     with pytest.raises(DataError, match="none of the 30 validation images"):
         run((train, Scenes(val.source, broken=range(30))), tmp_path / "none", replace(SMALL, epochs=1))
-    with pytest.raises(DataError, match="50 training images in a row"):
+    with pytest.raises(DataError, match="50 training images in a row") as refused:
         run((Scenes(train.source, broken=range(50)), val), tmp_path / "all", replace(SMALL, epochs=1))
+    assert ".png': corrupt" in refused.value.why
 
 
 def test_workers_and_another_input_size_change_nothing_else(sets, tmp_path):
@@ -432,8 +444,9 @@ def test_a_folder_of_another_run_or_a_damaged_checkpoint_is_refused(sets, tmp_pa
         run((sets[0], sets[0]), tmp_path, settings)
     run(sets, tmp_path, replace(settings, checkpoint_steps=7))
     (tmp_path / CHECKPOINT).write_bytes((tmp_path / CHECKPOINT).read_bytes()[:1000])
-    with pytest.raises(WeightsError, match="cannot be read"):
+    with pytest.raises(WeightsError, match="cannot be read") as refused:
         run(sets, tmp_path, settings)
+    assert f"delete the folder '{tmp_path}'" in refused.value.fix
 
 
 def child(data: Path, folder: Path, kill_after: int) -> None:
@@ -480,12 +493,12 @@ def test_a_run_killed_by_sigkill_and_resumed_ends_bit_by_bit_the_same(tmp_path):
     folder = tmp_path / "other"
     assert stored(folder)["step"] == 4 and len(stored(folder)["scores"]) == 1  # step 5 is lost
     # What a kill in the middle of writing leaves behind.
-    (folder / f".tmp_{CHECKPOINT}").write_bytes(b"half")
+    (folder / f".{CHECKPOINT}.tmp").write_bytes(b"half")
     resumed = run(sets, folder)
     assert resumed.scores == whole.scores
     assert torch.equal(resumed.last_logits, whole.last_logits) and torch.equal(resumed.best_logits, whole.best_logits)
     assert_same(stored(folder), stored(tmp_path / "whole"))
-    assert not list(folder.glob(".tmp_*"))
+    assert not list(folder.glob(".*"))
 
 
 @pytest.mark.distributed

@@ -2,10 +2,8 @@ import numpy as np
 import pytest
 import torch
 
+from ibot.config.evaluation import OcclusionSettings, ShuffleSettings
 from ibot.eval.occlusion import (
-    PUBLISHED_DROP_COUNTS,
-    PUBLISHED_MASSES,
-    PUBLISHED_SHUFFLE_GRIDS,
     at_ratio,
     drop_counts,
     drop_patches,
@@ -13,6 +11,8 @@ from ibot.eval.occlusion import (
     salient_patches,
     shuffle_blocks,
 )
+
+MASSES = OcclusionSettings().masses
 
 
 def random_images(batch: int, height: int, width: int) -> torch.Tensor:
@@ -37,7 +37,7 @@ def test_mass_rule_of_the_specification(mass, want):
     assert got.dtype == torch.bool and set(got[0].nonzero()[:, 0].tolist()) == want
 
 
-@pytest.mark.parametrize("mass", [0.05, *PUBLISHED_MASSES[:-1]])
+@pytest.mark.parametrize("mass", [0.05, *MASSES[:-1]])
 def test_mass_rule_equals_a_loop(mass):
     attention = torch.rand(5, 36, generator=torch.Generator().manual_seed(1), dtype=torch.float64) ** 3
     got = salient_patches(attention, mass)
@@ -59,7 +59,7 @@ def test_foreground_is_the_smallest_set_with_the_mass():
 def test_scale_of_attention_changes_nothing_and_foregrounds_are_nested():
     attention = torch.rand(3, 16, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     previous = torch.zeros(3, 16, dtype=torch.bool)
-    for mass in PUBLISHED_MASSES:
+    for mass in MASSES:
         found = salient_patches(attention, mass)
         assert torch.equal(found, salient_patches(attention * 4, mass))
         assert bool((previous <= found).all())
@@ -67,10 +67,10 @@ def test_scale_of_attention_changes_nothing_and_foregrounds_are_nested():
     assert bool(previous.all())
 
 
-def test_published_constants():
-    assert len(PUBLISHED_MASSES) == 10 and PUBLISHED_MASSES[0] == 0.1 and PUBLISHED_MASSES[-1] == 1.0
-    assert drop_counts(196) == PUBLISHED_DROP_COUNTS == tuple(i * 196 // 10 for i in range(10))
-    assert [rows * columns for rows, columns in PUBLISHED_SHUFFLE_GRIDS] == [4, 8, 16, 32, 64, 196, 256]
+def test_the_defaults_are_the_published_ones():
+    assert tuple(i / 10 for i in range(1, 11)) == MASSES
+    assert drop_counts(196, OcclusionSettings().steps) == (0, 19, 39, 58, 78, 98, 117, 137, 156, 176)
+    assert [rows * columns for rows, columns in ShuffleSettings().grids] == [4, 8, 16, 32, 64, 196, 256]
 
 
 @pytest.mark.parametrize("num_patches", [1, 36, 196, 784])
@@ -153,7 +153,7 @@ def test_one_index_gives_one_permutation_to_the_batch():
 
 def test_every_published_shuffle_grid_divides_224_pixels():
     images = random_images(1, 224, 224)
-    for rows, columns in PUBLISHED_SHUFFLE_GRIDS:
+    for rows, columns in ShuffleSettings().grids:
         got = shuffle_blocks(images, rows, columns, seed=1, index=[0])
         assert got.shape == images.shape
         assert torch.equal(got.flatten().sort().values, images.flatten().sort().values)

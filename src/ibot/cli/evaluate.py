@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import sys
 import time
@@ -13,13 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ibot.config.override import assign
-from ibot.errors import DataError, IbotError, UserError
+from ibot.errors import DataError, IbotError, ResourceError, UserError
 from ibot.eval.protocols import PROTOCOLS
 from ibot.types import ResultRecord
 
 if TYPE_CHECKING:
     from ibot.data.labels import LabelledImages
     from ibot.eval.protocol import Context
+    from ibot.eval.views import View
+    from ibot.weights.read import Loaded
 
 LINE_SECONDS = 30
 """Between two lines of progress where there is no terminal."""
@@ -37,53 +40,104 @@ def run(options: argparse.Namespace) -> int:
 
 
 def run_all(options: argparse.Namespace) -> int:
-    """Every evaluation that the data allow; what fails is named at the end."""
+    """Every evaluation that the data allow; what fails is named at the end, and is an error if nothing ran."""
+    from ibot.engine.distributed import any_true
+
     if options.settings:
         raise UserError("`ibot eval all` takes no settings", fix="run the protocol that has them by itself")
+    skipped = [name.strip() for name in options.skip.split(",") if name.strip()]
+    if unknown := [name for name in skipped if name not in PROTOCOLS]:
+        raise UserError(f"--skip {unknown[0]}: there is no such protocol", fix=f"known: {', '.join(PROTOCOLS)}")
     failed: list[str] = []
+    chosen = [name for name in PROTOCOLS if name not in skipped]
     with evaluation(options) as context:
-        for name, protocol in PROTOCOLS.items():
+        for name in chosen:
+            problem = ""
             try:
                 context = replace(context, began=time.perf_counter())
+                protocol = PROTOCOLS[name]
                 records = protocol.load()(context, protocol.defaults(context))
-            except IbotError as error:
-                failed.append(f"{name}: {error.what}")
-            else:
                 _report(context, records, options)
+            except IbotError as error:
+                problem = error.what
+            # What only one process meets would leave it alone with the next protocol: then all of them end.
+            if context.processes.world_size > 1 and any_true(bool(problem), context.device) and not problem:
+                raise UserError(f"{name} failed in another process", fix="its own message says why")
+            if problem:
+                failed.append(f"{name}: {problem}")
     if failed and context.processes.is_main:
         print("not run:\n  " + "\n  ".join(failed), file=sys.stderr)
-    return 0
+    return 2 if len(failed) == len(chosen) else 0
 
 
 @contextmanager
 def evaluation(options: argparse.Namespace) -> Iterator[Context]:
-    """Load network and images, join the other processes, and leave them at the end."""
+    """Load network and images, join the other processes, and leave them at the end.
+
+    Raises what a user can mend as UserError, a full disk included.
+    """
     from ibot.data.open_labelled import open_labelled
     from ibot.engine.device import choose_device
     from ibot.engine.distributed import init_processes, shutdown
     from ibot.eval.cache import weights_hash
     from ibot.eval.protocol import Context
-    from ibot.eval.views import View
     from ibot.weights.read import load
 
+    if not 0 <= options.split < 1:
+        raise UserError(f"--split {options.split:g} is no share", fix="for example --split 0.2")
+    device = choose_device(options.device)
+    if device.type == "mps":
+        raise UserError("evaluations compute in float64, which mps lacks", fix="use --device cpu")
     train, val = open_labelled(options.data, options.val_data, split=options.split, seed=options.seed)
     train, val = _evenly(train, options.max_train), _evenly(val, options.max_val)
-    device = choose_device(options.device)
     loaded = load(options.weights, options.key)
+    view = _view(options, loaded)
+    out = Path(options.out) if options.out else default_out(Path(options.weights))
     processes = init_processes(device)
     try:
-        loaded.backbone.to(device)
-        size = (options.size, options.size) if options.size else loaded.size
-        out = Path(options.out) if options.out else default_out(Path(options.weights))
         out.mkdir(parents=True, exist_ok=True)
+        loaded.backbone.to(device)
         yield Context(
-            loaded, str(options.weights), options.key, weights_hash(loaded.backbone), train, val,
-            View(size, options.fit), device, Path(options.cache).expanduser(), out, options.mode, options.seed,
-            workers=max(0, options.workers), processes=processes, data=options.data,
+            loaded, str(options.weights), options.key, weights_hash(loaded), train, val, view, device,
+            Path(options.cache).expanduser(), out, options.mode, options.seed, workers=max(0, options.workers),
+            processes=processes, data=options.data,
             counter=counter if processes.is_main and not options.quiet and not options.json else lambda name: None,
         )  # fmt: skip
+    except OSError as error:
+        raise _disk_error(error, out) from None
     finally:
         shutdown()
+
+
+def _view(options: argparse.Namespace, loaded: Loaded) -> View:
+    """The view of `--size` and `--fit`; else that of a stored classifier; else that of the training's size."""
+    from ibot.eval.linear_classifier import load_classifier
+    from ibot.eval.views import View
+
+    if options.size < 0:
+        raise UserError(f"--size {options.size} must be positive")
+    stored = load_classifier(options.weights)
+    if stored is not None and options.mode == "clean" and not options.size and options.fit == "crop":
+        return stored.view
+    size = (options.size, options.size) if options.size else loaded.size
+    if min(loaded.backbone.token_grid(*size)) < 1:
+        raise UserError(
+            f"--size {options.size} is smaller than a patch", fix=f"at least {loaded.backbone.patch_size} pixels"
+        )
+    return View(size, options.fit, keep=options.mode == "clean")
+
+
+def _disk_error(error: OSError, out: Path) -> IbotError:
+    where = error.filename or out
+    if error.errno == errno.ENOSPC:
+        return ResourceError(
+            f"the disk of '{where}' is full", fix="free some space, or name others with --out and --cache"
+        )
+    return UserError(
+        f"'{where}' cannot be used",
+        why=error.strerror or str(error),
+        fix="name a folder you may write to: --out, --cache",
+    )
 
 
 def default_out(weights: Path) -> Path:

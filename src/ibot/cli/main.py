@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -13,6 +12,8 @@ import ibot
 from ibot.config.override import settings_of
 from ibot.errors import IbotError, ResourceError
 from ibot.eval.protocols import PROTOCOLS
+
+FEATURE_CACHE = "~/.cache/ibot/features"
 
 EPILOG = """\
 first steps:  ibot demo                                 pre-train on generated images, about five minutes on a laptop
@@ -90,7 +91,10 @@ def build_parser() -> argparse.ArgumentParser:
         made.set_defaults(protocol=name)
         made.epilog = "settings:  " + "  ".join(f"{key}={value}" for key, value in settings_of(protocol.settings))
         _evaluation_arguments(made)
-    _evaluation_arguments(command("all", "every protocol that the data allow", "evaluate", "run_all", protocols))
+        made.add_argument("settings", nargs="*", metavar="key=value", help="settings of the protocol, listed below")
+    every = command("all", "every protocol that the data allow", "evaluate", "run_all", protocols)
+    _evaluation_arguments(every)
+    every.add_argument("--skip", default="", metavar="NAME[,NAME]", help="protocols to leave out")
 
     features = command("features", "write class tokens (and patch tokens) with file names", "features", "run")
     _weights_arguments(features)
@@ -195,11 +199,9 @@ def _evaluation_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of splits, starts and orders")
     out = "results and states to resume from (default: the run's folder, else results/NAME)"
     parser.add_argument("--out", default="", metavar="DIR", help=out)
-    cache = os.environ.get("IBOT_CACHE", "~/.cache/ibot/features")
-    parser.add_argument("--cache", default=cache, metavar="DIR", help="features on disk (default: %(default)s)")
+    parser.add_argument("--cache", default=FEATURE_CACHE, metavar="DIR", help="features on disk (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes that decode images")
     parser.add_argument("--json", action="store_true", help="print records instead of a table")
-    parser.add_argument("settings", nargs="*", metavar="key=value", help="settings of the protocol, listed below")
 
 
 def _search_arguments(parser: argparse.ArgumentParser) -> None:
@@ -216,8 +218,7 @@ def _search_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--outliers", type=int, default=12, metavar="N", help=outliers)
     out = "search.html and search.csv (default: search/ in the run's folder, else results/NAME/search)"
     parser.add_argument("--out", default="", metavar="DIR", help=out)
-    cache = os.environ.get("IBOT_CACHE", "~/.cache/ibot/features")
-    parser.add_argument("--cache", default=cache, metavar="DIR", help="features on disk (default: %(default)s)")
+    parser.add_argument("--cache", default=FEATURE_CACHE, metavar="DIR", help="features on disk (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes that decode images")
 
 

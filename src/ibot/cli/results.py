@@ -4,18 +4,53 @@ from __future__ import annotations
 
 import argparse
 import csv
+import json
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from ibot.config.override import show
 from ibot.errors import UserError
+from ibot.eval.protocols import PROTOCOLS
 from ibot.types import ResultRecord
 
 FILE = "results.jsonl"
 PRE_TRAINING = "pre-training"
 """Mode of the records that a training leaves while it runs."""
+LISTED = 4
+"""Values of a list that a title shows; of a longer one it shows the ends."""
+OF_THE_VIEW = ("size", "fit", "interpolation")
+"""Settings of a record that belong to no protocol."""
+CONCERNS: dict[str, dict[str, tuple[str, ...]]] = {
+    "semi": {"share": (), "lists": (), "probes": (), "subsets": ()},
+    "part_linear": {"shares": ()},
+    "backgrounds": {"challenge": ()},
+    "corruptions": {
+        "corruptions": ("corruptions_mean", "corruptions_relative"), "baseline": ("corruptions_relative",),
+    },
+    "shuffle": {"grids": ()},
+}  # fmt: skip
+"""Settings that decide which rows a protocol reports, and the starts of the names of the metrics that they change."""
+
+
+class Column(NamedTuple):
+    """What makes two numbers comparable."""
+
+    metric: tuple[str, ...]
+    """Name, and row if there are several."""
+    mode: str
+    data: str
+    """Name of the images."""
+    val: str
+    """How many of them, and how many to train on."""
+    train: str
+    size: str
+    """Of the view, empty where it is not known."""
+    fit: str
+    settings: tuple[tuple[str, str], ...]
+    """Names and values, as JSON, of the protocol's settings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +73,9 @@ class Entry:
         name = record.metric if record.metric.startswith(record.protocol) else f"{record.protocol}_{record.metric}"
         row = str(record.extra.get("row", f"k = {record.settings['k']}" if "k" in record.settings else ""))
         # A row that is named after what was chosen would give each choice its own column.
-        repeated = row == str(record.extra.get("chosen", "")) or name.endswith(f"_{row}")
-        return (name,) if repeated or not row else (name, row)
+        chosen = str(record.extra.get("chosen", ""))
+        row = "" if row == chosen else row.removesuffix(f", {chosen}")
+        return (name,) if not row or name.endswith(f"_{row}") else (name, row)
 
     @property
     def mode(self) -> str:
@@ -49,13 +85,18 @@ class Entry:
     @property
     def data(self) -> str:
         """Name of the images, empty where it is not known."""
-        root = Path(str(self.record.data.get("root", "")))
-        return root.parent.name if root.name in ("train", "val", "test") else root.name
+        return _name_of(self.record.data.get("root", ""))
 
     @property
-    def column(self) -> tuple[tuple[str, ...], str, str, str]:
-        """What makes two numbers comparable: metric, mode, images, and how many of them."""
-        return self.metric, self.mode, self.data, f"{self.record.num_val} images"
+    def column(self) -> Column:
+        """Where the record stands in the table."""
+        record = self.record
+        size, fit = record.settings.get("size"), record.settings.get("fit")
+        return Column(
+            self.metric, self.mode, self.data, f"{record.num_val} images", f"{record.num_train} training images",
+            "x".join(map(str, size)) + " pixels" if isinstance(size, list | tuple) else "", f"fit={fit}" if fit else "",
+            _of_protocol(record),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +105,9 @@ class Table:
 
     rows: list[tuple[str, str]]
     """Run or weights, and network."""
-    columns: dict[Any, tuple[str, ...]]
-    """Title, in parts, by `Entry.column`."""
-    cells: dict[tuple[Any, Any], ResultRecord]
+    columns: dict[Column, tuple[str, ...]]
+    """Title, in parts."""
+    cells: dict[tuple[tuple[str, str], Column], ResultRecord]
     """By row and column."""
 
 
@@ -87,10 +128,11 @@ def run(options: argparse.Namespace) -> int:
         _plot(table, Path(options.plot))
     lines = list_of(entries) if options.all else cells_of(table)
     if options.csv:
-        wide = lines if options.all else cells_of(table, intervals=True)
+        wide = lines if options.all else cells_of(table, intervals=True, ranges=True)
         _write(Path(options.csv), lambda path: _write_csv(path, wide))
     if options.markdown:
-        _write(Path(options.markdown), lambda path: path.write_text(markdown(lines), encoding="utf-8"))
+        text = markdown(lines if options.all else cells_of(table, ranges=True))
+        _write(Path(options.markdown), lambda path: path.write_text(text, encoding="utf-8"))
     print(aligned(lines), end="")
     if not options.quiet:
         hidden = "" if options.all else "; --all lists them with dates and settings"
@@ -129,25 +171,33 @@ def read_folder(folder: Path) -> list[Entry]:
 def side_by_side(entries: Sequence[Entry]) -> Table:
     """One row per run or weights and network, one column per metric; entries in order of time, so the last stays."""
     cells = {(entry.subject, entry.column): entry.record for entry in entries}
-    columns = sorted({column for _, column in cells}, key=lambda column: _order(column, entries))
+    protocols = {column: record.protocol for (_, column), record in cells.items()}
+    names = list(dict.fromkeys(entry.metric[0] for entry in entries))
+    columns = sorted(protocols, key=lambda column: _order(column, protocols[column], names))
     return Table(sorted({row for row, _ in cells}), {column: _title(column, columns) for column in columns}, cells)
 
 
-def cells_of(table: Table, intervals: bool = False) -> list[list[str]]:
-    """The table as text, titles first, their parts one below the other; with `intervals` also the 95 % intervals."""
-    titles = ["run", "network"]
-    for title in table.columns.values():
-        name = "\n".join(title)
-        titles += [name, f"{name}\nlow", f"{name}\nhigh"] if intervals else [name]
-    lines = [titles]
-    for row in table.rows:
-        line = list(row)
-        for column in table.columns:
-            record = table.cells.get((row, column))
-            low, high = (None, None) if record is None or record.interval is None else record.interval
-            values = (None if record is None else record.value, low, high)
-            line += ["" if value is None else f"{value:.2f}" for value in (values if intervals else values[:1])]
-        lines.append(line)
+def cells_of(table: Table, intervals: bool = False, ranges: bool = False) -> list[list[str]]:
+    """The table as text, titles first, their parts one below the other.
+
+    Args:
+        table: what to show.
+        intervals: add two columns to each for the ends of the 95 % intervals.
+        ranges: add a column, where there are means over several draws, for the range of the draws.
+    """
+    lines = [["run", "network"], *(list(row) for row in table.rows)]
+    for column, title in table.columns.items():
+        records = [table.cells.get((row, column)) for row in table.rows]
+        columns = [(title, [f"{record.value:.2f}" if record else "" for record in records])]
+        for i, end in enumerate(("low", "high") if intervals else ()):
+            ends = [f"{record.interval[i]:.2f}" if record and record.interval else "" for record in records]
+            columns.append(((*title, end), ends))
+        spans = [_ends(_range(record)) for record in records]
+        if ranges and any(spans):
+            columns.append(((*title, "range"), spans))
+        for name, cells in columns:
+            for line, cell in zip(lines, ("\n".join(name), *cells), strict=True):
+                line.append(cell)
     return lines
 
 
@@ -158,9 +208,10 @@ def list_of(entries: Sequence[Entry]) -> list[list[str]]:
     for entry, own in zip(entries, known, strict=True):
         others = [s for e, s in zip(entries, known, strict=True) if e.record.metric == entry.record.metric]
         differing = [key for key in own if len({str(other[key]) for other in others if key in other}) > 1]
-        low_high = "" if entry.record.interval is None else "{:.2f} to {:.2f}".format(*entry.record.interval)
+        span = _range(entry.record)
+        spread = f"range {_ends(span)}" if span and not entry.record.interval else _ends(entry.record.interval)
         lines.append(
-            [entry.record.when or "in training", *entry.subject, entry.metric[0], f"{entry.record.value:.2f}", low_high,
+            [entry.record.when or "in training", *entry.subject, entry.metric[0], f"{entry.record.value:.2f}", spread,
              " ".join(f"{key}={own[key]}" for key in differing)]
         )  # fmt: skip
     return lines
@@ -179,13 +230,13 @@ def aligned(lines: Sequence[Sequence[str]]) -> str:
                 text.rjust(width) if right else text.ljust(width)
                 for text, width, right in zip(texts, widths, numbers, strict=True)
             ]
-            out.append(_shown("  ".join(padded).rstrip()) + "\n")
+            out.append(printable("  ".join(padded).rstrip()) + "\n")
     return "".join(out)
 
 
 def markdown(lines: Sequence[Sequence[str]]) -> str:
     """The same as a table of Markdown."""
-    shown = [[_shown(", ".join(cell.split("\n")).replace("|", "\\|")) for cell in line] for line in lines]
+    shown = [[printable(", ".join(cell.split("\n")).replace("|", "\\|")) for cell in line] for line in lines]
     rule = ["---:" if all(_is_number(line[i]) for line in lines[1:]) else "---" for i in range(len(lines[0]))]
     return "".join(f"| {' | '.join(line)} |\n" for line in (shown[0], rule, *shown[1:]))
 
@@ -228,30 +279,79 @@ def _subject(folder: Path, record: ResultRecord) -> str:
     return str(folder) if own or not record.weights else weights
 
 
-def _order(column: tuple[tuple[str, ...], str, str, str], entries: Sequence[Entry]) -> tuple[Any, ...]:
+def _order(column: Column, protocol: str, names: Sequence[str]) -> tuple[Any, ...]:
     """Columns of one metric stand together, k-NN by k, and what was measured in training first.
 
-    Metrics of a protocol keep the order in which it reports them.
+    Metrics of a protocol keep the order in which it reports them, which is that of `names`.
     """
-    from ibot.eval.protocols import PROTOCOLS
-
-    metric, mode, data, number = column
-    names = list(dict.fromkeys(entry.metric[0] for entry in entries))
-    protocol = next(entry.record.protocol for entry in entries if entry.column == column)
+    metric, mode = column.metric, column.mode
     place = list(PROTOCOLS).index(protocol) if protocol in PROTOCOLS else len(PROTOCOLS)
     row = "".join(metric[1:])
     digits = "".join(letter for letter in row if letter.isdigit())
-    return place, names.index(metric[0]), int(digits or 0), row, mode != PRE_TRAINING, mode, data, number
+    return place, names.index(metric[0]), int(digits or 0), row, mode != PRE_TRAINING, *column[1:]
 
 
-def _title(column: tuple[Any, ...], columns: Sequence[tuple[Any, ...]]) -> tuple[str, ...]:
-    """Parts of a title: the metric, and of mode, images and their number what it takes to tell it from the others."""
-    title, alike = column[0], [other for other in columns if other[0] == column[0]]
-    for part in range(1, len(column)):
+def _title(column: Column, columns: Sequence[Column]) -> tuple[str, ...]:
+    """Parts of a title: the metric, and of all else what it takes to tell the column from the others."""
+    title, alike = column.metric, [other for other in columns if other.metric == column.metric]
+    for part in range(1, len(column) - 1):
         if len({other[part] for other in alike}) > 1 and column[part]:
-            title = (*title, column[part])
+            title = (*title, str(column[part]))
         alike = [other for other in alike if other[part] == column[part]]
+    for name, value in column.settings:
+        values = {text for other in alike for key, text in other.settings if key == name}
+        if len(values) > 1:
+            brief = len({_written(text) for text in values}) == len(values)
+            title = (*title, f"{name}={_written(value, brief)}")
+        alike = [other for other in alike if (name, value) in other.settings]
     return title
+
+
+def _of_protocol(record: ResultRecord) -> tuple[tuple[str, str], ...]:
+    """The settings of its protocol, as JSON, that do not show in the row.
+
+    What a record lacks, as one of an earlier version may, has its default. What the defaults depend on, network or
+    number of images, is not known here: such protocols too are compared by what was used.
+    """
+    known = PROTOCOLS.get(record.protocol)
+    if known is None:
+        return tuple((key, json.dumps(value)) for key, value in record.settings.items() if key not in OF_THE_VIEW)
+    found, partial = [], CONCERNS.get(record.protocol, {})
+    for key, default in json.loads(json.dumps(asdict(known.settings))).items():
+        value = record.settings.get(key, default)
+        one_of_them = isinstance(default, list) and not isinstance(value, list | tuple)
+        # Records of classifiers describe them under `head`, also where that is the name of a setting.
+        elsewhere = one_of_them or isinstance(value, dict)
+        if not elsewhere and record.metric.startswith(partial.get(key, "")):
+            found.append((key, json.dumps(_name_of(value) if key == "root" else value)))
+    return tuple(found)
+
+
+def _written(text: str, brief: bool = True) -> str:
+    """A value given as JSON in the form of the command line."""
+    value = json.loads(text)
+    if not isinstance(value, list):
+        return show(value) or "none"
+    shown = [":".join(map(show, item)) if isinstance(item, list) else show(item) for item in value] or ["none"]
+    return f"{shown[0]}..{shown[-1]} ({len(shown)} values)" if brief and len(shown) > LISTED else ",".join(shown)
+
+
+def _name_of(root: object) -> str:
+    """Name of a folder of images: that of its parent for a part of a set."""
+    path = Path(str(root))
+    return path.parent.name if path.name in ("train", "val", "test") else path.name
+
+
+def _range(record: ResultRecord | None) -> tuple[float, float] | None:
+    """Smallest and largest value of the draws whose mean this is."""
+    span = record.extra.get("range") if record is not None else None
+    if not isinstance(span, list | tuple) or len(span) != 2 or not all(isinstance(end, int | float) for end in span):
+        return None
+    return span[0], span[1]
+
+
+def _ends(span: tuple[float, float] | None) -> str:
+    return "{:.2f} to {:.2f}".format(*span) if span else ""
 
 
 def _settings(entry: Entry) -> dict[str, Any]:
@@ -298,7 +398,7 @@ def _plot(table: Table, out: Path) -> None:
     groups = {}
     for column, title in table.columns.items():
         bars = [
-            Bar(_shown(f"{run} ({network})" if several else run), record.value, record.interval)
+            Bar(printable(f"{run} ({network})" if several else run), record.value, record.interval)
             for run, network in table.rows
             if (record := table.cells.get(((run, network), column))) is not None
         ]
@@ -306,6 +406,6 @@ def _plot(table: Table, out: Path) -> None:
     _write(out, lambda path: results_picture(groups, path))
 
 
-def _shown(text: str) -> str:
+def printable(text: str) -> str:
     """Text that any terminal takes: bytes of names that are no UTF-8 become escapes."""
     return text.encode("utf-8", "backslashreplace").decode()

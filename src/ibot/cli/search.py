@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ibot.cli.evaluate import counter, default_out
+from ibot.cli.results import printable
 from ibot.errors import DataError, UserError, WeightsError
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from ibot.models.backbone import BackboneModule
     from ibot.show.gallery import Duplicates, Findings, Nearest, Picture, Square
     from ibot.types import TokenOutput
+    from ibot.weights.read import Loaded
 
 PAGE, TABLE = "search.html", "search.csv"
 TITLE = "ibot search in"
@@ -130,7 +132,7 @@ def run(options: argparse.Namespace) -> int:
     queries = [_query(searched, file, -1 - number) for number, file in enumerate(dict.fromkeys(options.image))]
     out = Path(options.out) if options.out else default_out(Path(options.weights)) / "search"
     _prepare(out)
-    features = _features(searched, options.cache)
+    features = _features(searched, loaded, options.cache)
     queries = queries or _evenly(searched, features)
     findings = _search(searched, features, queries, patch, options)
     outside = {query.index: query.view for query in queries if query.index < 0}
@@ -144,8 +146,8 @@ def run(options: argparse.Namespace) -> int:
         raise UserError(
             f"nothing can be written into '{out}'", why=error.strerror or str(error), fix="name another --out"
         ) from None
-    print(_shown("\n".join(_summary(findings, features, source))))
-    print(_shown(f"page:             {out / PAGE}\ntable:            {out / TABLE}"))
+    print(printable("\n".join(_summary(findings, features, source))))
+    print(printable(f"page:             {out / PAGE}\ntable:            {out / TABLE}"))
     print("next:             open the page in a browser, or search with --image FILE and --patch ROW,COLUMN")
     return 0
 
@@ -254,7 +256,7 @@ def _holds(file: Path, mark: str) -> bool:
         return False
 
 
-def _features(searched: Searched, folder: str) -> FeatureSet:
+def _features(searched: Searched, loaded: Loaded, folder: str) -> FeatureSet:
     """Class tokens of all readable images, from the cache where they are there.
 
     Raises UserError for a cache that cannot be written, and WeightsError for a network whose outputs are no numbers.
@@ -273,7 +275,7 @@ def _features(searched: Searched, folder: str) -> FeatureSet:
     try:
         cache.mkdir(parents=True, exist_ok=True)
         features = cached_features(
-            searched.backbone, weights_hash(searched.backbone), FileImages(source), searched.view, [CLASS_TOKEN], cache,
+            searched.backbone, weights_hash(loaded), FileImages(source), searched.view, [CLASS_TOKEN], cache,
             device=searched.device, workers=searched.workers, progress=searched.counter("images"),
         )[CLASS_TOKEN]  # fmt: skip
     except OSError as error:
@@ -440,8 +442,3 @@ def _summary(findings: Findings, features: FeatureSet, source: ImageSource) -> l
             f"outliers:         {len(findings.outliers)}, the strangest: {first.name} ({first.similarity:.3f})"
         )
     return lines
-
-
-def _shown(text: str) -> str:
-    """Text that any terminal takes: bytes of names that are no UTF-8 become escapes."""
-    return text.encode("utf-8", "backslashreplace").decode()

@@ -1,4 +1,5 @@
-"""Settings of the evaluations, `key=value` on their command lines; the defaults are the published protocols.
+"""Settings of the evaluations, `key=value` on their command lines; the defaults are the paper's where a field names no
+other.
 
 One flat, frozen dataclass for each; units and sources stand with the fields (spec_evaluation 8 and 9).
 """
@@ -85,8 +86,9 @@ class PartLinearSettings:
     """Shares of the patches, at least one patch each: 1, 7, 14, 56, 112 and 196 of the published 14 x 14."""
     smallest: bool = False
     """Take the least attended patches."""
-    probe: Literal["logistic", "sweep"] = "logistic"
-    """Logistic regression on plain images (fast), or the published sweep over rates on random crops."""
+    probe: Literal["auto", "logistic", "sweep"] = "auto"
+    """Logistic regression on plain images (fast), or the published sweep over rates on random crops; auto: the sweep in
+    published mode."""
     rates: tuple[float, ...] = SWEEP
     """Of the sweep, as those below: base learning rates for a batch of 256."""
     epochs: int = 100

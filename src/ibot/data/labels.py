@@ -1,7 +1,7 @@
 """Labelled image sets for evaluations: one file per image, inside of tar archives, in memory, and subsets of these.
 
 All answer the same calls (`LabelledImages`). None holds open files, so that they can be pickled, forked and read from
-several threads.
+several threads. A set is taken to stay as it is: its fingerprint is computed once, and a pickled set takes it along.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import hashlib
 import io
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
@@ -57,7 +57,10 @@ class LabelledImages(Protocol):
         ...
 
     def fingerprint(self) -> str:
-        """SHA-256 in hex of kind, classes, names, labels, and the state of the files or the pixels in memory."""
+        """SHA-256 in hex of kind, classes, names, labels, and the state of the files or the pixels in memory.
+
+        As it was at the first call: changes are seen by sets made after them.
+        """
         ...
 
 
@@ -66,6 +69,8 @@ class FileImages:
     """One file per image. Raises ValueError for a source without labels."""
 
     source: ImageSource
+    _known: list[str] = field(default_factory=list, init=False, repr=False)
+    """The fingerprint, once it is computed."""
     kind: ClassVar[str] = "files"
 
     def __post_init__(self) -> None:
@@ -105,8 +110,10 @@ class FileImages:
 
     def fingerprint(self) -> str:
         """SHA-256 in hex of kind, classes, names, labels, and sizes and times of the files: one stat for each."""
-        source = self.source
-        return _digest(self.kind, *self.classes, source.names, source.ends, self.labels, self._state())
+        if not self._known:
+            source = self.source
+            self._known.append(_digest(self.kind, *self.classes, source.names, source.ends, self.labels, self._state()))
+        return self._known[0]
 
     def _state(self) -> NDArray[np.int64]:
         root = str(self.root)
@@ -166,6 +173,8 @@ class ArrayImages:
     labels: NDArray[np.int32]
     """int32 [n]."""
     classes: tuple[str, ...]
+    _known: list[str] = field(default_factory=list, init=False, repr=False)
+    """The fingerprint, once it is computed."""
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -184,7 +193,9 @@ class ArrayImages:
 
     def fingerprint(self) -> str:
         """SHA-256 in hex of kind, classes, part, labels and pixels."""
-        return _digest("array", *self.classes, self.part, self.labels, self.pixels)
+        if not self._known:
+            self._known.append(_digest("array", *self.classes, self.part, self.labels, self.pixels))
+        return self._known[0]
 
 
 class SubsetImages:
@@ -200,6 +211,7 @@ class SubsetImages:
         self.base, self.indices = base, chosen.astype(np.int64)
         self.root, self.classes = base.root, base.classes
         self.labels: NDArray[np.int32] = base.labels[self.indices]
+        self._fingerprint = ""
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -218,7 +230,9 @@ class SubsetImages:
 
     def fingerprint(self) -> str:
         """SHA-256 in hex of the base's fingerprint and the indices."""
-        return _digest("subset", self.base.fingerprint(), self.indices)
+        if not self._fingerprint:
+            self._fingerprint = _digest("subset", self.base.fingerprint(), self.indices)
+        return self._fingerprint
 
 
 def number_classes(texts: Sequence[str]) -> tuple[NDArray[np.int32], tuple[str, ...]]:

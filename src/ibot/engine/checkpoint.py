@@ -9,7 +9,6 @@ RUN/checkpoints/last          name of the newest folder
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import shutil
@@ -24,12 +23,13 @@ from torch import Tensor, nn
 
 from ibot.config.override import to_plain
 from ibot.config.schema import Config
+from ibot.engine import files
+from ibot.engine.files import is_disk_full, sync
 from ibot.errors import ResourceError, WeightsError
 from ibot.method.model import StudentTeacher
 from ibot.types import RunState
 
 FOLDER = "checkpoints"
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def save_checkpoint(
@@ -65,12 +65,12 @@ def save_checkpoint(
         torch.save(training, temporary / "training.pt")
         (temporary / "state.json").write_text(json.dumps({**asdict(state), "config": to_plain(config)}, indent=2))
         for file in temporary.iterdir():
-            _sync(file)
-        _sync(temporary)
+            sync(file)
+        sync(temporary)
         if final.exists():  # saved again at the same step: the old one goes only now
             shutil.rmtree(final)
         temporary.rename(final)
-        _sync(folder)
+        sync(folder)
         _point_to(folder, final.name)
     except (OSError, RuntimeError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -137,7 +137,7 @@ def _complete(folder: Path) -> list[Path]:
 def _point_to(folder: Path, name: str) -> None:
     temporary = folder / f".tmp_last_{os.getpid()}"
     temporary.write_text(name + "\n")
-    _sync(temporary)
+    sync(temporary)
     temporary.replace(folder / "last")
 
 
@@ -149,31 +149,9 @@ def _delete_old(folder: Path, keep: int, protect: Callable[[int], bool]) -> None
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def is_disk_full(error: Exception) -> bool:
-    """Whether a failed write was refused for lack of space."""
-    if isinstance(error, OSError):
-        return error.errno in _DISK_FULL
-    # torch and safetensors report a failed write as their own errors, with the system's words inside.
-    text = str(error).lower()
-    return any(words in text for words in ("no space left", "os error 28", "quota", "unexpected pos", "file too large"))
-
-
 def disk_full(run: Path) -> ResourceError:
     """The error of a run on a full disk: what is free, and from where it resumes."""
-    free = shutil.disk_usage(run).free / 2**20
     last = find_checkpoint(run)
     size = sum(file.stat().st_size for file in last.iterdir()) / 2**20 if last else 0.0
-    needed = f"a checkpoint takes {size:.1f} MiB, " if last else ""
-    return ResourceError(
-        f"the disk of '{run}' is full",
-        why=f"{needed}{free:.1f} MiB are free",
-        fix=f"free some space, then run the same command: it resumes from {last.name if last else 'the start'}",
-    )
+    needed = f"a checkpoint takes {size:.1f} MiB" if last else ""
+    return files.disk_full(run, needed, f"it resumes from {last.name if last else 'the start'}")

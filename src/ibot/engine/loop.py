@@ -17,16 +17,10 @@ from ibot.config.schema import Config, Duration
 from ibot.data.loader import Loader
 from ibot.data.pixels import normalize
 from ibot.data.sources import ImageSource, scan
-from ibot.engine.checkpoint import (
-    disk_full,
-    find_checkpoint,
-    is_disk_full,
-    load_checkpoint,
-    remove_leftovers,
-    save_checkpoint,
-)
+from ibot.engine.checkpoint import disk_full, find_checkpoint, load_checkpoint, remove_leftovers, save_checkpoint
 from ibot.engine.device import autocast, choose_device, choose_precision, prepare, seed_step
 from ibot.engine.distributed import Processes, any_true, barrier, init_processes, shutdown, wrap_student
+from ibot.engine.files import is_disk_full
 from ibot.engine.health import HealthMonitor
 from ibot.engine.logging import Progress, StopSignal, TensorBoard
 from ibot.engine.optimizer import build_optimizer

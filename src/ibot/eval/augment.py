@@ -54,6 +54,10 @@ class LabelledPixels(Protocol):
         """How many there are."""
         ...
 
+    def name(self, index: int) -> str:
+        """What a user calls an image."""
+        ...
+
     def label(self, index: int) -> int:
         """Class of an image."""
         ...
@@ -111,10 +115,13 @@ def _posterize(image: Image.Image, bits: int, **_: object) -> Image.Image:
 
 
 def validation_view(settings: FinetuneSettings, size: int) -> View:
-    """Validation view: bilinear with the crop rule of 8.4, or VAL224 (bicubic) of 8.5 and 8.7."""
+    """Validation view: bilinear with the crop rule of 8.4, or VAL224 (bicubic) of 8.5 and 8.7.
+
+    `settings.keep_size` says what becomes of images that have the size already.
+    """
     whole = 0 < settings.whole_from <= size
     resize = size if whole else int(size / WHOLE_CROP)
-    return View((size, size), interpolation=settings.test_interpolation, resize=resize)
+    return View((size, size), interpolation=settings.test_interpolation, resize=resize, keep=settings.keep_size)
 
 
 class TrainingSample(NamedTuple):
@@ -152,7 +159,7 @@ class TrainingViews(Dataset["TrainingSample | DataError"]):
                 return TrainingSample(self.transform(image), self.images.label(candidate), bad)
         return DataError(
             f"{len(bad)} training images in a row cannot be read",
-            why=f"the last one, number {bad[-1][0]}: {bad[-1][1]}" if bad else "the set is empty",
+            why=f"the last one, '{self.images.name(bad[-1][0])}': {bad[-1][1]}" if bad else "the set is empty",
             fix="look at the files; most of this set seems to be broken",
         )
 

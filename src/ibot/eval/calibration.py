@@ -8,8 +8,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-PUBLISHED_BIN_SIZE = 100
-
 
 def confidence_and_correct(logits: Tensor, labels: Tensor, subset: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Largest softmax value and whether its class is the label, over all classes or over `subset` only.
@@ -38,9 +36,7 @@ def confidence_and_correct(logits: Tensor, labels: Tensor, subset: Tensor | None
     return probs.gather(1, chosen[:, None])[:, 0], chosen == labels
 
 
-def rms_calibration_error(
-    confidence: Tensor, correct: Tensor, bin_size: int = PUBLISHED_BIN_SIZE, drop_last: bool = False
-) -> float:
+def rms_calibration_error(confidence: Tensor, correct: Tensor, bin_size: int, drop_last: bool = False) -> float:
     """Root mean square gap between confidence and accuracy, over bins of samples of similar confidence.
 
     sqrt(sum over bins of n_b / n * (mean confidence - mean correctness)^2). A bin is `bin_size` consecutive samples in
@@ -50,7 +46,7 @@ def rms_calibration_error(
     Args:
         confidence: [n], 0..1; equal ones keep their order.
         correct: bool [n].
-        bin_size: samples per bin.
+        bin_size: samples per bin. Published: 100.
         drop_last: leave out the last, most confident bin while n still counts all. The published loop does so, which
             understates the error; with a single bin nothing remains and the error is 0.
 

@@ -18,30 +18,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ibot.config.evaluation import CorruptionSettings
 from ibot.errors import MissingExtra
 
-COMMON_CORRUPTIONS = (
-    "gaussian_noise",
-    "shot_noise",
-    "impulse_noise",
-    "defocus_blur",
-    "glass_blur",
-    "motion_blur",
-    "zoom_blur",
-    "snow",
-    "frost",
-    "fog",
-    "brightness",
-    "contrast",
-    "elastic_transform",
-    "pixelate",
-    "jpeg_compression",
-)
-"""The 15 of the standard mCE, in the published order."""
+CORRUPTIONS: Sequence[str] = CorruptionSettings().corruptions
+"""All 19, in the published order."""
 
-EXTRA_CORRUPTIONS = ("speckle_noise", "gaussian_blur", "spatter", "saturate")
-CORRUPTIONS = COMMON_CORRUPTIONS + EXTRA_CORRUPTIONS
-SEVERITIES = (1, 2, 3, 4, 5)
+COMMON_CORRUPTIONS: Sequence[str] = CORRUPTIONS[:15]
+"""Those of the standard mCE."""
+
+SEVERITIES = CorruptionSettings().severities
 MIN_SIDE = 32
 """Pixels; smaller images are refused by the package."""
 

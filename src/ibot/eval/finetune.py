@@ -10,8 +10,6 @@ FOLDER/checkpoint.pt      network, optimizer, running mean, step, scores so far;
 from __future__ import annotations
 
 import hashlib
-import os
-import pickle
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
@@ -28,7 +26,8 @@ from torch.utils.data import DataLoader
 from ibot.data.pixels import normalize
 from ibot.engine.device import autocast, choose_precision, seed_step
 from ibot.engine.distributed import Processes, barrier, wrap_student
-from ibot.errors import DataError, RunError, TrainingStopped, WeightsError
+from ibot.engine.files import read_state, write_atomically
+from ibot.errors import DataError, RunError, TrainingStopped
 from ibot.eval.augment import (
     LabelledPixels,
     Mixing,
@@ -81,8 +80,8 @@ class FinetuneResult:
     """File with the network's tensors after the best epoch, under `model`."""
     notes: tuple[str, ...] = ()
     """Where the settings did not fit the data and what was used instead."""
-    bad: tuple[tuple[str, int, str], ...] = ()
-    """("train" or "val", image, reason) of what could not be read."""
+    bad: tuple[tuple[str, str, str], ...] = ()
+    """("train" or "val", name of the image, reason) of what could not be read, in the order of the sets."""
 
 
 def finetune(
@@ -118,12 +117,14 @@ def finetune(
     Raises:
         MissingExtra: timm is not installed. DataError: too few images, or none that can be read. RunError: the folder
         belongs to other settings, weights or data. WeightsError: its checkpoint is damaged. TrainingStopped: the loss
-        is not finite.
+        is not finite. ResourceError: the disk is full.
     """
     plan = plan_steps(len(train), classifier.num_classes, settings, processes.world_size)
     resize_positions(classifier.backbone, size)
     identity = {"seed": seed, "size": size, **_identity(classifier, (train, val), settings, plan)}
-    run = _Run(classifier.to(device), val, settings, plan, size, device, folder, processes, seed, workers, identity)
+    run = _Run(
+        classifier.to(device), train, val, settings, plan, size, device, folder, processes, seed, workers, identity
+    )
     folder.mkdir(parents=True, exist_ok=True)
     run.load()
     run.wrapped = wrap_student(classifier, processes, device)
@@ -174,6 +175,7 @@ class _Run:
     """What the training holds and saves."""
 
     classifier: Classifier
+    train: LabelledPixels
     val: LabelledPixels
     settings: FinetuneSettings
     plan: StepPlan
@@ -188,6 +190,7 @@ class _Run:
     step: int = 0
     scores: list[EpochScore] = field(default_factory=list)
     bad: set[tuple[str, int, str]] = field(default_factory=set)
+    """("train" or "val", number of the image, reason)."""
     wrapped: nn.Module = field(init=False)
     """The classifier or its distributed wrapper."""
     optimizer: torch.optim.Optimizer = field(init=False)
@@ -266,7 +269,7 @@ class _Run:
         if self.processes.is_main:
             is_best = self.best_epoch == len(self.scores) - 1
             model = self.classifier.state_dict() if is_best else None
-            _write(self._epoch_file(len(self.scores) - 1), {"index": index, "logits": logits, "model": model})
+            self._write(self._epoch_file(len(self.scores) - 1), {"index": index, "logits": logits, "model": model})
         self.save()
         if self.processes.is_main:
             kept = {self._epoch_file(self.best_epoch), self._epoch_file(len(self.scores) - 1)}
@@ -336,14 +339,14 @@ class _Run:
             "scores": [asdict(score) for score in self.scores],
             "bad": sorted(self.bad),
         }
-        _write(self.folder / CHECKPOINT, content)
+        self._write(self.folder / CHECKPOINT, content)
 
     def load(self) -> None:
         """Go on where the folder's checkpoint stands, if there is one. Raises RunError, WeightsError."""
         file = self.folder / CHECKPOINT
         if not file.exists():
             return
-        stored = _read(file)
+        stored = self._read(file)
         if stored["identity"] != self.identity:
             raise RunError(
                 f"'{self.folder}' holds another fine-tuning",
@@ -362,22 +365,30 @@ class _Run:
     def result(self) -> FinetuneResult:
         """Everything again from the folder, so that a resumed run returns what an unbroken one does."""
         barrier()  # the main process writes
-        best = self._epoch_file(self.best_epoch)
-        last = _read(self._epoch_file(len(self.scores) - 1))
+        best, sets = self._epoch_file(self.best_epoch), {"train": self.train, "val": self.val}
+        last = self._read(self._epoch_file(len(self.scores) - 1))
         return FinetuneResult(
             scores=tuple(self.scores),
             best_epoch=self.best_epoch,
             last_logits=last["logits"],
-            best_logits=_read(best)["logits"],
+            best_logits=self._read(best)["logits"],
             labels=_labels(self.val, last["index"]),
             index=last["index"],
             best_weights=best,
             notes=self.plan.notes,
-            bad=tuple(sorted(self.bad)),
+            bad=tuple((part, sets[part].name(i), reason) for part, i, reason in sorted(self.bad)),
         )
 
     def _epoch_file(self, epoch: int) -> Path:
         return self.folder / f"epoch_{epoch:08d}.pt"
+
+    def _read(self, file: Path) -> dict[str, Any]:
+        """A file of the folder, whose parts go together. Raises WeightsError."""
+        return read_state(file, self.folder)
+
+    @staticmethod
+    def _write(file: Path, content: dict[str, Any]) -> None:
+        write_atomically(file, lambda path: torch.save(content, path))
 
 
 def _identity(
@@ -415,29 +426,3 @@ def _differences(stored: dict[str, Any], wanted: dict[str, Any]) -> str:
     flat = [{**identity, **identity["settings"], "settings": None} for identity in (stored, wanted)]
     names = [name for name in {**flat[0], **flat[1]} if flat[0].get(name) != flat[1].get(name)]
     return "; ".join(f"{name} was {flat[0].get(name)}, now {flat[1].get(name)}" for name in names)
-
-
-def _write(file: Path, content: dict[str, Any]) -> None:
-    """Write a file that is whole or absent, whenever the process dies."""
-    temporary = file.with_name(f".tmp_{file.name}")
-    try:
-        with temporary.open("wb") as stream:
-            torch.save(content, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(file)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def _read(file: Path) -> dict[str, Any]:
-    """Tensors and plain values of a file, on the CPU; nothing in it is executed. Raises WeightsError."""
-    try:
-        return torch.load(file, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        raise WeightsError(
-            f"'{file}' cannot be read",
-            why=str(error).splitlines()[0] if str(error) else type(error).__name__,
-            fix=f"delete the folder '{file.parent}' and start again",
-        ) from None

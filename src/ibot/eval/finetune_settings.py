@@ -66,6 +66,8 @@ class FinetuneSettings:
     """Resizing of validation images: bilinear in 8.4, bicubic in 8.5 and 8.7."""
     whole_from: int = 384
     """Input size in pixels from which the validation view spans the whole shorter side instead of 7/8; 0: never."""
+    keep_size: bool = True
+    """Validation images of the input's size are taken as they are; published: enlarged and cropped like all others."""
     ema_decay: float = 0.0
     """Decay per step of the running mean of the weights that is saved, never scored; 0: none."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -75,12 +77,13 @@ class FinetuneSettings:
     """Optimizer steps between checkpoints inside of an epoch; 0: only at the end of each epoch."""
 
 
-_BY_ARCHITECTURE: dict[Architecture, tuple[int, int, float, float]] = {
-    "small": (200, 20, 0.75, 0.1),
-    "base": (100, 20, 0.65, 0.2),
-    "large": (50, 5, 0.75, 0.4),
+_BY_ARCHITECTURE: dict[Architecture, tuple[int, int, float, float, int]] = {
+    "small": (200, 20, 0.75, 0.1, 128),
+    "base": (100, 20, 0.65, 0.2, 128),
+    "large": (50, 5, 0.75, 0.4, 64),
 }
-"""Epochs, warm-up epochs, layer decay and drop path of 8.4 (paper appendix C)."""
+"""Epochs, warm-up epochs, layer decay, drop path and micro-batch of 8.4 (paper appendix C). ViT-L took two passes per
+step on each of eight GPUs."""
 
 TRANSFER_SETS: dict[str, tuple[float, float, int, float]] = {
     "cifar10": (7.5e-6, 7.5e-6, 1000, 0.25),
@@ -99,9 +102,16 @@ SMALL_SET = 2000
 
 def imagenet_settings(architecture: Architecture, lr: float = 1e-3) -> FinetuneSettings:
     """The recipe of ImageNet-1K (8.4); `lr` is one of `SWEPT_RATES`. Raises UserError for an unknown architecture."""
-    epochs, warmup, decay, drop_path = _BY_ARCHITECTURE[_known_architecture(architecture)]
+    epochs, warmup, decay, drop_path, micro_batch = _BY_ARCHITECTURE[_known_architecture(architecture)]
     return FinetuneSettings(
-        epochs=epochs, warmup_epochs=warmup, layer_decay=decay, drop_path=drop_path, lr=lr, precision="float16"
+        epochs=epochs,
+        micro_batch=micro_batch,
+        warmup_epochs=warmup,
+        layer_decay=decay,
+        drop_path=drop_path,
+        lr=lr,
+        keep_size=False,
+        precision="float16",
     )
 
 
@@ -173,6 +183,7 @@ def _deit_settings(
         repeats=3,
         test_interpolation="bicubic",
         whole_from=0,
+        keep_size=False,
         ema_decay=0.99996,
         precision="float16",
     )

@@ -35,8 +35,6 @@ IMAGENET_9: dict[str, tuple[int, ...]] = {
 }
 """ImageNet-1K classes of each of the nine, in the sorted order of the folders (classes 0..8)."""
 
-NINE_NAMES = tuple(IMAGENET_9)
-
 IMAGENET_A: tuple[int, ...] = _expand(
     "6 11 13 15 17 22-23 27 30 37 39 42 47 50 57 70-71 76 79 89-90 94 96-97 99 105 107-108 110 113 124-125 130 132 "
     "143-144 150-151 207 234-235 254 277 283 287 291 295 298 301 306-311 313-315 317 319 323-324 326-327 330 334-336 "

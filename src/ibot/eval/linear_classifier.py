@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ibot.config.override import from_plain, to_plain
 from ibot.config.schema import ModelConfig
+from ibot.engine.files import write_atomically
 from ibot.errors import WeightsError
 from ibot.eval.features import Feature, compute
 from ibot.eval.views import View
@@ -57,19 +58,18 @@ class LinearClassifier:
         )
 
     def save(self, file: Path) -> None:
-        """Write everything into a safetensors file."""
+        """Write everything into a safetensors file, which is whole or absent. Raises ResourceError on a full disk."""
         tensors = {f"backbone.{name}": tensor for name, tensor in self.backbone.state_dict().items()}
         tensors |= {"linear.weight": self.weight, "linear.bias": self.bias}
         about = {
             "model": to_plain(self.config), "feature": str(self.feature), "unit": self.unit,
             "view": asdict(self.view), "classes": self.classes, "about": self.about,
         }  # fmt: skip
-        temporary = file.with_name(f".{file.name}.tmp")
         copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
         # As in the files of a run: with it the backbone is found like that of any other weights.
         config = {"model": about["model"], "augment": {"global_size": list(self.view.size)}}
-        save_file(copies, temporary, {"classifier": json.dumps(about), "config": json.dumps(config)})
-        temporary.replace(file)
+        metadata = {"classifier": json.dumps(about), "config": json.dumps(config)}
+        write_atomically(file, lambda path: save_file(copies, path, metadata))
 
 
 def load_classifier(path: str | Path) -> LinearClassifier | None:

@@ -15,15 +15,6 @@ from torch import Tensor
 
 from ibot.rng import philox
 
-PUBLISHED_MASSES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-"""Shares of the attention mass that count as foreground (lambda)."""
-
-PUBLISHED_DROP_COUNTS = (0, 19, 39, 58, 78, 98, 117, 137, 156, 176)
-"""Patches of the 14 x 14 grid dropped at random."""
-
-PUBLISHED_SHUFFLE_GRIDS = ((2, 2), (2, 4), (4, 4), (4, 8), (8, 8), (14, 14), (16, 16))
-"""Rows and columns of blocks. The 16 x 16 blocks of 14 pixels cut through the 16-pixel patches."""
-
 # Second words of the key, where training has `ibot.rng.Purpose`; far above its values, so that no stream is shared.
 _DROP, _SHUFFLE = 0x45560000, 0x45560001
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
@@ -52,7 +54,6 @@ class Context:
     """Makes a progress counter for a named part of the work."""
     data: str = ""
     """What the user named as data, a set's name included."""
-    _known: dict[str, str] = field(default_factory=dict)
     began: float = field(default_factory=time.perf_counter)
 
     @property
@@ -90,17 +91,20 @@ class Context:
         return ResultRecord(
             protocol, metric, value, {**view, **settings}, num_train, num_val, self.weights, seconds, extra, interval,
             self.mode, self.weights_hash, self.key, str(self.loaded.config),
-            {"root": str(self.val.root), **self._fingerprints(), "classes": self.num_classes},
+            {"root": str(self.val.root), "train": self.train.fingerprint(), "val": self.val.fingerprint(),
+             "classes": self.num_classes},
             (num_train + num_val) / max(seconds, 1e-9), self.seed,
             {**made["packages"], **{name: made[name] for name in ("ibot", "commit", "python")}},
             time.strftime("%Y-%m-%dT%H:%M:%S"),
         )  # fmt: skip
 
-    def _fingerprints(self) -> dict[str, str]:
-        """Of both sets; taken once, as each looks at every file."""
-        if not self._known:
-            self._known.update(train=self.train.fingerprint(), val=self.val.fingerprint())
-        return self._known
+    def identity(self, protocol: str, settings: dict[str, Any]) -> str:
+        """Names what a protocol leaves on disk: other settings, weights, images, views or seeds give another one."""
+        about = [
+            protocol, settings, self.weights_hash, self.train.fingerprint(), self.val.fingerprint(), self.mode,
+            self.seed, str(self.view), self.batch,
+        ]  # fmt: skip
+        return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:12]
 
     def accuracy(
         self,

@@ -18,6 +18,9 @@ from ibot.data.pixels import evaluation_view
 
 RESIZE_OVER_CROP = 256 / 224
 """The shorter side is resized to this times the view before the central crop."""
+MAX_ASPECT = 50
+"""An image with sides of a larger ratio is not cropped: before the crop it would take some 65 times the view's pixels,
+and a strip of a few lines would fill the memory."""
 _RESAMPLE = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 
@@ -49,14 +52,19 @@ class View:
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
     resize: int = 0
     """Pixels of the shorter side before the crop; 0: 8/7 of the view's."""
+    keep: bool = True
+    """Images of this size are taken as they are. False, as published: these too are resized and cropped."""
 
     def render(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """[H, W, 3] -> [h, w, 3]; an image that has the size already is taken as it is."""
-        if image.shape[:2] == self.size:
+        """[H, W, 3] -> [h, w, 3]. Raises UnreadableImage for a strip too thin to be resized before the crop."""
+        if self.keep and image.shape[:2] == self.size:
             return image
         resample = _RESAMPLE[self.interpolation]
         if self.fit == "crop":
             resize = self.resize or round(max(self.size) * RESIZE_OVER_CROP)
+            short, long = sorted(image.shape[:2])
+            if long > MAX_ASPECT * short:
+                raise UnreadableImage(f"too thin to crop: {image.shape[1]} x {image.shape[0]} pixels")
             return evaluation_view(image, resize, self.size, resample)
         height, width = self.size
         if self.fit == "pad":

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ibot.config.evaluation import BackgroundSettings
+from ibot.data.decode import UnreadableImage
 from ibot.data.labelled_folders import open_folder
 from ibot.data.labels import FolderImages, SubsetImages
 from ibot.data.pixels import normalize
@@ -21,7 +22,7 @@ from ibot.eval.cache import FeatureSet
 from ibot.eval.imagenet_subsets import IMAGENET_9, NUM_CLASSES, to_nine
 from ibot.eval.linear_classifier import LinearClassifier
 from ibot.eval.protocol import Context, plain, unreadable
-from ibot.eval.protocols.head import classifier_for, head_notes, head_settings, score_images
+from ibot.eval.protocols.head import as_stored, classifier_for, head_notes, head_settings, score_images
 from ibot.eval.record import bootstrap_mean
 from ibot.eval.views import View, in_batches, view_batches
 from ibot.types import ResultRecord
@@ -55,6 +56,7 @@ def run(context: Context, settings: BackgroundSettings) -> list[ResultRecord]:
     """
     if not settings.root:
         raise ConfigError("root is not set", why="it names the variants", fix="root=DIR with original, only_fg, ...")
+    context = as_stored(context)
     variants = _open_variants(Path(settings.root))
     masked = _with_masks(settings, variants) if settings.challenge else None
     classifier = classifier_for(context)
@@ -207,7 +209,7 @@ def _mask(file: Path, view: View) -> Tensor:
         stored = np.load(file, allow_pickle=False)
         mask = 255 * (np.squeeze(stored) > 0).astype(np.uint8)
         rendered = view.render(np.repeat(mask[:, :, None], 3, axis=2))
-    except (OSError, ValueError, IndexError) as error:
+    except (OSError, ValueError, IndexError, UnreadableImage) as error:
         raise DataError(f"the mask '{file}' cannot be read", why=str(error), fix="copy it again") from None
     return torch.from_numpy(rendered[..., 0].copy()).float() / 255
 

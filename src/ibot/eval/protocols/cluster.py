@@ -30,6 +30,9 @@ def run(context: Context, settings: ClusterSettings) -> list[ResultRecord]:
     if settings.k < 0:
         raise ConfigError(f"k={settings.k} clusters: give 0 for the number of classes, or more")
     val = context.features(context.val, "val")[CLASS_TOKEN]
+    count = settings.k or context.num_classes
+    if count > len(val.rows):
+        raise ConfigError(f"{len(val.rows)} validation images cannot make {count} clusters", fix="a smaller k")
     head = projection_head(load_weights(context.weights, context.key), context.loaded.backbone.embed_dim, context.key)
     logits = None if head is None else _logits(head, val.rows)
     by = settings.by
@@ -43,17 +46,18 @@ def run(context: Context, settings: ClusterSettings) -> list[ResultRecord]:
             )  # fmt: skip
         clusters = logits.argmax(dim=1)
     else:
-        clusters = kmeans_clusters(val.unit(), settings.k or context.num_classes, context.seed)
+        clusters = kmeans_clusters(val.unit(), count, context.seed)
     labels, clusters = val.labels.cpu(), clusters.cpu()
     scores = asdict(clustering_scores(labels, clusters))
+    num_clusters = scores.pop("num_clusters")
     intervals = _intervals(labels, clusters, scores, context.seed)
-    notes = [*unreadable(val), f"{scores['num_clusters']} non-empty clusters by {by}"]
+    notes = [*unreadable(val), f"{num_clusters} non-empty clusters by {by}"]
     if by == "prototypes" and logits is not None and logits.shape[1] != context.num_classes:
         notes.append(f"{logits.shape[1]} prototypes for {context.num_classes} classes: unmatched ones count as wrong")
     return [
         context.record(
             "cluster", f"cluster_{name}", scores[name], {**plain(settings), "by": by}, interval=intervals[name],
-            num_val=len(labels), row=name, num_clusters=scores["num_clusters"], notes=notes,
+            num_val=len(labels), row=name, num_clusters=num_clusters, notes=notes,
         )
         for name in ("acc", "majority", "nmi", "ari", "fmi")
     ]  # fmt: skip
@@ -76,4 +80,6 @@ def _intervals(labels: Tensor, clusters: Tensor, scores: dict[str, float], seed:
     """
     drawn = [torch.from_numpy(rows) for rows in resamples(len(labels), RESAMPLES, seed)]
     found = [asdict(clustering_scores(labels[rows], clusters[rows])) for rows in drawn]
-    return {name: interval([score[name] for score in found], around=value) for name, value in scores.items()}
+    around = {name: interval([score[name] for score in found], around=value) for name, value in scores.items()}
+    lowest = {"ari": -100.0}  # the others are shares
+    return {name: (max(low, lowest.get(name, 0.0)), min(high, 100.0)) for name, (low, high) in around.items()}

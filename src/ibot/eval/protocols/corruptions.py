@@ -30,7 +30,7 @@ from ibot.eval.corruptions import (
 from ibot.eval.imagenet_subsets import NUM_CLASSES
 from ibot.eval.linear_classifier import LinearClassifier
 from ibot.eval.protocol import Context, plain, unreadable
-from ibot.eval.protocols.head import classifier_for, head_notes, head_settings, score_images
+from ibot.eval.protocols.head import as_stored, classifier_for, head_notes, head_settings, score_images
 from ibot.eval.record import bootstrap_mean
 from ibot.eval.views import View
 from ibot.rng import philox
@@ -84,6 +84,7 @@ def run(context: Context, settings: CorruptionSettings) -> list[ResultRecord]:
         DataError: no stored images, other classes, a baseline that does not fit, and see `classifier_for`.
         MissingExtra: images are to be generated and the package is not installed.
     """
+    context = as_stored(context)
     _check(context, settings)
     sets = _stored(context, settings) if settings.root else _generated(context, settings)
     notes = _source_notes(settings, sets)

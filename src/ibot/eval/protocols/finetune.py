@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 from dataclasses import replace
+from pathlib import Path
 
-import torch
-
+from ibot.engine.files import read_state
 from ibot.errors import ConfigError
 from ibot.eval.augment import validation_view
 from ibot.eval.classifier import Classifier
@@ -45,16 +43,20 @@ def tune(context: Context, settings: FinetuneSettings, protocol: str) -> ResultR
     height, width = context.view.size
     if height != width:
         raise ConfigError(f"fine-tuning takes square inputs, not {height}x{width}", fix="--size PIXELS")
+    if context.view.fit != "crop":
+        raise ConfigError(f"fine-tuning crops its images, --fit {context.view.fit} does not apply")
+    identity = context.identity(protocol, plain(settings))
+    context = replace(context, view=validation_view(settings, height))
     classifier = Classifier(
         copy.deepcopy(context.loaded.backbone), context.num_classes, settings, head=_head(context, settings),
         seed=context.seed,
     )  # fmt: skip
-    folder = context.out / f"{protocol}-{_identity(context, settings)}"
+    folder = context.out / f"{protocol}-{identity}"
     result = finetune(
         classifier, context.train, context.val, settings, size=height, device=context.device, folder=folder,
         processes=context.processes, seed=context.seed, workers=context.workers, progress=context.counter("steps"),
     )  # fmt: skip
-    return _report(context, settings, protocol, classifier, result)
+    return _report(context, settings, protocol, classifier, result, folder.with_suffix(".safetensors"))
 
 
 def nearest_architecture(width: int) -> Architecture:
@@ -70,44 +72,38 @@ def _head(context: Context, settings: FinetuneSettings) -> ProjectionHead | None
 
 
 def _report(
-    context: Context, settings: FinetuneSettings, protocol: str, classifier: Classifier, result: FinetuneResult
+    context: Context,
+    settings: FinetuneSettings,
+    protocol: str,
+    classifier: Classifier,
+    result: FinetuneResult,
+    file: Path,
 ) -> ResultRecord:
     published = context.mode == "published"
     logits = result.best_logits if published else result.last_logits
     epoch = result.best_epoch if published else len(result.scores) - 1
-    file = ""
-    if not settings.head_layers:  # with layers of the head between it is no linear classifier
-        file = str(context.out / f"{protocol}.safetensors")
+    notes = list(result.notes)
+    if result.bad:
+        _, name, reason = result.bad[0]
+        notes.append(f"{len(result.bad)} images cannot be read, the first: {name}: {reason}")
+    if not settings.head_layers:  # with layers of the projection head between it is no linear classifier
         if context.processes.is_main:
-            _tuned(context, settings, protocol, classifier, result).save(context.out / f"{protocol}.safetensors")
-    bad = [f"{len(result.bad)} images cannot be read, the first: {result.bad[0]}"] if result.bad else []
+            _tuned(context, protocol, classifier, result).save(file)
+        notes.append(f"the tuned network is in {file}")
     return context.top(
-        protocol, logits, result.labels, plain(settings), row=f"{len(result.scores)} epochs",
-        chosen=f"epoch {epoch + 1}", chosen_on="val, over epochs" if published else "nothing: the last epoch",
-        epochs=[[score.train_loss, score.top1] for score in result.scores], classifier=file,
-        notes=[*result.notes, *bad],
+        "finetune" if protocol == "semi" else protocol, logits, result.labels, plain(settings),
+        row=f"{len(result.scores)} epochs", chosen=f"epoch {epoch + 1}",
+        chosen_on="val, over epochs" if published else "nothing: the last epoch",
+        epochs=[[score.train_loss, score.top1] for score in result.scores],
+        classifier="" if settings.head_layers else str(file), notes=notes,
     )  # fmt: skip
 
 
-def _tuned(
-    context: Context, settings: FinetuneSettings, protocol: str, classifier: Classifier, result: FinetuneResult
-) -> LinearClassifier:
+def _tuned(context: Context, protocol: str, classifier: Classifier, result: FinetuneResult) -> LinearClassifier:
     """The network of the reported epoch as a classifier file."""
     if context.mode == "published":
-        stored = torch.load(result.best_weights, map_location=context.device, weights_only=True)
-        classifier.load_state_dict(stored["model"])
-    size = context.view.size
+        classifier.load_state_dict(read_state(result.best_weights)["model"])
     return LinearClassifier(
-        classifier.backbone, replace(context.loaded.config, pos_size=size), classifier.head.weight,
-        classifier.head.bias, CLASS_TOKEN, False, validation_view(settings, size[0]), context.train.classes,
-        {"protocol": protocol},
+        classifier.backbone, replace(context.loaded.config, pos_size=context.view.size), classifier.head.weight,
+        classifier.head.bias, CLASS_TOKEN, False, context.view, context.train.classes, {"protocol": protocol},
     )  # fmt: skip
-
-
-def _identity(context: Context, settings: FinetuneSettings) -> str:
-    """What a folder of checkpoints belongs to."""
-    about = [
-        plain(settings), context.weights_hash, context.train.fingerprint(), context.val.fingerprint(), context.seed,
-        str(context.view),
-    ]  # fmt: skip
-    return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:12]

@@ -75,15 +75,19 @@ def head_notes(context: Context, classifier: LinearClassifier) -> list[str]:
             f"'{context.weights}' holds no classifier: tested is a logistic regression on the class tokens of the "
             f"training images (penalty {classifier.about['penalty']})"
         ]
-    if classifier.view.size != context.view.size:
-        height, width = classifier.view.size
-        return [f"the classifier was trained on views of {height}x{width} pixels"]
+    if classifier.view != context.view:
+        return [f"the classifier was scored on other views when it was trained: {classifier.view}"]
     return []
 
 
 def head_settings(classifier: LinearClassifier) -> dict[str, Any]:
     """The classifier as part of a record's settings."""
-    return {"feature": str(classifier.feature), "head": classifier.about}
+    return {"feature": str(classifier.feature), "classifier": classifier.about}
+
+
+def as_stored(context: Context) -> Context:
+    """The context with images of the view's size taken as they are, as 9.2 and 9.4 do."""
+    return replace(context, view=replace(context.view, keep=True))
 
 
 def published_view(context: Context) -> Context:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from ibot.config.evaluation import LogisticSettings
 from ibot.errors import ConfigError
@@ -34,17 +35,33 @@ def probe(context: Context, settings: LogisticSettings, train: FeatureSet, val: 
         chosen = max(scores, key=lambda penalty: scores[penalty])
         weight = weights[chosen]
     else:
-        chosen, scores = choose_penalty(features, labels, list(by_strength), settings.folds, context.seed)
+        chosen, scores = _by_cross_validation(features, labels, by_strength, settings, context.seed)
         weight = fit_path(features, labels, context.num_classes, [chosen])[chosen]
     name = f"lambda {by_strength[chosen]:g}/n"
     return context.top(
         "logistic", queries @ weight.to(queries.dtype).T, truth, {**plain(settings), "feature": str(CLASS_TOKEN)},
         num_train=len(features), row=name, chosen=name,
-        chosen_on="val" if context.mode == "published" else "cross-validation of the training images",
+        chosen_on=_chosen_on(context, scores),
         penalties={f"{by_strength[penalty]:g}": score for penalty, score in scores.items()},
         notes=unreadable(train, val),
     )  # fmt: skip
 
 
-def _top1(features: torch.Tensor, labels: torch.Tensor, weight: torch.Tensor) -> float:
+def _by_cross_validation(
+    features: Tensor, labels: Tensor, by_strength: dict[float, float], settings: LogisticSettings, seed: int
+) -> tuple[float, dict[float, float]]:
+    """The penalty and the scores of all; the middle one and no scores where no class has two images to part."""
+    if torch.bincount(labels).max() < 2:
+        ordered = sorted(by_strength)
+        return ordered[len(ordered) // 2], {}
+    return choose_penalty(features, labels, list(by_strength), settings.folds, seed)
+
+
+def _chosen_on(context: Context, scores: dict[float, float]) -> str:
+    if context.mode == "published":
+        return "val"
+    return "cross-validation of the training images" if scores else "nothing: no class has two images"
+
+
+def _top1(features: Tensor, labels: Tensor, weight: Tensor) -> float:
     return 100 * topk_hits(features @ weight.to(features.dtype).T, labels, 1).double().mean().item()

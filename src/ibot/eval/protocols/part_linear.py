@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ibot.config.evaluation import LogisticSettings, PartLinearSettings
 from ibot.data.labels import LabelledImages, SubsetImages
-from ibot.data.pixels import normalize
-from ibot.data.subsets import split_labelled
 from ibot.errors import ConfigError, WeightsError
 from ibot.eval.cache import FeatureSet
-from ibot.eval.crops import crop_batches
-from ibot.eval.linear import LinearSweep, cosine_factor
+from ibot.eval.linear import LinearSweep
 from ibot.eval.protocol import Context, plain, unreadable
 from ibot.eval.protocols import logistic
 from ibot.eval.protocols.head import score_images
-from ibot.eval.protocols.linear import Best, hits
-from ibot.eval.views import in_batches
+from ibot.eval.protocols.linear import check_sweep, choice, crop_steps, split, train_sweeps
 from ibot.models.layers import Block
 from ibot.models.vit import VisionTransformer
-from ibot.rng import permutation
 from ibot.types import ResultRecord
 
 ATTENTION_IMAGES = 32
@@ -46,7 +39,7 @@ def run(context: Context, settings: PartLinearSettings) -> list[ResultRecord]:
     Raises:
         WeightsError: a network without class attention.
         ConfigError: shares, rates, epochs, batch or holdout out of range.
-        DataError: as `split_labelled`.
+        DataError: no held-out image can be read.
     """
     network = context.loaded.backbone
     if not isinstance(network, VisionTransformer):
@@ -55,8 +48,6 @@ def run(context: Context, settings: PartLinearSettings) -> list[ResultRecord]:
         )
     if not settings.shares or not all(0 <= share <= 1 for share in settings.shares):
         raise ConfigError("shares of the patches lie between 0 and 1", fix="for example shares=0,0.5,1")
-    if not settings.rates or settings.epochs < 1 or settings.batch < 1 or not 0 < settings.holdout < 1:
-        raise ConfigError("rates, epochs, batch and holdout of the sweep must be positive, holdout below 1")
     rows, columns = network.token_grid(*context.view.size)
     patches = rows * columns
     counts = sorted({max(1, round(share * patches)) for share in settings.shares})
@@ -66,15 +57,24 @@ def run(context: Context, settings: PartLinearSettings) -> list[ResultRecord]:
         return torch.cat([part_means(*each, counts, settings.smallest) for each in tokens])
 
     val = _parts(context, context.val, means, "val")
-    probe = _logistic if settings.probe == "logistic" else _sweep
-    records = probe(context, settings, counts, means, val)
+    kind = settings.probe
+    if kind == "auto":
+        kind = "sweep" if context.mode == "published" else "logistic"
+    records = (_logistic if kind == "logistic" else _sweep)(context, settings, counts, means, val)
     which = "least" if settings.smallest else "most"
     return [
         replace(
             record,
             protocol="part_linear",
             metric="part_linear_top1",
-            settings={**plain(settings), **record.settings, "k": k, "patches": patches, "feature": f"{which} attended"},
+            settings={
+                **plain(settings),
+                "probe": kind,
+                **record.settings,
+                "k": k,
+                "patches": patches,
+                "feature": f"{which} attended",
+            },
             extra={**record.extra, "row": f"{k} of {patches} patches", "share": k / patches},
         )
         for k, record in zip(counts, records, strict=True)
@@ -142,70 +142,33 @@ def _logistic(
 def _sweep(
     context: Context, settings: PartLinearSettings, counts: list[int], means: Means, val: FeatureSet
 ) -> list[ResultRecord]:
-    fit, judge = np.arange(len(context.train)), val
-    if context.mode == "clean":
-        fitted, held = split_labelled(context.train, settings.holdout, context.seed)
-        fit, judge = fitted.indices, _parts(context, SubsetImages(context.train, held.indices), means, "held out")
+    """The patches are chosen anew in every crop."""
+    check_sweep(settings.rates, settings.epochs, settings.batch, settings.holdout)
+    fit, held, chosen_on = split(context, settings.holdout)
+    judged = (
+        val if context.mode == "published" else _parts(context, SubsetImages(context.train, held), means, "held out")
+    )
     batch = min(settings.batch, len(fit))
     rates = [rate * batch / 256 for rate in settings.rates]
-    sweeps = [
-        LinearSweep(val.rows.shape[2], context.num_classes, rates, seed=context.seed, device=context.device)
-        for _ in counts
-    ]
-    best: dict[int, Best] = {}
-    scores: list[Tensor] = []
-    counter = context.counter("epochs")
-    for epoch in range(settings.epochs):
-        factor = cosine_factor(epoch, settings.epochs)
-        for found, labels, total in _steps(context, means, fit, batch, epoch):
-            for i, sweep in enumerate(sweeps):
-                sweep.step(found[:, i], labels, factor, total)
-        if context.mode == "published" or epoch == settings.epochs - 1:
-            scores = [_accuracies(context, sweep, _part(judge, i)) for i, sweep in enumerate(sweeps)]
-            for i, sweep in enumerate(sweeps):
-                _keep_best(best, i, sweep, scores[i], epoch)
-        if counter is not None:
-            counter(epoch + 1, settings.epochs)
-    return [_report(context, settings, best[i], scores[i], _part(val, i), batch) for i in range(len(counts))]
+    sweeps = {
+        k: LinearSweep(val.rows.shape[2], context.num_classes, rates, seed=context.seed, device=context.device)
+        for k in counts
+    }
+    judge = {k: _part(judged, i) for i, k in enumerate(counts)}
 
+    def steps(epoch: int) -> Iterator[tuple[Mapping[int, Tensor], Tensor, int]]:
+        return crop_steps(
+            context, fit, batch, epoch, lambda images: dict(zip(counts, means(images).unbind(1), strict=True))
+        )
 
-def _accuracies(context: Context, sweep: LinearSweep, judge: FeatureSet) -> Tensor:
-    """Share of right answers of each rate: float64 [R]."""
-    return hits(sweep, judge, context.device).double().mean(dim=1)
-
-
-def _steps(
-    context: Context, means: Means, fit: NDArray[np.int64], batch: int, epoch: int
-) -> Iterator[tuple[Tensor, Tensor, int]]:
-    """Parts [b, K, D] and labels of this process's random crops in each step, and the images of the whole step.
-
-    The patches are chosen anew in every crop.
-    """
-    whole = in_batches(fit[permutation(context.seed, epoch, len(fit))], batch)
-    mine = [part[context.processes.rank :: context.processes.world_size] for part in whole]
-    labels = torch.from_numpy(context.train.labels.astype(np.int64))
-    crops = crop_batches(context.train, context.view.size, mine, context.seed, epoch, context.workers)
-    for part, all_of_it in zip(crops, whole, strict=True):
-        truth = labels[torch.from_numpy(part.positions)].to(context.device)
-        pieces = part.views.split(context.batch)
-        yield torch.cat([means(normalize(piece.to(context.device))) for piece in pieces]), truth, len(all_of_it)
-
-
-def _keep_best(best: dict[int, Best], part: int, sweep: LinearSweep, scores: Tensor, epoch: int) -> None:
-    rate = int(scores.argmax())
-    if part not in best or scores[rate] > best[part].score:
-        best[part] = Best(scores[rate].item(), epoch, rate, sweep.weight[rate].clone(), sweep.bias[rate].clone())
-
-
-def _report(
-    context: Context, settings: PartLinearSettings, best: Best, scores: Tensor, val: FeatureSet, batch: int
-) -> ResultRecord:
-    """scores: of the last epoch [R]."""
-    logits = F.linear(val.rows.to(context.device), best.weight, best.bias).cpu()
-    rate = settings.rates[best.rate]
-    return context.top(
-        "part_linear", logits, val.labels, {"batch": batch}, chosen=f"rate {rate:g}, epoch {best.epoch + 1}",
-        chosen_on="val, over epochs and rates" if context.mode == "published" else "held-out training images",
-        rates={f"{rate:g}": 100 * score for rate, score in zip(settings.rates, scores.tolist(), strict=True)},
-        notes=unreadable(val),
-    )  # fmt: skip
+    best = train_sweeps(
+        context, sweeps, steps, judge, settings.epochs, context.identity("part_linear", plain(settings))
+    )
+    return [
+        context.top(
+            "part_linear", F.linear(val.rows[:, i].to(context.device), best[k].weight, best[k].bias).cpu(), val.labels,
+            {"batch": batch}, num_train=len(fit), notes=unreadable(val),
+            **choice(context, settings.rates, best[k], sweeps[k], judge[k], chosen_on),
+        )
+        for i, k in enumerate(counts)
+    ]  # fmt: skip

@@ -33,6 +33,10 @@ def run(context: Context, settings: SemiSettings) -> list[ResultRecord]:
     """
     if any(not 0 < share < 1 for share in settings.share) or settings.subsets < 1:
         raise ConfigError(f"share={settings.share} must lie between 0 and 1, and subsets be at least 1")
+    if not settings.probes or not (settings.share or settings.lists):
+        raise ConfigError("probes, and share or lists, must name something", fix="for example probes=knn share=0.01")
+    if len({Path(file).stem for file in settings.lists}) < len(settings.lists):
+        raise ConfigError("two of the lists have the same name", fix="rename one: the name stands in the results")
     if unknown := [probe for probe in settings.probes if probe not in PROBES]:
         raise ConfigError(f"probes={unknown[0]} is unknown", fix=f"choose among {', '.join(PROBES)}")
     train = context.features(context.train, "train")[CLASS_TOKEN]
@@ -72,11 +76,11 @@ def _scores(context: Context, settings: SemiSettings, train: FeatureSet, val: Fe
     if "knn" in settings.probes:
         records += knn.scores(context, KnnSettings(k=(*FEW, *KnnSettings().k)), train, val)
     if "linear" in settings.probes:
-        records += linear.run(context, LinearSettings())
+        records += linear.probe(context, LinearSettings(), keep_classifiers=False)
     if "logistic" in settings.probes:
         records.append(logistic.probe(context, LogisticSettings(), train, val))
     if "finetune" in settings.probes:
-        records.append(finetune.tune(context, _end_to_end(context), "finetune"))
+        records.append(finetune.tune(context, _end_to_end(context), "semi"))
     return records
 
 
@@ -98,25 +102,28 @@ def _of_subset(record: ResultRecord, settings: SemiSettings, name: str, seed: in
         extra={
             **record.extra,
             "row": f"{name} seed {seed}, {record.protocol}, {record.extra['row']}",
-            "notes": [f"{name}: {count} images keep their label"],
+            "notes": [f"{name}: {count} images keep their label", *record.extra["notes"]],
+            "probe": [record.metric, record.settings.get("k"), record.settings.get("features")],
         },
     )
 
 
 def _means(context: Context, draws: list[list[ResultRecord]]) -> list[ResultRecord]:
-    """Mean over the draws of each row that all of them have; as the interval, the range of the draws."""
+    """Mean, deviation and range over the draws of each probe that all of them have."""
     records = []
     for first in draws[0]:
-        name = first.extra["row"].split(", ", 1)[1]
-        group = [record for draw in draws for record in draw if record.extra["row"].split(", ", 1)[1] == name]
-        if len(group) < len(draws):
+        group = [record for draw in draws for record in draw if record.extra["probe"] == first.extra["probe"]]
+        if len(group) < len(draws):  # a k above the images of some draw
             continue
         values = [record.value for record in group]
+        kind, k, features = first.extra["probe"]
+        name = kind.removeprefix("semi_").removesuffix("_top1")
+        name += f", k = {k}" if k else f", {features}" if features else ""
         records.append(
             context.record(
-                "semi", f"{first.metric}_mean", statistics.mean(values), first.settings,
-                interval=(min(values), max(values)), num_train=first.num_train,
+                "semi", f"{first.metric}_mean", statistics.mean(values), first.settings, num_train=first.num_train,
                 row=f"{first.settings['subset']}, {name}, mean of {len(group)}", deviation=statistics.stdev(values),
+                range=[min(values), max(values)], notes=[],
             )
         )  # fmt: skip
     return records

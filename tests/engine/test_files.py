@@ -1,0 +1,100 @@
+"""Files that are whole or absent."""
+
+import errno
+import os
+import resource
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from ibot.engine import files
+from ibot.engine.files import read_state, write_atomically
+from ibot.errors import ResourceError, WeightsError
+
+
+def test_a_file_is_replaced_as_a_whole(tmp_path):
+    file = tmp_path / "a.txt"
+    for text in ("first", "second"):
+        write_atomically(file, lambda path, text=text: path.write_text(text))
+        assert file.read_text() == text and list(tmp_path.iterdir()) == [file]
+
+
+def test_content_reaches_the_disk_before_its_name_does(tmp_path, monkeypatch):
+    file, seen = tmp_path / "a.txt", []
+    monkeypatch.setattr(files, "sync", lambda path: seen.append((path.is_dir(), file.exists())))
+    write_atomically(file, lambda path: path.write_text("x"))
+    assert seen == [(False, False), (True, True)]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError, PermissionError])
+def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path, error):
+    file = tmp_path / "a.txt"
+    file.write_text("old")
+
+    def fail(path):
+        path.write_text("half")
+        raise error
+
+    with pytest.raises(error):
+        write_atomically(file, fail)
+    assert file.read_text() == "old" and list(tmp_path.iterdir()) == [file]
+
+
+def full(path):
+    path.write_text("half")
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+CONTENT = {"a": torch.zeros(100_000)}
+
+
+@pytest.mark.parametrize(
+    "write",
+    [full, lambda path: torch.save(CONTENT, path), lambda path: save_file(CONTENT, path),
+     lambda path: path.write_bytes(bytes(400_000))],
+    ids=["raised", "torch", "safetensors", "plain"],
+)  # fmt: skip
+def test_a_full_disk_is_named_with_what_is_free(tmp_path, write):
+    file = tmp_path / "a.pt"
+    file.write_text("old")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
+    try:
+        with pytest.raises(ResourceError, match=f"the disk of '{tmp_path}' is full") as caught:
+            write_atomically(file, write)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "MiB are free" in caught.value.why and "run the same command" in caught.value.fix
+    assert file.read_text() == "old" and list(tmp_path.iterdir()) == [file]
+
+
+def test_a_state_comes_back(tmp_path):
+    file = tmp_path / "a.state"
+    content = {"epoch": 3, "weight": torch.arange(4.0), "scores": [0.5, None, "x"]}
+    write_atomically(file, lambda path: torch.save(content, path))
+    got = read_state(file)
+    assert torch.equal(got.pop("weight"), content.pop("weight")) and got == content
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["cut", "changed", "noise", "empty", "absent", "code"])
+def test_a_damaged_state_is_to_be_deleted(tmp_path, kind):
+    file = tmp_path / "a.state"
+    torch.save({"weight": torch.arange(40.0)}, file)
+    raw = file.read_bytes()
+    random = torch.Generator().manual_seed(0)
+    noise = bytes(torch.randint(0, 256, (300,), generator=random).tolist())
+    damaged = {"cut": raw[: len(raw) // 2], "changed": raw[:60] + noise[:60] + raw[120:], "noise": noise, "empty": b""}
+    if kind == "code":
+        torch.save({"run": os.system}, file)
+    elif kind == "absent":
+        file.unlink()
+    else:
+        file.write_bytes(damaged[kind])
+    with pytest.raises(WeightsError, match=r"a\.state' cannot be read") as caught:
+        read_state(file)
+    assert caught.value.why and caught.value.fix.startswith("delete it and run the same command")
+    with pytest.raises(WeightsError) as caught:
+        read_state(file, tmp_path)
+    assert f"delete the folder '{tmp_path}'" in caught.value.fix
