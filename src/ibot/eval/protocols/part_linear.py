@@ -62,6 +62,7 @@ def run(context: Context, settings: PartLinearSettings) -> list[ResultRecord]:
         kind = "sweep" if context.mode == "published" else "logistic"
     records = (_logistic if kind == "logistic" else _sweep)(context, settings, counts, means, val)
     which = "least" if settings.smallest else "most"
+    used = {**plain(settings), "probe": kind, "patches": patches, "feature": f"{which} attended"}
     return [
         replace(
             record,
