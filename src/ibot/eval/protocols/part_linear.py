@@ -68,14 +68,7 @@ def run(context: Context, settings: PartLinearSettings) -> list[ResultRecord]:
             record,
             protocol="part_linear",
             metric="part_linear_top1",
-            settings={
-                **plain(settings),
-                "probe": kind,
-                **record.settings,
-                "k": k,
-                "patches": patches,
-                "feature": f"{which} attended",
-            },
+            settings={**record.settings, **used, "k": k},
             extra={**record.extra, "row": f"{k} of {patches} patches", "share": k / patches},
         )
         for k, record in zip(counts, records, strict=True)
