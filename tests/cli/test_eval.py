@@ -163,7 +163,7 @@ def test_a_killed_linear_probe_goes_on_and_ends_bit_identical(world, tmp_path):
 
 @pytest.mark.distributed
 def test_two_processes_give_the_numbers_of_one(world, tmp_path):
-    for protocol in (("knn",), ("linear", "epochs=3", "batch=64"), ("logistic",)):
+    for protocol in (("knn",), ("linear", "epochs=3", "batch=64"), ("logistic",), ("occlusion", "steps=2")):
         one = command(world, tmp_path, *protocol, "--cache", str(tmp_path / "one"), out="one")
         two = command(world, tmp_path, *protocol, "--cache", str(tmp_path / "two"), out="two")
         subprocess.run(one, check=True, capture_output=True)

@@ -42,15 +42,13 @@ def test_each_rate_follows_torch_s_own_optimizer(name, decay):
     }[name]
     optimizers = [make(layer, rate) for layer, rate in zip(layers, rates, strict=True)]
     for x, y, factor in batches(features, labels):
-        losses = sweep.step(x, y, factor)
-        for layer, optimizer, rate, loss in zip(layers, optimizers, rates, losses, strict=True):
+        sweep.step(x, y, factor)
+        for layer, optimizer, rate in zip(layers, optimizers, rates, strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = rate * factor
-            want = torch.nn.functional.cross_entropy(layer(x), y)
             optimizer.zero_grad()
-            want.backward()
+            torch.nn.functional.cross_entropy(layer(x), y).backward()
             optimizer.step()
-            assert loss.item() == pytest.approx(want.item(), rel=1e-4)
     for layer, weight, logits in zip(layers, sweep.weight, sweep.logits(features), strict=True):
         torch.testing.assert_close(weight, layer.weight.detach(), rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(logits, layer(features).detach(), rtol=1e-4, atol=1e-4)

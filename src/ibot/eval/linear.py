@@ -64,27 +64,24 @@ class LinearSweep:
         return flat.unflatten(1, self.bias.shape).transpose(0, 1)
 
     @torch.no_grad()
-    def step(self, features: Tensor, labels: Tensor, factor: float, total: int = 0) -> Tensor:
+    def step(self, features: Tensor, labels: Tensor, factor: float, total: int = 0) -> None:
         """One step on features [B, D] with labels int64 [B]; every rate times `factor`.
 
         total: rows of the step over all processes, which divides the sum of their gradients; 0: B.
-        Returns the sums of this process's losses, divided by `total`: [R].
         """
-        total = total or len(labels)
-        flat = torch.addmm(self.bias.flatten(), features, self.weight.flatten(0, 1).T)
-        scores = flat.unflatten(1, self.bias.shape)  # [B, R, C]
-        log_probs = F.log_softmax(scores, dim=-1)
-        picked = labels[:, None, None].expand(-1, len(self.rates), 1)
-        loss = -log_probs.gather(-1, picked)[..., 0].sum(dim=0) / total
-        slope = log_probs.exp_()
-        slope.scatter_add_(-1, picked, slope.new_full((1, 1, 1), -1.0).expand_as(picked))
-        slope = (slope / total).flatten(1)  # [B, R * C]
-        weight_grad, bias_grad = slope.T @ features, slope.sum(dim=0)
+        # Rows last: softmax and sums then run along contiguous memory also where there are few classes.
+        scores = torch.addmm(self.bias.flatten()[:, None], self.weight.flatten(0, 1), features.T)
+        slope = scores.view(*self.bias.shape, -1).softmax(dim=1)  # [R, C, B]
+        picked = labels.expand(len(self.rates), 1, -1)
+        slope.scatter_add_(1, picked, slope.new_tensor(-1.0).expand(picked.shape))
+        flat = slope.flatten(0, 1)
+        weight_grad, bias_grad = flat @ features, flat.sum(dim=1)
+        for gradient in (weight_grad, bias_grad):
+            gradient.div_(total or len(labels))
         if dist.is_initialized():
             for gradient in (weight_grad, bias_grad):
                 dist.all_reduce(gradient)
         self._update(weight_grad.view_as(self.weight), bias_grad.view_as(self.bias), self._rate * factor)
-        return loss
 
     def _update(self, weight_grad: Tensor, bias_grad: Tensor, rate: Tensor) -> None:
         """SGD with momentum, rates [R]; LARS scales the gradient of each weight matrix first (1-d ones are exempt)."""
