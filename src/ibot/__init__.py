@@ -9,6 +9,7 @@ __version__ = "0.1.0"
 
 _LAZY = {
     "load_backbone": "ibot.weights.read",
+    "scan": "ibot.data.sources",
     "extract_features": "ibot.eval.features",
     "knn_accuracy": "ibot.eval.knn",
     "train": "ibot.engine.loop",

@@ -115,3 +115,46 @@ def test_a_swin_without_settings_tells_the_size_for_which_it_was_built_by_its_wi
     assert loaded.size == (size, size) and loaded.config.depths == (1, 2, 2, 1)
     images = torch.randn(1, 3, 96, 64)
     assert torch.equal(loaded.backbone(images).patches, backbone(images).patches)
+
+
+def small_vit(heads):
+    return build_backbone(ModelConfig(width=128, depth=1, heads=heads, patch=8), (16, 16))
+
+
+def test_heads_come_from_the_file_where_it_says_and_a_guess_is_told(tmp_path, caplog):
+    tensors = small_vit(4).state_dict()
+    (tmp_path / "timm").mkdir()
+    save_file(tensors, tmp_path / "timm" / "model.safetensors")
+    (tmp_path / "timm" / "config.json").write_text(json.dumps({"model_args": {"num_heads": 4}}))
+    torch.save({"state_dict": tensors, "settings": {"num_attention_heads": 4}}, tmp_path / "ours.pth")
+    for path in (tmp_path / "timm", tmp_path / "ours.pth"):
+        assert load(path).config.heads == 4
+    assert not caplog.records
+    torch.save({"state_dict": tensors}, tmp_path / "silent.pth")
+    assert load(tmp_path / "silent.pth").config.heads == 2
+    assert "2 are assumed" in caplog.text and "--heads" in caplog.text
+    assert load(tmp_path / "silent.pth", heads=4).config.heads == 4
+
+
+def test_the_path_that_names_the_last_checkpoint_leads_to_it(tmp_path):
+    folder = tmp_path / "run" / "checkpoints" / "step_0000002"
+    folder.mkdir(parents=True)
+    save_file(small_vit(2).state_dict(), folder / "teacher.safetensors")
+    (folder / "state.json").write_text("{}")
+    last = folder.parent / "last"
+    last.write_text("step_0000002\n")
+    assert load_weights(last).source == load_weights(tmp_path / "run").source
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("note.pth", b"step_0000002\n", "cannot be read"),
+        ("model.onnx", b"\x08\x0a", "ONNX"),
+        ("empty.pth", b"", "read"),
+    ],
+)
+def test_what_is_no_pickle_is_a_weights_error(tmp_path, name, content, words):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(WeightsError, match=words):
+        load_weights(tmp_path / name)

@@ -90,7 +90,7 @@ def evaluation(options: argparse.Namespace) -> Iterator[Context]:
         raise UserError("evaluations compute in float64, which mps lacks", fix="use --device cpu")
     train, val = open_labelled(options.data, options.val_data, split=options.split, seed=options.seed)
     train, val = _evenly(train, options.max_train), _evenly(val, options.max_val)
-    loaded = load(options.weights, options.key)
+    loaded = load(options.weights, options.key, heads=options.heads)
     view = _view(options, loaded)
     out = Path(options.out) if options.out else default_out(Path(options.weights))
     processes = init_processes(device)
@@ -103,6 +103,8 @@ def evaluation(options: argparse.Namespace) -> Iterator[Context]:
             processes=processes, data=options.data,
             counter=counter if processes.is_main and not options.quiet and not options.json else lambda name: None,
         )  # fmt: skip
+    except BrokenPipeError:
+        raise
     except OSError as error:
         raise _disk_error(error, out) from None
     finally:

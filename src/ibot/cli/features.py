@@ -28,7 +28,7 @@ def run(options: argparse.Namespace) -> int:
     from ibot.weights.read import load
 
     device = choose_device(options.device)
-    loaded = load(options.weights, options.key)
+    loaded = load(options.weights, options.key, heads=options.heads)
     backbone = loaded.backbone.to(device)
     size = (options.size, options.size) if options.size else loaded.size
     source = scan(options.data)

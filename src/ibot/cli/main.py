@@ -233,6 +233,7 @@ def _results_arguments(parser: argparse.ArgumentParser) -> None:
 def _weights_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("weights", metavar="WEIGHTS_OR_RUN", help="run folder, checkpoint folder or weights file")
     parser.add_argument("--key", default="teacher", choices=("teacher", "student"), help="which network")
+    parser.add_argument("--heads", type=int, metavar="N", help="attention heads of a ViT, if the file does not say")
     parser.add_argument("--size", type=int, default=0, metavar="PIXELS", help="view; default: as in training")
     parser.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda, cuda:N, mps")
 

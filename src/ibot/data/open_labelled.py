@@ -51,7 +51,7 @@ def open_labelled(
         raise DataError(
             f"'{data}' has no validation part",
             why="looked for 'val' or 'test': a folder beside 'train', a split of a list, the start of names of tars",
-            fix="name a second set of images, or set a share of these aside with split=0.2",
+            fix="name a second set of images (--val-data), or set a share of these aside (--split 0.2)",
         )
     _require_same_classes(train, val, data, val_data or data)
     return train, val

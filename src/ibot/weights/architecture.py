@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from collections.abc import Mapping
@@ -13,6 +14,8 @@ from torch import Tensor
 from ibot.config.override import from_plain
 from ibot.config.schema import ModelConfig
 from ibot.errors import WeightsError
+
+log = logging.getLogger("ibot")
 
 HEAD_WIDTH = 64
 """Width of an attention head in every published ViT."""
@@ -29,7 +32,8 @@ def model_settings(
 
     Args:
         tensors: a backbone in our names.
-        settings: our configuration as plain data, published arguments, a Hugging Face configuration, or nothing.
+        settings: our configuration as plain data, published arguments, a configuration of Hugging Face or timm, or
+            nothing.
         layout: where the names came from; see `ibot.weights.rename`.
         source: the file, for messages.
         heads: attention heads of a ViT, where the file does not say and they are not D / 64.
@@ -58,9 +62,12 @@ def _vit(
     width, _, patch, _ = tensors["patch_embed.proj.weight"].shape
     # A table that is no square was built for another size; only a configuration can tell which.
     side = math.isqrt(tensors["pos_embed"].shape[1] - 1)
-    known = heads or settings.get("num_attention_heads", 0)
+    known = heads or settings.get("num_attention_heads") or settings.get("model_args", {}).get("num_heads", 0)
     by_name = PUBLISHED_HEADS.get(str(settings.get("arch", "")), 0)
     size = (side * patch, side * patch)
+    guessed = not known and by_name * HEAD_WIDTH != width
+    if guessed and width // HEAD_WIDTH not in PUBLISHED_HEADS.values():
+        log.warning("heads are not in the file: %d are assumed, width / 64; --heads N says better", width // HEAD_WIDTH)
     hidden = tensors["blocks.0.mlp.fc1.weight"].shape[0] if "blocks.0.mlp.fc1.weight" in tensors else 4 * width
     config = ModelConfig(
         width=width,

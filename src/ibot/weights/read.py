@@ -181,6 +181,13 @@ def _locate(path: Path, key: str) -> Path:
         return file
     if not path.is_file():
         raise WeightsError(f"there is no file or folder '{path}'", fix="check the path")
+    if path.parent.name == "checkpoints" and path.name in ("last", "best"):  # text files that name a folder
+        return _locate(path.parent / path.read_text().strip(), key)
+    if path.suffix == ".onnx":
+        raise WeightsError(
+            f"'{path}' is an ONNX file, which is written for other programs and not read back",
+            fix="name the run or weights from which it was made",
+        )
     return path
 
 
@@ -217,7 +224,7 @@ def read_pickle(file: Path) -> Any:
             why="it holds more than tensors and settings: " + _first_words(error),
             fix="do not load it, or ask its author for a safetensors file",
         ) from None
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except Exception as error:  # what an unpickler makes of bytes that are no pickle is not documented
         raise WeightsError(f"'{file}' cannot be read", why=_first_words(error), fix="copy the file again") from None
     return content
 
@@ -239,7 +246,7 @@ def _choose(content: Any, key: str, file: Path) -> tuple[dict[str, Tensor], dict
     if not isinstance(content, dict):
         raise WeightsError(f"'{file}' holds a {type(content).__name__}, not named tensors")
     arguments = content.get("args")
-    settings = vars(arguments) if isinstance(arguments, argparse.Namespace) else {}
+    settings = vars(arguments) if isinstance(arguments, argparse.Namespace) else content.get("settings", {})
     for name in (key, "state_dict", "model"):
         if isinstance(content.get(name), dict):
             return content[name], settings

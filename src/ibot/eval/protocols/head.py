@@ -72,8 +72,8 @@ def head_notes(context: Context, classifier: LinearClassifier) -> list[str]:
     """What a user must know of the classifier to read its scores."""
     if "fitted_on" in classifier.about:
         return [
-            f"'{context.weights}' holds no classifier: tested is a logistic regression on the class tokens of the "
-            f"training images (penalty {classifier.about['penalty']})"
+            f"tested is a logistic regression on the class tokens of the training images (penalty "
+            f"{classifier.about['penalty']}); to test another classifier, give the file that linear or finetune wrote"
         ]
     if classifier.view != context.view:
         return [f"the classifier was scored on other views when it was trained: {classifier.view}"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ibot.config.evaluation import KnnSettings
+from ibot.config.override import show
 from ibot.errors import ConfigError
 from ibot.eval.cache import FeatureSet
 from ibot.eval.features import CLASS_TOKEN
@@ -14,7 +15,7 @@ from ibot.types import ResultRecord
 def run(context: Context, settings: KnnSettings) -> list[ResultRecord]:
     """One record per k; all are reported, none is chosen. Raises ConfigError for a k or temperature that is not > 0."""
     if not settings.k or min(settings.k) < 1 or settings.temperature <= 0:
-        raise ConfigError(f"k={settings.k} and temperature={settings.temperature:g} must be positive")
+        raise ConfigError(f"k={show(settings.k)} and temperature={settings.temperature:g} must be positive")
     train = context.features(context.train, "train")[CLASS_TOKEN]
     val = context.features(context.val, "val")[CLASS_TOKEN]
     return scores(context, settings, train, val)

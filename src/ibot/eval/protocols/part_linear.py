@@ -63,6 +63,8 @@ def run(context: Context, settings: PartLinearSettings) -> list[ResultRecord]:
     records = (_logistic if kind == "logistic" else _sweep)(context, settings, counts, means, val)
     which = "least" if settings.smallest else "most"
     used = {**plain(settings), "probe": kind, "patches": patches, "feature": f"{which} attended"}
+    if kind == "logistic":
+        used = {name: value for name, value in used.items() if name not in ("rates", "epochs", "batch", "holdout")}
     return [
         replace(
             record,
