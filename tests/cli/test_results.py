@@ -57,31 +57,74 @@ def show(tmp_path, monkeypatch, capsys):
     return run
 
 
+def numbers(rows, network="net.pth, teacher"):
+    """Values of a network in the lines of the file, by protocol and row."""
+    return {f"{row['protocol']}, {row['row']}": row[network] for row in rows if row[network]}
+
+
 def test_runs_and_weights_stand_side_by_side(show, tmp_path):
     write(tmp_path / "runs" / "a", in_training(0, 10), in_training(5, 30), run=True)
     write(tmp_path / "runs" / "a", knn(10, 40, weights="runs/a"), knn(20, 41, weights="runs/a"))
     write(tmp_path / "runs" / "a", record("linear_top1", 60, weights="runs/a", key="student", extra={"row": "n4m0"}))
     write(tmp_path / "other", knn(20, 70, weights="dino.pth"), knn(20, 71, weights="dino.pth"))
     printed, rows = show("runs", "other")
-    values = [{name: cell for name, cell in row.items() if cell and "low" not in name and "high" not in name}
-              for row in rows]  # fmt: skip
-    assert values == [
-        {"run": "dino.pth", "network": "teacher", "knn_top1, k = 20, clean": "71.00"},
-        {"run": "runs/a", "network": "student", "linear_top1, n4m0": "60.00"},
-        {
-            "run": "runs/a", "network": "teacher", "knn_top1, k = 10": "40.00", "knn_top1, k = 20, clean": "41.00",
-            "knn_top1, k = 20, pre-training": "30.00",
-        },
+    assert list(rows[0]) == ["protocol", "row", *(
+        name + end for name in ("dino.pth, teacher", "runs/a, student", "runs/a, teacher")
+        for end in ("", ", low", ", high")
+    )]  # fmt: skip
+    assert numbers(rows, "dino.pth, teacher") == {"knn, k = 20, clean": "71.00"}
+    assert numbers(rows, "runs/a, student") == {"linear, n4m0": "60.00"}
+    assert numbers(rows, "runs/a, teacher") == {
+        "knn, k = 10": "40.00", "knn, k = 20, clean": "41.00", "knn, k = 20, pre-training": "30.00",
+    }  # fmt: skip
+    assert (rows[0]["runs/a, teacher, low"], rows[0]["runs/a, teacher, high"]) == ("38.00", "43.00")
+    assert printed.splitlines()[:-1] == [
+        "protocol  row                   dino.pth   runs/a   runs/a",
+        "                                 teacher  student  teacher",
+        "knn       k = 10                                     40.00",
+        "knn       k = 20, pre-training                       30.00",
+        "knn       k = 20, clean            71.00             41.00",
+        "linear    n4m0                              60.00",
+        "3 networks, 6 records; --all lists them with dates and settings",
+    ]
+
+
+def test_rows_are_grouped_by_protocol_and_told_apart_by_no_more_than_it_takes(show, tmp_path):
+    few = [
+        record("semi_knn_top1", k, extra={"row": f"{share}% seed 0, knn, k = {k}"})
+        for share in (10, 1)
+        for k in (20, 5)
+    ]
+    others = [record("depth_error", 1), record("best_of", 2), record("depth_scale", 3)]
+    twice = [record(f"occlusion_{name}", 4, extra={"row": "R.5"}) for name in ("top1", "top5")]
+    write(tmp_path / "r", *others, *twice, record("cluster_nmi", 5), *few, record("cluster_acc", 6), knn(5, 7))
+    titles = list(numbers(show("r")[1]))
+    assert titles == [
+        "knn, k = 5", "cluster, nmi", "cluster, acc", "semi, 1% seed 0, knn, k = 5", "semi, 1% seed 0, knn, k = 20",
+        "semi, 10% seed 0, knn, k = 5", "semi, 10% seed 0, knn, k = 20", "occlusion, R.5, occlusion_top1",
+        "occlusion, R.5, occlusion_top5", "best, of", "depth, error", "depth, scale",
     ]  # fmt: skip
-    titles = [name for name in rows[0] if "low" not in name and "high" not in name]
-    assert titles == ["run", "network", "knn_top1, k = 10", "knn_top1, k = 20, pre-training",
-                      "knn_top1, k = 20, clean", "linear_top1, n4m0"]  # fmt: skip
-    assert (rows[2]["knn_top1, k = 10, low"], rows[2]["knn_top1, k = 10, high"]) == ("38.00", "43.00")
-    lines = printed.splitlines()
-    assert lines[0].split() == ["run", "network", *["knn_top1"] * 3, "linear_top1"]
-    assert lines[1].split() == ["k", "=", "10", "k", "=", "20", "k", "=", "20", "n4m0"]
-    assert lines[2].split() == ["pre-training", "clean"] and lines[3].split() == ["dino.pth", "teacher", "71.00"]
-    assert lines[6].startswith("3 networks, 6 records; --all")
+
+
+def test_all_metrics_of_several_networks_fit_a_terminal(show, tmp_path):
+    names = ["weights/of another group/vit_small_patch16_300_epochs.safetensors", "runs/photos/second-try", "c.pth"]
+    settings = {"size": [224, 224], "fit": "crop", "temperature": 0.07}
+    for name in names:
+        rows = [f"10% seed {seed}, logistic regression" for seed in range(60)]
+        many = [record("semi_top1", seed, extra={"row": row}, weights=name) for seed, row in enumerate(rows)]
+        write(tmp_path / "r", *many, *(knn(k, 100, weights=name, mode="published") for k in (5, 10, 20)))
+    for changed in ({}, {"size": [48, 48]}, {"fit": "pad"}, {"temperature": 0.1}):
+        write(tmp_path / "r", record(settings={**settings, "k": 20, **changed}, weights="c.pth"))
+    printed, rows = show("r")
+    assert len(rows) == 60 + 3 + 4 and max(map(len, printed.splitlines())) <= 120
+    assert [f"{name}, teacher" in rows[0] for name in names] == [True] * 3
+    assert "k = 20, clean, 224x224 pixels, fit=crop," in printed and "k = 20, clean, 224x224 pixels, fit=pad" in printed
+
+
+def test_one_of_each_is_named_in_the_singular(show, tmp_path):
+    write(tmp_path / "r", knn(20, 5))
+    assert show("r")[0].splitlines()[-2].startswith("1 network, 1 record; --all")
+    assert [results.counted(n, "query") for n in (0, 1, 2)] == ["0 queries", "1 query", "2 queries"]
 
 
 def test_modes_images_and_their_number_are_never_mixed(show, tmp_path):
@@ -90,20 +133,14 @@ def test_modes_images_and_their_number_are_never_mixed(show, tmp_path):
         knn(20, 4, data={"root": "birds"}),
     )  # fmt: skip
     _, rows = show("r")
-    assert {name: cell for name, cell in rows[0].items() if cell and "low" not in name and "high" not in name} == {
-        "run": "net.pth", "network": "teacher", "knn_top1, k = 10": "5.00", "knn_top1, k = 20, published": "1.00",
-        "knn_top1, k = 20, clean, photos, 10 images": "2.00", "knn_top1, k = 20, clean, photos, 5 images": "3.00",
-        "knn_top1, k = 20, clean, birds": "4.00",
+    assert numbers(rows) == {
+        "knn, k = 10": "5.00", "knn, k = 20, published": "1.00",
+        "knn, k = 20, clean, photos, 10 images": "2.00", "knn, k = 20, clean, photos, 5 images": "3.00",
+        "knn, k = 20, clean, birds": "4.00",
     }  # fmt: skip
 
 
-def numbers(row):
-    """Values of a line of the file by title, without the intervals."""
-    ends = ("run", "network", "low", "high")
-    return {name: cell for name, cell in row.items() if cell and not name.endswith(ends)}
-
-
-def test_other_views_training_sets_and_settings_get_columns_of_their_own(show, tmp_path):
+def test_other_views_training_sets_and_settings_get_rows_of_their_own(show, tmp_path):
     view = {"size": [32, 32], "fit": "crop", "interpolation": "bicubic"}
     given = [{}, {"size": [48, 48]}, {"fit": "pad"}, {"temperature": 0.1}, {"size": [48, 48], "temperature": 0.1}]
     for i, settings in enumerate(given):
@@ -112,9 +149,9 @@ def test_other_views_training_sets_and_settings_get_columns_of_their_own(show, t
         tmp_path / "r", record(value=5, settings={**view, "k": 20}, weights="old.pth")
     )  # before there was the setting
     write(tmp_path / "r", record(value=6, settings={**view, "k": 20}, num_train=50))
-    _, (first, old) = show("r")
-    name, whole = "knn_top1, k = 20", "90 training images"
-    assert numbers(first) == {
+    _, rows = show("r")
+    name, whole = "knn, k = 20", "90 training images"
+    assert numbers(rows) == {
         f"{name}, {whole}, 32x32 pixels, fit=crop, temperature=0.07": "0.00",
         f"{name}, {whole}, 48x48 pixels, temperature=0.07": "1.00",
         f"{name}, {whole}, 32x32 pixels, fit=pad": "2.00",
@@ -122,7 +159,7 @@ def test_other_views_training_sets_and_settings_get_columns_of_their_own(show, t
         f"{name}, {whole}, 48x48 pixels, temperature=0.1": "4.00",
         f"{name}, 50 training images": "6.00",
     }
-    assert numbers(old) == {f"{name}, {whole}, 32x32 pixels, fit=crop, temperature=0.07": "5.00"}
+    assert numbers(rows, "old.pth, teacher") == {f"{name}, {whole}, 32x32 pixels, fit=crop, temperature=0.07": "5.00"}
 
 
 def linear(value, **settings):
@@ -132,17 +169,17 @@ def linear(value, **settings):
 
 def test_lists_are_named_by_their_ends_unless_these_are_alike(show, tmp_path):
     write(tmp_path / "r", linear(1), linear(2, rates=[0.1, 0.2]), linear(3, augment="none"))
-    _, [row] = show("r")
-    assert numbers(row) == {
-        "linear_top1, n4m0, rates=0.0001..9 (45 values), augment=crop": "1.00",
-        "linear_top1, n4m0, rates=0.1,0.2": "2.00",
-        "linear_top1, n4m0, rates=0.0001..9 (45 values), augment=none": "3.00",
+    _, rows = show("r")
+    assert numbers(rows) == {
+        "linear, n4m0, rates=0.0001..9 (45 values), augment=crop": "1.00",
+        "linear, n4m0, rates=0.1,0.2": "2.00",
+        "linear, n4m0, rates=0.0001..9 (45 values), augment=none": "3.00",
     }
     write(tmp_path / "two", linear(1, rates=[1, 2, 3, 4, 5]), linear(2, rates=[1, 2, 3.5, 4, 5]))
-    _, [row] = show("two")
-    assert numbers(row) == {
-        "linear_top1, n4m0, rates=1,2,3,4,5": "1.00",
-        "linear_top1, n4m0, rates=1,2,3.5,4,5": "2.00",
+    _, rows = show("two")
+    assert numbers(rows) == {
+        "linear, n4m0, rates=1,2,3,4,5": "1.00",
+        "linear, n4m0, rates=1,2,3.5,4,5": "2.00",
     }
 
 
@@ -152,14 +189,16 @@ def test_where_defaults_depend_on_the_images_records_are_compared_with_each_othe
         return record("finetune_top1", value, settings=settings, weights=name, extra={"row": "30 epochs"})
 
     write(tmp_path / "r", tuned(1, "a.pth"), tuned(2, "b.pth"))
-    assert [numbers(row) for row in show("r")[1]] == [{"finetune_top1, 30 epochs": "1.00"},
-                                                      {"finetune_top1, 30 epochs": "2.00"}]  # fmt: skip
+    _, rows = show("r")
+    assert numbers(rows, "a.pth, teacher") == {"finetune, 30 epochs": "1.00"}
+    assert numbers(rows, "b.pth, teacher") == {"finetune, 30 epochs": "2.00"}
     write(tmp_path / "r", tuned(3, "b.pth", lr=2e-3))
-    assert numbers(show("r")[1][1]) == {"finetune_top1, 30 epochs, lr=0.001": "2.00",
-                                        "finetune_top1, 30 epochs, lr=0.002": "3.00"}  # fmt: skip
+    assert numbers(show("r")[1], "b.pth, teacher") == {
+        "finetune, 30 epochs, lr=0.001": "2.00", "finetune, 30 epochs, lr=0.002": "3.00",
+    }  # fmt: skip
 
 
-def test_which_rows_were_asked_for_makes_no_column(show, tmp_path):
+def test_which_rows_were_asked_for_makes_no_row(show, tmp_path):
     for i, name in enumerate(("a.pth", "b.pth")):
         few = {"share": [0.01, 0.1][i:], "probes": ["knn", "linear"][i:], "subset": "10%", "temperature": 0.07}
         grids = {"grids": [[2, 2], [4, 4]][i:], "grid": [4, 4], "head": {"protocol": "linear", "epoch": i}}
@@ -173,19 +212,20 @@ def test_which_rows_were_asked_for_makes_no_column(show, tmp_path):
             record("backgrounds_gap", 5, settings={"root": f"{i}/bg", "challenge": bool(i)}, weights=name),
             record("corruptions_mean", 6 + i, settings=corruptions, weights=name, extra={"row": "mean"}),
         )  # fmt: skip
-    first, second = (numbers(row) for row in show("r")[1])
+    _, rows = show("r")
+    first, second = (numbers(rows, f"{name}, teacher") for name in ("a.pth", "b.pth"))
     alike = {
-        "semi_knn_top1, 10% seed 0, knn": "1.00", "corruptions_snow, snow, error": "3.00",
-        "occlusion_R.5, R.5 (random)": "4.00", "shuffle_top1, 4 x 4": "2.00", "backgrounds_gap": "5.00",
+        "semi, 10% seed 0, knn": "1.00", "corruptions, snow, error": "3.00",
+        "occlusion, R.5 (random)": "4.00", "shuffle, 4 x 4": "2.00", "backgrounds, gap": "5.00",
     }  # fmt: skip
     # A mean over other corruptions is another number.
-    assert first == {**alike, "corruptions_mean, corruptions=fog,snow": "6.00"}
-    assert second == {**alike, "corruptions_mean, corruptions=snow": "7.00"}
+    assert first == {**alike, "corruptions, mean, corruptions=fog,snow": "6.00"}
+    assert second == {**alike, "corruptions, mean, corruptions=snow": "7.00"}
 
 
 def test_records_of_an_unknown_protocol_are_compared_as_a_whole(show, tmp_path):
     write(tmp_path / "r", *(record("depth_error", i, settings={"bins": i, "size": [32, 32]}) for i in (1, 2)))
-    assert numbers(show("r")[1][0]) == {"depth_error, bins=1": "1.00", "depth_error, bins=2": "2.00"}
+    assert numbers(show("r")[1]) == {"depth, error, bins=1": "1.00", "depth, error, bins=2": "2.00"}
 
 
 def test_a_mean_over_draws_shows_their_range(show, tmp_path):
@@ -196,17 +236,18 @@ def test_a_mean_over_draws_shows_their_range(show, tmp_path):
         record("semi_knn_top1_mean", 51, interval=None, weights="other.pth", extra={"row": "1%, knn"}),
     )
     printed, rows = show("r", "--markdown", "table.md")
-    name = "semi_knn_top1_mean, 1%, knn"
-    assert [row[f"{name}, range"] for row in rows] == ["48.00 to 53.50", ""] and rows[0][f"{name}, low"] == ""
+    assert [row["net.pth, teacher, range"] for row in rows] == ["48.00 to 53.50"]
+    assert rows[0]["net.pth, teacher, low"] == "" and "other.pth, teacher, range" not in rows[0]
     assert (tmp_path / "table.md").read_text().splitlines()[0::2] == [
-        f"| run | network | {name} | {name}, range |", "| net.pth | teacher | 50.00 | 48.00 to 53.50 |",
-    ]  # fmt: skip
+        "| protocol | row | net.pth, teacher | net.pth, teacher, range | other.pth, teacher |",
+        "| semi | 1%, knn | 50.00 | 48.00 to 53.50 | 51.00 |",
+    ]
     assert "48.00" not in printed
     _, rows = show("r", "--all")
     assert sorted(row["95 % interval"] for row in rows) == ["", "range 48.00 to 53.50"]
 
 
-def test_what_was_chosen_makes_no_column(show, tmp_path):
+def test_what_was_chosen_makes_no_row(show, tmp_path):
     for name, chosen in (("a.pth", "lambda 0.1/n"), ("b.pth", "lambda 1/n")):
         few = {"row": f"1% seed 0, logistic, {chosen}", "chosen": chosen}
         write(
@@ -214,15 +255,16 @@ def test_what_was_chosen_makes_no_column(show, tmp_path):
             record("semi_logistic_top1", 6, weights=name, extra=few),
         )  # fmt: skip
     _, rows = show("r")
-    wanted = {"logistic_top1": "5.00", "semi_logistic_top1, 1% seed 0, logistic": "6.00"}
-    assert [numbers(row) for row in rows] == [wanted, wanted]
+    wanted = {"logistic, top1": "5.00", "semi, 1% seed 0, logistic": "6.00"}
+    assert [numbers(rows, f"{name}, teacher") for name in ("a.pth", "b.pth")] == [wanted, wanted]
 
 
-def test_a_run_that_was_moved_or_evaluated_from_within_stays_one_row(show, tmp_path):
+def test_a_run_that_was_moved_or_evaluated_from_within_stays_one_column(show, tmp_path):
     folder = write(tmp_path / "new" / "a", in_training(3, 30), knn(20, 31, weights="/old/runs/a/"), run=True)
     write(folder, knn(10, 32, weights="."), knn(100, 33, weights="imagenet.pth"))
     _, rows = show("new", folder, "new/../new")
-    assert [row["run"] for row in rows] == ["imagenet.pth", "new/a"]
+    networks = [name for name in rows[0] if not name.endswith(("low", "high"))][2:]
+    assert networks == ["imagenet.pth, teacher", "new/a, teacher"]
 
 
 def test_all_lists_dates_and_the_settings_that_differ(show, tmp_path):
@@ -242,17 +284,17 @@ def test_torn_lines_and_lines_of_others_are_passed_over(show, tmp_path):
     with (folder / "results.jsonl").open("a") as file:
         file.write('3\n{"name": "of another program"}\n{"protocol": "knn", "metric": "knn_top1", "val')
     _, rows = show("r")
-    assert len(rows) == 1 and rows[0]["knn_top1, k = 20"] == "5.00"
+    assert len(rows) == 1 and numbers(rows) == {"knn, k = 20": "5.00"}
 
 
 def test_markdown_is_a_table(show, tmp_path):
     write(tmp_path / "r", knn(20, 5, weights="a|b.pth"), knn(10, 6, weights="c.pth"))
     show("r", "--markdown", "table.md")
     assert (tmp_path / "table.md").read_text().splitlines() == [
-        "| run | network | knn_top1, k = 10 | knn_top1, k = 20 |",
+        "| protocol | row | a\\|b.pth, teacher | c.pth, teacher |",
         "| --- | --- | ---: | ---: |",
-        "| a\\|b.pth | teacher |  | 5.00 |",
-        "| c.pth | teacher | 6.00 |  |",
+        "| knn | k = 10 |  | 6.00 |",
+        "| knn | k = 20 | 5.00 |  |",
     ]
 
 
@@ -304,7 +346,7 @@ def test_mistakes_get_a_remedy(arguments, message, remedy, tmp_path, monkeypatch
     assert error.startswith("ibot: error:") and message in error.splitlines()[0] and remedy in error
 
 
-def test_a_training_and_an_evaluation_meet_in_one_row(tmp_path):
+def test_a_training_and_an_evaluation_meet_in_one_column(tmp_path):
     """The whole way in processes of their own, as a person goes it."""
     write_folder(tmp_path / "data", train=20, val=20)
 
@@ -319,8 +361,9 @@ def test_a_training_and_an_evaluation_meet_in_one_row(tmp_path):
     rows = [json.loads(line) for line in (tmp_path / "runs" / "a" / "results.jsonl").read_text().splitlines()]
     last = [row for row in rows if row["extra"].get("step") == 2][-1]
     lines = [line.split() for line in ibot("results", "runs").splitlines()]
-    assert lines[-2] == ["runs/a", "teacher", f"{rows[-1]['value']:.2f}", f"{last['value']:.2f}"]
-    assert lines[-1][:4] == ["1", "networks,", "2", "records;"]
+    assert lines[:2] == [["protocol", "row", "runs/a"], ["teacher"]]
+    assert [line[-1] for line in lines[2:4]] == [f"{row['value']:.2f}" for row in (rows[-1], last)]
+    assert lines[-1][:4] == ["1", "network,", "2", "records;"]
 
 
 def test_numbers_stand_to_the_right():

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from ibot.data.scenes import write_folder
 from ibot.data.sources import scan
 from ibot.eval.features import extract_features
 from ibot.models.backbone import build_backbone
+from ibot.show.gallery import Duplicates, Findings, Group, Picture
 from ibot.weights.export import export_backbone
 from ibot.weights.read import KeyReport, Loaded, load_backbone
 
@@ -34,7 +36,7 @@ class Page(HTMLParser):
     def __init__(self, path):
         super().__init__()
         self.headings, self.pictures, self.squares, self.captions, self.queries = [], [], [], [], 0
-        self.texts, self.inside = [], []
+        self.texts, self.inside, self.paragraphs = [], [], []
         self.feed(path.read_text(encoding="utf-8"))
         self.close()
         assert not self.inside
@@ -57,7 +59,7 @@ class Page(HTMLParser):
         text = self.texts.pop()
         if self.texts:
             self.texts[-1] += text
-        {"h2": self.headings, "figcaption": self.captions}.get(tag, []).append(text)
+        {"h2": self.headings, "figcaption": self.captions, "p": self.paragraphs}.get(tag, []).append(text)
 
     def handle_data(self, data):
         if self.texts:
@@ -117,7 +119,8 @@ def test_copies_and_strange_images_are_found(find, scenes):
     number = next(row["group_or_query"] for row in of(rows, "near-duplicate") if row["name"] == "tree/copy.png")
     copies = of(rows, "near-duplicate", number)
     assert [row["name"] for row in copies] == ["car/00001.png", "tree/copy.png"]
-    assert float(copies[0]["similarity"]) == pytest.approx(1, abs=1e-5)
+    assert copies[0]["similarity"] == "1.000000"
+    assert float(copies[1]["similarity"]) == pytest.approx(1, abs=1e-5)
     assert {row["name"] for row in of(rows, "outlier")} == {"boat/noise.png", "fish/mirrored.png"}
     assert page.queries == search.QUERIES and page.headings[-2:] == ["Near-duplicates", "Outliers"]
     assert len(page.pictures) == search.QUERIES * 11 + len(of(rows, "near-duplicate")) + 2
@@ -129,8 +132,37 @@ def test_copies_and_strange_images_are_found(find, scenes):
 
 def test_exact_copies_alone_are_found_with_a_threshold_of_one(find, scenes):
     printed, rows, _ = find("--data", scenes, "--duplicates", 1)
-    assert "1 groups of 2 images at 0.9999 or more" in printed.out  # rounding takes some copies below 1
+    assert "1 group of 2 images at 0.9999 or more" in printed.out  # rounding takes some copies below 1
     assert [row["name"] for row in of(rows, "near-duplicate")] == ["car/00001.png", "tree/copy.png"]
+
+
+def test_groups_hold_what_resembles_their_first_image_and_many_get_advice(find, scenes, weights):
+    features = extract_features(load_backbone(weights), scan(scenes), size=(32, 32))
+    unit = dict(zip(features.names, features.unit(), strict=True))
+    printed, rows, page = find("--data", scenes, "--duplicates", 0.5)
+    groups = {}
+    for row in of(rows, "near-duplicate"):
+        groups.setdefault(row["group_or_query"], []).append((row["name"], float(row["similarity"])))
+    for (first, own), *others in groups.values():
+        assert own == 1 and min(similarity for _, similarity in others) >= 0.5
+        cosines = [float(unit[first] @ unit[name]) for name, _ in others]
+        assert [similarity for _, similarity in others] == pytest.approx(cosines, abs=2e-5)  # float32, other batches
+    alike = sum(map(len, groups.values()))
+    assert alike > 33 // 2
+    share = f"{100 * alike / 33:.1f}% of the images are in groups"
+    assert f"{share}; if they are no copies, use a higher --duplicates or a better trained network" in printed.out
+    assert any("similarity to the first of the group of 0.5 or more" in text for text in page.paragraphs)
+
+
+@pytest.mark.parametrize(("alike", "count", "advised"), [(22, 53, 1), (302, 3424, 1), (171, 3424, 0), (2, 40, 0)])
+def test_advice_comes_above_one_image_in_twenty(alike, count, advised):
+    group = Group([Picture(i, str(i), 1.0) for i in range(alike)])
+    features = SimpleNamespace(index=range(count), cached=False, bad=[])
+    for threshold in (0.95, search.EXACT):
+        findings = Findings(duplicates=Duplicates(threshold, [group]))
+        text = "\n".join(search._summary(findings, features, SimpleNamespace(root="photos")))
+        assert text.count("a better trained network") == advised
+        assert text.count("higher --duplicates") == advised * (threshold < search.EXACT)  # none is higher than exact
 
 
 def test_nearest_images_equal_all_cosines_and_leave_out_the_query(find, scenes, weights):
@@ -234,7 +266,7 @@ def test_a_folder_without_classes_is_cached_and_names_what_it_cannot_read(find, 
     (flat / "broken.jpg").write_text("no image")
     printed, rows, page = find("--data", flat)
     assert "from the cache" not in printed.out
-    assert "1 images, the first: broken.jpg: not an image" in printed.out
+    assert "1 image, the first: broken.jpg: not an image" in printed.out
     assert odd in [row["name"] for row in of(rows, "near-duplicate")]
     assert any("caf\\udce9 & <b>.png" in caption for caption in page.captions)
     again, rows_again, _ = find("--data", flat)
@@ -246,7 +278,7 @@ def test_a_single_image_has_neither_neighbours_nor_outliers(find, scenes, tmp_pa
     (tmp_path / "one").mkdir()
     shutil.copy(scenes / "car" / "00001.png", tmp_path / "one" / "a.png")
     printed, rows, page = find("--data", tmp_path / "one", "--patch", "0,0")
-    assert rows == [] and page.headings[-1] == "Near-duplicates" and "0 answers to 1 queries" in printed.out
+    assert rows == [] and page.headings[-1] == "Near-duplicates" and "0 answers to 1 query" in printed.out
 
 
 def test_an_earlier_search_is_replaced_and_nothing_else(find, scenes, tmp_path, weights, capsys):

@@ -38,21 +38,17 @@ def loop_neighbours(bank, query, k, own=None):
 
 
 def loop_groups(points, threshold):
-    """Components by depth-first search, and the smallest cosine of any two members."""
-    similar = [[float(a @ b) for b in points] for a in points]
-    left, found = set(range(len(points))), []
-    while left:
-        stack, group = [left.pop()], []
-        while stack:
-            i = stack.pop()
-            group.append(i)
-            near = {j for j in left if similar[i][j] >= threshold}
-            left -= near
-            stack += near
-        if len(group) > 1:
-            group.sort()
-            found.append((group, min(similar[i][j] for i in group for j in group if i != j)))
-    return sorted(found, key=lambda item: (-len(item[0]), item[0]))
+    """Members of each group with their cosines to the first, the largest groups first."""
+    groups = []
+    for i, point in enumerate(points):
+        for group in groups:
+            cosine = float(points[group[0][0]] @ point)
+            if cosine >= threshold:
+                group.append((i, cosine))
+                break
+        else:
+            groups.append([(i, 1.0)])
+    return sorted((group for group in groups if len(group) > 1), key=lambda group: (-len(group), group[0]))
 
 
 class Largest(TorchDispatchMode):
@@ -102,32 +98,63 @@ def test_k_is_cut_to_the_images_there_are():
 
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("threshold", [0.5, 0.9, 0.98])
-def test_near_duplicates_equal_the_depth_first_search(seed, threshold):
+def test_near_duplicates_equal_the_loop(seed, threshold):
     points = families(seed)
     want = loop_groups(points, threshold)
+    assert want
     for block in (2048, 7, 1):
         got = near_duplicates(points, threshold, block=block)
-        assert [group.index.tolist() for group in got] == [members for members, _ in want]
-        assert [group.smallest for group in got] == pytest.approx([smallest for _, smallest in want], abs=1e-12)
+        assert [group.index.tolist() for group in got] == [[i for i, _ in members] for members in want]
+        for group, members in zip(got, want, strict=True):
+            assert group.similarity.tolist() == pytest.approx([cosine for _, cosine in members], abs=1e-12)
 
 
-def test_a_long_chain_is_one_group_whose_ends_differ():
-    (group,) = near_duplicates(arc(700, 0.004), math.cos(0.0041), block=64)
-    assert group.index.tolist() == list(range(700))
-    assert group.smallest == pytest.approx(math.cos(699 * 0.004))
-    assert near_duplicates(arc(700, 0.004), math.cos(0.0039), block=64) == []
+@pytest.mark.parametrize("threshold", [-1, 0.0, 0.3, 0.6, 0.95])
+def test_no_member_is_below_the_threshold_and_no_two_leaders_are_alike(threshold):
+    """Where a network finds all images alike, pairs join nearly all of them in one chain."""
+    points = unit(400, 6, seed=3, dtype=torch.float32)
+    leader = torch.arange(400)
+    for group in near_duplicates(points, threshold, block=64):
+        assert group.similarity[0] == 1 and min(group.similarity.tolist()) >= threshold
+        assert (group.index.diff() > 0).all()
+        leader[group.index] = group.index[0]
+        cosines = points[group.index].double() @ points[group.index[0]].double()
+        assert group.similarity.tolist() == pytest.approx(cosines.tolist(), abs=1e-6)
+    chosen = points[leader.unique()].double()
+    between = (chosen @ chosen.T).fill_diagonal_(-2)
+    assert between.max() < threshold + 1e-6 or len(chosen) == 1
+
+
+@pytest.mark.parametrize("block", [2048, 64, 1])
+def test_a_long_chain_is_cut_where_its_ends_differ(block):
+    angle = torch.arange(100).double() * 0.01
+    chain = torch.stack([angle.cos(), angle.sin()], 1)
+    groups = near_duplicates(chain, math.cos(0.0901), block=block)
+    assert [group.index.tolist() for group in groups] == [list(range(i, i + 10)) for i in range(0, 100, 10)]
+    assert [min(group.similarity.tolist()) for group in groups] == pytest.approx([math.cos(0.09)] * 10)
+    assert near_duplicates(chain, math.cos(0.0099), block=block) == []
+
+
+@pytest.mark.parametrize("block", [2048, 2, 1])
+def test_an_image_between_two_leaders_joins_the_earlier_one(block):
+    angle = torch.tensor([0.0, 0.15, 0.08]).double()
+    (group,) = near_duplicates(torch.stack([angle.cos(), angle.sin()], 1), math.cos(0.1), block=block)
+    assert group.index.tolist() == [0, 2]
+
+
+@pytest.mark.parametrize("step", range(-3, 4))
+def test_a_threshold_between_two_numbers_of_32_bits_is_kept(step):
+    """The number of 32 bits nearest to 0.95 is below it."""
+    cosine = float(np.float32(0.95)) + step * 2.0**-24
+    points = torch.tensor([[1, 0], [cosine, math.sqrt(1 - cosine**2)]], dtype=torch.float32)
+    groups = near_duplicates(points, 0.95)
+    assert len(groups) == (float(points[1, 0]) >= 0.95)
+    assert all(similarity >= 0.95 for group in groups for similarity in group.similarity.tolist())
 
 
 def test_equal_images_are_one_group_of_similarity_one():
     (group,) = near_duplicates(unit(1, 6, seed=0).repeat(1500, 1).float(), 0.9999, block=512)
-    assert len(group.index) == 1500 and group.smallest == pytest.approx(1, abs=1e-6)
-
-
-def test_the_order_of_the_images_does_not_change_the_groups():
-    points, order = families(0), torch.randperm(len(families(0)), generator=torch.Generator().manual_seed(1))
-    groups = {frozenset(group.index.tolist()) for group in near_duplicates(points, 0.95, block=5)}
-    shuffled = near_duplicates(points[order], 0.95, block=5)
-    assert groups and {frozenset(order[group.index].tolist()) for group in shuffled} == groups
+    assert len(group.index) == 1500 and group.similarity.tolist() == pytest.approx([1] * 1500, abs=1e-6)
 
 
 @pytest.mark.parametrize("seed", range(3))

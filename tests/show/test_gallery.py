@@ -102,7 +102,7 @@ def everything():
             Nearest(Picture(7, NAMES[7]), pictures[:3]),
             Nearest(Picture(9, NAMES[3], square=Square.on_grid(5, (2, 3))), pictures[3:5]),
         ],
-        duplicates=Duplicates(0.95, [Group(pictures[:4], 0.91), Group(pictures[4:6], 0.97)]),
+        duplicates=Duplicates(0.95, [Group(pictures[:4]), Group(pictures[4:6])]),
         outliers=pictures[6:],
     )
 
@@ -124,8 +124,8 @@ def test_every_name_and_every_picture_is_on_the_page(tmp_path):
     assert numbers and "0.900" in numbers[0]
     assert page.text("h2")[-2:] == ["Near-duplicates", "Outliers"] and page.text("h2")[0] == "Nearest to"
     assert page.text("h3") == [
-        "Group 1: 4 images, smallest similarity 0.910",
-        "Group 2: 2 images, smallest similarity 0.970",
+        "Group 1: 4 images, smallest similarity to the first 0.750",
+        "Group 2: 2 images, smallest similarity to the first 0.650",
     ]
 
 
@@ -231,8 +231,8 @@ def test_small_images_are_enlarged_pixel_by_pixel(tmp_path):
 
 
 def test_large_groups_and_many_groups_are_cut_and_the_page_says_so(tmp_path):
-    large = Group([Picture(i, str(i)) for i in range(MAX_PICTURES + 3)], 0.9)
-    pair = Group([Picture(0, "0"), Picture(1, "1")], 0.9)
+    large = Group([Picture(i, str(i), 0.9) for i in range(MAX_PICTURES + 3)])
+    pair = Group([Picture(0, "0", 1.0), Picture(1, "1", 0.9)])
     findings = Findings(duplicates=Duplicates(0.95, [large] + [pair] * (MAX_GROUPS + 4)))
     page = shown(tmp_path, findings)
     assert len(page.images()) == MAX_PICTURES + 2 * (MAX_GROUPS - 1)
@@ -259,8 +259,8 @@ def test_the_table_holds_all_findings(tmp_path):
     assert lines == [
         *(["nearest", name[7], str(i + 1), name[i], similarity[i]] for i in range(3)),
         *(["nearest", f"{name[3]} patch 5", str(i - 2), name[i], similarity[i]] for i in range(3, 5)),
-        *(["near-duplicate", "1", str(i + 1), name[i], "0.910000"] for i in range(4)),
-        *(["near-duplicate", "2", str(i - 3), name[i], "0.970000"] for i in range(4, 6)),
+        *(["near-duplicate", "1", str(i + 1), name[i], similarity[i]] for i in range(4)),
+        *(["near-duplicate", "2", str(i - 3), name[i], similarity[i]] for i in range(4, 6)),
         *(["outlier", "", str(i - 5), name[i], similarity[i]] for i in range(6, len(NAMES))),
     ]
 

@@ -6,6 +6,7 @@ import argparse
 import csv
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -23,6 +24,8 @@ LISTED = 4
 """Values of a list that a title shows; of a longer one it shows the ends."""
 OF_THE_VIEW = ("size", "fit", "interpolation")
 """Settings of a record that belong to no protocol."""
+TITLE_LETTERS, NETWORK_LETTERS = 44, 18
+"""Width on the terminal from which the title of a row, and the name of a run or of weights, takes another line."""
 CONCERNS: dict[str, dict[str, tuple[str, ...]]] = {
     "semi": {"share": (), "lists": (), "probes": (), "subsets": ()},
     "part_linear": {"shares": ()},
@@ -35,11 +38,14 @@ CONCERNS: dict[str, dict[str, tuple[str, ...]]] = {
 """Settings that decide which rows a protocol reports, and the starts of the names of the metrics that they change."""
 
 
-class Column(NamedTuple):
-    """What makes two numbers comparable."""
+class Measure(NamedTuple):
+    """What makes two numbers comparable: a row of the table."""
 
-    metric: tuple[str, ...]
-    """Name, and row if there are several."""
+    protocol: str
+    row: str
+    """As the protocol calls it, or the metric's name within the protocol."""
+    metric: str
+    """Whole name."""
     mode: str
     data: str
     """Name of the images."""
@@ -63,19 +69,24 @@ class Entry:
 
     @property
     def subject(self) -> tuple[str, str]:
-        """Run or weights, and network: a row of the table."""
+        """Run or weights, and network: a column of the table."""
         return self.run, self.record.key or "teacher"  # trainings measure the teacher
 
     @property
-    def metric(self) -> tuple[str, ...]:
-        """Name of the metric and, where a protocol has several rows, of the row."""
+    def metric(self) -> str:
+        """Name of the metric, that of its protocol first."""
         record = self.record
-        name = record.metric if record.metric.startswith(record.protocol) else f"{record.protocol}_{record.metric}"
+        return record.metric if record.metric.startswith(record.protocol) else f"{record.protocol}_{record.metric}"
+
+    @property
+    def row(self) -> str:
+        """The protocol's row, or the metric's name within the protocol where there is none."""
+        record = self.record
         row = str(record.extra.get("row", f"k = {record.settings['k']}" if "k" in record.settings else ""))
-        # A row that is named after what was chosen would give each choice its own column.
+        # A row that is named after what was chosen would stand apart for each choice.
         chosen = str(record.extra.get("chosen", ""))
         row = "" if row == chosen else row.removesuffix(f", {chosen}")
-        return (name,) if not row or name.endswith(f"_{row}") else (name, row)
+        return row or self.metric.removeprefix(f"{record.protocol}_")
 
     @property
     def mode(self) -> str:
@@ -88,12 +99,13 @@ class Entry:
         return _name_of(self.record.data.get("root", ""))
 
     @property
-    def column(self) -> Column:
+    def measure(self) -> Measure:
         """Where the record stands in the table."""
         record = self.record
         size, fit = record.settings.get("size"), record.settings.get("fit")
-        return Column(
-            self.metric, self.mode, self.data, f"{record.num_val} images", f"{record.num_train} training images",
+        return Measure(
+            record.protocol, self.row, self.metric, self.mode, self.data, f"{record.num_val} images",
+            f"{record.num_train} training images",
             "x".join(map(str, size)) + " pixels" if isinstance(size, list | tuple) else "", f"fit={fit}" if fit else "",
             _of_protocol(record),
         )  # fmt: skip
@@ -103,11 +115,11 @@ class Entry:
 class Table:
     """The last record of each row and column."""
 
-    rows: list[tuple[str, str]]
-    """Run or weights, and network."""
-    columns: dict[Column, tuple[str, ...]]
-    """Title, in parts."""
-    cells: dict[tuple[tuple[str, str], Column], ResultRecord]
+    rows: dict[Measure, tuple[str, ...]]
+    """Title, in parts: protocol, row, and what tells it from the others."""
+    networks: list[tuple[str, str]]
+    """Run or weights, and network: the columns."""
+    cells: dict[tuple[Measure, tuple[str, str]], ResultRecord]
     """By row and column."""
 
 
@@ -133,10 +145,10 @@ def run(options: argparse.Namespace) -> int:
     if options.markdown:
         text = markdown(lines if options.all else cells_of(table, ranges=True))
         _write(Path(options.markdown), lambda path: path.write_text(text, encoding="utf-8"))
-    print(aligned(lines), end="")
+    print(aligned(lines if options.all else folded(lines)), end="")
     if not options.quiet:
         hidden = "" if options.all else "; --all lists them with dates and settings"
-        print(f"{len(table.rows)} networks, {len(entries)} records{hidden}")
+        print(f"{counted(len(table.networks), 'network')}, {counted(len(entries), 'record')}{hidden}")
     for name in filter(None, (options.csv, options.markdown, options.plot)):
         print(f"written: {name}")
     return 0
@@ -169,32 +181,34 @@ def read_folder(folder: Path) -> list[Entry]:
 
 
 def side_by_side(entries: Sequence[Entry]) -> Table:
-    """One row per run or weights and network, one column per metric; entries in order of time, so the last stays."""
-    cells = {(entry.subject, entry.column): entry.record for entry in entries}
-    protocols = {column: record.protocol for (_, column), record in cells.items()}
-    names = list(dict.fromkeys(entry.metric[0] for entry in entries))
-    columns = sorted(protocols, key=lambda column: _order(column, protocols[column], names))
-    return Table(sorted({row for row, _ in cells}), {column: _title(column, columns) for column in columns}, cells)
+    """One row per metric, one column per run or weights and network; entries in order of time, so the last stays."""
+    cells = {(entry.measure, entry.subject): entry.record for entry in entries}
+    names = list(dict.fromkeys(entry.metric for entry in entries))
+    rows = sorted({measure for measure, _ in cells}, key=lambda measure: _order(measure, names))
+    return Table({row: _title(row, rows) for row in rows}, sorted({network for _, network in cells}), cells)
 
 
 def cells_of(table: Table, intervals: bool = False, ranges: bool = False) -> list[list[str]]:
-    """The table as text, titles first, their parts one below the other.
+    """The table as text, titles first; run and network of a column stand one below the other.
 
     Args:
         table: what to show.
         intervals: add two columns to each for the ends of the 95 % intervals.
         ranges: add a column, where there are means over several draws, for the range of the draws.
     """
-    lines = [["run", "network"], *(list(row) for row in table.rows)]
-    for column, title in table.columns.items():
-        records = [table.cells.get((row, column)) for row in table.rows]
-        columns = [(title, [f"{record.value:.2f}" if record else "" for record in records])]
+    lines = [["protocol", "row"]]
+    lines += [[protocol, ", ".join(row)] for protocol, *row in table.rows.values()]
+    for network in table.networks:
+        records = [table.cells.get((row, network)) for row in table.rows]
+        columns: list[tuple[tuple[str, ...], list[str]]] = [
+            (network, [f"{record.value:.2f}" if record else "" for record in records])
+        ]
         for i, end in enumerate(("low", "high") if intervals else ()):
             ends = [f"{record.interval[i]:.2f}" if record and record.interval else "" for record in records]
-            columns.append(((*title, end), ends))
+            columns.append(((*network, end), ends))
         spans = [_ends(_range(record)) for record in records]
         if ranges and any(spans):
-            columns.append(((*title, "range"), spans))
+            columns.append(((*network, "range"), spans))
         for name, cells in columns:
             for line, cell in zip(lines, ("\n".join(name), *cells), strict=True):
                 line.append(cell)
@@ -211,10 +225,30 @@ def list_of(entries: Sequence[Entry]) -> list[list[str]]:
         span = _range(entry.record)
         spread = f"range {_ends(span)}" if span and not entry.record.interval else _ends(entry.record.interval)
         lines.append(
-            [entry.record.when or "in training", *entry.subject, entry.metric[0], f"{entry.record.value:.2f}", spread,
+            [entry.record.when or "in training", *entry.subject, entry.metric, f"{entry.record.value:.2f}", spread,
              " ".join(f"{key}={own[key]}" for key in differing)]
         )  # fmt: skip
     return lines
+
+
+def folded(lines: Sequence[Sequence[str]]) -> list[list[str]]:
+    """The cells of a table with long titles in several lines, so that they fit a terminal."""
+    (protocol, row, *networks), *rest = lines
+    names = ["\n".join(_fold(part, "[/_.-]", NETWORK_LETTERS) for part in name.split("\n")) for name in networks]
+    return [
+        [protocol, row, *names],
+        *([first, _fold(title, ", ", TITLE_LETTERS), *cells] for first, title, *cells in rest),
+    ]
+
+
+def _fold(text: str, end: str, width: int) -> str:
+    """Text in lines of at most `width` letters where they may end, which is after matches of `end`."""
+    lines = [""]
+    for piece in re.split(f"(?<={end})", text):
+        if lines[-1] and len(lines[-1] + piece.rstrip()) > width:
+            lines.append("")
+        lines[-1] += piece
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def aligned(lines: Sequence[Sequence[str]]) -> str:
@@ -279,26 +313,25 @@ def _subject(folder: Path, record: ResultRecord) -> str:
     return str(folder) if own or not record.weights else weights
 
 
-def _order(column: Column, protocol: str, names: Sequence[str]) -> tuple[Any, ...]:
-    """Columns of one metric stand together, k-NN by k, and what was measured in training first.
+def _order(measure: Measure, names: Sequence[str]) -> tuple[Any, ...]:
+    """Rows of a protocol stand together, those of one metric by their numbers, what was measured in training first.
 
     Metrics of a protocol keep the order in which it reports them, which is that of `names`.
     """
-    metric, mode = column.metric, column.mode
+    protocol, row, metric, mode, *others = measure
     place = list(PROTOCOLS).index(protocol) if protocol in PROTOCOLS else len(PROTOCOLS)
-    row = "".join(metric[1:])
-    digits = "".join(letter for letter in row if letter.isdigit())
-    return place, names.index(metric[0]), int(digits or 0), row, mode != PRE_TRAINING, *column[1:]
+    numbers = [int(digits) for digits in re.findall("[0-9]+", row)]
+    return place, protocol, names.index(metric), numbers, row, mode != PRE_TRAINING, mode, *others
 
 
-def _title(column: Column, columns: Sequence[Column]) -> tuple[str, ...]:
-    """Parts of a title: the metric, and of all else what it takes to tell the column from the others."""
-    title, alike = column.metric, [other for other in columns if other.metric == column.metric]
-    for part in range(1, len(column) - 1):
-        if len({other[part] for other in alike}) > 1 and column[part]:
-            title = (*title, str(column[part]))
-        alike = [other for other in alike if other[part] == column[part]]
-    for name, value in column.settings:
+def _title(measure: Measure, rows: Iterable[Measure]) -> tuple[str, ...]:
+    """Parts of a title: protocol and row, and of all else what it takes to tell the row from the others."""
+    title, alike = measure[:2], [other for other in rows if other[:2] == measure[:2]]
+    for part in range(2, len(measure) - 1):
+        if len({other[part] for other in alike}) > 1 and measure[part]:
+            title = (*title, str(measure[part]))
+        alike = [other for other in alike if other[part] == measure[part]]
+    for name, value in measure.settings:
         values = {text for other in alike for key, text in other.settings if key == name}
         if len(values) > 1:
             brief = len({_written(text) for text in values}) == len(values)
@@ -391,21 +424,26 @@ def _write_csv(path: Path, lines: Sequence[Sequence[str]]) -> None:
 
 
 def _plot(table: Table, out: Path) -> None:
-    """Bars of the table, by column."""
+    """Bars of the table, by row."""
     from ibot.show.results import Bar, results_picture
 
-    several = len({network for _, network in table.rows}) > 1
+    several = len({network for _, network in table.networks}) > 1
     groups = {}
-    for column, title in table.columns.items():
-        bars = [
+    for row, title in table.rows.items():
+        groups[", ".join(title)] = [
             Bar(printable(f"{run} ({network})" if several else run), record.value, record.interval)
-            for run, network in table.rows
-            if (record := table.cells.get(((run, network), column))) is not None
+            for run, network in table.networks
+            if (record := table.cells.get((row, (run, network)))) is not None
         ]
-        groups[", ".join(title)] = bars
     _write(out, lambda path: results_picture(groups, path))
 
 
 def printable(text: str) -> str:
     """Text that any terminal takes: bytes of names that are no UTF-8 become escapes."""
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun in the singular or the plural."""
+    plural = noun[:-1] + "ies" if noun.endswith("y") else noun + "s"
+    return f"{number} {noun if number == 1 else plural}"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ibot.cli.evaluate import counter, default_out
-from ibot.cli.results import printable
+from ibot.cli.results import counted, printable
 from ibot.errors import DataError, UserError, WeightsError
 
 if TYPE_CHECKING:
@@ -39,6 +39,8 @@ CIFAR-10: of copies saved again as JPEG 75, resized to 3/4 and back or made a te
 nearest other image is above 0.94 for one image in a thousand. Networks that find all images alike need a higher one."""
 EXACT = 0.9999
 """The highest threshold in use: rounding takes exact copies below 1."""
+MANY = 0.05
+"""Share of images in groups above which the threshold or the network is in doubt: real folders hold few copies."""
 QUERIES = 4
 """Images of the folder whose neighbours are shown where no image is given."""
 NEIGHBOURS = 5
@@ -400,17 +402,13 @@ def _square(patch: int, searched: Searched) -> Square:
 def _duplicates(searched: Searched, unit: Tensor, index: NDArray[np.int64], threshold: float) -> Duplicates:
     """Groups of near-duplicates."""
     from ibot.eval.search import near_duplicates
-    from ibot.show.gallery import Duplicates, Group, Picture
+    from ibot.show.gallery import Duplicates, Group
 
-    return Duplicates(
-        threshold,
-        [
-            Group(
-                [Picture(i, searched.source.name(i)) for i in index[group.index.cpu().numpy()].tolist()], group.smallest
-            )
-            for group in near_duplicates(unit, threshold)
-        ],
-    )
+    groups = [
+        Group(_pictures(searched, index[group.index.cpu().numpy()], group.similarity))
+        for group in near_duplicates(unit, threshold)
+    ]
+    return Duplicates(threshold, groups)
 
 
 def _pictures(searched: Searched, index: NDArray[np.int64], similarity: Tensor) -> list[Picture]:
@@ -423,19 +421,25 @@ def _summary(findings: Findings, features: FeatureSet, source: ImageSource) -> l
     lines = [f"images:           {count} of {source.root}" + (", features from the cache" if features.cached else "")]
     if features.bad:
         name, reason = features.bad[0]
-        lines.append(f"not read:         {len(features.bad)} images, the first: {name}: {reason}")
+        lines.append(f"not read:         {counted(len(features.bad), 'image')}, the first: {name}: {reason}")
     for title, patches in (("nearest images", False), ("nearest patches", True)):
         found = [nearest for nearest in findings.nearest if (nearest.query.square is not None) == patches]
         values = [answer.similarity for nearest in found for answer in nearest.answers if answer.similarity is not None]
         if found:
             span = f", similarities {min(values):.3f} to {max(values):.3f}" if values else ""
-            lines.append(f"{title + ':':18}{len(values)} answers to {len(found)} queries{span}")
+            answers, asked = counted(len(values), "answer"), counted(len(found), "query")
+            lines.append(f"{title + ':':18}{answers} to {asked}{span}")
     if findings.duplicates is not None:
         groups, threshold = findings.duplicates.groups, findings.duplicates.threshold
         alike = sum(len(group.pictures) for group in groups)
-        # Real folders hold few copies; so many mean that the network tells the images apart too little.
-        advice = "; many: a higher --duplicates?" if 4 * alike > count and threshold < EXACT and count > 8 else ""
-        lines.append(f"near-duplicates:  {len(groups)} groups of {alike} images at {threshold:g} or more{advice}")
+        of = f"{counted(len(groups), 'group')} of {counted(alike, 'image')}"
+        lines.append(f"near-duplicates:  {of} at {threshold:g} or more")
+        if alike > MANY * count:
+            higher = "a higher --duplicates or " if threshold < EXACT else ""
+            lines.append(
+                f"advice:           {alike / count:.1%} of the images are in groups; "
+                f"if they are no copies, use {higher}a better trained network"
+            )
     if findings.outliers:
         first = findings.outliers[0]
         lines.append(

@@ -1,7 +1,7 @@
 """Search in one's own images by their features: neighbours, near-duplicates, outliers, similar patches.
 
-Everything is exact: all pairs are compared, in blocks, so that memory grows with the number of images and never with
-its square. Similarities are cosines; in float32 they carry an error of about 1e-6.
+Everything is exact: whatever may be an answer is compared, in blocks, so that memory grows with the number of images
+and never with its square. Similarities are cosines; in float32 they carry an error of about 1e-6.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ UNIT_TOLERANCE = 1e-3
 
 @dataclass(frozen=True, slots=True)
 class DuplicateGroup:
-    """Images that a chain of near-duplicate pairs joins."""
+    """Near-duplicates of their first image, which leads them."""
 
     index: Tensor
-    """int64 [m], m >= 2, rising."""
-    smallest: float
-    """Cosine of the least similar two, below the threshold where only a chain joins them."""
+    """int64 [m], m >= 2, rising; the leader is the first."""
+    similarity: Tensor
+    """Cosine to the leader [m], the threshold or above; that of the leader is 1."""
 
 
 def nearest_images(
@@ -67,10 +67,11 @@ def nearest_images(
 
 
 def near_duplicates(features: Tensor, threshold: float, *, block: int = 2048) -> list[DuplicateGroup]:
-    """Groups of images joined by pairs whose cosine is at least `threshold`.
+    """Groups of images whose cosine to the first of the group is at least `threshold`.
 
-    A group is a connected component: two of its images may be less similar than the threshold when others lie between
-    them. `block` x `block` pairs exist at a time.
+    The images are gone through in order: each joins the earliest leader that is similar enough, or else leads those
+    that come after it. So no two leaders are near-duplicates of each other, while two that follow one leader may be
+    less similar to each other than the threshold. `block` x `block` pairs exist at a time.
 
     Args:
         features: [n, D], rows of length 1, float32 or float64; any device.
@@ -86,16 +87,19 @@ def near_duplicates(features: Tensor, threshold: float, *, block: int = 2048) ->
     _check_unit(features)
     if not -1 <= threshold <= 1:
         raise ValueError(f"a threshold of cosines lies in -1..1, not at {threshold}")
-    root = torch.arange(len(features), device=features.device)
-    for top in range(0, len(features), block):
-        rows = features[top : top + block]
-        for left in range(top, len(features), block):
-            columns = features[left : left + block]
-            # What is joined already is passed over: where all images look alike, nearly every pair is close.
-            apart = root[top : top + block, None] != root[left : left + block]
-            first, second = (apart & (rows @ columns.T >= threshold)).nonzero(as_tuple=True)
-            _join(root, first + top, second + left)
-    groups = [DuplicateGroup(index, _smallest(features, index, block)) for index in _components(root)]
+    least = _at_least(threshold, features.dtype)
+    leader = torch.arange(len(features), device=features.device)
+    similarity = features.new_ones(len(features))
+    found = [leader[:0]]  # the leaders of each block
+    for image in torch.arange(len(features), device=features.device).split(block):
+        alone = image
+        for leaders in torch.cat(found).split(block):
+            alone = _follow(features, alone, leaders, least, leader, similarity)
+        found.append(_lead(features, alone, least, leader, similarity))
+    size = torch.bincount(leader, minlength=len(leader))
+    member = (size[leader] > 1).nonzero()[:, 0]
+    member = member[leader[member].argsort(stable=True)]
+    groups = [DuplicateGroup(index, similarity[index]) for index in member.split(size[size > 1].tolist())]
     return sorted(groups, key=lambda group: -len(group.index))
 
 
@@ -177,42 +181,47 @@ def _nearest_others(features: Tensor, queries: Tensor, k: int, own: Tensor | Non
     return similarity.gather(1, order), index.gather(1, order)
 
 
-def _join(root: Tensor, first: Tensor, second: Tensor) -> None:
-    """Merge, in place, the components of each pair (first [p], second [p]).
+def _at_least(threshold: float, dtype: torch.dtype) -> float:
+    """The smallest number of a type that is not below a threshold, which rounding to the type may be."""
+    rounded = torch.tensor(threshold, dtype=dtype)
+    return (rounded if rounded.item() >= threshold else rounded.nextafter(torch.tensor(torch.inf).to(rounded))).item()
 
-    root: int64 [n], the smallest member of each one's component, before and after.
+
+def _follow(
+    features: Tensor, image: Tensor, leaders: Tensor, least: float, leader: Tensor, similarity: Tensor
+) -> Tensor:
+    """Let images [b] follow the first of the leaders [c] whose cosine is `least` or more; those left without one.
+
+    The places of those that follow are written into leader [n] and similarity [n].
     """
-    while True:
-        first, second = root[first], root[second]
-        apart = first != second
-        if not apart.any():
-            return
-        first, second = first[apart], second[apart]
-        # A root that is hooked to several others keeps the smallest; the next round sees to the rest.
-        root.scatter_reduce_(0, torch.maximum(first, second), torch.minimum(first, second), "amin")
-        while not torch.equal(flat := root[root], root):
-            root.copy_(flat)
+    if not len(image) or not len(leaders):
+        return image
+    cosine = features[image] @ features[leaders].T
+    first = (cosine >= least).to(torch.uint8).argmax(dim=1)  # 0 where there is none
+    value = cosine.gather(1, first[:, None])[:, 0]
+    follows = value >= least
+    leader[image[follows]] = leaders[first[follows]]
+    similarity[image[follows]] = value[follows]
+    return image[~follows]
 
 
-def _components(root: Tensor) -> list[Tensor]:
-    """Members, rising, of each component of at least two, by their first one."""
-    size = torch.bincount(root, minlength=len(root))
-    member = (size[root] > 1).nonzero()[:, 0]
-    member = member[root[member].argsort(stable=True)]
-    return list(member.split(size[size > 1].tolist()))
+def _lead(features: Tensor, image: Tensor, least: float, leader: Tensor, similarity: Tensor) -> Tensor:
+    """Let images [b] that follow none before them lead each other, in order; those that lead, or might.
 
-
-def _smallest(features: Tensor, index: Tensor, block: int) -> float:
-    """Smallest cosine between two different ones of features[index]."""
-    lowest = []
-    parts = index.split(block)
-    for number, rows in enumerate(parts):
-        for columns in parts[number:]:
-            similarity = features[rows] @ features[columns].T
-            if columns is rows:
-                similarity.fill_diagonal_(torch.inf)
-            lowest.append(similarity.min())
-    return torch.stack(lowest).min().item()
+    The places of those that follow are written into leader [n] and similarity [n].
+    """
+    cosine = features[image] @ features[image].T
+    near = np.triu((cosine >= least).cpu().numpy(), 1)
+    own = np.arange(len(near))
+    place = own.copy()
+    for row in np.flatnonzero(near.any(axis=1)):
+        if place[row] == row:
+            place[near[row] & (place == own)] = row
+    chosen = torch.from_numpy(place).to(image)
+    follows = chosen != torch.arange(len(image), device=image.device)
+    leader[image[follows]] = image[chosen[follows]]
+    similarity[image[follows]] = cosine[chosen[follows], follows.nonzero()[:, 0]]
+    return image[~follows]
 
 
 def _best_patch(patches: Tensor | NDArray[np.floating], direction: Tensor) -> tuple[Tensor, Tensor]:

@@ -89,11 +89,15 @@ class Nearest:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Near-duplicates of each other."""
+    """Near-duplicates of the first of them."""
 
     pictures: Sequence[Picture]
-    smallest: float
-    """Cosine of the least similar two."""
+    """Each with its similarity to the first, which has 1."""
+
+    @property
+    def smallest(self) -> float:
+        """Smallest similarity to the first."""
+        return min(picture.similarity for picture in self.pictures if picture.similarity is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +105,7 @@ class Duplicates:
     """All groups of near-duplicates."""
 
     threshold: float
-    """Cosine from which two images are near-duplicates."""
+    """Cosine to the first image of a group from which an image belongs to it."""
     groups: Sequence[Group]
 
 
@@ -128,7 +132,7 @@ class Row:
     """From 1, as on the page."""
     name: str
     similarity: float | None
-    """Cosine: to the query, the smallest one in the group, or the mean of those to the neighbours."""
+    """Cosine: to the query, to the first image of the group, or the mean of those to the neighbours."""
 
 
 def write_page(findings: Findings, read: Read, path: Path, title: str) -> None:
@@ -158,7 +162,7 @@ def csv_rows(findings: Findings) -> Iterator[Row]:
     groups = findings.duplicates.groups if findings.duplicates else ()
     for number, group in enumerate(groups, 1):
         for rank, picture in enumerate(group.pictures, 1):
-            yield Row("near-duplicate", str(number), rank, picture.name, group.smallest)
+            yield Row("near-duplicate", str(number), rank, picture.name, picture.similarity)
     for rank, picture in enumerate(findings.outliers or (), 1):
         yield Row("outlier", "", rank, picture.name, picture.similarity)
 
@@ -238,11 +242,12 @@ def _page(findings: Findings, read: Read, title: str) -> Iterator[str]:
 def _duplicates(duplicates: Duplicates, read: Read) -> Iterator[str]:
     groups = duplicates.groups
     yield "<section>\n<h2>Near-duplicates</h2>\n"
-    yield f"<p>Groups of images joined by pairs with a similarity of {duplicates.threshold:g} or more: {len(groups)}"
+    yield "<p>Groups of images with a similarity to the first of the group of "
+    yield f"{duplicates.threshold:g} or more: {len(groups)}"
     yield f", of which the first {MAX_GROUPS} are shown.</p>\n" if len(groups) > MAX_GROUPS else ".</p>\n"
     for number, group in enumerate(groups[:MAX_GROUPS], 1):
         count = len(group.pictures)
-        yield f"<h3>Group {number}: {count} images, smallest similarity {group.smallest:.3f}</h3>\n"
+        yield f"<h3>Group {number}: {count} images, smallest similarity to the first {group.smallest:.3f}</h3>\n"
         if count > MAX_PICTURES:
             yield f"<p>The first {MAX_PICTURES} are shown.</p>\n"
         yield from _pictures(group.pictures[:MAX_PICTURES], read)
