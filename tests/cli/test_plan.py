@@ -14,6 +14,14 @@ def test_a_plan_names_time_memory_and_disk_and_leaves_nothing(tmp_path, capsys, 
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 
+def test_a_plan_beyond_the_memory_names_the_setting_that_helps(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("ibot.engine.device.device_memory", lambda device: 0.01)
+    write_folder(tmp_path / "data", train=64, val=0, seed=0, size=32)
+    assert main(["plan", "tiny32", "--data", str(tmp_path / "data"), "train.batch=32", "--epochs", "3"]) == 0
+    note = re.search(r"note   more than the 0 GiB here: train.accumulate=(\d+)", capsys.readouterr().out)
+    assert note and int(note[1]) > 1
+
+
 def test_auto_explains_its_choices_and_trains(tmp_path, capsys):
     write_folder(tmp_path / "data", train=200, val=0, seed=0, size=32)
     run = tmp_path / "run"

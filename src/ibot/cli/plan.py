@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import math
+import os
 import shutil
 from pathlib import Path
 
 TRIAL_ON_CPU = 16
 """Images of a trial step without a GPU, to begin with."""
+ROOM = 0.7
+"""Share of the memory that a run may fill."""
 QUICK = 0.3
 """Seconds below which a trial step is repeated with more images."""
 
@@ -18,7 +22,7 @@ def run(options: argparse.Namespace) -> int:
     from ibot.config.resolve import derive
     from ibot.data.loader import choose_workers
     from ibot.data.sources import scan
-    from ibot.engine.device import choose_device, describe_device
+    from ibot.engine.device import choose_device, describe_device, device_memory
     from ibot.engine.trial import run_trial
 
     config = configure(options)
@@ -46,6 +50,12 @@ def run(options: argparse.Namespace) -> int:
     needed = trial.memory * (micro / trial.images if device.type == "cpu" else 1)
     more = f", at most about {needed:.1f} GiB" if needed > trial.memory else ""
     print(f"memory {trial.memory:.2f} GiB at {trial.images} images; a micro-batch is {micro}{more}")
+    total = device_memory(device) or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    if needed > total:
+        parts = config.train.accumulate * 2 ** math.ceil(math.log2(needed / (ROOM * total)))
+        print(
+            f"note   more than the {total:.0f} GiB here: train.accumulate={parts} gives the same result in less memory"
+        )
     kept = config.checkpoint.keep + 1
     free = shutil.disk_usage(".").free / 2**30
     print(
