@@ -121,6 +121,7 @@ def test_features_are_written_with_names(run, labelled, tmp_path, suffix):
             "train.batch=32",
         ),
         (["eval", "knn", "missing", "--data", "{data}"], "no file or folder 'missing'", "path"),
+        (["pretrain", "adapt", "--data", "{data}"], "goes on from weights", "--init"),
         (["eval", "knn", "{run}", "--data", "empty"], "no images found under 'empty'", "extensions"),
         (["features", "{run}", "--data", "{data}", "--out", "x.csv"], "cannot write features as '.csv'", ".npz"),
         (["recipes", "show", "vit_s61"], "unknown recipe", "vit_s16"),
@@ -203,3 +204,44 @@ def test_the_lazy_interface_offers_the_main_functions():
         assert getattr(package, name) is not None
     with pytest.raises(AttributeError):
         package.nothing  # noqa: B018
+
+
+@pytest.mark.parametrize("command", ["pretrain", "plan"])
+@pytest.mark.parametrize("steps", [0, -3])
+def test_a_limit_below_one_step_is_refused(labelled, tmp_path, command, steps):
+    done = ibot(command, "tiny32", "--data", labelled, "--run", tmp_path / "r", f"--steps={steps}", *SMALL)
+    assert done.returncode == 2 and f"--steps {steps} is no number of steps" in done.stderr
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_run_stopped_by_steps_says_what_is_left_and_goes_on_without(labelled, tmp_path):
+    folder = tmp_path / "run"
+    command = [
+        "pretrain",
+        "tiny32",
+        "--data",
+        labelled,
+        "--run",
+        folder,
+        "--device",
+        "cpu",
+        *SMALL,
+        "train.length=6 steps",
+    ]
+    done = ibot(*command, "--steps", 4)
+    assert done.returncode == 0, done.stderr
+    last = done.stdout.splitlines()[-1]
+    assert last == "2 of 6 steps of the schedule are left: the same command without --steps goes on"
+    assert f"Weights: {folder}\n" in done.stdout
+    for steps in (3, 4):
+        again = ibot(*command, "--steps", steps)
+        assert again.returncode == 0 and f"already at step 4: nothing to do (--steps {steps})" in again.stdout
+        assert "done:" not in again.stdout and again.stdout.splitlines()[-1] == last
+    named = ibot(*command, "train.max_steps=3")
+    assert "nothing to do (train.max_steps 3)" in named.stdout and "without train.max_steps goes on" in named.stdout
+    other = ibot(*command, "--steps", 4, "optim.lr=1")
+    assert other.returncode == 2 and "other settings" in other.stderr
+    # The run's own config.json holds the limit of the first call; it is no part of the recipe.
+    own = ibot("pretrain", folder / "config.json", "--data", labelled, "--run", folder)
+    assert own.returncode == 0 and "done: 6 steps" in own.stdout and "are left" not in own.stdout
+    assert "already at step 6: nothing to do (the schedule has 6 steps)" in ibot(*command).stdout

@@ -57,12 +57,40 @@ def test_a_converted_checkpoint_trains_on(tmp_path, path, capsys, pictures):
     run = tmp_path / "run"
     heads = ["--heads", "3"] if "swin" not in path.stem else []
     assert main(["weights", "convert", str(path), "--run", str(run), "--data", str(pictures), *heads]) == 0
-    assert "go on:" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "go on:" in printed and "assumed" not in printed
     command = ["pretrain", str(run / "config.json"), "--run", str(run), "--data", str(pictures), "--steps", "27"]
     assert main([*command, "system.workers=0", "log.every=1", "--quiet"]) == 0
     rows = read_jsonl(run / "metrics.jsonl")
     assert [row["step"] for row in rows] == [25, 26, 27] and all(np.isfinite(row["cls_loss"]) for row in rows)
     assert json.loads((run / "config.json").read_text())["optim"]["lr"] == 0.0005
+
+
+def test_without_their_number_the_images_are_said_to_be_assumed(tmp_path, capsys):
+    command = ["weights", "convert", str(FOLDER / "published_checkpoint.pth"), "--heads", "3"]
+    assert main([*command, "--run", str(tmp_path / "run")]) == 0
+    printed = capsys.readouterr().out
+    assert "not in the file, ImageNet's is assumed" in printed and "--data DIR or --images N" in printed
+    data = json.loads((tmp_path / "run" / "provenance.json").read_text())["data"]
+    assert data["images"] == 1281167 and data["images_assumed"]
+    out = tmp_path / "out.safetensors"
+    assert main(["weights", "export", str(tmp_path / "run"), "--to", "safetensors", "--out", str(out)]) == 0
+    assert "1,281,167 images assumed" in (tmp_path / "out.safetensors.md").read_text()
+    capsys.readouterr()
+    assert main([*command, "--run", str(tmp_path / "told"), "--images", "100"]) == 0
+    assert "assumed" not in capsys.readouterr().out
+    assert not json.loads((tmp_path / "told" / "provenance.json").read_text())["data"]["images_assumed"]
+
+
+def test_missing_folders_above_an_exported_checkpoint_are_created(tmp_path, capsys):
+    path = FOLDER / "published_checkpoint.pth"
+    convert_checkpoint(path, tmp_path / "run", settings=SETTINGS[path.stem], images=100)
+    out = tmp_path / "new" / "deep" / "back.pth"
+    command = ["weights", "export", str(tmp_path / "run"), "--to", "checkpoint", "--out"]
+    assert main([*command, str(out)]) == 0 and out.is_file()
+    capsys.readouterr()
+    assert main([*command, str(out / "below.pth")]) == 2
+    assert "cannot be created" in capsys.readouterr().err
 
 
 def test_what_is_no_full_checkpoint_is_refused(tmp_path):

@@ -12,6 +12,7 @@ from ibot.config.schema import ModelConfig
 from ibot.errors import UserError, WeightsError
 from ibot.models.backbone import build_backbone
 from ibot.weights import export as exporting
+from ibot.weights.card import model_card
 from ibot.weights.export import TARGETS, export_backbone, with_epsilon
 from ibot.weights.read import KeyReport, Loaded, load
 
@@ -86,6 +87,9 @@ def test_an_export_that_does_not_reproduce_the_network_is_removed(tmp_path, monk
     with pytest.raises(WeightsError, match="does not reproduce"):
         export_backbone(loaded, "timm", tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
+    with pytest.raises(WeightsError, match="does not reproduce"):
+        export_backbone(loaded, "timm", tmp_path / "new" / "deep" / "out")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_a_target_cannot_hold_is_refused_and_leaves_nothing(tmp_path):
@@ -101,7 +105,7 @@ def test_what_a_target_cannot_hold_is_refused_and_leaves_nothing(tmp_path):
 def test_existing_files_and_wrong_suffixes_are_refused(tmp_path):
     loaded = network(*NETWORKS["vit"])
     (tmp_path / "a.onnx").write_text("mine")
-    for out, message in (("a.onnx", "exists"), ("b.bin", "end with"), ("no/c.onnx", "no folder")):
+    for out, message in (("a.onnx", "exists"), ("b.bin", "end with"), ("a.onnx/c.onnx", "cannot be created")):
         with pytest.raises(UserError, match=message):
             export_backbone(loaded, "onnx", tmp_path / out)
     assert (tmp_path / "a.onnx").read_text() == "mine"
@@ -130,6 +134,76 @@ def test_the_command_prints_differences_and_writes_a_card(tmp_path, capsys):
     assert "from_pretrained" in card and "| 48 x 48 |" in card and "2 blocks, width 64" in card
     assert load_file(out / "model.safetensors")["embeddings.cls_token"].shape == (1, 1, 64)
     assert main([*command, "--out", str(out)]) == 2
+
+
+@pytest.mark.parametrize(("target", "name"), [("timm", "out"), ("huggingface", "out"), ("published", "out.pth")])
+def test_missing_folders_above_an_export_are_created(tmp_path, target, name):
+    out = tmp_path / "new" / "deep" / name
+    export_backbone(network(*NETWORKS["vit"]), target, out)
+    assert out.exists()
+
+
+def test_two_files_of_one_stem_have_a_card_each(tmp_path):
+    save_file(network(*NETWORKS["vit"]).backbone.state_dict(), tmp_path / "mine.safetensors")
+    for target, name in (("safetensors", "m.safetensors"), ("published", "m.pth")):
+        out = tmp_path / "exports" / name
+        command = ["weights", "export", str(tmp_path / "mine.safetensors"), "--heads", "2", "--to", target]
+        assert main([*command, "--out", str(out)]) == 0
+    cards = {path.name: path.read_text() for path in (tmp_path / "exports").glob("*.md")}
+    assert set(cards) == {"m.safetensors.md", "m.pth.md"}
+    assert all(text.startswith(f"# {name.removesuffix('.md')}\n") for name, text in cards.items())
+
+
+def run_folder(folder, *, step, results):
+    """What a card reads of a run: 40 images in batches of 8, 10 epochs = 50 steps."""
+    checkpoint = folder / "checkpoints" / f"step_{step:08d}"
+    checkpoint.mkdir(parents=True)
+    (folder / "checkpoints" / "last").write_text(checkpoint.name + "\n")
+    plain = {"recipe": "auto", "train": {"length": "10 epochs", "batch": 8, "seed": 3}}
+    (folder / "config.json").write_text(json.dumps({**plain, "command": "ibot pretrain auto"}))
+    (folder / "provenance.json").write_text(json.dumps({"ibot": "1", "commit": "c0ffee", "data": {"images": 40}}))
+    state = {"step": step, "images_seen": step * 8, "epoch": step // 5, "config": plain}
+    (checkpoint / "state.json").write_text(json.dumps(state))
+    (folder / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in results) + '{"torn')
+    return folder
+
+
+def row(metric, value, weights_hash="", k=None, mode="clean", **extra):
+    settings = {} if k is None else {"k": k}
+    return {"metric": metric, "value": value, "num_train": 1200, "num_val": 300, "settings": settings, "extra": extra,
+            "weights_hash": weights_hash, "mode": mode, "data": {"root": "/data/flowers/val"}}  # fmt: skip
+
+
+def card_of(source, **options):
+    return model_card(network(*NETWORKS["vit"]), "onnx", "m.onnx", source, [], **options)
+
+
+def test_the_card_says_how_much_of_the_schedule_was_trained(tmp_path):
+    run = run_folder(tmp_path / "run", step=20, results=[])
+    for source in (run, run / "checkpoints" / "step_00000020", run / "checkpoints" / "step_00000020" / "t.safetensors"):
+        card = card_of(source)
+        assert "recipe auto, 160 of 400 images seen (step 20 of 50), stopped before the end of its schedule" in card
+        assert "Data: 40 images" in card and "Measured" not in card
+    card = card_of(run_folder(tmp_path / "whole", step=50, results=[]))
+    assert "400 of 400 images seen (step 50 of 50), batch 8" in card and "stopped" not in card
+
+
+def test_the_card_names_in_words_what_was_measured_of_this_network(tmp_path):
+    during = [row("knn_top1", 10.0 + step, k=10, step=step) for step in (0, 10, 20)]
+    run = run_folder(tmp_path / "a", step=20, results=[*during, row("knn_top1", 99.0, "older", k=20)])
+    measured = [line for line in card_of(run, weights_hash="own").splitlines() if "Measured" in line]
+    assert measured == [
+        "- Measured: k-NN (k = 10) accuracy 30.0 % on 300 validation images of flowers, from 1,200 labelled ones, "
+        "during the training at step 20"
+    ]
+    assert "Measured" not in card_of(run, key="student")
+    own = [row("knn_top1", 40.0, "own", k=20), row("knn_top1", 41.0, "own", k=100), row("linear_top1", 60.0, "own"),
+           row("logistic_top1", 70.0, "own", mode="published"), row("linear_top1", 90.0, "older"),
+           row("cluster_accuracy", 20.0, "own")]  # fmt: skip
+    run = run_folder(tmp_path / "b", step=20, results=[*during, *own])
+    measured = [line for line in card_of(run, weights_hash="own").splitlines() if "Measured" in line]
+    assert len(measured) == 2 and "k-NN (k = 20) accuracy 40.0 %" in measured[0] and "{" not in "".join(measured)
+    assert "logistic regression accuracy 70.0 % on 300" in measured[1] and "chosen on the same images" in measured[1]
 
 
 def test_inspect_names_what_a_file_holds(tmp_path, capsys):

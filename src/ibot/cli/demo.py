@@ -80,7 +80,7 @@ def run(options: argparse.Namespace) -> int:
     say("measured on three seeds (docs/results.md): the paper's losses alone end near 20 here, KoLeo alone near 55;")
     say("what the losses add shows after whitening to 8 or 16 dimensions. --controls trains both, --paper the former")
     print(f"picture: {picture}")
-    print(f"weights: {folder}/checkpoints/last    took {time.perf_counter() - began:.0f} s")
+    print(f"weights: {folder}    took {time.perf_counter() - began:.0f} s")
     if options.controls:
         run_controls(options, config, folder, sets)
     say(f"next:    ibot pretrain tiny32 --data DIR    ibot features {folder} --data DIR --out FILE")

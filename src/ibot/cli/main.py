@@ -167,7 +167,7 @@ def _weights_commands(commands: Any, command: Callable[..., argparse.ArgumentPar
         parser.add_argument("--allow-partial", action="store_true", help="accept missing and unused tensors")
     converted.add_argument("--run", dest="run_folder", required=True, metavar="DIR", help="new folder")
     converted.add_argument("--data", default="", metavar="DIR", help="training images; their number gives the step")
-    converted.add_argument("--images", type=int, default=1_281_167, metavar="N", help="number of training images")
+    converted.add_argument("--images", type=int, metavar="N", help="number of training images (default: ImageNet's)")
     converted.add_argument("settings", nargs="*", metavar="section.key=value", help="settings the file does not tell")
     targets = ("safetensors", "published", "checkpoint", "timm", "huggingface", "onnx")
     exported.add_argument("--to", required=True, choices=targets, help="checkpoint: all of a run, published layout")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from ibot.config.override import apply, to_plain
 from ibot.config.resolve import Derived, check, derive, warnings
 from ibot.config.schema import Config
-from ibot.errors import DataError
+from ibot.errors import DataError, UserError
 from ibot.recipes import beyond_paper, recipe
 from ibot.types import ResultRecord
 
@@ -33,24 +33,62 @@ def run(options: argparse.Namespace) -> int:
     from ibot.engine.device import choose_device
     from ibot.engine.distributed import launched_processes
     from ibot.engine.loop import train
+    from ibot.engine.run import RunFolder
 
     source = scan(config.data.path)
     processes = launched_processes()
     derived = derive(config, len(source), processes.world_size)
+    command = shlex.join(["ibot", *sys.argv[1:]])
     say = (lambda text: None) if options.quiet or not processes.is_main else print
+    stops_early = derived.run_steps < derived.total_steps
+    limit = "" if not stops_early else "--steps" if options.steps == config.train.max_steps else "train.max_steps"
+    reached = reached_step(folder)
+    if reached >= derived.run_steps:
+        # Opened all the same, so that other settings, other images and a run in progress are told.
+        RunFolder.create(folder, config, command=command, source_info=source.fingerprint(), processes=processes).close()
+        why = f"{limit} {config.train.max_steps}" if limit else f"the schedule has {derived.total_steps} steps"
+        say(f"already at step {reached}: nothing to do ({why})")
+        say_next(folder, reached, derived, limit, say)
+        return 0
     describe(config, derived, source, folder, processes.world_size, say)
     evaluate = knn_probe(config, choose_device(config.system.device), say) if processes.is_main else None
-    command = shlex.join(["ibot", *sys.argv[1:]])
     state = train(config, folder, command=command, source=source, evaluate=evaluate, quiet=options.quiet)
     if state.step >= derived.run_steps:
-        say(f"done: {state.step} steps, {state.images_seen} images. Weights: {folder}/checkpoints/last")
+        say(f"done: {state.step} steps, {state.images_seen} images. Weights: {folder}")
+    say_next(folder, state.step, derived, limit, say)
+    return 0
+
+
+def reached_step(folder: Path) -> int:
+    """Step of the last checkpoint of a run; 0 for none, and for a damaged one, which the resumption will name."""
+    from ibot.engine.checkpoint import find_checkpoint
+    from ibot.weights.read import read_settings
+
+    checkpoint = find_checkpoint(folder)
+    return read_settings(checkpoint / "state.json").get("step", 0) if checkpoint else 0
+
+
+def say_next(folder: Path, step: int, derived: Derived, limit: str, say: Callable[[str], None]) -> None:
+    """What can be done with a run that reached `step`: use it, and train on where the schedule has not ended.
+
+    limit: the option that ends the run before its schedule, empty without one.
+    """
+    if step >= derived.run_steps:
         name = shlex.quote(str(folder))
         say(f"next: ibot eval knn {name} --data DIR    ibot features {name} --data DIR --out FILE")
-    return 0
+    left = derived.total_steps - step
+    if left > 0:
+        how = f"without {limit} " if limit else ""
+        say(f"{left} of {derived.total_steps} steps of the schedule are left: the same command {how}goes on")
 
 
 def configure(options: argparse.Namespace) -> Config:
     """The recipe with the command line's settings; the short flags are other names of settings."""
+    if options.steps is not None and options.steps < 1:
+        raise UserError(
+            f"--steps {options.steps} is no number of steps",
+            fix="at least 1; without --steps the run goes to the end of its schedule",
+        )
     short = {
         "data.path": options.data,
         "data.val_path": options.val_data,
@@ -62,7 +100,11 @@ def configure(options: argparse.Namespace) -> Config:
     }
     given = [f"{key}={value}" for key, value in short.items() if value not in (None, "")]
     base = chosen(options) if options.recipe == "auto" else recipe(options.recipe)
+    # Of a run's config.json: where one call was to stop is no part of the recipe.
+    base = replace(base, train=replace(base.train, max_steps=0))
     config = apply(base, [*given, *options.settings])
+    if options.recipe == "adapt" and not config.train.init:
+        raise UserError("the recipe adapt goes on from weights", fix="name them with --init WEIGHTS")
     if config.train.init:
         from ibot.engine.start import with_weights
 

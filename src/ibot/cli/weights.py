@@ -41,7 +41,7 @@ def inspect(options: argparse.Namespace) -> int:
 def convert(options: argparse.Namespace) -> int:
     """A published full checkpoint becomes a run that can go on; any other weights become a folder of ours."""
     from ibot.data.sources import scan
-    from ibot.engine.exchange import convert_checkpoint, is_full_checkpoint
+    from ibot.engine.exchange import IMAGENET_IMAGES, convert_checkpoint, is_full_checkpoint
     from ibot.weights.export import export_backbone
     from ibot.weights.read import load, read_pickle
 
@@ -50,6 +50,7 @@ def convert(options: argparse.Namespace) -> int:
         raise WeightsError(f"there is no file or folder '{file}'", fix="check the path")
     if file.is_file() and file.suffix != ".safetensors" and is_full_checkpoint(read_pickle(file)):
         images = len(scan(options.data)) if options.data else options.images
+        assumed = images is None
         heads = [f"model.heads={options.heads}"] if options.heads else []
         command = shlex.join(["ibot", *sys.argv[1:]])
         config, state, reports = convert_checkpoint(
@@ -57,7 +58,11 @@ def convert(options: argparse.Namespace) -> int:
         )
         for name, report in reports.items():
             print(f"{name}: {report}")
+        images = images or IMAGENET_IMAGES
         print(f"{state.epoch} epochs done = step {state.step} with {images} images and batch {config.train.batch}")
+        if assumed:
+            print("note: the number of images is not in the file, ImageNet's is assumed, and the step follows from it:")
+            print("      --data DIR or --images N gives the right one (convert again, into a new folder)")
         print("note: a float16 loss scale is not kept; training goes on in float32 or bfloat16")
         print(f"go on:    ibot pretrain {out}/config.json --run {out} --data DIR")
         print(f"evaluate: ibot eval knn {out} --data DIR")
@@ -85,6 +90,7 @@ def export(options: argparse.Namespace) -> int:
         export_checkpoint(Path(options.weights), out)
         print(f"student, teacher, optimizer, centers and arguments in the published layout -> {out}")
         return 0
+    from ibot.eval.cache import weights_hash
     from ibot.weights.card import model_card
     from ibot.weights.export import TOLERANCE, export_backbone
     from ibot.weights.read import load
@@ -98,8 +104,12 @@ def export(options: argparse.Namespace) -> int:
         print(
             f"{d.size[0]}x{d.size[1]}: largest difference of class tokens {d.cls:.1e}, of patch tokens {d.patches:.1e}"
         )
-    loaded = replace(loaded, size=differences[0].size)
-    card = out / "README.md" if out.is_dir() else out.with_suffix(".md")
-    card.write_text(model_card(loaded, options.to, out.name, Path(options.weights), differences))
+    exported = replace(loaded, size=differences[0].size)
+    card = out / "README.md" if out.is_dir() else out.with_name(f"{out.name}.md")
+    text = model_card(
+        exported, options.to, out.name, Path(options.weights), differences,
+        key=options.key, weights_hash=weights_hash(loaded),
+    )  # fmt: skip
+    card.write_text(text)
     print(f"all below {TOLERANCE:g}. Weights: {out}   model card: {card}")
     return 0

@@ -24,6 +24,7 @@ from ibot.method.model import StudentTeacher
 from ibot.types import RunState
 from ibot.weights.architecture import model_settings
 from ibot.weights.arguments import arguments_of, config_of
+from ibot.weights.export import create_parents, remove
 from ibot.weights.read import KeyReport, read_pickle
 from ibot.weights.rename import to_ours
 
@@ -37,7 +38,7 @@ def is_full_checkpoint(content: Any) -> bool:
 
 
 def convert_checkpoint(
-    file: Path, run_path: Path, *, settings: Sequence[str] = (), images: int = IMAGENET_IMAGES, command: str = ""
+    file: Path, run_path: Path, *, settings: Sequence[str] = (), images: int | None = None, command: str = ""
 ) -> tuple[Config, RunState, dict[str, KeyReport]]:
     """Make a run folder of a published full checkpoint: student, teacher, heads, centers, optimizer, settings.
 
@@ -45,7 +46,8 @@ def convert_checkpoint(
         file: the checkpoint.
         run_path: a new or empty folder.
         settings: `section.key=value` over what the embedded arguments say (`model.heads` where they do not say it).
-        images: size of the training set; gives the step from the number of finished epochs.
+        images: size of the training set; gives the step from the number of finished epochs. The file does not hold it:
+            without it ImageNet's is assumed, and the run folder says so.
         command: recorded in the run folder.
 
     Returns:
@@ -76,14 +78,15 @@ def convert_checkpoint(
     optimizer = build_optimizer(networks.student, config.optim)
     optimizer.load_state_dict(_optimizer_state(content["optimizer"], optimizer, config, file))
     epoch = int(content.get("epoch", 0))
-    step = epoch * derive(config, images).steps_per_epoch
+    counted = IMAGENET_IMAGES if images is None else images
+    step = epoch * derive(config, counted).steps_per_epoch
     versions = {"ibot": ibot.__version__, "torch": torch.__version__}
     state = RunState(step, step * config.train.batch, epoch, versions=versions)
     folder = RunFolder.create(
         run_path,
         config,
         command=command,
-        source_info={"converted_from": str(file), "images": images},
+        source_info={"converted_from": str(file), "images": counted, "images_assumed": images is None},
         processes=Processes(),
     )
     try:
@@ -96,7 +99,8 @@ def convert_checkpoint(
 def export_checkpoint(run: Path, out: Path) -> None:
     """Write a run's last checkpoint as the published trainer would; the inverse of `convert_checkpoint`.
 
-    Raises WeightsError for a folder without a checkpoint.
+    Missing folders above `out` are created. Raises WeightsError for a folder without a checkpoint, UserError where
+    `out` cannot be written.
     """
     checkpoint = find_checkpoint(run)
     if checkpoint is None:
@@ -108,19 +112,22 @@ def export_checkpoint(run: Path, out: Path) -> None:
     student, teacher = _published_names(networks.student), _published_names(networks.teacher)
     images = json.loads((run / "provenance.json").read_text()).get("data", {}).get("images", IMAGENET_IMAGES)
     derived = derive(config, images)
-    torch.save(
-        {
-            "student": OrderedDict((f"module.{name}", tensor) for name, tensor in student.items()),
-            "teacher": OrderedDict(teacher),
-            "optimizer": optimizer.state_dict(),
-            "epoch": state.epoch,
-            "args": arguments_of(config, derived.steps_per_epoch, derived.total_steps),
-            "ibot_loss": OrderedDict(
-                center=networks.cls_center.value[None], center2=networks.patch_center.value[None, None]
-            ),
-        },
-        out,
-    )
+    content = {
+        "student": OrderedDict((f"module.{name}", tensor) for name, tensor in student.items()),
+        "teacher": OrderedDict(teacher),
+        "optimizer": optimizer.state_dict(),
+        "epoch": state.epoch,
+        "args": arguments_of(config, derived.steps_per_epoch, derived.total_steps),
+        "ibot_loss": OrderedDict(
+            center=networks.cls_center.value[None], center2=networks.patch_center.value[None, None]
+        ),
+    }
+    created = create_parents(out)
+    try:
+        torch.save(content, out)
+    except BaseException:
+        remove(out, created)
+        raise
 
 
 def _fill(network: nn.Module, tensors: Mapping[str, Tensor], source: str) -> KeyReport:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from ibot.config.override import from_plain
+from ibot.config.resolve import derive
 from ibot.data.pixels import MEAN, STD
+from ibot.errors import ConfigError
 from ibot.weights.read import Loaded, read_settings
 
 if TYPE_CHECKING:
@@ -34,10 +37,26 @@ LIMITS = {
     ("onnx", "vit"): "The batch size is free, the image size is not: export again with --size for another.",
     ("onnx", "swin"): "The batch size is free, the image size is not: export again with --size for another.",
 }
+CLASSIFIERS = {"linear_top1": "linear classifier", "logistic_top1": "logistic regression"}
+"""Metrics of classifiers on frozen features, in words."""
 
 
-def model_card(loaded: Loaded, target: str, name: str, source: Path, differences: list[Difference]) -> str:
-    """Markdown text; what is known about the training is read from the run folder `source` where it is one."""
+def model_card(
+    loaded: Loaded,
+    target: str,
+    name: str,
+    source: Path,
+    differences: list[Difference],
+    *,
+    key: str = "teacher",
+    weights_hash: str = "",
+) -> str:
+    """Markdown text; what is known about the training is read from the run that holds `source`, where one does.
+
+    loaded: the network as exported. target: a key of `TARGETS`. name: of the file or folder. differences: of the
+    export. key: which network of the run it is. weights_hash: of that network, as evaluations record it; without it
+    only what was measured during the training is told.
+    """
     backbone = loaded.backbone
     parameters = sum(p.numel() for key, p in backbone.named_parameters() if key != "masked_embed")
     height, width = loaded.size
@@ -49,7 +68,7 @@ def model_card(loaded: Loaded, target: str, name: str, source: Path, differences
         "",
         f"- Network: {loaded.config}; {parameters:,} parameters; tokens of width {backbone.embed_dim}",
         f"- Input: {height} x {width} pixels, RGB, scaled to 0..1, minus {MEAN}, over {STD}",
-        *[f"- {line}" for line in _training(source)],
+        *[f"- {line}" for line in _training(source, key, weights_hash)],
         "",
         "```python",
         USE[target].format(name=name),
@@ -68,22 +87,94 @@ def model_card(loaded: Loaded, target: str, name: str, source: Path, differences
     return "\n".join(lines)
 
 
-def _training(source: Path) -> list[str]:
+def _training(source: Path, key: str, weights_hash: str) -> list[str]:
     """What a run folder says about the training."""
-    run = next((folder for folder in (source, *list(source.parents)[:2]) if (folder / "config.json").is_file()), None)
+    source = source.absolute()
+    run = next((folder for folder in (source, *list(source.parents)[:3]) if (folder / "config.json").is_file()), None)
     provenance = read_settings(run / "provenance.json") if run else {}
     if run is None or not provenance:
         return [f"Source: {source.name}"]
-    config, data = read_settings(run / "config.json"), provenance.get("data", {})
+    config, data, state = read_settings(run / "config.json"), provenance.get("data", {}), _state(source)
     train = config.get("train", {})
     lines = [
-        f"Training: recipe {config.get('recipe') or 'own'}, {train.get('length')}, batch {train.get('batch')}, "
-        f"seed {train.get('seed')}; ibot {provenance.get('ibot')}, commit {provenance.get('commit')}"
+        f"Training: recipe {config.get('recipe') or 'own'}, {_progress(state, data.get('images'), train)}, "
+        f"batch {train.get('batch')}, seed {train.get('seed')}; "
+        f"ibot {provenance.get('ibot')}, commit {provenance.get('commit')}"
     ]
-    if "images" in data:
-        lines.append(f"Data: {data['images']} images, names {str(data.get('names_sha256'))[:12]}")
-    results = run / "results.jsonl"
-    if results.is_file():
-        last = json.loads(results.read_text().splitlines()[-1])
-        lines.append(f"Measured: {last['metric']} {last['value']:.1f} on {last['num_val']} images, {last['settings']}")
+    if data.get("images_assumed"):
+        lines.append(
+            f"Data: {data['images']:,} images assumed, as in ImageNet; {data.get('converted_from')} does not say"
+        )
+    elif "images" in data:
+        lines.append(f"Data: {data['images']:,} images, names {str(data.get('names_sha256'))[:12]}")
+    measured = _measured(_records(run / "results.jsonl"), state.get("step", 0), key, weights_hash)
+    return [*lines, *(f"Measured: {text}" for text in measured)]
+
+
+def _state(source: Path) -> dict[str, Any]:
+    """Where the training stood in the checkpoint that `source` names: a run, a checkpoint, or a file of one."""
+    last = source / "checkpoints" / "last"
+    folder = last.parent / last.read_text().strip() if last.is_file() else source if source.is_dir() else source.parent
+    return read_settings(folder / "state.json")
+
+
+def _progress(state: dict[str, Any], num_images: int | None, train: dict[str, Any]) -> str:
+    """Images seen, and of how many where the schedule can be told."""
+    if "step" not in state:
+        return f"an unknown part of {train.get('length')}"
+    step, seen = state["step"], state["images_seen"]
+    try:
+        config = from_plain(state["config"])
+    except ConfigError:  # written by another version: its schedule is not ours to compute
+        return f"{seen:,} images seen by step {step}"
+    if num_images is None and config.train.length.unit == "epochs":
+        return f"{seen:,} images seen by step {step} of {config.train.length}"
+    total = derive(config, num_images or config.train.batch).total_steps
+    stopped = ", stopped before the end of its schedule" if step < total else ""
+    return f"{seen:,} of {total * config.train.batch:,} images seen (step {step} of {total}){stopped}"
+
+
+def _records(file: Path) -> list[dict[str, Any]]:
+    """Rows of results; a line torn by a crash is skipped."""
+    rows = []
+    for line in file.read_text().splitlines() if file.is_file() else []:
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            continue
+    return rows
+
+
+def _measured(records: list[dict[str, Any]], step: int, key: str, weights_hash: str) -> list[str]:
+    """In words: k-NN with k = 20, else that of the training, and the best linear or logistic classifier.
+
+    A run may have been evaluated and then trained on: only records of this very network count.
+    """
+    own = [record for record in records if weights_hash and record.get("weights_hash") == weights_hash]
+    knn = [r for r in own if r["metric"] == "knn_top1" and r["settings"].get("k") == 20]
+    during = [
+        r for r in records if key == "teacher" and r["metric"] == "knn_top1" and 0 < r["extra"].get("step", 0) <= step
+    ]
+    classifiers = [r for r in own if r["metric"] in CLASSIFIERS]
+    lines = []
+    if knn:
+        lines.append(_words("k-NN (k = 20)", knn[-1]))
+    elif during:
+        last = during[-1]
+        name = f"k-NN (k = {last['settings'].get('k')})"
+        lines.append(f"{_words(name, last)}, during the training at step {last['extra']['step']}")
+    if classifiers:
+        best = max(classifiers, key=lambda record: record["value"])
+        bias = ", its settings chosen on the same images" if best.get("mode") == "published" else ""
+        lines.append(_words(CLASSIFIERS[best["metric"]], best) + bias)
     return lines
+
+
+def _words(name: str, record: dict[str, Any]) -> str:
+    root = Path(str(record.get("data", {}).get("root", "")))
+    data = root.parent.name if root.name in ("train", "val", "test") else root.name
+    of = f" of {data}" if data else ""
+    return (
+        f"{name} accuracy {record['value']:.1f} % on {record['num_val']:,} validation images{of}, "
+        f"from {record['num_train']:,} labelled ones"
+    )

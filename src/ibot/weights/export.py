@@ -9,7 +9,7 @@ import re
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -26,6 +26,7 @@ from ibot.errors import MissingExtra, UserError, WeightsError
 from ibot.models.backbone import BackboneModule, build_backbone
 from ibot.models.swin import WindowBlock
 from ibot.models.vit import VisionTransformer
+from ibot.weights.architecture import HEAD_WIDTH
 from ibot.weights.read import Loaded, load_backbone
 from ibot.weights.rename import to_huggingface, to_timm
 
@@ -67,7 +68,7 @@ def export_backbone(loaded: Loaded, target: str, out: Path, size: tuple[int, int
     Args:
         loaded: the backbone and its settings.
         target: a key of `TARGETS`.
-        out: the file or folder to write; must not exist.
+        out: the file or folder to write; must not exist. Missing folders above it are created.
         size: height and width for which a file that serves one size is written; default: that of the training.
 
     Returns:
@@ -75,7 +76,8 @@ def export_backbone(loaded: Loaded, target: str, out: Path, size: tuple[int, int
         size is written once more for each of the others.
 
     Raises:
-        UserError: `out` exists or has the wrong suffix, or a size is named for a file that serves all.
+        UserError: `out` exists, has the wrong suffix or cannot be written, or a size is named for a file that serves
+            all.
         MissingExtra: the target's library is absent.
         WeightsError: the target cannot hold this network, or a difference is above `TOLERANCE`; nothing is left.
     """
@@ -84,12 +86,11 @@ def export_backbone(loaded: Loaded, target: str, out: Path, size: tuple[int, int
         raise UserError(f"'{out}' exists", fix="name a new file or folder with --out")
     if out.suffix != kind.suffix and kind.suffix:
         raise UserError(f"'{out}' does not end with {kind.suffix}", fix=f"name it {out.with_suffix(kind.suffix)}")
-    if not out.parent.is_dir():
-        raise UserError(f"there is no folder '{out.parent}' for --out", fix="create it first")
     one_size = loaded.config.kind in kind.one_size
     if size and not one_size:
         raise UserError(f"a {loaded.config.kind} exported to {target} serves every size", fix="leave out --size")
     native = at_size(loaded, size or loaded.size) if one_size else replace(loaded, size=loaded.built_for)
+    created = create_parents(out)
     try:
         kind.write(native, out)
         served = kind.open(out, native)
@@ -97,11 +98,11 @@ def export_backbone(loaded: Loaded, target: str, out: Path, size: tuple[int, int
         for other in other_sizes(native, target):
             differences.append(_compare_at(loaded, kind, other) if one_size else _compare(native, served, other))
     except BaseException:
-        remove(out)
+        remove(out, created)
         raise
     worst = max(differences, key=lambda d: max(d.cls, d.patches))
     if not max(worst.cls, worst.patches) <= TOLERANCE:
-        remove(out)
+        remove(out, created)
         raise WeightsError(
             f"the export to {target} does not reproduce the network",
             why=f"at {worst.size[0]}x{worst.size[1]} the class token differs by {worst.cls:.1e}, patches by "
@@ -142,11 +143,30 @@ def other_sizes(loaded: Loaded, target: str) -> list[tuple[int, int]]:
     return [(height + 2 * step, width + 2 * step), (height, width + 3 * step)]
 
 
-def remove(path: Path) -> None:
-    """Delete what an export left."""
+def create_parents(path: Path) -> list[Path]:
+    """Create the folders above a file or folder; returns those that were not there, the innermost first.
+
+    Raises UserError where that is impossible.
+    """
+    missing = [folder for folder in path.parents if not folder.exists()]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"the folder '{path.parent}' cannot be created", why=error.strerror or str(error), fix="name another --out"
+        ) from None
+    return missing
+
+
+def remove(path: Path, parents: Sequence[Path] = ()) -> None:
+    """Delete what an export left, and those folders above it that it created."""
     if path.is_dir():
         shutil.rmtree(path)
     path.unlink(missing_ok=True)
+    for folder in parents:
+        if any(folder.iterdir()):  # somebody else uses it by now
+            break
+        folder.rmdir()
 
 
 @torch.no_grad()
@@ -200,11 +220,15 @@ def _write_safetensors(loaded: Loaded, out: Path) -> None:
 
 
 def _write_published(loaded: Loaded, out: Path) -> None:
-    torch.save({"state_dict": _state(loaded)}, out)
+    config = loaded.config
+    content: dict[str, Any] = {"state_dict": _state(loaded)}
+    if config.kind == "vit" and config.heads * HEAD_WIDTH != config.width:  # what no reader can find from the shapes
+        content["settings"] = {"num_attention_heads": config.heads}
+    torch.save(content, out)
 
 
 def _open_ours(path: Path, loaded: Loaded) -> Forward:
-    backbone = load_backbone(path, heads=loaded.config.heads)
+    backbone = load_backbone(path)
 
     def forward(images: Tensor) -> tuple[Tensor, Tensor]:
         output = backbone(images)
