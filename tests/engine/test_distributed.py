@@ -43,7 +43,8 @@ def torchrun(config, folder, processes=2):
     (folder / "config.json").write_text(json.dumps(to_plain(config)))
     (folder / "script.py").write_text(CODE)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    # A process that dies of a signal says where.
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"}
     done = subprocess.run(
         [*command, folder / "script.py", folder], capture_output=True, text=True, timeout=300, env=environment
     )
