@@ -40,7 +40,7 @@ def test_of_many_different_classes_five_are_named(tmp_path, make, refused):
 
 def test_without_a_validation_part_a_split_must_be_asked_for(tmp_path, make, refused):
     make(tmp_path, *(f"{name}/{i}.jpg" for name in ("cat", "dog") for i in range(5)))
-    assert "split=0.2" in refused(open_labelled, str(tmp_path), match="no validation part").fix
+    assert "--split 0.2" in refused(open_labelled, str(tmp_path), match="no validation part").fix
     train, val = open_labelled(str(tmp_path), split=0.2)
     assert (len(train), len(val)) == (8, 2) and val.labels.tolist() == [0, 1] and train.classes == val.classes
 

@@ -28,7 +28,7 @@ def test_without_a_stored_classifier_a_logistic_regression_is_fitted_and_named(c
     torch.testing.assert_close(classifier.weight, want.float())
     assert classifier.unit and not classifier.bias.any()
     (note,) = head.head_notes(context, classifier)
-    assert "holds no classifier" in note and "0.1/n" in note
+    assert "logistic regression" in note and "0.1/n" in note and "give the file" in note
 
 
 def test_a_stored_classifier_is_the_one_that_is_tested(lab, context):
