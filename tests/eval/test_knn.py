@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ibot.eval.knn import knn_accuracy, largest, nearest
+from ibot.eval.knn import knn_accuracy
 from ibot.eval.spectrum import effective_rank, whiten
 
 
@@ -55,16 +55,6 @@ def test_blocks_of_any_size_equal_the_loop(seed):
         assert scaled.top1 == pytest.approx(want)
 
 
-@pytest.mark.parametrize(("count", "k"), [(1000, 1), (1003, 3), (5000, 20), (4999, 20), (700, 100), (5, 9), (1, 1)])
-def test_selection_by_group_maxima_equals_topk(count, k):
-    values = torch.randn(7, count, generator=torch.Generator().manual_seed(count))
-    values[0] = values[0].sort().values  # the largest stand side by side
-    values[1] = values[1].sort(descending=True).values
-    values[2, ::64] += 10
-    got, want = largest(values, k), values.topk(min(k, count), dim=1)
-    assert torch.equal(got[0], want.values) and torch.equal(got[1], want.indices)
-
-
 def test_near_neighbours_outvote_a_majority():
     train = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]])
     labels = torch.tensor([0, 1, 1])
@@ -82,32 +72,6 @@ def test_balanced_accuracy_counts_classes_equally():
     test = torch.tensor([[1.0, 0.0]] * 9 + [[1.0, 0.0]])
     score = knn_accuracy(train, torch.tensor([0, 1]), test, torch.tensor([0] * 9 + [1]), ks=[1])[1]
     assert score.top1 == pytest.approx(90) and score.balanced == pytest.approx(50)
-
-
-def test_no_tensor_of_all_pairs_is_built():
-    largest = 0
-
-    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            nonlocal largest
-            out = func(*args, **(kwargs or {}))
-            for tensor in out if isinstance(out, (tuple, list)) else [out]:
-                largest = max(largest, tensor.numel() if isinstance(tensor, torch.Tensor) else 0)
-            return out
-
-    train, test = torch.randn(3000, 8), torch.randn(500, 8)
-    with Watch():
-        nearest(train, test[:64], 20, block=256)
-        knn_accuracy(
-            train,
-            torch.zeros(3000, dtype=torch.int64),
-            test,
-            torch.zeros(500, dtype=torch.int64),
-            ks=[20],
-            chunk=64,
-            block=256,
-        )
-    assert largest <= 3000 * 8
 
 
 def test_shapes_that_do_not_fit_are_refused():

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from ibot.eval.knn import nearest
+from ibot.eval.nearest import BLOCK, CHUNK, nearest
 
 UNIT_TOLERANCE = 1e-3
 """How far the length of a feature may be from 1: a thousandfold of what float32 leaves, far below any other length."""
@@ -31,7 +31,7 @@ class DuplicateGroup:
 
 
 def nearest_images(
-    features: Tensor, queries: Tensor, k: int, exclude: Tensor | None = None, *, chunk: int = 1024, block: int = 4096
+    features: Tensor, queries: Tensor, k: int, exclude: Tensor | None = None, *, chunk: int = CHUNK, block: int = BLOCK
 ) -> tuple[Tensor, Tensor]:
     """The k most similar images of each query.
 
@@ -59,11 +59,7 @@ def nearest_images(
         )
     if exclude is not None:
         _check_exclude(exclude, len(features), len(queries))
-    parts = []
-    for start in range(0, len(queries), chunk):
-        own = None if exclude is None else exclude[start : start + chunk]
-        parts.append(_nearest_others(features, queries[start : start + chunk], k, own, block))
-    return torch.cat([similarity for similarity, _ in parts]), torch.cat([index for _, index in parts])
+    return _nearest_others(features, queries, k, exclude, chunk, block)
 
 
 def near_duplicates(features: Tensor, threshold: float, *, block: int = 2048) -> list[DuplicateGroup]:
@@ -103,7 +99,7 @@ def near_duplicates(features: Tensor, threshold: float, *, block: int = 2048) ->
     return sorted(groups, key=lambda group: -len(group.index))
 
 
-def outliers(features: Tensor, k: int, count: int, *, chunk: int = 1024, block: int = 4096) -> tuple[Tensor, Tensor]:
+def outliers(features: Tensor, k: int, count: int, *, chunk: int = CHUNK, block: int = BLOCK) -> tuple[Tensor, Tensor]:
     """The images that resemble even their k nearest neighbours least, the strangest first.
 
     Args:
@@ -126,9 +122,7 @@ def outliers(features: Tensor, k: int, count: int, *, chunk: int = 1024, block: 
     if len(features) < 2:
         raise ValueError("a single image has no neighbours")
     own = torch.arange(len(features), device=features.device)
-    mean = torch.cat(
-        [_nearest_others(features, features[part], k, part, block)[0].mean(dim=1) for part in own.split(chunk)]
-    )
+    mean = _nearest_others(features, features, k, own, chunk, block)[0].mean(dim=1)
     order = mean.argsort(stable=True)[:count]
     return mean[order], order
 
@@ -171,11 +165,13 @@ def nearest_patches(
     return image, patch[image], similarity[image]
 
 
-def _nearest_others(features: Tensor, queries: Tensor, k: int, own: Tensor | None, block: int) -> tuple[Tensor, Tensor]:
+def _nearest_others(
+    features: Tensor, queries: Tensor, k: int, own: Tensor | None, chunk: int, block: int
+) -> tuple[Tensor, Tensor]:
     """Cosines and indices [q, k] of the nearest features, without the query's `own` [q]."""
     if own is None:
-        return nearest(features, queries, k, block)
-    similarity, index = nearest(features, queries, k + 1, block)
+        return nearest(features, queries, k, chunk=chunk, block=block)
+    similarity, index = nearest(features, queries, k + 1, chunk=chunk, block=block)
     # Among many copies the query itself may not be one of the first k + 1; then the last one goes.
     order = (index == own[:, None]).long().argsort(dim=1, stable=True)[:, : index.shape[1] - 1]
     return similarity.gather(1, order), index.gather(1, order)
