@@ -181,6 +181,24 @@ def test_an_interrupted_pass_goes_on_where_it_stopped(network, images, tmp_path,
         assert torch.equal(rest[feature].rows, whole[feature].rows)
 
 
+def test_features_of_another_kind_lie_beside_the_others(network, images, tmp_path):
+    asked = []
+
+    def brightness(views, names):
+        asked.append((len(views), list(names)))
+        return {name: (views if name == "pixels" else views.mean(3)).flatten(1) for name in names}
+
+    got = features_of(network, images, tmp_path, ("rows",), extract=brightness)["rows"]
+    assert got.rows.shape == (12, 3 * 32) and not got.cached
+    assert asked == [(1, ["rows"]), (5, ["rows"]), (5, ["rows"]), (2, ["rows"])]
+    asked.clear()
+    both = features_of(network, images, tmp_path, ("rows", "pixels"), extract=brightness)
+    assert {tuple(names) for _, names in asked} == {("pixels",)} and both["rows"].cached
+    means = both["pixels"].rows.view(12, 3, 32, 32).mean(3).flatten(1)
+    torch.testing.assert_close(both["rows"].rows, means)
+    assert not features_of(network, images, tmp_path, (MODES[0],))[MODES[0]].cached
+
+
 def test_images_that_cannot_be_read_are_left_out_and_named(network, images, tmp_path):
     (images / "cat" / "3.png").write_bytes(b"no image")
     for _ in range(2):

@@ -1,14 +1,28 @@
 import sys
 import warnings
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
 
+from ibot.config.evaluation import LogisticSettings
 from ibot.errors import MissingExtra
 from ibot.eval import logistic
-from ibot.eval.logistic import PUBLISHED_PENALTIES, choose_penalty, fit_logistic, fit_path, objective, stratified_folds
+from ibot.eval.cache import FeatureSet
+from ibot.eval.logistic import (
+    CHUNK,
+    PUBLISHED_PENALTIES,
+    Rows,
+    choose_penalty,
+    fit_logistic,
+    fit_path,
+    objective,
+    stratified_folds,
+)
+from ibot.eval.protocols import logistic as protocol
 
 
 def noisy_classes(num_samples, num_classes, width, seed, spread=1.0):
@@ -72,23 +86,63 @@ def test_chunks_of_any_size_give_the_same(chunk):
     torch.testing.assert_close(parts, whole, atol=1e-6, rtol=0)
 
 
-def test_no_float64_copy_of_all_features_or_logits_is_built():
-    largest = 0
-
-    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            nonlocal largest
-            out = func(*args, **(kwargs or {}))
-            for tensor in out if isinstance(out, (tuple, list)) else [out]:
-                if isinstance(tensor, torch.Tensor) and tensor.dtype == torch.float64:
-                    largest = max(largest, tensor.numel())
-            return out
-
+def test_no_float64_copy_of_all_features_or_logits_is_built(largest_tensor):
     features, labels = noisy_classes(1000, 5, 8, seed=5)
     features = features.float()
-    with Watch():
+    with largest_tensor(torch.float64) as watch:
         fit_logistic(features, labels, 5, 0.01, chunk=64)
-    assert largest == 64 * 8
+    assert watch.numel == 64 * 8
+
+
+def mapped(rows, file):
+    """The rows as the cache gives them: a tensor over a file."""
+    np.save(file, rows.float().numpy())
+    return torch.from_numpy(np.load(file, mmap_mode="c"))
+
+
+@pytest.mark.parametrize("size", [1, 7, 100])
+def test_rows_are_selected_scaled_and_read_in_order(tmp_path, size):
+    features = mapped(3 * torch.randn(40, 5, generator=torch.Generator().manual_seed(0)), tmp_path / "rows.npy")
+    numbers = torch.arange(0, 40, 3)
+    some = Rows(features, unit=True).select(numbers)
+    want = F.normalize(features, dim=1).double()[numbers]
+    assert some.shape == (14, 5) and torch.equal(torch.cat(list(some.chunks(size, torch.device("cpu")))), want)
+    again = some.select(torch.tensor([1, 4]))
+    assert torch.equal(next(again.chunks(size, torch.device("cpu"))), want[[1, 4]][:size])
+    plain = torch.cat(list(Rows(features).chunks(size, torch.device("cpu"))))
+    assert plain.dtype == torch.float64 and torch.equal(plain, features.double())
+
+
+def test_rows_in_a_file_give_what_copies_in_memory_give(tmp_path):
+    features, labels = noisy_classes(200, 4, 6, seed=17)
+    rows = Rows(mapped(5 * features, tmp_path / "rows.npy"), unit=True)
+    copy = F.normalize(rows.features, dim=1)
+    penalties = [value / 200 for value in (0.1, 1.0, 10.0)]
+    best, scores = choose_penalty(rows, labels, penalties, folds=3)
+    assert (best, scores) == choose_penalty(copy, labels, penalties, folds=3)
+    fold, hits = stratified_folds(labels, 3, seed=0), dict.fromkeys(scores, 0)
+    for held_out in range(3):
+        train, test = fold != held_out, fold == held_out
+        growth = 200 / int(train.sum())
+        path = fit_path(copy[train], labels[train], 4, [penalty * growth for penalty in penalties])
+        for penalty, weight in zip(scores, path.values(), strict=True):
+            hits[penalty] += int(((copy[test].double() @ weight.T).argmax(dim=1) == labels[test]).sum())
+    assert scores == {penalty: count / 2 for penalty, count in hits.items()}
+    for weight, want in zip(*(fit_path(x, labels, 4, penalties).values() for x in (rows, copy)), strict=True):
+        torch.testing.assert_close(weight, want, atol=1e-9, rtol=0)
+
+
+@pytest.mark.parametrize("mode", ["clean", "published"])
+def test_the_protocol_holds_no_more_than_a_chunk_of_the_features(context, tmp_path, mode, largest_tensor):
+    """Neither scaled nor selected nor in float64; what is read in chunks is itself mapped."""
+    sets = []
+    for name, count in (("train", 2 * CHUNK + 1000), ("val", CHUNK + 100)):
+        features, labels = noisy_classes(count, 10, 24, seed=18, spread=0.5)
+        rows = mapped(features, tmp_path / f"{name}.npy")
+        sets.append(FeatureSet(rows, labels, np.arange(count), [], cached=True))
+    with largest_tensor(torch.float32, torch.float64) as watch:
+        record = protocol.probe(replace(context, mode=mode), LogisticSettings(folds=2), *sets)
+    assert watch.numel == CHUNK * 24 and record.value > 50
 
 
 def test_a_strong_penalty_gives_the_class_means():

@@ -1,6 +1,9 @@
 """Probes on the most attended patches, against loops and the plain mean."""
 
+import json
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -49,6 +52,37 @@ def test_all_patches_score_as_the_plain_mean_of_the_patches(context):
     assert records[0].extra["row"] == "1 of 16 patches" and records[0].metric == "part_linear_top1"
     (whole,) = part_linear.run(context, PartLinearSettings(shares=(1.0,), smallest=True))
     assert whole.value == pytest.approx(want.value)
+
+
+def test_parts_are_kept_in_the_cache_and_only_new_ones_are_computed(context, monkeypatch):
+    first = part_linear.run(context, PartLinearSettings(shares=(0.5, 1.0)))
+    kept = {path.parent for path in context.cache.glob("*/done")}
+    about = [json.loads((path / "about.json").read_text())["feature"] for path in kept]
+    assert sorted(about) == 2 * ["16 most attended patches"] + 2 * ["8 most attended patches"]
+    asked, means = [], part_linear.part_means
+    monkeypatch.setattr(part_linear, "part_means", lambda *given: asked.append((given[2], given[3])) or means(*given))
+    again = part_linear.run(context, PartLinearSettings(shares=(0.5, 1.0)))
+    assert not asked and [record.value for record in again] == [record.value for record in first]
+    both = part_linear.run(context, PartLinearSettings(shares=(0.25, 1.0)))
+    assert both[1].value == first[1].value and {tuple(counts) for counts, _ in asked} == {(4,)}
+    asked.clear()
+    part_linear.run(context, PartLinearSettings(shares=(0.25, 1.0), smallest=True))
+    assert {(tuple(counts), smallest) for counts, smallest in asked} == {((4, 16), True)}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="this system does not show what is mapped")
+def test_means_of_parts_are_mapped_from_files(context, monkeypatch):
+    seen, probe = [], logistic.probe
+    monkeypatch.setattr(logistic, "probe", lambda *given: seen.extend(given[2:]) or probe(*given))
+    part_linear.run(context, PartLinearSettings(shares=(0.5, 1.0)))
+    assert [features.rows.shape for features in seen] == 2 * [(100, 24), (60, 24)]
+    mappings = [line.split() for line in Path("/proc/self/maps").read_text().splitlines()]
+    for features in seen:
+        (file,) = (
+            Path(mapping[-1]) for mapping in mappings
+            if features.rows.data_ptr() in range(*(int(border, 16) for border in mapping[0].split("-")))
+        )  # fmt: skip
+        assert file.name == "rows.npy" and file.is_relative_to(context.cache)
 
 
 @pytest.mark.parametrize("mode", ["clean", "published"])

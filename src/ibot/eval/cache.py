@@ -18,11 +18,12 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -35,7 +36,7 @@ from ibot.engine.distributed import Processes, any_true, barrier
 from ibot.engine.files import is_disk_full
 from ibot.engine.run import append_jsonl, read_jsonl
 from ibot.errors import DataError, ResourceError, UserError
-from ibot.eval.features import Feature, compute
+from ibot.eval.features import compute
 from ibot.eval.views import View, in_batches, view_batches
 from ibot.models.backbone import BackboneModule
 from ibot.weights.read import Loaded
@@ -48,6 +49,11 @@ CHUNK = 16384
 """Rows that are copied at a time."""
 POLL_SECONDS = 0.5
 _TODO, _DONE, _BAD = 0, 1, 2
+
+K = TypeVar("K", bound=Hashable)
+"""What a feature is called: a `Feature`, or what another `Extract` knows. Its text names it in the cache."""
+Extract = Callable[[Tensor, Sequence[K]], Mapping[K, Tensor]]
+"""Normalised images [b, 3, h, w] on the device and features -> rows float32 [b, d] of each; without gradients."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +72,7 @@ class FeatureSet:
     """Whether nothing had to be computed."""
 
     def unit(self) -> Tensor:
-        """Rows of length 1: a copy in memory, 4 GB for 1.3 million rows of 768."""
+        """Rows of length 1, a copy in memory: for k-means, which needs them all. Other protocols scale as they read."""
         return torch.nn.functional.normalize(self.rows, dim=-1)
 
 
@@ -101,15 +107,16 @@ def cached_features(
     weights: str,
     images: LabelledImages,
     view: View,
-    features: Sequence[Feature],
+    features: Sequence[K],
     folder: Path,
     *,
+    extract: Extract[K] | None = None,
     batch: int = 256,
     device: torch.device | str = "cpu",
     workers: int = 0,
     processes: Processes = Processes(),  # noqa: B008 - frozen
     progress: Callable[[int, int], None] | None = None,
-) -> dict[Feature, FeatureSet]:
+) -> dict[K, FeatureSet]:
     """Features of all images, computed in one pass for those that the cache lacks.
 
     Args:
@@ -119,6 +126,7 @@ def cached_features(
         view: how images become inputs.
         features: which ones.
         folder: the cache.
+        extract: makes features from images; None: `features.compute` with the backbone.
         batch: images per forward pass; the same composition whatever the number of processes.
         device: where the backbone is.
         workers: processes that decode.
@@ -132,6 +140,7 @@ def cached_features(
     """
     entries = {feature: _Entry(folder, weights, images, view, feature) for feature in features}
     device = torch.device(device)
+    extract = extract or cast("Extract[K]", partial(compute, backbone))
     if not any_true(not all(entry.complete() for entry in entries.values()), device):
         return {feature: entry.read(images, cached=True) for feature, entry in entries.items()}
     lock = _name({**entries[features[0]].about, "feature": "any"}) + ".lock"
@@ -141,9 +150,9 @@ def cached_features(
         barrier()  # nobody changes an entry before everybody has looked
         if missing:  # still: another run may have been waited for
             if processes.is_main:
-                _create(backbone, missing, len(images), view, device)
+                _create(extract, missing, len(images), view, device)
             barrier()
-            _fill(backbone, images, view, missing, batch, device, workers, processes, progress)
+            _fill(extract, images, view, missing, batch, device, workers, processes, progress)
             barrier()
             if processes.is_main:
                 for entry in missing.values():
@@ -204,9 +213,7 @@ def _disk_errors(folder: Path, num_bytes: int = 0) -> Iterator[None]:
         ) from None
 
 
-def _create(
-    backbone: BackboneModule, entries: dict[Feature, _Entry], count: int, view: View, device: torch.device
-) -> None:
+def _create(extract: Extract[K], entries: dict[K, _Entry], count: int, view: View, device: torch.device) -> None:
     """Prepare the entries for a pass over `count` images."""
     for entry in entries.values():
         entry.forget_bad()
@@ -214,7 +221,7 @@ def _create(
     if not new:
         return
     with torch.inference_mode():
-        widths = {f: rows.shape[1] for f, rows in compute(backbone, _blank(view, device), list(new)).items()}
+        widths = {f: rows.shape[1] for f, rows in extract(_blank(view, device), list(new)).items()}
     try:
         with _disk_errors(next(iter(new.values())).folder, sum(count * (4 * width + 1) for width in widths.values())):
             for feature, entry in new.items():
@@ -230,10 +237,10 @@ def _blank(view: View, device: torch.device) -> Tensor:
 
 
 def _fill(
-    backbone: BackboneModule,
+    extract: Extract[K],
     images: LabelledImages,
     view: View,
-    entries: dict[Feature, _Entry],
+    entries: dict[K, _Entry],
     batch: int,
     device: torch.device,
     workers: int,
@@ -250,7 +257,7 @@ def _fill(
     for part, positions in zip(view_batches(images, view, todo, workers), todo, strict=True):
         if len(part.positions):
             with torch.inference_mode():
-                found = compute(backbone, normalize(part.views.to(device)), list(entries))
+                found = extract(normalize(part.views.to(device)), list(entries))
             for feature, values in found.items():
                 rows[feature][part.positions] = values.cpu().numpy()
         bad = [position for position, _ in part.bad]
@@ -272,7 +279,7 @@ class _Entry:
     Without `done` there may be bad.jsonl, why images could not be read, and readable.npy, the rows of the others.
     """
 
-    def __init__(self, folder: Path, weights: str, images: LabelledImages, view: View, feature: Feature) -> None:
+    def __init__(self, folder: Path, weights: str, images: LabelledImages, view: View, feature: Hashable) -> None:
         self.about = {
             "format": FORMAT,
             "weights": weights,

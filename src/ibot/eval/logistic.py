@@ -3,17 +3,22 @@
 Minimises (1/n) sum of losses + (penalty / 2) ||W||^2 over W [C, D], without intercept. With three classes or more
 scikit-learn's `LogisticRegression(C=1 / (n * penalty), fit_intercept=False)` is the same; for two it fits one vector
 and needs twice that C.
+
+Samples are read in chunks, each brought to the device of the labels and to float64. They may lie in a file: neither a
+fit nor the cross-validation holds a copy of them.
 """
 
 from __future__ import annotations
 
 import importlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from types import ModuleType
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -25,25 +30,63 @@ classes are told apart by their means alone (58.0 instead of 65.9 per cent on 1%
 
 MAX_ITERATIONS = 10_000
 
+CHUNK = 2048
+"""Samples in float64 at a time: so few that they stay in the cache of a CPU between the products."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Features, or some of them, that are selected and scaled chunk by chunk as they are read."""
+
+    features: Tensor
+    """[N, D], any float type and device; may be mapped from a file."""
+    chosen: Tensor | None = None
+    """int64 [n] on the same device, the numbers of the rows, rising lest a file be read to and fro. None: all."""
+    unit: bool = False
+    """Bring rows to length 1."""
+
+    def __len__(self) -> int:
+        return len(self.features if self.chosen is None else self.chosen)
+
+    @property
+    def shape(self) -> torch.Size:
+        """[n, D]."""
+        return torch.Size((len(self), *self.features.shape[1:]))
+
+    def select(self, numbers: Tensor) -> Rows:
+        """The rows with the numbers int64 [k], any device, counted among these."""
+        numbers = numbers.to(self.features.device)
+        return replace(self, chosen=numbers if self.chosen is None else self.chosen[numbers])
+
+    def chunks(self, size: int, device: torch.device) -> Iterator[Tensor]:
+        """All rows in order, float64 [at most `size`, D] on `device`."""
+        for start in range(0, len(self), size):
+            if self.chosen is None:
+                rows = self.features[start : start + size]
+            else:
+                rows = self.features.index_select(0, self.chosen[start : start + size])
+            rows = rows.to(device)
+            yield (F.normalize(rows, dim=1) if self.unit else rows).double()
+
 
 def fit_logistic(
-    features: Tensor,
+    features: Tensor | Rows,
     labels: Tensor,
     num_classes: int,
     penalty: float,
     *,
     start: Tensor | None = None,
     tolerance: float = 1e-4,
-    chunk: int = 8192,
+    chunk: int = CHUNK,
 ) -> Tensor:
     """The weights W of least objective, by L-BFGS on all samples.
 
-    Computed in float64 on the device of the features, `chunk` samples at a time: beside the features, memory is that of
-    `chunk` x (C + D) numbers and some twenty copies of W.
+    Computed in float64, `chunk` samples at a time: beside the features, memory is that of `chunk` x (C + D) numbers and
+    some twenty copies of W.
 
     Args:
-        features: [n, D], usually l2-normalised; any float type and device.
-        labels: int64 [n], 0..C - 1, on the same device.
+        features: [n, D], usually of length 1; any float type and device.
+        labels: int64 [n], 0..C - 1, on the device that computes.
         num_classes: C; classes without a sample are allowed.
         penalty: weight of ||W||^2 / 2 against the mean loss, above 0; for the published values see
             `PUBLISHED_PENALTIES`.
@@ -52,7 +95,7 @@ def fit_logistic(
         chunk: samples at a time.
 
     Returns:
-        W, float64 [C, D]; `features @ W.to(features.dtype).T` are the logits.
+        W, float64 [C, D] on the device of the labels; `features @ W.T` are the logits.
 
     Raises:
         ValueError: shapes, labels or a penalty that do not fit, or features that are not finite.
@@ -68,7 +111,7 @@ def fit_logistic(
     if start is not None and start.shape != shape:
         raise ValueError(f"start of shape {tuple(start.shape)} does not fit weights of shape {shape}")
     optimize = _scipy_optimize()
-    zeros = torch.zeros(shape, dtype=torch.float64, device=features.device)
+    zeros = torch.zeros(shape, dtype=torch.float64, device=labels.device)
     # Not the gradient at `start`: near the solution that is small, and a warm start would be asked for more.
     scale = objective(zeros, features, labels, penalty, chunk)[1].abs().max().item()
     if not np.isfinite(scale):
@@ -98,13 +141,15 @@ def fit_logistic(
 
 
 @torch.no_grad()
-def objective(weight: Tensor, features: Tensor, labels: Tensor, penalty: float, chunk: int) -> tuple[Tensor, Tensor]:
+def objective(
+    weight: Tensor, features: Tensor | Rows, labels: Tensor, penalty: float, chunk: int
+) -> tuple[Tensor, Tensor]:
     """(1/n) sum of cross-entropies (nats) + (penalty / 2) ||W||^2, and its gradient.
 
     Args:
         weight: W, float64 [C, D].
         features: [n, D].
-        labels: int64 [n].
+        labels: int64 [n], on the device of W.
         penalty: of the objective.
         chunk: samples that are held in float64 at a time.
 
@@ -112,8 +157,8 @@ def objective(weight: Tensor, features: Tensor, labels: Tensor, penalty: float, 
         Scalar and [C, D], float64.
     """
     loss, gradient = weight.new_zeros(()), torch.zeros_like(weight)
-    for rows, truth in zip(features.split(chunk), labels[:, None].split(chunk), strict=True):
-        rows = rows.double()
+    chunks = _rows(features).chunks(chunk, labels.device)
+    for rows, truth in zip(chunks, labels[:, None].split(chunk), strict=True):
         logits = rows @ weight.T
         normaliser = logits.logsumexp(dim=1, keepdim=True)
         loss += (normaliser - logits.gather(1, truth)).sum()
@@ -126,13 +171,13 @@ def objective(weight: Tensor, features: Tensor, labels: Tensor, penalty: float, 
 
 
 def fit_path(
-    features: Tensor, labels: Tensor, num_classes: int, penalties: Sequence[float], *, tolerance: float = 1e-4
+    features: Tensor | Rows, labels: Tensor, num_classes: int, penalties: Sequence[float], *, tolerance: float = 1e-4
 ) -> dict[float, Tensor]:
     """`fit_logistic` for several penalties, from strong to weak, each started at the solution before.
 
     Args:
         features: [n, D].
-        labels: int64 [n].
+        labels: int64 [n], on the device that computes.
         num_classes: C.
         penalties: in any order; equal ones are fitted once.
         tolerance: of `fit_logistic`.
@@ -152,7 +197,7 @@ def fit_path(
 
 
 def choose_penalty(
-    features: Tensor, labels: Tensor, penalties: Sequence[float], folds: int = 5, seed: int = 0
+    features: Tensor | Rows, labels: Tensor, penalties: Sequence[float], folds: int = 5, seed: int = 0
 ) -> tuple[float, dict[float, float]]:
     """The penalty of best accuracy in stratified cross-validation of the training set.
 
@@ -161,7 +206,7 @@ def choose_penalty(
 
     Args:
         features: [n, D].
-        labels: int64 [n], 0..C - 1.
+        labels: int64 [n], 0..C - 1, on the device that computes.
         penalties: the candidates, in any order.
         folds: number of parts, see `stratified_folds`.
         seed: of the assignment to folds.
@@ -177,17 +222,17 @@ def choose_penalty(
     ordered = _strong_to_weak(penalties)
     if not ordered:
         raise ValueError("no penalties to choose from")
-    num_classes = int(labels.max()) + 1 if len(labels) else 0
+    rows, num_classes = _rows(features), int(labels.max()) + 1 if len(labels) else 0
     _check(features, labels, num_classes)
     fold = stratified_folds(labels, folds, seed).to(labels.device)
     hits = dict.fromkeys(ordered, 0)
     for held_out in range(int(fold.max()) + 1):
-        train, test = fold != held_out, fold == held_out
-        growth = len(fold) / int(train.sum())
-        path = fit_path(features[train], labels[train], num_classes, [penalty * growth for penalty in ordered])
-        rows, truth = features[test].double(), labels[test]
-        for penalty, weight in zip(ordered, path.values(), strict=True):
-            hits[penalty] += int(((rows @ weight.T).argmax(dim=1) == truth).sum())
+        train, test = (mask.nonzero().squeeze(1) for mask in (fold != held_out, fold == held_out))
+        growth = len(fold) / len(train)
+        path = fit_path(rows.select(train), labels[train], num_classes, [penalty * growth for penalty in ordered])
+        for part, truth in zip(rows.select(test).chunks(CHUNK, labels.device), labels[test].split(CHUNK), strict=True):
+            for penalty, weight in zip(ordered, path.values(), strict=True):
+                hits[penalty] += int(((part @ weight.T).argmax(dim=1) == truth).sum())
     scores = {penalty: 100 * count / int((fold >= 0).sum()) for penalty, count in hits.items()}
     return max(ordered, key=scores.__getitem__), scores
 
@@ -227,8 +272,12 @@ def _strong_to_weak(penalties: Sequence[float]) -> list[float]:
     return sorted(set(penalties), reverse=True)
 
 
-def _check(features: Tensor, labels: Tensor, num_classes: int) -> None:
-    if features.ndim != 2 or labels.shape != features.shape[:1] or not len(features):
+def _rows(features: Tensor | Rows) -> Rows:
+    return features if isinstance(features, Rows) else Rows(features)
+
+
+def _check(features: Tensor | Rows, labels: Tensor, num_classes: int) -> None:
+    if len(features.shape) != 2 or labels.shape != features.shape[:1] or not len(features):
         raise ValueError(f"features of shape {tuple(features.shape)} do not fit labels of shape {tuple(labels.shape)}")
     if int(labels.min()) < 0 or int(labels.max()) >= num_classes:
         raise ValueError(

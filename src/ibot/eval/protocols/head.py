@@ -21,6 +21,7 @@ from ibot.eval.features import CLASS_TOKEN
 from ibot.eval.linear_classifier import LinearClassifier, load_classifier
 from ibot.eval.logistic import fit_logistic
 from ibot.eval.protocol import Context
+from ibot.eval.protocols.logistic import unit_rows
 from ibot.eval.views import in_batches, view_batches
 
 T = TypeVar("T")
@@ -58,7 +59,7 @@ def classifier_for(context: Context) -> LinearClassifier:
 
 def _fitted(context: Context) -> LinearClassifier:
     train = context.features(context.train, "train")[CLASS_TOKEN]
-    features, labels = train.unit().to(context.device), train.labels.to(context.device)
+    features, labels = unit_rows(context, train), train.labels.to(context.device)
     weight = fit_logistic(features, labels, context.num_classes, PENALTY / len(features)).float()
     config = replace(context.loaded.config, pos_size=context.loaded.built_for)
     about = {"protocol": "logistic", "penalty": f"{PENALTY:g}/n", "fitted_on": str(context.train.root)}

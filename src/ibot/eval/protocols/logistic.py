@@ -9,7 +9,7 @@ from ibot.config.evaluation import LogisticSettings
 from ibot.errors import ConfigError
 from ibot.eval.cache import FeatureSet
 from ibot.eval.features import CLASS_TOKEN
-from ibot.eval.logistic import choose_penalty, fit_path
+from ibot.eval.logistic import CHUNK, Rows, choose_penalty, fit_path
 from ibot.eval.protocol import Context, plain, unreadable
 from ibot.eval.record import topk_hits
 from ibot.types import ResultRecord
@@ -26,12 +26,12 @@ def run(context: Context, settings: LogisticSettings) -> list[ResultRecord]:
 
 def probe(context: Context, settings: LogisticSettings, train: FeatureSet, val: FeatureSet) -> ResultRecord:
     """Fit on `train` and score on `val`; features are brought to length 1, as the paper does."""
-    features, labels = train.unit().to(context.device), train.labels.to(context.device)
-    queries, truth = val.unit().to(context.device), val.labels.to(context.device)
+    features, queries = unit_rows(context, train), unit_rows(context, val)
+    labels, truth = train.labels.to(context.device), val.labels.to(context.device)
     by_strength = {value / len(features): value for value in settings.penalties}
     if context.mode == "published":
         weights = fit_path(features, labels, context.num_classes, list(by_strength))
-        scores = {p: _top1(queries, truth, weight) for p, weight in weights.items()}
+        scores = {p: _top1(_logits(queries, weight), truth) for p, weight in weights.items()}
         chosen = max(scores, key=lambda penalty: scores[penalty])
         weight = weights[chosen]
     else:
@@ -39,7 +39,7 @@ def probe(context: Context, settings: LogisticSettings, train: FeatureSet, val: 
         weight = fit_path(features, labels, context.num_classes, [chosen])[chosen]
     name = f"lambda {by_strength[chosen]:g}/n"
     return context.top(
-        "logistic", queries @ weight.to(queries.dtype).T, truth, {**plain(settings), "feature": str(CLASS_TOKEN)},
+        "logistic", _logits(queries, weight), truth, {**plain(settings), "feature": str(CLASS_TOKEN)},
         num_train=len(features), row=name, chosen=name,
         chosen_on=_chosen_on(context, scores),
         penalties={f"{by_strength[penalty]:g}": score for penalty, score in scores.items()},
@@ -47,8 +47,13 @@ def probe(context: Context, settings: LogisticSettings, train: FeatureSet, val: 
     )  # fmt: skip
 
 
+def unit_rows(context: Context, features: FeatureSet) -> Rows:
+    """Rows of length 1. A GPU holds the features; a CPU reads them where they lie, in the file of the cache."""
+    return Rows(features.rows.to(context.device), unit=True)
+
+
 def _by_cross_validation(
-    features: Tensor, labels: Tensor, by_strength: dict[float, float], settings: LogisticSettings, seed: int
+    features: Rows, labels: Tensor, by_strength: dict[float, float], settings: LogisticSettings, seed: int
 ) -> tuple[float, dict[float, float]]:
     """The penalty and the scores of all; the middle one and no scores where no class has two images to part."""
     if torch.bincount(labels).max() < 2:
@@ -63,5 +68,10 @@ def _chosen_on(context: Context, scores: dict[float, float]) -> str:
     return "cross-validation of the training images" if scores else "nothing: no class has two images"
 
 
-def _top1(features: Tensor, labels: Tensor, weight: Tensor) -> float:
-    return 100 * topk_hits(features @ weight.to(features.dtype).T, labels, 1).double().mean().item()
+def _logits(features: Rows, weight: Tensor) -> Tensor:
+    """float32 [n, C] on the device of `weight` [C, D]."""
+    return torch.cat([(rows @ weight.T).float() for rows in features.chunks(CHUNK, weight.device)])
+
+
+def _top1(logits: Tensor, labels: Tensor) -> float:
+    return 100 * topk_hits(logits, labels, 1).double().mean().item()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -12,11 +13,10 @@ from torch import Tensor
 from ibot.config.evaluation import LogisticSettings, PartLinearSettings
 from ibot.data.labels import LabelledImages, SubsetImages
 from ibot.errors import ConfigError, WeightsError
-from ibot.eval.cache import FeatureSet
+from ibot.eval.cache import FeatureSet, cached_features
 from ibot.eval.linear import LinearSweep
 from ibot.eval.protocol import Context, plain, unreadable
 from ibot.eval.protocols import logistic
-from ibot.eval.protocols.head import score_images
 from ibot.eval.protocols.linear import check_sweep, choice, crop_steps, split, train_sweeps
 from ibot.models.layers import Block
 from ibot.models.vit import VisionTransformer
@@ -25,8 +25,18 @@ from ibot.types import ResultRecord
 ATTENTION_IMAGES = 32
 """Images at a time: attention is [b, heads, 1 + N, 1 + N]."""
 
-Means = Callable[[Tensor], Tensor]
-"""Normalised images [b, 3, h, w] -> means of their parts float32 [b, K, D]."""
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The patches that make a feature."""
+
+    count: int
+    """How many."""
+    smallest: bool = False
+    """Of least attention instead of most."""
+
+    def __str__(self) -> str:
+        return f"{self.count} {'least' if self.smallest else 'most'} attended patches"
 
 
 def run(context: Context, settings: PartLinearSettings) -> list[ResultRecord]:
@@ -34,7 +44,7 @@ def run(context: Context, settings: PartLinearSettings) -> list[ResultRecord]:
 
     The sweep chooses its rate as the linear probe does: in clean mode on held-out training images after the last
     epoch, in published mode rate and epoch on the split that is reported. The logistic regression: see `logistic`.
-    The logistic regression holds the parts of all training images in memory, n x K x D numbers.
+    Means of parts lie in the cache, for the logistic regression n x D numbers for each number of patches.
 
     Raises:
         WeightsError: a network without class attention.
@@ -52,15 +62,12 @@ def run(context: Context, settings: PartLinearSettings) -> list[ResultRecord]:
     patches = rows * columns
     counts = sorted({max(1, round(share * patches)) for share in settings.shares})
 
-    def means(images: Tensor) -> Tensor:
-        tokens = [tokens_and_attention(network, part) for part in images.split(ATTENTION_IMAGES)]
-        return torch.cat([part_means(*each, counts, settings.smallest) for each in tokens])
-
-    val = _parts(context, context.val, means, "val")
+    parts = [Part(count, settings.smallest) for count in counts]
+    val = _features(context, network, context.val, parts, "val")
     kind = settings.probe
     if kind == "auto":
         kind = "sweep" if context.mode == "published" else "logistic"
-    records = (_logistic if kind == "logistic" else _sweep)(context, settings, counts, means, val)
+    records = (_logistic if kind == "logistic" else _sweep)(context, settings, network, parts, val)
     which = "least" if settings.smallest else "most"
     used = {**plain(settings), "probe": kind, "patches": patches, "feature": f"{which} attended"}
     if kind == "logistic":
@@ -119,52 +126,70 @@ def part_means(patches: Tensor, attention: Tensor, counts: list[int], smallest: 
     return sums[:, chosen - 1] / chosen[:, None]
 
 
-def _parts(context: Context, images: LabelledImages, means: Means, name: str) -> FeatureSet:
-    """Rows [n, K, D]."""
-    return score_images(context, images, lambda views, _: means(views), name)
+def means_of_parts(network: VisionTransformer, images: Tensor, parts: Sequence[Part]) -> dict[Part, Tensor]:
+    """float32 [b, D] for each of `parts`, all of them most or all least attended, from one pass of the network.
+
+    images: normalised [b, 3, h, w].
+    """
+    counts = [part.count for part in parts]
+    tokens = [tokens_and_attention(network, some) for some in images.split(ATTENTION_IMAGES)]
+    means = torch.cat([part_means(*each, counts, parts[0].smallest) for each in tokens])
+    return dict(zip(parts, means.unbind(1), strict=True))
 
 
-def _part(features: FeatureSet, number: int) -> FeatureSet:
-    return replace(features, rows=features.rows[:, number])
+def _features(
+    context: Context, network: VisionTransformer, images: LabelledImages, parts: Sequence[Part], name: str
+) -> dict[Part, FeatureSet]:
+    """Means of the parts of a set by name, from the cache where they are there."""
+    return cached_features(
+        network, context.weights_hash, images, context.view, parts, context.cache,
+        extract=partial(means_of_parts, network), batch=context.batch, device=context.device, workers=context.workers,
+        processes=context.processes, progress=context.counter(name),
+    )  # fmt: skip
 
 
 def _logistic(
-    context: Context, settings: PartLinearSettings, counts: list[int], means: Means, val: FeatureSet
+    context: Context,
+    settings: PartLinearSettings,
+    network: VisionTransformer,
+    parts: list[Part],
+    val: dict[Part, FeatureSet],
 ) -> list[ResultRecord]:
-    train = _parts(context, context.train, means, "train")
-    return [logistic.probe(context, LogisticSettings(), _part(train, i), _part(val, i)) for i in range(len(counts))]
+    train = _features(context, network, context.train, parts, "train")
+    return [logistic.probe(context, LogisticSettings(), train[part], val[part]) for part in parts]
 
 
 def _sweep(
-    context: Context, settings: PartLinearSettings, counts: list[int], means: Means, val: FeatureSet
+    context: Context,
+    settings: PartLinearSettings,
+    network: VisionTransformer,
+    parts: list[Part],
+    val: dict[Part, FeatureSet],
 ) -> list[ResultRecord]:
     """The patches are chosen anew in every crop."""
     check_sweep(settings.rates, settings.epochs, settings.batch, settings.holdout)
     fit, held, chosen_on = split(context, settings.holdout)
-    judged = (
-        val if context.mode == "published" else _parts(context, SubsetImages(context.train, held), means, "held out")
-    )
+    judge = val
+    if context.mode == "clean":
+        judge = _features(context, network, SubsetImages(context.train, held), parts, "held out")
     batch = min(settings.batch, len(fit))
     rates = [rate * batch / 256 for rate in settings.rates]
     sweeps = {
-        k: LinearSweep(val.rows.shape[2], context.num_classes, rates, seed=context.seed, device=context.device)
-        for k in counts
+        part: LinearSweep(val[part].rows.shape[1], context.num_classes, rates, seed=context.seed, device=context.device)
+        for part in parts
     }
-    judge = {k: _part(judged, i) for i, k in enumerate(counts)}
 
-    def steps(epoch: int) -> Iterator[tuple[Mapping[int, Tensor], Tensor, int]]:
-        return crop_steps(
-            context, fit, batch, epoch, lambda images: dict(zip(counts, means(images).unbind(1), strict=True))
-        )
+    def steps(epoch: int) -> Iterator[tuple[Mapping[Part, Tensor], Tensor, int]]:
+        return crop_steps(context, fit, batch, epoch, lambda images: means_of_parts(network, images, parts))
 
     best = train_sweeps(
         context, sweeps, steps, judge, settings.epochs, context.identity("part_linear", plain(settings))
     )
     return [
         context.top(
-            "part_linear", F.linear(val.rows[:, i].to(context.device), best[k].weight, best[k].bias).cpu(), val.labels,
-            {"batch": batch}, num_train=len(fit), notes=unreadable(val),
-            **choice(context, settings.rates, best[k], sweeps[k], judge[k], chosen_on),
+            "part_linear", F.linear(val[part].rows.to(context.device), best[part].weight, best[part].bias).cpu(),
+            val[part].labels, {"batch": batch}, num_train=len(fit), notes=unreadable(val[part]),
+            **choice(context, settings.rates, best[part], sweeps[part], judge[part], chosen_on),
         )
-        for i, k in enumerate(counts)
+        for part in parts
     ]  # fmt: skip
