@@ -37,7 +37,7 @@ from ibot.eval.augment import (
     finetune_transform,
     validation_view,
 )
-from ibot.eval.classifier import Classifier, resize_positions
+from ibot.eval.classifier import Classifier, resize_positions, set_part
 from ibot.eval.finetune_plan import StepOrder, StepPlan, finetune_lr, plan_steps
 from ibot.eval.finetune_settings import FinetuneSettings
 from ibot.eval.layer_decay import parameter_groups, stage_depths
@@ -251,7 +251,9 @@ class _Run:
         """Soft-target cross-entropy in nats of micro-batch number `part` of the step."""
         images, labels = (tensor.to(self.device, non_blocking=True) for tensor in micro_batch[:2])
         images, targets = self.mixing(images, labels, self.step, part)
-        seed_step(self.seed, self.step, part)
+        # Not by part: every micro-batch takes its images' draws out of those of the step.
+        seed_step(self.seed, self.step, 0)
+        set_part(self.classifier, part, self.plan.parts)
         with autocast(self.device, self.precision):
             logits = self.wrapped(images)
         return F.cross_entropy(logits.float(), targets)
@@ -402,7 +404,8 @@ def _identity(
         labels.update(np.array([images.label(i) for i in range(len(images))], np.int64).tobytes())
     return {
         "settings": {name: value for name, value in asdict(settings).items() if name not in _NO_RESULT},
-        "cut": [plan.micro_batch, plan.parts],
+        # Mixing sees one micro-batch; without it any number of processes goes on.
+        "cut": [plan.micro_batch, plan.parts] if plan.mixing else [plan.batch],
         "initial weights": start.hexdigest()[:16],
         "labels": labels.hexdigest()[:16],
     }
