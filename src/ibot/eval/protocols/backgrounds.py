@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ibot.config.evaluation import BackgroundSettings
-from ibot.data.decode import UnreadableImage
+from ibot.data.decode import Orientation, UnreadableImage
 from ibot.data.labelled_folders import open_folder
-from ibot.data.labels import FolderImages, SubsetImages
+from ibot.data.labels import FolderImages, SubsetImages, oriented
 from ibot.data.pixels import normalize
 from ibot.errors import ConfigError, DataError
 from ibot.eval.cache import FeatureSet
@@ -57,7 +57,7 @@ def run(context: Context, settings: BackgroundSettings) -> list[ResultRecord]:
     if not settings.root:
         raise ConfigError("root is not set", why="it names the variants", fix="root=DIR with original, only_fg, ...")
     context = as_stored(context)
-    variants = _open_variants(Path(settings.root))
+    variants = _open_variants(Path(settings.root), context.exif_orientation)
     masked = _with_masks(settings, variants) if settings.challenge else None
     classifier = classifier_for(context)
     folders = next(iter(variants.values())).classes
@@ -76,7 +76,7 @@ def run(context: Context, settings: BackgroundSettings) -> list[ResultRecord]:
     return records
 
 
-def _open_variants(root: Path) -> dict[str, FolderImages]:
+def _open_variants(root: Path, exif_orientation: Orientation) -> dict[str, FolderImages]:
     """The variants that are there, ROOT/VARIANT/val/CLASS/* or ROOT/VARIANT/CLASS/*."""
     there = [name for name in VARIANTS if (root / name).is_dir()]
     if not there:
@@ -84,7 +84,7 @@ def _open_variants(root: Path) -> dict[str, FolderImages]:
             f"'{root}' holds no variant of the backgrounds challenge",
             why=f"looked for {', '.join(VARIANTS)}", fix="name the folder bg_challenge",
         )  # fmt: skip
-    variants = {name: open_folder(_part(root / name)) for name in there}
+    variants = {name: oriented(open_folder(_part(root / name)), exif_orientation) for name in there}
     first = variants[there[0]]
     for name, images in variants.items():
         if images.classes != first.classes:
@@ -181,14 +181,21 @@ def _challenge(
     behind = _all_views(context, backgrounds)
 
     def vulnerable(images: Tensor, index: NDArray[np.int64]) -> Tensor:
-        """Whether each is, bool [b]."""
-        fooled = [
-            _any_fools(answer, image, _mask(masked.masks[i], context.view), masked.images.label(i), behind)
-            for image, i in zip(images, index.tolist(), strict=True)
-        ]
+        """Whether each is, int64 [b] of 0 and 1; -1 where the mask cannot be read."""
+        fooled = []
+        for image, i in zip(images, index.tolist(), strict=True):
+            try:
+                mask = _mask(masked.masks[i], context.view)
+            except DataError:  # told below, by all processes: the others wait for the rows of this one
+                fooled.append(-1)
+            else:
+                fooled.append(int(_any_fools(answer, image, mask, masked.images.label(i), behind)))
         return torch.tensor(fooled)
 
     found = score_images(context, masked.images, vulnerable, "challenge")
+    for i in found.index[(found.rows < 0).numpy()]:
+        _mask(masked.masks[i], context.view)  # raises
+        raise DataError(f"the mask '{masked.masks[i]}' could not be read", fix="run the same command again")
     values = 100 * found.rows.double()
     return replace(context, val=masked.images).record(
         "backgrounds", "backgrounds_challenge", values.mean().item(), used,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +18,9 @@ from torch import Tensor
 
 from ibot.config.evaluation import CorruptionSettings
 from ibot.data.labelled_folders import open_folder
-from ibot.data.labels import LabelledImages
+from ibot.data.labels import LabelledImages, oriented
+from ibot.engine.distributed import barrier
+from ibot.engine.files import read_state, write_atomically
 from ibot.errors import ConfigError, DataError
 from ibot.eval.corruptions import (
     COMMON_CORRUPTIONS,
@@ -38,6 +42,8 @@ from ibot.types import ResultRecord
 
 # Second word of the key, beside those of `ibot.eval.occlusion`.
 _CORRUPT = 0x45560002
+SAVE_SECONDS = 30
+"""Between two states on disk."""
 
 
 class CorruptedImages:
@@ -77,7 +83,8 @@ def image_seed(seed: int, index: int) -> int:
 def run(context: Context, settings: CorruptionSettings) -> list[ResultRecord]:
     """Errors in per cent: clean, of each corruption (mean over severities), and their means.
 
-    Records of means hold all errors, so that another run can take them as its baseline.
+    Records of means hold all errors, so that another run can take them as its baseline. The same command goes on after
+    the last set of images that a killed run has saved.
 
     Raises:
         ConfigError: unknown corruptions or severities, or a view too small to corrupt.
@@ -135,7 +142,7 @@ def _stored(context: Context, settings: CorruptionSettings) -> Sets:
     """ROOT/CORRUPTION/SEVERITY/CLASS/*; a corruption that lacks a severity is left out."""
     root = Path(settings.root)
     lacking = {name for name, severity in _pairs(settings) if not (root / name / str(severity)).is_dir()}
-    sets: Sets = {(name, severity): open_folder(root / name / str(severity))
+    sets: Sets = {(name, severity): oriented(open_folder(root / name / str(severity)), context.exif_orientation)
                   for name, severity in _pairs(settings) if name not in lacking}  # fmt: skip
     if not sets:
         raise DataError(
@@ -186,15 +193,39 @@ class _Measured:
 
 
 def _measure(context: Context, classifier: LinearClassifier, sets: Sets, notes: list[str]) -> _Measured:
+    file = _state_file(context, classifier)
+    done: dict[str, tuple[Tensor, list[str]]] = read_state(file) if file.is_file() else {}
+    saved = time.monotonic()
+
     def wrong(images: LabelledImages, name: str) -> Tensor:
-        found = score_images(context, images, lambda views, _: classifier.logits(views).argmax(dim=1), name)
-        notes.extend(note for note in unreadable(found) if note not in notes)
-        return found.rows != found.labels
+        nonlocal saved
+        key = f"{name} {images.fingerprint()}"
+        if key not in done:
+            found = score_images(context, images, lambda views, _: classifier.logits(views).argmax(dim=1), name)
+            done[key] = (found.rows != found.labels, unreadable(found))
+            if context.processes.is_main and time.monotonic() - saved >= SAVE_SECONDS:
+                write_atomically(file, lambda path: torch.save(done, path))
+                saved = time.monotonic()
+        rows, bad = done[key]
+        notes.extend(note for note in bad if note not in notes)
+        return rows
 
     measured = _Measured(wrong(context.val, "clean"), {})
     for (name, severity), images in sets.items():
         measured.wrong.setdefault(name, {})[severity] = wrong(images, f"{name} {severity}")
+    barrier()  # all have read the state
+    if context.processes.is_main:
+        file.unlink(missing_ok=True)
     return measured
+
+
+def _state_file(context: Context, classifier: LinearClassifier) -> Path:
+    """Where the sets that are done stand until all are; another classifier or view gives another file."""
+    about = head_settings(classifier)
+    if "fitted_on" not in classifier.about:  # one that is fitted follows from network and images
+        head = torch.cat([classifier.weight.flatten(), classifier.bias]).detach().cpu().numpy()
+        about["head"] = hashlib.sha256(head.tobytes()).hexdigest()
+    return context.out / f"corruptions-{context.identity('corruptions', about)}.state"
 
 
 def _records(
