@@ -58,6 +58,13 @@ def test_a_table_is_run_resumed_and_printed(tmp_path, capsys):
     assert events.count('"start"') == 2 and events.count('"end"') == 1, "a finished row is not trained again"
 
 
+@pytest.mark.parametrize("option", ["--steps=0", "--steps=-3", "--epochs=0", "--epochs=nan", "--seeds=0,-1"])
+def test_a_number_that_makes_no_run_is_refused(option, capsys):
+    assert main(["ablate", "heads", "--data", "photos", "--list", option]) == 2
+    captured = capsys.readouterr()
+    assert not captured.out and captured.err.startswith(f"ibot: error: {option.partition('=')[0]}: expected a ")
+
+
 def test_an_unknown_table_and_a_failing_row_are_user_errors(tmp_path, capsys):
     assert main(["ablate", "tokeniser", "--data", str(tmp_path)]) == 2
     assert "tokenizer" in capsys.readouterr().out

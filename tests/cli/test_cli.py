@@ -1,12 +1,17 @@
 """The command as a person runs it: in a process of its own."""
 
 import json
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+
+ROOT = Path(__file__).parents[2]
 
 
 def ibot(*arguments, cwd=None):
@@ -90,7 +95,7 @@ sys.exit(main(["pretrain", "tiny32", "--data", {str(labelled)!r}, "--run", {str(
 @pytest.mark.parametrize("suffix", ["npz", "safetensors"])
 def test_features_are_written_with_names(run, labelled, tmp_path, suffix):
     folder, _ = run
-    out = tmp_path / f"f.{suffix}"
+    out = tmp_path / "new" / "folder" / f"f.{suffix}"
     done = ibot("features", folder, "--data", labelled / "val", "--out", out, "--patches", "--device", "cpu")
     assert done.returncode == 0, done.stderr
     if suffix == "npz":
@@ -125,6 +130,9 @@ def test_features_are_written_with_names(run, labelled, tmp_path, suffix):
         (["eval", "knn", "{run}", "--data", "empty"], "no images found under 'empty'", "extensions"),
         (["features", "{run}", "--data", "{data}", "--out", "x.csv"], "cannot write features as '.csv'", ".npz"),
         (["recipes", "show", "vit_s61"], "unknown recipe", "vit_s16"),
+        (["pretrain"], "required: RECIPE\n", "ibot pretrain --help"),
+        (["pretrain", "tiny32", "--data", "{data}", "train.seed=-1"], "train.seed=-1 must not be negative", "change"),
+        (["doctor", "k=3"], "unrecognized arguments: k=3", "ibot doctor --help"),
     ],
 )
 def test_mistakes_get_a_cause_and_a_remedy_and_change_nothing(run, labelled, tmp_path, arguments, message, remedy):
@@ -192,9 +200,34 @@ def test_recipes_can_be_listed_shown_and_compared():
     assert "mask.shape" in compared and "model.width" not in compared
 
 
+def test_own_recipes_too_say_where_their_values_come_from():
+    """What they took from a publication has its mark, what is theirs another one."""
+    lines = [line.split() for line in ibot("recipes", "show", "one_gpu").stdout.splitlines()]
+    assert ["augment.num_local=10", "R,P"] in lines and ["method.momentum=0.992", "o"] in lines
+
+
 def test_doctor_names_the_machine():
     done = ibot("doctor")
     assert done.returncode == 0 and "torch" in done.stdout and "device" in done.stdout
+
+
+def test_the_first_command_for_own_images_is_the_same_everywhere():
+    for text in (ibot("--help").stdout, ibot("doctor").stdout, (ROOT / "README.md").read_text()):
+        assert "ibot pretrain auto --data" in text and "ibot pretrain tiny32" not in text
+
+
+def test_ctrl_c_saves_and_ends_with_130_and_no_traceback(labelled, tmp_path):
+    run = tmp_path / "run"
+    command = ["pretrain", "tiny32", "--data", labelled, "--run", run, "--device", "cpu", *SMALL]
+    process = subprocess.Popen([sys.executable, "-m", "ibot", *map(str, command), "train.length=100000 steps"],
+                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)  # fmt: skip
+    deadline = time.monotonic() + 60
+    while not (run / "metrics.jsonl").is_file():
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=60)[1] == "interrupted\n" and process.returncode == 130
+    assert (run / "checkpoints" / "last").is_file(), "the step was saved"
 
 
 def test_the_lazy_interface_offers_the_main_functions():
@@ -210,7 +243,7 @@ def test_the_lazy_interface_offers_the_main_functions():
 @pytest.mark.parametrize("steps", [0, -3])
 def test_a_limit_below_one_step_is_refused(labelled, tmp_path, command, steps):
     done = ibot(command, "tiny32", "--data", labelled, "--run", tmp_path / "r", f"--steps={steps}", *SMALL)
-    assert done.returncode == 2 and f"--steps {steps} is no number of steps" in done.stderr
+    assert done.returncode == 2 and f"--steps: expected a whole number of at least 1, not '{steps}'" in done.stderr
     assert not (tmp_path / "r").exists()
 
 

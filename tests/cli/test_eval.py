@@ -16,7 +16,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from ibot.cli.main import main
-from ibot.config.override import apply, to_plain
+from ibot.config.evaluation import LinearSettings
+from ibot.config.override import apply, settings_of, to_plain
 from ibot.data.scenes import write_folder
 from ibot.eval.linear_classifier import load_classifier
 from ibot.method.model import Teacher
@@ -63,7 +64,8 @@ def test_a_user_s_small_folder_gets_every_frozen_protocol(world, tmp_path, capsy
         quick = {"linear": ["epochs=5"], "semi": ["probes=knn,logistic", "share=0.1", "subsets=2"]}.get(protocol, [])
         assert evaluate(world, tmp_path, protocol, *quick) == 0
     out = capsys.readouterr().out
-    assert "k is at most the 150 training images" in out and "150 training, 60 validation images, 3 classes" in out
+    assert "k is at most the 150 training images" in out
+    assert "150 training, 60 validation images, 3 classes; always guessing the largest: 33.33" in out
     rows = records(tmp_path)
     assert {row["protocol"] for row in rows} == {"knn", "linear", "logistic", "cluster", "semi"}
     for row in rows:
@@ -84,6 +86,34 @@ def test_a_second_run_with_other_settings_reads_the_features(world, tmp_path, mo
     assert evaluate(world, tmp_path, "logistic") == 0
     rows = records(tmp_path)
     assert [row["settings"]["k"] for row in rows if row["protocol"] == "knn"][-2:] == [3, 5]
+
+
+def test_exif_orientation_can_be_ignored_and_has_features_of_its_own(world, tmp_path):
+    """Images that lie on their side and say so: read upright they are those of the plain folder."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for file in (world / "data").glob("*/*/*"):
+        target = tmp_path / "turned" / file.relative_to(world / "data")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        Image.open(file).transpose(Image.Transpose.ROTATE_90).save(target, exif=exif)
+    turned = ["--data", str(tmp_path / "turned")]
+    assert evaluate(world, tmp_path, "knn", "k=5", out="plain") == 0
+    assert evaluate(world, tmp_path, "knn", "k=5", *turned) == 0
+    assert evaluate(world, tmp_path, "knn", "k=5", *turned, "--exif-orientation", "ignore") == 0
+    (plain,), (applied, ignored) = records(tmp_path, "plain"), records(tmp_path)
+    assert applied["value"] == plain["value"] and not ignored["extra"]["cached"]
+    assert [row["settings"]["exif_orientation"] for row in (plain, applied, ignored)] == ["apply", "apply", "ignore"]
+    assert applied["data"]["val"] != ignored["data"]["val"]
+    found = list((tmp_path / "cache").glob("*/rows.npy"))
+    assert len(found) == 6 and len({np.load(file).tobytes() for file in found}) == 4, "train and val, two ways"
+
+
+def test_help_ends_its_lines_between_values():
+    done = subprocess.run([sys.executable, "-m", "ibot", "eval", "linear", "--help"], capture_output=True, text=True,
+                          env={**os.environ, "COLUMNS": "80"})  # fmt: skip
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    listed = " ".join(done.stdout.partition("settings:  ")[2].split()).replace(", ", ",")
+    assert listed == " ".join(f"{key}={value}" for key, value in settings_of(LinearSettings()))
 
 
 def test_clean_mode_never_looks_at_the_reported_labels(world, tmp_path, monkeypatch):
@@ -220,9 +250,21 @@ def test_mistakes_end_with_cause_and_remedy(world, tmp_path, capsys):
     failing(capsys, ["cluster", weights, "--data", str(data), *base, "by=kmeans", "k=100"], "60 validation images")
     failing(capsys, ["semi", weights, "--data", str(data), *base, "probes="], "probes")
     failing(capsys, ["linear", weights, "--data", str(data), *base, "features="], "features")
-    failing(capsys, ["knn", weights, "--data", str(data), *base, "--split", "2"], "--split 2")
+    failing(
+        capsys, ["knn", weights, "--data", str(data), *base, "--split", "2"], "--split: expected a share", "not '2'"
+    )
+    failing(capsys, ["knn", weights, "--data", str(data), *base, "--split", "20%"], "not '20%'", "such as 0.2")
+    failing(capsys, ["knn", weights, "--data", str(data), *base, "--max-train", "-1"], "--max-train: expected")
+    failing(capsys, ["knn", weights, "--data", str(data), *base, "--workers", "-1"], "--workers: expected")
+    failing(capsys, ["knn", weights, "--data", str(data), *base, "--exif-orientation", "no"], "apply", "ignore")
+    failing(capsys, ["all", weights, "--data", str(data), *base, "k=3"], "k=3", "ibot eval all --help")
     failing(capsys, ["knn", weights, "--data", str(data), *base, "--size", "4"], "smaller than a patch")
-    failing(capsys, ["knn", weights, "--data", str(data), *base, "--size", "-8"], "positive")
+    failing(
+        capsys,
+        ["knn", weights, "--data", str(data), *base, "--size", "-8"],
+        "--size: expected a whole number",
+        "not '-8'",
+    )
     failing(capsys, ["finetune", weights, "--data", str(data), *base, "--fit", "pad"], "crops")
     (tmp_path / "file").write_text("")
     failing(capsys, ["knn", weights, "--data", str(data), "--out", str(tmp_path / "file")], "file", "--out")
@@ -239,9 +281,7 @@ def test_a_network_for_other_channels_is_refused_by_name(world, tmp_path, capsys
 
 
 def test_an_unknown_protocol_lists_the_known_ones(capsys):
-    with pytest.raises(SystemExit) as stop:
-        main(["eval", "nearest", "weights"])
-    assert stop.value.code == 2 and "knn" in capsys.readouterr().err
+    failing(capsys, ["nearest", "weights"], "'nearest'", "'knn', 'linear'", "ibot eval --help")
 
 
 def test_few_labels_leave_the_full_classifier_alone_and_group_their_draws(world, tmp_path, capsys):

@@ -162,6 +162,13 @@ def test_other_views_training_sets_and_settings_get_rows_of_their_own(show, tmp_
     assert numbers(rows, "old.pth, teacher") == {f"{name}, {whole}, 32x32 pixels, fit=crop, temperature=0.07": "5.00"}
 
 
+def test_images_that_are_not_turned_upright_get_a_row_of_their_own(show, tmp_path):
+    for i, given in enumerate(({}, {"exif_orientation": "apply"}, {"exif_orientation": "ignore"})):  # the first is old
+        write(tmp_path / "r", record(value=i, settings={"k": 20, **given}))
+    name = "knn, k = 20, exif_orientation"
+    assert numbers(show("r")[1]) == {f"{name}=apply": "1.00", f"{name}=ignore": "2.00"}
+
+
 def linear(value, **settings):
     defaults = {"epochs": 100, "batch": 90, "features": "n4m0", "augment": "crop"}
     return record("linear_top1", value, settings={**defaults, **settings}, extra={"row": "n4m0"})
@@ -289,8 +296,8 @@ def test_torn_lines_and_lines_of_others_are_passed_over(show, tmp_path):
 
 def test_markdown_is_a_table(show, tmp_path):
     write(tmp_path / "r", knn(20, 5, weights="a|b.pth"), knn(10, 6, weights="c.pth"))
-    show("r", "--markdown", "table.md")
-    assert (tmp_path / "table.md").read_text().splitlines() == [
+    show("r", "--markdown", "new/folder/table.md")
+    assert (tmp_path / "new" / "folder" / "table.md").read_text().splitlines() == [
         "| protocol | row | a\\|b.pth, teacher | c.pth, teacher |",
         "| --- | --- | ---: | ---: |",
         "| knn | k = 10 |  | 6.00 |",
@@ -330,7 +337,7 @@ def test_without_matplotlib_the_extra_is_named(tmp_path, monkeypatch, capsys):
         (["torn"], "no results in or below 'torn'", "ibot eval knn torn --data DIR"),
         (["binary"], "'binary/results.jsonl' cannot be read", "move it away"),
         (["good", "--csv", "empty"], "'empty' is a folder", "name a file"),
-        (["good", "--markdown", "missing/a.md"], "there is no folder 'missing'", "create it"),
+        (["good", "--markdown", "good/results.jsonl/a.md"], "'good/results.jsonl/a.md' cannot be written", "another"),
         (["good", "--plot", "a.jpg"], "'a.jpg' is no name for a picture", ".png"),
     ],
 )

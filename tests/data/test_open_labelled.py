@@ -1,10 +1,12 @@
 import subprocess
 import sys
+import tarfile
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from ibot.data.labels import FolderImages, TarImages
+from ibot.data.labels import FolderImages, SubsetImages, TarImages
 from ibot.data.open_labelled import open_labelled
 
 
@@ -95,3 +97,26 @@ def test_a_folder_with_a_colon_in_its_name_is_a_folder(tmp_path, monkeypatch, ma
 def test_torchvision_is_imported_for_its_sets_only():
     code = "import sys, ibot.data.open_labelled; sys.exit('torchvision' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("form", ["folder", "list", "tar"])
+def test_pictures_are_turned_upright_or_not_and_are_then_other_images(form, tmp_path, write):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for name in ("train/cat/1.jpg", "train/dog/1.jpg", "val/cat/1.jpg", "val/dog/1.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        Image.new("RGB", (6, 4)).save(tmp_path / name, exif=exif)
+    data = str(tmp_path)
+    if form == "list":
+        rows = [f"{part}/{name}/1.jpg,{name},{part}" for part in ("train", "val") for name in ("cat", "dog")]
+        data = str(write(tmp_path / "list.csv", "path,label,split", *rows))
+    elif form == "tar":
+        for part in ("train", "val"):
+            with tarfile.open(tmp_path / f"{part}.tar", "w") as archive:
+                archive.add(tmp_path / part, ".")
+        data = str(tmp_path / "*.tar")
+    upright, as_stored = open_labelled(data), open_labelled(data, exif_orientation="ignore")
+    for one, other in zip(upright, as_stored, strict=True):
+        assert one.read(0).shape == (6, 4, 3) and other.read(0).shape == (4, 6, 3)
+        assert one.fingerprint() != other.fingerprint() and one.classes == other.classes
+        assert SubsetImages(one, [0]).fingerprint() != SubsetImages(other, [0]).fingerprint()

@@ -47,15 +47,25 @@ def run(options: argparse.Namespace) -> int:
     for number, job in enumerate(jobs, 1):
         print(f"[{number}/{len(jobs)}] {job.row.name}, seed {job.seed}: {job.folder}", flush=True)
         quiet = ["--quiet"] if options.quiet or not sys.stdout.isatty() else []
-        done = subprocess.run([sys.executable, "-m", "ibot", *job.command, *quiet])
-        if done.returncode:
+        code = _finished([sys.executable, "-m", "ibot", *job.command, *quiet])
+        if code:
             failed = IbotError(f"'{job.row.name}', seed {job.seed} failed", fix="mend the cause and run the same again")
-            failed.exit_code = done.returncode
+            failed.exit_code = code
             raise failed
     text = render(table, options.name, jobs)
     (folder / "table.md").write_text(text)
     print(f"\n{text}\nwritten to {folder / 'table.md'}")
     return 0
+
+
+def _finished(command: list[str]) -> int:
+    """Exit code of a command."""
+    process = subprocess.Popen(command)
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        process.wait()  # it got the signal too, and saves
+        raise
 
 
 def make_jobs(table: Ablation, options: argparse.Namespace, folder: Path) -> list[Job]:

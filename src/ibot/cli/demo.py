@@ -83,7 +83,7 @@ def run(options: argparse.Namespace) -> int:
     print(f"weights: {folder}    took {time.perf_counter() - began:.0f} s")
     if options.controls:
         run_controls(options, config, folder, sets)
-    say(f"next:    ibot pretrain tiny32 --data DIR    ibot features {folder} --data DIR --out FILE")
+    say(f"next:    ibot pretrain auto --data DIR    ibot features {folder} --data DIR --out FILE")
     return 0
 
 

@@ -24,18 +24,21 @@ def run(options: argparse.Namespace) -> int:
     precision = str(choose_precision("auto", device)).removeprefix("torch.")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     print(f"ibot {ibot.__version__}, Python {platform.python_version()}, {platform.platform()}")
-    print("packages   " + ", ".join(f"{name} {_version(name)}" for name in ("torch", "torchvision", "numpy", "pillow")))
-    print(f"device     {device}: {describe_device(device)}; products in {precision}")
-    print(f"GPUs       {torch.cuda.device_count()} (torch built for CUDA {torch.version.cuda or '-'})")
-    print(f"cores      {cores}")
-    print(f"disk       {shutil.disk_usage('.').free / 2**30:.0f} GiB free here")
+    print(
+        "packages    " + ", ".join(f"{name} {_version(name)}" for name in ("torch", "torchvision", "numpy", "pillow"))
+    )
+    print(f"device      {device}: {describe_device(device)}; products in {precision}")
+    print(f"GPUs        {torch.cuda.device_count()} (torch built for CUDA {torch.version.cuda or '-'})")
+    print(f"cores       {cores}")
+    print(f"disk        {shutil.disk_usage('.').free / 2**30:.0f} GiB free here")
     for package, extra in OPTIONAL.items():
         found = find_spec(package) is not None
-        print(f"{package:11}{_version(package) if found else f'absent: pip install ibot[{extra}]'}")
+        print(f"{package:12}{_version(package) if found else f'absent: pip install ibot[{extra}]'}")
     if device.type == "cpu":
-        print("advice     without a GPU use the recipes tiny32 and tiny64; ViT-S/16 at 224 pixels takes weeks here")
+        print("advice      without a GPU train small networks, as auto does; ViT-S/16 at 224 pixels takes weeks here")
     if device.type == "cpu" and precision == "float32":
-        print("advice     this processor has no native bfloat16: expect about 40 % of the speed given in the documents")
+        print("advice      this processor has no native bfloat16: expect about 40 % of the documents' speed")
+    print("next        ibot pretrain auto --data DIR   on your own images")
     return 0
 
 

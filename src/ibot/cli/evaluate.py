@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ibot.config.override import assign
-from ibot.errors import DataError, IbotError, ResourceError, UserError
+from ibot.errors import IbotError, ResourceError, UserError
 from ibot.eval.protocols import PROTOCOLS
 from ibot.types import ResultRecord
 
@@ -43,8 +43,6 @@ def run_all(options: argparse.Namespace) -> int:
     """Every evaluation that the data allow; what fails is named at the end, and is an error if nothing ran."""
     from ibot.engine.distributed import any_true
 
-    if options.settings:
-        raise UserError("`ibot eval all` takes no settings", fix="run the protocol that has them by itself")
     skipped = [name.strip() for name in options.skip.split(",") if name.strip()]
     if unknown := [name for name in skipped if name not in PROTOCOLS]:
         raise UserError(f"--skip {unknown[0]}: there is no such protocol", fix=f"known: {', '.join(PROTOCOLS)}")
@@ -83,12 +81,13 @@ def evaluation(options: argparse.Namespace) -> Iterator[Context]:
     from ibot.eval.protocol import Context
     from ibot.weights.read import load
 
-    if not 0 <= options.split < 1:
-        raise UserError(f"--split {options.split:g} is no share", fix="for example --split 0.2")
     device = choose_device(options.device)
     if device.type == "mps":
         raise UserError("evaluations compute in float64, which mps lacks", fix="use --device cpu")
-    train, val = open_labelled(options.data, options.val_data, split=options.split, seed=options.seed)
+    train, val = open_labelled(
+        options.data, options.val_data, split=options.split, seed=options.seed,
+        exif_orientation=options.exif_orientation,
+    )  # fmt: skip
     train, val = _evenly(train, options.max_train), _evenly(val, options.max_val)
     loaded = load(options.weights, options.key, heads=options.heads)
     view = _view(options, loaded)
@@ -99,8 +98,8 @@ def evaluation(options: argparse.Namespace) -> Iterator[Context]:
         loaded.backbone.to(device)
         yield Context(
             loaded, str(options.weights), options.key, weights_hash(loaded), train, val, view, device,
-            Path(options.cache).expanduser(), out, options.mode, options.seed, workers=max(0, options.workers),
-            processes=processes, data=options.data,
+            Path(options.cache).expanduser(), out, options.mode, options.seed, workers=options.workers,
+            processes=processes, data=options.data, exif_orientation=options.exif_orientation,
             counter=counter if processes.is_main and not options.quiet and not options.json else lambda name: None,
         )  # fmt: skip
     except BrokenPipeError:
@@ -116,8 +115,6 @@ def _view(options: argparse.Namespace, loaded: Loaded) -> View:
     from ibot.eval.linear_classifier import load_classifier
     from ibot.eval.views import View
 
-    if options.size < 0:
-        raise UserError(f"--size {options.size} must be positive")
     stored = load_classifier(options.weights)
     if stored is not None and options.mode == "clean" and not options.size and options.fit == "crop":
         return stored.view
@@ -153,8 +150,6 @@ def _evenly(images: LabelledImages, limit: int) -> LabelledImages:
 
     from ibot.data.labels import SubsetImages
 
-    if limit < 0:
-        raise DataError(f"--max-train and --max-val must not be negative, not {limit}")
     if not limit or limit >= len(images):
         return images
     return SubsetImages(images, np.linspace(0, len(images) - 1, limit).astype(np.int64))
@@ -173,7 +168,10 @@ def _report(context: Context, records: list[ResultRecord], options: argparse.Nam
         return
     height, width = context.view.size
     print(f"\n{records[0].protocol}: {context.weights} ({context.key}), {context.mode}, {height}x{width}")
-    print(f"{records[0].num_train} training, {records[0].num_val} validation images, {context.num_classes} classes")
+    print(
+        f"{records[0].num_train} training, {records[0].num_val} validation images, {context.num_classes} classes; "
+        f"always guessing the largest: {records[0].data['largest_class']:.2f}"
+    )
     print(table(records), end="")
     for note in dict.fromkeys(note for record in records for note in record.extra.get("notes", ())):
         print(f"note: {note}")

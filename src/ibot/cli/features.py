@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
+from ibot.cli.results import write_file
 from ibot.errors import UserError
 
 SUFFIXES = (".npz", ".safetensors")
@@ -15,8 +17,6 @@ def run(options: argparse.Namespace) -> int:
     out = Path(options.out)
     if out.suffix not in SUFFIXES:
         raise UserError(f"cannot write features as '{out.suffix}'", fix=f"end --out with {' or '.join(SUFFIXES)}")
-    if not out.parent.is_dir():
-        raise UserError(f"there is no folder '{out.parent}' for --out", fix="create it first")
     import json
 
     import numpy as np
@@ -25,13 +25,15 @@ def run(options: argparse.Namespace) -> int:
     from ibot.data.sources import scan
     from ibot.engine.device import choose_device
     from ibot.eval.features import extract_features
+    from ibot.weights.export import create_parents
     from ibot.weights.read import load
 
     device = choose_device(options.device)
     loaded = load(options.weights, options.key, heads=options.heads)
     backbone = loaded.backbone.to(device)
     size = (options.size, options.size) if options.size else loaded.size
-    source = scan(options.data)
+    source = replace(scan(options.data), exif_orientation=options.exif_orientation)
+    create_parents(out)  # what fails shall fail before the work
     features = extract_features(
         backbone, source, size=size, patches=options.patches, device=device,
         progress=None if options.quiet else counter("images"),
@@ -44,11 +46,12 @@ def run(options: argparse.Namespace) -> int:
     if out.suffix == ".npz":
         arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
         arrays |= {"names": np.array(features.names), "classes": np.array(source.classes)}
-        np.savez(out, allow_pickle=False, **arrays)
+        write_file(out, lambda path: np.savez(path, allow_pickle=False, **arrays))
     else:
         from safetensors.torch import save_file
 
-        save_file(tensors, out, {"names": json.dumps(features.names), "classes": json.dumps(source.classes)})
+        about = {"names": json.dumps(features.names), "classes": json.dumps(source.classes)}
+        write_file(out, lambda path: save_file(tensors, path, about))
     shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in tensors.items())
     print(f"{len(features.names)} images: {shapes} -> {out}")
     for path, reason in features.bad:

@@ -4,23 +4,34 @@ from __future__ import annotations
 
 import argparse
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import Any
+from typing import Any, NoReturn
 
 import ibot
-from ibot.config.override import settings_of
-from ibot.errors import IbotError, ResourceError
+from ibot.config.override import parse, settings_of
+from ibot.errors import IbotError, ResourceError, UserError
 from ibot.eval.protocols import PROTOCOLS
 
 FEATURE_CACHE = "~/.cache/ibot/features"
 
 EPILOG = """\
-first steps:  ibot demo                                 pre-train on generated images, about five minutes on a laptop
-              ibot pretrain tiny32 --data DIR           on your own images
-              ibot eval knn RUN --data DIR              measure what it learnt
+first steps:  ibot demo                       generated images, five minutes
+              ibot pretrain auto --data DIR   on your own images
+              ibot eval knn RUN --data DIR    measure what it learnt
 settings:     section.key=value, as listed by ibot recipes show NAME
 """
+HELP_WIDTH = 78
+"""Letters of a line of the settings that end a help text."""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors look like all others, without the usage of every option before them."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise UserError."""
+        raise UserError(message.removeprefix("argument "), fix=f"{self.prog} --help")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,13 +39,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0 done, 1 a bug, 2 user error, 3 training stopped, 4 out of disk or memory, 130 Ctrl-C.
     """
-    parser = build_parser()
-    options, extra = parser.parse_known_args(arguments)
-    options.settings = [*getattr(options, "settings", []), *extra]
+    options = argparse.Namespace(traceback=False)
     try:
-        unknown = [text for text in options.settings if text.startswith("-") or "=" not in text]
+        options, extra = build_parser().parse_known_args(arguments)
+        has_settings = hasattr(options, "settings")
+        options.settings = [*getattr(options, "settings", ()), *extra]
+        unknown = [text for text in options.settings if text.startswith("-") or "=" not in text or not has_settings]
         if unknown:
-            parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+            raise UserError(f"unrecognized arguments: {' '.join(unknown)}", fix=f"{options.command} --help")
         module, function = options.run
         return getattr(import_module(module), function)(options) or 0
     except IbotError as error:
@@ -56,10 +68,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    common = argparse.ArgumentParser(add_help=False)
+    common = Parser(add_help=False)
     common.add_argument("--traceback", action="store_true", help="show where an error was raised")
     common.add_argument("--quiet", action="store_true", help="print results and errors only")
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="ibot",
         description="iBOT: image BERT pre-training with an online tokenizer.",
         epilog=EPILOG,
@@ -70,12 +82,12 @@ def build_parser() -> argparse.ArgumentParser:
 
     def command(name: str, summary: str, module: str, function: str, to: object = commands) -> argparse.ArgumentParser:
         made = to.add_parser(name, help=summary, description=summary, parents=[common])  # pyright: ignore
-        made.set_defaults(run=(f"ibot.cli.{module}", function))
+        made.set_defaults(run=(f"ibot.cli.{module}", function), command=made.prog)
         return made
 
     demo = command("demo", "pre-train on generated images and show what was learnt", "demo", "run")
     demo.add_argument("--out", default="runs/demo", metavar="DIR", help="run folder (default: %(default)s)")
-    demo.add_argument("--seed", type=int, default=0, metavar="S", help="seed of images and training")
+    demo.add_argument("--seed", type=NATURAL, default=0, metavar="S", help="seed of images and training")
     demo.add_argument("--paper", action="store_true", help="the paper's losses alone, without options beyond it")
     demo.add_argument("--controls", action="store_true", help="also train the controls (KoLeo alone, class loss alone)")
 
@@ -89,9 +101,9 @@ def build_parser() -> argparse.ArgumentParser:
     for name, protocol in PROTOCOLS.items():
         made = command(name, protocol.summary, "evaluate", "run", protocols)
         made.set_defaults(protocol=name)
-        made.epilog = "settings:  " + "  ".join(f"{key}={value}" for key, value in settings_of(protocol.settings))
+        made.epilog, made.formatter_class = _listed(protocol.settings), argparse.RawDescriptionHelpFormatter
         _evaluation_arguments(made)
-        made.add_argument("settings", nargs="*", metavar="key=value", help="settings of the protocol, listed below")
+        _settings_argument(made, "key=value", "settings of the protocol, listed below")
     every = command("all", "every protocol that the data allow", "evaluate", "run_all", protocols)
     _evaluation_arguments(every)
     every.add_argument("--skip", default="", metavar="NAME[,NAME]", help="protocols to leave out")
@@ -101,6 +113,7 @@ def build_parser() -> argparse.ArgumentParser:
     features.add_argument("--data", required=True, metavar="DIR", help="folder of images")
     features.add_argument("--out", required=True, metavar="FILE", help=".npz or .safetensors")
     features.add_argument("--patches", action="store_true", help="write patch tokens too")
+    features.usage = "%(prog)s [options] WEIGHTS_OR_RUN --data DIR --out FILE"  # argparse may part --out from FILE
 
     _search_arguments(command("search", "nearest images and patches, near-duplicates, outliers", "search", "run"))
     _results_arguments(command("results", "results of runs and weights side by side", "results", "run"))
@@ -112,11 +125,12 @@ def build_parser() -> argparse.ArgumentParser:
     _data_arguments(ablate)
     ablate.add_argument("--recipe", default="ablation_base", metavar="RECIPE", help="base (default: %(default)s)")
     ablate.add_argument("--run", dest="run_folder", metavar="DIR", help="folder of the runs; the same command resumes")
-    ablate.add_argument("--seeds", type=_integers, default=(0,), metavar="S[,S]", help="seeds (default: 0)")
-    ablate.add_argument("--steps", type=int, metavar="N", help="stop each run after N steps")
-    ablate.add_argument("--epochs", type=float, metavar="E", help="length of each run and its schedules")
+    ablate.add_argument("--seeds", type=_list_of(NATURAL), default=(0,), metavar="S[,S]", help="seeds (default: 0)")
+    ablate.add_argument("--steps", type=COUNT, metavar="N", help="stop each run after N steps")
+    ablate.add_argument("--epochs", type=LENGTH, metavar="E", help="length of each run and its schedules")
     ablate.add_argument("--device", metavar="D", help="auto, cpu, cuda, cuda:N, mps")
     ablate.add_argument("--list", action="store_true", help="print the commands, one per job, and run nothing")
+    ablate.set_defaults(settings=())  # for all rows
 
     recipes = commands.add_parser("recipes", help="list, show and compare recipes", description="Named configurations.")
     actions = recipes.add_subparsers(title="actions", metavar="ACTION", required=True)
@@ -141,12 +155,12 @@ def _run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", metavar="RECIPE", help=recipe)
     _data_arguments(parser)
     parser.add_argument("--run", dest="run_folder", metavar="DIR", help="run folder; the same command resumes it")
-    parser.add_argument("--steps", type=int, metavar="N", help="stop after N steps, schedules unchanged")
-    parser.add_argument("--epochs", type=float, metavar="E", help="length of the run and its schedules")
-    parser.add_argument("--seed", type=int, metavar="S", help="seed of everything random")
+    parser.add_argument("--steps", type=COUNT, metavar="N", help="stop after N steps, schedules unchanged")
+    parser.add_argument("--epochs", type=LENGTH, metavar="E", help="length of the run and its schedules")
+    parser.add_argument("--seed", type=NATURAL, metavar="S", help="seed of everything random")
     parser.add_argument("--device", metavar="D", help="auto, cpu, cuda, cuda:N, mps")
     parser.add_argument("--init", metavar="WEIGHTS", help="start from weights: a run, or a file of any known project")
-    parser.add_argument("settings", nargs="*", metavar="section.key=value", help="any other setting")
+    _settings_argument(parser, "section.key=value", "any other setting")
 
 
 def _weights_commands(commands: Any, command: Callable[..., argparse.ArgumentParser]) -> None:
@@ -162,21 +176,57 @@ def _weights_commands(commands: Any, command: Callable[..., argparse.ArgumentPar
     for parser in (inspected, converted, exported):
         parser.add_argument("weights", metavar="WEIGHTS_OR_RUN", help="run folder, checkpoint folder or weights file")
         parser.add_argument("--key", default="teacher", choices=("teacher", "student"), help="which network")
-        parser.add_argument("--heads", type=int, metavar="N", help="attention heads of a ViT, if not width / 64")
+        parser.add_argument("--heads", type=COUNT, metavar="N", help="attention heads of a ViT, if not width / 64")
     for parser in (converted, exported):
         parser.add_argument("--allow-partial", action="store_true", help="accept missing and unused tensors")
     converted.add_argument("--run", dest="run_folder", required=True, metavar="DIR", help="new folder")
     converted.add_argument("--data", default="", metavar="DIR", help="training images; their number gives the step")
-    converted.add_argument("--images", type=int, metavar="N", help="number of training images (default: ImageNet's)")
-    converted.add_argument("settings", nargs="*", metavar="section.key=value", help="settings the file does not tell")
-    targets = ("safetensors", "published", "checkpoint", "timm", "huggingface", "onnx")
-    exported.add_argument("--to", required=True, choices=targets, help="checkpoint: all of a run, published layout")
+    converted.add_argument("--images", type=COUNT, metavar="N", help="number of training images (default: ImageNet's)")
+    _settings_argument(converted, "section.key=value", "settings the file does not tell")
+    targets = ("safetensors", "published", "timm", "huggingface", "onnx", "checkpoint")
+    to = f"{', '.join(targets)} (all of a run, published layout)"
+    exported.add_argument("--to", required=True, choices=targets, metavar="TARGET", help=to)
     exported.add_argument("--out", required=True, metavar="PATH", help="file, or folder for timm and huggingface")
-    exported.add_argument("--size", type=_integers, metavar="H[,W]", help="image size; default: as in training")
+    exported.add_argument("--size", type=_list_of(COUNT), metavar="H[,W]", help="image size; default: as in training")
+    exported.usage = "%(prog)s [options] WEIGHTS_OR_RUN --to TARGET --out PATH"
 
 
-def _integers(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(","))
+def _number(kind: type, words: str, fits: Callable[[Any], bool]) -> Callable[[str], Any]:
+    """What reads an option's value, a finite number that fits; `words` say which those are."""
+
+    def read(text: str) -> Any:
+        try:
+            number = parse(text, kind)
+        except ValueError:
+            number = None
+        if number is None or not fits(number):
+            raise argparse.ArgumentTypeError(f"expected {words}, not '{text}'")
+        return number
+
+    return read
+
+
+COUNT = _number(int, "a whole number of at least 1", lambda number: number >= 1)
+NATURAL = _number(int, "a whole number of at least 0", lambda number: number >= 0)
+LENGTH = _number(float, "a number above 0", lambda number: number > 0)
+SHARE = _number(float, "a share above 0 and below 1, such as 0.2", lambda number: 0 < number < 1)
+COSINE = _number(float, "a cosine in 0..1", lambda number: 0 <= number <= 1)
+
+
+def _list_of(read: Callable[[str], int]) -> Callable[[str], tuple[int, ...]]:
+    return lambda text: tuple(read(part) for part in text.split(","))
+
+
+def _settings_argument(parser: argparse.ArgumentParser, form: str, words: str) -> None:
+    # Without a default it would be named among what is missing.
+    parser.add_argument("settings", nargs="*", default=(), metavar=form, help=words)
+
+
+def _listed(settings: Any) -> str:
+    """The settings of a protocol with their values, in lines that end between settings or after a comma."""
+    text = "settings:  " + "  ".join(f"{key}={value}" for key, value in settings_of(settings)).replace(",", ", ")
+    lines = textwrap.wrap(text, HELP_WIDTH, subsequent_indent=" " * 11, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(line.replace(", ", ",") for line in lines)
 
 
 def _data_arguments(parser: argparse.ArgumentParser) -> None:
@@ -189,18 +239,18 @@ def _evaluation_arguments(parser: argparse.ArgumentParser) -> None:
     data = "class folders, with train/ and val/; a CSV list; tar files; or NAME:DIR such as cifar10:DIR"
     parser.add_argument("--data", default="", metavar="DATA", help=data)
     parser.add_argument("--val-data", default="", metavar="DATA", help="validation images, where --data has none")
-    parser.add_argument("--split", type=float, default=0.0, metavar="S", help="set this share aside for validation")
-    parser.add_argument("--max-train", type=int, default=0, metavar="N", help="use N evenly spaced training images")
-    parser.add_argument("--max-val", type=int, default=0, metavar="N", help="use N evenly spaced validation images")
+    parser.add_argument("--split", type=SHARE, default=0.0, metavar="S", help="set this share aside for validation")
+    parser.add_argument("--max-train", type=COUNT, default=0, metavar="N", help="use N evenly spaced training images")
+    parser.add_argument("--max-val", type=COUNT, default=0, metavar="N", help="use N evenly spaced validation images")
     mode = "clean: choose on held-out training images; published: on the split that is reported, as the paper's tables"
     parser.add_argument("--mode", choices=("clean", "published"), default="clean", help=mode)
     fit = "how images of another shape become square (default: crop)"
     parser.add_argument("--fit", choices=("crop", "squash", "pad"), default="crop", help=fit)
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of splits, starts and orders")
+    parser.add_argument("--seed", type=NATURAL, default=0, metavar="S", help="of splits, starts and orders")
     out = "results and states to resume from (default: the run's folder, else results/NAME)"
     parser.add_argument("--out", default="", metavar="DIR", help=out)
     parser.add_argument("--cache", default=FEATURE_CACHE, metavar="DIR", help="features on disk (default: %(default)s)")
-    parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes that decode images")
+    parser.add_argument("--workers", type=NATURAL, default=0, metavar="N", help="processes that decode images")
     parser.add_argument("--json", action="store_true", help="print records instead of a table")
 
 
@@ -211,15 +261,15 @@ def _search_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image", nargs="+", action="extend", default=[], metavar="FILE", help=image)
     patch = "also seek patches like this one of each image; rows and columns count from 0, of the view"
     parser.add_argument("--patch", default="", metavar="ROW,COLUMN", help=patch)
-    parser.add_argument("--k", type=int, default=10, metavar="N", help="answers to each query (default: %(default)s)")
+    parser.add_argument("--k", type=COUNT, default=10, metavar="N", help="answers to each query (default: %(default)s)")
     threshold = "cosine of near-duplicates, 0..1 (default: %(default)s)"
-    parser.add_argument("--duplicates", type=float, default=0.95, metavar="THRESHOLD", help=threshold)
+    parser.add_argument("--duplicates", type=COSINE, default=0.95, metavar="THRESHOLD", help=threshold)
     outliers = "images to name as outliers; 0: none (default: %(default)s)"
-    parser.add_argument("--outliers", type=int, default=12, metavar="N", help=outliers)
+    parser.add_argument("--outliers", type=NATURAL, default=12, metavar="N", help=outliers)
     out = "search.html and search.csv (default: search/ in the run's folder, else results/NAME/search)"
     parser.add_argument("--out", default="", metavar="DIR", help=out)
     parser.add_argument("--cache", default=FEATURE_CACHE, metavar="DIR", help="features on disk (default: %(default)s)")
-    parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes that decode images")
+    parser.add_argument("--workers", type=NATURAL, default=0, metavar="N", help="processes that decode images")
 
 
 def _results_arguments(parser: argparse.ArgumentParser) -> None:
@@ -233,8 +283,10 @@ def _results_arguments(parser: argparse.ArgumentParser) -> None:
 def _weights_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("weights", metavar="WEIGHTS_OR_RUN", help="run folder, checkpoint folder or weights file")
     parser.add_argument("--key", default="teacher", choices=("teacher", "student"), help="which network")
-    parser.add_argument("--heads", type=int, metavar="N", help="attention heads of a ViT, if the file does not say")
-    parser.add_argument("--size", type=int, default=0, metavar="PIXELS", help="view; default: as in training")
+    parser.add_argument("--heads", type=COUNT, metavar="N", help="attention heads of a ViT, if the file does not say")
+    parser.add_argument("--size", type=COUNT, default=0, metavar="PIXELS", help="view; default: as in training")
+    turn = "turn pictures upright by their EXIF tag, or not, as published (default: apply)"
+    parser.add_argument("--exif-orientation", choices=("apply", "ignore"), default="apply", help=turn)
     parser.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda, cuda:N, mps")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import textwrap
 
 from ibot.config.meaning import meanings
 from ibot.config.override import diff, items
@@ -14,7 +15,11 @@ from ibot.recipes import RECIPES, beyond_paper, recipe
 from ibot.recipes.paper import PUBLISHED, SOURCES, v100_hours
 
 MARKS = "R README, D default of the published code, P paper, T third party, i inferred"
+OWN = "o"
+"""Mark of a value that no publication has."""
 COLUMNS = {"parameters": 12, "epochs": 8, "batch": 7, "k-NN": 7, "linear": 8, "tuned": 7, "V100 hours": 12}
+LINE = 80
+"""Letters of a line of what is printed about a recipe."""
 SPEED_ONLY = ("system.", "log.", "checkpoint.")
 
 
@@ -30,12 +35,14 @@ def list_all(options: argparse.Namespace) -> None:
             f"{name:15}{model.parameters:12,}{config.train.length.value:8g}{config.train.batch:7}"
             f"{knn:>7}{linear:>8}{tuned:>7}{v100_hours(name, config):12,.0f}"
         )
-    print("accuracies: published, ImageNet-1K, %; hours: estimated from the paper's time of ViT-S/16")
+    print("accuracies: published, ImageNet-1K, %; hours: from the paper's time of ViT-S/16")
     print("\nours")
     for name, function in RECIPES.items():
         if name not in PUBLISHED:
-            print(f"{name:15}{' '.join((function.__doc__ or '').split())}")
-    print("\nibot recipes show NAME: every setting with its source; ibot recipes why KEY: what a setting means")
+            text = f"{name:15}{' '.join((function.__doc__ or '').split())}"
+            print(textwrap.fill(text, LINE, subsequent_indent=" " * 15, break_on_hyphens=False))
+    print("\nibot recipes show NAME: every setting with its source")
+    print("ibot recipes why KEY: what a setting means")
 
 
 def why(options: argparse.Namespace) -> None:
@@ -53,27 +60,32 @@ def why(options: argparse.Namespace) -> None:
     print(f"{options.key}: {known[options.key]}")
     print(f"  default {shown(dict(items(Config()))[options.key])}")
     for name in PUBLISHED:
-        value = shown(dict(items(recipe(name)))[options.key])
-        print(f"  {name:15}{value:24}{_source(name, options.key)}".rstrip())
+        config = recipe(name)
+        value = shown(dict(items(config))[options.key])
+        print(f"  {name:15}{value:24}{_source(config, options.key)}".rstrip())
     print(MARKS)
 
 
 def show(options: argparse.Namespace) -> None:
-    """Every setting, with the mark of its source for published recipes."""
+    """Every setting with the mark of its source."""
     config = recipe(options.name)
-    if options.name in SOURCES:
-        print(f"# {MARKS}")
+    print(f"# {MARKS}" + ("" if options.name in SOURCES else f"\n# {OWN} own: no publication has it"))
     for key, value in items(config):
-        print(f"{key + '=' + shown(value):56}{_source(options.name, key)}".rstrip())
+        print(f"{key + '=' + shown(value):56}{_source(config, key)}".rstrip())
     for text in beyond_paper(config):
         print(f"# beyond the paper: {text}")
 
 
-def _source(name: str, key: str) -> str:
-    """The mark of a value of a published recipe; nothing for other recipes and for what no publication sets."""
-    if name not in SOURCES or key.startswith((*SPEED_ONLY, "data.", "evaluate.")):
+def _source(config: Config, key: str) -> str:
+    """The mark of a value: that of the published recipe that has it; nothing for what no publication sets.
+
+    Recipes that were not published are compared with `vit_s16`, from which they are made.
+    """
+    if key.startswith((*SPEED_ONLY, "data.", "evaluate.")):
         return ""
-    return SOURCES[name].get(key, "D")
+    name = config.recipe if config.recipe in SOURCES else "vit_s16"
+    published = dict(items(recipe(name)))[key]
+    return SOURCES[name].get(key, "D") if dict(items(config))[key] == published else OWN
 
 
 def compare(options: argparse.Namespace) -> None:

@@ -22,7 +22,7 @@ PRE_TRAINING = "pre-training"
 """Mode of the records that a training leaves while it runs."""
 LISTED = 4
 """Values of a list that a title shows; of a longer one it shows the ends."""
-OF_THE_VIEW = ("size", "fit", "interpolation")
+OF_THE_VIEW = ("size", "fit", "interpolation", "exif_orientation")
 """Settings of a record that belong to no protocol."""
 TITLE_LETTERS, NETWORK_LETTERS = 44, 18
 """Width on the terminal from which the title of a row, and the name of a run or of weights, takes another line."""
@@ -55,6 +55,7 @@ class Measure(NamedTuple):
     size: str
     """Of the view, empty where it is not known."""
     fit: str
+    orientation: str
     settings: tuple[tuple[str, str], ...]
     """Names and values, as JSON, of the protocol's settings."""
 
@@ -107,7 +108,7 @@ class Entry:
             record.protocol, self.row, self.metric, self.mode, self.data, f"{record.num_val} images",
             f"{record.num_train} training images",
             "x".join(map(str, size)) + " pixels" if isinstance(size, list | tuple) else "", f"fit={fit}" if fit else "",
-            _of_protocol(record),
+            f"exif_orientation={record.settings.get('exif_orientation', 'apply')}", _of_protocol(record),
         )  # fmt: skip
 
 
@@ -141,10 +142,10 @@ def run(options: argparse.Namespace) -> int:
     lines = list_of(entries) if options.all else cells_of(table)
     if options.csv:
         wide = lines if options.all else cells_of(table, intervals=True, ranges=True)
-        _write(Path(options.csv), lambda path: _write_csv(path, wide))
+        write_file(Path(options.csv), lambda path: _write_csv(path, wide))
     if options.markdown:
         text = markdown(lines if options.all else cells_of(table, ranges=True))
-        _write(Path(options.markdown), lambda path: path.write_text(text, encoding="utf-8"))
+        write_file(Path(options.markdown), lambda path: path.write_text(text, encoding="utf-8"))
     print(aligned(lines if options.all else folded(lines)), end="")
     if not options.quiet:
         hidden = "" if options.all else "; --all lists them with dates and settings"
@@ -407,12 +408,12 @@ def _is_number(text: str) -> bool:
 def _check_file(name: str) -> None:
     if name and Path(name).is_dir():
         raise UserError(f"'{name}' is a folder", fix="name a file")
-    if name and not Path(name).parent.is_dir():
-        raise UserError(f"there is no folder '{Path(name).parent}' for '{name}'", fix="create it first")
 
 
-def _write(path: Path, write: Callable[[Path], object]) -> None:
+def write_file(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file and create the folders above it. Raises UserError."""
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         write(path)
     except OSError as error:
         raise UserError(f"'{path}' cannot be written", why=error.strerror or str(error), fix="name another") from None
@@ -435,7 +436,7 @@ def _plot(table: Table, out: Path) -> None:
             for run, network in table.networks
             if (record := table.cells.get((row, (run, network)))) is not None
         ]
-    _write(out, lambda path: results_picture(groups, path))
+    write_file(out, lambda path: results_picture(groups, path))
 
 
 def printable(text: str) -> str:

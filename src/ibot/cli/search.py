@@ -123,11 +123,11 @@ def run(options: argparse.Namespace) -> int:
     from ibot.weights.read import load
 
     device = choose_device(options.device)
-    source = scan(options.data)
-    loaded = load(options.weights, options.key)
+    source = replace(scan(options.data), exif_orientation=options.exif_orientation)
+    loaded = load(options.weights, options.key, heads=options.heads)
     size = (options.size, options.size) if options.size else loaded.size
     searched = Searched(
-        loaded.backbone.to(device), source, View(size), device, max(0, options.workers),
+        loaded.backbone.to(device), source, View(size), device, options.workers,
         (lambda name: None) if options.quiet else counter,
     )  # fmt: skip
     _check_grid(searched, patch)
@@ -156,19 +156,6 @@ def run(options: argparse.Namespace) -> int:
 
 def _checked(options: argparse.Namespace) -> tuple[int, int] | None:
     """The patch asked for. Raises UserError for options that make no sense with any network and images."""
-    if options.settings:
-        raise UserError(f"'ibot search' has no settings such as '{options.settings[0]}'", fix="ibot search --help")
-    if options.k < 1:
-        raise UserError(f"--k must be at least 1, not {options.k}", fix="--k 10 gives ten answers to each query")
-    if options.outliers < 0:
-        raise UserError(f"--outliers must not be negative, not {options.outliers}", fix="--outliers 0 seeks none")
-    if not 0 <= options.duplicates <= 1:
-        raise UserError(
-            f"--duplicates must be in 0..1, not {options.duplicates:g}", why="it is a cosine",
-            fix=f"--duplicates {THRESHOLD} is the default, 1 finds exact copies only",
-        )  # fmt: skip
-    if options.size < 0:
-        raise UserError(f"--size must not be negative, not {options.size}", fix="leave it out: as in training")
     if options.out and Path(options.out).exists() and not Path(options.out).is_dir():
         raise UserError(f"'{options.out}' is a file", fix="name a folder with --out")
     if not options.patch:
@@ -201,7 +188,7 @@ def _query(searched: Searched, file: str, number: int) -> Query:
     from ibot.data.decode import UnreadableImage, decode
 
     try:
-        view = searched.view.render(decode(file))
+        view = searched.view.render(decode(file, searched.source.exif_orientation))
     except UnreadableImage as error:
         raise DataError(
             f"the image '{file}' cannot be read", why=error.reason, fix="check the path, or convert it to JPEG or PNG"

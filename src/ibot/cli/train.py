@@ -84,11 +84,6 @@ def say_next(folder: Path, step: int, derived: Derived, limit: str, say: Callabl
 
 def configure(options: argparse.Namespace) -> Config:
     """The recipe with the command line's settings; the short flags are other names of settings."""
-    if options.steps is not None and options.steps < 1:
-        raise UserError(
-            f"--steps {options.steps} is no number of steps",
-            fix="at least 1; without --steps the run goes to the end of its schedule",
-        )
     short = {
         "data.path": options.data,
         "data.val_path": options.val_data,
@@ -188,7 +183,7 @@ def knn_probe(
         return None
     if sets is None:
         return None
-    train, val = sets
+    train, val = (replace(part, exif_orientation=config.data.exif_orientation) for part in sets)
     settings = config.evaluate
     picks = [
         np.linspace(0, len(part) - 1, min(len(part), limit)).astype(int).tolist()

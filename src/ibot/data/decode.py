@@ -16,6 +16,8 @@ MAX_PIXELS = 89_478_485
 """Larger images are refused from their header: a few bytes can declare terabytes."""
 BACKGROUND = (255, 255, 255)
 """Shown through transparent pixels: what most drawings and product photos were made for."""
+Orientation = Literal["apply", "ignore"]
+"""Whether a picture is turned upright by its EXIF tag."""
 SCALED_MODES = ("I;16", "I;16B", "I;16L", "I", "F")
 _EXIF_ORIENTATION = 0x0112
 _UPRIGHT = {
@@ -38,7 +40,7 @@ class UnreadableImage(Exception):
         self.reason = reason
 
 
-def decode(path: str | Path, exif_orientation: Literal["apply", "ignore"] = "apply") -> NDArray[np.uint8]:
+def decode(path: str | Path, exif_orientation: Orientation = "apply") -> NDArray[np.uint8]:
     """Read the first frame of an image file as uint8 [H, W, 3].
 
     The content decides, not the name. 16-bit gray is scaled by its range, not clipped; float images of 0..1 are scaled
@@ -55,7 +57,7 @@ def decode(path: str | Path, exif_orientation: Literal["apply", "ignore"] = "app
         raise UnreadableImage(_reason(error)) from None
 
 
-def decode_file(file: BinaryIO, exif_orientation: Literal["apply", "ignore"] = "apply") -> NDArray[np.uint8]:
+def decode_file(file: BinaryIO, exif_orientation: Orientation = "apply") -> NDArray[np.uint8]:
     """As `decode`, of an open file or a buffer that stands at its start.
 
     Raises UnreadableImage, and OSError where the first bytes cannot be read.

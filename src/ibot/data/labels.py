@@ -10,14 +10,14 @@ import hashlib
 import io
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ibot.data.decode import UnreadableImage, decode_file
+from ibot.data.decode import Orientation, UnreadableImage, decode_file
 from ibot.data.sources import ImageSource
 
 Part = Literal["train", "val"]
@@ -62,6 +62,9 @@ class LabelledImages(Protocol):
         As it was at the first call: changes are seen by sets made after them.
         """
         ...
+
+
+Images = TypeVar("Images", bound=LabelledImages)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -109,10 +112,16 @@ class FileImages:
         return self.source.read(index)
 
     def fingerprint(self) -> str:
-        """SHA-256 in hex of kind, classes, names, labels, and sizes and times of the files: one stat for each."""
+        """SHA-256 in hex of kind, classes, names, labels, and sizes and times of the files: one stat for each.
+
+        Images that are not turned upright are others.
+        """
         if not self._known:
             source = self.source
-            self._known.append(_digest(self.kind, *self.classes, source.names, source.ends, self.labels, self._state()))
+            turned = () if source.exif_orientation == "apply" else (source.exif_orientation,)
+            self._known.append(
+                _digest(self.kind, *self.classes, source.names, source.ends, self.labels, self._state(), *turned)
+            )
         return self._known[0]
 
     def _state(self) -> NDArray[np.int64]:
@@ -156,7 +165,7 @@ class TarImages(FileImages):
             raise UnreadableImage(f"cannot be read: {error.strerror or error}") from None
         if len(content) < size:
             raise UnreadableImage("truncated")
-        return decode_file(io.BytesIO(content))
+        return decode_file(io.BytesIO(content), self.source.exif_orientation)
 
     def _state(self) -> NDArray[np.int64]:
         return np.vstack([_file_state(str(self.root / name) for name in self.archives), self.places[:, 1:]])
@@ -233,6 +242,13 @@ class SubsetImages:
         if not self._fingerprint:
             self._fingerprint = _digest("subset", self.base.fingerprint(), self.indices)
         return self._fingerprint
+
+
+def oriented(images: Images, exif_orientation: Orientation) -> Images:
+    """The same images, turned upright by their EXIF tags or not; those in memory have none."""
+    if not isinstance(images, FileImages):
+        return images
+    return replace(images, source=replace(images.source, exif_orientation=exif_orientation))
 
 
 def number_classes(texts: Sequence[str]) -> tuple[NDArray[np.int32], tuple[str, ...]]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import glob
 from pathlib import Path
 
+from ibot.data.decode import Orientation
 from ibot.data.labelled_folders import first_five, open_folder
 from ibot.data.labelled_lists import LISTS, open_list
 from ibot.data.labelled_tars import open_tars
-from ibot.data.labels import LabelledImages, Part
+from ibot.data.labels import LabelledImages, Part, oriented
 from ibot.data.named_sets import open_named
 from ibot.data.sources import VAL_NAMES
 from ibot.data.subsets import split_labelled
@@ -16,7 +17,7 @@ from ibot.errors import DataError
 
 
 def open_labelled(
-    data: str, val_data: str = "", *, split: float = 0.0, seed: int = 0
+    data: str, val_data: str = "", *, split: float = 0.0, seed: int = 0, exif_orientation: Orientation = "apply"
 ) -> tuple[LabelledImages, LabelledImages]:
     """Training and validation images with the same classes, at least two.
 
@@ -27,6 +28,7 @@ def open_labelled(
         val_data: the validation images, in the same forms; its validation part if it has one.
         split: without any validation part, set this share of each class aside (0..1, exclusive).
         seed: of that draw.
+        exif_orientation: whether pictures are turned upright by their EXIF tags.
 
     Raises:
         DataError: something is missing or empty, labels are absent, or the classes differ.
@@ -42,6 +44,7 @@ def open_labelled(
             why=f"all {len(train)} images are labelled '{''.join(train.classes)}'",
             fix="add images of another class",
         )
+    train = oriented(train, exif_orientation)
     val = _open(val_data or data, "val")
     if val is None and val_data:
         val = _open(val_data, "train")
@@ -54,7 +57,7 @@ def open_labelled(
             fix="name a second set of images (--val-data), or set a share of these aside (--split 0.2)",
         )
     _require_same_classes(train, val, data, val_data or data)
-    return train, val
+    return train, oriented(val, exif_orientation)
 
 
 def _open(data: str, part: Part) -> LabelledImages | None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ibot.data.decode import decode
+from ibot.data.decode import Orientation, decode
 from ibot.errors import DataError
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif"})
@@ -36,6 +36,8 @@ class ImageSource:
     labels: NDArray[np.int32] | None
     """int32 [n], index into `classes`; None without class folders."""
     classes: tuple[str, ...]
+    exif_orientation: Orientation = "apply"
+    """Whether `read` turns pictures upright by their EXIF tag."""
 
     def __len__(self) -> int:
         return len(self.ends)
@@ -51,7 +53,7 @@ class ImageSource:
 
     def read(self, index: int) -> NDArray[np.uint8]:
         """Pixels of an image, uint8 [H, W, 3]. Raises UnreadableImage."""
-        return decode(self.path(index))
+        return decode(self.path(index), self.exif_orientation)
 
     def label(self, index: int) -> int | None:
         """Class of an image, None without class folders."""

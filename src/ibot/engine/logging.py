@@ -126,6 +126,8 @@ class StopSignal:
 
     def __init__(self) -> None:
         self.stop = False
+        self.interrupted = False
+        """Whether it was Ctrl-C."""
         self._old: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopSignal:
@@ -146,3 +148,4 @@ class StopSignal:
         if self.stop and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.stop = True
+        self.interrupted |= number == signal.SIGINT

@@ -94,9 +94,10 @@ def train(
         quiet: no progress on the terminal.
 
     Returns:
-        Where the run stands; `state.step` below the end means that a signal stopped it.
+        Where the run stands; `state.step` below the end means that SIGTERM or SIGUSR1 stopped it.
 
     Raises:
+        KeyboardInterrupt: Ctrl-C, after the step is done and saved.
         UserError: settings, data or run folder cannot be used. TrainingStopped: a loss was not finite, or too many
         files are unreadable. ResourceError: the disk is full.
     """
@@ -110,6 +111,8 @@ def train(
             trainer.evaluate = evaluate
             try:
                 run_steps(trainer, signal)
+                if signal.interrupted:
+                    raise KeyboardInterrupt
                 return trainer.state
             except OSError as error:  # a log line may meet the full disk before a checkpoint does
                 raise disk_full(run_path) if is_disk_full(error) else error from None

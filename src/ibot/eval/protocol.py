@@ -10,9 +10,11 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from ibot.data.decode import Orientation
 from ibot.data.labels import LabelledImages
 from ibot.engine.distributed import Processes
 from ibot.engine.run import software
@@ -54,6 +56,8 @@ class Context:
     """Makes a progress counter for a named part of the work."""
     data: str = ""
     """What the user named as data, a set's name included."""
+    exif_orientation: Orientation = "apply"
+    """How all images are read, those of further folders included."""
     began: float = field(default_factory=time.perf_counter)
 
     @property
@@ -86,13 +90,15 @@ class Context:
         num_train = len(self.train) if num_train is None else num_train
         num_val = len(self.val) if num_val is None else num_val
         seconds = time.perf_counter() - self.began
-        view = {"size": list(self.view.size), "fit": self.view.fit, "interpolation": self.view.interpolation}
+        view = {"size": list(self.view.size), "fit": self.view.fit, "interpolation": self.view.interpolation,
+                "exif_orientation": self.exif_orientation}  # fmt: skip
+        largest_class = float(100 * np.bincount(self.val.labels).max() / len(self.val))
         made = software()
         return ResultRecord(
             protocol, metric, value, {**view, **settings}, num_train, num_val, self.weights, seconds, extra, interval,
             self.mode, self.weights_hash, self.key, str(self.loaded.config),
             {"root": str(self.val.root), "train": self.train.fingerprint(), "val": self.val.fingerprint(),
-             "classes": self.num_classes},
+             "classes": self.num_classes, "largest_class": largest_class},
             (num_train + num_val) / max(seconds, 1e-9), self.seed,
             {**made["packages"], **{name: made[name] for name in ("ibot", "commit", "python")}},
             time.strftime("%Y-%m-%dT%H:%M:%S"),
