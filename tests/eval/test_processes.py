@@ -224,7 +224,7 @@ def test_a_fine_tuning_goes_on_in_any_number_of_processes_unless_it_mixes():
 
 
 def test_an_evaluation_that_was_cut_off_goes_on(world, tmp_path, monkeypatch):
-    """Features, a finished fine-tuning and the corruptions that are done are not computed again."""
+    """Neither protocols that are done nor the corruptions that are run again."""
     for name in ("data", "stored", "weights.safetensors"):
         (tmp_path / name).symlink_to(world / name)
     (tmp_path / "here").mkdir()
@@ -246,7 +246,8 @@ def test_an_evaluation_that_was_cut_off_goes_on(world, tmp_path, monkeypatch):
     monkeypatch.setattr("ibot.eval.finetune._Run.update", lambda *_: pytest.fail("the network was tuned again"))
     assert evaluate_all("cut") == 0
     assert scored == ["clean", "snow 1", "snow 2", "snow 2", "fog 1", "fog 2"]
-    assert not list(Path("cut").glob("*.state"))
+    assert not list(Path("cut").glob("*.state")) and not list(Path("cut").glob("all-*"))
+    assert [record["protocol"] for record in records(Path("cut"))].count("transfer") == 1
     monkeypatch.setattr(evaluate, "PROTOCOLS", {"corruptions": STORED})
     assert evaluate_all("whole") == 0 and len(scored) == 11
     whole = records(Path("whole"))

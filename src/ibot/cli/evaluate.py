@@ -40,8 +40,12 @@ def run(options: argparse.Namespace) -> int:
 
 
 def run_all(options: argparse.Namespace) -> int:
-    """Every evaluation that the data allow; what fails is named at the end, and is an error if nothing ran."""
-    from ibot.engine.distributed import any_true
+    """Every evaluation that the data allow; what fails is named at the end, and is an error if nothing ran.
+
+    A file in the folder of the results names what is done until all are: the same command goes on after it.
+    """
+    from ibot.engine.distributed import any_true, barrier
+    from ibot.engine.files import write_atomically
 
     skipped = [name.strip() for name in options.skip.split(",") if name.strip()]
     if unknown := [name for name in skipped if name not in PROTOCOLS]:
@@ -49,7 +53,12 @@ def run_all(options: argparse.Namespace) -> int:
     failed: list[str] = []
     chosen = [name for name in PROTOCOLS if name not in skipped]
     with evaluation(options) as context:
-        for name in chosen:
+        state = context.out / f"all-{context.identity('all', {})}.json"
+        done: list[str] = json.loads(state.read_text()) if state.is_file() else []
+        barrier()  # all have read it
+        if done and context.processes.is_main:
+            print(f"done before, see {context.out / 'results.jsonl'}: {', '.join(done)}")
+        for name in [name for name in chosen if name not in done]:
             problem = ""
             try:
                 context = replace(context, began=time.perf_counter())
@@ -63,6 +72,13 @@ def run_all(options: argparse.Namespace) -> int:
                 raise UserError(f"{name} failed in another process", fix="its own message says why")
             if problem:
                 failed.append(f"{name}: {problem}")
+                continue
+            done.append(name)
+            if context.processes.is_main:
+                write_atomically(state, lambda path: path.write_text(json.dumps(done)))
+        barrier()
+        if context.processes.is_main:
+            state.unlink(missing_ok=True)
     if failed and context.processes.is_main:
         print("not run:\n  " + "\n  ".join(failed), file=sys.stderr)
     return 2 if len(failed) == len(chosen) else 0
