@@ -88,6 +88,22 @@ def test_a_second_run_with_other_settings_reads_the_features(world, tmp_path, mo
     assert [row["settings"]["k"] for row in rows if row["protocol"] == "knn"][-2:] == [3, 5]
 
 
+def test_files_of_other_projects_get_the_numbers_of_the_run(world, tmp_path):
+    """One network as a run writes it and as iBOT, timm and Hugging Face do."""
+    files = {"safetensors": "b.safetensors", "published": "b.pth", "timm": "timm", "huggingface": "huggingface"}
+    weights = str(world / "weights.safetensors")
+    for target, name in files.items():
+        assert main(["weights", "export", weights, "--to", target, "--out", str(tmp_path / name), "--quiet"]) == 0
+    for name in [weights, *(str(tmp_path / name) for name in files.values())]:
+        rest = ["--data", str(world / "data"), "--out", str(tmp_path / "out"), "--cache", str(tmp_path / "cache")]
+        assert main(["eval", "knn", name, *rest, "--size", "32", *ROUTE, "k=20"]) == 0
+        assert main(["eval", "logistic", name, *rest, "--size", "32", *ROUTE]) == 0
+    rows = records(tmp_path)
+    assert len({row["weights"] for row in rows}) == 5
+    for metric in ("knn_top1", "logistic_top1"):
+        assert len({row["value"] for row in rows if row["metric"] == metric}) == 1
+
+
 def test_exif_orientation_can_be_ignored_and_has_features_of_its_own(world, tmp_path):
     """Images that lie on their side and say so: read upright they are those of the plain folder."""
     exif = Image.Exif()
