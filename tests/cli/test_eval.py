@@ -258,7 +258,9 @@ def test_mistakes_end_with_cause_and_remedy(world, tmp_path, capsys):
     failing(capsys, ["knn", weights, "--data", "cifar11:/nowhere", *base], "cifar11", "cifar10")
     failing(capsys, ["knn", str(tmp_path / "none.pth"), "--data", str(data), *base], "none.pth")
     failing(capsys, ["knn", weights, "--data", str(data), *base, "neighbours=3"], "neighbours", "k, temperature")
-    failing(capsys, ["knn", weights, "--data", str(data), *base, "k=0"], "positive")
+    failing(capsys, ["knn", weights, "--data", str(data), *base, "k=0"], "positive", "fix:", "k=10,20")
+    for wrong in ("penalties=0", "folds=1"):
+        failing(capsys, ["logistic", weights, "--data", str(data), *base, wrong], "positive", "fix:", "folds=5")
     failing(capsys, ["linear", weights, "--data", str(data), *base, "features=n9m0"], "3 blocks")
     failing(capsys, ["linear", weights, "--data", str(data), *base, "epoch=3"], "did you mean epochs")
     failing(capsys, ["semi", weights, "--data", str(data), *base, "share=2"], "share")
@@ -359,6 +361,59 @@ def test_all_runs_what_the_data_allow_and_names_the_rest(world, tmp_path, capsys
     assert evaluate(world, tmp_path, "all", "--skip", "cluster") == 2, "nothing ran"
     assert evaluate(world, tmp_path, "all", "--skip", "clusters") == 2
     assert "clusters" in capsys.readouterr().err
+
+
+@pytest.fixture
+def interrupted(world, tmp_path, monkeypatch, capsys):
+    """`eval all` on two protocols, stopped in the second, which would work now; the file that says where it stood."""
+    from ibot.eval import protocols
+    from ibot.eval.protocols import logistic
+
+    monkeypatch.setattr(
+        "ibot.cli.evaluate.PROTOCOLS", {name: protocols.PROTOCOLS[name] for name in ("knn", "logistic")}
+    )
+    probe = logistic.probe
+    monkeypatch.setattr(logistic, "probe", _interrupt)
+    assert evaluate(world, tmp_path, "all", "--json") == 130
+    monkeypatch.setattr(logistic, "probe", probe)
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert {row["protocol"] for row in rows} == {"knn"}
+    (state,) = (tmp_path / "out").glob("all-*.json")
+    return state
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+@pytest.mark.usefixtures("interrupted")
+def test_what_all_has_done_before_is_told_beside_the_records(world, tmp_path, capsys, quiet):
+    assert evaluate(world, tmp_path, "all", "--json", *(["--quiet"] if quiet else [])) == 0
+    captured = capsys.readouterr()
+    assert {json.loads(line)["protocol"] for line in captured.out.splitlines()} == {"logistic"}
+    assert ("done before" in captured.err and "knn" in captured.err) != quiet
+
+
+@pytest.mark.parametrize("rows", [None, [], [{"protocol": "knn", "weights_hash": "another"}]])
+@pytest.mark.usefixtures("interrupted")
+def test_all_repeats_what_left_no_records_of_these_weights(world, tmp_path, rows):
+    results = tmp_path / "out" / "results.jsonl"
+    if rows is None:
+        results.unlink()
+    else:
+        results.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert evaluate(world, tmp_path, "all") == 0
+    made = [row["protocol"] for row in records(tmp_path) if row["weights_hash"] != "another"]
+    assert made == ["knn"] * 4 + ["logistic"]
+
+
+@pytest.mark.parametrize("content", [b"", b'["knn', b"\xff", b"null", b"3"])
+def test_all_takes_a_damaged_state_for_none(world, tmp_path, interrupted, content):
+    interrupted.write_bytes(content)
+    assert evaluate(world, tmp_path, "all") == 0
+    assert [row["protocol"] for row in records(tmp_path)] == ["knn"] * 8 + ["logistic"]
+    assert not interrupted.exists()
+
+
+def _interrupt(*_):
+    raise KeyboardInterrupt
 
 
 def _fail(*_):

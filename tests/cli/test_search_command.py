@@ -21,6 +21,7 @@ from ibot.cli.main import build_parser, main
 from ibot.config.schema import ModelConfig
 from ibot.data.scenes import write_folder
 from ibot.data.sources import scan
+from ibot.eval import search as features_search
 from ibot.eval.features import extract_features
 from ibot.models.backbone import build_backbone
 from ibot.show.gallery import Duplicates, Findings, Group, Picture
@@ -183,6 +184,39 @@ def test_nearest_images_equal_all_cosines_and_leave_out_the_query(find, scenes, 
     assert not of(rows, "outlier") and "Outliers" not in page.headings
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="this system does not show what is mapped")
+def test_features_are_searched_where_they_lie_in_a_file_and_read_once_for_queries(find, scenes, tmp_path, monkeypatch):
+    seen = {}
+
+    def watched(name):
+        plain = getattr(features_search, name)
+
+        def call(rows, *given, **options):
+            lines = [line.split() for line in Path("/proc/self/maps").read_text().splitlines()]
+            spans = [(*(int(side, 16) for side in line[0].split("-")), line[-1]) for line in lines]
+            files = [file for start, end, file in spans if start <= rows.data_ptr() < end]
+            seen.setdefault(name, []).extend(files)
+            return plain(rows, *given, **options)
+
+        monkeypatch.setattr(features_search, name, call)
+
+    for name in ("nearest_images", "near_duplicates", "outliers"):
+        watched(name)
+    shutil.copy(scenes / "mug" / "00009.png", tmp_path / "outside.png")
+    inside = [scenes / "car" / "00001.png", scenes / "boat" / "noise.png"]
+    _, rows, page = find("--data", scenes, "--image", inside[0], tmp_path / "outside.png", inside[1], "--k", 40)
+    assert {name: len(files) for name, files in seen.items()} == {
+        "nearest_images": 2,
+        "near_duplicates": 1,
+        "outliers": 1,
+    }
+    assert all(Path(file).name == "rows.npy" for files in seen.values() for file in files)
+    names = ["car/00001.png", str(tmp_path / "outside.png"), "boat/noise.png"]
+    assert list(dict.fromkeys(row["group_or_query"] for row in of(rows, "nearest"))) == names
+    assert [len(of(rows, "nearest", name)) for name in names] == [32, 33, 32]
+    assert of(rows, "nearest", names[1])[0]["name"] == "mug/00009.png" and page.queries == 3
+
+
 def test_images_outside_of_the_folder_are_queries_too(find, scenes, tmp_path):
     outside = tmp_path / "out side.png"
     shutil.copy(scenes / "mug" / "00009.png", outside)
@@ -337,26 +371,19 @@ def test_mistakes_get_a_remedy(arguments, message, remedy, scenes, weights, tmp_
     assert remedy in error and not list(tmp_path.rglob("search.*"))
 
 
-def test_a_network_whose_outputs_are_no_numbers_is_named(weights, scenes, tmp_path, capsys):
+@pytest.mark.parametrize("value", [torch.nan, 0.0])
+def test_a_network_whose_outputs_have_no_direction_is_named(value, weights, scenes, tmp_path, capsys):
     from safetensors import safe_open
     from safetensors.torch import save_file
 
     with safe_open(weights, "pt") as stored:
         tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
         about = stored.metadata()
-    tensors["norm.weight"] = torch.full_like(tensors["norm.weight"], torch.nan)
-    save_file(tensors, tmp_path / "nan.safetensors", about)
-    given = [
-        "search",
-        tmp_path / "nan.safetensors",
-        "--data",
-        scenes,
-        "--cache",
-        tmp_path / "c",
-        "--out",
-        tmp_path / "o",
-    ]
-    assert main(list(map(str, given))) == 2 and "not finite" in capsys.readouterr().err
+    tensors["norm.weight"], tensors["norm.bias"] = (torch.full_like(tensors["norm.weight"], value) for _ in range(2))
+    file = tmp_path / "odd.safetensors"
+    save_file(tensors, file, about)
+    given = ["search", file, "--data", scenes, "--cache", tmp_path / "c", "--out", tmp_path / "o"]
+    assert main(list(map(str, given))) == 2 and "not finite, or all zero" in capsys.readouterr().err
 
 
 def test_the_default_threshold_is_the_one_that_was_measured():

@@ -6,12 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from ibot.data.decode import UnreadableImage
 from ibot.data.labelled_folders import open_folder
 from ibot.data.labelled_lists import open_list
 from ibot.data.labelled_tars import open_tars
-from ibot.data.labels import ArrayImages, FileImages, LabelledImages, ListedImages, SubsetImages, TarImages
+from ibot.data.labels import ArrayImages, FileImages, LabelledImages, ListedImages, SubsetImages, TarImages, oriented
 from ibot.data.sources import scan
 
 
@@ -114,6 +115,26 @@ def test_a_subset_keeps_the_classes_of_its_base(tmp_path, make, names):
     assert subset.classes == ("a", "b", "c") and names(subset) == ["c/1.jpg", "a/1.jpg"] and subset.root == base.root
     assert subset.labels.tolist() == [2, 0] and abs(int(subset.read(0)[0, 0, 0]) - 20) <= 2
     assert len(SubsetImages(base, [])) == 0
+
+
+def test_subsets_are_turned_upright_or_not_with_their_base(tmp_path, make):
+    make(tmp_path, "a/1.jpg", "b/1.jpg")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (8, 4)).save(tmp_path / "b" / "1.jpg", exif=exif)
+    upright = SubsetImages(SubsetImages(open_folder(tmp_path), [1, 0]), [0])
+    lying = oriented(upright, "ignore")
+    assert isinstance(lying, SubsetImages) and lying.name(0) == upright.name(0) == "b/1.jpg"
+    assert upright.read(0).shape == (8, 4, 3) and lying.read(0).shape == (4, 8, 3)
+    assert lying.fingerprint() != upright.fingerprint() == oriented(lying, "apply").fingerprint()
+
+
+def test_images_in_memory_have_no_side_up(tmp_path):
+    pixels = np.zeros((2, 4, 6, 3), np.uint8)
+    images = ArrayImages(tmp_path, "test", pixels, np.array([0, 1], np.int32), ("cat", "dog"))
+    subset = SubsetImages(images, [1])
+    assert oriented(images, "ignore") is images
+    assert oriented(subset, "ignore").fingerprint() == subset.fingerprint()
 
 
 @pytest.mark.parametrize("indices", [[3], [-1], [True, False, True], [0.5], [[0]]])

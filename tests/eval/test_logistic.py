@@ -17,6 +17,7 @@ from ibot.eval.logistic import (
     PUBLISHED_PENALTIES,
     Rows,
     choose_penalty,
+    count_folds,
     fit_logistic,
     fit_path,
     objective,
@@ -105,7 +106,7 @@ def test_rows_are_selected_scaled_and_read_in_order(tmp_path, size):
     features = mapped(3 * torch.randn(40, 5, generator=torch.Generator().manual_seed(0)), tmp_path / "rows.npy")
     numbers = torch.arange(0, 40, 3)
     some = Rows(features, unit=True).select(numbers)
-    want = F.normalize(features, dim=1).double()[numbers]
+    want = F.normalize(features.double(), dim=1)[numbers]
     assert some.shape == (14, 5) and torch.equal(torch.cat(list(some.chunks(size, torch.device("cpu")))), want)
     again = some.select(torch.tensor([1, 4]))
     assert torch.equal(next(again.chunks(size, torch.device("cpu"))), want[[1, 4]][:size])
@@ -113,10 +114,16 @@ def test_rows_are_selected_scaled_and_read_in_order(tmp_path, size):
     assert plain.dtype == torch.float64 and torch.equal(plain, features.double())
 
 
+def test_rows_of_half_precision_get_length_one():
+    features = torch.randn(40, 5, generator=torch.Generator().manual_seed(0)).half()
+    rows = torch.cat(list(Rows(features, unit=True).chunks(7, torch.device("cpu"))))
+    torch.testing.assert_close(rows.norm(dim=1), torch.ones(40, dtype=torch.float64), atol=1e-12, rtol=0)
+
+
 def test_rows_in_a_file_give_what_copies_in_memory_give(tmp_path):
     features, labels = noisy_classes(200, 4, 6, seed=17)
     rows = Rows(mapped(5 * features, tmp_path / "rows.npy"), unit=True)
-    copy = F.normalize(rows.features, dim=1)
+    copy = F.normalize(rows.features.double(), dim=1)
     penalties = [value / 200 for value in (0.1, 1.0, 10.0)]
     best, scores = choose_penalty(rows, labels, penalties, folds=3)
     assert (best, scores) == choose_penalty(copy, labels, penalties, folds=3)
@@ -126,7 +133,7 @@ def test_rows_in_a_file_give_what_copies_in_memory_give(tmp_path):
         growth = 200 / int(train.sum())
         path = fit_path(copy[train], labels[train], 4, [penalty * growth for penalty in penalties])
         for penalty, weight in zip(scores, path.values(), strict=True):
-            hits[penalty] += int(((copy[test].double() @ weight.T).argmax(dim=1) == labels[test]).sum())
+            hits[penalty] += int(((copy[test] @ weight.T).argmax(dim=1) == labels[test]).sum())
     assert scores == {penalty: count / 2 for penalty, count in hits.items()}
     for weight, want in zip(*(fit_path(x, labels, 4, penalties).values() for x in (rows, copy)), strict=True):
         torch.testing.assert_close(weight, want, atol=1e-9, rtol=0)
@@ -241,11 +248,42 @@ def test_cross_validation_equals_scikit_learn_with_c_kept():
 def test_folds_keep_the_penalty_of_the_sum_of_losses(monkeypatch):
     features, labels = noisy_classes(31, 3, 5, seed=16)
     calls, fit = [], logistic.fit_path
-    monkeypatch.setattr(logistic, "fit_path", lambda x, y, c, ps: calls.append((len(x), ps)) or fit(x, y, c, ps))
+    monkeypatch.setattr(logistic, "fit_path", lambda x, y, c, ps, **_: calls.append((len(x), ps)) or fit(x, y, c, ps))
     choose_penalty(features, labels, [0.1 / 31, 1 / 31], folds=4)
     assert sorted(num for num, _ in calls) == [23, 23, 23, 24]
     for num_train, penalties in calls:
         assert [num_train * penalty for penalty in penalties] == pytest.approx([1, 0.1])
+
+
+def test_fits_are_counted_over_folds_and_penalties():
+    features, labels = noisy_classes(31, 3, 5, seed=16)
+    told = []
+    fit_path(features, labels, 3, [0.1, 1.0, 0.1], progress=lambda *given: told.append(given))
+    assert told == [(0, 2), (1, 2), (2, 2)]
+    told.clear()
+    choose_penalty(features, labels, [0.1, 1.0], folds=3, progress=lambda *given: told.append(given))
+    # A fold begins with what the one before has ended with.
+    assert told == [(done, 6) for done in (0, 1, 2, 2, 3, 4, 4, 5, 6)]
+
+
+@pytest.mark.parametrize(
+    ("mode", "labels", "fits"),
+    [("clean", [0, 0, 0, 1, 1, 1, 1], 3 * 3 + 1), ("clean", [0, 1, 2], 1), ("published", [0, 0, 1], 3)],
+)
+def test_the_protocol_counts_all_fits_as_one_work(context, monkeypatch, mode, labels, fits):
+    """Folds x penalties and the last one; the smallest class has fewer images than there are folds."""
+    told, done, fit = {}, [], logistic.fit_logistic
+    monkeypatch.setattr(logistic, "fit_logistic", lambda *a, **k: done.append(0) or fit(*a, **k))
+
+    def counter(name):
+        return lambda *given: told.setdefault(name, []).append((*given, len(done)))
+
+    rows = torch.randn(len(labels), 24, generator=torch.Generator().manual_seed(0))
+    features = FeatureSet(rows, torch.tensor(labels), np.arange(len(labels)), [], cached=True)
+    protocol.probe(replace(context, mode=mode, counter=counter), LogisticSettings(), features, features)
+    assert list(told) == ["logistic fits"]
+    steps = list(dict.fromkeys(told["logistic fits"]))
+    assert steps == [(number, fits, number) for number in range(fits + 1)]
 
 
 def test_the_strongest_of_equally_good_penalties_is_chosen():
@@ -283,8 +321,9 @@ def test_arguments_that_do_not_fit_are_refused():
         choose_penalty(features, labels, [])
     with pytest.raises(ValueError, match="1 folds"):
         choose_penalty(features, labels, [1.0], folds=1)
-    with pytest.raises(ValueError, match="class of two samples"):
-        stratified_folds(torch.arange(5), 5, seed=0)
+    for parted in (count_folds, lambda labels, folds: stratified_folds(labels, folds, seed=0)):
+        with pytest.raises(ValueError, match="class of two samples"):
+            parted(torch.arange(5), 5)
 
 
 def test_a_missing_scipy_names_the_extra(monkeypatch):

@@ -3,7 +3,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ibot.eval.nearest import _Product, _Rounded, largest, nearest
+from ibot.eval.nearest import _Patient, _Rounded, largest, nearest
 
 
 def unit(count, width, seed, mean=0.0, kind=torch.float32):
@@ -91,26 +91,122 @@ def test_what_is_not_a_number_is_not_hidden(screen):
     assert values.isnan().any(dim=1).tolist() == [False, False, True, False]
 
 
+@pytest.mark.parametrize("scale", [1e-38, 1e-30, 1e-20, 1e-19, 1e19, 1e38])
+@pytest.mark.parametrize("screen", SCREENS)
+def test_rows_near_the_ends_of_the_range(screen, scale):
+    bank, queries = unit(3000, 64, seed=6, kind=torch.float64), unit(20, 64, seed=7, kind=torch.float64)
+    want = nearest(bank, queries, 10, screen=None)[1]
+    for factors in ((scale, scale), (scale, 1.0), (1.0, scale)):
+        got = nearest(factors[0] * bank, factors[1] * queries, 10, block=500, screen=screen)[1]
+        assert torch.equal(got, want), factors
+    if scale < 1e38:
+        bank, queries = (scale * bank).float(), queries.float()
+        got = nearest(bank, queries, 10, block=500, screen=screen)
+        assert_same_neighbours((got[0].double() / scale, got[1]), bank.double() / scale, queries, 10)
+
+
+@pytest.mark.parametrize("screen", SCREENS)
+def test_products_that_cancel_beyond_the_range_of_float32(screen):
+    bank = torch.randn(2000, 2, generator=torch.Generator().manual_seed(8), dtype=torch.float64) * 1e18
+    bank[1200] = torch.tensor([9e19, -1e19], dtype=torch.float64)
+    queries = torch.full((1, 2), 1e20, dtype=torch.float64)
+    assert nearest(bank, queries, 1, block=500, screen=screen)[1].item() == 1200
+
+
+def one_sided(width):
+    """A row that rounding to bfloat16 moves as far as it can, every number of it downwards; the sum is near 0.5."""
+    up, down = 1 + 2**-8 - 2**-14, 1 + 2**-8 + 2**-14
+    return torch.tensor([up, -down] * (width // 2 - 1) + [0.5, 0.0])
+
+
+@pytest.mark.parametrize("moved", ["row", "query"])
+def test_a_neighbour_that_rounding_puts_far_behind_is_found(moved):
+    """Its rounded product is 0.26, that of the best row so far 0.4, its true one 0.496."""
+    bank = torch.full((2000, 64), -1 / 64)
+    bank[:64] = 0
+    bank[:64:2, 0], bank[1:64:2, 0] = 0.4, -0.4  # the first block, with mean zero
+    row, query = one_sided(64), torch.ones(64)
+    if moved == "query":
+        row, query = query, row
+    bank[1500] = row
+    assert query.bfloat16() @ row.bfloat16() < 0.3
+    assert nearest(bank, query[None], 1, block=500, screen=torch.bfloat16)[1].item() == 1500
+
+
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
 def test_no_product_errs_by_more_than_its_bound(kind, seed):
     bank, queries = unit(2000, 64, seed=seed, mean=seed), unit(50, 64, seed=9 + seed, mean=seed)
-    centre = bank[:100].mean(dim=0)
-    block = _Rounded.of(bank, centre, kind)
-    rounded = queries.to(kind)
-    bound = block._error(queries, rounded.float())[:, None]
-    # In float64, so that the rounding of the result, which is accounted for apart, does not count.
-    exact = queries.double() @ (bank - centre).double().T
-    assert ((rounded.double() @ block.rows.double().T - exact).abs() <= bound).all()
-    assert bound.max() < (0.01 if kind is torch.bfloat16 else 1e-4)
+    bank[7], queries[7] = one_sided(64), torch.ones(64)
+    bank[8], queries[8] = torch.ones(64), one_sided(64)
+    for centre in (bank[:100].mean(dim=0), torch.zeros(64)):
+        block = _Rounded(bank, centre, kind, None)
+        rounded, bound = block.round_queries(queries)
+        # In float64, as the bound leaves the rounding of the result out.
+        got = rounded.double() @ block.rows.double().T + (queries.double() @ centre.double())[:, None]
+        assert ((got - queries.double() @ bank.double().T).abs() <= bound[:, None]).all()
+        assert bound[20:].max() < (0.3 if kind is torch.bfloat16 else 0.01)
 
 
-def test_the_screen_rules_out_nearly_all():
-    bank, queries = unit(8192, 64, seed=0), unit(64, 64, seed=1)
-    best = (queries @ bank.T).topk(10, dim=1).values[:, -1]
-    found = _Rounded.of(bank, bank.new_zeros(64), torch.bfloat16).candidates(queries, best, 10, _Product())
-    assert found is not None and 640 <= len(found[0]) <= 2000
-    assert torch.equal(found[0], found[0].sort().values)
+@pytest.mark.parametrize("mean", [0.0, 3.0, 30.0])
+@pytest.mark.parametrize("screen", ["auto", torch.float32, torch.bfloat16])
+def test_the_screen_rules_out_nearly_all(monkeypatch, screen, mean):
+    candidates, left = _Rounded.candidates, []
+
+    def spy(*arguments):
+        pairs = candidates(*arguments)
+        left.append(None if pairs is None else len(pairs[0]))
+        return pairs
+
+    monkeypatch.setattr(_Rounded, "candidates", spy)
+    nearest(unit(30_000, 64, seed=0, mean=mean), unit(64, 64, seed=1, mean=mean), 10, screen=screen)
+    assert None not in left and len(left) == 4
+    assert (
+        64 * 10 < sum(left) < 0.02 * 64 * 28_720
+    )  # rows after the first block that were among the ten best for a time
+
+
+def test_after_a_refusal_the_screen_is_left_alone_for_longer_and_longer():
+    class Rounded:
+        answer = None
+        asked = 0
+
+        def candidates(self, *_):
+            self.asked += 1
+            return self.answer
+
+    patient, rounded = _Patient(), Rounded()
+    asked = []
+    for _ in range(20):
+        patient.ask(rounded, None, None, 1)
+        asked.append(rounded.asked)
+    assert [i for i in range(20) if asked[i] != ([0, *asked])[i]] == [0, 2, 6, 14]
+    rounded.answer = "pairs"
+    assert [patient.ask(rounded, None, None, 1) for _ in range(12)] == [None] * 10 + ["pairs"] * 2
+
+
+def test_features_in_tight_clusters_are_compared_the_plain_way(monkeypatch):
+    g = torch.Generator().manual_seed(4)
+    centres = unit(5, 32, seed=5)
+    rows = F.normalize(centres[torch.randint(5, (40_000,), generator=g)] + 1e-3 * unit(40_000, 32, seed=6), dim=1)
+    asked = []
+    candidates = _Rounded.candidates
+    monkeypatch.setattr(_Rounded, "candidates", lambda *a: asked.append(candidates(*a)) or asked[-1])
+    got = nearest(rows, rows[:20], 20, block=1000, screen=torch.bfloat16)
+    assert_same_neighbours(got, rows, rows[:20], 20)
+    assert 3 <= len(asked) <= 6 and asked == [None] * len(asked)
+
+
+def test_nothing_to_find_is_refused():
+    for bank, k in ((torch.zeros(0, 3), 1), (torch.zeros(4, 3), 0)):
+        with pytest.raises(ValueError, match="cannot be found"):
+            nearest(bank, torch.zeros(2, 3), k)
+
+
+def test_progress_counts_the_rows():
+    seen = []
+    nearest(unit(2500, 8, seed=0), unit(3, 8, seed=1), 4, block=1000, progress=lambda *done: seen.append(done))
+    assert seen[-1] == (2500, 2500) and seen == sorted(seen) and {total for _, total in seen} == {2500}
 
 
 @pytest.mark.parametrize(("count", "k"), [(1000, 1), (1003, 3), (5000, 20), (4999, 20), (700, 100), (5, 9), (1, 1)])

@@ -10,15 +10,22 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from ibot.config.evaluation import OcclusionSettings, ShuffleSettings
+from ibot.config.evaluation import (
+    BackgroundSettings,
+    CorruptionSettings,
+    NaturalAdversarialSettings,
+    OcclusionSettings,
+    ShuffleSettings,
+)
 from ibot.config.override import to_plain
 from ibot.data.labelled_folders import open_folder
 from ibot.engine.distributed import Processes
 from ibot.errors import ConfigError, DataError
 from ibot.eval.features import CLASS_TOKEN
+from ibot.eval.linear_classifier import LinearClassifier
 from ibot.eval.logistic import fit_logistic
 from ibot.eval.occlusion import at_ratio, drop_patches, random_patches, salient_patches
-from ibot.eval.protocols import head, occlusion, shuffle
+from ibot.eval.protocols import backgrounds, corruptions, head, natural_adversarial, occlusion, shuffle
 
 
 def test_without_a_stored_classifier_a_logistic_regression_is_fitted_and_named(context):
@@ -46,6 +53,45 @@ def test_a_stored_classifier_of_other_classes_is_refused(lab, context):
     with lab.refused(DataError, r"^the classifier .* has other classes than .*") as caught:
         head.classifier_for(stored)
     assert "2 and 10 classes" in caught.value.why
+
+
+def turned(folder, target):
+    """The images of a folder lying on their side, with the EXIF tag that says so."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for file in folder.glob("**/*.png"):
+        (target / file.relative_to(folder)).parent.mkdir(parents=True, exist_ok=True)
+        Image.open(file).transpose(Image.Transpose.ROTATE_90).save(target / file.relative_to(folder), exif=exif)
+
+
+@pytest.mark.parametrize(("protocol", "settings"), [
+    (backgrounds, BackgroundSettings()),
+    (natural_adversarial, NaturalAdversarialSettings()),
+    (corruptions, CorruptionSettings(corruptions=("fog",), severities=(1,))),
+])  # fmt: skip
+def test_images_of_a_root_are_turned_upright_unless_that_is_to_be_ignored(
+    lab, tmp_path, monkeypatch, protocol, settings
+):
+    inside = {backgrounds: "original", natural_adversarial: ".", corruptions: "fog/1"}[protocol]
+    lab.write_noise(tmp_path / "plain" / inside)
+    turned(tmp_path / "plain", tmp_path / "turned")
+    context = lab.store(lab.with_classes([f"{label:03d}_x" for label in range(9)]))
+    logits, seen = LinearClassifier.logits, []
+
+    def watched(classifier, views):
+        seen.append(views)
+        return logits(classifier, views)
+
+    def views(root, exif_orientation):
+        seen.clear()
+        protocol.run(replace(context, exif_orientation=exif_orientation), replace(settings, root=str(tmp_path / root)))
+        return torch.cat(seen)
+
+    monkeypatch.setattr(LinearClassifier, "logits", watched)
+    upright = views("plain", "apply")
+    assert torch.equal(views("turned", "apply"), upright)
+    lying = views("turned", "ignore")
+    assert torch.equal(lying[-18:], upright[-18:].rot90(1, (2, 3))) and not torch.equal(lying, upright)
 
 
 def test_rows_keep_the_order_of_the_set_and_bad_images_are_named(lab, context, tmp_path):

@@ -65,14 +65,21 @@ def test_the_challenge_pastes_foregrounds_on_all_backgrounds(lab, challenge, for
     assert record.value == pytest.approx(100 * fooled.double().mean().item()) and record.num_val == 9
 
 
-def test_a_challenge_without_masks_or_with_a_broken_one_is_refused(lab, challenge):
+def test_a_challenge_without_masks_or_with_a_broken_one_is_refused(lab, challenge, monkeypatch):
+    monkeypatch.setattr(backgrounds, "score_images", lambda *_: pytest.fail("images are read before the masks are"))
     stored = lab.store(lab.with_classes([f"n{i}" for i in range(9)]))
     settings = BackgroundSettings(root=str(challenge), challenge=True)
     with lab.refused(DataError, "^the challenge needs masks"):
         backgrounds.run(stored, settings)
-    (challenge / "fg_mask" / "000_x").mkdir(parents=True)
-    (challenge / "fg_mask" / "000_x" / "0.npy").write_bytes(b"x")
-    with lab.refused(DataError, "^the mask .*0.npy' cannot be read$"):
+    masks = challenge / "fg_mask" / "000_x"
+    masks.mkdir(parents=True)
+    np.save(masks / "0.npy", np.ones((32, 32), bool))
+    for content in (b"", b"x"):
+        (masks / "1.npy").write_bytes(content)
+        with lab.refused(DataError, "^the mask .*1.npy' cannot be read$"):
+            backgrounds.run(stored, settings)
+    np.save(masks / "1.npy", np.array(["x"]))
+    with lab.refused(DataError, "^the mask .*1.npy' cannot be read$"):
         backgrounds.run(stored, settings)
     (challenge / "only_bg_t").rename(challenge / "gone")
     with lab.refused(DataError, "^the challenge needs the variant 'only_bg_t'"):

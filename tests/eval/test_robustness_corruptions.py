@@ -5,6 +5,7 @@ from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from ibot.config.evaluation import CorruptionSettings
@@ -83,6 +84,15 @@ def test_stored_images_give_the_two_means_by_name(lab, stored):
     assert records["corruptions_mean_19_above_clean"].value == pytest.approx(0)
     assert "corruptions_mean" not in records and "corruptions_mce" not in records
     assert records["corruptions_mean_15"].settings["source"] == "stored"
+
+
+def test_every_stored_head_has_a_state_of_its_own(lab, context):
+    def name(weight, bias):
+        stored = lab.store(context, weight=torch.full((10, 24), weight), bias=torch.full((10,), bias))
+        return corruptions._state_file(stored, head.classifier_for(stored)).name
+
+    assert name(0.0, 0.0) == name(0.0, 0.0)
+    assert len({name(0.0, 0.0), name(1.0, 0.0), name(0.0, 1.0)}) == 3
 
 
 def test_the_mce_is_given_where_the_classes_are_imagenet_s(lab, stored, monkeypatch):

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ibot.eval.search import near_duplicates, nearest_images, nearest_patches, outliers
+from ibot.eval.search import near_duplicates, nearest_images, nearest_patches, outliers, unscalable
 
 BLOCKS = [(1024, 4096), (5, 7), (1, 1), (23, 57)]
 
@@ -204,6 +204,51 @@ def test_no_tensor_of_all_pairs_is_built(alike, largest_tensor):
     assert search.numel <= 3000 * 21  # the answers; all pairs are 9,000,000
 
 
+def scaled(seed, num=3000, width=64):
+    """Rows of different lengths around few directions, float32, and those of length 1."""
+    g = torch.Generator().manual_seed(seed)
+    points = unit(50, width, seed=seed).repeat(num // 50, 1) + 0.05 * torch.randn(num, width, generator=g)
+    rows = (10 * torch.rand(num, 1, generator=g) + 0.1) * points
+    return rows.float(), F.normalize(rows.float(), dim=1)
+
+
+def test_rows_scaled_on_the_way_give_what_rows_of_length_one_give():
+    (rows, ones), (asked, asked_ones) = scaled(0, num=300), scaled(1, num=50)
+    for threshold in (0.5, 0.8):
+        got, want = (near_duplicates(x, threshold, scale=s, block=64) for x, s in ((rows, True), (ones, False)))
+        assert len(got) > 1 and len(got) == len(want)
+        for group, other in zip(got, want, strict=True):
+            assert torch.equal(group.index, other.index)
+            torch.testing.assert_close(group.similarity, other.similarity, atol=1e-6, rtol=0)
+    own = torch.arange(20)
+    pairs = [
+        (nearest_images(rows, asked, 5, scale=True, block=64), nearest_images(ones, asked_ones, 5, block=64)),
+        (nearest_images(rows, rows[:20], 5, own, scale=True, chunk=7), nearest_images(ones, ones[:20], 5, own)),
+        (outliers(rows, 5, 9, scale=True, chunk=7, block=64), outliers(ones, 5, 9)),
+    ]
+    for got, want in pairs:
+        for part, other in zip(got, want, strict=True):
+            torch.testing.assert_close(part, other, atol=1e-6, rtol=0)
+
+
+def test_rows_without_a_direction_are_named():
+    rows = torch.ones(6, 3)
+    rows[1], rows[3, 0], rows[4, 2] = 0, torch.nan, -torch.inf
+    assert unscalable(rows).tolist() == [1, 3, 4]
+
+
+def test_no_copy_of_rows_in_a_file_is_built(tmp_path, largest_tensor):
+    features = scaled(0)[0]
+    np.save(tmp_path / "rows.npy", features.numpy())
+    rows = torch.from_numpy(np.load(tmp_path / "rows.npy", mmap_mode="c"))
+    with largest_tensor() as search:
+        assert not len(unscalable(rows))
+        assert near_duplicates(rows, 0.5, scale=True, block=128)
+        nearest_images(rows, features[:100], 5, scale=True, chunk=64, block=256)
+        outliers(rows, 5, 10, scale=True, chunk=64, block=256)
+    assert search.numel <= 3000 * 6 < features.numel() / 10  # the answers
+
+
 def test_patches_are_read_in_parts(tmp_path, largest_tensor):
     np.memmap(tmp_path / "patches", np.float32, "w+", shape=(400, 16, 8))[:] = 1
     mapped = np.memmap(tmp_path / "patches", np.float32, "r", shape=(400, 16, 8))
@@ -220,6 +265,12 @@ WRONG = {
     "another width": (lambda: nearest_images(UNIT, unit(2, 5, seed=0), 1), r"float64 \[4, 3\].*float64 \[2, 5\]"),
     "another type": (lambda: nearest_images(UNIT, UNIT.float(), 1), "float32"),
     "a length": (lambda: near_duplicates(UNIT * torch.tensor([[1], [1], [2], [1]]), 0.5), "number 2 is 2"),
+    "no length to scale": (
+        lambda: near_duplicates(UNIT * UNIT.new_tensor([1, 0, 1, 1])[:, None], 0.5, scale=True),
+        "number 1 is 0",
+    ),
+    "no number to scale": (lambda: outliers(UNIT * torch.nan, 1, 1, scale=True), "number 0 is nan"),
+    "infinity to scale": (lambda: nearest_images(UNIT, UNIT * torch.inf, 1, scale=True), "number 0 is inf"),
     "no number": (lambda: outliers(UNIT * torch.nan, 1, 1), "number 0 is nan"),
     "no neighbours": (lambda: nearest_images(UNIT, UNIT, 0), "k must be at least 1, not 0"),
     "no outliers": (lambda: outliers(UNIT, 1, 0), "count must be at least 1"),

@@ -42,7 +42,8 @@ def run(options: argparse.Namespace) -> int:
 def run_all(options: argparse.Namespace) -> int:
     """Every evaluation that the data allow; what fails is named at the end, and is an error if nothing ran.
 
-    A file in the folder of the results names what is done until all are: the same command goes on after it.
+    A file in the folder of the results names what is done until all are: the same command goes on after it, and
+    repeats what has no records there.
     """
     from ibot.engine.distributed import any_true, barrier
     from ibot.engine.files import write_atomically
@@ -54,10 +55,10 @@ def run_all(options: argparse.Namespace) -> int:
     chosen = [name for name in PROTOCOLS if name not in skipped]
     with evaluation(options) as context:
         state = context.out / f"all-{context.identity('all', {})}.json"
-        done: list[str] = json.loads(state.read_text()) if state.is_file() else []
+        done = _done(state, context)
         barrier()  # all have read it
-        if done and context.processes.is_main:
-            print(f"done before, see {context.out / 'results.jsonl'}: {', '.join(done)}")
+        if done and context.processes.is_main and not options.quiet:
+            print(f"done before, see {context.out / 'results.jsonl'}: {', '.join(done)}", file=sys.stderr)
         for name in [name for name in chosen if name not in done]:
             problem = ""
             try:
@@ -82,6 +83,19 @@ def run_all(options: argparse.Namespace) -> int:
     if failed and context.processes.is_main:
         print("not run:\n  " + "\n  ".join(failed), file=sys.stderr)
     return 2 if len(failed) == len(chosen) else 0
+
+
+def _done(state: Path, context: Context) -> list[str]:
+    """Protocols that `state` names and whose records of these weights are there; none if it is absent or damaged."""
+    from ibot.engine.run import read_jsonl
+
+    try:
+        named = json.loads(state.read_text())
+    except (FileNotFoundError, ValueError):
+        return []
+    rows = read_jsonl(context.out / "results.jsonl")
+    recorded = {row["protocol"] for row in rows if row.get("weights_hash") == context.weights_hash}
+    return [name for name in PROTOCOLS if name in recorded and isinstance(named, list) and name in named]
 
 
 @contextmanager
@@ -228,8 +242,10 @@ def counter(name: str) -> Callable[[int, int], None]:
         if not terminal and now - shown < LINE_SECONDS:
             return
         shown = now
-        left = (now - began) / (done - first) * (total - done) if done > first else 0.0
-        words = f"{name}: {done}/{total}  left {int(left) // 60}:{int(left) % 60:02d}"
+        words = f"{name}: {done}/{total}"
+        if done > first or done >= total:
+            left = (now - began) / max(1, done - first) * (total - done)
+            words += f"  left {int(left) // 60}:{int(left) % 60:02d}"
         end = "\n" if not terminal or done >= total else ""
         print(f"\r{words:<60}" if terminal else words, end=end, file=sys.stderr, flush=True)
 

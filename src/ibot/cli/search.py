@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
@@ -47,8 +46,6 @@ NEIGHBOURS = 5
 """Whose mean similarity says how strange an image is; more than one, so that a strange image with a copy stays so."""
 BATCH = 64
 """Images whose patch tokens are in memory at a time."""
-MANY_PAIRS = 20_000
-"""Images from which the comparison of all pairs takes long enough to be announced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,13 +245,14 @@ def _holds(file: Path, mark: str) -> bool:
 def _features(searched: Searched, loaded: Loaded, folder: str) -> FeatureSet:
     """Class tokens of all readable images, from the cache where they are there.
 
-    Raises UserError for a cache that cannot be written, and WeightsError for a network whose outputs are no numbers.
+    Raises UserError for a cache that cannot be written, and WeightsError for outputs that have no direction.
     """
     import numpy as np
 
     from ibot.data.labels import FileImages
     from ibot.eval.cache import cached_features, weights_hash
     from ibot.eval.features import CLASS_TOKEN
+    from ibot.eval.search import unscalable
 
     source = searched.source
     if source.labels is None:
@@ -271,10 +269,12 @@ def _features(searched: Searched, loaded: Loaded, folder: str) -> FeatureSet:
         raise UserError(
             f"features cannot be kept in '{cache}'", why=error.strerror or str(error), fix="name another --cache"
         ) from None
-    finite = features.rows.isfinite().all(dim=1)
-    if not finite.all():
-        name = source.name(int(features.index[int((~finite).nonzero()[0])]))
-        raise WeightsError("the network's outputs are not finite", why=f"seen for '{name}'", fix="use other weights")
+    wrong = unscalable(features.rows)
+    if len(wrong):
+        name = source.name(int(features.index[int(wrong[0])]))
+        raise WeightsError(
+            "the network's outputs are not finite, or all zero", why=f"seen for '{name}'", fix="use other weights"
+        )
     return features
 
 
@@ -289,38 +289,43 @@ def _search(
     from ibot.eval.search import outliers
     from ibot.show.gallery import Findings
 
-    unit, index = features.unit().to(searched.device), features.index
-    nearest = _nearest(searched, unit, index, queries, options.k)
+    # A GPU holds the features; a CPU reads them where they lie, in the file of the cache.
+    rows, index = features.rows.to(searched.device), features.index
+    nearest = _nearest(searched, rows, index, queries, options.k)
     if patch is not None:
         nearest += _nearest_patches(searched, index, queries, patch, options.k)
-    if not options.quiet and len(unit) >= MANY_PAIRS:
-        print(f"comparing all pairs of {len(unit)} images", file=sys.stderr)
-    duplicates = _duplicates(searched, unit, index, min(options.duplicates, EXACT))
+    duplicates = _duplicates(searched, rows, index, min(options.duplicates, EXACT))
     strange = None
-    if options.outliers and len(unit) > 1:
-        similarity, rows = outliers(unit, NEIGHBOURS, options.outliers)
-        strange = _pictures(searched, index[rows.cpu().numpy()], similarity)
+    if options.outliers and len(rows) > 1:
+        similarity, places = outliers(
+            rows, NEIGHBOURS, options.outliers, scale=True, progress=searched.counter("outliers")
+        )
+        strange = _pictures(searched, index[places.cpu().numpy()], similarity)
     return Findings(nearest, duplicates, strange)
 
 
 def _nearest(
-    searched: Searched, unit: Tensor, index: NDArray[np.int64], queries: Sequence[Query], k: int
+    searched: Searched, rows: Tensor, index: NDArray[np.int64], queries: Sequence[Query], k: int
 ) -> list[Nearest]:
-    """The k most similar other images of each query; unit: [n, D], index: [n], their numbers in the folder, rising."""
+    """The k most similar other images of each query; rows: [n, D], index: [n], their numbers in the folder, rising."""
     import numpy as np
     import torch
 
     from ibot.eval.search import nearest_images
     from ibot.show.gallery import Nearest, Picture
 
-    found = []
-    vectors = torch.nn.functional.normalize(searched.vectors(queries), dim=-1)
-    for query, vector in zip(queries, vectors, strict=True):
-        own = torch.from_numpy(np.flatnonzero(index == query.index)).to(unit.device)
-        similarity, rows = nearest_images(unit, vector[None], k, own if len(own) else None)
-        answers = _pictures(searched, index[rows[0].cpu().numpy()], similarity[0])
-        found.append(Nearest(Picture(query.index, query.name), answers))
-    return found
+    vectors = searched.vectors(queries)
+    own = [np.flatnonzero(index == query.index) for query in queries]
+    answers: dict[int, list[Picture]] = {}
+    # All at once, as every call reads the whole file: first those with a row to be left out, then the others.
+    for has_row in (True, False):
+        asked = [place for place, row in enumerate(own) if bool(len(row)) == has_row]
+        if asked:
+            exclude = torch.from_numpy(np.concatenate([own[place] for place in asked])).to(rows.device)
+            found = nearest_images(rows, vectors[asked], k, exclude if has_row else None, scale=True)
+            for place, similarity, numbers in zip(asked, *found, strict=True):
+                answers[place] = _pictures(searched, index[numbers.cpu().numpy()], similarity)
+    return [Nearest(Picture(query.index, query.name), answers[place]) for place, query in enumerate(queries)]
 
 
 def _nearest_patches(
@@ -386,14 +391,14 @@ def _square(patch: int, searched: Searched) -> Square:
     return Square(patch, top, left, min(height, 1 - top), min(width, 1 - left))
 
 
-def _duplicates(searched: Searched, unit: Tensor, index: NDArray[np.int64], threshold: float) -> Duplicates:
+def _duplicates(searched: Searched, rows: Tensor, index: NDArray[np.int64], threshold: float) -> Duplicates:
     """Groups of near-duplicates."""
     from ibot.eval.search import near_duplicates
     from ibot.show.gallery import Duplicates, Group
 
     groups = [
         Group(_pictures(searched, index[group.index.cpu().numpy()], group.similarity))
-        for group in near_duplicates(unit, threshold)
+        for group in near_duplicates(rows, threshold, scale=True, progress=searched.counter("duplicates, pairs"))
     ]
     return Duplicates(threshold, groups)
 

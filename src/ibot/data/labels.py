@@ -246,6 +246,8 @@ class SubsetImages:
 
 def oriented(images: Images, exif_orientation: Orientation) -> Images:
     """The same images, turned upright by their EXIF tags or not; those in memory have none."""
+    if isinstance(images, SubsetImages):
+        return type(images)(oriented(images.base, exif_orientation), images.indices)
     if not isinstance(images, FileImages):
         return images
     return replace(images, source=replace(images.source, exif_orientation=exif_orientation))

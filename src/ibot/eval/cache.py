@@ -72,7 +72,10 @@ class FeatureSet:
     """Whether nothing had to be computed."""
 
     def unit(self) -> Tensor:
-        """Rows of length 1, a copy in memory: for k-means, which needs them all. Other protocols scale as they read."""
+        """Rows of length 1, a copy in memory: for k-means, which needs them all, and for small sets.
+
+        Evaluations and searches of any size take `rows` and scale them block by block as they read.
+        """
         return torch.nn.functional.normalize(self.rows, dim=-1)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -37,6 +37,7 @@ def knn_accuracy(
     scale: bool = False,
     chunk: int = CHUNK,
     block: int = BLOCK,
+    progress: Callable[[int, int], None] | None = None,
 ) -> dict[int, KnnScore]:
     """Accuracy of a vote of the k most similar training features, weighted by exp(similarity / temperature).
 
@@ -54,6 +55,7 @@ def knn_accuracy(
         scale: bring all features to length 1 on the way.
         chunk: test features at a time.
         block: training features at a time.
+        progress: called with the training features compared and in all.
 
     Returns:
         Score by k, in the order of `ks`, equal ones once.
@@ -68,7 +70,7 @@ def knn_accuracy(
     clipped = list(dict.fromkeys(min(k, len(train)) for k in ks))
     num_classes = int(torch.maximum(train_labels.max(), test_labels.max())) + 1
     hits: dict[int, list[Tensor]] = {k: [] for k in clipped}
-    similarity, index = nearest(train, test, max(clipped), scale=scale, chunk=chunk, block=block)
+    similarity, index = nearest(train, test, max(clipped), scale=scale, chunk=chunk, block=block, progress=progress)
     for start in range(0, len(test), chunk):
         part = slice(start, start + chunk)
         weight, voted = (similarity[part] / temperature).exp(), train_labels[index[part]]

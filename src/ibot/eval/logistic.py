@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import importlib
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from types import ModuleType
 
@@ -32,6 +32,9 @@ MAX_ITERATIONS = 10_000
 
 CHUNK = 2048
 """Samples in float64 at a time: so few that they stay in the cache of a CPU between the products."""
+
+Progress = Callable[[int, int], None]
+"""Called with fits done and in all: before the first one, and after each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +68,9 @@ class Rows:
                 rows = self.features[start : start + size]
             else:
                 rows = self.features.index_select(0, self.chosen[start : start + size])
-            rows = rows.to(device)
-            yield (F.normalize(rows, dim=1) if self.unit else rows).double()
+            # Not `normalize` first: in half precision lengths are off by 5e-4.
+            rows = rows.to(device).double()
+            yield F.normalize(rows, dim=1) if self.unit else rows
 
 
 def fit_logistic(
@@ -171,7 +175,13 @@ def objective(
 
 
 def fit_path(
-    features: Tensor | Rows, labels: Tensor, num_classes: int, penalties: Sequence[float], *, tolerance: float = 1e-4
+    features: Tensor | Rows,
+    labels: Tensor,
+    num_classes: int,
+    penalties: Sequence[float],
+    *,
+    tolerance: float = 1e-4,
+    progress: Progress | None = None,
 ) -> dict[float, Tensor]:
     """`fit_logistic` for several penalties, from strong to weak, each started at the solution before.
 
@@ -181,6 +191,7 @@ def fit_path(
         num_classes: C.
         penalties: in any order; equal ones are fitted once.
         tolerance: of `fit_logistic`.
+        progress: told of the fits.
 
     Returns:
         float64 [C, D] by penalty, falling.
@@ -189,15 +200,25 @@ def fit_path(
         ValueError: as `fit_logistic`.
         MissingExtra: scipy is not installed.
     """
-    weight, path = None, {}
-    for penalty in _strong_to_weak(penalties):
+    weight, path, ordered = None, {}, _strong_to_weak(penalties)
+    if progress is not None:
+        progress(0, len(ordered))
+    for penalty in ordered:
         weight = fit_logistic(features, labels, num_classes, penalty, start=weight, tolerance=tolerance)
         path[penalty] = weight
+        if progress is not None:
+            progress(len(path), len(ordered))
     return path
 
 
 def choose_penalty(
-    features: Tensor | Rows, labels: Tensor, penalties: Sequence[float], folds: int = 5, seed: int = 0
+    features: Tensor | Rows,
+    labels: Tensor,
+    penalties: Sequence[float],
+    folds: int = 5,
+    seed: int = 0,
+    *,
+    progress: Progress | None = None,
 ) -> tuple[float, dict[float, float]]:
     """The penalty of best accuracy in stratified cross-validation of the training set.
 
@@ -210,6 +231,7 @@ def choose_penalty(
         penalties: the candidates, in any order.
         folds: number of parts, see `stratified_folds`.
         seed: of the assignment to folds.
+        progress: told of the fits, one for each penalty in each fold.
 
     Returns:
         The best penalty, the strongest of equally good ones; and by penalty, falling, the accuracy in per cent over all
@@ -225,14 +247,17 @@ def choose_penalty(
     rows, num_classes = _rows(features), int(labels.max()) + 1 if len(labels) else 0
     _check(features, labels, num_classes)
     fold = stratified_folds(labels, folds, seed).to(labels.device)
-    hits = dict.fromkeys(ordered, 0)
-    for held_out in range(int(fold.max()) + 1):
+    hits, last = dict.fromkeys(ordered, 0), int(fold.max())
+    for held_out in range(last + 1):
         train, test = (mask.nonzero().squeeze(1) for mask in (fold != held_out, fold == held_out))
         growth = len(fold) / len(train)
-        path = fit_path(rows.select(train), labels[train], num_classes, [penalty * growth for penalty in ordered])
-        for part, truth in zip(rows.select(test).chunks(CHUNK, labels.device), labels[test].split(CHUNK), strict=True):
+        grown = [penalty * growth for penalty in ordered]
+        part = part_of(progress, held_out * len(ordered), (last - held_out) * len(ordered))
+        path = fit_path(rows.select(train), labels[train], num_classes, grown, progress=part)
+        chunks = rows.select(test).chunks(CHUNK, labels.device)
+        for some, truth in zip(chunks, labels[test].split(CHUNK), strict=True):
             for penalty, weight in zip(ordered, path.values(), strict=True):
-                hits[penalty] += int(((part @ weight.T).argmax(dim=1) == truth).sum())
+                hits[penalty] += int(((some @ weight.T).argmax(dim=1) == truth).sum())
     scores = {penalty: 100 * count / int((fold >= 0).sum()) for penalty, count in hits.items()}
     return max(ordered, key=scores.__getitem__), scores
 
@@ -255,10 +280,7 @@ def stratified_folds(labels: Tensor, folds: int, seed: int) -> Tensor:
         ValueError: fewer than two folds, or no class with two samples.
     """
     labels = labels.cpu()
-    count = torch.bincount(labels)
-    if folds < 2 or not (count > 1).any():
-        raise ValueError(f"cross-validation needs two folds and a class of two samples; got {folds} folds")
-    num_folds = min(folds, int(count[count > 1].min()))
+    count, num_folds = torch.bincount(labels), count_folds(labels, folds)
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     order = order[labels[order].argsort(stable=True)]
     order = order[count[labels[order]] > 1]
@@ -266,6 +288,19 @@ def stratified_folds(labels: Tensor, folds: int, seed: int) -> Tensor:
     # Dealt out class after class without starting anew, so that the folds themselves differ by one sample at most.
     fold[order] = torch.arange(len(order)) % num_folds
     return fold
+
+
+def count_folds(labels: Tensor, folds: int) -> int:
+    """How many folds `stratified_folds` makes of labels int64 [n] where `folds` are wanted. Raises as it does."""
+    count = torch.bincount(labels)
+    if folds < 2 or not (count > 1).any():
+        raise ValueError(f"cross-validation needs two folds and a class of two samples; got {folds} folds")
+    return min(folds, int(count[count > 1].min()))
+
+
+def part_of(progress: Progress | None, before: int, after: int) -> Progress | None:
+    """What to tell of some fits, so that `progress` counts them among others: so many before them, so many after."""
+    return None if progress is None else lambda done, total: progress(before + done, before + total + after)
 
 
 def _strong_to_weak(penalties: Sequence[float]) -> list[float]:

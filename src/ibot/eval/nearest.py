@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -20,17 +20,20 @@ from ibot.engine.device import has_native_bfloat16
 
 CHUNK, BLOCK = 1024, 8192
 """Queries and rows of the bank compared at a time."""
-FIRST_PER_K = 32
+FIRST_PER_K = 128
 """Rows per neighbour sought in the first block, which is compared the plain way: before it nothing can be ruled out."""
 LOOK_SHARE, KEEP_SHARE = 1 / 4, 1 / 16
 """Where the screen must look at more than the first share of the pairs, or leaves more than the second, the product of
 all pairs is cheaper."""
 GROUPS_PER_K, MAX_GROUP = 8, 64
 """Groups per neighbour sought, and the largest group, of the selection in `largest`."""
+SMALLEST, LARGEST = 1e-15, 1e15
+"""Lengths of rows between which no product of float32 underflows or overflows so that the bound would notice."""
 
 Screen = torch.dtype | Literal["auto"] | None
 
 
+@torch.no_grad()
 def nearest(
     bank: Tensor,
     queries: Tensor,
@@ -40,10 +43,12 @@ def nearest(
     chunk: int = CHUNK,
     block: int = BLOCK,
     screen: Screen = "auto",
+    progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The k largest inner products of each query with the rows of a bank.
 
-    `chunk` x `block` pairs exist at a time, and k answers for each query.
+    `chunk` x `block` pairs exist at a time, in the type of the screen and in full precision, and k answers for each
+    query.
 
     Args:
         bank: [n, D], any float type. May be mapped from a file or lie on another device: it is read once, in blocks.
@@ -52,37 +57,46 @@ def nearest(
         scale: bring the rows of both to length 1 on the way.
         chunk: queries at a time.
         block: rows at a time.
-        screen: type of the product that rules pairs out; None: the plain way, without; auto: on a CPU bfloat16 where
-            that is fast, else float32, and on other devices None.
+        screen: type of the product that rules pairs out, float32 or bfloat16; None: the plain way, without; auto: on a
+            CPU bfloat16 where that is fast, else float32, and on other devices None.
+        progress: called with the rows done and in all.
 
     Returns:
         Values [q, k] falling, in float32 or the wider type of the queries; index int64 [q, k]. The order of equal ones
         is not defined.
+
+    Raises:
+        ValueError: an empty bank, or k below one.
     """
+    if not len(bank) or k < 1:
+        raise ValueError(f"{k} neighbours among {len(bank)} rows cannot be found")
     k, kind, device = min(k, len(bank)), torch.promote_types(queries.dtype, torch.float32), queries.device
     if screen == "auto":
         screen = _screen_type(device)
     values = queries.new_full((len(queries), k), -torch.inf, dtype=kind)
     index = torch.zeros(len(queries), k, dtype=torch.int64, device=device)
-    product, screening = _Product(), _Product()
+    parts = [slice(at, at + chunk) for at in range(0, len(queries), chunk)]
+    product, screens = _Product(), [_Patient() for _ in parts]
     first = block if screen is None else min(block, FIRST_PER_K * k)
+    rounded: _Rounded | None = None
     centre: Tensor | None = None
     for start in (0, *range(first, len(bank), block)):
         rows = bank[start : start + block if start else first].to(device, kind)
         rows = F.normalize(rows, dim=-1) if scale else rows
-        rounded = None if screen is None or centre is None else _Rounded.of(rows, centre, screen)
-        for part in (slice(at, at + chunk) for at in range(0, len(queries), chunk)):
+        if screen is not None and centre is not None:
+            rounded = _Rounded(rows, centre, screen, rounded)
+        for part, patient in zip(parts, screens, strict=True):
             wanted = queries[part].to(kind)
             wanted = F.normalize(wanted, dim=-1) if scale else wanted
-            pairs = None
-            if rounded is not None and centre is not None:
-                pairs = rounded.candidates(wanted, values[part, -1] - wanted @ centre, k, screening)
+            pairs = None if rounded is None else patient.ask(rounded, wanted, values[part, -1], k)
             found, place = largest(product(wanted, rows), k) if pairs is None else _products(wanted, rows, *pairs)
             found, place = torch.cat([values[part], found], 1), torch.cat([index[part], place + start], 1)
             values[part], order = found.topk(k, dim=1)
             index[part] = place.gather(1, order)
         # Any centre is right. Near the mean the centred rows are short, and so is the error of their products.
         centre = rows.mean(dim=0) if centre is None else centre
+        if progress is not None:
+            progress(start + len(rows), len(bank))
     return values, index
 
 
@@ -134,42 +148,49 @@ class _Product:
         return torch.mm(queries, rows.T, out=self._memory[:size].view(len(queries), len(rows)))
 
 
-@dataclass(frozen=True, slots=True)
 class _Rounded:
-    """A block of the bank, centred and rounded, and how wrong its products may be."""
+    """A block of the bank, centred and rounded, and how wrong the products with it may be.
 
-    rows: Tensor
-    """[b, D] in the type of the screen."""
-    length: Tensor
-    """Scalar, the largest length of a centred row."""
-    residual: Tensor
-    """Scalar, the largest length of what rounding took from a row."""
+    A product is q b = (q - c) (b - c) + c (b - c) + q c. The first term is rounded, the second stands beside each row
+    as two more numbers, the third is the same for all rows.
+    """
 
-    @classmethod
-    def of(cls, rows: Tensor, centre: Tensor, kind: torch.dtype) -> _Rounded:
+    def __init__(self, rows: Tensor, centre: Tensor, kind: torch.dtype, before: _Rounded | None) -> None:
+        """rows: [b, D]; centre: c [D]; kind: of the screen; before: the block whose memory can be used again."""
+        self._centre, self._kind = centre, kind
+        self._product = _Product() if before is None else before._product
         centred = rows - centre
+        offset = centred @ centre
+        coarse = offset.to(kind)
+        fine = (offset - coarse).to(kind)
         rounded = centred.to(kind)
-        return cls(rounded, _length(centred).max(), _length(centred - rounded.to(centred.dtype)).max())
+        self.rows = torch.cat([rounded, coarse[:, None], fine[:, None]], dim=1)
+        """[b, D + 2] in the type of the screen."""
+        self._length = _length(centred).max()
+        self._residual = _length(centred - rounded).max()
+        self._offset_residual = (offset - coarse - fine).abs().max()
+        self._reach = _length(rows).max() + _length(centre)
 
-    def candidates(self, queries: Tensor, least: Tensor, k: int, product: _Product) -> tuple[Tensor, Tensor] | None:
-        """Pairs (query, row), int64 [p] each, queries rising: all whose centred product may reach `least` [q].
+    def candidates(self, queries: Tensor, least: Tensor, k: int) -> tuple[Tensor, Tensor] | None:
+        """Pairs (query, row), int64 [p] each, queries rising: all whose product may reach `least` [q].
 
-        None: they are too many to look at each of them, or something is not finite.
+        None: they are too many to look at each of them, or something is out of range or not a number.
         """
-        rounded = queries.to(self.rows.dtype)
-        least = least - self._error(queries, rounded.to(queries.dtype))
-        # Once for the rounding of the products, once for that of `least` itself.
-        least = least - 2 * torch.finfo(self.rows.dtype).eps * least.abs()
+        rounded, error = self.round_queries(queries)
+        least = least - queries @ self._centre - error
+        # Rounding does not change the order; the margin is for machines that would round otherwise than to the nearest.
+        least = least - torch.finfo(self._kind).eps / 2 * least.abs()
         if not least.isfinite().all():
             return None
-        products, least = product(rounded, self.rows), least.to(self.rows.dtype)[:, None]
+        products, least = self._product(rounded, self.rows), least.to(self._kind)[:, None]
         count = len(self.rows)
         # The more groups there are, the more maxima to look at; the larger they are, the more members of the found.
         size = min(max(1, math.isqrt(count // (2 * k))), MAX_GROUP)
         maxima = _grouped(products, size).amax(dim=1)
-        query, group = (maxima >= least).nonzero(as_tuple=True)
-        if size * len(query) > LOOK_SHARE * products.numel():
+        found = maxima >= least
+        if size * int(found.sum()) > LOOK_SHARE * products.numel():
             return None
+        query, group = found.nonzero(as_tuple=True)
         row = group[:, None] + maxima.shape[1] * torch.arange(size)
         pair, member = (products.view(-1)[query[:, None] * count + row] >= least[query]).nonzero(as_tuple=True)
         query, row = query[pair], row[pair, member]
@@ -180,13 +201,43 @@ class _Rounded:
             row = torch.cat([row, grouped + place])[order]
         return (query, row) if len(row) <= KEEP_SHARE * products.numel() else None
 
-    def _error(self, queries: Tensor, rounded: Tensor) -> Tensor:
-        """Bound [q] of |q' b' - q b| for a query q, a centred row b and what rounding makes of them.
+    def round_queries(self, queries: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries [q, D] as factors [q, D + 2] of `rows`, and a bound [q] of what the products then lack.
 
-        By Cauchy and Schwarz |(q - q') b| + |q' (b - b')|, and for the sums of D terms in float32, in any order.
+        By Cauchy and Schwarz |(q - q') b| + |q' (b - b')| for what rounding makes of centred q and b; what is lost of
+        the numbers beside the rows; and sums of D terms, in any order. Infinite where numbers are so small or large
+        that products could leave the range of float32.
         """
-        sums = 4 * queries.shape[1] * torch.finfo(torch.float32).eps * _length(queries) * self.length
-        return _length(queries - rounded) * self.length + _length(rounded) * self.residual + sums
+        centred = queries - self._centre
+        rounded = centred.to(self._kind)
+        short, length, far = _length(centred), _length(queries), _length(self._centre)
+        error = _length(centred - rounded) * self._length + _length(rounded.to(centred.dtype)) * self._residual
+        # Sums of this product and of the numbers beside the rows; those of the values known and of the third term.
+        error += self.rows.shape[1] * torch.finfo(torch.float32).eps * (short + far) * self._length
+        error += self.rows.shape[1] * torch.finfo(queries.dtype).eps * length * self._reach
+        usable = (length + far > SMALLEST) & (length + far < LARGEST) & (self._reach > SMALLEST)
+        error = torch.where(usable & (self._reach < LARGEST), error + self._offset_residual, torch.inf)
+        return F.pad(rounded, (0, 2), value=1), error
+
+
+class _Patient:
+    """Asks for the candidates of some queries, and after a refusal waits: each time for twice as many blocks.
+
+    Where features lie in tight clusters the screen rules out too little, block after block.
+    """
+
+    def __init__(self) -> None:
+        self._refusals, self._wait = 0, 0
+
+    def ask(self, rounded: _Rounded, queries: Tensor, least: Tensor, k: int) -> tuple[Tensor, Tensor] | None:
+        """As `_Rounded.candidates`."""
+        if self._wait:
+            self._wait -= 1
+            return None
+        pairs = rounded.candidates(queries, least, k)
+        self._refusals = self._refusals + 1 if pairs is None else 0
+        self._wait = 2**self._refusals - 1
+        return pairs
 
 
 def _length(rows: Tensor) -> Tensor:

@@ -1,11 +1,13 @@
 """Search in one's own images by their features: neighbours, near-duplicates, outliers, similar patches.
 
 Everything is exact: whatever may be an answer is compared, in blocks, so that memory grows with the number of images
-and never with its square. Similarities are cosines; in float32 they carry an error of about 1e-6.
+and never with its square. Features may be mapped from a file: no copy of them is held, even where they are scaled.
+Similarities are cosines; in float32 they carry an error of about 1e-6.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +20,12 @@ from ibot.eval.nearest import BLOCK, CHUNK, nearest
 
 UNIT_TOLERANCE = 1e-3
 """How far the length of a feature may be from 1: a thousandfold of what float32 leaves, far below any other length."""
+SHORTEST = 1e-12
+"""Rows below this length cannot be scaled: `F.normalize` leaves them shorter than 1."""
+
+
+Progress = Callable[[int, int], None]
+"""Called with what is done and what there is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +39,14 @@ class DuplicateGroup:
 
 
 def nearest_images(
-    features: Tensor, queries: Tensor, k: int, exclude: Tensor | None = None, *, chunk: int = CHUNK, block: int = BLOCK
+    features: Tensor,
+    queries: Tensor,
+    k: int,
+    exclude: Tensor | None = None,
+    *,
+    scale: bool = False,
+    chunk: int = CHUNK,
+    block: int = BLOCK,
 ) -> tuple[Tensor, Tensor]:
     """The k most similar images of each query.
 
@@ -40,6 +55,7 @@ def nearest_images(
         queries: [q, D], as `features`.
         k: answers per query; above what there is, all are given.
         exclude: int64 [q], index of each query among the features, left out of its own answers; None: none is.
+        scale: take rows of any length, of features and queries, and bring them to length 1 on the way.
         chunk: queries at a time.
         block: features at a time.
 
@@ -47,10 +63,11 @@ def nearest_images(
         Cosine [q, k] falling, and index int64 [q, k]. The order of equal ones is not defined.
 
     Raises:
-        ValueError: shapes, types or indices that do not fit, rows that are not of length 1, or k below one.
+        ValueError: shapes, types or indices that do not fit, rows that are not of length 1 or cannot be brought to it,
+            or k below one.
     """
-    _check_unit(features)
-    _check_unit(queries)
+    _check_rows(features, scale)
+    _check_rows(queries, scale)
     _check_positive("k", k)
     if features.shape[1] != queries.shape[1] or features.dtype != queries.dtype:
         raise ValueError(
@@ -59,10 +76,12 @@ def nearest_images(
         )
     if exclude is not None:
         _check_exclude(exclude, len(features), len(queries))
-    return _nearest_others(features, queries, k, exclude, chunk, block)
+    return _nearest_others(features, queries, k, exclude, scale, chunk, block)
 
 
-def near_duplicates(features: Tensor, threshold: float, *, block: int = 2048) -> list[DuplicateGroup]:
+def near_duplicates(
+    features: Tensor, threshold: float, *, scale: bool = False, block: int = 2048, progress: Progress | None = None
+) -> list[DuplicateGroup]:
     """Groups of images whose cosine to the first of the group is at least `threshold`.
 
     The images are gone through in order: each joins the earliest leader that is similar enough, or else leads those
@@ -72,26 +91,36 @@ def near_duplicates(features: Tensor, threshold: float, *, block: int = 2048) ->
     Args:
         features: [n, D], rows of length 1, float32 or float64; any device.
         threshold: -1..1. Rounding makes 1 miss some exact copies; 0.9999 finds them all.
+        scale: take rows of any length and bring them to length 1 on the way.
         block: features at a time.
+        progress: called with the pairs compared and in all.
 
     Returns:
         Groups, the largest first, equally large ones by their first image. Images without a near-duplicate are in none.
 
     Raises:
-        ValueError: shapes or types that do not fit, rows that are not of length 1, or a threshold that is no cosine.
+        ValueError: shapes or types that do not fit, rows that are not of length 1 or cannot be brought to it, or a
+            threshold that is no cosine.
     """
-    _check_unit(features)
+    _check_rows(features, scale)
     if not -1 <= threshold <= 1:
         raise ValueError(f"a threshold of cosines lies in -1..1, not at {threshold}")
     least = _at_least(threshold, features.dtype)
     leader = torch.arange(len(features), device=features.device)
     similarity = features.new_ones(len(features))
     found = [leader[:0]]  # the leaders of each block
+
+    def rows(index: Tensor) -> Tensor:
+        return F.normalize(features[index], dim=1) if scale else features[index]
+
     for image in torch.arange(len(features), device=features.device).split(block):
         alone = image
         for leaders in torch.cat(found).split(block):
-            alone = _follow(features, alone, leaders, least, leader, similarity)
-        found.append(_lead(features, alone, least, leader, similarity))
+            alone = _follow(rows, alone, leaders, least, leader, similarity)
+        found.append(_lead(rows, alone, least, leader, similarity))
+        if progress is not None:
+            done = int(image[-1]) + 1
+            progress(done * done, len(features) ** 2)
     size = torch.bincount(leader, minlength=len(leader))
     member = (size[leader] > 1).nonzero()[:, 0]
     member = member[leader[member].argsort(stable=True)]
@@ -99,30 +128,42 @@ def near_duplicates(features: Tensor, threshold: float, *, block: int = 2048) ->
     return sorted(groups, key=lambda group: -len(group.index))
 
 
-def outliers(features: Tensor, k: int, count: int, *, chunk: int = CHUNK, block: int = BLOCK) -> tuple[Tensor, Tensor]:
+def outliers(
+    features: Tensor,
+    k: int,
+    count: int,
+    *,
+    scale: bool = False,
+    chunk: int = CHUNK,
+    block: int = BLOCK,
+    progress: Progress | None = None,
+) -> tuple[Tensor, Tensor]:
     """The images that resemble even their k nearest neighbours least, the strangest first.
 
     Args:
         features: [n, D], n >= 2, rows of length 1, float32 or float64; any device.
         k: neighbours, the image itself not counted; those above n - 1 become n - 1.
         count: images to name; above n, all are given.
+        scale: take rows of any length and bring them to length 1 on the way.
         chunk: images at a time whose neighbours are sought.
         block: features at a time.
+        progress: called with the features compared and in all.
 
     Returns:
         Mean cosine to the neighbours [count] rising, and index int64 [count]. Equal ones come by index.
 
     Raises:
-        ValueError: shapes or types that do not fit, rows that are not of length 1, a single image, or a k or count
-            below one.
+        ValueError: shapes or types that do not fit, rows that are not of length 1 or cannot be brought to it, a single
+            image, or a k or count below one.
     """
-    _check_unit(features)
+    _check_rows(features, scale)
     _check_positive("k", k)
     _check_positive("count", count)
     if len(features) < 2:
         raise ValueError("a single image has no neighbours")
     own = torch.arange(len(features), device=features.device)
-    mean = _nearest_others(features, features, k, own, chunk, block)[0].mean(dim=1)
+    similarity, _ = _nearest_others(features, features, k, own, scale, chunk, block, progress)
+    mean = similarity.mean(dim=1)
     order = mean.argsort(stable=True)[:count]
     return mean[order], order
 
@@ -165,13 +206,27 @@ def nearest_patches(
     return image, patch[image], similarity[image]
 
 
+def unscalable(features: Tensor) -> Tensor:
+    """Numbers int64 of the rows of features [n, D] that cannot be brought to length 1: not finite, or all zeros."""
+    length = torch.linalg.vector_norm(features, dim=1)
+    return (~((length >= SHORTEST) & length.isfinite())).nonzero()[:, 0]
+
+
 def _nearest_others(
-    features: Tensor, queries: Tensor, k: int, own: Tensor | None, chunk: int, block: int
+    features: Tensor,
+    queries: Tensor,
+    k: int,
+    own: Tensor | None,
+    scale: bool,
+    chunk: int,
+    block: int,
+    progress: Progress | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Cosines and indices [q, k] of the nearest features, without the query's `own` [q]."""
+    asked = k if own is None else k + 1
+    similarity, index = nearest(features, queries, asked, scale=scale, chunk=chunk, block=block, progress=progress)
     if own is None:
-        return nearest(features, queries, k, chunk=chunk, block=block)
-    similarity, index = nearest(features, queries, k + 1, chunk=chunk, block=block)
+        return similarity, index
     # Among many copies the query itself may not be one of the first k + 1; then the last one goes.
     order = (index == own[:, None]).long().argsort(dim=1, stable=True)[:, : index.shape[1] - 1]
     return similarity.gather(1, order), index.gather(1, order)
@@ -184,15 +239,21 @@ def _at_least(threshold: float, dtype: torch.dtype) -> float:
 
 
 def _follow(
-    features: Tensor, image: Tensor, leaders: Tensor, least: float, leader: Tensor, similarity: Tensor
+    rows: Callable[[Tensor], Tensor],
+    image: Tensor,
+    leaders: Tensor,
+    least: float,
+    leader: Tensor,
+    similarity: Tensor,
 ) -> Tensor:
     """Let images [b] follow the first of the leaders [c] whose cosine is `least` or more; those left without one.
 
-    The places of those that follow are written into leader [n] and similarity [n].
+    `rows` gives the features of images, of length 1. The places of those that follow are written into leader [n] and
+    similarity [n].
     """
     if not len(image) or not len(leaders):
         return image
-    cosine = features[image] @ features[leaders].T
+    cosine = rows(image) @ rows(leaders).T
     first = (cosine >= least).to(torch.uint8).argmax(dim=1)  # 0 where there is none
     value = cosine.gather(1, first[:, None])[:, 0]
     follows = value >= least
@@ -201,12 +262,14 @@ def _follow(
     return image[~follows]
 
 
-def _lead(features: Tensor, image: Tensor, least: float, leader: Tensor, similarity: Tensor) -> Tensor:
+def _lead(rows: Callable[[Tensor], Tensor], image: Tensor, least: float, leader: Tensor, similarity: Tensor) -> Tensor:
     """Let images [b] that follow none before them lead each other, in order; those that lead, or might.
 
-    The places of those that follow are written into leader [n] and similarity [n].
+    `rows` gives the features of images, of length 1. The places of those that follow are written into leader [n] and
+    similarity [n].
     """
-    cosine = features[image] @ features[image].T
+    own_rows = rows(image)
+    cosine = own_rows @ own_rows.T
     near = np.triu((cosine >= least).cpu().numpy(), 1)
     own = np.arange(len(near))
     place = own.copy()
@@ -230,14 +293,17 @@ def _best_patch(patches: Tensor | NDArray[np.floating], direction: Tensor) -> tu
     return values, index
 
 
-def _check_unit(features: Tensor) -> None:
+def _check_rows(features: Tensor, scale: bool) -> None:
     if features.ndim != 2 or not len(features) or features.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"features must be float32 or float64 [n, D] with n >= 1, not {_describe(features)}")
-    length = torch.linalg.vector_norm(features, dim=1)
-    wrong = ~((length - 1).abs() <= UNIT_TOLERANCE)  # also those that are not numbers
-    if wrong.any():
-        first = int(wrong.nonzero()[0])
-        raise ValueError(f"features must have length 1, that of number {first} is {length[first].item():.4g}")
+    if scale:
+        wrong, wanted = unscalable(features), "a length above 0"
+    else:
+        off = (torch.linalg.vector_norm(features, dim=1) - 1).abs()
+        wrong, wanted = (~(off <= UNIT_TOLERANCE)).nonzero()[:, 0], "length 1"  # also those that are not numbers
+    if len(wrong):
+        length = torch.linalg.vector_norm(features[wrong[0]]).item()
+        raise ValueError(f"features must have {wanted}, that of number {int(wrong[0])} is {length:.4g}")
 
 
 def _check_patches(patches: Tensor | NDArray[np.floating], query: Tensor) -> None:

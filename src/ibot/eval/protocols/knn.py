@@ -15,7 +15,10 @@ from ibot.types import ResultRecord
 def run(context: Context, settings: KnnSettings) -> list[ResultRecord]:
     """One record per k; all are reported, none is chosen. Raises ConfigError for a k or temperature that is not > 0."""
     if not settings.k or min(settings.k) < 1 or settings.temperature <= 0:
-        raise ConfigError(f"k={show(settings.k)} and temperature={settings.temperature:g} must be positive")
+        raise ConfigError(
+            f"k={show(settings.k)} and temperature={settings.temperature:g} must be positive",
+            fix="for example k=10,20 temperature=0.07",
+        )
     train = context.features(context.train, "train")[CLASS_TOKEN]
     val = context.features(context.val, "val")[CLASS_TOKEN]
     return scores(context, settings, train, val)
@@ -28,7 +31,7 @@ def scores(context: Context, settings: KnnSettings, train: FeatureSet, val: Feat
     bank = train.rows.to(device) if device.type != "cpu" else train.rows
     found = knn_accuracy(
         bank, train.labels.to(device), val.rows.to(device), val.labels.to(device), ks=settings.k,
-        temperature=settings.temperature, scale=True,
+        temperature=settings.temperature, scale=True, progress=context.counter("neighbours"),
     )  # fmt: skip
     notes = unreadable(train, val)
     if max(settings.k) > len(bank):

@@ -9,16 +9,22 @@ from ibot.config.evaluation import LogisticSettings
 from ibot.errors import ConfigError
 from ibot.eval.cache import FeatureSet
 from ibot.eval.features import CLASS_TOKEN
-from ibot.eval.logistic import CHUNK, Rows, choose_penalty, fit_path
+from ibot.eval.logistic import CHUNK, Rows, choose_penalty, count_folds, fit_path, part_of
 from ibot.eval.protocol import Context, plain, unreadable
 from ibot.eval.record import topk_hits
 from ibot.types import ResultRecord
+
+FITS = "logistic fits"
+"""Name of the progress counter: of folds x penalties and the last fit, or in published mode of the penalties."""
 
 
 def run(context: Context, settings: LogisticSettings) -> list[ResultRecord]:
     """One record: the penalty is chosen by cross-validation, or in published mode on the split that is reported."""
     if not settings.penalties or min(settings.penalties) <= 0 or settings.folds < 2:
-        raise ConfigError("penalties of the logistic regression must be positive, and folds at least 2")
+        raise ConfigError(
+            "penalties of the logistic regression must be positive, and folds at least 2",
+            fix="for example penalties=0.01,0.1,1 folds=5",
+        )
     train = context.features(context.train, "train")[CLASS_TOKEN]
     val = context.features(context.val, "val")[CLASS_TOKEN]
     return [probe(context, settings, train, val)]
@@ -30,13 +36,12 @@ def probe(context: Context, settings: LogisticSettings, train: FeatureSet, val: 
     labels, truth = train.labels.to(context.device), val.labels.to(context.device)
     by_strength = {value / len(features): value for value in settings.penalties}
     if context.mode == "published":
-        weights = fit_path(features, labels, context.num_classes, list(by_strength))
+        weights = fit_path(features, labels, context.num_classes, list(by_strength), progress=context.counter(FITS))
         scores = {p: _top1(_logits(queries, weight), truth) for p, weight in weights.items()}
         chosen = max(scores, key=lambda penalty: scores[penalty])
         weight = weights[chosen]
     else:
-        chosen, scores = _by_cross_validation(features, labels, by_strength, settings, context.seed)
-        weight = fit_path(features, labels, context.num_classes, [chosen])[chosen]
+        weight, chosen, scores = _by_cross_validation(context, features, labels, list(by_strength), settings.folds)
     name = f"lambda {by_strength[chosen]:g}/n"
     return context.top(
         "logistic", _logits(queries, weight), truth, {**plain(settings), "feature": str(CLASS_TOKEN)},
@@ -53,13 +58,22 @@ def unit_rows(context: Context, features: FeatureSet) -> Rows:
 
 
 def _by_cross_validation(
-    features: Rows, labels: Tensor, by_strength: dict[float, float], settings: LogisticSettings, seed: int
-) -> tuple[float, dict[float, float]]:
-    """The penalty and the scores of all; the middle one and no scores where no class has two images to part."""
+    context: Context, features: Rows, labels: Tensor, penalties: list[float], folds: int
+) -> tuple[Tensor, float, dict[float, float]]:
+    """The weights [C, D] of the best penalty, that penalty, and the scores of all.
+
+    It is the middle one, and there are no scores, where no class has two images to part.
+    """
+    progress, fits, scores = context.counter(FITS), 0, {}
     if torch.bincount(labels).max() < 2:
-        ordered = sorted(by_strength)
-        return ordered[len(ordered) // 2], {}
-    return choose_penalty(features, labels, list(by_strength), settings.folds, seed)
+        chosen = sorted(penalties)[len(penalties) // 2]
+    else:
+        fits = count_folds(labels, folds) * len(penalties)
+        chosen, scores = choose_penalty(
+            features, labels, penalties, folds, context.seed, progress=part_of(progress, 0, 1)
+        )
+    path = fit_path(features, labels, context.num_classes, [chosen], progress=part_of(progress, fits, 0))
+    return path[chosen], chosen, scores
 
 
 def _chosen_on(context: Context, scores: dict[float, float]) -> str:
