@@ -1,10 +1,11 @@
 """k-NN search against an exact search library, and the linear sweep against a single rate.
 
-python -m benchmarks.evaluation [--features 100000] [--queries 10240] [--rounds 3] [--weights RUN --data DIR]
+python -m benchmarks.evaluation [--queries 10240] [--rounds 3] [--rows BANK.npy QUERIES.npy] [--weights RUN --data DIR]
 
-Random unit features, 384 wide; interleaved rounds in one process, medians; peak memory of each way in a process of its
-own, above that of the features. `pip install faiss-cpu` gives the library to compare with. With weights and images also
-an epoch of the published probe, which computes the features of new crops: 45 rates against one.
+100,000 random unit features, 384 wide, alone and around 100 common directions; or those that `ibot features` wrote.
+Interleaved rounds in one process, medians; peak memory of each way in a process of its own, above that of the features.
+`pip install faiss-cpu` gives the library to compare with. With weights and images also an epoch of the published probe,
+which computes the features of new crops: 45 rates against one.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable
 
+import numpy as np
 import torch
 
 from ibot.cli.main import main as ibot
@@ -28,11 +30,16 @@ from ibot.config.evaluation import SWEEP
 from ibot.eval.linear import LinearSweep
 from ibot.eval.nearest import nearest
 
-WIDTH, CLASSES, BATCH = 384, 100, 1024
+COUNT, WIDTH, CLASSES, BATCH = 100_000, 384, 100, 1024
 
 
-def features(count: int, seed: int) -> torch.Tensor:
-    rows = torch.randn(count, WIDTH, generator=torch.Generator().manual_seed(seed))
+def features(count: int, seed: int, clusters: int = 0) -> torch.Tensor:
+    """Unit rows; with clusters each is the sum of one of so many unit rows and a random one of half its length."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randn(count, WIDTH, generator=generator)
+    if clusters:
+        centres = features(clusters, seed=-1)
+        rows.div_(2 * WIDTH**0.5).add_(centres[torch.randint(clusters, (count,), generator=generator)])
     return rows.div_(rows.norm(dim=1, keepdim=True))  # in place: a copy would hide what a search needs
 
 
@@ -52,7 +59,7 @@ def library(bank: torch.Tensor) -> Search:
     import faiss
 
     faiss.omp_set_num_threads(torch.get_num_threads())
-    index = faiss.IndexFlatIP(WIDTH)
+    index = faiss.IndexFlatIP(bank.shape[1])
     index.add(bank.numpy())
     return lambda queries, k: torch.from_numpy(index.search(queries.numpy(), k)[1])
 
@@ -74,8 +81,6 @@ def compare_searches(bank: torch.Tensor, queries: torch.Tensor, k: int, rounds: 
         print(f"where not, their similarities, in float64, are at most {apart:.1e} apart")
     ways = {name: functools.partial(search, queries, k) for name, search in searches.items()}
     report(f"{len(queries)} queries, k = {k}", interleaved(ways, rounds))
-    for name in known:
-        print(f"k = {k}  {name}: {peak_memory(name, len(bank), k):.0f} MiB above the features")
 
 
 def exact(bank: torch.Tensor, queries: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
@@ -125,14 +130,14 @@ def report(title: str, seconds: dict[str, list[float]]) -> None:
         print(f"{title}  {first} / {other}: {ratio:.2f}")
 
 
-def peak_memory(name: str, count: int, k: int) -> float:
+def peak_memory(name: str, k: int) -> float:
     """MiB above the features that 1,024 queries need, in a fresh process."""
     code = f"""
 from benchmarks.evaluation import WAYS, features
 def memory(name):
     line = next(l for l in open("/proc/self/status") if l.startswith(name))
     return int(line.split()[1]) / 1024
-bank, queries = features({count}, 0), features(1024, 1)
+bank, queries = features({COUNT}, 0), features(1024, 1)
 WAYS[{name!r}](bank[:5000])(queries, {k})  # what libraries take on their first call
 before = memory("VmHWM")
 WAYS[{name!r}](bank)(queries, {k})
@@ -143,17 +148,31 @@ print(memory("VmHWM") - before)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--features", type=int, default=100_000)
     parser.add_argument("--queries", type=int, default=10_240)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rows", nargs=2, metavar="FILE.npy", help="features of a bank and of queries")
     parser.add_argument("--weights", help="a run or weights file")
     parser.add_argument("--data", help="labelled images")
     options = parser.parse_args()
-    bank, queries = features(options.features, 0), features(options.queries, 1)
-    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, {options.features} x {WIDTH} features")
+    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}")
+    bank = features(COUNT, 0)
+    sets = {
+        "random": (bank, features(options.queries, 1)),
+        "around 100 directions": (features(COUNT, 2, 100), features(options.queries, 3, 100)),
+    }
+    if options.rows:
+        given = (torch.nn.functional.normalize(torch.from_numpy(np.load(file)).float()) for file in options.rows)
+        sets = {"given": tuple(given)}
+    for name, (rows, queries) in sets.items():
+        print(f"\nfeatures {name}: {len(rows)} x {rows.shape[1]}")
+        for k in (20, 200):
+            compare_searches(rows, queries, k, options.rounds)
+    if options.rows:
+        return
     for k in (20, 200):
-        compare_searches(bank, queries, k, options.rounds)
-    report(f"one epoch of {CLASSES} classes, features in memory", interleaved(sweep_ways(bank), options.rounds))
+        for name in WAYS:
+            print(f"k = {k}  {name}: {peak_memory(name, k):.0f} MiB above the features")
+    report(f"\none epoch of {CLASSES} classes, features in memory", interleaved(sweep_ways(bank), options.rounds))
     if options.weights:
         ways = published_probe(options.weights, options.data)
         report("two epochs of the published probe from 4,000 images", interleaved(ways, options.rounds))
