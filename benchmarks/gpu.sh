@@ -14,3 +14,16 @@ for seed in 0 1 2; do
   $python -m ibot pretrain tiny32 --data "$data" --run "$out/tiny32-$seed" --seed $seed train.length="4000000 images" \
     2>&1 | tee "$out/tiny32-$seed.txt"
 done
+# The numbers of the CPU and those of the GPU, side by side.
+evaluate() { # PROTOCOL DEVICE SETTINGS
+  $python -m ibot eval "$1" "$out/tiny32-0" --data "$data" --device "$2" --out "$out/eval-$2" --cache "$out/cache-$2" \
+    "${@:3}" 2>&1 | tee -a "$out/eval-$2.txt"
+}
+for device in cuda cpu; do
+  for protocol in knn logistic cluster occlusion shuffle; do
+    evaluate $protocol $device --max-train 20000 --max-val 5000
+  done
+  evaluate linear $device --max-train 20000 --max-val 5000 augment=none
+done
+evaluate finetune cuda epochs=20
+$python -m ibot results "$out/eval-cuda" "$out/eval-cpu" 2>&1 | tee "$out/eval-compared.txt"
