@@ -26,4 +26,4 @@ for device in cuda cpu; do
   evaluate linear $device --max-train 20000 --max-val 5000 augment=none
 done
 evaluate finetune cuda epochs=20
-$python -m ibot results "$out/eval-cuda" "$out/eval-cpu" 2>&1 | tee "$out/eval-compared.txt"
+$python -m ibot results --all "$out/eval-cuda" "$out/eval-cpu" 2>&1 | tee "$out/eval-compared.txt"
