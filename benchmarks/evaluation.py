@@ -130,18 +130,20 @@ def report(title: str, seconds: dict[str, list[float]]) -> None:
         print(f"{title}  {first} / {other}: {ratio:.2f}")
 
 
-def peak_memory(name: str, k: int) -> float:
-    """MiB above the features that 1,024 queries need, in a fresh process."""
+def peak_memory(work: str) -> float:
+    """MiB above 100,000 features that some work on a `bank` and 1,024 `queries` needs, in a fresh process."""
     code = f"""
-from benchmarks.evaluation import WAYS, features
-def memory(name):
-    line = next(l for l in open("/proc/self/status") if l.startswith(name))
+from benchmarks.evaluation import COUNT, WAYS, features, sweep_ways
+def peak():
+    line = next(l for l in open("/proc/self/status") if l.startswith("VmHWM"))
     return int(line.split()[1]) / 1024
-bank, queries = features({COUNT}, 0), features(1024, 1)
-WAYS[{name!r}](bank[:5000])(queries, {k})  # what libraries take on their first call
-before = memory("VmHWM")
-WAYS[{name!r}](bank)(queries, {k})
-print(memory("VmHWM") - before)
+def work(bank):
+    {work}
+bank, queries = features(COUNT, 0), features(1024, 1)
+work(bank[:256])  # what libraries take on their first call
+before = peak()
+work(bank)
+print(peak() - before)
 """
     return float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
 
@@ -171,8 +173,11 @@ def main() -> None:
         return
     for k in (20, 200):
         for name in WAYS:
-            print(f"k = {k}  {name}: {peak_memory(name, k):.0f} MiB above the features")
+            used = peak_memory(f"WAYS[{name!r}](bank)(queries, {k})")
+            print(f"k = {k}  {name}: {used:.0f} MiB above the features")
     report(f"\none epoch of {CLASSES} classes, features in memory", interleaved(sweep_ways(bank), options.rounds))
+    used = peak_memory("sweep_ways(bank)['45 rates']()")
+    print(f"45 rates: {used:.0f} MiB above the features")
     if options.weights:
         ways = published_probe(options.weights, options.data)
         report("two epochs of the published probe from 4,000 images", interleaved(ways, options.rounds))
