@@ -274,6 +274,49 @@ def test_a_run_that_was_moved_or_evaluated_from_within_stays_one_column(show, tm
     assert networks == ["imagenet.pth, teacher", "new/a, teacher"]
 
 
+OLD, NEW = "aaaaaaaa" + 56 * "0", "11111111" + 56 * "0"
+
+
+def trained_on(folder):
+    """A run that was evaluated at step 100 and, by another protocol too, at step 260."""
+    first = knn(20, 40, weights="runs/photos", weights_hash=OLD)
+    probe = record("linear_top1", 60, weights="runs/photos", weights_hash=NEW, when="2026-01-02T00:00:00")
+    return write(folder, in_training(100, 30), first, in_training(260, 50), probe, run=True)
+
+
+def test_weights_of_a_run_that_was_trained_on_are_never_mixed(show, tmp_path):
+    trained_on(tmp_path / "runs" / "photos")
+    printed, rows = show("runs", "--markdown", "table.md")
+    old, new = (f"runs/photos, teacher, {version}" for version in (OLD[:8], NEW[:8]))
+    assert [name for name in rows[0] if not name.endswith(("low", "high"))][2:] == [old, new]
+    assert numbers(rows, old) == {"knn, k = 20, clean": "40.00"}
+    assert numbers(rows, new) == {"knn, k = 20, pre-training": "50.00", "linear, top1": "60.00"}
+    assert f"| {old} | {new} |" in (tmp_path / "table.md").read_text()
+    lines = [line.split() for line in printed.splitlines()]
+    assert lines[1:3] == [["teacher", "teacher"], [OLD[:8], NEW[:8]]] and "2 networks, 3 records" in printed
+    _, rows = show("runs", "--all")
+    assert {row["value"]: row["settings that differ"].split()[-1] for row in rows} == {
+        "40.00": f"weights={OLD[:8]}", "50.00": f"weights={NEW[:8]}", "60.00": f"weights={NEW[:8]}",
+    }  # fmt: skip
+
+
+def test_what_a_training_measured_after_the_last_evaluation_is_of_other_weights(show, tmp_path):
+    write(trained_on(tmp_path / "runs" / "photos"), in_training(300, 55))
+    _, rows = show("runs")
+    assert numbers(rows, "runs/photos, teacher, step 300") == {"knn, k = 20, pre-training": "55.00"}
+    assert numbers(rows, f"runs/photos, teacher, {NEW[:8]}") == {"linear, top1": "60.00"}
+    _, rows = show("runs", "--all")
+    assert next(row for row in rows if row["value"] == "55.00")["settings that differ"].endswith("step=300")
+
+
+def test_weights_that_did_not_change_stay_one_column(show, tmp_path):
+    write(tmp_path / "a", knn(20, 40, weights_hash=OLD), record("linear_top1", 60, weights_hash=OLD))
+    write(tmp_path / "b", knn(10, 50, weights_hash=OLD))
+    printed, rows = show("a", "b")
+    assert len(numbers(rows)) == 3 and "1 network, 3 records" in printed
+    assert not any("weights=" in row["settings that differ"] for row in show("a", "b", "--all")[1])
+
+
 def test_all_lists_dates_and_the_settings_that_differ(show, tmp_path):
     first = record(value=1, settings={"k": 10, "temperature": 0.07}, when="2026-01-02T00:00:00")
     second = record(value=2, settings={"k": 20, "temperature": 0.07}, when="2026-01-01T00:00:00", seed=1)
@@ -318,6 +361,18 @@ def test_the_plot_has_a_bar_for_each_number_with_its_interval(show, tmp_path, mo
         ("a $x$.pth", 40, (38, 43)), ("net.pth", 41, (39, 44)), ("net.pth", 50, None),
     }  # fmt: skip
     assert (np.asarray(Image.open(tmp_path / "plot.png").convert("L")) < 250).any()
+
+
+def test_bars_of_several_weights_of_a_run_have_names_of_their_own(show, tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    from ibot.show import results as pictures
+
+    groups = {}
+    monkeypatch.setattr(pictures, "results_picture", lambda given, path: groups.update(given))
+    trained_on(tmp_path / "runs" / "photos")
+    show("runs", "--plot", "plot.png")
+    names = sorted(bar.name for bars in groups.values() for bar in bars)
+    assert names == [f"runs/photos ({version[:8]})" for version in (NEW, NEW, OLD)]
 
 
 def test_without_matplotlib_the_extra_is_named(tmp_path, monkeypatch, capsys):

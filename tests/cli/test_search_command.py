@@ -245,11 +245,16 @@ def test_nearest_patches_equal_all_cosines_in_batches(find, scenes, weights, mon
         best = (unit @ unit[query, 1 * GRID + 2]).max(dim=1).values
         best[query] = -2
         expected = best.argsort(descending=True)[:6]
-        found = of(rows, "nearest", f"{name} patch 6")
+        found = of(rows, "patch", name)
+        assert {(row["query_row"], row["query_column"]) for row in found} == {("1", "2")}
+        places = (unit @ unit[query, 1 * GRID + 2])[expected].argmax(dim=1).tolist()
+        assert [(int(row["row"]), int(row["column"])) for row in found] == [divmod(place, GRID) for place in places]
         assert [row["name"] for row in found] == [features.names[i] for i in expected.tolist()]
         values = [float(row["similarity"]) for row in found]
         assert values == pytest.approx(best[expected].tolist(), abs=2e-5)  # float32, other batches
-        assert len(of(rows, "nearest", name)) == 6
+        whole = of(rows, "nearest", name)
+        assert len(whole) == 6 and not any(row["query_row"] + row["column"] for row in whole)
+        assert f"Nearest to {name}, patch in row 1, column 2" in page.headings
     assert len(page.squares) == 2 * 7
     place = {"top": 1 / GRID, "left": 2 / GRID, "height": 1 / GRID, "width": 1 / GRID}
     assert page.squares[0] == pytest.approx(place, abs=1e-4)
@@ -280,6 +285,7 @@ def test_a_square_of_the_padding_ends_with_the_view():
 
     searched = search.Searched(Padded(), None, search_view((48, 64)), torch.device("cpu"), 0, lambda name: None)
     square = search._square(3, searched)
+    assert (square.row, square.column) == (1, 1)
     assert (square.top, square.left) == (32 / 48, 32 / 64)
     assert square.top + square.height == pytest.approx(1) and square.left + square.width == pytest.approx(1)
 
@@ -316,6 +322,8 @@ def test_a_single_image_has_neither_neighbours_nor_outliers(find, scenes, tmp_pa
 
 
 def test_an_earlier_search_is_replaced_and_nothing_else(find, scenes, tmp_path, weights, capsys):
+    (tmp_path / "found").mkdir()
+    (tmp_path / "found" / "search.csv").write_text("kind,group_or_query,rank,name,similarity\n")  # an earlier one
     find("--data", scenes, "--k", 9)
     (tmp_path / "found" / "notes.txt").write_text("kept")
     _, rows, _ = find("--data", scenes, "--k", 2)
@@ -384,6 +392,17 @@ def test_a_network_whose_outputs_have_no_direction_is_named(value, weights, scen
     save_file(tensors, file, about)
     given = ["search", file, "--data", scenes, "--cache", tmp_path / "c", "--out", tmp_path / "o"]
     assert main(list(map(str, given))) == 2 and "not finite, or all zero" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["search", "features"])
+def test_the_help_says_that_only_training_images_are_read(command, capsys):
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    assert "of one with train/ and val/ only train/ is read" in " ".join(capsys.readouterr().out.split())
+
+
+def test_of_a_folder_with_parts_only_the_training_images_are_searched(find, scenes):
+    assert f"33 of {scenes}\n" in find("--data", scenes.parent)[0].out
 
 
 def test_the_default_threshold_is_the_one_that_was_measured():

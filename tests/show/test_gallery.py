@@ -2,6 +2,7 @@ import base64
 import csv
 import io
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -100,7 +101,10 @@ def everything():
     return Findings(
         nearest=[
             Nearest(Picture(7, NAMES[7]), pictures[:3]),
-            Nearest(Picture(9, NAMES[3], square=Square.on_grid(5, (2, 3))), pictures[3:5]),
+            Nearest(
+                Picture(9, NAMES[3], square=Square.on_grid(5, (2, 3))),
+                [replace(pictures[i], square=Square.on_grid(i, (2, 3))) for i in (3, 4)],
+            ),
         ],
         duplicates=Duplicates(0.95, [Group(pictures[:4]), Group(pictures[4:6])]),
         outliers=pictures[6:],
@@ -160,11 +164,13 @@ def test_the_query_comes_first_with_its_square(tmp_path):
     answers = [Picture(1, "a.jpg", 0.8, Square.on_grid(7, (2, 4))), Picture(2, "b.jpg", 0.7)]
     page = shown(tmp_path, Findings(nearest=[Nearest(query, answers)]))
     assert [image["alt"] for image in page.all("img")] == [
-        "query 40: q.jpg, patch 5 marked",
-        "image 1: a.jpg, patch 7 marked",
+        "query 40: q.jpg, patch in row 1, column 1 marked",
+        "image 1: a.jpg, patch in row 1, column 3 marked",
         "image 2: b.jpg",
     ]
-    assert page.text("bdi")[0] == "q.jpg patch 5" and page.text("small")[0] == "query · #40 · patch 5"
+    assert page.text("bdi")[0] == "q.jpg, patch in row 1, column 1"
+    assert page.text("small")[:2] == ["query · #40 · patch in row 1, column 1", "#1 · patch in row 1, column 3 · 0.800"]
+    assert "Rows and columns of patches count from 0." in page.text("p")
     squares = [
         dict(side.split(":") for side in found["style"].split(";")) for found in page.all("span") if "style" in found
     ]
@@ -253,25 +259,27 @@ def test_the_table_holds_all_findings(tmp_path):
     write_csv(csv_rows(findings), tmp_path / "a.csv")
     with (tmp_path / "a.csv").open(encoding="utf-8", errors="surrogateescape", newline="") as file:
         header, *lines = csv.reader(file)
-    assert header == ["kind", "group_or_query", "rank", "name", "similarity"]
+    assert header == [
+        "kind", "group_or_query", "query_row", "query_column", "rank", "name", "row", "column", "similarity",
+    ]  # fmt: skip
     name = [name.replace("\ud800", "\ufffd") for name in NAMES]
     similarity = [f"{0.9 - 0.05 * i:.6f}" for i in range(len(NAMES))]
     assert lines == [
-        *(["nearest", name[7], str(i + 1), name[i], similarity[i]] for i in range(3)),
-        *(["nearest", f"{name[3]} patch 5", str(i - 2), name[i], similarity[i]] for i in range(3, 5)),
-        *(["near-duplicate", "1", str(i + 1), name[i], similarity[i]] for i in range(4)),
-        *(["near-duplicate", "2", str(i - 3), name[i], similarity[i]] for i in range(4, 6)),
-        *(["outlier", "", str(i - 5), name[i], similarity[i]] for i in range(6, len(NAMES))),
+        *(["nearest", name[7], "", "", str(i + 1), name[i], "", "", similarity[i]] for i in range(3)),
+        *(["patch", name[3], "1", "2", str(i - 2), name[i], "1", str(i - 3), similarity[i]] for i in range(3, 5)),
+        *(["near-duplicate", "1", "", "", str(i + 1), name[i], "", "", similarity[i]] for i in range(4)),
+        *(["near-duplicate", "2", "", "", str(i - 3), name[i], "", "", similarity[i]] for i in range(4, 6)),
+        *(["outlier", "", "", "", str(i - 5), name[i], "", "", similarity[i]] for i in range(6, len(NAMES))),
     ]
 
 
 def test_the_table_keeps_the_bytes_of_names_and_leaves_unknown_numbers_empty(tmp_path):
-    write_csv([Row("outlier", "", 1, "caf\udce9.jpg", None)], tmp_path / "a.csv")
-    assert (tmp_path / "a.csv").read_bytes().splitlines()[1] == b"outlier,,1,caf\xe9.jpg,"
+    write_csv([Row("outlier", "", None, None, 1, "caf\udce9.jpg", None, None, None)], tmp_path / "a.csv")
+    assert (tmp_path / "a.csv").read_bytes().splitlines()[1] == b"outlier,,,,1,caf\xe9.jpg,,,"
 
 
 def failing():
-    yield Row("outlier", "", 1, "a", 0.5)
+    yield Row("outlier", "", None, None, 1, "a", None, None, 0.5)
     raise KeyError("stop")
 
 
@@ -299,5 +307,5 @@ def test_a_file_is_replaced_in_one_step(tmp_path, monkeypatch):
     monkeypatch.setattr(gallery.os, "fsync", lambda _: seen.append(path.read_text()))
     write_csv([], path)
     write_page(Findings(), plain, path, "title")
-    assert seen == ["old", "kind,group_or_query,rank,name,similarity\n"]
+    assert seen == ["old", "kind,group_or_query,query_row,query_column,rank,name,row,column,similarity\n"]
     assert list(tmp_path.iterdir()) == [path]

@@ -110,7 +110,8 @@ def build_parser() -> argparse.ArgumentParser:
 
     features = command("features", "write class tokens (and patch tokens) with file names", "features", "run")
     _weights_arguments(features)
-    features.add_argument("--data", required=True, metavar="DIR", help="folder of images")
+    data = "folder of images; of one with train/ and val/ only train/ is read"
+    features.add_argument("--data", required=True, metavar="DIR", help=data)
     features.add_argument("--out", required=True, metavar="FILE", help=".npz or .safetensors")
     features.add_argument("--patches", action="store_true", help="write patch tokens too")
     features.usage = "%(prog)s [options] WEIGHTS_OR_RUN --data DIR --out FILE"  # argparse may part --out from FILE
@@ -256,7 +257,8 @@ def _evaluation_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _search_arguments(parser: argparse.ArgumentParser) -> None:
     _weights_arguments(parser)
-    parser.add_argument("--data", required=True, metavar="DIR", help="folder of images, labelled or not")
+    data = "folder of images, labelled or not; of one with train/ and val/ only train/ is read"
+    parser.add_argument("--data", required=True, metavar="DIR", help=data)
     image = "whose neighbours are sought, in the folder or not (default: a few of the folder)"
     parser.add_argument("--image", nargs="+", action="extend", default=[], metavar="FILE", help=image)
     patch = "also seek patches like this one of each image; rows and columns count from 0, of the view"

@@ -7,8 +7,9 @@ import csv
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +21,8 @@ from ibot.types import ResultRecord
 FILE = "results.jsonl"
 PRE_TRAINING = "pre-training"
 """Mode of the records that a training leaves while it runs."""
+HASH_LETTERS = 8
+"""Of a hash, enough to tell the weights of one run apart."""
 LISTED = 4
 """Values of a list that a title shows; of a longer one it shows the ends."""
 OF_THE_VIEW = ("size", "fit", "interpolation", "exif_orientation")
@@ -67,11 +70,20 @@ class Entry:
     run: str
     """Folder of the run, or the weights where they belong to none."""
     record: ResultRecord
+    weights: str = ""
+    """Start of the hash of the network's weights, empty where it is not known."""
+    step: int | None = None
+    """Where a training's own record belongs to weights that no evaluation has named: their step."""
 
     @property
     def subject(self) -> tuple[str, str]:
-        """Run or weights, and network: a column of the table."""
+        """Run or weights, and network."""
         return self.run, self.record.key or "teacher"  # trainings measure the teacher
+
+    @property
+    def version(self) -> str:
+        """What tells the weights from others of the same run and network: one column of the table each."""
+        return self.weights if self.step is None else f"step {self.step}"
 
     @property
     def metric(self) -> str:
@@ -118,9 +130,9 @@ class Table:
 
     rows: dict[Measure, tuple[str, ...]]
     """Title, in parts: protocol, row, and what tells it from the others."""
-    networks: list[tuple[str, str]]
-    """Run or weights, and network: the columns."""
-    cells: dict[tuple[Measure, tuple[str, str]], ResultRecord]
+    networks: list[tuple[str, ...]]
+    """Run or weights, network, and the version where there are several: the columns."""
+    cells: dict[tuple[Measure, tuple[str, ...]], ResultRecord]
     """By row and column."""
 
 
@@ -172,7 +184,7 @@ def read_folder(folder: Path) -> list[Entry]:
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"'{file}' cannot be read", why=str(error), fix="mend it, or move it away") from None
         records = [record for record in map(_record, rows) if record is not None]
-        found += [Entry(_subject(file.parent, record), record) for record in _without_early_steps(records)]
+        found += _entries(file.parent, _without_early_steps(records))
     if not found:
         raise UserError(
             f"no results in or below '{folder}'", why=f"no {FILE} there holds a record",
@@ -182,11 +194,23 @@ def read_folder(folder: Path) -> list[Entry]:
 
 
 def side_by_side(entries: Sequence[Entry]) -> Table:
-    """One row per metric, one column per run or weights and network; entries in order of time, so the last stays."""
-    cells = {(entry.measure, entry.subject): entry.record for entry in entries}
+    """One row per metric, one column per network with its weights; entries in order of time, so the last stays."""
+    columns = _columns(entries)
+    cells = {(entry.measure, columns[entry.subject, entry.version]): entry.record for entry in entries}
     names = list(dict.fromkeys(entry.metric for entry in entries))
     rows = sorted({measure for measure, _ in cells}, key=lambda measure: _order(measure, names))
-    return Table({row: _title(row, rows) for row in rows}, sorted({network for _, network in cells}), cells)
+    return Table({row: _title(row, rows) for row in rows}, list(columns.values()), cells)
+
+
+def _columns(entries: Iterable[Entry]) -> dict[tuple[tuple[str, str], str], tuple[str, ...]]:
+    """Title of the column of each subject and version, in order: versions by time, and last what trainings measured."""
+    found = dict.fromkeys((entry.subject, entry.version) for entry in entries if entry.record.when)
+    found |= dict.fromkeys((entry.subject, entry.version) for entry in entries)
+    count = Counter(subject for subject, _ in found)
+    return {
+        (subject, version): (*subject, version) if version and count[subject] > 1 else subject
+        for subject, version in sorted(found, key=lambda column: column[0])
+    }
 
 
 def cells_of(table: Table, intervals: bool = False, ranges: bool = False) -> list[list[str]]:
@@ -219,10 +243,14 @@ def cells_of(table: Table, intervals: bool = False, ranges: bool = False) -> lis
 def list_of(entries: Sequence[Entry]) -> list[list[str]]:
     """Every record in a line: when, of what, how much, and the settings in which records of its metric differ."""
     lines = [["date", "run", "network", "metric", "value", "95 % interval", "settings that differ"]]
-    known = [_settings(entry) for entry in entries]
+    known, columns = [_settings(entry) for entry in entries], _columns(entries)
     for entry, own in zip(entries, known, strict=True):
         others = [s for e, s in zip(entries, known, strict=True) if e.record.metric == entry.record.metric]
-        differing = [key for key in own if len({str(other[key]) for other in others if key in other}) > 1]
+        # Weights of a run that was trained on tell all its records apart, also those of different metrics.
+        always = ("weights", "step") if columns[entry.subject, entry.version] != entry.subject else ()
+        differing = [
+            key for key in own if key in always or len({str(other[key]) for other in others if key in other}) > 1
+        ]
         span = _range(entry.record)
         spread = f"range {_ends(span)}" if span and not entry.record.interval else _ends(entry.record.interval)
         lines.append(
@@ -302,6 +330,25 @@ def _without_early_steps(records: Sequence[ResultRecord]) -> list[ResultRecord]:
     """Records of evaluations, and of those that the training made the ones at its last step."""
     last = max((record.extra["step"] for record in records if "step" in record.extra), default=0)
     return [record for record in records if record.extra.get("step", last) == last]
+
+
+def _entries(folder: Path, records: Sequence[ResultRecord]) -> list[Entry]:
+    """What the records of a file, in its order, were measured of.
+
+    A training does not hash its weights: they are those that the next evaluation of the run reads.
+    """
+    found: list[Entry] = []
+    named: dict[tuple[str, str], str] = {}
+    for record in reversed(records):
+        entry = Entry(_subject(folder, record), record, record.weights_hash[:HASH_LETTERS])
+        if "step" not in record.extra or record.weights_hash:
+            named[entry.subject] = entry.weights
+        elif entry.subject in named:
+            entry = replace(entry, weights=named[entry.subject])
+        else:
+            entry = replace(entry, step=record.extra["step"])
+        found.append(entry)
+    return found[::-1]
 
 
 def _subject(folder: Path, record: ResultRecord) -> str:
@@ -392,7 +439,7 @@ def _settings(entry: Entry) -> dict[str, Any]:
     """Everything that may differ between two records of a metric."""
     record = entry.record
     about = {"mode": entry.mode, "data": entry.data, "train": record.num_train, "val": record.num_val,
-             "seed": record.seed, "step": record.extra.get("step"), "weights": record.weights_hash[:8],
+             "seed": record.seed, "step": record.extra.get("step"), "weights": entry.weights,
              "chosen": record.extra.get("chosen")}  # fmt: skip
     about["data_hash"] = str(record.data.get("val", ""))[:8]
     return {**record.settings, **{key: value for key, value in about.items() if value not in (None, "")}}
@@ -428,13 +475,14 @@ def _plot(table: Table, out: Path) -> None:
     """Bars of the table, by row."""
     from ibot.show.results import Bar, results_picture
 
-    several = len({network for _, network in table.networks}) > 1
+    several = len({network for _, network, *_ in table.networks}) > 1
     groups = {}
     for row, title in table.rows.items():
         groups[", ".join(title)] = [
-            Bar(printable(f"{run} ({network})" if several else run), record.value, record.interval)
-            for run, network in table.networks
-            if (record := table.cells.get((row, (run, network)))) is not None
+            Bar(printable(f"{run} ({', '.join(about)})" if about else run), record.value, record.interval)
+            for run, network, *version in table.networks
+            if (record := table.cells.get((row, (run, network, *version)))) is not None
+            for about in [[network, *version] if several else version]
         ]
     write_file(out, lambda path: results_picture(groups, path))
 

@@ -218,7 +218,8 @@ def _prepare(out: Path) -> None:
     """Make the folder. Raises UserError where that cannot be done, or where other files have the names of ours."""
     from ibot.show.gallery import Row
 
-    marks = {PAGE: f"<title>{TITLE} ", TABLE: ",".join(field.name for field in fields(Row))}
+    # Tables of earlier versions begin alike and have fewer columns.
+    marks = {PAGE: f"<title>{TITLE} ", TABLE: ",".join(field.name for field in fields(Row)[:2]) + ","}
     for name, mark in marks.items():
         file = out / name
         if os.path.lexists(file) and not _holds(file, mark):
@@ -388,7 +389,7 @@ def _square(patch: int, searched: Searched) -> Square:
     height, width = (searched.backbone.patch_size / side for side in searched.view.size)
     top, left = row * height, column * width
     # The last patches of a Swin network may reach beyond the view, into its padding.
-    return Square(patch, top, left, min(height, 1 - top), min(width, 1 - left))
+    return Square(row, column, top, left, min(height, 1 - top), min(width, 1 - left))
 
 
 def _duplicates(searched: Searched, rows: Tensor, index: NDArray[np.int64], threshold: float) -> Duplicates:

@@ -40,7 +40,9 @@ Read = Callable[[int], NDArray[np.uint8]]
 class Square:
     """A patch and its place on the picture as it is read; sides in shares of the picture's height and width, 0..1."""
 
-    patch: int
+    row: int
+    """On the grid of patches, from 0."""
+    column: int
     top: float
     left: float
     height: float
@@ -57,7 +59,10 @@ class Square:
         if not 0 <= patch < rows * columns:
             raise ValueError(f"there is no patch {patch} on a grid of {rows} x {columns}")
         row, column = divmod(patch, columns)
-        return cls(patch, row / rows, column / columns, 1 / rows, 1 / columns)
+        return cls(row, column, row / rows, column / columns, 1 / rows, 1 / columns)
+
+    def __str__(self) -> str:
+        return f"patch in row {self.row}, column {self.column}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +89,7 @@ class Nearest:
     @property
     def label(self) -> str:
         """Name of the query, and its patch if it is one."""
-        return self.query.name if self.query.square is None else f"{self.query.name} patch {self.query.square.patch}"
+        return self.query.name if self.query.square is None else f"{self.query.name}, {self.query.square}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,12 +130,18 @@ class Row:
     """One line of the table."""
 
     kind: str
-    """nearest, near-duplicate or outlier."""
+    """nearest, patch (nearest to one patch), near-duplicate or outlier."""
     group_or_query: str
     """Number of the group from 1, or name of the query; empty for outliers."""
+    query_row: int | None
+    """Patch of the query, counted from 0; as all four, None for whole images."""
+    query_column: int | None
     rank: int
     """From 1, as on the page."""
     name: str
+    row: int | None
+    """Patch of the answer."""
+    column: int | None
     similarity: float | None
     """Cosine: to the query, to the first image of the group, or the mean of those to the neighbours."""
 
@@ -157,14 +168,21 @@ def write_page(findings: Findings, read: Read, path: Path, title: str) -> None:
 def csv_rows(findings: Findings) -> Iterator[Row]:
     """All findings as lines of the table, also those for which the page has no room."""
     for found in findings.nearest:
+        kind = "nearest" if found.query.square is None else "patch"
         for rank, picture in enumerate(found.answers, 1):
-            yield Row("nearest", found.label, rank, picture.name, picture.similarity)
+            yield _row(kind, found.query.name, rank, picture, found.query.square)
     groups = findings.duplicates.groups if findings.duplicates else ()
     for number, group in enumerate(groups, 1):
         for rank, picture in enumerate(group.pictures, 1):
-            yield Row("near-duplicate", str(number), rank, picture.name, picture.similarity)
+            yield _row("near-duplicate", str(number), rank, picture)
     for rank, picture in enumerate(findings.outliers or (), 1):
-        yield Row("outlier", "", rank, picture.name, picture.similarity)
+        yield _row("outlier", "", rank, picture)
+
+
+def _row(kind: str, group_or_query: str, rank: int, picture: Picture, asked: Square | None = None) -> Row:
+    """A line of the table; `asked` is the query's patch."""
+    query, answer = ((square.row, square.column) if square else (None, None) for square in (asked, picture.square))
+    return Row(kind, group_or_query, *query, rank, picture.name, *answer, picture.similarity)
 
 
 def write_csv(rows: Iterable[Row], path: Path) -> None:
@@ -180,7 +198,8 @@ def write_csv(rows: Iterable[Row], path: Path) -> None:
         for row in rows:
             *cells, similarity = astuple(row)
             number = "" if similarity is None else f"{similarity:.6f}"
-            writer.writerow([_NO_BYTE.sub("\ufffd", str(cell)) for cell in cells] + [number])
+            texts = ["" if cell is None else _NO_BYTE.sub("\ufffd", str(cell)) for cell in cells]
+            writer.writerow([*texts, number])
 
 
 _NO_BYTE = re.compile("[\ud800-\udc7f\udd00-\udfff]")
@@ -227,6 +246,8 @@ def _page(findings: Findings, read: Read, title: str) -> Iterator[str]:
     yield _HEAD.format(title=_text(title), side=THUMBNAIL)
     for found in findings.nearest:
         yield f"<section>\n<h2>Nearest to <bdi>{_text(found.label)}</bdi></h2>\n"
+        if found.query.square is not None:
+            yield "<p>Rows and columns of patches count from 0.</p>\n"
         yield from _pictures(found.answers, read, query=found.query)
         yield "</section>\n"
     if findings.duplicates is not None:
@@ -271,7 +292,7 @@ def _figure(picture: Picture, read: Read, role: str = "image") -> str:
     if picture.index >= 0:
         facts.append(f"#{picture.index}")
     if picture.square is not None:
-        facts.append(f"patch {picture.square.patch}")
+        facts.append(str(picture.square))
     if picture.similarity is not None:
         facts.append(f"{picture.similarity:.3f}")
     caption = f"<figcaption><bdi>{_text(picture.name)}</bdi> <small>{' &middot; '.join(facts)}</small></figcaption>"
@@ -280,7 +301,7 @@ def _figure(picture: Picture, read: Read, role: str = "image") -> str:
 
 def _alt(picture: Picture, role: str) -> str:
     number = f" {picture.index}" if picture.index >= 0 else ""
-    patch = f", patch {picture.square.patch} marked" if picture.square is not None else ""
+    patch = f", {picture.square} marked" if picture.square is not None else ""
     return _text(f"{role}{number}: {picture.name}{patch}")
 
 
