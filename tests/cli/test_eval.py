@@ -15,12 +15,16 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from ibot.cli.evaluate import batch_of
 from ibot.cli.main import main
 from ibot.config.evaluation import LinearSettings
 from ibot.config.override import apply, settings_of, to_plain
+from ibot.config.schema import ModelConfig
 from ibot.data.scenes import write_folder
+from ibot.eval import cache
 from ibot.eval.linear_classifier import load_classifier
 from ibot.method.model import Teacher
+from ibot.models.backbone import build_backbone
 from ibot.recipes import recipe
 
 ROUTE = ["--workers", "0"]
@@ -263,7 +267,14 @@ def test_mistakes_end_with_cause_and_remedy(world, tmp_path, capsys):
         failing(capsys, ["logistic", weights, "--data", str(data), *base, wrong], "positive", "fix:", "folds=5")
     failing(capsys, ["linear", weights, "--data", str(data), *base, "features=n9m0"], "3 blocks")
     failing(capsys, ["linear", weights, "--data", str(data), *base, "epoch=3"], "did you mean epochs")
-    failing(capsys, ["semi", weights, "--data", str(data), *base, "share=2"], "share")
+    for wrong in (
+        ["semi", "share=2"],
+        ["linear", "epochs=0"],
+        ["corruptions", "severities=7"],
+        ["occlusion", "masses=2"],
+    ):
+        failing(capsys, [wrong[0], weights, "--data", str(data), *base, wrong[1]], wrong[1].partition("=")[0], "fix:")
+    failing(capsys, ["knn", weights, "--data", str(data), *base, "--split", "0.2"], "set aside", "val", "leave out")
     failing(capsys, ["cluster", weights, "--data", str(data), *base, "k=-1"], "k=-1")
     failing(capsys, ["cluster", weights, "--data", str(data), *base, "by=kmeans", "k=100"], "60 validation images")
     failing(capsys, ["semi", weights, "--data", str(data), *base, "probes="], "probes")
@@ -286,6 +297,68 @@ def test_mistakes_end_with_cause_and_remedy(world, tmp_path, capsys):
     failing(capsys, ["finetune", weights, "--data", str(data), *base, "--fit", "pad"], "crops")
     (tmp_path / "file").write_text("")
     failing(capsys, ["knn", weights, "--data", str(data), "--out", str(tmp_path / "file")], "file", "--out")
+
+
+@pytest.mark.parametrize("protocol", ["finetune", "transfer"])
+@pytest.mark.parametrize("wrong", ["epochs=0", "epochs=-1", "batch=0"])
+def test_a_fine_tuning_without_steps_is_refused_before_anything_is_written(world, tmp_path, capsys, protocol, wrong):
+    base = ["--data", str(world / "data"), "--out", str(tmp_path / "out"), "--cache", str(tmp_path / "cache")]
+    failing(capsys, [protocol, str(world / "weights.safetensors"), *base, wrong], wrong, "at least 1", "fix:")
+    assert not list(tmp_path.iterdir())
+
+
+def test_large_views_go_through_the_network_in_smaller_batches():
+    vit = build_backbone(ModelConfig(width=24, depth=1, heads=1, patch=16), (224, 224))
+    sizes = {224: 256, 352: 256, 512: 128, 5000: 1}
+    assert {size: batch_of(vit, (size, size)) for size in sizes} == sizes
+    stages = {"depths": (1, 1, 1, 1), "stage_heads": (1, 1, 1, 1)}
+    swin = build_backbone(ModelConfig(kind="swin", width=8, window=7, patch=4, **stages), (224, 224))
+    sizes = {224: 256, 256: 256, 512: 64, 5000: 1}
+    assert {size: batch_of(swin, (size, size)) for size in sizes} == sizes
+
+
+def test_the_batch_follows_the_view(world, tmp_path, monkeypatch):
+    seen, compute = [], cache.compute
+    monkeypatch.setattr(
+        cache, "compute", lambda net, images, wanted: seen.append(images) or compute(net, images, wanted)
+    )
+    monkeypatch.setattr("ibot.cli.evaluate.MAX_TOKENS", 16 * 50)
+    assert evaluate(world, tmp_path, "knn", "k=5") == 0
+    counts = [len(images) for images in seen if len(images) > 1]  # one image tells the width of a feature
+    assert counts == [50, 50, 50, 50, 10]
+
+
+def test_validation_images_that_are_training_images_are_told(world, tmp_path, caplog):
+    assert evaluate(world, tmp_path, "knn", "k=5") == 0
+    assert not caplog.records
+    data = world / "data"
+    assert evaluate(world, tmp_path, "knn", "k=5", "--data", str(data / "train"), "--val-data", str(data / "train"),
+                    "--max-train", "90") == 0  # fmt: skip
+    assert caplog.messages == ["90 of 150 validation images are training images"]
+
+
+def test_a_rate_that_few_images_chose_is_noted(world, tmp_path, capsys):
+    for holdout in ("0.05", "0.4"):
+        assert evaluate(world, tmp_path, "linear", "augment=none", "epochs=2", f"holdout={holdout}") == 0
+        told = "only 9 held-out images; logistic uses cross-validation" in capsys.readouterr().out
+        assert told == (holdout == "0.05")
+    assert evaluate(world, tmp_path, "linear", "--mode", "published", "augment=none", "epochs=2") == 0
+    assert "held-out images;" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_a_linear_probe_that_goes_on_says_so(world, tmp_path, monkeypatch, capsys, quiet):
+    from ibot.eval.protocols import linear
+
+    factor = linear.cosine_factor
+    monkeypatch.setattr(
+        linear, "cosine_factor", lambda epoch, epochs: factor(epoch, epochs) if not epoch else _interrupt()
+    )
+    assert evaluate(world, tmp_path, "linear", "augment=none", "epochs=3") == 130
+    assert "goes on" not in capsys.readouterr().err
+    monkeypatch.setattr(linear, "cosine_factor", factor)
+    assert evaluate(world, tmp_path, "linear", "augment=none", "epochs=3", *(["--quiet"] if quiet else [])) == 0
+    assert ("the probe goes on after epoch 1" in capsys.readouterr().err) != quiet
 
 
 def test_a_network_for_other_channels_is_refused_by_name(world, tmp_path, capsys):

@@ -12,7 +12,16 @@ from ibot.data.decode import UnreadableImage
 from ibot.data.labelled_folders import open_folder
 from ibot.data.labelled_lists import open_list
 from ibot.data.labelled_tars import open_tars
-from ibot.data.labels import ArrayImages, FileImages, LabelledImages, ListedImages, SubsetImages, TarImages, oriented
+from ibot.data.labels import (
+    ArrayImages,
+    FileImages,
+    LabelledImages,
+    ListedImages,
+    SubsetImages,
+    TarImages,
+    count_shared,
+    oriented,
+)
 from ibot.data.sources import scan
 
 
@@ -142,3 +151,22 @@ def test_indices_outside_of_the_base_are_refused(tmp_path, indices, make):
     base = open_folder(make(tmp_path, "a/1.jpg", "b/1.jpg", "c/1.jpg"))
     with pytest.raises(ValueError, match="indices"):
         SubsetImages(base, indices)
+
+
+def test_files_in_both_sets_are_counted_whatever_their_roots(tmp_path, make, tar):
+    make(tmp_path / "d", "a/1.jpg", "a/2.jpg", "b/1.jpg", "b/2.jpg")
+    make(tmp_path / "e", "a/1.jpg", "b/1.jpg")
+    (tmp_path / "link").symlink_to(tmp_path / "d")
+    whole, other = open_folder(tmp_path / "d"), open_folder(tmp_path / "e")
+    rows = ["path,label", "d/a/1.jpg,a", "d/b/2.jpg,b", "e/b/1.jpg,b"]
+    (tmp_path / "list.csv").write_text("\n".join(rows))
+    listed = open_list(tmp_path / "list.csv", "train")
+    assert count_shared(whole, whole) == 4 and count_shared(whole, other) == 0
+    assert count_shared(whole, open_folder(tmp_path / "link")) == 4
+    assert count_shared(whole, SubsetImages(whole, [3, 0])) == 2
+    assert count_shared(SubsetImages(whole, [0, 1]), SubsetImages(whole, [2, 3])) == 0
+    assert count_shared(listed, whole) == count_shared(whole, listed) == 2
+    archive = open_tars([tar(tmp_path / "x.tar", "a/1.jpg", "b/1.jpg")])
+    assert count_shared(archive, archive) == 0
+    pixels = ArrayImages(tmp_path, "train", np.zeros((2, 4, 4, 3), np.uint8), np.array([0, 1], np.int32), ("a", "b"))
+    assert count_shared(pixels, pixels) == 0

@@ -47,6 +47,14 @@ def test_without_a_validation_part_a_split_must_be_asked_for(tmp_path, make, ref
     assert (len(train), len(val)) == (8, 2) and val.labels.tolist() == [0, 1] and train.classes == val.classes
 
 
+def test_a_split_beside_validation_images_is_refused(tmp_path, make, refused):
+    make(tmp_path, *(f"{part}/{name}/{i}.jpg" for part in ("train", "val") for name in ("a", "b") for i in range(2)))
+    for rest in ((), (str(tmp_path / "val"),)):
+        error = refused(open_labelled, str(tmp_path), *rest, split=0.5, match="there are validation images already")
+        assert str(tmp_path / "val") in error.why and "leave out --split" in error.fix
+    assert [len(part) for part in open_labelled(str(tmp_path / "train"), split=0.5)] == [2, 2]
+
+
 @pytest.mark.parametrize(
     ("data", "match"), [("", "no data given"), ("missing", "there is no folder"), ("a.jpg", "is a file")]
 )

@@ -15,7 +15,7 @@ from ibot.data.decode import UnreadableImage, decode
 from ibot.data.scenes import write_folder
 from ibot.data.sources import labelled_sets
 from ibot.engine.distributed import Processes, init_processes, shutdown
-from ibot.errors import DataError, RunError, TrainingStopped, UserError, WeightsError
+from ibot.errors import ConfigError, DataError, RunError, TrainingStopped, UserError, WeightsError
 from ibot.eval.classifier import Classifier, projection_layers, resize_positions
 from ibot.eval.finetune import CHECKPOINT, finetune
 from ibot.eval.finetune_plan import StepOrder, finetune_lr, plan_steps
@@ -123,6 +123,21 @@ def test_recipes_are_the_published_tables():
 def test_unknown_names_are_refused_with_the_known_ones(call):
     with pytest.raises(UserError, match="use one of"):
         call()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "wanted"),
+    [("epochs", 0, "at least 1"), ("epochs", -1, "at least 1"), ("batch", 0, "at least 1"),
+     ("micro_batch", 0, "at least 1"), ("repeats", 0, "at least 1"), ("lr", 0.0, "above 0"),
+     ("layer_decay", 0.0, "above 0"), ("drop_path", 1.0, "below 1"), ("ema_decay", 1.0, "below 1"),
+     ("erasing", 1.1, "between 0 and 1"), ("label_smoothing", -0.1, "between 0 and 1"),
+     ("head_layers", 4, "between 0 and 3"), ("warmup_epochs", -1, "at least 0"), ("mixup", -0.5, "at least 0"),
+     ("checkpoint_steps", -1, "at least 0")],
+)  # fmt: skip
+def test_numbers_with_which_nothing_can_be_trained_are_refused(name, value, wanted):
+    with pytest.raises(ConfigError, match=f"^{name}={value} ") as caught:
+        replace(SMALL, **{name: value})
+    assert wanted in caught.value.why and caught.value.fix == f"for example {name}={getattr(FinetuneSettings(), name)}"
 
 
 def test_own_data_get_a_length_that_fits():

@@ -92,6 +92,8 @@ def test_the_sweep_chooses_on_what_the_mode_allows(context, mode):
     assert [record.settings["k"] for record in records] == [3, 16]
     chosen_on = {record.extra["chosen_on"] for record in records}
     assert all(set(record.extra["rates"]) == {"1e-09", "0.5"} for record in records)
+    few = any("only 20 held-out images" in note for note in records[0].extra["notes"])
+    assert few == (mode == "clean")
     assert chosen_on == {"held-out training images" if mode == "clean" else "val, over epochs and rates"}
     if mode == "clean":
         assert all(record.extra["chosen"].endswith("epoch 2") for record in records)

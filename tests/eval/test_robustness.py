@@ -147,6 +147,8 @@ def test_dropping_nothing_is_clean_and_dropping_all_leaves_one_answer(lab, conte
     assert other["ratio"][0] == 1 and other["ratio"][2] == 0
     assert other["accuracy"][0] == blank and other["accuracy"][2] == clean
     assert records["occlusion_R.5"].extra["curve"]["accuracy"][0] == clean
+    whole = records["occlusion_top1"]
+    assert whole.value == pytest.approx(clean) and whole.extra["row"] == "no patches dropped" and whole.interval
     assert clean > 20 > blank + 1
 
 
@@ -191,14 +193,15 @@ def test_the_head_and_a_second_network_change_what_is_salient(lab, context, tmp_
 
 def test_a_swin_is_occluded_at_random_only_and_says_so(lab):
     swin = lab.with_network(kind="swin")
-    (record,) = occlusion.run(swin, OcclusionSettings())
+    _, record = occlusion.run(swin, OcclusionSettings())
     assert record.metric == "occlusion_R.5" and any("Swin" in note for note in record.extra["notes"])
 
 
 @pytest.mark.parametrize("wrong", [{"steps": 0}, {"masses": ()}, {"masses": (0.5, 1.5)}])
 def test_occlusion_refuses_settings_out_of_range(lab, context, wrong):
-    with lab.refused(ConfigError, "^occlusion needs"):
+    with lab.refused(ConfigError, "^occlusion needs") as caught:
         occlusion.run(context, OcclusionSettings(**wrong))
+    assert "steps=10" in caught.value.fix
 
 
 def test_a_curve_that_does_not_reach_one_half_is_refused(lab, context):

@@ -149,12 +149,44 @@ def test_the_path_that_names_the_last_checkpoint_leads_to_it(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("note.pth", b"step_0000002\n", "cannot be read"),
+        ("note.pth", b"step_0000002\n", "is no weights file"),
         ("model.onnx", b"\x08\x0a", "ONNX"),
-        ("empty.pth", b"", "read"),
+        ("empty.pth", b"", "it is empty"),
     ],
 )
 def test_what_is_no_pickle_is_a_weights_error(tmp_path, name, content, words):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(WeightsError, match=words):
         load_weights(tmp_path / name)
+
+
+@pytest.mark.parametrize("kind", ["csv", "txt", "jpg", "npy", "npz", "empty"])
+def test_what_is_no_weights_file_is_told_with_the_known_formats(tmp_path, kind):
+    file = tmp_path / f"x.{kind}"
+    if kind in ("npy", "npz"):
+        (np.save if kind == "npy" else np.savez)(file, np.zeros(3))
+    else:
+        contents = {"csv": b"path,label\na.png,cat\n", "txt": b"hello", "jpg": b"\xff\xd8\xff\xe0", "empty": b""}
+        file.write_bytes(contents[kind])
+    with pytest.raises(WeightsError) as caught:
+        load_weights(file)
+    error = caught.value
+    assert error.what == f"'{file}' is no weights file" and ".safetensors" in error.fix and ".pth" in error.fix
+    assert len(str(error).splitlines()) == 3 and "weights_only" not in str(error)
+
+
+def test_a_file_that_holds_more_than_tensors_names_it_without_unsafe_advice(tmp_path):
+    torch.save({"teacher": torch.nn.Linear(2, 2)}, tmp_path / "module.pth")
+    with pytest.raises(WeightsError, match="is refused") as caught:
+        load_weights(tmp_path / "module.pth")
+    assert caught.value.why == "it holds more than tensors and settings: torch.nn.modules.linear.Linear"
+    assert "weights_only" not in str(caught.value) and "safetensors" in caught.value.fix
+
+
+@pytest.mark.parametrize("new", [True, False])
+def test_a_file_that_is_cut_off_is_to_be_copied_again(tmp_path, new):
+    torch.save({"teacher": {"x": torch.zeros(99)}}, tmp_path / "x.pth", _use_new_zipfile_serialization=new)
+    (tmp_path / "x.pth").write_bytes((tmp_path / "x.pth").read_bytes()[:-8])
+    with pytest.raises(WeightsError, match="cannot be read") as caught:
+        load_weights(tmp_path / "x.pth")
+    assert "copy" in caught.value.fix

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import json
+import logging
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -22,10 +23,15 @@ if TYPE_CHECKING:
     from ibot.data.labels import LabelledImages
     from ibot.eval.protocol import Context
     from ibot.eval.views import View
+    from ibot.models.backbone import BackboneModule
     from ibot.weights.read import Loaded
+
+log = logging.getLogger("ibot")
 
 LINE_SECONDS = 30
 """Between two lines of progress where there is no terminal."""
+MAX_BATCH, MAX_TOKENS = 256, 2**17
+"""Images and tokens of a forward pass: large views go through the network in smaller batches."""
 
 
 def run(options: argparse.Namespace) -> int:
@@ -104,6 +110,7 @@ def evaluation(options: argparse.Namespace) -> Iterator[Context]:
 
     Raises what a user can mend as UserError, a full disk included.
     """
+    from ibot.data.labels import count_shared
     from ibot.data.open_labelled import open_labelled
     from ibot.engine.device import choose_device
     from ibot.engine.distributed import init_processes, shutdown
@@ -124,11 +131,14 @@ def evaluation(options: argparse.Namespace) -> Iterator[Context]:
     out = Path(options.out) if options.out else default_out(Path(options.weights))
     processes = init_processes(device)
     try:
+        if processes.is_main and (shared := count_shared(train, val)):
+            log.warning("%d of %d validation images are training images", shared, len(val))
         out.mkdir(parents=True, exist_ok=True)
         loaded.backbone.to(device)
         yield Context(
             loaded, str(options.weights), options.key, weights_hash(loaded), train, val, view, device,
-            Path(options.cache).expanduser(), out, options.mode, options.seed, workers=options.workers,
+            Path(options.cache).expanduser(), out, options.mode, options.seed,
+            batch=batch_of(loaded.backbone, view.size), workers=options.workers,
             processes=processes, data=options.data, exif_orientation=options.exif_orientation,
             counter=counter if processes.is_main and not options.quiet and not options.json else lambda name: None,
         )  # fmt: skip
@@ -154,6 +164,17 @@ def _view(options: argparse.Namespace, loaded: Loaded) -> View:
             f"--size {options.size} is smaller than a patch", fix=f"at least {loaded.backbone.patch_size} pixels"
         )
     return View(size, options.fit, keep=options.mode == "clean")
+
+
+def batch_of(backbone: BackboneModule, size: tuple[int, int]) -> int:
+    """Images of `size` per forward pass, at least one: as many as hold `MAX_TOKENS`, but not more than `MAX_BATCH`."""
+    from ibot.models.swin import SwinTransformer
+
+    rows, columns = backbone.token_grid(*size)
+    tokens = rows * columns
+    if isinstance(backbone, SwinTransformer):  # each earlier stage has four times the tokens of half the width
+        tokens *= backbone.patch_size // backbone.embed_patch
+    return max(1, min(MAX_BATCH, MAX_TOKENS // tokens))
 
 
 def _disk_error(error: OSError, out: Path) -> IbotError:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
@@ -251,6 +251,27 @@ def oriented(images: Images, exif_orientation: Orientation) -> Images:
     if not isinstance(images, FileImages):
         return images
     return replace(images, source=replace(images.source, exif_orientation=exif_orientation))
+
+
+def count_shared(train: LabelledImages, val: LabelledImages) -> int:
+    """How many files of `val` are in `train` too; 0 for images in memory and in archives."""
+    if not (_are_files(train) and _are_files(val)):
+        return 0
+    roots = train.root.resolve(), val.root.resolve()
+    if not (roots[0].is_relative_to(roots[1]) or roots[1].is_relative_to(roots[0])):
+        return 0
+    return len(set(_paths(val, roots[1])).intersection(_paths(train, roots[0])))
+
+
+def _are_files(images: LabelledImages) -> bool:
+    if isinstance(images, SubsetImages):
+        return _are_files(images.base)
+    return isinstance(images, FileImages) and not isinstance(images, TarImages)
+
+
+def _paths(images: LabelledImages, root: Path) -> Iterator[str]:
+    start = str(root)
+    return (os.path.join(start, images.name(i)) for i in range(len(images)))  # noqa: PTH118 - speed
 
 
 def number_classes(texts: Sequence[str]) -> tuple[NDArray[np.int32], tuple[str, ...]]:

@@ -26,12 +26,13 @@ def open_labelled(
             a .tar file, a pattern such as 'train-*.tar' or a folder that holds only .tar files; or NAME:DIR with a name
             of `NAMED_SETS`.
         val_data: the validation images, in the same forms; its validation part if it has one.
-        split: without any validation part, set this share of each class aside (0..1, exclusive).
+        split: set this share of each class aside (0..1, exclusive), where there is no validation part.
         seed: of that draw.
         exif_orientation: whether pictures are turned upright by their EXIF tags.
 
     Raises:
-        DataError: something is missing or empty, labels are absent, or the classes differ.
+        DataError: something is missing or empty, labels are absent, the classes differ, or a split is asked for where
+            there are validation images.
     """
     if not data:
         raise DataError("no data given", fix="name a folder, a list, tar files, or a set as in cifar10:DIR")
@@ -55,6 +56,12 @@ def open_labelled(
             f"'{data}' has no validation part",
             why="looked for 'val' or 'test': a folder beside 'train', a split of a list, the start of names of tars",
             fix="name a second set of images (--val-data), or set a share of these aside (--split 0.2)",
+        )
+    if split:
+        raise DataError(
+            f"a share of '{data}' is to be set aside, but there are validation images already",
+            why=f"they are in '{val.root}'",
+            fix="leave out --split, or name the training images alone",
         )
     _require_same_classes(train, val, data, val_data or data)
     return train, oriented(val, exif_orientation)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from typing import Literal
 
-from ibot.errors import UserError
+from ibot.errors import ConfigError, UserError
 
 Architecture = Literal["small", "base", "large"]
 
@@ -75,6 +76,32 @@ class FinetuneSettings:
     always computes in float32."""
     checkpoint_steps: int = 500
     """Optimizer steps between checkpoints inside of an epoch; 0: only at the end of each epoch."""
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for a number with which nothing can be trained."""
+        for names, wanted, fits in _RANGES:
+            for name in names:
+                if not fits(value := getattr(self, name)):
+                    default = next(f.default for f in fields(self) if f.name == name)
+                    raise ConfigError(
+                        f"{name}={value} cannot be fine-tuned with", why=f"it must be {wanted}",
+                        fix=f"for example {name}={default}",
+                    )  # fmt: skip
+
+
+_RANGES: tuple[tuple[tuple[str, ...], str, Callable[[float], bool]], ...] = (
+    (("epochs", "batch", "micro_batch", "repeats"), "at least 1", lambda value: value >= 1),
+    (("lr", "layer_decay"), "above 0", lambda value: value > 0),
+    (("drop_path", "ema_decay"), "at least 0 and below 1", lambda value: 0 <= value < 1),
+    (("erasing", "label_smoothing"), "between 0 and 1", lambda value: 0 <= value <= 1),
+    (("head_layers",), "between 0 and 3", lambda value: 0 <= value <= 3),
+    (
+        ("lr_batch", "min_lr", "warmup_epochs", "warmup_lr", "weight_decay", "init_scale", "mixup", "cutmix",
+         "whole_from", "checkpoint_steps"),
+        "at least 0", lambda value: value >= 0,
+    ),
+)  # fmt: skip
+"""Settings, what they must be in words, and whether a value is that."""
 
 
 _BY_ARCHITECTURE: dict[Architecture, tuple[int, int, float, float, int]] = {

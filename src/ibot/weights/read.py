@@ -9,6 +9,9 @@ import argparse
 import json
 import logging
 import pickle
+import re
+import zipfile
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +32,9 @@ log = logging.getLogger("ibot")
 OWN_FILES = {"teacher": "teacher.safetensors", "student": "model.safetensors"}
 FOREIGN_FILES = ("model.safetensors", "pytorch_model.bin")
 """What a folder of Hugging Face or timm holds beside its config.json."""
+FORMATS = "a run folder, .safetensors, and what torch.save writes (.pth, .pt, .bin)"
+ZIP, PICKLE = b"PK\x03\x04", b"\x80"
+"""How the files of torch.save begin: new ones and old ones."""
 PREFIXES = ("module.", "backbone.")
 
 
@@ -218,14 +224,8 @@ def read_pickle(file: Path) -> Any:
     try:
         with torch.serialization.safe_globals(allowed):
             content = torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise WeightsError(
-            f"'{file}' is refused",
-            why="it holds more than tensors and settings: " + _first_words(error),
-            fix="do not load it, or ask its author for a safetensors file",
-        ) from None
     except Exception as error:  # what an unpickler makes of bytes that are no pickle is not documented
-        raise WeightsError(f"'{file}' cannot be read", why=_first_words(error), fix="copy the file again") from None
+        raise _unreadable(file, error) from None
     return content
 
 
@@ -237,8 +237,33 @@ def _numpy_numbers() -> list[Any]:
     return [*((scalar, name) for name in names), np.dtype, *types]
 
 
-def _first_words(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+def _unreadable(file: Path, error: Exception) -> WeightsError:
+    """What is wrong with a file that torch cannot read; its own words advise to let the file run code."""
+    if isinstance(error, OSError):
+        return WeightsError(f"'{file}' cannot be read", why=error.strerror or str(error), fix="check its permissions")
+    with file.open("rb") as stream:
+        start = stream.read(4)
+    other = ""
+    if not start:
+        other = "it is empty"
+    elif start == ZIP:
+        with suppress(zipfile.BadZipFile), zipfile.ZipFile(file) as archive:
+            if not any(name.endswith("/data.pkl") for name in archive.namelist()):
+                other = "it is a zip archive that torch.save did not write"
+    elif start[:1] != PICKLE:
+        other = "it is neither a zip archive nor a pickle, as torch.save writes them"
+    if other:
+        return WeightsError(f"'{file}' is no weights file", why=other, fix=f"known are {FORMATS}")
+    if isinstance(error, pickle.UnpicklingError):
+        named = re.search(r"GLOBAL (\S+)", str(error))
+        return WeightsError(
+            f"'{file}' is refused",
+            why="it holds more than tensors and settings" + (f": {named[1]}" if named else ""),
+            fix="do not load it, or ask its author for a safetensors file",
+        )
+    words = str(error).strip().splitlines()
+    why = words[0][:200] if words else f"it is cut off ({type(error).__name__})"
+    return WeightsError(f"'{file}' cannot be read", why=why, fix="copy the file again")
 
 
 def _choose(content: Any, key: str, file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

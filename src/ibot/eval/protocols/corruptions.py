@@ -108,10 +108,16 @@ def run(context: Context, settings: CorruptionSettings) -> list[ResultRecord]:
 def _check(context: Context, settings: CorruptionSettings) -> None:
     unknown = [name for name in settings.corruptions if name not in CORRUPTIONS]
     if unknown or not settings.corruptions:
-        raise ConfigError(f"corruptions={','.join(settings.corruptions)} names none or unknown ones",
-                          why=f"known are {', '.join(CORRUPTIONS)}")  # fmt: skip
+        raise ConfigError(
+            f"corruptions={','.join(settings.corruptions)} names none or unknown ones",
+            why=f"known are {', '.join(CORRUPTIONS)}",
+            fix="for example corruptions=fog,snow",
+        )
     if not settings.severities or not set(settings.severities) <= set(SEVERITIES):
-        raise ConfigError(f"severities={settings.severities} are not all between 1 and 5")
+        raise ConfigError(
+            f"severities={','.join(map(str, settings.severities))} are not all between 1 and 5",
+            fix="for example severities=1,3,5",
+        )
     if settings.root:
         return
     if min(context.view.size) < MIN_SIDE:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -34,6 +35,9 @@ SCORES = 2**24
 """Scores of all rates that exist at a time when they are judged."""
 SAVE_SECONDS = 30
 """Between two states on disk; the first epoch is always saved."""
+FEW_HELD_OUT = 50
+"""Held-out images below which the choice of a rate is mostly chance."""
+HELD_OUT = "held-out training images"
 
 K = TypeVar("K")
 """What tells the sweeps that are trained together apart: features, or numbers of patches."""
@@ -98,6 +102,7 @@ def probe(context: Context, settings: LinearSettings, *, keep_classifiers: bool)
     for feature in features:
         classifier = _classifier(context, settings, feature, best[feature])
         extra, notes = {}, unreadable(val[feature], *([] if given is None else [given[feature]]))
+        notes += few_held_out(judge[feature], chosen_on)
         if keep_classifiers:
             file = context.out / f"linear-{feature}-{identity}.safetensors"
             if context.processes.is_main:
@@ -120,7 +125,10 @@ def probe(context: Context, settings: LinearSettings, *, keep_classifiers: bool)
 def check_sweep(rates: tuple[float, ...], epochs: int, batch: int, holdout: float) -> None:
     """Raise ConfigError for settings with which nothing can be trained or chosen."""
     if not rates or min(rates) <= 0 or epochs < 1 or batch < 1 or not 0 < holdout < 1:
-        raise ConfigError("rates, epochs, batch and holdout of the sweep must be positive, holdout below 1")
+        raise ConfigError(
+            "rates, epochs, batch and holdout of the sweep must be positive, holdout below 1",
+            fix="for example rates=0.01,0.1 epochs=100 batch=1024 holdout=0.05",
+        )
 
 
 def split(context: Context, holdout: float) -> tuple[NDArray[np.int64], NDArray[np.int64], str]:
@@ -131,7 +139,14 @@ def split(context: Context, holdout: float) -> tuple[NDArray[np.int64], NDArray[
     if np.bincount(context.train.labels).max() < 2:  # nothing can be spared
         return every, every, "the fitted images: no class has two"
     fit, held = split_labelled(context.train, holdout, context.seed)
-    return fit.indices, held.indices, "held-out training images"
+    return fit.indices, held.indices, HELD_OUT
+
+
+def few_held_out(judge: FeatureSet, chosen_on: str) -> list[str]:
+    """A note where a handful of held-out images chooses the rate, or none; `chosen_on` as `split` gives it."""
+    if chosen_on != HELD_OUT or len(judge.rows) >= FEW_HELD_OUT:
+        return []
+    return [f"the rate was chosen on only {len(judge.rows)} held-out images; logistic uses cross-validation"]
 
 
 def choice(
@@ -187,6 +202,8 @@ def train_sweeps(
     best: dict[K, Best] = {}
     saved, counter = time.monotonic(), context.counter("epochs")
     start = _resume(state, sweeps, best)
+    if start and counter is not None:
+        print(f"the probe goes on after epoch {start}", file=sys.stderr)
     for epoch in range(start, epochs):
         factor = cosine_factor(epoch, epochs)
         for found, labels, total in steps(epoch):

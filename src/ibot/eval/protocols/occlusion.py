@@ -51,7 +51,8 @@ class Drop:
 
 
 def run(context: Context, settings: OcclusionSettings) -> list[ResultRecord]:
-    """One record per curve: the accuracy at half of the patches, linear between its points, which `extra` holds.
+    """A record of the images as they are, and one per curve: the accuracy at half of the patches, linear between its
+    points, which `extra` holds.
 
     Draws and foregrounds belong to an image; in published mode neighbouring images share their random draw.
 
@@ -61,7 +62,9 @@ def run(context: Context, settings: OcclusionSettings) -> list[ResultRecord]:
         WeightsError: `settings.saliency` cannot be read.
     """
     if settings.steps < 1 or not settings.masses or not all(0 <= mass <= 1 for mass in settings.masses):
-        raise ConfigError("occlusion needs steps of at least 1 and masses between 0 and 1")
+        raise ConfigError(
+            "occlusion needs steps of at least 1 and masses between 0 and 1", fix="for example steps=10 masses=0,0.5,1"
+        )
     classifier = classifier_for(context)
     notes = head_notes(context, classifier)
     context = published_view(context)
@@ -76,7 +79,9 @@ def run(context: Context, settings: OcclusionSettings) -> list[ResultRecord]:
         notes.append("the evaluated network decides what is salient; published: saliency=DINO_VIT_S16 head=1")
     used = {**plain(settings), **head_settings(classifier)}
     curves = [curve for curve in NAMES if any(drop.curve == curve for drop in drops)]
-    return [_record(context, used, drops, found, curve, notes) for curve in curves]
+    hits = found.rows[:, 0, 0].bool()  # the random curve begins with no patches
+    whole = context.accuracy("occlusion", hits, found.labels, used, row="no patches dropped", notes=notes)
+    return [whole, *(_record(context, used, drops, found, curve, notes) for curve in curves)]
 
 
 def _saliency(

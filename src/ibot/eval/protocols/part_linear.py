@@ -17,7 +17,7 @@ from ibot.eval.cache import FeatureSet, cached_features
 from ibot.eval.linear import LinearSweep
 from ibot.eval.protocol import Context, plain, unreadable
 from ibot.eval.protocols import logistic
-from ibot.eval.protocols.linear import check_sweep, choice, crop_steps, split, train_sweeps
+from ibot.eval.protocols.linear import check_sweep, choice, crop_steps, few_held_out, split, train_sweeps
 from ibot.models.layers import Block
 from ibot.models.vit import VisionTransformer
 from ibot.types import ResultRecord
@@ -188,7 +188,8 @@ def _sweep(
     return [
         context.top(
             "part_linear", F.linear(val[part].rows.to(context.device), best[part].weight, best[part].bias).cpu(),
-            val[part].labels, {"batch": batch}, num_train=len(fit), notes=unreadable(val[part]),
+            val[part].labels, {"batch": batch}, num_train=len(fit),
+            notes=unreadable(val[part]) + few_held_out(judge[part], chosen_on),
             **choice(context, settings.rates, best[part], sweeps[part], judge[part], chosen_on),
         )
         for part in parts

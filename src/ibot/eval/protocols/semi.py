@@ -32,7 +32,12 @@ def run(context: Context, settings: SemiSettings) -> list[ResultRecord]:
     Raises ConfigError for shares outside 0..1 or unknown probes, and as `listed_subset`.
     """
     if any(not 0 < share < 1 for share in settings.share) or settings.subsets < 1:
-        raise ConfigError(f"share={settings.share} must lie between 0 and 1, and subsets be at least 1")
+        shares = ",".join(map(str, settings.share))
+        raise ConfigError(
+            f"share={shares} and subsets={settings.subsets} do not give parts of the images",
+            why="shares lie between 0 and 1, and there is at least one subset",
+            fix="for example share=0.01,0.1 subsets=3",
+        )
     if not settings.probes or not (settings.share or settings.lists):
         raise ConfigError("probes, and share or lists, must name something", fix="for example probes=knn share=0.01")
     if len({Path(file).stem for file in settings.lists}) < len(settings.lists):
