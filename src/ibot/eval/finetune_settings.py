@@ -166,8 +166,8 @@ def sane_settings(architecture: Architecture, num_train: int, batch: int = 256) 
     """A recipe for own data: the one of 8.4 with a length that fits the set (advice of 8.4 and 8.7).
 
     20,000 steps, but 30 epochs at least and 100 (those of the published ViT-B) at most; the rate is 1e-3 for a batch
-    of 1024. Below `SMALL_SET` images small batches, a rate that falls less with them, and no mixing: with few steps
-    each of the three helped (docs/log.md). Raises UserError for an unknown architecture.
+    of 256. Below `SMALL_SET` images small batches and no mixing: with few steps both helped, as did the higher rate
+    (docs/log.md). Raises UserError for an unknown architecture.
 
     Args:
         architecture: the nearest one in width; decides the drop path.
@@ -183,7 +183,7 @@ def sane_settings(architecture: Architecture, num_train: int, batch: int = 256) 
     return FinetuneSettings(
         epochs=min(100, max(30, round(20_000 / steps_per_epoch))),
         batch=batch,
-        lr_batch=1024,
+        lr_batch=256,
         warmup_epochs=5,
         drop_path=drop_path,
     )
