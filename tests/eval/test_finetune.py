@@ -145,7 +145,7 @@ def test_own_data_get_a_length_that_fits():
         settings = sane_settings("base", num_train)
         assert settings.epochs == epochs and settings.layer_decay == 0.75 and settings.drop_path == 0.2
         assert settings.keep_size
-    assert finetune_lr(5 * 10, settings, steps_per_epoch=10, batch=256) == pytest.approx(1e-3 / 4)
+    assert finetune_lr(5 * 10, settings, steps_per_epoch=10, batch=64) == pytest.approx(1e-3 / 4)
 
 
 def test_rates_per_step_are_the_printed_ones():
