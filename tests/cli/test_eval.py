@@ -101,10 +101,10 @@ def test_files_of_other_projects_get_the_numbers_of_the_run(world, tmp_path):
     for name in [weights, *(str(tmp_path / name) for name in files.values())]:
         rest = ["--data", str(world / "data"), "--out", str(tmp_path / "out"), "--cache", str(tmp_path / "cache")]
         assert main(["eval", "knn", name, *rest, "--size", "32", *ROUTE, "k=20"]) == 0
-        assert main(["eval", "logistic", name, *rest, "--size", "32", *ROUTE]) == 0
+        assert main(["eval", "cluster", name, *rest, "--size", "32", *ROUTE, "by=kmeans"]) == 0
     rows = records(tmp_path)
     assert len({row["weights"] for row in rows}) == 5
-    for metric in ("knn_top1", "logistic_top1"):
+    for metric in ("knn_top1", "cluster_acc"):
         assert len({row["value"] for row in rows if row["metric"] == metric}) == 1
 
 
@@ -440,15 +440,15 @@ def test_all_runs_what_the_data_allow_and_names_the_rest(world, tmp_path, capsys
 def interrupted(world, tmp_path, monkeypatch, capsys):
     """`eval all` on two protocols, stopped in the second, which would work now; the file that says where it stood."""
     from ibot.eval import protocols
-    from ibot.eval.protocols import logistic
+    from ibot.eval.protocols import cluster
 
     monkeypatch.setattr(
-        "ibot.cli.evaluate.PROTOCOLS", {name: protocols.PROTOCOLS[name] for name in ("knn", "logistic")}
+        "ibot.cli.evaluate.PROTOCOLS", {name: protocols.PROTOCOLS[name] for name in ("knn", "cluster")}
     )
-    probe = logistic.probe
-    monkeypatch.setattr(logistic, "probe", _interrupt)
+    run = cluster.run
+    monkeypatch.setattr(cluster, "run", _interrupt)
     assert evaluate(world, tmp_path, "all", "--json") == 130
-    monkeypatch.setattr(logistic, "probe", probe)
+    monkeypatch.setattr(cluster, "run", run)
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert {row["protocol"] for row in rows} == {"knn"}
     (state,) = (tmp_path / "out").glob("all-*.json")
@@ -460,7 +460,7 @@ def interrupted(world, tmp_path, monkeypatch, capsys):
 def test_what_all_has_done_before_is_told_beside_the_records(world, tmp_path, capsys, quiet):
     assert evaluate(world, tmp_path, "all", "--json", *(["--quiet"] if quiet else [])) == 0
     captured = capsys.readouterr()
-    assert {json.loads(line)["protocol"] for line in captured.out.splitlines()} == {"logistic"}
+    assert {json.loads(line)["protocol"] for line in captured.out.splitlines()} == {"cluster"}
     assert ("done before" in captured.err and "knn" in captured.err) != quiet
 
 
@@ -474,14 +474,14 @@ def test_all_repeats_what_left_no_records_of_these_weights(world, tmp_path, rows
         results.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert evaluate(world, tmp_path, "all") == 0
     made = [row["protocol"] for row in records(tmp_path) if row["weights_hash"] != "another"]
-    assert made == ["knn"] * 4 + ["logistic"]
+    assert made == ["knn"] * 4 + ["cluster"] * 5
 
 
 @pytest.mark.parametrize("content", [b"", b'["knn', b"\xff", b"null", b"3"])
 def test_all_takes_a_damaged_state_for_none(world, tmp_path, interrupted, content):
     interrupted.write_bytes(content)
     assert evaluate(world, tmp_path, "all") == 0
-    assert [row["protocol"] for row in records(tmp_path)] == ["knn"] * 8 + ["logistic"]
+    assert [row["protocol"] for row in records(tmp_path)] == ["knn"] * 8 + ["cluster"] * 5
     assert not interrupted.exists()
 
 
