@@ -442,9 +442,7 @@ def interrupted(world, tmp_path, monkeypatch, capsys):
     from ibot.eval import protocols
     from ibot.eval.protocols import cluster
 
-    monkeypatch.setattr(
-        "ibot.cli.evaluate.PROTOCOLS", {name: protocols.PROTOCOLS[name] for name in ("knn", "cluster")}
-    )
+    monkeypatch.setattr("ibot.cli.evaluate.PROTOCOLS", {name: protocols.PROTOCOLS[name] for name in ("knn", "cluster")})
     run = cluster.run
     monkeypatch.setattr(cluster, "run", _interrupt)
     assert evaluate(world, tmp_path, "all", "--json") == 130
