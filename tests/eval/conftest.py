@@ -50,6 +50,15 @@ def largest_tensor():
     return LargestTensor
 
 
+@pytest.fixture
+def one_thread():
+    """The threads of the other processes: sums of several are in another order."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def scenes(tmp_path_factory):
     """Scenes whose class shows in their colour too, so that a linear head on random weights is right now and then."""

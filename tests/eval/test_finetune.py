@@ -490,15 +490,6 @@ def children(tmp_path, count=1, kill_after=0):
     return [process.returncode for process in started], "".join(errors)
 
 
-@pytest.fixture
-def one_thread():
-    """The threads of the other processes: sums of several are in another order."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.mark.usefixtures("one_thread")
 def test_a_run_killed_by_sigkill_and_resumed_ends_bit_by_bit_the_same(tmp_path):
     sets = scenes(tmp_path / "scenes")

@@ -135,15 +135,6 @@ def records(folder):
     return [{key: value for key, value in row.items() if key not in NO_RESULT} for row in rows]
 
 
-@pytest.fixture
-def one_thread():
-    """The threads of the other processes: sums of several are in another order."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def start_two(folder):
     """Processes that run the cases in `folder`."""
     with socket.socket() as free:
