@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ibot.eval.nearest import BLOCK, CHUNK, nearest
+from ibot.eval.nearest import BLOCK, CHUNK, Progress, nearest
 
 PUBLISHED_KS = (10, 20, 100, 200)
 
@@ -37,7 +37,7 @@ def knn_accuracy(
     scale: bool = False,
     chunk: int = CHUNK,
     block: int = BLOCK,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> dict[int, KnnScore]:
     """Accuracy of a vote of the k most similar training features, weighted by exp(similarity / temperature).
 

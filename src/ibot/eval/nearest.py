@@ -31,6 +31,8 @@ SMALLEST, LARGEST = 1e-15, 1e15
 """Lengths of rows between which no product of float32 underflows or overflows so that the bound would notice."""
 
 Screen = torch.dtype | Literal["auto"] | None
+Progress = Callable[[int, int], None]
+"""Called with what is compared and what there is."""
 
 
 @torch.no_grad()
@@ -43,7 +45,7 @@ def nearest(
     chunk: int = CHUNK,
     block: int = BLOCK,
     screen: Screen = "auto",
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The k largest inner products of each query with the rows of a bank.
 
@@ -191,7 +193,7 @@ class _Rounded:
         if size * int(found.sum()) > LOOK_SHARE * products.numel():
             return None
         query, group = found.nonzero(as_tuple=True)
-        row = group[:, None] + maxima.shape[1] * torch.arange(size)
+        row = group[:, None] + maxima.shape[1] * torch.arange(size, device=group.device)
         pair, member = (products.view(-1)[query[:, None] * count + row] >= least[query]).nonzero(as_tuple=True)
         query, row = query[pair], row[pair, member]
         grouped = size * maxima.shape[1]
@@ -258,7 +260,7 @@ def _products(queries: Tensor, rows: Tensor, query: Tensor, row: Tensor) -> tupl
         )
     found = torch.sparse.sampled_addmm(places, queries, rows.T, beta=0.0).values()
     values = queries.new_full((len(queries), int(count.max())), -torch.inf)
-    place = torch.zeros(values.shape, dtype=torch.int64)
-    column = torch.arange(len(row)) - start[query]
+    place = torch.zeros_like(values, dtype=torch.int64)
+    column = torch.arange(len(row), device=row.device) - start[query]
     values[query, column], place[query, column] = found, row
     return values, place

@@ -16,16 +16,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from ibot.eval.nearest import BLOCK, CHUNK, nearest
+from ibot.eval.nearest import BLOCK, CHUNK, Progress, nearest
 
 UNIT_TOLERANCE = 1e-3
 """How far the length of a feature may be from 1: a thousandfold of what float32 leaves, far below any other length."""
 SHORTEST = 1e-12
 """Rows below this length cannot be scaled: `F.normalize` leaves them shorter than 1."""
-
-
-Progress = Callable[[int, int], None]
-"""Called with what is done and what there is."""
 
 
 @dataclass(frozen=True, slots=True)
