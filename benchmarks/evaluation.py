@@ -1,6 +1,6 @@
 """k-NN search against an exact search library, and the linear sweep against a single rate.
 
-python -m benchmarks.evaluation [--queries 10240] [--rounds 3] [--rows BANK.npy QUERIES.npy] [--weights RUN --data DIR]
+python -m benchmarks.evaluation [--queries 10240] [--rounds 3] [--rows BANK.npz QUERIES.npz] [--weights RUN --data DIR]
 
 100,000 random unit features, 384 wide, alone and around 100 common directions; or those that `ibot features` wrote.
 Interleaved rounds in one process, medians; peak memory of each way in a process of its own, above that of the features.
@@ -152,7 +152,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--queries", type=int, default=10_240)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--rows", nargs=2, metavar="FILE.npy", help="features of a bank and of queries")
+    parser.add_argument(
+        "--rows", nargs=2, metavar="FILE.npz", help="what `ibot features` wrote of a bank and of queries"
+    )
     parser.add_argument("--weights", help="a run or weights file")
     parser.add_argument("--data", help="labelled images")
     options = parser.parse_args()
@@ -163,7 +165,7 @@ def main() -> None:
         "around 100 directions": (features(COUNT, 2, 100), features(options.queries, 3, 100)),
     }
     if options.rows:
-        given = (torch.nn.functional.normalize(torch.from_numpy(np.load(file)).float()) for file in options.rows)
+        given = (torch.nn.functional.normalize(torch.from_numpy(np.load(file)["cls"]).float()) for file in options.rows)
         sets = {"given": tuple(given)}
     for name, (rows, queries) in sets.items():
         print(f"\nfeatures {name}: {len(rows)} x {rows.shape[1]}")
