@@ -88,7 +88,7 @@ def test_a_full_disk_stops_with_the_cause_and_leaves_the_last_checkpoint(parts, 
         raise OSError(errno.ENOSPC, "No space left on device")
 
     if file == "safetensors":
-        monkeypatch.setattr(checkpoint, "save_file", full)
+        monkeypatch.setattr(checkpoint, "save_tensors", full)
     elif file == "torch":
         monkeypatch.setattr(checkpoint.torch, "save", full)
     else:

@@ -45,6 +45,10 @@ def test_the_target_gives_our_tokens_at_three_sizes(tmp_path, kind, target):
     out = tmp_path / f"out{TARGETS[target].suffix}"
     differences = export_backbone(loaded, target, out)
     assert out.exists() and differences[0].size == loaded.size
+    reference = tmp_path / "plain"
+    reference.touch()
+    files = [path for path in (out, *out.rglob("*")) if path.is_file()]
+    assert {path.stat().st_mode for path in files} == {reference.stat().st_mode}
     sizes = {d.size for d in differences}
     assert len(sizes) == 3 and any(h != w for h, w in sizes)
     assert all(max(d.cls, d.patches) < 2e-5 for d in differences)

@@ -48,10 +48,10 @@ def run(options: argparse.Namespace) -> int:
         arrays |= {"names": np.array(features.names), "classes": np.array(source.classes)}
         write_file(out, lambda path: np.savez(path, allow_pickle=False, **arrays))
     else:
-        from safetensors.torch import save_file
+        from ibot.weights.write import save_tensors
 
         about = {"names": json.dumps(features.names), "classes": json.dumps(source.classes)}
-        write_file(out, lambda path: save_file(tensors, path, about))
+        write_file(out, lambda path: save_tensors(tensors, path, about))
     shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in tensors.items())
     print(f"{len(features.names)} images: {shapes} -> {out}")
     for path, reason in features.bad:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ibot.config.override import to_plain
@@ -28,6 +28,7 @@ from ibot.engine.files import is_disk_full, sync
 from ibot.errors import ResourceError, WeightsError
 from ibot.method.model import StudentTeacher
 from ibot.types import RunState
+from ibot.weights.write import save_tensors
 
 FOLDER = "checkpoints"
 
@@ -55,8 +56,8 @@ def save_checkpoint(
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         metadata = {"config": json.dumps(to_plain(config)), "step": str(state.step)}
-        save_file(_unique_tensors(model.student), temporary / "model.safetensors", metadata)
-        save_file(_unique_tensors(model.teacher), temporary / "teacher.safetensors", metadata)
+        save_tensors(_unique_tensors(model.student), temporary / "model.safetensors", metadata)
+        save_tensors(_unique_tensors(model.teacher), temporary / "teacher.safetensors", metadata)
         training = {
             "optimizer": optimizer.state_dict(),
             "centers": {"cls": model.cls_center.value, "patch": model.patch_center.value},

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from ibot.config.schema import Config, HeadConfig
@@ -15,6 +15,7 @@ from ibot.data.decode import UnreadableImage, decode
 from ibot.data.pixels import MEAN, STD, evaluation_view, normalize
 from ibot.data.sources import ImageSource
 from ibot.engine.distributed import Processes, barrier
+from ibot.engine.files import write_atomically
 from ibot.engine.start import copy_backbone, head_tensors, patch_center
 from ibot.errors import ConfigError, WeightsError
 from ibot.method.model import Network
@@ -29,6 +30,7 @@ from ibot.method.tokenizers import (
 )
 from ibot.weights.arguments import head_config
 from ibot.weights.read import fit, load_weights
+from ibot.weights.write import save_tensors
 
 CENTERS_FILE = "tokenizer.safetensors"
 SHARE_OF_IMAGES = 0.1
@@ -73,9 +75,7 @@ def build_tokenizer(config: Config, source: ImageSource, run: Path, processes: P
     if processes.is_main and not file.exists():
         rows = sample_patches(source, config.augment.global_size, stride, config.train.seed)
         centers = cluster(rows, config.head.patch_out_dim, config.train.seed)
-        temporary = file.with_suffix(".tmp")
-        save_file({"centers": centers}, temporary)
-        temporary.replace(file)
+        write_atomically(file, lambda path: save_tensors({"centers": centers}, path))
     barrier()
     return ClusterTokenizer(stride, load_file(file)["centers"])
 

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ibot.config.override import from_plain, to_plain
@@ -20,6 +19,7 @@ from ibot.errors import WeightsError
 from ibot.eval.features import Feature, compute
 from ibot.eval.views import View
 from ibot.models.backbone import BackboneModule, build_backbone
+from ibot.weights.write import save_tensors
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class LinearClassifier:
         # As in the files of a run: with it the backbone is found like that of any other weights.
         config = {"model": about["model"], "augment": {"global_size": list(self.view.size)}}
         metadata = {"classifier": json.dumps(about), "config": json.dumps(config)}
-        write_atomically(file, lambda path: save_file(copies, path, metadata))
+        write_atomically(file, lambda path: save_tensors(copies, path, metadata))
 
 
 def load_classifier(path: str | Path) -> LinearClassifier | None:

@@ -16,7 +16,6 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ibot.config.override import to_plain
@@ -29,6 +28,7 @@ from ibot.models.vit import VisionTransformer
 from ibot.weights.architecture import HEAD_WIDTH
 from ibot.weights.read import Loaded, load_backbone
 from ibot.weights.rename import to_huggingface, to_timm
+from ibot.weights.write import save_tensors
 
 TOLERANCE = 1e-4
 """Largest difference of any token between this project and the target, float32."""
@@ -216,7 +216,7 @@ def _write_safetensors(loaded: Loaded, out: Path) -> None:
     model = replace(loaded.config, pos_size=loaded.built_for)
     config = Config(model=model, augment=AugmentConfig(global_size=loaded.size))
     tensors = {name: t for name, t in _state(loaded).items() if not name.endswith("relative_position_index")}
-    save_file(tensors, out, {"config": json.dumps(to_plain(config)), "format": "pt"})
+    save_tensors(tensors, out, {"config": json.dumps(to_plain(config)), "format": "pt"})
 
 
 def _write_published(loaded: Loaded, out: Path) -> None:
@@ -254,7 +254,7 @@ def _write_timm(loaded: Loaded, out: Path) -> None:
                       "strict_img_size": False}  # fmt: skip
     out.mkdir()
     state = with_epsilon(_state(loaded), config.norm_eps, TIMM_EPS[config.kind])
-    save_file(to_timm(state), out / "model.safetensors", {"format": "pt"})
+    save_tensors(to_timm(state), out / "model.safetensors", {"format": "pt"})
     pretrained = {
         "input_size": [3, *loaded.size], "mean": MEAN, "std": STD,
         "interpolation": "bicubic", "crop_pct": 0.875, "num_classes": 0, "first_conv": "patch_embed.proj",
@@ -302,7 +302,7 @@ def _write_huggingface(loaded: Loaded, out: Path) -> None:
     out.mkdir()
     settings.save_pretrained(out)
     state = with_epsilon(_state(loaded), config.norm_eps, settings.layer_norm_eps)
-    save_file(to_huggingface(state), out / "model.safetensors", {"format": "pt"})
+    save_tensors(to_huggingface(state), out / "model.safetensors", {"format": "pt"})
     processor = {
         "image_processor_type": "ViTImageProcessor", "do_resize": True, "do_normalize": True, "do_rescale": True,
         "size": {"height": loaded.size[0], "width": loaded.size[1]}, "resample": 3,
