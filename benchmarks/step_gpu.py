@@ -33,7 +33,7 @@ def main() -> None:
         model = StudentTeacher(config).to(device)
         precision = partial(autocast, device, torch.bfloat16)
         update = Update(model, model.student, build_optimizer(model.student, config.optim), config, autocast=precision)
-        batch = to_device(make_batch(config), device)
+        batch = to_device(make_batch(config), device, config.model)
         for _ in range(20):
             update.step([batch], VALUES)
         torch.cuda.reset_peak_memory_stats()

@@ -15,14 +15,15 @@ import torch
 from PIL import Image
 
 from ibot.config.schema import ModelConfig
-from ibot.data.decode import UnreadableImage
+from ibot.data.decode import UnreadableImage, decode
 from ibot.data.labelled_folders import open_folder
 from ibot.data.labels import FileImages
 from ibot.data.pixels import evaluation_view, normalize
-from ibot.errors import DataError, ResourceError, UserError
+from ibot.data.sources import scan
+from ibot.errors import DataError, ResourceError, UserError, WeightsError
 from ibot.eval import cache
 from ibot.eval.cache import cached_features, rows_of, weights_hash
-from ibot.eval.features import Feature, compute, pooled, probe_feature
+from ibot.eval.features import Feature, compute, extract_features, pooled, probe_feature
 from ibot.eval.views import View
 from ibot.models.backbone import build_backbone
 from ibot.types import TokenOutput
@@ -31,6 +32,7 @@ from ibot.weights.read import KeyReport, Loaded
 MODES = [Feature(1, 0), Feature(2, 0), Feature(1, 1), Feature(1, 2)]
 VIEW = View((32, 32))
 CONFIG = ModelConfig(width=24, depth=3, heads=2, patch=8)
+OLD_HASH = "f7939793f35b0b7f72e717db6dd5483b19a6bee9d81c767bcf244207ee65fbe6"
 
 RUN = """
 import sys
@@ -152,6 +154,43 @@ def test_other_weights_images_views_and_modes_never_meet_old_features(network, i
 )
 def test_settings_that_no_tensor_shows_are_part_of_the_hash(network, changes):
     assert weights_hash(replace(network, config=replace(CONFIG, **changes))) != weights_hash(network)
+
+
+def test_settings_that_came_later_are_part_of_the_hash_only_where_they_are_set(network):
+    with torch.no_grad():
+        for tensor in network.backbone.parameters():
+            tensor.fill_(0.5)
+    # What this network was called before networks had an activation and statistics of their own.
+    assert weights_hash(network) == OLD_HASH
+    other = {weights_hash(replace(network, config=replace(CONFIG, **changes)))
+             for changes in ({}, {"act": "relu"}, {"mean": (0.5, 0.5, 0.5)}, {"std": (0.5, 0.5, 0.5)})}  # fmt: skip
+    assert len(other) == 4
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 3e38])
+def test_outputs_that_are_not_finite_never_become_features(network, images, tmp_path, value):
+    with torch.no_grad():
+        network.backbone.blocks[0].mlp.fc2.bias[:4] = value
+        network.backbone.blocks[0].mlp.fc2.weight[:4] = value
+    with pytest.raises(WeightsError, match="outputs are not finite"):
+        features_of(network, images, tmp_path / "cache")
+    source = scan(images)
+    with pytest.raises(WeightsError, match="outputs are not finite"):
+        extract_features(network.backbone, source, size=(32, 32))
+
+
+def test_images_are_normalised_by_the_networks_own_mean_and_deviation(network, images, tmp_path):
+    config = replace(CONFIG, mean=(0.5, 0.4, 0.3), std=(0.5, 0.6, 0.7))
+    other = replace(network, config=config, backbone=build_backbone(config, (32, 32)).eval())
+    other.backbone.load_state_dict(network.backbone.state_dict())
+    found = features_of(other, images, tmp_path, (MODES[0],))[MODES[0]]
+    assert not features_of(network, images, tmp_path, (MODES[0],))[MODES[0]].cached
+    direct = extract_features(other.backbone, scan(images), size=(32, 32)).cls
+    torch.testing.assert_close(found.rows, direct)
+    levels = torch.from_numpy(VIEW.render(decode(str(images / "cat" / "0.png"))).copy()).permute(2, 0, 1) / 255
+    view = (levels - torch.tensor(config.mean)[:, None, None]) / torch.tensor(config.std)[:, None, None]
+    with torch.no_grad():
+        torch.testing.assert_close(found.rows[0], other.backbone(view[None]).cls[0], atol=1e-5, rtol=1e-5)
 
 
 def test_the_size_for_which_a_network_was_built_is_part_of_its_hash(network):

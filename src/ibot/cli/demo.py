@@ -202,7 +202,7 @@ def write_picture(
     grid = mask_grid(config)
     always = replace(config.mask, ratio=((0.3, 0.1),))
     masks = make_masks(always, grid, 1, 0, 0, index).map[0].reshape(-1, *grid).numpy()
-    tensor = normalize(torch.from_numpy(images).permute(0, 3, 1, 2))
+    tensor = normalize(torch.from_numpy(images).permute(0, 3, 1, 2), config.model.statistics)
     maps = [class_attention(net.cpu().eval(), tensor).mean(dim=1).numpy() for net in networks]
     examples = [Example(images[i], masks[i], maps[0][i], maps[1][i]) for i in range(len(index))]
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -88,7 +88,7 @@ class Searched:
         from ibot.data.pixels import normalize
 
         with torch.inference_mode():
-            output = self.backbone(normalize(views.to(self.device)))
+            output = self.backbone(normalize(views.to(self.device), self.backbone.statistics))
         return replace(output, cls=output.cls.float(), patches=output.patches.float())
 
     def vectors(self, queries: Sequence[Query], patch: int | None = None) -> Tensor:

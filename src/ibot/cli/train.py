@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from ibot.config.override import apply, to_plain
 from ibot.config.resolve import Derived, check, derive, warnings
 from ibot.config.schema import Config
-from ibot.errors import DataError, UserError
+from ibot.errors import DataError, TrainingStopped, UserError, WeightsError
 from ibot.recipes import beyond_paper, recipe
 from ibot.types import ResultRecord
 
@@ -192,10 +192,17 @@ def knn_probe(
 
     def evaluate(backbone: nn.Module, step: int) -> list[ResultRecord]:
         size = config.augment.global_size
-        bank, queries = (
-            extract_features(backbone, part, size=size, indices=pick, device=device)
-            for part, pick in zip((train, val), picks, strict=True)
-        )
+        try:
+            bank, queries = (
+                extract_features(backbone, part, size=size, indices=pick, device=device)
+                for part, pick in zip((train, val), picks, strict=True)
+            )
+        except WeightsError as error:
+            raise TrainingStopped(
+                f"the teacher's outputs are not finite at step {step}",
+                why=error.why,
+                fix="lower optim.lr, or go on from an earlier checkpoint",
+            ) from None
         assert bank.labels is not None and queries.labels is not None
         score = next(
             iter(

@@ -11,6 +11,9 @@ import re
 from dataclasses import dataclass, field
 from typing import Literal
 
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+"""Of levels 0..1 in red, green, blue: what nearly every published network was trained with."""
 DURATION_UNITS = ("images", "steps", "epochs", "percent")
 
 
@@ -148,12 +151,25 @@ class ModelConfig:
     pos_size: tuple[int, int] | None = None
     """Image size for which the position table, or the windows of a Swin, are built; none: the global view
     (published: 224)."""
-    pos_interp: Literal["published", "exact"] = "published"
-    """Resampling of the position table: with the published 0.1 (spec 3.1.3) or to the exact size."""
+    pos_interp: Literal["published", "exact", "antialias"] = "published"
+    """Resampling of the position table: with the published 0.1 (spec 3.1.3), to the exact size, or to
+    that with antialiasing (timm, DINOv2 with registers). Weights of other projects bring their own."""
     registers: int = 0
     """Register tokens (beyond the paper: Darcet et al. 2024); dropped from the output."""
     init: Literal["published", "xavier"] = "published"
     """Linear layers: normal with std 0.02, or Xavier-uniform (ours, for small widths)."""
+    # Not in the text of a network, which names features in caches, unless they are set.
+    act: Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "silu"] = field(default="gelu", repr=False)
+    """Activation of the blocks' MLPs; weights of other projects may need another than the exact gelu."""
+    mean: tuple[float, float, float] = field(default=IMAGENET_MEAN, repr=False)
+    """Subtracted from the levels 0..1 of red, green, blue of every image, in training and after."""
+    std: tuple[float, float, float] = field(default=IMAGENET_STD, repr=False)
+    """Those levels are divided by it."""
+
+    @property
+    def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and deviation with which images are normalised."""
+        return self.mean, self.std
 
     @property
     def stride(self) -> int:

@@ -5,18 +5,21 @@ One image at a time and easy to read; training renders whole batches with `pixel
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 from torch import Tensor
 
-from ibot.config.schema import AugmentConfig
+from ibot.config.schema import IMAGENET_MEAN, IMAGENET_STD, AugmentConfig
 from ibot.data.params import NO_JITTER, num_views, view_size
 from ibot.types import ViewParams
 
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
+MEAN, STD = IMAGENET_MEAN, IMAGENET_STD
+Statistics = tuple[Sequence[float], Sequence[float]]
+"""Mean and deviation of the levels 0..1 of red, green, blue; `ModelConfig.statistics` of a network."""
 _SOLARIZE = [v if v < 128 else 255 - v for v in range(256)] * 3
 
 
@@ -130,9 +133,21 @@ def center_crop(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     return image.crop((left, top, left + size[1], top + size[0]))
 
 
-def normalize(views: Tensor) -> Tensor:
-    """Bytes [..., 3, H, W] -> float32: divided by 255, ImageNet mean subtracted, divided by its deviation."""
+def normalize(views: Tensor, statistics: Statistics = (MEAN, STD)) -> Tensor:
+    """Bytes [..., 3, H, W] -> float32: divided by 255, mean subtracted, divided by the deviation.
+
+    statistics: those of the network that reads the images; ImageNet's by default.
+    """
     shape = (3, 1, 1)
-    mean = torch.tensor(MEAN, device=views.device).view(shape)
-    std = torch.tensor(STD, device=views.device).view(shape)
+    mean, std = (torch.tensor(values, device=views.device).view(shape) for values in statistics)
     return (views.float() / 255 - mean) / std
+
+
+def renormalize(images: Tensor, given: Statistics, wanted: Statistics) -> Tensor:
+    """Images [b, 3, H, W] normalised by `given`, as `wanted` would have normalised them."""
+    if given == wanted:
+        return images
+    (mean, std), (new_mean, new_std) = (
+        [torch.tensor(values, device=images.device).view(3, 1, 1) for values in pair] for pair in (given, wanted)
+    )
+    return (images * std + mean - new_mean) / new_std

@@ -13,7 +13,7 @@ from torch import nn
 
 import ibot
 from ibot.config.resolve import Derived, derive
-from ibot.config.schema import Config, Duration
+from ibot.config.schema import Config, Duration, ModelConfig
 from ibot.data.loader import Loader
 from ibot.data.pixels import normalize
 from ibot.data.sources import ImageSource, scan
@@ -194,7 +194,7 @@ def run_steps(trainer: Trainer, signal: StopSignal) -> None:
         step = trainer.state.step
         values = schedules.at(step)
         seed_step(config.train.seed, step, trainer.processes.rank)
-        on_device = [to_device(batch, trainer.device) for batch in micro_batches]
+        on_device = [to_device(batch, trainer.device, config.model) for batch in micro_batches]
         out = trainer.update.step(on_device, values, observe=trainer.health.wants(step))
         failure.check(step, out, values, micro_batches)
         trainer.state = replace(
@@ -220,11 +220,14 @@ def run_steps(trainer: Trainer, signal: StopSignal) -> None:
     finish(trainer, end)
 
 
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    """Move a batch to the device and normalise its views there; bytes travel, not floats."""
+def to_device(batch: Batch, device: torch.device, config: ModelConfig) -> Batch:
+    """Move a batch to the device and normalise its views there, for the network of `config`.
+
+    Bytes travel, not floats.
+    """
 
     def move(views: torch.Tensor | None) -> torch.Tensor | None:
-        return None if views is None else normalize(views.to(device, non_blocking=True))
+        return None if views is None else normalize(views.to(device, non_blocking=True), config.statistics)
 
     masks = batch.masks.each(lambda tensor: tensor.to(device, non_blocking=True))
     return replace(batch, global_views=move(batch.global_views), local_views=move(batch.local_views), masks=masks)

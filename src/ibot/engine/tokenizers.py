@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ibot.config.schema import Config, HeadConfig
 from ibot.data.decode import UnreadableImage, decode
-from ibot.data.pixels import MEAN, STD, evaluation_view, normalize
+from ibot.data.pixels import MEAN, STD, Statistics, evaluation_view, normalize
 from ibot.data.sources import ImageSource
 from ibot.engine.distributed import Processes, barrier
 from ibot.engine.files import write_atomically
@@ -68,19 +68,32 @@ def build_tokenizer(config: Config, source: ImageSource, run: Path, processes: P
     if kind == "online":
         return None
     if kind == "color":
-        return ColorTokenizer(stride, MEAN, STD)
+        return ColorTokenizer(stride, *config.model.statistics)
     if kind == "frozen":
         return _frozen(config)
     file = run / CENTERS_FILE
     if processes.is_main and not file.exists():
-        rows = sample_patches(source, config.augment.global_size, stride, config.train.seed)
+        rows = sample_patches(
+            source,
+            config.augment.global_size,
+            stride,
+            config.train.seed,
+            statistics=config.model.statistics,
+        )
         centers = cluster(rows, config.head.patch_out_dim, config.train.seed)
         write_atomically(file, lambda path: save_tensors({"centers": centers}, path))
     barrier()
     return ClusterTokenizer(stride, load_file(file)["centers"])
 
 
-def sample_patches(source: ImageSource, size: tuple[int, int], patch: int, seed: int) -> Tensor:
+def sample_patches(
+    source: ImageSource,
+    size: tuple[int, int],
+    patch: int,
+    seed: int,
+    *,
+    statistics: Statistics = (MEAN, STD),
+) -> Tensor:
     """Normalised pixels of patches of a tenth of the images: [R, 3 * patch * patch], at most `MOST_ROWS` rows."""
     rng = np.random.default_rng(seed)
     chosen = rng.permutation(len(source))[: max(1, int(len(source) * SHARE_OF_IMAGES))]
@@ -91,7 +104,7 @@ def sample_patches(source: ImageSource, size: tuple[int, int], patch: int, seed:
         except UnreadableImage:
             continue
         view = torch.from_numpy(evaluation_view(image, max(size), size).copy()).permute(2, 0, 1)
-        parts.append(cut_patches(normalize(view)[None], patch)[0])
+        parts.append(cut_patches(normalize(view, statistics)[None], patch)[0])
         count += len(parts[-1])
         if count >= MOST_ROWS:
             break
@@ -130,6 +143,13 @@ def _frozen(config: Config) -> FrozenTokenizer:
         raise ConfigError(
             f"the tokenizer's patches are {loaded.config.stride} pixels wide, the model's {config.model.stride}",
             fix="train a model with the same patch",
+        )
+    if loaded.config.statistics != config.model.statistics:
+        mean, std = loaded.config.statistics
+        raise ConfigError(
+            "the tokenizer's images are normalised otherwise than the model's",
+            why=f"its mean is {mean} and its deviation {std}",
+            fix=f"model.mean={','.join(map(str, mean))} model.std={','.join(map(str, std))}",
         )
     head = _head(path)
     settings = replace(config, model=loaded.config, head=head, augment=replace(config.augment, global_size=loaded.size))

@@ -61,7 +61,7 @@ def run_trial(config: Config, source: ImageSource, device: torch.device, images:
             raise batch
         waits.append(time.perf_counter() - began)
         began = time.perf_counter()
-        update.step([to_device(batch, device)], VALUES)
+        update.step([to_device(batch, device, config.model)], VALUES)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         seconds.append(time.perf_counter() - began)

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ibot.data.decode import UnreadableImage
-from ibot.data.pixels import MEAN, STD
+from ibot.data.pixels import MEAN, STD, Statistics
 from ibot.errors import DataError, MissingExtra
 from ibot.eval.finetune_settings import FinetuneSettings
 from ibot.eval.views import View
@@ -84,7 +84,9 @@ def seeded(key: tuple[int, int], counter: tuple[int, int, int, int]) -> Iterator
         torch.set_rng_state(saved[2])
 
 
-def finetune_transform(settings: FinetuneSettings, size: int) -> Callable[[Image.Image], Tensor]:
+def finetune_transform(
+    settings: FinetuneSettings, size: int, statistics: Statistics = (MEAN, STD)
+) -> Callable[[Image.Image], Tensor]:
     """Training transform of 8.4, 8.5 and 8.7: an RGB image -> normalised float32 [3, size, size].
 
     Random resized crop (area 0.08..1, aspect 3/4..4/3, bicubic), flip, RandAugment, normalisation, random erasing.
@@ -96,8 +98,8 @@ def finetune_transform(settings: FinetuneSettings, size: int) -> Callable[[Image
         color_jitter=COLOR_JITTER,
         auto_augment=settings.auto_augment or None,
         interpolation="bicubic",
-        mean=MEAN,
-        std=STD,
+        mean=statistics[0],
+        std=statistics[1],
         re_prob=settings.erasing,
         re_mode="pixel",
         re_count=1,

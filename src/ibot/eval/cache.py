@@ -20,7 +20,7 @@ import shutil
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import IO, Any, TypeVar, cast
@@ -36,7 +36,7 @@ from ibot.engine.distributed import Processes, any_true, barrier
 from ibot.engine.files import is_disk_full
 from ibot.engine.run import append_jsonl, read_jsonl
 from ibot.errors import DataError, ResourceError, UserError
-from ibot.eval.features import compute
+from ibot.eval.features import compute, finite
 from ibot.eval.views import View, in_batches, view_batches
 from ibot.models.backbone import BackboneModule
 from ibot.weights.read import Loaded
@@ -99,6 +99,10 @@ def weights_hash(loaded: Loaded) -> str:
     """
     # Not `str`: that is for users, and silent about norms, pooling and the position table.
     digest = hashlib.sha256(f"{loaded.config!r} {loaded.built_for};".encode())
+    # Settings that were added later count where they are set, so that older features stay valid.
+    later = [f for f in fields(loaded.config) if not f.repr]
+    changed = {f.name: value for f in later if (value := getattr(loaded.config, f.name)) != f.default}
+    digest.update(repr(changed).encode() if changed else b"")
     for name, tensor in sorted(loaded.backbone.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype};".encode())
         digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
@@ -138,6 +142,7 @@ def cached_features(
 
     Raises:
         DataError: none of the images can be read.
+        WeightsError: the network's outputs are not finite.
         ResourceError: the disk is full.
         UserError: the cache cannot be written.
     """
@@ -155,7 +160,19 @@ def cached_features(
             if processes.is_main:
                 _create(extract, missing, len(images), view, device)
             barrier()
-            _fill(extract, images, view, missing, batch, device, workers, processes, progress)
+            read = partial(normalize, statistics=backbone.statistics)
+            _fill(
+                extract,
+                images,
+                view,
+                missing,
+                batch,
+                device,
+                read=read,
+                workers=workers,
+                processes=processes,
+                progress=progress,
+            )
             barrier()
             if processes.is_main:
                 for entry in missing.values():
@@ -246,6 +263,8 @@ def _fill(
     entries: dict[K, _Entry],
     batch: int,
     device: torch.device,
+    *,
+    read: Callable[[Tensor], Tensor],
     workers: int,
     processes: Processes,
     progress: Callable[[int, int], None] | None,
@@ -260,9 +279,9 @@ def _fill(
     for part, positions in zip(view_batches(images, view, todo, workers), todo, strict=True):
         if len(part.positions):
             with torch.inference_mode():
-                found = extract(normalize(part.views.to(device)), list(entries))
+                found = extract(read(part.views.to(device)), list(entries))
             for feature, values in found.items():
-                rows[feature][part.positions] = values.cpu().numpy()
+                rows[feature][part.positions] = finite(values.cpu()).numpy()
         bad = [position for position, _ in part.bad]
         for entry, state in zip(entries.values(), states, strict=True):
             entry.report_bad(part.bad)

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ibot.data.pixels import normalize
+from ibot.data.pixels import MEAN, STD, normalize
 from ibot.data.sources import ImageSource
-from ibot.errors import DataError
+from ibot.errors import DataError, WeightsError
 from ibot.eval.views import View, in_batches, view_batches
 from ibot.models.backbone import BackboneModule
 from ibot.types import TokenOutput
@@ -69,7 +69,8 @@ def pooled(blocks: Sequence[TokenOutput], unnormed: TokenOutput | None, feature:
 def compute(backbone: BackboneModule, images: Tensor, features: Sequence[Feature]) -> dict[Feature, Tensor]:
     """All `features` of normalised `images` [B, 3, H, W], float32 [B, d] each, in one pass of the network.
 
-    Mode 1 alone costs a second one, as the norm is applied inside of the first.
+    Mode 1 alone costs a second one, as the norm is applied inside of the first. Raises WeightsError where
+    an output is not finite.
     """
     deepest = max(feature.blocks for feature in features)
     plain = any(feature.mode == 1 for feature in features)
@@ -80,7 +81,19 @@ def compute(backbone: BackboneModule, images: Tensor, features: Sequence[Feature
         blocks = [backbone(images)]
     else:
         blocks = backbone.last_layers(images, deepest)
-    return {feature: pooled(blocks, unnormed, feature).float() for feature in features}
+    return {feature: finite(pooled(blocks, unnormed, feature).float()) for feature in features}
+
+
+def finite(rows: Tensor) -> Tensor:
+    """The same tensor [b, ...] of a network's outputs. Raises WeightsError unless all are finite."""
+    if not bool(rows.isfinite().all()):
+        bad = int((~rows.flatten(1).isfinite().all(dim=1)).sum())
+        raise WeightsError(
+            "the network's outputs are not finite",
+            why=f"for {bad} of {len(rows)} images: its weights are too large, or its training diverged",
+            fix="use other weights, or an earlier checkpoint",
+        )
+    return rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +133,8 @@ def extract_features(
     For features kept on disk and shared between evaluations see `ibot.eval.cache`.
 
     Args:
-        backbone: set to evaluation for the call and back afterwards; must be on `device`.
+        backbone: set to evaluation for the call and back afterwards; must be on `device`. Images are
+            normalised by its `statistics`, by ImageNet's where it has none.
         source: images; `indices` picks some of them.
         size: height and width of the view. Images of this size are taken as they are; others are resized (shorter side
             to 8/7 of the view's) and cropped at the centre.
@@ -133,8 +147,10 @@ def extract_features(
 
     Raises:
         DataError: none of the images can be read.
+        WeightsError: the network's outputs are not finite.
     """
     chosen = np.arange(len(source)) if indices is None else np.asarray(indices)
+    statistics = getattr(backbone, "statistics", (MEAN, STD))
     was_training = backbone.training
     backbone.eval()
     cls, patch, read, bad = [], [], [], []
@@ -144,10 +160,10 @@ def extract_features(
                 bad.extend((source.name(i), reason) for i, reason in part.bad)
                 read.extend(part.positions.tolist())
                 if len(part.positions):
-                    output = backbone(normalize(part.views.to(device)))
-                    cls.append(output.cls.float().cpu())
+                    output = backbone(normalize(part.views.to(device), statistics))
+                    cls.append(finite(output.cls.float().cpu()))
                     if patches:
-                        patch.append(output.patches.float().cpu())
+                        patch.append(finite(output.patches.float().cpu()))
                 if progress is not None:
                     progress(len(read) + len(bad), len(chosen))
     finally:

@@ -128,7 +128,7 @@ def finetune(
     folder.mkdir(parents=True, exist_ok=True)
     run.load()
     run.wrapped = wrap_student(classifier, processes, device)
-    transform = finetune_transform(settings, size)
+    transform = finetune_transform(settings, size, classifier.backbone.statistics)
     order = StepOrder(len(train), plan, settings, seed, processes, run.step)
     loader = DataLoader(
         TrainingViews(train, transform, seed),
@@ -294,7 +294,8 @@ class _Run:
             self.bad.update(("val", i, view) for i, view in items if isinstance(view, str))
             read = [(i, view) for i, view in items if not isinstance(view, str)]
             if read:
-                images = normalize(torch.stack([view for _, view in read]).to(self.device))
+                images = torch.stack([view for _, view in read]).to(self.device)
+                images = normalize(images, self.classifier.backbone.statistics)
                 with autocast(self.device, self.precision):
                     logits = self.classifier(images)
                 rows = torch.tensor([i for i, _ in read], device=self.device)

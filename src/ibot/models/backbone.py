@@ -24,6 +24,8 @@ class Backbone(Protocol):
     patch_size: int
     """Pixels per output token: the cell of the mask grid."""
     num_blocks: int
+    statistics: tuple[tuple[float, ...], tuple[float, ...]]
+    """Mean and deviation with which its images are normalised (`ibot.data.pixels.normalize`)."""
 
     def token_grid(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of the patch tokens of an image of that many pixels."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import torch
@@ -37,11 +39,15 @@ class PatchEmbed(nn.Module):
 
 
 def resample_positions(
-    table: Tensor, table_grid: tuple[int, int], grid: tuple[int, int], mode: Literal["published", "exact"]
+    table: Tensor,
+    table_grid: tuple[int, int],
+    grid: tuple[int, int],
+    mode: Literal["published", "exact", "antialias"],
 ) -> Tensor:
     """Resample position rows [1, Mh*Mw, D] bicubically to [1, h*w, D] (spec 3.1.3).
 
-    The published code adds 0.1 to the target size, which shifts every sampling point; `exact` does not.
+    The published code adds 0.1 to the target size, which shifts every sampling point; `exact` does not, and
+    `antialias` also smooths as Pillow does.
     """
     width = table.shape[-1]
     maps = table.reshape(1, *table_grid, width).permute(0, 3, 1, 2)
@@ -49,7 +55,7 @@ def resample_positions(
         scale = [(size + 0.1) / of for size, of in zip(grid, table_grid, strict=True)]
         maps = F.interpolate(maps, scale_factor=scale, mode="bicubic", recompute_scale_factor=False)
     else:
-        maps = F.interpolate(maps, size=grid, mode="bicubic", align_corners=False)
+        maps = F.interpolate(maps, size=grid, mode="bicubic", antialias=mode == "antialias")
     if tuple(maps.shape[-2:]) != tuple(grid):
         raise ValueError(f"position table resampled to {tuple(maps.shape[-2:])}, wanted {grid}")
     return maps.permute(0, 2, 3, 1).reshape(1, -1, width)
@@ -93,6 +99,21 @@ def fused_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
 
 
+def _quick_gelu(x: Tensor) -> Tensor:
+    """An early approximation of GELU, that of CLIP."""
+    return x * torch.sigmoid(1.702 * x)
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+    "quick_gelu": _quick_gelu,
+    "relu": F.relu,
+    "silu": F.silu,
+}
+"""Values of `ModelConfig.act`."""
+
+
 class Attention(nn.Module):
     """Multi-head self-attention; `attend` stops before the output projection."""
 
@@ -120,29 +141,38 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Linear, exact GELU, linear."""
+    """Linear, an activation of `ACTIVATIONS`, linear."""
 
-    def __init__(self, width: int, hidden: int) -> None:
+    def __init__(self, width: int, hidden: int, act: str = "gelu") -> None:
         super().__init__()
+        self.act = ACTIVATIONS[act]
         self.fc1 = nn.Linear(width, hidden)
         self.fc2 = nn.Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """Each token by itself: [..., D] -> [..., D]."""
-        return self.fc2(F.gelu(self.fc1(x)))
+        return self.fc2(self.act(self.fc1(x)))
 
 
 class Block(nn.Module):
     """Pre-norm transformer block with optional layer scale and stochastic depth."""
 
     def __init__(
-        self, width: int, heads: int, mlp_hidden: int, drop_path: float, layer_scale: float, norm_eps: float
+        self,
+        width: int,
+        heads: int,
+        mlp_hidden: int,
+        drop_path: float,
+        *,
+        layer_scale: float,
+        norm_eps: float,
+        act: str,
     ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(width, eps=norm_eps)
         self.attn = Attention(width, heads)
         self.norm2 = nn.LayerNorm(width, eps=norm_eps)
-        self.mlp = Mlp(width, mlp_hidden)
+        self.mlp = Mlp(width, mlp_hidden, act)
         self.drop_path = DropPath(drop_path)
         self.gamma_1 = nn.Parameter(torch.full((width,), layer_scale)) if layer_scale else None
         self.gamma_2 = nn.Parameter(torch.full((width,), layer_scale)) if layer_scale else None

@@ -32,6 +32,7 @@ class SwinTransformer(nn.Module):
     ) -> None:
         super().__init__()
         stages = len(config.depths)
+        self.statistics = config.statistics
         self.embed_dim = config.width * 2 ** (stages - 1)
         self.embed_patch, self.patch_size = config.patch, config.stride
         self.num_blocks = sum(config.depths)
@@ -51,6 +52,7 @@ class SwinTransformer(nn.Module):
                 drop_paths=rates[before : before + depth],
                 merge=k < stages - 1,
                 norm_eps=config.norm_eps,
+                act=config.act,
             )
             self.layers.append(stage)
         self.norm = nn.LayerNorm(self.embed_dim, eps=config.norm_eps)
@@ -160,11 +162,21 @@ class Stage(nn.Module):
         drop_paths: list[float],
         merge: bool,
         norm_eps: float,
+        act: str,
     ) -> None:
         super().__init__()
         shift = window // 2 if shifted else 0
         self.blocks = nn.ModuleList(
-            WindowBlock(width, heads, window, shift if i % 2 else 0, int(width * mlp_ratio), rate, norm_eps)
+            WindowBlock(
+                width,
+                heads,
+                window,
+                shift if i % 2 else 0,
+                mlp_hidden=int(width * mlp_ratio),
+                drop_path=rate,
+                norm_eps=norm_eps,
+                act=act,
+            )
             for i, rate in enumerate(drop_paths)
         )
         self.downsample = PatchMerging(width, norm_eps) if merge else None
@@ -241,14 +253,23 @@ class WindowBlock(nn.Module):
     """Pre-norm block: attention in windows, shifted in every second block, then an MLP; both may be dropped."""
 
     def __init__(
-        self, width: int, heads: int, side: int, shift: int, mlp_hidden: int, drop_path: float, norm_eps: float
+        self,
+        width: int,
+        heads: int,
+        side: int,
+        shift: int,
+        *,
+        mlp_hidden: int,
+        drop_path: float,
+        norm_eps: float,
+        act: str,
     ) -> None:
         super().__init__()
         self.side, self.shift = side, shift
         self.norm1 = nn.LayerNorm(width, eps=norm_eps)
         self.attn = WindowAttention(width, heads, side)
         self.norm2 = nn.LayerNorm(width, eps=norm_eps)
-        self.mlp = Mlp(width, mlp_hidden)
+        self.mlp = Mlp(width, mlp_hidden, act)
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -29,7 +29,8 @@ class VisionTransformer(nn.Module):
         super().__init__()
         width, patch = config.width, config.patch
         self.embed_dim, self.patch_size, self.num_blocks = width, patch, config.depth
-        self.pos_interp: Literal["published", "exact"] = config.pos_interp
+        self.statistics = config.statistics
+        self.pos_interp: Literal["published", "exact", "antialias"] = config.pos_interp
         self.table_grid = (image_size[0] // patch, image_size[1] // patch)
         num_patches = self.table_grid[0] * self.table_grid[1]
         if num_patches < 1:
@@ -42,7 +43,16 @@ class VisionTransformer(nn.Module):
         rates = [drop_path * i / max(1, config.depth - 1) for i in range(config.depth)]
         hidden = int(width * config.mlp_ratio)
         self.blocks = nn.ModuleList(
-            Block(width, config.heads, hidden, rate, config.layer_scale, config.norm_eps) for rate in rates
+            Block(
+                width,
+                config.heads,
+                hidden,
+                rate,
+                layer_scale=config.layer_scale,
+                norm_eps=config.norm_eps,
+                act=config.act,
+            )
+            for rate in rates
         )
         self.norm = nn.Identity() if config.mean_pooling else nn.LayerNorm(width, eps=config.norm_eps)
         self.fc_norm = nn.LayerNorm(width, eps=config.norm_eps) if config.mean_pooling else None

@@ -16,7 +16,7 @@ from ibot.config.evaluation import BackgroundSettings
 from ibot.data.decode import Orientation, UnreadableImage
 from ibot.data.labelled_folders import open_folder
 from ibot.data.labels import FolderImages, SubsetImages, oriented
-from ibot.data.pixels import normalize
+from ibot.data.pixels import Statistics, normalize
 from ibot.errors import ConfigError, DataError
 from ibot.eval.cache import FeatureSet
 from ibot.eval.imagenet_subsets import IMAGENET_9, NUM_CLASSES, to_nine
@@ -179,12 +179,12 @@ def _challenge(
     notes: list[str],
 ) -> ResultRecord:
     """Share of the foregrounds for which some background makes the answer wrong."""
-    behind = _all_views(context, backgrounds)
+    behind, statistics = _all_views(context, backgrounds), context.loaded.backbone.statistics
 
     def vulnerable(images: Tensor, index: NDArray[np.int64]) -> Tensor:
         """Whether each is, bool [b]."""
         return torch.tensor([
-            _any_fools(answer, image, masked.masks[i].float() / 255, masked.images.label(i), behind)
+            _any_fools(answer, image, masked.masks[i].float() / 255, masked.images.label(i), behind, statistics)
             for image, i in zip(images, index.tolist(), strict=True)
         ])  # fmt: skip
 
@@ -214,12 +214,19 @@ def _mask(file: Path, view: View) -> Tensor:
     return torch.from_numpy(rendered[..., 0].copy())
 
 
-def _any_fools(answer: Answer, image: Tensor, mask: Tensor, label: int, backgrounds: Tensor) -> bool:
+def _any_fools(
+    answer: Answer,
+    image: Tensor,
+    mask: Tensor,
+    label: int,
+    backgrounds: Tensor,
+    statistics: Statistics,
+) -> bool:
     """Whether a background uint8 [n, 3, h, w] behind the foreground of `image` [3, h, w] makes the answer wrong."""
     mask = mask.to(image.device)
     for part in backgrounds.split(CHALLENGE_BATCH):
         # Mixing commutes with the normalisation, which is affine.
-        mixed = normalize(part.to(image.device)) * (1 - mask) + image * mask
+        mixed = normalize(part.to(image.device), statistics) * (1 - mask) + image * mask
         if bool((answer(mixed) != label).any()):
             return True
     return False

@@ -132,7 +132,11 @@ def score_images(context: Context, images: LabelledImages, score: Score, name: s
     with torch.inference_mode():
         for part, asked in zip(view_batches(images, context.view, mine, context.workers), mine, strict=True):
             if len(part.positions):
-                rows.append(score(normalize(part.views.to(context.device)), part.positions).cpu())
+                rows.append(
+                    score(
+                        normalize(part.views.to(context.device), context.loaded.backbone.statistics), part.positions
+                    ).cpu()
+                )
                 read.append(part.positions)
             bad.extend(part.bad)
             done += len(asked)

@@ -258,9 +258,12 @@ def crop_steps(
     labels = torch.from_numpy(np.asarray(context.train.labels, np.int64))
     mine = [step[rank::world] for step in steps]
     crops = crop_batches(context.train, context.view.size, mine, context.seed, epoch, context.workers)
+    statistics = context.loaded.backbone.statistics
     for part, step in zip(crops, steps, strict=True):
         with torch.no_grad():
-            pieces = [score(normalize(piece.to(context.device))) for piece in part.views.split(context.batch)]
+            pieces = [
+                score(normalize(piece.to(context.device), statistics)) for piece in part.views.split(context.batch)
+            ]
         found = {key: torch.cat([piece[key] for piece in pieces]) for key in pieces[0]}
         yield found, labels[torch.from_numpy(part.positions)].to(context.device), len(step)
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ibot.config.evaluation import OcclusionSettings
+from ibot.data.pixels import renormalize
 from ibot.errors import ConfigError
 from ibot.eval.cache import FeatureSet
 from ibot.eval.linear_classifier import LinearClassifier
@@ -163,7 +164,9 @@ class _Scorer:
     def _attention(self, images: Tensor) -> Tensor | None:
         if self.saliency is None:
             return None
-        maps = torch.cat([_class_attention(self.saliency, part) for part in images.split(ATTENTION_IMAGES)])
+        own, wanted = self.classifier.backbone.statistics, self.saliency.statistics
+        parts = [renormalize(part, own, wanted) for part in images.split(ATTENTION_IMAGES)]
+        maps = torch.cat([_class_attention(self.saliency, part) for part in parts])
         return maps.mean(dim=1) if self.settings.head < 0 else maps[:, self.settings.head]
 
 

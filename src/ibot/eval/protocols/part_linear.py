@@ -14,6 +14,7 @@ from ibot.config.evaluation import LogisticSettings, PartLinearSettings
 from ibot.data.labels import LabelledImages, SubsetImages
 from ibot.errors import ConfigError, WeightsError
 from ibot.eval.cache import FeatureSet, cached_features
+from ibot.eval.features import finite
 from ibot.eval.linear import LinearSweep
 from ibot.eval.protocol import Context, plain, unreadable
 from ibot.eval.protocols import logistic
@@ -133,7 +134,7 @@ def means_of_parts(network: VisionTransformer, images: Tensor, parts: Sequence[P
     """
     counts = [part.count for part in parts]
     tokens = [tokens_and_attention(network, some) for some in images.split(ATTENTION_IMAGES)]
-    means = torch.cat([part_means(*each, counts, parts[0].smallest) for each in tokens])
+    means = finite(torch.cat([part_means(*each, counts, parts[0].smallest) for each in tokens]))
     return dict(zip(parts, means.unbind(1), strict=True))
 
 
