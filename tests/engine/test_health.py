@@ -135,6 +135,15 @@ def test_the_cheap_spectrum_equals_the_singular_values(shape):
     assert spread == pytest.approx((unit - unit.mean(0)).norm(dim=1).square().mean().sqrt().item(), rel=1e-9)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_ranks_of_half_precision_features_are_computed_wider(dtype):
+    """A common direction of length 3000 leaves the differences to float32; its square is beyond float16."""
+    features = (torch.randn(64, 8, generator=torch.Generator().manual_seed(0)) * 20 + 3000).to(dtype)
+    want = effective_rank(features.double())
+    assert spectrum(features)[0] == pytest.approx(want, rel=1e-6)
+    assert effective_rank(features) == pytest.approx(want, rel=1e-4)
+
+
 def test_prototype_use_forgets_what_is_long_ago():
     made = monitor()
     first, second = torch.zeros(K, dtype=torch.int64), torch.zeros(K, dtype=torch.int64)

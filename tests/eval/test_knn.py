@@ -61,6 +61,17 @@ def test_near_neighbours_outvote_a_majority():
     assert knn_accuracy(train, labels, torch.tensor([[1.0, 0.0]]), torch.tensor([0]), ks=[3])[3].top1 == 100
 
 
+@pytest.mark.parametrize("temperature", [1e-4, 0.002, 0.005, 1e4])
+def test_votes_neither_overflow_nor_vanish(temperature):
+    """exp(1 / 0.005) is beyond float32; classes that only lost must stay before those without a neighbour."""
+    angle = torch.tensor([0.0, 0.1, 0.9, 0.5, 0.7, 0.2, 1.3, 1.4])
+    train = torch.stack([angle.cos(), angle.sin()], dim=1)
+    labels = torch.tensor([9, 9, 5, 3, 8, 7, 0, 1])
+    query, truth = torch.tensor([[1.0, 0.0]] * 4), torch.tensor([9, 5, 8, 0])
+    score = knn_accuracy(train, labels, query, truth, ks=[6], temperature=temperature)[6]
+    assert score.hits.tolist() == [True, False, False, False] and score.top5 == 75
+
+
 def test_k_is_clipped_to_the_bank():
     train = F.normalize(torch.randn(5, 3), dim=1)
     scores = knn_accuracy(train, torch.arange(5), train, torch.arange(5), ks=[1, 10, 200])

@@ -1,6 +1,9 @@
+import threading
+
 import pytest
 import torch
 
+from ibot.method import center as center_module
 from ibot.method.center import Center, sinkhorn_probs, update_centers
 
 
@@ -14,6 +17,13 @@ def test_center_moves_by_the_mean_of_all_rows_added():
     center.add(torch.ones(3), 1)
     update_centers([center])
     torch.testing.assert_close(center.value, 0.09 * torch.cat([first, second]).mean(0) + 0.1)
+
+
+def test_a_center_without_new_rows_stays():
+    center = Center(3, momentum=0.9)
+    center.value.copy_(torch.tensor([1.0, 2.0, 3.0]))
+    update_centers([center])
+    torch.testing.assert_close(center.value, torch.tensor([1.0, 2.0, 3.0]))
 
 
 def loop_sinkhorn(logits, temp, iterations=3):
@@ -41,3 +51,106 @@ def test_sinkhorn_balances_prototypes_and_keeps_rows_normalised():
 def test_sinkhorn_survives_huge_logits_and_no_rows():
     assert sinkhorn_probs(torch.randn(6, 4) * 1e4, 0.04).isfinite().all()
     assert sinkhorn_probs(torch.zeros(0, 4), 0.04).shape == (0, 4)
+
+
+def log_sinkhorn(logits, temp, iterations=3):
+    """The same in logarithms and float64: nothing can underflow."""
+    scores = logits.double() / temp
+    for _ in range(iterations):
+        scores = scores - scores.logsumexp(dim=0)
+        scores = scores - scores.logsumexp(dim=1, keepdim=True)
+    return scores.exp()
+
+
+def _random(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+INFINITE = torch.inf
+LOGITS = {
+    "rows far apart": torch.tensor([[0.0, 1.0], [-10.0, -9.0]]),
+    "usual": _random(40, 12),
+    "huge": _random(60, 16) * 1e4,
+    "at the end of float32": _random(9, 5) * 1e37,
+    "a level for each row": _random(20, 8) + torch.arange(20)[:, None] * 8.0,
+    "a level for each prototype": _random(20, 8) + 300.0 * torch.arange(8),
+    "equal rows": torch.tensor([[1.0, 2.0, 3.0]]).expand(5, 3),
+    "equal logits": torch.full((4, 6), 7.0),
+    "one row": _random(1, 9),
+    "one prototype": _random(9, 1),
+    "float16": _random(20, 8).half() * 100,
+    "bfloat16": _random(20, 8).bfloat16(),
+    "float64": _random(20, 8).double() * 50,
+    "some at -inf": torch.tensor([[-INFINITE, 1.0, 2.0], [3.0, -INFINITE, 0.0], [0.0, 0.0, -INFINITE]]),
+}
+
+
+@pytest.mark.parametrize("iterations", [1, 3, 20])
+@pytest.mark.parametrize("name", LOGITS)
+def test_sinkhorn_is_exact_for_any_logits(name, iterations):
+    logits = LOGITS[name]
+    probs = sinkhorn_probs(logits, 0.04, iterations)
+    assert probs.dtype == (torch.float64 if logits.dtype == torch.float64 else torch.float32)
+    torch.testing.assert_close(probs.sum(dim=1), torch.ones(len(logits), dtype=probs.dtype))
+    # A logit of 100 is known to 4e-6 in float32, its score to 1e-4.
+    torch.testing.assert_close(probs.double(), log_sinkhorn(logits, 0.04, iterations), rtol=0, atol=1e-4)
+    if name in ("usual", "huge", "bfloat16", "float64"):
+        torch.testing.assert_close(probs.double(), log_sinkhorn(logits, 0.04, iterations), rtol=0, atol=2e-6)
+
+
+def test_sinkhorn_gives_nothing_to_what_is_ruled_out():
+    low = -INFINITE
+    unused = sinkhorn_probs(torch.tensor([[low, 1.0, 0.0], [low, 3.0, 3.0]]), 0.04)
+    assert unused[:, 0].tolist() == [0, 0] and unused.sum(dim=1).tolist() == pytest.approx([1, 1])
+    without = sinkhorn_probs(torch.tensor([[low, low], [low, low]]), 0.04)
+    assert without.tolist() == [[0.5, 0.5], [0.5, 0.5]]
+    mixed = sinkhorn_probs(torch.tensor([[low, low], [0.0, low]]), 0.04, iterations=20)
+    assert mixed.sum(dim=1).tolist() == pytest.approx([1, 1]) and mixed[1, 1] == 0
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_sinkhorn_does_not_hide_logits_that_are_no_numbers(value):
+    logits = torch.zeros(3, 4)
+    logits[1, 2] = value
+    assert sinkhorn_probs(logits, 0.04).isnan().all()
+
+
+def test_sinkhorn_multiplies_in_float32_under_autocast():
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        probs = sinkhorn_probs(_random(200, 50), 0.04)
+    torch.testing.assert_close(probs.double(), log_sinkhorn(_random(200, 50), 0.04), rtol=0, atol=2e-6)
+
+
+class TwoProcesses:
+    """`torch.distributed` of two threads."""
+
+    class ReduceOp:
+        SUM, MAX = torch.add, torch.maximum
+
+    def __init__(self):
+        self.seen, self.wait = {}, threading.Barrier(2, timeout=60)
+
+    def all_reduce(self, tensor, op=ReduceOp.SUM):
+        self.seen[threading.get_ident()] = tensor.clone()
+        self.wait.wait()
+        tensor.copy_(op(*self.seen.values()))
+        self.wait.wait()
+
+
+@pytest.mark.parametrize("cut", [0, 1, 7])
+def test_sinkhorn_balances_the_rows_of_all_processes_together(monkeypatch, cut):
+    logits = _random(20, 8) + torch.arange(20)[:, None] * 5.0  # the second process holds the larger ones
+    monkeypatch.setattr(center_module, "dist", TwoProcesses())
+    monkeypatch.setattr(center_module, "_several_processes", lambda: True)
+    parts, found = (logits[:cut], logits[cut:]), {}
+
+    def work(rank):
+        found[rank] = sinkhorn_probs(parts[rank], 0.04)
+
+    threads = [threading.Thread(target=work, args=(rank,)) for rank in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    together = torch.cat([found[0], found[1]])
+    torch.testing.assert_close(together.double(), log_sinkhorn(logits, 0.04), rtol=0, atol=1e-4)

@@ -81,6 +81,34 @@ def test_teacher_probs_subtracts_the_center_before_the_temperature():
     torch.testing.assert_close(teacher_probs(logits, torch.tensor([0.5, 3.0], dtype=torch.float64), 0.1), want)
 
 
+@pytest.mark.parametrize("mass", [0.0, 0.3, 1.0, 2.0])
+def test_a_target_counts_by_its_sum(mass):
+    """A row of zeros costs nothing; it must not cost a bare logsumexp."""
+    g = torch.Generator().manual_seed(3)
+    student = torch.randn(3, 4, 9, generator=g, dtype=torch.float64)
+    teacher = mass * F.softmax(torch.randn(2, 4, 9, generator=g, dtype=torch.float64), dim=-1)
+    teacher[0, 1] = 0.0
+    assert cls_loss(student, teacher, 0.1).item() == pytest.approx(loop_cls_loss(student, teacher, 0.1).item())
+    weight = torch.full((4,), 0.25, dtype=torch.float64)
+    want = -(teacher[1] * F.log_softmax(student[0] / 0.1, dim=-1)).sum() / 4
+    assert patch_loss(student[0], teacher[1], weight, 1, 0.1).item() == pytest.approx(want.item())
+    assert patch_loss(student[0], torch.zeros(4, 9), weight, 1, 0.1).item() == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_logits_are_raised_before_temperatures(dtype):
+    g = torch.Generator().manual_seed(4)
+    logits = (torch.randn(4, 3, 16, generator=g) * 3000).to(dtype)  # over 0.04 beyond the range of float16
+    probs = teacher_probs(logits[:2], torch.zeros(16), 0.04)
+    assert probs.dtype == torch.float32 and probs.isfinite().all()
+    small = logits / 3000
+    probs = teacher_probs(small[:2], torch.zeros(16), 0.04)
+    assert cls_loss(small, probs, 0.1).item() == pytest.approx(cls_loss(small.float(), probs, 0.1).item(), rel=1e-6)
+    rows, weight = small.flatten(0, 1)[:6], torch.full((6,), 1 / 6)
+    got, want = (patch_loss(x, probs.flatten(0, 1), weight, 1, 0.1).item() for x in (rows, rows.float()))
+    assert got == pytest.approx(want, rel=1e-6)
+
+
 def test_koleo_equals_the_search_for_nearest_neighbours():
     features = torch.randn(2, 6, 5, dtype=torch.float64)
     unit = F.normalize(features, dim=-1)

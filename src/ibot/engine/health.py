@@ -354,11 +354,12 @@ def spectrum(features: Tensor) -> tuple[float, float]:
     Effective rank: exp of the entropy of the normalised squared singular values of the centred features. Spread: root
     mean square deviation of the l2-normalised features from their mean; 1 when they point anywhere.
     """
-    centred = (features - features.mean(dim=0)).double()
+    features = features.double()
+    centred = features - features.mean(dim=0)
     # The smaller of the two Gram matrices has the same non-zero eigenvalues.
     gram = centred.T @ centred if centred.shape[0] > centred.shape[1] else centred @ centred.T
     energy = torch.linalg.eigvalsh(gram.cpu()).clamp(min=0) if gram.isfinite().all() else gram.new_zeros(1).cpu()
-    unit = torch.nn.functional.normalize(features.double(), dim=-1)
+    unit = torch.nn.functional.normalize(features, dim=-1)
     spread = (unit - unit.mean(dim=0)).square().sum(dim=-1).mean().sqrt().item()
     if energy.sum() <= 0:
         return 1.0, spread

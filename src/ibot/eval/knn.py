@@ -73,11 +73,22 @@ def knn_accuracy(
     similarity, index = nearest(train, test, max(clipped), scale=scale, chunk=chunk, block=block, progress=progress)
     for start in range(0, len(test), chunk):
         part = slice(start, start + chunk)
-        weight, voted = (similarity[part] / temperature).exp(), train_labels[index[part]]
+        near, voted = similarity[part], train_labels[index[part]]
         for k in clipped:
-            votes = weight.new_zeros(len(weight), num_classes).scatter_add_(1, voted[:, :k], weight[:, :k])
+            votes = _log_votes(near[:, :k], voted[:, :k], num_classes, temperature)
             hits[k].append(votes.topk(min(5, num_classes), dim=1).indices == test_labels[part, None])
     return {k: _score(torch.cat(rows), test_labels, num_classes) for k, rows in hits.items()}
+
+
+def _log_votes(similarity: Tensor, voted: Tensor, num_classes: int, temperature: float) -> Tensor:
+    """Logarithm of the votes [b, C], less that of the nearest neighbour: similarity [b, k] falls, voted int64 [b, k].
+
+    Votes themselves overflow or vanish at low temperatures, and all classes would tie.
+    """
+    scores = (similarity - similarity[:, :1]) / temperature
+    best = scores.new_full((len(scores), num_classes), -torch.inf).scatter_reduce_(1, voted, scores, "amax")
+    relative = (scores - best.gather(1, voted)).exp()
+    return best + torch.zeros_like(best).scatter_add_(1, voted, relative).log()
 
 
 def _score(hits: Tensor, labels: Tensor, num_classes: int) -> KnnScore:

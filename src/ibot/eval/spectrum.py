@@ -5,9 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ibot.models.head import at_least_float32
+
 
 def effective_rank(features: Tensor) -> float:
     """Exp of the entropy of the normalised squared singular values of the centred features [n, D]."""
+    features = at_least_float32(features)
     energy = torch.linalg.svdvals((features - features.mean(dim=0)).double()).square()
     if energy.sum() <= 0:
         return 1.0

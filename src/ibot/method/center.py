@@ -8,6 +8,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from ibot.models.head import at_least_float32
+
 
 class Center(nn.Module):
     """Running mean of the teacher's raw logits over all rows, micro-batches and processes."""
@@ -38,30 +40,63 @@ def update_centers(centers: Sequence[Center]) -> None:
         for center, reduced in zip(centers, packed.split([len(c.pending) for c in centers]), strict=True):
             center.pending.copy_(reduced)
     for center in centers:
-        mean = center.pending[:-1] / center.pending[-1]
+        total, num_rows = center.pending[:-1], center.pending[-1]
+        # Without rows there is no mean: the center stays.
+        mean = torch.where(num_rows > 0, total / num_rows, center.value)
         center.value.mul_(center.momentum).add_(mean, alpha=1 - center.momentum)
         center.pending.zero_()
 
 
 @torch.no_grad()
 def sinkhorn_probs(logits: Tensor, temp: float, iterations: int = 3) -> Tensor:
-    """Balanced assignment of rows [R, K] to prototypes (Sinkhorn-Knopp; not in the paper, see SwAV and DINOv2).
+    """Balanced assignment of rows to prototypes (Sinkhorn-Knopp; not in the paper, see SwAV and DINOv2).
 
-    Rows of all processes are balanced together. Returns probabilities [R, K]; rows sum to 1. R may be 0 on a process.
+    Rows of all processes are balanced together. Every row sums to 1, whatever the logits: prototypes and then rows are
+    taken relative to their largest entry, so that every column and every row of the kernel holds a 1 and no sum can
+    vanish or overflow, however far rows lie apart.
+
+    Args:
+        logits: [R, K], any float type; R may be 0 on a process. A prototype at -inf gets nothing of its row; a row of
+            nothing else has no preference. NaN and +inf make everything NaN, which the loss shows.
+        temp: divides the logits.
+        iterations: of balancing prototypes, then rows.
+
+    Returns:
+        Probabilities [R, K], float32 or wider.
     """
-    scores = logits / temp
-    peak = scores.max() if len(scores) else scores.new_tensor(-torch.inf)
+    logits = at_least_float32(logits)
+    scores = (logits - _highest(logits).clamp_(min=torch.finfo(logits.dtype).min)).div_(temp)
+    top = scores.amax(dim=1, keepdim=True)
+    empty = top == -torch.inf
+    scores.masked_fill_(empty, 0.0)
+    kernel = (scores - top.masked_fill(empty, 0.0)).exp_()
+    row_weight = top.exp()[:, 0]
+    # Half precision in these products would be an error of a per cent in the targets.
+    with torch.autocast(kernel.device.type, enabled=False):
+        for _ in range(min(iterations, BLOCK)):
+            per_prototype = row_weight @ kernel
+            if _several_processes():
+                dist.all_reduce(per_prototype)
+            per_prototype.masked_fill_(per_prototype == 0, 1.0)  # at -inf in all rows
+            # Only ratios matter: relative to the largest sum the weights stay within range.
+            weight = per_prototype.amax() / per_prototype
+            row_weight = (kernel @ weight).reciprocal_()
+    if iterations <= BLOCK:
+        return kernel.mul_(weight).mul_(row_weight[:, None])
+    return sinkhorn_probs((scores + weight.log()).log_softmax(dim=1), 1.0, iterations - BLOCK)
+
+
+BLOCK = 3
+"""Iterations on one kernel. In each the weights of prototypes and rows drift apart by R K times at most: within the
+range of float32 for three, not for any number."""
+
+
+def _highest(rows: Tensor) -> Tensor:
+    """Largest entries [K] over the rows [R, K] of all processes."""
+    highest = rows.amax(dim=0) if len(rows) else rows.new_full(rows.shape[1:], -torch.inf)
     if _several_processes():
-        dist.all_reduce(peak, op=dist.ReduceOp.MAX)
-    probs = (scores - peak).exp()
-    tiny = torch.finfo(probs.dtype).tiny
-    for _ in range(iterations):
-        per_prototype = probs.sum(dim=0)
-        if _several_processes():
-            dist.all_reduce(per_prototype)
-        probs = probs / per_prototype.clamp(min=tiny)
-        probs = probs / probs.sum(dim=1, keepdim=True).clamp(min=tiny)
-    return probs
+        dist.all_reduce(highest, op=dist.ReduceOp.MAX)
+    return highest
 
 
 def _several_processes() -> bool:

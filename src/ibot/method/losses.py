@@ -1,7 +1,8 @@
 """Cross-entropy between the sharpened teacher and the student (paper equations 1 to 3, spec 5.2, 5.3).
 
-Pure functions of tensors. Logits arrive as float32 or wider. Both losses use -sum p log q = m * logsumexp(s) - <p, s>
-for targets that sum to m, so that no log-softmax is stored (spec 5.7, I6, I7); the tests hold the plain double loops.
+Pure functions of tensors, computed in float32 or wider. Both losses use -sum p log q = m * logsumexp(s) - <p, s> for
+targets that sum to m, so that no log-softmax is stored (spec 5.7, I6, I7); the tests hold the plain double loops. The
+sum m is taken, not assumed: a target of zeros must cost nothing, not a bare logsumexp.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ibot.models.head import at_least_float32
+
 
 def teacher_probs(logits: Tensor, center: Tensor, temp: float) -> Tensor:
     """Centre and sharpen teacher logits [..., K] with `center` [K]; sums to 1 over K."""
-    return F.softmax((logits - center) / temp, dim=-1)
+    return F.softmax((at_least_float32(logits) - center) / temp, dim=-1)
 
 
 def cls_loss(student: Tensor, teacher: Tensor, student_temp: float) -> Tensor:
@@ -23,12 +26,12 @@ def cls_loss(student: Tensor, teacher: Tensor, student_temp: float) -> Tensor:
     Returns a scalar in nats; uniform teacher and student give ln K.
     """
     num_student, num_teacher, batch = len(student), len(teacher), student.shape[1]
-    scores = student / student_temp
-    log_norm = scores.logsumexp(dim=-1)  # [V, B]
-    all_pairs = num_teacher * log_norm.sum() - (scores * teacher.sum(dim=0)).sum()
+    scores = at_least_float32(student) / student_temp
+    log_norm, mass = scores.logsumexp(dim=-1), teacher.sum(dim=-1)  # [V, B], [G, B]
+    all_pairs = (mass.sum(dim=0) * log_norm).sum() - (scores * teacher.sum(dim=0)).sum()
     # A view must not predict itself: that would ask for identity, not for invariance.
     own = scores[:num_teacher]
-    own_pairs = log_norm[:num_teacher].sum() - (own * teacher).sum()
+    own_pairs = (mass * log_norm[:num_teacher]).sum() - (own * teacher).sum()
     return (all_pairs - own_pairs) / (num_teacher * (num_student - 1) * batch)
 
 
@@ -39,8 +42,8 @@ def patch_loss(student: Tensor, teacher: Tensor, weight: Tensor, num_views: int,
     of the whole view. weight: [M], one over the number of masked patches of the patch's view.
     num_views: G * B; views without a mask count as zero. Returns a scalar in nats.
     """
-    scores = student / student_temp
-    per_patch = scores.logsumexp(dim=-1) - (teacher * scores).sum(dim=-1)
+    scores = at_least_float32(student) / student_temp
+    per_patch = teacher.sum(dim=-1) * scores.logsumexp(dim=-1) - (teacher * scores).sum(dim=-1)
     return (per_patch * weight).sum() / num_views
 
 
