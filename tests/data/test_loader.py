@@ -8,10 +8,24 @@ import pytest
 import torch
 from PIL import Image
 
-from ibot.config.schema import AugmentConfig, Config, SystemConfig, TrainConfig
-from ibot.data.loader import Loader, choose_workers, read_ahead
+from ibot.config.schema import (
+    AugmentConfig,
+    Config,
+    DataConfig,
+    MaskConfig,
+    MethodConfig,
+    SystemConfig,
+    TrainConfig,
+)
+from ibot.data.decode import decode
+from ibot.data.loader import Loader, choose_workers, content_hash, read_ahead
+from ibot.data.masks import make_masks
+from ibot.data.pairs import make_pairs
+from ibot.data.params import view_params
+from ibot.data.pixels import render
 from ibot.data.sources import scan
 from ibot.errors import ConfigError, DataError
+from ibot.rng import Purpose, permutation, uniform
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +145,88 @@ raise RuntimeError("a bug that keeps the loader alive")
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert done.returncode == 1 and "keeps the loader alive" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory):
+    """Eleven images of many shapes, one of them turned; numbers 2 and 7 cannot be read."""
+    folder = tmp_path_factory.mktemp("mixed")
+    rng = np.random.default_rng(1)
+    turned = Image.Exif()
+    turned[274] = 6
+    for i in range(11):
+        pixels = rng.integers(0, 256, (*rng.integers(20, 60, 2), 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i:02d}.png", exif=turned if i == 4 else None)
+    for i in (2, 7):
+        (folder / f"{i:02d}.png").write_bytes(b"broken")
+    return scan(folder)
+
+
+def plain_batch(config, source, step, part, rank, world_size, grid):
+    """Images of a micro-batch and their views and masks, by the words at the head of the module."""
+    seed, size = config.train.seed, len(source)
+    epoch, position = divmod(step, size // config.train.batch)
+    order = permutation(seed, epoch, size).tolist()
+    of_step = order[position * config.train.batch :][: config.train.batch]
+    own = [image for place, image in enumerate(of_step) if place % world_size == rank]
+    length, index = len(own) // config.train.accumulate, []
+    for image in own[part * length : (part + 1) * length]:
+        found, attempt = image, 0
+        while found in (2, 7):
+            found = int(uniform(seed, epoch, image, attempt, Purpose.REPLACE, 1)[0] * size)
+            attempt += 1
+        index.append(found)
+    pixels = [decode(source.path(i), config.data.exif_orientation) for i in index]
+    sizes = np.array([image.shape[:2] for image in pixels])
+    params = view_params(config.augment, seed, epoch, np.array(index), sizes)
+    views = [render(image, params, row, config.augment) for row, image in enumerate(pixels)]
+    if config.method.patch_match == "hidden":
+        masks = make_masks(config.mask, grid, 2, seed, epoch, np.array(index))
+    else:
+        masks = make_pairs(config.method.patch_match, params, grid)
+    return index, views, masks, [content_hash(image) for image in pixels]
+
+
+@pytest.mark.parametrize("orientation", ["apply", "ignore"])
+@pytest.mark.parametrize("match", ["hidden", "position"])
+def test_a_batch_is_made_image_by_image_from_the_order_of_its_epoch(mixed, orientation, match):
+    config = Config(
+        augment=AugmentConfig(num_local=1, global_size=(16, 24), local_size=(8, 12)),
+        mask=MaskConfig(ratio=((0.4, 0.1),)),
+        method=MethodConfig(patch_match=match),
+        train=TrainConfig(batch=8, accumulate=2, seed=5),
+        data=DataConfig(exif_orientation=orientation),
+        system=SystemConfig(workers=0),
+    )
+    grid = (2, 3)
+    for rank in range(2):
+        options = {"grid": grid, "rank": rank, "world_size": 2, "start_step": 1, "end_step": 4}
+        found = list(Loader(config, mixed, **options))
+        assert [len(parts) for parts in found] == [2, 2, 2]
+        for step, part in np.ndindex(3, 2):
+            got = found[step][part]
+            index, views, masks, content = plain_batch(config, mixed, 1 + step, part, rank, 2, grid)
+            assert got.index.tolist() == index and got.content.tolist() == content
+            assert torch.equal(got.masks.map, masks.map)
+            assert torch.equal(got.masks.index, masks.index)
+            assert torch.equal(got.masks.weight, masks.weight)
+            for row, own in enumerate(views):
+                for view, want in enumerate(own):
+                    many = got.global_views if view < 2 else got.local_views
+                    pixels = many[view % 2, row].permute(1, 2, 0).numpy()
+                    np.testing.assert_array_equal(pixels, want)
+
+
+def test_the_hash_of_an_image_sees_some_sixteen_rows_and_columns():
+    image = np.random.default_rng(0).integers(0, 256, (64, 48, 3), dtype=np.uint8)
+    seen, unseen = image.copy(), image.copy()
+    seen[60, 45] ^= 1
+    unseen[61, 46] ^= 1
+    assert content_hash(unseen) == content_hash(image) != content_hash(seen)
+    plain = np.full((64, 48, 3), 7, np.uint8)
+    assert content_hash(plain) == -1
+    plain[4, 0, 2] = 8
+    assert content_hash(plain) >= 0
 
 
 def test_images_and_plain_images_have_their_hashes(source, tmp_path):

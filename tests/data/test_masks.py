@@ -7,6 +7,7 @@ import torch
 
 from ibot.config.schema import MaskConfig
 from ibot.data.masks import make_masks, mask_ratios, masks_from_map
+from ibot.rng import Purpose, uniform, words
 
 TARGETS = {
     "A": MaskConfig(ratio=((0.0, 0.0), (0.3, 0.2))),
@@ -107,6 +108,65 @@ def test_block_masks_have_the_distribution_of_the_reference(grid):
     ):
         a, b = statistic(ours), statistic(theirs)
         assert a.mean() == pytest.approx(b.mean(), abs=4.5 * ((a.var() + b.var()) / count) ** 0.5 + 1e-6)
+
+
+def plain_block_mask(config, grid, target, seed, epoch, image, view):
+    """Section 2.3.2 cell by cell, on the stream of one mask: 64 numbers, then those of later views."""
+    height, width = grid
+    numbers = (
+        float(number)
+        for fetched in range(64)
+        for number in uniform(seed, epoch, image, view + 256 * fetched, Purpose.MASK_BLOCK, 64)
+    )
+    hidden, failures, low = set(), 0, (min(grid) // 3) ** 2
+    while target - len(hidden) >= 1 and failures < 10:
+        area, aspect, down, right = (next(numbers) for _ in range(4))
+        area = low + (target - len(hidden) - low) * area
+        aspect = math.exp(math.log(0.3) + (math.log(1 / 0.3) - math.log(0.3)) * aspect)
+        rows, columns = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        longest = (height, width) if config.full_width else (height - 1, width - 1)
+        cells = set()
+        if rows <= longest[0] and columns <= longest[1]:
+            top, left = int(down * (height - rows + 1)), int(right * (width - columns + 1))
+            cells = {(top + i, left + j) for i in range(rows) for j in range(columns)} - hidden
+        fits = 0 < len(cells) <= target - len(hidden)
+        hidden, failures = (hidden | cells, 0) if fits else (hidden, failures + 1)
+    return [(i, j) in hidden for i in range(height) for j in range(width)]
+
+
+def plain_random_mask(grid, target, seed, epoch, image, view):
+    """Section 2.3.3: the cells with the smallest words, 256 words from each view of the stream."""
+    cells = grid[0] * grid[1]
+    drawn = (words(seed, epoch, image, view + 256 * i, Purpose.MASK_RANDOM, 256) for i in range(3))
+    keyed = np.concatenate(list(drawn))[:cells].tolist()
+    smallest = sorted(keyed)[: int(target)]
+    return [key in smallest for key in keyed]
+
+
+@pytest.mark.parametrize("shape", ["block", "random"])
+@pytest.mark.parametrize("grid", [(14, 14), (3, 8), (9, 4), (17, 19), (2, 7)], ids=str)
+@pytest.mark.parametrize("ratio_per", ["view", "image"])
+def test_masks_equal_those_made_cell_by_cell_from_the_same_numbers(shape, grid, ratio_per):
+    ratio = ((0.2, 0.15), (0.55, 0.1), (0.9, 0.1))
+    index = np.array([5, 0, 12, 7, 2**33 + 3, 40, 41, 42])
+    seed, epoch, cells = 11, 3, grid[0] * grid[1]
+    for full_width in (False, True):
+        config = MaskConfig(ratio=ratio, shape=shape, ratio_per=ratio_per, full_width=full_width)
+        got = make_masks(config, grid, 3, seed, epoch, index)
+        want = torch.zeros(3, len(index), cells, dtype=torch.bool)
+        for view, place in np.ndindex(3, len(index)):
+            image, of = int(index[place]), view if ratio_per == "view" else 0
+            pair, within = uniform(seed, epoch, image, of, Purpose.MASK_RATIO, 2)
+            mean, half_width = ratio[int(3 * pair)]
+            share = mean - half_width + 2 * half_width * within
+            key = (share * cells, seed, epoch, image, view)
+            plain = plain_random_mask(grid, *key) if shape == "random" else plain_block_mask(config, grid, *key)
+            want[view, place] = torch.tensor(plain)
+        assert torch.equal(got.map, want)
+        places = [i for i, hidden in enumerate(want.flatten().tolist()) if hidden]
+        assert got.index.tolist() == places and got.target is None
+        per_view = want.flatten(0, 1).sum(1).tolist()
+        assert got.weight.tolist() == pytest.approx([1 / per_view[i // cells] for i in places])
 
 
 def test_no_single_block_spans_the_grid_unless_asked():

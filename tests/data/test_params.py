@@ -1,10 +1,12 @@
+import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from ibot.config.schema import AugmentConfig
-from ibot.data.params import view_params
+from ibot.data.params import view_params, view_size
+from ibot.rng import Purpose, uniform
 
 CONFIG = AugmentConfig(num_local=4)
 
@@ -70,3 +72,78 @@ def test_parameters_do_not_depend_on_the_rest_of_the_batch():
     some = view_params(CONFIG, 1, 2, np.array([17, 3]), sizes[[17, 3]])
     for name in ("box", "flip", "jitter", "jitter_order", "gray", "blur_sigma", "solarize"):
         np.testing.assert_array_equal(getattr(some, name), getattr(whole, name)[[17, 3]])
+
+
+def plain_box(numbers, height, width, scale, aspect):
+    """Section 2.1 for one view: ten tries of four numbers each, then the central box."""
+    for area, ratio, down, right in np.reshape(numbers, (-1, 4)).tolist():
+        area = height * width * (scale[0] + (scale[1] - scale[0]) * area)
+        low, high = (float(np.log(np.float32(end))) for end in aspect)
+        ratio = math.exp(low + (high - low) * ratio)
+        h, w = round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
+        if 0 < h <= height and 0 < w <= width:
+            return [int(down * (height - h + 1)), int(right * (width - w + 1)), h, w]
+    h, w = height, width
+    if width < aspect[0] * height:
+        h = round(width / aspect[0])
+    if width > aspect[1] * height:
+        w = round(height * aspect[1])
+    return [(height - h) // 2, (width - w) // 2, h, w]
+
+
+def test_every_view_equals_one_computed_by_itself_from_its_own_numbers():
+    config = AugmentConfig(
+        num_global=3,
+        num_local=2,
+        global_scale=(0.3, 0.9),
+        local_scale=(0.05, 0.2),
+        aspect=(0.6, 1.5),
+        flip=0.4,
+        jitter=0.7,
+        jitter_strength=(0.5, 0.3, 0.2, 0.1),
+        gray=0.3,
+        blur=(0.9, 0.4, 0.6),
+        blur_sigma=(0.3, 1.7),
+        solarize=(0.2, 0.5, 0.3),
+    )
+    rng = np.random.default_rng(0)
+    sizes = np.concatenate([rng.integers(20, 700, (40, 2)), [[900, 31], [33, 900], [700, 101]]])
+    index = rng.permutation(1000)[: len(sizes)]
+    got = view_params(config, 7, 2, index, sizes)
+    for row, view in np.ndindex(len(sizes), 5):
+        scale = config.global_scale if view < 3 else config.local_scale
+        numbers = uniform(7, 2, index[row], view, Purpose.BOX, 40).tolist()
+        box = plain_box(numbers, *sizes[row].tolist(), scale, config.aspect)
+        assert got.box[row, view].tolist() == box
+        number = uniform(7, 2, index[row], view, Purpose.COLOR, 16).tolist()
+        recipe = {0: 0, 1: 1, 2: 1}.get(view, 2)
+        assert got.flip[row, view] == (number[0] < config.flip)
+        strength = np.asarray(config.jitter_strength) * (2 * np.asarray(number[4:8]) - 1)
+        strength[:3] += 1
+        np.testing.assert_allclose(got.jitter[row, view], strength, rtol=1e-6)
+        order = sorted(range(4), key=lambda operation: number[8 + operation])
+        assert got.jitter_order[row, view].tolist() == (order if number[1] < config.jitter else [255] * 4)
+        assert got.gray[row, view] == (number[2] < config.gray)
+        sigma = 0.3 + 1.4 * number[12] if number[3] < config.blur[recipe] else 0
+        assert got.blur_sigma[row, view] == pytest.approx(sigma, rel=1e-6)
+        assert got.solarize[row, view] == (number[13] < config.solarize[recipe])
+    central = [plain_box([], *size, (1, 1), config.aspect) for size in sizes[-3:].tolist()]
+    assert all((got.box[row, :3] == box).all(1).any() for row, box in zip((-3, -2, -1), central, strict=True))
+
+
+def test_decisions_and_strengths_of_a_view_are_independent():
+    params = draw(6000, 64, 64, replace(CONFIG, blur=(0.5, 0.5, 0.5), solarize=(0.5, 0.5, 0.5)))
+    columns = [params.flip, params.jitter_order[..., 0] != 255, params.gray, params.blur_sigma > 0, params.solarize]
+    columns += [params.jitter[..., i] for i in range(4)] + [params.box[..., i] for i in range(3)]
+    together = np.corrcoef([np.asarray(column[:, 1], float) for column in columns])
+    assert np.abs(np.triu(together, 1)[:, :-3]).max() < 5 / 6000**0.5
+    blurred = params.blur_sigma[:, 1] > 0
+    sigma = params.blur_sigma[blurred, 1]
+    for column in columns:
+        value = np.asarray(column[blurred, 1], float)
+        assert value.std() == 0 or abs(np.corrcoef(sigma, value)[0, 1]) < 5 / len(sigma) ** 0.5
+
+
+def test_sizes_of_views_are_height_and_width_by_their_kind():
+    config = AugmentConfig(num_global=2, num_local=1, global_size=(32, 48), local_size=(16, 8))
+    assert [view_size(config, view) for view in range(3)] == [(32, 48), (32, 48), (16, 8)]
