@@ -156,10 +156,60 @@ def test_any_size_is_taken_and_every_parameter_gets_a_gradient(size):
     assert missing == ([] if mask is not None else ["masked_embed"])
 
 
+@pytest.mark.parametrize("size", [(96, 40), (40, 96)], ids=str)
+def test_windows_follow_the_shorter_side(size):
+    net = build_backbone(CONFIG, size)
+    assert [[(b.side, b.shift) for b in stage.blocks][:2] for stage in net.layers] == [
+        [(4, 0), (4, 2)],
+        [(4, 0), (4, 2)],
+    ]
+    net = build_backbone(CONFIG, tuple(side - 8 for side in size))
+    assert [stage.blocks[1].shift for stage in net.layers] == [2, 0]
+
+
+def test_rates_of_stochastic_depth_rise_over_all_stages():
+    net = build_backbone(CONFIG, (32, 32), drop_path=0.4)
+    rates = [block.drop_path.rate for block in net.blocks_for_sharding()]
+    assert rates == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])
+    assert net.num_blocks == 5 and net.blocks_for_sharding()[2] is net.layers[1].blocks[0]
+
+
+@torch.no_grad()
+def test_each_block_gives_its_own_output_and_attention():
+    torch.manual_seed(4)
+    net = build_backbone(CONFIG, (64, 64)).double()
+    for parameter in net.parameters():
+        parameter.add_(torch.randn_like(parameter), alpha=0.2)
+    images = torch.randn(2, 3, 40, 72, dtype=torch.float64)
+    x, outputs, maps = net.patch_embed(images), [], []
+    for stage in net.layers:
+        for block in stage.blocks:
+            maps.append(block.window_probabilities(x))
+            x = block(x)
+            outputs.append(x)
+        x = x if stage.downsample is None else stage.downsample(x)
+    for num in (1, 3, 4, 5):
+        for norm in (True, False):
+            layers = net.last_layers(images, num, norm=norm)
+            assert len(layers) == num
+            for place, layer in zip(range(5 - num, 5), layers, strict=True):
+                want = net.norm(outputs[place]) if norm and place > 1 else outputs[place]
+                torch.testing.assert_close(layer.patches, want.flatten(1, 2))
+                torch.testing.assert_close(layer.cls, want.flatten(1, 2).mean(1))
+                assert layer.grid == tuple(want.shape[1:3])
+    for place in (*range(5), -1, -5):
+        torch.testing.assert_close(net.attention_maps(images, place), maps[place])
+    torch.testing.assert_close(net.attention_maps(images), maps[4])
+
+
+@pytest.mark.parametrize("num", [0, 6])
+def test_more_blocks_than_there_are_cannot_be_asked_for(num):
+    with pytest.raises(ValueError, match=f"last {num} of 5"):
+        build_backbone(CONFIG, (32, 32)).last_layers(torch.randn(1, 3, 32, 32), num)
+
+
 def test_windows_and_shifts_follow_the_size_at_construction():
-    config = ModelConfig("swin", width=96, patch=4, window=14)
-    with torch.device("meta"):
-        net = build_backbone(config, (224, 224))
+    net = build_backbone(ModelConfig("swin", width=24, patch=4, window=14), (224, 224))
     assert [[(b.side, b.shift) for b in stage.blocks][:2] for stage in net.layers] == [
         [(14, 0), (14, 7)], [(14, 0), (14, 7)], [(14, 0), (14, 0)], [(7, 0), (7, 0)],
     ]  # fmt: skip
