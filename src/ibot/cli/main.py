@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import signal
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
@@ -13,6 +15,7 @@ import ibot
 from ibot.config.override import parse, settings_of
 from ibot.errors import IbotError, ResourceError, UserError
 from ibot.eval.protocols import PROTOCOLS
+from ibot.output import Output, unwatched
 
 FEATURE_CACHE = "~/.cache/ibot/features"
 
@@ -22,6 +25,8 @@ first steps:  ibot demo                       generated images, five minutes
               ibot eval knn RUN --data DIR    measure what it learnt
 settings:     section.key=value, as listed by ibot recipes show NAME
 """
+LISTS = ("ibot recipes", "ibot results", "ibot plan", "ibot doctor", "ibot weights inspect")
+"""Commands that only print."""
 HELP_WIDTH = 78
 """Letters of a line of the settings that end a help text."""
 
@@ -37,33 +42,53 @@ class Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit code.
 
-    0 done, 1 a bug, 2 user error, 3 training stopped, 4 out of disk or memory, 130 Ctrl-C.
+    0 done, 1 a bug, 2 user error, 3 training stopped, 4 out of disk or memory, 130 Ctrl-C; for what only prints, 141
+    when its reader left, as `| head` does, and 4 when the text could not be written.
     """
     options = argparse.Namespace(traceback=False)
-    try:
-        options, extra = build_parser().parse_known_args(arguments)
-        has_settings = hasattr(options, "settings")
-        options.settings = [*getattr(options, "settings", ()), *extra]
-        unknown = [text for text in options.settings if text.startswith("-") or "=" not in text or not has_settings]
-        if unknown:
-            raise UserError(f"unrecognized arguments: {' '.join(unknown)}", fix=f"{options.command} --help")
-        module, function = options.run
-        return getattr(import_module(module), function)(options) or 0
-    except IbotError as error:
-        if options.traceback:
-            raise
-        return _report(error)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        sys.stderr.close()
+    with unwatched() as output:
+        try:
+            code = _run(options, arguments)
+        except IbotError as error:
+            if options.traceback:
+                raise
+            return _report(error)
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return 130
+        except (MemoryError, RuntimeError) as error:
+            resource = _resource_error(error)
+            if options.traceback or resource is None:
+                raise
+            return _report(resource)
+        return code or _undelivered(options.command, output)
+
+
+def _run(options: argparse.Namespace, arguments: Sequence[str] | None) -> int:
+    """Fill `options` and run the command that they name; returns its exit code."""
+    _, extra = build_parser().parse_known_args(arguments, options)
+    has_settings = hasattr(options, "settings")
+    options.settings = [*getattr(options, "settings", ()), *extra]
+    unknown = [text for text in options.settings if text.startswith("-") or "=" not in text or not has_settings]
+    if unknown:
+        raise UserError(f"unrecognized arguments: {' '.join(unknown)}", fix=f"{options.command} --help")
+    module, function = options.run
+    return getattr(import_module(module), function)(options) or 0
+
+
+def _undelivered(command: str, output: Output) -> int:
+    """The exit code for what a command printed in vain; 0 where nothing was lost, or its files hold the results."""
+    output.flush()
+    if output.error is None:
         return 0
-    except (MemoryError, RuntimeError) as error:
-        resource = _resource_error(error)
-        if options.traceback or resource is None:
-            raise
-        return _report(resource)
+    why = output.error.strerror or str(output.error)
+    if command.startswith(LISTS):
+        if output.error.errno == errno.EPIPE:
+            return 128 + signal.SIGPIPE
+        return _report(ResourceError("the output cannot be written", why=why))
+    if output.error.errno not in (errno.EPIPE, errno.EIO, errno.EBADF):  # nobody reads there
+        print(f"ibot: done, but what it printed could not be written: {why}", file=sys.stderr)
+    return 0
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -39,7 +39,13 @@ def run(options: argparse.Namespace) -> int:
     processes = launched_processes()
     derived = derive(config, len(source), processes.world_size)
     command = shlex.join(["ibot", *sys.argv[1:]])
-    say = (lambda text: None) if options.quiet or not processes.is_main else print
+    said: list[str] = []
+
+    def say(text: str) -> None:
+        said.append(text)
+        if processes.is_main and not options.quiet:
+            print(text)
+
     stops_early = derived.run_steps < derived.total_steps
     limit = "" if not stops_early else "--steps" if options.steps == config.train.max_steps else "train.max_steps"
     reached = reached_step(folder)
@@ -52,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
         return 0
     describe(config, derived, source, folder, processes.world_size, say)
     evaluate = knn_probe(config, choose_device(config.system.device), say) if processes.is_main else None
-    state = train(config, folder, command=command, source=source, evaluate=evaluate, quiet=options.quiet)
+    state = train(config, folder, command=command, source=source, evaluate=evaluate, quiet=options.quiet, opening=said)
     if state.step >= derived.run_steps:
         say(f"done: {state.step} steps, {state.images_seen} images. Weights: {folder}")
     say_next(folder, state.step, derived, limit, say)

@@ -52,7 +52,7 @@ def save_checkpoint(
     final = folder / f"step_{state.step:08d}"
     temporary = folder / f".tmp_{final.name}_{os.getpid()}"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(exist_ok=True)  # not a run folder that was removed
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         metadata = {"config": json.dumps(to_plain(config)), "step": str(state.step)}

@@ -16,6 +16,8 @@ from safetensors import SafetensorError
 from ibot.errors import ResourceError, WeightsError
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_GONE = (errno.EIO, errno.EROFS, errno.ESTALE, errno.ENODEV, errno.ENXIO)
+"""What a write into an open file meets on a disk that was taken away or became read-only."""
 _DAMAGED = (
     OSError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, pickle.UnpicklingError,
 )  # fmt: skip
@@ -82,6 +84,24 @@ def is_disk_full(error: Exception) -> bool:
     # torch and safetensors report a failed write as their own errors, with the system's words inside.
     text = str(error).lower()
     return any(words in text for words in ("no space left", "os error 28", "quota", "unexpected pos", "file too large"))
+
+
+def lost(folder: Path, error: OSError) -> Exception:
+    """The error for a folder that could be written before and no longer can; `error` itself if it is of something else.
+
+    Args:
+        folder: what is being written.
+        error: what the system said.
+    """
+    inside = error.filename is not None and folder in (Path(error.filename), *Path(error.filename).parents)
+    if not inside and not (error.filename is None and error.errno in _GONE):
+        return error
+    return ResourceError(
+        f"the folder '{folder}' can no longer be written",
+        why=f"{error.filename}: {error.strerror}" if error.filename else error.strerror,
+        fix="see whether it was moved or removed, and whether its disk is there and writable; "
+        "the same command goes on from the last checkpoint in it",
+    )
 
 
 def disk_full(folder: Path, needed: str = "", resumes: str = "") -> ResourceError:

@@ -105,6 +105,11 @@ class HealthMonitor:
             uniform_steps=min(UNIFORM_STEPS, max(10, total // 10)),
         )
 
+    @property
+    def observed(self) -> int:
+        """Steps since the last report."""
+        return self._count
+
     def wants(self, step: int) -> bool:
         """Whether this step should compute more than its losses: five times between two log lines, to cost little.
 

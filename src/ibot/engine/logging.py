@@ -2,32 +2,45 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
 import time
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, TextIO, TypeVar, cast
+
+from ibot.output import Output, without_hangup
+
+T = TypeVar("T")
 
 _BAR_WIDTH = 16
 
 
 class Progress:
-    """Progress of a run on standard output.
+    """Progress of a run on standard output, and in the run's log whether or not somebody watches.
 
     On a terminal one bar that is redrawn (rich, imported only then); otherwise one plain line per update without escape
-    codes. Use as a context manager.
+    codes. Warnings of this package are lines of it. Use as a context manager.
     """
 
-    def __init__(self, *, quiet: bool = False) -> None:
+    def __init__(self, *, quiet: bool = False, opening: Iterable[str] = ()) -> None:
+        """`opening` are lines that were shown before; they come first in the log."""
         self.quiet = quiet
+        self._opening = opening
+        self._log: Path | None = None
         self._bar: Any = None
         self._task: Any = None
         self._start: tuple[float, int] | None = None
 
     def __enter__(self) -> Progress:
-        if not self.quiet and sys.stdout.isatty() and os.environ.get("TERM") != "dumb":
+        self._out = Output(sys.stdout)
+        self._warnings = _Warnings(self)
+        logging.getLogger("ibot").addHandler(self._warnings)
+        if not self.quiet and self._out.isatty() and os.environ.get("TERM") != "dumb":
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -38,7 +51,7 @@ class Progress:
                 TextColumn("left"),
                 # Last, because a narrow terminal cuts here.
                 TextColumn("{task.fields[words]}"),
-                console=Console(highlight=False),
+                console=Console(file=cast("TextIO", self._out), highlight=False),
             )
             self._bar.start()
         return self
@@ -46,16 +59,23 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        logging.getLogger("ibot").removeHandler(self._warnings)
         if self._bar is not None:
             self._bar.stop()
 
+    def keep(self, file: Path) -> None:
+        """Also append every line, with the time, to a file. Its errors are raised: it is the run's own."""
+        self._log = file
+        for line in self._opening:
+            self._append(line)
+
     def update(self, step: int, total: int, row: dict[str, Any]) -> None:
         """Show where the run stands; `row` is a row of metrics.jsonl."""
-        if self.quiet:
-            return
         words = _words(row)
+        line = f"step {step}/{total}  {words}  left {self._time_left(step, total)}"
+        self._append(line)
         if self._bar is None:
-            print(f"step {step}/{total}  {words}  left {self._time_left(step, total)}", flush=True)
+            self._print(line)
             return
         if self._task is None:
             self._task = self._bar.add_task("", total=total, words=words)
@@ -63,12 +83,20 @@ class Progress:
 
     def message(self, text: str) -> None:
         """A line of its own above the bar."""
-        if self.quiet:
-            return
+        self._append(text)
         if self._bar is None:
-            print(text, flush=True)
+            self._print(text)
         else:
             self._bar.console.print(text, markup=False)
+
+    def _print(self, line: str) -> None:
+        if not self.quiet:
+            print(line, file=self._out, flush=True)
+
+    def _append(self, line: str) -> None:
+        if self._log is not None:
+            with self._log.open("a", encoding="utf-8", errors="backslashreplace") as file:
+                file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {line}\n")
 
     def _time_left(self, step: int, total: int) -> str:
         now = time.monotonic()
@@ -79,6 +107,19 @@ class Progress:
             return "-"
         seconds = round((now - began) / (step - first) * (total - step))
         return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
+
+
+class _Warnings(logging.Handler):
+    """Makes this package's warnings lines of the progress, from any thread."""
+
+    def __init__(self, progress: Progress) -> None:
+        super().__init__(logging.WARNING)
+        self.progress = progress
+
+    def emit(self, record: logging.LogRecord) -> None:
+        # The loop's next line tells what is wrong with the folder.
+        with suppress(OSError):
+            self.progress.message(record.getMessage())
 
 
 def _words(row: dict[str, Any]) -> str:
@@ -116,21 +157,28 @@ class TensorBoard:
         self._writer.add_event(self._event(wall_time=time.time(), step=step, summary=self._summary(value=values)))
 
     def close(self) -> None:
-        """Flush what is left."""
+        """Flush what is left. The events are derived: that they cannot be written hides no other error."""
         if self._writer is not None:
-            self._writer.close()
+            with suppress(OSError):
+                self._writer.close()
 
 
 class StopSignal:
-    """Turns SIGTERM, SIGUSR1 and Ctrl-C into a flag that the loop reads after each step; a second Ctrl-C interrupts."""
+    """Turns SIGTERM, SIGUSR1 and Ctrl-C into a flag that the loop reads before each step; a second Ctrl-C interrupts.
+
+    SIGHUP is ignored: a run goes on without its terminal.
+    """
 
     def __init__(self) -> None:
         self.stop = False
         self.interrupted = False
         """Whether it was Ctrl-C."""
+        self._waiting = False
         self._old: dict[signal.Signals, Any] = {}
+        self._stack = ExitStack()
 
     def __enter__(self) -> StopSignal:
+        self._stack.enter_context(without_hangup())
         for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
             try:
                 self._old[number] = signal.signal(number, self._handle)
@@ -143,9 +191,24 @@ class StopSignal:
     ) -> None:
         for number, handler in self._old.items():
             signal.signal(number, handler)
+        self._stack.close()
+
+    def next_of(self, items: Iterator[T]) -> T | None:
+        """The next item; None at their end and when a signal came, which does not wait for an item that is late."""
+        try:
+            self._waiting = True
+            try:
+                return None if self.stop else next(items, None)
+            finally:
+                self._waiting = False
+        except KeyboardInterrupt:
+            if not self.stop:  # not of our handler
+                raise
+            return None
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.stop and number == signal.SIGINT:
-            raise KeyboardInterrupt
+        again = self.stop
         self.stop = True
         self.interrupted |= number == signal.SIGINT
+        if self._waiting or (again and number == signal.SIGINT):
+            raise KeyboardInterrupt

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,11 +20,11 @@ from ibot.data.sources import ImageSource, scan
 from ibot.engine.checkpoint import disk_full, find_checkpoint, load_checkpoint, remove_leftovers, save_checkpoint
 from ibot.engine.device import autocast, choose_device, choose_precision, prepare, seed_step
 from ibot.engine.distributed import Processes, any_true, barrier, init_processes, shutdown, wrap_student
-from ibot.engine.files import is_disk_full
+from ibot.engine.files import is_disk_full, lost
 from ibot.engine.health import HealthMonitor
 from ibot.engine.logging import Progress, StopSignal, TensorBoard
 from ibot.engine.optimizer import build_optimizer
-from ibot.engine.run import RunFolder, read_jsonl
+from ibot.engine.run import LOG, RunFolder, read_jsonl
 from ibot.engine.schedule import Schedules
 from ibot.engine.start import start_from_weights
 from ibot.engine.tokenizers import build_tokenizer
@@ -82,6 +82,7 @@ def train(
     source: ImageSource | None = None,
     evaluate: Evaluate | None = None,
     quiet: bool = False,
+    opening: Iterable[str] = (),
 ) -> RunState:
     """Pre-train by `config` in the run folder `run_path`, or resume there.
 
@@ -92,6 +93,7 @@ def train(
         source: the images, when they were scanned already; else `data.path` is scanned.
         evaluate: k-NN or anything like it, called on the initial weights, every `evaluate.every`, and at the end.
         quiet: no progress on the terminal.
+        opening: lines for the head of the run's log, such as what was said of the run before.
 
     Returns:
         Where the run stands; `state.step` below the end means that SIGTERM or SIGUSR1 stopped it.
@@ -99,13 +101,14 @@ def train(
     Raises:
         KeyboardInterrupt: Ctrl-C, after the step is done and saved.
         UserError: settings, data or run folder cannot be used. TrainingStopped: a loss was not finite, or too many
-        files are unreadable. ResourceError: the disk is full.
+        files are unreadable. ResourceError: the disk is full, or the run folder can no longer be written.
     """
     prepare(config.system.threads, config.system.deterministic)
     device = choose_device(config.system.device)
     processes = init_processes(device)
     try:
-        with StopSignal() as signal, Progress(quiet=quiet or not processes.is_main) as progress:
+        hidden = quiet or not processes.is_main
+        with StopSignal() as signal, Progress(quiet=hidden, opening=opening) as progress:
             images = source if source is not None else scan(config.data.path)
             trainer = build_trainer(config, run_path, images, processes, device, progress, command)
             trainer.evaluate = evaluate
@@ -115,7 +118,7 @@ def train(
                     raise KeyboardInterrupt
                 return trainer.state
             except OSError as error:  # a log line may meet the full disk before a checkpoint does
-                raise disk_full(run_path) if is_disk_full(error) else error from None
+                raise disk_full(run_path) if is_disk_full(error) else lost(run_path, error) from None
             finally:
                 trainer.board.close()
                 trainer.run.close()
@@ -135,6 +138,8 @@ def build_trainer(
     """Build the networks with seeded weights, open the run folder, load its last checkpoint if there is one."""
     derived = derive(config, len(source), processes.world_size)
     run = RunFolder.create(run_path, config, command=command, source_info=source.fingerprint(), processes=processes)
+    if processes.is_main:
+        progress.keep(run.path / LOG)
     torch.manual_seed(torch_seed(config.train.seed, 0, 0, Purpose.INIT))
     model = StudentTeacher(config)
     model.tokenizer = build_tokenizer(config, source, run.path, processes)
@@ -175,7 +180,7 @@ def build_trainer(
 
 
 def run_steps(trainer: Trainer, signal: StopSignal) -> None:
-    """The loop. Stops at the end, at `train.max_steps`, or after the step in which a signal came."""
+    """The loop. Stops at the end, at `train.max_steps`, or before the next step once a signal came."""
     config, schedules, end = trainer.config, trainer.schedules, trainer.derived.run_steps
     if trainer.state.step == 0:
         run_evaluation(trainer)
@@ -189,7 +194,7 @@ def run_steps(trainer: Trainer, signal: StopSignal) -> None:
         end_step=end,
     )
     failure = FailureCheck(trainer)
-    for micro_batches, wait_seconds in timed(loader):
+    for micro_batches, wait_seconds in timed(loader, signal, trainer.device):
         began = time.perf_counter()
         step = trainer.state.step
         values = schedules.at(step)
@@ -206,17 +211,20 @@ def run_steps(trainer: Trainer, signal: StopSignal) -> None:
         )
         note_bad_files(trainer, micro_batches)
         trainer.health.observe(step, out, micro_batches, time.perf_counter() - began, wait_seconds)
-        stopping = any_true(signal.stop, trainer.device) or trainer.state.step == end
-        if trainer.state.step % config.log.every == 0 or stopping:
+        last = trainer.state.step == end
+        if trainer.state.step % config.log.every == 0 or last:
             failure.drain()
             write_log(trainer, values, end)
-        if trainer.every(config.evaluate.every) or trainer.state.step == end:
+        if trainer.every(config.evaluate.every) or last:
             run_evaluation(trainer)
-        if trainer.every(config.checkpoint.every) or stopping:
+        if trainer.every(config.checkpoint.every) or last:
             failure.drain()
             save(trainer)
-        if stopping:
-            break
+    if trainer.state.step < end:  # a signal came
+        failure.drain()
+        if trainer.health.observed:
+            write_log(trainer, schedules.at(trainer.state.step - 1), end)
+        save(trainer)
     finish(trainer, end)
 
 
@@ -233,15 +241,16 @@ def to_device(batch: Batch, device: torch.device, config: ModelConfig) -> Batch:
     return replace(batch, global_views=move(batch.global_views), local_views=move(batch.local_views), masks=masks)
 
 
-def timed(loader: Loader) -> Iterator[tuple[list[Batch], float]]:
-    """Batches with the seconds waited for each."""
+def timed(loader: Loader, signal: StopSignal, device: torch.device) -> Iterator[tuple[list[Batch], float]]:
+    """Batches with the seconds waited for each, until a signal comes to any of the processes."""
     batches = iter(loader)
     while True:
         began = time.perf_counter()
-        batch = next(batches, None)
-        if batch is None:
+        batch = signal.next_of(batches)
+        waited = time.perf_counter() - began
+        if any_true(signal.stop, device) or batch is None:
             return
-        yield batch, time.perf_counter() - began
+        yield batch, waited
 
 
 def mask_grid(config: Config) -> tuple[int, int]:

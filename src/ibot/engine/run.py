@@ -1,6 +1,6 @@
 """The folder of a run: settings, provenance, records, and the lock that keeps a second writer out.
 
-    config.json  provenance.json  metrics.jsonl  results.jsonl  events.jsonl  bad_files.jsonl
+    config.json  provenance.json  metrics.jsonl  results.jsonl  events.jsonl  bad_files.jsonl  log.txt
     tensorboard/  checkpoints/step_00001000/  checkpoints/last  pictures/
 
 JSON lines are the truth; everything else is derived. Only the main process writes, but for bad_files.jsonl.
@@ -29,6 +29,8 @@ from ibot.engine.distributed import Processes
 from ibot.errors import RunError
 from ibot.types import ResultRecord
 
+LOG = "log.txt"
+"""What a run has shown, or would have if somebody had watched."""
 FREE_TO_CHANGE = (
     "system.", "log.", "checkpoint.", "evaluate.", "train.max_steps", "data.path", "data.val_path", "data.max_bad",
 )  # fmt: skip
