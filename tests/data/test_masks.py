@@ -196,8 +196,9 @@ def test_views_draw_their_ratios_apart_or_together():
 
 def test_nothing_is_masked_before_the_start_epoch():
     config = MaskConfig(ratio=((0.3, 0.0),), start_epoch=2)
-    assert not make_masks(config, (14, 14), 2, 0, 1, np.arange(8)).map.any()
-    assert make_masks(config, (14, 14), 2, 0, 2, np.arange(8)).map.any(-1).all()
+    early = make_masks(config, (14, 9), 2, 0, 1, np.arange(8))
+    assert early.map.shape == (2, 8, 126) and not early.map.any() and not len(early.index)
+    assert make_masks(config, (14, 9), 2, 0, 2, np.arange(8)).map.any(-1).all()
 
 
 def test_weights_of_a_view_sum_to_one():

@@ -8,7 +8,7 @@ from ibot.data.decode import decode
 from ibot.data.pixels import evaluation_view, normalize
 from ibot.data.sources import scan
 from ibot.errors import DataError
-from ibot.eval.features import extract_features
+from ibot.eval.features import Feature, compute, extract_features, pooled, probe_feature
 from ibot.models.backbone import build_backbone
 
 
@@ -56,3 +56,55 @@ def test_a_folder_without_readable_images_is_an_error(backbone, tmp_path):
     (tmp_path / "a.png").write_bytes(b"")
     with pytest.raises(DataError, match="none of the 1 images"):
         extract_features(backbone, scan(tmp_path), size=(32, 32))
+
+
+@pytest.mark.parametrize("changes", [{}, {"mean_pooling": True}, {"registers": 3}], ids=str)
+@torch.no_grad()
+def test_features_are_joined_from_the_tokens_that_their_name_says(changes):
+    torch.manual_seed(1)
+    net = build_backbone(ModelConfig(width=12, depth=4, heads=2, patch=8, **changes), (24, 32)).eval()
+    images = torch.randn(2, 3, 24, 40)
+    normed, plain = net.last_layers(images, 4), net.last_layers(images, 4, norm=False)
+    asked = [Feature(blocks, mode) for blocks in (1, 3, 4) for mode in (0, 1, 2)]
+    for features in (asked, asked[:1], asked[2:3], [asked[1], asked[4]], [asked[1], asked[0]]):
+        found = compute(net, images, features)
+        assert list(found) == list(features)
+        for feature, rows in found.items():
+            tokens = [block.cls for block in normed[4 - feature.blocks :]]
+            want = {
+                0: tokens,
+                1: [plain[3].patches.mean(1)],
+                2: [*tokens, normed[3].patches.mean(1)],
+            }[feature.mode]
+            torch.testing.assert_close(rows, torch.cat(want, 1))
+    blocks = pooled(normed, None, Feature(2, 0))
+    torch.testing.assert_close(blocks, torch.cat([normed[2].cls, normed[3].cls], 1))
+
+
+def test_names_of_features_are_read_as_they_are_written():
+    for blocks, mode in ((1, 0), (4, 2), (12, 1)):
+        feature = Feature(blocks, mode)
+        assert str(feature) == f"n{blocks}m{mode}" and Feature.parse(str(feature)) == feature
+    for text in ("n0m0", "n1m3", "1m0", "n1", "nm0", "n1m", "n-1m0"):
+        with pytest.raises(ValueError, match="feature"):
+            Feature.parse(text)
+
+
+def test_the_paper_probes_wide_networks_otherwise_than_narrow_ones():
+    def probed(**changes):
+        config = ModelConfig(**{"depth": 1, "heads": 2, "patch": 8, "width": 12, **changes})
+        return str(probe_feature(build_backbone(config, (16, 16))))
+
+    assert probed(depth=6) == "n4m0" and probed(depth=3) == "n3m0"
+    assert probed(width=766) == "n1m0" and probed(width=768) == "n1m2"
+    swin = {"kind": "swin", "width": 384, "depths": (1, 1), "stage_heads": (1, 1), "window": 2}
+    assert probed(**swin, patch=4) == "n2m0"
+
+
+def test_progress_counts_the_images_and_those_that_cannot_be_read(backbone, source):
+    told = []
+    extract_features(backbone, source, size=(32, 32), batch=4, progress=lambda *now: told.append(now))
+    assert told == [(4, 6), (6, 6)]
+    backbone.eval()
+    extract_features(backbone, source, size=(32, 32), indices=[0])
+    assert not backbone.training

@@ -55,6 +55,40 @@ def test_blocks_of_any_size_equal_the_loop(seed):
         assert scaled.top1 == pytest.approx(want)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_every_score_equals_that_of_a_vote_image_by_image(seed):
+    g = torch.Generator().manual_seed(100 + seed)
+    train, test = (F.normalize(torch.randn(n, 5, generator=g).double(), dim=1) for n in (31, 17))
+    # Classes of one side alone, and none at all of number 1: the largest number is now here, now there.
+    labels = torch.tensor([[0, 2, 3, 6], [0, 2, 3, 4]][seed % 2])
+    truth = torch.tensor([[0, 3, 4, 5], [3, 6, 0, 4]][seed % 2])
+    labels, truth = (some[torch.randint(0, 4, (n,), generator=g)] for some, n in ((labels, 31), (truth, 17)))
+    for temperature in (0.07, 1.5):
+        scores = knn_accuracy(
+            train, labels, test, truth, ks=(3, 100, 12, 31), temperature=temperature, chunk=5, block=8
+        )
+        assert list(scores) == [3, 31, 12]
+        for k, score in scores.items():
+            first, best_five, by_class = [], [], {}
+            for query, label in zip(test, truth.tolist(), strict=True):
+                near = sorted(((query @ row).item(), i) for i, row in enumerate(train))[::-1][:k]
+                votes = [0.0] * 7
+                for similarity, i in near:
+                    votes[int(labels[i])] += math.exp(similarity / temperature)
+                better = sum(vote > votes[label] for vote in votes)
+                voted = votes[label] > 0
+                first.append(voted and better == 0)
+                # Among classes without a vote the order is not defined.
+                best_five.append((voted and better < 5, voted or better < 5))
+                by_class.setdefault(label, []).append(first[-1])
+            assert score.hits.tolist() == first
+            assert score.top1 == pytest.approx(100 * sum(first) / 17)
+            low, high = (100 * sum(hit[i] for hit in best_five) / 17 for i in range(2))
+            assert low - 1e-9 <= score.top5 <= high + 1e-9
+            shares = [sum(hits) / len(hits) for hits in by_class.values()]
+            assert score.balanced == pytest.approx(100 * sum(shares) / len(shares))
+
+
 def test_near_neighbours_outvote_a_majority():
     train = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]])
     labels = torch.tensor([0, 1, 1])
@@ -86,8 +120,23 @@ def test_balanced_accuracy_counts_classes_equally():
 
 
 def test_shapes_that_do_not_fit_are_refused():
-    with pytest.raises(ValueError, match=r"\(4, 3\)"):
-        knn_accuracy(torch.randn(4, 3), torch.zeros(4), torch.randn(4, 2), torch.zeros(4))
+    rows, labels = torch.randn(4, 3), torch.zeros(4, dtype=torch.int64)
+    for train, test in ((rows, rows[:, :2]), (rows[0], rows), (rows, rows[0]), (rows[:0], rows)):
+        with pytest.raises(ValueError, match="cannot be compared"):
+            knn_accuracy(train, labels, test, labels)
+    with pytest.raises(ValueError, match="cannot be compared"):
+        knn_accuracy(rows, labels, rows[:0], labels)
+    with pytest.raises(ValueError, match="4, 4 features but 3, 4 labels"):
+        knn_accuracy(rows, labels[:3], rows, labels)
+    with pytest.raises(ValueError, match="4, 4 features but 4, 3 labels"):
+        knn_accuracy(rows, labels, rows, labels[:3])
+
+
+def test_progress_counts_the_bank_once():
+    told, rows = [], F.normalize(torch.randn(20, 3), dim=1)
+    labels = torch.arange(20) % 3
+    knn_accuracy(rows, labels, rows, labels, ks=(2,), block=8, progress=lambda *now: told.append(now))
+    assert told[-1] == (20, 20) and [done for done, _ in told] == sorted(done for done, _ in told)
 
 
 def test_effective_rank_of_isotropic_and_flat_features():
@@ -96,9 +145,21 @@ def test_effective_rank_of_isotropic_and_flat_features():
     line = torch.randn(100, 1, generator=g) @ torch.randn(1, 10, generator=g)
     assert effective_rank(line) == pytest.approx(1, abs=1e-3)
     assert effective_rank(torch.ones(10, 4)) == 1.0
+    features = torch.randn(30, 6, generator=g) * torch.arange(1, 7) + 5
+    energy = np.linalg.svd((features - features.mean(0)).numpy(), compute_uv=False) ** 2
+    share = energy / energy.sum()
+    assert effective_rank(features) == pytest.approx(math.exp(-(share * np.log(share)).sum()), rel=1e-5)
 
 
 def test_whitened_features_are_uncorrelated_with_variance_one():
-    train = torch.randn(500, 8) @ torch.randn(8, 8)
-    white, _ = whiten(train, train[:10], 5)
+    torch.manual_seed(0)
+    train = torch.randn(500, 8) @ torch.randn(8, 8) + 3
+    white, same = whiten(train, train[:10], 5)
     torch.testing.assert_close(torch.cov(white.T), torch.eye(5), atol=1e-3, rtol=0)
+    torch.testing.assert_close(white.mean(0), torch.zeros(5), atol=1e-4, rtol=0)
+    torch.testing.assert_close(same, white[:10])
+    # The five directions of largest variance: without them the rows have the three smallest.
+    centred = (train - train.mean(0)).double()
+    spread = torch.linalg.svdvals(centred).square()
+    left = centred - white.double() @ torch.linalg.lstsq(white.double(), centred).solution
+    assert left.square().sum().item() == pytest.approx(spread[5:].sum().item(), rel=1e-3)

@@ -192,7 +192,7 @@ def test_rows_are_dropped_with_their_own_image(changes):
 
 def test_a_block_drops_both_branches_of_an_image_by_draws_of_their_own():
     torch.manual_seed(0)
-    block = Block(8, 2, 16, 0.5, 0.0, 1e-6).train()
+    block = Block(8, 2, 16, 0.5, layer_scale=0.0, norm_eps=1e-6, act="gelu").train()
     x = torch.randn(1, 3, 8).expand(400, -1, -1)
     with torch.no_grad():
         attended = 2 * block.attn.proj(block.attn.attend(block.norm1(x[:1])))
