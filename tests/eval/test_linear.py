@@ -1,11 +1,25 @@
 """The sweep against classifiers trained one by one with torch's own tools."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 
-from ibot.config.evaluation import SWEEP
+from ibot.config.evaluation import SWEEP, LinearSettings
+from ibot.data.labels import SubsetImages
+from ibot.data.pixels import normalize
+from ibot.data.subsets import split_labelled
+from ibot.engine.distributed import Processes
 from ibot.engine.optimizer import LARS
+from ibot.errors import ConfigError, DataError
+from ibot.eval.cache import FeatureSet
+from ibot.eval.crops import crop_batches
+from ibot.eval.features import CLASS_TOKEN, Feature
 from ibot.eval.linear import LinearSweep, Optimizer, cosine_factor
+from ibot.eval.linear_classifier import load_classifier
+from ibot.eval.protocols import linear as protocol
+from ibot.rng import permutation
 
 
 def problem(seed, rows=96, dim=20, classes=7):
@@ -85,3 +99,223 @@ def test_a_sweep_goes_on_from_its_state_as_if_it_had_never_stopped():
 def test_a_sweep_without_rates_is_refused():
     with pytest.raises(ValueError, match="at least one rate"):
         LinearSweep(4, 3, ())
+
+
+@pytest.mark.parametrize("epochs", [1, 7, 100])
+def test_rates_fall_as_torchs_cosine_epoch_by_epoch(epochs):
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
+    for epoch in range(epochs):
+        assert cosine_factor(epoch, epochs) == pytest.approx(schedule.get_last_lr()[0])
+        optimizer.step()
+        schedule.step()
+    assert cosine_factor(epochs, epochs) == pytest.approx(0)
+
+
+def features_of(rows, labels, index=None):
+    index = np.arange(len(rows)) if index is None else np.asarray(index)
+    return FeatureSet(rows, labels, index, [], cached=True)
+
+
+def test_every_rate_is_scored_on_every_row_in_parts_of_any_size(monkeypatch):
+    features, labels = problem(3, rows=23, dim=4, classes=5)
+    sweep = LinearSweep(4, 5, (0.1, 1.0, 3.0))
+    for part in (slice(0, 10), slice(10, 23)):
+        sweep.step(features[part], labels[part], 1.0)
+    want = torch.stack(
+        [
+            (features @ weight.T + bias).argmax(1) == labels
+            for weight, bias in zip(sweep.weight, sweep.bias, strict=True)
+        ]
+    )
+    judge = features_of(features, labels)
+    for scores in (2**24, 15 * 4, 1):
+        monkeypatch.setattr(protocol, "SCORES", scores)
+        assert torch.equal(protocol.hits(sweep, judge, torch.device("cpu")), want)
+
+
+@pytest.mark.parametrize("mode", ["clean", "published"])
+def test_the_best_rate_of_the_last_epoch_or_of_all_is_kept(context, mode, monkeypatch):
+    """Judged are scores by epoch and rate that are written here; equal ones go to the first."""
+    shares = [[1, 4, 3], [2, 5, 5], [5, 1, 4]]
+    epoch = []
+
+    def judged(sweep, judge, device):
+        return torch.arange(10) < torch.tensor(shares[len(epoch) - 1])[:, None]
+
+    monkeypatch.setattr(protocol, "hits", judged)
+    features, labels = problem(4, rows=12, dim=3, classes=2)
+    factors, done, weights = [], [], []
+    sweep = LinearSweep(3, 2, (0.1, 0.2, 0.3))
+    step = sweep.step
+
+    def noted(found, truth, factor, total):
+        factors.append(factor)
+        step(found, truth, factor, total)
+
+    def steps(number):
+        if epoch:
+            weights.append(sweep.weight.clone())
+        epoch.append(number)
+        yield {"f": features[:8]}, labels[:8], 8
+        yield {"f": features[8:]}, labels[8:], 4
+
+    sweep.step = noted
+    context = replace(context, mode=mode, counter=lambda name: lambda *now: done.append(now))
+    judge = {"f": features_of(features, labels)}
+    best = protocol.train_sweeps(context, {"f": sweep}, steps, judge, 3, "x")["f"]
+    weights.append(sweep.weight.clone())
+    assert epoch == [0, 1, 2] and done == [(1, 3), (2, 3), (3, 3)]
+    assert factors == pytest.approx([1, 1, 0.75, 0.75, 0.25, 0.25])
+    place = (1, 1) if mode == "published" else (2, 0)
+    assert (best.epoch, best.rate, best.score) == (*place, 0.5)
+    assert torch.equal(best.weight, weights[place[0]][place[1]])
+    assert best.bias.shape == (2,)
+    assert not list(context.out.glob("*.state"))
+    with pytest.raises(DataError, match="held-out"):
+        empty = {"f": features_of(features[:0], labels[:0])}
+        protocol.train_sweeps(context, {"f": sweep}, steps, empty, 3, "x")
+
+
+def test_images_are_parted_by_mode_and_what_was_chosen_on_is_said(context):
+    every = np.arange(100)
+    fit, held, words = protocol.split(replace(context, mode="published"), 0.2)
+    assert np.array_equal(fit, every) and not len(held) and words == "val, over epochs and rates"
+    fit, held, words = protocol.split(replace(context, seed=3), 0.2)
+    want = split_labelled(context.train, 0.2, 3)
+    assert np.array_equal(fit, want[0].indices) and np.array_equal(held, want[1].indices)
+    assert words == protocol.HELD_OUT
+    labels = np.asarray(context.train.labels)
+    ones = SubsetImages(context.train, np.unique(labels, return_index=True)[1])
+    fit, held, words = protocol.split(replace(context, train=ones), 0.2)
+    assert fit.tolist() == held.tolist() == list(range(10)) and "no class has two" in words
+    for count, noted in ((49, True), (50, False)):
+        judge = features_of(torch.zeros(count, 1), torch.zeros(count))
+        assert bool(protocol.few_held_out(judge, protocol.HELD_OUT)) == noted
+        assert not protocol.few_held_out(judge, "val, over epochs and rates")
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_steps_of_given_features_are_the_images_to_fit_in_keyed_order(context, rank):
+    """Row i belongs to image 2 * i + 1; every third image is held out, two cannot be read."""
+    index = np.array([i for i in range(1, 100, 2) if i not in (7, 51)])
+    rows, labels = torch.randn(len(index), 5), torch.arange(len(index))
+    fit = np.array([i for i in range(100) if i % 3])
+    given = {Feature(): features_of(rows, labels, index)}
+    context = replace(context, seed=6, processes=Processes(rank, 2, rank))
+    usable = [row for row, image in enumerate(index) if image % 3]
+    shuffled = np.array(usable)[permutation(6, 4, len(usable))].tolist()
+    found = list(protocol._epoch(context, [Feature()], fit, given, 7, 4))
+    for number, (features, truth, total) in enumerate(found):
+        whole = shuffled[7 * number : 7 * number + 7]
+        own = whole[rank::2]
+        assert total == len(whole) and truth.tolist() == own
+        assert torch.equal(features[Feature()], rows[own])
+    assert sum(total for *_, total in found) == len(usable)
+
+
+def test_steps_of_crops_are_scored_in_pieces_and_keep_their_labels(context):
+    fit, sizes = np.arange(3, 100, 4), []
+    context = replace(context, seed=2, batch=4, processes=Processes(1, 2, 1))
+
+    def score(images):
+        sizes.append(len(images))
+        return {"k": images.flatten(1)[:, :50]}
+
+    order = fit[permutation(2, 5, len(fit))]
+    steps = [order[start : start + 11] for start in range(0, len(fit), 11)]
+    own = [step[1::2] for step in steps]
+    crops = list(crop_batches(context.train, (32, 32), own, 2, 5))
+    found = list(protocol.crop_steps(context, fit, 11, 5, score))
+    assert sizes == [4, 1, 4, 1, 1]
+    for (rows, labels, total), step, crop in zip(found, steps, crops, strict=True):
+        assert total == len(step)
+        assert torch.equal(rows["k"], normalize(crop.views).flatten(1)[:, :50])
+        assert labels.tolist() == [context.train.label(i) for i in crop.positions]
+
+
+def test_the_probe_of_plain_images_is_the_sweep_on_the_images_to_fit(context):
+    """The record, the classifier in the file and the choice follow from a sweep trained here."""
+    settings = LinearSettings(
+        rates=(0.1, 2.0, 30.0), epochs=3, batch=32, features=("n2m0", "n2m0"), augment="none", holdout=0.2
+    )
+    context = replace(context, seed=1)
+    feature = Feature(2, 0)
+    train = context.features(context.train, "train", [feature])[feature]
+    val = context.features(context.val, "val", [feature])[feature]
+    fit, held = (part.indices for part in split_labelled(context.train, 0.2, 1))
+    sweep = LinearSweep(48, 10, [rate * 32 / 256 for rate in settings.rates], seed=1)
+    for epoch in range(3):
+        order = fit[permutation(1, epoch, len(fit))]
+        for start in range(0, len(order), 32):
+            rows = torch.from_numpy(order[start : start + 32])
+            sweep.step(train.rows[rows], train.labels[rows], cosine_factor(epoch, 3))
+    right = sweep.logits(train.rows[held]).argmax(-1) == train.labels[held]
+    best = int(right.double().mean(1).argmax())
+    (record,) = protocol.run(context, settings)
+    logits = val.rows @ sweep.weight[best].T + sweep.bias[best]
+    top1 = 100 * (logits.argmax(1) == val.labels).double().mean().item()
+    assert record.value == pytest.approx(top1) and record.num_train == len(fit)
+    assert record.settings["features"] == "n2m0" and record.settings["batch"] == 32
+    assert record.extra["chosen_rate"] == settings.rates[best] and record.extra["chosen_epoch"] == 3
+    assert record.extra["chosen"] == f"rate {settings.rates[best]:g}, epoch 3"
+    assert record.extra["rates"] == {
+        f"{rate:g}": pytest.approx(100 * share.item())
+        for rate, share in zip(settings.rates, right.double().mean(1), strict=True)
+    }
+    assert record.extra["row"] == "n2m0 of plain images"
+    classifier = load_classifier(record.extra["classifier"])
+    torch.testing.assert_close(classifier.weight, sweep.weight[best])
+    torch.testing.assert_close(classifier.bias, sweep.bias[best])
+    assert (classifier.feature, classifier.unit, classifier.view) == (feature, False, context.view)
+    assert classifier.classes == context.train.classes
+    about = {"protocol": "linear", "rate": settings.rates[best], "epoch": 3, "epochs": 3}
+    assert classifier.about == about
+    torch.testing.assert_close(classifier.head(val.rows), logits)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"rates": ()},
+        {"rates": (0.1, 0.0)},
+        {"epochs": 0},
+        {"batch": 0},
+        {"holdout": 0.0},
+        {"holdout": 1.0},
+        {"features": ()},
+        {"features": ("n3m0",)},
+        {"features": ("x",)},
+    ],
+)
+def test_a_probe_that_cannot_be_trained_is_refused(context, wrong):
+    with pytest.raises(ConfigError):
+        protocol.run(context, replace(LinearSettings(augment="none"), **wrong))
+
+
+def test_a_sweep_cut_off_after_an_epoch_goes_on_where_it_was(context, monkeypatch):
+    features, labels = problem(5, rows=40, dim=4, classes=3)
+    judge = {CLASS_TOKEN: features_of(features, labels)}
+
+    def train(cut=None):
+        sweep, seen = LinearSweep(4, 3, (0.5, 4.0)), []
+
+        def steps(epoch):
+            if epoch == cut:
+                raise KeyboardInterrupt
+            seen.append(epoch)
+            yield {CLASS_TOKEN: features}, labels, 40
+
+        published = replace(context, mode="published")
+        return protocol.train_sweeps(published, {CLASS_TOKEN: sweep}, steps, judge, 4, "y"), seen
+
+    want, _ = train()
+    monkeypatch.setattr(protocol, "SAVE_SECONDS", -1)
+    with pytest.raises(KeyboardInterrupt):
+        train(cut=2)
+    assert [file.name for file in context.out.glob("*.state")] == ["sweep-y.state"]
+    found, seen = train()
+    assert seen == [2, 3] and not list(context.out.glob("*.state"))
+    a, b = found[CLASS_TOKEN], want[CLASS_TOKEN]
+    assert (a.score, a.epoch, a.rate) == (b.score, b.epoch, b.rate)
+    assert torch.equal(a.weight, b.weight) and torch.equal(a.bias, b.bias)
