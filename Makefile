@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.complete
 
-.PHONY: env demo test test-all lint format bench clean
+.PHONY: env demo test test-all mutants lint format bench clean
 
 env: $(STAMP)
 
@@ -23,6 +23,9 @@ test: env
 
 test-all: env
 	@$(BIN)/python -m pytest -m "not gpu"
+
+mutants: env
+	@$(BIN)/python tests/mutants.py $(ARGS)
 
 lint: env
 	@$(BIN)/ruff check .
