@@ -12,6 +12,8 @@ class IbotError(Exception):
     def __init__(self, what: str, *, why: str = "", fix: str = "") -> None:
         super().__init__(what)
         self.what, self.why, self.fix = what, why, fix
+        self.told = False
+        """Whether another process prints it."""
 
     def __str__(self) -> str:
         lines = [self.what]

@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 
 from ibot.config.override import apply, to_plain
 from ibot.engine.checkpoint import find_checkpoint
-from ibot.engine.distributed import launched_processes
 from ibot.engine.loop import train
+from ibot.engine.processes import launched_processes
 from ibot.engine.run import read_jsonl
 from ibot.errors import UserError
 

@@ -4,8 +4,8 @@ import json
 import pytest
 
 from ibot.config.override import apply
-from ibot.engine.distributed import Processes
 from ibot.engine.logging import Progress, TensorBoard
+from ibot.engine.processes import Processes
 from ibot.engine.run import RunFolder, read_config, read_jsonl
 from ibot.errors import RunError
 from ibot.types import ResultRecord

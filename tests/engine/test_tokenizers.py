@@ -10,9 +10,9 @@ from ibot.config.override import apply
 from ibot.data.masks import masks_from_map
 from ibot.data.sources import scan
 from ibot.engine.checkpoint import load_checkpoint
-from ibot.engine.distributed import Processes
 from ibot.engine.loop import train
 from ibot.engine.optimizer import build_optimizer
+from ibot.engine.processes import Processes
 from ibot.engine.run import read_jsonl
 from ibot.engine.tokenizers import build_tokenizer, cluster, with_tokenizer
 from ibot.errors import ConfigError, WeightsError

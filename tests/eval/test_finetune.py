@@ -14,7 +14,8 @@ from ibot.config.schema import HeadConfig, ModelConfig
 from ibot.data.decode import UnreadableImage, decode
 from ibot.data.scenes import write_folder
 from ibot.data.sources import labelled_sets
-from ibot.engine.distributed import Processes, init_processes, shutdown
+from ibot.engine.distributed import init_processes, shutdown
+from ibot.engine.processes import Processes
 from ibot.errors import ConfigError, DataError, RunError, TrainingStopped, UserError, WeightsError
 from ibot.eval.classifier import Classifier, projection_layers, resize_positions
 from ibot.eval.finetune import CHECKPOINT, finetune

@@ -19,7 +19,7 @@ from ibot.config.evaluation import (
 )
 from ibot.config.override import to_plain
 from ibot.data.labelled_folders import open_folder
-from ibot.engine.distributed import Processes
+from ibot.engine.processes import Processes
 from ibot.errors import ConfigError, DataError
 from ibot.eval.features import CLASS_TOKEN
 from ibot.eval.linear_classifier import LinearClassifier

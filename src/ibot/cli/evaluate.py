@@ -51,8 +51,9 @@ def run_all(options: argparse.Namespace) -> int:
     A file in the folder of the results names what is done until all are: the same command goes on after it, and
     repeats what has no records there.
     """
-    from ibot.engine.distributed import any_true, barrier
+    from ibot.engine.distributed import barrier
     from ibot.engine.files import write_atomically
+    from ibot.engine.watch import from_all
 
     skipped = [name.strip() for name in options.skip.split(",") if name.strip()]
     if unknown := [name for name in skipped if name not in PROTOCOLS]:
@@ -75,8 +76,9 @@ def run_all(options: argparse.Namespace) -> int:
             except IbotError as error:
                 problem = error.what
             # What only one process meets would leave it alone with the next protocol: then all of them end.
-            if context.processes.world_size > 1 and any_true(bool(problem), context.device) and not problem:
-                raise UserError(f"{name} failed in another process", fix="its own message says why")
+            votes = from_all(name, problem)
+            if any(votes) and not all(votes):
+                raise UserError(f"{name} failed in some processes only", why=next(filter(None, votes)))
             if problem:
                 failed.append(f"{name}: {problem}")
                 continue
@@ -113,7 +115,7 @@ def evaluation(options: argparse.Namespace) -> Iterator[Context]:
     from ibot.data.labels import count_shared
     from ibot.data.open_labelled import open_labelled
     from ibot.engine.device import choose_device
-    from ibot.engine.distributed import init_processes, shutdown
+    from ibot.engine.distributed import check_equal, joined
     from ibot.eval.cache import weights_hash
     from ibot.eval.protocol import Context
     from ibot.weights.read import load
@@ -129,25 +131,27 @@ def evaluation(options: argparse.Namespace) -> Iterator[Context]:
     loaded = load(options.weights, options.key, heads=options.heads)
     view = _view(options, loaded)
     out = Path(options.out) if options.out else default_out(Path(options.weights))
-    processes = init_processes(device)
-    try:
-        if processes.is_main and (shared := count_shared(train, val)):
-            log.warning("%d of %d validation images are training images", shared, len(val))
-        out.mkdir(parents=True, exist_ok=True)
-        loaded.backbone.to(device)
-        yield Context(
-            loaded, str(options.weights), options.key, weights_hash(loaded), train, val, view, device,
-            Path(options.cache).expanduser(), out, options.mode, options.seed,
-            batch=batch_of(loaded.backbone, view.size), workers=options.workers,
-            processes=processes, data=options.data, exif_orientation=options.exif_orientation,
-            counter=counter if processes.is_main and not options.quiet and not options.json else lambda name: None,
-        )  # fmt: skip
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise _disk_error(error, out) from None
-    finally:
-        shutdown()
+    with joined(device) as processes:
+        try:
+            if processes.is_main and (shared := count_shared(train, val)):
+                log.warning("%d of %d validation images are training images", shared, len(val))
+            out.mkdir(parents=True, exist_ok=True)
+            hashed = weights_hash(loaded)
+            sets = {"the training images": train.fingerprint(), "the validation images": val.fingerprint()}
+            check_equal({"the weights": hashed, **sets})
+            loaded.backbone.to(device)
+            shown = processes.is_main and not options.quiet and not options.json
+            yield Context(
+                loaded, str(options.weights), options.key, hashed, train, val, view, device,
+                Path(options.cache).expanduser(), out, options.mode, options.seed,
+                batch=batch_of(loaded.backbone, view.size), workers=options.workers,
+                processes=processes, data=options.data, exif_orientation=options.exif_orientation,
+                counter=counter if shown else lambda name: None,
+            )  # fmt: skip
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise _disk_error(error, out) from None
 
 
 def _view(options: argparse.Namespace, loaded: Loaded) -> View:

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 import ibot
 from ibot.config.override import parse, settings_of
+from ibot.engine.processes import launched_processes
 from ibot.errors import IbotError, ResourceError, UserError
 from ibot.eval.protocols import PROTOCOLS
 from ibot.output import Output, unwatched
@@ -54,13 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 raise
             return _report(error)
         except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr)
+            if launched_processes().is_main:
+                print("interrupted", file=sys.stderr)
             return 130
-        except (MemoryError, RuntimeError) as error:
-            resource = _resource_error(error)
-            if options.traceback or resource is None:
-                raise
-            return _report(resource)
         return code or _undelivered(options.command, output)
 
 
@@ -72,8 +69,24 @@ def _run(options: argparse.Namespace, arguments: Sequence[str] | None) -> int:
     unknown = [text for text in options.settings if text.startswith("-") or "=" not in text or not has_settings]
     if unknown:
         raise UserError(f"unrecognized arguments: {' '.join(unknown)}", fix=f"{options.command} --help")
-    module, function = options.run
-    return getattr(import_module(module), function)(options) or 0
+    return _carry_out(options, sys.argv[1:] if arguments is None else arguments)
+
+
+def _carry_out(options: argparse.Namespace, arguments: Sequence[str]) -> int:
+    """Run the command of `options`, in several processes if it knows them and they are asked for."""
+
+    def command() -> int:
+        module, function = options.run
+        try:
+            return getattr(import_module(module), function)(options) or 0
+        except (MemoryError, RuntimeError) as error:
+            if (resource := _resource_error(error)) is None:
+                raise
+            raise resource from error
+
+    if "processes" not in options:
+        return command()
+    return import_module("ibot.engine.launch").run_together(options.processes, arguments, command)
 
 
 def _undelivered(command: str, output: Output) -> int:
@@ -120,6 +133,7 @@ def build_parser() -> argparse.ArgumentParser:
     plan = command("plan", "what a run would do and need: time, memory, disk, by a short trial", "plan", "run")
     for parser_of_run in (pretrain, plan):
         _run_arguments(parser_of_run)
+    _processes_argument(pretrain)
 
     evaluation = commands.add_parser("eval", help="evaluate a backbone", description="Evaluate a backbone.")
     protocols = evaluation.add_subparsers(title="protocols", metavar="PROTOCOL", required=True)
@@ -260,8 +274,14 @@ def _data_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--val-data", default="", metavar="DIR", help="labelled folder for validation")
 
 
+def _processes_argument(parser: argparse.ArgumentParser) -> None:
+    words = "share the work among N processes on this machine: one per GPU, or parts of a CPU"
+    parser.add_argument("--processes", type=COUNT, metavar="N", help=words)
+
+
 def _evaluation_arguments(parser: argparse.ArgumentParser) -> None:
     _weights_arguments(parser)
+    _processes_argument(parser)
     data = "class folders, with train/ and val/; a CSV list; tar files; or NAME:DIR such as cifar10:DIR"
     parser.add_argument("--data", default="", metavar="DATA", help=data)
     parser.add_argument("--val-data", default="", metavar="DATA", help="validation images, where --data has none")
@@ -318,7 +338,8 @@ def _weights_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _report(error: IbotError) -> int:
-    print(f"ibot: error: {error}", file=sys.stderr)
+    if not error.told:
+        print(f"ibot: error: {error}", file=sys.stderr)
     return error.exit_code
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from ibot.config.override import apply, to_plain
 from ibot.config.resolve import Derived, check, derive, warnings
 from ibot.config.schema import Config
-from ibot.errors import DataError, TrainingStopped, UserError, WeightsError
+from ibot.errors import DataError, UserError
 from ibot.recipes import beyond_paper, recipe
 from ibot.types import ResultRecord
 
@@ -31,9 +31,10 @@ def run(options: argparse.Namespace) -> int:
     folder = Path(options.run_folder) if options.run_folder else default_folder(config)
     from ibot.data.sources import scan
     from ibot.engine.device import choose_device
-    from ibot.engine.distributed import launched_processes
     from ibot.engine.loop import train
+    from ibot.engine.processes import launched_processes
     from ibot.engine.run import RunFolder
+    from ibot.engine.watch import from_main
 
     source = scan(config.data.path)
     processes = launched_processes()
@@ -48,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
 
     stops_early = derived.run_steps < derived.total_steps
     limit = "" if not stops_early else "--steps" if options.steps == config.train.max_steps else "train.max_steps"
-    reached = reached_step(folder)
+    reached = from_main("step reached", reached_step(folder))
     if reached >= derived.run_steps:
         # Opened all the same, so that other settings, other images and a run in progress are told.
         RunFolder.create(folder, config, command=command, source_info=source.fingerprint(), processes=processes).close()
@@ -57,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
         say_next(folder, reached, derived, limit, say)
         return 0
     describe(config, derived, source, folder, processes.world_size, say)
-    evaluate = knn_probe(config, choose_device(config.system.device), say) if processes.is_main else None
+    evaluate = knn_probe(config, choose_device(config.system.device), say)
     state = train(config, folder, command=command, source=source, evaluate=evaluate, quiet=options.quiet, opening=said)
     if state.step >= derived.run_steps:
         say(f"done: {state.step} steps, {state.images_seen} images. Weights: {folder}")
@@ -123,7 +124,7 @@ def chosen(options: argparse.Namespace) -> Config:
     from ibot.data.sources import scan
     from ibot.data.survey import survey
     from ibot.engine.device import choose_device, device_memory
-    from ibot.engine.distributed import launched_processes
+    from ibot.engine.processes import launched_processes
     from ibot.recipes.auto import Facts, choose
 
     source, processes = scan(options.data), launched_processes()
@@ -173,12 +174,9 @@ def knn_probe(
 
     Labels that cannot be used are no reason not to train, unless --val-data asked for them.
     """
-    import numpy as np
-
     from ibot.data.sources import labelled_sets
-    from ibot.eval.features import extract_features
-    from ibot.eval.knn import knn_accuracy
-    from ibot.eval.spectrum import effective_rank
+    from ibot.engine.processes import launched_processes
+    from ibot.eval import probe
 
     try:
         sets = labelled_sets(config.data.path, config.data.val_path)
@@ -190,36 +188,4 @@ def knn_probe(
     if sets is None:
         return None
     train, val = (replace(part, exif_orientation=config.data.exif_orientation) for part in sets)
-    settings = config.evaluate
-    picks = [
-        np.linspace(0, len(part) - 1, min(len(part), limit)).astype(int).tolist()
-        for part, limit in ((train, settings.max_train), (val, settings.max_val))
-    ]
-
-    def evaluate(backbone: nn.Module, step: int) -> list[ResultRecord]:
-        size = config.augment.global_size
-        try:
-            bank, queries = (
-                extract_features(backbone, part, size=size, indices=pick, device=device)
-                for part, pick in zip((train, val), picks, strict=True)
-            )
-        except WeightsError as error:
-            raise TrainingStopped(
-                f"the teacher's outputs are not finite at step {step}",
-                why=error.why,
-                fix="lower optim.lr, or go on from an earlier checkpoint",
-            ) from None
-        assert bank.labels is not None and queries.labels is not None
-        score = next(
-            iter(
-                knn_accuracy(
-                    bank.unit(), bank.labels, queries.unit(), queries.labels,
-                    ks=[settings.k], temperature=settings.temperature,
-                ).values()
-            )
-        )  # fmt: skip
-        extra = {"step": step, "balanced": score.balanced, "effective_rank": effective_rank(queries.cls)}
-        chosen = {"k": settings.k, "temperature": settings.temperature, "feature": "cls", "normalised": True}
-        return [ResultRecord("knn", "knn_top1", score.top1, chosen, len(bank.names), len(queries.names), extra=extra)]
-
-    return evaluate
+    return probe.knn_probe(config, train, val, device, launched_processes())

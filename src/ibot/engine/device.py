@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
-from ibot.engine.distributed import launched_processes
+from ibot.engine.processes import launched_processes
 from ibot.errors import UserError
 from ibot.rng import Purpose, torch_seed
 

@@ -1,48 +1,33 @@
-"""One process, or several started by torchrun or SLURM; launch variables are read, never parsed from arguments."""
+"""What several processes do together: sums, votes, averaged gradients."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ibot.engine.processes import Processes, launched_processes
+from ibot.engine.watch import watched
 from ibot.errors import UserError
+
+T = TypeVar("T")
 
 TIMEOUT = timedelta(minutes=10)
 """A process that waits longer for the others gives up, instead of hanging for ever."""
 
 
-@dataclass(frozen=True, slots=True)
-class Processes:
-    """This process among all."""
-
-    rank: int = 0
-    world_size: int = 1
-    local_rank: int = 0
-
-    @property
-    def is_main(self) -> bool:
-        """Whether this process writes files and prints."""
-        return self.rank == 0
-
-
-def launched_processes(environment: Mapping[str, str] = os.environ) -> Processes:
-    """Read the launch variables of torchrun, else those of SLURM, else one process. Raises UserError."""
-    for rank, world, local in (("RANK", "WORLD_SIZE", "LOCAL_RANK"), ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID")):
-        if rank in environment and world in environment:
-            if int(environment[world]) > 1 and "MASTER_ADDR" not in environment:
-                raise UserError(
-                    f"{world}={environment[world]} processes, but no MASTER_ADDR and MASTER_PORT",
-                    fix="start with torchrun, or export MASTER_ADDR (the first host) and MASTER_PORT (a free port)",
-                )
-            return Processes(int(environment[rank]), int(environment[world]), int(environment.get(local, "0")))
-    return Processes()
+@contextmanager
+def joined(device: torch.device) -> Iterator[Processes]:
+    """Join the other processes, and leave them at the end; an error in the body ends all (`ibot.engine.watch`)."""
+    with watched():
+        yield init_processes(device)
+        shutdown()  # not after an error: it might wait for the others
 
 
 def init_processes(device: torch.device) -> Processes:
@@ -51,8 +36,14 @@ def init_processes(device: torch.device) -> Processes:
     if device.type == "cuda":
         torch.cuda.set_device(device if device.index is not None else processes.local_rank)
     if processes.world_size > 1:
-        backend = "nccl" if device.type == "cuda" and dist.is_nccl_available() else "gloo"
-        dist.init_process_group(backend, rank=processes.rank, world_size=processes.world_size, timeout=TIMEOUT)
+        host = f"[{processes.address}]" if ":" in processes.address else processes.address
+        dist.init_process_group(
+            "nccl" if device.type == "cuda" and dist.is_nccl_available() else "gloo",
+            init_method=f"tcp://{host}:{processes.port}",
+            rank=processes.rank,
+            world_size=processes.world_size,
+            timeout=TIMEOUT,
+        )
     return processes
 
 
@@ -60,6 +51,29 @@ def shutdown() -> None:
     """Leave the group of processes, if there is one."""
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def check_equal(facts: Mapping[str, object]) -> None:
+    """Raise UserError where the processes differ in what decides which collectives they take part in."""
+    everyone = gather(dict(facts))
+    for name in facts:
+        values = [theirs[name] for theirs in everyone]
+        odd = next((rank for rank, value in enumerate(values) if value != values[0]), None)
+        if odd is not None:
+            raise UserError(
+                f"the processes differ in {name}",
+                why=f"{values[0]} in process 0, {values[odd]} in process {odd}",
+                fix="give all of them the same command, the same images and the same run folder",
+            )
+
+
+def gather(own: T) -> list[T]:
+    """`own` of every process, by rank."""
+    if not dist.is_initialized():
+        return [own]
+    parts: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(parts, own)
+    return parts
 
 
 def barrier() -> None:

@@ -16,8 +16,8 @@ from ibot.config.override import apply
 from ibot.config.resolve import check, derive
 from ibot.config.schema import Config
 from ibot.engine.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
-from ibot.engine.distributed import Processes
 from ibot.engine.optimizer import build_optimizer
+from ibot.engine.processes import Processes
 from ibot.engine.run import RunFolder, read_config
 from ibot.errors import WeightsError
 from ibot.method.model import StudentTeacher

@@ -1,4 +1,4 @@
-"""The training loop: one process, or one of several started by torchrun."""
+"""The training loop: in one process, or in each of several."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import ibot
+from ibot.config.override import items
 from ibot.config.resolve import Derived, derive
 from ibot.config.schema import Config, Duration, ModelConfig
 from ibot.data.loader import Loader
@@ -19,11 +20,12 @@ from ibot.data.pixels import normalize
 from ibot.data.sources import ImageSource, scan
 from ibot.engine.checkpoint import disk_full, find_checkpoint, load_checkpoint, remove_leftovers, save_checkpoint
 from ibot.engine.device import autocast, choose_device, choose_precision, prepare, seed_step
-from ibot.engine.distributed import Processes, any_true, barrier, init_processes, shutdown, wrap_student
+from ibot.engine.distributed import any_true, barrier, check_equal, joined, wrap_student
 from ibot.engine.files import is_disk_full, lost
 from ibot.engine.health import HealthMonitor
 from ibot.engine.logging import Progress, StopSignal, TensorBoard
 from ibot.engine.optimizer import build_optimizer
+from ibot.engine.processes import Processes
 from ibot.engine.run import LOG, RunFolder, read_jsonl
 from ibot.engine.schedule import Schedules
 from ibot.engine.start import start_from_weights
@@ -35,7 +37,7 @@ from ibot.rng import Purpose, torch_seed
 from ibot.types import Batch, ResultRecord, RunState, StepValues
 
 Evaluate = Callable[[nn.Module, int], list[ResultRecord]]
-"""Called with the teacher's backbone and the step; must leave the backbone as it was."""
+"""Called with the teacher's backbone and the step, in every process; must leave the backbone as it was."""
 
 
 @dataclass(slots=True)
@@ -105,25 +107,36 @@ def train(
     """
     prepare(config.system.threads, config.system.deterministic)
     device = choose_device(config.system.device)
-    processes = init_processes(device)
-    try:
-        hidden = quiet or not processes.is_main
-        with StopSignal() as signal, Progress(quiet=hidden, opening=opening) as progress:
-            images = source if source is not None else scan(config.data.path)
-            trainer = build_trainer(config, run_path, images, processes, device, progress, command)
-            trainer.evaluate = evaluate
-            try:
-                run_steps(trainer, signal)
-                if signal.interrupted:
-                    raise KeyboardInterrupt
-                return trainer.state
-            except OSError as error:  # a log line may meet the full disk before a checkpoint does
-                raise disk_full(run_path) if is_disk_full(error) else lost(run_path, error) from None
-            finally:
-                trainer.board.close()
-                trainer.run.close()
-    finally:
-        shutdown()
+    with (
+        joined(device) as processes,
+        StopSignal() as signal,
+        Progress(quiet=quiet or not processes.is_main, opening=opening) as progress,
+    ):
+        images = source if source is not None else scan(config.data.path)
+        trainer = build_trainer(config, run_path, images, processes, device, progress, command)
+        trainer.evaluate = evaluate
+        try:
+            check_equal(facts(trainer))
+            run_steps(trainer, signal)
+            interrupted = any_true(signal.interrupted, device)
+        except OSError as error:  # a log line may meet the full disk before a checkpoint does
+            raise disk_full(run_path) if is_disk_full(error) else lost(run_path, error) from None
+        finally:
+            trainer.board.close()
+            trainer.run.close()
+    if interrupted:
+        raise KeyboardInterrupt
+    return trainer.state
+
+
+def facts(trainer: Trainer) -> dict[str, object]:
+    """What all processes must agree on, as they decide by it when to work together."""
+    decisive = {
+        "the names of the images": trainer.source.fingerprint()["names_sha256"],
+        "the step to go on from": trainer.state.step,
+        "whether there are labelled images": trainer.evaluate is not None,
+    }
+    return decisive | {key: value for key, value in items(trainer.config) if not key.startswith(("system.", "data."))}
 
 
 def build_trainer(
@@ -340,12 +353,13 @@ def write_log(trainer: Trainer, values: StepValues, end: int) -> None:
 
 
 def run_evaluation(trainer: Trainer) -> None:
-    """k-NN of the teacher by the callable handed in; on the main process, the others wait."""
+    """k-NN of the teacher by the callable handed in; all processes share its work, the main one keeps the records."""
     if trainer.evaluate is None:
         return
     fallen = ""
+    records = trainer.evaluate(trainer.model.teacher.backbone, trainer.state.step)
     if trainer.processes.is_main:
-        for record in trainer.evaluate(trainer.model.teacher.backbone, trainer.state.step):
+        for record in records:
             trainer.run.result(record)
             trainer.board.scalars({record.metric: record.value}, trainer.state.step)
             trainer.progress.message(f"step {trainer.state.step}: {record.metric} {record.value:.1f}")

@@ -25,7 +25,7 @@ from typing import IO, Any
 import ibot
 from ibot.config.override import diff, from_plain, show, to_plain
 from ibot.config.schema import Config
-from ibot.engine.distributed import Processes
+from ibot.engine.processes import Processes
 from ibot.errors import RunError
 from ibot.types import ResultRecord
 

@@ -14,8 +14,9 @@ from ibot.config.schema import Config, HeadConfig
 from ibot.data.decode import UnreadableImage, decode
 from ibot.data.pixels import MEAN, STD, Statistics, evaluation_view, normalize
 from ibot.data.sources import ImageSource
-from ibot.engine.distributed import Processes, barrier
+from ibot.engine.distributed import barrier
 from ibot.engine.files import write_atomically
+from ibot.engine.processes import Processes
 from ibot.engine.start import copy_backbone, head_tensors, patch_center
 from ibot.errors import ConfigError, WeightsError
 from ibot.method.model import Network

@@ -32,8 +32,9 @@ from torch import Tensor
 
 from ibot.data.labels import LabelledImages
 from ibot.data.pixels import normalize
-from ibot.engine.distributed import Processes, any_true, barrier
+from ibot.engine.distributed import any_true, barrier
 from ibot.engine.files import is_disk_full
+from ibot.engine.processes import Processes
 from ibot.engine.run import append_jsonl, read_jsonl
 from ibot.errors import DataError, ResourceError, UserError
 from ibot.eval.features import compute, finite

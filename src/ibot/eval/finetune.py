@@ -25,8 +25,9 @@ from torch.utils.data import DataLoader
 
 from ibot.data.pixels import normalize
 from ibot.engine.device import autocast, choose_precision, seed_step
-from ibot.engine.distributed import Processes, barrier, wrap_student
+from ibot.engine.distributed import barrier, gather, wrap_student
 from ibot.engine.files import read_state, write_atomically
+from ibot.engine.processes import Processes
 from ibot.errors import DataError, RunError, TrainingStopped
 from ibot.eval.augment import (
     LabelledPixels,
@@ -266,7 +267,7 @@ class _Run:
         top5 = 100 * topk_hits(logits, labels, 5).double().mean().item() if logits.shape[1] >= 5 else None
         top1 = 100 * topk_hits(logits, labels, 1).double().mean().item()
         self.scores.append(EpochScore(len(self.scores), loss, top1, top5))
-        self.bad = _union(self.bad)
+        self.bad = set().union(*gather(self.bad))
         self.loss_sum.zero_()
         if self.processes.is_main:
             is_best = self.best_epoch == len(self.scores) - 1
@@ -414,15 +415,6 @@ def _identity(
 
 def _labels(images: LabelledPixels, index: Tensor) -> Tensor:
     return torch.tensor([images.label(i) for i in index.tolist()])
-
-
-def _union(items: set[tuple[str, int, str]]) -> set[tuple[str, int, str]]:
-    """The sets of all processes together."""
-    if not dist.is_initialized():
-        return items
-    parts: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(parts, items)
-    return set().union(*parts)
 
 
 def _differences(stored: dict[str, Any], wanted: dict[str, Any]) -> str:

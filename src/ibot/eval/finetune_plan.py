@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from ibot.engine.distributed import Processes
+from ibot.engine.processes import Processes
 from ibot.engine.schedule import cosine, ramp
 from ibot.errors import DataError
 from ibot.eval.augment import Key, deal, epoch_size

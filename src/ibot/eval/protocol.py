@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ibot.data.decode import Orientation
 from ibot.data.labels import LabelledImages
-from ibot.engine.distributed import Processes
+from ibot.engine.processes import Processes
 from ibot.engine.run import software
 from ibot.eval.cache import FeatureSet, cached_features
 from ibot.eval.features import CLASS_TOKEN, Feature

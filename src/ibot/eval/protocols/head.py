@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, TypeVar
+from itertools import chain
+from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
 from ibot.data.labels import LabelledImages
 from ibot.data.pixels import normalize
-from ibot.engine.distributed import Processes
+from ibot.engine.distributed import gather
 from ibot.errors import DataError
 from ibot.eval.cache import FeatureSet
 from ibot.eval.features import CLASS_TOKEN
@@ -23,8 +23,6 @@ from ibot.eval.logistic import fit_logistic
 from ibot.eval.protocol import Context
 from ibot.eval.protocols.logistic import unit_rows
 from ibot.eval.views import in_batches, view_batches
-
-T = TypeVar("T")
 
 PENALTY = 0.1
 """Of the head that is fitted here, divided by the number of training images: the middle one of 8.3."""
@@ -142,8 +140,7 @@ def score_images(context: Context, images: LabelledImages, score: Score, name: s
             done += len(asked)
             if counter is not None:
                 counter(done, total)
-    rows, read = _from_all(rows, context.processes), _from_all(read, context.processes)
-    bad = _from_all(bad, context.processes)
+    rows, read, bad = list(chain(*gather(rows))), list(chain(*gather(read))), list(chain(*gather(bad)))
     if not rows:
         raise DataError(f"none of the {len(images)} images under '{images.root}' can be read", why=bad[0][1])
     index = np.concatenate(read)
@@ -155,15 +152,6 @@ def score_images(context: Context, images: LabelledImages, score: Score, name: s
         bad=[(images.name(position), reason) for position, reason in sorted(bad)],
         cached=False,
     )
-
-
-def _from_all(own: list[T], processes: Processes) -> list[T]:
-    """The lists of all processes, joined by rank."""
-    if processes.world_size == 1:
-        return own
-    parts: list[Any] = [None] * processes.world_size
-    dist.all_gather_object(parts, own)
-    return [item for part in parts for item in part]
 
 
 def logits_of(context: Context, classifier: LinearClassifier, images: LabelledImages, name: str) -> FeatureSet:

@@ -1,0 +1,266 @@
+"""Several processes end together: one that fails alone says why to the main process, which then ends all others.
+
+Otherwise they would wait in a collective for a process that never comes, until the collective gives up. Every process
+holds a connection to the main one; a connection that breaks without a word belongs to a process that was killed.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import multiprocessing
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from ibot.engine.processes import Processes, launched_processes
+from ibot.errors import IbotError, ResourceError, UserError
+
+log = logging.getLogger("ibot")
+
+JOIN_TIMEOUT = timedelta(minutes=10)
+"""For all processes to start: a queue may start them one by one, and each imports torch first."""
+GRACE_SECONDS = 1.0
+"""For the main process to meet the same error by itself, as it does with most of them."""
+WAIT_SECONDS = 3.0
+"""For an answer of the main process, and for the reason of a collective that broke."""
+VOTE_SECONDS = 15.0
+"""For the others to come where this process has failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a process ends, and with which exit code all others do."""
+
+    rank: int
+    host: str
+    code: int
+    text: str
+
+    @classmethod
+    def of(cls, error: BaseException, rank: int) -> Failure:
+        """What an exception says to the other processes."""
+        if isinstance(error, IbotError):
+            code, text = error.exit_code, str(error)
+        elif isinstance(error, KeyboardInterrupt):
+            code, text = 130, "interrupted"
+        else:
+            code, text = 1, f"{type(error).__name__}: {error}"
+        return cls(rank, socket.gethostname(), code, text)
+
+    @classmethod
+    def without_a_word(cls, rank: int, host: str) -> Failure:
+        """Of a process whose connection broke."""
+        error = ResourceError(
+            "a process was ended from outside",
+            why="most often the system does that when memory runs out",
+            fix="train.accumulate=2, fewer system.workers, or smaller batches; see also the log of that machine",
+        )
+        return cls(rank, host, error.exit_code, str(error))
+
+
+class Watch:
+    """The connection of this process with the main one; threads listen on it while the process works."""
+
+    def __init__(self, processes: Processes) -> None:
+        self.processes = processes
+        self.store = _meet(processes)
+        self._lock = threading.Lock()
+        self._leaving = False
+        self._heard, self._over = threading.Event(), threading.Event()
+        self._others: list[socket.socket] = []
+        if processes.is_main:
+            server = socket.create_server(("", 0), backlog=processes.world_size)
+            self.store.set("watch", json.dumps([socket.gethostname(), server.getsockname()[1]]))
+            _in_background(self._accept, server)
+        else:
+            host, port = json.loads(self.store.get("watch"))
+            connection = _connect((processes.address, host), port)
+            if connection is not None:
+                _send(connection, {"rank": processes.rank, "host": socket.gethostname()})
+                self._others.append(connection)
+                _in_background(self._follow, connection)
+
+    def done(self) -> None:
+        """Say that this process has done its part."""
+        if self._leave():
+            self._tell({"done": True})
+
+    def fail(self, error: BaseException) -> None:
+        """Say why this process ends. `error.told` is set where the main process prints it."""
+        if isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError):
+            # Perhaps a collective that broke because another process failed: then that one's reason comes now.
+            time.sleep(WAIT_SECONDS)
+        if not self._leave():
+            time.sleep(WAIT_SECONDS)  # a thread is about to end this process
+            return
+        self._tell({"failed": asdict(Failure.of(error, self.processes.rank))})
+        if not self.processes.is_main and self._heard.wait(WAIT_SECONDS):
+            # Not before the main process: its collectives would break and hide the reason.
+            self._over.wait(WAIT_SECONDS)
+            if isinstance(error, IbotError):
+                error.told = True
+
+    def _leave(self) -> bool:
+        """Whether nothing was said yet about the end of this process; from now on it was."""
+        with self._lock:
+            first, self._leaving = not self._leaving, True
+        return first
+
+    def _tell(self, message: dict[str, Any]) -> None:
+        for connection in list(self._others):
+            _send(connection, message)
+
+    def _accept(self, server: socket.socket) -> None:
+        while True:
+            connection, _ = server.accept()
+            self._others.append(connection)
+            _in_background(self._listen, connection)
+
+    def _listen(self, connection: socket.socket) -> None:
+        """The main process: hear what one of the others says."""
+        messages = _messages(connection)
+        sender, last = next(messages, {}), next(messages, {})
+        if "done" in last or not sender:
+            return
+        failure = Failure.without_a_word(sender["rank"], sender["host"])
+        if "failed" in last:
+            failure = Failure(**last["failed"])
+            _send(connection, {"heard": True})
+        time.sleep(GRACE_SECONDS)
+        if self._leave():
+            self._tell({"failed": asdict(failure)})
+            self._end(failure, say=True)
+
+    def _follow(self, connection: socket.socket) -> None:
+        """Another process: obey the main one."""
+        for message in _messages(connection):
+            if "heard" in message:
+                self._heard.set()
+            elif "failed" in message:
+                self._over.set()
+                if self._leave():
+                    self._end(Failure(**message["failed"]), say=False)
+            elif "done" in message:
+                self._others.clear()
+                return
+        self._over.set()
+        if self._leave():
+            lost = Failure.without_a_word(0, self.processes.address)
+            self._end(lost, say=self.processes.rank == 1)
+
+    def _end(self, failure: Failure, say: bool) -> None:
+        """End this process from a thread: the main thread may wait in a collective for ever."""
+        with suppress(OSError, ValueError):  # whoever reads them may be gone
+            if sys.stdout.isatty():
+                print("\x1b[?25h")  # a progress bar hides the cursor
+            sys.stdout.flush()
+            if say:
+                where = f"process {failure.rank} of {self.processes.world_size} on {failure.host}"
+                print(f"ibot: error: {failure.text}\n  from: {where}", file=sys.stderr, flush=True)
+        for child in multiprocessing.active_children():
+            child.terminate()
+        os._exit(failure.code)
+
+
+_current: Watch | None = None
+
+
+@contextmanager
+def watched() -> Iterator[None]:
+    """Several processes that run the body end together; nothing for a single one, or inside of another such body."""
+    global _current
+    processes = launched_processes()
+    if processes.world_size == 1 or _current is not None:
+        yield
+        return
+    _current = Watch(processes)
+    try:
+        yield
+        _current.done()
+    except BaseException as error:
+        _current.fail(error)
+        raise
+    finally:
+        _current = None
+
+
+def from_main(name: str, value: int) -> int:
+    """The main process's `value`; in a single process, or outside of `watched`, one's own."""
+    if _current is None:
+        return value
+    if _current.processes.is_main:
+        _current.store.set(name, str(value))
+    return int(_current.store.get(name))
+
+
+def from_all(name: str, text: str) -> list[str]:
+    """`text` of every process by rank, without a collective; not empty means that this process failed at `name`.
+
+    Then the others may be waiting elsewhere for it. Raises UserError if they do not come.
+    """
+    if _current is None:
+        return [text]
+    watch, names = _current, [f"{name}/{rank}" for rank in range(_current.processes.world_size)]
+    watch.store.set(names[watch.processes.rank], text)
+    try:
+        watch.store.wait(names, timedelta(seconds=VOTE_SECONDS) if text else JOIN_TIMEOUT)
+    except dist.DistStoreError:
+        raise UserError(f"{name}: {text}", why="this process alone met it") from None
+    return [watch.store.get(name).decode() for name in names]
+
+
+def _meet(processes: Processes) -> dist.TCPStore:
+    """The store at the main process's address, or that of torch's launcher, once all processes are there."""
+    launched = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    try:
+        return dist.TCPStore(
+            processes.address,
+            processes.port,
+            processes.world_size,
+            is_master=processes.is_main and not launched,
+            timeout=JOIN_TIMEOUT,
+            multi_tenant=not launched,
+        )
+    except RuntimeError as error:
+        raise UserError(
+            f"process {processes.rank} of {processes.world_size} did not meet the others",
+            why=str(error).splitlines()[0],
+            fix=f"were all started, and does MASTER_ADDR={processes.address} MASTER_PORT={processes.port} fit?",
+        ) from None
+
+
+def _connect(hosts: tuple[str, ...], port: int) -> socket.socket | None:
+    for host in hosts:
+        with suppress(OSError):
+            connection = socket.create_connection((host, port), timeout=20)
+            connection.settimeout(None)
+            return connection
+    log.warning("port %d of %s cannot be reached: a process that fails will be noticed late", port, hosts[0])
+    return None
+
+
+def _send(connection: socket.socket, message: dict[str, Any]) -> None:
+    with suppress(OSError):  # the other end is gone
+        connection.sendall(json.dumps(message).encode() + b"\n")
+
+
+def _messages(connection: socket.socket) -> Iterator[dict[str, Any]]:
+    """What comes, until the connection ends."""
+    with suppress(OSError), connection.makefile("rb") as lines:
+        for line in lines:
+            yield json.loads(line)
+
+
+def _in_background(work: Any, *arguments: Any) -> None:
+    threading.Thread(target=work, args=arguments, daemon=True).start()
