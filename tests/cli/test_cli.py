@@ -79,10 +79,10 @@ import multiprocessing, sys
 from ibot.cli.main import main
 from ibot.engine import loop
 plain = loop.to_device
-def kill_then_move(batch, device):
+def kill_then_move(batch, *where):
     for child in multiprocessing.active_children():
         child.kill()
-    return plain(batch, device)
+    return plain(batch, *where)
 loop.to_device = kill_then_move
 sys.exit(main(["pretrain", "tiny32", "--data", {str(labelled)!r}, "--run", {str(tmp_path / "run")!r}, "--device", "cpu",
                *{SMALL!r}, "system.workers=2", "train.length=400 steps"]))

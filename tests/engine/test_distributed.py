@@ -26,9 +26,9 @@ from ibot.engine import loop
 folder = Path(sys.argv[1])
 seen = []
 original = loop.to_device
-def recording(batch, device):
+def recording(batch, *where):
     seen.append([batch.index.tolist(), int(batch.masks.map.sum()), int(batch.global_views.long().sum())])
-    return original(batch, device)
+    return original(batch, *where)
 loop.to_device = recording
 try:
     loop.train(from_plain(json.loads((folder / "config.json").read_text())), folder / "run", command="test", quiet=True)
