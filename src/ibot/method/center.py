@@ -1,4 +1,4 @@
-"""Teacher targets without collapse: the running centers (paper section 3.2, spec 5.5) and Sinkhorn-Knopp."""
+"""Teacher targets without collapse: the running centers (paper algorithm 1, spec 5.5) and Sinkhorn-Knopp."""
 
 from __future__ import annotations
 
@@ -71,6 +71,7 @@ def sinkhorn_probs(logits: Tensor, temp: float, iterations: int = 3) -> Tensor:
     scores.masked_fill_(empty, 0.0)
     kernel = (scores - top.masked_fill(empty, 0.0)).exp_()
     row_weight = top.exp()[:, 0]
+    weight = scores.new_ones(scores.shape[1])
     # Half precision in these products would be an error of a per cent in the targets.
     with torch.autocast(kernel.device.type, enabled=False):
         for _ in range(min(iterations, BLOCK)):
