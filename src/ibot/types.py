@@ -57,16 +57,24 @@ class Masks:
     """float [M], one over the number of patches in the loss of the view the patch belongs to."""
     target: Tensor | None = None
     """int64 [M], positions of the teacher's patches to predict; None: those at `index`."""
+    local: Masks | None = None
+    """Those of the local views [L, B, N'], where they have some (an ablation)."""
 
     @property
     def num_views(self) -> int:
         """G * B, views without a mask included."""
         return self.map.shape[0] * self.map.shape[1]
 
+    @property
+    def loss_views(self) -> int:
+        """Views over which the patch loss is the mean: G * B, and L * B more where local views have masks."""
+        return self.num_views + (0 if self.local is None else self.local.num_views)
+
     def each(self, change: Callable[[Tensor], Tensor]) -> Masks:
         """`change` applied to all tensors."""
         target = None if self.target is None else change(self.target)
-        return Masks(change(self.map), change(self.index), change(self.weight), target)
+        local = None if self.local is None else self.local.each(change)
+        return Masks(change(self.map), change(self.index), change(self.weight), target, local)
 
 
 @dataclass(frozen=True, slots=True)

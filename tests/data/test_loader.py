@@ -61,6 +61,19 @@ def test_shapes_and_types(source):
     assert batch.local_views.shape == (2, 8, 3, 8, 8) and batch.masks.map.shape == (2, 8, 16)
 
 
+def test_local_views_have_masks_of_their_own_where_wanted(source):
+    made = config()
+    assert next(iter(steps(source, 1)))[0].masks.local is None
+    mask, model = replace(made.mask, views="all", ratio=((0.5, 0.0),)), replace(made.model, patch=2)
+    wanted = replace(made, mask=mask, model=model)
+    loader = Loader(wanted, source, grid=(8, 8), rank=0, world_size=1, start_step=0, end_step=1)
+    (first,) = next(iter(loader))
+    local = first.masks.local
+    assert local.map.shape == (2, 8, 16) and local.map.any(), "4 x 4 patches of 2 pixels"
+    moved = first.masks.each(lambda tensor: tensor.clone())
+    assert torch.equal(moved.local.map, local.map) and moved.loss_views == 8 * (2 + wanted.augment.num_local)
+
+
 def test_an_epoch_shows_every_image_at_most_once_and_the_next_in_another_order(source):
     first, second = ([b.index for s in steps(source, 3, start=start) for b in s] for start in (0, 3))
     assert len(set(np.concatenate(first))) == 24

@@ -1,5 +1,6 @@
 import math
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -192,6 +193,23 @@ def test_views_draw_their_ratios_apart_or_together():
     assert [(both == n).mean() for n in range(3)] == pytest.approx([0.25, 0.5, 0.25], abs=0.03)
     together = mask_ratios(MaskConfig(ratio_per="image"), 2, 0, 0, index)
     np.testing.assert_array_equal(together[0], together[1])
+
+
+def test_the_first_view_alone_may_be_masked():
+    index = np.arange(50)
+    whole = make_masks(MaskConfig(ratio=((0.3, 0.0),)), (14, 14), 2, 0, 0, index).map
+    first = make_masks(MaskConfig(ratio=((0.3, 0.0),), views="first"), (14, 14), 2, 0, 0, index).map
+    assert torch.equal(first[0], whole[0]) and not first[1].any() and whole[1].any()
+
+
+@pytest.mark.parametrize("shape", ["block", "random"])
+def test_masks_of_local_views_are_those_of_further_views(shape):
+    config, index = MaskConfig(ratio=((0.3, 0.2),), shape=shape, views="all"), np.arange(30)
+    together = make_masks(config, (6, 6), 5, 0, 0, index).map
+    assert torch.equal(make_masks(config, (6, 6), 3, 0, 0, index, first_view=2).map, together[2:])
+    image = replace(config, ratio_per="image")
+    both = [mask_ratios(image, n, 0, 0, index, first)[0] for n, first in ((2, 0), (3, 2))]
+    np.testing.assert_array_equal(*both)
 
 
 def test_nothing_is_masked_before_the_start_epoch():

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from ibot.config.resolve import check
 from ibot.config.schema import AugmentConfig, Config, HeadConfig, ModelConfig, OptimConfig, TrainConfig
 from ibot.data.masks import masks_from_map
 from ibot.engine.optimizer import build_optimizer
 from ibot.engine.update import Update
+from ibot.method.center import sinkhorn_probs
 from ibot.method.losses import cls_loss, patch_loss, teacher_probs
 from ibot.method.model import StudentTeacher, flat_token_rows
 from ibot.types import Batch, Masks, StepValues
@@ -179,6 +181,76 @@ def test_the_teacher_starts_as_the_student_and_moves_by_the_momentum():
     after, student = model.teacher.state_dict(), model.student.state_dict()
     for name in after:
         torch.testing.assert_close(after[name], 0.9 * before[name] + 0.1 * student[name])
+
+
+SWIN = {"kind": "swin", "width": 12, "depths": (1, 2), "stage_heads": (1, 2), "window": 3, "patch": 4}
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"model": SWIN}, {"head": {"norm": "bn"}}], ids=["vit", "swin", "bn"])
+def test_hidden_patches_of_local_views_count_like_those_of_global_ones(kwargs):
+    config = settings(**kwargs)
+    torch.manual_seed(0)
+    model, batch = StudentTeacher(config).double(), random_batch(config, 0)
+    model.patch_center.value.normal_(std=0.1)
+    plain, g = copy.deepcopy(model), torch.Generator().manual_seed(5)
+    hidden = torch.rand(2, 4, 4, generator=g) < 0.5
+    hidden[0, 1] = False
+    local = masks_from_map(hidden, dtype=torch.float64)
+    batch = dataclasses.replace(batch, masks=dataclasses.replace(batch.masks, local=local))
+    update = Update(model, model.student, build_optimizer(model.student, config.optim), config)
+    metrics = update.step([batch], VALUES).metrics
+
+    def logits(network, views, maps):
+        out = network.backbone(views.flatten(0, 1), None if maps is None else maps.flatten(0, 1))
+        z = network.head.project_both(out.cls, out.patches.flatten(0, 1))
+        return network.head.logits(*z)
+
+    cls, total = [], 0.0
+    for views, maps in ((batch.global_views, batch.masks.map), (batch.local_views, hidden)):
+        student_cls, student = logits(plain.student, views, maps)
+        teacher_cls, teacher = logits(plain.teacher, views, None)
+        cls.append((student_cls, teacher_cls))
+        target = teacher_probs(teacher, plain.patch_center.value, VALUES.patch_temp).view(*maps.shape, -1)
+        scores = (student / 0.1).log_softmax(-1).view(*maps.shape, -1)
+        each = -(target * scores).sum(-1) * maps
+        total += (each.sum(-1) / maps.sum(-1).clamp(min=1)).sum().item()
+    assert metrics["patch_loss"].item() == pytest.approx(total / 16, rel=1e-10)
+    student_cls = torch.cat([cls[0][0], cls[1][0]]).unflatten(0, (4, 4))
+    want = cls_loss(student_cls, teacher_probs(cls[0][1].unflatten(0, (2, 4)), torch.zeros(20), 0.05), 0.1)
+    assert metrics["cls_loss"].item() == pytest.approx(want.item(), rel=1e-10)
+
+
+@pytest.mark.parametrize("targets", ["center", "sinkhorn"])
+def test_hard_labels_put_all_of_a_target_on_its_largest_entry(targets):
+    config = settings(local=0)
+    method = dataclasses.replace(config.method, patch_labels="hard", targets=targets)
+    config = dataclasses.replace(config, method=method)
+    torch.manual_seed(0)
+    model, batch = StudentTeacher(config).double(), random_batch(config, 0)
+    model.patch_center.value.normal_(std=0.3)
+    with torch.no_grad():
+        teacher = model.teacher(batch.global_views, batch.masks).patch
+        student = model.student(batch.global_views, batch.masks, None).patch
+    probs = (teacher - model.patch_center.value) / VALUES.patch_temp
+    if targets == "sinkhorn":
+        probs = sinkhorn_probs(teacher, VALUES.patch_temp)
+    each = torch.nn.functional.cross_entropy(student / 0.1, probs.argmax(-1), reduction="none")
+    update = Update(model, model.student, build_optimizer(model.student, config.optim), config)
+    metrics = update.step([batch], VALUES).metrics
+    assert metrics["patch_loss"].item() == pytest.approx((each * batch.masks.weight).sum().item() / 8, rel=1e-10)
+    assert metrics["patch_entropy"].item() == 0
+    assert metrics["teacher_entropy"].item() > 0, "class targets stay soft"
+
+
+def test_a_center_momentum_of_one_is_no_centering():
+    config = settings(local=0)
+    config = dataclasses.replace(config, method=dataclasses.replace(config.method, center_momentum_patch=1.0))
+    check(config)
+    torch.manual_seed(0)
+    model = StudentTeacher(config).double()
+    update = Update(model, model.student, build_optimizer(model.student, config.optim), config)
+    update.step([random_batch(config, 0)], VALUES)
+    assert not model.patch_center.value.any() and model.cls_center.value.any()
 
 
 @pytest.mark.parametrize("match", ["position", "feature"])

@@ -112,6 +112,20 @@ def _view_problems(config: Config) -> Iterator[str]:
             yield f"mask.ratio {mean:g}:{half_width:g}: mean minus and plus half-width must lie within 0 and 1"
     if not config.mask.ratio:
         yield "mask.ratio is empty"
+    if config.mask.views == "all":
+        yield from _local_mask_problems(config)
+
+
+def _local_mask_problems(config: Config) -> Iterator[str]:
+    augment, method, stride = config.augment, config.method, config.model.stride
+    if not augment.num_local or method.patch_match != "hidden" or method.patch_target != "online":
+        yield (
+            "mask.views=all hides patches of local views: it needs augment.num_local above 0, "
+            "method.patch_match=hidden and method.patch_target=online"
+        )
+    if config.model.kind == "swin" and any(side % stride for side in augment.local_size):
+        height, width = augment.local_size
+        yield f"augment.local_size={height},{width} must be multiples of {stride} with mask.views=all"
 
 
 def _network_problems(config: Config) -> Iterator[str]:
@@ -176,8 +190,8 @@ def _method_problems(config: Config) -> Iterator[str]:
             "method.patch_target=online"
         )
     for name in ("center_momentum", "center_momentum_patch"):
-        if not 0 <= getattr(method, name) < 1:
-            yield f"method.{name}={getattr(method, name):g} must be at least 0 and below 1"
+        if not 0 <= getattr(method, name) <= 1:
+            yield f"method.{name}={getattr(method, name):g} must lie within 0 and 1"
     if optim.lr < 0 or optim.min_lr < 0 or optim.clip < 0:
         yield "optim.lr, optim.min_lr and optim.clip must not be negative"
 

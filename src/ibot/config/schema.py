@@ -114,6 +114,9 @@ class MaskConfig:
     """Draw the ratio anew for each global view (published code) or once per image (paper; quirk Q14)."""
     start_epoch: int = 0
     """First epoch with masks and a patch loss; the patch temperature warms up from here."""
+    views: Literal["global", "first", "all"] = "global"
+    """Views with hidden patches: every global one (the method), the first one alone, or the local ones as well
+    (pipelines b, d and c of figure 7; the last one makes the teacher see the local views too)."""
     full_width: bool = False
     """Let one block span the whole width or height (the published code forbids it; quirk Q15)."""
 
@@ -185,7 +188,7 @@ class ModelConfig:
 
 @dataclass(frozen=True, slots=True)
 class HeadConfig:
-    """The projection head: the online tokenizer (section 3.2; spec 4)."""
+    """The projection head: the online tokenizer (sections 3.1, 3.2; spec 4)."""
 
     out_dim: int = 8192
     """K, prototypes of the class token."""
@@ -216,7 +219,7 @@ class HeadConfig:
 
 @dataclass(frozen=True, slots=True)
 class MethodConfig:
-    """Losses, targets and the teacher (equations 1 to 3, algorithm 1; spec 5)."""
+    """Losses, targets and the teacher (equations 2 and 3, algorithm 1; spec 5)."""
 
     student_temp: float = 0.1
     """Student temperature of both losses."""
@@ -240,12 +243,14 @@ class MethodConfig:
     patch_match: Literal["hidden", "position", "feature"] = "hidden"
     """Which teacher patch a student patch predicts: itself, hidden, in the same view (the method); or, without masks,
     that of the other global view at the nearest place or with the most similar feature (ablations, appendix E)."""
+    patch_labels: Literal["soft", "hard"] = "soft"
+    """Targets of hidden patches: the distribution (the method), or all on its largest entry (ablation, table 18)."""
     tokenizer: str = ""
     """Weights of the frozen tokenizer, with their head."""
     center_momentum: float = 0.9
-    """Momentum of the class center."""
+    """Momentum of the class center; with 1 it stays at zero: no centering."""
     center_momentum_patch: float = 0.9
-    """Momentum of the patch center."""
+    """Momentum of the patch center; with 1 it stays at zero: no centering (ablation, table 18)."""
     cls_weight: float = 1.0
     """Weight of the class-token loss."""
     patch_weight: float = 1.0
@@ -258,7 +263,7 @@ class MethodConfig:
 
 @dataclass(frozen=True, slots=True)
 class OptimConfig:
-    """Optimizer and its schedules (appendix B; spec 6)."""
+    """Optimizer and its schedules (section 3.2; spec 6)."""
 
     name: Literal["adamw", "sgd", "lars"] = "adamw"
     """The optimizer. SGD and LARS take their momentum from `betas`."""

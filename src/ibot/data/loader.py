@@ -14,6 +14,7 @@ import sys
 import threading
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -29,7 +30,7 @@ from ibot.data.pixels_batch import render_batch
 from ibot.data.sources import ImageSource
 from ibot.errors import ConfigError, DataError
 from ibot.rng import Purpose, permutation, uniform
-from ibot.types import Batch
+from ibot.types import Batch, Masks
 
 READ_AHEAD = 4 * 2**30
 """Bytes of views that the workers of one process may hold ready."""
@@ -78,7 +79,7 @@ class MicroBatches(Dataset["Batch | DataError"]):
         views = [_planar(pixels) for pixels in render_batch(images, params, config.augment)]
         num_global = config.augment.num_global
         if config.method.patch_match == "hidden":
-            masks = make_masks(config.mask, self.grid, num_global, config.train.seed, epoch, index)
+            masks = self._masks(epoch, index)
         else:
             masks = make_pairs(config.method.patch_match, params, self.grid)
         return Batch(
@@ -89,6 +90,17 @@ class MicroBatches(Dataset["Batch | DataError"]):
             content=np.array([content_hash(image) for image in images], dtype=np.int64),
             bad=tuple(bad),
         )
+
+    def _masks(self, epoch: int, index: NDArray[np.int64]) -> Masks:
+        """Masks of the global views, and where they are wanted those of the local ones."""
+        config, augment, seed = self.config, self.config.augment, self.config.train.seed
+        masks = make_masks(config.mask, self.grid, augment.num_global, seed, epoch, index)
+        if config.mask.views != "all":
+            return masks
+        grid = (augment.local_size[0] // config.model.stride, augment.local_size[1] // config.model.stride)
+        first = augment.num_global
+        local = make_masks(config.mask, grid, augment.num_local, seed, epoch, index, first_view=first)
+        return replace(masks, local=local)
 
     def _decode(self, wanted: int, epoch: int, bad: list[tuple[str, str]]) -> tuple[NDArray[np.uint8], int]:
         """Pixels of image `wanted`, or of the first readable one among its keyed replacements.

@@ -27,27 +27,47 @@ LOG_ASPECT = math.log(1 / 0.3)
 
 
 def make_masks(
-    config: MaskConfig, grid: tuple[int, int], num_global: int, seed: int, epoch: int, index: NDArray[np.int64]
+    config: MaskConfig,
+    grid: tuple[int, int],
+    num_views: int,
+    seed: int,
+    epoch: int,
+    index: NDArray[np.int64],
+    *,
+    first_view: int = 0,
 ) -> Masks:
-    """Masks of the global views of the images `index` [B] in one epoch; all empty before `config.start_epoch`."""
+    """Masks of views of one size of the images `index` [B] in one epoch; all empty before `config.start_epoch`.
+
+    first_view: number of the first of these views among all: 0 for the global ones, G for the local ones.
+    """
     if epoch < config.start_epoch:
-        return masks_from_map(torch.zeros(num_global, len(index), grid[0] * grid[1], dtype=torch.bool))
-    targets = mask_ratios(config, num_global, seed, epoch, index) * (grid[0] * grid[1])
+        return masks_from_map(torch.zeros(num_views, len(index), grid[0] * grid[1], dtype=torch.bool))
+    targets = mask_ratios(config, num_views, seed, epoch, index, first_view) * (grid[0] * grid[1])
+    views = np.arange(first_view, first_view + num_views)
     draw = _block_masks if config.shape == "block" else _random_masks
-    maps = draw(config, targets, grid, seed, epoch, index)
+    maps = draw(config, targets, grid, seed, epoch, index, views)
     return masks_from_map(torch.from_numpy(maps).flatten(2))
 
 
 def mask_ratios(
-    config: MaskConfig, num_global: int, seed: int, epoch: int, index: NDArray[np.int64]
+    config: MaskConfig,
+    num_views: int,
+    seed: int,
+    epoch: int,
+    index: NDArray[np.int64],
+    first_view: int = 0,
 ) -> NDArray[np.float64]:
-    """Share of patches to hide, [G, B]: one pair of `config.ratio` at random, then uniform within it (spec 2.3.1)."""
+    """Share of patches to hide, [V, B]: one pair of `config.ratio` at random, then uniform within it (spec 2.3.1)."""
+    views = np.arange(first_view, first_view + num_views)
     # All views of an image share the draws of view 0 when the ratio is per image.
-    views = np.arange(num_global) * (config.ratio_per == "view")
-    drawn = uniform(seed, epoch, index[None, :], views[:, None], Purpose.MASK_RATIO, 2)
+    keys = views * (config.ratio_per == "view")
+    drawn = uniform(seed, epoch, index[None, :], keys[:, None], Purpose.MASK_RATIO, 2)
     pairs = np.asarray(config.ratio, dtype=np.float64)
     mean, half_width = np.moveaxis(pairs[(drawn[..., 0] * len(pairs)).astype(int)], -1, 0)
-    return mean + half_width * (2 * drawn[..., 1] - 1)
+    ratios = mean + half_width * (2 * drawn[..., 1] - 1)
+    if config.views == "first":
+        ratios[views > 0] = 0.0
+    return ratios
 
 
 def masks_from_map(hidden: Tensor, dtype: torch.dtype = torch.float32) -> Masks:
@@ -63,14 +83,14 @@ def _block_masks(
     seed: int,
     epoch: int,
     index: NDArray[np.int64],
+    views: NDArray[np.int64],
 ) -> NDArray[np.bool_]:
-    """Maps bool [G, B, h, w] with about `targets` [G, B] hidden cells in rectangles (spec 2.3.2)."""
+    """Maps bool [V, B, h, w] with about `targets` [V, B] hidden cells in rectangles (spec 2.3.2)."""
     maps = np.zeros((*targets.shape, *grid), dtype=bool)
     limits = grid if config.full_width else (grid[0] - 1, grid[1] - 1)
-    views = np.arange(len(targets))[:, None]
-    drawn = uniform(seed, epoch, index, views, Purpose.MASK_BLOCK, DRAWS_PER_FETCH).tolist()
+    drawn = uniform(seed, epoch, index, views[:, None], Purpose.MASK_BLOCK, DRAWS_PER_FETCH).tolist()
     for view, i in zip(*np.nonzero(targets >= 1), strict=True):
-        key = (seed, epoch, int(index[i]), int(view))
+        key = (seed, epoch, int(index[i]), int(views[view]))
         _fill_with_blocks(maps[view, i], float(targets[view, i]), limits, _four_at_a_time(drawn[view][i], key))
     return maps
 
@@ -118,13 +138,14 @@ def _random_masks(
     seed: int,
     epoch: int,
     index: NDArray[np.int64],
+    views: NDArray[np.int64],
 ) -> NDArray[np.bool_]:
-    """Maps bool [G, B, h, w] with int(target) hidden cells each, all sets equally likely (spec 2.3.3)."""
+    """Maps bool [V, B, h, w] with int(target) hidden cells each, all sets equally likely (spec 2.3.3)."""
     cells = grid[0] * grid[1]
     # One word per cell, in chunks of what one counter gives; the cells with the smallest words are hidden.
     chunks = np.arange(-(-cells // MAX_DRAWS)) * 256
-    views = chunks + np.arange(len(targets))[:, None, None]
-    drawn = words(seed, epoch, index[:, None], views, Purpose.MASK_RANDOM, MAX_DRAWS)
+    keys = chunks + views[:, None, None]
+    drawn = words(seed, epoch, index[:, None], keys, Purpose.MASK_RANDOM, MAX_DRAWS)
     drawn = drawn.reshape(*targets.shape, -1)[..., :cells]
     rank = drawn.argsort(axis=-1, kind="stable").argsort(axis=-1, kind="stable")
     return (rank < targets.astype(np.int64)[..., None]).reshape(*targets.shape, *grid)

@@ -1,4 +1,4 @@
-"""The teacher follows the student (paper section 3.2, spec 6.8)."""
+"""The teacher follows the student (paper section 2.2, algorithm 1; spec 6.8)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cross-entropy between the sharpened teacher and the student (paper equations 1 to 3, spec 5.2, 5.3).
+"""Cross-entropy between the sharpened teacher and the student (paper equations 2 and 3, spec 5.2, 5.3).
 
 Pure functions of tensors, computed in float32 or wider. Both losses use -sum p log q = m * logsumexp(s) - <p, s> for
 targets that sum to m, so that no log-softmax is stored (spec 5.7, I6, I7); the tests hold the plain double loops. The
@@ -19,6 +19,11 @@ def teacher_probs(logits: Tensor, center: Tensor, temp: float) -> Tensor:
     return F.softmax((at_least_float32(logits) - center) / temp, dim=-1)
 
 
+def hard_labels(probs: Tensor) -> Tensor:
+    """All of each row [..., K] on its largest entry, the first of equal ones (ablation, table 18)."""
+    return torch.zeros_like(probs).scatter_(-1, probs.argmax(dim=-1, keepdim=True), 1.0)
+
+
 def cls_loss(student: Tensor, teacher: Tensor, student_temp: float) -> Tensor:
     """Mean cross-entropy over all (teacher view, student view) pairs of different views (equation 2 for all views).
 
@@ -36,7 +41,7 @@ def cls_loss(student: Tensor, teacher: Tensor, student_temp: float) -> Tensor:
 
 
 def patch_loss(student: Tensor, teacher: Tensor, weight: Tensor, num_views: int, student_temp: float) -> Tensor:
-    """Masked-patch cross-entropy (equation 1); each view counts once, however many patches it hides.
+    """Masked-patch cross-entropy (equation 3); each view counts once, however many patches it hides.
 
     student: logits [M, K] of the masked patches of all global views. teacher: probabilities [M, K] at the same places
     of the whole view. weight: [M], one over the number of masked patches of the patch's view.

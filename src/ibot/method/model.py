@@ -71,31 +71,45 @@ class Student(Network):
         super().__init__(config, drop_path=config.model.drop_path, masked=True, shared=config.head.shared)
 
     def forward(self, global_views: Tensor, masks: Masks, local_views: Tensor | None) -> StudentOutput:
-        """One pass over all views: global_views [G, B, 3, H, W] with their masks, local_views [L, B, 3, H', W']."""
+        """One pass over all views: global_views [G, B, 3, H, W] with masks, local_views [L, B, 3, H', W'] or None.
+
+        Local views are whole, unless `masks.local` hides patches of theirs; those come last among the patches.
+        """
         num_global, batch = global_views.shape[:2]
         num_tokens = 1 + masks.map.shape[-1]
         cls_rows = torch.arange(num_global * batch, device=masks.index.device) * num_tokens
         images, hidden = global_views.flatten(0, 1), masks.map.flatten(0, 1)
         if self.head.sees_batch:
             cls, patch, features = self._dense_pass(images, hidden, masks.index)
-            cls_local = self._dense_pass(local_views.flatten(0, 1), None, None)[0] if local_views is not None else None
-            logits, patch = self.head.logits(cls if cls_local is None else torch.cat([cls, cls_local]), patch)
+            if local_views is not None:
+                local = () if masks.local is None else (masks.local.map.flatten(0, 1), masks.local.index)
+                cls_local, patch_local, _ = self._dense_pass(local_views.flatten(0, 1), *local)
+                cls, patch = torch.cat([cls, cls_local]), torch.cat([patch, patch_local])
+            logits, patch = self.head.logits(cls, patch)
         else:
             rows = self.backbone.forward_rows(images, hidden, torch.cat([cls_rows, flat_token_rows(masks)]))
-            features = rows[: len(cls_rows)]
-            local = [] if local_views is None else [self._cls_tokens(local_views.flatten(0, 1))]
-            z_cls, z_patch = self.head.project_both(torch.cat([features, *local]), rows[len(cls_rows) :])
+            features, patches = rows.split([len(cls_rows), len(rows) - len(cls_rows)])
+            cls = features
+            if local_views is not None:
+                cls_local, patches_local = self._local_tokens(local_views.flatten(0, 1), masks.local)
+                cls, patches = torch.cat([features, cls_local]), torch.cat([patches, patches_local])
+            z_cls, z_patch = self.head.project_both(cls, patches)
             logits, patch = self.head.logits(z_cls, z_patch)
         return StudentOutput(logits.unflatten(0, (-1, batch)), patch, features.unflatten(0, (num_global, batch)))
 
-    def _cls_tokens(self, images: Tensor) -> Tensor:
-        """Class tokens [B, D] of unmasked images."""
+    def _local_tokens(self, images: Tensor, masks: Masks | None) -> tuple[Tensor, Tensor]:
+        """Class tokens [B, D] of local views and the tokens [M, D] of their hidden patches, if any."""
         rows_of_tokens, columns = self.backbone.token_grid(*images.shape[-2:])
-        rows = torch.arange(len(images), device=images.device) * (1 + rows_of_tokens * columns)
-        return self.backbone.forward_rows(images, None, rows)
+        cls_rows = torch.arange(len(images), device=images.device) * (1 + rows_of_tokens * columns)
+        if masks is None:
+            cls = self.backbone.forward_rows(images, None, cls_rows)
+            return cls, cls[:0]
+        rows = torch.cat([cls_rows, flat_token_rows(masks)])
+        tokens = self.backbone.forward_rows(images, masks.map.flatten(0, 1), rows)
+        return tokens[: len(images)], tokens[len(images) :]
 
     def _dense_pass(
-        self, images: Tensor, hidden: Tensor | None, places: Tensor | None
+        self, images: Tensor, hidden: Tensor | None = None, places: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Every token through the head, for batch norm: projected class rows, projected patch rows, class tokens."""
         output = self.backbone(images, hidden)
@@ -112,15 +126,23 @@ class Teacher(Network):
         self.requires_grad_(False)
 
     @torch.no_grad()
-    def forward(self, global_views: Tensor, masks: Masks) -> TeacherOutput:
-        """One pass over the whole global views [G, B, 3, H, W]."""
+    def forward(self, global_views: Tensor, masks: Masks, local_views: Tensor | None = None) -> TeacherOutput:
+        """One pass over the whole global views [G, B, 3, H, W].
+
+        And over the whole local views [L, B, 3, H', W'], where `masks.local` hides patches from the student.
+        """
         num_global, batch = global_views.shape[:2]
         output = self.backbone(global_views.flatten(0, 1))
         z_cls, z_patches = self.head.project_both(output.cls, output.patches.flatten(0, 1))
         places = masks.index if masks.target is None else masks.target
         if self.matches_features:
             places = most_similar(output.patches.unflatten(0, (num_global, batch)))[masks.index]
-        cls, patch = self.head.logits(z_cls, z_patches[places])
+        wanted = z_patches[places]
+        if masks.local is not None and local_views is not None:
+            local = self.backbone(local_views.flatten(0, 1))
+            _, z_local = self.head.project_both(local.cls, local.patches.flatten(0, 1))
+            wanted = torch.cat([wanted, z_local[masks.local.index]])
+        cls, patch = self.head.logits(z_cls, wanted)
         # By linearity the mean of all patch logits is the last layer applied to the mean row (spec 5.7, I1).
         _, patch_mean = self.head.logits(z_cls[:0], z_patches.mean(dim=0, keepdim=True))
         return TeacherOutput(

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from ibot.config.schema import MethodConfig
 from ibot.method.center import sinkhorn_probs
-from ibot.method.losses import cls_loss, entropy, koleo_loss, patch_loss, teacher_probs
+from ibot.method.losses import cls_loss, entropy, hard_labels, koleo_loss, patch_loss, teacher_probs
 from ibot.method.model import StudentOutput, StudentTeacher, TeacherOutput
-from ibot.types import Batch, StepValues
+from ibot.types import Batch, Masks, StepValues
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,17 +32,17 @@ def training_step(
     method: MethodConfig,
     observe: bool = True,
 ) -> StepOutput:
-    """Loss of one micro-batch (equation 3); remembers the teacher's mean logits for the centers.
+    """Loss of one micro-batch (equations 2 and 3, summed); remembers the teacher's mean logits for the centers.
 
     `student` is `model.student` or its distributed wrapper. The targets use the centers of the step before; call
     `update_centers` after the last micro-batch. With `observe` the metrics hold more than the losses.
     """
-    teacher: TeacherOutput = model.teacher(batch.global_views, batch.masks)
+    teacher: TeacherOutput = model.teacher(batch.global_views, batch.masks, batch.local_views)
     output: StudentOutput = student(batch.global_views, batch.masks, batch.local_views)
     cls_target, patch_target = _targets(model, teacher, batch, values, method)
     cls = cls_loss(output.cls, cls_target, method.student_temp)
-    weight = batch.masks.weight.to(output.patch.dtype)
-    patch = patch_loss(output.patch, patch_target, weight, batch.masks.num_views, method.student_temp)
+    weight = loss_weight(batch.masks).to(output.patch.dtype)
+    patch = patch_loss(output.patch, patch_target, weight, batch.masks.loss_views, method.student_temp)
     loss = method.cls_weight * cls + method.patch_weight * patch
     metrics = {"cls_loss": cls, "patch_loss": patch}
     if method.koleo_weight:
@@ -54,6 +54,11 @@ def training_step(
     if observe:
         metrics.update(_observations(teacher, output, cls_target, patch_target, batch))
     return StepOutput(loss, {name: value.detach() for name, value in metrics.items()}, output, teacher)
+
+
+def loss_weight(masks: Masks) -> Tensor:
+    """Weights of all patches in the loss, those of local views last."""
+    return masks.weight if masks.local is None else torch.cat([masks.weight, masks.local.weight])
 
 
 @torch.no_grad()
@@ -71,7 +76,7 @@ def _targets(
         patch = sinkhorn_probs(teacher.patch, values.patch_temp)
     else:
         patch = teacher_probs(teacher.patch, model.patch_center.value, values.patch_temp)
-    return cls, patch
+    return cls, hard_labels(patch) if method.patch_labels == "hard" else patch
 
 
 @torch.no_grad()
@@ -80,10 +85,10 @@ def _observations(
 ) -> dict[str, Tensor]:
     """Numbers that say how the training does, without labels."""
     rows = cls_target.flatten(0, 1)
-    weight = batch.masks.weight.to(patch_target.dtype)
+    weight = loss_weight(batch.masks).to(patch_target.dtype)
     # The patch loss counts views without a mask as zero; entropy and loss per hidden view compare with ln K.
     masked_views = weight.sum().round()  # the weights of a view sum to 1
-    per_view = batch.masks.num_views / masked_views.clamp(min=1)
+    per_view = batch.masks.loss_views / masked_views.clamp(min=1)
     last_global = teacher.cls.shape[0] - 1
     return {
         "teacher_entropy": entropy(rows).mean(),

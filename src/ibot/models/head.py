@@ -1,4 +1,4 @@
-"""The projection head, teacher's copy of which is the online tokenizer (paper section 3.2, spec 4).
+"""The projection head, teacher's copy of which is the online tokenizer (paper sections 3.1, 3.2; spec 4).
 
     x [R, D] -> MLP -> bottleneck, l2-normalised -> weight-normalised last layer -> logits [R, K]
 
