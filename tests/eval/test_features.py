@@ -108,3 +108,24 @@ def test_progress_counts_the_images_and_those_that_cannot_be_read(backbone, sour
     backbone.eval()
     extract_features(backbone, source, size=(32, 32), indices=[0])
     assert not backbone.training
+
+
+def test_a_folder_a_path_of_weights_and_one_number_for_the_size_will_do(backbone, source, tmp_path):
+    torch.save({"state_dict": backbone.state_dict(), "settings": {"num_attention_heads": 2}}, tmp_path / "w.pth")
+    want = extract_features(backbone, source, size=(32, 32), device="cpu")
+    for weights, folder in ((str(tmp_path / "w.pth"), str(source.root)), (tmp_path / "w.pth", source.root)):
+        features = extract_features(weights, folder, size=32)
+        assert torch.equal(features.cls, want.cls) and features.names == want.names
+
+
+def test_every_part_of_the_backbone_is_left_in_its_mode(backbone, source):
+    backbone.blocks[1].eval()
+    modes = [part.training for part in backbone.modules()]
+    extract_features(backbone, source, size=(32, 32))
+    assert [part.training for part in backbone.modules()] == modes and len(set(modes)) == 2
+
+
+@pytest.mark.parametrize("wrong", [{"batch": 0}, {"size": 0}, {"indices": [99]}, {"indices": [-1]}])
+def test_settings_that_mean_nothing_are_refused(backbone, source, wrong):
+    with pytest.raises(ValueError, match="of 6 images"):
+        extract_features(backbone, source, **{"size": 32, **wrong})

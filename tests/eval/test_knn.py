@@ -1,11 +1,13 @@
 import json
 import math
+import warnings
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
+from ibot.eval.features import Features
 from ibot.eval.knn import knn_accuracy
 from ibot.eval.spectrum import effective_rank, whiten
 
@@ -126,9 +128,9 @@ def test_shapes_that_do_not_fit_are_refused():
             knn_accuracy(train, labels, test, labels)
     with pytest.raises(ValueError, match="cannot be compared"):
         knn_accuracy(rows, labels, rows[:0], labels)
-    with pytest.raises(ValueError, match="4, 4 features but 3, 4 labels"):
+    with pytest.raises(ValueError, match=r"4 features to train but labels of shape \(3,\)"):
         knn_accuracy(rows, labels[:3], rows, labels)
-    with pytest.raises(ValueError, match="4, 4 features but 4, 3 labels"):
+    with pytest.raises(ValueError, match=r"4 features to test but labels of shape \(3,\)"):
         knn_accuracy(rows, labels, rows, labels[:3])
 
 
@@ -137,6 +139,63 @@ def test_progress_counts_the_bank_once():
     labels = torch.arange(20) % 3
     knn_accuracy(rows, labels, rows, labels, ks=(2,), block=8, progress=lambda *now: told.append(now))
     assert told[-1] == (20, 20) and [done for done, _ in told] == sorted(done for done, _ in told)
+
+
+@pytest.fixture(scope="module")
+def lengths():
+    """Rows of three classes whose lengths say nothing, and labels: bank and queries."""
+    g = torch.Generator().manual_seed(0)
+    labels = [torch.arange(n) % 3 for n in (90, 60)]
+    rows = [torch.eye(8)[label] + 0.35 * torch.randn(len(label), 8, generator=g) for label in labels]
+    rows = [part * torch.exp(2 * torch.randn(len(part), 1, generator=g)) for part in rows]
+    return rows[0], labels[0], rows[1], labels[1]
+
+
+def test_rows_are_scaled_unless_told_otherwise(lengths):
+    train, labels, test, truth = lengths
+    unit = [F.normalize(rows, dim=1) for rows in (train, test)]
+    want = knn_accuracy(unit[0], labels, unit[1], truth, ks=[5], scale=False)[5]
+    got = knn_accuracy(train, labels, test, truth, ks=[5])[5]
+    assert got.top1 == want.top1 > 90 and torch.equal(got.hits, want.hits)
+    assert knn_accuracy(train, labels, test, truth, ks=[5], scale=False)[5].top1 < 70
+
+
+def test_features_arrays_and_lists_give_what_tensors_give(lengths):
+    train, labels, test, truth = lengths
+    want = knn_accuracy(*lengths, ks=[5])[5].top1
+    bank, queries = (Features(x, None, y, []) for x, y in ((train, labels), (test, truth)))
+    assert knn_accuracy(bank, test=queries, ks=5)[5].top1 == want
+    assert knn_accuracy(bank, labels, queries, truth, ks=5)[5].top1 == want
+    arrays = [part.numpy().copy() for part in lengths]
+    arrays[0].flags.writeable = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert knn_accuracy(*arrays, ks=5)[5].top1 == want
+    assert knn_accuracy(*(part.tolist() for part in lengths), ks=5)[5].top1 == want
+    assert knn_accuracy(train, labels.int(), test, truth.tolist(), ks=5)[5].top1 == want
+
+
+def test_what_is_missing_or_no_number_is_named(lengths):
+    train, labels, test, truth = lengths
+    bare = Features(train, None, None, [])
+    nan = train.clone()
+    nan[3, 1] = torch.nan
+    cases = [
+        (dict(train=bare, test=test, test_labels=truth), "no labels to train"),
+        (dict(train=train, train_labels=labels), "no features to test"),
+        (dict(train=bare, train_labels=bare), "no features to test"),
+        (dict(train=train, train_labels=Features(test, None, truth, []), test=test), "test=queries"),
+        (dict(train=train, train_labels=labels[:5], test=test, test_labels=truth), r"90 features .* shape \(5,\)"),
+        (dict(train=train, train_labels=labels.float(), test=test, test_labels=truth), "whole numbers"),
+        (dict(train=train, train_labels=labels - 1, test=test, test_labels=truth), "whole numbers"),
+        (dict(train=nan, train_labels=labels, test=test, test_labels=truth), "not finite"),
+        (dict(train=train, train_labels=labels, test=test, test_labels=truth, ks=[0]), "positive"),
+        (dict(train=train, train_labels=labels, test=test, test_labels=truth, ks=[]), "positive"),
+        (dict(train=train, train_labels=labels, test=test, test_labels=truth, temperature=0), "positive"),
+    ]
+    for arguments, message in cases:
+        with pytest.raises(ValueError, match=message):
+            knn_accuracy(**arguments)
 
 
 def test_effective_rank_of_isotropic_and_flat_features():

@@ -3,7 +3,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ibot.eval.nearest import _Patient, _Rounded, largest, nearest
+from ibot.eval.nearest import _Patient, _Rounded, largest, nearest, unit_rows
 
 
 def unit(count, width, seed, mean=0.0, kind=torch.float32):
@@ -22,6 +22,14 @@ def assert_same_neighbours(got, bank, queries, k):
     torch.testing.assert_close(values.double(), want, atol=tolerance, rtol=0)
     torch.testing.assert_close(products.gather(1, index), want, atol=tolerance, rtol=0)
     assert all(len(set(row)) == len(row) for row in index.tolist())
+
+
+def test_scaling_twice_changes_no_bit():
+    rows = torch.cat([3 + torch.randn(500, 48), torch.zeros(2, 48)])
+    once = unit_rows(rows)
+    assert torch.equal(once, F.normalize(rows, dim=1)) and torch.equal(unit_rows(once), once)
+    # What was scaled in float32 stays the same in a wider type too.
+    assert torch.equal(unit_rows(once.double()), once.double())
 
 
 SCREENS = [None, torch.float32, torch.bfloat16]

@@ -135,12 +135,8 @@ def accuracy(bank: Features, queries: Features, config: Config) -> float:
     """Top-1 of the vote among the features as they are, l2-normalised."""
     from ibot.eval.knn import knn_accuracy
 
-    assert bank.labels is not None and queries.labels is not None
-    scores = knn_accuracy(
-        bank.unit(), bank.labels, queries.unit(), queries.labels,
-        ks=[config.evaluate.k], temperature=config.evaluate.temperature,
-    )  # fmt: skip
-    return scores[config.evaluate.k].top1
+    k, temperature = config.evaluate.k, config.evaluate.temperature
+    return knn_accuracy(bank, test=queries, ks=k, temperature=temperature)[k].top1
 
 
 def pixel_accuracy(sets: tuple[ImageSource, ImageSource], config: Config) -> float:

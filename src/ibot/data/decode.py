@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-import warnings
 from pathlib import Path
 from typing import BinaryIO, Literal
 
@@ -11,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
+
+from ibot.process import ignored_warnings
 
 MAX_PIXELS = 89_478_485
 """Larger images are refused from their header: a few bytes can declare terabytes."""
@@ -62,8 +63,7 @@ def decode_file(file: BinaryIO, exif_orientation: Orientation = "apply") -> NDAr
 
     Raises UnreadableImage, and OSError where the first bytes cannot be read.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow warns of large images and of damaged EXIF data
+    with ignored_warnings():  # Pillow warns of large images and of damaged EXIF data
         image = _open(file)
         try:
             image.load()

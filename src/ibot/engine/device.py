@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import os
 import platform
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
+from ibot.config.schema import SystemConfig
 from ibot.engine.processes import launched_processes
 from ibot.errors import UserError
+from ibot.process import loaders_forgotten
 from ibot.rng import Purpose, torch_seed
+
+WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
+"""Without it cuBLAS has no deterministic kernels."""
 
 
 def choose_device(name: str) -> torch.device:
@@ -67,13 +73,39 @@ def seed_step(seed: int, step: int, rank: int) -> None:
     torch.manual_seed(torch_seed(seed, step, rank, Purpose.DROP_PATH))
 
 
-def prepare(threads: int, deterministic: bool) -> None:
-    """Set threads of CPU products (0: torch's choice) and, if asked, kernels that repeat bit by bit."""
-    if threads:
-        torch.set_num_threads(threads)
-    if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True)
+@contextmanager
+def prepared(settings: SystemConfig) -> Iterator[torch.device]:
+    """The device of a training, with the threads (0: torch's choice) and the kernels that were asked for.
+
+    All of that belongs to the process, and so to whoever called the training from Python: afterwards it is as before,
+    the state of torch's random numbers included. Raises UserError for a device that is absent.
+    """
+    threads, workspace = torch.get_num_threads(), os.environ.get(WORKSPACE)
+    strict, lenient = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+    try:
+        if settings.threads:
+            torch.set_num_threads(settings.threads)
+        if settings.deterministic:
+            os.environ.setdefault(WORKSPACE, ":4096:8")  # before the first use of a GPU
+            torch.use_deterministic_algorithms(True)
+        device = choose_device(settings.device)
+        on_gpu = device.type == "cuda"
+        with (
+            loaders_forgotten(),
+            torch.random.fork_rng([device] if on_gpu else []),
+            torch.cuda.device(device if on_gpu else -1),
+        ):
+            yield device
+    finally:
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
+        if settings.deterministic:
+            torch.use_deterministic_algorithms(strict, warn_only=lenient)
+            if workspace is None:
+                del os.environ[WORKSPACE]
 
 
 def device_memory(device: torch.device) -> float:

@@ -19,7 +19,7 @@ from ibot.data.loader import Loader
 from ibot.data.pixels import normalize
 from ibot.data.sources import ImageSource, scan
 from ibot.engine.checkpoint import disk_full, find_checkpoint, load_checkpoint, remove_leftovers, save_checkpoint
-from ibot.engine.device import autocast, choose_device, choose_precision, prepare, seed_step
+from ibot.engine.device import autocast, choose_precision, prepared, seed_step
 from ibot.engine.distributed import any_true, barrier, check_equal, joined, wrap_student
 from ibot.engine.files import is_disk_full, lost
 from ibot.engine.health import HealthMonitor
@@ -78,7 +78,7 @@ class Trainer:
 
 def train(
     config: Config,
-    run_path: Path,
+    run_path: str | Path,
     *,
     command: str = "",
     source: ImageSource | None = None,
@@ -87,6 +87,8 @@ def train(
     opening: Iterable[str] = (),
 ) -> RunState:
     """Pre-train by `config` in the run folder `run_path`, or resume there.
+
+    Threads, random numbers, signal handlers and whatever else belongs to the process are as before when it returns.
 
     Args:
         config: settings; `data.path` names the images.
@@ -105,9 +107,9 @@ def train(
         UserError: settings, data or run folder cannot be used. TrainingStopped: a loss was not finite, or too many
         files are unreadable. ResourceError: the disk is full, or the run folder can no longer be written.
     """
-    prepare(config.system.threads, config.system.deterministic)
-    device = choose_device(config.system.device)
+    run_path = Path(run_path)
     with (
+        prepared(config.system) as device,
         joined(device) as processes,
         StopSignal() as signal,
         Progress(quiet=quiet or not processes.is_main, opening=opening) as progress,

@@ -40,7 +40,14 @@ def crop_batches(
     images: Images, size: tuple[int, int], steps: Sequence[NDArray[np.int64]], seed: int, epoch: int, workers: int = 0
 ) -> Iterator[CropBatch]:
     """Crops of the images of each step; each is a function of (seed, epoch, image) alone."""
-    loader = DataLoader(_Crops(images, size, steps, seed, epoch), batch_size=None, num_workers=workers, shuffle=False)
+    crops = _Crops(images, size, steps, seed, epoch)
+    loader = DataLoader(
+        crops,
+        batch_size=None,
+        num_workers=workers,
+        shuffle=False,
+        generator=torch.Generator(),  # as in `view_batches`
+    )
     yield from loader
 
 

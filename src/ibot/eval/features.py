@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ibot.data.pixels import MEAN, STD, normalize
-from ibot.data.sources import ImageSource
+from ibot.data.sources import ImageSource, scan
 from ibot.errors import DataError, WeightsError
 from ibot.eval.views import View, in_batches, view_batches
 from ibot.models.backbone import BackboneModule
+from ibot.process import loaders_forgotten
 from ibot.types import TokenOutput
+from ibot.weights.read import load_backbone
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,14 +121,14 @@ class Features:
 
 
 def extract_features(
-    backbone: nn.Module,
-    source: ImageSource,
+    backbone: nn.Module | str | Path,
+    source: ImageSource | str | Path,
     *,
-    size: tuple[int, int],
+    size: int | tuple[int, int],
     indices: Sequence[int] | None = None,
     patches: bool = False,
     batch: int = 256,
-    device: torch.device | str = "cpu",
+    device: torch.device | str | None = None,
     workers: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Features:
@@ -133,48 +137,63 @@ def extract_features(
     For features kept on disk and shared between evaluations see `ibot.eval.cache`.
 
     Args:
-        backbone: set to evaluation for the call and back afterwards; must be on `device`. Images are
-            normalised by its `statistics`, by ImageNet's where it has none.
-        source: images; `indices` picks some of them.
-        size: height and width of the view. Images of this size are taken as they are; others are resized (shorter side
-            to 8/7 of the view's) and cropped at the centre.
+        backbone: a network, set to evaluation for the call and back afterwards, or what `load_backbone` reads.
+            Images are normalised by its `statistics`, by ImageNet's where it has none.
+        source: images, or the folder that holds them; `indices` picks some of them.
+        size: height and width of the view, or one number for both. Images of this size are taken as they are; others
+            are resized (shorter side to 8/7 of the view's) and cropped at the centre.
         indices: positions in `source`, all by default.
         patches: also return patch tokens.
         batch: images per forward pass.
-        device: where the backbone is.
+        device: where the backbone is; by default found out.
         workers: processes that decode.
         progress: called with images done and in all.
 
     Raises:
-        DataError: none of the images can be read.
-        WeightsError: the network's outputs are not finite.
+        DataError: none of the images can be read, or a folder holds none.
+        ValueError: a batch or size below 1, or indices of no image.
+        WeightsError: the network's outputs are not finite, or a path holds no backbone.
     """
-    chosen = np.arange(len(source)) if indices is None else np.asarray(indices)
-    statistics = getattr(backbone, "statistics", (MEAN, STD))
-    was_training = backbone.training
-    backbone.eval()
+    network = backbone if isinstance(backbone, nn.Module) else load_backbone(backbone)
+    images = source if isinstance(source, ImageSource) else scan(source)
+    statistics = getattr(network, "statistics", (MEAN, STD))
+    view = View((size, size) if isinstance(size, int) else (size[0], size[1]))
+    chosen = np.arange(len(images)) if indices is None else np.asarray(indices, np.int64)
+    if batch < 1 or min(view.size) < 1 or (len(chosen) and not 0 <= chosen.min() <= chosen.max() < len(images)):
+        raise ValueError(f"batch {batch}, size {view.size}, indices {chosen} of {len(images)} images")
+    if device is None:
+        device = next(network.parameters(), torch.empty(0)).device
     cls, patch, read, bad = [], [], [], []
-    try:
-        with torch.inference_mode():
-            for part in view_batches(source, View(size), in_batches(chosen, batch), workers):
-                bad.extend((source.name(i), reason) for i, reason in part.bad)
-                read.extend(part.positions.tolist())
-                if len(part.positions):
-                    output = backbone(normalize(part.views.to(device), statistics))
-                    cls.append(finite(output.cls.float().cpu()))
-                    if patches:
-                        patch.append(finite(output.patches.float().cpu()))
-                if progress is not None:
-                    progress(len(read) + len(bad), len(chosen))
-    finally:
-        backbone.train(was_training)
+    with loaders_forgotten(), evaluating(network), torch.inference_mode():
+        for part in view_batches(images, view, in_batches(chosen, batch), workers):
+            bad.extend((images.name(i), reason) for i, reason in part.bad)
+            read.extend(part.positions.tolist())
+            if len(part.positions):
+                output = network(normalize(part.views.to(device), statistics))
+                cls.append(finite(output.cls.float().cpu()))
+                if patches:
+                    patch.append(finite(output.patches.float().cpu()))
+            if progress is not None:
+                progress(len(read) + len(bad), len(chosen))
     if not cls:
-        raise DataError(f"none of the {len(chosen)} images under '{source.root}' can be read", why=str(bad[:1]))
+        raise DataError(f"none of the {len(chosen)} images under '{images.root}' can be read", why=str(bad[:1]))
     return Features(
         # Copies outside of inference mode, so that others may train on them.
         cls=torch.cat(cls).clone(),
         patches=torch.cat(patch).clone() if patches else None,
-        labels=None if source.labels is None else torch.tensor([source.label(i) for i in read]),
-        names=[source.name(i) for i in read],
+        labels=None if images.labels is None else torch.tensor([images.label(i) for i in read]),
+        names=[images.name(i) for i in read],
         bad=bad,
     )
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Every part of a network in evaluation mode, and afterwards in the mode in which it was."""
+    training = [part for part in network.modules() if part.training]
+    network.eval()
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
+from ibot.eval.features import Features
 from ibot.eval.nearest import BLOCK, CHUNK, Progress, nearest
 
 PUBLISHED_KS = (10, 20, 100, 200)
@@ -27,14 +30,14 @@ class KnnScore:
 
 
 def knn_accuracy(
-    train: Tensor,
-    train_labels: Tensor,
-    test: Tensor,
-    test_labels: Tensor,
+    train: Features | ArrayLike,
+    train_labels: ArrayLike | None = None,
+    test: Features | ArrayLike | None = None,
+    test_labels: ArrayLike | None = None,
     *,
-    ks: Sequence[int] = PUBLISHED_KS,
+    ks: int | Sequence[int] = PUBLISHED_KS,
     temperature: float = 0.07,
-    scale: bool = False,
+    scale: bool = True,
     chunk: int = CHUNK,
     block: int = BLOCK,
     progress: Progress | None = None,
@@ -45,14 +48,15 @@ def knn_accuracy(
     does not grow with the bank; beside them, the neighbours of all test images are kept.
 
     Args:
-        train: [n, D], l2-normalised (the similarity is the inner product) unless `scale`; any float type. May be mapped
-            from a file: it is read in blocks, each brought to the device of `test`.
-        train_labels: int64 [n], on the device of `test`.
-        test: [m, D].
-        test_labels: int64 [m].
+        train: [n, D], any float type: a tensor, an array, or what `extract_features` returned. May be mapped from a
+            file: it is read in blocks, each brought to the device of `test`.
+        train_labels: integers [n] from 0 on; by default those of `train`, where it has them.
+        test: [m, D], as `train`.
+        test_labels: integers [m]; by default those of `test`.
         ks: neighbour counts; those above n become n.
         temperature: T of the vote.
-        scale: bring all features to length 1 on the way.
+        scale: bring all features to length 1, so that similarities are cosines, as published; rows that have it stay
+            as they are. False: similarities are inner products of the rows as given.
         chunk: test features at a time.
         block: training features at a time.
         progress: called with the training features compared and in all.
@@ -61,23 +65,67 @@ def knn_accuracy(
         Score by k, in the order of `ks`, equal ones once.
 
     Raises:
-        ValueError: shapes that do not fit, or no features.
+        ValueError: shapes that do not fit, no features or features that are not finite, no labels or labels that are
+            no classes, a k or temperature that is not positive.
     """
-    if train.ndim != 2 or test.ndim != 2 or train.shape[1] != test.shape[1] or not len(train) or not len(test):
-        raise ValueError(f"features of shapes {tuple(train.shape)} and {tuple(test.shape)} cannot be compared")
-    if len(train) != len(train_labels) or len(test) != len(test_labels):
-        raise ValueError(f"{len(train)}, {len(test)} features but {len(train_labels)}, {len(test_labels)} labels")
-    clipped = list(dict.fromkeys(min(k, len(train)) for k in ks))
-    num_classes = int(torch.maximum(train_labels.max(), test_labels.max())) + 1
+    bank, queries = _rows(train, "train"), _rows(test, "test")
+    if bank.ndim != 2 or queries.ndim != 2 or bank.shape[1] != queries.shape[1] or not len(bank) or not len(queries):
+        raise ValueError(f"features of shapes {tuple(bank.shape)} and {tuple(queries.shape)} cannot be compared")
+    known = _labels(train, train_labels, "train", len(bank)).to(queries.device)
+    truth = _labels(test, test_labels, "test", len(queries)).to(queries.device)
+    counts = [ks] if isinstance(ks, int) else list(ks)
+    if not counts or min(counts) < 1 or not temperature > 0:
+        raise ValueError(f"ks={counts} and temperature={temperature} must be positive")
+    clipped = list(dict.fromkeys(min(k, len(bank)) for k in counts))
+    num_classes = int(torch.maximum(known.max(), truth.max())) + 1
     hits: dict[int, list[Tensor]] = {k: [] for k in clipped}
-    similarity, index = nearest(train, test, max(clipped), scale=scale, chunk=chunk, block=block, progress=progress)
-    for start in range(0, len(test), chunk):
+    similarity, index = nearest(bank, queries, max(clipped), scale=scale, chunk=chunk, block=block, progress=progress)
+    if not similarity.isfinite().all():
+        raise ValueError("features hold values that are not finite")
+    for start in range(0, len(queries), chunk):
         part = slice(start, start + chunk)
-        near, voted = similarity[part], train_labels[index[part]]
+        near, voted = similarity[part], known[index[part]]
         for k in clipped:
             votes = _log_votes(near[:, :k], voted[:, :k], num_classes, temperature)
-            hits[k].append(votes.topk(min(5, num_classes), dim=1).indices == test_labels[part, None])
-    return {k: _score(torch.cat(rows), test_labels, num_classes) for k, rows in hits.items()}
+            hits[k].append(votes.topk(min(5, num_classes), dim=1).indices == truth[part, None])
+    return {k: _score(torch.cat(rows), truth, num_classes) for k, rows in hits.items()}
+
+
+def _rows(features: Features | ArrayLike | None, name: str) -> Tensor:
+    """Features as a floating tensor where they lie, without a copy if that is possible."""
+    if features is None:
+        raise ValueError(
+            f"no features to {name}: knn_accuracy(train, train_labels, test, test_labels), "
+            "or of two results of extract_features knn_accuracy(bank, test=queries)"
+        )
+    rows = features.cls if isinstance(features, Features) else _tensor(features)
+    return rows if rows.is_floating_point() else rows.float()
+
+
+def _labels(features: Features | ArrayLike | None, labels: ArrayLike | None, name: str, count: int) -> Tensor:
+    """Labels as int64 [count]. Raises ValueError."""
+    if isinstance(labels, Features):
+        raise ValueError("two sets of features and their own labels: knn_accuracy(bank, test=queries)")
+    if labels is None and isinstance(features, Features):
+        labels = features.labels
+    if labels is None:
+        raise ValueError(f"no labels to {name}: give {name}_labels=, or features of a folder with a folder per class")
+    classes = _tensor(labels)
+    if classes.shape != (count,):
+        raise ValueError(f"{count} features to {name} but labels of shape {tuple(classes.shape)}")
+    if classes.is_floating_point() or classes.is_complex() or classes.min() < 0:
+        raise ValueError(
+            f"labels to {name} must be whole numbers from 0 on, not {classes.dtype} {classes[:3].tolist()}"
+        )
+    return classes.long()
+
+
+def _tensor(values: ArrayLike) -> Tensor:
+    if isinstance(values, Tensor):
+        return values
+    array = np.asarray(values)
+    # torch warns of memory that it must not write to.
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
 def _log_votes(similarity: Tensor, voted: Tensor, num_classes: int, temperature: float) -> Tensor:

@@ -8,7 +8,6 @@ precision. Both find the same neighbours, but for values that differ by their ro
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
 from typing import Literal
 
@@ -17,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ibot.engine.device import has_native_bfloat16
+from ibot.process import ignored_warnings
 
 CHUNK, BLOCK = 1024, 8192
 """Queries and rows of the bank compared at a time."""
@@ -29,6 +29,9 @@ GROUPS_PER_K, MAX_GROUP = 8, 64
 """Groups per neighbour sought, and the largest group, of the selection in `largest`."""
 SMALLEST, LARGEST = 1e-15, 1e15
 """Lengths of rows between which no product of float32 underflows or overflows so that the bound would notice."""
+
+UNIT_ROUNDING = 1e-6
+"""How far from 1 the length of a row may be that was scaled in float32."""
 
 Screen = torch.dtype | Literal["auto"] | None
 Progress = Callable[[int, int], None]
@@ -84,12 +87,12 @@ def nearest(
     centre: Tensor | None = None
     for start in (0, *range(first, len(bank), block)):
         rows = bank[start : start + block if start else first].to(device, kind)
-        rows = F.normalize(rows, dim=-1) if scale else rows
+        rows = unit_rows(rows) if scale else rows
         if screen is not None and centre is not None:
             rounded = _Rounded(rows, centre, screen, rounded)
         for part, patient in zip(parts, screens, strict=True):
             wanted = queries[part].to(kind)
-            wanted = F.normalize(wanted, dim=-1) if scale else wanted
+            wanted = unit_rows(wanted) if scale else wanted
             pairs = None if rounded is None else patient.ask(rounded, wanted, values[part, -1], k)
             found, place = largest(product(wanted, rows), k) if pairs is None else _products(wanted, rows, *pairs)
             found, place = torch.cat([values[part], found], 1), torch.cat([index[part], place + start], 1)
@@ -100,6 +103,16 @@ def nearest(
         if progress is not None:
             progress(start + len(rows), len(bank))
     return values, index
+
+
+def unit_rows(rows: Tensor) -> Tensor:
+    """Rows [n, D] brought to length 1; those that have it, up to rounding, stay as they are.
+
+    So what was scaled before gives the same numbers, bit by bit. Rows of zeros stay zero.
+    """
+    length = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
+    off = (length - 1).abs() > UNIT_ROUNDING
+    return rows / torch.where(off, length.clamp_min(1e-12), 1.0)
 
 
 def largest(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -253,8 +266,7 @@ def _products(queries: Tensor, rows: Tensor, query: Tensor, row: Tensor) -> tupl
     """
     count = torch.bincount(query, minlength=len(queries))
     start = F.pad(count.cumsum(0), (1, 0))
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Sparse (CSR tensor support is in beta|invariant checks are)")
+    with ignored_warnings(message="Sparse (CSR tensor support is in beta|invariant checks are)"):
         places = torch.sparse_csr_tensor(
             start, row, queries.new_zeros(len(row)), (len(queries), len(rows)), check_invariants=False
         )

@@ -43,15 +43,8 @@ def knn_probe(
                 why=error.why,
                 fix="lower optim.lr, or go on from an earlier checkpoint",
             ) from None
-        scores = knn_accuracy(
-            nn.functional.normalize(bank, dim=-1),
-            bank_labels,
-            nn.functional.normalize(queries, dim=-1),
-            labels,
-            ks=[settings.k],
-            temperature=settings.temperature,
-        )
-        score = next(iter(scores.values()))
+        k, temperature = settings.k, settings.temperature
+        (score,) = knn_accuracy(bank, bank_labels, queries, labels, ks=k, temperature=temperature).values()
         chosen = {"k": settings.k, "temperature": settings.temperature, "feature": "cls", "normalised": True}
         extra = {"step": step, "balanced": score.balanced, "effective_rank": effective_rank(queries)}
         return [ResultRecord("knn", "knn_top1", score.top1, chosen, len(bank), len(queries), extra=extra)]

@@ -93,7 +93,13 @@ def view_batches(
     images: Images, view: View, batches: Sequence[NDArray[np.int64]], workers: int = 0
 ) -> Iterator[ViewBatch]:
     """The images whose numbers stand in `batches`, one after the other; positions are those numbers."""
-    loader = DataLoader(_Views(images, view, batches), batch_size=None, num_workers=workers, shuffle=False)
+    loader = DataLoader(
+        _Views(images, view, batches),
+        batch_size=None,
+        num_workers=workers,
+        shuffle=False,
+        generator=torch.Generator(),  # or the loader draws from torch's own, which is the caller's
+    )
     yield from loader
 
 

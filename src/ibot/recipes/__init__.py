@@ -33,11 +33,12 @@ RECIPES: dict[str, Callable[[], Config]] = {
 }
 
 
-def recipe(name: str) -> Config:
+def recipe(name: str | Path) -> Config:
     """The configuration of a named recipe, of a run folder, or of a config.json of a run.
 
     Raises ConfigError for an unknown name; the nearest one is suggested.
     """
+    name = str(name)
     if name in RECIPES:
         return replace(RECIPES[name](), recipe=name)
     path = Path(name) / "config.json" if Path(name).is_dir() else Path(name)

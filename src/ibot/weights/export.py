@@ -8,7 +8,6 @@ import json
 import re
 import shutil
 import tempfile
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from ibot.errors import MissingExtra, UserError, WeightsError
 from ibot.models.backbone import BackboneModule, build_backbone
 from ibot.models.swin import WindowBlock
 from ibot.models.vit import VisionTransformer
+from ibot.process import ignored_warnings
 from ibot.weights.architecture import HEAD_WIDTH
 from ibot.weights.read import Loaded, load_backbone
 from ibot.weights.rename import to_huggingface, to_timm
@@ -344,8 +344,7 @@ def _write_onnx(loaded: Loaded, out: Path) -> None:
     for name in ("onnx", "onnxscript", "onnxruntime"):
         _library(name)
     network = _Tokens(copy.deepcopy(loaded.backbone)).float().eval()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # of the exporter about itself
+    with ignored_warnings(FutureWarning):  # of the exporter about itself
         torch.onnx.export(
             network, (torch.zeros(2, 3, *loaded.size),), str(out), input_names=["images"],
             output_names=["cls", "patches"], dynamic_shapes={"images": {0: torch.export.Dim("batch")}},

@@ -10,8 +10,10 @@ import json
 import logging
 import pickle
 import re
+import threading
 import zipfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,6 +37,7 @@ FOREIGN_FILES = ("model.safetensors", "pytorch_model.bin")
 FORMATS = "a run folder, .safetensors, and what torch.save writes (.pth, .pt, .bin)"
 ZIP, PICKLE = b"PK\x03\x04", b"\x80"
 """How the files of torch.save begin: new ones and old ones."""
+_ALLOWING = threading.Lock()
 PREFIXES = ("module.", "backbone.")
 
 
@@ -139,7 +142,8 @@ def fit(weights: Weights, *, heads: int | None = None, allow_partial: bool = Fal
             fix="give weights of a network for RGB images",
         )
     config, size = model_settings(weights.backbone, weights.settings, weights.layout, weights.source, heads)
-    backbone = build_backbone(config, size)
+    with torch.random.fork_rng([]):  # the start that the weights replace is no business of the caller's numbers
+        backbone = build_backbone(config, size)
     own = dict(backbone.named_parameters())
     # The mask token serves training only.
     given = {name: tensor for name, tensor in weights.backbone.items() if name != "masked_embed"}
@@ -222,11 +226,20 @@ def read_pickle(file: Path) -> Any:
     """
     allowed = [argparse.Namespace, *_numpy_numbers()]
     try:
-        with torch.serialization.safe_globals(allowed):
+        with _allowing(allowed):
             content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # what an unpickler makes of bytes that are no pickle is not documented
         raise _unreadable(file, error) from None
     return content
+
+
+@contextmanager
+def _allowing(types: list[Any]) -> Iterator[None]:
+    """Torch's unpickler knows `types` inside; its list belongs to the process, one thread changes it at a time."""
+    with _ALLOWING:
+        known = torch.serialization.get_safe_globals()  # what a caller allowed stays so
+        with torch.serialization.safe_globals([name for name in types if name not in known]):
+            yield
 
 
 def _numpy_numbers() -> list[Any]:

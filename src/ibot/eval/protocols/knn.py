@@ -31,7 +31,7 @@ def scores(context: Context, settings: KnnSettings, train: FeatureSet, val: Feat
     bank = train.rows.to(device) if device.type != "cpu" else train.rows
     found = knn_accuracy(
         bank, train.labels.to(device), val.rows.to(device), val.labels.to(device), ks=settings.k,
-        temperature=settings.temperature, scale=True, progress=context.counter("neighbours"),
+        temperature=settings.temperature, progress=context.counter("neighbours"),
     )  # fmt: skip
     notes = unreadable(train, val)
     if max(settings.k) > len(bank):

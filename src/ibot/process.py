@@ -1,0 +1,48 @@
+"""What belongs to the whole process is used without a trace, in any thread."""
+
+from __future__ import annotations
+
+import re
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+
+@contextmanager
+def ignored_warnings(category: type[Warning] = Warning, message: str = "") -> Iterator[None]:
+    """Ignore warnings of `category` whose text begins with the pattern `message`, inside the block.
+
+    Not `warnings.catch_warnings`: that puts the whole list of filters back, so that of two threads
+    whose blocks overlap the one that leaves last brings back the filters of the other, for ever.
+    """
+    entry: Any = ("ignore", re.compile(message, re.IGNORECASE) if message else None, category, None, 0)
+    inserted: Any = warnings.filters
+    inserted.insert(0, entry)
+    try:
+        yield
+    finally:
+        current: Any = warnings.filters
+        # Two lists where somebody entered or left `catch_warnings` meanwhile.
+        for filters in [inserted] if current is inserted else [inserted, current]:
+            with suppress(ValueError):
+                filters.remove(entry)
+
+
+@contextmanager
+def loaders_forgotten() -> Iterator[None]:
+    """Loader processes started inside leave no handler of SIGCHLD behind: torch's stays for good."""
+    before = signal.getsignal(signal.SIGCHLD)
+    try:
+        yield
+    finally:
+        here = threading.current_thread() is threading.main_thread()
+        if here and before is not None and signal.getsignal(signal.SIGCHLD) is not before:
+            signal.signal(signal.SIGCHLD, before)
+            # The next loader of the caller is to install it again.
+            module: Any = sys.modules.get("torch.utils.data._utils.signal_handling")
+            if hasattr(module, "_SIGCHLD_handler_set"):
+                module._SIGCHLD_handler_set = False
