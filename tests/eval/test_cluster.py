@@ -3,6 +3,7 @@ import json
 import math
 import sys
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,9 +12,14 @@ import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from sklearn import metrics
 
-from ibot.errors import MissingExtra
+from ibot.config.evaluation import ClusterSettings
+from ibot.config.schema import HeadConfig
+from ibot.errors import ConfigError, MissingExtra, WeightsError
 from ibot.eval import cluster
 from ibot.eval.cluster import clustering_scores, contingency, kmeans_clusters
+from ibot.eval.features import CLASS_TOKEN
+from ibot.eval.protocols import cluster as protocol
+from ibot.models.head import ProjectionHead
 
 
 def scores(labels, clusters):
@@ -176,3 +182,77 @@ def test_a_missing_library_names_the_extra(monkeypatch, module):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(MissingExtra, match=r"ibot\[eval\]"):
         kmeans_clusters(torch.eye(3), 2, seed=0) if module == "sklearn.cluster" else scores([0, 1], [0, 1])
+
+
+def with_head(monkeypatch, outputs):
+    """Weights that hold a projection head of so many prototypes, or none of ours."""
+    torch.manual_seed(outputs or 0)
+    config = HeadConfig(out_dim=outputs or 1, hidden_dim=16, bottleneck_dim=8)
+    head = ProjectionHead(24, config, shared=True).eval() if outputs else None
+    monkeypatch.setattr(protocol, "load_weights", lambda weights, key: None)
+    monkeypatch.setattr(protocol, "projection_head", lambda weights, width, key: head)
+    return head
+
+
+@pytest.mark.parametrize(
+    ("outputs", "settings", "by"),
+    [
+        (10, {}, "prototypes"),
+        (12, {}, "kmeans"),
+        (12, {"by": "prototypes"}, "prototypes"),
+        (10, {"by": "kmeans"}, "kmeans"),
+        (None, {"k": 4}, "kmeans"),
+    ],
+)
+def test_clusters_are_prototypes_or_means_of_the_validation_images(context, monkeypatch, outputs, settings, by):
+    head = with_head(monkeypatch, outputs)
+    monkeypatch.setattr(protocol, "CHUNK", 17)
+    monkeypatch.setattr(protocol, "RESAMPLES", 20)
+    context = replace(context, seed=2)
+    val = context.features(context.val, "val")[CLASS_TOKEN]
+    if by == "prototypes":
+        with torch.no_grad():
+            rows = head.mlp(val.rows) @ F.normalize(head.last_layer.weight_v, dim=1).T
+        clusters = rows.argmax(1)
+    else:
+        rows = F.normalize(val.rows, dim=1)
+        clusters = kmeans_clusters(rows, settings.get("k", 10), 2)
+    records = protocol.run(context, ClusterSettings(**settings))
+    names = ("acc", "majority", "nmi", "ari", "fmi")
+    want = clustering_scores(val.labels, clusters)
+    for name, record in zip(names, records, strict=True):
+        assert record.metric == f"cluster_{name}" and record.extra["row"] == name
+        assert record.value == pytest.approx(getattr(want, name))
+        low, high = record.interval
+        assert (-100 if name == "ari" else 0) <= low < record.value < high <= 100
+        assert record.settings["by"] == by and record.num_val == 60
+        assert record.extra["num_clusters"] == want.num_clusters
+        assert record.extra["notes"][0] == f"{want.num_clusters} non-empty clusters by {by}"
+        more = by == "prototypes" and outputs != 10
+        assert record.extra["notes"][1:] == (
+            ["12 prototypes for 10 classes: unmatched ones count as wrong"] if more else []
+        )
+
+
+def test_clusters_that_cannot_be_had_are_refused(context, monkeypatch):
+    with_head(monkeypatch, None)
+    for wrong, match in (({"k": -1}, "k=-1"), ({"k": 61}, "60 validation images cannot make 61")):
+        with pytest.raises(ConfigError, match=match):
+            protocol.run(context, ClusterSettings(**wrong))
+    with pytest.raises(WeightsError, match="no projection head"):
+        protocol.run(context, ClusterSettings(by="prototypes"))
+
+
+def test_intervals_lie_around_the_scores_and_within_what_is_possible(monkeypatch):
+    monkeypatch.setattr(protocol, "RESAMPLES", 20)
+    labels = torch.arange(40) % 4
+    clusters = torch.where(torch.arange(40) < 6, 0, labels)
+    found = {name: getattr(clustering_scores(labels, clusters), name) for name in ("acc", "ari")}
+    around = protocol._intervals(labels, clusters, found, 0)
+    assert set(around) == {"acc", "ari"}
+    for name, (low, high) in around.items():
+        assert low < found[name] < high <= 100
+    perfect = protocol._intervals(labels, labels, {"acc": 100.0}, 0)
+    assert perfect == {"acc": (100.0, 100.0)}
+    chance = protocol._intervals(labels, torch.arange(40) // 10, {"acc": 0.5, "ari": -99.0}, 0)
+    assert chance["acc"][0] == 0 and chance["ari"][0] == -100

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
 
 from ibot.config.evaluation import LogisticSettings
-from ibot.errors import MissingExtra
+from ibot.errors import ConfigError, MissingExtra
 from ibot.eval import logistic
 from ibot.eval.cache import FeatureSet
 from ibot.eval.logistic import (
@@ -284,6 +284,51 @@ def test_the_protocol_counts_all_fits_as_one_work(context, monkeypatch, mode, la
     assert list(told) == ["logistic fits"]
     steps = list(dict.fromkeys(told["logistic fits"]))
     assert steps == [(number, fits, number) for number in range(fits + 1)]
+
+
+def set_of(features, labels):
+    return FeatureSet(features.float(), labels, np.arange(len(labels)), [], cached=True)
+
+
+@pytest.mark.parametrize("mode", ["clean", "published"])
+def test_the_protocol_scores_the_penalty_that_its_mode_may_choose(context, mode):
+    """Rows of any length are fitted as rows of length 1, and penalties are shares of the images."""
+    settings = LogisticSettings(penalties=(1.0, 0.01, 30.0), folds=3)
+    features, labels = noisy_classes(90, 10, 6, seed=20, spread=0.5)
+    queries, truth = noisy_classes(53, 10, 6, seed=20, spread=0.5)
+    truth = (truth + (torch.arange(53) % 3 == 0)) % 10
+    length = torch.rand(90, 1, generator=torch.Generator().manual_seed(0)).double() + 0.5
+    context = replace(context, mode=mode, seed=5)
+    record = protocol.probe(context, settings, set_of(features * length, labels), set_of(4 * queries, truth))
+    by_penalty = {}
+    for value in (30.0, 1.0, 0.01):
+        logits = queries @ fit_logistic(features, labels, 10, value / 90, tolerance=1e-6).T
+        by_penalty[value] = 100 * (logits.argmax(1) == truth).double().mean().item()
+    if mode == "published":
+        chosen, shown, on = max(by_penalty, key=by_penalty.get), by_penalty, "val"
+    else:
+        found, crossed = choose_penalty(features, labels, [v / 90 for v in settings.penalties], 3, 5)
+        chosen, on = round(90 * found, 6), "cross-validation of the training images"
+        shown = {round(90 * penalty, 6): score for penalty, score in crossed.items()}
+    assert record.extra["penalties"] == {f"{value:g}": pytest.approx(v) for value, v in shown.items()}
+    assert record.value == pytest.approx(by_penalty[chosen])
+    assert record.extra["row"] == record.extra["chosen"] == f"lambda {chosen:g}/n"
+    assert record.extra["chosen_on"] == on
+    assert (record.num_train, record.num_val) == (90, 53) and record.extra["top5"] is not None
+
+
+def test_without_two_images_of_a_class_the_middle_penalty_is_taken(context):
+    rows, labels = torch.randn(4, 6, generator=torch.Generator().manual_seed(1)), torch.tensor([0, 3, 5, 9])
+    settings = LogisticSettings(penalties=(5.0, 0.1, 0.7))
+    record = protocol.probe(context, settings, set_of(rows, labels), set_of(rows, labels))
+    assert record.extra["row"] == "lambda 0.7/n" and record.extra["penalties"] == {}
+    assert record.extra["chosen_on"] == "nothing: no class has two images" and record.value == 100
+
+
+@pytest.mark.parametrize("wrong", [{"penalties": ()}, {"penalties": (1.0, 0.0)}, {"folds": 1}])
+def test_settings_of_the_protocol_that_choose_nothing_are_refused(context, wrong):
+    with pytest.raises(ConfigError, match="penalties"):
+        protocol.run(context, replace(LogisticSettings(), **wrong))
 
 
 def test_the_strongest_of_equally_good_penalties_is_chosen():
