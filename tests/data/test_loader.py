@@ -14,6 +14,7 @@ from ibot.config.schema import (
     DataConfig,
     MaskConfig,
     MethodConfig,
+    ModelConfig,
     SystemConfig,
     TrainConfig,
 )
@@ -195,17 +196,21 @@ def plain_batch(config, source, step, part, rank, world_size, grid):
     views = [render(image, params, row, config.augment) for row, image in enumerate(pixels)]
     if config.method.patch_match == "hidden":
         masks = make_masks(config.mask, grid, 2, seed, epoch, np.array(index))
+        if config.mask.views == "all":
+            key = (seed, epoch, np.array(index))
+            masks = replace(masks, local=make_masks(config.mask, (4, 6), 1, *key, first_view=2))
     else:
         masks = make_pairs(config.method.patch_match, params, grid)
     return index, views, masks, [content_hash(image) for image in pixels]
 
 
 @pytest.mark.parametrize("orientation", ["apply", "ignore"])
-@pytest.mark.parametrize("match", ["hidden", "position"])
-def test_a_batch_is_made_image_by_image_from_the_order_of_its_epoch(mixed, orientation, match):
+@pytest.mark.parametrize(("match", "views"), [("hidden", "global"), ("hidden", "all"), ("position", "global")])
+def test_a_batch_is_made_image_by_image_from_the_order_of_its_epoch(mixed, orientation, match, views):
     config = Config(
-        augment=AugmentConfig(num_local=1, global_size=(16, 24), local_size=(8, 12)),
-        mask=MaskConfig(ratio=((0.4, 0.1),)),
+        augment=AugmentConfig(num_local=1, global_size=(16, 24), local_size=(16, 24)),
+        model=ModelConfig(patch=4),
+        mask=MaskConfig(ratio=((0.4, 0.1),), views=views),
         method=MethodConfig(patch_match=match),
         train=TrainConfig(batch=8, accumulate=2, seed=5),
         data=DataConfig(exif_orientation=orientation),
@@ -218,12 +223,15 @@ def test_a_batch_is_made_image_by_image_from_the_order_of_its_epoch(mixed, orien
         assert [len(parts) for parts in found] == [2, 2, 2]
         for step, part in np.ndindex(3, 2):
             got = found[step][part]
-            index, views, masks, content = plain_batch(config, mixed, 1 + step, part, rank, 2, grid)
+            index, rendered, masks, content = plain_batch(config, mixed, 1 + step, part, rank, 2, grid)
             assert got.index.tolist() == index and got.content.tolist() == content
             assert torch.equal(got.masks.map, masks.map)
             assert torch.equal(got.masks.index, masks.index)
             assert torch.equal(got.masks.weight, masks.weight)
-            for row, own in enumerate(views):
+            assert (got.masks.local is None) == (views == "global")
+            if masks.local is not None:
+                assert torch.equal(got.masks.local.map, masks.local.map)
+            for row, own in enumerate(rendered):
                 for view, want in enumerate(own):
                     many = got.global_views if view < 2 else got.local_views
                     pixels = many[view % 2, row].permute(1, 2, 0).numpy()
@@ -251,8 +259,9 @@ def test_images_and_plain_images_have_their_hashes(source, tmp_path):
 
 
 def test_batches_that_do_not_fit_are_refused(source):
-    with pytest.raises(DataError, match="larger than the data set of 26"):
+    with pytest.raises(DataError, match="larger than the data set of 26") as caught:
         Loader(config(batch=32), source, grid=(4, 4))
+    assert "train.batch=16" in caught.value.fix
     with pytest.raises(ConfigError, match="cannot be shared equally") as caught:
         Loader(config(batch=9), source, grid=(4, 4), world_size=2)
     assert "multiple of 2" in caught.value.fix

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageEnhance, ImageOps
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as torchvision
 
 from ibot.config.schema import AugmentConfig
 from ibot.data import pixels
@@ -106,3 +108,37 @@ def test_a_batch_renders_to_the_bytes_of_its_single_images(seed, size):
     for row, image in enumerate(images):
         for view, want in enumerate(pixels.render(image, params, row, config)):
             np.testing.assert_array_equal(batch[view][row], want, err_msg=f"image {row}, view {view}")
+
+
+def test_bytes_are_normalised_channel_by_channel_and_can_change_their_statistics():
+    first, second = ((0.2, 0.5, 0.7), (0.1, 0.3, 0.9)), ((0.4, 0.1, 0.3), (0.5, 0.2, 0.6))
+    views = torch.randint(0, 256, (2, 3, 5, 4), dtype=torch.uint8)
+    for mean, std in (first, second):
+        got = pixels.normalize(views, (mean, std))
+        for channel in range(3):
+            want = (views[:, channel] / 255 - mean[channel]) / std[channel]
+            torch.testing.assert_close(got[:, channel], want)
+    changed = pixels.renormalize(pixels.normalize(views, first), first, second)
+    torch.testing.assert_close(changed, pixels.normalize(views, second), rtol=1e-4, atol=1e-5)
+    given = pixels.normalize(views)
+    assert pixels.renormalize(given, first, first) is given
+    torch.testing.assert_close(given, pixels.normalize(views, (pixels.MEAN, pixels.STD)))
+    elsewhere = torch.empty(1, 3, 2, 2, dtype=torch.uint8, device="meta")
+    normed = pixels.normalize(elsewhere, first)
+    assert normed.device == pixels.renormalize(normed, first, second).device == elsewhere.device
+
+
+@pytest.mark.parametrize("size", [(37, 61), (80, 45), (50, 50), (33, 90)], ids=str)
+def test_the_shorter_side_and_the_centre_are_torchvisions(size):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8))
+    for side in (20, 33, 64):
+        resized = pixels.resize_shorter(image, side)
+        want = torchvision.resize(image, side, InterpolationMode.BICUBIC)
+        np.testing.assert_array_equal(np.asarray(resized), np.asarray(want))
+        for crop in ((20, 20), (19, 12), (7, 20)):
+            got = pixels.center_crop(resized, crop)
+            want = torchvision.center_crop(resized, list(crop))
+            np.testing.assert_array_equal(np.asarray(got), np.asarray(want))
+    bilinear = pixels.resize_shorter(image, 20, Image.Resampling.BILINEAR)
+    want = torchvision.resize(image, 20, InterpolationMode.BILINEAR)
+    np.testing.assert_array_equal(np.asarray(bilinear), np.asarray(want))

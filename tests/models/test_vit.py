@@ -22,6 +22,13 @@ VARIANTS = [
 ]
 
 
+MORE = [
+    {"norm_eps": 0.1, "mlp_ratio": 2.5},
+    *({"act": act} for act in ("gelu_tanh", "quick_gelu", "relu", "silu")),
+]
+"""Seen in outputs alone."""
+
+
 def variant(**changes) -> ModelConfig:
     return replace(CONFIG, **changes)
 
@@ -89,6 +96,15 @@ def test_a_square_table_is_resampled_for_crops_that_are_not_square_of_any_grid(m
     assert not torch.equal(long.positions((3, 5), square=False), long.pos_embed)
 
 
+PLAIN_ACTS = {
+    "gelu": lambda x: x * (1 + torch.erf(x / 2**0.5)) / 2,
+    "gelu_tanh": lambda x: x / 2 * (1 + torch.tanh((2 / math.pi) ** 0.5 * (x + 0.044715 * x**3))),
+    "quick_gelu": lambda x: x / (1 + torch.exp(-1.702 * x)),
+    "relu": lambda x: x.clamp(min=0),
+    "silu": lambda x: x / (1 + torch.exp(-x)),
+}
+
+
 def plain_vit(net, config, images, mask, depth):
     """Tokens [B, 1 + N + registers, D] after `depth` blocks and before any norm, head by head."""
     patch, width, eps = config.patch, config.width, config.norm_eps
@@ -119,12 +135,12 @@ def plain_vit(net, config, images, mask, depth):
         branch = block.attn.proj(torch.cat(mixed, -1))
         x = x + (branch if block.gamma_1 is None else branch * block.gamma_1)
         normed = F.layer_norm(x, (width,), block.norm2.weight, block.norm2.bias, eps)
-        branch = block.mlp.fc2(F.gelu(block.mlp.fc1(normed)))
+        branch = block.mlp.fc2(PLAIN_ACTS[config.act](block.mlp.fc1(normed)))
         x = x + (branch if block.gamma_2 is None else branch * block.gamma_2)
     return x
 
 
-@pytest.mark.parametrize("changes", [*VARIANTS, {"norm_eps": 0.1, "mlp_ratio": 2.5}], ids=str)
+@pytest.mark.parametrize("changes", [*VARIANTS, *MORE], ids=str)
 @pytest.mark.parametrize("size", [(16, 41), (43, 24)], ids=str)
 @torch.no_grad()
 def test_every_output_equals_that_of_a_plain_network(changes, size):
@@ -167,6 +183,19 @@ def test_every_output_equals_that_of_a_plain_network(changes, size):
         want = block.attn.probabilities(block.norm1(after[place % 3]))
         torch.testing.assert_close(net.attention_maps(images, place), want)
     torch.testing.assert_close(net.attention_maps(images), net.attention_maps(images, 2))
+
+
+def test_one_patch_is_enough_and_less_is_refused():
+    net = build_backbone(CONFIG, (8, 15))
+    assert net.pos_embed.shape == (1, 2, 24) and net(torch.randn(1, 3, 8, 8)).grid == (1, 1)
+    with pytest.raises(ValueError, match=r"\(7, 40\) pixels holds no patch of 8"):
+        build_backbone(CONFIG, (7, 40))
+
+
+@pytest.mark.parametrize("kind", ["vit", "swin"])
+def test_networks_know_how_their_images_are_normalised(kind):
+    config = variant(kind=kind, depths=(1,), stage_heads=(2,), mean=(0.1, 0.2, 0.3), std=(1.0, 2.0, 3.0))
+    assert build_backbone(config, (32, 32)).statistics == ((0.1, 0.2, 0.3), (1.0, 2.0, 3.0))
 
 
 @pytest.mark.parametrize("num", [0, 4])
