@@ -9,9 +9,6 @@ from __future__ import annotations
 
 import math
 import os
-import signal
-import sys
-import threading
 import zlib
 from collections.abc import Iterator
 from dataclasses import replace
@@ -19,7 +16,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from ibot.config.schema import Config
 from ibot.data.decode import UnreadableImage, decode
@@ -28,6 +25,7 @@ from ibot.data.pairs import make_pairs
 from ibot.data.params import view_params
 from ibot.data.pixels_batch import render_batch
 from ibot.data.sources import ImageSource
+from ibot.data.workers import fitting, read_items
 from ibot.errors import ConfigError, DataError
 from ibot.rng import Purpose, permutation, uniform
 from ibot.types import Batch, Masks
@@ -136,7 +134,7 @@ class Loader:
         start_step: int = 0,
         end_step: int | None = None,
     ) -> None:
-        """Check that the batch fits the data and the processes. Raises ConfigError, DataError."""
+        """Check that the batch fits data, processes and shared memory. Raises ConfigError, DataError, ResourceError."""
         train = config.train
         if train.batch > len(source):
             raise DataError(
@@ -155,26 +153,29 @@ class Loader:
         self.accumulate = train.accumulate
         self.start_step = start_step
         self.end_step = end_step
-        self.setting = config.system.workers
         # Pinned memory lets copies to a GPU run beside the step.
         self.on_gpu = torch.cuda.is_available() and config.system.device != "cpu"
+        self.num_bytes = micro_batch_bytes(config, world_size)
+        # In shared memory; without a GPU those of the step before too.
+        self.held = 1 if self.on_gpu else 2 * self.accumulate
+        self.workers = choose_workers(config.system.workers, self.on_gpu)
+        self.ahead = read_ahead(config, world_size, self.workers) if self.workers else 0
+        if self.workers:
+            self.workers, self.ahead = fitting(self.workers, self.ahead, self.num_bytes, self.held)
 
     def __iter__(self) -> Iterator[list[Batch]]:
         """Per optimizer step the micro-batches of this process: bytes, on the CPU. Raises DataError."""
-        workers = choose_workers(self.setting, self.on_gpu)
-        loader = DataLoader(
+        micro_batches = read_items(
             self.dataset,
+            self.workers,
+            self.num_bytes,
+            ahead=self.ahead,
+            held=self.held,
+            pin=self.on_gpu,
             batch_size=None,
             sampler=_Numbers(self.start_step * self.accumulate, self.end_step and self.end_step * self.accumulate),
-            num_workers=workers,
-            prefetch_factor=read_ahead(self.dataset.config, self.dataset.world_size, workers) if workers else None,
-            worker_init_fn=_start_worker,
-            pin_memory=self.on_gpu,
-            # A spawned process would import torch again; forked ones never touch the GPU. Only Linux forks safely.
-            multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
         )
-        micro_batches = iter(loader)
-        while step := [_batch(item) for _, item in zip(range(self.accumulate), micro_batches, strict=False)]:
+        while step := [batch for _, batch in zip(range(self.accumulate), micro_batches, strict=False)]:
             yield step
 
 
@@ -210,40 +211,21 @@ def choose_workers(setting: int, on_gpu: bool) -> int:
     return max(1, min(MAX_WORKERS, cores - 1 if on_gpu else cores // 4))
 
 
-def read_ahead(config: Config, world_size: int, workers: int) -> int:
-    """Micro-batches that each worker keeps ready: up to 4, as long as all together stay within `READ_AHEAD` bytes."""
+def micro_batch_bytes(config: Config, world_size: int) -> int:
+    """Bytes of the views of one micro-batch of one process."""
     augment, train = config.augment, config.train
     pixels = augment.num_global * math.prod(augment.global_size) + augment.num_local * math.prod(augment.local_size)
-    micro_batch = 3 * pixels * train.batch // (world_size * train.accumulate)
-    return max(1, min(4, READ_AHEAD // (workers * max(1, micro_batch))))
+    return 3 * pixels * train.batch // (world_size * train.accumulate)
 
 
-def _batch(item: Batch | DataError) -> Batch:
-    if isinstance(item, DataError):
-        raise item
-    return item
+def read_ahead(config: Config, world_size: int, workers: int) -> int:
+    """Micro-batches that each worker keeps ready: up to 4, as long as all together stay within `READ_AHEAD` bytes."""
+    return max(1, min(4, READ_AHEAD // (workers * max(1, micro_batch_bytes(config, world_size)))))
 
 
 def largest_power_of_two(limit: int) -> int:
     """The largest power of two up to `limit`."""
     return 1 << (limit.bit_length() - 1)
-
-
-def _start_worker(_: int) -> None:
-    # Schedulers and terminals signal every process of a job. Only the main process decides what that means: a worker
-    # that dies of it stops the run before it is saved.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if sys.platform == "linux":
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_end_when_told, args=(os.getppid(),), daemon=True).start()
-    torch.set_num_threads(1)
-
-
-def _end_when_told(parent: int) -> None:
-    """Obey SIGTERM from the parent alone: with it Python ends its workers at exit, so it must not be ignored."""
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
-        pass
-    os._exit(0)
 
 
 def _planar(pixels: NDArray[np.uint8]) -> torch.Tensor:

@@ -98,7 +98,7 @@ def lost(folder: Path, error: OSError) -> Exception:
         return error
     return ResourceError(
         f"the folder '{folder}' can no longer be written",
-        why=f"{error.filename}: {error.strerror}" if error.filename else error.strerror,
+        why=f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror),
         fix="see whether it was moved or removed, and whether its disk is there and writable; "
         "the same command goes on from the last checkpoint in it",
     )

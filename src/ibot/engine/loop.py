@@ -197,8 +197,6 @@ def build_trainer(
 def run_steps(trainer: Trainer, signal: StopSignal) -> None:
     """The loop. Stops at the end, at `train.max_steps`, or before the next step once a signal came."""
     config, schedules, end = trainer.config, trainer.schedules, trainer.derived.run_steps
-    if trainer.state.step == 0:
-        run_evaluation(trainer)
     loader = Loader(
         config,
         trainer.source,
@@ -208,6 +206,8 @@ def run_steps(trainer: Trainer, signal: StopSignal) -> None:
         start_step=trainer.state.step,
         end_step=end,
     )
+    if trainer.state.step == 0:
+        run_evaluation(trainer)
     failure = FailureCheck(trainer)
     for micro_batches, wait_seconds in timed(loader, signal, trainer.device):
         began = time.perf_counter()

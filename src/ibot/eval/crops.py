@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -10,11 +11,12 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from ibot.config.schema import AugmentConfig
 from ibot.data.decode import UnreadableImage
 from ibot.data.params import view_params
+from ibot.data.workers import read_items
 from ibot.eval.views import Images
 
 
@@ -40,15 +42,8 @@ def crop_batches(
     images: Images, size: tuple[int, int], steps: Sequence[NDArray[np.int64]], seed: int, epoch: int, workers: int = 0
 ) -> Iterator[CropBatch]:
     """Crops of the images of each step; each is a function of (seed, epoch, image) alone."""
-    crops = _Crops(images, size, steps, seed, epoch)
-    loader = DataLoader(
-        crops,
-        batch_size=None,
-        num_workers=workers,
-        shuffle=False,
-        generator=torch.Generator(),  # as in `view_batches`
-    )
-    yield from loader
+    num_bytes = 3 * math.prod(size) * max(map(len, steps), default=0)
+    yield from read_items(_Crops(images, size, steps, seed, epoch), workers, num_bytes, batch_size=None)
 
 
 class _Crops(Dataset[CropBatch]):

@@ -21,9 +21,9 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from ibot.data.pixels import normalize
+from ibot.data.workers import read_items
 from ibot.engine.device import autocast, choose_precision, seed_step
 from ibot.engine.distributed import barrier, gather, wrap_student
 from ibot.engine.files import read_state, write_atomically
@@ -131,14 +131,14 @@ def finetune(
     run.wrapped = wrap_student(classifier, processes, device)
     transform = finetune_transform(settings, size, classifier.backbone.statistics)
     order = StepOrder(len(train), plan, settings, seed, processes, run.step)
-    loader = DataLoader(
+    micro_batches = read_items(
         TrainingViews(train, transform, seed),
-        batch_sampler=order,  # pyright: ignore[reportArgumentType]
-        num_workers=workers,
+        workers,
+        4 * 3 * size * size * plan.micro_batch,
+        pin=device.type == "cuda",
+        batch_sampler=order,
         collate_fn=_collate,
-        pin_memory=device.type == "cuda",
     )
-    micro_batches = iter(loader)
     while run.step < order.total_steps:
         run.update([next(micro_batches) for _ in range(plan.parts // processes.world_size)])
         if run.step % plan.steps_per_epoch == 0:
@@ -221,7 +221,7 @@ class _Run:
         self.ema = [p.detach().clone() for _, p in named] if settings.ema_decay else []
         self.loss_sum = torch.zeros((), device=self.device)
 
-    def update(self, micro_batches: Sequence[_MicroBatch | DataError]) -> None:
+    def update(self, micro_batches: Sequence[_MicroBatch]) -> None:
         """One optimizer step over the micro-batches of this process."""
         lr = finetune_lr(self.step, self.settings, steps_per_epoch=self.plan.steps_per_epoch, batch=self.plan.batch)
         for group in self.optimizer.param_groups:
@@ -229,8 +229,6 @@ class _Run:
         self.classifier.train()
         self.optimizer.zero_grad(set_to_none=True)
         for i, micro_batch in enumerate(micro_batches):
-            if isinstance(micro_batch, DataError):
-                raise micro_batch
             # Gradients are averaged over processes once, at the last micro-batch.
             last = i == len(micro_batches) - 1 or self.wrapped is self.classifier
             with nullcontext() if last else self.wrapped.no_sync():  # pyright: ignore
@@ -288,7 +286,8 @@ class _Run:
         self.classifier.eval()
         own = range(self.processes.rank, len(self.val), self.processes.world_size)
         views = ValidationViews(self.val, own, validation_view(self.settings, self.size))
-        loader = DataLoader(views, batch_size=self.settings.micro_batch, num_workers=self.workers, collate_fn=list)
+        batch = self.settings.micro_batch
+        loader = read_items(views, self.workers, 3 * self.size**2 * batch, batch_size=batch, collate_fn=list)
         # Last column: 1 for an image that was read.
         table = torch.zeros(len(self.val), self.classifier.num_classes + 1, device=self.device)
         for items in loader:

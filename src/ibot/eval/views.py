@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -11,10 +12,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from ibot.data.decode import UnreadableImage
 from ibot.data.pixels import evaluation_view
+from ibot.data.workers import read_items
 
 RESIZE_OVER_CROP = 256 / 224
 """The shorter side is resized to this times the view before the central crop."""
@@ -93,14 +95,8 @@ def view_batches(
     images: Images, view: View, batches: Sequence[NDArray[np.int64]], workers: int = 0
 ) -> Iterator[ViewBatch]:
     """The images whose numbers stand in `batches`, one after the other; positions are those numbers."""
-    loader = DataLoader(
-        _Views(images, view, batches),
-        batch_size=None,
-        num_workers=workers,
-        shuffle=False,
-        generator=torch.Generator(),  # or the loader draws from torch's own, which is the caller's
-    )
-    yield from loader
+    num_bytes = 3 * math.prod(view.size) * max(map(len, batches), default=0)
+    yield from read_items(_Views(images, view, batches), workers, num_bytes, batch_size=None)
 
 
 class _Views(Dataset[ViewBatch]):
