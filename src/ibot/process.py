@@ -14,12 +14,12 @@ from typing import Any
 
 @contextmanager
 def ignored_warnings(category: type[Warning] = Warning, message: str = "") -> Iterator[None]:
-    """Ignore warnings of `category` whose text begins with the pattern `message`, inside the block.
+    """Ignore this thread's warnings of `category` whose text begins with the pattern `message`.
 
     Not `warnings.catch_warnings`: that puts the whole list of filters back, so that of two threads
     whose blocks overlap the one that leaves last brings back the filters of the other, for ever.
     """
-    entry: Any = ("ignore", re.compile(message, re.IGNORECASE) if message else None, category, None, 0)
+    entry: Any = ("ignore", _OfThisThread(message), category, None, 0)
     inserted: Any = warnings.filters
     inserted.insert(0, entry)
     try:
@@ -30,6 +30,17 @@ def ignored_warnings(category: type[Warning] = Warning, message: str = "") -> It
         for filters in [inserted] if current is inserted else [inserted, current]:
             with suppress(ValueError):
                 filters.remove(entry)
+
+
+class _OfThisThread:
+    """In the place of a filter's pattern: it matches in the thread that made it alone."""
+
+    def __init__(self, message: str) -> None:
+        self.thread, self.pattern = threading.get_ident(), re.compile(message, re.IGNORECASE)
+
+    def match(self, text: str) -> bool:
+        """As of a pattern."""
+        return threading.get_ident() == self.thread and self.pattern.match(text) is not None
 
 
 @contextmanager

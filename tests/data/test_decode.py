@@ -1,5 +1,6 @@
 import io
 import json
+import struct
 import tarfile
 import tracemalloc
 import zlib
@@ -8,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ibot.data.decode import UnreadableImage, decode
+from ibot.data.decode import UnreadableImage, decode, decode_file, holds_more, open_image
+from ibot.data.sources import scan
 
 
 @pytest.fixture(scope="session")
@@ -164,3 +166,141 @@ def test_whole_files_of_a_layout_that_cannot_be_read_are_not_called_corrupt(shar
     for name in ("s2_6band_uint16_interleaved.tif", "worms_2channel_uint16.tif", "s2_rgb_float32.tif"):
         with pytest.raises(UnreadableImage, match="unsupported TIFF layout"):
             decode(scientific / name)
+
+
+LEVELS = np.linspace(0, 1, 9)
+
+
+def tiff(levels, *, photometric=1, order="<"):
+    """Bytes of an uncompressed gray TIFF of one row."""
+    kind = {"u": 1, "i": 2, "f": 3}[levels.dtype.kind]
+    data = levels.astype(levels.dtype.newbyteorder(order)).tobytes()
+    fields = {256: len(levels), 257: 1, 258: 8 * levels.itemsize, 259: 1, 262: photometric, 273: 0, 277: 1, 278: 1}
+    fields |= {279: len(data), 339: kind}
+    fields[273] = 8 + 2 + 12 * len(fields) + 4
+    entries = b"".join(struct.pack(order + "HHII", tag, 4, 1, value) for tag, value in fields.items())
+    head = (b"II" if order == "<" else b"MM") + struct.pack(order + "HIH", 42, 8, len(fields))
+    return head + entries + bytes(4) + data
+
+
+def gray(content):
+    return decode_file(io.BytesIO(content))[0, :, 0].tolist()
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("kind", ["u1", "i1", "u2", "i2", "f4"])
+def test_gray_levels_span_black_to_white_by_the_range_of_their_type(kind, order):
+    levels = LEVELS.astype("f4")
+    if kind != "f4":
+        info = np.iinfo(kind)
+        levels = np.rint(info.min + LEVELS * (info.max - float(info.min))).astype(kind)
+        want = np.rint((levels - float(info.min)) * 255 / (info.max - float(info.min)))
+    else:
+        want = np.rint(levels * 255)
+    assert gray(tiff(levels, order=order)) == want.tolist()
+
+
+@pytest.mark.parametrize("kind", ["u1", "u2", "f4"])
+def test_where_the_lowest_level_is_white_it_is_shown_white(kind):
+    levels = LEVELS.astype(kind) if kind == "f4" else np.rint(LEVELS * np.iinfo(kind).max).astype(kind)
+    assert gray(tiff(levels, photometric=0)) == pytest.approx(255 - np.array(gray(tiff(levels))), abs=1)
+    assert gray(tiff(levels, photometric=0))[::8] == [255, 0]
+
+
+@pytest.mark.parametrize(
+    ("levels", "want"),
+    [
+        (np.array([0, 1, 128, 255], "u4"), [0, 1, 128, 255]),  # of 8 bits
+        (np.array([7, 7, 7, 7], "i4"), [7, 7, 7, 7]),
+        (np.array([0, 257, 65535, 300], "i4"), [0, 1, 255, 1]),  # of 16 bits
+        (np.array([0, 2**31, 2**32 - 1, 2**30], "u4"), [0, 128, 255, 64]),
+        (np.array([-100, 0, 155, 28], "i4"), [0, 100, 255, 128]),  # their own range
+        (np.array([70000, 170000, 120000, 70000], "u4"), [0, 255, 128, 0]),
+    ],
+)
+def test_levels_of_32_bits_are_those_of_8_or_16_where_they_fit_else_their_own_range(levels, want):
+    assert gray(tiff(levels)) == want
+
+
+@pytest.mark.parametrize("kind", ["i2", "i4", "f4"])
+def test_packed_levels_in_the_other_byte_order_are_the_same(tmp_path, kind):
+    levels = LEVELS.astype(kind) if kind == "f4" else (1000 * LEVELS).astype(kind)
+    for order in "<>":
+        content = bytearray(tiff(levels, order=order))
+        data = zlib.compress(bytes(content[-levels.nbytes :]))
+        del content[-levels.nbytes :]
+        for tag, value in ((259, 8), (279, len(data))):  # deflate
+            place = content.index(struct.pack(order + "HHI", tag, 4, 1)) + 8
+            content[place : place + 4] = struct.pack(order + "I", value)
+        assert gray(bytes(content) + data) == gray(tiff(levels))
+
+
+def test_twelve_bits_are_scaled_by_their_range():
+    content = bytearray(tiff(np.zeros(6, "u1")))
+    place = content.index(struct.pack("<HHI", 258, 4, 1)) + 8
+    content[place : place + 4] = struct.pack("<I", 12)
+    place = content.index(struct.pack("<HHI", 256, 4, 1)) + 8
+    content[place : place + 4] = struct.pack("<I", 4)
+    content[-6:] = int("000400800fff", 16).to_bytes(6, "big")
+    assert gray(bytes(content)) == [0, 64, 128, 255]
+
+
+def test_the_transparent_level_of_sixteen_bits_shows_white(tmp_path):
+    Image.fromarray(np.array([[0, 1000, 40000]], np.uint16)).save(tmp_path / "a.png", transparency=1000)
+    assert decode(tmp_path / "a.png")[0, :, 0].tolist() == [0, 255, 156]
+
+
+def test_a_larger_image_is_read_where_it_is_allowed_and_the_refusal_names_the_setting(tmp_path):
+    header = encoded("PNG")[:16] + struct.pack(">II", 16000, 12000) + b"\x08\x02\0\0\0"
+    content = header + struct.pack(">II", zlib.crc32(header[12:]), 0) + b"IDAT" + bytes(4)
+    (tmp_path / "a.png").write_bytes(content)
+    limit = Image.MAX_IMAGE_PIXELS
+    with pytest.raises(UnreadableImage, match=r"16000 x 12000; data.max_pixels or --max-pixels") as caught:
+        decode(tmp_path / "a.png")
+    assert caught.value.reason == "too many pixels"
+    assert open_image((tmp_path / "a.png").open("rb"), 192_000_000).size == (16000, 12000)
+    with pytest.raises(UnreadableImage, match="too many pixels"):
+        decode(tmp_path / "a.png", max_pixels=191_999_999)
+    assert limit == Image.MAX_IMAGE_PIXELS
+
+
+def test_limits_that_others_set_in_pillow_are_not_ours(tmp_path, monkeypatch):
+    Image.new("RGB", (40, 30)).save(tmp_path / "a.jpg")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    assert decode(tmp_path / "a.jpg").shape == (30, 40, 3)
+    with pytest.raises(UnreadableImage, match="too many pixels"):
+        decode(tmp_path / "a.jpg", max_pixels=1199)
+
+
+def test_further_pages_and_bands_are_noticed(tmp_path):
+    page = Image.new("RGB", (4, 4))
+    page.save(tmp_path / "one.tif")
+    for name in ("pages.tif", "frames.gif", "frames.webp"):
+        page.save(tmp_path / name, save_all=True, append_images=[Image.new("RGB", (4, 4), "red")])
+    (tmp_path / "bands.tif").write_bytes(banded(5))
+    (tmp_path / "broken.tif").write_bytes(b"II*\0")
+    more = {path.name: holds_more(path) for path in tmp_path.iterdir()}
+    assert more.pop("one.tif") == more.pop("broken.tif") == (False, False)
+    assert more.pop("bands.tif") == (False, True) and set(more.values()) == {(True, False)}
+    assert scan(tmp_path).notes == (
+        "only the first page and up to three bands are read: 3 with further pages or frames, 1 with further bands",
+    )
+
+
+def banded(bands):
+    """An RGB TIFF of one pixel with further bands."""
+    content, extra = tiff(np.zeros(1, "u1")), bands - 3
+    fields = {256: 1, 257: 1, 258: 8, 259: 1, 262: 2, 273: 200, 277: bands, 278: 1, 279: bands}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in fields.items() if tag != 258)
+    entries += struct.pack("<HHIHH", 338, 3, extra, 0, 0)
+    bits = struct.pack("<HHII", 258, 3, bands, 180)
+    entries = entries[:24] + bits + entries[24:]
+    content = b"II*\0" + struct.pack("<IH", 8, 10) + entries + bytes(4)
+    return content.ljust(180, b"\0") + struct.pack(f"<{bands}H", *([8] * bands)) + bytes(10 + bands)
+
+
+def test_a_reader_that_logs_errors_is_not_heard(caplog, tmp_path):
+    (tmp_path / "a.tif").write_bytes(banded(13))
+    with pytest.raises(UnreadableImage, match="unsupported TIFF layout"):
+        decode(tmp_path / "a.tif")
+    assert not caplog.records

@@ -58,7 +58,7 @@ def test_odd_texts_are_read(tmp_path, jpeg, make, names):
         (["path,label", "1.jpg,a", "", "1.jpg,", "1.jpg"], "empty label in line 4", "2 of 3 rows"),
         (["path,label", ",a"], "empty path in line 2", "1 of 1"),
         (["1.jpg\tcat", "1.jpg"], "empty label in line 2", "1 of 2"),
-        (["path,label,split", "1.jpg,a,train", "1.jpg,b,dev"], "unknown split 'dev' in line 3", "train, val, test"),
+        (["path,label,split", "1.jpg,a,train", "1.jpg,b,extra"], "unknown split 'extra' in line 3", "train, val, test"),
         (["path,label,split", "1.jpg,a,train", "1.jpg,b,"], "unknown split '' in line 3", "1 of 2"),
         (["file,class", "1.jpg,a"], "lacks the columns 'path' and 'label'", "'file,class'"),
         (["path\tclass", "1.jpg\ta"], "lacks the columns", "path,class"),
@@ -67,7 +67,7 @@ def test_odd_texts_are_read(tmp_path, jpeg, make, names):
         (["path,label", "1.jpg,a", "1.jpg,a"], "fewer than two classes", "all 2 images are labelled 'a'"),
         (["path,label,split", "1.jpg,a,val", "1.jpg,b,val"], "no training part", ""),
         (["path,label,split", "1.jpg,a,train", "1.jpg,b,train"], "no validation part", ""),
-        (["path,label,split", "1.jpg,a,train", "1.jpg,b,train", "1.jpg,a,val"], "different classes", "training: 'b'"),
+        (["path,label,split", "1.jpg,a,train", "1.jpg,b,train", "1.jpg,c,val"], "different classes", "validation: 'c'"),
     ],
 )
 def test_unusable_lists_are_refused_with_the_line(tmp_path, lines, what, why, make, write, refused):

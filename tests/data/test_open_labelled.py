@@ -35,9 +35,9 @@ def test_different_classes_are_named(tmp_path, make, refused):
 
 
 def test_of_many_different_classes_five_are_named(tmp_path, make, refused):
-    make(tmp_path, *(f"train/c{i}/1.jpg" for i in range(8)), "val/c0/1.jpg", "val/c1/1.jpg")
+    make(tmp_path, "train/c0/1.jpg", "train/c1/1.jpg", *(f"val/c{i}/1.jpg" for i in range(8)))
     error = refused(open_labelled, str(tmp_path), match="different classes")
-    assert "'c6' and 1 more; only in validation: none" in error.why
+    assert error.why == "only in training: none; only in validation: 'c2', 'c3', 'c4', 'c5', 'c6' and 1 more"
 
 
 def test_without_a_validation_part_a_split_must_be_asked_for(tmp_path, make, refused):

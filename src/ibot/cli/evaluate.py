@@ -8,7 +8,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -112,7 +112,8 @@ def evaluation(options: argparse.Namespace) -> Iterator[Context]:
 
     Raises what a user can mend as UserError, a full disk included.
     """
-    from ibot.data.labels import count_shared
+    from ibot.data.classes import absent_note
+    from ibot.data.labels import count_shared, notes
     from ibot.data.open_labelled import open_labelled
     from ibot.engine.device import choose_device
     from ibot.engine.distributed import check_equal, joined
@@ -125,14 +126,16 @@ def evaluation(options: argparse.Namespace) -> Iterator[Context]:
         raise UserError("evaluations compute in float64, which mps lacks", fix="use --device cpu")
     train, val = open_labelled(
         options.data, options.val_data, split=options.split, seed=options.seed,
-        exif_orientation=options.exif_orientation,
+        exif_orientation=options.exif_orientation, max_pixels=options.max_pixels,
     )  # fmt: skip
+    told = [*notes(train), *notes(val), *filter(None, [absent_note(val.labels, val.classes)])]
     train, val = _evenly(train, options.max_train), _evenly(val, options.max_val)
     loaded = load(options.weights, options.key, heads=options.heads)
     view = _view(options, loaded)
     out = Path(options.out) if options.out else default_out(Path(options.weights))
     with joined(device) as processes:
         try:
+            print_notes(dict.fromkeys(told), options.quiet or not processes.is_main)
             if processes.is_main and (shared := count_shared(train, val)):
                 log.warning("%d of %d validation images are training images", shared, len(val))
             out.mkdir(parents=True, exist_ok=True)
@@ -253,6 +256,12 @@ def table(records: list[ResultRecord]) -> str:
 
 def _number(value: Any) -> str:
     return "" if value is None else f"{value:.2f}"
+
+
+def print_notes(notes: Iterable[str], quiet: bool) -> None:
+    """What a user should know of the images, on the error output: results may be read by programs."""
+    for note in () if quiet else notes:
+        print(f"note: {note}", file=sys.stderr)
 
 
 def counter(name: str) -> Callable[[int, int], None]:

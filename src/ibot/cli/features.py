@@ -21,7 +21,7 @@ def run(options: argparse.Namespace) -> int:
 
     import numpy as np
 
-    from ibot.cli.evaluate import counter
+    from ibot.cli.evaluate import counter, print_notes
     from ibot.data.sources import scan
     from ibot.engine.device import choose_device
     from ibot.eval.features import extract_features
@@ -32,7 +32,8 @@ def run(options: argparse.Namespace) -> int:
     loaded = load(options.weights, options.key, heads=options.heads)
     backbone = loaded.backbone.to(device)
     size = (options.size, options.size) if options.size else loaded.size
-    source = replace(scan(options.data), exif_orientation=options.exif_orientation)
+    source = replace(scan(options.data), exif_orientation=options.exif_orientation, max_pixels=options.max_pixels)
+    print_notes(source.notes, options.quiet)
     create_parents(out)  # what fails shall fail before the work
     features = extract_features(
         backbone, source, size=size, patches=options.patches, device=device,

@@ -332,6 +332,8 @@ def _weights_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--key", default="teacher", choices=("teacher", "student"), help="which network")
     parser.add_argument("--heads", type=COUNT, metavar="N", help="attention heads of a ViT, if the file does not say")
     parser.add_argument("--size", type=COUNT, default=0, metavar="PIXELS", help="view; default: as in training")
+    most = "read images of up to N pixels (default: 89478485)"
+    parser.add_argument("--max-pixels", type=COUNT, default=89_478_485, metavar="N", help=most)
     turn = "turn pictures upright by their EXIF tag, or not, as published (default: apply)"
     parser.add_argument("--exif-orientation", choices=("apply", "ignore"), default="apply", help=turn)
     parser.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda, cuda:N, mps")

@@ -6,6 +6,7 @@ import argparse
 import math
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 TRIAL_ON_CPU = 16
@@ -26,7 +27,7 @@ def run(options: argparse.Namespace) -> int:
     from ibot.engine.trial import run_trial
 
     config = configure(options)
-    source = scan(config.data.path)
+    source = replace(scan(config.data.path), max_pixels=config.data.max_pixels)
     derived = derive(config, len(source))
     describe(config, derived, source, Path(options.run_folder or "runs/..."), 1, print)
     device = choose_device(config.system.device)

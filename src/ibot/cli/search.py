@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ibot.cli.evaluate import counter, default_out
+from ibot.cli.evaluate import counter, default_out, print_notes
 from ibot.cli.results import counted, printable
 from ibot.errors import DataError, UserError, WeightsError
 
@@ -120,7 +120,8 @@ def run(options: argparse.Namespace) -> int:
     from ibot.weights.read import load
 
     device = choose_device(options.device)
-    source = replace(scan(options.data), exif_orientation=options.exif_orientation)
+    source = replace(scan(options.data), exif_orientation=options.exif_orientation, max_pixels=options.max_pixels)
+    print_notes(source.notes, options.quiet)
     loaded = load(options.weights, options.key, heads=options.heads)
     size = (options.size, options.size) if options.size else loaded.size
     searched = Searched(
@@ -185,10 +186,11 @@ def _query(searched: Searched, file: str, number: int) -> Query:
     from ibot.data.decode import UnreadableImage, decode
 
     try:
-        view = searched.view.render(decode(file, searched.source.exif_orientation))
+        source = searched.source
+        view = searched.view.render(decode(file, source.exif_orientation, source.max_pixels))
     except UnreadableImage as error:
         raise DataError(
-            f"the image '{file}' cannot be read", why=error.reason, fix="check the path, or convert it to JPEG or PNG"
+            f"the image '{file}' cannot be read", why=str(error), fix="check the path, or convert it to JPEG or PNG"
         ) from None
     index = _number_in(searched.source, file)
     return Query(file, number, view) if index is None else Query(searched.source.name(index), index, view)

@@ -36,7 +36,7 @@ def run(options: argparse.Namespace) -> int:
     from ibot.engine.run import RunFolder
     from ibot.engine.watch import from_main
 
-    source = scan(config.data.path)
+    source = replace(scan(config.data.path), max_pixels=config.data.max_pixels)
     processes = launched_processes()
     derived = derive(config, len(source), processes.world_size)
     command = shlex.join(["ibot", *sys.argv[1:]])
@@ -152,6 +152,8 @@ def describe(
     micro = f" x {train.accumulate} micro-batches" if train.accumulate > 1 else ""
     say(f"recipe {config.recipe or '-'}: {config.model}, {config.head.out_dim} prototypes")
     say(f"data   {len(source)} images in {source.root}")
+    for note in source.notes:
+        say(f"note   {note}")
     say(
         f"run    {derived.run_steps} of {derived.total_steps} steps, {derived.steps_per_epoch} per epoch; "
         f"batch {train.batch} = {world_size} processes x {derived.batch_per_process // train.accumulate}{micro}; "
@@ -187,5 +189,8 @@ def knn_probe(
         return None
     if sets is None:
         return None
-    train, val = (replace(part, exif_orientation=config.data.exif_orientation) for part in sets)
+    data = config.data
+    train, val = (replace(part, exif_orientation=data.exif_orientation, max_pixels=data.max_pixels) for part in sets)
+    for note in val.notes:
+        say(f"note   validation: {note}")
     return probe.knn_probe(config, train, val, device, launched_processes())

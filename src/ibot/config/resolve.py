@@ -84,6 +84,8 @@ def _problems(config: Config) -> Iterator[str]:
         yield f"train.batch={train.batch} and train.accumulate={train.accumulate} must be at least 1"
     if train.length.value <= 0 or train.length.unit == "percent":
         yield f"train.length={train.length} must be a positive number of epochs, steps or images"
+    if config.data.max_pixels < 1:
+        yield f"data.max_pixels={config.data.max_pixels} must be at least 1"
     if train.seed < 0:
         yield f"train.seed={train.seed} must not be negative"
     if train.max_steps < 0:

@@ -61,9 +61,11 @@ class DataConfig:
     path: str = ""
     """Folder with images, flat or nested (`--data`). With `train/` and `val/` of class folders: a labelled set."""
     val_path: str = ""
-    """Labelled folder for k-NN during training (`--val-data`); empty: the `val` or `test` folder of `path`."""
+    """Labelled folder for k-NN during training (`--val-data`); empty: the validation part of `path`."""
     exif_orientation: Literal["apply", "ignore"] = "apply"
     """Turn pictures upright by their EXIF tag. The published loader ignores it (quirk Q2)."""
+    max_pixels: int = 89_478_485
+    """Larger images are refused from their header: a small file can declare more than the memory holds."""
     max_bad_fraction: float = 0.2
     """Stop when more than this share of the files read so far is unreadable."""
 

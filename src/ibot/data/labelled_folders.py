@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 
 from ibot.data.labels import FolderImages
-from ibot.data.sources import RUN_MARKS, scan
+from ibot.data.parts import folder_names, quoted
+from ibot.data.sources import RUN_MARKS, as_classes, scan, what_is_there
 from ibot.errors import DataError
 
 
-def open_folder(root: str | Path) -> FolderImages:
-    """Images below `root` with its first-level folders as classes.
+def open_folder(root: str | Path, *, one_class: bool = False) -> FolderImages:
+    """Images below `root` with its first-level folders as classes: two or more, unless `one_class` is enough.
 
     Raises DataError for images outside of class folders, a class folder without images, a single class, and as `scan`.
     """
-    source = scan(root)
+    source = as_classes(scan(root)) if one_class else scan(root)
     root = source.root
     if source.labels is None:
         names = [source.name(i) for i in range(len(source))]
@@ -27,10 +27,11 @@ def open_folder(root: str | Path) -> FolderImages:
             )
     used = source.classes or (source.name(0).split("/", 1)[0],)
     if empty := [name for name in _class_folders(root) if name not in used]:
+        first = root / empty[0]
         raise DataError(
-            f"the class folder '{root / empty[0]}' is empty",
-            why=f"{len(empty)} folders in '{root}' hold no image of their own: {first_five(empty)}",
-            fix="add images, or remove the folder",
+            f"the class folder '{first}' is empty" if not any(first.iterdir()) else f"no images in the class '{first}'",
+            why=f"{what_is_there(first)}; without an image of their own are {quoted(empty)}",
+            fix="add images, convert them to a format that is read, or remove the folder",
         )
     if source.labels is None:
         raise DataError(
@@ -43,12 +44,4 @@ def open_folder(root: str | Path) -> FolderImages:
 
 def _class_folders(root: Path) -> list[str]:
     """First-level folders that `scan` looks into, sorted."""
-    folders = [path for path in root.iterdir() if path.is_dir() and path.name != "__MACOSX" and path.name[0] != "."]
-    return sorted(path.name for path in folders if not all((path / mark).exists() for mark in RUN_MARKS))
-
-
-def first_five(names: Iterable[str]) -> str:
-    """The first five in order, and how many more there are; 'none' without any."""
-    ordered = sorted(names)
-    more = f" and {len(ordered) - 5} more" if ordered[5:] else ""
-    return ", ".join(f"'{name}'" for name in ordered[:5]) + more or "none"
+    return [name for name in folder_names(root) if not all((root / name / mark).exists() for mark in RUN_MARKS)]

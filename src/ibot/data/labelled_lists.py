@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ibot.data.labels import ListedImages, Part, number_classes
-from ibot.data.sources import VAL_NAMES, pack_names
+from ibot.data.parts import WORDS, part_of
+from ibot.data.sources import pack_names
 from ibot.errors import DataError
 
 LISTS = (".csv", ".tsv", ".txt")
@@ -34,10 +35,10 @@ def open_list(file: str | Path, part: Part | None = None) -> ListedImages | None
     """
     file = Path(file)
     rows = _read_rows(file)
-    splits = {row.split for row in rows}
-    if part is not None and splits != {""}:
-        wanted = "train" if part == "train" else next((name for name in VAL_NAMES if name in splits), "val")
-        rows = [row for row in rows if row.split == wanted]
+    splits = {part_of(row.split) for row in rows}
+    if part is not None and splits != {None}:
+        wanted = "test" if part == "val" and "val" not in splits else part
+        rows = [row for row in rows if part_of(row.split) == wanted]
     elif part == "val":
         rows = []
     if not rows:
@@ -129,8 +130,8 @@ def _require_whole_rows(rows: list[_Row], file: Path) -> None:
             why=f"{len(bad)} of {len(rows)} rows lack a path or a label",
             fix="fill in the columns, or remove the lines",
         )
-    known = ("train", *VAL_NAMES) if any(row.split for row in rows) else ("",)
-    if bad := [row for row in rows if row.split not in known]:
+    if any(row.split for row in rows) and (bad := [row for row in rows if part_of(row.split) is None]):
+        known = [words[0] for words in WORDS.values()]
         raise DataError(
             f"the list '{file}' has an unknown split '{bad[0].split}' in line {bad[0].line}",
             why=f"{len(bad)} of {len(rows)} rows have a split that is none of {', '.join(known)}",

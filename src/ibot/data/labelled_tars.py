@@ -6,11 +6,13 @@ import os
 import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 import numpy as np
 
+from ibot.data.formats import extension, extensions, is_image, is_litter
 from ibot.data.labels import TarImages, number_classes
-from ibot.data.sources import EXTENSIONS, pack_names
+from ibot.data.sources import pack_names
 from ibot.errors import DataError
 
 
@@ -35,7 +37,7 @@ def open_tars(archives: Sequence[str | Path]) -> TarImages:
     if not names:
         raise DataError(
             f"no images in '{paths[0]}'" + (f" and {len(paths) - 1} others" if len(paths) > 1 else ""),
-            fix=f"the extensions read are {' '.join(sorted(EXTENSIONS))}",
+            fix=f"the extensions read are {' '.join(sorted(extensions()))}",
         )
     if "" in texts:
         raise DataError(
@@ -51,18 +53,20 @@ def _members(path: Path) -> Iterator[tuple[str, str, int, int]]:
     """Name, class ("" if there is none), first byte and bytes of each image in an archive. Raises DataError."""
     images: dict[str, tuple[int, int]] = {}  # a name that comes twice was replaced by its later content
     texts: dict[str, str] = {}
+    known = extensions()
     try:
         with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
             while (member := archive.next()) is not None:
                 archive.members = []  # pyright: ignore[reportAttributeAccessIssue] - else it keeps 1 KB per file
                 name = member.name.removeprefix("./")
-                stem, extension = os.path.splitext(name)  # noqa: PTH122
-                if not member.isreg() or any(part.startswith(".") or part == "__MACOSX" for part in name.split("/")):
+                *folders, base = name.split("/")
+                if not member.isreg() or is_litter(base, False) or any(is_litter(part, True) for part in folders):
                     continue
-                if extension.lower() in EXTENSIONS:
+                kind = extension(name)
+                if kind in known or (not kind and is_image(_head(file, member))):
                     images[name] = member.offset_data, member.size
-                elif extension == ".cls" and (content := archive.extractfile(member)) is not None:
-                    texts[stem] = content.read().decode("utf-8", "replace").strip()
+                elif kind == ".cls" and (content := archive.extractfile(member)) is not None:
+                    texts[os.path.splitext(name)[0]] = content.read().decode("utf-8", "replace").strip()  # noqa: PTH122
             # tarfile takes a damaged header for the end, which is a block of zeros.
             file.seek(archive.offset)
             if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
@@ -72,3 +76,9 @@ def _members(path: Path) -> Iterator[tuple[str, str, int, int]]:
         raise DataError(f"'{path}' cannot be read as a tar archive", why=str(error), fix=fix) from None
     for name, (start, size) in images.items():
         yield name, texts.get(os.path.splitext(name)[0], PurePosixPath(name).parent.name), start, size  # noqa: PTH122
+
+
+def _head(file: BinaryIO, member: tarfile.TarInfo) -> bytes:
+    """The first bytes of a file in an archive; tarfile finds its own place again."""
+    file.seek(member.offset_data)
+    return file.read(min(32, member.size))

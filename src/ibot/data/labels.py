@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ibot.data.decode import Orientation, UnreadableImage, decode_file
+from ibot.data.decode import MAX_PIXELS, Orientation, UnreadableImage, decode_file
 from ibot.data.sources import ImageSource
 
 Part = Literal["train", "val"]
@@ -114,13 +114,15 @@ class FileImages:
     def fingerprint(self) -> str:
         """SHA-256 in hex of kind, classes, names, labels, and sizes and times of the files: one stat for each.
 
-        Images that are not turned upright are others.
+        Images that are not turned upright, or are refused from another size on, are others.
         """
         if not self._known:
             source = self.source
-            turned = () if source.exif_orientation == "apply" else (source.exif_orientation,)
+            other = () if source.exif_orientation == "apply" else (source.exif_orientation,)
+            if source.max_pixels != MAX_PIXELS:
+                other = (*other, str(source.max_pixels))
             self._known.append(
-                _digest(self.kind, *self.classes, source.names, source.ends, self.labels, self._state(), *turned)
+                _digest(self.kind, *self.classes, source.names, source.ends, self.labels, self._state(), *other)
             )
         return self._known[0]
 
@@ -165,7 +167,7 @@ class TarImages(FileImages):
             raise UnreadableImage(f"cannot be read: {error.strerror or error}") from None
         if len(content) < size:
             raise UnreadableImage("truncated")
-        return decode_file(io.BytesIO(content), self.source.exif_orientation)
+        return decode_file(io.BytesIO(content), self.source.exif_orientation, self.source.max_pixels)
 
     def _state(self) -> NDArray[np.int64]:
         return np.vstack([_file_state(str(self.root / name) for name in self.archives), self.places[:, 1:]])
@@ -246,11 +248,37 @@ class SubsetImages:
 
 def oriented(images: Images, exif_orientation: Orientation) -> Images:
     """The same images, turned upright by their EXIF tags or not; those in memory have none."""
+    return _read_with(images, exif_orientation=exif_orientation)
+
+
+def allowing(images: Images, max_pixels: int) -> Images:
+    """The same images, of which larger ones are refused; those in memory are all read."""
+    return _read_with(images, max_pixels=max_pixels)
+
+
+def _read_with(images: Images, **changes: Any) -> Images:
     if isinstance(images, SubsetImages):
-        return type(images)(oriented(images.base, exif_orientation), images.indices)
+        return type(images)(_read_with(images.base, **changes), images.indices)
     if not isinstance(images, FileImages):
         return images
-    return replace(images, source=replace(images.source, exif_orientation=exif_orientation))
+    return replace(images, source=replace(images.source, **changes))
+
+
+def relabelled(images: Images, number: NDArray[np.int32], classes: tuple[str, ...]) -> Images:
+    """The same images with other classes: class i becomes number[i] of `classes`."""
+    if isinstance(images, SubsetImages):
+        return type(images)(relabelled(images.base, number, classes), images.indices)
+    if isinstance(images, FileImages):
+        return replace(images, source=replace(images.source, labels=number[images.labels], classes=classes))
+    assert isinstance(images, ArrayImages)
+    return replace(images, labels=number[images.labels], classes=classes)
+
+
+def notes(images: LabelledImages) -> tuple[str, ...]:
+    """What a user should know of what was and was not taken, a sentence each."""
+    if isinstance(images, SubsetImages):
+        return notes(images.base)
+    return images.source.notes if isinstance(images, FileImages) else ()
 
 
 def count_shared(train: LabelledImages, val: LabelledImages) -> int:

@@ -108,9 +108,10 @@ class MicroBatches(Dataset["Batch | DataError"]):
         candidate = wanted
         for attempt in range(REPLACEMENTS):
             try:
-                return decode(self.source.path(candidate), self.config.data.exif_orientation), candidate
+                data = self.config.data
+                return decode(self.source.path(candidate), data.exif_orientation, data.max_pixels), candidate
             except UnreadableImage as error:
-                bad.append((self.source.name(candidate), error.reason))
+                bad.append((self.source.name(candidate), str(error)))
                 drawn = uniform(self.config.train.seed, epoch, wanted, attempt, Purpose.REPLACE, 1)
                 candidate = int(drawn[0] * len(self.source))
         raise DataError(

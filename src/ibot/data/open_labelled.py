@@ -3,36 +3,45 @@
 from __future__ import annotations
 
 import glob
+import re
 from pathlib import Path
 
-from ibot.data.decode import Orientation
-from ibot.data.labelled_folders import first_five, open_folder
+from ibot.data.classes import match_classes
+from ibot.data.decode import MAX_PIXELS, Orientation
+from ibot.data.labelled_folders import open_folder
 from ibot.data.labelled_lists import LISTS, open_list
 from ibot.data.labelled_tars import open_tars
-from ibot.data.labels import LabelledImages, Part, oriented
+from ibot.data.labels import LabelledImages, Part, allowing, oriented, relabelled
 from ibot.data.named_sets import open_named
-from ibot.data.sources import VAL_NAMES
+from ibot.data.parts import find_parts, part_of
 from ibot.data.subsets import split_labelled
 from ibot.errors import DataError
 
 
 def open_labelled(
-    data: str, val_data: str = "", *, split: float = 0.0, seed: int = 0, exif_orientation: Orientation = "apply"
+    data: str,
+    val_data: str = "",
+    *,
+    split: float = 0.0,
+    seed: int = 0,
+    exif_orientation: Orientation = "apply",
+    max_pixels: int = MAX_PIXELS,
 ) -> tuple[LabelledImages, LabelledImages]:
-    """Training and validation images with the same classes, at least two.
+    """Training and validation images with the same classes, at least two. The latter may lack some of them.
 
     Args:
-        data: a folder with `train` and `val` (or `test`), or of class folders; a list with a column `split` or without;
-            a .tar file, a pattern such as 'train-*.tar' or a folder that holds only .tar files; or NAME:DIR with a name
-            of `NAMED_SETS`.
+        data: a folder with the parts of a set (`train` and `val` or `test`, and `parts.WORDS`), or of class folders; a
+            list with a column `split` or without; a .tar file, a pattern such as 'train-*.tar' or a folder that holds
+            only .tar files; or NAME:DIR with a name of `NAMED_SETS`.
         val_data: the validation images, in the same forms; its validation part if it has one.
         split: set this share of each class aside (0..1, exclusive), where there is no validation part.
         seed: of that draw.
         exif_orientation: whether pictures are turned upright by their EXIF tags.
+        max_pixels: larger images are not read.
 
     Raises:
-        DataError: something is missing or empty, labels are absent, the classes differ, or a split is asked for where
-            there are validation images.
+        DataError: something is missing or empty, labels are absent, validation images have a class that the training
+            images lack, or a split is asked for where there are validation images.
     """
     if not data:
         raise DataError("no data given", fix="name a folder, a list, tar files, or a set as in cifar10:DIR")
@@ -45,16 +54,17 @@ def open_labelled(
             why=f"all {len(train)} images are labelled '{''.join(train.classes)}'",
             fix="add images of another class",
         )
-    train = oriented(train, exif_orientation)
+    train = allowing(oriented(train, exif_orientation), max_pixels)
     val = _open(val_data or data, "val")
     if val is None and val_data:
-        val = _open(val_data, "train")
+        val = _open(val_data, "train", one_class=True)
     if val is None and split:
         return split_labelled(train, split, seed)
     if val is None:
         raise DataError(
             f"'{data}' has no validation part",
-            why="looked for 'val' or 'test': a folder beside 'train', a split of a list, the start of names of tars",
+            why="looked for 'val' or 'test' and their other names (valid, validation, dev, testing): a folder beside "
+            "'train', a split of a list, a word in the names of tars",
             fix="name a second set of images (--val-data), or set a share of these aside (--split 0.2)",
         )
     if split:
@@ -63,27 +73,32 @@ def open_labelled(
             why=f"they are in '{val.root}'",
             fix="leave out --split, or name the training images alone",
         )
-    _require_same_classes(train, val, data, val_data or data)
-    return train, oriented(val, exif_orientation)
+    val = allowing(oriented(val, exif_orientation), max_pixels)
+    if val.classes != train.classes:
+        number = match_classes(train.classes, val.classes, (data, val_data or data))
+        val = relabelled(val, number, train.classes)
+    return train, val
 
 
-def _open(data: str, part: Part) -> LabelledImages | None:
-    """One part of what `data` names; None where it has no such part. Data without parts are training data."""
+def _open(data: str, part: Part, *, one_class: bool = False) -> LabelledImages | None:
+    """One part of what `data` names; None where it has no such part. Data without parts are training data.
+
+    Folders hold two classes or more, but for validation, where `one_class` is enough.
+    """
     name, colon, folder = data.partition(":")
     path = Path(data)
     if colon and len(name) > 1 and "/" not in name and not path.exists():  # one letter is a drive
         return open_named(name.lower(), folder, part)
     if path.suffix.lower() in LISTS and not path.is_dir():
         return open_list(path, part)
-    val_folder = next((path / name for name in VAL_NAMES if (path / name).is_dir()), None)
-    if val_folder is not None and (path / "train").is_dir():
-        path = path / "train" if part == "train" else val_folder
+    if (parts := find_parts(path)) is not None:
+        path = parts.train if part == "train" else parts.validation()
         archives = _archives(str(path))
-        return open_tars(archives) if archives else open_folder(path)
+        return open_tars(archives) if archives else open_folder(path, one_class=part == "val")
     if archives := _archives(data):
         archives = _archives_of(part, archives)
         return open_tars(archives) if archives else None
-    return open_folder(path) if part == "train" else None
+    return open_folder(path, one_class=one_class) if part == "train" else None
 
 
 def _archives(data: str) -> list[Path]:
@@ -110,20 +125,12 @@ def _is_tar(path: Path) -> bool:
 
 
 def _archives_of(part: Part, archives: list[Path]) -> list[Path]:
-    """Those of a part by the start of their names; all are training data where there are not both parts."""
-    starts = {start: [path for path in archives if path.name.startswith(start)] for start in ("train", *VAL_NAMES)}
-    val = next((starts[name] for name in VAL_NAMES if starts[name]), [])
-    if starts["train"] and val:
-        return starts["train"] if part == "train" else val
+    """Those of a part by a word of their names; all are training data where there are not both parts."""
+    by_part: dict[str | None, list[Path]] = {}
+    for path in archives:
+        words = (part_of(word) for word in re.findall("[a-z]+", path.stem.lower()))
+        by_part.setdefault(next((word for word in words if word), None), []).append(path)
+    val = by_part.get("val") or by_part.get("test") or []
+    if by_part.get("train") and val:
+        return by_part["train"] if part == "train" else val
     return archives if part == "train" else []
-
-
-def _require_same_classes(train: LabelledImages, val: LabelledImages, data: str, val_data: str) -> None:
-    if train.classes == val.classes:
-        return
-    only_train, only_val = set(train.classes) - set(val.classes), set(val.classes) - set(train.classes)
-    raise DataError(
-        f"the training and validation images have different classes ('{data}', '{val_data}')",
-        why=f"only in training: {first_five(only_train)}; only in validation: {first_five(only_val)}",
-        fix="give both the same classes",
-    )

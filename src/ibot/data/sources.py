@@ -5,20 +5,23 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ibot.data.decode import Orientation, decode
+from ibot.data.classes import absent_note, match_classes
+from ibot.data.decode import MAX_PIXELS, Orientation, decode, holds_more
+from ibot.data.formats import FURTHER, PAGED, extension, extensions, is_image, is_litter
+from ibot.data.parts import find_parts, folder_names, part_of, quoted
 from ibot.errors import DataError
 
-EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif"})
-VAL_NAMES = ("val", "test")
 RUN_MARKS = ("config.json", "checkpoints")
 """A folder that holds all of these is a run, not a folder of images."""
+LOOKED_INTO = 500
+"""Files of which `scan` counts those with further pages, frames and bands; of more, so many are sampled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,10 @@ class ImageSource:
     classes: tuple[str, ...]
     exif_orientation: Orientation = "apply"
     """Whether `read` turns pictures upright by their EXIF tag."""
+    max_pixels: int = MAX_PIXELS
+    """`read` refuses larger images."""
+    notes: tuple[str, ...] = ()
+    """What a user should know of what was and was not taken, a sentence each."""
 
     def __len__(self) -> int:
         return len(self.ends)
@@ -53,7 +60,7 @@ class ImageSource:
 
     def read(self, index: int) -> NDArray[np.uint8]:
         """Pixels of an image, uint8 [H, W, 3]. Raises UnreadableImage."""
-        return decode(self.path(index), self.exif_orientation)
+        return decode(self.path(index), self.exif_orientation, self.max_pixels)
 
     def label(self, index: int) -> int | None:
         """Class of an image, None without class folders."""
@@ -66,11 +73,13 @@ class ImageSource:
 
 
 def scan(root: str | Path) -> ImageSource:
-    """All images below `root`, sorted; of a folder with `train` and `val` (or `test`) only `train`.
+    """All images below `root`, sorted; of a folder that holds the parts of a set (`parts.WORDS`) the training part.
 
-    Hidden files, side files of other systems, run folders and empty folders are passed over. Symbolic links to folders
-    are followed once, and only to what is not below `root` anyway. First-level folders are classes when every image
-    lies in one and there are at least two. Raises DataError for a folder that is missing, unreadable or without images.
+    Files are taken by their extension (`formats.extensions`), those without one by their first bytes. Hidden and system
+    files, run folders and empty folders are passed over; `notes` counts them. Symbolic links to folders are followed
+    once, and only to what is not below `root` anyway. First-level folders are classes when every image lies in one and
+    there are at least two.
+    Raises DataError for a folder that is missing, unreadable or without images, and for parts not to be told apart.
     """
     folder = Path(root)
     if not str(root):
@@ -81,16 +90,35 @@ def scan(root: str | Path) -> ImageSource:
         )
     if not folder.is_dir():
         raise DataError(f"'{root}' is a file, not a folder", fix="give the folder that holds the images")
-    if _is_split(folder):
-        folder = folder / "train"
-    names = sorted(_image_names(folder))
-    if not names:
+    folder, notes = _training_part(folder)
+    found = _walk(folder)
+    if not found.names:
         raise DataError(
             f"no images found under '{folder}'",
-            why=_what_is_there(folder),
-            fix=f"the extensions read are {' '.join(sorted(EXTENSIONS))}; convert the files or name another folder",
+            why=what_is_there(folder),
+            fix=f"the extensions read are {' '.join(sorted(extensions()))}; convert the files or name another folder",
         )
-    return _source(folder, names)
+    source = _source(folder, sorted(found.names))
+    return replace(source, notes=(*notes, *found.notes(), *_pages_note(folder, found.paged)))
+
+
+def _training_part(folder: Path) -> tuple[Path, list[str]]:
+    """Where the images to train on lie, and what to say of it. Raises DataError."""
+    if parts := find_parts(folder):
+        return parts.train, [f"only the training part '{parts.train.name}' is read; beside it {quoted(parts.beside)}"]
+    held = [name for name in folder_names(folder) if part_of(name) in ("val", "test")]
+    return folder, [f"'{name}' is read like any other folder: no training part lies beside it" for name in held]
+
+
+def _pages_note(folder: Path, names: Sequence[str]) -> list[str]:
+    """How many of the files in formats of several pages hold more than is read."""
+    places = np.linspace(0, len(names) - 1, min(LOOKED_INTO, len(names)))
+    chosen = [names[int(place)] for place in places]
+    more = [holds_more(folder / name) for name in chosen]
+    counts = zip(np.array(more, bool).reshape(-1, 2).sum(0).tolist(), ("pages or frames", "bands"), strict=True)
+    kinds = [f"{number} with further {kind}" for number, kind in counts if number]
+    sample = "" if len(chosen) == len(names) else f"of {len(chosen)} files looked into, "
+    return [f"only the first page and up to three bands are read: {sample}{', '.join(kinds)}"] if kinds else []
 
 
 def pack_names(
@@ -105,35 +133,34 @@ def pack_names(
 def labelled_sets(data: str, val_data: str = "") -> tuple[ImageSource, ImageSource] | None:
     """Training and validation images with the same classes, or None where there are no labels.
 
-    `data` holds `train` and `val` (or `test`), or it holds class folders and `val_data` names the other set; of a
-    `val_data` with such parts, `val` (or `test`) is taken. Raises DataError when the class names of the two differ.
+    `data` holds the parts of a set, or class folders, and `val_data` names the other set; of a `val_data` with parts
+    the validation part is taken. Raises DataError when the validation images have a class that the others lack.
     """
-    val_folder = Path(val_data or data)
-    if not val_data or _is_split(val_folder):
-        val_folder = next((val_folder / name for name in VAL_NAMES if (val_folder / name).is_dir()), None)
-    if val_folder is None:
+    parts = find_parts(Path(val_data or data))
+    if parts is None and not val_data:
         return None
-    train, val = scan(data), scan(val_folder)
+    train, val = scan(data), as_classes(scan(val_data if parts is None else parts.validation()))
     if train.labels is None or val.labels is None:
         if val_data:
             missing = train if train.labels is None else val
             raise DataError(f"no class folders in '{missing.root}'", fix="put the images of each class into a folder")
         return None
-    if train.classes != val.classes:
-        only_train, only_val = (
-            sorted(set(train.classes) - set(val.classes)),
-            sorted(set(val.classes) - set(train.classes)),
-        )
-        raise DataError(
-            f"'{train.root}' and '{val.root}' have different classes",
-            why=f"only in the first: {only_train[:5] or 'none'}; only in the second: {only_val[:5] or 'none'}",
-            fix="give both the same class folders",
-        )
-    return train, val
+    number = match_classes(train.classes, val.classes, (str(train.root), str(val.root)))
+    labels = number[val.labels]
+    lacking = absent_note(labels, train.classes)
+    return train, replace(
+        val, labels=labels, classes=train.classes, notes=(*val.notes, *([lacking] if lacking else []))
+    )
 
 
-def _is_split(folder: Path) -> bool:
-    return (folder / "train").is_dir() and any((folder / name).is_dir() for name in VAL_NAMES)
+def as_classes(source: ImageSource) -> ImageSource:
+    """The same images with one class where all lie in one folder: a validation set may hold no other."""
+    top, slash, _ = source.name(0).partition("/")
+    if source.labels is not None or not slash or len(folder_names(source.root)) > 1:
+        return source
+    if any(not source.name(i).startswith(top + slash) for i in range(len(source))):
+        return source
+    return replace(source, labels=np.zeros(len(source), np.int32), classes=(top,))
 
 
 def _source(root: Path, names: Sequence[str]) -> ImageSource:
@@ -146,8 +173,40 @@ def _source(root: Path, names: Sequence[str]) -> ImageSource:
     return pack_names(root, names, labels, classes if labels is not None else ())
 
 
-def _image_names(root: Path) -> Iterator[str]:
-    """Relative names of all image files, with forward slashes."""
+@dataclass
+class _Found:
+    """What a walk through a folder met."""
+
+    names: list[str] = field(default_factory=list)
+    """Relative, with forward slashes."""
+    paged: list[str] = field(default_factory=list)
+    """Those of formats with several pages."""
+    other_files: Counter[str] = field(default_factory=Counter)
+    """Files that are not read, by extension."""
+    other_folders: Counter[str] = field(default_factory=Counter)
+    """Folders that were not entered, by name."""
+    nested: list[str] = field(default_factory=list)
+    """Folders further down that hold the parts of a set."""
+
+    def notes(self) -> list[str]:
+        """A sentence on each kind."""
+        notes = []
+        if self.other_files:
+            notes.append(f"{_plural(self.other_files, 'file')} passed over: {counted(self.other_files)}")
+            if any(kind in FURTHER["HEIF"] for kind in self.other_files):
+                notes[-1] += " (pip install pillow-heif makes .heic readable)"
+        if self.other_folders:
+            notes.append(f"{_plural(self.other_folders, 'folder')} passed over: {counted(self.other_folders)}")
+        if self.nested:
+            notes.append(
+                f"all parts in {quoted(self.nested)} are read, those that seem to be held out too: "
+                "name the training part with --data if that is not meant"
+            )
+        return notes
+
+
+def _walk(root: Path) -> _Found:
+    found, known = _Found(), extensions()
     seen: set[tuple[int, int]] = set()
     stack, links = [("", os.fspath(root))], []
     while stack or links:
@@ -158,23 +217,62 @@ def _image_names(root: Path) -> Iterator[str]:
         prefix, folder = stack.pop()
         entries = _listing(folder, seen)
         if prefix and {entry.name for entry in entries} >= set(RUN_MARKS):
+            found.other_folders[prefix[:-1].rsplit("/", 1)[-1]] += 1
             continue
+        parts = set()
         for entry in entries:
+            name = entry.name
             if _is_folder(entry):
-                (links if entry.is_symlink() else stack).append((f"{prefix}{entry.name}/", entry.path))
-            elif os.path.splitext(entry.name)[1].lower() in EXTENSIONS and _is_file(entry):  # noqa: PTH122
-                yield prefix + entry.name
+                if is_litter(name, True):
+                    found.other_folders[name] += 1
+                    continue
+                parts.add(part_of(name))
+                (links if entry.is_symlink() else stack).append((f"{prefix}{name}/", entry.path))
+            elif is_litter(name, False):
+                found.other_files["hidden or of the system"] += 1
+            elif not _is_image(entry, known):
+                found.other_files[extension(name) or "without extension"] += 1
+            elif _is_file(entry):
+                found.names.append(prefix + name)
+                if extension(name) in PAGED:
+                    found.paged.append(prefix + name)
+        if "train" in parts and parts & {"val", "test"}:
+            found.nested.append(prefix[:-1] or root.name)
+    return found
+
+
+def _is_image(entry: os.DirEntry[str], known: frozenset[str]) -> bool:
+    """By the extension; without one by the first bytes."""
+    if kind := extension(entry.name):
+        return kind in known
+    try:
+        if not entry.is_file():
+            return False
+        with open(entry.path, "rb") as file:  # noqa: PTH123
+            return is_image(file.read(32))
+    except OSError:
+        return False
+
+
+def _plural(kinds: Counter[str], noun: str) -> str:
+    return f"{kinds.total()} {noun}{'' if kinds.total() == 1 else 's'}"
+
+
+def counted(kinds: Counter[str], limit: int = 5) -> str:
+    """The most frequent kinds with their numbers, and how many other kinds there are."""
+    shown = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(limit))
+    return shown + (f" and {len(kinds) - limit} other kinds" if len(kinds) > limit else "")
 
 
 def _listing(folder: str, seen: set[tuple[int, int]]) -> list[os.DirEntry[str]]:
-    """What a folder holds, hidden and side files left out; nothing when it was seen before. Raises DataError."""
+    """What a folder holds; nothing when it was seen before. Raises DataError."""
     try:
         status = os.stat(folder)  # noqa: PTH116 - os calls throughout: this runs over millions of entries
         if (status.st_dev, status.st_ino) in seen:
             return []
         seen.add((status.st_dev, status.st_ino))
         with os.scandir(folder) as entries:
-            return [entry for entry in entries if not entry.name.startswith(".") and entry.name != "__MACOSX"]
+            return list(entries)
     except OSError as error:
         raise DataError(
             f"the folder '{folder}' cannot be listed",
@@ -200,15 +298,14 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
 
 def _nearest_parent(folder: Path) -> str:
     parent = next((p for p in folder.absolute().parents if p.is_dir()), Path("/"))
-    inside = sorted(p.name for p in parent.iterdir() if p.is_dir() and not p.name.startswith("."))[:6]
-    return f"'{parent}' exists and holds the folders: {', '.join(inside) or 'none'}"
+    return f"'{parent}' exists and holds the folders: {quoted(folder_names(parent), 6)}"
 
 
-def _what_is_there(folder: Path) -> str:
+def what_is_there(folder: Path) -> str:
+    """How many folders there are below `folder`, and which kinds of files."""
     kinds: Counter[str] = Counter()
     folders = 0
     for _, _, files in os.walk(folder):
         folders += 1
-        kinds.update(os.path.splitext(name)[1].lower() or "no extension" for name in files)  # noqa: PTH122
-    seen = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(4)) or "no files"
-    return f"looked into {folders} folders and saw {seen}"
+        kinds.update(extension(name) or "without extension" for name in files)
+    return f"looked into {folders} folders and saw {counted(kinds, 4) or 'no files'}"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from ibot.data.decode import UnreadableImage, decode
+from ibot.data.decode import UnreadableImage
 from ibot.data.sources import ImageSource
 from ibot.errors import DataError
 
@@ -41,7 +41,7 @@ def survey(source: ImageSource, sample: int = SAMPLE) -> Survey:
     sides, gray, thumbnails, bad = [], [], [], 0
     for index in chosen:
         try:
-            image = decode(source.path(int(index)))
+            image = source.read(int(index))
         except UnreadableImage:
             bad += 1
             continue

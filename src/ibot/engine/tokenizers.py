@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ibot.config.schema import Config, HeadConfig
-from ibot.data.decode import UnreadableImage, decode
+from ibot.data.decode import UnreadableImage
 from ibot.data.pixels import MEAN, STD, Statistics, evaluation_view, normalize
 from ibot.data.sources import ImageSource
 from ibot.engine.distributed import barrier
@@ -101,7 +101,7 @@ def sample_patches(
     parts, count = [], 0
     for index in chosen:
         try:
-            image = decode(source.path(int(index)))
+            image = source.read(int(index))
         except UnreadableImage:
             continue
         view = torch.from_numpy(evaluation_view(image, max(size), size).copy()).permute(2, 0, 1)

@@ -154,7 +154,7 @@ class TrainingViews(Dataset["TrainingSample | DataError"]):
             try:
                 image = Image.fromarray(self.images.read(candidate))
             except UnreadableImage as error:
-                bad.append((candidate, error.reason))
+                bad.append((candidate, str(error)))
                 continue
             # Seeded by the image wanted, not by the one found: a stand-in must not repeat its own view.
             with seeded((self.seed, _VIEW), (index & 0xFFFFFFFF, index >> 32, epoch, copy)):
@@ -180,7 +180,7 @@ class ValidationViews(Dataset[tuple[int, "Tensor | str"]]):
         try:
             pixels = self.view.render(self.images.read(index))
         except UnreadableImage as error:
-            return index, error.reason
+            return index, str(error)
         return index, torch.from_numpy(pixels.copy()).permute(2, 0, 1)
 
 

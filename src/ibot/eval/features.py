@@ -176,7 +176,11 @@ def extract_features(
             if progress is not None:
                 progress(len(read) + len(bad), len(chosen))
     if not cls:
-        raise DataError(f"none of the {len(chosen)} images under '{images.root}' can be read", why=str(bad[:1]))
+        raise DataError(
+            f"none of the {len(chosen)} images under '{images.root}' can be read",
+            why=f"the first, '{bad[0][0]}': {bad[0][1]}" if bad else "",
+            fix="look at the files, or name others",
+        )
     return Features(
         # Copies outside of inference mode, so that others may train on them.
         cls=torch.cat(cls).clone(),

@@ -113,7 +113,7 @@ class _Views(Dataset[ViewBatch]):
                 views.append(self.view.render(self.images.read(index)))
                 positions.append(index)
             except UnreadableImage as error:
-                bad.append((index, error.reason))
+                bad.append((index, str(error)))
         stacked = np.stack(views) if views else np.zeros((0, *self.view.size, 3), np.uint8)
         pixels = torch.from_numpy(stacked).permute(0, 3, 1, 2).contiguous()
         return ViewBatch(np.array(positions, np.int64), pixels, bad)

@@ -1,0 +1,133 @@
+"""Which folder, archive or split of a list is the training part of a set, and which are held out."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ibot.data.formats import is_litter
+from ibot.errors import DataError
+
+PartName = Literal["train", "val", "test"]
+WORDS: dict[PartName, tuple[str, ...]] = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
+"""What the parts are called (Keras, Roboflow, Hugging Face, torchvision); small and capital letters are the same."""
+_NAME = re.compile(rf"({'|'.join(word for words in WORDS.values() for word in words)})[\W_]*(?:set|images|data|\d*)")
+
+
+def part_of(name: str) -> PartName | None:
+    """The part that a name means: that of `valid`, `Val`, `test_set` and `val2017`; None for others."""
+    found = _NAME.fullmatch(name.lower())
+    return next((part for part, words in WORDS.items() if found and found[1] in words), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The parts that lie in a folder: one for training, at least one held out."""
+
+    train: Path
+    val: tuple[Path, ...]
+    test: tuple[Path, ...]
+    beside: tuple[str, ...]
+    """Names of all folders but the training part."""
+
+    def validation(self) -> Path:
+        """The part called validation, else the one called test. Raises DataError for two of a kind."""
+        held = self.val or self.test
+        return _only_one(held, "validation", f"--data {self.train} --val-data {held[0]}")
+
+
+def find_parts(folder: Path) -> Parts | None:
+    """The parts that lie in `folder`; None where there is not both a training part and one held out.
+
+    Raises DataError where it cannot be told what is a part and what a class.
+    """
+    names = folder_names(folder)
+    by_part = {part: tuple(folder / name for name in names if part_of(name) == part) for part in WORDS}
+    held = by_part["val"] + by_part["test"]
+    if not held:
+        return None
+    others = [name for name in names if part_of(name) is None]
+    if not by_part["train"]:
+        _require_no_loose_parts(folder, held, others)
+        return None
+    train = _only_one(by_part["train"], "training", f"--data {by_part['train'][0]}")
+    if len(others) > 1 and _is_flat(train) and all(_is_flat(folder / name) for name in others):
+        raise DataError(
+            f"'{train.name}' and '{held[0].name}' in '{folder}' may be parts of a set or classes like the others",
+            why=f"they hold images and no folders, and so do {quoted(others)} beside them",
+            fix=f"name the part itself (--data {train}), or give folders that are classes other names",
+        )
+    return Parts(train, by_part["val"], by_part["test"], tuple(name for name in names if name != train.name))
+
+
+def _require_no_loose_parts(folder: Path, held: tuple[Path, ...], others: list[str]) -> None:
+    """Raise DataError for a held-out part beside the class folders it repeats, and for several alone."""
+    for part in held:
+        if shared := sorted(set(folder_names(part)).intersection(others)):
+            raise DataError(
+                f"'{part}' seems to be held out from what lies beside it",
+                why=f"it repeats the folders {quoted(shared)} of '{folder}'",
+                fix=f"move the training images into '{folder / 'train'}', or the held-out part elsewhere",
+            )
+    if len(held) > 1 and not others:
+        raise DataError(
+            f"'{folder}' has no training part",
+            why=f"it holds the parts {quoted(part.name for part in held)} alone",
+            fix=f"name the part itself, such as {held[0]}",
+        )
+
+
+def _only_one(candidates: tuple[Path, ...], kind: str, fix: str) -> Path:
+    """The one of several folders that is not empty. Raises DataError where there are more."""
+    filled = candidates if len(candidates) == 1 else tuple(path for path in candidates if _holds_files(path))
+    if len(filled) > 1:
+        raise DataError(
+            f"'{filled[0].parent}' has more than one {kind} part",
+            why=f"{quoted(path.name for path in filled)} all mean one",
+            fix=f"name the parts: {fix}",
+        )
+    return filled[0] if filled else candidates[0]
+
+
+def folder_names(folder: Path) -> list[str]:
+    """The folders in a folder but those of systems, sorted; none where it cannot be listed, which `scan` will say."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entry.name for entry in entries if not is_litter(entry.name, True) and _is_folder(entry))
+    except OSError:
+        return []
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def _is_flat(folder: Path) -> bool:
+    return _holds_files(folder) and not folder_names(folder)
+
+
+def _holds_files(folder: Path) -> bool:
+    return any(not name.startswith(".") for _, _, names in os.walk(folder) for name in names)
+
+
+def quoted(names: Iterable[str], limit: int = 5) -> str:
+    """The first names in order, and how many more there are; 'none' without any."""
+    ordered = sorted(names)
+    more = f" and {len(ordered) - limit} more" if ordered[limit:] else ""
+    return ", ".join(f"'{printable(name)}'" for name in ordered[:limit]) + more or "none"
+
+
+def printable(name: str) -> str:
+    """A name on one line: line ends, invisible letters and bytes that are no UTF-8 become escapes."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in name)

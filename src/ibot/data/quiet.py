@@ -1,0 +1,36 @@
+"""What Pillow warns of and logs, withheld while a file is read."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ibot.process import ignored_warnings
+
+_tiff = logging.getLogger("PIL.TiffImagePlugin")  # the only reader that logs errors
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Within it this thread shows no Python warnings and no errors that Pillow logs; others do."""
+    unheard = _OtherThreads()
+    _tiff.addFilter(unheard)
+    try:
+        with ignored_warnings():
+            yield
+    finally:
+        _tiff.removeFilter(unheard)
+
+
+class _OtherThreads(logging.Filter):
+    """Passes the records of all threads but the one that made it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.thread = threading.get_ident()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the record is shown."""
+        return record.thread != self.thread
