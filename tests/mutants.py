@@ -56,6 +56,8 @@ ALSO = {
 """Test files of a package or module beside those that mirror or import it."""
 PATIENCE = 20.0
 """Seconds that every test may take, however fast it is without a mutation."""
+LONGEST = 60.0
+"""A test that takes longer without a mutation counts as one that fails: it is left out."""
 
 
 @dataclass(slots=True)
@@ -81,11 +83,10 @@ class Selection:
         import pytest
 
         items[:] = [item for item in items if item.nodeid not in self.failing]
-        if self.known:
-            items.sort(key=lambda item: self.known.get(item.nodeid, 0.0))
-            for item in items:
-                usual = self.known.get(item.nodeid, 0.0)
-                item.add_marker(pytest.mark.timeout(PATIENCE + 5 * usual))
+        items.sort(key=lambda item: self.known.get(item.nodeid, 0.0))
+        for item in items:
+            limit = PATIENCE + 5 * self.known.get(item.nodeid, 0.0) if self.known else LONGEST
+            item.add_marker(pytest.mark.timeout(limit))
 
     def pytest_runtest_logreport(self, report: Any) -> None:
         self.took[report.nodeid] = self.took.get(report.nodeid, 0.0) + report.duration

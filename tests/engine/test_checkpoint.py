@@ -116,3 +116,144 @@ def test_a_really_full_file_system(small, tmp_path):
         assert last is not None and json.loads((last / "state.json").read_text())["step"] >= 5
     finally:
         subprocess.run(["umount", mount], check=True)
+
+
+def test_both_moments_and_counts_and_both_centers_come_back(parts, tmp_path, small):
+    model, optimizer, _ = parts
+    model.patch_center.value.normal_()
+    for p in model.teacher.parameters():
+        p.data.add_(1.0)  # unlike the student
+    save(parts, tmp_path, 7)
+    other = StudentTeacher(small)
+    other_optimizer = build_optimizer(other.student, small.optim)
+    load_checkpoint(find_checkpoint(tmp_path), other, other_optimizer)
+    assert all(torch.equal(t, other.state_dict()[name]) for name, t in model.state_dict().items())
+    a, b = optimizer.state_dict(), other_optimizer.state_dict()
+    assert a["param_groups"] == b["param_groups"] and a["state"].keys() == b["state"].keys()
+    for i, state in a["state"].items():
+        assert all(torch.equal(value, b["state"][i][name]) for name, value in state.items())
+    assert not torch.equal(other.student.head.mlp[0].weight, other.teacher.head.mlp[0].weight)
+
+
+class Scaler:
+    def __init__(self, scale):
+        self.scale = scale
+
+    def state_dict(self):
+        return {"scale": self.scale}
+
+    def load_state_dict(self, state):
+        self.scale = state["scale"]
+
+
+def test_the_scaler_of_float16_comes_back_where_there_is_one(parts, tmp_path):
+    save(parts, tmp_path, 1, scaler=Scaler(4096.0))
+    again = Scaler(1.0)
+    load_checkpoint(find_checkpoint(tmp_path), parts[0], parts[1], scaler=again)
+    assert again.scale == 4096.0
+    load_checkpoint(find_checkpoint(tmp_path), parts[0], parts[1])  # resumed in float32
+    save(parts, tmp_path, 2)
+    load_checkpoint(find_checkpoint(tmp_path), parts[0], parts[1], scaler=again)  # or the other way
+    assert again.scale == 4096.0
+
+
+def test_everything_is_on_the_disk_before_the_folder_has_its_name_and_the_state_is_written_last(
+    parts, tmp_path, monkeypatch
+):
+    """What a process that dies between two steps leaves behind is no checkpoint, or a whole one."""
+    steps, folder = [], tmp_path / "checkpoints"
+    final = folder / "step_00000003"
+    names = {"model.safetensors", "teacher.safetensors", "training.pt", "state.json"}
+    plain_sync, plain_rename, plain_replace = checkpoint.sync, type(folder).rename, type(folder).replace
+    plain_text = type(folder).write_text
+
+    def write_text(path, *args, **kwargs):
+        steps.append(("write", path.name, {file.name for file in path.parent.iterdir()}))
+        return plain_text(path, *args, **kwargs)
+
+    def sync(path):
+        steps.append(("sync", path.name, final.exists()))
+        plain_sync(path)
+
+    def rename(path, target):
+        steps.append(("rename", target, {file.name for file in path.iterdir()}))
+        return plain_rename(path, target)
+
+    def replace_(path, target):
+        steps.append(("replace", target, final.exists()))
+        return plain_replace(path, target)
+
+    monkeypatch.setattr(checkpoint, "sync", sync)
+    monkeypatch.setattr(type(folder), "rename", rename)
+    monkeypatch.setattr(type(folder), "replace", replace_)
+    monkeypatch.setattr(type(folder), "write_text", write_text)
+    assert save(parts, tmp_path, 3) == final
+    state = next(i for i, step in enumerate(steps) if step[:2] == ("write", "state.json"))
+    assert steps[state][2] == names - {"state.json"}  # the others were there
+    renamed = steps.index(("rename", final, names))
+    before = [step[1] for step in steps[:renamed] if step[0] == "sync"]
+    assert set(before[:-1]) == names and before[-1].startswith(".tmp_step_00000003")
+    assert all(step[2] is False for step in steps[:renamed] if step[0] == "sync")
+    last = steps.index(("replace", folder / "last", True))
+    synced = [step[1] for step in steps[renamed:last] if step[0] == "sync"]
+    assert synced[0] == "checkpoints" and synced[1].startswith(".tmp_last")
+    assert renamed < last and sorted(path.name for path in folder.iterdir()) == ["last", "step_00000003"]
+
+
+def test_a_checkpoint_says_what_it_is_of(parts, tmp_path, small):
+    from safetensors import safe_open
+
+    from ibot.config.override import from_plain, to_plain
+
+    final = save(parts, tmp_path, 12)
+    stored = json.loads((final / "state.json").read_text())
+    assert stored["step"] == 12 and from_plain(stored["config"]) == small
+    for name in ("model", "teacher"):
+        with safe_open(final / f"{name}.safetensors", "pt") as file:
+            metadata = file.metadata()
+        assert json.loads(metadata["config"]) == to_plain(small) and metadata["step"] == "12"
+
+
+def test_what_a_killed_save_of_the_same_process_left_is_replaced(parts, tmp_path):
+    half = tmp_path / "checkpoints" / f".tmp_step_00000002_{os.getpid()}"
+    half.mkdir(parents=True)
+    (half / "half").write_text("x")
+    final = save(parts, tmp_path, 2)
+    assert not half.exists() and not (final / "half").exists()
+
+
+@pytest.mark.parametrize("keep", [0, 1, 3])
+def test_never_less_than_the_newest_is_kept(parts, tmp_path, keep):
+    for step in (9, 10, 11, 100):
+        save(parts, tmp_path, step, keep=keep)
+    left = sorted(int(path.name[5:]) for path in (tmp_path / "checkpoints").glob("step_*"))
+    assert left == [9, 10, 11, 100][-max(1, keep) :] and find_checkpoint(tmp_path).name == "step_00000100"
+
+
+def test_three_are_kept_unless_it_is_said_and_none_is_found_before_the_first(parts, tmp_path):
+    assert find_checkpoint(tmp_path) is None
+    for step in range(1, 6):
+        save(parts, tmp_path, step)
+    assert [p.name[-1] for p in sorted((tmp_path / "checkpoints").glob("step_*"))] == ["3", "4", "5"]
+
+
+def test_an_error_that_is_no_full_disk_is_not_called_one(parts, tmp_path, monkeypatch):
+    save(parts, tmp_path, 1)
+
+    def fail(*args):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(checkpoint.torch, "save", fail)
+    with pytest.raises(OSError, match="Input/output"):
+        save(parts, tmp_path, 2)
+    assert not list((tmp_path / "checkpoints").glob(".tmp*"))
+
+
+def test_the_error_of_a_full_disk_says_the_size_of_a_checkpoint_and_where_the_run_resumes(parts, tmp_path):
+    first = checkpoint.disk_full(tmp_path)
+    assert "a checkpoint takes" not in first.why and "resumes from the start" in first.fix
+    final = save(parts, tmp_path, 4)
+    size = sum(file.stat().st_size for file in final.iterdir()) / 2**20
+    error = checkpoint.disk_full(tmp_path)
+    assert f"a checkpoint takes {size:.1f} MiB" in error.why and "resumes from step_00000004" in error.fix
+    assert str(tmp_path) in error.what

@@ -46,6 +46,50 @@ def full(path):
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
+def test_sync_waits_for_the_disk_and_closes_what_it_opened(tmp_path, monkeypatch):
+    synced, handles, fsync = [], [], os.fsync
+
+    def note(handle):
+        handles.append(handle)
+        synced.append(os.fstat(handle).st_ino)
+        fsync(handle)
+
+    (tmp_path / "a").write_text("x")
+    monkeypatch.setattr(files.os, "fsync", note)
+    for path in (tmp_path / "a", tmp_path):
+        files.sync(path)
+    assert synced == [(tmp_path / "a").stat().st_ino, tmp_path.stat().st_ino]
+
+    def fail(handle):
+        handles.append(handle)
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(files.os, "fsync", fail)
+    with pytest.raises(OSError, match="Input/output"):
+        files.sync(tmp_path)
+    for handle in handles:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(handle)
+
+
+def test_a_full_disk_is_told_from_other_failures():
+    full_codes = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    assert all(files.is_disk_full(OSError(code, "words")) for code in full_codes)
+    assert not any(files.is_disk_full(OSError(code, "no space left")) for code in (errno.EIO, errno.EACCES))
+    said = ("No space left on device", "I/O error (os error 28)", "Disk quota exceeded", "unexpected pos 64 vs 0")
+    assert all(files.is_disk_full(RuntimeError(words)) for words in (*said, "File too large"))
+    assert not files.is_disk_full(RuntimeError("shapes do not fit"))
+
+
+def test_the_error_of_a_full_disk_names_what_is_needed_and_what_comes_next(tmp_path):
+    error = files.disk_full(tmp_path, "the file takes 3 MiB", "it goes on")
+    assert error.why.startswith("the file takes 3 MiB, ") and error.why.endswith("MiB are free")
+    assert error.fix == "free some space, then run the same command: it goes on"
+    free = float(files.disk_full(tmp_path).why.split()[0])
+    assert free == pytest.approx(os.statvfs(tmp_path).f_bavail * os.statvfs(tmp_path).f_frsize / 2**20, rel=0.2)
+    assert files.disk_full(tmp_path).fix == "free some space, then run the same command"
+
+
 CONTENT = {"a": torch.zeros(100_000)}
 
 

@@ -9,13 +9,14 @@ import pytest
 import torch
 
 from ibot.config.resolve import check
-from ibot.config.schema import AugmentConfig, Config, HeadConfig, ModelConfig, OptimConfig, TrainConfig
+from ibot.config.schema import AugmentConfig, Config, HeadConfig, MethodConfig, ModelConfig, OptimConfig, TrainConfig
 from ibot.data.masks import masks_from_map
 from ibot.engine.optimizer import build_optimizer
 from ibot.engine.update import Update
 from ibot.method.center import sinkhorn_probs
 from ibot.method.losses import cls_loss, patch_loss, teacher_probs
 from ibot.method.model import StudentTeacher, flat_token_rows
+from ibot.models.layers import DropPath
 from ibot.types import Batch, Masks, StepValues
 
 VALUES = StepValues(
@@ -306,3 +307,71 @@ def test_entropies_of_a_fresh_teacher_lie_below_ln_k():
         metrics["cls_prototypes"].sum() == 8
         and metrics["patch_prototypes"].sum() == random_batch(config, 0).masks.map.sum()
     )
+
+
+def test_the_student_drops_paths_at_the_rate_of_the_settings_and_the_teacher_none():
+    config = settings(model={"drop_path": 0.4, "depth": 3})
+    model = StudentTeacher(config)
+
+    def rates(network):
+        return {module.rate for module in network.modules() if isinstance(module, DropPath)}
+
+    assert rates(model.teacher) <= {0.0}
+    assert max(rates(model.student)) == pytest.approx(0.4) and len(rates(model.student) - {0.0}) == 2
+
+
+def test_in_training_the_student_is_random_and_the_teacher_is_not():
+    config = settings(model={"drop_path": 0.5})
+    model, batch = StudentTeacher(config).double().train(), random_batch(config, 0)
+    seen = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        seen.append((model.student(batch.global_views, batch.masks, batch.local_views),
+                     model.teacher(batch.global_views, batch.masks)))  # fmt: skip
+    (student, teacher), (other, same) = seen
+    assert torch.equal(teacher.cls, same.cls) and torch.equal(teacher.patch, same.patch)
+    assert not torch.equal(student.cls, other.cls) and not torch.equal(student.patch, other.patch)
+    assert not teacher.cls.requires_grad and student.cls.requires_grad
+
+
+def test_features_are_the_class_tokens_of_the_global_views():
+    config = settings()
+    model, batch = StudentTeacher(config).double(), random_batch(config, 0)
+    student = model.student(batch.global_views, batch.masks, batch.local_views).features
+    teacher = model.teacher(batch.global_views, batch.masks).features
+    for view in range(2):
+        hidden = batch.masks.map[view]
+        torch.testing.assert_close(student[view], model.student.backbone(batch.global_views[view], hidden).cls)
+        torch.testing.assert_close(teacher[view], model.teacher.backbone(batch.global_views[view]).cls)
+
+
+def test_each_center_has_the_size_and_momentum_of_its_own_settings():
+    apart = {"shared": False, "shared_teacher": False, "patch_out_dim": 28}
+    config = dataclasses.replace(
+        settings(head=apart), method=MethodConfig(center_momentum=0.7, center_momentum_patch=0.8)
+    )
+    model = StudentTeacher(config)
+    assert (len(model.cls_center.value), model.cls_center.momentum) == (20, 0.7)
+    assert (len(model.patch_center.value), model.patch_center.momentum) == (28, 0.8)
+    shared = StudentTeacher(dataclasses.replace(config, head=settings().head))
+    assert len(shared.patch_center.value) == 20
+    assert model.tokenizer is None and not any(p.requires_grad for p in model.teacher.parameters())
+
+
+@pytest.mark.parametrize(("student", "teacher"), [(True, True), (False, False), (True, False), (False, True)])
+def test_the_teacher_starts_with_the_student_s_layers_however_they_are_shared(student, teacher):
+    model = StudentTeacher(settings(head={"shared": student, "shared_teacher": teacher}))
+    heads = model.student.head, model.teacher.head
+    for name, value in heads[1].mlp.state_dict().items():
+        assert torch.equal(value, heads[0].mlp.state_dict()[name])
+    for key, value in heads[1].patch_layer.state_dict().items():
+        assert torch.equal(value, heads[0].patch_layer.state_dict()[key])
+    if not teacher:  # else it is the patch layer
+        for key, value in heads[1].cls_layer.state_dict().items():
+            assert torch.equal(value, heads[0].cls_layer.state_dict()[key])
+    names = [name for name, _ in model.teacher.named_parameters()]
+    pairs = model.averaged()
+    student_of = {id(p): name for name, p in model.student.named_parameters()}
+    teacher_of = {id(p): name for name, p in model.teacher.named_parameters()}
+    assert all(teacher_of[id(t)] == student_of[id(s)] for t, s in pairs)
+    assert {teacher_of[id(t)] for t, _ in pairs} == set(names) & set(student_of.values())
