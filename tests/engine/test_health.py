@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from ibot.config.override import apply
+from ibot.engine import health
 from ibot.engine.health import HealthMonitor, spectrum
 from ibot.engine.schedule import Schedules
 from ibot.engine.update import UpdateOutput
@@ -142,6 +143,192 @@ def test_ranks_of_half_precision_features_are_computed_wider(dtype):
     want = effective_rank(features.double())
     assert spectrum(features)[0] == pytest.approx(want, rel=1e-6)
     assert effective_rank(features) == pytest.approx(want, rel=1e-4)
+
+
+def test_a_report_holds_the_means_since_the_last_one_by_plain_sums():
+    made, generator = monitor(), torch.Generator().manual_seed(3)
+    for report in range(2):
+        outs = [output(generator, cls_loss=1.0 + i, patch_views=1.5, grad_head_mlp=0.1 * i) for i in range(4)]
+        counts = [torch.bincount(torch.randint(0, K, (5,), generator=generator), minlength=K) for _ in range(2)]
+        for out, count in zip(outs[::2], counts, strict=True):
+            out.metrics.update(cls_prototypes=count, patch_prototypes=3 * count)
+        for i in (1, 3):  # steps that were not observed
+            for name in ("features", "cls_prototypes", "patch_prototypes", "teacher_entropy", "agreement"):
+                outs[i].metrics.pop(name)
+        assert made.observed == 0
+        for i, out in enumerate(outs):
+            made.observe(4 * report + i, out, [batch([i])], 0.2, 0.05)
+        assert made.observed == 4
+        values = made.report().values
+        used = sum(counts) if report == 0 else used + sum(counts)  # the window holds 640 rows
+        want = {
+            "cls_loss": 2.5, "grad_head_mlp": 0.15, "teacher_entropy": 0.6 * LN_K, "agreement": 0.3,
+            "patch_loss": 0.3 * LN_K, "patch_loss_masked": 0.45 * LN_K, "patch_kl": 0.05 * LN_K,
+            "cls_kl": 2.5 - 0.6 * LN_K, "ln_k": LN_K, "ln_k_patch": LN_K, "images_per_second": 4 * 32 / 1.0,
+            "wait_fraction": 0.2, "cls_prototypes_used": float((used > 0).sum()),
+            "cls_prototypes_share": float((used > 0).sum() / min(K, used.sum())),
+            "patch_prototypes_share": float((used > 0).sum() / min(K, 3 * used.sum())),
+            "effective_rank": effective_rank(outs[2].metrics["features"]), "feature_std": None,
+        }  # fmt: skip
+        want["feature_std"] = spectrum(outs[2].metrics["features"])[1]
+        assert {name: values[name] for name in want} == pytest.approx(want, rel=1e-4), report
+        assert "patch_views" not in values
+
+
+def test_without_hidden_patches_their_loss_is_zero():
+    _, report = stream(monitor(), 1, masked_fraction=0.0)
+    assert report.values["patch_loss_masked"] == report.values["patch_kl"] == 0.0
+
+
+@pytest.mark.parametrize(("shared", "dims"), [(True, (K, K)), (False, (K, 2 * K))])
+def test_a_shared_head_has_the_prototypes_of_the_class_for_patches_too(shared, dims):
+    config = apply(CONFIG, [f"head.shared={shared}", f"head.shared_teacher={shared}", f"head.patch_out_dim={2 * K}"])
+    made = HealthMonitor.from_config(config, Schedules(config, 100, 1000, 50, 0, 0), num_images=5000)
+    _, report = stream(made, 1)
+    assert (report.values["ln_k"], report.values["ln_k_patch"]) == pytest.approx(tuple(map(math.log, dims)))
+
+
+@pytest.mark.parametrize(
+    ("total", "warmup", "freeze", "want"),
+    [(1000, 50, 80, (80, 50, 100)), (1000, 80, 50, (80, 80, 100)), (5000, 60, 0, (60, 60, 200)),
+     (60, 50, 10, (30, 30, 10)), (1000, 0, 700, (500, 0, 100))],
+)  # fmt: skip
+def test_judgement_begins_after_the_warm_ups_or_at_half_of_a_short_run(total, warmup, freeze, want):
+    made = HealthMonitor.from_config(CONFIG, Schedules(CONFIG, 100, total, warmup, 0, freeze), num_images=5000)
+    assert (made.uniform_after, made.quiet_until, made.uniform_steps) == want and made.total_steps == total
+
+
+def test_five_steps_between_two_log_lines_are_observed_and_the_first():
+    config = apply(CONFIG, ["log.every=20"])
+    made = HealthMonitor.from_config(config, Schedules(config, 100, 1000, 50, 0, 0), num_images=5000)
+    assert made.wants(3)
+    made.observe(3, output(torch.Generator().manual_seed(0)), [], 0.1, 0.0)
+    assert [step for step in range(20) if made.wants(step)] == [0, 4, 8, 12, 16]
+    every = replace(config, log=replace(config.log, every=3))
+    made = HealthMonitor.from_config(every, Schedules(every, 100, 1000, 50, 0, 0), num_images=5000)
+    made.observe(3, output(torch.Generator().manual_seed(0)), [], 0.1, 0.0)
+    assert all(made.wants(step) for step in range(5))
+
+
+@pytest.mark.parametrize(
+    ("quiet", "loud", "kind"),
+    [
+        ({"marginal_entropy": 0.021 * LN_K}, {"marginal_entropy": 0.019 * LN_K}, "single prototype"),
+        ({"cls_loss": 1.49 * LN_K}, {"cls_loss": 1.51 * LN_K}, "diverging"),
+        ({"patch_loss": 0.74 * LN_K}, {"patch_loss": 0.76 * LN_K}, "diverging"),  # twice that per hidden view
+        ({"grad_last_layer": lambda step: 0.5 if step < 150 else 25.0},
+         {"grad_last_layer": lambda step: 0.5 if step < 150 else 27.0}, "diverging"),  # of sqrt(3) / 2
+        ({"grad_backbone": lambda step: 0.001 if step < 150 else 0.7, "grad_head_mlp": 0.001, "grad_last_layer": 0.001},
+         {"grad_backbone": lambda step: 0.001 if step < 150 else 1.1, "grad_head_mlp": 0.001, "grad_last_layer": 0.001},
+         "diverging"),
+        ({"cls_loss": 0.989 * LN_K, "teacher_entropy": LN_K}, {"cls_loss": 0.991 * LN_K, "teacher_entropy": LN_K},
+         "uniform"),
+        ({"cls_loss": LN_K, "teacher_entropy": 0.989 * LN_K}, {"cls_loss": LN_K, "teacher_entropy": 0.991 * LN_K},
+         "uniform"),
+        ({"wait": 0.042}, {"wait": 0.044}, "data-bound"),  # beside 0.1 s of work: 0.3 of all
+    ],
+    ids=["marginal", "class loss", "patch loss", "gradient", "small gradient", "loss", "entropy", "wait"],
+)  # fmt: skip
+def test_each_failure_begins_at_its_limit(quiet, loud, kind):
+    for changes, kinds in ((quiet, set()), (loud, {kind})):
+        verdicts, _ = stream(monitor(), 40, **changes)
+        assert {verdict.kind for _, verdict in verdicts} == kinds, changes
+
+
+@pytest.mark.parametrize(("rank", "kinds"), [(1.85, {"low rank"}), (1.95, set())])
+def test_a_rank_below_the_limit_is_said(rank, kinds):
+    """Two directions whose shares of the energy have this entropy."""
+    shares = min(np.linspace(0.01, 0.5, 2000), key=lambda p: abs(math.exp(-p * math.log(p) - (1 - p) * math.log(1 - p)) - rank))
+    g = torch.Generator().manual_seed(0)
+    basis = torch.linalg.qr((lambda x: x - x.mean(0))(torch.randn(64, 2, generator=g)))[0]
+    features = torch.zeros(64, 32)
+    features[:, :2] = basis * torch.tensor([math.sqrt(1 - shares), math.sqrt(shares)])
+    verdicts, report = stream(monitor(), 10, features=features)
+    assert report.values["effective_rank"] == pytest.approx(rank, abs=0.01)
+    assert {verdict.kind for _, verdict in verdicts} == kinds
+
+
+def test_a_condition_is_said_at_its_third_report_and_again_after_fifty():
+    verdicts, report = stream(monitor(quiet_until=0), 110, marginal_entropy=0.0)
+    assert [step for step, verdict in verdicts if verdict.kind == "single prototype"] == [30, 530, 1030]
+    assert report.words == "single prototype"
+    at_once, _ = stream(monitor(), 60, content=[7] * 64)
+    assert [step for step, _ in at_once] == [10, 510]
+
+
+def test_uniform_outputs_must_last_and_begin_anew_when_interrupted():
+    bad = {"cls_loss": LN_K, "teacher_entropy": LN_K}
+    first = {step: verdict for step, verdict in stream(monitor(uniform_after=40, uniform_steps=100), 30, **bad)[0]}
+    assert min(first) == 40 + 100 + 20 and "since step 40" in first[160].evidence
+    interrupted = {"cls_loss": lambda step: 0.5 * LN_K if 100 <= step < 110 else LN_K, "teacher_entropy": LN_K}
+    later = {step for step, _ in stream(monitor(uniform_after=40, uniform_steps=100), 30, **interrupted)[0]}
+    assert min(later) == 120 + 100 + 20
+
+
+@pytest.mark.parametrize(("momentum", "steps", "frozen"), [(0.999, 1000, True), (0.999, 1001, False), (0.99, 1000, False)])
+def test_a_teacher_that_remembers_longer_than_the_run_is_said_to_be_frozen(momentum, steps, frozen):
+    config = apply(CONFIG, [f"method.momentum={momentum}"])
+    made = HealthMonitor.from_config(config, Schedules(config, 100, steps, 10, 0, 0), num_images=5000)
+    verdicts, _ = stream(made, 5)
+    assert [verdict.kind for _, verdict in verdicts] == (["frozen teacher"] if frozen else [])
+    if frozen:
+        text = str(verdicts[0][1])
+        assert "over 1000 steps, the run has 1000" in text and "0.99 or less" in text
+
+
+@pytest.mark.parametrize(
+    ("images", "out_dim", "used", "said"),
+    [(64, 64, 64, ""), (63, 64, 64, "64 prototypes for 63 images"), (5000, 512, 10, "10 of 512 prototypes"),
+     (5000, 512, 11, ""), (5000, 256, 1, "")],
+)  # fmt: skip
+def test_prototypes_are_too_many_beyond_the_images_or_at_two_per_cent_of_use(images, out_dim, used, said):
+    config = apply(CONFIG, [f"head.out_dim={out_dim}", f"head.patch_out_dim={out_dim}"])
+    made = HealthMonitor.from_config(config, Schedules(config, 100, 1000, 0, 0, 0), num_images=images)
+    counts = torch.zeros(out_dim, dtype=torch.int64)
+    counts[:used] = 64
+    verdicts, report = stream(made, 8, counts=counts)
+    assert report.values["cls_prototypes_used"] == used
+    assert [said in verdict.evidence for _, verdict in verdicts] == ([True] if said else [])
+    if said:
+        advised = {63: 32, 5000: 256}[images]
+        assert f"for {images} images try {advised})" in verdicts[0][1].advice
+
+
+@pytest.mark.parametrize(("content", "said"), [([7] * 7, False), ([7] * 8, True), ([*range(4), 0, 0, 0, 0], False),
+                                               ([*range(4), 0, 0, 0, 0, 0], True), ([*range(5), *[-1] * 6], True)])  # fmt: skip
+def test_images_must_differ_in_half_of_at_least_eight(content, said):
+    verdicts, report = stream(monitor(), 1, content=content)
+    assert [verdict.kind for _, verdict in verdicts] == (["identical images"] if said else [])
+    if said:
+        distinct = len({c for c in content if c >= 0})
+        plain = sum(c < 0 for c in content)
+        assert f"of {len(content)} images {distinct} have" in verdicts[0][1].evidence
+        assert f"{plain} have one colour" in verdicts[0][1].evidence and report.words == "identical images"
+
+
+def test_waiting_is_judged_from_the_third_report_on():
+    assert stream(monitor(), 2, wait=1.0)[0] == []
+    assert [step for step, _ in stream(monitor(), 4, wait=1.0)[0]] == [30]
+
+
+def test_the_spectrum_of_equal_or_broken_rows_is_of_rank_one():
+    assert spectrum(torch.ones(5, 3)) == (1.0, pytest.approx(0.0, abs=1e-9))
+    assert spectrum(torch.full((5, 3), torch.nan))[0] == 1.0
+
+
+def test_sums_of_several_processes_are_means_over_all(monkeypatch):
+    made = monitor()
+    made.observe(0, output(torch.Generator().manual_seed(0), cls_loss=1.0), [], 0.1, 0.0)
+
+    def of_three(tensors):  # the others have the same, but for the loss
+        summed = [3 * tensor.double() for tensor in tensors]
+        summed[0] += 6.0
+        return summed
+
+    monkeypatch.setattr(health, "sum_over_processes", of_three)
+    assert list(made._sums)[0] == "cls_loss"
+    values = made.report().values
+    assert values["cls_loss"] == pytest.approx(3.0) and values["teacher_entropy"] == pytest.approx(0.6 * LN_K)
 
 
 def test_prototype_use_forgets_what_is_long_ago():
