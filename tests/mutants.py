@@ -56,7 +56,7 @@ ALSO = {
 """Test files of a package or module beside those that mirror or import it."""
 PATIENCE = 20.0
 """Seconds that every test may take, however fast it is without a mutation."""
-LONGEST = 60.0
+LONGEST = 30.0
 """A test that takes longer without a mutation counts as one that fails: it is left out."""
 
 
@@ -174,6 +174,8 @@ class Copy:
 
         selection = Selection({} if note else self.durations, self.failing)
         options = ["-p", "no:cacheprovider", f"--basetemp={temporary}", *(() if note else ("-x",))]
+        # Several processes take long, and a launcher that is killed leaves its workers behind.
+        options += ["-m", "not slow and not gpu and not distributed"]
         code = pytest.main([*options, *files], plugins=[selection])
         if note:
             note.write_text(json.dumps([selection.took, sorted(selection.failed)]))
