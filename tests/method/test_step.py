@@ -1,6 +1,7 @@
 """The loss of a micro-batch and its numbers against loops over views, images and patches."""
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,17 +15,22 @@ from ibot.method.model import StudentOutput, TeacherOutput
 from ibot.method.step import training_step
 from ibot.types import Batch, StepValues
 
-G, L, B, N, D, K, K_PATCH = 2, 3, 4, 6, 5, 7, 9
+G, L, B, N, N_LOCAL, D, K, K_PATCH = 2, 3, 4, 6, 5, 5, 7, 9
 VALUES = StepValues(lr=0.3, weight_decay=0.2, momentum=0.9, teacher_temp=0.5, patch_temp=0.8, freeze_last_layer=False)
 METHOD = MethodConfig(student_temp=0.6, cls_weight=0.7, patch_weight=1.9, momentum=0.5)
 SINKHORN = MethodConfig(student_temp=0.6, cls_weight=0.7, patch_weight=1.9, targets="sinkhorn")
 KOLEO = MethodConfig(student_temp=0.6, cls_weight=0.7, patch_weight=1.9, koleo_weight=0.3)
+HARD = MethodConfig(student_temp=0.6, cls_weight=0.7, patch_weight=1.9, patch_labels="hard")
+VARIANTS = pytest.mark.parametrize("variant", ["", "tokenizer", "local masks"])
+METHODS = pytest.mark.parametrize(
+    "method", [METHOD, SINKHORN, KOLEO, HARD], ids=["center", "sinkhorn", "koleo", "hard"]
+)
 
 
 class Case:
     """Random outputs of both networks, the first image's second view without a mask."""
 
-    def __init__(self, seed=0, tokenizer=False):
+    def __init__(self, seed=0, variant=""):
         g = torch.Generator().manual_seed(seed)
 
         def draw(*shape):
@@ -33,7 +39,13 @@ class Case:
         hidden = torch.rand(G, B, N, generator=g) < 0.5
         hidden[0, 0, :2], hidden[1, 0] = True, False
         self.masks = masks_from_map(hidden, dtype=torch.float64)
-        count = len(self.masks.index)
+        self.hidden = [int(n) for n in hidden.sum(-1).flatten()]  # of each view, in the order of the loss
+        if variant == "local masks":
+            hidden_local = torch.rand(L, B, N_LOCAL, generator=g) < 0.5
+            hidden_local[0, 1] = False
+            self.masks = replace(self.masks, local=masks_from_map(hidden_local, dtype=torch.float64))
+            self.hidden += [int(n) for n in hidden_local.sum(-1).flatten()]
+        count = sum(self.hidden)
         self.batch = Batch(draw(G, B, 3, 2, 2), draw(L, B, 3, 2, 2), self.masks, np.arange(B))
         self.teacher = TeacherOutput(draw(G, B, K), draw(count, K_PATCH), draw(K), draw(K_PATCH), draw(G, B, D))
         self.student = StudentOutput(
@@ -42,14 +54,15 @@ class Case:
         self.fixed = draw(count, K_PATCH).softmax(-1)
         self.asked = []
         self.model = SimpleNamespace(
-            teacher=self._teacher, tokenizer=SimpleNamespace(targets=self._targets) if tokenizer else None,
+            teacher=self._teacher, tokenizer=SimpleNamespace(targets=self._targets) if variant == "tokenizer" else None,
             cls_center=Center(K, 0.9).double(), patch_center=Center(K_PATCH, 0.9).double(),
         )  # fmt: skip
         self.model.cls_center.value.copy_(draw(K))
         self.model.patch_center.value.copy_(draw(K_PATCH))
 
-    def _teacher(self, global_views, masks):
+    def _teacher(self, global_views, masks, local_views):
         assert global_views is self.batch.global_views and masks is self.masks
+        assert local_views is self.batch.local_views
         return self.teacher
 
     def _student(self, global_views, masks, local_views):
@@ -80,23 +93,25 @@ class Case:
                 probs = probs / probs.sum(0)
                 probs = probs / probs.sum(1, keepdim=True)
             found.append(probs)
-        return found[0], self.fixed if self.model.tokenizer else found[1]
+        patch = self.fixed if self.model.tokenizer else found[1]
+        if method.patch_labels == "hard":
+            patch = torch.stack([torch.eye(K_PATCH, dtype=torch.float64)[int(row.argmax())] for row in patch])
+        return found[0], patch
 
     def losses(self, method):
         """Class loss, patch loss and KoLeo, word by word."""
         cls_target, patch_target = self.targets(method)
-        student, hidden = self.student.cls, self.masks.map
+        student = self.student.cls
         pairs = [
             -(cls_target.view(G, B, K)[q, i] * (student[v, i] / 0.6).log_softmax(0)).sum()
             for q in range(G) for v in range(G + L) for i in range(B) if q != v
         ]  # fmt: skip
         patch, m = 0.0, 0
-        for view in range(G):
-            for image in range(B):
-                for _ in range(int(hidden[view, image].sum())):
-                    log_p = (self.student.patch[m] / 0.6).log_softmax(0)
-                    patch = patch - (patch_target[m] * log_p).sum() / hidden[view, image].sum() / (G * B)
-                    m += 1
+        for hidden in self.hidden:
+            for _ in range(hidden):
+                log_p = (self.student.patch[m] / 0.6).log_softmax(0)
+                patch = patch - (patch_target[m] * log_p).sum() / hidden / len(self.hidden)
+                m += 1
         unit = self.student.features / self.student.features.norm(dim=-1, keepdim=True)
         spread = [
             -torch.stack([(unit[g, i] - unit[g, j]).norm() for j in range(B) if j != i]).min().log()
@@ -105,10 +120,10 @@ class Case:
         return torch.stack(pairs).mean(), patch, torch.stack(spread).mean()
 
 
-@pytest.mark.parametrize("tokenizer", [False, True])
-@pytest.mark.parametrize("method", [METHOD, SINKHORN, KOLEO], ids=["center", "sinkhorn", "koleo"])
-def test_the_loss_and_its_gradient_are_the_weighted_sum_of_loops(method, tokenizer):
-    case = Case(tokenizer=tokenizer)
+@VARIANTS
+@METHODS
+def test_the_loss_and_its_gradient_are_the_weighted_sum_of_loops(method, variant):
+    case = Case(variant=variant)
     out = case.step(method)
     cls, patch, koleo = case.losses(method)
     want = 0.7 * cls + 1.9 * patch + method.koleo_weight * koleo
@@ -125,7 +140,7 @@ def test_the_loss_and_its_gradient_are_the_weighted_sum_of_loops(method, tokeniz
         assert out.metrics["koleo_loss"].item() == pytest.approx(koleo.item(), rel=1e-9)
     assert not any(value.requires_grad for value in out.metrics.values())
     assert out.student is case.student and out.teacher is case.teacher
-    assert case.asked == ([0.8] if tokenizer else [])
+    assert case.asked == ([0.8] if variant == "tokenizer" else [])
 
 
 @pytest.mark.parametrize("method", [METHOD, SINKHORN], ids=["center", "sinkhorn"])
@@ -144,35 +159,33 @@ def entropy(row):
     return -sum(p * math.log(p) for p in row.tolist() if p > 0)
 
 
-@pytest.mark.parametrize("tokenizer", [False, True])
-@pytest.mark.parametrize("method", [METHOD, SINKHORN], ids=["center", "sinkhorn"])
-def test_observations_equal_loops_over_views_and_patches(method, tokenizer):
-    case = Case(seed=1, tokenizer=tokenizer)
+@VARIANTS
+@METHODS
+def test_observations_equal_loops_over_views_and_patches(method, variant):
+    case = Case(seed=1, variant=variant)
     case.student.cls.data[G - 1, :2] = case.teacher.cls[0, :2]  # these two agree
     metrics = case.step(method).metrics
     cls_target, patch_target = case.targets(method)
-    per_view, places = [], case.masks.index.tolist()
-    for view in range(G * B):
-        rows = [entropy(patch_target[m]) for m, place in enumerate(places) if place // N == view]
-        if rows:
-            per_view.append(sum(rows) / len(rows))
+    rows = iter(map(entropy, patch_target))
+    per_view = [sum(next(rows) for _ in range(hidden)) / hidden for hidden in case.hidden if hidden]
     agree = [int(case.teacher.cls[0, i].argmax()) == int(case.student.cls[G - 1, i].argmax()) for i in range(B)]
     want = {
         "teacher_entropy": sum(map(entropy, cls_target)) / (G * B),
         "patch_entropy": sum(per_view) / len(per_view),
-        "patch_views": G * B / len(per_view),
+        "patch_views": len(case.hidden) / len(per_view),
         "marginal_entropy": entropy(cls_target.mean(0)),
         "patch_marginal_entropy": entropy(patch_target.mean(0)),
         "agreement": sum(agree) / B,
-        "masked_fraction": len(places) / (G * B * N),
+        "masked_fraction": case.masks.map.double().mean().item(),
     }
-    assert 0 < want["agreement"] < 1 and len(per_view) < G * B
+    assert 0 < want["agreement"] < 1 and len(per_view) < len(case.hidden)
     assert {name: metrics[name].item() for name in want} == pytest.approx(want, rel=1e-9)
     for name, rows, size in (("cls", cls_target, K), ("patch", patch_target, K_PATCH)):
         chosen = [int(row.argmax()) for row in rows]
         assert metrics[f"{name}_prototypes"].tolist() == [chosen.count(k) for k in range(size)]
     assert torch.equal(metrics["features"], case.teacher.features.reshape(-1, D))
-    assert set(case.step(method, observe=False).metrics) == {"cls_loss", "patch_loss"}
+    losses = {"cls_loss", "patch_loss"} | ({"koleo_loss"} if method.koleo_weight else set())
+    assert set(case.step(method, observe=False).metrics) == losses
 
 
 def test_without_hidden_patches_the_observations_are_zero_and_finite():
