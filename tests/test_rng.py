@@ -28,6 +28,64 @@ def test_every_coordinate_changes_the_numbers(changed):
     assert (words(**base, count=8) != words(**other, count=8)).all()
 
 
+def plain_philox(key, counter):
+    """The published algorithm with Python's integers."""
+    c, k = [int(word) for word in counter], list(key)
+    for _ in range(10):
+        p, q = 0xD2511F53 * c[0], 0xCD9E8D57 * c[2]
+        c = [(q >> 32) ^ c[1] ^ k[0], q & 0xFFFFFFFF, (p >> 32) ^ c[3] ^ k[1], p & 0xFFFFFFFF]
+        k = [(k[0] + 0x9E3779B9) & 0xFFFFFFFF, (k[1] + 0xBB67AE85) & 0xFFFFFFFF]
+    return c
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_philox_equals_the_same_in_integers(seed):
+    key, counter = np.random.default_rng(seed).integers(0, 2**32, (2, 4), dtype=np.uint64)
+    key = int(key[0]), int(key[1])
+    assert philox(key, counter).tolist() == plain_philox(key, counter)
+    wide = key[0] + (seed << 32), key[1] + (seed << 40)  # more than 32 bits
+    assert philox(wide, counter).tolist() == plain_philox(key, counter)
+
+
+def test_words_are_those_of_the_coordinates_in_key_and_counter():
+    index, view = 5 * 2**32 + 7, 3
+    got = words(11, 2, index, view, Purpose.MASK_BLOCK, 9)
+    blocks = [plain_philox((11, Purpose.MASK_BLOCK), (7, 5, 2, 64 * view + block)) for block in range(3)]
+    assert got.tolist() == [word for block in blocks for word in block][:9] and got.shape == (9,)
+    np.testing.assert_array_equal(uniform(11, 2, index, view, Purpose.MASK_BLOCK, 9), got / 2**32)
+    assert words(11, 2, index, view, Purpose.BOX, MAX_DRAWS).shape == (256,)
+    for count in (0, -1):
+        with pytest.raises(ValueError, match=f"not {count}"):
+            words(0, 0, 0, 0, Purpose.BOX, count)
+
+
+def test_an_order_sorts_the_words_of_the_images():
+    drawn = [words(4, 2, i, 0, Purpose.ORDER, 2) for i in range(50)]
+    want = sorted(range(50), key=lambda i: int(drawn[i][0]) * 2**32 + int(drawn[i][1]))
+    assert permutation(4, 2, 50).tolist() == want
+
+
+def test_a_seed_of_a_step_is_made_of_two_words():
+    high, low = words(9, 0, 12, 3, Purpose.DROP_PATH, 2)
+    assert torch_seed(9, 12, 3, Purpose.DROP_PATH) == (int(high) % 2**31) * 2**32 + int(low)
+
+
+def test_purposes_keep_their_numbers():
+    names = [
+        "ORDER",
+        "BOX",
+        "COLOR",
+        "MASK_RATIO",
+        "MASK_BLOCK",
+        "REPLACE",
+        "DROP_PATH",
+        "INIT",
+        "SCENE",
+        "MASK_RANDOM",
+    ]
+    assert [Purpose[name].value for name in names] == list(range(10))
+
+
 def test_numbers_are_uniform_and_uncorrelated():
     drawn = uniform(0, 0, np.arange(20000), 0, Purpose.BOX, 4)
     assert drawn.min() >= 0 and drawn.max() < 1

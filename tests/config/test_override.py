@@ -1,8 +1,11 @@
 import json
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import pytest
 
-from ibot.config.override import apply, diff, from_plain, items, show, to_plain
+from ibot.config.meaning import meanings
+from ibot.config.override import apply, assign, diff, from_plain, items, settings_of, show, to_plain
 from ibot.config.schema import Config, Duration
 from ibot.errors import ConfigError
 from ibot.recipes import RECIPES, recipe
@@ -118,3 +121,89 @@ def test_wrong_types_say_what_was_expected(text, expected):
 
 def test_a_difference_lists_both_values():
     assert diff(Config(), apply(Config(), ["train.batch=8"])) == [("train.batch", 1024, 8)]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("true", True), ("YES", True), ("on", True), ("1", True), ("False", False), ("no", False), ("off", False),
+     ("0", False)],
+)  # fmt: skip
+def test_truth_is_read_in_the_usual_words(text, value):
+    assert apply(Config(), [f"head.shared={text}"]).head.shared is value
+
+
+@pytest.mark.parametrize("text", ["none", "None", "null", ""])
+def test_an_optional_setting_may_be_none(text):
+    config = apply(Config(), ["model.pos_size=32,48"])
+    assert config.model.pos_size == (32, 48) and apply(config, [f"model.pos_size={text}"]).model.pos_size is None
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("[ 0.25, 1 ]", (0.25, 1.0)), ("(0.25,1)", (0.25, 1.0)), ("0.25,1,", (0.25, 1.0))],
+)
+def test_brackets_and_spaces_of_a_tuple_do_not_matter(text, value):
+    assert apply(Config(), [f"augment.global_scale={text}"]).augment.global_scale == value
+    assert apply(Config(), [f"  augment.global_scale = {text} "]).augment.global_scale == value
+
+
+def test_tuples_of_any_length_and_pairs_are_read():
+    config = apply(Config(), ["model.depths=1,2,3", "mask.ratio=0.1,0.3:0.2"])
+    assert config.model.depths == (1, 2, 3) and config.mask.ratio == ((0.1, 0.0), (0.3, 0.2))
+
+
+def test_later_assignments_win_and_the_others_stay():
+    config = apply(Config(), ["train.batch=8", "train.seed=3", "train.batch=16"])
+    assert (config.train.batch, config.train.seed) == (16, 3)
+    assert [key for key, _, _ in diff(Config(), config)] == ["train.batch", "train.seed"]
+
+
+def test_what_is_no_assignment_is_refused():
+    with pytest.raises(ConfigError, match=r"'train\.batch' is not a setting") as caught:
+        apply(Config(), ["train.batch"])
+    assert caught.value.fix == "write section.key=value"
+
+
+@dataclass(frozen=True)
+class Flat:
+    k: int = 20
+    scale: tuple[float, float] = (0.5, 1.0)
+    mode: Literal["fast", "slow"] = "fast"
+
+
+def test_flat_settings_are_read_and_refused_alike():
+    assert assign(Flat(), ["k=5", " mode = slow"], "see help") == Flat(5, (0.5, 1.0), "slow")
+    assert settings_of(Flat(5)) == [("k", "5"), ("scale", "0.5,1"), ("mode", "fast")]
+    for text, words in (("modes=fast", "did you mean mode?   see help"), ("zzz=1", "see help"), ("zzz", "see help")):
+        with pytest.raises(ConfigError, match="unknown setting") as caught:
+            assign(Flat(), [text], "see help")
+        assert caught.value.fix == words and caught.value.why == "known ones: k, scale, mode"
+    with pytest.raises(ConfigError, match="k=x has the wrong type") as caught:
+        assign(Flat(), ["k=x"], "see help")
+    assert caught.value.fix == "for example k=20" and "a whole number" in caught.value.why
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(1.0, "1"), (0.25, "0.25"), (1e-6, "1e-06"), (True, "true"), (False, "false"), (None, "none"), (7, "7"),
+     ((32, 48), "32,48"), (((0.0, 0.0), (0.3, 0.2)), "0:0,0.3:0.2"), (Duration(2.5, "epochs"), "2.5 epochs"),
+     ("x", "x"), ((), "")],
+)  # fmt: skip
+def test_values_are_shown_as_they_can_be_given(value, text):
+    assert show(value) == text
+
+
+def test_a_saved_configuration_may_lack_keys_but_not_be_of_another_shape():
+    assert from_plain({"recipe": "tiny32", "train": {"batch": 8}}) == replace(
+        apply(Config(), ["train.batch=8"]), recipe="tiny32"
+    )
+    assert from_plain({}) == Config() and to_plain(Config())["recipe"] == ""
+    with pytest.raises(ConfigError, match="'train' in a file is no section"):
+        from_plain({"train": 3}, "a file")
+
+
+def test_what_every_setting_means_is_read_from_its_docstring():
+    found = meanings()
+    assert set(found) == {key for key, _ in items(Config())}
+    assert found["method.momentum"] == "Teacher momentum at the start; rises to 1 on a cosine."
+    assert found["model.drop_path"].startswith("Stochastic depth of the student") and "\n" not in found["mask.views"]

@@ -79,6 +79,144 @@ def test_settings_that_cannot_work_in_a_swin_are_named(text, named):
         check(apply(recipe("vit_s16"), [*swin, text]))
 
 
+@pytest.mark.parametrize(
+    ("base", "works", "fails"),
+    [
+        ([], "train.batch=1", "train.batch=0"),
+        ([], "train.accumulate=1", "train.accumulate=0"),
+        ([], "train.length=1 steps", "train.length=0 epochs"),
+        ([], "train.seed=0", "train.seed=-1"),
+        ([], "train.max_steps=0", "train.max_steps=-1"),
+        ([], "augment.num_global=1", "augment.num_global=0"),
+        ([], "augment.num_local=0", "augment.num_local=-1"),
+        (["augment.num_global=1"], "augment.num_local=1", "augment.num_local=0"),
+        ([], "augment.global_size=16,32", "augment.global_size=32,15"),
+        ([], "augment.local_size=16", "augment.local_size=15,96"),
+        ([], "augment.global_scale=0.01,1", "augment.global_scale=0,1"),
+        ([], "augment.global_scale=0.5,0.5", "augment.global_scale=0.5,1.01"),
+        ([], "augment.local_scale=0.5,0.5", "augment.local_scale=0.5,0.4"),
+        ([], "mask.ratio=0.2:0.2", "mask.ratio=0.2:0.21"),
+        ([], "mask.ratio=0.8:0.2", "mask.ratio=0.8:0.21"),
+        ([], "mask.ratio=0.3:0", "mask.ratio=0.3:-0.1"),
+        ([], "mask.ratio=0:0", "mask.ratio="),
+        ([], "model.drop_path=0", "model.drop_path=-0.1"),
+        ([], "model.drop_path=0.99", "model.drop_path=1"),
+        ([], "model.depth=1", "model.depth=0"),
+        ([], "model.heads=1", "model.heads=0"),
+        ([], "model.width=6", "model.width=0"),
+        ([], "head.layers=1", "head.layers=0"),
+        (["head.shared=false", "head.shared_teacher=false"], "head.out_dim=2", "head.out_dim=1"),
+        (["head.shared=false", "head.shared_teacher=false"], "head.patch_out_dim=2", "head.patch_out_dim=1"),
+        (["head.shared=false", "head.shared_teacher=false"], "head.shared_layers=0", "head.shared_layers=4"),
+        (["head.shared=false", "head.shared_teacher=false"], "head.shared_layers=3", "head.shared_layers=-2"),
+        (["head.shared_teacher=false", "head.shared_layers=2"], "head.shared=false", "head.shared=true"),
+        (["head.shared=false", "head.shared_layers=2"], "head.shared_teacher=false", "head.shared_teacher=true"),
+        (["head.shared=false", "head.shared_teacher=false", "head.shared_layers=2"], "head.norm=ln", "head.norm=bn"),
+        (["head.shared=false", "head.shared_teacher=false", "head.shared_layers=2"], "head.norm=none",
+         "head.norm=syncbn"),
+        (["head.shared=false", "head.shared_teacher=false", "head.shared_layers=1"], "head.layers=2", "head.layers=0"),
+        (["head.shared=false", "head.shared_teacher=false", "head.shared_layers=0"], "head.layers=2", "head.layers=1"),
+        (["head.shared=false", "head.shared_teacher=false", "head.shared_layers=2"], "head.bottleneck_dim=1",
+         "head.bottleneck_dim=0"),
+        (["head.out_dim=64", "head.shared=false"], "head.shared_teacher=false", "head.shared_teacher=true"),
+        (["head.out_dim=64", "head.shared_teacher=false"], "head.shared=false", "head.shared=true"),
+        ([], "method.teacher_temp=0.99", "method.teacher_temp=1"),
+        ([], "method.patch_temp_start=0.01", "method.patch_temp_start=0"),
+        ([], "method.teacher_temp_start=0.01", "method.teacher_temp_start=-1"),
+        ([], "method.patch_temp=0.99", "method.patch_temp=1"),
+        ([], "method.momentum=0", "method.momentum=-0.1"),
+        ([], "method.momentum=1", "method.momentum=1.01"),
+        ([], "method.center_momentum=0", "method.center_momentum=-0.1"),
+        ([], "method.center_momentum_patch=0", "method.center_momentum_patch=-0.1"),
+        ([], "method.center_momentum=1", "method.center_momentum=1.1"),
+        (["method.patch_match=feature"], "augment.num_global=2", "augment.num_global=3"),
+        (["method.patch_match=position"], "method.patch_target=online", "method.patch_target=color"),
+        ([], "optim.lr=0", "optim.lr=-1"),
+        ([], "optim.min_lr=0", "optim.min_lr=-1"),
+        ([], "optim.clip=0", "optim.clip=-1"),
+        (["model.kind=swin", "model.width=96", "model.patch=4"], "model.window=2", "model.window=1"),
+        (["model.kind=swin", "model.width=96", "model.patch=4"], "model.width=192", "model.width=97"),
+        (["model.kind=swin", "model.width=96", "model.patch=4", "model.stage_heads=1,1,1"], "model.depths=1,1,1",
+         "model.depths=1,1"),
+        (["model.kind=swin", "model.width=96", "model.patch=4"], "model.stage_heads=3,6,12,24",
+         "model.stage_heads=3,6,0,24"),
+        (["model.kind=swin", "model.width=96", "model.patch=4"], "model.layer_scale=0", "model.layer_scale=0.1"),
+        (["model.kind=swin", "model.width=96", "model.patch=4"], "model.mean_pooling=false", "model.mean_pooling=true"),
+    ],
+)  # fmt: skip
+def test_each_limit_lies_where_the_setting_stops_to_work(base, works, fails):
+    config = apply(recipe("vit_s16"), base)
+    check(apply(config, [works]))
+    with pytest.raises(ConfigError) as caught:
+        check(apply(config, [fails]))
+    name = fails.split("=")[0].rpartition(".")[2]
+    words = {"stage_heads": "heads of stage", "bottleneck_dim": "bottleneck"}.get(name, name)
+    assert words in f"{caught.value.what} {caught.value.why}"
+
+
+@pytest.mark.parametrize(
+    ("works", "warned"),
+    [
+        ("method.teacher_temp=0.1", "method.teacher_temp=0.11"),
+        ("method.patch_temp=0.1", "method.patch_temp=0.11"),
+        ("method.teacher_temp_start=0.07", "method.teacher_temp_start=0.08"),
+        ("method.patch_temp_start=0.07", "method.patch_temp_start=0.08"),
+        ("optim.lr=0.0025", "optim.lr=0.0026"),
+        ("head.shared=true", "head.shared=false"),
+    ],
+)
+def test_each_warning_begins_at_its_limit(works, warned):
+    config = recipe("vit_s16")
+    assert warnings(apply(config, [works])) == [] and len(warnings(apply(config, [warned]))) == 1
+    quiet = apply(config, ["optim.lr=0.1", "optim.name=sgd"])
+    assert warnings(quiet) == []
+
+
+def test_what_follows_from_the_settings_is_counted_as_by_hand():
+    """100 images, batches of 8: 12 steps an epoch; 10.5 epochs are 126 steps, of which 120 in whole epochs."""
+    base = [
+        "train.batch=8", "train.length=10.5 epochs", "optim.lr=0.32", "optim.warmup=20 steps",
+        "method.temp_warmup=4 epochs", "optim.freeze_last_layer=1 epochs", "train.head_warmup=10 percent",
+    ]  # fmt: skip
+    derived = derive(apply(recipe("vit_s16"), base), 100, 2)
+    assert (derived.steps_per_epoch, derived.total_steps, derived.run_steps) == (12, 126, 126)
+    assert (derived.warmup_steps, derived.temp_warmup_steps, derived.freeze_steps) == (20, 48, 12)
+    assert derived.head_warmup_steps == 13 and derived.lr_actual == pytest.approx(0.01)
+    assert derived.batch_per_process == 4 and derived.notes == ()
+    assert derive(apply(recipe("vit_s16"), base), 100).batch_per_process == 8
+    assert derive(apply(recipe("vit_s16"), [*base, "train.max_steps=500"]), 100).run_steps == 126
+    few = derive(apply(recipe("vit_s16"), ["train.batch=8", "train.length=2 epochs"]), 5)
+    assert (few.steps_per_epoch, few.total_steps) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("setting", "field", "longest", "instead"),
+    [
+        ("optim.warmup", "warmup_steps", 126, 63),
+        ("method.temp_warmup", "temp_warmup_steps", 120, 120),
+        ("optim.freeze_last_layer", "freeze_steps", 125, 31),
+        ("train.head_warmup", "head_warmup_steps", 63, 12),
+    ],
+)
+def test_a_warm_up_is_kept_up_to_its_longest_and_clipped_with_a_note_beyond(setting, field, longest, instead):
+    base = ["train.batch=8", "train.length=10.5 epochs", "optim.warmup=0 steps", "method.temp_warmup=0 steps",
+            "optim.freeze_last_layer=0 steps"]  # fmt: skip
+    kept = derive(apply(recipe("vit_s16"), [*base, f"{setting}={longest} steps"]), 100)
+    assert getattr(kept, field) == longest and kept.notes == ()
+    clipped = derive(apply(recipe("vit_s16"), [*base, f"{setting}={longest + 1} steps"]), 100)
+    assert getattr(clipped, field) == instead
+    assert clipped.notes == (
+        f"{setting} = {longest + 1} steps is longer than the run allows: clipped to {instead} of 126 steps",
+    )
+
+
+def test_the_warm_up_of_temperatures_must_fit_behind_the_first_masks():
+    late = ["train.batch=8", "train.length=10.5 epochs", "mask.start_epoch=3", "method.temp_warmup=9 epochs"]
+    assert derive(apply(recipe("vit_s16"), late), 100).temp_warmup_steps == (10 - 3) * 12
+    never = [*late, "mask.start_epoch=11"]
+    assert derive(apply(recipe("vit_s16"), never), 100).temp_warmup_steps == 0
+
+
 def test_all_problems_are_reported_at_once():
     with pytest.raises(ConfigError, match="2 settings") as caught:
         check(apply(recipe("vit_s16"), ["model.heads=5", "method.momentum=2"]))

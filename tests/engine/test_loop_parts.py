@@ -1,0 +1,273 @@
+"""Parts of the loop on made-up trainers; whole runs are in test_loop.py."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from ibot.config.override import apply
+from ibot.config.schema import duration
+from ibot.data.masks import masks_from_map
+from ibot.data.sources import scan
+from ibot.engine import loop
+from ibot.engine.health import HealthReport, Verdict
+from ibot.engine.loop import (
+    FailureCheck,
+    Trainer,
+    fallen_below_start,
+    finish,
+    mask_grid,
+    note_bad_files,
+    run_evaluation,
+    save,
+    to_device,
+    train,
+    write_log,
+)
+from ibot.engine.processes import Processes
+from ibot.engine.run import read_jsonl
+from ibot.errors import TrainingStopped
+from ibot.types import Batch, ResultRecord, RunState, StepValues
+
+VALUES = StepValues(0.1, 0.2, 0.3, 0.4, 0.5, False)
+LOSSES = {"cls_loss": torch.tensor(1.5), "patch_loss": torch.tensor(2.5), "features": torch.zeros(2, 2)}
+
+
+class Notes:
+    """Records every call by name."""
+
+    def __init__(self, path=None):
+        self.calls, self.path = [], path
+
+    def __getattr__(self, name):
+        def call(*args, **kwargs):
+            self.calls.append((name, *args, *([kwargs] if kwargs else [])))
+            return True
+
+        return call
+
+    def named(self, name):
+        return [call[1:] for call in self.calls if call[0] == name]
+
+
+def trainer(config, tmp_path, step=7, **changes):
+    schedules = SimpleNamespace(steps_per_epoch=6, total_steps=20)
+    made = {
+        "config": config, "run": Notes(tmp_path), "processes": Processes(), "device": torch.device("cpu"),
+        "model": SimpleNamespace(teacher=SimpleNamespace(backbone="the backbone")), "update": SimpleNamespace(),
+        "schedules": schedules, "derived": None, "source": None, "progress": Notes(), "health": None,
+        "board": Notes(), "state": RunState(step=step, images_seen=8 * step, skipped_steps=2),
+    }  # fmt: skip
+    return Trainer(**(made | changes))
+
+
+@pytest.mark.parametrize(
+    ("interval", "steps"),
+    [("4 steps", 4), ("2 epochs", 12), ("16 images", 2), ("50 percent", 10), ("0 epochs", 0), ("1 images", 1),
+     ("0.01 epochs", 1)],
+)  # fmt: skip
+def test_what_is_due_every_so_often_is_due_at_multiples_of_its_steps(small, tmp_path, interval, steps):
+    made, due = trainer(small, tmp_path), []
+    assert made.steps(duration(interval)) == steps
+    for step in range(1, 25):
+        made.state = replace(made.state, step=step)
+        if made.every(duration(interval)):
+            due.append(step)
+    assert due == (list(range(steps, 25, steps)) if steps else [])
+
+
+def test_a_log_row_holds_state_schedule_and_report_and_verdicts_are_said(small, tmp_path):
+    verdict = Verdict("low rank", "evidence", "advice")
+    health = SimpleNamespace(report=lambda: HealthReport({"cls_loss": 3.0}, (verdict,), "low rank"))
+    made = trainer(small, tmp_path, health=health)
+    write_log(made, VALUES, 20)
+    want = {
+        "step": 7, "images_seen": 56, "epoch": 7 / 6, "skipped_steps": 2, "lr": 0.1, "weight_decay": 0.2,
+        "momentum": 0.3, "teacher_temp": 0.4, "patch_temp": 0.5, "cls_loss": 3.0,
+    }  # fmt: skip
+    assert made.run.calls[0] == ("metrics", {**want, "health": "low rank"})
+    assert made.run.named("event") == [("health", {"step": 7, "verdict": "low rank", "text": str(verdict)})]
+    assert made.board.calls == [("scalars", want, 7)]
+    assert made.progress.calls[0] == ("update", 7, 20, {**want, "health": "low rank"})
+    assert made.progress.calls[1] == ("message", f"step 7: {verdict}")
+    other = trainer(small, tmp_path, health=health, processes=Processes(1, 2))
+    write_log(other, VALUES, 20)
+    assert other.run.calls == [] and other.board.calls == []
+
+
+def batch(index=(3, 5), bad=()):
+    return Batch(torch.zeros(2, 2, 3, 4, 4), None, None, np.array(index), bad=tuple(bad))
+
+
+def failing(value=1.0):
+    return SimpleNamespace(failed=torch.tensor(value), metrics=LOSSES)
+
+
+def test_a_failed_step_stops_with_its_losses_rate_and_files(small, tmp_path):
+    source = SimpleNamespace(path=lambda i: Path(f"{i}.png"))
+    made = trainer(small, tmp_path, source=source)
+    check = FailureCheck(made)
+    check.check(3, failing(0.0), VALUES, [batch()])
+    check.drain()
+    with pytest.raises(TrainingStopped, match=r"not finite at step 4 \(learning rate 0.1\)") as caught:
+        check.check(4, failing(), VALUES, [batch(), batch((9,))])
+    files = ["3.png", "5.png", "9.png"]
+    losses = {"cls_loss": 1.5, "patch_loss": 2.5}
+    assert made.run.calls == [("event", "non-finite loss", {"step": 4, "lr": 0.1, "losses": losses, "files": files})]
+    assert "3 files from 3.png" in caught.value.why and "last good state: none" in caught.value.fix
+    check.drain()  # it was told
+
+
+def test_on_a_gpu_a_failure_is_read_one_step_late_and_before_anything_is_saved(small, tmp_path):
+    source = SimpleNamespace(path=lambda i: Path(f"{i}.png"))
+    made = trainer(small, tmp_path, source=source, device=torch.device("cuda", 0))
+    check = FailureCheck(made)
+    check.check(4, failing(), VALUES, [batch()])
+    with pytest.raises(TrainingStopped, match="at step 4"):
+        check.check(5, failing(), VALUES, [batch()])
+    check = FailureCheck(made)
+    check.check(6, failing(), VALUES, [batch()])
+    with pytest.raises(TrainingStopped, match="at step 6"):
+        check.drain()
+
+
+@pytest.mark.parametrize(
+    ("fraction", "images", "world_size", "allowed"),
+    [(0.1, 100, 1, 20), (0.1, 300, 1, 30), (0.1, 1000, 2, 50), (0.1, 1000, 1, 100)],
+)
+def test_unreadable_files_stop_a_run_beyond_twenty_and_the_share_of_this_process(
+    small, tmp_path, fraction, images, world_size, allowed
+):
+    config = apply(small, [f"data.max_bad_fraction={fraction}"])
+    made = trainer(config, tmp_path, source=range(images), processes=Processes(0, world_size))
+    note_bad_files(made, [batch(bad=[(f"{i}.jpg", "cut")]) for i in range(allowed)])
+    assert made.bad_files == allowed
+    assert made.run.named("bad_file")[:2] == [("0.jpg", "cut"), ("1.jpg", "cut")]
+    made.run.bad_file = lambda *args: False  # known already
+    note_bad_files(made, [batch(bad=[("0.jpg", "cut")])])
+    made.run.bad_file = lambda *args: True
+    with pytest.raises(TrainingStopped, match=f"{allowed + 1} of {images} files") as caught:
+        note_bad_files(made, [batch(bad=[("new.jpg", "cut")])])
+    assert f"max_bad_fraction={fraction}" in caught.value.why
+
+
+def record(value, metric="knn_top1"):
+    return ResultRecord("knn", metric, value, {}, 10, 10)
+
+
+def test_a_score_is_recorded_shown_and_compared_with_the_first_of_the_run(small, tmp_path):
+    config = apply(small, ["evaluate.guard=2"])
+    asked = []
+
+    def evaluate(backbone, step):
+        asked.append((backbone, step))
+        return [record(50.0), record(1.0, "knn_k5")]
+
+    made = trainer(config, tmp_path, evaluate=evaluate)
+    run_evaluation(made)
+    assert asked == [("the backbone", 7)]
+    assert [r.metric for (r,) in made.run.named("result")] == ["knn_top1", "knn_k5"]
+    assert made.board.calls == [("scalars", {"knn_top1": 50.0}, 7), ("scalars", {"knn_k5": 1.0}, 7)]
+    assert made.progress.named("message") == [("step 7: knn_top1 50.0",), ("step 7: knn_k5 1.0",)]
+    other = trainer(config, tmp_path, evaluate=evaluate, processes=Processes(1, 2))
+    run_evaluation(other)
+    assert other.run.calls == other.progress.calls == []
+    run_evaluation(trainer(config, tmp_path))  # nothing to evaluate
+
+
+@pytest.mark.parametrize(
+    ("guard", "value", "metric", "said"),
+    [(2, 48.0, "knn_top1", False), (2, 47.9, "knn_top1", True), (0, 1.0, "knn_top1", False), (2, 1.0, "other", False)],
+)
+def test_the_guard_compares_k_nn_alone_with_its_first_value(small, tmp_path, guard, value, metric, said):
+    rows = [{"metric": "other", "value": 90.0}, {"metric": "knn_top1", "value": 50.0},
+            {"metric": "knn_top1", "value": 80.0}]  # fmt: skip
+    (tmp_path / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    made = trainer(apply(small, [f"evaluate.guard={guard}"]), tmp_path)
+    words = fallen_below_start(made, record(value, metric))
+    assert words == ("k-NN 47.9 at step 7, 50.0 at the start; evaluate.guard=2" if said else "")
+    want = [("guard", {"step": 7, "start": 50.0, "now": 47.9})] if said else []
+    assert made.run.named("event") == want
+
+
+@pytest.mark.parametrize(("every", "protected"), [("0 epochs", []), ("1 epochs", [6, 12]), ("4 steps", [4, 8, 12])])
+def test_saving_hands_over_everything_and_protects_multiples(small, tmp_path, monkeypatch, every, protected):
+    calls = []
+    monkeypatch.setattr(loop, "save_checkpoint", lambda *args, **kwargs: calls.append((args, kwargs)))
+    config = apply(small, [f"checkpoint.keep_every={every}", "checkpoint.keep=5"])
+    made = trainer(config, tmp_path, update=SimpleNamespace(optimizer="optimizer", scaler="scaler"))
+    save(made)
+    ((args, kwargs),) = calls
+    assert args == (tmp_path, made.model, "optimizer", made.state)
+    protect = kwargs.pop("protect")
+    assert kwargs == {"config": config, "scaler": "scaler", "keep": 5}
+    assert [step for step in range(1, 13) if protect(step)] == protected
+    save(trainer(config, tmp_path, update=made.update, processes=Processes(1, 2)))
+    assert len(calls) == 1
+
+
+def test_the_end_of_a_run_is_recorded_with_its_bad_files(small, tmp_path):
+    done = trainer(small, tmp_path, step=20, bad_files=1)
+    done.run.bad_files = lambda: [("a.jpg", "cut")]
+    finish(done, 20)
+    assert done.run.named("event") == [("end", {"step": 20, "bad_files": 1})]
+    said = [text for (text,) in done.progress.named("message")]
+    assert said[0].startswith("1 files could not be read") and said[1:] == ["  a.jpg: cut"]
+    stopped = trainer(small, tmp_path, step=19, processes=Processes(0, 2))
+    stopped.run.bad_files = list
+    finish(stopped, 20)
+    assert stopped.run.named("event") == [("stopped by signal", {"step": 19, "bad_files": 0})]
+    assert stopped.progress.named("message") == [("stopped at step 19 of 20, saved; the same command resumes it",)]
+    other = trainer(small, tmp_path, step=20, processes=Processes(1, 2))
+    other.run.bad_files = list
+    finish(other, 20)
+    assert other.run.calls == []
+
+
+def test_views_are_normalised_on_the_device_for_the_network_and_masks_moved_as_they_are(small):
+    g = torch.Generator().manual_seed(0)
+    views = [torch.randint(0, 256, (n, 2, 3, 8, 8), generator=g, dtype=torch.uint8) for n in (2, 3)]
+    masks = masks_from_map(torch.rand(2, 2, 4, generator=g) < 0.5)
+    model = apply(small, ["model.mean=0.1,0.2,0.3", "model.std=0.5,0.6,0.7"]).model
+    moved = to_device(Batch(*views, masks, np.arange(2)), torch.device("cpu"), model)
+    for got, given in zip((moved.global_views, moved.local_views), views, strict=True):
+        for channel in range(3):
+            want = (given[:, :, channel] / 255 - (0.1, 0.2, 0.3)[channel]) / (0.5, 0.6, 0.7)[channel]
+            torch.testing.assert_close(got[:, :, channel], want)
+    assert torch.equal(moved.masks.map, masks.map) and torch.equal(moved.masks.weight, masks.weight)
+    assert to_device(Batch(views[0], None, masks, np.arange(2)), torch.device("cpu"), model).local_views is None
+
+
+def test_the_mask_has_a_cell_for_each_patch_rows_first(small):
+    assert mask_grid(apply(small, ["augment.global_size=48,40", "model.patch=8"])) == (6, 5)
+
+
+def test_each_step_sees_its_own_schedule_seed_and_the_images_of_the_loader(small, tmp_path, monkeypatch):
+    """What the loop hands to the step, against what the parts give when they are asked alone."""
+    seen, seeds = [], []
+    plain = loop.Update.step
+
+    def step(self, batches, values, observe=True):
+        seen.append((values, observe, [batch.index.tolist() for batch in batches]))
+        seeds.append(torch.initial_seed())
+        return plain(self, batches, values, observe)
+
+    monkeypatch.setattr(loop.Update, "step", step)
+    config = apply(small, ["train.accumulate=2", "train.max_steps=9", "log.every=5", "train.seed=3"])
+    state = train(config, tmp_path / "run", quiet=True)
+    assert (state.step, state.images_seen, state.epoch, state.skipped_steps) == (9, 72, 1, 0)
+    derived = loop.derive(config, 48)
+    schedules = loop.Schedules(config, derived.steps_per_epoch, derived.total_steps, derived.warmup_steps,
+                               derived.temp_warmup_steps, derived.freeze_steps, derived.head_warmup_steps)  # fmt: skip
+    assert [values for values, _, _ in seen] == [schedules.at(step) for step in range(9)]
+    assert seeds == [loop.torch_seed(3, step, 0, loop.Purpose.DROP_PATH) for step in range(9)]
+    batches = loop.Loader(config, scan(config.data.path), grid=(4, 4), end_step=9)
+    assert [index for _, _, index in seen] == [[b.index.tolist() for b in parts] for parts in batches]
+    rows = read_jsonl(tmp_path / "run" / "metrics.jsonl")
+    assert [row["lr"] for row in rows] == [schedules.at(4).lr, schedules.at(8).lr]
+    assert [row["images_seen"] for row in rows] == [40, 72] and rows[0]["epoch"] == pytest.approx(5 / 6)
+    assert (tmp_path / "run" / "checkpoints" / "step_00000009").exists()
