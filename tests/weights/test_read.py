@@ -8,10 +8,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ibot.config.schema import ModelConfig
+from ibot.config.schema import HeadConfig, ModelConfig
 from ibot.errors import WeightsError
 from ibot.models.backbone import build_backbone
-from ibot.weights.read import load, load_backbone, load_weights
+from ibot.models.head import ProjectionHead
+from ibot.weights.head import projection_head
+from ibot.weights.read import load, load_backbone, load_both, load_weights
 
 FOLDER = Path(os.environ.get("IBOT_GOLDEN", Path(__file__).parents[1] / "golden"))
 
@@ -125,14 +127,16 @@ def test_heads_come_from_the_file_where_it_says_and_a_guess_is_told(tmp_path, ca
     tensors = small_vit(4).state_dict()
     (tmp_path / "timm").mkdir()
     save_file(tensors, tmp_path / "timm" / "model.safetensors")
-    (tmp_path / "timm" / "config.json").write_text(json.dumps({"model_args": {"num_heads": 4}}))
+    (tmp_path / "timm" / "config.json").write_text(json.dumps(
+        {"model_args": {"num_heads": 4}, "pretrained_cfg": {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}}
+    ))  # fmt: skip
     torch.save({"state_dict": tensors, "settings": {"num_attention_heads": 4}}, tmp_path / "ours.pth")
     for path in (tmp_path / "timm", tmp_path / "ours.pth"):
         assert load(path).config.heads == 4
     assert not caplog.records
     torch.save({"state_dict": tensors}, tmp_path / "silent.pth")
     assert load(tmp_path / "silent.pth").config.heads == 2
-    assert "2 are assumed" in caplog.text and "--heads" in caplog.text
+    assert "heads: 2 are assumed" in caplog.text and "--heads" in caplog.text
     assert load(tmp_path / "silent.pth", heads=4).config.heads == 4
 
 
@@ -190,3 +194,135 @@ def test_a_file_that_is_cut_off_is_to_be_copied_again(tmp_path, new):
     with pytest.raises(WeightsError, match="cannot be read") as caught:
         load_weights(tmp_path / "x.pth")
     assert "copy" in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("bad", "words"),
+    [
+        (lambda t: t * float("nan"), "NaN"),
+        (lambda t: t / 0, "infinity"),
+        (lambda t: t.half() * 1e9, "infinity"),
+        (lambda t: t.double() * 1e300, "infinity"),
+        (lambda t: t.to(torch.int8), "int8"),
+        (lambda t: t.to(torch.complex64), "complex64"),
+        (lambda t: t > 0, "bool"),
+    ],
+)
+def test_weights_that_are_no_finite_numbers_are_refused_by_name_however_partial(tmp_path, bad, words):
+    state = small_vit(2).state_dict()
+    name = "blocks.0.mlp.fc2.weight"
+    torch.save({**state, name: bad(state[name] + 1)}, tmp_path / "bad.pth")
+    for partial in (False, True):
+        with pytest.raises(WeightsError, match="cannot be used") as caught:
+            load(tmp_path / "bad.pth", allow_partial=partial)
+        assert f"{name} ({words}" in caught.value.why
+
+
+def test_an_empty_tensor_does_not_fit(tmp_path):
+    state = small_vit(2).state_dict()
+    for name in ("blocks.0.mlp.fc2.weight", "patch_embed.proj.weight"):
+        torch.save({**state, name: state[name][:0]}, tmp_path / "empty.pth")
+        with pytest.raises(WeightsError):
+            load(tmp_path / "empty.pth")
+
+
+def test_nan_in_a_head_stops_only_those_who_use_the_head(tmp_path):
+    state = {f"backbone.{name}": tensor for name, tensor in small_vit(2).state_dict().items()}
+    head = ProjectionHead(128, HeadConfig(out_dim=8, patch_out_dim=8, hidden_dim=8, bottleneck_dim=4), True)
+    state |= {f"head.{name}": tensor for name, tensor in head.state_dict().items()}
+    state["head.mlp.0.bias"] = torch.full((8,), float("nan"))
+    torch.save({"teacher": state}, tmp_path / "head.pth")
+    assert load(tmp_path / "head.pth").backbone.num_blocks == 1
+    with pytest.raises(WeightsError, match="cannot be used"):
+        projection_head(load_weights(tmp_path / "head.pth"), 128, "teacher")
+
+
+def test_objects_beside_the_tensors_are_passed_over_and_not_run(tmp_path, caplog):
+    content = {"state_dict": small_vit(2).state_dict(), "hyper_parameters": {"path": Path("x"), "of": ModelConfig()}}
+    for new in (True, False):
+        torch.save(content, tmp_path / "lightning.ckpt", _use_new_zipfile_serialization=new)
+        loaded = load(tmp_path / "lightning.ckpt")
+        assert torch.equal(loaded.backbone.state_dict()["norm.weight"], content["state_dict"]["norm.weight"])
+    assert "not run: pathlib" in caplog.text and "ModelConfig" in caplog.text
+
+
+def test_a_file_that_asks_for_code_beside_its_tensors_is_refused_and_runs_nothing(tmp_path):
+    mark = tmp_path / "executed"
+
+    class Evil:
+        def __reduce__(self):
+            return (os.system, (f"touch {mark}",))
+
+    torch.save({"state_dict": small_vit(2).state_dict(), "callbacks": Evil()}, tmp_path / "evil.ckpt")
+    with pytest.raises(WeightsError, match="is refused") as caught:
+        load(tmp_path / "evil.ckpt")
+    assert "system" in caught.value.why and not mark.exists()
+
+
+def test_shards_are_joined_and_missing_ones_named(tmp_path):
+    state = small_vit(2).state_dict()
+    names = list(state)
+    for suffix, write in (("safetensors", save_file), ("bin", torch.save)):
+        folder = tmp_path / suffix
+        folder.mkdir()
+        base = "model.safetensors" if suffix == "safetensors" else "pytorch_model.bin"
+        shards = {f"part-{i}.{suffix}": names[i::2] for i in range(2)}
+        for file, part in shards.items():
+            write({name: state[name] for name in part}, folder / file)
+        where = {name: file for file, part in shards.items() for name in part}
+        (folder / f"{base}.index.json").write_text(json.dumps({"weight_map": where}))
+        for path in (folder, folder / f"{base}.index.json"):
+            assert torch.equal(load(path).backbone.state_dict()["pos_embed"], state["pos_embed"])
+        (folder / f"part-1.{suffix}").unlink()
+        with pytest.raises(WeightsError, match="is incomplete") as caught:
+            load(folder)
+        assert f"part-1.{suffix}" in caught.value.why
+
+
+def test_a_table_of_unknown_shape_is_refused_until_a_file_beside_it_says_the_size(tmp_path):
+    backbone = build_backbone(ModelConfig(width=64, depth=1, heads=1, patch=8), (16, 40)).eval()
+    torch.save(backbone.state_dict(), tmp_path / "wide.pth")
+    for partial in (False, True):
+        with pytest.raises(WeightsError, match="unknown shape") as caught:
+            load(tmp_path / "wide.pth", allow_partial=partial)
+    assert "image_size" in caught.value.fix
+    (tmp_path / "config.json").write_text(json.dumps({"image_size": [16, 40]}))
+    loaded, images = load(tmp_path / "wide.pth"), torch.randn(1, 3, 16, 40)
+    assert loaded.size == (16, 40)
+    assert torch.equal(loaded.backbone(images).patches, backbone(images).patches)
+
+
+def test_a_partial_fit_never_leaves_positions_random(tmp_path):
+    config = ModelConfig("swin", 8, depths=(1, 2), stage_heads=(1, 2), window=4, patch=4)
+    state = build_backbone(config, (32, 32)).state_dict()
+    del state["layers.1.blocks.1.attn.relative_position_bias_table"]
+    save_file(state, tmp_path / "swin.safetensors")
+    with pytest.raises(WeightsError, match="does not fit") as caught:
+        load(tmp_path / "swin.safetensors", allow_partial=True)
+    assert "positions would be random" in caught.value.why and "partial" not in caught.value.fix
+
+
+def test_one_of_several_networks_is_chosen_by_key_and_what_was_not_read_is_said(tmp_path, caplog):
+    first, second = (small_vit(2).state_dict() for _ in range(2))
+    wrapped = {f"backbone.{name}": tensor for name, tensor in first.items()}
+    wrapped |= {f"momentum_backbone.{name}": tensor for name, tensor in second.items()}
+    torch.save({"state_dict": wrapped}, tmp_path / "solo.ckpt")
+    assert torch.equal(load_weights(tmp_path / "solo.ckpt").backbone["pos_embed"], first["pos_embed"])
+    assert "not 'state_dict.momentum_backbone'" in caplog.text
+    other = load_weights(tmp_path / "solo.ckpt", "momentum_backbone")
+    assert torch.equal(other.backbone["pos_embed"], second["pos_embed"])
+    torch.save({"a": first, "b": second}, tmp_path / "two.pth")
+    with pytest.raises(WeightsError, match="several networks") as caught:
+        load_weights(tmp_path / "two.pth")
+    assert "--key a" in caught.value.fix
+    assert torch.equal(load_weights(tmp_path / "two.pth", "b").backbone["pos_embed"], second["pos_embed"])
+
+
+def test_one_network_fills_student_and_teacher(tmp_path):
+    state = {f"backbone.{name}": tensor for name, tensor in small_vit(2).state_dict().items()}
+    torch.save({"teacher": state}, tmp_path / "teacher.pth")
+    student, teacher = load_both(tmp_path / "teacher.pth")
+    assert torch.equal(student.backbone["pos_embed"], teacher.backbone["pos_embed"])
+    torch.save({"teacher": state, "student": {n: t + 1 for n, t in state.items()}}, tmp_path / "both.pth")
+    student, teacher = load_both(tmp_path / "both.pth")
+    assert torch.equal(student.backbone["pos_embed"], teacher.backbone["pos_embed"] + 1)

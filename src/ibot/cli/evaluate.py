@@ -130,7 +130,7 @@ def evaluation(options: argparse.Namespace) -> Iterator[Context]:
     )  # fmt: skip
     told = [*notes(train), *notes(val), *filter(None, [absent_note(val.labels, val.classes)])]
     train, val = _evenly(train, options.max_train), _evenly(val, options.max_val)
-    loaded = load(options.weights, options.key, heads=options.heads)
+    loaded = load(options.weights, options.key, heads=options.heads, allow_partial=options.allow_partial)
     view = _view(options, loaded)
     out = Path(options.out) if options.out else default_out(Path(options.weights))
     with joined(device) as processes:

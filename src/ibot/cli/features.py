@@ -29,7 +29,7 @@ def run(options: argparse.Namespace) -> int:
     from ibot.weights.read import load
 
     device = choose_device(options.device)
-    loaded = load(options.weights, options.key, heads=options.heads)
+    loaded = load(options.weights, options.key, heads=options.heads, allow_partial=options.allow_partial)
     backbone = loaded.backbone.to(device)
     size = (options.size, options.size) if options.size else loaded.size
     source = replace(scan(options.data), exif_orientation=options.exif_orientation, max_pixels=options.max_pixels)

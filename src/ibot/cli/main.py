@@ -215,10 +215,8 @@ def _weights_commands(commands: Any, command: Callable[..., argparse.ArgumentPar
     exported = command("export", "write weights for another project, and compare there", "weights", "export", actions)
     for parser in (inspected, converted, exported):
         parser.add_argument("weights", metavar="WEIGHTS_OR_RUN", help="run folder, checkpoint folder or weights file")
-        parser.add_argument("--key", default="teacher", choices=("teacher", "student"), help="which network")
-        parser.add_argument("--heads", type=COUNT, metavar="N", help="attention heads of a ViT, if not width / 64")
-    for parser in (converted, exported):
-        parser.add_argument("--allow-partial", action="store_true", help="accept missing and unused tensors")
+        _network_arguments(parser)
+    inspected.add_argument("--all", action="store_true", help="every name of the file with its shape and type")
     converted.add_argument("--run", dest="run_folder", required=True, metavar="DIR", help="new folder")
     converted.add_argument("--data", default="", metavar="DIR", help="training images; their number gives the step")
     converted.add_argument("--images", type=COUNT, metavar="N", help="number of training images (default: ImageNet's)")
@@ -329,14 +327,20 @@ def _results_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _weights_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("weights", metavar="WEIGHTS_OR_RUN", help="run folder, checkpoint folder or weights file")
-    parser.add_argument("--key", default="teacher", choices=("teacher", "student"), help="which network")
-    parser.add_argument("--heads", type=COUNT, metavar="N", help="attention heads of a ViT, if the file does not say")
+    _network_arguments(parser)
     parser.add_argument("--size", type=COUNT, default=0, metavar="PIXELS", help="view; default: as in training")
     most = "read images of up to N pixels (default: 89478485)"
     parser.add_argument("--max-pixels", type=COUNT, default=89_478_485, metavar="N", help=most)
     turn = "turn pictures upright by their EXIF tag, or not, as published (default: apply)"
     parser.add_argument("--exif-orientation", choices=("apply", "ignore"), default="apply", help=turn)
     parser.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda, cuda:N, mps")
+
+
+def _network_arguments(parser: argparse.ArgumentParser) -> None:
+    key = "which network: teacher, student, or another that `ibot weights inspect` names (default: teacher)"
+    parser.add_argument("--key", default="teacher", metavar="KEY", help=key)
+    parser.add_argument("--heads", type=COUNT, metavar="N", help="attention heads of a ViT, if the file does not say")
+    parser.add_argument("--allow-partial", action="store_true", help="accept missing and unused tensors")
 
 
 def _report(error: IbotError) -> int:

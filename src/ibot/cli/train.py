@@ -69,7 +69,7 @@ def run(options: argparse.Namespace) -> int:
 def reached_step(folder: Path) -> int:
     """Step of the last checkpoint of a run; 0 for none, and for a damaged one, which the resumption will name."""
     from ibot.engine.checkpoint import find_checkpoint
-    from ibot.weights.read import read_settings
+    from ibot.weights.files import read_settings
 
     checkpoint = find_checkpoint(folder)
     return read_settings(checkpoint / "state.json").get("step", 0) if checkpoint else 0

@@ -13,28 +13,23 @@ from ibot.errors import UserError, WeightsError
 
 
 def inspect(options: argparse.Namespace) -> int:
-    """What a file of weights holds, without running anything in it."""
-    from ibot.weights.read import fit, load_weights
+    """What a file of weights holds, also one that cannot be used, without running anything in it."""
+    from ibot.weights.describe import describe
+    from ibot.weights.files import read_content
 
-    weights = load_weights(options.weights, options.key)
-    file = Path(weights.source)
-    with file.open("rb") as content:
-        digest = hashlib.file_digest(content, "sha256").hexdigest()[:16]
-    print(f"file      {file} ({file.stat().st_size / 2**20:.1f} MiB, sha256 {digest})")
-    print(f"layout    {weights.layout}, {len(weights.backbone)} tensors of the {options.key}'s backbone")
-    dtypes = {str(tensor.dtype).removeprefix("torch.") for tensor in weights.backbone.values()}
-    print(f"type      {', '.join(sorted(dtypes))}")
-    loaded = fit(weights, heads=options.heads, allow_partial=True)
-    height, width = loaded.built_for
-    count = sum(p.numel() for p in loaded.backbone.parameters())
-    print(f"network   {loaded.config}, built for {height}x{width} pixels; {count:,} parameters")
-    print(f"fit       {loaded.report}")
-    for name, tensor in list(weights.head.items())[:12]:
-        print(f"head      {name} {tuple(tensor.shape)}")
-    if weights.settings:
-        known = "our configuration" if "augment" in weights.settings else "arguments"
-        shown = ", ".join(f"{k}={v}" for k, v in weights.settings.items() if isinstance(v, (str, int, float)))
-        print(f"settings  {known}: {shown[:400]}")
+    content = read_content(Path(options.weights), options.key)
+    with content.file.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()[:16]
+    print(f"file      {content.file} ({content.file.stat().st_size / 2**20:.1f} MiB, sha256 {digest})")
+    lines = describe(
+        content,
+        options.key,
+        heads=options.heads,
+        allow_partial=options.allow_partial,
+        every=options.all,
+    )
+    for title, text in lines:
+        print(f"{title:9} {text}", flush=True)  # before what may be wrong
     return 0
 
 
@@ -43,7 +38,8 @@ def convert(options: argparse.Namespace) -> int:
     from ibot.data.sources import scan
     from ibot.engine.exchange import IMAGENET_IMAGES, convert_checkpoint, is_full_checkpoint
     from ibot.weights.export import export_backbone
-    from ibot.weights.read import load, read_pickle
+    from ibot.weights.files import read_pickle
+    from ibot.weights.read import load
 
     file, out = Path(options.weights), Path(options.run_folder)
     if not file.exists():

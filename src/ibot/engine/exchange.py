@@ -22,11 +22,13 @@ from ibot.engine.run import RunFolder, read_config
 from ibot.errors import WeightsError
 from ibot.method.model import StudentTeacher
 from ibot.types import RunState
-from ibot.weights.architecture import model_settings
+from ibot.weights.architecture import recognise_network
 from ibot.weights.arguments import arguments_of, config_of
 from ibot.weights.export import create_parents, remove
-from ibot.weights.read import KeyReport, read_pickle
+from ibot.weights.files import read_pickle
+from ibot.weights.read import KeyReport
 from ibot.weights.rename import to_ours
+from ibot.weights.said import understood
 
 IMAGENET_IMAGES = 1_281_167
 MOMENTS = {"adamw": ("exp_avg", "exp_avg_sq", "step"), "sgd": ("momentum_buffer",), "lars": ("mu",)}
@@ -66,7 +68,10 @@ def convert_checkpoint(
     student, teacher = (_without_module(content[name]) for name in ("student", "teacher"))
     arguments = vars(content["args"]) if "args" in content else {}
     backbone = to_ours(_below("backbone.", student)).backbone
-    model, size = model_settings(backbone, arguments, "published", str(file))
+    width = len(backbone.get("patch_embed.proj.weight", ()))
+    said = understood(arguments, {}, "student", width, str(file))
+    found = recognise_network(backbone, arguments, said, "published", str(file))
+    model, size = found.config, found.size
     head = {name: tensor for name, tensor in student.items() if name.startswith("head.")}
     config = apply(config_of(arguments, model, size, head), settings)
     check(config)

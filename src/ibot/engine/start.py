@@ -14,12 +14,21 @@ from ibot.engine.checkpoint import find_checkpoint
 from ibot.errors import ConfigError, WeightsError
 from ibot.method.model import StudentTeacher
 from ibot.weights.arguments import head_config
-from ibot.weights.read import Loaded, Weights, fit, load_weights, read_pickle
+from ibot.weights.files import read_pickle
+from ibot.weights.read import (
+    Loaded,
+    Weights,
+    fit,
+    load_both,
+    refuse_bad_numbers,
+    say_guesses,
+)
 
 HEAD_WARMUP = "1 epochs"
 """How long the backbone is frozen while a new head learns, unless the settings say."""
-CHOSEN_BY_USER = ("model.drop_path", "model.pos_interp", "model.heads")
-"""Settings of the network that the weights do not fix; `model.heads` where the file does not say it."""
+CHOSEN_BY_USER = ("model.drop_path", "model.pos_interp", "model.heads", "model.mean", "model.std")
+"""Settings of the network that the weights do not fix; but for the first one what the file says serves unless the user
+says otherwise."""
 
 
 def with_weights(config: Config, given: Iterable[str]) -> Config:
@@ -36,9 +45,11 @@ def with_weights(config: Config, given: Iterable[str]) -> Config:
     sizes = sorted(key for key in keys if key.startswith("model.") and key not in CHOSEN_BY_USER)
     if sizes:
         raise ConfigError(f"{sizes[0]} is fixed by the weights of --init", fix="leave it out")
-    weights = load_weights(config.train.init, "teacher")
+    _, weights = load_both(config.train.init)
     loaded = fit(weights, heads=config.model.heads if "model.heads" in keys else None)
-    model = replace(loaded.config, drop_path=config.model.drop_path, pos_interp=config.model.pos_interp)
+    say_guesses(config.train.init, loaded)
+    chosen = ("drop_path", *(name for name in ("pos_interp", "mean", "std") if f"model.{name}" in keys))
+    model = replace(loaded.config, **{name: getattr(config.model, name) for name in chosen})
     augment = config.augment
     if "augment.global_size" not in keys:
         local = [_multiple(side * loaded.size[0] / augment.global_size[0], model.patch) for side in augment.local_size]
@@ -61,7 +72,7 @@ def start_from_weights(model: StudentTeacher, config: Config) -> str:
     A file with one network fills both. Heads and centers are taken where they fit, else they start at random.
     """
     path, taken = config.train.init, []
-    teacher, student = (load_weights(path, key) for key in ("teacher", "student"))
+    student, teacher = load_both(path)
     for network, weights in ((model.teacher, teacher), (model.student, student)):
         copy_backbone(
             network.backbone, fit(weights, heads=config.model.heads if config.model.kind == "vit" else None), weights
@@ -73,7 +84,9 @@ def start_from_weights(model: StudentTeacher, config: Config) -> str:
         and _fits(model.teacher.head, teacher)
     ):
         for network, weights in ((model.student, student), (model.teacher, teacher)):
-            network.head.load_state_dict(head_tensors(network.head, weights))
+            tensors = head_tensors(network.head, weights)
+            refuse_bad_numbers(weights.source, tensors)
+            network.head.load_state_dict(tensors)
         taken.append("head")
         if _copy_centers(model, Path(path)):
             taken.append("centers")

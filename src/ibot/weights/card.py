@@ -10,7 +10,8 @@ from ibot.config.override import from_plain
 from ibot.config.resolve import derive
 from ibot.data.pixels import MEAN, STD
 from ibot.errors import ConfigError
-from ibot.weights.read import Loaded, read_settings
+from ibot.weights.files import read_settings
+from ibot.weights.read import Loaded
 
 if TYPE_CHECKING:
     from ibot.weights.export import Difference

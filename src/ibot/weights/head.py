@@ -5,13 +5,13 @@ from __future__ import annotations
 from ibot.errors import WeightsError
 from ibot.models.head import ProjectionHead
 from ibot.weights.arguments import head_config
-from ibot.weights.read import Weights
+from ibot.weights.read import Weights, refuse_bad_numbers
 
 
 def projection_head(weights: Weights, width: int, key: str) -> ProjectionHead | None:
     """Build and fill the head of the network `key` on tokens of `width`; None for a file without one of ours.
 
-    Raises WeightsError when the file's tensors do not fit its settings.
+    Raises WeightsError when the file's tensors do not fit its settings, or hold NaN or infinity.
     """
     config = head_config(weights)
     if config is None:
@@ -22,5 +22,6 @@ def projection_head(weights: Weights, width: int, key: str) -> ProjectionHead | 
     wrong = [name for name in own if name not in stored or stored[name].shape != own[name].shape]
     if wrong:
         raise WeightsError(f"the projection head in '{weights.source}' does not fit", why=f"for example {wrong[0]}")
+    refuse_bad_numbers(weights.source, {name: stored[name] for name in own})
     head.load_state_dict({name: stored[name] for name in own})
     return head.eval().requires_grad_(False)

@@ -1,44 +1,29 @@
-"""The one reader of weights: own runs and checkpoints, the published files, and those of other projects (spec 11).
-
-Nothing is executed on loading: safetensors, or pickles restricted to tensors, containers and plain settings.
-"""
+"""The one reader of weights: own runs and checkpoints, the published files, and those of other projects (spec 11)."""
 
 from __future__ import annotations
 
-import argparse
-import json
 import logging
-import pickle
-import re
-import threading
-import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ibot.config.schema import ModelConfig
 from ibot.errors import WeightsError
 from ibot.models.backbone import BackboneModule, build_backbone
-from ibot.weights.architecture import model_settings
+from ibot.weights.architecture import foreign, recognise_network
+from ibot.weights.files import Content, read_content
+from ibot.weights.networks import choose_network, find_networks
 from ibot.weights.rename import to_ours
+from ibot.weights.said import understood
 
 log = logging.getLogger("ibot")
 
-OWN_FILES = {"teacher": "teacher.safetensors", "student": "model.safetensors"}
-FOREIGN_FILES = ("model.safetensors", "pytorch_model.bin")
-"""What a folder of Hugging Face or timm holds beside its config.json."""
-FORMATS = "a run folder, .safetensors, and what torch.save writes (.pth, .pt, .bin)"
-ZIP, PICKLE = b"PK\x03\x04", b"\x80"
-"""How the files of torch.save begin: new ones and old ones."""
-_ALLOWING = threading.Lock()
-PREFIXES = ("module.", "backbone.")
+NEVER_RANDOM = ("pos_embed", "relative_position_bias_table")
+"""Ends of names of tensors without which the others mean nothing, however partial a fit is allowed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +33,14 @@ class Weights:
     backbone: dict[str, Tensor]
     """In our names (`ibot.weights.rename`)."""
     head: dict[str, Tensor]
-    """Projection head, classifier or decoder, in the file's names; empty for files without one."""
+    """What stands beside it (projection head, classifier, decoder), in the file's names."""
     settings: dict[str, Any]
-    """Our configuration as plain data, published arguments, or a Hugging Face configuration; empty if there is none."""
+    """Our configuration as plain data, published arguments, or a configuration of another project, with that of its
+    images under "preprocessor"; empty if there is none."""
     source: str
     layout: str = "published"
+    place: str = ""
+    """Where in the file it was; see `ibot.weights.networks`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +54,7 @@ class KeyReport:
 
     def __str__(self) -> str:
         def listed(names: list[str]) -> str:
-            shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-            return f"{len(names)}" + (f" ({shown})" if names else "")
+            return f"{len(names)}" + (f" ({_few(names)})" if names else "")
 
         return f"matched {len(self.matched)}, missing {listed(self.missing)}, unused {listed(self.unused)}"
 
@@ -78,9 +65,12 @@ class Loaded:
 
     backbone: BackboneModule
     config: ModelConfig
+    """Its mean, deviation, activation and rule of resampling are those of the file."""
     size: tuple[int, int]
     """Height and width of the views with which it was trained: the default of evaluations."""
     report: KeyReport
+    guesses: tuple[str, ...] = ()
+    """In words, what the file does not say and what is assumed."""
 
     @property
     def built_for(self) -> tuple[int, int]:
@@ -93,20 +83,53 @@ def load_weights(path: str | Path, key: str = "teacher") -> Weights:
 
     Args:
         path: what to read.
-        key: which network, "teacher" or "student", where there are two.
+        key: which network, where there are several: "teacher", "student", or what `ibot weights inspect` names.
 
     Raises:
         WeightsError: absent, damaged or unknown; contents that would run code are refused.
     """
-    file = _locate(Path(path), key)
-    if file.suffix == ".safetensors":
-        tensors, settings = _read_safetensors(file)
-    else:
-        tensors, settings = _choose(read_pickle(file), key, file)
-    if not settings and file.parent.joinpath("config.json").is_file() and file.name in FOREIGN_FILES:
-        settings = read_settings(file.parent / "config.json")
-    renamed = to_ours({_without_prefixes(name): tensor for name, tensor in tensors.items()})
-    return Weights(renamed.backbone, renamed.head, settings, str(file), renamed.layout)
+    return weights_of(read_content(Path(path), key), key)
+
+
+def load_both(path: str | Path) -> tuple[Weights, Weights]:
+    """Student and teacher; one network stands for both where there is no other. Raises WeightsError."""
+    contents = {key: read_content(Path(path), key) for key in ("student", "teacher")}
+    roles = {key: {network.role for network in find_networks(content.tree)} for key, content in contents.items()}
+    student = "teacher" if roles["student"] == {"teacher"} else "student"
+    teacher = "student" if roles["teacher"] == {"student"} else "teacher"
+    return weights_of(contents["student"], student), weights_of(contents["teacher"], teacher)
+
+
+def weights_of(content: Content, key: str) -> Weights:
+    """The network that `key` means, in our names. Raises WeightsError."""
+    network = choose_network(content, key)
+    places = [other.place for other in find_networks(content.tree) if other.role == "momentum"]
+    if not network.role and places:
+        log.warning("%s: '%s' is read, not '%s' (--key)", content.file, network.place, places[0])
+    if content.foreign:
+        log.warning("%s: passed over, and not run: %s", content.file, _few(list(content.foreign)))
+    renamed = to_ours(network.tensors)
+    return Weights(
+        renamed.backbone,
+        {**network.others, **renamed.head},
+        _settings(content),
+        str(content.file),
+        renamed.layout,
+        network.place,
+    )
+
+
+def _settings(content: Content) -> dict[str, Any]:
+    """What the file says, else what stands beside it."""
+    tree = content.tree if isinstance(content.tree, Mapping) else {}
+    arguments = tree.get("args", {})
+    arguments = arguments if isinstance(arguments, dict) else getattr(arguments, "__dict__", {})
+    own = tree.get("settings")
+    # Only our own exports say "settings".
+    inside = {"project": "ours", **own} if isinstance(own, dict) else arguments
+    if isinstance(tree.get("arch"), str):
+        inside = {**inside, "arch": tree["arch"]}
+    return {**content.settings, **inside}
 
 
 def load_backbone(
@@ -114,22 +137,33 @@ def load_backbone(
 ) -> BackboneModule:
     """Build the backbone of a weights file and fill it. In evaluation mode, on the CPU.
 
+    Its images are to be normalised by its `statistics`, as `ibot.extract_features` does.
+
     Args:
-        path: a run, a checkpoint, or weights of iBOT, DINO, DINOv2, MAE, timm or Hugging Face (ViT or Swin).
-        key: which network, "teacher" or "student", where there are two.
-        heads: attention heads of a ViT, where the file does not say and they are not D / 64 wide.
+        path: a run, a checkpoint, or weights of another project: a ViT or Swin of iBOT, DINO, DINOv2, MAE, MoCo v3,
+            SimMIM, timm, torchvision, Hugging Face, or one that a training framework has wrapped.
+        key: which network, where there are several: "teacher", "student", or a part of the names.
+        heads: attention heads of a ViT, where the file does not say.
         allow_partial: accept tensors that are missing (they stay random), unused or of another shape; a log line
             says which.
 
     Raises:
-        WeightsError: the file cannot be read, or does not fit.
+        WeightsError: the file cannot be read, does not fit, or holds NaN or infinity.
     """
     return load(path, key, heads=heads, allow_partial=allow_partial).backbone
 
 
 def load(path: str | Path, key: str = "teacher", *, heads: int | None = None, allow_partial: bool = False) -> Loaded:
-    """As `load_backbone`, with the settings found and the report of names."""
-    return fit(load_weights(path, key), heads=heads, allow_partial=allow_partial)
+    """As `load_backbone`, with the settings found and the report of names; says what had to be guessed."""
+    loaded = fit(load_weights(path, key), heads=heads, allow_partial=allow_partial)
+    say_guesses(path, loaded)
+    return loaded
+
+
+def say_guesses(path: str | Path, loaded: Loaded) -> None:
+    """One line that tells what the file does not say."""
+    if loaded.guesses:
+        log.warning("%s does not say all; guessed: %s", path, "; ".join(loaded.guesses))
 
 
 def fit(weights: Weights, *, heads: int | None = None, allow_partial: bool = False) -> Loaded:
@@ -141,161 +175,80 @@ def fit(weights: Weights, *, heads: int | None = None, allow_partial: bool = Fal
             why="images are read as 3 channels",
             fix="give weights of a network for RGB images",
         )
-    config, size = model_settings(weights.backbone, weights.settings, weights.layout, weights.source, heads)
+    width = embedding.shape[0] if embedding is not None and embedding.ndim else 0
+    said = understood(weights.settings, weights.head, weights.place, width, weights.source)
+    network = recognise_network(weights.backbone, weights.settings, said, weights.layout, weights.source, heads)
     with torch.random.fork_rng([]):  # the start that the weights replace is no business of the caller's numbers
-        backbone = build_backbone(config, size)
+        backbone = build_backbone(network.config, network.size)
     own = dict(backbone.named_parameters())
     # The mask token serves training only.
-    given = {name: tensor for name, tensor in weights.backbone.items() if name != "masked_embed"}
+    given = {name: tensor for name, tensor in network.tensors.items() if name != "masked_embed"}
+    report = _report(own, given)
+    if report.missing or report.unused:
+        _check_partial(weights.source, network.config, given, report, allow_partial)
+    refuse_bad_numbers(weights.source, {name: given[name] for name in report.matched})
+    with torch.no_grad():
+        for name in report.matched:
+            own[name].copy_(given[name])
+    return Loaded(backbone.eval(), network.config, network.size, report, network.guesses)
+
+
+def _report(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> KeyReport:
     matched = [name for name in own if name in given and own[name].shape == given[name].shape]
-    report = KeyReport(
+    return KeyReport(
         matched=matched,
         missing=[_misfit(name, own[name], given.get(name)) for name in own if name not in matched],
         unused=[name for name in given if name not in own],
     )
-    if report.missing or report.unused:
-        if not allow_partial:
-            kind = "Swin" if config.kind == "swin" else "ViT"
-            raise WeightsError(
-                f"'{weights.source}' does not fit a {kind} of width {config.width}",
-                why=str(report),
-                fix="give weights of this architecture, or allow a partial fit (--allow-partial)",
-            )
-        log.warning("%s: %s", weights.source, report)
-    with torch.no_grad():
-        for name in matched:
-            own[name].copy_(given[name])
-    return Loaded(backbone.eval(), config, size, report)
 
 
 def _misfit(name: str, wanted: Tensor, got: Tensor | None) -> str:
     return name if got is None else f"{name} {tuple(got.shape)} for {tuple(wanted.shape)}"
 
 
-def _locate(path: Path, key: str) -> Path:
-    if key not in OWN_FILES:
-        raise WeightsError(f"unknown network '{key}'", fix="use teacher or student")
-    if path.is_dir():
-        last = path / "checkpoints" / "last"
-        if last.is_file():
-            path = path / "checkpoints" / last.read_text().strip()
-        own = (path / "state.json").is_file()
-        candidates = [path / OWN_FILES[key]] if own else [path / name for name in (OWN_FILES[key], *FOREIGN_FILES)]
-        file = next((candidate for candidate in candidates if candidate.is_file()), None)
-        if file is None:
-            raise WeightsError(
-                f"'{path}' holds no weights",
-                why=f"there is no checkpoints/last and no {OWN_FILES[key]} in it",
-                fix="name a run folder, one of its checkpoint folders, or a weights file",
-            )
-        return file
-    if not path.is_file():
-        raise WeightsError(f"there is no file or folder '{path}'", fix="check the path")
-    if path.parent.name == "checkpoints" and path.name in ("last", "best"):  # text files that name a folder
-        return _locate(path.parent / path.read_text().strip(), key)
-    if path.suffix == ".onnx":
+def _check_partial(
+    source: str, config: ModelConfig, given: Mapping[str, Tensor], report: KeyReport, allowed: bool
+) -> None:
+    """Refuse what does not fit, unless that is allowed and the rest can still be used."""
+    kind = "Swin" if config.kind == "swin" else "ViT"
+    why = "; ".join(part for part in (str(report), foreign(given)) if part)
+    lost = [name for name in report.missing if name.split(" ")[0].endswith(NEVER_RANDOM)]
+    if lost or not allowed:
+        partial = "or allow a partial fit: --allow-partial (to train from it, after `ibot weights convert`)"
         raise WeightsError(
-            f"'{path}' is an ONNX file, which is written for other programs and not read back",
-            fix="name the run or weights from which it was made",
+            f"'{source}' does not fit a {kind} of width {config.width}",
+            why=f"positions would be random: {lost[0]}" if lost and allowed else why,
+            fix=f"give weights of this architecture{'' if lost else ', ' + partial}",
         )
-    return path
+    log.warning("%s: %s", source, report)
 
 
-def _read_safetensors(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    try:
-        with safe_open(file, framework="pt") as stored:
-            metadata = stored.metadata() or {}
-            return {name: stored.get_tensor(name) for name in stored.keys()}, json.loads(metadata.get("config", "{}"))  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError) as error:
-        raise WeightsError(f"'{file}' cannot be read", why=str(error), fix="copy the file again") from None
-
-
-def read_settings(file: Path) -> dict[str, Any]:
-    """A JSON file of settings; an unreadable one is as good as none."""
-    try:
-        settings = json.loads(file.read_text())
-    except (OSError, ValueError):
-        return {}
-    return settings if isinstance(settings, dict) else {}
-
-
-def read_pickle(file: Path) -> Any:
-    """Everything in a file of torch.save: tensors, containers, numbers, text and `argparse.Namespace`, nothing else.
-
-    Raises WeightsError for a damaged file and for one that holds code, of which nothing is executed.
-    """
-    allowed = [argparse.Namespace, *_numpy_numbers()]
-    try:
-        with _allowing(allowed):
-            content = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # what an unpickler makes of bytes that are no pickle is not documented
-        raise _unreadable(file, error) from None
-    return content
-
-
-@contextmanager
-def _allowing(types: list[Any]) -> Iterator[None]:
-    """Torch's unpickler knows `types` inside; its list belongs to the process, one thread changes it at a time."""
-    with _ALLOWING:
-        known = torch.serialization.get_safe_globals()  # what a caller allowed stays so
-        with torch.serialization.safe_globals([name for name in types if name not in known]):
-            yield
-
-
-def _numpy_numbers() -> list[Any]:
-    """What a restricted unpickler needs for numpy numbers: published checkpoints keep learning rates as such."""
-    scalar = np.float64(0).__reduce__()[0]  # the public way to a private function
-    names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")  # before and since numpy 2
-    types = [type(np.dtype(name)) for name in ("float64", "float32", "int64", "int32")]
-    return [*((scalar, name) for name in names), np.dtype, *types]
-
-
-def _unreadable(file: Path, error: Exception) -> WeightsError:
-    """What is wrong with a file that torch cannot read; its own words advise to let the file run code."""
-    if isinstance(error, OSError):
-        return WeightsError(f"'{file}' cannot be read", why=error.strerror or str(error), fix="check its permissions")
-    with file.open("rb") as stream:
-        start = stream.read(4)
-    other = ""
-    if not start:
-        other = "it is empty"
-    elif start == ZIP:
-        with suppress(zipfile.BadZipFile), zipfile.ZipFile(file) as archive:
-            if not any(name.endswith("/data.pkl") for name in archive.namelist()):
-                other = "it is a zip archive that torch.save did not write"
-    elif start[:1] != PICKLE:
-        other = "it is neither a zip archive nor a pickle, as torch.save writes them"
-    if other:
-        return WeightsError(f"'{file}' is no weights file", why=other, fix=f"known are {FORMATS}")
-    if isinstance(error, pickle.UnpicklingError):
-        named = re.search(r"GLOBAL (\S+)", str(error))
-        return WeightsError(
-            f"'{file}' is refused",
-            why="it holds more than tensors and settings" + (f": {named[1]}" if named else ""),
-            fix="do not load it, or ask its author for a safetensors file",
+def refuse_bad_numbers(source: str, tensors: Mapping[str, Tensor]) -> None:
+    """Raise WeightsError for tensors that hold NaN or infinity in float32, or no real numbers, naming them."""
+    wrong = bad_numbers(tensors)
+    if wrong:
+        raise WeightsError(
+            f"'{source}' holds tensors that cannot be used",
+            why=f"{len(wrong)} of {len(tensors)}: "
+            + ", ".join(f"{name} ({what})" for name, what in list(wrong.items())[:3]),
+            fix="use other weights, or an earlier checkpoint: `ibot weights inspect` lists them",
         )
-    words = str(error).strip().splitlines()
-    why = words[0][:200] if words else f"it is cut off ({type(error).__name__})"
-    return WeightsError(f"'{file}' cannot be read", why=why, fix="copy the file again")
 
 
-def _choose(content: Any, key: str, file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The named network of a checkpoint, else `state_dict`, else `model` (MAE, Swin), else the dictionary itself."""
-    if not isinstance(content, dict):
-        raise WeightsError(f"'{file}' holds a {type(content).__name__}, not named tensors")
-    arguments = content.get("args")
-    settings = vars(arguments) if isinstance(arguments, argparse.Namespace) else content.get("settings", {})
-    for name in (key, "state_dict", "model"):
-        if isinstance(content.get(name), dict):
-            return content[name], settings
-    if content and all(isinstance(value, Tensor) for value in content.values()):
-        return content, settings
-    keys = ", ".join(str(name) for name in list(content)[:6])
-    raise WeightsError(f"'{file}' holds no network '{key}'", why=f"its keys are {keys}", fix="choose another --key")
+def bad_numbers(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """What is wrong with the numbers of tensors, by name; those that are fine are left out."""
+    wrong = {name: _wrong(tensor) for name, tensor in tensors.items()}
+    return {name: words for name, words in wrong.items() if words}
 
 
-def _without_prefixes(name: str) -> str:
-    """Cut `module.` and `backbone.` at the start only: further inside they belong to the name."""
-    for prefix in PREFIXES:
-        name = name.removeprefix(prefix)
-    return name
+def _wrong(tensor: Tensor) -> str:
+    if not tensor.is_floating_point():
+        return f"{str(tensor.dtype).removeprefix('torch.')}, no real numbers"
+    numbers = tensor.float()
+    if bool(numbers.isnan().any()):
+        return "NaN"
+    return "" if bool(numbers.isfinite().all()) else "infinity"
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

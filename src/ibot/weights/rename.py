@@ -17,7 +17,6 @@ Rules = Sequence[tuple[str, str]]
 
 # Each rule is a regular expression and its replacement; all are applied in order to every name.
 HUGGINGFACE: Rules = (
-    (r"^(vit|swin|dinov2|model)\.(?=embeddings|encoder|layernorm)", ""),
     (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
     (r"^embeddings\.position_embeddings$", "pos_embed"),
     (r"^embeddings\.mask_token$", "masked_embed"),
@@ -38,9 +37,23 @@ TIMM: Rules = (
     (r"^blocks\.\d+\.(?=\d+\.)", "blocks."),  # DINOv2 keeps blocks in chunks
     (r"\.ls([12])\.gamma$", r".gamma_\1"),
     (r"^reg_token$", "register_tokens"),
-    (r"^mask_token$", "masked_embed"),
 )
-NOT_BACKBONE = ("head.", "linear.", "fc.", "pooler.", "classifier.", "decoder_", "predictor.")
+TORCHVISION: Rules = (
+    (r"^conv_proj\.", "patch_embed.proj."),
+    (r"^class_token$", "cls_token"),
+    (r"^encoder\.pos_embedding$", "pos_embed"),
+    (r"^encoder\.layers\.encoder_layer_", "blocks."),
+    (r"^encoder\.ln\.", "norm."),
+    (r"\.ln_([12])\.", r".norm\1."),
+    (r"\.self_attention\.in_proj_", ".attn.qkv."),
+    (r"\.self_attention\.out_proj\.", ".attn.proj."),
+    (r"\.mlp\.(?:0|linear_1)\.", ".mlp.fc1."),
+    (r"\.mlp\.(?:3|linear_2)\.", ".mlp.fc2."),
+)
+NOT_BACKBONE = (
+    *("head.", "heads.", "linear.", "fc.", "pooler.", "classifier.", "decoder.", "decoder_", "predictor."),
+    *("projector.", "prototypes.", "dino_head.", "ibot_head."),
+)
 """Beginnings of names of projection heads, classifiers and decoders."""
 COMPUTED = ("attn_mask", "relative_position_index", "num_batches_tracked")
 """Ends of names of buffers that follow from the settings."""
@@ -51,34 +64,39 @@ class Renamed:
     """Tensors of a file in our names."""
 
     layout: str
-    """published (also DINO, MAE), timm (also DINOv2), huggingface."""
+    """published (also DINO, MAE, MoCo v3), timm (also DINOv2), huggingface, torchvision."""
     backbone: dict[str, Tensor]
     head: dict[str, Tensor]
-    """Everything that begins with one of `NOT_BACKBONE`, under its own name."""
+    """What begins with one of `NOT_BACKBONE` or ends with one of `COMPUTED`, under its own name."""
 
 
 def to_ours(tensors: Mapping[str, Tensor]) -> Renamed:
     """Rename the tensors of any known layout; unknown names stay as they are."""
     layout = recognise(tensors)
-    head = {name: tensor for name, tensor in tensors.items() if name.startswith(NOT_BACKBONE)}
-    rest = {name: t for name, t in tensors.items() if name not in head and not name.endswith(COMPUTED)}
-    if any(name.startswith("decoder_") for name in head):
-        rest.pop("mask_token", None)  # MAE's decoder fills in what its encoder never saw
-    rules = {"huggingface": HUGGINGFACE, "timm": TIMM}.get(layout, ())
+    head = {name: t for name, t in tensors.items() if name.startswith(NOT_BACKBONE) or name.endswith(COMPUTED)}
+    rest = {name: tensor for name, tensor in tensors.items() if name not in head}
+    rules = {"huggingface": HUGGINGFACE, "timm": TIMM, "torchvision": TORCHVISION}.get(layout, ())
     named = {_renamed(name, rules): tensor for name, tensor in rest.items()}
     if layout == "huggingface":
         named = _fuse_qkv(named)
     if layout == "timm":
         named = _timm_to_ours(named)
-    if named.get("masked_embed") is not None:
-        named["masked_embed"] = named["masked_embed"].reshape(1, -1)
-    return Renamed(layout, named, head)
+    return Renamed(layout, _with_mask_token(named, decoder=any(name.startswith("decoder_") for name in head)), head)
+
+
+def _with_mask_token(tensors: dict[str, Tensor], decoder: bool) -> dict[str, Tensor]:
+    """The mask token as [1, D] under our name; that of MAE's decoder fills in what its encoder never saw."""
+    named = {name: t for name, t in tensors.items() if name not in ("mask_token", "masked_embed")}
+    token = tensors.get("masked_embed", None if decoder else tensors.get("mask_token"))
+    return named if token is None else {**named, "masked_embed": token.reshape(1, -1)}
 
 
 def recognise(names: Mapping[str, Tensor]) -> str:
     """The layout of a set of names."""
     if any(re.match(r"(?:\w+\.)?embeddings\.patch_embeddings", name) for name in names):
         return "huggingface"
+    if "conv_proj.weight" in names:
+        return "torchvision"
     later = any(name.startswith("layers.1.downsample") for name in names)
     moved = later and not any(name.startswith("layers.0.downsample") for name in names)
     chunks = any(re.match(r"blocks\.\d+\.\d+\.|blocks\.\d+\.ls1\.gamma$|reg_token$", name) for name in names)
@@ -142,15 +160,12 @@ def _fuse_qkv(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _timm_to_ours(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Timm merges patches at the start of the next stage, and gives the class token of some ViTs no position."""
+    """Timm merges patches at the start of the next stage."""
     moved = any(name.startswith("layers.") for name in tensors) and not any(
         name.startswith("layers.0.downsample") for name in tensors
     )
     if moved:
         tensors = {re.sub(r"^layers\.(\d+)\.downsample", _stage_before, name): t for name, t in tensors.items()}
-    positions, cls = tensors.get("pos_embed"), tensors.get("cls_token")
-    if positions is not None and cls is not None and round(positions.shape[1] ** 0.5) ** 2 == positions.shape[1]:
-        tensors["pos_embed"] = torch.cat([torch.zeros_like(cls), positions], dim=1)
     return tensors
 
 

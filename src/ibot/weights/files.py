@@ -1,0 +1,335 @@
+"""Files of weights as plain Python: what stands in them, whoever wrote them, with nothing executed.
+
+Read are safetensors, what `torch.save` writes, either in shards with an index, and plain pickles. Of a pickle only
+tensors, containers and plain settings are built; other objects leave a `Foreign` in their place.
+"""
+
+from __future__ import annotations
+
+import argparse
+import builtins
+import json
+import pickle
+import re
+import threading
+import zipfile
+from collections import Counter, OrderedDict, defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from types import SimpleNamespace
+from typing import IO, Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from ibot.errors import WeightsError
+
+OWN_FILES = {"teacher": "teacher.safetensors", "student": "model.safetensors"}
+WHOLE_FILES = ("model.safetensors", "pytorch_model.bin")
+FOREIGN_FILES = (*WHOLE_FILES, *(f"{name}.index.json" for name in WHOLE_FILES))
+"""What a folder of Hugging Face or timm holds beside its config.json: one file, or the index of its shards."""
+FORMATS = "a run folder, .safetensors, and what torch.save writes (.pth, .pt, .bin, .ckpt)"
+ZIP, PICKLE = b"PK\x03\x04", b"\x80"
+"""How the files of torch.save begin: new ones and old ones."""
+PLAIN = (dict, list, tuple, set, frozenset, str, bytes, bytearray, int, float, complex, bool, slice, range)
+_ALLOWING = threading.Lock()
+TENSOR_PARTS = ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_parameter")
+RUNS_CODE = {
+    *("os", "posix", "nt", "subprocess", "sys", "shutil", "socket", "importlib", "runpy", "pty", "ctypes", "signal"),
+    *(f"builtins.{name}" for name in ("eval", "exec", "compile", "open", "__import__", "breakpoint")),
+}
+"""Modules and functions that no weights need: a file that names them is not trusted, although nothing is run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What a file holds."""
+
+    tree: Any
+    """Usually dictionaries of tensors, by name, and of settings."""
+    file: Path
+    settings: dict[str, Any]
+    """What stands beside the tensors: our configuration, or config.json and preprocessor_config.json of others."""
+    foreign: tuple[str, ...] = ()
+    """Classes and functions of which the file holds objects that were passed over."""
+
+
+class Foreign:
+    """Stands for an object that is neither tensor, container nor plain setting; takes what its pickle says of it."""
+
+    def __new__(cls, *_: object, **__: object) -> Foreign:
+        """Takes any arguments."""
+        return object.__new__(cls)
+
+    def __init__(self, *_: object, **__: object) -> None:
+        """Nothing is kept."""
+
+    def __call__(self, *_: object, **__: object) -> Foreign:
+        """Where the object was a function."""
+        return self
+
+    def _nothing(self, *_: object) -> None:
+        """Takes state, items and elements."""
+
+    __setstate__ = __setitem__ = append = extend = add = _nothing
+
+
+def read_content(path: Path, key: str) -> Content:
+    """Read a run folder, a checkpoint folder, or a file or folder of another project.
+
+    key: which network's file, "teacher" or "student", where there are two.
+
+    Raises WeightsError: absent, damaged, unknown, or asking for code to be run.
+    """
+    file = locate(path, key)
+    foreign: tuple[str, ...] = ()
+    settings: dict[str, Any] = {}
+    if file.name.endswith(".index.json"):
+        tree = _read_shards(file)
+    elif file.suffix == ".safetensors":
+        tree, settings = _read_safetensors(file)
+    else:
+        tree, foreign = _read_pickle(file)
+    return Content(tree, file, settings or _beside(file.parent), foreign)
+
+
+def locate(path: Path, key: str) -> Path:
+    """The file of weights that a path means; see `read_content`."""
+    if path.is_dir():
+        return _in_folder(path, key)
+    if not path.is_file():
+        raise WeightsError(f"there is no file or folder '{path}'", fix="check the path")
+    if path.parent.name == "checkpoints" and path.name in ("last", "best"):  # text files that name a folder
+        return locate(path.parent / path.read_text().strip(), key)
+    if path.suffix == ".onnx":
+        raise WeightsError(
+            f"'{path}' is an ONNX file, which is written for other programs and not read back",
+            fix="name the run or weights from which it was made",
+        )
+    return path
+
+
+def _in_folder(path: Path, key: str) -> Path:
+    last = path / "checkpoints" / "last"
+    if last.is_file():
+        path = path / "checkpoints" / last.read_text().strip()
+    own = (path / "state.json").is_file()
+    if own and key not in OWN_FILES:
+        raise WeightsError(f"unknown network '{key}'", fix="a run has two, teacher and student")
+    names = [OWN_FILES.get(key, OWN_FILES["teacher"])]
+    candidates = names if own else [*names, *FOREIGN_FILES]
+    file = next((path / name for name in candidates if (path / name).is_file()), None)
+    if file is None:
+        raise WeightsError(
+            f"'{path}' holds no weights",
+            why=f"there is no checkpoints/last and no {names[0]}{'' if own else f' or {WHOLE_FILES[1]}'} in it",
+            fix="name a run folder, one of its checkpoint folders, or a weights file",
+        )
+    return file
+
+
+def _beside(folder: Path) -> dict[str, Any]:
+    """Settings of another project in the same folder, those of its images under "preprocessor"."""
+    settings = read_settings(folder / "config.json")
+    if "augment" in settings:  # a run's: about its own files, which say it themselves
+        return {}
+    images = read_settings(folder / "preprocessor_config.json")
+    return {**settings, **({"preprocessor": images} if images else {})}
+
+
+def read_settings(file: Path) -> dict[str, Any]:
+    """A JSON file of settings; an unreadable one is as good as none."""
+    try:
+        settings = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return {}
+    return settings if isinstance(settings, dict) else {}
+
+
+def _read_safetensors(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    try:
+        with safe_open(file, framework="pt") as stored:
+            metadata = stored.metadata() or {}
+            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+            settings = json.loads(metadata.get("config", "{}"))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise WeightsError(f"'{file}' cannot be read", why=str(error), fix="copy the file again") from None
+    return tensors, settings if isinstance(settings, dict) else {}
+
+
+def _read_shards(index: Path) -> dict[str, Tensor]:
+    """All tensors of the files that an index names."""
+    names = read_settings(index).get("weight_map")
+    if not isinstance(names, dict):
+        raise WeightsError(f"'{index}' names no shards", why="it has no weight_map", fix="copy the folder again")
+    files = [index.parent / Path(str(name)).name for name in sorted(set(names.values()))]
+    absent = [file.name for file in files if not file.is_file()]
+    if absent:
+        raise WeightsError(
+            f"'{index.parent}' is incomplete",
+            why=f"{len(absent)} of its {len(files)} shards are missing, the first is {absent[0]}",
+            fix="copy the folder again",
+        )
+    tensors: dict[str, Tensor] = {}
+    for file in files:
+        tensors |= _read_safetensors(file)[0] if file.suffix == ".safetensors" else read_pickle(file)
+    return tensors
+
+
+def read_pickle(file: Path) -> Any:
+    """Everything in a file of torch.save: tensors, containers, numbers, text and `argparse.Namespace`.
+
+    Anything else is a `Foreign`, of which nothing was executed. Raises WeightsError for a damaged file and for one
+    that asks for code to be run.
+    """
+    return _read_pickle(file)[0]
+
+
+def _read_pickle(file: Path) -> tuple[Any, tuple[str, ...]]:
+    try:
+        with _allowing([argparse.Namespace, *_numpy_numbers()]):
+            return torch.load(file, map_location="cpu", weights_only=True), ()
+    except pickle.UnpicklingError as error:
+        return _read_around(file, error)
+    except Exception as error:  # what an unpickler makes of bytes that are no pickle is not documented
+        raise _unreadable(file, error) from None
+
+
+@contextmanager
+def _allowing(types: list[Any]) -> Iterator[None]:
+    """Torch's unpickler knows `types` inside; its list belongs to the process, one thread changes it at a time."""
+    with _ALLOWING:
+        known = torch.serialization.get_safe_globals()  # what a caller allowed stays so
+        with torch.serialization.safe_globals([name for name in types if name not in known]):
+            yield
+
+
+def _read_around(file: Path, error: Exception) -> tuple[Any, tuple[str, ...]]:
+    """A pickle that holds objects of classes that are not ours to build; `error` says what torch thinks of it."""
+    found: list[str] = []
+
+    class Inert(_InertUnpickler):
+        foreign = found
+
+    module = SimpleNamespace(__name__="inert", Unpickler=Inert, load=lambda stream, **_: Inert(stream).load())
+    try:
+        if _is_plain_pickle(file):
+            with file.open("rb") as stream:
+                content = _as_tensors(Inert(stream).load())
+        else:
+            content = torch.load(file, map_location="cpu", weights_only=False, pickle_module=module)
+    except Exception:  # as above
+        raise _unreadable(file, error) from None
+    wrong = [name for name in found if RUNS_CODE & {name, name.split(".")[0]}]
+    if wrong or (found and not isinstance(content, dict)):
+        raise refused(file, [*wrong, *found])
+    return content, tuple(dict.fromkeys(found))
+
+
+def refused(file: Path, foreign: list[str] | tuple[str, ...]) -> WeightsError:
+    """What is said of a file whose objects stand where tensors should."""
+    return WeightsError(
+        f"'{file}' is refused",
+        why=f"it holds more than tensors and settings: {foreign[0]}",
+        fix="do not load it, or ask its author for a safetensors file",
+    )
+
+
+class _InertUnpickler(pickle.Unpickler):
+    """Builds tensors, arrays, containers and plain settings; every other name becomes a class that does nothing."""
+
+    foreign: list[str]
+
+    def find_class(self, module: str, name: str, /) -> Any:
+        """What a name in the pickle stands for; nothing is imported."""
+        if (known := _KNOWN.get((module, name))) is not None:
+            return known
+        if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
+            return getattr(torch, name)
+        self.foreign.append(f"{module}.{name}")
+        return type(name, (Foreign,), {"__module__": module})
+
+
+def _numpy_numbers() -> list[Any]:
+    """What a restricted unpickler needs for numpy numbers: published checkpoints keep learning rates as such."""
+    scalar = np.float64(0).__reduce__()[0]  # the public way to a private function
+    names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")  # before and since numpy 2
+    types = [type(np.dtype(name)) for name in ("float64", "float32", "int64", "int32")]
+    return [*((scalar, name) for name in names), np.dtype, *types]
+
+
+def _known_names() -> dict[tuple[str, str], Any]:
+    known: dict[tuple[str, str], Any] = {("builtins", kind.__name__): kind for kind in PLAIN}
+    known |= {("collections", kind.__name__): kind for kind in (OrderedDict, Counter, defaultdict)}
+    known |= {("torch._utils", name): getattr(import_module("torch._utils"), name) for name in TENSOR_PARTS}
+    known |= {("torch", "Size"): torch.Size, ("torch", "device"): torch.device}
+    known |= {("argparse", "Namespace"): argparse.Namespace, ("_codecs", "encode"): _latin}
+    array = np.zeros(1)
+    for core in ("numpy.core.multiarray", "numpy._core.multiarray"):
+        known[core, "scalar"] = np.float64(0).__reduce__()[0]
+        known[core, "_reconstruct"] = array.__reduce__()[0]
+    return known | {("numpy", "dtype"): np.dtype, ("numpy", "ndarray"): np.ndarray}
+
+
+def _latin(text: str, encoding: str = "latin1") -> bytes:
+    """Bytes, as old pickles write them."""
+    return text.encode("latin1")
+
+
+_KNOWN = _known_names()
+
+
+def _is_plain_pickle(file: Path) -> bool:
+    """Whether torch did not write it: its old files begin with a number, its new ones are archives."""
+
+    class Inert(_InertUnpickler):
+        foreign: list[str] = []  # noqa: RUF012 - thrown away
+
+    with file.open("rb") as stream:
+        if stream.read(1) != PICKLE:
+            return False
+        stream.seek(0)
+        return not isinstance(Inert(stream).load(), builtins.int)
+
+
+def _as_tensors(tree: Any) -> Any:
+    """Arrays of numbers in nested dictionaries as tensors."""
+    if isinstance(tree, dict):
+        return {name: _as_tensors(value) for name, value in tree.items()}
+    if isinstance(tree, np.ndarray) and tree.dtype.kind in "fiub":
+        return torch.from_numpy(np.ascontiguousarray(tree))
+    return tree
+
+
+def _unreadable(file: Path, error: Exception) -> WeightsError:
+    """What is wrong with a file that torch cannot read; its own words advise to let the file run code."""
+    if isinstance(error, OSError):
+        return WeightsError(f"'{file}' cannot be read", why=error.strerror or str(error), fix="check its permissions")
+    with file.open("rb") as stream:
+        other = _not_weights(file, stream)
+    if other:
+        return WeightsError(f"'{file}' is no weights file", why=other, fix=f"known are {FORMATS}")
+    if isinstance(error, pickle.UnpicklingError):
+        named = re.search(r"GLOBAL (\S+)", str(error))
+        return refused(file, [named[1] if named else "objects"])
+    words = str(error).strip().splitlines()
+    why = words[0][:200] if words else f"it is cut off ({type(error).__name__})"
+    return WeightsError(f"'{file}' cannot be read", why=why, fix="copy the file again")
+
+
+def _not_weights(file: Path, stream: IO[bytes]) -> str:
+    """In words, how a file shows by its beginning that torch did not write it; else empty."""
+    start = stream.read(4)
+    if not start:
+        return "it is empty"
+    if start == ZIP:
+        with suppress(zipfile.BadZipFile), zipfile.ZipFile(file) as archive:
+            if not any(name.endswith("/data.pkl") for name in archive.namelist()):
+                return "it is a zip archive that torch.save did not write"
+        return ""
+    return "" if start[:1] == PICKLE else "it is neither a zip archive nor a pickle, as torch.save writes them"

@@ -1,0 +1,207 @@
+"""What a file says beside its tensors, whatever project wrote it: `understood` reads all of it once.
+
+Known are the configurations of Hugging Face (config.json, preprocessor_config.json) and timm (config.json), the
+arguments of iBOT, DINO and MoCo v3 in their checkpoints, and what our own exports write (`told`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor
+
+from ibot.config.schema import IMAGENET_MEAN, IMAGENET_STD, ModelConfig
+from ibot.errors import WeightsError
+
+ACTIVATIONS = {
+    **dict.fromkeys(("gelu", "gelu_python", "geluacc"), "gelu"),
+    **dict.fromkeys(("gelu_new", "gelu_fast", "gelu_pytorch_tanh", "gelu_accurate", "gelu_tanh"), "gelu_tanh"),
+    **dict.fromkeys(("quick_gelu", "quickgelu"), "quick_gelu"),
+    **dict.fromkeys(("silu", "swish"), "silu"),
+    "relu": "relu",
+}
+"""Other projects' names of activations, and ours."""
+PUBLISHED_WIDTHS = {"vit_tiny": 192, "vit_small": 384, "vit_base": 768, "vit_large": 1024}
+"""Networks that the arguments of iBOT and DINO name; their heads are 64 wide."""
+MOCO_HEADS = 12
+"""Of MoCo v3's ViT-S, 32 wide each."""
+Three = tuple[float, float, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Said:
+    """What is known of a network beside its tensors; what is None nobody says."""
+
+    project: Literal["", "ours", "huggingface", "timm"] = ""
+    """Whose configuration it is; "ours" also stands for the published code's arguments."""
+    model_type: str = ""
+    """Hugging Face's name of the architecture."""
+    heads: int | None = None
+    sizes: tuple[tuple[int, int], ...] = ()
+    """Heights and widths of the images for which it may have been built, the surest first."""
+    norm_eps: float | None = None
+    act: str | None = None
+    """A value of `ModelConfig.act`."""
+    mean: Three | None = None
+    std: Three | None = None
+    pos_interp: Literal["published", "exact", "antialias"] | None = None
+    averages: bool = False
+    """Whether its class output is the mean of the patches."""
+
+
+def understood(settings: Mapping[str, Any], others: Mapping[str, Tensor], place: str, width: int, source: str) -> Said:
+    """Read settings of any known project.
+
+    Args:
+        settings: as plain data; may be empty.
+        others: what stands beside the network's tensors: the masks of a Swin tell the size of its maps.
+        place: of the network in its file; see `ibot.weights.networks`.
+        width: of the tokens.
+        source: the file, for messages.
+
+    Raises WeightsError for an activation or a normalisation that cannot be computed here.
+    """
+    given = settings.get
+    arguments, pretrained = (_dict(given(name)) for name in ("model_args", "pretrained_cfg"))
+    mean, std = _statistics(settings, pretrained, source)
+    project = _project(settings)
+    if mean is None and (project == "ours" and "image_mean" not in settings):
+        mean, std = IMAGENET_MEAN, IMAGENET_STD
+    sizes = (arguments.get("img_size"), given("image_size"), pretrained.get("input_size"), given("input_size"))
+    moco = given("arch") == "vit_small" and "base_encoder" in place.split(".")
+    return Said(
+        project=project,
+        model_type=str(given("model_type") or ""),
+        heads=_heads(settings, arguments, width, moco),
+        sizes=tuple(pair for pair in (*map(_pair, sizes), _size_of_maps(others)) if pair),
+        norm_eps=given("layer_norm_eps"),
+        act=_act(settings, arguments, source),
+        mean=mean,
+        std=std,
+        pos_interp=_rule(settings, project, place, moco),
+        averages=(arguments.get("global_pool") or given("global_pool")) in ("avg", "avgmax"),
+    )
+
+
+def told(config: ModelConfig, size: tuple[int, int]) -> dict[str, Any]:
+    """What a file of ours must say beside tensors that are stored without our configuration; `understood` reads it.
+
+    Only what differs from the published networks is said. size: height and width for which it was built.
+    """
+    published = ModelConfig()
+    fields = {"norm_eps": "layer_norm_eps", "act": "hidden_act", "mean": "image_mean", "std": "image_std"}
+    fields["pos_interp"] = "pos_interp"
+    said = {
+        name: getattr(config, field)
+        for field, name in fields.items()
+        if getattr(config, field) != getattr(published, field)
+    }
+    if size[0] != size[1]:
+        said["image_size"] = list(size)
+    if config.kind == "vit" and config.heads * 64 != config.width:
+        said["num_attention_heads"] = config.heads
+    return {"project": "ours", **said}
+
+
+def _project(settings: Mapping[str, Any]) -> Literal["", "ours", "huggingface", "timm"]:
+    if settings.get("project") == "ours" or {"teacher_temp", "pred_ratio"} & set(settings):
+        return "ours"
+    if {"architecture", "model_args", "pretrained_cfg"} & set(settings):
+        return "timm"
+    return "huggingface" if {"model_type", "preprocessor"} & set(settings) else ""
+
+
+def _heads(settings: Mapping[str, Any], arguments: Mapping[str, Any], width: int, moco: bool) -> int | None:
+    named = settings.get("num_attention_heads") or arguments.get("num_heads")
+    if isinstance(named, int):
+        return named
+    if moco:
+        return MOCO_HEADS
+    published = PUBLISHED_WIDTHS.get(str(settings.get("arch", "")))
+    return width // 64 if published == width else None
+
+
+def _rule(
+    settings: Mapping[str, Any], project: str, place: str, moco: bool
+) -> Literal["published", "exact", "antialias"] | None:
+    """How the project resamples positions."""
+    named = settings.get("pos_interp")
+    if named in ("published", "exact", "antialias"):
+        return named
+    if project == "ours":
+        return "published"
+    if project == "timm":
+        return "antialias"
+    if project == "huggingface":
+        return "antialias" if settings.get("model_type") == "dinov2_with_registers" else "exact"
+    # MAE, DeiT and SimMIM store their networks as "model", and resample to the exact size, as MoCo v3 would.
+    return "exact" if moco or place.split(".")[0] == "model" else None
+
+
+def _act(settings: Mapping[str, Any], arguments: Mapping[str, Any], source: str) -> str | None:
+    name = settings.get("hidden_act") or arguments.get("act_layer")
+    if name is None:
+        return "quick_gelu" if "quickgelu" in str(settings.get("architecture", "")) else None
+    if str(name).lower() not in ACTIVATIONS:
+        raise WeightsError(
+            f"'{source}' uses the activation '{name}'",
+            why=f"blocks here have one of {', '.join(sorted(set(ACTIVATIONS.values())))}",
+            fix="give weights of another network",
+        )
+    return ACTIVATIONS[str(name).lower()]
+
+
+def _statistics(
+    settings: Mapping[str, Any], pretrained: Mapping[str, Any], source: str
+) -> tuple[Three | None, Three | None]:
+    """Mean and deviation of levels 0..1, from what Hugging Face's processor does to levels 0..255, or from timm."""
+    images = _dict(settings.get("preprocessor")) or settings
+    mean, std = images.get("image_mean"), images.get("image_std")
+    if images is not settings:
+        mean = _three(mean, source) if mean is not None and images.get("do_normalize", True) else (0.0,) * 3
+        std = _three(std, source) if std is not None and images.get("do_normalize", True) else (1.0,) * 3
+        # The processor scales by `rescale_factor` first; here levels are divided by 255.
+        factor = float(images.get("rescale_factor", 1 / 255)) if images.get("do_rescale", True) else 1.0
+        scale = 1.0 if math.isclose(255 * factor, 1.0) else 1 / (255 * factor)
+        mean, std = [scale * value for value in mean], [scale * value for value in std]
+    elif mean is None or std is None:
+        mean, std = pretrained.get("mean") or settings.get("mean"), pretrained.get("std") or settings.get("std")
+    if mean is None or std is None:
+        return None, None
+    if min(deviation := _three(std, source)) <= 0:
+        raise WeightsError(f"'{source}' cannot be used", why=f"its images are divided by {deviation}")
+    return _three(mean, source), deviation
+
+
+def _three(values: Any, source: str) -> Three:
+    values = list(values) if isinstance(values, Sequence) and not isinstance(values, str) else [values] * 3
+    if len(values) != 3 or not all(isinstance(value, (int, float)) and math.isfinite(value) for value in values):
+        raise WeightsError(
+            f"'{source}' cannot be used",
+            why=f"the mean or deviation of its images, {values}, is not three numbers",
+            fix="mend the file beside it that says so: config.json or preprocessor_config.json",
+        )
+    red, green, blue = map(float, values)
+    return red, green, blue
+
+
+def _pair(size: Any) -> tuple[int, int] | None:
+    """Height and width from a number, a pair, or channels, height and width."""
+    sides = [size, size] if isinstance(size, int) else list(size)[-2:] if isinstance(size, (list, tuple)) else []
+    return (int(sides[0]), int(sides[1])) if len(sides) == 2 and all(isinstance(side, int) for side in sides) else None
+
+
+def _size_of_maps(others: Mapping[str, Tensor]) -> tuple[int, int] | None:
+    """The image size for which the mask of a Swin's first shifted block was stored; patches are 4 pixels wide."""
+    mask = others.get("layers.0.blocks.1.attn_mask")
+    if mask is None or mask.ndim != 3:
+        return None
+    side = 4 * math.isqrt(mask.shape[0]) * math.isqrt(mask.shape[1])
+    return side, side
+
+
+def _dict(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
