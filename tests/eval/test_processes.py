@@ -24,13 +24,14 @@ from ibot.config.override import apply, assign, to_plain
 from ibot.config.schema import ModelConfig
 from ibot.data.scenes import write_folder
 from ibot.eval import protocols
-from ibot.eval.classifier import Classifier, StepDropPath
+from ibot.eval.classifier import Classifier
 from ibot.eval.finetune import _identity as identity
 from ibot.eval.finetune_plan import plan_steps
 from ibot.eval.finetune_settings import sane_settings
 from ibot.eval.protocols import corruptions, semi
 from ibot.method.model import Teacher
 from ibot.models.backbone import build_backbone
+from ibot.models.layers import DropPath
 from ibot.recipes import recipe
 
 BATCH = 24
@@ -184,7 +185,7 @@ def compare(first, second, where):
 
 
 def test_stochastic_depth_draws_alike_however_a_step_is_cut():
-    images, drop = torch.ones(12, 3, 2), StepDropPath(0.4)
+    images, drop = torch.ones(12, 3, 2), DropPath(0.4)
 
     def draw(part, parts):
         torch.manual_seed(0)

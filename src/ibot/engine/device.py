@@ -68,9 +68,9 @@ def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextMan
     return nullcontext()
 
 
-def seed_step(seed: int, step: int, rank: int) -> None:
-    """Seed stochastic depth for one step, so that a resumed run draws what the unbroken one drew."""
-    torch.manual_seed(torch_seed(seed, step, rank, Purpose.DROP_PATH))
+def seed_step(seed: int, step: int) -> None:
+    """Seed stochastic depth for one step, alike in all processes: a resumed run draws what the unbroken one drew."""
+    torch.manual_seed(torch_seed(seed, step, 0, Purpose.DROP_PATH))
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ibot.config.schema import Config
-from ibot.engine.distributed import sum_over_processes
+from ibot.engine.distributed import gather, sum_over_processes
 from ibot.engine.schedule import Schedules
 from ibot.engine.update import UpdateOutput
 from ibot.types import Batch
@@ -187,7 +187,7 @@ class HealthMonitor:
             used, share = self._prototypes(name)
             values[f"{name}_prototypes_used"], values[f"{name}_prototypes_share"] = used, share
         if self._features is not None:
-            values["effective_rank"], values["feature_std"] = spectrum(self._features)
+            values["effective_rank"], values["feature_std"] = spectrum(torch.cat(gather(self._features.cpu())))
         values["images_per_second"] = self._count * self.config.train.batch / max(self._seconds, 1e-9)
         values["wait_fraction"] = self._waited / max(self._seconds, 1e-9)
         return values

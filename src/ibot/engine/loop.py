@@ -33,6 +33,7 @@ from ibot.engine.tokenizers import build_tokenizer
 from ibot.engine.update import Update, UpdateOutput
 from ibot.errors import TrainingStopped
 from ibot.method.model import StudentTeacher
+from ibot.models.layers import set_part
 from ibot.rng import Purpose, torch_seed
 from ibot.types import Batch, ResultRecord, RunState, StepValues
 
@@ -176,6 +177,7 @@ def build_trainer(
         taken = start_from_weights(model, config)
         progress.message(f"{taken} from {config.train.init}")
     barrier()
+    set_part(model.student, processes.rank, processes.world_size)
     student = wrap_student(model.student, processes, device)
     update = Update(model, student, optimizer, config, scaler, partial(autocast, device, precision))
     schedules = Schedules(
@@ -213,7 +215,7 @@ def run_steps(trainer: Trainer, signal: StopSignal) -> None:
         began = time.perf_counter()
         step = trainer.state.step
         values = schedules.at(step)
-        seed_step(config.train.seed, step, trainer.processes.rank)
+        seed_step(config.train.seed, step)
         on_device = [to_device(batch, trainer.device, config.model) for batch in micro_batches]
         out = trainer.update.step(on_device, values, observe=trainer.health.wants(step))
         failure.check(step, out, values, micro_batches)

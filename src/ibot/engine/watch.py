@@ -30,6 +30,8 @@ log = logging.getLogger("ibot")
 
 JOIN_TIMEOUT = timedelta(minutes=10)
 """For all processes to start: a queue may start them one by one, and each imports torch first."""
+CONNECT_SECONDS = 20.0
+"""For a connection to the main process."""
 GRACE_SECONDS = 1.0
 """For the main process to meet the same error by itself, as it does with most of them."""
 WAIT_SECONDS = 3.0
@@ -79,10 +81,11 @@ class Watch:
         self._leaving = False
         self._heard, self._over = threading.Event(), threading.Event()
         self._others: list[socket.socket] = []
+        self._listeners: list[threading.Thread] = []
         if processes.is_main:
             server = socket.create_server(("", 0), backlog=processes.world_size)
             self.store.set("watch", json.dumps([socket.gethostname(), server.getsockname()[1]]))
-            _in_background(self._accept, server)
+            self._accept(server)
         else:
             host, port = json.loads(self.store.get("watch"))
             connection = _connect((processes.address, host), port)
@@ -92,7 +95,8 @@ class Watch:
                 _in_background(self._follow, connection)
 
     def done(self) -> None:
-        """Say that this process has done its part."""
+        """Say that this process has done its part; the main process leaves last, as the others meet at it."""
+        self._await_others(JOIN_TIMEOUT.total_seconds())
         if self._leave():
             self._tell({"done": True})
 
@@ -110,6 +114,7 @@ class Watch:
             self._over.wait(WAIT_SECONDS)
             if isinstance(error, IbotError):
                 error.told = True
+        self._await_others(WAIT_SECONDS)
 
     def _leave(self) -> bool:
         """Whether nothing was said yet about the end of this process; from now on it was."""
@@ -121,11 +126,21 @@ class Watch:
         for connection in list(self._others):
             _send(connection, message)
 
+    def _await_others(self, seconds: float) -> None:
+        """The main process: wait until the others have ended, or said that they will."""
+        deadline = time.monotonic() + seconds
+        for listener in self._listeners:
+            listener.join(max(0.0, deadline - time.monotonic()))
+
     def _accept(self, server: socket.socket) -> None:
-        while True:
-            connection, _ = server.accept()
-            self._others.append(connection)
-            _in_background(self._listen, connection)
+        """Let all others connect; they come at once, as all have met."""
+        server.settimeout(CONNECT_SECONDS)
+        with server, suppress(TimeoutError):
+            while len(self._others) < self.processes.world_size - 1:
+                connection, _ = server.accept()
+                connection.settimeout(None)
+                self._others.append(connection)
+                self._listeners.append(_in_background(self._listen, connection))
 
     def _listen(self, connection: socket.socket) -> None:
         """The main process: hear what one of the others says."""
@@ -243,7 +258,7 @@ def _meet(processes: Processes) -> dist.TCPStore:
 def _connect(hosts: tuple[str, ...], port: int) -> socket.socket | None:
     for host in hosts:
         with suppress(OSError):
-            connection = socket.create_connection((host, port), timeout=20)
+            connection = socket.create_connection((host, port), timeout=CONNECT_SECONDS)
             connection.settimeout(None)
             return connection
     log.warning("port %d of %s cannot be reached: a process that fails will be noticed late", port, hosts[0])
@@ -262,5 +277,7 @@ def _messages(connection: socket.socket) -> Iterator[dict[str, Any]]:
             yield json.loads(line)
 
 
-def _in_background(work: Any, *arguments: Any) -> None:
-    threading.Thread(target=work, args=arguments, daemon=True).start()
+def _in_background(work: Any, *arguments: Any) -> threading.Thread:
+    thread = threading.Thread(target=work, args=arguments, daemon=True)
+    thread.start()
+    return thread

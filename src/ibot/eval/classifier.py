@@ -113,35 +113,11 @@ def projected_width(projection: nn.Sequential, width: int) -> int:
     return width
 
 
-class StepDropPath(DropPath):
-    """Stochastic depth that draws for every image of a step, whatever micro-batches and processes it is cut into.
-
-    Micro-batch number `part` of `parts` holds the images part, part + parts, ... of the step, as `deal` gives them; the
-    generator must stand at the same place for each of them.
-    """
-
-    def __init__(self, rate: float) -> None:
-        super().__init__(rate)
-        self.part, self.parts = 0, 1
-
-    def forward(self, branch: Tensor, num_samples: int, sample: Tensor | None = None) -> Tensor:
-        """As `DropPath`."""
-        own = torch.arange(num_samples, device=branch.device) if sample is None else sample
-        return super().forward(branch, self.parts * num_samples, self.part + self.parts * own)
-
-
 def set_drop_path(backbone: BackboneModule, rate: float) -> None:
     """Stochastic depth from 0 in the first block to `rate` in the last, as if the backbone had been built with it."""
     blocks = backbone.blocks_for_sharding()
     for i, block in enumerate(blocks):
-        block.drop_path = StepDropPath(rate * i / max(1, len(blocks) - 1))
-
-
-def set_part(classifier: Classifier, part: int, parts: int) -> None:
-    """Say which micro-batch of the step comes next; see `StepDropPath`."""
-    for module in classifier.modules():
-        if isinstance(module, StepDropPath):
-            module.part, module.parts = part, parts
+        block.drop_path = DropPath(rate * i / max(1, len(blocks) - 1))
 
 
 @torch.no_grad()

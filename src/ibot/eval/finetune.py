@@ -38,11 +38,12 @@ from ibot.eval.augment import (
     finetune_transform,
     validation_view,
 )
-from ibot.eval.classifier import Classifier, resize_positions, set_part
+from ibot.eval.classifier import Classifier, resize_positions
 from ibot.eval.finetune_plan import StepOrder, StepPlan, finetune_lr, plan_steps
 from ibot.eval.finetune_settings import FinetuneSettings
 from ibot.eval.layer_decay import parameter_groups, stage_depths
 from ibot.eval.record import topk_hits
+from ibot.models.layers import set_part
 
 CHECKPOINT = "checkpoint.pt"
 _NO_RESULT = ("checkpoint_steps",)
@@ -251,7 +252,7 @@ class _Run:
         images, labels = (tensor.to(self.device, non_blocking=True) for tensor in micro_batch[:2])
         images, targets = self.mixing(images, labels, self.step, part)
         # Not by part: every micro-batch takes its images' draws out of those of the step.
-        seed_step(self.seed, self.step, 0)
+        seed_step(self.seed, self.step)
         set_part(self.classifier, part, self.plan.parts)
         with autocast(self.device, self.precision):
             logits = self.wrapped(images)

@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from ibot.method.gather import several_processes
 from ibot.models.head import at_least_float32
 
 
@@ -34,7 +35,7 @@ class Center(nn.Module):
 @torch.no_grad()
 def update_centers(centers: Sequence[Center]) -> None:
     """Move the centers by what was added since the last call; one collective for all of them."""
-    if _several_processes():
+    if several_processes():
         packed = torch.cat([center.pending for center in centers])
         dist.all_reduce(packed)
         for center, reduced in zip(centers, packed.split([len(c.pending) for c in centers]), strict=True):
@@ -76,7 +77,7 @@ def sinkhorn_probs(logits: Tensor, temp: float, iterations: int = 3) -> Tensor:
     with torch.autocast(kernel.device.type, enabled=False):
         for _ in range(min(iterations, BLOCK)):
             per_prototype = row_weight @ kernel
-            if _several_processes():
+            if several_processes():
                 dist.all_reduce(per_prototype)
             per_prototype.masked_fill_(per_prototype == 0, 1.0)  # at -inf in all rows
             # Only ratios matter: relative to the largest sum the weights stay within range.
@@ -95,10 +96,6 @@ range of float32 for three, not for any number."""
 def _highest(rows: Tensor) -> Tensor:
     """Largest entries [K] over the rows [R, K] of all processes."""
     highest = rows.amax(dim=0) if len(rows) else rows.new_full(rows.shape[1:], -torch.inf)
-    if _several_processes():
+    if several_processes():
         dist.all_reduce(highest, op=dist.ReduceOp.MAX)
     return highest
-
-
-def _several_processes() -> bool:
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1

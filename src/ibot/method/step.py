@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ibot.config.schema import MethodConfig
 from ibot.method.center import sinkhorn_probs
+from ibot.method.gather import gather_rows, sum_rows
 from ibot.method.losses import cls_loss, entropy, hard_labels, koleo_loss, patch_loss, teacher_probs
 from ibot.method.model import StudentOutput, StudentTeacher, TeacherOutput
 from ibot.types import Batch, Masks, StepValues
@@ -46,7 +47,7 @@ def training_step(
     loss = method.cls_weight * cls + method.patch_weight * patch
     metrics = {"cls_loss": cls, "patch_loss": patch}
     if method.koleo_weight:
-        metrics["koleo_loss"] = koleo = koleo_loss(output.features)
+        metrics["koleo_loss"] = koleo = koleo_loss(gather_rows(output.features))
         loss = loss + method.koleo_weight * koleo
     views = teacher.cls.shape[0] * teacher.cls.shape[1]
     model.cls_center.add(teacher.cls_mean, views)
@@ -83,19 +84,21 @@ def _targets(
 def _observations(
     teacher: TeacherOutput, student: StudentOutput, cls_target: Tensor, patch_target: Tensor, batch: Batch
 ) -> dict[str, Tensor]:
-    """Numbers that say how the training does, without labels."""
+    """Numbers that say how the training does, without labels; their means over processes are those of one process."""
     rows = cls_target.flatten(0, 1)
     weight = loss_weight(batch.masks).to(patch_target.dtype)
+    masked = weight.sum().round()  # the weights of a view sum to 1
+    own = [rows.sum(dim=0), patch_target.sum(dim=0), masked, weight.new_tensor([len(rows), len(patch_target), 1])]
+    cls_sum, patch_sum, masked, (num_rows, num_patches, processes) = sum_rows(own)
     # The patch loss counts views without a mask as zero; entropy and loss per hidden view compare with ln K.
-    masked_views = weight.sum().round()  # the weights of a view sum to 1
-    per_view = batch.masks.loss_views / masked_views.clamp(min=1)
+    masked_views = masked.clamp(min=1) / processes
     last_global = teacher.cls.shape[0] - 1
     return {
         "teacher_entropy": entropy(rows).mean(),
-        "patch_entropy": (entropy(patch_target) * weight).sum() / masked_views.clamp(min=1),
-        "patch_views": per_view,
-        "marginal_entropy": entropy(rows.mean(dim=0)),
-        "patch_marginal_entropy": entropy(patch_target.sum(dim=0) / max(1, len(patch_target))),
+        "patch_entropy": (entropy(patch_target) * weight).sum() / masked_views,
+        "patch_views": batch.masks.loss_views / masked_views,
+        "marginal_entropy": entropy(cls_sum / num_rows),
+        "patch_marginal_entropy": entropy(patch_sum / num_patches.clamp(min=1)),
         "agreement": (teacher.cls[0].argmax(-1) == student.cls[last_global].argmax(-1)).float().mean(),
         "cls_prototypes": rows.argmax(-1).bincount(minlength=rows.shape[-1]),
         "patch_prototypes": patch_target.argmax(-1).bincount(minlength=patch_target.shape[-1]),

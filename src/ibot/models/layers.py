@@ -62,20 +62,33 @@ def resample_positions(
 
 
 class DropPath(nn.Module):
-    """Stochastic depth: drop a residual branch for whole samples, scale the others (spec 3.1.4)."""
+    """Stochastic depth: drop a residual branch for whole samples, scale the others (spec 3.1.4).
+
+    It draws for every image of a step, whatever parts the step is cut into: part number `part` of `parts` holds the
+    images part, part + parts, ... and the generator must stand at the same place for each of them. See `set_part`.
+    """
 
     def __init__(self, rate: float) -> None:
         super().__init__()
         self.rate = rate
+        self.part, self.parts = 0, 1
 
     def forward(self, branch: Tensor, num_samples: int, sample: Tensor | None = None) -> Tensor:
         """Apply to `branch` [B, ..., D], or to rows [R, D] of which `sample` int64 [R] tells the image."""
         if self.rate == 0.0 or not self.training:
             return branch
         keep = 1 - self.rate
-        factor = torch.floor(keep + torch.rand(num_samples, device=branch.device)).to(branch.dtype) / keep
+        drawn = torch.rand(num_samples * self.parts, device=branch.device)[self.part :: self.parts]
+        factor = torch.floor(keep + drawn).to(branch.dtype) / keep
         factor = factor if sample is None else factor[sample]
         return branch * factor.view(-1, *[1] * (branch.dim() - 1))
+
+
+def set_part(network: nn.Module, part: int, parts: int) -> None:
+    """Say which part of the step comes next, or which one a process has; see `DropPath`."""
+    for module in network.modules():
+        if isinstance(module, DropPath):
+            module.part, module.parts = part, parts
 
 
 def attention_softmax(q: Tensor, k: Tensor, bias: Tensor | None = None) -> Tensor:
