@@ -4,7 +4,7 @@ import numpy as np
 
 from ibot.data.classes import absent_note, match_classes
 from ibot.data.open_labelled import open_labelled
-from ibot.data.sources import labelled_sets
+from ibot.data.sources import labelled_sets, scan
 
 WHERE = ("a", "b")
 
@@ -30,7 +30,15 @@ def test_names_that_only_look_alike_are_refused_with_their_difference_shown(refu
     ):
         error = refused(match_classes, (one, "x"), (other, "x"), WHERE, match="different classes")
         assert f"{shown} look alike" in error.why, error.why
+    assert "'a' and 'A' look alike" in refused(match_classes, ("a",), ("a", "A"), WHERE, match="different").why
     assert "look alike" not in refused(match_classes, ("dog",), ("cow",), WHERE, match="different").why
+
+
+def test_class_folders_that_look_the_same_are_told(tmp_path, make):
+    make(tmp_path, "caf\xe9/1.jpg", "cafe\u0301/1.jpg", "b/1.jpg")
+    assert scan(tmp_path).notes == (
+        "class folders whose names are the same to the eye count as two: 'cafe\\u0301' and 'caf\\xe9'",
+    )
 
 
 def test_classes_without_validation_images_are_named():

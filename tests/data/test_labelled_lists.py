@@ -85,3 +85,12 @@ def test_a_list_without_splits_can_be_split(tmp_path, make, write, names):
     file = write(tmp_path / "l.csv", "path,label", *(f"{i}.jpg,{i % 2}" for i in range(4)))
     train, val = open_labelled(str(file), split=0.5)
     assert sorted(names(train) + names(val)) == [f"{i}.jpg" for i in range(4)] and sorted(val.labels) == [0, 1]
+
+
+def test_lists_of_spreadsheets_and_of_windows_are_read(tmp_path, make, names):
+    make(tmp_path, "a/1.jpg", "b/2.jpg")
+    text = "path{0}label{0}split\r\na\\1.jpg{0}x{0}Training\r\nb\\2.jpg{0}y{0}train\r\na/1.jpg{0}x{0}Validation\r\n"
+    for number, (separator, coding) in enumerate(((",", "utf-8-sig"), (";", "utf-8"), ("\t", "utf-16"))):
+        (tmp_path / f"{number}.csv").write_text(text.format(separator), encoding=coding, newline="")
+        train, val = open_labelled(str(tmp_path / f"{number}.csv"))
+        assert (names(train), names(val)) == (["a/1.jpg", "b/2.jpg"], ["a/1.jpg"]) and val.classes == ("x", "y")

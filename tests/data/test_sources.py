@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
+from ibot.data.open_labelled import open_labelled
 from ibot.data.sources import labelled_sets, scan
 from ibot.errors import DataError
 
@@ -139,3 +140,27 @@ def test_the_fingerprint_follows_the_names(tmp_path):
     make(tmp_path, "2.png")
     assert scan(tmp_path).fingerprint()["names_sha256"] != before["names_sha256"]
     assert replace(scan(tmp_path)).fingerprint() == scan(tmp_path).fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("name", "what", "fix"),
+    [
+        ("a.zip", "is a file", "unpack it"),
+        ("a.tar.gz", "is a file", "unpack it"),
+        ("a.csv", "is a file", "lists are for evaluations"),
+        ("a.jpg", "is a file", "give the folder"),
+        ("https://example.org/a.zip", "is an address", "download"),
+    ],
+)
+def test_what_is_no_folder_is_refused_with_what_to_do(tmp_path, monkeypatch, name, what, fix):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.zip").with_name(name.split("/")[-1]).touch()
+    for read in (scan, open_labelled) if name != "a.csv" else (scan,):
+        with pytest.raises(DataError, match=what) as caught:
+            read(name)
+        assert fix in caught.value.fix
+
+
+def test_folders_of_any_depth_and_names_of_any_letters_are_read(tmp_path):
+    make(tmp_path, "/".join(["d"] * 300) + "/1.png", "a\nb/-c.png", "😀/x y\t.png")
+    assert len(scan(tmp_path)) == 3

@@ -26,7 +26,7 @@ def match_classes(train: Sequence[str], val: Sequence[str], where: tuple[str, st
         unused = [name for i, name in enumerate(train) if i not in found]
         raise DataError(
             f"the training and validation images have different classes ('{where[0]}', '{where[1]}')",
-            why=f"only in training: {quoted(unused)}; only in validation: {quoted(extra)}" + _alike(unused, extra),
+            why=f"only in training: {quoted(unused)}; only in validation: {quoted(extra)}" + _alike(train, extra),
             fix="leave these classes out of the validation images, or give both the same names",
         )
     return np.array(found, np.int32)
@@ -44,6 +44,14 @@ def absent_note(labels: NDArray[np.int32], classes: Sequence[str]) -> str:
     if not absent:
         return ""
     return f"{len(absent)} of {len(classes)} classes have no validation images and are not scored: {quoted(absent)}"
+
+
+def twins_note(classes: Sequence[str]) -> list[str]:
+    """A sentence on classes whose names Unicode takes for the same."""
+    seen: dict[str, str] = {}
+    pairs = [(seen.setdefault(unicodedata.normalize("NFC", name), name), name) for name in classes]
+    twins = "; ".join(f"{one!a} and {other!a}" for one, other in pairs if one != other)
+    return [f"class folders whose names are the same to the eye count as two: {twins}"] if twins else []
 
 
 def _alike(train: Sequence[str], val: Sequence[str]) -> str:

@@ -1,7 +1,8 @@
-"""Lists of image files with their labels: tables separated by commas or tabs."""
+"""Lists of image files with their labels: tables separated by commas, semicolons or tabs."""
 
 from __future__ import annotations
 
+import codecs
 import csv
 import os
 from collections.abc import Sequence
@@ -24,10 +25,11 @@ def open_list(file: str | Path, part: Part | None = None) -> ListedImages | None
     """Images of a list; None when it has no such part.
 
     The file begins with the columns `path,label` and perhaps `split` (train, val, test), in any order and among others,
-    separated by commas or tabs; or it holds `path<TAB>label` without a header. Paths are relative to its folder.
+    separated by commas, semicolons or tabs; or it holds `path<TAB>label` without a header. Paths are relative to its
+    folder.
 
     Args:
-        file: UTF-8 text.
+        file: UTF-8 or UTF-16 text.
         part: all rows by default. Without splits all rows are training images.
 
     Raises:
@@ -45,8 +47,18 @@ def open_list(file: str | Path, part: Part | None = None) -> ListedImages | None
         return None
     labels, classes = number_classes([row.label for row in rows])
     return listed_images(
-        file.parent, [row.path for row in rows], labels, classes, f"'{file}'", [row.line for row in rows]
+        file.parent,
+        [_name(file.parent, row.path) for row in rows],
+        labels,
+        classes,
+        f"'{file}'",
+        [row.line for row in rows],
     )
+
+
+def _name(root: Path, path: str) -> str:
+    """With forward slashes where a list of Windows writes others; as it is where a file is called so."""
+    return path.replace("\\", "/") if "\\" in path and not os.path.exists(root / path) else path  # noqa: PTH110
 
 
 def listed_images(
@@ -82,13 +94,17 @@ class _Row(NamedTuple):
 def _read_rows(file: Path) -> list[_Row]:
     """All rows of a list, checked. Raises DataError."""
     try:
+        with file.open("rb") as content:
+            wide = content.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # "Unicode text" of spreadsheets
         # File names need not be UTF-8.
-        with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as text:
-            tabs = "\t" in text.readline()
+        coding, errors = ("utf-16", "strict") if wide else ("utf-8-sig", "surrogateescape")
+        with file.open(encoding=coding, errors=errors, newline="") as text:
+            first = text.readline()
+            tabs = "\t" in first
             text.seek(0)
-            table = csv.reader(text, delimiter="\t" if tabs else ",")
+            table = csv.reader(text, delimiter="\t" if tabs else ";" if ";" in first and "," not in first else ",")
             cells = [(table.line_num, [cell.strip() for cell in row]) for row in table if any(map(str.strip, row))]
-    except (OSError, csv.Error) as error:
+    except (OSError, UnicodeError, csv.Error) as error:
         why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise DataError(f"the list '{file}' cannot be read", why=why, fix="check the path") from None
     if not cells:

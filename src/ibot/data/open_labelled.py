@@ -14,6 +14,7 @@ from ibot.data.labelled_tars import open_tars
 from ibot.data.labels import LabelledImages, Part, allowing, oriented, relabelled
 from ibot.data.named_sets import open_named
 from ibot.data.parts import find_parts, part_of
+from ibot.data.sources import require_local
 from ibot.data.subsets import split_labelled
 from ibot.errors import DataError
 
@@ -87,6 +88,7 @@ def _open(data: str, part: Part, *, one_class: bool = False) -> LabelledImages |
     """
     name, colon, folder = data.partition(":")
     path = Path(data)
+    require_local(data)
     if colon and len(name) > 1 and "/" not in name and not path.exists():  # one letter is a drive
         return open_named(name.lower(), folder, part)
     if path.suffix.lower() in LISTS and not path.is_dir():

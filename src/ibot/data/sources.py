@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ibot.data.classes import absent_note, match_classes
+from ibot.data.classes import absent_note, match_classes, twins_note
 from ibot.data.decode import MAX_PIXELS, Orientation, decode, holds_more
 from ibot.data.formats import FURTHER, PAGED, extension, extensions, is_image, is_litter
 from ibot.data.parts import find_parts, folder_names, part_of, quoted
@@ -84,12 +84,13 @@ def scan(root: str | Path) -> ImageSource:
     folder = Path(root)
     if not str(root):
         raise DataError("no data folder given", fix="--data DIR names the folder with your images")
+    require_local(str(root))
     if not folder.exists():
         raise DataError(
             f"there is no folder '{root}'", why=_nearest_parent(folder), fix="check the path given to --data"
         )
     if not folder.is_dir():
-        raise DataError(f"'{root}' is a file, not a folder", fix="give the folder that holds the images")
+        raise DataError(f"'{root}' is a file, not a folder", fix=_instead_of(folder))
     folder, notes = _training_part(folder)
     found = _walk(folder)
     if not found.names:
@@ -99,7 +100,24 @@ def scan(root: str | Path) -> ImageSource:
             fix=f"the extensions read are {' '.join(sorted(extensions()))}; convert the files or name another folder",
         )
     source = _source(folder, sorted(found.names))
+    notes += twins_note(source.classes)
     return replace(source, notes=(*notes, *found.notes(), *_pages_note(folder, found.paged)))
+
+
+def require_local(data: str) -> None:
+    """Raise DataError for an address."""
+    if "://" in data:
+        raise DataError(
+            f"'{data}' is an address", why="images are read from folders", fix="download them, and name the folder"
+        )
+
+
+def _instead_of(file: Path) -> str:
+    if file.name.lower().endswith((".zip", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar", ".tar")):
+        return "unpack it, and name the folder; evaluations read plain .tar files as they are"
+    if extension(file.name) in (".csv", ".tsv", ".txt"):
+        return "name the folder that holds the images; lists are for evaluations"
+    return "give the folder that holds the images"
 
 
 def _training_part(folder: Path) -> tuple[Path, list[str]]:

@@ -66,10 +66,12 @@ def _features(
 ) -> tuple[Tensor, Tensor]:
     """Class tokens [n, D] and labels [n] of the readable ones; each process computes some batches and gets all."""
     found: list[tuple[Tensor, Tensor] | None] = []
+    why = ""
     for indices in in_batches(wanted, BATCH)[processes.rank :: processes.world_size]:
         try:
             part = extract_features(backbone, images, size=size, indices=indices.tolist(), batch=BATCH, device=device)
-        except DataError:  # nothing in this batch can be read
+        except DataError as error:  # nothing in this batch can be read
+            why = error.why
             found.append(None)
             continue
         assert part.labels is not None
@@ -79,6 +81,10 @@ def _features(
     turns = chain.from_iterable(parts[n % len(parts)][n // len(parts) :][:1] for n in range(sum(map(len, parts))))
     readable = [part for part in turns if part is not None]
     if not readable:
-        raise DataError(f"none of the {len(wanted)} images under '{images.root}' can be read")
+        raise DataError(
+            f"none of the {len(wanted)} images under '{images.root}' can be read",
+            why=why,
+            fix="look at the files, or name others",
+        )
     cls, labels = zip(*readable, strict=True)
     return torch.cat(cls), torch.cat(labels)
