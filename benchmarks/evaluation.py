@@ -1,9 +1,10 @@
 """k-NN search against an exact search library, and the linear sweep against a single rate.
 
-python -m benchmarks.evaluation [--queries 10240] [--rounds 3] [--rows BANK.npz QUERIES.npz] [--weights RUN --data DIR]
+python -m benchmarks.evaluation [--queries 10240] [--rounds 5] [--rows BANK.npz QUERIES.npz] [--weights RUN --data DIR]
 
 100,000 random unit features, 384 wide, alone and around 100 common directions; or those that `ibot features` wrote.
-Interleaved rounds in one process, medians; peak memory of each way in a process of its own, above that of the features.
+Interleaved rounds in one process: all of them, medians, and their spread; rounds that differ by more than 10 % are
+called no result. Peak memory of each way in a process of its own, above that of the features.
 `pip install faiss-cpu` gives the library to compare with. With weights and images also an epoch of the published probe,
 which computes the features of new crops: 45 rates against one.
 """
@@ -19,12 +20,12 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 
 import numpy as np
 import torch
 
+from benchmarks.rounds import interleaved, machine, ratios, shown, verdict
 from ibot.cli.main import main as ibot
 from ibot.config.evaluation import SWEEP
 from ibot.eval.linear import LinearSweep
@@ -108,26 +109,15 @@ def published_probe(weights: str, data: str) -> dict[str, Callable[[], None]]:
     return {"45 rates": probe, "1 rate": lambda: probe("rates=0.1")}
 
 
-def interleaved(ways: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for way in ways.values():  # warm up
-        way()
-    for turn in range(rounds):
-        names = list(ways)
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            began = time.perf_counter()
-            ways[name]()
-            seconds[name].append(time.perf_counter() - began)
-    return seconds
-
-
 def report(title: str, seconds: dict[str, list[float]]) -> None:
+    """Every round, their spread, and the ratios to the first way, or that they are no result."""
     first, *others = seconds
     for name, values in seconds.items():
-        print(f"{title}  {name}: {statistics.median(values):.2f} s")
+        print(f"{title}  {name}: {statistics.median(values):.2f} s; rounds {shown(values)}")
     for other in others:
-        ratio = statistics.median(a / b for a, b in zip(seconds[first], seconds[other], strict=True))
-        print(f"{title}  {first} / {other}: {ratio:.2f}")
+        each = ratios(seconds, first, other)
+        failed = verdict({name: seconds[name] for name in (first, other)})
+        print(f"{title}  {first} / {other}: {failed or f'{statistics.median(each):.2f}'}; rounds {shown(each)}")
 
 
 def peak_memory(work: str) -> float:
@@ -151,14 +141,14 @@ print(peak() - before)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--queries", type=int, default=10_240)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument(
         "--rows", nargs=2, metavar="FILE.npz", help="what `ibot features` wrote of a bank and of queries"
     )
     parser.add_argument("--weights", help="a run or weights file")
     parser.add_argument("--data", help="labelled images")
     options = parser.parse_args()
-    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}")
+    print(machine())
     bank = features(COUNT, 0)
     sets = {
         "random": (bank, features(options.queries, 1)),

@@ -1,17 +1,22 @@
 """Time and memory of one training step against the published arithmetic, interleaved in one process.
 
-    python -m benchmarks.step [--cases b c] [--rounds 5] [--precision float32 bfloat16]
+    python -m benchmarks.step [--cases b c] [--rounds 7] [--precision float32 bfloat16]
 
 Random images; masks from our block generator; drop path 0.1; every variant has its own weights and optimizer and runs
-once per round in rotated order. Prints medians and the median of the per-round ratios; appends rows to
-benchmarks/results/step.jsonl. With --memory CASE VARIANT it runs one variant alone and prints its peak memory.
+once per round in rotated order. Prints every round, their spread and the table of docs/results.md, in about eight
+minutes on two cores; rounds that differ by more than 10 % are called no result, as something else was running. Appends
+rows to benchmarks/results/step.jsonl.
+
+Memory is told twice, each from a process that runs one variant alone: the resident peak, which includes what the
+allocator keeps and differs from run to run, so it is taken three times; and the peak of what tensors hold beyond
+weights and optimizer state, which the profiler counts and which is the same in every run. `--memory CASE VARIANT` and
+`--tensors CASE VARIANT` print one of them.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import subprocess
 import sys
@@ -24,6 +29,7 @@ import numpy as np
 import torch
 
 from benchmarks.published_step import PublishedStep
+from benchmarks.rounds import interleaved, machine, ratios, shown, spread, verdict
 from ibot.config.override import apply
 from ibot.config.schema import Config
 from ibot.data.masks import make_masks
@@ -41,6 +47,7 @@ CASES = {
           "model.heads=3", "model.patch=4", "head.out_dim=4096", "head.patch_out_dim=4096"],
 }  # fmt: skip
 VARIANTS = ("published", "float32", "bfloat16")
+MEMORY_RUNS = 3
 
 
 def make_batch(config: Config) -> Batch:
@@ -69,28 +76,25 @@ def make_variant(config: Config, name: str, batch: Batch):
 
 
 def run_case(case: str, rounds: int, variants: tuple[str, ...]) -> list[dict]:
-    """Interleaved rounds of all variants of a case."""
+    """Interleaved rounds of all variants of a case, one row for each."""
     config = apply(Config(), CASES[case])
     batch = make_batch(config)
     steps = {name: make_variant(config, name, batch) for name in variants}
-    for step in steps.values():
-        step()  # allocates optimizer state
-    seconds: dict[str, list[float]] = {name: [] for name in variants}
-    for r in range(rounds):
-        for name in variants[r % len(variants) :] + variants[: r % len(variants)]:
-            began = time.perf_counter()
-            steps[name]()
-            seconds[name].append(time.perf_counter() - began)
+    seconds = interleaved(steps, rounds)
     rows = []
     for name in variants:
-        ratios = [p / s for p, s in zip(seconds["published"], seconds[name], strict=True)]
-        rows.append(
-            {
-                "case": case, "variant": name, "median_seconds": statistics.median(seconds[name]),
-                "images_per_second": config.train.batch / statistics.median(seconds[name]),
-                "published_over_this": statistics.median(ratios), "ratios": [round(x, 2) for x in ratios],
-            }
-        )  # fmt: skip
+        faster = ratios(seconds, "published", name)
+        median = statistics.median(seconds[name])
+        row = {
+            "case": case,
+            "variant": name,
+            "median_seconds": median,
+            "images_per_second": config.train.batch / median,
+        }
+        row |= {"published_over_this": statistics.median(faster), "ratios": [round(x, 2) for x in faster]}
+        row |= {"seconds": [round(x, 4) for x in seconds[name]], "spread": round(spread(seconds[name]), 3)}
+        pair = {kind: seconds[kind] for kind in ("published", name)}
+        rows.append({**row, "verdict": verdict(pair)})
     return rows
 
 
@@ -105,35 +109,70 @@ def peak_memory(case: str, name: str) -> float:
     return _status("VmHWM") - base
 
 
+def peak_tensors(case: str, name: str) -> float:
+    """Most MiB that tensors hold at once in the second step, beyond what they hold before it."""
+    config = apply(Config(), CASES[case])
+    step = make_variant(config, name, make_batch(config))
+    step()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        step()
+    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
+    held = np.cumsum([event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())])
+    return float(held.max()) / 2**20
+
+
+def alone(what: str, case: str, name: str) -> float:
+    """What `--memory` or `--tensors` prints in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.step", f"--{what}", case, name]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
 def _status(key: str) -> float:
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(float(line.split()[1]) / 1024 for line in lines if line.startswith(key))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", nargs="+", default=["b", "c"], choices=CASES)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--memory", nargs=2, metavar=("CASE", "VARIANT"))
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--precision", nargs="+", default=["float32", "bfloat16"], choices=VARIANTS[1:])
+    parser.add_argument("--memory", nargs=2, metavar=("CASE", "VARIANT"), help="print the resident peak in MiB")
+    parser.add_argument("--tensors", nargs=2, metavar=("CASE", "VARIANT"), help="print the peak of tensors in MiB")
     options = parser.parse_args()
-    if options.memory:
-        print(f"{peak_memory(*options.memory):.0f}")
+    if options.memory or options.tensors:
+        print(f"{peak_memory(*options.memory) if options.memory else peak_tensors(*options.tensors):.0f}")
         return
+    print(machine())
+    rows = [row for case in options.cases for row in run_case(case, options.rounds, ("published", *options.precision))]
+    for row in rows:
+        name = f"case {row['case']} {row['variant']}"
+        print(f"{name:20} seconds {shown(row['seconds'])}; published : this {shown(row['ratios'])} {row['verdict']}")
+    for row in rows:
+        row["peak_mib"] = [alone("memory", row["case"], row["variant"]) for _ in range(MEMORY_RUNS)]
+        row["tensors_mib"] = alone("tensors", row["case"], row["variant"])
+    print(f"\n{table(rows)}")
     out = Path(__file__).parent / "results" / "step.jsonl"
     out.parent.mkdir(exist_ok=True)
-    machine = f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-    print(machine)
-    for case in options.cases:
-        for row in run_case(case, options.rounds, VARIANTS):
-            command = [sys.executable, "-m", "benchmarks.step", "--memory", case, row["variant"]]
-            row["peak_mib"] = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-            print(
-                f"case {case} {row['variant']:10} {row['median_seconds']:.3f} s  {row['images_per_second']:6.2f} im/s  "
-                f"published : this {row['published_over_this']:.2f}  {row['ratios']}  peak {row['peak_mib']:.0f} MiB",
-                flush=True,
-            )
-            with out.open("a") as file:
-                file.write(json.dumps({**row, "machine": machine, "when": time.strftime("%Y-%m-%d")}) + "\n")
+    with out.open("a") as file:
+        for row in rows:
+            file.write(json.dumps({**row, "machine": machine(), "when": time.strftime("%Y-%m-%d")}) + "\n")
+
+
+def table(rows: list[dict]) -> str:
+    """The rows as in docs/results.md; no figures of time where the rounds differ."""
+    lines = [
+        "| case | variant | seconds a step | images/s | published : this | spread | resident MiB | tensors MiB |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        times = [f"{row['median_seconds']:.2f}", f"{row['images_per_second']:.3g}", f"{row['published_over_this']:.2f}"]
+        if row["verdict"]:
+            times = [row["verdict"], "-", "-"]
+        peak = f"{min(row['peak_mib']):.0f} to {max(row['peak_mib']):.0f}"
+        cells = [row["case"], row["variant"], *times, f"{100 * row['spread']:.0f} %", peak, f"{row['tensors_mib']:.0f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
