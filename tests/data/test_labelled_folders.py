@@ -34,3 +34,9 @@ def test_images_outside_of_class_folders_are_refused(tmp_path, make, refused):
 def test_a_single_class_is_refused(tmp_path, make, refused):
     make(tmp_path, "cat/1.jpg", "cat/2.jpg")
     assert "all images lie in 'cat'" in refused(open_labelled, str(tmp_path), match="fewer than two classes").why
+
+
+def test_a_class_folder_of_other_files_is_not_called_empty(tmp_path, make, refused):
+    make(tmp_path, "cat/1.jpg", "dog/1.jpg", "emu/1.xcf", "emu/2.xcf", "emu/notes.txt")
+    error = refused(open_folder, tmp_path, match="no images in the class '.*emu'")
+    assert error.why == "looked into 1 folders and saw 2 .xcf, 1 .txt; without an image of their own are 'emu'"

@@ -128,3 +128,10 @@ def test_pictures_are_turned_upright_or_not_and_are_then_other_images(form, tmp_
         assert one.read(0).shape == (6, 4, 3) and other.read(0).shape == (4, 6, 3)
         assert one.fingerprint() != other.fingerprint() and one.classes == other.classes
         assert SubsetImages(one, [0]).fingerprint() != SubsetImages(other, [0]).fingerprint()
+
+
+def test_the_part_of_an_archive_may_stand_anywhere_in_its_name(tmp_path, tar):
+    for name in ("in1k-train-0.tar", "in1k-train-1.tar", "in1k-validation-0.tar", "in1k-test-0.tar"):
+        tar(tmp_path / name, "cat/1.jpg", "dog/1.jpg")
+    train, val = open_labelled(str(tmp_path))
+    assert (len(train), len(val)) == (4, 2) and val.name(0) == "in1k-validation-0.tar/cat/1.jpg"

@@ -127,7 +127,9 @@ def chosen(options: argparse.Namespace) -> Config:
     from ibot.engine.processes import launched_processes
     from ibot.recipes.auto import Facts, choose
 
-    source, processes = scan(options.data), launched_processes()
+    given = apply(recipe("tiny32"), [text for text in options.settings if text.startswith("data.")]).data
+    source = replace(scan(options.data), exif_orientation=given.exif_orientation, max_pixels=given.max_pixels)
+    processes = launched_processes()
     memory = device_memory(choose_device(options.device or "auto"))
     config, reasons = choose(Facts(survey(source), memory, processes.world_size))
     if not options.quiet and processes.is_main:

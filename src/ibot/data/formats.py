@@ -11,6 +11,8 @@ from typing import BinaryIO
 
 from PIL import Image, features
 
+from ibot.process import ignored_warnings
+
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif"})
 """What every Pillow reads, and most folders hold."""
 FURTHER = {
@@ -27,6 +29,8 @@ FURTHER = {
 """Other names and formats of photographs. Icons, drawings and documents that Pillow reads too are left out."""
 PAGED = frozenset({".tif", ".tiff", ".gif", ".webp", ".apng", ".avifs"})
 """Those that may hold more than the one page of three bands that is read."""
+LIBRARIES = {"JPEG2000": "jpg_2000", "AVIF": "avif"}
+"""Formats that Pillow may have been built without, and its word for what it then lacks."""
 SYSTEM_FOLDERS = frozenset(
     {
         "__macosx",
@@ -63,8 +67,9 @@ def extensions() -> frozenset[str]:
     """The extensions read here, in small letters: those whose format the installed Pillow knows."""
     Image.init()
     known = {*Image.OPEN, *(("HEIF",) if heif_reader() else ())}
-    if not features.check("jpg_2000"):
-        known.discard("JPEG2000")  # its reader is there all the same, and fails at the pixels
+    with ignored_warnings():  # older ones do not know the word
+        # Their readers are there all the same, and fail at the pixels.
+        known -= {kind for kind, word in LIBRARIES.items() if not features.check(word)}
     return EXTENSIONS.union(*(names for kind, names in FURTHER.items() if kind in known))
 
 

@@ -246,25 +246,24 @@ def _walk(root: Path) -> _Found:
                     continue
                 parts.add(part_of(name))
                 (links if entry.is_symlink() else stack).append((f"{prefix}{name}/", entry.path))
-            elif is_litter(name, False):
-                found.other_files["hidden or of the system"] += 1
-            elif not _is_image(entry, known):
-                found.other_files[extension(name) or "without extension"] += 1
-            elif _is_file(entry):
-                found.names.append(prefix + name)
-                if extension(name) in PAGED:
-                    found.paged.append(prefix + name)
+                continue
+            kind = extension(name)
+            if (kind in known and name[0] != ".") or (not kind and _begins_as_image(entry)):
+                if _is_file(entry):
+                    found.names.append(prefix + name)
+                    if kind in PAGED:
+                        found.paged.append(prefix + name)
+            else:
+                hidden = is_litter(name, False)
+                found.other_files["hidden or of the system" if hidden else kind or "without extension"] += 1
         if "train" in parts and parts & {"val", "test"}:
             found.nested.append(prefix[:-1] or root.name)
     return found
 
 
-def _is_image(entry: os.DirEntry[str], known: frozenset[str]) -> bool:
-    """By the extension; without one by the first bytes."""
-    if kind := extension(entry.name):
-        return kind in known
+def _begins_as_image(entry: os.DirEntry[str]) -> bool:
     try:
-        if not entry.is_file():
+        if is_litter(entry.name, False) or not entry.is_file():
             return False
         with open(entry.path, "rb") as file:  # noqa: PTH123
             return is_image(file.read(32))

@@ -38,12 +38,12 @@ class Survey:
 def survey(source: ImageSource, sample: int = SAMPLE) -> Survey:
     """Look at `sample` evenly spaced images. Raises DataError when none can be read."""
     chosen = np.unique(np.linspace(0, len(source) - 1, min(sample, len(source))).astype(int))
-    sides, gray, thumbnails, bad = [], [], [], 0
+    sides, gray, thumbnails, bad = [], [], [], []
     for index in chosen:
         try:
             image = source.read(int(index))
-        except UnreadableImage:
-            bad += 1
+        except UnreadableImage as error:
+            bad.append(f"'{source.name(int(index))}': {error}")
             continue
         sides.append(min(image.shape[:2]))
         small = Image.fromarray(image).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
@@ -51,7 +51,11 @@ def survey(source: ImageSource, sample: int = SAMPLE) -> Survey:
         gray.append(float((pixels.max(-1) - pixels.min(-1)).mean()) < COLOUR_SPREAD)
         thumbnails.append(pixels.mean(-1).flatten())
     if not sides:
-        raise DataError(f"none of {len(chosen)} sampled images under '{source.root}' can be read")
+        raise DataError(
+            f"none of {len(chosen)} sampled images under '{source.root}' can be read",
+            why=f"the first, {bad[0]}",
+            fix="look at the files, or name another folder",
+        )
     table = np.stack(thumbnails)
     return Survey(
         images=len(source),
@@ -60,7 +64,7 @@ def survey(source: ImageSource, sample: int = SAMPLE) -> Survey:
         gray=float(np.mean(gray)),
         variety=_directions(table),
         repeated=_repeated(table),
-        unreadable=bad / len(chosen),
+        unreadable=len(bad) / len(chosen),
     )
 
 
