@@ -1,7 +1,10 @@
 """Runs that start from weights: what is taken, what warms up, and the guard over it."""
 
+import json
 from dataclasses import replace
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -9,11 +12,11 @@ from safetensors.torch import load_file, save_file
 
 from ibot.cli.main import main
 from ibot.config.schema import duration
-from ibot.engine.loop import train
+from ibot.engine.loop import to_device, train
 from ibot.engine.run import read_config, read_jsonl
 from ibot.engine.start import with_weights
 from ibot.errors import ConfigError, TrainingStopped
-from ibot.types import ResultRecord
+from ibot.types import Batch, ResultRecord
 from ibot.weights.read import load, load_backbone
 
 
@@ -87,6 +90,59 @@ def test_the_warm_up_is_set_where_the_weights_have_no_head(small, tmp_path):
     config = with_weights(replace(small, train=replace(small.train, init=str(tmp_path / "timm.safetensors"))), [])
     assert str(config.train.head_warmup) == "1 epochs" and config.model.width == 64
     assert config.augment.global_size == (32, 32) and config.head == small.head
+
+
+@pytest.fixture
+def foreign(tmp_path):
+    """A network of another project, with all that the files beside it say."""
+    network = timm.models.vision_transformer.VisionTransformer(
+        img_size=32, patch_size=8, embed_dim=64, depth=2, num_heads=4, num_classes=0, act_layer="quick_gelu"
+    ).eval()
+    folder = tmp_path / "foreign"
+    folder.mkdir()
+    save_file(network.state_dict(), folder / "model.safetensors")
+    said = {"num_attention_heads": 4, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-6, "model_type": "vit"}
+    (folder / "config.json").write_text(json.dumps(said))
+    processor = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.5, 0.5, 0.25]}
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor))
+    return folder, network
+
+
+def test_a_run_keeps_what_the_files_beside_its_weights_say(small, foreign, tmp_path):
+    folder, network = foreign
+    config = replace(small, train=replace(small.train, init=str(folder), max_steps=1))
+    config = with_weights(config, [])
+    assert config.model.statistics == ((0.5, 0.4, 0.3), (0.5, 0.5, 0.25)) and config.model.heads == 4
+    assert config.model.act == "quick_gelu" and config.model.pos_interp == "exact"
+    chosen = replace(config, model=replace(small.model, mean=(0.1, 0.2, 0.3), pos_interp="published"))
+    model = with_weights(chosen, ["model.mean", "model.pos_interp"]).model
+    assert model.mean == (0.1, 0.2, 0.3) and model.std == (0.5, 0.5, 0.25) and model.pos_interp == "published"
+    seen = seen_at_the_start(config, tmp_path / "run")
+    assert torch.equal(seen["pos_embed"], network.pos_embed)
+    assert read_config(tmp_path / "run").model == config.model
+    again = load(tmp_path / "run")
+    assert again.config.statistics == config.model.statistics and again.backbone.statistics == config.model.statistics
+    batch = Batch(torch.zeros(2, 1, 3, 8, 8, dtype=torch.uint8), None, None, np.zeros(1, np.int64))
+    batch = replace(batch, masks=SimpleNamespace(each=lambda _: None))
+    views = to_device(batch, torch.device("cpu"), config.model).global_views
+    torch.testing.assert_close(views[0, 0, :, 0, 0], torch.tensor([-1.0, -0.8, -1.2]))
+
+
+def test_nan_never_starts_a_run(small, foreign, tmp_path, pictures, capsys):
+    folder, network = foreign
+    torch.nn.init.constant_(network.blocks[1].mlp.fc2.bias, float("nan"))
+    save_file(network.state_dict(), folder / "model.safetensors")
+    command = ["pretrain", "tiny32", "--data", str(pictures), "--run", str(tmp_path / "run"), "--init", str(folder)]
+    assert main(command) == 2 and not (tmp_path / "run").exists()
+    assert "blocks.1.mlp.fc2.bias (NaN)" in capsys.readouterr().err
+
+
+def test_a_teacher_alone_fills_both_networks(small, foreign, tmp_path):
+    state = {f"backbone.{name}": tensor for name, tensor in foreign[1].state_dict().items()}
+    torch.save({"teacher": state}, tmp_path / "teacher.pth")
+    config = replace(small, train=replace(small.train, init=str(tmp_path / "teacher.pth"), max_steps=1))
+    seen = seen_at_the_start(with_weights(config, []), tmp_path / "run")
+    assert torch.equal(seen["pos_embed"], foreign[1].pos_embed)
 
 
 def test_crops_of_another_size_keep_the_position_table_of_the_weights(small, source, tmp_path):

@@ -22,6 +22,7 @@ from ibot.config.schema import (
     TrainConfig,
 )
 from ibot.weights.read import Weights
+from ibot.weights.said import told
 
 PUBLISHED_LOCAL = 96 / 224
 """Side of a local crop over that of a global one; the published trainer has no flag for either."""
@@ -99,10 +100,10 @@ def arguments_of(config: Config, steps_per_epoch: int, total_steps: int) -> argp
     ratios, spreads = [pair[0] for pair in config.mask.ratio], [pair[1] for pair in config.mask.ratio]
     published_widths = {192: "vit_tiny", 384: "vit_small", 768: "vit_base", 1024: "vit_large"}
     arch = "swin_tiny" if model.kind == "swin" else published_widths.get(model.width, "vit_small")
-    # Not a published flag: those networks' heads are all 64 wide, and no other reader would find these.
-    heads = {} if model.kind == "swin" or model.heads * 64 == model.width else {"num_attention_heads": model.heads}
+    # No published flags: what those networks all have in common, and no other reader would find.
+    beyond = told(model, model.pos_size or config.augment.global_size)
     return argparse.Namespace(
-        **heads, arch=arch, patch_size=model.patch, window_size=model.window, out_dim=head.out_dim,
+        **beyond, arch=arch, patch_size=model.patch, window_size=model.window, out_dim=head.out_dim,
         patch_out_dim=head.patch_out_dim, shared_head=head.shared, shared_head_teacher=head.shared_teacher,
         norm_last_layer=head.norm_last_layer, norm_in_head=None if head.norm == "none" else head.norm,
         act_in_head=head.act, momentum_teacher=method.momentum, use_masked_im_modeling=True,
