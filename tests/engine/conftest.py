@@ -21,7 +21,7 @@ def pictures(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def small(pictures) -> Config:
     """A network that trains in milliseconds: 6 steps per epoch."""
     settings = [

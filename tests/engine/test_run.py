@@ -1,12 +1,17 @@
 import fcntl
 import json
+import os
+import subprocess
+import time
+from importlib.metadata import version
 
 import pytest
 
 from ibot.config.override import apply
+from ibot.engine import run as run_module
 from ibot.engine.logging import Progress, TensorBoard
 from ibot.engine.processes import Processes
-from ibot.engine.run import RunFolder, read_config, read_jsonl
+from ibot.engine.run import RunFolder, read_config, read_jsonl, write_json
 from ibot.errors import RunError
 from ibot.types import ResultRecord
 
@@ -31,6 +36,127 @@ def test_speed_and_records_may_change_on_resumption_the_method_may_not(small, tm
     with pytest.raises(RunError, match="other settings"):
         open_run(tmp_path / "run", apply(small, ["train.seed=1"]))
     open_run(tmp_path / "run", small).close()  # the refusal released the lock
+
+
+@pytest.mark.parametrize(
+    ("setting", "free"),
+    [("system.device=cuda", True), ("log.tensorboard=true", True), ("checkpoint.keep=9", True),
+     ("evaluate.every=3 steps", True), ("train.max_steps=3", True), ("data.path=elsewhere", True),
+     ("data.val_path=elsewhere", True), ("data.max_bad_fraction=0.5", True), ("train.batch=16", False),
+     ("data.exif_orientation=ignore", False), ("train.length=30 steps", False), ("mask.shape=random", False)],
+)  # fmt: skip
+def test_what_does_not_change_the_result_is_free_to_change(small, tmp_path, setting, free):
+    open_run(tmp_path / "run", small).close()
+    changed = apply(small, [setting])
+    assert changed != small
+    if free:
+        open_run(tmp_path / "run", changed).close()
+    else:
+        with pytest.raises(RunError, match="other settings") as caught:
+            open_run(tmp_path / "run", changed)
+        assert caught.value.why.startswith(setting.split("=")[0] + ": ") and "--run" in caught.value.fix
+
+
+def test_five_changed_settings_are_listed_and_the_others_counted(small, tmp_path):
+    open_run(tmp_path / "run", small).close()
+    settings = ["train.batch=4", "train.seed=1", "optim.lr=1", "optim.clip=1", "mask.shape=random", "model.depth=1"]
+    for count, more in ((5, ""), (6, " and 1 more")):
+        with pytest.raises(RunError) as caught:
+            open_run(tmp_path / "run", apply(small, settings[:count]))
+        why = caught.value.why
+        assert why.count(" -> ") == 5 and why.endswith(more) and ("more" in why) == bool(more)
+
+
+def info(**changes):
+    return {**INFO, **changes}
+
+
+def test_a_run_goes_on_with_images_of_the_same_names_alone(small, tmp_path):
+    def again(source_info):
+        RunFolder.create(
+            tmp_path / "run", small, command="", source_info=source_info, processes=Processes(0, 1)
+        ).close()
+
+    again(INFO)
+    again(info(root="moved"))
+    with pytest.raises(RunError, match="other images") as caught:
+        again(info(root="y", images=4, names_sha256="def"))
+    assert caught.value.why == "3 images in x then, 4 now"
+    provenance = json.loads((tmp_path / "run" / "provenance.json").read_text())
+    del provenance["data"]["names_sha256"]  # as in a converted run
+    (tmp_path / "run" / "provenance.json").write_text(json.dumps(provenance))
+    again(info(names_sha256="def"))
+
+
+def test_a_folder_is_written_by_the_main_process_alone_and_a_file_is_no_folder(small, tmp_path):
+    run = open_run(tmp_path / "new" / "deep", small)
+    assert sorted(path.name for path in run.path.iterdir()) == [
+        "config.json", "events.jsonl", "lock", "provenance.json",
+    ]  # fmt: skip
+    assert json.loads((run.path / "config.json").read_text())["command"] == "ibot pretrain"
+    provenance = json.loads((run.path / "provenance.json").read_text())
+    assert {"argv", "host", "cores", "platform", "started", "ibot", "python"} <= provenance.keys()
+    words = (run.path / "lock").read_text()
+    assert words.startswith(f"process {os.getpid()} on ")
+    with pytest.raises(RunError, match="in use") as caught:
+        open_run(tmp_path / "new" / "deep", small)
+    assert words in caught.value.why
+    run.close()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match="is a file"):
+        open_run(tmp_path / "file", small)
+    (tmp_path / "empty").mkdir()
+    open_run(tmp_path / "empty", small).close()
+
+
+def test_events_carry_their_time_and_details(small, tmp_path):
+    run = open_run(tmp_path / "run", small)
+    run.event("resume", step=3)
+    run.result(ResultRecord("knn", "knn_top1", 1.5, {"k": 20}, 2, 3))
+    event = read_jsonl(run.path / "events.jsonl")[-1]
+    assert event["event"] == "resume" and event["step"] == 3
+    assert abs(time.mktime(time.strptime(event["time"], "%Y-%m-%dT%H:%M:%S")) - time.time()) < 60
+    (row,) = read_jsonl(run.path / "results.jsonl")
+    assert (row["metric"], row["value"], row["settings"], row["num_train"], row["num_val"]) == (
+        "knn_top1", 1.5, {"k": 20}, 2, 3,
+    )  # fmt: skip
+
+
+def test_rewritten_files_are_on_the_disk_before_they_have_their_name(tmp_path, monkeypatch):
+    file, seen = tmp_path / "a.json", []
+    plain = os.fsync
+    monkeypatch.setattr(run_module.os, "fsync", lambda handle: (seen.append(file.exists()), plain(handle)))
+    write_json(file, {"a": [1]})
+    assert seen[0] is False and json.loads(file.read_text()) == {"a": [1]}
+    assert file.read_text().endswith("\n") and list(tmp_path.iterdir()) == [file]
+
+
+def test_a_folder_without_readable_settings_is_no_run(tmp_path):
+    with pytest.raises(RunError, match="no readable config"):
+        read_config(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(RunError, match="no readable config"):
+        read_config(tmp_path)
+    assert read_jsonl(tmp_path / "absent.jsonl") == []
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "want"), [(0, "", "abc"), (0, " M a.py", "abc-dirty"), (128, "", "unknown")]
+)
+def test_the_commit_says_whether_the_code_was_changed(monkeypatch, code, status, want):
+    def run(command, **kwargs):
+        out = "abc\n" if "rev-parse" in command else status
+        return subprocess.CompletedProcess(command, code, out, "")
+
+    monkeypatch.setattr(run_module.subprocess, "run", run)
+    assert run_module._commit() == want
+
+    def absent(*args, **kwargs):
+        raise FileNotFoundError
+
+    monkeypatch.setattr(run_module.subprocess, "run", absent)
+    assert run_module._commit() == "unknown"
+    assert run_module._version("torch") == version("torch") and run_module._version("no-such-package") == "absent"
 
 
 def test_a_lock_of_a_dead_process_is_taken_over(small, tmp_path):

@@ -11,20 +11,23 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ibot.cli.main import main
+from ibot.config.override import apply
 from ibot.config.schema import duration
 from ibot.engine.loop import to_device, train
 from ibot.engine.run import read_config, read_jsonl
-from ibot.engine.start import with_weights
-from ibot.errors import ConfigError, TrainingStopped
+from ibot.engine.start import patch_center, start_from_weights, with_weights
+from ibot.errors import ConfigError, TrainingStopped, WeightsError
+from ibot.method.model import StudentTeacher
 from ibot.types import Batch, ResultRecord
 from ibot.weights.read import load, load_backbone
 
 
-@pytest.fixture
-def source(small, tmp_path):
-    """A finished run of 20 steps."""
-    train(small, tmp_path / "source", quiet=True)
-    return tmp_path / "source"
+@pytest.fixture(scope="module")
+def source(small, tmp_path_factory):
+    """A finished run of 20 steps, which no test changes."""
+    run = tmp_path_factory.mktemp("source") / "run"
+    train(small, run, quiet=True)
+    return run
 
 
 def backbone_of(run, step: int) -> dict:
@@ -56,6 +59,87 @@ def test_a_run_starts_from_a_run_with_heads_and_centers(small, source, tmp_path,
     # The heads and the centers too: the first step's teacher is the source's.
     first = torch.load(tmp_path / "next" / "checkpoints" / "step_00000002" / "training.pt", weights_only=True)
     assert first["centers"]["cls"].abs().sum() > 0
+
+
+def filled(small, source, **train):
+    """Networks of these settings after `start_from_weights`, and what it says it took."""
+    config = replace(small, train=replace(small.train, init=str(source), **train))
+    torch.manual_seed(1)
+    model = StudentTeacher(config)
+    fresh = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    return model, fresh, start_from_weights(model, config)
+
+
+def test_student_teacher_heads_and_centers_are_each_taken_from_their_own(small, source):
+    model, _, words = filled(small, source)
+    assert words == "backbone and head and centers"
+    folder = source / "checkpoints" / "step_00000020"
+    for name, network in (("model", model.student), ("teacher", model.teacher)):
+        stored = load_file(folder / f"{name}.safetensors")
+        assert all(torch.equal(tensor, stored[key]) for key, tensor in network.state_dict().items()), name
+    centers = torch.load(folder / "training.pt", weights_only=True)["centers"]
+    assert torch.equal(model.cls_center.value, centers["cls"])
+    assert torch.equal(model.patch_center.value, centers["patch"])
+    assert not torch.equal(centers["cls"], centers["patch"])
+    assert torch.equal(patch_center(source), centers["patch"])
+
+
+def test_a_head_that_does_not_fit_or_shall_warm_up_starts_anew_with_its_centers(small, source):
+    other = replace(small, head=replace(small.head, out_dim=48, patch_out_dim=48))
+    for config, changes in ((other, {}), (small, {"head_warmup": duration("1 steps")})):
+        model, fresh, words = filled(config, source, **changes)
+        assert words == "backbone"
+        state = model.state_dict()
+        assert all(torch.equal(state[name], fresh[name]) for name in state if ".head." in name or "center" in name)
+        assert not torch.equal(state["student.backbone.cls_token"], fresh["student.backbone.cls_token"])
+
+
+def test_a_file_of_one_network_fills_both_and_has_no_centers(small, source, tmp_path):
+    stored = load_file(source / "checkpoints" / "step_00000020" / "teacher.safetensors")
+    save_file(stored, tmp_path / "one.safetensors")
+    model, fresh, words = filled(small, tmp_path / "one.safetensors", head_warmup=duration("0 steps"))
+    assert words.startswith("backbone") and "centers" not in words
+    for network in (model.student, model.teacher):
+        state = network.backbone.state_dict()
+        assert all(torch.equal(state[name], stored[f"backbone.{name}"]) for name in state if name != "masked_embed")
+    assert torch.equal(model.student.backbone.masked_embed, fresh["student.backbone.masked_embed"])
+    assert patch_center(tmp_path / "one.safetensors") is None
+
+
+def test_a_backbone_of_another_shape_is_refused_by_name(small, source):
+    wide = replace(small, model=replace(small.model, mlp_ratio=2.0))
+    with pytest.raises(WeightsError, match=r"holds blocks\.0\.mlp\.fc1\.weight as \(96, 24\), not \(48, 24\)"):
+        filled(wide, source)
+
+
+@pytest.mark.parametrize(
+    ("given", "sizes"),
+    [
+        ([], ((32, 32), (16, 16))),
+        (["augment.local_size"], ((32, 32), (40, 24))),
+        (["augment.global_size"], ((64, 48), (40, 24))),
+    ],
+)
+def test_crops_follow_the_weights_in_the_proportions_of_the_recipe_unless_they_are_set(small, source, given, sizes):
+    """Weights for 32 pixels, a recipe of 64: local views shrink alike, to whole patches of 8."""
+    config = replace(small, train=replace(small.train, init=str(source)))
+    config = replace(config, augment=replace(config.augment, global_size=(64, 48), local_size=(40, 24)))
+    made = with_weights(config, given)
+    assert (made.augment.global_size, made.augment.local_size) == sizes
+    assert made.model.drop_path == small.model.drop_path and made.head == small.head
+
+
+def test_what_the_user_chose_of_network_head_and_warm_up_stays(small, source):
+    config = apply(small, [f"train.init={source}", "model.drop_path=0.3", "model.pos_interp=exact",
+                           "head.hidden_dim=40", "train.head_warmup=3 steps"])  # fmt: skip
+    made = with_weights(config, ["model.drop_path", "head.hidden_dim", "train.head_warmup"])
+    assert (made.model.drop_path, made.model.pos_interp) == (0.3, "exact")
+    assert made.head.hidden_dim == 40 and str(made.train.head_warmup) == "3 steps"
+    assert str(with_weights(config, ["head.hidden_dim"]).train.head_warmup) == "1 epochs"
+    for key in ("model.drop_path", "model.heads", "model.pos_interp"):
+        with_weights(config, [key])
+    with pytest.raises(ConfigError, match=r"model\.depth is fixed"):
+        with_weights(config, ["model.width", "model.depth"])
 
 
 def test_without_a_head_the_backbone_waits_until_the_head_has_warmed_up(small, source, tmp_path):
