@@ -6,6 +6,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 
+from ibot.config.schema import SystemConfig
 from ibot.engine import device as device_module
 from ibot.engine.device import (
     autocast,
@@ -14,7 +15,7 @@ from ibot.engine.device import (
     describe_device,
     device_memory,
     has_native_bfloat16,
-    prepare,
+    prepared,
     seed_step,
 )
 from ibot.engine.processes import Processes
@@ -106,30 +107,40 @@ def test_products_run_in_the_precision_chosen(precision):
     assert product.dtype == (torch.float32 if wide else precision)
 
 
-def test_the_draws_of_a_step_depend_on_seed_step_and_process():
+def test_the_draws_of_a_step_depend_on_seed_and_step():
     drawn = {}
-    for key in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)):
+    for key in ((0, 0), (1, 0), (0, 1)):
         seed_step(*key)
-        assert torch.initial_seed() == torch_seed(*key, Purpose.DROP_PATH)
+        assert torch.initial_seed() == torch_seed(*key, 0, Purpose.DROP_PATH)
         drawn[key] = torch.rand(3).tolist()
-    assert len({tuple(values) for values in drawn.values()}) == 4
-    seed_step(0, 1, 0)
-    assert torch.rand(3).tolist() == drawn[(0, 1, 0)]
+    assert len({tuple(values) for values in drawn.values()}) == 3
+    seed_step(0, 1)
+    assert torch.rand(3).tolist() == drawn[(0, 1)]
 
 
-def test_threads_and_determinism_are_set_only_if_asked(monkeypatch):
-    calls = []
-    monkeypatch.setattr(torch, "set_num_threads", lambda n: calls.append(("threads", n)))
-    monkeypatch.setattr(torch, "use_deterministic_algorithms", lambda on: calls.append(("deterministic", on)))
+@pytest.mark.parametrize("given", [None, ":16:8"])
+def test_threads_and_determinism_are_set_if_asked_and_are_as_before_afterwards(monkeypatch, given):
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
-    prepare(0, False)
-    assert calls == [] and "CUBLAS_WORKSPACE_CONFIG" not in os.environ
-    prepare(3, True)
-    assert calls == [("threads", 3), ("deterministic", True)]
-    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
-    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
-    prepare(0, True)
-    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
+    if given:
+        monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", given)
+    torch.manual_seed(5)
+    before = torch.get_num_threads(), torch.rand(1)
+    torch.manual_seed(5)
+    torch.rand(1)
+    with prepared(SystemConfig(device="cpu", threads=0, deterministic=False)) as device:
+        assert device == CPU and torch.get_num_threads() == before[0]
+        assert not torch.are_deterministic_algorithms_enabled()
+        assert os.environ.get("CUBLAS_WORKSPACE_CONFIG") == given
+    with pytest.raises(KeyError), prepared(SystemConfig(device="cpu", threads=3, deterministic=True)):
+        assert torch.get_num_threads() == 3 and torch.are_deterministic_algorithms_enabled()
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == (given or ":4096:8")
+        torch.manual_seed(9)
+        raise KeyError
+    assert torch.get_num_threads() == before[0] and not torch.are_deterministic_algorithms_enabled()
+    assert os.environ.get("CUBLAS_WORKSPACE_CONFIG") == given
+    after = torch.rand(1)
+    torch.manual_seed(5)
+    assert torch.equal(torch.rand(1), before[1]) and torch.equal(torch.rand(1), after)
 
 
 def test_memory_and_name_of_a_device(monkeypatch):

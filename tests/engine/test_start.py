@@ -132,8 +132,9 @@ def test_crops_follow_the_weights_in_the_proportions_of_the_recipe_unless_they_a
 def test_what_the_user_chose_of_network_head_and_warm_up_stays(small, source):
     config = apply(small, [f"train.init={source}", "model.drop_path=0.3", "model.pos_interp=exact",
                            "head.hidden_dim=40", "train.head_warmup=3 steps"])  # fmt: skip
-    made = with_weights(config, ["model.drop_path", "head.hidden_dim", "train.head_warmup"])
+    made = with_weights(config, ["model.pos_interp", "head.hidden_dim", "train.head_warmup"])
     assert (made.model.drop_path, made.model.pos_interp) == (0.3, "exact")
+    assert with_weights(config, []).model.pos_interp == small.model.pos_interp  # as the file says
     assert made.head.hidden_dim == 40 and str(made.train.head_warmup) == "3 steps"
     assert str(with_weights(config, ["head.hidden_dim"]).train.head_warmup) == "1 epochs"
     for key in ("model.drop_path", "model.heads", "model.pos_interp"):

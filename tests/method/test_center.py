@@ -141,7 +141,7 @@ class TwoProcesses:
 def test_sinkhorn_balances_the_rows_of_all_processes_together(monkeypatch, cut):
     logits = _random(20, 8) + torch.arange(20)[:, None] * 5.0  # the second process holds the larger ones
     monkeypatch.setattr(center_module, "dist", TwoProcesses())
-    monkeypatch.setattr(center_module, "_several_processes", lambda: True)
+    monkeypatch.setattr(center_module, "several_processes", lambda: True)
     parts, found = (logits[:cut], logits[cut:]), {}
 
     def work(rank):
