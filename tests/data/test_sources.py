@@ -163,4 +163,6 @@ def test_what_is_no_folder_is_refused_with_what_to_do(tmp_path, monkeypatch, nam
 
 def test_folders_of_any_depth_and_names_of_any_letters_are_read(tmp_path):
     make(tmp_path, "/".join(["d"] * 300) + "/1.png", "a\nb/-c.png", "😀/x y\t.png")
-    assert len(scan(tmp_path)) == 3
+    (tmp_path / "a.\udce9\n").touch()
+    source = scan(tmp_path)
+    assert len(source) == 3 and source.notes == (r"1 file passed over: 1 .\udce9\n",)

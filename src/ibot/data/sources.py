@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ibot.data.classes import absent_note, match_classes, twins_note
 from ibot.data.decode import MAX_PIXELS, Orientation, decode, holds_more
 from ibot.data.formats import FURTHER, PAGED, extension, extensions, is_image, is_litter
-from ibot.data.parts import find_parts, folder_names, part_of, quoted
+from ibot.data.parts import find_parts, folder_names, part_of, printable, quoted
 from ibot.errors import DataError
 
 RUN_MARKS = ("config.json", "checkpoints")
@@ -277,7 +277,7 @@ def _plural(kinds: Counter[str], noun: str) -> str:
 
 def counted(kinds: Counter[str], limit: int = 5) -> str:
     """The most frequent kinds with their numbers, and how many other kinds there are."""
-    shown = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(limit))
+    shown = ", ".join(f"{count} {printable(kind)}" for kind, count in kinds.most_common(limit))
     return shown + (f" and {len(kinds) - limit} other kinds" if len(kinds) > limit else "")
 
 
