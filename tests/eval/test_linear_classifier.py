@@ -1,0 +1,65 @@
+"""A classifier in a file gives the scores that it gave in memory."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+
+from ibot.errors import WeightsError
+from ibot.eval.features import Feature
+from ibot.eval.linear_classifier import LinearClassifier, load_classifier
+from ibot.eval.views import View
+
+
+@pytest.mark.parametrize("unit", [True, False])
+@pytest.mark.parametrize("feature", [Feature(1, 0), Feature(2, 0), Feature(1, 1), Feature(2, 2)], ids=str)
+@pytest.mark.parametrize("kind", ["vit", "swin"])
+@torch.no_grad()
+def test_what_is_read_scores_as_what_was_written(lab, unit, feature, kind):
+    loaded = lab.with_network(kind=kind).loaded
+    blocks = loaded.backbone.last_layers(torch.randn(1, 3, 32, 48), feature.blocks)
+    widths = [block.cls.shape[1] for block in blocks]
+    width = widths[-1] if feature.mode == 1 else sum(widths) + (feature.mode == 2) * widths[-1]
+    view = View((32, 48), "pad", "bilinear", 40, keep=False)
+    made = LinearClassifier(
+        loaded.backbone,
+        replace(loaded.config, pos_size=(32, 32)),
+        weight=torch.randn(3, width),
+        bias=torch.randn(3),
+        feature=feature,
+        unit=unit,
+        view=view,
+        classes=("b", "a", "c"),
+        about={"rate": 0.5},
+    )
+    images = torch.randn(4, 3, 32, 48)
+    blocks = loaded.backbone.last_layers(images, feature.blocks)
+    plain = loaded.backbone.last_layers(images, 1, norm=False)[0].patches.mean(1)
+    rows = [plain] if feature.mode == 1 else [block.cls for block in blocks]
+    rows = torch.cat(rows + [blocks[-1].patches.mean(1)] * (feature.mode == 2), 1)
+    rows = F.normalize(rows, dim=1) if unit else rows
+    want = rows @ made.weight.T + made.bias
+    torch.testing.assert_close(made.logits(images), want, rtol=1e-4, atol=1e-4)
+    file = lab.folder / "head.safetensors"
+    made.save(file)
+    read = load_classifier(str(file))
+    assert not read.backbone.training
+    torch.testing.assert_close(read.logits(images), made.logits(images))
+    for name in ("config", "feature", "unit", "view", "classes", "about"):
+        assert getattr(read, name) == getattr(made, name)
+    moved = read.to(torch.device("meta"))
+    devices = {moved.weight.device, moved.bias.device}
+    assert devices | {p.device for p in moved.backbone.parameters()} == {torch.device("meta")}
+
+
+def test_other_files_hold_no_classifier(tmp_path):
+    save_file({"x": torch.zeros(1)}, tmp_path / "plain.safetensors")
+    (tmp_path / "text.txt").write_text("x")
+    (tmp_path / "folder.safetensors").mkdir()
+    for name in ("plain.safetensors", "text.txt", "folder.safetensors", "none.safetensors"):
+        assert load_classifier(tmp_path / name) is None
+    (tmp_path / "cut.safetensors").write_bytes(b"x" * 20)
+    with pytest.raises(WeightsError, match=r"cut\.safetensors' cannot be read"):
+        load_classifier(tmp_path / "cut.safetensors")
