@@ -23,6 +23,36 @@ def test_masks_and_boxes_agree_and_masks_do_not_overlap():
                 assert mask[top].any() and mask[:, right - 1].any()
 
 
+SEEN = [
+    (556, 39.31, 26.07, 2, 68.2, 51.1, 77.7, 55.6, 50.1, 96.4, 42.9),
+    (727, 37.97, 44.65, 6, 97.9, 107.6, 106.0, 133.1, 80.4, 119.4, 133.6),
+    (403, 37.45, 41.20, 1, 92.3, 95.4, 95.9, 106.6, 126.2, 78.3, 88.1),
+    (639, 44.71, 31.82, 0, 147.2, 156.1, 123.6, 131.7, 97.7, 159.5, 161.8),
+    (640, 45.78, 16.17, 5, 86.3, 87.5, 59.6, 91.3, 90.2, 93.7, 59.6),
+    (689, 18.16, 27.68, 9, 119.7, 120.1, 112.8, 121.0, 103.1, 138.8, 113.3),
+    (345, 29.64, 18.09, 5, 126.8, 117.4, 129.1, 118.6, 90.6, 131.2, 147.1),
+    (470, 20.54, 35.75, 1, 156.9, 182.1, 189.3, 188.2, 160.3, 197.9, 179.2),
+    (230, 49.55, 33.59, 6, 87.7, 81.5, 90.8, 102.5, 50.8, 105.9, 115.2),
+    (557, 38.95, 26.67, 9, 125.3, 112.9, 174.2, 132.9, 145.6, 138.3, 125.0),
+]
+"""Of one scene of each class: pixels, mean row and column of its object, the class of the second
+one, brightness of the four quarters, and red, green, blue of the whole."""
+
+
+def test_scenes_stay_what_they_are():
+    """Results on generated scenes are published: other versions must draw the same ones."""
+    for index, (pixels, row, column, second, *levels) in enumerate(SEEN):
+        scene = draw_scene(5, index, size=64, objects=2, frame=1, clutter=2, color=0.6)
+        assert scene.labels == (index, second)
+        assert scene.masks[0].sum() == pytest.approx(pixels, abs=4)
+        centre = np.argwhere(scene.masks[0]).mean(0)
+        assert centre == pytest.approx([row, column], abs=0.1)
+        quarters = scene.image.reshape(2, 32, 2, 32, 3).mean((1, 3, 4)).ravel()
+        got = [*quarters, *scene.image.mean((0, 1))]
+        assert got == pytest.approx(levels, abs=0.3)
+        assert scene.image.dtype == np.uint8 and scene.boxes.dtype == np.float32
+
+
 def test_objects_stand_out_from_the_paper():
     contrasts = []
     for index in range(40):
