@@ -92,10 +92,11 @@ def test_the_last_epoch_is_reported_or_as_published_the_best(context, training, 
 def test_layers_of_the_projection_head_make_no_linear_classifier(context, training, monkeypatch):
     config = apply(recipe("tiny32"), ["head.hidden_dim=16", "head.out_dim=8"]).head
     head, asked = ProjectionHead(24, config, shared=True), []
-    monkeypatch.setattr(protocol, "load_weights", lambda weights, key: asked.append((weights, key)))
-    monkeypatch.setattr(protocol, "projection_head", lambda weights, width, key: head)
+    monkeypatch.setattr(protocol, "load_weights", lambda *given: asked.append(given) or "weights")
+    monkeypatch.setattr(protocol, "projection_head", lambda *given: asked.append(given) or head)
     record = protocol.tune(context, FinetuneSettings(head_layers=1), "semi")
-    assert asked == [("random.safetensors", "teacher")] and record.extra["classifier"] == ""
+    assert asked == [("random.safetensors", "teacher"), ("weights", 24, "teacher")]
+    assert record.extra["classifier"] == ""
     assert len(record.extra["notes"]) == 2 and not list(context.out.glob("*.safetensors"))
     assert training["classifier"].head.in_features == 16
 

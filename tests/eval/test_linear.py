@@ -112,6 +112,16 @@ def test_rates_fall_as_torchs_cosine_epoch_by_epoch(epochs):
     assert cosine_factor(epochs, epochs) == pytest.approx(0)
 
 
+def test_a_part_of_a_step_is_divided_by_the_rows_of_all_processes():
+    features, labels = problem(6, rows=12, dim=4, classes=3)
+    whole, half = (LinearSweep(4, 3, (0.5, 1.0), seed=1) for _ in range(2))
+    whole.step(features[:5], labels[:5], 1.0)
+    half.step(features[:5], labels[:5], 1.0, total=10)
+    start = LinearSweep(4, 3, (0.5, 1.0), seed=1)
+    torch.testing.assert_close(half.weight - start.weight, (whole.weight - start.weight) / 2)
+    torch.testing.assert_close(half.bias, whole.bias / 2)
+
+
 def features_of(rows, labels, index=None):
     index = np.arange(len(rows)) if index is None else np.asarray(index)
     return FeatureSet(rows, labels, index, [], cached=True)

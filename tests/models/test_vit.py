@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from ibot.config.schema import HeadConfig, ModelConfig
 from ibot.models.backbone import Backbone, build_backbone
 from ibot.models.head import ProjectionHead
-from ibot.models.layers import Attention, Block, DropPath, resample_positions
+from ibot.models.layers import Attention, Block, DropPath, resample_positions, set_part
 
 CONFIG = ModelConfig(width=24, depth=3, heads=3, patch=8, drop_path=0.0)
 VARIANTS = [
@@ -217,6 +217,18 @@ def test_rows_are_dropped_with_their_own_image(changes):
         some = net.forward_rows(images, None, rows)
         flat = torch.cat([out.cls[:, None], out.patches], 1).flatten(0, 1)
         torch.testing.assert_close(some, flat[rows])
+
+
+def test_every_part_of_a_step_drops_the_images_that_the_whole_step_drops():
+    torch.manual_seed(5)
+    net = build_backbone(CONFIG, (16, 16), drop_path=0.5).double().train()
+    images = torch.randn(6, 3, 16, 16, dtype=torch.float64)
+    torch.manual_seed(1)
+    whole = net(images).cls
+    for part in range(3):
+        set_part(net, part, 3)
+        torch.manual_seed(1)
+        torch.testing.assert_close(net(images[part::3]).cls, whole[part::3])
 
 
 def test_a_block_drops_both_branches_of_an_image_by_draws_of_their_own():
