@@ -3,6 +3,10 @@ from pathlib import Path
 
 import pytest
 
+from ibot.cli.waiting import spin_shortly
+
+spin_shortly()  # before torch is loaded, here and in the processes that tests start
+
 HERE = Path(__file__).parent
 
 

@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
 import ibot
+from ibot.cli.waiting import in_force
 
 OPTIONAL = {"tensorboard": "log", "matplotlib": "show"}
 
@@ -30,6 +31,7 @@ def run(options: argparse.Namespace) -> int:
     print(f"device      {device}: {describe_device(device)}; products in {precision}")
     print(f"GPUs        {torch.cuda.device_count()} (torch built for CUDA {torch.version.cuda or '-'})")
     print(f"cores       {cores}")
+    print(f"waiting     {in_force()}")
     print(f"disk        {shutil.disk_usage('.').free / 2**30:.0f} GiB free here")
     for package, extra in OPTIONAL.items():
         found = find_spec(package) is not None

@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import Any, NoReturn
 
 import ibot
+from ibot.cli.waiting import spin_shortly
 from ibot.config.override import parse, settings_of
 from ibot.engine.processes import launched_processes
 from ibot.errors import IbotError, ResourceError, UserError
@@ -46,6 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0 done, 1 a bug, 2 user error, 3 training stopped, 4 out of disk or memory, 130 Ctrl-C; for what only prints, 141
     when its reader left, as `| head` does, and 4 when the text could not be written.
     """
+    if "torch" not in sys.modules:  # else it is too late
+        spin_shortly()
     options = argparse.Namespace(traceback=False)
     with unwatched() as output:
         try:
