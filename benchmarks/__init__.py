@@ -1,1 +1,5 @@
-"""Benchmarks: `python -m benchmarks.step`, `python -m benchmarks.input`, `python -m benchmarks.startup`."""
+"""Benchmarks, such as `python -m benchmarks.step`; in them threads wait as they do in the command."""
+
+from ibot.cli.waiting import spin_shortly
+
+spin_shortly()
