@@ -298,7 +298,7 @@ class TrainConfig:
     batch: int = 1024
     """Images per optimizer step over all processes and micro-batches."""
     accumulate: int = 1
-    """Micro-batches per optimizer step and process; same result, less memory."""
+    """Micro-batches per optimizer step and process: less memory, same result of the paper's losses."""
     init: str = ""
     """Weights to start from (`--init`): a run, a checkpoint, or a file of another project; empty: random ones."""
     head_warmup: Duration = field(default_factory=lambda: duration("0 epochs"))
