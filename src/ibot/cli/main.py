@@ -366,6 +366,6 @@ def _resource_error(error: BaseException) -> ResourceError | None:
         return ResourceError(
             "out of memory",
             why=words.splitlines()[0][:200] if words else "",
-            fix="train.accumulate=2 (or 4) takes less memory and leaves the paper's losses the same; or lower train.batch",
+            fix="train.accumulate=2 (or 4) takes less memory, at the same loss of the paper; or lower train.batch",
         )
     return None
