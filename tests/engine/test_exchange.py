@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from ibot.cli.main import main
 from ibot.engine.exchange import convert_checkpoint, export_checkpoint
@@ -64,6 +65,24 @@ def test_a_converted_checkpoint_trains_on(tmp_path, path, capsys, pictures):
     rows = read_jsonl(run / "metrics.jsonl")
     assert [row["step"] for row in rows] == [25, 26, 27] and all(np.isfinite(row["cls_loss"]) for row in rows)
     assert json.loads((run / "config.json").read_text())["optim"]["lr"] == 0.0005
+
+
+def test_nan_goes_neither_in_nor_out(tmp_path, golden):
+    content = torch.load(golden / "published_checkpoint.pth", weights_only=False)
+    content["teacher"]["head.mlp.0.bias"][0] = float("nan")
+    torch.save(content, tmp_path / "nan.pth")
+    with pytest.raises(WeightsError, match="cannot be used") as caught:
+        convert_checkpoint(tmp_path / "nan.pth", tmp_path / "run", settings=["model.heads=3"], images=100)
+    assert "head.mlp.0.bias (NaN)" in caught.value.why and not (tmp_path / "run").exists()
+    path = golden / "published_checkpoint.pth"
+    convert_checkpoint(path, tmp_path / "run", settings=["model.heads=3"], images=100)
+    [file] = (tmp_path / "run" / "checkpoints").glob("*/teacher.safetensors")
+    tensors = load_file(file)
+    tensors["backbone.norm.bias"][0] = float("inf")
+    save_file(tensors, file)
+    with pytest.raises(WeightsError, match="cannot be used"):
+        export_checkpoint(tmp_path / "run", tmp_path / "out.pth")
+    assert not (tmp_path / "out.pth").exists()
 
 
 def test_without_their_number_the_images_are_said_to_be_assumed(tmp_path, capsys):

@@ -26,7 +26,7 @@ from ibot.weights.architecture import recognise_network
 from ibot.weights.arguments import arguments_of, config_of
 from ibot.weights.export import create_parents, remove
 from ibot.weights.files import read_pickle
-from ibot.weights.read import KeyReport
+from ibot.weights.read import KeyReport, refuse_bad_numbers
 from ibot.weights.rename import to_ours
 from ibot.weights.said import understood
 
@@ -115,6 +115,8 @@ def export_checkpoint(run: Path, out: Path) -> None:
     optimizer = build_optimizer(networks.student, config.optim)
     state = load_checkpoint(checkpoint, networks, optimizer)
     student, teacher = _published_names(networks.student), _published_names(networks.teacher)
+    for name, tensors in (("student", student), ("teacher", teacher)):
+        refuse_bad_numbers(f"{run}: {name}", tensors, tensors)
     images = json.loads((run / "provenance.json").read_text()).get("data", {}).get("images", IMAGENET_IMAGES)
     derived = derive(config, images)
     content = {
@@ -152,6 +154,7 @@ def _fill(network: nn.Module, tensors: Mapping[str, Tensor], source: str) -> Key
             why=str(report),
             fix="name the sizes that the arguments do not tell, for example head.hidden_dim=2048",
         )
+    refuse_bad_numbers(source, given, own)
     network.load_state_dict(given)
     return report
 

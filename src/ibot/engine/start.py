@@ -85,7 +85,7 @@ def start_from_weights(model: StudentTeacher, config: Config) -> str:
     ):
         for network, weights in ((model.student, student), (model.teacher, teacher)):
             tensors = head_tensors(network.head, weights)
-            refuse_bad_numbers(weights.source, tensors)
+            refuse_bad_numbers(weights.source, tensors, network.head.state_dict())
             network.head.load_state_dict(tensors)
         taken.append("head")
         if _copy_centers(model, Path(path)):
@@ -105,6 +105,7 @@ def copy_backbone(backbone: nn.Module, loaded: Loaded, weights: Weights) -> None
                 )
             p.copy_(source[name])
         elif name == "masked_embed" and name in weights.backbone:
+            refuse_bad_numbers(weights.source, {name: weights.backbone[name]})
             p.copy_(weights.backbone[name])
 
 
@@ -121,6 +122,7 @@ def head_tensors(head: nn.Module, weights: Weights) -> dict[str, Tensor]:
 
 def _copy_centers(model: StudentTeacher, path: Path) -> bool:
     centers = _centers(path)
+    refuse_bad_numbers(str(path), centers)
     if centers:
         model.cls_center.value.copy_(centers["cls"])
         model.patch_center.value.copy_(centers["patch"])

@@ -30,7 +30,7 @@ from ibot.method.tokenizers import (
     nearest,
 )
 from ibot.weights.arguments import head_config
-from ibot.weights.read import fit, load_weights
+from ibot.weights.read import fit, load_weights, refuse_bad_numbers
 from ibot.weights.write import save_tensors
 
 CENTERS_FILE = "tokenizer.safetensors"
@@ -156,7 +156,9 @@ def _frozen(config: Config) -> FrozenTokenizer:
     settings = replace(config, model=loaded.config, head=head, augment=replace(config.augment, global_size=loaded.size))
     network = Network(settings, drop_path=0.0, masked=False, shared=head.shared_teacher)
     copy_backbone(network.backbone, loaded, weights)
-    network.head.load_state_dict(head_tensors(network.head, weights))
+    tensors = head_tensors(network.head, weights)
+    refuse_bad_numbers(weights.source, tensors, network.head.state_dict())
+    network.head.load_state_dict(tensors)
     size = head.out_dim if head.shared_teacher else head.patch_out_dim
     return FrozenTokenizer(network, size, patch_center(Path(path)))
 

@@ -62,6 +62,7 @@ def _network(weights: Weights, key: str, heads: int | None, allow_partial: bool)
     yield "network", f"{loaded.config}, built for {height}x{width} pixels; {count:,} parameters"
     mean, std = loaded.config.statistics
     yield "images", f"minus {mean}, over {std}; {loaded.config.act}, epsilon {loaded.config.norm_eps:g}"
+    yield from (("note", note) for note in loaded.notes)
     yield from (("guessed", guess) for guess in loaded.guesses)
     yield "fit", str(loaded.report)
 

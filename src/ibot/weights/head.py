@@ -22,6 +22,6 @@ def projection_head(weights: Weights, width: int, key: str) -> ProjectionHead | 
     wrong = [name for name in own if name not in stored or stored[name].shape != own[name].shape]
     if wrong:
         raise WeightsError(f"the projection head in '{weights.source}' does not fit", why=f"for example {wrong[0]}")
-    refuse_bad_numbers(weights.source, {name: stored[name] for name in own})
+    refuse_bad_numbers(weights.source, {name: stored[name] for name in own}, own)
     head.load_state_dict({name: stored[name] for name in own})
     return head.eval().requires_grad_(False)

@@ -41,6 +41,8 @@ class Weights:
     layout: str = "published"
     place: str = ""
     """Where in the file it was; see `ibot.weights.networks`."""
+    notes: tuple[str, ...] = ()
+    """In words, what else the file holds that might have been meant."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,8 @@ class Loaded:
     report: KeyReport
     guesses: tuple[str, ...] = ()
     """In words, what the file does not say and what is assumed."""
+    notes: tuple[str, ...] = ()
+    """In words, what else the file holds."""
 
     @property
     def built_for(self) -> tuple[int, int]:
@@ -103,11 +107,12 @@ def load_both(path: str | Path) -> tuple[Weights, Weights]:
 def weights_of(content: Content, key: str) -> Weights:
     """The network that `key` means, in our names. Raises WeightsError."""
     network = choose_network(content, key)
-    places = [other.place for other in find_networks(content.tree) if other.role == "momentum"]
-    if not network.role and places:
-        log.warning("%s: '%s' is read, not '%s' (--key)", content.file, network.place, places[0])
+    notes = []
+    helpers = [other.place for other in find_networks(content.tree) if other.role == "momentum"]
+    if not network.role and helpers:
+        notes.append(f"'{network.place}' is read, not '{helpers[0]}' (--key)")
     if content.foreign:
-        log.warning("%s: passed over, and not run: %s", content.file, _few(list(content.foreign)))
+        notes.append(f"passed over, and not run: {_few(list(content.foreign))}")
     renamed = to_ours(network.tensors)
     return Weights(
         renamed.backbone,
@@ -116,6 +121,7 @@ def weights_of(content: Content, key: str) -> Weights:
         str(content.file),
         renamed.layout,
         network.place,
+        tuple(notes),
     )
 
 
@@ -161,7 +167,9 @@ def load(path: str | Path, key: str = "teacher", *, heads: int | None = None, al
 
 
 def say_guesses(path: str | Path, loaded: Loaded) -> None:
-    """One line that tells what the file does not say."""
+    """Tell what else the file holds, and in one line what it does not say."""
+    for note in loaded.notes:
+        log.warning("%s: %s", path, note)
     if loaded.guesses:
         log.warning("%s does not say all; guessed: %s", path, "; ".join(loaded.guesses))
 
@@ -190,7 +198,7 @@ def fit(weights: Weights, *, heads: int | None = None, allow_partial: bool = Fal
     with torch.no_grad():
         for name in report.matched:
             own[name].copy_(given[name])
-    return Loaded(backbone.eval(), network.config, network.size, report, network.guesses)
+    return Loaded(backbone.eval(), network.config, network.size, report, network.guesses, weights.notes)
 
 
 def _report(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> KeyReport:
@@ -223,9 +231,13 @@ def _check_partial(
     log.warning("%s: %s", source, report)
 
 
-def refuse_bad_numbers(source: str, tensors: Mapping[str, Tensor]) -> None:
-    """Raise WeightsError for tensors that hold NaN or infinity in float32, or no real numbers, naming them."""
-    wrong = bad_numbers(tensors)
+def refuse_bad_numbers(source: str, tensors: Mapping[str, Tensor], own: Mapping[str, Tensor] | None = None) -> None:
+    """Raise WeightsError for tensors that hold NaN or infinity in float32, or no real numbers, naming them.
+
+    own: tensors of the network that will hold them; where those are integers (counters) these may be.
+    """
+    counters = {name for name, tensor in (own or {}).items() if not tensor.is_floating_point()}
+    wrong = bad_numbers({name: tensor for name, tensor in tensors.items() if name not in counters})
     if wrong:
         raise WeightsError(
             f"'{source}' holds tensors that cannot be used",
