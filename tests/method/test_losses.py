@@ -120,6 +120,16 @@ def test_koleo_equals_the_search_for_nearest_neighbours():
     assert koleo_loss(features).item() == pytest.approx(total.item() / 12, rel=1e-10)
 
 
+def test_koleo_of_a_single_image_is_zero_and_of_two_is_their_distance():
+    one = torch.randn(2, 1, 5, requires_grad=True)
+    loss = koleo_loss(one)
+    loss.backward()
+    assert loss.item() == 0.0 and one.grad.abs().max() == 0.0
+    assert koleo_loss(torch.tensor([[[2.0], [-3.0]]])).item() == pytest.approx(-math.log(2.0))
+    pair = torch.tensor([[[1.0, 0.0], [0.0, 5.0]]], dtype=torch.float64)
+    assert koleo_loss(pair).item() == pytest.approx(-math.log(2.0) / 2)
+
+
 def test_koleo_of_duplicates_has_a_finite_value_and_gradient():
     features = torch.ones(1, 4, 3, requires_grad=True)
     loss = koleo_loss(features)

@@ -7,15 +7,17 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ibot.config.resolve import check
 from ibot.config.schema import AugmentConfig, Config, HeadConfig, MethodConfig, ModelConfig, OptimConfig, TrainConfig
 from ibot.data.masks import masks_from_map
 from ibot.engine.optimizer import build_optimizer
 from ibot.engine.update import Update
-from ibot.method.center import sinkhorn_probs
+from ibot.method.center import sinkhorn_probs, update_centers
 from ibot.method.losses import cls_loss, patch_loss, teacher_probs
 from ibot.method.model import StudentTeacher, flat_token_rows
+from ibot.method.step import training_step
 from ibot.models.layers import DropPath
 from ibot.types import Batch, Masks, StepValues
 
@@ -375,3 +377,32 @@ def test_the_teacher_starts_with_the_student_s_layers_however_they_are_shared(st
     teacher_of = {id(p): name for name, p in model.teacher.named_parameters()}
     assert all(teacher_of[id(t)] == student_of[id(s)] for t, s in pairs)
     assert {teacher_of[id(t)] for t, _ in pairs} == set(names) & set(student_of.values())
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [{}, {"model": {"kind": "swin", "width": 12, "depths": (1, 2), "stage_heads": (1, 2), "window": 3, "patch": 4}}],
+    ids=["vit", "swin"],
+)
+@pytest.mark.parametrize("method", [{}, {"targets": "sinkhorn", "koleo_weight": 0.1}, {"patch_match": "feature"}])
+def test_a_step_on_a_gpu_makes_nothing_on_the_cpu(kwargs, method):
+    """On tensors without values, whose device is checked in every operation."""
+    config = dataclasses.replace(settings(**kwargs), method=MethodConfig(**method))
+    given = random_batch(config, 0)
+    model = StudentTeacher(config)
+    with FakeTensorMode():
+
+        def on_gpu(tensor):
+            dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
+            return torch.empty(tensor.shape, dtype=dtype, device="cuda")
+
+        for network in model.modules():
+            for name, p in network._parameters.items():
+                network._parameters[name] = p if p is None else torch.nn.Parameter(on_gpu(p), p.requires_grad)
+            for name, buffer in network._buffers.items():
+                network._buffers[name] = buffer if buffer is None else on_gpu(buffer)
+        batch = Batch(on_gpu(given.global_views), on_gpu(given.local_views), given.masks.each(on_gpu), given.index)
+        out = training_step(model, model.student, batch, VALUES, config.method, observe=False)
+        update_centers([model.cls_center, model.patch_center])
+    made = (out.loss, model.cls_center.value, model.patch_center.value, *out.metrics.values())
+    assert {tensor.device.type for tensor in made} == {"cuda"}
