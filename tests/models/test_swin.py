@@ -197,6 +197,7 @@ def test_each_block_gives_its_own_output_and_attention():
                 torch.testing.assert_close(layer.patches, want.flatten(1, 2))
                 torch.testing.assert_close(layer.cls, want.flatten(1, 2).mean(1))
                 assert layer.grid == tuple(want.shape[1:3])
+    torch.testing.assert_close(net.last_layers(images, 1)[0].cls, net.norm(x).flatten(1, 2).mean(1))
     for place in (*range(5), -1, -5):
         torch.testing.assert_close(net.attention_maps(images, place), maps[place])
     torch.testing.assert_close(net.attention_maps(images), maps[4])

@@ -178,6 +178,8 @@ def test_every_output_equals_that_of_a_plain_network(changes, size):
                 want = final(x) if norm else (x[:, 0], x[:, 1 : 1 + cells])
                 torch.testing.assert_close((layer.cls, layer.patches), want)
                 assert layer.grid == grid
+    (last,) = net.last_layers(images, 1)
+    torch.testing.assert_close((last.cls, last.patches), final(after[3]))
     for place in (0, 1, 2, -1, -3):
         block = net.blocks[place]
         want = block.attn.probabilities(block.norm1(after[place % 3]))
