@@ -267,6 +267,14 @@ def test_batches_that_do_not_fit_are_refused(source):
     assert "multiple of 2" in caught.value.fix
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_memory_is_pinned_for_a_gpu_that_is_there_and_used(source, monkeypatch, there):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    for device, used in (("cpu", False), ("auto", there), ("cuda", there)):
+        chosen = replace(config(), system=SystemConfig(device=device))
+        assert Loader(chosen, source, grid=(4, 4)).on_gpu == used
+
+
 def test_the_number_of_workers_follows_the_cores(monkeypatch):
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(12)))
     assert choose_workers(-1, on_gpu=True) == 11 and choose_workers(-1, on_gpu=False) == 3

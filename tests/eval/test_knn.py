@@ -1,14 +1,18 @@
 import json
 import math
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from ibot.eval.features import Features
+from ibot.config.evaluation import KnnSettings
+from ibot.errors import ConfigError
+from ibot.eval.features import CLASS_TOKEN, Features
 from ibot.eval.knn import knn_accuracy
+from ibot.eval.protocols import knn as protocol
 from ibot.eval.spectrum import effective_rank, whiten
 
 
@@ -196,6 +200,31 @@ def test_what_is_missing_or_no_number_is_named(lengths):
     for arguments, message in cases:
         with pytest.raises(ValueError, match=message):
             knn_accuracy(**arguments)
+
+
+def test_the_protocol_records_every_k_of_unit_tokens(context):
+    told = []
+    context = replace(context, counter=lambda name: lambda *now: told.append((name, *now)))
+    train, val = (
+        context.features(images, name)[CLASS_TOKEN] for images, name in ((context.train, "train"), (context.val, "val"))
+    )
+    records = protocol.run(context, KnnSettings(k=(3, 40, 200), temperature=0.5))
+    rows = (F.normalize(part.rows, dim=1) for part in (train, val))
+    want = knn_accuracy(next(rows), train.labels, next(rows), val.labels, ks=(3, 40, 100), temperature=0.5)
+    assert [record.settings["k"] for record in records] == [3, 40, 100]
+    for record, score in zip(records, want.values(), strict=True):
+        assert record.value == pytest.approx(score.top1) and record.metric == "knn_top1"
+        assert record.extra["top5"] == pytest.approx(score.top5)
+        assert record.extra["balanced"] == pytest.approx(score.balanced)
+        assert record.settings["temperature"] == 0.5 and record.settings["feature"] == "n1m0"
+        assert record.extra["row"] == f"k = {record.settings['k']}" and record.extra["cached"]
+        assert record.extra["notes"] == ["k is at most the 100 training images"]
+        assert (record.num_train, record.num_val) == (100, 60)
+    assert told[-1] == ("neighbours", 100, 100)
+    assert protocol.run(context, KnnSettings(k=(100,)))[0].extra["notes"] == []
+    for wrong in ({"k": ()}, {"k": (3, 0)}, {"temperature": 0.0}):
+        with pytest.raises(ConfigError):
+            protocol.run(context, replace(KnnSettings(), **wrong))
 
 
 def test_effective_rank_of_isotropic_and_flat_features():

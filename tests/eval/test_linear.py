@@ -324,7 +324,10 @@ def test_a_sweep_cut_off_after_an_epoch_goes_on_where_it_was(context, monkeypatc
     with pytest.raises(KeyboardInterrupt):
         train(cut=2)
     assert [file.name for file in context.out.glob("*.state")] == ["sweep-y.state"]
+    there = []
+    monkeypatch.setattr(protocol, "barrier", lambda: there.append(len(list(context.out.glob("*.state")))))
     found, seen = train()
+    assert there == [1], "other processes may still read the state"
     assert seen == [2, 3] and not list(context.out.glob("*.state"))
     a, b = found[CLASS_TOKEN], want[CLASS_TOKEN]
     assert (a.score, a.epoch, a.rate) == (b.score, b.epoch, b.rate)
