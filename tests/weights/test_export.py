@@ -1,6 +1,7 @@
 """Exports are loaded by the libraries they are for and give the same tokens, at other and non-square sizes too."""
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -12,9 +13,11 @@ from ibot.config.schema import ModelConfig
 from ibot.errors import UserError, WeightsError
 from ibot.models.backbone import build_backbone
 from ibot.weights import export as exporting
+from ibot.weights import targets
 from ibot.weights.card import model_card
-from ibot.weights.export import TARGETS, export_backbone, with_epsilon
+from ibot.weights.export import export_backbone, largest_difference, picture, views
 from ibot.weights.read import KeyReport, Loaded, load
+from ibot.weights.targets import TARGETS, crop_share, processor, with_epsilon
 
 VIT = ModelConfig(width=64, depth=2, heads=2, patch=8)
 SWIN = ModelConfig("swin", 16, depths=(1, 2, 2, 1), stage_heads=(1, 2, 2, 4), window=7, patch=4)
@@ -29,6 +32,7 @@ def network(config: ModelConfig, size: tuple[int, int]) -> Loaded:
     return Loaded(backbone, config, size, KeyReport())
 
 
+SMALL_SWIN = ModelConfig("swin", 16, depths=(2, 2), stage_heads=(1, 2), window=7, patch=4)
 NETWORKS = {"vit": (VIT, (48, 48)), "swin": (SWIN, (224, 224))}
 
 
@@ -49,9 +53,12 @@ def test_the_target_gives_our_tokens_at_three_sizes(tmp_path, kind, target):
     reference.touch()
     files = [path for path in (out, *out.rglob("*")) if path.is_file()]
     assert {path.stat().st_mode for path in files} == {reference.stat().st_mode}
-    sizes = {d.size for d in differences}
+    tokens = [d for d in differences if d.cosine is None]
+    sizes = {d.size for d in tokens}
     assert len(sizes) == 3 and any(h != w for h, w in sizes)
-    assert all(max(d.cls, d.patches) < 2e-5 for d in differences)
+    assert all(max(d.cls, d.patches) < 2e-5 for d in tokens)
+    pictures = [d.cosine for d in differences if d.cosine is not None]
+    assert len(pictures) == (target in ("timm", "huggingface")) and all(cosine > 0.98 for cosine in pictures)
 
 
 @pytest.mark.parametrize("target", ["timm", "huggingface"])
@@ -87,7 +94,7 @@ def test_an_export_that_does_not_reproduce_the_network_is_removed(tmp_path, monk
     def damaged(tensors):
         return {name: 2 * t if name == "cls_token" else t for name, t in tensors.items()}
 
-    monkeypatch.setattr(exporting, "to_timm", damaged)
+    monkeypatch.setattr(targets, "to_timm", damaged)
     with pytest.raises(WeightsError, match="does not reproduce"):
         export_backbone(loaded, "timm", tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
@@ -104,6 +111,181 @@ def test_what_a_target_cannot_hold_is_refused_and_leaves_nothing(tmp_path):
     with pytest.raises(WeightsError, match="cannot hold") as caught:
         export_backbone(network(SWIN, (64, 64)), "huggingface", tmp_path / "out")
     assert "windows" in caught.value.why and list(tmp_path.iterdir()) == []
+
+
+VARIANTS = {
+    "registers": replace(VIT, registers=3),
+    "layer scale": replace(VIT, layer_scale=0.5),
+    "mean pooling": replace(VIT, mean_pooling=True),
+    "others": replace(VIT, act="gelu_tanh", mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4)),
+    "all": replace(VIT, registers=2, layer_scale=0.1, mean_pooling=True, act="quick_gelu"),
+}
+REFUSED = {("registers", "huggingface"), ("mean pooling", "huggingface"), ("all", "huggingface")}
+
+
+@pytest.mark.parametrize(
+    ("name", "target", "size"),
+    [
+        *((name, target, (64, 64)) for name in VARIANTS for target in ("timm", "huggingface")),
+        ("all", "timm", (32, 56)),
+        ("others", "huggingface", (32, 56)),
+    ],
+)
+def test_every_variant_of_a_vit_is_exported_or_refused_in_a_line(tmp_path, name, target, size):
+    loaded = network(VARIANTS[name], size)
+    out = tmp_path / "new" / "out"
+    if (name, target) in REFUSED:
+        with pytest.raises(WeightsError, match="cannot hold this backbone"):
+            export_backbone(loaded, target, out)
+        assert list(tmp_path.iterdir()) == []
+        return
+    differences = export_backbone(loaded, target, out)
+    assert all(max(d.cls, d.patches) < 2e-5 for d in differences if d.cosine is None)
+    assert all(d.cosine > 0.999 for d in differences if d.cosine is not None)
+
+
+@pytest.mark.parametrize("target", ["timm", "huggingface"])
+@pytest.mark.parametrize("kind", ["vit", "swin"])
+def test_what_was_exported_is_fine_tuned_there(tmp_path, kind, target):
+    """With a classifier of seven classes, as users of the library make one; one step changes the loss."""
+    loaded = network(VIT, (48, 48)) if kind == "vit" else network(SMALL_SWIN, (56, 56))
+    export_backbone(loaded, target, tmp_path / "out")
+    classifier = with_classifier(target, tmp_path / "out", 7)
+    images, labels = torch.randn(4, 3, *loaded.size), torch.tensor([0, 6, 3, 3])
+    own = loaded.backbone.state_dict()["patch_embed.proj.weight"]
+    assert any(torch.allclose(p.detach() / own, p.detach().flatten()[0] / own.flatten()[0], rtol=1e-3)
+               for p in classifier.parameters() if p.shape == own.shape), "the weights were taken"  # fmt: skip
+    optimizer = torch.optim.SGD(classifier.parameters(), lr=0.01)
+    losses = []
+    for _ in range(2):
+        output = classifier.train()(images)
+        logits = output if target == "timm" else output.logits
+        assert logits.shape == (4, 7)
+        losses.append(torch.nn.functional.cross_entropy(logits, labels))
+        optimizer.zero_grad()
+        losses[-1].backward()
+        optimizer.step()
+    assert losses[1] < losses[0]
+
+
+def with_classifier(target, folder, classes):
+    if target == "timm":
+        return pytest.importorskip("timm").create_model(f"local-dir:{folder}", pretrained=True, num_classes=classes)
+    auto = pytest.importorskip("transformers").AutoModelForImageClassification
+    return auto.from_pretrained(folder, num_labels=classes, local_files_only=True)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        replace(VIT, depth=3),
+        replace(VARIANTS["all"], depth=3),
+        pytest.param(SWIN, marks=pytest.mark.slow),  # maps of four stages of 224 pixels
+    ],
+    ids=["vit", "all", "swin"],
+)
+def test_timm_makes_other_models_of_an_export(tmp_path, config):
+    timm = pytest.importorskip("timm")
+    size = (224, 224) if config.kind == "swin" else (48, 48)
+    export_backbone(network(config, size), "timm", tmp_path / "out")
+    name, images = f"local-dir:{tmp_path / 'out'}", torch.randn(1, 3, *size)
+    assert timm.create_model(name, pretrained=True, in_chans=1)(images[:, :1]).ndim == 2
+    maps = timm.create_model(name, pretrained=True, features_only=True)(images)
+    assert len(maps) >= 2 and all(m.ndim == 4 for m in maps)
+    plain = timm.create_model(name, pretrained=True)
+    assert plain.num_classes == 0 and plain(images).shape == (1, plain.num_features)
+
+
+def test_a_processor_that_squashes_is_noticed(tmp_path, monkeypatch):
+    loaded = network(*NETWORKS["vit"])
+
+    def squashing(config, size):
+        sides = {"height": size[0], "width": size[1]}
+        return processor(config, size) | {"image_processor_type": "ViTImageProcessor", "size": sides}
+
+    def elsewhere(config, size):
+        return processor(config, size) | {"image_mean": (0.5, 0.5, 0.5)}
+
+    for wrong in (squashing, elsewhere):
+        monkeypatch.setattr(targets, "processor", wrong)
+        with pytest.raises(WeightsError, match="does not prepare pictures"):
+            export_backbone(loaded, "huggingface", tmp_path / "out")
+        assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("answer", ["nan", "inf", "shape", "type", "none"])
+def test_a_target_that_answers_otherwise_is_no_success(tmp_path, monkeypatch, answer):
+    def open_wrongly(path, loaded):
+        def forward(images):
+            cls, patches = loaded.backbone(images).cls, loaded.backbone(images).patches
+            wrong = {
+                "nan": torch.full_like(cls, torch.nan),
+                "inf": torch.where(cls == cls.max(), torch.inf, cls),
+                "shape": cls[:1],
+                "type": cls.double(),
+                "none": cls[:, :0],
+            }
+            return wrong[answer], patches
+
+        return forward
+
+    wrong = replace(TARGETS["safetensors"], open=open_wrongly)
+    monkeypatch.setitem(TARGETS, "safetensors", wrong)
+    with pytest.raises(WeightsError, match="does not reproduce"):
+        export_backbone(network(*NETWORKS["vit"]), "safetensors", tmp_path / "a.safetensors")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_library_cannot_run_is_refused_in_its_words(tmp_path, monkeypatch):
+    def write(loaded, out):
+        out.mkdir()
+        raise RuntimeError("size mismatch for pos_embed\nand more")
+
+    monkeypatch.setitem(TARGETS, "timm", replace(TARGETS["timm"], write=write))
+    with pytest.raises(WeightsError, match="timm cannot use") as caught:
+        export_backbone(network(*NETWORKS["vit"]), "timm", tmp_path / "new" / "out")
+    assert caught.value.why == "size mismatch for pos_embed" and list(tmp_path.iterdir()) == []
+
+
+def test_a_network_without_finite_outputs_is_not_exported(tmp_path):
+    loaded = network(*NETWORKS["vit"])
+    with torch.no_grad():
+        loaded.backbone.norm.weight[0] = torch.inf
+    with pytest.raises(WeightsError, match="not finite"):
+        export_backbone(loaded, "published", tmp_path / "a.pth")
+    assert list(tmp_path.iterdir()) == []
+    assert largest_difference(torch.ones(2, 3), torch.zeros(2, 3)) == 1
+
+
+def test_an_export_leaves_the_network_as_it_was(tmp_path):
+    loaded = network(*NETWORKS["vit"])
+    loaded.backbone.half().train()
+    export_backbone(loaded, "published", tmp_path / "a.pth")
+    assert loaded.backbone.training and {p.dtype for p in loaded.backbone.parameters()} == {torch.float16}
+
+
+@pytest.mark.parametrize("size", [16, 32, 48, 64, 96, 112, 128, 160, 192, 224, 256, 336, 384, 448, 512, 518])
+def test_timm_resizes_to_the_same_shorter_side(size):
+    assert math.floor(size / crop_share((size, size))) == round(size * 256 / 224)
+    assert crop_share((224, 224)) == 0.875
+
+
+def test_pictures_of_the_comparison_are_wide_and_tall():
+    loaded = network(*NETWORKS["vit"])
+    wide, tall = picture((48, 48), False), picture((48, 48), True)
+    assert wide.shape == (110, 165, 3) and tall.shape == (165, 110, 3)
+    ours, down, up = views(wide, loaded)
+    assert ours.shape == (3, 48, 48) and not torch.equal(down, up)
+    assert torch.equal(ours, up), "3.5 pixels become 4"
+
+
+def test_an_onnx_file_says_how_images_are_prepared(tmp_path):
+    onnx = pytest.importorskip("onnx")
+    config = replace(VIT, depth=1, mean=(0.5, 0.4, 0.3))
+    targets.TARGETS["onnx"].write(network(config, (16, 24)), tmp_path / "a.onnx")
+    about = {entry.key: entry.value for entry in onnx.load(tmp_path / "a.onnx").metadata_props}
+    assert json.loads(about["ibot.mean"]) == [0.5, 0.4, 0.3] and json.loads(about["ibot.size"]) == [16, 24]
+    assert about["ibot.shortest_edge"] == "27" and about["ibot.resample"] == "bicubic"
 
 
 def test_existing_files_and_wrong_suffixes_are_refused(tmp_path):
@@ -133,8 +315,9 @@ def test_the_command_prints_differences_and_writes_a_card(tmp_path, capsys):
     command = ["weights", "export", str(tmp_path / "mine.safetensors"), "--heads", "2", "--to", "huggingface"]
     assert main([*command, "--out", str(out)]) == 0
     printed = capsys.readouterr().out
-    assert printed.count("largest difference") == 3 and "48x48" in printed
+    assert printed.count("largest difference") == 4 and "48x48" in printed and "prepared there: cosine" in printed
     card = (out / "README.md").read_text()
+    assert "AutoImageProcessor" in card and "resized to 55" in card and "own preprocessing" in card
     assert "from_pretrained" in card and "| 48 x 48 |" in card and "2 blocks, width 64" in card
     assert load_file(out / "model.safetensors")["embeddings.cls_token"].shape == (1, 1, 64)
     assert main([*command, "--out", str(out)]) == 2

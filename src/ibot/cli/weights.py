@@ -97,8 +97,10 @@ def export(options: argparse.Namespace) -> int:
     size = (options.size[0], options.size[-1]) if options.size else None
     differences = export_backbone(loaded, options.to, out, size)
     for d in differences:
+        prepared = "" if d.cosine is None else f", pictures as prepared there: cosine {d.cosine:.5f}"
         print(
-            f"{d.size[0]}x{d.size[1]}: largest difference of class tokens {d.cls:.1e}, of patch tokens {d.patches:.1e}"
+            f"{d.size[0]}x{d.size[1]}{prepared}: largest difference of class tokens {d.cls:.1e}, "
+            f"of patch tokens {d.patches:.1e}"
         )
     exported = replace(loaded, size=differences[0].size)
     card = out / "README.md" if out.is_dir() else out.with_name(f"{out.name}.md")
@@ -107,5 +109,5 @@ def export(options: argparse.Namespace) -> int:
         key=options.key, weights_hash=weights_hash(loaded),
     )  # fmt: skip
     card.write_text(text)
-    print(f"all below {TOLERANCE:g}. Weights: {out}   model card: {card}")
+    print(f"tokens of equal inputs differ by less than {TOLERANCE:g}. Weights: {out}   model card: {card}")
     return 0

@@ -20,6 +20,8 @@ from ibot.types import ViewParams
 MEAN, STD = IMAGENET_MEAN, IMAGENET_STD
 Statistics = tuple[Sequence[float], Sequence[float]]
 """Mean and deviation of the levels 0..1 of red, green, blue; `ModelConfig.statistics` of a network."""
+RESIZE_OVER_CROP = 256 / 224
+"""The shorter side is resized to this times the crop before the central crop."""
 _SOLARIZE = [v if v < 128 else 255 - v for v in range(256)] * 3
 
 
@@ -106,6 +108,11 @@ def solarize(image: Image.Image) -> Image.Image:
 
 JITTER = (brightness, contrast, saturation, hue)
 """Operations of colour jitter by their number in `ViewParams.jitter_order`."""
+
+
+def shorter_side(crop: tuple[int, int]) -> int:
+    """To how many pixels evaluations resize the shorter side of a picture, of which they take a central crop."""
+    return round(max(crop) * RESIZE_OVER_CROP)
 
 
 def evaluation_view(

@@ -15,11 +15,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ibot.data.decode import UnreadableImage
-from ibot.data.pixels import evaluation_view
+from ibot.data.pixels import evaluation_view, shorter_side
 from ibot.data.workers import read_items
 
-RESIZE_OVER_CROP = 256 / 224
-"""The shorter side is resized to this times the view before the central crop."""
 MAX_ASPECT = 50
 """An image with sides of a larger ratio is not cropped: before the crop it would take some 65 times the view's pixels,
 and a strip of a few lines would fill the memory."""
@@ -63,7 +61,7 @@ class View:
             return image
         resample = _RESAMPLE[self.interpolation]
         if self.fit == "crop":
-            resize = self.resize or round(max(self.size) * RESIZE_OVER_CROP)
+            resize = self.resize or shorter_side(self.size)
             short, long = sorted(image.shape[:2])
             if long > MAX_ASPECT * short:
                 raise UnreadableImage(f"too thin to crop: {image.shape[1]} x {image.shape[0]} pixels")

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Protocol, runtime_checkable
 
+import torch
 from torch import Tensor, nn
 
 from ibot.config.schema import ModelConfig
 from ibot.models.swin import SwinTransformer
 from ibot.models.vit import VisionTransformer
 from ibot.types import TokenOutput
+
+torch.export.register_dataclass(TokenOutput)  # so that programs of `torch.export` return it
 
 BackboneModule = VisionTransformer | SwinTransformer
 """The networks that fulfil `Backbone`."""

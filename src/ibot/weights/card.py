@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ibot.config.override import from_plain
 from ibot.config.resolve import derive
-from ibot.data.pixels import MEAN, STD
+from ibot.data.pixels import shorter_side
 from ibot.errors import ConfigError
 from ibot.weights.files import read_settings
 from ibot.weights.read import Loaded
@@ -19,12 +19,14 @@ if TYPE_CHECKING:
 USE = {
     "safetensors": 'import ibot\nbackbone = ibot.load_backbone("{name}")\noutput = backbone(images)  # .cls, .patches',
     "published": 'state = torch.load("{name}", weights_only=True)["state_dict"]\nnetwork.load_state_dict(state)',
-    "timm": 'network = timm.create_model("local-dir:{name}", pretrained=True)\n'
-    "tokens = network.forward_features(images)",
-    "huggingface": 'network = transformers.AutoModel.from_pretrained("{name}", add_pooling_layer=False)\n'
-    "tokens = network(pixel_values=images).last_hidden_state",
+    "timm": 'network = timm.create_model("local-dir:{name}", pretrained=True)  # num_classes=7: a new classifier\n'
+    "transform = timm.data.create_transform(**timm.data.resolve_model_data_config(network))\n"
+    "tokens = network.forward_features(transform(picture)[None])",
+    "huggingface": 'processor = transformers.AutoImageProcessor.from_pretrained("{name}")\n'
+    'network = transformers.AutoModel.from_pretrained("{name}", add_pooling_layer=False)\n'
+    'tokens = network(**processor(picture, return_tensors="pt")).last_hidden_state',
     "onnx": 'session = onnxruntime.InferenceSession("{name}")\n'
-    'cls, patches = session.run(["cls", "patches"], {{"images": images}})',
+    'cls, patches = session.run(["cls", "patches"], {{"images": images}})  # float32, prepared as above',
 }
 ONE_SIZE = "At another size export again with --size: the target has its own rule for positions."
 LIMITS = {
@@ -68,7 +70,10 @@ def model_card(
         "An image backbone, pre-trained without labels, exported by ibot.",
         "",
         f"- Network: {loaded.config}; {parameters:,} parameters; tokens of width {backbone.embed_dim}",
-        f"- Input: {height} x {width} pixels, RGB, scaled to 0..1, minus {MEAN}, over {STD}",
+        f"- Input: {height} x {width} pixels, RGB, scaled to 0..1, minus {loaded.config.mean}, "
+        f"over {loaded.config.std}",
+        f"- Pictures of other sizes: the shorter side is resized to {shorter_side(loaded.size)} "
+        "(bicubic, antialiased), then the centre is cropped",
         *[f"- {line}" for line in _training(source, key, weights_hash)],
         "",
         "```python",
@@ -80,12 +85,22 @@ def model_card(
         "",
         "| size | class token | patch tokens |",
         "|---|---|---|",
-        *[f"| {d.size[0]} x {d.size[1]} | {d.cls:.1e} | {d.patches:.1e} |" for d in differences],
+        *[f"| {d.size[0]} x {d.size[1]} | {d.cls:.1e} | {d.patches:.1e} |" for d in differences if d.cosine is None],
         "",
+        *[line for d in differences if d.cosine is not None for line in (_prepared(d), "")],
         "Not known: how the network behaves on images unlike those of its training; measure before you rely on it.",
         "",
     ]
     return "\n".join(lines)
+
+
+def _prepared(difference: Difference) -> str:
+    """What the target's own preprocessing of pictures changes."""
+    return (
+        f"With the library's own preprocessing of generated pictures: cosine of the class tokens "
+        f"{difference.cosine:.5f}, largest difference {difference.cls:.1e}. Libraries round the levels of a resized "
+        "picture, and half a pixel of the crop's corner, in their ways."
+    )
 
 
 def _training(source: Path, key: str, weights_hash: str) -> list[str]:

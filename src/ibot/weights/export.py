@@ -3,67 +3,48 @@
 from __future__ import annotations
 
 import copy
-import importlib
-import json
-import re
+import math
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
 
-from ibot.config.override import to_plain
-from ibot.config.schema import AugmentConfig, Config
-from ibot.data.pixels import MEAN, STD
-from ibot.errors import MissingExtra, UserError, WeightsError
-from ibot.models.backbone import BackboneModule, build_backbone
-from ibot.models.swin import WindowBlock
+from ibot.data.pixels import center_crop, normalize, resize_shorter, shorter_side
+from ibot.data.scenes import draw_scene
+from ibot.errors import UserError, WeightsError
+from ibot.models.backbone import build_backbone
 from ibot.models.vit import VisionTransformer
-from ibot.process import ignored_warnings
-from ibot.weights.architecture import HEAD_WIDTH
-from ibot.weights.read import Loaded, load_backbone
-from ibot.weights.rename import to_huggingface, to_timm
-from ibot.weights.write import save_tensors
+from ibot.weights.read import Loaded
+from ibot.weights.targets import TARGETS, Forward, Prepare, Target
 
 TOLERANCE = 1e-4
 """Largest difference of any token between this project and the target, float32."""
-TIMM_EPS = {"vit": 1e-6, "swin": 1e-5}
-HUGGINGFACE_SWIN_EPS = 1e-5
-"""Of the norms that its configuration does not reach."""
-Forward = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""Images [B, 3, H, W] -> class tokens [B, D] and patch tokens [B, N, D], computed by the target."""
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """One kind of export."""
-
-    write: Callable[[Loaded, Path], None]
-    """Write weights whose native size is `loaded.size`."""
-    open: Callable[[Path, Loaded], Forward]
-    """Load what was written, as its users will; the settings serve layouts that hold none."""
-    suffix: str
-    """Of the file; empty for a folder."""
-    one_size: tuple[str, ...] = ()
-    """Kinds of networks of which a file serves one image size: the target's rule for others is not ours."""
+INPUT_TOLERANCE = 0.05
+"""Largest relative difference of what the target's own preprocessing makes of a picture. Libraries round the levels of
+a resized picture in their ways (some 0.01); another crop or another mean is far above."""
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Largest absolute differences at one image size."""
+    """Largest absolute differences of tokens at one image size; infinite where the target gives no numbers."""
 
     size: tuple[int, int]
     cls: float
     patches: float
+    cosine: float | None = None
+    """Of pictures that the target itself resized, cropped and normalised: the least cosine of the class tokens."""
 
 
 def export_backbone(loaded: Loaded, target: str, out: Path, size: tuple[int, int] | None = None) -> list[Difference]:
-    """Write a backbone for `target`, load it there, and compare at three sizes.
+    """Write a backbone for `target`, load it there, and compare at three sizes, and on pictures that it prepares.
 
     Args:
         loaded: the backbone and its settings.
@@ -73,13 +54,15 @@ def export_backbone(loaded: Loaded, target: str, out: Path, size: tuple[int, int
 
     Returns:
         The differences at the size written, at another one, and at one that is not square. A target that serves one
-        size is written once more for each of the others.
+        size is written once more for each of the others. Last, where the target has a preprocessing of its own that
+        can do what evaluations here do, the difference on pictures that went through it.
 
     Raises:
         UserError: `out` exists, has the wrong suffix or cannot be written, or a size is named for a file that serves
             all.
         MissingExtra: the target's library is absent.
-        WeightsError: the target cannot hold this network, or a difference is above `TOLERANCE`; nothing is left.
+        WeightsError: the target cannot hold this network, a difference of tokens is above `TOLERANCE`, one of prepared
+            pictures above `INPUT_TOLERANCE`, or outputs are not finite; nothing is left.
     """
     kind = TARGETS[target]
     if out.exists():
@@ -89,6 +72,7 @@ def export_backbone(loaded: Loaded, target: str, out: Path, size: tuple[int, int
     one_size = loaded.config.kind in kind.one_size
     if size and not one_size:
         raise UserError(f"a {loaded.config.kind} exported to {target} serves every size", fix="leave out --size")
+    loaded = replace(loaded, backbone=copy.deepcopy(loaded.backbone).float().eval())
     native = at_size(loaded, size or loaded.size) if one_size else replace(loaded, size=loaded.built_for)
     created = create_parents(out)
     try:
@@ -97,19 +81,30 @@ def export_backbone(loaded: Loaded, target: str, out: Path, size: tuple[int, int
         differences = [_compare(native, served, native.size)]
         for other in other_sizes(native, target):
             differences.append(_compare_at(loaded, kind, other) if one_size else _compare(native, served, other))
-    except BaseException:
+        check_tokens(differences, target)
+        prepare = kind.prepare(out, native)
+        return differences if prepare is None else [*differences, _compare_pictures(native, served, prepare)]
+    except BaseException as error:
         remove(out, created)
+        if isinstance(error, RuntimeError | ValueError | TypeError | LookupError | AssertionError):  # of the library
+            raise WeightsError(
+                f"{target} cannot use this network",
+                why=(str(error).strip().splitlines() or [type(error).__name__])[0],
+                fix="nothing was kept; export to safetensors or onnx instead",
+            ) from error
         raise
+
+
+def check_tokens(differences: Sequence[Difference], target: str) -> None:
+    """Raises WeightsError unless all are within `TOLERANCE`."""
     worst = max(differences, key=lambda d: max(d.cls, d.patches))
     if not max(worst.cls, worst.patches) <= TOLERANCE:
-        remove(out, created)
         raise WeightsError(
             f"the export to {target} does not reproduce the network",
             why=f"at {worst.size[0]}x{worst.size[1]} the class token differs by {worst.cls:.1e}, patches by "
             f"{worst.patches:.1e}; {TOLERANCE:g} is allowed",
             fix="nothing was kept; export to safetensors or onnx instead",
         )
-    return differences
 
 
 def at_size(loaded: Loaded, size: tuple[int, int]) -> Loaded:
@@ -137,7 +132,7 @@ def other_sizes(loaded: Loaded, target: str) -> list[tuple[int, int]]:
         if target == "timm":
             return [(2 * height, 2 * width), (height, 2 * width)]
         if target == "huggingface":
-            fewer = 4 * loaded.config.patch
+            fewer = max(loaded.config.patch, loaded.config.stride // 2)  # the last stage keeps its size
             return [(height - fewer, width - fewer), (height - fewer, width)]
     step = loaded.config.stride
     return [(height + 2 * step, width + 2 * step), (height, width + 3 * step)]
@@ -175,11 +170,75 @@ def _compare(loaded: Loaded, forward: Forward, size: tuple[int, int]) -> Differe
     cls_error = patch_error = 0.0
     for batch in (2, 3):  # a batch size frozen into the export would show
         images = torch.randn(batch, 3, *size, generator=generator)
-        ours = loaded.backbone.float()(images)
+        ours = loaded.backbone(images)
         cls, patches = forward(images)
-        cls_error = max(cls_error, (cls - ours.cls).abs().max().item())
-        patch_error = max(patch_error, (patches - ours.patches).abs().max().item())
+        cls_error = max(cls_error, largest_difference(cls, ours.cls))
+        patch_error = max(patch_error, largest_difference(patches, ours.patches))
     return Difference(size, cls_error, patch_error)
+
+
+def largest_difference(theirs: Tensor, ours: Tensor) -> float:
+    """Of any number; infinite for tokens of another shape or type, none, or any that is no number.
+
+    Raises WeightsError where `ours` are not finite: nothing can be compared with them.
+    """
+    if not ours.isfinite().all():
+        raise WeightsError(
+            "the network's outputs are not finite",
+            why="its weights are too large, or its training diverged",
+            fix="use other weights, or an earlier checkpoint",
+        )
+    if theirs.shape != ours.shape or theirs.dtype != ours.dtype or not ours.numel():
+        return math.inf
+    difference = (theirs - ours).abs().max().item()
+    return difference if math.isfinite(difference) else math.inf
+
+
+@torch.no_grad()
+def _compare_pictures(loaded: Loaded, forward: Forward, prepare: Prepare) -> Difference:
+    """Pictures that are not square, prepared by the target and as evaluations here do.
+
+    Raises WeightsError where the target's preprocessing is another one.
+    """
+    pictures = [picture(loaded.size, tall) for tall in (False, True)]
+    theirs = torch.stack([prepare(image) for image in pictures])
+    ours = torch.stack([views(image, loaded) for image in pictures], dim=1)
+    apart = math.inf
+    if theirs.shape == ours.shape[1:]:
+        apart = ((theirs - ours).flatten(2).norm(dim=2) / ours.flatten(2).norm(dim=2)).amin(dim=0).max().item()
+    if not apart <= INPUT_TOLERANCE:
+        raise WeightsError(
+            "the target does not prepare pictures as evaluations here do",
+            why=f"inputs {tuple(theirs.shape)} differ by {apart:.2g} of their length; {INPUT_TOLERANCE:g} is allowed",
+            fix="nothing was kept; export to safetensors or onnx instead",
+        )
+    tokens, (cls, patches) = loaded.backbone(ours[0]), forward(theirs)
+    cosine = F.cosine_similarity(cls, tokens.cls).min().item()
+    errors = largest_difference(cls, tokens.cls), largest_difference(patches, tokens.patches)
+    return Difference(loaded.size, *errors, cosine)
+
+
+def picture(size: tuple[int, int], tall: bool) -> NDArray[np.uint8]:
+    """A generated scene [H, W, 3], wide or tall, larger than the crop `size` that is taken of it."""
+    short = 2 * shorter_side(size)
+    scene = Image.fromarray(draw_scene(0, int(tall), size=96, objects=4, color=1.0).image)
+    whole = np.asarray(scene.resize((short * 3 // 2,) * 2, Image.Resampling.BICUBIC))
+    return whole[:, :short] if tall else whole[:short]
+
+
+def views(image: NDArray[np.uint8], loaded: Loaded) -> Tensor:
+    """A picture as evaluations give it to the network, then with the corner of the crop rounded down and up.
+
+    float32 [3, 3, h, w]: half a pixel belongs to either side, and libraries choose differently.
+    """
+    height, width = loaded.size
+    resized = resize_shorter(Image.fromarray(image), shorter_side(loaded.size))
+    crops = [center_crop(resized, loaded.size)]
+    for whole in (math.floor, math.ceil):
+        left, top = whole((resized.width - width) / 2), whole((resized.height - height) / 2)
+        crops.append(resized.crop((left, top, left + width, top + height)))
+    pixels = torch.from_numpy(np.stack([np.asarray(crop) for crop in crops])).permute(0, 3, 1, 2)
+    return normalize(pixels, loaded.config.statistics)
 
 
 def _compare_at(loaded: Loaded, kind: Target, size: tuple[int, int]) -> Difference:
@@ -189,191 +248,3 @@ def _compare_at(loaded: Loaded, kind: Target, size: tuple[int, int]) -> Differen
         resized = at_size(loaded, size)
         kind.write(resized, other)
         return _compare(loaded, kind.open(other, resized), size)
-
-
-def _state(loaded: Loaded) -> dict[str, Tensor]:
-    """Tensors of the backbone; the mask token serves training only."""
-    state = loaded.backbone.state_dict()
-    return {name: tensor.detach().float().contiguous() for name, tensor in state.items() if name != "masked_embed"}
-
-
-def with_epsilon(state: dict[str, Tensor], own: float, wanted: float) -> dict[str, Tensor]:
-    """The same function for layer norms of another epsilon.
-
-    x / sqrt(var(x) + own) = s x / sqrt(var(s x) + s^2 own), so the residual stream is scaled by s = sqrt(wanted / own):
-    everything that is written to it, and the input of the norm behind the patch embedding.
-    """
-    if own == wanted:
-        return state
-    scale = (wanted / own) ** 0.5
-    written = (
-        r"(^|\.)(pos_embed|cls_token|register_tokens|(patch_embed\.(proj|norm)|attn\.proj|mlp\.fc2|reduction)\.\w+)$"
-    )
-    return {name: tensor * scale if re.search(written, name) else tensor for name, tensor in state.items()}
-
-
-def _write_safetensors(loaded: Loaded, out: Path) -> None:
-    model = replace(loaded.config, pos_size=loaded.built_for)
-    config = Config(model=model, augment=AugmentConfig(global_size=loaded.size))
-    tensors = {name: t for name, t in _state(loaded).items() if not name.endswith("relative_position_index")}
-    save_tensors(tensors, out, {"config": json.dumps(to_plain(config)), "format": "pt"})
-
-
-def _write_published(loaded: Loaded, out: Path) -> None:
-    config = loaded.config
-    content: dict[str, Any] = {"state_dict": _state(loaded)}
-    if config.kind == "vit" and config.heads * HEAD_WIDTH != config.width:  # what no reader can find from the shapes
-        content["settings"] = {"num_attention_heads": config.heads}
-    torch.save(content, out)
-
-
-def _open_ours(path: Path, loaded: Loaded) -> Forward:
-    backbone = load_backbone(path)
-
-    def forward(images: Tensor) -> tuple[Tensor, Tensor]:
-        output = backbone(images)
-        return output.cls, output.patches
-
-    return forward
-
-
-def _write_timm(loaded: Loaded, out: Path) -> None:
-    _library("timm")
-    config = loaded.config
-    arguments: dict[str, Any] = {"embed_dim": config.width, "num_classes": 0, "mlp_ratio": config.mlp_ratio}
-    if config.kind == "vit":
-        architecture = "vit_small_patch16_224"
-        arguments |= {"img_size": list(loaded.size), "patch_size": config.patch, "depth": config.depth,
-                      "num_heads": config.heads, "reg_tokens": config.registers}  # fmt: skip
-        arguments |= {"init_values": 1.0} if config.layer_scale else {}
-        arguments |= {"global_pool": "avg", "fc_norm": True} if config.mean_pooling else {"global_pool": "token"}
-    else:
-        architecture = "swin_tiny_patch4_window7_224"
-        arguments |= {"img_size": list(loaded.built_for), "patch_size": config.patch, "depths": list(config.depths),
-                      "num_heads": list(config.stage_heads), "window_size": config.window,
-                      "strict_img_size": False}  # fmt: skip
-    out.mkdir()
-    state = with_epsilon(_state(loaded), config.norm_eps, TIMM_EPS[config.kind])
-    save_tensors(to_timm(state), out / "model.safetensors", {"format": "pt"})
-    pretrained = {
-        "input_size": [3, *loaded.size], "mean": MEAN, "std": STD,
-        "interpolation": "bicubic", "crop_pct": 0.875, "num_classes": 0, "first_conv": "patch_embed.proj",
-    }  # fmt: skip
-    settings = {"architecture": architecture, "model_args": arguments, "pretrained_cfg": pretrained, "num_classes": 0}
-    (out / "config.json").write_text(json.dumps(settings, indent=2) + "\n")
-
-
-def _open_timm(path: Path, loaded: Loaded) -> Forward:
-    network = _library("timm").create_model(f"local-dir:{path.resolve()}", pretrained=True).eval()
-    vit = hasattr(network, "num_prefix_tokens")
-
-    def forward(images: Tensor) -> tuple[Tensor, Tensor]:
-        tokens = network.forward_features(images)
-        patches = tokens[:, network.num_prefix_tokens :] if vit else tokens.flatten(1, 2)
-        return network.forward_head(tokens, pre_logits=True), patches
-
-    return forward
-
-
-def _write_huggingface(loaded: Loaded, out: Path) -> None:
-    transformers = _library("transformers")
-    config = loaded.config
-    unsupported = [name for name in ("layer_scale", "mean_pooling", "registers") if getattr(config, name)]
-    sides = {part.side for part in loaded.backbone.modules() if isinstance(part, WindowBlock)}
-    if unsupported or len(sides) > 1:
-        reason = f"model.{unsupported[0]}" if unsupported else f"windows of several sizes, {sorted(sides)}"
-        raise WeightsError(
-            "Hugging Face's network cannot hold this backbone", why=f"it has no {reason}", fix="export to timm or onnx"
-        )
-    if config.kind == "vit":
-        settings = transformers.ViTConfig(
-            hidden_size=config.width, num_hidden_layers=config.depth, num_attention_heads=config.heads,
-            intermediate_size=int(config.width * config.mlp_ratio), layer_norm_eps=config.norm_eps,
-            image_size=list(loaded.size), patch_size=config.patch, hidden_dropout_prob=0.0,
-            attention_probs_dropout_prob=0.0,
-        )  # fmt: skip
-    else:
-        settings = transformers.SwinConfig(
-            image_size=loaded.size[0], patch_size=config.patch, embed_dim=config.width, depths=list(config.depths),
-            num_heads=list(config.stage_heads), window_size=config.window, mlp_ratio=config.mlp_ratio,
-            layer_norm_eps=HUGGINGFACE_SWIN_EPS, drop_path_rate=0.0,
-        )  # fmt: skip
-    settings.architectures = ["ViTModel" if config.kind == "vit" else "SwinModel"]
-    out.mkdir()
-    settings.save_pretrained(out)
-    state = with_epsilon(_state(loaded), config.norm_eps, settings.layer_norm_eps)
-    save_tensors(to_huggingface(state), out / "model.safetensors", {"format": "pt"})
-    processor = {
-        "image_processor_type": "ViTImageProcessor", "do_resize": True, "do_normalize": True, "do_rescale": True,
-        "size": {"height": loaded.size[0], "width": loaded.size[1]}, "resample": 3,
-        "image_mean": MEAN, "image_std": STD,
-    }  # fmt: skip
-    (out / "preprocessor_config.json").write_text(json.dumps(processor, indent=2) + "\n")
-
-
-def _open_huggingface(path: Path, loaded: Loaded) -> Forward:
-    transformers = _library("transformers")
-    vit = loaded.config.kind == "vit"
-    network, report = (transformers.ViTModel if vit else transformers.SwinModel).from_pretrained(
-        path, add_pooling_layer=False, output_loading_info=True, local_files_only=True
-    )
-    if any(report[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys")):
-        raise WeightsError("Hugging Face does not take every tensor", why=str(report))
-    network.eval()
-
-    def forward(images: Tensor) -> tuple[Tensor, Tensor]:
-        tokens = network(pixel_values=images).last_hidden_state
-        return (tokens[:, 0], tokens[:, 1:]) if vit else (tokens.mean(dim=1), tokens)
-
-    return forward
-
-
-class _Tokens(nn.Module):
-    """A backbone whose outputs are plain tensors, as ONNX wants them."""
-
-    def __init__(self, backbone: BackboneModule) -> None:
-        super().__init__()
-        self.backbone = backbone
-
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        output = self.backbone(images)
-        return output.cls, output.patches
-
-
-def _write_onnx(loaded: Loaded, out: Path) -> None:
-    for name in ("onnx", "onnxscript", "onnxruntime"):
-        _library(name)
-    network = _Tokens(copy.deepcopy(loaded.backbone)).float().eval()
-    with ignored_warnings(FutureWarning):  # of the exporter about itself
-        torch.onnx.export(
-            network, (torch.zeros(2, 3, *loaded.size),), str(out), input_names=["images"],
-            output_names=["cls", "patches"], dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
-            dynamo=True, external_data=False, verbose=False,
-        )  # fmt: skip
-
-
-def _open_onnx(path: Path, loaded: Loaded) -> Forward:
-    runtime = _library("onnxruntime")
-    session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-
-    def forward(images: Tensor) -> tuple[Tensor, Tensor]:
-        cls, patches = session.run(["cls", "patches"], {"images": images.numpy()})
-        return torch.from_numpy(cls), torch.from_numpy(patches)
-
-    return forward
-
-
-def _library(name: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        raise MissingExtra(name, "export") from None
-
-
-TARGETS = {
-    "safetensors": Target(_write_safetensors, _open_ours, ".safetensors"),
-    "published": Target(_write_published, _open_ours, ".pth"),
-    "timm": Target(_write_timm, _open_timm, "", one_size=("vit",)),
-    "huggingface": Target(_write_huggingface, _open_huggingface, "", one_size=("vit",)),
-    "onnx": Target(_write_onnx, _open_onnx, ".onnx", one_size=("vit", "swin")),
-}
