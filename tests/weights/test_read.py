@@ -14,6 +14,7 @@ from ibot.models.backbone import build_backbone
 from ibot.models.head import ProjectionHead
 from ibot.weights.head import projection_head
 from ibot.weights.read import load, load_backbone, load_both, load_weights
+from ibot.weights.said import told
 
 FOLDER = Path(os.environ.get("IBOT_GOLDEN", Path(__file__).parents[1] / "golden"))
 
@@ -326,3 +327,12 @@ def test_one_network_fills_student_and_teacher(tmp_path):
     torch.save({"teacher": state, "student": {n: t + 1 for n, t in state.items()}}, tmp_path / "both.pth")
     student, teacher = load_both(tmp_path / "both.pth")
     assert torch.equal(student.backbone["pos_embed"], teacher.backbone["pos_embed"] + 1)
+
+
+def test_what_a_published_export_cannot_show_by_its_shapes_is_read_back(tmp_path, caplog):
+    said = {"act": "relu", "mean": (0.5, 0.4, 0.3), "std": (0.5, 0.5, 0.5), "pos_interp": "exact", "norm_eps": 1e-5}
+    config = ModelConfig(width=64, depth=1, heads=2, patch=8, drop_path=0.0, pos_size=(16, 40), **said)
+    backbone = build_backbone(config, (16, 40))
+    torch.save({"state_dict": backbone.state_dict(), "settings": told(config, (16, 40))}, tmp_path / "out.pth")
+    loaded = load(tmp_path / "out.pth")
+    assert loaded.config == config and loaded.size == (16, 40) and not caplog.records

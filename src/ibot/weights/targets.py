@@ -26,9 +26,9 @@ from ibot.errors import MissingExtra, WeightsError
 from ibot.models.backbone import BackboneModule
 from ibot.models.swin import WindowBlock
 from ibot.process import ignored_warnings
-from ibot.weights.architecture import HEAD_WIDTH
 from ibot.weights.read import Loaded, load_backbone
 from ibot.weights.rename import to_huggingface, to_timm
+from ibot.weights.said import told
 from ibot.weights.write import save_tensors
 
 TIMM_EPS = {"vit": 1e-6, "swin": 1e-5}
@@ -101,10 +101,8 @@ def _write_safetensors(loaded: Loaded, out: Path) -> None:
 
 
 def _write_published(loaded: Loaded, out: Path) -> None:
-    config = loaded.config
-    content: dict[str, Any] = {"state_dict": _state(loaded)}
-    if config.kind == "vit" and config.heads * HEAD_WIDTH != config.width:  # what no reader can find from the shapes
-        content["settings"] = {"num_attention_heads": config.heads}
+    # What no reader can find from the shapes: other readers pass it over.
+    content = {"state_dict": _state(loaded), "settings": told(loaded.config, loaded.built_for)}
     torch.save(content, out)
 
 
