@@ -15,7 +15,11 @@ from ibot.eval.views import View
 from ibot.models.head import ProjectionHead
 from ibot.recipes import recipe
 
-SCORES = (EpochScore(0, 2.0, 20.0, 60.0), EpochScore(1, 1.5, 50.0, 70.0), EpochScore(2, 1.0, 40.0, 80.0))
+SCORES = (
+    EpochScore(0, 2.0, 20.0, 60.0),
+    EpochScore(1, 1.5, 50.0, 70.0),
+    EpochScore(2, 1.0, 40.0, 80.0),
+)
 
 
 @pytest.fixture

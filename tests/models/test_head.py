@@ -135,7 +135,12 @@ def test_linear_layers_start_by_their_scheme_and_patch_layers_too(init):
 
 
 def test_only_half_precision_is_widened():
-    for kind, wide in ((torch.float16, 4), (torch.bfloat16, 4), (torch.float32, 4), (torch.float64, 8)):
+    for kind, wide in (
+        (torch.float16, 4),
+        (torch.bfloat16, 4),
+        (torch.float32, 4),
+        (torch.float64, 8),
+    ):
         assert at_least_float32(torch.zeros(1, dtype=kind)).element_size() == wide
     head = ProjectionHead(6, SIZES, shared=True)
     with torch.autocast("cpu", torch.bfloat16):
