@@ -17,10 +17,10 @@ from ibot.eval.views import View
 
 def test_the_classifier_that_is_fitted_is_a_regression_on_unit_tokens(context):
     train = context.features(context.train, "train")[CLASS_TOKEN]
-    weight = fit_logistic(F.normalize(train.rows, dim=1), train.labels, 10, 0.1 / 100, tolerance=1e-6)
+    unit = F.normalize(train.rows, dim=1)
+    weight = fit_logistic(unit, train.labels, 10, 0.1 / 100, tolerance=1e-6)
     got = head.classifier_for(context)
-    tokens = F.normalize(train.rows, dim=1)
-    want = tokens @ weight.float().T
+    want = unit @ weight.float().T
     torch.testing.assert_close(got.head(train.rows), want, rtol=0, atol=2e-2)
     assert got.unit and got.feature == CLASS_TOKEN and (got.bias == 0).all()
     assert got.config.pos_size == (32, 32) and got.view == context.view

@@ -14,7 +14,11 @@ from ibot.eval.views import View
 
 
 @pytest.mark.parametrize("unit", [True, False])
-@pytest.mark.parametrize("feature", [Feature(1, 0), Feature(2, 0), Feature(1, 1), Feature(2, 2)], ids=str)
+@pytest.mark.parametrize(
+    "feature",
+    [Feature(1, 0), Feature(2, 0), Feature(1, 1), Feature(2, 2)],
+    ids=str,
+)
 @pytest.mark.parametrize("kind", ["vit", "swin"])
 @torch.no_grad()
 def test_what_is_read_scores_as_what_was_written(lab, unit, feature, kind):

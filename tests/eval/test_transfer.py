@@ -35,7 +35,10 @@ def test_other_sets_have_a_recipe_in_clean_mode_only(context):
         assert transfer.defaults(clean) == sane_settings("small", 100)
 
 
-@pytest.mark.parametrize(("width", "name"), [(511, "small"), (512, "base"), (895, "base"), (896, "large")])
+@pytest.mark.parametrize(
+    ("width", "name"),
+    [(511, "small"), (512, "base"), (895, "base"), (896, "large")],
+)
 def test_the_nearest_network_in_width_decides(width, name):
     assert transfer.nearest_architecture(width) == name
 

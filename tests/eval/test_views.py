@@ -25,7 +25,8 @@ def test_a_crop_is_torchvisions_resize_and_centre(size, interpolation, resize):
     image = noise(*size)
     for view, side in ((VIEW, 46), ((40, 24), 46), ((32, 32), 37)):
         got = View(view, interpolation=interpolation, resize=resize, keep=False).render(image)
-        resized = torchvision.resize(Image.fromarray(image), resize or side, InterpolationMode(interpolation))
+        mode = InterpolationMode(interpolation)
+        resized = torchvision.resize(Image.fromarray(image), resize or side, mode)
         np.testing.assert_array_equal(got, torchvision.center_crop(resized, list(view)))
 
 

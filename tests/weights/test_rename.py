@@ -29,7 +29,11 @@ def assert_same(found, wanted):
     assert all(torch.equal(found[name], value) for name, value in wanted.items())
 
 
-@pytest.mark.parametrize("changes", [VIT, SWIN, {**VIT, "layer_scale": 0.1, "registers": 2}], ids=str)
+@pytest.mark.parametrize(
+    "changes",
+    [VIT, SWIN, {**VIT, "layer_scale": 0.1, "registers": 2}],
+    ids=str,
+)
 def test_names_of_timm_lead_back(changes):
     ours = tensors_of(**changes)
     theirs = to_timm({**ours, "layers.0.blocks.0.attn.relative_position_index": torch.zeros(4)})
