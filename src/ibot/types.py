@@ -169,3 +169,6 @@ class ResultRecord:
     versions: dict[str, str] = field(default_factory=dict)
     """Of this package, its commit, and the libraries below it."""
     when: str = ""
+    asked: str = ""
+    """Hash of all that was asked: protocol, settings, weights, images, view, mode, seed, version. The same again would
+    give the same."""

@@ -431,14 +431,14 @@ def test_all_runs_what_the_data_allow_and_names_the_rest(world, tmp_path, capsys
     assert {row["protocol"] for row in records(tmp_path)} == {"knn", "cluster"}
     assert "logistic: cannot" in captured.err
     monkeypatch.setattr("ibot.eval.protocols.knn.scores", _fail)
-    assert evaluate(world, tmp_path, "all", "--skip", "cluster") == 2, "nothing ran"
+    assert evaluate(world, tmp_path, "all", "--again", "--skip", "cluster") == 2, "nothing ran"
     assert evaluate(world, tmp_path, "all", "--skip", "clusters") == 2
     assert "clusters" in capsys.readouterr().err
 
 
 @pytest.fixture
 def interrupted(world, tmp_path, monkeypatch, capsys):
-    """`eval all` on two protocols, stopped in the second, which would work now; the file that says where it stood."""
+    """`eval all` on two protocols, stopped in the second, which would work now."""
     from ibot.eval import protocols
     from ibot.eval.protocols import cluster
 
@@ -447,10 +447,9 @@ def interrupted(world, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(cluster, "run", _interrupt)
     assert evaluate(world, tmp_path, "all", "--json") == 130
     monkeypatch.setattr(cluster, "run", run)
-    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert {row["protocol"] for row in rows} == {"knn"}
-    (state,) = (tmp_path / "out").glob("all-*.json")
-    return state
+    captured = capsys.readouterr()
+    assert {json.loads(line)["protocol"] for line in captured.out.splitlines()} == {"knn"}
+    assert "the same command goes on from what is done" in captured.err and str(tmp_path / "cache") in captured.err
 
 
 @pytest.mark.parametrize("quiet", [False, True])
@@ -475,12 +474,28 @@ def test_all_repeats_what_left_no_records_of_these_weights(world, tmp_path, rows
     assert made == ["knn"] * 4 + ["cluster"] * 5
 
 
-@pytest.mark.parametrize("content", [b"", b'["knn', b"\xff", b"null", b"3"])
-def test_all_takes_a_damaged_state_for_none(world, tmp_path, interrupted, content):
-    interrupted.write_bytes(content)
+@pytest.mark.usefixtures("interrupted")
+def test_all_of_a_complete_run_does_nothing_unless_told_or_something_differs(world, tmp_path, capsys):
     assert evaluate(world, tmp_path, "all") == 0
-    assert [row["protocol"] for row in records(tmp_path)] == ["knn"] * 8 + ["cluster"] * 5
-    assert not interrupted.exists()
+    made = records(tmp_path)
+    assert [row["protocol"] for row in made] == ["knn"] * 4 + ["cluster"] * 5
+    capsys.readouterr()
+    assert evaluate(world, tmp_path, "all") == 0
+    captured = capsys.readouterr()
+    assert records(tmp_path) == made and not captured.out
+    assert all(f"{name}: done before" in captured.err for name in ("knn", "cluster")) and "--again" in captured.err
+    for other in (["--again"], ["--seed", "1"], ["--mode", "published"], ["--size", "24"], ["--max-train", "20"]):
+        before = len(records(tmp_path))
+        assert evaluate(world, tmp_path, "all", "--skip", "cluster", *other) == 0
+        assert len(records(tmp_path)) > before, other
+    assert evaluate(world, tmp_path, "knn", "k=3") == 0 and evaluate(world, tmp_path, "all") == 0
+    assert records(tmp_path)[-1]["settings"]["k"] == 3, "with other settings it is another evaluation"
+
+
+@pytest.mark.usefixtures("interrupted")
+def test_all_counts_what_was_evaluated_alone(world, tmp_path):
+    assert evaluate(world, tmp_path, "cluster") == 0 and evaluate(world, tmp_path, "all") == 0
+    assert [row["protocol"] for row in records(tmp_path)] == ["knn"] * 4 + ["cluster"] * 5
 
 
 def _interrupt(*_):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import json
 import logging
 import sys
@@ -14,8 +13,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import ibot
 from ibot.config.override import assign
-from ibot.errors import IbotError, ResourceError, UserError
+from ibot.errors import IbotError, UserError
 from ibot.eval.protocols import PROTOCOLS
 from ibot.types import ResultRecord
 
@@ -41,18 +41,18 @@ def run(options: argparse.Namespace) -> int:
     assign(protocol.settings, options.settings, advice)  # a mistake is told before anything is loaded
     with evaluation(options) as context:
         settings = assign(protocol.defaults(context), options.settings, advice)
-        _report(context, protocol.load()(context, settings), options)
+        _report(context, protocol.load()(context, settings), options, asked(context, options.protocol, settings))
     return 0
 
 
 def run_all(options: argparse.Namespace) -> int:
     """Every evaluation that the data allow; what fails is named at the end, and is an error if nothing ran.
 
-    A file in the folder of the results names what is done until all are: the same command goes on after it, and
-    repeats what has no records there.
+    What has records of the same weights, images, settings, mode, seed and version in the folder of the results is not
+    repeated unless --again is given; the same command goes on after an interruption.
     """
     from ibot.engine.distributed import barrier
-    from ibot.engine.files import write_atomically
+    from ibot.engine.run import read_jsonl
     from ibot.engine.watch import from_all
 
     skipped = [name.strip() for name in options.skip.split(",") if name.strip()]
@@ -61,18 +61,19 @@ def run_all(options: argparse.Namespace) -> int:
     failed: list[str] = []
     chosen = [name for name in PROTOCOLS if name not in skipped]
     with evaluation(options) as context:
-        state = context.out / f"all-{context.identity('all', {})}.json"
-        done = _done(state, context)
+        known = set() if options.again else {row.get("asked") for row in read_jsonl(context.out / "results.jsonl")}
         barrier()  # all have read it
-        if done and context.processes.is_main and not options.quiet:
-            print(f"done before, see {context.out / 'results.jsonl'}: {', '.join(done)}", file=sys.stderr)
-        for name in [name for name in chosen if name not in done]:
+        for name in chosen:
             problem = ""
             try:
                 context = replace(context, began=time.perf_counter())
-                protocol = PROTOCOLS[name]
-                records = protocol.load()(context, protocol.defaults(context))
-                _report(context, records, options)
+                settings = PROTOCOLS[name].defaults(context)
+                if (mark := asked(context, name, settings)) in known:
+                    if context.processes.is_main and not options.quiet:
+                        place = context.out / "results.jsonl"
+                        print(f"{name}: done before, see {place}; --again repeats it", file=sys.stderr)
+                    continue
+                _report(context, PROTOCOLS[name].load()(context, settings), options, mark)
             except IbotError as error:
                 problem = error.what
             # What only one process meets would leave it alone with the next protocol: then all of them end.
@@ -81,36 +82,22 @@ def run_all(options: argparse.Namespace) -> int:
                 raise UserError(f"{name} failed in some processes only", why=next(filter(None, votes)))
             if problem:
                 failed.append(f"{name}: {problem}")
-                continue
-            done.append(name)
-            if context.processes.is_main:
-                write_atomically(state, lambda path: path.write_text(json.dumps(done)))
-        barrier()
-        if context.processes.is_main:
-            state.unlink(missing_ok=True)
     if failed and context.processes.is_main:
         print("not run:\n  " + "\n  ".join(failed), file=sys.stderr)
-    return 2 if len(failed) == len(chosen) else 0
+    return 2 if chosen and len(failed) == len(chosen) else 0
 
 
-def _done(state: Path, context: Context) -> list[str]:
-    """Protocols that `state` names and whose records of these weights are there; none if it is absent or damaged."""
-    from ibot.engine.run import read_jsonl
-
-    try:
-        named = json.loads(state.read_text())
-    except (FileNotFoundError, ValueError):
-        return []
-    rows = read_jsonl(context.out / "results.jsonl")
-    recorded = {row["protocol"] for row in rows if row.get("weights_hash") == context.weights_hash}
-    return [name for name in PROTOCOLS if name in recorded and isinstance(named, list) and name in named]
+def asked(context: Context, protocol: str, settings: object) -> str:
+    """Hash of an evaluation: with the same one it would give what it gave."""
+    about = {"settings": repr(settings), "exif_orientation": context.exif_orientation, "ibot": ibot.__version__}
+    return context.identity(protocol, about)
 
 
 @contextmanager
 def evaluation(options: argparse.Namespace) -> Iterator[Context]:
     """Load network and images, join the other processes, and leave them at the end.
 
-    Raises what a user can mend as UserError, a full disk included.
+    Raises what a user can mend as UserError, and OSError for places that cannot be written.
     """
     from ibot.data.classes import absent_note
     from ibot.data.labels import count_shared, notes
@@ -119,6 +106,7 @@ def evaluation(options: argparse.Namespace) -> Iterator[Context]:
     from ibot.engine.distributed import check_equal, joined
     from ibot.eval.cache import weights_hash
     from ibot.eval.protocol import Context
+    from ibot.places import make_writable
     from ibot.weights.read import load
 
     device = choose_device(options.device)
@@ -134,27 +122,29 @@ def evaluation(options: argparse.Namespace) -> Iterator[Context]:
     view = _view(options, loaded)
     out = Path(options.out) if options.out else default_out(Path(options.weights))
     with joined(device) as processes:
+        print_notes(dict.fromkeys(told), options.quiet or not processes.is_main)
+        if processes.is_main and (shared := count_shared(train, val)):
+            log.warning("%d of %d validation images are training images", shared, len(val))
+        make_writable(out, "results.jsonl")  # what fails shall fail before the work
+        hashed = weights_hash(loaded)
+        sets = {"the training images": train.fingerprint(), "the validation images": val.fingerprint()}
+        check_equal({"the weights": hashed, **sets})
+        loaded.backbone.to(device)
+        shown = processes.is_main and not options.quiet and not options.json
+        context = Context(
+            loaded, str(options.weights), options.key, hashed, train, val, view, device,
+            cache_folder(options.cache, out), out, options.mode, options.seed,
+            batch=batch_of(loaded.backbone, view.size), workers=options.workers,
+            processes=processes, data=options.data, exif_orientation=options.exif_orientation,
+            counter=counter if shown else lambda name: None,
+        )  # fmt: skip
         try:
-            print_notes(dict.fromkeys(told), options.quiet or not processes.is_main)
-            if processes.is_main and (shared := count_shared(train, val)):
-                log.warning("%d of %d validation images are training images", shared, len(val))
-            out.mkdir(parents=True, exist_ok=True)
-            hashed = weights_hash(loaded)
-            sets = {"the training images": train.fingerprint(), "the validation images": val.fingerprint()}
-            check_equal({"the weights": hashed, **sets})
-            loaded.backbone.to(device)
-            shown = processes.is_main and not options.quiet and not options.json
-            yield Context(
-                loaded, str(options.weights), options.key, hashed, train, val, view, device,
-                Path(options.cache).expanduser(), out, options.mode, options.seed,
-                batch=batch_of(loaded.backbone, view.size), workers=options.workers,
-                processes=processes, data=options.data, exif_orientation=options.exif_orientation,
-                counter=counter if shown else lambda name: None,
-            )  # fmt: skip
-        except BrokenPipeError:
+            yield context
+        except KeyboardInterrupt:
+            if processes.is_main:
+                kept = f"features in '{context.cache}', states and records in '{out}'"
+                print(f"the same command goes on from what is done: {kept}", file=sys.stderr)
             raise
-        except OSError as error:
-            raise _disk_error(error, out) from None
 
 
 def _view(options: argparse.Namespace, loaded: Loaded) -> View:
@@ -184,17 +174,27 @@ def batch_of(backbone: BackboneModule, size: tuple[int, int]) -> int:
     return max(1, min(MAX_BATCH, MAX_TOKENS // tokens))
 
 
-def _disk_error(error: OSError, out: Path) -> IbotError:
-    where = error.filename or out
-    if error.errno == errno.ENOSPC:
-        return ResourceError(
-            f"the disk of '{where}' is full", fix="free some space, or name others with --out and --cache"
-        )
-    return UserError(
-        f"'{where}' cannot be used",
-        why=error.strerror or str(error),
-        fix="name a folder you may write to: --out, --cache",
-    )
+def cache_folder(named: str, out: Path) -> Path:
+    """The folder of --cache; in the place of the default one, where that cannot be written, one in `out`: it says so.
+
+    Raises UserError for the home of somebody who is not known.
+    """
+    from ibot.cli.main import FEATURE_CACHE
+    from ibot.places import make_writable
+
+    try:
+        folder = Path(named).expanduser()
+        if named == FEATURE_CACHE:
+            make_writable(folder)
+        return folder
+    except RuntimeError as error:
+        if named != FEATURE_CACHE:
+            raise UserError(f"'{named}' cannot be used", why=str(error), fix="name another with --cache") from None
+        why = str(error)
+    except OSError as error:
+        why = f"{error.filename}: {error.strerror}"
+    log.warning("features are kept in '%s' (%s)", out / "features", why)
+    return out / "features"
 
 
 def default_out(weights: Path) -> Path:
@@ -213,13 +213,13 @@ def _evenly(images: LabelledImages, limit: int) -> LabelledImages:
     return SubsetImages(images, np.linspace(0, len(images) - 1, limit).astype(np.int64))
 
 
-def _report(context: Context, records: list[ResultRecord], options: argparse.Namespace) -> None:
+def _report(context: Context, records: list[ResultRecord], options: argparse.Namespace, asked: str) -> None:
     from ibot.engine.run import append_jsonl
 
     if not context.processes.is_main:
         return
-    for record in records:
-        append_jsonl(context.out / "results.jsonl", asdict(record))
+    records = [replace(record, asked=asked) for record in records]
+    append_jsonl(context.out / "results.jsonl", *map(asdict, records))  # all or none: they say that it is done
     if options.json:
         for record in records:
             print(json.dumps(asdict(record)))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import errno
+import getpass
+import os
 import signal
 import sys
 import textwrap
@@ -12,6 +14,7 @@ from importlib import import_module
 from typing import Any, NoReturn
 
 import ibot
+from ibot.cli.refused import lack, refusal
 from ibot.cli.waiting import spin_shortly
 from ibot.config.override import parse, settings_of
 from ibot.engine.processes import launched_processes
@@ -50,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if "torch" not in sys.modules:  # else it is too late
         spin_shortly()
     options = argparse.Namespace(traceback=False)
+    _name_user()
     with unwatched() as output:
         try:
             code = _run(options, arguments)
@@ -83,9 +87,13 @@ def _carry_out(options: argparse.Namespace, arguments: Sequence[str]) -> int:
         try:
             return getattr(import_module(module), function)(options) or 0
         except (MemoryError, RuntimeError) as error:
-            if (resource := _resource_error(error)) is None:
+            if (resource := lack(error)) is None:
                 raise
             raise resource from error
+        except OSError as error:
+            if (refused := refusal(error, options)) is None:
+                raise
+            raise refused from error
 
     if "processes" not in options:
         return command()
@@ -148,6 +156,7 @@ def build_parser() -> argparse.ArgumentParser:
         _settings_argument(made, "key=value", "settings of the protocol, listed below")
     every = command("all", "every protocol that the data allow", "evaluate", "run_all", protocols)
     _evaluation_arguments(every)
+    every.add_argument("--again", action="store_true", help="repeat what has records of the same evaluation")
     every.add_argument("--skip", default="", metavar="NAME[,NAME]", help="protocols to leave out")
 
     features = command("features", "write class tokens (and patch tokens) with file names", "features", "run")
@@ -352,20 +361,9 @@ def _report(error: IbotError) -> int:
     return error.exit_code
 
 
-def _resource_error(error: BaseException) -> ResourceError | None:
-    """What a lack of memory looks like, as an error with a remedy; None for a mistake of ours."""
-    words = str(error)
-    # torch raises this wherever the main process is when the system kills one of its workers.
-    if "DataLoader worker" in words and ("killed" in words or "exited unexpectedly" in words):
-        return ResourceError(
-            "a loader process was killed",
-            why=words.splitlines()[0],
-            fix="usually the system ran out of memory: fewer workers (system.workers, --workers), or smaller batches",
-        )
-    if isinstance(error, MemoryError) or "out of memory" in words.lower() or "can't allocate memory" in words:
-        return ResourceError(
-            "out of memory",
-            why=words.splitlines()[0][:200] if words else "",
-            fix="train.accumulate=2 (or 4) takes less memory, at the same loss of the paper; or lower train.batch",
-        )
-    return None
+def _name_user() -> None:
+    """Name a user whom the system does not know, as in a container with a number for a user: torch wants a name."""
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        os.environ["USER"] = f"uid{os.getuid()}"

@@ -13,8 +13,9 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ibot.cli.refused import DISK_FULL
 from ibot.config.override import show
-from ibot.errors import UserError
+from ibot.errors import ResourceError, UserError
 from ibot.eval.protocols import PROTOCOLS
 from ibot.types import ResultRecord
 
@@ -458,12 +459,13 @@ def _check_file(name: str) -> None:
 
 
 def write_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file and create the folders above it. Raises UserError."""
+    """Write a file and create the folders above it. Raises UserError, and ResourceError where the disk is full."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(path)
     except OSError as error:
-        raise UserError(f"'{path}' cannot be written", why=error.strerror or str(error), fix="name another") from None
+        kind = ResourceError if error.errno in DISK_FULL else UserError
+        raise kind(f"'{path}' cannot be written", why=error.strerror or str(error), fix="name another") from None
 
 
 def _write_csv(path: Path, lines: Sequence[Sequence[str]]) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ibot.cli.evaluate import counter, default_out, print_notes
+from ibot.cli.evaluate import cache_folder, counter, default_out, print_notes
 from ibot.cli.results import counted, printable
 from ibot.errors import DataError, UserError, WeightsError
 
@@ -132,7 +132,7 @@ def run(options: argparse.Namespace) -> int:
     queries = [_query(searched, file, -1 - number) for number, file in enumerate(dict.fromkeys(options.image))]
     out = Path(options.out) if options.out else default_out(Path(options.weights)) / "search"
     _prepare(out)
-    features = _features(searched, loaded, options.cache)
+    features = _features(searched, loaded, cache_folder(options.cache, out))
     queries = queries or _evenly(searched, features)
     findings = _search(searched, features, queries, patch, options)
     outside = {query.index: query.view for query in queries if query.index < 0}
@@ -245,7 +245,7 @@ def _holds(file: Path, mark: str) -> bool:
         return False
 
 
-def _features(searched: Searched, loaded: Loaded, folder: str) -> FeatureSet:
+def _features(searched: Searched, loaded: Loaded, cache: Path) -> FeatureSet:
     """Class tokens of all readable images, from the cache where they are there.
 
     Raises UserError for a cache that cannot be written, and WeightsError for outputs that have no direction.
@@ -261,7 +261,6 @@ def _features(searched: Searched, loaded: Loaded, folder: str) -> FeatureSet:
     if source.labels is None:
         # The cache is made for labelled sets; labels take no part in a search.
         source = replace(source, labels=np.zeros(len(source), np.int32), classes=("",))
-    cache = Path(folder).expanduser()
     try:
         cache.mkdir(parents=True, exist_ok=True)
         features = cached_features(

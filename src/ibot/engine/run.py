@@ -27,6 +27,7 @@ from ibot.config.override import diff, from_plain, show, to_plain
 from ibot.config.schema import Config
 from ibot.engine.processes import Processes
 from ibot.errors import RunError
+from ibot.places import make_writable
 from ibot.types import ResultRecord
 
 LOG = "log.txt"
@@ -60,7 +61,7 @@ class RunFolder:
         known = (path / "config.json").exists()
         if path.is_dir() and not known and any(path.iterdir()):
             raise RunError(f"'{path}' holds files but no run", fix="name a new or empty folder with --run")
-        path.mkdir(parents=True, exist_ok=True)
+        make_writable(path)
         lock = _acquire(path)
         try:
             if known:
@@ -154,13 +155,13 @@ def _replace(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
-def append_jsonl(path: Path, row: dict[str, Any]) -> None:
-    """Add a line to a file of JSON lines."""
+def append_jsonl(path: Path, *rows: dict[str, Any]) -> None:
+    """Add lines to a file of JSON lines, in one write."""
     with path.open("a+b") as file:
         # A line torn by a crash would swallow the next one.
         if file.tell() and _last_byte(file) != b"\n":
             file.write(b"\n")
-        file.write(json.dumps(row).encode() + b"\n")
+        file.write(b"".join(json.dumps(row).encode() + b"\n" for row in rows))
 
 
 def _last_byte(file: IO[bytes]) -> bytes:

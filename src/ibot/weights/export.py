@@ -7,6 +7,7 @@ import math
 import shutil
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from ibot.data.scenes import draw_scene
 from ibot.errors import UserError, WeightsError
 from ibot.models.backbone import build_backbone
 from ibot.models.vit import VisionTransformer
+from ibot.places import make_writable
 from ibot.weights.read import Loaded
 from ibot.weights.targets import TARGETS, Forward, Prepare, Target
 
@@ -141,14 +143,17 @@ def other_sizes(loaded: Loaded, target: str) -> list[tuple[int, int]]:
 def create_parents(path: Path) -> list[Path]:
     """Create the folders above a file or folder; returns those that were not there, the innermost first.
 
-    Raises UserError where that is impossible.
+    Raises UserError where that is impossible, or where nothing can be written.
     """
     missing = [folder for folder in path.parents if not folder.exists()]
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_writable(path.parent)
+        with suppress(FileNotFoundError):
+            path.lstat()  # a name that is too long
     except OSError as error:
+        verb = "written" if path.parent.is_dir() else "created"
         raise UserError(
-            f"the folder '{path.parent}' cannot be created", why=error.strerror or str(error), fix="name another --out"
+            f"the folder '{path.parent}' cannot be {verb}", why=error.strerror or str(error), fix="name another --out"
         ) from None
     return missing
 

@@ -1,0 +1,25 @@
+"""Places that users name for what is written."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+
+def make_writable(folder: Path, name: str = "") -> None:
+    """Make a folder and those above it; raises OSError if no file, or not the one called `name`, can be written there.
+
+    The error names the folder or the file. Root may write everywhere but on disks that nobody may write to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".ibot-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except FileExistsError:  # by Python's word: a file or a link to nothing has this name
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder)) from None
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(folder)) from None
+    if name and (folder / name).exists() and not os.access(folder / name, os.W_OK):
+        raise OSError(errno.EACCES, os.strerror(errno.EACCES), str(folder / name))
