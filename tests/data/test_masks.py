@@ -145,8 +145,11 @@ def plain_random_mask(grid, target, seed, epoch, image, view):
 
 
 @pytest.mark.parametrize("shape", ["block", "random"])
-@pytest.mark.parametrize("grid", [(14, 14), (3, 8), (9, 4), (17, 19), (2, 7)], ids=str)
-@pytest.mark.parametrize("ratio_per", ["view", "image"])
+@pytest.mark.parametrize(
+    ("grid", "ratio_per"),
+    [((14, 14), "view"), ((3, 8), "image"), ((9, 4), "view"), ((17, 19), "image"), ((2, 7), "view")],
+    ids=str,
+)
 def test_masks_equal_those_made_cell_by_cell_from_the_same_numbers(shape, grid, ratio_per):
     ratio = ((0.2, 0.15), (0.55, 0.1), (0.9, 0.1))
     index = np.array([5, 0, 12, 2**33 + 3, 40])

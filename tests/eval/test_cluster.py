@@ -207,7 +207,7 @@ def with_head(monkeypatch, outputs):
 def test_clusters_are_prototypes_or_means_of_the_validation_images(context, monkeypatch, outputs, settings, by):
     head = with_head(monkeypatch, outputs)
     monkeypatch.setattr(protocol, "CHUNK", 17)
-    monkeypatch.setattr(protocol, "RESAMPLES", 20)
+    monkeypatch.setattr(protocol, "RESAMPLES", 8)
     context = replace(context, seed=2)
     val = context.features(context.val, "val")[CLASS_TOKEN]
     if by == "prototypes":
@@ -244,7 +244,7 @@ def test_clusters_that_cannot_be_had_are_refused(context, monkeypatch):
 
 
 def test_intervals_lie_around_the_scores_and_within_what_is_possible(monkeypatch):
-    monkeypatch.setattr(protocol, "RESAMPLES", 20)
+    monkeypatch.setattr(protocol, "RESAMPLES", 8)
     labels = torch.arange(40) % 4
     clusters = torch.where(torch.arange(40) < 6, 0, labels)
     found = {name: getattr(clustering_scores(labels, clusters), name) for name in ("acc", "ari")}

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from ibot.config.evaluation import KnnSettings
 from ibot.errors import ConfigError
 from ibot.eval.features import CLASS_TOKEN, Features
-from ibot.eval.knn import knn_accuracy
+from ibot.eval.knn import PUBLISHED_KS, knn_accuracy
 from ibot.eval.protocols import knn as protocol
 from ibot.eval.spectrum import effective_rank, whiten
 
@@ -136,6 +136,12 @@ def test_shapes_that_do_not_fit_are_refused():
         knn_accuracy(rows, labels[:3], rows, labels)
     with pytest.raises(ValueError, match=r"4 features to test but labels of shape \(3,\)"):
         knn_accuracy(rows, labels, rows, labels[:3])
+
+
+def test_the_published_numbers_of_neighbours_are_the_default():
+    assert PUBLISHED_KS == KnnSettings().k == (10, 20, 100, 200)
+    rows, labels = F.normalize(torch.randn(300, 3), dim=1), torch.arange(300) % 3
+    assert list(knn_accuracy(rows, labels, rows[:5], labels[:5])) == [10, 20, 100, 200]
 
 
 def test_progress_counts_the_bank_once():

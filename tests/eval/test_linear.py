@@ -112,6 +112,13 @@ def test_rates_fall_as_torchs_cosine_epoch_by_epoch(epochs):
     assert cosine_factor(epochs, epochs) == pytest.approx(0)
 
 
+def test_a_sweep_starts_from_seed_0_small_and_differently_at_each_rate():
+    sweep = LinearSweep(40, 30, (0.5, 1.0))
+    assert torch.equal(sweep.weight, LinearSweep(40, 30, (0.5, 1.0), seed=0).weight)
+    assert not torch.equal(*sweep.weight) and (sweep.bias == 0).all()
+    assert sweep.weight.std().item() == pytest.approx(0.01, rel=0.1)
+
+
 def test_a_part_of_a_step_is_divided_by_the_rows_of_all_processes():
     features, labels = problem(6, rows=12, dim=4, classes=3)
     whole, half = (LinearSweep(4, 3, (0.5, 1.0), seed=1) for _ in range(2))

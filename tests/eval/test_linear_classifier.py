@@ -13,10 +13,9 @@ from ibot.eval.linear_classifier import LinearClassifier, load_classifier
 from ibot.eval.views import View
 
 
-@pytest.mark.parametrize("unit", [True, False])
 @pytest.mark.parametrize(
-    "feature",
-    [Feature(1, 0), Feature(2, 0), Feature(1, 1), Feature(2, 2)],
+    ("feature", "unit"),
+    [(Feature(1, 0), True), (Feature(2, 0), False), (Feature(1, 1), True), (Feature(2, 2), False)],
     ids=str,
 )
 @pytest.mark.parametrize("kind", ["vit", "swin"])

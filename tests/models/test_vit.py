@@ -141,7 +141,7 @@ def plain_vit(net, config, images, mask, depth):
 
 
 @pytest.mark.parametrize("changes", [*VARIANTS, *MORE], ids=str)
-@pytest.mark.parametrize("size", [(16, 41), (43, 24)], ids=str)
+@pytest.mark.parametrize("size", [(16, 41)], ids=str)
 @torch.no_grad()
 def test_every_output_equals_that_of_a_plain_network(changes, size):
     torch.manual_seed(len(str(changes)))
