@@ -204,7 +204,10 @@ def plain_batch(config, source, step, part, rank, world_size, grid):
     return index, views, masks, [content_hash(image) for image in pixels]
 
 
-@pytest.mark.parametrize(("match", "views"), [("hidden", "global"), ("hidden", "all"), ("position", "global")])
+@pytest.mark.parametrize(
+    ("match", "views", "orientation"),
+    [("hidden", "global", "apply"), ("hidden", "all", "ignore"), ("position", "global", "ignore")],
+)
 def test_a_batch_is_made_image_by_image_from_the_order_of_its_epoch(mixed, match, views, orientation):
     config = Config(
         augment=AugmentConfig(num_local=1, global_size=(16, 24), local_size=(16, 24)),
