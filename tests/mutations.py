@@ -23,6 +23,8 @@ FUNCTIONS = {
     "argmax": "argmin", "argmin": "argmax", "floor": "ceil", "ceil": "floor", "sqrt": "square",
     "mul_": "add_", "sorted": "list",
 }  # fmt: skip
+SYMMETRIC = {"transpose", "max", "min", "minimum", "maximum", "equal", "isclose"}
+"""Calls whose arguments may change places."""
 WORDS = {"print", "message", "warn", "info", "debug", "Verdict", "TypeVar", "add_argument"}
 """Calls that speak to people, or are of no weight: left alone, as is whatever is raised."""
 
@@ -252,6 +254,8 @@ class _Finder:
                 comma = re.match(rb"\s*,[ ]?", self.source[end:])
                 yield start, end + (comma.end() if comma else 0), "", "argument dropped"
         for left, right in zip(node.args, node.args[1:], strict=False):
+            if name in SYMMETRIC:
+                break
             yield from self._swap(left, right, "arguments swapped")
         if name == "range":
             yield *self._span(node.args[-1]), f"({self._text(node.args[-1])}) - 1", "range"

@@ -1,4 +1,5 @@
 import threading
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -24,6 +25,37 @@ def test_a_center_without_new_rows_stays():
     center.value.copy_(torch.tensor([1.0, 2.0, 3.0]))
     update_centers([center])
     torch.testing.assert_close(center.value, torch.tensor([1.0, 2.0, 3.0]))
+
+
+def test_centers_of_several_processes_move_by_the_rows_of_all_in_one_collective(monkeypatch):
+    g = torch.Generator().manual_seed(0)
+    centers, rows = [Center(3, 0.9), Center(5, 0.5)], [torch.randn(4, 3, generator=g), torch.randn(7, 5, generator=g)]
+    others = [torch.randn(2, 3, generator=g), torch.randn(1, 5, generator=g)]
+    start = [torch.randn(n, generator=g) for n in (3, 5)]
+    for center, own, value in zip(centers, rows, start, strict=True):
+        center.value.copy_(value)
+        center.add(own.mean(0), len(own))
+    calls = []
+
+    def all_reduce(packed):
+        calls.append(len(packed))
+        packed += torch.cat([torch.cat([other.sum(0), torch.tensor([float(len(other))])]) for other in others])
+
+    monkeypatch.setattr(center_module, "several_processes", lambda: True)
+    monkeypatch.setattr(center_module, "dist", SimpleNamespace(all_reduce=all_reduce))
+    update_centers(centers)
+    assert calls == [4 + 6]
+    for center, own, other, value in zip(centers, rows, others, start, strict=True):
+        mean = torch.cat([own, other]).mean(0)
+        torch.testing.assert_close(center.value, center.momentum * value + (1 - center.momentum) * mean)
+        assert center.pending.eq(0).all()
+
+
+def test_a_center_without_rows_stays():
+    center = Center(3, 0.9)
+    center.value.fill_(2.0)
+    update_centers([center])
+    assert center.value.tolist() == [2.0] * 3
 
 
 def loop_sinkhorn(logits, temp, iterations=3):
