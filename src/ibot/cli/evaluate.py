@@ -51,7 +51,7 @@ def run_all(options: argparse.Namespace) -> int:
     What has records of the same weights, images, settings, mode, seed and version in the folder of the results is not
     repeated unless --again is given; the same command goes on after an interruption.
     """
-    from ibot.engine.distributed import barrier
+    from ibot.engine.distributed import check_equal
     from ibot.engine.run import read_jsonl
     from ibot.engine.watch import from_all
 
@@ -62,7 +62,7 @@ def run_all(options: argparse.Namespace) -> int:
     chosen = [name for name in PROTOCOLS if name not in skipped]
     with evaluation(options) as context:
         known = set() if options.again else {row.get("asked") for row in read_jsonl(context.out / "results.jsonl")}
-        barrier()  # all have read it
+        check_equal({"the evaluations that are done": sorted(filter(None, known))})
         for name in chosen:
             problem = ""
             try:

@@ -104,7 +104,7 @@ def _exit_code(result: RunResult) -> int:
         return 0
     if told := [code for code in codes.values() if code > 0]:
         return told[0]
-    rank, code = next(iter(codes.items()))
+    rank, code = min(codes.items(), key=lambda item: item[1] != -signal.SIGKILL)
     name = signal.Signals(-code).name
     if -code == signal.SIGKILL:
         raise ResourceError(

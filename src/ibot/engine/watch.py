@@ -36,6 +36,8 @@ GRACE_SECONDS = 1.0
 """For the main process to meet the same error by itself, as it does with most of them."""
 WAIT_SECONDS = 3.0
 """For an answer of the main process, and for the reason of a collective that broke."""
+LEAVE_SECONDS = 10.0
+"""For the main process to print and end."""
 VOTE_SECONDS = 15.0
 """For the others to come where this process has failed."""
 
@@ -111,10 +113,9 @@ class Watch:
         self._tell({"failed": asdict(Failure.of(error, self.processes.rank))})
         if not self.processes.is_main and self._heard.wait(WAIT_SECONDS):
             # Not before the main process: its collectives would break and hide the reason.
-            self._over.wait(WAIT_SECONDS)
+            self._over.wait(LEAVE_SECONDS)
             if isinstance(error, IbotError):
                 error.told = True
-        self._await_others(WAIT_SECONDS)
 
     def _leave(self) -> bool:
         """Whether nothing was said yet about the end of this process; from now on it was."""
@@ -158,21 +159,21 @@ class Watch:
             self._end(failure, say=True)
 
     def _follow(self, connection: socket.socket) -> None:
-        """Another process: obey the main one."""
+        """Another process: obey the main one, which goes first, so that a launcher sees and lets it print its error."""
+        failure = None
         for message in _messages(connection):
             if "heard" in message:
                 self._heard.set()
             elif "failed" in message:
-                self._over.set()
-                if self._leave():
-                    self._end(Failure(**message["failed"]), say=False)
+                failure = Failure(**message["failed"])
+                connection.settimeout(LEAVE_SECONDS)
             elif "done" in message:
                 self._others.clear()
                 return
         self._over.set()
         if self._leave():
-            lost = Failure.without_a_word(0, self.processes.address)
-            self._end(lost, say=self.processes.rank == 1)
+            lost = failure or Failure.without_a_word(0, self.processes.address)
+            self._end(lost, say=failure is None and self.processes.rank == 1)
 
     def _end(self, failure: Failure, say: bool) -> None:
         """End this process from a thread: the main thread may wait in a collective for ever."""

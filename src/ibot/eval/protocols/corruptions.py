@@ -19,7 +19,7 @@ from torch import Tensor
 from ibot.config.evaluation import CorruptionSettings
 from ibot.data.labelled_folders import open_folder
 from ibot.data.labels import LabelledImages, oriented
-from ibot.engine.distributed import barrier
+from ibot.engine.distributed import barrier, check_equal
 from ibot.engine.files import read_state, write_atomically
 from ibot.errors import ConfigError, DataError
 from ibot.eval.corruptions import (
@@ -201,6 +201,7 @@ class _Measured:
 def _measure(context: Context, classifier: LinearClassifier, sets: Sets, notes: list[str]) -> _Measured:
     file = _state_file(context, classifier)
     done: dict[str, tuple[Tensor, list[str]]] = read_state(file) if file.is_file() else {}
+    check_equal({"the corruptions that are done": sorted(done)})
     saved = time.monotonic()
 
     def wrong(images: LabelledImages, name: str) -> Tensor:

@@ -18,7 +18,7 @@ from ibot.config.evaluation import LinearSettings
 from ibot.data.labels import SubsetImages
 from ibot.data.pixels import normalize
 from ibot.data.subsets import split_labelled
-from ibot.engine.distributed import barrier
+from ibot.engine.distributed import barrier, check_equal
 from ibot.engine.files import read_state, write_atomically
 from ibot.errors import ConfigError, DataError
 from ibot.eval.cache import FeatureSet, places_of, rows_of
@@ -202,6 +202,7 @@ def train_sweeps(
     best: dict[K, Best] = {}
     saved, counter = time.monotonic(), context.counter("epochs")
     start = _resume(state, sweeps, best)
+    check_equal({"the epoch to go on from": start})
     if start and counter is not None:
         print(f"the probe goes on after epoch {start}", file=sys.stderr)
     for epoch in range(start, epochs):
