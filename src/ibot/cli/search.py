@@ -121,8 +121,8 @@ def run(options: argparse.Namespace) -> int:
 
     device = choose_device(options.device)
     source = replace(scan(options.data), exif_orientation=options.exif_orientation, max_pixels=options.max_pixels)
-    print_notes(source.notes, options.quiet)
     loaded = load(options.weights, options.key, heads=options.heads, allow_partial=options.allow_partial)
+    print_notes(source.notes, options.quiet)
     size = (options.size, options.size) if options.size else loaded.size
     searched = Searched(
         loaded.backbone.to(device), source, View(size), device, options.workers,

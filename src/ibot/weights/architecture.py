@@ -85,10 +85,12 @@ def recognise_network(
             return _vit(tensors, said, layout, source, heads)
         if "layers.0.blocks.0.attn.relative_position_bias_table" in tensors:
             return _swin(tensors, said, layout, source)
+    # For a network of another kind there is no remedy, so none is named.
+    alien = foreign(tensors)
     raise WeightsError(
-        f"'{source}' is neither a ViT nor a Swin",
-        why=foreign(tensors) or _absent(tensors),
-        fix="`ibot weights inspect` lists what the file holds",
+        f"'{source}' holds no network that ibot knows",
+        why=f"it is neither a ViT nor a Swin: {alien or _absent(tensors)}",
+        fix="" if alien else "`ibot weights inspect` lists what the file holds",
     )
 
 
