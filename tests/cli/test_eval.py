@@ -355,7 +355,7 @@ def test_a_linear_probe_that_goes_on_says_so(world, tmp_path, monkeypatch, capsy
         linear, "cosine_factor", lambda epoch, epochs: factor(epoch, epochs) if not epoch else _interrupt()
     )
     assert evaluate(world, tmp_path, "linear", "augment=none", "epochs=3") == 130
-    assert "goes on" not in capsys.readouterr().err
+    assert "the probe goes on" not in capsys.readouterr().err
     monkeypatch.setattr(linear, "cosine_factor", factor)
     assert evaluate(world, tmp_path, "linear", "augment=none", "epochs=3", *(["--quiet"] if quiet else [])) == 0
     assert ("the probe goes on after epoch 1" in capsys.readouterr().err) != quiet
