@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ibot.config.override import apply, to_plain
+from ibot.config.override import apply, later_at_default, to_plain
 from ibot.config.resolve import Derived, check, derive, warnings
 from ibot.config.schema import Config
 from ibot.errors import DataError, UserError
@@ -143,6 +143,8 @@ def default_folder(config: Config) -> Path:
     plain = to_plain(replace(config, train=replace(config.train, max_steps=0)))
     for section in ("system", "log", "checkpoint", "evaluate"):
         plain.pop(section)
+    for key, name in later_at_default(config):
+        plain.get(key, {}).pop(name, None)
     return Path("runs") / f"{config.recipe or 'run'}-{hashlib.sha256(repr(plain).encode()).hexdigest()[:8]}"
 
 

@@ -174,6 +174,17 @@ def diff(a: Config, b: Config) -> list[tuple[str, Any, Any]]:
     return [(key, left[key], right[key]) for key in left if left[key] != right[key]]
 
 
+def later_at_default(config: Config) -> list[tuple[str, str]]:
+    """Section and name of the settings that were added after folders had been named, where they are not set."""
+    sections = [(section.name, getattr(config, section.name)) for section in fields(config) if section.name != "recipe"]
+    return [
+        (section, f.name)
+        for section, part in sections
+        for f in fields(part)
+        if not f.repr and getattr(part, f.name) == f.default
+    ]
+
+
 def items(config: Config) -> Iterator[tuple[str, Any]]:
     """All (section.key, value) pairs."""
     for section in fields(config):

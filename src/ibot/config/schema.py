@@ -11,6 +11,9 @@ import re
 from dataclasses import dataclass, field
 from typing import Literal
 
+# Settings with `repr=False` came after runs and features had been named by the others: they take part in
+# those names only where they are set (`default_folder`, `weights_hash`), so that older ones are found again.
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 """Of levels 0..1 in red, green, blue: what nearly every published network was trained with."""
@@ -64,7 +67,7 @@ class DataConfig:
     """Labelled folder for k-NN during training (`--val-data`); empty: the validation part of `path`."""
     exif_orientation: Literal["apply", "ignore"] = "apply"
     """Turn pictures upright by their EXIF tag. The published loader ignores it (quirk Q2)."""
-    max_pixels: int = 89_478_485
+    max_pixels: int = field(default=89_478_485, repr=False)
     """Larger images are refused from their header: a small file can declare more than the memory holds."""
     max_bad_fraction: float = 0.2
     """Stop when more than this share of the files read so far is unreadable."""
@@ -116,7 +119,7 @@ class MaskConfig:
     """Draw the ratio anew for each global view (published code) or once per image (paper; quirk Q14)."""
     start_epoch: int = 0
     """First epoch with masks and a patch loss; the patch temperature warms up from here."""
-    views: Literal["global", "first", "all"] = "global"
+    views: Literal["global", "first", "all"] = field(default="global", repr=False)
     """Views with hidden patches: every global one (the method), the first one alone, or the local ones as well
     (pipelines b, d and c of figure 7; the last one makes the teacher see the local views too)."""
     full_width: bool = False
@@ -163,7 +166,6 @@ class ModelConfig:
     """Register tokens (beyond the paper: Darcet et al. 2024); dropped from the output."""
     init: Literal["published", "xavier"] = "published"
     """Linear layers: normal with std 0.02, or Xavier-uniform (ours, for small widths)."""
-    # Not in the text of a network, which names features in caches, unless they are set.
     act: Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "silu"] = field(default="gelu", repr=False)
     """Activation of the blocks' MLPs; weights of other projects may need another than the exact gelu."""
     mean: tuple[float, float, float] = field(default=IMAGENET_MEAN, repr=False)
@@ -245,7 +247,7 @@ class MethodConfig:
     patch_match: Literal["hidden", "position", "feature"] = "hidden"
     """Which teacher patch a student patch predicts: itself, hidden, in the same view (the method); or, without masks,
     that of the other global view at the nearest place or with the most similar feature (ablations, appendix E)."""
-    patch_labels: Literal["soft", "hard"] = "soft"
+    patch_labels: Literal["soft", "hard"] = field(default="soft", repr=False)
     """Targets of hidden patches: the distribution (the method), or all on its largest entry (ablation, table 18)."""
     tokenizer: str = ""
     """Weights of the frozen tokenizer, with their head."""
