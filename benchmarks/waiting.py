@@ -1,6 +1,6 @@
 """What spinning threads cost: a short training alone, and two of them at once, for several ways of waiting.
 
-    python -m benchmarks.waiting [--rounds 2] [--seconds 480] [--steps 30]
+    python -m benchmarks.waiting [--ways unset passive ...] [--rounds 2] [--seconds 480] [--steps 30]
 
 Every way runs once per round, in rotated order; no run starts later than --seconds. Prints the seconds of every run
 and their medians (a run's own, from the first step to the last, and images/s of one alone); appends rows to
@@ -65,11 +65,12 @@ def seconds(way: str, data: Path, folder: Path, count: int, steps: int) -> tuple
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS, metavar="WAY")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=480)
     parser.add_argument("--steps", type=int, default=30)
     options = parser.parse_args()
-    began, names = time.monotonic(), list(WAYS)
+    began, names = time.monotonic(), options.ways
     found: dict[tuple[str, int], list[tuple[float, float]]] = defaultdict(list)
     with tempfile.TemporaryDirectory() as temporary:
         data, folder = Path(temporary) / "data", Path(temporary)

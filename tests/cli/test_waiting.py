@@ -14,7 +14,7 @@ def test_threads_spin_shortly_unless_somebody_chose(empty):
     environment = dict(empty)
     spin_shortly(environment)
     assert environment == SHORT
-    assert in_force(environment) == "GOMP_SPINCOUNT=10000 KMP_BLOCKTIME=1, set by ibot"
+    assert in_force(environment) == "GOMP_SPINCOUNT=1000 KMP_BLOCKTIME=1, set by ibot"
 
 
 @pytest.mark.parametrize("name", CHOICES)
@@ -39,9 +39,9 @@ DOCTOR = "from ibot.cli.main import main; main(['doctor'])"
 
 def test_the_library_of_torch_reads_the_choice_and_doctor_tells_it():
     done = run(DOCTOR)
-    assert "waiting     GOMP_SPINCOUNT=10000 KMP_BLOCKTIME=1, set by ibot\n" in done.stdout
+    assert "waiting     GOMP_SPINCOUNT=1000 KMP_BLOCKTIME=1, set by ibot\n" in done.stdout
     if sys.platform == "linux":
-        assert "GOMP_SPINCOUNT = '10000'" in done.stderr
+        assert "GOMP_SPINCOUNT = '1000'" in done.stderr
 
 
 @pytest.mark.slow  # two processes that load torch

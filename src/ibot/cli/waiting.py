@@ -1,8 +1,8 @@
 """How long OpenMP threads spin while they wait for work; decided before torch is loaded.
 
 By default they spin for milliseconds, so that programs which share a machine take the processors from each other while
-they do nothing: two trainings on two cores become several times slower than one after the other. Short spins cost a
-single program nothing (`benchmarks/waiting.py`).
+they do nothing: two trainings on two cores become several times slower than one after the other. What short spins
+cost a single program stands in docs/results.md ("Sharing a machine"); `benchmarks/waiting.py` measures it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import MutableMapping
 
-SHORT = {"GOMP_SPINCOUNT": "10000", "KMP_BLOCKTIME": "1"}
+SHORT = {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "1"}
 """Spins of GNU's library, which torch has on Linux; milliseconds of LLVM's and Intel's, which it has elsewhere."""
 CHOICES = ("OMP_WAIT_POLICY", *SHORT)
 """Variables with which users choose."""
