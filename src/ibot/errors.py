@@ -39,7 +39,13 @@ class DataError(UserError):
 
 
 class WeightsError(UserError):
-    """A weights file that cannot be read or does not fit."""
+    """A weights file that cannot be read or does not fit.
+
+    Names and words of the file are in its messages: whatever stands in them, each stays one line of visible letters.
+    """
+
+    def __init__(self, what: str, *, why: str = "", fix: str = "") -> None:
+        super().__init__(printable(what), why=printable(why), fix=printable(fix))
 
 
 class RunError(UserError):
@@ -63,3 +69,8 @@ class ResourceError(IbotError):
     """Disk full or memory exhausted."""
 
     exit_code = 4
+
+
+def printable(name: str) -> str:
+    """A name on one line: line ends, invisible letters and bytes that are no UTF-8 become escapes."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in name)

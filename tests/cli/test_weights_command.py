@@ -113,3 +113,27 @@ def test_inspect_reads_plain_pickles_of_arrays_and_runs_nothing(tmp_path, capsys
     assert main(["weights", "inspect", str(tmp_path / "x.pkl")]) == 2
     shown = capsys.readouterr().out
     assert "blobs.conv1_w (2, 3) float32" in shown and "not run: pathlib" in shown
+
+
+EVIL = "x\x1b[2J\r\nfit       matched 150\u202e"
+
+
+def short(text: str) -> bytes:
+    """As protocol 4 writes it."""
+    return b"\x8c" + bytes([len(text.encode())]) + text.encode()
+
+
+@pytest.mark.parametrize("place", ["tensor", "tensors alone", "number", "networks", "class"])
+def test_names_in_a_file_stay_one_line_of_visible_letters(world, capsys, place):
+    folder, state = world
+    other = {name: tensor + 1 for name, tensor in state.items()}
+    contents = {"tensor": {"state_dict": {**state, EVIL: torch.ones(1)}}, "tensors alone": {EVIL: torch.ones(1)}}
+    contents |= {"number": {EVIL: 1}, "networks": {"a": state, EVIL: other}}
+    torch.save(contents.get(place), folder / "w.pth")
+    if place == "class":
+        (folder / "w.pth").write_bytes(b"\x80\x04}" + short("a") + short("m") + short(EVIL) + b"\x93s.")
+    for words in (["inspect"], ["convert", "--run", str(folder / "run")]):
+        assert main(["weights", *words, str(folder / "w.pth")]) == 2
+        shown = "".join(capsys.readouterr())
+        assert "x\\x1b[2J" in shown and "\x1b" not in shown and "\u202e" not in shown
+        assert not any(line.startswith("fit") for line in shown.splitlines())

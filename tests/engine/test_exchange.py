@@ -136,3 +136,20 @@ def test_every_head_survives_the_way_out_and_back(tmp_path, head, small):
     for name in ("student", "teacher"):
         assert any(key.endswith(("last_layer2.weight_v", "mlp2.weight")) for key in first[name])
         assert all(torch.equal(first[name][key], tensor) for key, tensor in second[name].items())
+
+
+@pytest.mark.parametrize("compiled", ["_orig_mod.", ""])
+def test_arguments_in_a_dictionary_and_names_of_a_compiled_network_are_converted(tmp_path, compiled):
+    path = FOLDER / "published_checkpoint.pth"
+    content = torch.load(path, weights_only=False)
+    content["args"] = vars(content["args"])
+    for name, prefix in (("student", "module."), ("teacher", "")):
+        tensors = {key.removeprefix(prefix): tensor for key, tensor in content[name].items()}
+        content[name] = {f"{prefix}{compiled}{key}": tensor for key, tensor in tensors.items()}
+    torch.save(content, tmp_path / "other.pth")
+    settings = SETTINGS["published_checkpoint"]
+    wanted, _, _ = convert_checkpoint(path, tmp_path / "run", settings=settings, images=100)
+    config, _, reports = convert_checkpoint(tmp_path / "other.pth", tmp_path / "other", settings=settings, images=100)
+    assert config == wanted and not any(report.missing or report.unused for report in reports.values())
+    first, second = (load_backbone(folder).state_dict() for folder in (tmp_path / "run", tmp_path / "other"))
+    assert all(torch.equal(first[name], tensor) for name, tensor in second.items())

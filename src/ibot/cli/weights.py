@@ -9,7 +9,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from ibot.errors import UserError, WeightsError
+from ibot.errors import UserError, WeightsError, printable
 
 
 def inspect(options: argparse.Namespace) -> int:
@@ -29,7 +29,7 @@ def inspect(options: argparse.Namespace) -> int:
         every=options.all,
     )
     for title, text in lines:
-        print(f"{title:9} {text}", flush=True)  # before what may be wrong
+        print(f"{title:9} {printable(text)}", flush=True)  # before what may be wrong
     return 0
 
 

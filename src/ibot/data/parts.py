@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from ibot.data.formats import is_litter
-from ibot.errors import DataError
+from ibot.errors import DataError, printable
 
 PartName = Literal["train", "val", "test"]
 WORDS: dict[PartName, tuple[str, ...]] = {
@@ -126,8 +126,3 @@ def quoted(names: Iterable[str], limit: int = 5) -> str:
     ordered = sorted(names)
     more = f" and {len(ordered) - limit} more" if ordered[limit:] else ""
     return ", ".join(f"'{printable(name)}'" for name in ordered[:limit]) + more or "none"
-
-
-def printable(name: str) -> str:
-    """A name on one line: line ends, invisible letters and bytes that are no UTF-8 become escapes."""
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in name)

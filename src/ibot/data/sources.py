@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from ibot.data.classes import absent_note, match_classes, twins_note
 from ibot.data.decode import MAX_PIXELS, Orientation, decode, holds_more
 from ibot.data.formats import FURTHER, PAGED, extension, extensions, is_image, is_litter
-from ibot.data.parts import find_parts, folder_names, part_of, printable, quoted
-from ibot.errors import DataError
+from ibot.data.parts import find_parts, folder_names, part_of, quoted
+from ibot.errors import DataError, printable
 
 RUN_MARKS = ("config.json", "checkpoints")
 """A folder that holds all of these is a run, not a folder of images."""

@@ -26,7 +26,8 @@ from ibot.weights.architecture import recognise_network
 from ibot.weights.arguments import arguments_of, config_of
 from ibot.weights.export import create_parents, remove
 from ibot.weights.files import read_pickle
-from ibot.weights.read import KeyReport, refuse_bad_numbers
+from ibot.weights.networks import INSIDE
+from ibot.weights.read import KeyReport, arguments_in, refuse_bad_numbers
 from ibot.weights.rename import to_ours
 from ibot.weights.said import understood
 
@@ -66,7 +67,7 @@ def convert_checkpoint(
             fix="ibot weights inspect says what it holds",
         )
     student, teacher = (_without_module(content[name]) for name in ("student", "teacher"))
-    arguments = vars(content["args"]) if "args" in content else {}
+    arguments = arguments_in(content)
     backbone = to_ours(_below("backbone.", student)).backbone
     width = len(backbone.get("patch_embed.proj.weight", ()))
     said = understood(arguments, {}, "student", width, str(file))
@@ -206,7 +207,8 @@ def _optimizer_state(stored: dict[str, Any], own: torch.optim.Optimizer, config:
 
 
 def _without_module(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+    """Names without what DistributedDataParallel and torch.compile put before and into them."""
+    return {INSIDE.sub("", name).removeprefix("module."): tensor for name, tensor in tensors.items()}
 
 
 def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

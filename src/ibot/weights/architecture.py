@@ -182,7 +182,7 @@ def _with_said(config: ModelConfig, said: Said) -> ModelConfig:
 def _guesses(said: Said, layout: str) -> Iterator[str]:
     """What is assumed of any network; only what files really differ in."""
     if said.mean is None:
-        yield "mean and deviation: ImageNet's (a preprocessor_config.json beside it says better)"
+        yield "mean and deviation: ImageNet's (image_mean and image_std in a config.json beside it say better)"
     if layout == "huggingface" and not said.norm_eps:
         yield "layer norms: the epsilon of Hugging Face's defaults (a config.json beside it says better)"
     if not said.project and layout == "published" and said.pos_interp is None:

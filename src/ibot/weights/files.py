@@ -6,28 +6,25 @@ tensors, containers and plain settings are built; other objects leave a `Foreign
 
 from __future__ import annotations
 
-import argparse
-import builtins
 import json
 import pickle
+import pickletools
 import re
 import threading
 import zipfile
-from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import IO, Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ibot.errors import WeightsError
+from ibot.weights.inert import ALLOWED, InertUnpickler, as_tensors
 
 OWN_FILES = {"teacher": "teacher.safetensors", "student": "model.safetensors"}
 WHOLE_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -36,9 +33,8 @@ FOREIGN_FILES = (*WHOLE_FILES, *(f"{name}.index.json" for name in WHOLE_FILES))
 FORMATS = "a run folder, .safetensors, and what torch.save writes (.pth, .pt, .bin, .ckpt)"
 ZIP, PICKLE = b"PK\x03\x04", b"\x80"
 """How the files of torch.save begin: new ones and old ones."""
-PLAIN = (dict, list, tuple, set, frozenset, str, bytes, bytearray, int, float, complex, bool, slice, range)
+MAGIC = torch.serialization.MAGIC_NUMBER
 _ALLOWING = threading.Lock()
-TENSOR_PARTS = ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_parameter")
 RUNS_CODE = {
     *("os", "posix", "nt", "subprocess", "sys", "shutil", "socket", "importlib", "runpy", "pty", "ctypes", "signal"),
     *(f"builtins.{name}" for name in ("eval", "exec", "compile", "open", "__import__", "breakpoint")),
@@ -54,29 +50,11 @@ class Content:
     """Usually dictionaries of tensors, by name, and of settings."""
     file: Path
     settings: dict[str, Any]
-    """What stands beside the tensors: our configuration, or config.json and preprocessor_config.json of others."""
+    """Our configuration, where the file holds it."""
+    beside: dict[str, Any]
+    """Otherwise what config.json and preprocessor_config.json in the same folder say: perhaps of other weights."""
     foreign: tuple[str, ...] = ()
     """Classes and functions of which the file holds objects that were passed over."""
-
-
-class Foreign:
-    """Stands for an object that is neither tensor, container nor plain setting; takes what its pickle says of it."""
-
-    def __new__(cls, *_: object, **__: object) -> Foreign:
-        """Takes any arguments."""
-        return object.__new__(cls)
-
-    def __init__(self, *_: object, **__: object) -> None:
-        """Nothing is kept."""
-
-    def __call__(self, *_: object, **__: object) -> Foreign:
-        """Where the object was a function."""
-        return self
-
-    def _nothing(self, *_: object) -> None:
-        """Takes state, items and elements."""
-
-    __setstate__ = __setitem__ = append = extend = add = _nothing
 
 
 def read_content(path: Path, key: str) -> Content:
@@ -95,7 +73,7 @@ def read_content(path: Path, key: str) -> Content:
         tree, settings = _read_safetensors(file)
     else:
         tree, foreign = _read_pickle(file)
-    return Content(tree, file, settings or _beside(file.parent), foreign)
+    return Content(tree, file, settings, {} if settings else _beside(file.parent), foreign)
 
 
 def locate(path: Path, key: str) -> Path:
@@ -192,7 +170,7 @@ def read_pickle(file: Path) -> Any:
 
 def _read_pickle(file: Path) -> tuple[Any, tuple[str, ...]]:
     try:
-        with _allowing([argparse.Namespace, *_numpy_numbers()]):
+        with _allowing(ALLOWED):
             return torch.load(file, map_location="cpu", weights_only=True), ()
     except pickle.UnpicklingError as error:
         return _read_around(file, error)
@@ -213,16 +191,17 @@ def _read_around(file: Path, error: Exception) -> tuple[Any, tuple[str, ...]]:
     """A pickle that holds objects of classes that are not ours to build; `error` says what torch thinks of it."""
     found: list[str] = []
 
-    class Inert(_InertUnpickler):
+    class Inert(InertUnpickler):
         foreign = found
 
     module = SimpleNamespace(__name__="inert", Unpickler=Inert, load=lambda stream, **_: Inert(stream).load())
     try:
         if _is_plain_pickle(file):
             with file.open("rb") as stream:
-                content = _as_tensors(Inert(stream).load())
+                content = Inert(stream).load()
         else:
             content = torch.load(file, map_location="cpu", weights_only=False, pickle_module=module)
+        content = as_tensors(content)
     except Exception:  # as above
         raise _unreadable(file, error) from None
     wrong = [name for name in found if RUNS_CODE & {name, name.split(".")[0]}]
@@ -240,70 +219,14 @@ def refused(file: Path, foreign: list[str] | tuple[str, ...]) -> WeightsError:
     )
 
 
-class _InertUnpickler(pickle.Unpickler):
-    """Builds tensors, arrays, containers and plain settings; every other name becomes a class that does nothing."""
-
-    foreign: list[str]
-
-    def find_class(self, module: str, name: str, /) -> Any:
-        """What a name in the pickle stands for; nothing is imported."""
-        if (known := _KNOWN.get((module, name))) is not None:
-            return known
-        if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
-            return getattr(torch, name)
-        self.foreign.append(f"{module}.{name}")
-        return type(name, (Foreign,), {"__module__": module})
-
-
-def _numpy_numbers() -> list[Any]:
-    """What a restricted unpickler needs for numpy numbers: published checkpoints keep learning rates as such."""
-    scalar = np.float64(0).__reduce__()[0]  # the public way to a private function
-    names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")  # before and since numpy 2
-    types = [type(np.dtype(name)) for name in ("float64", "float32", "int64", "int32")]
-    return [*((scalar, name) for name in names), np.dtype, *types]
-
-
-def _known_names() -> dict[tuple[str, str], Any]:
-    known: dict[tuple[str, str], Any] = {("builtins", kind.__name__): kind for kind in PLAIN}
-    known |= {("collections", kind.__name__): kind for kind in (OrderedDict, Counter, defaultdict)}
-    known |= {("torch._utils", name): getattr(import_module("torch._utils"), name) for name in TENSOR_PARTS}
-    known |= {("torch", "Size"): torch.Size, ("torch", "device"): torch.device}
-    known |= {("argparse", "Namespace"): argparse.Namespace, ("_codecs", "encode"): _latin}
-    array = np.zeros(1)
-    for core in ("numpy.core.multiarray", "numpy._core.multiarray"):
-        known[core, "scalar"] = np.float64(0).__reduce__()[0]
-        known[core, "_reconstruct"] = array.__reduce__()[0]
-    return known | {("numpy", "dtype"): np.dtype, ("numpy", "ndarray"): np.ndarray}
-
-
-def _latin(text: str, encoding: str = "latin1") -> bytes:
-    """Bytes, as old pickles write them."""
-    return text.encode("latin1")
-
-
-_KNOWN = _known_names()
-
-
 def _is_plain_pickle(file: Path) -> bool:
-    """Whether torch did not write it: its old files begin with a number, its new ones are archives."""
-
-    class Inert(_InertUnpickler):
-        foreign: list[str] = []  # noqa: RUF012 - thrown away
-
+    """Whether torch did not write it: its old files begin with a number of its own, its new ones are archives."""
     with file.open("rb") as stream:
         if stream.read(1) != PICKLE:
             return False
         stream.seek(0)
-        return not isinstance(Inert(stream).load(), builtins.int)
-
-
-def _as_tensors(tree: Any) -> Any:
-    """Arrays of numbers in nested dictionaries as tensors."""
-    if isinstance(tree, dict):
-        return {name: _as_tensors(value) for name, value in tree.items()}
-    if isinstance(tree, np.ndarray) and tree.dtype.kind in "fiub":
-        return torch.from_numpy(np.ascontiguousarray(tree))
-    return tree
+        steps = pickletools.genops(stream)  # read one by one, not run
+        return next((value for step, value, _ in steps if step.name not in ("PROTO", "FRAME")), None) != MAGIC
 
 
 def _unreadable(file: Path, error: Exception) -> WeightsError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from ibot.config.schema import ModelConfig
-from ibot.errors import WeightsError
+from ibot.errors import WeightsError, printable
 from ibot.models.backbone import BackboneModule, build_backbone
 from ibot.weights.architecture import foreign, recognise_network
-from ibot.weights.files import Content, read_content
+from ibot.weights.files import FOREIGN_FILES, Content, read_content
 from ibot.weights.networks import choose_network, find_networks
 from ibot.weights.rename import to_ours
-from ibot.weights.said import understood
+from ibot.weights.said import other_network, understood
 
 log = logging.getLogger("ibot")
 
@@ -114,6 +114,11 @@ def weights_of(content: Content, key: str) -> Weights:
     if content.foreign:
         notes.append(f"passed over, and not run: {_few(list(content.foreign))}")
     renamed = to_ours(network.tensors)
+    # Under a name that such folders have, settings and tensors are one; under another a stranger's may lie there.
+    one = content.file.name in FOREIGN_FILES or not content.beside
+    if not one and (other := other_network(content.beside, renamed.backbone, renamed.layout)):
+        notes.append(f"what config.json and preprocessor_config.json beside it say is passed over: {other}")
+        content = replace(content, beside={})
     return Weights(
         renamed.backbone,
         {**network.others, **renamed.head},
@@ -128,14 +133,18 @@ def weights_of(content: Content, key: str) -> Weights:
 def _settings(content: Content) -> dict[str, Any]:
     """What the file says, else what stands beside it."""
     tree = content.tree if isinstance(content.tree, Mapping) else {}
-    arguments = tree.get("args", {})
-    arguments = arguments if isinstance(arguments, dict) else getattr(arguments, "__dict__", {})
     own = tree.get("settings")
     # Only our own exports say "settings".
-    inside = {"project": "ours", **own} if isinstance(own, dict) else arguments
+    inside = {"project": "ours", **own} if isinstance(own, dict) else arguments_in(tree)
     if isinstance(tree.get("arch"), str):
         inside = {**inside, "arch": tree["arch"]}
-    return {**content.settings, **inside}
+    return {**content.settings, **content.beside, **inside}
+
+
+def arguments_in(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments that a trainer embeds in its checkpoints, by name, in whatever it kept them; empty if none."""
+    arguments = tree.get("args", {})
+    return arguments if isinstance(arguments, dict) else dict(getattr(arguments, "__dict__", {}))
 
 
 def load_backbone(
@@ -169,7 +178,7 @@ def load(path: str | Path, key: str = "teacher", *, heads: int | None = None, al
 def say_guesses(path: str | Path, loaded: Loaded) -> None:
     """Tell what else the file holds, and in one line what it does not say."""
     for note in loaded.notes:
-        log.warning("%s: %s", path, note)
+        log.warning("%s: %s", path, printable(note))
     if loaded.guesses:
         log.warning("%s does not say all; guessed: %s", path, "; ".join(loaded.guesses))
 
@@ -263,4 +272,4 @@ def _wrong(tensor: Tensor) -> str:
 
 
 def _few(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    return printable(", ".join(names[:3]) + (", ..." if len(names) > 3 else ""))

@@ -86,6 +86,30 @@ def understood(settings: Mapping[str, Any], others: Mapping[str, Tensor], place:
     )
 
 
+def other_network(settings: Mapping[str, Any], tensors: Mapping[str, Tensor], layout: str) -> str:
+    """In words, why settings found beside a file belong to another network; empty where they may be its own.
+
+    Args:
+        settings: as plain data; those that name no project, such as an image size alone, are the user's own words.
+        tensors: the network, in our names.
+        layout: whose names its file has; see `ibot.weights.rename`.
+    """
+    project, arguments = _project(settings), _dict(settings.get("model_args"))
+    ends = (tensors.get("patch_embed.proj.weight"), tensors.get("norm.weight"))  # a Swin's widths differ
+    widths = {len(tensor) for tensor in ends if tensor is not None and tensor.ndim}
+    depth = len({name.split(".")[1] for name in tensors if name.startswith("blocks.")})
+    named = (*(settings.get(name) for name in ("hidden_size", "embed_dim", "num_features")), arguments.get("embed_dim"))
+    said = [width for width in named if width is not None]
+    if wrong := [width for width in said if width not in widths]:
+        return f"it is of width {wrong[0]}, the tensors of {' and '.join(map(str, sorted(widths)))}"
+    depths = (settings.get("num_hidden_layers"), arguments.get("depth"))
+    if depth and (wrong := [said for said in depths if said not in (None, depth)]):
+        return f"it is of {wrong[0]} blocks, the tensors of {depth}"
+    if project in ("huggingface", "timm") and (layout == "huggingface") != (project == "huggingface"):
+        return f"it is {'of Hugging Face' if project == 'huggingface' else 'of timm'}, the names of the tensors are not"
+    return "" if said or project not in ("huggingface", "timm") else "it does not say of which width it is"
+
+
 def told(config: ModelConfig, size: tuple[int, int]) -> dict[str, Any]:
     """What a file of ours must say beside tensors that are stored without our configuration; `understood` reads it.
 
@@ -160,15 +184,17 @@ def _statistics(
     """Mean and deviation of levels 0..1, from what Hugging Face's processor does to levels 0..255, or from timm."""
     images = _dict(settings.get("preprocessor")) or settings
     mean, std = images.get("image_mean"), images.get("image_std")
-    if images is not settings:
-        mean = _three(mean, source) if mean is not None and images.get("do_normalize", True) else (0.0,) * 3
-        std = _three(std, source) if std is not None and images.get("do_normalize", True) else (1.0,) * 3
+    if images is not settings and not images.get("do_normalize", True):
+        mean, std = 0.0, 1.0
+    if mean is None or std is None:
+        mean, std = (
+            pretrained.get(name) or settings.get(name) or settings.get(f"image_{name}") for name in ("mean", "std")
+        )
+    elif images is not settings:
         # The processor scales by `rescale_factor` first; here levels are divided by 255.
         factor = float(images.get("rescale_factor", 1 / 255)) if images.get("do_rescale", True) else 1.0
         scale = 1.0 if math.isclose(255 * factor, 1.0) else 1 / (255 * factor)
-        mean, std = [scale * value for value in mean], [scale * value for value in std]
-    elif mean is None or std is None:
-        mean, std = pretrained.get("mean") or settings.get("mean"), pretrained.get("std") or settings.get("std")
+        mean, std = ([scale * value for value in _three(values, source)] for values in (mean, std))
     if mean is None or std is None:
         return None, None
     if min(deviation := _three(std, source)) <= 0:
