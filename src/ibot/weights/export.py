@@ -227,7 +227,8 @@ def picture(size: tuple[int, int], tall: bool) -> NDArray[np.uint8]:
     """A generated scene [H, W, 3], wide or tall, larger than the crop `size` that is taken of it."""
     short = 2 * shorter_side(size)
     scene = Image.fromarray(draw_scene(0, int(tall), size=96, objects=4, color=1.0).image)
-    whole = np.asarray(scene.resize((short * 3 // 2,) * 2, Image.Resampling.BICUBIC))
+    edge = short * 3 // 2
+    whole = np.asarray(scene.resize((edge, edge), Image.Resampling.BICUBIC))
     return whole[:, :short] if tall else whole[:short]
 
 
