@@ -1,7 +1,9 @@
 """Runs that start from weights: what is taken, what warms up, and the guard over it."""
 
 import json
+import shutil
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ibot.cli.main import main
+from ibot.cli.train import default_folder, reached_step
 from ibot.config.override import apply
 from ibot.config.schema import duration
 from ibot.engine.loop import to_device, train
@@ -258,6 +261,27 @@ def test_the_command_takes_weights_and_resumes_without_taking_them_again(small, 
     assert not all(torch.equal(middle[name], tensor) for name, tensor in backbone_of(out, 8).items())
     command[5], command[7] = str(tmp_path / "other"), str(tmp_path / "no.pth")
     assert main(command) == 2 and not (tmp_path / "other").exists()
+
+
+def test_a_run_goes_on_as_an_older_version_read_its_weights(foreign, tmp_path, pictures, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command = ["pretrain", "tiny32", "--data", str(pictures), "--init", str(foreign[0]), "--quiet", "--device", "cpu",
+               "train.batch=8", "train.length=8 steps", "system.workers=0", "log.tensorboard=false"]  # fmt: skip
+    out = tmp_path / "run"
+    assert main([*command, "--run", str(out), "--steps", "1"]) == 0
+    written = json.loads((out / "config.json").read_text())
+    assert (written["model"]["pos_interp"], written["model"]["act"]) == ("exact", "quick_gelu")
+    written["model"]["pos_interp"] = "published"  # of the recipe, whatever the file said
+    for section, name in (("model", "act"), ("model", "mean"), ("model", "std"), ("data", "max_pixels")):
+        del written[section][name]
+    (out / "config.json").write_text(json.dumps(written))
+    shutil.copytree(out, folder := default_folder(read_config(out)))
+    for run, options in ((out, ["--run", str(out)]), (folder, [])):
+        assert main([*command, *options, "--steps", "2"]) == 0
+        assert "resume" in [row["event"] for row in read_jsonl(run / "events.jsonl")] and reached_step(run) == 2
+        assert read_config(run).model.pos_interp == "published"
+    assert main([*command, "--run", str(out), "model.pos_interp=exact"]) == 2
+    assert [path.name for path in Path("runs").iterdir()] == [folder.name]
 
 
 def test_a_run_whose_features_fall_below_their_start_is_stopped(small, tmp_path):

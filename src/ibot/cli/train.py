@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from ibot.config.override import apply, later_at_default, to_plain
 from ibot.config.resolve import Derived, check, derive, warnings
-from ibot.config.schema import Config
+from ibot.config.schema import Config, ModelConfig
 from ibot.errors import DataError, UserError
 from ibot.recipes import beyond_paper, recipe
 from ibot.types import ResultRecord
@@ -107,14 +107,20 @@ def configure(options: argparse.Namespace) -> Config:
     config = apply(base, [*given, *options.settings])
     if options.recipe == "adapt" and not config.train.init:
         raise UserError("the recipe adapt goes on from weights", fix="name them with --init WEIGHTS")
+    asked, keys = config.model, [text.partition("=")[0].strip() for text in options.settings]
     if config.train.init:
         from ibot.engine.start import with_weights
 
-        config = with_weights(config, [text.partition("=")[0].strip() for text in options.settings])
+        config = with_weights(config, keys)
     if config.method.patch_target != "online":
         from ibot.engine.tokenizers import with_tokenizer
 
         config = with_tokenizer(config)
+    if config.train.init:
+        from ibot.engine.start import as_started
+
+        folder = Path(options.run_folder) if options.run_folder else older_folder(config, asked)
+        config = as_started(config, folder, keys)
     check(config)
     return config
 
@@ -146,6 +152,12 @@ def default_folder(config: Config) -> Path:
     for key, name in later_at_default(config):
         plain.get(key, {}).pop(name, None)
     return Path("runs") / f"{config.recipe or 'run'}-{hashlib.sha256(repr(plain).encode()).hexdigest()[:8]}"
+
+
+def older_folder(config: Config, asked: ModelConfig) -> Path:
+    """Default folder of a run from weights by a version that left these settings of the network to the recipe."""
+    left = {name: getattr(asked, name) for name in ("pos_interp", "act", "mean", "std")}
+    return default_folder(replace(config, model=replace(config.model, **left)))
 
 
 def describe(

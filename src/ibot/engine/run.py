@@ -197,8 +197,14 @@ def _compare(path: Path, config: Config, source_info: dict[str, Any]) -> None:
     old = json.loads((path / "provenance.json").read_text()).get("data", {})
     # A converted run was started elsewhere, on images that nobody recorded.
     if old.get("names_sha256") not in (None, source_info.get("names_sha256")):
-        why = f"{old.get('images')} images in {old.get('root')} then, {source_info.get('images')} now"
-        raise RunError(f"'{path}' was started on other images", why=why, fix=advice)
+        raise RunError(
+            f"'{path}' was started on other images",
+            why=f"{old.get('images')} images in {old.get('root')} then, {source_info.get('images')} now; newer "
+            "versions read more kinds of files (.avif, .jfif, without extension) "
+            "and leave validation parts (valid/) out",
+            fix="name the folder of the training images, with what did not belong to them moved out of it, "
+            "or start anew in another folder with --run",
+        )
 
 
 def _provenance(source_info: dict[str, Any]) -> dict[str, Any]:

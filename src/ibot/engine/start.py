@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ibot.config.schema import Config, duration
 from ibot.engine.checkpoint import find_checkpoint
+from ibot.engine.run import read_config
 from ibot.errors import ConfigError, WeightsError
 from ibot.method.model import StudentTeacher
 from ibot.weights.arguments import head_config
@@ -29,6 +30,8 @@ HEAD_WARMUP = "1 epochs"
 CHOSEN_BY_USER = ("model.drop_path", "model.pos_interp", "model.heads", "model.mean", "model.std")
 """Settings of the network that the weights do not fix; but for the first one what the file says serves unless the user
 says otherwise."""
+READ_BEYOND_SHAPES = ("heads", "norm_eps", "pos_interp", "act", "mean", "std")
+"""Settings of the network that its file says or leaves to be guessed, of which a later version may read more."""
 
 
 def with_weights(config: Config, given: Iterable[str]) -> Config:
@@ -63,6 +66,20 @@ def with_weights(config: Config, given: Iterable[str]) -> Config:
     if "train.head_warmup" not in keys:
         train = replace(train, head_warmup=duration(HEAD_WARMUP))
     return replace(config, model=model, augment=augment, train=train)
+
+
+def as_started(config: Config, run: Path, given: Iterable[str]) -> Config:
+    """Settings of `with_weights` as the run in this folder, if it started from the same weights, once read them.
+
+    Older versions read less from some files; their runs go on as they began. What the user gave (`given`) wins.
+    """
+    if not (run / "config.json").is_file():
+        return config
+    started, keys = read_config(run), set(given)
+    if started.train.init != config.train.init:
+        return config
+    kept = {name: getattr(started.model, name) for name in READ_BEYOND_SHAPES if f"model.{name}" not in keys}
+    return replace(config, model=replace(config.model, **kept))
 
 
 @torch.no_grad()
