@@ -6,6 +6,9 @@ import errno
 import os
 from pathlib import Path
 
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the system says of a write for which there is no room."""
+
 
 def make_writable(folder: Path, name: str = "") -> None:
     """Make a folder and those above it; raises OSError if no file, or not the one called `name`, can be written there.

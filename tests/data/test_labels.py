@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ibot.config.schema import MAX_PIXELS
 from ibot.data.decode import UnreadableImage
 from ibot.data.labelled_folders import open_folder
 from ibot.data.labelled_lists import open_list
@@ -20,7 +21,7 @@ from ibot.data.labels import (
     SubsetImages,
     TarImages,
     count_shared,
-    oriented,
+    read_as,
 )
 from ibot.data.sources import scan
 
@@ -132,18 +133,18 @@ def test_subsets_are_turned_upright_or_not_with_their_base(tmp_path, make):
     exif[0x0112] = 6
     Image.new("RGB", (8, 4)).save(tmp_path / "b" / "1.jpg", exif=exif)
     upright = SubsetImages(SubsetImages(open_folder(tmp_path), [1, 0]), [0])
-    lying = oriented(upright, "ignore")
+    lying = read_as(upright, "ignore", MAX_PIXELS)
     assert isinstance(lying, SubsetImages) and lying.name(0) == upright.name(0) == "b/1.jpg"
     assert upright.read(0).shape == (8, 4, 3) and lying.read(0).shape == (4, 8, 3)
-    assert lying.fingerprint() != upright.fingerprint() == oriented(lying, "apply").fingerprint()
+    assert lying.fingerprint() != upright.fingerprint() == read_as(lying, "apply", MAX_PIXELS).fingerprint()
 
 
 def test_images_in_memory_have_no_side_up(tmp_path):
     pixels = np.zeros((2, 4, 6, 3), np.uint8)
     images = ArrayImages(tmp_path, "test", pixels, np.array([0, 1], np.int32), ("cat", "dog"))
     subset = SubsetImages(images, [1])
-    assert oriented(images, "ignore") is images
-    assert oriented(subset, "ignore").fingerprint() == subset.fingerprint()
+    assert read_as(images, "ignore", MAX_PIXELS) is images
+    assert read_as(subset, "ignore", MAX_PIXELS).fingerprint() == subset.fingerprint()
 
 
 @pytest.mark.parametrize("indices", [[3], [-1], [True, False, True], [0.5], [[0]]])

@@ -64,16 +64,20 @@ def turned(folder, target):
         Image.open(file).transpose(Image.Transpose.ROTATE_90).save(target / file.relative_to(folder), exif=exif)
 
 
-@pytest.mark.parametrize(("protocol", "settings"), [
+ROOTS = [
     (backgrounds, BackgroundSettings()),
     (natural_adversarial, NaturalAdversarialSettings()),
     (corruptions, CorruptionSettings(corruptions=("fog",), severities=(1,))),
-])  # fmt: skip
+]
+INSIDE = {backgrounds: "original", natural_adversarial: ".", corruptions: "fog/1"}
+"""Where class folders lie in a root."""
+
+
+@pytest.mark.parametrize(("protocol", "settings"), ROOTS)
 def test_images_of_a_root_are_turned_upright_unless_that_is_to_be_ignored(
     lab, tmp_path, monkeypatch, protocol, settings
 ):
-    inside = {backgrounds: "original", natural_adversarial: ".", corruptions: "fog/1"}[protocol]
-    lab.write_noise(tmp_path / "plain" / inside)
+    lab.write_noise(tmp_path / "plain" / INSIDE[protocol])
     turned(tmp_path / "plain", tmp_path / "turned")
     context = lab.store(lab.with_classes([f"{label:03d}_x" for label in range(9)]))
     logits, seen = LinearClassifier.logits, []
@@ -92,6 +96,17 @@ def test_images_of_a_root_are_turned_upright_unless_that_is_to_be_ignored(
     assert torch.equal(views("turned", "apply"), upright)
     lying = views("turned", "ignore")
     assert torch.equal(lying[-18:], upright[-18:].rot90(1, (2, 3))) and not torch.equal(lying, upright)
+
+
+@pytest.mark.parametrize(("protocol", "settings"), ROOTS)
+def test_images_of_a_root_are_refused_above_the_size_that_is_allowed(lab, tmp_path, protocol, settings):
+    lab.write_noise(tmp_path / "root" / INSIDE[protocol])
+    context = lab.store(lab.with_classes([f"{label:03d}_x" for label in range(9)]))
+    settings = replace(settings, root=str(tmp_path / "root"))
+    assert protocol.run(replace(context, max_pixels=32 * 32), settings)
+    with lab.refused(DataError, "^none of the 18 images") as caught:
+        protocol.run(replace(context, max_pixels=32 * 32 - 1), settings)
+    assert "too many pixels" in caught.value.why
 
 
 def test_rows_keep_the_order_of_the_set_and_bad_images_are_named(lab, context, tmp_path):

@@ -89,7 +89,12 @@ def run_all(options: argparse.Namespace) -> int:
 
 def asked(context: Context, protocol: str, settings: object) -> str:
     """Hash of an evaluation: with the same one it would give what it gave."""
-    about = {"settings": repr(settings), "exif_orientation": context.exif_orientation, "ibot": ibot.__version__}
+    about = {
+        "settings": repr(settings),
+        "exif_orientation": context.exif_orientation,
+        "max_pixels": context.max_pixels,
+        "ibot": ibot.__version__,
+    }
     return context.identity(protocol, about)
 
 
@@ -136,7 +141,7 @@ def evaluation(options: argparse.Namespace) -> Iterator[Context]:
             cache_folder(options.cache, out), out, options.mode, options.seed,
             batch=batch_of(loaded.backbone, view.size), workers=options.workers,
             processes=processes, data=options.data, exif_orientation=options.exif_orientation,
-            counter=counter if shown else lambda name: None,
+            max_pixels=options.max_pixels, counter=counter if shown else lambda name: None,
         )  # fmt: skip
         try:
             yield context

@@ -17,6 +17,7 @@ import ibot
 from ibot.cli.refused import lack, refusal
 from ibot.cli.waiting import spin_shortly
 from ibot.config.override import parse, settings_of
+from ibot.config.schema import MAX_PIXELS
 from ibot.engine.processes import launched_processes
 from ibot.errors import IbotError, ResourceError, UserError
 from ibot.eval.protocols import PROTOCOLS
@@ -341,8 +342,8 @@ def _weights_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("weights", metavar="WEIGHTS_OR_RUN", help="run folder, checkpoint folder or weights file")
     _network_arguments(parser)
     parser.add_argument("--size", type=COUNT, default=0, metavar="PIXELS", help="view; default: as in training")
-    most = "read images of up to N pixels (default: 89478485)"
-    parser.add_argument("--max-pixels", type=COUNT, default=89_478_485, metavar="N", help=most)
+    most = "read images of up to N pixels (default: %(default)s)"
+    parser.add_argument("--max-pixels", type=COUNT, default=MAX_PIXELS, metavar="N", help=most)
     turn = "turn pictures upright by their EXIF tag, or not, as published (default: apply)"
     parser.add_argument("--exif-orientation", choices=("apply", "ignore"), default="apply", help=turn)
     parser.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda, cuda:N, mps")

@@ -9,6 +9,7 @@ import shlex
 from pathlib import Path
 
 from ibot.errors import IbotError, ResourceError, UserError
+from ibot.places import DISK_FULL
 
 PLACES = {
     "run_folder": "--run", "out": "--out", "cache": "--cache", "csv": "--csv", "markdown": "--markdown",
@@ -17,7 +18,6 @@ PLACES = {
 """Attributes of the options that name files and folders, with what a user calls them."""
 READ = ("--data", "--val-data", "WEIGHTS", "--init")
 """Those that are only read."""
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 REFUSED = (
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EEXIST,
 )  # fmt: skip

@@ -13,10 +13,10 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ibot.cli.refused import DISK_FULL
 from ibot.config.override import show
 from ibot.errors import ResourceError, UserError
 from ibot.eval.protocols import PROTOCOLS
+from ibot.places import DISK_FULL
 from ibot.types import ResultRecord
 
 FILE = "results.jsonl"

@@ -17,6 +17,8 @@ from typing import Literal
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 """Of levels 0..1 in red, green, blue: what nearly every published network was trained with."""
+MAX_PIXELS = 89_478_485
+"""Larger images are refused from their header, unless asked for: a few bytes can declare terabytes."""
 DURATION_UNITS = ("images", "steps", "epochs", "percent")
 
 
@@ -67,7 +69,7 @@ class DataConfig:
     """Labelled folder for k-NN during training (`--val-data`); empty: the validation part of `path`."""
     exif_orientation: Literal["apply", "ignore"] = "apply"
     """Turn pictures upright by their EXIF tag. The published loader ignores it (quirk Q2)."""
-    max_pixels: int = field(default=89_478_485, repr=False)
+    max_pixels: int = field(default=MAX_PIXELS, repr=False)
     """Larger images are refused from their header: a small file can declare more than the memory holds."""
     max_bad_fraction: float = 0.2
     """Stop when more than this share of the files read so far is unreadable."""

@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
+from ibot.config.schema import MAX_PIXELS
 from ibot.data.formats import heif_reader, is_heif
 from ibot.data.quiet import quiet
 
-MAX_PIXELS = 89_478_485
-"""Larger images are refused from their header, unless asked for: a few bytes can declare terabytes."""
 BACKGROUND = (255, 255, 255)
 """Shown through transparent pixels: what most drawings and product photos were made for."""
 Orientation = Literal["apply", "ignore"]

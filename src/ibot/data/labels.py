@@ -17,7 +17,9 @@ from typing import Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ibot.data.decode import MAX_PIXELS, Orientation, UnreadableImage, decode_file
+from ibot.config.schema import MAX_PIXELS
+from ibot.data.classes import match_classes
+from ibot.data.decode import Orientation, UnreadableImage, decode_file
 from ibot.data.sources import ImageSource
 
 Part = Literal["train", "val"]
@@ -246,22 +248,23 @@ class SubsetImages:
         return self._fingerprint
 
 
-def oriented(images: Images, exif_orientation: Orientation) -> Images:
-    """The same images, turned upright by their EXIF tags or not; those in memory have none."""
-    return _read_with(images, exif_orientation=exif_orientation)
+def read_as(images: Images, exif_orientation: Orientation, max_pixels: int) -> Images:
+    """The same images, turned upright by their EXIF tags or not, and refused where they have more pixels.
 
-
-def allowing(images: Images, max_pixels: int) -> Images:
-    """The same images, of which larger ones are refused; those in memory are all read."""
-    return _read_with(images, max_pixels=max_pixels)
-
-
-def _read_with(images: Images, **changes: Any) -> Images:
+    Those in memory stay as they are.
+    """
     if isinstance(images, SubsetImages):
-        return type(images)(_read_with(images.base, **changes), images.indices)
+        return type(images)(read_as(images.base, exif_orientation, max_pixels), images.indices)
     if not isinstance(images, FileImages):
         return images
-    return replace(images, source=replace(images.source, **changes))
+    return replace(images, source=replace(images.source, exif_orientation=exif_orientation, max_pixels=max_pixels))
+
+
+def matched(images: Images, classes: tuple[str, ...], where: tuple[str, str]) -> Images:
+    """The same images with the classes of the training images, some of which they may lack; see `match_classes`."""
+    if images.classes == classes:
+        return images
+    return relabelled(images, match_classes(classes, images.classes, where), classes)
 
 
 def relabelled(images: Images, number: NDArray[np.int32], classes: tuple[str, ...]) -> Images:

@@ -6,12 +6,12 @@ import glob
 import re
 from pathlib import Path
 
-from ibot.data.classes import match_classes
-from ibot.data.decode import MAX_PIXELS, Orientation
+from ibot.config.schema import MAX_PIXELS
+from ibot.data.decode import Orientation
 from ibot.data.labelled_folders import open_folder
 from ibot.data.labelled_lists import LISTS, open_list
 from ibot.data.labelled_tars import open_tars
-from ibot.data.labels import LabelledImages, Part, allowing, oriented, relabelled
+from ibot.data.labels import LabelledImages, Part, matched, read_as
 from ibot.data.named_sets import open_named
 from ibot.data.parts import find_parts, part_of
 from ibot.data.sources import require_local
@@ -55,7 +55,7 @@ def open_labelled(
             why=f"all {len(train)} images are labelled '{''.join(train.classes)}'",
             fix="add images of another class",
         )
-    train = allowing(oriented(train, exif_orientation), max_pixels)
+    train = read_as(train, exif_orientation, max_pixels)
     val = _open(val_data or data, "val")
     if val is None and val_data:
         val = _open(val_data, "train", one_class=True)
@@ -74,11 +74,8 @@ def open_labelled(
             why=f"they are in '{val.root}'",
             fix="leave out --split, or name the training images alone",
         )
-    val = allowing(oriented(val, exif_orientation), max_pixels)
-    if val.classes != train.classes:
-        number = match_classes(train.classes, val.classes, (data, val_data or data))
-        val = relabelled(val, number, train.classes)
-    return train, val
+    val = read_as(val, exif_orientation, max_pixels)
+    return train, matched(val, train.classes, (data, val_data or data))
 
 
 def _open(data: str, part: Part, *, one_class: bool = False) -> LabelledImages | None:

@@ -101,15 +101,16 @@ def folder_names(folder: Path) -> list[str]:
     """The folders in a folder but those of systems, sorted; none where it cannot be listed, which `scan` will say."""
     try:
         with os.scandir(folder) as entries:
-            return sorted(entry.name for entry in entries if not is_litter(entry.name, True) and _is_folder(entry))
+            return sorted(entry.name for entry in entries if not is_litter(entry.name, True) and is_folder(entry))
     except OSError:
         return []
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry of a folder is one that can be entered."""
     try:
         return entry.is_dir()
-    except OSError:
+    except OSError:  # a link in a circle, or into a folder that must not be read
         return False
 
 

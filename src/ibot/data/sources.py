@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ibot.config.schema import MAX_PIXELS
 from ibot.data.classes import absent_note, match_classes, twins_note
-from ibot.data.decode import MAX_PIXELS, Orientation, decode, holds_more
+from ibot.data.decode import Orientation, decode, holds_more
 from ibot.data.formats import FURTHER, PAGED, extension, extensions, is_image, is_litter
-from ibot.data.parts import find_parts, folder_names, part_of, quoted
+from ibot.data.parts import find_parts, folder_names, is_folder, part_of, quoted
 from ibot.errors import DataError, printable
 
 RUN_MARKS = ("config.json", "checkpoints")
@@ -240,7 +241,7 @@ def _walk(root: Path) -> _Found:
         parts = set()
         for entry in entries:
             name = entry.name
-            if _is_folder(entry):
+            if is_folder(entry):
                 if is_litter(name, True):
                     found.other_folders[name] += 1
                     continue
@@ -296,13 +297,6 @@ def _listing(folder: str, seen: set[tuple[int, int]]) -> list[os.DirEntry[str]]:
             why=error.strerror or str(error),
             fix="make it readable, or name a folder beside it",
         ) from None
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link in a circle, or into a folder that must not be read
-        return False
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:

@@ -14,8 +14,8 @@ import torch
 from safetensors import SafetensorError
 
 from ibot.errors import ResourceError, WeightsError
+from ibot.places import DISK_FULL
 
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _GONE = (errno.EIO, errno.EROFS, errno.ESTALE, errno.ENODEV, errno.ENXIO)
 """What a write into an open file meets on a disk that was taken away or became read-only."""
 _DAMAGED = (
@@ -80,7 +80,7 @@ def sync(path: Path) -> None:
 def is_disk_full(error: Exception) -> bool:
     """Whether a failed write was refused for lack of space."""
     if isinstance(error, OSError):
-        return error.errno in _DISK_FULL
+        return error.errno in DISK_FULL
     # torch and safetensors report a failed write as their own errors, with the system's words inside.
     text = str(error).lower()
     return any(words in text for words in ("no space left", "os error 28", "quota", "unexpected pos", "file too large"))

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ibot.config.schema import MAX_PIXELS
 from ibot.data.decode import Orientation
-from ibot.data.labels import LabelledImages
+from ibot.data.labels import Images, LabelledImages, read_as
 from ibot.engine.processes import Processes
 from ibot.engine.run import software
 from ibot.eval.cache import FeatureSet, cached_features
@@ -57,6 +58,7 @@ class Context:
     data: str = ""
     """What the user named as data, a set's name included."""
     exif_orientation: Orientation = "apply"
+    max_pixels: int = MAX_PIXELS
     """How all images are read, those of further folders included."""
     began: float = field(default_factory=time.perf_counter)
 
@@ -64,6 +66,10 @@ class Context:
     def num_classes(self) -> int:
         """C."""
         return len(self.train.classes)
+
+    def read_alike(self, images: Images) -> Images:
+        """Images of a further folder, read as all others are."""
+        return read_as(images, self.exif_orientation, self.max_pixels)
 
     def features(
         self, images: LabelledImages, name: str, features: Sequence[Feature] = (CLASS_TOKEN,)

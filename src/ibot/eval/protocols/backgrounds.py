@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ibot.config.evaluation import BackgroundSettings
-from ibot.data.decode import Orientation, UnreadableImage
+from ibot.data.decode import UnreadableImage
 from ibot.data.labelled_folders import open_folder
-from ibot.data.labels import FolderImages, SubsetImages, oriented
+from ibot.data.labels import FolderImages, SubsetImages
 from ibot.data.pixels import Statistics, normalize
 from ibot.errors import ConfigError, DataError
 from ibot.eval.cache import FeatureSet
@@ -57,7 +57,7 @@ def run(context: Context, settings: BackgroundSettings) -> list[ResultRecord]:
     if not settings.root:
         raise ConfigError("root is not set", why="it names the variants", fix="root=DIR with original, only_fg, ...")
     context = as_stored(context)
-    variants = _open_variants(Path(settings.root), context.exif_orientation)
+    variants = _open_variants(Path(settings.root), context)
     masked = _with_masks(settings, variants, context.view) if settings.challenge else None
     classifier = classifier_for(context)
     folders = next(iter(variants.values())).classes
@@ -76,7 +76,7 @@ def run(context: Context, settings: BackgroundSettings) -> list[ResultRecord]:
     return records
 
 
-def _open_variants(root: Path, exif_orientation: Orientation) -> dict[str, FolderImages]:
+def _open_variants(root: Path, context: Context) -> dict[str, FolderImages]:
     """The variants that are there, ROOT/VARIANT/val/CLASS/* or ROOT/VARIANT/CLASS/*."""
     there = [name for name in VARIANTS if (root / name).is_dir()]
     if not there:
@@ -84,7 +84,7 @@ def _open_variants(root: Path, exif_orientation: Orientation) -> dict[str, Folde
             f"'{root}' holds no variant of the backgrounds challenge",
             why=f"looked for {', '.join(VARIANTS)}", fix="name the folder bg_challenge",
         )  # fmt: skip
-    variants = {name: oriented(open_folder(_part(root / name)), exif_orientation) for name in there}
+    variants = {name: context.read_alike(open_folder(_part(root / name))) for name in there}
     first = variants[there[0]]
     for name, images in variants.items():
         if images.classes != first.classes:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ibot.config.evaluation import CorruptionSettings
 from ibot.data.labelled_folders import open_folder
-from ibot.data.labels import LabelledImages, oriented
+from ibot.data.labels import LabelledImages, matched
 from ibot.engine.distributed import barrier, check_equal
 from ibot.engine.files import read_state, write_atomically
 from ibot.errors import ConfigError, DataError
@@ -148,20 +148,23 @@ def _stored(context: Context, settings: CorruptionSettings) -> Sets:
     """ROOT/CORRUPTION/SEVERITY/CLASS/*; a corruption that lacks a severity is left out."""
     root = Path(settings.root)
     lacking = {name for name, severity in _pairs(settings) if not (root / name / str(severity)).is_dir()}
-    sets: Sets = {(name, severity): oriented(open_folder(root / name / str(severity)), context.exif_orientation)
-                  for name, severity in _pairs(settings) if name not in lacking}  # fmt: skip
+    sets: Sets = {
+        (name, severity): _stored_set(context, root / name / str(severity))
+        for name, severity in _pairs(settings)
+        if name not in lacking
+    }
     if not sets:
         raise DataError(
             f"'{root}' holds none of the corruptions", why=f"looked for '{settings.corruptions[0]}/1' and others",
             fix="name the folder with CORRUPTION/SEVERITY/CLASS/*",
         )  # fmt: skip
-    for images in sets.values():
-        if images.classes != context.train.classes:
-            raise DataError(
-                f"'{images.root}' has other classes than '{context.train.root}'",
-                why=f"{len(images.classes)} and {len(context.train.classes)} classes", fix="give both the same folders",
-            )  # fmt: skip
     return sets
+
+
+def _stored_set(context: Context, folder: Path) -> LabelledImages:
+    """Stored images are made from validation images, which may lack classes of the training images."""
+    images = context.read_alike(open_folder(folder, one_class=True))
+    return matched(images, context.train.classes, (str(context.train.root), str(folder)))
 
 
 def _source_notes(settings: CorruptionSettings, sets: Sets) -> list[str]:

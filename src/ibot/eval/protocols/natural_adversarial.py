@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ibot.config.evaluation import NaturalAdversarialSettings
 from ibot.data.labelled_folders import open_folder
-from ibot.data.labels import LabelledImages, oriented
+from ibot.data.labels import LabelledImages
 from ibot.errors import ConfigError, DataError
 from ibot.eval.calibration import confidence_and_correct
 from ibot.eval.imagenet_subsets import IMAGENET_A, NUM_CLASSES
@@ -29,7 +29,7 @@ def run(context: Context, settings: NaturalAdversarialSettings) -> list[ResultRe
     check_bin_size(settings.bin_size)
     if not settings.root:
         raise ConfigError("root is not set", why="it names the hard images", fix="root=DIR with one folder per class")
-    images = oriented(open_folder(settings.root), context.exif_orientation)
+    images = context.read_alike(open_folder(settings.root))
     competing = _competing(settings, images, context.train.classes)
     classifier = classifier_for(context)
     notes = head_notes(context, classifier)
