@@ -283,6 +283,8 @@ def test_the_number_of_workers_follows_the_cores(monkeypatch):
     assert choose_workers(0, on_gpu=True) == 0 and choose_workers(5, on_gpu=False) == 5
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     assert choose_workers(-1, on_gpu=True) == 2 and choose_workers(-1, on_gpu=False) == 1
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "")
+    assert choose_workers(-1, on_gpu=True) == 11
     assert replace(config()).system.workers == 0
 
 

@@ -18,6 +18,7 @@ from ibot.data.workers import fitting, read_items
 from ibot.errors import DataError, ResourceError
 
 MIB = 2**20
+SRUN = {"SLURM_PROCID": "1", "SLURM_NTASKS": "8", "SLURM_STEP_ID": "0"}
 
 
 class Numbers(Dataset):
@@ -78,10 +79,15 @@ def test_fewer_items_are_read_ahead_where_shared_memory_is_small(monkeypatch, ca
     assert ("/dev/shm" in caplog.text) == (expected != (4, 4))
 
 
-def test_shared_memory_is_divided_among_the_processes_of_a_machine(monkeypatch):
+@pytest.mark.parametrize(
+    "launched",
+    [{"LOCAL_WORLD_SIZE": "4"}, {**SRUN, "SLURM_STEP_TASKS_PER_NODE": "4(x2)"}],
+)
+def test_shared_memory_is_divided_among_the_processes_of_a_machine(monkeypatch, launched):
     monkeypatch.setattr(workers, "shared_memory", lambda: 40 * MIB)
     monkeypatch.setattr(workers, "BESIDE", (1.0, 0))
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    for name, value in launched.items():
+        monkeypatch.setenv(name, value)
     assert fitting(2, 4, MIB, held=2) == (2, 4)
     with pytest.raises(ResourceError, match="/dev/shm is too small") as caught:
         fitting(2, 4, 4 * MIB, held=2)

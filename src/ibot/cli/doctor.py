@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import platform
 import shutil
 from importlib.metadata import PackageNotFoundError, version
@@ -11,6 +10,7 @@ from importlib.util import find_spec
 
 import ibot
 from ibot.cli.waiting import in_force
+from ibot.machine import usable_cores
 
 OPTIONAL = {"tensorboard": "log", "matplotlib": "show"}
 
@@ -23,7 +23,7 @@ def run(options: argparse.Namespace) -> int:
 
     device = choose_device("auto")
     precision = str(choose_precision("auto", device)).removeprefix("torch.")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = usable_cores()
     print(f"ibot {ibot.__version__}, Python {platform.python_version()}, {platform.platform()}")
     print(
         "packages    " + ", ".join(f"{name} {_version(name)}" for name in ("torch", "torchvision", "numpy", "pillow"))

@@ -8,7 +8,6 @@ micro-batches in order. An incomplete last batch is dropped.
 from __future__ import annotations
 
 import math
-import os
 import zlib
 from collections.abc import Iterator
 from dataclasses import replace
@@ -27,6 +26,7 @@ from ibot.data.pixels_batch import render_batch
 from ibot.data.sources import ImageSource
 from ibot.data.workers import fitting, read_items
 from ibot.errors import ConfigError, DataError
+from ibot.machine import own_cores
 from ibot.rng import Purpose, permutation, uniform
 from ibot.types import Batch, Masks
 
@@ -207,8 +207,7 @@ def choose_workers(setting: int, on_gpu: bool) -> int:
     """
     if setting >= 0:
         return setting
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    cores //= int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    cores = own_cores()
     return max(1, min(MAX_WORKERS, cores - 1 if on_gpu else cores // 4))
 
 

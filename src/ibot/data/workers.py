@@ -19,6 +19,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from ibot.errors import IbotError, ResourceError
+from ibot.machine import local_world_size
 
 log = logging.getLogger("ibot")
 
@@ -109,7 +110,7 @@ def fitting(workers: int, ahead: int, num_bytes: int, held: int) -> tuple[int, i
     free = shared_memory()
     if free is None:
         return workers, ahead
-    share = free // int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
+    share = free // local_world_size()
     item = int(num_bytes * BESIDE[0]) + BESIDE[1]
     room = share // item - held
     if room >= workers * ahead:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ibot.engine.processes import launched_processes
 from ibot.errors import IbotError, ResourceError, UserError
+from ibot.machine import usable_cores
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.agent.server import RunResult
@@ -56,7 +57,7 @@ def launch(count: int, arguments: Sequence[str]) -> int:
 
     # The process that fails says why; the launcher's report of it would bury that.
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, _cores() // count)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // count)))
     os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGQUIT"  # those that end a run are forwarded below
     meeting = RendezvousParameters("c10d", "localhost:0", uuid.uuid4().hex, min_nodes=1, max_nodes=1)
     spec = WorkerSpec(
@@ -115,7 +116,3 @@ def _exit_code(result: RunResult) -> int:
     if -code not in FORWARDED:
         raise IbotError(f"process {rank} was ended by {name}")
     return 128 - code
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

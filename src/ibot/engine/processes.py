@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ibot.errors import UserError
+from ibot.machine import given_variables, number, started_by_srun
 
 TORCH_PORT = 29_500
 """Where torch's processes meet if nobody says where."""
@@ -37,16 +38,16 @@ def launched_processes(environment: Mapping[str, str] = os.environ) -> Processes
 
     Raises UserError for variables that make no sense.
     """
-    given = {name: value.strip() for name, value in environment.items() if value.strip()}
+    given = given_variables(environment)
     if "RANK" in given and "WORLD_SIZE" in given:
-        rank, world_size = _number(given, "RANK"), _number(given, "WORLD_SIZE")
-        local_rank = _number(given, "LOCAL_RANK") if "LOCAL_RANK" in given else 0
-    elif _started_by_srun(given):
+        rank, world_size = number(given, "RANK"), number(given, "WORLD_SIZE")
+        local_rank = number(given, "LOCAL_RANK") if "LOCAL_RANK" in given else 0
+    elif started_by_srun(given):
         tasks = "SLURM_STEP_NUM_TASKS" if "SLURM_STEP_NUM_TASKS" in given else "SLURM_NTASKS"
-        rank, world_size = _number(given, "SLURM_PROCID"), _number(given, tasks)
+        rank, world_size = number(given, "SLURM_PROCID"), number(given, tasks)
         # Where each task sees one GPU of its own (--gpus-per-task), that is number 0.
         alone = given.get("CUDA_VISIBLE_DEVICES", ",").count(",") == 0
-        local_rank = 0 if alone or "SLURM_LOCALID" not in given else _number(given, "SLURM_LOCALID")
+        local_rank = 0 if alone or "SLURM_LOCALID" not in given else number(given, "SLURM_LOCALID")
     else:
         return Processes()
     if rank >= max(world_size, 1):
@@ -54,26 +55,6 @@ def launched_processes(environment: Mapping[str, str] = os.environ) -> Processes
     if world_size <= 1:
         return Processes(0, 1, local_rank)
     return Processes(rank, world_size, local_rank, _address(given), _port(given))
-
-
-def _number(given: Mapping[str, str], name: str) -> int:
-    if given[name].isdecimal():
-        return int(given[name])
-    raise UserError(
-        f"{name}={given[name]} is not a number",
-        why="a launcher sets it to say which of several processes this is",
-        fix=f"unset {name} to run one process",
-    )
-
-
-def _started_by_srun(given: Mapping[str, str]) -> bool:
-    """Whether this is a task of a job step; not a batch script or a shell in an allocation of several tasks."""
-    if not {"SLURM_PROCID", "SLURM_NTASKS"} <= given.keys() or "SLURM_PTY_PORT" in given:
-        return False
-    # A batch script is task 0 of no step; a shell that salloc opened is a step of a single task.
-    in_a_step = bool({"SLURM_STEP_ID", "SLURM_STEP_NUM_TASKS"} & given.keys())
-    by_hand = "SLURM_LOCALID" in given and "SLURM_JOB_ID" not in given
-    return in_a_step or by_hand or given["SLURM_PROCID"] != "0"
 
 
 def _address(given: Mapping[str, str]) -> str:
@@ -100,9 +81,9 @@ def first_host(nodes: str) -> str:
 
 def _port(given: Mapping[str, str]) -> int:
     if "MASTER_PORT" in given:
-        return _number(given, "MASTER_PORT")
+        return number(given, "MASTER_PORT")
     if "SLURM_JOB_ID" not in given:
         return TORCH_PORT
     # Steps of a job, and jobs that share a node, meet at different ports.
-    step = _number(given, "SLURM_STEP_ID") if "SLURM_STEP_ID" in given else 0
-    return SLURM_PORTS[(_number(given, "SLURM_JOB_ID") + 101 * step) % len(SLURM_PORTS)]
+    step = number(given, "SLURM_STEP_ID") if "SLURM_STEP_ID" in given else 0
+    return SLURM_PORTS[(number(given, "SLURM_JOB_ID") + 101 * step) % len(SLURM_PORTS)]
