@@ -1,5 +1,6 @@
 import fcntl
 import json
+import logging
 import os
 import subprocess
 import time
@@ -220,6 +221,23 @@ def test_progress_away_from_a_terminal_is_plain_lines(capsys):
     with Progress(quiet=True) as progress:
         progress.update(1, 10, row)
     assert capsys.readouterr().out == ""
+
+
+def test_warnings_of_a_quiet_main_process_are_in_its_log_from_the_start(tmp_path, capsys):
+    with Progress(quiet=True, opening=["shown before"]) as progress:
+        logging.getLogger("ibot").warning("early")
+        progress.keep(tmp_path / "log.txt")
+        logging.getLogger("ibot").warning("late")
+    assert capsys.readouterr() == ("", "")
+    lines = (tmp_path / "log.txt").read_text().splitlines()
+    assert [line.partition("  ")[2] for line in lines] == ["shown before", "early", "late"]
+
+
+def test_warnings_of_the_other_processes_are_said_with_their_number(capsys):
+    with Progress(rank=1) as progress:
+        progress.message("what the main process says too")
+        logging.getLogger("ibot").warning("no images for %d s", 60)
+    assert capsys.readouterr() == ("", "process 1: no images for 60 s\n")
 
 
 def test_tensorboard_events_are_written(tmp_path):

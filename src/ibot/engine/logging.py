@@ -24,13 +24,15 @@ class Progress:
     """Progress of a run on standard output, and in the run's log whether or not somebody watches.
 
     On a terminal one bar that is redrawn (rich, imported only then); otherwise one plain line per update without escape
-    codes. Warnings of this package are lines of it. Use as a context manager.
+    codes. Warnings of this package are lines of it. Use as a context manager. Of several processes
+    the main one shows and keeps lines; the others say their warnings on the error output.
     """
 
-    def __init__(self, *, quiet: bool = False, opening: Iterable[str] = ()) -> None:
-        """`opening` are lines that were shown before; they come first in the log."""
-        self.quiet = quiet
-        self._opening = opening
+    def __init__(self, *, quiet: bool = False, rank: int = 0, opening: Iterable[str] = ()) -> None:
+        """`quiet` shows nothing, and keeps all in the log; `opening` are lines that were shown."""
+        self.quiet = quiet or rank > 0
+        self.rank = rank
+        self._early = list(opening)
         self._log: Path | None = None
         self._bar: Any = None
         self._task: Any = None
@@ -66,7 +68,7 @@ class Progress:
     def keep(self, file: Path) -> None:
         """Also append every line, with the time, to a file. Its errors are raised: it is the run's own."""
         self._log = file
-        for line in self._opening:
+        for line in self._early:
             self._append(line)
 
     def update(self, step: int, total: int, row: dict[str, Any]) -> None:
@@ -94,7 +96,10 @@ class Progress:
             print(line, file=self._out, flush=True)
 
     def _append(self, line: str) -> None:
-        if self._log is not None:
+        if self._log is None:
+            if self.rank == 0:
+                self._early.append(line)
+        else:
             with self._log.open("a", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {line}\n")
 
@@ -110,16 +115,23 @@ class Progress:
 
 
 class _Warnings(logging.Handler):
-    """Makes this package's warnings lines of the progress, from any thread."""
+    """Makes this package's warnings lines of the progress, from any thread.
+
+    A process that is not the main one shows no progress, but what it waits for only itself can say.
+    """
 
     def __init__(self, progress: Progress) -> None:
         super().__init__(logging.WARNING)
         self.progress = progress
 
     def emit(self, record: logging.LogRecord) -> None:
+        text, rank = record.getMessage(), self.progress.rank
         # The loop's next line tells what is wrong with the folder.
         with suppress(OSError):
-            self.progress.message(record.getMessage())
+            if rank > 0:
+                print(f"process {rank}: {text}", file=sys.stderr, flush=True)
+            else:
+                self.progress.message(text)
 
 
 def _words(row: dict[str, Any]) -> str:

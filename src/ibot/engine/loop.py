@@ -113,7 +113,7 @@ def train(
         prepared(config.system) as device,
         joined(device) as processes,
         StopSignal() as signal,
-        Progress(quiet=quiet or not processes.is_main, opening=opening) as progress,
+        Progress(quiet=quiet, rank=processes.rank, opening=opening) as progress,
     ):
         images = source if source is not None else scan(config.data.path)
         trainer = build_trainer(config, run_path, images, processes, device, progress, command)
