@@ -2,9 +2,11 @@
 
 import os
 import signal
+import socket
 import time
 
 import pytest
+import torch.distributed as dist
 from several import run_forked
 
 from ibot.cli import main as command
@@ -97,6 +99,37 @@ def test_what_is_asked_of_the_main_process_or_of_all_is_the_same_everywhere(tmp_
     codes, printed = run_forked(in_several(ask), tmp_path)
     assert codes == [0, 0] and printed == ["", ""]
     assert [(tmp_path / f"heard{rank}").read_text() for rank in (0, 1)] == ["10 ['', 'problem 1']"] * 2
+
+
+@pytest.mark.distributed
+def test_a_process_that_comes_late_to_the_launchers_store_is_heard(tmp_path, monkeypatch):
+    server = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    monkeypatch.setattr(watch, "CONNECT_SECONDS", 0.2)
+
+    def work(rank):
+        os.environ["MASTER_PORT"] = str(server.port)
+        time.sleep(rank * 1.0)  # as long as importing torch takes more on the other node
+        return only(1, refuse)(rank)
+
+    codes, printed = run_forked(work, tmp_path)
+    assert codes == [2, 2] and "process 1 of 2" in printed[0]
+
+
+@pytest.mark.distributed
+def test_strangers_at_the_port_take_nobodys_place(tmp_path, monkeypatch):
+    monkeypatch.setattr(watch, "HELLO_SECONDS", 0.2)
+    connect, strangers = watch._connect, []
+
+    def after_strangers(hosts, port):
+        for said in (b"", b"GET / HTTP/1.0\r\n\r\n", b"[1]\n", b'{"rank": 7}\n', b"\xff\n"):
+            strangers.append(socket.create_connection(("127.0.0.1", port)))
+            strangers[-1].sendall(said)
+        return connect(hosts, port)
+
+    monkeypatch.setattr(watch, "_connect", after_strangers)
+    codes, printed = run_forked(only(1, refuse), tmp_path)
+    assert codes == [2, 2] and "process 1 of 2" in printed[0]
 
 
 def test_a_single_process_asks_nobody():

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import timedelta
+from itertools import count
 from typing import Any
 
 import torch
@@ -31,7 +32,9 @@ log = logging.getLogger("ibot")
 JOIN_TIMEOUT = timedelta(minutes=10)
 """For all processes to start: a queue may start them one by one, and each imports torch first."""
 CONNECT_SECONDS = 20.0
-"""For a connection to the main process."""
+"""For a connection to the main process, at each of its names."""
+HELLO_SECONDS = 2.0
+"""For a connected process to say which one it is; whatever else finds the port does not."""
 GRACE_SECONDS = 1.0
 """For the main process to meet the same error by itself, as it does with most of them."""
 WAIT_SECONDS = 3.0
@@ -135,21 +138,30 @@ class Watch:
 
     def _accept(self, server: socket.socket) -> None:
         """Let all others connect; they come at once, as all have met."""
-        server.settimeout(CONNECT_SECONDS)
+        missing = list(range(1, self.processes.world_size))
+        deadline = time.monotonic() + 2 * CONNECT_SECONDS
         with server, suppress(TimeoutError):
-            while len(self._others) < self.processes.world_size - 1:
+            while missing and (left := deadline - time.monotonic()) > 0:
+                server.settimeout(left)
                 connection, _ = server.accept()
+                connection.settimeout(HELLO_SECONDS)
+                messages = _messages(connection)
+                hello = next(messages, {})
+                rank, host = hello.get("rank"), str(hello.get("host"))
+                if rank not in missing:  # a stranger
+                    connection.close()
+                    continue
                 connection.settimeout(None)
+                missing.remove(rank)
                 self._others.append(connection)
-                self._listeners.append(_in_background(self._listen, connection))
+                lost = Failure.without_a_word(rank, host)
+                self._listeners.append(_in_background(self._listen, connection, messages, lost))
 
-    def _listen(self, connection: socket.socket) -> None:
-        """The main process: hear what one of the others says."""
-        messages = _messages(connection)
-        sender, last = next(messages, {}), next(messages, {})
-        if "done" in last or not sender:
+    def _listen(self, connection: socket.socket, messages: Iterator[Any], lost: Failure) -> None:
+        """The main process: hear how one of the others ends; without a word it is `lost`."""
+        failure, last = lost, next(messages, {})
+        if "done" in last:
             return
-        failure = Failure.without_a_word(sender["rank"], sender["host"])
         if "failed" in last:
             failure = Failure(**last["failed"])
             _send(connection, {"heard": True})
@@ -190,6 +202,7 @@ class Watch:
 
 
 _current: Watch | None = None
+_meetings = count()
 
 
 @contextmanager
@@ -236,11 +249,11 @@ def from_all(name: str, text: str) -> list[str]:
     return [watch.store.get(name).decode() for name in names]
 
 
-def _meet(processes: Processes) -> dist.TCPStore:
+def _meet(processes: Processes) -> dist.Store:
     """The store at the main process's address, or that of torch's launcher, once all processes are there."""
     launched = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     try:
-        return dist.TCPStore(
+        store = dist.TCPStore(
             processes.address,
             processes.port,
             processes.world_size,
@@ -248,6 +261,14 @@ def _meet(processes: Processes) -> dist.TCPStore:
             timeout=JOIN_TIMEOUT,
             multi_tenant=not launched,
         )
+        # The launcher's outlives a meeting, and the processes that it starts again.
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        store = dist.PrefixStore(f"ibot/{attempt}/{next(_meetings)}", store)
+        # A server waits for the others by itself, but nobody does at the launcher's.
+        if store.add("here", 1) >= processes.world_size:
+            store.set("all", "here")
+        store.wait(["all"], JOIN_TIMEOUT)
+        return store
     except RuntimeError as error:
         raise UserError(
             f"process {processes.rank} of {processes.world_size} did not meet the others",
@@ -272,10 +293,13 @@ def _send(connection: socket.socket, message: dict[str, Any]) -> None:
 
 
 def _messages(connection: socket.socket) -> Iterator[dict[str, Any]]:
-    """What comes, until the connection ends."""
-    with suppress(OSError), connection.makefile("rb") as lines:
+    """What comes, until the connection ends or something else comes."""
+    with suppress(OSError, ValueError), connection.makefile("rb") as lines:
         for line in lines:
-            yield json.loads(line)
+            message = json.loads(line)
+            if not isinstance(message, dict):
+                return
+            yield message
 
 
 def _in_background(work: Any, *arguments: Any) -> threading.Thread:
