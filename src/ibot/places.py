@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 from pathlib import Path
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -17,9 +18,10 @@ def make_writable(folder: Path, name: str = "") -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".ibot-{os.getpid()}"
+        # Containers on several hosts have equal numbers of processes.
+        probe = folder / f".ibot-{socket.gethostname()}-{os.getpid()}"
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)
     except FileExistsError:  # by Python's word: a file or a link to nothing has this name
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder)) from None
     except OSError as error:

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ import torch
 from ibot.cli.evaluate import cache_folder
 from ibot.cli.main import FEATURE_CACHE, main
 from ibot.cli.refused import lack, refusal
+from ibot.engine import distributed
 from ibot.errors import ResourceError, UserError
 from ibot.models.backbone import build_backbone
 from ibot.places import make_writable
@@ -134,6 +136,31 @@ def test_a_user_without_name_and_home_can_evaluate(world, tmp_path):
     assert done.returncode == 0, done.stderr
     assert f"uid{os.getuid()}" in done.stdout and (tmp_path / "out" / "features").is_dir()
     assert "features are kept in" in done.stderr
+
+
+def test_processes_that_keep_features_in_different_folders_are_refused(world, monkeypatch, capsys):
+    def gather(own):
+        return [own, {name: "else" if "--cache" in name else own[name] for name in own}]
+
+    monkeypatch.setattr(distributed, "gather", gather)
+    command = COMMANDS["--out"].format(root=world, place=world / "differ").split()
+    assert main(command) == 2
+    assert "the processes differ in the folder of the features (--cache)" in capsys.readouterr().err
+
+
+def test_processes_of_several_hosts_try_a_folder_at_the_same_time(tmp_path, monkeypatch):
+    names, touch = [], Path.touch
+
+    def touched(path):
+        touch(path)
+        names.append(path.name)
+        path.unlink()  # as a container of the same name does on another host
+
+    monkeypatch.setattr(Path, "touch", touched)
+    for host in ("node1", "node2"):
+        monkeypatch.setattr("socket.gethostname", lambda host=host: host)
+        make_writable(tmp_path)
+    assert len(set(names)) == 2 and not list(tmp_path.iterdir())
 
 
 def test_a_folder_is_made_and_tried_without_a_trace(tmp_path):

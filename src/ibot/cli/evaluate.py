@@ -133,12 +133,15 @@ def evaluation(options: argparse.Namespace) -> Iterator[Context]:
         make_writable(out, "results.jsonl")  # what fails shall fail before the work
         hashed = weights_hash(loaded)
         sets = {"the training images": train.fingerprint(), "the validation images": val.fingerprint()}
-        check_equal({"the weights": hashed, **sets})
+        cache = cache_folder(options.cache, out)
+        # Each process writes its part of the features there, and reads those of all.
+        places = {"the folder of the features (--cache)": str(cache)}
+        check_equal({"the weights": hashed, **places, **sets})
         loaded.backbone.to(device)
         shown = processes.is_main and not options.quiet and not options.json
         context = Context(
             loaded, str(options.weights), options.key, hashed, train, val, view, device,
-            cache_folder(options.cache, out), out, options.mode, options.seed,
+            cache, out, options.mode, options.seed,
             batch=batch_of(loaded.backbone, view.size), workers=options.workers,
             processes=processes, data=options.data, exif_orientation=options.exif_orientation,
             max_pixels=options.max_pixels, counter=counter if shown else lambda name: None,

@@ -63,7 +63,7 @@ def check_equal(facts: Mapping[str, object]) -> None:
             raise UserError(
                 f"the processes differ in {name}",
                 why=f"{values[0]} in process 0, {values[odd]} in process {odd}",
-                fix="give all of them the same command, the same images and the same run folder",
+                fix="give all of them the same command, the same images and the same folders",
             )
 
 
