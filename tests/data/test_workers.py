@@ -89,7 +89,7 @@ def test_shared_memory_is_divided_among_the_processes_of_a_machine(monkeypatch, 
     for name, value in launched.items():
         monkeypatch.setenv(name, value)
     assert fitting(2, 4, MIB, held=2) == (2, 4)
-    with pytest.raises(ResourceError, match="/dev/shm is too small") as caught:
+    with pytest.raises(ResourceError, match=r"shared memory \(/dev/shm\) is too small") as caught:
         fitting(2, 4, 4 * MIB, held=2)
     assert "10.0 MiB" in caught.value.why and "4.0 MiB" in caught.value.why
     assert "--shm-size=1g" in caught.value.fix and "system.workers=0" in caught.value.fix
@@ -119,7 +119,7 @@ except ResourceError as error: print(error)
 finally: other.kill()
 """
     done = in_a_small_shm("4m", code)
-    assert "/dev/shm is full" in done.stdout and "No space left" in done.stdout, done.stderr
+    assert "shared memory (/dev/shm) is full" in done.stdout and "No space left" in done.stdout, done.stderr
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="what a process does is known on Linux only")

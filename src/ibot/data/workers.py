@@ -119,7 +119,7 @@ def fitting(workers: int, ahead: int, num_bytes: int, held: int) -> tuple[int, i
     sizes = f"{_mib(share)} of {SHARED} are free for a process, a micro-batch takes {_mib(item)}"
     if room < 1:
         raise ResourceError(
-            f"{SHARED} is too small for loader processes",
+            f"the shared memory ({SHARED}) is too small for loader processes",
             why=f"{sizes}, {held + 1} are there at a time",
             fix=f"{wanted}, a smaller batch, or {WITHOUT}",
         )
@@ -171,7 +171,7 @@ def _end_when_told(parent: int) -> None:
 def _send_reason(queue: Any, error: Exception, item: tuple[int, object]) -> None:
     """Send, in the place of an item, why it cannot be sent."""
     if "shared memory" in str(error):
-        what, fix = f"{SHARED} is full", f"docker run --shm-size=8g, fewer workers, or {WITHOUT}"
+        what, fix = f"the shared memory ({SHARED}) is full", f"docker run --shm-size=8g, fewer workers, or {WITHOUT}"
     else:
         what, fix = "a loader process cannot hand over what it read", f"see TMPDIR and ulimit -n, or {WITHOUT}"
     queue.put((item[0], ResourceError(what, why=f"{str(error).splitlines()[0]}; {_room()}", fix=fix)))

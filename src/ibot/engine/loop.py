@@ -41,7 +41,7 @@ Evaluate = Callable[[nn.Module, int], list[ResultRecord]]
 """Called with the teacher's backbone and the step, in every process; must leave the backbone as it was."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Trainer:
     """What the loop holds: networks, optimizer, schedules, records. Built by `build_trainer`."""
 
@@ -181,18 +181,30 @@ def build_trainer(
     student = wrap_student(model.student, processes, device)
     update = Update(model, student, optimizer, config, scaler, partial(autocast, device, precision))
     schedules = Schedules(
-        config,
-        derived.steps_per_epoch,
-        derived.total_steps,
-        derived.warmup_steps,
-        derived.temp_warmup_steps,
-        derived.freeze_steps,
-        derived.head_warmup_steps,
+        config=config,
+        steps_per_epoch=derived.steps_per_epoch,
+        total_steps=derived.total_steps,
+        warmup_steps=derived.warmup_steps,
+        temp_warmup_steps=derived.temp_warmup_steps,
+        freeze_steps=derived.freeze_steps,
+        head_warmup_steps=derived.head_warmup_steps,
     )
     health = HealthMonitor.from_config(config, schedules, num_images=len(source))
     board = TensorBoard(run.path / "tensorboard" if config.log.tensorboard and processes.is_main else None)
     return Trainer(
-        config, run, processes, device, model, update, schedules, derived, source, progress, health, board, state
+        config=config,
+        run=run,
+        processes=processes,
+        device=device,
+        model=model,
+        update=update,
+        schedules=schedules,
+        derived=derived,
+        source=source,
+        progress=progress,
+        health=health,
+        board=board,
+        state=state,
     )
 
 
