@@ -1,8 +1,7 @@
-import subprocess
-import sys
-
 import pytest
+from commands import ibot
 
+from ibot.cli import ablate
 from ibot.cli.main import main
 from ibot.config.override import apply
 from ibot.config.resolve import check
@@ -41,19 +40,18 @@ def test_the_list_holds_one_command_per_row_and_seed(capsys):
     assert all("--epochs=5" in line and "method.patch_weight=" in line for line in lines)
 
 
-def test_a_table_is_run_resumed_and_printed(tmp_path, capsys):
+def test_a_table_is_run_resumed_and_printed(tmp_path, monkeypatch):
+    monkeypatch.setattr(ablate, "_finished", lambda command: ibot(*command[3:]).returncode)
     write_folder(tmp_path / "data", train=40, val=20, seed=0, size=32)
     command = ["ablate", "loss_ratio", "--data", str(tmp_path / "data"), "--recipe", "tiny32", "--run",
                str(tmp_path / "runs"), *SMALL]  # fmt: skip
-    first = subprocess.run([sys.executable, "-m", "ibot", *command], capture_output=True, text=True)
-    assert first.returncode == 0, first.stderr
+    assert main(command) == 0
     table = (tmp_path / "runs" / "table.md").read_text()
     rows = [line for line in table.splitlines() if line.startswith("| ") and "---" not in line]
     assert [row.split("|")[1].strip() for row in rows[1:]] == ["0.5", "1", "2"]
     assert [row.split("|")[2].strip() for row in rows[1:]] == ["68.7", "69.1", "69.4"]
     assert all(float(row.split("|")[5].split()[0]) >= 0 for row in rows[1:]) and "Random network" in table
-    again = subprocess.run([sys.executable, "-m", "ibot", *command], capture_output=True, text=True)
-    assert again.returncode == 0 and (tmp_path / "runs" / "table.md").read_text() == table
+    assert main(command) == 0 and (tmp_path / "runs" / "table.md").read_text() == table
     events = (tmp_path / "runs" / "1-s0" / "events.jsonl").read_text()
     assert events.count('"start"') == 2 and events.count('"end"') == 1, "a finished row is not trained again"
 

@@ -9,17 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import ibot, start_ibot, start_script
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]
-
-
-def ibot(*arguments, cwd=None):
-    done = subprocess.run(
-        [sys.executable, "-m", "ibot", *map(str, arguments)], capture_output=True, text=True, cwd=cwd, timeout=300
-    )
-    assert "Traceback" not in done.stderr, done.stderr
-    return done
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +80,9 @@ loop.to_device = kill_then_move
 sys.exit(main(["pretrain", "tiny32", "--data", {str(labelled)!r}, "--run", {str(tmp_path / "run")!r}, "--device", "cpu",
                *{SMALL!r}, "system.workers=2", "train.length=400 steps"]))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    script = tmp_path / "script.py"
+    script.write_text(code)
+    done = start_script(script).ended()
     assert done.returncode == 4 and "Traceback" not in done.stderr, done.stderr
     assert "loader process was killed" in done.stderr and "system.workers" in done.stderr
 
@@ -219,14 +214,14 @@ def test_the_first_command_for_own_images_is_the_same_everywhere():
 def test_ctrl_c_saves_and_ends_with_130_and_no_traceback(labelled, tmp_path):
     run = tmp_path / "run"
     command = ["pretrain", "tiny32", "--data", labelled, "--run", run, "--device", "cpu", *SMALL]
-    process = subprocess.Popen([sys.executable, "-m", "ibot", *map(str, command), "train.length=100000 steps"],
-                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)  # fmt: skip
+    process = start_ibot(*command, "train.length=100000 steps")
     deadline = time.monotonic() + 60
     while not (run / "metrics.jsonl").is_file():
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    assert process.communicate(timeout=60)[1] == "interrupted\n" and process.returncode == 130
+    done = process.ended(60)
+    assert done.stderr == "interrupted\n" and done.returncode == 130
     assert (run / "checkpoints" / "last").is_file(), "the step was saved"
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from commands import ibot_in_two, start_ibot
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -190,21 +191,21 @@ def test_the_saved_classifier_gives_the_reported_accuracy(world, tmp_path):
 def command(world, tmp_path, *arguments, out):
     base = ["--data", str(world / "data"), "--out", str(tmp_path / out), "--cache", str(tmp_path / "cache")]
     weights = str(world / "weights.safetensors")
-    return [sys.executable, "-m", "ibot", "eval", arguments[0], weights, *base, *arguments[1:]]
+    return ["eval", arguments[0], weights, *base, *arguments[1:]]
 
 
 def test_a_killed_linear_probe_goes_on_and_ends_bit_identical(world, tmp_path):
     settings = ("linear", "epochs=12", "rates=0.01,0.3", "--seed", "3")
-    subprocess.run(command(world, tmp_path, *settings, out="whole"), check=True, capture_output=True)
-    process = subprocess.Popen(command(world, tmp_path, *settings, out="cut"), stdout=subprocess.DEVNULL)
+    assert main(command(world, tmp_path, *settings, out="whole")) == 0
+    process = start_ibot(*command(world, tmp_path, *settings, out="cut"))
     deadline = time.monotonic() + 60
     while not list((tmp_path / "cut").glob("sweep-*.state")) if (tmp_path / "cut").is_dir() else True:
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    assert process.ended().returncode == -signal.SIGKILL
     assert not (tmp_path / "cut" / "results.jsonl").exists(), "the kill came before the end"
-    subprocess.run(command(world, tmp_path, *settings, out="cut"), check=True, capture_output=True)
+    assert main(command(world, tmp_path, *settings, out="cut")) == 0
     whole, cut = (load_classifier(next((tmp_path / out).glob("linear-*.safetensors"))) for out in ("whole", "cut"))
     assert torch.equal(whole.weight, cut.weight) and torch.equal(whole.bias, cut.bias)
     assert records(tmp_path, "whole")[0]["extra"]["rates"] == records(tmp_path, "cut")[0]["extra"]["rates"]
@@ -216,10 +217,9 @@ def test_two_processes_give_the_numbers_of_one(world, tmp_path):
     for protocol in (("knn",), ("linear", "epochs=3", "batch=64"), ("logistic",), ("occlusion", "steps=2")):
         one = command(world, tmp_path, *protocol, "--cache", str(tmp_path / "one"), out="one")
         two = command(world, tmp_path, *protocol, "--cache", str(tmp_path / "two"), out="two")
-        subprocess.run(one, check=True, capture_output=True)
-        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *two[1:]]
-        done = subprocess.run(launch, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+        assert main(one) == 0
+        for done in ibot_in_two(*two):
+            assert done.returncode == 0, done.stderr
     first, second = records(tmp_path, "one"), records(tmp_path, "two")
     assert [row["metric"] for row in first] == [row["metric"] for row in second], "one process writes"
     for a, b in zip(first, second, strict=True):

@@ -2,10 +2,10 @@
 
 import csv
 import json
-import subprocess
 import sys
 from dataclasses import asdict
 
+import commands
 import numpy as np
 import pytest
 from PIL import Image
@@ -413,7 +413,7 @@ def test_a_training_and_an_evaluation_meet_in_one_column(tmp_path):
     write_folder(tmp_path / "data", train=20, val=20)
 
     def ibot(*arguments):
-        done = subprocess.run([sys.executable, "-m", "ibot", *arguments], capture_output=True, text=True, cwd=tmp_path)
+        done = commands.ibot(*arguments, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         return done.stdout
 

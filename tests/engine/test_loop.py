@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from dataclasses import replace
@@ -12,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from commands import start_script
 from safetensors.torch import load_file
 
 from ibot.config.override import apply, to_plain
@@ -148,16 +147,19 @@ def test_evaluation_runs_on_the_initial_weights_and_at_the_end(small, tmp_path):
     assert seen == [0, 10, 20]
 
 
-def start(config, run, tmp_path) -> subprocess.Popen:
+SCRIPT = """
+import json, sys
+from ibot.config.override import from_plain
+from ibot.engine.loop import train
+train(from_plain(json.loads(sys.argv[1])), sys.argv[2], command="test")
+"""
+
+
+def start(config, run, tmp_path):
     """The same training in a process of its own."""
-    plain = tmp_path / "config.json"
-    plain.write_text(json.dumps(to_plain(config)))
-    code = (
-        "import json, sys; from pathlib import Path\n"
-        "from ibot.config.override import from_plain; from ibot.engine.loop import train\n"
-        f"train(from_plain(json.loads(Path({str(plain)!r}).read_text())), Path({str(run)!r}), command='test')\n"
-    )
-    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    script = tmp_path / "train.py"
+    script.write_text(SCRIPT)
+    return start_script(script, json.dumps(to_plain(config)), run)
 
 
 def wait_for_step(run, step, process):
@@ -168,9 +170,7 @@ def wait_for_step(run, step, process):
         if rows and rows[-1]["step"] >= step:
             return
         time.sleep(0.01)
-    raise AssertionError(
-        f"no step {step}: {process.communicate(timeout=5)[0] if process.poll() is not None else 'slow'}"
-    )
+    raise AssertionError(f"no step {step}: {process.ended(1)}")
 
 
 def test_sigterm_saves_and_the_same_command_resumes_to_equal_weights(small, tmp_path):
@@ -179,8 +179,8 @@ def test_sigterm_saves_and_the_same_command_resumes_to_equal_weights(small, tmp_
     process = start(small, tmp_path / "run", tmp_path)
     wait_for_step(tmp_path / "run", 20, process)
     process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 0 and "the same command resumes" in output
+    done = process.ended(60)
+    assert done.returncode == 0 and "the same command resumes" in done.stdout
     step = json.loads((find_checkpoint(tmp_path / "run") / "state.json").read_text())["step"]
     assert 20 <= step < 150
     quiet(small, tmp_path / "run")
@@ -199,8 +199,7 @@ def kill_and_resume(small, tmp_path, kills, seed) -> int:
             time.sleep(0.005)
         time.sleep(float(rng.uniform(0, 0.3)))
         hits += process.poll() is None
-        os.kill(process.pid, signal.SIGKILL) if process.poll() is None else None
-        process.communicate()
+        process.kill()
     return hits
 
 
@@ -237,7 +236,6 @@ def test_a_second_writer_is_refused(small, tmp_path):
         assert str(process.pid) in caught.value.why
     finally:
         process.kill()
-        process.communicate()
 
 
 def test_a_second_ctrl_c_interrupts(small, tmp_path):

@@ -1,7 +1,5 @@
 import os
 import signal
-import socket
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from commands import script_in_two, start_script
 
 from ibot.config.schema import HeadConfig, ModelConfig
 from ibot.data.decode import UnreadableImage, decode
@@ -477,26 +476,12 @@ def child(data: Path, folder: Path, kill_after: int) -> None:
     shutdown()
 
 
-def children(tmp_path, count=1, kill_after=0):
-    """Run `child` in so many processes; returns their exit codes and what they wrote to stderr."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
-    command = [sys.executable, __file__, tmp_path / "scenes", tmp_path / "other", str(kill_after)]
-    started = []
-    for rank in range(count):
-        environment = {**os.environ, **address, "RANK": str(rank), "WORLD_SIZE": str(count), "OMP_NUM_THREADS": "1"}
-        started.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
-    errors = [process.communicate(timeout=200)[1] for process in started]
-    return [process.returncode for process in started], "".join(errors)
-
-
 @pytest.mark.usefixtures("one_thread")
 def test_a_run_killed_by_sigkill_and_resumed_ends_bit_by_bit_the_same(tmp_path):
     sets = scenes(tmp_path / "scenes")
     whole = run(sets, tmp_path / "whole")
-    codes, errors = children(tmp_path, kill_after=5)
-    assert codes == [-signal.SIGKILL], errors
+    done = start_script(__file__, tmp_path / "scenes", tmp_path / "other", 5).ended()
+    assert done.returncode == -signal.SIGKILL, done
     folder = tmp_path / "other"
     assert stored(folder)["step"] == 4 and len(stored(folder)["scores"]) == 1  # step 5 is lost
     # What a kill in the middle of writing leaves behind.
@@ -512,8 +497,8 @@ def test_a_run_killed_by_sigkill_and_resumed_ends_bit_by_bit_the_same(tmp_path):
 @pytest.mark.usefixtures("one_thread")
 def test_two_processes_give_the_numbers_of_one(tmp_path):
     whole = run(scenes(tmp_path / "scenes"), tmp_path / "whole")
-    codes, errors = children(tmp_path, count=2)
-    assert codes == [0, 0], errors[-3000:]
+    done = [process.ended() for process in script_in_two(__file__, tmp_path / "scenes", tmp_path / "other", 0)]
+    assert [process.returncode for process in done] == [0, 0], done
     a, b = stored(tmp_path / "whole"), stored(tmp_path / "other")
     assert a["identity"] == b["identity"] and a["step"] == b["step"] == 6
     # Sums in another order; AdamW turns the rounding of small gradients into parts of the rate.
@@ -537,4 +522,5 @@ def test_a_run_on_the_gpu_follows_the_one_on_the_cpu(sets, tmp_path, precision, 
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)
     child(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))

@@ -4,8 +4,6 @@ import colorsys
 import json
 import os
 import shutil
-import socket
-import subprocess
 import sys
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from commands import script_in_two
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -136,30 +135,17 @@ def records(folder):
     return [{key: value for key, value in row.items() if key not in NO_RESULT} for row in rows]
 
 
-def start_two(folder):
-    """Processes that run the cases in `folder`."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
-    launch = [{**os.environ, **address, "RANK": rank, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"} for rank in "01"]
-    return [
-        subprocess.Popen([sys.executable, __file__], cwd=folder, env=environment, stdout=subprocess.PIPE,
-                         stderr=subprocess.STDOUT, text=True)
-        for environment in launch
-    ]  # fmt: skip
-
-
 @pytest.mark.distributed
 @pytest.mark.usefixtures("one_thread")
 def test_two_processes_give_every_number_of_one(world, monkeypatch, capsys):
     for name in ("one", "two"):
         (world / name).mkdir()
-    processes = start_two(world / "two")
+    processes = script_in_two(__file__, cwd=world / "two")
     monkeypatch.chdir(world / "one")
     assert run_cases(monkeypatch) == 0
-    printed = [process.communicate(timeout=300)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], "".join(printed)
-    refused = [text[text.index("not run:") :] for text in (capsys.readouterr().err, printed[0])]
+    done = [process.ended() for process in processes]
+    assert [process.returncode for process in done] == [0, 0], done
+    refused = [text[text.index("not run:") :] for text in (capsys.readouterr().err, done[0].stderr)]
     assert refused[0] == refused[1] and refused[0].count("\n") == 2 and "the mask" in refused[0]
     one, two = (records(world / name / "out") for name in ("one", "two"))
     assert len(one) == len(two) and {row["protocol"] for row in one} == {case.name for case in CASES}
@@ -247,4 +233,5 @@ def test_an_evaluation_that_was_cut_off_goes_on(world, tmp_path, monkeypatch):
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)
     sys.exit(run_cases(pytest.MonkeyPatch()))
