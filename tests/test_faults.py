@@ -1,4 +1,4 @@
-"""Faults that use has found, as the scripts that showed them show them now; each has fast tests too (docs/faults.md)."""
+"""Faults that use has found, as the scripts that showed them show them now. Fast tests of each: docs/faults.md."""
 
 import os
 import re
