@@ -80,6 +80,7 @@ def test_settings_of_other_trainers_under_our_words_are_not_ours(network, tmp_pa
     cases = {
         "settings": {"state_dict": network.state_dict(), "settings": {"lr": 0.1, "image_size": 99}},
         "words": {"state_dict": network.state_dict(), "args": {"model": "vit_tiny", "augment": True}},
+        "dictionaries": {"state_dict": network.state_dict(), "args": {"model": {"name": "x"}, "augment": {"crop": 1}}},
         "one": {"state_dict": network.state_dict(), "args": {"model": {"name": "vit_tiny"}, "augment": "auto"}},
     }
     for name, content in cases.items():

@@ -142,7 +142,9 @@ def _settings(content: Content) -> dict[str, Any]:
     if isinstance(tree.get("arch"), str):
         # MoCo v3 has it beside its tensors, iBOT and DINO among their arguments.
         inside = {**inside, "arch": tree["arch"], **({} if inside else {"arch_beside": tree["arch"]})}
-    return {**content.settings, **content.beside, **inside}
+    others = {**content.beside, **inside}
+    others.pop("augment", None)  # our configuration is known by it, which stands elsewhere
+    return {**content.settings, **others}
 
 
 def arguments_in(tree: Mapping[str, Any]) -> dict[str, Any]:
