@@ -88,6 +88,15 @@ def test_student_teacher_heads_and_centers_are_each_taken_from_their_own(small, 
     assert torch.equal(patch_center(source / place), centers["patch"])
 
 
+def test_a_center_with_nan_is_refused(golden, tmp_path):
+    content = torch.load(golden / "published_checkpoint.pth", weights_only=False)
+    content["ibot_loss"]["center2"].view(-1)[0] = float("nan")
+    torch.save(content, tmp_path / "nan.pth")
+    with pytest.raises(WeightsError, match="cannot be used") as caught:
+        patch_center(tmp_path / "nan.pth")
+    assert "patch (NaN)" in caught.value.why
+
+
 def test_a_head_that_does_not_fit_or_shall_warm_up_starts_anew_with_its_centers(small, source):
     other = replace(small, head=replace(small.head, out_dim=48, patch_out_dim=48))
     for config, changes in ((other, {}), (small, {"head_warmup": duration("1 steps")})):

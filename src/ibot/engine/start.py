@@ -139,7 +139,6 @@ def head_tensors(head: nn.Module, weights: Weights) -> dict[str, Tensor]:
 
 def _copy_centers(model: StudentTeacher, path: Path) -> bool:
     centers = _centers(path)
-    refuse_bad_numbers(str(path), centers)
     if centers:
         model.cls_center.value.copy_(centers["cls"])
         model.patch_center.value.copy_(centers["patch"])
@@ -147,11 +146,18 @@ def _copy_centers(model: StudentTeacher, path: Path) -> bool:
 
 
 def patch_center(path: Path) -> Tensor | None:
-    """The center of the patch logits [K'] that lies beside weights, if any."""
+    """The center of the patch logits [K'] that lies beside weights, if any. Raises WeightsError for NaN in it."""
     return _centers(path).get("patch")
 
 
 def _centers(path: Path) -> dict[str, Tensor]:
+    """As `_stored_centers`. Raises WeightsError for NaN and infinity."""
+    centers = _stored_centers(path)
+    refuse_bad_numbers(str(path), centers)
+    return centers
+
+
+def _stored_centers(path: Path) -> dict[str, Tensor]:
     """Centers beside the weights of a checkpoint of ours, or in a published one; none elsewhere."""
     file = locate(path, "teacher") if path.is_file() else path
     if file.is_file() and is_pickle(file):
