@@ -1,12 +1,16 @@
 """What the commands make of weights files: NaN, partial fits, wrapped networks, files of no known kind."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from ibot.cli.main import main
 from ibot.config.schema import ModelConfig
+from ibot.engine.start import patch_center
 from ibot.models.backbone import build_backbone
 
 SIZE = (16, 16)
@@ -137,3 +141,16 @@ def test_names_in_a_file_stay_one_line_of_visible_letters(world, capsys, place):
         shown = "".join(capsys.readouterr())
         assert "x\\x1b[2J" in shown and "\x1b" not in shown and "\u202e" not in shown
         assert not any(line.startswith("fit") for line in shown.splitlines())
+
+
+def test_an_index_of_shards_is_converted_and_started_from(world, capsys):
+    folder, state = world
+    names = list(state)
+    for number, part in enumerate((names[:9], names[9:])):
+        save_file({name: state[name] for name in part}, folder / f"{number}.safetensors")
+    where = {name: f"{int(number >= 9)}.safetensors" for number, name in enumerate(names)}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": where}))
+    index = folder / "model.safetensors.index.json"
+    assert main(["weights", "convert", str(index), "--run", str(folder / "ours")]) == 0
+    assert "missing 0, unused 0" in capsys.readouterr().out
+    assert patch_center(index) is None

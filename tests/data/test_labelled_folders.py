@@ -1,15 +1,30 @@
 import pytest
 
 from ibot.data.labelled_folders import open_folder
+from ibot.data.labels import notes
 from ibot.data.open_labelled import open_labelled
+from ibot.data.sources import labelled_sets
 
 
-@pytest.mark.parametrize("part", ["train", "val"])
-def test_an_empty_class_folder_is_named(tmp_path, part, make, refused):
+def test_an_empty_class_folder_of_training_images_is_refused(tmp_path, make, refused):
     make(tmp_path, "train/cat/1.jpg", "train/dog/1.jpg", "val/cat/1.jpg", "val/dog/1.jpg")
-    (tmp_path / part / "emu").mkdir()
+    (tmp_path / "train" / "emu").mkdir()
     error = refused(open_labelled, str(tmp_path), match="class folder .*emu' is empty")
-    assert str(tmp_path / part / "emu") in error.what
+    assert str(tmp_path / "train" / "emu") in error.what
+
+
+@pytest.mark.parametrize("filled", [("cat", "dog"), ("dog",)])
+def test_an_empty_class_folder_of_validation_images_is_an_absent_class(tmp_path, filled, make, write):
+    names = ("cat", "dog", "emu")
+    make(tmp_path, *(f"train/{name}/1.jpg" for name in names), *(f"val/{name}/1.jpg" for name in filled))
+    for name in set(names) - set(filled):
+        write(tmp_path / "val" / name / "notes.txt", "no image")
+    for given in ((str(tmp_path),), (str(tmp_path / "train"), str(tmp_path / "val"))):
+        train, val = open_labelled(*given)
+        assert val.classes == train.classes and val.labels.tolist() == [names.index(name) for name in filled]
+        empty = ", ".join(f"'{name}'" for name in names if name not in filled)
+        assert notes(val)[-1] == f"class folders without images in '{tmp_path / 'val'}': {empty}"
+    assert labelled_sets(str(tmp_path))[1].labels.tolist() == val.labels.tolist()
 
 
 def test_an_empty_folder_beside_a_single_class_is_named_too(tmp_path, make, refused):

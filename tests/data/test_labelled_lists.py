@@ -1,9 +1,10 @@
 import pickle
 
 import pytest
+from PIL import Image
 
 from ibot.data.labelled_lists import open_list
-from ibot.data.labels import ListedImages
+from ibot.data.labels import ListedImages, notes
 from ibot.data.open_labelled import open_labelled
 
 
@@ -94,3 +95,14 @@ def test_lists_of_spreadsheets_and_of_windows_are_read(tmp_path, make, names):
         (tmp_path / f"{number}.csv").write_text(text.format(separator), encoding=coding, newline="")
         train, val = open_labelled(str(tmp_path / f"{number}.csv"))
         assert (names(train), names(val)) == (["a/1.jpg", "b/2.jpg"], ["a/1.jpg"]) and val.classes == ("x", "y")
+
+
+def test_files_of_several_pages_are_counted(tmp_path, make, write):
+    make(tmp_path, "0.jpg", "1.jpg")
+    page = Image.new("RGB", (4, 4))
+    page.save(tmp_path / "2.tif", save_all=True, append_images=[page])
+    train, val = open_labelled(
+        str(write(tmp_path / "a.csv", "path,label,split", "0.jpg,x,train", "1.jpg,y,train", "2.tif,x,val"))
+    )
+    assert notes(train) == ()
+    assert notes(val) == ("only the first page and up to three bands are read: 1 with further pages or frames",)

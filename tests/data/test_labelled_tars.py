@@ -2,7 +2,11 @@ import gzip
 import io
 import tarfile
 
+from PIL import Image
+
+from ibot.data.formats import extensions
 from ibot.data.labelled_tars import open_tars
+from ibot.data.labels import notes
 from ibot.data.open_labelled import open_labelled
 
 
@@ -56,3 +60,23 @@ def test_damaged_and_compressed_archives_are_refused(tmp_path, tar, refused):
         (tmp_path / "b.tar").write_bytes(content)
         refused(open_tars, [tmp_path / "b.tar"], match="cannot be read as a tar archive")
     refused(open_tars, [tmp_path / "none.tar"], match="cannot be read as a tar archive")
+
+
+def test_what_is_passed_over_and_what_holds_more_is_counted(tmp_path, tar):
+    page, file = Image.new("RGB", (4, 4)), io.BytesIO()
+    page.save(file, "TIFF", save_all=True, append_images=[page])
+    texts = {"a/1.heic": "x", "a/2.HEIC": "x", "a/1.json": "{}", "a/1.cls": "a", "a/README": "text"}
+    path = tar(tmp_path / "a.tar", "a/1.jpg", "b/1.jpg", "b/._1.jpg", **texts)
+    with tarfile.open(path, "a") as archive:
+        for name, kind, content in (("b/2.tif", tarfile.REGTYPE, file.getvalue()), ("b/3.jpg", tarfile.SYMTYPE, b"")):
+            member = tarfile.TarInfo(name)
+            member.type, member.size, member.linkname = kind, len(content), "a/1.jpg" * (not content)
+            archive.addfile(member, io.BytesIO(content))
+    known = ".heic" in extensions()
+    images = open_tars([path])
+    assert len(images) == (5 if known else 3)
+    passed, pages = notes(images)
+    kinds = ("1 .json", "1 without extension", "1 link", "1 hidden or of the system", *(() if known else ("2 .heic",)))
+    assert passed.startswith(f"{4 if known else 6} files passed over") and all(kind in passed for kind in kinds)
+    assert ("pillow-heif" in passed) != known
+    assert pages == "only the first page and up to three bands are read: 1 with further pages or frames"

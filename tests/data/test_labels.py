@@ -171,3 +171,16 @@ def test_files_in_both_sets_are_counted_whatever_their_roots(tmp_path, make, tar
     assert count_shared(archive, archive) == 0
     pixels = ArrayImages(tmp_path, "train", np.zeros((2, 4, 4, 3), np.uint8), np.array([0, 1], np.int32), ("a", "b"))
     assert count_shared(pixels, pixels) == 0
+
+
+def test_sets_with_tiff_files_are_others_when_their_levels_are_read_otherwise(tmp_path, make, tar, monkeypatch):
+    folders = {name: make(tmp_path / name, f"a/1.{name}", "b/1.jpg") for name in ("jpg", "tif", "TIFF")}
+    archive = tar(tmp_path / "a.tar", "a/1.jpg", "b/1.tif")
+
+    def seen():
+        found = {name: open_folder(folder).fingerprint() for name, folder in folders.items()}
+        return {**found, "tar": open_tars([archive]).fingerprint()}
+
+    before = seen()
+    monkeypatch.setattr("ibot.data.labels.TIFF_LEVELS", "levels 3")
+    assert [name for name, print_ in seen().items() if print_ == before[name]] == ["jpg"]

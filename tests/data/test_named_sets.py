@@ -82,6 +82,24 @@ def test_a_batch_that_would_run_code_is_refused(tmp_path, refused):
     assert "'os.system' is refused" in error.why
 
 
+@pytest.mark.parametrize("kind", [object, "U1"])
+def test_arrays_of_anything_but_numbers_are_not_built(tmp_path, kind, refused):
+    make_cifar10(tmp_path)
+    batch = {"labels": [1], "data": np.ones((1, 3072), np.uint8).astype(kind)}
+    python2_pickle(tmp_path / "cifar-10-batches-py" / "test_batch", batch)
+    refused(open_labelled, f"cifar10:{tmp_path}", match="no complete set 'cifar10'")
+
+
+@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+def test_batches_that_python_3_wrote_are_read(tmp_path, protocol):
+    make_cifar10(tmp_path)
+    data = np.random.default_rng(0).integers(0, 256, (2, 3072), np.uint8)
+    batch = {"labels": np.array([1, 2]), "data": data}
+    (tmp_path / "cifar-10-batches-py" / "test_batch").write_bytes(pickle.dumps(batch, protocol))
+    val = open_labelled(f"cifar10:{tmp_path}")[1]
+    assert val.labels.tolist() == [1, 2] and np.array_equal(val.pixels.transpose(0, 3, 1, 2).reshape(2, -1), data)
+
+
 @pytest.mark.parametrize(
     "damage",
     [

@@ -39,6 +39,14 @@ def test_of_two_parts_of_one_kind_the_filled_one_counts_and_two_filled_ones_are_
     refused(scan, tmp_path, match="more than one training part")
 
 
+@pytest.mark.parametrize("link", ["val", "dev"])
+def test_a_part_under_two_names_is_one(tmp_path, make, link):
+    make(tmp_path, "train/a/1.jpg", "train/b/1.jpg", "valid/a/1.jpg")
+    (tmp_path / link).symlink_to("valid")
+    (tmp_path / "training").symlink_to("train")
+    assert find_parts(tmp_path).validation() == tmp_path / "valid" and scan(tmp_path).root == tmp_path / "train"
+
+
 def test_a_part_held_out_from_the_folders_beside_it_is_refused(tmp_path, make, refused):
     make(tmp_path, "cat/1.jpg", "dog/1.jpg", "val/cat/1.jpg", "val/dog/1.jpg")
     error = refused(scan, tmp_path, match="held out from what lies beside it")

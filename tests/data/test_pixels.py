@@ -142,3 +142,26 @@ def test_the_shorter_side_and_the_centre_are_torchvisions(size):
     bilinear = pixels.resize_shorter(image, 20, Image.Resampling.BILINEAR)
     want = torchvision.resize(image, 20, InterpolationMode.BILINEAR)
     np.testing.assert_array_equal(np.asarray(bilinear), np.asarray(want))
+
+
+@pytest.mark.parametrize("size", [(32, 24), (80, 64)])
+def test_a_limit_that_others_set_in_pillow_is_none_here(size, monkeypatch):
+    config = AugmentConfig(num_local=1, global_size=size, local_size=(16, 16))
+    image = np.random.default_rng(0).integers(0, 256, (90, 70, 3), dtype=np.uint8)
+    params = view_params(config, 0, 0, np.array([5]), np.array([[90, 70]]))
+
+    def rendered():
+        return [*render_batch([image], params, config), pixels.evaluation_view(image, 40, (36, 30))[None]]
+
+    want = rendered()
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    for got, wanted in zip(rendered(), want, strict=True):
+        np.testing.assert_array_equal(got, wanted)
+
+
+@pytest.mark.parametrize("box", [(3, 5, 20, 30), (-4, -2, 20, 30), (40, 30, 20, 30), (-3, -3, 60, 60), (90, 90, 5, 5)])
+def test_a_box_is_the_one_that_pillow_crops(box):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8))
+    left, top, width, height = box
+    want = image.crop((left, top, left + width, top + height))
+    np.testing.assert_array_equal(np.asarray(pixels.cut(image, *box)), np.asarray(want))

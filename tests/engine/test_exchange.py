@@ -101,6 +101,14 @@ def test_without_their_number_the_images_are_said_to_be_assumed(tmp_path, capsys
     assert not json.loads((tmp_path / "told" / "provenance.json").read_text())["data"]["images_assumed"]
 
 
+def test_what_a_converted_checkpoint_does_not_say_is_told_as_a_guess(tmp_path, caplog):
+    path = FOLDER / "published_checkpoint.pth"
+    convert_checkpoint(path, tmp_path / "told", settings=SETTINGS[path.stem], images=100)
+    assert "guessed" not in caplog.text
+    convert_checkpoint(path, tmp_path / "guessed", images=100)
+    assert "guessed: heads: 1 are assumed" in caplog.text
+
+
 def test_missing_folders_above_an_exported_checkpoint_are_created(tmp_path, capsys):
     path = FOLDER / "published_checkpoint.pth"
     convert_checkpoint(path, tmp_path / "run", settings=SETTINGS[path.stem], images=100)

@@ -73,8 +73,9 @@ def filled(small, source, **train):
     return model, fresh, start_from_weights(model, config)
 
 
-def test_student_teacher_heads_and_centers_are_each_taken_from_their_own(small, source):
-    model, _, words = filled(small, source)
+@pytest.mark.parametrize("place", ["", "checkpoints/last", "checkpoints/step_00000020"])
+def test_student_teacher_heads_and_centers_are_each_taken_from_their_own(small, source, place):
+    model, _, words = filled(small, source / place)
     assert words == "backbone and head and centers"
     folder = source / "checkpoints" / "step_00000020"
     for name, network in (("model", model.student), ("teacher", model.teacher)):
@@ -84,7 +85,16 @@ def test_student_teacher_heads_and_centers_are_each_taken_from_their_own(small, 
     assert torch.equal(model.cls_center.value, centers["cls"])
     assert torch.equal(model.patch_center.value, centers["patch"])
     assert not torch.equal(centers["cls"], centers["patch"])
-    assert torch.equal(patch_center(source), centers["patch"])
+    assert torch.equal(patch_center(source / place), centers["patch"])
+
+
+def test_a_center_with_nan_is_refused(golden, tmp_path):
+    content = torch.load(golden / "published_checkpoint.pth", weights_only=False)
+    content["ibot_loss"]["center2"].view(-1)[0] = float("nan")
+    torch.save(content, tmp_path / "nan.pth")
+    with pytest.raises(WeightsError, match="cannot be used") as caught:
+        patch_center(tmp_path / "nan.pth")
+    assert "patch (NaN)" in caught.value.why
 
 
 def test_a_head_that_does_not_fit_or_shall_warm_up_starts_anew_with_its_centers(small, source):

@@ -70,3 +70,11 @@ def test_half_of_the_crops_are_mirrored_and_areas_reach_both_ends():
         widths += (ends[:, 0] - ends[:, 1]).abs().tolist()
     assert 0.35 < mirrored / 120 < 0.65
     assert min(widths) < 200 * 0.08**0.5 and max(widths) > 180
+
+
+def test_a_limit_that_others_set_in_pillow_is_none_here(monkeypatch):
+    images, steps = Pictures(4), [np.arange(4)]
+    (want,) = crop_batches(images, SIZE, steps, 0, 0)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    (got,) = crop_batches(images, SIZE, steps, 0, 0)
+    assert torch.equal(got.views, want.views)

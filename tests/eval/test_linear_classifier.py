@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from ibot.errors import WeightsError
@@ -55,6 +56,25 @@ def test_what_is_read_scores_as_what_was_written(lab, unit, feature, kind):
     moved = read.to(torch.device("meta"))
     devices = {moved.weight.device, moved.bias.device}
     assert devices | {p.device for p in moved.backbone.parameters()} == {torch.device("meta")}
+
+
+@pytest.mark.parametrize("name", ["linear.weight", "linear.bias", "backbone.norm.weight"])
+def test_a_stored_classifier_with_nan_or_infinity_is_refused(lab, name):
+    file = lab.store(lab.context).weights
+    with safe_open(file, framework="pt") as stored:
+        metadata, tensors = stored.metadata(), {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
+    for value, word in ((float("nan"), "NaN"), (float("inf"), "infinity")):
+        tensors[name].view(-1)[0] = value
+        save_file(tensors, file, metadata)
+        with pytest.raises(WeightsError, match="cannot be used") as caught:
+            load_classifier(file)
+        assert f"{name} ({word})" in caught.value.why
+
+
+def test_scores_that_are_not_finite_are_refused(lab):
+    context = lab.store(lab.context, weight=torch.full((10, lab.context.loaded.backbone.embed_dim), 3e38))
+    with pytest.raises(WeightsError, match="outputs are not finite"):
+        load_classifier(context.weights).head(torch.full((2, lab.context.loaded.backbone.embed_dim), 10.0))
 
 
 def test_other_files_hold_no_classifier(tmp_path):

@@ -9,14 +9,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ibot.cli.main import main
-from ibot.config.schema import ModelConfig
+from ibot.config.schema import Config, ModelConfig
 from ibot.errors import UserError, WeightsError
 from ibot.models.backbone import build_backbone
 from ibot.weights import export as exporting
 from ibot.weights import targets
+from ibot.weights.arguments import arguments_of
 from ibot.weights.card import model_card
 from ibot.weights.export import export_backbone, largest_difference, picture, views
 from ibot.weights.read import KeyReport, Loaded, load
+from ibot.weights.said import understood
 from ibot.weights.targets import TARGETS, crop_share, processor, with_epsilon
 
 VIT = ModelConfig(width=64, depth=2, heads=2, patch=8)
@@ -77,6 +79,15 @@ def test_a_size_may_be_chosen(tmp_path):
     differences = export_backbone(loaded, "timm", tmp_path / "wide", (32, 64))
     assert differences[0].size == (32, 64)
     assert json.loads((tmp_path / "wide" / "config.json").read_text())["model_args"]["img_size"] == [32, 64]
+
+
+def test_a_swin_that_was_not_built_for_224_keeps_its_size(tmp_path):
+    config = ModelConfig("swin", 8, depths=(1, 1, 1, 2), stage_heads=(1, 1, 1, 1), window=7, patch=4)
+    export_backbone(network(config, (256, 256)), "published", tmp_path / "out.pth")
+    assert load(tmp_path / "out.pth").built_for == (256, 256)
+    told = vars(arguments_of(Config(model=replace(config, pos_size=(256, 256))), 10, 100))
+    said = understood(told, {}, "student", "published", 8, "file")
+    assert said.sizes == ((256, 256),) and said.project == "ours"
 
 
 def test_a_swin_takes_a_size_where_its_file_serves_one_and_nowhere_else(tmp_path):

@@ -1,5 +1,7 @@
 """Weights of other projects, written by those projects' own code, give the tokens that they give there."""
 
+from argparse import Namespace
+
 import pytest
 import timm
 import torch
@@ -186,7 +188,7 @@ def test_what_frameworks_wrap_around_a_network_is_peeled_off(tmp_path, name):
 
 
 @torch.no_grad()
-def test_torchvision_vit(tmp_path):
+def test_torchvision_vit(tmp_path, caplog):
     from torchvision.models.vision_transformer import VisionTransformer as Torchvision
 
     network = randomised(Torchvision(32, 8, num_layers=2, num_heads=1, hidden_dim=64, mlp_dim=128))
@@ -195,6 +197,7 @@ def test_torchvision_vit(tmp_path):
     images = torch.randn(2, 3, 32, 32, dtype=torch.float64)
     tokens = network.encoder(torch.cat([network.class_token.expand(2, -1, -1), network._process_input(images)], 1))
     assert_same_tokens(tmp_path / "vit.pth", images, tokens[:, 0], tokens[:, 1:])
+    assert "positions are resampled as in MAE" in caplog.text
 
 
 @pytest.mark.parametrize("options", [{"no_embed_class": True}, {"reg_tokens": 3}, {"qkv_bias": False}], ids=str)
@@ -253,12 +256,37 @@ def test_heads_of_known_networks(tmp_path, caplog):
     names = {f"module.base_encoder.{name}": tensor for name, tensor in base.items()}
     torch.save({"arch": "vit_small", "state_dict": names}, tmp_path / "moco.pth")
     assert load(tmp_path / "moco.pth").config.heads == 12 and "heads:" not in caplog.text
+    linear = {f"module.{name}": tensor for name, tensor in base.items()} | other_parts("module.head")
+    torch.save({"epoch": 90, "arch": "vit_small", "state_dict": linear}, tmp_path / "linear.pth.tar")
+    assert load(tmp_path / "linear.pth.tar").config.heads == 12
+    torch.save({"teacher": linear, "args": Namespace(arch="vit_small", teacher_temp=0.04)}, tmp_path / "dino.pth")
+    assert load(tmp_path / "dino.pth").config.heads == 6
     for width, heads in ((192, 3), (384, 6), (768, 12), (1024, 16), (1280, 16), (1536, 24), (80, 1)):
         network = VisionTransformer(**{**VIT, "embed_dim": width, "depth": 1, "num_heads": 1, "mlp_ratio": 0.5})
         caplog.clear()
         torch.save(network.state_dict(), tmp_path / "bare.pth")
         assert load(tmp_path / "bare.pth").config.heads == heads
         assert f"heads: {heads} are assumed" in caplog.text and "--heads N" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("options", "place", "rule"),
+    [
+        ({}, ("model", ""), "exact"),
+        ({"init_values": 0.5}, ("model", ""), "antialias"),
+        ({"init_values": 0.5, "mask": True}, ("model", ""), "published"),
+        ({"reg_tokens": 2, "mask": True}, ("model", ""), "antialias"),
+        ({}, ("model", "teacher.backbone."), "published"),
+        ({}, ("model_ema", ""), "published"),
+    ],
+    ids=str,
+)
+def test_what_keeps_its_network_as_model_has_the_rule_of_its_names(tmp_path, options, place, rule, caplog):
+    mask = {"mask_token": torch.zeros(1, 64)} if options.get("mask") else {}
+    network = VisionTransformer(**VIT, **{name: value for name, value in options.items() if name != "mask"})
+    torch.save({place[0]: wrapped({**network.state_dict(), **mask}, place[1])}, tmp_path / "w.pth")
+    assert load(tmp_path / "w.pth").config.pos_interp == rule
+    assert ("positions are resampled as in iBOT" in caplog.text) == (rule == "published" and not mask)
 
 
 def test_heads_that_do_not_divide_the_width_are_refused(tmp_path):
@@ -291,6 +319,19 @@ def test_other_networks_end_in_one_refusal_that_names_what_is_foreign(tmp_path, 
     assert main(["weights", "inspect", str(tmp_path / "other.pth")]) == 2
     listed = capsys.readouterr()
     assert next(iter(state)) in listed.out.replace("*", "0") and FOREIGN[name] in listed.err
+
+
+def test_rotary_positions_that_only_the_name_tells_are_refused(tmp_path):
+    from timm.models import save_for_hf
+
+    arguments = {"img_size": 32, "patch_size": 8, "embed_dim": 64, "depth": 1, "num_heads": 1}
+    network = timm.create_model("vit_small_patch16_rope_ape_224", num_classes=0, **arguments)
+    save_for_hf(network, tmp_path / "folder", model_args=arguments, safe_serialization=True)
+    torch.save({"arch": "vit_small_patch16_rope_ape_224", "state_dict": network.state_dict()}, tmp_path / "w.pth")
+    for path in (tmp_path / "folder", tmp_path / "w.pth"):
+        with pytest.raises(WeightsError, match="no network that ibot knows") as caught:
+            load(path)
+        assert "rotary positions" in caught.value.why and "rope_ape" in caught.value.why
 
 
 def test_a_gated_mlp_is_named_as_what_does_not_fit(tmp_path):

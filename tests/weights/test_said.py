@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from ibot.config.schema import IMAGENET_MEAN, ModelConfig
 from ibot.models.backbone import build_backbone
@@ -72,3 +73,30 @@ def test_a_processor_that_says_no_mean_leaves_it_a_guess(network, tmp_path, proc
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
     assert load(tmp_path).config.statistics[0] == (mean or IMAGENET_MEAN)
     assert ("mean and deviation" in caplog.text) == (mean is None)
+
+
+def test_settings_of_other_trainers_under_our_words_are_not_ours(network, tmp_path, caplog):
+    alone = ["mean and deviation: ImageNet's"]
+    cases = {
+        "settings": {"state_dict": network.state_dict(), "settings": {"lr": 0.1, "image_size": 99}},
+        "words": {"state_dict": network.state_dict(), "args": {"model": "vit_tiny", "augment": True}},
+        "dictionaries": {"state_dict": network.state_dict(), "args": {"model": {"name": "x"}, "augment": {"crop": 1}}},
+        "one": {"state_dict": network.state_dict(), "args": {"model": {"name": "vit_tiny"}, "augment": "auto"}},
+    }
+    for name, content in cases.items():
+        torch.save(content, tmp_path / f"{name}.pth")
+        caplog.clear()
+        assert load(tmp_path / f"{name}.pth").config.heads == 2, name
+        assert all(words in caplog.text for words in alone), name
+
+
+def test_the_first_exports_said_their_heads_alone(network, tmp_path, caplog):
+    torch.save({"state_dict": network.state_dict(), "settings": {"num_attention_heads": 4}}, tmp_path / "w.pth")
+    assert load(tmp_path / "w.pth").config.heads == 4 and not caplog.records
+
+
+@pytest.mark.parametrize("own", ["vit_tiny", "[1]", json.dumps({"model": "vit", "augment": None}), "{}"])
+def test_metadata_of_a_stranger_hide_neither_the_tensors_nor_the_config_beside(network, tmp_path, own):
+    save_file(network.state_dict(), tmp_path / "model.safetensors", {"config": own})
+    (tmp_path / "config.json").write_text(json.dumps({"num_attention_heads": 4}))
+    assert load(tmp_path).config.heads == 4

@@ -38,13 +38,13 @@ def convert(options: argparse.Namespace) -> int:
     from ibot.data.sources import scan
     from ibot.engine.exchange import IMAGENET_IMAGES, convert_checkpoint, is_full_checkpoint
     from ibot.weights.export import export_backbone
-    from ibot.weights.files import read_pickle
+    from ibot.weights.files import is_pickle, locate, read_pickle
     from ibot.weights.read import load
 
     file, out = Path(options.weights), Path(options.run_folder)
     if not file.exists():
         raise WeightsError(f"there is no file or folder '{file}'", fix="check the path")
-    if file.is_file() and file.suffix != ".safetensors" and is_full_checkpoint(read_pickle(file)):
+    if file.is_file() and is_pickle(locate(file, options.key)) and is_full_checkpoint(read_pickle(file)):
         images = len(scan(options.data)) if options.data else options.images
         assumed = images is None
         heads = [f"model.heads={options.heads}"] if options.heads else []

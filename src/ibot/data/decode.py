@@ -112,7 +112,14 @@ def open_image(file: BinaryIO, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
 def holds_more(path: str | Path) -> tuple[bool, bool]:
     """Whether a file has further pages or frames, and further bands, than `decode` reads; of a damaged one: neither."""
-    with quiet(), suppress(OSError, UnreadableImage), open(path, "rb") as file:  # noqa: PTH123
+    with suppress(OSError), open(path, "rb") as file:  # noqa: PTH123
+        return file_holds_more(file)
+    return False, False
+
+
+def file_holds_more(file: BinaryIO) -> tuple[bool, bool]:
+    """As `holds_more`, of an open file or a buffer that stands at its start."""
+    with quiet(), suppress(OSError, UnreadableImage):
         image = open_image(file, sys.maxsize)
         with suppress(Exception):  # as above
             return bool(getattr(image, "is_animated", False)), _tag(image, _BANDS, 1) > len(image.getbands())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from ibot.data.labels import FolderImages
@@ -10,12 +11,13 @@ from ibot.data.sources import RUN_MARKS, as_classes, scan, what_is_there
 from ibot.errors import DataError
 
 
-def open_folder(root: str | Path, *, one_class: bool = False) -> FolderImages:
-    """Images below `root` with its first-level folders as classes: two or more, unless `one_class` is enough.
+def open_folder(root: str | Path, *, held_out: bool = False) -> FolderImages:
+    """Images below `root` with its first-level folders as classes.
 
-    Raises DataError for images outside of class folders, a class folder without images, a single class, and as `scan`.
+    Raises DataError for images outside of class folders, and as `scan`; unless the images are held out from others that
+    have all classes, also for a class folder without images (else a note names it) and for a single class.
     """
-    source = as_classes(scan(root)) if one_class else scan(root)
+    source = as_classes(scan(root)) if held_out else scan(root)
     root = source.root
     if source.labels is None:
         names = [source.name(i) for i in range(len(source))]
@@ -26,7 +28,10 @@ def open_folder(root: str | Path, *, one_class: bool = False) -> FolderImages:
                 fix="put the images of each class into a folder, or give a list with the columns path,label",
             )
     used = source.classes or (source.name(0).split("/", 1)[0],)
-    if empty := [name for name in _class_folders(root) if name not in used]:
+    empty = [name for name in _class_folders(root) if name not in used]
+    if empty and held_out:
+        source = replace(source, notes=(*source.notes, f"class folders without images in '{root}': {quoted(empty)}"))
+    elif empty:
         first = root / empty[0]
         raise DataError(
             f"the class folder '{first}' is empty" if not any(first.iterdir()) else f"no images in the class '{first}'",

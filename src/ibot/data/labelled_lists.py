@@ -6,15 +6,18 @@ import codecs
 import csv
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ibot.data.decode import holds_more
+from ibot.data.formats import PAGED, extension
 from ibot.data.labels import ListedImages, Part, number_classes
 from ibot.data.parts import WORDS, part_of
-from ibot.data.sources import pack_names
+from ibot.data.sources import pack_names, pages_note
 from ibot.errors import DataError
 
 LISTS = (".csv", ".tsv", ".txt")
@@ -81,7 +84,9 @@ def listed_images(
             why=f"{len(gone)} of {len(names)} files are not below '{root}'",
             fix="put the files there, or correct the list",
         )
-    return ListedImages(pack_names(root, names, labels, classes))
+    paged = [name for name in names if extension(name) in PAGED]
+    more = pages_note(paged, lambda name: holds_more(root / name))
+    return ListedImages(replace(pack_names(root, names, labels, classes), notes=tuple(more)))
 
 
 class _Row(NamedTuple):

@@ -23,6 +23,8 @@ from ibot.data.decode import Orientation, UnreadableImage, decode_file
 from ibot.data.sources import ImageSource
 
 Part = Literal["train", "val"]
+TIFF_LEVELS = "levels 2"
+"""Changed when TIFF files are read to other levels than before, so that what was computed of those serves no more."""
 
 
 @runtime_checkable
@@ -116,13 +118,16 @@ class FileImages:
     def fingerprint(self) -> str:
         """SHA-256 in hex of kind, classes, names, labels, and sizes and times of the files: one stat for each.
 
-        Images that are not turned upright, or are refused from another size on, are others.
+        Images that are not turned upright, or are refused from another size on, are others, and so is a set whose
+        levels an earlier version read otherwise.
         """
         if not self._known:
             source = self.source
             other = () if source.exif_orientation == "apply" else (source.exif_orientation,)
             if source.max_pixels != MAX_PIXELS:
                 other = (*other, str(source.max_pixels))
+            if b".tif" in source.names.lower():
+                other = (*other, TIFF_LEVELS)
             self._known.append(
                 _digest(self.kind, *self.classes, source.names, source.ends, self.labels, self._state(), *other)
             )
@@ -159,6 +164,10 @@ class TarImages(FileImages):
 
     def read(self, index: int) -> NDArray[np.uint8]:
         """Pixels of an image, uint8 [H, W, 3]. Raises UnreadableImage."""
+        return decode_file(io.BytesIO(self.content(index)), self.source.exif_orientation, self.source.max_pixels)
+
+    def content(self, index: int) -> bytes:
+        """The file of an image. Raises UnreadableImage."""
         archive, start, size = self.places[index].tolist()
         try:
             # Opened anew each time: a handle kept over a fork would share its position with the other workers.
@@ -169,7 +178,7 @@ class TarImages(FileImages):
             raise UnreadableImage(f"cannot be read: {error.strerror or error}") from None
         if len(content) < size:
             raise UnreadableImage("truncated")
-        return decode_file(io.BytesIO(content), self.source.exif_orientation, self.source.max_pixels)
+        return content
 
     def _state(self) -> NDArray[np.int64]:
         return np.vstack([_file_state(str(self.root / name) for name in self.archives), self.places[:, 1:]])

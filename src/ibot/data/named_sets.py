@@ -15,6 +15,7 @@ import numpy as np
 from ibot.data.labelled_lists import listed_images
 from ibot.data.labels import ArrayImages, LabelledImages, ListedImages, Part
 from ibot.errors import DataError
+from ibot.inert import InertUnpickler, as_tensors
 
 NAMED_SETS = {
     "cifar10": ("cifar-10-batches-py", "data_batch_1 to data_batch_5, test_batch, batches.meta"),
@@ -125,21 +126,18 @@ def _cifar(root: Path, name: str, part: Part) -> ArrayImages:
     return ArrayImages(folder, name, planar.transpose(0, 2, 3, 1).copy(), labels.astype(np.int32), classes)
 
 
-class _ArrayUnpickler(pickle.Unpickler):
-    """Containers, text, numbers and numpy arrays only: pickles come from outside, and others could run code."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        """The few functions an array is made by. Raises UnpicklingError for all others."""
-        reconstruct = np.empty(0).__reduce__()[0]  # the public way to a private function
-        allowed = {"_reconstruct": reconstruct, "ndarray": np.ndarray, "dtype": np.dtype}
-        if module in ("numpy", "numpy.core.multiarray", "numpy._core.multiarray") and name in allowed:
-            return allowed[name]
-        raise pickle.UnpicklingError(f"'{module}.{name}' is refused")
-
-
 def _unpickle(file: Path) -> Any:
-    with file.open("rb") as content:
-        return _ArrayUnpickler(content, encoding="latin1").load()  # they were written by Python 2
+    """Containers, text, numbers, and arrays as tensors. Raises UnpicklingError for what else a pickle asks for."""
+    refused: list[str] = []
+
+    class Inert(InertUnpickler):
+        foreign = refused
+
+    with file.open("rb") as stored:
+        content = Inert(stored, encoding="latin1").load()  # they were written by Python 2
+    if refused:
+        raise pickle.UnpicklingError(f"'{refused[0]}' is refused")
+    return as_tensors(content)
 
 
 def _first_line(error: Exception) -> str:

@@ -58,7 +58,7 @@ def open_labelled(
     train = read_as(train, exif_orientation, max_pixels)
     val = _open(val_data or data, "val")
     if val is None and val_data:
-        val = _open(val_data, "train", one_class=True)
+        val = _open(val_data, "train", held_out=True)
     if val is None and split:
         return split_labelled(train, split, seed)
     if val is None:
@@ -78,10 +78,10 @@ def open_labelled(
     return train, matched(val, train.classes, (data, val_data or data))
 
 
-def _open(data: str, part: Part, *, one_class: bool = False) -> LabelledImages | None:
+def _open(data: str, part: Part, *, held_out: bool = False) -> LabelledImages | None:
     """One part of what `data` names; None where it has no such part. Data without parts are training data.
 
-    Folders hold two classes or more, but for validation, where `one_class` is enough.
+    Folders hold two classes or more, none empty, unless they are `held_out`.
     """
     name, colon, folder = data.partition(":")
     path = Path(data)
@@ -93,11 +93,11 @@ def _open(data: str, part: Part, *, one_class: bool = False) -> LabelledImages |
     if (parts := find_parts(path)) is not None:
         path = parts.train if part == "train" else parts.validation()
         archives = _archives(str(path))
-        return open_tars(archives) if archives else open_folder(path, one_class=part == "val")
+        return open_tars(archives) if archives else open_folder(path, held_out=part == "val")
     if archives := _archives(data):
         archives = _archives_of(part, archives)
         return open_tars(archives) if archives else None
-    return open_folder(path, one_class=one_class) if part == "train" else None
+    return open_folder(path, held_out=held_out) if part == "train" else None
 
 
 def _archives(data: str) -> list[Path]:

@@ -87,6 +87,8 @@ def _require_no_loose_parts(folder: Path, held: tuple[Path, ...], others: list[s
 
 def _only_one(candidates: tuple[Path, ...], kind: str, fix: str) -> Path:
     """The one of several folders that is not empty. Raises DataError where there are more."""
+    by_place = {path.resolve(): path for path in sorted(candidates, key=Path.is_symlink, reverse=True)}
+    candidates = tuple(by_place.values())  # without links to each other
     filled = candidates if len(candidates) == 1 else tuple(path for path in candidates if _holds_files(path))
     if len(filled) > 1:
         raise DataError(

@@ -63,7 +63,17 @@ def resized_crop(
 
     Not `resize(box=...)`: that reads neighbours outside the box at its border.
     """
-    return image.crop((left, top, left + width, top + height)).resize((size[1], size[0]), Image.Resampling.BICUBIC)
+    return cut(image, left, top, width, height).resize((size[1], size[0]), Image.Resampling.BICUBIC)
+
+
+def cut(image: Image.Image, left: int, top: int, width: int, height: int) -> Image.Image:
+    """A box of an image; outside of the image it is black.
+
+    Not `crop`: that refuses large boxes by a limit of the whole process, which others may have set.
+    """
+    box = Image.new(image.mode, (width, height))
+    box.paste(image, (-left, -top))
+    return box
 
 
 def brightness(image: Image.Image, factor: float) -> Image.Image:
@@ -137,7 +147,7 @@ def resize_shorter(image: Image.Image, side: int, resample: Image.Resampling = I
 def center_crop(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     """Central box of `size` (height, width); outside of the image is black."""
     left, top = round((image.width - size[1]) / 2), round((image.height - size[0]) / 2)
-    return image.crop((left, top, left + size[1], top + size[0]))
+    return cut(image, left, top, size[1], size[0])
 
 
 def normalize(views: Tensor, statistics: Statistics = (MEAN, STD)) -> Tensor:

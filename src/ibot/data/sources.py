@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ from ibot.errors import DataError, printable
 
 RUN_MARKS = ("config.json", "checkpoints")
 """A folder that holds all of these is a run, not a folder of images."""
+File = TypeVar("File")
 LOOKED_INTO = 500
 """Files of which `scan` counts those with further pages, frames and bands; of more, so many are sampled."""
 
@@ -102,7 +104,9 @@ def scan(root: str | Path) -> ImageSource:
         )
     source = _source(folder, sorted(found.names))
     notes += twins_note(source.classes)
-    return replace(source, notes=(*notes, *found.notes(), *_pages_note(folder, found.paged)))
+    return replace(
+        source, notes=(*notes, *found.notes(), *pages_note(found.paged, lambda name: holds_more(folder / name)))
+    )
 
 
 def require_local(data: str) -> None:
@@ -129,14 +133,14 @@ def _training_part(folder: Path) -> tuple[Path, list[str]]:
     return folder, [f"'{name}' is read like any other folder: no training part lies beside it" for name in held]
 
 
-def _pages_note(folder: Path, names: Sequence[str]) -> list[str]:
-    """How many of the files in formats of several pages hold more than is read."""
-    places = np.linspace(0, len(names) - 1, min(LOOKED_INTO, len(names)))
-    chosen = [names[int(place)] for place in places]
-    more = [holds_more(folder / name) for name in chosen]
+def pages_note(files: Sequence[File], look: Callable[[File], tuple[bool, bool]]) -> list[str]:
+    """How many of the files in formats of several pages hold more than is read; `look` is `decode.holds_more`."""
+    places = np.linspace(0, len(files) - 1, min(LOOKED_INTO, len(files)))
+    chosen = [files[int(place)] for place in places]
+    more = [look(file) for file in chosen]
     counts = zip(np.array(more, bool).reshape(-1, 2).sum(0).tolist(), ("pages or frames", "bands"), strict=True)
     kinds = [f"{number} with further {kind}" for number, kind in counts if number]
-    sample = "" if len(chosen) == len(names) else f"of {len(chosen)} files looked into, "
+    sample = "" if len(chosen) == len(files) else f"of {len(chosen)} files looked into, "
     return [f"only the first page and up to three bands are read: {sample}{', '.join(kinds)}"] if kinds else []
 
 
@@ -175,7 +179,7 @@ def labelled_sets(data: str, val_data: str = "") -> tuple[ImageSource, ImageSour
 def as_classes(source: ImageSource) -> ImageSource:
     """The same images with one class where all lie in one folder: a validation set may hold no other."""
     top, slash, _ = source.name(0).partition("/")
-    if source.labels is not None or not slash or len(folder_names(source.root)) > 1:
+    if source.labels is not None or not slash:
         return source
     if any(not source.name(i).startswith(top + slash) for i in range(len(source))):
         return source
@@ -209,11 +213,7 @@ class _Found:
 
     def notes(self) -> list[str]:
         """A sentence on each kind."""
-        notes = []
-        if self.other_files:
-            notes.append(f"{_plural(self.other_files, 'file')} passed over: {counted(self.other_files)}")
-            if any(kind in FURTHER["HEIF"] for kind in self.other_files):
-                notes[-1] += " (pip install pillow-heif makes .heic readable)"
+        notes = passed_over_note(self.other_files)
         if self.other_folders:
             notes.append(f"{_plural(self.other_folders, 'folder')} passed over: {counted(self.other_folders)}")
         if self.nested:
@@ -255,8 +255,7 @@ def _walk(root: Path) -> _Found:
                     if kind in PAGED:
                         found.paged.append(prefix + name)
             else:
-                hidden = is_litter(name, False)
-                found.other_files["hidden or of the system" if hidden else kind or "without extension"] += 1
+                found.other_files[kind_of(name)] += 1
         if "train" in parts and parts & {"val", "test"}:
             found.nested.append(prefix[:-1] or root.name)
     return found
@@ -270,6 +269,19 @@ def _begins_as_image(entry: os.DirEntry[str]) -> bool:
             return is_image(file.read(32))
     except OSError:
         return False
+
+
+def passed_over_note(kinds: Counter[str]) -> list[str]:
+    """How many files are not read, by their kind; none of none."""
+    if not kinds:
+        return []
+    remedy = " (pip install pillow-heif makes .heic readable)" if set(kinds) & set(FURTHER["HEIF"]) else ""
+    return [f"{_plural(kinds, 'file')} passed over: {counted(kinds)}{remedy}"]
+
+
+def kind_of(name: str) -> str:
+    """What a file that is not read counts as."""
+    return "hidden or of the system" if is_litter(name, False) else extension(name) or "without extension"
 
 
 def _plural(kinds: Counter[str], noun: str) -> str:

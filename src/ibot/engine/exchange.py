@@ -27,7 +27,7 @@ from ibot.weights.arguments import arguments_of, config_of
 from ibot.weights.export import create_parents, remove
 from ibot.weights.files import read_pickle
 from ibot.weights.networks import INSIDE
-from ibot.weights.read import KeyReport, arguments_in, refuse_bad_numbers
+from ibot.weights.read import KeyReport, arguments_in, refuse_bad_numbers, say_guesses
 from ibot.weights.rename import to_ours
 from ibot.weights.said import understood
 
@@ -70,8 +70,10 @@ def convert_checkpoint(
     arguments = arguments_in(content)
     backbone = to_ours(_below("backbone.", student)).backbone
     width = len(backbone.get("patch_embed.proj.weight", ()))
-    said = understood(arguments, {}, "student", width, str(file))
+    said = understood(arguments, {}, "student", "published", width, str(file))
     found = recognise_network(backbone, arguments, said, "published", str(file))
+    given = {setting.partition("=")[0] for setting in settings}
+    say_guesses(file, [guess for guess in found.guesses if not ("model.heads" in given and guess.startswith("heads:"))])
     model, size = found.config, found.size
     head = {name: tensor for name, tensor in student.items() if name.startswith("head.")}
     config = apply(config_of(arguments, model, size, head), settings)

@@ -15,7 +15,7 @@ from ibot.engine.run import read_config
 from ibot.errors import ConfigError, WeightsError
 from ibot.method.model import StudentTeacher
 from ibot.weights.arguments import head_config
-from ibot.weights.files import read_pickle
+from ibot.weights.files import is_pickle, locate, read_pickle
 from ibot.weights.read import (
     Loaded,
     Weights,
@@ -50,7 +50,7 @@ def with_weights(config: Config, given: Iterable[str]) -> Config:
         raise ConfigError(f"{sizes[0]} is fixed by the weights of --init", fix="leave it out")
     _, weights = load_both(config.train.init)
     loaded = fit(weights, heads=config.model.heads if "model.heads" in keys else None)
-    say_guesses(config.train.init, loaded)
+    say_guesses(config.train.init, loaded.guesses, loaded.notes)
     chosen = ("drop_path", *(name for name in ("pos_interp", "mean", "std") if f"model.{name}" in keys))
     model = replace(loaded.config, **{name: getattr(config.model, name) for name in chosen})
     augment = config.augment
@@ -139,7 +139,6 @@ def head_tensors(head: nn.Module, weights: Weights) -> dict[str, Tensor]:
 
 def _copy_centers(model: StudentTeacher, path: Path) -> bool:
     centers = _centers(path)
-    refuse_bad_numbers(str(path), centers)
     if centers:
         model.cls_center.value.copy_(centers["cls"])
         model.patch_center.value.copy_(centers["patch"])
@@ -147,17 +146,26 @@ def _copy_centers(model: StudentTeacher, path: Path) -> bool:
 
 
 def patch_center(path: Path) -> Tensor | None:
-    """The center of the patch logits [K'] that lies beside weights, if any."""
+    """The center of the patch logits [K'] that lies beside weights, if any. Raises WeightsError for NaN in it."""
     return _centers(path).get("patch")
 
 
 def _centers(path: Path) -> dict[str, Tensor]:
+    """As `_stored_centers`. Raises WeightsError for NaN and infinity."""
+    centers = _stored_centers(path)
+    refuse_bad_numbers(str(path), centers)
+    return centers
+
+
+def _stored_centers(path: Path) -> dict[str, Tensor]:
     """Centers beside the weights of a checkpoint of ours, or in a published one; none elsewhere."""
-    if path.is_file() and path.suffix != ".safetensors":
-        stored = read_pickle(path)
+    file = locate(path, "teacher") if path.is_file() else path
+    if file.is_file() and is_pickle(file):
+        stored = read_pickle(file)
         loss = stored.get("ibot_loss", {}) if isinstance(stored, dict) else {}
         return {"cls": loss["center"].flatten(), "patch": loss["center2"].flatten()} if "center2" in loss else {}
-    file = (find_checkpoint(path) or path) / "training.pt"
+    folder = find_checkpoint(path) or (path if file == path else file.parent)  # `last` names a folder
+    file = folder / "training.pt"
     return torch.load(file, map_location="cpu", weights_only=True)["centers"] if file.is_file() else {}
 
 

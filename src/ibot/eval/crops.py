@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from ibot.config.schema import AugmentConfig
 from ibot.data.decode import UnreadableImage
 from ibot.data.params import view_params
+from ibot.data.pixels import cut
 from ibot.data.workers import read_items
 from ibot.eval.views import Images
 
@@ -76,6 +77,6 @@ class _Crops(Dataset[CropBatch]):
         """Cut, resize bilinearly (torchvision's default, which the published probe used), flip."""
         top, left, height, width = box.tolist()
         size = self.config.global_size
-        cut = Image.fromarray(image).crop((left, top, left + width, top + height))
-        crop = np.asarray(cut.resize((size[1], size[0]), Image.Resampling.BILINEAR))
+        part = cut(Image.fromarray(image), left, top, width, height)
+        crop = np.asarray(part.resize((size[1], size[0]), Image.Resampling.BILINEAR))
         return crop[:, ::-1] if flip else crop

@@ -16,9 +16,10 @@ from ibot.config.override import from_plain, to_plain
 from ibot.config.schema import ModelConfig
 from ibot.engine.files import write_atomically
 from ibot.errors import WeightsError
-from ibot.eval.features import Feature, compute
+from ibot.eval.features import Feature, compute, finite
 from ibot.eval.views import View
 from ibot.models.backbone import BackboneModule, build_backbone
+from ibot.weights.read import refuse_bad_numbers
 from ibot.weights.write import save_tensors
 
 
@@ -46,10 +47,10 @@ class LinearClassifier:
         return self.head(compute(self.backbone, images, (self.feature,))[self.feature])
 
     def head(self, features: Tensor) -> Tensor:
-        """Scores [B, C] of features [B, d]."""
+        """Scores [B, C] of features [B, d]. Raises WeightsError unless they are finite."""
         if self.unit:
             features = F.normalize(features, dim=-1)
-        return F.linear(features, self.weight, self.bias)
+        return finite(F.linear(features, self.weight, self.bias))
 
     def to(self, device: torch.device) -> LinearClassifier:
         """The same on another device."""
@@ -73,7 +74,10 @@ class LinearClassifier:
 
 
 def load_classifier(path: str | Path) -> LinearClassifier | None:
-    """Read what `LinearClassifier.save` wrote; None for any other file. Raises WeightsError for a damaged one."""
+    """Read what `LinearClassifier.save` wrote; None for any other file.
+
+    Raises WeightsError for a damaged one, and for NaN and infinity in it.
+    """
     file = Path(path)
     if file.suffix != ".safetensors" or not file.is_file():
         return None
@@ -90,6 +94,7 @@ def load_classifier(path: str | Path) -> LinearClassifier | None:
     view = View(**{**about["view"], "size": tuple(about["view"]["size"])})
     backbone = build_backbone(config, view.size)
     prefix = "backbone."
+    refuse_bad_numbers(str(file), tensors, {f"{prefix}{name}": own for name, own in backbone.state_dict().items()})
     backbone.load_state_dict({n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)})
     return LinearClassifier(
         backbone.eval(), config, tensors["linear.weight"], tensors["linear.bias"], Feature.parse(about["feature"]),

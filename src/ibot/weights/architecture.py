@@ -14,6 +14,7 @@ from torch import Tensor
 from ibot.config.override import from_plain
 from ibot.config.schema import ModelConfig
 from ibot.errors import WeightsError
+from ibot.weights.files import is_configuration
 from ibot.weights.said import Said
 
 HEAD_WIDTH = 64
@@ -75,7 +76,7 @@ def recognise_network(
     Raises WeightsError when the tensors are neither a ViT nor a Swin, or no number of heads or size fits.
     """
     tensors = dict(tensors)
-    if "model" in settings and "augment" in settings:
+    if is_configuration(settings):
         config = from_plain(dict(settings))
         view = config.augment.global_size
         return Recognised(replace(config.model, pos_size=config.model.pos_size or view), view, tensors)
@@ -187,6 +188,8 @@ def _guesses(said: Said, layout: str) -> Iterator[str]:
         yield "layer norms: the epsilon of Hugging Face's defaults (a config.json beside it says better)"
     if not said.project and layout == "published" and said.pos_interp is None:
         yield "other image sizes: positions are resampled as in iBOT and DINO"
+    if layout == "torchvision" and said.pos_interp is None:
+        yield "other image sizes: positions are resampled as in MAE, not as by torchvision's own tool"
 
 
 def _eps(layout: str, tensors: Mapping[str, Tensor]) -> float:

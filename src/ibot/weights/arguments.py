@@ -21,6 +21,7 @@ from ibot.config.schema import (
     OptimConfig,
     TrainConfig,
 )
+from ibot.weights.files import is_configuration
 from ibot.weights.read import Weights
 from ibot.weights.said import told
 
@@ -32,7 +33,7 @@ def head_config(weights: Weights) -> HeadConfig | None:
     """Settings of the projection head in a file; None where there is no head of ours."""
     if not any(name.startswith("head.mlp") for name in weights.head):
         return None
-    if "augment" in weights.settings:
+    if is_configuration(weights.settings):
         return from_plain(weights.settings).head
     return _head_of(weights.settings, weights.head)
 

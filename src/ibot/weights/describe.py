@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ibot.weights.files import Content
+from ibot.weights.files import Content, is_configuration
 from ibot.weights.networks import find_networks, states
 from ibot.weights.read import Weights, bad_numbers, fit, weights_of
 
@@ -68,7 +68,7 @@ def _network(weights: Weights, key: str, heads: int | None, allow_partial: bool)
 
 
 def _settings(settings: Mapping[str, Any]) -> str:
-    kind = "our configuration" if "augment" in settings else "arguments"
+    kind = "our configuration" if is_configuration(settings) else "arguments"
     plain = ", ".join(f"{name}={value}" for name, value in settings.items() if isinstance(value, (str, int, float)))
     return f"{kind}: {plain[:SETTINGS]}"
 

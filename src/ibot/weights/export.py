@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from ibot.data.pixels import center_crop, normalize, resize_shorter, shorter_side
+from ibot.data.pixels import center_crop, cut, normalize, resize_shorter, shorter_side
 from ibot.data.scenes import draw_scene
 from ibot.errors import UserError, WeightsError
 from ibot.models.backbone import build_backbone
@@ -242,7 +242,7 @@ def views(image: NDArray[np.uint8], loaded: Loaded) -> Tensor:
     crops = [center_crop(resized, loaded.size)]
     for whole in (math.floor, math.ceil):
         left, top = whole((resized.width - width) / 2), whole((resized.height - height) / 2)
-        crops.append(resized.crop((left, top, left + width, top + height)))
+        crops.append(cut(resized, left, top, width, height))
     pixels = torch.from_numpy(np.stack([np.asarray(crop) for crop in crops])).permute(0, 3, 1, 2)
     return normalize(pixels, loaded.config.statistics)
 

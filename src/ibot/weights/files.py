@@ -12,7 +12,7 @@ import pickletools
 import re
 import threading
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ibot.errors import WeightsError
-from ibot.weights.inert import ALLOWED, InertUnpickler, as_tensors
+from ibot.inert import ALLOWED, InertUnpickler, as_tensors
 
 OWN_FILES = {"teacher": "teacher.safetensors", "student": "model.safetensors"}
 WHOLE_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -69,11 +69,16 @@ def read_content(path: Path, key: str) -> Content:
     settings: dict[str, Any] = {}
     if file.name.endswith(".index.json"):
         tree = _read_shards(file)
-    elif file.suffix == ".safetensors":
+    elif not is_pickle(file):
         tree, settings = _read_safetensors(file)
     else:
         tree, foreign = _read_pickle(file)
     return Content(tree, file, settings, {} if settings else _beside(file.parent), foreign)
+
+
+def is_pickle(file: Path) -> bool:
+    """Whether a file of weights would be read as what torch.save writes: all but safetensors and indexes of shards."""
+    return not file.name.endswith((".safetensors", ".index.json"))
 
 
 def locate(path: Path, key: str) -> Path:
@@ -114,10 +119,15 @@ def _in_folder(path: Path, key: str) -> Path:
 def _beside(folder: Path) -> dict[str, Any]:
     """Settings of another project in the same folder, those of its images under "preprocessor"."""
     settings = read_settings(folder / "config.json")
-    if "augment" in settings:  # a run's: about its own files, which say it themselves
+    if is_configuration(settings):  # a run's: about its own files, which say it themselves
         return {}
     images = read_settings(folder / "preprocessor_config.json")
     return {**settings, **({"preprocessor": images} if images else {})}
+
+
+def is_configuration(settings: Mapping[str, Any]) -> bool:
+    """Whether settings are our configuration as plain data; others use the same words for other things."""
+    return all(isinstance(settings.get(name), dict) for name in ("model", "augment"))
 
 
 def read_settings(file: Path) -> dict[str, Any]:
@@ -134,10 +144,12 @@ def _read_safetensors(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         with safe_open(file, framework="pt") as stored:
             metadata = stored.metadata() or {}
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
-            settings = json.loads(metadata.get("config", "{}"))
     except (SafetensorError, OSError, ValueError) as error:
         raise WeightsError(f"'{file}' cannot be read", why=str(error), fix="copy the file again") from None
-    return tensors, settings if isinstance(settings, dict) else {}
+    settings: Any = {}
+    with suppress(ValueError):  # a stranger's
+        settings = json.loads(metadata.get("config", "{}"))
+    return tensors, settings if isinstance(settings, dict) and is_configuration(settings) else {}
 
 
 def _read_shards(index: Path) -> dict[str, Tensor]:

@@ -41,14 +41,19 @@ class Network:
 
     @property
     def role(self) -> str:
-        """What it is for: teacher (also a running mean of weights), student, momentum, or empty."""
-        parts = self.place.split(".")
-        if any("teacher" in part or re.search(r"(^|_)ema($|_)", part) for part in parts):
-            return "teacher"
-        if any("student" in part for part in parts):
-            return "student"
-        helping = any(re.search(r"momentum|^target_|_k$", part) for part in parts)
-        return "momentum" if helping else ""
+        """What it is for; see `role_of`."""
+        return role_of(self.place)
+
+
+def role_of(place: str) -> str:
+    """What a network at this place is for: teacher (also a running mean of weights), student, momentum, or empty."""
+    parts = place.split(".")
+    if any("teacher" in part or re.search(r"(^|_)ema($|_)", part) for part in parts):
+        return "teacher"
+    if any("student" in part for part in parts):
+        return "student"
+    helping = any(re.search(r"momentum|^target_|_k$", part) for part in parts)
+    return "momentum" if helping else ""
 
 
 def find_networks(tree: Any) -> list[Network]:

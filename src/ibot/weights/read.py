@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -134,11 +134,17 @@ def _settings(content: Content) -> dict[str, Any]:
     """What the file says, else what stands beside it."""
     tree = content.tree if isinstance(content.tree, Mapping) else {}
     own = tree.get("settings")
-    # Only our own exports say "settings".
-    inside = {"project": "ours", **own} if isinstance(own, dict) else arguments_in(tree)
+    # What our own exports hold; the first ones said their heads alone.
+    if isinstance(own, dict) and (own.get("project") == "ours" or set(own) == {"num_attention_heads"}):
+        inside = {"project": "ours", **own}
+    else:
+        inside = arguments_in(tree)
     if isinstance(tree.get("arch"), str):
-        inside = {**inside, "arch": tree["arch"]}
-    return {**content.settings, **content.beside, **inside}
+        # MoCo v3 has it beside its tensors, iBOT and DINO among their arguments.
+        inside = {**inside, "arch": tree["arch"], **({} if inside else {"arch_beside": tree["arch"]})}
+    others = {**content.beside, **inside}
+    others.pop("augment", None)  # our configuration is known by it, which stands elsewhere
+    return {**content.settings, **others}
 
 
 def arguments_in(tree: Mapping[str, Any]) -> dict[str, Any]:
@@ -171,16 +177,16 @@ def load_backbone(
 def load(path: str | Path, key: str = "teacher", *, heads: int | None = None, allow_partial: bool = False) -> Loaded:
     """As `load_backbone`, with the settings found and the report of names; says what had to be guessed."""
     loaded = fit(load_weights(path, key), heads=heads, allow_partial=allow_partial)
-    say_guesses(path, loaded)
+    say_guesses(path, loaded.guesses, loaded.notes)
     return loaded
 
 
-def say_guesses(path: str | Path, loaded: Loaded) -> None:
-    """Tell what else the file holds, and in one line what it does not say."""
-    for note in loaded.notes:
+def say_guesses(path: str | Path, guesses: Sequence[str], notes: Sequence[str] = ()) -> None:
+    """Tell what else the file holds (`notes`), and in one line what it does not say."""
+    for note in notes:
         log.warning("%s: %s", path, printable(note))
-    if loaded.guesses:
-        log.warning("%s does not say all; guessed: %s", path, "; ".join(loaded.guesses))
+    if guesses:
+        log.warning("%s does not say all; guessed: %s", path, "; ".join(guesses))
 
 
 def fit(weights: Weights, *, heads: int | None = None, allow_partial: bool = False) -> Loaded:
@@ -193,7 +199,7 @@ def fit(weights: Weights, *, heads: int | None = None, allow_partial: bool = Fal
             fix="give weights of a network for RGB images",
         )
     width = embedding.shape[0] if embedding is not None and embedding.ndim else 0
-    said = understood(weights.settings, weights.head, weights.place, width, weights.source)
+    said = understood(weights.settings, weights.head, weights.place, weights.layout, width, weights.source)
     network = recognise_network(weights.backbone, weights.settings, said, weights.layout, weights.source, heads)
     with torch.random.fork_rng([]):  # the start that the weights replace is no business of the caller's numbers
         backbone = build_backbone(network.config, network.size)

@@ -7,6 +7,7 @@ arguments of iBOT, DINO and MoCo v3 in their checkpoints, and what our own expor
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from ibot.config.schema import IMAGENET_MEAN, IMAGENET_STD, ModelConfig
 from ibot.errors import WeightsError
+from ibot.weights.networks import role_of
 
 ACTIVATIONS = {
     **dict.fromkeys(("gelu", "gelu_python", "geluacc"), "gelu"),
@@ -37,8 +39,6 @@ class Said:
 
     project: Literal["", "ours", "huggingface", "timm"] = ""
     """Whose configuration it is; "ours" also stands for the published code's arguments."""
-    model_type: str = ""
-    """Hugging Face's name of the architecture."""
     heads: int | None = None
     sizes: tuple[tuple[int, int], ...] = ()
     """Heights and widths of the images for which it may have been built, the surest first."""
@@ -52,36 +52,39 @@ class Said:
     """Whether its class output is the mean of the patches."""
 
 
-def understood(settings: Mapping[str, Any], others: Mapping[str, Tensor], place: str, width: int, source: str) -> Said:
+def understood(
+    settings: Mapping[str, Any], others: Mapping[str, Tensor], place: str, layout: str, width: int, source: str
+) -> Said:
     """Read settings of any known project.
 
     Args:
         settings: as plain data; may be empty.
         others: what stands beside the network's tensors: the masks of a Swin tell the size of its maps.
         place: of the network in its file; see `ibot.weights.networks`.
+        layout: whose names it has; see `ibot.weights.rename`.
         width: of the tokens.
         source: the file, for messages.
 
-    Raises WeightsError for an activation or a normalisation that cannot be computed here.
+    Raises WeightsError for an activation or a normalisation that cannot be computed here, and for rotary positions.
     """
     given = settings.get
     arguments, pretrained = (_dict(given(name)) for name in ("model_args", "pretrained_cfg"))
+    _refuse_rotary(settings, arguments, source)
     mean, std = _statistics(settings, pretrained, source)
     project = _project(settings)
     if mean is None and (project == "ours" and "image_mean" not in settings):
         mean, std = IMAGENET_MEAN, IMAGENET_STD
     sizes = (arguments.get("img_size"), given("image_size"), pretrained.get("input_size"), given("input_size"))
-    moco = given("arch") == "vit_small" and "base_encoder" in place.split(".")
+    moco = given("arch_beside") == "vit_small" or (given("arch") == "vit_small" and "base_encoder" in place.split("."))
     return Said(
         project=project,
-        model_type=str(given("model_type") or ""),
         heads=_heads(settings, arguments, width, moco),
         sizes=tuple(pair for pair in (*map(_pair, sizes), _size_of_maps(others)) if pair),
         norm_eps=given("layer_norm_eps"),
         act=_act(settings, arguments, source),
         mean=mean,
         std=std,
-        pos_interp=_rule(settings, project, place, moco),
+        pos_interp=_rule(settings, project, place, layout, moco),
         averages=(arguments.get("global_pool") or given("global_pool")) in ("avg", "avgmax"),
     )
 
@@ -123,7 +126,7 @@ def told(config: ModelConfig, size: tuple[int, int]) -> dict[str, Any]:
         for field, name in fields.items()
         if getattr(config, field) != getattr(published, field)
     }
-    if size[0] != size[1]:
+    if size[0] != size[1] or config.kind == "swin":  # whose tensors are the same for many sizes
         said["image_size"] = list(size)
     if config.kind == "vit" and config.heads * 64 != config.width:
         said["num_attention_heads"] = config.heads
@@ -138,6 +141,17 @@ def _project(settings: Mapping[str, Any]) -> Literal["", "ours", "huggingface", 
     return "huggingface" if {"model_type", "preprocessor"} & set(settings) else ""
 
 
+def _refuse_rotary(settings: Mapping[str, Any], arguments: Mapping[str, Any], source: str) -> None:
+    """Timm's vit_*_rope_ape_* have the tensors of a ViT, and turn queries and keys too."""
+    named = str(settings.get("architecture") or settings.get("arch") or "")
+    if re.search("(^|_)rope(_|$)", named) or arguments.get("use_rot_pos_emb"):
+        raise WeightsError(
+            f"'{source}' holds no network that ibot knows",
+            why=f"it has rotary positions, which its tensors do not show: {named or 'use_rot_pos_emb'}",
+            fix="give weights of another network",
+        )
+
+
 def _heads(settings: Mapping[str, Any], arguments: Mapping[str, Any], width: int, moco: bool) -> int | None:
     named = settings.get("num_attention_heads") or arguments.get("num_heads")
     if isinstance(named, int):
@@ -149,7 +163,7 @@ def _heads(settings: Mapping[str, Any], arguments: Mapping[str, Any], width: int
 
 
 def _rule(
-    settings: Mapping[str, Any], project: str, place: str, moco: bool
+    settings: Mapping[str, Any], project: str, place: str, layout: str, moco: bool
 ) -> Literal["published", "exact", "antialias"] | None:
     """How the project resamples positions."""
     named = settings.get("pos_interp")
@@ -161,8 +175,9 @@ def _rule(
         return "antialias"
     if project == "huggingface":
         return "antialias" if settings.get("model_type") == "dinov2_with_registers" else "exact"
-    # MAE, DeiT and SimMIM store their networks as "model", and resample to the exact size, as MoCo v3 would.
-    return "exact" if moco or place.split(".")[0] == "model" else None
+    # MAE, DeiT and SimMIM store their one network as "model", and resample to the exact size, as MoCo v3 would.
+    alone = place.split(".")[0] == "model" and not role_of(place)
+    return "exact" if moco or (alone and layout == "published") else None
 
 
 def _act(settings: Mapping[str, Any], arguments: Mapping[str, Any], source: str) -> str | None:

@@ -163,7 +163,7 @@ def _stored(context: Context, settings: CorruptionSettings) -> Sets:
 
 def _stored_set(context: Context, folder: Path) -> LabelledImages:
     """Stored images are made from validation images, which may lack classes of the training images."""
-    images = context.read_alike(open_folder(folder, one_class=True))
+    images = context.read_alike(open_folder(folder, held_out=True))
     return matched(images, context.train.classes, (str(context.train.root), str(folder)))
 
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from ibot.errors import WeightsError
+from ibot.inert import NUMBERS
 from ibot.weights.files import read_pickle
-from ibot.weights.inert import NUMBERS
 
 CORE = "numpy.core.multiarray"
 POINTER = b"A" * 8
@@ -70,7 +70,7 @@ LOAD = """
 import argparse, collections, pathlib, sys
 import numpy as np, torch
 from ibot.errors import WeightsError
-from ibot.weights import inert
+from ibot import inert
 from ibot.weights.read import load
 looked_at = [argparse.Namespace, collections.Counter, collections.OrderedDict, torch.Size, torch.device]
 looked_at += [np.dtype, np.ndarray, inert.Namespace, inert.Kind, inert.Array, inert.Call, inert.Foreign, set, dict]

@@ -130,6 +130,7 @@ def as_tensors(tree: Any) -> Any:
 
 def _numbers(raw: object, kind: object, shape: Any, order: Any) -> np.ndarray | None:
     """A new array in this machine's order of bytes; None where they are no numbers. Raises ValueError."""
+    raw = raw.encode("latin1") if isinstance(raw, str) else raw  # bytes of Python 2, read with that encoding
     if not isinstance(kind, Kind) or kind.of is None or not isinstance(raw, (bytes, bytearray)):
         return None
     array = np.frombuffer(raw, kind.of).reshape(shape, order=order)
