@@ -2,6 +2,7 @@ import json
 import os
 import signal
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -109,10 +110,15 @@ def test_a_row_that_was_stopped_by_a_signal_of_its_own_is_not_finished(tmp_path,
         assert "stopped by a signal" in capsys.readouterr().out and not (tmp_path / "runs" / "table.md").exists()
 
 
-def test_a_signal_to_the_command_alone_reaches_its_training():
-    heard = "trap 'exit 7' TERM; while true; do sleep 0.05; done"
-    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()
-    assert ablate._finished(["sh", "-c", heard]) == (7, True)
+def test_a_signal_to_the_command_alone_reaches_its_training(tmp_path):
+    def stop_when_it_runs():
+        while not (tmp_path / "ready").exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=stop_when_it_runs, daemon=True).start()
+    training = f"trap 'exit 7' TERM; touch '{tmp_path}/ready'; while true; do sleep 0.05; done"
+    assert ablate._finished(["sh", "-c", training]) == (7, True)
     assert ablate._finished(["sh", "-c", "kill -KILL $$"]) == (-9, False)
 
 
