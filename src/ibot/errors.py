@@ -1,5 +1,8 @@
 """Errors that a user can cause or cure, with their exit codes. Only `cli.main` catches them."""
 
+INTERRUPTED = 130
+"""Exit code of Ctrl-C."""
+
 
 class IbotError(Exception):
     """What went wrong, why, and what to do about it; printed without a traceback.

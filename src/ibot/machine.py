@@ -53,12 +53,29 @@ def given_variables(environment: Mapping[str, str]) -> dict[str, str]:
 
 def started_by_srun(given: Mapping[str, str]) -> bool:
     """Whether this is a task of a job step; not a batch script or a shell in an allocation of several tasks."""
-    if not {"SLURM_PROCID", "SLURM_NTASKS"} <= given.keys() or "SLURM_PTY_PORT" in given:
+    if not {"SLURM_PROCID", "SLURM_NTASKS"} <= given.keys() or _typed_in_task_0(given):
         return False
     # A batch script is task 0 of no step; a shell that salloc opened is a step of a single task.
     in_a_step = bool({"SLURM_STEP_ID", "SLURM_STEP_NUM_TASKS"} & given.keys())
     by_hand = "SLURM_LOCALID" in given and "SLURM_JOB_ID" not in given
     return in_a_step or by_hand or given["SLURM_PROCID"] != "0"
+
+
+def _typed_in_task_0(given: Mapping[str, str]) -> bool:
+    """Whether somebody typed this in the shell that `srun -n 8 --pty bash` opened, whose other tasks have ended.
+
+    Tasks that srun starts from such a shell inherit its variables, but not its terminal.
+    """
+    return given["SLURM_PROCID"] == "0" and "SLURM_PTY_PORT" in given and below_a_terminal()
+
+
+def below_a_terminal() -> bool:
+    """Whether this process has a terminal, wherever its output goes, and something else leads there: a shell."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY))
+    except OSError:
+        return False
+    return os.getsid(0) != os.getpid()
 
 
 def number(given: Mapping[str, str], name: str) -> int:

@@ -1,3 +1,10 @@
+import json
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
 import pytest
 from commands import ibot
 
@@ -6,6 +13,7 @@ from ibot.cli.main import main
 from ibot.config.override import apply
 from ibot.config.resolve import check
 from ibot.data.scenes import write_folder
+from ibot.engine.run import append_jsonl
 from ibot.recipes import recipe
 from ibot.recipes.ablations import ABLATIONS
 
@@ -41,7 +49,7 @@ def test_the_list_holds_one_command_per_row_and_seed(capsys):
 
 
 def test_a_table_is_run_resumed_and_printed(tmp_path, monkeypatch):
-    monkeypatch.setattr(ablate, "_finished", lambda command: ibot(*command[3:]).returncode)
+    monkeypatch.setattr(ablate, "_finished", lambda command: (ibot(*command[3:]).returncode, False))
     write_folder(tmp_path / "data", train=40, val=20, seed=0, size=32)
     command = ["ablate", "loss_ratio", "--data", str(tmp_path / "data"), "--recipe", "tiny32", "--run",
                str(tmp_path / "runs"), *SMALL]  # fmt: skip
@@ -68,3 +76,53 @@ def test_an_unknown_table_and_a_failing_row_are_user_errors(tmp_path, capsys):
     assert "tokenizer" in capsys.readouterr().out
     assert main(["ablate", "heads"]) == 2
     assert main(["ablate", "heads", "--data", str(tmp_path / "absent"), "--run", str(tmp_path / "r")]) == 2
+
+
+@pytest.mark.parametrize(
+    ("ended", "heard", "code", "words"),
+    [
+        (0, True, 0, "stopped by a signal"),  # it saved and ended
+        (130, True, 130, ""),  # it said so
+        (-signal.SIGTERM, True, 143, ""),  # before it could decide
+        (-signal.SIGKILL, False, 4, "'0.5', seed 0 was killed"),
+        (-signal.SIGSEGV, False, 1, "'0.5', seed 0 was ended by SIGSEGV"),
+        (3, False, 3, "'0.5', seed 0 failed"),
+    ],
+)
+def test_a_row_that_does_not_reach_its_end_ends_the_table(tmp_path, monkeypatch, capsys, ended, heard, code, words):
+    monkeypatch.setattr(ablate, "_finished", lambda command: (ended, heard))
+    assert main(["ablate", "loss_ratio", "--data", str(tmp_path), "--run", str(tmp_path / "runs")]) == code
+    printed = capsys.readouterr()
+    assert words in printed.out + printed.err and "[2/3]" not in printed.out
+    assert not (tmp_path / "runs" / "table.md").exists()
+
+
+def test_a_row_that_was_stopped_by_a_signal_of_its_own_is_not_finished(tmp_path, monkeypatch, capsys):
+    def stopped(command):
+        folder = Path(command[command.index("--run") + 1])
+        folder.mkdir(parents=True, exist_ok=True)
+        append_jsonl(folder / "events.jsonl", {"event": "stopped by signal"})
+        return 0, False
+
+    monkeypatch.setattr(ablate, "_finished", stopped)
+    for _ in range(2):
+        assert main(["ablate", "loss_ratio", "--data", str(tmp_path), "--run", str(tmp_path / "runs")]) == 0
+        assert "stopped by a signal" in capsys.readouterr().out and not (tmp_path / "runs" / "table.md").exists()
+
+
+def test_a_signal_to_the_command_alone_reaches_its_training(tmp_path):
+    def stop_when_it_runs():
+        while not (tmp_path / "ready").exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=stop_when_it_runs, daemon=True).start()
+    training = f"trap 'exit 7' TERM; touch '{tmp_path}/ready'; while true; do sleep 0.05; done"
+    assert ablate._finished(["sh", "-c", training]) == (7, True)
+    assert ablate._finished(["sh", "-c", "kill -KILL $$"]) == (-9, False)
+
+
+def test_a_line_torn_by_a_crash_does_not_hide_the_results_before_it(tmp_path):
+    row = {"metric": "knn_top1", "value": 1.0, "extra": {"step": 0}}
+    (tmp_path / "results.jsonl").write_text(f'{json.dumps(row)}\n{{"metric": "knn_t')
+    assert ablate.results(tmp_path) == [row] and ablate.results(tmp_path / "absent") == []

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from ibot.cli import main as command
 from ibot.cli.evaluate import cache_folder
 from ibot.cli.main import FEATURE_CACHE, main
 from ibot.cli.refused import lack, refusal
@@ -102,6 +103,34 @@ def test_a_bus_error_of_a_loader_and_too_few_open_files_are_lacks():
     bus = RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error.")
     assert "/dev/shm" in lack(bus).fix
     assert "ulimit -n" in lack(RuntimeError("Too many open files. Communication is no longer possible")).fix
+    assert lack(RuntimeError("shapes differ")) is None
+
+
+@pytest.mark.parametrize(("number", "words"), [(errno.EMFILE, "ulimit -n"), (errno.ENOMEM, "takes less memory")])
+def test_what_the_system_lacks_is_no_bug_wherever_it_says_so(number, words):
+    with pytest.raises(ResourceError) as caught, command._refusals(options()):
+        raise OSError(number, os.strerror(number), "a.jpg")
+    assert words in caught.value.fix
+
+
+def test_the_launcher_itself_may_be_refused_a_place(world, monkeypatch, capsys):
+    def launch(count, arguments):
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']")
+
+    monkeypatch.setattr("ibot.engine.launch.launch", launch)
+    assert main(["pretrain", "tiny32", "--data", str(world / "data"), "--processes", "2"]) == 2
+    assert "TMPDIR" in capsys.readouterr().err
+
+
+def test_a_place_is_refused_to_users_without_a_home_too(monkeypatch):
+    def unknown(number):
+        raise KeyError(f"getpwuid(): uid not found: {number}")
+
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    refused = PermissionError(errno.EACCES, "Permission denied", "a/b/c")
+    for cache in (FEATURE_CACHE, "~nobody-has-this-name/x"):
+        assert "--plot" in refusal(refused, options(cache=cache, plot="a/b")).fix
     assert lack(RuntimeError("shapes differ")) is None
 
 

@@ -72,6 +72,21 @@ def test_an_evaluation_goes_on_and_keeps_its_records(run, labelled, tmp_path, mo
     assert ("No space left" in capsys.readouterr().err) == (kind == "full")
 
 
+LISTS = [
+    "recipes list", "recipes show tiny32", "recipes diff tiny32 vit_s16", "recipes why optim.lr", "results {run}",
+    "plan tiny32 --data {data} --device cpu {small}", "doctor", "weights inspect {run}", "ablate",
+    "ablate heads --data {data} --list",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "code"), [("pipe", 141), ("full", 4)])
+@pytest.mark.parametrize("command", LISTS)
+def test_what_only_prints_has_failed_where_its_text_is_lost(run, labelled, monkeypatch, capsys, command, kind, code):
+    monkeypatch.setattr(sys, "stdout", lost_stream(kind))
+    assert main(command.format(run=run, data=labelled, small=" ".join(SMALL[:-1])).split()) == code
+    assert ("No space left" in capsys.readouterr().err) == (kind == "full")
+
+
 def test_a_run_folder_that_was_removed_ends_the_run_with_code_4(labelled, tmp_path, monkeypatch, capsys):
     from ibot.engine import loop
 

@@ -29,11 +29,13 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda", 1)
 def gpus(monkeypatch):
     """A machine with a number of GPUs, and this process among others on it."""
 
-    def machine(count, local_rank=0, capability=(8, 0)):
+    def machine(count, local_rank=0, capability=(8, 0), together=1):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
         monkeypatch.setattr(device_module, "launched_processes", lambda: Processes(5, 8, local_rank))
+        monkeypatch.setattr(device_module, "local_world_size", lambda: together)
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
     return machine
 
@@ -47,14 +49,37 @@ def test_auto_is_a_gpu_where_there_is_one(gpus):
     assert choose_device("cuda:3") == torch.device("cuda", 3)
 
 
-@pytest.mark.parametrize(
-    ("count", "local_rank", "name"), [(0, 0, "cuda"), (4, 0, "cuda:4"), (2, 2, "cuda"), (2, 2, "auto")]
-)
+@pytest.mark.parametrize(("count", "local_rank", "name"), [(0, 0, "cuda"), (0, 3, "cuda"), (4, 0, "cuda:4")])
 def test_a_gpu_that_is_not_there_is_refused_with_the_number_that_is(gpus, count, local_rank, name):
     gpus(count, local_rank)
     with pytest.raises(UserError, match="is not there") as caught:
         choose_device(name)
     assert f"sees {count} GPUs" in caught.value.why and "--device cpu" in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("count", "local_rank", "together", "words"),
+    [(8, 8, 16, "16 processes on this machine, but 8 GPUs"), (2, 2, 1, "3 processes on this machine, but 2 GPUs")],
+)
+@pytest.mark.parametrize("name", ["cuda", "auto"])
+def test_more_processes_than_gpus_are_refused_with_that_cure(gpus, name, count, local_rank, together, words):
+    gpus(count, local_rank, together=together)
+    with pytest.raises(UserError, match=words) as caught:
+        choose_device(name)
+    assert f"start {count}" in caught.value.fix and "driver" not in str(caught.value)
+
+
+def test_one_gpu_for_several_processes_is_refused_unless_each_sees_its_own(gpus, monkeypatch):
+    gpus(8, 1, together=2)
+    with pytest.raises(UserError, match="'cuda:0' is one GPU for 2 processes") as caught:
+        choose_device("cuda:0")
+    assert "--device cuda" in caught.value.fix
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    with pytest.raises(UserError, match="is one GPU for 2 processes"):
+        choose_device("cuda:0")
+    gpus(1, 0, together=2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    assert choose_device("cuda:0") == torch.device("cuda", 0)
 
 
 def test_unknown_devices_and_absent_mps_are_refused(monkeypatch):

@@ -1,18 +1,24 @@
 """`--processes 2` as people type it: real processes, real signals."""
 
 import json
+import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from ibot.cli.main import main
+from ibot.engine import launch
 from ibot.engine.run import read_jsonl
+from ibot.errors import IbotError, ResourceError
 
 SMALL = [
     "model.width=24", "model.depth=2", "model.heads=2", "model.drop_path=0.1", "head.out_dim=32", "train.batch=8",
@@ -43,6 +49,87 @@ def start(arguments, **environment):
 
 def without_the_moment(rows):
     return [{key: value for key, value in row.items() if key not in OF_THE_MOMENT} for row in rows]
+
+
+@pytest.fixture
+def launched(tmp_path, monkeypatch):
+    """Launch a shell script in the place of `ibot`: nothing is imported again."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("TORCHELASTIC_SIGNALS_TO_HANDLE", "")
+    logger, handler = logging.getLogger("torch.distributed"), signal.getsignal(signal.SIGQUIT)
+    level = logger.level
+
+    def run(script, count=2):
+        program = tmp_path / "program"
+        program.write_text(f"#!/bin/sh\n{script}\n")
+        program.chmod(0o755)
+        monkeypatch.setattr(sys, "executable", str(program))
+        return launch.launch(count, ())
+
+    yield run
+    logger.setLevel(level)
+    signal.signal(signal.SIGQUIT, handler)
+
+
+@pytest.mark.distributed
+def test_the_launcher_needs_neither_the_machines_name_nor_a_temporary_folder(launched, tmp_path, monkeypatch):
+    monkeypatch.setattr(socket, "getfqdn", lambda *given: "127.0.0.1")  # in the place of one that nobody resolves
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "absent"))
+    assert launched(f'echo "$MASTER_ADDR" > "{tmp_path}/$RANK"') == 0
+    assert [(tmp_path / rank).read_text() for rank in "01"] == ["localhost\n"] * 2
+
+
+@pytest.mark.distributed
+def test_the_code_of_the_process_that_fails_is_that_of_all(launched):
+    assert launched('if [ "$RANK" = 1 ]; then exit 3; fi; exec sleep 20') == 3
+
+
+def failed(codes):
+    return SimpleNamespace(failures={rank: SimpleNamespace(exitcode=code) for rank, code in codes.items()})
+
+
+@pytest.mark.parametrize(
+    ("codes", "code"),
+    [({}, 0), ({0: 2, 1: -15}, 2), ({0: -15, 1: 3}, 3), ({1: -9, 0: 2}, 2), ({0: -2}, 130), ({0: -15, 1: -15}, 143),
+     ({0: -10}, 138)],
+)  # fmt: skip
+def test_the_exit_code_is_that_of_the_process_that_failed_by_itself(codes, code):
+    assert launch._exit_code(failed(codes)) == code
+
+
+@pytest.mark.parametrize(
+    ("codes", "kind", "words"),
+    [
+        ({1: -9, 0: -15}, ResourceError, "process 1 was killed"),
+        ({0: -15, 1: -9}, ResourceError, "process 1 was killed"),
+        ({0: -11}, IbotError, "process 0 was ended by SIGSEGV"),
+    ],
+)
+def test_processes_that_the_system_ended_are_named(codes, kind, words):
+    with pytest.raises(kind, match=words) as caught:
+        launch._exit_code(failed(codes))
+    assert type(caught.value) is kind
+
+
+@pytest.mark.parametrize("number", launch.FORWARDED)
+def test_signals_are_handed_on_and_the_handlers_come_back(number):
+    before = [signal.getsignal(n) for n in (*launch.FORWARDED, signal.SIGHUP)]
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    process = subprocess.Popen(["sleep", "20"])
+    with launch.forwarding(lambda: [gone.pid, process.pid]) as heard:
+        signal.raise_signal(signal.SIGHUP)
+        signal.raise_signal(number)
+        assert process.wait(10) == -number and heard == [number]
+    assert [signal.getsignal(n) for n in (*launch.FORWARDED, signal.SIGHUP)] == before
+
+
+def test_before_any_process_is_started_a_signal_ends_the_launcher():
+    with pytest.raises(SystemExit) as ended, launch.forwarding(list):
+        signal.raise_signal(signal.SIGTERM)
+    assert ended.value.code == 143
+    with pytest.raises(KeyboardInterrupt), launch.forwarding(list):
+        signal.raise_signal(signal.SIGINT)
 
 
 @pytest.mark.distributed

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import threading
 import time
@@ -14,10 +15,12 @@ from commands import start_script
 from safetensors.torch import load_file
 
 from ibot.config.override import apply, to_plain
+from ibot.engine import distributed, loop
 from ibot.engine.checkpoint import find_checkpoint
 from ibot.engine.loop import train
 from ibot.engine.run import read_jsonl
-from ibot.errors import DataError, RunError, TrainingStopped
+from ibot.errors import DataError, RunError, TrainingStopped, UserError
+from ibot.types import ResultRecord
 
 
 def weights(run) -> dict[str, torch.Tensor]:
@@ -145,6 +148,72 @@ def test_evaluation_runs_on_the_initial_weights_and_at_the_end(small, tmp_path):
         apply(small, ["evaluate.every=10 steps"]), tmp_path / "run", evaluate=lambda net, step: seen.append(step) or []
     )
     assert seen == [0, 10, 20]
+
+
+def stopping_at(stop, seen):
+    """An evaluation that gets SIGTERM at the step `stop`, the first time."""
+
+    def evaluate(net, step):
+        if step == stop and step not in seen:
+            os.kill(os.getpid(), signal.SIGTERM)
+        seen.append(step)
+        return [ResultRecord("knn", "knn_top1", 50.0, {}, 1, 1, extra={"step": step})]
+
+    return evaluate
+
+
+def test_a_signal_during_the_first_evaluation_does_not_repeat_it(small, tmp_path):
+    small, seen = apply(small, ["evaluate.every=10 steps"]), []
+    assert quiet(small, tmp_path / "run", evaluate=stopping_at(0, seen)).step == 0
+    assert quiet(small, tmp_path / "run", evaluate=stopping_at(0, seen)).step == 20
+    rows = read_jsonl(tmp_path / "run" / "results.jsonl")
+    assert seen == [row["extra"]["step"] for row in rows] == [0, 10, 20]
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_its_records_anew(small, tmp_path):
+    small, seen = apply(small, ["train.max_steps=5", "log.every=1", "evaluate.every=10 steps"]), []
+    for _ in range(2):
+        quiet(small, tmp_path / "run", evaluate=stopping_at(None, seen))
+        shutil.rmtree(tmp_path / "run" / "checkpoints")
+    assert [row["step"] for row in read_jsonl(tmp_path / "run" / "metrics.jsonl")] == [1, 2, 3, 4, 5]
+    rows = read_jsonl(tmp_path / "run" / "results.jsonl")
+    assert seen == [0, 5, 5] and [row["extra"]["step"] for row in rows] == [0, 5]
+
+
+def test_a_stop_right_after_a_save_leaves_the_checkpoint_alone(small, tmp_path, monkeypatch):
+    saved, plain = [], loop.save_checkpoint
+
+    def save_and_stop(*args, **kwargs):
+        saved.append(plain(*args, **kwargs).name)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(loop, "save_checkpoint", save_and_stop)
+    assert quiet(small, tmp_path / "run").step == 5
+    assert saved == ["step_00000005"]
+
+
+def test_the_time_in_which_processes_wait_for_each_other_counts(small, tmp_path, monkeypatch):
+    plain = loop.any_true
+    monkeypatch.setattr(loop, "any_true", lambda *given: (time.sleep(0.05), plain(*given))[1])
+    quiet(apply(small, ["train.max_steps=3", "log.every=1"]), tmp_path / "run")
+    rows = read_jsonl(tmp_path / "run" / "metrics.jsonl")
+    assert all(row["images_per_second"] < 8 / 0.05 and row["wait_fraction"] < 0.5 for row in rows)
+
+
+@pytest.mark.parametrize(("name", "other"), [("train.batch", 16), ("the names of the images", "else")])
+def test_processes_that_differ_are_refused_before_they_work_together(small, tmp_path, monkeypatch, name, other):
+    monkeypatch.setattr(distributed, "gather", lambda own: [own, {**own, name: other} if name in own else own])
+    monkeypatch.setattr(loop, "build_trainer", lambda *given: pytest.fail("they would wait for each other there"))
+    with pytest.raises(UserError, match=f"differ in {name}"):
+        quiet(small, tmp_path / "run")
+
+
+def test_processes_that_go_on_from_different_steps_are_refused(small, tmp_path, monkeypatch):
+    key = "the step to go on from"
+    monkeypatch.setattr(distributed, "gather", lambda own: [own, {**own, key: 5} if key in own else own])
+    monkeypatch.setattr(loop, "wrap_student", lambda *given: pytest.fail("they would wait for each other there"))
+    with pytest.raises(UserError, match=f"differ in {key}"):
+        quiet(small, tmp_path / "run")
 
 
 SCRIPT = """

@@ -120,6 +120,18 @@ def test_a_failed_step_stops_with_its_losses_rate_and_files(small, tmp_path):
     assert made.run.calls == [("event", "non-finite loss", {"step": 4, "lr": 0.1, "losses": losses, "files": files})]
     assert "3 files from 3.png" in caught.value.why and "last good state: none" in caught.value.fix
     check.drain()  # it was told
+    other = trainer(small, tmp_path, source=source, processes=Processes(1, 2))
+    with pytest.raises(TrainingStopped):
+        FailureCheck(other).check(4, failing(), VALUES, [batch()])
+    assert other.run.calls == []
+
+
+def test_a_failed_step_lists_the_files_of_all_processes(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "gather", lambda own: [own, ["of the other"]])
+    made = trainer(small, tmp_path, source=SimpleNamespace(path=lambda i: Path(f"{i}.png")))
+    with pytest.raises(TrainingStopped) as caught:
+        FailureCheck(made).check(4, failing(), VALUES, [batch()])
+    assert made.run.calls[0][2]["files"] == ["3.png", "5.png", "of the other"] and "3 files" in caught.value.why
 
 
 def test_on_a_gpu_a_failure_is_read_one_step_late_and_before_anything_is_saved(small, tmp_path):
@@ -207,6 +219,18 @@ def test_saving_hands_over_everything_and_protects_multiples(small, tmp_path, mo
     assert kwargs == {"config": config, "scaler": "scaler", "keep": 5}
     assert [step for step in range(1, 13) if protect(step)] == protected
     save(trainer(config, tmp_path, update=made.update, processes=Processes(1, 2)))
+    assert len(calls) == 1
+
+
+def test_a_step_is_not_saved_twice(small, tmp_path, monkeypatch):
+    (tmp_path / "checkpoints" / "step_00000007").mkdir(parents=True)
+    calls = []
+    monkeypatch.setattr(loop, "save_checkpoint", lambda *args, **kwargs: calls.append(args))
+    made = trainer(small, tmp_path, update=SimpleNamespace(optimizer=None, scaler=None))
+    save(made)
+    assert len(calls) == 1, "without a state a folder is no checkpoint"
+    (tmp_path / "checkpoints" / "step_00000007" / "state.json").touch()
+    save(made)
     assert len(calls) == 1
 
 

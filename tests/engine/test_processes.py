@@ -1,6 +1,9 @@
+import logging
+
 import pytest
 
-from ibot.engine.processes import SLURM_PORTS, first_host, launched_processes
+from ibot import machine
+from ibot.engine.processes import SLURM_PORTS, first_host, launched_processes, said_once
 from ibot.errors import UserError
 
 STEP = {
@@ -49,7 +52,6 @@ def test_a_task_that_sees_one_gpu_takes_it():
         {"SLURM_NTASKS": "4", "SLURM_PROCID": "0"},
         {"SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_JOB_ID": "1"},  # a batch script
         {**STEP, "SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"},  # the shell that salloc opens
-        {**STEP, "SLURM_PROCID": "0", "SLURM_PTY_PORT": "4000"},  # srun --pty bash
         {"RANK": "", "WORLD_SIZE": "", "LOCAL_RANK": "", "MASTER_ADDR": ""},
         {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": ""},
         {"SLURM_PROCID": "", "SLURM_NTASKS": "4"},
@@ -58,6 +60,30 @@ def test_a_task_that_sees_one_gpu_takes_it():
 def test_a_command_that_nobody_launched_in_several_processes_is_one(environment):
     got = launched_processes(environment)
     assert (got.rank, got.world_size, got.is_main) == (0, 1, True)
+
+
+def test_tasks_that_srun_starts_from_its_own_shell_are_several(monkeypatch):
+    inherited = {**STEP, "SLURM_PTY_PORT": "4000"}
+    monkeypatch.setattr(machine, "below_a_terminal", lambda: False)
+    for rank in ("0", "5"):
+        got = launched_processes({**inherited, "SLURM_PROCID": rank})
+        assert (got.rank, got.world_size) == (int(rank), 8)
+    # `srun -n 8 --pty bash`: the shells of the other tasks have ended.
+    monkeypatch.setattr(machine, "below_a_terminal", lambda: True)
+    assert launched_processes({**inherited, "SLURM_PROCID": "0"}).world_size == 1
+    assert launched_processes(inherited).world_size == 8
+    assert launched_processes({**STEP, "SLURM_PROCID": "0"}).world_size == 8, "no shell of srun"
+
+
+def test_what_all_processes_see_alike_the_main_one_says(monkeypatch, caplog):
+    for rank in "10":
+        monkeypatch.setenv("RANK", rank)
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        monkeypatch.setenv("MASTER_ADDR", "localhost")
+        with said_once():
+            logging.getLogger("ibot").warning("heads guessed by process %s", rank)
+    logging.getLogger("ibot").warning("afterwards")
+    assert [record.getMessage() for record in caplog.records] == ["heads guessed by process 0", "afterwards"]
 
 
 @pytest.mark.parametrize(

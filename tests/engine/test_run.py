@@ -1,3 +1,4 @@
+import errno
 import fcntl
 import json
 import logging
@@ -169,6 +170,17 @@ def test_a_lock_of_a_dead_process_is_taken_over(small, tmp_path):
         fcntl.flock(held, fcntl.LOCK_EX)
         with pytest.raises(RunError, match="in use"):
             open_run(tmp_path / "run", small)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_not_told_as_a_folder_in_use(small, tmp_path, monkeypatch, number):
+    def flock(file, how):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(run_module.fcntl, "flock", flock)
+    with pytest.raises(RunError, match="cannot be locked") as caught:
+        open_run(tmp_path / "run", small)
+    assert os.strerror(number) in caught.value.why and "another disk" in caught.value.fix
 
 
 def test_other_ranks_write_nothing_but_the_bad_files_they_met(small, tmp_path):

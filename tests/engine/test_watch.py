@@ -3,7 +3,11 @@
 import os
 import signal
 import socket
+import stat
 import time
+from contextlib import suppress
+from datetime import timedelta
+from types import SimpleNamespace
 
 import pytest
 import torch.distributed as dist
@@ -12,6 +16,7 @@ from several import run_forked
 from ibot.cli import main as command
 from ibot.engine import watch
 from ibot.engine.launch import run_together
+from ibot.engine.processes import Processes
 from ibot.engine.watch import from_all, from_main
 from ibot.errors import IbotError, TrainingStopped, UserError
 
@@ -63,6 +68,51 @@ def test_a_process_that_was_killed_ends_the_others_as_a_lack_of_resources(tmp_pa
     codes, printed = run_forked(only(killed, lambda: os.kill(os.getpid(), signal.SIGKILL)), tmp_path)
     assert codes == ([-9, 4] if killed == 0 else [4, -9])
     assert f"process {killed} of 2" in printed[1 - killed] and "memory" in printed[1 - killed]
+
+
+def close_pipes():
+    """By one of them `multiprocessing` knows that the process lives from which this one was forked."""
+    for number in range(3, 256):
+        with suppress(OSError):
+            if stat.S_ISFIFO(os.fstat(number).st_mode):
+                os.close(number)
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_killed_process_is_noticed_although_a_process_that_it_forked_lives_on(tmp_path, killed):
+    def fork_and_die():
+        forked = os.fork()
+        if forked == 0:
+            close_pipes()
+            time.sleep(60)
+            os._exit(0)
+        (tmp_path / "forked").write_text(str(forked))
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    began = time.monotonic()
+    codes, _ = run_forked(only(killed, fork_and_die), tmp_path)
+    waited = time.monotonic() - began
+    os.kill(int((tmp_path / "forked").read_text()), signal.SIGKILL)
+    assert codes == ([-9, 4] if killed == 0 else [4, -9]) and waited < 10
+
+
+@pytest.mark.distributed
+def test_ctrl_c_says_what_resumes_although_the_main_process_waits(tmp_path):
+    def interrupt(rank):
+        with watch.said_if_interrupted("the same command goes on"):
+            if rank == 0:
+                wait_for_ever()
+            raise KeyboardInterrupt
+
+    def work(rank):
+        try:
+            return in_several(interrupt)(rank)
+        except KeyboardInterrupt:
+            return 130
+
+    codes, printed = run_forked(work, tmp_path)
+    assert codes == [130, 130] and printed[0].endswith("the same command goes on\n") and not printed[1]
 
 
 @pytest.mark.distributed
@@ -134,6 +184,20 @@ def test_strangers_at_the_port_take_nobodys_place(tmp_path, monkeypatch):
 
 def test_a_single_process_asks_nobody():
     assert from_main("step", 3) == 3 and from_all("protocol", "a problem") == ["a problem"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"), [("", "knn: other processes did not end it"), ("no labels", "knn: no labels")]
+)
+def test_a_process_that_waits_in_vain_says_who_is_missing(monkeypatch, text, words):
+    alone = SimpleNamespace(processes=Processes(0, 2), store=dist.HashStore())
+    monkeypatch.setattr(watch, "_current", alone)
+    monkeypatch.setattr(watch, "JOIN_TIMEOUT", timedelta(seconds=0.1))
+    monkeypatch.setattr(watch, "VOTE_SECONDS", 0.1)
+    with pytest.raises(UserError, match=words) as caught:
+        from_all("knn", text)
+    assert ("this process alone met it" in caught.value.why) == bool(text)
+    assert ("has waited" in caught.value.why) != bool(text)
 
 
 def test_other_processes_than_those_launched_cannot_be_asked_for(monkeypatch):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import shlex
 import statistics
@@ -13,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ibot.engine.launch import ENDED, code_of, forwarding
+from ibot.engine.run import read_jsonl
 from ibot.errors import ConfigError, DataError, IbotError
 from ibot.recipes.ablations import ABLATIONS, Ablation, Row
 
@@ -46,26 +47,44 @@ def run(options: argparse.Namespace) -> int:
         raise DataError("an ablation needs --data", fix="name a labelled folder, so that k-NN can be measured")
     for number, job in enumerate(jobs, 1):
         print(f"[{number}/{len(jobs)}] {job.row.name}, seed {job.seed}: {job.folder}", flush=True)
-        quiet = ["--quiet"] if options.quiet or not sys.stdout.isatty() else []
-        code = _finished([sys.executable, "-m", "ibot", *job.command, *quiet])
-        if code:
-            failed = IbotError(f"'{job.row.name}', seed {job.seed} failed", fix="mend the cause and run the same again")
-            failed.exit_code = code
-            raise failed
+        if (code := _train(job, options.quiet or not sys.stdout.isatty())) is not None:
+            return code
     text = render(table, options.name, jobs)
     (folder / "table.md").write_text(text)
     print(f"\n{text}\nwritten to {folder / 'table.md'}")
     return 0
 
 
-def _finished(command: list[str]) -> int:
-    """Exit code of a command."""
-    process = subprocess.Popen(command)
-    try:
-        return process.wait()
-    except KeyboardInterrupt:
-        process.wait()  # it got the signal too, and saves
-        raise
+def _train(job: Job, quiet: bool) -> int | None:
+    """Train one row; the exit code of all where a signal stopped it. Raises IbotError where it failed."""
+    name, stops = f"'{job.row.name}', seed {job.seed}", _stops(job.folder)
+    ended, heard = _finished([sys.executable, "-m", "ibot", *job.command, *(["--quiet"] if quiet else [])])
+    code = code_of(name, ended)
+    if code in ENDED:
+        return code
+    if code:
+        failed = IbotError(f"{name} failed", fix="mend the cause and run the same again")
+        failed.exit_code = code
+        raise failed
+    if heard or _stops(job.folder) > stops:
+        print("stopped by a signal; the same command goes on")
+        return 0
+    return None
+
+
+def _finished(command: list[str]) -> tuple[int, bool]:
+    """How a command ended, and whether a signal came: sent to this process alone, it is handed on."""
+    started: list[int] = []
+    with forwarding(lambda: started) as heard:
+        # In a session of its own it does not hear the terminal too: a second Ctrl-C ends it before it has saved.
+        process = subprocess.Popen(command, start_new_session=True)
+        started.append(process.pid)
+        return process.wait(), bool(heard)
+
+
+def _stops(run: Path) -> int:
+    """How often a signal has stopped a run."""
+    return sum(row["event"] == "stopped by signal" for row in read_jsonl(run / "events.jsonl"))
 
 
 def make_jobs(table: Ablation, options: argparse.Namespace, folder: Path) -> list[Job]:
@@ -120,8 +139,5 @@ def render(table: Ablation, name: str, jobs: list[Job]) -> str:
 
 def results(run: Path) -> list[dict[str, Any]]:
     """The k-NN records of a run, by step."""
-    file = run / "results.jsonl"
-    if not file.is_file():
-        return []
-    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    rows = read_jsonl(run / "results.jsonl")
     return [row for row in rows if row["metric"] == "knn_top1" and "step" in row["extra"]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import copy
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,7 +66,9 @@ def run(options: argparse.Namespace) -> int:
             initial.append(copy.deepcopy(backbone))  # pyright: ignore[reportArgumentType]
         return probe(backbone, step) if probe is not None else []
 
-    train(config, folder, command="ibot demo", evaluate=evaluate, quiet=options.quiet)
+    state = train(config, folder, command="ibot demo", evaluate=evaluate, quiet=options.quiet)
+    if state.step < derived.run_steps:  # a signal came: it was saved, and told
+        return 0
     after = load_backbone(folder)
     before = initial[0] if initial else untrained(config)
     controls = print_comparison(before, after, sets, config)
@@ -82,7 +85,7 @@ def run(options: argparse.Namespace) -> int:
     print(f"picture: {picture}")
     print(f"weights: {folder}    took {time.perf_counter() - began:.0f} s")
     if options.controls:
-        run_controls(options, config, folder, sets)
+        run_controls(config, folder, sets, say)
     say(f"next:    ibot pretrain auto --data DIR    ibot features {folder} --data DIR --out FILE")
     return 0
 
@@ -160,15 +163,22 @@ def pixel_accuracy(sets: tuple[ImageSource, ImageSource], config: Config) -> flo
 
 
 def run_controls(
-    options: argparse.Namespace, config: Config, folder: Path, sets: tuple[ImageSource, ImageSource]
+    config: Config, folder: Path, sets: tuple[ImageSource, ImageSource], say: Callable[[str], None]
 ) -> None:
-    """Train what might explain the gain instead, with the same seed and length, and print its k-NN."""
+    """Train what might explain the gain instead, with the same seed and length, and print its k-NN.
+
+    A signal ends it after a save.
+    """
     from ibot.engine.loop import train
     from ibot.weights.read import load_backbone
 
+    steps = derive(config, len(sets[0])).run_steps
     for name, settings in CONTROLS.items():
         other = folder.parent / f"{folder.name}-{name.replace(' ', '-').replace(chr(39), '')}"
-        train(apply(config, settings), other, command="ibot demo --controls", quiet=True)
+        state = train(apply(config, settings), other, command="ibot demo --controls", quiet=True)
+        if state.step < steps:
+            say(f"{name}: stopped at step {state.step} of {steps}, saved; the same command resumes it")
+            return
         plain, white, rank = _row(load_backbone(other), sets, config)
         print(f"{name:18}{plain:7.1f}" + "".join(f"{value:10.1f}" for value in white.values()) + f"{rank:8.1f}")
 

@@ -109,6 +109,8 @@ def evaluation(options: argparse.Namespace) -> Iterator[Context]:
     from ibot.data.open_labelled import open_labelled
     from ibot.engine.device import choose_device
     from ibot.engine.distributed import check_equal, joined
+    from ibot.engine.processes import said_once
+    from ibot.engine.watch import said_if_interrupted
     from ibot.eval.cache import weights_hash
     from ibot.eval.protocol import Context
     from ibot.places import make_writable
@@ -123,7 +125,8 @@ def evaluation(options: argparse.Namespace) -> Iterator[Context]:
     )  # fmt: skip
     told = [*notes(train), *notes(val), *filter(None, [absent_note(val.labels, val.classes)])]
     train, val = _evenly(train, options.max_train), _evenly(val, options.max_val)
-    loaded = load(options.weights, options.key, heads=options.heads, allow_partial=options.allow_partial)
+    with said_once():
+        loaded = load(options.weights, options.key, heads=options.heads, allow_partial=options.allow_partial)
     view = _view(options, loaded)
     out = Path(options.out) if options.out else default_out(Path(options.weights))
     with joined(device) as processes:
@@ -133,7 +136,8 @@ def evaluation(options: argparse.Namespace) -> Iterator[Context]:
         make_writable(out, "results.jsonl")  # what fails shall fail before the work
         hashed = weights_hash(loaded)
         sets = {"the training images": train.fingerprint(), "the validation images": val.fingerprint()}
-        cache = cache_folder(options.cache, out)
+        with said_once():
+            cache = cache_folder(options.cache, out)
         # Each process writes its part of the features there, and reads those of all.
         places = {"the folder of the features (--cache)": str(cache)}
         check_equal({"the weights": hashed, **places, **sets})
@@ -146,13 +150,9 @@ def evaluation(options: argparse.Namespace) -> Iterator[Context]:
             processes=processes, data=options.data, exif_orientation=options.exif_orientation,
             max_pixels=options.max_pixels, counter=counter if shown else lambda name: None,
         )  # fmt: skip
-        try:
+        kept = f"features in '{context.cache}', states and records in '{out}'"
+        with said_if_interrupted(f"the same command goes on from what is done: {kept}"):
             yield context
-        except KeyboardInterrupt:
-            if processes.is_main:
-                kept = f"features in '{context.cache}', states and records in '{out}'"
-                print(f"the same command goes on from what is done: {kept}", file=sys.stderr)
-            raise
 
 
 def _view(options: argparse.Namespace, loaded: Loaded) -> View:

@@ -9,7 +9,8 @@ import os
 import signal
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, NoReturn
 
@@ -19,7 +20,7 @@ from ibot.cli.waiting import spin_shortly
 from ibot.config.override import parse, settings_of
 from ibot.config.schema import MAX_PIXELS
 from ibot.engine.processes import launched_processes
-from ibot.errors import IbotError, ResourceError, UserError
+from ibot.errors import INTERRUPTED, IbotError, ResourceError, UserError
 from ibot.eval.protocols import PROTOCOLS
 from ibot.output import Output, unwatched
 
@@ -32,7 +33,7 @@ first steps:  ibot demo                       generated images, five minutes
 settings:     section.key=value, as listed by ibot recipes show NAME
 """
 LISTS = ("ibot recipes", "ibot results", "ibot plan", "ibot doctor", "ibot weights inspect")
-"""Commands that only print."""
+"""Commands that only print, beside the lists of `ibot ablate`."""
 HELP_WIDTH = 78
 """Letters of a line of the settings that end a help text."""
 
@@ -65,8 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt:
             if launched_processes().is_main:
                 print("interrupted", file=sys.stderr)
-            return 130
-        return code or _undelivered(options.command, output)
+            return INTERRUPTED
+        return code or _undelivered(options, output)
 
 
 def _run(options: argparse.Namespace, arguments: Sequence[str] | None) -> int:
@@ -85,35 +86,49 @@ def _carry_out(options: argparse.Namespace, arguments: Sequence[str]) -> int:
 
     def command() -> int:
         module, function = options.run
-        try:
+        with _refusals(options):  # here too: a process tells the others what they can read
             return getattr(import_module(module), function)(options) or 0
-        except (MemoryError, RuntimeError) as error:
-            if (resource := lack(error)) is None:
-                raise
-            raise resource from error
-        except OSError as error:
-            if (refused := refusal(error, options)) is None:
-                raise
-            raise refused from error
 
     if "processes" not in options:
         return command()
-    return import_module("ibot.engine.launch").run_together(options.processes, arguments, command)
+    with _refusals(options):
+        return import_module("ibot.engine.launch").run_together(options.processes, arguments, command)
 
 
-def _undelivered(command: str, output: Output) -> int:
+@contextmanager
+def _refusals(options: argparse.Namespace) -> Iterator[None]:
+    """What the system refuses, raised as an error with a remedy."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if (resource := lack(error)) is None:
+            raise
+        raise resource from error
+    except OSError as error:
+        if (refused := refusal(error, options) or lack(error)) is None:
+            raise
+        raise refused from error
+
+
+def _undelivered(options: argparse.Namespace, output: Output) -> int:
     """The exit code for what a command printed in vain; 0 where nothing was lost, or its files hold the results."""
     output.flush()
     if output.error is None:
         return 0
     why = output.error.strerror or str(output.error)
-    if command.startswith(LISTS):
+    if _only_prints(options):
         if output.error.errno == errno.EPIPE:
             return 128 + signal.SIGPIPE
         return _report(ResourceError("the output cannot be written", why=why))
     if output.error.errno not in (errno.EPIPE, errno.EIO, errno.EBADF):  # nobody reads there
         print(f"ibot: done, but what it printed could not be written: {why}", file=sys.stderr)
     return 0
+
+
+def _only_prints(options: argparse.Namespace) -> bool:
+    return options.command.startswith(LISTS) or (
+        options.command == "ibot ablate" and (options.list or not options.name)
+    )
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -22,6 +22,8 @@ REFUSED = (
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EEXIST,
 )  # fmt: skip
 """What the system says of places that cannot be used; anything else may be a mistake of ours."""
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory")
+"""What torch and the system say of memory that is exhausted, in small letters."""
 
 
 def refusal(error: OSError, options: argparse.Namespace) -> IbotError | None:
@@ -47,7 +49,7 @@ def _option_of(place: Path, options: argparse.Namespace) -> str:
         # What can be read is not to be written: a run keeps its results in its own folder, unless --out is given.
         if not value or (flag in READ and os.access(place, os.R_OK)):
             continue
-        named = Path(value).expanduser()
+        named = Path(os.path.expanduser(value))  # noqa: PTH111 - of nobody it leaves as it is, and raises nothing
         if named in (place, *place.parents) or place in named.parents or place.parent == named.parent:
             return flag
     return next((flag for flag in ("--run", "--out") if flag in given and not given[flag]), "")
@@ -68,7 +70,7 @@ def lack(error: BaseException) -> ResourceError | None:
         return ResourceError(
             "too many open files", why=words.splitlines()[0][:200], fix="ulimit -n 65536, or 0 workers"
         )
-    if isinstance(error, MemoryError) or "out of memory" in words.lower() or "can't allocate memory" in words:
+    if isinstance(error, MemoryError) or any(said in words.lower() for said in OUT_OF_MEMORY):
         return ResourceError(
             "out of memory",
             why=words.splitlines()[0][:200] if words else "",

@@ -27,12 +27,14 @@ if TYPE_CHECKING:
 
 def run(options: argparse.Namespace) -> int:
     """Pre-train, or resume; prints what will be done before and where the results are after."""
-    config = configure(options)
+    from ibot.engine.processes import launched_processes, said_once
+
+    with said_once():
+        config = configure(options)
     folder = Path(options.run_folder) if options.run_folder else default_folder(config)
     from ibot.data.sources import scan
     from ibot.engine.device import choose_device
     from ibot.engine.loop import train
-    from ibot.engine.processes import launched_processes
     from ibot.engine.run import RunFolder
     from ibot.engine.watch import from_main
 

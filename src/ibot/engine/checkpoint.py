@@ -49,7 +49,7 @@ def save_checkpoint(
     Raises ResourceError when the disk is full; the checkpoints before stay whole.
     """
     folder = run / FOLDER
-    final = folder / f"step_{state.step:08d}"
+    final = _folder_of(run, state.step)
     temporary = folder / f".tmp_{final.name}_{os.getpid()}"
     try:
         folder.mkdir(exist_ok=True)  # not a run folder that was removed
@@ -86,6 +86,11 @@ def find_checkpoint(run: Path) -> Path | None:
     """The newest complete checkpoint of a run, or None."""
     complete = _complete(run / FOLDER)
     return complete[-1] if complete else None
+
+
+def has_checkpoint(run: Path, step: int) -> bool:
+    """Whether a run holds a complete checkpoint of this step."""
+    return _is_complete(_folder_of(run, step))
 
 
 def remove_leftovers(run: Path) -> None:
@@ -132,7 +137,15 @@ def _unique_tensors(network: nn.Module) -> dict[str, Tensor]:
 
 def _complete(folder: Path) -> list[Path]:
     """Complete checkpoints, oldest first."""
-    return sorted(path for path in folder.glob("step_*") if (path / "state.json").exists())
+    return sorted(filter(_is_complete, folder.glob("step_*")))
+
+
+def _is_complete(path: Path) -> bool:
+    return (path / "state.json").exists()
+
+
+def _folder_of(run: Path, step: int) -> Path:
+    return run / FOLDER / f"step_{step:08d}"
 
 
 def _point_to(folder: Path, name: str) -> None:

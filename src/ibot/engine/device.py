@@ -12,6 +12,7 @@ import torch
 from ibot.config.schema import SystemConfig
 from ibot.engine.processes import launched_processes
 from ibot.errors import UserError
+from ibot.machine import local_world_size
 from ibot.process import loaders_forgotten
 from ibot.rng import Purpose, torch_seed
 
@@ -28,18 +29,37 @@ def choose_device(name: str) -> torch.device:
     except RuntimeError:
         raise UserError(f"unknown device '{name}'", fix="use auto, cpu, cuda, cuda:0 or mps") from None
     if device.type == "cuda":
-        count = torch.cuda.device_count()
-        index = device.index if device.index is not None else launched_processes().local_rank
-        if index >= count:
-            raise UserError(
-                f"device '{name}' is not there",
-                why=f"torch {torch.__version__} sees {count} GPUs",
-                fix="use --device cpu, or install a torch build and driver that see your GPU (ibot doctor)",
-            )
-        return torch.device("cuda", index)
+        return torch.device("cuda", _own_gpu(device))
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise UserError("device 'mps' is not there", fix="use --device cpu")
     return device
+
+
+def _own_gpu(device: torch.device) -> int:
+    """The GPU of this process. Raises UserError for one that is not there or that several processes would share."""
+    count, together = torch.cuda.device_count(), local_world_size()
+    index = device.index if device.index is not None else launched_processes().local_rank
+    if device.index is None and 0 < count <= index:
+        raise UserError(
+            f"{max(together, index + 1)} processes on this machine, but {count} GPUs",
+            why="each process takes one",
+            fix=f"start {count}, or use --device cpu",
+        )
+    if index >= count:
+        raise UserError(
+            f"device '{device}' is not there",
+            why=f"torch {torch.__version__} sees {count} GPUs",
+            fix="use --device cpu, or install a torch build and driver that see your GPU (ibot doctor)",
+        )
+    # A launcher may show each process a GPU of its own, which then is number 0 in all of them.
+    alone = os.environ.get("CUDA_VISIBLE_DEVICES", ",").count(",") == 0
+    if device.index is not None and together > 1 and not alone:
+        raise UserError(
+            f"device '{device}' is one GPU for {together} processes",
+            why="each process takes one",
+            fix="use --device cuda: then each takes its own",
+        )
+    return index
 
 
 def choose_precision(setting: str, device: torch.device) -> torch.dtype:

@@ -18,10 +18,11 @@ from ibot.machine import usable_cores
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.agent.server import RunResult
-    from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 """The processes decide what these mean: to save and to end. They do not hear the terminal's, having none."""
+ENDED = tuple(128 + number for number in FORWARDED)
+"""Exit codes of what they ended before it could decide, and of Ctrl-C."""
 
 
 def run_together(count: int | None, arguments: Sequence[str], command: Callable[[], int]) -> int:
@@ -59,7 +60,10 @@ def launch(count: int, arguments: Sequence[str]) -> int:
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // count)))
     os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGQUIT"  # those that end a run are forwarded below
-    meeting = RendezvousParameters("c10d", "localhost:0", uuid.uuid4().hex, min_nodes=1, max_nodes=1)
+    # local_addr: else they meet at the name of this machine, which need not resolve.
+    meeting = RendezvousParameters(
+        "c10d", "localhost:0", uuid.uuid4().hex, min_nodes=1, max_nodes=1, local_addr="localhost"
+    )
     spec = WorkerSpec(
         role="ibot",
         local_world_size=count,
@@ -70,21 +74,29 @@ def launch(count: int, arguments: Sequence[str]) -> int:
         max_restarts=0,
         monitor_interval=0.1,
     )
-    agent = LocalElasticAgent(spec, DefaultLogsSpecs())
-    with _forwarding(agent):
+    agent = LocalElasticAgent(spec, DefaultLogsSpecs(log_dir=os.devnull))  # else it leaves a folder behind
+    with forwarding(lambda: [worker.id for worker in agent.get_worker_group().workers if worker.id]):
         result: Any = agent.run()
         return _exit_code(result)
 
 
 @contextmanager
-def _forwarding(agent: LocalElasticAgent) -> Iterator[None]:
-    """Hand signals on to the processes; a lost terminal is no reason to end, as they write to files too."""
+def forwarding(started: Callable[[], list[int]]) -> Iterator[list[int]]:
+    """Hand signals on to processes; a lost terminal is no reason to end, as they write to files too.
+
+    Yields a list of those that came.
+
+    Args:
+        started: their numbers. As long as there are none a signal ends this process.
+    """
+    heard: list[int] = []
 
     def forward(number: int, frame: FrameType | None) -> None:
-        started = [worker.id for worker in agent.get_worker_group().workers if worker.id]
-        if not started:
+        heard.append(number)
+        processes = started()
+        if not processes:
             raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
-        for process in started:
+        for process in processes:
             try:
                 os.kill(process, number)
             except ProcessLookupError:
@@ -93,26 +105,36 @@ def _forwarding(agent: LocalElasticAgent) -> Iterator[None]:
     before = {number: signal.signal(number, forward) for number in FORWARDED}
     before[signal.SIGHUP] = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        yield
+        yield heard
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
+def code_of(who: str, code: int) -> int:
+    """The exit code for a process, in words `who`, that ended with `code`: negative where a signal ended it.
+
+    Raises ResourceError for a process that the system killed, IbotError for other signals than those handed on.
+    """
+    if code >= 0:
+        return code
+    if -code == signal.SIGKILL:
+        raise ResourceError(
+            f"{who} was killed",
+            why="most often the system does that when memory runs out",
+            fix="train.accumulate=2, fewer system.workers, smaller batches, or fewer processes",
+        )
+    if -code not in FORWARDED:
+        raise IbotError(f"{who} was ended by {signal.Signals(-code).name}")
+    return 128 - code
+
+
 def _exit_code(result: RunResult) -> int:
+    """That of the process that failed: the launcher ends all others with a signal."""
     codes = {rank: failure.exitcode for rank, failure in sorted(result.failures.items())}
     if not codes:
         return 0
     if told := [code for code in codes.values() if code > 0]:
         return told[0]
     rank, code = min(codes.items(), key=lambda item: item[1] != -signal.SIGKILL)
-    name = signal.Signals(-code).name
-    if -code == signal.SIGKILL:
-        raise ResourceError(
-            f"process {rank} was killed",
-            why="most often the system does that when memory runs out",
-            fix="train.accumulate=2, fewer system.workers, smaller batches, or fewer processes",
-        )
-    if -code not in FORWARDED:
-        raise IbotError(f"process {rank} was ended by {name}")
-    return 128 - code
+    return code_of(f"process {rank}", code)

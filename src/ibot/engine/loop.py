@@ -18,9 +18,16 @@ from ibot.config.schema import Config, Duration, ModelConfig
 from ibot.data.loader import Loader
 from ibot.data.pixels import normalize
 from ibot.data.sources import ImageSource, scan
-from ibot.engine.checkpoint import disk_full, find_checkpoint, load_checkpoint, remove_leftovers, save_checkpoint
+from ibot.engine.checkpoint import (
+    disk_full,
+    find_checkpoint,
+    has_checkpoint,
+    load_checkpoint,
+    remove_leftovers,
+    save_checkpoint,
+)
 from ibot.engine.device import autocast, choose_precision, prepared, seed_step
-from ibot.engine.distributed import any_true, barrier, check_equal, joined, wrap_student
+from ibot.engine.distributed import any_true, barrier, check_equal, gather, joined, wrap_student
 from ibot.engine.files import is_disk_full, lost
 from ibot.engine.health import HealthMonitor
 from ibot.engine.logging import Progress, StopSignal, TensorBoard
@@ -116,10 +123,10 @@ def train(
         Progress(quiet=quiet, rank=processes.rank, opening=opening) as progress,
     ):
         images = source if source is not None else scan(config.data.path)
+        check_equal(facts(config, images, evaluate))  # before the first thing that they do together
         trainer = build_trainer(config, run_path, images, processes, device, progress, command)
         trainer.evaluate = evaluate
         try:
-            check_equal(facts(trainer))
             run_steps(trainer, signal)
             interrupted = any_true(signal.interrupted, device)
         except OSError as error:  # a log line may meet the full disk before a checkpoint does
@@ -132,14 +139,13 @@ def train(
     return trainer.state
 
 
-def facts(trainer: Trainer) -> dict[str, object]:
+def facts(config: Config, source: ImageSource, evaluate: Evaluate | None) -> dict[str, object]:
     """What all processes must agree on, as they decide by it when to work together."""
     decisive = {
-        "the names of the images": trainer.source.fingerprint()["names_sha256"],
-        "the step to go on from": trainer.state.step,
-        "whether there are labelled images": trainer.evaluate is not None,
+        "the names of the images": source.fingerprint()["names_sha256"],
+        "whether there are labelled images": evaluate is not None,
     }
-    return decisive | {key: value for key, value in items(trainer.config) if not key.startswith(("system.", "data."))}
+    return decisive | {key: value for key, value in items(config) if not key.startswith(("system.", "data."))}
 
 
 def build_trainer(
@@ -170,13 +176,14 @@ def build_trainer(
     if checkpoint is not None:
         state = load_checkpoint(checkpoint, model, optimizer, scaler=scaler)
         if processes.is_main:
-            run.forget_after(state.step)
             run.event("resume", step=state.step)
         progress.message(f"resumed from step {state.step} ({checkpoint.name})")
     elif config.train.init:
         taken = start_from_weights(model, config)
         progress.message(f"{taken} from {config.train.init}")
-    barrier()
+    if processes.is_main:
+        run.forget_after(state.step)
+    check_equal({"the step to go on from": state.step})
     set_part(model.student, processes.rank, processes.world_size)
     student = wrap_student(model.student, processes, device)
     update = Update(model, student, optimizer, config, scaler, partial(autocast, device, precision))
@@ -220,11 +227,10 @@ def run_steps(trainer: Trainer, signal: StopSignal) -> None:
         start_step=trainer.state.step,
         end_step=end,
     )
-    if trainer.state.step == 0:
+    if trainer.state.step == 0 and not was_evaluated(trainer):
         run_evaluation(trainer)
     failure = FailureCheck(trainer)
-    for micro_batches, wait_seconds in timed(loader, signal, trainer.device):
-        began = time.perf_counter()
+    for micro_batches, began, wait_seconds in timed(loader, signal, trainer.device):
         step = trainer.state.step
         values = schedules.at(step)
         seed_step(config.train.seed, step)
@@ -270,16 +276,19 @@ def to_device(batch: Batch, device: torch.device, config: ModelConfig) -> Batch:
     return replace(batch, global_views=move(batch.global_views), local_views=move(batch.local_views), masks=masks)
 
 
-def timed(loader: Loader, signal: StopSignal, device: torch.device) -> Iterator[tuple[list[Batch], float]]:
-    """Batches with the seconds waited for each, until a signal comes to any of the processes."""
+def timed(loader: Loader, signal: StopSignal, device: torch.device) -> Iterator[tuple[list[Batch], float, float]]:
+    """Batches until a signal comes to any of the processes: each with the moment when it came, and the wait for it.
+
+    From that moment on its step counts: all wait for the slowest process, and for a GPU's last step, in the vote.
+    """
     batches = iter(loader)
     while True:
-        began = time.perf_counter()
+        asked = time.perf_counter()
         batch = signal.next_of(batches)
-        waited = time.perf_counter() - began
+        came = time.perf_counter()
         if any_true(signal.stop, device) or batch is None:
             return
-        yield batch, waited
+        yield batch, came, came - asked
 
 
 def mask_grid(config: Config) -> tuple[int, int]:
@@ -315,11 +324,13 @@ class FailureCheck:
         if not out.failed.item():
             return
         trainer = self.trainer
-        files = [str(trainer.source.path(int(i))) for batch in batches for i in batch.index]
+        own = [str(trainer.source.path(int(i))) for batch in batches for i in batch.index]
+        files = [file for part in gather(own) for file in part]
         losses = {
             name: out.metrics[name].item() for name in ("cls_loss", "patch_loss", "koleo_loss") if name in out.metrics
         }
-        trainer.run.event("non-finite loss", step=step, lr=values.lr, losses=losses, files=files)
+        if trainer.processes.is_main:
+            trainer.run.event("non-finite loss", step=step, lr=values.lr, losses=losses, files=files)
         last = find_checkpoint(trainer.run.path)
         raise TrainingStopped(
             f"the loss is not finite at step {step} (learning rate {values.lr:.3g})",
@@ -388,6 +399,12 @@ def run_evaluation(trainer: Trainer) -> None:
         )
 
 
+def was_evaluated(trainer: Trainer) -> bool:
+    """Whether there is a record of this step, from before an interruption; the main process's word."""
+    rows = read_jsonl(trainer.run.path / "results.jsonl") if trainer.processes.is_main else []
+    return any_true(any(row["extra"].get("step") == trainer.state.step for row in rows), trainer.device)
+
+
 def fallen_below_start(trainer: Trainer, record: ResultRecord) -> str:
     """In words, that k-NN is more than `evaluate.guard` points below its first value of this run; else empty."""
     guard = trainer.config.evaluate.guard
@@ -402,8 +419,11 @@ def fallen_below_start(trainer: Trainer, record: ResultRecord) -> str:
 
 
 def save(trainer: Trainer) -> None:
-    """Checkpoint on the main process; the others wait, so that none runs ahead of a failing disk."""
-    if trainer.processes.is_main:
+    """Checkpoint on the main process, unless there is one of this step; the others wait for it.
+
+    So none runs ahead of a failing disk.
+    """
+    if trainer.processes.is_main and not has_checkpoint(trainer.run.path, trainer.state.step):
         keep_every = trainer.steps(trainer.config.checkpoint.keep_every)
         save_checkpoint(
             trainer.run.path,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from ibot.errors import UserError
@@ -55,6 +57,22 @@ def launched_processes(environment: Mapping[str, str] = os.environ) -> Processes
     if world_size <= 1:
         return Processes(0, 1, local_rank)
     return Processes(rank, world_size, local_rank, _address(given), _port(given))
+
+
+@contextmanager
+def said_once() -> Iterator[None]:
+    """Within, warnings are about what all processes see alike: the main one alone says them."""
+    log, silent = logging.getLogger("ibot"), not launched_processes().is_main
+    if silent:
+        log.addFilter(_nothing)
+    try:
+        yield
+    finally:
+        log.removeFilter(_nothing)
+
+
+def _nothing(record: logging.LogRecord) -> bool:
+    return False
 
 
 def _address(given: Mapping[str, str]) -> str:

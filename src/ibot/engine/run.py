@@ -174,12 +174,19 @@ def _acquire(path: Path) -> IO[str]:
     file = (path / "lock").open("a+")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         file.seek(0)
         owner = file.read().strip() or "another process"
         file.close()
         raise RunError(
             f"'{path}' is in use", why=f"{owner} writes there", fix="wait for it, stop it, or name another --run"
+        ) from None
+    except OSError as error:  # going on would let the same command, given twice, spoil the run
+        file.close()
+        raise RunError(
+            f"'{path}' cannot be locked",
+            why=f"{error.strerror}: its file system may know no locks, which keep a second run out",
+            fix="name a folder on another disk with --run",
         ) from None
     file.truncate(0)
     file.write(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")

@@ -25,7 +25,7 @@ import torch
 import torch.distributed as dist
 
 from ibot.engine.processes import Processes, launched_processes
-from ibot.errors import IbotError, ResourceError, UserError
+from ibot.errors import INTERRUPTED, IbotError, ResourceError, UserError
 
 log = logging.getLogger("ibot")
 
@@ -60,7 +60,7 @@ class Failure:
         if isinstance(error, IbotError):
             code, text = error.exit_code, str(error)
         elif isinstance(error, KeyboardInterrupt):
-            code, text = 130, "interrupted"
+            code, text = INTERRUPTED, "interrupted"
         else:
             code, text = 1, f"{type(error).__name__}: {error}"
         return cls(rank, socket.gethostname(), code, text)
@@ -84,6 +84,8 @@ class Watch:
         self.store = _meet(processes)
         self._lock = threading.Lock()
         self._leaving = False
+        self.last_words = ""
+        """What the main process says where Ctrl-C ends it while it waits for the others."""
         self._heard, self._over = threading.Event(), threading.Event()
         self._others: list[socket.socket] = []
         self._listeners: list[threading.Thread] = []
@@ -119,6 +121,14 @@ class Watch:
             self._over.wait(LEAVE_SECONDS)
             if isinstance(error, IbotError):
                 error.told = True
+
+    def let_go(self) -> None:
+        """Close the connections here, in a copy of the process that listens on them."""
+        for connection in self._others:
+            with suppress(OSError):  # it is closed
+                # Not `close`: that waits for the listener, whose thread was not copied.
+                os.close(connection.detach())
+        self._others.clear()
 
     def _leave(self) -> bool:
         """Whether nothing was said yet about the end of this process; from now on it was."""
@@ -196,6 +206,8 @@ class Watch:
             if say:
                 where = f"process {failure.rank} of {self.processes.world_size} on {failure.host}"
                 print(f"ibot: error: {failure.text}\n  from: {where}", file=sys.stderr, flush=True)
+            if failure.code == INTERRUPTED and self.last_words:
+                print(self.last_words, file=sys.stderr, flush=True)
         for child in multiprocessing.active_children():
             child.terminate()
         os._exit(failure.code)
@@ -203,6 +215,15 @@ class Watch:
 
 _current: Watch | None = None
 _meetings = count()
+
+
+def _let_go() -> None:
+    """In a forked process: as long as it held the connections too, they would not break when its parent is killed."""
+    if _current is not None:
+        _current.let_go()
+
+
+os.register_at_fork(after_in_child=_let_go)
 
 
 @contextmanager
@@ -222,6 +243,19 @@ def watched() -> Iterator[None]:
         raise
     finally:
         _current = None
+
+
+@contextmanager
+def said_if_interrupted(text: str) -> Iterator[None]:
+    """The main process prints `text` on the error output where Ctrl-C ends the body."""
+    if _current is not None and _current.processes.is_main:
+        _current.last_words = text
+    try:
+        yield
+    except KeyboardInterrupt:
+        if launched_processes().is_main:
+            print(text, file=sys.stderr)
+        raise
 
 
 def from_main(name: str, value: int) -> int:
@@ -245,7 +279,13 @@ def from_all(name: str, text: str) -> list[str]:
     try:
         watch.store.wait(names, timedelta(seconds=VOTE_SECONDS) if text else JOIN_TIMEOUT)
     except dist.DistStoreError:
-        raise UserError(f"{name}: {text}", why="this process alone met it") from None
+        if text:
+            raise UserError(f"{name}: {text}", why="this process alone met it") from None
+        raise UserError(
+            f"{name}: other processes did not end it",
+            why=f"this one has waited {JOIN_TIMEOUT.total_seconds() / 60:g} minutes for them",
+            fix="see what they say, then run the same command again",
+        ) from None
     return [watch.store.get(name).decode() for name in names]
 
 
