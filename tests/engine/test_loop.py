@@ -243,7 +243,7 @@ def wait_for_step(run, step, process):
 
 
 def test_sigterm_saves_and_the_same_command_resumes_to_equal_weights(small, tmp_path):
-    small = apply(small, ["train.length=150 steps", "checkpoint.every=1000 steps", "log.every=1"])
+    small = apply(small, ["train.length=100 steps", "checkpoint.every=1000 steps", "log.every=1"])
     quiet(small, tmp_path / "whole")
     process = start(small, tmp_path / "run", tmp_path)
     wait_for_step(tmp_path / "run", 20, process)
@@ -251,7 +251,7 @@ def test_sigterm_saves_and_the_same_command_resumes_to_equal_weights(small, tmp_
     done = process.ended(60)
     assert done.returncode == 0 and "the same command resumes" in done.stdout
     step = json.loads((find_checkpoint(tmp_path / "run") / "state.json").read_text())["step"]
-    assert 20 <= step < 150
+    assert 20 <= step < 100
     quiet(small, tmp_path / "run")
     assert_equal_runs(tmp_path / "whole", tmp_path / "run")
 
@@ -278,10 +278,10 @@ def _newer(run, began) -> bool:
 
 
 def test_kill_nine_during_saves_loses_nothing(small, tmp_path):
-    small = apply(small, ["train.length=200 steps", "checkpoint.every=1 steps", "log.every=1"])
+    small = apply(small, ["train.length=100 steps", "checkpoint.every=1 steps", "log.every=1"])
     quiet(apply(small, ["checkpoint.every=100 steps"]), tmp_path / "whole")
     assert kill_and_resume(small, tmp_path, kills=2, seed=0) == 2
-    assert quiet(apply(small, ["checkpoint.every=100 steps"]), tmp_path / "run").step == 200
+    assert quiet(apply(small, ["checkpoint.every=100 steps"]), tmp_path / "run").step == 100
     assert_equal_runs(tmp_path / "whole", tmp_path / "run")
 
 
