@@ -129,6 +129,17 @@ def test_a_part_of_a_step_is_divided_by_the_rows_of_all_processes():
     torch.testing.assert_close(half.bias, whole.bias / 2)
 
 
+def test_a_step_adds_up_the_gradients_of_all_processes(monkeypatch):
+    features, labels = problem(6, rows=6, dim=4, classes=3)
+    alone, shared = (LinearSweep(4, 3, (0.5, 1.0), seed=1) for _ in range(2))
+    alone.step(torch.cat([features, features]), torch.cat([labels, labels]), 1.0)
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+    monkeypatch.setattr("torch.distributed.all_reduce", lambda gradient: gradient.mul_(2))  # the other has the same
+    shared.step(features, labels, 1.0, total=12)
+    torch.testing.assert_close(shared.weight, alone.weight)
+    torch.testing.assert_close(shared.bias, alone.bias)
+
+
 def features_of(rows, labels, index=None):
     index = np.arange(len(rows)) if index is None else np.asarray(index)
     return FeatureSet(rows, labels, index, [], cached=True)

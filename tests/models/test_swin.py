@@ -1,6 +1,7 @@
 """The Swin backbone against a slow, obvious one: one window at a time, one pair of tokens at a time."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -280,3 +281,8 @@ def test_stochastic_depth_drops_whole_samples():
     images = torch.randn(1, 3, 32, 32).expand(8, -1, -1, -1)
     assert len({round(value, 4) for value in net(images).cls[:, 0].tolist()}) > 1
     assert len({round(value, 5) for value in net.eval()(images).cls[:, 0].tolist()}) == 1
+
+
+def test_a_swin_knows_how_its_images_are_normalised():
+    config = replace(CONFIG, mean=(0.1, 0.2, 0.3), std=(1.0, 2.0, 3.0))
+    assert build_backbone(config, (32, 32)).statistics == ((0.1, 0.2, 0.3), (1.0, 2.0, 3.0))

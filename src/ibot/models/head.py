@@ -55,7 +55,6 @@ class ProjectionHead(nn.Module):
         layers = _mlp_layers(in_dim, out, config)
         self.mlp = layers[0] if len(layers) == 1 else nn.Sequential(*layers)
         init_linear(self.mlp, init)
-        self.common = len(layers)
         self.patch_mlp: nn.Sequential | None = None
         if 0 <= config.shared_layers < config.layers:
             self.common = config.shared_layers * (len(layers) - 1) // max(1, config.layers - 1)
