@@ -178,8 +178,7 @@ class Copy:
 
         selection = Selection({} if note else self.durations, self.failing)
         options = ["-p", "no:cacheprovider", f"--basetemp={temporary}", *(() if note else ("-x",))]
-        # Several processes take long, and a launcher that is killed leaves its workers behind.
-        options += ["-m", "not slow and not gpu and not distributed"]
+        options += ["-m", "not slow and not gpu"]
         code = pytest.main([*options, *files], plugins=[selection])
         if note:
             note.write_text(json.dumps([selection.took, sorted(selection.failed)]))

@@ -10,8 +10,9 @@ from safetensors.torch import load_file
 
 from ibot.config.override import apply, to_plain
 from ibot.engine.checkpoint import find_checkpoint
+from ibot.engine.distributed import wrap_student
 from ibot.engine.loop import train
-from ibot.engine.processes import launched_processes
+from ibot.engine.processes import Processes, launched_processes
 from ibot.engine.run import read_jsonl
 from ibot.errors import UserError
 
@@ -85,6 +86,13 @@ def test_a_non_finite_loss_stops_all_processes_together(steady, tmp_path):
     for process in done:
         assert process.returncode and "the loss is not finite at step" in process.stderr
     assert len(seen[0]) == len(seen[1]) < 50
+
+
+def test_batch_norms_of_all_processes_are_refused_without_gpus():
+    student = torch.nn.Sequential(torch.nn.SyncBatchNorm(3))
+    with pytest.raises(UserError, match="runs on GPUs only"):
+        wrap_student(student, Processes(0, 2, 0), torch.device("cpu"))
+    assert wrap_student(student, Processes(0, 1, 0), torch.device("cpu")) is student
 
 
 def test_launch_variables_of_torchrun_and_slurm_are_understood():

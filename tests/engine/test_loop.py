@@ -295,6 +295,13 @@ def test_twenty_kills_at_random_moments_end_in_the_weights_of_the_unbroken_run(s
     assert hits == 20
 
 
+def test_the_networks_move_to_the_device(small, tmp_path, monkeypatch):
+    moved = []
+    monkeypatch.setattr(loop.StudentTeacher, "to", lambda network, device: moved.append(device) or network)
+    quiet(apply(small, ["train.max_steps=1"]), tmp_path / "run")
+    assert moved == [torch.device("cpu")]
+
+
 def test_a_second_writer_is_refused(small, tmp_path):
     small = apply(small, ["train.length=2000 steps", "checkpoint.every=1000 steps", "log.every=1"])
     process = start(small, tmp_path / "run", tmp_path)
