@@ -9,6 +9,7 @@ from commands import script_in_two
 from safetensors.torch import load_file
 
 from ibot.config.override import apply, to_plain
+from ibot.engine import distributed
 from ibot.engine.checkpoint import find_checkpoint
 from ibot.engine.distributed import wrap_student
 from ibot.engine.loop import train
@@ -88,11 +89,14 @@ def test_a_non_finite_loss_stops_all_processes_together(steady, tmp_path):
     assert len(seen[0]) == len(seen[1]) < 50
 
 
-def test_batch_norms_of_all_processes_are_refused_without_gpus():
+def test_batch_norms_of_all_processes_are_refused_without_gpus(monkeypatch):
     student = torch.nn.Sequential(torch.nn.SyncBatchNorm(3))
     with pytest.raises(UserError, match="runs on GPUs only"):
         wrap_student(student, Processes(0, 2, 0), torch.device("cpu"))
     assert wrap_student(student, Processes(0, 1, 0), torch.device("cpu")) is student
+    monkeypatch.setattr(distributed, "DistributedDataParallel", lambda network, device_ids, **options: device_ids)
+    gpu = torch.device("cuda", 1)
+    assert wrap_student(student, Processes(0, 2, 1), gpu) == [gpu]
 
 
 def test_launch_variables_of_torchrun_and_slurm_are_understood():
