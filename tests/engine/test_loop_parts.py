@@ -264,6 +264,9 @@ def test_views_are_normalised_on_the_device_for_the_network_and_masks_moved_as_t
             torch.testing.assert_close(got[:, :, channel], want)
     assert torch.equal(moved.masks.map, masks.map) and torch.equal(moved.masks.weight, masks.weight)
     assert to_device(Batch(views[0], None, masks, np.arange(2)), torch.device("cpu"), model).local_views is None
+    elsewhere = to_device(Batch(*views, masks, np.arange(2)), torch.device("meta"), model)
+    for tensor in (elsewhere.global_views, elsewhere.local_views, elsewhere.masks.map, elsewhere.masks.weight):
+        assert tensor.is_meta
 
 
 def test_the_mask_has_a_cell_for_each_patch_rows_first(small):
