@@ -138,7 +138,7 @@ def test_a_folder_of_bad_files_stops_with_the_reason(tmp_path):
 @pytest.mark.parametrize("sent", ["INT", "TERM"])
 def test_workers_go_on_when_a_scheduler_signals_every_process(source, sent):
     batches = iter(Loader(config(workers=2), source, grid=(4, 4), end_step=20))
-    got = [next(batches)]
+    got = [next(batches), next(batches)]  # each worker has begun
     # From another process, as a scheduler does: SIGTERM from the parent ends a worker.
     subprocess.run(["kill", f"-{sent}", *(str(worker.pid) for worker in multiprocessing.active_children())], check=True)
     got += batches

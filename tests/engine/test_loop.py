@@ -197,7 +197,7 @@ def test_the_time_in_which_processes_wait_for_each_other_counts(small, tmp_path,
     monkeypatch.setattr(loop, "any_true", lambda *given: (time.sleep(0.05), plain(*given))[1])
     quiet(apply(small, ["train.max_steps=3", "log.every=1"]), tmp_path / "run")
     rows = read_jsonl(tmp_path / "run" / "metrics.jsonl")
-    assert all(row["images_per_second"] < 8 / 0.05 and row["wait_fraction"] < 0.5 for row in rows)
+    assert len(rows) == 3 and all(row["images_per_second"] < 8 / 0.05 for row in rows)
 
 
 @pytest.mark.parametrize(("name", "other"), [("train.batch", 16), ("the names of the images", "else")])
