@@ -41,7 +41,8 @@ def open_folder(root: str | Path, *, held_out: bool = False) -> FolderImages:
     if source.labels is None:
         fix = "each class needs its own folder directly in the one named"
         if part_of(used[0]) == "train":
-            fix = f"put others into '{root / 'val'}', or set a share aside: --data {root / used[0]} --split 0.2"
+            aside = f"--data {root / used[0]} --split 0.2"
+            fix = f"put validation images into '{root / 'val'}', or set a share aside: {aside}"
         raise DataError(f"'{root}' has fewer than two classes", why=f"all images lie in '{used[0]}'", fix=fix)
     return FolderImages(source)
 
