@@ -22,7 +22,7 @@ import ibot.errors
 from ibot.config.override import apply
 from ibot.data.scenes import write_folder
 
-API = {"load_backbone", "scan", "extract_features", "knn_accuracy", "train", "recipe"}
+API = {"load_backbone", "scan", "extract_features", "knn_accuracy", "train", "recipe", "apply"}
 SIGNALS = sorted(signal.valid_signals())
 SETTINGS = [
     "model.width=24", "model.depth=1", "model.heads=2", "head.out_dim=32", "head.patch_out_dim=32", "train.batch=8",
@@ -110,7 +110,7 @@ def call_everything(root, config, folder):
     ibot.knn_accuracy(features, test=features)
     bank = torch.randn(20_000, 16, generator=torch.Generator().manual_seed(0))
     ibot.knn_accuracy(bank, torch.arange(20_000) % 5, bank[:300], torch.arange(300) % 5)
-    ibot.recipe("tiny32")
+    ibot.apply(ibot.recipe("tiny32"), ["train.seed=1"])
     ibot.recipe(root / "run")
     ibot.train(replace(config, train=replace(config.train, seed=1)), str(folder), quiet=True)
     with pytest.raises(ibot.errors.UserError):

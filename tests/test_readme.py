@@ -18,6 +18,8 @@ import pytest
 from PIL import Image
 
 from ibot.cli.main import build_parser, main
+from ibot.config.override import apply
+from ibot.engine import loop
 
 README = Path(__file__).parents[1] / "README.md"
 GOLDEN = Path(__file__).parent / "golden"
@@ -124,11 +126,22 @@ def test_a_command_of_the_readme_does_what_it_says(command, here):
 
 
 @pytest.mark.slow
-def test_the_python_of_the_readme_runs(here):
+def test_the_python_of_the_readme_runs(here, monkeypatch):
     (code,) = (block for language, block in BLOCKS if language == "python")
+    trained = []
+
+    def train(config, folder):
+        trained.append(config)
+        settings = [word for word in f"{SHORT} {TINY}".split() if "=" in word]
+        return loop_train(apply(config, [*settings, "train.max_steps=2", "system.device=cpu"]), folder, quiet=True)
+
+    loop_train = loop.train
+    monkeypatch.setattr(loop, "train", train)
     names = {}
     exec(code, names)
     assert names["features"].cls.shape == (16, names["backbone"].embed_dim)
+    assert names["state"].step == 2 and (here / "runs" / "mine" / "checkpoints" / "last").is_file()
+    assert (trained[0].data.path, str(trained[0].train.length), trained[0].train.batch) == ("photos", "20 epochs", 16)
 
 
 def test_no_option_of_ours_stops_torchrun_where_the_readme_calls_it():

@@ -14,6 +14,7 @@ _LAZY = {
     "knn_accuracy": "ibot.eval.knn",
     "train": "ibot.engine.loop",
     "recipe": "ibot.recipes",
+    "apply": "ibot.config.override",
 }
 __all__ = ["__version__", *_LAZY]
 

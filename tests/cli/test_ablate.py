@@ -48,6 +48,17 @@ def test_the_list_holds_one_command_per_row_and_seed(capsys):
     assert all("--epochs=5" in line and "method.patch_weight=" in line for line in lines)
 
 
+def test_the_list_without_images_says_where_they_go(capsys):
+    assert main(["ablate", "loss_ratio", "--list"]) == 0
+    assert all(" --data DIR --run " in line for line in capsys.readouterr().out.splitlines())
+
+
+def test_names_and_titles_of_the_tables_stand_apart(capsys):
+    assert main(["ablate"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(ABLATIONS)
+
+
 def test_a_table_is_run_resumed_and_printed(tmp_path, monkeypatch):
     monkeypatch.setattr(ablate, "_finished", lambda command: (ibot(*command[3:]).returncode, False))
     write_folder(tmp_path / "data", train=40, val=20, seed=0, size=32)
@@ -73,7 +84,8 @@ def test_a_number_that_makes_no_run_is_refused(option, capsys):
 
 def test_an_unknown_table_and_a_failing_row_are_user_errors(tmp_path, capsys):
     assert main(["ablate", "tokeniser", "--data", str(tmp_path)]) == 2
-    assert "tokenizer" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert "heads" in printed.out and "did you mean tokenizer?" in printed.err
     assert main(["ablate", "heads"]) == 2
     assert main(["ablate", "heads", "--data", str(tmp_path / "absent"), "--run", str(tmp_path / "r")]) == 2
 

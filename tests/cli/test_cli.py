@@ -12,6 +12,8 @@ import pytest
 from commands import ibot, start_ibot, start_script
 from PIL import Image
 
+from ibot.cli.main import main
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -128,6 +130,18 @@ def test_features_are_written_with_names(run, labelled, tmp_path, suffix):
         (["pretrain"], "required: RECIPE\n", "ibot pretrain --help"),
         (["pretrain", "tiny32", "--data", "{data}", "train.seed=-1"], "train.seed=-1 must not be negative", "change"),
         (["doctor", "k=3"], "unrecognized arguments: k=3", "ibot doctor --help"),
+        (["pretrain", "tiny32", "--data", "x", "--batch", "4"], "arguments: --batch 4", "write train.batch=4\n"),
+        (["pretrain", "tiny32", "--data", "x", "--batch=4"], "arguments: --batch=4", "write train.batch=4\n"),
+        (["plan", "auto", "--train.batch", "4", "--data", "x"], "--train.batch 4", "write train.batch=4\n"),
+        (["pretrain", "tiny32", "--out-dim"], "--out-dim", "write head.out_dim=VALUE\n"),
+        (["pretrain", "tiny32", "--nothing", "4"], "--nothing 4", "ibot pretrain --help"),
+        (["eval", "linear", "{run}", "--data", "x", "--epochs", "4"], "--epochs 4", "write epochs=4\n"),
+        (["eval", "knn", "{run}", "--data", "x", "--k", "5"], "--k 5", "write k=5\n"),
+        (["eval", "linear", "{run}", "--data", "x", "--clip", "4"], "--clip 4", "ibot eval linear --help"),
+        (["eval", "knn", "{run}", "--data", "x", "--again"], "arguments: --again", "belongs to ibot eval all"),
+        (["evl", "knn"], "invalid choice: 'evl'", "did you mean eval?   ibot --help"),
+        (["eval", "kn", "{run}"], "invalid choice: 'kn'", "did you mean knn?   ibot eval --help"),
+        (["weights", "export", "{run}", "--to", "tim", "--out", "x"], "choice: 'tim'", "did you mean timm? "),
     ],
 )
 def test_mistakes_get_a_cause_and_a_remedy_and_change_nothing(run, labelled, tmp_path, arguments, message, remedy):
@@ -139,6 +153,15 @@ def test_mistakes_get_a_cause_and_a_remedy_and_change_nothing(run, labelled, tmp
     assert done.stderr.startswith("ibot: error:")
     left = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file() and p.name != "lock"}
     assert left <= {p for p in left if p.startswith("runs/") and "checkpoints" not in p}
+
+
+@pytest.mark.parametrize("group", [[], ["recipes"], ["weights"], ["eval"]])
+def test_without_a_command_s_name_the_help_is_shown(group, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(group)
+    shown = capsys.readouterr()
+    assert ended.value.code == 2 and not shown.out
+    assert shown.err.startswith(f"usage: {' '.join(['ibot', *group])} ") and "error" not in shown.err
 
 
 def test_a_run_folder_of_other_settings_is_refused_and_kept(run, labelled):

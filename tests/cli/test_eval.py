@@ -417,7 +417,7 @@ def test_images_that_cannot_be_read_are_named(world, tmp_path, capsys):
         ["semi", "probes=knn", "share=0.9"],
     ):
         assert evaluate(world, tmp_path, *protocol, *data) == 0
-        assert f"1 images cannot be read, the first: {broken.parent.name}/{broken.name}" in capsys.readouterr().out
+        assert f"note: 1 image cannot be read: {broken.parent.name}/{broken.name}: " in capsys.readouterr().out
 
 
 def test_all_runs_what_the_data_allow_and_names_the_rest(world, tmp_path, capsys, monkeypatch):

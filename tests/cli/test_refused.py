@@ -78,6 +78,13 @@ def test_a_read_only_working_folder_is_an_error_that_names_run(world):
     assert "Read-only file system" in done.stderr and "--run" in done.stderr
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+@pytest.mark.parametrize("place", ["/proc/x", "/proc/x/y"])
+def test_a_folder_that_says_new_ones_do_not_exist_is_refused(world, capsys, place):
+    assert main([*COMMANDS["--run"].format(root=world, place=place).split(), *SMALL]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == "  fix:  name another with --run"
+
+
 def options(**given):
     return argparse.Namespace(**{"run_folder": None, "out": "", "weights": "w", **given})
 
@@ -91,6 +98,11 @@ def options(**given):
         (OSError(errno.EDQUOT, "Disk quota exceeded", "a/b"), {}, ResourceError, "'a/b' is full"),
         (FileNotFoundError(errno.ENOENT, "No usable temporary directory found"), {}, UserError, "TMPDIR"),
         (FileNotFoundError(errno.ENOENT, "No such file", "ours"), {}, None, ""),
+        (FileNotFoundError(errno.ENOENT, "No such file", "absent/a"), {"run_folder": "absent"}, UserError, "--run"),
+        (FileNotFoundError(errno.ENOENT, "No such file", "/ours"), {"run_folder": "/"}, None, ""),
+        (FileNotFoundError(errno.ENOENT, "No such file", "absent/a"), {"weights": "absent"}, None, ""),
+        (OSError(errno.ENODEV, "No such device", "a/b"), {"out": "a"}, UserError, "--out"),
+        (OSError(errno.EOPNOTSUPP, "Operation not supported", "a/b"), {"out": "a"}, UserError, "--out"),
         (OSError(errno.EPERM, "Operation not permitted"), {}, None, ""),
     ],
 )

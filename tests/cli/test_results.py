@@ -69,7 +69,7 @@ def test_runs_and_weights_stand_side_by_side(show, tmp_path):
     write(tmp_path / "other", knn(20, 70, weights="dino.pth"), knn(20, 71, weights="dino.pth"))
     printed, rows = show("runs", "other")
     assert list(rows[0]) == ["protocol", "row", *(
-        name + end for name in ("dino.pth, teacher", "runs/a, student", "runs/a, teacher")
+        name + end for name in ("runs/a, student", "runs/a, teacher", "dino.pth, teacher")
         for end in ("", ", low", ", high")
     )]  # fmt: skip
     assert numbers(rows, "dino.pth, teacher") == {"knn, k = 20, clean": "71.00"}
@@ -79,12 +79,12 @@ def test_runs_and_weights_stand_side_by_side(show, tmp_path):
     }  # fmt: skip
     assert (rows[0]["runs/a, teacher, low"], rows[0]["runs/a, teacher, high"]) == ("38.00", "43.00")
     assert printed.splitlines()[:-1] == [
-        "protocol  row                   dino.pth   runs/a   runs/a",
-        "                                 teacher  student  teacher",
-        "knn       k = 10                                     40.00",
-        "knn       k = 20, pre-training                       30.00",
-        "knn       k = 20, clean            71.00             41.00",
-        "linear    n4m0                              60.00",
+        "protocol  row                    runs/a   runs/a  dino.pth",
+        "                                student  teacher   teacher",
+        "knn       k = 10                           40.00",
+        "knn       k = 20, pre-training             30.00",
+        "knn       k = 20, clean                    41.00     71.00",
+        "linear    n4m0                    60.00",
         "3 networks, 6 records; --all lists them with dates and settings",
     ]
 
@@ -388,7 +388,7 @@ def test_without_matplotlib_the_extra_is_named(tmp_path, monkeypatch, capsys):
     [
         (["missing"], "'missing' does not exist", "name a run"),
         (["good/results.jsonl"], "is a file", "name a run"),
-        (["good", "empty"], "no results in or below 'empty'", "ibot eval knn empty --data DIR"),
+        (["empty", "torn"], "no results in or below 'empty'", "ibot eval knn empty --data DIR"),
         (["torn"], "no results in or below 'torn'", "ibot eval knn torn --data DIR"),
         (["binary"], "'binary/results.jsonl' cannot be read", "move it away"),
         (["good", "--csv", "empty"], "'empty' is a folder", "name a file"),
@@ -406,6 +406,22 @@ def test_mistakes_get_a_remedy(arguments, message, remedy, tmp_path, monkeypatch
     assert main(["results", *arguments]) == 2
     error = capsys.readouterr().err
     assert error.startswith("ibot: error:") and message in error.splitlines()[0] and remedy in error
+
+
+def test_columns_stand_in_the_order_of_the_folders(show, tmp_path):
+    for name in ("b", "a", "c"):
+        write(tmp_path / name, knn(20, 40, weights=f"{name}.pth"))
+    _, rows = show("c", "a", "b")
+    assert [name for name in rows[0] if name.endswith("teacher")] == [f"{name}.pth, teacher" for name in "cab"]
+
+
+def test_a_folder_without_results_is_left_out_and_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    write(tmp_path / "good", knn(20, 40))
+    assert main(["results", "empty", "good"]) == 0
+    printed = capsys.readouterr()
+    assert "40.00" in printed.out and printed.err == "note: no results in or below 'empty': it is left out\n"
 
 
 def test_a_training_and_an_evaluation_meet_in_one_column(tmp_path):

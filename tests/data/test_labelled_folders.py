@@ -51,6 +51,12 @@ def test_a_single_class_is_refused(tmp_path, make, refused):
     assert "all images lie in 'cat'" in refused(open_labelled, str(tmp_path), match="fewer than two classes").why
 
 
+def test_a_training_part_alone_is_named_with_what_it_lacks(tmp_path, make, refused):
+    make(tmp_path, "train/cat/1.jpg", "train/dog/1.jpg")
+    error = refused(open_labelled, str(tmp_path), match="fewer than two classes")
+    assert f"'{tmp_path}/val'" in error.fix and f"--data {tmp_path}/train --split 0.2" in error.fix
+
+
 def test_a_class_folder_of_other_files_is_not_called_empty(tmp_path, make, refused):
     make(tmp_path, "cat/1.jpg", "dog/1.jpg", "emu/1.xcf", "emu/2.xcf", "emu/notes.txt")
     error = refused(open_folder, tmp_path, match="no images in the class '.*emu'")

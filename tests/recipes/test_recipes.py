@@ -56,5 +56,8 @@ def test_a_setting_is_explained_with_its_values_and_sources(capsys):
     assert main(["recipes", "why", "optim.clip"]) == 0
     out = capsys.readouterr().out
     assert meanings()["optim.clip"] in out and "vit_b16 " in out and " T" in out
+    assert out.splitlines()[-1].endswith("o own")
+    named = [line.split()[0] for line in out.splitlines() if line.startswith("  ")]
+    assert named == ["default", *PUBLISHED, "demo", "tiny32", "tiny64", "one_gpu", "adapt"]
     assert main(["recipes", "why", "clip"]) == 2
     assert "optim.clip" in capsys.readouterr().err

@@ -1,11 +1,14 @@
 """Exports are loaded by the libraries they are for and give the same tokens, at other and non-square sizes too."""
 
+import contextlib
 import json
 import math
+import re
 from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from ibot.cli.main import main
@@ -17,6 +20,7 @@ from ibot.weights import targets
 from ibot.weights.arguments import arguments_of
 from ibot.weights.card import model_card
 from ibot.weights.export import export_backbone, largest_difference, picture, views
+from ibot.weights.places import SUFFIXES
 from ibot.weights.read import KeyReport, Loaded, load
 from ibot.weights.said import understood
 from ibot.weights.targets import TARGETS, crop_share, processor, with_epsilon
@@ -48,7 +52,7 @@ CASES = [
 @pytest.mark.parametrize(("kind", "target"), CASES)
 def test_the_target_gives_our_tokens_at_three_sizes(tmp_path, kind, target):
     loaded = network(*NETWORKS[kind])
-    out = tmp_path / f"out{TARGETS[target].suffix}"
+    out = tmp_path / f"out{SUFFIXES[target]}"
     differences = export_backbone(loaded, target, out)
     assert out.exists() and differences[0].size == loaded.size
     reference = tmp_path / "plain"
@@ -293,10 +297,12 @@ def test_pictures_of_the_comparison_are_wide_and_tall():
 def test_an_onnx_file_says_how_images_are_prepared(tmp_path):
     onnx = pytest.importorskip("onnx")
     config = replace(VIT, depth=1, mean=(0.5, 0.4, 0.3))
-    targets.TARGETS["onnx"].write(network(config, (16, 24)), tmp_path / "a.onnx")
+    loaded = network(config, (16, 24))
+    targets.TARGETS["onnx"].write(loaded, tmp_path / "a.onnx")
     about = {entry.key: entry.value for entry in onnx.load(tmp_path / "a.onnx").metadata_props}
     assert json.loads(about["ibot.mean"]) == [0.5, 0.4, 0.3] and json.loads(about["ibot.size"]) == [16, 24]
     assert about["ibot.shortest_edge"] == "27" and about["ibot.resample"] == "bicubic"
+    assert run_card(loaded, "onnx", tmp_path / "a.onnx")["cls"].shape == (1, 64)
 
 
 def test_existing_files_and_wrong_suffixes_are_refused(tmp_path):
@@ -332,6 +338,37 @@ def test_the_command_prints_differences_and_writes_a_card(tmp_path, capsys):
     assert "from_pretrained" in card and "| 48 x 48 |" in card and "2 blocks, width 64" in card
     assert load_file(out / "model.safetensors")["embeddings.cls_token"].shape == (1, 1, 64)
     assert main([*command, "--out", str(out)]) == 2
+
+
+def test_a_wrong_name_is_told_before_the_weights_are_read(tmp_path, capsys):
+    for target, suffix in SUFFIXES.items():
+        if suffix:
+            command = ["weights", "export", str(tmp_path / "absent.pth"), "--to", target, "--out", "out/file"]
+            assert main(command) == 2
+            assert f"does not end with {suffix}" in capsys.readouterr().err
+
+
+def run_card(loaded, target, out, **names):
+    """Run the Python of a card in the folder of `out`; returns what it made."""
+    (code,) = re.findall("```python\n(.*?)```", model_card(loaded, target, out.name, out, []), re.S)
+    with contextlib.chdir(out.parent):
+        exec(code, names)
+    return names
+
+
+@pytest.mark.parametrize(
+    ("target", "made"),
+    [("safetensors", "features"), ("published", "state"), ("timm", "tokens"), ("huggingface", "tokens")],
+)
+def test_the_python_of_the_card_runs_beside_the_weights(tmp_path, target, made):
+    loaded = network(replace(VIT, depth=1), (16, 16))
+    out = tmp_path / f"out{SUFFIXES[target]}"
+    TARGETS[target].write(loaded, out)
+    (tmp_path / "photos").mkdir()
+    for name in ("picture.jpg", "photos/a.jpg"):
+        Image.new("RGB", (24, 20)).save(tmp_path / name)
+    network_of_theirs = {"network": loaded.backbone} if target == "published" else {}
+    assert len(run_card(loaded, target, out, **network_of_theirs)[made])
 
 
 @pytest.mark.parametrize(("target", "name"), [("timm", "out"), ("huggingface", "out"), ("published", "out.pth")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import re
 import shlex
 import statistics
@@ -32,9 +33,12 @@ class Job:
 def run(options: argparse.Namespace) -> int:
     """Train every row with every seed, one after the other, and print the table; finished rows are kept."""
     if options.name not in ABLATIONS:
-        print("\n".join(f"{name:12}{table.title} ({table.source})" for name, table in ABLATIONS.items()))
+        width = max(map(len, ABLATIONS))
+        print("\n".join(f"{name:{width}}  {table.title} ({table.source})" for name, table in ABLATIONS.items()))
         if options.name:
-            raise ConfigError(f"unknown ablation '{options.name}'", fix="choose one of those above")
+            nearest = difflib.get_close_matches(options.name, ABLATIONS, 1)
+            fix = f"did you mean {nearest[0]}?" if nearest else "choose one of those above"
+            raise ConfigError(f"unknown ablation '{options.name}'", fix=fix)
         return 0
     table = ABLATIONS[options.name]
     folder = Path(options.run_folder or f"runs/ablate-{options.name}")
@@ -88,7 +92,11 @@ def _stops(run: Path) -> int:
 
 
 def make_jobs(table: Ablation, options: argparse.Namespace, folder: Path) -> list[Job]:
-    """All rows with all seeds. The row's settings come last: they are what the table is about."""
+    """All rows with all seeds. The row's settings come last: they are what the table is about.
+
+    Without images the commands say DIR in their place.
+    """
+    data = options.data or "DIR"
     length = [f"--steps={options.steps}"] if options.steps else []
     length += [f"--epochs={options.epochs:g}"] if options.epochs else []
     jobs = []
@@ -98,7 +106,7 @@ def make_jobs(table: Ablation, options: argparse.Namespace, folder: Path) -> lis
             continue
         for seed in options.seeds:
             out = folder / f"{re.sub('[^a-z0-9.]+', '-', row.name.lower()).strip('-')}-s{seed}"
-            command = ["pretrain", options.recipe, "--data", options.data, "--run", str(out), "--seed", str(seed)]
+            command = ["pretrain", options.recipe, "--data", data, "--run", str(out), "--seed", str(seed)]
             command += ["--val-data", options.val_data] if options.val_data else []
             command += ["--device", options.device] if options.device else []
             jobs.append(Job(row, seed, out, [*command, *length, *options.settings, *row.settings]))

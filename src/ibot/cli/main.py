@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import errno
 import getpass
 import os
+import re
+import shlex
 import signal
 import sys
 import textwrap
@@ -17,12 +20,13 @@ from typing import Any, NoReturn
 import ibot
 from ibot.cli.refused import lack, refusal
 from ibot.cli.waiting import spin_shortly
-from ibot.config.override import parse, settings_of
-from ibot.config.schema import MAX_PIXELS
+from ibot.config.override import items, parse, settings_of
+from ibot.config.schema import MAX_PIXELS, Config
 from ibot.engine.processes import launched_processes
 from ibot.errors import INTERRUPTED, IbotError, ResourceError, UserError
 from ibot.eval.protocols import PROTOCOLS
 from ibot.output import Output, unwatched
+from ibot.weights.places import SUFFIXES
 
 FEATURE_CACHE = "~/.cache/ibot/features"
 
@@ -34,6 +38,10 @@ settings:     section.key=value, as listed by ibot recipes show NAME
 """
 LISTS = ("ibot recipes", "ibot results", "ibot plan", "ibot doctor", "ibot weights inspect")
 """Commands that only print, beside the lists of `ibot ablate`."""
+KINDS = ("COMMAND", "PROTOCOL", "ACTION")
+"""What stands for the names of commands."""
+OF_ALL = ("--again", "--skip")
+"""Options of `ibot eval all` alone."""
 HELP_WIDTH = 78
 """Letters of a line of the settings that end a help text."""
 
@@ -42,8 +50,15 @@ class Parser(argparse.ArgumentParser):
     """A parser whose errors look like all others, without the usage of every option before them."""
 
     def error(self, message: str) -> NoReturn:
-        """Raise UserError."""
-        raise UserError(message.removeprefix("argument "), fix=f"{self.prog} --help")
+        """Raise UserError, with the nearest name where there is none such; without a command's name, show the help."""
+        if message.endswith(tuple(f"required: {kind}" for kind in KINDS)):
+            self.print_help(sys.stderr)
+            self.exit(UserError.exit_code)
+        fix = f"{self.prog} --help"
+        if chosen := re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message):
+            nearest = difflib.get_close_matches(chosen[1], re.findall(r"[\w-]+", chosen[2]), 1)
+            fix = f"did you mean {nearest[0]}?   {fix}" if nearest else fix
+        raise UserError(message.removeprefix("argument "), fix=fix)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -77,8 +92,28 @@ def _run(options: argparse.Namespace, arguments: Sequence[str] | None) -> int:
     options.settings = [*getattr(options, "settings", ()), *extra]
     unknown = [text for text in options.settings if text.startswith("-") or "=" not in text or not has_settings]
     if unknown:
-        raise UserError(f"unrecognized arguments: {' '.join(unknown)}", fix=f"{options.command} --help")
+        raise UserError(f"unrecognized arguments: {' '.join(unknown)}", fix=_meant(options, unknown, has_settings))
     return _carry_out(options, sys.argv[1:] if arguments is None else arguments)
+
+
+def _meant(options: argparse.Namespace, unknown: Sequence[str], has_settings: bool) -> str:
+    """A remedy for words that are no options: settings are written without dashes, whole or by their last name."""
+    advice = f"{options.command} --help"
+    name, equals, value = next(filter(_is_option, unknown), "").lstrip("-").partition("=")
+    if f"--{name}" in OF_ALL and "protocol" in options:
+        return f"leave out --{name}: it belongs to ibot eval all, a protocol alone always runs"
+    if not name or not has_settings:
+        return advice
+    protocol = PROTOCOLS[options.protocol].settings if "protocol" in options else None
+    known = [key for key, _ in (settings_of(protocol) if protocol is not None else items(Config()))]
+    meant = [key for key in known if f".{key}".endswith(f".{name.replace('-', '_')}")]
+    if not equals:  # the next word is the value
+        value = next((text for text in unknown if not _is_option(text)), "VALUE")
+    return f"write {' or '.join(shlex.quote(f'{key}={value}') for key in meant)}" if meant else advice
+
+
+def _is_option(text: str) -> bool:
+    return text.startswith("--")
 
 
 def _carry_out(options: argparse.Namespace, arguments: Sequence[str]) -> int:
@@ -167,6 +202,7 @@ def build_parser() -> argparse.ArgumentParser:
     for name, protocol in PROTOCOLS.items():
         made = command(name, protocol.summary, "evaluate", "run", protocols)
         made.set_defaults(protocol=name)
+        made.allow_abbrev = False  # --k would be --key, where the setting k is meant
         made.epilog, made.formatter_class = _listed(protocol.settings), argparse.RawDescriptionHelpFormatter
         _evaluation_arguments(made)
         _settings_argument(made, "key=value", "settings of the protocol, listed below")
@@ -249,10 +285,10 @@ def _weights_commands(commands: Any, command: Callable[..., argparse.ArgumentPar
     converted.add_argument("--data", default="", metavar="DIR", help="training images; their number gives the step")
     converted.add_argument("--images", type=COUNT, metavar="N", help="number of training images (default: ImageNet's)")
     _settings_argument(converted, "section.key=value", "settings the file does not tell")
-    targets = ("safetensors", "published", "timm", "huggingface", "onnx", "checkpoint")
-    to = f"{', '.join(targets)} (all of a run, published layout)"
-    exported.add_argument("--to", required=True, choices=targets, metavar="TARGET", help=to)
-    exported.add_argument("--out", required=True, metavar="PATH", help="file, or folder for timm and huggingface")
+    to = f"{', '.join(SUFFIXES)} (all of a run, published layout)"
+    exported.add_argument("--to", required=True, choices=tuple(SUFFIXES), metavar="TARGET", help=to)
+    out = "a new folder for timm and huggingface, else a new file: .safetensors, .pth (published), .onnx"
+    exported.add_argument("--out", required=True, metavar="PATH", help=out)
     exported.add_argument("--size", type=_list_of(COUNT), metavar="H[,W]", help="image size; default: as in training")
     exported.usage = "%(prog)s [options] WEIGHTS_OR_RUN --to TARGET --out PATH"
 

@@ -46,7 +46,7 @@ def list_all(options: argparse.Namespace) -> None:
 
 
 def why(options: argparse.Namespace) -> None:
-    """Meaning, unit, default and source of one setting, and its value in every published recipe."""
+    """Meaning, unit, default and source of one setting, and its value in every recipe, published ones first."""
     known = meanings()
     if options.key not in known:
         nearest = difflib.get_close_matches(options.key, known, 3, 0.5)
@@ -59,11 +59,11 @@ def why(options: argparse.Namespace) -> None:
         )
     print(f"{options.key}: {known[options.key]}")
     print(f"  default {shown(dict(items(Config()))[options.key])}")
-    for name in PUBLISHED:
+    for name in (*PUBLISHED, *(name for name in RECIPES if name not in PUBLISHED)):
         config = recipe(name)
         value = shown(dict(items(config))[options.key])
         print(f"  {name:15}{value:24}{_source(config, options.key)}".rstrip())
-    print(MARKS)
+    print(f"{MARKS}, {OWN} own")
 
 
 def show(options: argparse.Namespace) -> None:

@@ -20,6 +20,7 @@ READ = ("--data", "--val-data", "WEIGHTS", "--init")
 """Those that are only read."""
 REFUSED = (
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EEXIST,
+    errno.EINVAL, errno.ENODEV, errno.ENXIO, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ESTALE,
 )  # fmt: skip
 """What the system says of places that cannot be used; anything else may be a mistake of ours."""
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory")
@@ -34,12 +35,24 @@ def refusal(error: OSError, options: argparse.Namespace) -> IbotError | None:
     if error.errno in DISK_FULL:
         where = f"the disk of '{os.fsdecode(error.filename)}'" if error.filename else "a disk"
         return ResourceError(f"{where} is full", why=why, fix="free some space, or name a folder on another disk")
-    if error.errno not in REFUSED or not isinstance(error.filename, str | bytes):
+    if not isinstance(error.filename, str | bytes):
         return None
     place = Path(os.fsdecode(error.filename))
+    if error.errno not in REFUSED and not (error.errno == errno.ENOENT and _not_made(place, options)):
+        return None
     option = _option_of(place, options)
     fix = f"name another with {option}" if option else f"see who may use it: ls -ld {shlex.quote(str(place))}"
     return UserError(f"'{place}' cannot be used", why=why, fix=fix)
+
+
+def _not_made(place: Path, options: argparse.Namespace) -> bool:
+    """Whether `place` belongs to what an option names for writing, and that is not there.
+
+    Some folders, those of /proc among them, say of a new file or folder that it does not exist.
+    """
+    written = (getattr(options, name, "") for name, flag in PLACES.items() if flag not in READ)
+    named = (Path(os.path.expanduser(value)) for value in written if value)  # noqa: PTH111 - as below
+    return any(path in (place, *place.parents) and not path.exists() for path in named)
 
 
 def _option_of(place: Path, options: argparse.Namespace) -> str:

@@ -7,12 +7,14 @@ import csv
 import json
 import os
 import re
+import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ibot.cli.evaluate import print_notes
 from ibot.config.override import show
 from ibot.errors import ResourceError, UserError
 from ibot.eval.protocols import PROTOCOLS
@@ -75,6 +77,8 @@ class Entry:
     """Start of the hash of the network's weights, empty where it is not known."""
     step: int | None = None
     """Where a training's own record belongs to weights that no evaluation has named: their step."""
+    place: int = 0
+    """Of the folder below which it was found among those that were named."""
 
     @property
     def subject(self) -> tuple[str, str]:
@@ -143,7 +147,7 @@ def run(options: argparse.Namespace) -> int:
         _check_file(name)
     if options.plot and Path(options.plot).suffix.lower() != ".png":
         raise UserError(f"'{options.plot}' is no name for a picture", fix="end the name given to --plot with .png")
-    entries = [entry for folder in _unique(options.folders) for entry in read_folder(Path(folder))]
+    entries = _read(_unique(options.folders), options.quiet)
     # The same folder may be given twice, by two names, or below another one.
     known: dict[tuple[str, str], Entry] = {}
     for entry in entries:
@@ -168,10 +172,23 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
+def _read(folders: Sequence[str], quiet: bool) -> list[Entry]:
+    """The records of all folders; those without any are named. Raises UserError where no folder has one."""
+    found = [read_folder(Path(folder)) for folder in folders]
+    empty = [folder for folder, entries in zip(folders, found, strict=True) if not entries]
+    if len(empty) == len(folders):
+        raise UserError(
+            f"no results in or below '{empty[0]}'", why=f"no {FILE} there holds a record",
+            fix=f"ibot eval knn {shlex.quote(empty[0])} --data DIR writes them for a run",
+        )  # fmt: skip
+    print_notes((f"no results in or below '{folder}': it is left out" for folder in empty), quiet)
+    return [replace(entry, place=place) for place, entries in enumerate(found) for entry in entries]
+
+
 def read_folder(folder: Path) -> list[Entry]:
     """The records in and below a folder, in the order of the files; of a training's own, those of its last step.
 
-    Raises UserError for a folder that is missing or without records.
+    Raises UserError for a folder that is missing.
     """
     from ibot.engine.run import read_jsonl
 
@@ -186,11 +203,6 @@ def read_folder(folder: Path) -> list[Entry]:
             raise UserError(f"'{file}' cannot be read", why=str(error), fix="mend it, or move it away") from None
         records = [record for record in map(_record, rows) if record is not None]
         found += _entries(file.parent, _without_early_steps(records))
-    if not found:
-        raise UserError(
-            f"no results in or below '{folder}'", why=f"no {FILE} there holds a record",
-            fix=f"ibot eval knn {folder} --data DIR writes them for a run",
-        )  # fmt: skip
     return found
 
 
@@ -204,13 +216,17 @@ def side_by_side(entries: Sequence[Entry]) -> Table:
 
 
 def _columns(entries: Iterable[Entry]) -> dict[tuple[tuple[str, str], str], tuple[str, ...]]:
-    """Title of the column of each subject and version, in order: versions by time, and last what trainings measured."""
+    """Title of the column of each subject and version, in order: folders as they were named, versions by time.
+
+    What trainings measured comes last.
+    """
     found = dict.fromkeys((entry.subject, entry.version) for entry in entries if entry.record.when)
     found |= dict.fromkeys((entry.subject, entry.version) for entry in entries)
     count = Counter(subject for subject, _ in found)
+    place = {entry.subject: entry.place for entry in sorted(entries, key=lambda entry: -entry.place)}
     return {
         (subject, version): (*subject, version) if version and count[subject] > 1 else subject
-        for subject, version in sorted(found, key=lambda column: column[0])
+        for subject, version in sorted(found, key=lambda column: (place[column[0]], column[0]))
     }
 
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ibot.errors import UserError, WeightsError, printable
+from ibot.weights.places import require_new
 
 
 def inspect(options: argparse.Namespace) -> int:
@@ -78,11 +79,10 @@ def convert(options: argparse.Namespace) -> int:
 def export(options: argparse.Namespace) -> int:
     """Write weights for another project, load them there, compare, and describe them."""
     out = Path(options.out)
+    require_new(out, options.to)
     if options.to == "checkpoint":
         from ibot.engine.exchange import export_checkpoint
 
-        if out.exists():
-            raise UserError(f"'{out}' exists", fix="name a new file with --out")
         export_checkpoint(Path(options.weights), out)
         print(f"student, teacher, optimizer, centers and arguments in the published layout -> {out}")
         return 0

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ibot.data.labels import FolderImages
-from ibot.data.parts import folder_names, quoted
+from ibot.data.parts import folder_names, part_of, quoted
 from ibot.data.sources import RUN_MARKS, as_classes, scan, what_is_there
 from ibot.errors import DataError
 
@@ -39,11 +39,11 @@ def open_folder(root: str | Path, *, held_out: bool = False) -> FolderImages:
             fix="add images, convert them to a format that is read, or remove the folder",
         )
     if source.labels is None:
-        raise DataError(
-            f"'{root}' has fewer than two classes",
-            why=f"all images lie in '{used[0]}'",
-            fix="each class needs its own folder directly in the one named",
-        )
+        fix = "each class needs its own folder directly in the one named"
+        if part_of(used[0]) == "train":
+            aside = f"--data {root / used[0]} --split 0.2"
+            fix = f"put validation images into '{root / 'val'}', or set a share aside: {aside}"
+        raise DataError(f"'{root}' has fewer than two classes", why=f"all images lie in '{used[0]}'", fix=fix)
     return FolderImages(source)
 
 

@@ -86,7 +86,9 @@ def scan(root: str | Path) -> ImageSource:
     """
     folder = Path(root)
     if not str(root):
-        raise DataError("no data folder given", fix="--data DIR names the folder with your images")
+        raise DataError(
+            "no data folder given", fix="name the folder with your images: --data DIR, in Python data.path=DIR"
+        )
     require_local(str(root))
     if not folder.exists():
         raise DataError(

@@ -146,8 +146,15 @@ class Context:
 
 def unreadable(*sets: FeatureSet) -> list[str]:
     """A note that names what could not be read, or none."""
-    bad = [line for part in sets for line in part.bad]
-    return [f"{len(bad)} images cannot be read, the first: {bad[0][0]}: {bad[0][1]}"] if bad else []
+    return unread([line for part in sets for line in part.bad])
+
+
+def unread(bad: Sequence[tuple[str, str]]) -> list[str]:
+    """The same of names with reasons."""
+    if not bad:
+        return []
+    count = "1 image cannot be read" if len(bad) == 1 else f"{len(bad)} images cannot be read, the first"
+    return [f"{count}: {bad[0][0]}: {bad[0][1]}"]
 
 
 def plain(settings: object) -> dict[str, Any]:

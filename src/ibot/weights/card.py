@@ -16,18 +16,28 @@ from ibot.weights.read import Loaded
 if TYPE_CHECKING:
     from ibot.weights.export import Difference
 
+PICTURE = 'from PIL import Image\n\npicture = Image.open("picture.jpg").convert("RGB")\n'
 USE = {
-    "safetensors": 'import ibot\nbackbone = ibot.load_backbone("{name}")\noutput = backbone(images)  # .cls, .patches',
-    "published": 'state = torch.load("{name}", weights_only=True)["state_dict"]\nnetwork.load_state_dict(state)',
-    "timm": 'network = timm.create_model("local-dir:{name}", pretrained=True)  # num_classes=7: a new classifier\n'
+    "safetensors": "import ibot\n\n"
+    'backbone = ibot.load_backbone("{name}")  # of images prepared as above it gives .cls and .patches\n'
+    'features = ibot.extract_features(backbone, ibot.scan("photos"), size={size}).cls',
+    "published": "import torch\n\n"
+    'state = torch.load("{name}", weights_only=True)["state_dict"]\n'
+    "network.load_state_dict(state)  # of the published code",
+    "timm": "import timm\n" + PICTURE + 'network = timm.create_model("local-dir:{name}", pretrained=True).eval()\n'
+    "# to fine-tune it: num_classes=7 gives it a new classifier\n"
     "transform = timm.data.create_transform(**timm.data.resolve_model_data_config(network))\n"
     "tokens = network.forward_features(transform(picture)[None])",
-    "huggingface": 'processor = transformers.AutoImageProcessor.from_pretrained("{name}")\n'
+    "huggingface": "import transformers\n" + PICTURE + "processor = "
+    'transformers.AutoImageProcessor.from_pretrained("{name}")\n'
     'network = transformers.AutoModel.from_pretrained("{name}", add_pooling_layer=False)\n'
     'tokens = network(**processor(picture, return_tensors="pt")).last_hidden_state',
-    "onnx": 'session = onnxruntime.InferenceSession("{name}")\n'
-    'cls, patches = session.run(["cls", "patches"], {{"images": images}})  # float32, prepared as above',
+    "onnx": "import numpy as np\nimport onnxruntime\n\n"
+    "images = np.zeros((1, 3, *{size}), np.float32)  # in their place: pictures, prepared as above\n"
+    'session = onnxruntime.InferenceSession("{name}")\n'
+    'cls, patches = session.run(["cls", "patches"], {{"images": images}})',
 }
+"""Python that runs in the folder of the file or folder called `name`."""
 ONE_SIZE = "At another size export again with --size: the target has its own rule for positions."
 LIMITS = {
     ("timm", "vit"): ONE_SIZE,
@@ -76,8 +86,10 @@ def model_card(
         "(bicubic, antialiased), then the centre is cropped",
         *[f"- {line}" for line in _training(source, key, weights_hash)],
         "",
+        f"In the folder that holds `{name}`; elsewhere give its path:",
+        "",
         "```python",
-        USE[target].format(name=name),
+        USE[target].format(name=name, size=loaded.size),
         "```",
         "",
         *([limit, ""] if limit else []),

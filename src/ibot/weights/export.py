@@ -24,8 +24,9 @@ from ibot.errors import UserError, WeightsError
 from ibot.models.backbone import build_backbone
 from ibot.models.vit import VisionTransformer
 from ibot.places import make_writable
+from ibot.weights.places import SUFFIXES, require_new
 from ibot.weights.read import Loaded
-from ibot.weights.targets import TARGETS, Forward, Prepare, Target
+from ibot.weights.targets import TARGETS, Forward, Prepare
 
 TOLERANCE = 1e-4
 """Largest difference of any token between this project and the target, float32."""
@@ -67,10 +68,7 @@ def export_backbone(loaded: Loaded, target: str, out: Path, size: tuple[int, int
             pictures above `INPUT_TOLERANCE`, or outputs are not finite; nothing is left.
     """
     kind = TARGETS[target]
-    if out.exists():
-        raise UserError(f"'{out}' exists", fix="name a new file or folder with --out")
-    if out.suffix != kind.suffix and kind.suffix:
-        raise UserError(f"'{out}' does not end with {kind.suffix}", fix=f"name it {out.with_suffix(kind.suffix)}")
+    require_new(out, target)
     one_size = loaded.config.kind in kind.one_size
     if size and not one_size:
         raise UserError(f"a {loaded.config.kind} exported to {target} serves every size", fix="leave out --size")
@@ -82,7 +80,7 @@ def export_backbone(loaded: Loaded, target: str, out: Path, size: tuple[int, int
         served = kind.open(out, native)
         differences = [_compare(native, served, native.size)]
         for other in other_sizes(native, target):
-            differences.append(_compare_at(loaded, kind, other) if one_size else _compare(native, served, other))
+            differences.append(_compare_at(loaded, target, other) if one_size else _compare(native, served, other))
         check_tokens(differences, target)
         prepare = kind.prepare(out, native)
         return differences if prepare is None else [*differences, _compare_pictures(native, served, prepare)]
@@ -247,10 +245,10 @@ def views(image: NDArray[np.uint8], loaded: Loaded) -> Tensor:
     return normalize(pixels, loaded.config.statistics)
 
 
-def _compare_at(loaded: Loaded, kind: Target, size: tuple[int, int]) -> Difference:
+def _compare_at(loaded: Loaded, target: str, size: tuple[int, int]) -> Difference:
     """Write once more, for another size, and compare there."""
     with tempfile.TemporaryDirectory() as folder:
-        other = Path(folder) / f"other{kind.suffix}"
+        kind, other = TARGETS[target], Path(folder) / f"other{SUFFIXES[target]}"
         resized = at_size(loaded, size)
         kind.write(resized, other)
         return _compare(loaded, kind.open(other, resized), size)

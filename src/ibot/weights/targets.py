@@ -52,8 +52,6 @@ class Target:
     """Write weights whose native size is `loaded.size`."""
     open: Callable[[Path, Loaded], Forward]
     """Load what was written, as its users will; the settings serve layouts that hold none."""
-    suffix: str
-    """Of the file; empty for a folder."""
     one_size: tuple[str, ...] = ()
     """Kinds of networks of which a file serves one image size: the target's rule for others is not ours."""
     prepare: Callable[[Path, Loaded], Prepare | None] = lambda path, loaded: None
@@ -304,9 +302,9 @@ def _library(name: str) -> ModuleType:
 
 
 TARGETS = {
-    "safetensors": Target(_write_safetensors, _open_ours, ".safetensors"),
-    "published": Target(_write_published, _open_ours, ".pth"),
-    "timm": Target(_write_timm, _open_timm, "", one_size=("vit",), prepare=_prepare_timm),
-    "huggingface": Target(_write_huggingface, _open_huggingface, "", one_size=("vit",), prepare=_prepare_huggingface),
-    "onnx": Target(_write_onnx, _open_onnx, ".onnx", one_size=("vit", "swin")),
+    "safetensors": Target(_write_safetensors, _open_ours),
+    "published": Target(_write_published, _open_ours),
+    "timm": Target(_write_timm, _open_timm, one_size=("vit",), prepare=_prepare_timm),
+    "huggingface": Target(_write_huggingface, _open_huggingface, one_size=("vit",), prepare=_prepare_huggingface),
+    "onnx": Target(_write_onnx, _open_onnx, one_size=("vit", "swin")),
 }

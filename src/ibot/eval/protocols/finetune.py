@@ -14,7 +14,7 @@ from ibot.eval.features import CLASS_TOKEN
 from ibot.eval.finetune import FinetuneResult, finetune
 from ibot.eval.finetune_settings import Architecture, FinetuneSettings, imagenet_settings, sane_settings
 from ibot.eval.linear_classifier import LinearClassifier
-from ibot.eval.protocol import Context, plain
+from ibot.eval.protocol import Context, plain, unread
 from ibot.models.head import ProjectionHead
 from ibot.types import ResultRecord
 from ibot.weights.head import projection_head
@@ -82,10 +82,7 @@ def _report(
     published = context.mode == "published"
     logits = result.best_logits if published else result.last_logits
     epoch = result.best_epoch if published else len(result.scores) - 1
-    notes = list(result.notes)
-    if result.bad:
-        _, name, reason = result.bad[0]
-        notes.append(f"{len(result.bad)} images cannot be read, the first: {name}: {reason}")
+    notes = [*result.notes, *unread([(name, reason) for _, name, reason in result.bad])]
     if not settings.head_layers:  # with layers of the projection head between it is no linear classifier
         if context.processes.is_main:
             _tuned(context, protocol, classifier, result).save(file)
