@@ -51,7 +51,7 @@ def run(labelled, tmp_path_factory):
 
 def test_pretrain_says_what_it_does_and_where_the_results_are(run):
     folder, output = run
-    assert "40 images" in output and "peak learning rate" in output and "batch 8 = 1 processes x 8" in output
+    assert "40 images" in output and "peak learning rate" in output and "batch 8 = 1 process x 8" in output
     assert "beyond the paper" in output and "KoLeo" in output and "Sinkhorn" in output
     assert "step 0: knn_top1" in output and "step 4/4" in output and "next: ibot eval knn" in output
     assert json.loads((folder / "config.json").read_text())["train"]["max_steps"] == 4
@@ -116,7 +116,11 @@ def test_features_are_written_with_names(run, labelled, tmp_path, suffix):
         (["pretrain", "tiny32", "--data", "x", "train.batsch=3"], "unknown setting 'train.batsch'", "train.batch"),
         (["pretrain", "tiny32", "--data", "x", "train.batch=three"], "wrong type", "train.batch=128"),
         (["pretrain", "tiny32", "--data", "x", "model.heads=7"], "not a multiple of model.heads", "change"),
-        (["pretrain", "tiny32", "--data", "{data}", "--device", "cuda:99"], "device 'cuda:99' is not there", "cpu"),
+        (
+            ["pretrain", "tiny32", "--data", "{data}", "--device", "cuda:99", "train.batch=8"],
+            "device 'cuda:99' is not there",
+            "cpu",
+        ),
         (
             ["pretrain", "tiny32", "--data", "{data}", "train.batch=64"],
             "larger than the data set of 40",

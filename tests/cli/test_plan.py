@@ -1,6 +1,9 @@
 import re
 
+import pytest
+
 from ibot.cli.main import main
+from ibot.cli.plan import _hours
 from ibot.data.scenes import write_folder
 
 
@@ -20,6 +23,14 @@ def test_a_plan_beyond_the_memory_names_the_setting_that_helps(tmp_path, capsys,
     assert main(["plan", "tiny32", "--data", str(tmp_path / "data"), "train.batch=32", "--epochs", "3"]) == 0
     note = re.search(r"note   more than the 0 GiB here: train.accumulate=(\d+)", capsys.readouterr().out)
     assert note and int(note[1]) > 1
+
+
+@pytest.mark.parametrize(
+    ("hours", "said"),
+    [(0.008, "less than a minute"), (0.016, "about 1 minute"), (1.4, "about 84 minutes"), (10, "about 10 hours")],
+)
+def test_times_are_said_in_units_that_suit_them(hours, said):
+    assert _hours(hours) == said
 
 
 def test_auto_explains_its_choices_and_trains(tmp_path, capsys):

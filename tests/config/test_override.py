@@ -5,7 +5,7 @@ from typing import Literal
 import pytest
 
 from ibot.config.meaning import meanings
-from ibot.config.override import apply, assign, diff, from_plain, items, settings_of, show, to_plain
+from ibot.config.override import apply, assign, counted, diff, from_plain, items, settings_of, show, to_plain
 from ibot.config.schema import Config, Duration
 from ibot.errors import ConfigError
 from ibot.recipes import RECIPES, recipe
@@ -46,6 +46,12 @@ def test_every_setting_can_be_written_as_it_is_shown(key):
 def test_configurations_survive_json(name):
     config = recipe(name)
     assert from_plain(json.loads(json.dumps(to_plain(config)))) == config
+
+
+def test_numbers_come_with_their_nouns_in_the_right_number():
+    said = [counted(1, "epoch"), counted(1.0, "image"), counted(2.9, "image"), counted(0, "step")]
+    assert said == ["1 epoch", "1 image", "2.9 images", "0 steps"]
+    assert (counted(3, "process"), counted(2, "micro-batch")) == ("3 processes", "2 micro-batches")
 
 
 @pytest.mark.parametrize("text", ["1e6 images", "1281167 images", "0.1 epochs", "33.3333333333 epochs", "5%"])

@@ -1,7 +1,7 @@
 import pytest
 
 from ibot.config.override import apply
-from ibot.config.resolve import check, derive, warnings
+from ibot.config.resolve import check, derive, fitting_prototypes, warnings
 from ibot.config.schema import Config
 from ibot.errors import ConfigError
 from ibot.recipes import RECIPES, recipe
@@ -221,6 +221,19 @@ def test_all_problems_are_reported_at_once():
     with pytest.raises(ConfigError, match="2 settings") as caught:
         check(apply(recipe("vit_s16"), ["model.heads=5", "method.momentum=2"]))
     assert "model.heads" in caught.value.why and "momentum" in caught.value.why
+
+
+def test_pixels_that_no_patch_covers_are_named():
+    config = apply(recipe("tiny64"), ["model.patch=15", "augment.global_size=64,60"])
+    views, local = warnings(config)
+    assert "augment.global_size=64,60" in views and "the last 4 rows and 0 columns" in views
+    assert "augment.local_size=32,32" in local and "the last 2 rows and 2 columns" in local
+    assert len(warnings(apply(config, ["augment.num_local=0"]))) == 1
+
+
+def test_prototypes_follow_the_images_within_what_is_published():
+    sizes = {1: 2, 9: 8, 40: 32, 92: 32, 1023: 32, 1024: 64, 50_000: 2048, 2_000_000: 8192}
+    assert {images: fitting_prototypes(images) for images in sizes} == sizes
 
 
 def test_regrettable_settings_are_warned_of():

@@ -250,10 +250,23 @@ def test_an_error_that_is_no_full_disk_is_not_called_one(parts, tmp_path, monkey
 
 
 def test_the_error_of_a_full_disk_says_the_size_of_a_checkpoint_and_where_the_run_resumes(parts, tmp_path):
-    first = checkpoint.disk_full(tmp_path)
-    assert "a checkpoint takes" not in first.why and "resumes from the start" in first.fix
+    first = checkpoint.disk_full(tmp_path, 3 * 2**20)
+    assert "a checkpoint takes 3.0 MiB" in first.why and "resumes from the start" in first.fix
     final = save(parts, tmp_path, 4)
     size = sum(file.stat().st_size for file in final.iterdir()) / 2**20
-    error = checkpoint.disk_full(tmp_path)
+    error = checkpoint.disk_full(tmp_path, 3 * 2**30)
     assert f"a checkpoint takes {size:.1f} MiB" in error.why and "resumes from step_00000004" in error.fix
     assert str(tmp_path) in error.what
+
+
+def test_a_disk_full_before_the_first_checkpoint_is_told_with_what_one_takes(parts, tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    expected = checkpoint.checkpoint_bytes(parts[0], parts[1])
+    with monkeypatch.context() as patched, pytest.raises(ResourceError, match="is full") as caught:
+        patched.setattr(checkpoint, "save_tensors", full)
+        save(parts, tmp_path, 1)
+    assert f"a checkpoint takes {expected / 2**20:.1f} MiB, " in caught.value.why
+    written = sum(file.stat().st_size for file in save(parts, tmp_path, 1).iterdir())
+    assert 0.8 * written < expected <= written  # but for names and settings

@@ -129,6 +129,7 @@ def test_a_batch_larger_than_the_data_is_refused(small, tmp_path):
     with pytest.raises(DataError, match=r"batch of 64 .* larger than the data set of 48") as caught:
         quiet(apply(small, ["train.batch=64"]), tmp_path / "run")
     assert "train.batch=32" in caught.value.fix
+    assert not (tmp_path / "run").exists()  # else other settings could not be tried there
 
 
 def test_a_non_finite_loss_stops_with_step_rate_and_files(small, tmp_path):

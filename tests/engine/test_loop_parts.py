@@ -240,7 +240,7 @@ def test_the_end_of_a_run_is_recorded_with_its_bad_files(small, tmp_path):
     finish(done, 20)
     assert done.run.named("event") == [("end", {"step": 20, "bad_files": 1})]
     said = [text for (text,) in done.progress.named("message")]
-    assert said[0].startswith("1 files could not be read") and said[1:] == ["  a.jpg: cut"]
+    assert said[0].startswith("1 file could not be read") and said[1:] == ["  a.jpg: cut"]
     stopped = trainer(small, tmp_path, step=19, processes=Processes(0, 2))
     stopped.run.bad_files = list
     finish(stopped, 20)

@@ -68,7 +68,7 @@ def test_a_trial_tells_parameters_memory_and_the_size_of_a_checkpoint(small, see
     assert 0.1 < measured.memory <= resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20 * 1.01
     tensors = [*model.student.state_dict().values(), *model.teacher.state_dict().values()]
     floats = sum(t.numel() for t in tensors) + 2 * measured.parameters
-    assert measured.checkpoint == pytest.approx(4 * floats / 2**30)
+    assert measured.checkpoint == pytest.approx(4 * floats / 2**30, rel=1e-3)  # and the count of steps
 
 
 def test_an_image_that_cannot_be_read_ends_the_trial(small, monkeypatch):

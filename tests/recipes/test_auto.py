@@ -5,8 +5,10 @@ from dataclasses import replace
 import pytest
 
 from ibot.config.resolve import check, derive, warnings
+from ibot.config.schema import duration
 from ibot.data.survey import Survey
-from ibot.recipes.auto import Facts, choose
+from ibot.recipes import recipe
+from ibot.recipes.auto import Facts, choose, for_few_images
 
 PHOTOS = Survey(images=50_000, side=375, smallest=300, gray=0.0, variety=20.0, repeated=0.0, unreadable=0.0)
 
@@ -44,6 +46,48 @@ def test_gray_images_get_no_colour_jitter():
     config, reasons = choose(facts(gray=1.0))
     assert config.augment.jitter_strength[2:] == (0.0, 0.0) and any("gray" in reason for reason in reasons)
     assert choose(facts(gray=0.1))[0].augment.jitter_strength[2] > 0
+
+
+@pytest.mark.parametrize("gpu", [0.0, 24.0])
+@pytest.mark.parametrize("processes", [1, 3, 4, 6])
+@pytest.mark.parametrize("images", [1, 4, 7, 92, 5_000, 300_000])
+def test_no_batch_is_chosen_that_the_images_do_not_fill_or_the_processes_cannot_share(images, processes, gpu):
+    train = choose(replace(facts(images=images, gpu_memory=gpu), processes=processes))[0].train
+    assert train.batch <= max(images, processes) and train.batch % (processes * train.accumulate) == 0
+
+
+def test_the_images_of_each_prototype_are_what_is_said():
+    said = {images: " ".join(choose(facts(images=images))[1]) for images in (4, 92, 50_000)}
+    assert "batch 4: 4 images" in said[4] and "4 prototypes: about 1 image for each" in said[4]
+    assert "batch 8: at most an eighth of 92 images" in said[92]
+    assert "32 prototypes: about 2.9 images for each" in said[92]
+    assert "1024 prototypes: about 49 images for each" in said[50_000]
+    shared = choose(replace(facts(gpu_memory=24.0), processes=3))[1]
+    assert "batch 192: equal shares of 3 processes" in shared
+
+
+def test_a_length_and_a_batch_that_were_asked_for_are_what_the_clocks_follow():
+    """92 images in batches of 8: 11 steps an epoch."""
+    asked = replace(facts(images=92), length=duration("20 epochs"))
+    config, reasons = choose(asked)
+    assert config.train.length == duration("20 epochs") and config.method.momentum == 0.9
+    assert "20 epochs, as asked" in reasons
+    assert "teacher momentum 0.9: a memory of 10 steps in a run of 220 steps" in reasons
+    config, reasons = choose(replace(asked, length=duration("1 epochs"), batch=46))
+    assert "1 epoch, as asked" in reasons and "batch 46, as asked" in reasons
+    assert any("in a run of 2 steps" in reason for reason in reasons)
+    assert choose(facts(images=92))[0].method.momentum == pytest.approx(1 - 31 / 2300, abs=1e-4)
+
+
+def test_adapting_to_few_images_takes_a_batch_and_a_teacher_that_suit_them():
+    adapt = recipe("adapt")
+    config, notes = for_few_images(adapt, 92, 1)
+    assert config.train.batch == 8 and config.method.momentum == round(1 - 10 / 220, 4)
+    assert ["train.batch=8 in place of 256" in notes[0], "of 220 steps" in notes[1]] == [True, True]
+    assert for_few_images(adapt, 92, 3)[0].train.batch == 6
+    assert for_few_images(adapt, 2048, 1) == for_few_images(adapt, 92, 1, ["train.batch"]) == (adapt, [])
+    kept, notes = for_few_images(adapt, 92, 1, ["method.momentum"])
+    assert kept.method.momentum == adapt.method.momentum and len(notes) == 1
 
 
 def test_doubtful_sets_are_named():

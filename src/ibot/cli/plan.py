@@ -6,8 +6,9 @@ import argparse
 import math
 import os
 import shutil
-from dataclasses import replace
 from pathlib import Path
+
+from ibot.config.override import counted
 
 TRIAL_ON_CPU = 16
 """Images of a trial step without a GPU, to begin with."""
@@ -19,17 +20,17 @@ QUICK = 0.3
 
 def run(options: argparse.Namespace) -> int:
     """Print the plan; train a few steps for it, and keep nothing."""
-    from ibot.cli.train import configure, describe
+    from ibot.cli.train import describe, prepare
     from ibot.config.resolve import derive
     from ibot.data.loader import choose_workers
-    from ibot.data.sources import scan
     from ibot.engine.device import choose_device, describe_device, device_memory
     from ibot.engine.trial import run_trial
 
-    config = configure(options)
-    source = replace(scan(config.data.path), max_pixels=config.data.max_pixels)
+    config, source, notes = prepare(options)
     derived = derive(config, len(source))
     describe(config, derived, source, Path(options.run_folder or "runs/..."), 1, print)
+    for note in notes:
+        print(f"note   {note}")
     device = choose_device(config.system.device)
     micro = config.train.batch // config.train.accumulate
     trial = run_trial(config, source, device, micro if device.type == "cuda" else TRIAL_ON_CPU)
@@ -41,16 +42,17 @@ def run(options: argparse.Namespace) -> int:
     # Workers read beside the step; without any the step waits for the whole of it.
     step = scale * (max(trial.step_seconds, reading) if workers else trial.step_seconds + reading)
     hours = step * derived.run_steps / 3600
-    print(f"device {device}: {describe_device(device)}; trial of {trial.images} images a step")
+    print(f"device {device}: {describe_device(device)}; trial of {counted(trial.images, 'image')} a step")
     print(
         f"time   {step:.2f} s a step, {config.train.batch / step:.1f} images/s; {_hours(hours)} for "
-        f"{derived.run_steps} steps"
+        f"{counted(derived.run_steps, 'step')}"
     )
     if reading > trial.step_seconds:
-        print(f"note   reading sets the pace: {trial.data_seconds:.2f} s for {trial.images} images in one process")
+        images = counted(trial.images, "image")
+        print(f"note   reading sets the pace: {trial.data_seconds:.2f} s for {images} in one process")
     needed = trial.memory * (micro / trial.images if device.type == "cpu" else 1)
     more = f", at most about {needed:.1f} GiB" if needed > trial.memory else ""
-    print(f"memory {trial.memory:.2f} GiB at {trial.images} images; a micro-batch is {micro}{more}")
+    print(f"memory {trial.memory:.2f} GiB at {counted(trial.images, 'image')}; a micro-batch is {micro}{more}")
     total = device_memory(device) or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     if needed > total:
         parts = config.train.accumulate * 2 ** math.ceil(math.log2(needed / (ROOM * total)))
@@ -68,6 +70,9 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _hours(hours: float) -> str:
+    minutes = round(hours * 60)
+    if minutes == 0:
+        return "less than a minute"
     if hours < 1.5:
-        return f"about {hours * 60:.0f} minutes"
+        return f"about {counted(minutes, 'minute')}"
     return f"about {hours:.0f} hours" if hours < 72 else f"about {hours / 24:.0f} days"

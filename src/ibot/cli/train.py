@@ -6,14 +6,15 @@ import argparse
 import hashlib
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ibot.config.override import apply, later_at_default, to_plain
+from ibot.config.override import apply, counted, later_at_default, to_plain
 from ibot.config.resolve import Derived, check, derive, warnings
 from ibot.config.schema import Config, ModelConfig
+from ibot.engine.processes import launched_processes, said_once
 from ibot.errors import DataError, UserError
 from ibot.recipes import beyond_paper, recipe
 from ibot.types import ResultRecord
@@ -27,19 +28,14 @@ if TYPE_CHECKING:
 
 def run(options: argparse.Namespace) -> int:
     """Pre-train, or resume; prints what will be done before and where the results are after."""
-    from ibot.engine.processes import launched_processes, said_once
-
-    with said_once():
-        config = configure(options)
+    processes = launched_processes()
+    config, source, notes = prepare(options, processes.world_size)
     folder = Path(options.run_folder) if options.run_folder else default_folder(config)
-    from ibot.data.sources import scan
     from ibot.engine.device import choose_device
     from ibot.engine.loop import train
     from ibot.engine.run import RunFolder
     from ibot.engine.watch import from_main
 
-    source = replace(scan(config.data.path), max_pixels=config.data.max_pixels)
-    processes = launched_processes()
     derived = derive(config, len(source), processes.world_size)
     command = shlex.join(["ibot", *sys.argv[1:]])
     said: list[str] = []
@@ -55,15 +51,17 @@ def run(options: argparse.Namespace) -> int:
     if reached >= derived.run_steps:
         # Opened all the same, so that other settings, other images and a run in progress are told.
         RunFolder.create(folder, config, command=command, source_info=source.fingerprint(), processes=processes).close()
-        why = f"{limit} {config.train.max_steps}" if limit else f"the schedule has {derived.total_steps} steps"
-        say(f"already at step {reached}: nothing to do ({why})")
+        whole = f"the schedule has {counted(derived.total_steps, 'step')}"
+        say(f"already at step {reached}: nothing to do ({f'{limit} {config.train.max_steps}' if limit else whole})")
         say_next(folder, reached, derived, limit, say)
         return 0
     describe(config, derived, source, folder, processes.world_size, say)
+    for note in notes:
+        say(f"note   {note}")
     evaluate = knn_probe(config, choose_device(config.system.device), say)
     state = train(config, folder, command=command, source=source, evaluate=evaluate, quiet=options.quiet, opening=said)
     if state.step >= derived.run_steps:
-        say(f"done: {state.step} steps, {state.images_seen} images. Weights: {folder}")
+        say(f"done: {counted(state.step, 'step')}, {counted(state.images_seen, 'image')}. Weights: {folder}")
     say_next(folder, state.step, derived, limit, say)
     return 0
 
@@ -88,7 +86,41 @@ def say_next(folder: Path, step: int, derived: Derived, limit: str, say: Callabl
     left = derived.total_steps - step
     if left > 0:
         how = f"without {limit} " if limit else ""
-        say(f"{left} of {derived.total_steps} steps of the schedule are left: the same command {how}goes on")
+        say(f"{left} of {counted(derived.total_steps, 'step')} of the schedule are left: the same command {how}goes on")
+
+
+def prepare(options: argparse.Namespace, world_size: int = 1) -> tuple[Config, ImageSource, list[str]]:
+    """Settings and images of a run, and in words what the number of images changed in the recipe.
+
+    Raises UserError for a batch that the images do not fill or the processes cannot share.
+    """
+    notes: list[str] = []
+    with said_once():
+        config = configure(options)
+    # Imported after that: a mistake in the settings is told at once.
+    from ibot.data.loader import check_batch
+    from ibot.data.sources import scan
+    from ibot.recipes.auto import for_few_images
+
+    source = replace(scan(config.data.path), max_pixels=config.data.max_pixels)
+    if options.recipe == "adapt" and not began_with_batch(options, config, len(source)):
+        config, notes = for_few_images(config, len(source), world_size, keys_of(options.settings))
+    check_batch(config, source, world_size)
+    return config, source, notes
+
+
+def began_with_batch(options: argparse.Namespace, config: Config, images: int) -> bool:
+    """Whether the run's folder has a run with the recipe's own batch, which older versions took for few images too."""
+    from ibot.engine.run import read_config
+
+    folder = Path(options.run_folder) if options.run_folder else default_folder(config)
+    known = (folder / "config.json").is_file() and config.train.batch <= images
+    return known and read_config(folder).train.batch == config.train.batch
+
+
+def keys_of(settings: Iterable[str]) -> list[str]:
+    """What the assignments `section.key=value` set."""
+    return [text.partition("=")[0].strip() for text in settings]
 
 
 def configure(options: argparse.Namespace) -> Config:
@@ -103,13 +135,14 @@ def configure(options: argparse.Namespace) -> Config:
         "train.init": options.init,
     }
     given = [f"{key}={value}" for key, value in short.items() if value not in (None, "")]
-    base = chosen(options) if options.recipe == "auto" else recipe(options.recipe)
+    asked = [*given, *options.settings]
+    base, reasons = chosen(asked) if options.recipe == "auto" else (recipe(options.recipe, beside=["auto"]), [])
     # Of a run's config.json: where one call was to stop is no part of the recipe.
     base = replace(base, train=replace(base.train, max_steps=0))
-    config = apply(base, [*given, *options.settings])
+    config = apply(base, asked)
     if options.recipe == "adapt" and not config.train.init:
         raise UserError("the recipe adapt goes on from weights", fix="name them with --init WEIGHTS")
-    asked, keys = config.model, [text.partition("=")[0].strip() for text in options.settings]
+    recipe_model, keys = config.model, keys_of(options.settings)
     if config.train.init:
         from ibot.engine.start import with_weights
 
@@ -121,29 +154,30 @@ def configure(options: argparse.Namespace) -> Config:
     if config.train.init:
         from ibot.engine.start import as_started
 
-        folder = Path(options.run_folder) if options.run_folder else older_folder(config, asked)
+        folder = Path(options.run_folder) if options.run_folder else older_folder(config, recipe_model)
         config = as_started(config, folder, keys)
     check(config)
-    return config
-
-
-def chosen(options: argparse.Namespace) -> Config:
-    """Settings for the data and the device, printed with their reasons."""
-    from ibot.data.sources import scan
-    from ibot.data.survey import survey
-    from ibot.engine.device import choose_device, device_memory
-    from ibot.engine.processes import launched_processes
-    from ibot.recipes.auto import Facts, choose
-
-    given = apply(recipe("tiny32"), [text for text in options.settings if text.startswith("data.")]).data
-    source = replace(scan(options.data), exif_orientation=given.exif_orientation, max_pixels=given.max_pixels)
-    processes = launched_processes()
-    memory = device_memory(choose_device(options.device or "auto"))
-    config, reasons = choose(Facts(survey(source), memory, processes.world_size))
-    if not options.quiet and processes.is_main:
+    if not options.quiet and launched_processes().is_main:
         for reason in reasons:
             print(f"auto   {reason}")
     return config
+
+
+def chosen(asked: list[str]) -> tuple[Config, list[str]]:
+    """Settings for the data and the device, with their reasons; a length and a batch that were asked for stay."""
+    from ibot.data.sources import scan
+    from ibot.data.survey import survey
+    from ibot.engine.device import choose_device, device_memory
+    from ibot.recipes.auto import Facts, choose
+
+    # First of all: what is misspelt is told before the images are looked at.
+    given, keys = apply(replace(recipe("tiny32"), recipe="auto"), asked), keys_of(asked)
+    data = given.data
+    source = replace(scan(data.path), exif_orientation=data.exif_orientation, max_pixels=data.max_pixels)
+    memory = device_memory(choose_device(given.system.device))
+    length = given.train.length if "train.length" in keys else None
+    batch = max(0, given.train.batch) if "train.batch" in keys else 0
+    return choose(Facts(survey(source), memory, launched_processes().world_size, length, batch))
 
 
 def default_folder(config: Config) -> Path:
@@ -169,12 +203,13 @@ def describe(
     train = config.train
     micro = f" x {train.accumulate} micro-batches" if train.accumulate > 1 else ""
     say(f"recipe {config.recipe or '-'}: {config.model}, {config.head.out_dim} prototypes")
-    say(f"data   {len(source)} images in {source.root}")
+    say(f"data   {counted(len(source), 'image')} in {source.root}")
     for note in source.notes:
         say(f"note   {note}")
     say(
-        f"run    {derived.run_steps} of {derived.total_steps} steps, {derived.steps_per_epoch} per epoch; "
-        f"batch {train.batch} = {world_size} processes x {derived.batch_per_process // train.accumulate}{micro}; "
+        f"run    {derived.run_steps} of {counted(derived.total_steps, 'step')}, {derived.steps_per_epoch} per epoch; "
+        f"batch {train.batch} = {counted(world_size, 'process')} x "
+        f"{derived.batch_per_process // train.accumulate}{micro}; "
         f"peak learning rate {derived.lr_actual:.3g}; seed {train.seed}"
     )
     say(f"folder {folder} (the same command resumes it)")
@@ -195,7 +230,6 @@ def knn_probe(
     Labels that cannot be used are no reason not to train, unless --val-data asked for them.
     """
     from ibot.data.sources import labelled_sets
-    from ibot.engine.processes import launched_processes
     from ibot.eval import probe
 
     try:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ibot.config.override import show
+from ibot.config.override import counted, show
 from ibot.config.schema import Config, Duration, ModelConfig
 from ibot.errors import ConfigError
+
+MOST_PROTOTYPES = 8192
+"""As many as published."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,16 @@ def derive(config: Config, num_images: int, world_size: int = 1) -> Derived:
         batch_per_process=train.batch // world_size,
         notes=tuple(notes),
     )
+
+
+def largest_power_of_two(limit: int) -> int:
+    """The largest power of two up to `limit`."""
+    return 1 << (limit.bit_length() - 1)
+
+
+def fitting_prototypes(num_images: int) -> int:
+    """Prototypes for so many images: 16 images for each, but no fewer than 32 prototypes, nor more than images."""
+    return largest_power_of_two(min(MOST_PROTOTYPES, max(2, num_images // 16, min(32, num_images))))
 
 
 def check(config: Config) -> None:
@@ -209,4 +222,17 @@ def warnings(config: Config) -> list[str]:
         notes.append(f"a peak learning rate of {config.optim.lr * config.train.batch / 256:g} is high for AdamW")
     if config.head.shared != config.head.shared_teacher:
         notes.append("student and teacher heads are shared differently: one teacher layer follows another (quirk Q46)")
-    return notes
+    return [*notes, *_unseen_pixels(config)]
+
+
+def _unseen_pixels(config: Config) -> Iterator[str]:
+    """Views that are no whole number of patches: the network cuts off what is left over."""
+    augment, patch = config.augment, config.model.patch
+    sizes = {"global_size": augment.global_size} | ({"local_size": augment.local_size} if augment.num_local else {})
+    for name, (height, width) in sizes.items():
+        rows, columns = height % patch, width % patch
+        if rows or columns:
+            yield (
+                f"augment.{name}={height},{width} is no multiple of model.patch={patch}: "
+                f"the last {counted(rows, 'row')} and {counted(columns, 'column')} of pixels are not seen"
+            )

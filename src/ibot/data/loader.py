@@ -17,6 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
+from ibot.config.override import counted
+from ibot.config.resolve import largest_power_of_two
 from ibot.config.schema import Config
 from ibot.data.decode import UnreadableImage, decode
 from ibot.data.masks import make_masks
@@ -136,22 +138,10 @@ class Loader:
         end_step: int | None = None,
     ) -> None:
         """Check that the batch fits data, processes and shared memory. Raises ConfigError, DataError, ResourceError."""
-        train = config.train
-        if train.batch > len(source):
-            raise DataError(
-                f"a batch of {train.batch} images is larger than the data set of {len(source)}",
-                why=f"'{source.root}' gives no complete batch",
-                fix=f"add images or set train.batch={largest_power_of_two(len(source))} or less",
-            )
-        if train.batch % (world_size * train.accumulate):
-            raise ConfigError(
-                f"train.batch={train.batch} cannot be shared equally",
-                why=f"{world_size} processes x train.accumulate={train.accumulate} micro-batches",
-                fix=f"make train.batch a multiple of {world_size * train.accumulate}",
-            )
+        check_batch(config, source, world_size)
         self.dataset = MicroBatches(config, source, grid, rank, world_size)
         self.steps_per_epoch = self.dataset.steps_per_epoch
-        self.accumulate = train.accumulate
+        self.accumulate = config.train.accumulate
         self.start_step = start_step
         self.end_step = end_step
         # Pinned memory lets copies to a GPU run beside the step.
@@ -193,6 +183,23 @@ class _Numbers:
             number += 1
 
 
+def check_batch(config: Config, source: ImageSource, world_size: int = 1) -> None:
+    """Raise DataError for a batch larger than the data, ConfigError for one that the processes cannot share."""
+    train, shares = config.train, world_size * config.train.accumulate
+    if train.batch > len(source):
+        raise DataError(
+            f"a batch of {train.batch} images is larger than the data set of {len(source)}",
+            why=f"'{source.root}' gives no complete batch",
+            fix=f"add images or set train.batch={largest_power_of_two(len(source))} or less",
+        )
+    if train.batch % shares:
+        raise ConfigError(
+            f"train.batch={train.batch} cannot be shared equally",
+            why=f"{counted(world_size, 'process')} x train.accumulate={train.accumulate} micro-batches",
+            fix=f"make train.batch a multiple of {shares}",
+        )
+
+
 def content_hash(image: NDArray[np.uint8]) -> int:
     """Hash of about 16 x 16 pixels of an image [H, W, 3], to notice a folder of equal pictures; -1 for one colour."""
     height, width = image.shape[:2]
@@ -221,11 +228,6 @@ def micro_batch_bytes(config: Config, world_size: int) -> int:
 def read_ahead(config: Config, world_size: int, workers: int) -> int:
     """Micro-batches that each worker keeps ready: up to 4, as long as all together stay within `READ_AHEAD` bytes."""
     return max(1, min(4, READ_AHEAD // (workers * max(1, micro_batch_bytes(config, world_size)))))
-
-
-def largest_power_of_two(limit: int) -> int:
-    """The largest power of two up to `limit`."""
-    return 1 << (limit.bit_length() - 1)
 
 
 def _planar(pixels: NDArray[np.uint8]) -> torch.Tensor:

@@ -76,7 +76,7 @@ def save_checkpoint(
     except (OSError, RuntimeError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         if is_disk_full(error):
-            raise disk_full(run) from None
+            raise disk_full(run, checkpoint_bytes(model, optimizer)) from None
         raise
     _delete_old(folder, keep, protect)
     return final
@@ -163,9 +163,19 @@ def _delete_old(folder: Path, keep: int, protect: Callable[[int], bool]) -> None
             shutil.rmtree(path, ignore_errors=True)
 
 
-def disk_full(run: Path) -> ResourceError:
-    """The error of a run on a full disk: what is free, and from where it resumes."""
+def checkpoint_bytes(model: StudentTeacher, optimizer: torch.optim.Optimizer) -> int:
+    """Size of a checkpoint by its tensors: student, teacher, and what the optimizer remembers since its first step."""
+    networks = [t for net in (model.student, model.teacher) for t in net.state_dict().values()]
+    moments = [t for state in optimizer.state.values() for t in state.values() if isinstance(t, Tensor)]
+    return sum(t.numel() * t.element_size() for t in networks + moments)
+
+
+def disk_full(run: Path, expected: int) -> ResourceError:
+    """The error of a run on a full disk: what a checkpoint takes, what is free, and from where it resumes.
+
+    expected: bytes of a checkpoint, if there is none yet.
+    """
     last = find_checkpoint(run)
-    size = sum(file.stat().st_size for file in last.iterdir()) / 2**20 if last else 0.0
-    needed = f"a checkpoint takes {size:.1f} MiB" if last else ""
+    size = sum(file.stat().st_size for file in last.iterdir()) if last else expected
+    needed = f"a checkpoint takes {size / 2**20:.1f} MiB"
     return files.disk_full(run, needed, f"it resumes from {last.name if last else 'the start'}")

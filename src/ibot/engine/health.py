@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from ibot.config.resolve import fitting_prototypes
 from ibot.config.schema import Config
 from ibot.engine.distributed import gather, sum_over_processes
 from ibot.engine.schedule import Schedules
@@ -318,11 +319,11 @@ def _few_prototypes(monitor: HealthMonitor, values: dict[str, float]) -> Verdict
         evidence = f"{used:.0f} of {out_dim} prototypes are in use"
     else:
         return None
-    advised = 1 << max(5, (monitor.num_images // 16).bit_length() - 1)
     return Verdict(
         "too many prototypes",
         evidence,
-        f"Lower head.out_dim and head.patch_out_dim (for {monitor.num_images} images try {min(advised, 8192)})",
+        f"Lower head.out_dim and head.patch_out_dim (for {monitor.num_images} images try "
+        f"{fitting_prototypes(monitor.num_images)})",
     )
 
 

@@ -12,13 +12,14 @@ import torch
 from torch import nn
 
 import ibot
-from ibot.config.override import items
+from ibot.config.override import counted, items
 from ibot.config.resolve import Derived, derive
 from ibot.config.schema import Config, Duration, ModelConfig
-from ibot.data.loader import Loader
+from ibot.data.loader import Loader, check_batch
 from ibot.data.pixels import normalize
 from ibot.data.sources import ImageSource, scan
 from ibot.engine.checkpoint import (
+    checkpoint_bytes,
     disk_full,
     find_checkpoint,
     has_checkpoint,
@@ -130,7 +131,8 @@ def train(
             run_steps(trainer, signal)
             interrupted = any_true(signal.interrupted, device)
         except OSError as error:  # a log line may meet the full disk before a checkpoint does
-            raise disk_full(run_path) if is_disk_full(error) else lost(run_path, error) from None
+            needed = checkpoint_bytes(trainer.model, trainer.update.optimizer)
+            raise disk_full(run_path, needed) if is_disk_full(error) else lost(run_path, error) from None
         finally:
             trainer.board.close()
             trainer.run.close()
@@ -158,6 +160,7 @@ def build_trainer(
     command: str,
 ) -> Trainer:
     """Build the networks with seeded weights, open the run folder, load its last checkpoint if there is one."""
+    check_batch(config, source, processes.world_size)  # what is refused leaves no folder behind
     derived = derive(config, len(source), processes.world_size)
     run = RunFolder.create(run_path, config, command=command, source_info=source.fingerprint(), processes=processes)
     if processes.is_main:
@@ -446,7 +449,9 @@ def finish(trainer: Trainer, end: int) -> None:
         run.event("end" if done else "stopped by signal", step=state.step, bad_files=trainer.bad_files)
     bad = run.bad_files()
     if bad:
-        trainer.progress.message(f"{len(bad)} files could not be read, listed in {run.path / 'bad_files.jsonl'}:")
+        trainer.progress.message(
+            f"{counted(len(bad), 'file')} could not be read, listed in {run.path / 'bad_files.jsonl'}:"
+        )
         for name, reason in bad:
             trainer.progress.message(f"  {name}: {reason}")
     if not done:

@@ -14,6 +14,7 @@ import torch
 from ibot.config.schema import Config
 from ibot.data.loader import MicroBatches
 from ibot.data.sources import ImageSource
+from ibot.engine.checkpoint import checkpoint_bytes
 from ibot.engine.device import autocast, choose_precision
 from ibot.engine.loop import mask_grid, to_device
 from ibot.engine.optimizer import build_optimizer
@@ -70,7 +71,7 @@ def run_trial(config: Config, source: ImageSource, device: torch.device, images:
         step_seconds=statistics.median(seconds[1:]),
         data_seconds=statistics.median(waits[1:]),
         memory=_peak(device),
-        checkpoint=_checkpoint_bytes(model) / 2**30,
+        checkpoint=checkpoint_bytes(model, optimizer) / 2**30,
         parameters=sum(p.numel() for p in model.student.parameters() if p.requires_grad),
     )
 
@@ -80,9 +81,3 @@ def _peak(device: torch.device) -> float:
         return torch.cuda.max_memory_allocated(device) / 2**30
     unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB on Linux
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
-
-
-def _checkpoint_bytes(model: StudentTeacher) -> int:
-    """Student, teacher, and two moments of AdamW for every trained parameter, float32."""
-    state = sum(t.numel() for net in (model.student, model.teacher) for t in net.state_dict().values())
-    return 4 * (state + 2 * sum(p.numel() for p in model.student.parameters() if p.requires_grad))

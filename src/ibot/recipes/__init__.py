@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,10 +33,11 @@ RECIPES: dict[str, Callable[[], Config]] = {
 }
 
 
-def recipe(name: str | Path) -> Config:
+def recipe(name: str | Path, beside: Iterable[str] = ()) -> Config:
     """The configuration of a named recipe, of a run folder, or of a config.json of a run.
 
-    Raises ConfigError for an unknown name; the nearest one is suggested.
+    Raises ConfigError for an unknown name; the nearest one is suggested, of the recipes and of the names `beside` them
+    that the caller knows.
     """
     name = str(name)
     if name in RECIPES:
@@ -46,10 +47,11 @@ def recipe(name: str | Path) -> Config:
         plain = json.loads(path.read_text())
         plain.pop("command", None)
         return from_plain(plain)
-    nearest = difflib.get_close_matches(name, RECIPES, 1, 0.4)
+    known = [*beside, *RECIPES]
+    nearest = difflib.get_close_matches(name, known, 1, 0.4)
     raise ConfigError(
         f"unknown recipe '{name}'",
-        why=f"the recipes are {', '.join(RECIPES)}",
+        why=f"the recipes are {', '.join(known)}",
         fix=f"did you mean {nearest[0]}?" if nearest else "ibot recipes list says what each is for",
     )
 

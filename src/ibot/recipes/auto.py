@@ -6,11 +6,13 @@ ViT-S/16 towards many photographs on GPUs; in between they are interpolated, not
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ibot.config.schema import CheckpointConfig, Config, EvaluateConfig, LogConfig, TrainConfig, duration
+from ibot.config.override import counted
+from ibot.config.resolve import derive, fitting_prototypes, largest_power_of_two
+from ibot.config.schema import CheckpointConfig, Config, Duration, EvaluateConfig, LogConfig, TrainConfig, duration
 from ibot.recipes.small import one_gpu, tiny32
 
 if TYPE_CHECKING:
@@ -30,6 +32,10 @@ class Facts:
     gpu_memory: float
     """GiB of each GPU; 0 without one."""
     processes: int = 1
+    length: Duration | None = None
+    """Of the run, where the user gave one: the clocks follow it."""
+    batch: int = 0
+    """Where the user gave one; else 0."""
 
 
 def choose(facts: Facts) -> tuple[Config, list[str]]:
@@ -41,6 +47,46 @@ def choose(facts: Facts) -> tuple[Config, list[str]]:
     config = _on_gpu(facts, reasons) if facts.gpu_memory else _on_cpu(facts, reasons)
     config = _clocks(_colours(config, facts, reasons), facts, reasons)
     return replace(config, recipe="auto"), reasons
+
+
+def for_few_images(
+    config: Config, images: int, processes: int, given: Collection[str] = ()
+) -> tuple[Config, list[str]]:
+    """A recipe of a fixed batch with the one that suits so few images, and with a teacher that moves in so few steps.
+
+    Args:
+        config: the settings.
+        images: of the data set.
+        processes: that share the batch.
+        given: keys that the user set: they stay.
+
+    Returns:
+        The settings, and in words what was changed.
+    """
+    if "train.batch" in given or fitting_batch(config.train.batch, images) == config.train.batch:
+        return config, []
+    batch = fitting_batch(config.train.batch, images, processes)
+    notes = [f"train.batch={batch} in place of {config.train.batch}: the set has {counted(images, 'image')}"]
+    config = replace(config, train=replace(config.train, batch=batch))
+    steps = derive(config, images, processes).total_steps
+    momentum = _momentum(steps, 10, config.method.momentum)
+    if "method.momentum" in given or momentum == config.method.momentum:
+        return config, notes
+    notes.append(
+        f"method.momentum={momentum:g} in place of {config.method.momentum:g}: a run of {counted(steps, 'step')}"
+    )
+    return replace(config, method=replace(config.method, momentum=momentum)), notes
+
+
+def fitting_batch(most: int, images: int, processes: int = 1) -> int:
+    """An eighth of the images, but 8 of a few, and at most `most`: a power of two for each process."""
+    largest = min(most, images, max(8, images // 8))
+    return processes * largest_power_of_two(max(1, largest // processes))
+
+
+def _momentum(steps: int, memories: int, most: float) -> float:
+    """Of a teacher that forgets so many times in a run, or a little more often, up to `most`."""
+    return round(min(most, max(0.9, 1 - memories / steps)), 4)
 
 
 def _doubts(facts: Facts) -> Iterator[str]:
@@ -98,31 +144,42 @@ def _on_gpu(facts: Facts, reasons: list[str]) -> Config:
     tokens = (size // patch) ** 2
     per_image = GPU_MEMORY_PER_IMAGE * tokens / 196 * (width / 384)
     fitting = max(1, int(facts.gpu_memory * 0.8 / per_image))
-    share = config.train.batch // facts.processes
-    accumulate = next(n for n in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024) if share / n <= fitting or n >= share)
-    reasons.append(f"{accumulate} micro-batches: about {per_image:.2f} GiB an image (estimated)")
+    share = max(1, config.train.batch // facts.processes)
+    accumulate = next(n for n in range(1, share + 1) if share % n == 0 and share / n <= fitting)
+    reasons.append(f"{counted(accumulate, 'micro-batch')}: about {per_image:.2f} GiB an image (estimated)")
     return replace(config, train=replace(config.train, accumulate=accumulate))
 
 
 def _sizes(config: Config, facts: Facts, reasons: list[str], *, batch: int, length: int, prototypes: int) -> Config:
-    """Batch, prototypes and length for the number of images; each at most what is given."""
-    largest = max(8, facts.data.images // 8)
-    fitted = min(batch, 1 << (largest.bit_length() - 1))
-    epochs = max(1, round(length / facts.data.images))
-    limit = 400 if facts.data.images >= ENOUGH else 200
-    seen = min(length, facts.data.images * limit)
-    reasons.append(f"batch {fitted}" + (f": an eighth of {facts.data.images} images" if fitted < batch else ""))
-    prototypes = min(prototypes, 1 << max(8, (facts.data.images // 20).bit_length()))
-    reasons.append(f"{prototypes} prototypes: about {max(1, facts.data.images // prototypes)} images for each")
-    reasons.append(f"{seen:,} images in all, {min(epochs, limit)} epochs")
+    """Batch, prototypes and length for the number of images; each at most what is given, but for what the user gave."""
+    images = facts.data.images
+    fitted = facts.batch or fitting_batch(batch, images, facts.processes)
+    reasons.append(f"batch {fitted}" + (", as asked" if facts.batch else _why_of_batch(fitted, batch, facts)))
+    prototypes = min(prototypes, fitting_prototypes(images))
+    each = images / prototypes
+    each = round(each) if each >= 10 else round(each, 1)
+    reasons.append(f"{prototypes} prototypes: about {counted(each, 'image')} for each")
+    seen = min(length, images * (400 if images >= ENOUGH else 200))
+    if facts.length is None:
+        reasons.append(f"{seen:,} images in all, {counted(max(1, round(seen / images)), 'epoch')}")
+    else:
+        reasons.append(f"{counted(facts.length.value, facts.length.unit.removesuffix('s'))}, as asked")
     return replace(
         config,
         head=replace(config.head, out_dim=prototypes, patch_out_dim=prototypes),
-        train=TrainConfig(length=duration(f"{seen} images"), batch=fitted),
+        train=TrainConfig(length=facts.length or duration(f"{seen} images"), batch=fitted),
         evaluate=EvaluateConfig(every=duration("10 percent")),
         log=LogConfig(every=20),
         checkpoint=CheckpointConfig(every=duration("5 percent"), keep_every=duration("0 epochs")),
     )
+
+
+def _why_of_batch(fitted: int, most: int, facts: Facts) -> str:
+    """Why a batch is not the largest one."""
+    images = facts.data.images
+    if fitting_batch(most, images) < most:
+        return f": at most an eighth of {images} images" if fitted * 8 <= images else f": {counted(images, 'image')}"
+    return f": equal shares of {facts.processes} processes" if fitted != most else ""
 
 
 def _colours(config: Config, facts: Facts, reasons: list[str]) -> Config:
@@ -137,9 +194,10 @@ def _colours(config: Config, facts: Facts, reasons: list[str]) -> Config:
 
 def _clocks(config: Config, facts: Facts, reasons: list[str]) -> Config:
     """Momentum, temperatures and warm-ups as shares of the run."""
-    steps = max(1, config.train.length.steps(batch=config.train.batch, steps_per_epoch=1, total_steps=1))
-    momentum = round(min(0.996, max(0.9, 1 - 31 / steps)), 4)
-    reasons.append(f"teacher momentum {momentum:g}: it remembers a thirtieth of the {steps} steps")
+    steps = derive(config, facts.data.images, facts.processes).total_steps
+    momentum = _momentum(steps, 31, 0.996)
+    memory = round(1 / (1 - momentum))
+    reasons.append(f"teacher momentum {momentum:g}: a memory of {memory} steps in a run of {counted(steps, 'step')}")
     warm = facts.data.images >= 100_000 and config.method.targets == "center"
     end = 0.07 if warm else 0.04
     reasons.append(

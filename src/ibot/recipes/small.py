@@ -99,7 +99,8 @@ def one_gpu() -> Config:
 def adapt() -> Config:
     """Continue from good weights on your own photographs (`--init`): slow clocks, and a guard that stops a decline.
 
-    Network, crops and head follow the weights; a new head first learns on the frozen backbone.
+    Network, crops and head follow the weights; a new head first learns on the frozen backbone. Below 2,048 images the
+    batch and the teacher's clock follow the data.
     """
     config = one_gpu()
     return replace(
