@@ -51,6 +51,7 @@ def test_configurations_survive_json(name):
 def test_numbers_come_with_their_nouns_in_the_right_number():
     said = [counted(1, "epoch"), counted(1.0, "image"), counted(2.9, "image"), counted(0, "step")]
     assert said == ["1 epoch", "1 image", "2.9 images", "0 steps"]
+    assert [counted(n, "query") for n in (0, 1, 2)] == ["0 queries", "1 query", "2 queries"]
     assert (counted(3, "process"), counted(2, "micro-batch")) == ("3 processes", "2 micro-batches")
 
 

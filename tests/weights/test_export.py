@@ -20,9 +20,9 @@ from ibot.weights import targets
 from ibot.weights.arguments import arguments_of
 from ibot.weights.card import model_card
 from ibot.weights.export import export_backbone, largest_difference, picture, views
-from ibot.weights.places import SUFFIXES
 from ibot.weights.read import KeyReport, Loaded, load
 from ibot.weights.said import understood
+from ibot.weights.suffixes import SUFFIXES
 from ibot.weights.targets import TARGETS, crop_share, processor, with_epsilon
 
 VIT = ModelConfig(width=64, depth=2, heads=2, patch=8)

@@ -26,7 +26,7 @@ from ibot.engine.processes import launched_processes
 from ibot.errors import INTERRUPTED, IbotError, ResourceError, UserError
 from ibot.eval.protocols import PROTOCOLS
 from ibot.output import Output, unwatched
-from ibot.weights.places import SUFFIXES
+from ibot.weights.suffixes import SUFFIXES
 
 FEATURE_CACHE = "~/.cache/ibot/features"
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ibot.cli.evaluate import print_notes
-from ibot.config.override import show
+from ibot.config.override import counted, show
 from ibot.errors import ResourceError, UserError
 from ibot.eval.protocols import PROTOCOLS
 from ibot.places import DISK_FULL
@@ -508,9 +508,3 @@ def _plot(table: Table, out: Path) -> None:
 def printable(text: str) -> str:
     """Text that any terminal takes: bytes of names that are no UTF-8 become escapes."""
     return text.encode("utf-8", "backslashreplace").decode()
-
-
-def counted(number: int, noun: str) -> str:
-    """A number with its noun in the singular or the plural."""
-    plural = noun[:-1] + "ies" if noun.endswith("y") else noun + "s"
-    return f"{number} {noun if number == 1 else plural}"

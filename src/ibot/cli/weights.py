@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ibot.errors import UserError, WeightsError, printable
-from ibot.weights.places import require_new
+from ibot.weights.suffixes import require_new
 
 
 def inspect(options: argparse.Namespace) -> int:

@@ -211,7 +211,7 @@ def show(value: Any) -> str:
 
 def counted(number: float, noun: str) -> str:
     """A number with its noun in the singular or the plural."""
-    plural = noun + ("es" if noun.endswith(("s", "tch")) else "s")
+    plural = noun[:-1] + "ies" if noun.endswith("y") else noun + ("es" if noun.endswith(("s", "tch")) else "s")
     return f"{show(number)} {noun if number == 1 else plural}"
 
 

@@ -24,8 +24,8 @@ from ibot.errors import UserError, WeightsError
 from ibot.models.backbone import build_backbone
 from ibot.models.vit import VisionTransformer
 from ibot.places import make_writable
-from ibot.weights.places import SUFFIXES, require_new
 from ibot.weights.read import Loaded
+from ibot.weights.suffixes import SUFFIXES, require_new
 from ibot.weights.targets import TARGETS, Forward, Prepare
 
 TOLERANCE = 1e-4
