@@ -50,7 +50,7 @@ def test_a_reported_fault_is_mended(name, tmp_path):
         ["bash", FAULTS / name / "repro.sh"], capture_output=True, text=True, env=environment, timeout=300
     )
     text = done.stdout
-    assert "Traceback" not in text and "ibot/" not in done.stderr, "a traceback of ours"
+    assert "Traceback" not in text and "src/ibot/" not in done.stderr, "a traceback of ours"
     for pattern in EXPECTED[name]:
         found = re.search(pattern, text, re.M)
         assert found, f"no {pattern!r} in {text!r} of\n{done.stdout}{done.stderr}"
