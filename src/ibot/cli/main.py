@@ -31,7 +31,7 @@ from ibot.weights.suffixes import SUFFIXES
 FEATURE_CACHE = "~/.cache/ibot/features"
 
 EPILOG = """\
-first steps:  ibot demo                       generated images, five minutes
+first steps:  ibot demo                       generated images, six minutes
               ibot pretrain auto --data DIR   on your own images
               ibot eval knn RUN --data DIR    measure what it learnt
 settings:     section.key=value, as listed by ibot recipes show NAME
