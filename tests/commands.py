@@ -9,7 +9,6 @@ import os
 import runpy
 import subprocess
 import sys
-import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -39,7 +38,8 @@ class Command:
     def returncode(self):
         return self.process.exitcode
 
-    poll = returncode.fget
+    def poll(self):
+        return self.returncode
 
     def send_signal(self, number):
         os.kill(self.pid, number)
@@ -104,7 +104,6 @@ def _ibot(*arguments):
 def _child(work, given, place, environment, folder):
     os.environ.clear()
     os.environ.update(environment)
-    time.tzset()
     os.chdir(place)
     for number, name in ((1, "stdout"), (2, "stderr")):
         file = os.open(Path(folder, name), os.O_WRONLY | os.O_CREAT)

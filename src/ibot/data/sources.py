@@ -13,6 +13,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from ibot.config.override import counted
 from ibot.config.schema import MAX_PIXELS
 from ibot.data.classes import absent_note, match_classes, twins_note
 from ibot.data.decode import Orientation, decode, holds_more
@@ -217,7 +218,9 @@ class _Found:
         """A sentence on each kind."""
         notes = passed_over_note(self.other_files)
         if self.other_folders:
-            notes.append(f"{_plural(self.other_folders, 'folder')} passed over: {counted(self.other_folders)}")
+            notes.append(
+                f"{counted(self.other_folders.total(), 'folder')} passed over: {_commonest(self.other_folders)}"
+            )
         if self.nested:
             notes.append(
                 f"all parts in {quoted(self.nested)} are read, those that seem to be held out too: "
@@ -278,7 +281,7 @@ def passed_over_note(kinds: Counter[str]) -> list[str]:
     if not kinds:
         return []
     remedy = " (pip install pillow-heif makes .heic readable)" if set(kinds) & set(FURTHER["HEIF"]) else ""
-    return [f"{_plural(kinds, 'file')} passed over: {counted(kinds)}{remedy}"]
+    return [f"{counted(kinds.total(), 'file')} passed over: {_commonest(kinds)}{remedy}"]
 
 
 def kind_of(name: str) -> str:
@@ -286,11 +289,7 @@ def kind_of(name: str) -> str:
     return "hidden or of the system" if is_litter(name, False) else extension(name) or "without extension"
 
 
-def _plural(kinds: Counter[str], noun: str) -> str:
-    return f"{kinds.total()} {noun}{'' if kinds.total() == 1 else 's'}"
-
-
-def counted(kinds: Counter[str], limit: int = 5) -> str:
+def _commonest(kinds: Counter[str], limit: int = 5) -> str:
     """The most frequent kinds with their numbers, and how many other kinds there are."""
     shown = ", ".join(f"{count} {printable(kind)}" for kind, count in kinds.most_common(limit))
     return shown + (f" and {len(kinds) - limit} other kinds" if len(kinds) > limit else "")
@@ -333,4 +332,4 @@ def what_is_there(folder: Path) -> str:
     for _, _, files in os.walk(folder):
         folders += 1
         kinds.update(extension(name) or "without extension" for name in files)
-    return f"looked into {folders} folders and saw {counted(kinds, 4) or 'no files'}"
+    return f"looked into {folders} folders and saw {_commonest(kinds, 4) or 'no files'}"
