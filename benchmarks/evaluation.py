@@ -27,9 +27,9 @@ import torch
 
 from benchmarks.rounds import interleaved, machine, ratios, shown, verdict
 from ibot.cli.main import main as ibot
-from ibot.config.evaluation import SWEEP
-from ibot.eval.linear import LinearSweep
-from ibot.eval.nearest import nearest
+from ibot.eval.neighbours.nearest import nearest
+from ibot.eval.probes.linear_sweep import LinearSweep
+from ibot.eval.probes.settings import SWEEP
 
 COUNT, WIDTH, CLASSES, BATCH = 100_000, 384, 100, 1024
 

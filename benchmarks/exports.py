@@ -26,8 +26,8 @@ from torch import Tensor
 import ibot
 from ibot.config.schema import ModelConfig
 from ibot.data.pixels import normalize
-from ibot.data.sources import ImageSource
-from ibot.eval.views import View
+from ibot.data.sets.scan import ImageSource
+from ibot.eval.features.views import View
 from ibot.models.backbone import build_backbone
 from ibot.weights.export import export_backbone
 from ibot.weights.read import KeyReport, Loaded, load

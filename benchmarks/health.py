@@ -14,7 +14,6 @@ from functools import partial
 import torch
 
 from benchmarks.step import VALUES, make_batch
-from ibot.engine.device import autocast, choose_precision
 from ibot.engine.health import HealthMonitor
 from ibot.engine.optimizer import build_optimizer
 from ibot.engine.schedule import Schedules
@@ -23,6 +22,7 @@ from ibot.method import step as method_step
 from ibot.method.losses import teacher_probs
 from ibot.method.model import StudentTeacher
 from ibot.recipes import recipe
+from ibot.system.device import autocast, choose_precision
 
 
 def main() -> None:

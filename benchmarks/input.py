@@ -23,7 +23,7 @@ from torchvision import transforms as T
 from ibot.config.override import apply
 from ibot.config.schema import Config
 from ibot.data.loader import MicroBatches
-from ibot.data.sources import scan
+from ibot.data.sets.scan import scan
 from ibot.recipes import recipe
 
 

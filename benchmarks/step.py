@@ -33,10 +33,10 @@ from benchmarks.rounds import interleaved, machine, ratios, shown, spread, verdi
 from ibot.config.override import apply
 from ibot.config.schema import Config
 from ibot.data.masks import make_masks
-from ibot.engine.device import autocast
 from ibot.engine.optimizer import build_optimizer
 from ibot.engine.update import Update
 from ibot.method.model import StudentTeacher
+from ibot.system.device import autocast
 from ibot.types import Batch, StepValues
 
 VALUES = StepValues(1e-4, 0.04, 0.996, 0.05, 0.05, False)

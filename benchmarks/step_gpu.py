@@ -16,11 +16,11 @@ import torch
 from benchmarks.step import VALUES, make_batch
 from ibot.config.override import apply
 from ibot.config.schema import Config
-from ibot.engine.device import autocast, describe_device
 from ibot.engine.loop import to_device
 from ibot.engine.optimizer import build_optimizer
 from ibot.engine.update import Update
 from ibot.method.model import StudentTeacher
+from ibot.system.device import autocast, describe_device
 
 
 def main() -> None:

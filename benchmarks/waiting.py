@@ -21,8 +21,8 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
-from ibot.cli.waiting import CHOICES
 from ibot.data.scenes import write_folder
+from ibot.system.waiting import CHOICES
 
 WAYS = {
     "unset": None,  # `ibot` would choose, so the runs start below its command line

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from ibot.cli.waiting import spin_shortly
+from ibot.system.waiting import spin_shortly
 
 spin_shortly()  # before torch is loaded, here and in the processes that tests start
 

@@ -47,7 +47,7 @@ HEAVY = (
 """What most tests import, but for `ibot` itself: that must come from the copy."""
 ALSO = {
     "method": ("method/test_model.py", "paper/test_golden.py"),
-    "engine/device.py": ("cli/test_plan.py", "engine/test_loop.py"),
+    "system/device.py": ("cli/test_plan.py", "engine/test_loop.py"),
     "engine/optimizer.py": ("method/test_model.py", "paper/test_golden.py"),
     "engine/schedule.py": ("paper/test_golden.py", "engine/test_loop.py"),
     "engine/trial.py": ("cli/test_plan.py",),

@@ -9,9 +9,9 @@ __version__ = "0.1.0"
 
 _LAZY = {
     "load_backbone": "ibot.weights.read",
-    "scan": "ibot.data.sources",
-    "extract_features": "ibot.eval.features",
-    "knn_accuracy": "ibot.eval.knn",
+    "scan": "ibot.data.sets.scan",
+    "extract_features": "ibot.eval.features.tokens",
+    "knn_accuracy": "ibot.eval.neighbours.vote",
     "train": "ibot.engine.loop",
     "recipe": "ibot.recipes",
     "apply": "ibot.config.override",

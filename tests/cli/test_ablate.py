@@ -13,9 +13,9 @@ from ibot.cli.main import main
 from ibot.config.override import apply
 from ibot.config.resolve import check
 from ibot.data.scenes import write_folder
-from ibot.engine.run import append_jsonl
 from ibot.recipes import recipe
 from ibot.recipes.ablations import ABLATIONS
+from ibot.system.jsonl import append_jsonl
 
 SMALL = ["model.width=24", "model.depth=1", "model.heads=2", "head.out_dim=32", "head.patch_out_dim=32",
          "head.hidden_dim=16", "head.bottleneck_dim=8", "train.batch=8", "train.length=2 steps", "system.workers=0",

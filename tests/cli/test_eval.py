@@ -18,12 +18,12 @@ from safetensors.torch import save_file
 
 from ibot.cli.evaluate import batch_of
 from ibot.cli.main import main
-from ibot.config.evaluation import LinearSettings
 from ibot.config.override import apply, settings_of, to_plain
 from ibot.config.schema import ModelConfig
 from ibot.data.scenes import write_folder
-from ibot.eval import cache
+from ibot.eval.features import cache
 from ibot.eval.linear_classifier import load_classifier
+from ibot.eval.probes.settings import LinearSettings
 from ibot.method.model import Teacher
 from ibot.models.backbone import build_backbone
 from ibot.recipes import recipe
@@ -86,7 +86,7 @@ def test_a_user_s_small_folder_gets_every_frozen_protocol(world, tmp_path, capsy
 
 def test_a_second_run_with_other_settings_reads_the_features(world, tmp_path, monkeypatch):
     assert evaluate(world, tmp_path, "knn") == 0
-    monkeypatch.setattr("ibot.eval.cache.compute", lambda *_: pytest.fail("the network ran again"))
+    monkeypatch.setattr("ibot.eval.features.cache.compute", lambda *_: pytest.fail("the network ran again"))
     assert evaluate(world, tmp_path, "knn", "k=3,5", "temperature=0.1") == 0
     assert evaluate(world, tmp_path, "logistic") == 0
     rows = records(tmp_path)
@@ -139,7 +139,7 @@ def test_help_ends_its_lines_between_values():
 
 def test_clean_mode_never_looks_at_the_reported_labels(world, tmp_path, monkeypatch):
     """Whatever the validation labels are, the same rate and classifier are chosen."""
-    from ibot.eval.protocols import linear
+    from ibot.eval.probes import linear
 
     plain_hits, chosen = linear.hits, []
 
@@ -175,8 +175,8 @@ def test_the_saved_classifier_gives_the_reported_accuracy(world, tmp_path):
     assert evaluate(world, tmp_path, "linear", "augment=none", "epochs=4", "features=n2m0,n1m2,n1m1") == 0
     rows = records(tmp_path)
     assert [row["settings"]["features"] for row in rows] == ["n2m0", "n1m2", "n1m1"]
-    from ibot.data.labelled_folders import open_folder
     from ibot.data.pixels import normalize
+    from ibot.data.sets.class_folders import open_folder
 
     val = open_folder(world / "data" / "val")
     views = normalize(torch.from_numpy(np.stack([val.read(i) for i in range(60)])).permute(0, 3, 1, 2))
@@ -348,7 +348,7 @@ def test_a_rate_that_few_images_chose_is_noted(world, tmp_path, capsys):
 
 @pytest.mark.parametrize("quiet", [False, True])
 def test_a_linear_probe_that_goes_on_says_so(world, tmp_path, monkeypatch, capsys, quiet):
-    from ibot.eval.protocols import linear
+    from ibot.eval.probes import linear
 
     factor = linear.cosine_factor
     monkeypatch.setattr(
@@ -421,16 +421,16 @@ def test_images_that_cannot_be_read_are_named(world, tmp_path, capsys):
 
 
 def test_all_runs_what_the_data_allow_and_names_the_rest(world, tmp_path, capsys, monkeypatch):
-    from ibot.eval import protocols
+    from ibot.eval import registry as protocols
 
-    chosen = {name: protocols.PROTOCOLS[name] for name in ("knn", "logistic", "cluster")}
-    monkeypatch.setattr("ibot.cli.evaluate.PROTOCOLS", chosen)
-    monkeypatch.setattr("ibot.eval.protocols.logistic.probe", _fail)
+    chosen = {name: protocols.EVALUATIONS[name] for name in ("knn", "logistic", "cluster")}
+    monkeypatch.setattr("ibot.cli.evaluate.EVALUATIONS", chosen)
+    monkeypatch.setattr("ibot.eval.probes.logistic.probe", _fail)
     assert evaluate(world, tmp_path, "all") == 0
     captured = capsys.readouterr()
     assert {row["protocol"] for row in records(tmp_path)} == {"knn", "cluster"}
     assert "logistic: cannot" in captured.err
-    monkeypatch.setattr("ibot.eval.protocols.knn.scores", _fail)
+    monkeypatch.setattr("ibot.eval.probes.knn.scores", _fail)
     assert evaluate(world, tmp_path, "all", "--again", "--skip", "cluster") == 2, "nothing ran"
     assert evaluate(world, tmp_path, "all", "--skip", "clusters") == 2
     assert "clusters" in capsys.readouterr().err
@@ -439,10 +439,12 @@ def test_all_runs_what_the_data_allow_and_names_the_rest(world, tmp_path, capsys
 @pytest.fixture
 def interrupted(world, tmp_path, monkeypatch, capsys):
     """`eval all` on two protocols, stopped in the second, which would work now."""
-    from ibot.eval import protocols
-    from ibot.eval.protocols import cluster
+    from ibot.eval import registry as protocols
+    from ibot.eval.probes import cluster
 
-    monkeypatch.setattr("ibot.cli.evaluate.PROTOCOLS", {name: protocols.PROTOCOLS[name] for name in ("knn", "cluster")})
+    monkeypatch.setattr(
+        "ibot.cli.evaluate.EVALUATIONS", {name: protocols.EVALUATIONS[name] for name in ("knn", "cluster")}
+    )
     run = cluster.run
     monkeypatch.setattr(cluster, "run", _interrupt)
     assert evaluate(world, tmp_path, "all", "--json") == 130

@@ -18,7 +18,7 @@ def test_a_plan_names_time_memory_and_disk_and_leaves_nothing(tmp_path, capsys, 
 
 
 def test_a_plan_beyond_the_memory_names_the_setting_that_helps(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("ibot.engine.device.device_memory", lambda device: 0.01)
+    monkeypatch.setattr("ibot.system.device.device_memory", lambda device: 0.01)
     write_folder(tmp_path / "data", train=64, val=0, seed=0, size=32)
     assert main(["plan", "tiny32", "--data", str(tmp_path / "data"), "train.batch=32", "--epochs", "3"]) == 0
     note = re.search(r"note   more than the 0 GiB here: train.accumulate=(\d+)", capsys.readouterr().out)

@@ -15,11 +15,11 @@ from ibot.cli import main as command
 from ibot.cli.evaluate import cache_folder
 from ibot.cli.main import FEATURE_CACHE, main
 from ibot.cli.refused import lack, refusal
-from ibot.engine import distributed
 from ibot.errors import ResourceError, UserError
 from ibot.models.backbone import build_backbone
-from ibot.places import make_writable
 from ibot.recipes import recipe
+from ibot.system import distributed
+from ibot.system.places import make_writable
 
 SMALL = [
     "model.width=24", "model.depth=1", "model.heads=2", "head.out_dim=32", "head.patch_out_dim=32",
@@ -129,7 +129,7 @@ def test_the_launcher_itself_may_be_refused_a_place(world, monkeypatch, capsys):
     def launch(count, arguments):
         raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']")
 
-    monkeypatch.setattr("ibot.engine.launch.launch", launch)
+    monkeypatch.setattr("ibot.system.launch.launch", launch)
     assert main(["pretrain", "tiny32", "--data", str(world / "data"), "--processes", "2"]) == 2
     assert "TMPDIR" in capsys.readouterr().err
 

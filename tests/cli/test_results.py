@@ -13,7 +13,7 @@ from PIL import Image
 from ibot.cli import results
 from ibot.cli.main import main
 from ibot.data.scenes import write_folder
-from ibot.engine.run import append_jsonl
+from ibot.system.jsonl import append_jsonl
 from ibot.types import ResultRecord
 
 
@@ -349,7 +349,7 @@ def test_markdown_is_a_table(show, tmp_path):
 
 def test_the_plot_has_a_bar_for_each_number_with_its_interval(show, tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
-    from ibot.show import results as pictures
+    from ibot.report import chart as pictures
 
     drawn = []
     draw = pictures._draw
@@ -364,7 +364,7 @@ def test_the_plot_has_a_bar_for_each_number_with_its_interval(show, tmp_path, mo
 
 def test_bars_of_several_weights_of_a_run_have_names_of_their_own(show, tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
-    from ibot.show import results as pictures
+    from ibot.report import chart as pictures
 
     groups = {}
     monkeypatch.setattr(pictures, "results_picture", lambda given, path: groups.update(given))

@@ -20,11 +20,11 @@ from ibot.cli import search
 from ibot.cli.main import build_parser, main
 from ibot.config.schema import ModelConfig
 from ibot.data.scenes import write_folder
-from ibot.data.sources import scan
-from ibot.eval import search as features_search
-from ibot.eval.features import extract_features
+from ibot.data.sets.scan import scan
+from ibot.eval.features.tokens import extract_features
+from ibot.explore import resemblance as features_search
+from ibot.explore.page import Duplicates, Findings, Group, Picture
 from ibot.models.backbone import build_backbone
-from ibot.show.gallery import Duplicates, Findings, Group, Picture
 from ibot.weights.export import export_backbone
 from ibot.weights.read import KeyReport, Loaded, load_backbone
 
@@ -291,7 +291,7 @@ def test_a_square_of_the_padding_ends_with_the_view():
 
 
 def search_view(size):
-    from ibot.eval.views import View
+    from ibot.eval.features.views import View
 
     return View(size)
 

@@ -6,9 +6,9 @@ from ibot.cli.main import build_parser, main
 from ibot.cli.train import began_with_batch, default_folder, prepare
 from ibot.config.override import apply, to_plain
 from ibot.data.scenes import write_folder
-from ibot.engine.processes import Processes
-from ibot.engine.run import write_json
 from ibot.recipes import recipe
+from ibot.system.jsonl import write_json
+from ibot.system.processes import Processes
 
 
 @pytest.mark.parametrize("name, folder", [("tiny32", "be6e7ad2"), ("one_gpu", "b2804565"), ("vit_s16", "119dd3b5")])

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from ibot.cli.waiting import CHOICES, SHORT, in_force, spin_shortly
+from ibot.system.waiting import CHOICES, SHORT, in_force, spin_shortly
 
 CLEAN = {name: value for name, value in os.environ.items() if name not in CHOICES}
 

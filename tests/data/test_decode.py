@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from ibot.data.decode import UnreadableImage, decode, decode_file, holds_more, open_image
-from ibot.data.sources import scan
+from ibot.data.sets.scan import scan
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from PIL import Image
 from ibot.data import formats
 from ibot.data.decode import decode
 from ibot.data.formats import extensions, is_image
-from ibot.data.sources import scan
+from ibot.data.sets.scan import scan
 
 PHOTO = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
 
@@ -52,7 +52,7 @@ def test_files_without_an_extension_are_taken_by_their_first_bytes(tmp_path, kin
 
 
 def test_archives_are_read_by_the_same_rule(tmp_path, tar, named_classes):
-    from ibot.data.labelled_tars import open_tars
+    from ibot.data.sets.tars import open_tars
 
     path = tar(tmp_path / "a.tar", "cat/1.jfif", "dog/1", "dog/@eaDir/2.jpg", **{"dog/README": "text"})
     assert named_classes(open_tars([path])) == ["cat", "dog"]

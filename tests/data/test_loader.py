@@ -24,7 +24,7 @@ from ibot.data.masks import make_masks
 from ibot.data.pairs import make_pairs
 from ibot.data.params import view_params
 from ibot.data.pixels import render
-from ibot.data.sources import scan
+from ibot.data.sets.scan import scan
 from ibot.errors import ConfigError, DataError
 from ibot.rng import Purpose, permutation, uniform
 
@@ -150,7 +150,7 @@ def test_python_ends_while_batches_are_still_wanted(source):
     script = f"""
 from ibot.config.schema import AugmentConfig, Config, SystemConfig, TrainConfig
 from ibot.data.loader import Loader
-from ibot.data.sources import scan
+from ibot.data.sets.scan import scan
 augment = AugmentConfig(num_local=2, global_size=(16, 16), local_size=(8, 8))
 config = Config(augment=augment, train=TrainConfig(batch=8), system=SystemConfig(workers=2, device="cpu"))
 batches = iter(Loader(config, scan({str(source.root)!r}), grid=(4, 4)))

@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from ibot.data.scenes import CLASSES, draw_scene, write_folder
-from ibot.data.sources import labelled_sets
+from ibot.data.sets.scan import labelled_sets
 
 
 def test_a_scene_is_a_function_of_its_numbers():

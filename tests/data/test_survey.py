@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ibot.data.sources import scan
+from ibot.data.sets.scan import scan
 from ibot.data.survey import survey
 from ibot.errors import DataError
 

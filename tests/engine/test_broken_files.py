@@ -9,7 +9,7 @@ from PIL import Image
 from ibot.config.override import apply
 from ibot.data.scenes import draw_scene
 from ibot.engine.loop import train
-from ibot.engine.run import read_jsonl
+from ibot.system.jsonl import read_jsonl
 
 
 def mixed_folder(shared_data, root):

@@ -7,7 +7,12 @@ import pytest
 import torch
 
 from ibot.engine import checkpoint
-from ibot.engine.checkpoint import find_checkpoint, load_checkpoint, remove_leftovers, save_checkpoint
+from ibot.engine.checkpoint import (
+    find_checkpoint,
+    load_checkpoint,
+    remove_leftovers,
+    save_checkpoint,
+)
 from ibot.engine.loop import train
 from ibot.engine.optimizer import build_optimizer
 from ibot.errors import ResourceError, WeightsError

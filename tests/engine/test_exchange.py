@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from ibot.cli.main import main
 from ibot.engine.exchange import convert_checkpoint, export_checkpoint
 from ibot.engine.loop import train
-from ibot.engine.run import read_jsonl
 from ibot.errors import WeightsError
+from ibot.system.jsonl import read_jsonl
 from ibot.weights.read import load_backbone
 
 FOLDER = Path(os.environ.get("IBOT_GOLDEN", Path(__file__).parents[1] / "golden"))

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from ibot.config.override import apply
-from ibot.engine.device import choose_device, choose_precision
 from ibot.engine.loop import train
-from ibot.engine.run import read_jsonl
-from ibot.eval.knn import knn_accuracy
+from ibot.eval.neighbours.vote import knn_accuracy
+from ibot.system.device import choose_device, choose_precision
+from ibot.system.jsonl import read_jsonl
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 

@@ -12,7 +12,7 @@ from ibot.engine import health
 from ibot.engine.health import HealthMonitor, spectrum
 from ibot.engine.schedule import Schedules
 from ibot.engine.update import UpdateOutput
-from ibot.eval.spectrum import effective_rank
+from ibot.eval.features.spectrum import effective_rank
 from ibot.recipes import recipe
 from ibot.types import Batch
 

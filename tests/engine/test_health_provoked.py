@@ -8,9 +8,9 @@ from PIL import Image
 from ibot.config.override import apply
 from ibot.data.scenes import draw_scene
 from ibot.engine import loop
-from ibot.engine.run import read_jsonl
 from ibot.errors import TrainingStopped
 from ibot.recipes import recipe
+from ibot.system.jsonl import read_jsonl
 
 SMALL = [
     "model.width=48", "model.depth=2", "model.heads=2", "head.hidden_dim=96", "head.bottleneck_dim=32",

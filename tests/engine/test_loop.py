@@ -15,11 +15,12 @@ from commands import start_script
 from safetensors.torch import load_file
 
 from ibot.config.override import apply, to_plain
-from ibot.engine import distributed, loop
+from ibot.engine import loop
 from ibot.engine.checkpoint import find_checkpoint
 from ibot.engine.loop import train
-from ibot.engine.run import read_jsonl
 from ibot.errors import DataError, RunError, TrainingStopped, UserError
+from ibot.system import distributed
+from ibot.system.jsonl import read_jsonl
 from ibot.types import ResultRecord
 
 

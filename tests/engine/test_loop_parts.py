@@ -12,7 +12,7 @@ import torch
 from ibot.config.override import apply
 from ibot.config.schema import duration
 from ibot.data.masks import masks_from_map
-from ibot.data.sources import scan
+from ibot.data.sets.scan import scan
 from ibot.engine import loop
 from ibot.engine.health import HealthReport, Verdict
 from ibot.engine.loop import (
@@ -28,9 +28,9 @@ from ibot.engine.loop import (
     train,
     write_log,
 )
-from ibot.engine.processes import Processes
-from ibot.engine.run import read_jsonl
 from ibot.errors import TrainingStopped
+from ibot.system.jsonl import read_jsonl
+from ibot.system.processes import Processes
 from ibot.types import Batch, ResultRecord, RunState, StepValues
 
 VALUES = StepValues(0.1, 0.2, 0.3, 0.4, 0.5, False)

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from ibot.cli.main import main
-from ibot.engine.run import read_jsonl
+from ibot.system.jsonl import read_jsonl
 
 STEPS = 3
 NAMES = ["vit_s16", "swin_t7", "swin_t14", "vit_b16_rand", "vit_b16_in22k", "vit_l16"]

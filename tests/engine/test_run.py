@@ -12,9 +12,10 @@ import pytest
 from ibot.config.override import apply
 from ibot.engine import run as run_module
 from ibot.engine.logging import Progress, TensorBoard
-from ibot.engine.processes import Processes
-from ibot.engine.run import RunFolder, read_config, read_jsonl, write_json
+from ibot.engine.run import RunFolder, read_config
 from ibot.errors import RunError
+from ibot.system.jsonl import read_jsonl, write_json
+from ibot.system.processes import Processes
 from ibot.types import ResultRecord
 
 INFO = {"root": "x", "images": 3, "classes": 0, "names_sha256": "abc"}

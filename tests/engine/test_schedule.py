@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from ibot.config.schema import Config, MaskConfig, MethodConfig, OptimConfig, TrainConfig
-from ibot.engine.schedule import Schedules, cosine, ramp
+from ibot.curves import cosine, ramp
+from ibot.engine.schedule import Schedules
 
 
 def published(base, final, total, warmup=0):

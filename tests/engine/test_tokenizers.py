@@ -12,16 +12,22 @@ from ibot.config.override import apply
 from ibot.data.decode import decode
 from ibot.data.masks import masks_from_map
 from ibot.data.pixels import evaluation_view
-from ibot.data.sources import scan
+from ibot.data.sets.scan import scan
 from ibot.engine import tokenizers
 from ibot.engine.checkpoint import load_checkpoint
 from ibot.engine.loop import train
 from ibot.engine.optimizer import build_optimizer
-from ibot.engine.processes import Processes
-from ibot.engine.run import read_jsonl
-from ibot.engine.tokenizers import build_tokenizer, cluster, sample_patches, tokenizer_size, with_tokenizer
+from ibot.engine.tokenizers import (
+    build_tokenizer,
+    cluster,
+    sample_patches,
+    tokenizer_size,
+    with_tokenizer,
+)
 from ibot.errors import ConfigError, WeightsError
 from ibot.method.model import StudentTeacher
+from ibot.system.jsonl import read_jsonl
+from ibot.system.processes import Processes
 
 
 def test_k_means_finds_separate_groups_and_repeats():

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ibot.config.override import apply
-from ibot.data.sources import scan
+from ibot.data.sets.scan import scan
 from ibot.engine import trial
 from ibot.engine.checkpoint import save_checkpoint
 from ibot.engine.optimizer import build_optimizer

@@ -13,15 +13,15 @@ from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ibot.config.schema import ModelConfig
-from ibot.data.labels import ArrayImages
-from ibot.data.open_labelled import open_labelled
 from ibot.data.pixels import normalize
 from ibot.data.scenes import write_folder
-from ibot.eval.cache import weights_hash
-from ibot.eval.features import CLASS_TOKEN
+from ibot.data.sets.labelled import ArrayImages
+from ibot.data.sets.open import open_labelled
+from ibot.eval.context import Context
+from ibot.eval.features.cache import weights_hash
+from ibot.eval.features.tokens import CLASS_TOKEN
+from ibot.eval.features.views import View
 from ibot.eval.linear_classifier import LinearClassifier
-from ibot.eval.protocol import Context
-from ibot.eval.views import View
 from ibot.models.backbone import build_backbone
 from ibot.weights.read import KeyReport, Loaded
 

@@ -9,9 +9,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from ibot.errors import WeightsError
-from ibot.eval.features import Feature
+from ibot.eval.features.tokens import Feature
+from ibot.eval.features.views import View
 from ibot.eval.linear_classifier import LinearClassifier, load_classifier
-from ibot.eval.views import View
 
 
 @pytest.mark.parametrize(

@@ -22,12 +22,13 @@ from ibot.cli.main import main
 from ibot.config.override import apply, assign, to_plain
 from ibot.config.schema import ModelConfig
 from ibot.data.scenes import write_folder
-from ibot.eval import protocols
-from ibot.eval.classifier import Classifier
-from ibot.eval.finetune import _identity as identity
-from ibot.eval.finetune_plan import plan_steps
-from ibot.eval.finetune_settings import sane_settings
-from ibot.eval.protocols import corruptions, semi
+from ibot.eval import registry as protocols
+from ibot.eval.probes import semi
+from ibot.eval.robustness import corruptions
+from ibot.eval.tune.network import Classifier
+from ibot.eval.tune.settings import sane_settings
+from ibot.eval.tune.step_plan import plan_steps
+from ibot.eval.tune.training import _identity as identity
 from ibot.method.model import Teacher
 from ibot.models.backbone import build_backbone
 from ibot.models.layers import DropPath
@@ -42,17 +43,17 @@ VARIANTS = ("original", "mixed_same", "mixed_rand", "only_bg_t")
 
 @dataclass(frozen=True)
 class Case:
-    """A protocol with settings, in the place of an entry of PROTOCOLS."""
+    """A protocol with settings, in the place of an entry of EVALUATIONS."""
 
     name: str
     settings: tuple[str, ...] = ()
     mode: str = "clean"
 
     def defaults(self, context):
-        return assign(protocols.PROTOCOLS[self.name].defaults(context), self.settings, "")
+        return assign(protocols.EVALUATIONS[self.name].defaults(context), self.settings, "")
 
     def load(self):
-        run = protocols.PROTOCOLS[self.name].load()
+        run = protocols.EVALUATIONS[self.name].load()
         return lambda context, settings: run(replace(context, mode=self.mode, batch=BATCH), settings)
 
 
@@ -118,7 +119,7 @@ def world(tmp_path_factory):
 def run_cases(patch):
     """All cases from the current folder, one after the other; the long ones that `semi` runs are made short."""
     cases = [*CASES, GENERATED] if find_spec("imagecorruptions") else CASES
-    patch.setattr(evaluate, "PROTOCOLS", {f"case {i}": case for i, case in enumerate(cases)})
+    patch.setattr(evaluate, "EVALUATIONS", {f"case {i}": case for i, case in enumerate(cases)})
     patch.setattr(semi, "LinearSettings", partial(semi.LinearSettings, epochs=2, rates=(0.01, 0.3)))
     patch.setattr(semi, "sane_settings", lambda *given: replace(sane_settings(*given), epochs=2, init_scale=1.0))
     return evaluate_all()
@@ -208,7 +209,7 @@ def test_an_evaluation_that_was_cut_off_goes_on(world, tmp_path, monkeypatch):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     cases = [Case("knn"), Case("transfer", ("epochs=1",)), STORED]
-    monkeypatch.setattr(evaluate, "PROTOCOLS", {case.name: case for case in cases})
+    monkeypatch.setattr(evaluate, "EVALUATIONS", {case.name: case for case in cases})
     monkeypatch.setattr(corruptions, "SAVE_SECONDS", 0)
     score, scored = corruptions.score_images, []
 
@@ -220,13 +221,13 @@ def test_an_evaluation_that_was_cut_off_goes_on(world, tmp_path, monkeypatch):
 
     monkeypatch.setattr(corruptions, "score_images", third_is_cut_off)
     assert evaluate_all("cut") == 130
-    monkeypatch.setattr("ibot.eval.cache.compute", lambda *_: pytest.fail("the network ran again"))
-    monkeypatch.setattr("ibot.eval.finetune._Run.update", lambda *_: pytest.fail("the network was tuned again"))
+    monkeypatch.setattr("ibot.eval.features.cache.compute", lambda *_: pytest.fail("the network ran again"))
+    monkeypatch.setattr("ibot.eval.tune.training._Run.update", lambda *_: pytest.fail("the network was tuned again"))
     assert evaluate_all("cut") == 0
     assert scored == ["clean", "snow 1", "snow 2", "snow 2", "fog 1", "fog 2"]
     assert not list(Path("cut").glob("*.state")) and not list(Path("cut").glob("all-*"))
     assert [record["protocol"] for record in records(Path("cut"))].count("transfer") == 1
-    monkeypatch.setattr(evaluate, "PROTOCOLS", {"corruptions": STORED})
+    monkeypatch.setattr(evaluate, "EVALUATIONS", {"corruptions": STORED})
     assert evaluate_all("whole") == 0 and len(scored) == 11
     whole = records(Path("whole"))
     assert records(Path("cut"))[-len(whole) :] == whole

@@ -10,7 +10,15 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ibot.config.resolve import check
-from ibot.config.schema import AugmentConfig, Config, HeadConfig, MethodConfig, ModelConfig, OptimConfig, TrainConfig
+from ibot.config.schema import (
+    AugmentConfig,
+    Config,
+    HeadConfig,
+    MethodConfig,
+    ModelConfig,
+    OptimConfig,
+    TrainConfig,
+)
 from ibot.data.masks import masks_from_map
 from ibot.engine.optimizer import build_optimizer
 from ibot.engine.update import Update

@@ -9,7 +9,7 @@ import pytest
 from ibot.cli.main import build_parser
 from ibot.config.override import apply
 from ibot.config.schema import Config
-from ibot.eval.protocols import PROTOCOLS
+from ibot.eval.registry import EVALUATIONS
 from ibot.recipes import RECIPES
 from ibot.recipes.ablations import ABLATIONS
 
@@ -77,7 +77,7 @@ def place_exists(text: str) -> bool:
 def command_exists(text: str) -> bool:
     command, *rest = text.split()[1:]
     if command == "eval":
-        return rest[0] in PROTOCOLS
+        return rest[0] in EVALUATIONS
     if command == "ablate":
         return not rest or rest[0] in ABLATIONS
     if command == "pretrain":
@@ -89,7 +89,7 @@ def setting_exists(text: str) -> bool:
     if "=" in text:
         return apply(Config(), [text]) is not None
     section, _, key = text.partition(".")
-    protocols = {field for protocol in PROTOCOLS.values() for field in protocol.settings.__slots__}
+    protocols = {field for protocol in EVALUATIONS.values() for field in protocol.settings.__slots__}
     return hasattr(getattr(Config(), section, None), key) if key else text in protocols
 
 

@@ -7,8 +7,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from ibot.config.schema import AugmentConfig, Config, HeadConfig, MaskConfig, MethodConfig, ModelConfig, TrainConfig
-from ibot.engine.schedule import Schedules, cosine
+from ibot.config.schema import (
+    AugmentConfig,
+    Config,
+    HeadConfig,
+    MaskConfig,
+    MethodConfig,
+    ModelConfig,
+    TrainConfig,
+)
+from ibot.curves import cosine
+from ibot.engine.schedule import Schedules
 from ibot.method.model import Student, Teacher
 from ibot.models.backbone import build_backbone
 from ibot.models.head import ProjectionHead

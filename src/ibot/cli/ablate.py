@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ibot.engine.launch import ENDED, code_of, forwarding
-from ibot.engine.run import read_jsonl
 from ibot.errors import ConfigError, DataError, IbotError
 from ibot.recipes.ablations import ABLATIONS, Ablation, Row
+from ibot.system.jsonl import read_jsonl
+from ibot.system.launch import ENDED, code_of, forwarding
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,8 +20,8 @@ from ibot.types import ResultRecord
 if TYPE_CHECKING:
     from torch import nn
 
-    from ibot.data.sources import ImageSource
-    from ibot.eval.features import Features
+    from ibot.data.sets.scan import ImageSource
+    from ibot.eval.features.tokens import Features
     from ibot.models.backbone import BackboneModule
 
 TRAIN_IMAGES, VAL_IMAGES = 12000, 2000
@@ -39,10 +39,10 @@ CONTROLS = {
 def run(options: argparse.Namespace) -> int:
     """Draw scenes, evaluate the random network, pre-train, evaluate again, print both and write a picture."""
     from ibot.data.scenes import CLASSES, write_folder
-    from ibot.data.sources import labelled_sets
-    from ibot.engine.device import choose_device
+    from ibot.data.sets.scan import labelled_sets
     from ibot.engine.loop import train
-    from ibot.engine.run import read_jsonl
+    from ibot.system.device import choose_device
+    from ibot.system.jsonl import read_jsonl
     from ibot.weights.read import load_backbone
 
     began = time.perf_counter()
@@ -122,8 +122,8 @@ def print_comparison(
 def _row(
     backbone: BackboneModule, sets: tuple[ImageSource, ImageSource], config: Config
 ) -> tuple[float, dict[int, float], float]:
-    from ibot.eval.features import extract_features
-    from ibot.eval.spectrum import effective_rank, whiten
+    from ibot.eval.features.spectrum import effective_rank, whiten
+    from ibot.eval.features.tokens import extract_features
 
     bank, queries = (extract_features(backbone, part, size=config.augment.global_size) for part in sets)
     white = {}
@@ -136,7 +136,7 @@ def _row(
 
 def accuracy(bank: Features, queries: Features, config: Config) -> float:
     """Top-1 of the vote among the features as they are, l2-normalised."""
-    from ibot.eval.knn import knn_accuracy
+    from ibot.eval.neighbours.vote import knn_accuracy
 
     k, temperature = config.evaluate.k, config.evaluate.temperature
     return knn_accuracy(bank, test=queries, ks=k, temperature=temperature)[k].top1
@@ -148,7 +148,7 @@ def pixel_accuracy(sets: tuple[ImageSource, ImageSource], config: Config) -> flo
     import torch
 
     from ibot.data.decode import decode
-    from ibot.eval.features import Features
+    from ibot.eval.features.tokens import Features
 
     pixels = []
     for part in sets:

@@ -9,8 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
 import ibot
-from ibot.cli.waiting import in_force
-from ibot.machine import usable_cores
+from ibot.system.machine import usable_cores
+from ibot.system.waiting import in_force
 
 OPTIONAL = {"tensorboard": "log", "matplotlib": "show"}
 
@@ -19,7 +19,7 @@ def run(options: argparse.Namespace) -> int:
     """Print versions, devices, precision, cores, disk and optional packages, with advice where something is missing."""
     import torch
 
-    from ibot.engine.device import choose_device, choose_precision, describe_device
+    from ibot.system.device import choose_device, choose_precision, describe_device
 
     device = choose_device("auto")
     precision = str(choose_precision("auto", device)).removeprefix("torch.")

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 import ibot
 from ibot.config.override import assign
 from ibot.errors import IbotError, UserError
-from ibot.eval.protocols import PROTOCOLS
+from ibot.eval.registry import EVALUATIONS
 from ibot.types import ResultRecord
 
 if TYPE_CHECKING:
-    from ibot.data.labels import LabelledImages
-    from ibot.eval.protocol import Context
-    from ibot.eval.views import View
+    from ibot.data.sets.labelled import LabelledImages
+    from ibot.eval.context import Context
+    from ibot.eval.features.views import View
     from ibot.models.backbone import BackboneModule
     from ibot.weights.read import Loaded
 
@@ -36,7 +36,7 @@ MAX_BATCH, MAX_TOKENS = 256, 2**17
 
 def run(options: argparse.Namespace) -> int:
     """One evaluation: print its table, append its records to results.jsonl."""
-    protocol = PROTOCOLS[options.protocol]
+    protocol = EVALUATIONS[options.protocol]
     advice = f"ibot eval {options.protocol} --help lists them"
     assign(protocol.settings, options.settings, advice)  # a mistake is told before anything is loaded
     with evaluation(options) as context:
@@ -51,15 +51,15 @@ def run_all(options: argparse.Namespace) -> int:
     What has records of the same weights, images, settings, mode, seed and version in the folder of the results is not
     repeated unless --again is given; the same command goes on after an interruption.
     """
-    from ibot.engine.distributed import check_equal
-    from ibot.engine.run import read_jsonl
-    from ibot.engine.watch import from_all
+    from ibot.system.distributed import check_equal
+    from ibot.system.jsonl import read_jsonl
+    from ibot.system.watch import from_all
 
     skipped = [name.strip() for name in options.skip.split(",") if name.strip()]
-    if unknown := [name for name in skipped if name not in PROTOCOLS]:
-        raise UserError(f"--skip {unknown[0]}: there is no such protocol", fix=f"known: {', '.join(PROTOCOLS)}")
+    if unknown := [name for name in skipped if name not in EVALUATIONS]:
+        raise UserError(f"--skip {unknown[0]}: there is no such protocol", fix=f"known: {', '.join(EVALUATIONS)}")
     failed: list[str] = []
-    chosen = [name for name in PROTOCOLS if name not in skipped]
+    chosen = [name for name in EVALUATIONS if name not in skipped]
     with evaluation(options) as context:
         known = set() if options.again else {row.get("asked") for row in read_jsonl(context.out / "results.jsonl")}
         check_equal({"the evaluations that are done": sorted(filter(None, known))})
@@ -67,13 +67,13 @@ def run_all(options: argparse.Namespace) -> int:
             problem = ""
             try:
                 context = replace(context, began=time.perf_counter())
-                settings = PROTOCOLS[name].defaults(context)
+                settings = EVALUATIONS[name].defaults(context)
                 if (mark := asked(context, name, settings)) in known:
                     if context.processes.is_main and not options.quiet:
                         place = context.out / "results.jsonl"
                         print(f"{name}: done before, see {place}; --again repeats it", file=sys.stderr)
                     continue
-                _report(context, PROTOCOLS[name].load()(context, settings), options, mark)
+                _report(context, EVALUATIONS[name].load()(context, settings), options, mark)
             except IbotError as error:
                 problem = error.what
             # What only one process meets would leave it alone with the next protocol: then all of them end.
@@ -104,16 +104,16 @@ def evaluation(options: argparse.Namespace) -> Iterator[Context]:
 
     Raises what a user can mend as UserError, and OSError for places that cannot be written.
     """
-    from ibot.data.classes import absent_note
-    from ibot.data.labels import count_shared, notes
-    from ibot.data.open_labelled import open_labelled
-    from ibot.engine.device import choose_device
-    from ibot.engine.distributed import check_equal, joined
-    from ibot.engine.processes import said_once
-    from ibot.engine.watch import said_if_interrupted
-    from ibot.eval.cache import weights_hash
-    from ibot.eval.protocol import Context
-    from ibot.places import make_writable
+    from ibot.data.sets.classes import absent_note
+    from ibot.data.sets.labelled import count_shared, notes
+    from ibot.data.sets.open import open_labelled
+    from ibot.eval.context import Context
+    from ibot.eval.features.cache import weights_hash
+    from ibot.system.device import choose_device
+    from ibot.system.distributed import check_equal, joined
+    from ibot.system.places import make_writable
+    from ibot.system.processes import said_once
+    from ibot.system.watch import said_if_interrupted
     from ibot.weights.read import load
 
     device = choose_device(options.device)
@@ -157,8 +157,8 @@ def evaluation(options: argparse.Namespace) -> Iterator[Context]:
 
 def _view(options: argparse.Namespace, loaded: Loaded) -> View:
     """The view of `--size` and `--fit`; else that of a stored classifier; else that of the training's size."""
+    from ibot.eval.features.views import View
     from ibot.eval.linear_classifier import load_classifier
-    from ibot.eval.views import View
 
     stored = load_classifier(options.weights)
     if stored is not None and options.mode == "clean" and not options.size and options.fit == "crop":
@@ -188,7 +188,7 @@ def cache_folder(named: str, out: Path) -> Path:
     Raises UserError for the home of somebody who is not known.
     """
     from ibot.cli.main import FEATURE_CACHE
-    from ibot.places import make_writable
+    from ibot.system.places import make_writable
 
     try:
         folder = Path(named).expanduser()
@@ -214,7 +214,7 @@ def _evenly(images: LabelledImages, limit: int) -> LabelledImages:
     """At most `limit` images, evenly spaced; 0: all."""
     import numpy as np
 
-    from ibot.data.labels import SubsetImages
+    from ibot.data.sets.labelled import SubsetImages
 
     if not limit or limit >= len(images):
         return images
@@ -222,7 +222,7 @@ def _evenly(images: LabelledImages, limit: int) -> LabelledImages:
 
 
 def _report(context: Context, records: list[ResultRecord], options: argparse.Namespace, asked: str) -> None:
-    from ibot.engine.run import append_jsonl
+    from ibot.system.jsonl import append_jsonl
 
     if not context.processes.is_main:
         return

@@ -19,13 +19,13 @@ from typing import Any, NoReturn
 
 import ibot
 from ibot.cli.refused import lack, refusal
-from ibot.cli.waiting import spin_shortly
 from ibot.config.override import items, parse, settings_of
 from ibot.config.schema import MAX_PIXELS, Config
-from ibot.engine.processes import launched_processes
 from ibot.errors import INTERRUPTED, IbotError, ResourceError, UserError
-from ibot.eval.protocols import PROTOCOLS
-from ibot.output import Output, unwatched
+from ibot.eval.registry import EVALUATIONS
+from ibot.system.output import Output, unwatched
+from ibot.system.processes import launched_processes
+from ibot.system.waiting import spin_shortly
 from ibot.weights.suffixes import SUFFIXES
 
 FEATURE_CACHE = "~/.cache/ibot/features"
@@ -104,7 +104,7 @@ def _meant(options: argparse.Namespace, unknown: Sequence[str], has_settings: bo
         return f"leave out --{name}: it belongs to ibot eval all, a protocol alone always runs"
     if not name or not has_settings:
         return advice
-    protocol = PROTOCOLS[options.protocol].settings if "protocol" in options else None
+    protocol = EVALUATIONS[options.protocol].settings if "protocol" in options else None
     known = [key for key, _ in (settings_of(protocol) if protocol is not None else items(Config()))]
     meant = [key for key in known if f".{key}".endswith(f".{name.replace('-', '_')}")]
     if not equals:  # the next word is the value
@@ -127,7 +127,7 @@ def _carry_out(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     if "processes" not in options:
         return command()
     with _refusals(options):
-        return import_module("ibot.engine.launch").run_together(options.processes, arguments, command)
+        return import_module("ibot.system.launch").run_together(options.processes, arguments, command)
 
 
 @contextmanager
@@ -199,7 +199,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     evaluation = commands.add_parser("eval", help="evaluate a backbone", description="Evaluate a backbone.")
     protocols = evaluation.add_subparsers(title="protocols", metavar="PROTOCOL", required=True)
-    for name, protocol in PROTOCOLS.items():
+    for name, protocol in EVALUATIONS.items():
         made = command(name, protocol.summary, "evaluate", "run", protocols)
         made.set_defaults(protocol=name)
         made.allow_abbrev = False  # --k would be --key, where the setting k is meant

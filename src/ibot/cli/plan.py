@@ -8,7 +8,7 @@ import os
 import shutil
 from pathlib import Path
 
-from ibot.config.override import counted
+from ibot.words import counted
 
 TRIAL_ON_CPU = 16
 """Images of a trial step without a GPU, to begin with."""
@@ -23,8 +23,8 @@ def run(options: argparse.Namespace) -> int:
     from ibot.cli.train import describe, prepare
     from ibot.config.resolve import derive
     from ibot.data.loader import choose_workers
-    from ibot.engine.device import choose_device, describe_device, device_memory
     from ibot.engine.trial import run_trial
+    from ibot.system.device import choose_device, describe_device, device_memory
 
     config, source, notes = prepare(options)
     derived = derive(config, len(source))

@@ -9,7 +9,7 @@ import shlex
 from pathlib import Path
 
 from ibot.errors import IbotError, ResourceError, UserError
-from ibot.places import DISK_FULL
+from ibot.system.places import DISK_FULL
 
 PLACES = {
     "run_folder": "--run", "out": "--out", "cache": "--cache", "csv": "--csv", "markdown": "--markdown",

@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ibot.cli.evaluate import print_notes
-from ibot.config.override import counted, show
+from ibot.config.override import show
 from ibot.errors import ResourceError, UserError
-from ibot.eval.protocols import PROTOCOLS
-from ibot.places import DISK_FULL
+from ibot.eval.registry import EVALUATIONS
+from ibot.system.places import DISK_FULL
 from ibot.types import ResultRecord
+from ibot.words import counted
 
 FILE = "results.jsonl"
 PRE_TRAINING = "pre-training"
@@ -190,7 +191,7 @@ def read_folder(folder: Path) -> list[Entry]:
 
     Raises UserError for a folder that is missing.
     """
-    from ibot.engine.run import read_jsonl
+    from ibot.system.jsonl import read_jsonl
 
     if not folder.is_dir():
         kind = "is a file" if folder.exists() else "does not exist"
@@ -384,7 +385,7 @@ def _order(measure: Measure, names: Sequence[str]) -> tuple[Any, ...]:
     Metrics of a protocol keep the order in which it reports them, which is that of `names`.
     """
     protocol, row, metric, mode, *others = measure
-    place = list(PROTOCOLS).index(protocol) if protocol in PROTOCOLS else len(PROTOCOLS)
+    place = list(EVALUATIONS).index(protocol) if protocol in EVALUATIONS else len(EVALUATIONS)
     numbers = [int(digits) for digits in re.findall("[0-9]+", row)]
     return place, protocol, names.index(metric), numbers, row, mode != PRE_TRAINING, mode, *others
 
@@ -411,7 +412,7 @@ def _of_protocol(record: ResultRecord) -> tuple[tuple[str, str], ...]:
     What a record lacks, as one of an earlier version may, has its default. What the defaults depend on, network or
     number of images, is not known here: such protocols too are compared by what was used.
     """
-    known = PROTOCOLS.get(record.protocol)
+    known = EVALUATIONS.get(record.protocol)
     if known is None:
         return tuple((key, json.dumps(value)) for key, value in record.settings.items() if key not in OF_THE_VIEW)
     found, partial = [], CONCERNS.get(record.protocol, {})
@@ -491,7 +492,7 @@ def _write_csv(path: Path, lines: Sequence[Sequence[str]]) -> None:
 
 def _plot(table: Table, out: Path) -> None:
     """Bars of the table, by row."""
-    from ibot.show.results import Bar, results_picture
+    from ibot.report.chart import Bar, results_picture
 
     several = len({network for _, network, *_ in table.networks}) > 1
     groups = {}

@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from ibot.data.sources import ImageSource
-    from ibot.eval.cache import FeatureSet
-    from ibot.eval.protocol import Counter
-    from ibot.eval.views import View
+    from ibot.data.sets.scan import ImageSource
+    from ibot.eval.context import Counter
+    from ibot.eval.features.cache import FeatureSet
+    from ibot.eval.features.views import View
+    from ibot.explore.page import Duplicates, Findings, Nearest, Picture, Square
     from ibot.models.backbone import BackboneModule
-    from ibot.show.gallery import Duplicates, Findings, Nearest, Picture, Square
     from ibot.types import TokenOutput
     from ibot.weights.read import Loaded
 
@@ -105,7 +105,7 @@ class Searched:
 
     def picture(self, index: int, similarity: float, square: Square | None = None) -> Picture:
         """An image of the folder on the page."""
-        from ibot.show.gallery import Picture
+        from ibot.explore.page import Picture
 
         return Picture(index, self.source.name(index), similarity, square)
 
@@ -113,10 +113,10 @@ class Searched:
 def run(options: argparse.Namespace) -> int:
     """Search, write the page and the table, and say in a line each what was found."""
     patch = _checked(options)
-    from ibot.data.sources import scan
-    from ibot.engine.device import choose_device
-    from ibot.eval.views import View
-    from ibot.show.gallery import csv_rows, write_csv, write_page
+    from ibot.data.sets.scan import scan
+    from ibot.eval.features.views import View
+    from ibot.explore.page import csv_rows, write_csv, write_page
+    from ibot.system.device import choose_device
     from ibot.weights.read import load
 
     device = choose_device(options.device)
@@ -218,7 +218,7 @@ def _evenly(searched: Searched, features: FeatureSet) -> list[Query]:
 
 def _prepare(out: Path) -> None:
     """Make the folder. Raises UserError where that cannot be done, or where other files have the names of ours."""
-    from ibot.show.gallery import Row
+    from ibot.explore.page import Row
 
     # Tables of earlier versions begin alike and have fewer columns.
     marks = {PAGE: f"<title>{TITLE} ", TABLE: ",".join(field.name for field in fields(Row)[:2]) + ","}
@@ -252,10 +252,10 @@ def _features(searched: Searched, loaded: Loaded, cache: Path) -> FeatureSet:
     """
     import numpy as np
 
-    from ibot.data.labels import FileImages
-    from ibot.eval.cache import cached_features, weights_hash
-    from ibot.eval.features import CLASS_TOKEN
-    from ibot.eval.search import unscalable
+    from ibot.data.sets.labelled import FileImages
+    from ibot.eval.features.cache import cached_features, weights_hash
+    from ibot.eval.features.tokens import CLASS_TOKEN
+    from ibot.explore.resemblance import unscalable
 
     source = searched.source
     if source.labels is None:
@@ -288,8 +288,8 @@ def _search(
     options: argparse.Namespace,
 ) -> Findings:
     """All that is asked for."""
-    from ibot.eval.search import outliers
-    from ibot.show.gallery import Findings
+    from ibot.explore.page import Findings
+    from ibot.explore.resemblance import outliers
 
     # A GPU holds the features; a CPU reads them where they lie, in the file of the cache.
     rows, index = features.rows.to(searched.device), features.index
@@ -313,8 +313,8 @@ def _nearest(
     import numpy as np
     import torch
 
-    from ibot.eval.search import nearest_images
-    from ibot.show.gallery import Nearest, Picture
+    from ibot.explore.page import Nearest, Picture
+    from ibot.explore.resemblance import nearest_images
 
     vectors = searched.vectors(queries)
     own = [np.flatnonzero(index == query.index) for query in queries]
@@ -337,9 +337,9 @@ def _nearest_patches(
     import numpy as np
     import torch
 
-    from ibot.eval.search import nearest_patches
-    from ibot.eval.views import in_batches, view_batches
-    from ibot.show.gallery import Nearest, Picture
+    from ibot.eval.features.views import in_batches, view_batches
+    from ibot.explore.page import Nearest, Picture
+    from ibot.explore.resemblance import nearest_patches
 
     number = patch[0] * searched.grid[1] + patch[1]
     wanted = searched.vectors(queries, number)
@@ -384,7 +384,7 @@ def _best(
 
 def _square(patch: int, searched: Searched) -> Square:
     """Place of a patch on the view: what the patches do not cover, right and below, is no part of the grid."""
-    from ibot.show.gallery import Square
+    from ibot.explore.page import Square
 
     row, column = divmod(patch, searched.grid[1])
     height, width = (searched.backbone.patch_size / side for side in searched.view.size)
@@ -395,8 +395,8 @@ def _square(patch: int, searched: Searched) -> Square:
 
 def _duplicates(searched: Searched, rows: Tensor, index: NDArray[np.int64], threshold: float) -> Duplicates:
     """Groups of near-duplicates."""
-    from ibot.eval.search import near_duplicates
-    from ibot.show.gallery import Duplicates, Group
+    from ibot.explore.page import Duplicates, Group
+    from ibot.explore.resemblance import near_duplicates
 
     groups = [
         Group(_pictures(searched, index[group.index.cpu().numpy()], group.similarity))

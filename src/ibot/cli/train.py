@@ -11,19 +11,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ibot.config.override import apply, counted, later_at_default, to_plain
+from ibot.config.override import apply, later_at_default, to_plain
 from ibot.config.resolve import Derived, check, derive, warnings
 from ibot.config.schema import Config, ModelConfig
-from ibot.engine.processes import launched_processes, said_once
 from ibot.errors import DataError, UserError
 from ibot.recipes import beyond_paper, recipe
+from ibot.system.processes import launched_processes, said_once
 from ibot.types import ResultRecord
+from ibot.words import counted
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from ibot.data.sources import ImageSource
+    from ibot.data.sets.scan import ImageSource
 
 
 def run(options: argparse.Namespace) -> int:
@@ -31,10 +32,10 @@ def run(options: argparse.Namespace) -> int:
     processes = launched_processes()
     config, source, notes = prepare(options, processes.world_size)
     folder = Path(options.run_folder) if options.run_folder else default_folder(config)
-    from ibot.engine.device import choose_device
     from ibot.engine.loop import train
     from ibot.engine.run import RunFolder
-    from ibot.engine.watch import from_main
+    from ibot.system.device import choose_device
+    from ibot.system.watch import from_main
 
     derived = derive(config, len(source), processes.world_size)
     command = shlex.join(["ibot", *sys.argv[1:]])
@@ -99,7 +100,7 @@ def prepare(options: argparse.Namespace, world_size: int = 1) -> tuple[Config, I
         config = configure(options)
     # Imported after that: a mistake in the settings is told at once.
     from ibot.data.loader import check_batch
-    from ibot.data.sources import scan
+    from ibot.data.sets.scan import scan
     from ibot.recipes.auto import for_few_images
 
     source = replace(scan(config.data.path), max_pixels=config.data.max_pixels)
@@ -165,10 +166,10 @@ def configure(options: argparse.Namespace) -> Config:
 
 def chosen(asked: list[str]) -> tuple[Config, list[str]]:
     """Settings for the data and the device, with their reasons; a length and a batch that were asked for stay."""
-    from ibot.data.sources import scan
+    from ibot.data.sets.scan import scan
     from ibot.data.survey import survey
-    from ibot.engine.device import choose_device, device_memory
     from ibot.recipes.auto import Facts, choose
+    from ibot.system.device import choose_device, device_memory
 
     # First of all: what is misspelt is told before the images are looked at.
     given, keys = apply(replace(recipe("tiny32"), recipe="auto"), asked), keys_of(asked)
@@ -229,8 +230,8 @@ def knn_probe(
 
     Labels that cannot be used are no reason not to train, unless --val-data asked for them.
     """
-    from ibot.data.sources import labelled_sets
-    from ibot.eval import probe
+    from ibot.data.sets.scan import labelled_sets
+    from ibot.eval.probes import during_training as probe
 
     try:
         sets = labelled_sets(config.data.path, config.data.val_path)

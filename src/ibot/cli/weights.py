@@ -36,7 +36,7 @@ def inspect(options: argparse.Namespace) -> int:
 
 def convert(options: argparse.Namespace) -> int:
     """A published full checkpoint becomes a run that can go on; any other weights become a folder of ours."""
-    from ibot.data.sources import scan
+    from ibot.data.sets.scan import scan
     from ibot.engine.exchange import IMAGENET_IMAGES, convert_checkpoint, is_full_checkpoint
     from ibot.weights.export import export_backbone
     from ibot.weights.files import is_pickle, locate, read_pickle
@@ -86,7 +86,7 @@ def export(options: argparse.Namespace) -> int:
         export_checkpoint(Path(options.weights), out)
         print(f"student, teacher, optimizer, centers and arguments in the published layout -> {out}")
         return 0
-    from ibot.eval.cache import weights_hash
+    from ibot.eval.features.cache import weights_hash
     from ibot.weights.card import model_card
     from ibot.weights.export import TOLERANCE, export_backbone
     from ibot.weights.read import load

@@ -209,12 +209,6 @@ def show(value: Any) -> str:
     return "none" if value is None else str(value)
 
 
-def counted(number: float, noun: str) -> str:
-    """A number with its noun in the singular or the plural."""
-    plural = noun[:-1] + "ies" if noun.endswith("y") else noun + ("es" if noun.endswith(("s", "tch")) else "s")
-    return f"{show(number)} {noun if number == 1 else plural}"
-
-
 def _find(config: Config, key: str, origin: str) -> tuple[str, str, Any]:
     section, _, name = key.partition(".")
     hints = _hints(type(getattr(config, section))) if section != "recipe" and hasattr(config, section) else {}

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ibot.config.override import counted, show
+from ibot.config.override import show
 from ibot.config.schema import Config, Duration, ModelConfig
 from ibot.errors import ConfigError
+from ibot.words import counted
 
 MOST_PROTOTYPES = 8192
 """As many as published."""

@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 from PIL import Image, features
 
-from ibot.process import ignored_warnings
+from ibot.system.process_state import ignored_warnings
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif"})
 """What every Pillow reads, and most folders hold."""

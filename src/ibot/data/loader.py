@@ -17,7 +17,6 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from ibot.config.override import counted
 from ibot.config.resolve import largest_power_of_two
 from ibot.config.schema import Config
 from ibot.data.decode import UnreadableImage, decode
@@ -25,12 +24,13 @@ from ibot.data.masks import make_masks
 from ibot.data.pairs import make_pairs
 from ibot.data.params import view_params
 from ibot.data.pixels_batch import render_batch
-from ibot.data.sources import ImageSource
+from ibot.data.sets.scan import ImageSource
 from ibot.data.workers import fitting, read_items
 from ibot.errors import ConfigError, DataError
-from ibot.machine import own_cores
 from ibot.rng import Purpose, permutation, uniform
+from ibot.system.machine import own_cores
 from ibot.types import Batch, Masks
+from ibot.words import counted
 
 READ_AHEAD = 4 * 2**30
 """Bytes of views that the workers of one process may hold ready."""

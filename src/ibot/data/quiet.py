@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ibot.process import ignored_warnings
+from ibot.system.process_state import ignored_warnings
 
 _tiff = logging.getLogger("PIL.TiffImagePlugin")  # the only reader that logs errors
 

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from ibot.data.decode import UnreadableImage
-from ibot.data.sources import ImageSource
+from ibot.data.sets.scan import ImageSource
 from ibot.errors import DataError
 
 SAMPLE = 200

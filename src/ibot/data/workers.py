@@ -19,7 +19,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from ibot.errors import IbotError, ResourceError
-from ibot.machine import local_world_size
+from ibot.system.machine import local_world_size
 
 log = logging.getLogger("ibot")
 

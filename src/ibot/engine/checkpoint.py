@@ -23,10 +23,10 @@ from torch import Tensor, nn
 
 from ibot.config.override import to_plain
 from ibot.config.schema import Config
-from ibot.engine import files
-from ibot.engine.files import is_disk_full, sync
 from ibot.errors import ResourceError, WeightsError
 from ibot.method.model import StudentTeacher
+from ibot.system import files
+from ibot.system.files import is_disk_full, sync
 from ibot.types import RunState
 from ibot.weights.write import save_tensors
 

@@ -17,10 +17,10 @@ from ibot.config.resolve import check, derive
 from ibot.config.schema import Config
 from ibot.engine.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
 from ibot.engine.optimizer import build_optimizer
-from ibot.engine.processes import Processes
 from ibot.engine.run import RunFolder, read_config
 from ibot.errors import WeightsError
 from ibot.method.model import StudentTeacher
+from ibot.system.processes import Processes
 from ibot.types import RunState
 from ibot.weights.architecture import recognise_network
 from ibot.weights.arguments import arguments_of, config_of

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from ibot.config.resolve import fitting_prototypes
 from ibot.config.schema import Config
-from ibot.engine.distributed import gather, sum_over_processes
 from ibot.engine.schedule import Schedules
 from ibot.engine.update import UpdateOutput
+from ibot.system.distributed import gather, sum_over_processes
 from ibot.types import Batch
 
 UNIFORM_GAP = 0.01

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, TextIO, TypeVar, cast
 
-from ibot.output import Output, without_hangup
+from ibot.system.output import Output, without_hangup
 
 T = TypeVar("T")
 
@@ -44,7 +44,13 @@ class Progress:
         logging.getLogger("ibot").addHandler(self._warnings)
         if not self.quiet and self._out.isatty() and os.environ.get("TERM") != "dumb":
             from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+            from rich.progress import (
+                BarColumn,
+                MofNCompleteColumn,
+                Progress,
+                TextColumn,
+                TimeRemainingColumn,
+            )
 
             self._bar = Progress(
                 BarColumn(_BAR_WIDTH),

@@ -12,12 +12,12 @@ import torch
 from torch import nn
 
 import ibot
-from ibot.config.override import counted, items
+from ibot.config.override import items
 from ibot.config.resolve import Derived, derive
 from ibot.config.schema import Config, Duration, ModelConfig
 from ibot.data.loader import Loader, check_batch
 from ibot.data.pixels import normalize
-from ibot.data.sources import ImageSource, scan
+from ibot.data.sets.scan import ImageSource, scan
 from ibot.engine.checkpoint import (
     checkpoint_bytes,
     disk_full,
@@ -27,14 +27,10 @@ from ibot.engine.checkpoint import (
     remove_leftovers,
     save_checkpoint,
 )
-from ibot.engine.device import autocast, choose_precision, prepared, seed_step
-from ibot.engine.distributed import any_true, barrier, check_equal, gather, joined, wrap_student
-from ibot.engine.files import is_disk_full, lost
 from ibot.engine.health import HealthMonitor
 from ibot.engine.logging import Progress, StopSignal, TensorBoard
 from ibot.engine.optimizer import build_optimizer
-from ibot.engine.processes import Processes
-from ibot.engine.run import LOG, RunFolder, read_jsonl
+from ibot.engine.run import LOG, RunFolder
 from ibot.engine.schedule import Schedules
 from ibot.engine.start import start_from_weights
 from ibot.engine.tokenizers import build_tokenizer
@@ -43,7 +39,13 @@ from ibot.errors import TrainingStopped
 from ibot.method.model import StudentTeacher
 from ibot.models.layers import set_part
 from ibot.rng import Purpose, torch_seed
+from ibot.system.device import autocast, choose_precision, prepared, seed_step
+from ibot.system.distributed import any_true, barrier, check_equal, gather, joined, wrap_student
+from ibot.system.files import is_disk_full, lost
+from ibot.system.jsonl import read_jsonl
+from ibot.system.processes import Processes
 from ibot.types import Batch, ResultRecord, RunState, StepValues
+from ibot.words import counted
 
 Evaluate = Callable[[nn.Module, int], list[ResultRecord]]
 """Called with the teacher's backbone and the step, in every process; must leave the backbone as it was."""
@@ -118,7 +120,7 @@ def train(
     """
     run_path = Path(run_path)
     with (
-        prepared(config.system) as device,
+        prepared(config.system.device, config.system.threads, config.system.deterministic) as device,
         joined(device) as processes,
         StopSignal() as signal,
         Progress(quiet=quiet, rank=processes.rank, opening=opening) as progress,

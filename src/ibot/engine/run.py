@@ -13,21 +13,19 @@ import json
 import os
 import platform
 import socket
-import subprocess
 import sys
 import time
 from dataclasses import asdict
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO, Any
 
-import ibot
 from ibot.config.override import diff, from_plain, show, to_plain
 from ibot.config.schema import Config
-from ibot.engine.processes import Processes
 from ibot.errors import RunError
-from ibot.places import make_writable
+from ibot.system.jsonl import append_jsonl, read_jsonl, replace_text, write_json
+from ibot.system.places import make_writable
+from ibot.system.processes import Processes
+from ibot.system.versions import software
 from ibot.types import ResultRecord
 
 LOG = "log.txt"
@@ -110,25 +108,12 @@ class RunFolder:
             rows = read_jsonl(self.path / name)
             kept = [row for row in rows if (row[key].get("step", 0) if key == "extra" else row[key]) <= step]
             if (self.path / name).exists():
-                _replace(self.path / name, "".join(json.dumps(row) + "\n" for row in kept))
+                replace_text(self.path / name, "".join(json.dumps(row) + "\n" for row in kept))
 
     def close(self) -> None:
         """Release the lock."""
         if self._lock is not None:
             self._lock.close()
-
-
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """Rows of a JSON-lines file, none when it is absent; a last line torn by a crash is skipped."""
-    if not path.exists():
-        return []
-    rows = []
-    for line in path.read_text().splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return rows
 
 
 def read_config(run: Path) -> Config:
@@ -139,34 +124,6 @@ def read_config(run: Path) -> Config:
         raise RunError(f"'{run}' holds no readable config.json", why=str(error)) from None
     plain.pop("command", None)
     return from_plain(plain)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON so that a crash leaves the old file or the new one."""
-    _replace(path, json.dumps(content, indent=2) + "\n")
-
-
-def _replace(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
-def append_jsonl(path: Path, *rows: dict[str, Any]) -> None:
-    """Add lines to a file of JSON lines, in one write."""
-    with path.open("a+b") as file:
-        # A line torn by a crash would swallow the next one.
-        if file.tell() and _last_byte(file) != b"\n":
-            file.write(b"\n")
-        file.write(b"".join(json.dumps(row).encode() + b"\n" for row in rows))
-
-
-def _last_byte(file: IO[bytes]) -> bytes:
-    file.seek(-1, os.SEEK_END)
-    return file.read(1)
 
 
 def _acquire(path: Path) -> IO[str]:
@@ -224,34 +181,3 @@ def _provenance(source_info: dict[str, Any]) -> dict[str, Any]:
         "data": source_info,
         "started": time.strftime("%Y-%m-%dT%H:%M:%S"),
     }
-
-
-@cache
-def software() -> dict[str, Any]:
-    """Versions of this package and of what it stands on."""
-    return {
-        "ibot": ibot.__version__,
-        "commit": _commit(),
-        "python": platform.python_version(),
-        "packages": {name: _version(name) for name in ("torch", "torchvision", "numpy", "pillow", "safetensors")},
-    }
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "absent"
-
-
-def _commit() -> str:
-    """Commit of the code and whether it was changed, or 'unknown' for an installed package."""
-    here = Path(__file__).parent
-    try:
-        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=5)
-        if head.returncode:
-            return "unknown"
-        status = subprocess.run(["git", "status", "--porcelain"], cwd=here, capture_output=True, text=True, timeout=5)
-        return head.stdout.strip() + ("-dirty" if status.stdout.strip() else "")
-    except (OSError, subprocess.TimeoutExpired):
-        return "unknown"

@@ -13,10 +13,7 @@ from torch import Tensor
 from ibot.config.schema import Config, HeadConfig
 from ibot.data.decode import UnreadableImage
 from ibot.data.pixels import MEAN, STD, Statistics, evaluation_view, normalize
-from ibot.data.sources import ImageSource
-from ibot.engine.distributed import barrier
-from ibot.engine.files import write_atomically
-from ibot.engine.processes import Processes
+from ibot.data.sets.scan import ImageSource
 from ibot.engine.start import copy_backbone, head_tensors, patch_center
 from ibot.errors import ConfigError, WeightsError
 from ibot.method.model import Network
@@ -29,6 +26,9 @@ from ibot.method.tokenizers import (
     cut_patches,
     nearest,
 )
+from ibot.system.distributed import barrier
+from ibot.system.files import write_atomically
+from ibot.system.processes import Processes
 from ibot.weights.arguments import head_config
 from ibot.weights.read import fit, load_weights, refuse_bad_numbers
 from ibot.weights.write import save_tensors

@@ -13,13 +13,13 @@ import torch
 
 from ibot.config.schema import Config
 from ibot.data.loader import MicroBatches
-from ibot.data.sources import ImageSource
+from ibot.data.sets.scan import ImageSource
 from ibot.engine.checkpoint import checkpoint_bytes
-from ibot.engine.device import autocast, choose_precision
 from ibot.engine.loop import mask_grid, to_device
 from ibot.engine.optimizer import build_optimizer
 from ibot.engine.update import Update
 from ibot.method.model import StudentTeacher
+from ibot.system.device import autocast, choose_precision
 from ibot.types import StepValues
 
 STEPS = 3

@@ -11,7 +11,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ibot.config.schema import Config
-from ibot.engine.optimizer import apply_values, clip_gradients, drop_gradients, drop_last_layer_gradients
+from ibot.engine.optimizer import (
+    apply_values,
+    clip_gradients,
+    drop_gradients,
+    drop_last_layer_gradients,
+)
 from ibot.method.center import update_centers
 from ibot.method.ema import update_teacher
 from ibot.method.model import StudentTeacher

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from ibot.config.override import from_plain, to_plain
 from ibot.config.schema import ModelConfig
-from ibot.engine.files import write_atomically
 from ibot.errors import WeightsError
-from ibot.eval.features import Feature, compute, finite
-from ibot.eval.views import View
+from ibot.eval.features.tokens import Feature, compute, finite
+from ibot.eval.features.views import View
 from ibot.models.backbone import BackboneModule, build_backbone
+from ibot.system.files import write_atomically
 from ibot.weights.read import refuse_bad_numbers
 from ibot.weights.write import save_tensors
 

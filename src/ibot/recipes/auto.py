@@ -10,10 +10,18 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ibot.config.override import counted
 from ibot.config.resolve import derive, fitting_prototypes, largest_power_of_two
-from ibot.config.schema import CheckpointConfig, Config, Duration, EvaluateConfig, LogConfig, TrainConfig, duration
+from ibot.config.schema import (
+    CheckpointConfig,
+    Config,
+    Duration,
+    EvaluateConfig,
+    LogConfig,
+    TrainConfig,
+    duration,
+)
 from ibot.recipes.small import one_gpu, tiny32
+from ibot.words import counted
 
 if TYPE_CHECKING:
     from ibot.data.survey import Survey

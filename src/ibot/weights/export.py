@@ -23,7 +23,7 @@ from ibot.data.scenes import draw_scene
 from ibot.errors import UserError, WeightsError
 from ibot.models.backbone import build_backbone
 from ibot.models.vit import VisionTransformer
-from ibot.places import make_writable
+from ibot.system.places import make_writable
 from ibot.weights.read import Loaded
 from ibot.weights.suffixes import SUFFIXES, require_new
 from ibot.weights.targets import TARGETS, Forward, Prepare

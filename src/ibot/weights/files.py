@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ibot.errors import WeightsError
-from ibot.inert import ALLOWED, InertUnpickler, as_tensors
+from ibot.system.inert import ALLOWED, InertUnpickler, as_tensors
 
 OWN_FILES = {"teacher": "teacher.safetensors", "student": "model.safetensors"}
 WHOLE_FILES = ("model.safetensors", "pytorch_model.bin")

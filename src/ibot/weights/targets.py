@@ -25,7 +25,7 @@ from ibot.data.pixels import shorter_side
 from ibot.errors import MissingExtra, WeightsError
 from ibot.models.backbone import BackboneModule
 from ibot.models.swin import WindowBlock
-from ibot.process import ignored_warnings
+from ibot.system.process_state import ignored_warnings
 from ibot.weights.read import Loaded, load_backbone
 from ibot.weights.rename import to_huggingface, to_timm
 from ibot.weights.said import told

@@ -1,0 +1,1 @@
+"""Images by number: in folders, lists, archives and memory, with labels or without."""

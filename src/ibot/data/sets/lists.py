@@ -1,0 +1,160 @@
+"""Lists of image files with their labels: tables separated by commas, semicolons or tabs."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ibot.data.decode import holds_more
+from ibot.data.formats import PAGED, extension
+from ibot.data.sets.labelled import ListedImages, Part, number_classes
+from ibot.data.sets.parts import WORDS, part_of
+from ibot.data.sets.scan import pack_names, pages_note
+from ibot.errors import DataError
+
+LISTS = (".csv", ".tsv", ".txt")
+"""Extensions of the files that are taken for lists."""
+
+
+def open_list(file: str | Path, part: Part | None = None) -> ListedImages | None:
+    """Images of a list; None when it has no such part.
+
+    The file begins with the columns `path,label` and perhaps `split` (train, val, test), in any order and among others,
+    separated by commas, semicolons or tabs; or it holds `path<TAB>label` without a header. Paths are relative to its
+    folder.
+
+    Args:
+        file: UTF-8 or UTF-16 text.
+        part: all rows by default. Without splits all rows are training images.
+
+    Raises:
+        DataError: rows without path or label, unknown splits, files that are missing.
+    """
+    file = Path(file)
+    rows = _read_rows(file)
+    splits = {part_of(row.split) for row in rows}
+    if part is not None and splits != {None}:
+        wanted = "test" if part == "val" and "val" not in splits else part
+        rows = [row for row in rows if part_of(row.split) == wanted]
+    elif part == "val":
+        rows = []
+    if not rows:
+        return None
+    labels, classes = number_classes([row.label for row in rows])
+    return listed_images(
+        file.parent,
+        [_name(file.parent, row.path) for row in rows],
+        labels,
+        classes,
+        f"'{file}'",
+        [row.line for row in rows],
+    )
+
+
+def _name(root: Path, path: str) -> str:
+    """With forward slashes where a list of Windows writes others; as it is where a file is called so."""
+    return path.replace("\\", "/") if "\\" in path and not os.path.exists(root / path) else path  # noqa: PTH110
+
+
+def listed_images(
+    root: Path,
+    names: Sequence[str],
+    labels: NDArray[np.int32],
+    classes: tuple[str, ...],
+    origin: str,
+    lines: Sequence[int] = (),
+) -> ListedImages:
+    """Image files that a list names, with labels int32 [n]. Raises DataError when one of them is missing.
+
+    `origin` says whose list it is, `lines` where each name stands in it.
+    """
+    gone = [i for i, name in enumerate(names) if not os.path.isfile(os.path.join(root, name))]  # noqa: PTH113, PTH118
+    if gone:
+        line = f" (line {lines[gone[0]]})" if lines else ""
+        raise DataError(
+            f"{origin} names '{names[gone[0]]}'{line}, which is missing",
+            why=f"{len(gone)} of {len(names)} files are not below '{root}'",
+            fix="put the files there, or correct the list",
+        )
+    paged = [name for name in names if extension(name) in PAGED]
+    more = pages_note(paged, lambda name: holds_more(root / name))
+    return ListedImages(replace(pack_names(root, names, labels, classes), notes=tuple(more)))
+
+
+class _Row(NamedTuple):
+    line: int
+    path: str
+    label: str
+    split: str
+
+
+def _read_rows(file: Path) -> list[_Row]:
+    """All rows of a list, checked. Raises DataError."""
+    try:
+        with file.open("rb") as content:
+            wide = content.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # "Unicode text" of spreadsheets
+        # File names need not be UTF-8.
+        coding, errors = ("utf-16", "strict") if wide else ("utf-8-sig", "surrogateescape")
+        with file.open(encoding=coding, errors=errors, newline="") as text:
+            first = text.readline()
+            tabs = "\t" in first
+            text.seek(0)
+            table = csv.reader(text, delimiter="\t" if tabs else ";" if ";" in first and "," not in first else ",")
+            cells = [(table.line_num, [cell.strip() for cell in row]) for row in table if any(map(str.strip, row))]
+    except (OSError, UnicodeError, csv.Error) as error:
+        why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise DataError(f"the list '{file}' cannot be read", why=why, fix="check the path") from None
+    if not cells:
+        raise DataError(f"the list '{file}' is empty", fix="give it a line 'path,label' and one line per image")
+    columns = _columns(cells[0][1], tabs, file)
+    path, label, split = columns or (0, 1, None)
+    rows = [
+        _Row(line, _cell(row, path), _cell(row, label), _cell(row, split)) for line, row in cells[1 if columns else 0 :]
+    ]
+    _require_whole_rows(rows, file)
+    return rows
+
+
+def _cell(row: list[str], column: int | None) -> str:
+    return row[column] if column is not None and column < len(row) else ""
+
+
+def _columns(first: list[str], tabs: bool, file: Path) -> tuple[int, int, int | None] | None:
+    """Where path, label and split stand; None when `first` is no header but an image. Raises DataError."""
+    heads = [cell.lower() for cell in first]
+    if {"path", "label"} <= set(heads):
+        return heads.index("path"), heads.index("label"), heads.index("split") if "split" in heads else None
+    if tabs and not {"path", "label"} & set(heads):
+        return None
+    raise DataError(
+        f"the list '{file}' lacks the columns 'path' and 'label'",
+        why=f"its first line is '{','.join(first)[:100]}'",
+        fix="begin it with the line 'path,label', or 'path,label,split'",
+    )
+
+
+def _require_whole_rows(rows: list[_Row], file: Path) -> None:
+    if not rows:
+        raise DataError(f"the list '{file}' names no images", fix="add a line for each image")
+    if bad := [row for row in rows if not row.path or not row.label]:
+        missing = "label" if bad[0].path else "path"
+        raise DataError(
+            f"the list '{file}' has an empty {missing} in line {bad[0].line}",
+            why=f"{len(bad)} of {len(rows)} rows lack a path or a label",
+            fix="fill in the columns, or remove the lines",
+        )
+    if any(row.split for row in rows) and (bad := [row for row in rows if part_of(row.split) is None]):
+        known = [words[0] for words in WORDS.values()]
+        raise DataError(
+            f"the list '{file}' has an unknown split '{bad[0].split}' in line {bad[0].line}",
+            why=f"{len(bad)} of {len(rows)} rows have a split that is none of {', '.join(known)}",
+            fix="use these words, or remove the column",
+        )

@@ -1,0 +1,335 @@
+"""Which images a folder holds, and what their class folders say."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ibot.config.schema import MAX_PIXELS
+from ibot.data.decode import Orientation, decode, holds_more
+from ibot.data.formats import FURTHER, PAGED, extension, extensions, is_image, is_litter
+from ibot.data.sets.classes import absent_note, match_classes, twins_note
+from ibot.data.sets.parts import find_parts, folder_names, is_folder, part_of, quoted
+from ibot.errors import DataError, printable
+from ibot.words import counted
+
+RUN_MARKS = ("config.json", "checkpoints")
+"""A folder that holds all of these is a run, not a folder of images."""
+File = TypeVar("File")
+LOOKED_INTO = 500
+"""Files of which `scan` counts those with further pages, frames and bands; of more, so many are sampled."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSource:
+    """The images below one folder, in a fixed order.
+
+    Names are kept in one buffer, so that millions of them cost little memory and travel to workers in one piece.
+    """
+
+    root: Path
+    names: bytes
+    """Relative paths, UTF-8 with surrogates, one after the other."""
+    ends: NDArray[np.int64]
+    """int64 [n], where each name ends in `names`."""
+    labels: NDArray[np.int32] | None
+    """int32 [n], index into `classes`; None without class folders."""
+    classes: tuple[str, ...]
+    exif_orientation: Orientation = "apply"
+    """Whether `read` turns pictures upright by their EXIF tag."""
+    max_pixels: int = MAX_PIXELS
+    """`read` refuses larger images."""
+    notes: tuple[str, ...] = ()
+    """What a user should know of what was and was not taken, a sentence each."""
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def name(self, index: int) -> str:
+        """Path of an image relative to the root."""
+        start = self.ends[index - 1] if index else 0
+        return os.fsdecode(self.names[start : self.ends[index]])
+
+    def path(self, index: int) -> Path:
+        """Path of an image."""
+        return self.root / self.name(index)
+
+    def read(self, index: int) -> NDArray[np.uint8]:
+        """Pixels of an image, uint8 [H, W, 3]. Raises UnreadableImage."""
+        return decode(self.path(index), self.exif_orientation, self.max_pixels)
+
+    def label(self, index: int) -> int | None:
+        """Class of an image, None without class folders."""
+        return None if self.labels is None else int(self.labels[index])
+
+    def fingerprint(self) -> dict[str, object]:
+        """What identifies the data in a run's provenance: folder, count, classes, hash of the names."""
+        digest = hashlib.sha256(self.names).hexdigest()[:16]
+        return {"root": str(self.root), "images": len(self), "classes": len(self.classes), "names_sha256": digest}
+
+
+def scan(root: str | Path) -> ImageSource:
+    """All images below `root`, sorted; of a folder that holds the parts of a set (`parts.WORDS`) the training part.
+
+    Files are taken by their extension (`formats.extensions`), those without one by their first bytes. Hidden and system
+    files, run folders and empty folders are passed over; `notes` counts them. Symbolic links to folders are followed
+    once, and only to what is not below `root` anyway. First-level folders are classes when every image lies in one and
+    there are at least two.
+    Raises DataError for a folder that is missing, unreadable or without images, and for parts not to be told apart.
+    """
+    folder = Path(root)
+    if not str(root):
+        raise DataError(
+            "no data folder given", fix="name the folder with your images: --data DIR, in Python data.path=DIR"
+        )
+    require_local(str(root))
+    if not folder.exists():
+        raise DataError(
+            f"there is no folder '{root}'", why=_nearest_parent(folder), fix="check the path given to --data"
+        )
+    if not folder.is_dir():
+        raise DataError(f"'{root}' is a file, not a folder", fix=_instead_of(folder))
+    folder, notes = _training_part(folder)
+    found = _walk(folder)
+    if not found.names:
+        raise DataError(
+            f"no images found under '{folder}'",
+            why=what_is_there(folder),
+            fix=f"the extensions read are {' '.join(sorted(extensions()))}; convert the files or name another folder",
+        )
+    source = _source(folder, sorted(found.names))
+    notes += twins_note(source.classes)
+    return replace(
+        source, notes=(*notes, *found.notes(), *pages_note(found.paged, lambda name: holds_more(folder / name)))
+    )
+
+
+def require_local(data: str) -> None:
+    """Raise DataError for an address."""
+    if "://" in data:
+        raise DataError(
+            f"'{data}' is an address", why="images are read from folders", fix="download them, and name the folder"
+        )
+
+
+def _instead_of(file: Path) -> str:
+    if file.name.lower().endswith((".zip", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar", ".tar")):
+        return "unpack it, and name the folder; evaluations read plain .tar files as they are"
+    if extension(file.name) in (".csv", ".tsv", ".txt"):
+        return "name the folder that holds the images; lists are for evaluations"
+    return "give the folder that holds the images"
+
+
+def _training_part(folder: Path) -> tuple[Path, list[str]]:
+    """Where the images to train on lie, and what to say of it. Raises DataError."""
+    if parts := find_parts(folder):
+        return parts.train, [f"only the training part '{parts.train.name}' is read; beside it {quoted(parts.beside)}"]
+    held = [name for name in folder_names(folder) if part_of(name) in ("val", "test")]
+    return folder, [f"'{name}' is read like any other folder: no training part lies beside it" for name in held]
+
+
+def pages_note(files: Sequence[File], look: Callable[[File], tuple[bool, bool]]) -> list[str]:
+    """How many of the files in formats of several pages hold more than is read; `look` is `decode.holds_more`."""
+    places = np.linspace(0, len(files) - 1, min(LOOKED_INTO, len(files)))
+    chosen = [files[int(place)] for place in places]
+    more = [look(file) for file in chosen]
+    counts = zip(np.array(more, bool).reshape(-1, 2).sum(0).tolist(), ("pages or frames", "bands"), strict=True)
+    kinds = [f"{number} with further {kind}" for number, kind in counts if number]
+    sample = "" if len(chosen) == len(files) else f"of {len(chosen)} files looked into, "
+    return [f"only the first page and up to three bands are read: {sample}{', '.join(kinds)}"] if kinds else []
+
+
+def pack_names(
+    root: Path, names: Sequence[str], labels: NDArray[np.int32] | None, classes: tuple[str, ...]
+) -> ImageSource:
+    """The images `names` (relative to `root`) in their order, with labels int32 [n] into `classes` or None."""
+    encoded = [os.fsencode(name) for name in names]
+    ends = np.cumsum([len(name) for name in encoded], dtype=np.int64)
+    return ImageSource(root, b"".join(encoded), ends, labels, classes)
+
+
+def labelled_sets(data: str, val_data: str = "") -> tuple[ImageSource, ImageSource] | None:
+    """Training and validation images with the same classes, or None where there are no labels.
+
+    `data` holds the parts of a set, or class folders, and `val_data` names the other set; of a `val_data` with parts
+    the validation part is taken. Raises DataError when the validation images have a class that the others lack.
+    """
+    parts = find_parts(Path(val_data or data))
+    if parts is None and not val_data:
+        return None
+    train, val = scan(data), as_classes(scan(val_data if parts is None else parts.validation()))
+    if train.labels is None or val.labels is None:
+        if val_data:
+            missing = train if train.labels is None else val
+            raise DataError(f"no class folders in '{missing.root}'", fix="put the images of each class into a folder")
+        return None
+    number = match_classes(train.classes, val.classes, (str(train.root), str(val.root)))
+    labels = number[val.labels]
+    lacking = absent_note(labels, train.classes)
+    return train, replace(
+        val, labels=labels, classes=train.classes, notes=(*val.notes, *([lacking] if lacking else []))
+    )
+
+
+def as_classes(source: ImageSource) -> ImageSource:
+    """The same images with one class where all lie in one folder: a validation set may hold no other."""
+    top, slash, _ = source.name(0).partition("/")
+    if source.labels is not None or not slash:
+        return source
+    if any(not source.name(i).startswith(top + slash) for i in range(len(source))):
+        return source
+    return replace(source, labels=np.zeros(len(source), np.int32), classes=(top,))
+
+
+def _source(root: Path, names: Sequence[str]) -> ImageSource:
+    tops = [name.split("/", 1)[0] if "/" in name else "" for name in names]
+    classes = tuple(sorted(set(tops)))
+    labels = None
+    if len(classes) >= 2 and "" not in classes:
+        number = {name: i for i, name in enumerate(classes)}
+        labels = np.fromiter((number[top] for top in tops), np.int32, len(tops))
+    return pack_names(root, names, labels, classes if labels is not None else ())
+
+
+@dataclass
+class _Found:
+    """What a walk through a folder met."""
+
+    names: list[str] = field(default_factory=list)
+    """Relative, with forward slashes."""
+    paged: list[str] = field(default_factory=list)
+    """Those of formats with several pages."""
+    other_files: Counter[str] = field(default_factory=Counter)
+    """Files that are not read, by extension."""
+    other_folders: Counter[str] = field(default_factory=Counter)
+    """Folders that were not entered, by name."""
+    nested: list[str] = field(default_factory=list)
+    """Folders further down that hold the parts of a set."""
+
+    def notes(self) -> list[str]:
+        """A sentence on each kind."""
+        notes = passed_over_note(self.other_files)
+        if self.other_folders:
+            notes.append(
+                f"{counted(self.other_folders.total(), 'folder')} passed over: {_commonest(self.other_folders)}"
+            )
+        if self.nested:
+            notes.append(
+                f"all parts in {quoted(self.nested)} are read, those that seem to be held out too: "
+                "name the training part with --data if that is not meant"
+            )
+        return notes
+
+
+def _walk(root: Path) -> _Found:
+    found, known = _Found(), extensions()
+    seen: set[tuple[int, int]] = set()
+    stack, links = [("", os.fspath(root))], []
+    while stack or links:
+        if not stack:
+            # Links come after all real folders and by name: what is seen twice keeps one name on every disk.
+            links.sort(reverse=True)
+            stack.append(links.pop())
+        prefix, folder = stack.pop()
+        entries = _listing(folder, seen)
+        if prefix and {entry.name for entry in entries} >= set(RUN_MARKS):
+            found.other_folders[prefix[:-1].rsplit("/", 1)[-1]] += 1
+            continue
+        parts = set()
+        for entry in entries:
+            name = entry.name
+            if is_folder(entry):
+                if is_litter(name, True):
+                    found.other_folders[name] += 1
+                    continue
+                parts.add(part_of(name))
+                (links if entry.is_symlink() else stack).append((f"{prefix}{name}/", entry.path))
+                continue
+            kind = extension(name)
+            if (kind in known and name[0] != ".") or (not kind and _begins_as_image(entry)):
+                if _is_file(entry):
+                    found.names.append(prefix + name)
+                    if kind in PAGED:
+                        found.paged.append(prefix + name)
+            else:
+                found.other_files[kind_of(name)] += 1
+        if "train" in parts and parts & {"val", "test"}:
+            found.nested.append(prefix[:-1] or root.name)
+    return found
+
+
+def _begins_as_image(entry: os.DirEntry[str]) -> bool:
+    try:
+        if is_litter(entry.name, False) or not entry.is_file():
+            return False
+        with open(entry.path, "rb") as file:  # noqa: PTH123
+            return is_image(file.read(32))
+    except OSError:
+        return False
+
+
+def passed_over_note(kinds: Counter[str]) -> list[str]:
+    """How many files are not read, by their kind; none of none."""
+    if not kinds:
+        return []
+    remedy = " (pip install pillow-heif makes .heic readable)" if set(kinds) & set(FURTHER["HEIF"]) else ""
+    return [f"{counted(kinds.total(), 'file')} passed over: {_commonest(kinds)}{remedy}"]
+
+
+def kind_of(name: str) -> str:
+    """What a file that is not read counts as."""
+    return "hidden or of the system" if is_litter(name, False) else extension(name) or "without extension"
+
+
+def _commonest(kinds: Counter[str], limit: int = 5) -> str:
+    """The most frequent kinds with their numbers, and how many other kinds there are."""
+    shown = ", ".join(f"{count} {printable(kind)}" for kind, count in kinds.most_common(limit))
+    return shown + (f" and {len(kinds) - limit} other kinds" if len(kinds) > limit else "")
+
+
+def _listing(folder: str, seen: set[tuple[int, int]]) -> list[os.DirEntry[str]]:
+    """What a folder holds; nothing when it was seen before. Raises DataError."""
+    try:
+        status = os.stat(folder)  # noqa: PTH116 - os calls throughout: this runs over millions of entries
+        if (status.st_dev, status.st_ino) in seen:
+            return []
+        seen.add((status.st_dev, status.st_ino))
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except OSError as error:
+        raise DataError(
+            f"the folder '{folder}' cannot be listed",
+            why=error.strerror or str(error),
+            fix="make it readable, or name a folder beside it",
+        ) from None
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    """Files and links that lead nowhere (they count as bad files), but no pipes or devices: those never end."""
+    try:
+        return entry.is_file() or not os.path.exists(entry.path)  # noqa: PTH110
+    except OSError:
+        return True
+
+
+def _nearest_parent(folder: Path) -> str:
+    parent = next((p for p in folder.absolute().parents if p.is_dir()), Path("/"))
+    return f"'{parent}' exists and holds the folders: {quoted(folder_names(parent), 6)}"
+
+
+def what_is_there(folder: Path) -> str:
+    """How many folders there are below `folder`, and which kinds of files."""
+    kinds: Counter[str] = Counter()
+    folders = 0
+    for _, _, files in os.walk(folder):
+        folders += 1
+        kinds.update(extension(name) or "without extension" for name in files)
+    return f"looked into {folders} folders and saw {_commonest(kinds, 4) or 'no files'}"

@@ -1,0 +1,1 @@
+"""From images to features: views, tokens, the cache on disk."""

@@ -1,0 +1,203 @@
+"""Features of images by a frozen backbone (spec_evaluation 8.0)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ibot.data.pixels import MEAN, STD, normalize
+from ibot.data.sets.scan import ImageSource, scan
+from ibot.errors import DataError, WeightsError
+from ibot.eval.features.views import View, in_batches, view_batches
+from ibot.models.backbone import BackboneModule
+from ibot.system.process_state import loaders_forgotten
+from ibot.types import TokenOutput
+from ibot.weights.read import load_backbone
+
+
+@dataclass(frozen=True, slots=True)
+class Feature:
+    """Which tokens make the feature of an image: the published `n_last_blocks` and `avgpool`."""
+
+    blocks: int = 1
+    """The last blocks whose class tokens are joined."""
+    mode: int = 0
+    """0: class tokens; 1: mean of the last block's patches before the final norm; 2: class tokens, then the mean of
+    the last block's normed patches."""
+
+    def __post_init__(self) -> None:
+        if self.blocks < 1 or self.mode not in (0, 1, 2):
+            raise ValueError(f"a feature of {self.blocks} blocks in mode {self.mode}")
+
+    def __str__(self) -> str:
+        return f"n{self.blocks}m{self.mode}"
+
+    @classmethod
+    def parse(cls, text: str) -> Feature:
+        """Read "n4m0". Raises ValueError."""
+        blocks, _, mode = text.removeprefix("n").partition("m")
+        if not (text.startswith("n") and blocks.isdigit() and mode.isdigit()):
+            raise ValueError(f"'{text}' is no feature; write n4m0: the last 4 blocks, mode 0")
+        return cls(int(blocks), int(mode))
+
+
+CLASS_TOKEN = Feature()
+
+
+def probe_feature(backbone: BackboneModule) -> Feature:
+    """What the paper feeds its linear probe: four class tokens for narrow networks, token and mean for wide ones."""
+    narrow = backbone.embed_dim < 768 or not hasattr(backbone, "cls_token")
+    return Feature(min(4, backbone.num_blocks), 0) if narrow else Feature(1, 2)
+
+
+def pooled(blocks: Sequence[TokenOutput], unnormed: TokenOutput | None, feature: Feature) -> Tensor:
+    """The feature [B, d] from the outputs of the last blocks, the final one last.
+
+    blocks: each through the final norm. unnormed: the last one without it, read by mode 1 alone.
+    """
+    if feature.mode == 1:
+        assert unnormed is not None
+        return unnormed.patches.mean(dim=1)
+    parts = [block.cls for block in blocks[-feature.blocks :]]
+    if feature.mode == 2:
+        parts.append(blocks[-1].patches.mean(dim=1))
+    return torch.cat(parts, dim=-1)
+
+
+def compute(backbone: BackboneModule, images: Tensor, features: Sequence[Feature]) -> dict[Feature, Tensor]:
+    """All `features` of normalised `images` [B, 3, H, W], float32 [B, d] each, in one pass of the network.
+
+    Mode 1 alone costs a second one, as the norm is applied inside of the first. Raises WeightsError where
+    an output is not finite.
+    """
+    deepest = max(feature.blocks for feature in features)
+    plain = any(feature.mode == 1 for feature in features)
+    unnormed = backbone.last_layers(images, 1, norm=False)[0] if plain else None
+    if all(feature.mode == 1 for feature in features):
+        blocks = []
+    elif deepest == 1:
+        blocks = [backbone(images)]
+    else:
+        blocks = backbone.last_layers(images, deepest)
+    return {feature: finite(pooled(blocks, unnormed, feature).float()) for feature in features}
+
+
+def finite(rows: Tensor) -> Tensor:
+    """The same tensor [b, ...] of a network's outputs. Raises WeightsError unless all are finite."""
+    if not bool(rows.isfinite().all()):
+        bad = int((~rows.flatten(1).isfinite().all(dim=1)).sum())
+        raise WeightsError(
+            "the network's outputs are not finite",
+            why=f"for {bad} of {len(rows)} images: its weights are too large, or its training diverged",
+            fix="use other weights, or an earlier checkpoint",
+        )
+    return rows
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """Tokens of images, in the order in which they were asked for; unreadable images are left out."""
+
+    cls: Tensor
+    """float32 [n, D], class token after the final norm."""
+    patches: Tensor | None
+    """float32 [n, N, D] or None."""
+    labels: Tensor | None
+    """int64 [n] or None."""
+    names: list[str]
+    """Paths relative to the source's root."""
+    bad: list[tuple[str, str]] = field(default_factory=list)
+    """(path, reason) of images that could not be read."""
+
+    def unit(self) -> Tensor:
+        """Class tokens of length 1."""
+        return nn.functional.normalize(self.cls, dim=-1)
+
+
+def extract_features(
+    backbone: nn.Module | str | Path,
+    source: ImageSource | str | Path,
+    *,
+    size: int | tuple[int, int],
+    indices: Sequence[int] | None = None,
+    patches: bool = False,
+    batch: int = 256,
+    device: torch.device | str | None = None,
+    workers: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Features:
+    """Class tokens (and patch tokens) of the images of `source`, float32, without augmentation, in memory.
+
+    For features kept on disk and shared between evaluations see `ibot.eval.features.cache`.
+
+    Args:
+        backbone: a network, set to evaluation for the call and back afterwards, or what `load_backbone` reads.
+            Images are normalised by its `statistics`, by ImageNet's where it has none.
+        source: images, or the folder that holds them; `indices` picks some of them.
+        size: height and width of the view, or one number for both. Images of this size are taken as they are; others
+            are resized (shorter side to 8/7 of the view's) and cropped at the centre.
+        indices: positions in `source`, all by default.
+        patches: also return patch tokens.
+        batch: images per forward pass.
+        device: where the backbone is; by default found out.
+        workers: processes that decode.
+        progress: called with images done and in all.
+
+    Raises:
+        DataError: none of the images can be read, or a folder holds none.
+        ValueError: a batch or size below 1, or indices of no image.
+        WeightsError: the network's outputs are not finite, or a path holds no backbone.
+    """
+    network = backbone if isinstance(backbone, nn.Module) else load_backbone(backbone)
+    images = source if isinstance(source, ImageSource) else scan(source)
+    statistics = getattr(network, "statistics", (MEAN, STD))
+    view = View((size, size) if isinstance(size, int) else (size[0], size[1]))
+    chosen = np.arange(len(images)) if indices is None else np.asarray(indices, np.int64)
+    if batch < 1 or min(view.size) < 1 or (len(chosen) and not 0 <= chosen.min() <= chosen.max() < len(images)):
+        raise ValueError(f"batch {batch}, size {view.size}, indices {chosen} of {len(images)} images")
+    if device is None:
+        device = next(network.parameters(), torch.empty(0)).device
+    cls, patch, read, bad = [], [], [], []
+    with loaders_forgotten(), evaluating(network), torch.inference_mode():
+        for part in view_batches(images, view, in_batches(chosen, batch), workers):
+            bad.extend((images.name(i), reason) for i, reason in part.bad)
+            read.extend(part.positions.tolist())
+            if len(part.positions):
+                output = network(normalize(part.views.to(device), statistics))
+                cls.append(finite(output.cls.float().cpu()))
+                if patches:
+                    patch.append(finite(output.patches.float().cpu()))
+            if progress is not None:
+                progress(len(read) + len(bad), len(chosen))
+    if not cls:
+        raise DataError(
+            f"none of the {len(chosen)} images under '{images.root}' can be read",
+            why=f"the first, '{bad[0][0]}': {bad[0][1]}" if bad else "",
+            fix="look at the files, or name others",
+        )
+    return Features(
+        # Copies outside of inference mode, so that others may train on them.
+        cls=torch.cat(cls).clone(),
+        patches=torch.cat(patch).clone() if patches else None,
+        labels=None if images.labels is None else torch.tensor([images.label(i) for i in read]),
+        names=[images.name(i) for i in read],
+        bad=bad,
+    )
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Every part of a network in evaluation mode, and afterwards in the mode in which it was."""
+    training = [part for part in network.modules() if part.training]
+    network.eval()
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True

@@ -1,0 +1,82 @@
+"""Random crops for probes on augmented images: TRAIN224 of spec_evaluation 8.0."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ibot.config.schema import AugmentConfig
+from ibot.data.decode import UnreadableImage
+from ibot.data.params import view_params
+from ibot.data.pixels import cut
+from ibot.data.workers import read_items
+from ibot.eval.features.views import Images
+
+
+@dataclass(frozen=True, slots=True)
+class CropBatch:
+    """One step's crops of one process."""
+
+    positions: NDArray[np.int64]
+    """int64 [b], the images read; those that cannot be are left out."""
+    views: Tensor
+    """uint8 [b, 3, h, w]."""
+
+
+def crop_config(size: tuple[int, int]) -> AugmentConfig:
+    """A crop of 8 to 100 % of the area at an aspect of 3/4 to 4/3, flipped half of the time, and nothing else."""
+    return AugmentConfig(
+        num_global=1, num_local=0, global_size=size, global_scale=(0.08, 1.0), aspect=(3 / 4, 4 / 3), flip=0.5,
+        jitter=0.0, gray=0.0, blur=(0.0, 0.0, 0.0), solarize=(0.0, 0.0, 0.0),
+    )  # fmt: skip
+
+
+def crop_batches(
+    images: Images, size: tuple[int, int], steps: Sequence[NDArray[np.int64]], seed: int, epoch: int, workers: int = 0
+) -> Iterator[CropBatch]:
+    """Crops of the images of each step; each is a function of (seed, epoch, image) alone."""
+    num_bytes = 3 * math.prod(size) * max(map(len, steps), default=0)
+    yield from read_items(_Crops(images, size, steps, seed, epoch), workers, num_bytes, batch_size=None)
+
+
+class _Crops(Dataset[CropBatch]):
+    def __init__(
+        self, images: Images, size: tuple[int, int], steps: Sequence[NDArray[np.int64]], seed: int, epoch: int
+    ) -> None:
+        self.images, self.config, self.steps, self.seed, self.epoch = images, crop_config(size), steps, seed, epoch
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __getitem__(self, number: int) -> CropBatch:
+        read, pixels = [], []
+        for index in self.steps[number].tolist():
+            try:
+                pixels.append(self.images.read(index))
+                read.append(index)
+            except UnreadableImage:
+                continue
+        positions = np.array(read, np.int64)
+        views = torch.zeros(0, 3, *self.config.global_size, dtype=torch.uint8)
+        if read:
+            sizes = np.array([image.shape[:2] for image in pixels], np.int64)
+            params = view_params(self.config, self.seed, self.epoch, positions, sizes)
+            crops = [self._crop(image, params.box[i, 0], params.flip[i, 0]) for i, image in enumerate(pixels)]
+            views = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).contiguous()
+        return CropBatch(positions, views)
+
+    def _crop(self, image: NDArray[np.uint8], box: NDArray[np.int32], flip: np.bool_) -> NDArray[np.uint8]:
+        """Cut, resize bilinearly (torchvision's default, which the published probe used), flip."""
+        top, left, height, width = box.tolist()
+        size = self.config.global_size
+        part = cut(Image.fromarray(image), left, top, width, height)
+        crop = np.asarray(part.resize((size[1], size[0]), Image.Resampling.BILINEAR))
+        return crop[:, ::-1] if flip else crop

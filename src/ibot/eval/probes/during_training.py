@@ -1,0 +1,90 @@
+"""k-NN accuracy while a network trains, shared by all processes of the training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from itertools import chain
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ibot.config.schema import Config
+from ibot.data.sets.scan import ImageSource
+from ibot.errors import DataError, TrainingStopped, WeightsError
+from ibot.eval.features.spectrum import effective_rank
+from ibot.eval.features.tokens import extract_features
+from ibot.eval.features.views import in_batches
+from ibot.eval.neighbours.vote import knn_accuracy
+from ibot.system.distributed import gather
+from ibot.system.processes import Processes
+from ibot.types import ResultRecord
+
+BATCH = 256
+"""Images per forward pass; the same composition whatever the number of processes."""
+
+
+def knn_probe(
+    config: Config, train: ImageSource, val: ImageSource, device: torch.device, processes: Processes
+) -> Callable[[nn.Module, int], list[ResultRecord]]:
+    """What `ibot.train` calls as `evaluate`, in every process: k-NN of `val` against `train`, by `config.evaluate`."""
+    settings = config.evaluate
+    sets = [(train, _evenly(train, settings.max_train)), (val, _evenly(val, settings.max_val))]
+
+    def evaluate(backbone: nn.Module, step: int) -> list[ResultRecord]:
+        features = partial(_features, backbone, config.augment.global_size, device, processes)
+        try:
+            (bank, bank_labels), (queries, labels) = (features(*part) for part in sets)
+        except WeightsError as error:
+            raise TrainingStopped(
+                f"the teacher's outputs are not finite at step {step}",
+                why=error.why,
+                fix="lower optim.lr, or go on from an earlier checkpoint",
+            ) from None
+        k, temperature = settings.k, settings.temperature
+        (score,) = knn_accuracy(bank, bank_labels, queries, labels, ks=k, temperature=temperature).values()
+        chosen = {"k": settings.k, "temperature": settings.temperature, "feature": "cls", "normalised": True}
+        extra = {"step": step, "balanced": score.balanced, "effective_rank": effective_rank(queries)}
+        return [ResultRecord("knn", "knn_top1", score.top1, chosen, len(bank), len(queries), extra=extra)]
+
+    return evaluate
+
+
+def _evenly(images: ImageSource, limit: int) -> NDArray[np.int64]:
+    return np.linspace(0, len(images) - 1, min(len(images), limit)).astype(np.int64)
+
+
+def _features(
+    backbone: nn.Module,
+    size: tuple[int, int],
+    device: torch.device,
+    processes: Processes,
+    images: ImageSource,
+    wanted: NDArray[np.int64],
+) -> tuple[Tensor, Tensor]:
+    """Class tokens [n, D] and labels [n] of the readable ones; each process computes some batches and gets all."""
+    found: list[tuple[Tensor, Tensor] | None] = []
+    why = ""
+    for indices in in_batches(wanted, BATCH)[processes.rank :: processes.world_size]:
+        try:
+            part = extract_features(backbone, images, size=size, indices=indices.tolist(), batch=BATCH, device=device)
+        except DataError as error:  # nothing in this batch can be read
+            why = error.why
+            found.append(None)
+            continue
+        assert part.labels is not None
+        found.append((part.cls, part.labels))
+    # Process r computed the batches r, r + W, ...: taken in turns they are in order again.
+    parts = gather(found)
+    turns = chain.from_iterable(parts[n % len(parts)][n // len(parts) :][:1] for n in range(sum(map(len, parts))))
+    readable = [part for part in turns if part is not None]
+    if not readable:
+        raise DataError(
+            f"none of the {len(wanted)} images under '{images.root}' can be read",
+            why=why,
+            fix="look at the files, or name others",
+        )
+    cls, labels = zip(*readable, strict=True)
+    return torch.cat(cls), torch.cat(labels)

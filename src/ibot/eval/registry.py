@@ -1,0 +1,59 @@
+"""The evaluations by name. Modules are imported by those who run them: the list itself costs nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import import_module
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluation: `run(context, settings)` of its module gives the records."""
+
+    summary: str
+    module: str
+    settings_name: str
+    """Class of its settings in `settings` beside the module."""
+    fitted: bool = False
+    """Whether `defaults(context)` of the module fits the settings to network and images."""
+
+    @cached_property
+    def settings(self) -> Any:
+        """Its settings; where they are fitted, those of the paper's smallest network. Imports nothing heavy."""
+        beside = import_module(f"{self.module.rpartition('.')[0]}.settings")
+        return getattr(beside, self.settings_name)()
+
+    def defaults(self, context: Any) -> Any:
+        """The settings for a network and its images."""
+        return import_module(self.module).defaults(context) if self.fitted else self.settings
+
+    def load(self) -> Callable[[Any, Any], list[Any]]:
+        """The function that runs it."""
+        return import_module(self.module).run
+
+
+def _ours(summary: str, module: str, settings: str, fitted: bool = False) -> Evaluation:
+    return Evaluation(summary, f"ibot.eval.{module}", settings, fitted)
+
+
+EVALUATIONS: dict[str, Evaluation] = {
+    "knn": _ours("weighted k-nearest neighbours", "probes.knn", "KnnSettings"),
+    "linear": _ours("linear probe, 45 learning rates in one pass", "probes.linear", "LinearSettings"),
+    "logistic": _ours("logistic regression on frozen features", "probes.logistic", "LogisticSettings"),
+    "cluster": _ours("unsupervised classification", "probes.cluster", "ClusterSettings"),
+    "semi": _ours("the frozen protocols with few labels", "probes.semi", "SemiSettings"),
+    "finetune": _ours("fine-tuning of the whole network", "tune.finetune", "FinetuneSettings", fitted=True),
+    "transfer": _ours("fine-tuning on smaller sets, as published", "tune.transfer", "FinetuneSettings", fitted=True),
+    "part_linear": _ours("linear probe on the most attended patches", "probes.part_linear", "PartLinearSettings"),
+    "backgrounds": _ours("backgrounds challenge, ImageNet-9", "robustness.backgrounds", "BackgroundSettings"),
+    "calibration": _ours("calibration of the classifier", "robustness.calibration", "CalibrationSettings"),
+    "natural_adversarial": _ours(
+        "hard natural images, ImageNet-A", "robustness.natural_adversarial", "NaturalAdversarialSettings"
+    ),
+    "corruptions": _ours("corrupted images, ImageNet-C", "robustness.corruptions", "CorruptionSettings"),
+    "occlusion": _ours("images with patches dropped", "robustness.occlusion", "OcclusionSettings"),
+    "shuffle": _ours("images with blocks shuffled", "robustness.shuffle", "ShuffleSettings"),
+}

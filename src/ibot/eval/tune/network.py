@@ -1,0 +1,138 @@
+"""A backbone with a classifier on its class token (spec_evaluation 8.4, 8.5)."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ibot.errors import WeightsError
+from ibot.eval.tune.settings import FinetuneSettings
+from ibot.models.backbone import BackboneModule
+from ibot.models.head import ProjectionHead, Prototypes, at_least_float32
+from ibot.models.layers import DropPath, resample_positions
+from ibot.models.vit import VisionTransformer
+from ibot.rng import Purpose, torch_seed
+
+
+class Classifier(nn.Module):
+    """Backbone -> class token -> kept layers of the projection head, if any -> linear layer to the classes."""
+
+    def __init__(
+        self,
+        backbone: BackboneModule,
+        num_classes: int,
+        settings: FinetuneSettings,
+        *,
+        head: ProjectionHead | None = None,
+        seed: int = 0,
+    ) -> None:
+        """Put a new classifier on `backbone`, which is trained in place and gets the settings' stochastic depth.
+
+        Args:
+            backbone: pre-trained.
+            num_classes: C.
+            settings: `head_layers`, `init_scale` and `drop_path` are read.
+            head: the pre-trained projection head, for `head_layers` above 0.
+            seed: of the new layer's weights: normal with std 0.02, bias 0, times `init_scale`.
+
+        Raises:
+            WeightsError: the head lacks the layers asked for.
+        """
+        super().__init__()
+        self.backbone = backbone
+        self.projection = projection_layers(head, settings.head_layers)
+        width = projected_width(self.projection, backbone.embed_dim)
+        self.head = nn.Linear(width, num_classes)
+        generator = torch.Generator().manual_seed(torch_seed(seed, 0, 0, Purpose.INIT))
+        with torch.no_grad():
+            # The published "truncated" normal is cut at +-2, which is never reached.
+            self.head.weight.normal_(std=0.02, generator=generator).mul_(settings.init_scale)
+            self.head.bias.zero_()
+        set_drop_path(backbone, settings.drop_path)
+        if backbone.masked_embed is not None:  # nothing is masked here: it would never get a gradient
+            backbone.masked_embed.requires_grad_(False)
+
+    @property
+    def num_classes(self) -> int:
+        """C."""
+        return self.head.out_features
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits [B, C] of normalised images [B, 3, H, W]; the last block is computed for the class tokens only."""
+        rows, columns = self.backbone.token_grid(images.shape[-2], images.shape[-1])
+        index = torch.arange(len(images), device=images.device) * (1 + rows * columns)
+        return self.head(self.projection(self.backbone.forward_rows(images, None, index)))
+
+
+class UnitLength(nn.Module):
+    """Rows [B, d] scaled to length 1, in float32 or wider."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The same direction."""
+        return F.normalize(at_least_float32(x), dim=-1)
+
+
+def projection_layers(head: ProjectionHead | None, count: int) -> nn.Sequential:
+    """A copy of the first `count` linear layers of a projection head, to be trained (`finetune_head_layer` of 8.5).
+
+    Each brings the norm and activation behind it; the last one of the head's MLP (the bottleneck) brings the
+    normalisation and the prototypes of the class token.
+
+    Raises:
+        WeightsError: no head, fewer layers, or batch norm, whose statistics would depend on the processes.
+    """
+    if not count:
+        return nn.Sequential()
+    parts = [] if head is None else list(head.mlp) if isinstance(head.mlp, nn.Sequential) else [head.mlp]
+    linear = [place for place, part in enumerate(parts) if isinstance(part, nn.Linear)]
+    if head is None or head.sees_batch or len(linear) < count:
+        why = "the weights hold no projection head" if head is None else f"it has {len(linear)}"
+        raise WeightsError(
+            f"the projection head does not give {count} leading layers",
+            why="it has batch norm" if head is not None and head.sees_batch else why,
+            fix="use head_layers=0, or weights with such a head",
+        )
+    if count < len(linear):
+        parts = parts[: linear[count]]
+    elif head.normalized:
+        parts += [UnitLength(), head.cls_layer]
+    # Prototypes of fixed length are free here.
+    return copy.deepcopy(nn.Sequential(*parts)).requires_grad_(True)
+
+
+def projected_width(projection: nn.Sequential, width: int) -> int:
+    """Width of what `projection` makes of rows of `width`."""
+    for part in projection:
+        if isinstance(part, nn.Linear):
+            width = part.out_features
+        elif isinstance(part, Prototypes):
+            width = len(part.weight_v)
+    return width
+
+
+def set_drop_path(backbone: BackboneModule, rate: float) -> None:
+    """Stochastic depth from 0 in the first block to `rate` in the last, as if the backbone had been built with it."""
+    blocks = backbone.blocks_for_sharding()
+    for i, block in enumerate(blocks):
+        block.drop_path = DropPath(rate * i / max(1, len(blocks) - 1))
+
+
+@torch.no_grad()
+def resize_positions(backbone: BackboneModule, size: int) -> None:
+    """Resample the position table of a ViT once for square images of `size` pixels (variant B of spec_evaluation 8.0).
+
+    Bicubic to the exact grid, unlike the resampling inside of the network. A table of that grid stays as it is; a Swin
+    has none.
+    """
+    if not isinstance(backbone, VisionTransformer):
+        return
+    grid = backbone.token_grid(size, size)
+    if grid == backbone.table_grid:
+        return
+    table = backbone.pos_embed
+    patches = resample_positions(table[:, 1:], backbone.table_grid, grid, "exact")
+    backbone.pos_embed = nn.Parameter(torch.cat([table[:, :1], patches], dim=1))
+    backbone.table_grid = grid

@@ -1,0 +1,1 @@
+"""Looking around in one's own images by their features."""

@@ -1,0 +1,110 @@
+"""What several processes do together: sums, votes, averaged gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ibot.errors import UserError
+from ibot.system.processes import Processes, launched_processes
+from ibot.system.watch import watched
+
+T = TypeVar("T")
+
+TIMEOUT = timedelta(minutes=10)
+"""A process that waits longer for the others gives up, instead of hanging for ever."""
+
+
+@contextmanager
+def joined(device: torch.device) -> Iterator[Processes]:
+    """Join the other processes, and leave them at the end; an error in the body ends all (`ibot.system.watch`)."""
+    with watched():
+        yield init_processes(device)
+        shutdown()  # not after an error: it might wait for the others
+
+
+def init_processes(device: torch.device) -> Processes:
+    """Join the other processes (NCCL on GPUs, gloo on CPUs); nothing is started for a single one."""
+    processes = launched_processes()
+    if device.type == "cuda":
+        torch.cuda.set_device(device if device.index is not None else processes.local_rank)
+    if processes.world_size > 1:
+        host = f"[{processes.address}]" if ":" in processes.address else processes.address
+        dist.init_process_group(
+            "nccl" if device.type == "cuda" and dist.is_nccl_available() else "gloo",
+            init_method=f"tcp://{host}:{processes.port}",
+            rank=processes.rank,
+            world_size=processes.world_size,
+            timeout=TIMEOUT,
+        )
+    return processes
+
+
+def shutdown() -> None:
+    """Leave the group of processes, if there is one."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def check_equal(facts: Mapping[str, object]) -> None:
+    """Raise UserError where the processes differ in what decides which collectives they take part in."""
+    everyone = gather(dict(facts))
+    for name in facts:
+        values = [theirs[name] for theirs in everyone]
+        odd = next((rank for rank, value in enumerate(values) if value != values[0]), None)
+        if odd is not None:
+            raise UserError(
+                f"the processes differ in {name}",
+                why=f"{values[0]} in process 0, {values[odd]} in process {odd}",
+                fix="give all of them the same command, the same images and the same folders",
+            )
+
+
+def gather(own: T) -> list[T]:
+    """`own` of every process, by rank."""
+    if not dist.is_initialized():
+        return [own]
+    parts: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(parts, own)
+    return parts
+
+
+def barrier() -> None:
+    """Wait for all processes."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def any_true(flag: bool, device: torch.device) -> bool:
+    """Whether `flag` is set on any process."""
+    if not dist.is_initialized():
+        return flag
+    votes = torch.tensor(float(flag), device=device)
+    dist.all_reduce(votes)
+    return votes.item() > 0
+
+
+def sum_over_processes(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Sums of tensors of equal shapes over all processes, as float64, in one collective."""
+    flat = torch.cat([tensor.double().flatten() for tensor in tensors])
+    if dist.is_initialized():
+        dist.all_reduce(flat)
+    parts = flat.split([tensor.numel() for tensor in tensors])
+    return [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)]
+
+
+def wrap_student(student: nn.Module, processes: Processes, device: torch.device) -> nn.Module:
+    """The student with gradients averaged over processes; the student itself for a single one."""
+    if processes.world_size == 1:
+        return student
+    if any(isinstance(part, nn.SyncBatchNorm) for part in student.modules()) and device.type != "cuda":
+        raise UserError("head.norm=syncbn runs on GPUs only", fix="use head.norm=ln or none on CPUs")
+    devices = [device] if device.type == "cuda" else None
+    return DistributedDataParallel(student, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True)

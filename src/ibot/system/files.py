@@ -1,0 +1,120 @@
+"""Files that are whole or absent, whenever the process dies."""
+
+from __future__ import annotations
+
+import errno
+import os
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+from ibot.errors import ResourceError, WeightsError
+from ibot.system.places import DISK_FULL
+
+_GONE = (errno.EIO, errno.EROFS, errno.ESTALE, errno.ENODEV, errno.ENXIO)
+"""What a write into an open file meets on a disk that was taken away or became read-only."""
+_DAMAGED = (
+    OSError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, pickle.UnpicklingError,
+)  # fmt: skip
+"""What torch raises for files that are cut or altered."""
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Replace a file as a whole, or leave the old one as it is.
+
+    Args:
+        path: the file.
+        write: writes the new content into the file beside it that it is given.
+
+    Raises:
+        ResourceError: the disk is full.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        write(temporary)
+        sync(temporary)
+        temporary.replace(path)
+        sync(path.parent)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError | RuntimeError | SafetensorError) and is_disk_full(error):
+            raise disk_full(path.parent) from None
+        raise
+
+
+def read_state(path: Path, belongs_to: Path | None = None) -> Any:
+    """Tensors and plain values that `torch.save` wrote, on the CPU; nothing in the file is executed.
+
+    Args:
+        path: the file.
+        belongs_to: the folder that is of no use without the file, if it is part of one.
+
+    Raises:
+        WeightsError: the file is damaged.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except _DAMAGED as error:
+        what = f"the folder '{belongs_to}'" if belongs_to else "it"
+        raise WeightsError(
+            f"'{path}' cannot be read",
+            why=str(error).splitlines()[0] if str(error) else type(error).__name__,
+            fix=f"delete {what} and run the same command: it starts again",
+        ) from None
+
+
+def sync(path: Path) -> None:
+    """Return when a file, or the names in a folder, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def is_disk_full(error: Exception) -> bool:
+    """Whether a failed write was refused for lack of space."""
+    if isinstance(error, OSError):
+        return error.errno in DISK_FULL
+    # torch and safetensors report a failed write as their own errors, with the system's words inside.
+    text = str(error).lower()
+    return any(words in text for words in ("no space left", "os error 28", "quota", "unexpected pos", "file too large"))
+
+
+def lost(folder: Path, error: OSError) -> Exception:
+    """The error for a folder that could be written before and no longer can; `error` itself if it is of something else.
+
+    Args:
+        folder: what is being written.
+        error: what the system said.
+    """
+    inside = error.filename is not None and folder in (Path(error.filename), *Path(error.filename).parents)
+    if not inside and not (error.filename is None and error.errno in _GONE):
+        return error
+    return ResourceError(
+        f"the folder '{folder}' can no longer be written",
+        why=f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror),
+        fix="see whether it was moved or removed, and whether its disk is there and writable; "
+        "the same command goes on from the last checkpoint in it",
+    )
+
+
+def disk_full(folder: Path, needed: str = "", resumes: str = "") -> ResourceError:
+    """The error for a full disk: what is free, and what the remedy leads to.
+
+    Args:
+        folder: what is being written.
+        needed: what takes how much, if that is known.
+        resumes: what the same command does once there is space, if it is more than to run again.
+    """
+    free = f"{shutil.disk_usage(folder).free / 2**20:.1f} MiB are free"
+    return ResourceError(
+        f"the disk of '{folder}' is full",
+        why=f"{needed}, {free}" if needed else free,
+        fix="free some space, then run the same command" + (f": {resumes}" if resumes else ""),
+    )

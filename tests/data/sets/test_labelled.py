@@ -1,0 +1,186 @@
+import multiprocessing
+import os
+import pickle
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ibot.config.schema import MAX_PIXELS
+from ibot.data.decode import UnreadableImage
+from ibot.data.sets.class_folders import open_folder
+from ibot.data.sets.labelled import (
+    ArrayImages,
+    FileImages,
+    LabelledImages,
+    ListedImages,
+    SubsetImages,
+    TarImages,
+    count_shared,
+    read_as,
+)
+from ibot.data.sets.lists import open_list
+from ibot.data.sets.scan import scan
+from ibot.data.sets.tars import open_tars
+
+
+def test_a_source_without_labels_is_no_labelled_set(tmp_path, make):
+    with pytest.raises(ValueError, match="have no labels"):
+        FileImages(scan(make(tmp_path, "1.jpg")))
+
+
+@pytest.fixture(params=["folder", "list", "tar", "array", "subset"])
+def images(request, tmp_path, make, write, tar):
+    if request.param == "array":
+        pixels = np.random.default_rng(0).integers(0, 256, (3, 4, 6, 3), dtype=np.uint8)
+        return ArrayImages(tmp_path, "test", pixels, np.array([0, 1, 1], np.int32), ("cat", "dog"))
+    if request.param == "tar":
+        return open_tars([tar(tmp_path / "a.tar", "cat/1.jpg", "dog/1.jpg")])
+    make(tmp_path / "set", "cat/1.jpg", "dog/1.jpg", "dog/2.jpg")
+    if request.param == "list":
+        return open_list(write(tmp_path / "list.csv", "path,label", "set/cat/1.jpg,cat", "set/dog/1.jpg,dog"))
+    folder = open_folder(tmp_path / "set")
+    return folder if request.param == "folder" else SubsetImages(folder, [2, 0])
+
+
+def test_every_set_keeps_to_the_protocol_and_travels_to_workers(images):
+    assert isinstance(images, LabelledImages)
+    assert images.labels.dtype == np.int32 and images.labels.tolist() == [images.label(i) for i in range(len(images))]
+    pixels = images.read(1)
+    assert pixels.dtype == np.uint8 and pixels.shape[2] == 3 and isinstance(images.name(1), str)
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        fingerprint, there = pool.submit(images.fingerprint).result(), pool.submit(images.read, 1).result()
+    assert fingerprint == images.fingerprint() and len(fingerprint) == 64
+    np.testing.assert_array_equal(there, pixels)
+
+
+def made_anew(images):
+    return SubsetImages(replace(images.base), images.indices) if isinstance(images, SubsetImages) else replace(images)
+
+
+def change(images):
+    """Another pixel, or another time of a file."""
+    if isinstance(images, ArrayImages):
+        images.pixels[0, 0, 0, 0] ^= 1
+    else:
+        base = images.base if isinstance(images, SubsetImages) else images
+        archived = isinstance(base, TarImages)
+        file = base.root / (base.archives[0] if archived else base.name(0))
+        os.utime(file, ns=(1, 1))
+
+
+def test_fingerprints_follow_the_files(images):
+    before = images.fingerprint()
+    assert made_anew(images).fingerprint() == before
+    change(images)
+    assert made_anew(images).fingerprint() != before
+
+
+def test_a_fingerprint_is_computed_once_and_travels_with_the_set(images, monkeypatch):
+    first = images.fingerprint()
+    change(images)
+    monkeypatch.setattr("ibot.data.sets.labelled._digest", lambda *_: pytest.fail("computed again"))
+    assert images.fingerprint() == pickle.loads(pickle.dumps(images)).fingerprint() == first
+
+
+def test_fingerprints_follow_kind_names_and_labels(tmp_path, make, write):
+    make(tmp_path, "a/1.jpg", "b/1.jpg")
+    folder = open_folder(tmp_path)
+    seen = [folder.fingerprint(), ListedImages(folder.source).fingerprint()]
+    for labels in ("x,y", "y,x", "x,z"):
+        first, second = labels.split(",")
+        file = write(tmp_path / "list.csv", "path,label", f"a/1.jpg,{first}", f"b/1.jpg,{second}")
+        seen.append(open_list(file).fingerprint())
+    (tmp_path / "a" / "1.jpg").rename(tmp_path / "a" / "2.jpg")
+    seen.append(open_folder(tmp_path).fingerprint())
+    seen += [SubsetImages(folder, indices).fingerprint() for indices in ([0], [0, 1], [1, 0])]
+    assert len(set(seen)) == len(seen)
+    assert len(made_anew(folder).fingerprint()) == 64, "a file that has gone has a state as well"
+
+
+def test_an_archive_that_shrinks_or_goes_gives_unreadable_images(tmp_path, tar):
+    path = tar(tmp_path / "a.tar", "cat/1.jpg", "dog/1.jpg")
+    images = open_tars([path])
+    path.write_bytes(path.read_bytes()[:700])
+    with pytest.raises(UnreadableImage, match="truncated"):
+        images.read(0)
+    path.unlink()
+    with pytest.raises(UnreadableImage, match="No such file"):
+        images.read(0)
+
+
+def test_a_damaged_image_in_an_archive_or_folder_is_unreadable(tmp_path, make, tar):
+    images = open_tars([tar(tmp_path / "a.tar", **{"cat/1.jpg": "no image", "dog/1.jpg": None})])
+    make(tmp_path / "f", "cat/1.jpg", "dog/1.jpg").joinpath("cat/1.jpg").write_text("no image")
+    for one in (images, open_folder(tmp_path / "f")):
+        with pytest.raises(UnreadableImage, match="not an image"):
+            one.read(0)
+
+
+def test_a_subset_keeps_the_classes_of_its_base(tmp_path, make, names):
+    base = open_folder(make(tmp_path, "a/1.jpg", "b/1.jpg", "c/1.jpg"))
+    subset = SubsetImages(base, np.array([2, 0], np.int32))
+    assert subset.classes == ("a", "b", "c") and names(subset) == ["c/1.jpg", "a/1.jpg"] and subset.root == base.root
+    assert subset.labels.tolist() == [2, 0] and abs(int(subset.read(0)[0, 0, 0]) - 20) <= 2
+    assert len(SubsetImages(base, [])) == 0
+
+
+def test_subsets_are_turned_upright_or_not_with_their_base(tmp_path, make):
+    make(tmp_path, "a/1.jpg", "b/1.jpg")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (8, 4)).save(tmp_path / "b" / "1.jpg", exif=exif)
+    upright = SubsetImages(SubsetImages(open_folder(tmp_path), [1, 0]), [0])
+    lying = read_as(upright, "ignore", MAX_PIXELS)
+    assert isinstance(lying, SubsetImages) and lying.name(0) == upright.name(0) == "b/1.jpg"
+    assert upright.read(0).shape == (8, 4, 3) and lying.read(0).shape == (4, 8, 3)
+    assert lying.fingerprint() != upright.fingerprint() == read_as(lying, "apply", MAX_PIXELS).fingerprint()
+
+
+def test_images_in_memory_have_no_side_up(tmp_path):
+    pixels = np.zeros((2, 4, 6, 3), np.uint8)
+    images = ArrayImages(tmp_path, "test", pixels, np.array([0, 1], np.int32), ("cat", "dog"))
+    subset = SubsetImages(images, [1])
+    assert read_as(images, "ignore", MAX_PIXELS) is images
+    assert read_as(subset, "ignore", MAX_PIXELS).fingerprint() == subset.fingerprint()
+
+
+@pytest.mark.parametrize("indices", [[3], [-1], [True, False, True], [0.5], [[0]]])
+def test_indices_outside_of_the_base_are_refused(tmp_path, indices, make):
+    base = open_folder(make(tmp_path, "a/1.jpg", "b/1.jpg", "c/1.jpg"))
+    with pytest.raises(ValueError, match="indices"):
+        SubsetImages(base, indices)
+
+
+def test_files_in_both_sets_are_counted_whatever_their_roots(tmp_path, make, tar):
+    make(tmp_path / "d", "a/1.jpg", "a/2.jpg", "b/1.jpg", "b/2.jpg")
+    make(tmp_path / "e", "a/1.jpg", "b/1.jpg")
+    (tmp_path / "link").symlink_to(tmp_path / "d")
+    whole, other = open_folder(tmp_path / "d"), open_folder(tmp_path / "e")
+    rows = ["path,label", "d/a/1.jpg,a", "d/b/2.jpg,b", "e/b/1.jpg,b"]
+    (tmp_path / "list.csv").write_text("\n".join(rows))
+    listed = open_list(tmp_path / "list.csv", "train")
+    assert count_shared(whole, whole) == 4 and count_shared(whole, other) == 0
+    assert count_shared(whole, open_folder(tmp_path / "link")) == 4
+    assert count_shared(whole, SubsetImages(whole, [3, 0])) == 2
+    assert count_shared(SubsetImages(whole, [0, 1]), SubsetImages(whole, [2, 3])) == 0
+    assert count_shared(listed, whole) == count_shared(whole, listed) == 2
+    archive = open_tars([tar(tmp_path / "x.tar", "a/1.jpg", "b/1.jpg")])
+    assert count_shared(archive, archive) == 0
+    pixels = ArrayImages(tmp_path, "train", np.zeros((2, 4, 4, 3), np.uint8), np.array([0, 1], np.int32), ("a", "b"))
+    assert count_shared(pixels, pixels) == 0
+
+
+def test_sets_with_tiff_files_are_others_when_their_levels_are_read_otherwise(tmp_path, make, tar, monkeypatch):
+    folders = {name: make(tmp_path / name, f"a/1.{name}", "b/1.jpg") for name in ("jpg", "tif", "TIFF")}
+    archive = tar(tmp_path / "a.tar", "a/1.jpg", "b/1.tif")
+
+    def seen():
+        found = {name: open_folder(folder).fingerprint() for name, folder in folders.items()}
+        return {**found, "tar": open_tars([archive]).fingerprint()}
+
+    before = seen()
+    monkeypatch.setattr("ibot.data.sets.labelled.TIFF_LEVELS", "levels 3")
+    assert [name for name, print_ in seen().items() if print_ == before[name]] == ["jpg"]

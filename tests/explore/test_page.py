@@ -1,0 +1,311 @@
+import base64
+import csv
+import io
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ibot.data.decode import UnreadableImage
+from ibot.explore import page as gallery
+from ibot.explore.page import (
+    MAX_GROUPS,
+    MAX_PICTURES,
+    THUMBNAIL,
+    Duplicates,
+    Findings,
+    Group,
+    Nearest,
+    Picture,
+    Row,
+    Square,
+    csv_rows,
+    write_csv,
+    write_page,
+)
+
+NAMES = [
+    "a b.jpg",
+    "\"double\" 'single' & co.jpg",
+    "<script>alert(1)</script>.png",
+    '"><img src=x onerror=alert(1)>.png',
+    "котёнок/猫 🐈/قطة.jpg",
+    "caf\udce9.jpg",
+    "\ud800 half.jpg",
+    "line\nend\r\t\x1b[31m.jpg",
+    "{title} %s &amp; \\n.jpg",
+    "=1+1,;.jpg",
+]
+VOID = {"meta", "img"}
+
+
+class Page(HTMLParser):
+    """Elements, texts and pictures of a page; refuses tags that are not closed in order."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.source = path.read_bytes().decode("utf-8")
+        self.open, self.elements, self.texts = [], [], []
+        self.feed(self.source)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        assert len(dict(attrs)) == len(attrs)
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if data.strip():
+            self.texts.append((self.open[-1] if self.open else "", data.strip()))
+
+    def all(self, tag, **attrs):
+        return [found for name, found in self.elements if name == tag and attrs.items() <= found.items()]
+
+    def text(self, tag):
+        return [text for inside, text in self.texts if inside == tag]
+
+    def images(self):
+        """Decoded pictures, in order."""
+        pictures = []
+        for element in self.all("img"):
+            head, data = element["src"].split(",")
+            assert head == "data:image/jpeg;base64"
+            with Image.open(io.BytesIO(base64.b64decode(data, validate=True))) as picture:
+                picture.load()
+                assert picture.format == "JPEG"
+                assert (str(picture.width), str(picture.height)) == (element["width"], element["height"])
+                pictures.append(picture.convert("RGB"))
+        return pictures
+
+
+def plain(index):
+    """An image whose colour tells its number."""
+    return np.full((32, 48, 3), (index % 256, 90, 200), np.uint8)
+
+
+def shown(tmp_path, findings, read=plain, title="title"):
+    write_page(findings, read, tmp_path / "page.html", title)
+    return Page(tmp_path / "page.html")
+
+
+def everything():
+    pictures = [Picture(i, name, 0.9 - 0.05 * i) for i, name in enumerate(NAMES)]
+    return Findings(
+        nearest=[
+            Nearest(Picture(7, NAMES[7]), pictures[:3]),
+            Nearest(
+                Picture(9, NAMES[3], square=Square.on_grid(5, (2, 3))),
+                [replace(pictures[i], square=Square.on_grid(i, (2, 3))) for i in (3, 4)],
+            ),
+        ],
+        duplicates=Duplicates(0.95, [Group(pictures[:4]), Group(pictures[4:6])]),
+        outliers=pictures[6:],
+    )
+
+
+def test_every_name_and_every_picture_is_on_the_page(tmp_path):
+    findings = everything()
+    page = shown(tmp_path, findings)
+    assert findings.duplicates and findings.outliers
+    order = [picture for found in findings.nearest for picture in (found.query, *found.answers)]
+    order += [picture for group in findings.duplicates.groups for picture in group.pictures]
+    order += findings.outliers
+    assert [round(np.asarray(image)[..., 0].mean()) for image in page.images()] == pytest.approx(
+        [picture.index for picture in order],
+        abs=4,  # JPEG
+    )
+    for element, picture in zip(page.all("img"), order, strict=True):
+        assert f" {picture.index}: " in element["alt"]
+    numbers = [text for text in page.text("small") if f"#{order[1].index}" in text]
+    assert numbers and "0.900" in numbers[0]
+    assert page.text("h2")[-2:] == ["Near-duplicates", "Outliers"] and page.text("h2")[0] == "Nearest to"
+    assert page.text("h3") == [
+        "Group 1: 4 images, smallest similarity to the first 0.750",
+        "Group 2: 2 images, smallest similarity to the first 0.650",
+    ]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_cannot_leave_its_place(tmp_path, name):
+    page = shown(tmp_path, Findings(outliers=[Picture(3, name, 0.1)]), title=name)
+    (image,) = page.all("img")
+    visible = image["alt"].removeprefix("image 3: ")
+    back = re.sub(r"\\(?:u([0-9a-f]{4})|x([0-9a-f]{2}))", lambda m: chr(int(m[1] or m[2], 16)), visible)
+    assert back.replace("\\n", "\n").replace("\\r", "\r").replace("\\t", "\t") == name.replace("\\n", "\n")
+    assert page.text("bdi") == [visible] and page.text("h1") == page.text("title") == [visible]
+    assert not page.all("script") and len(page.all("img")) == 1
+
+
+def test_the_page_needs_no_network(tmp_path):
+    page = shown(tmp_path, everything())
+    links = [value for _, attrs in page.elements for key, value in attrs.items() if key in ("src", "href", "srcset")]
+    assert links and all(link.startswith("data:image/jpeg;base64,") for link in links)
+    assert "url(" not in page.source and "@import" not in page.source and "://" not in page.source
+    (policy,) = page.all("meta", **{"http-equiv": "Content-Security-Policy"})
+    assert policy["content"].startswith("default-src 'none'")
+
+
+def test_telephones_and_dark_mode_are_served(tmp_path):
+    page = shown(tmp_path, Findings())
+    assert page.all("meta", name="viewport")[0]["content"].startswith("width=device-width")
+    assert "prefers-color-scheme: dark" in page.source and page.all("html", lang="en")
+
+
+def test_the_query_comes_first_with_its_square(tmp_path):
+    query = Picture(40, "q.jpg", square=Square.on_grid(5, (2, 4)))
+    answers = [Picture(1, "a.jpg", 0.8, Square.on_grid(7, (2, 4))), Picture(2, "b.jpg", 0.7)]
+    page = shown(tmp_path, Findings(nearest=[Nearest(query, answers)]))
+    assert [image["alt"] for image in page.all("img")] == [
+        "query 40: q.jpg, patch in row 1, column 1 marked",
+        "image 1: a.jpg, patch in row 1, column 3 marked",
+        "image 2: b.jpg",
+    ]
+    assert page.text("bdi")[0] == "q.jpg, patch in row 1, column 1"
+    assert page.text("small")[:2] == ["query · #40 · patch in row 1, column 1", "#1 · patch in row 1, column 3 · 0.800"]
+    assert "Rows and columns of patches count from 0." in page.text("p")
+    squares = [
+        dict(side.split(":") for side in found["style"].split(";")) for found in page.all("span") if "style" in found
+    ]
+    assert squares == [
+        {"top": "50.000%", "left": "25.000%", "height": "50.000%", "width": "25.000%"},
+        {"top": "50.000%", "left": "75.000%", "height": "50.000%", "width": "25.000%"},
+    ]
+
+
+def test_a_query_from_elsewhere_has_no_number(tmp_path):
+    page = shown(tmp_path, Findings(nearest=[Nearest(Picture(-1, "mine.jpg"), [])]))
+    assert page.all("img")[0]["alt"] == "query: mine.jpg" and page.text("small") == ["query"]
+    assert "None found." in page.text("p")
+
+
+@pytest.mark.parametrize("grid", [(1, 1), (3, 5), (14, 14)])
+def test_squares_tile_the_picture(grid):
+    cover = np.zeros((grid[0] * 4, grid[1] * 4), int)
+    for patch in range(grid[0] * grid[1]):
+        square = Square.on_grid(patch, grid)
+        top, left = round(square.top * len(cover)), round(square.left * cover.shape[1])
+        cover[top : top + round(square.height * len(cover)), left : left + round(square.width * cover.shape[1])] += (
+            patch
+        )
+    np.testing.assert_array_equal(cover, np.kron(np.arange(grid[0] * grid[1]).reshape(grid), np.ones((4, 4), int)))
+
+
+@pytest.mark.parametrize("patch", [-1, 6])
+def test_a_patch_outside_of_the_grid_is_refused(patch):
+    with pytest.raises(ValueError, match=f"no patch {patch} on a grid of 2 x 3"):
+        Square.on_grid(patch, (2, 3))
+
+
+def test_an_unreadable_image_is_a_box_with_the_reason(tmp_path):
+    def read(index):
+        if index == 1:
+            raise UnreadableImage("<b>truncated</b>")
+        return plain(index)
+
+    page = shown(tmp_path, Findings(outliers=[Picture(i, f"{i}.jpg", 0.1) for i in range(3)]), read)
+    assert len(page.images()) == 2
+    (box,) = page.all("div", role="img")
+    assert box["aria-label"] == "image 1: 1.jpg, unreadable: <b>truncated</b>"
+    assert page.text("div") == ["<b>truncated</b>"] and page.text("bdi") == ["0.jpg", "1.jpg", "2.jpg"]
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (32, 32), (3000, 2), (2, 3000), (700, 900), (192, 100)])
+def test_thumbnails_have_one_size_and_few_bytes(tmp_path, shape):
+    noise = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    page = shown(tmp_path, Findings(outliers=[Picture(0, "a", 0.0)]), lambda _: noise)
+    (picture,) = page.images()
+    assert max(picture.size) == THUMBNAIL
+    assert min(picture.size) == max(1, round(THUMBNAIL * min(shape) / max(shape)))
+    assert len(page.source) < 60_000  # noise is the worst that JPEG can meet
+
+
+def test_small_images_are_enlarged_pixel_by_pixel(tmp_path):
+    image = np.zeros((2, 2, 3), np.uint8)
+    image[0, 1] = 255
+    page = shown(tmp_path, Findings(outliers=[Picture(0, "a", 0.0)]), lambda _: image)
+    gray = np.asarray(page.images()[0].convert("L"))
+    half = THUMBNAIL // 2
+    assert (gray[: half - 8, half + 8 :] > 240).all() and (gray[half + 8 :] < 15).all()
+
+
+def test_large_groups_and_many_groups_are_cut_and_the_page_says_so(tmp_path):
+    large = Group([Picture(i, str(i), 0.9) for i in range(MAX_PICTURES + 3)])
+    pair = Group([Picture(0, "0", 1.0), Picture(1, "1", 0.9)])
+    findings = Findings(duplicates=Duplicates(0.95, [large] + [pair] * (MAX_GROUPS + 4)))
+    page = shown(tmp_path, findings)
+    assert len(page.images()) == MAX_PICTURES + 2 * (MAX_GROUPS - 1)
+    text = " ".join(page.text("p"))
+    assert f"or more: {MAX_GROUPS + 5}, of which the first {MAX_GROUPS} are shown." in text
+    assert f"The first {MAX_PICTURES} are shown." in page.text("p")
+    assert len(list(csv_rows(findings))) == MAX_PICTURES + 3 + 2 * (MAX_GROUPS + 4)
+
+
+def test_sections_appear_when_sought_even_if_empty(tmp_path):
+    page = shown(tmp_path, Findings(duplicates=Duplicates(0.9, []), outliers=[]))
+    assert page.text("h2") == ["Near-duplicates", "Outliers"] and page.text("p")[1].endswith("0.9 or more: 0.")
+    assert shown(tmp_path, Findings()).text("h2") == []
+
+
+def test_the_table_holds_all_findings(tmp_path):
+    findings = everything()
+    write_csv(csv_rows(findings), tmp_path / "a.csv")
+    with (tmp_path / "a.csv").open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+        header, *lines = csv.reader(file)
+    assert header == [
+        "kind", "group_or_query", "query_row", "query_column", "rank", "name", "row", "column", "similarity",
+    ]  # fmt: skip
+    name = [name.replace("\ud800", "\ufffd") for name in NAMES]
+    similarity = [f"{0.9 - 0.05 * i:.6f}" for i in range(len(NAMES))]
+    assert lines == [
+        *(["nearest", name[7], "", "", str(i + 1), name[i], "", "", similarity[i]] for i in range(3)),
+        *(["patch", name[3], "1", "2", str(i - 2), name[i], "1", str(i - 3), similarity[i]] for i in range(3, 5)),
+        *(["near-duplicate", "1", "", "", str(i + 1), name[i], "", "", similarity[i]] for i in range(4)),
+        *(["near-duplicate", "2", "", "", str(i - 3), name[i], "", "", similarity[i]] for i in range(4, 6)),
+        *(["outlier", "", "", "", str(i - 5), name[i], "", "", similarity[i]] for i in range(6, len(NAMES))),
+    ]
+
+
+def test_the_table_keeps_the_bytes_of_names_and_leaves_unknown_numbers_empty(tmp_path):
+    write_csv([Row("outlier", "", None, None, 1, "caf\udce9.jpg", None, None, None)], tmp_path / "a.csv")
+    assert (tmp_path / "a.csv").read_bytes().splitlines()[1] == b"outlier,,,,1,caf\xe9.jpg,,,"
+
+
+def failing():
+    yield Row("outlier", "", None, None, 1, "a", None, None, 0.5)
+    raise KeyError("stop")
+
+
+def unreliable(index):
+    if index:
+        raise KeyError("stop")
+    return plain(index)
+
+
+@pytest.mark.parametrize("kind", ["page", "table"])
+def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, kind):
+    path = tmp_path / "a"
+    path.write_text("old")
+    with pytest.raises(KeyError):
+        if kind == "page":
+            write_page(Findings(outliers=[Picture(0, "a"), Picture(1, "b")]), unreliable, path, "title")
+        else:
+            write_csv(failing(), path)
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_is_replaced_in_one_step(tmp_path, monkeypatch):
+    path, seen = tmp_path / "a", []
+    path.write_text("old")
+    monkeypatch.setattr(gallery.os, "fsync", lambda _: seen.append(path.read_text()))
+    write_csv([], path)
+    write_page(Findings(), plain, path, "title")
+    assert seen == ["old", "kind,group_or_query,query_row,query_column,rank,name,row,column,similarity\n"]
+    assert list(tmp_path.iterdir()) == [path]
