@@ -1,10 +1,12 @@
-"""Exports on real photographs, each with the target library's own preprocessing, and one step of fine-tuning there.
+"""Exports on real photographs, each with the target library's own preprocessing, and one step of
+fine-tuning there.
 
 python -m benchmarks.exports FOLDER [--photos 10] [--weights FILE]
 
-Prints, for each target, the largest difference of any token and the least cosine of the class tokens to what `ibot`
-makes of the same photographs. Without --weights the network is a ViT-S/16 or Swin-T of seeded random weights, whose
-tokens follow the pixels more closely than those of most trained networks.
+Prints, for each target, the largest difference of any token and the least cosine of the class
+tokens to what `ibot` makes of the same photographs. Without --weights the network is a ViT-S/16 or
+Swin-T of seeded random weights, whose tokens follow the pixels more closely than those of most
+trained networks.
 """
 
 from __future__ import annotations
@@ -49,8 +51,14 @@ def random_network(config: ModelConfig) -> Loaded:
 def with_timm(folder: Path, photos: list[NDArray[np.uint8]], own: Tensor) -> Tokens:
     network = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     transform = timm.data.create_transform(**timm.data.resolve_model_data_config(network))
-    tokens = network.forward_features(torch.stack([transform(Image.fromarray(photo)) for photo in photos]))
-    patches = tokens[:, network.num_prefix_tokens :] if hasattr(network, "num_prefix_tokens") else tokens.flatten(1, 2)
+    tokens = network.forward_features(
+        torch.stack([transform(Image.fromarray(photo)) for photo in photos])
+    )
+    patches = (
+        tokens[:, network.num_prefix_tokens :]
+        if hasattr(network, "num_prefix_tokens")
+        else tokens.flatten(1, 2)
+    )
     return network.forward_head(tokens, pre_logits=True), patches
 
 
@@ -74,7 +82,9 @@ def _huggingface(folder: Path, processor, photos: list[NDArray[np.uint8]]) -> To
 
 def with_onnx(file: Path, photos: list[NDArray[np.uint8]], own: Tensor) -> Tokens:
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    cls, patches = session.run(["cls", "patches"], {"images": own.numpy()})  # ONNX has no preprocessing of its own
+    cls, patches = session.run(
+        ["cls", "patches"], {"images": own.numpy()}
+    )  # ONNX has no preprocessing of its own
     return torch.from_numpy(cls), torch.from_numpy(patches)
 
 
@@ -96,7 +106,9 @@ def fine_tune_step(folder: Path, target: str, images: Tensor) -> tuple[float, fl
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder")
     parser.add_argument("--photos", type=int, default=10)
     parser.add_argument("--weights")
@@ -106,7 +118,9 @@ def main() -> None:
     photos = [source.read(i) for i in chosen]
     print("photos:", ", ".join(f"{photo.shape[1]}x{photo.shape[0]}" for photo in photos))
     networks = (
-        {"given": load(options.weights)} if options.weights else {n: random_network(c) for n, c in NETWORKS.items()}
+        {"given": load(options.weights)}
+        if options.weights
+        else {n: random_network(c) for n, c in NETWORKS.items()}
     )
     for name, loaded in networks.items():
         views = np.stack([View(loaded.size).render(photo) for photo in photos])
@@ -127,15 +141,25 @@ def main() -> None:
                     cls, patches = ask(out, photos, own)
                 cosine = F.cosine_similarity(cls, ours.cls)
                 print(
-                    f"{name:9} {target:17} largest difference: class {(cls - ours.cls).abs().max():.1e}, patches "
-                    f"{(patches - ours.patches).abs().max():.1e}; cosine of class tokens: least {cosine.min():.6f}, "
-                    f"median {cosine.median():.6f}", flush=True,
-                )  # fmt: skip
+                    f"{name:9} {target:17} largest difference: class "
+                    f"{(cls - ours.cls).abs().max():.1e}, patches "
+                    f"{(patches - ours.patches).abs().max():.1e}; cosine of class tokens: least "
+                    f"{cosine.min():.6f}, "
+                    f"median {cosine.median():.6f}",
+                    flush=True,
+                )
                 if target in ("timm", "huggingface"):
                     before, after = fine_tune_step(out, target, own)
-                    print(f"{name:9} {target:17} fine-tuned for a step: loss {before:.4f} -> {after:.4f}", flush=True)
+                    print(
+                        f"{name:9} {target:17} fine-tuned for a step: loss {before:.4f} -> "
+                        f"{after:.4f}",
+                        flush=True,
+                    )
                 elif target == "onnx":
-                    print(f"{name:9} {target:17} not trainable: an ONNX file is for inference", flush=True)
+                    print(
+                        f"{name:9} {target:17} not trainable: an ONNX file is for inference",
+                        flush=True,
+                    )
 
 
 if __name__ == "__main__":

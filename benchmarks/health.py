@@ -1,7 +1,7 @@
 """Share of a training step that the health monitor takes: python -m benchmarks.health [RECIPE]
 
-Times `observe` at every step and `report` at every log step, against the step itself, in one process; and the numbers
-that `training_step` computes for the monitor alone.
+Times `observe` at every step and `report` at every log step, against the step itself, in one
+process; and the numbers that `training_step` computes for the monitor alone.
 """
 
 from __future__ import annotations
@@ -30,8 +30,16 @@ def main() -> None:
     device = torch.device("cpu")
     precision = partial(autocast, device, choose_precision("auto", device))
     model = StudentTeacher(config)
-    update = Update(model, model.student, build_optimizer(model.student, config.optim), config, autocast=precision)
-    monitor = HealthMonitor.from_config(config, Schedules(config, 100, 1000, 10, 0, 0), num_images=50000)
+    update = Update(
+        model,
+        model.student,
+        build_optimizer(model.student, config.optim),
+        config,
+        autocast=precision,
+    )
+    monitor = HealthMonitor.from_config(
+        config, Schedules(config, 100, 1000, 10, 0, 0), num_images=50000
+    )
     batch = make_batch(config)
     steps, observing, reporting, numbers = [], [], [], []
     with torch.no_grad():
@@ -53,12 +61,16 @@ def main() -> None:
             began = time.perf_counter()
             monitor.report()
             reporting.append(time.perf_counter() - began)
-    step, observe, report, made = (statistics.median(x) for x in (steps, observing, reporting, numbers))
+    step, observe, report, made = (
+        statistics.median(x) for x in (steps, observing, reporting, numbers)
+    )
     every = max(1, config.log.every // 5)
     cost = observe + made / every + report / config.log.every
     print(
-        f"step {step * 1e3:.1f} ms; numbers {made * 1e3:.2f} ms every {every}, observe {observe * 1e3:.2f} ms, "
-        f"report {report * 1e3:.2f} ms every {config.log.every} steps: {100 * cost / step:.2f} % of the step"
+        f"step {step * 1e3:.1f} ms; numbers {made * 1e3:.2f} ms every {every}, observe "
+        f"{observe * 1e3:.2f} ms, "
+        f"report {report * 1e3:.2f} ms every {config.log.every} steps: {100 * cost / step:.2f} % "
+        "of the step"
     )
 
 

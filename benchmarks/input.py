@@ -2,8 +2,9 @@
 
     python -m benchmarks.input DIR [--recipe vit_s16] [--images 64] [--rounds 3]
 
-Both read the same files on one thread. "published": torchvision-like transforms one view at a time in Pillow, masks for
-every view (spec 2.1 to 2.3). "ours": the loader's micro-batches in this process.
+Both read the same files on one thread. "published": torchvision-like transforms one view at a time
+in Pillow, masks for every view (spec 2.1 to 2.3). "ours": the loader's micro-batches in this
+process.
 """
 
 from __future__ import annotations
@@ -41,7 +42,9 @@ def published_views(image: Image.Image, config: Config) -> list[torch.Tensor]:
     for view in range(augment.num_global + augment.num_local):
         is_global = view < augment.num_global
         size, scale = (
-            (augment.global_size, augment.global_scale) if is_global else (augment.local_size, augment.local_scale)
+            (augment.global_size, augment.global_scale)
+            if is_global
+            else (augment.local_size, augment.local_scale)
         )
         kind = min(view, 1) if is_global else 2
         crop = T.RandomResizedCrop(size, scale, interpolation=T.InterpolationMode.BICUBIC)
@@ -91,7 +94,10 @@ def main() -> None:
     theirs, ours = (statistics.median(column) for column in zip(*rates, strict=True))
     ratio = statistics.median(o / t for t, o in rates)
     print(f"{options.recipe}, {config.train.batch} images of {options.data}, one core")
-    print(f"published order of work {theirs:.1f} images/s, ours {ours:.1f} images/s, ratio {ratio:.2f}")
+    print(
+        f"published order of work {theirs:.1f} images/s, ours {ours:.1f} images/s, ratio "
+        f"{ratio:.2f}"
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
-"""The arithmetic of the published training step, written plainly from the specification: every token through the head.
+"""The arithmetic of the published training step, written plainly from the specification: every
+token through the head.
 
-The yardstick of `benchmarks.step`. It computes what the published code computes: patch logits of all tokens of student
-and teacher, local crops included, full softmaxes, per-tensor clipping with a read-back, an EMA parameter by parameter.
+The yardstick of `benchmarks.step`. It computes what the published code computes: patch logits of
+all tokens of student and teacher, local crops included, full softmaxes, per-tensor clipping with a
+read-back, an EMA parameter by parameter.
 """
 
 from __future__ import annotations
@@ -23,11 +25,15 @@ class PublishedStep:
         self.model = StudentTeacher(config)
         decayed = [p for p in self.model.student.parameters() if p.requires_grad and p.ndim > 1]
         plain = [p for p in self.model.student.parameters() if p.requires_grad and p.ndim == 1]
-        self.optimizer = torch.optim.AdamW([{"params": decayed}, {"params": plain, "weight_decay": 0.0}], foreach=False)
+        self.optimizer = torch.optim.AdamW(
+            [{"params": decayed}, {"params": plain, "weight_decay": 0.0}], foreach=False
+        )
         self.center = torch.zeros(1, config.head.out_dim)
         self.center_patch = torch.zeros(1, 1, config.head.out_dim)
 
-    def _logits(self, network: Network, images: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _logits(
+        self, network: Network, images: Tensor, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         out = network.backbone(images, mask)
         tokens = torch.cat([out.cls[:, None], out.patches], dim=1)
         z = network.head.project(tokens.flatten(0, 1)).unflatten(0, tokens.shape[:2])
@@ -43,9 +49,16 @@ class PublishedStep:
         if batch.local_views is not None:
             local_cls, _ = self._logits(self.model.student, batch.local_views.flatten(0, 1), None)
             student_cls = torch.cat([student_cls, local_cls])
-        target = F.softmax((teacher_cls - self.center) / values.teacher_temp, dim=-1).chunk(num_global)
-        target_patch = F.softmax((teacher_patch - self.center_patch) / values.patch_temp, dim=-1).chunk(num_global)
-        scores, scores_patch = (student_cls / 0.1).split(num_images), (student_patch / 0.1).chunk(num_global)
+        target = F.softmax((teacher_cls - self.center) / values.teacher_temp, dim=-1).chunk(
+            num_global
+        )
+        target_patch = F.softmax(
+            (teacher_patch - self.center_patch) / values.patch_temp, dim=-1
+        ).chunk(num_global)
+        scores, scores_patch = (
+            (student_cls / 0.1).split(num_images),
+            (student_patch / 0.1).chunk(num_global),
+        )
         mask_of = masks.chunk(num_global)
         total_cls, total_patch, pairs, same = 0.0, 0.0, 0, 0
         for q in range(num_global):
@@ -53,14 +66,20 @@ class PublishedStep:
                 if v == q:
                     per_patch = (-target_patch[q] * F.log_softmax(scores_patch[v], dim=-1)).sum(-1)
                     count = mask_of[v].sum(-1).clamp(min=1.0)
-                    total_patch = total_patch + ((per_patch * mask_of[v].float()).sum(-1) / count).mean()
+                    total_patch = (
+                        total_patch + ((per_patch * mask_of[v].float()).sum(-1) / count).mean()
+                    )
                     same += 1
                 else:
-                    total_cls = total_cls + (-target[q] * F.log_softmax(score, dim=-1)).sum(-1).mean()
+                    total_cls = (
+                        total_cls + (-target[q] * F.log_softmax(score, dim=-1)).sum(-1).mean()
+                    )
                     pairs += 1
         loss = total_cls / pairs + total_patch / same
         self.center = 0.9 * self.center + 0.1 * teacher_cls.mean(0, keepdim=True)
-        self.center_patch = 0.9 * self.center_patch + 0.1 * teacher_patch.mean(1).mean(0, keepdim=True)[:, None]
+        self.center_patch = (
+            0.9 * self.center_patch + 0.1 * teacher_patch.mean(1).mean(0, keepdim=True)[:, None]
+        )
         self.optimizer.zero_grad()
         loss.backward()
         for p in self.model.student.parameters():

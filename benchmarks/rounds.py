@@ -1,4 +1,6 @@
-"""Interleaved rounds of several ways to do the same; rounds that differ are no result: the machine was not quiet."""
+"""Interleaved rounds of several ways to do the same; rounds that differ are no result: the machine
+was not quiet.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +14,14 @@ from pathlib import Path
 import torch
 
 LIMIT = 0.10
-"""Rounds of one way that differ by more than this share of their median say that something else was running."""
+"""Rounds of one way that differ by more than this share of their median say that something else
+was running."""
 
 
 def interleaved(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each way in each round; one round of each before warms up, and the order is another in every round."""
+    """Seconds of each way in each round; one round of each before warms up, and the order is
+    another in every round.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for way in ways.values():
         way()
@@ -54,7 +59,9 @@ def machine() -> str:
     """Processor, threads, library, and how waiting threads wait."""
     names = ("OMP_NUM_THREADS", "GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME")
     waiting = ", ".join(f"{name}={os.environ.get(name, 'not set')}" for name in names)
-    return f"{_processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}; {waiting}"
+    return (
+        f"{_processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}; {waiting}"
+    )
 
 
 def _processor() -> str:

@@ -1,4 +1,6 @@
-"""Seconds of `ibot --help` and of `import ibot`, median of fresh interpreters: python -m benchmarks.startup"""
+"""Seconds of `ibot --help` and of `import ibot`, median of fresh interpreters: python -m
+benchmarks.startup
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""Images per second and memory of one training step on a GPU: python -m benchmarks.step_gpu [--out FILE]
+"""Images per second and memory of one training step on a GPU: python -m benchmarks.step_gpu [--out
+FILE]
 
-ViT-S/16 at the published crops, bfloat16, batches of 32 and 64 on one device; 20 warm-up steps, 50 timed ones between
-events, nothing read back inside.
+ViT-S/16 at the published crops, bfloat16, batches of 32 and 64 on one device; 20 warm-up steps, 50
+timed ones between events, nothing read back inside.
 """
 
 from __future__ import annotations
@@ -32,7 +33,13 @@ def main() -> None:
         config = apply(Config(), [f"train.batch={size}"])
         model = StudentTeacher(config).to(device)
         precision = partial(autocast, device, torch.bfloat16)
-        update = Update(model, model.student, build_optimizer(model.student, config.optim), config, autocast=precision)
+        update = Update(
+            model,
+            model.student,
+            build_optimizer(model.student, config.optim),
+            config,
+            autocast=precision,
+        )
         batch = to_device(make_batch(config), device, config.model)
         for _ in range(20):
             update.step([batch], VALUES)
@@ -45,10 +52,18 @@ def main() -> None:
         torch.cuda.synchronize()
         seconds = start.elapsed_time(end) / 50e3
         memory = torch.cuda.max_memory_allocated() / 2**30
-        row = {"batch": size, "seconds": seconds, "images_per_second": size / seconds, "peak_gib": memory}
+        row = {
+            "batch": size,
+            "seconds": seconds,
+            "images_per_second": size / seconds,
+            "peak_gib": memory,
+        }
         print(describe_device(device), row, flush=True)
         with Path(options.out).open("a") as file:
-            file.write(json.dumps({**row, "device": describe_device(device), "torch": torch.__version__}) + "\n")
+            file.write(
+                json.dumps({**row, "device": describe_device(device), "torch": torch.__version__})
+                + "\n"
+            )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,13 @@
-"""What spinning threads cost: a short training alone, and two of them at once, for several ways of waiting.
+"""What spinning threads cost: a short training alone, and two of them at once, for several ways of
+waiting.
 
-    python -m benchmarks.waiting [--ways unset passive ...] [--rounds 2] [--seconds 480] [--steps 30]
+    python -m benchmarks.waiting [--ways unset passive ...] [--rounds 2] [--seconds 480] [--steps
+    30]
 
-Every way runs once per round, in rotated order; no run starts later than --seconds. Prints the seconds of every run
-and their medians (a run's own, from the first step to the last, and images/s of one alone); appends rows to
-benchmarks/results/waiting.jsonl. `unset` is what OpenMP does by itself.
+Every way runs once per round, in rotated order; no run starts later than --seconds. Prints the
+seconds of every run and their medians (a run's own, from the first step to the last, and images/s
+of one alone); appends rows to benchmarks/results/waiting.jsonl. `unset` is what OpenMP does by
+itself.
 """
 
 from __future__ import annotations
@@ -41,7 +44,18 @@ def start(way: str, data: Path, run: Path, steps: int) -> subprocess.Popen[bytes
     """A training in a process of its own."""
     environment = {name: value for name, value in os.environ.items() if name not in CHOICES}
     environment.update(WAYS[way] or {})
-    command = [sys.executable, "-c", RUN, "pretrain", "tiny32", "--data", str(data), "--run", str(run), "--quiet"]
+    command = [
+        sys.executable,
+        "-c",
+        RUN,
+        "pretrain",
+        "tiny32",
+        "--data",
+        str(data),
+        "--run",
+        str(run),
+        "--quiet",
+    ]
     return subprocess.Popen(
         [*command, "--steps", str(steps), "--device", "cpu", "log.every=1"],
         env=environment,
@@ -50,7 +64,9 @@ def start(way: str, data: Path, run: Path, steps: int) -> subprocess.Popen[bytes
 
 
 def seconds(way: str, data: Path, folder: Path, count: int, steps: int) -> tuple[float, float]:
-    """Seconds from the first step of `count` runs at once to their last, the mean over them, and images/s of one."""
+    """Seconds from the first step of `count` runs at once to their last, the mean over them, and
+    images/s of one.
+    """
     runs = [folder / f"{time.monotonic_ns()}" for _ in range(count)]
     processes = [start(way, data, run, steps) for run in runs]
     if any(process.wait() for process in processes):
@@ -64,7 +80,9 @@ def seconds(way: str, data: Path, folder: Path, count: int, steps: int) -> tuple
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS, metavar="WAY")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=480)
@@ -84,11 +102,21 @@ def main() -> None:
     rows = []
     for way in names:
         alone, two = found[way, 1], found[way, 2]
-        medians = [statistics.median(values) if values else float("nan")
-                   for values in ([s for s, _ in alone], [r for _, r in alone], [s for s, _ in two])]  # fmt: skip
+        medians = [
+            statistics.median(values) if values else float("nan")
+            for values in ([s for s, _ in alone], [r for _, r in alone], [s for s, _ in two])
+        ]
         listed = " | ".join(" ".join(f"{s:.1f}" for s, _ in part) for part in (alone, two))
         print(f"{way:14}{medians[0]:10.1f}{medians[1]:10.0f}{medians[2]:16.1f}   {listed}")
-        rows.append({"way": way, "alone": alone, "two": two, "steps": options.steps, "machine": platform.platform()})
+        rows.append(
+            {
+                "way": way,
+                "alone": alone,
+                "two": two,
+                "steps": options.steps,
+                "machine": platform.platform(),
+            }
+        )
     with (Path(__file__).parent / "results" / "waiting.jsonl").open("a") as file:
         for row in rows:
             file.write(json.dumps({"when": time.strftime("%Y-%m-%dT%H:%M:%S"), **row}) + "\n")

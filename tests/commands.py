@@ -1,7 +1,8 @@
-"""Commands in processes of their own that need not import torch first: a server that has done so forks them.
+"""Commands in processes of their own that need not import torch first: a server that has done so
+forks them.
 
-The server has computed nothing, so its children may use threads. What imports cost, and what happens before them, is
-for the tests that start `python -m ibot` itself.
+The server has computed nothing, so its children may use threads. What imports cost, and what
+happens before them, is for the tests that start `python -m ibot` itself.
 """
 
 import multiprocessing
@@ -16,7 +17,14 @@ from several import addresses
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
-    ["torch.distributed", "torchvision", "ibot.engine.loop", "ibot.cli.train", "ibot.cli.evaluate", "rich.progress"]
+    [
+        "torch.distributed",
+        "torchvision",
+        "ibot.engine.loop",
+        "ibot.cli.train",
+        "ibot.cli.evaluate",
+        "rich.progress",
+    ]
 )
 SECONDS = 200
 """Within which commands of tests end."""
@@ -29,7 +37,8 @@ class Command:
         self.folder = TemporaryDirectory()
         place = str(cwd or Path.cwd())
         self.process = CONTEXT.Process(
-            target=_child, args=(work, given, place, {**os.environ, **environment}, self.folder.name)
+            target=_child,
+            args=(work, given, place, {**os.environ, **environment}, self.folder.name),
         )
         self.process.start()
         self.pid = self.process.pid
@@ -72,7 +81,10 @@ def ibot(*arguments, cwd=None):
 
 def ibot_in_two(*arguments, cwd=None):
     """Run `ibot` in two processes, as a launcher starts them."""
-    return [started.ended() for started in [start_ibot(*arguments, cwd=cwd, **own) for own in _launched()]]
+    return [
+        started.ended()
+        for started in [start_ibot(*arguments, cwd=cwd, **own) for own in _launched()]
+    ]
 
 
 def start_script(path, *arguments, cwd=None, **environment):
@@ -86,7 +98,10 @@ def script_in_two(path, *arguments, cwd=None):
 
 
 def _launched():
-    return [{**own, "LOCAL_RANK": own["RANK"], "LOCAL_WORLD_SIZE": own["WORLD_SIZE"]} for own in addresses(2)]
+    return [
+        {**own, "LOCAL_RANK": own["RANK"], "LOCAL_WORLD_SIZE": own["WORLD_SIZE"]}
+        for own in addresses(2)
+    ]
 
 
 def _script(*arguments):

@@ -40,10 +40,19 @@ from mutations import Mutant, mutants_of
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("method", "engine", "data", "models", "eval")
 HEAVY = (
-    "numpy", "PIL.Image", "torch", "torch.distributed", "torchvision.transforms", "timm",
-    "safetensors.torch", "rich.progress", "scipy.stats", "sklearn.linear_model",
-    "_pytest.assertion.rewrite", "pytest_timeout",
-)  # fmt: skip
+    "numpy",
+    "PIL.Image",
+    "torch",
+    "torch.distributed",
+    "torchvision.transforms",
+    "timm",
+    "safetensors.torch",
+    "rich.progress",
+    "scipy.stats",
+    "sklearn.linear_model",
+    "_pytest.assertion.rewrite",
+    "pytest_timeout",
+)
 """What most tests import, but for `ibot` itself: that must come from the copy."""
 ALSO = {
     "method": ("method/test_model.py", "paper/test_golden.py"),
@@ -99,7 +108,9 @@ class Copy:
 
     def __init__(self, folder: Path, tests_from: str | None) -> None:
         self.root, self.work = folder / "tree", folder
-        for name in filter(None, _git("ls-files", "-z", "-co", "--exclude-standard").decode().split("\0")):
+        for name in filter(
+            None, _git("ls-files", "-z", "-co", "--exclude-standard").decode().split("\0")
+        ):
             if (ROOT / name).is_file():
                 (self.root / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(ROOT / name, self.root / name)
@@ -113,13 +124,17 @@ class Copy:
         self.broken: set[str] = set()
 
     def test_files(self, file: str) -> list[str]:
-        """What mirrors a module, what imports it in its package's folder (else anywhere), `ALSO`."""
+        """What mirrors a module, what imports it in its package's folder (else anywhere),
+        `ALSO`.
+        """
         package, _, inner = file.partition("/")
         parent, _, leaf = f"ibot/{file.removesuffix('.py')}".replace("/", ".").rpartition(".")
         dotted = re.escape(parent)
         uses = re.compile(rf"\b{dotted}\.{leaf}\b|from {dotted} import [^\n]*\b{leaf}\b")
         tests = self.root / "tests"
-        importing = [path for path in sorted(tests.rglob("test_*.py")) if uses.search(path.read_text())]
+        importing = [
+            path for path in sorted(tests.rglob("test_*.py")) if uses.search(path.read_text())
+        ]
         mirrored = tests / package / f"test_{Path(inner).stem}.py"
         near = [path for path in importing if path.is_relative_to(tests / package)]
         also = [tests / name for key in (package, file) for name in ALSO.get(key, ())]
@@ -144,7 +159,9 @@ class Copy:
             print(f"{file}: {len(took)} tests, {sum(took.values()):.1f} s", flush=True)
             print("".join(f"  fails: {name}\n" for name in failed), end="")
 
-    def run(self, files: Sequence[str], limit: float, note: Path | None = None) -> tuple[int | None, str, float]:
+    def run(
+        self, files: Sequence[str], limit: float, note: Path | None = None
+    ) -> tuple[int | None, str, float]:
         """Exit code of pytest in a forked child (None: out of time), its output, and seconds."""
         began = time.monotonic()
         output, temporary = self.work / "output.txt", self.work / "temporary"
@@ -215,7 +232,9 @@ def _git(*arguments: str) -> bytes:
 
 
 def _wait(child: int, limit: float) -> int | None:
-    """Status of a child, or None after ending it and what it started (launchers must end theirs)."""
+    """Status of a child, or None after ending it and what it started (launchers must end
+    theirs).
+    """
     deadline = time.monotonic() + limit
     while time.monotonic() < deadline:
         done, status = os.waitpid(child, os.WNOHANG)
@@ -258,7 +277,9 @@ def _was_there(mutant: Mutant, commit: str) -> bool:
     return mutant.before in (line.strip() for line in text.split("\n"))
 
 
-def by_hand(rows: Sequence[dict[str, str]], targets: Sequence[str]) -> tuple[list[Mutant], list[Result]]:
+def by_hand(
+    rows: Sequence[dict[str, str]], targets: Sequence[str]
+) -> tuple[list[Mutant], list[Result]]:
     """Mutants of `tests/mutants.toml` in the targets, and those whose line is no longer there."""
     found, gone = [], []
     for row in rows:
@@ -334,7 +355,10 @@ def main() -> None:
         for i, mutant in enumerate(mutants):
             results.append(result := copy.attempt(mutant))
             place = f"{mutant.file}:{mutant.line}  {mutant.after}"
-            print(f"{i + 1}/{len(mutants)} {result.outcome} {result.seconds:.1f} s  {place}", flush=True)
+            print(
+                f"{i + 1}/{len(mutants)} {result.outcome} {result.seconds:.1f} s  {place}",
+                flush=True,
+            )
     report(results)
 
 

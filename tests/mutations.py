@@ -9,20 +9,47 @@ from dataclasses import dataclass
 from pathlib import Path
 
 OPERATORS = {
-    ast.Add: ("+", "-"), ast.Sub: ("-", "+"), ast.Mult: ("*", "/"), ast.Div: ("/", "*"),
-    ast.FloorDiv: ("//", "%"), ast.Mod: ("%", "//"), ast.Pow: ("**", "*"), ast.BitAnd: ("&", "|"),
-    ast.BitOr: ("|", "&"), ast.LShift: ("<<", ">>"), ast.RShift: (">>", "<<"),
-    ast.BitXor: ("^", "|"), ast.Lt: ("<", "<="), ast.LtE: ("<=", "<"), ast.Gt: (">", ">="),
-    ast.GtE: (">=", ">"), ast.Eq: ("==", "!="), ast.NotEq: ("!=", "=="), ast.Is: ("is", "is not"),
-    ast.IsNot: ("is not", "is"), ast.In: ("in", "not in"), ast.NotIn: ("not in", "in"),
-    ast.And: ("and", "or"), ast.Or: ("or", "and"),
-}  # fmt: skip
+    ast.Add: ("+", "-"),
+    ast.Sub: ("-", "+"),
+    ast.Mult: ("*", "/"),
+    ast.Div: ("/", "*"),
+    ast.FloorDiv: ("//", "%"),
+    ast.Mod: ("%", "//"),
+    ast.Pow: ("**", "*"),
+    ast.BitAnd: ("&", "|"),
+    ast.BitOr: ("|", "&"),
+    ast.LShift: ("<<", ">>"),
+    ast.RShift: (">>", "<<"),
+    ast.BitXor: ("^", "|"),
+    ast.Lt: ("<", "<="),
+    ast.LtE: ("<=", "<"),
+    ast.Gt: (">", ">="),
+    ast.GtE: (">=", ">"),
+    ast.Eq: ("==", "!="),
+    ast.NotEq: ("!=", "=="),
+    ast.Is: ("is", "is not"),
+    ast.IsNot: ("is not", "is"),
+    ast.In: ("in", "not in"),
+    ast.NotIn: ("not in", "in"),
+    ast.And: ("and", "or"),
+    ast.Or: ("or", "and"),
+}
 ORDERED = (ast.Sub, ast.Div, ast.FloorDiv, ast.Mod, ast.Pow, ast.MatMult, ast.LShift, ast.RShift)
 FUNCTIONS = {
-    "min": "max", "max": "min", "any": "all", "all": "any", "sum": "mean", "mean": "sum",
-    "argmax": "argmin", "argmin": "argmax", "floor": "ceil", "ceil": "floor", "sqrt": "square",
-    "mul_": "add_", "sorted": "list",
-}  # fmt: skip
+    "min": "max",
+    "max": "min",
+    "any": "all",
+    "all": "any",
+    "sum": "mean",
+    "mean": "sum",
+    "argmax": "argmin",
+    "argmin": "argmax",
+    "floor": "ceil",
+    "ceil": "floor",
+    "sqrt": "square",
+    "mul_": "add_",
+    "sorted": "list",
+}
 SYMMETRIC = {"transpose", "max", "min", "minimum", "maximum", "equal", "isclose"}
 """Calls whose arguments may change places."""
 WORDS = {"print", "message", "warn", "info", "debug", "Verdict", "TypeVar", "add_argument"}
@@ -97,7 +124,9 @@ class _Finder:
         }
         nodes = list(ast.walk(self.tree))
         self.called = {id(node.func) for node in nodes if isinstance(node, ast.Call)}
-        self.after = {id(node.value): node.attr for node in nodes if isinstance(node, ast.Attribute)}
+        self.after = {
+            id(node.value): node.attr for node in nodes if isinstance(node, ast.Attribute)
+        }
         self.owner = {
             id(node): owner.name
             for owner in ast.walk(self.tree)

@@ -10,7 +10,9 @@ SECONDS = 30
 
 
 def addresses(count):
-    """Launch variables for `count` processes on this machine, as somebody would export them by hand."""
+    """Launch variables for `count` processes on this machine, as somebody would export them by
+    hand.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
@@ -18,13 +20,16 @@ def addresses(count):
 
 
 def run_forked(work, folder, count=2):
-    """Run `work(rank)` in `count` processes; returns their exit codes and what each wrote to stderr.
+    """Run `work(rank)` in `count` processes; returns their exit codes and what each wrote to
+    stderr.
 
     `work` returns an exit code. Who does not end in `SECONDS` is killed and has none.
     """
     context = multiprocessing.get_context("fork")
     launched = addresses(count)
-    started = [context.Process(target=_child, args=(work, launched[i], folder)) for i in range(count)]
+    started = [
+        context.Process(target=_child, args=(work, launched[i], folder)) for i in range(count)
+    ]
     for process in started:
         process.start()
     for process in started:

@@ -25,9 +25,18 @@ from ibot.data.scenes import write_folder
 API = {"load_backbone", "scan", "extract_features", "knn_accuracy", "train", "recipe", "apply"}
 SIGNALS = sorted(signal.valid_signals())
 SETTINGS = [
-    "model.width=24", "model.depth=1", "model.heads=2", "head.out_dim=32", "head.patch_out_dim=32", "train.batch=8",
-    "train.max_steps=2", "system.threads=2", "system.deterministic=true", "system.device=cpu", "system.workers=1",
-]  # fmt: skip
+    "model.width=24",
+    "model.depth=1",
+    "model.heads=2",
+    "head.out_dim=32",
+    "head.patch_out_dim=32",
+    "train.batch=8",
+    "train.max_steps=2",
+    "system.threads=2",
+    "system.deterministic=true",
+    "system.device=cpu",
+    "system.workers=1",
+]
 
 
 def test_dir_shows_what_can_be_called():
@@ -78,8 +87,16 @@ def everything_global():
             torch.backends.cudnn.deterministic,
             torch.backends.cudnn.benchmark,
         ),
-        "precision": (torch.get_float32_matmul_precision(), torch.get_default_dtype(), torch.get_default_device()),
-        "modes": (torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.is_autocast_enabled("cpu")),
+        "precision": (
+            torch.get_float32_matmul_precision(),
+            torch.get_default_dtype(),
+            torch.get_default_device(),
+        ),
+        "modes": (
+            torch.is_grad_enabled(),
+            torch.is_inference_mode_enabled(),
+            torch.is_autocast_enabled("cpu"),
+        ),
         "safe globals": set(torch.serialization.get_safe_globals()),
         "group": torch.distributed.is_initialized(),
         "torch's numbers": torch.get_rng_state().tolist(),
@@ -98,7 +115,9 @@ def everything_global():
 
 
 def call_everything(root, config, folder):
-    """Each public function, in its usual and in its lazy form, where both paths and words are taken."""
+    """Each public function, in its usual and in its lazy form, where both paths and words are
+    taken.
+    """
     backbone = ibot.load_backbone(str(root / "run"))
     ibot.load_backbone(root / "run", "student")
     torch.save({"teacher": backbone.state_dict()}, root / "theirs.pth")

@@ -1,4 +1,6 @@
-"""Faults that use has found, as the scripts that showed them show them now. Fast tests of each: docs/faults.md."""
+"""Faults that use has found, as the scripts that showed them show them now. Fast tests of each:
+docs/faults.md.
+"""
 
 import os
 import re
@@ -15,15 +17,27 @@ REFUSED = r"^  fix:  name another (with )?--(run|out)"
 EXPECTED = {
     "beit_traceback": [NOT_OURS, NOT_OURS],
     "gray_tiff_levels": [
-        r"u16_whiteiszero.tif\s+left 255 .* right +0 ", r"u8_whiteiszero.tif\s+left 255 .* right +0 ",
-        r"i16.tif\s+left +0 middle 12[789] .* right 255", r"u32.tif\s+left +0 middle 12[789] .* right 255",
+        r"u16_whiteiszero.tif\s+left 255 .* right +0 ",
+        r"u8_whiteiszero.tif\s+left 255 .* right +0 ",
+        r"i16.tif\s+left +0 middle 12[789] .* right 255",
+        r"u32.tif\s+left +0 middle 12[789] .* right 255",
         r"u32_small.tif\s+left +0 middle 12[789] .* right 255",
     ],
     "heads_guessed": [r"heads 12 taken 6", r"heads 16 taken 16 class token off by 0.00"],
     "jpeg_by_other_names": [r"24 images in data/train", r"^knn: r"],
     "known_weights_refused": [
-        *(rf"== {name}\n(?!.*error)" for name in ("mae", "reg", "shards", r"dinov2_training\.pth", r"compiled\.pth",
-                                                  r"lightning\.pth", r"ema\.pth")),
+        *(
+            rf"== {name}\n(?!.*error)"
+            for name in (
+                "mae",
+                "reg",
+                "shards",
+                r"dinov2_training\.pth",
+                r"compiled\.pth",
+                r"lightning\.pth",
+                r"ema\.pth",
+            )
+        ),
         r"remedies",
     ],
     "nan_weights_pass": [UNUSABLE] * 2,
@@ -35,8 +49,9 @@ EXPECTED = {
     "torchrun_run_option": [r"ambiguous option"],
     "uid_without_passwd": [r"-- pretrain", r"-- eval knn, HOME unset"],
     "unwritable_folder_traceback": [REFUSED] * 6,
-}  # fmt: skip
-"""What each prints, in this order. torchrun reads `--run` before ibot is started; the README's line has `--`."""
+}
+"""What each prints, in this order. torchrun reads `--run` before ibot is started; the README's
+line has `--`."""
 
 
 @pytest.mark.slow
@@ -47,7 +62,11 @@ def test_a_reported_fault_is_mended(name, tmp_path):
     (tmp_path / ".venv").symlink_to(sys.prefix)
     environment = {**os.environ, "IBOT_CHECKOUT": str(tmp_path)}
     done = subprocess.run(
-        ["bash", FAULTS / name / "repro.sh"], capture_output=True, text=True, env=environment, timeout=300
+        ["bash", FAULTS / name / "repro.sh"],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=300,
     )
     text = done.stdout
     assert "Traceback" not in text and "src/ibot/" not in done.stderr, "a traceback of ours"

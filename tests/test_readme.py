@@ -1,7 +1,7 @@
 """The README's commands, as they stand there, word by word.
 
-Folders and files of their names are made in a temporary folder. Words are only added at the end, so that trainings stay
-small; the one word that is replaced is the number of processes, two here.
+Folders and files of their names are made in a temporary folder. Words are only added at the end, so
+that trainings stay small; the one word that is replaced is the number of processes, two here.
 """
 
 import os
@@ -24,14 +24,28 @@ from ibot.engine import loop
 README = Path(__file__).parents[1] / "README.md"
 GOLDEN = Path(__file__).parent / "golden"
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README.read_text(), re.S | re.M)
-LINES = [line for language, block in BLOCKS if not language for line in block.splitlines() if line.strip()]
-INLINE = [" ".join(words.split()) for words in re.findall(r"(?<!`)`((?:ibot|make) [^`]+)`(?!`)", README.read_text())]
+LINES = [
+    line
+    for language, block in BLOCKS
+    if not language
+    for line in block.splitlines()
+    if line.strip()
+]
+INLINE = [
+    " ".join(words.split())
+    for words in re.findall(r"(?<!`)`((?:ibot|make) [^`]+)`(?!`)", README.read_text())
+]
 COMMANDS = list(dict.fromkeys([*LINES, *(words for words in INLINE if "section.key" not in words)]))
 
-TINY = "model.width=24 model.depth=2 model.heads=2 head.hidden_dim=32 head.bottleneck_dim=16 train.precision=float32"
+TINY = (
+    "model.width=24 model.depth=2 model.heads=2 head.hidden_dim=32 head.bottleneck_dim=16 "
+    "train.precision=float32"
+)
 SHORT = (
-    "--steps 2 --device cpu train.batch=8 head.out_dim=32 head.patch_out_dim=32 augment.num_local=1 system.workers=0 "
-    "augment.global_size=64 augment.local_size=32 evaluate.max_train=8 evaluate.max_val=4 log.tensorboard=false"
+    "--steps 2 --device cpu train.batch=8 head.out_dim=32 head.patch_out_dim=32 "
+    "augment.num_local=1 system.workers=0 "
+    "augment.global_size=64 augment.local_size=32 evaluate.max_train=8 evaluate.max_val=4 "
+    "log.tensorboard=false"
 )
 ADDED = {
     "ibot pretrain adapt": SHORT,
@@ -44,7 +58,14 @@ ADDED = {
     "ibot features": "--device cpu",
     "ibot ablate loss_ratio": "--list",
 }
-QUICK = ("ibot features", "ibot eval knn", "ibot results", "ibot weights inspect", "ibot recipes", "make")
+QUICK = (
+    "ibot features",
+    "ibot eval knn",
+    "ibot results",
+    "ibot weights inspect",
+    "ibot recipes",
+    "make",
+)
 
 
 def words_of(command):
@@ -105,16 +126,23 @@ def quick(command):
 
 @pytest.mark.parametrize(
     "command",
-    [pytest.param(command, marks=() if quick(command) else pytest.mark.slow) for command in COMMANDS],
+    [
+        pytest.param(command, marks=() if quick(command) else pytest.mark.slow)
+        for command in COMMANDS
+    ],
 )
 def test_a_command_of_the_readme_does_what_it_says(command, here):
     words = words_of(command)
     if "timm" in words and find_spec("timm") is None:
         pytest.skip("needs timm")
-    if words[:2] == ["ibot", "pretrain"] and "--run" in words:  # the README's runs of one name follow each other
+    if (
+        words[:2] == ["ibot", "pretrain"] and "--run" in words
+    ):  # the README's runs of one name follow each other
         shutil.rmtree(words[words.index("--run") + 1], ignore_errors=True)
     if words[0] == "make":
-        done = subprocess.run(["make", "-n", words[1]], cwd=README.parent, capture_output=True, text=True)
+        done = subprocess.run(
+            ["make", "-n", words[1]], cwd=README.parent, capture_output=True, text=True
+        )
         assert done.returncode == 0 and done.stdout
     elif words[0] == "torchrun" or "--processes" in words:
         script = Path(sys.executable).with_name(words[0])
@@ -133,7 +161,9 @@ def test_the_python_of_the_readme_runs(here, monkeypatch):
     def train(config, folder):
         trained.append(config)
         settings = [word for word in f"{SHORT} {TINY}".split() if "=" in word]
-        return loop_train(apply(config, [*settings, "train.max_steps=2", "system.device=cpu"]), folder, quiet=True)
+        return loop_train(
+            apply(config, [*settings, "train.max_steps=2", "system.device=cpu"]), folder, quiet=True
+        )
 
     loop_train = loop.train
     monkeypatch.setattr(loop, "train", train)
@@ -141,17 +171,26 @@ def test_the_python_of_the_readme_runs(here, monkeypatch):
     exec(code, names)
     assert names["features"].cls.shape == (16, names["backbone"].embed_dim)
     assert names["state"].step == 2 and (here / "runs" / "mine" / "checkpoints" / "last").is_file()
-    assert (trained[0].data.path, str(trained[0].train.length), trained[0].train.batch) == ("photos", "20 epochs", 16)
+    assert (trained[0].data.path, str(trained[0].train.length), trained[0].train.batch) == (
+        "photos",
+        "20 epochs",
+        16,
+    )
 
 
 def test_no_option_of_ours_stops_torchrun_where_the_readme_calls_it():
-    """torchrun takes options behind a module's name for its own where they start alike; not behind `--`."""
+    """torchrun takes options behind a module's name for its own where they start alike; not behind
+    `--`.
+    """
     run = pytest.importorskip("torch.distributed.run")
     line = next(words_of(line) for line in LINES if line.startswith("torchrun"))
     before, after = line[1 : line.index("ibot") + 1], ["pretrain", "tiny32"]
     for option in sorted(options_of(build_parser())):
         read = run.get_args_parser().parse_args([*before, *after, option, "value"])
-        assert (read.training_script, read.training_script_args) == ("ibot", [*after, option, "value"])
+        assert (read.training_script, read.training_script_args) == (
+            "ibot",
+            [*after, option, "value"],
+        )
         assert read.module and read.nproc_per_node == "2"
 
 

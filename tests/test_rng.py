@@ -6,10 +6,18 @@ from ibot.rng import MAX_DRAWS, Purpose, permutation, philox, torch_seed, unifor
 
 def test_philox_gives_the_published_words():
     zeros, ones = np.zeros(4, np.uint64), np.full(4, 0xFFFFFFFF, np.uint64)
-    assert [f"{int(w):08x}" for w in philox((0, 0), zeros)] == ["6627e8d5", "e169c58d", "bc57ac4c", "9b00dbd8"]
+    assert [f"{int(w):08x}" for w in philox((0, 0), zeros)] == [
+        "6627e8d5",
+        "e169c58d",
+        "bc57ac4c",
+        "9b00dbd8",
+    ]
     assert [f"{int(w):08x}" for w in philox((0xFFFFFFFF, 0xFFFFFFFF), ones)] == [
-        "408f276d", "41c83b0e", "a20bc7c6", "6d5451fd",
-    ]  # fmt: skip
+        "408f276d",
+        "41c83b0e",
+        "a20bc7c6",
+        "6d5451fd",
+    ]
 
 
 def test_a_number_depends_on_its_coordinates_alone():
@@ -50,7 +58,9 @@ def test_philox_equals_the_same_in_integers(seed):
 def test_words_are_those_of_the_coordinates_in_key_and_counter():
     index, view = 5 * 2**32 + 7, 3
     got = words(11, 2, index, view, Purpose.MASK_BLOCK, 9)
-    blocks = [plain_philox((11, Purpose.MASK_BLOCK), (7, 5, 2, 64 * view + block)) for block in range(3)]
+    blocks = [
+        plain_philox((11, Purpose.MASK_BLOCK), (7, 5, 2, 64 * view + block)) for block in range(3)
+    ]
     assert got.tolist() == [word for block in blocks for word in block][:9] and got.shape == (9,)
     np.testing.assert_array_equal(uniform(11, 2, index, view, Purpose.MASK_BLOCK, 9), got / 2**32)
     assert words(11, 2, index, view, Purpose.BOX, MAX_DRAWS).shape == (256,)
@@ -106,5 +116,7 @@ def test_more_draws_than_a_counter_holds_are_refused():
 
 
 def test_seeds_of_steps_and_ranks_differ():
-    seeds = {torch_seed(0, step, rank, Purpose.DROP_PATH) for step in range(50) for rank in range(8)}
+    seeds = {
+        torch_seed(0, step, rank, Purpose.DROP_PATH) for step in range(50) for rank in range(8)
+    }
     assert len(seeds) == 400 and all(0 <= seed < 2**63 for seed in seeds)

@@ -1,4 +1,6 @@
-"""iBOT: image BERT pre-training with an online tokenizer. `import ibot` is cheap; torch loads on first use."""
+"""iBOT: image BERT pre-training with an online tokenizer. `import ibot` is cheap; torch loads on
+first use.
+"""
 
 from __future__ import annotations
 

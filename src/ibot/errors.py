@@ -7,7 +7,8 @@ INTERRUPTED = 130
 class IbotError(Exception):
     """What went wrong, why, and what to do about it; printed without a traceback.
 
-    what: one line, names the thing. why: the evidence. fix: the remedy, an exact command if there is one.
+    what: one line, names the thing. why: the evidence. fix: the remedy, an exact command if there
+    is one.
     """
 
     exit_code = 1
@@ -44,7 +45,8 @@ class DataError(UserError):
 class WeightsError(UserError):
     """A weights file that cannot be read or does not fit.
 
-    Names and words of the file are in its messages: whatever stands in them, each stays one line of visible letters.
+    Names and words of the file are in its messages: whatever stands in them, each stays one line of
+    visible letters.
     """
 
     def __init__(self, what: str, *, why: str = "", fix: str = "") -> None:
@@ -59,7 +61,9 @@ class MissingExtra(UserError):
     """An optional package that is not installed."""
 
     def __init__(self, package: str, extra: str) -> None:
-        super().__init__(f"the package '{package}' is not installed", fix=f'pip install "ibot[{extra}]"')
+        super().__init__(
+            f"the package '{package}' is not installed", fix=f'pip install "ibot[{extra}]"'
+        )
 
 
 class TrainingStopped(IbotError):
@@ -75,5 +79,7 @@ class ResourceError(IbotError):
 
 
 def printable(name: str) -> str:
-    """A name on one line: line ends, invisible letters and bytes that are no UTF-8 become escapes."""
+    """A name on one line: line ends, invisible letters and bytes that are no UTF-8 become
+    escapes.
+    """
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in name)

@@ -1,8 +1,9 @@
-"""Random numbers as functions of (seed, epoch, image, view, purpose), not of who draws them or when.
+"""Random numbers as functions of (seed, epoch, image, view, purpose), not of who draws them or
+when.
 
-Philox 4x32-10 (Salmon et al. 2011) in vectorised numpy: key = (seed, purpose), counter = (index low, index high, epoch,
-view * 64 + draw block). So crops and masks do not depend on workers, processes or resumption, and any single view can
-be drawn again.
+Philox 4x32-10 (Salmon et al. 2011) in vectorised numpy: key = (seed, purpose), counter = (index
+low, index high, epoch, view * 64 + draw block). So crops and masks do not depend on workers,
+processes or resumption, and any single view can be drawn again.
 """
 
 from __future__ import annotations
@@ -52,7 +53,9 @@ def philox(key: tuple[int, int], counter: NDArray[np.uint64]) -> NDArray[np.uint
     return np.stack([c0, c1, c2, c3], axis=-1)
 
 
-def words(seed: int, epoch: int, index: ArrayLike, view: ArrayLike, purpose: Purpose, count: int) -> NDArray[np.uint64]:
+def words(
+    seed: int, epoch: int, index: ArrayLike, view: ArrayLike, purpose: Purpose, count: int
+) -> NDArray[np.uint64]:
     """`count` 32-bit words for each pair of `index` and `view` (broadcast): uint64 [..., count].
 
     Raises ValueError for more than MAX_DRAWS words.
@@ -72,7 +75,9 @@ def words(seed: int, epoch: int, index: ArrayLike, view: ArrayLike, purpose: Pur
 def uniform(
     seed: int, epoch: int, index: ArrayLike, view: ArrayLike, purpose: Purpose, count: int
 ) -> NDArray[np.float64]:
-    """`count` numbers in [0, 1) with 32 random bits for each pair of `index` and `view`: float64 [..., count]."""
+    """`count` numbers in [0, 1) with 32 random bits for each pair of `index` and `view`: float64
+    [..., count].
+    """
     return words(seed, epoch, index, view, purpose, count).astype(np.float64) * 2.0**-32
 
 

@@ -1,7 +1,8 @@
 """The data types through which data, method, engine and evaluation meet.
 
-Letters as everywhere in this project: B images, G global and L local views, V = G + L, N patches of a global view on an
-h x w grid, M masked patches of all global views, D width, K prototypes. Batches are view-major.
+Letters as everywhere in this project: B images, G global and L local views, V = G + L, N patches of
+a global view on an h x w grid, M masked patches of all global views, D width, K prototypes. Batches
+are view-major.
 """
 
 from __future__ import annotations
@@ -47,12 +48,15 @@ class ViewParams:
 
 @dataclass(frozen=True, slots=True)
 class Masks:
-    """Patches of the global views: which are hidden from the student, and which are in the patch loss."""
+    """Patches of the global views: which are hidden from the student, and which are in the patch
+    loss.
+    """
 
     map: Tensor
     """bool [G, B, N], True = hidden."""
     index: Tensor
-    """int64 [M], positions in the flattened map of the patches in the loss: the hidden ones, but for ablations."""
+    """int64 [M], positions in the flattened map of the patches in the loss: the hidden ones, but
+    for ablations."""
     weight: Tensor
     """float [M], one over the number of patches in the loss of the view the patch belongs to."""
     target: Tensor | None = None
@@ -67,7 +71,9 @@ class Masks:
 
     @property
     def loss_views(self) -> int:
-        """Views over which the patch loss is the mean: G * B, and L * B more where local views have masks."""
+        """Views over which the patch loss is the mean: G * B, and L * B more where local views have
+        masks.
+        """
         return self.num_views + (0 if self.local is None else self.local.num_views)
 
     def each(self, change: Callable[[Tensor], Tensor]) -> Masks:
@@ -97,7 +103,9 @@ class Batch:
         """The same batch in page-locked memory; the loader calls this where there is a GPU."""
         local_views = None if self.local_views is None else self.local_views.pin_memory()
         masks = self.masks.each(lambda tensor: tensor.pin_memory())
-        return replace(self, global_views=self.global_views.pin_memory(), local_views=local_views, masks=masks)
+        return replace(
+            self, global_views=self.global_views.pin_memory(), local_views=local_views, masks=masks
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,20 +163,21 @@ class ResultRecord:
     interval: tuple[float, float] | None = None
     """Bootstrap 95 % interval of `value` over the images of the split."""
     mode: str = ""
-    """"published": chosen on the split that is reported, as in the paper's tables; "clean": never."""
+    """"published": chosen on the split that is reported, as in the paper's tables; "clean":
+    never."""
     weights_hash: str = ""
     """SHA-256 of the network's tensors."""
     key: str = ""
     """Which network of the file: teacher or student."""
     architecture: str = ""
     data: dict[str, Any] = field(default_factory=dict)
-    """Root, fingerprints and number of classes of the images; `largest_class`: its share of the validation images in
-    per cent, which is what a network that knows nothing can reach."""
+    """Root, fingerprints and number of classes of the images; `largest_class`: its share of the
+    validation images in per cent, which is what a network that knows nothing can reach."""
     images_per_second: float = 0.0
     seed: int = 0
     versions: dict[str, str] = field(default_factory=dict)
     """Of this package, its commit, and the libraries below it."""
     when: str = ""
     asked: str = ""
-    """Hash of all that was asked: protocol, settings, weights, images, view, mode, seed, version. The same again would
-    give the same."""
+    """Hash of all that was asked: protocol, settings, weights, images, view, mode, seed, version.
+    The same again would give the same."""

@@ -17,12 +17,24 @@ from ibot.recipes import recipe
 from ibot.recipes.ablations import ABLATIONS
 from ibot.system.jsonl import append_jsonl
 
-SMALL = ["model.width=24", "model.depth=1", "model.heads=2", "head.out_dim=32", "head.patch_out_dim=32",
-         "head.hidden_dim=16", "head.bottleneck_dim=8", "train.batch=8", "train.length=2 steps", "system.workers=0",
-         "evaluate.k=3"]  # fmt: skip
+SMALL = [
+    "model.width=24",
+    "model.depth=1",
+    "model.heads=2",
+    "head.out_dim=32",
+    "head.patch_out_dim=32",
+    "head.hidden_dim=16",
+    "head.bottleneck_dim=8",
+    "train.batch=8",
+    "train.length=2 steps",
+    "system.workers=0",
+    "evaluate.k=3",
+]
 
 
-@pytest.mark.parametrize(("name", "row"), [(n, r) for n, table in ABLATIONS.items() for r in table.rows])
+@pytest.mark.parametrize(
+    ("name", "row"), [(n, r) for n, table in ABLATIONS.items() for r in table.rows]
+)
 def test_every_row_is_a_valid_change_of_the_paper_s_base(name, row):
     check(apply(recipe("ablation_base"), row.settings))
 
@@ -41,10 +53,27 @@ def test_the_published_row_of_a_table_is_the_base_itself():
 
 
 def test_the_list_holds_one_command_per_row_and_seed(capsys):
-    assert main(["ablate", "loss_ratio", "--data", "photos", "--seeds", "0,1", "--epochs", "5", "--list"]) == 0
+    assert (
+        main(
+            [
+                "ablate",
+                "loss_ratio",
+                "--data",
+                "photos",
+                "--seeds",
+                "0,1",
+                "--epochs",
+                "5",
+                "--list",
+            ]
+        )
+        == 0
+    )
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 6 and len(set(lines)) == 6
-    assert lines[0].startswith("ibot pretrain ablation_base --data photos --run runs/ablate-loss_ratio/0.5-s0 --seed 0")
+    assert lines[0].startswith(
+        "ibot pretrain ablation_base --data photos --run runs/ablate-loss_ratio/0.5-s0 --seed 0"
+    )
     assert all("--epochs=5" in line and "method.patch_weight=" in line for line in lines)
 
 
@@ -62,24 +91,42 @@ def test_names_and_titles_of_the_tables_stand_apart(capsys):
 def test_a_table_is_run_resumed_and_printed(tmp_path, monkeypatch):
     monkeypatch.setattr(ablate, "_finished", lambda command: (ibot(*command[3:]).returncode, False))
     write_folder(tmp_path / "data", train=40, val=20, seed=0, size=32)
-    command = ["ablate", "loss_ratio", "--data", str(tmp_path / "data"), "--recipe", "tiny32", "--run",
-               str(tmp_path / "runs"), *SMALL]  # fmt: skip
+    command = [
+        "ablate",
+        "loss_ratio",
+        "--data",
+        str(tmp_path / "data"),
+        "--recipe",
+        "tiny32",
+        "--run",
+        str(tmp_path / "runs"),
+        *SMALL,
+    ]
     assert main(command) == 0
     table = (tmp_path / "runs" / "table.md").read_text()
     rows = [line for line in table.splitlines() if line.startswith("| ") and "---" not in line]
     assert [row.split("|")[1].strip() for row in rows[1:]] == ["0.5", "1", "2"]
     assert [row.split("|")[2].strip() for row in rows[1:]] == ["68.7", "69.1", "69.4"]
-    assert all(float(row.split("|")[5].split()[0]) >= 0 for row in rows[1:]) and "Random network" in table
+    assert (
+        all(float(row.split("|")[5].split()[0]) >= 0 for row in rows[1:])
+        and "Random network" in table
+    )
     assert main(command) == 0 and (tmp_path / "runs" / "table.md").read_text() == table
     events = (tmp_path / "runs" / "1-s0" / "events.jsonl").read_text()
-    assert events.count('"start"') == 2 and events.count('"end"') == 1, "a finished row is not trained again"
+    assert events.count('"start"') == 2 and events.count('"end"') == 1, (
+        "a finished row is not trained again"
+    )
 
 
-@pytest.mark.parametrize("option", ["--steps=0", "--steps=-3", "--epochs=0", "--epochs=nan", "--seeds=0,-1"])
+@pytest.mark.parametrize(
+    "option", ["--steps=0", "--steps=-3", "--epochs=0", "--epochs=nan", "--seeds=0,-1"]
+)
 def test_a_number_that_makes_no_run_is_refused(option, capsys):
     assert main(["ablate", "heads", "--data", "photos", "--list", option]) == 2
     captured = capsys.readouterr()
-    assert not captured.out and captured.err.startswith(f"ibot: error: {option.partition('=')[0]}: expected a ")
+    assert not captured.out and captured.err.startswith(
+        f"ibot: error: {option.partition('=')[0]}: expected a "
+    )
 
 
 def test_an_unknown_table_and_a_failing_row_are_user_errors(tmp_path, capsys):
@@ -87,7 +134,10 @@ def test_an_unknown_table_and_a_failing_row_are_user_errors(tmp_path, capsys):
     printed = capsys.readouterr()
     assert "heads" in printed.out and "did you mean tokenizer?" in printed.err
     assert main(["ablate", "heads"]) == 2
-    assert main(["ablate", "heads", "--data", str(tmp_path / "absent"), "--run", str(tmp_path / "r")]) == 2
+    assert (
+        main(["ablate", "heads", "--data", str(tmp_path / "absent"), "--run", str(tmp_path / "r")])
+        == 2
+    )
 
 
 @pytest.mark.parametrize(
@@ -101,15 +151,22 @@ def test_an_unknown_table_and_a_failing_row_are_user_errors(tmp_path, capsys):
         (3, False, 3, "'0.5', seed 0 failed"),
     ],
 )
-def test_a_row_that_does_not_reach_its_end_ends_the_table(tmp_path, monkeypatch, capsys, ended, heard, code, words):
+def test_a_row_that_does_not_reach_its_end_ends_the_table(
+    tmp_path, monkeypatch, capsys, ended, heard, code, words
+):
     monkeypatch.setattr(ablate, "_finished", lambda command: (ended, heard))
-    assert main(["ablate", "loss_ratio", "--data", str(tmp_path), "--run", str(tmp_path / "runs")]) == code
+    assert (
+        main(["ablate", "loss_ratio", "--data", str(tmp_path), "--run", str(tmp_path / "runs")])
+        == code
+    )
     printed = capsys.readouterr()
     assert words in printed.out + printed.err and "[2/3]" not in printed.out
     assert not (tmp_path / "runs" / "table.md").exists()
 
 
-def test_a_row_that_was_stopped_by_a_signal_of_its_own_is_not_finished(tmp_path, monkeypatch, capsys):
+def test_a_row_that_was_stopped_by_a_signal_of_its_own_is_not_finished(
+    tmp_path, monkeypatch, capsys
+):
     def stopped(command):
         folder = Path(command[command.index("--run") + 1])
         folder.mkdir(parents=True, exist_ok=True)
@@ -118,8 +175,14 @@ def test_a_row_that_was_stopped_by_a_signal_of_its_own_is_not_finished(tmp_path,
 
     monkeypatch.setattr(ablate, "_finished", stopped)
     for _ in range(2):
-        assert main(["ablate", "loss_ratio", "--data", str(tmp_path), "--run", str(tmp_path / "runs")]) == 0
-        assert "stopped by a signal" in capsys.readouterr().out and not (tmp_path / "runs" / "table.md").exists()
+        assert (
+            main(["ablate", "loss_ratio", "--data", str(tmp_path), "--run", str(tmp_path / "runs")])
+            == 0
+        )
+        assert (
+            "stopped by a signal" in capsys.readouterr().out
+            and not (tmp_path / "runs" / "table.md").exists()
+        )
 
 
 def test_a_signal_to_the_command_alone_reaches_its_training(tmp_path):

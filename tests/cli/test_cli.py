@@ -44,14 +44,30 @@ SMALL = [
 @pytest.fixture(scope="module")
 def run(labelled, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "run"
-    done = ibot("pretrain", "tiny32", "--data", labelled, "--run", folder, "--steps", 4, "--device", "cpu", *SMALL)
+    done = ibot(
+        "pretrain",
+        "tiny32",
+        "--data",
+        labelled,
+        "--run",
+        folder,
+        "--steps",
+        4,
+        "--device",
+        "cpu",
+        *SMALL,
+    )
     assert done.returncode == 0, done.stderr
     return folder, done.stdout
 
 
 def test_pretrain_says_what_it_does_and_where_the_results_are(run):
     folder, output = run
-    assert "40 images" in output and "peak learning rate" in output and "batch 8 = 1 process x 8" in output
+    assert (
+        "40 images" in output
+        and "peak learning rate" in output
+        and "batch 8 = 1 process x 8" in output
+    )
     assert "beyond the paper" in output and "KoLeo" in output and "Sinkhorn" in output
     assert "step 0: knn_top1" in output and "step 4/4" in output and "next: ibot eval knn" in output
     assert json.loads((folder / "config.json").read_text())["train"]["max_steps"] == 4
@@ -60,7 +76,11 @@ def test_pretrain_says_what_it_does_and_where_the_results_are(run):
 def test_knn_on_the_run_prints_every_k_and_keeps_a_record(run, labelled):
     folder, _ = run
     done = ibot("eval", "knn", folder, "--data", labelled, "--device", "cpu")
-    assert done.returncode == 0 and "k = 10" in done.stdout and "k is at most the 40 training images" in done.stdout
+    assert (
+        done.returncode == 0
+        and "k = 10" in done.stdout
+        and "k is at most the 40 training images" in done.stdout
+    )
     lines = [line.split() for line in done.stdout.splitlines() if line.startswith("k = ")]
     assert [line[2] for line in lines] == ["10", "20", "40"] and float(lines[0][3]) == 100.0
     rows = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
@@ -79,8 +99,9 @@ def kill_then_move(batch, *where):
         child.kill()
     return plain(batch, *where)
 loop.to_device = kill_then_move
-sys.exit(main(["pretrain", "tiny32", "--data", {str(labelled)!r}, "--run", {str(tmp_path / "run")!r}, "--device", "cpu",
-               *{SMALL!r}, "system.workers=2", "train.length=400 steps"]))
+sys.exit(main(["pretrain", "tiny32", "--data", {str(labelled)!r}, "--device", "cpu",
+               "--run", {str(tmp_path / "run")!r}, *{SMALL!r},
+               "system.workers=2", "train.length=400 steps"]))
 """
     script = tmp_path / "script.py"
     script.write_text(code)
@@ -93,7 +114,9 @@ sys.exit(main(["pretrain", "tiny32", "--data", {str(labelled)!r}, "--run", {str(
 def test_features_are_written_with_names(run, labelled, tmp_path, suffix):
     folder, _ = run
     out = tmp_path / "new" / "folder" / f"f.{suffix}"
-    done = ibot("features", folder, "--data", labelled / "val", "--out", out, "--patches", "--device", "cpu")
+    done = ibot(
+        "features", folder, "--data", labelled / "val", "--out", out, "--patches", "--device", "cpu"
+    )
     assert done.returncode == 0, done.stderr
     if suffix == "npz":
         stored = np.load(out, allow_pickle=False)
@@ -113,9 +136,21 @@ def test_features_are_written_with_names(run, labelled, tmp_path, suffix):
         (["pretrain", "tiny32", "--data", "empty"], "no images found under 'empty'", "extensions"),
         (["pretrain", "tiny32"], "no data folder given", "--data DIR"),
         (["pretrain", "tiny23", "--data", "x"], "unknown recipe 'tiny23'", "did you mean tiny32"),
-        (["pretrain", "tiny32", "--data", "x", "train.batsch=3"], "unknown setting 'train.batsch'", "train.batch"),
-        (["pretrain", "tiny32", "--data", "x", "train.batch=three"], "wrong type", "train.batch=128"),
-        (["pretrain", "tiny32", "--data", "x", "model.heads=7"], "not a multiple of model.heads", "change"),
+        (
+            ["pretrain", "tiny32", "--data", "x", "train.batsch=3"],
+            "unknown setting 'train.batsch'",
+            "train.batch",
+        ),
+        (
+            ["pretrain", "tiny32", "--data", "x", "train.batch=three"],
+            "wrong type",
+            "train.batch=128",
+        ),
+        (
+            ["pretrain", "tiny32", "--data", "x", "model.heads=7"],
+            "not a multiple of model.heads",
+            "change",
+        ),
         (
             ["pretrain", "tiny32", "--data", "{data}", "--device", "cuda:99", "train.batch=8"],
             "device 'cuda:99' is not there",
@@ -128,34 +163,80 @@ def test_features_are_written_with_names(run, labelled, tmp_path, suffix):
         ),
         (["eval", "knn", "missing", "--data", "{data}"], "no file or folder 'missing'", "path"),
         (["pretrain", "adapt", "--data", "{data}"], "goes on from weights", "--init"),
-        (["eval", "knn", "{run}", "--data", "empty"], "no images found under 'empty'", "extensions"),
-        (["features", "{run}", "--data", "{data}", "--out", "x.csv"], "cannot write features as '.csv'", ".npz"),
+        (
+            ["eval", "knn", "{run}", "--data", "empty"],
+            "no images found under 'empty'",
+            "extensions",
+        ),
+        (
+            ["features", "{run}", "--data", "{data}", "--out", "x.csv"],
+            "cannot write features as '.csv'",
+            ".npz",
+        ),
         (["recipes", "show", "vit_s61"], "unknown recipe", "vit_s16"),
         (["pretrain"], "required: RECIPE\n", "ibot pretrain --help"),
-        (["pretrain", "tiny32", "--data", "{data}", "train.seed=-1"], "train.seed=-1 must not be negative", "change"),
+        (
+            ["pretrain", "tiny32", "--data", "{data}", "train.seed=-1"],
+            "train.seed=-1 must not be negative",
+            "change",
+        ),
         (["doctor", "k=3"], "unrecognized arguments: k=3", "ibot doctor --help"),
-        (["pretrain", "tiny32", "--data", "x", "--batch", "4"], "arguments: --batch 4", "write train.batch=4\n"),
-        (["pretrain", "tiny32", "--data", "x", "--batch=4"], "arguments: --batch=4", "write train.batch=4\n"),
-        (["plan", "auto", "--train.batch", "4", "--data", "x"], "--train.batch 4", "write train.batch=4\n"),
+        (
+            ["pretrain", "tiny32", "--data", "x", "--batch", "4"],
+            "arguments: --batch 4",
+            "write train.batch=4\n",
+        ),
+        (
+            ["pretrain", "tiny32", "--data", "x", "--batch=4"],
+            "arguments: --batch=4",
+            "write train.batch=4\n",
+        ),
+        (
+            ["plan", "auto", "--train.batch", "4", "--data", "x"],
+            "--train.batch 4",
+            "write train.batch=4\n",
+        ),
         (["pretrain", "tiny32", "--out-dim"], "--out-dim", "write head.out_dim=VALUE\n"),
         (["pretrain", "tiny32", "--nothing", "4"], "--nothing 4", "ibot pretrain --help"),
-        (["eval", "linear", "{run}", "--data", "x", "--epochs", "4"], "--epochs 4", "write epochs=4\n"),
+        (
+            ["eval", "linear", "{run}", "--data", "x", "--epochs", "4"],
+            "--epochs 4",
+            "write epochs=4\n",
+        ),
         (["eval", "knn", "{run}", "--data", "x", "--k", "5"], "--k 5", "write k=5\n"),
-        (["eval", "linear", "{run}", "--data", "x", "--clip", "4"], "--clip 4", "ibot eval linear --help"),
-        (["eval", "knn", "{run}", "--data", "x", "--again"], "arguments: --again", "belongs to ibot eval all"),
+        (
+            ["eval", "linear", "{run}", "--data", "x", "--clip", "4"],
+            "--clip 4",
+            "ibot eval linear --help",
+        ),
+        (
+            ["eval", "knn", "{run}", "--data", "x", "--again"],
+            "arguments: --again",
+            "belongs to ibot eval all",
+        ),
         (["evl", "knn"], "invalid choice: 'evl'", "did you mean eval?   ibot --help"),
         (["eval", "kn", "{run}"], "invalid choice: 'kn'", "did you mean knn?   ibot eval --help"),
-        (["weights", "export", "{run}", "--to", "tim", "--out", "x"], "choice: 'tim'", "did you mean timm? "),
+        (
+            ["weights", "export", "{run}", "--to", "tim", "--out", "x"],
+            "choice: 'tim'",
+            "did you mean timm? ",
+        ),
     ],
 )
-def test_mistakes_get_a_cause_and_a_remedy_and_change_nothing(run, labelled, tmp_path, arguments, message, remedy):
+def test_mistakes_get_a_cause_and_a_remedy_and_change_nothing(
+    run, labelled, tmp_path, arguments, message, remedy
+):
     (tmp_path / "empty").mkdir()
     filled = [a.replace("{data}", str(labelled)).replace("{run}", str(run[0])) for a in arguments]
     done = ibot(*filled, cwd=tmp_path)
     assert done.returncode == 2, done.stdout + done.stderr
     assert message in done.stderr and remedy in done.stderr
     assert done.stderr.startswith("ibot: error:")
-    left = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file() and p.name != "lock"}
+    left = {
+        p.relative_to(tmp_path).as_posix()
+        for p in tmp_path.rglob("*")
+        if p.is_file() and p.name != "lock"
+    }
     assert left <= {p for p in left if p.startswith("runs/") and "checkpoints" not in p}
 
 
@@ -165,14 +246,35 @@ def test_without_a_command_s_name_the_help_is_shown(group, capsys):
         main(group)
     shown = capsys.readouterr()
     assert ended.value.code == 2 and not shown.out
-    assert shown.err.startswith(f"usage: {' '.join(['ibot', *group])} ") and "error" not in shown.err
+    assert (
+        shown.err.startswith(f"usage: {' '.join(['ibot', *group])} ") and "error" not in shown.err
+    )
 
 
 def test_a_run_folder_of_other_settings_is_refused_and_kept(run, labelled):
     folder, _ = run
-    before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.suffix in (".json", ".safetensors")}
-    done = ibot("pretrain", "tiny32", "--data", labelled, "--run", folder, *SMALL, "optim.lr=1", "--device", "cpu")
-    assert done.returncode == 2 and "other settings" in done.stderr and "optim.lr: 0.004 -> 1" in done.stderr
+    before = {
+        p: p.read_bytes()
+        for p in folder.rglob("*")
+        if p.is_file() and p.suffix in (".json", ".safetensors")
+    }
+    done = ibot(
+        "pretrain",
+        "tiny32",
+        "--data",
+        labelled,
+        "--run",
+        folder,
+        *SMALL,
+        "optim.lr=1",
+        "--device",
+        "cpu",
+    )
+    assert (
+        done.returncode == 2
+        and "other settings" in done.stderr
+        and "optim.lr: 0.004 -> 1" in done.stderr
+    )
     assert all(p.read_bytes() == content for p, content in before.items())
 
 
@@ -180,11 +282,35 @@ def test_labels_that_do_not_fit_are_no_reason_not_to_train(labelled, tmp_path):
     data = tmp_path / "data"
     for name in ("dark", "other"):
         (data / "test" / name).mkdir(parents=True)
-        (data / "test" / name / "1.png").write_bytes((labelled / "val" / "dark" / "1.png").read_bytes())
+        (data / "test" / name / "1.png").write_bytes(
+            (labelled / "val" / "dark" / "1.png").read_bytes()
+        )
     (data / "train").symlink_to(labelled / "train")
-    done = ibot("pretrain", "tiny32", "--data", data, "--run", tmp_path / "r", "--steps", 1, "--device", "cpu", *SMALL)
+    done = ibot(
+        "pretrain",
+        "tiny32",
+        "--data",
+        data,
+        "--run",
+        tmp_path / "r",
+        "--steps",
+        1,
+        "--device",
+        "cpu",
+        *SMALL,
+    )
     assert done.returncode == 0 and "note   no k-NN during training" in done.stdout
-    done = ibot("pretrain", "tiny32", "--data", data, "--val-data", data / "test", "--run", tmp_path / "s", *SMALL)
+    done = ibot(
+        "pretrain",
+        "tiny32",
+        "--data",
+        data,
+        "--val-data",
+        data / "test",
+        "--run",
+        tmp_path / "s",
+        *SMALL,
+    )
     assert done.returncode == 2 and "different classes" in done.stderr
 
 
@@ -200,7 +326,18 @@ def test_default_warm_ups_are_clipped_in_a_short_run_and_it_says_so(labelled, tm
         "head.hidden_dim=32",
         "augment.num_local=1",
     ]
-    done = ibot("pretrain", "vit_s16", "--data", labelled, "--run", tmp_path / "r", *short, *SMALL, "--device", "cpu")
+    done = ibot(
+        "pretrain",
+        "vit_s16",
+        "--data",
+        labelled,
+        "--run",
+        tmp_path / "r",
+        *short,
+        *SMALL,
+        "--device",
+        "cpu",
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("clipped to") == 2 and "optim.warmup = 10 epochs" in done.stdout
 
@@ -208,7 +345,8 @@ def test_default_warm_ups_are_clipped_in_a_short_run_and_it_says_so(labelled, tm
 def test_help_and_import_do_not_load_heavy_packages():
     code = (
         "import sys, ibot; from ibot.cli.main import build_parser; build_parser().format_help()\n"
-        "print([n for n in ('torch', 'torchvision', 'numpy', 'PIL', 'rich', 'matplotlib') if n in sys.modules])"
+        "print([n for n in ('torch', 'torchvision', 'numpy', 'PIL', 'rich', 'matplotlib') if n in "
+        "sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
@@ -264,8 +402,13 @@ def test_the_lazy_interface_offers_the_main_functions():
 @pytest.mark.parametrize("command", ["pretrain", "plan"])
 @pytest.mark.parametrize("steps", [0, -3])
 def test_a_limit_below_one_step_is_refused(labelled, tmp_path, command, steps):
-    done = ibot(command, "tiny32", "--data", labelled, "--run", tmp_path / "r", f"--steps={steps}", *SMALL)
-    assert done.returncode == 2 and f"--steps: expected a whole number of at least 1, not '{steps}'" in done.stderr
+    done = ibot(
+        command, "tiny32", "--data", labelled, "--run", tmp_path / "r", f"--steps={steps}", *SMALL
+    )
+    assert (
+        done.returncode == 2
+        and f"--steps: expected a whole number of at least 1, not '{steps}'" in done.stderr
+    )
     assert not (tmp_path / "r").exists()
 
 
@@ -290,10 +433,16 @@ def test_a_run_stopped_by_steps_says_what_is_left_and_goes_on_without(labelled, 
     assert f"Weights: {folder}\n" in done.stdout
     for steps in (3, 4):
         again = ibot(*command, "--steps", steps)
-        assert again.returncode == 0 and f"already at step 4: nothing to do (--steps {steps})" in again.stdout
+        assert (
+            again.returncode == 0
+            and f"already at step 4: nothing to do (--steps {steps})" in again.stdout
+        )
         assert "done:" not in again.stdout and again.stdout.splitlines()[-1] == last
     named = ibot(*command, "train.max_steps=3")
-    assert "nothing to do (train.max_steps 3)" in named.stdout and "without train.max_steps goes on" in named.stdout
+    assert (
+        "nothing to do (train.max_steps 3)" in named.stdout
+        and "without train.max_steps goes on" in named.stdout
+    )
     other = ibot(*command, "--steps", 4, "optim.lr=1")
     assert other.returncode == 2 and "other settings" in other.stderr
     # The run's own config.json holds the limit of the first call; it is no part of the recipe.

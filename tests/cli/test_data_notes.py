@@ -10,22 +10,36 @@ from PIL import Image
 from ibot.cli.main import main
 
 SMALL = [
-    *("model.width=48", "model.depth=1", "model.heads=3", "head.out_dim=32", "head.patch_out_dim=32"),
+    *(
+        "model.width=48",
+        "model.depth=1",
+        "model.heads=3",
+        "head.out_dim=32",
+        "head.patch_out_dim=32",
+    ),
     *("train.batch=8", "system.workers=0", "evaluate.max_val=4", "evaluate.max_train=8"),
 ]
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Three classes in train/, two of them in valid/, the files of one under other names of JPEG."""
+    """Three classes in train/, two of them in valid/, the files of one under other names of
+    JPEG.
+    """
     root = tmp_path_factory.mktemp("data")
     rng = np.random.default_rng(0)
     for part, classes in (("train", "red green blue"), ("valid", "red blue")):
         for name in classes.split():
             (root / part / name).mkdir(parents=True)
-            for i, suffix in enumerate((".jfif", ".jpe", ".JPG", "") if name == "red" else (".jpg",) * 4):
+            for i, suffix in enumerate(
+                (".jfif", ".jpe", ".JPG", "") if name == "red" else (".jpg",) * 4
+            ):
                 colour = {"red": (200, 40, 40), "green": (40, 200, 40), "blue": (40, 40, 200)}[name]
-                pixels = (np.array(colour) + rng.normal(0, 20, (32, 32, 3))).clip(0, 255).astype(np.uint8)
+                pixels = (
+                    (np.array(colour) + rng.normal(0, 20, (32, 32, 3)))
+                    .clip(0, 255)
+                    .astype(np.uint8)
+                )
                 Image.fromarray(pixels).save(root / part / name / f"{i}{suffix}", "JPEG")
     (root / "train" / "notes.txt").write_text("text")
     (root / "train" / "red" / "@eaDir").mkdir()
@@ -36,7 +50,19 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "run"
-    arguments = ["pretrain", "tiny32", "--data", data, "--run", folder, "--steps", 1, "--device", "cpu", *SMALL]
+    arguments = [
+        "pretrain",
+        "tiny32",
+        "--data",
+        data,
+        "--run",
+        folder,
+        "--steps",
+        1,
+        "--device",
+        "cpu",
+        *SMALL,
+    ]
     output = io.StringIO()
     with redirect_stdout(output):
         assert main([*map(str, arguments)]) == 0
@@ -53,7 +79,9 @@ def test_pretraining_takes_the_training_part_and_says_what_it_does_not(data, run
     ]
 
 
-def test_an_evaluation_scores_the_classes_that_occur_and_names_the_rest(data, run, tmp_path, capsys):
+def test_an_evaluation_scores_the_classes_that_occur_and_names_the_rest(
+    data, run, tmp_path, capsys
+):
     options = ["--data", str(data), "--cache", str(tmp_path / "c"), "--out", str(tmp_path / "o")]
     assert main(["eval", "knn", str(run[0]), *options]) == 0
     said = capsys.readouterr()
@@ -71,10 +99,26 @@ def test_features_have_the_classes_of_the_training_part(data, run, tmp_path, cap
     assert "note: only the training part" in capsys.readouterr().err
 
 
-def test_images_that_are_too_large_are_refused_with_the_setting_that_allows_them(data, run, tmp_path, capsys):
+def test_images_that_are_too_large_are_refused_with_the_setting_that_allows_them(
+    data, run, tmp_path, capsys
+):
     options = ["--data", str(data), "--max-pixels", "1000"]
     assert main(["features", str(run[0]), *options, "--out", str(tmp_path / "f.npz")]) == 2
-    assert "too many pixels: 32 x 32; data.max_pixels or --max-pixels allows more" in capsys.readouterr().err
-    arguments = ["pretrain", "tiny32", "--data", data, "--run", tmp_path / "r", "--device", "cpu", "--steps", 1]
+    assert (
+        "too many pixels: 32 x 32; data.max_pixels or --max-pixels allows more"
+        in capsys.readouterr().err
+    )
+    arguments = [
+        "pretrain",
+        "tiny32",
+        "--data",
+        data,
+        "--run",
+        tmp_path / "r",
+        "--device",
+        "cpu",
+        "--steps",
+        1,
+    ]
     assert main([*map(str, arguments), *SMALL, "data.max_pixels=1000"]) == 2
     assert "too many pixels: 32 x 32; data.max_pixels" in capsys.readouterr().err

@@ -33,7 +33,9 @@ ROUTE = ["--workers", "0"]
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """A folder of three classes of 50 images with 20 to validate, and the weights of a small random network."""
+    """A folder of three classes of 50 images with 20 to validate, and the weights of a small random
+    network.
+    """
     folder = tmp_path_factory.mktemp("eval")
     write_folder(folder / "scenes", train=600, val=250, seed=0, size=32)
     kept = sorted(path.name for path in (folder / "scenes" / "train").iterdir())[:3]
@@ -44,49 +46,86 @@ def world(tmp_path_factory):
             target.mkdir(parents=True)
             for file in files:
                 os.link(file, target / file.name)
-    config = apply(recipe("tiny32"), ["model.width=48", "model.depth=3", "model.heads=2", "model.patch=8",
-                                      "head.out_dim=3", "head.patch_out_dim=3", "head.hidden_dim=32"])  # fmt: skip
+    config = apply(
+        recipe("tiny32"),
+        [
+            "model.width=48",
+            "model.depth=3",
+            "model.heads=2",
+            "model.patch=8",
+            "head.out_dim=3",
+            "head.patch_out_dim=3",
+            "head.hidden_dim=32",
+        ],
+    )
     torch.manual_seed(0)
     network = Teacher(config).state_dict()
-    save_file({n: t.clone() for n, t in network.items()}, folder / "weights.safetensors",
-              {"config": json.dumps(to_plain(config))})  # fmt: skip
+    save_file(
+        {n: t.clone() for n, t in network.items()},
+        folder / "weights.safetensors",
+        {"config": json.dumps(to_plain(config))},
+    )
     return folder
 
 
 def evaluate(world, tmp_path, *arguments, cache="cache", out="out"):
     return main(
-        ["eval", arguments[0], str(world / "weights.safetensors"), "--data", str(world / "data"), "--out",
-         str(tmp_path / out), "--cache", str(tmp_path / cache), *ROUTE, *arguments[1:]]
-    )  # fmt: skip
+        [
+            "eval",
+            arguments[0],
+            str(world / "weights.safetensors"),
+            "--data",
+            str(world / "data"),
+            "--out",
+            str(tmp_path / out),
+            "--cache",
+            str(tmp_path / cache),
+            *ROUTE,
+            *arguments[1:],
+        ]
+    )
 
 
 def records(tmp_path, out="out"):
-    return [json.loads(line) for line in (tmp_path / out / "results.jsonl").read_text().splitlines()]
+    return [
+        json.loads(line) for line in (tmp_path / out / "results.jsonl").read_text().splitlines()
+    ]
 
 
 def test_a_user_s_small_folder_gets_every_frozen_protocol(world, tmp_path, capsys):
     for protocol in ("knn", "linear", "logistic", "cluster", "semi"):
-        quick = {"linear": ["epochs=5"], "semi": ["probes=knn,logistic", "share=0.1", "subsets=2"]}.get(protocol, [])
+        quick = {
+            "linear": ["epochs=5"],
+            "semi": ["probes=knn,logistic", "share=0.1", "subsets=2"],
+        }.get(protocol, [])
         assert evaluate(world, tmp_path, protocol, *quick) == 0
     out = capsys.readouterr().out
     assert "k is at most the 150 training images" in out
-    assert "150 training, 60 validation images, 3 classes; always guessing the largest: 33.33" in out
+    assert (
+        "150 training, 60 validation images, 3 classes; always guessing the largest: 33.33" in out
+    )
     rows = records(tmp_path)
     assert {row["protocol"] for row in rows} == {"knn", "linear", "logistic", "cluster", "semi"}
     for row in rows:
-        low, high = row["interval"] or row["extra"]["range"]  # a mean over draws has the range of the draws
+        low, high = (
+            row["interval"] or row["extra"]["range"]
+        )  # a mean over draws has the range of the draws
         assert low <= row["value"] <= high
         assert len(row["weights_hash"]) == 64 and row["num_val"] == 60 and row["versions"]["torch"]
     assert [row["settings"]["k"] for row in rows if row["protocol"] == "knn"] == [10, 20, 100, 150]
     cluster = next(row for row in rows if row["protocol"] == "cluster")
-    assert cluster["settings"]["by"] == "prototypes", "the head has as many prototypes as there are classes"
+    assert cluster["settings"]["by"] == "prototypes", (
+        "the head has as many prototypes as there are classes"
+    )
     named = (tmp_path / "out" / "labels-10percent-seed0.txt").read_text().splitlines()
     assert len(named) == 15 and len({name.split("/")[0] for name in named}) == 3
 
 
 def test_a_second_run_with_other_settings_reads_the_features(world, tmp_path, monkeypatch):
     assert evaluate(world, tmp_path, "knn") == 0
-    monkeypatch.setattr("ibot.eval.features.cache.compute", lambda *_: pytest.fail("the network ran again"))
+    monkeypatch.setattr(
+        "ibot.eval.features.cache.compute", lambda *_: pytest.fail("the network ran again")
+    )
     assert evaluate(world, tmp_path, "knn", "k=3,5", "temperature=0.1") == 0
     assert evaluate(world, tmp_path, "logistic") == 0
     rows = records(tmp_path)
@@ -95,12 +134,38 @@ def test_a_second_run_with_other_settings_reads_the_features(world, tmp_path, mo
 
 def test_files_of_other_projects_get_the_numbers_of_the_run(world, tmp_path):
     """One network as a run writes it and as iBOT, timm and Hugging Face do."""
-    files = {"safetensors": "b.safetensors", "published": "b.pth", "timm": "timm", "huggingface": "huggingface"}
+    files = {
+        "safetensors": "b.safetensors",
+        "published": "b.pth",
+        "timm": "timm",
+        "huggingface": "huggingface",
+    }
     weights = str(world / "weights.safetensors")
     for target, name in files.items():
-        assert main(["weights", "export", weights, "--to", target, "--out", str(tmp_path / name), "--quiet"]) == 0
+        assert (
+            main(
+                [
+                    "weights",
+                    "export",
+                    weights,
+                    "--to",
+                    target,
+                    "--out",
+                    str(tmp_path / name),
+                    "--quiet",
+                ]
+            )
+            == 0
+        )
     for name in [weights, *(str(tmp_path / name) for name in files.values())]:
-        rest = ["--data", str(world / "data"), "--out", str(tmp_path / "out"), "--cache", str(tmp_path / "cache")]
+        rest = [
+            "--data",
+            str(world / "data"),
+            "--out",
+            str(tmp_path / "out"),
+            "--cache",
+            str(tmp_path / "cache"),
+        ]
         assert main(["eval", "knn", name, *rest, "--size", "32", *ROUTE, "k=20"]) == 0
         assert main(["eval", "cluster", name, *rest, "--size", "32", *ROUTE, "by=kmeans"]) == 0
     rows = records(tmp_path)
@@ -123,15 +188,25 @@ def test_exif_orientation_can_be_ignored_and_has_features_of_its_own(world, tmp_
     assert evaluate(world, tmp_path, "knn", "k=5", *turned, "--exif-orientation", "ignore") == 0
     (plain,), (applied, ignored) = records(tmp_path, "plain"), records(tmp_path)
     assert applied["value"] == plain["value"] and not ignored["extra"]["cached"]
-    assert [row["settings"]["exif_orientation"] for row in (plain, applied, ignored)] == ["apply", "apply", "ignore"]
+    assert [row["settings"]["exif_orientation"] for row in (plain, applied, ignored)] == [
+        "apply",
+        "apply",
+        "ignore",
+    ]
     assert applied["data"]["val"] != ignored["data"]["val"]
     found = list((tmp_path / "cache").glob("*/rows.npy"))
-    assert len(found) == 6 and len({np.load(file).tobytes() for file in found}) == 4, "train and val, two ways"
+    assert len(found) == 6 and len({np.load(file).tobytes() for file in found}) == 4, (
+        "train and val, two ways"
+    )
 
 
 def test_help_ends_its_lines_between_values():
-    done = subprocess.run([sys.executable, "-m", "ibot", "eval", "linear", "--help"], capture_output=True, text=True,
-                          env={**os.environ, "COLUMNS": "80"})  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "ibot", "eval", "linear", "--help"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "COLUMNS": "80"},
+    )
     assert max(map(len, done.stdout.splitlines())) <= 80
     listed = " ".join(done.stdout.partition("settings:  ")[2].split()).replace(", ", ",")
     assert listed == " ".join(f"{key}={value}" for key, value in settings_of(LinearSettings()))
@@ -155,31 +230,46 @@ def test_clean_mode_never_looks_at_the_reported_labels(world, tmp_path, monkeypa
             for name in classes:
                 (tmp_path / "data" / "val" / name).rename(tmp_path / "data" / "val" / f"{name}-old")
             for name, other in zip(classes, [*classes[1:], classes[0]], strict=True):
-                (tmp_path / "data" / "val" / f"{name}-old").rename(tmp_path / "data" / "val" / other)
+                (tmp_path / "data" / "val" / f"{name}-old").rename(
+                    tmp_path / "data" / "val" / other
+                )
         data = ["--data", str(tmp_path / "data"), "augment=none", "epochs=4"]
         assert evaluate(world, tmp_path, "linear", *data, out=f"out{turn}") == 0
         row = records(tmp_path, f"out{turn}")[0]
-        chosen.append((row["value"], row["extra"]["chosen_rate"], load_classifier(row["extra"]["classifier"]).weight))
+        chosen.append(
+            (
+                row["value"],
+                row["extra"]["chosen_rate"],
+                load_classifier(row["extra"]["classifier"]).weight,
+            )
+        )
     assert chosen[0][1] == chosen[1][1] and torch.equal(chosen[0][2], chosen[1][2])
     assert chosen[0][0] != chosen[1][0], "the labels do differ"
 
 
 def test_published_mode_reports_the_best_epoch_and_rate(world, tmp_path):
-    assert evaluate(world, tmp_path, "linear", "--mode", "published", "augment=none", "epochs=6") == 0
+    assert (
+        evaluate(world, tmp_path, "linear", "--mode", "published", "augment=none", "epochs=6") == 0
+    )
     row = records(tmp_path)[0]
     assert row["value"] >= max(row["extra"]["rates"].values()) and row["mode"] == "published"
     assert len(row["extra"]["rates"]) == 45 and "val" in row["extra"]["chosen_on"]
 
 
 def test_the_saved_classifier_gives_the_reported_accuracy(world, tmp_path):
-    assert evaluate(world, tmp_path, "linear", "augment=none", "epochs=4", "features=n2m0,n1m2,n1m1") == 0
+    assert (
+        evaluate(world, tmp_path, "linear", "augment=none", "epochs=4", "features=n2m0,n1m2,n1m1")
+        == 0
+    )
     rows = records(tmp_path)
     assert [row["settings"]["features"] for row in rows] == ["n2m0", "n1m2", "n1m1"]
     from ibot.data.pixels import normalize
     from ibot.data.sets.class_folders import open_folder
 
     val = open_folder(world / "data" / "val")
-    views = normalize(torch.from_numpy(np.stack([val.read(i) for i in range(60)])).permute(0, 3, 1, 2))
+    views = normalize(
+        torch.from_numpy(np.stack([val.read(i) for i in range(60)])).permute(0, 3, 1, 2)
+    )
     for row in rows:
         classifier = load_classifier(row["extra"]["classifier"])
         with torch.no_grad():
@@ -189,7 +279,14 @@ def test_the_saved_classifier_gives_the_reported_accuracy(world, tmp_path):
 
 
 def command(world, tmp_path, *arguments, out):
-    base = ["--data", str(world / "data"), "--out", str(tmp_path / out), "--cache", str(tmp_path / "cache")]
+    base = [
+        "--data",
+        str(world / "data"),
+        "--out",
+        str(tmp_path / out),
+        "--cache",
+        str(tmp_path / "cache"),
+    ]
     weights = str(world / "weights.safetensors")
     return ["eval", arguments[0], weights, *base, *arguments[1:]]
 
@@ -199,29 +296,44 @@ def test_a_killed_linear_probe_goes_on_and_ends_bit_identical(world, tmp_path):
     assert main(command(world, tmp_path, *settings, out="whole")) == 0
     process = start_ibot(*command(world, tmp_path, *settings, out="cut"))
     deadline = time.monotonic() + 60
-    while not list((tmp_path / "cut").glob("sweep-*.state")) if (tmp_path / "cut").is_dir() else True:
+    while (
+        not list((tmp_path / "cut").glob("sweep-*.state")) if (tmp_path / "cut").is_dir() else True
+    ):
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     assert process.ended().returncode == -signal.SIGKILL
     assert not (tmp_path / "cut" / "results.jsonl").exists(), "the kill came before the end"
     assert main(command(world, tmp_path, *settings, out="cut")) == 0
-    whole, cut = (load_classifier(next((tmp_path / out).glob("linear-*.safetensors"))) for out in ("whole", "cut"))
+    whole, cut = (
+        load_classifier(next((tmp_path / out).glob("linear-*.safetensors")))
+        for out in ("whole", "cut")
+    )
     assert torch.equal(whole.weight, cut.weight) and torch.equal(whole.bias, cut.bias)
-    assert records(tmp_path, "whole")[0]["extra"]["rates"] == records(tmp_path, "cut")[0]["extra"]["rates"]
+    assert (
+        records(tmp_path, "whole")[0]["extra"]["rates"]
+        == records(tmp_path, "cut")[0]["extra"]["rates"]
+    )
     assert not list((tmp_path / "cut").glob("*.state"))
 
 
 @pytest.mark.distributed
 def test_two_processes_give_the_numbers_of_one(world, tmp_path):
-    for protocol in (("knn",), ("linear", "epochs=3", "batch=64"), ("logistic",), ("occlusion", "steps=2")):
+    for protocol in (
+        ("knn",),
+        ("linear", "epochs=3", "batch=64"),
+        ("logistic",),
+        ("occlusion", "steps=2"),
+    ):
         one = command(world, tmp_path, *protocol, "--cache", str(tmp_path / "one"), out="one")
         two = command(world, tmp_path, *protocol, "--cache", str(tmp_path / "two"), out="two")
         assert main(one) == 0
         for done in ibot_in_two(*two):
             assert done.returncode == 0, done.stderr
     first, second = records(tmp_path, "one"), records(tmp_path, "two")
-    assert [row["metric"] for row in first] == [row["metric"] for row in second], "one process writes"
+    assert [row["metric"] for row in first] == [row["metric"] for row in second], (
+        "one process writes"
+    )
     for a, b in zip(first, second, strict=True):
         assert a["value"] == b["value"] and a["interval"] == b["interval"], a["metric"]
 
@@ -247,47 +359,124 @@ def test_mistakes_end_with_cause_and_remedy(world, tmp_path, capsys):
         return str(tmp_path / name)
 
     train = folder("t", "cat", "dog")
-    failing(capsys, ["knn", weights, "--data", train, "--val-data", folder("v", "cat", "horse"), *base],
-            "different classes", "horse", "dog")  # fmt: skip
     failing(
-        capsys, ["knn", weights, "--data", folder("e", "cat", "dog", empty=["ox"]), "--val-data", train, *base], "ox"
+        capsys,
+        ["knn", weights, "--data", train, "--val-data", folder("v", "cat", "horse"), *base],
+        "different classes",
+        "horse",
+        "dog",
+    )
+    failing(
+        capsys,
+        [
+            "knn",
+            weights,
+            "--data",
+            folder("e", "cat", "dog", empty=["ox"]),
+            "--val-data",
+            train,
+            *base,
+        ],
+        "ox",
     )
     flat = tmp_path / "flat"
     flat.mkdir()
     Image.new("RGB", (32, 32)).save(flat / "a.png")
-    failing(capsys, ["knn", weights, "--data", str(flat), "--val-data", str(flat), *base], "class", "flat")
+    failing(
+        capsys,
+        ["knn", weights, "--data", str(flat), "--val-data", str(flat), *base],
+        "class",
+        "flat",
+    )
     failing(capsys, ["knn", weights, "--data", train, *base], "no validation part", "split")
-    (tmp_path / "list.csv").write_text("path,label,split\nabsent.png,cat,train\nt/cat/a.png,dog,val\n")
+    (tmp_path / "list.csv").write_text(
+        "path,label,split\nabsent.png,cat,train\nt/cat/a.png,dog,val\n"
+    )
     failing(capsys, ["knn", weights, "--data", str(tmp_path / "list.csv"), *base], "absent.png")
     failing(capsys, ["knn", weights, "--data", "cifar11:/nowhere", *base], "cifar11", "cifar10")
     failing(capsys, ["knn", str(tmp_path / "none.pth"), "--data", str(data), *base], "none.pth")
-    failing(capsys, ["knn", weights, "--data", str(data), *base, "neighbours=3"], "neighbours", "k, temperature")
-    failing(capsys, ["knn", weights, "--data", str(data), *base, "k=0"], "positive", "fix:", "k=10,20")
+    failing(
+        capsys,
+        ["knn", weights, "--data", str(data), *base, "neighbours=3"],
+        "neighbours",
+        "k, temperature",
+    )
+    failing(
+        capsys, ["knn", weights, "--data", str(data), *base, "k=0"], "positive", "fix:", "k=10,20"
+    )
     for wrong in ("penalties=0", "folds=1"):
-        failing(capsys, ["logistic", weights, "--data", str(data), *base, wrong], "positive", "fix:", "folds=5")
+        failing(
+            capsys,
+            ["logistic", weights, "--data", str(data), *base, wrong],
+            "positive",
+            "fix:",
+            "folds=5",
+        )
     failing(capsys, ["linear", weights, "--data", str(data), *base, "features=n9m0"], "3 blocks")
-    failing(capsys, ["linear", weights, "--data", str(data), *base, "epoch=3"], "did you mean epochs")
+    failing(
+        capsys, ["linear", weights, "--data", str(data), *base, "epoch=3"], "did you mean epochs"
+    )
     for wrong in (
         ["semi", "share=2"],
         ["linear", "epochs=0"],
         ["corruptions", "severities=7"],
         ["occlusion", "masses=2"],
     ):
-        failing(capsys, [wrong[0], weights, "--data", str(data), *base, wrong[1]], wrong[1].partition("=")[0], "fix:")
-    failing(capsys, ["knn", weights, "--data", str(data), *base, "--split", "0.2"], "set aside", "val", "leave out")
+        failing(
+            capsys,
+            [wrong[0], weights, "--data", str(data), *base, wrong[1]],
+            wrong[1].partition("=")[0],
+            "fix:",
+        )
+    failing(
+        capsys,
+        ["knn", weights, "--data", str(data), *base, "--split", "0.2"],
+        "set aside",
+        "val",
+        "leave out",
+    )
     failing(capsys, ["cluster", weights, "--data", str(data), *base, "k=-1"], "k=-1")
-    failing(capsys, ["cluster", weights, "--data", str(data), *base, "by=kmeans", "k=100"], "60 validation images")
+    failing(
+        capsys,
+        ["cluster", weights, "--data", str(data), *base, "by=kmeans", "k=100"],
+        "60 validation images",
+    )
     failing(capsys, ["semi", weights, "--data", str(data), *base, "probes="], "probes")
     failing(capsys, ["linear", weights, "--data", str(data), *base, "features="], "features")
     failing(
-        capsys, ["knn", weights, "--data", str(data), *base, "--split", "2"], "--split: expected a share", "not '2'"
+        capsys,
+        ["knn", weights, "--data", str(data), *base, "--split", "2"],
+        "--split: expected a share",
+        "not '2'",
     )
-    failing(capsys, ["knn", weights, "--data", str(data), *base, "--split", "20%"], "not '20%'", "such as 0.2")
-    failing(capsys, ["knn", weights, "--data", str(data), *base, "--max-train", "-1"], "--max-train: expected")
-    failing(capsys, ["knn", weights, "--data", str(data), *base, "--workers", "-1"], "--workers: expected")
-    failing(capsys, ["knn", weights, "--data", str(data), *base, "--exif-orientation", "no"], "apply", "ignore")
-    failing(capsys, ["all", weights, "--data", str(data), *base, "k=3"], "k=3", "ibot eval all --help")
-    failing(capsys, ["knn", weights, "--data", str(data), *base, "--size", "4"], "smaller than a patch")
+    failing(
+        capsys,
+        ["knn", weights, "--data", str(data), *base, "--split", "20%"],
+        "not '20%'",
+        "such as 0.2",
+    )
+    failing(
+        capsys,
+        ["knn", weights, "--data", str(data), *base, "--max-train", "-1"],
+        "--max-train: expected",
+    )
+    failing(
+        capsys,
+        ["knn", weights, "--data", str(data), *base, "--workers", "-1"],
+        "--workers: expected",
+    )
+    failing(
+        capsys,
+        ["knn", weights, "--data", str(data), *base, "--exif-orientation", "no"],
+        "apply",
+        "ignore",
+    )
+    failing(
+        capsys, ["all", weights, "--data", str(data), *base, "k=3"], "k=3", "ibot eval all --help"
+    )
+    failing(
+        capsys, ["knn", weights, "--data", str(data), *base, "--size", "4"], "smaller than a patch"
+    )
     failing(
         capsys,
         ["knn", weights, "--data", str(data), *base, "--size", "-8"],
@@ -296,14 +485,34 @@ def test_mistakes_end_with_cause_and_remedy(world, tmp_path, capsys):
     )
     failing(capsys, ["finetune", weights, "--data", str(data), *base, "--fit", "pad"], "crops")
     (tmp_path / "file").write_text("")
-    failing(capsys, ["knn", weights, "--data", str(data), "--out", str(tmp_path / "file")], "file", "--out")
+    failing(
+        capsys,
+        ["knn", weights, "--data", str(data), "--out", str(tmp_path / "file")],
+        "file",
+        "--out",
+    )
 
 
 @pytest.mark.parametrize("protocol", ["finetune", "transfer"])
 @pytest.mark.parametrize("wrong", ["epochs=0", "epochs=-1", "batch=0"])
-def test_a_fine_tuning_without_steps_is_refused_before_anything_is_written(world, tmp_path, capsys, protocol, wrong):
-    base = ["--data", str(world / "data"), "--out", str(tmp_path / "out"), "--cache", str(tmp_path / "cache")]
-    failing(capsys, [protocol, str(world / "weights.safetensors"), *base, wrong], wrong, "at least 1", "fix:")
+def test_a_fine_tuning_without_steps_is_refused_before_anything_is_written(
+    world, tmp_path, capsys, protocol, wrong
+):
+    base = [
+        "--data",
+        str(world / "data"),
+        "--out",
+        str(tmp_path / "out"),
+        "--cache",
+        str(tmp_path / "cache"),
+    ]
+    failing(
+        capsys,
+        [protocol, str(world / "weights.safetensors"), *base, wrong],
+        wrong,
+        "at least 1",
+        "fix:",
+    )
     assert not list(tmp_path.iterdir())
 
 
@@ -312,7 +521,9 @@ def test_large_views_go_through_the_network_in_smaller_batches():
     sizes = {224: 256, 352: 256, 512: 128, 5000: 1}
     assert {size: batch_of(vit, (size, size)) for size in sizes} == sizes
     stages = {"depths": (1, 1, 1, 1), "stage_heads": (1, 1, 1, 1)}
-    swin = build_backbone(ModelConfig(kind="swin", width=8, window=7, patch=4, **stages), (224, 224))
+    swin = build_backbone(
+        ModelConfig(kind="swin", width=8, window=7, patch=4, **stages), (224, 224)
+    )
     sizes = {224: 256, 256: 256, 512: 64, 5000: 1}
     assert {size: batch_of(swin, (size, size)) for size in sizes} == sizes
 
@@ -320,11 +531,15 @@ def test_large_views_go_through_the_network_in_smaller_batches():
 def test_the_batch_follows_the_view(world, tmp_path, monkeypatch):
     seen, compute = [], cache.compute
     monkeypatch.setattr(
-        cache, "compute", lambda net, images, wanted: seen.append(images) or compute(net, images, wanted)
+        cache,
+        "compute",
+        lambda net, images, wanted: seen.append(images) or compute(net, images, wanted),
     )
     monkeypatch.setattr("ibot.cli.evaluate.MAX_TOKENS", 16 * 50)
     assert evaluate(world, tmp_path, "knn", "k=5") == 0
-    counts = [len(images) for images in seen if len(images) > 1]  # one image tells the width of a feature
+    counts = [
+        len(images) for images in seen if len(images) > 1
+    ]  # one image tells the width of a feature
     assert counts == [50, 50, 50, 50, 10]
 
 
@@ -332,17 +547,35 @@ def test_validation_images_that_are_training_images_are_told(world, tmp_path, ca
     assert evaluate(world, tmp_path, "knn", "k=5") == 0
     assert not caplog.records
     data = world / "data"
-    assert evaluate(world, tmp_path, "knn", "k=5", "--data", str(data / "train"), "--val-data", str(data / "train"),
-                    "--max-train", "90") == 0  # fmt: skip
+    assert (
+        evaluate(
+            world,
+            tmp_path,
+            "knn",
+            "k=5",
+            "--data",
+            str(data / "train"),
+            "--val-data",
+            str(data / "train"),
+            "--max-train",
+            "90",
+        )
+        == 0
+    )
     assert caplog.messages == ["90 of 150 validation images are training images"]
 
 
 def test_a_rate_that_few_images_chose_is_noted(world, tmp_path, capsys):
     for holdout in ("0.05", "0.4"):
-        assert evaluate(world, tmp_path, "linear", "augment=none", "epochs=2", f"holdout={holdout}") == 0
+        assert (
+            evaluate(world, tmp_path, "linear", "augment=none", "epochs=2", f"holdout={holdout}")
+            == 0
+        )
         told = "only 9 held-out images; logistic uses cross-validation" in capsys.readouterr().out
         assert told == (holdout == "0.05")
-    assert evaluate(world, tmp_path, "linear", "--mode", "published", "augment=none", "epochs=2") == 0
+    assert (
+        evaluate(world, tmp_path, "linear", "--mode", "published", "augment=none", "epochs=2") == 0
+    )
     assert "held-out images;" not in capsys.readouterr().out
 
 
@@ -352,12 +585,19 @@ def test_a_linear_probe_that_goes_on_says_so(world, tmp_path, monkeypatch, capsy
 
     factor = linear.cosine_factor
     monkeypatch.setattr(
-        linear, "cosine_factor", lambda epoch, epochs: factor(epoch, epochs) if not epoch else _interrupt()
+        linear,
+        "cosine_factor",
+        lambda epoch, epochs: factor(epoch, epochs) if not epoch else _interrupt(),
     )
     assert evaluate(world, tmp_path, "linear", "augment=none", "epochs=3") == 130
     assert "the probe goes on" not in capsys.readouterr().err
     monkeypatch.setattr(linear, "cosine_factor", factor)
-    assert evaluate(world, tmp_path, "linear", "augment=none", "epochs=3", *(["--quiet"] if quiet else [])) == 0
+    assert (
+        evaluate(
+            world, tmp_path, "linear", "augment=none", "epochs=3", *(["--quiet"] if quiet else [])
+        )
+        == 0
+    )
     assert ("the probe goes on after epoch 1" in capsys.readouterr().err) != quiet
 
 
@@ -367,7 +607,14 @@ def test_a_network_for_other_channels_is_refused_by_name(world, tmp_path, capsys
     tensors = load_file(world / "weights.safetensors")
     tensors["backbone.patch_embed.proj.weight"] = torch.zeros(48, 6, 8, 8)
     save_file(tensors, tmp_path / "six.safetensors")
-    base = ["--data", str(world / "data"), "--out", str(tmp_path / "out"), "--cache", str(tmp_path / "cache")]
+    base = [
+        "--data",
+        str(world / "data"),
+        "--out",
+        str(tmp_path / "out"),
+        "--cache",
+        str(tmp_path / "cache"),
+    ]
     failing(capsys, ["knn", str(tmp_path / "six.safetensors"), *base], "6 channels", "3")
 
 
@@ -379,30 +626,62 @@ def test_few_labels_leave_the_full_classifier_alone_and_group_their_draws(world,
     assert evaluate(world, tmp_path, "linear", "augment=none", "epochs=3") == 0
     file = records(tmp_path)[0]["extra"]["classifier"]
     before = Path(file).read_bytes()
-    assert evaluate(world, tmp_path, "semi", "share=0.02,0.1", "subsets=3", "probes=knn,logistic") == 0
+    assert (
+        evaluate(world, tmp_path, "semi", "share=0.02,0.1", "subsets=3", "probes=knn,logistic") == 0
+    )
     assert Path(file).read_bytes() == before and "the classifier is in" in capsys.readouterr().out
     rows = [row for row in records(tmp_path) if row["protocol"] == "semi"]
-    trained_on = {(row["settings"]["subset"], row["settings"]["subset_seed"]): row["data"]["train"] for row in rows
-                  if not row["metric"].endswith("_mean")}  # fmt: skip
+    trained_on = {
+        (row["settings"]["subset"], row["settings"]["subset_seed"]): row["data"]["train"]
+        for row in rows
+        if not row["metric"].endswith("_mean")
+    }
     assert len(trained_on) == 6 == len(set(trained_on.values())), "each draw names its own images"
     means = {row["extra"]["row"]: row for row in rows if row["metric"].endswith("_mean")}
-    assert {"2%, logistic, mean of 3", "10%, logistic, mean of 3", "10%, knn, k = 1, mean of 3"} <= set(means)
-    draws = [row["value"] for row in rows if row["extra"]["row"].startswith("10% seed") and "logistic" in row["metric"]]
+    assert {
+        "2%, logistic, mean of 3",
+        "10%, logistic, mean of 3",
+        "10%, knn, k = 1, mean of 3",
+    } <= set(means)
+    draws = [
+        row["value"]
+        for row in rows
+        if row["extra"]["row"].startswith("10% seed") and "logistic" in row["metric"]
+    ]
     mean = means["10%, logistic, mean of 3"]
     assert mean["value"] == pytest.approx(sum(draws) / 3) and mean["interval"] is None
     assert mean["extra"]["range"] == [min(draws), max(draws)]
     one_each = next(row for row in rows if row["extra"]["row"].startswith("2% seed 0, logistic"))
-    assert "no class has two images" in one_each["extra"]["chosen_on"] and one_each["num_train"] == 3
+    assert (
+        "no class has two images" in one_each["extra"]["chosen_on"] and one_each["num_train"] == 3
+    )
 
 
 def test_a_stored_classifier_is_tested_on_its_own_view(world, tmp_path):
-    assert evaluate(world, tmp_path, "linear", "--fit", "squash", "--size", "24", "augment=none", "epochs=3") == 0
+    assert (
+        evaluate(
+            world, tmp_path, "linear", "--fit", "squash", "--size", "24", "augment=none", "epochs=3"
+        )
+        == 0
+    )
     trained = records(tmp_path)[0]
-    command = ["eval", "calibration", trained["extra"]["classifier"], "--data", str(world / "data"), "--out",
-               str(tmp_path / "out"), "--cache", str(tmp_path / "cache")]  # fmt: skip
+    command = [
+        "eval",
+        "calibration",
+        trained["extra"]["classifier"],
+        "--data",
+        str(world / "data"),
+        "--out",
+        str(tmp_path / "out"),
+        "--cache",
+        str(tmp_path / "cache"),
+    ]
     assert main(command) == 0
     tested = records(tmp_path)[1]
-    assert tested["value"] == pytest.approx(trained["value"]) and tested["settings"]["size"] == [24, 24]
+    assert tested["value"] == pytest.approx(trained["value"]) and tested["settings"]["size"] == [
+        24,
+        24,
+    ]
 
 
 def test_images_that_cannot_be_read_are_named(world, tmp_path, capsys):
@@ -417,7 +696,10 @@ def test_images_that_cannot_be_read_are_named(world, tmp_path, capsys):
         ["semi", "probes=knn", "share=0.9"],
     ):
         assert evaluate(world, tmp_path, *protocol, *data) == 0
-        assert f"note: 1 image cannot be read: {broken.parent.name}/{broken.name}: " in capsys.readouterr().out
+        assert (
+            f"note: 1 image cannot be read: {broken.parent.name}/{broken.name}: "
+            in capsys.readouterr().out
+        )
 
 
 def test_all_runs_what_the_data_allow_and_names_the_rest(world, tmp_path, capsys, monkeypatch):
@@ -443,7 +725,8 @@ def interrupted(world, tmp_path, monkeypatch, capsys):
     from ibot.eval.probes import cluster
 
     monkeypatch.setattr(
-        "ibot.cli.evaluate.EVALUATIONS", {name: protocols.EVALUATIONS[name] for name in ("knn", "cluster")}
+        "ibot.cli.evaluate.EVALUATIONS",
+        {name: protocols.EVALUATIONS[name] for name in ("knn", "cluster")},
     )
     run = cluster.run
     monkeypatch.setattr(cluster, "run", _interrupt)
@@ -451,7 +734,10 @@ def interrupted(world, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(cluster, "run", run)
     captured = capsys.readouterr()
     assert {json.loads(line)["protocol"] for line in captured.out.splitlines()} == {"knn"}
-    assert "the same command goes on from what is done" in captured.err and str(tmp_path / "cache") in captured.err
+    assert (
+        "the same command goes on from what is done" in captured.err
+        and str(tmp_path / "cache") in captured.err
+    )
 
 
 @pytest.mark.parametrize("quiet", [False, True])
@@ -477,7 +763,9 @@ def test_all_repeats_what_left_no_records_of_these_weights(world, tmp_path, rows
 
 
 @pytest.mark.usefixtures("interrupted")
-def test_all_of_a_complete_run_does_nothing_unless_told_or_something_differs(world, tmp_path, capsys):
+def test_all_of_a_complete_run_does_nothing_unless_told_or_something_differs(
+    world, tmp_path, capsys
+):
     assert evaluate(world, tmp_path, "all") == 0
     made = records(tmp_path)
     assert [row["protocol"] for row in made] == ["knn"] * 4 + ["cluster"] * 5
@@ -485,13 +773,24 @@ def test_all_of_a_complete_run_does_nothing_unless_told_or_something_differs(wor
     assert evaluate(world, tmp_path, "all") == 0
     captured = capsys.readouterr()
     assert records(tmp_path) == made and not captured.out
-    assert all(f"{name}: done before" in captured.err for name in ("knn", "cluster")) and "--again" in captured.err
-    for other in (["--again"], ["--seed", "1"], ["--mode", "published"], ["--size", "24"], ["--max-train", "20"]):
+    assert (
+        all(f"{name}: done before" in captured.err for name in ("knn", "cluster"))
+        and "--again" in captured.err
+    )
+    for other in (
+        ["--again"],
+        ["--seed", "1"],
+        ["--mode", "published"],
+        ["--size", "24"],
+        ["--max-train", "20"],
+    ):
         before = len(records(tmp_path))
         assert evaluate(world, tmp_path, "all", "--skip", "cluster", *other) == 0
         assert len(records(tmp_path)) > before, other
     assert evaluate(world, tmp_path, "knn", "k=3") == 0 and evaluate(world, tmp_path, "all") == 0
-    assert records(tmp_path)[-1]["settings"]["k"] == 3, "with other settings it is another evaluation"
+    assert records(tmp_path)[-1]["settings"]["k"] == 3, (
+        "with other settings it is another evaluation"
+    )
 
 
 @pytest.mark.usefixtures("interrupted")

@@ -8,7 +8,13 @@ import pytest
 from ibot.cli.main import main
 from ibot.data.scenes import write_folder
 
-SMALL = ["train.batch=8", "model.depth=1", "head.out_dim=32", "head.patch_out_dim=32", "system.workers=0"]
+SMALL = [
+    "train.batch=8",
+    "model.depth=1",
+    "head.out_dim=32",
+    "head.patch_out_dim=32",
+    "system.workers=0",
+]
 
 
 @pytest.fixture
@@ -29,8 +35,14 @@ def test_all_files_and_folders_follow_the_umask(tmp_path, open_umask):
         ["features", run, *common, "--out", str(tmp_path / "features" / "f.npz")],
         ["search", run, *common, "--cache", cache, "--out", str(tmp_path / "search")],
     ]
-    for target, name in (("safetensors", "s.safetensors"), ("published", "p.pth"), ("checkpoint", "c.pth")):
-        commands.append(["weights", "export", run, "--to", target, "--out", str(tmp_path / "exports" / name)])
+    for target, name in (
+        ("safetensors", "s.safetensors"),
+        ("published", "p.pth"),
+        ("checkpoint", "c.pth"),
+    ):
+        commands.append(
+            ["weights", "export", run, "--to", target, "--out", str(tmp_path / "exports" / name)]
+        )
     for command in commands:
         assert main(command) == 0, command
     written = [path for path in tmp_path.rglob("*") if data not in path.parents and path != data]

@@ -20,14 +20,26 @@ def test_a_plan_names_time_memory_and_disk_and_leaves_nothing(tmp_path, capsys, 
 def test_a_plan_beyond_the_memory_names_the_setting_that_helps(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("ibot.system.device.device_memory", lambda device: 0.01)
     write_folder(tmp_path / "data", train=64, val=0, seed=0, size=32)
-    assert main(["plan", "tiny32", "--data", str(tmp_path / "data"), "train.batch=32", "--epochs", "3"]) == 0
-    note = re.search(r"note   more than the 0 GiB here: train.accumulate=(\d+)", capsys.readouterr().out)
+    assert (
+        main(
+            ["plan", "tiny32", "--data", str(tmp_path / "data"), "train.batch=32", "--epochs", "3"]
+        )
+        == 0
+    )
+    note = re.search(
+        r"note   more than the 0 GiB here: train.accumulate=(\d+)", capsys.readouterr().out
+    )
     assert note and int(note[1]) > 1
 
 
 @pytest.mark.parametrize(
     ("hours", "said"),
-    [(0.008, "less than a minute"), (0.016, "about 1 minute"), (1.4, "about 84 minutes"), (10, "about 10 hours")],
+    [
+        (0.008, "less than a minute"),
+        (0.016, "about 1 minute"),
+        (1.4, "about 84 minutes"),
+        (10, "about 10 hours"),
+    ],
 )
 def test_times_are_said_in_units_that_suit_them(hours, said):
     assert _hours(hours) == said
@@ -36,7 +48,16 @@ def test_times_are_said_in_units_that_suit_them(hours, said):
 def test_auto_explains_its_choices_and_trains(tmp_path, capsys):
     write_folder(tmp_path / "data", train=200, val=0, seed=0, size=32)
     run = tmp_path / "run"
-    command = ["pretrain", "auto", "--data", str(tmp_path / "data"), "--run", str(run), "--steps", "2"]
+    command = [
+        "pretrain",
+        "auto",
+        "--data",
+        str(tmp_path / "data"),
+        "--run",
+        str(run),
+        "--steps",
+        "2",
+    ]
     assert main([*command, "system.workers=0"]) == 0
     out = capsys.readouterr().out
     assert out.count("auto   ") >= 7 and "too few images: 200" in out

@@ -1,4 +1,6 @@
-"""Places that cannot be written, users without a name or a home: an error with a remedy, or a way around."""
+"""Places that cannot be written, users without a name or a home: an error with a remedy, or a way
+around.
+"""
 
 import argparse
 import errno
@@ -22,15 +24,24 @@ from ibot.system import distributed
 from ibot.system.places import make_writable
 
 SMALL = [
-    "model.width=24", "model.depth=1", "model.heads=2", "head.out_dim=32", "head.patch_out_dim=32",
-    "head.hidden_dim=32", "head.bottleneck_dim=16", "train.batch=4", "system.workers=0",
-]  # fmt: skip
+    "model.width=24",
+    "model.depth=1",
+    "model.heads=2",
+    "head.out_dim=32",
+    "head.patch_out_dim=32",
+    "head.hidden_dim=32",
+    "head.bottleneck_dim=16",
+    "train.batch=4",
+    "system.workers=0",
+]
 LONG = "x" * 300
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """Images, weights of a network, a file, a link to nothing, and a folder that nobody may write to."""
+    """Images, weights of a network, a file, a link to nothing, and a folder that nobody may write
+    to.
+    """
     from PIL import Image
 
     root = tmp_path_factory.mktemp("world")
@@ -38,7 +49,9 @@ def world(tmp_path_factory):
         for name, level in (("dark", 40), ("light", 200)):
             (root / "data" / split / name).mkdir(parents=True)
             for i in range(3):
-                Image.new("RGB", (32, 32), (level, level, 10 * i)).save(root / "data" / split / name / f"{i}.png")
+                Image.new("RGB", (32, 32), (level, level, 10 * i)).save(
+                    root / "data" / split / name / f"{i}.png"
+                )
     torch.manual_seed(0)
     vit = build_backbone(replace(recipe("tiny32").model, width=64, depth=1, heads=1), (32, 32))
     torch.save(vit.state_dict(), root / "weights.pth")
@@ -50,7 +63,8 @@ def world(tmp_path_factory):
 
 COMMANDS = {
     "--run": "pretrain tiny32 --data {root}/data --device cpu --steps 1 --run {place}",
-    "--out": "eval knn {root}/weights.pth --data {root}/data --device cpu --cache {root}/c --out {place}",
+    "--out": "eval knn {root}/weights.pth --data {root}/data --device cpu --cache {root}/c --out "
+    "{place}",
     "--out ": "weights export {root}/weights.pth --to timm --out {place}",
     "--out  ": "weights export {root}/weights.pth --to published --out {place}.pth",
     "--out   ": "features {root}/weights.pth --data {root}/data --device cpu --out {place}.npz",
@@ -69,11 +83,17 @@ def test_a_place_that_cannot_be_written_is_named_with_the_option(world, capsys, 
     assert (world / "file").read_text() == "kept" and not (world / "nothing").exists()
 
 
-@pytest.mark.skipif(os.geteuid() != 0 or sys.platform != "linux", reason="needs root for a mount of its own")
+@pytest.mark.skipif(
+    os.geteuid() != 0 or sys.platform != "linux", reason="needs root for a mount of its own"
+)
 def test_a_read_only_working_folder_is_an_error_that_names_run(world):
-    pretrain = f"{sys.executable} -m ibot pretrain tiny32 --data {world}/data --steps 1 {' '.join(SMALL)}"
+    pretrain = (
+        f"{sys.executable} -m ibot pretrain tiny32 --data {world}/data --steps 1 {' '.join(SMALL)}"
+    )
     script = f"mount -t tmpfs -o ro tmpfs {world}/locked && cd {world}/locked && {pretrain}"
-    done = subprocess.run(["unshare", "-m", "bash", "-c", script], capture_output=True, text=True, timeout=100)
+    done = subprocess.run(
+        ["unshare", "-m", "bash", "-c", script], capture_output=True, text=True, timeout=100
+    )
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
     assert "Read-only file system" in done.stderr and "--run" in done.stderr
 
@@ -92,17 +112,42 @@ def options(**given):
 @pytest.mark.parametrize(
     ("error", "given", "kind", "words"),
     [
-        (PermissionError(errno.EACCES, "Permission denied", "a/b/c"), {"out": "a/b"}, UserError, "--out"),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "a/b/c"),
+            {"out": "a/b"},
+            UserError,
+            "--out",
+        ),
         (OSError(errno.EROFS, "Read-only file system", "runs/x"), {}, UserError, "--run"),
         (OSError(errno.ENOSPC, "No space left on device"), {}, ResourceError, "a disk is full"),
         (OSError(errno.EDQUOT, "Disk quota exceeded", "a/b"), {}, ResourceError, "'a/b' is full"),
-        (FileNotFoundError(errno.ENOENT, "No usable temporary directory found"), {}, UserError, "TMPDIR"),
+        (
+            FileNotFoundError(errno.ENOENT, "No usable temporary directory found"),
+            {},
+            UserError,
+            "TMPDIR",
+        ),
         (FileNotFoundError(errno.ENOENT, "No such file", "ours"), {}, None, ""),
-        (FileNotFoundError(errno.ENOENT, "No such file", "absent/a"), {"run_folder": "absent"}, UserError, "--run"),
+        (
+            FileNotFoundError(errno.ENOENT, "No such file", "absent/a"),
+            {"run_folder": "absent"},
+            UserError,
+            "--run",
+        ),
         (FileNotFoundError(errno.ENOENT, "No such file", "/ours"), {"run_folder": "/"}, None, ""),
-        (FileNotFoundError(errno.ENOENT, "No such file", "absent/a"), {"weights": "absent"}, None, ""),
+        (
+            FileNotFoundError(errno.ENOENT, "No such file", "absent/a"),
+            {"weights": "absent"},
+            None,
+            "",
+        ),
         (OSError(errno.ENODEV, "No such device", "a/b"), {"out": "a"}, UserError, "--out"),
-        (OSError(errno.EOPNOTSUPP, "Operation not supported", "a/b"), {"out": "a"}, UserError, "--out"),
+        (
+            OSError(errno.EOPNOTSUPP, "Operation not supported", "a/b"),
+            {"out": "a"},
+            UserError,
+            "--out",
+        ),
         (OSError(errno.EPERM, "Operation not permitted"), {}, None, ""),
     ],
 )
@@ -114,11 +159,16 @@ def test_only_refusals_of_the_system_are_told_as_errors_of_the_user(error, given
 def test_a_bus_error_of_a_loader_and_too_few_open_files_are_lacks():
     bus = RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error.")
     assert "/dev/shm" in lack(bus).fix
-    assert "ulimit -n" in lack(RuntimeError("Too many open files. Communication is no longer possible")).fix
+    assert (
+        "ulimit -n"
+        in lack(RuntimeError("Too many open files. Communication is no longer possible")).fix
+    )
     assert lack(RuntimeError("shapes differ")) is None
 
 
-@pytest.mark.parametrize(("number", "words"), [(errno.EMFILE, "ulimit -n"), (errno.ENOMEM, "takes less memory")])
+@pytest.mark.parametrize(
+    ("number", "words"), [(errno.EMFILE, "ulimit -n"), (errno.ENOMEM, "takes less memory")]
+)
 def test_what_the_system_lacks_is_no_bug_wherever_it_says_so(number, words):
     with pytest.raises(ResourceError) as caught, command._refusals(options()):
         raise OSError(number, os.strerror(number), "a.jpg")
@@ -146,12 +196,17 @@ def test_a_place_is_refused_to_users_without_a_home_too(monkeypatch):
     assert lack(RuntimeError("shapes differ")) is None
 
 
-def test_features_are_kept_beside_the_results_where_the_home_cannot_be_written(world, monkeypatch, caplog):
+def test_features_are_kept_beside_the_results_where_the_home_cannot_be_written(
+    world, monkeypatch, caplog
+):
     monkeypatch.setenv("HOME", str(world / "file"))
     assert cache_folder(FEATURE_CACHE, world / "out") == world / "out" / "features"
     assert "Not a directory" in caplog.text and "features are kept in" in caplog.text
     monkeypatch.setenv("HOME", str(world / "home"))
-    assert cache_folder(FEATURE_CACHE, world / "out") == world / "home" / ".cache" / "ibot" / "features"
+    assert (
+        cache_folder(FEATURE_CACHE, world / "out")
+        == world / "home" / ".cache" / "ibot" / "features"
+    )
     with pytest.raises(UserError, match="cannot be used"):
         cache_folder("~nobody-has-this-name/x", world)
 
@@ -173,7 +228,9 @@ sys.exit(code)
 def test_a_user_without_name_and_home_can_evaluate(world, tmp_path):
     command = COMMANDS["--out"].format(root=world, place=tmp_path / "out").split()
     del command[command.index("--cache") : command.index("--cache") + 2]
-    done = subprocess.run([sys.executable, "-c", NAMELESS, *command], capture_output=True, text=True, timeout=100)
+    done = subprocess.run(
+        [sys.executable, "-c", NAMELESS, *command], capture_output=True, text=True, timeout=100
+    )
     assert done.returncode == 0, done.stderr
     assert f"uid{os.getuid()}" in done.stdout and (tmp_path / "out" / "features").is_dir()
     assert "features are kept in" in done.stderr

@@ -52,7 +52,9 @@ class Page(HTMLParser):
             self.texts.append("")
         if given.get("class") == "square":
             sides = (part.split(":") for part in given["style"].split(";"))
-            self.squares.append({name: float(value.removesuffix("%")) / 100 for name, value in sides})
+            self.squares.append(
+                {name: float(value.removesuffix("%")) / 100 for name, value in sides}
+            )
         self.queries += given.get("class") == "query"
 
     def handle_endtag(self, tag):
@@ -60,7 +62,9 @@ class Page(HTMLParser):
         text = self.texts.pop()
         if self.texts:
             self.texts[-1] += text
-        {"h2": self.headings, "figcaption": self.captions, "p": self.paragraphs}.get(tag, []).append(text)
+        {"h2": self.headings, "figcaption": self.captions, "p": self.paragraphs}.get(
+            tag, []
+        ).append(text)
 
     def handle_data(self, data):
         if self.texts:
@@ -78,13 +82,17 @@ def weights(tmp_path_factory):
             if parameter.ndim > 1:
                 parameter.normal_(std=0.2)
     file = tmp_path_factory.mktemp("weights") / "net.safetensors"
-    export_backbone(Loaded(backbone, config, (PATCH * GRID, PATCH * GRID), KeyReport()), "safetensors", file)
+    export_backbone(
+        Loaded(backbone, config, (PATCH * GRID, PATCH * GRID), KeyReport()), "safetensors", file
+    )
     return file
 
 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory):
-    """30 gray scenes in class folders, a copy of one of them, and noise in red and its mirror image."""
+    """30 gray scenes in class folders, a copy of one of them, and noise in red and its mirror
+    image.
+    """
     root = tmp_path_factory.mktemp("scenes")
     write_folder(root, train=30, val=10)
     data = root / "train"
@@ -102,9 +110,21 @@ def find(weights, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments, out="found"):
-        given = ["search", weights, *arguments, "--device", "cpu", "--cache", tmp_path / "cache", "--out", out]
+        given = [
+            "search",
+            weights,
+            *arguments,
+            "--device",
+            "cpu",
+            "--cache",
+            tmp_path / "cache",
+            "--out",
+            out,
+        ]
         assert main(list(map(str, given))) == 0
-        with (tmp_path / out / "search.csv").open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        with (tmp_path / out / "search.csv").open(
+            newline="", encoding="utf-8", errors="surrogateescape"
+        ) as file:
             rows = list(csv.DictReader(file))
         return capsys.readouterr(), rows, Page(tmp_path / out / "search.html")
 
@@ -117,7 +137,11 @@ def of(rows, kind, query=None):
 
 def test_copies_and_strange_images_are_found(find, scenes):
     printed, rows, page = find("--data", scenes, "--outliers", 2, "--duplicates", 0.999)
-    number = next(row["group_or_query"] for row in of(rows, "near-duplicate") if row["name"] == "tree/copy.png")
+    number = next(
+        row["group_or_query"]
+        for row in of(rows, "near-duplicate")
+        if row["name"] == "tree/copy.png"
+    )
     copies = of(rows, "near-duplicate", number)
     assert [row["name"] for row in copies] == ["car/00001.png", "tree/copy.png"]
     assert copies[0]["similarity"] == "1.000000"
@@ -126,14 +150,22 @@ def test_copies_and_strange_images_are_found(find, scenes):
     assert page.queries == search.QUERIES and page.headings[-2:] == ["Near-duplicates", "Outliers"]
     assert len(page.pictures) == search.QUERIES * 11 + len(of(rows, "near-duplicate")) + 2
     lines = dict(line.split(":", 1) for line in printed.out.splitlines())
-    assert lines["images"].strip() == f"33 of {scenes}" and "40 answers to 4 queries" in lines["nearest images"]
-    assert lines["page"].strip() == "found/search.html" and lines["table"].strip() == "found/search.csv"
+    assert (
+        lines["images"].strip() == f"33 of {scenes}"
+        and "40 answers to 4 queries" in lines["nearest images"]
+    )
+    assert (
+        lines["page"].strip() == "found/search.html"
+        and lines["table"].strip() == "found/search.csv"
+    )
     assert "33/33" not in printed.err  # no terminal and quickly done: no line of progress
 
 
 def test_exact_copies_alone_are_found_with_a_threshold_of_one(find, scenes):
     printed, rows, _ = find("--data", scenes, "--duplicates", 1)
-    assert "1 group of 2 images at 0.9999 or more" in printed.out  # rounding takes some copies below 1
+    assert (
+        "1 group of 2 images at 0.9999 or more" in printed.out
+    )  # rounding takes some copies below 1
     assert [row["name"] for row in of(rows, "near-duplicate")] == ["car/00001.png", "tree/copy.png"]
 
 
@@ -147,15 +179,24 @@ def test_groups_hold_what_resembles_their_first_image_and_many_get_advice(find, 
     for (first, own), *others in groups.values():
         assert own == 1 and min(similarity for _, similarity in others) >= 0.5
         cosines = [float(unit[first] @ unit[name]) for name, _ in others]
-        assert [similarity for _, similarity in others] == pytest.approx(cosines, abs=2e-5)  # float32, other batches
+        assert [similarity for _, similarity in others] == pytest.approx(
+            cosines, abs=2e-5
+        )  # float32, other batches
     alike = sum(map(len, groups.values()))
     assert alike > 33 // 2
     share = f"{100 * alike / 33:.1f}% of the images are in groups"
-    assert f"{share}; if they are no copies, use a higher --duplicates or a better trained network" in printed.out
-    assert any("similarity to the first of the group of 0.5 or more" in text for text in page.paragraphs)
+    assert (
+        f"{share}; if they are no copies, use a higher --duplicates or a better trained network"
+        in printed.out
+    )
+    assert any(
+        "similarity to the first of the group of 0.5 or more" in text for text in page.paragraphs
+    )
 
 
-@pytest.mark.parametrize(("alike", "count", "advised"), [(22, 53, 1), (302, 3424, 1), (171, 3424, 0), (2, 40, 0)])
+@pytest.mark.parametrize(
+    ("alike", "count", "advised"), [(22, 53, 1), (302, 3424, 1), (171, 3424, 0), (2, 40, 0)]
+)
 def test_advice_comes_above_one_image_in_twenty(alike, count, advised):
     group = Group([Picture(i, str(i), 1.0) for i in range(alike)])
     features = SimpleNamespace(index=range(count), cached=False, bad=[])
@@ -163,7 +204,9 @@ def test_advice_comes_above_one_image_in_twenty(alike, count, advised):
         findings = Findings(duplicates=Duplicates(threshold, [group]))
         text = "\n".join(search._summary(findings, features, SimpleNamespace(root="photos")))
         assert text.count("a better trained network") == advised
-        assert text.count("higher --duplicates") == advised * (threshold < search.EXACT)  # none is higher than exact
+        assert text.count("higher --duplicates") == advised * (
+            threshold < search.EXACT
+        )  # none is higher than exact
 
 
 def test_nearest_images_equal_all_cosines_and_leave_out_the_query(find, scenes, weights):
@@ -177,15 +220,21 @@ def test_nearest_images_equal_all_cosines_and_leave_out_the_query(find, scenes, 
     link.symlink_to(scenes / "car" / "00001.png")
     _, rows, page = find("--data", scenes, "--image", link, "--k", 5, "--outliers", 0)
     nearest = of(rows, "nearest")
-    assert {row["group_or_query"] for row in nearest} == {"car/00001.png"} and nearest[0]["name"] == "tree/copy.png"
+    assert {row["group_or_query"] for row in nearest} == {"car/00001.png"} and nearest[0][
+        "name"
+    ] == "tree/copy.png"
     assert [row["name"] for row in nearest] == [features.names[i] for i in expected]
     found = [float(row["similarity"]) for row in nearest]
-    assert found == pytest.approx(cosines[query, expected].tolist(), abs=2e-5)  # float32, other batches
+    assert found == pytest.approx(
+        cosines[query, expected].tolist(), abs=2e-5
+    )  # float32, other batches
     assert not of(rows, "outlier") and "Outliers" not in page.headings
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="this system does not show what is mapped")
-def test_features_are_searched_where_they_lie_in_a_file_and_read_once_for_queries(find, scenes, tmp_path, monkeypatch):
+def test_features_are_searched_where_they_lie_in_a_file_and_read_once_for_queries(
+    find, scenes, tmp_path, monkeypatch
+):
     seen = {}
 
     def watched(name):
@@ -204,7 +253,9 @@ def test_features_are_searched_where_they_lie_in_a_file_and_read_once_for_querie
         watched(name)
     shutil.copy(scenes / "mug" / "00009.png", tmp_path / "outside.png")
     inside = [scenes / "car" / "00001.png", scenes / "boat" / "noise.png"]
-    _, rows, page = find("--data", scenes, "--image", inside[0], tmp_path / "outside.png", inside[1], "--k", 40)
+    _, rows, page = find(
+        "--data", scenes, "--image", inside[0], tmp_path / "outside.png", inside[1], "--k", 40
+    )
     assert {name: len(files) for name, files in seen.items()} == {
         "nearest_images": 2,
         "near_duplicates": 1,
@@ -220,9 +271,13 @@ def test_features_are_searched_where_they_lie_in_a_file_and_read_once_for_querie
 def test_images_outside_of_the_folder_are_queries_too(find, scenes, tmp_path):
     outside = tmp_path / "out side.png"
     shutil.copy(scenes / "mug" / "00009.png", outside)
-    _, rows, page = find("--data", scenes, "--image", outside, scenes.parent / "val" / "car" / "00031.png", "--k", 3)
+    _, rows, page = find(
+        "--data", scenes, "--image", outside, scenes.parent / "val" / "car" / "00031.png", "--k", 3
+    )
     first = of(rows, "nearest", str(outside))
-    assert first[0]["name"] == "mug/00009.png" and float(first[0]["similarity"]) == pytest.approx(1, abs=1e-5)
+    assert first[0]["name"] == "mug/00009.png" and float(first[0]["similarity"]) == pytest.approx(
+        1, abs=1e-5
+    )
     assert len(of(rows, "nearest")) == 6 and page.queries == 2
     mean = np.asarray(Image.open(outside)).mean()
     assert page.pictures[0].mean() == pytest.approx(mean, abs=3)  # JPEG
@@ -232,7 +287,11 @@ def test_nearest_patches_equal_all_cosines_in_batches(find, scenes, weights, mon
     sizes = []
     tokens = search.Searched.tokens
     monkeypatch.setattr(search, "BATCH", 4)
-    monkeypatch.setattr(search.Searched, "tokens", lambda self, views: sizes.append(len(views)) or tokens(self, views))
+    monkeypatch.setattr(
+        search.Searched,
+        "tokens",
+        lambda self, views: sizes.append(len(views)) or tokens(self, views),
+    )
     features = extract_features(load_backbone(weights), scan(scenes), size=(32, 32), patches=True)
     assert features.patches is not None
     unit = torch.nn.functional.normalize(features.patches, dim=-1)
@@ -248,7 +307,9 @@ def test_nearest_patches_equal_all_cosines_in_batches(find, scenes, weights, mon
         found = of(rows, "patch", name)
         assert {(row["query_row"], row["query_column"]) for row in found} == {("1", "2")}
         places = (unit @ unit[query, 1 * GRID + 2])[expected].argmax(dim=1).tolist()
-        assert [(int(row["row"]), int(row["column"])) for row in found] == [divmod(place, GRID) for place in places]
+        assert [(int(row["row"]), int(row["column"])) for row in found] == [
+            divmod(place, GRID) for place in places
+        ]
         assert [row["name"] for row in found] == [features.names[i] for i in expected.tolist()]
         values = [float(row["similarity"]) for row in found]
         assert values == pytest.approx(best[expected].tolist(), abs=2e-5)  # float32, other batches
@@ -268,10 +329,15 @@ def test_the_square_lies_on_the_patch_that_the_network_saw(find, scenes, tmp_pat
     Image.fromarray(pixels).save(tmp_path / "query.png")
     given = ["--image", tmp_path / "query.png", "--patch", "3,1", "--k", 1, "--size", size]
     _, _, page = find("--data", scenes, *given)
-    picture, square = page.pictures[2], page.squares[0]  # after the query for whole images and its answer
+    picture, square = (
+        page.pictures[2],
+        page.squares[0],
+    )  # after the query for whole images and its answer
     side = len(picture)
     top, left = round(square["top"] * side), round(square["left"] * side)
-    inside = picture[top : top + round(square["height"] * side), left : left + round(square["width"] * side)]
+    inside = picture[
+        top : top + round(square["height"] * side), left : left + round(square["width"] * side)
+    ]
     outside = picture[: top - 8].mean()
     assert inside.mean() > 240 and outside < 60
 
@@ -283,11 +349,15 @@ def test_a_square_of_the_padding_ends_with_the_view():
         def token_grid(self, height, width):
             return 2, 2
 
-    searched = search.Searched(Padded(), None, search_view((48, 64)), torch.device("cpu"), 0, lambda name: None)
+    searched = search.Searched(
+        Padded(), None, search_view((48, 64)), torch.device("cpu"), 0, lambda name: None
+    )
     square = search._square(3, searched)
     assert (square.row, square.column) == (1, 1)
     assert (square.top, square.left) == (32 / 48, 32 / 64)
-    assert square.top + square.height == pytest.approx(1) and square.left + square.width == pytest.approx(1)
+    assert square.top + square.height == pytest.approx(
+        1
+    ) and square.left + square.width == pytest.approx(1)
 
 
 def search_view(size):
@@ -318,34 +388,71 @@ def test_a_single_image_has_neither_neighbours_nor_outliers(find, scenes, tmp_pa
     (tmp_path / "one").mkdir()
     shutil.copy(scenes / "car" / "00001.png", tmp_path / "one" / "a.png")
     printed, rows, page = find("--data", tmp_path / "one", "--patch", "0,0")
-    assert rows == [] and page.headings[-1] == "Near-duplicates" and "0 answers to 1 query" in printed.out
+    assert (
+        rows == []
+        and page.headings[-1] == "Near-duplicates"
+        and "0 answers to 1 query" in printed.out
+    )
 
 
 def test_an_earlier_search_is_replaced_and_nothing_else(find, scenes, tmp_path, weights, capsys):
     (tmp_path / "found").mkdir()
-    (tmp_path / "found" / "search.csv").write_text("kind,group_or_query,rank,name,similarity\n")  # an earlier one
+    (tmp_path / "found" / "search.csv").write_text(
+        "kind,group_or_query,rank,name,similarity\n"
+    )  # an earlier one
     find("--data", scenes, "--k", 9)
     (tmp_path / "found" / "notes.txt").write_text("kept")
     _, rows, _ = find("--data", scenes, "--k", 2)
     assert len(of(rows, "nearest")) == 2 * search.QUERIES
-    assert sorted(p.name for p in (tmp_path / "found").iterdir()) == ["notes.txt", "search.csv", "search.html"]
+    assert sorted(p.name for p in (tmp_path / "found").iterdir()) == [
+        "notes.txt",
+        "search.csv",
+        "search.html",
+    ]
     for name in ("search.html", "search.csv"):
         other = tmp_path / f"other {name}"
         other.mkdir()
         (other / name).write_text("<title>mine</title>")
-        given = ["search", str(weights), "--data", str(scenes), "--out", str(other), "--device", "cpu"]
+        given = [
+            "search",
+            str(weights),
+            "--data",
+            str(scenes),
+            "--out",
+            str(other),
+            "--device",
+            "cpu",
+        ]
         assert main(given) == 2 and "is in the way" in capsys.readouterr().err
-        assert (other / name).read_text() == "<title>mine</title>" and len(list(other.iterdir())) == 1
+        assert (other / name).read_text() == "<title>mine</title>" and len(
+            list(other.iterdir())
+        ) == 1
 
 
-def test_results_lie_beside_the_run_and_the_command_works_in_a_process_of_its_own(scenes, weights, tmp_path):
-    given = ["search", weights, "--data", scenes, "--image", scenes / "car" / "00001.png", "--patch", "0,0"]
+def test_results_lie_beside_the_run_and_the_command_works_in_a_process_of_its_own(
+    scenes, weights, tmp_path
+):
+    given = [
+        "search",
+        weights,
+        "--data",
+        scenes,
+        "--image",
+        scenes / "car" / "00001.png",
+        "--patch",
+        "0,0",
+    ]
     done = subprocess.run(
         [sys.executable, "-m", "ibot", *map(str, given), "--cache", "cache", "--device", "cpu"],
-        capture_output=True, text=True, cwd=tmp_path, timeout=300,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr
-    assert "page:             results/net/search/search.html" in done.stdout and "next:" in done.stdout
+    assert (
+        "page:             results/net/search/search.html" in done.stdout and "next:" in done.stdout
+    )
     assert Page(tmp_path / "results" / "net" / "search" / "search.html").queries == 2
 
 
@@ -353,41 +460,81 @@ def test_results_lie_beside_the_run_and_the_command_works_in_a_process_of_its_ow
     ("arguments", "message", "remedy"),
     [
         (["--data", "missing"], "there is no folder 'missing'", "--data"),
-        (["--data", "{data}", "--image", "missing.png"], "'missing.png' cannot be read", "check the path"),
+        (
+            ["--data", "{data}", "--image", "missing.png"],
+            "'missing.png' cannot be read",
+            "check the path",
+        ),
         (["--data", "{data}", "--image", "text.png"], "'text.png' cannot be read", "PNG"),
         (["--data", "{data}", "--patch", "4,0"], "patch 4,0 is outside of the grid", "row in 0..3"),
-        (["--data", "{data}", "--patch", "0,4"], "patch 0,4 is outside of the grid", "column in 0..3"),
+        (
+            ["--data", "{data}", "--patch", "0,4"],
+            "patch 0,4 is outside of the grid",
+            "column in 0..3",
+        ),
         (["--data", "{data}", "--patch", "a"], "'a' is no patch", "--patch ROW,COLUMN"),
         (["--data", "{data}", "--duplicates", "1.5"], "a cosine in 0..1, not '1.5'", "--help"),
         (["--data", "{data}", "--duplicates", "nan"], "a cosine in 0..1, not 'nan'", "--help"),
         (["--data", "{data}", "--out", "text.png"], "'text.png' is a file", "--out"),
-        (["--data", "{data}", "--out", "text.png/below"], "'text.png/below' cannot be made", "--out"),
+        (
+            ["--data", "{data}", "--out", "text.png/below"],
+            "'text.png/below' cannot be made",
+            "--out",
+        ),
         (["--data", "{data}", "--cache", "text.png"], "cannot be kept in 'text.png'", "--cache"),
         (["--data", "{data}", "--k", "0"], "--k: expected a whole number of at least 1", "--help"),
-        (["--data", "{data}", "--outliers", "-1"], "--outliers: expected a whole number of at least 0", "--help"),
-        (["--data", "{data}", "--size", "4"], "a view of 4x4 pixels holds no patch", "larger --size"),
+        (
+            ["--data", "{data}", "--outliers", "-1"],
+            "--outliers: expected a whole number of at least 0",
+            "--help",
+        ),
+        (
+            ["--data", "{data}", "--size", "4"],
+            "a view of 4x4 pixels holds no patch",
+            "larger --size",
+        ),
         (["--data", "{data}", "k=3"], "unrecognized arguments: k=3", "ibot search --help"),
     ],
 )
-def test_mistakes_get_a_remedy(arguments, message, remedy, scenes, weights, tmp_path, monkeypatch, capsys):
+def test_mistakes_get_a_remedy(
+    arguments, message, remedy, scenes, weights, tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
     Path("text.png").write_text("no image")
-    given = ["search", weights, "--cache", "cache", "--device", "cpu", *(a.format(data=scenes) for a in arguments)]
+    given = [
+        "search",
+        weights,
+        "--cache",
+        "cache",
+        "--device",
+        "cpu",
+        *(a.format(data=scenes) for a in arguments),
+    ]
     assert main(list(map(str, given))) == 2
     error = capsys.readouterr().err
-    assert error.startswith("ibot: error:") and message in error.splitlines()[0] and "  fix:  " in error
+    assert (
+        error.startswith("ibot: error:")
+        and message in error.splitlines()[0]
+        and "  fix:  " in error
+    )
     assert remedy in error and not list(tmp_path.rglob("search.*"))
 
 
-@pytest.mark.parametrize(("value", "words"), [(torch.nan, "norm.weight (NaN)"), (0.0, "not finite, or all zero")])
-def test_a_network_whose_outputs_have_no_direction_is_named(value, words, weights, scenes, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("value", "words"), [(torch.nan, "norm.weight (NaN)"), (0.0, "not finite, or all zero")]
+)
+def test_a_network_whose_outputs_have_no_direction_is_named(
+    value, words, weights, scenes, tmp_path, capsys
+):
     from safetensors import safe_open
     from safetensors.torch import save_file
 
     with safe_open(weights, "pt") as stored:
         tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
         about = stored.metadata()
-    tensors["norm.weight"], tensors["norm.bias"] = (torch.full_like(tensors["norm.weight"], value) for _ in range(2))
+    tensors["norm.weight"], tensors["norm.bias"] = (
+        torch.full_like(tensors["norm.weight"], value) for _ in range(2)
+    )
     file = tmp_path / "odd.safetensors"
     save_file(tensors, file, about)
     given = ["search", file, "--data", scenes, "--cache", tmp_path / "c", "--out", tmp_path / "o"]
@@ -398,7 +545,9 @@ def test_a_network_whose_outputs_have_no_direction_is_named(value, words, weight
 def test_the_help_says_that_only_training_images_are_read(command, capsys):
     with pytest.raises(SystemExit):
         main([command, "--help"])
-    assert "of one with train/ and val/ only train/ is read" in " ".join(capsys.readouterr().out.split())
+    assert "of one with train/ and val/ only train/ is read" in " ".join(
+        capsys.readouterr().out.split()
+    )
 
 
 def test_of_a_folder_with_parts_only_the_training_images_are_searched(find, scenes):

@@ -11,9 +11,13 @@ from ibot.system.jsonl import write_json
 from ibot.system.processes import Processes
 
 
-@pytest.mark.parametrize("name, folder", [("tiny32", "be6e7ad2"), ("one_gpu", "b2804565"), ("vit_s16", "119dd3b5")])
+@pytest.mark.parametrize(
+    "name, folder", [("tiny32", "be6e7ad2"), ("one_gpu", "b2804565"), ("vit_s16", "119dd3b5")]
+)
 def test_settings_that_came_later_do_not_rename_the_folders_of_older_runs(name, folder):
-    """The names are those of version 0.1.0 before it had `model.act`, `mask.views` and their like."""
+    """The names are those of version 0.1.0 before it had `model.act`, `mask.views` and their
+    like.
+    """
     config = apply(recipe(name), ["data.path=photos"])
     assert str(default_folder(config)) == f"runs/{name}-{folder}"
     for setting in ("model.act=relu", "mask.views=first", "data.max_pixels=200000000"):
@@ -29,11 +33,17 @@ def photos(tmp_path_factory):
 
 
 @pytest.mark.parametrize("command", ["pretrain", "plan"])
-def test_a_batch_larger_than_the_data_is_refused_before_anything_is_said_or_made(command, photos, tmp_path, capsys):
+def test_a_batch_larger_than_the_data_is_refused_before_anything_is_said_or_made(
+    command, photos, tmp_path, capsys
+):
     run = tmp_path / "run"
     assert main([command, "tiny32", "--data", str(photos), "--run", str(run)]) == 2
     said = capsys.readouterr()
-    assert "larger than the data set of 24" in said.err and "train.batch=16" in said.err and said.out == ""
+    assert (
+        "larger than the data set of 24" in said.err
+        and "train.batch=16" in said.err
+        and said.out == ""
+    )
     assert not run.exists()
 
 
@@ -42,13 +52,17 @@ def test_a_batch_that_cannot_be_shared_is_refused_before_anything_is_said_or_mad
 ):
     monkeypatch.setattr("ibot.cli.train.launched_processes", lambda: Processes(0, 3))
     run = tmp_path / "run"
-    assert main(["pretrain", "tiny32", "--data", str(photos), "--run", str(run), "train.batch=8"]) == 2
+    assert (
+        main(["pretrain", "tiny32", "--data", str(photos), "--run", str(run), "train.batch=8"]) == 2
+    )
     said = capsys.readouterr()
     assert "cannot be shared equally" in said.err and "3 processes" in said.err and said.out == ""
     assert not run.exists()
 
 
-@pytest.mark.parametrize("setting", ["train.bacth=4", "bacth=4", "train.batch=four", "train.seed=-1"])
+@pytest.mark.parametrize(
+    "setting", ["train.bacth=4", "bacth=4", "train.batch=four", "train.seed=-1"]
+)
 def test_mistakes_in_settings_are_told_before_the_choices_of_auto(setting, photos, capsys):
     assert main(["pretrain", "auto", "--data", str(photos), setting]) == 2
     said = capsys.readouterr()
@@ -59,7 +73,11 @@ def test_auto_takes_the_length_and_the_batch_that_were_asked_for(photos, capsys)
     options = ["auto", "train.batch=12", "--data", str(photos), "--epochs", "20"]
     config, _, _ = prepare(build_parser().parse_args(["pretrain", *options]))
     said = capsys.readouterr().out
-    assert "20 epochs, as asked" in said and "batch 12, as asked" in said and "in a run of 40 steps" in said
+    assert (
+        "20 epochs, as asked" in said
+        and "batch 12, as asked" in said
+        and "in a run of 40 steps" in said
+    )
     assert config.train.batch == 12 and config.method.momentum == 0.9
 
 

@@ -15,10 +15,18 @@ from PIL import Image
 from ibot.cli.main import main
 
 SMALL = [
-    "model.width=24", "model.depth=1", "model.heads=2", "head.out_dim=32", "head.patch_out_dim=32",
-    "head.hidden_dim=32", "head.bottleneck_dim=16", "train.batch=8", "log.every=2", "augment.num_local=2",
+    "model.width=24",
+    "model.depth=1",
+    "model.heads=2",
+    "head.out_dim=32",
+    "head.patch_out_dim=32",
+    "head.hidden_dim=32",
+    "head.bottleneck_dim=16",
+    "train.batch=8",
+    "log.every=2",
+    "augment.num_local=2",
     "checkpoint.every=10 steps",
-]  # fmt: skip
+]
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +43,18 @@ def labelled(tmp_path_factory):
 
 
 def pretrain(data, run, *more):
-    return ["pretrain", "tiny32", "--data", str(data), "--run", str(run), "--device", "cpu", *SMALL, *more]
+    return [
+        "pretrain",
+        "tiny32",
+        "--data",
+        str(data),
+        "--run",
+        str(run),
+        "--device",
+        "cpu",
+        *SMALL,
+        *more,
+    ]
 
 
 def lost_stream(kind):
@@ -64,30 +83,53 @@ def test_training_goes_on_without_its_reader_and_logs_what_it_would_have_shown(r
 
 
 @pytest.mark.parametrize("kind", ["pipe", "full"])
-def test_an_evaluation_goes_on_and_keeps_its_records(run, labelled, tmp_path, monkeypatch, capsys, kind):
+def test_an_evaluation_goes_on_and_keeps_its_records(
+    run, labelled, tmp_path, monkeypatch, capsys, kind
+):
     monkeypatch.setattr(sys, "stdout", lost_stream(kind))
-    command = ["eval", "knn", str(run), "--data", str(labelled), "--out", str(tmp_path), "--device", "cpu"]
+    command = [
+        "eval",
+        "knn",
+        str(run),
+        "--data",
+        str(labelled),
+        "--out",
+        str(tmp_path),
+        "--device",
+        "cpu",
+    ]
     assert main([*command, "--cache", str(tmp_path / "cache")]) == 0
     assert (tmp_path / "results.jsonl").read_text().count("knn_top1") >= 1
     assert ("No space left" in capsys.readouterr().err) == (kind == "full")
 
 
 LISTS = [
-    "recipes list", "recipes show tiny32", "recipes diff tiny32 vit_s16", "recipes why optim.lr", "results {run}",
-    "plan tiny32 --data {data} --device cpu {small}", "doctor", "weights inspect {run}", "ablate",
+    "recipes list",
+    "recipes show tiny32",
+    "recipes diff tiny32 vit_s16",
+    "recipes why optim.lr",
+    "results {run}",
+    "plan tiny32 --data {data} --device cpu {small}",
+    "doctor",
+    "weights inspect {run}",
+    "ablate",
     "ablate heads --data {data} --list",
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("kind", "code"), [("pipe", 141), ("full", 4)])
 @pytest.mark.parametrize("command", LISTS)
-def test_what_only_prints_has_failed_where_its_text_is_lost(run, labelled, monkeypatch, capsys, command, kind, code):
+def test_what_only_prints_has_failed_where_its_text_is_lost(
+    run, labelled, monkeypatch, capsys, command, kind, code
+):
     monkeypatch.setattr(sys, "stdout", lost_stream(kind))
     assert main(command.format(run=run, data=labelled, small=" ".join(SMALL[:-1])).split()) == code
     assert ("No space left" in capsys.readouterr().err) == (kind == "full")
 
 
-def test_a_run_folder_that_was_removed_ends_the_run_with_code_4(labelled, tmp_path, monkeypatch, capsys):
+def test_a_run_folder_that_was_removed_ends_the_run_with_code_4(
+    labelled, tmp_path, monkeypatch, capsys
+):
     from ibot.engine import loop
 
     plain, folder = loop.note_bad_files, tmp_path / "run"
@@ -105,14 +147,24 @@ def test_a_run_folder_that_was_removed_ends_the_run_with_code_4(labelled, tmp_pa
 
 
 def test_training_survives_its_terminal_workers_included(labelled, tmp_path):
-    """The terminal's end is closed under the bar: the kernel sends SIGHUP to all, and writes fail with EIO."""
+    """The terminal's end is closed under the bar: the kernel sends SIGHUP to all, and writes fail
+    with EIO.
+    """
     folder, (ours, theirs) = tmp_path / "run", pty.openpty()
     command = pretrain(labelled, folder, "system.workers=1", "train.length=40 steps")
     process = subprocess.Popen(
-        [sys.executable, "-c", "import fcntl, termios, sys; fcntl.ioctl(0, termios.TIOCSCTTY, 0);"
-         "from ibot.cli.main import main; sys.exit(main(sys.argv[1:]))", *command],
-        stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-c",
+            "import fcntl, termios, sys; fcntl.ioctl(0, termios.TIOCSCTTY, 0);"
+            "from ibot.cli.main import main; sys.exit(main(sys.argv[1:]))",
+            *command,
+        ],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+    )
     os.close(theirs)
     shown = b""
     while b"cls" not in shown:  # the bar stands

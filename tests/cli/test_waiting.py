@@ -31,7 +31,9 @@ def test_without_any_choice_it_is_said_that_it_was_too_late():
 
 def run(code, **environment):
     environment = {**CLEAN, "OMP_DISPLAY_ENV": "verbose", **environment}
-    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=100)
+    return subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=100
+    )
 
 
 DOCTOR = "from ibot.cli.main import main; main(['doctor'])"
@@ -48,5 +50,8 @@ def test_the_library_of_torch_reads_the_choice_and_doctor_tells_it():
 def test_a_users_choice_is_read_and_an_import_changes_nothing():
     done = run(DOCTOR, OMP_WAIT_POLICY="passive")
     assert "waiting     OMP_WAIT_POLICY=passive, set by you or your system\n" in done.stdout
-    done = run("import os; before = dict(os.environ); import ibot; ibot.train; assert dict(os.environ) == before")
+    done = run(
+        "import os; before = dict(os.environ); import ibot; ibot.train; assert dict(os.environ) "
+        "== before"
+    )
     assert done.returncode == 0, done.stderr

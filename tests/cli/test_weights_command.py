@@ -1,4 +1,6 @@
-"""What the commands make of weights files: NaN, partial fits, wrapped networks, files of no known kind."""
+"""What the commands make of weights files: NaN, partial fits, wrapped networks, files of no known
+kind.
+"""
 
 import json
 
@@ -27,7 +29,9 @@ def world(tmp_path):
                 pixels = random.integers(0, 256, (*SIZE, 3), np.uint8)
                 Image.fromarray(pixels).save(tmp_path / "data" / part / label / f"{i}.png")
     torch.manual_seed(0)
-    return tmp_path, build_backbone(ModelConfig(width=64, depth=2, heads=1, patch=8), SIZE).state_dict()
+    return tmp_path, build_backbone(
+        ModelConfig(width=64, depth=2, heads=1, patch=8), SIZE
+    ).state_dict()
 
 
 def command(folder, name: str, *arguments: str) -> list[str]:
@@ -39,7 +43,9 @@ def command(folder, name: str, *arguments: str) -> list[str]:
     return [*words, str(folder / "w.pth"), *data, *cache, *arguments]
 
 
-@pytest.mark.parametrize("name", ["features", "search", "knn", "logistic", "linear", "cluster", "finetune"])
+@pytest.mark.parametrize(
+    "name", ["features", "search", "knn", "logistic", "linear", "cluster", "finetune"]
+)
 def test_nan_ends_every_consumer_with_its_name_and_nothing_written(world, capsys, name):
     folder, state = world
     state["blocks.1.mlp.fc2.weight"][0, 0] = float("nan")
@@ -87,7 +93,10 @@ def test_the_partial_fit_that_is_advised_exists(world, capsys, caplog, name):
 
 def test_inspect_groups_names_lists_all_and_says_what_is_bad(world, capsys):
     folder, state = world
-    torch.save({"state_dict": {f"net._orig_mod.{name}": tensor for name, tensor in state.items()}}, folder / "w.pth")
+    torch.save(
+        {"state_dict": {f"net._orig_mod.{name}": tensor for name, tensor in state.items()}},
+        folder / "w.pth",
+    )
     assert main(["weights", "inspect", str(folder / "w.pth")]) == 0
     grouped = capsys.readouterr().out
     assert "state_dict.net._orig_mod.blocks.*.norm1.weight (64,) float32, 2 times" in grouped
@@ -131,11 +140,16 @@ def short(text: str) -> bytes:
 def test_names_in_a_file_stay_one_line_of_visible_letters(world, capsys, place):
     folder, state = world
     other = {name: tensor + 1 for name, tensor in state.items()}
-    contents = {"tensor": {"state_dict": {**state, EVIL: torch.ones(1)}}, "tensors alone": {EVIL: torch.ones(1)}}
+    contents = {
+        "tensor": {"state_dict": {**state, EVIL: torch.ones(1)}},
+        "tensors alone": {EVIL: torch.ones(1)},
+    }
     contents |= {"number": {EVIL: 1}, "networks": {"a": state, EVIL: other}}
     torch.save(contents.get(place), folder / "w.pth")
     if place == "class":
-        (folder / "w.pth").write_bytes(b"\x80\x04}" + short("a") + short("m") + short(EVIL) + b"\x93s.")
+        (folder / "w.pth").write_bytes(
+            b"\x80\x04}" + short("a") + short("m") + short(EVIL) + b"\x93s."
+        )
     for words in (["inspect"], ["convert", "--run", str(folder / "run")]):
         assert main(["weights", *words, str(folder / "w.pth")]) == 2
         shown = "".join(capsys.readouterr())

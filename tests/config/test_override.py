@@ -56,7 +56,9 @@ def test_numbers_come_with_their_nouns_in_the_right_number():
     assert (counted(3, "process"), counted(2, "micro-batch")) == ("3 processes", "2 micro-batches")
 
 
-@pytest.mark.parametrize("text", ["1e6 images", "1281167 images", "0.1 epochs", "33.3333333333 epochs", "5%"])
+@pytest.mark.parametrize(
+    "text", ["1e6 images", "1281167 images", "0.1 epochs", "33.3333333333 epochs", "5%"]
+)
 def test_durations_survive_json_to_the_last_digit(text):
     config = apply(Config(), [f"train.length={text}"])
     assert from_plain(json.loads(json.dumps(to_plain(config)))) == config
@@ -133,9 +135,17 @@ def test_a_difference_lists_both_values():
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("true", True), ("YES", True), ("on", True), ("1", True), ("False", False), ("no", False), ("off", False),
-     ("0", False)],
-)  # fmt: skip
+    [
+        ("true", True),
+        ("YES", True),
+        ("on", True),
+        ("1", True),
+        ("False", False),
+        ("no", False),
+        ("off", False),
+        ("0", False),
+    ],
+)
 def test_truth_is_read_in_the_usual_words(text, value):
     assert apply(Config(), [f"head.shared={text}"]).head.shared is value
 
@@ -143,7 +153,10 @@ def test_truth_is_read_in_the_usual_words(text, value):
 @pytest.mark.parametrize("text", ["none", "None", "null", ""])
 def test_an_optional_setting_may_be_none(text):
     config = apply(Config(), ["model.pos_size=32,48"])
-    assert config.model.pos_size == (32, 48) and apply(config, [f"model.pos_size={text}"]).model.pos_size is None
+    assert (
+        config.model.pos_size == (32, 48)
+        and apply(config, [f"model.pos_size={text}"]).model.pos_size is None
+    )
 
 
 @pytest.mark.parametrize(
@@ -182,7 +195,11 @@ class Flat:
 def test_flat_settings_are_read_and_refused_alike():
     assert assign(Flat(), ["k=5", " mode = slow"], "see help") == Flat(5, (0.5, 1.0), "slow")
     assert settings_of(Flat(5)) == [("k", "5"), ("scale", "0.5,1"), ("mode", "fast")]
-    for text, words in (("modes=fast", "did you mean mode?   see help"), ("zzz=1", "see help"), ("zzz", "see help")):
+    for text, words in (
+        ("modes=fast", "did you mean mode?   see help"),
+        ("zzz=1", "see help"),
+        ("zzz", "see help"),
+    ):
         with pytest.raises(ConfigError, match="unknown setting") as caught:
             assign(Flat(), [text], "see help")
         assert caught.value.fix == words and caught.value.why == "known ones: k, scale, mode"
@@ -193,10 +210,21 @@ def test_flat_settings_are_read_and_refused_alike():
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(1.0, "1"), (0.25, "0.25"), (1e-6, "1e-06"), (True, "true"), (False, "false"), (None, "none"), (7, "7"),
-     ((32, 48), "32,48"), (((0.0, 0.0), (0.3, 0.2)), "0:0,0.3:0.2"), (Duration(2.5, "epochs"), "2.5 epochs"),
-     ("x", "x"), ((), "")],
-)  # fmt: skip
+    [
+        (1.0, "1"),
+        (0.25, "0.25"),
+        (1e-6, "1e-06"),
+        (True, "true"),
+        (False, "false"),
+        (None, "none"),
+        (7, "7"),
+        ((32, 48), "32,48"),
+        (((0.0, 0.0), (0.3, 0.2)), "0:0,0.3:0.2"),
+        (Duration(2.5, "epochs"), "2.5 epochs"),
+        ("x", "x"),
+        ((), ""),
+    ],
+)
 def test_values_are_shown_as_they_can_be_given(value, text):
     assert show(value) == text
 
@@ -214,4 +242,7 @@ def test_what_every_setting_means_is_read_from_its_docstring():
     found = meanings()
     assert set(found) == {key for key, _ in items(Config())}
     assert found["method.momentum"] == "Teacher momentum at the start; rises to 1 on a cosine."
-    assert found["model.drop_path"].startswith("Stochastic depth of the student") and "\n" not in found["mask.views"]
+    assert (
+        found["model.drop_path"].startswith("Stochastic depth of the student")
+        and "\n" not in found["mask.views"]
+    )

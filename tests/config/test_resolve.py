@@ -9,8 +9,16 @@ from ibot.recipes import RECIPES, recipe
 
 def test_imagenet_has_the_published_number_of_steps():
     derived = derive(recipe("vit_s16"), 1_281_167, world_size=16)
-    assert (derived.steps_per_epoch, derived.total_steps, derived.batch_per_process) == (1251, 1251 * 800, 64)
-    assert derived.lr_actual == pytest.approx(2e-3) and derived.warmup_steps == 12510 and not derived.notes
+    assert (derived.steps_per_epoch, derived.total_steps, derived.batch_per_process) == (
+        1251,
+        1251 * 800,
+        64,
+    )
+    assert (
+        derived.lr_actual == pytest.approx(2e-3)
+        and derived.warmup_steps == 12510
+        and not derived.notes
+    )
 
 
 def test_short_runs_clip_their_warm_ups_and_say_so():
@@ -22,7 +30,9 @@ def test_short_runs_clip_their_warm_ups_and_say_so():
 
 
 def test_a_warm_up_as_long_as_the_run_is_kept_as_published():
-    derived = derive(apply(recipe("vit_s16"), ["train.length=10 epochs", "method.temp_warmup=10 epochs"]), 10240)
+    derived = derive(
+        apply(recipe("vit_s16"), ["train.length=10 epochs", "method.temp_warmup=10 epochs"]), 10240
+    )
     assert derived.warmup_steps == 100 and derived.temp_warmup_steps == 100 and not derived.notes
 
 
@@ -106,19 +116,61 @@ def test_settings_that_cannot_work_in_a_swin_are_named(text, named):
         ([], "model.width=6", "model.width=0"),
         ([], "head.layers=1", "head.layers=0"),
         (["head.shared=false", "head.shared_teacher=false"], "head.out_dim=2", "head.out_dim=1"),
-        (["head.shared=false", "head.shared_teacher=false"], "head.patch_out_dim=2", "head.patch_out_dim=1"),
-        (["head.shared=false", "head.shared_teacher=false"], "head.shared_layers=0", "head.shared_layers=4"),
-        (["head.shared=false", "head.shared_teacher=false"], "head.shared_layers=3", "head.shared_layers=-2"),
-        (["head.shared_teacher=false", "head.shared_layers=2"], "head.shared=false", "head.shared=true"),
-        (["head.shared=false", "head.shared_layers=2"], "head.shared_teacher=false", "head.shared_teacher=true"),
-        (["head.shared=false", "head.shared_teacher=false", "head.shared_layers=2"], "head.norm=ln", "head.norm=bn"),
-        (["head.shared=false", "head.shared_teacher=false", "head.shared_layers=2"], "head.norm=none",
-         "head.norm=syncbn"),
-        (["head.shared=false", "head.shared_teacher=false", "head.shared_layers=1"], "head.layers=2", "head.layers=0"),
-        (["head.shared=false", "head.shared_teacher=false", "head.shared_layers=0"], "head.layers=2", "head.layers=1"),
-        (["head.shared=false", "head.shared_teacher=false", "head.shared_layers=2"], "head.bottleneck_dim=1",
-         "head.bottleneck_dim=0"),
-        (["head.out_dim=64", "head.shared=false"], "head.shared_teacher=false", "head.shared_teacher=true"),
+        (
+            ["head.shared=false", "head.shared_teacher=false"],
+            "head.patch_out_dim=2",
+            "head.patch_out_dim=1",
+        ),
+        (
+            ["head.shared=false", "head.shared_teacher=false"],
+            "head.shared_layers=0",
+            "head.shared_layers=4",
+        ),
+        (
+            ["head.shared=false", "head.shared_teacher=false"],
+            "head.shared_layers=3",
+            "head.shared_layers=-2",
+        ),
+        (
+            ["head.shared_teacher=false", "head.shared_layers=2"],
+            "head.shared=false",
+            "head.shared=true",
+        ),
+        (
+            ["head.shared=false", "head.shared_layers=2"],
+            "head.shared_teacher=false",
+            "head.shared_teacher=true",
+        ),
+        (
+            ["head.shared=false", "head.shared_teacher=false", "head.shared_layers=2"],
+            "head.norm=ln",
+            "head.norm=bn",
+        ),
+        (
+            ["head.shared=false", "head.shared_teacher=false", "head.shared_layers=2"],
+            "head.norm=none",
+            "head.norm=syncbn",
+        ),
+        (
+            ["head.shared=false", "head.shared_teacher=false", "head.shared_layers=1"],
+            "head.layers=2",
+            "head.layers=0",
+        ),
+        (
+            ["head.shared=false", "head.shared_teacher=false", "head.shared_layers=0"],
+            "head.layers=2",
+            "head.layers=1",
+        ),
+        (
+            ["head.shared=false", "head.shared_teacher=false", "head.shared_layers=2"],
+            "head.bottleneck_dim=1",
+            "head.bottleneck_dim=0",
+        ),
+        (
+            ["head.out_dim=64", "head.shared=false"],
+            "head.shared_teacher=false",
+            "head.shared_teacher=true",
+        ),
         (["head.out_dim=64", "head.shared_teacher=false"], "head.shared=false", "head.shared=true"),
         ([], "method.teacher_temp=0.99", "method.teacher_temp=1"),
         ([], "method.patch_temp_start=0.01", "method.patch_temp_start=0"),
@@ -130,20 +182,46 @@ def test_settings_that_cannot_work_in_a_swin_are_named(text, named):
         ([], "method.center_momentum_patch=0", "method.center_momentum_patch=-0.1"),
         ([], "method.center_momentum=1", "method.center_momentum=1.1"),
         (["method.patch_match=feature"], "augment.num_global=2", "augment.num_global=3"),
-        (["method.patch_match=position"], "method.patch_target=online", "method.patch_target=color"),
+        (
+            ["method.patch_match=position"],
+            "method.patch_target=online",
+            "method.patch_target=color",
+        ),
         ([], "optim.lr=0", "optim.lr=-1"),
         ([], "optim.min_lr=0", "optim.min_lr=-1"),
         ([], "optim.clip=0", "optim.clip=-1"),
-        (["model.kind=swin", "model.width=96", "model.patch=4"], "model.window=2", "model.window=1"),
-        (["model.kind=swin", "model.width=96", "model.patch=4"], "model.width=192", "model.width=97"),
-        (["model.kind=swin", "model.width=96", "model.patch=4", "model.stage_heads=1,1,1"], "model.depths=1,1,1",
-         "model.depths=1,1"),
-        (["model.kind=swin", "model.width=96", "model.patch=4"], "model.stage_heads=3,6,12,24",
-         "model.stage_heads=3,6,0,24"),
-        (["model.kind=swin", "model.width=96", "model.patch=4"], "model.layer_scale=0", "model.layer_scale=0.1"),
-        (["model.kind=swin", "model.width=96", "model.patch=4"], "model.mean_pooling=false", "model.mean_pooling=true"),
+        (
+            ["model.kind=swin", "model.width=96", "model.patch=4"],
+            "model.window=2",
+            "model.window=1",
+        ),
+        (
+            ["model.kind=swin", "model.width=96", "model.patch=4"],
+            "model.width=192",
+            "model.width=97",
+        ),
+        (
+            ["model.kind=swin", "model.width=96", "model.patch=4", "model.stage_heads=1,1,1"],
+            "model.depths=1,1,1",
+            "model.depths=1,1",
+        ),
+        (
+            ["model.kind=swin", "model.width=96", "model.patch=4"],
+            "model.stage_heads=3,6,12,24",
+            "model.stage_heads=3,6,0,24",
+        ),
+        (
+            ["model.kind=swin", "model.width=96", "model.patch=4"],
+            "model.layer_scale=0",
+            "model.layer_scale=0.1",
+        ),
+        (
+            ["model.kind=swin", "model.width=96", "model.patch=4"],
+            "model.mean_pooling=false",
+            "model.mean_pooling=true",
+        ),
     ],
-)  # fmt: skip
+)
 def test_each_limit_lies_where_the_setting_stops_to_work(base, works, fails):
     config = apply(recipe("vit_s16"), base)
     check(apply(config, [works]))
@@ -173,11 +251,18 @@ def test_each_warning_begins_at_its_limit(works, warned):
 
 
 def test_what_follows_from_the_settings_is_counted_as_by_hand():
-    """100 images, batches of 8: 12 steps an epoch; 10.5 epochs are 126 steps, of which 120 in whole epochs."""
+    """100 images, batches of 8: 12 steps an epoch; 10.5 epochs are 126 steps, of which 120 in whole
+    epochs.
+    """
     base = [
-        "train.batch=8", "train.length=10.5 epochs", "optim.lr=0.32", "optim.warmup=20 steps",
-        "method.temp_warmup=4 epochs", "optim.freeze_last_layer=1 epochs", "train.head_warmup=10 percent",
-    ]  # fmt: skip
+        "train.batch=8",
+        "train.length=10.5 epochs",
+        "optim.lr=0.32",
+        "optim.warmup=20 steps",
+        "method.temp_warmup=4 epochs",
+        "optim.freeze_last_layer=1 epochs",
+        "train.head_warmup=10 percent",
+    ]
     derived = derive(apply(recipe("vit_s16"), base), 100, 2)
     assert (derived.steps_per_epoch, derived.total_steps, derived.run_steps) == (12, 126, 126)
     assert (derived.warmup_steps, derived.temp_warmup_steps, derived.freeze_steps) == (20, 48, 12)
@@ -198,20 +283,33 @@ def test_what_follows_from_the_settings_is_counted_as_by_hand():
         ("train.head_warmup", "head_warmup_steps", 63, 12),
     ],
 )
-def test_a_warm_up_is_kept_up_to_its_longest_and_clipped_with_a_note_beyond(setting, field, longest, instead):
-    base = ["train.batch=8", "train.length=10.5 epochs", "optim.warmup=0 steps", "method.temp_warmup=0 steps",
-            "optim.freeze_last_layer=0 steps"]  # fmt: skip
+def test_a_warm_up_is_kept_up_to_its_longest_and_clipped_with_a_note_beyond(
+    setting, field, longest, instead
+):
+    base = [
+        "train.batch=8",
+        "train.length=10.5 epochs",
+        "optim.warmup=0 steps",
+        "method.temp_warmup=0 steps",
+        "optim.freeze_last_layer=0 steps",
+    ]
     kept = derive(apply(recipe("vit_s16"), [*base, f"{setting}={longest} steps"]), 100)
     assert getattr(kept, field) == longest and kept.notes == ()
     clipped = derive(apply(recipe("vit_s16"), [*base, f"{setting}={longest + 1} steps"]), 100)
     assert getattr(clipped, field) == instead
     assert clipped.notes == (
-        f"{setting} = {longest + 1} steps is longer than the run allows: clipped to {instead} of 126 steps",
+        f"{setting} = {longest + 1} steps is longer than the run allows: clipped to {instead} of "
+        "126 steps",
     )
 
 
 def test_the_warm_up_of_temperatures_must_fit_behind_the_first_masks():
-    late = ["train.batch=8", "train.length=10.5 epochs", "mask.start_epoch=3", "method.temp_warmup=9 epochs"]
+    late = [
+        "train.batch=8",
+        "train.length=10.5 epochs",
+        "mask.start_epoch=3",
+        "method.temp_warmup=9 epochs",
+    ]
     assert derive(apply(recipe("vit_s16"), late), 100).temp_warmup_steps == (10 - 3) * 12
     never = [*late, "mask.start_epoch=11"]
     assert derive(apply(recipe("vit_s16"), never), 100).temp_warmup_steps == 0

@@ -19,12 +19,17 @@ def broken(shared_data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("broken")
     with tarfile.open(shared_data / "broken" / "broken.tar") as archive:
         archive.extractall(folder, filter="tar")
-    return folder / "broken", json.loads((shared_data / "broken" / "manifest.json").read_text())["files"]
+    return folder / "broken", json.loads((shared_data / "broken" / "manifest.json").read_text())[
+        "files"
+    ]
 
 
 def quadrant_means(image):
     h, w = image.shape[0] // 2, image.shape[1] // 2
-    return [q.reshape(-1, 3).mean(0) for q in (image[:h, :w], image[:h, w:], image[h:, :w], image[h:, w:])]
+    return [
+        q.reshape(-1, 3).mean(0)
+        for q in (image[:h, :w], image[:h, w:], image[h:, :w], image[h:, w:])
+    ]
 
 
 def test_every_odd_file_is_read_or_refused_as_its_manifest_says(broken):
@@ -40,12 +45,20 @@ def test_every_odd_file_is_read_or_refused_as_its_manifest_says(broken):
             assert error.reason == entry["reason"], entry["file"]
             continue
         assert entry["expect"] in ("read", "either"), f"{entry['file']} was read"
-        assert list(image.shape[1::-1]) == entry["size"] and image.dtype == np.uint8 and image.shape[2] == 3
+        assert (
+            list(image.shape[1::-1]) == entry["size"]
+            and image.dtype == np.uint8
+            and image.shape[2] == 3
+        )
         tolerance = entry.get("tolerance", 1)
         if "quadrants" in entry:
-            np.testing.assert_allclose(quadrant_means(image), entry["quadrants"], atol=tolerance, err_msg=entry["file"])
+            np.testing.assert_allclose(
+                quadrant_means(image), entry["quadrants"], atol=tolerance, err_msg=entry["file"]
+            )
         if "rgb_mean" in entry:
-            np.testing.assert_allclose(image.reshape(-1, 3).mean(0), entry["rgb_mean"], atol=tolerance)
+            np.testing.assert_allclose(
+                image.reshape(-1, 3).mean(0), entry["rgb_mean"], atol=tolerance
+            )
         if "pixel" in entry:
             np.testing.assert_array_equal(image[0, 0], entry["pixel"])
 
@@ -84,7 +97,9 @@ def test_exif_orientation_can_be_ignored(broken):
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif", "bmp"])
 def test_common_formats_give_their_pixels(tmp_path, suffix):
-    image = np.asarray(Image.fromarray(np.arange(48, dtype=np.uint8).reshape(4, 4, 3)).resize((32, 24)))
+    image = np.asarray(
+        Image.fromarray(np.arange(48, dtype=np.uint8).reshape(4, 4, 3)).resize((32, 24))
+    )
     options = {"lossless": True} if suffix == "webp" else {"quality": 95} if suffix == "jpg" else {}
     Image.fromarray(image).save(tmp_path / f"a.{suffix}", **options)
     got = decode(tmp_path / f"a.{suffix}")
@@ -106,7 +121,9 @@ def test_float_values_that_are_not_numbers_do_not_set_the_range(tmp_path):
 
 def encoded(format, **options):
     file = io.BytesIO()
-    Image.fromarray(np.arange(48, dtype=np.uint8).reshape(4, 4, 3)).resize((12, 8)).save(file, format, **options)
+    Image.fromarray(np.arange(48, dtype=np.uint8).reshape(4, 4, 3)).resize((12, 8)).save(
+        file, format, **options
+    )
     return file.getvalue()
 
 
@@ -125,7 +142,9 @@ def test_damaged_exif_data_do_not_cost_the_picture(tmp_path, format):
         assert decode(tmp_path / "a").shape[:2] in whole
 
 
-@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "JPEG2000", "DDS"])
+@pytest.mark.parametrize(
+    "format", ["JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "JPEG2000", "DDS"]
+)
 def test_damaged_bytes_are_read_or_refused_and_never_crash(tmp_path, format):
     if format not in Image.SAVE:
         pytest.skip(f"this Pillow does not write {format}")
@@ -145,7 +164,12 @@ def test_damaged_bytes_are_read_or_refused_and_never_crash(tmp_path, format):
 def test_a_large_file_is_refused_from_its_header(tmp_path):
     header = encoded("PNG")[:16] + (60000).to_bytes(4, "big") * 2 + b"\x08\x02\0\0\0"
     with (tmp_path / "a.png").open("wb") as file:
-        file.write(header + zlib.crc32(header[12:]).to_bytes(4, "big") + (1 << 20).to_bytes(4, "big") + b"IDAT")
+        file.write(
+            header
+            + zlib.crc32(header[12:]).to_bytes(4, "big")
+            + (1 << 20).to_bytes(4, "big")
+            + b"IDAT"
+        )
         file.truncate(64 << 20)
     tracemalloc.start()
     with pytest.raises(UnreadableImage, match="too many pixels"):
@@ -156,14 +180,20 @@ def test_a_large_file_is_refused_from_its_header(tmp_path):
 
 
 def test_programs_are_no_images(tmp_path):
-    (tmp_path / "a.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
+    (tmp_path / "a.jpg").write_bytes(
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
+    )
     with pytest.raises(UnreadableImage, match="not an image"):
         decode(tmp_path / "a.jpg")
 
 
 def test_whole_files_of_a_layout_that_cannot_be_read_are_not_called_corrupt(shared_data):
     scientific = shared_data / "scientific"
-    for name in ("s2_6band_uint16_interleaved.tif", "worms_2channel_uint16.tif", "s2_rgb_float32.tif"):
+    for name in (
+        "s2_6band_uint16_interleaved.tif",
+        "worms_2channel_uint16.tif",
+        "s2_rgb_float32.tif",
+    ):
         with pytest.raises(UnreadableImage, match="unsupported TIFF layout"):
             decode(scientific / name)
 
@@ -175,10 +205,21 @@ def tiff(levels, *, photometric=1, order="<"):
     """Bytes of an uncompressed gray TIFF of one row."""
     kind = {"u": 1, "i": 2, "f": 3}[levels.dtype.kind]
     data = levels.astype(levels.dtype.newbyteorder(order)).tobytes()
-    fields = {256: len(levels), 257: 1, 258: 8 * levels.itemsize, 259: 1, 262: photometric, 273: 0, 277: 1, 278: 1}
+    fields = {
+        256: len(levels),
+        257: 1,
+        258: 8 * levels.itemsize,
+        259: 1,
+        262: photometric,
+        273: 0,
+        277: 1,
+        278: 1,
+    }
     fields |= {279: len(data), 339: kind}
     fields[273] = 8 + 2 + 12 * len(fields) + 4
-    entries = b"".join(struct.pack(order + "HHII", tag, 4, 1, value) for tag, value in fields.items())
+    entries = b"".join(
+        struct.pack(order + "HHII", tag, 4, 1, value) for tag, value in fields.items()
+    )
     head = (b"II" if order == "<" else b"MM") + struct.pack(order + "HIH", 42, 8, len(fields))
     return head + entries + bytes(4) + data
 
@@ -202,8 +243,12 @@ def test_gray_levels_span_black_to_white_by_the_range_of_their_type(kind, order)
 
 @pytest.mark.parametrize("kind", ["u1", "u2", "f4"])
 def test_where_the_lowest_level_is_white_it_is_shown_white(kind):
-    levels = LEVELS.astype(kind) if kind == "f4" else np.rint(LEVELS * np.iinfo(kind).max).astype(kind)
-    assert gray(tiff(levels, photometric=0)) == pytest.approx(255 - np.array(gray(tiff(levels))), abs=1)
+    levels = (
+        LEVELS.astype(kind) if kind == "f4" else np.rint(LEVELS * np.iinfo(kind).max).astype(kind)
+    )
+    assert gray(tiff(levels, photometric=0)) == pytest.approx(
+        255 - np.array(gray(tiff(levels))), abs=1
+    )
     assert gray(tiff(levels, photometric=0))[::8] == [255, 0]
 
 
@@ -246,7 +291,9 @@ def test_twelve_bits_are_scaled_by_their_range():
 
 
 def test_the_transparent_level_of_sixteen_bits_shows_white(tmp_path):
-    Image.fromarray(np.array([[0, 1000, 40000]], np.uint16)).save(tmp_path / "a.png", transparency=1000)
+    Image.fromarray(np.array([[0, 1000, 40000]], np.uint16)).save(
+        tmp_path / "a.png", transparency=1000
+    )
     assert decode(tmp_path / "a.png")[0, :, 0].tolist() == [0, 255, 156]
 
 
@@ -255,7 +302,9 @@ def test_a_larger_image_is_read_where_it_is_allowed_and_the_refusal_names_the_se
     content = header + struct.pack(">II", zlib.crc32(header[12:]), 0) + b"IDAT" + bytes(4)
     (tmp_path / "a.png").write_bytes(content)
     limit = Image.MAX_IMAGE_PIXELS
-    with pytest.raises(UnreadableImage, match=r"16000 x 12000; data.max_pixels or --max-pixels") as caught:
+    with pytest.raises(
+        UnreadableImage, match=r"16000 x 12000; data.max_pixels or --max-pixels"
+    ) as caught:
         decode(tmp_path / "a.png")
     assert caught.value.reason == "too many pixels"
     assert open_image((tmp_path / "a.png").open("rb"), 192_000_000).size == (16000, 12000)
@@ -283,7 +332,8 @@ def test_further_pages_and_bands_are_noticed(tmp_path):
     assert more.pop("one.tif") == more.pop("broken.tif") == (False, False)
     assert more.pop("bands.tif") == (False, True) and set(more.values()) == {(True, False)}
     assert scan(tmp_path).notes == (
-        "only the first page and up to three bands are read: 3 with further pages or frames, 1 with further bands",
+        "only the first page and up to three bands are read: 3 with further pages or frames, 1 "
+        "with further bands",
     )
 
 
@@ -291,7 +341,9 @@ def banded(bands):
     """An RGB TIFF of one pixel with further bands."""
     content, extra = tiff(np.zeros(1, "u1")), bands - 3
     fields = {256: 1, 257: 1, 258: 8, 259: 1, 262: 2, 273: 200, 277: bands, 278: 1, 279: bands}
-    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in fields.items() if tag != 258)
+    entries = b"".join(
+        struct.pack("<HHII", tag, 4, 1, value) for tag, value in fields.items() if tag != 258
+    )
     entries += struct.pack("<HHIHH", 338, 3, extra, 0, 0)
     bits = struct.pack("<HHII", 258, 3, bands, 180)
     entries = entries[:24] + bits + entries[24:]

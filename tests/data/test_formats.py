@@ -54,13 +54,29 @@ def test_files_without_an_extension_are_taken_by_their_first_bytes(tmp_path, kin
 def test_archives_are_read_by_the_same_rule(tmp_path, tar, named_classes):
     from ibot.data.sets.tars import open_tars
 
-    path = tar(tmp_path / "a.tar", "cat/1.jfif", "dog/1", "dog/@eaDir/2.jpg", **{"dog/README": "text"})
+    path = tar(
+        tmp_path / "a.tar", "cat/1.jfif", "dog/1", "dog/@eaDir/2.jpg", **{"dog/README": "text"}
+    )
     assert named_classes(open_tars([path])) == ["cat", "dog"]
 
 
 def test_litter_of_systems_and_storage_servers_is_counted_and_not_read(tmp_path, make):
-    litter = ("@eaDir", "#recycle", "$RECYCLE.BIN", "__MACOSX", ".ipynb_checkpoints", ".Trash-1000", "lost+found")
-    make(tmp_path, "cat/1.jpg", "dog/1.jpg", *(f"cat/{name}/1.jpg" for name in litter), "@eaDir/1.jpg")
+    litter = (
+        "@eaDir",
+        "#recycle",
+        "$RECYCLE.BIN",
+        "__MACOSX",
+        ".ipynb_checkpoints",
+        ".Trash-1000",
+        "lost+found",
+    )
+    make(
+        tmp_path,
+        "cat/1.jpg",
+        "dog/1.jpg",
+        *(f"cat/{name}/1.jpg" for name in litter),
+        "@eaDir/1.jpg",
+    )
     make(tmp_path, "cat/._1.jpg", "cat/Thumbs.db", "cat/.DS_Store", "dog/notes.txt")
     source = scan(tmp_path)
     assert len(source) == 2 and source.classes == ("cat", "dog")

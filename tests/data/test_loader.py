@@ -34,7 +34,9 @@ def source(tmp_path_factory):
     folder = tmp_path_factory.mktemp("images")
     rng = np.random.default_rng(0)
     for i in range(26):
-        Image.fromarray(rng.integers(0, 256, (20 + i, 30, 3), dtype=np.uint8)).save(folder / f"{i:02d}.png")
+        Image.fromarray(rng.integers(0, 256, (20 + i, 30, 3), dtype=np.uint8)).save(
+            folder / f"{i:02d}.png"
+        )
     return scan(folder)
 
 
@@ -46,7 +48,9 @@ def config(batch=8, accumulate=1, workers=0) -> Config:
 
 def steps(source, count, start=0, **kwargs):
     parallel = {key: kwargs.pop(key) for key in ("rank", "world_size") if key in kwargs}
-    loader = Loader(config(**kwargs), source, grid=(4, 4), start_step=start, end_step=start + count, **parallel)
+    loader = Loader(
+        config(**kwargs), source, grid=(4, 4), start_step=start, end_step=start + count, **parallel
+    )
     return list(loader)
 
 
@@ -72,11 +76,15 @@ def test_local_views_have_masks_of_their_own_where_wanted(source):
     local = first.masks.local
     assert local.map.shape == (2, 8, 16) and local.map.any(), "4 x 4 patches of 2 pixels"
     moved = first.masks.each(lambda tensor: tensor.clone())
-    assert torch.equal(moved.local.map, local.map) and moved.loss_views == 8 * (2 + wanted.augment.num_local)
+    assert torch.equal(moved.local.map, local.map) and moved.loss_views == 8 * (
+        2 + wanted.augment.num_local
+    )
 
 
 def test_an_epoch_shows_every_image_at_most_once_and_the_next_in_another_order(source):
-    first, second = ([b.index for s in steps(source, 3, start=start) for b in s] for start in (0, 3))
+    first, second = (
+        [b.index for s in steps(source, 3, start=start) for b in s] for start in (0, 3)
+    )
     assert len(set(np.concatenate(first))) == 24
     assert not np.array_equal(np.concatenate(first), np.concatenate(second))
 
@@ -96,7 +104,10 @@ def test_starting_later_gives_the_same_batches(source, start):
 @pytest.mark.parametrize(("world_size", "accumulate"), [(2, 1), (1, 2), (2, 2), (4, 1)])
 def test_processes_and_micro_batches_share_the_same_images(source, world_size, accumulate):
     whole = [s[0] for s in steps(source, 4)]
-    parts = [steps(source, 4, rank=r, world_size=world_size, accumulate=accumulate) for r in range(world_size)]
+    parts = [
+        steps(source, 4, rank=r, world_size=world_size, accumulate=accumulate)
+        for r in range(world_size)
+    ]
     for step, batch in enumerate(whole):
         seen = {}
         for rank in range(world_size):
@@ -113,7 +124,9 @@ def test_processes_and_micro_batches_share_the_same_images(source, world_size, a
 
 def test_bad_files_are_replaced_by_the_same_images_whoever_reads_them(source, tmp_path):
     for i in range(len(source)):
-        (tmp_path / source.name(i)).write_bytes(source.path(i).read_bytes() if i % 5 else b"not an image")
+        (tmp_path / source.name(i)).write_bytes(
+            source.path(i).read_bytes() if i % 5 else b"not an image"
+        )
     damaged = scan(tmp_path)
     loader = [Loader(config(workers=w), damaged, grid=(4, 4), end_step=6) for w in (0, 2)]
     first, second = ([s[0] for s in part] for part in loader)
@@ -140,7 +153,10 @@ def test_workers_go_on_when_a_scheduler_signals_every_process(source, sent):
     batches = iter(Loader(config(workers=2), source, grid=(4, 4), end_step=20))
     got = [next(batches), next(batches)]  # each worker has begun
     # From another process, as a scheduler does: SIGTERM from the parent ends a worker.
-    subprocess.run(["kill", f"-{sent}", *(str(worker.pid) for worker in multiprocessing.active_children())], check=True)
+    subprocess.run(
+        ["kill", f"-{sent}", *(str(worker.pid) for worker in multiprocessing.active_children())],
+        check=True,
+    )
     got += batches
     for a, b in zip(got, steps(source, 20), strict=True):
         assert_equal(a[0], b[0])
@@ -152,12 +168,15 @@ from ibot.config.schema import AugmentConfig, Config, SystemConfig, TrainConfig
 from ibot.data.loader import Loader
 from ibot.data.sets.scan import scan
 augment = AugmentConfig(num_local=2, global_size=(16, 16), local_size=(8, 8))
-config = Config(augment=augment, train=TrainConfig(batch=8), system=SystemConfig(workers=2, device="cpu"))
+system = SystemConfig(workers=2, device="cpu")
+config = Config(augment=augment, train=TrainConfig(batch=8), system=system)
 batches = iter(Loader(config, scan({str(source.root)!r}), grid=(4, 4)))
 next(batches)
 raise RuntimeError("a bug that keeps the loader alive")
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60
+    )
     assert done.returncode == 1 and "keeps the loader alive" in done.stderr
 
 
@@ -208,7 +227,9 @@ def plain_batch(config, source, step, part, rank, world_size, grid):
     ("match", "views", "orientation"),
     [("hidden", "global", "apply"), ("hidden", "all", "ignore"), ("position", "global", "ignore")],
 )
-def test_a_batch_is_made_image_by_image_from_the_order_of_its_epoch(mixed, match, views, orientation):
+def test_a_batch_is_made_image_by_image_from_the_order_of_its_epoch(
+    mixed, match, views, orientation
+):
     config = Config(
         augment=AugmentConfig(num_local=1, global_size=(16, 24), local_size=(16, 24)),
         model=ModelConfig(patch=4),
@@ -225,7 +246,9 @@ def test_a_batch_is_made_image_by_image_from_the_order_of_its_epoch(mixed, match
         assert [len(parts) for parts in found] == [2, 2, 2]
         for step, part in np.ndindex(3, 2):
             got = found[step][part]
-            index, rendered, masks, content = plain_batch(config, mixed, 1 + step, part, rank, 2, grid)
+            index, rendered, masks, content = plain_batch(
+                config, mixed, 1 + step, part, rank, 2, grid
+            )
             assert got.index.tolist() == index and got.content.tolist() == content
             assert torch.equal(got.masks.map, masks.map)
             assert torch.equal(got.masks.index, masks.index)
@@ -289,7 +312,9 @@ def test_the_number_of_workers_follows_the_cores(monkeypatch):
 
 
 def test_reading_ahead_is_bounded_by_memory():
-    small = Config(augment=AugmentConfig(global_size=(32, 32), num_local=0), train=TrainConfig(batch=128))
+    small = Config(
+        augment=AugmentConfig(global_size=(32, 32), num_local=0), train=TrainConfig(batch=128)
+    )
     assert read_ahead(small, 1, 8) == 4
     large = Config(train=TrainConfig(batch=1024))
     assert read_ahead(large, 1, 15) == 1 and read_ahead(large, 16, 15) == 4

@@ -18,38 +18,75 @@ TARGETS = {
     "E": MaskConfig(ratio=((0.0, 0.0), (0.7, 0.05)), shape="random"),
     "F": MaskConfig(ratio=((0.75, 0.0),), shape="random"),
 }
-# Measured on 10,000 masks of the published generator (specification, table 2.3.4): mean, std, share of empty masks.
+# Measured on 10,000 masks of the published generator (specification, table 2.3.4): mean, std, share
+# of empty masks.
 TABLE = {
-    ("A", 4): (0.1320, 0.1568, 0.5057), ("A", 6): (0.1395, 0.1636, 0.5070), ("A", 7): (0.1437, 0.1656, 0.4998),
-    ("A", 8): (0.1467, 0.1680, 0.4997), ("A", 12): (0.1462, 0.1680, 0.4992), ("A", 14): (0.1497, 0.1690, 0.4908),
-    ("A", 16): (0.1466, 0.1676, 0.4968), ("A", 32): (0.1483, 0.1695, 0.4978), ("B", 4): (0.2499, 0.0020, 0.0),
-    ("B", 6): (0.2757, 0.0076, 0.0), ("B", 7): (0.2843, 0.0056, 0.0), ("B", 8): (0.2958, 0.0040, 0.0),
-    ("B", 12): (0.2940, 0.0076, 0.0), ("B", 14): (0.2921, 0.0062, 0.0), ("B", 16): (0.2922, 0.0070, 0.0),
-    ("B", 32): (0.2950, 0.0061, 0.0), ("C", 4): (0.2684, 0.1164, 0.0), ("C", 6): (0.2849, 0.1160, 0.0001),
-    ("C", 7): (0.2875, 0.1156, 0.0), ("C", 8): (0.2898, 0.1156, 0.0), ("C", 12): (0.2906, 0.1174, 0.0003),
-    ("C", 14): (0.2945, 0.1172, 0.0), ("C", 16): (0.2919, 0.1180, 0.0), ("C", 32): (0.2949, 0.1184, 0.0),
-    ("D", 4): (0.6171, 0.0371, 0.0), ("D", 6): (0.6358, 0.0304, 0.0), ("D", 7): (0.6398, 0.0298, 0.0),
-    ("D", 8): (0.6421, 0.0292, 0.0), ("D", 12): (0.6465, 0.0289, 0.0), ("D", 14): (0.6475, 0.0288, 0.0),
-    ("D", 16): (0.6481, 0.0288, 0.0), ("D", 32): (0.6496, 0.0288, 0.0), ("E", 4): (0.3279, 0.3324, 0.5057),
-    ("E", 6): (0.3386, 0.3431, 0.5057), ("E", 7): (0.3410, 0.3455, 0.5057), ("E", 8): (0.3419, 0.3464, 0.5057),
-    ("E", 12): (0.3442, 0.3487, 0.5057), ("E", 14): (0.3446, 0.3492, 0.5057), ("E", 16): (0.3449, 0.3495, 0.5057),
-    ("E", 32): (0.3457, 0.3502, 0.5057), ("F", 4): (0.75, 0.0, 0.0), ("F", 6): (0.75, 0.0, 0.0),
-    ("F", 7): (0.7347, 0.0, 0.0), ("F", 8): (0.75, 0.0, 0.0), ("F", 12): (0.75, 0.0, 0.0), ("F", 14): (0.75, 0.0, 0.0),
-    ("F", 16): (0.75, 0.0, 0.0), ("F", 32): (0.75, 0.0, 0.0),
-}  # fmt: skip
+    ("A", 4): (0.1320, 0.1568, 0.5057),
+    ("A", 6): (0.1395, 0.1636, 0.5070),
+    ("A", 7): (0.1437, 0.1656, 0.4998),
+    ("A", 8): (0.1467, 0.1680, 0.4997),
+    ("A", 12): (0.1462, 0.1680, 0.4992),
+    ("A", 14): (0.1497, 0.1690, 0.4908),
+    ("A", 16): (0.1466, 0.1676, 0.4968),
+    ("A", 32): (0.1483, 0.1695, 0.4978),
+    ("B", 4): (0.2499, 0.0020, 0.0),
+    ("B", 6): (0.2757, 0.0076, 0.0),
+    ("B", 7): (0.2843, 0.0056, 0.0),
+    ("B", 8): (0.2958, 0.0040, 0.0),
+    ("B", 12): (0.2940, 0.0076, 0.0),
+    ("B", 14): (0.2921, 0.0062, 0.0),
+    ("B", 16): (0.2922, 0.0070, 0.0),
+    ("B", 32): (0.2950, 0.0061, 0.0),
+    ("C", 4): (0.2684, 0.1164, 0.0),
+    ("C", 6): (0.2849, 0.1160, 0.0001),
+    ("C", 7): (0.2875, 0.1156, 0.0),
+    ("C", 8): (0.2898, 0.1156, 0.0),
+    ("C", 12): (0.2906, 0.1174, 0.0003),
+    ("C", 14): (0.2945, 0.1172, 0.0),
+    ("C", 16): (0.2919, 0.1180, 0.0),
+    ("C", 32): (0.2949, 0.1184, 0.0),
+    ("D", 4): (0.6171, 0.0371, 0.0),
+    ("D", 6): (0.6358, 0.0304, 0.0),
+    ("D", 7): (0.6398, 0.0298, 0.0),
+    ("D", 8): (0.6421, 0.0292, 0.0),
+    ("D", 12): (0.6465, 0.0289, 0.0),
+    ("D", 14): (0.6475, 0.0288, 0.0),
+    ("D", 16): (0.6481, 0.0288, 0.0),
+    ("D", 32): (0.6496, 0.0288, 0.0),
+    ("E", 4): (0.3279, 0.3324, 0.5057),
+    ("E", 6): (0.3386, 0.3431, 0.5057),
+    ("E", 7): (0.3410, 0.3455, 0.5057),
+    ("E", 8): (0.3419, 0.3464, 0.5057),
+    ("E", 12): (0.3442, 0.3487, 0.5057),
+    ("E", 14): (0.3446, 0.3492, 0.5057),
+    ("E", 16): (0.3449, 0.3495, 0.5057),
+    ("E", 32): (0.3457, 0.3502, 0.5057),
+    ("F", 4): (0.75, 0.0, 0.0),
+    ("F", 6): (0.75, 0.0, 0.0),
+    ("F", 7): (0.7347, 0.0, 0.0),
+    ("F", 8): (0.75, 0.0, 0.0),
+    ("F", 12): (0.75, 0.0, 0.0),
+    ("F", 14): (0.75, 0.0, 0.0),
+    ("F", 16): (0.75, 0.0, 0.0),
+    ("F", 32): (0.75, 0.0, 0.0),
+}
 
 
 @pytest.mark.parametrize(("target", "side"), TABLE)
 def test_mask_statistics_equal_the_published_generators(target, side):
     mean, std, empty = TABLE[target, side]
     count = 3000
-    maps = make_masks(TARGETS[target], (side, side), 2, 0, 0, np.arange(count // 2)).map.flatten(0, 1)
+    maps = make_masks(TARGETS[target], (side, side), 2, 0, 0, np.arange(count // 2)).map.flatten(
+        0, 1
+    )
     ratio = maps.float().mean(-1)
     # Four standard errors of both samples, the other one of 10,000 masks.
     error = 4 * (1 / count + 1 / 10000) ** 0.5
     assert ratio.mean().item() == pytest.approx(mean, abs=error * max(std, 0.002) + 1e-4)
     assert ratio.std().item() == pytest.approx(std, abs=error * max(std, 0.002) + 1e-3)
-    assert (ratio == 0).float().mean().item() == pytest.approx(empty, abs=error * 0.5 + 1e-3 if empty else 3e-3)
+    assert (ratio == 0).float().mean().item() == pytest.approx(
+        empty, abs=error * 0.5 + 1e-3 if empty else 3e-3
+    )
 
 
 def published_block_mask(height, width, ratio):
@@ -64,7 +101,12 @@ def published_block_mask(height, width, ratio):
             bh, bw = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
             if bw < width and bh < height:
                 top, left = random.randint(0, height - bh), random.randint(0, width - bw)
-                cells = [(i, j) for i in range(top, top + bh) for j in range(left, left + bw) if not mask[i][j]]
+                cells = [
+                    (i, j)
+                    for i in range(top, top + bh)
+                    for j in range(left, left + bw)
+                    if not mask[i][j]
+                ]
                 if 0 < len(cells) <= room:
                     for i, j in cells:
                         mask[i][j] = True
@@ -78,7 +120,10 @@ def published_block_mask(height, width, ratio):
 
 
 def published_ratio(pairs):
-    drawn = [random.uniform(mean - spread, mean + spread) if spread > 0 else mean for mean, spread in pairs]
+    drawn = [
+        random.uniform(mean - spread, mean + spread) if spread > 0 else mean
+        for mean, spread in pairs
+    ]
     return random.choice(drawn)
 
 
@@ -90,7 +135,10 @@ def test_the_reference_in_this_file_gives_the_published_counts():
     }
     for seed, counts in want.items():
         random.seed(seed)
-        got = [int(published_block_mask(14, 14, published_ratio(TARGETS["A"].ratio)).sum()) for _ in range(12)]
+        got = [
+            int(published_block_mask(14, 14, published_ratio(TARGETS["A"].ratio)).sum())
+            for _ in range(12)
+        ]
         assert got == [int(c) for c in counts.split()]
 
 
@@ -98,8 +146,15 @@ def test_the_reference_in_this_file_gives_the_published_counts():
 def test_block_masks_have_the_distribution_of_the_reference(grid):
     random.seed(5)
     count = 1500
-    theirs = np.stack([published_block_mask(*grid, published_ratio(TARGETS["C"].ratio)) for _ in range(count)])
-    ours = make_masks(TARGETS["C"], grid, 1, 7, 0, np.arange(count)).map[0].numpy().reshape(count, *grid)
+    theirs = np.stack(
+        [published_block_mask(*grid, published_ratio(TARGETS["C"].ratio)) for _ in range(count)]
+    )
+    ours = (
+        make_masks(TARGETS["C"], grid, 1, 7, 0, np.arange(count))
+        .map[0]
+        .numpy()
+        .reshape(count, *grid)
+    )
     for statistic in (
         lambda m: m.mean((1, 2)),  # ratio
         lambda m: m.any(2).sum(1) / m.shape[1],  # rows touched
@@ -108,7 +163,9 @@ def test_block_masks_have_the_distribution_of_the_reference(grid):
         lambda m: m[:, grid[0] // 2, grid[1] // 2].astype(float),  # the middle
     ):
         a, b = statistic(ours), statistic(theirs)
-        assert a.mean() == pytest.approx(b.mean(), abs=4.5 * ((a.var() + b.var()) / count) ** 0.5 + 1e-6)
+        assert a.mean() == pytest.approx(
+            b.mean(), abs=4.5 * ((a.var() + b.var()) / count) ** 0.5 + 1e-6
+        )
 
 
 def plain_block_mask(config, grid, target, seed, epoch, image, view):
@@ -147,7 +204,13 @@ def plain_random_mask(grid, target, seed, epoch, image, view):
 @pytest.mark.parametrize("shape", ["block", "random"])
 @pytest.mark.parametrize(
     ("grid", "ratio_per"),
-    [((14, 14), "view"), ((3, 8), "image"), ((9, 4), "view"), ((17, 19), "image"), ((2, 7), "view")],
+    [
+        ((14, 14), "view"),
+        ((3, 8), "image"),
+        ((9, 4), "view"),
+        ((17, 19), "image"),
+        ((2, 7), "view"),
+    ],
     ids=str,
 )
 def test_masks_equal_those_made_cell_by_cell_from_the_same_numbers(shape, grid, ratio_per):
@@ -155,7 +218,9 @@ def test_masks_equal_those_made_cell_by_cell_from_the_same_numbers(shape, grid, 
     index = np.array([5, 0, 12, 2**33 + 3, 40])
     seed, epoch, cells = 11, 3, grid[0] * grid[1]
     for full_width, first, which in ((False, 0, "global"), (True, 0, "first"), (False, 2, "all")):
-        config = MaskConfig(ratio=ratio, shape=shape, ratio_per=ratio_per, full_width=full_width, views=which)
+        config = MaskConfig(
+            ratio=ratio, shape=shape, ratio_per=ratio_per, full_width=full_width, views=which
+        )
         got = make_masks(config, grid, 3, seed, epoch, index, first_view=first)
         want = torch.zeros(3, len(index), cells, dtype=torch.bool)
         for place, i in np.ndindex(3, len(index)):
@@ -181,7 +246,9 @@ def test_masks_equal_those_made_cell_by_cell_from_the_same_numbers(shape, grid, 
 def test_no_single_block_spans_the_grid_unless_asked():
     narrow = MaskConfig(ratio=((0.5, 0.0),))
     tiny = make_masks(narrow, (2, 2), 1, 0, 0, np.arange(300)).map
-    assert tiny.sum(-1).max() <= 2 and not make_masks(narrow, (1, 1), 1, 0, 0, np.arange(50)).map.any()
+    assert (
+        tiny.sum(-1).max() <= 2 and not make_masks(narrow, (1, 1), 1, 0, 0, np.arange(50)).map.any()
+    )
     wide = MaskConfig(ratio=((1.0, 0.0),), full_width=True)
     assert make_masks(wide, (4, 4), 1, 0, 0, np.arange(300)).map.all(-1).any()
 
@@ -228,7 +295,9 @@ def test_nothing_is_masked_before_the_start_epoch():
 
 
 def test_weights_of_a_view_sum_to_one():
-    maps = torch.tensor([[[True, False, True], [False, False, False]], [[False, True, False], [True, True, True]]])
+    maps = torch.tensor(
+        [[[True, False, True], [False, False, False]], [[False, True, False], [True, True, True]]]
+    )
     masks = masks_from_map(maps)
     assert masks.index.tolist() == [0, 2, 7, 9, 10, 11]
     assert masks.weight.tolist() == pytest.approx([0.5, 0.5, 1.0, 1 / 3, 1 / 3, 1 / 3])

@@ -38,7 +38,10 @@ def test_areas_and_aspects_of_boxes_follow_their_ranges():
         assert area[:, views].min() > low * 0.99 and area[:, views].max() < high * 1.01
         assert area[:, views].mean() == pytest.approx((low + high) / 2, abs=0.01)
     log_aspect = np.log(box[..., 3] / box[..., 2])
-    assert log_aspect.mean() == pytest.approx(0, abs=0.01) and np.abs(log_aspect).max() < np.log(4 / 3) + 0.01
+    assert (
+        log_aspect.mean() == pytest.approx(0, abs=0.01)
+        and np.abs(log_aspect).max() < np.log(4 / 3) + 0.01
+    )
 
 
 def test_operations_occur_as_often_as_the_recipes_say():
@@ -48,12 +51,20 @@ def test_operations_occur_as_often_as_the_recipes_say():
     assert params.gray.mean() == pytest.approx(0.2, abs=0.02)
     blurred = (params.blur_sigma > 0).mean(0)
     assert (
-        blurred[0] == 1.0 and blurred[1] == pytest.approx(0.1, abs=0.02) and blurred[2:] == pytest.approx(0.5, abs=0.03)
+        blurred[0] == 1.0
+        and blurred[1] == pytest.approx(0.1, abs=0.02)
+        and blurred[2:] == pytest.approx(0.5, abs=0.03)
     )
     solarized = params.solarize.mean(0)
-    assert solarized[0] == 0 and solarized[1] == pytest.approx(0.2, abs=0.025) and (solarized[2:] == 0).all()
+    assert (
+        solarized[0] == 0
+        and solarized[1] == pytest.approx(0.2, abs=0.025)
+        and (solarized[2:] == 0).all()
+    )
     sigma = params.blur_sigma[:, 0]
-    assert sigma.min() >= 0.1 and sigma.max() <= 2.0 and sigma.mean() == pytest.approx(1.05, abs=0.03)
+    assert (
+        sigma.min() >= 0.1 and sigma.max() <= 2.0 and sigma.mean() == pytest.approx(1.05, abs=0.03)
+    )
 
 
 def test_jitter_factors_and_orders_are_uniform():
@@ -122,18 +133,29 @@ def test_every_view_equals_one_computed_by_itself_from_its_own_numbers():
         strength[:3] += 1
         np.testing.assert_allclose(got.jitter[row, view], strength, rtol=1e-6)
         order = sorted(range(4), key=lambda operation: number[8 + operation])
-        assert got.jitter_order[row, view].tolist() == (order if number[1] < config.jitter else [255] * 4)
+        assert got.jitter_order[row, view].tolist() == (
+            order if number[1] < config.jitter else [255] * 4
+        )
         assert got.gray[row, view] == (number[2] < config.gray)
         sigma = 0.3 + 1.4 * number[12] if number[3] < config.blur[recipe] else 0
         assert got.blur_sigma[row, view] == pytest.approx(sigma, rel=1e-6)
         assert got.solarize[row, view] == (number[13] < config.solarize[recipe])
     central = [plain_box([], *size, (1, 1), config.aspect) for size in sizes[-3:].tolist()]
-    assert all((got.box[row, :3] == box).all(1).any() for row, box in zip((-3, -2, -1), central, strict=True))
+    assert all(
+        (got.box[row, :3] == box).all(1).any()
+        for row, box in zip((-3, -2, -1), central, strict=True)
+    )
 
 
 def test_decisions_and_strengths_of_a_view_are_independent():
     params = draw(6000, 64, 64, replace(CONFIG, blur=(0.5, 0.5, 0.5), solarize=(0.5, 0.5, 0.5)))
-    columns = [params.flip, params.jitter_order[..., 0] != 255, params.gray, params.blur_sigma > 0, params.solarize]
+    columns = [
+        params.flip,
+        params.jitter_order[..., 0] != 255,
+        params.gray,
+        params.blur_sigma > 0,
+        params.solarize,
+    ]
     columns += [params.jitter[..., i] for i in range(4)] + [params.box[..., i] for i in range(3)]
     together = np.corrcoef([np.asarray(column[:, 1], float) for column in columns])
     assert np.abs(np.triu(together, 1)[:, :-3]).max() < 5 / 6000**0.5

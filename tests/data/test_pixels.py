@@ -13,7 +13,9 @@ from ibot.data.params import view_params
 from ibot.data.pixels_batch import render_batch
 
 OPERATIONS = {
-    "resized_crop": lambda im, top, left, h, w, size: pixels.resized_crop(im, top, left, h, w, (size, size)),
+    "resized_crop": lambda im, top, left, h, w, size: pixels.resized_crop(
+        im, top, left, h, w, (size, size)
+    ),
     "hflip": lambda im: im.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
     "grayscale": pixels.grayscale,
     "brightness": pixels.brightness,
@@ -35,7 +37,9 @@ def test_golden_augmentations_are_equal_bit_by_bit(golden):
         image = Image.fromarray(arrays[f"image/{case['image']}"])
         for (name, *args), output in zip(case["ops"], case["outputs"], strict=True):
             image = OPERATIONS[name](image, *args)
-            np.testing.assert_array_equal(np.asarray(image), arrays[output], err_msg=f"{case['name']} {name}")
+            np.testing.assert_array_equal(
+                np.asarray(image), arrays[output], err_msg=f"{case['name']} {name}"
+            )
         if "normalized" in case:
             got = pixels.normalize(torch.from_numpy(np.array(image)).permute(2, 0, 1))
             np.testing.assert_allclose(got.numpy(), arrays[case["normalized"]], atol=1e-6)
@@ -46,17 +50,30 @@ def test_lookup_tables_equal_pillows_enhancers(seed):
     rng = np.random.default_rng(seed)
     image = Image.fromarray(rng.integers(0, 256, (33, 47, 3), dtype=np.uint8))
     for factor in rng.uniform(0.3, 1.8, 8):
-        for ours, theirs in ((pixels.brightness, ImageEnhance.Brightness), (pixels.contrast, ImageEnhance.Contrast),
-                             (pixels.saturation, ImageEnhance.Color)):  # fmt: skip
-            np.testing.assert_array_equal(np.asarray(ours(image, factor)), np.asarray(theirs(image).enhance(factor)))
-    np.testing.assert_array_equal(np.asarray(pixels.solarize(image)), np.asarray(ImageOps.solarize(image)))
+        for ours, theirs in (
+            (pixels.brightness, ImageEnhance.Brightness),
+            (pixels.contrast, ImageEnhance.Contrast),
+            (pixels.saturation, ImageEnhance.Color),
+        ):
+            np.testing.assert_array_equal(
+                np.asarray(ours(image, factor)), np.asarray(theirs(image).enhance(factor))
+            )
+    np.testing.assert_array_equal(
+        np.asarray(pixels.solarize(image)), np.asarray(ImageOps.solarize(image))
+    )
 
 
 def test_render_gives_every_view_its_size_and_only_its_operations():
     config = AugmentConfig(
-        num_local=3, global_size=(32, 24), local_size=(16, 16), jitter=0.0, gray=0.0, blur=(0, 0, 0),
-        solarize=(0, 0, 0), flip=0.0,
-    )  # fmt: skip
+        num_local=3,
+        global_size=(32, 24),
+        local_size=(16, 16),
+        jitter=0.0,
+        gray=0.0,
+        blur=(0, 0, 0),
+        solarize=(0, 0, 0),
+        flip=0.0,
+    )
     image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
     params = view_params(config, 0, 0, np.array([7]), np.array([[40, 50]]))
     views = pixels.render(image, params, 0, config)
@@ -64,7 +81,9 @@ def test_render_gives_every_view_its_size_and_only_its_operations():
     for view, got in enumerate(views):
         top, left, h, w = params.box[0, view]
         size = (24, 32) if view < 2 else (16, 16)
-        want = Image.fromarray(image[top : top + h, left : left + w]).resize(size, Image.Resampling.BICUBIC)
+        want = Image.fromarray(image[top : top + h, left : left + w]).resize(
+            size, Image.Resampling.BICUBIC
+        )
         np.testing.assert_array_equal(got, np.asarray(want))
 
 
@@ -83,7 +102,11 @@ def test_render_applies_the_drawn_operations_in_their_order():
                 for op in params.jitter_order[row, view]:
                     factor = float(params.jitter[row, view, op])
                     if op < 3:
-                        enhancer = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)[op]
+                        enhancer = (
+                            ImageEnhance.Brightness,
+                            ImageEnhance.Contrast,
+                            ImageEnhance.Color,
+                        )[op]
                         want = enhancer(want).enhance(factor)
                     else:
                         hsv = np.array(want.convert("HSV"))
@@ -100,14 +123,18 @@ def test_render_applies_the_drawn_operations_in_their_order():
 def test_a_batch_renders_to_the_bytes_of_its_single_images(seed, size):
     config = AugmentConfig(num_local=3, global_size=size, local_size=(16, 16), blur=(0.5, 0.3, 0.5))
     rng = np.random.default_rng(seed)
-    images = [rng.integers(0, 256, (*rng.integers(20, 90, 2), 3), dtype=np.uint8) for _ in range(24)]
+    images = [
+        rng.integers(0, 256, (*rng.integers(20, 90, 2), 3), dtype=np.uint8) for _ in range(24)
+    ]
     images += [np.full((30, 30, 3), level, np.uint8) for level in (0, 127, 128, 255)]
     sizes = np.array([image.shape[:2] for image in images])
     params = view_params(config, seed, 2, np.arange(len(images)), sizes)
     batch = render_batch(images, params, config)
     for row, image in enumerate(images):
         for view, want in enumerate(pixels.render(image, params, row, config)):
-            np.testing.assert_array_equal(batch[view][row], want, err_msg=f"image {row}, view {view}")
+            np.testing.assert_array_equal(
+                batch[view][row], want, err_msg=f"image {row}, view {view}"
+            )
 
 
 def test_bytes_are_normalised_channel_by_channel_and_can_change_their_statistics():
@@ -151,7 +178,10 @@ def test_a_limit_that_others_set_in_pillow_is_none_here(size, monkeypatch):
     params = view_params(config, 0, 0, np.array([5]), np.array([[90, 70]]))
 
     def rendered():
-        return [*render_batch([image], params, config), pixels.evaluation_view(image, 40, (36, 30))[None]]
+        return [
+            *render_batch([image], params, config),
+            pixels.evaluation_view(image, 40, (36, 30))[None],
+        ]
 
     want = rendered()
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
@@ -159,7 +189,9 @@ def test_a_limit_that_others_set_in_pillow_is_none_here(size, monkeypatch):
         np.testing.assert_array_equal(got, wanted)
 
 
-@pytest.mark.parametrize("box", [(3, 5, 20, 30), (-4, -2, 20, 30), (40, 30, 20, 30), (-3, -3, 60, 60), (90, 90, 5, 5)])
+@pytest.mark.parametrize(
+    "box", [(3, 5, 20, 30), (-4, -2, 20, 30), (40, 30, 20, 30), (-3, -3, 60, 60), (90, 90, 5, 5)]
+)
 def test_a_box_is_the_one_that_pillow_crops(box):
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8))
     left, top, width, height = box

@@ -10,14 +10,22 @@ def test_a_scene_is_a_function_of_its_numbers():
     a, b = draw_scene(3, 17), draw_scene(3, 17)
     np.testing.assert_array_equal(a.image, b.image)
     assert not np.array_equal(a.image, draw_scene(4, 17).image)
-    assert a.label == 17 % len(CLASSES) and a.image.shape == (32, 32, 3) and a.image.dtype == np.uint8
+    assert (
+        a.label == 17 % len(CLASSES) and a.image.shape == (32, 32, 3) and a.image.dtype == np.uint8
+    )
 
 
 def test_masks_and_boxes_agree_and_masks_do_not_overlap():
     for index in range(20):
         scene = draw_scene(0, index, size=64, objects=4)
-        assert scene.masks.shape == (4, 64, 64) and scene.masks.sum(0).max() <= 1 and len(scene.labels) == 4
-        for mask, (left, top, right, bottom) in zip(scene.masks, scene.boxes.astype(int), strict=True):
+        assert (
+            scene.masks.shape == (4, 64, 64)
+            and scene.masks.sum(0).max() <= 1
+            and len(scene.labels) == 4
+        )
+        for mask, (left, top, right, bottom) in zip(
+            scene.masks, scene.boxes.astype(int), strict=True
+        ):
             if mask.any():
                 assert mask[top:bottom, left:right].sum() == mask.sum()
                 assert mask[top].any() and mask[:, right - 1].any()
@@ -60,7 +68,9 @@ def test_objects_stand_out_from_the_paper():
         gray = scene.image.mean(-1)
         contrasts.append(gray[scene.masks[0]].mean() - gray[~scene.masks[0]].mean())
     assert np.abs(contrasts).mean() > 25
-    assert 0.2 < (np.array(contrasts) > 0).mean() < 0.8, "light on dark and dark on light are both frequent"
+    assert 0.2 < (np.array(contrasts) > 0).mean() < 0.8, (
+        "light on dark and dark on light are both frequent"
+    )
 
 
 def test_objects_move_along_a_line_between_frames():
@@ -72,7 +82,10 @@ def test_objects_move_along_a_line_between_frames():
 
 def test_gray_scenes_have_no_colour_and_free_ones_do():
     assert np.ptp(draw_scene(0, 0).image.astype(int).mean((0, 1))) < 2
-    assert max(np.ptp(draw_scene(0, i, color=1.0).image.astype(int).mean((0, 1))) for i in range(5)) > 10
+    assert (
+        max(np.ptp(draw_scene(0, i, color=1.0).image.astype(int).mean((0, 1))) for i in range(5))
+        > 10
+    )
 
 
 @pytest.mark.parametrize("clutter", [0, 6])

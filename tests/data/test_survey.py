@@ -17,7 +17,9 @@ def write(folder, images):
 def varied(count, size=(40, 60), seed=0):
     rng = np.random.default_rng(seed)
     return [
-        np.asarray(Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).resize(size[::-1]))
+        np.asarray(
+            Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).resize(size[::-1])
+        )
         for _ in range(count)
     ]
 
@@ -26,7 +28,9 @@ def test_sizes_colours_and_variety(tmp_path):
     seen = survey(write(tmp_path / "a", varied(60)))
     assert (seen.images, seen.side, seen.smallest) == (60, 40, 40)
     assert seen.gray == 0 and seen.variety > 15 and seen.repeated == 0 and seen.unreadable == 0
-    gray = [np.repeat(image.mean(-1, keepdims=True), 3, -1).astype(np.uint8) for image in varied(20)]
+    gray = [
+        np.repeat(image.mean(-1, keepdims=True), 3, -1).astype(np.uint8) for image in varied(20)
+    ]
     assert survey(write(tmp_path / "b", gray)).gray == 1
 
 

@@ -44,7 +44,9 @@ class Unsendable:
 
 @pytest.mark.parametrize("processes", [0, 2])
 def test_items_come_in_order_and_an_error_among_them_is_raised(processes):
-    assert [int(item[0]) for item in read_items(Numbers(), processes, 32, batch_size=None)] == list(range(12))
+    assert [int(item[0]) for item in read_items(Numbers(), processes, 32, batch_size=None)] == list(
+        range(12)
+    )
     broken = read_items(Numbers({5: lambda: DataError("broken")}), processes, 32, batch_size=None)
     with pytest.raises(DataError, match="broken"):
         list(broken)
@@ -54,7 +56,12 @@ def test_items_come_in_order_and_an_error_among_them_is_raised(processes):
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (RuntimeError("unable to allocate shared memory(shm) for file </t>: No space left on device (28)"), "is full"),
+        (
+            RuntimeError(
+                "unable to allocate shared memory(shm) for file </t>: No space left on device (28)"
+            ),
+            "is full",
+        ),
         (OSError("AF_UNIX path too long"), "cannot hand over"),
         (FileNotFoundError(2, "No usable temporary directory found"), "cannot hand over"),
         (OSError(24, "Too many open files"), "cannot hand over"),
@@ -71,7 +78,9 @@ def test_what_a_worker_cannot_send_is_an_error_not_a_wait_for_ever(error, words)
     ("free", "expected"),
     [(None, (4, 4)), (100 * MIB, (4, 4)), (15 * MIB, (4, 2)), (7 * MIB, (3, 1)), (5 * MIB, (1, 1))],
 )
-def test_fewer_items_are_read_ahead_where_shared_memory_is_small(monkeypatch, caplog, free, expected):
+def test_fewer_items_are_read_ahead_where_shared_memory_is_small(
+    monkeypatch, caplog, free, expected
+):
     monkeypatch.setattr(workers, "shared_memory", lambda: free)
     monkeypatch.setattr(workers, "BESIDE", (1.0, 0))
     with caplog.at_level(logging.WARNING, "ibot"):
@@ -98,10 +107,14 @@ def test_shared_memory_is_divided_among_the_processes_of_a_machine(monkeypatch, 
 def in_a_small_shm(size, code):
     """Run Python where /dev/shm is of this size."""
     place = f"mount -t tmpfs -o size={size} tmpfs /dev/shm && exec {sys.executable} -c '{code}'"
-    return subprocess.run(["unshare", "-m", "bash", "-c", place], capture_output=True, text=True, timeout=100)
+    return subprocess.run(
+        ["unshare", "-m", "bash", "-c", place], capture_output=True, text=True, timeout=100
+    )
 
 
-@pytest.mark.skipif(os.geteuid() != 0 or sys.platform != "linux", reason="needs root for a mount of its own")
+@pytest.mark.skipif(
+    os.geteuid() != 0 or sys.platform != "linux", reason="needs root for a mount of its own"
+)
 def test_shared_memory_that_fills_later_is_reported():
     code = """
 import subprocess, torch
@@ -119,7 +132,9 @@ except ResourceError as error: print(error)
 finally: other.kill()
 """
     done = in_a_small_shm("4m", code)
-    assert "shared memory (/dev/shm) is full" in done.stdout and "No space left" in done.stdout, done.stderr
+    assert "shared memory (/dev/shm) is full" in done.stdout and "No space left" in done.stdout, (
+        done.stderr
+    )
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="what a process does is known on Linux only")
@@ -130,7 +145,9 @@ def test_a_reader_that_is_stuck_is_named_with_its_file(monkeypatch, caplog, tmp_
     pipe = tmp_path / "stuck.jpg"
     os.mkfifo(pipe)
     writer = subprocess.Popen(["sh", "-c", "exec sleep 60 > $0", pipe])
-    items = read_items(Numbers({2: lambda: pipe.open("rb").read(1)}), processes, 32, batch_size=None)
+    items = read_items(
+        Numbers({2: lambda: pipe.open("rb").read(1)}), processes, 32, batch_size=None
+    )
 
     def free_it():
         while caplog.text.count("no images for") < 2:
@@ -149,7 +166,9 @@ def test_a_reader_that_is_stuck_is_named_with_its_file(monkeypatch, caplog, tmp_
 @pytest.mark.skipif(sys.platform != "linux", reason="what a process does is known on Linux only")
 def test_a_stopped_worker_is_named_and_ends_with_its_reader(monkeypatch, caplog):
     monkeypatch.setattr(workers, "PATIENCE", 0.2)
-    monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.5)  # how long torch waits for its end
+    monkeypatch.setattr(
+        torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.5
+    )  # how long torch waits for its end
     items = read_items(Numbers(), 1, 32, batch_size=None)
     next(items)
     (worker,) = multiprocessing.active_children()

@@ -25,9 +25,23 @@ def pictures(tmp_path_factory) -> Path:
 def small(pictures) -> Config:
     """A network that trains in milliseconds: 6 steps per epoch."""
     settings = [
-        f"data.path={pictures}", "model.width=24", "model.depth=2", "model.heads=2", "model.drop_path=0.1",
-        "head.out_dim=32", "head.patch_out_dim=32", "head.hidden_dim=32", "head.bottleneck_dim=16", "train.batch=8",
-        "train.length=20 steps", "log.every=5", "checkpoint.every=5 steps", "system.workers=0",
-        "train.precision=float32", "log.tensorboard=false", "system.threads=1", "system.device=cpu",
-    ]  # fmt: skip
+        f"data.path={pictures}",
+        "model.width=24",
+        "model.depth=2",
+        "model.heads=2",
+        "model.drop_path=0.1",
+        "head.out_dim=32",
+        "head.patch_out_dim=32",
+        "head.hidden_dim=32",
+        "head.bottleneck_dim=16",
+        "train.batch=8",
+        "train.length=20 steps",
+        "log.every=5",
+        "checkpoint.every=5 steps",
+        "system.workers=0",
+        "train.precision=float32",
+        "log.tensorboard=false",
+        "system.threads=1",
+        "system.device=cpu",
+    ]
     return replace(apply(recipe("tiny32"), settings), recipe="tiny32")

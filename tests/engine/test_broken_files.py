@@ -22,15 +22,31 @@ def mixed_folder(shared_data, root):
 
 
 @pytest.mark.slow
-def test_a_thousand_steps_among_broken_files_list_exactly_the_broken_ones(shared_data, small, tmp_path):
+def test_a_thousand_steps_among_broken_files_list_exactly_the_broken_ones(
+    shared_data, small, tmp_path
+):
     data = tmp_path / "data"
     data.mkdir()
     entries = mixed_folder(shared_data, data)
-    config = apply(small, [f"data.path={data}", "train.batch=16", "train.length=1000 steps", "log.every=100",
-                           "checkpoint.every=500 steps"])  # fmt: skip
+    config = apply(
+        small,
+        [
+            f"data.path={data}",
+            "train.batch=16",
+            "train.length=1000 steps",
+            "log.every=100",
+            "checkpoint.every=500 steps",
+        ],
+    )
     assert train(config, tmp_path / "run", quiet=True).step == 1000
-    listed = {row["path"]: row["reason"] for row in read_jsonl(tmp_path / "run" / "bad_files.jsonl")}
-    wanted = {f"broken/{entry['file']}": entry["reason"] for entry in entries if entry["expect"] == "refuse"}
+    listed = {
+        row["path"]: row["reason"] for row in read_jsonl(tmp_path / "run" / "bad_files.jsonl")
+    }
+    wanted = {
+        f"broken/{entry['file']}": entry["reason"]
+        for entry in entries
+        if entry["expect"] == "refuse"
+    }
     allowed = {
         f"broken/{entry['file']}": entry["reason"]
         for entry in entries
@@ -39,7 +55,8 @@ def test_a_thousand_steps_among_broken_files_list_exactly_the_broken_ones(shared
     assert {name: reason for name, reason in listed.items() if name not in allowed} == wanted
     assert all(allowed[name] == reason for name, reason in listed.items() if name in allowed)
     print(
-        f"{len(listed)} files listed, {len(wanted)} of them must be; {len(entries)} odd ones among {20 * len(entries)}"
+        f"{len(listed)} files listed, {len(wanted)} of them must be; {len(entries)} odd ones "
+        f"among {20 * len(entries)}"
     )
 
 
@@ -52,7 +69,9 @@ def test_unreadable_files_end_up_in_the_run_folder_and_too_many_stop_it(small, t
         (data / path.name).write_bytes(b"broken" if i % 8 == 0 else path.read_bytes())
     train(apply(small, [f"data.path={data}"]), tmp_path / "run", quiet=True)
     rows = read_jsonl(tmp_path / "run" / "bad_files.jsonl")
-    assert {row["path"] for row in rows} == {f"{i:03d}.png" for i in range(0, 48, 8)} and len(rows) == 6
+    assert {row["path"] for row in rows} == {f"{i:03d}.png" for i in range(0, 48, 8)} and len(
+        rows
+    ) == 6
     for path in sorted(data.iterdir())[:36]:
         path.write_bytes(b"broken")
     with pytest.raises(TrainingStopped, match="of 48 files cannot be read") as caught:

@@ -34,7 +34,9 @@ def parts(small):
 
 def save(parts, run, step, **kwargs):
     model, optimizer, config = parts
-    return save_checkpoint(run, model, optimizer, RunState(step=step, images_seen=8 * step), config=config, **kwargs)
+    return save_checkpoint(
+        run, model, optimizer, RunState(step=step, images_seen=8 * step), config=config, **kwargs
+    )
 
 
 def test_everything_comes_back(parts, tmp_path, small):
@@ -86,7 +88,9 @@ def test_a_damaged_checkpoint_says_what_to_do(parts, tmp_path, small):
 
 
 @pytest.mark.parametrize("file", ["safetensors", "torch", "json"])
-def test_a_full_disk_stops_with_the_cause_and_leaves_the_last_checkpoint(parts, tmp_path, monkeypatch, file):
+def test_a_full_disk_stops_with_the_cause_and_leaves_the_last_checkpoint(
+    parts, tmp_path, monkeypatch, file
+):
     save(parts, tmp_path, 1)
 
     def full(*args, **kwargs):
@@ -106,17 +110,25 @@ def test_a_full_disk_stops_with_the_cause_and_leaves_the_last_checkpoint(parts, 
     assert load_checkpoint(find_checkpoint(tmp_path), parts[0], parts[1]).step == 1
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="a small file system needs root")
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() != 0, reason="a small file system needs root"
+)
 def test_a_really_full_file_system(small, tmp_path):
     import subprocess
 
     mount = tmp_path / "tiny"
     mount.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1500k", "tmpfs", mount], capture_output=True).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1500k", "tmpfs", mount], capture_output=True
+    ).returncode:
         pytest.skip("no file system can be mounted here")
     try:
         with pytest.raises(ResourceError, match="is full"):
-            train(replace(small, checkpoint=replace(small.checkpoint, keep=50)), mount / "run", quiet=True)
+            train(
+                replace(small, checkpoint=replace(small.checkpoint, keep=50)),
+                mount / "run",
+                quiet=True,
+            )
         last = find_checkpoint(mount / "run")
         assert last is not None and json.loads((last / "state.json").read_text())["step"] >= 5
     finally:
@@ -169,7 +181,11 @@ def test_everything_is_on_the_disk_before_the_folder_has_its_name_and_the_state_
     steps, folder = [], tmp_path / "checkpoints"
     final = folder / "step_00000003"
     names = {"model.safetensors", "teacher.safetensors", "training.pt", "state.json"}
-    plain_sync, plain_rename, plain_replace = checkpoint.sync, type(folder).rename, type(folder).replace
+    plain_sync, plain_rename, plain_replace = (
+        checkpoint.sync,
+        type(folder).rename,
+        type(folder).replace,
+    )
     plain_text = type(folder).write_text
 
     def write_text(path, *args, **kwargs):
@@ -202,7 +218,10 @@ def test_everything_is_on_the_disk_before_the_folder_has_its_name_and_the_state_
     last = steps.index(("replace", folder / "last", True))
     synced = [step[1] for step in steps[renamed:last] if step[0] == "sync"]
     assert synced[0] == "checkpoints" and synced[1].startswith(".tmp_last")
-    assert renamed < last and sorted(path.name for path in folder.iterdir()) == ["last", "step_00000003"]
+    assert renamed < last and sorted(path.name for path in folder.iterdir()) == [
+        "last",
+        "step_00000003",
+    ]
 
 
 def test_a_checkpoint_says_what_it_is_of(parts, tmp_path, small):
@@ -232,14 +251,21 @@ def test_never_less_than_the_newest_is_kept(parts, tmp_path, keep):
     for step in (9, 10, 11, 100):
         save(parts, tmp_path, step, keep=keep)
     left = sorted(int(path.name[5:]) for path in (tmp_path / "checkpoints").glob("step_*"))
-    assert left == [9, 10, 11, 100][-max(1, keep) :] and find_checkpoint(tmp_path).name == "step_00000100"
+    assert (
+        left == [9, 10, 11, 100][-max(1, keep) :]
+        and find_checkpoint(tmp_path).name == "step_00000100"
+    )
 
 
 def test_three_are_kept_unless_it_is_said_and_none_is_found_before_the_first(parts, tmp_path):
     assert find_checkpoint(tmp_path) is None
     for step in range(1, 6):
         save(parts, tmp_path, step)
-    assert [p.name[-1] for p in sorted((tmp_path / "checkpoints").glob("step_*"))] == ["3", "4", "5"]
+    assert [p.name[-1] for p in sorted((tmp_path / "checkpoints").glob("step_*"))] == [
+        "3",
+        "4",
+        "5",
+    ]
 
 
 def test_an_error_that_is_no_full_disk_is_not_called_one(parts, tmp_path, monkeypatch):
@@ -254,17 +280,24 @@ def test_an_error_that_is_no_full_disk_is_not_called_one(parts, tmp_path, monkey
     assert not list((tmp_path / "checkpoints").glob(".tmp*"))
 
 
-def test_the_error_of_a_full_disk_says_the_size_of_a_checkpoint_and_where_the_run_resumes(parts, tmp_path):
+def test_the_error_of_a_full_disk_says_the_size_of_a_checkpoint_and_where_the_run_resumes(
+    parts, tmp_path
+):
     first = checkpoint.disk_full(tmp_path, 3 * 2**20)
     assert "a checkpoint takes 3.0 MiB" in first.why and "resumes from the start" in first.fix
     final = save(parts, tmp_path, 4)
     size = sum(file.stat().st_size for file in final.iterdir()) / 2**20
     error = checkpoint.disk_full(tmp_path, 3 * 2**30)
-    assert f"a checkpoint takes {size:.1f} MiB" in error.why and "resumes from step_00000004" in error.fix
+    assert (
+        f"a checkpoint takes {size:.1f} MiB" in error.why
+        and "resumes from step_00000004" in error.fix
+    )
     assert str(tmp_path) in error.what
 
 
-def test_a_disk_full_before_the_first_checkpoint_is_told_with_what_one_takes(parts, tmp_path, monkeypatch):
+def test_a_disk_full_before_the_first_checkpoint_is_told_with_what_one_takes(
+    parts, tmp_path, monkeypatch
+):
     def full(*args, **kwargs):
         raise OSError(errno.ENOSPC, "No space left on device")
 

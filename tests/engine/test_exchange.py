@@ -18,7 +18,9 @@ from ibot.system.jsonl import read_jsonl
 from ibot.weights.read import load_backbone
 
 FOLDER = Path(os.environ.get("IBOT_GOLDEN", Path(__file__).parents[1] / "golden"))
-CHECKPOINTS = [pytest.param(path, id=path.stem) for path in sorted(FOLDER.glob("published_checkpoint*.pth"))]
+CHECKPOINTS = [
+    pytest.param(path, id=path.stem) for path in sorted(FOLDER.glob("published_checkpoint*.pth"))
+]
 SETTINGS = {"published_checkpoint": ["model.heads=3"]}
 
 
@@ -27,12 +29,18 @@ def test_there_is_a_published_checkpoint():
 
 
 @pytest.mark.parametrize("path", CHECKPOINTS)
-def test_a_converted_checkpoint_gives_the_stored_tokens_and_goes_back_tensor_by_tensor(tmp_path, path):
-    _, state, reports = convert_checkpoint(path, tmp_path / "run", settings=SETTINGS.get(path.stem, ()), images=100)
+def test_a_converted_checkpoint_gives_the_stored_tokens_and_goes_back_tensor_by_tensor(
+    tmp_path, path
+):
+    _, state, reports = convert_checkpoint(
+        path, tmp_path / "run", settings=SETTINGS.get(path.stem, ()), images=100
+    )
     original = torch.load(path, weights_only=False)
     assert state.epoch == original["epoch"] == 2 and state.step == 50
     assert not any(report.missing or report.unused for report in reports.values())
-    arrays = np.load(FOLDER / f"{path.stem.replace('published_checkpoint', 'checkpoint_expected')}.npz")
+    arrays = np.load(
+        FOLDER / f"{path.stem.replace('published_checkpoint', 'checkpoint_expected')}.npz"
+    )
     for key in ("student", "teacher"):
         backbone = load_backbone(tmp_path / "run", key).double()
         shapes = [name.split("/")[1] for name in arrays.files if name.startswith("input/")]
@@ -49,21 +57,41 @@ def test_a_converted_checkpoint_gives_the_stored_tokens_and_goes_back_tensor_by_
         assert all(torch.equal(back[name][key], tensor) for key, tensor in original[name].items())
     assert back["optimizer"]["state"].keys() == original["optimizer"]["state"].keys()
     for index, moments in original["optimizer"]["state"].items():
-        assert all(torch.equal(back["optimizer"]["state"][index][key], value) for key, value in moments.items())
-    assert back["epoch"] == original["epoch"] and vars(back["args"])["lr"] == vars(original["args"])["lr"]
+        assert all(
+            torch.equal(back["optimizer"]["state"][index][key], value)
+            for key, value in moments.items()
+        )
+    assert (
+        back["epoch"] == original["epoch"]
+        and vars(back["args"])["lr"] == vars(original["args"])["lr"]
+    )
 
 
 @pytest.mark.parametrize("path", CHECKPOINTS)
 def test_a_converted_checkpoint_trains_on(tmp_path, path, capsys, pictures):
     run = tmp_path / "run"
     heads = ["--heads", "3"] if "swin" not in path.stem else []
-    assert main(["weights", "convert", str(path), "--run", str(run), "--data", str(pictures), *heads]) == 0
+    assert (
+        main(["weights", "convert", str(path), "--run", str(run), "--data", str(pictures), *heads])
+        == 0
+    )
     printed = capsys.readouterr().out
     assert "go on:" in printed and "assumed" not in printed
-    command = ["pretrain", str(run / "config.json"), "--run", str(run), "--data", str(pictures), "--steps", "27"]
+    command = [
+        "pretrain",
+        str(run / "config.json"),
+        "--run",
+        str(run),
+        "--data",
+        str(pictures),
+        "--steps",
+        "27",
+    ]
     assert main([*command, "system.workers=0", "log.every=1", "--quiet"]) == 0
     rows = read_jsonl(run / "metrics.jsonl")
-    assert [row["step"] for row in rows] == [25, 26, 27] and all(np.isfinite(row["cls_loss"]) for row in rows)
+    assert [row["step"] for row in rows] == [25, 26, 27] and all(
+        np.isfinite(row["cls_loss"]) for row in rows
+    )
     assert json.loads((run / "config.json").read_text())["optim"]["lr"] == 0.0005
 
 
@@ -72,7 +100,9 @@ def test_nan_goes_neither_in_nor_out(tmp_path, golden):
     content["teacher"]["head.mlp.0.bias"][0] = float("nan")
     torch.save(content, tmp_path / "nan.pth")
     with pytest.raises(WeightsError, match="cannot be used") as caught:
-        convert_checkpoint(tmp_path / "nan.pth", tmp_path / "run", settings=["model.heads=3"], images=100)
+        convert_checkpoint(
+            tmp_path / "nan.pth", tmp_path / "run", settings=["model.heads=3"], images=100
+        )
     assert "head.mlp.0.bias (NaN)" in caught.value.why and not (tmp_path / "run").exists()
     path = golden / "published_checkpoint.pth"
     convert_checkpoint(path, tmp_path / "run", settings=["model.heads=3"], images=100)
@@ -89,16 +119,24 @@ def test_without_their_number_the_images_are_said_to_be_assumed(tmp_path, capsys
     command = ["weights", "convert", str(FOLDER / "published_checkpoint.pth"), "--heads", "3"]
     assert main([*command, "--run", str(tmp_path / "run")]) == 0
     printed = capsys.readouterr().out
-    assert "not in the file, ImageNet's is assumed" in printed and "--data DIR or --images N" in printed
+    assert (
+        "not in the file, ImageNet's is assumed" in printed
+        and "--data DIR or --images N" in printed
+    )
     data = json.loads((tmp_path / "run" / "provenance.json").read_text())["data"]
     assert data["images"] == 1281167 and data["images_assumed"]
     out = tmp_path / "out.safetensors"
-    assert main(["weights", "export", str(tmp_path / "run"), "--to", "safetensors", "--out", str(out)]) == 0
+    assert (
+        main(["weights", "export", str(tmp_path / "run"), "--to", "safetensors", "--out", str(out)])
+        == 0
+    )
     assert "1,281,167 images assumed" in (tmp_path / "out.safetensors.md").read_text()
     capsys.readouterr()
     assert main([*command, "--run", str(tmp_path / "told"), "--images", "100"]) == 0
     assert "assumed" not in capsys.readouterr().out
-    assert not json.loads((tmp_path / "told" / "provenance.json").read_text())["data"]["images_assumed"]
+    assert not json.loads((tmp_path / "told" / "provenance.json").read_text())["data"][
+        "images_assumed"
+    ]
 
 
 def test_what_a_converted_checkpoint_does_not_say_is_told_as_a_guess(tmp_path, caplog):
@@ -133,12 +171,18 @@ def test_what_is_no_full_checkpoint_is_refused(tmp_path):
         export_checkpoint(tmp_path, tmp_path / "out.pth")
 
 
-@pytest.mark.parametrize("head", [{"shared": True}, {"shared": False, "shared_teacher": False}, {"bottleneck_dim": 0}])
+@pytest.mark.parametrize(
+    "head", [{"shared": True}, {"shared": False, "shared_teacher": False}, {"bottleneck_dim": 0}]
+)
 def test_every_head_survives_the_way_out_and_back(tmp_path, head, small):
-    """Also with an optimizer that has moments, and duplicates of a shared last layer in the file."""
+    """Also with an optimizer that has moments, and duplicates of a shared last layer in the
+    file.
+    """
     train(replace(small, head=replace(small.head, **head)), tmp_path / "run", quiet=True)
     export_checkpoint(tmp_path / "run", tmp_path / "a.pth")
-    convert_checkpoint(tmp_path / "a.pth", tmp_path / "again", settings=["model.heads=2"], images=48)
+    convert_checkpoint(
+        tmp_path / "a.pth", tmp_path / "again", settings=["model.heads=2"], images=48
+    )
     export_checkpoint(tmp_path / "again", tmp_path / "b.pth")
     first, second = (torch.load(tmp_path / name, weights_only=False) for name in ("a.pth", "b.pth"))
     for name in ("student", "teacher"):
@@ -147,7 +191,9 @@ def test_every_head_survives_the_way_out_and_back(tmp_path, head, small):
 
 
 @pytest.mark.parametrize("compiled", ["_orig_mod.", ""])
-def test_arguments_in_a_dictionary_and_names_of_a_compiled_network_are_converted(tmp_path, compiled):
+def test_arguments_in_a_dictionary_and_names_of_a_compiled_network_are_converted(
+    tmp_path, compiled
+):
     path = FOLDER / "published_checkpoint.pth"
     content = torch.load(path, weights_only=False)
     content["args"] = vars(content["args"])
@@ -157,7 +203,13 @@ def test_arguments_in_a_dictionary_and_names_of_a_compiled_network_are_converted
     torch.save(content, tmp_path / "other.pth")
     settings = SETTINGS["published_checkpoint"]
     wanted, _, _ = convert_checkpoint(path, tmp_path / "run", settings=settings, images=100)
-    config, _, reports = convert_checkpoint(tmp_path / "other.pth", tmp_path / "other", settings=settings, images=100)
-    assert config == wanted and not any(report.missing or report.unused for report in reports.values())
-    first, second = (load_backbone(folder).state_dict() for folder in (tmp_path / "run", tmp_path / "other"))
+    config, _, reports = convert_checkpoint(
+        tmp_path / "other.pth", tmp_path / "other", settings=settings, images=100
+    )
+    assert config == wanted and not any(
+        report.missing or report.unused for report in reports.values()
+    )
+    first, second = (
+        load_backbone(folder).state_dict() for folder in (tmp_path / "run", tmp_path / "other")
+    )
     assert all(torch.equal(first[name], tensor) for name, tensor in second.items())

@@ -9,14 +9,21 @@ from ibot.eval.neighbours.vote import knn_accuracy
 from ibot.system.device import choose_device, choose_precision
 from ibot.system.jsonl import read_jsonl
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+]
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
 def test_a_run_on_the_gpu_follows_the_one_on_the_cpu(small, tmp_path, precision):
     small = apply(small, ["model.drop_path=0", "log.every=1"])
     train(small, tmp_path / "cpu", quiet=True)
-    train(apply(small, ["system.device=cuda", f"train.precision={precision}"]), tmp_path / "gpu", quiet=True)
+    train(
+        apply(small, ["system.device=cuda", f"train.precision={precision}"]),
+        tmp_path / "gpu",
+        quiet=True,
+    )
     rows = [read_jsonl(tmp_path / name / "metrics.jsonl") for name in ("cpu", "gpu")]
     tolerance = 1e-3 if precision == "float32" else 0.05
     for a, b in zip(*rows, strict=True):

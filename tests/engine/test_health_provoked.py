@@ -13,11 +13,23 @@ from ibot.recipes import recipe
 from ibot.system.jsonl import read_jsonl
 
 SMALL = [
-    "model.width=48", "model.depth=2", "model.heads=2", "head.hidden_dim=96", "head.bottleneck_dim=32",
-    "head.out_dim=128", "head.patch_out_dim=128", "train.batch=32", "train.length=300 steps", "log.every=10",
-    "checkpoint.every=300 steps", "system.workers=0", "system.threads=1", "system.device=cpu", "log.tensorboard=false",
+    "model.width=48",
+    "model.depth=2",
+    "model.heads=2",
+    "head.hidden_dim=96",
+    "head.bottleneck_dim=32",
+    "head.out_dim=128",
+    "head.patch_out_dim=128",
+    "train.batch=32",
+    "train.length=300 steps",
+    "log.every=10",
+    "checkpoint.every=300 steps",
+    "system.workers=0",
+    "system.threads=1",
+    "system.device=cpu",
+    "log.tensorboard=false",
     "train.precision=float32",
-]  # fmt: skip
+]
 PAPER = ["method.targets=center", "method.koleo_weight=0"]
 
 
@@ -33,7 +45,11 @@ def verdicts(data, run, *settings):
     """(step, kind, text) of every verdict of a real run."""
     config = apply(recipe("demo"), [f"data.path={data}", *SMALL, *settings])
     loop.train(config, run, quiet=True)
-    return [(r["step"], r["verdict"], r["text"]) for r in read_jsonl(run / "events.jsonl") if r["event"] == "health"]
+    return [
+        (r["step"], r["verdict"], r["text"])
+        for r in read_jsonl(run / "events.jsonl")
+        if r["event"] == "health"
+    ]
 
 
 def first(found, kind):
@@ -50,7 +66,8 @@ def first(found, kind):
 )
 def test_healthy_runs_give_no_false_alarm(scenes, tmp_path, seed, settings):
     found = verdicts(scenes, tmp_path / "run", f"train.seed={seed}", *settings)
-    # A network this small on one thread really waits for its images: that verdict is right, not false.
+    # A network this small on one thread really waits for its images: that verdict is right, not
+    # false.
     assert [row for row in found if row[1] != "data-bound"] == []
 
 
@@ -68,7 +85,12 @@ def test_a_teacher_temperature_that_is_too_high_is_called_uniform(scenes, tmp_pa
 
 @pytest.mark.slow
 def test_a_momentum_that_never_lets_the_teacher_move_is_noticed(scenes, tmp_path):
-    still = ["method.momentum=0.99999", "method.targets=center", "method.teacher_temp=0.1", "head.bottleneck_dim=256"]
+    still = [
+        "method.momentum=0.99999",
+        "method.targets=center",
+        "method.teacher_temp=0.1",
+        "head.bottleneck_dim=256",
+    ]
     found = verdicts(scenes, tmp_path / "run", *still)
     step, text = first(found, "frozen teacher")
     assert step <= 150 and "method.momentum" in text
@@ -78,7 +100,11 @@ def test_a_momentum_that_never_lets_the_teacher_move_is_noticed(scenes, tmp_path
 def test_a_learning_rate_that_is_too_high_is_noticed(scenes, tmp_path):
     found = verdicts(scenes, tmp_path / "run", *PAPER, "optim.lr=4.0", "optim.clip=0")
     steps = {kind: step for step, kind, _ in reversed(found)}
-    assert steps and min(steps.values()) <= 200 and set(steps) & {"diverging", "low rank", "single prototype"}
+    assert (
+        steps
+        and min(steps.values()) <= 200
+        and set(steps) & {"diverging", "low rank", "single prototype"}
+    )
     assert any("optim.lr" in text for _, _, text in found)
 
 
@@ -86,7 +112,9 @@ def test_constant_images_are_noticed_at_once(tmp_path):
     (tmp_path / "data").mkdir()
     for i in range(64):
         Image.new("RGB", (32, 32), (i, 2 * i, 255 - i)).save(tmp_path / "data" / f"{i}.png")
-    step, text = first(verdicts(tmp_path / "data", tmp_path / "run", "train.length=60 steps"), "identical images")
+    step, text = first(
+        verdicts(tmp_path / "data", tmp_path / "run", "train.length=60 steps"), "identical images"
+    )
     assert step == 10 and "one colour" in text
 
 
@@ -94,12 +122,20 @@ def test_one_image_repeated_is_noticed_at_once(tmp_path, scenes):
     (tmp_path / "data").mkdir()
     for i in range(64):
         (tmp_path / "data" / f"{i}.png").write_bytes((scenes / "0000.png").read_bytes())
-    step, text = first(verdicts(tmp_path / "data", tmp_path / "run", "train.length=60 steps"), "identical images")
+    step, text = first(
+        verdicts(tmp_path / "data", tmp_path / "run", "train.length=60 steps"), "identical images"
+    )
     assert step == 10 and " 1 have pixels of their own" in text
 
 
 def test_far_too_many_prototypes_are_noticed(scenes, tmp_path):
-    found = verdicts(scenes, tmp_path / "run", "head.out_dim=8192", "head.patch_out_dim=8192", "train.length=80 steps")
+    found = verdicts(
+        scenes,
+        tmp_path / "run",
+        "head.out_dim=8192",
+        "head.patch_out_dim=8192",
+        "train.length=80 steps",
+    )
     step, text = first(found, "too many prototypes")
     assert step <= 60 and "head.out_dim" in text and "600 images" in text
 

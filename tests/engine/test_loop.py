@@ -27,7 +27,9 @@ from ibot.types import ResultRecord
 def weights(run) -> dict[str, torch.Tensor]:
     folder = find_checkpoint(run)
     both = {name: load_file(folder / f"{name}.safetensors") for name in ("model", "teacher")}
-    return {f"{network}.{name}": t for network, tensors in both.items() for name, t in tensors.items()}
+    return {
+        f"{network}.{name}": t for network, tensors in both.items() for name, t in tensors.items()
+    }
 
 
 def assert_equal_runs(first, second):
@@ -46,22 +48,35 @@ def test_a_run_leaves_weights_and_records(small, tmp_path):
     assert (state.step, state.images_seen, state.epoch) == (20, 160, 3)
     rows = read_jsonl(tmp_path / "run" / "metrics.jsonl")
     assert [row["step"] for row in rows] == [5, 10, 15, 20]
-    assert all(np.isfinite(row[key]) for row in rows for key in ("cls_loss", "patch_loss", "effective_rank"))
+    assert all(
+        np.isfinite(row[key])
+        for row in rows
+        for key in ("cls_loss", "patch_loss", "effective_rank")
+    )
     assert (tmp_path / "run" / "checkpoints" / "last").read_text().strip() == "step_00000020"
     assert {p.name for p in (tmp_path / "run" / "checkpoints").iterdir()} == {
-        "last", "step_00000010", "step_00000015", "step_00000020",
-    }  # fmt: skip
+        "last",
+        "step_00000010",
+        "step_00000015",
+        "step_00000020",
+    }
 
 
 @pytest.mark.parametrize("first_part", [3, 10, 13])
 def test_stopping_in_mid_epoch_and_resuming_changes_nothing(small, tmp_path, first_part):
     quiet(small, tmp_path / "whole")
-    stopped = quiet(replace(small, train=replace(small.train, max_steps=first_part)), tmp_path / "parts")
+    stopped = quiet(
+        replace(small, train=replace(small.train, max_steps=first_part)), tmp_path / "parts"
+    )
     assert stopped.step == first_part
     assert quiet(small, tmp_path / "parts").step == 20
     assert_equal_runs(tmp_path / "whole", tmp_path / "parts")
     kept = [
-        [row["cls_loss"] for row in read_jsonl(tmp_path / run / "metrics.jsonl") if row["step"] == 20]
+        [
+            row["cls_loss"]
+            for row in read_jsonl(tmp_path / run / "metrics.jsonl")
+            if row["step"] == 20
+        ]
         for run in ("whole", "parts")
     ]
     # The last log row averages over the steps since the resumption.
@@ -84,13 +99,21 @@ def test_workers_do_not_change_the_weights(small, tmp_path):
 
 def test_micro_batches_give_the_large_batch_up_to_rounding(small, tmp_path):
     small = apply(
-        small, ["model.drop_path=0", "method.targets=center", "method.koleo_weight=0", "train.length=6 steps"]
+        small,
+        [
+            "model.drop_path=0",
+            "method.targets=center",
+            "method.koleo_weight=0",
+            "train.length=6 steps",
+        ],
     )
     quiet(small, tmp_path / "whole")
     quiet(apply(small, ["train.accumulate=2"]), tmp_path / "parts")
     a, b = weights(tmp_path / "whole"), weights(tmp_path / "parts")
     for name in a:
-        torch.testing.assert_close(a[name], b[name], rtol=0, atol=3e-4, msg=lambda m, name=name: f"{name}: {m}")
+        torch.testing.assert_close(
+            a[name], b[name], rtol=0, atol=3e-4, msg=lambda m, name=name: f"{name}: {m}"
+        )
 
 
 def test_a_finished_run_started_again_does_nothing(small, tmp_path):
@@ -134,20 +157,31 @@ def test_a_batch_larger_than_the_data_is_refused(small, tmp_path):
 
 
 def test_a_non_finite_loss_stops_with_step_rate_and_files(small, tmp_path):
-    broken = apply(small, ["optim.lr=1e30", "optim.warmup=0 steps", "optim.clip=0", "head.norm_last_layer=false"])
+    broken = apply(
+        small,
+        ["optim.lr=1e30", "optim.warmup=0 steps", "optim.clip=0", "head.norm_last_layer=false"],
+    )
     with pytest.raises(TrainingStopped, match=r"not finite at step \d+ \(learning rate") as caught:
         quiet(broken, tmp_path / "run")
     assert ".png" in caught.value.why
-    event = next(row for row in read_jsonl(tmp_path / "run" / "events.jsonl") if row["event"] == "non-finite loss")
+    event = next(
+        row
+        for row in read_jsonl(tmp_path / "run" / "events.jsonl")
+        if row["event"] == "non-finite loss"
+    )
     assert len(event["files"]) == 8
     last = find_checkpoint(tmp_path / "run")
-    assert last is None or all(t.isfinite().all() for t in load_file(last / "model.safetensors").values())
+    assert last is None or all(
+        t.isfinite().all() for t in load_file(last / "model.safetensors").values()
+    )
 
 
 def test_evaluation_runs_on_the_initial_weights_and_at_the_end(small, tmp_path):
     seen = []
     quiet(
-        apply(small, ["evaluate.every=10 steps"]), tmp_path / "run", evaluate=lambda net, step: seen.append(step) or []
+        apply(small, ["evaluate.every=10 steps"]),
+        tmp_path / "run",
+        evaluate=lambda net, step: seen.append(step) or [],
     )
     assert seen == [0, 10, 20]
 
@@ -177,7 +211,13 @@ def test_a_run_killed_before_its_first_checkpoint_begins_its_records_anew(small,
     for _ in range(2):
         quiet(small, tmp_path / "run", evaluate=stopping_at(None, seen))
         shutil.rmtree(tmp_path / "run" / "checkpoints")
-    assert [row["step"] for row in read_jsonl(tmp_path / "run" / "metrics.jsonl")] == [1, 2, 3, 4, 5]
+    assert [row["step"] for row in read_jsonl(tmp_path / "run" / "metrics.jsonl")] == [
+        1,
+        2,
+        3,
+        4,
+        5,
+    ]
     rows = read_jsonl(tmp_path / "run" / "results.jsonl")
     assert seen == [0, 5, 5] and [row["extra"]["step"] for row in rows] == [0, 5]
 
@@ -202,18 +242,30 @@ def test_the_time_in_which_processes_wait_for_each_other_counts(small, tmp_path,
     assert len(rows) == 3 and all(row["images_per_second"] < 8 / 0.05 for row in rows)
 
 
-@pytest.mark.parametrize(("name", "other"), [("train.batch", 16), ("the names of the images", "else")])
-def test_processes_that_differ_are_refused_before_they_work_together(small, tmp_path, monkeypatch, name, other):
-    monkeypatch.setattr(distributed, "gather", lambda own: [own, {**own, name: other} if name in own else own])
-    monkeypatch.setattr(loop, "build_trainer", lambda *given: pytest.fail("they would wait for each other there"))
+@pytest.mark.parametrize(
+    ("name", "other"), [("train.batch", 16), ("the names of the images", "else")]
+)
+def test_processes_that_differ_are_refused_before_they_work_together(
+    small, tmp_path, monkeypatch, name, other
+):
+    monkeypatch.setattr(
+        distributed, "gather", lambda own: [own, {**own, name: other} if name in own else own]
+    )
+    monkeypatch.setattr(
+        loop, "build_trainer", lambda *given: pytest.fail("they would wait for each other there")
+    )
     with pytest.raises(UserError, match=f"differ in {name}"):
         quiet(small, tmp_path / "run")
 
 
 def test_processes_that_go_on_from_different_steps_are_refused(small, tmp_path, monkeypatch):
     key = "the step to go on from"
-    monkeypatch.setattr(distributed, "gather", lambda own: [own, {**own, key: 5} if key in own else own])
-    monkeypatch.setattr(loop, "wrap_student", lambda *given: pytest.fail("they would wait for each other there"))
+    monkeypatch.setattr(
+        distributed, "gather", lambda own: [own, {**own, key: 5} if key in own else own]
+    )
+    monkeypatch.setattr(
+        loop, "wrap_student", lambda *given: pytest.fail("they would wait for each other there")
+    )
     with pytest.raises(UserError, match=f"differ in {key}"):
         quiet(small, tmp_path / "run")
 
@@ -234,7 +286,9 @@ def start(config, run, tmp_path):
 
 
 def wait_for_step(run, step, process):
-    """Until metrics.jsonl has reached `step`; a process that ends or stands still for a minute fails the test."""
+    """Until metrics.jsonl has reached `step`; a process that ends or stands still for a minute
+    fails the test.
+    """
     deadline = time.monotonic() + 60
     while process.poll() is None and time.monotonic() < deadline:
         rows = read_jsonl(run / "metrics.jsonl")
@@ -265,8 +319,11 @@ def kill_and_resume(small, tmp_path, kills, seed) -> int:
     for _ in range(kills):
         process = start(small, run, tmp_path)
         began = (find_checkpoint(run).name if find_checkpoint(run) else "none", time.monotonic())
-        # Wait until it trains, then a random moment longer: saves happen every step, so many kills fall into one.
-        while process.poll() is None and not (read_jsonl(run / "events.jsonl") and _newer(run, began)):
+        # Wait until it trains, then a random moment longer: saves happen every step, so many kills
+        # fall into one.
+        while process.poll() is None and not (
+            read_jsonl(run / "events.jsonl") and _newer(run, began)
+        ):
             time.sleep(0.005)
         time.sleep(float(rng.uniform(0, 0.3)))
         hits += process.poll() is None
@@ -289,7 +346,10 @@ def test_kill_nine_during_saves_loses_nothing(small, tmp_path):
 
 @pytest.mark.slow
 def test_twenty_kills_at_random_moments_end_in_the_weights_of_the_unbroken_run(small, tmp_path):
-    small = apply(small, ["train.length=3000 steps", "checkpoint.every=2 steps", "log.every=10", "system.workers=1"])
+    small = apply(
+        small,
+        ["train.length=3000 steps", "checkpoint.every=2 steps", "log.every=10", "system.workers=1"],
+    )
     quiet(apply(small, ["checkpoint.every=1000 steps"]), tmp_path / "whole")
     hits = kill_and_resume(small, tmp_path, kills=20, seed=1)
     assert quiet(apply(small, ["checkpoint.every=1000 steps"]), tmp_path / "run").step == 3000
@@ -299,7 +359,9 @@ def test_twenty_kills_at_random_moments_end_in_the_weights_of_the_unbroken_run(s
 
 def test_the_networks_move_to_the_device(small, tmp_path, monkeypatch):
     moved = []
-    monkeypatch.setattr(loop.StudentTeacher, "to", lambda network, device: moved.append(device) or network)
+    monkeypatch.setattr(
+        loop.StudentTeacher, "to", lambda network, device: moved.append(device) or network
+    )
     quiet(apply(small, ["train.max_steps=1"]), tmp_path / "run")
     assert moved == [torch.device("cpu")]
 

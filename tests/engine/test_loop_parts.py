@@ -34,7 +34,11 @@ from ibot.system.processes import Processes
 from ibot.types import Batch, ResultRecord, RunState, StepValues
 
 VALUES = StepValues(0.1, 0.2, 0.3, 0.4, 0.5, False)
-LOSSES = {"cls_loss": torch.tensor(1.5), "patch_loss": torch.tensor(2.5), "features": torch.zeros(2, 2)}
+LOSSES = {
+    "cls_loss": torch.tensor(1.5),
+    "patch_loss": torch.tensor(2.5),
+    "features": torch.zeros(2, 2),
+}
 
 
 class Notes:
@@ -57,20 +61,38 @@ class Notes:
 def trainer(config, tmp_path, step=7, **changes):
     schedules = SimpleNamespace(steps_per_epoch=6, total_steps=20)
     made = {
-        "config": config, "run": Notes(tmp_path), "processes": Processes(), "device": torch.device("cpu"),
-        "model": SimpleNamespace(teacher=SimpleNamespace(backbone="the backbone")), "update": SimpleNamespace(),
-        "schedules": schedules, "derived": None, "source": None, "progress": Notes(), "health": None,
-        "board": Notes(), "state": RunState(step=step, images_seen=8 * step, skipped_steps=2),
-    }  # fmt: skip
+        "config": config,
+        "run": Notes(tmp_path),
+        "processes": Processes(),
+        "device": torch.device("cpu"),
+        "model": SimpleNamespace(teacher=SimpleNamespace(backbone="the backbone")),
+        "update": SimpleNamespace(),
+        "schedules": schedules,
+        "derived": None,
+        "source": None,
+        "progress": Notes(),
+        "health": None,
+        "board": Notes(),
+        "state": RunState(step=step, images_seen=8 * step, skipped_steps=2),
+    }
     return Trainer(**(made | changes))
 
 
 @pytest.mark.parametrize(
     ("interval", "steps"),
-    [("4 steps", 4), ("2 epochs", 12), ("16 images", 2), ("50 percent", 10), ("0 epochs", 0), ("1 images", 1),
-     ("0.01 epochs", 1)],
-)  # fmt: skip
-def test_what_is_due_every_so_often_is_due_at_multiples_of_its_steps(small, tmp_path, interval, steps):
+    [
+        ("4 steps", 4),
+        ("2 epochs", 12),
+        ("16 images", 2),
+        ("50 percent", 10),
+        ("0 epochs", 0),
+        ("1 images", 1),
+        ("0.01 epochs", 1),
+    ],
+)
+def test_what_is_due_every_so_often_is_due_at_multiples_of_its_steps(
+    small, tmp_path, interval, steps
+):
     made, due = trainer(small, tmp_path), []
     assert made.steps(duration(interval)) == steps
     for step in range(1, 25):
@@ -86,11 +108,21 @@ def test_a_log_row_holds_state_schedule_and_report_and_verdicts_are_said(small, 
     made = trainer(small, tmp_path, health=health)
     write_log(made, VALUES, 20)
     want = {
-        "step": 7, "images_seen": 56, "epoch": 7 / 6, "skipped_steps": 2, "lr": 0.1, "weight_decay": 0.2,
-        "momentum": 0.3, "teacher_temp": 0.4, "patch_temp": 0.5, "cls_loss": 3.0,
-    }  # fmt: skip
+        "step": 7,
+        "images_seen": 56,
+        "epoch": 7 / 6,
+        "skipped_steps": 2,
+        "lr": 0.1,
+        "weight_decay": 0.2,
+        "momentum": 0.3,
+        "teacher_temp": 0.4,
+        "patch_temp": 0.5,
+        "cls_loss": 3.0,
+    }
     assert made.run.calls[0] == ("metrics", {**want, "health": "low rank"})
-    assert made.run.named("event") == [("health", {"step": 7, "verdict": "low rank", "text": str(verdict)})]
+    assert made.run.named("event") == [
+        ("health", {"step": 7, "verdict": "low rank", "text": str(verdict)})
+    ]
     assert made.board.calls == [("scalars", want, 7)]
     assert made.progress.calls[0] == ("update", 7, 20, {**want, "health": "low rank"})
     assert made.progress.calls[1] == ("message", f"step 7: {verdict}")
@@ -113,11 +145,15 @@ def test_a_failed_step_stops_with_its_losses_rate_and_files(small, tmp_path):
     check = FailureCheck(made)
     check.check(3, failing(0.0), VALUES, [batch()])
     check.drain()
-    with pytest.raises(TrainingStopped, match=r"not finite at step 4 \(learning rate 0.1\)") as caught:
+    with pytest.raises(
+        TrainingStopped, match=r"not finite at step 4 \(learning rate 0.1\)"
+    ) as caught:
         check.check(4, failing(), VALUES, [batch(), batch((9,))])
     files = ["3.png", "5.png", "9.png"]
     losses = {"cls_loss": 1.5, "patch_loss": 2.5}
-    assert made.run.calls == [("event", "non-finite loss", {"step": 4, "lr": 0.1, "losses": losses, "files": files})]
+    assert made.run.calls == [
+        ("event", "non-finite loss", {"step": 4, "lr": 0.1, "losses": losses, "files": files})
+    ]
     assert "3 files from 3.png" in caught.value.why and "last good state: none" in caught.value.fix
     check.drain()  # it was told
     other = trainer(small, tmp_path, source=source, processes=Processes(1, 2))
@@ -131,7 +167,10 @@ def test_a_failed_step_lists_the_files_of_all_processes(small, tmp_path, monkeyp
     made = trainer(small, tmp_path, source=SimpleNamespace(path=lambda i: Path(f"{i}.png")))
     with pytest.raises(TrainingStopped) as caught:
         FailureCheck(made).check(4, failing(), VALUES, [batch()])
-    assert made.run.calls[0][2]["files"] == ["3.png", "5.png", "of the other"] and "3 files" in caught.value.why
+    assert (
+        made.run.calls[0][2]["files"] == ["3.png", "5.png", "of the other"]
+        and "3 files" in caught.value.why
+    )
 
 
 def test_on_a_gpu_a_failure_is_read_one_step_late_and_before_anything_is_saved(small, tmp_path):
@@ -193,11 +232,21 @@ def test_a_score_is_recorded_shown_and_compared_with_the_first_of_the_run(small,
 
 @pytest.mark.parametrize(
     ("guard", "value", "metric", "said"),
-    [(2, 48.0, "knn_top1", False), (2, 47.9, "knn_top1", True), (0, 1.0, "knn_top1", False), (2, 1.0, "other", False)],
+    [
+        (2, 48.0, "knn_top1", False),
+        (2, 47.9, "knn_top1", True),
+        (0, 1.0, "knn_top1", False),
+        (2, 1.0, "other", False),
+    ],
 )
-def test_the_guard_compares_k_nn_alone_with_its_first_value(small, tmp_path, guard, value, metric, said):
-    rows = [{"metric": "other", "value": 90.0}, {"metric": "knn_top1", "value": 50.0},
-            {"metric": "knn_top1", "value": 80.0}]  # fmt: skip
+def test_the_guard_compares_k_nn_alone_with_its_first_value(
+    small, tmp_path, guard, value, metric, said
+):
+    rows = [
+        {"metric": "other", "value": 90.0},
+        {"metric": "knn_top1", "value": 50.0},
+        {"metric": "knn_top1", "value": 80.0},
+    ]
     (tmp_path / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     made = trainer(apply(small, [f"evaluate.guard={guard}"]), tmp_path)
     words = fallen_below_start(made, record(value, metric))
@@ -206,10 +255,16 @@ def test_the_guard_compares_k_nn_alone_with_its_first_value(small, tmp_path, gua
     assert made.run.named("event") == want
 
 
-@pytest.mark.parametrize(("every", "protected"), [("0 epochs", []), ("1 epochs", [6, 12]), ("4 steps", [4, 8, 12])])
-def test_saving_hands_over_everything_and_protects_multiples(small, tmp_path, monkeypatch, every, protected):
+@pytest.mark.parametrize(
+    ("every", "protected"), [("0 epochs", []), ("1 epochs", [6, 12]), ("4 steps", [4, 8, 12])]
+)
+def test_saving_hands_over_everything_and_protects_multiples(
+    small, tmp_path, monkeypatch, every, protected
+):
     calls = []
-    monkeypatch.setattr(loop, "save_checkpoint", lambda *args, **kwargs: calls.append((args, kwargs)))
+    monkeypatch.setattr(
+        loop, "save_checkpoint", lambda *args, **kwargs: calls.append((args, kwargs))
+    )
     config = apply(small, [f"checkpoint.keep_every={every}", "checkpoint.keep=5"])
     made = trainer(config, tmp_path, update=SimpleNamespace(optimizer="optimizer", scaler="scaler"))
     save(made)
@@ -245,7 +300,9 @@ def test_the_end_of_a_run_is_recorded_with_its_bad_files(small, tmp_path):
     stopped.run.bad_files = list
     finish(stopped, 20)
     assert stopped.run.named("event") == [("stopped by signal", {"step": 19, "bad_files": 0})]
-    assert stopped.progress.named("message") == [("stopped at step 19 of 20, saved; the same command resumes it",)]
+    assert stopped.progress.named("message") == [
+        ("stopped at step 19 of 20, saved; the same command resumes it",)
+    ]
     other = trainer(small, tmp_path, step=20, processes=Processes(1, 2))
     other.run.bad_files = list
     finish(other, 20)
@@ -260,12 +317,24 @@ def test_views_are_normalised_on_the_device_for_the_network_and_masks_moved_as_t
     moved = to_device(Batch(*views, masks, np.arange(2)), torch.device("cpu"), model)
     for got, given in zip((moved.global_views, moved.local_views), views, strict=True):
         for channel in range(3):
-            want = (given[:, :, channel] / 255 - (0.1, 0.2, 0.3)[channel]) / (0.5, 0.6, 0.7)[channel]
+            want = (given[:, :, channel] / 255 - (0.1, 0.2, 0.3)[channel]) / (0.5, 0.6, 0.7)[
+                channel
+            ]
             torch.testing.assert_close(got[:, :, channel], want)
     assert torch.equal(moved.masks.map, masks.map) and torch.equal(moved.masks.weight, masks.weight)
-    assert to_device(Batch(views[0], None, masks, np.arange(2)), torch.device("cpu"), model).local_views is None
+    assert (
+        to_device(
+            Batch(views[0], None, masks, np.arange(2)), torch.device("cpu"), model
+        ).local_views
+        is None
+    )
     elsewhere = to_device(Batch(*views, masks, np.arange(2)), torch.device("meta"), model)
-    for tensor in (elsewhere.global_views, elsewhere.local_views, elsewhere.masks.map, elsewhere.masks.weight):
+    for tensor in (
+        elsewhere.global_views,
+        elsewhere.local_views,
+        elsewhere.masks.map,
+        elsewhere.masks.weight,
+    ):
         assert tensor.is_meta
 
 
@@ -273,7 +342,9 @@ def test_the_mask_has_a_cell_for_each_patch_rows_first(small):
     assert mask_grid(apply(small, ["augment.global_size=48,40", "model.patch=8"])) == (6, 5)
 
 
-def test_each_step_sees_its_own_schedule_seed_and_the_images_of_the_loader(small, tmp_path, monkeypatch):
+def test_each_step_sees_its_own_schedule_seed_and_the_images_of_the_loader(
+    small, tmp_path, monkeypatch
+):
     """What the loop hands to the step, against what the parts give when they are asked alone."""
     seen, seeds = [], []
     plain = loop.Update.step
@@ -284,17 +355,30 @@ def test_each_step_sees_its_own_schedule_seed_and_the_images_of_the_loader(small
         return plain(self, batches, values, observe)
 
     monkeypatch.setattr(loop.Update, "step", step)
-    config = apply(small, ["train.accumulate=2", "train.max_steps=9", "log.every=5", "train.seed=3"])
+    config = apply(
+        small, ["train.accumulate=2", "train.max_steps=9", "log.every=5", "train.seed=3"]
+    )
     state = train(config, tmp_path / "run", quiet=True)
     assert (state.step, state.images_seen, state.epoch, state.skipped_steps) == (9, 72, 1, 0)
     derived = loop.derive(config, 48)
-    schedules = loop.Schedules(config, derived.steps_per_epoch, derived.total_steps, derived.warmup_steps,
-                               derived.temp_warmup_steps, derived.freeze_steps, derived.head_warmup_steps)  # fmt: skip
+    schedules = loop.Schedules(
+        config,
+        derived.steps_per_epoch,
+        derived.total_steps,
+        derived.warmup_steps,
+        derived.temp_warmup_steps,
+        derived.freeze_steps,
+        derived.head_warmup_steps,
+    )
     assert [values for values, _, _ in seen] == [schedules.at(step) for step in range(9)]
     assert seeds == [loop.torch_seed(3, step, 0, loop.Purpose.DROP_PATH) for step in range(9)]
     batches = loop.Loader(config, scan(config.data.path), grid=(4, 4), end_step=9)
-    assert [index for _, _, index in seen] == [[b.index.tolist() for b in parts] for parts in batches]
+    assert [index for _, _, index in seen] == [
+        [b.index.tolist() for b in parts] for parts in batches
+    ]
     rows = read_jsonl(tmp_path / "run" / "metrics.jsonl")
     assert [row["lr"] for row in rows] == [schedules.at(4).lr, schedules.at(8).lr]
-    assert [row["images_seen"] for row in rows] == [40, 72] and rows[0]["epoch"] == pytest.approx(5 / 6)
+    assert [row["images_seen"] for row in rows] == [40, 72] and rows[0]["epoch"] == pytest.approx(
+        5 / 6
+    )
     assert (tmp_path / "run" / "checkpoints" / "step_00000009").exists()

@@ -27,7 +27,10 @@ def network(seed=0):
     made = nn.Module()
     made.weight, made.scale = nn.Parameter(torch.randn(3, 4)), nn.Parameter(torch.randn(5))
     made.layer = nn.Module()
-    made.layer.bias, made.layer.table = nn.Parameter(torch.randn(2, 2)), nn.Parameter(torch.randn(1, 2, 2))
+    made.layer.bias, made.layer.table = (
+        nn.Parameter(torch.randn(2, 2)),
+        nn.Parameter(torch.randn(1, 2, 2)),
+    )
     made.frozen = nn.Parameter(torch.randn(2, 2), requires_grad=False)
     return made.double()
 
@@ -36,7 +39,10 @@ def adamw(p, grads, decay, lr=0.01, betas=(0.8, 0.7)):
     first, second = np.zeros_like(p), np.zeros_like(p)
     for t, g in enumerate(grads, 1):
         p = p * (1 - lr * decay)
-        first, second = betas[0] * first + (1 - betas[0]) * g, betas[1] * second + (1 - betas[1]) * g * g
+        first, second = (
+            betas[0] * first + (1 - betas[0]) * g,
+            betas[1] * second + (1 - betas[1]) * g * g,
+        )
         p = p - lr * (first / (1 - betas[0] ** t)) / (np.sqrt(second / (1 - betas[1] ** t)) + 1e-8)
     return p
 
@@ -70,7 +76,8 @@ def test_three_steps_follow_the_formula_with_the_momenta_of_the_settings(name):
     before = {key: p.detach().numpy().copy() for key, p in student.named_parameters()}
     g = torch.Generator().manual_seed(1)
     grads = {
-        key: [torch.randn(p.shape, generator=g).double() for _ in range(3)] for key, p in student.named_parameters()
+        key: [torch.randn(p.shape, generator=g).double() for _ in range(3)]
+        for key, p in student.named_parameters()
     }
     for step in range(3):
         for key, p in student.named_parameters():
@@ -91,7 +98,9 @@ def test_lars_leaves_parameters_without_gradient_and_does_not_scale_by_nothing()
     optimizer.param_groups[0]["lr"] = 0.5
     zero.grad, still.grad = torch.ones(2, 2), torch.zeros(2, 2)
     optimizer.step()
-    assert torch.equal(zero.data, torch.full((2, 2), -0.5))  # a tensor of length 0 moves by the plain gradient
+    assert torch.equal(
+        zero.data, torch.full((2, 2), -0.5)
+    )  # a tensor of length 0 moves by the plain gradient
     assert torch.equal(none.data, torch.ones(2, 2)) and none not in optimizer.state
     assert torch.equal(still.data, torch.full((2, 2), 2.0))
     zero.grad = torch.zeros(2, 2)
@@ -106,9 +115,14 @@ def test_biases_and_vectors_do_not_decay_and_frozen_tensors_are_in_no_group():
     assert {id(p) for p in plain["params"]} == {id(student.scale), id(student.layer.bias)}
     assert "weight_decay" not in decayed and plain["weight_decay"] == 0.0
     optimizer = build_optimizer(student, OptimConfig())
-    assert isinstance(optimizer, torch.optim.AdamW) and [g["lr"] for g in optimizer.param_groups] == [0.0, 0.0]
+    assert isinstance(optimizer, torch.optim.AdamW) and [
+        g["lr"] for g in optimizer.param_groups
+    ] == [0.0, 0.0]
     apply_values(optimizer, VALUES)
-    assert [(g["lr"], g["weight_decay"]) for g in optimizer.param_groups] == [(0.01, 0.3), (0.01, 0.0)]
+    assert [(g["lr"], g["weight_decay"]) for g in optimizer.param_groups] == [
+        (0.01, 0.3),
+        (0.01, 0.0),
+    ]
 
 
 @pytest.mark.parametrize("limit", [0.0, 0.5, 100.0])
@@ -134,7 +148,9 @@ def math_norm(tensor):
 @pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("bottleneck", [0, 6])
 def test_freezing_drops_the_gradients_of_the_prototypes_alone(shared, bottleneck):
-    head = ProjectionHead(8, HeadConfig(out_dim=5, patch_out_dim=5, hidden_dim=7, bottleneck_dim=bottleneck), shared)
+    head = ProjectionHead(
+        8, HeadConfig(out_dim=5, patch_out_dim=5, hidden_dim=7, bottleneck_dim=bottleneck), shared
+    )
     for p in head.parameters():
         p.grad = torch.ones_like(p)
     drop_last_layer_gradients(head)
@@ -152,5 +168,8 @@ def test_dropped_gradients_are_none_so_that_the_optimizer_counts_no_step():
         p.grad = torch.ones_like(p)
     drop_gradients(student.layer)
     optimizer.step()
-    assert torch.equal(student.layer.table.detach(), before) and student.layer.table not in optimizer.state
+    assert (
+        torch.equal(student.layer.table.detach(), before)
+        and student.layer.table not in optimizer.state
+    )
     assert student.weight in optimizer.state

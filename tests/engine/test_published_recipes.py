@@ -18,17 +18,38 @@ NAMES = ["vit_s16", "swin_t7", "swin_t14", "vit_b16_rand", "vit_b16_in22k", "vit
 
 
 def command(name: str, data: Path, run: Path) -> list[str]:
-    """Networks, crops, heads and losses of the recipe; the batch and the number of local views are for one machine."""
+    """Networks, crops, heads and losses of the recipe; the batch and the number of local views are
+    for one machine.
+    """
     return [
-        sys.executable, "-m", "ibot", "pretrain", name, "--data", str(data), "--run", str(run), "--steps", str(STEPS),
-        "train.batch=2", "augment.num_local=2", "mask.start_epoch=0", "checkpoint.every=1 steps", "checkpoint.keep=1",
-        "checkpoint.keep_every=0 epochs", "log.every=1", "system.workers=0", "--quiet",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "ibot",
+        "pretrain",
+        name,
+        "--data",
+        str(data),
+        "--run",
+        str(run),
+        "--steps",
+        str(STEPS),
+        "train.batch=2",
+        "augment.num_local=2",
+        "mask.start_epoch=0",
+        "checkpoint.every=1 steps",
+        "checkpoint.keep=1",
+        "checkpoint.keep_every=0 epochs",
+        "log.every=1",
+        "system.workers=0",
+        "--quiet",
+    ]
 
 
 def last_step(run: Path) -> int:
     """Step of the newest complete checkpoint, 0 without one."""
-    steps = [int(path.parent.name.split("_")[1]) for path in run.glob("checkpoints/step_*/state.json")]
+    steps = [
+        int(path.parent.name.split("_")[1]) for path in run.glob("checkpoints/step_*/state.json")
+    ]
     return max(steps, default=0)
 
 
@@ -46,7 +67,8 @@ def test_a_recipe_trains_at_its_real_size_and_resumes_after_a_kill(tmp_path, pic
     assert subprocess.run(command(name, pictures, whole)).returncode == 0
     for network in ("model", "teacher"):
         a, b = (
-            load_file(run / "checkpoints" / f"step_{STEPS:08d}" / f"{network}.safetensors") for run in (broken, whole)
+            load_file(run / "checkpoints" / f"step_{STEPS:08d}" / f"{network}.safetensors")
+            for run in (broken, whole)
         )
         assert all(torch.equal(a[key], tensor) for key, tensor in b.items())
     rows = read_jsonl(whole / "metrics.jsonl")

@@ -22,7 +22,9 @@ INFO = {"root": "x", "images": 3, "classes": 0, "names_sha256": "abc"}
 
 
 def open_run(path, config, rank=0):
-    return RunFolder.create(path, config, command="ibot pretrain", source_info=INFO, processes=Processes(rank, 2))
+    return RunFolder.create(
+        path, config, command="ibot pretrain", source_info=INFO, processes=Processes(rank, 2)
+    )
 
 
 def test_a_new_run_records_its_settings_and_where_it_came_from(small, tmp_path):
@@ -35,7 +37,9 @@ def test_a_new_run_records_its_settings_and_where_it_came_from(small, tmp_path):
 
 def test_speed_and_records_may_change_on_resumption_the_method_may_not(small, tmp_path):
     open_run(tmp_path / "run", small).close()
-    open_run(tmp_path / "run", apply(small, ["system.workers=2", "log.every=1", "train.max_steps=3"])).close()
+    open_run(
+        tmp_path / "run", apply(small, ["system.workers=2", "log.every=1", "train.max_steps=3"])
+    ).close()
     with pytest.raises(RunError, match="other settings"):
         open_run(tmp_path / "run", apply(small, ["train.seed=1"]))
     open_run(tmp_path / "run", small).close()  # the refusal released the lock
@@ -43,11 +47,21 @@ def test_speed_and_records_may_change_on_resumption_the_method_may_not(small, tm
 
 @pytest.mark.parametrize(
     ("setting", "free"),
-    [("system.device=cuda", True), ("log.tensorboard=true", True), ("checkpoint.keep=9", True),
-     ("evaluate.every=3 steps", True), ("train.max_steps=3", True), ("data.path=elsewhere", True),
-     ("data.val_path=elsewhere", True), ("data.max_bad_fraction=0.5", True), ("train.batch=16", False),
-     ("data.exif_orientation=ignore", False), ("train.length=30 steps", False), ("mask.shape=random", False)],
-)  # fmt: skip
+    [
+        ("system.device=cuda", True),
+        ("log.tensorboard=true", True),
+        ("checkpoint.keep=9", True),
+        ("evaluate.every=3 steps", True),
+        ("train.max_steps=3", True),
+        ("data.path=elsewhere", True),
+        ("data.val_path=elsewhere", True),
+        ("data.max_bad_fraction=0.5", True),
+        ("train.batch=16", False),
+        ("data.exif_orientation=ignore", False),
+        ("train.length=30 steps", False),
+        ("mask.shape=random", False),
+    ],
+)
 def test_what_does_not_change_the_result_is_free_to_change(small, tmp_path, setting, free):
     open_run(tmp_path / "run", small).close()
     changed = apply(small, [setting])
@@ -57,12 +71,22 @@ def test_what_does_not_change_the_result_is_free_to_change(small, tmp_path, sett
     else:
         with pytest.raises(RunError, match="other settings") as caught:
             open_run(tmp_path / "run", changed)
-        assert caught.value.why.startswith(setting.split("=")[0] + ": ") and "--run" in caught.value.fix
+        assert (
+            caught.value.why.startswith(setting.split("=")[0] + ": ")
+            and "--run" in caught.value.fix
+        )
 
 
 def test_five_changed_settings_are_listed_and_the_others_counted(small, tmp_path):
     open_run(tmp_path / "run", small).close()
-    settings = ["train.batch=4", "train.seed=1", "optim.lr=1", "optim.clip=1", "mask.shape=random", "model.depth=1"]
+    settings = [
+        "train.batch=4",
+        "train.seed=1",
+        "optim.lr=1",
+        "optim.clip=1",
+        "mask.shape=random",
+        "model.depth=1",
+    ]
     for count, more in ((5, ""), (6, " and 1 more")):
         with pytest.raises(RunError) as caught:
             open_run(tmp_path / "run", apply(small, settings[:count]))
@@ -84,8 +108,13 @@ def test_a_run_goes_on_with_images_of_the_same_names_alone(small, tmp_path):
     again(info(root="moved"))
     with pytest.raises(RunError, match="other images") as caught:
         again(info(root="y", images=4, names_sha256="def"))
-    assert caught.value.why.startswith("3 images in x then, 4 now; newer versions read more kinds of files (.avif")
-    assert "leave validation parts (valid/) out" in caught.value.why and "moved out of it" in caught.value.fix
+    assert caught.value.why.startswith(
+        "3 images in x then, 4 now; newer versions read more kinds of files (.avif"
+    )
+    assert (
+        "leave validation parts (valid/) out" in caught.value.why
+        and "moved out of it" in caught.value.fix
+    )
     provenance = json.loads((tmp_path / "run" / "provenance.json").read_text())
     del provenance["data"]["names_sha256"]  # as in a converted run
     (tmp_path / "run" / "provenance.json").write_text(json.dumps(provenance))
@@ -95,8 +124,11 @@ def test_a_run_goes_on_with_images_of_the_same_names_alone(small, tmp_path):
 def test_a_folder_is_written_by_the_main_process_alone_and_a_file_is_no_folder(small, tmp_path):
     run = open_run(tmp_path / "new" / "deep", small)
     assert sorted(path.name for path in run.path.iterdir()) == [
-        "config.json", "events.jsonl", "lock", "provenance.json",
-    ]  # fmt: skip
+        "config.json",
+        "events.jsonl",
+        "lock",
+        "provenance.json",
+    ]
     assert json.loads((run.path / "config.json").read_text())["command"] == "ibot pretrain"
     provenance = json.loads((run.path / "provenance.json").read_text())
     assert {"argv", "host", "cores", "platform", "started", "ibot", "python"} <= provenance.keys()
@@ -122,14 +154,20 @@ def test_events_carry_their_time_and_details(small, tmp_path):
     assert abs(time.mktime(time.strptime(event["time"], "%Y-%m-%dT%H:%M:%S")) - time.time()) < 60
     (row,) = read_jsonl(run.path / "results.jsonl")
     assert (row["metric"], row["value"], row["settings"], row["num_train"], row["num_val"]) == (
-        "knn_top1", 1.5, {"k": 20}, 2, 3,
-    )  # fmt: skip
+        "knn_top1",
+        1.5,
+        {"k": 20},
+        2,
+        3,
+    )
 
 
 def test_rewritten_files_are_on_the_disk_before_they_have_their_name(tmp_path, monkeypatch):
     file, seen = tmp_path / "a.json", []
     plain = os.fsync
-    monkeypatch.setattr(run_module.os, "fsync", lambda handle: (seen.append(file.exists()), plain(handle)))
+    monkeypatch.setattr(
+        run_module.os, "fsync", lambda handle: (seen.append(file.exists()), plain(handle))
+    )
     write_json(file, {"a": [1]})
     assert seen[0] is False and json.loads(file.read_text()) == {"a": [1]}
     assert file.read_text().endswith("\n") and list(tmp_path.iterdir()) == [file]
@@ -160,7 +198,10 @@ def test_the_commit_says_whether_the_code_was_changed(monkeypatch, code, status,
 
     monkeypatch.setattr(run_module.subprocess, "run", absent)
     assert run_module._commit() == "unknown"
-    assert run_module._version("torch") == version("torch") and run_module._version("no-such-package") == "absent"
+    assert (
+        run_module._version("torch") == version("torch")
+        and run_module._version("no-such-package") == "absent"
+    )
 
 
 def test_a_lock_of_a_dead_process_is_taken_over(small, tmp_path):
@@ -174,7 +215,9 @@ def test_a_lock_of_a_dead_process_is_taken_over(small, tmp_path):
 
 
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
-def test_a_file_system_without_locks_is_not_told_as_a_folder_in_use(small, tmp_path, monkeypatch, number):
+def test_a_file_system_without_locks_is_not_told_as_a_folder_in_use(
+    small, tmp_path, monkeypatch, number
+):
     def flock(file, how):
         raise OSError(number, os.strerror(number))
 
@@ -222,14 +265,24 @@ def test_a_bad_file_is_listed_once_also_across_resumptions(small, tmp_path):
 
 
 def test_progress_away_from_a_terminal_is_plain_lines(capsys):
-    row = {"cls_loss": 5.0, "patch_loss_masked": 4.0, "ln_k": 6.0, "images_per_second": 100.0, "health": "healthy"}
+    row = {
+        "cls_loss": 5.0,
+        "patch_loss_masked": 4.0,
+        "ln_k": 6.0,
+        "images_per_second": 100.0,
+        "health": "healthy",
+    }
     with Progress() as progress:
         progress.update(1, 10, row)
         progress.update(2, 10, row)
         progress.message("a message")
     out = capsys.readouterr().out
     assert (
-        out.count("\n") == 3 and "\x1b" not in out and "step 2/10" in out and "100 images/s" in out and "healthy" in out
+        out.count("\n") == 3
+        and "\x1b" not in out
+        and "step 2/10" in out
+        and "100 images/s" in out
+        and "healthy" in out
     )
     with Progress(quiet=True) as progress:
         progress.update(1, 10, row)

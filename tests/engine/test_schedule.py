@@ -38,7 +38,11 @@ CONFIG = Config(
     train=TrainConfig(batch=64),
     optim=OptimConfig(lr=0.4, min_lr=0.01, weight_decay=0.04, weight_decay_end=0.5),
     method=MethodConfig(
-        teacher_temp=0.07, teacher_temp_start=0.04, patch_temp=0.09, patch_temp_start=0.05, momentum=0.9
+        teacher_temp=0.07,
+        teacher_temp_start=0.04,
+        patch_temp=0.09,
+        patch_temp_start=0.05,
+        momentum=0.9,
     ),
     mask=MaskConfig(start_epoch=2),
 )
@@ -51,14 +55,21 @@ def schedules(config=CONFIG, temp_warmup=12, head_warmup=5):
 
 def test_each_value_follows_its_own_settings():
     made = schedules()
-    assert made.peak_lr == pytest.approx(0.1) and [made.epoch(s) for s in (0, 3, 4, 39)] == [0, 0, 1, 9]
+    assert made.peak_lr == pytest.approx(0.1) and [made.epoch(s) for s in (0, 3, 4, 39)] == [
+        0,
+        0,
+        1,
+        9,
+    ]
     values = [made.at(step) for step in range(40)]
     for name, want in (
         ("lr", published(0.1, 0.01, 40, 6)),
         ("weight_decay", published(0.04, 0.5, 40)),
         ("momentum", published(0.9, 1.0, 40)),
     ):
-        np.testing.assert_allclose([getattr(v, name) for v in values], want, rtol=1e-12, atol=1e-15, err_msg=name)
+        np.testing.assert_allclose(
+            [getattr(v, name) for v in values], want, rtol=1e-12, atol=1e-15, err_msg=name
+        )
     assert [v.freeze_last_layer for v in values] == [True] * 3 + [False] * 37
     assert [v.freeze_backbone for v in values] == [True] * 5 + [False] * 35
     assert not any(v.freeze_backbone for v in map(Schedules(CONFIG, 4, 40, 6, 12, 3).at, range(3)))
@@ -66,7 +77,9 @@ def test_each_value_follows_its_own_settings():
 
 @pytest.mark.parametrize("start_epoch", [0, 2])
 @pytest.mark.parametrize("schedule", ["epoch", "step"])
-def test_temperatures_warm_up_by_epoch_or_step_those_of_patches_from_the_first_masks(schedule, start_epoch):
+def test_temperatures_warm_up_by_epoch_or_step_those_of_patches_from_the_first_masks(
+    schedule, start_epoch
+):
     config = replace(
         CONFIG,
         method=replace(CONFIG.method, temp_schedule=schedule),

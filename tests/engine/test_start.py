@@ -53,7 +53,9 @@ def seen_at_the_start(config, run) -> dict:
 
 
 def test_a_run_starts_from_a_run_with_heads_and_centers(small, source, tmp_path, capsys):
-    config = with_weights(replace(small, train=replace(small.train, init=str(source), max_steps=2)), [])
+    config = with_weights(
+        replace(small, train=replace(small.train, init=str(source), max_steps=2)), []
+    )
     assert config.train.head_warmup.value == 0
     seen = seen_at_the_start(config, tmp_path / "next")
     wanted = load_backbone(source, "teacher").state_dict()
@@ -61,7 +63,9 @@ def test_a_run_starts_from_a_run_with_heads_and_centers(small, source, tmp_path,
     events = (tmp_path / "next" / "events.jsonl").read_text()
     assert "start" in events
     # The heads and the centers too: the first step's teacher is the source's.
-    first = torch.load(tmp_path / "next" / "checkpoints" / "step_00000002" / "training.pt", weights_only=True)
+    first = torch.load(
+        tmp_path / "next" / "checkpoints" / "step_00000002" / "training.pt", weights_only=True
+    )
     assert first["centers"]["cls"].abs().sum() > 0
 
 
@@ -81,7 +85,9 @@ def test_student_teacher_heads_and_centers_are_each_taken_from_their_own(small, 
     folder = source / "checkpoints" / "step_00000020"
     for name, network in (("model", model.student), ("teacher", model.teacher)):
         stored = load_file(folder / f"{name}.safetensors")
-        assert all(torch.equal(tensor, stored[key]) for key, tensor in network.state_dict().items()), name
+        assert all(
+            torch.equal(tensor, stored[key]) for key, tensor in network.state_dict().items()
+        ), name
     centers = torch.load(folder / "training.pt", weights_only=True)["centers"]
     assert torch.equal(model.cls_center.value, centers["cls"])
     assert torch.equal(model.patch_center.value, centers["patch"])
@@ -104,25 +110,39 @@ def test_a_head_that_does_not_fit_or_shall_warm_up_starts_anew_with_its_centers(
         model, fresh, words = filled(config, source, **changes)
         assert words == "backbone"
         state = model.state_dict()
-        assert all(torch.equal(state[name], fresh[name]) for name in state if ".head." in name or "center" in name)
-        assert not torch.equal(state["student.backbone.cls_token"], fresh["student.backbone.cls_token"])
+        assert all(
+            torch.equal(state[name], fresh[name])
+            for name in state
+            if ".head." in name or "center" in name
+        )
+        assert not torch.equal(
+            state["student.backbone.cls_token"], fresh["student.backbone.cls_token"]
+        )
 
 
 def test_a_file_of_one_network_fills_both_and_has_no_centers(small, source, tmp_path):
     stored = load_file(source / "checkpoints" / "step_00000020" / "teacher.safetensors")
     save_file(stored, tmp_path / "one.safetensors")
-    model, fresh, words = filled(small, tmp_path / "one.safetensors", head_warmup=duration("0 steps"))
+    model, fresh, words = filled(
+        small, tmp_path / "one.safetensors", head_warmup=duration("0 steps")
+    )
     assert words.startswith("backbone") and "centers" not in words
     for network in (model.student, model.teacher):
         state = network.backbone.state_dict()
-        assert all(torch.equal(state[name], stored[f"backbone.{name}"]) for name in state if name != "masked_embed")
+        assert all(
+            torch.equal(state[name], stored[f"backbone.{name}"])
+            for name in state
+            if name != "masked_embed"
+        )
     assert torch.equal(model.student.backbone.masked_embed, fresh["student.backbone.masked_embed"])
     assert patch_center(tmp_path / "one.safetensors") is None
 
 
 def test_a_backbone_of_another_shape_is_refused_by_name(small, source):
     wide = replace(small, model=replace(small.model, mlp_ratio=2.0))
-    with pytest.raises(WeightsError, match=r"holds blocks\.0\.mlp\.fc1\.weight as \(96, 24\), not \(48, 24\)"):
+    with pytest.raises(
+        WeightsError, match=r"holds blocks\.0\.mlp\.fc1\.weight as \(96, 24\), not \(48, 24\)"
+    ):
         filled(wide, source)
 
 
@@ -134,18 +154,30 @@ def test_a_backbone_of_another_shape_is_refused_by_name(small, source):
         (["augment.global_size"], ((64, 48), (40, 24))),
     ],
 )
-def test_crops_follow_the_weights_in_the_proportions_of_the_recipe_unless_they_are_set(small, source, given, sizes):
+def test_crops_follow_the_weights_in_the_proportions_of_the_recipe_unless_they_are_set(
+    small, source, given, sizes
+):
     """Weights for 32 pixels, a recipe of 64: local views shrink alike, to whole patches of 8."""
     config = replace(small, train=replace(small.train, init=str(source)))
-    config = replace(config, augment=replace(config.augment, global_size=(64, 48), local_size=(40, 24)))
+    config = replace(
+        config, augment=replace(config.augment, global_size=(64, 48), local_size=(40, 24))
+    )
     made = with_weights(config, given)
     assert (made.augment.global_size, made.augment.local_size) == sizes
     assert made.model.drop_path == small.model.drop_path and made.head == small.head
 
 
 def test_what_the_user_chose_of_network_head_and_warm_up_stays(small, source):
-    config = apply(small, [f"train.init={source}", "model.drop_path=0.3", "model.pos_interp=exact",
-                           "head.hidden_dim=40", "train.head_warmup=3 steps"])  # fmt: skip
+    config = apply(
+        small,
+        [
+            f"train.init={source}",
+            "model.drop_path=0.3",
+            "model.pos_interp=exact",
+            "head.hidden_dim=40",
+            "train.head_warmup=3 steps",
+        ],
+    )
     made = with_weights(config, ["model.pos_interp", "head.hidden_dim", "train.head_warmup"])
     assert (made.model.drop_path, made.model.pos_interp) == (0.3, "exact")
     assert with_weights(config, []).model.pos_interp == small.model.pos_interp  # as the file says
@@ -159,12 +191,19 @@ def test_what_the_user_chose_of_network_head_and_warm_up_stays(small, source):
 
 def test_without_a_head_the_backbone_waits_until_the_head_has_warmed_up(small, source, tmp_path):
     tensors = load_file(source / "checkpoints" / "step_00000020" / "teacher.safetensors")
-    alone = {name.removeprefix("backbone."): t for name, t in tensors.items() if name.startswith("backbone.")}
+    alone = {
+        name.removeprefix("backbone."): t
+        for name, t in tensors.items()
+        if name.startswith("backbone.")
+    }
     save_file(alone, tmp_path / "alone.safetensors")
     config = replace(
         small,
         train=replace(
-            small.train, init=str(tmp_path / "alone.safetensors"), head_warmup=duration("4 steps"), max_steps=6
+            small.train,
+            init=str(tmp_path / "alone.safetensors"),
+            head_warmup=duration("4 steps"),
+            max_steps=6,
         ),
         checkpoint=replace(small.checkpoint, every=duration("1 steps"), keep=10),
     )
@@ -175,7 +214,9 @@ def test_without_a_head_the_backbone_waits_until_the_head_has_warmed_up(small, s
         now = backbone_of(tmp_path / "run", step)
         assert all(torch.equal(now[name], start[name]) for name in start) == equal, step
     heads = [
-        load_file(tmp_path / "run" / "checkpoints" / f"step_0000000{step}" / "model.safetensors")["head.mlp.0.weight"]
+        load_file(tmp_path / "run" / "checkpoints" / f"step_0000000{step}" / "model.safetensors")[
+            "head.mlp.0.weight"
+        ]
         for step in (1, 4)
     ]
     assert not torch.equal(*heads)
@@ -186,7 +227,9 @@ def test_the_warm_up_is_set_where_the_weights_have_no_head(small, tmp_path):
         img_size=32, patch_size=8, embed_dim=64, depth=2, num_heads=1, num_classes=0
     )
     save_file(network.state_dict(), tmp_path / "timm.safetensors")
-    config = with_weights(replace(small, train=replace(small.train, init=str(tmp_path / "timm.safetensors"))), [])
+    config = with_weights(
+        replace(small, train=replace(small.train, init=str(tmp_path / "timm.safetensors"))), []
+    )
     assert str(config.train.head_warmup) == "1 epochs" and config.model.width == 64
     assert config.augment.global_size == (32, 32) and config.head == small.head
 
@@ -195,12 +238,23 @@ def test_the_warm_up_is_set_where_the_weights_have_no_head(small, tmp_path):
 def foreign(tmp_path):
     """A network of another project, with all that the files beside it say."""
     network = timm.models.vision_transformer.VisionTransformer(
-        img_size=32, patch_size=8, embed_dim=64, depth=2, num_heads=4, num_classes=0, act_layer="quick_gelu"
+        img_size=32,
+        patch_size=8,
+        embed_dim=64,
+        depth=2,
+        num_heads=4,
+        num_classes=0,
+        act_layer="quick_gelu",
     ).eval()
     folder = tmp_path / "foreign"
     folder.mkdir()
     save_file(network.state_dict(), folder / "model.safetensors")
-    said = {"num_attention_heads": 4, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-6, "model_type": "vit"}
+    said = {
+        "num_attention_heads": 4,
+        "hidden_act": "quick_gelu",
+        "layer_norm_eps": 1e-6,
+        "model_type": "vit",
+    }
     (folder / "config.json").write_text(json.dumps(said))
     processor = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.5, 0.5, 0.25]}
     (folder / "preprocessor_config.json").write_text(json.dumps(processor))
@@ -211,16 +265,27 @@ def test_a_run_keeps_what_the_files_beside_its_weights_say(small, foreign, tmp_p
     folder, network = foreign
     config = replace(small, train=replace(small.train, init=str(folder), max_steps=1))
     config = with_weights(config, [])
-    assert config.model.statistics == ((0.5, 0.4, 0.3), (0.5, 0.5, 0.25)) and config.model.heads == 4
+    assert (
+        config.model.statistics == ((0.5, 0.4, 0.3), (0.5, 0.5, 0.25)) and config.model.heads == 4
+    )
     assert config.model.act == "quick_gelu" and config.model.pos_interp == "exact"
-    chosen = replace(config, model=replace(small.model, mean=(0.1, 0.2, 0.3), pos_interp="published"))
+    chosen = replace(
+        config, model=replace(small.model, mean=(0.1, 0.2, 0.3), pos_interp="published")
+    )
     model = with_weights(chosen, ["model.mean", "model.pos_interp"]).model
-    assert model.mean == (0.1, 0.2, 0.3) and model.std == (0.5, 0.5, 0.25) and model.pos_interp == "published"
+    assert (
+        model.mean == (0.1, 0.2, 0.3)
+        and model.std == (0.5, 0.5, 0.25)
+        and model.pos_interp == "published"
+    )
     seen = seen_at_the_start(config, tmp_path / "run")
     assert torch.equal(seen["pos_embed"], network.pos_embed)
     assert read_config(tmp_path / "run").model == config.model
     again = load(tmp_path / "run")
-    assert again.config.statistics == config.model.statistics and again.backbone.statistics == config.model.statistics
+    assert (
+        again.config.statistics == config.model.statistics
+        and again.backbone.statistics == config.model.statistics
+    )
     batch = Batch(torch.zeros(2, 1, 3, 8, 8, dtype=torch.uint8), None, None, np.zeros(1, np.int64))
     batch = replace(batch, masks=SimpleNamespace(each=lambda _: None))
     views = to_device(batch, torch.device("cpu"), config.model).global_views
@@ -231,7 +296,16 @@ def test_nan_never_starts_a_run(small, foreign, tmp_path, pictures, capsys):
     folder, network = foreign
     torch.nn.init.constant_(network.blocks[1].mlp.fc2.bias, float("nan"))
     save_file(network.state_dict(), folder / "model.safetensors")
-    command = ["pretrain", "tiny32", "--data", str(pictures), "--run", str(tmp_path / "run"), "--init", str(folder)]
+    command = [
+        "pretrain",
+        "tiny32",
+        "--data",
+        str(pictures),
+        "--run",
+        str(tmp_path / "run"),
+        "--init",
+        str(folder),
+    ]
     assert main(command) == 2 and not (tmp_path / "run").exists()
     assert "blocks.1.mlp.fc2.bias (NaN)" in capsys.readouterr().err
 
@@ -239,7 +313,9 @@ def test_nan_never_starts_a_run(small, foreign, tmp_path, pictures, capsys):
 def test_a_teacher_alone_fills_both_networks(small, foreign, tmp_path):
     state = {f"backbone.{name}": tensor for name, tensor in foreign[1].state_dict().items()}
     torch.save({"teacher": state}, tmp_path / "teacher.pth")
-    config = replace(small, train=replace(small.train, init=str(tmp_path / "teacher.pth"), max_steps=1))
+    config = replace(
+        small, train=replace(small.train, init=str(tmp_path / "teacher.pth"), max_steps=1)
+    )
     seen = seen_at_the_start(with_weights(config, []), tmp_path / "run")
     assert torch.equal(seen["pos_embed"], foreign[1].pos_embed)
 
@@ -260,36 +336,76 @@ def test_sizes_of_the_network_cannot_be_set_beside_the_weights(small, source):
         with_weights(replace(small, train=replace(small.train, init=str(source))), ["model.width"])
 
 
-def test_the_command_takes_weights_and_resumes_without_taking_them_again(small, source, tmp_path, pictures):
+def test_the_command_takes_weights_and_resumes_without_taking_them_again(
+    small, source, tmp_path, pictures
+):
     out = tmp_path / "run"
-    command = ["pretrain", "tiny32", "--data", str(pictures), "--run", str(out), "--init", str(source), "--quiet",
-               "train.batch=8", "train.length=8 steps", "system.workers=0", "checkpoint.every=2 steps"]  # fmt: skip
+    command = [
+        "pretrain",
+        "tiny32",
+        "--data",
+        str(pictures),
+        "--run",
+        str(out),
+        "--init",
+        str(source),
+        "--quiet",
+        "train.batch=8",
+        "train.length=8 steps",
+        "system.workers=0",
+        "checkpoint.every=2 steps",
+    ]
     assert main([*command, "--steps", "4"]) == 0
     middle = backbone_of(out, 4)
     assert main(command) == 0
     assert read_config(out).model.width == small.model.width and read_config(out).head == small.head
     assert [row["event"] for row in read_jsonl(out / "events.jsonl")].count("resume") == 1
-    assert not all(torch.equal(middle[name], tensor) for name, tensor in backbone_of(out, 8).items())
+    assert not all(
+        torch.equal(middle[name], tensor) for name, tensor in backbone_of(out, 8).items()
+    )
     command[5], command[7] = str(tmp_path / "other"), str(tmp_path / "no.pth")
     assert main(command) == 2 and not (tmp_path / "other").exists()
 
 
-def test_a_run_goes_on_as_an_older_version_read_its_weights(foreign, tmp_path, pictures, monkeypatch):
+def test_a_run_goes_on_as_an_older_version_read_its_weights(
+    foreign, tmp_path, pictures, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
-    command = ["pretrain", "tiny32", "--data", str(pictures), "--init", str(foreign[0]), "--quiet", "--device", "cpu",
-               "train.batch=8", "train.length=8 steps", "system.workers=0", "log.tensorboard=false"]  # fmt: skip
+    command = [
+        "pretrain",
+        "tiny32",
+        "--data",
+        str(pictures),
+        "--init",
+        str(foreign[0]),
+        "--quiet",
+        "--device",
+        "cpu",
+        "train.batch=8",
+        "train.length=8 steps",
+        "system.workers=0",
+        "log.tensorboard=false",
+    ]
     out = tmp_path / "run"
     assert main([*command, "--run", str(out), "--steps", "1"]) == 0
     written = json.loads((out / "config.json").read_text())
     assert (written["model"]["pos_interp"], written["model"]["act"]) == ("exact", "quick_gelu")
     written["model"]["pos_interp"] = "published"  # of the recipe, whatever the file said
-    for section, name in (("model", "act"), ("model", "mean"), ("model", "std"), ("data", "max_pixels")):
+    for section, name in (
+        ("model", "act"),
+        ("model", "mean"),
+        ("model", "std"),
+        ("data", "max_pixels"),
+    ):
         del written[section][name]
     (out / "config.json").write_text(json.dumps(written))
     shutil.copytree(out, folder := default_folder(read_config(out)))
     for run, options in ((out, ["--run", str(out)]), (folder, [])):
         assert main([*command, *options, "--steps", "2"]) == 0
-        assert "resume" in [row["event"] for row in read_jsonl(run / "events.jsonl")] and reached_step(run) == 2
+        assert (
+            "resume" in [row["event"] for row in read_jsonl(run / "events.jsonl")]
+            and reached_step(run) == 2
+        )
         assert read_config(run).model.pos_interp == "published"
     assert main([*command, "--run", str(out), "model.pos_interp=exact"]) == 2
     assert [path.name for path in Path("runs").iterdir()] == [folder.name]

@@ -44,17 +44,23 @@ def test_k_means_finds_separate_groups_and_repeats():
 @pytest.mark.parametrize("seed", [0, 3])
 def test_k_means_equals_lloyds_iterations_by_loops(seed):
     g = torch.Generator().manual_seed(5)
-    rows = torch.cat([torch.randn(20, 3, generator=g), torch.zeros(12, 3)])  # equal rows leave clusters empty
+    rows = torch.cat(
+        [torch.randn(20, 3, generator=g), torch.zeros(12, 3)]
+    )  # equal rows leave clusters empty
     generator = torch.Generator().manual_seed(seed)
     centers = [rows[i].clone() for i in torch.randperm(32, generator=generator)[:6].tolist()]
     for _ in range(10):
         members = [[] for _ in centers]
         for row in rows:
-            members[min(range(6), key=lambda k: (row - centers[k]).square().sum().item())].append(row)
+            members[min(range(6), key=lambda k: (row - centers[k]).square().sum().item())].append(
+                row
+            )
         empty = [k for k in range(6) if not members[k]]
         centers = [torch.stack(own).mean(0) if own else centers[k] for k, own in enumerate(members)]
         for k, i in zip(
-            empty, torch.randint(32, (len(empty),), generator=generator).tolist() if empty else [], strict=True
+            empty,
+            torch.randint(32, (len(empty),), generator=generator).tolist() if empty else [],
+            strict=True,
         ):
             centers[k] = rows[i].clone()
     torch.testing.assert_close(cluster(rows, 6, seed), torch.stack(centers), rtol=1e-4, atol=1e-5)
@@ -67,7 +73,9 @@ def test_k_means_equals_lloyds_iterations_by_loops(seed):
 def test_patches_are_those_of_a_tenth_of_the_images_that_can_be_read(small, tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     for i in range(40):
-        Image.fromarray(rng.integers(0, 256, (24, 36, 3), dtype=np.uint8)).save(tmp_path / f"{i:02d}.png")
+        Image.fromarray(rng.integers(0, 256, (24, 36, 3), dtype=np.uint8)).save(
+            tmp_path / f"{i:02d}.png"
+        )
     chosen = np.random.default_rng(7).permutation(40)[:4]
     (tmp_path / f"{chosen[1]:02d}.png").write_bytes(b"no image")
     source = scan(str(tmp_path))
@@ -86,7 +94,9 @@ def test_patches_are_those_of_a_tenth_of_the_images_that_can_be_read(small, tmp_
 
 
 def test_clusters_are_made_once_by_the_main_process_and_kept(small, tmp_path, monkeypatch):
-    config = with_tokenizer(apply(small, ["method.patch_target=clusters", "head.patch_out_dim=8", "train.seed=4"]))
+    config = with_tokenizer(
+        apply(small, ["method.patch_target=clusters", "head.patch_out_dim=8", "train.seed=4"])
+    )
     source = scan(small.data.path)
     made = build_tokenizer(config, source, tmp_path, Processes())
     rows = sample_patches(source, (32, 32), 8, 4, statistics=config.model.statistics)
@@ -94,16 +104,27 @@ def test_clusters_are_made_once_by_the_main_process_and_kept(small, tmp_path, mo
     monkeypatch.setattr(tokenizers, "cluster", None)  # not again
     again = build_tokenizer(config, source, tmp_path, Processes(1, 2))
     assert torch.equal(again.centers, made.centers)
-    color = build_tokenizer(apply(config, ["method.patch_target=color"]), source, tmp_path, Processes())
-    assert (color.patch, color.size) == (8, 512) and torch.allclose(color.mean, torch.tensor(config.model.mean))
+    color = build_tokenizer(
+        apply(config, ["method.patch_target=color"]), source, tmp_path, Processes()
+    )
+    assert (color.patch, color.size) == (8, 512) and torch.allclose(
+        color.mean, torch.tensor(config.model.mean)
+    )
     assert build_tokenizer(small, source, tmp_path, Processes()) is None
     assert with_tokenizer(small) is small and tokenizer_size(small) == small.head.patch_out_dim
 
 
 @pytest.mark.parametrize("kind", ["color", "clusters"])
 def test_a_run_on_fixed_classes_learns_them_and_resumes(small, tmp_path, kind):
-    settings = [f"method.patch_target={kind}", "method.cls_weight=0", "mask.ratio=0.4:0.1", "train.length=60 steps",
-                "optim.lr=0.05", "head.patch_out_dim=8", "checkpoint.every=30 steps"]  # fmt: skip
+    settings = [
+        f"method.patch_target={kind}",
+        "method.cls_weight=0",
+        "mask.ratio=0.4:0.1",
+        "train.length=60 steps",
+        "optim.lr=0.05",
+        "head.patch_out_dim=8",
+        "checkpoint.every=30 steps",
+    ]
     config = with_tokenizer(apply(small, settings))
     assert not config.head.shared and config.head.patch_out_dim == (512 if kind == "color" else 8)
     train(replace(config, train=replace(config.train, max_steps=30)), tmp_path / "run", quiet=True)
@@ -114,18 +135,24 @@ def test_a_run_on_fixed_classes_learns_them_and_resumes(small, tmp_path, kind):
     a, b = load_file(tmp_path / "run" / last), load_file(tmp_path / "whole" / last)
     assert all(torch.equal(a[name], b[name]) for name in a)
     if first:
-        assert torch.equal(first["centers"], load_file(tmp_path / "whole" / "tokenizer.safetensors")["centers"])
+        assert torch.equal(
+            first["centers"], load_file(tmp_path / "whole" / "tokenizer.safetensors")["centers"]
+        )
     losses = [row["patch_loss"] for row in read_jsonl(tmp_path / "whole" / "metrics.jsonl")]
     assert losses[-1] < 0.9 * losses[0]
 
 
 def test_a_frozen_run_gives_the_distribution_of_its_teacher(small, tmp_path):
     train(small, tmp_path / "source", quiet=True)
-    config = with_tokenizer(apply(small, ["method.patch_target=frozen", f"method.tokenizer={tmp_path / 'source'}"]))
+    config = with_tokenizer(
+        apply(small, ["method.patch_target=frozen", f"method.tokenizer={tmp_path / 'source'}"])
+    )
     tokenizer = build_tokenizer(config, scan(small.data.path), tmp_path, Processes())
     model = StudentTeacher(small)
     load_checkpoint(
-        tmp_path / "source" / "checkpoints" / "step_00000020", model, build_optimizer(model.student, small.optim)
+        tmp_path / "source" / "checkpoints" / "step_00000020",
+        model,
+        build_optimizer(model.student, small.optim),
     )
     views = torch.randn(2, 3, 3, 32, 32)
     masks = masks_from_map(torch.rand(2, 3, 16) < 0.4)
@@ -139,4 +166,8 @@ def test_a_tokenizer_that_cannot_serve_is_refused(small, tmp_path):
         with_tokenizer(apply(small, ["method.patch_target=frozen"]))
     torch.save({"cls_token": torch.zeros(1, 1, 4)}, tmp_path / "bare.pth")
     with pytest.raises(WeightsError, match="no projection head"):
-        with_tokenizer(apply(small, ["method.patch_target=frozen", f"method.tokenizer={tmp_path / 'bare.pth'}"]))
+        with_tokenizer(
+            apply(
+                small, ["method.patch_target=frozen", f"method.tokenizer={tmp_path / 'bare.pth'}"]
+            )
+        )

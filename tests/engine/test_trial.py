@@ -21,7 +21,9 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def seen(monkeypatch):
-    """Sizes of the batches of the steps; reading the k-th batch takes k + 1 seconds, a step 10 times that."""
+    """Sizes of the batches of the steps; reading the k-th batch takes k + 1 seconds, a step 10
+    times that.
+    """
     sizes, now = [], [0.0]
     plain_step, plain_get = trial.Update.step, trial.MicroBatches.__getitem__
 
@@ -44,10 +46,16 @@ def seen(monkeypatch):
 
 @pytest.mark.parametrize(
     ("settings", "images", "size"),
-    [(["train.batch=8"], 6, 6), (["train.batch=8"], 100, 8), (["train.batch=8", "train.accumulate=2"], 100, 4),
-     (["train.batch=64"], 100, 48)],
-)  # fmt: skip
-def test_a_trial_takes_no_more_images_than_a_micro_batch_or_the_folder_has(small, seen, settings, images, size):
+    [
+        (["train.batch=8"], 6, 6),
+        (["train.batch=8"], 100, 8),
+        (["train.batch=8", "train.accumulate=2"], 100, 4),
+        (["train.batch=64"], 100, 48),
+    ],
+)
+def test_a_trial_takes_no_more_images_than_a_micro_batch_or_the_folder_has(
+    small, seen, settings, images, size
+):
     measured = run_trial(apply(small, settings), scan(small.data.path), CPU, images)
     assert seen == [[size]] * 4 and measured.images == size
     assert (measured.step_seconds, measured.data_seconds) == (30.0, 3.0)  # the first step warms up
@@ -65,10 +73,14 @@ def test_a_trial_tells_parameters_memory_and_the_size_of_a_checkpoint(small, see
     assert 0.8 * written < measured.checkpoint * 2**30 <= written  # but for names and settings
     trained = [p for group in optimizer.param_groups for p in group["params"]]
     assert measured.parameters == sum(np.prod(p.shape) for p in trained)
-    assert 0.1 < measured.memory <= resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20 * 1.01
+    assert (
+        0.1 < measured.memory <= resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20 * 1.01
+    )
     tensors = [*model.student.state_dict().values(), *model.teacher.state_dict().values()]
     floats = sum(t.numel() for t in tensors) + 2 * measured.parameters
-    assert measured.checkpoint == pytest.approx(4 * floats / 2**30, rel=1e-3)  # and the count of steps
+    assert measured.checkpoint == pytest.approx(
+        4 * floats / 2**30, rel=1e-3
+    )  # and the count of steps
 
 
 def test_an_image_that_cannot_be_read_ends_the_trial(small, monkeypatch):

@@ -1,4 +1,6 @@
-"""One optimizer step: order, reductions, precision. Values are compared in tests/method and tests/paper."""
+"""One optimizer step: order, reductions, precision. Values are compared in tests/method and
+tests/paper.
+"""
 
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -36,7 +38,9 @@ def batches(count, seed=0):
 def build(config, **changes):
     torch.manual_seed(0)
     model = StudentTeacher(config)
-    return Update(model, model.student, build_optimizer(model.student, config.optim), config, **changes)
+    return Update(
+        model, model.student, build_optimizer(model.student, config.optim), config, **changes
+    )
 
 
 class Wrapper(nn.Module):
@@ -90,13 +94,25 @@ def test_micro_batches_are_averaged_and_counts_summed(config):
     parts = list(batches(3))
     singles = [build(config).step([part], VALUES) for part in parts]
     together, last = build(config).step(parts, VALUES), singles[-1].metrics
-    assert together.loss.item() == pytest.approx(np.mean([out.loss.item() for out in singles]), rel=1e-6)
+    assert together.loss.item() == pytest.approx(
+        np.mean([out.loss.item() for out in singles]), rel=1e-6
+    )
     assert together.metrics.keys() == last.keys()
     for name, value in together.metrics.items():
         seen = torch.stack([out.metrics[name].double() for out in singles])
-        want = {"features": seen[-1], "cls_prototypes": seen.sum(0), "patch_prototypes": seen.sum(0)}
-        torch.testing.assert_close(value.double(), want.get(name, seen.mean(0)), rtol=1e-5, atol=1e-7)
-    assert set(build(config).step(parts, VALUES, observe=False).metrics) == {"cls_loss", "patch_loss", "koleo_loss"}
+        want = {
+            "features": seen[-1],
+            "cls_prototypes": seen.sum(0),
+            "patch_prototypes": seen.sum(0),
+        }
+        torch.testing.assert_close(
+            value.double(), want.get(name, seen.mean(0)), rtol=1e-5, atol=1e-7
+        )
+    assert set(build(config).step(parts, VALUES, observe=False).metrics) == {
+        "cls_loss",
+        "patch_loss",
+        "koleo_loss",
+    }
 
 
 def test_the_gradient_is_the_mean_over_micro_batches_and_nothing_of_the_step_before(config):
@@ -122,7 +138,13 @@ def test_gradient_norms_are_those_of_backbone_mlp_and_prototypes_before_clipping
     squares = {"backbone": 0.0, "head_mlp": 0.0, "last_layer": 0.0}
     for name, p in free.model.student.named_parameters():
         if p.grad is not None:
-            part = "backbone" if name.startswith("backbone.") else "head_mlp" if ".mlp." in name else "last_layer"
+            part = (
+                "backbone"
+                if name.startswith("backbone.")
+                else "head_mlp"
+                if ".mlp." in name
+                else "last_layer"
+            )
             squares[part] += p.grad.square().sum().item()
     want = {part: square**0.5 for part, square in squares.items()}
     assert min(want.values()) > 0
@@ -140,7 +162,9 @@ def moved(before, after):
 def test_what_is_frozen_stays_and_the_rest_moves(config, last_layer, backbone):
     made = build(config)
     before = {name: p.detach().clone() for name, p in made.model.student.named_parameters()}
-    made.step(list(batches(1)), replace(VALUES, freeze_last_layer=last_layer, freeze_backbone=backbone))
+    made.step(
+        list(batches(1)), replace(VALUES, freeze_last_layer=last_layer, freeze_backbone=backbone)
+    )
     changed = moved(before, dict(made.model.student.named_parameters()))
     assert any(name.startswith("backbone.") for name in changed) == (not backbone)
     assert any(name.startswith("head.last_layer") for name in changed) == (not last_layer)
@@ -156,7 +180,9 @@ def test_the_teacher_follows_the_student_as_it_is_after_the_step(config):
     for name, p in made.model.teacher.named_parameters():
         torch.testing.assert_close(p.detach(), 0.75 * old[name] + 0.25 * student[name].detach())
     assert all(g["lr"] == 0.1 for g in made.optimizer.param_groups)
-    for center, start in zip((made.model.cls_center, made.model.patch_center), centers, strict=True):
+    for center, start in zip(
+        (made.model.cls_center, made.model.patch_center), centers, strict=True
+    ):
         assert not torch.equal(center.value, start) and center.pending.eq(0).all()
 
 
@@ -191,17 +217,23 @@ class Scaler:
 
 
 @pytest.mark.parametrize("overflow", [False, True])
-def test_float16_is_unscaled_before_clipping_and_an_overflow_skips_the_optimizer_alone(config, monkeypatch, overflow):
+def test_float16_is_unscaled_before_clipping_and_an_overflow_skips_the_optimizer_alone(
+    config, monkeypatch, overflow
+):
     calls, config = [], apply(config, ["optim.clip=0.3"])
     clip = update_module.clip_gradients
-    monkeypatch.setattr(update_module, "clip_gradients", lambda *args: (calls.append("clip"), clip(*args))[1])
+    monkeypatch.setattr(
+        update_module, "clip_gradients", lambda *args: (calls.append("clip"), clip(*args))[1]
+    )
     made, plain = build(config, scaler=Scaler(overflow, calls)), build(config)
     before = {name: p.detach().clone() for name, p in made.model.student.named_parameters()}
     out, want = (each.step(list(batches(2)), VALUES) for each in (made, plain))
     assert calls[:6] == ["scale", "scale", "unscale", "clip", "step", "update"]
     assert out.skipped == overflow and not want.skipped
     assert out.loss.item() == pytest.approx(want.loss.item(), rel=1e-6)
-    assert out.grad_norms["backbone"].item() == pytest.approx(want.grad_norms["backbone"].item(), rel=1e-4)
+    assert out.grad_norms["backbone"].item() == pytest.approx(
+        want.grad_norms["backbone"].item(), rel=1e-4
+    )
     after = dict(made.model.student.named_parameters())
     if overflow:
         assert not moved(before, after)
@@ -221,4 +253,8 @@ def test_the_forward_pass_of_every_micro_batch_runs_in_the_precision_given(confi
     made, plain = build(config, autocast=autocast), build(config)
     assert plain.autocast is nullcontext and plain.scaler is None
     low, full = (each.step(list(batches(2)), VALUES).loss for each in (made, plain))
-    assert len(entered) == 2 and low.item() != full.item() and low.item() == pytest.approx(full.item(), rel=0.05)
+    assert (
+        len(entered) == 2
+        and low.item() != full.item()
+        and low.item() == pytest.approx(full.item(), rel=0.05)
+    )

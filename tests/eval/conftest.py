@@ -1,4 +1,6 @@
-"""A world for the robustness protocols: tinted scenes of ten classes, a ViT of two blocks, no trained weights."""
+"""A world for the robustness protocols: tinted scenes of ten classes, a ViT of two blocks, no
+trained weights.
+"""
 
 import colorsys
 import re
@@ -27,7 +29,9 @@ from ibot.weights.read import KeyReport, Loaded
 
 SIZE = (32, 32)
 VIT = ModelConfig(width=24, depth=2, heads=3, patch=8, pos_size=SIZE)
-SWIN = ModelConfig(kind="swin", width=8, depths=(1, 1), stage_heads=(1, 2), window=4, patch=4, pos_size=SIZE)
+SWIN = ModelConfig(
+    kind="swin", width=8, depths=(1, 1), stage_heads=(1, 2), window=4, patch=4, pos_size=SIZE
+)
 
 
 class LargestTensor(TorchDispatchMode):
@@ -61,7 +65,9 @@ def one_thread():
 
 @pytest.fixture(scope="session")
 def scenes(tmp_path_factory):
-    """Scenes whose class shows in their colour too, so that a linear head on random weights is right now and then."""
+    """Scenes whose class shows in their colour too, so that a linear head on random weights is
+    right now and then.
+    """
     folder = tmp_path_factory.mktemp("scenes")
     write_folder(folder, train=100, val=60, size=32)
     classes = sorted(path.name for path in (folder / "train").iterdir())
@@ -96,13 +102,27 @@ class Lab:
         return replace(self.context, train=images, val=images)
 
     def store(self, context, classes=None, weight=None, bias=None):
-        """The context with weights that hold a classifier on the class token, random unless given."""
+        """The context with weights that hold a classifier on the class token, random unless
+        given.
+        """
         classes = classes or context.train.classes
         torch.manual_seed(1)
-        weight = torch.randn(len(classes), context.loaded.backbone.embed_dim) if weight is None else weight
+        weight = (
+            torch.randn(len(classes), context.loaded.backbone.embed_dim)
+            if weight is None
+            else weight
+        )
         bias = torch.zeros(len(classes)) if bias is None else bias
         made = LinearClassifier(
-            context.loaded.backbone, context.loaded.config, weight, bias, CLASS_TOKEN, False, context.view, classes, {}
+            context.loaded.backbone,
+            context.loaded.config,
+            weight,
+            bias,
+            CLASS_TOKEN,
+            False,
+            context.view,
+            classes,
+            {},
         )
         made.save(self.folder / "classifier.safetensors")
         return replace(context, weights=str(self.folder / "classifier.safetensors"))
@@ -133,7 +153,13 @@ class Lab:
     @torch.no_grad()
     def accuracy(classifier, views, images):
         """Per cent."""
-        return 100 * (classifier.logits(views).argmax(1) == torch.from_numpy(images.labels)).double().mean().item()
+        return (
+            100
+            * (classifier.logits(views).argmax(1) == torch.from_numpy(images.labels))
+            .double()
+            .mean()
+            .item()
+        )
 
     @staticmethod
     def by_metric(records):
@@ -152,9 +178,18 @@ class Lab:
 def lab(scenes, tmp_path):
     train, val = open_labelled(str(scenes))
     empty = Context(
-        None, "random.safetensors", "teacher", "", train, val, View(SIZE), torch.device("cpu"), tmp_path / "cache",
-        tmp_path, batch=16,
-    )  # fmt: skip
+        None,
+        "random.safetensors",
+        "teacher",
+        "",
+        train,
+        val,
+        View(SIZE),
+        torch.device("cpu"),
+        tmp_path / "cache",
+        tmp_path,
+        batch=16,
+    )
     made = Lab(empty, tmp_path)
     made.context = made.with_network()
     return made

@@ -62,7 +62,8 @@ def test_what_is_read_scores_as_what_was_written(lab, unit, feature, kind):
 def test_a_stored_classifier_with_nan_or_infinity_is_refused(lab, name):
     file = lab.store(lab.context).weights
     with safe_open(file, framework="pt") as stored:
-        metadata, tensors = stored.metadata(), {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
+        metadata = stored.metadata()
+        tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
     for value, word in ((float("nan"), "NaN"), (float("inf"), "infinity")):
         tensors[name].view(-1)[0] = value
         save_file(tensors, file, metadata)
@@ -72,9 +73,13 @@ def test_a_stored_classifier_with_nan_or_infinity_is_refused(lab, name):
 
 
 def test_scores_that_are_not_finite_are_refused(lab):
-    context = lab.store(lab.context, weight=torch.full((10, lab.context.loaded.backbone.embed_dim), 3e38))
+    context = lab.store(
+        lab.context, weight=torch.full((10, lab.context.loaded.backbone.embed_dim), 3e38)
+    )
     with pytest.raises(WeightsError, match="outputs are not finite"):
-        load_classifier(context.weights).head(torch.full((2, lab.context.loaded.backbone.embed_dim), 10.0))
+        load_classifier(context.weights).head(
+            torch.full((2, lab.context.loaded.backbone.embed_dim), 10.0)
+        )
 
 
 def test_other_files_hold_no_classifier(tmp_path):

@@ -1,4 +1,6 @@
-"""`ibot eval` in one process and in two: every number of every record is the same. Runs that were cut off go on."""
+"""`ibot eval` in one process and in two: every number of every record is the same. Runs that were
+cut off go on.
+"""
 
 import colorsys
 import json
@@ -54,7 +56,9 @@ class Case:
 
     def load(self):
         run = protocols.EVALUATIONS[self.name].load()
-        return lambda context, settings: run(replace(context, mode=self.mode, batch=BATCH), settings)
+        return lambda context, settings: run(
+            replace(context, mode=self.mode, batch=BATCH), settings
+        )
 
 
 SWEEP = ("rates=0.01,0.3", "epochs=2", "batch=32")
@@ -80,7 +84,8 @@ CASES = (
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """Ten classes that differ in colour, variants and corruptions of others, a network with random weights.
+    """Ten classes that differ in colour, variants and corruptions of others, a network with random
+    weights.
 
     One image of each part cannot be read; nor can one mask of `damaged`.
     """
@@ -107,8 +112,18 @@ def world(tmp_path_factory):
         np.save(mask, foreground)
     shutil.copytree(folder / "backgrounds", folder / "damaged")
     next((folder / "damaged" / "fg_mask").glob("*/*")).write_bytes(b"no mask")
-    config = apply(recipe("tiny32"), ["model.width=24", "model.depth=2", "model.heads=3", "model.patch=8",
-                                      "head.out_dim=10", "head.patch_out_dim=10", "head.hidden_dim=32"])  # fmt: skip
+    config = apply(
+        recipe("tiny32"),
+        [
+            "model.width=24",
+            "model.depth=2",
+            "model.heads=3",
+            "model.patch=8",
+            "head.out_dim=10",
+            "head.patch_out_dim=10",
+            "head.hidden_dim=32",
+        ],
+    )
     torch.manual_seed(0)
     network = Teacher(config).state_dict()  # fresh weights hardly tell images apart; these do
     tensors = {name: value * (3 if value.ndim > 1 else 1) for name, value in network.items()}
@@ -117,17 +132,38 @@ def world(tmp_path_factory):
 
 
 def run_cases(patch):
-    """All cases from the current folder, one after the other; the long ones that `semi` runs are made short."""
+    """All cases from the current folder, one after the other; the long ones that `semi` runs are
+    made short.
+    """
     cases = [*CASES, GENERATED] if find_spec("imagecorruptions") else CASES
     patch.setattr(evaluate, "EVALUATIONS", {f"case {i}": case for i, case in enumerate(cases)})
     patch.setattr(semi, "LinearSettings", partial(semi.LinearSettings, epochs=2, rates=(0.01, 0.3)))
-    patch.setattr(semi, "sane_settings", lambda *given: replace(sane_settings(*given), epochs=2, init_scale=1.0))
+    patch.setattr(
+        semi,
+        "sane_settings",
+        lambda *given: replace(sane_settings(*given), epochs=2, init_scale=1.0),
+    )
     return evaluate_all()
 
 
 def evaluate_all(out="out"):
-    return main(["eval", "all", "../weights.safetensors", "--data", "../data", "--out", out, "--cache", "cache",
-                 "--workers", "0", "--device", "cpu"])  # fmt: skip
+    return main(
+        [
+            "eval",
+            "all",
+            "../weights.safetensors",
+            "--data",
+            "../data",
+            "--out",
+            out,
+            "--cache",
+            "cache",
+            "--workers",
+            "0",
+            "--device",
+            "cpu",
+        ]
+    )
 
 
 def records(folder):
@@ -149,7 +185,9 @@ def test_two_processes_give_every_number_of_one(world, monkeypatch, capsys):
     refused = [text[text.index("not run:") :] for text in (capsys.readouterr().err, done[0].stderr)]
     assert refused[0] == refused[1] and refused[0].count("\n") == 2 and "the mask" in refused[0]
     one, two = (records(world / name / "out") for name in ("one", "two"))
-    assert len(one) == len(two) and {row["protocol"] for row in one} == {case.name for case in CASES}
+    assert len(one) == len(two) and {row["protocol"] for row in one} == {
+        case.name for case in CASES
+    }
     for first, second in zip(one, two, strict=True):
         compare(first, second, f"{first['metric']} {first['extra']['row']}")
 
@@ -195,7 +233,9 @@ def test_a_fine_tuning_goes_on_in_any_number_of_processes_unless_it_mixes():
     def cut(world_size, **changes):
         settings = replace(sane_settings("small", 90), **changes)
         plan = plan_steps(90, 3, settings, world_size)
-        return identity(Classifier(build_backbone(VIT, (16, 16)), 3, settings), [], settings, plan)["cut"]
+        return identity(Classifier(build_backbone(VIT, (16, 16)), 3, settings), [], settings, plan)[
+            "cut"
+        ]
 
     assert cut(1) == cut(2) == cut(4) == [32]
     assert cut(1, mixup=0.8) != cut(2, mixup=0.8)
@@ -221,8 +261,12 @@ def test_an_evaluation_that_was_cut_off_goes_on(world, tmp_path, monkeypatch):
 
     monkeypatch.setattr(corruptions, "score_images", third_is_cut_off)
     assert evaluate_all("cut") == 130
-    monkeypatch.setattr("ibot.eval.features.cache.compute", lambda *_: pytest.fail("the network ran again"))
-    monkeypatch.setattr("ibot.eval.tune.training._Run.update", lambda *_: pytest.fail("the network was tuned again"))
+    monkeypatch.setattr(
+        "ibot.eval.features.cache.compute", lambda *_: pytest.fail("the network ran again")
+    )
+    monkeypatch.setattr(
+        "ibot.eval.tune.training._Run.update", lambda *_: pytest.fail("the network was tuned again")
+    )
     assert evaluate_all("cut") == 0
     assert scored == ["clean", "snow 1", "snow 2", "snow 2", "fog 1", "fog 2"]
     assert not list(Path("cut").glob("*.state")) and not list(Path("cut").glob("all-*"))

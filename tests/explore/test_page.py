@@ -67,7 +67,9 @@ class Page(HTMLParser):
             self.texts.append((self.open[-1] if self.open else "", data.strip()))
 
     def all(self, tag, **attrs):
-        return [found for name, found in self.elements if name == tag and attrs.items() <= found.items()]
+        return [
+            found for name, found in self.elements if name == tag and attrs.items() <= found.items()
+        ]
 
     def text(self, tag):
         return [text for inside, text in self.texts if inside == tag]
@@ -81,7 +83,10 @@ class Page(HTMLParser):
             with Image.open(io.BytesIO(base64.b64decode(data, validate=True))) as picture:
                 picture.load()
                 assert picture.format == "JPEG"
-                assert (str(picture.width), str(picture.height)) == (element["width"], element["height"])
+                assert (str(picture.width), str(picture.height)) == (
+                    element["width"],
+                    element["height"],
+                )
                 pictures.append(picture.convert("RGB"))
         return pictures
 
@@ -126,7 +131,10 @@ def test_every_name_and_every_picture_is_on_the_page(tmp_path):
         assert f" {picture.index}: " in element["alt"]
     numbers = [text for text in page.text("small") if f"#{order[1].index}" in text]
     assert numbers and "0.900" in numbers[0]
-    assert page.text("h2")[-2:] == ["Near-duplicates", "Outliers"] and page.text("h2")[0] == "Nearest to"
+    assert (
+        page.text("h2")[-2:] == ["Near-duplicates", "Outliers"]
+        and page.text("h2")[0] == "Nearest to"
+    )
     assert page.text("h3") == [
         "Group 1: 4 images, smallest similarity to the first 0.750",
         "Group 2: 2 images, smallest similarity to the first 0.650",
@@ -138,15 +146,24 @@ def test_a_name_cannot_leave_its_place(tmp_path, name):
     page = shown(tmp_path, Findings(outliers=[Picture(3, name, 0.1)]), title=name)
     (image,) = page.all("img")
     visible = image["alt"].removeprefix("image 3: ")
-    back = re.sub(r"\\(?:u([0-9a-f]{4})|x([0-9a-f]{2}))", lambda m: chr(int(m[1] or m[2], 16)), visible)
-    assert back.replace("\\n", "\n").replace("\\r", "\r").replace("\\t", "\t") == name.replace("\\n", "\n")
+    back = re.sub(
+        r"\\(?:u([0-9a-f]{4})|x([0-9a-f]{2}))", lambda m: chr(int(m[1] or m[2], 16)), visible
+    )
+    assert back.replace("\\n", "\n").replace("\\r", "\r").replace("\\t", "\t") == name.replace(
+        "\\n", "\n"
+    )
     assert page.text("bdi") == [visible] and page.text("h1") == page.text("title") == [visible]
     assert not page.all("script") and len(page.all("img")) == 1
 
 
 def test_the_page_needs_no_network(tmp_path):
     page = shown(tmp_path, everything())
-    links = [value for _, attrs in page.elements for key, value in attrs.items() if key in ("src", "href", "srcset")]
+    links = [
+        value
+        for _, attrs in page.elements
+        for key, value in attrs.items()
+        if key in ("src", "href", "srcset")
+    ]
     assert links and all(link.startswith("data:image/jpeg;base64,") for link in links)
     assert "url(" not in page.source and "@import" not in page.source and "://" not in page.source
     (policy,) = page.all("meta", **{"http-equiv": "Content-Security-Policy"})
@@ -169,10 +186,15 @@ def test_the_query_comes_first_with_its_square(tmp_path):
         "image 2: b.jpg",
     ]
     assert page.text("bdi")[0] == "q.jpg, patch in row 1, column 1"
-    assert page.text("small")[:2] == ["query · #40 · patch in row 1, column 1", "#1 · patch in row 1, column 3 · 0.800"]
+    assert page.text("small")[:2] == [
+        "query · #40 · patch in row 1, column 1",
+        "#1 · patch in row 1, column 3 · 0.800",
+    ]
     assert "Rows and columns of patches count from 0." in page.text("p")
     squares = [
-        dict(side.split(":") for side in found["style"].split(";")) for found in page.all("span") if "style" in found
+        dict(side.split(":") for side in found["style"].split(";"))
+        for found in page.all("span")
+        if "style" in found
     ]
     assert squares == [
         {"top": "50.000%", "left": "25.000%", "height": "50.000%", "width": "25.000%"},
@@ -192,10 +214,13 @@ def test_squares_tile_the_picture(grid):
     for patch in range(grid[0] * grid[1]):
         square = Square.on_grid(patch, grid)
         top, left = round(square.top * len(cover)), round(square.left * cover.shape[1])
-        cover[top : top + round(square.height * len(cover)), left : left + round(square.width * cover.shape[1])] += (
-            patch
-        )
-    np.testing.assert_array_equal(cover, np.kron(np.arange(grid[0] * grid[1]).reshape(grid), np.ones((4, 4), int)))
+        cover[
+            top : top + round(square.height * len(cover)),
+            left : left + round(square.width * cover.shape[1]),
+        ] += patch
+    np.testing.assert_array_equal(
+        cover, np.kron(np.arange(grid[0] * grid[1]).reshape(grid), np.ones((4, 4), int))
+    )
 
 
 @pytest.mark.parametrize("patch", [-1, 6])
@@ -214,7 +239,11 @@ def test_an_unreadable_image_is_a_box_with_the_reason(tmp_path):
     assert len(page.images()) == 2
     (box,) = page.all("div", role="img")
     assert box["aria-label"] == "image 1: 1.jpg, unreadable: <b>truncated</b>"
-    assert page.text("div") == ["<b>truncated</b>"] and page.text("bdi") == ["0.jpg", "1.jpg", "2.jpg"]
+    assert page.text("div") == ["<b>truncated</b>"] and page.text("bdi") == [
+        "0.jpg",
+        "1.jpg",
+        "2.jpg",
+    ]
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (32, 32), (3000, 2), (2, 3000), (700, 900), (192, 100)])
@@ -250,7 +279,9 @@ def test_large_groups_and_many_groups_are_cut_and_the_page_says_so(tmp_path):
 
 def test_sections_appear_when_sought_even_if_empty(tmp_path):
     page = shown(tmp_path, Findings(duplicates=Duplicates(0.9, []), outliers=[]))
-    assert page.text("h2") == ["Near-duplicates", "Outliers"] and page.text("p")[1].endswith("0.9 or more: 0.")
+    assert page.text("h2") == ["Near-duplicates", "Outliers"] and page.text("p")[1].endswith(
+        "0.9 or more: 0."
+    )
     assert shown(tmp_path, Findings()).text("h2") == []
 
 
@@ -260,21 +291,46 @@ def test_the_table_holds_all_findings(tmp_path):
     with (tmp_path / "a.csv").open(encoding="utf-8", errors="surrogateescape", newline="") as file:
         header, *lines = csv.reader(file)
     assert header == [
-        "kind", "group_or_query", "query_row", "query_column", "rank", "name", "row", "column", "similarity",
-    ]  # fmt: skip
+        "kind",
+        "group_or_query",
+        "query_row",
+        "query_column",
+        "rank",
+        "name",
+        "row",
+        "column",
+        "similarity",
+    ]
     name = [name.replace("\ud800", "\ufffd") for name in NAMES]
     similarity = [f"{0.9 - 0.05 * i:.6f}" for i in range(len(NAMES))]
     assert lines == [
-        *(["nearest", name[7], "", "", str(i + 1), name[i], "", "", similarity[i]] for i in range(3)),
-        *(["patch", name[3], "1", "2", str(i - 2), name[i], "1", str(i - 3), similarity[i]] for i in range(3, 5)),
-        *(["near-duplicate", "1", "", "", str(i + 1), name[i], "", "", similarity[i]] for i in range(4)),
-        *(["near-duplicate", "2", "", "", str(i - 3), name[i], "", "", similarity[i]] for i in range(4, 6)),
-        *(["outlier", "", "", "", str(i - 5), name[i], "", "", similarity[i]] for i in range(6, len(NAMES))),
+        *(
+            ["nearest", name[7], "", "", str(i + 1), name[i], "", "", similarity[i]]
+            for i in range(3)
+        ),
+        *(
+            ["patch", name[3], "1", "2", str(i - 2), name[i], "1", str(i - 3), similarity[i]]
+            for i in range(3, 5)
+        ),
+        *(
+            ["near-duplicate", "1", "", "", str(i + 1), name[i], "", "", similarity[i]]
+            for i in range(4)
+        ),
+        *(
+            ["near-duplicate", "2", "", "", str(i - 3), name[i], "", "", similarity[i]]
+            for i in range(4, 6)
+        ),
+        *(
+            ["outlier", "", "", "", str(i - 5), name[i], "", "", similarity[i]]
+            for i in range(6, len(NAMES))
+        ),
     ]
 
 
 def test_the_table_keeps_the_bytes_of_names_and_leaves_unknown_numbers_empty(tmp_path):
-    write_csv([Row("outlier", "", None, None, 1, "caf\udce9.jpg", None, None, None)], tmp_path / "a.csv")
+    write_csv(
+        [Row("outlier", "", None, None, 1, "caf\udce9.jpg", None, None, None)], tmp_path / "a.csv"
+    )
     assert (tmp_path / "a.csv").read_bytes().splitlines()[1] == b"outlier,,,,1,caf\xe9.jpg,,,"
 
 
@@ -295,7 +351,9 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, kind):
     path.write_text("old")
     with pytest.raises(KeyError):
         if kind == "page":
-            write_page(Findings(outliers=[Picture(0, "a"), Picture(1, "b")]), unreliable, path, "title")
+            write_page(
+                Findings(outliers=[Picture(0, "a"), Picture(1, "b")]), unreliable, path, "title"
+            )
         else:
             write_csv(failing(), path)
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
@@ -307,5 +365,8 @@ def test_a_file_is_replaced_in_one_step(tmp_path, monkeypatch):
     monkeypatch.setattr(gallery.os, "fsync", lambda _: seen.append(path.read_text()))
     write_csv([], path)
     write_page(Findings(), plain, path, "title")
-    assert seen == ["old", "kind,group_or_query,query_row,query_column,rank,name,row,column,similarity\n"]
+    assert seen == [
+        "old",
+        "kind,group_or_query,query_row,query_column,rank,name,row,column,similarity\n",
+    ]
     assert list(tmp_path.iterdir()) == [path]

@@ -22,12 +22,16 @@ def unit(*shape, seed, dtype=torch.float64):
 
 
 def families(seed, centres=12, dim=5):
-    """Copies of a few directions with noise of several sizes, in random order: groups, chains and loners."""
+    """Copies of a few directions with noise of several sizes, in random order: groups, chains and
+    loners.
+    """
     g = torch.Generator().manual_seed(seed)
     copies = torch.randint(1, 9, (centres,), generator=g)
     noise = 0.15 * torch.rand(int(copies.sum()), 1, generator=g, dtype=torch.float64)
     points = unit(centres, dim, seed=seed + 100).repeat_interleave(copies, 0)
-    points = F.normalize(points + noise * torch.randn(points.shape, generator=g, dtype=torch.float64), dim=1)
+    points = F.normalize(
+        points + noise * torch.randn(points.shape, generator=g, dtype=torch.float64), dim=1
+    )
     return points[torch.randperm(len(points), generator=g)]
 
 
@@ -53,7 +57,9 @@ def loop_groups(points, threshold):
                 break
         else:
             groups.append([(i, 1.0)])
-    return sorted((group for group in groups if len(group) > 1), key=lambda group: (-len(group), group[0]))
+    return sorted(
+        (group for group in groups if len(group) > 1), key=lambda group: (-len(group), group[0])
+    )
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -72,7 +78,9 @@ def test_a_query_is_left_out_of_its_own_answers(seed):
     bank = unit(40, 6, seed=seed)
     own = torch.tensor([39, 0, 7, 7])
     _, index = nearest_images(bank, bank[own], 5, exclude=own, chunk=3, block=6)
-    assert index.tolist() == [[i for _, i in loop_neighbours(bank, bank[o], 5, int(o))] for o in own]
+    assert index.tolist() == [
+        [i for _, i in loop_neighbours(bank, bank[o], 5, int(o))] for o in own
+    ]
 
 
 def test_a_query_is_left_out_among_many_copies_of_itself():
@@ -97,9 +105,13 @@ def test_near_duplicates_equal_the_loop(seed, threshold):
     assert want
     for block in (2048, 7, 1):
         got = near_duplicates(points, threshold, block=block)
-        assert [group.index.tolist() for group in got] == [[i for i, _ in members] for members in want]
+        assert [group.index.tolist() for group in got] == [
+            [i for i, _ in members] for members in want
+        ]
         for group, members in zip(got, want, strict=True):
-            assert group.similarity.tolist() == pytest.approx([cosine for _, cosine in members], abs=1e-12)
+            assert group.similarity.tolist() == pytest.approx(
+                [cosine for _, cosine in members], abs=1e-12
+            )
 
 
 @pytest.mark.parametrize("threshold", [-1, 0.0, 0.3, 0.6, 0.95])
@@ -123,15 +135,21 @@ def test_a_long_chain_is_cut_where_its_ends_differ(block):
     angle = torch.arange(100).double() * 0.01
     chain = torch.stack([angle.cos(), angle.sin()], 1)
     groups = near_duplicates(chain, math.cos(0.0901), block=block)
-    assert [group.index.tolist() for group in groups] == [list(range(i, i + 10)) for i in range(0, 100, 10)]
-    assert [min(group.similarity.tolist()) for group in groups] == pytest.approx([math.cos(0.09)] * 10)
+    assert [group.index.tolist() for group in groups] == [
+        list(range(i, i + 10)) for i in range(0, 100, 10)
+    ]
+    assert [min(group.similarity.tolist()) for group in groups] == pytest.approx(
+        [math.cos(0.09)] * 10
+    )
     assert near_duplicates(chain, math.cos(0.0099), block=block) == []
 
 
 @pytest.mark.parametrize("block", [2048, 2, 1])
 def test_an_image_between_two_leaders_joins_the_earlier_one(block):
     angle = torch.tensor([0.0, 0.15, 0.08]).double()
-    (group,) = near_duplicates(torch.stack([angle.cos(), angle.sin()], 1), math.cos(0.1), block=block)
+    (group,) = near_duplicates(
+        torch.stack([angle.cos(), angle.sin()], 1), math.cos(0.1), block=block
+    )
     assert group.index.tolist() == [0, 2]
 
 
@@ -147,14 +165,19 @@ def test_a_threshold_between_two_numbers_of_32_bits_is_kept(step):
 
 def test_equal_images_are_one_group_of_similarity_one():
     (group,) = near_duplicates(unit(1, 6, seed=0).repeat(1500, 1).float(), 0.9999, block=512)
-    assert len(group.index) == 1500 and group.similarity.tolist() == pytest.approx([1] * 1500, abs=1e-6)
+    assert len(group.index) == 1500 and group.similarity.tolist() == pytest.approx(
+        [1] * 1500, abs=1e-6
+    )
 
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize(("chunk", "block"), BLOCKS)
 def test_outliers_equal_the_loop(seed, chunk, block):
     points = families(seed)
-    loop = [np.mean([value for value, _ in loop_neighbours(points, row, 4, i)]) for i, row in enumerate(points)]
+    loop = [
+        np.mean([value for value, _ in loop_neighbours(points, row, 4, i)])
+        for i, row in enumerate(points)
+    ]
     want = np.argsort(loop)[:6]
     similarity, index = outliers(points, 4, 6, chunk=chunk, block=block)
     assert index.tolist() == want.tolist()
@@ -171,13 +194,22 @@ def test_the_odd_one_out_comes_first():
 @pytest.mark.parametrize("block", [2**24, 100, 1])
 def test_nearest_patches_equal_the_loop(seed, block):
     g = torch.Generator().manual_seed(seed)
-    patches, query = torch.randn(13, 9, 6, generator=g, dtype=torch.float64), 3 * unit(6, seed=seed + 50)
-    cosine = [[float(F.cosine_similarity(patch, query, dim=0)) for patch in image] for image in patches]
-    want = sorted(((max(row), i, int(np.argmax(row))) for i, row in enumerate(cosine)), reverse=True)
+    patches, query = (
+        torch.randn(13, 9, 6, generator=g, dtype=torch.float64),
+        3 * unit(6, seed=seed + 50),
+    )
+    cosine = [
+        [float(F.cosine_similarity(patch, query, dim=0)) for patch in image] for image in patches
+    ]
+    want = sorted(
+        ((max(row), i, int(np.argmax(row))) for i, row in enumerate(cosine)), reverse=True
+    )
     for exclude in (None, want[0][1]):
         image, patch, similarity = nearest_patches(patches, query, 5, exclude, block=block)
         expected = [item for item in want if item[1] != exclude][:5]
-        assert list(zip(image.tolist(), patch.tolist(), strict=True)) == [(i, j) for _, i, j in expected]
+        assert list(zip(image.tolist(), patch.tolist(), strict=True)) == [
+            (i, j) for _, i, j in expected
+        ]
         assert similarity.tolist() == pytest.approx([value for value, _, _ in expected], abs=1e-12)
     assert nearest_patches(patches, query, 99, 4)[0].shape == (12,)
 
@@ -191,7 +223,9 @@ def test_patches_may_be_mapped_from_a_file_of_16_bits(tmp_path):
     mapped = np.memmap(tmp_path / "patches", np.float16, "r", shape=(20, 9, 6))
     image, patch, similarity = nearest_patches(mapped, patches[7, 3].float(), 20, block=120)
     assert (image[0], patch[0]) == (7, 3) and similarity[0] == pytest.approx(1, abs=1e-6)
-    for got, want in zip((image, patch, similarity), nearest_patches(patches, patches[7, 3].float(), 20), strict=True):
+    for got, want in zip(
+        (image, patch, similarity), nearest_patches(patches, patches[7, 3].float(), 20), strict=True
+    ):
         torch.testing.assert_close(got, want)
 
 
@@ -213,7 +247,9 @@ def test_no_tensor_of_all_pairs_is_built(alike, largest_tensor):
 def scaled(seed, num=3000, width=64):
     """Rows of different lengths around few directions, float32, and those of length 1."""
     g = torch.Generator().manual_seed(seed)
-    points = unit(50, width, seed=seed).repeat(num // 50, 1) + 0.05 * torch.randn(num, width, generator=g)
+    points = unit(50, width, seed=seed).repeat(num // 50, 1) + 0.05 * torch.randn(
+        num, width, generator=g
+    )
     rows = (10 * torch.rand(num, 1, generator=g) + 0.1) * points
     return rows.float(), F.normalize(rows.float(), dim=1)
 
@@ -221,15 +257,24 @@ def scaled(seed, num=3000, width=64):
 def test_rows_scaled_on_the_way_give_what_rows_of_length_one_give():
     (rows, ones), (asked, asked_ones) = scaled(0, num=300), scaled(1, num=50)
     for threshold in (0.5, 0.8):
-        got, want = (near_duplicates(x, threshold, scale=s, block=64) for x, s in ((rows, True), (ones, False)))
+        got, want = (
+            near_duplicates(x, threshold, scale=s, block=64)
+            for x, s in ((rows, True), (ones, False))
+        )
         assert len(got) > 1 and len(got) == len(want)
         for group, other in zip(got, want, strict=True):
             assert torch.equal(group.index, other.index)
             torch.testing.assert_close(group.similarity, other.similarity, atol=1e-6, rtol=0)
     own = torch.arange(20)
     pairs = [
-        (nearest_images(rows, asked, 5, scale=True, block=64), nearest_images(ones, asked_ones, 5, block=64)),
-        (nearest_images(rows, rows[:20], 5, own, scale=True, chunk=7), nearest_images(ones, ones[:20], 5, own)),
+        (
+            nearest_images(rows, asked, 5, scale=True, block=64),
+            nearest_images(ones, asked_ones, 5, block=64),
+        ),
+        (
+            nearest_images(rows, rows[:20], 5, own, scale=True, chunk=7),
+            nearest_images(ones, ones[:20], 5, own),
+        ),
         (outliers(rows, 5, 9, scale=True, chunk=7, block=64), outliers(ones, 5, 9)),
     ]
     for got, want in pairs:
@@ -268,15 +313,24 @@ WRONG = {
     "a flat bank": (lambda: nearest_images(UNIT[0], UNIT, 1), r"float64 \[3\]"),
     "no images": (lambda: near_duplicates(UNIT[:0], 0.5), r"\[0, 3\]"),
     "16 bits": (lambda: outliers(UNIT.half(), 1, 1), r"float16"),
-    "another width": (lambda: nearest_images(UNIT, unit(2, 5, seed=0), 1), r"float64 \[4, 3\].*float64 \[2, 5\]"),
+    "another width": (
+        lambda: nearest_images(UNIT, unit(2, 5, seed=0), 1),
+        r"float64 \[4, 3\].*float64 \[2, 5\]",
+    ),
     "another type": (lambda: nearest_images(UNIT, UNIT.float(), 1), "float32"),
-    "a length": (lambda: near_duplicates(UNIT * torch.tensor([[1], [1], [2], [1]]), 0.5), "number 2 is 2"),
+    "a length": (
+        lambda: near_duplicates(UNIT * torch.tensor([[1], [1], [2], [1]]), 0.5),
+        "number 2 is 2",
+    ),
     "no length to scale": (
         lambda: near_duplicates(UNIT * UNIT.new_tensor([1, 0, 1, 1])[:, None], 0.5, scale=True),
         "number 1 is 0",
     ),
     "no number to scale": (lambda: outliers(UNIT * torch.nan, 1, 1, scale=True), "number 0 is nan"),
-    "infinity to scale": (lambda: nearest_images(UNIT, UNIT * torch.inf, 1, scale=True), "number 0 is inf"),
+    "infinity to scale": (
+        lambda: nearest_images(UNIT, UNIT * torch.inf, 1, scale=True),
+        "number 0 is inf",
+    ),
     "no number": (lambda: outliers(UNIT * torch.nan, 1, 1), "number 0 is nan"),
     "no neighbours": (lambda: nearest_images(UNIT, UNIT, 0), "k must be at least 1, not 0"),
     "no outliers": (lambda: outliers(UNIT, 1, 0), "count must be at least 1"),
@@ -284,7 +338,10 @@ WRONG = {
     "a threshold in per cent": (lambda: near_duplicates(UNIT, 95), "not at 95"),
     "no threshold": (lambda: near_duplicates(UNIT, math.nan), "nan"),
     "excluded beyond": (lambda: nearest_images(UNIT, UNIT[:1], 1, torch.tensor([4])), r"0\.\.3"),
-    "excluded too few": (lambda: nearest_images(UNIT, UNIT, 1, torch.tensor([0])), r"int64 \[4\].*int64 \[1\]"),
+    "excluded too few": (
+        lambda: nearest_images(UNIT, UNIT, 1, torch.tensor([0])),
+        r"int64 \[4\].*int64 \[1\]",
+    ),
     "flat patches": (lambda: nearest_patches(UNIT, UNIT[0], 1), r"\(4, 3\)"),
     "another patch": (lambda: nearest_patches(UNIT[None], UNIT[0, :2], 1), r"\(1, 4, 3\).*\(2,\)"),
     "a query of 16 bits": (lambda: nearest_patches(UNIT[None], UNIT[0].half(), 1), "float16"),

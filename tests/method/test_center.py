@@ -29,7 +29,10 @@ def test_a_center_without_new_rows_stays():
 
 def test_centers_of_several_processes_move_by_the_rows_of_all_in_one_collective(monkeypatch):
     g = torch.Generator().manual_seed(0)
-    centers, rows = [Center(3, 0.9), Center(5, 0.5)], [torch.randn(4, 3, generator=g), torch.randn(7, 5, generator=g)]
+    centers, rows = (
+        [Center(3, 0.9), Center(5, 0.5)],
+        [torch.randn(4, 3, generator=g), torch.randn(7, 5, generator=g)],
+    )
     others = [torch.randn(2, 3, generator=g), torch.randn(1, 5, generator=g)]
     start = [torch.randn(n, generator=g) for n in (3, 5)]
     for center, own, value in zip(centers, rows, start, strict=True):
@@ -39,7 +42,9 @@ def test_centers_of_several_processes_move_by_the_rows_of_all_in_one_collective(
 
     def all_reduce(packed):
         calls.append(len(packed))
-        packed += torch.cat([torch.cat([other.sum(0), torch.tensor([float(len(other))])]) for other in others])
+        packed += torch.cat(
+            [torch.cat([other.sum(0), torch.tensor([float(len(other))])]) for other in others]
+        )
 
     monkeypatch.setattr(center_module, "several_processes", lambda: True)
     monkeypatch.setattr(center_module, "dist", SimpleNamespace(all_reduce=all_reduce))
@@ -47,7 +52,9 @@ def test_centers_of_several_processes_move_by_the_rows_of_all_in_one_collective(
     assert calls == [4 + 6]
     for center, own, other, value in zip(centers, rows, others, start, strict=True):
         mean = torch.cat([own, other]).mean(0)
-        torch.testing.assert_close(center.value, center.momentum * value + (1 - center.momentum) * mean)
+        torch.testing.assert_close(
+            center.value, center.momentum * value + (1 - center.momentum) * mean
+        )
         assert center.pending.eq(0).all()
 
 
@@ -113,7 +120,9 @@ LOGITS = {
     "float16": _random(20, 8).half() * 100,
     "bfloat16": _random(20, 8).bfloat16(),
     "float64": _random(20, 8).double() * 50,
-    "some at -inf": torch.tensor([[-INFINITE, 1.0, 2.0], [3.0, -INFINITE, 0.0], [0.0, 0.0, -INFINITE]]),
+    "some at -inf": torch.tensor(
+        [[-INFINITE, 1.0, 2.0], [3.0, -INFINITE, 0.0], [0.0, 0.0, -INFINITE]]
+    ),
 }
 
 
@@ -125,9 +134,13 @@ def test_sinkhorn_is_exact_for_any_logits(name, iterations):
     assert probs.dtype == (torch.float64 if logits.dtype == torch.float64 else torch.float32)
     torch.testing.assert_close(probs.sum(dim=1), torch.ones(len(logits), dtype=probs.dtype))
     # A logit of 100 is known to 4e-6 in float32, its score to 1e-4.
-    torch.testing.assert_close(probs.double(), log_sinkhorn(logits, 0.04, iterations), rtol=0, atol=1e-4)
+    torch.testing.assert_close(
+        probs.double(), log_sinkhorn(logits, 0.04, iterations), rtol=0, atol=1e-4
+    )
     if name in ("usual", "huge", "bfloat16", "float64"):
-        torch.testing.assert_close(probs.double(), log_sinkhorn(logits, 0.04, iterations), rtol=0, atol=2e-6)
+        torch.testing.assert_close(
+            probs.double(), log_sinkhorn(logits, 0.04, iterations), rtol=0, atol=2e-6
+        )
 
 
 def test_sinkhorn_gives_nothing_to_what_is_ruled_out():
@@ -150,7 +163,9 @@ def test_sinkhorn_does_not_hide_logits_that_are_no_numbers(value):
 def test_sinkhorn_multiplies_in_float32_under_autocast():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         probs = sinkhorn_probs(_random(200, 50), 0.04)
-    torch.testing.assert_close(probs.double(), log_sinkhorn(_random(200, 50), 0.04), rtol=0, atol=2e-6)
+    torch.testing.assert_close(
+        probs.double(), log_sinkhorn(_random(200, 50), 0.04), rtol=0, atol=2e-6
+    )
 
 
 class TwoProcesses:
@@ -171,7 +186,9 @@ class TwoProcesses:
 
 @pytest.mark.parametrize("cut", [0, 1, 7])
 def test_sinkhorn_balances_the_rows_of_all_processes_together(monkeypatch, cut):
-    logits = _random(20, 8) + torch.arange(20)[:, None] * 5.0  # the second process holds the larger ones
+    logits = (
+        _random(20, 8) + torch.arange(20)[:, None] * 5.0
+    )  # the second process holds the larger ones
     monkeypatch.setattr(center_module, "dist", TwoProcesses())
     monkeypatch.setattr(center_module, "several_processes", lambda: True)
     parts, found = (logits[:cut], logits[cut:]), {}

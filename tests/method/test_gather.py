@@ -17,7 +17,11 @@ def as_rank(monkeypatch):
         monkeypatch.setattr(dist, "is_initialized", lambda: True)
         monkeypatch.setattr(dist, "get_rank", lambda: rank)
         monkeypatch.setattr(dist, "get_world_size", lambda: len(parts))
-        monkeypatch.setattr(dist, "all_gather", lambda out, own: [o.copy_(p) for o, p in zip(out, parts, strict=True)])
+        monkeypatch.setattr(
+            dist,
+            "all_gather",
+            lambda out, own: [o.copy_(p) for o, p in zip(out, parts, strict=True)],
+        )
 
     return pretend
 
@@ -25,7 +29,10 @@ def as_rank(monkeypatch):
 @pytest.mark.parametrize("processes", [2, 3, 6])
 def test_koleo_and_its_gradient_are_the_same_for_any_number_of_processes(as_rank, processes):
     torch.manual_seed(0)
-    images, weight = torch.randn(2, 12, 5, dtype=torch.float64), torch.randn(5, 4, dtype=torch.float64)
+    images, weight = (
+        torch.randn(2, 12, 5, dtype=torch.float64),
+        torch.randn(5, 4, dtype=torch.float64),
+    )
     images[1, 3] = images[1, 8] + 1e-3  # close neighbours in different processes
     whole = weight.clone().requires_grad_()
     loss = koleo_loss(images @ whole)

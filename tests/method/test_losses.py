@@ -32,11 +32,17 @@ def loop_patch_loss(student, teacher, mask, temp):
 @pytest.mark.parametrize(("num_global", "num_local"), [(2, 0), (2, 4), (1, 2), (3, 1)])
 def test_cls_loss_and_gradient_equal_the_loop_over_pairs(num_global, num_local):
     g = torch.Generator().manual_seed(num_global)
-    student = torch.randn(num_global + num_local, 5, 11, generator=g, dtype=torch.float64, requires_grad=True)
-    teacher = F.softmax(torch.randn(num_global, 5, 11, generator=g, dtype=torch.float64) * 3, dim=-1)
+    student = torch.randn(
+        num_global + num_local, 5, 11, generator=g, dtype=torch.float64, requires_grad=True
+    )
+    teacher = F.softmax(
+        torch.randn(num_global, 5, 11, generator=g, dtype=torch.float64) * 3, dim=-1
+    )
     got, want = cls_loss(student, teacher, 0.1), loop_cls_loss(student, teacher, 0.1)
     assert got.item() == pytest.approx(want.item(), rel=1e-12)
-    torch.testing.assert_close(*(torch.autograd.grad(loss, student)[0] for loss in (got, want)), rtol=1e-11, atol=1e-14)
+    torch.testing.assert_close(
+        *(torch.autograd.grad(loss, student)[0] for loss in (got, want)), rtol=1e-11, atol=1e-14
+    )
 
 
 @pytest.mark.parametrize("num_masked", [[3, 5], [0, 4], [0, 0], [1, 8]])
@@ -49,16 +55,18 @@ def test_patch_loss_and_gradient_equal_the_loop_over_views(num_masked):
     got = patch_loss(student[mask], teacher[mask], weight, len(mask), 0.1)
     want = loop_patch_loss(student, teacher, mask, 0.1)
     assert got.item() == pytest.approx(want.item() if num_masked != [0, 0] else 0.0, rel=1e-12)
-    torch.testing.assert_close(*(torch.autograd.grad(loss, student)[0] for loss in (got, want)), rtol=1e-11, atol=1e-14)
+    torch.testing.assert_close(
+        *(torch.autograd.grad(loss, student)[0] for loss in (got, want)), rtol=1e-11, atol=1e-14
+    )
 
 
 def test_uniform_outputs_give_ln_k():
     student, teacher = torch.zeros(4, 3, 16), torch.full((2, 3, 16), 1 / 16)
     assert cls_loss(student, teacher, 0.1).item() == pytest.approx(math.log(16), rel=1e-6)
     weight = torch.full((6,), 1 / 3)
-    assert patch_loss(torch.zeros(6, 16), torch.full((6, 16), 1 / 16), weight, 2, 0.1).item() == pytest.approx(
-        math.log(16), rel=1e-6
-    )
+    assert patch_loss(
+        torch.zeros(6, 16), torch.full((6, 16), 1 / 16), weight, 2, 0.1
+    ).item() == pytest.approx(math.log(16), rel=1e-6)
 
 
 def test_a_view_without_mask_dilutes_the_patch_loss():
@@ -78,7 +86,9 @@ def test_losses_stay_finite_for_huge_logits():
 def test_teacher_probs_subtracts_the_center_before_the_temperature():
     logits = torch.tensor([[1.0, 2.0]], dtype=torch.float64)
     want = torch.softmax(torch.tensor([[0.5 / 0.1, -1.0 / 0.1]], dtype=torch.float64), -1)
-    torch.testing.assert_close(teacher_probs(logits, torch.tensor([0.5, 3.0], dtype=torch.float64), 0.1), want)
+    torch.testing.assert_close(
+        teacher_probs(logits, torch.tensor([0.5, 3.0], dtype=torch.float64), 0.1), want
+    )
 
 
 @pytest.mark.parametrize("mass", [0.0, 0.3, 1.0, 2.0])
@@ -88,7 +98,9 @@ def test_a_target_counts_by_its_sum(mass):
     student = torch.randn(3, 4, 9, generator=g, dtype=torch.float64)
     teacher = mass * F.softmax(torch.randn(2, 4, 9, generator=g, dtype=torch.float64), dim=-1)
     teacher[0, 1] = 0.0
-    assert cls_loss(student, teacher, 0.1).item() == pytest.approx(loop_cls_loss(student, teacher, 0.1).item())
+    assert cls_loss(student, teacher, 0.1).item() == pytest.approx(
+        loop_cls_loss(student, teacher, 0.1).item()
+    )
     weight = torch.full((4,), 0.25, dtype=torch.float64)
     want = -(teacher[1] * F.log_softmax(student[0] / 0.1, dim=-1)).sum() / 4
     assert patch_loss(student[0], teacher[1], weight, 1, 0.1).item() == pytest.approx(want.item())
@@ -98,14 +110,20 @@ def test_a_target_counts_by_its_sum(mass):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_logits_are_raised_before_temperatures(dtype):
     g = torch.Generator().manual_seed(4)
-    logits = (torch.randn(4, 3, 16, generator=g) * 3000).to(dtype)  # over 0.04 beyond the range of float16
+    logits = (torch.randn(4, 3, 16, generator=g) * 3000).to(
+        dtype
+    )  # over 0.04 beyond the range of float16
     probs = teacher_probs(logits[:2], torch.zeros(16), 0.04)
     assert probs.dtype == torch.float32 and probs.isfinite().all()
     small = logits / 3000
     probs = teacher_probs(small[:2], torch.zeros(16), 0.04)
-    assert cls_loss(small, probs, 0.1).item() == pytest.approx(cls_loss(small.float(), probs, 0.1).item(), rel=1e-6)
+    assert cls_loss(small, probs, 0.1).item() == pytest.approx(
+        cls_loss(small.float(), probs, 0.1).item(), rel=1e-6
+    )
     rows, weight = small.flatten(0, 1)[:6], torch.full((6,), 1 / 6)
-    got, want = (patch_loss(x, probs.flatten(0, 1), weight, 1, 0.1).item() for x in (rows, rows.float()))
+    got, want = (
+        patch_loss(x, probs.flatten(0, 1), weight, 1, 0.1).item() for x in (rows, rows.float())
+    )
     assert got == pytest.approx(want, rel=1e-6)
 
 

@@ -30,36 +30,67 @@ from ibot.models.layers import DropPath
 from ibot.types import Batch, Masks, StepValues
 
 VALUES = StepValues(
-    lr=1e-3, weight_decay=0.04, momentum=0.9, teacher_temp=0.05, patch_temp=0.06, freeze_last_layer=False
+    lr=1e-3,
+    weight_decay=0.04,
+    momentum=0.9,
+    teacher_temp=0.05,
+    patch_temp=0.06,
+    freeze_last_layer=False,
 )
 
 
 def settings(**kwargs) -> Config:
     model = ModelConfig(
-        **{"width": 24, "depth": 3, "heads": 3, "patch": 8, "drop_path": 0.0, **kwargs.get("model", {})}
+        **{
+            "width": 24,
+            "depth": 3,
+            "heads": 3,
+            "patch": 8,
+            "drop_path": 0.0,
+            **kwargs.get("model", {}),
+        }
     )
     head = HeadConfig(
-        **{"out_dim": 20, "patch_out_dim": 20, "hidden_dim": 16, "bottleneck_dim": 8, **kwargs.get("head", {})}
+        **{
+            "out_dim": 20,
+            "patch_out_dim": 20,
+            "hidden_dim": 16,
+            "bottleneck_dim": 8,
+            **kwargs.get("head", {}),
+        }
     )
     return Config(
-        augment=AugmentConfig(num_local=kwargs.get("local", 2), global_size=(32, 24), local_size=(16, 16)),
-        model=model, head=head, train=TrainConfig(batch=4), optim=OptimConfig(clip=0.0),
-    )  # fmt: skip
+        augment=AugmentConfig(
+            num_local=kwargs.get("local", 2), global_size=(32, 24), local_size=(16, 16)
+        ),
+        model=model,
+        head=head,
+        train=TrainConfig(batch=4),
+        optim=OptimConfig(clip=0.0),
+    )
 
 
 def random_batch(config: Config, seed: int, num_images: int = 4) -> Batch:
     g = torch.Generator().manual_seed(seed)
     augment = config.augment
-    global_views = torch.randn(2, num_images, 3, *augment.global_size, generator=g, dtype=torch.float64)
-    local_views = torch.randn(augment.num_local, num_images, 3, *augment.local_size, generator=g, dtype=torch.float64)
+    global_views = torch.randn(
+        2, num_images, 3, *augment.global_size, generator=g, dtype=torch.float64
+    )
+    local_views = torch.randn(
+        augment.num_local, num_images, 3, *augment.local_size, generator=g, dtype=torch.float64
+    )
     maps = torch.rand(2, num_images, 12, generator=g) < 0.3
     maps[0, 1] = False
     masks = masks_from_map(maps, dtype=torch.float64)
-    return Batch(global_views, local_views if augment.num_local else None, masks, np.arange(num_images))
+    return Batch(
+        global_views, local_views if augment.num_local else None, masks, np.arange(num_images)
+    )
 
 
 def plain_loss(model: StudentTeacher, batch: Batch, temp: float, patch_temp: float):
-    """Everything computed for every token, then multiplied by the mask, as the paper's algorithm reads."""
+    """Everything computed for every token, then multiplied by the mask, as the paper's algorithm
+    reads.
+    """
 
     def all_logits(network, images, mask):
         out = network.backbone(images, mask)
@@ -67,7 +98,9 @@ def plain_loss(model: StudentTeacher, batch: Batch, temp: float, patch_temp: flo
         z = network.head.project(tokens.flatten(0, 1)).unflatten(0, tokens.shape[:2])
         z_patches = z[:, 1:]
         if network.head.patch_mlp is not None:
-            layers = torch.nn.Sequential(*network.head.mlp[: network.head.common], *network.head.patch_mlp)
+            layers = torch.nn.Sequential(
+                *network.head.mlp[: network.head.common], *network.head.patch_mlp
+            )
             z_patches = torch.nn.functional.normalize(layers(tokens[:, 1:]), dim=-1)
         cls, patch = network.head.logits(z[:, 0], z_patches.flatten(0, 1))
         return cls, patch.unflatten(0, (len(images), -1))
@@ -77,7 +110,9 @@ def plain_loss(model: StudentTeacher, batch: Batch, temp: float, patch_temp: flo
         teacher_cls, teacher_patch = all_logits(model.teacher, images, None)
     student_cls, student_patch = all_logits(model.student, images, maps)
     if batch.local_views is not None:
-        student_cls = torch.cat([student_cls, all_logits(model.student, batch.local_views.flatten(0, 1), None)[0]])
+        student_cls = torch.cat(
+            [student_cls, all_logits(model.student, batch.local_views.flatten(0, 1), None)[0]]
+        )
     num_images = batch.global_views.shape[1]
     target = teacher_probs(teacher_cls, model.cls_center.value, temp).unflatten(0, (2, num_images))
     patch_target = teacher_probs(teacher_patch, model.patch_center.value, patch_temp)
@@ -92,7 +127,16 @@ def plain_loss(model: StudentTeacher, batch: Batch, temp: float, patch_temp: flo
     [
         {},
         {"local": 0},
-        {"model": {"kind": "swin", "width": 12, "depths": (1, 2), "stage_heads": (1, 2), "window": 3, "patch": 4}},
+        {
+            "model": {
+                "kind": "swin",
+                "width": 12,
+                "depths": (1, 2),
+                "stage_heads": (1, 2),
+                "window": 3,
+                "patch": 4,
+            }
+        },
         {"head": {"shared": False, "shared_teacher": False, "patch_out_dim": 28}},
         {"head": {"shared": False, "shared_teacher": False, "shared_layers": 0}},
         {"head": {"shared": False, "shared_teacher": False, "shared_layers": 2, "norm": "ln"}},
@@ -119,9 +163,13 @@ def test_used_rows_alone_give_the_loss_and_gradients_of_all_tokens(kwargs, seed)
     start = model.cls_center.value.clone(), model.patch_center.value.clone()
     got = update.step([batch], VALUES)
     assert got.loss.item() == pytest.approx(want.item(), rel=1e-12)
-    for (name, p), q in zip(model.student.named_parameters(), plain.student.parameters(), strict=True):
+    for (name, p), q in zip(
+        model.student.named_parameters(), plain.student.parameters(), strict=True
+    ):
         if q.requires_grad:
-            torch.testing.assert_close(p.grad, q.grad, rtol=1e-9, atol=1e-12, msg=lambda m, name=name: f"{name}: {m}")
+            torch.testing.assert_close(
+                p.grad, q.grad, rtol=1e-9, atol=1e-12, msg=lambda m, name=name: f"{name}: {m}"
+            )
     torch.testing.assert_close(model.cls_center.value, 0.9 * start[0] + 0.1 * cls_mean)
     torch.testing.assert_close(model.patch_center.value, 0.9 * start[1] + 0.1 * patch_mean)
 
@@ -135,10 +183,14 @@ def test_micro_batches_equal_the_large_batch():
 
     def part(rows):
         masks = masks_from_map(batch.masks.map[:, rows], dtype=torch.float64)
-        return Batch(batch.global_views[:, rows], batch.local_views[:, rows], masks, batch.index[rows])
+        return Batch(
+            batch.global_views[:, rows], batch.local_views[:, rows], masks, batch.index[rows]
+        )
 
     for network, batches in ((whole, [batch]), (parts, [part(slice(0, 2)), part(slice(2, 4))])):
-        update = Update(network, network.student, build_optimizer(network.student, config.optim), config)
+        update = Update(
+            network, network.student, build_optimizer(network.student, config.optim), config
+        )
         for _ in range(3):
             out = update.step(batches, VALUES)
         assert out.loss.isfinite()
@@ -194,10 +246,19 @@ def test_the_teacher_starts_as_the_student_and_moves_by_the_momentum():
         torch.testing.assert_close(after[name], 0.9 * before[name] + 0.1 * student[name])
 
 
-SWIN = {"kind": "swin", "width": 12, "depths": (1, 2), "stage_heads": (1, 2), "window": 3, "patch": 4}
+SWIN = {
+    "kind": "swin",
+    "width": 12,
+    "depths": (1, 2),
+    "stage_heads": (1, 2),
+    "window": 3,
+    "patch": 4,
+}
 
 
-@pytest.mark.parametrize("kwargs", [{}, {"model": SWIN}, {"head": {"norm": "bn"}}], ids=["vit", "swin", "bn"])
+@pytest.mark.parametrize(
+    "kwargs", [{}, {"model": SWIN}, {"head": {"norm": "bn"}}], ids=["vit", "swin", "bn"]
+)
 def test_hidden_patches_of_local_views_count_like_those_of_global_ones(kwargs):
     config = settings(**kwargs)
     torch.manual_seed(0)
@@ -221,13 +282,17 @@ def test_hidden_patches_of_local_views_count_like_those_of_global_ones(kwargs):
         student_cls, student = logits(plain.student, views, maps)
         teacher_cls, teacher = logits(plain.teacher, views, None)
         cls.append((student_cls, teacher_cls))
-        target = teacher_probs(teacher, plain.patch_center.value, VALUES.patch_temp).view(*maps.shape, -1)
+        target = teacher_probs(teacher, plain.patch_center.value, VALUES.patch_temp).view(
+            *maps.shape, -1
+        )
         scores = (student / 0.1).log_softmax(-1).view(*maps.shape, -1)
         each = -(target * scores).sum(-1) * maps
         total += (each.sum(-1) / maps.sum(-1).clamp(min=1)).sum().item()
     assert metrics["patch_loss"].item() == pytest.approx(total / 16, rel=1e-10)
     student_cls = torch.cat([cls[0][0], cls[1][0]]).unflatten(0, (4, 4))
-    want = cls_loss(student_cls, teacher_probs(cls[0][1].unflatten(0, (2, 4)), torch.zeros(20), 0.05), 0.1)
+    want = cls_loss(
+        student_cls, teacher_probs(cls[0][1].unflatten(0, (2, 4)), torch.zeros(20), 0.05), 0.1
+    )
     assert metrics["cls_loss"].item() == pytest.approx(want.item(), rel=1e-10)
 
 
@@ -248,14 +313,18 @@ def test_hard_labels_put_all_of_a_target_on_its_largest_entry(targets):
     each = torch.nn.functional.cross_entropy(student / 0.1, probs.argmax(-1), reduction="none")
     update = Update(model, model.student, build_optimizer(model.student, config.optim), config)
     metrics = update.step([batch], VALUES).metrics
-    assert metrics["patch_loss"].item() == pytest.approx((each * batch.masks.weight).sum().item() / 8, rel=1e-10)
+    assert metrics["patch_loss"].item() == pytest.approx(
+        (each * batch.masks.weight).sum().item() / 8, rel=1e-10
+    )
     assert metrics["patch_entropy"].item() == 0
     assert metrics["teacher_entropy"].item() > 0, "class targets stay soft"
 
 
 def test_a_center_momentum_of_one_is_no_centering():
     config = settings(local=0)
-    config = dataclasses.replace(config, method=dataclasses.replace(config.method, center_momentum_patch=1.0))
+    config = dataclasses.replace(
+        config, method=dataclasses.replace(config.method, center_momentum_patch=1.0)
+    )
     check(config)
     torch.manual_seed(0)
     model = StudentTeacher(config).double()
@@ -268,17 +337,32 @@ def test_a_center_momentum_of_one_is_no_centering():
 @pytest.mark.parametrize("seed", [0, 1])
 def test_patches_across_views_are_paired_as_by_loops(match, seed):
     config = settings(local=0)
-    config = dataclasses.replace(config, method=dataclasses.replace(config.method, patch_match=match))
+    config = dataclasses.replace(
+        config, method=dataclasses.replace(config.method, patch_match=match)
+    )
     torch.manual_seed(seed)
-    model, batch, g = StudentTeacher(config).double(), random_batch(config, seed), torch.Generator().manual_seed(seed)
+    model, batch, g = (
+        StudentTeacher(config).double(),
+        random_batch(config, seed),
+        torch.Generator().manual_seed(seed),
+    )
     used = torch.rand(2, 4, 12, generator=g) < 0.6
     partner = torch.randint(12, (2, 4, 12), generator=g)
     masks = masks_from_map(used, dtype=torch.float64)
-    flat = partner + 12 * (torch.arange(4)[:, None] + 4 * torch.tensor([1, 0])[:, None, None])  # of the other view
-    masks = Masks(torch.zeros_like(used), masks.index, masks.weight, flat[used] if match == "position" else None)
+    flat = partner + 12 * (
+        torch.arange(4)[:, None] + 4 * torch.tensor([1, 0])[:, None, None]
+    )  # of the other view
+    masks = Masks(
+        torch.zeros_like(used),
+        masks.index,
+        masks.weight,
+        flat[used] if match == "position" else None,
+    )
     update = Update(model, model.student, build_optimizer(model.student, config.optim), config)
     plain = copy.deepcopy(model)
-    got = update.step([dataclasses.replace(batch, masks=masks)], VALUES).metrics["patch_loss"].item()
+    got = (
+        update.step([dataclasses.replace(batch, masks=masks)], VALUES).metrics["patch_loss"].item()
+    )
     want = 0.0
     with torch.no_grad():
         student = [plain.student.backbone(view).patches for view in batch.global_views]
@@ -291,11 +375,16 @@ def test_patches_across_views_are_paired_as_by_loops(match, seed):
         for view, image, place in used.nonzero().tolist():
             other = teacher[1 - view][image]
             if match == "feature":
-                cosine = torch.nn.functional.cosine_similarity(teacher[view][image, place][None], other)
+                cosine = torch.nn.functional.cosine_similarity(
+                    teacher[view][image, place][None], other
+                )
                 chosen = int(cosine.argmax())
             else:
                 chosen = int(partner[view, image, place])
-            target = ((logits(plain.teacher, other[chosen]) - plain.patch_center.value) / VALUES.patch_temp).softmax(0)
+            target = (
+                (logits(plain.teacher, other[chosen]) - plain.patch_center.value)
+                / VALUES.patch_temp
+            ).softmax(0)
             scores = (logits(plain.student, student[view][image, place]) / 0.1).log_softmax(0)
             want -= (target * scores).sum().item() / int(used[view, image].sum()) / 8
     assert got == pytest.approx(want, rel=1e-10)
@@ -327,7 +416,9 @@ def test_the_student_drops_paths_at_the_rate_of_the_settings_and_the_teacher_non
         return {module.rate for module in network.modules() if isinstance(module, DropPath)}
 
     assert rates(model.teacher) <= {0.0}
-    assert max(rates(model.student)) == pytest.approx(0.4) and len(rates(model.student) - {0.0}) == 2
+    assert (
+        max(rates(model.student)) == pytest.approx(0.4) and len(rates(model.student) - {0.0}) == 2
+    )
 
 
 def test_in_training_the_student_is_random_and_the_teacher_is_not():
@@ -336,8 +427,12 @@ def test_in_training_the_student_is_random_and_the_teacher_is_not():
     seen = []
     for seed in (0, 1):
         torch.manual_seed(seed)
-        seen.append((model.student(batch.global_views, batch.masks, batch.local_views),
-                     model.teacher(batch.global_views, batch.masks)))  # fmt: skip
+        seen.append(
+            (
+                model.student(batch.global_views, batch.masks, batch.local_views),
+                model.teacher(batch.global_views, batch.masks),
+            )
+        )
     (student, teacher), (other, same) = seen
     assert torch.equal(teacher.cls, same.cls) and torch.equal(teacher.patch, same.patch)
     assert not torch.equal(student.cls, other.cls) and not torch.equal(student.patch, other.patch)
@@ -351,8 +446,12 @@ def test_features_are_the_class_tokens_of_the_global_views():
     teacher = model.teacher(batch.global_views, batch.masks).features
     for view in range(2):
         hidden = batch.masks.map[view]
-        torch.testing.assert_close(student[view], model.student.backbone(batch.global_views[view], hidden).cls)
-        torch.testing.assert_close(teacher[view], model.teacher.backbone(batch.global_views[view]).cls)
+        torch.testing.assert_close(
+            student[view], model.student.backbone(batch.global_views[view], hidden).cls
+        )
+        torch.testing.assert_close(
+            teacher[view], model.teacher.backbone(batch.global_views[view]).cls
+        )
 
 
 def test_each_center_has_the_size_and_momentum_of_its_own_settings():
@@ -368,7 +467,9 @@ def test_each_center_has_the_size_and_momentum_of_its_own_settings():
     assert model.tokenizer is None and not any(p.requires_grad for p in model.teacher.parameters())
 
 
-@pytest.mark.parametrize(("student", "teacher"), [(True, True), (False, False), (True, False), (False, True)])
+@pytest.mark.parametrize(
+    ("student", "teacher"), [(True, True), (False, False), (True, False), (False, True)]
+)
 def test_the_teacher_starts_with_the_student_s_layers_however_they_are_shared(student, teacher):
     model = StudentTeacher(settings(head={"shared": student, "shared_teacher": teacher}))
     heads = model.student.head, model.teacher.head
@@ -389,10 +490,24 @@ def test_the_teacher_starts_with_the_student_s_layers_however_they_are_shared(st
 
 @pytest.mark.parametrize(
     "kwargs",
-    [{}, {"model": {"kind": "swin", "width": 12, "depths": (1, 2), "stage_heads": (1, 2), "window": 3, "patch": 4}}],
+    [
+        {},
+        {
+            "model": {
+                "kind": "swin",
+                "width": 12,
+                "depths": (1, 2),
+                "stage_heads": (1, 2),
+                "window": 3,
+                "patch": 4,
+            }
+        },
+    ],
     ids=["vit", "swin"],
 )
-@pytest.mark.parametrize("method", [{}, {"targets": "sinkhorn", "koleo_weight": 0.1}, {"patch_match": "feature"}])
+@pytest.mark.parametrize(
+    "method", [{}, {"targets": "sinkhorn", "koleo_weight": 0.1}, {"patch_match": "feature"}]
+)
 def test_a_step_on_a_gpu_makes_nothing_on_the_cpu(kwargs, method):
     """On tensors without values, whose device is checked in every operation."""
     config = dataclasses.replace(settings(**kwargs), method=MethodConfig(**method))
@@ -406,10 +521,17 @@ def test_a_step_on_a_gpu_makes_nothing_on_the_cpu(kwargs, method):
 
         for network in model.modules():
             for name, p in network._parameters.items():
-                network._parameters[name] = p if p is None else torch.nn.Parameter(on_gpu(p), p.requires_grad)
+                network._parameters[name] = (
+                    p if p is None else torch.nn.Parameter(on_gpu(p), p.requires_grad)
+                )
             for name, buffer in network._buffers.items():
                 network._buffers[name] = buffer if buffer is None else on_gpu(buffer)
-        batch = Batch(on_gpu(given.global_views), on_gpu(given.local_views), given.masks.each(on_gpu), given.index)
+        batch = Batch(
+            on_gpu(given.global_views),
+            on_gpu(given.local_views),
+            given.masks.each(on_gpu),
+            given.index,
+        )
         out = training_step(model, model.student, batch, VALUES, config.method, observe=False)
         update_centers([model.cls_center, model.patch_center])
     made = (out.loss, model.cls_center.value, model.patch_center.value, *out.metrics.values())

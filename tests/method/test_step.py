@@ -16,7 +16,14 @@ from ibot.method.step import training_step
 from ibot.types import Batch, StepValues
 
 G, L, B, N, N_LOCAL, D, K, K_PATCH = 2, 3, 4, 6, 5, 5, 7, 9
-VALUES = StepValues(lr=0.3, weight_decay=0.2, momentum=0.9, teacher_temp=0.5, patch_temp=0.8, freeze_last_layer=False)
+VALUES = StepValues(
+    lr=0.3,
+    weight_decay=0.2,
+    momentum=0.9,
+    teacher_temp=0.5,
+    patch_temp=0.8,
+    freeze_last_layer=False,
+)
 METHOD = MethodConfig(student_temp=0.6, cls_weight=0.7, patch_weight=1.9, momentum=0.5)
 SINKHORN = MethodConfig(student_temp=0.6, cls_weight=0.7, patch_weight=1.9, targets="sinkhorn")
 KOLEO = MethodConfig(student_temp=0.6, cls_weight=0.7, patch_weight=1.9, koleo_weight=0.3)
@@ -39,24 +46,34 @@ class Case:
         hidden = torch.rand(G, B, N, generator=g) < 0.5
         hidden[0, 0, :2], hidden[1, 0] = True, False
         self.masks = masks_from_map(hidden, dtype=torch.float64)
-        self.hidden = [int(n) for n in hidden.sum(-1).flatten()]  # of each view, in the order of the loss
+        self.hidden = [
+            int(n) for n in hidden.sum(-1).flatten()
+        ]  # of each view, in the order of the loss
         if variant == "local masks":
             hidden_local = torch.rand(L, B, N_LOCAL, generator=g) < 0.5
             hidden_local[0, 1] = False
-            self.masks = replace(self.masks, local=masks_from_map(hidden_local, dtype=torch.float64))
+            self.masks = replace(
+                self.masks, local=masks_from_map(hidden_local, dtype=torch.float64)
+            )
             self.hidden += [int(n) for n in hidden_local.sum(-1).flatten()]
         count = sum(self.hidden)
         self.batch = Batch(draw(G, B, 3, 2, 2), draw(L, B, 3, 2, 2), self.masks, np.arange(B))
-        self.teacher = TeacherOutput(draw(G, B, K), draw(count, K_PATCH), draw(K), draw(K_PATCH), draw(G, B, D))
+        self.teacher = TeacherOutput(
+            draw(G, B, K), draw(count, K_PATCH), draw(K), draw(K_PATCH), draw(G, B, D)
+        )
         self.student = StudentOutput(
-            draw(G + L, B, K).requires_grad_(), draw(count, K_PATCH).requires_grad_(), draw(G, B, D).requires_grad_()
+            draw(G + L, B, K).requires_grad_(),
+            draw(count, K_PATCH).requires_grad_(),
+            draw(G, B, D).requires_grad_(),
         )
         self.fixed = draw(count, K_PATCH).softmax(-1)
         self.asked = []
         self.model = SimpleNamespace(
-            teacher=self._teacher, tokenizer=SimpleNamespace(targets=self._targets) if variant == "tokenizer" else None,
-            cls_center=Center(K, 0.9).double(), patch_center=Center(K_PATCH, 0.9).double(),
-        )  # fmt: skip
+            teacher=self._teacher,
+            tokenizer=SimpleNamespace(targets=self._targets) if variant == "tokenizer" else None,
+            cls_center=Center(K, 0.9).double(),
+            patch_center=Center(K_PATCH, 0.9).double(),
+        )
         self.model.cls_center.value.copy_(draw(K))
         self.model.patch_center.value.copy_(draw(K_PATCH))
 
@@ -95,7 +112,9 @@ class Case:
             found.append(probs)
         patch = self.fixed if self.model.tokenizer else found[1]
         if method.patch_labels == "hard":
-            patch = torch.stack([torch.eye(K_PATCH, dtype=torch.float64)[int(row.argmax())] for row in patch])
+            patch = torch.stack(
+                [torch.eye(K_PATCH, dtype=torch.float64)[int(row.argmax())] for row in patch]
+            )
         return found[0], patch
 
     def losses(self, method):
@@ -104,8 +123,11 @@ class Case:
         student = self.student.cls
         pairs = [
             -(cls_target.view(G, B, K)[q, i] * (student[v, i] / 0.6).log_softmax(0)).sum()
-            for q in range(G) for v in range(G + L) for i in range(B) if q != v
-        ]  # fmt: skip
+            for q in range(G)
+            for v in range(G + L)
+            for i in range(B)
+            if q != v
+        ]
         patch, m = 0.0, 0
         for hidden in self.hidden:
             for _ in range(hidden):
@@ -115,8 +137,9 @@ class Case:
         unit = self.student.features / self.student.features.norm(dim=-1, keepdim=True)
         spread = [
             -torch.stack([(unit[g, i] - unit[g, j]).norm() for j in range(B) if j != i]).min().log()
-            for g in range(G) for i in range(B)
-        ]  # fmt: skip
+            for g in range(G)
+            for i in range(B)
+        ]
         return torch.stack(pairs).mean(), patch, torch.stack(spread).mean()
 
 
@@ -149,8 +172,9 @@ def test_the_centers_remember_the_means_with_the_number_of_views(method):
     for observe in (True, False):
         case.step(method, observe)
     for center, mean in (
-        (case.model.cls_center, case.teacher.cls_mean), (case.model.patch_center, case.teacher.patch_mean),
-    ):  # fmt: skip
+        (case.model.cls_center, case.teacher.cls_mean),
+        (case.model.patch_center, case.teacher.patch_mean),
+    ):
         torch.testing.assert_close(center.pending[:-1], 2 * G * B * mean)
         assert center.pending[-1] == 2 * G * B
 
@@ -168,7 +192,10 @@ def test_observations_equal_loops_over_views_and_patches(method, variant):
     cls_target, patch_target = case.targets(method)
     rows = iter(map(entropy, patch_target))
     per_view = [sum(next(rows) for _ in range(hidden)) / hidden for hidden in case.hidden if hidden]
-    agree = [int(case.teacher.cls[0, i].argmax()) == int(case.student.cls[G - 1, i].argmax()) for i in range(B)]
+    agree = [
+        int(case.teacher.cls[0, i].argmax()) == int(case.student.cls[G - 1, i].argmax())
+        for i in range(B)
+    ]
     want = {
         "teacher_entropy": sum(map(entropy, cls_target)) / (G * B),
         "patch_entropy": sum(per_view) / len(per_view),
@@ -200,12 +227,22 @@ def test_observations_of_processes_that_see_the_same_are_those_of_one(monkeypatc
 def test_without_hidden_patches_the_observations_are_zero_and_finite():
     case = Case()
     case.masks = masks_from_map(torch.zeros(G, B, N, dtype=torch.bool), dtype=torch.float64)
-    case.batch = Batch(case.batch.global_views, case.batch.local_views, case.masks, case.batch.index)
+    case.batch = Batch(
+        case.batch.global_views, case.batch.local_views, case.masks, case.batch.index
+    )
     none = torch.zeros(0, K_PATCH, dtype=torch.float64)
-    case.teacher = TeacherOutput(case.teacher.cls, none, case.teacher.cls_mean, case.teacher.patch_mean,
-                                 case.teacher.features)  # fmt: skip
+    case.teacher = TeacherOutput(
+        case.teacher.cls,
+        none,
+        case.teacher.cls_mean,
+        case.teacher.patch_mean,
+        case.teacher.features,
+    )
     case.student = StudentOutput(case.student.cls, none.requires_grad_(), case.student.features)
     metrics = case.step(METHOD).metrics
     for name in ("patch_loss", "patch_entropy", "patch_marginal_entropy", "masked_fraction"):
         assert metrics[name].item() == 0.0, name
-    assert metrics["patch_prototypes"].tolist() == [0] * K_PATCH and metrics["patch_views"].item() == G * B
+    assert (
+        metrics["patch_prototypes"].tolist() == [0] * K_PATCH
+        and metrics["patch_views"].item() == G * B
+    )

@@ -60,7 +60,9 @@ def test_clusters_are_the_nearest_centers(views):
     centers = torch.randn(5, 192, generator=torch.Generator().manual_seed(1))
     got = ClusterTokenizer(8, centers).targets(normalized, masks, 0.07).argmax(1).tolist()
     for patch, index in zip(patches(normalized, masks), got, strict=True):
-        distances = [np.square(patch.reshape(-1).numpy() - center.numpy()).sum() for center in centers]
+        distances = [
+            np.square(patch.reshape(-1).numpy() - center.numpy()).sum() for center in centers
+        ]
         assert index == int(np.argmin(distances))
 
 
@@ -107,11 +109,15 @@ class Network(torch.nn.Module):
         super().__init__()
         self.weight = torch.nn.Parameter(torch.ones(()))
         self.backbone = self._tokens
-        self.head = SimpleNamespace(project_both=lambda cls, patches: (cls, patches), logits=self._logits)
+        self.head = SimpleNamespace(
+            project_both=lambda cls, patches: (cls, patches), logits=self._logits
+        )
 
     def _tokens(self, images):
         assert not self.training
-        return SimpleNamespace(cls=images.mean((1, 2, 3))[:, None], patches=cut_patches(images, 8).mean(-1)[..., None])
+        return SimpleNamespace(
+            cls=images.mean((1, 2, 3))[:, None], patches=cut_patches(images, 8).mean(-1)[..., None]
+        )
 
     def _logits(self, cls, patches):
         assert len(cls) == 0

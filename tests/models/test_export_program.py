@@ -7,9 +7,15 @@ from ibot.config.schema import ModelConfig
 from ibot.models.backbone import build_backbone
 
 NETWORKS = {
-    "vit": (ModelConfig(width=24, depth=1, heads=2, patch=8, registers=2, layer_scale=0.1), (32, 40)),
+    "vit": (
+        ModelConfig(width=24, depth=1, heads=2, patch=8, registers=2, layer_scale=0.1),
+        (32, 40),
+    ),
     "mean": (ModelConfig(width=24, depth=1, heads=2, patch=8, mean_pooling=True), (32, 32)),
-    "swin": (ModelConfig("swin", 16, depths=(2, 2), stage_heads=(1, 2), window=4, patch=4), (48, 48)),
+    "swin": (
+        ModelConfig("swin", 16, depths=(2, 2), stage_heads=(1, 2), window=4, patch=4),
+        (48, 48),
+    ),
 }
 
 
@@ -28,7 +34,9 @@ def test_a_backbone_is_exported_with_any_batch(name, strict):
     torch.manual_seed(0)
     backbone = build_backbone(config, size).eval()
     dynamic = ({0: torch.export.Dim("batch")},)
-    program = torch.export.export(backbone, (torch.randn(2, 3, *size),), dynamic_shapes=dynamic, strict=strict)
+    program = torch.export.export(
+        backbone, (torch.randn(2, 3, *size),), dynamic_shapes=dynamic, strict=strict
+    )
     for batch in (1, 5):
         images = torch.randn(batch, 3, *size)
         got, want = program.module()(images), backbone(images)

@@ -46,7 +46,10 @@ def plain_mlp(layers, config, x):
 
 def cosines(z, layer):
     """Row by row: length of the prototype times its cosine with z."""
-    rows = [[gain * (x @ v) / v.norm() for gain, v in zip(layer.weight_g, layer.weight_v, strict=True)] for x in z]
+    rows = [
+        [gain * (x @ v) / v.norm() for gain, v in zip(layer.weight_g, layer.weight_v, strict=True)]
+        for x in z
+    ]
     return torch.stack([torch.cat(row) for row in rows])
 
 

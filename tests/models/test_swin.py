@@ -1,4 +1,6 @@
-"""The Swin backbone against a slow, obvious one: one window at a time, one pair of tokens at a time."""
+"""The Swin backbone against a slow, obvious one: one window at a time, one pair of tokens at a
+time.
+"""
 
 import math
 from dataclasses import replace
@@ -13,7 +15,14 @@ from ibot.models.backbone import Backbone, build_backbone
 from ibot.models.swin import SwinTransformer, shift_penalty
 
 CONFIG = ModelConfig(
-    "swin", width=8, depths=(2, 3), stage_heads=(2, 4), window=4, patch=4, mlp_ratio=2.0, drop_path=0.0
+    "swin",
+    width=8,
+    depths=(2, 3),
+    stage_heads=(2, 4),
+    window=4,
+    patch=4,
+    mlp_ratio=2.0,
+    drop_path=0.0,
 )
 
 
@@ -40,7 +49,10 @@ def plain_block(block, x: Tensor, side: int, shift: int) -> Tensor:
             out = torch.empty(len(places), channels, dtype=x.dtype)
             for head in range(heads):
                 q, k, v = (
-                    qkv[:, n * channels + head * head_width : n * channels + (head + 1) * head_width] for n in range(3)
+                    qkv[
+                        :, n * channels + head * head_width : n * channels + (head + 1) * head_width
+                    ]
+                    for n in range(3)
                 )
                 for a, (i, j) in enumerate(places):
                     scores = []
@@ -48,9 +60,14 @@ def plain_block(block, x: Tensor, side: int, shift: int) -> Tensor:
                         row = (i - m + side - 1) * (2 * side - 1) + (j - n + side - 1)
                         score = q[a] @ k[b] / math.sqrt(head_width)
                         score = score + block.attn.relative_position_bias_table[row, head]
-                        apart = (region(i, rows), region(j, columns)) != (region(m, rows), region(n, columns))
+                        apart = (region(i, rows), region(j, columns)) != (
+                            region(m, rows),
+                            region(n, columns),
+                        )
                         scores.append(score - 100 if shift and apart else score)
-                    out[a, head * head_width : (head + 1) * head_width] = torch.softmax(torch.stack(scores), 0) @ v
+                    out[a, head * head_width : (head + 1) * head_width] = (
+                        torch.softmax(torch.stack(scores), 0) @ v
+                    )
             for place, value in zip(places, block.attn.proj(out), strict=True):
                 mixed[place] = value
     back = torch.empty_like(mixed)
@@ -61,9 +78,13 @@ def plain_block(block, x: Tensor, side: int, shift: int) -> Tensor:
     return x + block.mlp(block.norm2(x))
 
 
-def plain_swin(net: SwinTransformer, image: Tensor, hidden: Tensor | None, sides: list[int], shifts: list[int]):
+def plain_swin(
+    net: SwinTransformer, image: Tensor, hidden: Tensor | None, sides: list[int], shifts: list[int]
+):
     """Tokens [1 + N, D] of one image [3, H, W]; `hidden` bool [h, w] on the output grid."""
-    x = nn.functional.conv2d(image[None], net.patch_embed.proj.weight, net.patch_embed.proj.bias, stride=4)[0]
+    x = nn.functional.conv2d(
+        image[None], net.patch_embed.proj.weight, net.patch_embed.proj.bias, stride=4
+    )[0]
     x = net.patch_embed.norm(x.permute(1, 2, 0))
     if hidden is not None:
         for i in range(x.shape[0]):
@@ -75,7 +96,9 @@ def plain_swin(net: SwinTransformer, image: Tensor, hidden: Tensor | None, sides
             x = plain_block(block, x, side, shift if number % 2 else 0)
         if stage.downsample is not None:
             height, width, channels = x.shape
-            merged = torch.zeros(math.ceil(height / 2), math.ceil(width / 2), 4 * channels, dtype=x.dtype)
+            merged = torch.zeros(
+                math.ceil(height / 2), math.ceil(width / 2), 4 * channels, dtype=x.dtype
+            )
             for i in range(height):
                 for j in range(width):
                     place = (i % 2) + 2 * (j % 2)
@@ -98,7 +121,8 @@ def test_tokens_equal_those_of_the_slow_reference(size):
     out = net(images, None if masks is None else masks.flatten(1))
     got = torch.cat([out.cls[:, None], out.patches], 1)
     for i in range(2):
-        # Built for 32 pixels: stages of 8 and 4 tokens, so that the second neither shifts nor shrinks.
+        # Built for 32 pixels: stages of 8 and 4 tokens, so that the second neither shifts nor
+        # shrinks.
         want = plain_swin(net, images[i], None if masks is None else masks[i], [4, 4], [2, 0])
         torch.testing.assert_close(got[i], want, rtol=1e-12, atol=1e-12)
 
@@ -107,7 +131,9 @@ def fill(name: str, shape) -> Tensor:
     """The fill rule of the specification's check values (appendix of section 3)."""
     i = np.arange(int(np.prod(shape)), dtype=np.int64)
     code = sum(name.encode()) % 100
-    values = 0.3 * torch.from_numpy(((31 * i * i + 17 * i + 101 * code) % 10007) / 10007 - 0.5).reshape(shape)
+    values = 0.3 * torch.from_numpy(
+        ((31 * i * i + 17 * i + 101 * code) % 10007) / 10007 - 0.5
+    ).reshape(shape)
     return values + 1 if name.endswith(("norm1.weight", "norm2.weight", "norm.weight")) else values
 
 
@@ -123,12 +149,16 @@ def fill(name: str, shape) -> Tensor:
 )
 @torch.no_grad()
 def test_check_values_of_the_specification(side, masked, count, total, squares):
-    config = ModelConfig("swin", width=12, depths=(2, 2), stage_heads=(2, 4), window=4, patch=4, drop_path=0.0)
+    config = ModelConfig(
+        "swin", width=12, depths=(2, 2), stage_heads=(2, 4), window=4, patch=4, drop_path=0.0
+    )
     net = build_backbone(config, (64, 64), masked=True).double().eval()
     for name, p in net.named_parameters():
         p.copy_(fill(name, p.shape))
     i = np.arange(2 * 3 * side * side, dtype=np.int64)
-    images = 4 * torch.from_numpy(((31 * i * i + 17 * i) % 10007) / 10007 - 0.5).reshape(2, 3, side, side)
+    images = 4 * torch.from_numpy(((31 * i * i + 17 * i) % 10007) / 10007 - 0.5).reshape(
+        2, 3, side, side
+    )
     mask = None
     if masked:
         mask = torch.zeros(2, side // 8, side // 8, dtype=torch.bool)
@@ -137,14 +167,18 @@ def test_check_values_of_the_specification(side, masked, count, total, squares):
     out = net(images, mask)
     tokens = torch.cat([out.cls[:, None], out.patches], 1)
     assert tokens.shape == (2, count, 24)
-    assert [tokens.sum().item(), tokens.square().sum().item()] == pytest.approx([total, squares], rel=1e-11)
+    assert [tokens.sum().item(), tokens.square().sum().item()] == pytest.approx(
+        [total, squares], rel=1e-11
+    )
 
 
 @pytest.mark.parametrize("size", [(64, 64), (40, 40), (96, 32), (36, 72)], ids=str)
 def test_any_size_is_taken_and_every_parameter_gets_a_gradient(size):
     torch.manual_seed(0)
     net = build_backbone(CONFIG, (32, 32), masked=True)
-    assert isinstance(net, Backbone) and net.patch_size == CONFIG.stride == 8 and net.embed_dim == 16
+    assert (
+        isinstance(net, Backbone) and net.patch_size == CONFIG.stride == 8 and net.embed_dim == 16
+    )
     grid = net.token_grid(*size)
     mask = None
     if not any(side % 8 for side in size):
@@ -213,8 +247,11 @@ def test_more_blocks_than_there_are_cannot_be_asked_for(num):
 def test_windows_and_shifts_follow_the_size_at_construction():
     net = build_backbone(ModelConfig("swin", width=24, patch=4, window=14), (224, 224))
     assert [[(b.side, b.shift) for b in stage.blocks][:2] for stage in net.layers] == [
-        [(14, 0), (14, 7)], [(14, 0), (14, 7)], [(14, 0), (14, 0)], [(7, 0), (7, 0)],
-    ]  # fmt: skip
+        [(14, 0), (14, 7)],
+        [(14, 0), (14, 7)],
+        [(14, 0), (14, 0)],
+        [(7, 0), (7, 0)],
+    ]
 
 
 def test_hidden_cells_do_not_leak_into_the_output():

@@ -43,7 +43,11 @@ def test_every_variant_takes_any_size_and_gives_every_parameter_a_gradient(chang
     mask = torch.zeros(2, grid[0] * grid[1], dtype=torch.bool)
     mask[0, 0] = True
     out = backbone(torch.randn(2, 3, *size), mask)
-    assert out.grid == grid and out.cls.shape == (2, 24) and out.patches.shape == (2, grid[0] * grid[1], 24)
+    assert (
+        out.grid == grid
+        and out.cls.shape == (2, 24)
+        and out.patches.shape == (2, grid[0] * grid[1], 24)
+    )
     (out.cls.square().sum() + out.patches.square().sum()).backward()
     without = [name for name, p in backbone.named_parameters() if p.grad is None]
     assert without == []
@@ -58,7 +62,9 @@ def cubic(distance):
 
 
 def weights_along(source, target, added):
-    """Share [target, source] that each entry of a side has in each of the new one; ends are repeated."""
+    """Share [target, source] that each entry of a side has in each of the new one; ends are
+    repeated.
+    """
     weights = torch.zeros(target, source, dtype=torch.float64)
     for i in range(target):
         centre = (i + 0.5) * source / (target + added) - 0.5
@@ -302,7 +308,9 @@ def test_stochastic_depth_drops_whole_samples_and_keeps_the_mean():
     drop = DropPath(0.4)
     out = drop(torch.ones(4000, 3, 2), 4000, None)
     per_sample = out.flatten(1)
-    assert ((per_sample == 0).all(1) | torch.isclose(per_sample, torch.tensor(1 / 0.6)).all(1)).all()
+    assert (
+        (per_sample == 0).all(1) | torch.isclose(per_sample, torch.tensor(1 / 0.6)).all(1)
+    ).all()
     assert out.mean().item() == pytest.approx(1.0, abs=0.05)
     rows = torch.tensor([0, 0, 1, 3, 3])
     got = drop(torch.ones(5, 2), 4, rows)
@@ -326,9 +334,14 @@ def test_rates_of_stochastic_depth_rise_linearly():
 
 def test_initial_weights_have_the_published_spread():
     torch.manual_seed(0)
-    backbone = build_backbone(ModelConfig(width=192, depth=2, heads=3, patch=16), (224, 224), masked=True)
+    backbone = build_backbone(
+        ModelConfig(width=192, depth=2, heads=3, patch=16), (224, 224), masked=True
+    )
     for name, p in backbone.named_parameters():
-        if name.endswith(("qkv.weight", "proj.weight", "fc1.weight", "fc2.weight")) and "patch_embed" not in name:
+        if (
+            name.endswith(("qkv.weight", "proj.weight", "fc1.weight", "fc2.weight"))
+            and "patch_embed" not in name
+        ):
             assert p.std().item() == pytest.approx(0.02, rel=0.03), name
         elif (name.endswith(".bias") and "patch_embed" not in name) or name == "masked_embed":
             assert (p == 0).all(), name
@@ -340,11 +353,17 @@ def test_initial_weights_have_the_published_spread():
 
 def test_logits_of_the_head_are_cosines_when_lengths_are_fixed():
     head = ProjectionHead(
-        24, HeadConfig(out_dim=50, patch_out_dim=50, bottleneck_dim=8, norm_last_layer=True), shared=True
+        24,
+        HeadConfig(out_dim=50, patch_out_dim=50, bottleneck_dim=8, norm_last_layer=True),
+        shared=True,
     )
     z = head.project(torch.randn(6, 24))
     cls, patch = head.logits(z[:2], z[2:])
-    assert cls.shape == (2, 50) and patch.shape == (4, 50) and max(cls.abs().max(), patch.abs().max()) <= 1 + 1e-5
+    assert (
+        cls.shape == (2, 50)
+        and patch.shape == (4, 50)
+        and max(cls.abs().max(), patch.abs().max()) <= 1 + 1e-5
+    )
     cosines = torch.nn.functional.cosine_similarity(z[0], head.last_layer.weight_v, dim=-1)
     torch.testing.assert_close(cls[0], cosines)
     assert not head.last_layer.weight_g.requires_grad

@@ -1,4 +1,6 @@
-"""The tables of check values of the specification (3.1.6 and 6.13), reproduced from the fill rule alone."""
+"""The tables of check values of the specification (3.1.6 and 6.13), reproduced from the fill rule
+alone.
+"""
 
 import numpy as np
 import pytest
@@ -52,7 +54,9 @@ def batch(step: int) -> Batch:
     assert maps.sum(-1).tolist() == [[7, 0, 7], [7, 6, 7]]
     global_views = torch.stack([views(step, crop, 32) for crop in range(2)])
     local_views = torch.stack([views(step, 2 + crop, 16) for crop in range(2)])
-    return Batch(global_views, local_views, masks_from_map(maps, dtype=torch.float64), np.arange(COUNT))
+    return Batch(
+        global_views, local_views, masks_from_map(maps, dtype=torch.float64), np.arange(COUNT)
+    )
 
 
 def config(shared=True, shared_teacher=True, norm_last_layer=True, optimizer="adamw") -> Config:
@@ -60,13 +64,18 @@ def config(shared=True, shared_teacher=True, norm_last_layer=True, optimizer="ad
         augment=AugmentConfig(num_local=2, global_size=(32, 32), local_size=(16, 16)),
         model=ModelConfig(width=24, depth=2, heads=3, patch=8, drop_path=0.0),
         head=HeadConfig(
-            out_dim=40, patch_out_dim=40, hidden_dim=32, bottleneck_dim=16, shared=shared,
-            shared_teacher=shared_teacher, norm_last_layer=norm_last_layer,
+            out_dim=40,
+            patch_out_dim=40,
+            hidden_dim=32,
+            bottleneck_dim=16,
+            shared=shared,
+            shared_teacher=shared_teacher,
+            norm_last_layer=norm_last_layer,
         ),
         method=MethodConfig(momentum=0.9, teacher_temp=0.07, patch_temp=0.06),
         optim=OptimConfig(name=optimizer, lr=0.0075 * 256 / 3, clip=0.3),
         train=TrainConfig(length=duration("4 epochs"), batch=3),
-    )  # fmt: skip
+    )
 
 
 @torch.no_grad()
@@ -85,7 +94,9 @@ def prepared(settings: Config) -> StudentTeacher:
 def steps(settings: Config, count: int) -> list[dict]:
     model = prepared(settings)
     update = Update(model, model.student, build_optimizer(model.student, settings.optim), settings)
-    schedules = Schedules(settings, PER_EPOCH, EPOCHS * PER_EPOCH, PER_EPOCH, 2 * PER_EPOCH, PER_EPOCH)
+    schedules = Schedules(
+        settings, PER_EPOCH, EPOCHS * PER_EPOCH, PER_EPOCH, 2 * PER_EPOCH, PER_EPOCH
+    )
     rows = []
     for t in range(count):
         out = update.step([batch(t)], schedules.at(t))
@@ -110,9 +121,14 @@ def test_the_fill_rule_starts_as_written():
 
 @pytest.mark.parametrize(
     ("size", "total"),
-    [((16, 16), -0.457726223716), ((40, 24), -2.976700940713), ((16, 64), -2.649289252910),
-     ((24, 64), -4.765767056171), ((36, 44), -3.944518018335)],
-)  # fmt: skip
+    [
+        ((16, 16), -0.457726223716),
+        ((40, 24), -2.976700940713),
+        ((16, 64), -2.649289252910),
+        ((24, 64), -4.765767056171),
+        ((36, 44), -3.944518018335),
+    ],
+)
 def test_position_table_is_resampled_as_published(size, total):
     backbone = build_backbone(ModelConfig(width=24, depth=1, heads=3, patch=8), (32, 32)).double()
     with torch.no_grad():
@@ -131,7 +147,8 @@ def test_first_scores_with_shared_heads():
     # The first hidden patch of crop 0, image 0 is cell 0: the first token.
     want = [0.35859853014, 0.08304851986, 0.30512336637, -0.13194298982]
     assert student.patch[0, :4].tolist() == pytest.approx(want, abs=1e-10)
-    # The specification prints 0.27562812700 as the third value: one digit is off there, all others agree to 1e-11.
+    # The specification prints 0.27562812700 as the third value: one digit is off there, all others
+    # agree to 1e-11.
     want = [0.37165638044, 0.06919914862, 0.27569812700, -0.12466655167]
     assert student.cls[2, 0, :4].tolist() == pytest.approx(want, abs=1e-10)
 
@@ -163,34 +180,50 @@ def test_six_steps_reproduce_the_table(settings, table):
     rows = steps(settings, 6)
     for row, line in zip(rows, table.strip().splitlines(), strict=True):
         want = [float(x) for x in line.split()]
-        got = [row[k] for k in ("cls", "patch", "student", "teacher", "center", "center_patch", "acc")][: len(want)]
+        got = [
+            row[k] for k in ("cls", "patch", "student", "teacher", "center", "center_patch", "acc")
+        ][: len(want)]
         assert got == pytest.approx(want, rel=1e-8, abs=2e-8)  # acc is a float32 share
 
 
 def test_unshared_heads_with_trained_lengths():
     rows = steps(config(False, False, norm_last_layer=False), 6)
-    assert [rows[0]["cls"], rows[0]["patch"]] == pytest.approx([2.424077875424, 0.6700272086395], rel=1e-10)
+    assert [rows[0]["cls"], rows[0]["patch"]] == pytest.approx(
+        [2.424077875424, 0.6700272086395], rel=1e-10
+    )
     got = [rows[5][k] for k in ("cls", "patch", "student", "teacher")]
-    assert got == pytest.approx([1.896619728998, 1.815827478705, 1929.500928353, 2248.332429056], rel=1e-9)
+    assert got == pytest.approx(
+        [1.896619728998, 1.815827478705, 1929.500928353, 2248.332429056], rel=1e-9
+    )
 
 
 def test_shared_student_with_unshared_teacher():
     rows = steps(config(True, False, norm_last_layer=False), 6)
-    assert [rows[0]["cls"], rows[0]["patch"]] == pytest.approx([2.424077875424, 2.056463668321], rel=1e-10)
+    assert [rows[0]["cls"], rows[0]["patch"]] == pytest.approx(
+        [2.424077875424, 2.056463668321], rel=1e-10
+    )
     got = [rows[5][k] for k in ("cls", "patch", "student", "teacher")]
-    assert got == pytest.approx([2.246682905933, 2.350807410961, 1841.946211782, 2234.030009958], rel=1e-9)
+    assert got == pytest.approx(
+        [2.246682905933, 2.350807410961, 1841.946211782, 2234.030009958], rel=1e-9
+    )
 
 
 @pytest.mark.parametrize(
     ("settings", "third", "sixth"),
     [
-        (config(optimizer="sgd"), [2.47460257194, 2.26923986785, 1823.602453018],
-         [2.41859966518, 2.90173666129, 1811.222284484]),
-        (config(optimizer="lars", norm_last_layer=False), [2.52229795490, 2.25596010286, 1826.675751162],
-         [2.48828163491, 2.95877132601, 1826.602563254]),
+        (
+            config(optimizer="sgd"),
+            [2.47460257194, 2.26923986785, 1823.602453018],
+            [2.41859966518, 2.90173666129, 1811.222284484],
+        ),
+        (
+            config(optimizer="lars", norm_last_layer=False),
+            [2.52229795490, 2.25596010286, 1826.675751162],
+            [2.48828163491, 2.95877132601, 1826.602563254],
+        ),
     ],
     ids=["sgd", "lars"],
-)  # fmt: skip
+)
 def test_other_optimizers_reproduce_their_values(settings, third, sixth):
     rows = steps(settings, 6)
     for row, want in ((rows[2], third), (rows[5], sixth)):
@@ -204,7 +237,9 @@ def test_gradient_norms_of_the_first_step():
         if p.requires_grad:
             p.register_hook(lambda g, name=name: seen.__setitem__(name, g.norm().item()))
     optimizer = build_optimizer(model.student, config().optim)
-    schedules = Schedules(config(), PER_EPOCH, EPOCHS * PER_EPOCH, PER_EPOCH, 2 * PER_EPOCH, PER_EPOCH)
+    schedules = Schedules(
+        config(), PER_EPOCH, EPOCHS * PER_EPOCH, PER_EPOCH, 2 * PER_EPOCH, PER_EPOCH
+    )
     Update(model, model.student, optimizer, config()).step([batch(0)], schedules.at(0))
     want = {
         "backbone.cls_token": 1.50596731862,
@@ -219,9 +254,13 @@ def test_gradient_norms_of_the_first_step():
 
 
 def test_schedules_of_the_check_run():
-    schedules = Schedules(config(), PER_EPOCH, EPOCHS * PER_EPOCH, PER_EPOCH, 2 * PER_EPOCH, PER_EPOCH)
+    schedules = Schedules(
+        config(), PER_EPOCH, EPOCHS * PER_EPOCH, PER_EPOCH, 2 * PER_EPOCH, PER_EPOCH
+    )
     values = [schedules.at(t) for t in range(6)]
-    assert [v.lr for v in values] == pytest.approx([0, 0.0075, 0.0075, 0.006997662251, 0.00562525, 0.0037505], rel=1e-9)
+    assert [v.lr for v in values] == pytest.approx(
+        [0, 0.0075, 0.0075, 0.006997662251, 0.00562525, 0.0037505], rel=1e-9
+    )
     want = [0.04, 0.05370168415, 0.09272077939, 0.1511169822, 0.22, 0.2888830178]
     assert [v.weight_decay for v in values] == pytest.approx(want, rel=1e-9)
     want = [0.9, 0.9038060234, 0.9146446609, 0.9308658284, 0.95, 0.9691341716]

@@ -1,4 +1,6 @@
-"""The published method in float64: every training case of the golden folder, driven by the files found there."""
+"""The published method in float64: every training case of the golden folder, driven by the files
+found there.
+"""
 
 import json
 import os
@@ -12,9 +14,17 @@ import golden_case
 
 FOLDER = Path(os.environ.get("IBOT_GOLDEN", Path(__file__).parents[1] / "golden"))
 QUANTITIES = {
-    "scores", "tokens", "schedules", "losses", "centers", "gradients", "gradient norms", "student_final",
-    "teacher_final", "moments",
-}  # fmt: skip
+    "scores",
+    "tokens",
+    "schedules",
+    "losses",
+    "centers",
+    "gradients",
+    "gradient norms",
+    "student_final",
+    "teacher_final",
+    "moments",
+}
 
 
 def training_cases() -> list:
@@ -35,7 +45,8 @@ def test_our_steps_equal_the_published_ones(path):
     run = golden_case.Run(path)
     errors = run.run()
     assert set(errors) >= QUANTITIES
-    # A batch norm in the head makes some gradients pure rounding noise, which AdamW turns into changes (README there).
+    # A batch norm in the head makes some gradients pure rounding noise, which AdamW turns into
+    # changes (README there).
     noisy = 1e-7 if run.config.head.norm == "bn" else 0.0
     for quantity, value in errors.items():
         tolerance = golden_case.TOLERANCE[quantity]

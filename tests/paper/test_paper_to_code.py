@@ -1,4 +1,6 @@
-"""docs/paper_to_code.md against the tree: what it names exists, and nothing of the paper is left out."""
+"""docs/paper_to_code.md against the tree: what it names exists, and nothing of the paper is left
+out.
+"""
 
 import ast
 import re
@@ -24,7 +26,9 @@ NAMED = sorted(set(re.findall(r"`([^`]+)`", PAGE.read_text())))
 TABLES, FIGURES, EQUATIONS = range(1, 21), range(1, 20), range(1, 4)
 
 
-@pytest.mark.parametrize(("kind", "wanted"), [("table", TABLES), ("figure", FIGURES), ("equation", EQUATIONS)])
+@pytest.mark.parametrize(
+    ("kind", "wanted"), [("table", TABLES), ("figure", FIGURES), ("equation", EQUATIONS)]
+)
 def test_everything_with_a_number_has_one_row(kind, wanted):
     found = []
     for first, *_ in ROWS:
@@ -52,7 +56,9 @@ def defined(tree: ast.Module, dotted: str) -> bool:
     """Whether a module defines a name, or a class in it a member."""
     body = tree.body
     for name in dotted.split("."):
-        nodes = {node.name: node for node in body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
+        nodes = {
+            node.name: node for node in body if isinstance(node, ast.ClassDef | ast.FunctionDef)
+        }
         assigned = {
             target.id
             for node in body
@@ -89,7 +95,9 @@ def setting_exists(text: str) -> bool:
     if "=" in text:
         return apply(Config(), [text]) is not None
     section, _, key = text.partition(".")
-    protocols = {field for protocol in EVALUATIONS.values() for field in protocol.settings.__slots__}
+    protocols = {
+        field for protocol in EVALUATIONS.values() for field in protocol.settings.__slots__
+    }
     return hasattr(getattr(Config(), section, None), key) if key else text in protocols
 
 
@@ -105,7 +113,15 @@ def test_what_the_page_names_exists(text):
 
 # Typed from the paper's text: k-NN and linear accuracy, row by row.
 PUBLISHED = {
-    "tokenizer": [(69.1, 74.2), (69.0, 73.8), (67.9, 72.5), (9.5, 29.8), (44.3, 60.0), (16.4, 37.2), (19.2, 40.1)],
+    "tokenizer": [
+        (69.1, 74.2),
+        (69.0, 73.8),
+        (67.9, 72.5),
+        (9.5, 29.8),
+        (44.3, 60.0),
+        (16.4, 37.2),
+        (19.2, 40.1),
+    ],
     "heads": [(68.9, 73.9), (68.0, 73.7), (None, None), (68.4, 73.7), (69.1, 74.2)],
     "dense": [(67.9, 72.5), (67.1, 72.5), (68.5, 73.4), (69.1, 74.2)],
     "center": [(68.7, 74.0), (68.8, 73.8), (68.9, 73.8), (68.5, 73.5), (68.7, 73.9), (69.1, 74.2)],
@@ -121,4 +137,6 @@ PUBLISHED = {
 @pytest.mark.parametrize("name", ABLATIONS)
 def test_ablations_show_the_figures_of_the_paper(name):
     rows = ABLATIONS[name].rows
-    assert [(row.knn, row.linear) for row in rows] == PUBLISHED.get(name, [(None, None)] * len(rows))
+    assert [(row.knn, row.linear) for row in rows] == PUBLISHED.get(
+        name, [(None, None)] * len(rows)
+    )

@@ -10,7 +10,9 @@ from ibot.data.survey import Survey
 from ibot.recipes import recipe
 from ibot.recipes.auto import Facts, choose, for_few_images
 
-PHOTOS = Survey(images=50_000, side=375, smallest=300, gray=0.0, variety=20.0, repeated=0.0, unreadable=0.0)
+PHOTOS = Survey(
+    images=50_000, side=375, smallest=300, gray=0.0, variety=20.0, repeated=0.0, unreadable=0.0
+)
 
 
 def facts(gpu_memory=0.0, **changes) -> Facts:
@@ -25,35 +27,56 @@ def test_every_choice_is_valid_and_none_is_regretted(images, side, gpu):
     check(config)
     assert warnings(config) == [] and config.recipe == "auto"
     derived = derive(config, images)
-    assert derived.notes == () and derived.total_steps > 20 and derived.steps_per_epoch * config.train.batch <= images
+    assert (
+        derived.notes == ()
+        and derived.total_steps > 20
+        and derived.steps_per_epoch * config.train.batch <= images
+    )
     assert all("\n" not in reason for reason in reasons)
 
 
 def test_small_sets_are_called_too_small_and_pointed_to_published_weights():
-    assert "too few images: 200" in choose(facts(images=200))[1][0] and "--init" in choose(facts(images=200))[1][0]
+    assert (
+        "too few images: 200" in choose(facts(images=200))[1][0]
+        and "--init" in choose(facts(images=200))[1][0]
+    )
     assert not any("too few" in reason for reason in choose(facts(images=50_000))[1])
 
 
 def test_views_follow_the_images_and_the_device():
     sizes = {
         (side, gpu): choose(facts(side=side, gpu_memory=gpu))[0].augment.global_size[0]
-        for side in (32, 96, 375) for gpu in (0.0, 24.0)
-    }  # fmt: skip
-    assert sizes == {(32, 0.0): 32, (96, 0.0): 64, (375, 0.0): 64, (32, 24.0): 32, (96, 24.0): 96, (375, 24.0): 224}
+        for side in (32, 96, 375)
+        for gpu in (0.0, 24.0)
+    }
+    assert sizes == {
+        (32, 0.0): 32,
+        (96, 0.0): 64,
+        (375, 0.0): 64,
+        (32, 24.0): 32,
+        (96, 24.0): 96,
+        (375, 24.0): 224,
+    }
 
 
 def test_gray_images_get_no_colour_jitter():
     config, reasons = choose(facts(gray=1.0))
-    assert config.augment.jitter_strength[2:] == (0.0, 0.0) and any("gray" in reason for reason in reasons)
+    assert config.augment.jitter_strength[2:] == (0.0, 0.0) and any(
+        "gray" in reason for reason in reasons
+    )
     assert choose(facts(gray=0.1))[0].augment.jitter_strength[2] > 0
 
 
 @pytest.mark.parametrize("gpu", [0.0, 24.0])
 @pytest.mark.parametrize("processes", [1, 3, 4, 6])
 @pytest.mark.parametrize("images", [1, 4, 7, 92, 5_000, 300_000])
-def test_no_batch_is_chosen_that_the_images_do_not_fill_or_the_processes_cannot_share(images, processes, gpu):
+def test_no_batch_is_chosen_that_the_images_do_not_fill_or_the_processes_cannot_share(
+    images, processes, gpu
+):
     train = choose(replace(facts(images=images, gpu_memory=gpu), processes=processes))[0].train
-    assert train.batch <= max(images, processes) and train.batch % (processes * train.accumulate) == 0
+    assert (
+        train.batch <= max(images, processes) and train.batch % (processes * train.accumulate) == 0
+    )
 
 
 def test_the_images_of_each_prototype_are_what_is_said():
@@ -85,18 +108,27 @@ def test_adapting_to_few_images_takes_a_batch_and_a_teacher_that_suit_them():
     assert config.train.batch == 8 and config.method.momentum == round(1 - 10 / 220, 4)
     assert ["train.batch=8 in place of 256" in notes[0], "of 220 steps" in notes[1]] == [True, True]
     assert for_few_images(adapt, 92, 3)[0].train.batch == 6
-    assert for_few_images(adapt, 2048, 1) == for_few_images(adapt, 92, 1, ["train.batch"]) == (adapt, [])
+    assert (
+        for_few_images(adapt, 2048, 1)
+        == for_few_images(adapt, 92, 1, ["train.batch"])
+        == (adapt, [])
+    )
     kept, notes = for_few_images(adapt, 92, 1, ["method.momentum"])
     assert kept.method.momentum == adapt.method.momentum and len(notes) == 1
 
 
 def test_doubtful_sets_are_named():
     reasons = choose(facts(variety=1.5, repeated=0.6))[1]
-    assert any("alike" in reason for reason in reasons) and any("near twin" in reason for reason in reasons)
+    assert any("alike" in reason for reason in reasons) and any(
+        "near twin" in reason for reason in reasons
+    )
 
 
 def test_less_memory_means_more_micro_batches():
-    counts = [choose(facts(images=500_000, gpu_memory=memory))[0].train.accumulate for memory in (80, 24, 8)]
+    counts = [
+        choose(facts(images=500_000, gpu_memory=memory))[0].train.accumulate
+        for memory in (80, 24, 8)
+    ]
     assert counts == sorted(counts) and counts[0] < counts[-1]
 
 

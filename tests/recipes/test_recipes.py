@@ -34,8 +34,16 @@ def test_every_published_recipe_has_sources_for_settings_that_exist():
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_every_value_that_differs_from_the_published_default_names_another_source(name):
     """What is not the default of the published flags cannot come from there."""
-    flags = {"train.length": "100 epochs", "head.norm_last_layer": True, "augment.num_local": 0, "mask.start_epoch": 0,
-             "optim.clip": 3.0, "optim.lr": 5e-4, "optim.min_lr": 1e-6, "head.out_dim": 8192}  # fmt: skip
+    flags = {
+        "train.length": "100 epochs",
+        "head.norm_last_layer": True,
+        "augment.num_local": 0,
+        "mask.start_epoch": 0,
+        "optim.clip": 3.0,
+        "optim.lr": 5e-4,
+        "optim.min_lr": 1e-6,
+        "head.out_dim": 8192,
+    }
     values = dict(items(recipe(name)))
     for key, default in flags.items():
         if values[key] != default and key != "train.length":
@@ -44,7 +52,9 @@ def test_every_value_that_differs_from_the_published_default_names_another_sourc
 
 def test_the_estimate_of_the_measured_recipe_is_the_measurement():
     assert v100_hours("vit_s16", recipe("vit_s16")) == pytest.approx(16 * 193.4, rel=0.01)
-    assert v100_hours("ablation_base", recipe("ablation_base")) == pytest.approx(16 * 47.0, rel=0.01)
+    assert v100_hours("ablation_base", recipe("ablation_base")) == pytest.approx(
+        16 * 47.0, rel=0.01
+    )
 
 
 def test_swin_starts_the_patch_loss_at_epoch_50():

@@ -14,13 +14,17 @@ from ibot.show.training import Example, masked_image, training_picture
 def test_golden_attention_maps_and_tokens(golden):
     arrays = np.load(golden / "evaluation.npz", allow_pickle=False)
     cases = {
-        k: v for k, v in json.loads((golden / "evaluation.json").read_text()).items() if k.startswith("attention_")
+        k: v
+        for k, v in json.loads((golden / "evaluation.json").read_text()).items()
+        if k.startswith("attention_")
     }
     assert cases
     for name, case in cases.items():
         prefix = f"{name}/weights/"
         weights = {
-            key[len(prefix) :]: torch.from_numpy(arrays[key]).double() for key in arrays.files if key.startswith(prefix)
+            key[len(prefix) :]: torch.from_numpy(arrays[key]).double()
+            for key in arrays.files
+            if key.startswith(prefix)
         }
         width, _, patch, _ = weights["patch_embed.proj.weight"].shape
         side = round((weights["pos_embed"].shape[1] - 1) ** 0.5) * patch
@@ -28,15 +32,24 @@ def test_golden_attention_maps_and_tokens(golden):
         heads = arrays[f"{name}/cls_attention"].shape[0]
         hidden = weights["blocks.0.mlp.fc1.weight"].shape[0]
         config = ModelConfig(
-            width=width, depth=depth, heads=heads, patch=patch, mlp_ratio=hidden / width, drop_path=0.0
+            width=width,
+            depth=depth,
+            heads=heads,
+            patch=patch,
+            mlp_ratio=hidden / width,
+            drop_path=0.0,
         )
         backbone = build_backbone(config, (side, side)).double()
         backbone.load_state_dict(weights)
         image = torch.from_numpy(arrays[f"{name}/image"]).double()
         maps = class_attention(backbone, image)[0]
-        np.testing.assert_allclose(maps.flatten(1).numpy(), arrays[f"{name}/cls_attention"], rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(
+            maps.flatten(1).numpy(), arrays[f"{name}/cls_attention"], rtol=1e-9, atol=1e-12
+        )
         threshold = case.get("threshold", 0.6)
-        np.testing.assert_array_equal(mass_mask(maps, threshold).numpy(), arrays[f"{name}/thresholded_grid"])
+        np.testing.assert_array_equal(
+            mass_mask(maps, threshold).numpy(), arrays[f"{name}/thresholded_grid"]
+        )
         with torch.no_grad():
             layers = backbone.last_layers(image, 2)
         for number, out in enumerate(reversed(layers), 1):
@@ -50,8 +63,13 @@ def test_the_mass_mask_holds_the_largest_share():
     attention = torch.rand(3, 4, 5, dtype=torch.float64)
     mask = mass_mask(attention, 0.6)
     share = (attention * mask).sum((1, 2)) / attention.sum((1, 2))
-    assert (share >= 0.6).all() and (share < 0.6 + attention.amax((1, 2)) / attention.sum((1, 2))).all()
-    assert (torch.where(mask, attention, 9.0).amin((1, 2)) >= torch.where(mask, 0.0, attention).amax((1, 2))).all()
+    assert (share >= 0.6).all() and (
+        share < 0.6 + attention.amax((1, 2)) / attention.sum((1, 2))
+    ).all()
+    assert (
+        torch.where(mask, attention, 9.0).amin((1, 2))
+        >= torch.where(mask, 0.0, attention).amax((1, 2))
+    ).all()
 
 
 def test_hidden_patches_are_gray():
@@ -68,10 +86,16 @@ def test_the_training_picture_is_written(tmp_path, rows):
     ]
     rng = np.random.default_rng(0)
     examples = [
-        Example(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8), rng.random((4, 4)) < 0.3, *rng.random((2, 4, 4)))
+        Example(
+            rng.integers(0, 256, (32, 32, 3), dtype=np.uint8),
+            rng.random((4, 4)) < 0.3,
+            *rng.random((2, 4, 4)),
+        )
         for _ in range(5)
     ]
     out = tmp_path / "a.png"
-    training_picture(metrics, [(0, 10.0), (300, 30.0)], {"random, whitened": 20.0}, examples, out, "title")
+    training_picture(
+        metrics, [(0, 10.0), (300, 30.0)], {"random, whitened": 20.0}, examples, out, "title"
+    )
     with Image.open(out) as picture:
         assert min(picture.size) > 600 and len(set(picture.convert("L").tobytes())) > 50

@@ -32,7 +32,9 @@ def gpus(monkeypatch):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
-        monkeypatch.setattr(device_module, "launched_processes", lambda: Processes(5, 8, local_rank))
+        monkeypatch.setattr(
+            device_module, "launched_processes", lambda: Processes(5, 8, local_rank)
+        )
         monkeypatch.setattr(device_module, "local_world_size", lambda: together)
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
@@ -44,11 +46,15 @@ def test_auto_is_a_gpu_where_there_is_one(gpus):
     assert choose_device("auto") == CPU and choose_device("cpu") == CPU
     gpus(4, local_rank=2)
     assert choose_device("auto") == torch.device("cuda", 2) and choose_device("cpu") == CPU
-    assert choose_device("cuda") == torch.device("cuda", 2) and choose_device("cuda:0") == torch.device("cuda", 0)
+    assert choose_device("cuda") == torch.device("cuda", 2) and choose_device(
+        "cuda:0"
+    ) == torch.device("cuda", 0)
     assert choose_device("cuda:3") == torch.device("cuda", 3)
 
 
-@pytest.mark.parametrize(("count", "local_rank", "name"), [(0, 0, "cuda"), (0, 3, "cuda"), (4, 0, "cuda:4")])
+@pytest.mark.parametrize(
+    ("count", "local_rank", "name"), [(0, 0, "cuda"), (0, 3, "cuda"), (4, 0, "cuda:4")]
+)
 def test_a_gpu_that_is_not_there_is_refused_with_the_number_that_is(gpus, count, local_rank, name):
     gpus(count, local_rank)
     with pytest.raises(UserError, match="is not there") as caught:
@@ -58,10 +64,15 @@ def test_a_gpu_that_is_not_there_is_refused_with_the_number_that_is(gpus, count,
 
 @pytest.mark.parametrize(
     ("count", "local_rank", "together", "words"),
-    [(8, 8, 16, "16 processes on this machine, but 8 GPUs"), (2, 2, 1, "3 processes on this machine, but 2 GPUs")],
+    [
+        (8, 8, 16, "16 processes on this machine, but 8 GPUs"),
+        (2, 2, 1, "3 processes on this machine, but 2 GPUs"),
+    ],
 )
 @pytest.mark.parametrize("name", ["cuda", "auto"])
-def test_more_processes_than_gpus_are_refused_with_that_cure(gpus, name, count, local_rank, together, words):
+def test_more_processes_than_gpus_are_refused_with_that_cure(
+    gpus, name, count, local_rank, together, words
+):
     gpus(count, local_rank, together=together)
     with pytest.raises(UserError, match=words) as caught:
         choose_device(name)
@@ -93,7 +104,8 @@ def test_unknown_devices_and_absent_mps_are_refused(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("capability", "native"), [((7, 5), False), ((8, 0), True), ((9, 0), True), ((12, 1), True), ((7, 9), False)]
+    ("capability", "native"),
+    [((7, 5), False), ((8, 0), True), ((9, 0), True), ((12, 1), True), ((7, 9), False)],
 )
 def test_gpus_from_ampere_on_compute_bfloat16(gpus, capability, native):
     gpus(2, capability=capability)
@@ -103,7 +115,12 @@ def test_gpus_from_ampere_on_compute_bfloat16(gpus, capability, native):
 
 @pytest.mark.parametrize(
     ("kind", "supported", "native"),
-    [("AVX512", True, True), ("AVX512", False, False), ("AVX2", True, False), ("AVX512_VNNI", True, True)],
+    [
+        ("AVX512", True, True),
+        ("AVX512", False, False),
+        ("AVX2", True, False),
+        ("AVX512_VNNI", True, True),
+    ],
 )
 def test_a_cpu_needs_the_instructions_for_bfloat16(monkeypatch, kind, supported, native):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: kind)
@@ -174,4 +191,7 @@ def test_memory_and_name_of_a_device(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: Properties)
     assert device_memory(GPU) == 80.0 and device_memory(CPU) == 0.0
     assert describe_device(GPU) == "H100 (80 GiB)"
-    assert describe_device(CPU).endswith(f", {torch.get_num_threads()} threads") and describe_device(CPU)[0] != ","
+    assert (
+        describe_device(CPU).endswith(f", {torch.get_num_threads()} threads")
+        and describe_device(CPU)[0] != ","
+    )

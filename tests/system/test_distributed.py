@@ -28,11 +28,13 @@ folder = Path(sys.argv[1])
 seen = []
 original = loop.to_device
 def recording(batch, *where):
-    seen.append([batch.index.tolist(), int(batch.masks.map.sum()), int(batch.global_views.long().sum())])
+    sums = int(batch.masks.map.sum()), int(batch.global_views.long().sum())
+    seen.append([batch.index.tolist(), *sums])
     return original(batch, *where)
 loop.to_device = recording
 try:
-    loop.train(from_plain(json.loads((folder / "config.json").read_text())), folder / "run", command="test", quiet=True)
+    config = from_plain(json.loads((folder / "config.json").read_text()))
+    loop.train(config, folder / "run", command="test", quiet=True)
 finally:
     import os
     (folder / f"seen{os.environ['RANK']}.json").write_text(json.dumps(seen))
@@ -57,23 +59,32 @@ def steady(small):
 def test_two_processes_see_the_images_of_one_and_follow_its_losses(steady, tmp_path, targets):
     config = apply(steady, [f"method.targets={targets}", "method.koleo_weight=0.1"])
     done, seen = train_in_two(config, tmp_path / "two")
-    assert [process.returncode for process in done] == [0, 0], "".join(process.stderr for process in done)
+    assert [process.returncode for process in done] == [0, 0], "".join(
+        process.stderr for process in done
+    )
     train(config, tmp_path / "one", quiet=True)
     losses = [
-        np.array([[row["cls_loss"], row["patch_loss"]] for row in read_jsonl(run / "metrics.jsonl")])
+        np.array(
+            [[row["cls_loss"], row["patch_loss"]] for row in read_jsonl(run / "metrics.jsonl")]
+        )
         for run in (tmp_path / "one", tmp_path / "two" / "run")
     ]
     assert losses[0].shape == (50, 2)
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
     a, b = (
-        load_file(find_checkpoint(run) / "teacher.safetensors") for run in (tmp_path / "one", tmp_path / "two" / "run")
+        load_file(find_checkpoint(run) / "teacher.safetensors")
+        for run in (tmp_path / "one", tmp_path / "two" / "run")
     )
     for name in a:
-        torch.testing.assert_close(a[name], b[name], rtol=0, atol=2e-4, msg=lambda m, name=name: f"{name}: {m}")
+        torch.testing.assert_close(
+            a[name], b[name], rtol=0, atol=2e-4, msg=lambda m, name=name: f"{name}: {m}"
+        )
     from ibot.data.loader import Loader
     from ibot.data.sets.scan import scan
 
-    for step, (batch,) in enumerate(Loader(config, scan(config.data.path), grid=(4, 4), end_step=50)):
+    for step, (batch,) in enumerate(
+        Loader(config, scan(config.data.path), grid=(4, 4), end_step=50)
+    ):
         together = [seen[0][step], seen[1][step]]
         assert sorted(together[0][0] + together[1][0]) == sorted(batch.index.tolist())
         assert sum(part[1] for part in together) == int(batch.masks.map.sum())
@@ -94,7 +105,9 @@ def test_batch_norms_of_all_processes_are_refused_without_gpus(monkeypatch):
     with pytest.raises(UserError, match="runs on GPUs only"):
         wrap_student(student, Processes(0, 2, 0), torch.device("cpu"))
     assert wrap_student(student, Processes(0, 1, 0), torch.device("cpu")) is student
-    monkeypatch.setattr(distributed, "DistributedDataParallel", lambda network, device_ids, **options: device_ids)
+    monkeypatch.setattr(
+        distributed, "DistributedDataParallel", lambda network, device_ids, **options: device_ids
+    )
     gpu = torch.device("cuda", 1)
     assert wrap_student(student, Processes(0, 2, 1), gpu) == [gpu]
 

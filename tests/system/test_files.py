@@ -75,8 +75,15 @@ def test_sync_waits_for_the_disk_and_closes_what_it_opened(tmp_path, monkeypatch
 def test_a_full_disk_is_told_from_other_failures():
     full_codes = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     assert all(files.is_disk_full(OSError(code, "words")) for code in full_codes)
-    assert not any(files.is_disk_full(OSError(code, "no space left")) for code in (errno.EIO, errno.EACCES))
-    said = ("No space left on device", "I/O error (os error 28)", "Disk quota exceeded", "unexpected pos 64 vs 0")
+    assert not any(
+        files.is_disk_full(OSError(code, "no space left")) for code in (errno.EIO, errno.EACCES)
+    )
+    said = (
+        "No space left on device",
+        "I/O error (os error 28)",
+        "Disk quota exceeded",
+        "unexpected pos 64 vs 0",
+    )
     assert all(files.is_disk_full(RuntimeError(words)) for words in (*said, "File too large"))
     assert not files.is_disk_full(RuntimeError("shapes do not fit"))
 
@@ -86,7 +93,9 @@ def test_the_error_of_a_full_disk_names_what_is_needed_and_what_comes_next(tmp_p
     assert error.why.startswith("the file takes 3 MiB, ") and error.why.endswith("MiB are free")
     assert error.fix == "free some space, then run the same command: it goes on"
     free = float(files.disk_full(tmp_path).why.split()[0])
-    assert free == pytest.approx(os.statvfs(tmp_path).f_bavail * os.statvfs(tmp_path).f_frsize / 2**20, rel=0.2)
+    assert free == pytest.approx(
+        os.statvfs(tmp_path).f_bavail * os.statvfs(tmp_path).f_frsize / 2**20, rel=0.2
+    )
     assert files.disk_full(tmp_path).fix == "free some space, then run the same command"
 
 
@@ -95,10 +104,14 @@ CONTENT = {"a": torch.zeros(100_000)}
 
 @pytest.mark.parametrize(
     "write",
-    [full, lambda path: torch.save(CONTENT, path), lambda path: save_file(CONTENT, path),
-     lambda path: path.write_bytes(bytes(400_000))],
+    [
+        full,
+        lambda path: torch.save(CONTENT, path),
+        lambda path: save_file(CONTENT, path),
+        lambda path: path.write_bytes(bytes(400_000)),
+    ],
     ids=["raised", "torch", "safetensors", "plain"],
-)  # fmt: skip
+)
 def test_a_full_disk_is_named_with_what_is_free(tmp_path, write):
     file = tmp_path / "a.pt"
     file.write_text("old")
@@ -129,7 +142,12 @@ def test_a_damaged_state_is_to_be_deleted(tmp_path, kind):
     raw = file.read_bytes()
     random = torch.Generator().manual_seed(0)
     noise = bytes(torch.randint(0, 256, (300,), generator=random).tolist())
-    damaged = {"cut": raw[: len(raw) // 2], "changed": raw[:60] + noise[:60] + raw[120:], "noise": noise, "empty": b""}
+    damaged = {
+        "cut": raw[: len(raw) // 2],
+        "changed": raw[:60] + noise[:60] + raw[120:],
+        "noise": noise,
+        "empty": b"",
+    }
     if kind == "code":
         torch.save({"run": os.system}, file)
     elif kind == "absent":

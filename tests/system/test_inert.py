@@ -1,4 +1,6 @@
-"""Files made to harm: whatever a pickle says, nothing is run, nothing changes and the process lives."""
+"""Files made to harm: whatever a pickle says, nothing is run, nothing changes and the process
+lives.
+"""
 
 import pickle
 import subprocess
@@ -33,7 +35,14 @@ def kind(name: str, flags: int) -> bytes:
 
 
 def array(of: bytes) -> bytes:
-    made = named(CORE, "_reconstruct") + b"(" + named("numpy", "ndarray") + plain((0,)) + plain(b"b") + b"tR"
+    made = (
+        named(CORE, "_reconstruct")
+        + b"("
+        + named("numpy", "ndarray")
+        + plain((0,))
+        + plain(b"b")
+        + b"tR"
+    )
     return made + b"(" + plain(1) + plain((1,)) + of + plain(False) + plain(POINTER) + b"tb"
 
 
@@ -48,7 +57,11 @@ def changed(module: str, name: str, attribute: str) -> bytes:
 HARM = {
     **{f"array {flags}": array(kind("O8", flags)) for flags in (0, 1, 63)},
     **{f"number {flags}": number(kind("O8", flags)) for flags in (0, 1, 63)},
-    **{f"mixed {name} {flags}": array(kind(name, flags)) for name in ("f8", "V8") for flags in (1, 63)},
+    **{
+        f"mixed {name} {flags}": array(kind(name, flags))
+        for name in ("f8", "V8")
+        for flags in (1, 63)
+    },
     "text": number(kind("U2", 0)),
     "namespace": changed("argparse", "Namespace", "__init__"),
     "counter": changed("collections", "Counter", "update"),
@@ -70,13 +83,16 @@ LOAD = """
 import argparse, collections, pathlib, sys
 import numpy as np, torch
 from ibot.errors import WeightsError
-from ibot import inert
+from ibot.system import inert
 from ibot.weights.read import load
-looked_at = [argparse.Namespace, collections.Counter, collections.OrderedDict, torch.Size, torch.device]
-looked_at += [np.dtype, np.ndarray, inert.Namespace, inert.Kind, inert.Array, inert.Call, inert.Foreign, set, dict]
-rebuild = [torch._utils._rebuild_tensor_v2, torch._utils._rebuild_parameter, inert._tensor, inert._scalar]
+looked_at = [argparse.Namespace, collections.Counter, collections.OrderedDict, torch.Size]
+looked_at += [torch.device, np.dtype, np.ndarray, set, dict]
+looked_at += [inert.Namespace, inert.Kind, inert.Array, inert.Call, inert.Foreign]
+rebuild = [torch._utils._rebuild_tensor_v2, torch._utils._rebuild_parameter]
+rebuild += [inert._tensor, inert._scalar]
 def state():
-    return [dict(vars(thing)) for thing in looked_at] + [(f.__defaults__, f.__code__, dict(vars(f))) for f in rebuild]
+    functions = [(f.__defaults__, f.__code__, dict(vars(f))) for f in rebuild]
+    return [dict(vars(thing)) for thing in looked_at] + functions
 before = state()
 for file in sorted(pathlib.Path(sys.argv[1]).iterdir()):
     try:
@@ -116,15 +132,23 @@ def test_flags_in_a_file_are_not_believed(tmp_path):
 @pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
 def test_arrays_and_numbers_are_made_anew_from_their_bytes(tmp_path, protocol):
     values = np.arange(6).reshape(2, 3)
-    arrays = {name: values.astype(name) for name in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "b1")}
-    arrays |= {"fortran": np.asfortranarray(values), "big": values.astype(">f4"), "part": values[:, ::2]}
+    arrays = {
+        name: values.astype(name) for name in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "b1")
+    }
+    arrays |= {
+        "fortran": np.asfortranarray(values),
+        "big": values.astype(">f4"),
+        "part": values[:, ::2],
+    }
     arrays |= {"empty": np.zeros((0, 3)), "single": np.array(2.5)}
     others = {"lr": np.float64(0.1), "step": np.int32(7), "kinds": {1, 2}, "text": np.array(["a"])}
     (tmp_path / "x.pkl").write_bytes(pickle.dumps({"arrays": arrays, **others}, protocol))
     read = read_pickle(tmp_path / "x.pkl")
     assert (read["lr"], read["step"], read["kinds"]) == (0.1, 7, {1, 2})
     for name, wanted in arrays.items():
-        assert torch.equal(read["arrays"][name], torch.from_numpy(wanted.astype(wanted.dtype.newbyteorder("=")))), name
+        assert torch.equal(
+            read["arrays"][name], torch.from_numpy(wanted.astype(wanted.dtype.newbyteorder("=")))
+        ), name
     torch.save({"arrays": arrays, **others}, tmp_path / "x.pth")
     assert torch.equal(read_pickle(tmp_path / "x.pth")["arrays"]["f4"], read["arrays"]["f4"])
 
@@ -133,4 +157,8 @@ def test_bytes_that_do_not_fill_their_shape_are_a_damaged_file(tmp_path):
     (tmp_path / "x.pkl").write_bytes(b"\x80\x03" + number(kind("f8", 0), b"1234") + b".")
     with pytest.raises(WeightsError):
         read_pickle(tmp_path / "x.pkl")
-    assert not [name for name in ("O8", "V8", "U2", "M8", "S1", "f16", "c8", "f8,f8") if NUMBERS.fullmatch(name)]
+    assert not [
+        name
+        for name in ("O8", "V8", "U2", "M8", "S1", "f16", "c8", "f8,f8")
+        if NUMBERS.fullmatch(name)
+    ]

@@ -21,10 +21,22 @@ from ibot.system import launch
 from ibot.system.jsonl import read_jsonl
 
 SMALL = [
-    "model.width=24", "model.depth=2", "model.heads=2", "model.drop_path=0.1", "head.out_dim=32", "train.batch=8",
-    "head.patch_out_dim=32", "head.hidden_dim=32", "head.bottleneck_dim=16", "train.precision=float32",
-    "system.workers=0", "system.device=cpu", "system.threads=1", "log.tensorboard=false", "log.every=1",
-]  # fmt: skip
+    "model.width=24",
+    "model.depth=2",
+    "model.heads=2",
+    "model.drop_path=0.1",
+    "head.out_dim=32",
+    "train.batch=8",
+    "head.patch_out_dim=32",
+    "head.hidden_dim=32",
+    "head.bottleneck_dim=16",
+    "train.precision=float32",
+    "system.workers=0",
+    "system.device=cpu",
+    "system.threads=1",
+    "log.tensorboard=false",
+    "log.every=1",
+]
 OF_THE_MOMENT = ("images_per_second", "wait_fraction", "seconds", "when", "health")
 
 
@@ -44,7 +56,9 @@ def labelled(tmp_path_factory):
 def start(arguments, **environment):
     command = [sys.executable, "-m", "ibot", *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 def without_the_moment(rows):
@@ -72,8 +86,12 @@ def launched(tmp_path, monkeypatch):
 
 
 @pytest.mark.distributed
-def test_the_launcher_needs_neither_the_machines_name_nor_a_temporary_folder(launched, tmp_path, monkeypatch):
-    monkeypatch.setattr(socket, "getfqdn", lambda *given: "127.0.0.1")  # in the place of one that nobody resolves
+def test_the_launcher_needs_neither_the_machines_name_nor_a_temporary_folder(
+    launched, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(
+        socket, "getfqdn", lambda *given: "127.0.0.1"
+    )  # in the place of one that nobody resolves
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "absent"))
     assert launched(f'echo "$MASTER_ADDR" > "{tmp_path}/$RANK"') == 0
     assert [(tmp_path / rank).read_text() for rank in "01"] == ["localhost\n"] * 2
@@ -85,14 +103,23 @@ def test_the_code_of_the_process_that_fails_is_that_of_all(launched):
 
 
 def failed(codes):
-    return SimpleNamespace(failures={rank: SimpleNamespace(exitcode=code) for rank, code in codes.items()})
+    return SimpleNamespace(
+        failures={rank: SimpleNamespace(exitcode=code) for rank, code in codes.items()}
+    )
 
 
 @pytest.mark.parametrize(
     ("codes", "code"),
-    [({}, 0), ({0: 2, 1: -15}, 2), ({0: -15, 1: 3}, 3), ({1: -9, 0: 2}, 2), ({0: -2}, 130), ({0: -15, 1: -15}, 143),
-     ({0: -10}, 138)],
-)  # fmt: skip
+    [
+        ({}, 0),
+        ({0: 2, 1: -15}, 2),
+        ({0: -15, 1: 3}, 3),
+        ({1: -9, 0: 2}, 2),
+        ({0: -2}, 130),
+        ({0: -15, 1: -15}, 143),
+        ({0: -10}, 138),
+    ],
+)
 def test_the_exit_code_is_that_of_the_process_that_failed_by_itself(codes, code):
     assert launch._exit_code(failed(codes)) == code
 
@@ -134,15 +161,26 @@ def test_before_any_process_is_started_a_signal_ends_the_launcher():
 
 @pytest.mark.distributed
 def test_two_processes_train_and_evaluate_as_one_does(labelled, tmp_path):
-    training = ["pretrain", "tiny32", "--data", str(labelled), "--steps", "40", "evaluate.every=10 steps",
-                "method.koleo_weight=0.1", *SMALL]  # fmt: skip
+    training = [
+        "pretrain",
+        "tiny32",
+        "--data",
+        str(labelled),
+        "--steps",
+        "40",
+        "evaluate.every=10 steps",
+        "method.koleo_weight=0.1",
+        *SMALL,
+    ]
     two = start([*training, "--run", str(tmp_path / "two"), "--processes", "2"])
     assert main([*training, "--run", str(tmp_path / "one"), "--quiet"]) == 0
     printed, errors = two.communicate(timeout=200)
     assert two.returncode == 0 and not errors, errors
     assert "batch 8 = 2 processes x 4" in printed and printed.count("step 40: knn_top1") == 1
     for name, count in (("metrics.jsonl", 40), ("results.jsonl", 5)):
-        one, other = (without_the_moment(read_jsonl(tmp_path / run / name)) for run in ("one", "two"))
+        one, other = (
+            without_the_moment(read_jsonl(tmp_path / run / name)) for run in ("one", "two")
+        )
         assert len(one) == len(other) == count
         for row, same in zip(one, other, strict=True):
             assert row.keys() == same.keys()
@@ -164,11 +202,28 @@ def test_the_error_of_one_process_is_what_the_user_sees(labelled, tmp_path):
         "    loop.to_device = unplugged\n"
     )
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
-    run = start(["pretrain", "tiny32", "--data", str(labelled), "--run", str(tmp_path / "run"), "--processes", "2",
-                 "--steps", "3", *SMALL], PYTHONPATH=path)  # fmt: skip
+    run = start(
+        [
+            "pretrain",
+            "tiny32",
+            "--data",
+            str(labelled),
+            "--run",
+            str(tmp_path / "run"),
+            "--processes",
+            "2",
+            "--steps",
+            "3",
+            *SMALL,
+        ],
+        PYTHONPATH=path,
+    )
     errors = run.communicate(timeout=100)[1]
     assert run.returncode == 2
-    assert errors.splitlines()[:2] == ["ibot: error: the disk of this machine is gone", "  fix:  plug it in"]
+    assert errors.splitlines()[:2] == [
+        "ibot: error: the disk of this machine is gone",
+        "  fix:  plug it in",
+    ]
     assert "from: process 1 of 2" in errors and len(errors.splitlines()) == 3
 
 
@@ -177,7 +232,19 @@ def test_the_error_of_one_process_is_what_the_user_sees(labelled, tmp_path):
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
 def test_a_signal_to_the_launcher_saves_and_ends_the_run(labelled, tmp_path, number, code):
     folder = tmp_path / "run"
-    run = start(["pretrain", "tiny32", "--data", str(labelled), "--run", str(folder), "--processes", "2", *SMALL])
+    run = start(
+        [
+            "pretrain",
+            "tiny32",
+            "--data",
+            str(labelled),
+            "--run",
+            str(folder),
+            "--processes",
+            "2",
+            *SMALL,
+        ]
+    )
     while not (folder / "metrics.jsonl").exists():
         assert run.poll() is None, run.communicate()
         time.sleep(0.1)
@@ -193,11 +260,30 @@ def test_a_signal_to_the_launcher_saves_and_ends_the_run(labelled, tmp_path, num
 @pytest.mark.slow
 def test_a_killed_process_ends_the_run_as_a_lack_of_resources(labelled, tmp_path):
     folder = tmp_path / "run"
-    run = start(["pretrain", "tiny32", "--data", str(labelled), "--run", str(folder), "--processes", "2", *SMALL])
+    run = start(
+        [
+            "pretrain",
+            "tiny32",
+            "--data",
+            str(labelled),
+            "--run",
+            str(folder),
+            "--processes",
+            "2",
+            *SMALL,
+        ]
+    )
     while not (folder / "metrics.jsonl").exists():
         assert run.poll() is None, run.communicate()
         time.sleep(0.1)
-    children = subprocess.run(["pgrep", "-P", str(run.pid)], capture_output=True, text=True, check=True).stdout.split()
+    children = subprocess.run(
+        ["pgrep", "-P", str(run.pid)], capture_output=True, text=True, check=True
+    ).stdout.split()
     os.kill(int(children[-1]), signal.SIGKILL)
     errors = run.communicate(timeout=60)[1]
-    assert run.returncode == 4 and "was killed" in errors and "memory" in errors and "Traceback" not in errors
+    assert (
+        run.returncode == 4
+        and "was killed" in errors
+        and "memory" in errors
+        and "Traceback" not in errors
+    )

@@ -27,7 +27,15 @@ TASK = {"SLURM_PROCID": "5", "SLURM_NTASKS": "11", "SLURM_STEP_ID": "0", "SLURM_
         ({**TASK, "SLURM_TASKS_PER_NODE": "many", "SLURM_NTASKS_PER_NODE": "6"}, 6),
         (TASK, 1),
         # A batch script, and a shell inside of an allocation, are one process.
-        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_JOB_ID": "1", "SLURM_TASKS_PER_NODE": "8"}, 1),
+        (
+            {
+                "SLURM_PROCID": "0",
+                "SLURM_NTASKS": "8",
+                "SLURM_JOB_ID": "1",
+                "SLURM_TASKS_PER_NODE": "8",
+            },
+            1,
+        ),
         # Tasks that srun started from an interactive shell of its own are not.
         ({**TASK, "SLURM_PTY_PORT": "4000", "SLURM_STEP_TASKS_PER_NODE": "8"}, 8),
     ],

@@ -15,7 +15,9 @@ IBOT = f"{sys.executable} -m ibot"
 
 
 def shell(command):
-    return subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, timeout=60)
+    return subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, timeout=60
+    )
 
 
 def broken_pipe():

@@ -2,14 +2,20 @@ import logging
 
 import pytest
 
-from ibot import machine
 from ibot.errors import UserError
+from ibot.system import machine
 from ibot.system.processes import SLURM_PORTS, first_host, launched_processes, said_once
 
 STEP = {
-    "SLURM_PROCID": "5", "SLURM_NTASKS": "8", "SLURM_LOCALID": "1", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "8",
-    "SLURM_JOB_ID": "4711", "SLURM_JOB_NODELIST": "node[01-03,07]", "SLURM_LAUNCH_NODE_IPADDR": "10.0.0.9",
-}  # fmt: skip
+    "SLURM_PROCID": "5",
+    "SLURM_NTASKS": "8",
+    "SLURM_LOCALID": "1",
+    "SLURM_STEP_ID": "0",
+    "SLURM_STEP_NUM_TASKS": "8",
+    "SLURM_JOB_ID": "4711",
+    "SLURM_JOB_NODELIST": "node[01-03,07]",
+    "SLURM_LAUNCH_NODE_IPADDR": "10.0.0.9",
+}
 
 
 @pytest.mark.parametrize(
@@ -29,7 +35,10 @@ def test_the_first_of_slurms_hosts_is_found(nodes, first):
 def test_tasks_of_srun_meet_at_the_first_node_and_at_a_port_of_the_job():
     got = launched_processes(STEP)
     assert (got.rank, got.world_size, got.local_rank, got.address) == (5, 8, 1, "node01")
-    assert got.port in SLURM_PORTS and got.port == launched_processes({**STEP, "SLURM_PROCID": "0"}).port
+    assert (
+        got.port in SLURM_PORTS
+        and got.port == launched_processes({**STEP, "SLURM_PROCID": "0"}).port
+    )
     assert got.port != launched_processes({**STEP, "SLURM_JOB_ID": "4712"}).port
     assert got.port != launched_processes({**STEP, "SLURM_STEP_ID": "1"}).port
     own = launched_processes({**STEP, "MASTER_ADDR": "elsewhere", "MASTER_PORT": "1234"})
@@ -48,9 +57,18 @@ def test_a_task_that_sees_one_gpu_takes_it():
     "environment",
     [
         {},
-        {"SLURM_NTASKS": "4", "SLURM_JOB_ID": "1", "SLURM_JOB_NODELIST": "n1"},  # salloc without a step
+        {
+            "SLURM_NTASKS": "4",
+            "SLURM_JOB_ID": "1",
+            "SLURM_JOB_NODELIST": "n1",
+        },  # salloc without a step
         {"SLURM_NTASKS": "4", "SLURM_PROCID": "0"},
-        {"SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_JOB_ID": "1"},  # a batch script
+        {
+            "SLURM_NTASKS": "4",
+            "SLURM_PROCID": "0",
+            "SLURM_LOCALID": "0",
+            "SLURM_JOB_ID": "1",
+        },  # a batch script
         {**STEP, "SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"},  # the shell that salloc opens
         {"RANK": "", "WORLD_SIZE": "", "LOCAL_RANK": "", "MASTER_ADDR": ""},
         {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": ""},
@@ -83,7 +101,10 @@ def test_what_all_processes_see_alike_the_main_one_says(monkeypatch, caplog):
         with said_once():
             logging.getLogger("ibot").warning("heads guessed by process %s", rank)
     logging.getLogger("ibot").warning("afterwards")
-    assert [record.getMessage() for record in caplog.records] == ["heads guessed by process 0", "afterwards"]
+    assert [record.getMessage() for record in caplog.records] == [
+        "heads guessed by process 0",
+        "afterwards",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -91,7 +112,10 @@ def test_what_all_processes_see_alike_the_main_one_says(monkeypatch, caplog):
     [
         ({"RANK": "zero", "WORLD_SIZE": "2", "MASTER_ADDR": "a"}, "RANK=zero is not a number"),
         ({"RANK": "0", "WORLD_SIZE": "two", "MASTER_ADDR": "a"}, "WORLD_SIZE=two is not a number"),
-        ({"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "a", "MASTER_PORT": "p"}, "MASTER_PORT=p is not a number"),
+        (
+            {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "a", "MASTER_PORT": "p"},
+            "MASTER_PORT=p is not a number",
+        ),
         ({"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "x"}, "LOCAL_RANK=x is not a number"),
         ({"RANK": "2", "WORLD_SIZE": "2", "MASTER_ADDR": "a"}, "process 2 of 2"),
         ({"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": ""}, "MASTER_ADDR"),

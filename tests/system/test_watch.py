@@ -65,13 +65,17 @@ def test_the_error_of_one_process_ends_all_and_is_printed_once(tmp_path, failing
 @pytest.mark.distributed
 @pytest.mark.parametrize("killed", [0, 1])
 def test_a_process_that_was_killed_ends_the_others_as_a_lack_of_resources(tmp_path, killed):
-    codes, printed = run_forked(only(killed, lambda: os.kill(os.getpid(), signal.SIGKILL)), tmp_path)
+    codes, printed = run_forked(
+        only(killed, lambda: os.kill(os.getpid(), signal.SIGKILL)), tmp_path
+    )
     assert codes == ([-9, 4] if killed == 0 else [4, -9])
     assert f"process {killed} of 2" in printed[1 - killed] and "memory" in printed[1 - killed]
 
 
 def close_pipes():
-    """By one of them `multiprocessing` knows that the process lives from which this one was forked."""
+    """By one of them `multiprocessing` knows that the process lives from which this one was
+    forked.
+    """
     for number in range(3, 256):
         with suppress(OSError):
             if stat.S_ISFIFO(os.fstat(number).st_mode):
@@ -112,7 +116,9 @@ def test_ctrl_c_says_what_resumes_although_the_main_process_waits(tmp_path):
             return 130
 
     codes, printed = run_forked(work, tmp_path)
-    assert codes == [130, 130] and printed[0].endswith("the same command goes on\n") and not printed[1]
+    assert (
+        codes == [130, 130] and printed[0].endswith("the same command goes on\n") and not printed[1]
+    )
 
 
 @pytest.mark.distributed
@@ -127,7 +133,10 @@ def test_a_bug_in_one_process_ends_the_others_too(tmp_path):
             return 1  # as Python does after its traceback
 
     codes, printed = run_forked(work, tmp_path)
-    assert codes == [1, 1] and "ibot: error: ZeroDivisionError: a bug\n  from: process 1 of 2" in printed[0]
+    assert (
+        codes == [1, 1]
+        and "ibot: error: ZeroDivisionError: a bug\n  from: process 1 of 2" in printed[0]
+    )
 
 
 @pytest.mark.distributed
@@ -148,7 +157,9 @@ def test_what_is_asked_of_the_main_process_or_of_all_is_the_same_everywhere(tmp_
 
     codes, printed = run_forked(in_several(ask), tmp_path)
     assert codes == [0, 0] and printed == ["", ""]
-    assert [(tmp_path / f"heard{rank}").read_text() for rank in (0, 1)] == ["10 ['', 'problem 1']"] * 2
+    assert [(tmp_path / f"heard{rank}").read_text() for rank in (0, 1)] == [
+        "10 ['', 'problem 1']"
+    ] * 2
 
 
 @pytest.mark.distributed
@@ -187,7 +198,8 @@ def test_a_single_process_asks_nobody():
 
 
 @pytest.mark.parametrize(
-    ("text", "words"), [("", "knn: other processes did not end it"), ("no labels", "knn: no labels")]
+    ("text", "words"),
+    [("", "knn: other processes did not end it"), ("no labels", "knn: no labels")],
 )
 def test_a_process_that_waits_in_vain_says_who_is_missing(monkeypatch, text, words):
     alone = SimpleNamespace(processes=Processes(0, 2), store=dist.HashStore())

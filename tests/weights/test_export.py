@@ -1,4 +1,6 @@
-"""Exports are loaded by the libraries they are for and give the same tokens, at other and non-square sizes too."""
+"""Exports are loaded by the libraries they are for and give the same tokens, at other and
+non-square sizes too.
+"""
 
 import contextlib
 import json
@@ -45,8 +47,9 @@ NETWORKS = {"vit": (VIT, (48, 48)), "swin": (SWIN, (224, 224))}
 SLOW = ("swin", "onnx")
 CASES = [
     pytest.param(kind, target, marks=[pytest.mark.slow] if (kind, target) == SLOW else [])
-    for kind in NETWORKS for target in TARGETS
-]  # fmt: skip
+    for kind in NETWORKS
+    for target in TARGETS
+]
 
 
 @pytest.mark.parametrize(("kind", "target"), CASES)
@@ -64,7 +67,9 @@ def test_the_target_gives_our_tokens_at_three_sizes(tmp_path, kind, target):
     assert len(sizes) == 3 and any(h != w for h, w in sizes)
     assert all(max(d.cls, d.patches) < 2e-5 for d in tokens)
     pictures = [d.cosine for d in differences if d.cosine is not None]
-    assert len(pictures) == (target in ("timm", "huggingface")) and all(cosine > 0.98 for cosine in pictures)
+    assert len(pictures) == (target in ("timm", "huggingface")) and all(
+        cosine > 0.98 for cosine in pictures
+    )
 
 
 @pytest.mark.parametrize("target", ["timm", "huggingface"])
@@ -75,18 +80,24 @@ def test_what_was_exported_is_read_back_as_the_same_network(tmp_path, kind, targ
     again = load(tmp_path / "out", heads=2 if kind == "vit" else None)
     images = torch.randn(1, 3, *loaded.size)
     with torch.no_grad():
-        torch.testing.assert_close(again.backbone(images).cls, loaded.backbone(images).cls, rtol=1e-4, atol=2e-5)
+        torch.testing.assert_close(
+            again.backbone(images).cls, loaded.backbone(images).cls, rtol=1e-4, atol=2e-5
+        )
 
 
 def test_a_size_may_be_chosen(tmp_path):
     loaded = network(*NETWORKS["vit"])
     differences = export_backbone(loaded, "timm", tmp_path / "wide", (32, 64))
     assert differences[0].size == (32, 64)
-    assert json.loads((tmp_path / "wide" / "config.json").read_text())["model_args"]["img_size"] == [32, 64]
+    assert json.loads((tmp_path / "wide" / "config.json").read_text())["model_args"][
+        "img_size"
+    ] == [32, 64]
 
 
 def test_a_swin_that_was_not_built_for_224_keeps_its_size(tmp_path):
-    config = ModelConfig("swin", 8, depths=(1, 1, 1, 2), stage_heads=(1, 1, 1, 1), window=7, patch=4)
+    config = ModelConfig(
+        "swin", 8, depths=(1, 1, 1, 2), stage_heads=(1, 1, 1, 1), window=7, patch=4
+    )
     export_backbone(network(config, (256, 256)), "published", tmp_path / "out.pth")
     assert load(tmp_path / "out.pth").built_for == (256, 256)
     told = vars(arguments_of(Config(model=replace(config, pos_size=(256, 256))), 10, 100))
@@ -120,8 +131,11 @@ def test_an_export_that_does_not_reproduce_the_network_is_removed(tmp_path, monk
 
 def test_what_a_target_cannot_hold_is_refused_and_leaves_nothing(tmp_path):
     with pytest.raises(WeightsError, match="cannot hold") as caught:
-        export_backbone(network(ModelConfig(width=64, depth=1, heads=1, patch=8, registers=2), (16, 16)), "huggingface",
-                        tmp_path / "out")  # fmt: skip
+        export_backbone(
+            network(ModelConfig(width=64, depth=1, heads=1, patch=8, registers=2), (16, 16)),
+            "huggingface",
+            tmp_path / "out",
+        )
     assert "registers" in caught.value.why
     with pytest.raises(WeightsError, match="cannot hold") as caught:
         export_backbone(network(SWIN, (64, 64)), "huggingface", tmp_path / "out")
@@ -162,14 +176,19 @@ def test_every_variant_of_a_vit_is_exported_or_refused_in_a_line(tmp_path, name,
 @pytest.mark.parametrize("target", ["timm", "huggingface"])
 @pytest.mark.parametrize("kind", ["vit", "swin"])
 def test_what_was_exported_is_fine_tuned_there(tmp_path, kind, target):
-    """With a classifier of seven classes, as users of the library make one; one step changes the loss."""
+    """With a classifier of seven classes, as users of the library make one; one step changes the
+    loss.
+    """
     loaded = network(VIT, (48, 48)) if kind == "vit" else network(SMALL_SWIN, (56, 56))
     export_backbone(loaded, target, tmp_path / "out")
     classifier = with_classifier(target, tmp_path / "out", 7)
     images, labels = torch.randn(4, 3, *loaded.size), torch.tensor([0, 6, 3, 3])
     own = loaded.backbone.state_dict()["patch_embed.proj.weight"]
-    assert any(torch.allclose(p.detach() / own, p.detach().flatten()[0] / own.flatten()[0], rtol=1e-3)
-               for p in classifier.parameters() if p.shape == own.shape), "the weights were taken"  # fmt: skip
+    assert any(
+        torch.allclose(p.detach() / own, p.detach().flatten()[0] / own.flatten()[0], rtol=1e-3)
+        for p in classifier.parameters()
+        if p.shape == own.shape
+    ), "the weights were taken"
     optimizer = torch.optim.SGD(classifier.parameters(), lr=0.01)
     losses = []
     for _ in range(2):
@@ -185,7 +204,9 @@ def test_what_was_exported_is_fine_tuned_there(tmp_path, kind, target):
 
 def with_classifier(target, folder, classes):
     if target == "timm":
-        return pytest.importorskip("timm").create_model(f"local-dir:{folder}", pretrained=True, num_classes=classes)
+        return pytest.importorskip("timm").create_model(
+            f"local-dir:{folder}", pretrained=True, num_classes=classes
+        )
     auto = pytest.importorskip("transformers").AutoModelForImageClassification
     return auto.from_pretrained(folder, num_labels=classes, local_files_only=True)
 
@@ -216,7 +237,10 @@ def test_a_processor_that_squashes_is_noticed(tmp_path, monkeypatch):
 
     def squashing(config, size):
         sides = {"height": size[0], "width": size[1]}
-        return processor(config, size) | {"image_processor_type": "ViTImageProcessor", "size": sides}
+        return processor(config, size) | {
+            "image_processor_type": "ViTImageProcessor",
+            "size": sides,
+        }
 
     def elsewhere(config, size):
         return processor(config, size) | {"image_mean": (0.5, 0.5, 0.5)}
@@ -276,10 +300,14 @@ def test_an_export_leaves_the_network_as_it_was(tmp_path):
     loaded = network(*NETWORKS["vit"])
     loaded.backbone.half().train()
     export_backbone(loaded, "published", tmp_path / "a.pth")
-    assert loaded.backbone.training and {p.dtype for p in loaded.backbone.parameters()} == {torch.float16}
+    assert loaded.backbone.training and {p.dtype for p in loaded.backbone.parameters()} == {
+        torch.float16
+    }
 
 
-@pytest.mark.parametrize("size", [16, 32, 48, 64, 96, 112, 128, 160, 192, 224, 256, 336, 384, 448, 512, 518])
+@pytest.mark.parametrize(
+    "size", [16, 32, 48, 64, 96, 112, 128, 160, 192, 224, 256, 336, 384, 448, 512, 518]
+)
 def test_timm_resizes_to_the_same_shorter_side(size):
     assert math.floor(size / crop_share((size, size))) == round(size * 256 / 224)
     assert crop_share((224, 224)) == 0.875
@@ -300,7 +328,10 @@ def test_an_onnx_file_says_how_images_are_prepared(tmp_path):
     loaded = network(config, (16, 24))
     targets.TARGETS["onnx"].write(loaded, tmp_path / "a.onnx")
     about = {entry.key: entry.value for entry in onnx.load(tmp_path / "a.onnx").metadata_props}
-    assert json.loads(about["ibot.mean"]) == [0.5, 0.4, 0.3] and json.loads(about["ibot.size"]) == [16, 24]
+    assert json.loads(about["ibot.mean"]) == [0.5, 0.4, 0.3] and json.loads(about["ibot.size"]) == [
+        16,
+        24,
+    ]
     assert about["ibot.shortest_edge"] == "27" and about["ibot.resample"] == "bicubic"
     assert run_card(loaded, "onnx", tmp_path / "a.onnx")["cls"].shape == (1, 64)
 
@@ -308,7 +339,11 @@ def test_an_onnx_file_says_how_images_are_prepared(tmp_path):
 def test_existing_files_and_wrong_suffixes_are_refused(tmp_path):
     loaded = network(*NETWORKS["vit"])
     (tmp_path / "a.onnx").write_text("mine")
-    for out, message in (("a.onnx", "exists"), ("b.bin", "end with"), ("a.onnx/c.onnx", "cannot be created")):
+    for out, message in (
+        ("a.onnx", "exists"),
+        ("b.bin", "end with"),
+        ("a.onnx/c.onnx", "cannot be created"),
+    ):
         with pytest.raises(UserError, match=message):
             export_backbone(loaded, "onnx", tmp_path / out)
     assert (tmp_path / "a.onnx").read_text() == "mine"
@@ -322,17 +357,31 @@ def test_another_epsilon_gives_the_same_function(kind):
     other = build_backbone(replace(config, norm_eps=3e-4), (64, 64)).double().eval()
     other.load_state_dict(with_epsilon(loaded.backbone.double().state_dict(), 1e-6, 3e-4))
     images = torch.randn(2, 3, 64, 64, dtype=torch.float64)
-    torch.testing.assert_close(other(images).patches, loaded.backbone(images).patches, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(
+        other(images).patches, loaded.backbone(images).patches, rtol=1e-9, atol=1e-9
+    )
 
 
 def test_the_command_prints_differences_and_writes_a_card(tmp_path, capsys):
     loaded = network(*NETWORKS["vit"])
     save_file(loaded.backbone.state_dict(), tmp_path / "mine.safetensors")
     out = tmp_path / "hf"
-    command = ["weights", "export", str(tmp_path / "mine.safetensors"), "--heads", "2", "--to", "huggingface"]
+    command = [
+        "weights",
+        "export",
+        str(tmp_path / "mine.safetensors"),
+        "--heads",
+        "2",
+        "--to",
+        "huggingface",
+    ]
     assert main([*command, "--out", str(out)]) == 0
     printed = capsys.readouterr().out
-    assert printed.count("largest difference") == 4 and "48x48" in printed and "prepared there: cosine" in printed
+    assert (
+        printed.count("largest difference") == 4
+        and "48x48" in printed
+        and "prepared there: cosine" in printed
+    )
     card = (out / "README.md").read_text()
     assert "AutoImageProcessor" in card and "resized to 55" in card and "own preprocessing" in card
     assert "from_pretrained" in card and "| 48 x 48 |" in card and "2 blocks, width 64" in card
@@ -343,7 +392,15 @@ def test_the_command_prints_differences_and_writes_a_card(tmp_path, capsys):
 def test_a_wrong_name_is_told_before_the_weights_are_read(tmp_path, capsys):
     for target, suffix in SUFFIXES.items():
         if suffix:
-            command = ["weights", "export", str(tmp_path / "absent.pth"), "--to", target, "--out", "out/file"]
+            command = [
+                "weights",
+                "export",
+                str(tmp_path / "absent.pth"),
+                "--to",
+                target,
+                "--out",
+                "out/file",
+            ]
             assert main(command) == 2
             assert f"does not end with {suffix}" in capsys.readouterr().err
 
@@ -358,7 +415,12 @@ def run_card(loaded, target, out, **names):
 
 @pytest.mark.parametrize(
     ("target", "made"),
-    [("safetensors", "features"), ("published", "state"), ("timm", "tokens"), ("huggingface", "tokens")],
+    [
+        ("safetensors", "features"),
+        ("published", "state"),
+        ("timm", "tokens"),
+        ("huggingface", "tokens"),
+    ],
 )
 def test_the_python_of_the_card_runs_beside_the_weights(tmp_path, target, made):
     loaded = network(replace(VIT, depth=1), (16, 16))
@@ -371,7 +433,9 @@ def test_the_python_of_the_card_runs_beside_the_weights(tmp_path, target, made):
     assert len(run_card(loaded, target, out, **network_of_theirs)[made])
 
 
-@pytest.mark.parametrize(("target", "name"), [("timm", "out"), ("huggingface", "out"), ("published", "out.pth")])
+@pytest.mark.parametrize(
+    ("target", "name"), [("timm", "out"), ("huggingface", "out"), ("published", "out.pth")]
+)
 def test_missing_folders_above_an_export_are_created(tmp_path, target, name):
     out = tmp_path / "new" / "deep" / name
     export_backbone(network(*NETWORKS["vit"]), target, out)
@@ -382,7 +446,15 @@ def test_two_files_of_one_stem_have_a_card_each(tmp_path):
     save_file(network(*NETWORKS["vit"]).backbone.state_dict(), tmp_path / "mine.safetensors")
     for target, name in (("safetensors", "m.safetensors"), ("published", "m.pth")):
         out = tmp_path / "exports" / name
-        command = ["weights", "export", str(tmp_path / "mine.safetensors"), "--heads", "2", "--to", target]
+        command = [
+            "weights",
+            "export",
+            str(tmp_path / "mine.safetensors"),
+            "--heads",
+            "2",
+            "--to",
+            target,
+        ]
         assert main([*command, "--out", str(out)]) == 0
     cards = {path.name: path.read_text() for path in (tmp_path / "exports").glob("*.md")}
     assert set(cards) == {"m.safetensors.md", "m.pth.md"}
@@ -396,17 +468,30 @@ def run_folder(folder, *, step, results):
     (folder / "checkpoints" / "last").write_text(checkpoint.name + "\n")
     plain = {"recipe": "auto", "train": {"length": "10 epochs", "batch": 8, "seed": 3}}
     (folder / "config.json").write_text(json.dumps({**plain, "command": "ibot pretrain auto"}))
-    (folder / "provenance.json").write_text(json.dumps({"ibot": "1", "commit": "c0ffee", "data": {"images": 40}}))
+    (folder / "provenance.json").write_text(
+        json.dumps({"ibot": "1", "commit": "c0ffee", "data": {"images": 40}})
+    )
     state = {"step": step, "images_seen": step * 8, "epoch": step // 5, "config": plain}
     (checkpoint / "state.json").write_text(json.dumps(state))
-    (folder / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in results) + '{"torn')
+    (folder / "results.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in results) + '{"torn'
+    )
     return folder
 
 
 def row(metric, value, weights_hash="", k=None, mode="clean", **extra):
     settings = {} if k is None else {"k": k}
-    return {"metric": metric, "value": value, "num_train": 1200, "num_val": 300, "settings": settings, "extra": extra,
-            "weights_hash": weights_hash, "mode": mode, "data": {"root": "/data/flowers/val"}}  # fmt: skip
+    return {
+        "metric": metric,
+        "value": value,
+        "num_train": 1200,
+        "num_val": 300,
+        "settings": settings,
+        "extra": extra,
+        "weights_hash": weights_hash,
+        "mode": mode,
+        "data": {"root": "/data/flowers/val"},
+    }
 
 
 def card_of(source, **options):
@@ -415,9 +500,16 @@ def card_of(source, **options):
 
 def test_the_card_says_how_much_of_the_schedule_was_trained(tmp_path):
     run = run_folder(tmp_path / "run", step=20, results=[])
-    for source in (run, run / "checkpoints" / "step_00000020", run / "checkpoints" / "step_00000020" / "t.safetensors"):
+    for source in (
+        run,
+        run / "checkpoints" / "step_00000020",
+        run / "checkpoints" / "step_00000020" / "t.safetensors",
+    ):
         card = card_of(source)
-        assert "recipe auto, 160 of 400 images seen (step 20 of 50), stopped before the end of its schedule" in card
+        assert (
+            "recipe auto, 160 of 400 images seen (step 20 of 50), stopped before the end of its "
+            "schedule" in card
+        )
         assert "Data: 40 images" in card and "Measured" not in card
     card = card_of(run_folder(tmp_path / "whole", step=50, results=[]))
     assert "400 of 400 images seen (step 50 of 50), batch 8" in card and "stopped" not in card
@@ -425,20 +517,39 @@ def test_the_card_says_how_much_of_the_schedule_was_trained(tmp_path):
 
 def test_the_card_names_in_words_what_was_measured_of_this_network(tmp_path):
     during = [row("knn_top1", 10.0 + step, k=10, step=step) for step in (0, 10, 20)]
-    run = run_folder(tmp_path / "a", step=20, results=[*during, row("knn_top1", 99.0, "older", k=20)])
-    measured = [line for line in card_of(run, weights_hash="own").splitlines() if "Measured" in line]
+    run = run_folder(
+        tmp_path / "a", step=20, results=[*during, row("knn_top1", 99.0, "older", k=20)]
+    )
+    measured = [
+        line for line in card_of(run, weights_hash="own").splitlines() if "Measured" in line
+    ]
     assert measured == [
-        "- Measured: k-NN (k = 10) accuracy 30.0 % on 300 validation images of flowers, from 1,200 labelled ones, "
+        "- Measured: k-NN (k = 10) accuracy 30.0 % on 300 validation images of flowers, from "
+        "1,200 labelled ones, "
         "during the training at step 20"
     ]
     assert "Measured" not in card_of(run, key="student")
-    own = [row("knn_top1", 40.0, "own", k=20), row("knn_top1", 41.0, "own", k=100), row("linear_top1", 60.0, "own"),
-           row("logistic_top1", 70.0, "own", mode="published"), row("linear_top1", 90.0, "older"),
-           row("cluster_accuracy", 20.0, "own")]  # fmt: skip
+    own = [
+        row("knn_top1", 40.0, "own", k=20),
+        row("knn_top1", 41.0, "own", k=100),
+        row("linear_top1", 60.0, "own"),
+        row("logistic_top1", 70.0, "own", mode="published"),
+        row("linear_top1", 90.0, "older"),
+        row("cluster_accuracy", 20.0, "own"),
+    ]
     run = run_folder(tmp_path / "b", step=20, results=[*during, *own])
-    measured = [line for line in card_of(run, weights_hash="own").splitlines() if "Measured" in line]
-    assert len(measured) == 2 and "k-NN (k = 20) accuracy 40.0 %" in measured[0] and "{" not in "".join(measured)
-    assert "logistic regression accuracy 70.0 % on 300" in measured[1] and "chosen on the same images" in measured[1]
+    measured = [
+        line for line in card_of(run, weights_hash="own").splitlines() if "Measured" in line
+    ]
+    assert (
+        len(measured) == 2
+        and "k-NN (k = 20) accuracy 40.0 %" in measured[0]
+        and "{" not in "".join(measured)
+    )
+    assert (
+        "logistic regression accuracy 70.0 % on 300" in measured[1]
+        and "chosen on the same images" in measured[1]
+    )
 
 
 def test_inspect_names_what_a_file_holds(tmp_path, capsys):

@@ -1,5 +1,7 @@
-"""Folders as the transformers library saves them give the tokens that its networks give: every layout of a ViT or Swin,
-and what its configurations say. Kept in one module: the library is slow to import."""
+"""Folders as the transformers library saves them give the tokens that its networks give: every
+layout of a ViT or Swin, and what its configurations say. Kept in one module: the library is slow to
+import.
+"""
 
 import json
 
@@ -9,16 +11,33 @@ import torch
 from ibot.errors import WeightsError
 from ibot.weights.read import load
 
-VIT = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": 32, "patch_size": 8}
+VIT = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "image_size": 32,
+    "patch_size": 8,
+}
 MLP = {"intermediate_size": 64}
-DECODER = {f"decoder_{name}": value for name, value in (("hidden_size", 16), ("intermediate_size", 16))}
+DECODER = {
+    f"decoder_{name}": value for name, value in (("hidden_size", 16), ("intermediate_size", 16))
+}
 DECODER |= {"decoder_num_hidden_layers": 1, "decoder_num_attention_heads": 2}
-SWIN = {"image_size": 64, "patch_size": 4, "embed_dim": 8, "depths": [2, 2], "num_heads": [1, 2], "window_size": 4}
+SWIN = {
+    "image_size": 64,
+    "patch_size": 4,
+    "embed_dim": 8,
+    "depths": [2, 2],
+    "num_heads": [1, 2],
+    "window_size": 4,
+}
 
 
 @pytest.fixture(scope="session")
 def transformers():
-    """Not at the top: the import takes seconds, and every selection of tests collects this module."""
+    """Not at the top: the import takes seconds, and every selection of tests collects this
+    module.
+    """
     return pytest.importorskip("transformers")
 
 
@@ -34,18 +53,33 @@ def networks(t) -> dict:
     vit, dinov2 = t.ViTConfig(**VIT, **MLP), t.Dinov2Config(**VIT)
     registers = t.Dinov2WithRegistersConfig(**VIT, num_register_tokens=3)
     return {
-        "MAE, for pre-training": (t.ViTMAEForPreTraining, t.ViTMAEConfig(**VIT, **MLP, **DECODER, mask_ratio=0.0)),
+        "MAE, for pre-training": (
+            t.ViTMAEForPreTraining,
+            t.ViTMAEConfig(**VIT, **MLP, **DECODER, mask_ratio=0.0),
+        ),
         "classification": (t.ViTForImageClassification, vit),
-        "masked modelling": (t.ViTForMaskedImageModeling, t.ViTConfig(**VIT, **MLP, encoder_stride=8)),
+        "masked modelling": (
+            t.ViTForMaskedImageModeling,
+            t.ViTConfig(**VIT, **MLP, encoder_stride=8),
+        ),
         "without biases": (t.ViTModel, t.ViTConfig(**VIT, **MLP, qkv_bias=False)),
         "MSN": (t.ViTMSNModel, t.ViTMSNConfig(**VIT, **MLP)),
         "DINOv2, classification": (t.Dinov2ForImageClassification, dinov2),
         "DINOv2 with registers": (t.Dinov2WithRegistersModel, registers),
-        "DINOv2 with registers, classification": (t.Dinov2WithRegistersForImageClassification, registers),
+        "DINOv2 with registers, classification": (
+            t.Dinov2WithRegistersForImageClassification,
+            registers,
+        ),
         "Swin, classification": (t.SwinForImageClassification, t.SwinConfig(**SWIN)),
-        "Swin, masked modelling": (t.SwinForMaskedImageModeling, t.SwinConfig(**SWIN, encoder_stride=8)),
+        "Swin, masked modelling": (
+            t.SwinForMaskedImageModeling,
+            t.SwinConfig(**SWIN, encoder_stride=8),
+        ),
         "tanh": (t.ViTModel, t.ViTConfig(**VIT, **MLP, hidden_act="gelu_new")),
-        "quick": (t.ViTModel, t.ViTConfig(**VIT, **MLP, hidden_act="quick_gelu", layer_norm_eps=1e-3)),
+        "quick": (
+            t.ViTModel,
+            t.ViTConfig(**VIT, **MLP, hidden_act="quick_gelu", layer_norm_eps=1e-3),
+        ),
         "relu": (t.Dinov2Model, t.Dinov2Config(**VIT, hidden_act="relu")),
         "silu": (t.SwinModel, t.SwinConfig(**SWIN, hidden_act="silu")),
     }
@@ -79,7 +113,9 @@ def test_every_layout_of_a_network_is_read(transformers, tmp_path, name, caplog)
     network.save_pretrained(tmp_path)
     inner = getattr(network, network.base_model_prefix, network)
     images = torch.randn(2, 3, config.image_size, config.image_size, dtype=torch.float64)
-    order = {"noise": torch.arange(16.0)[None].repeat(2, 1)} if "MAE" in name else {}  # keeps the patches in place
+    order = (
+        {"noise": torch.arange(16.0)[None].repeat(2, 1)} if "MAE" in name else {}
+    )  # keeps the patches in place
     loaded = load(tmp_path)
     assert not loaded.report.missing and not loaded.report.unused
     assert_same(loaded, images, inner(images, **order).last_hidden_state)
@@ -93,7 +129,9 @@ def test_other_sizes_follow_the_rule_of_the_library(transformers, tmp_path, regi
         config = transformers.Dinov2WithRegistersConfig(**VIT, num_register_tokens=registers)
         network, how = randomised(transformers.Dinov2WithRegistersModel(config)), {}
     else:
-        network = randomised(transformers.ViTModel(transformers.ViTConfig(**VIT, **MLP), add_pooling_layer=False))
+        network = randomised(
+            transformers.ViTModel(transformers.ViTConfig(**VIT, **MLP), add_pooling_layer=False)
+        )
         how = {"interpolate_pos_encoding": True}
     network.save_pretrained(tmp_path)
     loaded = load(tmp_path)
@@ -103,15 +141,23 @@ def test_other_sizes_follow_the_rule_of_the_library(transformers, tmp_path, regi
         with torch.no_grad():
             out = loaded.backbone.float()(images.float())
         torch.testing.assert_close(out.cls.double(), tokens[:, 0], rtol=1e-4, atol=1e-4)
-        torch.testing.assert_close(out.patches.double(), tokens[:, 1 + registers :], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            out.patches.double(), tokens[:, 1 + registers :], rtol=1e-4, atol=1e-4
+        )
 
 
 @torch.no_grad()
 def test_grids_that_are_not_square_and_shards_are_read(transformers, tmp_path, caplog):
-    network = randomised(transformers.ViTModel(transformers.ViTConfig(**{**VIT, **MLP, "image_size": [16, 64]})))
+    network = randomised(
+        transformers.ViTModel(transformers.ViTConfig(**{**VIT, **MLP, "image_size": [16, 64]}))
+    )
     network.save_pretrained(tmp_path, max_shard_size="20KB")
     assert len(list(tmp_path.glob("*.safetensors"))) > 2
-    processor = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.5, 0.25, 0.125], "rescale_factor": 1 / 127.5}
+    processor = {
+        "image_mean": [0.5, 0.4, 0.3],
+        "image_std": [0.5, 0.25, 0.125],
+        "rescale_factor": 1 / 127.5,
+    }
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
     loaded = load(tmp_path)
     images = torch.randn(2, 3, 16, 64, dtype=torch.float64)

@@ -23,7 +23,11 @@ def published_files() -> list:
     """(file, network) for every published checkpoint of the golden folder."""
     cases = []
     for path in sorted([*FOLDER.glob("published_checkpoint*.pth"), *FOLDER.glob("backbone_*.pth")]):
-        keys = ("student", "teacher") if path.stem.startswith("published") else (path.stem.split("_")[1],)
+        keys = (
+            ("student", "teacher")
+            if path.stem.startswith("published")
+            else (path.stem.split("_")[1],)
+        )
         cases += [pytest.param(path, key, id=f"{path.stem}-{key}") for key in keys]
     return cases
 
@@ -51,7 +55,9 @@ def test_published_files_give_the_published_tokens(path, key):
 def test_a_full_checkpoint_gives_head_and_arguments(golden):
     weights = load_weights(golden / "published_checkpoint.pth", "student")
     assert "head.last_layer.weight_v" in weights.head and weights.settings["arch"].startswith("vit")
-    assert "masked_embed" in weights.backbone and not any(n.startswith("module") for n in weights.backbone)
+    assert "masked_embed" in weights.backbone and not any(
+        n.startswith("module") for n in weights.backbone
+    )
 
 
 def test_a_pickle_with_code_is_refused_and_runs_nothing(tmp_path):
@@ -75,11 +81,18 @@ def test_files_that_cannot_be_weights_are_refused_with_a_reason(tmp_path, golden
     (tmp_path / "half.pth").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "bad.safetensors").write_bytes(b"\xff" * 64)
     torch.save({"other": 1}, tmp_path / "other.pth")
-    save_file({"layers.0.blocks.0.attn.relative_position_bias_table": torch.zeros(3, 3)}, tmp_path / "swin.safetensors")
+    save_file(
+        {"layers.0.blocks.0.attn.relative_position_bias_table": torch.zeros(3, 3)},
+        tmp_path / "swin.safetensors",
+    )
     cases = {
-        "missing.pth": "no file", "empty": "holds no weights", "half.pth": "cannot be read",
-        "bad.safetensors": "cannot be read", "other.pth": "no network", "swin.safetensors": "neither a ViT nor a Swin",
-    }  # fmt: skip
+        "missing.pth": "no file",
+        "empty": "holds no weights",
+        "half.pth": "cannot be read",
+        "bad.safetensors": "cannot be read",
+        "other.pth": "no network",
+        "swin.safetensors": "neither a ViT nor a Swin",
+    }
     for name, message in cases.items():
         with pytest.raises(WeightsError, match=message):
             load_backbone(tmp_path / name)
@@ -109,8 +122,12 @@ def test_prefixes_are_cut_at_the_start_only(tmp_path):
 
 
 @pytest.mark.parametrize("size", [64, 96, 224])
-def test_a_swin_without_settings_tells_the_size_for_which_it_was_built_by_its_windows(tmp_path, size):
-    config = ModelConfig("swin", 8, depths=(1, 2, 2, 1), stage_heads=(1, 2, 2, 4), window=7, patch=4)
+def test_a_swin_without_settings_tells_the_size_for_which_it_was_built_by_its_windows(
+    tmp_path, size
+):
+    config = ModelConfig(
+        "swin", 8, depths=(1, 2, 2, 1), stage_heads=(1, 2, 2, 4), window=7, patch=4
+    )
     torch.manual_seed(0)
     backbone = build_backbone(config, (size, size)).eval()
     save_file(backbone.state_dict(), tmp_path / "swin.safetensors")
@@ -128,10 +145,17 @@ def test_heads_come_from_the_file_where_it_says_and_a_guess_is_told(tmp_path, ca
     tensors = small_vit(4).state_dict()
     (tmp_path / "timm").mkdir()
     save_file(tensors, tmp_path / "timm" / "model.safetensors")
-    (tmp_path / "timm" / "config.json").write_text(json.dumps(
-        {"model_args": {"num_heads": 4}, "pretrained_cfg": {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}}
-    ))  # fmt: skip
-    torch.save({"state_dict": tensors, "settings": {"num_attention_heads": 4}}, tmp_path / "ours.pth")
+    (tmp_path / "timm" / "config.json").write_text(
+        json.dumps(
+            {
+                "model_args": {"num_heads": 4},
+                "pretrained_cfg": {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]},
+            }
+        )
+    )
+    torch.save(
+        {"state_dict": tensors, "settings": {"num_attention_heads": 4}}, tmp_path / "ours.pth"
+    )
     for path in (tmp_path / "timm", tmp_path / "ours.pth"):
         assert load(path).config.heads == 4
     assert not caplog.records
@@ -171,12 +195,21 @@ def test_what_is_no_weights_file_is_told_with_the_known_formats(tmp_path, kind):
     if kind in ("npy", "npz"):
         (np.save if kind == "npy" else np.savez)(file, np.zeros(3))
     else:
-        contents = {"csv": b"path,label\na.png,cat\n", "txt": b"hello", "jpg": b"\xff\xd8\xff\xe0", "empty": b""}
+        contents = {
+            "csv": b"path,label\na.png,cat\n",
+            "txt": b"hello",
+            "jpg": b"\xff\xd8\xff\xe0",
+            "empty": b"",
+        }
         file.write_bytes(contents[kind])
     with pytest.raises(WeightsError) as caught:
         load_weights(file)
     error = caught.value
-    assert error.what == f"'{file}' is no weights file" and ".safetensors" in error.fix and ".pth" in error.fix
+    assert (
+        error.what == f"'{file}' is no weights file"
+        and ".safetensors" in error.fix
+        and ".pth" in error.fix
+    )
     assert len(str(error).splitlines()) == 3 and "weights_only" not in str(error)
 
 
@@ -184,13 +217,18 @@ def test_a_file_that_holds_more_than_tensors_names_it_without_unsafe_advice(tmp_
     torch.save({"teacher": torch.nn.Linear(2, 2)}, tmp_path / "module.pth")
     with pytest.raises(WeightsError, match="is refused") as caught:
         load_weights(tmp_path / "module.pth")
-    assert caught.value.why == "it holds more than tensors and settings: torch.nn.modules.linear.Linear"
+    assert (
+        caught.value.why
+        == "it holds more than tensors and settings: torch.nn.modules.linear.Linear"
+    )
     assert "weights_only" not in str(caught.value) and "safetensors" in caught.value.fix
 
 
 @pytest.mark.parametrize("new", [True, False])
 def test_a_file_that_is_cut_off_is_to_be_copied_again(tmp_path, new):
-    torch.save({"teacher": {"x": torch.zeros(99)}}, tmp_path / "x.pth", _use_new_zipfile_serialization=new)
+    torch.save(
+        {"teacher": {"x": torch.zeros(99)}}, tmp_path / "x.pth", _use_new_zipfile_serialization=new
+    )
     (tmp_path / "x.pth").write_bytes((tmp_path / "x.pth").read_bytes()[:-8])
     with pytest.raises(WeightsError, match="cannot be read") as caught:
         load_weights(tmp_path / "x.pth")
@@ -209,7 +247,9 @@ def test_a_file_that_is_cut_off_is_to_be_copied_again(tmp_path, new):
         (lambda t: t > 0, "bool"),
     ],
 )
-def test_weights_that_are_no_finite_numbers_are_refused_by_name_however_partial(tmp_path, bad, words):
+def test_weights_that_are_no_finite_numbers_are_refused_by_name_however_partial(
+    tmp_path, bad, words
+):
     state = small_vit(2).state_dict()
     name = "blocks.0.mlp.fc2.weight"
     torch.save({**state, name: bad(state[name] + 1)}, tmp_path / "bad.pth")
@@ -229,7 +269,9 @@ def test_an_empty_tensor_does_not_fit(tmp_path):
 
 def test_nan_in_a_head_stops_only_those_who_use_the_head(tmp_path):
     state = {f"backbone.{name}": tensor for name, tensor in small_vit(2).state_dict().items()}
-    head = ProjectionHead(128, HeadConfig(out_dim=8, patch_out_dim=8, hidden_dim=8, bottleneck_dim=4), True)
+    head = ProjectionHead(
+        128, HeadConfig(out_dim=8, patch_out_dim=8, hidden_dim=8, bottleneck_dim=4), True
+    )
     state |= {f"head.{name}": tensor for name, tensor in head.state_dict().items()}
     state["head.mlp.0.bias"] = torch.full((8,), float("nan"))
     torch.save({"teacher": state}, tmp_path / "head.pth")
@@ -239,11 +281,16 @@ def test_nan_in_a_head_stops_only_those_who_use_the_head(tmp_path):
 
 
 def test_objects_beside_the_tensors_are_passed_over_and_not_run(tmp_path, caplog):
-    content = {"state_dict": small_vit(2).state_dict(), "hyper_parameters": {"path": Path("x"), "of": ModelConfig()}}
+    content = {
+        "state_dict": small_vit(2).state_dict(),
+        "hyper_parameters": {"path": Path("x"), "of": ModelConfig()},
+    }
     for new in (True, False):
         torch.save(content, tmp_path / "lightning.ckpt", _use_new_zipfile_serialization=new)
         loaded = load(tmp_path / "lightning.ckpt")
-        assert torch.equal(loaded.backbone.state_dict()["norm.weight"], content["state_dict"]["norm.weight"])
+        assert torch.equal(
+            loaded.backbone.state_dict()["norm.weight"], content["state_dict"]["norm.weight"]
+        )
     assert "not run: pathlib" in caplog.text and "ModelConfig" in caplog.text
 
 
@@ -254,7 +301,9 @@ def test_a_file_that_asks_for_code_beside_its_tensors_is_refused_and_runs_nothin
         def __reduce__(self):
             return (os.system, (f"touch {mark}",))
 
-    torch.save({"state_dict": small_vit(2).state_dict(), "callbacks": Evil()}, tmp_path / "evil.ckpt")
+    torch.save(
+        {"state_dict": small_vit(2).state_dict(), "callbacks": Evil()}, tmp_path / "evil.ckpt"
+    )
     with pytest.raises(WeightsError, match="is refused") as caught:
         load(tmp_path / "evil.ckpt")
     assert "system" in caught.value.why and not mark.exists()
@@ -308,7 +357,9 @@ def test_one_of_several_networks_is_chosen_by_key_and_what_was_not_read_is_said(
     wrapped = {f"backbone.{name}": tensor for name, tensor in first.items()}
     wrapped |= {f"momentum_backbone.{name}": tensor for name, tensor in second.items()}
     torch.save({"state_dict": wrapped}, tmp_path / "solo.ckpt")
-    assert torch.equal(load(tmp_path / "solo.ckpt").backbone.state_dict()["pos_embed"], first["pos_embed"])
+    assert torch.equal(
+        load(tmp_path / "solo.ckpt").backbone.state_dict()["pos_embed"], first["pos_embed"]
+    )
     assert "not 'state_dict.momentum_backbone'" in caplog.text
     other = load_weights(tmp_path / "solo.ckpt", "momentum_backbone")
     assert torch.equal(other.backbone["pos_embed"], second["pos_embed"])
@@ -316,7 +367,9 @@ def test_one_of_several_networks_is_chosen_by_key_and_what_was_not_read_is_said(
     with pytest.raises(WeightsError, match="several networks") as caught:
         load_weights(tmp_path / "two.pth")
     assert "--key a" in caught.value.fix
-    assert torch.equal(load_weights(tmp_path / "two.pth", "b").backbone["pos_embed"], second["pos_embed"])
+    assert torch.equal(
+        load_weights(tmp_path / "two.pth", "b").backbone["pos_embed"], second["pos_embed"]
+    )
 
 
 def test_one_network_fills_student_and_teacher(tmp_path):
@@ -324,15 +377,28 @@ def test_one_network_fills_student_and_teacher(tmp_path):
     torch.save({"teacher": state}, tmp_path / "teacher.pth")
     student, teacher = load_both(tmp_path / "teacher.pth")
     assert torch.equal(student.backbone["pos_embed"], teacher.backbone["pos_embed"])
-    torch.save({"teacher": state, "student": {n: t + 1 for n, t in state.items()}}, tmp_path / "both.pth")
+    torch.save(
+        {"teacher": state, "student": {n: t + 1 for n, t in state.items()}}, tmp_path / "both.pth"
+    )
     student, teacher = load_both(tmp_path / "both.pth")
     assert torch.equal(student.backbone["pos_embed"], teacher.backbone["pos_embed"] + 1)
 
 
 def test_what_a_published_export_cannot_show_by_its_shapes_is_read_back(tmp_path, caplog):
-    said = {"act": "relu", "mean": (0.5, 0.4, 0.3), "std": (0.5, 0.5, 0.5), "pos_interp": "exact", "norm_eps": 1e-5}
-    config = ModelConfig(width=64, depth=1, heads=2, patch=8, drop_path=0.0, pos_size=(16, 40), **said)
+    said = {
+        "act": "relu",
+        "mean": (0.5, 0.4, 0.3),
+        "std": (0.5, 0.5, 0.5),
+        "pos_interp": "exact",
+        "norm_eps": 1e-5,
+    }
+    config = ModelConfig(
+        width=64, depth=1, heads=2, patch=8, drop_path=0.0, pos_size=(16, 40), **said
+    )
     backbone = build_backbone(config, (16, 40))
-    torch.save({"state_dict": backbone.state_dict(), "settings": told(config, (16, 40))}, tmp_path / "out.pth")
+    torch.save(
+        {"state_dict": backbone.state_dict(), "settings": told(config, (16, 40))},
+        tmp_path / "out.pth",
+    )
     loaded = load(tmp_path / "out.pth")
     assert loaded.config == config and loaded.size == (16, 40) and not caplog.records

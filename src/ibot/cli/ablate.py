@@ -1,4 +1,6 @@
-"""`ibot ablate`: a table of the paper at the length the user chooses, beside the published figures."""
+"""`ibot ablate`: a table of the paper at the length the user chooses, beside the published
+figures.
+"""
 
 from __future__ import annotations
 
@@ -31,10 +33,17 @@ class Job:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Train every row with every seed, one after the other, and print the table; finished rows are kept."""
+    """Train every row with every seed, one after the other, and print the table; finished rows are
+    kept.
+    """
     if options.name not in ABLATIONS:
         width = max(map(len, ABLATIONS))
-        print("\n".join(f"{name:{width}}  {table.title} ({table.source})" for name, table in ABLATIONS.items()))
+        print(
+            "\n".join(
+                f"{name:{width}}  {table.title} ({table.source})"
+                for name, table in ABLATIONS.items()
+            )
+        )
         if options.name:
             nearest = difflib.get_close_matches(options.name, ABLATIONS, 1)
             fix = f"did you mean {nearest[0]}?" if nearest else "choose one of those above"
@@ -48,7 +57,9 @@ def run(options: argparse.Namespace) -> int:
             print(shlex.join(["ibot", *job.command]))
         return 0
     if not options.data:
-        raise DataError("an ablation needs --data", fix="name a labelled folder, so that k-NN can be measured")
+        raise DataError(
+            "an ablation needs --data", fix="name a labelled folder, so that k-NN can be measured"
+        )
     for number, job in enumerate(jobs, 1):
         print(f"[{number}/{len(jobs)}] {job.row.name}, seed {job.seed}: {job.folder}", flush=True)
         if (code := _train(job, options.quiet or not sys.stdout.isatty())) is not None:
@@ -60,9 +71,13 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _train(job: Job, quiet: bool) -> int | None:
-    """Train one row; the exit code of all where a signal stopped it. Raises IbotError where it failed."""
+    """Train one row; the exit code of all where a signal stopped it. Raises IbotError where it
+    failed.
+    """
     name, stops = f"'{job.row.name}', seed {job.seed}", _stops(job.folder)
-    ended, heard = _finished([sys.executable, "-m", "ibot", *job.command, *(["--quiet"] if quiet else [])])
+    ended, heard = _finished(
+        [sys.executable, "-m", "ibot", *job.command, *(["--quiet"] if quiet else [])]
+    )
     code = code_of(name, ended)
     if code in ENDED:
         return code
@@ -77,10 +92,13 @@ def _train(job: Job, quiet: bool) -> int | None:
 
 
 def _finished(command: list[str]) -> tuple[int, bool]:
-    """How a command ended, and whether a signal came: sent to this process alone, it is handed on."""
+    """How a command ended, and whether a signal came: sent to this process alone, it is handed
+    on.
+    """
     started: list[int] = []
     with forwarding(lambda: started) as heard:
-        # In a session of its own it does not hear the terminal too: a second Ctrl-C ends it before it has saved.
+        # In a session of its own it does not hear the terminal too: a second Ctrl-C ends it before
+        # it has saved.
         process = subprocess.Popen(command, start_new_session=True)
         started.append(process.pid)
         return process.wait(), bool(heard)
@@ -106,7 +124,16 @@ def make_jobs(table: Ablation, options: argparse.Namespace, folder: Path) -> lis
             continue
         for seed in options.seeds:
             out = folder / f"{re.sub('[^a-z0-9.]+', '-', row.name.lower()).strip('-')}-s{seed}"
-            command = ["pretrain", options.recipe, "--data", data, "--run", str(out), "--seed", str(seed)]
+            command = [
+                "pretrain",
+                options.recipe,
+                "--data",
+                data,
+                "--run",
+                str(out),
+                "--seed",
+                str(seed),
+            ]
             command += ["--val-data", options.val_data] if options.val_data else []
             command += ["--device", options.device] if options.device else []
             jobs.append(Job(row, seed, out, [*command, *length, *options.settings, *row.settings]))
@@ -119,14 +146,17 @@ def render(table: Ablation, name: str, jobs: list[Job]) -> str:
     lines = [
         f"**{table.title}** (`ibot ablate {name}`; paper: {table.source})",
         "",
-        f"| row | published k-NN | linear | k-NN here, seeds {', '.join(map(str, seeds))} | mean | effective rank |",
+        f"| row | published k-NN | linear | k-NN here, seeds {', '.join(map(str, seeds))} | mean "
+        "| effective rank |",
         "|---|---|---|---|---|---|",
     ]
     start: list[float] = []
     for row in dict.fromkeys(job.row for job in jobs):
         measured = [results(job.folder) for job in jobs if job.row is row]
         scores = [rows[-1]["value"] for rows in measured if rows]
-        start += [rows[0]["value"] for rows in measured if rows and rows[0]["extra"].get("step") == 0]
+        start += [
+            rows[0]["value"] for rows in measured if rows and rows[0]["extra"].get("step") == 0
+        ]
         ranks = [rows[-1]["extra"]["effective_rank"] for rows in measured if rows]
         spread = f" ± {statistics.stdev(scores):.1f}" if len(scores) > 1 else ""
         cells = [

@@ -37,7 +37,9 @@ CONTROLS = {
 
 
 def run(options: argparse.Namespace) -> int:
-    """Draw scenes, evaluate the random network, pre-train, evaluate again, print both and write a picture."""
+    """Draw scenes, evaluate the random network, pre-train, evaluate again, print both and write a
+    picture.
+    """
     from ibot.data.scenes import CLASSES, write_folder
     from ibot.data.sets.scan import labelled_sets
     from ibot.engine.loop import train
@@ -49,11 +51,20 @@ def run(options: argparse.Namespace) -> int:
     folder = Path(options.out)
     say = (lambda text: None) if options.quiet else print
     data = folder.parent / f"{folder.name}-images-{options.seed}"
-    say(f"drawing {TRAIN_IMAGES + VAL_IMAGES} scenes of {len(CLASSES)} classes ({', '.join(CLASSES)}) into {data}")
+    say(
+        f"drawing {TRAIN_IMAGES + VAL_IMAGES} scenes of {len(CLASSES)} classes "
+        f"({', '.join(CLASSES)}) into {data}"
+    )
     config = apply(recipe("demo"), [f"data.path={data}", f"train.seed={options.seed}"])
     if options.paper:
         config = apply(config, CONTROLS["paper's losses"])
-    write_folder(data, train=TRAIN_IMAGES, val=VAL_IMAGES, seed=options.seed, size=config.augment.global_size[0])
+    write_folder(
+        data,
+        train=TRAIN_IMAGES,
+        val=VAL_IMAGES,
+        seed=options.seed,
+        size=config.augment.global_size[0],
+    )
     sets = labelled_sets(str(data))
     assert sets is not None
     derived = derive(config, len(sets[0]))
@@ -80,8 +91,14 @@ def run(options: argparse.Namespace) -> int:
     ]
     picture = folder / "pictures" / "training.png"
     write_picture(picture, metrics, knn, controls, (before, after), sets[1], config)
-    say("measured on three seeds (docs/results.md): the paper's losses alone end near 20 here, KoLeo alone near 55;")
-    say("what the losses add shows after whitening to 8 or 16 dimensions. --controls trains both, --paper the former")
+    say(
+        "measured on three seeds (docs/results.md): the paper's losses alone end near 20 here, "
+        "KoLeo alone near 55;"
+    )
+    say(
+        "what the losses add shows after whitening to 8 or 16 dimensions. --controls trains both, "
+        "--paper the former"
+    )
     print(f"picture: {picture}")
     print(f"weights: {folder}    took {time.perf_counter() - began:.0f} s")
     if options.controls:
@@ -102,20 +119,32 @@ def untrained(config: Config) -> BackboneModule:
 
 
 def print_comparison(
-    before: BackboneModule, after: BackboneModule, sets: tuple[ImageSource, ImageSource], config: Config
+    before: BackboneModule,
+    after: BackboneModule,
+    sets: tuple[ImageSource, ImageSource],
+    config: Config,
 ) -> dict[str, float]:
-    """k-NN of both networks, plain and whitened, with the effective rank; returns the levels for the picture."""
+    """k-NN of both networks, plain and whitened, with the effective rank; returns the levels for
+    the picture.
+    """
     rows = {"random network": _row(before, sets, config), "pre-trained": _row(after, sets, config)}
     pixels = pixel_accuracy(sets, config)
     dims = [d for d in WHITENED_DIMS if d <= config.model.width]
     chance = 100 / len(sets[0].classes)
-    print(f"\nk-NN accuracy, %, k = {config.evaluate.k} (chance {chance:.0f}, raw pixels {pixels:.1f})")
+    print(
+        f"\nk-NN accuracy, %, k = {config.evaluate.k} (chance {chance:.0f}, raw pixels "
+        f"{pixels:.1f})"
+    )
     print(f"{'':16}{'plain':>7}" + "".join(f"{f'white {d}':>10}" for d in dims) + f"{'rank':>8}")
     for name, (plain, white, rank) in rows.items():
-        print(f"{name:16}{plain:7.1f}" + "".join(f"{white[d]:10.1f}" for d in dims) + f"{rank:8.1f}")
+        print(
+            f"{name:16}{plain:7.1f}" + "".join(f"{white[d]:10.1f}" for d in dims) + f"{rank:8.1f}"
+        )
     best = max(rows["random network"][1].values())
-    print(f"gain over the random network {rows['pre-trained'][0] - rows['random network'][0]:+.1f}, "
-          f"over its best whitening {rows['pre-trained'][0] - best:+.1f}")  # fmt: skip
+    print(
+        f"gain over the random network {rows['pre-trained'][0] - rows['random network'][0]:+.1f}, "
+        f"over its best whitening {rows['pre-trained'][0] - best:+.1f}"
+    )
     return {"random network": rows["random network"][0], "random, whitened": best}
 
 
@@ -125,7 +154,9 @@ def _row(
     from ibot.eval.features.spectrum import effective_rank, whiten
     from ibot.eval.features.tokens import extract_features
 
-    bank, queries = (extract_features(backbone, part, size=config.augment.global_size) for part in sets)
+    bank, queries = (
+        extract_features(backbone, part, size=config.augment.global_size) for part in sets
+    )
     white = {}
     for dims in WHITENED_DIMS:
         if dims <= config.model.width:
@@ -177,10 +208,17 @@ def run_controls(
         other = folder.parent / f"{folder.name}-{name.replace(' ', '-').replace(chr(39), '')}"
         state = train(apply(config, settings), other, command="ibot demo --controls", quiet=True)
         if state.step < steps:
-            say(f"{name}: stopped at step {state.step} of {steps}, saved; the same command resumes it")
+            say(
+                f"{name}: stopped at step {state.step} of {steps}, saved; the same command "
+                "resumes it"
+            )
             return
         plain, white, rank = _row(load_backbone(other), sets, config)
-        print(f"{name:18}{plain:7.1f}" + "".join(f"{value:10.1f}" for value in white.values()) + f"{rank:8.1f}")
+        print(
+            f"{name:18}{plain:7.1f}"
+            + "".join(f"{value:10.1f}" for value in white.values())
+            + f"{rank:8.1f}"
+        )
 
 
 def write_picture(
@@ -213,6 +251,7 @@ def write_picture(
     examples = [Example(images[i], masks[i], maps[0][i], maps[1][i]) for i in range(len(index))]
     out.parent.mkdir(parents=True, exist_ok=True)
     title = (
-        f"iBOT on generated scenes: {config.train.length}, {config.model.depth} blocks of width {config.model.width}"
+        f"iBOT on generated scenes: {config.train.length}, {config.model.depth} blocks of "
+        f"width {config.model.width}"
     )
     training_picture(metrics, knn, controls, examples, out, title)

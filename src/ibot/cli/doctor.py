@@ -16,7 +16,9 @@ OPTIONAL = {"tensorboard": "log", "matplotlib": "show"}
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print versions, devices, precision, cores, disk and optional packages, with advice where something is missing."""
+    """Print versions, devices, precision, cores, disk and optional packages, with advice where
+    something is missing.
+    """
     import torch
 
     from ibot.system.device import choose_device, choose_precision, describe_device
@@ -26,10 +28,16 @@ def run(options: argparse.Namespace) -> int:
     cores = usable_cores()
     print(f"ibot {ibot.__version__}, Python {platform.python_version()}, {platform.platform()}")
     print(
-        "packages    " + ", ".join(f"{name} {_version(name)}" for name in ("torch", "torchvision", "numpy", "pillow"))
+        "packages    "
+        + ", ".join(
+            f"{name} {_version(name)}" for name in ("torch", "torchvision", "numpy", "pillow")
+        )
     )
     print(f"device      {device}: {describe_device(device)}; products in {precision}")
-    print(f"GPUs        {torch.cuda.device_count()} (torch built for CUDA {torch.version.cuda or '-'})")
+    print(
+        f"GPUs        {torch.cuda.device_count()} (torch built for CUDA "
+        f"{torch.version.cuda or '-'})"
+    )
     print(f"cores       {cores}")
     print(f"waiting     {in_force()}")
     print(f"disk        {shutil.disk_usage('.').free / 2**30:.0f} GiB free here")
@@ -37,9 +45,15 @@ def run(options: argparse.Namespace) -> int:
         found = find_spec(package) is not None
         print(f"{package:12}{_version(package) if found else f'absent: pip install ibot[{extra}]'}")
     if device.type == "cpu":
-        print("advice      without a GPU train small networks, as auto does; ViT-S/16 at 224 pixels takes weeks here")
+        print(
+            "advice      without a GPU train small networks, as auto does; ViT-S/16 at 224 pixels "
+            "takes weeks here"
+        )
     if device.type == "cpu" and precision == "float32":
-        print("advice      this processor has no native bfloat16: expect about 40 % of the documents' speed")
+        print(
+            "advice      this processor has no native bfloat16: expect about 40 % of the "
+            "documents' speed"
+        )
     print("next        ibot pretrain auto --data DIR   on your own images")
     return 0
 

@@ -16,7 +16,10 @@ def run(options: argparse.Namespace) -> int:
     """Write class tokens, and patch tokens if asked, with the file names and labels."""
     out = Path(options.out)
     if out.suffix not in SUFFIXES:
-        raise UserError(f"cannot write features as '{out.suffix}'", fix=f"end --out with {' or '.join(SUFFIXES)}")
+        raise UserError(
+            f"cannot write features as '{out.suffix}'",
+            fix=f"end --out with {' or '.join(SUFFIXES)}",
+        )
     import json
 
     import numpy as np
@@ -29,16 +32,24 @@ def run(options: argparse.Namespace) -> int:
     from ibot.weights.read import load
 
     device = choose_device(options.device)
-    loaded = load(options.weights, options.key, heads=options.heads, allow_partial=options.allow_partial)
+    loaded = load(
+        options.weights, options.key, heads=options.heads, allow_partial=options.allow_partial
+    )
     backbone = loaded.backbone.to(device)
     size = (options.size, options.size) if options.size else loaded.size
-    source = replace(scan(options.data), exif_orientation=options.exif_orientation, max_pixels=options.max_pixels)
+    source = replace(
+        scan(options.data), exif_orientation=options.exif_orientation, max_pixels=options.max_pixels
+    )
     print_notes(source.notes, options.quiet)
     create_parents(out)  # what fails shall fail before the work
     features = extract_features(
-        backbone, source, size=size, patches=options.patches, device=device,
+        backbone,
+        source,
+        size=size,
+        patches=options.patches,
+        device=device,
         progress=None if options.quiet else counter("images"),
-    )  # fmt: skip
+    )
     tensors = {"cls": features.cls}
     if features.patches is not None:
         tensors["patches"] = features.patches

@@ -42,27 +42,40 @@ def run(options: argparse.Namespace) -> int:
     # Workers read beside the step; without any the step waits for the whole of it.
     step = scale * (max(trial.step_seconds, reading) if workers else trial.step_seconds + reading)
     hours = step * derived.run_steps / 3600
-    print(f"device {device}: {describe_device(device)}; trial of {counted(trial.images, 'image')} a step")
     print(
-        f"time   {step:.2f} s a step, {config.train.batch / step:.1f} images/s; {_hours(hours)} for "
+        f"device {device}: {describe_device(device)}; trial of {counted(trial.images, 'image')} a "
+        "step"
+    )
+    print(
+        f"time   {step:.2f} s a step, {config.train.batch / step:.1f} images/s; {_hours(hours)} "
+        "for "
         f"{counted(derived.run_steps, 'step')}"
     )
     if reading > trial.step_seconds:
         images = counted(trial.images, "image")
-        print(f"note   reading sets the pace: {trial.data_seconds:.2f} s for {images} in one process")
+        print(
+            f"note   reading sets the pace: {trial.data_seconds:.2f} s for {images} in one process"
+        )
     needed = trial.memory * (micro / trial.images if device.type == "cpu" else 1)
     more = f", at most about {needed:.1f} GiB" if needed > trial.memory else ""
-    print(f"memory {trial.memory:.2f} GiB at {counted(trial.images, 'image')}; a micro-batch is {micro}{more}")
-    total = device_memory(device) or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    print(
+        f"memory {trial.memory:.2f} GiB at {counted(trial.images, 'image')}; a micro-batch is "
+        f"{micro}{more}"
+    )
+    total = (
+        device_memory(device) or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    )
     if needed > total:
         parts = config.train.accumulate * 2 ** math.ceil(math.log2(needed / (ROOM * total)))
         print(
-            f"note   more than the {total:.0f} GiB here: train.accumulate={parts} gives the same result in less memory"
+            f"note   more than the {total:.0f} GiB here: train.accumulate={parts} gives the same "
+            "result in less memory"
         )
     kept = config.checkpoint.keep + 1
     free = shutil.disk_usage(".").free / 2**30
     print(
-        f"disk   {trial.checkpoint:.2f} GiB a checkpoint, {kept * trial.checkpoint:.1f} GiB for {kept - 1} and the one "
+        f"disk   {trial.checkpoint:.2f} GiB a checkpoint, {kept * trial.checkpoint:.1f} GiB for "
+        f"{kept - 1} and the one "
         f"being written; {free:.0f} GiB free here"
     )
     print(f"size   {trial.parameters:,} trained parameters")

@@ -17,14 +17,24 @@ from ibot.recipes.paper import PUBLISHED, SOURCES, v100_hours
 MARKS = "R README, D default of the published code, P paper, T third party, i inferred"
 OWN = "o"
 """Mark of a value that no publication has."""
-COLUMNS = {"parameters": 12, "epochs": 8, "batch": 7, "k-NN": 7, "linear": 8, "tuned": 7, "V100 hours": 12}
+COLUMNS = {
+    "parameters": 12,
+    "epochs": 8,
+    "batch": 7,
+    "k-NN": 7,
+    "linear": 8,
+    "tuned": 7,
+    "V100 hours": 12,
+}
 LINE = 80
 """Letters of a line of what is printed about a recipe."""
 SPEED_ONLY = ("system.", "log.", "checkpoint.")
 
 
 def list_all(options: argparse.Namespace) -> None:
-    """Published recipes with what they are, reached and cost; then ours with the first lines of their docstrings."""
+    """Published recipes with what they are, reached and cost; then ours with the first lines of
+    their docstrings.
+    """
     columns = (f"{title:>{width}}" for title, width in COLUMNS.items())
     print(f"{'published':15}{''.join(columns)}")
     for name, model in PUBLISHED.items():
@@ -46,7 +56,9 @@ def list_all(options: argparse.Namespace) -> None:
 
 
 def why(options: argparse.Namespace) -> None:
-    """Meaning, unit, default and source of one setting, and its value in every recipe, published ones first."""
+    """Meaning, unit, default and source of one setting, and its value in every recipe, published
+    ones first.
+    """
     known = meanings()
     if options.key not in known:
         nearest = difflib.get_close_matches(options.key, known, 3, 0.5)
@@ -69,7 +81,9 @@ def why(options: argparse.Namespace) -> None:
 def show(options: argparse.Namespace) -> None:
     """Every setting with the mark of its source."""
     config = recipe(options.name)
-    print(f"# {MARKS}" + ("" if options.name in SOURCES else f"\n# {OWN} own: no publication has it"))
+    print(
+        f"# {MARKS}" + ("" if options.name in SOURCES else f"\n# {OWN} own: no publication has it")
+    )
     for key, value in items(config):
         print(f"{key + '=' + shown(value):56}{_source(config, key)}".rstrip())
     for text in beyond_paper(config):
@@ -77,7 +91,8 @@ def show(options: argparse.Namespace) -> None:
 
 
 def _source(config: Config, key: str) -> str:
-    """The mark of a value: that of the published recipe that has it; nothing for what no publication sets.
+    """The mark of a value: that of the published recipe that has it; nothing for what no
+    publication sets.
 
     Recipes that were not published are compared with `vit_s16`, from which they are made.
     """

@@ -32,17 +32,20 @@ LISTED = 4
 OF_THE_VIEW = ("size", "fit", "interpolation", "exif_orientation")
 """Settings of a record that belong to no protocol."""
 TITLE_LETTERS, NETWORK_LETTERS = 44, 18
-"""Width on the terminal from which the title of a row, and the name of a run or of weights, takes another line."""
+"""Width on the terminal from which the title of a row, and the name of a run or of weights,
+takes another line."""
 CONCERNS: dict[str, dict[str, tuple[str, ...]]] = {
     "semi": {"share": (), "lists": (), "probes": (), "subsets": ()},
     "part_linear": {"shares": ()},
     "backgrounds": {"challenge": ()},
     "corruptions": {
-        "corruptions": ("corruptions_mean", "corruptions_relative"), "baseline": ("corruptions_relative",),
+        "corruptions": ("corruptions_mean", "corruptions_relative"),
+        "baseline": ("corruptions_relative",),
     },
     "shuffle": {"grids": ()},
-}  # fmt: skip
-"""Settings that decide which rows a protocol reports, and the starts of the names of the metrics that they change."""
+}
+"""Settings that decide which rows a protocol reports, and the starts of the names of the metrics
+that they change."""
 
 
 class Measure(NamedTuple):
@@ -88,20 +91,28 @@ class Entry:
 
     @property
     def version(self) -> str:
-        """What tells the weights from others of the same run and network: one column of the table each."""
+        """What tells the weights from others of the same run and network: one column of the table
+        each.
+        """
         return self.weights if self.step is None else f"step {self.step}"
 
     @property
     def metric(self) -> str:
         """Name of the metric, that of its protocol first."""
         record = self.record
-        return record.metric if record.metric.startswith(record.protocol) else f"{record.protocol}_{record.metric}"
+        return (
+            record.metric
+            if record.metric.startswith(record.protocol)
+            else f"{record.protocol}_{record.metric}"
+        )
 
     @property
     def row(self) -> str:
         """The protocol's row, or the metric's name within the protocol where there is none."""
         record = self.record
-        row = str(record.extra.get("row", f"k = {record.settings['k']}" if "k" in record.settings else ""))
+        row = str(
+            record.extra.get("row", f"k = {record.settings['k']}" if "k" in record.settings else "")
+        )
         # A row that is named after what was chosen would stand apart for each choice.
         chosen = str(record.extra.get("chosen", ""))
         row = "" if row == chosen else row.removesuffix(f", {chosen}")
@@ -123,11 +134,18 @@ class Entry:
         record = self.record
         size, fit = record.settings.get("size"), record.settings.get("fit")
         return Measure(
-            record.protocol, self.row, self.metric, self.mode, self.data, f"{record.num_val} images",
+            record.protocol,
+            self.row,
+            self.metric,
+            self.mode,
+            self.data,
+            f"{record.num_val} images",
             f"{record.num_train} training images",
-            "x".join(map(str, size)) + " pixels" if isinstance(size, list | tuple) else "", f"fit={fit}" if fit else "",
-            f"exif_orientation={record.settings.get('exif_orientation', 'apply')}", _of_protocol(record),
-        )  # fmt: skip
+            "x".join(map(str, size)) + " pixels" if isinstance(size, list | tuple) else "",
+            f"fit={fit}" if fit else "",
+            f"exif_orientation={record.settings.get('exif_orientation', 'apply')}",
+            _of_protocol(record),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +165,10 @@ def run(options: argparse.Namespace) -> int:
     for name in (options.csv, options.markdown, options.plot):
         _check_file(name)
     if options.plot and Path(options.plot).suffix.lower() != ".png":
-        raise UserError(f"'{options.plot}' is no name for a picture", fix="end the name given to --plot with .png")
+        raise UserError(
+            f"'{options.plot}' is no name for a picture",
+            fix="end the name given to --plot with .png",
+        )
     entries = _read(_unique(options.folders), options.quiet)
     # The same folder may be given twice, by two names, or below another one.
     known: dict[tuple[str, str], Entry] = {}
@@ -167,27 +188,33 @@ def run(options: argparse.Namespace) -> int:
     print(aligned(lines if options.all else folded(lines)), end="")
     if not options.quiet:
         hidden = "" if options.all else "; --all lists them with dates and settings"
-        print(f"{counted(len(table.networks), 'network')}, {counted(len(entries), 'record')}{hidden}")
+        print(
+            f"{counted(len(table.networks), 'network')}, {counted(len(entries), 'record')}{hidden}"
+        )
     for name in filter(None, (options.csv, options.markdown, options.plot)):
         print(f"written: {name}")
     return 0
 
 
 def _read(folders: Sequence[str], quiet: bool) -> list[Entry]:
-    """The records of all folders; those without any are named. Raises UserError where no folder has one."""
+    """The records of all folders; those without any are named. Raises UserError where no folder has
+    one.
+    """
     found = [read_folder(Path(folder)) for folder in folders]
     empty = [folder for folder, entries in zip(folders, found, strict=True) if not entries]
     if len(empty) == len(folders):
         raise UserError(
-            f"no results in or below '{empty[0]}'", why=f"no {FILE} there holds a record",
+            f"no results in or below '{empty[0]}'",
+            why=f"no {FILE} there holds a record",
             fix=f"ibot eval knn {shlex.quote(empty[0])} --data DIR writes them for a run",
-        )  # fmt: skip
+        )
     print_notes((f"no results in or below '{folder}': it is left out" for folder in empty), quiet)
     return [replace(entry, place=place) for place, entries in enumerate(found) for entry in entries]
 
 
 def read_folder(folder: Path) -> list[Entry]:
-    """The records in and below a folder, in the order of the files; of a training's own, those of its last step.
+    """The records in and below a folder, in the order of the files; of a training's own, those of
+    its last step.
 
     Raises UserError for a folder that is missing.
     """
@@ -201,30 +228,39 @@ def read_folder(folder: Path) -> list[Entry]:
         try:
             rows = read_jsonl(file)
         except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"'{file}' cannot be read", why=str(error), fix="mend it, or move it away") from None
+            raise UserError(
+                f"'{file}' cannot be read", why=str(error), fix="mend it, or move it away"
+            ) from None
         records = [record for record in map(_record, rows) if record is not None]
         found += _entries(file.parent, _without_early_steps(records))
     return found
 
 
 def side_by_side(entries: Sequence[Entry]) -> Table:
-    """One row per metric, one column per network with its weights; entries in order of time, so the last stays."""
+    """One row per metric, one column per network with its weights; entries in order of time, so the
+    last stays.
+    """
     columns = _columns(entries)
-    cells = {(entry.measure, columns[entry.subject, entry.version]): entry.record for entry in entries}
+    cells = {
+        (entry.measure, columns[entry.subject, entry.version]): entry.record for entry in entries
+    }
     names = list(dict.fromkeys(entry.metric for entry in entries))
     rows = sorted({measure for measure, _ in cells}, key=lambda measure: _order(measure, names))
     return Table({row: _title(row, rows) for row in rows}, list(columns.values()), cells)
 
 
 def _columns(entries: Iterable[Entry]) -> dict[tuple[tuple[str, str], str], tuple[str, ...]]:
-    """Title of the column of each subject and version, in order: folders as they were named, versions by time.
+    """Title of the column of each subject and version, in order: folders as they were named,
+    versions by time.
 
     What trainings measured comes last.
     """
     found = dict.fromkeys((entry.subject, entry.version) for entry in entries if entry.record.when)
     found |= dict.fromkeys((entry.subject, entry.version) for entry in entries)
     count = Counter(subject for subject, _ in found)
-    place = {entry.subject: entry.place for entry in sorted(entries, key=lambda entry: -entry.place)}
+    place = {
+        entry.subject: entry.place for entry in sorted(entries, key=lambda entry: -entry.place)
+    }
     return {
         (subject, version): (*subject, version) if version and count[subject] > 1 else subject
         for subject, version in sorted(found, key=lambda column: (place[column[0]], column[0]))
@@ -247,7 +283,10 @@ def cells_of(table: Table, intervals: bool = False, ranges: bool = False) -> lis
             (network, [f"{record.value:.2f}" if record else "" for record in records])
         ]
         for i, end in enumerate(("low", "high") if intervals else ()):
-            ends = [f"{record.interval[i]:.2f}" if record and record.interval else "" for record in records]
+            ends = [
+                f"{record.interval[i]:.2f}" if record and record.interval else ""
+                for record in records
+            ]
             columns.append(((*network, end), ends))
         spans = [_ends(_range(record)) for record in records]
         if ranges and any(spans):
@@ -259,29 +298,51 @@ def cells_of(table: Table, intervals: bool = False, ranges: bool = False) -> lis
 
 
 def list_of(entries: Sequence[Entry]) -> list[list[str]]:
-    """Every record in a line: when, of what, how much, and the settings in which records of its metric differ."""
+    """Every record in a line: when, of what, how much, and the settings in which records of its
+    metric differ.
+    """
     lines = [["date", "run", "network", "metric", "value", "95 % interval", "settings that differ"]]
     known, columns = [_settings(entry) for entry in entries], _columns(entries)
     for entry, own in zip(entries, known, strict=True):
-        others = [s for e, s in zip(entries, known, strict=True) if e.record.metric == entry.record.metric]
-        # Weights of a run that was trained on tell all its records apart, also those of different metrics.
-        always = ("weights", "step") if columns[entry.subject, entry.version] != entry.subject else ()
+        others = [
+            s for e, s in zip(entries, known, strict=True) if e.record.metric == entry.record.metric
+        ]
+        # Weights of a run that was trained on tell all its records apart, also those of different
+        # metrics.
+        always = (
+            ("weights", "step") if columns[entry.subject, entry.version] != entry.subject else ()
+        )
         differing = [
-            key for key in own if key in always or len({str(other[key]) for other in others if key in other}) > 1
+            key
+            for key in own
+            if key in always or len({str(other[key]) for other in others if key in other}) > 1
         ]
         span = _range(entry.record)
-        spread = f"range {_ends(span)}" if span and not entry.record.interval else _ends(entry.record.interval)
+        spread = (
+            f"range {_ends(span)}"
+            if span and not entry.record.interval
+            else _ends(entry.record.interval)
+        )
         lines.append(
-            [entry.record.when or "in training", *entry.subject, entry.metric, f"{entry.record.value:.2f}", spread,
-             " ".join(f"{key}={own[key]}" for key in differing)]
-        )  # fmt: skip
+            [
+                entry.record.when or "in training",
+                *entry.subject,
+                entry.metric,
+                f"{entry.record.value:.2f}",
+                spread,
+                " ".join(f"{key}={own[key]}" for key in differing),
+            ]
+        )
     return lines
 
 
 def folded(lines: Sequence[Sequence[str]]) -> list[list[str]]:
     """The cells of a table with long titles in several lines, so that they fit a terminal."""
     (protocol, row, *networks), *rest = lines
-    names = ["\n".join(_fold(part, "[/_.-]", NETWORK_LETTERS) for part in name.split("\n")) for name in networks]
+    names = [
+        "\n".join(_fold(part, "[/_.-]", NETWORK_LETTERS) for part in name.split("\n"))
+        for name in networks
+    ]
     return [
         [protocol, row, *names],
         *([first, _fold(title, ", ", TITLE_LETTERS), *cells] for first, title, *cells in rest),
@@ -289,7 +350,9 @@ def folded(lines: Sequence[Sequence[str]]) -> list[list[str]]:
 
 
 def _fold(text: str, end: str, width: int) -> str:
-    """Text in lines of at most `width` letters where they may end, which is after matches of `end`."""
+    """Text in lines of at most `width` letters where they may end, which is after matches of
+    `end`.
+    """
     lines = [""]
     for piece in re.split(f"(?<={end})", text):
         if lines[-1] and len(lines[-1] + piece.rstrip()) > width:
@@ -317,8 +380,14 @@ def aligned(lines: Sequence[Sequence[str]]) -> str:
 
 def markdown(lines: Sequence[Sequence[str]]) -> str:
     """The same as a table of Markdown."""
-    shown = [[printable(", ".join(cell.split("\n")).replace("|", "\\|")) for cell in line] for line in lines]
-    rule = ["---:" if all(_is_number(line[i]) for line in lines[1:]) else "---" for i in range(len(lines[0]))]
+    shown = [
+        [printable(", ".join(cell.split("\n")).replace("|", "\\|")) for cell in line]
+        for line in lines
+    ]
+    rule = [
+        "---:" if all(_is_number(line[i]) for line in lines[1:]) else "---"
+        for i in range(len(lines[0]))
+    ]
     return "".join(f"| {' | '.join(line)} |\n" for line in (shown[0], rule, *shown[1:]))
 
 
@@ -341,7 +410,11 @@ def _record(row: Any) -> ResultRecord | None:
     except TypeError:
         return None
     sound = isinstance(record.value, int | float) and isinstance(record.extra, dict)
-    return record if sound and isinstance(record.settings, dict) and isinstance(record.data, dict) else None
+    return (
+        record
+        if sound and isinstance(record.settings, dict) and isinstance(record.data, dict)
+        else None
+    )
 
 
 def _without_early_steps(records: Sequence[ResultRecord]) -> list[ResultRecord]:
@@ -370,7 +443,8 @@ def _entries(folder: Path, records: Sequence[ResultRecord]) -> list[Entry]:
 
 
 def _subject(folder: Path, record: ResultRecord) -> str:
-    """The run's folder for its own weights, wherever it lay when it was evaluated; else the weights as they were named.
+    """The run's folder for its own weights, wherever it lay when it was evaluated; else the weights
+    as they were named.
 
     A training names no weights.
     """
@@ -380,7 +454,8 @@ def _subject(folder: Path, record: ResultRecord) -> str:
 
 
 def _order(measure: Measure, names: Sequence[str]) -> tuple[Any, ...]:
-    """Rows of a protocol stand together, those of one metric by their numbers, what was measured in training first.
+    """Rows of a protocol stand together, those of one metric by their numbers, what was measured in
+    training first.
 
     Metrics of a protocol keep the order in which it reports them, which is that of `names`.
     """
@@ -391,7 +466,9 @@ def _order(measure: Measure, names: Sequence[str]) -> tuple[Any, ...]:
 
 
 def _title(measure: Measure, rows: Iterable[Measure]) -> tuple[str, ...]:
-    """Parts of a title: protocol and row, and of all else what it takes to tell the row from the others."""
+    """Parts of a title: protocol and row, and of all else what it takes to tell the row from the
+    others.
+    """
     title, alike = measure[:2], [other for other in rows if other[:2] == measure[:2]]
     for part in range(2, len(measure) - 1):
         if len({other[part] for other in alike}) > 1 and measure[part]:
@@ -409,17 +486,23 @@ def _title(measure: Measure, rows: Iterable[Measure]) -> tuple[str, ...]:
 def _of_protocol(record: ResultRecord) -> tuple[tuple[str, str], ...]:
     """The settings of its protocol, as JSON, that do not show in the row.
 
-    What a record lacks, as one of an earlier version may, has its default. What the defaults depend on, network or
-    number of images, is not known here: such protocols too are compared by what was used.
+    What a record lacks, as one of an earlier version may, has its default. What the defaults depend
+    on, network or number of images, is not known here: such protocols too are compared by what was
+    used.
     """
     known = EVALUATIONS.get(record.protocol)
     if known is None:
-        return tuple((key, json.dumps(value)) for key, value in record.settings.items() if key not in OF_THE_VIEW)
+        return tuple(
+            (key, json.dumps(value))
+            for key, value in record.settings.items()
+            if key not in OF_THE_VIEW
+        )
     found, partial = [], CONCERNS.get(record.protocol, {})
     for key, default in json.loads(json.dumps(asdict(known.settings))).items():
         value = record.settings.get(key, default)
         one_of_them = isinstance(default, list) and not isinstance(value, list | tuple)
-        # Records of classifiers describe them under `head`, also where that is the name of a setting.
+        # Records of classifiers describe them under `head`, also where that is the name of a
+        # setting.
         elsewhere = one_of_them or isinstance(value, dict)
         if not elsewhere and record.metric.startswith(partial.get(key, "")):
             found.append((key, json.dumps(_name_of(value) if key == "root" else value)))
@@ -431,8 +514,14 @@ def _written(text: str, brief: bool = True) -> str:
     value = json.loads(text)
     if not isinstance(value, list):
         return show(value) or "none"
-    shown = [":".join(map(show, item)) if isinstance(item, list) else show(item) for item in value] or ["none"]
-    return f"{shown[0]}..{shown[-1]} ({len(shown)} values)" if brief and len(shown) > LISTED else ",".join(shown)
+    shown = [
+        ":".join(map(show, item)) if isinstance(item, list) else show(item) for item in value
+    ] or ["none"]
+    return (
+        f"{shown[0]}..{shown[-1]} ({len(shown)} values)"
+        if brief and len(shown) > LISTED
+        else ",".join(shown)
+    )
 
 
 def _name_of(root: object) -> str:
@@ -444,7 +533,11 @@ def _name_of(root: object) -> str:
 def _range(record: ResultRecord | None) -> tuple[float, float] | None:
     """Smallest and largest value of the draws whose mean this is."""
     span = record.extra.get("range") if record is not None else None
-    if not isinstance(span, list | tuple) or len(span) != 2 or not all(isinstance(end, int | float) for end in span):
+    if (
+        not isinstance(span, list | tuple)
+        or len(span) != 2
+        or not all(isinstance(end, int | float) for end in span)
+    ):
         return None
     return span[0], span[1]
 
@@ -456,11 +549,21 @@ def _ends(span: tuple[float, float] | None) -> str:
 def _settings(entry: Entry) -> dict[str, Any]:
     """Everything that may differ between two records of a metric."""
     record = entry.record
-    about = {"mode": entry.mode, "data": entry.data, "train": record.num_train, "val": record.num_val,
-             "seed": record.seed, "step": record.extra.get("step"), "weights": entry.weights,
-             "chosen": record.extra.get("chosen")}  # fmt: skip
+    about = {
+        "mode": entry.mode,
+        "data": entry.data,
+        "train": record.num_train,
+        "val": record.num_val,
+        "seed": record.seed,
+        "step": record.extra.get("step"),
+        "weights": entry.weights,
+        "chosen": record.extra.get("chosen"),
+    }
     about["data_hash"] = str(record.data.get("val", ""))[:8]
-    return {**record.settings, **{key: value for key, value in about.items() if value not in (None, "")}}
+    return {
+        **record.settings,
+        **{key: value for key, value in about.items() if value not in (None, "")},
+    }
 
 
 def _is_number(text: str) -> bool:
@@ -476,13 +579,17 @@ def _check_file(name: str) -> None:
 
 
 def write_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file and create the folders above it. Raises UserError, and ResourceError where the disk is full."""
+    """Write a file and create the folders above it. Raises UserError, and ResourceError where the
+    disk is full.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(path)
     except OSError as error:
         kind = ResourceError if error.errno in DISK_FULL else UserError
-        raise kind(f"'{path}' cannot be written", why=error.strerror or str(error), fix="name another") from None
+        raise kind(
+            f"'{path}' cannot be written", why=error.strerror or str(error), fix="name another"
+        ) from None
 
 
 def _write_csv(path: Path, lines: Sequence[Sequence[str]]) -> None:
@@ -498,7 +605,11 @@ def _plot(table: Table, out: Path) -> None:
     groups = {}
     for row, title in table.rows.items():
         groups[", ".join(title)] = [
-            Bar(printable(f"{run} ({', '.join(about)})" if about else run), record.value, record.interval)
+            Bar(
+                printable(f"{run} ({', '.join(about)})" if about else run),
+                record.value,
+                record.interval,
+            )
             for run, network, *version in table.networks
             if (record := table.cells.get((row, (run, network, *version)))) is not None
             for about in [[network, *version] if several else version]

@@ -33,17 +33,20 @@ PAGE, TABLE = "search.html", "search.csv"
 TITLE = "ibot search in"
 """Start of the page's title, by which the page of an earlier search is known."""
 THRESHOLD = 0.95
-"""Cosine from which two images are near-duplicates. Measured with a tiny32 run (400,000 images seen) on 4,167 images of
-CIFAR-10: of copies saved again as JPEG 75, resized to 3/4 and back or made a tenth brighter, 99 % are above it; the
-nearest other image is above 0.94 for one image in a thousand. Networks that find all images alike need a higher one."""
+"""Cosine from which two images are near-duplicates. Measured with a tiny32 run (400,000 images
+seen) on 4,167 images of CIFAR-10: of copies saved again as JPEG 75, resized to 3/4 and back or made
+a tenth brighter, 99 % are above it; the nearest other image is above 0.94 for one image in a
+thousand. Networks that find all images alike need a higher one."""
 EXACT = 0.9999
 """The highest threshold in use: rounding takes exact copies below 1."""
 MANY = 0.05
-"""Share of images in groups above which the threshold or the network is in doubt: real folders hold few copies."""
+"""Share of images in groups above which the threshold or the network is in doubt: real folders
+hold few copies."""
 QUERIES = 4
 """Images of the folder whose neighbours are shown where no image is given."""
 NEIGHBOURS = 5
-"""Whose mean similarity says how strange an image is; more than one, so that a strange image with a copy stays so."""
+"""Whose mean similarity says how strange an image is; more than one, so that a strange image
+with a copy stays so."""
 BATCH = 64
 """Images whose patch tokens are in memory at a time."""
 
@@ -120,16 +123,27 @@ def run(options: argparse.Namespace) -> int:
     from ibot.weights.read import load
 
     device = choose_device(options.device)
-    source = replace(scan(options.data), exif_orientation=options.exif_orientation, max_pixels=options.max_pixels)
-    loaded = load(options.weights, options.key, heads=options.heads, allow_partial=options.allow_partial)
+    source = replace(
+        scan(options.data), exif_orientation=options.exif_orientation, max_pixels=options.max_pixels
+    )
+    loaded = load(
+        options.weights, options.key, heads=options.heads, allow_partial=options.allow_partial
+    )
     print_notes(source.notes, options.quiet)
     size = (options.size, options.size) if options.size else loaded.size
     searched = Searched(
-        loaded.backbone.to(device), source, View(size), device, options.workers,
+        loaded.backbone.to(device),
+        source,
+        View(size),
+        device,
+        options.workers,
         (lambda name: None) if options.quiet else counter,
-    )  # fmt: skip
+    )
     _check_grid(searched, patch)
-    queries = [_query(searched, file, -1 - number) for number, file in enumerate(dict.fromkeys(options.image))]
+    queries = [
+        _query(searched, file, -1 - number)
+        for number, file in enumerate(dict.fromkeys(options.image))
+    ]
     out = Path(options.out) if options.out else default_out(Path(options.weights)) / "search"
     _prepare(out)
     features = _features(searched, loaded, cache_folder(options.cache, out))
@@ -138,29 +152,41 @@ def run(options: argparse.Namespace) -> int:
     outside = {query.index: query.view for query in queries if query.index < 0}
     try:
         write_page(
-            findings, lambda index: outside[index] if index < 0 else searched.read(index), out / PAGE,
+            findings,
+            lambda index: outside[index] if index < 0 else searched.read(index),
+            out / PAGE,
             f"{TITLE} {source.root}",
-        )  # fmt: skip
+        )
         write_csv(csv_rows(findings), out / TABLE)
     except OSError as error:
         raise UserError(
-            f"nothing can be written into '{out}'", why=error.strerror or str(error), fix="name another --out"
+            f"nothing can be written into '{out}'",
+            why=error.strerror or str(error),
+            fix="name another --out",
         ) from None
     print(printable("\n".join(_summary(findings, features, source))))
     print(printable(f"page:             {out / PAGE}\ntable:            {out / TABLE}"))
-    print("next:             open the page in a browser, or search with --image FILE and --patch ROW,COLUMN")
+    print(
+        "next:             open the page in a browser, or search with --image FILE and --patch "
+        "ROW,COLUMN"
+    )
     return 0
 
 
 def _checked(options: argparse.Namespace) -> tuple[int, int] | None:
-    """The patch asked for. Raises UserError for options that make no sense with any network and images."""
+    """The patch asked for. Raises UserError for options that make no sense with any network and
+    images.
+    """
     if options.out and Path(options.out).exists() and not Path(options.out).is_dir():
         raise UserError(f"'{options.out}' is a file", fix="name a folder with --out")
     if not options.patch:
         return None
     numbers = options.patch.split(",")
     if len(numbers) != 2 or not all(number.strip().isdecimal() for number in numbers):
-        raise UserError(f"'{options.patch}' is no patch", fix="--patch ROW,COLUMN, counted from 0, as in --patch 0,3")
+        raise UserError(
+            f"'{options.patch}' is no patch",
+            fix="--patch ROW,COLUMN, counted from 0, as in --patch 0,3",
+        )
     return int(numbers[0]), int(numbers[1])
 
 
@@ -182,7 +208,9 @@ def _check_grid(searched: Searched, patch: tuple[int, int] | None) -> None:
 
 
 def _query(searched: Searched, file: str, number: int) -> Query:
-    """The image of a file; `number` is its index where it is not in the folder. Raises DataError."""
+    """The image of a file; `number` is its index where it is not in the folder. Raises
+    DataError.
+    """
     from ibot.data.decode import UnreadableImage, decode
 
     try:
@@ -190,10 +218,16 @@ def _query(searched: Searched, file: str, number: int) -> Query:
         view = searched.view.render(decode(file, source.exif_orientation, source.max_pixels))
     except UnreadableImage as error:
         raise DataError(
-            f"the image '{file}' cannot be read", why=str(error), fix="check the path, or convert it to JPEG or PNG"
+            f"the image '{file}' cannot be read",
+            why=str(error),
+            fix="check the path, or convert it to JPEG or PNG",
         ) from None
     index = _number_in(searched.source, file)
-    return Query(file, number, view) if index is None else Query(searched.source.name(index), index, view)
+    return (
+        Query(file, number, view)
+        if index is None
+        else Query(searched.source.name(index), index, view)
+    )
 
 
 def _number_in(source: ImageSource, file: str) -> int | None:
@@ -212,27 +246,38 @@ def _evenly(searched: Searched, features: FeatureSet) -> list[Query]:
     import numpy as np
 
     count = min(QUERIES, len(features.index))
-    chosen = features.index[np.linspace(0, len(features.index) - 1, count).astype(np.int64)].tolist()
+    chosen = features.index[
+        np.linspace(0, len(features.index) - 1, count).astype(np.int64)
+    ].tolist()
     return [Query(searched.source.name(i), i, searched.read(i)) for i in chosen]
 
 
 def _prepare(out: Path) -> None:
-    """Make the folder. Raises UserError where that cannot be done, or where other files have the names of ours."""
+    """Make the folder. Raises UserError where that cannot be done, or where other files have the
+    names of ours.
+    """
     from ibot.explore.page import Row
 
     # Tables of earlier versions begin alike and have fewer columns.
-    marks = {PAGE: f"<title>{TITLE} ", TABLE: ",".join(field.name for field in fields(Row)[:2]) + ","}
+    marks = {
+        PAGE: f"<title>{TITLE} ",
+        TABLE: ",".join(field.name for field in fields(Row)[:2]) + ",",
+    }
     for name, mark in marks.items():
         file = out / name
         if os.path.lexists(file) and not _holds(file, mark):
             raise UserError(
-                f"'{file}' is in the way", why="it was not written by a search", fix="name another folder with --out"
+                f"'{file}' is in the way",
+                why="it was not written by a search",
+                fix="name another folder with --out",
             )
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(
-            f"the folder '{out}' cannot be made", why=error.strerror or str(error), fix="name another one with --out"
+            f"the folder '{out}' cannot be made",
+            why=error.strerror or str(error),
+            fix="name another one with --out",
         ) from None
 
 
@@ -248,7 +293,8 @@ def _holds(file: Path, mark: str) -> bool:
 def _features(searched: Searched, loaded: Loaded, cache: Path) -> FeatureSet:
     """Class tokens of all readable images, from the cache where they are there.
 
-    Raises UserError for a cache that cannot be written, and WeightsError for outputs that have no direction.
+    Raises UserError for a cache that cannot be written, and WeightsError for outputs that have no
+    direction.
     """
     import numpy as np
 
@@ -264,18 +310,29 @@ def _features(searched: Searched, loaded: Loaded, cache: Path) -> FeatureSet:
     try:
         cache.mkdir(parents=True, exist_ok=True)
         features = cached_features(
-            searched.backbone, weights_hash(loaded), FileImages(source), searched.view, [CLASS_TOKEN], cache,
-            device=searched.device, workers=searched.workers, progress=searched.counter("images"),
-        )[CLASS_TOKEN]  # fmt: skip
+            searched.backbone,
+            weights_hash(loaded),
+            FileImages(source),
+            searched.view,
+            [CLASS_TOKEN],
+            cache,
+            device=searched.device,
+            workers=searched.workers,
+            progress=searched.counter("images"),
+        )[CLASS_TOKEN]
     except OSError as error:
         raise UserError(
-            f"features cannot be kept in '{cache}'", why=error.strerror or str(error), fix="name another --cache"
+            f"features cannot be kept in '{cache}'",
+            why=error.strerror or str(error),
+            fix="name another --cache",
         ) from None
     wrong = unscalable(features.rows)
     if len(wrong):
         name = source.name(int(features.index[int(wrong[0])]))
         raise WeightsError(
-            "the network's outputs are not finite, or all zero", why=f"seen for '{name}'", fix="use other weights"
+            "the network's outputs are not finite, or all zero",
+            why=f"seen for '{name}'",
+            fix="use other weights",
         )
     return features
 
@@ -309,7 +366,9 @@ def _search(
 def _nearest(
     searched: Searched, rows: Tensor, index: NDArray[np.int64], queries: Sequence[Query], k: int
 ) -> list[Nearest]:
-    """The k most similar other images of each query; rows: [n, D], index: [n], their numbers in the folder, rising."""
+    """The k most similar other images of each query; rows: [n, D], index: [n], their numbers in the
+    folder, rising.
+    """
     import numpy as np
     import torch
 
@@ -319,21 +378,35 @@ def _nearest(
     vectors = searched.vectors(queries)
     own = [np.flatnonzero(index == query.index) for query in queries]
     answers: dict[int, list[Picture]] = {}
-    # All at once, as every call reads the whole file: first those with a row to be left out, then the others.
+    # All at once, as every call reads the whole file: first those with a row to be left out, then
+    # the others.
     for has_row in (True, False):
         asked = [place for place, row in enumerate(own) if bool(len(row)) == has_row]
         if asked:
-            exclude = torch.from_numpy(np.concatenate([own[place] for place in asked])).to(rows.device)
-            found = nearest_images(rows, vectors[asked], k, exclude if has_row else None, scale=True)
+            exclude = torch.from_numpy(np.concatenate([own[place] for place in asked])).to(
+                rows.device
+            )
+            found = nearest_images(
+                rows, vectors[asked], k, exclude if has_row else None, scale=True
+            )
             for place, similarity, numbers in zip(asked, *found, strict=True):
                 answers[place] = _pictures(searched, index[numbers.cpu().numpy()], similarity)
-    return [Nearest(Picture(query.index, query.name), answers[place]) for place, query in enumerate(queries)]
+    return [
+        Nearest(Picture(query.index, query.name), answers[place])
+        for place, query in enumerate(queries)
+    ]
 
 
 def _nearest_patches(
-    searched: Searched, index: NDArray[np.int64], queries: Sequence[Query], patch: tuple[int, int], k: int
+    searched: Searched,
+    index: NDArray[np.int64],
+    queries: Sequence[Query],
+    patch: tuple[int, int],
+    k: int,
 ) -> list[Nearest]:
-    """The k images with the patches most similar to one of each query; patch tokens of a few images exist at a time."""
+    """The k images with the patches most similar to one of each query; patch tokens of a few images
+    exist at a time.
+    """
     import numpy as np
     import torch
 
@@ -347,12 +420,16 @@ def _nearest_patches(
     none = (torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64), torch.zeros(0))
     best = [none] * len(queries)
     done = 0
-    for part in view_batches(searched.source, searched.view, in_batches(index, BATCH), searched.workers):
+    for part in view_batches(
+        searched.source, searched.view, in_batches(index, BATCH), searched.workers
+    ):
         patches = searched.tokens(part.views).patches if len(part.positions) else None
         for place, query in enumerate(queries if patches is not None else ()):
             assert patches is not None
             own = np.flatnonzero(part.positions == query.index).tolist()
-            image, where, similarity = nearest_patches(patches, wanted[place], k, own[0] if own else None)
+            image, where, similarity = nearest_patches(
+                patches, wanted[place], k, own[0] if own else None
+            )
             image = torch.from_numpy(part.positions)[image.cpu()]
             best[place] = _best(best[place], (image, where.cpu(), similarity.cpu()), k)
         done += len(part.positions) + len(part.bad)
@@ -374,7 +451,9 @@ def _nearest_patches(
 def _best(
     first: tuple[Tensor, Tensor, Tensor], second: tuple[Tensor, Tensor, Tensor], k: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The k answers (image, patch, cosine) of two lists with the largest cosines; of equal ones, the first."""
+    """The k answers (image, patch, cosine) of two lists with the largest cosines; of equal ones,
+    the first.
+    """
     import torch
 
     image, patch, similarity = (torch.cat(pair) for pair in zip(first, second, strict=True))
@@ -383,7 +462,9 @@ def _best(
 
 
 def _square(patch: int, searched: Searched) -> Square:
-    """Place of a patch on the view: what the patches do not cover, right and below, is no part of the grid."""
+    """Place of a patch on the view: what the patches do not cover, right and below, is no part of
+    the grid.
+    """
     from ibot.explore.page import Square
 
     row, column = divmod(patch, searched.grid[1])
@@ -393,32 +474,51 @@ def _square(patch: int, searched: Searched) -> Square:
     return Square(row, column, top, left, min(height, 1 - top), min(width, 1 - left))
 
 
-def _duplicates(searched: Searched, rows: Tensor, index: NDArray[np.int64], threshold: float) -> Duplicates:
+def _duplicates(
+    searched: Searched, rows: Tensor, index: NDArray[np.int64], threshold: float
+) -> Duplicates:
     """Groups of near-duplicates."""
     from ibot.explore.page import Duplicates, Group
     from ibot.explore.resemblance import near_duplicates
 
     groups = [
         Group(_pictures(searched, index[group.index.cpu().numpy()], group.similarity))
-        for group in near_duplicates(rows, threshold, scale=True, progress=searched.counter("duplicates, pairs"))
+        for group in near_duplicates(
+            rows, threshold, scale=True, progress=searched.counter("duplicates, pairs")
+        )
     ]
     return Duplicates(threshold, groups)
 
 
 def _pictures(searched: Searched, index: NDArray[np.int64], similarity: Tensor) -> list[Picture]:
-    return [searched.picture(i, value) for i, value in zip(index.tolist(), similarity.tolist(), strict=True)]
+    return [
+        searched.picture(i, value)
+        for i, value in zip(index.tolist(), similarity.tolist(), strict=True)
+    ]
 
 
 def _summary(findings: Findings, features: FeatureSet, source: ImageSource) -> list[str]:
     """One line for each kind of finding."""
     count = len(features.index)
-    lines = [f"images:           {count} of {source.root}" + (", features from the cache" if features.cached else "")]
+    lines = [
+        f"images:           {count} of {source.root}"
+        + (", features from the cache" if features.cached else "")
+    ]
     if features.bad:
         name, reason = features.bad[0]
-        lines.append(f"not read:         {counted(len(features.bad), 'image')}, the first: {name}: {reason}")
+        lines.append(
+            f"not read:         {counted(len(features.bad), 'image')}, the first: {name}: {reason}"
+        )
     for title, patches in (("nearest images", False), ("nearest patches", True)):
-        found = [nearest for nearest in findings.nearest if (nearest.query.square is not None) == patches]
-        values = [answer.similarity for nearest in found for answer in nearest.answers if answer.similarity is not None]
+        found = [
+            nearest for nearest in findings.nearest if (nearest.query.square is not None) == patches
+        ]
+        values = [
+            answer.similarity
+            for nearest in found
+            for answer in nearest.answers
+            if answer.similarity is not None
+        ]
         if found:
             span = f", similarities {min(values):.3f} to {max(values):.3f}" if values else ""
             answers, asked = counted(len(values), "answer"), counted(len(found), "query")
@@ -437,6 +537,7 @@ def _summary(findings: Findings, features: FeatureSet, source: ImageSource) -> l
     if findings.outliers:
         first = findings.outliers[0]
         lines.append(
-            f"outliers:         {len(findings.outliers)}, the strangest: {first.name} ({first.similarity:.3f})"
+            f"outliers:         {len(findings.outliers)}, the strangest: {first.name} "
+            f"({first.similarity:.3f})"
         )
     return lines

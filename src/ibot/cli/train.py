@@ -47,28 +47,52 @@ def run(options: argparse.Namespace) -> int:
             print(text)
 
     stops_early = derived.run_steps < derived.total_steps
-    limit = "" if not stops_early else "--steps" if options.steps == config.train.max_steps else "train.max_steps"
+    limit = (
+        ""
+        if not stops_early
+        else "--steps"
+        if options.steps == config.train.max_steps
+        else "train.max_steps"
+    )
     reached = from_main("step reached", reached_step(folder))
     if reached >= derived.run_steps:
         # Opened all the same, so that other settings, other images and a run in progress are told.
-        RunFolder.create(folder, config, command=command, source_info=source.fingerprint(), processes=processes).close()
+        RunFolder.create(
+            folder, config, command=command, source_info=source.fingerprint(), processes=processes
+        ).close()
         whole = f"the schedule has {counted(derived.total_steps, 'step')}"
-        say(f"already at step {reached}: nothing to do ({f'{limit} {config.train.max_steps}' if limit else whole})")
+        say(
+            f"already at step {reached}: nothing to do "
+            f"({f'{limit} {config.train.max_steps}' if limit else whole})"
+        )
         say_next(folder, reached, derived, limit, say)
         return 0
     describe(config, derived, source, folder, processes.world_size, say)
     for note in notes:
         say(f"note   {note}")
     evaluate = knn_probe(config, choose_device(config.system.device), say)
-    state = train(config, folder, command=command, source=source, evaluate=evaluate, quiet=options.quiet, opening=said)
+    state = train(
+        config,
+        folder,
+        command=command,
+        source=source,
+        evaluate=evaluate,
+        quiet=options.quiet,
+        opening=said,
+    )
     if state.step >= derived.run_steps:
-        say(f"done: {counted(state.step, 'step')}, {counted(state.images_seen, 'image')}. Weights: {folder}")
+        say(
+            f"done: {counted(state.step, 'step')}, {counted(state.images_seen, 'image')}. "
+            f"Weights: {folder}"
+        )
     say_next(folder, state.step, derived, limit, say)
     return 0
 
 
 def reached_step(folder: Path) -> int:
-    """Step of the last checkpoint of a run; 0 for none, and for a damaged one, which the resumption will name."""
+    """Step of the last checkpoint of a run; 0 for none, and for a damaged one, which the resumption
+    will name.
+    """
     from ibot.engine.checkpoint import find_checkpoint
     from ibot.weights.files import read_settings
 
@@ -76,8 +100,11 @@ def reached_step(folder: Path) -> int:
     return read_settings(checkpoint / "state.json").get("step", 0) if checkpoint else 0
 
 
-def say_next(folder: Path, step: int, derived: Derived, limit: str, say: Callable[[str], None]) -> None:
-    """What can be done with a run that reached `step`: use it, and train on where the schedule has not ended.
+def say_next(
+    folder: Path, step: int, derived: Derived, limit: str, say: Callable[[str], None]
+) -> None:
+    """What can be done with a run that reached `step`: use it, and train on where the schedule has
+    not ended.
 
     limit: the option that ends the run before its schedule, empty without one.
     """
@@ -87,10 +114,15 @@ def say_next(folder: Path, step: int, derived: Derived, limit: str, say: Callabl
     left = derived.total_steps - step
     if left > 0:
         how = f"without {limit} " if limit else ""
-        say(f"{left} of {counted(derived.total_steps, 'step')} of the schedule are left: the same command {how}goes on")
+        say(
+            f"{left} of {counted(derived.total_steps, 'step')} of the schedule are left: the same "
+            f"command {how}goes on"
+        )
 
 
-def prepare(options: argparse.Namespace, world_size: int = 1) -> tuple[Config, ImageSource, list[str]]:
+def prepare(
+    options: argparse.Namespace, world_size: int = 1
+) -> tuple[Config, ImageSource, list[str]]:
     """Settings and images of a run, and in words what the number of images changed in the recipe.
 
     Raises UserError for a batch that the images do not fill or the processes cannot share.
@@ -111,7 +143,9 @@ def prepare(options: argparse.Namespace, world_size: int = 1) -> tuple[Config, I
 
 
 def began_with_batch(options: argparse.Namespace, config: Config, images: int) -> bool:
-    """Whether the run's folder has a run with the recipe's own batch, which older versions took for few images too."""
+    """Whether the run's folder has a run with the recipe's own batch, which older versions took for
+    few images too.
+    """
     from ibot.engine.run import read_config
 
     folder = Path(options.run_folder) if options.run_folder else default_folder(config)
@@ -137,12 +171,16 @@ def configure(options: argparse.Namespace) -> Config:
     }
     given = [f"{key}={value}" for key, value in short.items() if value not in (None, "")]
     asked = [*given, *options.settings]
-    base, reasons = chosen(asked) if options.recipe == "auto" else (recipe(options.recipe, beside=["auto"]), [])
+    base, reasons = (
+        chosen(asked) if options.recipe == "auto" else (recipe(options.recipe, beside=["auto"]), [])
+    )
     # Of a run's config.json: where one call was to stop is no part of the recipe.
     base = replace(base, train=replace(base.train, max_steps=0))
     config = apply(base, asked)
     if options.recipe == "adapt" and not config.train.init:
-        raise UserError("the recipe adapt goes on from weights", fix="name them with --init WEIGHTS")
+        raise UserError(
+            "the recipe adapt goes on from weights", fix="name them with --init WEIGHTS"
+        )
     recipe_model, keys = config.model, keys_of(options.settings)
     if config.train.init:
         from ibot.engine.start import with_weights
@@ -155,7 +193,9 @@ def configure(options: argparse.Namespace) -> Config:
     if config.train.init:
         from ibot.engine.start import as_started
 
-        folder = Path(options.run_folder) if options.run_folder else older_folder(config, recipe_model)
+        folder = (
+            Path(options.run_folder) if options.run_folder else older_folder(config, recipe_model)
+        )
         config = as_started(config, folder, keys)
     check(config)
     if not options.quiet and launched_processes().is_main:
@@ -165,7 +205,9 @@ def configure(options: argparse.Namespace) -> Config:
 
 
 def chosen(asked: list[str]) -> tuple[Config, list[str]]:
-    """Settings for the data and the device, with their reasons; a length and a batch that were asked for stay."""
+    """Settings for the data and the device, with their reasons; a length and a batch that were
+    asked for stay.
+    """
     from ibot.data.sets.scan import scan
     from ibot.data.survey import survey
     from ibot.recipes.auto import Facts, choose
@@ -174,7 +216,9 @@ def chosen(asked: list[str]) -> tuple[Config, list[str]]:
     # First of all: what is misspelt is told before the images are looked at.
     given, keys = apply(replace(recipe("tiny32"), recipe="auto"), asked), keys_of(asked)
     data = given.data
-    source = replace(scan(data.path), exif_orientation=data.exif_orientation, max_pixels=data.max_pixels)
+    source = replace(
+        scan(data.path), exif_orientation=data.exif_orientation, max_pixels=data.max_pixels
+    )
     memory = device_memory(choose_device(given.system.device))
     length = given.train.length if "train.length" in keys else None
     batch = max(0, given.train.batch) if "train.batch" in keys else 0
@@ -182,23 +226,35 @@ def chosen(asked: list[str]) -> tuple[Config, list[str]]:
 
 
 def default_folder(config: Config) -> Path:
-    """A folder named after the recipe and a hash of the settings, so that the same command resumes its own run."""
+    """A folder named after the recipe and a hash of the settings, so that the same command resumes
+    its own run.
+    """
     plain = to_plain(replace(config, train=replace(config.train, max_steps=0)))
     for section in ("system", "log", "checkpoint", "evaluate"):
         plain.pop(section)
     for key, name in later_at_default(config):
         plain.get(key, {}).pop(name, None)
-    return Path("runs") / f"{config.recipe or 'run'}-{hashlib.sha256(repr(plain).encode()).hexdigest()[:8]}"
+    return (
+        Path("runs")
+        / f"{config.recipe or 'run'}-{hashlib.sha256(repr(plain).encode()).hexdigest()[:8]}"
+    )
 
 
 def older_folder(config: Config, asked: ModelConfig) -> Path:
-    """Default folder of a run from weights by a version that left these settings of the network to the recipe."""
+    """Default folder of a run from weights by a version that left these settings of the network to
+    the recipe.
+    """
     left = {name: getattr(asked, name) for name in ("pos_interp", "act", "mean", "std")}
     return default_folder(replace(config, model=replace(config.model, **left)))
 
 
 def describe(
-    config: Config, derived: Derived, source: ImageSource, folder: Path, world_size: int, say: Callable[[str], None]
+    config: Config,
+    derived: Derived,
+    source: ImageSource,
+    folder: Path,
+    world_size: int,
+    say: Callable[[str], None],
 ) -> None:
     """What the run will do, before it starts."""
     train = config.train
@@ -208,7 +264,8 @@ def describe(
     for note in source.notes:
         say(f"note   {note}")
     say(
-        f"run    {derived.run_steps} of {counted(derived.total_steps, 'step')}, {derived.steps_per_epoch} per epoch; "
+        f"run    {derived.run_steps} of {counted(derived.total_steps, 'step')}, "
+        f"{derived.steps_per_epoch} per epoch; "
         f"batch {train.batch} = {counted(world_size, 'process')} x "
         f"{derived.batch_per_process // train.accumulate}{micro}; "
         f"peak learning rate {derived.lr_actual:.3g}; seed {train.seed}"
@@ -243,7 +300,10 @@ def knn_probe(
     if sets is None:
         return None
     data = config.data
-    train, val = (replace(part, exif_orientation=data.exif_orientation, max_pixels=data.max_pixels) for part in sets)
+    train, val = (
+        replace(part, exif_orientation=data.exif_orientation, max_pixels=data.max_pixels)
+        for part in sets
+    )
     for note in val.notes:
         say(f"note   validation: {note}")
     return probe.knn_probe(config, train, val, device, launched_processes())

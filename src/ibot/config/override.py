@@ -18,12 +18,15 @@ from ibot.errors import ConfigError
 def apply(config: Config, assignments: Iterable[str], origin: str = "the command line") -> Config:
     """Return `config` with `section.key=value` assignments applied in order.
 
-    Raises ConfigError for a missing '=', an unknown key (the nearest one is suggested) or a value of the wrong type.
+    Raises ConfigError for a missing '=', an unknown key (the nearest one is suggested) or a value
+    of the wrong type.
     """
     for text in assignments:
         key, equals, value = text.partition("=")
         if not equals:
-            raise ConfigError(f"'{text}' is not a setting", why="no '=' in it", fix="write section.key=value")
+            raise ConfigError(
+                f"'{text}' is not a setting", why="no '=' in it", fix="write section.key=value"
+            )
         section, name, hint = _find(config, key.strip(), origin)
         try:
             parsed = parse(value.strip(), hint)
@@ -31,7 +34,8 @@ def apply(config: Config, assignments: Iterable[str], origin: str = "the command
             raise ConfigError(
                 f"{key.strip()}={value.strip()} has the wrong type",
                 why=str(error),
-                fix=f"for example {key.strip()}={_example(hint, getattr(getattr(config, section), name))}",
+                fix="for example "
+                f"{key.strip()}={_example(hint, getattr(getattr(config, section), name))}",
             ) from None
         config = replace(config, **{section: replace(getattr(config, section), **{name: parsed})})
     return config
@@ -41,20 +45,26 @@ Settings = TypeVar("Settings")
 
 
 def assign(settings: Settings, assignments: Iterable[str], help_line: str) -> Settings:
-    """Return a flat dataclass with `key=value` assignments applied; raises as `apply`, with `help_line` as advice."""
+    """Return a flat dataclass with `key=value` assignments applied; raises as `apply`, with
+    `help_line` as advice.
+    """
     hints = _hints(type(settings))
     for text in assignments:
         key, equals, value = (part.strip() for part in text.partition("="))
         if not equals or key not in hints:
             nearest = difflib.get_close_matches(key, hints, 1, 0.6)
             fix = f"did you mean {nearest[0]}?   {help_line}" if nearest else help_line
-            raise ConfigError(f"unknown setting '{key}'", why=f"known ones: {', '.join(hints) or 'none'}", fix=fix)
+            raise ConfigError(
+                f"unknown setting '{key}'", why=f"known ones: {', '.join(hints) or 'none'}", fix=fix
+            )
         try:
             settings = replace(settings, **{key: parse(value, hints[key])})  # pyright: ignore[reportArgumentType]
         except ValueError as error:
             example = _example(hints[key], getattr(settings, key))
             raise ConfigError(
-                f"{key}={value} has the wrong type", why=str(error), fix=f"for example {key}={example}"
+                f"{key}={value} has the wrong type",
+                why=str(error),
+                fix=f"for example {key}={example}",
             ) from None
     return settings
 
@@ -92,7 +102,9 @@ def parse(text: str, hint: Any) -> Any:
     try:
         number = hint(text) if hint is float else int(text.replace("_", ""))
     except ValueError:
-        raise ValueError(f"expected {'a number' if hint is float else 'a whole number'}, not '{text}'") from None
+        raise ValueError(
+            f"expected {'a number' if hint is float else 'a whole number'}, not '{text}'"
+        ) from None
     # A comparison with nan is false, so that no later check would notice it.
     if not math.isfinite(number):
         raise ValueError(f"expected a finite number, not '{text}'")
@@ -100,7 +112,9 @@ def parse(text: str, hint: Any) -> Any:
 
 
 def _parse_tuple(text: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Read "0.25,1" as a flat tuple; "0:0,0.3:0.2" as pairs (also "0.3" for a pair without spread)."""
+    """Read "0.25,1" as a flat tuple; "0:0,0.3:0.2" as pairs (also "0.3" for a pair without
+    spread).
+    """
     parts = [part.strip() for part in text.strip("()[] ").split(",") if part.strip()]
     if get_origin(args[0]) is tuple:
         width = len(get_args(args[0]))
@@ -143,13 +157,19 @@ def from_plain(plain: dict[str, Any], origin: str = "a saved configuration") -> 
             try:
                 typed = _from_json(value, hint)
             except ValueError as error:
-                raise ConfigError(f"{section}.{name} in {origin} has the wrong type", why=str(error)) from None
-            config = replace(config, **{section: replace(getattr(config, section), **{name: typed})})
+                raise ConfigError(
+                    f"{section}.{name} in {origin} has the wrong type", why=str(error)
+                ) from None
+            config = replace(
+                config, **{section: replace(getattr(config, section), **{name: typed})}
+            )
     return config
 
 
 def _from_json(value: Any, hint: Any) -> Any:
-    """The inverse of `to_plain` for one setting. Raises ValueError for what it cannot have written."""
+    """The inverse of `to_plain` for one setting. Raises ValueError for what it cannot have
+    written.
+    """
     optional = get_origin(hint) in (Union, types.UnionType)
     plain_type = {bool: bool, int: int, float: (int, float)}.get(hint, str)
     if optional and value is None:
@@ -175,8 +195,14 @@ def diff(a: Config, b: Config) -> list[tuple[str, Any, Any]]:
 
 
 def later_at_default(config: Config) -> list[tuple[str, str]]:
-    """Section and name of the settings that were added after folders had been named, where they are not set."""
-    sections = [(section.name, getattr(config, section.name)) for section in fields(config) if section.name != "recipe"]
+    """Section and name of the settings that were added after folders had been named, where they are
+    not set.
+    """
+    sections = [
+        (section.name, getattr(config, section.name))
+        for section in fields(config)
+        if section.name != "recipe"
+    ]
     return [
         (section, f.name)
         for section, part in sections
@@ -195,7 +221,9 @@ def items(config: Config) -> Iterator[tuple[str, Any]]:
 
 
 def show(value: Any) -> str:
-    """A value in the form in which it can be given on the command line; reading it back gives the same value."""
+    """A value in the form in which it can be given on the command line; reading it back gives the
+    same value.
+    """
     if isinstance(value, Duration):
         return f"{show(value.value)} {value.unit}"
     if isinstance(value, tuple):
@@ -211,11 +239,17 @@ def show(value: Any) -> str:
 
 def _find(config: Config, key: str, origin: str) -> tuple[str, str, Any]:
     section, _, name = key.partition(".")
-    hints = _hints(type(getattr(config, section))) if section != "recipe" and hasattr(config, section) else {}
+    hints = (
+        _hints(type(getattr(config, section)))
+        if section != "recipe" and hasattr(config, section)
+        else {}
+    )
     if name in hints:
         return section, name, hints[name]
     raise ConfigError(
-        f"unknown setting '{key}' (from {origin})", why="no recipe has such a key", fix=_advice(config, key)
+        f"unknown setting '{key}' (from {origin})",
+        why="no recipe has such a key",
+        fix=_advice(config, key),
     )
 
 
@@ -226,7 +260,11 @@ def _advice(config: Config, key: str) -> str:
     nearest = (
         same_name
         or difflib.get_close_matches(key, known, 2, 0.6)
-        or [name for name in known if difflib.SequenceMatcher(None, last, name.rpartition(".")[2]).ratio() > 0.75][:2]
+        or [
+            name
+            for name in known
+            if difflib.SequenceMatcher(None, last, name.rpartition(".")[2]).ratio() > 0.75
+        ][:2]
     )
     named = config.recipe if config.recipe not in ("", "auto") else "vit_s16"
     listing = f"list all: ibot recipes show {named}"

@@ -1,4 +1,6 @@
-"""What follows from the settings and the data: steps, rates, clipped warm-ups; and which settings contradict."""
+"""What follows from the settings and the data: steps, rates, clipped warm-ups; and which settings
+contradict.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,8 @@ class Derived:
 
 
 def derive(config: Config, num_images: int, world_size: int = 1) -> Derived:
-    """Turn durations into steps; warm-ups longer than the run are clipped, with a note (spec Q52, Q62).
+    """Turn durations into steps; warm-ups longer than the run are clipped, with a note (spec Q52,
+    Q62).
 
     An epoch of fewer images than a batch counts one step here; the loader refuses it.
     """
@@ -51,7 +54,10 @@ def derive(config: Config, num_images: int, world_size: int = 1) -> Derived:
         wanted = steps(length, total)
         if wanted <= longest:
             return wanted
-        notes.append(f"{name} = {length} is longer than the run allows: clipped to {instead} of {total} steps")
+        notes.append(
+            f"{name} = {length} is longer than the run allows: clipped to {instead} of {total} "
+            "steps"
+        )
         return instead
 
     whole_epochs = max(1, total // steps_per_epoch) * steps_per_epoch
@@ -60,11 +66,18 @@ def derive(config: Config, num_images: int, world_size: int = 1) -> Derived:
         steps_per_epoch=steps_per_epoch,
         total_steps=total,
         run_steps=min(total, train.max_steps) if train.max_steps else total,
-        # A clipped ramp leaves half of the run to the cosine; a published one may be as long as the run.
+        # A clipped ramp leaves half of the run to the cosine; a published one may be as long as the
+        # run.
         warmup_steps=clipped("optim.warmup", config.optim.warmup, total, total // 2),
-        temp_warmup_steps=clipped("method.temp_warmup", config.method.temp_warmup, temp_limit, temp_limit),
-        freeze_steps=clipped("optim.freeze_last_layer", config.optim.freeze_last_layer, total - 1, total // 4),
-        head_warmup_steps=clipped("train.head_warmup", config.train.head_warmup, total // 2, total // 10),
+        temp_warmup_steps=clipped(
+            "method.temp_warmup", config.method.temp_warmup, temp_limit, temp_limit
+        ),
+        freeze_steps=clipped(
+            "optim.freeze_last_layer", config.optim.freeze_last_layer, total - 1, total // 4
+        ),
+        head_warmup_steps=clipped(
+            "train.head_warmup", config.train.head_warmup, total // 2, total // 10
+        ),
         lr_actual=config.optim.lr * train.batch / 256,
         batch_per_process=train.batch // world_size,
         notes=tuple(notes),
@@ -77,7 +90,9 @@ def largest_power_of_two(limit: int) -> int:
 
 
 def fitting_prototypes(num_images: int) -> int:
-    """Prototypes for so many images: 16 images for each, but no fewer than 32 prototypes, nor more than images."""
+    """Prototypes for so many images: 16 images for each, but no fewer than 32 prototypes, nor more
+    than images.
+    """
     return largest_power_of_two(min(MOST_PROTOTYPES, max(2, num_images // 16, min(32, num_images))))
 
 
@@ -85,8 +100,14 @@ def check(config: Config) -> None:
     """Raise one ConfigError that names every setting that cannot work."""
     problems = list(_problems(config))
     if problems:
-        what = problems[0] if len(problems) == 1 else f"{len(problems)} settings cannot work together"
-        raise ConfigError(what, why="; ".join(problems) if len(problems) > 1 else "", fix="change the settings named")
+        what = (
+            problems[0] if len(problems) == 1 else f"{len(problems)} settings cannot work together"
+        )
+        raise ConfigError(
+            what,
+            why="; ".join(problems) if len(problems) > 1 else "",
+            fix="change the settings named",
+        )
 
 
 def _problems(config: Config) -> Iterator[str]:
@@ -95,7 +116,9 @@ def _problems(config: Config) -> Iterator[str]:
     yield from _method_problems(config)
     train = config.train
     if train.batch < 1 or train.accumulate < 1:
-        yield f"train.batch={train.batch} and train.accumulate={train.accumulate} must be at least 1"
+        yield (
+            f"train.batch={train.batch} and train.accumulate={train.accumulate} must be at least 1"
+        )
     if train.length.value <= 0 or train.length.unit == "percent":
         yield f"train.length={train.length} must be a positive number of epochs, steps or images"
     if config.data.max_pixels < 1:
@@ -108,24 +131,37 @@ def _problems(config: Config) -> Iterator[str]:
 
 def _view_problems(config: Config) -> Iterator[str]:
     augment, model = config.augment, config.model
-    if augment.num_global < 1 or augment.num_local < 0 or augment.num_global + augment.num_local < 2:
+    if (
+        augment.num_global < 1
+        or augment.num_local < 0
+        or augment.num_global + augment.num_local < 2
+    ):
         yield (
             f"augment.num_global={augment.num_global}, num_local={augment.num_local}: "
             "at least one global view and two views in all are needed"
         )
     for name, size in (("global_size", augment.global_size), ("local_size", augment.local_size)):
         if min(size) < model.patch:
-            yield f"augment.{name}={size[0]},{size[1]} is smaller than a patch of {model.patch} pixels"
+            yield (
+                f"augment.{name}={size[0]},{size[1]} is smaller than a patch of {model.patch} "
+                "pixels"
+            )
     if model.kind == "swin" and any(side % model.stride for side in augment.global_size):
         height, width = augment.global_size
-        yield f"augment.global_size={height},{width} must be multiples of {model.stride}, the mask cell of this Swin"
+        yield (
+            f"augment.global_size={height},{width} must be multiples of {model.stride}, the "
+            "mask cell of this Swin"
+        )
     for name in ("global_scale", "local_scale"):
         low, high = getattr(augment, name)
         if not 0 < low <= high <= 1:
             yield f"augment.{name}={low:g},{high:g} must rise within 0 and 1"
     for mean, half_width in config.mask.ratio:
         if not 0 <= mean - half_width <= mean + half_width <= 1:
-            yield f"mask.ratio {mean:g}:{half_width:g}: mean minus and plus half-width must lie within 0 and 1"
+            yield (
+                f"mask.ratio {mean:g}:{half_width:g}: mean minus and plus half-width must lie "
+                "within 0 and 1"
+            )
     if not config.mask.ratio:
         yield "mask.ratio is empty"
     if config.mask.views == "all":
@@ -141,7 +177,9 @@ def _local_mask_problems(config: Config) -> Iterator[str]:
         )
     if config.model.kind == "swin" and any(side % stride for side in augment.local_size):
         height, width = augment.local_size
-        yield f"augment.local_size={height},{width} must be multiples of {stride} with mask.views=all"
+        yield (
+            f"augment.local_size={height},{width} must be multiples of {stride} with mask.views=all"
+        )
 
 
 def _network_problems(config: Config) -> Iterator[str]:
@@ -150,9 +188,15 @@ def _network_problems(config: Config) -> Iterator[str]:
     if not 0 <= model.drop_path < 1:
         yield f"model.drop_path={model.drop_path:g} must be at least 0 and below 1"
     if head.layers < 1 or head.out_dim < 2 or head.patch_out_dim < 2:
-        yield f"head.layers={head.layers} must be at least 1, head.out_dim and head.patch_out_dim at least 2"
+        yield (
+            f"head.layers={head.layers} must be at least 1, head.out_dim and head.patch_out_dim "
+            "at least 2"
+        )
     if head.shared_layers != -1 and not 0 <= head.shared_layers <= head.layers:
-        yield f"head.shared_layers={head.shared_layers} must be -1 or lie within 0 and head.layers={head.layers}"
+        yield (
+            f"head.shared_layers={head.shared_layers} must be -1 or lie within 0 and "
+            f"head.layers={head.layers}"
+        )
     if 0 <= head.shared_layers < head.layers and (
         not head.bottleneck_dim
         or head.layers < 2
@@ -161,12 +205,14 @@ def _network_problems(config: Config) -> Iterator[str]:
         or head.shared_teacher
     ):
         yield (
-            f"head.shared_layers={head.shared_layers} needs a bottleneck, two layers, no batch norm, and "
+            f"head.shared_layers={head.shared_layers} needs a bottleneck, two layers, no batch "
+            "norm, and "
             "head.shared=false with head.shared_teacher=false"
         )
     if (head.shared or head.shared_teacher) and head.out_dim != head.patch_out_dim:
         yield (
-            f"a shared head needs head.out_dim={head.out_dim} equal to head.patch_out_dim={head.patch_out_dim}, "
+            f"a shared head needs head.out_dim={head.out_dim} equal to "
+            f"head.patch_out_dim={head.patch_out_dim}, "
             "or head.shared=false and head.shared_teacher=false"
         )
 
@@ -181,10 +227,16 @@ def _vit_problems(model: ModelConfig) -> Iterator[str]:
 def _swin_problems(model: ModelConfig) -> Iterator[str]:
     depths, heads = model.depths, model.stage_heads
     if not depths or len(depths) != len(heads) or min(depths) < 1:
-        yield f"model.depths={show(depths)} and model.stage_heads={show(heads)} need one positive number for each stage"
+        yield (
+            f"model.depths={show(depths)} and model.stage_heads={show(heads)} need one positive "
+            "number for each stage"
+        )
     for k, count in enumerate(heads):
         if count < 1 or (model.width * 2**k) % count:
-            yield f"model.width={model.width} times {2**k} is not a multiple of the {count} heads of stage {k + 1}"
+            yield (
+                f"model.width={model.width} times {2**k} is not a multiple of the {count} heads "
+                f"of stage {k + 1}"
+            )
     if model.window < 2:
         yield f"model.window={model.window} must be at least 2"
     for name in ("layer_scale", "mean_pooling", "registers"):
@@ -200,9 +252,12 @@ def _method_problems(config: Config) -> Iterator[str]:
             yield f"method.{name}={value:g} must be positive and below ten times the student's"
     if not 0 <= method.momentum <= 1:
         yield f"method.momentum={method.momentum:g} must lie within 0 and 1"
-    if method.patch_match != "hidden" and (config.augment.num_global != 2 or method.patch_target != "online"):
+    if method.patch_match != "hidden" and (
+        config.augment.num_global != 2 or method.patch_target != "online"
+    ):
         yield (
-            f"method.patch_match={method.patch_match} pairs two global views: it needs augment.num_global=2 and "
+            f"method.patch_match={method.patch_match} pairs two global views: it needs "
+            "augment.num_global=2 and "
             "method.patch_target=online"
         )
     for name in ("center_momentum", "center_momentum_patch"):
@@ -216,24 +271,39 @@ def warnings(config: Config) -> list[str]:
     """Settings that work but that users have regretted (users' reports of the method's family)."""
     method, notes = config.method, []
     if max(method.teacher_temp, method.patch_temp) > method.student_temp:
-        notes.append("a teacher temperature above the student's flattens the targets: the loss will sit at ln K")
-    if method.teacher_temp < method.teacher_temp_start or method.patch_temp < method.patch_temp_start:
+        notes.append(
+            "a teacher temperature above the student's flattens the targets: the loss will sit at "
+            "ln K"
+        )
+    if (
+        method.teacher_temp < method.teacher_temp_start
+        or method.patch_temp < method.patch_temp_start
+    ):
         notes.append("a teacher temperature falls during its warm-up; the method raises it")
     if config.optim.name == "adamw" and config.optim.lr * config.train.batch / 256 > 0.01:
-        notes.append(f"a peak learning rate of {config.optim.lr * config.train.batch / 256:g} is high for AdamW")
+        notes.append(
+            f"a peak learning rate of {config.optim.lr * config.train.batch / 256:g} is high for "
+            "AdamW"
+        )
     if config.head.shared != config.head.shared_teacher:
-        notes.append("student and teacher heads are shared differently: one teacher layer follows another (quirk Q46)")
+        notes.append(
+            "student and teacher heads are shared differently: one teacher layer follows another "
+            "(quirk Q46)"
+        )
     return [*notes, *_unseen_pixels(config)]
 
 
 def _unseen_pixels(config: Config) -> Iterator[str]:
     """Views that are no whole number of patches: the network cuts off what is left over."""
     augment, patch = config.augment, config.model.patch
-    sizes = {"global_size": augment.global_size} | ({"local_size": augment.local_size} if augment.num_local else {})
+    sizes = {"global_size": augment.global_size} | (
+        {"local_size": augment.local_size} if augment.num_local else {}
+    )
     for name, (height, width) in sizes.items():
         rows, columns = height % patch, width % patch
         if rows or columns:
             yield (
                 f"augment.{name}={height},{width} is no multiple of model.patch={patch}: "
-                f"the last {counted(rows, 'row')} and {counted(columns, 'column')} of pixels are not seen"
+                f"the last {counted(rows, 'row')} and {counted(columns, 'column')} of pixels are "
+                "not seen"
             )

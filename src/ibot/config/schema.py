@@ -1,8 +1,9 @@
 """Every setting of a pre-training run: typed, frozen, with its meaning, unit and source.
 
-The defaults are the published ViT-S/16 recipe (800 epochs, ImageNet-1K; spec 7.1), not the defaults of the published
-flags. Section and equation numbers in the docstrings are the paper's (arXiv 2111.07832v3) unless they say otherwise.
-Settings under `system`, `log` and `checkpoint` change speed or record-keeping, never the result.
+The defaults are the published ViT-S/16 recipe (800 epochs, ImageNet-1K; spec 7.1), not the defaults
+of the published flags. Section and equation numbers in the docstrings are the paper's (arXiv
+2111.07832v3) unless they say otherwise. Settings under `system`, `log` and `checkpoint` change
+speed or record-keeping, never the result.
 """
 
 from __future__ import annotations
@@ -11,34 +12,42 @@ import re
 from dataclasses import dataclass, field
 from typing import Literal
 
-# Settings with `repr=False` came after runs and features had been named by the others: they take part in
-# those names only where they are set (`default_folder`, `weights_hash`), so that older ones are found again.
+# Settings with `repr=False` came after runs and features had been named by the others: they take
+# part in those names only where they are set (`default_folder`, `weights_hash`), so that older ones
+# are found again.
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 """Of levels 0..1 in red, green, blue: what nearly every published network was trained with."""
 MAX_PIXELS = 89_478_485
-"""Larger images are refused from their header, unless asked for: a few bytes can declare terabytes."""
+"""Larger images are refused from their header, unless asked for: a few bytes can declare
+terabytes."""
 DURATION_UNITS = ("images", "steps", "epochs", "percent")
 
 
 @dataclass(frozen=True, slots=True)
 class Duration:
-    """A length in images seen, optimizer steps, epochs, or per cent of the run: "10 epochs", "5 percent"."""
+    """A length in images seen, optimizer steps, epochs, or per cent of the run: "10 epochs", "5
+    percent".
+    """
 
     value: float
     unit: str
 
     @classmethod
     def parse(cls, text: str) -> Duration:
-        """Read "10 epochs", "500 steps", "1e6 images" or "5 percent" ("5%"). Raises ValueError otherwise."""
+        """Read "10 epochs", "500 steps", "1e6 images" or "5 percent" ("5%"). Raises ValueError
+        otherwise.
+        """
         match = re.fullmatch(r"\s*([0-9.]+(?:e[0-9]+)?)\s*([a-z%]+)\s*", text.lower())
         if match:
             unit = "percent" if match[2] == "%" else match[2]
             unit = next((u for u in DURATION_UNITS if unit in (u, u.rstrip("s"))), None)
             if unit:
                 return cls(float(match[1]), unit)
-        raise ValueError(f"'{text}' is not a duration; write for example '10 epochs', '500 steps' or '5 percent'")
+        raise ValueError(
+            f"'{text}' is not a duration; write for example '10 epochs', '500 steps' or '5 percent'"
+        )
 
     def __str__(self) -> str:
         return f"{self.value:g} {self.unit}"
@@ -64,13 +73,16 @@ class DataConfig:
     """Where images come from and how a file becomes pixels."""
 
     path: str = ""
-    """Folder with images, flat or nested (`--data`). With `train/` and `val/` of class folders: a labelled set."""
+    """Folder with images, flat or nested (`--data`). With `train/` and `val/` of class folders:
+    a labelled set."""
     val_path: str = ""
-    """Labelled folder for k-NN during training (`--val-data`); empty: the validation part of `path`."""
+    """Labelled folder for k-NN during training (`--val-data`); empty: the validation part of
+    `path`."""
     exif_orientation: Literal["apply", "ignore"] = "apply"
     """Turn pictures upright by their EXIF tag. The published loader ignores it (quirk Q2)."""
     max_pixels: int = field(default=MAX_PIXELS, repr=False)
-    """Larger images are refused from their header: a small file can declare more than the memory holds."""
+    """Larger images are refused from their header: a small file can declare more than the memory
+    holds."""
     max_bad_fraction: float = 0.2
     """Stop when more than this share of the files read so far is unreadable."""
 
@@ -98,7 +110,8 @@ class AugmentConfig:
     jitter: float = 0.8
     """Probability of colour jitter."""
     jitter_strength: tuple[float, float, float, float] = (0.4, 0.4, 0.2, 0.1)
-    """Half-widths of the brightness, contrast, saturation factors around 1 and of the hue shift around 0."""
+    """Half-widths of the brightness, contrast, saturation factors around 1 and of the hue shift
+    around 0."""
     gray: float = 0.2
     """Probability of grayscale."""
     blur: tuple[float, float, float] = (1.0, 0.1, 0.5)
@@ -111,19 +124,24 @@ class AugmentConfig:
 
 @dataclass(frozen=True, slots=True)
 class MaskConfig:
-    """Which patches of the global views the student does not see (section 3.1, appendix B; spec 2.3)."""
+    """Which patches of the global views the student does not see (section 3.1, appendix B; spec
+    2.3).
+    """
 
     ratio: tuple[tuple[float, float], ...] = ((0.0, 0.0), (0.3, 0.2))
-    """Pairs (mean, half-width) of the masked share; one pair is drawn uniformly, then a ratio within it."""
+    """Pairs (mean, half-width) of the masked share; one pair is drawn uniformly, then a ratio
+    within it."""
     shape: Literal["block", "random"] = "block"
     """Block-wise (BEiT) or independent patches."""
     ratio_per: Literal["view", "image"] = "view"
-    """Draw the ratio anew for each global view (published code) or once per image (paper; quirk Q14)."""
+    """Draw the ratio anew for each global view (published code) or once per image (paper; quirk
+    Q14)."""
     start_epoch: int = 0
     """First epoch with masks and a patch loss; the patch temperature warms up from here."""
     views: Literal["global", "first", "all"] = field(default="global", repr=False)
-    """Views with hidden patches: every global one (the method), the first one alone, or the local ones as well
-    (pipelines b, d and c of figure 7; the last one makes the teacher see the local views too)."""
+    """Views with hidden patches: every global one (the method), the first one alone, or the local
+    ones as well (pipelines b, d and c of figure 7; the last one makes the teacher see the local
+    views too)."""
     full_width: bool = False
     """Let one block span the whole width or height (the published code forbids it; quirk Q15)."""
 
@@ -133,9 +151,11 @@ class ModelConfig:
     """The backbone: a vision transformer (spec 3.1) or a Swin transformer (spec 3.2)."""
 
     kind: Literal["vit", "swin"] = "vit"
-    """Which network. `depth` and `heads` are read by a ViT, `depths`, `stage_heads` and `window` by a Swin."""
+    """Which network. `depth` and `heads` are read by a ViT, `depths`, `stage_heads` and `window`
+    by a Swin."""
     width: int = 384
-    """D, width of the tokens; in a Swin C, the width of the first stage, which doubles with each stage."""
+    """D, width of the tokens; in a Swin C, the width of the first stage, which doubles with each
+    stage."""
     depth: int = 12
     """ViT: number of blocks."""
     heads: int = 6
@@ -159,17 +179,21 @@ class ModelConfig:
     mean_pooling: bool = False
     """Class output = normalised mean of the patch tokens instead of the class token."""
     pos_size: tuple[int, int] | None = None
-    """Image size for which the position table, or the windows of a Swin, are built; none: the global view
-    (published: 224)."""
+    """Image size for which the position table, or the windows of a Swin, are built; none: the
+    global view (published: 224)."""
     pos_interp: Literal["published", "exact", "antialias"] = "published"
-    """Resampling of the position table: with the published 0.1 (spec 3.1.3), to the exact size, or to
-    that with antialiasing (timm, DINOv2 with registers). Weights of other projects bring their own."""
+    """Resampling of the position table: with the published 0.1 (spec 3.1.3), to the exact size, or
+    to that with antialiasing (timm, DINOv2 with registers). Weights of other projects bring
+    their own."""
     registers: int = 0
     """Register tokens (beyond the paper: Darcet et al. 2024); dropped from the output."""
     init: Literal["published", "xavier"] = "published"
     """Linear layers: normal with std 0.02, or Xavier-uniform (ours, for small widths)."""
-    act: Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "silu"] = field(default="gelu", repr=False)
-    """Activation of the blocks' MLPs; weights of other projects may need another than the exact gelu."""
+    act: Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "silu"] = field(
+        default="gelu", repr=False
+    )
+    """Activation of the blocks' MLPs; weights of other projects may need another than the exact
+    gelu."""
     mean: tuple[float, float, float] = field(default=IMAGENET_MEAN, repr=False)
     """Subtracted from the levels 0..1 of red, green, blue of every image, in training and after."""
     std: tuple[float, float, float] = field(default=IMAGENET_STD, repr=False)
@@ -187,7 +211,10 @@ class ModelConfig:
 
     def __str__(self) -> str:
         if self.kind == "vit":
-            return f"ViT of {self.depth} blocks, width {self.width}, {self.heads} heads, patch {self.patch}"
+            return (
+                f"ViT of {self.depth} blocks, width {self.width}, {self.heads} heads, patch "
+                f"{self.patch}"
+            )
         blocks, heads = ("-".join(map(str, numbers)) for numbers in (self.depths, self.stage_heads))
         return f"Swin of {blocks} blocks, width {self.width}, {heads} heads, window {self.window}"
 
@@ -207,8 +234,8 @@ class HeadConfig:
     layers: int = 3
     """Linear layers of the MLP."""
     shared_layers: int = -1
-    """Leading MLP layers common to class and patch tokens, in student and teacher; -1: all, as in the published code
-    (fewer: the other rows of the paper's table of head sharing)."""
+    """Leading MLP layers common to class and patch tokens, in student and teacher; -1: all, as in
+    the published code (fewer: the other rows of the paper's table of head sharing)."""
     hidden_dim: int = 2048
     """Hidden width of the MLP."""
     bottleneck_dim: int = 256
@@ -244,13 +271,16 @@ class MethodConfig:
     targets: Literal["center", "sinkhorn"] = "center"
     """Teacher targets by centering (paper) or Sinkhorn-Knopp (beyond the paper: SwAV, DINOv2)."""
     patch_target: Literal["online", "frozen", "color", "clusters"] = "online"
-    """What the student predicts for a hidden patch: the teacher's distribution (the method); that of a frozen network,
-    the mean colour, or the nearest of K' clusters of raw patches (ablations, tables 9 and 20)."""
+    """What the student predicts for a hidden patch: the teacher's distribution (the method); that
+    of a frozen network, the mean colour, or the nearest of K' clusters of raw patches
+    (ablations, tables 9 and 20)."""
     patch_match: Literal["hidden", "position", "feature"] = "hidden"
-    """Which teacher patch a student patch predicts: itself, hidden, in the same view (the method); or, without masks,
-    that of the other global view at the nearest place or with the most similar feature (ablations, appendix E)."""
+    """Which teacher patch a student patch predicts: itself, hidden, in the same view (the method);
+    or, without masks, that of the other global view at the nearest place or with the most
+    similar feature (ablations, appendix E)."""
     patch_labels: Literal["soft", "hard"] = field(default="soft", repr=False)
-    """Targets of hidden patches: the distribution (the method), or all on its largest entry (ablation, table 18)."""
+    """Targets of hidden patches: the distribution (the method), or all on its largest entry
+    (ablation, table 18)."""
     tokenizer: str = ""
     """Weights of the frozen tokenizer, with their head."""
     center_momentum: float = 0.9
@@ -302,15 +332,19 @@ class TrainConfig:
     batch: int = 1024
     """Images per optimizer step over all processes and micro-batches."""
     accumulate: int = 1
-    """Micro-batches per optimizer step and process: less memory, same result of the paper's losses."""
+    """Micro-batches per optimizer step and process: less memory, same result of the paper's
+    losses."""
     init: str = ""
-    """Weights to start from (`--init`): a run, a checkpoint, or a file of another project; empty: random ones."""
+    """Weights to start from (`--init`): a run, a checkpoint, or a file of another project;
+    empty: random ones."""
     head_warmup: Duration = field(default_factory=lambda: duration("0 epochs"))
-    """The backbone stays as it is for this long, while the head learns; set where `init` has no head."""
+    """The backbone stays as it is for this long, while the head learns; set where `init` has no
+    head."""
     seed: int = 0
     """Seed of weights, image order, views, masks and stochastic depth."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Matrix products; auto: bfloat16 on a GPU that has it, else float32. Logits and losses stay float32."""
+    """Matrix products; auto: bfloat16 on a GPU that has it, else float32. Logits and losses stay
+    float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -360,7 +394,8 @@ class SystemConfig:
     device: str = "auto"
     """auto, cpu, cuda, cuda:N, mps (`--device`)."""
     workers: int = -1
-    """Loader processes per training process; -1: chosen from the cores; 0: in the training process."""
+    """Loader processes per training process; -1: chosen from the cores; 0: in the training
+    process."""
     threads: int = 0
     """Threads of matrix products on the CPU; 0: torch's choice."""
     deterministic: bool = False

@@ -1,1 +1,3 @@
-"""From files to batches: sources, decoding, view parameters, pixels, masks, loader, generated scenes."""
+"""From files to batches: sources, decoding, view parameters, pixels, masks, loader, generated
+scenes.
+"""

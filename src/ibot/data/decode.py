@@ -26,7 +26,8 @@ _NATIVE_ORDER = {"I;16BS": "I;16NS", "I;32BS": "I;32NS", "F;32BF": "F;32NF"}
 SCALED_MODES = ("I;16", "I;16B", "I;16L", "I", "F")
 _EXIF_ORIENTATION = 0x0112
 _BITS, _PHOTOMETRIC, _BANDS, _SAMPLE_FORMAT = 258, 262, 277, 339
-"""Tags of a TIFF: bits of a level; 0 where the lowest level is white; bands; 2 for signed levels."""
+"""Tags of a TIFF: bits of a level; 0 where the lowest level is white; bands; 2 for signed
+levels."""
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -36,11 +37,14 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What turns a picture upright, by its EXIF orientation; Pillow's rotations are counter-clockwise."""
+"""What turns a picture upright, by its EXIF orientation; Pillow's rotations are
+counter-clockwise."""
 
 
 class UnreadableImage(Exception):
-    """A file that gives no pixels; `reason` says why in a few words, the text adds what there is to do."""
+    """A file that gives no pixels; `reason` says why in a few words, the text adds what there is to
+    do.
+    """
 
     def __init__(self, reason: str, remedy: str = "") -> None:
         super().__init__(f"{reason}: {remedy}" if remedy else reason)
@@ -52,10 +56,11 @@ def decode(
 ) -> NDArray[np.uint8]:
     """Read the first frame of an image file as uint8 [H, W, 3].
 
-    The content decides, not the name. Gray of other than 8 bits becomes bytes: up to 16 bits by the range of its type,
-    signed or not; 32 bits as levels of 8 or of 16 bits where they fit, else by their own range; floats of 0..1 times
-    255, others by their own finite range; where the lowest level of a TIFF is white, so it is here. Transparency is
-    composited on white; CMYK, palette and gray become RGB. Images of more than `max_pixels` pixels are refused.
+    The content decides, not the name. Gray of other than 8 bits becomes bytes: up to 16 bits by the
+    range of its type, signed or not; 32 bits as levels of 8 or of 16 bits where they fit, else by
+    their own range; floats of 0..1 times 255, others by their own finite range; where the lowest
+    level of a TIFF is white, so it is here. Transparency is composited on white; CMYK, palette and
+    gray become RGB. Images of more than `max_pixels` pixels are refused.
     Raises UnreadableImage.
     """
     try:
@@ -95,14 +100,18 @@ def open_image(file: BinaryIO, max_pixels: int = MAX_PIXELS) -> Image.Image:
     try:
         image = _identified(file, head)
     except Image.DecompressionBombError:
-        raise UnreadableImage("too many pixels", "Pillow's reader of this format allows no more") from None
+        raise UnreadableImage(
+            "too many pixels", "Pillow's reader of this format allows no more"
+        ) from None
     except Exception as error:  # as above
         raise UnreadableImage(_unrecognised(file, head, error)) from None
     if image.format == "EPS":
         raise UnreadableImage("not an image")  # a program, which Pillow would hand to Ghostscript
     if image.width * image.height > max_pixels:
         shape = f"{image.width} x {image.height}"
-        raise UnreadableImage("too many pixels", f"{shape}; data.max_pixels or --max-pixels allows more")
+        raise UnreadableImage(
+            "too many pixels", f"{shape}; data.max_pixels or --max-pixels allows more"
+        )
     if image.width < 1 or image.height < 1:
         raise UnreadableImage("bad dimensions")
     if isinstance(image, TiffImageFile):
@@ -111,7 +120,9 @@ def open_image(file: BinaryIO, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
 
 def holds_more(path: str | Path) -> tuple[bool, bool]:
-    """Whether a file has further pages or frames, and further bands, than `decode` reads; of a damaged one: neither."""
+    """Whether a file has further pages or frames, and further bands, than `decode` reads; of a
+    damaged one: neither.
+    """
     with suppress(OSError), open(path, "rb") as file:  # noqa: PTH123
         return file_holds_more(file)
     return False, False
@@ -122,12 +133,16 @@ def file_holds_more(file: BinaryIO) -> tuple[bool, bool]:
     with quiet(), suppress(OSError, UnreadableImage):
         image = open_image(file, sys.maxsize)
         with suppress(Exception):  # as above
-            return bool(getattr(image, "is_animated", False)), _tag(image, _BANDS, 1) > len(image.getbands())
+            return bool(getattr(image, "is_animated", False)), _tag(image, _BANDS, 1) > len(
+                image.getbands()
+            )
     return False, False
 
 
 def _mend_byte_order(image: TiffImageFile) -> None:
-    """What libtiff unpacks is in the machine's order, where Pillow takes some of it to be in the file's."""
+    """What libtiff unpacks is in the machine's order, where Pillow takes some of it to be in the
+    file's.
+    """
     for i, tile in enumerate(image.tile):
         if tile.codec_name == "libtiff" and isinstance(tile.args, tuple):
             order = _NATIVE_ORDER.get(tile.args[0], tile.args[0])
@@ -140,7 +155,8 @@ def _identified(file: BinaryIO, head: bytes) -> Image.Image:
     try:
         return Image.open(file)
     except Image.DecompressionBombError:
-        # Pillow's limit is one for the whole process, and others may have set it; ours is checked by the caller.
+        # Pillow's limit is one for the whole process, and others may have set it; ours is checked
+        # by the caller.
         for name in Image.ID:
             factory, accept = Image.OPEN[name]
             if accept is None or accept(head[:16]) is True:
@@ -151,7 +167,9 @@ def _identified(file: BinaryIO, head: bytes) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF orientation; 1 where it is absent or the EXIF data are damaged, since the pixels may be whole."""
+    """EXIF orientation; 1 where it is absent or the EXIF data are damaged, since the pixels may be
+    whole.
+    """
     try:
         return int(image.getexif().get(_EXIF_ORIENTATION, 1))
     except Exception:  # as above
@@ -165,24 +183,32 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         return Image.fromarray(_scaled(image)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         layer = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, (*BACKGROUND, 255)), layer).convert("RGB")
+        return Image.alpha_composite(
+            Image.new("RGBA", image.size, (*BACKGROUND, 255)), layer
+        ).convert("RGB")
     return image.convert("RGB")
 
 
 def _scaled(image: Image.Image) -> NDArray[np.uint8]:
-    """Gray levels of other types than unsigned bytes as such; float values that are not numbers become the lowest."""
+    """Gray levels of other types than unsigned bytes as such; float values that are not numbers
+    become the lowest.
+    """
     levels = _stored(image)
     low, high = _range(image, levels)
     shades = (levels.astype(np.float64) - low) * (255 / max(high - low, 1e-12))
     if _tag(image, _PHOTOMETRIC, 1) == 0:
         shades = 255 - shades
-    if isinstance(hidden := image.info.get("transparency"), int):  # the one level of a PNG that is transparent
+    if isinstance(
+        hidden := image.info.get("transparency"), int
+    ):  # the one level of a PNG that is transparent
         shades[levels == hidden] = 255
     return np.rint(shades).clip(0, 255).astype(np.uint8)
 
 
 def _stored(image: Image.Image) -> NDArray[Any]:
-    """The levels in the file, all finite: Pillow takes signed bytes and unsigned 32 bits for the other kind."""
+    """The levels in the file, all finite: Pillow takes signed bytes and unsigned 32 bits for the
+    other kind.
+    """
     values = np.asarray(image)
     if image.mode == "F":
         finite = values[np.isfinite(values)]
@@ -232,7 +258,11 @@ def _unrecognised(file: BinaryIO, head: bytes, error: Exception) -> str:
     """Why Pillow did not open a file: a known signature with a bad header, or no image at all."""
     if "truncated" in str(error).lower():
         return "truncated"
-    if head.startswith(b"\x89PNG\r\n\x1a\n") and len(head) >= 24 and 0 in struct.unpack(">II", head[16:24]):
+    if (
+        head.startswith(b"\x89PNG\r\n\x1a\n")
+        and len(head) >= 24
+        and 0 in struct.unpack(">II", head[16:24])
+    ):
         return "bad dimensions"
     if head.startswith((b"II*\0", b"MM\0*")) and _has_tiff_fields(file):
         return "unsupported TIFF layout"

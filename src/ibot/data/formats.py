@@ -1,4 +1,6 @@
-"""Which files are taken for images, by their names or first bytes, and what lies beside them that is none."""
+"""Which files are taken for images, by their names or first bytes, and what lies beside them that
+is none.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,8 @@ FURTHER = {
     "AVIF": (".avif", ".avifs"),
     "HEIF": (".heic", ".heif", ".hif"),
 }
-"""Other names and formats of photographs. Icons, drawings and documents that Pillow reads too are left out."""
+"""Other names and formats of photographs. Icons, drawings and documents that Pillow reads too
+are left out."""
 PAGED = frozenset({".tif", ".tiff", ".gif", ".webp", ".apng", ".avifs"})
 """Those that may hold more than the one page of three bands that is read."""
 LIBRARIES = {"JPEG2000": "jpg_2000", "AVIF": "avif"}
@@ -47,7 +50,8 @@ SYSTEM_FOLDERS = frozenset(
         "temporary items",
     }
 )
-"""In small letters: what systems and storage servers make, thumbnails and deleted files among them."""
+"""In small letters: what systems and storage servers make, thumbnails and deleted files among
+them."""
 SYSTEM_FILES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"})
 _SIGNATURES = (
     b"\xff\xd8\xff",
@@ -84,7 +88,9 @@ def extension(name: str) -> str:
 
 
 def is_image(head: bytes) -> bool:
-    """Whether a file that begins with `head`, 16 bytes or more, is an image: for names that do not say."""
+    """Whether a file that begins with `head`, 16 bytes or more, is an image: for names that do not
+    say.
+    """
     return (
         head.startswith(_SIGNATURES)
         or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
@@ -101,7 +107,9 @@ def is_heif(head: bytes) -> bool:
 
 @cache
 def heif_reader() -> Callable[[BinaryIO], Image.Image] | None:
-    """What opens HEIF where the package pillow-heif is installed. Called directly, it changes nothing in Pillow."""
+    """What opens HEIF where the package pillow-heif is installed. Called directly, it changes
+    nothing in Pillow.
+    """
     if importlib.util.find_spec("pillow_heif") is None:
         return None
     return importlib.import_module("pillow_heif.as_plugin").HeifImageFile

@@ -1,8 +1,8 @@
 """Batches by step number: the same whatever the number of workers, processes or resumptions.
 
-The images of an epoch are shuffled by a keyed permutation. Optimizer step i of an epoch takes the positions
-[i * batch, (i + 1) * batch) of it; of these, process r of W takes r, r + W, ...; that share is cut into `accumulate`
-micro-batches in order. An incomplete last batch is dropped.
+The images of an epoch are shuffled by a keyed permutation. Optimizer step i of an epoch takes the
+positions [i * batch, (i + 1) * batch) of it; of these, process r of W takes r, r + W, ...; that
+share is cut into `accumulate` micro-batches in order. An incomplete last batch is dropped.
 """
 
 from __future__ import annotations
@@ -40,12 +40,16 @@ MAX_WORKERS = 16
 
 
 class MicroBatches(Dataset["Batch | DataError"]):
-    """Micro-batch number n of this process: step n // accumulate, part n % accumulate. Holds no state but a cache.
+    """Micro-batch number n of this process: step n // accumulate, part n % accumulate. Holds no
+    state but a cache.
 
-    Data that cannot be used are returned as the error, not raised: a worker would bury it in its own traceback.
+    Data that cannot be used are returned as the error, not raised: a worker would bury it in its
+    own traceback.
     """
 
-    def __init__(self, config: Config, source: ImageSource, grid: tuple[int, int], rank: int, world_size: int) -> None:
+    def __init__(
+        self, config: Config, source: ImageSource, grid: tuple[int, int], rank: int, world_size: int
+    ) -> None:
         self.config, self.source, self.grid = config, source, grid
         self.rank, self.world_size = rank, world_size
         self.steps_per_epoch = len(source) // config.train.batch
@@ -64,11 +68,15 @@ class MicroBatches(Dataset["Batch | DataError"]):
         if self._order[0] != epoch:
             self._order = (epoch, permutation(self.config.train.seed, epoch, len(self.source)))
         total, parts = self.config.train.batch, self.config.train.accumulate
-        mine = self._order[1][position * total : (position + 1) * total][self.rank :: self.world_size]
+        mine = self._order[1][position * total : (position + 1) * total][
+            self.rank :: self.world_size
+        ]
         return mine.reshape(parts, -1)[part]
 
     def _read(self, wanted: NDArray[np.int64], epoch: int) -> Batch:
-        """Decode each image once, draw the parameters of all of them at once, render, stack view-major."""
+        """Decode each image once, draw the parameters of all of them at once, render, stack
+        view-major.
+        """
         config = self.config
         images, index, bad = [], wanted.copy(), []
         for row, i in enumerate(wanted.tolist()):
@@ -97,12 +105,19 @@ class MicroBatches(Dataset["Batch | DataError"]):
         masks = make_masks(config.mask, self.grid, augment.num_global, seed, epoch, index)
         if config.mask.views != "all":
             return masks
-        grid = (augment.local_size[0] // config.model.stride, augment.local_size[1] // config.model.stride)
+        grid = (
+            augment.local_size[0] // config.model.stride,
+            augment.local_size[1] // config.model.stride,
+        )
         first = augment.num_global
-        local = make_masks(config.mask, grid, augment.num_local, seed, epoch, index, first_view=first)
+        local = make_masks(
+            config.mask, grid, augment.num_local, seed, epoch, index, first_view=first
+        )
         return replace(masks, local=local)
 
-    def _decode(self, wanted: int, epoch: int, bad: list[tuple[str, str]]) -> tuple[NDArray[np.uint8], int]:
+    def _decode(
+        self, wanted: int, epoch: int, bad: list[tuple[str, str]]
+    ) -> tuple[NDArray[np.uint8], int]:
         """Pixels of image `wanted`, or of the first readable one among its keyed replacements.
 
         A replacement brings its own views and masks, so it looks as it would in its own place.
@@ -111,7 +126,9 @@ class MicroBatches(Dataset["Batch | DataError"]):
         for attempt in range(REPLACEMENTS):
             try:
                 data = self.config.data
-                return decode(self.source.path(candidate), data.exif_orientation, data.max_pixels), candidate
+                return decode(
+                    self.source.path(candidate), data.exif_orientation, data.max_pixels
+                ), candidate
             except UnreadableImage as error:
                 bad.append((self.source.name(candidate), str(error)))
                 drawn = uniform(self.config.train.seed, epoch, wanted, attempt, Purpose.REPLACE, 1)
@@ -124,7 +141,9 @@ class MicroBatches(Dataset["Batch | DataError"]):
 
 
 class Loader:
-    """Micro-batches of every optimizer step from `start_step` on, read ahead by worker processes."""
+    """Micro-batches of every optimizer step from `start_step` on, read ahead by worker
+    processes.
+    """
 
     def __init__(
         self,
@@ -137,7 +156,9 @@ class Loader:
         start_step: int = 0,
         end_step: int | None = None,
     ) -> None:
-        """Check that the batch fits data, processes and shared memory. Raises ConfigError, DataError, ResourceError."""
+        """Check that the batch fits data, processes and shared memory. Raises ConfigError,
+        DataError, ResourceError.
+        """
         check_batch(config, source, world_size)
         self.dataset = MicroBatches(config, source, grid, rank, world_size)
         self.steps_per_epoch = self.dataset.steps_per_epoch
@@ -155,7 +176,9 @@ class Loader:
             self.workers, self.ahead = fitting(self.workers, self.ahead, self.num_bytes, self.held)
 
     def __iter__(self) -> Iterator[list[Batch]]:
-        """Per optimizer step the micro-batches of this process: bytes, on the CPU. Raises DataError."""
+        """Per optimizer step the micro-batches of this process: bytes, on the CPU. Raises
+        DataError.
+        """
         micro_batches = read_items(
             self.dataset,
             self.workers,
@@ -164,14 +187,20 @@ class Loader:
             held=self.held,
             pin=self.on_gpu,
             batch_size=None,
-            sampler=_Numbers(self.start_step * self.accumulate, self.end_step and self.end_step * self.accumulate),
+            sampler=_Numbers(
+                self.start_step * self.accumulate, self.end_step and self.end_step * self.accumulate
+            ),
         )
-        while step := [batch for _, batch in zip(range(self.accumulate), micro_batches, strict=False)]:
+        while step := [
+            batch for _, batch in zip(range(self.accumulate), micro_batches, strict=False)
+        ]:
             yield step
 
 
 class _Numbers:
-    """Micro-batch numbers from `start` to `end` (None: without end); the order is all in the number."""
+    """Micro-batch numbers from `start` to `end` (None: without end); the order is all in the
+    number.
+    """
 
     def __init__(self, start: int, end: int | None) -> None:
         self.start, self.end = start, end
@@ -184,7 +213,9 @@ class _Numbers:
 
 
 def check_batch(config: Config, source: ImageSource, world_size: int = 1) -> None:
-    """Raise DataError for a batch larger than the data, ConfigError for one that the processes cannot share."""
+    """Raise DataError for a batch larger than the data, ConfigError for one that the processes
+    cannot share.
+    """
     train, shares = config.train, world_size * config.train.accumulate
     if train.batch > len(source):
         raise DataError(
@@ -195,13 +226,16 @@ def check_batch(config: Config, source: ImageSource, world_size: int = 1) -> Non
     if train.batch % shares:
         raise ConfigError(
             f"train.batch={train.batch} cannot be shared equally",
-            why=f"{counted(world_size, 'process')} x train.accumulate={train.accumulate} micro-batches",
+            why=f"{counted(world_size, 'process')} x train.accumulate={train.accumulate} "
+            "micro-batches",
             fix=f"make train.batch a multiple of {shares}",
         )
 
 
 def content_hash(image: NDArray[np.uint8]) -> int:
-    """Hash of about 16 x 16 pixels of an image [H, W, 3], to notice a folder of equal pictures; -1 for one colour."""
+    """Hash of about 16 x 16 pixels of an image [H, W, 3], to notice a folder of equal pictures; -1
+    for one colour.
+    """
     height, width = image.shape[:2]
     sample = image[:: max(1, height // 16), :: max(1, width // 16)]
     return -1 if (sample == sample[0, 0]).all() else zlib.crc32(sample.tobytes())
@@ -210,7 +244,8 @@ def content_hash(image: NDArray[np.uint8]) -> int:
 def choose_workers(setting: int, on_gpu: bool) -> int:
     """Loader processes: the setting, or for -1 as the cores allow.
 
-    Beside a GPU all cores of this process but one decode; on a CPU, where they also train, one in four.
+    Beside a GPU all cores of this process but one decode; on a CPU, where they also train, one in
+    four.
     """
     if setting >= 0:
         return setting
@@ -221,12 +256,16 @@ def choose_workers(setting: int, on_gpu: bool) -> int:
 def micro_batch_bytes(config: Config, world_size: int) -> int:
     """Bytes of the views of one micro-batch of one process."""
     augment, train = config.augment, config.train
-    pixels = augment.num_global * math.prod(augment.global_size) + augment.num_local * math.prod(augment.local_size)
+    pixels = augment.num_global * math.prod(augment.global_size) + augment.num_local * math.prod(
+        augment.local_size
+    )
     return 3 * pixels * train.batch // (world_size * train.accumulate)
 
 
 def read_ahead(config: Config, world_size: int, workers: int) -> int:
-    """Micro-batches that each worker keeps ready: up to 4, as long as all together stay within `READ_AHEAD` bytes."""
+    """Micro-batches that each worker keeps ready: up to 4, as long as all together stay within
+    `READ_AHEAD` bytes.
+    """
     return max(1, min(4, READ_AHEAD // (workers * max(1, micro_batch_bytes(config, world_size)))))
 
 

@@ -1,7 +1,7 @@
 """Block-wise and random masks of the global views (paper section 3.1 and appendix B, spec 2.3).
 
-Each mask is a function of (seed, epoch, image, view). Block masks are set by array slices; the only loop is over the
-blocks of one mask, because each block depends on what the earlier ones left.
+Each mask is a function of (seed, epoch, image, view). Block masks are set by array slices; the only
+loop is over the blocks of one mask, because each block depends on what the earlier ones left.
 """
 
 from __future__ import annotations
@@ -36,12 +36,16 @@ def make_masks(
     *,
     first_view: int = 0,
 ) -> Masks:
-    """Masks of views of one size of the images `index` [B] in one epoch; all empty before `config.start_epoch`.
+    """Masks of views of one size of the images `index` [B] in one epoch; all empty before
+    `config.start_epoch`.
 
-    first_view: number of the first of these views among all: 0 for the global ones, G for the local ones.
+    first_view: number of the first of these views among all: 0 for the global ones, G for the local
+    ones.
     """
     if epoch < config.start_epoch:
-        return masks_from_map(torch.zeros(num_views, len(index), grid[0] * grid[1], dtype=torch.bool))
+        return masks_from_map(
+            torch.zeros(num_views, len(index), grid[0] * grid[1], dtype=torch.bool)
+        )
     targets = mask_ratios(config, num_views, seed, epoch, index, first_view) * (grid[0] * grid[1])
     views = np.arange(first_view, first_view + num_views)
     draw = _block_masks if config.shape == "block" else _random_masks
@@ -57,7 +61,9 @@ def mask_ratios(
     index: NDArray[np.int64],
     first_view: int = 0,
 ) -> NDArray[np.float64]:
-    """Share of patches to hide, [V, B]: one pair of `config.ratio` at random, then uniform within it (spec 2.3.1)."""
+    """Share of patches to hide, [V, B]: one pair of `config.ratio` at random, then uniform within
+    it (spec 2.3.1).
+    """
     views = np.arange(first_view, first_view + num_views)
     # All views of an image share the draws of view 0 when the ratio is per image.
     keys = views * (config.ratio_per == "view")
@@ -85,28 +91,42 @@ def _block_masks(
     index: NDArray[np.int64],
     views: NDArray[np.int64],
 ) -> NDArray[np.bool_]:
-    """Maps bool [V, B, h, w] with about `targets` [V, B] hidden cells in rectangles (spec 2.3.2)."""
+    """Maps bool [V, B, h, w] with about `targets` [V, B] hidden cells in rectangles (spec
+    2.3.2).
+    """
     maps = np.zeros((*targets.shape, *grid), dtype=bool)
     limits = grid if config.full_width else (grid[0] - 1, grid[1] - 1)
-    drawn = uniform(seed, epoch, index, views[:, None], Purpose.MASK_BLOCK, DRAWS_PER_FETCH).tolist()
+    drawn = uniform(
+        seed, epoch, index, views[:, None], Purpose.MASK_BLOCK, DRAWS_PER_FETCH
+    ).tolist()
     for view, i in zip(*np.nonzero(targets >= 1), strict=True):
         key = (seed, epoch, int(index[i]), int(views[view]))
-        _fill_with_blocks(maps[view, i], float(targets[view, i]), limits, _four_at_a_time(drawn[view][i], key))
+        _fill_with_blocks(
+            maps[view, i], float(targets[view, i]), limits, _four_at_a_time(drawn[view][i], key)
+        )
     return maps
 
 
 def _fill_with_blocks(
-    mask: NDArray[np.bool_], target: float, limits: tuple[int, int], draws: Iterator[Sequence[float]]
+    mask: NDArray[np.bool_],
+    target: float,
+    limits: tuple[int, int],
+    draws: Iterator[Sequence[float]],
 ) -> None:
-    """Set rectangles in `mask` [h, w] until `target` cells are hidden or ten rectangles in a row do not fit."""
+    """Set rectangles in `mask` [h, w] until `target` cells are hidden or ten rectangles in a row do
+    not fit.
+    """
     height, width = mask.shape
     low = (min(height, width) // 3) ** 2
     hidden, failures = 0, 0
-    # With less than one cell of room nothing fits any more (quirk Q17: the published code tries ten times).
+    # With less than one cell of room nothing fits any more (quirk Q17: the published code tries ten
+    # times).
     while target - hidden >= 1 and failures < ATTEMPTS:
         room = target - hidden
         u_area, u_aspect, u_top, u_left = next(draws)
-        area = low + (room - low) * u_area  # `low` may exceed `room`: the published draw runs between swapped ends
+        area = (
+            low + (room - low) * u_area
+        )  # `low` may exceed `room`: the published draw runs between swapped ends
         aspect = math.exp(LOG_ASPECT * (2 * u_aspect - 1))
         block_h, block_w = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         failures += 1
@@ -120,8 +140,12 @@ def _fill_with_blocks(
             hidden, failures = hidden + new, 0
 
 
-def _four_at_a_time(drawn: list[float], key: tuple[int, int, int, int]) -> Iterator[Sequence[float]]:
-    """Endless groups of four numbers for one mask: those fetched with the batch, then further ones."""
+def _four_at_a_time(
+    drawn: list[float], key: tuple[int, int, int, int]
+) -> Iterator[Sequence[float]]:
+    """Endless groups of four numbers for one mask: those fetched with the batch, then further
+    ones.
+    """
     seed, epoch, index, view = key
     for fetched in count():
         for i in range(0, len(drawn), 4):
@@ -140,9 +164,12 @@ def _random_masks(
     index: NDArray[np.int64],
     views: NDArray[np.int64],
 ) -> NDArray[np.bool_]:
-    """Maps bool [V, B, h, w] with int(target) hidden cells each, all sets equally likely (spec 2.3.3)."""
+    """Maps bool [V, B, h, w] with int(target) hidden cells each, all sets equally likely (spec
+    2.3.3).
+    """
     cells = grid[0] * grid[1]
-    # One word per cell, in chunks of what one counter gives; the cells with the smallest words are hidden.
+    # One word per cell, in chunks of what one counter gives; the cells with the smallest words are
+    # hidden.
     chunks = np.arange(-(-cells // MAX_DRAWS)) * 256
     keys = chunks + views[:, None, None]
     drawn = words(seed, epoch, index[:, None], keys, Purpose.MASK_RANDOM, MAX_DRAWS)

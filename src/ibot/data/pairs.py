@@ -1,8 +1,9 @@
-"""Pairs of patches across the two global views, for the dense alternatives to masked prediction (paper appendix E).
+"""Pairs of patches across the two global views, for the dense alternatives to masked prediction
+(paper appendix E).
 
-Nothing is hidden. By position, a patch of one view is paired with that of the other view whose centre is nearest in the
-image, as long as its own centre lies in the other view; by feature, every patch takes part and the teacher finds the
-partner (`ibot.method.model.most_similar`).
+Nothing is hidden. By position, a patch of one view is paired with that of the other view whose
+centre is nearest in the image, as long as its own centre lies in the other view; by feature, every
+patch takes part and the teacher finds the partner (`ibot.method.model.most_similar`).
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from numpy.typing import NDArray
 from ibot.types import Masks, ViewParams
 
 
-def make_pairs(match: Literal["position", "feature"], params: ViewParams, grid: tuple[int, int]) -> Masks:
+def make_pairs(
+    match: Literal["position", "feature"], params: ViewParams, grid: tuple[int, int]
+) -> Masks:
     """Patches in the loss of the two global views of each image, and for "position" their partners.
 
     grid: rows and columns of patches of a global view.
@@ -37,8 +40,12 @@ def make_pairs(match: Literal["position", "feature"], params: ViewParams, grid: 
     )
 
 
-def _nearest_places(params: ViewParams, grid: tuple[int, int]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-    """For each patch [2, B, N]: is its centre in the other view, and the flat position of the patch nearest to it."""
+def _nearest_places(
+    params: ViewParams, grid: tuple[int, int]
+) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    """For each patch [2, B, N]: is its centre in the other view, and the flat position of the patch
+    nearest to it.
+    """
     box = np.moveaxis(params.box[:, :2].astype(np.float64), 1, 0)  # [2, B, 4]
     flip = params.flip[:, :2].T[..., None]
     rows, columns = grid
@@ -46,12 +53,20 @@ def _nearest_places(params: ViewParams, grid: tuple[int, int]) -> tuple[NDArray[
     y = top + height * (np.arange(rows) + 0.5) / rows
     across = (np.arange(columns) + 0.5) / columns
     x = left + width * np.where(flip, 1 - across, across)
-    # In the units of the other view's patches the nearest one is the one that the centre falls into.
+    # In the units of the other view's patches the nearest one is the one that the centre falls
+    # into.
     row = (y - top[::-1]) / height[::-1] * rows
     place = (x - left[::-1]) / width[::-1]
     column = np.where(flip[::-1], 1 - place, place) * columns
-    used = ((row >= 0) & (row < rows))[..., :, None] & ((column >= 0) & (column < columns))[..., None, :]
-    inside = np.floor(row).astype(np.int64)[..., :, None] * columns + np.floor(column).astype(np.int64)[..., None, :]
+    used = ((row >= 0) & (row < rows))[..., :, None] & ((column >= 0) & (column < columns))[
+        ..., None, :
+    ]
+    inside = (
+        np.floor(row).astype(np.int64)[..., :, None] * columns
+        + np.floor(column).astype(np.int64)[..., None, :]
+    )
     batch = box.shape[1]
-    start = (np.arange(2)[::-1, None] * batch + np.arange(batch)) * (rows * columns)  # the other view of each image
+    start = (np.arange(2)[::-1, None] * batch + np.arange(batch)) * (
+        rows * columns
+    )  # the other view of each image
     return used.reshape(2, batch, -1), (inside + start[..., None, None]).reshape(2, batch, -1)

@@ -1,7 +1,8 @@
-"""Parameters of the views of an image: random numbers in, boxes and colours out, no pixels (spec 2.1, 2.2).
+"""Parameters of the views of an image: random numbers in, boxes and colours out, no pixels (spec
+2.1, 2.2).
 
-Vectorised over images and views. The recipes differ in three places: size and scale (global, local), blur and
-solarization (first global view, other global views, local views).
+Vectorised over images and views. The recipes differ in three places: size and scale (global,
+local), blur and solarization (first global view, other global views, local views).
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ def view_size(config: AugmentConfig, view: int) -> tuple[int, int]:
 def view_params(
     config: AugmentConfig, seed: int, epoch: int, index: NDArray[np.int64], sizes: NDArray[np.int64]
 ) -> ViewParams:
-    """Parameters of all views of the images `index` [B] with `sizes` [B, 2] (height, width in pixels)."""
+    """Parameters of all views of the images `index` [B] with `sizes` [B, 2] (height, width in
+    pixels).
+    """
     views = np.arange(num_views(config))
     is_global = views < config.num_global
     scale = np.where(is_global[:, None], config.global_scale, config.local_scale)
@@ -57,7 +60,10 @@ def view_params(
 
 
 def boxes(
-    drawn: NDArray[np.float64], sizes: NDArray[np.int64], scale: NDArray[np.float64], aspect: tuple[float, float]
+    drawn: NDArray[np.float64],
+    sizes: NDArray[np.int64],
+    scale: NDArray[np.float64],
+    aspect: tuple[float, float],
 ) -> NDArray[np.int32]:
     """Random resized crop (spec 2.1): the first of ten boxes that fits, else the central one.
 
@@ -66,7 +72,9 @@ def boxes(
     """
     height, width = (sizes[:, None, None, i].astype(np.float64) for i in range(2))
     u = drawn.reshape(*drawn.shape[:2], BOX_ATTEMPTS, 4)
-    area = height * width * (scale[:, None, 0] + (scale[:, None, 1] - scale[:, None, 0]) * u[..., 0])
+    area = (
+        height * width * (scale[:, None, 0] + (scale[:, None, 1] - scale[:, None, 0]) * u[..., 0])
+    )
     log_low, log_high = np.log(np.asarray(aspect, np.float32))
     ratio = np.exp(log_low + (log_high - log_low) * u[..., 1])
     box_w, box_h = np.rint(np.sqrt(area * ratio)), np.rint(np.sqrt(area / ratio))
@@ -85,7 +93,9 @@ def boxes(
 
 
 def _central_box(height: int, width: int, aspect: tuple[float, float]) -> NDArray[np.int64]:
-    """The central box of the nearest allowed aspect, used when ten boxes did not fit (long, narrow images)."""
+    """The central box of the nearest allowed aspect, used when ten boxes did not fit (long, narrow
+    images).
+    """
     low, high = aspect
     box_h, box_w = height, width
     if width / height < low:

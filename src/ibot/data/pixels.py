@@ -1,6 +1,7 @@
 """Pixels of the views on the CPU: the reference, equal to Pillow bit by bit (spec 2.2).
 
-One image at a time and easy to read; training renders whole batches with `pixels_batch`, which gives the same bytes.
+One image at a time and easy to read; training renders whole batches with `pixels_batch`, which
+gives the same bytes.
 """
 
 from __future__ import annotations
@@ -19,13 +20,16 @@ from ibot.types import ViewParams
 
 MEAN, STD = IMAGENET_MEAN, IMAGENET_STD
 Statistics = tuple[Sequence[float], Sequence[float]]
-"""Mean and deviation of the levels 0..1 of red, green, blue; `ModelConfig.statistics` of a network."""
+"""Mean and deviation of the levels 0..1 of red, green, blue; `ModelConfig.statistics` of a
+network."""
 RESIZE_OVER_CROP = 256 / 224
 """The shorter side is resized to this times the crop before the central crop."""
 _SOLARIZE = [v if v < 128 else 255 - v for v in range(256)] * 3
 
 
-def render(image: NDArray[np.uint8], params: ViewParams, row: int, config: AugmentConfig) -> list[NDArray[np.uint8]]:
+def render(
+    image: NDArray[np.uint8], params: ViewParams, row: int, config: AugmentConfig
+) -> list[NDArray[np.uint8]]:
     """All views of one image.
 
     image: [H, W, 3]. params: of a whole batch, `row` is the image's place in it.
@@ -33,11 +37,14 @@ def render(image: NDArray[np.uint8], params: ViewParams, row: int, config: Augme
     """
     whole = Image.fromarray(image)
     return [
-        np.asarray(render_view(whole, params, row, view, view_size(config, view))) for view in range(num_views(config))
+        np.asarray(render_view(whole, params, row, view, view_size(config, view)))
+        for view in range(num_views(config))
     ]
 
 
-def render_view(image: Image.Image, params: ViewParams, row: int, view: int, size: tuple[int, int]) -> Image.Image:
+def render_view(
+    image: Image.Image, params: ViewParams, row: int, view: int, size: tuple[int, int]
+) -> Image.Image:
     """One view (height, width) of one image, which stands at `row` of the parameters."""
     top, left, height, width = params.box[row, view].tolist()
     out = resized_crop(image, top, left, height, width, size)
@@ -94,10 +101,14 @@ def saturation(image: Image.Image, factor: float) -> Image.Image:
 
 
 def hue(image: Image.Image, shift: float) -> Image.Image:
-    """Shift the 8-bit hue by trunc(255 * shift), modulo 256; the conversion loses precision even for a shift of 0."""
+    """Shift the 8-bit hue by trunc(255 * shift), modulo 256; the conversion loses precision even
+    for a shift of 0.
+    """
     h, s, v = image.convert("HSV").split()
     offset = int(shift * 255)
-    return Image.merge("HSV", (h.point([(level + offset) % 256 for level in range(256)]), s, v)).convert("RGB")
+    return Image.merge(
+        "HSV", (h.point([(level + offset) % 256 for level in range(256)]), s, v)
+    ).convert("RGB")
 
 
 def grayscale(image: Image.Image) -> Image.Image:
@@ -121,7 +132,9 @@ JITTER = (brightness, contrast, saturation, hue)
 
 
 def shorter_side(crop: tuple[int, int]) -> int:
-    """To how many pixels evaluations resize the shorter side of a picture, of which they take a central crop."""
+    """To how many pixels evaluations resize the shorter side of a picture, of which they take a
+    central crop.
+    """
     return round(max(crop) * RESIZE_OVER_CROP)
 
 
@@ -131,16 +144,26 @@ def evaluation_view(
     crop: tuple[int, int],
     resample: Image.Resampling = Image.Resampling.BICUBIC,
 ) -> NDArray[np.uint8]:
-    """Resize of the shorter side to `resize`, then a central crop (height, width): [H, W, 3] -> [h, w, 3]."""
+    """Resize of the shorter side to `resize`, then a central crop (height, width): [H, W, 3] -> [h,
+    w, 3].
+    """
     return np.asarray(center_crop(resize_shorter(Image.fromarray(image), resize, resample), crop))
 
 
-def resize_shorter(image: Image.Image, side: int, resample: Image.Resampling = Image.Resampling.BICUBIC) -> Image.Image:
-    """Resize so that the shorter side is `side`; the longer one is truncated (torchvision's rule)."""
+def resize_shorter(
+    image: Image.Image, side: int, resample: Image.Resampling = Image.Resampling.BICUBIC
+) -> Image.Image:
+    """Resize so that the shorter side is `side`; the longer one is truncated (torchvision's
+    rule).
+    """
     width, height = image.size
     if min(width, height) == side:
         return image
-    size = (side, int(side * height / width)) if width <= height else (int(side * width / height), side)
+    size = (
+        (side, int(side * height / width))
+        if width <= height
+        else (int(side * width / height), side)
+    )
     return image.resize(size, resample)
 
 
@@ -165,6 +188,7 @@ def renormalize(images: Tensor, given: Statistics, wanted: Statistics) -> Tensor
     if given == wanted:
         return images
     (mean, std), (new_mean, new_std) = (
-        [torch.tensor(values, device=images.device).view(3, 1, 1) for values in pair] for pair in (given, wanted)
+        [torch.tensor(values, device=images.device).view(3, 1, 1) for values in pair]
+        for pair in (given, wanted)
     )
     return (images * std + mean - new_mean) / new_std

@@ -1,7 +1,9 @@
-"""Pixels of the views of a whole batch at once: bit by bit those of `pixels.render`, faster on small views.
+"""Pixels of the views of a whole batch at once: bit by bit those of `pixels.render`, faster on
+small views.
 
-Crop, resize and blur run per image in Pillow. Colours run on all images of a view that want an operation together:
-gray and HSV conversions see one tall picture, everything else is numpy arithmetic on bytes as Pillow does it.
+Crop, resize and blur run per image in Pillow. Colours run on all images of a view that want an
+operation together: gray and HSV conversions see one tall picture, everything else is numpy
+arithmetic on bytes as Pillow does it.
 """
 
 from __future__ import annotations
@@ -19,12 +21,17 @@ from ibot.types import ViewParams
 
 Pixels = NDArray[np.uint8]
 LARGE = 64
-"""Side from which a view by itself is faster than together with the others: it stays in the processor's cache."""
+"""Side from which a view by itself is faster than together with the others: it stays in the
+processor's cache."""
 _LEVELS = np.arange(256, dtype=np.float32)
 
 
-def render_batch(images: Sequence[Pixels], params: ViewParams, config: AugmentConfig) -> list[Pixels]:
-    """All views of all images [H, W, 3] of a batch: V arrays uint8 [B, h, w, 3], global views first."""
+def render_batch(
+    images: Sequence[Pixels], params: ViewParams, config: AugmentConfig
+) -> list[Pixels]:
+    """All views of all images [H, W, 3] of a batch: V arrays uint8 [B, h, w, 3], global views
+    first.
+    """
     pictures = [Image.fromarray(image) for image in images]
     views = []
     for view in range(num_views(config)):
@@ -32,12 +39,17 @@ def render_batch(images: Sequence[Pixels], params: ViewParams, config: AugmentCo
         if min(size) < LARGE:
             views.append(_render_together(pictures, params, view, size))
         else:
-            rows = [render_view(picture, params, row, view, size) for row, picture in enumerate(pictures)]
+            rows = [
+                render_view(picture, params, row, view, size)
+                for row, picture in enumerate(pictures)
+            ]
             views.append(np.stack([np.asarray(picture) for picture in rows]))
     return views
 
 
-def _render_together(pictures: Sequence[Image.Image], params: ViewParams, view: int, size: tuple[int, int]) -> Pixels:
+def _render_together(
+    pictures: Sequence[Image.Image], params: ViewParams, view: int, size: tuple[int, int]
+) -> Pixels:
     out = np.empty((len(pictures), *size, 3), np.uint8)
     for row, picture in enumerate(pictures):
         top, left, height, width = params.box[row, view].tolist()
@@ -90,11 +102,20 @@ def _hue(images: Pixels, shifts: NDArray[np.float32]) -> Pixels:
     return np.asarray(_tall(hsv, "HSV").convert("RGB")).reshape(images.shape)
 
 
-JITTER: tuple[Callable[[Pixels, NDArray[np.float32]], Pixels], ...] = (_brightness, _contrast, _saturation, _hue)
+JITTER: tuple[Callable[[Pixels, NDArray[np.float32]], Pixels], ...] = (
+    _brightness,
+    _contrast,
+    _saturation,
+    _hue,
+)
 """Operations of colour jitter by their number in `ViewParams.jitter_order`."""
 
 
-def _blend(base: NDArray[np.float32] | np.float32, levels: NDArray[np.float32], factors: NDArray[np.float32]) -> Pixels:
+def _blend(
+    base: NDArray[np.float32] | np.float32,
+    levels: NDArray[np.float32],
+    factors: NDArray[np.float32],
+) -> Pixels:
     """Pillow's blend: base + factor * (level - base) in float32, clipped, truncated."""
     return (base + factors * (levels - base)).clip(0, 255).astype(np.uint8)
 
@@ -102,7 +123,9 @@ def _blend(base: NDArray[np.float32] | np.float32, levels: NDArray[np.float32], 
 def _look_up(images: Pixels, tables: Pixels) -> Pixels:
     """Replace every level by its entry in the image's table [n, 256]."""
     flat = images.reshape(len(images), -1)
-    return np.stack([table[pixels] for table, pixels in zip(tables, flat, strict=True)]).reshape(images.shape)
+    return np.stack([table[pixels] for table, pixels in zip(tables, flat, strict=True)]).reshape(
+        images.shape
+    )
 
 
 def _tall(images: Pixels, mode: str = "RGB") -> Image.Image:

@@ -1,8 +1,9 @@
 """Generated scenes of composed objects with labels, boxes and instance masks, still or moving.
 
-A class is an arrangement of parts: a house is a triangle on a square, a car a low box on two wheels. Place, size, tilt,
-mirroring, shades, light and noise are free, and dark objects on light paper are as frequent as the reverse. So no pixel
-and no patch tells the class. Used by the demo, the tests and later the dense tasks.
+A class is an arrangement of parts: a house is a triangle on a square, a car a low box on two
+wheels. Place, size, tilt, mirroring, shades, light and noise are free, and dark objects on light
+paper are as frequent as the reverse. So no pixel and no patch tells the class. Used by the demo,
+the tests and later the dense tasks.
 """
 
 from __future__ import annotations
@@ -64,13 +65,21 @@ OBJECTS: dict[str, list[Polygon]] = {
         _box(-0.06, -0.9, 0.05, 0.3),
     ],
     "flower": [_box(-0.07, 0.0, 0.07, 0.95), *_petals(5, 0.42, 0.26), _disk(0, -0.35, 0.22)],
-    "table": [_box(-0.95, -0.35, 0.95, -0.1), _box(-0.8, -0.1, -0.6, 0.8), _box(0.6, -0.1, 0.8, 0.8)],
+    "table": [
+        _box(-0.95, -0.35, 0.95, -0.1),
+        _box(-0.8, -0.1, -0.6, 0.8),
+        _box(0.6, -0.1, 0.8, 0.8),
+    ],
     "ladder": [
         _box(-0.5, -0.95, -0.35, 0.95),
         _box(0.35, -0.95, 0.5, 0.95),
         *(_box(-0.5, y, 0.5, y + 0.14) for y in (-0.7, -0.25, 0.2, 0.65)),
     ],
-    "fish": [_disk(-0.15, 0, 0.65, 0.6), _triangle((0.35, 0), (0.95, -0.5), (0.95, 0.5)), _disk(-0.5, -0.08, 0.1)],
+    "fish": [
+        _disk(-0.15, 0, 0.65, 0.6),
+        _triangle((0.35, 0), (0.95, -0.5), (0.95, 0.5)),
+        _disk(-0.5, -0.08, 0.1),
+    ],
     "mug": [
         _box(-0.6, -0.6, 0.35, 0.8),
         _box(0.35, -0.3, 0.8, -0.14),
@@ -99,7 +108,14 @@ class Scene:
 
 
 def draw_scene(
-    seed: int, index: int, *, size: int = 32, objects: int = 1, frame: int = 0, clutter: int = 0, color: float = 0.0
+    seed: int,
+    index: int,
+    *,
+    size: int = 32,
+    objects: int = 1,
+    frame: int = 0,
+    clutter: int = 0,
+    color: float = 0.0,
 ) -> Scene:
     """The scene number `index` of a set.
 
@@ -110,8 +126,8 @@ def draw_scene(
         objects: objects per scene; later ones are smaller and lie in front.
         frame: time; objects move along straight lines, a few pixels per frame.
         clutter: strokes behind the objects, edges that say nothing.
-        color: 0 for gray pictures, 1 for free colours. Free colours tell pictures apart so well that a short training
-            learns little else.
+        color: 0 for gray pictures, 1 for free colours. Free colours tell pictures apart so well
+            that a short training learns little else.
     """
     numbers = iter(uniform(seed, 0, index, np.arange(3 + objects), Purpose.SCENE, 128).tolist())
     canvas = _background(_Draws(next(numbers)), size)
@@ -123,7 +139,9 @@ def draw_scene(
         draws = _Draws(next(numbers))
         label = draws.integer(len(CLASSES))
         labels.append(index % len(CLASSES) if i == 0 else label)
-        masks[i] = _draw_object(canvas, draws, OBJECTS[CLASSES[labels[i]]], paper, 1.0 if i == 0 else 0.6, frame)
+        masks[i] = _draw_object(
+            canvas, draws, OBJECTS[CLASSES[labels[i]]], paper, 1.0 if i == 0 else 0.6, frame
+        )
         masks[:i] *= 1 - masks[i]  # what lies in front hides what lies behind
     seen = masks > 0.5
     canvas = _gray(canvas)[..., None] * (1 - color) + canvas * color
@@ -166,17 +184,31 @@ def _strokes(canvas: NDArray[np.float64], draws: _Draws, size: int, count: int) 
     """Short lines of free colour."""
     for _ in range(count):
         center = np.array([draws.between(0, 1), draws.between(0, 1)])
-        angle, length, width = draws.between(0, math.pi), draws.between(0.1, 0.4), draws.between(0.02, 0.05)
+        angle, length, width = (
+            draws.between(0, math.pi),
+            draws.between(0.1, 0.4),
+            draws.between(0.02, 0.05),
+        )
         along = np.array([math.cos(angle), math.sin(angle)])
         across = np.array([-along[1], along[0]]) * width
-        corners = [center + s * along * length / 2 + t * across for s, t in ((-1, -1), (1, -1), (1, 1), (-1, 1))]
+        corners = [
+            center + s * along * length / 2 + t * across
+            for s, t in ((-1, -1), (1, -1), (1, 1), (-1, 1))
+        ]
         _paint(canvas, np.array(corners) * size, draws.color())
 
 
 def _draw_object(
-    canvas: NDArray[np.float64], draws: _Draws, parts: list[Polygon], paper: float, scale: float, frame: int
+    canvas: NDArray[np.float64],
+    draws: _Draws,
+    parts: list[Polygon],
+    paper: float,
+    scale: float,
+    frame: int,
 ) -> NDArray[np.float64]:
-    """Draw the parts of one object in shades of one colour that stands out; returns its coverage [S, S] in 0..1."""
+    """Draw the parts of one object in shades of one colour that stands out; returns its coverage
+    [S, S] in 0..1.
+    """
     size = len(canvas)
     radius = scale * draws.between(0.22, 0.38)
     tilt = draws.between(-0.35, 0.35)
@@ -198,17 +230,23 @@ def _draw_object(
     return coverage
 
 
-def _paint(canvas: NDArray[np.float64], corners: Polygon, color: NDArray[np.float64]) -> NDArray[np.float64]:
+def _paint(
+    canvas: NDArray[np.float64], corners: Polygon, color: NDArray[np.float64]
+) -> NDArray[np.float64]:
     """Fill a polygon (pixels) in place; returns its coverage [S, S]."""
     size = len(canvas)
     large = Image.new("L", (size * SUPERSAMPLING, size * SUPERSAMPLING))
-    ImageDraw.Draw(large).polygon([tuple(point) for point in (corners * SUPERSAMPLING).tolist()], fill=255)
+    ImageDraw.Draw(large).polygon(
+        [tuple(point) for point in (corners * SUPERSAMPLING).tolist()], fill=255
+    )
     coverage = np.asarray(large.reduce(SUPERSAMPLING)) / 255
     canvas += coverage[..., None] * (color - canvas)
     return coverage
 
 
-def _lighted(canvas: NDArray[np.float64], draws: _Draws, noise: np.random.Generator) -> NDArray[np.uint8]:
+def _lighted(
+    canvas: NDArray[np.float64], draws: _Draws, noise: np.random.Generator
+) -> NDArray[np.uint8]:
     """Brightness, contrast, and the noise of a sensor."""
     image = 0.5 + (canvas - 0.5) * draws.between(0.5, 1.0) + draws.between(-0.15, 0.15)
     image = image + noise.normal(0, 0.02, image.shape)
@@ -231,7 +269,8 @@ def write_folder(
     size: int = 32,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Write a labelled set of still scenes: root/train/CLASS/00000.png and root/val/CLASS/00000.png.
+    """Write a labelled set of still scenes: root/train/CLASS/00000.png and
+    root/val/CLASS/00000.png.
 
     A set that is already there with the same numbers is kept.
     """

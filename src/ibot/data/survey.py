@@ -29,7 +29,8 @@ class Survey:
     gray: float
     """Share of images without colour."""
     variety: float
-    """Effective number of independent directions among thumbnails of 64 gray levels: near 1 when all look alike."""
+    """Effective number of independent directions among thumbnails of 64 gray levels: near 1 when
+    all look alike."""
     repeated: float
     """Share of images whose thumbnail has a twin in the sample."""
     unreadable: float

@@ -1,4 +1,6 @@
-"""Loader processes: how many shared memory allows, what they say when stuck or failing, and how they end."""
+"""Loader processes: how many shared memory allows, what they say when stuck or failing, and how
+they end.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,12 @@ BESIDE = 1.1, 2**16
 PATIENCE = 60.0
 """Seconds without data after which it is said, again and again, what is being waited for."""
 WITHOUT = "read without loader processes: system.workers=0 (evaluations: --workers 0)"
-_STATES = {"D": "waits for a disk or a network folder", "T": "is stopped", "R": "is computing", "S": "sleeps"}
+_STATES = {
+    "D": "waits for a disk or a network folder",
+    "T": "is stopped",
+    "R": "is computing",
+    "S": "sleeps",
+}
 
 
 def read_items(
@@ -46,10 +53,12 @@ def read_items(
     """What a dataset gives, in order; read ahead by loader processes if there are any.
 
     Args:
-        dataset: errors of ours that it returns are raised here: a worker would bury them in its own traceback.
+        dataset: errors of ours that it returns are raised here: a worker would bury them in its own
+            traceback.
         workers: loader processes; 0: read in this one.
         num_bytes: of the tensors of one item.
-        ahead: items that each worker keeps ready. Where shared memory lacks the room there are fewer, which is said.
+        ahead: items that each worker keeps ready. Where shared memory lacks the room there are
+            fewer, which is said.
         held: items that this process keeps at a time, the one that it waits for included.
         pin: lay items into page-locked memory, for copies to a GPU beside the step.
         **grouping: sampler, batch_size and such, as `DataLoader` has them.
@@ -66,7 +75,8 @@ def read_items(
         worker_init_fn=_start_worker,
         pin_memory=pin,
         generator=torch.Generator(),  # or the loader draws from torch's own, which is the caller's
-        # A spawned process would import torch again; forked ones never touch the GPU. Only Linux forks safely.
+        # A spawned process would import torch again; forked ones never touch the GPU. Only Linux
+        # forks safely.
         multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
         **grouping,
     )
@@ -103,7 +113,8 @@ def _started(loader: DataLoader[Any]) -> Iterator[Any]:
 
 
 def fitting(workers: int, ahead: int, num_bytes: int, held: int) -> tuple[int, int]:
-    """Workers, and items that each may keep ready, for which shared memory has room beside `held` ones.
+    """Workers, and items that each may keep ready, for which shared memory has room beside `held`
+    ones.
 
     Raises ResourceError where it has none for a single one.
     """
@@ -115,7 +126,10 @@ def fitting(workers: int, ahead: int, num_bytes: int, held: int) -> tuple[int, i
     room = share // item - held
     if room >= workers * ahead:
         return workers, ahead
-    wanted = f"docker run --shm-size={math.ceil((workers * ahead + held) * item * (free / max(1, share)) / 2**30)}g"
+    wanted = (
+        "docker run "
+        f"--shm-size={math.ceil((workers * ahead + held) * item * (free / max(1, share)) / 2**30)}g"
+    )
     sizes = f"{_mib(share)} of {SHARED} are free for a process, a micro-batch takes {_mib(item)}"
     if room < 1:
         raise ResourceError(
@@ -126,8 +140,13 @@ def fitting(workers: int, ahead: int, num_bytes: int, held: int) -> tuple[int, i
     fewer = min(workers, room)
     log.warning(
         "note   %s: %d loader processes read %d ahead each, not %d read %d; %s",
-        sizes, fewer, room // fewer, workers, ahead, wanted,
-    )  # fmt: skip
+        sizes,
+        fewer,
+        room // fewer,
+        workers,
+        ahead,
+        wanted,
+    )
     return fewer, room // fewer
 
 
@@ -150,8 +169,8 @@ def _mib(num_bytes: int) -> str:
 
 
 def _start_worker(_: int) -> None:
-    # Schedulers and terminals signal every process of a job. Only the main process decides what that means: a worker
-    # that dies of it stops the run before it is saved.
+    # Schedulers and terminals signal every process of a job. Only the main process decides what
+    # that means: a worker that dies of it stops the run before it is saved.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
@@ -162,7 +181,9 @@ def _start_worker(_: int) -> None:
 
 
 def _end_when_told(parent: int) -> None:
-    """Obey SIGTERM from the parent alone: with it Python ends its workers at exit, so it must not be ignored."""
+    """Obey SIGTERM from the parent alone: with it Python ends its workers at exit, so it must not
+    be ignored.
+    """
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
         pass
     os._exit(0)
@@ -171,10 +192,18 @@ def _end_when_told(parent: int) -> None:
 def _send_reason(queue: Any, error: Exception, item: tuple[int, object]) -> None:
     """Send, in the place of an item, why it cannot be sent."""
     if "shared memory" in str(error):
-        what, fix = f"the shared memory ({SHARED}) is full", f"docker run --shm-size=8g, fewer workers, or {WITHOUT}"
+        what, fix = (
+            f"the shared memory ({SHARED}) is full",
+            f"docker run --shm-size=8g, fewer workers, or {WITHOUT}",
+        )
     else:
-        what, fix = "a loader process cannot hand over what it read", f"see TMPDIR and ulimit -n, or {WITHOUT}"
-    queue.put((item[0], ResourceError(what, why=f"{str(error).splitlines()[0]}; {_room()}", fix=fix)))
+        what, fix = (
+            "a loader process cannot hand over what it read",
+            f"see TMPDIR and ulimit -n, or {WITHOUT}",
+        )
+    queue.put(
+        (item[0], ResourceError(what, why=f"{str(error).splitlines()[0]}; {_room()}", fix=fix))
+    )
 
 
 class _Waiting:
@@ -201,19 +230,26 @@ class _Waiting:
                 log.warning("no images for %d s: %s", time.monotonic() - since, self._doing())
 
     def _doing(self) -> str:
-        """What each process that reads is doing; those that are idle are left out if there are others."""
+        """What each process that reads is doing; those that are idle are left out if there are
+        others.
+        """
         said = {}
         for number in self.workers:
             files = [file for file in _open_files(number) if file not in self.before]
             opened = f", '{files[-1]}' is open" if files else ""
             state = _state(number)
-            said[number] = (f"process {number} {_STATES.get(state, 'reads')}{opened}", state != "S" or opened)
+            said[number] = (
+                f"process {number} {_STATES.get(state, 'reads')}{opened}",
+                state != "S" or opened,
+            )
         busy = [words for words, is_busy in said.values() if is_busy]
         return "; ".join(busy or [words for words, _ in said.values()])
 
 
 def _state(number: int) -> str:
-    """A letter for what a process is doing, as `ps` shows it; empty where the system does not tell."""
+    """A letter for what a process is doing, as `ps` shows it; empty where the system does not
+    tell.
+    """
     try:
         return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
@@ -221,10 +257,16 @@ def _state(number: int) -> str:
 
 
 def _open_files(number: int) -> list[str]:
-    """Files that a process has open, sorted by their descriptors; none where the system does not tell."""
+    """Files that a process has open, sorted by their descriptors; none where the system does not
+    tell.
+    """
     files = []
     with suppress(OSError):
         for link in sorted(Path(f"/proc/{number}/fd").iterdir(), key=lambda link: int(link.name)):
             with suppress(OSError):  # closed since
                 files.append(str(link.readlink()))
-    return [file for file in files if file.startswith("/") and not file.startswith(("/dev/", "/proc/", "/memfd:"))]
+    return [
+        file
+        for file in files
+        if file.startswith("/") and not file.startswith(("/dev/", "/proc/", "/memfd:"))
+    ]

@@ -2,8 +2,9 @@
 
 RUN/checkpoints/step_00001000/model.safetensors    student: backbone.* and head.*
                               teacher.safetensors  the weights to use: backbone.* and head.*
-                              training.pt          optimizer, centers, scaler (plain tensors, no pickled code)
-                              state.json           written last: a folder without it is not a checkpoint
+                              training.pt          optimizer, centers, scaler (plain tensors, no
+                              pickled code) state.json           written last: a folder without it
+                              is not a checkpoint
 RUN/checkpoints/last          name of the newest folder
 """
 
@@ -44,7 +45,8 @@ def save_checkpoint(
     keep: int = 3,
     protect: Callable[[int], bool] = lambda step: False,
 ) -> Path:
-    """Write a checkpoint beside the old ones, make it `last`, then delete all but the newest `keep` and the protected.
+    """Write a checkpoint beside the old ones, make it `last`, then delete all but the newest `keep`
+    and the protected.
 
     Raises ResourceError when the disk is full; the checkpoints before stay whole.
     """
@@ -64,7 +66,9 @@ def save_checkpoint(
             "scaler": scaler.state_dict() if scaler is not None else None,
         }
         torch.save(training, temporary / "training.pt")
-        (temporary / "state.json").write_text(json.dumps({**asdict(state), "config": to_plain(config)}, indent=2))
+        (temporary / "state.json").write_text(
+            json.dumps({**asdict(state), "config": to_plain(config)}, indent=2)
+        )
         for file in temporary.iterdir():
             sync(file)
         sync(temporary)
@@ -131,8 +135,12 @@ def load_checkpoint(
 
 
 def _unique_tensors(network: nn.Module) -> dict[str, Tensor]:
-    """Tensors of a network by name. A norm used at two places of the head appears under both names."""
-    return {name: tensor.detach().clone().contiguous() for name, tensor in network.state_dict().items()}
+    """Tensors of a network by name. A norm used at two places of the head appears under both
+    names.
+    """
+    return {
+        name: tensor.detach().clone().contiguous() for name, tensor in network.state_dict().items()
+    }
 
 
 def _complete(folder: Path) -> list[Path]:
@@ -158,20 +166,26 @@ def _point_to(folder: Path, name: str) -> None:
 def _delete_old(folder: Path, keep: int, protect: Callable[[int], bool]) -> None:
     for path in _complete(folder)[: -max(1, keep)]:
         if not protect(int(path.name.removeprefix("step_"))):
-            # Without its state.json a folder is no checkpoint: a kill in between leaves nothing half alive.
+            # Without its state.json a folder is no checkpoint: a kill in between leaves nothing
+            # half alive.
             (path / "state.json").unlink(missing_ok=True)
             shutil.rmtree(path, ignore_errors=True)
 
 
 def checkpoint_bytes(model: StudentTeacher, optimizer: torch.optim.Optimizer) -> int:
-    """Size of a checkpoint by its tensors: student, teacher, and what the optimizer remembers since its first step."""
+    """Size of a checkpoint by its tensors: student, teacher, and what the optimizer remembers since
+    its first step.
+    """
     networks = [t for net in (model.student, model.teacher) for t in net.state_dict().values()]
-    moments = [t for state in optimizer.state.values() for t in state.values() if isinstance(t, Tensor)]
+    moments = [
+        t for state in optimizer.state.values() for t in state.values() if isinstance(t, Tensor)
+    ]
     return sum(t.numel() * t.element_size() for t in networks + moments)
 
 
 def disk_full(run: Path, expected: int) -> ResourceError:
-    """The error of a run on a full disk: what a checkpoint takes, what is free, and from where it resumes.
+    """The error of a run on a full disk: what a checkpoint takes, what is free, and from where it
+    resumes.
 
     expected: bytes of a checkpoint, if there is none yet.
     """

@@ -1,4 +1,6 @@
-"""Full checkpoints of the published trainer, in and out of a run folder (spec 11.1): training goes on either way."""
+"""Full checkpoints of the published trainer, in and out of a run folder (spec 11.1): training goes
+on either way.
+"""
 
 from __future__ import annotations
 
@@ -36,21 +38,32 @@ MOMENTS = {"adamw": ("exp_avg", "exp_avg_sq", "step"), "sgd": ("momentum_buffer"
 
 
 def is_full_checkpoint(content: Any) -> bool:
-    """Whether a loaded file is a checkpoint of the published trainer, with all that training needs."""
-    return isinstance(content, dict) and {"student", "teacher", "optimizer", "ibot_loss"} <= set(content)
+    """Whether a loaded file is a checkpoint of the published trainer, with all that training
+    needs.
+    """
+    return isinstance(content, dict) and {"student", "teacher", "optimizer", "ibot_loss"} <= set(
+        content
+    )
 
 
 def convert_checkpoint(
-    file: Path, run_path: Path, *, settings: Sequence[str] = (), images: int | None = None, command: str = ""
+    file: Path,
+    run_path: Path,
+    *,
+    settings: Sequence[str] = (),
+    images: int | None = None,
+    command: str = "",
 ) -> tuple[Config, RunState, dict[str, KeyReport]]:
-    """Make a run folder of a published full checkpoint: student, teacher, heads, centers, optimizer, settings.
+    """Make a run folder of a published full checkpoint: student, teacher, heads, centers,
+    optimizer, settings.
 
     Args:
         file: the checkpoint.
         run_path: a new or empty folder.
-        settings: `section.key=value` over what the embedded arguments say (`model.heads` where they do not say it).
-        images: size of the training set; gives the step from the number of finished epochs. The file does not hold it:
-            without it ImageNet's is assumed, and the run folder says so.
+        settings: `section.key=value` over what the embedded arguments say (`model.heads` where they
+            do not say it).
+        images: size of the training set; gives the step from the number of finished epochs. The
+            file does not hold it: without it ImageNet's is assumed, and the run folder says so.
         command: recorded in the run folder.
 
     Returns:
@@ -73,14 +86,23 @@ def convert_checkpoint(
     said = understood(arguments, {}, "student", "published", width, str(file))
     found = recognise_network(backbone, arguments, said, "published", str(file))
     given = {setting.partition("=")[0] for setting in settings}
-    say_guesses(file, [guess for guess in found.guesses if not ("model.heads" in given and guess.startswith("heads:"))])
+    say_guesses(
+        file,
+        [
+            guess
+            for guess in found.guesses
+            if not ("model.heads" in given and guess.startswith("heads:"))
+        ],
+    )
     model, size = found.config, found.size
     head = {name: tensor for name, tensor in student.items() if name.startswith("head.")}
     config = apply(config_of(arguments, model, size, head), settings)
     check(config)
     networks = StudentTeacher(config)
-    reports = {name: _fill(getattr(networks, name), tensors, f"{file}: {name}") for name, tensors in
-               (("student", student), ("teacher", teacher))}  # fmt: skip
+    reports = {
+        name: _fill(getattr(networks, name), tensors, f"{file}: {name}")
+        for name, tensors in (("student", student), ("teacher", teacher))
+    }
     for center, name in ((networks.cls_center, "center"), (networks.patch_center, "center2")):
         center.value.copy_(content["ibot_loss"][name].flatten())
     optimizer = build_optimizer(networks.student, config.optim)
@@ -94,7 +116,11 @@ def convert_checkpoint(
         run_path,
         config,
         command=command,
-        source_info={"converted_from": str(file), "images": counted, "images_assumed": images is None},
+        source_info={
+            "converted_from": str(file),
+            "images": counted,
+            "images_assumed": images is None,
+        },
         processes=Processes(),
     )
     try:
@@ -105,10 +131,11 @@ def convert_checkpoint(
 
 
 def export_checkpoint(run: Path, out: Path) -> None:
-    """Write a run's last checkpoint as the published trainer would; the inverse of `convert_checkpoint`.
+    """Write a run's last checkpoint as the published trainer would; the inverse of
+    `convert_checkpoint`.
 
-    Missing folders above `out` are created. Raises WeightsError for a folder without a checkpoint, UserError where
-    `out` cannot be written.
+    Missing folders above `out` are created. Raises WeightsError for a folder without a checkpoint,
+    UserError where `out` cannot be written.
     """
     checkpoint = find_checkpoint(run)
     if checkpoint is None:
@@ -120,7 +147,11 @@ def export_checkpoint(run: Path, out: Path) -> None:
     student, teacher = _published_names(networks.student), _published_names(networks.teacher)
     for name, tensors in (("student", student), ("teacher", teacher)):
         refuse_bad_numbers(f"{run}: {name}", tensors, tensors)
-    images = json.loads((run / "provenance.json").read_text()).get("data", {}).get("images", IMAGENET_IMAGES)
+    images = (
+        json.loads((run / "provenance.json").read_text())
+        .get("data", {})
+        .get("images", IMAGENET_IMAGES)
+    )
     derived = derive(config, images)
     content = {
         "student": OrderedDict((f"module.{name}", tensor) for name, tensor in student.items()),
@@ -173,7 +204,9 @@ def _first_of(name: str, tensors: Mapping[str, Tensor]) -> str | None:
         return name.replace("last_layer2", "last_layer")
     if name.startswith("head.mlp2."):
         places = [
-            int(other.split(".")[2]) for other in tensors if other.startswith("head.mlp.") and other.count(".") > 2
+            int(other.split(".")[2])
+            for other in tensors
+            if other.startswith("head.mlp.") and other.count(".") > 2
         ]
         return name.replace("mlp2", f"mlp.{max(places)}") if places else None
     return None
@@ -188,21 +221,34 @@ def _published_names(network: nn.Module) -> dict[str, Tensor]:
             if any(name.startswith("head.last_layer.") for name in state) or not names:
                 continue
             last = max(int(name.split(".")[2]) for name in names)
-            names, layer = [name for name in names if name.startswith(f"head.mlp.{last}.")], f"mlp.{last}"
+            names, layer = (
+                [name for name in names if name.startswith(f"head.mlp.{last}.")],
+                f"mlp.{last}",
+            )
         for name in names:
             state.setdefault(name.replace(f"head.{layer}.", f"head.{second}."), state[name])
     return state
 
 
-def _optimizer_state(stored: dict[str, Any], own: torch.optim.Optimizer, config: Config, file: Path) -> dict[str, Any]:
+def _optimizer_state(
+    stored: dict[str, Any], own: torch.optim.Optimizer, config: Config, file: Path
+) -> dict[str, Any]:
     """Moments under our parameter groups; both number their parameters alike (spec 6.3)."""
     wanted = own.state_dict()
-    sizes = [[len(group["params"]) for group in groups["param_groups"]] for groups in (stored, wanted)]
+    sizes = [
+        [len(group["params"]) for group in groups["param_groups"]] for groups in (stored, wanted)
+    ]
     if sizes[0] != sizes[1]:
-        raise WeightsError(f"the optimizer of '{file}' has {sizes[0]} parameters in its groups, not {sizes[1]}")
+        raise WeightsError(
+            f"the optimizer of '{file}' has {sizes[0]} parameters in its groups, not {sizes[1]}"
+        )
     kept = MOMENTS[config.optim.name]
     state = {
-        index: {name: torch.as_tensor(value, dtype=torch.float32) for name, value in entry.items() if name in kept}
+        index: {
+            name: torch.as_tensor(value, dtype=torch.float32)
+            for name, value in entry.items()
+            if name in kept
+        }
         for index, entry in stored["state"].items()
     }
     return {"state": state, "param_groups": wanted["param_groups"]}
@@ -210,8 +256,14 @@ def _optimizer_state(stored: dict[str, Any], own: torch.optim.Optimizer, config:
 
 def _without_module(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Names without what DistributedDataParallel and torch.compile put before and into them."""
-    return {INSIDE.sub("", name).removeprefix("module."): tensor for name, tensor in tensors.items()}
+    return {
+        INSIDE.sub("", name).removeprefix("module."): tensor for name, tensor in tensors.items()
+    }
 
 
 def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }

@@ -1,7 +1,9 @@
-"""Whether a training learns, from numbers that need no labels; and in words what to change when it does not.
+"""Whether a training learns, from numbers that need no labels; and in words what to change when it
+does not.
 
-The monitor collects device tensors at every step and reads them at log steps only. What the failures look like, and
-what helps, comes from users' reports of this family of methods: uniform outputs, one prototype, lost rank, divergence.
+The monitor collects device tensors at every step and reads them at log steps only. What the
+failures look like, and what helps, comes from users' reports of this family of methods: uniform
+outputs, one prototype, lost rank, divergence.
 """
 
 from __future__ import annotations
@@ -25,12 +27,14 @@ UNIFORM_GAP = 0.01
 """Outputs count as uniform when loss and teacher entropy lie within this share of ln K."""
 UNIFORM_STEPS = 200
 SINGLE_MARGINAL = 0.02
-"""One prototype: the batch's mean teacher distribution has less than this share of ln K as entropy."""
+"""One prototype: the batch's mean teacher distribution has less than this share of ln K as
+entropy."""
 LOW_RANK = 1.9
-"""Effective rank below which class tokens lie on a line. Random networks on gray pictures start at 2.6, healthy small
-runs dip to 2 before they rise, collapsed ones stay at 1.6 to 1.9."""
+"""Effective rank below which class tokens lie on a line. Random networks on gray pictures start at
+2.6, healthy small runs dip to 2 before they rise, collapsed ones stay at 1.6 to 1.9."""
 DISTINCT_SHARE = 0.5
-"""Of the images looked at, at least this share must have pixels of their own and more than one colour."""
+"""Of the images looked at, at least this share must have pixels of their own and more than one
+colour."""
 LOOKED_AT = 4096
 DIVERGED_GRADIENT = 30.0
 """Gradient norm over the median of the first reports."""
@@ -76,7 +80,8 @@ class HealthMonitor:
     uniform_after: int
     """First step at which uniform outputs are a failure: after the warm-ups."""
     quiet_until: int
-    """First step at which anything but the data is judged: after the warm-up of the learning rate."""
+    """First step at which anything but the data is judged: after the warm-up of the learning
+    rate."""
     total_steps: int
     uniform_steps: int = UNIFORM_STEPS
     _sums: dict[str, Tensor] = field(default_factory=dict)
@@ -112,7 +117,8 @@ class HealthMonitor:
         return self._count
 
     def wants(self, step: int) -> bool:
-        """Whether this step should compute more than its losses: five times between two log lines, to cost little.
+        """Whether this step should compute more than its losses: five times between two log lines,
+        to cost little.
 
         The first step after a log line always does, so that a run may stop anywhere.
         """
@@ -131,11 +137,17 @@ class HealthMonitor:
         scalars = {name: value for name, value in metrics.items() if value.ndim == 0}
         scalars.update({f"grad_{part}": norm for part, norm in grad_norms.items()})
         for name, value in scalars.items():
-            self._sums[name] = self._sums[name] + value if name in self._sums else value.detach().clone()
+            self._sums[name] = (
+                self._sums[name] + value if name in self._sums else value.detach().clone()
+            )
             self._counts[name] = self._counts.get(name, 0) + 1
         if "features" in metrics:
             for name in ("cls_prototypes", "patch_prototypes"):
-                self._sums[name] = self._sums[name] + metrics[name] if name in self._sums else metrics[name].clone()
+                self._sums[name] = (
+                    self._sums[name] + metrics[name]
+                    if name in self._sums
+                    else metrics[name].clone()
+                )
             self._features = metrics["features"]
         for batch in batches:
             if batch.content is not None and len(self._content) < LOOKED_AT:
@@ -159,7 +171,11 @@ class HealthMonitor:
             needed = 1 if kind in ("identical images", "data-bound") else PERSISTENCE
             if self._held[kind] >= needed and (self._held[kind] - needed) % REPEAT == 0:
                 verdicts.append(verdict)
-        said = [kind for kind in found if self._held[kind] >= (1 if kind == "identical images" else PERSISTENCE)]
+        said = [
+            kind
+            for kind in found
+            if self._held[kind] >= (1 if kind == "identical images" else PERSISTENCE)
+        ]
         for kind in list(self._held):
             if kind not in found:
                 del self._held[kind]
@@ -171,25 +187,39 @@ class HealthMonitor:
 
     def _values(self) -> dict[str, float]:
         names = list(self._sums)
-        summed = sum_over_processes([self._sums[name] for name in names] + [torch.ones(()).to(self._sums[names[0]])])
+        summed = sum_over_processes(
+            [self._sums[name] for name in names] + [torch.ones(()).to(self._sums[names[0]])]
+        )
         processes = summed.pop().item()
         self._sums = dict(zip(names, summed, strict=True))
         scalars = [name for name in names if self._sums[name].ndim == 0]
         read = torch.stack([self._sums[name] for name in scalars]).tolist()
-        values = {name: total / (self._counts[name] * processes) for name, total in zip(scalars, read, strict=True)}
+        values = {
+            name: total / (self._counts[name] * processes)
+            for name, total in zip(scalars, read, strict=True)
+        }
         # Views without a mask count as zero in the loss; per hidden view it compares with ln K.
         per_view = values.pop("patch_views", 1.0)
         masked = values.get("masked_fraction", 0.0) > 0
         values["patch_loss_masked"] = values["patch_loss"] * per_view if masked else 0.0
-        values["ln_k"], values["ln_k_patch"] = math.log(self._dim("cls")), math.log(self._dim("patch"))
+        values["ln_k"], values["ln_k_patch"] = (
+            math.log(self._dim("cls")),
+            math.log(self._dim("patch")),
+        )
         values["cls_kl"] = values["cls_loss"] - values["teacher_entropy"]
-        values["patch_kl"] = values["patch_loss_masked"] - values["patch_entropy"] if masked else 0.0
+        values["patch_kl"] = (
+            values["patch_loss_masked"] - values["patch_entropy"] if masked else 0.0
+        )
         for name in ("cls", "patch"):
             used, share = self._prototypes(name)
             values[f"{name}_prototypes_used"], values[f"{name}_prototypes_share"] = used, share
         if self._features is not None:
-            values["effective_rank"], values["feature_std"] = spectrum(torch.cat(gather(self._features.cpu())))
-        values["images_per_second"] = self._count * self.config.train.batch / max(self._seconds, 1e-9)
+            values["effective_rank"], values["feature_std"] = spectrum(
+                torch.cat(gather(self._features.cpu()))
+            )
+        values["images_per_second"] = (
+            self._count * self.config.train.batch / max(self._seconds, 1e-9)
+        )
         values["wait_fraction"] = self._waited / max(self._seconds, 1e-9)
         return values
 
@@ -198,7 +228,9 @@ class HealthMonitor:
         return head.out_dim if name == "cls" or head.shared_teacher else head.patch_out_dim
 
     def _prototypes(self, name: str) -> tuple[float, float]:
-        """Prototypes that some row of the window chose, and their share of those that it could have chosen."""
+        """Prototypes that some row of the window chose, and their share of those that it could have
+        chosen.
+        """
         counts = self._sums[f"{name}_prototypes"]
         window = self._use.setdefault(name, deque())
         window.append(counts)
@@ -211,8 +243,14 @@ class HealthMonitor:
     def _judge(self, values: dict[str, float]) -> Iterator[tuple[str, Verdict]]:
         """Every failure that the numbers show now."""
         judges = (
-            _identical_images, _one_prototype, _low_rank, _diverging, _few_prototypes, _frozen_teacher, _data_bound
-        )  # fmt: skip
+            _identical_images,
+            _one_prototype,
+            _low_rank,
+            _diverging,
+            _few_prototypes,
+            _frozen_teacher,
+            _data_bound,
+        )
         for judge in judges:
             verdict = judge(self, values)
             if verdict is not None:
@@ -222,7 +260,9 @@ class HealthMonitor:
             yield verdict.kind, verdict
 
     def _uniform(self, values: dict[str, float]) -> Verdict | None:
-        """Loss and teacher entropy within 1 % of ln K for 200 steps (a tenth of a short run) after the warm-ups."""
+        """Loss and teacher entropy within 1 % of ln K for 200 steps (a tenth of a short run) after
+        the warm-ups.
+        """
         floor = (1 - UNIFORM_GAP) * values["ln_k"]
         flat = values["cls_loss"] >= floor and values["teacher_entropy"] >= floor
         if not flat or self._step < self.uniform_after:
@@ -234,10 +274,14 @@ class HealthMonitor:
         method = self.config.method
         return Verdict(
             "uniform",
-            f"class loss {values['cls_loss']:.3f} and teacher entropy {values['teacher_entropy']:.3f} sit at "
-            f"ln K = {values['ln_k']:.3f} since step {self._uniform_since}: the outputs say nothing",
-            f"Lower method.teacher_temp (now {method.teacher_temp:g}; 0.04 or less), lower method.momentum "
-            f"(now {method.momentum:g}; 0.99 for short runs), raise optim.lr, or lower head.out_dim and "
+            f"class loss {values['cls_loss']:.3f} and teacher entropy "
+            f"{values['teacher_entropy']:.3f} sit at "
+            f"ln K = {values['ln_k']:.3f} since step {self._uniform_since}: the outputs say "
+            "nothing",
+            f"Lower method.teacher_temp (now {method.teacher_temp:g}; 0.04 or less), lower "
+            "method.momentum "
+            f"(now {method.momentum:g}; 0.99 for short runs), raise optim.lr, or lower "
+            "head.out_dim and "
             "head.bottleneck_dim",
         )
 
@@ -252,19 +296,26 @@ def _identical_images(monitor: HealthMonitor, values: dict[str, float]) -> Verdi
     return Verdict(
         "identical images",
         f"of {looked_at} images {distinct} have pixels of their own, {plain} have one colour only",
-        f"Look at the {monitor.num_images} files of data.path: they seem to be copies of one picture, or empty ones",
+        f"Look at the {monitor.num_images} files of data.path: they seem to be copies of one "
+        "picture, or empty ones",
     )
 
 
 def _one_prototype(monitor: HealthMonitor, values: dict[str, float]) -> Verdict | None:
     """The mean teacher distribution of a batch sits on one prototype."""
-    if monitor._step < monitor.quiet_until or values["marginal_entropy"] > SINGLE_MARGINAL * values["ln_k"]:
+    if (
+        monitor._step < monitor.quiet_until
+        or values["marginal_entropy"] > SINGLE_MARGINAL * values["ln_k"]
+    ):
         return None
     return Verdict(
         "single prototype",
-        f"all images fall on one prototype (entropy of the batch mean {values['marginal_entropy']:.3f} of "
-        f"{values['ln_k']:.2f}, class loss {values['cls_loss']:.3f}, agreement {values['agreement']:.0%})",
-        "Restart from the last healthy checkpoint with a lower optim.lr, a calmer method.momentum (0.996), a lower "
+        "all images fall on one prototype (entropy of the batch mean "
+        f"{values['marginal_entropy']:.3f} of "
+        f"{values['ln_k']:.2f}, class loss {values['cls_loss']:.3f}, agreement "
+        f"{values['agreement']:.0%})",
+        "Restart from the last healthy checkpoint with a lower optim.lr, a calmer method.momentum "
+        "(0.996), a lower "
         "method.center_momentum, or method.targets=sinkhorn",
     )
 
@@ -275,19 +326,28 @@ def _low_rank(monitor: HealthMonitor, values: dict[str, float]) -> Verdict | Non
         return None
     return Verdict(
         "low rank",
-        f"class tokens vary along {values['effective_rank']:.1f} of {monitor.config.model.width} directions "
+        f"class tokens vary along {values['effective_rank']:.1f} of {monitor.config.model.width} "
+        "directions "
         f"(agreement {values['agreement']:.0%})",
-        "Calm the run: lower optim.lr, raise method.momentum (0.99 to 0.996), use a larger train.batch and gentler "
-        "views (augment.global_scale 0.4,1); method.koleo_weight=0.1 holds the rank up (beyond the paper)",
+        "Calm the run: lower optim.lr, raise method.momentum (0.99 to 0.996), use a larger "
+        "train.batch and gentler "
+        "views (augment.global_scale 0.4,1); method.koleo_weight=0.1 holds the rank up (beyond "
+        "the paper)",
     )
 
 
 def _diverging(monitor: HealthMonitor, values: dict[str, float]) -> Verdict | None:
     """The gradient grew far beyond its first level after the warm-up, or a loss far beyond ln K."""
-    norm = math.sqrt(sum(values[f"grad_{part}"] ** 2 for part in ("backbone", "head_mlp", "last_layer")))
+    norm = math.sqrt(
+        sum(values[f"grad_{part}"] ** 2 for part in ("backbone", "head_mlp", "last_layer"))
+    )
     if monitor._step >= monitor.quiet_until and len(monitor._first_gradients) < 5:
         monitor._first_gradients.append(norm)
-    usual = sorted(monitor._first_gradients)[len(monitor._first_gradients) // 2] if monitor._first_gradients else norm
+    usual = (
+        sorted(monitor._first_gradients)[len(monitor._first_gradients) // 2]
+        if monitor._first_gradients
+        else norm
+    )
     if not math.isfinite(norm):
         evidence = "the gradient is not finite"
     elif norm > DIVERGED_GRADIENT * usual and norm > 1.0:
@@ -295,20 +355,26 @@ def _diverging(monitor: HealthMonitor, values: dict[str, float]) -> Verdict | No
     elif values["cls_loss"] > DIVERGED_LOSS * values["ln_k"]:
         evidence = f"class loss {values['cls_loss']:.2f} is far above ln K = {values['ln_k']:.2f}"
     elif values["patch_loss_masked"] > DIVERGED_LOSS * values["ln_k_patch"]:
-        evidence = f"patch loss {values['patch_loss_masked']:.2f} is far above ln K = {values['ln_k_patch']:.2f}"
+        evidence = (
+            f"patch loss {values['patch_loss_masked']:.2f} is far above ln K = "
+            f"{values['ln_k_patch']:.2f}"
+        )
     else:
         return None
     optim = monitor.config.optim
     return Verdict(
         "diverging",
         evidence,
-        f"Lower optim.lr (now {optim.lr:g} per 256 images), lengthen optim.warmup ({optim.warmup}), lower optim.clip "
+        f"Lower optim.lr (now {optim.lr:g} per 256 images), lengthen optim.warmup "
+        f"({optim.warmup}), lower optim.clip "
         f"({optim.clip:g}; 0.3), or set train.precision=float32",
     )
 
 
 def _few_prototypes(monitor: HealthMonitor, values: dict[str, float]) -> Verdict | None:
-    """Of the prototypes that the rows of the window could have used hardly any is used, or K exceeds the images."""
+    """Of the prototypes that the rows of the window could have used hardly any is used, or K
+    exceeds the images.
+    """
     out_dim = monitor._dim("cls")
     used, share = values["cls_prototypes_used"], values["cls_prototypes_share"]
     if monitor._step < monitor.quiet_until:
@@ -328,14 +394,17 @@ def _few_prototypes(monitor: HealthMonitor, values: dict[str, float]) -> Verdict
 
 
 def _frozen_teacher(monitor: HealthMonitor, values: dict[str, float]) -> Verdict | None:
-    """The teacher's memory, 1 / (1 - momentum) steps, is longer than the run: it stays near its random start."""
+    """The teacher's memory, 1 / (1 - momentum) steps, is longer than the run: it stays near its
+    random start.
+    """
     momentum = monitor.config.method.momentum
     memory = 1 / max(1 - momentum, 1e-12)
     if memory < monitor.total_steps:
         return None
     return Verdict(
         "frozen teacher",
-        f"with method.momentum={momentum:g} the teacher averages over {memory:.0f} steps, the run has "
+        f"with method.momentum={momentum:g} the teacher averages over {memory:.0f} steps, the run "
+        "has "
         f"{monitor.total_steps}",
         f"Lower method.momentum (for this run {1 - 10 / max(monitor.total_steps, 20):.3g} or less)",
     )
@@ -348,7 +417,8 @@ def _data_bound(monitor: HealthMonitor, values: dict[str, float]) -> Verdict | N
     return Verdict(
         "data-bound",
         f"{values['wait_fraction']:.0%} of the time goes into waiting for images",
-        f"Raise system.workers (now {monitor.config.system.workers}; -1 = chosen), keep the files on a fast disk, or "
+        f"Raise system.workers (now {monitor.config.system.workers}; -1 = chosen), keep the files "
+        "on a fast disk, or "
         "store them at a smaller size",
     )
 
@@ -357,14 +427,19 @@ def _data_bound(monitor: HealthMonitor, values: dict[str, float]) -> Verdict | N
 def spectrum(features: Tensor) -> tuple[float, float]:
     """Effective rank and spread of features [R, D].
 
-    Effective rank: exp of the entropy of the normalised squared singular values of the centred features. Spread: root
-    mean square deviation of the l2-normalised features from their mean; 1 when they point anywhere.
+    Effective rank: exp of the entropy of the normalised squared singular values of the centred
+    features. Spread: root mean square deviation of the l2-normalised features from their mean; 1
+    when they point anywhere.
     """
     features = features.double()
     centred = features - features.mean(dim=0)
     # The smaller of the two Gram matrices has the same non-zero eigenvalues.
     gram = centred.T @ centred if centred.shape[0] > centred.shape[1] else centred @ centred.T
-    energy = torch.linalg.eigvalsh(gram.cpu()).clamp(min=0) if gram.isfinite().all() else gram.new_zeros(1).cpu()
+    energy = (
+        torch.linalg.eigvalsh(gram.cpu()).clamp(min=0)
+        if gram.isfinite().all()
+        else gram.new_zeros(1).cpu()
+    )
     unit = torch.nn.functional.normalize(features, dim=-1)
     spread = (unit - unit.mean(dim=0)).square().sum(dim=-1).mean().sqrt().item()
     if energy.sum() <= 0:

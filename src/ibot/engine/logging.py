@@ -1,4 +1,6 @@
-"""What a person sees of a run: a progress bar on a terminal, plain lines elsewhere; TensorBoard; stop signals."""
+"""What a person sees of a run: a progress bar on a terminal, plain lines elsewhere; TensorBoard;
+stop signals.
+"""
 
 from __future__ import annotations
 
@@ -23,9 +25,10 @@ _BAR_WIDTH = 16
 class Progress:
     """Progress of a run on standard output, and in the run's log whether or not somebody watches.
 
-    On a terminal one bar that is redrawn (rich, imported only then); otherwise one plain line per update without escape
-    codes. Warnings of this package are lines of it. Use as a context manager. Of several processes
-    the main one shows and keeps lines; the others say their warnings on the error output.
+    On a terminal one bar that is redrawn (rich, imported only then); otherwise one plain line per
+    update without escape codes. Warnings of this package are lines of it. Use as a context manager.
+    Of several processes the main one shows and keeps lines; the others say their warnings on the
+    error output.
     """
 
     def __init__(self, *, quiet: bool = False, rank: int = 0, opening: Iterable[str] = ()) -> None:
@@ -65,14 +68,19 @@ class Progress:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         logging.getLogger("ibot").removeHandler(self._warnings)
         if self._bar is not None:
             self._bar.stop()
 
     def keep(self, file: Path) -> None:
-        """Also append every line, with the time, to a file. Its errors are raised: it is the run's own."""
+        """Also append every line, with the time, to a file. Its errors are raised: it is the run's
+        own.
+        """
         self._log = file
         for line in self._early:
             self._append(line)
@@ -142,9 +150,14 @@ class _Warnings(logging.Handler):
 
 def _words(row: dict[str, Any]) -> str:
     """The few numbers a person follows."""
-    losses = f"cls {row.get('cls_loss', float('nan')):.3f}  patch {row.get('patch_loss_masked', float('nan')):.3f}"
+    losses = (
+        f"cls {row.get('cls_loss', float('nan')):.3f}  patch "
+        f"{row.get('patch_loss_masked', float('nan')):.3f}"
+    )
     rate = f"{row.get('images_per_second', float('nan')):.0f} images/s"
-    return f"{losses} (uniform {row.get('ln_k', float('nan')):.2f})  {rate}  {row.get('health', '')}"
+    return (
+        f"{losses} (uniform {row.get('ln_k', float('nan')):.2f})  {rate}  {row.get('health', '')}"
+    )
 
 
 class TensorBoard:
@@ -172,17 +185,22 @@ class TensorBoard:
             for name, value in row.items()
             if isinstance(value, (int, float)) and not isinstance(value, bool)
         ]
-        self._writer.add_event(self._event(wall_time=time.time(), step=step, summary=self._summary(value=values)))
+        self._writer.add_event(
+            self._event(wall_time=time.time(), step=step, summary=self._summary(value=values))
+        )
 
     def close(self) -> None:
-        """Flush what is left. The events are derived: that they cannot be written hides no other error."""
+        """Flush what is left. The events are derived: that they cannot be written hides no other
+        error.
+        """
         if self._writer is not None:
             with suppress(OSError):
                 self._writer.close()
 
 
 class StopSignal:
-    """Turns SIGTERM, SIGUSR1 and Ctrl-C into a flag that the loop reads before each step; a second Ctrl-C interrupts.
+    """Turns SIGTERM, SIGUSR1 and Ctrl-C into a flag that the loop reads before each step; a second
+    Ctrl-C interrupts.
 
     SIGHUP is ignored: a run goes on without its terminal.
     """
@@ -200,19 +218,28 @@ class StopSignal:
         for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
             try:
                 self._old[number] = signal.signal(number, self._handle)
-            except ValueError:  # not in the main thread, as in a notebook's server: signals stay as they are
+            except (
+                ValueError
+            ):  # not in the main thread, as in a notebook's server: signals stay as they are
                 break
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         for number, handler in self._old.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not set from Python
+            signal.signal(
+                number, signal.SIG_DFL if handler is None else handler
+            )  # None: not set from Python
         self._stack.close()
 
     def next_of(self, items: Iterator[T]) -> T | None:
-        """The next item; None at their end and when a signal came, which does not wait for an item that is late."""
+        """The next item; None at their end and when a signal came, which does not wait for an item
+        that is late.
+        """
         try:
             self._waiting = True
             try:

@@ -48,7 +48,8 @@ from ibot.types import Batch, ResultRecord, RunState, StepValues
 from ibot.words import counted
 
 Evaluate = Callable[[nn.Module, int], list[ResultRecord]]
-"""Called with the teacher's backbone and the step, in every process; must leave the backbone as it was."""
+"""Called with the teacher's backbone and the step, in every process; must leave the backbone as
+it was."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -72,7 +73,9 @@ class Trainer:
     bad_files: int = 0
 
     def every(self, interval: Duration) -> bool:
-        """Whether something with this interval is due after the step just done; never for an interval of 0."""
+        """Whether something with this interval is due after the step just done; never for an
+        interval of 0.
+        """
         steps = self.steps(interval)
         return steps > 0 and self.state.step % steps == 0
 
@@ -99,14 +102,16 @@ def train(
 ) -> RunState:
     """Pre-train by `config` in the run folder `run_path`, or resume there.
 
-    Threads, random numbers, signal handlers and whatever else belongs to the process are as before when it returns.
+    Threads, random numbers, signal handlers and whatever else belongs to the process are as before
+    when it returns.
 
     Args:
         config: settings; `data.path` names the images.
         run_path: created when absent; a folder of the same settings is resumed.
         command: the command line, recorded in the run folder and in the advice how to resume.
         source: the images, when they were scanned already; else `data.path` is scanned.
-        evaluate: k-NN or anything like it, called on the initial weights, every `evaluate.every`, and at the end.
+        evaluate: k-NN or anything like it, called on the initial weights, every `evaluate.every`,
+            and at the end.
         quiet: no progress on the terminal.
         opening: lines for the head of the run's log, such as what was said of the run before.
 
@@ -115,12 +120,16 @@ def train(
 
     Raises:
         KeyboardInterrupt: Ctrl-C, after the step is done and saved.
-        UserError: settings, data or run folder cannot be used. TrainingStopped: a loss was not finite, or too many
-        files are unreadable. ResourceError: the disk is full, or the run folder can no longer be written.
+        UserError: settings, data or run folder cannot be used. TrainingStopped: a loss was not
+            finite, or too many
+        files are unreadable. ResourceError: the disk is full, or the run folder can no longer be
+        written.
     """
     run_path = Path(run_path)
     with (
-        prepared(config.system.device, config.system.threads, config.system.deterministic) as device,
+        prepared(
+            config.system.device, config.system.threads, config.system.deterministic
+        ) as device,
         joined(device) as processes,
         StopSignal() as signal,
         Progress(quiet=quiet, rank=processes.rank, opening=opening) as progress,
@@ -134,7 +143,9 @@ def train(
             interrupted = any_true(signal.interrupted, device)
         except OSError as error:  # a log line may meet the full disk before a checkpoint does
             needed = checkpoint_bytes(trainer.model, trainer.update.optimizer)
-            raise disk_full(run_path, needed) if is_disk_full(error) else lost(run_path, error) from None
+            raise (
+                disk_full(run_path, needed) if is_disk_full(error) else lost(run_path, error)
+            ) from None
         finally:
             trainer.board.close()
             trainer.run.close()
@@ -149,7 +160,9 @@ def facts(config: Config, source: ImageSource, evaluate: Evaluate | None) -> dic
         "the names of the images": source.fingerprint()["names_sha256"],
         "whether there are labelled images": evaluate is not None,
     }
-    return decisive | {key: value for key, value in items(config) if not key.startswith(("system.", "data."))}
+    return decisive | {
+        key: value for key, value in items(config) if not key.startswith(("system.", "data."))
+    }
 
 
 def build_trainer(
@@ -161,10 +174,14 @@ def build_trainer(
     progress: Progress,
     command: str,
 ) -> Trainer:
-    """Build the networks with seeded weights, open the run folder, load its last checkpoint if there is one."""
+    """Build the networks with seeded weights, open the run folder, load its last checkpoint if
+    there is one.
+    """
     check_batch(config, source, processes.world_size)  # what is refused leaves no folder behind
     derived = derive(config, len(source), processes.world_size)
-    run = RunFolder.create(run_path, config, command=command, source_info=source.fingerprint(), processes=processes)
+    run = RunFolder.create(
+        run_path, config, command=command, source_info=source.fingerprint(), processes=processes
+    )
     if processes.is_main:
         progress.keep(run.path / LOG)
     torch.manual_seed(torch_seed(config.train.seed, 0, 0, Purpose.INIT))
@@ -202,7 +219,9 @@ def build_trainer(
         head_warmup_steps=derived.head_warmup_steps,
     )
     health = HealthMonitor.from_config(config, schedules, num_images=len(source))
-    board = TensorBoard(run.path / "tensorboard" if config.log.tensorboard and processes.is_main else None)
+    board = TensorBoard(
+        run.path / "tensorboard" if config.log.tensorboard and processes.is_main else None
+    )
     return Trainer(
         config=config,
         run=run,
@@ -221,7 +240,9 @@ def build_trainer(
 
 
 def run_steps(trainer: Trainer, signal: StopSignal) -> None:
-    """The loop. Stops at the end, at `train.max_steps`, or before the next step once a signal came."""
+    """The loop. Stops at the end, at `train.max_steps`, or before the next step once a signal
+    came.
+    """
     config, schedules, end = trainer.config, trainer.schedules, trainer.derived.run_steps
     loader = Loader(
         config,
@@ -275,16 +296,29 @@ def to_device(batch: Batch, device: torch.device, config: ModelConfig) -> Batch:
     """
 
     def move(views: torch.Tensor | None) -> torch.Tensor | None:
-        return None if views is None else normalize(views.to(device, non_blocking=True), config.statistics)
+        return (
+            None
+            if views is None
+            else normalize(views.to(device, non_blocking=True), config.statistics)
+        )
 
     masks = batch.masks.each(lambda tensor: tensor.to(device, non_blocking=True))
-    return replace(batch, global_views=move(batch.global_views), local_views=move(batch.local_views), masks=masks)
+    return replace(
+        batch,
+        global_views=move(batch.global_views),
+        local_views=move(batch.local_views),
+        masks=masks,
+    )
 
 
-def timed(loader: Loader, signal: StopSignal, device: torch.device) -> Iterator[tuple[list[Batch], float, float]]:
-    """Batches until a signal comes to any of the processes: each with the moment when it came, and the wait for it.
+def timed(
+    loader: Loader, signal: StopSignal, device: torch.device
+) -> Iterator[tuple[list[Batch], float, float]]:
+    """Batches until a signal comes to any of the processes: each with the moment when it came, and
+    the wait for it.
 
-    From that moment on its step counts: all wait for the slowest process, and for a GPU's last step, in the vote.
+    From that moment on its step counts: all wait for the slowest process, and for a GPU's last
+    step, in the vote.
     """
     batches = iter(loader)
     while True:
@@ -305,8 +339,8 @@ def mask_grid(config: Config) -> tuple[int, int]:
 class FailureCheck:
     """Stops all processes together when a loss is not finite.
 
-    The flag is reduced over the processes in the step itself. On a GPU it is read one step late, so that nothing waits;
-    `drain` reads what is left, and is called before anything is saved.
+    The flag is reduced over the processes in the step itself. On a GPU it is read one step late, so
+    that nothing waits; `drain` reads what is left, and is called before anything is saved.
     """
 
     def __init__(self, trainer: Trainer) -> None:
@@ -332,15 +366,21 @@ class FailureCheck:
         own = [str(trainer.source.path(int(i))) for batch in batches for i in batch.index]
         files = [file for part in gather(own) for file in part]
         losses = {
-            name: out.metrics[name].item() for name in ("cls_loss", "patch_loss", "koleo_loss") if name in out.metrics
+            name: out.metrics[name].item()
+            for name in ("cls_loss", "patch_loss", "koleo_loss")
+            if name in out.metrics
         }
         if trainer.processes.is_main:
-            trainer.run.event("non-finite loss", step=step, lr=values.lr, losses=losses, files=files)
+            trainer.run.event(
+                "non-finite loss", step=step, lr=values.lr, losses=losses, files=files
+            )
         last = find_checkpoint(trainer.run.path)
         raise TrainingStopped(
             f"the loss is not finite at step {step} (learning rate {values.lr:.3g})",
-            why=f"losses {losses}; {len(files)} files from {files[0]} on, listed in {trainer.run.path}/events.jsonl",
-            fix=f"last good state: {last or 'none'}; lower optim.lr, lengthen optim.warmup, or train.precision=float32",
+            why=f"losses {losses}; {len(files)} files from {files[0]} on, listed in "
+            f"{trainer.run.path}/events.jsonl",
+            fix=f"last good state: {last or 'none'}; lower optim.lr, lengthen optim.warmup, or "
+            "train.precision=float32",
         )
 
 
@@ -353,7 +393,8 @@ def note_bad_files(trainer: Trainer, batches: list[Batch]) -> None:
     if trainer.bad_files > max(20, limit * len(trainer.source) / trainer.processes.world_size):
         raise TrainingStopped(
             f"{trainer.bad_files} of {len(trainer.source)} files cannot be read",
-            why=f"more than data.max_bad_fraction={limit:g}; see {trainer.run.path / 'bad_files.jsonl'}",
+            why=f"more than data.max_bad_fraction={limit:g}; see "
+            f"{trainer.run.path / 'bad_files.jsonl'}",
             fix="repair or remove the files, or raise data.max_bad_fraction",
         )
 
@@ -385,7 +426,9 @@ def write_log(trainer: Trainer, values: StepValues, end: int) -> None:
 
 
 def run_evaluation(trainer: Trainer) -> None:
-    """k-NN of the teacher by the callable handed in; all processes share its work, the main one keeps the records."""
+    """k-NN of the teacher by the callable handed in; all processes share its work, the main one
+    keeps the records.
+    """
     if trainer.evaluate is None:
         return
     fallen = ""
@@ -394,24 +437,33 @@ def run_evaluation(trainer: Trainer) -> None:
         for record in records:
             trainer.run.result(record)
             trainer.board.scalars({record.metric: record.value}, trainer.state.step)
-            trainer.progress.message(f"step {trainer.state.step}: {record.metric} {record.value:.1f}")
+            trainer.progress.message(
+                f"step {trainer.state.step}: {record.metric} {record.value:.1f}"
+            )
             fallen = fallen or fallen_below_start(trainer, record)
     if any_true(bool(fallen), trainer.device):
         raise TrainingStopped(
             "the features got worse than those it started from",
             why=fallen or "k-NN on the main process",
-            fix="lower optim.lr, raise method.momentum, lengthen train.head_warmup; or evaluate.guard=0 to go on",
+            fix="lower optim.lr, raise method.momentum, lengthen train.head_warmup; or "
+            "evaluate.guard=0 to go on",
         )
 
 
 def was_evaluated(trainer: Trainer) -> bool:
-    """Whether there is a record of this step, from before an interruption; the main process's word."""
+    """Whether there is a record of this step, from before an interruption; the main process's
+    word.
+    """
     rows = read_jsonl(trainer.run.path / "results.jsonl") if trainer.processes.is_main else []
-    return any_true(any(row["extra"].get("step") == trainer.state.step for row in rows), trainer.device)
+    return any_true(
+        any(row["extra"].get("step") == trainer.state.step for row in rows), trainer.device
+    )
 
 
 def fallen_below_start(trainer: Trainer, record: ResultRecord) -> str:
-    """In words, that k-NN is more than `evaluate.guard` points below its first value of this run; else empty."""
+    """In words, that k-NN is more than `evaluate.guard` points below its first value of this run;
+    else empty.
+    """
     guard = trainer.config.evaluate.guard
     if not guard or record.metric != "knn_top1":
         return ""
@@ -420,7 +472,10 @@ def fallen_below_start(trainer: Trainer, record: ResultRecord) -> str:
     if record.value >= start - guard:
         return ""
     trainer.run.event("guard", step=trainer.state.step, start=start, now=record.value)
-    return f"k-NN {record.value:.1f} at step {trainer.state.step}, {start:.1f} at the start; evaluate.guard={guard:g}"
+    return (
+        f"k-NN {record.value:.1f} at step {trainer.state.step}, {start:.1f} at the start; "
+        f"evaluate.guard={guard:g}"
+    )
 
 
 def save(trainer: Trainer) -> None:
@@ -448,13 +503,18 @@ def finish(trainer: Trainer, end: int) -> None:
     state, run = trainer.state, trainer.run
     done = state.step >= end
     if trainer.processes.is_main:
-        run.event("end" if done else "stopped by signal", step=state.step, bad_files=trainer.bad_files)
+        run.event(
+            "end" if done else "stopped by signal", step=state.step, bad_files=trainer.bad_files
+        )
     bad = run.bad_files()
     if bad:
         trainer.progress.message(
-            f"{counted(len(bad), 'file')} could not be read, listed in {run.path / 'bad_files.jsonl'}:"
+            f"{counted(len(bad), 'file')} could not be read, listed in "
+            f"{run.path / 'bad_files.jsonl'}:"
         )
         for name, reason in bad:
             trainer.progress.message(f"  {name}: {reason}")
     if not done:
-        trainer.progress.message(f"stopped at step {state.step} of {end}, saved; the same command resumes it")
+        trainer.progress.message(
+            f"stopped at step {state.step} of {end}, saved; the same command resumes it"
+        )

@@ -15,9 +15,13 @@ LARS_ETA = 0.001
 
 
 class LARS(torch.optim.Optimizer):
-    """Layer-wise adaptive rate scaling with momentum (spec 6.6); vectors are neither decayed nor scaled."""
+    """Layer-wise adaptive rate scaling with momentum (spec 6.6); vectors are neither decayed nor
+    scaled.
+    """
 
-    def __init__(self, groups: Iterable[dict[str, object]], lr: float = 0.0, momentum: float = 0.9) -> None:
+    def __init__(
+        self, groups: Iterable[dict[str, object]], lr: float = 0.0, momentum: float = 0.9
+    ) -> None:
         super().__init__(groups, {"lr": lr, "momentum": momentum, "weight_decay": 0.0})
 
     @torch.no_grad()
@@ -31,7 +35,9 @@ class LARS(torch.optim.Optimizer):
                 if p.ndim != 1:
                     grad = grad.add(p, alpha=group["weight_decay"])
                     p_norm, g_norm = p.norm(), grad.norm()
-                    scale = torch.where((p_norm > 0) & (g_norm > 0), LARS_ETA * p_norm / g_norm, 1.0)
+                    scale = torch.where(
+                        (p_norm > 0) & (g_norm > 0), LARS_ETA * p_norm / g_norm, 1.0
+                    )
                     grad = grad * scale
                 state = self.state[p]
                 if "mu" not in state:
@@ -43,7 +49,8 @@ class LARS(torch.optim.Optimizer):
 def parameter_groups(student: nn.Module) -> list[dict[str, object]]:
     """Group 0 decays, group 1 does not: biases and 1-dimensional tensors (spec 6.3).
 
-    So class token, positions, mask token and trained prototype lengths decay, as published (quirk Q31).
+    So class token, positions, mask token and trained prototype lengths decay, as published (quirk
+    Q31).
     """
     decayed, plain = [], []
     for name, p in student.named_parameters():
@@ -53,7 +60,9 @@ def parameter_groups(student: nn.Module) -> list[dict[str, object]]:
 
 
 def build_optimizer(student: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
-    """The optimizer of the student; its rate and decay are set before each step by `apply_values`."""
+    """The optimizer of the student; its rate and decay are set before each step by
+    `apply_values`.
+    """
     groups = parameter_groups(student)
     if config.name == "adamw":
         return torch.optim.AdamW(groups, lr=0.0, betas=config.betas, fused=True)
@@ -71,9 +80,11 @@ def apply_values(optimizer: torch.optim.Optimizer, values: StepValues) -> None:
 
 @torch.no_grad()
 def clip_gradients(parameters: Iterable[nn.Parameter], limit: float) -> Tensor:
-    """Scale each gradient tensor by itself to an l2 norm of at most `limit` (0: off), without synchronisation.
+    """Scale each gradient tensor by itself to an l2 norm of at most `limit` (0: off), without
+    synchronisation.
 
-    Returns the norms before clipping [number of tensors with a gradient], in the order of `parameters` (spec 6.4).
+    Returns the norms before clipping [number of tensors with a gradient], in the order of
+    `parameters` (spec 6.4).
     """
     grads = [p.grad for p in parameters if p.grad is not None]
     norms = torch._foreach_norm(grads)
@@ -84,7 +95,8 @@ def clip_gradients(parameters: Iterable[nn.Parameter], limit: float) -> Tensor:
 
 
 def drop_last_layer_gradients(head: ProjectionHead) -> None:
-    """Freeze the prototypes for this step: no gradient, so no decay, no moments, no step count (spec 6.5).
+    """Freeze the prototypes for this step: no gradient, so no decay, no moments, no step count
+    (spec 6.5).
 
     Without a bottleneck there are no prototypes and nothing is frozen, as published.
     """

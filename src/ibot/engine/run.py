@@ -1,9 +1,10 @@
 """The folder of a run: settings, provenance, records, and the lock that keeps a second writer out.
 
-    config.json  provenance.json  metrics.jsonl  results.jsonl  events.jsonl  bad_files.jsonl  log.txt
-    tensorboard/  checkpoints/step_00001000/  checkpoints/last  pictures/
+    config.json  provenance.json  metrics.jsonl  results.jsonl  events.jsonl  bad_files.jsonl
+    log.txt tensorboard/  checkpoints/step_00001000/  checkpoints/last  pictures/
 
-JSON lines are the truth; everything else is derived. Only the main process writes, but for bad_files.jsonl.
+JSON lines are the truth; everything else is derived. Only the main process writes, but for
+bad_files.jsonl.
 """
 
 from __future__ import annotations
@@ -31,9 +32,17 @@ from ibot.types import ResultRecord
 LOG = "log.txt"
 """What a run has shown, or would have if somebody had watched."""
 FREE_TO_CHANGE = (
-    "system.", "log.", "checkpoint.", "evaluate.", "train.max_steps", "data.path", "data.val_path", "data.max_bad",
-)  # fmt: skip
-"""Settings that a resumed run may change: they do not alter what is learnt (the data are compared by their names)."""
+    "system.",
+    "log.",
+    "checkpoint.",
+    "evaluate.",
+    "train.max_steps",
+    "data.path",
+    "data.val_path",
+    "data.max_bad",
+)
+"""Settings that a resumed run may change: they do not alter what is learnt (the data are
+compared by their names)."""
 
 
 class RunFolder:
@@ -46,11 +55,18 @@ class RunFolder:
 
     @classmethod
     def create(
-        cls, path: Path, config: Config, *, command: str, source_info: dict[str, Any], processes: Processes
+        cls,
+        path: Path,
+        config: Config,
+        *,
+        command: str,
+        source_info: dict[str, Any],
+        processes: Processes,
     ) -> RunFolder:
         """Create the folder, or reopen one of the same settings.
 
-        Raises RunError for a folder that is in use, that belongs to other settings or data, or that is no run.
+        Raises RunError for a folder that is in use, that belongs to other settings or data, or that
+        is no run.
         """
         if not processes.is_main:
             return cls(path, None)
@@ -58,7 +74,9 @@ class RunFolder:
             raise RunError(f"'{path}' is a file", fix="name another folder with --run")
         known = (path / "config.json").exists()
         if path.is_dir() and not known and any(path.iterdir()):
-            raise RunError(f"'{path}' holds files but no run", fix="name a new or empty folder with --run")
+            raise RunError(
+                f"'{path}' holds files but no run", fix="name a new or empty folder with --run"
+            )
         make_writable(path)
         lock = _acquire(path)
         try:
@@ -85,7 +103,10 @@ class RunFolder:
 
     def event(self, kind: str, **details: Any) -> None:
         """Append what happened, with the time, to events.jsonl."""
-        append_jsonl(self.path / "events.jsonl", {"event": kind, "time": time.strftime("%Y-%m-%dT%H:%M:%S"), **details})
+        append_jsonl(
+            self.path / "events.jsonl",
+            {"event": kind, "time": time.strftime("%Y-%m-%dT%H:%M:%S"), **details},
+        )
 
     def bad_file(self, path: str, reason: str) -> bool:
         """Record an unreadable file once, also across resumptions; returns whether it is new.
@@ -100,13 +121,19 @@ class RunFolder:
 
     def bad_files(self) -> list[tuple[str, str]]:
         """All (path, reason) recorded so far by any process, sorted."""
-        return sorted({(row["path"], row["reason"]) for row in read_jsonl(self.path / "bad_files.jsonl")})
+        return sorted(
+            {(row["path"], row["reason"]) for row in read_jsonl(self.path / "bad_files.jsonl")}
+        )
 
     def forget_after(self, step: int) -> None:
         """Drop log rows and results of steps after `step`: a resumed run writes them again."""
         for name, key in (("metrics.jsonl", "step"), ("results.jsonl", "extra")):
             rows = read_jsonl(self.path / name)
-            kept = [row for row in rows if (row[key].get("step", 0) if key == "extra" else row[key]) <= step]
+            kept = [
+                row
+                for row in rows
+                if (row[key].get("step", 0) if key == "extra" else row[key]) <= step
+            ]
             if (self.path / name).exists():
                 replace_text(self.path / name, "".join(json.dumps(row) + "\n" for row in kept))
 
@@ -127,7 +154,9 @@ def read_config(run: Path) -> Config:
 
 
 def _acquire(path: Path) -> IO[str]:
-    """Lock the folder for the life of this process; the kernel releases it when the process dies."""
+    """Lock the folder for the life of this process; the kernel releases it when the process
+    dies.
+    """
     file = (path / "lock").open("a+")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -136,7 +165,9 @@ def _acquire(path: Path) -> IO[str]:
         owner = file.read().strip() or "another process"
         file.close()
         raise RunError(
-            f"'{path}' is in use", why=f"{owner} writes there", fix="wait for it, stop it, or name another --run"
+            f"'{path}' is in use",
+            why=f"{owner} writes there",
+            fix="wait for it, stop it, or name another --run",
         ) from None
     except OSError as error:  # going on would let the same command, given twice, spoil the run
         file.close()
@@ -146,27 +177,36 @@ def _acquire(path: Path) -> IO[str]:
             fix="name a folder on another disk with --run",
         ) from None
     file.truncate(0)
-    file.write(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
+    file.write(
+        f"process {os.getpid()} on {socket.gethostname()} since "
+        f"{time.strftime('%Y-%m-%d %H:%M:%S')}"
+    )
     file.flush()
     return file
 
 
 def _compare(path: Path, config: Config, source_info: dict[str, Any]) -> None:
-    changed = [row for row in diff(read_config(path), config) if not row[0].startswith(FREE_TO_CHANGE)]
+    changed = [
+        row for row in diff(read_config(path), config) if not row[0].startswith(FREE_TO_CHANGE)
+    ]
     advice = "name another folder with --run, or give the settings it was started with"
     if changed:
         listed = "; ".join(f"{key}: {show(old)} -> {show(new)}" for key, old, new in changed[:5])
         more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
-        raise RunError(f"'{path}' belongs to a run with other settings", why=listed + more, fix=advice)
+        raise RunError(
+            f"'{path}' belongs to a run with other settings", why=listed + more, fix=advice
+        )
     old = json.loads((path / "provenance.json").read_text()).get("data", {})
     # A converted run was started elsewhere, on images that nobody recorded.
     if old.get("names_sha256") not in (None, source_info.get("names_sha256")):
         raise RunError(
             f"'{path}' was started on other images",
-            why=f"{old.get('images')} images in {old.get('root')} then, {source_info.get('images')} now; newer "
+            why=f"{old.get('images')} images in {old.get('root')} then, "
+            f"{source_info.get('images')} now; newer "
             "versions read more kinds of files (.avif, .jfif, without extension) "
             "and leave validation parts (valid/) out",
-            fix="name the folder of the training images, with what did not belong to them moved out of it, "
+            fix="name the folder of the training images, with what did not belong to them moved "
+            "out of it, "
             "or start anew in another folder with --run",
         )
 

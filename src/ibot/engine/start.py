@@ -28,21 +28,24 @@ from ibot.weights.read import (
 HEAD_WARMUP = "1 epochs"
 """How long the backbone is frozen while a new head learns, unless the settings say."""
 CHOSEN_BY_USER = ("model.drop_path", "model.pos_interp", "model.heads", "model.mean", "model.std")
-"""Settings of the network that the weights do not fix; but for the first one what the file says serves unless the user
-says otherwise."""
+"""Settings of the network that the weights do not fix; but for the first one what the file says
+serves unless the user says otherwise."""
 READ_BEYOND_SHAPES = ("heads", "norm_eps", "pos_interp", "act", "mean", "std")
-"""Settings of the network that its file says or leaves to be guessed, of which a later version may read more."""
+"""Settings of the network that its file says or leaves to be guessed, of which a later version
+may read more."""
 
 
 def with_weights(config: Config, given: Iterable[str]) -> Config:
-    """Settings for a run that starts from `config.train.init`: network, crop sizes and head follow the weights.
+    """Settings for a run that starts from `config.train.init`: network, crop sizes and head follow
+    the weights.
 
     Args:
         config: the recipe with the user's settings; `train.init` names the weights.
         given: keys that the user set; they win, but for the network's own sizes.
 
     Raises:
-        WeightsError: the weights cannot be read or are no whole backbone. ConfigError: a size of the network was set.
+        WeightsError: the weights cannot be read or are no whole backbone. ConfigError: a size of
+            the network was set.
     """
     keys = set(given)
     sizes = sorted(key for key in keys if key.startswith("model.") and key not in CHOSEN_BY_USER)
@@ -51,11 +54,17 @@ def with_weights(config: Config, given: Iterable[str]) -> Config:
     _, weights = load_both(config.train.init)
     loaded = fit(weights, heads=config.model.heads if "model.heads" in keys else None)
     say_guesses(config.train.init, loaded.guesses, loaded.notes)
-    chosen = ("drop_path", *(name for name in ("pos_interp", "mean", "std") if f"model.{name}" in keys))
+    chosen = (
+        "drop_path",
+        *(name for name in ("pos_interp", "mean", "std") if f"model.{name}" in keys),
+    )
     model = replace(loaded.config, **{name: getattr(config.model, name) for name in chosen})
     augment = config.augment
     if "augment.global_size" not in keys:
-        local = [_multiple(side * loaded.size[0] / augment.global_size[0], model.patch) for side in augment.local_size]
+        local = [
+            _multiple(side * loaded.size[0] / augment.global_size[0], model.patch)
+            for side in augment.local_size
+        ]
         augment = replace(augment, global_size=loaded.size)
         if "augment.local_size" not in keys:
             augment = replace(augment, local_size=(local[0], local[1]))
@@ -69,16 +78,22 @@ def with_weights(config: Config, given: Iterable[str]) -> Config:
 
 
 def as_started(config: Config, run: Path, given: Iterable[str]) -> Config:
-    """Settings of `with_weights` as the run in this folder, if it started from the same weights, once read them.
+    """Settings of `with_weights` as the run in this folder, if it started from the same weights,
+    once read them.
 
-    Older versions read less from some files; their runs go on as they began. What the user gave (`given`) wins.
+    Older versions read less from some files; their runs go on as they began. What the user gave
+    (`given`) wins.
     """
     if not (run / "config.json").is_file():
         return config
     started, keys = read_config(run), set(given)
     if started.train.init != config.train.init:
         return config
-    kept = {name: getattr(started.model, name) for name in READ_BEYOND_SHAPES if f"model.{name}" not in keys}
+    kept = {
+        name: getattr(started.model, name)
+        for name in READ_BEYOND_SHAPES
+        if f"model.{name}" not in keys
+    }
     return replace(config, model=replace(config.model, **kept))
 
 
@@ -86,13 +101,16 @@ def as_started(config: Config, run: Path, given: Iterable[str]) -> Config:
 def start_from_weights(model: StudentTeacher, config: Config) -> str:
     """Fill student and teacher from `config.train.init`; returns in words what was taken.
 
-    A file with one network fills both. Heads and centers are taken where they fit, else they start at random.
+    A file with one network fills both. Heads and centers are taken where they fit, else they start
+    at random.
     """
     path, taken = config.train.init, []
     student, teacher = load_both(path)
     for network, weights in ((model.teacher, teacher), (model.student, student)):
         copy_backbone(
-            network.backbone, fit(weights, heads=config.model.heads if config.model.kind == "vit" else None), weights
+            network.backbone,
+            fit(weights, heads=config.model.heads if config.model.kind == "vit" else None),
+            weights,
         )
     taken.append("backbone")
     if (
@@ -118,7 +136,8 @@ def copy_backbone(backbone: nn.Module, loaded: Loaded, weights: Weights) -> None
         if name in source:
             if p.shape != source[name].shape:
                 raise WeightsError(
-                    f"'{weights.source}' holds {name} as {tuple(source[name].shape)}, not {tuple(p.shape)}"
+                    f"'{weights.source}' holds {name} as {tuple(source[name].shape)}, not "
+                    f"{tuple(p.shape)}"
                 )
             p.copy_(source[name])
         elif name == "masked_embed" and name in weights.backbone:
@@ -128,7 +147,10 @@ def copy_backbone(backbone: nn.Module, loaded: Loaded, weights: Weights) -> None
 
 def _fits(head: nn.Module, weights: Weights) -> bool:
     tensors = head_tensors(head, weights)
-    return all(name in tensors and tensors[name].shape == own.shape for name, own in head.state_dict().items())
+    return all(
+        name in tensors and tensors[name].shape == own.shape
+        for name, own in head.state_dict().items()
+    )
 
 
 def head_tensors(head: nn.Module, weights: Weights) -> dict[str, Tensor]:
@@ -146,7 +168,9 @@ def _copy_centers(model: StudentTeacher, path: Path) -> bool:
 
 
 def patch_center(path: Path) -> Tensor | None:
-    """The center of the patch logits [K'] that lies beside weights, if any. Raises WeightsError for NaN in it."""
+    """The center of the patch logits [K'] that lies beside weights, if any. Raises WeightsError for
+    NaN in it.
+    """
     return _centers(path).get("patch")
 
 
@@ -163,10 +187,18 @@ def _stored_centers(path: Path) -> dict[str, Tensor]:
     if file.is_file() and is_pickle(file):
         stored = read_pickle(file)
         loss = stored.get("ibot_loss", {}) if isinstance(stored, dict) else {}
-        return {"cls": loss["center"].flatten(), "patch": loss["center2"].flatten()} if "center2" in loss else {}
-    folder = find_checkpoint(path) or (path if file == path else file.parent)  # `last` names a folder
+        return (
+            {"cls": loss["center"].flatten(), "patch": loss["center2"].flatten()}
+            if "center2" in loss
+            else {}
+        )
+    folder = find_checkpoint(path) or (
+        path if file == path else file.parent
+    )  # `last` names a folder
     file = folder / "training.pt"
-    return torch.load(file, map_location="cpu", weights_only=True)["centers"] if file.is_file() else {}
+    return (
+        torch.load(file, map_location="cpu", weights_only=True)["centers"] if file.is_file() else {}
+    )
 
 
 def _multiple(size: float, patch: int) -> int:

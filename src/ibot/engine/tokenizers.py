@@ -51,16 +51,25 @@ def tokenizer_size(config: Config) -> int:
 
 
 def with_tokenizer(config: Config) -> Config:
-    """Settings whose patch head fits the tokenizer; a head of its own, as the targets are no class targets."""
+    """Settings whose patch head fits the tokenizer; a head of its own, as the targets are no class
+    targets.
+    """
     if config.method.patch_target == "online":
         return config
     if config.method.patch_target == "frozen" and not config.method.tokenizer:
-        raise ConfigError("method.patch_target=frozen needs weights", fix="name them with method.tokenizer=WEIGHTS")
-    head = replace(config.head, shared=False, shared_teacher=False, patch_out_dim=tokenizer_size(config))
+        raise ConfigError(
+            "method.patch_target=frozen needs weights",
+            fix="name them with method.tokenizer=WEIGHTS",
+        )
+    head = replace(
+        config.head, shared=False, shared_teacher=False, patch_out_dim=tokenizer_size(config)
+    )
     return replace(config, head=head)
 
 
-def build_tokenizer(config: Config, source: ImageSource, run: Path, processes: Processes) -> PatchTokenizer | None:
+def build_tokenizer(
+    config: Config, source: ImageSource, run: Path, processes: Processes
+) -> PatchTokenizer | None:
     """The tokenizer that the settings name, on the CPU; None for the online one.
 
     Cluster centers are made once and kept in the run folder, so that a resumed run has the same.
@@ -95,7 +104,9 @@ def sample_patches(
     *,
     statistics: Statistics = (MEAN, STD),
 ) -> Tensor:
-    """Normalised pixels of patches of a tenth of the images: [R, 3 * patch * patch], at most `MOST_ROWS` rows."""
+    """Normalised pixels of patches of a tenth of the images: [R, 3 * patch * patch], at most
+    `MOST_ROWS` rows.
+    """
     rng = np.random.default_rng(seed)
     chosen = rng.permutation(len(source))[: max(1, int(len(source) * SHARE_OF_IMAGES))]
     parts, count = [], 0
@@ -113,7 +124,8 @@ def sample_patches(
 
 
 def cluster(rows: Tensor, count: int, seed: int) -> Tensor:
-    """k-means centers [count, d] of rows [R, d]: Lloyd's iterations from random rows; an empty cluster takes a new row.
+    """k-means centers [count, d] of rows [R, d]: Lloyd's iterations from random rows; an empty
+    cluster takes a new row.
 
     Raises ConfigError for fewer rows than centers.
     """
@@ -142,7 +154,8 @@ def _frozen(config: Config) -> FrozenTokenizer:
     loaded = fit(weights)
     if loaded.config.stride != config.model.stride:
         raise ConfigError(
-            f"the tokenizer's patches are {loaded.config.stride} pixels wide, the model's {config.model.stride}",
+            f"the tokenizer's patches are {loaded.config.stride} pixels wide, the model's "
+            f"{config.model.stride}",
             fix="train a model with the same patch",
         )
     if loaded.config.statistics != config.model.statistics:
@@ -153,7 +166,12 @@ def _frozen(config: Config) -> FrozenTokenizer:
             fix=f"model.mean={','.join(map(str, mean))} model.std={','.join(map(str, std))}",
         )
     head = _head(path)
-    settings = replace(config, model=loaded.config, head=head, augment=replace(config.augment, global_size=loaded.size))
+    settings = replace(
+        config,
+        model=loaded.config,
+        head=head,
+        augment=replace(config.augment, global_size=loaded.size),
+    )
     network = Network(settings, drop_path=0.0, masked=False, shared=head.shared_teacher)
     copy_backbone(network.backbone, loaded, weights)
     tensors = head_tensors(network.head, weights)
@@ -167,6 +185,7 @@ def _head(path: str) -> HeadConfig:
     head = head_config(load_weights(path, "teacher"))
     if head is None or not head.bottleneck_dim:
         raise WeightsError(
-            f"'{path}' holds no projection head", fix="a tokenizer is a run, or a full published checkpoint"
+            f"'{path}' holds no projection head",
+            fix="a tokenizer is a run, or a full published checkpoint",
         )
     return head

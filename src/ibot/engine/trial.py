@@ -52,7 +52,9 @@ def run_trial(config: Config, source: ImageSource, device: torch.device, images:
     model = StudentTeacher(config).to(device)
     optimizer = build_optimizer(model.student, config.optim)
     precision = choose_precision(config.train.precision, device)
-    update = Update(model, model.student, optimizer, config, autocast=partial(autocast, device, precision))
+    update = Update(
+        model, model.student, optimizer, config, autocast=partial(autocast, device, precision)
+    )
     batches = MicroBatches(config, source, mask_grid(config), 0, 1)
     seconds, waits = [], []
     for step in range(STEPS + 1):

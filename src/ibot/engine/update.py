@@ -37,11 +37,13 @@ class UpdateOutput:
     failed: Tensor
     """Scalar, above 0 when the loss of any process was not finite."""
     metrics: dict[str, Tensor]
-    """As in `StepOutput`: means over micro-batches, prototype counts summed, features of the last one."""
+    """As in `StepOutput`: means over micro-batches, prototype counts summed, features of the
+    last one."""
     grad_norms: dict[str, Tensor]
     """l2 norm of the gradient of backbone, head MLP and last layer, before clipping."""
     skipped: bool = False
-    """float16 overflowed and the optimizer did not move; teacher, centers and schedules did (spec 6.7)."""
+    """float16 overflowed and the optimizer did not move; teacher, centers and schedules did
+    (spec 6.7)."""
 
 
 @dataclass(slots=True)
@@ -60,17 +62,25 @@ class Update:
 
     def __post_init__(self) -> None:
         self._averaged = self.model.averaged()
-        self._part_of = [_part(name) for name, p in self.model.student.named_parameters() if p.requires_grad]
+        self._part_of = [
+            _part(name) for name, p in self.model.student.named_parameters() if p.requires_grad
+        ]
 
-    def step(self, micro_batches: Sequence[Batch], values: StepValues, observe: bool = True) -> UpdateOutput:
-        """Forward, losses, centers, backward, clip, freeze, optimizer, teacher. Equals one large batch (spec 6.10).
+    def step(
+        self, micro_batches: Sequence[Batch], values: StepValues, observe: bool = True
+    ) -> UpdateOutput:
+        """Forward, losses, centers, backward, clip, freeze, optimizer, teacher. Equals one large
+        batch (spec 6.10).
 
         With `observe` the metrics hold what the health monitor reads, else the losses alone.
         """
         apply_values(self.optimizer, values)
         self.optimizer.zero_grad(set_to_none=True)
         count = len(micro_batches)
-        outputs = [self._accumulate(batch, values, i, count, observe) for i, batch in enumerate(micro_batches)]
+        outputs = [
+            self._accumulate(batch, values, i, count, observe)
+            for i, batch in enumerate(micro_batches)
+        ]
         loss = torch.stack([output.loss.detach() for output in outputs]).mean()
         failed = (~loss.isfinite()).float()
         if dist.is_initialized():
@@ -94,23 +104,34 @@ class Update:
         # The teacher moves also when float16 overflowed and the optimizer did not (spec 6.7).
         update_teacher(self._averaged, values.momentum)
         return UpdateOutput(
-            loss, failed, _combine([output.metrics for output in outputs]), self._by_part(norms), skipped
+            loss,
+            failed,
+            _combine([output.metrics for output in outputs]),
+            self._by_part(norms),
+            skipped,
         )
 
-    def _accumulate(self, batch: Batch, values: StepValues, i: int, count: int, observe: bool) -> StepOutput:
+    def _accumulate(
+        self, batch: Batch, values: StepValues, i: int, count: int, observe: bool
+    ) -> StepOutput:
         last = i == count - 1
         # Gradients are averaged over processes once, at the last micro-batch.
-        no_sync = nullcontext() if last or self.student is self.model.student else self.student.no_sync()  # pyright: ignore
+        alone = last or self.student is self.model.student
+        no_sync = nullcontext() if alone else self.student.no_sync()  # pyright: ignore
         with no_sync:  # pyright: ignore[reportGeneralTypeIssues, reportOptionalContextManager]
             with self.autocast():
-                output = training_step(self.model, self.student, batch, values, self.config.method, observe)
+                output = training_step(
+                    self.model, self.student, batch, values, self.config.method, observe
+                )
             loss = output.loss / count
             (loss if self.scaler is None else self.scaler.scale(loss)).backward()
         return output
 
     def _by_part(self, norms: Tensor) -> dict[str, Tensor]:
         part = torch.tensor(self._part_of, device=norms.device)
-        total = torch.zeros(len(PARTS), dtype=norms.dtype, device=norms.device).index_add_(0, part, norms.square())
+        total = torch.zeros(len(PARTS), dtype=norms.dtype, device=norms.device).index_add_(
+            0, part, norms.square()
+        )
         return dict(zip(PARTS, total.sqrt().unbind(), strict=True))
 
 

@@ -76,9 +76,18 @@ class Context:
     ) -> dict[Feature, FeatureSet]:
         """Features of a set by name ("train", "val"), from the cache where they are there."""
         return cached_features(
-            self.loaded.backbone, self.weights_hash, images, self.view, features, self.cache, batch=self.batch,
-            device=self.device, workers=self.workers, processes=self.processes, progress=self.counter(name),
-        )  # fmt: skip
+            self.loaded.backbone,
+            self.weights_hash,
+            images,
+            self.view,
+            features,
+            self.cache,
+            batch=self.batch,
+            device=self.device,
+            workers=self.workers,
+            processes=self.processes,
+            progress=self.counter(name),
+        )
 
     def record(
         self,
@@ -96,26 +105,57 @@ class Context:
         num_train = len(self.train) if num_train is None else num_train
         num_val = len(self.val) if num_val is None else num_val
         seconds = time.perf_counter() - self.began
-        view = {"size": list(self.view.size), "fit": self.view.fit, "interpolation": self.view.interpolation,
-                "exif_orientation": self.exif_orientation}  # fmt: skip
+        view = {
+            "size": list(self.view.size),
+            "fit": self.view.fit,
+            "interpolation": self.view.interpolation,
+            "exif_orientation": self.exif_orientation,
+        }
         largest_class = float(100 * np.bincount(self.val.labels).max() / len(self.val))
         made = software()
         return ResultRecord(
-            protocol, metric, value, {**view, **settings}, num_train, num_val, self.weights, seconds, extra, interval,
-            self.mode, self.weights_hash, self.key, str(self.loaded.config),
-            {"root": str(self.val.root), "train": self.train.fingerprint(), "val": self.val.fingerprint(),
-             "classes": self.num_classes, "largest_class": largest_class},
-            (num_train + num_val) / max(seconds, 1e-9), self.seed,
+            protocol,
+            metric,
+            value,
+            {**view, **settings},
+            num_train,
+            num_val,
+            self.weights,
+            seconds,
+            extra,
+            interval,
+            self.mode,
+            self.weights_hash,
+            self.key,
+            str(self.loaded.config),
+            {
+                "root": str(self.val.root),
+                "train": self.train.fingerprint(),
+                "val": self.val.fingerprint(),
+                "classes": self.num_classes,
+                "largest_class": largest_class,
+            },
+            (num_train + num_val) / max(seconds, 1e-9),
+            self.seed,
             {**made["packages"], **{name: made[name] for name in ("ibot", "commit", "python")}},
             time.strftime("%Y-%m-%dT%H:%M:%S"),
-        )  # fmt: skip
+        )
 
     def identity(self, protocol: str, settings: dict[str, Any]) -> str:
-        """Names what a protocol leaves on disk: other settings, weights, images, views or seeds give another one."""
+        """Names what a protocol leaves on disk: other settings, weights, images, views or seeds
+        give another one.
+        """
         about = [
-            protocol, settings, self.weights_hash, self.train.fingerprint(), self.val.fingerprint(), self.mode,
-            self.seed, str(self.view), self.batch,
-        ]  # fmt: skip
+            protocol,
+            settings,
+            self.weights_hash,
+            self.train.fingerprint(),
+            self.val.fingerprint(),
+            self.mode,
+            self.seed,
+            str(self.view),
+            self.batch,
+        ]
         return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:12]
 
     def accuracy(
@@ -127,12 +167,21 @@ class Context:
         num_train: int | None = None,
         **extra: Any,
     ) -> ResultRecord:
-        """A record of top-1 accuracy in per cent from `hits` bool [n], with its interval and the balanced accuracy."""
+        """A record of top-1 accuracy in per cent from `hits` bool [n], with its interval and the
+        balanced accuracy.
+        """
         right = 100 * hits.double()
         return self.record(
-            protocol, f"{protocol}_top1", right.mean().item(), settings, interval=bootstrap_mean(right, self.seed),
-            num_train=num_train, num_val=len(hits), balanced=balanced_accuracy(hits, labels), **extra,
-        )  # fmt: skip
+            protocol,
+            f"{protocol}_top1",
+            right.mean().item(),
+            settings,
+            interval=bootstrap_mean(right, self.seed),
+            num_train=num_train,
+            num_val=len(hits),
+            balanced=balanced_accuracy(hits, labels),
+            **extra,
+        )
 
     def top(
         self, protocol: str, logits: Tensor, labels: Tensor, settings: dict[str, Any], **extra: Any
@@ -141,7 +190,9 @@ class Context:
         top5 = None
         if logits.shape[1] >= 5:
             top5 = 100 * topk_hits(logits, labels, 5).double().mean().item()
-        return self.accuracy(protocol, topk_hits(logits, labels, 1), labels, settings, top5=top5, **extra)
+        return self.accuracy(
+            protocol, topk_hits(logits, labels, 1), labels, settings, top5=top5, **extra
+        )
 
 
 def unreadable(*sets: FeatureSet) -> list[str]:
@@ -153,7 +204,11 @@ def unread(bad: Sequence[tuple[str, str]]) -> list[str]:
     """The same of names with reasons."""
     if not bad:
         return []
-    count = "1 image cannot be read" if len(bad) == 1 else f"{len(bad)} images cannot be read, the first"
+    count = (
+        "1 image cannot be read"
+        if len(bad) == 1
+        else f"{len(bad)} images cannot be read, the first"
+    )
     return [f"{count}: {bad[0][0]}: {bad[0][1]}"]
 
 

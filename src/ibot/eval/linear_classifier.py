@@ -1,4 +1,6 @@
-"""A backbone with a linear head and what it expects of its input, as one file (spec_evaluation 9.7)."""
+"""A backbone with a linear head and what it expects of its input, as one file (spec_evaluation
+9.7).
+"""
 
 from __future__ import annotations
 
@@ -55,18 +57,31 @@ class LinearClassifier:
     def to(self, device: torch.device) -> LinearClassifier:
         """The same on another device."""
         return replace(
-            self, backbone=self.backbone.to(device), weight=self.weight.to(device), bias=self.bias.to(device)
+            self,
+            backbone=self.backbone.to(device),
+            weight=self.weight.to(device),
+            bias=self.bias.to(device),
         )
 
     def save(self, file: Path) -> None:
-        """Write everything into a safetensors file, which is whole or absent. Raises ResourceError on a full disk."""
-        tensors = {f"backbone.{name}": tensor for name, tensor in self.backbone.state_dict().items()}
+        """Write everything into a safetensors file, which is whole or absent. Raises ResourceError
+        on a full disk.
+        """
+        tensors = {
+            f"backbone.{name}": tensor for name, tensor in self.backbone.state_dict().items()
+        }
         tensors |= {"linear.weight": self.weight, "linear.bias": self.bias}
         about = {
-            "model": to_plain(self.config), "feature": str(self.feature), "unit": self.unit,
-            "view": asdict(self.view), "classes": self.classes, "about": self.about,
-        }  # fmt: skip
-        copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+            "model": to_plain(self.config),
+            "feature": str(self.feature),
+            "unit": self.unit,
+            "view": asdict(self.view),
+            "classes": self.classes,
+            "about": self.about,
+        }
+        copies = {
+            name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()
+        }
         # As in the files of a run: with it the backbone is found like that of any other weights.
         config = {"model": about["model"], "augment": {"global_size": list(self.view.size)}}
         metadata = {"classifier": json.dumps(about), "config": json.dumps(config)}
@@ -89,14 +104,27 @@ def load_classifier(path: str | Path) -> LinearClassifier | None:
             about = json.loads(metadata["classifier"])
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
-        raise WeightsError(f"'{file}' cannot be read", why=str(error), fix="copy the file again") from None
+        raise WeightsError(
+            f"'{file}' cannot be read", why=str(error), fix="copy the file again"
+        ) from None
     config = from_plain({"model": about["model"]}, str(file)).model
     view = View(**{**about["view"], "size": tuple(about["view"]["size"])})
     backbone = build_backbone(config, view.size)
     prefix = "backbone."
-    refuse_bad_numbers(str(file), tensors, {f"{prefix}{name}": own for name, own in backbone.state_dict().items()})
-    backbone.load_state_dict({n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)})
+    refuse_bad_numbers(
+        str(file), tensors, {f"{prefix}{name}": own for name, own in backbone.state_dict().items()}
+    )
+    backbone.load_state_dict(
+        {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+    )
     return LinearClassifier(
-        backbone.eval(), config, tensors["linear.weight"], tensors["linear.bias"], Feature.parse(about["feature"]),
-        about["unit"], view, tuple(about["classes"]), about["about"],
-    )  # fmt: skip
+        backbone.eval(),
+        config,
+        tensors["linear.weight"],
+        tensors["linear.bias"],
+        Feature.parse(about["feature"]),
+        about["unit"],
+        view,
+        tuple(about["classes"]),
+        about["about"],
+    )

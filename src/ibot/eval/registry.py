@@ -1,4 +1,6 @@
-"""The evaluations by name. Modules are imported by those who run them: the list itself costs nothing."""
+"""The evaluations by name. Modules are imported by those who run them: the list itself costs
+nothing.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ class Evaluation:
 
     @cached_property
     def settings(self) -> Any:
-        """Its settings; where they are fitted, those of the paper's smallest network. Imports nothing heavy."""
+        """Its settings; where they are fitted, those of the paper's smallest network. Imports
+        nothing heavy.
+        """
         beside = import_module(f"{self.module.rpartition('.')[0]}.settings")
         return getattr(beside, self.settings_name)()
 
@@ -41,19 +45,40 @@ def _ours(summary: str, module: str, settings: str, fitted: bool = False) -> Eva
 
 EVALUATIONS: dict[str, Evaluation] = {
     "knn": _ours("weighted k-nearest neighbours", "probes.knn", "KnnSettings"),
-    "linear": _ours("linear probe, 45 learning rates in one pass", "probes.linear", "LinearSettings"),
-    "logistic": _ours("logistic regression on frozen features", "probes.logistic", "LogisticSettings"),
+    "linear": _ours(
+        "linear probe, 45 learning rates in one pass", "probes.linear", "LinearSettings"
+    ),
+    "logistic": _ours(
+        "logistic regression on frozen features", "probes.logistic", "LogisticSettings"
+    ),
     "cluster": _ours("unsupervised classification", "probes.cluster", "ClusterSettings"),
     "semi": _ours("the frozen protocols with few labels", "probes.semi", "SemiSettings"),
-    "finetune": _ours("fine-tuning of the whole network", "tune.finetune", "FinetuneSettings", fitted=True),
-    "transfer": _ours("fine-tuning on smaller sets, as published", "tune.transfer", "FinetuneSettings", fitted=True),
-    "part_linear": _ours("linear probe on the most attended patches", "probes.part_linear", "PartLinearSettings"),
-    "backgrounds": _ours("backgrounds challenge, ImageNet-9", "robustness.backgrounds", "BackgroundSettings"),
-    "calibration": _ours("calibration of the classifier", "robustness.calibration", "CalibrationSettings"),
-    "natural_adversarial": _ours(
-        "hard natural images, ImageNet-A", "robustness.natural_adversarial", "NaturalAdversarialSettings"
+    "finetune": _ours(
+        "fine-tuning of the whole network", "tune.finetune", "FinetuneSettings", fitted=True
     ),
-    "corruptions": _ours("corrupted images, ImageNet-C", "robustness.corruptions", "CorruptionSettings"),
+    "transfer": _ours(
+        "fine-tuning on smaller sets, as published",
+        "tune.transfer",
+        "FinetuneSettings",
+        fitted=True,
+    ),
+    "part_linear": _ours(
+        "linear probe on the most attended patches", "probes.part_linear", "PartLinearSettings"
+    ),
+    "backgrounds": _ours(
+        "backgrounds challenge, ImageNet-9", "robustness.backgrounds", "BackgroundSettings"
+    ),
+    "calibration": _ours(
+        "calibration of the classifier", "robustness.calibration", "CalibrationSettings"
+    ),
+    "natural_adversarial": _ours(
+        "hard natural images, ImageNet-A",
+        "robustness.natural_adversarial",
+        "NaturalAdversarialSettings",
+    ),
+    "corruptions": _ours(
+        "corrupted images, ImageNet-C", "robustness.corruptions", "CorruptionSettings"
+    ),
     "occlusion": _ours("images with patches dropped", "robustness.occlusion", "OcclusionSettings"),
     "shuffle": _ours("images with blocks shuffled", "robustness.shuffle", "ShuffleSettings"),
 }

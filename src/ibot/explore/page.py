@@ -1,7 +1,7 @@
 """What a search found, as one page of pictures and as a table.
 
-The page is a single static file: thumbnails are embedded, nothing is fetched and nothing is executed, so it can be sent
-to a colleague or opened on a telephone as it is.
+The page is a single static file: thumbnails are embedded, nothing is fetched and nothing is
+executed, so it can be sent to a colleague or opened on a telephone as it is.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ QUALITY = 80
 """Of JPEG, 1..100."""
 MAX_GROUPS = 50
 MAX_PICTURES = 12
-"""Shown per group of near-duplicates; with both limits the page stays small where all images look alike."""
+"""Shown per group of near-duplicates; with both limits the page stays small where all images
+look alike."""
 
 Read = Callable[[int], NDArray[np.uint8]]
 """Image by its number: uint8 [H, W, 3]. Raises UnreadableImage."""
@@ -38,7 +39,9 @@ Read = Callable[[int], NDArray[np.uint8]]
 
 @dataclass(frozen=True, slots=True)
 class Square:
-    """A patch and its place on the picture as it is read; sides in shares of the picture's height and width, 0..1."""
+    """A patch and its place on the picture as it is read; sides in shares of the picture's height
+    and width, 0..1.
+    """
 
     row: int
     """On the grid of patches, from 0."""
@@ -70,7 +73,8 @@ class Picture:
     """One image of the page."""
 
     index: int
-    """Number of the image, by which it is read; below 0 for one that has no number among the images searched."""
+    """Number of the image, by which it is read; below 0 for one that has no number among the
+    images searched."""
     name: str
     """Any text, such as a path with undecodable bytes as surrogates."""
     similarity: float | None = None
@@ -89,7 +93,11 @@ class Nearest:
     @property
     def label(self) -> str:
         """Name of the query, and its patch if it is one."""
-        return self.query.name if self.query.square is None else f"{self.query.name}, {self.query.square}"
+        return (
+            self.query.name
+            if self.query.square is None
+            else f"{self.query.name}, {self.query.square}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +110,9 @@ class Group:
     @property
     def smallest(self) -> float:
         """Smallest similarity to the first."""
-        return min(picture.similarity for picture in self.pictures if picture.similarity is not None)
+        return min(
+            picture.similarity for picture in self.pictures if picture.similarity is not None
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,14 +153,17 @@ class Row:
     """Patch of the answer."""
     column: int | None
     similarity: float | None
-    """Cosine: to the query, to the first image of the group, or the mean of those to the neighbours."""
+    """Cosine: to the query, to the first image of the group, or the mean of those to the
+    neighbours."""
 
 
 def write_page(findings: Findings, read: Read, path: Path, title: str) -> None:
-    """Write the findings as an HTML page with sections for each query, near-duplicates and outliers.
+    """Write the findings as an HTML page with sections for each query, near-duplicates and
+    outliers.
 
-    At most MAX_GROUPS groups with MAX_PICTURES pictures each are shown; the page says so. An image that cannot be read
-    is a gray box with the reason. The file appears whole or, after an error, not at all.
+    At most MAX_GROUPS groups with MAX_PICTURES pictures each are shown; the page says so. An image
+    that cannot be read is a gray box with the reason. The file appears whole or, after an error,
+    not at all.
 
     Args:
         findings: what to show.
@@ -179,20 +192,27 @@ def csv_rows(findings: Findings) -> Iterator[Row]:
         yield _row("outlier", "", rank, picture)
 
 
-def _row(kind: str, group_or_query: str, rank: int, picture: Picture, asked: Square | None = None) -> Row:
+def _row(
+    kind: str, group_or_query: str, rank: int, picture: Picture, asked: Square | None = None
+) -> Row:
     """A line of the table; `asked` is the query's patch."""
-    query, answer = ((square.row, square.column) if square else (None, None) for square in (asked, picture.square))
+    query, answer = (
+        (square.row, square.column) if square else (None, None)
+        for square in (asked, picture.square)
+    )
     return Row(kind, group_or_query, *query, rank, picture.name, *answer, picture.similarity)
 
 
 def write_csv(rows: Iterable[Row], path: Path) -> None:
     """Write the lines below a header with the names of Row's fields.
 
-    UTF-8; bytes of a name that are no UTF-8 are written as they are, so that the table names the files that exist.
-    The file appears whole or, after an error, not at all. Raises OSError when it cannot be written.
+    UTF-8; bytes of a name that are no UTF-8 are written as they are, so that the table names the
+    files that exist. The file appears whole or, after an error, not at all. Raises OSError when it
+    cannot be written.
     """
     with _replacing(path) as file:
-        # Its lines end in CR LF: with any other end some versions of Python leave a CR in a name without quotes.
+        # Its lines end in CR LF: with any other end some versions of Python leave a CR in a name
+        # without quotes.
         writer = csv.writer(file)
         writer.writerow(field.name for field in fields(Row))
         for row in rows:
@@ -212,19 +232,23 @@ _HEAD = """<!DOCTYPE html>
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<meta http-equiv="Content-Security-Policy"
+  content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
 <title>{title}</title>
 <style>
-:root {{ color-scheme: light dark; --ink: #1f2430; --quiet: #626a7a; --paper: #fff; --box: #d4d7dd; }}
+:root {{ color-scheme: light dark;
+  --ink: #1f2430; --quiet: #626a7a; --paper: #fff; --box: #d4d7dd; }}
 @media (prefers-color-scheme: dark) {{
   :root {{ --ink: #e4e7ee; --quiet: #a0a8b8; --paper: #15181e; --box: #3a3f4a; }}
 }}
-body {{ margin: 0 auto; max-width: 80rem; padding: 1rem; background: var(--paper); color: var(--ink);
-  font: 1rem/1.45 system-ui, sans-serif; overflow-wrap: anywhere; }}
-h1 {{ font-size: 1.4rem; }} h2 {{ font-size: 1.15rem; margin-top: 2.2rem; }} h3 {{ font-size: 1rem; }}
+body {{ margin: 0 auto; max-width: 80rem; padding: 1rem; background: var(--paper);
+  color: var(--ink); font: 1rem/1.45 system-ui, sans-serif; overflow-wrap: anywhere; }}
+h1 {{ font-size: 1.4rem; }}
+h2 {{ font-size: 1.15rem; margin-top: 2.2rem; }}
+h3 {{ font-size: 1rem; }}
 p, small {{ color: var(--quiet); }}
-ul {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(8.5rem, 1fr)); gap: 1rem; padding: 0;
-  list-style: none; }}
+ul {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(8.5rem, 1fr)); gap: 1rem;
+  padding: 0; list-style: none; }}
 figure {{ margin: 0; }}
 figcaption {{ font-size: .85rem; line-height: 1.3; margin-top: .3rem; }}
 small {{ display: block; font-size: .8rem; font-variant-numeric: tabular-nums; }}
@@ -232,8 +256,9 @@ small {{ display: block; font-size: .8rem; font-variant-numeric: tabular-nums; }
 .frame img {{ display: block; max-width: 100%; height: auto; }}
 .query img {{ outline: 3px solid var(--quiet); outline-offset: 2px; }}
 .square {{ position: absolute; outline: 2px solid #fff; box-shadow: 0 0 0 4px #000; }}
-.missing {{ display: flex; align-items: center; justify-content: center; box-sizing: border-box; aspect-ratio: 1;
-  max-width: {side}px; padding: .5rem; background: var(--box); line-height: 1.3; text-align: center; }}
+.missing {{ display: flex; align-items: center; justify-content: center; box-sizing: border-box;
+  aspect-ratio: 1; max-width: {side}px; padding: .5rem; background: var(--box); line-height: 1.3;
+  text-align: center; }}
 </style>
 </head>
 <body>
@@ -253,7 +278,10 @@ def _page(findings: Findings, read: Read, title: str) -> Iterator[str]:
     if findings.duplicates is not None:
         yield from _duplicates(findings.duplicates, read)
     if findings.outliers is not None:
-        yield "<section>\n<h2>Outliers</h2>\n<p>The strangest first: images that resemble even their nearest "
+        yield (
+            "<section>\n<h2>Outliers</h2>\n<p>The strangest first: images that resemble even "
+            "their nearest "
+        )
         yield "neighbours little. The number is the mean similarity to these neighbours.</p>\n"
         yield from _pictures(findings.outliers, read)
         yield "</section>\n"
@@ -265,17 +293,26 @@ def _duplicates(duplicates: Duplicates, read: Read) -> Iterator[str]:
     yield "<section>\n<h2>Near-duplicates</h2>\n"
     yield "<p>Groups of images with a similarity to the first of the group of "
     yield f"{duplicates.threshold:g} or more: {len(groups)}"
-    yield f", of which the first {MAX_GROUPS} are shown.</p>\n" if len(groups) > MAX_GROUPS else ".</p>\n"
+    yield (
+        f", of which the first {MAX_GROUPS} are shown.</p>\n"
+        if len(groups) > MAX_GROUPS
+        else ".</p>\n"
+    )
     for number, group in enumerate(groups[:MAX_GROUPS], 1):
         count = len(group.pictures)
-        yield f"<h3>Group {number}: {count} images, smallest similarity to the first {group.smallest:.3f}</h3>\n"
+        yield (
+            f"<h3>Group {number}: {count} images, smallest similarity to the first "
+            f"{group.smallest:.3f}</h3>\n"
+        )
         if count > MAX_PICTURES:
             yield f"<p>The first {MAX_PICTURES} are shown.</p>\n"
         yield from _pictures(group.pictures[:MAX_PICTURES], read)
     yield "</section>\n"
 
 
-def _pictures(pictures: Sequence[Picture], read: Read, query: Picture | None = None) -> Iterator[str]:
+def _pictures(
+    pictures: Sequence[Picture], read: Read, query: Picture | None = None
+) -> Iterator[str]:
     if query is not None or pictures:
         yield "<ul>\n"
         if query is not None:
@@ -295,7 +332,10 @@ def _figure(picture: Picture, read: Read, role: str = "image") -> str:
         facts.append(str(picture.square))
     if picture.similarity is not None:
         facts.append(f"{picture.similarity:.3f}")
-    caption = f"<figcaption><bdi>{_text(picture.name)}</bdi> <small>{' &middot; '.join(facts)}</small></figcaption>"
+    caption = (
+        f"<figcaption><bdi>{_text(picture.name)}</bdi> "
+        f"<small>{' &middot; '.join(facts)}</small></figcaption>"
+    )
     return f"<figure>{_frame(picture, read, _alt(picture, role))}{caption}</figure>"
 
 
@@ -310,16 +350,28 @@ def _frame(picture: Picture, read: Read, alt: str) -> str:
         image = read(picture.index)
     except UnreadableImage as error:
         reason = _text(error.reason)
-        return f'<div class="missing" role="img" aria-label="{alt}, unreadable: {reason}">{reason}</div>'
+        return (
+            f'<div class="missing" role="img" aria-label="{alt}, unreadable: '
+            f'{reason}">{reason}</div>'
+        )
     small = _thumbnail(image)
     data = base64.b64encode(_jpeg(small)).decode()
-    element = f'<img src="data:image/jpeg;base64,{data}" alt="{alt}" width="{small.width}" height="{small.height}">'
-    square = "" if picture.square is None else f'<span class="square" style="{_place(picture.square)}"></span>'
+    element = (
+        f'<img src="data:image/jpeg;base64,{data}" alt="{alt}" width="{small.width}" '
+        f'height="{small.height}">'
+    )
+    square = (
+        ""
+        if picture.square is None
+        else f'<span class="square" style="{_place(picture.square)}"></span>'
+    )
     return f'<span class="frame">{element}{square}</span>'
 
 
 def _thumbnail(image: NDArray[np.uint8]) -> Image.Image:
-    """Picture with a longer side of THUMBNAIL pixels; small images are enlarged so that their pixels can be seen."""
+    """Picture with a longer side of THUMBNAIL pixels; small images are enlarged so that their
+    pixels can be seen.
+    """
     picture = Image.fromarray(image)
     scale = THUMBNAIL / max(picture.size)
     method = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS
@@ -339,7 +391,9 @@ def _place(square: Square) -> str:
 
 
 def _text(text: str) -> str:
-    r"""Text for HTML, between tags and in quotes; what cannot be shown becomes an escape such as \udce9."""
+    r"""Text for HTML, between tags and in quotes; what cannot be shown becomes an escape such as
+    \udce9.
+    """
     shown = _UNSHOWN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
     return html.escape(shown, quote=True)
 

@@ -1,4 +1,6 @@
-"""Teacher targets without collapse: the running centers (paper algorithm 1, spec 5.5) and Sinkhorn-Knopp."""
+"""Teacher targets without collapse: the running centers (paper algorithm 1, spec 5.5) and
+Sinkhorn-Knopp.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,8 @@ class Center(nn.Module):
         super().__init__()
         self.momentum = momentum
         self.register_buffer("value", torch.zeros(dim))
-        # Sum of logits and number of rows since the last update, in one vector to be reduced at once.
+        # Sum of logits and number of rows since the last update, in one vector to be reduced at
+        # once.
         self.register_buffer("pending", torch.zeros(dim + 1), persistent=False)
 
     @torch.no_grad()
@@ -38,7 +41,9 @@ def update_centers(centers: Sequence[Center]) -> None:
     if several_processes():
         packed = torch.cat([center.pending for center in centers])
         dist.all_reduce(packed)
-        for center, reduced in zip(centers, packed.split([len(c.pending) for c in centers]), strict=True):
+        for center, reduced in zip(
+            centers, packed.split([len(c.pending) for c in centers]), strict=True
+        ):
             center.pending.copy_(reduced)
     for center in centers:
         total, num_rows = center.pending[:-1], center.pending[-1]
@@ -50,15 +55,17 @@ def update_centers(centers: Sequence[Center]) -> None:
 
 @torch.no_grad()
 def sinkhorn_probs(logits: Tensor, temp: float, iterations: int = 3) -> Tensor:
-    """Balanced assignment of rows to prototypes (Sinkhorn-Knopp; not in the paper, see SwAV and DINOv2).
+    """Balanced assignment of rows to prototypes (Sinkhorn-Knopp; not in the paper, see SwAV and
+    DINOv2).
 
-    Rows of all processes are balanced together. Every row sums to 1, whatever the logits: prototypes and then rows are
-    taken relative to their largest entry, so that every column and every row of the kernel holds a 1 and no sum can
-    vanish or overflow, however far rows lie apart.
+    Rows of all processes are balanced together. Every row sums to 1, whatever the logits:
+    prototypes and then rows are taken relative to their largest entry, so that every column and
+    every row of the kernel holds a 1 and no sum can vanish or overflow, however far rows lie apart.
 
     Args:
-        logits: [R, K], any float type; R may be 0 on a process. A prototype at -inf gets nothing of its row; a row of
-            nothing else has no preference. NaN and +inf make everything NaN, which the loss shows.
+        logits: [R, K], any float type; R may be 0 on a process. A prototype at -inf gets nothing of
+            its row; a row of nothing else has no preference. NaN and +inf make everything NaN,
+            which the loss shows.
         temp: divides the logits.
         iterations: of balancing prototypes, then rows.
 
@@ -89,8 +96,8 @@ def sinkhorn_probs(logits: Tensor, temp: float, iterations: int = 3) -> Tensor:
 
 
 BLOCK = 3
-"""Iterations on one kernel. In each the weights of prototypes and rows drift apart by R K times at most: within the
-range of float32 for three, not for any number."""
+"""Iterations on one kernel. In each the weights of prototypes and rows drift apart by R K times at
+most: within the range of float32 for three, not for any number."""
 
 
 def _highest(rows: Tensor) -> Tensor:

@@ -1,4 +1,6 @@
-"""What one process would see of a step that several share: all rows, in one order, and sums over them."""
+"""What one process would see of a step that several share: all rows, in one order, and sums over
+them.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +17,11 @@ def several_processes() -> bool:
 
 
 def gather_rows(rows: Tensor) -> Tensor:
-    """Rows [G, B, D] of W processes as [G, B * W, D], in the order in which one process would have them.
+    """Rows [G, B, D] of W processes as [G, B * W, D], in the order in which one process would have
+    them.
 
-    Every process is to compute the same loss of the result. Its gradient at the own rows is multiplied by W, as the
-    gradients of the parameters are averaged over the processes afterwards.
+    Every process is to compute the same loss of the result. Its gradient at the own rows is
+    multiplied by W, as the gradients of the parameters are averaged over the processes afterwards.
     """
     return _Gather.apply(rows) if several_processes() else rows  # pyright: ignore[reportReturnType]
 
@@ -26,7 +29,10 @@ def gather_rows(rows: Tensor) -> Tensor:
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor) -> Tensor:
-        parts = [torch.empty_like(rows, memory_format=torch.contiguous_format) for _ in range(dist.get_world_size())]
+        parts = [
+            torch.empty_like(rows, memory_format=torch.contiguous_format)
+            for _ in range(dist.get_world_size())
+        ]
         dist.all_gather(parts, rows.contiguous())
         return torch.stack(parts, dim=2).flatten(1, 2)  # of W images in turn each process has one
 
@@ -38,9 +44,14 @@ class _Gather(torch.autograd.Function):
 
 @torch.no_grad()
 def sum_rows(sums: list[Tensor]) -> list[Tensor]:
-    """Sums over the rows of a process, 1-d or scalar, added up over all processes in one collective."""
+    """Sums over the rows of a process, 1-d or scalar, added up over all processes in one
+    collective.
+    """
     if not several_processes():
         return sums
     flat = torch.cat([part.reshape(-1) for part in sums])
     dist.all_reduce(flat)
-    return [part.view_as(of) for part, of in zip(flat.split([part.numel() for part in sums]), sums, strict=True)]
+    return [
+        part.view_as(of)
+        for part, of in zip(flat.split([part.numel() for part in sums]), sums, strict=True)
+    ]

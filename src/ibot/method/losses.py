@@ -1,8 +1,10 @@
-"""Cross-entropy between the sharpened teacher and the student (paper equations 2 and 3, spec 5.2, 5.3).
+"""Cross-entropy between the sharpened teacher and the student (paper equations 2 and 3, spec 5.2,
+5.3).
 
-Pure functions of tensors, computed in float32 or wider. Both losses use -sum p log q = m * logsumexp(s) - <p, s> for
-targets that sum to m, so that no log-softmax is stored (spec 5.7, I6, I7); the tests hold the plain double loops. The
-sum m is taken, not assumed: a target of zeros must cost nothing, not a bare logsumexp.
+Pure functions of tensors, computed in float32 or wider. Both losses use -sum p log q = m *
+logsumexp(s) - <p, s> for targets that sum to m, so that no log-softmax is stored (spec 5.7, I6,
+I7); the tests hold the plain double loops. The sum m is taken, not assumed: a target of zeros must
+cost nothing, not a bare logsumexp.
 """
 
 from __future__ import annotations
@@ -20,15 +22,18 @@ def teacher_probs(logits: Tensor, center: Tensor, temp: float) -> Tensor:
 
 
 def hard_labels(probs: Tensor) -> Tensor:
-    """All of each row [..., K] on its largest entry, the first of equal ones (ablation, table 18)."""
+    """All of each row [..., K] on its largest entry, the first of equal ones (ablation, table
+    18).
+    """
     return torch.zeros_like(probs).scatter_(-1, probs.argmax(dim=-1, keepdim=True), 1.0)
 
 
 def cls_loss(student: Tensor, teacher: Tensor, student_temp: float) -> Tensor:
-    """Mean cross-entropy over all (teacher view, student view) pairs of different views (equation 2 for all views).
+    """Mean cross-entropy over all (teacher view, student view) pairs of different views (equation 2
+    for all views).
 
-    student: logits [V, B, K]; the first G views are the teacher's own. teacher: probabilities [G, B, K], no gradient.
-    Returns a scalar in nats; uniform teacher and student give ln K.
+    student: logits [V, B, K]; the first G views are the teacher's own. teacher: probabilities [G,
+    B, K], no gradient. Returns a scalar in nats; uniform teacher and student give ln K.
     """
     num_student, num_teacher, batch = len(student), len(teacher), student.shape[1]
     scores = at_least_float32(student) / student_temp
@@ -40,12 +45,15 @@ def cls_loss(student: Tensor, teacher: Tensor, student_temp: float) -> Tensor:
     return (all_pairs - own_pairs) / (num_teacher * (num_student - 1) * batch)
 
 
-def patch_loss(student: Tensor, teacher: Tensor, weight: Tensor, num_views: int, student_temp: float) -> Tensor:
-    """Masked-patch cross-entropy (equation 3); each view counts once, however many patches it hides.
+def patch_loss(
+    student: Tensor, teacher: Tensor, weight: Tensor, num_views: int, student_temp: float
+) -> Tensor:
+    """Masked-patch cross-entropy (equation 3); each view counts once, however many patches it
+    hides.
 
-    student: logits [M, K] of the masked patches of all global views. teacher: probabilities [M, K] at the same places
-    of the whole view. weight: [M], one over the number of masked patches of the patch's view.
-    num_views: G * B; views without a mask count as zero. Returns a scalar in nats.
+    student: logits [M, K] of the masked patches of all global views. teacher: probabilities [M, K]
+    at the same places of the whole view. weight: [M], one over the number of masked patches of the
+    patch's view. num_views: G * B; views without a mask count as zero. Returns a scalar in nats.
     """
     scores = at_least_float32(student) / student_temp
     per_patch = teacher.sum(dim=-1) * scores.logsumexp(dim=-1) - (teacher * scores).sum(dim=-1)
@@ -53,10 +61,11 @@ def patch_loss(student: Tensor, teacher: Tensor, weight: Tensor, num_views: int,
 
 
 def koleo_loss(features: Tensor, eps: float = 1e-8) -> Tensor:
-    """Minus the mean log distance of each feature to its nearest neighbour (KoLeo; not in the paper, see DINOv2).
+    """Minus the mean log distance of each feature to its nearest neighbour (KoLeo; not in the
+    paper, see DINOv2).
 
-    features: [G, B, D]; neighbours are sought among the images of one view. Spreads features over the sphere, which
-    keeps their rank up. Zero for a single image.
+    features: [G, B, D]; neighbours are sought among the images of one view. Spreads features over
+    the sphere, which keeps their rank up. Zero for a single image.
     """
     batch = features.shape[1]
     if batch < 2:

@@ -1,10 +1,12 @@
-"""Student and teacher: two networks of backbone and head, and the forward passes that the losses need.
+"""Student and teacher: two networks of backbone and head, and the forward passes that the losses
+need.
 
-The normal path computes only what a loss reads, by the exact identities of spec 5.7: the student's head runs on class
-tokens and masked patches alone (I3, I4) and its last block on those rows alone (I5); the teacher's patch logits exist
-at masked patches alone (I2), and the patch center comes from the mean of the projected tokens, because the last layer
-is linear (I1). Nothing of size images x tokens x prototypes is built. Batch norm in the head must see every token, so
-there the student's head runs on all of them.
+The normal path computes only what a loss reads, by the exact identities of spec 5.7: the student's
+head runs on class tokens and masked patches alone (I3, I4) and its last block on those rows alone
+(I5); the teacher's patch logits exist at masked patches alone (I2), and the patch center comes from
+the mean of the projected tokens, because the last layer is linear (I1). Nothing of size images x
+tokens x prototypes is built. Batch norm in the head must see every token, so there the student's
+head runs on all of them.
 """
 
 from __future__ import annotations
@@ -33,7 +35,8 @@ class TeacherOutput:
     cls: Tensor
     """[G, B, K] class logits."""
     patch: Tensor
-    """[M, K'] patch logits to predict: those of the masked places, or of the partners in an ablation."""
+    """[M, K'] patch logits to predict: those of the masked places, or of the partners in an
+    ablation."""
     cls_mean: Tensor
     """[K], mean class logits, for the center."""
     patch_mean: Tensor
@@ -68,12 +71,18 @@ class Student(Network):
     """The trained network."""
 
     def __init__(self, config: Config) -> None:
-        super().__init__(config, drop_path=config.model.drop_path, masked=True, shared=config.head.shared)
+        super().__init__(
+            config, drop_path=config.model.drop_path, masked=True, shared=config.head.shared
+        )
 
-    def forward(self, global_views: Tensor, masks: Masks, local_views: Tensor | None) -> StudentOutput:
-        """One pass over all views: global_views [G, B, 3, H, W] with masks, local_views [L, B, 3, H', W'] or None.
+    def forward(
+        self, global_views: Tensor, masks: Masks, local_views: Tensor | None
+    ) -> StudentOutput:
+        """One pass over all views: global_views [G, B, 3, H, W] with masks, local_views [L, B, 3,
+        H', W'] or None.
 
-        Local views are whole, unless `masks.local` hides patches of theirs; those come last among the patches.
+        Local views are whole, unless `masks.local` hides patches of theirs; those come last among
+        the patches.
         """
         num_global, batch = global_views.shape[:2]
         num_tokens = 1 + masks.map.shape[-1]
@@ -82,23 +91,35 @@ class Student(Network):
         if self.head.sees_batch:
             cls, patch, features = self._dense_pass(images, hidden, masks.index)
             if local_views is not None:
-                local = () if masks.local is None else (masks.local.map.flatten(0, 1), masks.local.index)
+                local = (
+                    ()
+                    if masks.local is None
+                    else (masks.local.map.flatten(0, 1), masks.local.index)
+                )
                 cls_local, patch_local, _ = self._dense_pass(local_views.flatten(0, 1), *local)
                 cls, patch = torch.cat([cls, cls_local]), torch.cat([patch, patch_local])
             logits, patch = self.head.logits(cls, patch)
         else:
-            rows = self.backbone.forward_rows(images, hidden, torch.cat([cls_rows, flat_token_rows(masks)]))
+            rows = self.backbone.forward_rows(
+                images, hidden, torch.cat([cls_rows, flat_token_rows(masks)])
+            )
             features, patches = rows.split([len(cls_rows), len(rows) - len(cls_rows)])
             cls = features
             if local_views is not None:
-                cls_local, patches_local = self._local_tokens(local_views.flatten(0, 1), masks.local)
+                cls_local, patches_local = self._local_tokens(
+                    local_views.flatten(0, 1), masks.local
+                )
                 cls, patches = torch.cat([features, cls_local]), torch.cat([patches, patches_local])
             z_cls, z_patch = self.head.project_both(cls, patches)
             logits, patch = self.head.logits(z_cls, z_patch)
-        return StudentOutput(logits.unflatten(0, (-1, batch)), patch, features.unflatten(0, (num_global, batch)))
+        return StudentOutput(
+            logits.unflatten(0, (-1, batch)), patch, features.unflatten(0, (num_global, batch))
+        )
 
     def _local_tokens(self, images: Tensor, masks: Masks | None) -> tuple[Tensor, Tensor]:
-        """Class tokens [B, D] of local views and the tokens [M, D] of their hidden patches, if any."""
+        """Class tokens [B, D] of local views and the tokens [M, D] of their hidden patches, if
+        any.
+        """
         rows_of_tokens, columns = self.backbone.token_grid(*images.shape[-2:])
         cls_rows = torch.arange(len(images), device=images.device) * (1 + rows_of_tokens * columns)
         if masks is None:
@@ -111,7 +132,9 @@ class Student(Network):
     def _dense_pass(
         self, images: Tensor, hidden: Tensor | None = None, places: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Every token through the head, for batch norm: projected class rows, projected patch rows, class tokens."""
+        """Every token through the head, for batch norm: projected class rows, projected patch rows,
+        class tokens.
+        """
         output = self.backbone(images, hidden)
         cls, patches = self.head.project_both(output.cls, output.patches.flatten(0, 1))
         return cls, patches[places] if places is not None else patches[:0], output.cls
@@ -126,10 +149,13 @@ class Teacher(Network):
         self.requires_grad_(False)
 
     @torch.no_grad()
-    def forward(self, global_views: Tensor, masks: Masks, local_views: Tensor | None = None) -> TeacherOutput:
+    def forward(
+        self, global_views: Tensor, masks: Masks, local_views: Tensor | None = None
+    ) -> TeacherOutput:
         """One pass over the whole global views [G, B, 3, H, W].
 
-        And over the whole local views [L, B, 3, H', W'], where `masks.local` hides patches from the student.
+        And over the whole local views [L, B, 3, H', W'], where `masks.local` hides patches from the
+        student.
         """
         num_global, batch = global_views.shape[:2]
         output = self.backbone(global_views.flatten(0, 1))
@@ -143,7 +169,8 @@ class Teacher(Network):
             _, z_local = self.head.project_both(local.cls, local.patches.flatten(0, 1))
             wanted = torch.cat([wanted, z_local[masks.local.index]])
         cls, patch = self.head.logits(z_cls, wanted)
-        # By linearity the mean of all patch logits is the last layer applied to the mean row (spec 5.7, I1).
+        # By linearity the mean of all patch logits is the last layer applied to the mean row (spec
+        # 5.7, I1).
         _, patch_mean = self.head.logits(z_cls[:0], z_patches.mean(dim=0, keepdim=True))
         return TeacherOutput(
             cls=cls.unflatten(0, (num_global, batch)),
@@ -174,23 +201,31 @@ class StudentTeacher(nn.Module):
     def start_teacher(self) -> None:
         """Copy the student into the teacher (spec 4.6).
 
-        With unequal sharing, a shared teacher layer ends up as the student's patch layer, and both layers of an
-        unshared teacher start as the student's one layer: the published semantics (quirk Q46).
+        With unequal sharing, a shared teacher layer ends up as the student's patch layer, and both
+        layers of an unshared teacher start as the student's one layer: the published semantics
+        (quirk Q46).
         """
         source = self.student.state_dict()
         own = self.teacher.state_dict()
-        self.teacher.load_state_dict({name: source[name] for name in own if name in source}, strict=False)
+        self.teacher.load_state_dict(
+            {name: source[name] for name in own if name in source}, strict=False
+        )
         self.teacher.head.cls_layer.load_state_dict(self.student.head.cls_layer.state_dict())
         self.teacher.head.patch_layer.load_state_dict(self.student.head.patch_layer.state_dict())
 
     def averaged(self) -> list[tuple[Tensor, Tensor]]:
-        """Pairs (teacher, student) of the parameters that the moving average reaches: those with a common name."""
+        """Pairs (teacher, student) of the parameters that the moving average reaches: those with a
+        common name.
+        """
         student = dict(self.student.named_parameters())
-        return [(p, student[name]) for name, p in self.teacher.named_parameters() if name in student]
+        return [
+            (p, student[name]) for name, p in self.teacher.named_parameters() if name in student
+        ]
 
 
 def most_similar(patches: Tensor) -> Tensor:
-    """For each patch of two views [2, B, N, D] the flat position of the most similar one (cosine) of the other view.
+    """For each patch of two views [2, B, N, D] the flat position of the most similar one (cosine)
+    of the other view.
 
     int64 [2 * B * N], positions in the flattened [2, B, N].
     """
@@ -202,6 +237,8 @@ def most_similar(patches: Tensor) -> Tensor:
 
 
 def flat_token_rows(masks: Masks) -> Tensor:
-    """Rows of the masked patches in the flattened tokens [G * B * (1 + N), D], where each view starts with its cls."""
+    """Rows of the masked patches in the flattened tokens [G * B * (1 + N), D], where each view
+    starts with its cls.
+    """
     num_patches = masks.map.shape[-1]
     return masks.index + masks.index // num_patches + 1

@@ -35,11 +35,15 @@ class Backbone(Protocol):
         ...
 
     def __call__(self, images: Tensor, mask: Tensor | None = None) -> TokenOutput:
-        """Tokens of `images` [B, 3, H, W]; `mask` bool [B, N], True = hidden; None = nothing hidden."""
+        """Tokens of `images` [B, 3, H, W]; `mask` bool [B, N], True = hidden; None = nothing
+        hidden.
+        """
         ...
 
     def forward_rows(self, images: Tensor, mask: Tensor | None, rows: Tensor) -> Tensor:
-        """The rows `rows` int64 [R] of the flattened tokens [B * (1 + N), D], class token first: [R, D]."""
+        """The rows `rows` int64 [R] of the flattened tokens [B * (1 + N), D], class token first:
+        [R, D].
+        """
         ...
 
     def last_layers(self, images: Tensor, num: int, norm: bool = True) -> list[TokenOutput]:
@@ -49,7 +53,8 @@ class Backbone(Protocol):
     def attention_maps(self, images: Tensor, block: int = -1) -> Tensor:
         """Attention probabilities of one block, for pictures: [B, heads, 1 + N, 1 + N] for a ViT.
 
-        A Swin has no class token to attend from and gives each window: [B * windows, heads, q * q, q * q].
+        A Swin has no class token to attend from and gives each window: [B * windows, heads, q * q,
+        q * q].
         """
         ...
 
@@ -65,8 +70,8 @@ def build_backbone(
 
     Args:
         config: the network's settings.
-        image_size: height and width in pixels for which the position table or the windows are built, unless
-            `config.pos_size` says.
+        image_size: height and width in pixels for which the position table or the windows are
+            built, unless `config.pos_size` says.
         drop_path: stochastic depth of the last block; the teacher has 0.
         masked: with a mask token (the student).
     """

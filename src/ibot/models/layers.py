@@ -1,4 +1,6 @@
-"""Parts of the vision transformers: patch embedding, position table, attention, MLP, stochastic depth (spec 3.1)."""
+"""Parts of the vision transformers: patch embedding, position table, attention, MLP, stochastic
+depth (spec 3.1).
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,8 @@ from torch import Tensor, nn
 
 
 def init_linear(module: nn.Module, scheme: Literal["published", "xavier"]) -> None:
-    """Initialise every `nn.Linear` below `module`: normal with std 0.02 (spec 3) or Xavier-uniform; bias 0.
+    """Initialise every `nn.Linear` below `module`: normal with std 0.02 (spec 3) or Xavier-uniform;
+    bias 0.
 
     The published "truncated" normal is cut at +-2 absolute, which is never reached (quirk Q34).
     """
@@ -27,7 +30,9 @@ def init_linear(module: nn.Module, scheme: Literal["published", "xavier"]) -> No
 
 
 class PatchEmbed(nn.Module):
-    """Cut an image into patches and project each: [B, 3, H, W] -> [B, N, D]; a remainder of H, W is cut off."""
+    """Cut an image into patches and project each: [B, 3, H, W] -> [B, N, D]; a remainder of H, W is
+    cut off.
+    """
 
     def __init__(self, patch: int, width: int, channels: int = 3) -> None:
         super().__init__()
@@ -46,8 +51,8 @@ def resample_positions(
 ) -> Tensor:
     """Resample position rows [1, Mh*Mw, D] bicubically to [1, h*w, D] (spec 3.1.3).
 
-    The published code adds 0.1 to the target size, which shifts every sampling point; `exact` does not, and
-    `antialias` also smooths as Pillow does.
+    The published code adds 0.1 to the target size, which shifts every sampling point; `exact` does
+    not, and `antialias` also smooths as Pillow does.
     """
     width = table.shape[-1]
     maps = table.reshape(1, *table_grid, width).permute(0, 3, 1, 2)
@@ -64,8 +69,9 @@ def resample_positions(
 class DropPath(nn.Module):
     """Stochastic depth: drop a residual branch for whole samples, scale the others (spec 3.1.4).
 
-    It draws for every image of a step, whatever parts the step is cut into: part number `part` of `parts` holds the
-    images part, part + parts, ... and the generator must stand at the same place for each of them. See `set_part`.
+    It draws for every image of a step, whatever parts the step is cut into: part number `part` of
+    `parts` holds the images part, part + parts, ... and the generator must stand at the same place
+    for each of them. See `set_part`.
     """
 
     def __init__(self, rate: float) -> None:
@@ -74,7 +80,9 @@ class DropPath(nn.Module):
         self.part, self.parts = 0, 1
 
     def forward(self, branch: Tensor, num_samples: int, sample: Tensor | None = None) -> Tensor:
-        """Apply to `branch` [B, ..., D], or to rows [R, D] of which `sample` int64 [R] tells the image."""
+        """Apply to `branch` [B, ..., D], or to rows [R, D] of which `sample` int64 [R] tells the
+        image.
+        """
         if self.rate == 0.0 or not self.training:
             return branch
         keep = 1 - self.rate
@@ -92,21 +100,24 @@ def set_part(network: nn.Module, part: int, parts: int) -> None:
 
 
 def attention_softmax(q: Tensor, k: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Attention probabilities [B, heads, T, T] of queries and keys [B, heads, T, d]; the plain path.
+    """Attention probabilities [B, heads, T, T] of queries and keys [B, heads, T, d]; the plain
+    path.
 
     bias: added to the scores.
     """
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
     if bias is not None:
         scores = scores + bias
-    return torch.softmax(scores, dim=-1, dtype=torch.float32 if scores.dtype is torch.bfloat16 else None)
+    return torch.softmax(
+        scores, dim=-1, dtype=torch.float32 if scores.dtype is torch.bfloat16 else None
+    )
 
 
 def fused_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
     """Values [B, heads, T, d] mixed by attention, in one kernel where that pays."""
     slow_kernel = q.dtype is torch.bfloat16 and q.device.type == "cpu"
-    # The fused kernel's bfloat16 backward is 7 to 13 times slower here than plain products (docs/log.md); with a bias
-    # its layout cannot be traced by torch.export.
+    # The fused kernel's bfloat16 backward is 7 to 13 times slower here than plain products
+    # (docs/log.md); with a bias its layout cannot be traced by torch.export.
     if slow_kernel or (bias is not None and torch.compiler.is_exporting()):
         return attention_softmax(q, k, bias).to(v.dtype) @ v
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
@@ -148,7 +159,9 @@ class Attention(nn.Module):
         return fused_attention(*self.split_heads(x)).transpose(1, 2).flatten(2)
 
     def probabilities(self, x: Tensor) -> Tensor:
-        """Attention of every token to every token [B, heads, T, T]; the plain path, for pictures and tests."""
+        """Attention of every token to every token [B, heads, T, T]; the plain path, for pictures
+        and tests.
+        """
         q, k, _ = self.split_heads(x)
         return attention_softmax(q, k)
 
@@ -191,16 +204,20 @@ class Block(nn.Module):
         self.gamma_2 = nn.Parameter(torch.full((width,), layer_scale)) if layer_scale else None
 
     def forward(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
-        """Transform tokens [B, T, D]. With `rows` int64 [R] into B*T, compute and return only those: [R, D].
+        """Transform tokens [B, T, D]. With `rows` int64 [R] into B*T, compute and return only
+        those: [R, D].
 
-        Keys and values need all tokens, everything after the attention only the rows that are read (spec 5.7, I5).
+        Keys and values need all tokens, everything after the attention only the rows that are read
+        (spec 5.7, I5).
         """
         num_samples, tokens = x.shape[:2]
         mixed, sample = self.attn.attend(self.norm1(x)), None
         if rows is not None:
             x, mixed, sample = x.flatten(0, 1)[rows], mixed.flatten(0, 1)[rows], rows // tokens
         x = x + self.drop_path(_scaled(self.attn.proj(mixed), self.gamma_1), num_samples, sample)
-        return x + self.drop_path(_scaled(self.mlp(self.norm2(x)), self.gamma_2), num_samples, sample)
+        return x + self.drop_path(
+            _scaled(self.mlp(self.norm2(x)), self.gamma_2), num_samples, sample
+        )
 
 
 def _scaled(branch: Tensor, gamma: Tensor | None) -> Tensor:

@@ -1,9 +1,12 @@
-"""Swin Transformer with a mask token: hierarchical tokens, attention in shifted windows (paper section 3.1, spec 3.2).
+"""Swin Transformer with a mask token: hierarchical tokens, attention in shifted windows (paper
+section 3.1, spec 3.2).
 
 What the method needs beside a plain Swin:
-- the mask lives on the output grid (cells of 32 pixels in four stages) and hides every embedded patch below a cell;
+- the mask lives on the output grid (cells of 32 pixels in four stages) and hides every embedded
+  patch below a cell;
 - there is no class parameter: the class token is the mean of the normalised output tokens;
-- crops of any size, square or not: maps are padded to whole windows, and padding is attended to like any zero;
+- crops of any size, square or not: maps are padded to whole windows, and padding is attended to
+  like any zero;
 - window sides and shifts follow from the image size at construction, not from the crop.
 Parameter names are those of the published code.
 """
@@ -21,14 +24,19 @@ from ibot.models.layers import DropPath, Mlp, attention_softmax, fused_attention
 from ibot.types import TokenOutput
 
 SHIFT_PENALTY = -100.0
-"""Added to the score of two tokens that the shift made neighbours; not minus infinity, as published."""
+"""Added to the score of two tokens that the shift made neighbours; not minus infinity, as
+published."""
 
 
 class SwinTransformer(nn.Module):
     """The Swin backbone; see `ibot.models.backbone.Backbone` for the protocol that it fulfils."""
 
     def __init__(
-        self, config: ModelConfig, image_size: tuple[int, int], drop_path: float = 0.0, masked: bool = False
+        self,
+        config: ModelConfig,
+        image_size: tuple[int, int],
+        drop_path: float = 0.0,
+        masked: bool = False,
     ) -> None:
         super().__init__()
         stages = len(config.depths)
@@ -66,7 +74,8 @@ class SwinTransformer(nn.Module):
         return grid
 
     def forward(self, images: Tensor, mask: Tensor | None = None) -> TokenOutput:
-        """All tokens of `images` [B, 3, H, W]; `mask` bool [B, N] on the output grid, True = hidden.
+        """All tokens of `images` [B, 3, H, W]; `mask` bool [B, N] on the output grid, True =
+        hidden.
 
         With a mask, H and W must be multiples of the stride (ValueError).
         """
@@ -76,7 +85,8 @@ class SwinTransformer(nn.Module):
         return _tokens(self.norm(x))
 
     def forward_rows(self, images: Tensor, mask: Tensor | None, rows: Tensor) -> Tensor:
-        """The rows `rows` int64 [R] of the flattened output [B * (1 + N), D], class token first: [R, D].
+        """The rows `rows` int64 [R] of the flattened output [B * (1 + N), D], class token first:
+        [R, D].
 
         Nothing is saved: the class token is the mean over all tokens, so every token is read.
         """
@@ -89,7 +99,8 @@ class SwinTransformer(nn.Module):
         return [stage for stage in self.layers if isinstance(stage, Stage)]
 
     def last_layers(self, images: Tensor, num: int, norm: bool = True) -> list[TokenOutput]:
-        """Outputs of the last `num` blocks, earliest first, before any merging; widths differ between stages.
+        """Outputs of the last `num` blocks, earliest first, before any merging; widths differ
+        between stages.
 
         The final norm fits the last stage alone and is applied there unless `norm` is False.
         """
@@ -104,7 +115,9 @@ class SwinTransformer(nn.Module):
         return outputs[-num:]
 
     def attention_maps(self, images: Tensor, block: int = -1) -> Tensor:
-        """Attention probabilities inside the windows of one block: [B * windows, heads, q * q, q * q]."""
+        """Attention probabilities inside the windows of one block: [B * windows, heads, q * q, q *
+        q].
+        """
         x, chosen = self._embed(images, None), range(self.num_blocks)[block]
         for stage in self.stages:
             for candidate in stage.blocks:
@@ -128,7 +141,10 @@ class SwinTransformer(nn.Module):
             raise ValueError("this backbone was built without a mask token")
         height, width = images.shape[-2:]
         if height % self.patch_size or width % self.patch_size:
-            raise ValueError(f"masked images need sides that are multiples of {self.patch_size}, not {height}x{width}")
+            raise ValueError(
+                f"masked images need sides that are multiples of {self.patch_size}, not "
+                f"{height}x{width}"
+            )
         cell = self.patch_size // self.embed_patch
         hidden = mask.unflatten(1, (height // self.patch_size, width // self.patch_size))
         hidden = hidden.repeat_interleave(cell, 1).repeat_interleave(cell, 2)
@@ -136,7 +152,9 @@ class SwinTransformer(nn.Module):
 
 
 class MapEmbed(nn.Module):
-    """Cut an image into patches, project and normalise each: [B, 3, H, W] -> [B, H / patch, W / patch, C]."""
+    """Cut an image into patches, project and normalise each: [B, 3, H, W] -> [B, H / patch, W /
+    patch, C].
+    """
 
     def __init__(self, patch: int, width: int, norm_eps: float) -> None:
         super().__init__()
@@ -182,7 +200,9 @@ class Stage(nn.Module):
         self.downsample = PatchMerging(width, norm_eps) if merge else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map [B, h, w, C] -> [B, ceil(h / 2), ceil(w / 2), 2C], or the same shape in the last stage."""
+        """Map [B, h, w, C] -> [B, ceil(h / 2), ceil(w / 2), 2C], or the same shape in the last
+        stage.
+        """
         for block in self.blocks:
             x = block(x)
         return self.merge(x)
@@ -201,7 +221,9 @@ class PatchMerging(nn.Module):
         self.norm = nn.LayerNorm(4 * width, eps=norm_eps)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, h, w, C] -> [B, ceil(h / 2), ceil(w / 2), 2C]; an odd side gets one row or column of zeros."""
+        """[B, h, w, C] -> [B, ceil(h / 2), ceil(w / 2), 2C]; an odd side gets one row or column of
+        zeros.
+        """
         x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
         corners = [x[:, 0::2, 0::2], x[:, 1::2, 0::2], x[:, 0::2, 1::2], x[:, 1::2, 1::2]]
         return self.reduction(self.norm(torch.cat(corners, dim=-1)))
@@ -215,15 +237,19 @@ class WindowAttention(nn.Module):
     def __init__(self, width: int, heads: int, side: int) -> None:
         super().__init__()
         self.heads = heads
-        self.relative_position_bias_table = nn.Parameter(torch.empty((2 * side - 1) ** 2, heads).normal_(std=0.02))
+        self.relative_position_bias_table = nn.Parameter(
+            torch.empty((2 * side - 1) ** 2, heads).normal_(std=0.02)
+        )
         self.register_buffer("relative_position_index", relative_index(side))
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
 
     def forward(self, windows: Tensor, penalty: Tensor | None) -> Tensor:
-        """Windows [B, n, q * q, C] -> the same shape; `penalty` [n, q * q, q * q] is added to the scores.
+        """Windows [B, n, q * q, C] -> the same shape; `penalty` [n, q * q, q * q] is added to the
+        scores.
 
-        Windows and heads are folded into one axis, so that the bias serves all images without being copied.
+        Windows and heads are folded into one axis, so that the bias serves all images without being
+        copied.
         """
         q, k, v = self._heads_of(windows)
         mixed = fused_attention(q, k, v, self._bias(windows.shape[1], penalty, q.dtype))
@@ -231,7 +257,9 @@ class WindowAttention(nn.Module):
         return self.proj(mixed)
 
     def probabilities(self, windows: Tensor, penalty: Tensor | None) -> Tensor:
-        """Attention inside each window [B * n, heads, q * q, q * q]; the plain path, for pictures and tests."""
+        """Attention inside each window [B * n, heads, q * q, q * q]; the plain path, for pictures
+        and tests.
+        """
         q, k, _ = self._heads_of(windows)
         weights = attention_softmax(q, k, self._bias(windows.shape[1], penalty, q.dtype))
         return weights.unflatten(1, (windows.shape[1], self.heads)).flatten(0, 1)
@@ -250,7 +278,9 @@ class WindowAttention(nn.Module):
 
 
 class WindowBlock(nn.Module):
-    """Pre-norm block: attention in windows, shifted in every second block, then an MLP; both may be dropped."""
+    """Pre-norm block: attention in windows, shifted in every second block, then an MLP; both may be
+    dropped.
+    """
 
     def __init__(
         self,
@@ -278,7 +308,9 @@ class WindowBlock(nn.Module):
         windows, penalty = self._windows(x)
         mixed = self.attn(windows, penalty)
         rows, columns = _padded(height, self.side), _padded(width, self.side)
-        mixed = mixed.unflatten(1, (rows // self.side, columns // self.side)).unflatten(3, (self.side, self.side))
+        mixed = mixed.unflatten(1, (rows // self.side, columns // self.side)).unflatten(
+            3, (self.side, self.side)
+        )
         mixed = mixed.transpose(2, 3).reshape(batch, rows, columns, -1)
         if self.shift:
             mixed = mixed.roll((self.shift, self.shift), (1, 2))
@@ -290,9 +322,12 @@ class WindowBlock(nn.Module):
         return self.attn.probabilities(*self._windows(x))
 
     def _windows(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Windows [B, n, q * q, C] of the normalised, padded, shifted map, and the penalty of the shift."""
+        """Windows [B, n, q * q, C] of the normalised, padded, shifted map, and the penalty of the
+        shift.
+        """
         rows, columns = _padded(x.shape[1], self.side), _padded(x.shape[2], self.side)
-        # Zeros after the norm: a padded token has the key and value biases as its key and value (spec 3.2.3).
+        # Zeros after the norm: a padded token has the key and value biases as its key and value
+        # (spec 3.2.3).
         x = F.pad(self.norm1(x), (0, 0, 0, columns - x.shape[2], 0, rows - x.shape[1]))
         penalty = None
         if self.shift:
@@ -305,8 +340,12 @@ class WindowBlock(nn.Module):
 
 
 def relative_index(side: int) -> Tensor:
-    """Row of the bias table for each pair of tokens of a window: int64 [q * q, q * q] (spec 3.2.3)."""
-    place = torch.stack(torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")).flatten(1)
+    """Row of the bias table for each pair of tokens of a window: int64 [q * q, q * q] (spec
+    3.2.3).
+    """
+    place = torch.stack(
+        torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+    ).flatten(1)
     row, column = place[:, :, None] - place[:, None, :] + side - 1
     return row * (2 * side - 1) + column
 
@@ -314,7 +353,8 @@ def relative_index(side: int) -> Tensor:
 @lru_cache(maxsize=64)
 @torch.inference_mode(False)
 def shift_penalty(rows: int, columns: int, side: int, shift: int, device: torch.device) -> Tensor:
-    """Penalty [n, q * q, q * q] between tokens that only the shift brought into one window; kept per map size.
+    """Penalty [n, q * q, q * q] between tokens that only the shift brought into one window; kept
+    per map size.
 
     An evaluation may be the first to ask, and what it leaves in the cache must serve training too.
     """
@@ -324,7 +364,12 @@ def shift_penalty(rows: int, columns: int, side: int, shift: int, device: torch.
         return (index >= length - side).long() + (index >= length - shift).long()
 
     label = 3 * region(rows)[:, None] + region(columns)
-    label = label.unflatten(0, (-1, side)).unflatten(2, (-1, side)).transpose(1, 2).reshape(-1, side * side)
+    label = (
+        label.unflatten(0, (-1, side))
+        .unflatten(2, (-1, side))
+        .transpose(1, 2)
+        .reshape(-1, side * side)
+    )
     return (label[:, :, None] != label[:, None, :]) * SHIFT_PENALTY
 
 

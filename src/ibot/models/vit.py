@@ -1,7 +1,8 @@
 """Vision transformer with a mask token (paper section 3.1, spec 3.1).
 
 What is special here, beside a plain pre-norm ViT:
-- masked patches are replaced after the patch embedding and before the positions are added, so they keep their place;
+- masked patches are replaced after the patch embedding and before the positions are added, so they
+  keep their place;
 - the position table is resampled to any crop, with the published 0.1 in the sampling points;
 - `forward_rows` computes the last block only for the tokens that somebody reads;
 - optional: layer scale, mean pooling, register tokens.
@@ -24,7 +25,11 @@ class VisionTransformer(nn.Module):
     """The ViT backbone; see `ibot.models.backbone.Backbone` for the protocol that it fulfils."""
 
     def __init__(
-        self, config: ModelConfig, image_size: tuple[int, int], drop_path: float = 0.0, masked: bool = False
+        self,
+        config: ModelConfig,
+        image_size: tuple[int, int],
+        drop_path: float = 0.0,
+        masked: bool = False,
     ) -> None:
         super().__init__()
         width, patch = config.width, config.patch
@@ -38,7 +43,9 @@ class VisionTransformer(nn.Module):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
         self.pos_embed = nn.Parameter(torch.zeros(1, num_patches + 1, width))
         self.masked_embed = nn.Parameter(torch.zeros(1, width)) if masked else None
-        self.register_tokens = nn.Parameter(torch.zeros(1, config.registers, width)) if config.registers else None
+        self.register_tokens = (
+            nn.Parameter(torch.zeros(1, config.registers, width)) if config.registers else None
+        )
         self.patch_embed = PatchEmbed(patch, width)
         rates = [drop_path * i / max(1, config.depth - 1) for i in range(config.depth)]
         hidden = int(width * config.mlp_ratio)
@@ -54,7 +61,9 @@ class VisionTransformer(nn.Module):
             )
             for rate in rates
         )
-        self.norm = nn.Identity() if config.mean_pooling else nn.LayerNorm(width, eps=config.norm_eps)
+        self.norm = (
+            nn.Identity() if config.mean_pooling else nn.LayerNorm(width, eps=config.norm_eps)
+        )
         self.fc_norm = nn.LayerNorm(width, eps=config.norm_eps) if config.mean_pooling else None
         nn.init.normal_(self.pos_embed, std=0.02)
         nn.init.normal_(self.cls_token, std=0.02)
@@ -67,14 +76,18 @@ class VisionTransformer(nn.Module):
         return height // self.patch_size, width // self.patch_size
 
     def forward(self, images: Tensor, mask: Tensor | None = None) -> TokenOutput:
-        """All tokens of `images` [B, 3, H, W]; `mask` bool [B, N], True = hidden behind the mask token."""
+        """All tokens of `images` [B, 3, H, W]; `mask` bool [B, N], True = hidden behind the mask
+        token.
+        """
         x, grid = self._embed(images, mask)
         for block in self.blocks:
             x = block(x)
         return self._output(x, grid)
 
     def forward_rows(self, images: Tensor, mask: Tensor | None, rows: Tensor) -> Tensor:
-        """Only the rows `rows` int64 [R] of the flattened output [B * (1 + N), D], class token first: [R, D]."""
+        """Only the rows `rows` int64 [R] of the flattened output [B * (1 + N), D], class token
+        first: [R, D].
+        """
         if self.fc_norm is not None:  # the class output is the mean of all patches: nothing to save
             output = self(images, mask)
             return torch.cat([output.cls[:, None], output.patches], dim=1).flatten(0, 1)[rows]
@@ -82,12 +95,15 @@ class VisionTransformer(nn.Module):
         for block in self.blocks[:-1]:
             x = block(x)
         outputs = 1 + grid[0] * grid[1]
-        # Register tokens stand behind the patches, so rows of [B, 1 + N] shift by the registers of earlier images.
+        # Register tokens stand behind the patches, so rows of [B, 1 + N] shift by the registers of
+        # earlier images.
         rows_with_registers = rows + (rows // outputs) * (x.shape[1] - outputs)
         return self.norm(self.blocks[-1](x, rows_with_registers))
 
     def last_layers(self, images: Tensor, num: int, norm: bool = True) -> list[TokenOutput]:
-        """Outputs of the last `num` blocks, earliest first, each through the final norm unless `norm` is False."""
+        """Outputs of the last `num` blocks, earliest first, each through the final norm unless
+        `norm` is False.
+        """
         if not 1 <= num <= self.num_blocks:
             raise ValueError(f"asked for the last {num} of {self.num_blocks} blocks")
         x, grid = self._embed(images, None)
@@ -99,7 +115,9 @@ class VisionTransformer(nn.Module):
         return outputs
 
     def attention_maps(self, images: Tensor, block: int = -1) -> Tensor:
-        """Attention probabilities of one block [B, heads, 1 + N, 1 + N] (register tokens, if any, come last)."""
+        """Attention probabilities of one block [B, heads, 1 + N, 1 + N] (register tokens, if any,
+        come last).
+        """
         x, _ = self._embed(images, None)
         stop = range(self.num_blocks)[block]
         for earlier in self.blocks[:stop]:
@@ -130,7 +148,8 @@ class VisionTransformer(nn.Module):
     def positions(self, grid: tuple[int, int], square: bool) -> Tensor:
         """Position rows [1, 1 + h * w, D] of a grid [h, w] of patches, class token first.
 
-        Published rule: a square table serves only square crops of its own number of patches as it is.
+        Published rule: a square table serves only square crops of its own number of patches as it
+        is.
         """
         table_square = self.table_grid[0] == self.table_grid[1]
         if grid == self.table_grid and (square or not table_square):

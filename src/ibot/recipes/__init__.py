@@ -1,4 +1,6 @@
-"""Recipes: complete configurations by name. A recipe is a function; its docstring says what it costs and gives."""
+"""Recipes: complete configurations by name. A recipe is a function; its docstring says what it
+costs and gives.
+"""
 
 from __future__ import annotations
 
@@ -36,8 +38,8 @@ RECIPES: dict[str, Callable[[], Config]] = {
 def recipe(name: str | Path, beside: Iterable[str] = ()) -> Config:
     """The configuration of a named recipe, of a run folder, or of a config.json of a run.
 
-    Raises ConfigError for an unknown name; the nearest one is suggested, of the recipes and of the names `beside` them
-    that the caller knows.
+    Raises ConfigError for an unknown name; the nearest one is suggested, of the recipes and of the
+    names `beside` them that the caller knows.
     """
     name = str(name)
     if name in RECIPES:
@@ -61,8 +63,10 @@ def beyond_paper(config: Config) -> list[str]:
     method, model = config.method, config.model
     options = {
         f"method.koleo_weight={method.koleo_weight:g} (KoLeo regulariser)": method.koleo_weight > 0,
-        "method.targets=sinkhorn (Sinkhorn-Knopp instead of centering)": method.targets == "sinkhorn",
-        "method.temp_schedule=step (temperatures change at each step)": method.temp_schedule == "step"
+        "method.targets=sinkhorn (Sinkhorn-Knopp instead of centering)": method.targets
+        == "sinkhorn",
+        "method.temp_schedule=step (temperatures change at each step)": method.temp_schedule
+        == "step"
         and method.temp_warmup.value > 0,
         f"model.registers={model.registers} (register tokens)": model.registers > 0,
         "model.init=xavier": model.init != "published",

@@ -1,6 +1,8 @@
-"""The paper's ablations as lists of settings over one recipe (section 4.4, appendices B, E and F; spec 7.3).
+"""The paper's ablations as lists of settings over one recipe (section 4.4, appendices B, E and F;
+spec 7.3).
 
-Published figures: ImageNet-1K, ViT-S/16 after 300 epochs without local crops, unless the note says else.
+Published figures: ImageNet-1K, ViT-S/16 after 300 epochs without local crops, unless the note says
+else.
 """
 
 from __future__ import annotations
@@ -31,7 +33,11 @@ class Ablation:
 
 
 def _crop_scale(scale: float) -> tuple[str, ...]:
-    return ("augment.num_local=10", f"augment.global_scale={scale:g},1", f"augment.local_scale=0.05,{scale:g}")
+    return (
+        "augment.num_local=10",
+        f"augment.global_scale={scale:g},1",
+        f"augment.local_scale=0.05,{scale:g}",
+    )
 
 
 def _prototypes(count: int) -> tuple[str, ...]:
@@ -68,7 +74,8 @@ ABLATIONS: dict[str, Ablation] = {
             Row("mean colour", (*PATCH_ALONE, "method.patch_target=color"), 16.4, 37.2),
             Row("k-means of raw patches", (*PATCH_ALONE, *CLUSTERS), 19.2, 40.1),
         ),
-        "the last two rows are from table 20; the standalone tokenizer needs method.tokenizer=RUN and is left out "
+        "the last two rows are from table 20; the standalone tokenizer needs method.tokenizer=RUN "
+        "and is left out "
         "without it; DALL-E's is not offered",
     ),
     "heads": Ablation(
@@ -81,8 +88,10 @@ ABLATIONS: dict[str, Ablation] = {
             Row("teacher shared", SEMI_SHARED, 68.4, 73.7),
             Row("shared", SHARED, 69.1, 74.2),
         ),
-        "the third row is what the published code calls not shared, sharing the MLP; a shared teacher with a "
-        "student that shares two layers (68.4 / 73.8) is not offered: nobody says which student layers it follows",
+        "the third row is what the published code calls not shared, sharing the MLP; a shared "
+        "teacher with a "
+        "student that shares two layers (68.4 / 73.8) is not offered: nobody says which student "
+        "layers it follows",
     ),
     "dense": Ablation(
         "Dense alternatives to masked prediction",
@@ -135,8 +144,10 @@ ABLATIONS: dict[str, Ablation] = {
             Row("soft, centered", (), 69.1, 74.2),
             Row("class loss alone (DINO)", CLS_ALONE, 67.9, 72.5),
         ),
-        "needs method.targets=center; the published figures of the first two rows could not be had, the paper says in "
-        "words that hard labels are worse; the standalone tokenizer of `tokenizer` takes method.patch_labels=hard too",
+        "needs method.targets=center; the published figures of the first two rows could not be "
+        "had, the paper says in "
+        "words that hard labels are worse; the standalone tokenizer of `tokenizer` takes "
+        "method.patch_labels=hard too",
     ),
     "crop_scale": Ablation(
         "Area at which global and local crops part, with ten local crops",
@@ -187,7 +198,8 @@ ABLATIONS: dict[str, Ablation] = {
             ),
             Row("local crops, half of them unmasked", (*TEN_LOCAL, "mask.ratio=0:0,0.3:0.2")),
         ),
-        "the first five rows are a to e of the paper, where b and c are unstable, e less so and d stable; the last one "
+        "the first five rows are a to e of the paper, where b and c are unstable, e less so and d "
+        "stable; the last one "
         "is iBOT; the paper's local crops have augment.local_scale=0.05,0.4 unless the row says",
     ),
 }

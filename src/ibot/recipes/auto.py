@@ -1,7 +1,9 @@
-"""Settings chosen from the data and the device (`ibot pretrain auto`): each choice with its reason, in one line.
+"""Settings chosen from the data and the device (`ibot pretrain auto`): each choice with its reason,
+in one line.
 
-The rules follow what was measured for `tiny32` (docs/results.md) on small images and slow devices, and the published
-ViT-S/16 towards many photographs on GPUs; in between they are interpolated, not measured.
+The rules follow what was measured for `tiny32` (docs/results.md) on small images and slow devices,
+and the published ViT-S/16 towards many photographs on GPUs; in between they are interpolated, not
+measured.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ if TYPE_CHECKING:
 ENOUGH = 10_000
 """Images below which published weights serve better than training from scratch."""
 GPU_MEMORY_PER_IMAGE = 0.16
-"""GiB of a GPU for one image of ViT-S/16 with two views of 224 and ten of 96 pixels in bfloat16; estimated."""
+"""GiB of a GPU for one image of ViT-S/16 with two views of 224 and ten of 96 pixels in bfloat16;
+estimated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +63,8 @@ def choose(facts: Facts) -> tuple[Config, list[str]]:
 def for_few_images(
     config: Config, images: int, processes: int, given: Collection[str] = ()
 ) -> tuple[Config, list[str]]:
-    """A recipe of a fixed batch with the one that suits so few images, and with a teacher that moves in so few steps.
+    """A recipe of a fixed batch with the one that suits so few images, and with a teacher that
+    moves in so few steps.
 
     Args:
         config: the settings.
@@ -74,20 +78,26 @@ def for_few_images(
     if "train.batch" in given or fitting_batch(config.train.batch, images) == config.train.batch:
         return config, []
     batch = fitting_batch(config.train.batch, images, processes)
-    notes = [f"train.batch={batch} in place of {config.train.batch}: the set has {counted(images, 'image')}"]
+    notes = [
+        f"train.batch={batch} in place of {config.train.batch}: the set has "
+        f"{counted(images, 'image')}"
+    ]
     config = replace(config, train=replace(config.train, batch=batch))
     steps = derive(config, images, processes).total_steps
     momentum = _momentum(steps, 10, config.method.momentum)
     if "method.momentum" in given or momentum == config.method.momentum:
         return config, notes
     notes.append(
-        f"method.momentum={momentum:g} in place of {config.method.momentum:g}: a run of {counted(steps, 'step')}"
+        f"method.momentum={momentum:g} in place of {config.method.momentum:g}: a run of "
+        f"{counted(steps, 'step')}"
     )
     return replace(config, method=replace(config.method, momentum=momentum)), notes
 
 
 def fitting_batch(most: int, images: int, processes: int = 1) -> int:
-    """An eighth of the images, but 8 of a few, and at most `most`: a power of two for each process."""
+    """An eighth of the images, but 8 of a few, and at most `most`: a power of two for each
+    process.
+    """
     largest = min(most, images, max(8, images // 8))
     return processes * largest_power_of_two(max(1, largest // processes))
 
@@ -101,25 +111,41 @@ def _doubts(facts: Facts) -> Iterator[str]:
     data = facts.data
     if data.images < ENOUGH:
         yield (
-            f"too few images: {data.images} of at least {ENOUGH} to learn from scratch what published weights already "
+            f"too few images: {data.images} of at least {ENOUGH} to learn from scratch what "
+            "published weights already "
             "know; better: ibot pretrain adapt --init WEIGHTS --data DIR. Training goes on as asked"
         )
     if data.repeated > 0.2:
-        yield f"{data.repeated:.0%} of the sampled images have a near twin: the set is smaller than its number says"
+        yield (
+            f"{data.repeated:.0%} of the sampled images have a near twin: the set is smaller "
+            "than its number says"
+        )
     if data.variety < 3:
-        yield f"the images look alike (variety {data.variety:.1f}): expect a low rank and little to learn"
+        yield (
+            f"the images look alike (variety {data.variety:.1f}): expect a low rank and little "
+            "to learn"
+        )
 
 
 def _on_cpu(facts: Facts, reasons: list[str]) -> Config:
     config = tiny32()
     size = 32 if facts.data.side <= 48 else 64
     patch = size // 4
-    reasons.append(f"views of {size} pixels: images of {facts.data.side} pixels, and no GPU for more")
-    reasons.append(f"a small ViT (width 128, 5 blocks, patch {patch}, 16 tokens): what a CPU trains in an hour")
-    reasons.append("Sinkhorn-Knopp and KoLeo, beyond the paper: the paper's losses alone learn far later at this size")
+    reasons.append(
+        f"views of {size} pixels: images of {facts.data.side} pixels, and no GPU for more"
+    )
+    reasons.append(
+        f"a small ViT (width 128, 5 blocks, patch {patch}, 16 tokens): what a CPU trains in an hour"
+    )
+    reasons.append(
+        "Sinkhorn-Knopp and KoLeo, beyond the paper: the paper's losses alone learn far later at "
+        "this size"
+    )
     config = replace(
         config,
-        augment=replace(config.augment, global_size=(size, size), local_size=(size // 2, size // 2)),
+        augment=replace(
+            config.augment, global_size=(size, size), local_size=(size // 2, size // 2)
+        ),
         model=replace(config.model, patch=patch),
     )
     return _sizes(config, facts, reasons, batch=128, length=400_000, prototypes=1024)
@@ -138,31 +164,48 @@ def _on_gpu(facts: Facts, reasons: list[str]) -> Config:
     base = facts.data.images >= 1_000_000 and facts.gpu_memory * facts.processes >= 320
     width, heads = (768, 12) if base else (384, 6)
     local = max(2 * patch, round(size * 96 / 224 / patch) * patch)
-    reasons.append(f"views of {size} pixels with patches of {patch}: images of {facts.data.side} pixels")
-    reasons.append(f"ViT-{'B' if base else 'S'}: {facts.data.images} images, {facts.gpu_memory:.0f} GiB per GPU")
+    reasons.append(
+        f"views of {size} pixels with patches of {patch}: images of {facts.data.side} pixels"
+    )
+    reasons.append(
+        f"ViT-{'B' if base else 'S'}: {facts.data.images} images, {facts.gpu_memory:.0f} GiB per "
+        "GPU"
+    )
     locals_ = 10 if size == 224 else 6
     reasons.append(f"{locals_} local views of {local} pixels")
     config = replace(
         config,
-        augment=replace(config.augment, global_size=(size, size), local_size=(local, local), num_local=locals_),
+        augment=replace(
+            config.augment, global_size=(size, size), local_size=(local, local), num_local=locals_
+        ),
         model=replace(config.model, width=width, heads=heads, patch=patch),
     )
     batch = 1024 if facts.data.images >= 200_000 else 256
-    config = _sizes(config, facts, reasons, batch=batch, length=facts.data.images * 100, prototypes=8192)
+    config = _sizes(
+        config, facts, reasons, batch=batch, length=facts.data.images * 100, prototypes=8192
+    )
     tokens = (size // patch) ** 2
     per_image = GPU_MEMORY_PER_IMAGE * tokens / 196 * (width / 384)
     fitting = max(1, int(facts.gpu_memory * 0.8 / per_image))
     share = max(1, config.train.batch // facts.processes)
     accumulate = next(n for n in range(1, share + 1) if share % n == 0 and share / n <= fitting)
-    reasons.append(f"{counted(accumulate, 'micro-batch')}: about {per_image:.2f} GiB an image (estimated)")
+    reasons.append(
+        f"{counted(accumulate, 'micro-batch')}: about {per_image:.2f} GiB an image (estimated)"
+    )
     return replace(config, train=replace(config.train, accumulate=accumulate))
 
 
-def _sizes(config: Config, facts: Facts, reasons: list[str], *, batch: int, length: int, prototypes: int) -> Config:
-    """Batch, prototypes and length for the number of images; each at most what is given, but for what the user gave."""
+def _sizes(
+    config: Config, facts: Facts, reasons: list[str], *, batch: int, length: int, prototypes: int
+) -> Config:
+    """Batch, prototypes and length for the number of images; each at most what is given, but for
+    what the user gave.
+    """
     images = facts.data.images
     fitted = facts.batch or fitting_batch(batch, images, facts.processes)
-    reasons.append(f"batch {fitted}" + (", as asked" if facts.batch else _why_of_batch(fitted, batch, facts)))
+    reasons.append(
+        f"batch {fitted}" + (", as asked" if facts.batch else _why_of_batch(fitted, batch, facts))
+    )
     prototypes = min(prototypes, fitting_prototypes(images))
     each = images / prototypes
     each = round(each) if each >= 10 else round(each, 1)
@@ -171,7 +214,9 @@ def _sizes(config: Config, facts: Facts, reasons: list[str], *, batch: int, leng
     if facts.length is None:
         reasons.append(f"{seen:,} images in all, {counted(max(1, round(seen / images)), 'epoch')}")
     else:
-        reasons.append(f"{counted(facts.length.value, facts.length.unit.removesuffix('s'))}, as asked")
+        reasons.append(
+            f"{counted(facts.length.value, facts.length.unit.removesuffix('s'))}, as asked"
+        )
     return replace(
         config,
         head=replace(config.head, out_dim=prototypes, patch_out_dim=prototypes),
@@ -186,7 +231,11 @@ def _why_of_batch(fitted: int, most: int, facts: Facts) -> str:
     """Why a batch is not the largest one."""
     images = facts.data.images
     if fitting_batch(most, images) < most:
-        return f": at most an eighth of {images} images" if fitted * 8 <= images else f": {counted(images, 'image')}"
+        return (
+            f": at most an eighth of {images} images"
+            if fitted * 8 <= images
+            else f": {counted(images, 'image')}"
+        )
     return f": equal shares of {facts.processes} processes" if fitted != most else ""
 
 
@@ -196,7 +245,10 @@ def _colours(config: Config, facts: Facts, reasons: list[str]) -> Config:
     strength = config.augment.jitter_strength
     reasons.append(f"{facts.data.gray:.0%} of the images are gray: no jitter of saturation and hue")
     return replace(
-        config, augment=replace(config.augment, jitter_strength=(strength[0], strength[1], 0.0, 0.0), gray=0.0)
+        config,
+        augment=replace(
+            config.augment, jitter_strength=(strength[0], strength[1], 0.0, 0.0), gray=0.0
+        ),
     )
 
 
@@ -205,20 +257,33 @@ def _clocks(config: Config, facts: Facts, reasons: list[str]) -> Config:
     steps = derive(config, facts.data.images, facts.processes).total_steps
     momentum = _momentum(steps, 31, 0.996)
     memory = round(1 / (1 - momentum))
-    reasons.append(f"teacher momentum {momentum:g}: a memory of {memory} steps in a run of {counted(steps, 'step')}")
+    reasons.append(
+        f"teacher momentum {momentum:g}: a memory of {memory} steps in a run of "
+        f"{counted(steps, 'step')}"
+    )
     warm = facts.data.images >= 100_000 and config.method.targets == "center"
     end = 0.07 if warm else 0.04
     reasons.append(
         "teacher temperature 0.04"
-        + (" to 0.07 over the first tenth, as published" if warm else ", kept: short runs flatten when it rises")
+        + (
+            " to 0.07 over the first tenth, as published"
+            if warm
+            else ", kept: short runs flatten when it rises"
+        )
     )
     return replace(
         config,
         method=replace(
-            config.method, momentum=momentum, teacher_temp=end, patch_temp=end,
-            temp_warmup=duration("10 percent" if warm else "0 epochs"), temp_schedule="step" if warm else "epoch",
+            config.method,
+            momentum=momentum,
+            teacher_temp=end,
+            patch_temp=end,
+            temp_warmup=duration("10 percent" if warm else "0 epochs"),
+            temp_schedule="step" if warm else "epoch",
         ),
         optim=replace(
-            config.optim, warmup=duration("5 percent"), freeze_last_layer=duration("1 percent" if warm else "0 epochs")
+            config.optim,
+            warmup=duration("5 percent"),
+            freeze_last_layer=duration("1 percent" if warm else "0 epochs"),
         ),
-    )  # fmt: skip
+    )

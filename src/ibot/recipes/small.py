@@ -1,7 +1,8 @@
-"""Recipes of ours for small images, small data and small machines; measured in docs/results.md and docs/log.md.
+"""Recipes of ours for small images, small data and small machines; measured in docs/results.md and
+docs/log.md.
 
-They use options beyond the paper, which `ibot pretrain` names on the screen: without them the same networks learn, but
-later and with a low rank.
+They use options beyond the paper, which `ibot pretrain` names on the screen: without them the same
+networks learn, but later and with a low rank.
 """
 
 from __future__ import annotations
@@ -72,7 +73,9 @@ def tiny64() -> Config:
 
 
 def demo() -> Config:
-    """Generated scenes of gray objects, 32 pixels; about two minutes on two CPU cores (`ibot demo`)."""
+    """Generated scenes of gray objects, 32 pixels; about two minutes on two CPU cores (`ibot
+    demo`).
+    """
     config = tiny32()
     return replace(
         config,
@@ -85,30 +88,43 @@ def demo() -> Config:
 
 
 def one_gpu() -> Config:
-    """ViT-S/16 on your own photographs, one GPU of 24 GB or more; the paper's losses, shorter clocks. Not measured."""
+    """ViT-S/16 on your own photographs, one GPU of 24 GB or more; the paper's losses, shorter
+    clocks. Not measured.
+    """
     config = Config()
     return replace(
         config,
-        method=replace(config.method, momentum=0.992, temp_warmup=duration("10 percent"), temp_schedule="step"),
-        optim=replace(config.optim, warmup=duration("5 percent"), freeze_last_layer=duration("1 percent")),
+        method=replace(
+            config.method, momentum=0.992, temp_warmup=duration("10 percent"), temp_schedule="step"
+        ),
+        optim=replace(
+            config.optim, warmup=duration("5 percent"), freeze_last_layer=duration("1 percent")
+        ),
         train=TrainConfig(length=duration("100 epochs"), batch=256),
         checkpoint=CheckpointConfig(every=duration("1 epochs")),
     )
 
 
 def adapt() -> Config:
-    """Continue from good weights on your own photographs (`--init`): slow clocks, and a guard that stops a decline.
+    """Continue from good weights on your own photographs (`--init`): slow clocks, and a guard that
+    stops a decline.
 
-    Network, crops and head follow the weights; a new head first learns on the frozen backbone. Below 2,048 images the
-    batch and the teacher's clock follow the data.
+    Network, crops and head follow the weights; a new head first learns on the frozen backbone.
+    Below 2,048 images the batch and the teacher's clock follow the data.
     """
     config = one_gpu()
     return replace(
         config,
         method=replace(
-            config.method, momentum=0.9995, teacher_temp=0.04, patch_temp=0.04, temp_warmup=duration("0 epochs")
+            config.method,
+            momentum=0.9995,
+            teacher_temp=0.04,
+            patch_temp=0.04,
+            temp_warmup=duration("0 epochs"),
         ),
-        optim=replace(config.optim, lr=5e-5, warmup=duration("10 percent"), weight_decay_end=0.04, clip=0.3),
+        optim=replace(
+            config.optim, lr=5e-5, warmup=duration("10 percent"), weight_decay_end=0.04, clip=0.3
+        ),
         train=TrainConfig(length=duration("20 epochs"), batch=256),
         evaluate=EvaluateConfig(every=duration("5 percent"), guard=2.0),
     )

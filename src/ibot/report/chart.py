@@ -27,7 +27,8 @@ class Bar:
 
 
 def results_picture(groups: Mapping[str, Sequence[Bar]], out: Path) -> None:
-    """Write a PNG with a group of bars for each metric, and the 95 % intervals where they are known.
+    """Write a PNG with a group of bars for each metric, and the 95 % intervals where they are
+    known.
 
     Args:
         groups: title -> bars, from top to bottom.
@@ -46,11 +47,21 @@ def results_picture(groups: Mapping[str, Sequence[Bar]], out: Path) -> None:
         raise MissingExtra("matplotlib", "show") from None
     lines = sum(len(bars) + 2 for bars in groups.values())
     height = BAR_INCHES * lines + 0.8
-    figure, axis = plt.subplots(figsize=(8, height), dpi=130, facecolor="white", layout="constrained")
+    figure, axis = plt.subplots(
+        figsize=(8, height), dpi=130, facecolor="white", layout="constrained"
+    )
     places, names, place = [], [], 0.0
     for title, bars in groups.items():
         # A dollar sign would begin a formula.
-        axis.text(0, place, title.replace("$", r"\$"), fontsize=9, color=INK, fontweight="bold", va="center")
+        axis.text(
+            0,
+            place,
+            title.replace("$", r"\$"),
+            fontsize=9,
+            color=INK,
+            fontweight="bold",
+            va="center",
+        )
         for bar in bars:
             place += 1
             _draw(axis, place, bar)
@@ -79,5 +90,11 @@ def _draw(axis: Any, place: float, bar: Bar) -> None:
         axis.vlines((low, high), place - 0.18, place + 0.18, color=INK, linewidth=1.2)
         end = max(end, high)
     axis.annotate(
-        f"{bar.value:.1f}", (end, place), (4, 0), textcoords="offset points", va="center", fontsize=8, color=QUIET
+        f"{bar.value:.1f}",
+        (end, place),
+        (4, 0),
+        textcoords="offset points",
+        va="center",
+        fontsize=8,
+        color=QUIET,
     )

@@ -13,7 +13,8 @@ from ibot.models.swin import SwinTransformer
 def class_attention(backbone: Backbone, images: Tensor) -> Tensor:
     """Attention of the class token to the patches in the last block: [B, heads, h, w].
 
-    images: normalised [B, 3, H, W] on the backbone's device. Raises ValueError for a backbone without a class token.
+    images: normalised [B, 3, H, W] on the backbone's device. Raises ValueError for a backbone
+    without a class token.
     """
     if isinstance(backbone, SwinTransformer):
         raise ValueError("a Swin transformer has no class token whose attention could be shown")
@@ -22,7 +23,9 @@ def class_attention(backbone: Backbone, images: Tensor) -> Tensor:
 
 
 def mass_mask(attention: Tensor, threshold: float = 0.6) -> Tensor:
-    """Patches that hold the largest `threshold` of the attention: bool, shape of `attention` [..., h, w]."""
+    """Patches that hold the largest `threshold` of the attention: bool, shape of `attention` [...,
+    h, w].
+    """
     flat = attention.flatten(-2)
     values, order = flat.sort(dim=-1)
     kept = (values / values.sum(dim=-1, keepdim=True)).cumsum(dim=-1) > 1 - threshold

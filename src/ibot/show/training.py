@@ -38,7 +38,8 @@ def training_picture(
     out: Path,
     title: str,
 ) -> None:
-    """Write a PNG with loss curves beside ln K, k-NN against images seen, and images with mask and attention.
+    """Write a PNG with loss curves beside ln K, k-NN against images seen, and images with mask and
+    attention.
 
     Args:
         metrics: rows of metrics.jsonl.
@@ -64,12 +65,19 @@ def training_picture(
     upper = figure.add_gridspec(1, 2, wspace=0.2, left=0.09, right=0.985, top=0.9, bottom=0.62)
     _losses(figure.add_subplot(upper[0]), metrics)
     _accuracy(figure.add_subplot(upper[1]), knn, controls)
-    grid = figure.add_gridspec(4, columns, hspace=0.08, wspace=0.08, left=0.09, right=0.985, top=0.5, bottom=0.02)
+    grid = figure.add_gridspec(
+        4, columns, hspace=0.08, wspace=0.08, left=0.09, right=0.985, top=0.5, bottom=0.02
+    )
     caption = "images, what the student sees of them, attention of the class token before and after"
     figure.text(0.09, 0.515, caption, fontsize=9, color=INK)
     rows = ("image", "masked", "before", "after")
     for column, example in enumerate(examples):
-        pictures = (example.image, masked_image(example.image, example.mask), example.before, example.after)
+        pictures = (
+            example.image,
+            masked_image(example.image, example.mask),
+            example.before,
+            example.after,
+        )
         for row, picture in enumerate(pictures):
             axis = figure.add_subplot(grid[row, column])
             axis.imshow(picture, cmap="viridis", interpolation="nearest")
@@ -94,23 +102,46 @@ def masked_image(image: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDArray[n
 def _losses(axis: Any, metrics: Sequence[dict[str, Any]]) -> None:
     seen = [row["images_seen"] / 1000 for row in metrics]
     axis.plot(seen, [row["cls_loss"] for row in metrics], color=ACCENT, label="class token")
-    axis.plot(seen, [row["patch_loss_masked"] for row in metrics], color=SECOND, label="masked patches")
+    axis.plot(
+        seen, [row["patch_loss_masked"] for row in metrics], color=SECOND, label="masked patches"
+    )
     if metrics:
         level = metrics[-1]["ln_k"]
         axis.axhline(level, color=QUIET, linewidth=0.8, linestyle=":")
-        axis.text(seen[0], level, " ln K: outputs say nothing", fontsize=7, color=QUIET, va="bottom")
+        axis.text(
+            seen[0], level, " ln K: outputs say nothing", fontsize=7, color=QUIET, va="bottom"
+        )
     _style(axis, "loss, nats")
     axis.legend(frameon=False, fontsize=8, labelcolor=INK)
 
 
 def _accuracy(axis: Any, knn: Sequence[tuple[int, float]], controls: dict[str, float]) -> None:
-    axis.plot([seen / 1000 for seen, _ in knn], [value for _, value in knn], color=ACCENT, marker="o", markersize=3)
+    axis.plot(
+        [seen / 1000 for seen, _ in knn],
+        [value for _, value in knn],
+        color=ACCENT,
+        marker="o",
+        markersize=3,
+    )
     for name, value in controls.items():
         axis.axhline(value, color=QUIET, linewidth=0.8, linestyle=":")
-        axis.text(knn[-1][0] / 1000, value, f"{name} {value:.1f} ", fontsize=7, color=QUIET, va="bottom", ha="right")
+        axis.text(
+            knn[-1][0] / 1000,
+            value,
+            f"{name} {value:.1f} ",
+            fontsize=7,
+            color=QUIET,
+            va="bottom",
+            ha="right",
+        )
     if knn:
         axis.annotate(
-            f"{knn[-1][1]:.1f}", (knn[-1][0] / 1000, knn[-1][1]), fontsize=9, color=ACCENT, ha="right", va="bottom"
+            f"{knn[-1][1]:.1f}",
+            (knn[-1][0] / 1000, knn[-1][1]),
+            fontsize=9,
+            color=ACCENT,
+            ha="right",
+            va="bottom",
         )
     _style(axis, "k-NN accuracy of the teacher, %")
 

@@ -1,1 +1,3 @@
-"""The machine: device, processes, files that are whole or absent, JSON lines, versions, waiting threads."""
+"""The machine: device, processes, files that are whole or absent, JSON lines, versions, waiting
+threads.
+"""

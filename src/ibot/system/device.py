@@ -20,13 +20,17 @@ WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of this process: `auto` takes a GPU if there is one. Raises UserError for one that is absent."""
+    """The device of this process: `auto` takes a GPU if there is one. Raises UserError for one that
+    is absent.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise UserError(f"unknown device '{name}'", fix="use auto, cpu, cuda, cuda:0 or mps") from None
+        raise UserError(
+            f"unknown device '{name}'", fix="use auto, cpu, cuda, cuda:0 or mps"
+        ) from None
     if device.type == "cuda":
         return torch.device("cuda", _own_gpu(device))
     if device.type == "mps" and not torch.backends.mps.is_available():
@@ -35,7 +39,9 @@ def choose_device(name: str) -> torch.device:
 
 
 def _own_gpu(device: torch.device) -> int:
-    """The GPU of this process. Raises UserError for one that is not there or that several processes would share."""
+    """The GPU of this process. Raises UserError for one that is not there or that several processes
+    would share.
+    """
     count, together = torch.cuda.device_count(), local_world_size()
     index = device.index if device.index is not None else launched_processes().local_rank
     if device.index is None and 0 < count <= index:
@@ -48,7 +54,8 @@ def _own_gpu(device: torch.device) -> int:
         raise UserError(
             f"device '{device}' is not there",
             why=f"torch {torch.__version__} sees {count} GPUs",
-            fix="use --device cpu, or install a torch build and driver that see your GPU (ibot doctor)",
+            fix="use --device cpu, or install a torch build and driver that see your GPU (ibot "
+            "doctor)",
         )
     # A launcher may show each process a GPU of its own, which then is number 0 in all of them.
     alone = os.environ.get("CUDA_VISIBLE_DEVICES", ",").count(",") == 0
@@ -62,7 +69,9 @@ def _own_gpu(device: torch.device) -> int:
 
 
 def choose_precision(setting: str, device: torch.device) -> torch.dtype:
-    """Type of the matrix products: for `auto` bfloat16 where the device computes it natively, else float32."""
+    """Type of the matrix products: for `auto` bfloat16 where the device computes it natively, else
+    float32.
+    """
     if setting != "auto":
         if setting == "float16" and device.type == "cpu":
             raise UserError("train.precision=float16 needs a GPU", fix="use train.precision=auto")
@@ -88,16 +97,20 @@ def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextMan
 
 
 def seed_step(seed: int, step: int) -> None:
-    """Seed stochastic depth for one step, alike in all processes: a resumed run draws what the unbroken one drew."""
+    """Seed stochastic depth for one step, alike in all processes: a resumed run draws what the
+    unbroken one drew.
+    """
     torch.manual_seed(torch_seed(seed, step, 0, Purpose.DROP_PATH))
 
 
 @contextmanager
 def prepared(name: str, threads: int, deterministic: bool) -> Iterator[torch.device]:
-    """The device `name` for a training, with the threads (0: torch's choice) and the kernels that were asked for.
+    """The device `name` for a training, with the threads (0: torch's choice) and the kernels that
+    were asked for.
 
-    All of that belongs to the process, and so to whoever called the training from Python: afterwards it is as before,
-    the state of torch's random numbers included. Raises UserError for a device that is absent.
+    All of that belongs to the process, and so to whoever called the training from Python:
+    afterwards it is as before, the state of torch's random numbers included. Raises UserError for a
+    device that is absent.
     """
     own, workspace = torch.get_num_threads(), os.environ.get(WORKSPACE)
     strict, lenient = (
@@ -129,7 +142,11 @@ def prepared(name: str, threads: int, deterministic: bool) -> Iterator[torch.dev
 
 def device_memory(device: torch.device) -> float:
     """GiB of a GPU; 0 for a CPU."""
-    return torch.cuda.get_device_properties(device).total_memory / 2**30 if device.type == "cuda" else 0.0
+    return (
+        torch.cuda.get_device_properties(device).total_memory / 2**30
+        if device.type == "cuda"
+        else 0.0
+    )
 
 
 def describe_device(device: torch.device) -> str:

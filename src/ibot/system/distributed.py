@@ -24,14 +24,18 @@ TIMEOUT = timedelta(minutes=10)
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[Processes]:
-    """Join the other processes, and leave them at the end; an error in the body ends all (`ibot.system.watch`)."""
+    """Join the other processes, and leave them at the end; an error in the body ends all
+    (`ibot.system.watch`).
+    """
     with watched():
         yield init_processes(device)
         shutdown()  # not after an error: it might wait for the others
 
 
 def init_processes(device: torch.device) -> Processes:
-    """Join the other processes (NCCL on GPUs, gloo on CPUs); nothing is started for a single one."""
+    """Join the other processes (NCCL on GPUs, gloo on CPUs); nothing is started for a single
+    one.
+    """
     processes = launched_processes()
     if device.type == "cuda":
         torch.cuda.set_device(device if device.index is not None else processes.local_rank)
@@ -54,7 +58,9 @@ def shutdown() -> None:
 
 
 def check_equal(facts: Mapping[str, object]) -> None:
-    """Raise UserError where the processes differ in what decides which collectives they take part in."""
+    """Raise UserError where the processes differ in what decides which collectives they take part
+    in.
+    """
     everyone = gather(dict(facts))
     for name in facts:
         values = [theirs[name] for theirs in everyone]
@@ -104,7 +110,14 @@ def wrap_student(student: nn.Module, processes: Processes, device: torch.device)
     """The student with gradients averaged over processes; the student itself for a single one."""
     if processes.world_size == 1:
         return student
-    if any(isinstance(part, nn.SyncBatchNorm) for part in student.modules()) and device.type != "cuda":
-        raise UserError("head.norm=syncbn runs on GPUs only", fix="use head.norm=ln or none on CPUs")
+    if (
+        any(isinstance(part, nn.SyncBatchNorm) for part in student.modules())
+        and device.type != "cuda"
+    ):
+        raise UserError(
+            "head.norm=syncbn runs on GPUs only", fix="use head.norm=ln or none on CPUs"
+        )
     devices = [device] if device.type == "cuda" else None
-    return DistributedDataParallel(student, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True)
+    return DistributedDataParallel(
+        student, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
+    )

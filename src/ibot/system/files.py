@@ -19,8 +19,15 @@ from ibot.system.places import DISK_FULL
 _GONE = (errno.EIO, errno.EROFS, errno.ESTALE, errno.ENODEV, errno.ENXIO)
 """What a write into an open file meets on a disk that was taken away or became read-only."""
 _DAMAGED = (
-    OSError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, pickle.UnpicklingError,
-)  # fmt: skip
+    OSError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    pickle.UnpicklingError,
+)
 """What torch raises for files that are cut or altered."""
 
 
@@ -48,7 +55,8 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def read_state(path: Path, belongs_to: Path | None = None) -> Any:
-    """Tensors and plain values that `torch.save` wrote, on the CPU; nothing in the file is executed.
+    """Tensors and plain values that `torch.save` wrote, on the CPU; nothing in the file is
+    executed.
 
     Args:
         path: the file.
@@ -81,19 +89,27 @@ def is_disk_full(error: Exception) -> bool:
     """Whether a failed write was refused for lack of space."""
     if isinstance(error, OSError):
         return error.errno in DISK_FULL
-    # torch and safetensors report a failed write as their own errors, with the system's words inside.
+    # torch and safetensors report a failed write as their own errors, with the system's words
+    # inside.
     text = str(error).lower()
-    return any(words in text for words in ("no space left", "os error 28", "quota", "unexpected pos", "file too large"))
+    return any(
+        words in text
+        for words in ("no space left", "os error 28", "quota", "unexpected pos", "file too large")
+    )
 
 
 def lost(folder: Path, error: OSError) -> Exception:
-    """The error for a folder that could be written before and no longer can; `error` itself if it is of something else.
+    """The error for a folder that could be written before and no longer can; `error` itself if it
+    is of something else.
 
     Args:
         folder: what is being written.
         error: what the system said.
     """
-    inside = error.filename is not None and folder in (Path(error.filename), *Path(error.filename).parents)
+    inside = error.filename is not None and folder in (
+        Path(error.filename),
+        *Path(error.filename).parents,
+    )
     if not inside and not (error.filename is None and error.errno in _GONE):
         return error
     return ResourceError(

@@ -1,8 +1,10 @@
-"""An unpickler that builds tensors, arrays of numbers, containers and plain settings, and nothing else.
+"""An unpickler that builds tensors, arrays of numbers, containers and plain settings, and nothing
+else.
 
-A pickle may call what it gets by a name and may change it, and numpy believes whatever a pickle says of a type, even
-that bytes are pointers. So a name stands for an object of this module that cannot be changed, or for a class written
-in C, which takes no attributes; arrays and numbers are built here from their bytes.
+A pickle may call what it gets by a name and may change it, and numpy believes whatever a pickle
+says of a type, even that bytes are pointers. So a name stands for an object of this module that
+cannot be changed, or for a class written in C, which takes no attributes; arrays and numbers are
+built here from their bytes.
 """
 
 from __future__ import annotations
@@ -19,7 +21,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-PLAIN = (dict, list, tuple, set, frozenset, str, bytes, bytearray, int, float, complex, bool, slice, range)
+PLAIN = (
+    dict,
+    list,
+    tuple,
+    set,
+    frozenset,
+    str,
+    bytes,
+    bytearray,
+    int,
+    float,
+    complex,
+    bool,
+    slice,
+    range,
+)
 NUMBERS = re.compile(r"f[248]|[iu][1248]|b1")
 """Types of numpy that become tensors, as its pickles name them."""
 CORES = ("numpy.core", "numpy._core")
@@ -27,7 +44,9 @@ CORES = ("numpy.core", "numpy._core")
 
 
 class Foreign:
-    """Stands for an object that is neither tensor, container nor plain setting; takes what its pickle says of it."""
+    """Stands for an object that is neither tensor, container nor plain setting; takes what its
+    pickle says of it.
+    """
 
     def __new__(cls, *_: object, **__: object) -> Foreign:
         """Takes any arguments."""
@@ -47,7 +66,9 @@ class Foreign:
 
 
 class Call:
-    """A function that a pickle may call; without the wrapper it could set the function's attributes too."""
+    """A function that a pickle may call; without the wrapper it could set the function's attributes
+    too.
+    """
 
     __slots__ = ("_function",)
 
@@ -64,7 +85,9 @@ class Call:
 
 
 class Namespace(argparse.Namespace):
-    """Stands for `argparse.Namespace`. As every class here that takes a state, it cannot be given attributes itself."""
+    """Stands for `argparse.Namespace`. As every class here that takes a state, it cannot be given
+    attributes itself.
+    """
 
     def __setstate__(self, state: object) -> None:
         """Takes the arguments."""
@@ -73,7 +96,9 @@ class Namespace(argparse.Namespace):
 
 
 class Kind:
-    """Stands for `numpy.dtype`: of numbers only, and a pickle may say no more of it than the order of its bytes."""
+    """Stands for `numpy.dtype`: of numbers only, and a pickle may say no more of it than the order
+    of its bytes.
+    """
 
     __slots__ = ("of",)
 
@@ -110,7 +135,9 @@ class InertUnpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str, /) -> Any:
         """What a name in the pickle stands for; nothing is imported."""
-        module = "builtins" if module == "__builtin__" else module  # as Python 2 called it, and protocol 2 does
+        module = (
+            "builtins" if module == "__builtin__" else module
+        )  # as Python 2 called it, and protocol 2 does
         if (known := _KNOWN.get((module, name))) is not None:
             return known
         if module == "torch" and isinstance(vars(torch).get(name), torch.dtype):
@@ -120,7 +147,9 @@ class InertUnpickler(pickle.Unpickler):
 
 
 def as_tensors(tree: Any) -> Any:
-    """Arrays of numbers in nested dictionaries as tensors; arrays of anything else are passed over."""
+    """Arrays of numbers in nested dictionaries as tensors; arrays of anything else are passed
+    over.
+    """
     if isinstance(tree, dict):
         return {name: as_tensors(value) for name, value in tree.items()}
     if isinstance(tree, Array):
@@ -129,8 +158,12 @@ def as_tensors(tree: Any) -> Any:
 
 
 def _numbers(raw: object, kind: object, shape: Any, order: Any) -> np.ndarray | None:
-    """A new array in this machine's order of bytes; None where they are no numbers. Raises ValueError."""
-    raw = raw.encode("latin1") if isinstance(raw, str) else raw  # bytes of Python 2, read with that encoding
+    """A new array in this machine's order of bytes; None where they are no numbers. Raises
+    ValueError.
+    """
+    raw = (
+        raw.encode("latin1") if isinstance(raw, str) else raw
+    )  # bytes of Python 2, read with that encoding
     if not isinstance(kind, Kind) or kind.of is None or not isinstance(raw, (bytes, bytearray)):
         return None
     array = np.frombuffer(raw, kind.of).reshape(shape, order=order)
@@ -170,8 +203,14 @@ def _known_names() -> dict[tuple[str, str], Any]:
     known: dict[tuple[str, str], Any] = {("builtins", kind.__name__): kind for kind in PLAIN}
     known |= {("collections", kind.__name__): kind for kind in (OrderedDict, defaultdict)}
     known |= {("collections", "Counter"): dict, ("argparse", "Namespace"): Namespace}
-    known |= {("torch", "Size"): torch.Size, ("torch", "device"): torch.device, ("_codecs", "encode"): Call(_latin)}
-    known |= {("torch._utils", name): Call(_tensor) for name in ("_rebuild_tensor", "_rebuild_tensor_v2")}
+    known |= {
+        ("torch", "Size"): torch.Size,
+        ("torch", "device"): torch.device,
+        ("_codecs", "encode"): Call(_latin),
+    }
+    known |= {
+        ("torch._utils", name): Call(_tensor) for name in ("_rebuild_tensor", "_rebuild_tensor_v2")
+    }
     known |= {("torch._utils", "_rebuild_parameter"): Call(_parameter)}
     known |= {("numpy", "dtype"): Kind, ("numpy", "ndarray"): Array}
     for core in CORES:

@@ -20,15 +20,18 @@ if TYPE_CHECKING:
     from torch.distributed.elastic.agent.server import RunResult
 
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-"""The processes decide what these mean: to save and to end. They do not hear the terminal's, having none."""
+"""The processes decide what these mean: to save and to end. They do not hear the terminal's,
+having none."""
 ENDED = tuple(128 + number for number in FORWARDED)
 """Exit codes of what they ended before it could decide, and of Ctrl-C."""
 
 
 def run_together(count: int | None, arguments: Sequence[str], command: Callable[[], int]) -> int:
-    """Run `command` in this process, or, for a `count` above 1, `ibot` with `arguments` in so many new ones.
+    """Run `command` in this process, or, for a `count` above 1, `ibot` with `arguments` in so many
+    new ones.
 
-    Processes that something launched already run the command, and end together. Returns the exit code.
+    Processes that something launched already run the command, and end together. Returns the exit
+    code.
     """
     launched = launched_processes()
     if launched.world_size > 1:
@@ -37,7 +40,8 @@ def run_together(count: int | None, arguments: Sequence[str], command: Callable[
         if count not in (None, launched.world_size):
             raise UserError(
                 f"--processes {count} in one of {launched.world_size} processes",
-                why="torchrun, srun or their variables RANK and WORLD_SIZE say that these were started",
+                why="torchrun, srun or their variables RANK and WORLD_SIZE say that these were "
+                "started",
                 fix="leave --processes out",
             )
         with watched():
@@ -46,7 +50,8 @@ def run_together(count: int | None, arguments: Sequence[str], command: Callable[
 
 
 def launch(count: int, arguments: Sequence[str]) -> int:
-    """Run `ibot` with `arguments` in `count` processes; returns the exit code of the one that failed, else 0.
+    """Run `ibot` with `arguments` in `count` processes; returns the exit code of the one that
+    failed, else 0.
 
     Raises ResourceError for a process that the system killed.
     """
@@ -59,7 +64,9 @@ def launch(count: int, arguments: Sequence[str]) -> int:
     # The process that fails says why; the launcher's report of it would bury that.
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // count)))
-    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGQUIT"  # those that end a run are forwarded below
+    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = (
+        "SIGQUIT"  # those that end a run are forwarded below
+    )
     # local_addr: else they meet at the name of this machine, which need not resolve.
     meeting = RendezvousParameters(
         "c10d", "localhost:0", uuid.uuid4().hex, min_nodes=1, max_nodes=1, local_addr="localhost"
@@ -74,15 +81,20 @@ def launch(count: int, arguments: Sequence[str]) -> int:
         max_restarts=0,
         monitor_interval=0.1,
     )
-    agent = LocalElasticAgent(spec, DefaultLogsSpecs(log_dir=os.devnull))  # else it leaves a folder behind
-    with forwarding(lambda: [worker.id for worker in agent.get_worker_group().workers if worker.id]):
+    agent = LocalElasticAgent(
+        spec, DefaultLogsSpecs(log_dir=os.devnull)
+    )  # else it leaves a folder behind
+    with forwarding(
+        lambda: [worker.id for worker in agent.get_worker_group().workers if worker.id]
+    ):
         result: Any = agent.run()
         return _exit_code(result)
 
 
 @contextmanager
 def forwarding(started: Callable[[], list[int]]) -> Iterator[list[int]]:
-    """Hand signals on to processes; a lost terminal is no reason to end, as they write to files too.
+    """Hand signals on to processes; a lost terminal is no reason to end, as they write to files
+    too.
 
     Yields a list of those that came.
 
@@ -112,9 +124,11 @@ def forwarding(started: Callable[[], list[int]]) -> Iterator[list[int]]:
 
 
 def code_of(who: str, code: int) -> int:
-    """The exit code for a process, in words `who`, that ended with `code`: negative where a signal ended it.
+    """The exit code for a process, in words `who`, that ended with `code`: negative where a signal
+    ended it.
 
-    Raises ResourceError for a process that the system killed, IbotError for other signals than those handed on.
+    Raises ResourceError for a process that the system killed, IbotError for other signals than
+    those handed on.
     """
     if code >= 0:
         return code

@@ -19,7 +19,8 @@ def usable_cores() -> int:
 def own_cores(environment: Mapping[str, str] = os.environ) -> int:
     """This process's share of the cores, at least 1.
 
-    Processes of one launcher share those that they may run on; srun may have bound each task to its own already.
+    Processes of one launcher share those that they may run on; srun may have bound each task to its
+    own already.
     """
     given, usable = given_variables(environment), usable_cores()
     shared = usable
@@ -29,7 +30,8 @@ def own_cores(environment: Mapping[str, str] = os.environ) -> int:
 
 
 def local_world_size(environment: Mapping[str, str] = os.environ) -> int:
-    """Processes that were started together on this machine, this one included: torchrun's word, else SLURM's, else 1.
+    """Processes that were started together on this machine, this one included: torchrun's word,
+    else SLURM's, else 1.
 
     Raises UserError for a variable that makes no sense.
     """
@@ -52,7 +54,9 @@ def given_variables(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def started_by_srun(given: Mapping[str, str]) -> bool:
-    """Whether this is a task of a job step; not a batch script or a shell in an allocation of several tasks."""
+    """Whether this is a task of a job step; not a batch script or a shell in an allocation of
+    several tasks.
+    """
     if not {"SLURM_PROCID", "SLURM_NTASKS"} <= given.keys() or _typed_in_task_0(given):
         return False
     # A batch script is task 0 of no step; a shell that salloc opened is a step of a single task.
@@ -62,7 +66,8 @@ def started_by_srun(given: Mapping[str, str]) -> bool:
 
 
 def _typed_in_task_0(given: Mapping[str, str]) -> bool:
-    """Whether somebody typed this in the shell that `srun -n 8 --pty bash` opened, whose other tasks have ended.
+    """Whether somebody typed this in the shell that `srun -n 8 --pty bash` opened, whose other
+    tasks have ended.
 
     Tasks that srun starts from such a shell inherit its variables, but not its terminal.
     """
@@ -70,7 +75,9 @@ def _typed_in_task_0(given: Mapping[str, str]) -> bool:
 
 
 def below_a_terminal() -> bool:
-    """Whether this process has a terminal, wherever its output goes, and something else leads there: a shell."""
+    """Whether this process has a terminal, wherever its output goes, and something else leads
+    there: a shell.
+    """
     try:
         os.close(os.open("/dev/tty", os.O_RDONLY))
     except OSError:

@@ -1,4 +1,6 @@
-"""Standard output and error that may vanish while a command works: a closed pipe, a full disk, a lost terminal."""
+"""Standard output and error that may vanish while a command works: a closed pipe, a full disk, a
+lost terminal.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ class Output:
         self.stream = stream
 
     def write(self, text: str) -> int:
-        """Write text, letters that the encoding lacks as escapes; returns how many letters there were."""
+        """Write text, letters that the encoding lacks as escapes; returns how many letters there
+        were.
+        """
         self._unless_lost(lambda: self._write(text))
         return len(text)
 
@@ -49,7 +53,9 @@ class Output:
     def _write(self, text: str) -> None:
         try:
             self.stream.write(text)
-        except UnicodeEncodeError:  # a file name that is no UTF-8, or a terminal that knows ASCII only
+        except (
+            UnicodeEncodeError
+        ):  # a file name that is no UTF-8, or a terminal that knows ASCII only
             encoding = self.stream.encoding or "ascii"
             self.stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
 
@@ -59,7 +65,8 @@ class Output:
 
 @contextmanager
 def unwatched() -> Iterator[Output]:
-    """Let a command go on whoever stops watching: yields the standard output, whose `error` says if it was lost.
+    """Let a command go on whoever stops watching: yields the standard output, whose `error` says if
+    it was lost.
 
     Within, sys.stdout and sys.stderr drop what they cannot write, and SIGHUP is ignored.
     """
@@ -96,7 +103,9 @@ def without_hangup() -> Iterator[None]:
 
 
 def _silence(output: Output) -> None:
-    """Lead a lost stream to nowhere: what is in its buffer would fail again when the interpreter ends."""
+    """Lead a lost stream to nowhere: what is in its buffer would fail again when the interpreter
+    ends.
+    """
     with suppress(OSError, ValueError):
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, output.fileno())
@@ -104,7 +113,9 @@ def _silence(output: Output) -> None:
 
 
 def _open_closed_descriptors() -> None:
-    """Lead closed descriptors 0 to 2 to nowhere: the next file would get such a number, and others' messages."""
+    """Lead closed descriptors 0 to 2 to nowhere: the next file would get such a number, and others'
+    messages.
+    """
     for number in range(3):
         try:
             os.fstat(number)

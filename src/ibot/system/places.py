@@ -12,9 +12,11 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def make_writable(folder: Path, name: str = "") -> None:
-    """Make a folder and those above it; raises OSError if no file, or not the one called `name`, can be written there.
+    """Make a folder and those above it; raises OSError if no file, or not the one called `name`,
+    can be written there.
 
-    The error names the folder or the file. Root may write everywhere but on disks that nobody may write to.
+    The error names the folder or the file. Root may write everywhere but on disks that nobody may
+    write to.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)

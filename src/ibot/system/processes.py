@@ -1,4 +1,6 @@
-"""Which of several processes this one is: read from what torchrun, SLURM or our launcher have set."""
+"""Which of several processes this one is: read from what torchrun, SLURM or our launcher have
+set.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,8 @@ class Processes:
 
 
 def launched_processes(environment: Mapping[str, str] = os.environ) -> Processes:
-    """Read the launch variables of torchrun, else those of SLURM, else one process; empty ones count as absent.
+    """Read the launch variables of torchrun, else those of SLURM, else one process; empty ones
+    count as absent.
 
     Raises UserError for variables that make no sense.
     """
@@ -53,7 +56,10 @@ def launched_processes(environment: Mapping[str, str] = os.environ) -> Processes
     else:
         return Processes()
     if rank >= max(world_size, 1):
-        raise UserError(f"process {rank} of {world_size} processes", why="the first is 0, see RANK and WORLD_SIZE")
+        raise UserError(
+            f"process {rank} of {world_size} processes",
+            why="the first is 0, see RANK and WORLD_SIZE",
+        )
     if world_size <= 1:
         return Processes(0, 1, local_rank)
     return Processes(rank, world_size, local_rank, _address(given), _port(given))
@@ -76,7 +82,9 @@ def _nothing(record: logging.LogRecord) -> bool:
 
 
 def _address(given: Mapping[str, str]) -> str:
-    """Host of task 0: the first of the step's nodes. SLURM's launch address may be a login node, so it comes last."""
+    """Host of task 0: the first of the step's nodes. SLURM's launch address may be a login node, so
+    it comes last.
+    """
     if "MASTER_ADDR" in given:
         return given["MASTER_ADDR"]
     for name in ("SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST", "SLURM_NODELIST"):
@@ -87,7 +95,8 @@ def _address(given: Mapping[str, str]) -> str:
     raise UserError(
         "several processes, but no MASTER_ADDR",
         why="they do not know where to meet",
-        fix="start them with --processes N, torchrun or srun, or export MASTER_ADDR (the first host) and MASTER_PORT",
+        fix="start them with --processes N, torchrun or srun, or export MASTER_ADDR (the first "
+        "host) and MASTER_PORT",
     )
 
 

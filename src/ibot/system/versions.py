@@ -19,7 +19,10 @@ def software() -> dict[str, Any]:
         "ibot": ibot.__version__,
         "commit": _commit(),
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in ("torch", "torchvision", "numpy", "pillow", "safetensors")},
+        "packages": {
+            name: _version(name)
+            for name in ("torch", "torchvision", "numpy", "pillow", "safetensors")
+        },
     }
 
 
@@ -34,10 +37,14 @@ def _commit() -> str:
     """Commit of the code and whether it was changed, or 'unknown' for an installed package."""
     here = Path(__file__).parent
     try:
-        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=5)
+        head = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=5
+        )
         if head.returncode:
             return "unknown"
-        status = subprocess.run(["git", "status", "--porcelain"], cwd=here, capture_output=True, text=True, timeout=5)
+        status = subprocess.run(
+            ["git", "status", "--porcelain"], cwd=here, capture_output=True, text=True, timeout=5
+        )
         return head.stdout.strip() + ("-dirty" if status.stdout.strip() else "")
     except (OSError, subprocess.TimeoutExpired):
         return "unknown"

@@ -1,7 +1,9 @@
-"""Several processes end together: one that fails alone says why to the main process, which then ends all others.
+"""Several processes end together: one that fails alone says why to the main process, which then
+ends all others.
 
-Otherwise they would wait in a collective for a process that never comes, until the collective gives up. Every process
-holds a connection to the main one; a connection that breaks without a word belongs to a process that was killed.
+Otherwise they would wait in a collective for a process that never comes, until the collective gives
+up. Every process holds a connection to the main one; a connection that breaks without a word
+belongs to a process that was killed.
 """
 
 from __future__ import annotations
@@ -71,13 +73,16 @@ class Failure:
         error = ResourceError(
             "a process was ended from outside",
             why="most often the system does that when memory runs out",
-            fix="train.accumulate=2, fewer system.workers, or smaller batches; see also the log of that machine",
+            fix="train.accumulate=2, fewer system.workers, or smaller batches; see also the log "
+            "of that machine",
         )
         return cls(rank, host, error.exit_code, str(error))
 
 
 class Watch:
-    """The connection of this process with the main one; threads listen on it while the process works."""
+    """The connection of this process with the main one; threads listen on it while the process
+    works.
+    """
 
     def __init__(self, processes: Processes) -> None:
         self.processes = processes
@@ -102,7 +107,9 @@ class Watch:
                 _in_background(self._follow, connection)
 
     def done(self) -> None:
-        """Say that this process has done its part; the main process leaves last, as the others meet at it."""
+        """Say that this process has done its part; the main process leaves last, as the others meet
+        at it.
+        """
         self._await_others(JOIN_TIMEOUT.total_seconds())
         if self._leave():
             self._tell({"done": True})
@@ -110,7 +117,8 @@ class Watch:
     def fail(self, error: BaseException) -> None:
         """Say why this process ends. `error.told` is set where the main process prints it."""
         if isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError):
-            # Perhaps a collective that broke because another process failed: then that one's reason comes now.
+            # Perhaps a collective that broke because another process failed: then that one's reason
+            # comes now.
             time.sleep(WAIT_SECONDS)
         if not self._leave():
             time.sleep(WAIT_SECONDS)  # a thread is about to end this process
@@ -181,7 +189,9 @@ class Watch:
             self._end(failure, say=True)
 
     def _follow(self, connection: socket.socket) -> None:
-        """Another process: obey the main one, which goes first, so that a launcher sees and lets it print its error."""
+        """Another process: obey the main one, which goes first, so that a launcher sees and lets it
+        print its error.
+        """
         failure = None
         for message in _messages(connection):
             if "heard" in message:
@@ -218,7 +228,9 @@ _meetings = count()
 
 
 def _let_go() -> None:
-    """In a forked process: as long as it held the connections too, they would not break when its parent is killed."""
+    """In a forked process: as long as it held the connections too, they would not break when its
+    parent is killed.
+    """
     if _current is not None:
         _current.let_go()
 
@@ -228,7 +240,9 @@ os.register_at_fork(after_in_child=_let_go)
 
 @contextmanager
 def watched() -> Iterator[None]:
-    """Several processes that run the body end together; nothing for a single one, or inside of another such body."""
+    """Several processes that run the body end together; nothing for a single one, or inside of
+    another such body.
+    """
     global _current
     processes = launched_processes()
     if processes.world_size == 1 or _current is not None:
@@ -268,7 +282,8 @@ def from_main(name: str, value: int) -> int:
 
 
 def from_all(name: str, text: str) -> list[str]:
-    """`text` of every process by rank, without a collective; not empty means that this process failed at `name`.
+    """`text` of every process by rank, without a collective; not empty means that this process
+    failed at `name`.
 
     Then the others may be waiting elsewhere for it. Raises UserError if they do not come.
     """
@@ -290,7 +305,9 @@ def from_all(name: str, text: str) -> list[str]:
 
 
 def _meet(processes: Processes) -> dist.Store:
-    """The store at the main process's address, or that of torch's launcher, once all processes are there."""
+    """The store at the main process's address, or that of torch's launcher, once all processes are
+    there.
+    """
     launched = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     try:
         store = dist.TCPStore(
@@ -313,7 +330,8 @@ def _meet(processes: Processes) -> dist.Store:
         raise UserError(
             f"process {processes.rank} of {processes.world_size} did not meet the others",
             why=str(error).splitlines()[0],
-            fix=f"were all started, and does MASTER_ADDR={processes.address} MASTER_PORT={processes.port} fit?",
+            fix=f"were all started, and does MASTER_ADDR={processes.address} "
+            f"MASTER_PORT={processes.port} fit?",
         ) from None
 
 
@@ -323,7 +341,9 @@ def _connect(hosts: tuple[str, ...], port: int) -> socket.socket | None:
             connection = socket.create_connection((host, port), timeout=CONNECT_SECONDS)
             connection.settimeout(None)
             return connection
-    log.warning("port %d of %s cannot be reached: a process that fails will be noticed late", port, hosts[0])
+    log.warning(
+        "port %d of %s cannot be reached: a process that fails will be noticed late", port, hosts[0]
+    )
     return None
 
 

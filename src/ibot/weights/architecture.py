@@ -1,4 +1,6 @@
-"""Which network a set of tensors belongs to: from what its file says where it says something, else from the shapes."""
+"""Which network a set of tensors belongs to: from what its file says where it says something, else
+from the shapes.
+"""
 
 from __future__ import annotations
 
@@ -25,9 +27,9 @@ PUBLISHED_SIZE = 224
 EPS = {"timm swin": 1e-5, "huggingface vit": 1e-12, "huggingface swin": 1e-5}
 """Layer-norm epsilon of projects that do not use 1e-6, where no configuration says."""
 FOREIGN = {
-    r"blocks\.\d+\.attn\.relative_position_bias_table|\.rel_pos_bias\.|\.relative_position_bias\.": (
-        "relative positions in its blocks, as BEiT and data2vec"
-    ),
+    r"blocks\.\d+\.attn\.relative_position_bias_table"
+    r"|\.rel_pos_bias\.|\.relative_position_bias\.": "relative positions in its blocks, as BEiT "
+    "and data2vec",
     r"vision_model\.|visual\.|^text_model\.": "a tower for images and text, as CLIP and SigLIP",
     r"norm_pre\.|^pre_?layernorm": "a norm before its blocks, as CLIP",
     r"attn_pool|probe$": "pooling by attention, as SigLIP",
@@ -38,7 +40,8 @@ FOREIGN = {
     r"logit_scale|cpb_mlp": "attention by cosine, as Swin v2",
     r"absolute_pos_embed": "absolute positions in a Swin",
     r"downsample_layers\.|\.conv_dw\.|\.dwconv\.": "convolutions in its stages, as ConvNeXt",
-    r"layer1\.0\.conv1|encoder\.stages\.\d+\.layers|(?:^|\.)bn1\.": "stages of convolutions, as ResNet",
+    r"layer1\.0\.conv1|encoder\.stages\.\d+\.layers|(?:^|\.)bn1\.": "stages of convolutions, as "
+    "ResNet",
 }
 """Names that a ViT or Swin of ours cannot have, and what they tell."""
 
@@ -73,13 +76,16 @@ def recognise_network(
         source: the file, for messages.
         heads: attention heads of a ViT, where the file does not say.
 
-    Raises WeightsError when the tensors are neither a ViT nor a Swin, or no number of heads or size fits.
+    Raises WeightsError when the tensors are neither a ViT nor a Swin, or no number of heads or size
+    fits.
     """
     tensors = dict(tensors)
     if is_configuration(settings):
         config = from_plain(dict(settings))
         view = config.augment.global_size
-        return Recognised(replace(config.model, pos_size=config.model.pos_size or view), view, tensors)
+        return Recognised(
+            replace(config.model, pos_size=config.model.pos_size or view), view, tensors
+        )
     embedding = tensors.get("patch_embed.proj.weight")
     if embedding is not None and embedding.ndim == 4 and min(embedding.shape) > 0:
         if "pos_embed" in tensors and "cls_token" in tensors:
@@ -101,16 +107,26 @@ def foreign(tensors: Mapping[str, Tensor]) -> str:
     for pattern, words in FOREIGN.items():
         if (name := next((name for name in tensors if re.search(pattern, name)), None)) is not None:
             found[words] = name
-    return "it has " + "; ".join(f"{words} ({name})" for words, name in list(found.items())[:2]) if found else ""
+    return (
+        "it has " + "; ".join(f"{words} ({name})" for words, name in list(found.items())[:2])
+        if found
+        else ""
+    )
 
 
 def _absent(tensors: Mapping[str, Tensor]) -> str:
-    needed = {"patch_embed.proj.weight": "patch embedding", "cls_token": "class token", "pos_embed": "position table"}
+    needed = {
+        "patch_embed.proj.weight": "patch embedding",
+        "cls_token": "class token",
+        "pos_embed": "position table",
+    }
     lacking = [words for name, words in needed.items() if name not in tensors]
     return f"it has no {', no '.join(lacking)}; found {', '.join(list(tensors)[:4])}"
 
 
-def _vit(tensors: dict[str, Tensor], said: Said, layout: str, source: str, heads: int | None) -> Recognised:
+def _vit(
+    tensors: dict[str, Tensor], said: Said, layout: str, source: str, heads: int | None
+) -> Recognised:
     width, _, patch, _ = tensors["patch_embed.proj.weight"].shape
     tensors, size = _with_plain_table(tensors, said.sizes, patch, source)
     tensors = _with_biases(tensors)
@@ -118,10 +134,20 @@ def _vit(tensors: dict[str, Tensor], said: Said, layout: str, source: str, heads
     known = heads or said.heads
     if not known:
         known = KNOWN_HEADS.get(width, max(1, width // HEAD_WIDTH))
-        guesses.insert(0, f"heads: {known} are assumed, {width // known} wide each (--heads N says better)")
+        guesses.insert(
+            0, f"heads: {known} are assumed, {width // known} wide each (--heads N says better)"
+        )
     if width % known:
-        raise WeightsError(f"'{source}' cannot have {known} heads", why=f"its tokens are {width} wide", fix="--heads N")
-    hidden = tensors["blocks.0.mlp.fc1.weight"].shape[0] if "blocks.0.mlp.fc1.weight" in tensors else 4 * width
+        raise WeightsError(
+            f"'{source}' cannot have {known} heads",
+            why=f"its tokens are {width} wide",
+            fix="--heads N",
+        )
+    hidden = (
+        tensors["blocks.0.mlp.fc1.weight"].shape[0]
+        if "blocks.0.mlp.fc1.weight" in tensors
+        else 4 * width
+    )
     config = ModelConfig(
         width=width,
         depth=_count(tensors, r"blocks\.(\d+)\."),
@@ -144,21 +170,32 @@ def _vit(tensors: dict[str, Tensor], said: Said, layout: str, source: str, heads
 def _swin(tensors: dict[str, Tensor], said: Said, layout: str, source: str) -> Recognised:
     width, _, patch, _ = tensors["patch_embed.proj.weight"].shape
     stages = _count(tensors, r"layers\.(\d+)\.")
-    tables = [tensors[f"layers.{k}.blocks.0.attn.relative_position_bias_table"] for k in range(stages)]
+    tables = [
+        tensors[f"layers.{k}.blocks.0.attn.relative_position_bias_table"] for k in range(stages)
+    ]
     sides = [(math.isqrt(len(table)) + 1) // 2 for table in tables]
     guesses = list(_guesses(said, layout))
     sizes = [size for size in said.sizes if _window_sides(size, patch, max(sides), stages) == sides]
-    # A stage of fewer tokens than the window has a smaller table: that tells the size for which it was built.
+    # A stage of fewer tokens than the window has a smaller table: that tells the size for which it
+    # was built.
     shrunk = [side * patch * 2**k for k, side in enumerate(sides) if side < max(sides)]
     if not sizes:
         whole = PUBLISHED_SIZE // patch // 2 ** (stages - 1) % max(sides) == 0
         # Else one window in the last stage, as in every published network.
-        side = shrunk[0] if shrunk else PUBLISHED_SIZE if whole else max(sides) * patch * 2 ** (stages - 1)
+        side = (
+            shrunk[0]
+            if shrunk
+            else PUBLISHED_SIZE
+            if whole
+            else max(sides) * patch * 2 ** (stages - 1)
+        )
         sizes = [(side, side)]
         guesses = [*guesses, *([] if shrunk else [f"size: built for {side} pixels"])]
     heads = tuple(table.shape[1] for table in tables)
     if any(width * 2**k % count for k, count in enumerate(heads)):
-        raise WeightsError(f"'{source}' cannot have {heads} heads", why=f"its first tokens are {width} wide")
+        raise WeightsError(
+            f"'{source}' cannot have {heads} heads", why=f"its first tokens are {width} wide"
+        )
     config = ModelConfig(
         kind="swin",
         width=width,
@@ -183,13 +220,21 @@ def _with_said(config: ModelConfig, said: Said) -> ModelConfig:
 def _guesses(said: Said, layout: str) -> Iterator[str]:
     """What is assumed of any network; only what files really differ in."""
     if said.mean is None:
-        yield "mean and deviation: ImageNet's (image_mean and image_std in a config.json beside it say better)"
+        yield (
+            "mean and deviation: ImageNet's (image_mean and image_std in a config.json beside "
+            "it say better)"
+        )
     if layout == "huggingface" and not said.norm_eps:
-        yield "layer norms: the epsilon of Hugging Face's defaults (a config.json beside it says better)"
+        yield (
+            "layer norms: the epsilon of Hugging Face's defaults (a config.json beside it says "
+            "better)"
+        )
     if not said.project and layout == "published" and said.pos_interp is None:
         yield "other image sizes: positions are resampled as in iBOT and DINO"
     if layout == "torchvision" and said.pos_interp is None:
-        yield "other image sizes: positions are resampled as in MAE, not as by torchvision's own tool"
+        yield (
+            "other image sizes: positions are resampled as in MAE, not as by torchvision's own tool"
+        )
 
 
 def _eps(layout: str, tensors: Mapping[str, Tensor]) -> float:
@@ -198,8 +243,8 @@ def _eps(layout: str, tensors: Mapping[str, Tensor]) -> float:
 
 
 def _rule(layout: str, tensors: Mapping[str, Tensor]) -> Any:
-    """How the project of a layout resamples positions: DINOv2, which keeps a mask token, as DINO unless it has
-    registers.
+    """How the project of a layout resamples positions: DINOv2, which keeps a mask token, as DINO
+    unless it has registers.
     """
     if layout in ("huggingface", "torchvision"):
         return "exact"
@@ -210,19 +255,27 @@ def _rule(layout: str, tensors: Mapping[str, Tensor]) -> Any:
 def _with_plain_table(
     tensors: dict[str, Tensor], sizes: tuple[tuple[int, int], ...], patch: int, source: str
 ) -> tuple[dict[str, Tensor], tuple[int, int]]:
-    """A position table of one row for the class token and one for each patch, and the image size that it is for.
+    """A position table of one row for the class token and one for each patch, and the image size
+    that it is for.
 
-    Timm may give the class token no row, or every register one, which is added to the register here. Raises
-    WeightsError where the number of rows is no square and the file names no size.
+    Timm may give the class token no row, or every register one, which is added to the register
+    here. Raises WeightsError where the number of rows is no square and the file names no size.
     """
-    table, cls, registers = tensors["pos_embed"], tensors["cls_token"], tensors.get("register_tokens")
+    table, cls, registers = (
+        tensors["pos_embed"],
+        tensors["cls_token"],
+        tensors.get("register_tokens"),
+    )
     table = table if table.ndim == 3 else table[None]
     rows, extra = table.shape[1], 0 if registers is None else registers.shape[1]
-    found = next(_tables(rows, extra, [(size[0] // patch, size[1] // patch) for size in sizes]), None)
+    found = next(
+        _tables(rows, extra, [(size[0] // patch, size[1] // patch) for size in sizes]), None
+    )
     if found is None:
         raise WeightsError(
             f"the position table of '{source}' belongs to images of unknown shape",
-            why=foreign(tensors) or f"it has {rows} rows, which is no square of patches and a class token",
+            why=foreign(tensors)
+            or f"it has {rows} rows, which is no square of patches and a class token",
             fix='say it in a config.json beside the file: {"image_size": [HEIGHT, WIDTH]}',
         )
     leading, grid = found
@@ -235,8 +288,12 @@ def _with_plain_table(
     return tensors, (grid[0] * patch, grid[1] * patch)
 
 
-def _tables(rows: int, registers: int, grids: list[tuple[int, int]]) -> Iterator[tuple[int, tuple[int, int]]]:
-    """What `rows` of a table may be: rows before the patches, and the grid of the patches; the likeliest first."""
+def _tables(
+    rows: int, registers: int, grids: list[tuple[int, int]]
+) -> Iterator[tuple[int, tuple[int, int]]]:
+    """What `rows` of a table may be: rows before the patches, and the grid of the patches; the
+    likeliest first.
+    """
     leading = list(dict.fromkeys((1, 0, 1 + registers)))
     for grid in grids:
         yield from ((before, grid) for before in leading if rows - before == grid[0] * grid[1] > 0)
@@ -251,8 +308,14 @@ def _with_biases(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     added = {}
     for part in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"):
         if not any(name.endswith(f".{part}.bias") for name in tensors):
-            weights = {name: t for name, t in tensors.items() if name.endswith(f".{part}.weight") and t.ndim == 2}
-            added |= {f"{name[: -len('weight')]}bias": t.new_zeros(len(t)) for name, t in weights.items()}
+            weights = {
+                name: t
+                for name, t in tensors.items()
+                if name.endswith(f".{part}.weight") and t.ndim == 2
+            }
+            added |= {
+                f"{name[: -len('weight')]}bias": t.new_zeros(len(t)) for name, t in weights.items()
+            }
     return {**tensors, **added}
 
 

@@ -1,4 +1,6 @@
-"""The model card that is written beside an export: what the network is, what it was trained on, how to use it."""
+"""The model card that is written beside an export: what the network is, what it was trained on, how
+to use it.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +21,15 @@ if TYPE_CHECKING:
 PICTURE = 'from PIL import Image\n\npicture = Image.open("picture.jpg").convert("RGB")\n'
 USE = {
     "safetensors": "import ibot\n\n"
-    'backbone = ibot.load_backbone("{name}")  # of images prepared as above it gives .cls and .patches\n'
+    'backbone = ibot.load_backbone("{name}")  # of images prepared as above it gives .cls and '
+    ".patches\n"
     'features = ibot.extract_features(backbone, ibot.scan("photos"), size={size}).cls',
     "published": "import torch\n\n"
     'state = torch.load("{name}", weights_only=True)["state_dict"]\n'
     "network.load_state_dict(state)  # of the published code",
-    "timm": "import timm\n" + PICTURE + 'network = timm.create_model("local-dir:{name}", pretrained=True).eval()\n'
+    "timm": "import timm\n"
+    + PICTURE
+    + 'network = timm.create_model("local-dir:{name}", pretrained=True).eval()\n'
     "# to fine-tune it: num_classes=7 gives it a new classifier\n"
     "transform = timm.data.create_transform(**timm.data.resolve_model_data_config(network))\n"
     "tokens = network.forward_features(transform(picture)[None])",
@@ -33,7 +38,8 @@ USE = {
     'network = transformers.AutoModel.from_pretrained("{name}", add_pooling_layer=False)\n'
     'tokens = network(**processor(picture, return_tensors="pt")).last_hidden_state',
     "onnx": "import numpy as np\nimport onnxruntime\n\n"
-    "images = np.zeros((1, 3, *{size}), np.float32)  # in their place: pictures, prepared as above\n"
+    "images = np.zeros((1, 3, *{size}), np.float32)  # in their place: pictures, prepared as "
+    "above\n"
     'session = onnxruntime.InferenceSession("{name}")\n'
     'cls, patches = session.run(["cls", "patches"], {{"images": images}})',
 }
@@ -41,14 +47,24 @@ USE = {
 ONE_SIZE = "At another size export again with --size: the target has its own rule for positions."
 LIMITS = {
     ("timm", "vit"): ONE_SIZE,
-    ("timm", "swin"): "timm pads after the shift of the windows: at sizes whose maps are no whole windows it deviates.",
+    (
+        "timm",
+        "swin",
+    ): "timm pads after the shift of the windows: at sizes whose maps are no whole windows it "
+    "deviates.",
     ("huggingface", "vit"): ONE_SIZE,
     (
         "huggingface",
         "swin",
     ): "Larger images than in training deviate: the library shifts windows of the last stage too.",
-    ("onnx", "vit"): "The batch size is free, the image size is not: export again with --size for another.",
-    ("onnx", "swin"): "The batch size is free, the image size is not: export again with --size for another.",
+    (
+        "onnx",
+        "vit",
+    ): "The batch size is free, the image size is not: export again with --size for another.",
+    (
+        "onnx",
+        "swin",
+    ): "The batch size is free, the image size is not: export again with --size for another.",
 }
 CLASSIFIERS = {"linear_top1": "linear classifier", "logistic_top1": "logistic regression"}
 """Metrics of classifiers on frozen features, in words."""
@@ -64,11 +80,12 @@ def model_card(
     key: str = "teacher",
     weights_hash: str = "",
 ) -> str:
-    """Markdown text; what is known about the training is read from the run that holds `source`, where one does.
+    """Markdown text; what is known about the training is read from the run that holds `source`,
+    where one does.
 
-    loaded: the network as exported. target: a key of `TARGETS`. name: of the file or folder. differences: of the
-    export. key: which network of the run it is. weights_hash: of that network, as evaluations record it; without it
-    only what was measured during the training is told.
+    loaded: the network as exported. target: a key of `TARGETS`. name: of the file or folder.
+    differences: of the export. key: which network of the run it is. weights_hash: of that network,
+    as evaluations record it; without it only what was measured during the training is told.
     """
     backbone = loaded.backbone
     parameters = sum(p.numel() for key, p in backbone.named_parameters() if key != "masked_embed")
@@ -79,7 +96,8 @@ def model_card(
         "",
         "An image backbone, pre-trained without labels, exported by ibot.",
         "",
-        f"- Network: {loaded.config}; {parameters:,} parameters; tokens of width {backbone.embed_dim}",
+        f"- Network: {loaded.config}; {parameters:,} parameters; tokens of width "
+        f"{backbone.embed_dim}",
         f"- Input: {height} x {width} pixels, RGB, scaled to 0..1, minus {loaded.config.mean}, "
         f"over {loaded.config.std}",
         f"- Pictures of other sizes: the shorter side is resized to {shorter_side(loaded.size)} "
@@ -97,10 +115,15 @@ def model_card(
         "",
         "| size | class token | patch tokens |",
         "|---|---|---|",
-        *[f"| {d.size[0]} x {d.size[1]} | {d.cls:.1e} | {d.patches:.1e} |" for d in differences if d.cosine is None],
+        *[
+            f"| {d.size[0]} x {d.size[1]} | {d.cls:.1e} | {d.patches:.1e} |"
+            for d in differences
+            if d.cosine is None
+        ],
         "",
         *[line for d in differences if d.cosine is not None for line in (_prepared(d), "")],
-        "Not known: how the network behaves on images unlike those of its training; measure before you rely on it.",
+        "Not known: how the network behaves on images unlike those of its training; measure "
+        "before you rely on it.",
         "",
     ]
     return "\n".join(lines)
@@ -110,7 +133,8 @@ def _prepared(difference: Difference) -> str:
     """What the target's own preprocessing of pictures changes."""
     return (
         f"With the library's own preprocessing of generated pictures: cosine of the class tokens "
-        f"{difference.cosine:.5f}, largest difference {difference.cls:.1e}. Libraries round the levels of a resized "
+        f"{difference.cosine:.5f}, largest difference {difference.cls:.1e}. Libraries round the "
+        "levels of a resized "
         "picture, and half a pixel of the crop's corner, in their ways."
     )
 
@@ -118,20 +142,33 @@ def _prepared(difference: Difference) -> str:
 def _training(source: Path, key: str, weights_hash: str) -> list[str]:
     """What a run folder says about the training."""
     source = source.absolute()
-    run = next((folder for folder in (source, *list(source.parents)[:3]) if (folder / "config.json").is_file()), None)
+    run = next(
+        (
+            folder
+            for folder in (source, *list(source.parents)[:3])
+            if (folder / "config.json").is_file()
+        ),
+        None,
+    )
     provenance = read_settings(run / "provenance.json") if run else {}
     if run is None or not provenance:
         return [f"Source: {source.name}"]
-    config, data, state = read_settings(run / "config.json"), provenance.get("data", {}), _state(source)
+    config, data, state = (
+        read_settings(run / "config.json"),
+        provenance.get("data", {}),
+        _state(source),
+    )
     train = config.get("train", {})
     lines = [
-        f"Training: recipe {config.get('recipe') or 'own'}, {_progress(state, data.get('images'), train)}, "
+        f"Training: recipe {config.get('recipe') or 'own'}, "
+        f"{_progress(state, data.get('images'), train)}, "
         f"batch {train.get('batch')}, seed {train.get('seed')}; "
         f"ibot {provenance.get('ibot')}, commit {provenance.get('commit')}"
     ]
     if data.get("images_assumed"):
         lines.append(
-            f"Data: {data['images']:,} images assumed, as in ImageNet; {data.get('converted_from')} does not say"
+            f"Data: {data['images']:,} images assumed, as in ImageNet; "
+            f"{data.get('converted_from')} does not say"
         )
     elif "images" in data:
         lines.append(f"Data: {data['images']:,} images, names {str(data.get('names_sha256'))[:12]}")
@@ -140,9 +177,17 @@ def _training(source: Path, key: str, weights_hash: str) -> list[str]:
 
 
 def _state(source: Path) -> dict[str, Any]:
-    """Where the training stood in the checkpoint that `source` names: a run, a checkpoint, or a file of one."""
+    """Where the training stood in the checkpoint that `source` names: a run, a checkpoint, or a
+    file of one.
+    """
     last = source / "checkpoints" / "last"
-    folder = last.parent / last.read_text().strip() if last.is_file() else source if source.is_dir() else source.parent
+    folder = (
+        last.parent / last.read_text().strip()
+        if last.is_file()
+        else source
+        if source.is_dir()
+        else source.parent
+    )
     return read_settings(folder / "state.json")
 
 
@@ -159,7 +204,9 @@ def _progress(state: dict[str, Any], num_images: int | None, train: dict[str, An
         return f"{seen:,} images seen by step {step} of {config.train.length}"
     total = derive(config, num_images or config.train.batch).total_steps
     stopped = ", stopped before the end of its schedule" if step < total else ""
-    return f"{seen:,} of {total * config.train.batch:,} images seen (step {step} of {total}){stopped}"
+    return (
+        f"{seen:,} of {total * config.train.batch:,} images seen (step {step} of {total}){stopped}"
+    )
 
 
 def _records(file: Path) -> list[dict[str, Any]]:
@@ -174,14 +221,19 @@ def _records(file: Path) -> list[dict[str, Any]]:
 
 
 def _measured(records: list[dict[str, Any]], step: int, key: str, weights_hash: str) -> list[str]:
-    """In words: k-NN with k = 20, else that of the training, and the best linear or logistic classifier.
+    """In words: k-NN with k = 20, else that of the training, and the best linear or logistic
+    classifier.
 
     A run may have been evaluated and then trained on: only records of this very network count.
     """
-    own = [record for record in records if weights_hash and record.get("weights_hash") == weights_hash]
+    own = [
+        record for record in records if weights_hash and record.get("weights_hash") == weights_hash
+    ]
     knn = [r for r in own if r["metric"] == "knn_top1" and r["settings"].get("k") == 20]
     during = [
-        r for r in records if key == "teacher" and r["metric"] == "knn_top1" and 0 < r["extra"].get("step", 0) <= step
+        r
+        for r in records
+        if key == "teacher" and r["metric"] == "knn_top1" and 0 < r["extra"].get("step", 0) <= step
     ]
     classifiers = [r for r in own if r["metric"] in CLASSIFIERS]
     lines = []

@@ -1,4 +1,6 @@
-"""What a file of weights holds, in words: its networks, their settings and fit, and the names of all tensors."""
+"""What a file of weights holds, in words: its networks, their settings and fit, and the names of
+all tensors.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,12 @@ SETTINGS = 400
 
 
 def describe(
-    content: Content, key: str, *, heads: int | None = None, allow_partial: bool = False, every: bool = False
+    content: Content,
+    key: str,
+    *,
+    heads: int | None = None,
+    allow_partial: bool = False,
+    every: bool = False,
 ) -> Iterator[tuple[str, str]]:
     """Lines of title and text.
 
@@ -35,7 +42,11 @@ def describe(
     """
     for network in find_networks(content.tree):
         yield "holds", f"{network.place or 'one network'}: {len(network.tensors)} tensors"
-    tensors = {".".join([*path, name]): t for path, named in states(content.tree) for name, t in named.items()}
+    tensors = {
+        ".".join([*path, name]): t
+        for path, named in states(content.tree)
+        for name, t in named.items()
+    }
     lines = list(_names(tensors, every))
     shown = lines if every else lines[:NAMES]
     yield from (("tensor", line) for line in shown)
@@ -43,14 +54,18 @@ def describe(
         yield "", f"and {len(lines) - len(shown)} lines more: --all"
     elif not lines:
         yield "tensor", f"none; it holds {_plain(content.tree)}"
-    wrong = bad_numbers({name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()})
+    wrong = bad_numbers(
+        {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
+    )
     yield from (("bad", f"{name} holds {what}") for name, what in list(wrong.items())[:NAMES])
     if content.foreign:
         yield "foreign", f"not read and not run: {', '.join(content.foreign)}"
     yield from _network(weights_of(content, key), key, heads, allow_partial)
 
 
-def _network(weights: Weights, key: str, heads: int | None, allow_partial: bool) -> Iterator[tuple[str, str]]:
+def _network(
+    weights: Weights, key: str, heads: int | None, allow_partial: bool
+) -> Iterator[tuple[str, str]]:
     dtypes = {str(tensor.dtype).removeprefix("torch.") for tensor in weights.backbone.values()}
     yield "layout", f"{weights.layout}, {len(weights.backbone)} tensors of the {key}'s backbone"
     yield "type", ", ".join(sorted(dtypes))
@@ -61,7 +76,10 @@ def _network(weights: Weights, key: str, heads: int | None, allow_partial: bool)
     count = sum(p.numel() for p in loaded.backbone.parameters())
     yield "network", f"{loaded.config}, built for {height}x{width} pixels; {count:,} parameters"
     mean, std = loaded.config.statistics
-    yield "images", f"minus {mean}, over {std}; {loaded.config.act}, epsilon {loaded.config.norm_eps:g}"
+    yield (
+        "images",
+        f"minus {mean}, over {std}; {loaded.config.act}, epsilon {loaded.config.norm_eps:g}",
+    )
     yield from (("note", note) for note in loaded.notes)
     yield from (("guessed", guess) for guess in loaded.guesses)
     yield "fit", str(loaded.report)
@@ -69,7 +87,11 @@ def _network(weights: Weights, key: str, heads: int | None, allow_partial: bool)
 
 def _settings(settings: Mapping[str, Any]) -> str:
     kind = "our configuration" if is_configuration(settings) else "arguments"
-    plain = ", ".join(f"{name}={value}" for name, value in settings.items() if isinstance(value, (str, int, float)))
+    plain = ", ".join(
+        f"{name}={value}"
+        for name, value in settings.items()
+        if isinstance(value, (str, int, float))
+    )
     return f"{kind}: {plain[:SETTINGS]}"
 
 
@@ -78,7 +100,9 @@ def _names(tensors: Mapping[str, Tensor], every: bool) -> Iterator[str]:
     groups: dict[tuple[str, str], list[str]] = {}
     for name, tensor in tensors.items():
         about = f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
-        groups.setdefault((name if every else re.sub(r"\b\d+\b", "*", name), about), []).append(name)
+        groups.setdefault((name if every else re.sub(r"\b\d+\b", "*", name), about), []).append(
+            name
+        )
     for (name, about), members in groups.items():
         yield f"{name if len(members) > 1 else members[0]} {about}" + (
             f", {len(members)} times" if len(members) > 1 else ""
@@ -87,5 +111,10 @@ def _names(tensors: Mapping[str, Tensor], every: bool) -> Iterator[str]:
 
 def _plain(tree: Any) -> str:
     if isinstance(tree, dict):
-        return ", ".join(f"{name}: {type(value).__name__}" for name, value in list(tree.items())[:NAMES]) or "nothing"
+        return (
+            ", ".join(
+                f"{name}: {type(value).__name__}" for name, value in list(tree.items())[:NAMES]
+            )
+            or "nothing"
+        )
     return f"a {type(tree).__name__}"

@@ -1,4 +1,6 @@
-"""Backbones for other projects: written, loaded again there, and compared token by token before anything is kept."""
+"""Backbones for other projects: written, loaded again there, and compared token by token before
+anything is kept.
+"""
 
 from __future__ import annotations
 
@@ -31,62 +33,84 @@ from ibot.weights.targets import TARGETS, Forward, Prepare
 TOLERANCE = 1e-4
 """Largest difference of any token between this project and the target, float32."""
 INPUT_TOLERANCE = 0.05
-"""Largest relative difference of what the target's own preprocessing makes of a picture. Libraries round the levels of
-a resized picture in their ways (some 0.01); another crop or another mean is far above."""
+"""Largest relative difference of what the target's own preprocessing makes of a picture. Libraries
+round the levels of a resized picture in their ways (some 0.01); another crop or another mean is
+far above."""
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Largest absolute differences of tokens at one image size; infinite where the target gives no numbers."""
+    """Largest absolute differences of tokens at one image size; infinite where the target gives no
+    numbers.
+    """
 
     size: tuple[int, int]
     cls: float
     patches: float
     cosine: float | None = None
-    """Of pictures that the target itself resized, cropped and normalised: the least cosine of the class tokens."""
+    """Of pictures that the target itself resized, cropped and normalised: the least cosine of
+    the class tokens."""
 
 
-def export_backbone(loaded: Loaded, target: str, out: Path, size: tuple[int, int] | None = None) -> list[Difference]:
-    """Write a backbone for `target`, load it there, and compare at three sizes, and on pictures that it prepares.
+def export_backbone(
+    loaded: Loaded, target: str, out: Path, size: tuple[int, int] | None = None
+) -> list[Difference]:
+    """Write a backbone for `target`, load it there, and compare at three sizes, and on pictures
+    that it prepares.
 
     Args:
         loaded: the backbone and its settings.
         target: a key of `TARGETS`.
         out: the file or folder to write; must not exist. Missing folders above it are created.
-        size: height and width for which a file that serves one size is written; default: that of the training.
+        size: height and width for which a file that serves one size is written; default: that of
+            the training.
 
     Returns:
-        The differences at the size written, at another one, and at one that is not square. A target that serves one
-        size is written once more for each of the others. Last, where the target has a preprocessing of its own that
-        can do what evaluations here do, the difference on pictures that went through it.
+        The differences at the size written, at another one, and at one that is not square. A target
+        that serves one size is written once more for each of the others. Last, where the target has
+        a preprocessing of its own that can do what evaluations here do, the difference on pictures
+        that went through it.
 
     Raises:
-        UserError: `out` exists, has the wrong suffix or cannot be written, or a size is named for a file that serves
-            all.
+        UserError: `out` exists, has the wrong suffix or cannot be written, or a size is named for a
+            file that serves all.
         MissingExtra: the target's library is absent.
-        WeightsError: the target cannot hold this network, a difference of tokens is above `TOLERANCE`, one of prepared
-            pictures above `INPUT_TOLERANCE`, or outputs are not finite; nothing is left.
+        WeightsError: the target cannot hold this network, a difference of tokens is above
+            `TOLERANCE`, one of prepared pictures above `INPUT_TOLERANCE`, or outputs are not
+            finite; nothing is left.
     """
     kind = TARGETS[target]
     require_new(out, target)
     one_size = loaded.config.kind in kind.one_size
     if size and not one_size:
-        raise UserError(f"a {loaded.config.kind} exported to {target} serves every size", fix="leave out --size")
+        raise UserError(
+            f"a {loaded.config.kind} exported to {target} serves every size", fix="leave out --size"
+        )
     loaded = replace(loaded, backbone=copy.deepcopy(loaded.backbone).float().eval())
-    native = at_size(loaded, size or loaded.size) if one_size else replace(loaded, size=loaded.built_for)
+    native = (
+        at_size(loaded, size or loaded.size) if one_size else replace(loaded, size=loaded.built_for)
+    )
     created = create_parents(out)
     try:
         kind.write(native, out)
         served = kind.open(out, native)
         differences = [_compare(native, served, native.size)]
         for other in other_sizes(native, target):
-            differences.append(_compare_at(loaded, target, other) if one_size else _compare(native, served, other))
+            differences.append(
+                _compare_at(loaded, target, other) if one_size else _compare(native, served, other)
+            )
         check_tokens(differences, target)
         prepare = kind.prepare(out, native)
-        return differences if prepare is None else [*differences, _compare_pictures(native, served, prepare)]
+        return (
+            differences
+            if prepare is None
+            else [*differences, _compare_pictures(native, served, prepare)]
+        )
     except BaseException as error:
         remove(out, created)
-        if isinstance(error, RuntimeError | ValueError | TypeError | LookupError | AssertionError):  # of the library
+        if isinstance(
+            error, RuntimeError | ValueError | TypeError | LookupError | AssertionError
+        ):  # of the library
             raise WeightsError(
                 f"{target} cannot use this network",
                 why=(str(error).strip().splitlines() or [type(error).__name__])[0],
@@ -101,45 +125,57 @@ def check_tokens(differences: Sequence[Difference], target: str) -> None:
     if not max(worst.cls, worst.patches) <= TOLERANCE:
         raise WeightsError(
             f"the export to {target} does not reproduce the network",
-            why=f"at {worst.size[0]}x{worst.size[1]} the class token differs by {worst.cls:.1e}, patches by "
+            why=f"at {worst.size[0]}x{worst.size[1]} the class token differs by {worst.cls:.1e}, "
+            "patches by "
             f"{worst.patches:.1e}; {TOLERANCE:g} is allowed",
             fix="nothing was kept; export to safetensors or onnx instead",
         )
 
 
 def at_size(loaded: Loaded, size: tuple[int, int]) -> Loaded:
-    """The same network for images of one size: a ViT's position table is resampled once and for all."""
+    """The same network for images of one size: a ViT's position table is resampled once and for
+    all.
+    """
     backbone = loaded.backbone
     if size == loaded.built_for or not isinstance(backbone, VisionTransformer):
         return replace(loaded, config=replace(loaded.config, pos_size=loaded.built_for), size=size)
     config = replace(loaded.config, pos_size=size)
     resized = build_backbone(config, size).eval()
-    state = {name: tensor for name, tensor in backbone.state_dict().items() if name != "masked_embed"}
+    state = {
+        name: tensor for name, tensor in backbone.state_dict().items() if name != "masked_embed"
+    }
     with torch.no_grad():
-        state["pos_embed"] = backbone.positions(backbone.token_grid(*size), square=size[0] == size[1])
+        state["pos_embed"] = backbone.positions(
+            backbone.token_grid(*size), square=size[0] == size[1]
+        )
     resized.load_state_dict(state)
     return replace(loaded, backbone=resized, config=config, size=size)
 
 
 def other_sizes(loaded: Loaded, target: str) -> list[tuple[int, int]]:
-    """A larger or smaller size and one that is not square, at which the target's rules give what ours give.
+    """A larger or smaller size and one that is not square, at which the target's rules give what
+    ours give.
 
-    A Swin there follows rules of its own: timm pads after the shift, so whole windows are needed, which twice the size
-    has; Hugging Face shifts in the last stage where the image is larger than in training.
+    A Swin there follows rules of its own: timm pads after the shift, so whole windows are needed,
+    which twice the size has; Hugging Face shifts in the last stage where the image is larger than
+    in training.
     """
     height, width = loaded.size
     if loaded.config.kind == "swin":
         if target == "timm":
             return [(2 * height, 2 * width), (height, 2 * width)]
         if target == "huggingface":
-            fewer = max(loaded.config.patch, loaded.config.stride // 2)  # the last stage keeps its size
+            fewer = max(
+                loaded.config.patch, loaded.config.stride // 2
+            )  # the last stage keeps its size
             return [(height - fewer, width - fewer), (height - fewer, width)]
     step = loaded.config.stride
     return [(height + 2 * step, width + 2 * step), (height, width + 3 * step)]
 
 
 def create_parents(path: Path) -> list[Path]:
-    """Create the folders above a file or folder; returns those that were not there, the innermost first.
+    """Create the folders above a file or folder; returns those that were not there, the innermost
+    first.
 
     Raises UserError where that is impossible, or where nothing can be written.
     """
@@ -151,7 +187,9 @@ def create_parents(path: Path) -> list[Path]:
     except OSError as error:
         verb = "written" if path.parent.is_dir() else "created"
         raise UserError(
-            f"the folder '{path.parent}' cannot be {verb}", why=error.strerror or str(error), fix="name another --out"
+            f"the folder '{path.parent}' cannot be {verb}",
+            why=error.strerror or str(error),
+            fix="name another --out",
         ) from None
     return missing
 
@@ -208,11 +246,17 @@ def _compare_pictures(loaded: Loaded, forward: Forward, prepare: Prepare) -> Dif
     ours = torch.stack([views(image, loaded) for image in pictures], dim=1)
     apart = math.inf
     if theirs.shape == ours.shape[1:]:
-        apart = ((theirs - ours).flatten(2).norm(dim=2) / ours.flatten(2).norm(dim=2)).amin(dim=0).max().item()
+        apart = (
+            ((theirs - ours).flatten(2).norm(dim=2) / ours.flatten(2).norm(dim=2))
+            .amin(dim=0)
+            .max()
+            .item()
+        )
     if not apart <= INPUT_TOLERANCE:
         raise WeightsError(
             "the target does not prepare pictures as evaluations here do",
-            why=f"inputs {tuple(theirs.shape)} differ by {apart:.2g} of their length; {INPUT_TOLERANCE:g} is allowed",
+            why=f"inputs {tuple(theirs.shape)} differ by {apart:.2g} of their length; "
+            f"{INPUT_TOLERANCE:g} is allowed",
             fix="nothing was kept; export to safetensors or onnx instead",
         )
     tokens, (cls, patches) = loaded.backbone(ours[0]), forward(theirs)
@@ -222,7 +266,9 @@ def _compare_pictures(loaded: Loaded, forward: Forward, prepare: Prepare) -> Dif
 
 
 def picture(size: tuple[int, int], tall: bool) -> NDArray[np.uint8]:
-    """A generated scene [H, W, 3], wide or tall, larger than the crop `size` that is taken of it."""
+    """A generated scene [H, W, 3], wide or tall, larger than the crop `size` that is taken of
+    it.
+    """
     short = 2 * shorter_side(size)
     scene = Image.fromarray(draw_scene(0, int(tall), size=96, objects=4, color=1.0).image)
     edge = short * 3 // 2
@@ -231,7 +277,8 @@ def picture(size: tuple[int, int], tall: bool) -> NDArray[np.uint8]:
 
 
 def views(image: NDArray[np.uint8], loaded: Loaded) -> Tensor:
-    """A picture as evaluations give it to the network, then with the corner of the crop rounded down and up.
+    """A picture as evaluations give it to the network, then with the corner of the crop rounded
+    down and up.
 
     float32 [3, 3, h, w]: half a pixel belongs to either side, and libraries choose differently.
     """

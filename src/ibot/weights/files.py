@@ -1,7 +1,8 @@
 """Files of weights as plain Python: what stands in them, whoever wrote them, with nothing executed.
 
-Read are safetensors, what `torch.save` writes, either in shards with an index, and plain pickles. Of a pickle only
-tensors, containers and plain settings are built; other objects leave a `Foreign` in their place.
+Read are safetensors, what `torch.save` writes, either in shards with an index, and plain pickles.
+Of a pickle only tensors, containers and plain settings are built; other objects leave a `Foreign`
+in their place.
 """
 
 from __future__ import annotations
@@ -29,17 +30,35 @@ from ibot.system.inert import ALLOWED, InertUnpickler, as_tensors
 OWN_FILES = {"teacher": "teacher.safetensors", "student": "model.safetensors"}
 WHOLE_FILES = ("model.safetensors", "pytorch_model.bin")
 FOREIGN_FILES = (*WHOLE_FILES, *(f"{name}.index.json" for name in WHOLE_FILES))
-"""What a folder of Hugging Face or timm holds beside its config.json: one file, or the index of its shards."""
+"""What a folder of Hugging Face or timm holds beside its config.json: one file, or the index of
+its shards."""
 FORMATS = "a run folder, .safetensors, and what torch.save writes (.pth, .pt, .bin, .ckpt)"
 ZIP, PICKLE = b"PK\x03\x04", b"\x80"
 """How the files of torch.save begin: new ones and old ones."""
 MAGIC = torch.serialization.MAGIC_NUMBER
 _ALLOWING = threading.Lock()
 RUNS_CODE = {
-    *("os", "posix", "nt", "subprocess", "sys", "shutil", "socket", "importlib", "runpy", "pty", "ctypes", "signal"),
-    *(f"builtins.{name}" for name in ("eval", "exec", "compile", "open", "__import__", "breakpoint")),
+    *(
+        "os",
+        "posix",
+        "nt",
+        "subprocess",
+        "sys",
+        "shutil",
+        "socket",
+        "importlib",
+        "runpy",
+        "pty",
+        "ctypes",
+        "signal",
+    ),
+    *(
+        f"builtins.{name}"
+        for name in ("eval", "exec", "compile", "open", "__import__", "breakpoint")
+    ),
 }
-"""Modules and functions that no weights need: a file that names them is not trusted, although nothing is run."""
+"""Modules and functions that no weights need: a file that names them is not trusted, although
+nothing is run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +71,8 @@ class Content:
     settings: dict[str, Any]
     """Our configuration, where the file holds it."""
     beside: dict[str, Any]
-    """Otherwise what config.json and preprocessor_config.json in the same folder say: perhaps of other weights."""
+    """Otherwise what config.json and preprocessor_config.json in the same folder say: perhaps of
+    other weights."""
     foreign: tuple[str, ...] = ()
     """Classes and functions of which the file holds objects that were passed over."""
 
@@ -77,7 +97,9 @@ def read_content(path: Path, key: str) -> Content:
 
 
 def is_pickle(file: Path) -> bool:
-    """Whether a file of weights would be read as what torch.save writes: all but safetensors and indexes of shards."""
+    """Whether a file of weights would be read as what torch.save writes: all but safetensors and
+    indexes of shards.
+    """
     return not file.name.endswith((".safetensors", ".index.json"))
 
 
@@ -87,7 +109,10 @@ def locate(path: Path, key: str) -> Path:
         return _in_folder(path, key)
     if not path.is_file():
         raise WeightsError(f"there is no file or folder '{path}'", fix="check the path")
-    if path.parent.name == "checkpoints" and path.name in ("last", "best"):  # text files that name a folder
+    if path.parent.name == "checkpoints" and path.name in (
+        "last",
+        "best",
+    ):  # text files that name a folder
         return locate(path.parent / path.read_text().strip(), key)
     if path.suffix == ".onnx":
         raise WeightsError(
@@ -110,7 +135,8 @@ def _in_folder(path: Path, key: str) -> Path:
     if file is None:
         raise WeightsError(
             f"'{path}' holds no weights",
-            why=f"there is no checkpoints/last and no {names[0]}{'' if own else f' or {WHOLE_FILES[1]}'} in it",
+            why="there is no checkpoints/last and no "
+            f"{names[0]}{'' if own else f' or {WHOLE_FILES[1]}'} in it",
             fix="name a run folder, one of its checkpoint folders, or a weights file",
         )
     return file
@@ -126,7 +152,9 @@ def _beside(folder: Path) -> dict[str, Any]:
 
 
 def is_configuration(settings: Mapping[str, Any]) -> bool:
-    """Whether settings are our configuration as plain data; others use the same words for other things."""
+    """Whether settings are our configuration as plain data; others use the same words for other
+    things.
+    """
     return all(isinstance(settings.get(name), dict) for name in ("model", "augment"))
 
 
@@ -145,7 +173,9 @@ def _read_safetensors(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             metadata = stored.metadata() or {}
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
-        raise WeightsError(f"'{file}' cannot be read", why=str(error), fix="copy the file again") from None
+        raise WeightsError(
+            f"'{file}' cannot be read", why=str(error), fix="copy the file again"
+        ) from None
     settings: Any = {}
     with suppress(ValueError):  # a stranger's
         settings = json.loads(metadata.get("config", "{}"))
@@ -156,7 +186,9 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
     """All tensors of the files that an index names."""
     names = read_settings(index).get("weight_map")
     if not isinstance(names, dict):
-        raise WeightsError(f"'{index}' names no shards", why="it has no weight_map", fix="copy the folder again")
+        raise WeightsError(
+            f"'{index}' names no shards", why="it has no weight_map", fix="copy the folder again"
+        )
     files = [index.parent / Path(str(name)).name for name in sorted(set(names.values()))]
     absent = [file.name for file in files if not file.is_file()]
     if absent:
@@ -167,15 +199,18 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
         )
     tensors: dict[str, Tensor] = {}
     for file in files:
-        tensors |= _read_safetensors(file)[0] if file.suffix == ".safetensors" else read_pickle(file)
+        tensors |= (
+            _read_safetensors(file)[0] if file.suffix == ".safetensors" else read_pickle(file)
+        )
     return tensors
 
 
 def read_pickle(file: Path) -> Any:
-    """Everything in a file of torch.save: tensors, containers, numbers, text and `argparse.Namespace`.
+    """Everything in a file of torch.save: tensors, containers, numbers, text and
+    `argparse.Namespace`.
 
-    Anything else is a `Foreign`, of which nothing was executed. Raises WeightsError for a damaged file and for one
-    that asks for code to be run.
+    Anything else is a `Foreign`, of which nothing was executed. Raises WeightsError for a damaged
+    file and for one that asks for code to be run.
     """
     return _read_pickle(file)[0]
 
@@ -186,13 +221,17 @@ def _read_pickle(file: Path) -> tuple[Any, tuple[str, ...]]:
             return torch.load(file, map_location="cpu", weights_only=True), ()
     except pickle.UnpicklingError as error:
         return _read_around(file, error)
-    except Exception as error:  # what an unpickler makes of bytes that are no pickle is not documented
+    except (
+        Exception
+    ) as error:  # what an unpickler makes of bytes that are no pickle is not documented
         raise _unreadable(file, error) from None
 
 
 @contextmanager
 def _allowing(types: list[Any]) -> Iterator[None]:
-    """Torch's unpickler knows `types` inside; its list belongs to the process, one thread changes it at a time."""
+    """Torch's unpickler knows `types` inside; its list belongs to the process, one thread changes
+    it at a time.
+    """
     with _ALLOWING:
         known = torch.serialization.get_safe_globals()  # what a caller allowed stays so
         with torch.serialization.safe_globals([name for name in types if name not in known]):
@@ -200,13 +239,17 @@ def _allowing(types: list[Any]) -> Iterator[None]:
 
 
 def _read_around(file: Path, error: Exception) -> tuple[Any, tuple[str, ...]]:
-    """A pickle that holds objects of classes that are not ours to build; `error` says what torch thinks of it."""
+    """A pickle that holds objects of classes that are not ours to build; `error` says what torch
+    thinks of it.
+    """
     found: list[str] = []
 
     class Inert(InertUnpickler):
         foreign = found
 
-    module = SimpleNamespace(__name__="inert", Unpickler=Inert, load=lambda stream, **_: Inert(stream).load())
+    module = SimpleNamespace(
+        __name__="inert", Unpickler=Inert, load=lambda stream, **_: Inert(stream).load()
+    )
     try:
         if _is_plain_pickle(file):
             with file.open("rb") as stream:
@@ -232,19 +275,30 @@ def refused(file: Path, foreign: list[str] | tuple[str, ...]) -> WeightsError:
 
 
 def _is_plain_pickle(file: Path) -> bool:
-    """Whether torch did not write it: its old files begin with a number of its own, its new ones are archives."""
+    """Whether torch did not write it: its old files begin with a number of its own, its new ones
+    are archives.
+    """
     with file.open("rb") as stream:
         if stream.read(1) != PICKLE:
             return False
         stream.seek(0)
         steps = pickletools.genops(stream)  # read one by one, not run
-        return next((value for step, value, _ in steps if step.name not in ("PROTO", "FRAME")), None) != MAGIC
+        return (
+            next((value for step, value, _ in steps if step.name not in ("PROTO", "FRAME")), None)
+            != MAGIC
+        )
 
 
 def _unreadable(file: Path, error: Exception) -> WeightsError:
-    """What is wrong with a file that torch cannot read; its own words advise to let the file run code."""
+    """What is wrong with a file that torch cannot read; its own words advise to let the file run
+    code.
+    """
     if isinstance(error, OSError):
-        return WeightsError(f"'{file}' cannot be read", why=error.strerror or str(error), fix="check its permissions")
+        return WeightsError(
+            f"'{file}' cannot be read",
+            why=error.strerror or str(error),
+            fix="check its permissions",
+        )
     with file.open("rb") as stream:
         other = _not_weights(file, stream)
     if other:
@@ -267,4 +321,8 @@ def _not_weights(file: Path, stream: IO[bytes]) -> str:
             if not any(name.endswith("/data.pkl") for name in archive.namelist()):
                 return "it is a zip archive that torch.save did not write"
         return ""
-    return "" if start[:1] == PICKLE else "it is neither a zip archive nor a pickle, as torch.save writes them"
+    return (
+        ""
+        if start[:1] == PICKLE
+        else "it is neither a zip archive nor a pickle, as torch.save writes them"
+    )

@@ -9,19 +9,24 @@ from ibot.weights.read import Weights, refuse_bad_numbers
 
 
 def projection_head(weights: Weights, width: int, key: str) -> ProjectionHead | None:
-    """Build and fill the head of the network `key` on tokens of `width`; None for a file without one of ours.
+    """Build and fill the head of the network `key` on tokens of `width`; None for a file without
+    one of ours.
 
     Raises WeightsError when the file's tensors do not fit its settings, or hold NaN or infinity.
     """
     config = head_config(weights)
     if config is None:
         return None
-    head = ProjectionHead(width, config, config.shared_teacher if key == "teacher" else config.shared)
+    head = ProjectionHead(
+        width, config, config.shared_teacher if key == "teacher" else config.shared
+    )
     stored = {name.removeprefix("head."): tensor for name, tensor in weights.head.items()}
     own = head.state_dict()
     wrong = [name for name in own if name not in stored or stored[name].shape != own[name].shape]
     if wrong:
-        raise WeightsError(f"the projection head in '{weights.source}' does not fit", why=f"for example {wrong[0]}")
+        raise WeightsError(
+            f"the projection head in '{weights.source}' does not fit", why=f"for example {wrong[0]}"
+        )
     refuse_bad_numbers(weights.source, {name: stored[name] for name in own}, own)
     head.load_state_dict({name: stored[name] for name in own})
     return head.eval().requires_grad_(False)

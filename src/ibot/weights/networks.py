@@ -1,8 +1,9 @@
-"""Where in a file the networks are: whatever wraps them is peeled off until names that are known begin.
+"""Where in a file the networks are: whatever wraps them is peeled off until names that are known
+begin.
 
-A network is found by the name of its patch embedding. What stands before that name is the beginning of all its names
-(`module.`, `backbone.`, `student_backbone.vit.`); the dictionaries around it (`teacher`, `state_dict`, `model_ema`)
-are its place. So no list of projects is needed.
+A network is found by the name of its patch embedding. What stands before that name is the beginning
+of all its names (`module.`, `backbone.`, `student_backbone.vit.`); the dictionaries around it
+(`teacher`, `state_dict`, `model_ema`) are its place. So no list of projects is needed.
 """
 
 from __future__ import annotations
@@ -18,14 +19,17 @@ from torch import Tensor
 from ibot.errors import WeightsError
 from ibot.weights.files import Content, refused
 
-EMBEDDING = re.compile(r"(|.*\.)(patch_embed\.proj|embeddings\.patch_embeddings\.projection|conv_proj)\.weight")
+EMBEDDING = re.compile(
+    r"(|.*\.)(patch_embed\.proj|embeddings\.patch_embeddings\.projection|conv_proj)\.weight"
+)
 INSIDE = re.compile(r"(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
-"""What torch.compile, sharding and activation checkpointing put before the names of what they wrap."""
+"""What torch.compile, sharding and activation checkpointing put before the names of what they
+wrap."""
 DEPTH = 4
 """Dictionaries within each other, at most."""
 ORDER = {"teacher": ("teacher", "", "momentum"), "student": ("student", "", "momentum")}
-"""Which network is meant by a key, by its role, best first: a momentum encoder helps in training, while the projects
-that call it so evaluate the trained one."""
+"""Which network is meant by a key, by its role, best first: a momentum encoder helps in training,
+while the projects that call it so evaluate the trained one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +50,9 @@ class Network:
 
 
 def role_of(place: str) -> str:
-    """What a network at this place is for: teacher (also a running mean of weights), student, momentum, or empty."""
+    """What a network at this place is for: teacher (also a running mean of weights), student,
+    momentum, or empty.
+    """
     parts = place.split(".")
     if any("teacher" in part or re.search(r"(^|_)ema($|_)", part) for part in parts):
         return "teacher"
@@ -65,7 +71,9 @@ def find_networks(tree: Any) -> list[Network]:
         for start in starts:
             # `module.head.` stands beside `module.backbone.`.
             above = start[: start.rstrip(".").rfind(".") + 1]
-            own = {name.removeprefix(start): t for name, t in tensors.items() if name.startswith(start)}
+            own = {
+                name.removeprefix(start): t for name, t in tensors.items() if name.startswith(start)
+            }
             others = {
                 name.removeprefix(above): tensor
                 for name, tensor in tensors.items()
@@ -75,7 +83,9 @@ def find_networks(tree: Any) -> list[Network]:
     return found
 
 
-def states(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], dict[str, Tensor]]]:
+def states(
+    tree: Any, path: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], dict[str, Tensor]]]:
     """Dictionaries that hold tensors, with the keys that lead there, the outer ones first."""
     if not isinstance(tree, dict) or len(path) > DEPTH:
         return
@@ -96,7 +106,13 @@ def choose_network(content: Content, key: str) -> Network:
         return _without_embedding(content, key)
     order = ORDER.get(key)
     if order is None:
-        ranked = [[network for network in found if key == network.place or key in network.place.split(".")]]
+        ranked = [
+            [
+                network
+                for network in found
+                if key == network.place or key in network.place.split(".")
+            ]
+        ]
     else:
         ranked = [[network for network in found if network.role == role] for role in order]
     best = next((networks for networks in ranked if networks), [])
@@ -119,7 +135,9 @@ def _same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
 
 
 def _without_embedding(content: Content, key: str) -> Network:
-    """The named tensors of a file in which nothing is known, so that it can be said what they are."""
+    """The named tensors of a file in which nothing is known, so that it can be said what they
+    are.
+    """
     tree = content.tree
     if not isinstance(tree, dict):
         raise WeightsError(f"'{content.file}' holds a {type(tree).__name__}, not named tensors")
@@ -134,11 +152,15 @@ def _without_embedding(content: Content, key: str) -> Network:
         raise WeightsError(f"unknown network '{key}'", fix="use teacher or student")
     keys = ", ".join(str(name) for name in list(tree)[:6])
     raise WeightsError(
-        f"'{content.file}' holds no network '{key}'", why=f"its keys are {keys}", fix="choose another --key"
+        f"'{content.file}' holds no network '{key}'",
+        why=f"its keys are {keys}",
+        fix="choose another --key",
     )
 
 
-def _cut(tensors: Mapping[str, Tensor], prefixes: Sequence[str] = ("module.", "backbone.")) -> dict[str, Tensor]:
+def _cut(
+    tensors: Mapping[str, Tensor], prefixes: Sequence[str] = ("module.", "backbone.")
+) -> dict[str, Tensor]:
     """Cut these at the start only: further inside they belong to the name."""
     for prefix in prefixes:
         tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}

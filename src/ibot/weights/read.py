@@ -1,4 +1,6 @@
-"""The one reader of weights: own runs and checkpoints, the published files, and those of other projects (spec 11)."""
+"""The one reader of weights: own runs and checkpoints, the published files, and those of other
+projects (spec 11).
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,8 @@ from ibot.weights.said import other_network, understood
 log = logging.getLogger("ibot")
 
 NEVER_RANDOM = ("pos_embed", "relative_position_bias_table")
-"""Ends of names of tensors without which the others mean nothing, however partial a fit is allowed."""
+"""Ends of names of tensors without which the others mean nothing, however partial a fit is
+allowed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +38,8 @@ class Weights:
     head: dict[str, Tensor]
     """What stands beside it (projection head, classifier, decoder), in the file's names."""
     settings: dict[str, Any]
-    """Our configuration as plain data, published arguments, or a configuration of another project, with that of its
-    images under "preprocessor"; empty if there is none."""
+    """Our configuration as plain data, published arguments, or a configuration of another project,
+    with that of its images under "preprocessor"; empty if there is none."""
     source: str
     layout: str = "published"
     place: str = ""
@@ -51,14 +54,18 @@ class KeyReport:
 
     matched: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
-    """Parameters of the backbone that the file lacks or holds in another shape; they keep their random start."""
+    """Parameters of the backbone that the file lacks or holds in another shape; they keep their
+    random start."""
     unused: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         def listed(names: list[str]) -> str:
             return f"{len(names)}" + (f" ({_few(names)})" if names else "")
 
-        return f"matched {len(self.matched)}, missing {listed(self.missing)}, unused {listed(self.unused)}"
+        return (
+            f"matched {len(self.matched)}, missing {listed(self.missing)}, unused "
+            f"{listed(self.unused)}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +90,13 @@ class Loaded:
 
 
 def load_weights(path: str | Path, key: str = "teacher") -> Weights:
-    """Read the weights of a run folder, a checkpoint folder, or a file or folder of another project.
+    """Read the weights of a run folder, a checkpoint folder, or a file or folder of another
+    project.
 
     Args:
         path: what to read.
-        key: which network, where there are several: "teacher", "student", or what `ibot weights inspect` names.
+        key: which network, where there are several: "teacher", "student", or what `ibot weights
+            inspect` names.
 
     Raises:
         WeightsError: absent, damaged or unknown; contents that would run code are refused.
@@ -96,9 +105,14 @@ def load_weights(path: str | Path, key: str = "teacher") -> Weights:
 
 
 def load_both(path: str | Path) -> tuple[Weights, Weights]:
-    """Student and teacher; one network stands for both where there is no other. Raises WeightsError."""
+    """Student and teacher; one network stands for both where there is no other. Raises
+    WeightsError.
+    """
     contents = {key: read_content(Path(path), key) for key in ("student", "teacher")}
-    roles = {key: {network.role for network in find_networks(content.tree)} for key, content in contents.items()}
+    roles = {
+        key: {network.role for network in find_networks(content.tree)}
+        for key, content in contents.items()
+    }
     student = "teacher" if roles["student"] == {"teacher"} else "student"
     teacher = "student" if roles["teacher"] == {"student"} else "teacher"
     return weights_of(contents["student"], student), weights_of(contents["teacher"], teacher)
@@ -114,10 +128,13 @@ def weights_of(content: Content, key: str) -> Weights:
     if content.foreign:
         notes.append(f"passed over, and not run: {_few(list(content.foreign))}")
     renamed = to_ours(network.tensors)
-    # Under a name that such folders have, settings and tensors are one; under another a stranger's may lie there.
+    # Under a name that such folders have, settings and tensors are one; under another a stranger's
+    # may lie there.
     one = content.file.name in FOREIGN_FILES or not content.beside
     if not one and (other := other_network(content.beside, renamed.backbone, renamed.layout)):
-        notes.append(f"what config.json and preprocessor_config.json beside it say is passed over: {other}")
+        notes.append(
+            f"what config.json and preprocessor_config.json beside it say is passed over: {other}"
+        )
         content = replace(content, beside={})
     return Weights(
         renamed.backbone,
@@ -135,20 +152,28 @@ def _settings(content: Content) -> dict[str, Any]:
     tree = content.tree if isinstance(content.tree, Mapping) else {}
     own = tree.get("settings")
     # What our own exports hold; the first ones said their heads alone.
-    if isinstance(own, dict) and (own.get("project") == "ours" or set(own) == {"num_attention_heads"}):
+    if isinstance(own, dict) and (
+        own.get("project") == "ours" or set(own) == {"num_attention_heads"}
+    ):
         inside = {"project": "ours", **own}
     else:
         inside = arguments_in(tree)
     if isinstance(tree.get("arch"), str):
         # MoCo v3 has it beside its tensors, iBOT and DINO among their arguments.
-        inside = {**inside, "arch": tree["arch"], **({} if inside else {"arch_beside": tree["arch"]})}
+        inside = {
+            **inside,
+            "arch": tree["arch"],
+            **({} if inside else {"arch_beside": tree["arch"]}),
+        }
     others = {**content.beside, **inside}
     others.pop("augment", None)  # our configuration is known by it, which stands elsewhere
     return {**content.settings, **others}
 
 
 def arguments_in(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments that a trainer embeds in its checkpoints, by name, in whatever it kept them; empty if none."""
+    """The arguments that a trainer embeds in its checkpoints, by name, in whatever it kept them;
+    empty if none.
+    """
     arguments = tree.get("args", {})
     return arguments if isinstance(arguments, dict) else dict(getattr(arguments, "__dict__", {}))
 
@@ -161,12 +186,13 @@ def load_backbone(
     Its images are to be normalised by its `statistics`, as `ibot.extract_features` does.
 
     Args:
-        path: a run, a checkpoint, or weights of another project: a ViT or Swin of iBOT, DINO, DINOv2, MAE, MoCo v3,
-            SimMIM, timm, torchvision, Hugging Face, or one that a training framework has wrapped.
+        path: a run, a checkpoint, or weights of another project: a ViT or Swin of iBOT, DINO,
+            DINOv2, MAE, MoCo v3, SimMIM, timm, torchvision, Hugging Face, or one that a training
+            framework has wrapped.
         key: which network, where there are several: "teacher", "student", or a part of the names.
         heads: attention heads of a ViT, where the file does not say.
-        allow_partial: accept tensors that are missing (they stay random), unused or of another shape; a log line
-            says which.
+        allow_partial: accept tensors that are missing (they stay random), unused or of another
+            shape; a log line says which.
 
     Raises:
         WeightsError: the file cannot be read, does not fit, or holds NaN or infinity.
@@ -174,8 +200,12 @@ def load_backbone(
     return load(path, key, heads=heads, allow_partial=allow_partial).backbone
 
 
-def load(path: str | Path, key: str = "teacher", *, heads: int | None = None, allow_partial: bool = False) -> Loaded:
-    """As `load_backbone`, with the settings found and the report of names; says what had to be guessed."""
+def load(
+    path: str | Path, key: str = "teacher", *, heads: int | None = None, allow_partial: bool = False
+) -> Loaded:
+    """As `load_backbone`, with the settings found and the report of names; says what had to be
+    guessed.
+    """
     loaded = fit(load_weights(path, key), heads=heads, allow_partial=allow_partial)
     say_guesses(path, loaded.guesses, loaded.notes)
     return loaded
@@ -199,9 +229,15 @@ def fit(weights: Weights, *, heads: int | None = None, allow_partial: bool = Fal
             fix="give weights of a network for RGB images",
         )
     width = embedding.shape[0] if embedding is not None and embedding.ndim else 0
-    said = understood(weights.settings, weights.head, weights.place, weights.layout, width, weights.source)
-    network = recognise_network(weights.backbone, weights.settings, said, weights.layout, weights.source, heads)
-    with torch.random.fork_rng([]):  # the start that the weights replace is no business of the caller's numbers
+    said = understood(
+        weights.settings, weights.head, weights.place, weights.layout, width, weights.source
+    )
+    network = recognise_network(
+        weights.backbone, weights.settings, said, weights.layout, weights.source, heads
+    )
+    with torch.random.fork_rng(
+        []
+    ):  # the start that the weights replace is no business of the caller's numbers
         backbone = build_backbone(network.config, network.size)
     own = dict(backbone.named_parameters())
     # The mask token serves training only.
@@ -213,7 +249,9 @@ def fit(weights: Weights, *, heads: int | None = None, allow_partial: bool = Fal
     with torch.no_grad():
         for name in report.matched:
             own[name].copy_(given[name])
-    return Loaded(backbone.eval(), network.config, network.size, report, network.guesses, weights.notes)
+    return Loaded(
+        backbone.eval(), network.config, network.size, report, network.guesses, weights.notes
+    )
 
 
 def _report(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> KeyReport:
@@ -237,7 +275,10 @@ def _check_partial(
     why = "; ".join(part for part in (str(report), foreign(given)) if part)
     lost = [name for name in report.missing if name.split(" ")[0].endswith(NEVER_RANDOM)]
     if lost or not allowed:
-        partial = "or allow a partial fit: --allow-partial (to train from it, after `ibot weights convert`)"
+        partial = (
+            "or allow a partial fit: --allow-partial (to train from it, after `ibot weights "
+            "convert`)"
+        )
         raise WeightsError(
             f"'{source}' does not fit a {kind} of width {config.width}",
             why=f"positions would be random: {lost[0]}" if lost and allowed else why,
@@ -246,10 +287,14 @@ def _check_partial(
     log.warning("%s: %s", source, report)
 
 
-def refuse_bad_numbers(source: str, tensors: Mapping[str, Tensor], own: Mapping[str, Tensor] | None = None) -> None:
-    """Raise WeightsError for tensors that hold NaN or infinity in float32, or no real numbers, naming them.
+def refuse_bad_numbers(
+    source: str, tensors: Mapping[str, Tensor], own: Mapping[str, Tensor] | None = None
+) -> None:
+    """Raise WeightsError for tensors that hold NaN or infinity in float32, or no real numbers,
+    naming them.
 
-    own: tensors of the network that will hold them; where those are integers (counters) these may be.
+    own: tensors of the network that will hold them; where those are integers (counters) these may
+    be.
     """
     counters = {name for name, tensor in (own or {}).items() if not tensor.is_floating_point()}
     wrong = bad_numbers({name: tensor for name, tensor in tensors.items() if name not in counters})

@@ -1,7 +1,8 @@
-"""Tables of names: how other projects call the tensors of a ViT or Swin, and what they are called here.
+"""Tables of names: how other projects call the tensors of a ViT or Swin, and what they are called
+here.
 
-Ours are the published code's names, which DINO, MAE and most of timm share. `to_ours` recognises a layout by its names
-and renames; `from_ours` goes back for an export.
+Ours are the published code's names, which DINO, MAE and most of timm share. `to_ours` recognises a
+layout by its names and renames; `from_ours` goes back for an export.
 """
 
 from __future__ import annotations
@@ -51,7 +52,17 @@ TORCHVISION: Rules = (
     (r"\.mlp\.(?:3|linear_2)\.", ".mlp.fc2."),
 )
 NOT_BACKBONE = (
-    *("head.", "heads.", "linear.", "fc.", "pooler.", "classifier.", "decoder.", "decoder_", "predictor."),
+    *(
+        "head.",
+        "heads.",
+        "linear.",
+        "fc.",
+        "pooler.",
+        "classifier.",
+        "decoder.",
+        "decoder_",
+        "predictor.",
+    ),
     *("projector.", "prototypes.", "dino_head.", "ibot_head."),
 )
 """Beginnings of names of projection heads, classifiers and decoders."""
@@ -73,7 +84,11 @@ class Renamed:
 def to_ours(tensors: Mapping[str, Tensor]) -> Renamed:
     """Rename the tensors of any known layout; unknown names stay as they are."""
     layout = recognise(tensors)
-    head = {name: t for name, t in tensors.items() if name.startswith(NOT_BACKBONE) or name.endswith(COMPUTED)}
+    head = {
+        name: t
+        for name, t in tensors.items()
+        if name.startswith(NOT_BACKBONE) or name.endswith(COMPUTED)
+    }
     rest = {name: tensor for name, tensor in tensors.items() if name not in head}
     rules = {"huggingface": HUGGINGFACE, "timm": TIMM, "torchvision": TORCHVISION}.get(layout, ())
     named = {_renamed(name, rules): tensor for name, tensor in rest.items()}
@@ -81,11 +96,17 @@ def to_ours(tensors: Mapping[str, Tensor]) -> Renamed:
         named = _fuse_qkv(named)
     if layout == "timm":
         named = _timm_to_ours(named)
-    return Renamed(layout, _with_mask_token(named, decoder=any(name.startswith("decoder_") for name in head)), head)
+    return Renamed(
+        layout,
+        _with_mask_token(named, decoder=any(name.startswith("decoder_") for name in head)),
+        head,
+    )
 
 
 def _with_mask_token(tensors: dict[str, Tensor], decoder: bool) -> dict[str, Tensor]:
-    """The mask token as [1, D] under our name; that of MAE's decoder fills in what its encoder never saw."""
+    """The mask token as [1, D] under our name; that of MAE's decoder fills in what its encoder
+    never saw.
+    """
     named = {name: t for name, t in tensors.items() if name not in ("mask_token", "masked_embed")}
     token = tensors.get("masked_embed", None if decoder else tensors.get("mask_token"))
     return named if token is None else {**named, "masked_embed": token.reshape(1, -1)}
@@ -99,7 +120,9 @@ def recognise(names: Mapping[str, Tensor]) -> str:
         return "torchvision"
     later = any(name.startswith("layers.1.downsample") for name in names)
     moved = later and not any(name.startswith("layers.0.downsample") for name in names)
-    chunks = any(re.match(r"blocks\.\d+\.\d+\.|blocks\.\d+\.ls1\.gamma$|reg_token$", name) for name in names)
+    chunks = any(
+        re.match(r"blocks\.\d+\.\d+\.|blocks\.\d+\.ls1\.gamma$|reg_token$", name) for name in names
+    )
     stored_masks = any(name.endswith("attn_mask") for name in names)
     return "timm" if moved or chunks or stored_masks else "published"
 
@@ -107,13 +130,23 @@ def recognise(names: Mapping[str, Tensor]) -> str:
 def to_timm(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Names of timm's VisionTransformer or SwinTransformer."""
     rules = ((r"\.gamma_([12])$", r".ls\1.gamma"), (r"^register_tokens$", "reg_token"))
-    named = {_renamed(name, rules): tensor for name, tensor in tensors.items() if not name.endswith(COMPUTED)}
-    return {re.sub(r"^layers\.(\d+)\.downsample", _stage_later, name): t for name, t in named.items()}
+    named = {
+        _renamed(name, rules): tensor
+        for name, tensor in tensors.items()
+        if not name.endswith(COMPUTED)
+    }
+    return {
+        re.sub(r"^layers\.(\d+)\.downsample", _stage_later, name): t for name, t in named.items()
+    }
 
 
 def to_huggingface(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Names in the files of Hugging Face's ViTModel or SwinModel."""
-    inner = "attention.self" if any(name.startswith("layers.") for name in tensors) else "attention.attention"
+    inner = (
+        "attention.self"
+        if any(name.startswith("layers.") for name in tensors)
+        else "attention.attention"
+    )
     rules = (
         (r"^patch_embed\.proj\.", "embeddings.patch_embeddings.projection."),
         (r"^patch_embed\.norm\.", "embeddings.norm."),
@@ -150,7 +183,11 @@ def _renamed(name: str, rules: Rules) -> str:
 
 def _fuse_qkv(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Queries, keys and values of Hugging Face, three tensors there, are one here."""
-    result = {name: t for name, t in tensors.items() if not re.search(r"\.attn\.(query|key|value)\.", name)}
+    result = {
+        name: t
+        for name, t in tensors.items()
+        if not re.search(r"\.attn\.(query|key|value)\.", name)
+    }
     for name in tensors:
         if ".attn.query." in name:
             parts = [name.replace("query", part) for part in ("query", "key", "value")]
@@ -165,7 +202,10 @@ def _timm_to_ours(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         name.startswith("layers.0.downsample") for name in tensors
     )
     if moved:
-        tensors = {re.sub(r"^layers\.(\d+)\.downsample", _stage_before, name): t for name, t in tensors.items()}
+        tensors = {
+            re.sub(r"^layers\.(\d+)\.downsample", _stage_before, name): t
+            for name, t in tensors.items()
+        }
     return tensors
 
 

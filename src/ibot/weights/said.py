@@ -1,7 +1,9 @@
-"""What a file says beside its tensors, whatever project wrote it: `understood` reads all of it once.
+"""What a file says beside its tensors, whatever project wrote it: `understood` reads all of it
+once.
 
-Known are the configurations of Hugging Face (config.json, preprocessor_config.json) and timm (config.json), the
-arguments of iBOT, DINO and MoCo v3 in their checkpoints, and what our own exports write (`told`).
+Known are the configurations of Hugging Face (config.json, preprocessor_config.json) and timm
+(config.json), the arguments of iBOT, DINO and MoCo v3 in their checkpoints, and what our own
+exports write (`told`).
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ from ibot.weights.networks import role_of
 
 ACTIVATIONS = {
     **dict.fromkeys(("gelu", "gelu_python", "geluacc"), "gelu"),
-    **dict.fromkeys(("gelu_new", "gelu_fast", "gelu_pytorch_tanh", "gelu_accurate", "gelu_tanh"), "gelu_tanh"),
+    **dict.fromkeys(
+        ("gelu_new", "gelu_fast", "gelu_pytorch_tanh", "gelu_accurate", "gelu_tanh"), "gelu_tanh"
+    ),
     **dict.fromkeys(("quick_gelu", "quickgelu"), "quick_gelu"),
     **dict.fromkeys(("silu", "swish"), "silu"),
     "relu": "relu",
@@ -53,19 +57,26 @@ class Said:
 
 
 def understood(
-    settings: Mapping[str, Any], others: Mapping[str, Tensor], place: str, layout: str, width: int, source: str
+    settings: Mapping[str, Any],
+    others: Mapping[str, Tensor],
+    place: str,
+    layout: str,
+    width: int,
+    source: str,
 ) -> Said:
     """Read settings of any known project.
 
     Args:
         settings: as plain data; may be empty.
-        others: what stands beside the network's tensors: the masks of a Swin tell the size of its maps.
+        others: what stands beside the network's tensors: the masks of a Swin tell the size of its
+            maps.
         place: of the network in its file; see `ibot.weights.networks`.
         layout: whose names it has; see `ibot.weights.rename`.
         width: of the tokens.
         source: the file, for messages.
 
-    Raises WeightsError for an activation or a normalisation that cannot be computed here, and for rotary positions.
+    Raises WeightsError for an activation or a normalisation that cannot be computed here, and for
+    rotary positions.
     """
     given = settings.get
     arguments, pretrained = (_dict(given(name)) for name in ("model_args", "pretrained_cfg"))
@@ -74,8 +85,15 @@ def understood(
     project = _project(settings)
     if mean is None and (project == "ours" and "image_mean" not in settings):
         mean, std = IMAGENET_MEAN, IMAGENET_STD
-    sizes = (arguments.get("img_size"), given("image_size"), pretrained.get("input_size"), given("input_size"))
-    moco = given("arch_beside") == "vit_small" or (given("arch") == "vit_small" and "base_encoder" in place.split("."))
+    sizes = (
+        arguments.get("img_size"),
+        given("image_size"),
+        pretrained.get("input_size"),
+        given("input_size"),
+    )
+    moco = given("arch_beside") == "vit_small" or (
+        given("arch") == "vit_small" and "base_encoder" in place.split(".")
+    )
     return Said(
         project=project,
         heads=_heads(settings, arguments, width, moco),
@@ -90,36 +108,60 @@ def understood(
 
 
 def other_network(settings: Mapping[str, Any], tensors: Mapping[str, Tensor], layout: str) -> str:
-    """In words, why settings found beside a file belong to another network; empty where they may be its own.
+    """In words, why settings found beside a file belong to another network; empty where they may be
+    its own.
 
     Args:
-        settings: as plain data; those that name no project, such as an image size alone, are the user's own words.
+        settings: as plain data; those that name no project, such as an image size alone, are the
+            user's own words.
         tensors: the network, in our names.
         layout: whose names its file has; see `ibot.weights.rename`.
     """
     project, arguments = _project(settings), _dict(settings.get("model_args"))
-    ends = (tensors.get("patch_embed.proj.weight"), tensors.get("norm.weight"))  # a Swin's widths differ
+    ends = (
+        tensors.get("patch_embed.proj.weight"),
+        tensors.get("norm.weight"),
+    )  # a Swin's widths differ
     widths = {len(tensor) for tensor in ends if tensor is not None and tensor.ndim}
     depth = len({name.split(".")[1] for name in tensors if name.startswith("blocks.")})
-    named = (*(settings.get(name) for name in ("hidden_size", "embed_dim", "num_features")), arguments.get("embed_dim"))
+    named = (
+        *(settings.get(name) for name in ("hidden_size", "embed_dim", "num_features")),
+        arguments.get("embed_dim"),
+    )
     said = [width for width in named if width is not None]
     if wrong := [width for width in said if width not in widths]:
         return f"it is of width {wrong[0]}, the tensors of {' and '.join(map(str, sorted(widths)))}"
     depths = (settings.get("num_hidden_layers"), arguments.get("depth"))
     if depth and (wrong := [said for said in depths if said not in (None, depth)]):
         return f"it is of {wrong[0]} blocks, the tensors of {depth}"
-    if project in ("huggingface", "timm") and (layout == "huggingface") != (project == "huggingface"):
-        return f"it is {'of Hugging Face' if project == 'huggingface' else 'of timm'}, the names of the tensors are not"
-    return "" if said or project not in ("huggingface", "timm") else "it does not say of which width it is"
+    if project in ("huggingface", "timm") and (layout == "huggingface") != (
+        project == "huggingface"
+    ):
+        return (
+            f"it is {'of Hugging Face' if project == 'huggingface' else 'of timm'}, the names "
+            "of the tensors are not"
+        )
+    return (
+        ""
+        if said or project not in ("huggingface", "timm")
+        else "it does not say of which width it is"
+    )
 
 
 def told(config: ModelConfig, size: tuple[int, int]) -> dict[str, Any]:
-    """What a file of ours must say beside tensors that are stored without our configuration; `understood` reads it.
+    """What a file of ours must say beside tensors that are stored without our configuration;
+    `understood` reads it.
 
-    Only what differs from the published networks is said. size: height and width for which it was built.
+    Only what differs from the published networks is said. size: height and width for which it was
+    built.
     """
     published = ModelConfig()
-    fields = {"norm_eps": "layer_norm_eps", "act": "hidden_act", "mean": "image_mean", "std": "image_std"}
+    fields = {
+        "norm_eps": "layer_norm_eps",
+        "act": "hidden_act",
+        "mean": "image_mean",
+        "std": "image_std",
+    }
     fields["pos_interp"] = "pos_interp"
     said = {
         name: getattr(config, field)
@@ -147,12 +189,15 @@ def _refuse_rotary(settings: Mapping[str, Any], arguments: Mapping[str, Any], so
     if re.search("(^|_)rope(_|$)", named) or arguments.get("use_rot_pos_emb"):
         raise WeightsError(
             f"'{source}' holds no network that ibot knows",
-            why=f"it has rotary positions, which its tensors do not show: {named or 'use_rot_pos_emb'}",
+            why="it has rotary positions, which its tensors do not show: "
+            f"{named or 'use_rot_pos_emb'}",
             fix="give weights of another network",
         )
 
 
-def _heads(settings: Mapping[str, Any], arguments: Mapping[str, Any], width: int, moco: bool) -> int | None:
+def _heads(
+    settings: Mapping[str, Any], arguments: Mapping[str, Any], width: int, moco: bool
+) -> int | None:
     named = settings.get("num_attention_heads") or arguments.get("num_heads")
     if isinstance(named, int):
         return named
@@ -175,7 +220,8 @@ def _rule(
         return "antialias"
     if project == "huggingface":
         return "antialias" if settings.get("model_type") == "dinov2_with_registers" else "exact"
-    # MAE, DeiT and SimMIM store their one network as "model", and resample to the exact size, as MoCo v3 would.
+    # MAE, DeiT and SimMIM store their one network as "model", and resample to the exact size, as
+    # MoCo v3 would.
     alone = place.split(".")[0] == "model" and not role_of(place)
     return "exact" if moco or (alone and layout == "published") else None
 
@@ -196,30 +242,43 @@ def _act(settings: Mapping[str, Any], arguments: Mapping[str, Any], source: str)
 def _statistics(
     settings: Mapping[str, Any], pretrained: Mapping[str, Any], source: str
 ) -> tuple[Three | None, Three | None]:
-    """Mean and deviation of levels 0..1, from what Hugging Face's processor does to levels 0..255, or from timm."""
+    """Mean and deviation of levels 0..1, from what Hugging Face's processor does to levels 0..255,
+    or from timm.
+    """
     images = _dict(settings.get("preprocessor")) or settings
     mean, std = images.get("image_mean"), images.get("image_std")
     if images is not settings and not images.get("do_normalize", True):
         mean, std = 0.0, 1.0
     if mean is None or std is None:
         mean, std = (
-            pretrained.get(name) or settings.get(name) or settings.get(f"image_{name}") for name in ("mean", "std")
+            pretrained.get(name) or settings.get(name) or settings.get(f"image_{name}")
+            for name in ("mean", "std")
         )
     elif images is not settings:
         # The processor scales by `rescale_factor` first; here levels are divided by 255.
-        factor = float(images.get("rescale_factor", 1 / 255)) if images.get("do_rescale", True) else 1.0
+        factor = (
+            float(images.get("rescale_factor", 1 / 255)) if images.get("do_rescale", True) else 1.0
+        )
         scale = 1.0 if math.isclose(255 * factor, 1.0) else 1 / (255 * factor)
         mean, std = ([scale * value for value in _three(values, source)] for values in (mean, std))
     if mean is None or std is None:
         return None, None
     if min(deviation := _three(std, source)) <= 0:
-        raise WeightsError(f"'{source}' cannot be used", why=f"its images are divided by {deviation}")
+        raise WeightsError(
+            f"'{source}' cannot be used", why=f"its images are divided by {deviation}"
+        )
     return _three(mean, source), deviation
 
 
 def _three(values: Any, source: str) -> Three:
-    values = list(values) if isinstance(values, Sequence) and not isinstance(values, str) else [values] * 3
-    if len(values) != 3 or not all(isinstance(value, (int, float)) and math.isfinite(value) for value in values):
+    values = (
+        list(values)
+        if isinstance(values, Sequence) and not isinstance(values, str)
+        else [values] * 3
+    )
+    if len(values) != 3 or not all(
+        isinstance(value, (int, float)) and math.isfinite(value) for value in values
+    ):
         raise WeightsError(
             f"'{source}' cannot be used",
             why=f"the mean or deviation of its images, {values}, is not three numbers",
@@ -231,12 +290,24 @@ def _three(values: Any, source: str) -> Three:
 
 def _pair(size: Any) -> tuple[int, int] | None:
     """Height and width from a number, a pair, or channels, height and width."""
-    sides = [size, size] if isinstance(size, int) else list(size)[-2:] if isinstance(size, (list, tuple)) else []
-    return (int(sides[0]), int(sides[1])) if len(sides) == 2 and all(isinstance(side, int) for side in sides) else None
+    sides = (
+        [size, size]
+        if isinstance(size, int)
+        else list(size)[-2:]
+        if isinstance(size, (list, tuple))
+        else []
+    )
+    return (
+        (int(sides[0]), int(sides[1]))
+        if len(sides) == 2 and all(isinstance(side, int) for side in sides)
+        else None
+    )
 
 
 def _size_of_maps(others: Mapping[str, Tensor]) -> tuple[int, int] | None:
-    """The image size for which the mask of a Swin's first shifted block was stored; patches are 4 pixels wide."""
+    """The image size for which the mask of a Swin's first shifted block was stored; patches are 4
+    pixels wide.
+    """
     mask = others.get("layers.0.blocks.1.attn_mask")
     if mask is None or mask.ndim != 3:
         return None

@@ -14,13 +14,18 @@ SUFFIXES = {
     "onnx": ".onnx",
     "checkpoint": "",
 }
-"""Targets, and the suffix of the file; empty for a folder, and for a checkpoint, a file of any name."""
+"""Targets, and the suffix of the file; empty for a folder, and for a checkpoint, a file of any
+name."""
 
 
 def require_new(out: Path, target: str) -> None:
-    """Raise UserError for an `out` that exists, or has not the suffix of `target`, a key of `SUFFIXES`."""
+    """Raise UserError for an `out` that exists, or has not the suffix of `target`, a key of
+    `SUFFIXES`.
+    """
     suffix = SUFFIXES[target]
     if out.exists():
         raise UserError(f"'{out}' exists", fix="name a new file or folder with --out")
     if suffix and out.suffix != suffix:
-        raise UserError(f"'{out}' does not end with {suffix}", fix=f"name it {out.with_suffix(suffix)}")
+        raise UserError(
+            f"'{out}' does not end with {suffix}", fix=f"name it {out.with_suffix(suffix)}"
+        )

@@ -1,4 +1,6 @@
-"""The forms in which other projects take a backbone: how each is written, opened, and fed with pictures there."""
+"""The forms in which other projects take a backbone: how each is written, opened, and fed with
+pictures there.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,8 @@ BICUBIC = int(Image.Resampling.BICUBIC)
 Forward = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Images [B, 3, H, W] -> class tokens [B, D] and patch tokens [B, N, D], computed by the target."""
 Prepare = Callable[[NDArray[np.uint8]], Tensor]
-"""A picture uint8 [H, W, 3] of any size -> the network's input [3, h, w], by the target's own rules."""
+"""A picture uint8 [H, W, 3] of any size -> the network's input [3, h, w], by the target's own
+rules."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,36 +56,47 @@ class Target:
     open: Callable[[Path, Loaded], Forward]
     """Load what was written, as its users will; the settings serve layouts that hold none."""
     one_size: tuple[str, ...] = ()
-    """Kinds of networks of which a file serves one image size: the target's rule for others is not ours."""
+    """Kinds of networks of which a file serves one image size: the target's rule for others is
+    not ours."""
     prepare: Callable[[Path, Loaded], Prepare | None] = lambda path, loaded: None
-    """The target's own preprocessing, as the file sets it up; None where it has none, or cannot do what ours does."""
+    """The target's own preprocessing, as the file sets it up; None where it has none, or cannot
+    do what ours does."""
 
 
 def _state(loaded: Loaded) -> dict[str, Tensor]:
     """Tensors of the backbone; the mask token serves training only."""
     state = loaded.backbone.state_dict()
-    return {name: tensor.detach().float().contiguous() for name, tensor in state.items() if name != "masked_embed"}
+    return {
+        name: tensor.detach().float().contiguous()
+        for name, tensor in state.items()
+        if name != "masked_embed"
+    }
 
 
 def with_epsilon(state: dict[str, Tensor], own: float, wanted: float) -> dict[str, Tensor]:
     """The same function for layer norms of another epsilon.
 
-    x / sqrt(var(x) + own) = s x / sqrt(var(s x) + s^2 own), so the residual stream is scaled by s = sqrt(wanted / own):
-    everything that is written to it, and the input of the norm behind the patch embedding.
+    x / sqrt(var(x) + own) = s x / sqrt(var(s x) + s^2 own), so the residual stream is scaled by s =
+    sqrt(wanted / own): everything that is written to it, and the input of the norm behind the patch
+    embedding.
     """
     if own == wanted:
         return state
     scale = (wanted / own) ** 0.5
-    written = (
-        r"(^|\.)(pos_embed|cls_token|register_tokens|(patch_embed\.(proj|norm)|attn\.proj|mlp\.fc2|reduction)\.\w+)$"
-    )
-    return {name: tensor * scale if re.search(written, name) else tensor for name, tensor in state.items()}
+    parts = r"patch_embed\.(proj|norm)|attn\.proj|mlp\.fc2|reduction"
+    written = rf"(^|\.)(pos_embed|cls_token|register_tokens|({parts})\.\w+)$"
+    return {
+        name: tensor * scale if re.search(written, name) else tensor
+        for name, tensor in state.items()
+    }
 
 
 def with_folded_scale(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """The same function without layer scale: it becomes part of the layer before it."""
     layers = {"gamma_1": "attn.proj", "gamma_2": "mlp.fc2"}
-    folded = {name: tensor for name, tensor in state.items() if name.rpartition(".")[2] not in layers}
+    folded = {
+        name: tensor for name, tensor in state.items() if name.rpartition(".")[2] not in layers
+    }
     for name, gamma in state.items():
         block, _, last = name.rpartition(".")
         if last in layers:
@@ -94,7 +108,11 @@ def with_folded_scale(state: dict[str, Tensor]) -> dict[str, Tensor]:
 def _write_safetensors(loaded: Loaded, out: Path) -> None:
     model = replace(loaded.config, pos_size=loaded.built_for)
     config = Config(model=model, augment=AugmentConfig(global_size=loaded.size))
-    tensors = {name: t for name, t in _state(loaded).items() if not name.endswith("relative_position_index")}
+    tensors = {
+        name: t
+        for name, t in _state(loaded).items()
+        if not name.endswith("relative_position_index")
+    }
     save_tensors(tensors, out, {"config": json.dumps(to_plain(config)), "format": "pt"})
 
 
@@ -118,33 +136,62 @@ def _write_timm(loaded: Loaded, out: Path) -> None:
     _library("timm")
     config = loaded.config
     arguments: dict[str, Any] = {
-        "embed_dim": config.width, "num_classes": 0, "mlp_ratio": config.mlp_ratio, "patch_size": config.patch,
-    }  # fmt: skip
+        "embed_dim": config.width,
+        "num_classes": 0,
+        "mlp_ratio": config.mlp_ratio,
+        "patch_size": config.patch,
+    }
     if config.kind == "vit":
         architecture = "vit_small_patch16_224"
-        arguments |= {"img_size": list(loaded.size), "depth": config.depth, "num_heads": config.heads,
-                      "reg_tokens": config.registers, "act_layer": config.act}  # fmt: skip
+        arguments |= {
+            "img_size": list(loaded.size),
+            "depth": config.depth,
+            "num_heads": config.heads,
+            "reg_tokens": config.registers,
+            "act_layer": config.act,
+        }
         arguments |= {"init_values": 1.0} if config.layer_scale else {}
-        arguments |= {"global_pool": "avg", "fc_norm": True} if config.mean_pooling else {"global_pool": "token"}
+        arguments |= (
+            {"global_pool": "avg", "fc_norm": True}
+            if config.mean_pooling
+            else {"global_pool": "token"}
+        )
     else:
         if config.act != "gelu":
             raise _cannot("timm's", f"model.act={config.act} in a Swin")
         architecture = "swin_tiny_patch4_window7_224"
-        arguments |= {"img_size": list(loaded.built_for), "depths": list(config.depths),
-                      "num_heads": list(config.stage_heads), "window_size": config.window,
-                      "strict_img_size": False}  # fmt: skip
+        arguments |= {
+            "img_size": list(loaded.built_for),
+            "depths": list(config.depths),
+            "num_heads": list(config.stage_heads),
+            "window_size": config.window,
+            "strict_img_size": False,
+        }
     out.mkdir()
     state = with_epsilon(_state(loaded), config.norm_eps, TIMM_EPS[config.kind])
     if config.registers:  # there they stand before the patches and have positions
         cls, patches = state["pos_embed"][:, :1], state["pos_embed"][:, 1:]
-        state["pos_embed"] = torch.cat([cls, torch.zeros_like(state["register_tokens"]), patches], dim=1)
+        state["pos_embed"] = torch.cat(
+            [cls, torch.zeros_like(state["register_tokens"]), patches], dim=1
+        )
     save_tensors(to_timm(state), out / "model.safetensors", {"format": "pt"})
     pretrained = {
-        "input_size": [3, *loaded.size], "mean": config.mean, "std": config.std, "interpolation": "bicubic",
-        "crop_pct": crop_share(loaded.size), "crop_mode": "center", "num_classes": 0,
-        "first_conv": "patch_embed.proj", "classifier": TIMM_CLASSIFIER[config.kind],
-    }  # fmt: skip
-    settings = {"architecture": architecture, "model_args": arguments, "pretrained_cfg": pretrained, "num_classes": 0}
+        "input_size": [3, *loaded.size],
+        "mean": config.mean,
+        "std": config.std,
+        "interpolation": "bicubic",
+        "crop_pct": crop_share(loaded.size),
+        "crop_mode": "center",
+        "num_classes": 0,
+        "first_conv": "patch_embed.proj",
+        "classifier": TIMM_CLASSIFIER[config.kind],
+    }
+    settings = {
+        "architecture": architecture,
+        "model_args": arguments,
+        "pretrained_cfg": pretrained,
+        "num_classes": 0,
+    }
     (out / "config.json").write_text(json.dumps(settings, indent=2) + "\n")
 
 
@@ -183,42 +230,71 @@ def _write_huggingface(loaded: Loaded, out: Path) -> None:
     unsupported = [name for name in ("mean_pooling", "registers") if getattr(config, name)]
     sides = {part.side for part in loaded.backbone.modules() if isinstance(part, WindowBlock)}
     if unsupported or len(sides) > 1:
-        reason = f"model.{unsupported[0]}" if unsupported else f"windows of several sizes, {sorted(sides)}"
+        reason = (
+            f"model.{unsupported[0]}"
+            if unsupported
+            else f"windows of several sizes, {sorted(sides)}"
+        )
         raise _cannot("Hugging Face's", reason)
     act = HUGGINGFACE_ACT.get(config.act, config.act)
     if config.kind == "vit":
         settings = transformers.ViTConfig(
-            hidden_size=config.width, num_hidden_layers=config.depth, num_attention_heads=config.heads,
-            intermediate_size=int(config.width * config.mlp_ratio), layer_norm_eps=config.norm_eps,
-            image_size=list(loaded.size), patch_size=config.patch, hidden_act=act, hidden_dropout_prob=0.0,
+            hidden_size=config.width,
+            num_hidden_layers=config.depth,
+            num_attention_heads=config.heads,
+            intermediate_size=int(config.width * config.mlp_ratio),
+            layer_norm_eps=config.norm_eps,
+            image_size=list(loaded.size),
+            patch_size=config.patch,
+            hidden_act=act,
+            hidden_dropout_prob=0.0,
             attention_probs_dropout_prob=0.0,
-        )  # fmt: skip
+        )
     else:
         settings = transformers.SwinConfig(
-            image_size=loaded.size[0], patch_size=config.patch, embed_dim=config.width, depths=list(config.depths),
-            num_heads=list(config.stage_heads), window_size=config.window, mlp_ratio=config.mlp_ratio,
-            hidden_act=act, layer_norm_eps=HUGGINGFACE_SWIN_EPS, drop_path_rate=0.0,
-        )  # fmt: skip
+            image_size=loaded.size[0],
+            patch_size=config.patch,
+            embed_dim=config.width,
+            depths=list(config.depths),
+            num_heads=list(config.stage_heads),
+            window_size=config.window,
+            mlp_ratio=config.mlp_ratio,
+            hidden_act=act,
+            layer_norm_eps=HUGGINGFACE_SWIN_EPS,
+            drop_path_rate=0.0,
+        )
     settings.architectures = ["ViTModel" if config.kind == "vit" else "SwinModel"]
     out.mkdir()
     settings.save_pretrained(out)
-    state = with_folded_scale(with_epsilon(_state(loaded), config.norm_eps, settings.layer_norm_eps))
+    state = with_folded_scale(
+        with_epsilon(_state(loaded), config.norm_eps, settings.layer_norm_eps)
+    )
     save_tensors(to_huggingface(state), out / "model.safetensors", {"format": "pt"})
-    (out / "preprocessor_config.json").write_text(json.dumps(processor(config, loaded.size), indent=2) + "\n")
+    (out / "preprocessor_config.json").write_text(
+        json.dumps(processor(config, loaded.size), indent=2) + "\n"
+    )
 
 
 def processor(config: ModelConfig, size: tuple[int, int]) -> dict[str, Any]:
-    """Settings of the processor there that resizes the shorter side and crops the centre, as evaluations here do.
+    """Settings of the processor there that resizes the shorter side and crops the centre, as
+    evaluations here do.
 
     ViT's own squashes every picture to a square.
     """
     return {
-        "image_processor_type": "BitImageProcessor", "do_convert_rgb": True,
-        "do_resize": True, "size": {"shortest_edge": shorter_side(size)}, "resample": BICUBIC,
-        "do_center_crop": True, "crop_size": {"height": size[0], "width": size[1]},
-        "do_rescale": True, "rescale_factor": 1 / 255,
-        "do_normalize": True, "image_mean": config.mean, "image_std": config.std,
-    }  # fmt: skip
+        "image_processor_type": "BitImageProcessor",
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "size": {"shortest_edge": shorter_side(size)},
+        "resample": BICUBIC,
+        "do_center_crop": True,
+        "crop_size": {"height": size[0], "width": size[1]},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": config.mean,
+        "image_std": config.std,
+    }
 
 
 def _open_huggingface(path: Path, loaded: Loaded) -> Forward:
@@ -227,7 +303,9 @@ def _open_huggingface(path: Path, loaded: Loaded) -> Forward:
     shown = transformers.utils.logging.is_progress_bar_enabled()
     transformers.utils.logging.disable_progress_bar()
     try:
-        network, report = (transformers.ViTModel if vit else transformers.SwinModel).from_pretrained(
+        network, report = (
+            transformers.ViTModel if vit else transformers.SwinModel
+        ).from_pretrained(
             path, add_pooling_layer=False, output_loading_info=True, local_files_only=True
         )
     finally:
@@ -267,12 +345,23 @@ def _write_onnx(loaded: Loaded, out: Path) -> None:
     network = _Tokens(copy.deepcopy(loaded.backbone)).float().eval()
     with ignored_warnings(FutureWarning):  # of the exporter about itself
         torch.onnx.export(
-            network, (torch.zeros(2, 3, *loaded.size),), str(out), input_names=["images"],
-            output_names=["cls", "patches"], dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
-            dynamo=True, external_data=False, verbose=False,
-        )  # fmt: skip
-    about = {"size": json.dumps(loaded.size), "shortest_edge": str(shorter_side(loaded.size)), "resample": "bicubic",
-             "mean": json.dumps(loaded.config.mean), "std": json.dumps(loaded.config.std)}  # fmt: skip
+            network,
+            (torch.zeros(2, 3, *loaded.size),),
+            str(out),
+            input_names=["images"],
+            output_names=["cls", "patches"],
+            dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+    about = {
+        "size": json.dumps(loaded.size),
+        "shortest_edge": str(shorter_side(loaded.size)),
+        "resample": "bicubic",
+        "mean": json.dumps(loaded.config.mean),
+        "std": json.dumps(loaded.config.std),
+    }
     onnx = _library("onnx")
     written = onnx.load(out)
     onnx.helper.set_model_props(written, {f"ibot.{name}": value for name, value in about.items()})
@@ -291,7 +380,11 @@ def _open_onnx(path: Path, loaded: Loaded) -> Forward:
 
 
 def _cannot(network: str, what: str) -> WeightsError:
-    return WeightsError(f"{network} network cannot hold this backbone", why=f"it has no {what}", fix="export to onnx")
+    return WeightsError(
+        f"{network} network cannot hold this backbone",
+        why=f"it has no {what}",
+        fix="export to onnx",
+    )
 
 
 def _library(name: str) -> ModuleType:
@@ -305,6 +398,8 @@ TARGETS = {
     "safetensors": Target(_write_safetensors, _open_ours),
     "published": Target(_write_published, _open_ours),
     "timm": Target(_write_timm, _open_timm, one_size=("vit",), prepare=_prepare_timm),
-    "huggingface": Target(_write_huggingface, _open_huggingface, one_size=("vit",), prepare=_prepare_huggingface),
+    "huggingface": Target(
+        _write_huggingface, _open_huggingface, one_size=("vit",), prepare=_prepare_huggingface
+    ),
     "onnx": Target(_write_onnx, _open_onnx, one_size=("vit", "swin")),
 }

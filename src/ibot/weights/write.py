@@ -10,7 +10,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 
-def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
+def save_tensors(
+    tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None
+) -> None:
     """Write a safetensors file that others may read as far as the umask (or the file before) says.
 
     The library writes beside the file and renames, which leaves a file for its owner alone (0600).

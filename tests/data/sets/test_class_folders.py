@@ -14,14 +14,22 @@ def test_an_empty_class_folder_of_training_images_is_refused(tmp_path, make, ref
 
 
 @pytest.mark.parametrize("filled", [("cat", "dog"), ("dog",)])
-def test_an_empty_class_folder_of_validation_images_is_an_absent_class(tmp_path, filled, make, write):
+def test_an_empty_class_folder_of_validation_images_is_an_absent_class(
+    tmp_path, filled, make, write
+):
     names = ("cat", "dog", "emu")
-    make(tmp_path, *(f"train/{name}/1.jpg" for name in names), *(f"val/{name}/1.jpg" for name in filled))
+    make(
+        tmp_path,
+        *(f"train/{name}/1.jpg" for name in names),
+        *(f"val/{name}/1.jpg" for name in filled),
+    )
     for name in set(names) - set(filled):
         write(tmp_path / "val" / name / "notes.txt", "no image")
     for given in ((str(tmp_path),), (str(tmp_path / "train"), str(tmp_path / "val"))):
         train, val = open_labelled(*given)
-        assert val.classes == train.classes and val.labels.tolist() == [names.index(name) for name in filled]
+        assert val.classes == train.classes and val.labels.tolist() == [
+            names.index(name) for name in filled
+        ]
         empty = ", ".join(f"'{name}'" for name in names if name not in filled)
         assert notes(val)[-1] == f"class folders without images in '{tmp_path / 'val'}': {empty}"
     assert labelled_sets(str(tmp_path))[1].labels.tolist() == val.labels.tolist()
@@ -48,7 +56,10 @@ def test_images_outside_of_class_folders_are_refused(tmp_path, make, refused):
 
 def test_a_single_class_is_refused(tmp_path, make, refused):
     make(tmp_path, "cat/1.jpg", "cat/2.jpg")
-    assert "all images lie in 'cat'" in refused(open_labelled, str(tmp_path), match="fewer than two classes").why
+    assert (
+        "all images lie in 'cat'"
+        in refused(open_labelled, str(tmp_path), match="fewer than two classes").why
+    )
 
 
 def test_a_training_part_alone_is_named_with_what_it_lacks(tmp_path, make, refused):
@@ -60,4 +71,7 @@ def test_a_training_part_alone_is_named_with_what_it_lacks(tmp_path, make, refus
 def test_a_class_folder_of_other_files_is_not_called_empty(tmp_path, make, refused):
     make(tmp_path, "cat/1.jpg", "dog/1.jpg", "emu/1.xcf", "emu/2.xcf", "emu/notes.txt")
     error = refused(open_folder, tmp_path, match="no images in the class '.*emu'")
-    assert error.why == "looked into 1 folders and saw 2 .xcf, 1 .txt; without an image of their own are 'emu'"
+    assert (
+        error.why
+        == "looked into 1 folders and saw 2 .xcf, 1 .txt; without an image of their own are 'emu'"
+    )

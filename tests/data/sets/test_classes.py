@@ -18,7 +18,10 @@ def test_names_that_unicode_takes_for_the_same_match():
     assert composed != split
     assert match_classes((composed, "x"), ("x", split), WHERE).tolist() == [1, 0]
     assert match_classes((split,), (composed,), WHERE).tolist() == [0]
-    assert match_classes((composed, split), (split, composed), WHERE).tolist() == [1, 0]  # each its own
+    assert match_classes((composed, split), (split, composed), WHERE).tolist() == [
+        1,
+        0,
+    ]  # each its own
 
 
 def test_names_that_only_look_alike_are_refused_with_their_difference_shown(refused):
@@ -30,14 +33,20 @@ def test_names_that_only_look_alike_are_refused_with_their_difference_shown(refu
     ):
         error = refused(match_classes, (one, "x"), (other, "x"), WHERE, match="different classes")
         assert f"{shown} look alike" in error.why, error.why
-    assert "'a' and 'A' look alike" in refused(match_classes, ("a",), ("a", "A"), WHERE, match="different").why
-    assert "look alike" not in refused(match_classes, ("dog",), ("cow",), WHERE, match="different").why
+    assert (
+        "'a' and 'A' look alike"
+        in refused(match_classes, ("a",), ("a", "A"), WHERE, match="different").why
+    )
+    assert (
+        "look alike" not in refused(match_classes, ("dog",), ("cow",), WHERE, match="different").why
+    )
 
 
 def test_class_folders_that_look_the_same_are_told(tmp_path, make):
     make(tmp_path, "caf\xe9/1.jpg", "cafe\u0301/1.jpg", "b/1.jpg")
     assert scan(tmp_path).notes == (
-        "class folders whose names are the same to the eye count as two: 'cafe\\u0301' and 'caf\\xe9'",
+        "class folders whose names are the same to the eye count as two: 'cafe\\u0301' and "
+        "'caf\\xe9'",
     )
 
 
@@ -48,7 +57,9 @@ def test_classes_without_validation_images_are_named():
     assert absent_note(np.array([0, 1], np.int32), ("a", "b")) == ""
 
 
-def test_a_validation_set_that_lacks_classes_keeps_the_numbers_of_training(tmp_path, make, write, tar):
+def test_a_validation_set_that_lacks_classes_keeps_the_numbers_of_training(
+    tmp_path, make, write, tar
+):
     names = [f"train/{name}/1.jpg" for name in "abc"]
     make(tmp_path / "folder", *names, "val/c/1.jpg", "val/b/1.jpg")
     make(tmp_path / "one", *names, "val/c/1.jpg")
@@ -63,4 +74,6 @@ def test_a_validation_set_that_lacks_classes_keeps_the_numbers_of_training(tmp_p
     separate = open_labelled(str(tmp_path / "one" / "train"), str(tmp_path / "one" / "val"))[1]
     assert separate.labels.tolist() == [2]
     train, val = labelled_sets(str(tmp_path / "one"))
-    assert val.labels.tolist() == [2] and val.notes[-1].startswith("2 of 3 classes have no validation images")
+    assert val.labels.tolist() == [2] and val.notes[-1].startswith(
+        "2 of 3 classes have no validation images"
+    )

@@ -40,24 +40,35 @@ def images(request, tmp_path, make, write, tar):
         return open_tars([tar(tmp_path / "a.tar", "cat/1.jpg", "dog/1.jpg")])
     make(tmp_path / "set", "cat/1.jpg", "dog/1.jpg", "dog/2.jpg")
     if request.param == "list":
-        return open_list(write(tmp_path / "list.csv", "path,label", "set/cat/1.jpg,cat", "set/dog/1.jpg,dog"))
+        return open_list(
+            write(tmp_path / "list.csv", "path,label", "set/cat/1.jpg,cat", "set/dog/1.jpg,dog")
+        )
     folder = open_folder(tmp_path / "set")
     return folder if request.param == "folder" else SubsetImages(folder, [2, 0])
 
 
 def test_every_set_keeps_to_the_protocol_and_travels_to_workers(images):
     assert isinstance(images, LabelledImages)
-    assert images.labels.dtype == np.int32 and images.labels.tolist() == [images.label(i) for i in range(len(images))]
+    assert images.labels.dtype == np.int32 and images.labels.tolist() == [
+        images.label(i) for i in range(len(images))
+    ]
     pixels = images.read(1)
     assert pixels.dtype == np.uint8 and pixels.shape[2] == 3 and isinstance(images.name(1), str)
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        fingerprint, there = pool.submit(images.fingerprint).result(), pool.submit(images.read, 1).result()
+        fingerprint, there = (
+            pool.submit(images.fingerprint).result(),
+            pool.submit(images.read, 1).result(),
+        )
     assert fingerprint == images.fingerprint() and len(fingerprint) == 64
     np.testing.assert_array_equal(there, pixels)
 
 
 def made_anew(images):
-    return SubsetImages(replace(images.base), images.indices) if isinstance(images, SubsetImages) else replace(images)
+    return (
+        SubsetImages(replace(images.base), images.indices)
+        if isinstance(images, SubsetImages)
+        else replace(images)
+    )
 
 
 def change(images):
@@ -122,7 +133,11 @@ def test_a_damaged_image_in_an_archive_or_folder_is_unreadable(tmp_path, make, t
 def test_a_subset_keeps_the_classes_of_its_base(tmp_path, make, names):
     base = open_folder(make(tmp_path, "a/1.jpg", "b/1.jpg", "c/1.jpg"))
     subset = SubsetImages(base, np.array([2, 0], np.int32))
-    assert subset.classes == ("a", "b", "c") and names(subset) == ["c/1.jpg", "a/1.jpg"] and subset.root == base.root
+    assert (
+        subset.classes == ("a", "b", "c")
+        and names(subset) == ["c/1.jpg", "a/1.jpg"]
+        and subset.root == base.root
+    )
     assert subset.labels.tolist() == [2, 0] and abs(int(subset.read(0)[0, 0, 0]) - 20) <= 2
     assert len(SubsetImages(base, [])) == 0
 
@@ -136,7 +151,11 @@ def test_subsets_are_turned_upright_or_not_with_their_base(tmp_path, make):
     lying = read_as(upright, "ignore", MAX_PIXELS)
     assert isinstance(lying, SubsetImages) and lying.name(0) == upright.name(0) == "b/1.jpg"
     assert upright.read(0).shape == (8, 4, 3) and lying.read(0).shape == (4, 8, 3)
-    assert lying.fingerprint() != upright.fingerprint() == read_as(lying, "apply", MAX_PIXELS).fingerprint()
+    assert (
+        lying.fingerprint()
+        != upright.fingerprint()
+        == read_as(lying, "apply", MAX_PIXELS).fingerprint()
+    )
 
 
 def test_images_in_memory_have_no_side_up(tmp_path):
@@ -169,12 +188,18 @@ def test_files_in_both_sets_are_counted_whatever_their_roots(tmp_path, make, tar
     assert count_shared(listed, whole) == count_shared(whole, listed) == 2
     archive = open_tars([tar(tmp_path / "x.tar", "a/1.jpg", "b/1.jpg")])
     assert count_shared(archive, archive) == 0
-    pixels = ArrayImages(tmp_path, "train", np.zeros((2, 4, 4, 3), np.uint8), np.array([0, 1], np.int32), ("a", "b"))
+    pixels = ArrayImages(
+        tmp_path, "train", np.zeros((2, 4, 4, 3), np.uint8), np.array([0, 1], np.int32), ("a", "b")
+    )
     assert count_shared(pixels, pixels) == 0
 
 
-def test_sets_with_tiff_files_are_others_when_their_levels_are_read_otherwise(tmp_path, make, tar, monkeypatch):
-    folders = {name: make(tmp_path / name, f"a/1.{name}", "b/1.jpg") for name in ("jpg", "tif", "TIFF")}
+def test_sets_with_tiff_files_are_others_when_their_levels_are_read_otherwise(
+    tmp_path, make, tar, monkeypatch
+):
+    folders = {
+        name: make(tmp_path / name, f"a/1.{name}", "b/1.jpg") for name in ("jpg", "tif", "TIFF")
+    }
     archive = tar(tmp_path / "a.tar", "a/1.jpg", "b/1.tif")
 
     def seen():

@@ -13,7 +13,9 @@ def test_a_list_with_a_split_column_gives_both_sets(tmp_path, make, write, names
     rows = ["b,a/1.jpg,0,train", "c,a/2.jpg,0,train", "b,b/3.jpg,1,val", "c,b/4.jpg,1,val"]
     file = write(tmp_path / "list.csv", "Label, path,number,Split", *rows, "")
     train, val = open_labelled(str(file))
-    assert isinstance(train, ListedImages) and train.classes == ("b", "c") and train.root == tmp_path
+    assert (
+        isinstance(train, ListedImages) and train.classes == ("b", "c") and train.root == tmp_path
+    )
     assert (names(train), names(val)) == (["a/1.jpg", "a/2.jpg"], ["b/3.jpg", "b/4.jpg"])
     assert val.labels.tolist() == [0, 1] and abs(int(val.read(1)[0, 0, 0]) - 30) <= 2
     assert len(open_list(file)) == 4
@@ -47,28 +49,50 @@ def test_odd_texts_are_read(tmp_path, jpeg, make, names):
     make(tmp_path, "写真, ü.jpg")
     (tmp_path / "latin \udce9.jpg").write_bytes(jpeg())
     file = tmp_path / "list.csv"
-    file.write_bytes(b'\xef\xbb\xbfpath,label\r\n"' + "写真, ü.jpg".encode() + b'",a\r\nlatin \xe9.jpg,b\r\n')
+    file.write_bytes(
+        b'\xef\xbb\xbfpath,label\r\n"' + "写真, ü.jpg".encode() + b'",a\r\nlatin \xe9.jpg,b\r\n'
+    )
     images = pickle.loads(pickle.dumps(open_list(file)))
-    assert names(images) == ["写真, ü.jpg", "latin \udce9.jpg"] and images.read(1).shape == (4, 6, 3)
+    assert names(images) == ["写真, ü.jpg", "latin \udce9.jpg"] and images.read(1).shape == (
+        4,
+        6,
+        3,
+    )
 
 
 @pytest.mark.parametrize(
     ("lines", "what", "why"),
     [
-        (["path,label", "1.jpg,a", "gone.jpg,b", "far.jpg,b"], r"names 'gone.jpg' \(line 3\)", "2 of 3 files"),
+        (
+            ["path,label", "1.jpg,a", "gone.jpg,b", "far.jpg,b"],
+            r"names 'gone.jpg' \(line 3\)",
+            "2 of 3 files",
+        ),
         (["path,label", "1.jpg,a", "", "1.jpg,", "1.jpg"], "empty label in line 4", "2 of 3 rows"),
         (["path,label", ",a"], "empty path in line 2", "1 of 1"),
         (["1.jpg\tcat", "1.jpg"], "empty label in line 2", "1 of 2"),
-        (["path,label,split", "1.jpg,a,train", "1.jpg,b,extra"], "unknown split 'extra' in line 3", "train, val, test"),
+        (
+            ["path,label,split", "1.jpg,a,train", "1.jpg,b,extra"],
+            "unknown split 'extra' in line 3",
+            "train, val, test",
+        ),
         (["path,label,split", "1.jpg,a,train", "1.jpg,b,"], "unknown split '' in line 3", "1 of 2"),
         (["file,class", "1.jpg,a"], "lacks the columns 'path' and 'label'", "'file,class'"),
         (["path\tclass", "1.jpg\ta"], "lacks the columns", "path,class"),
         (["path,label"], "names no images", ""),
         ([""], "is empty", ""),
-        (["path,label", "1.jpg,a", "1.jpg,a"], "fewer than two classes", "all 2 images are labelled 'a'"),
+        (
+            ["path,label", "1.jpg,a", "1.jpg,a"],
+            "fewer than two classes",
+            "all 2 images are labelled 'a'",
+        ),
         (["path,label,split", "1.jpg,a,val", "1.jpg,b,val"], "no training part", ""),
         (["path,label,split", "1.jpg,a,train", "1.jpg,b,train"], "no validation part", ""),
-        (["path,label,split", "1.jpg,a,train", "1.jpg,b,train", "1.jpg,c,val"], "different classes", "validation: 'c'"),
+        (
+            ["path,label,split", "1.jpg,a,train", "1.jpg,b,train", "1.jpg,c,val"],
+            "different classes",
+            "validation: 'c'",
+        ),
     ],
 )
 def test_unusable_lists_are_refused_with_the_line(tmp_path, lines, what, why, make, write, refused):
@@ -85,16 +109,26 @@ def test_a_list_without_splits_can_be_split(tmp_path, make, write, names):
     make(tmp_path, *(f"{i}.jpg" for i in range(4)))
     file = write(tmp_path / "l.csv", "path,label", *(f"{i}.jpg,{i % 2}" for i in range(4)))
     train, val = open_labelled(str(file), split=0.5)
-    assert sorted(names(train) + names(val)) == [f"{i}.jpg" for i in range(4)] and sorted(val.labels) == [0, 1]
+    assert sorted(names(train) + names(val)) == [f"{i}.jpg" for i in range(4)] and sorted(
+        val.labels
+    ) == [0, 1]
 
 
 def test_lists_of_spreadsheets_and_of_windows_are_read(tmp_path, make, names):
     make(tmp_path, "a/1.jpg", "b/2.jpg")
-    text = "path{0}label{0}split\r\na\\1.jpg{0}x{0}Training\r\nb\\2.jpg{0}y{0}train\r\na/1.jpg{0}x{0}Validation\r\n"
-    for number, (separator, coding) in enumerate(((",", "utf-8-sig"), (";", "utf-8"), ("\t", "utf-16"))):
+    text = (
+        "path{0}label{0}split\r\na\\1.jpg{0}x{0}Training\r\n"
+        "b\\2.jpg{0}y{0}train\r\na/1.jpg{0}x{0}Validation\r\n"
+    )
+    for number, (separator, coding) in enumerate(
+        ((",", "utf-8-sig"), (";", "utf-8"), ("\t", "utf-16"))
+    ):
         (tmp_path / f"{number}.csv").write_text(text.format(separator), encoding=coding, newline="")
         train, val = open_labelled(str(tmp_path / f"{number}.csv"))
-        assert (names(train), names(val)) == (["a/1.jpg", "b/2.jpg"], ["a/1.jpg"]) and val.classes == ("x", "y")
+        assert (names(train), names(val)) == (
+            ["a/1.jpg", "b/2.jpg"],
+            ["a/1.jpg"],
+        ) and val.classes == ("x", "y")
 
 
 def test_files_of_several_pages_are_counted(tmp_path, make, write):
@@ -102,7 +136,17 @@ def test_files_of_several_pages_are_counted(tmp_path, make, write):
     page = Image.new("RGB", (4, 4))
     page.save(tmp_path / "2.tif", save_all=True, append_images=[page])
     train, val = open_labelled(
-        str(write(tmp_path / "a.csv", "path,label,split", "0.jpg,x,train", "1.jpg,y,train", "2.tif,x,val"))
+        str(
+            write(
+                tmp_path / "a.csv",
+                "path,label,split",
+                "0.jpg,x,train",
+                "1.jpg,y,train",
+                "2.tif,x,val",
+            )
+        )
     )
     assert notes(train) == ()
-    assert notes(val) == ("only the first page and up to three bands are read: 1 with further pages or frames",)
+    assert notes(val) == (
+        "only the first page and up to three bands are read: 1 with further pages or frames",
+    )

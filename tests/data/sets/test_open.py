@@ -11,19 +11,40 @@ from ibot.data.sets.open import open_labelled
 
 
 def test_a_folder_with_train_and_val_is_opened(tmp_path, make, names):
-    make(tmp_path, "train/cat/1.jpg", "train/dog/1.jpg", "train/dog/2.jpg", "val/cat/1.jpg", "val/dog/3.jpg")
+    make(
+        tmp_path,
+        "train/cat/1.jpg",
+        "train/dog/1.jpg",
+        "train/dog/2.jpg",
+        "val/cat/1.jpg",
+        "val/dog/3.jpg",
+    )
     train, val = open_labelled(str(tmp_path))
     assert isinstance(train, FolderImages) and train.classes == val.classes == ("cat", "dog")
-    assert train.root == tmp_path / "train" and names(train) == ["cat/1.jpg", "dog/1.jpg", "dog/2.jpg"]
-    assert train.labels.tolist() == [0, 1, 1] and train.labels.dtype == np.int32 and train.label(2) == 1
-    assert val.root == tmp_path / "val" and val.read(1).shape == (4, 6, 3) and abs(int(val.read(1)[0, 0, 0]) - 40) <= 2
+    assert train.root == tmp_path / "train" and names(train) == [
+        "cat/1.jpg",
+        "dog/1.jpg",
+        "dog/2.jpg",
+    ]
+    assert (
+        train.labels.tolist() == [0, 1, 1]
+        and train.labels.dtype == np.int32
+        and train.label(2) == 1
+    )
+    assert (
+        val.root == tmp_path / "val"
+        and val.read(1).shape == (4, 6, 3)
+        and abs(int(val.read(1)[0, 0, 0]) - 40) <= 2
+    )
 
 
 def test_test_serves_as_validation_and_another_folder_can_be_named(tmp_path, make):
     make(tmp_path / "a", "train/x/1.jpg", "train/y/1.jpg", "test/x/1.jpg", "test/y/1.jpg")
     make(tmp_path / "b", "x/1.jpg", "y/1.jpg")
     assert open_labelled(str(tmp_path / "a"))[1].root == tmp_path / "a" / "test"
-    train, val = open_labelled(str(tmp_path / "b"), str(tmp_path / "a"))  # never the training part of the other set
+    train, val = open_labelled(
+        str(tmp_path / "b"), str(tmp_path / "a")
+    )  # never the training part of the other set
     assert (train.root, val.root) == (tmp_path / "b", tmp_path / "a" / "test")
     assert open_labelled(str(tmp_path / "a"), str(tmp_path / "b"))[1].root == tmp_path / "b"
 
@@ -37,26 +58,48 @@ def test_different_classes_are_named(tmp_path, make, refused):
 def test_of_many_different_classes_five_are_named(tmp_path, make, refused):
     make(tmp_path, "train/c0/1.jpg", "train/c1/1.jpg", *(f"val/c{i}/1.jpg" for i in range(8)))
     error = refused(open_labelled, str(tmp_path), match="different classes")
-    assert error.why == "only in training: none; only in validation: 'c2', 'c3', 'c4', 'c5', 'c6' and 1 more"
+    assert (
+        error.why
+        == "only in training: none; only in validation: 'c2', 'c3', 'c4', 'c5', 'c6' and 1 more"
+    )
 
 
 def test_without_a_validation_part_a_split_must_be_asked_for(tmp_path, make, refused):
     make(tmp_path, *(f"{name}/{i}.jpg" for name in ("cat", "dog") for i in range(5)))
     assert "--split 0.2" in refused(open_labelled, str(tmp_path), match="no validation part").fix
     train, val = open_labelled(str(tmp_path), split=0.2)
-    assert (len(train), len(val)) == (8, 2) and val.labels.tolist() == [0, 1] and train.classes == val.classes
+    assert (
+        (len(train), len(val)) == (8, 2)
+        and val.labels.tolist() == [0, 1]
+        and train.classes == val.classes
+    )
 
 
 def test_a_split_beside_validation_images_is_refused(tmp_path, make, refused):
-    make(tmp_path, *(f"{part}/{name}/{i}.jpg" for part in ("train", "val") for name in ("a", "b") for i in range(2)))
+    make(
+        tmp_path,
+        *(
+            f"{part}/{name}/{i}.jpg"
+            for part in ("train", "val")
+            for name in ("a", "b")
+            for i in range(2)
+        ),
+    )
     for rest in ((), (str(tmp_path / "val"),)):
-        error = refused(open_labelled, str(tmp_path), *rest, split=0.5, match="there are validation images already")
+        error = refused(
+            open_labelled,
+            str(tmp_path),
+            *rest,
+            split=0.5,
+            match="there are validation images already",
+        )
         assert str(tmp_path / "val") in error.why and "leave out --split" in error.fix
     assert [len(part) for part in open_labelled(str(tmp_path / "train"), split=0.5)] == [2, 2]
 
 
 @pytest.mark.parametrize(
-    ("data", "match"), [("", "no data given"), ("missing", "there is no folder"), ("a.jpg", "is a file")]
+    ("data", "match"),
+    [("", "no data given"), ("missing", "there is no folder"), ("a.jpg", "is a file")],
 )
 def test_unusable_places_are_refused(tmp_path, monkeypatch, data, match, make, refused):
     make(tmp_path, "a.jpg")
@@ -77,7 +120,11 @@ def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch, refused)
 def test_archives_are_found_wherever_they_lie(tmp_path, layout, tar):
     root = tmp_path / "data"
     between = "train/" if layout == "folders" else ""
-    for name in (f"{between}train-0.tar", f"{between}train-1.tar", f"{between.replace('train', 'val')}val.tar"):
+    for name in (
+        f"{between}train-0.tar",
+        f"{between}train-1.tar",
+        f"{between.replace('train', 'val')}val.tar",
+    ):
         tar(root / name, "cat/1.jpg", "dog/1.jpg")
     data, val_data = {
         "folder": (root, ""),
@@ -87,7 +134,9 @@ def test_archives_are_found_wherever_they_lie(tmp_path, layout, tar):
     }[layout]
     train, val = open_labelled(str(data), str(val_data))
     assert isinstance(train, TarImages) and isinstance(val, TarImages)
-    assert (len(train), len(val)) == (2 if layout == "files" else 4, 2) and val.name(0) == "val.tar/cat/1.jpg"
+    assert (len(train), len(val)) == (2 if layout == "files" else 4, 2) and val.name(
+        0
+    ) == "val.tar/cat/1.jpg"
 
 
 def test_archives_without_a_validation_part_are_split_on_demand(tmp_path, tar, refused):
@@ -116,7 +165,11 @@ def test_pictures_are_turned_upright_or_not_and_are_then_other_images(form, tmp_
         Image.new("RGB", (6, 4)).save(tmp_path / name, exif=exif)
     data = str(tmp_path)
     if form == "list":
-        rows = [f"{part}/{name}/1.jpg,{name},{part}" for part in ("train", "val") for name in ("cat", "dog")]
+        rows = [
+            f"{part}/{name}/1.jpg,{name},{part}"
+            for part in ("train", "val")
+            for name in ("cat", "dog")
+        ]
         data = str(write(tmp_path / "list.csv", "path,label,split", *rows))
     elif form == "tar":
         for part in ("train", "val"):
@@ -131,7 +184,12 @@ def test_pictures_are_turned_upright_or_not_and_are_then_other_images(form, tmp_
 
 
 def test_the_part_of_an_archive_may_stand_anywhere_in_its_name(tmp_path, tar):
-    for name in ("in1k-train-0.tar", "in1k-train-1.tar", "in1k-validation-0.tar", "in1k-test-0.tar"):
+    for name in (
+        "in1k-train-0.tar",
+        "in1k-train-1.tar",
+        "in1k-validation-0.tar",
+        "in1k-test-0.tar",
+    ):
         tar(tmp_path / name, "cat/1.jpg", "dog/1.jpg")
     train, val = open_labelled(str(tmp_path))
     assert (len(train), len(val)) == (4, 2) and val.name(0) == "in1k-validation-0.tar/cat/1.jpg"

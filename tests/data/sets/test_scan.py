@@ -14,7 +14,9 @@ def make(root, *names):
     for name in names:
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (4, 4)).save(path) if path.suffix.lower() != ".txt" else path.write_text("x")
+        Image.new("RGB", (4, 4)).save(path) if path.suffix.lower() != ".txt" else path.write_text(
+            "x"
+        )
 
 
 def names(source):
@@ -47,11 +49,23 @@ def test_only_the_training_part_of_a_labelled_set_is_taken(tmp_path):
 
 
 def test_test_serves_as_validation_and_another_folder_can_be_named(tmp_path):
-    make(tmp_path, "a/train/x/1.png", "a/train/y/1.png", "a/test/x/1.png", "a/test/y/1.png", "b/x/1.png", "b/y/2.png")
+    make(
+        tmp_path,
+        "a/train/x/1.png",
+        "a/train/y/1.png",
+        "a/test/x/1.png",
+        "a/test/y/1.png",
+        "b/x/1.png",
+        "b/y/2.png",
+    )
     assert labelled_sets(str(tmp_path / "a"))[1].root == tmp_path / "a" / "test"
-    assert labelled_sets(str(tmp_path / "b"), str(tmp_path / "a" / "test"))[0].root == tmp_path / "b"
+    assert (
+        labelled_sets(str(tmp_path / "b"), str(tmp_path / "a" / "test"))[0].root == tmp_path / "b"
+    )
     assert labelled_sets(str(tmp_path / "b")) is None
-    train, val = labelled_sets(str(tmp_path / "b"), str(tmp_path / "a"))  # never the training part of the other set
+    train, val = labelled_sets(
+        str(tmp_path / "b"), str(tmp_path / "a")
+    )  # never the training part of the other set
     assert (train.root, val.root) == (tmp_path / "b", tmp_path / "a" / "test")
 
 
@@ -63,7 +77,15 @@ def test_different_classes_are_named(tmp_path):
 
 
 def test_hidden_files_side_files_and_runs_are_passed_over(tmp_path):
-    make(tmp_path, "1.png", ".hidden.png", "._1.png", "__MACOSX/1.png", ".git/1.png", "run/pictures/a.png")
+    make(
+        tmp_path,
+        "1.png",
+        ".hidden.png",
+        "._1.png",
+        "__MACOSX/1.png",
+        ".git/1.png",
+        "run/pictures/a.png",
+    )
     (tmp_path / "run" / "checkpoints").mkdir()
     (tmp_path / "run" / "config.json").write_text("{}")
     (tmp_path / "folder.jpg").mkdir()

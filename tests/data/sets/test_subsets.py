@@ -12,12 +12,19 @@ from ibot.data.sets.tars import open_tars
 
 def loop_subset(labels, share):
     """How many of each class are wanted, counted one by one."""
-    return {label: min(max(1, int(count * share + 0.5)), count) for label, count in Counter(labels.tolist()).items()}
+    return {
+        label: min(max(1, int(count * share + 0.5)), count)
+        for label, count in Counter(labels.tolist()).items()
+    }
 
 
 @pytest.mark.parametrize("share", [0.01, 0.1, 0.33, 1.0])
 def test_a_stratified_subset_has_its_share_of_each_class(share):
-    labels = np.random.default_rng(0).permutation(np.repeat([0, 1, 2, 4], [1, 3, 200, 57])).astype(np.int32)
+    labels = (
+        np.random.default_rng(0)
+        .permutation(np.repeat([0, 1, 2, 4], [1, 3, 200, 57]))
+        .astype(np.int32)
+    )
     chosen = stratified_subset(labels, share=share, seed=3)
     assert chosen.dtype == np.int64 and (np.diff(chosen) > 0).all()
     assert Counter(labels[chosen].tolist()) == loop_subset(labels, share)
@@ -38,7 +45,8 @@ def test_subsets_repeat_with_their_seed_and_differ_with_another():
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"share": 0.1, "per_class": 1}, {"share": 0.0}, {"share": 1.5}, {"per_class": 0}]
+    "options",
+    [{}, {"share": 0.1, "per_class": 1}, {"share": 0.0}, {"share": 1.5}, {"per_class": 0}],
 )
 def test_a_subset_is_either_a_share_or_a_count(options):
     with pytest.raises(ValueError, match="either a share"):
@@ -46,12 +54,26 @@ def test_a_subset_is_either_a_share_or_a_count(options):
 
 
 def test_a_split_is_stratified_and_leaves_each_class_something_to_train_on(tmp_path, make, names):
-    files = [f"{name}/{i}.jpg" for name, count in (("a", 1), ("b", 2), ("c", 10)) for i in range(count)]
+    files = [
+        f"{name}/{i}.jpg" for name, count in (("a", 1), ("b", 2), ("c", 10)) for i in range(count)
+    ]
     base = open_folder(make(tmp_path, *files))
     train, val = split_labelled(base, 0.3, seed=1)
-    assert np.bincount(train.labels).tolist() == [1, 1, 7] and np.bincount(val.labels).tolist() == [0, 1, 3]
-    assert sorted(names(train) + names(val)) == sorted(files) and train.classes == val.classes == ("a", "b", "c")
-    assert names(split_labelled(base, 0.3, seed=1)[1]) == names(val) != names(split_labelled(base, 0.3, seed=2)[1])
+    assert np.bincount(train.labels).tolist() == [1, 1, 7] and np.bincount(val.labels).tolist() == [
+        0,
+        1,
+        3,
+    ]
+    assert sorted(names(train) + names(val)) == sorted(files) and train.classes == val.classes == (
+        "a",
+        "b",
+        "c",
+    )
+    assert (
+        names(split_labelled(base, 0.3, seed=1)[1])
+        == names(val)
+        != names(split_labelled(base, 0.3, seed=2)[1])
+    )
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0, -0.5])
@@ -63,14 +85,19 @@ def test_a_split_takes_a_share_between_zero_and_one(tmp_path, share, make):
 
 def test_classes_of_one_image_cannot_be_split(tmp_path, make, refused):
     refused(
-        open_labelled, str(make(tmp_path, "a/1.jpg", "b/1.jpg")), split=0.5, match="too small for a validation part"
+        open_labelled,
+        str(make(tmp_path, "a/1.jpg", "b/1.jpg")),
+        split=0.5,
+        match="too small for a validation part",
     )
 
 
 @pytest.fixture
 def images(tmp_path, make):
     """Six images of two classes, named as those of ImageNet are."""
-    return open_folder(make(tmp_path / "images", *(f"n0{c}/n0{c}_{i}.JPEG" for c in (1, 2) for i in range(3))))
+    return open_folder(
+        make(tmp_path / "images", *(f"n0{c}/n0{c}_{i}.JPEG" for c in (1, 2) for i in range(3)))
+    )
 
 
 def test_a_published_list_of_names_is_found(tmp_path, write, images):
@@ -88,16 +115,32 @@ def test_names_are_found_in_archives_too(tmp_path, write, tar):
 
 def test_the_part_before_the_underscore_is_the_class(tmp_path, make, write, names, refused):
     base = open_folder(
-        make(tmp_path / "images", "cat/cat_1.jpg", "dog/cat_1.jpg", "dog/dog_1.jpg", "cat/2.jpg", "dog/2.jpg")
+        make(
+            tmp_path / "images",
+            "cat/cat_1.jpg",
+            "dog/cat_1.jpg",
+            "dog/dog_1.jpg",
+            "cat/2.jpg",
+            "dog/2.jpg",
+        )
     )
-    assert names(SubsetImages(base, listed_subset(base, write(tmp_path / "a.txt", "cat_1.jpg")))) == ["cat/cat_1.jpg"]
-    error = refused(listed_subset, base, write(tmp_path / "b.txt", "dog_1.jpg", "2.jpg"), match="line 2 .*'2.jpg'.* 2")
+    assert names(
+        SubsetImages(base, listed_subset(base, write(tmp_path / "a.txt", "cat_1.jpg")))
+    ) == ["cat/cat_1.jpg"]
+    error = refused(
+        listed_subset,
+        base,
+        write(tmp_path / "b.txt", "dog_1.jpg", "2.jpg"),
+        match="line 2 .*'2.jpg'.* 2",
+    )
     assert "write paths" in error.fix
 
 
 def test_names_that_the_set_lacks_are_counted(tmp_path, write, refused, images):
     file = write(tmp_path / "l.txt", "n01_0.JPEG", "n01_9.JPEG", "n01/n02_1.JPEG", "n03_0.JPEG")
-    error = refused(listed_subset, images, file, match="line 2 .* names 'n01_9.JPEG', of which there are 0")
+    error = refused(
+        listed_subset, images, file, match="line 2 .* names 'n01_9.JPEG', of which there are 0"
+    )
     assert error.why.startswith("3 of 4 names")
 
 

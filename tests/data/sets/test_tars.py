@@ -14,23 +14,44 @@ def test_folders_in_archives_are_classes_and_images_are_read_by_seek(tmp_path, t
     tar(tmp_path / "train-0.tar", "./set/cat/1.jpg", "set/dog/2.JPEG", **{"set/readme.txt": "x"})
     tar(tmp_path / "train-1.tar", "set/dog/1.jpg", "set/cat/._1.jpg", "__MACOSX/cat/1.jpg")
     images = open_tars([tmp_path / "train-0.tar", tmp_path / "train-1.tar"])
-    assert names(images) == ["train-0.tar/set/cat/1.jpg", "train-0.tar/set/dog/2.JPEG", "train-1.tar/set/dog/1.jpg"]
-    assert images.classes == ("cat", "dog") and images.labels.tolist() == [0, 1, 1] and images.root == tmp_path
+    assert names(images) == [
+        "train-0.tar/set/cat/1.jpg",
+        "train-0.tar/set/dog/2.JPEG",
+        "train-1.tar/set/dog/1.jpg",
+    ]
+    assert (
+        images.classes == ("cat", "dog")
+        and images.labels.tolist() == [0, 1, 1]
+        and images.root == tmp_path
+    )
     assert [round(int(images.read(i)[0, 0, 0]), -1) for i in range(3)] == [0, 10, 0]
 
 
 def test_side_entries_give_the_class_as_in_webdataset(tmp_path, tar, named_classes):
     files = {"a/0.jpg": None, "a/0.cls": "10", "a/1.cls": "9\n", "a/1.jpg": None}
     assert named_classes(open_tars([tar(tmp_path / "a.tar", **files)])) == ["10", "9"]
-    images = open_tars([tar(tmp_path / "a.tar", **files), tar(tmp_path / "b.tar", **{"a/0.jpg": None, "a/0.cls": "2"})])
-    assert images.classes == ("2", "9", "10") and named_classes(images) == ["10", "9", "2"]  # keys repeat over shards
+    images = open_tars(
+        [
+            tar(tmp_path / "a.tar", **files),
+            tar(tmp_path / "b.tar", **{"a/0.jpg": None, "a/0.cls": "2"}),
+        ]
+    )
+    assert images.classes == ("2", "9", "10") and named_classes(images) == [
+        "10",
+        "9",
+        "2",
+    ]  # keys repeat over shards
 
 
 def test_a_pattern_reaches_into_several_folders(tmp_path, tar, names):
     for name in ("a", "b"):
         tar(tmp_path / name / "x.tar", f"{name}/1.jpg")
     images = open_tars(sorted(tmp_path.glob("*/x.tar")))
-    assert names(images) == ["a/x.tar/a/1.jpg", "b/x.tar/b/1.jpg"] and images.read(1).shape == (4, 6, 3)
+    assert names(images) == ["a/x.tar/a/1.jpg", "b/x.tar/b/1.jpg"] and images.read(1).shape == (
+        4,
+        6,
+        3,
+    )
     assert len(open_labelled(str(tmp_path / "*" / "x.tar"), str(tmp_path / "*" / "x.tar"))[0]) == 2
 
 
@@ -48,7 +69,11 @@ def test_images_without_a_class_and_archives_without_images_are_refused(tmp_path
     path = tar(tmp_path / "a.tar", "cat/1.jpg", "2.jpg", "3.jpg")
     error = refused(open_tars, [path], match=r"a.tar/2.jpg' has no class")
     assert error.why.startswith("2 of 3 images")
-    refused(open_tars, [tar(tmp_path / "b.tar", **{"cat/1.jpg": None, "cat/1.cls": " "})], match="has no class")
+    refused(
+        open_tars,
+        [tar(tmp_path / "b.tar", **{"cat/1.jpg": None, "cat/1.cls": " "})],
+        match="has no class",
+    )
     empty = tar(tmp_path / "c.tar", **{"a.txt": "x"})
     refused(open_tars, [empty, empty], match="no images in .*c.tar' and 1 others")
     refused(open_labelled, str(tmp_path / "no-*.tar"), match="no .tar file matches")
@@ -56,7 +81,13 @@ def test_images_without_a_class_and_archives_without_images_are_refused(tmp_path
 
 def test_damaged_and_compressed_archives_are_refused(tmp_path, tar, refused):
     whole = tar(tmp_path / "a.tar", "cat/1.jpg", "dog/1.jpg").read_bytes()
-    for content in (gzip.compress(whole), b"", whole[:1500], whole[:2200], whole[:1536] + b"x" * 512 + whole[2048:]):
+    for content in (
+        gzip.compress(whole),
+        b"",
+        whole[:1500],
+        whole[:2200],
+        whole[:1536] + b"x" * 512 + whole[2048:],
+    ):
         (tmp_path / "b.tar").write_bytes(content)
         refused(open_tars, [tmp_path / "b.tar"], match="cannot be read as a tar archive")
     refused(open_tars, [tmp_path / "none.tar"], match="cannot be read as a tar archive")
@@ -68,15 +99,33 @@ def test_what_is_passed_over_and_what_holds_more_is_counted(tmp_path, tar):
     texts = {"a/1.heic": "x", "a/2.HEIC": "x", "a/1.json": "{}", "a/1.cls": "a", "a/README": "text"}
     path = tar(tmp_path / "a.tar", "a/1.jpg", "b/1.jpg", "b/._1.jpg", **texts)
     with tarfile.open(path, "a") as archive:
-        for name, kind, content in (("b/2.tif", tarfile.REGTYPE, file.getvalue()), ("b/3.jpg", tarfile.SYMTYPE, b"")):
+        for name, kind, content in (
+            ("b/2.tif", tarfile.REGTYPE, file.getvalue()),
+            ("b/3.jpg", tarfile.SYMTYPE, b""),
+        ):
             member = tarfile.TarInfo(name)
-            member.type, member.size, member.linkname = kind, len(content), "a/1.jpg" * (not content)
+            member.type, member.size, member.linkname = (
+                kind,
+                len(content),
+                "a/1.jpg" * (not content),
+            )
             archive.addfile(member, io.BytesIO(content))
     known = ".heic" in extensions()
     images = open_tars([path])
     assert len(images) == (5 if known else 3)
     passed, pages = notes(images)
-    kinds = ("1 .json", "1 without extension", "1 link", "1 hidden or of the system", *(() if known else ("2 .heic",)))
-    assert passed.startswith(f"{4 if known else 6} files passed over") and all(kind in passed for kind in kinds)
+    kinds = (
+        "1 .json",
+        "1 without extension",
+        "1 link",
+        "1 hidden or of the system",
+        *(() if known else ("2 .heic",)),
+    )
+    assert passed.startswith(f"{4 if known else 6} files passed over") and all(
+        kind in passed for kind in kinds
+    )
     assert ("pillow-heif" in passed) != known
-    assert pages == "only the first page and up to three bands are read: 1 with further pages or frames"
+    assert (
+        pages
+        == "only the first page and up to three bands are read: 1 with further pages or frames"
+    )

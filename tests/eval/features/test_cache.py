@@ -1,4 +1,6 @@
-"""Features on disk: what the network gives, computed once, never for other weights, images or views."""
+"""Features on disk: what the network gives, computed once, never for other weights, images or
+views.
+"""
 
 import errno
 import json
@@ -61,10 +63,12 @@ def counting(network, batch, features):
         computed += len(batch)
     return compute(network, batch, features)
 cache.compute = counting
-features = cache.cached_features(backbone, "weights", images, View((32, 32)), [Feature()], folder)[Feature()]
+kinds = cache.cached_features(backbone, "weights", images, View((32, 32)), [Feature()], folder)
+features = kinds[Feature()]
 print(computed, float(features.rows.double().sum()), flush=True)
 """
-"""Features of 2000 images, 192 kB; the first of two runs stops before its first batch until it gets a line."""
+"""Features of 2000 images, 192 kB; the first of two runs stops before its first batch until it
+gets a line."""
 
 
 @pytest.fixture
@@ -86,7 +90,14 @@ def images(tmp_path):
 
 def features_of(network, folder, cache_dir, features=tuple(MODES), view=VIEW, **kwargs):
     return cached_features(
-        network.backbone, weights_hash(network), open_folder(folder), view, features, cache_dir, batch=5, **kwargs
+        network.backbone,
+        weights_hash(network),
+        open_folder(folder),
+        view,
+        features,
+        cache_dir,
+        batch=5,
+        **kwargs,
     )
 
 
@@ -101,7 +112,9 @@ def test_the_published_modes_are_reproduced(golden):
         if name.startswith("features/n"):
             count, mode = (int(part) for part in name.removeprefix("features/n").split("_avgpool"))
             got = pooled(blocks, blocks[-1], Feature(count, mode))
-            np.testing.assert_allclose(got.numpy(), arrays[name], rtol=1e-6, atol=1e-7, err_msg=name)
+            np.testing.assert_allclose(
+                got.numpy(), arrays[name], rtol=1e-6, atol=1e-7, err_msg=name
+            )
             seen += 1
     assert seen >= 4
 
@@ -109,7 +122,9 @@ def test_the_published_modes_are_reproduced(golden):
 def test_rows_are_what_the_network_gives_for_each_mode(network, images, tmp_path):
     sets = features_of(network, images, tmp_path / "cache")
     source = open_folder(images)
-    views = torch.from_numpy(np.stack([VIEW.render(source.read(i)) for i in range(12)])).permute(0, 3, 1, 2)
+    views = torch.from_numpy(np.stack([VIEW.render(source.read(i)) for i in range(12)])).permute(
+        0, 3, 1, 2
+    )
     with torch.no_grad():
         layers = network.backbone.last_layers(normalize(views), 2)
         raw = network.backbone.last_layers(normalize(views), 1, norm=False)[0]
@@ -140,8 +155,12 @@ def test_other_weights_images_views_and_modes_never_meet_old_features(network, i
         network.backbone.pos_embed[0, 0, 0] += 1e-3
     changed = features_of(network, images, folder, plain)[MODES[0]]
     assert not changed.cached and not torch.equal(changed.rows, first)
-    assert not features_of(network, images, folder, plain, View((32, 32), "squash"))[MODES[0]].cached
-    assert not features_of(network, images, folder, plain, View((32, 32), keep=False))[MODES[0]].cached
+    assert not features_of(network, images, folder, plain, View((32, 32), "squash"))[
+        MODES[0]
+    ].cached
+    assert not features_of(network, images, folder, plain, View((32, 32), keep=False))[
+        MODES[0]
+    ].cached
     assert not features_of(network, images, folder, (MODES[1],))[MODES[1]].cached
     Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(images / "cat" / "0.png")
     again = features_of(network, images, folder, plain)[MODES[0]]
@@ -150,10 +169,19 @@ def test_other_weights_images_views_and_modes_never_meet_old_features(network, i
 
 
 @pytest.mark.parametrize(
-    "changes", [{"heads": 3}, {"norm_eps": 1e-5}, {"pos_interp": "exact"}, {"mean_pooling": True}, {"registers": 1}]
+    "changes",
+    [
+        {"heads": 3},
+        {"norm_eps": 1e-5},
+        {"pos_interp": "exact"},
+        {"mean_pooling": True},
+        {"registers": 1},
+    ],
 )
 def test_settings_that_no_tensor_shows_are_part_of_the_hash(network, changes):
-    assert weights_hash(replace(network, config=replace(CONFIG, **changes))) != weights_hash(network)
+    assert weights_hash(replace(network, config=replace(CONFIG, **changes))) != weights_hash(
+        network
+    )
 
 
 def test_settings_that_came_later_are_part_of_the_hash_only_where_they_are_set(network):
@@ -162,8 +190,10 @@ def test_settings_that_came_later_are_part_of_the_hash_only_where_they_are_set(n
             tensor.fill_(0.5)
     # What this network was called before networks had an activation and statistics of their own.
     assert weights_hash(network) == OLD_HASH
-    other = {weights_hash(replace(network, config=replace(CONFIG, **changes)))
-             for changes in ({}, {"act": "relu"}, {"mean": (0.5, 0.5, 0.5)}, {"std": (0.5, 0.5, 0.5)})}  # fmt: skip
+    other = {
+        weights_hash(replace(network, config=replace(CONFIG, **changes)))
+        for changes in ({}, {"act": "relu"}, {"mean": (0.5, 0.5, 0.5)}, {"std": (0.5, 0.5, 0.5)})
+    }
     assert len(other) == 4
 
 
@@ -187,10 +217,17 @@ def test_images_are_normalised_by_the_networks_own_mean_and_deviation(network, i
     assert not features_of(network, images, tmp_path, (MODES[0],))[MODES[0]].cached
     direct = extract_features(other.backbone, scan(images), size=(32, 32)).cls
     torch.testing.assert_close(found.rows, direct)
-    levels = torch.from_numpy(VIEW.render(decode(str(images / "cat" / "0.png"))).copy()).permute(2, 0, 1) / 255
-    view = (levels - torch.tensor(config.mean)[:, None, None]) / torch.tensor(config.std)[:, None, None]
+    levels = (
+        torch.from_numpy(VIEW.render(decode(str(images / "cat" / "0.png"))).copy()).permute(2, 0, 1)
+        / 255
+    )
+    view = (levels - torch.tensor(config.mean)[:, None, None]) / torch.tensor(config.std)[
+        :, None, None
+    ]
     with torch.no_grad():
-        torch.testing.assert_close(found.rows[0], other.backbone(view[None]).cls[0], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            found.rows[0], other.backbone(view[None]).cls[0], atol=1e-5, rtol=1e-5
+        )
 
 
 def test_the_size_for_which_a_network_was_built_is_part_of_its_hash(network):
@@ -270,7 +307,9 @@ def disk(monkeypatch):
     return Disk
 
 
-def test_images_that_could_not_be_read_are_tried_again_and_no_others(network, images, tmp_path, disk, monkeypatch):
+def test_images_that_could_not_be_read_are_tried_again_and_no_others(
+    network, images, tmp_path, disk, monkeypatch
+):
     whole = features_of(network, images, tmp_path / "whole", (MODES[0],))[MODES[0]]
     passes = [
         ((3, 7), list(range(12)), False),
@@ -289,7 +328,9 @@ def test_images_that_could_not_be_read_are_tried_again_and_no_others(network, im
         kept = [i for i in range(12) if i not in broken]
         assert got.index.tolist() == kept and got.labels.tolist() == [i // 6 for i in kept]
         torch.testing.assert_close(got.rows, whole.rows[kept], rtol=1e-5, atol=1e-6)
-        assert got.bad == [(open_folder(images).name(i), "cannot be read: Stale file handle") for i in broken]
+        assert got.bad == [
+            (open_folder(images).name(i), "cannot be read: Stale file handle") for i in broken
+        ]
 
 
 def test_a_row_that_is_there_outlives_a_failure_of_the_disk(network, images, tmp_path, disk):
@@ -297,11 +338,16 @@ def test_a_row_that_is_there_outlives_a_failure_of_the_disk(network, images, tmp
     features_of(network, images, tmp_path / "cache", (MODES[0],))
     disk.broken = (3, 7)
     got = features_of(network, images, tmp_path / "cache", MODES[:2])
-    assert [sorted(set(range(12)) - set(got[feature].index)) for feature in MODES[:2]] == [[7], [3, 7]]
+    assert [sorted(set(range(12)) - set(got[feature].index)) for feature in MODES[:2]] == [
+        [7],
+        [3, 7],
+    ]
     assert [len(got[feature].bad) for feature in MODES[:2]] == [1, 2]
 
 
-def test_readable_rows_are_mapped_where_others_are_missing(network, images, tmp_path, disk, monkeypatch):
+def test_readable_rows_are_mapped_where_others_are_missing(
+    network, images, tmp_path, disk, monkeypatch
+):
     monkeypatch.setattr(cache, "CHUNK", 4)
     disk.broken = (0, 6)
     got = features_of(network, images, tmp_path / "cache", (MODES[0],))[MODES[0]]
@@ -317,7 +363,9 @@ def test_readable_rows_are_mapped_where_others_are_missing(network, images, tmp_
     assert not file.exists() and len(got.rows) == 10, "what is mapped stays"
 
 
-def test_a_pass_that_died_before_its_end_leaves_no_old_rows(network, images, tmp_path, disk, monkeypatch):
+def test_a_pass_that_died_before_its_end_leaves_no_old_rows(
+    network, images, tmp_path, disk, monkeypatch
+):
     disk.broken = (3, 7)
     features_of(network, images, tmp_path / "cache", (MODES[0],))
     disk.broken = (3,)
@@ -344,11 +392,27 @@ def test_a_full_disk_is_told_before_anything_is_computed(network, images, tmp_pa
 
 
 def test_a_really_full_file_system_does_not_kill_the_process(tmp_path):
-    inside = ["unshare", "-rm", "sh", "-c", 'mount -t tmpfs -o size=64k none "$0" && exec "$@"', str(tmp_path)]
-    if not shutil.which("unshare") or subprocess.run([*inside, "true"], capture_output=True).returncode:
+    inside = [
+        "unshare",
+        "-rm",
+        "sh",
+        "-c",
+        'mount -t tmpfs -o size=64k none "$0" && exec "$@"',
+        str(tmp_path),
+    ]
+    if (
+        not shutil.which("unshare")
+        or subprocess.run([*inside, "true"], capture_output=True).returncode
+    ):
         pytest.skip("no file system can be mounted here")
-    done = subprocess.run([*inside, sys.executable, "-c", RUN, "only", tmp_path], capture_output=True, text=True)
-    assert done.returncode == 1 and "no space for features" in done.stderr and "194000 bytes" in done.stderr
+    done = subprocess.run(
+        [*inside, sys.executable, "-c", RUN, "only", tmp_path], capture_output=True, text=True
+    )
+    assert (
+        done.returncode == 1
+        and "no space for features" in done.stderr
+        and "194000 bytes" in done.stderr
+    )
 
 
 def test_a_cache_that_cannot_be_made_is_told_with_a_remedy(network, images, tmp_path):
@@ -362,9 +426,12 @@ def test_a_cache_that_cannot_be_made_is_told_with_a_remedy(network, images, tmp_
 def test_of_two_runs_at_the_same_moment_one_waits_and_reads(tmp_path):
     def start(role):
         return subprocess.Popen(
-            [sys.executable, "-c", RUN, role, tmp_path], text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
+            [sys.executable, "-c", RUN, role, tmp_path],
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
 
     first = start("first")
     second = None
@@ -384,19 +451,34 @@ def test_of_two_runs_at_the_same_moment_one_waits_and_reads(tmp_path):
 def test_an_entry_says_what_it_holds(network, images, tmp_path):
     features_of(network, images, tmp_path / "cache", (MODES[0],))
     about = json.loads(next((tmp_path / "cache").glob("*/about.json")).read_text())
-    assert about["weights"] == weights_hash(network) and about["view"] == [32, 32, "crop", "bicubic", 0, True]
+    assert about["weights"] == weights_hash(network) and about["view"] == [
+        32,
+        32,
+        "crop",
+        "bicubic",
+        0,
+        True,
+    ]
 
 
 def test_the_probe_s_feature_follows_the_width():
     vit = build_backbone(ModelConfig(width=48, depth=6, heads=3, patch=8), (16, 16))
     wide = build_backbone(ModelConfig(width=768, depth=1, heads=12, patch=16), (32, 32))
-    swin = build_backbone(ModelConfig(kind="swin", width=12, depths=(1, 2), stage_heads=(1, 2), patch=4), (64, 64))
-    assert [str(probe_feature(network)) for network in (vit, wide, swin)] == ["n4m0", "n1m2", "n3m0"]
+    swin = build_backbone(
+        ModelConfig(kind="swin", width=12, depths=(1, 2), stage_heads=(1, 2), patch=4), (64, 64)
+    )
+    assert [str(probe_feature(network)) for network in (vit, wide, swin)] == [
+        "n4m0",
+        "n1m2",
+        "n3m0",
+    ]
 
 
 def test_swin_blocks_of_two_stages_are_joined():
     torch.manual_seed(0)
-    swin = build_backbone(ModelConfig(kind="swin", width=12, depths=(1, 2), stage_heads=(1, 2), patch=4), (64, 64))
+    swin = build_backbone(
+        ModelConfig(kind="swin", width=12, depths=(1, 2), stage_heads=(1, 2), patch=4), (64, 64)
+    )
     got = compute(swin.eval(), torch.randn(2, 3, 64, 64), (Feature(3, 0),))[Feature(3, 0)]
     assert got.shape == (2, 12 + 24 + 24)
 
@@ -429,5 +511,7 @@ def test_a_strip_is_not_enlarged_to_millions_of_pixels():
     for image in (strip, strip.transpose(1, 0, 2)):
         with pytest.raises(UnreadableImage, match="too thin to crop"):
             View((32, 32)).render(image)
-        assert all(View((32, 32), fit).render(image).shape == (32, 32, 3) for fit in ("pad", "squash"))
+        assert all(
+            View((32, 32), fit).render(image).shape == (32, 32, 3) for fit in ("pad", "squash")
+        )
     assert View((32, 32)).render(strip[:, :200]).shape == (32, 32, 3)

@@ -15,7 +15,9 @@ from ibot.models.backbone import build_backbone
 @pytest.fixture
 def backbone():
     torch.manual_seed(0)
-    return build_backbone(ModelConfig(width=16, depth=2, heads=2, patch=8, drop_path=0.5), (32, 32), drop_path=0.5)
+    return build_backbone(
+        ModelConfig(width=16, depth=2, heads=2, patch=8, drop_path=0.5), (32, 32), drop_path=0.5
+    )
 
 
 @pytest.fixture
@@ -23,7 +25,9 @@ def source(tmp_path):
     rng = np.random.default_rng(0)
     for i, size in enumerate([(32, 32), (50, 70), (33, 20), (64, 32), (32, 32)]):
         (tmp_path / "ab"[i % 2]).mkdir(exist_ok=True)
-        Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(tmp_path / "ab"[i % 2] / f"{i}.png")
+        Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(
+            tmp_path / "ab"[i % 2] / f"{i}.png"
+        )
     (tmp_path / "a" / "broken.png").write_bytes(b"x")
     return scan(tmp_path)
 
@@ -62,7 +66,9 @@ def test_a_folder_without_readable_images_is_an_error(backbone, tmp_path):
 @torch.no_grad()
 def test_features_are_joined_from_the_tokens_that_their_name_says(changes):
     torch.manual_seed(1)
-    net = build_backbone(ModelConfig(width=12, depth=4, heads=2, patch=8, **changes), (24, 32)).eval()
+    net = build_backbone(
+        ModelConfig(width=12, depth=4, heads=2, patch=8, **changes), (24, 32)
+    ).eval()
     images = torch.randn(2, 3, 24, 40)
     normed, plain = net.last_layers(images, 4), net.last_layers(images, 4, norm=False)
     asked = [Feature(blocks, mode) for blocks in (1, 3, 4) for mode in (0, 1, 2)]
@@ -103,7 +109,9 @@ def test_the_paper_probes_wide_networks_otherwise_than_narrow_ones():
 
 def test_progress_counts_the_images_and_those_that_cannot_be_read(backbone, source):
     told = []
-    extract_features(backbone, source, size=(32, 32), batch=4, progress=lambda *now: told.append(now))
+    extract_features(
+        backbone, source, size=(32, 32), batch=4, progress=lambda *now: told.append(now)
+    )
     assert told == [(4, 6), (6, 6)]
     backbone.eval()
     extract_features(backbone, source, size=(32, 32), indices=[0])
@@ -111,9 +119,15 @@ def test_progress_counts_the_images_and_those_that_cannot_be_read(backbone, sour
 
 
 def test_a_folder_a_path_of_weights_and_one_number_for_the_size_will_do(backbone, source, tmp_path):
-    torch.save({"state_dict": backbone.state_dict(), "settings": {"num_attention_heads": 2}}, tmp_path / "w.pth")
+    torch.save(
+        {"state_dict": backbone.state_dict(), "settings": {"num_attention_heads": 2}},
+        tmp_path / "w.pth",
+    )
     want = extract_features(backbone, source, size=(32, 32), device="cpu")
-    for weights, folder in ((str(tmp_path / "w.pth"), str(source.root)), (tmp_path / "w.pth", source.root)):
+    for weights, folder in (
+        (str(tmp_path / "w.pth"), str(source.root)),
+        (tmp_path / "w.pth", source.root),
+    ):
         features = extract_features(weights, folder, size=32)
         assert torch.equal(features.cls, want.cls) and features.names == want.names
 

@@ -9,12 +9,16 @@ from ibot.eval.neighbours.nearest import _Patient, _Rounded, largest, nearest, u
 def unit(count, width, seed, mean=0.0, kind=torch.float32):
     """Rows of length 1 around a common direction, the nearer the larger `mean`."""
     g = torch.Generator().manual_seed(seed)
-    rows = torch.randn(count, width, generator=g, dtype=torch.float64) + mean * torch.ones(width, dtype=torch.float64)
+    rows = torch.randn(count, width, generator=g, dtype=torch.float64) + mean * torch.ones(
+        width, dtype=torch.float64
+    )
     return F.normalize(rows, dim=1).to(kind)
 
 
 def assert_same_neighbours(got, bank, queries, k):
-    """Values are those of float64, and no other row has a larger one; ties in rounding may stand in any order."""
+    """Values are those of float64, and no other row has a larger one; ties in rounding may stand in
+    any order.
+    """
     products = queries.double() @ bank.double().T
     want = products.topk(min(k, len(bank)), dim=1).values
     values, index = got
@@ -67,7 +71,9 @@ def test_copies_are_all_found(screen):
     bank[1::2] = unit(1500, 16, seed=1)
     values, index = nearest(bank, bank[:3], 40, chunk=2, block=256, screen=screen)
     assert values[0].min() > 1 - 1e-6 and (index[0] % 2 == 0).all() and len(index[0].unique()) == 40
-    torch.testing.assert_close(values, (bank[:3] @ bank.T).topk(40, dim=1).values, atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        values, (bank[:3] @ bank.T).topk(40, dim=1).values, atol=1e-6, rtol=0
+    )
 
 
 @pytest.mark.parametrize("screen", SCREENS)
@@ -102,7 +108,10 @@ def test_what_is_not_a_number_is_not_hidden(screen):
 @pytest.mark.parametrize("scale", [1e-38, 1e-30, 1e-20, 1e-19, 1e19, 1e38])
 @pytest.mark.parametrize("screen", SCREENS)
 def test_rows_near_the_ends_of_the_range(screen, scale):
-    bank, queries = unit(3000, 64, seed=6, kind=torch.float64), unit(20, 64, seed=7, kind=torch.float64)
+    bank, queries = (
+        unit(3000, 64, seed=6, kind=torch.float64),
+        unit(20, 64, seed=7, kind=torch.float64),
+    )
     want = nearest(bank, queries, 10, screen=None)[1]
     for factors in ((scale, scale), (scale, 1.0), (1.0, scale)):
         got = nearest(factors[0] * bank, factors[1] * queries, 10, block=500, screen=screen)[1]
@@ -110,19 +119,25 @@ def test_rows_near_the_ends_of_the_range(screen, scale):
     if scale < 1e38:
         bank, queries = (scale * bank).float(), queries.float()
         got = nearest(bank, queries, 10, block=500, screen=screen)
-        assert_same_neighbours((got[0].double() / scale, got[1]), bank.double() / scale, queries, 10)
+        assert_same_neighbours(
+            (got[0].double() / scale, got[1]), bank.double() / scale, queries, 10
+        )
 
 
 @pytest.mark.parametrize("screen", SCREENS)
 def test_products_that_cancel_beyond_the_range_of_float32(screen):
-    bank = torch.randn(2000, 2, generator=torch.Generator().manual_seed(8), dtype=torch.float64) * 1e18
+    bank = (
+        torch.randn(2000, 2, generator=torch.Generator().manual_seed(8), dtype=torch.float64) * 1e18
+    )
     bank[1200] = torch.tensor([9e19, -1e19], dtype=torch.float64)
     queries = torch.full((1, 2), 1e20, dtype=torch.float64)
     assert nearest(bank, queries, 1, block=500, screen=screen)[1].item() == 1200
 
 
 def one_sided(width):
-    """A row that rounding to bfloat16 moves as far as it can, every number of it downwards; the sum is near 0.5."""
+    """A row that rounding to bfloat16 moves as far as it can, every number of it downwards; the sum
+    is near 0.5.
+    """
     up, down = 1 + 2**-8 - 2**-14, 1 + 2**-8 + 2**-14
     return torch.tensor([up, -down] * (width // 2 - 1) + [0.5, 0.0])
 
@@ -151,7 +166,9 @@ def test_no_product_errs_by_more_than_its_bound(kind, seed):
         block = _Rounded(bank, centre, kind, None)
         rounded, bound = block.round_queries(queries)
         # In float64, as the bound leaves the rounding of the result out.
-        got = rounded.double() @ block.rows.double().T + (queries.double() @ centre.double())[:, None]
+        got = (
+            rounded.double() @ block.rows.double().T + (queries.double() @ centre.double())[:, None]
+        )
         assert ((got - queries.double() @ bank.double().T).abs() <= bound[:, None]).all()
         assert bound[20:].max() < (0.3 if kind is torch.bfloat16 else 0.01)
 
@@ -196,10 +213,14 @@ def test_after_a_refusal_the_screen_is_left_alone_for_longer_and_longer():
 def test_features_in_tight_clusters_are_compared_the_plain_way(monkeypatch):
     g = torch.Generator().manual_seed(4)
     centres = unit(5, 32, seed=5)
-    rows = F.normalize(centres[torch.randint(5, (40_000,), generator=g)] + 1e-3 * unit(40_000, 32, seed=6), dim=1)
+    rows = F.normalize(
+        centres[torch.randint(5, (40_000,), generator=g)] + 1e-3 * unit(40_000, 32, seed=6), dim=1
+    )
     asked = []
     candidates = _Rounded.candidates
-    monkeypatch.setattr(_Rounded, "candidates", lambda *a: asked.append(candidates(*a)) or asked[-1])
+    monkeypatch.setattr(
+        _Rounded, "candidates", lambda *a: asked.append(candidates(*a)) or asked[-1]
+    )
     got = nearest(rows, rows[:20], 20, block=1000, screen=torch.bfloat16)
     assert_same_neighbours(got, rows, rows[:20], 20)
     assert 3 <= len(asked) <= 6 and asked == [None] * len(asked)
@@ -213,11 +234,21 @@ def test_nothing_to_find_is_refused():
 
 def test_progress_counts_the_rows():
     seen = []
-    nearest(unit(2500, 8, seed=0), unit(3, 8, seed=1), 4, block=1000, progress=lambda *done: seen.append(done))
-    assert seen[-1] == (2500, 2500) and seen == sorted(seen) and {total for _, total in seen} == {2500}
+    nearest(
+        unit(2500, 8, seed=0),
+        unit(3, 8, seed=1),
+        4,
+        block=1000,
+        progress=lambda *done: seen.append(done),
+    )
+    assert (
+        seen[-1] == (2500, 2500) and seen == sorted(seen) and {total for _, total in seen} == {2500}
+    )
 
 
-@pytest.mark.parametrize(("count", "k"), [(1000, 1), (1003, 3), (5000, 20), (4999, 20), (700, 100), (5, 9), (1, 1)])
+@pytest.mark.parametrize(
+    ("count", "k"), [(1000, 1), (1003, 3), (5000, 20), (4999, 20), (700, 100), (5, 9), (1, 1)]
+)
 def test_selection_by_group_maxima_equals_topk(count, k):
     values = torch.randn(7, count, generator=torch.Generator().manual_seed(count))
     values[0] = values[0].sort().values  # the largest stand side by side
@@ -230,7 +261,10 @@ def test_selection_by_group_maxima_equals_topk(count, k):
 @pytest.mark.parametrize("screen", SCREENS)
 @pytest.mark.parametrize("alike", [False, True])
 def test_no_tensor_of_all_pairs_is_built(tmp_path, screen, alike, largest_tensor):
-    np.save(tmp_path / "bank.npy", unit(1, 8, seed=0).repeat(30_000, 1) if alike else unit(30_000, 8, seed=0))
+    np.save(
+        tmp_path / "bank.npy",
+        unit(1, 8, seed=0).repeat(30_000, 1) if alike else unit(30_000, 8, seed=0),
+    )
     bank = torch.from_numpy(np.load(tmp_path / "bank.npy", mmap_mode="c"))
     with largest_tensor() as watch:
         nearest(bank, bank[:300], 20, chunk=64, block=256, screen=screen)

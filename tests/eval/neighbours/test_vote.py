@@ -18,7 +18,11 @@ from ibot.eval.probes.settings import KnnSettings
 
 def test_golden_accuracies(golden):
     arrays = np.load(golden / "evaluation.npz", allow_pickle=False)
-    cases = {k: v for k, v in json.loads((golden / "evaluation.json").read_text()).items() if k.startswith("knn_")}
+    cases = {
+        k: v
+        for k, v in json.loads((golden / "evaluation.json").read_text()).items()
+        if k.startswith("knn_")
+    }
     assert len(cases) >= 3
     for name, case in cases.items():
         tensors = [
@@ -27,7 +31,14 @@ def test_golden_accuracies(golden):
         ]
         train, labels, test, truth = tensors
         for result in case["results"]:
-            got = knn_accuracy(train.double(), labels, test.double(), truth, ks=[result["k"]], temperature=result["T"])
+            got = knn_accuracy(
+                train.double(),
+                labels,
+                test.double(),
+                truth,
+                ks=[result["k"]],
+                temperature=result["T"],
+            )
             score = got[min(result["k"], len(train))]
             assert score.top1 == pytest.approx(result["top1"], abs=1e-9), name
             low, high = result["top5_lowest_under_ties"], result["top5_highest_under_ties"]
@@ -41,7 +52,9 @@ def loop_top1(train, labels, test, truth, k, temperature):
         order = sorted(range(len(train)), key=lambda i: -similarity[i])[:k]
         votes: dict[int, float] = {}
         for i in order:
-            votes[int(labels[i])] = votes.get(int(labels[i]), 0.0) + math.exp(similarity[i] / temperature)
+            votes[int(labels[i])] = votes.get(int(labels[i]), 0.0) + math.exp(
+                similarity[i] / temperature
+            )
         hits += max(votes, key=votes.get) == int(label)
     return 100 * hits / len(test)
 
@@ -49,7 +62,9 @@ def loop_top1(train, labels, test, truth, k, temperature):
 @pytest.mark.parametrize("seed", range(3))
 def test_blocks_of_any_size_equal_the_loop(seed):
     g = torch.Generator().manual_seed(seed)
-    train, test = (F.normalize(torch.randn(n, 6, generator=g, dtype=torch.float64), dim=1) for n in (57, 23))
+    train, test = (
+        F.normalize(torch.randn(n, 6, generator=g, dtype=torch.float64), dim=1) for n in (57, 23)
+    )
     labels, truth = (torch.randint(0, 4, (n,), generator=g) for n in (57, 23))
     want = loop_top1(train, labels, test, truth, 9, 0.07)
     lengths = torch.rand(57, 1, generator=g, dtype=torch.float64) + 0.5
@@ -65,13 +80,23 @@ def test_blocks_of_any_size_equal_the_loop(seed):
 def test_every_score_equals_that_of_a_vote_image_by_image(seed):
     g = torch.Generator().manual_seed(100 + seed)
     train, test = (F.normalize(torch.randn(n, 5, generator=g).double(), dim=1) for n in (31, 17))
-    # Classes of one side alone, and none at all of number 1: the largest number is now here, now there.
+    # Classes of one side alone, and none at all of number 1: the largest number is now here, now
+    # there.
     labels = torch.tensor([[0, 2, 3, 6], [0, 2, 3, 4]][seed % 2])
     truth = torch.tensor([[0, 3, 4, 5], [3, 6, 0, 4]][seed % 2])
-    labels, truth = (some[torch.randint(0, 4, (n,), generator=g)] for some, n in ((labels, 31), (truth, 17)))
+    labels, truth = (
+        some[torch.randint(0, 4, (n,), generator=g)] for some, n in ((labels, 31), (truth, 17))
+    )
     for temperature in (0.07, 1.5):
         scores = knn_accuracy(
-            train, labels, test, truth, ks=(3, 100, 12, 31), temperature=temperature, chunk=5, block=8
+            train,
+            labels,
+            test,
+            truth,
+            ks=(3, 100, 12, 31),
+            temperature=temperature,
+            chunk=5,
+            block=8,
         )
         assert list(scores) == [3, 31, 12]
         for k, score in scores.items():
@@ -98,12 +123,17 @@ def test_every_score_equals_that_of_a_vote_image_by_image(seed):
 def test_near_neighbours_outvote_a_majority():
     train = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]])
     labels = torch.tensor([0, 1, 1])
-    assert knn_accuracy(train, labels, torch.tensor([[1.0, 0.0]]), torch.tensor([0]), ks=[3])[3].top1 == 100
+    assert (
+        knn_accuracy(train, labels, torch.tensor([[1.0, 0.0]]), torch.tensor([0]), ks=[3])[3].top1
+        == 100
+    )
 
 
 @pytest.mark.parametrize("temperature", [1e-4, 0.002, 0.005, 1e4])
 def test_votes_neither_overflow_nor_vanish(temperature):
-    """exp(1 / 0.005) is beyond float32; classes that only lost must stay before those without a neighbour."""
+    """exp(1 / 0.005) is beyond float32; classes that only lost must stay before those without a
+    neighbour.
+    """
     angle = torch.tensor([0.0, 0.1, 0.9, 0.5, 0.7, 0.2, 1.3, 1.4])
     train = torch.stack([angle.cos(), angle.sin()], dim=1)
     labels = torch.tensor([9, 9, 5, 3, 8, 7, 0, 1])
@@ -147,7 +177,9 @@ def test_the_published_numbers_of_neighbours_are_the_default():
 def test_progress_counts_the_bank_once():
     told, rows = [], F.normalize(torch.randn(20, 3), dim=1)
     labels = torch.arange(20) % 3
-    knn_accuracy(rows, labels, rows, labels, ks=(2,), block=8, progress=lambda *now: told.append(now))
+    knn_accuracy(
+        rows, labels, rows, labels, ks=(2,), block=8, progress=lambda *now: told.append(now)
+    )
     assert told[-1] == (20, 20) and [done for done, _ in told] == sorted(done for done, _ in told)
 
 
@@ -156,7 +188,9 @@ def lengths():
     """Rows of three classes whose lengths say nothing, and labels: bank and queries."""
     g = torch.Generator().manual_seed(0)
     labels = [torch.arange(n) % 3 for n in (90, 60)]
-    rows = [torch.eye(8)[label] + 0.35 * torch.randn(len(label), 8, generator=g) for label in labels]
+    rows = [
+        torch.eye(8)[label] + 0.35 * torch.randn(len(label), 8, generator=g) for label in labels
+    ]
     rows = [part * torch.exp(2 * torch.randn(len(part), 1, generator=g)) for part in rows]
     return rows[0], labels[0], rows[1], labels[1]
 
@@ -194,14 +228,26 @@ def test_what_is_missing_or_no_number_is_named(lengths):
         (dict(train=bare, test=test, test_labels=truth), "no labels to train"),
         (dict(train=train, train_labels=labels), "no features to test"),
         (dict(train=bare, train_labels=bare), "no features to test"),
-        (dict(train=train, train_labels=Features(test, None, truth, []), test=test), "test=queries"),
-        (dict(train=train, train_labels=labels[:5], test=test, test_labels=truth), r"90 features .* shape \(5,\)"),
-        (dict(train=train, train_labels=labels.float(), test=test, test_labels=truth), "whole numbers"),
+        (
+            dict(train=train, train_labels=Features(test, None, truth, []), test=test),
+            "test=queries",
+        ),
+        (
+            dict(train=train, train_labels=labels[:5], test=test, test_labels=truth),
+            r"90 features .* shape \(5,\)",
+        ),
+        (
+            dict(train=train, train_labels=labels.float(), test=test, test_labels=truth),
+            "whole numbers",
+        ),
         (dict(train=train, train_labels=labels - 1, test=test, test_labels=truth), "whole numbers"),
         (dict(train=nan, train_labels=labels, test=test, test_labels=truth), "not finite"),
         (dict(train=train, train_labels=labels, test=test, test_labels=truth, ks=[0]), "positive"),
         (dict(train=train, train_labels=labels, test=test, test_labels=truth, ks=[]), "positive"),
-        (dict(train=train, train_labels=labels, test=test, test_labels=truth, temperature=0), "positive"),
+        (
+            dict(train=train, train_labels=labels, test=test, test_labels=truth, temperature=0),
+            "positive",
+        ),
     ]
     for arguments, message in cases:
         with pytest.raises(ValueError, match=message):
@@ -212,11 +258,14 @@ def test_the_protocol_records_every_k_of_unit_tokens(context):
     told = []
     context = replace(context, counter=lambda name: lambda *now: told.append((name, *now)))
     train, val = (
-        context.features(images, name)[CLASS_TOKEN] for images, name in ((context.train, "train"), (context.val, "val"))
+        context.features(images, name)[CLASS_TOKEN]
+        for images, name in ((context.train, "train"), (context.val, "val"))
     )
     records = protocol.run(context, KnnSettings(k=(3, 40, 200), temperature=0.5))
     rows = (F.normalize(part.rows, dim=1) for part in (train, val))
-    want = knn_accuracy(next(rows), train.labels, next(rows), val.labels, ks=(3, 40, 100), temperature=0.5)
+    want = knn_accuracy(
+        next(rows), train.labels, next(rows), val.labels, ks=(3, 40, 100), temperature=0.5
+    )
     assert [record.settings["k"] for record in records] == [3, 40, 100]
     for record, score in zip(records, want.values(), strict=True):
         assert record.value == pytest.approx(score.top1) and record.metric == "knn_top1"
@@ -242,7 +291,9 @@ def test_effective_rank_of_isotropic_and_flat_features():
     features = torch.randn(30, 6, generator=g) * torch.arange(1, 7) + 5
     energy = np.linalg.svd((features - features.mean(0)).numpy(), compute_uv=False) ** 2
     share = energy / energy.sum()
-    assert effective_rank(features) == pytest.approx(math.exp(-(share * np.log(share)).sum()), rel=1e-5)
+    assert effective_rank(features) == pytest.approx(
+        math.exp(-(share * np.log(share)).sum()), rel=1e-5
+    )
 
 
 def test_whitened_features_are_uncorrelated_with_variance_one():

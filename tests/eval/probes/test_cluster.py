@@ -39,7 +39,9 @@ def gaussians(num_samples, num_classes, width, seed, spread):
     g = torch.Generator().manual_seed(seed)
     means = F.normalize(torch.randn(num_classes, width, generator=g), dim=1)
     labels = torch.arange(num_samples) % num_classes
-    return F.normalize(means[labels] + spread * torch.randn(num_samples, width, generator=g), dim=1), labels
+    return F.normalize(
+        means[labels] + spread * torch.randn(num_samples, width, generator=g), dim=1
+    ), labels
 
 
 def test_golden_scores(golden):
@@ -48,30 +50,52 @@ def test_golden_scores(golden):
     names = [name for name in cases if name.startswith("clustering_")]
     assert len(names) >= 2
     for name in names:
-        got = clustering_scores(*(torch.from_numpy(arrays[f"{name}/{part}"]) for part in ("label", "pred")))
+        got = clustering_scores(
+            *(torch.from_numpy(arrays[f"{name}/{part}"]) for part in ("label", "pred"))
+        )
         for measure in ("acc", "nmi", "ari", "fmi"):
-            assert getattr(got, measure) == pytest.approx(100 * cases[name][measure], abs=1e-9), (name, measure)
+            assert getattr(got, measure) == pytest.approx(100 * cases[name][measure], abs=1e-9), (
+                name,
+                measure,
+            )
 
 
 def by_hand(labels, clusters):
     """The measures from their definitions: all maps tried, all pairs counted, entropies summed."""
     num = len(labels)
     classes, groups = sorted(set(labels)), sorted(set(clusters))
-    joint, of_class, of_cluster = Counter(zip(labels, clusters, strict=True)), Counter(labels), Counter(clusters)
+    joint, of_class, of_cluster = (
+        Counter(zip(labels, clusters, strict=True)),
+        Counter(labels),
+        Counter(clusters),
+    )
     short, long = sorted((classes, groups), key=len)
     pair = (lambda s, t: (s, t)) if short is classes else (lambda s, t: (t, s))
     maps = itertools.permutations(long, len(short))
-    acc = max(sum(joint[pair(s, t)] for s, t in zip(short, chosen, strict=True)) for chosen in maps) / num
+    acc = (
+        max(sum(joint[pair(s, t)] for s, t in zip(short, chosen, strict=True)) for chosen in maps)
+        / num
+    )
     majority = sum(max(joint[c, k] for c in classes) for k in groups) / num
-    entropy = [-sum(n / num * math.log(n / num) for n in c.values()) for c in (of_class, of_cluster)]
-    mutual = sum(n / num * math.log(n * num / (of_class[c] * of_cluster[k])) for (c, k), n in joint.items())
+    entropy = [
+        -sum(n / num * math.log(n / num) for n in c.values()) for c in (of_class, of_cluster)
+    ]
+    mutual = sum(
+        n / num * math.log(n * num / (of_class[c] * of_cluster[k])) for (c, k), n in joint.items()
+    )
     pairs = list(itertools.combinations(range(num), 2))
     same_class = sum(labels[i] == labels[j] for i, j in pairs)
     same_cluster = sum(clusters[i] == clusters[j] for i, j in pairs)
     both = sum(labels[i] == labels[j] and clusters[i] == clusters[j] for i, j in pairs)
     chance = same_class * same_cluster / len(pairs)
     ari = (both - chance) / ((same_class + same_cluster) / 2 - chance)
-    return acc, majority, 2 * mutual / sum(entropy), ari, both / math.sqrt(same_class * same_cluster)
+    return (
+        acc,
+        majority,
+        2 * mutual / sum(entropy),
+        ari,
+        both / math.sqrt(same_class * same_cluster),
+    )
 
 
 @pytest.mark.parametrize(("num_classes", "num_clusters"), [(4, 4), (3, 6), (6, 3)])
@@ -79,7 +103,9 @@ def test_scores_equal_their_definitions_on_a_toy_set(num_classes, num_clusters):
     labels, clusters = random_pair(num_classes, num_clusters, 60, seed=num_clusters)
     got = clustering_scores(labels, clusters)
     want = by_hand(labels.tolist(), clusters.tolist())
-    assert (got.acc, got.majority, got.nmi, got.ari, got.fmi) == pytest.approx([100 * v for v in want], abs=1e-6)
+    assert (got.acc, got.majority, got.nmi, got.ari, got.fmi) == pytest.approx(
+        [100 * v for v in want], abs=1e-6
+    )
 
 
 @pytest.mark.parametrize(("num_classes", "num_clusters"), [(10, 10), (7, 30), (30, 7)])
@@ -89,7 +115,9 @@ def test_scores_equal_the_libraries_on_random_data(num_classes, num_clusters):
     table = metrics.cluster.contingency_matrix(labels, clusters)
     rows, columns = linear_sum_assignment(table, maximize=True)
     assert got.acc == pytest.approx(100 * table[rows, columns].sum() / 2000, abs=1e-6)
-    assert got.nmi == pytest.approx(100 * metrics.normalized_mutual_info_score(labels, clusters), abs=1e-6)
+    assert got.nmi == pytest.approx(
+        100 * metrics.normalized_mutual_info_score(labels, clusters), abs=1e-6
+    )
     assert got.ari == pytest.approx(100 * metrics.adjusted_rand_score(labels, clusters), abs=1e-6)
     assert got.fmi == pytest.approx(100 * metrics.fowlkes_mallows_score(labels, clusters), abs=1e-6)
     assert got.majority >= got.acc and got.num_clusters == num_clusters
@@ -104,7 +132,9 @@ def test_clusters_beyond_the_number_of_classes_count_as_wrong():
 def test_classes_beyond_the_number_of_clusters_count_as_wrong():
     # Cluster 0 holds 3 of class 0 and 2 of class 1; cluster 1 holds 4 of class 2 and 1 of class 1.
     got = scores([0, 0, 0, 1, 1, 1, 2, 2, 2, 2], [0, 0, 0, 0, 0, 1, 1, 1, 1, 1])
-    assert got.acc == pytest.approx(70) and got.majority == pytest.approx(70) and got.num_clusters == 2
+    assert (
+        got.acc == pytest.approx(70) and got.majority == pytest.approx(70) and got.num_clusters == 2
+    )
 
 
 def test_the_best_map_is_not_the_greedy_one():
@@ -134,7 +164,9 @@ def test_perfect_and_random_clusters():
     perfect = clustering_scores(labels, 3 - labels)
     assert (perfect.acc, perfect.majority, perfect.num_clusters) == (100, 100, 4)
     assert (perfect.nmi, perfect.ari, perfect.fmi) == pytest.approx((100, 100, 100))
-    chance = clustering_scores(labels, labels[torch.randperm(2000, generator=torch.Generator().manual_seed(0))])
+    chance = clustering_scores(
+        labels, labels[torch.randperm(2000, generator=torch.Generator().manual_seed(0))]
+    )
     assert chance.acc == pytest.approx(25, abs=4) and abs(chance.ari) < 1 and chance.nmi < 1
     one = clustering_scores(labels, torch.zeros_like(labels))
     assert (one.acc, one.majority, one.nmi, one.ari, one.num_clusters) == (25, 25, 0, 0, 1)
@@ -155,7 +187,9 @@ def test_kmeans_finds_separable_gaussians(monkeypatch, full_max):
 def test_kmeans_repeats_with_the_same_seed():
     features, _ = gaussians(400, 10, 8, seed=3, spread=0.5)
     assert torch.equal(kmeans_clusters(features, 10, seed=5), kmeans_clusters(features, 10, seed=5))
-    assert not torch.equal(kmeans_clusters(features, 10, seed=5), kmeans_clusters(features, 10, seed=6))
+    assert not torch.equal(
+        kmeans_clusters(features, 10, seed=5), kmeans_clusters(features, 10, seed=6)
+    )
 
 
 def test_kmeans_of_permuted_labels_is_chance():
@@ -181,7 +215,9 @@ def test_shapes_that_do_not_fit_are_refused():
 def test_a_missing_library_names_the_extra(monkeypatch, module):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(MissingExtra, match=r"ibot\[eval\]"):
-        kmeans_clusters(torch.eye(3), 2, seed=0) if module == "sklearn.cluster" else scores([0, 1], [0, 1])
+        kmeans_clusters(torch.eye(3), 2, seed=0) if module == "sklearn.cluster" else scores(
+            [0, 1], [0, 1]
+        )
 
 
 def with_head(monkeypatch, outputs):
@@ -204,7 +240,9 @@ def with_head(monkeypatch, outputs):
         (None, {"k": 4}, "kmeans"),
     ],
 )
-def test_clusters_are_prototypes_or_means_of_the_validation_images(context, monkeypatch, outputs, settings, by):
+def test_clusters_are_prototypes_or_means_of_the_validation_images(
+    context, monkeypatch, outputs, settings, by
+):
     head = with_head(monkeypatch, outputs)
     monkeypatch.setattr(protocol, "CHUNK", 17)
     monkeypatch.setattr(protocol, "RESAMPLES", 8)

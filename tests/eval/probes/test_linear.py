@@ -25,7 +25,9 @@ from ibot.system.distributed import Processes
 def problem(seed, rows=96, dim=20, classes=7):
     g = torch.Generator().manual_seed(seed)
     labels = torch.randint(classes, (rows,), generator=g)
-    return torch.randn(rows, dim, generator=g) + torch.randn(classes, dim, generator=g)[labels], labels
+    return torch.randn(rows, dim, generator=g) + torch.randn(classes, dim, generator=g)[
+        labels
+    ], labels
 
 
 def batches(features, labels, epochs=4, size=32):
@@ -49,9 +51,15 @@ def test_each_rate_follows_torch_s_own_optimizer(name, decay):
     for layer, weight, bias in zip(layers, sweep.weight, sweep.bias, strict=True):
         layer.load_state_dict({"weight": weight.clone(), "bias": bias.clone()})
     make = {
-        "sgd": lambda layer, rate: torch.optim.SGD(layer.parameters(), rate, momentum=0.9, weight_decay=decay),
+        "sgd": lambda layer, rate: torch.optim.SGD(
+            layer.parameters(), rate, momentum=0.9, weight_decay=decay
+        ),
         "lars": lambda layer, rate: LARS(
-            [{"params": [layer.weight], "weight_decay": decay}, {"params": [layer.bias], "weight_decay": 0.0}], lr=rate
+            [
+                {"params": [layer.weight], "weight_decay": decay},
+                {"params": [layer.bias], "weight_decay": 0.0},
+            ],
+            lr=rate,
         ),
     }[name]
     optimizers = [make(layer, rate) for layer, rate in zip(layers, rates, strict=True)]
@@ -78,7 +86,9 @@ def test_each_rate_of_a_sweep_equals_its_own_run():
         for x, y, factor in batches(features, labels, epochs=6):
             alone.step(x, y, factor)
         torch.testing.assert_close(alone.weight[0], together.weight[i], rtol=1e-4, atol=1e-4)
-        assert torch.equal(alone.logits(features)[0].argmax(1), together.logits(features)[i].argmax(1))
+        assert torch.equal(
+            alone.logits(features)[0].argmax(1), together.logits(features)[i].argmax(1)
+        )
 
 
 def test_a_sweep_goes_on_from_its_state_as_if_it_had_never_stopped():
@@ -134,7 +144,9 @@ def test_a_step_adds_up_the_gradients_of_all_processes(monkeypatch):
     alone, shared = (LinearSweep(4, 3, (0.5, 1.0), seed=1) for _ in range(2))
     alone.step(torch.cat([features, features]), torch.cat([labels, labels]), 1.0)
     monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
-    monkeypatch.setattr("torch.distributed.all_reduce", lambda gradient: gradient.mul_(2))  # the other has the same
+    monkeypatch.setattr(
+        "torch.distributed.all_reduce", lambda gradient: gradient.mul_(2)
+    )  # the other has the same
     shared.step(features, labels, 1.0, total=12)
     torch.testing.assert_close(shared.weight, alone.weight)
     torch.testing.assert_close(shared.bias, alone.bias)
@@ -265,7 +277,12 @@ def test_steps_of_crops_are_scored_in_pieces_and_keep_their_labels(context):
 def test_the_probe_of_plain_images_is_the_sweep_on_the_images_to_fit(context):
     """The record, the classifier in the file and the choice follow from a sweep trained here."""
     settings = LinearSettings(
-        rates=(0.1, 2.0, 30.0), epochs=3, batch=32, features=("n2m0", "n2m0"), augment="none", holdout=0.2
+        rates=(0.1, 2.0, 30.0),
+        epochs=3,
+        batch=32,
+        features=("n2m0", "n2m0"),
+        augment="none",
+        holdout=0.2,
     )
     context = replace(context, seed=1)
     feature = Feature(2, 0)
@@ -343,7 +360,9 @@ def test_a_sweep_cut_off_after_an_epoch_goes_on_where_it_was(context, monkeypatc
         train(cut=2)
     assert [file.name for file in context.out.glob("*.state")] == ["sweep-y.state"]
     there = []
-    monkeypatch.setattr(protocol, "barrier", lambda: there.append(len(list(context.out.glob("*.state")))))
+    monkeypatch.setattr(
+        protocol, "barrier", lambda: there.append(len(list(context.out.glob("*.state"))))
+    )
     found, seen = train()
     assert there == [1], "other processes may still read the state"
     assert seen == [2, 3] and not list(context.out.glob("*.state"))

@@ -43,18 +43,23 @@ def accuracy(weight, features, labels):
 @pytest.mark.parametrize("num_classes", [3, 7])
 def test_probabilities_equal_those_of_scikit_learn(num_classes, value):
     features, labels = noisy_classes(210, num_classes, 6, seed=num_classes)
-    reference = LogisticRegression(C=1 / value, fit_intercept=False, tol=1e-12, max_iter=10_000).fit(features, labels)
+    reference = LogisticRegression(
+        C=1 / value, fit_intercept=False, tol=1e-12, max_iter=10_000
+    ).fit(features, labels)
     weight = fit_logistic(features, labels, num_classes, value / len(features), tolerance=1e-7)
     logits = features @ weight.T
     want = torch.from_numpy(reference.predict_proba(features))
-    # scikit-learn stops at a relative change of the objective of 64 eps, which leaves about 1e-7 in the weights.
+    # scikit-learn stops at a relative change of the objective of 64 eps, which leaves about 1e-7 in
+    # the weights.
     torch.testing.assert_close(logits.softmax(dim=1), want, atol=1e-5, rtol=0)
     assert logits.argmax(dim=1).tolist() == reference.predict(features).tolist()
 
 
 def test_two_classes_equal_scikit_learn_at_twice_its_c():
     features, labels = noisy_classes(120, 2, 5, seed=1)
-    reference = LogisticRegression(C=2.0, fit_intercept=False, tol=1e-12, max_iter=10_000).fit(features, labels)
+    reference = LogisticRegression(C=2.0, fit_intercept=False, tol=1e-12, max_iter=10_000).fit(
+        features, labels
+    )
     weight = fit_logistic(features, labels, 2, 1 / len(features), tolerance=1e-7)
     want = torch.from_numpy(reference.predict_proba(features))
     torch.testing.assert_close((features @ weight.T).softmax(dim=1), want, atol=1e-5, rtol=0)
@@ -66,13 +71,17 @@ def test_default_tolerance_is_close_to_the_optimum():
         penalty = value / len(features)
         exact = fit_logistic(features, labels, 5, penalty, tolerance=1e-7)
         quick = fit_logistic(features.float(), labels, 5, penalty)
-        torch.testing.assert_close((features @ quick.T).softmax(1), (features @ exact.T).softmax(1), atol=0.01, rtol=0)
+        torch.testing.assert_close(
+            (features @ quick.T).softmax(1), (features @ exact.T).softmax(1), atol=0.01, rtol=0
+        )
         assert quick.dtype == torch.float64
 
 
 def test_gradient_equals_autograd():
     features, labels = noisy_classes(40, 4, 6, seed=3)
-    weight = torch.randn(4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    weight = torch.randn(
+        4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0), requires_grad=True
+    )
     want = F.cross_entropy(features @ weight.T, labels) + 0.3 / 2 * weight.square().sum()
     value, gradient = objective(weight, features, labels, 0.3, chunk=7)
     assert value.item() == pytest.approx(want.item(), abs=1e-12)
@@ -103,11 +112,15 @@ def mapped(rows, file):
 
 @pytest.mark.parametrize("size", [1, 7, 100])
 def test_rows_are_selected_scaled_and_read_in_order(tmp_path, size):
-    features = mapped(3 * torch.randn(40, 5, generator=torch.Generator().manual_seed(0)), tmp_path / "rows.npy")
+    features = mapped(
+        3 * torch.randn(40, 5, generator=torch.Generator().manual_seed(0)), tmp_path / "rows.npy"
+    )
     numbers = torch.arange(0, 40, 3)
     some = Rows(features, unit=True).select(numbers)
     want = F.normalize(features.double(), dim=1)[numbers]
-    assert some.shape == (14, 5) and torch.equal(torch.cat(list(some.chunks(size, torch.device("cpu")))), want)
+    assert some.shape == (14, 5) and torch.equal(
+        torch.cat(list(some.chunks(size, torch.device("cpu")))), want
+    )
     again = some.select(torch.tensor([1, 4]))
     assert torch.equal(next(again.chunks(size, torch.device("cpu"))), want[[1, 4]][:size])
     plain = torch.cat(list(Rows(features).chunks(size, torch.device("cpu"))))
@@ -117,7 +130,9 @@ def test_rows_are_selected_scaled_and_read_in_order(tmp_path, size):
 def test_rows_of_half_precision_get_length_one():
     features = torch.randn(40, 5, generator=torch.Generator().manual_seed(0)).half()
     rows = torch.cat(list(Rows(features, unit=True).chunks(7, torch.device("cpu"))))
-    torch.testing.assert_close(rows.norm(dim=1), torch.ones(40, dtype=torch.float64), atol=1e-12, rtol=0)
+    torch.testing.assert_close(
+        rows.norm(dim=1), torch.ones(40, dtype=torch.float64), atol=1e-12, rtol=0
+    )
 
 
 def test_rows_in_a_file_give_what_copies_in_memory_give(tmp_path):
@@ -135,12 +150,16 @@ def test_rows_in_a_file_give_what_copies_in_memory_give(tmp_path):
         for penalty, weight in zip(scores, path.values(), strict=True):
             hits[penalty] += int(((copy[test] @ weight.T).argmax(dim=1) == labels[test]).sum())
     assert scores == {penalty: count / 2 for penalty, count in hits.items()}
-    for weight, want in zip(*(fit_path(x, labels, 4, penalties).values() for x in (rows, copy)), strict=True):
+    for weight, want in zip(
+        *(fit_path(x, labels, 4, penalties).values() for x in (rows, copy)), strict=True
+    ):
         torch.testing.assert_close(weight, want, atol=1e-9, rtol=0)
 
 
 @pytest.mark.parametrize("mode", ["clean", "published"])
-def test_the_protocol_holds_no_more_than_a_chunk_of_the_features(context, tmp_path, mode, largest_tensor):
+def test_the_protocol_holds_no_more_than_a_chunk_of_the_features(
+    context, tmp_path, mode, largest_tensor
+):
     """Neither scaled nor selected nor in float64; what is read in chunks is itself mapped."""
     sets = []
     for name, count in (("train", 2 * CHUNK + 1000), ("val", CHUNK + 100)):
@@ -189,7 +208,9 @@ def test_path_runs_from_strong_to_weak_and_equals_single_fits():
 def test_path_starts_each_fit_at_the_solution_before(monkeypatch):
     features, labels = noisy_classes(60, 3, 4, seed=9)
     starts, fit = [], logistic.fit_logistic
-    monkeypatch.setattr(logistic, "fit_logistic", lambda *a, **k: starts.append(k["start"]) or fit(*a, **k))
+    monkeypatch.setattr(
+        logistic, "fit_logistic", lambda *a, **k: starts.append(k["start"]) or fit(*a, **k)
+    )
     path = fit_path(features, labels, 3, [0.01, 1.0])
     assert starts[0] is None and starts[1] is path[1.0]
 
@@ -197,7 +218,9 @@ def test_path_starts_each_fit_at_the_solution_before(monkeypatch):
 def test_a_start_at_the_solution_is_kept():
     features, labels = noisy_classes(60, 3, 4, seed=10)
     weight = fit_logistic(features, labels, 3, 0.01, tolerance=1e-6)
-    assert torch.equal(fit_logistic(features, labels, 3, 0.01, start=weight, tolerance=1e-5), weight)
+    assert torch.equal(
+        fit_logistic(features, labels, 3, 0.01, start=weight, tolerance=1e-5), weight
+    )
 
 
 def test_a_class_with_one_sample_or_none_is_fitted():
@@ -228,27 +251,41 @@ def test_folds_follow_the_smallest_class_and_never_hold_out_a_single_image():
 
 def test_cross_validation_equals_scikit_learn_with_c_kept():
     features, labels = noisy_classes(153, 3, 5, seed=11, spread=1.5)
-    features, labels = torch.cat([features, features[:1] * -1]), torch.cat([labels, torch.tensor([3])])
+    features, labels = (
+        torch.cat([features, features[:1] * -1]),
+        torch.cat([labels, torch.tensor([3])]),
+    )
     num = len(labels)
-    best, scores = choose_penalty(features, labels, [value / num for value in (0.01, 1.0, 100.0)], folds=3, seed=4)
+    best, scores = choose_penalty(
+        features, labels, [value / num for value in (0.01, 1.0, 100.0)], folds=3, seed=4
+    )
     fold, hits = stratified_folds(labels, 3, seed=4), dict.fromkeys(scores, 0)
     for penalty in scores:
-        model = LogisticRegression(C=1 / (num * penalty), fit_intercept=False, tol=1e-8, max_iter=10_000)
+        model = LogisticRegression(
+            C=1 / (num * penalty), fit_intercept=False, tol=1e-8, max_iter=10_000
+        )
         for held_out in range(3):
             train, test = fold != held_out, fold == held_out
             assert 3 in labels[train] and 3 not in labels[test]
             hits[penalty] += (
-                model.fit(features[train], labels[train]).predict(features[test]) == labels[test].numpy()
+                model.fit(features[train], labels[train]).predict(features[test])
+                == labels[test].numpy()
             ).sum()
     # One sample of 153 may lie on a border.
-    assert scores == pytest.approx({penalty: 100 * count / 153 for penalty, count in hits.items()}, abs=0.7)
+    assert scores == pytest.approx(
+        {penalty: 100 * count / 153 for penalty, count in hits.items()}, abs=0.7
+    )
     assert list(scores) == sorted(scores, reverse=True) and scores[best] == max(scores.values())
 
 
 def test_folds_keep_the_penalty_of_the_sum_of_losses(monkeypatch):
     features, labels = noisy_classes(31, 3, 5, seed=16)
     calls, fit = [], logistic.fit_path
-    monkeypatch.setattr(logistic, "fit_path", lambda x, y, c, ps, **_: calls.append((len(x), ps)) or fit(x, y, c, ps))
+    monkeypatch.setattr(
+        logistic,
+        "fit_path",
+        lambda x, y, c, ps, **_: calls.append((len(x), ps)) or fit(x, y, c, ps),
+    )
     choose_penalty(features, labels, [0.1 / 31, 1 / 31], folds=4)
     assert sorted(num for num, _ in calls) == [23, 23, 23, 24]
     for num_train, penalties in calls:
@@ -261,17 +298,25 @@ def test_fits_are_counted_over_folds_and_penalties():
     fit_path(features, labels, 3, [0.1, 1.0, 0.1], progress=lambda *given: told.append(given))
     assert told == [(0, 2), (1, 2), (2, 2)]
     told.clear()
-    choose_penalty(features, labels, [0.1, 1.0], folds=3, progress=lambda *given: told.append(given))
+    choose_penalty(
+        features, labels, [0.1, 1.0], folds=3, progress=lambda *given: told.append(given)
+    )
     # A fold begins with what the one before has ended with.
     assert told == [(done, 6) for done in (0, 1, 2, 2, 3, 4, 4, 5, 6)]
 
 
 @pytest.mark.parametrize(
     ("mode", "labels", "fits"),
-    [("clean", [0, 0, 0, 1, 1, 1, 1], 3 * 3 + 1), ("clean", [0, 1, 2], 1), ("published", [0, 0, 1], 3)],
+    [
+        ("clean", [0, 0, 0, 1, 1, 1, 1], 3 * 3 + 1),
+        ("clean", [0, 1, 2], 1),
+        ("published", [0, 0, 1], 3),
+    ],
 )
 def test_the_protocol_counts_all_fits_as_one_work(context, monkeypatch, mode, labels, fits):
-    """Folds x penalties and the last one; the smallest class has fewer images than there are folds."""
+    """Folds x penalties and the last one; the smallest class has fewer images than there are
+    folds.
+    """
     told, done, fit = {}, [], logistic.fit_logistic
     monkeypatch.setattr(logistic, "fit_logistic", lambda *a, **k: done.append(0) or fit(*a, **k))
 
@@ -280,7 +325,9 @@ def test_the_protocol_counts_all_fits_as_one_work(context, monkeypatch, mode, la
 
     rows = torch.randn(len(labels), 24, generator=torch.Generator().manual_seed(0))
     features = FeatureSet(rows, torch.tensor(labels), np.arange(len(labels)), [], cached=True)
-    protocol.probe(replace(context, mode=mode, counter=counter), LogisticSettings(), features, features)
+    protocol.probe(
+        replace(context, mode=mode, counter=counter), LogisticSettings(), features, features
+    )
     assert list(told) == ["logistic fits"]
     steps = list(dict.fromkeys(told["logistic fits"]))
     assert steps == [(number, fits, number) for number in range(fits + 1)]
@@ -299,7 +346,9 @@ def test_the_protocol_scores_the_penalty_that_its_mode_may_choose(context, mode)
     truth = (truth + (torch.arange(53) % 3 == 0)) % 10
     length = torch.rand(90, 1, generator=torch.Generator().manual_seed(0)).double() + 0.5
     context = replace(context, mode=mode, seed=5)
-    record = protocol.probe(context, settings, set_of(features * length, labels), set_of(4 * queries, truth))
+    record = protocol.probe(
+        context, settings, set_of(features * length, labels), set_of(4 * queries, truth)
+    )
     by_penalty = {}
     for value in (30.0, 1.0, 0.01):
         logits = queries @ fit_logistic(features, labels, 10, value / 90, tolerance=1e-6).T
@@ -307,10 +356,14 @@ def test_the_protocol_scores_the_penalty_that_its_mode_may_choose(context, mode)
     if mode == "published":
         chosen, shown, on = max(by_penalty, key=by_penalty.get), by_penalty, "val"
     else:
-        found, crossed = choose_penalty(features, labels, [v / 90 for v in settings.penalties], 3, 5)
+        found, crossed = choose_penalty(
+            features, labels, [v / 90 for v in settings.penalties], 3, 5
+        )
         chosen, on = round(90 * found, 6), "cross-validation of the training images"
         shown = {round(90 * penalty, 6): score for penalty, score in crossed.items()}
-    assert record.extra["penalties"] == {f"{value:g}": pytest.approx(v) for value, v in shown.items()}
+    assert record.extra["penalties"] == {
+        f"{value:g}": pytest.approx(v) for value, v in shown.items()
+    }
     assert record.value == pytest.approx(by_penalty[chosen])
     assert record.extra["row"] == record.extra["chosen"] == f"lambda {chosen:g}/n"
     assert record.extra["chosen_on"] == on
@@ -318,7 +371,10 @@ def test_the_protocol_scores_the_penalty_that_its_mode_may_choose(context, mode)
 
 
 def test_without_two_images_of_a_class_the_middle_penalty_is_taken(context):
-    rows, labels = torch.randn(4, 6, generator=torch.Generator().manual_seed(1)), torch.tensor([0, 3, 5, 9])
+    rows, labels = (
+        torch.randn(4, 6, generator=torch.Generator().manual_seed(1)),
+        torch.tensor([0, 3, 5, 9]),
+    )
     settings = LogisticSettings(penalties=(5.0, 0.1, 0.7))
     record = protocol.probe(context, settings, set_of(rows, labels), set_of(rows, labels))
     assert record.extra["row"] == "lambda 0.7/n" and record.extra["penalties"] == {}

@@ -22,7 +22,9 @@ def test_part_means_are_those_of_a_loop(smallest):
     for image in range(3):
         order = sorted(range(10), key=lambda i: attention[image, i].item(), reverse=not smallest)
         for i, k in enumerate(counts):
-            torch.testing.assert_close(got[image, i], patches[image, order[:k]].mean(dim=0), rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(
+                got[image, i], patches[image, order[:k]].mean(dim=0), rtol=1e-5, atol=1e-6
+            )
     for wrong in ([], [0], [11]):
         with pytest.raises(ValueError, match="between 1 and 10 patches"):
             part_linear.part_means(patches, attention, wrong)
@@ -45,8 +47,10 @@ def test_all_patches_score_as_the_plain_mean_of_the_patches(context):
     records = part_linear.run(context, PartLinearSettings(shares=(0.0, 0.5, 1.0)))
     assert [record.settings["k"] for record in records] == [1, 8, 16]
     mean = Feature(1, 1)
-    train, val = (context.features(images, name, (mean,))[mean] for images, name in
-                  ((context.train, "train"), (context.val, "val")))  # fmt: skip
+    train, val = (
+        context.features(images, name, (mean,))[mean]
+        for images, name in ((context.train, "train"), (context.val, "val"))
+    )
     want = logistic.probe(context, LogisticSettings(), train, val)
     assert records[2].value == pytest.approx(want.value) and records[2].protocol == "part_linear"
     assert records[0].extra["row"] == "1 of 16 patches" and records[0].metric == "part_linear_top1"
@@ -60,7 +64,11 @@ def test_parts_are_kept_in_the_cache_and_only_new_ones_are_computed(context, mon
     about = [json.loads((path / "about.json").read_text())["feature"] for path in kept]
     assert sorted(about) == 2 * ["16 most attended patches"] + 2 * ["8 most attended patches"]
     asked, means = [], part_linear.part_means
-    monkeypatch.setattr(part_linear, "part_means", lambda *given: asked.append((given[2], given[3])) or means(*given))
+    monkeypatch.setattr(
+        part_linear,
+        "part_means",
+        lambda *given: asked.append((given[2], given[3])) or means(*given),
+    )
     again = part_linear.run(context, PartLinearSettings(shares=(0.5, 1.0)))
     assert not asked and [record.value for record in again] == [record.value for record in first]
     both = part_linear.run(context, PartLinearSettings(shares=(0.25, 1.0)))
@@ -79,22 +87,28 @@ def test_means_of_parts_are_mapped_from_files(context, monkeypatch):
     mappings = [line.split() for line in Path("/proc/self/maps").read_text().splitlines()]
     for features in seen:
         (file,) = (
-            Path(mapping[-1]) for mapping in mappings
-            if features.rows.data_ptr() in range(*(int(border, 16) for border in mapping[0].split("-")))
-        )  # fmt: skip
+            Path(mapping[-1])
+            for mapping in mappings
+            if features.rows.data_ptr()
+            in range(*(int(border, 16) for border in mapping[0].split("-")))
+        )
         assert file.name == "rows.npy" and file.is_relative_to(context.cache)
 
 
 @pytest.mark.parametrize("mode", ["clean", "published"])
 def test_the_sweep_chooses_on_what_the_mode_allows(context, mode):
-    settings = PartLinearSettings(shares=(0.2, 1.0), probe="sweep", rates=(1e-9, 0.5), epochs=2, holdout=0.2)
+    settings = PartLinearSettings(
+        shares=(0.2, 1.0), probe="sweep", rates=(1e-9, 0.5), epochs=2, holdout=0.2
+    )
     records = part_linear.run(replace(context, mode=mode), settings)
     assert [record.settings["k"] for record in records] == [3, 16]
     chosen_on = {record.extra["chosen_on"] for record in records}
     assert all(set(record.extra["rates"]) == {"1e-09", "0.5"} for record in records)
     few = any("only 20 held-out images" in note for note in records[0].extra["notes"])
     assert few == (mode == "clean")
-    assert chosen_on == {"held-out training images" if mode == "clean" else "val, over epochs and rates"}
+    assert chosen_on == {
+        "held-out training images" if mode == "clean" else "val, over epochs and rates"
+    }
     if mode == "clean":
         assert all(record.extra["chosen"].endswith("epoch 2") for record in records)
         again = part_linear.run(replace(context, batch=9), settings)

@@ -40,7 +40,9 @@ def test_nine_classes_are_compared_by_order_and_the_gap_is_a_difference(lab, con
         images = backgrounds.open_folder(challenge / name / "val")
         want[name] = lab.accuracy(classifier, lab.views(images), images)
         assert records[f"backgrounds_{name}_top1"].value == pytest.approx(want[name])
-    assert records["backgrounds_gap"].value == pytest.approx(want["mixed_same"] - want["mixed_rand"])
+    assert records["backgrounds_gap"].value == pytest.approx(
+        want["mixed_same"] - want["mixed_rand"]
+    )
     with lab.refused(DataError, "^the classes of the classifier and of .* differ$"):
         backgrounds.run(context, BackgroundSettings(root=str(challenge)))
 
@@ -56,18 +58,26 @@ def test_the_challenge_pastes_foregrounds_on_all_backgrounds(lab, challenge, for
     settings = BackgroundSettings(root=str(challenge), challenge=True)
     record = lab.by_metric(backgrounds.run(stored, settings))["backgrounds_challenge"]
     classifier = head.classifier_for(stored)
-    original, behind = (backgrounds.open_folder(challenge / name / "val") for name in ("original", "only_bg_t"))
+    original, behind = (
+        backgrounds.open_folder(challenge / name / "val") for name in ("original", "only_bg_t")
+    )
     with torch.no_grad():
-        if foreground:  # nothing of the background is seen: vulnerable are those that are wrong anyway
+        if (
+            foreground
+        ):  # nothing of the background is seen: vulnerable are those that are wrong anyway
             fooled = classifier.logits(lab.views(original)).argmax(1)[1::2] != torch.arange(9)
         else:  # nothing of the foreground is seen
             answers = classifier.logits(lab.views(behind)).argmax(1)
             fooled = torch.stack([(answers != label).any() for label in range(9)])
-    assert record.value == pytest.approx(100 * fooled.double().mean().item()) and record.num_val == 9
+    assert (
+        record.value == pytest.approx(100 * fooled.double().mean().item()) and record.num_val == 9
+    )
 
 
 def test_a_challenge_without_masks_or_with_a_broken_one_is_refused(lab, challenge, monkeypatch):
-    monkeypatch.setattr(backgrounds, "score_images", lambda *_: pytest.fail("images are read before the masks are"))
+    monkeypatch.setattr(
+        backgrounds, "score_images", lambda *_: pytest.fail("images are read before the masks are")
+    )
     stored = lab.store(lab.with_classes([f"n{i}" for i in range(9)]))
     settings = BackgroundSettings(root=str(challenge), challenge=True)
     with lab.refused(DataError, "^the challenge needs masks"):
@@ -89,5 +99,7 @@ def test_a_challenge_without_masks_or_with_a_broken_one_is_refused(lab, challeng
 
 def test_variants_of_other_classes_are_refused(lab, context, challenge):
     (challenge / "mixed_same" / "val" / "000_x").rename(challenge / "mixed_same" / "val" / "zebra")
-    with lab.refused(DataError, "^the variants 'original' and 'mixed_same' have different classes$"):
+    with lab.refused(
+        DataError, "^the variants 'original' and 'mixed_same' have different classes$"
+    ):
         backgrounds.run(context, BackgroundSettings(root=str(challenge)))

@@ -22,7 +22,9 @@ def random_samples(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     return confidence, torch.rand(n, generator=g) < confidence
 
 
-def loop_rms(confidence: torch.Tensor, correct: torch.Tensor, bin_size: int, drop_last: bool) -> float:
+def loop_rms(
+    confidence: torch.Tensor, correct: torch.Tensor, bin_size: int, drop_last: bool
+) -> float:
     order = np.argsort(confidence.numpy(), kind="stable")
     starts = list(range(0, len(order) - bin_size + 1, bin_size)) or [0]
     ends = [*starts[1:], len(order)]
@@ -35,7 +37,9 @@ def loop_rms(confidence: torch.Tensor, correct: torch.Tensor, bin_size: int, dro
 
 
 def loop_aurra(confidence: torch.Tensor, correct: torch.Tensor) -> float:
-    right = [bool(correct[i]) for i in sorted(range(len(correct)), key=lambda i: -float(confidence[i]))]
+    right = [
+        bool(correct[i]) for i in sorted(range(len(correct)), key=lambda i: -float(confidence[i]))
+    ]
     return float(np.mean([np.mean(right[:r]) for r in range(1, len(right) + 1)]))
 
 
@@ -55,12 +59,16 @@ def test_rms_equals_a_loop_over_bins(n, drop_last):
 
 @pytest.mark.parametrize("n", [1, 2, 57])
 def test_aurra_equals_a_loop_over_ranks(n):
-    assert aurra(*random_samples(n, seed=n)) == pytest.approx(loop_aurra(*random_samples(n, seed=n)), abs=1e-12)
+    assert aurra(*random_samples(n, seed=n)) == pytest.approx(
+        loop_aurra(*random_samples(n, seed=n)), abs=1e-12
+    )
 
 
 def test_fewer_samples_than_a_bin_are_one_bin():
     confidence, correct = torch.tensor([0.2, 0.9, 0.7]), torch.tensor([True, False, True])
-    assert rms_calibration_error(confidence, correct, BINS) == pytest.approx(abs(0.6 - 2 / 3), abs=1e-6)
+    assert rms_calibration_error(confidence, correct, BINS) == pytest.approx(
+        abs(0.6 - 2 / 3), abs=1e-6
+    )
     assert rms_calibration_error(confidence, correct, BINS, drop_last=True) == 0
 
 
@@ -72,7 +80,9 @@ def test_a_calibrated_bin_has_no_error_and_a_sure_mistake_has_all():
 def test_dropping_the_last_bin_never_raises_the_error():
     for seed in range(5):
         samples = random_samples(730, seed)
-        assert rms_calibration_error(*samples, BINS, drop_last=True) <= rms_calibration_error(*samples, BINS)
+        assert rms_calibration_error(*samples, BINS, drop_last=True) <= rms_calibration_error(
+            *samples, BINS
+        )
 
 
 def test_the_order_of_samples_changes_nothing():
@@ -81,13 +91,20 @@ def test_the_order_of_samples_changes_nothing():
     assert rms_calibration_error(confidence[shuffled], correct[shuffled], BINS) == pytest.approx(
         rms_calibration_error(confidence, correct, BINS), abs=1e-12
     )
-    assert aurra(confidence[shuffled], correct[shuffled]) == pytest.approx(aurra(confidence, correct), abs=1e-12)
+    assert aurra(confidence[shuffled], correct[shuffled]) == pytest.approx(
+        aurra(confidence, correct), abs=1e-12
+    )
 
 
 def test_aurra_rewards_mistakes_of_low_confidence():
     correct = torch.tensor([True, True, False])
-    good, bad = aurra(torch.tensor([0.9, 0.8, 0.1]), correct), aurra(torch.tensor([0.1, 0.2, 0.9]), correct)
-    assert good == pytest.approx((1 + 1 + 2 / 3) / 3) and bad == pytest.approx((0 + 1 / 2 + 2 / 3) / 3)
+    good, bad = (
+        aurra(torch.tensor([0.9, 0.8, 0.1]), correct),
+        aurra(torch.tensor([0.1, 0.2, 0.9]), correct),
+    )
+    assert good == pytest.approx((1 + 1 + 2 / 3) / 3) and bad == pytest.approx(
+        (0 + 1 / 2 + 2 / 3) / 3
+    )
     assert aurra(torch.rand(7), torch.ones(7, dtype=torch.bool)) == 1
 
 
@@ -103,13 +120,17 @@ def test_confidence_over_all_classes_equals_numpy():
 def test_a_subset_competes_alone_and_labels_count_within_it():
     logits = torch.tensor([[9.0, 0.0, 1.0, 0.5]])
     confidence, correct = confidence_and_correct(logits, torch.tensor([1]), torch.tensor([3, 2]))
-    assert confidence.item() == pytest.approx(1 / (1 + np.exp(-0.5)), abs=1e-6) and correct.tolist() == [True]
+    assert confidence.item() == pytest.approx(
+        1 / (1 + np.exp(-0.5)), abs=1e-6
+    ) and correct.tolist() == [True]
     _, in_order = confidence_and_correct(logits, torch.tensor([1]), torch.tensor([2, 3]))
     assert in_order.tolist() == [False]
 
 
 def test_half_precision_logits_give_float32_confidence():
-    confidence, correct = confidence_and_correct(torch.randn(4, 3).bfloat16(), torch.zeros(4, dtype=torch.int64))
+    confidence, correct = confidence_and_correct(
+        torch.randn(4, 3).bfloat16(), torch.zeros(4, dtype=torch.int64)
+    )
     assert confidence.dtype == torch.float32 and correct.dtype == torch.bool
 
 

@@ -27,16 +27,23 @@ def test_calibration_is_that_of_the_classifier_s_confidence(lab, context):
     classifier = head.classifier_for(context)
     with torch.no_grad():
         logits = classifier.logits(lab.views(context.val))
-    confidence, correct = confidence_and_correct(logits, torch.from_numpy(context.val.labels).long())
+    confidence, correct = confidence_and_correct(
+        logits, torch.from_numpy(context.val.labels).long()
+    )
     assert list(records) == ["calibration_top1", "calibration_rms", "calibration_aurra"]
     assert records["calibration_top1"].value == pytest.approx(100 * correct.double().mean().item())
     assert records["calibration_rms"].settings["bin_size"] == 6
     assert records["calibration_rms"].value == pytest.approx(
         100 * rms_calibration_error(confidence, correct, 6), rel=1e-4
     )
-    assert records["calibration_aurra"].value == pytest.approx(100 * aurra(confidence, correct), rel=1e-4)
+    assert records["calibration_aurra"].value == pytest.approx(
+        100 * aurra(confidence, correct), rel=1e-4
+    )
     curve = records["calibration_rms"].extra["curve"]
-    gaps = [(c - a) ** 2 * n for c, a, n in zip(curve["confidence"], curve["accuracy"], curve["images"], strict=True)]
+    gaps = [
+        (c - a) ** 2 * n
+        for c, a, n in zip(curve["confidence"], curve["accuracy"], curve["images"], strict=True)
+    ]
     assert (sum(gaps) / 60) ** 0.5 == pytest.approx(records["calibration_rms"].value)
     assert records["calibration_aurra"].extra["curve"]["accuracy"][-1] == pytest.approx(
         records["calibration_top1"].value
@@ -44,7 +51,9 @@ def test_calibration_is_that_of_the_classifier_s_confidence(lab, context):
 
 
 def test_published_mode_also_prints_the_error_without_the_last_bin(lab, context):
-    records = lab.by_metric(calibration.run(replace(context, mode="published"), CalibrationSettings(bin_size=5)))
+    records = lab.by_metric(
+        calibration.run(replace(context, mode="published"), CalibrationSettings(bin_size=5))
+    )
     assert 0 < records["calibration_rms_published"].value < records["calibration_rms"].value
     with lab.refused(ConfigError, "^bin_size=0"):
         calibration.run(context, CalibrationSettings(bin_size=0))
@@ -55,11 +64,15 @@ def test_of_a_thousand_classes_the_two_hundred_compete(lab, tmp_path):
     thousand = lab.with_classes([f"class {i}" for i in range(1000)])
     # 0 and 1 are no classes of ImageNet-A; 11 is its second.
     stored = lab.store_constant(thousand, 0, 1, 11)
-    records = lab.by_metric(natural_adversarial.run(stored, NaturalAdversarialSettings(root=str(tmp_path / "a"))))
+    records = lab.by_metric(
+        natural_adversarial.run(stored, NaturalAdversarialSettings(root=str(tmp_path / "a")))
+    )
     assert IMAGENET_A[1] == 11 and records["natural_adversarial_top1"].value == 0.5
     weight = np.exp(1.0)
     confidence = weight / (weight + 199)
-    assert records["natural_adversarial_rms"].extra["curve"]["confidence"][0] == pytest.approx(100 * confidence)
+    assert records["natural_adversarial_rms"].extra["curve"]["confidence"][0] == pytest.approx(
+        100 * confidence
+    )
     assert records["natural_adversarial_rms"].data["root"] == str(tmp_path / "a")
 
 
@@ -77,18 +90,25 @@ def test_on_own_data_the_folders_or_a_list_of_names_compete(lab, context, scenes
     rows = (labels >= 1) & (labels <= 3)
     with torch.no_grad():
         logits = head.classifier_for(context).logits(lab.views(context.val))[rows]
-    assert three.value == pytest.approx(100 * (logits[:, 1:4].argmax(1) + 1 == labels[rows]).double().mean().item())
-    assert ten.value == pytest.approx(100 * (logits.argmax(1) == labels[rows]).double().mean().item())
+    assert three.value == pytest.approx(
+        100 * (logits[:, 1:4].argmax(1) + 1 == labels[rows]).double().mean().item()
+    )
+    assert ten.value == pytest.approx(
+        100 * (logits.argmax(1) == labels[rows]).double().mean().item()
+    )
     assert three.num_val == int(rows.sum())
     with lab.refused(DataError, r"has the class '.*', which does not compete$"):
         run(context, NaturalAdversarialSettings(root=str(tmp_path / "hard"), classes=kept[:2]))
     with lab.refused(DataError, "^'cat' is none of the classifier's 10 classes$"):
-        run(context, NaturalAdversarialSettings(root=str(tmp_path / "hard"), classes=(*kept, "cat")))
+        run(
+            context, NaturalAdversarialSettings(root=str(tmp_path / "hard"), classes=(*kept, "cat"))
+        )
 
 
-@pytest.mark.parametrize(("protocol", "settings"), [
-    (natural_adversarial, NaturalAdversarialSettings), (backgrounds, BackgroundSettings)
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("protocol", "settings"),
+    [(natural_adversarial, NaturalAdversarialSettings), (backgrounds, BackgroundSettings)],
+)
 def test_a_root_that_is_not_given_or_not_there_is_named(lab, context, protocol, settings):
     with lab.refused(ConfigError, "^root is not set$"):
         protocol.run(context, settings())

@@ -31,7 +31,14 @@ def scene(height: int, width: int) -> np.ndarray:
 
 
 def mean_change(image: np.ndarray, name: str, severity: int, seeds: range) -> float:
-    return float(np.mean([np.abs(corrupt(image, name, severity, seed).astype(float) - image).mean() for seed in seeds]))
+    return float(
+        np.mean(
+            [
+                np.abs(corrupt(image, name, severity, seed).astype(float) - image).mean()
+                for seed in seeds
+            ]
+        )
+    )
 
 
 def test_fifteen_common_and_four_extra_in_the_order_of_the_library(library):
@@ -62,7 +69,8 @@ def test_severity_raises_the_mean_change(library, name):
         # Water up to 3, mud from 4 on; which of them changes more depends on the image.
         assert changes[0] < changes[1] < changes[2] and changes[3] < changes[4]
     elif name == "frost":
-        # From 3 to 4 the weight of the ice stays 0.7 and that of the image falls: less bright, so nearer to the image.
+        # From 3 to 4 the weight of the ice stays 0.7 and that of the image falls: less bright, so
+        # nearer to the image.
         assert changes[0] < changes[1] < changes[2] and changes[0] < changes[3] < changes[4]
     else:
         assert changes == sorted(changes) and changes[0] < changes[4]
@@ -127,7 +135,9 @@ def test_simple_corruptions_equal_their_formulas(library):
     share = image / 255
     np.random.seed(4)
     noise = np.random.normal(size=image.shape, scale=0.18)
-    np.testing.assert_array_equal(corrupt(image, "gaussian_noise", 3, 4), np.uint8(np.clip(share + noise, 0, 1) * 255))
+    np.testing.assert_array_equal(
+        corrupt(image, "gaussian_noise", 3, 4), np.uint8(np.clip(share + noise, 0, 1) * 255)
+    )
     mean = share.mean(axis=(0, 1), keepdims=True)
     np.testing.assert_array_equal(
         corrupt(image, "contrast", 4, 4), np.uint8(np.clip((share - mean) * 0.1 + mean, 0, 1) * 255)
@@ -183,14 +193,22 @@ def test_mean_errors_equal_a_loop():
     score = mean_corruption_error(errors)
     relative = [100 * sum(errors[name]) / (5 * ALEXNET_ERRORS[name]) for name in COMMON_CORRUPTIONS]
     assert score.mce == pytest.approx(sum(relative) / 15)
-    assert score.mean_15 == pytest.approx(sum(sum(errors[name]) / 5 for name in COMMON_CORRUPTIONS) / 15)
-    assert score.mean_19 == score.mean == pytest.approx(sum(sum(row) / 5 for row in errors.values()) / 19)
+    assert score.mean_15 == pytest.approx(
+        sum(sum(errors[name]) / 5 for name in COMMON_CORRUPTIONS) / 15
+    )
+    assert (
+        score.mean_19
+        == score.mean
+        == pytest.approx(sum(sum(row) / 5 for row in errors.values()) / 19)
+    )
     assert list(score.per_corruption) == list(CORRUPTIONS)
 
 
 def test_the_paper_reports_a_plain_mean_not_an_mce():
     # spec_evaluation 9.4: a mean error of 48.1 per cent is an mCE near 61.
-    assert mean_corruption_error(flat(dict.fromkeys(CORRUPTIONS, 48.1))).mce == pytest.approx(61.6, abs=1)
+    assert mean_corruption_error(flat(dict.fromkeys(CORRUPTIONS, 48.1))).mce == pytest.approx(
+        61.6, abs=1
+    )
 
 
 def test_a_part_of_the_corruptions_has_a_mean_only():

@@ -27,7 +27,9 @@ def library():
 
 @pytest.fixture
 def stored(lab, tmp_path):
-    """All 19 corruptions at five severities of two classes, every folder the same four images; and its context."""
+    """All 19 corruptions at five severities of two classes, every folder the same four images; and
+    its context.
+    """
     lab.write_noise(tmp_path / "set" / "val", count=2, classes=2)
     lab.write_noise(tmp_path / "set" / "train", count=3, classes=2, seed=1)
     for name in CORRUPTIONS:
@@ -40,7 +42,9 @@ def stored(lab, tmp_path):
 
 def test_generated_images_repeat_by_seed_and_have_one_seed_each(context, library):
     def image(seed, index=3, severity=2):
-        return corruptions.CorruptedImages(context.val, context.view, "gaussian_noise", severity, seed).read(index)
+        return corruptions.CorruptedImages(
+            context.val, context.view, "gaussian_noise", severity, seed
+        ).read(index)
 
     assert np.array_equal(image(0), image(0)) and not np.array_equal(image(0), image(1))
     want = corrupt(context.val.read(3), "gaussian_noise", 2, corruptions.image_seed(0, 3))
@@ -59,14 +63,19 @@ def test_errors_of_generated_images_are_those_of_the_views_one_by_one(lab, conte
         sets = [corruptions.CorruptedImages(context.val, context.view, name, s, 0) for s in (2, 5)]
         errors = [100 - lab.accuracy(classifier, lab.views(images), images) for images in sets]
         record = records[f"corruptions_{name}"]
-        assert record.extra["errors"] == pytest.approx(errors) and record.value == pytest.approx(np.mean(errors))
+        assert record.extra["errors"] == pytest.approx(errors) and record.value == pytest.approx(
+            np.mean(errors)
+        )
         assert record.interval[0] <= record.value <= record.interval[1]
         assert record.extra["above_clean"] == pytest.approx(record.value - clean)
         means.append(record.value)
     assert records["corruptions_mean"].value == pytest.approx(np.mean(means))
     assert records["corruptions_mean"].extra["row"] == "mean of 2, error"
     assert records["corruptions_mean_above_clean"].value == pytest.approx(np.mean(means) - clean)
-    assert records["corruptions_mean"].settings["source"] == "generated" and "corruptions_mce" not in records
+    assert (
+        records["corruptions_mean"].settings["source"] == "generated"
+        and "corruptions_mce" not in records
+    )
     assert any(note.startswith("generated:") for note in records["corruptions_mean"].extra["notes"])
 
 
@@ -82,7 +91,11 @@ def test_stored_images_give_the_two_means_by_name(lab, stored):
     records = lab.by_metric(corruptions.run(context, CorruptionSettings(root=root)))
     clean = records["corruptions_clean_error"].value
     assert {records[f"corruptions_{name}"].value for name in CORRUPTIONS} == {clean}
-    assert records["corruptions_mean_15"].value == records["corruptions_mean_19"].value == pytest.approx(clean)
+    assert (
+        records["corruptions_mean_15"].value
+        == records["corruptions_mean_19"].value
+        == pytest.approx(clean)
+    )
     assert records["corruptions_mean_19_above_clean"].value == pytest.approx(0)
     assert "corruptions_mean" not in records and "corruptions_mce" not in records
     assert records["corruptions_mean_15"].settings["source"] == "stored"
@@ -90,7 +103,9 @@ def test_stored_images_give_the_two_means_by_name(lab, stored):
 
 def test_every_stored_head_has_a_state_of_its_own(lab, context):
     def name(weight, bias):
-        stored = lab.store(context, weight=torch.full((10, 24), weight), bias=torch.full((10,), bias))
+        stored = lab.store(
+            context, weight=torch.full((10, 24), weight), bias=torch.full((10,), bias)
+        )
         return corruptions._state_file(stored, head.classifier_for(stored)).name
 
     assert name(0.0, 0.0) == name(0.0, 0.0)
@@ -112,7 +127,9 @@ def test_the_mce_is_given_where_the_classes_are_imagenet_s(lab, stored, monkeypa
     records = lab.by_metric(corruptions.run(context, settings))
     want = np.mean([100 * 50 / ALEXNET_ERRORS[name] for name in COMMON_CORRUPTIONS])
     assert records["corruptions_mce"].value == pytest.approx(want)
-    assert "corruptions_mce" not in lab.by_metric(corruptions.run(context, replace(settings, severities=(1, 2))))
+    assert "corruptions_mce" not in lab.by_metric(
+        corruptions.run(context, replace(settings, severities=(1, 2)))
+    )
 
 
 def test_corruptions_that_are_absent_are_left_out_with_a_note(lab, stored, tmp_path):
@@ -129,7 +146,9 @@ def test_stored_images_may_lack_classes_as_the_validation_images_do(lab, stored,
     shutil.rmtree(tmp_path / "set" / "val" / "000_x")
     train, val = open_labelled(str(tmp_path / "set"))
     context = lab.store_constant(replace(context, train=train, val=val), 1)
-    records = lab.by_metric(corruptions.run(context, CorruptionSettings(root=root, corruptions=("fog",))))
+    records = lab.by_metric(
+        corruptions.run(context, CorruptionSettings(root=root, corruptions=("fog",)))
+    )
     assert records["corruptions_clean_error"].value == records["corruptions_fog"].value == 0
 
 
@@ -146,8 +165,12 @@ def test_errors_are_relative_to_those_of_a_baseline_run(lab, stored, tmp_path):
     context = lab.store_constant(context, 0)  # errors of 50 %
     settings = CorruptionSettings(root=root, corruptions=("fog", "snow"))
     first = corruptions.run(context, settings)
-    file = write_results(tmp_path / "results.jsonl", first, per_corruption={"fog": 25.0, "snow": 100.0})
-    record = lab.by_metric(corruptions.run(context, replace(settings, baseline=file)))["corruptions_relative"]
+    file = write_results(
+        tmp_path / "results.jsonl", first, per_corruption={"fog": 25.0, "snow": 100.0}
+    )
+    record = lab.by_metric(corruptions.run(context, replace(settings, baseline=file)))[
+        "corruptions_relative"
+    ]
     assert record.value == pytest.approx((200 + 50) / 2)
     assert not any("other images" in note for note in record.extra["notes"])
 
@@ -184,5 +207,7 @@ def test_what_cannot_be_corrupted_is_refused(lab, context, library, tmp_path):
         (tmp_path / "fog" / "1" / name).mkdir(parents=True)
         Image.new("RGB", (32, 32)).save(tmp_path / "fog" / "1" / name / "0.png")
     with lab.refused(DataError, "have different classes .*fog/1'") as caught:
-        corruptions.run(context, CorruptionSettings(root=str(tmp_path), corruptions=("fog",), severities=(1,)))
+        corruptions.run(
+            context, CorruptionSettings(root=str(tmp_path), corruptions=("fog",), severities=(1,))
+        )
     assert "only in validation: 'a', 'b'" in caught.value.why

@@ -43,7 +43,10 @@ def test_ends_of_ranges_are_mapped():
 
 
 def test_to_nine_keeps_shape_and_takes_small_integers():
-    assert to_nine(torch.tensor([[0, 5], [999, 7]], dtype=torch.int16)).tolist() == [[8, 8], [-1, 1]]
+    assert to_nine(torch.tensor([[0, 5], [999, 7]], dtype=torch.int16)).tolist() == [
+        [8, 8],
+        [-1, 1],
+    ]
     assert to_nine(torch.zeros(0, dtype=torch.int64)).shape == (0,)
 
 

@@ -39,7 +39,9 @@ def test_mass_rule_of_the_specification(mass, want):
 
 @pytest.mark.parametrize("mass", [0.05, *MASSES[:-1]])
 def test_mass_rule_equals_a_loop(mass):
-    attention = torch.rand(5, 36, generator=torch.Generator().manual_seed(1), dtype=torch.float64) ** 3
+    attention = (
+        torch.rand(5, 36, generator=torch.Generator().manual_seed(1), dtype=torch.float64) ** 3
+    )
     got = salient_patches(attention, mass)
     for row, found in zip(attention.numpy(), got.numpy(), strict=True):
         np.testing.assert_array_equal(found, loop_salient(row, mass))
@@ -49,7 +51,9 @@ def test_foreground_is_the_smallest_set_with_the_mass():
     attention = torch.rand(8, 49, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     for mass in (0.15, 0.35, 0.85):
         for row, found in zip(
-            attention / attention.sum(1, keepdim=True), salient_patches(attention, mass), strict=True
+            attention / attention.sum(1, keepdim=True),
+            salient_patches(attention, mass),
+            strict=True,
         ):
             held = row[found].sum()
             assert held >= mass and held - row[found].min() < mass
@@ -69,8 +73,27 @@ def test_scale_of_attention_changes_nothing_and_foregrounds_are_nested():
 
 def test_the_defaults_are_the_published_ones():
     assert tuple(i / 10 for i in range(1, 11)) == MASSES
-    assert drop_counts(196, OcclusionSettings().steps) == (0, 19, 39, 58, 78, 98, 117, 137, 156, 176)
-    assert [rows * columns for rows, columns in ShuffleSettings().grids] == [4, 8, 16, 32, 64, 196, 256]
+    assert drop_counts(196, OcclusionSettings().steps) == (
+        0,
+        19,
+        39,
+        58,
+        78,
+        98,
+        117,
+        137,
+        156,
+        176,
+    )
+    assert [rows * columns for rows, columns in ShuffleSettings().grids] == [
+        4,
+        8,
+        16,
+        32,
+        64,
+        196,
+        256,
+    ]
 
 
 @pytest.mark.parametrize("num_patches", [1, 36, 196, 784])
@@ -170,7 +193,9 @@ def test_value_at_a_ratio_is_interpolated_in_any_order():
     ratios, accuracies = [0.9, 0.1, 0.4, 0.6], [10.0, 80.0, 60.0, 40.0]
     assert at_ratio(ratios, accuracies) == pytest.approx(50)
     assert at_ratio(ratios[::-1], accuracies[::-1]) == pytest.approx(50)
-    assert at_ratio(ratios, accuracies, 0.1) == 80 and at_ratio(ratios, accuracies, 0.75) == pytest.approx(25)
+    assert at_ratio(ratios, accuracies, 0.1) == 80 and at_ratio(
+        ratios, accuracies, 0.75
+    ) == pytest.approx(25)
     assert at_ratio([0.5, 0.5, 1.0], [20.0, 40.0, 0.0]) == pytest.approx(30)
 
 

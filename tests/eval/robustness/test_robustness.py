@@ -46,7 +46,9 @@ def test_a_stored_classifier_is_the_one_that_is_tested(lab, context):
     with torch.no_grad():
         want = context.loaded.backbone(lab.views(context.val)).cls @ classifier.weight.T
     torch.testing.assert_close(found.rows, want, rtol=1e-4, atol=1e-4)
-    assert found.labels.tolist() == context.val.labels.tolist() and not head.head_notes(stored, classifier)
+    assert found.labels.tolist() == context.val.labels.tolist() and not head.head_notes(
+        stored, classifier
+    )
 
 
 def test_a_stored_classifier_of_other_classes_is_refused(lab, context):
@@ -62,7 +64,9 @@ def turned(folder, target):
     exif[0x0112] = 6
     for file in folder.glob("**/*.png"):
         (target / file.relative_to(folder)).parent.mkdir(parents=True, exist_ok=True)
-        Image.open(file).transpose(Image.Transpose.ROTATE_90).save(target / file.relative_to(folder), exif=exif)
+        Image.open(file).transpose(Image.Transpose.ROTATE_90).save(
+            target / file.relative_to(folder), exif=exif
+        )
 
 
 ROOTS = [
@@ -89,18 +93,25 @@ def test_images_of_a_root_are_turned_upright_unless_that_is_to_be_ignored(
 
     def views(root, exif_orientation):
         seen.clear()
-        protocol.run(replace(context, exif_orientation=exif_orientation), replace(settings, root=str(tmp_path / root)))
+        protocol.run(
+            replace(context, exif_orientation=exif_orientation),
+            replace(settings, root=str(tmp_path / root)),
+        )
         return torch.cat(seen)
 
     monkeypatch.setattr(LinearClassifier, "logits", watched)
     upright = views("plain", "apply")
     assert torch.equal(views("turned", "apply"), upright)
     lying = views("turned", "ignore")
-    assert torch.equal(lying[-18:], upright[-18:].rot90(1, (2, 3))) and not torch.equal(lying, upright)
+    assert torch.equal(lying[-18:], upright[-18:].rot90(1, (2, 3))) and not torch.equal(
+        lying, upright
+    )
 
 
 @pytest.mark.parametrize(("protocol", "settings"), ROOTS)
-def test_images_of_a_root_are_refused_above_the_size_that_is_allowed(lab, tmp_path, protocol, settings):
+def test_images_of_a_root_are_refused_above_the_size_that_is_allowed(
+    lab, tmp_path, protocol, settings
+):
     lab.write_noise(tmp_path / "root" / INSIDE[protocol])
     context = lab.store(lab.with_classes([f"{label:03d}_x" for label in range(9)]))
     settings = replace(settings, root=str(tmp_path / "root"))
@@ -116,8 +127,14 @@ def test_rows_keep_the_order_of_the_set_and_bad_images_are_named(lab, context, t
         Image.new("RGB", (32, 32), (90 * i, 0, 0)).save(tmp_path / "data" / name / "1.png")
     (tmp_path / "data" / "a" / "0.png").write_bytes(b"x")
     images = open_folder(tmp_path / "data")
-    found = head.score_images(replace(context, batch=2), images, lambda views, index: views.mean((1, 2, 3)), "x")
-    assert found.index.tolist() == [1, 2] and found.labels.tolist() == [0, 1] and found.rows[0] < found.rows[1]
+    found = head.score_images(
+        replace(context, batch=2), images, lambda views, index: views.mean((1, 2, 3)), "x"
+    )
+    assert (
+        found.index.tolist() == [1, 2]
+        and found.labels.tolist() == [0, 1]
+        and found.rows[0] < found.rows[1]
+    )
     assert found.bad == [("a/0.png", "not an image")]
     (tmp_path / "data" / "a" / "1.png").write_bytes(b"x")
     (tmp_path / "data" / "b" / "1.png").write_bytes(b"x")
@@ -150,7 +167,9 @@ def test_rows_do_not_depend_on_the_number_of_processes(context, monkeypatch):
     for thread in threads:
         thread.join()
     for rank in range(3):
-        assert torch.equal(found[rank].rows, alone.rows) and torch.equal(found[rank].labels, alone.labels)
+        assert torch.equal(found[rank].rows, alone.rows) and torch.equal(
+            found[rank].labels, alone.labels
+        )
 
 
 def test_dropping_nothing_is_clean_and_dropping_all_leaves_one_answer(lab, context):
@@ -158,14 +177,21 @@ def test_dropping_nothing_is_clean_and_dropping_all_leaves_one_answer(lab, conte
     classifier, views = head.classifier_for(context), lab.views(context.val)
     clean = lab.accuracy(classifier, views, context.val)
     blank = lab.accuracy(classifier, torch.zeros_like(views), context.val)
-    salient, other = records["occlusion_S.5"].extra["curve"], records["occlusion_NS.5"].extra["curve"]
+    salient, other = (
+        records["occlusion_S.5"].extra["curve"],
+        records["occlusion_NS.5"].extra["curve"],
+    )
     assert salient["ratio"][0] == 0 and salient["ratio"][2] == 1
     assert salient["accuracy"][0] == clean and salient["accuracy"][2] == blank
     assert other["ratio"][0] == 1 and other["ratio"][2] == 0
     assert other["accuracy"][0] == blank and other["accuracy"][2] == clean
     assert records["occlusion_R.5"].extra["curve"]["accuracy"][0] == clean
     whole = records["occlusion_top1"]
-    assert whole.value == pytest.approx(clean) and whole.extra["row"] == "no patches dropped" and whole.interval
+    assert (
+        whole.value == pytest.approx(clean)
+        and whole.extra["row"] == "no patches dropped"
+        and whole.interval
+    )
     assert clean > 20 > blank + 1
 
 
@@ -184,7 +210,10 @@ def test_curves_are_those_of_images_dropped_one_by_one(lab, context):
     for name, drops in want.items():
         record = records[f"occlusion_{name}.5"]
         curve = record.extra["curve"]
-        accuracies = [lab.accuracy(classifier, drop_patches(views, drop, (4, 4), 8), context.val) for drop in drops]
+        accuracies = [
+            lab.accuracy(classifier, drop_patches(views, drop, (4, 4), 8), context.val)
+            for drop in drops
+        ]
         assert curve["accuracy"] == pytest.approx(accuracies)
         assert curve["ratio"] == pytest.approx([drop.double().mean().item() for drop in drops])
         assert record.value == pytest.approx(at_ratio(curve["ratio"], accuracies))
@@ -193,13 +222,19 @@ def test_curves_are_those_of_images_dropped_one_by_one(lab, context):
 
 def test_the_head_and_a_second_network_change_what_is_salient(lab, context, tmp_path):
     def ratios(**chosen):
-        records = lab.by_metric(occlusion.run(context, OcclusionSettings(masses=(0.2, 0.6, 1.0), **chosen)))
+        records = lab.by_metric(
+            occlusion.run(context, OcclusionSettings(masses=(0.2, 0.6, 1.0), **chosen))
+        )
         return records["occlusion_S.5"].extra["curve"]["ratio"]
 
     assert ratios() != ratios(head=1) != ratios(head=2)
     other = lab.with_network(patch=16, heads=1)
     about = {"model": to_plain(other.loaded.config), "augment": {"global_size": [32, 32]}}
-    save_file(other.loaded.backbone.state_dict(), tmp_path / "other.safetensors", {"config": json.dumps(about)})
+    save_file(
+        other.loaded.backbone.state_dict(),
+        tmp_path / "other.safetensors",
+        {"config": json.dumps(about)},
+    )
     with torch.no_grad():
         attention = other.loaded.backbone.attention_maps(lab.views(context.val))[:, 0, 0, 1:]
     want = [salient_patches(attention, mass).double().mean().item() for mass in (0.2, 0.6, 1.0)]
@@ -211,7 +246,9 @@ def test_the_head_and_a_second_network_change_what_is_salient(lab, context, tmp_
 def test_a_swin_is_occluded_at_random_only_and_says_so(lab):
     swin = lab.with_network(kind="swin")
     _, record = occlusion.run(swin, OcclusionSettings())
-    assert record.metric == "occlusion_R.5" and any("Swin" in note for note in record.extra["notes"])
+    assert record.metric == "occlusion_R.5" and any(
+        "Swin" in note for note in record.extra["notes"]
+    )
 
 
 @pytest.mark.parametrize("wrong", [{"steps": 0}, {"masses": ()}, {"masses": (0.5, 1.5)}])
@@ -267,5 +304,7 @@ def test_in_published_mode_neighbours_share_draws_and_resizing_is_bilinear(conte
 
 
 def test_records_are_json(context):
-    for record in occlusion.run(context, OcclusionSettings()) + shuffle.run(context, ShuffleSettings()):
+    for record in occlusion.run(context, OcclusionSettings()) + shuffle.run(
+        context, ShuffleSettings()
+    ):
         assert json.loads(json.dumps(asdict(record)))["extra"]["row"]

@@ -45,7 +45,9 @@ class Pictures:
         if index in self.broken:
             raise UnreadableImage("corrupt")
         coarse = np.random.default_rng(index).integers(0, 256, (6, 5, 3), dtype=np.uint8)
-        return np.asarray(Image.fromarray(coarse).resize((50, 60 + index), Image.Resampling.BICUBIC))
+        return np.asarray(
+            Image.fromarray(coarse).resize((50, 60 + index), Image.Resampling.BICUBIC)
+        )
 
 
 def views(images, seed=0, settings=SETTINGS):
@@ -54,11 +56,22 @@ def views(images, seed=0, settings=SETTINGS):
 
 def test_the_training_transform_is_the_published_list():
     text = str(finetune_transform(SETTINGS, 224))
-    order = ["RandomResizedCrop", "RandomHorizontalFlip", "RandAugment", "ToTensor", "Normalize", "RandomErasing"]
+    order = [
+        "RandomResizedCrop",
+        "RandomHorizontalFlip",
+        "RandAugment",
+        "ToTensor",
+        "Normalize",
+        "RandomErasing",
+    ]
     places = [text.index(word) for word in order]
     assert places == sorted(places)
     crop, _, augment, _, norm, erasing = finetune_transform(SETTINGS, 224).transforms
-    assert crop.interpolation.value == "bicubic" and crop.scale == (0.08, 1.0) and crop.ratio == (3 / 4, 4 / 3)
+    assert (
+        crop.interpolation.value == "bicubic"
+        and crop.scale == (0.08, 1.0)
+        and crop.ratio == (3 / 4, 4 / 3)
+    )
     assert len(augment.ops) == 15 and augment.num_layers == 2
     assert all((op.prob, op.magnitude, op.magnitude_std) == (0.5, 9, 0.5) for op in augment.ops)
     assert erasing.probability == 0.25 and erasing.per_pixel and erasing.max_count == 1
@@ -67,7 +80,11 @@ def test_the_training_transform_is_the_published_list():
 
 def test_posterizing_to_no_bits_gives_black_as_in_older_pillow():
     for level in (10, 5):
-        [posterize] = [op for op in finetune_transform(SETTINGS, 32).transforms[2].ops if "Posterize" in op.name]
+        [posterize] = [
+            op
+            for op in finetune_transform(SETTINGS, 32).transforms[2].ops
+            if "Posterize" in op.name
+        ]
         posterize.prob, posterize.magnitude, posterize.magnitude_std = 1.0, level, 0
         pixels = np.asarray(posterize(Image.fromarray(Pictures().read(1))))
         wanted = Pictures().read(1) & (0 if level == 10 else 0b11000000)
@@ -80,23 +97,38 @@ def test_without_randaugment_colours_are_jittered():
 
 @pytest.mark.parametrize(
     ("settings", "size", "crop_pct"),
-    [(SETTINGS, 224, 224 / 256), (SETTINGS, 384, 1.0), (SETTINGS, 100, 224 / 256),
-     (semi_supervised_settings(), 224, 224 / 256), (semi_supervised_settings(), 384, 224 / 256)],
-)  # fmt: skip
+    [
+        (SETTINGS, 224, 224 / 256),
+        (SETTINGS, 384, 1.0),
+        (SETTINGS, 100, 224 / 256),
+        (semi_supervised_settings(), 224, 224 / 256),
+        (semi_supervised_settings(), 384, 224 / 256),
+    ],
+)
 def test_validation_views_equal_those_of_timm(settings, size, crop_pct):
     from timm.data import create_transform
 
     image = Pictures().read(1)
     wanted = create_transform(
-        size, is_training=False, interpolation=settings.test_interpolation, crop_pct=crop_pct, mean=MEAN, std=STD
+        size,
+        is_training=False,
+        interpolation=settings.test_interpolation,
+        crop_pct=crop_pct,
+        mean=MEAN,
+        std=STD,
     )(Image.fromarray(image))
-    got = normalize(torch.from_numpy(validation_view(settings, size).render(image)).permute(2, 0, 1))
+    got = normalize(
+        torch.from_numpy(validation_view(settings, size).render(image)).permute(2, 0, 1)
+    )
     assert got.shape == (3, size, size)
     torch.testing.assert_close(got, wanted, rtol=0, atol=1e-6)
 
 
 def test_validation_rules_of_the_protocols():
-    assert validation_view(SETTINGS, 224).resize == 256 and validation_view(SETTINGS, 383).resize == 437
+    assert (
+        validation_view(SETTINGS, 224).resize == 256
+        and validation_view(SETTINGS, 383).resize == 437
+    )
     assert validation_view(SETTINGS, 384).resize == 384
     assert validation_view(SETTINGS, 224).interpolation == "bilinear"
     assert validation_view(semi_supervised_settings(), 384).resize == 438
@@ -110,9 +142,16 @@ def test_an_image_of_the_inputs_size_is_enlarged_and_cropped_where_it_was_publis
     assert validation_view(SETTINGS, 48).render(pixels) is pixels
     for settings in (imagenet_settings("small"), semi_supervised_settings()):
         wanted = create_transform(
-            48, is_training=False, interpolation=settings.test_interpolation, crop_pct=224 / 256, mean=MEAN, std=STD
+            48,
+            is_training=False,
+            interpolation=settings.test_interpolation,
+            crop_pct=224 / 256,
+            mean=MEAN,
+            std=STD,
         )(Image.fromarray(pixels))
-        got = normalize(torch.from_numpy(validation_view(settings, 48).render(pixels)).permute(2, 0, 1))
+        got = normalize(
+            torch.from_numpy(validation_view(settings, 48).render(pixels)).permute(2, 0, 1)
+        )
         torch.testing.assert_close(got, wanted, rtol=0, atol=1e-6)
 
 
@@ -124,7 +163,9 @@ def test_a_view_depends_on_seed_epoch_image_and_copy_alone():
     for key in reversed(keys):
         torch.testing.assert_close(source[key].view, one_after_the_other[key[1]], rtol=0, atol=0)
     loader = DataLoader(source, batch_sampler=[keys[:3], keys[3:]], num_workers=2, collate_fn=list)
-    for sample, wanted in zip([s for batch in loader for s in batch], one_after_the_other, strict=True):
+    for sample, wanted in zip(
+        [s for batch in loader for s in batch], one_after_the_other, strict=True
+    ):
         torch.testing.assert_close(sample.view, wanted, rtol=0, atol=0)
     first = source[(0, 2, 0)].view
     for other in (source[(1, 2, 0)], source[(0, 2, 1)], views(Pictures(), seed=1)[(0, 2, 0)]):
@@ -146,15 +187,25 @@ def test_an_unreadable_image_is_replaced_by_the_next_one():
     sample = views(Pictures(6, broken=(4, 5)))[(0, 4, 0)]
     assert sample.label == 0 and sample.bad == [(4, "corrupt"), (5, "corrupt")]
     own = views(Pictures(6, broken=(4, 5)))[(0, 0, 0)]
-    assert not own.bad and (own.view != sample.view).any()  # the same image, but not the same view of it
+    assert (
+        not own.bad and (own.view != sample.view).any()
+    )  # the same image, but not the same view of it
     answer = views(Pictures(3, broken=(0, 1, 2)))[(0, 1, 0)]
-    assert isinstance(answer, DataError) and "3 training images in a row" in str(answer) and "'0.png'" in str(answer)
+    assert (
+        isinstance(answer, DataError)
+        and "3 training images in a row" in str(answer)
+        and "'0.png'" in str(answer)
+    )
 
 
 def test_unreadable_validation_images_are_named_not_replaced():
     source = ValidationViews(Pictures(3, broken=(1,)), [2, 1], validation_view(SETTINGS, 32))
     assert len(source) == 2 and source[1] == (1, "corrupt")
-    assert source[0][0] == 2 and source[0][1].dtype == torch.uint8 and source[0][1].shape == (3, 32, 32)
+    assert (
+        source[0][0] == 2
+        and source[0][1].dtype == torch.uint8
+        and source[0][1].shape == (3, 32, 32)
+    )
 
 
 def mix(mixing, step=0, part=0):

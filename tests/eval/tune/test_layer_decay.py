@@ -16,8 +16,16 @@ from ibot.eval.tune.settings import FinetuneSettings
 from ibot.models.backbone import build_backbone
 
 PRINTED = {
-    (12, 0.65): "0.0037 0.00569 0.00875 0.01346 0.02071 0.03186 0.04902 0.07542 0.11603 0.17851 0.27463 0.4225 0.65 1",
-    (12, 0.75): "0.02376 0.03168 0.04224 0.05631 0.07508 0.10011 0.13348 0.17798 0.2373 0.31641 0.42188 0.5625 0.75 1",
+    (
+        12,
+        0.65,
+    ): "0.0037 0.00569 0.00875 0.01346 0.02071 0.03186 0.04902 0.07542 0.11603 0.17851 0.27463 "
+    "0.4225 0.65 1",
+    (
+        12,
+        0.75,
+    ): "0.02376 0.03168 0.04224 0.05631 0.07508 0.10011 0.13348 0.17798 0.2373 0.31641 0.42188 "
+    "0.5625 0.75 1",
 }
 
 
@@ -40,16 +48,22 @@ def test_every_golden_parameter_has_its_rate_and_decay(cases):
         assert sum(depths) == case["num_layers"]
         for name, (scale, decay) in case["parameters"].items():
             assert scales[layer_of(name, depths)] == scale, name
-            assert (case["weight_decay"] if does_decay(name, dimensions(name), False) else 0.0) == decay, name
+            assert (
+                case["weight_decay"] if does_decay(name, dimensions(name), False) else 0.0
+            ) == decay, name
             seen.add(case["model"])
     assert seen == {"vit", "swin"}
 
 
 def test_networks_of_the_golden_sizes_give_the_golden_groups(cases):
     vit = ModelConfig(width=16, depth=cases[0]["depth"], heads=2, patch=8)
-    swin = ModelConfig(kind="swin", width=8, depths=tuple(cases[2]["depths"]), stage_heads=(1, 1, 2, 2), patch=4)
+    swin = ModelConfig(
+        kind="swin", width=8, depths=tuple(cases[2]["depths"]), stage_heads=(1, 1, 2, 2), patch=4
+    )
     for config, size, case in ((vit, 32, cases[0]), (swin, 64, cases[2])):
-        settings = FinetuneSettings(layer_decay=case["layer_decay"], weight_decay=case["weight_decay"])
+        settings = FinetuneSettings(
+            layer_decay=case["layer_decay"], weight_decay=case["weight_decay"]
+        )
         got = rates(Classifier(build_backbone(config, (size, size)), 5, settings), settings)
         assert got == {name: tuple(values) for name, values in case["parameters"].items()}
 
@@ -71,7 +85,9 @@ def rates(classifier: Classifier, settings: FinetuneSettings) -> dict[str, tuple
 
 @pytest.mark.parametrize("case", PRINTED)
 def test_scales_are_the_printed_ones(case):
-    assert layer_scales(*case) == pytest.approx([float(word) for word in PRINTED[case].split()], abs=5.1e-6)
+    assert layer_scales(*case) == pytest.approx(
+        [float(word) for word in PRINTED[case].split()], abs=5.1e-6
+    )
 
 
 def test_scales_of_24_layers():
@@ -82,13 +98,24 @@ def test_scales_of_24_layers():
 
 def test_swin_blocks_are_counted_over_stages_and_merging_belongs_to_the_last_block():
     depths = (2, 2, 6, 2)
-    assert [layer_of(f"layers.{k}.blocks.0.mlp.fc1.weight", depths) for k in range(4)] == [1, 3, 5, 11]
-    assert [layer_of(f"layers.{k}.downsample.reduction.weight", depths) for k in range(3)] == [2, 4, 10]
+    assert [layer_of(f"layers.{k}.blocks.0.mlp.fc1.weight", depths) for k in range(4)] == [
+        1,
+        3,
+        5,
+        11,
+    ]
+    assert [layer_of(f"layers.{k}.downsample.reduction.weight", depths) for k in range(3)] == [
+        2,
+        4,
+        10,
+    ]
     assert layer_of("norm.weight", depths) == layer_of("head.weight", depths) == 13
 
 
 def test_tokens_decay_only_in_the_recipes_that_let_them():
-    network = build_backbone(ModelConfig(width=16, depth=2, heads=2, patch=8, registers=2), (16, 16))
+    network = build_backbone(
+        ModelConfig(width=16, depth=2, heads=2, patch=8, registers=2), (16, 16)
+    )
     tokens = ("cls_token", "pos_embed", "register_tokens")
     for decay_tokens in (False, True):
         settings = FinetuneSettings(decay_tokens=decay_tokens)
@@ -99,8 +126,13 @@ def test_tokens_decay_only_in_the_recipes_that_let_them():
 
 def test_without_layer_decay_there_are_two_groups():
     network = build_backbone(ModelConfig(width=16, depth=2, heads=2, patch=8), (16, 16))
-    groups = parameter_groups(network.named_parameters(), (2,), layer_decay=1.0, weight_decay=0.05, decay_tokens=True)
-    assert [(group["lr_scale"], group["weight_decay"]) for group in groups] == [(1.0, 0.05), (1.0, 0.0)]
+    groups = parameter_groups(
+        network.named_parameters(), (2,), layer_decay=1.0, weight_decay=0.05, decay_tokens=True
+    )
+    assert [(group["lr_scale"], group["weight_decay"]) for group in groups] == [
+        (1.0, 0.05),
+        (1.0, 0.0),
+    ]
 
 
 def test_layers_of_the_projection_head_move_at_the_full_rate():

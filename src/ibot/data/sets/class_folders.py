@@ -14,8 +14,9 @@ from ibot.errors import DataError
 def open_folder(root: str | Path, *, held_out: bool = False) -> FolderImages:
     """Images below `root` with its first-level folders as classes.
 
-    Raises DataError for images outside of class folders, and as `scan`; unless the images are held out from others that
-    have all classes, also for a class folder without images (else a note names it) and for a single class.
+    Raises DataError for images outside of class folders, and as `scan`; unless the images are held
+    out from others that have all classes, also for a class folder without images (else a note names
+    it) and for a single class.
     """
     source = as_classes(scan(root)) if held_out else scan(root)
     root = source.root
@@ -25,16 +26,22 @@ def open_folder(root: str | Path, *, held_out: bool = False) -> FolderImages:
             raise DataError(
                 f"no class folders in '{root}'",
                 why=f"{len(loose)} images lie directly in it, such as '{loose[0]}'",
-                fix="put the images of each class into a folder, or give a list with the columns path,label",
+                fix="put the images of each class into a folder, or give a list with the columns "
+                "path,label",
             )
     used = source.classes or (source.name(0).split("/", 1)[0],)
     empty = [name for name in _class_folders(root) if name not in used]
     if empty and held_out:
-        source = replace(source, notes=(*source.notes, f"class folders without images in '{root}': {quoted(empty)}"))
+        source = replace(
+            source,
+            notes=(*source.notes, f"class folders without images in '{root}': {quoted(empty)}"),
+        )
     elif empty:
         first = root / empty[0]
         raise DataError(
-            f"the class folder '{first}' is empty" if not any(first.iterdir()) else f"no images in the class '{first}'",
+            f"the class folder '{first}' is empty"
+            if not any(first.iterdir())
+            else f"no images in the class '{first}'",
             why=f"{what_is_there(first)}; without an image of their own are {quoted(empty)}",
             fix="add images, convert them to a format that is read, or remove the folder",
         )
@@ -43,10 +50,16 @@ def open_folder(root: str | Path, *, held_out: bool = False) -> FolderImages:
         if part_of(used[0]) == "train":
             aside = f"--data {root / used[0]} --split 0.2"
             fix = f"put validation images into '{root / 'val'}', or set a share aside: {aside}"
-        raise DataError(f"'{root}' has fewer than two classes", why=f"all images lie in '{used[0]}'", fix=fix)
+        raise DataError(
+            f"'{root}' has fewer than two classes", why=f"all images lie in '{used[0]}'", fix=fix
+        )
     return FolderImages(source)
 
 
 def _class_folders(root: Path) -> list[str]:
     """First-level folders that `scan` looks into, sorted."""
-    return [name for name in folder_names(root) if not all((root / name / mark).exists() for mark in RUN_MARKS)]
+    return [
+        name
+        for name in folder_names(root)
+        if not all((root / name / mark).exists() for mark in RUN_MARKS)
+    ]

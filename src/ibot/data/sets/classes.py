@@ -12,11 +12,13 @@ from ibot.data.sets.parts import quoted
 from ibot.errors import DataError
 
 
-def match_classes(train: Sequence[str], val: Sequence[str], where: tuple[str, str]) -> NDArray[np.int32]:
+def match_classes(
+    train: Sequence[str], val: Sequence[str], where: tuple[str, str]
+) -> NDArray[np.int32]:
     """For each class of `val` its number in `train`, int32 [classes of val].
 
-    Names that Unicode takes for the same (a letter with its accent, or followed by it) match. The validation images may
-    lack classes. `where` says where the two sets come from.
+    Names that Unicode takes for the same (a letter with its accent, or followed by it) match. The
+    validation images may lack classes. `where` says where the two sets come from.
     Raises DataError when `val` has a class that `train` lacks, and says which names look alike.
     """
     number = {unicodedata.normalize("NFC", name): i for i, name in enumerate(train)}
@@ -25,8 +27,10 @@ def match_classes(train: Sequence[str], val: Sequence[str], where: tuple[str, st
     if extra := [name for name, i in zip(val, found, strict=True) if i < 0]:
         unused = [name for i, name in enumerate(train) if i not in found]
         raise DataError(
-            f"the training and validation images have different classes ('{where[0]}', '{where[1]}')",
-            why=f"only in training: {quoted(unused)}; only in validation: {quoted(extra)}" + _alike(train, extra),
+            f"the training and validation images have different classes ('{where[0]}', "
+            f"'{where[1]}')",
+            why=f"only in training: {quoted(unused)}; only in validation: {quoted(extra)}"
+            + _alike(train, extra),
             fix="leave these classes out of the validation images, or give both the same names",
         )
     return np.array(found, np.int32)
@@ -43,7 +47,10 @@ def absent_note(labels: NDArray[np.int32], classes: Sequence[str]) -> str:
     absent = absent_classes(labels, classes)
     if not absent:
         return ""
-    return f"{len(absent)} of {len(classes)} classes have no validation images and are not scored: {quoted(absent)}"
+    return (
+        f"{len(absent)} of {len(classes)} classes have no validation images and are not "
+        f"scored: {quoted(absent)}"
+    )
 
 
 def twins_note(classes: Sequence[str]) -> list[str]:
@@ -51,7 +58,11 @@ def twins_note(classes: Sequence[str]) -> list[str]:
     seen: dict[str, str] = {}
     pairs = [(seen.setdefault(unicodedata.normalize("NFC", name), name), name) for name in classes]
     twins = "; ".join(f"{one!a} and {other!a}" for one, other in pairs if one != other)
-    return [f"class folders whose names are the same to the eye count as two: {twins}"] if twins else []
+    return (
+        [f"class folders whose names are the same to the eye count as two: {twins}"]
+        if twins
+        else []
+    )
 
 
 def _alike(train: Sequence[str], val: Sequence[str]) -> str:
@@ -64,5 +75,7 @@ def _alike(train: Sequence[str], val: Sequence[str]) -> str:
 def _key(name: str) -> str:
     """The same for names that differ in case, spaces, invisible letters or composition only."""
     letters = unicodedata.normalize("NFKC", name)
-    shown = "".join(letter for letter in letters if unicodedata.category(letter) not in ("Cf", "Cc"))
+    shown = "".join(
+        letter for letter in letters if unicodedata.category(letter) not in ("Cf", "Cc")
+    )
     return "".join(shown.casefold().split())

@@ -1,7 +1,9 @@
-"""Labelled image sets for evaluations: one file per image, inside of tar archives, in memory, and subsets of these.
+"""Labelled image sets for evaluations: one file per image, inside of tar archives, in memory, and
+subsets of these.
 
-All answer the same calls (`LabelledImages`). None holds open files, so that they can be pickled, forked and read from
-several threads. A set is taken to stay as it is: its fingerprint is computed once, and a pickled set takes it along.
+All answer the same calls (`LabelledImages`). None holds open files, so that they can be pickled,
+forked and read from several threads. A set is taken to stay as it is: its fingerprint is computed
+once, and a pickled set takes it along.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ from ibot.data.sets.scan import ImageSource
 
 Part = Literal["train", "val"]
 TIFF_LEVELS = "levels 2"
-"""Changed when TIFF files are read to other levels than before, so that what was computed of those serves no more."""
+"""Changed when TIFF files are read to other levels than before, so that what was computed of
+those serves no more."""
 
 
 @runtime_checkable
@@ -61,7 +64,8 @@ class LabelledImages(Protocol):
         ...
 
     def fingerprint(self) -> str:
-        """SHA-256 in hex of kind, classes, names, labels, and the state of the files or the pixels in memory.
+        """SHA-256 in hex of kind, classes, names, labels, and the state of the files or the pixels
+        in memory.
 
         As it was at the first call: changes are seen by sets made after them.
         """
@@ -116,10 +120,11 @@ class FileImages:
         return self.source.read(index)
 
     def fingerprint(self) -> str:
-        """SHA-256 in hex of kind, classes, names, labels, and sizes and times of the files: one stat for each.
+        """SHA-256 in hex of kind, classes, names, labels, and sizes and times of the files: one
+        stat for each.
 
-        Images that are not turned upright, or are refused from another size on, are others, and so is a set whose
-        levels an earlier version read otherwise.
+        Images that are not turned upright, or are refused from another size on, are others, and so
+        is a set whose levels an earlier version read otherwise.
         """
         if not self._known:
             source = self.source
@@ -129,7 +134,15 @@ class FileImages:
             if b".tif" in source.names.lower():
                 other = (*other, TIFF_LEVELS)
             self._known.append(
-                _digest(self.kind, *self.classes, source.names, source.ends, self.labels, self._state(), *other)
+                _digest(
+                    self.kind,
+                    *self.classes,
+                    source.names,
+                    source.ends,
+                    self.labels,
+                    self._state(),
+                    *other,
+                )
             )
         return self._known[0]
 
@@ -154,7 +167,9 @@ class ListedImages(FileImages):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TarImages(FileImages):
-    """Images inside of tar archives, named `ARCHIVE.tar/path/in/it`; see `labelled_tars.open_tars`."""
+    """Images inside of tar archives, named `ARCHIVE.tar/path/in/it`; see
+    `labelled_tars.open_tars`.
+    """
 
     archives: tuple[str, ...]
     """Relative to the root."""
@@ -164,13 +179,16 @@ class TarImages(FileImages):
 
     def read(self, index: int) -> NDArray[np.uint8]:
         """Pixels of an image, uint8 [H, W, 3]. Raises UnreadableImage."""
-        return decode_file(io.BytesIO(self.content(index)), self.source.exif_orientation, self.source.max_pixels)
+        return decode_file(
+            io.BytesIO(self.content(index)), self.source.exif_orientation, self.source.max_pixels
+        )
 
     def content(self, index: int) -> bytes:
         """The file of an image. Raises UnreadableImage."""
         archive, start, size = self.places[index].tolist()
         try:
-            # Opened anew each time: a handle kept over a fork would share its position with the other workers.
+            # Opened anew each time: a handle kept over a fork would share its position with the
+            # other workers.
             with (self.root / self.archives[archive]).open("rb") as file:
                 file.seek(start)
                 content = file.read(size)
@@ -181,7 +199,9 @@ class TarImages(FileImages):
         return content
 
     def _state(self) -> NDArray[np.int64]:
-        return np.vstack([_file_state(str(self.root / name) for name in self.archives), self.places[:, 1:]])
+        return np.vstack(
+            [_file_state(str(self.root / name) for name in self.archives), self.places[:, 1:]]
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -224,12 +244,18 @@ class SubsetImages:
     """Some images of a set, with all of its classes."""
 
     def __init__(self, base: LabelledImages, indices: ArrayLike) -> None:
-        """`indices` int [m] into `base`, in any order. Raises ValueError for other shapes and for what lies outside."""
+        """`indices` int [m] into `base`, in any order. Raises ValueError for other shapes and for
+        what lies outside.
+        """
         chosen = np.asarray(indices)
         if chosen.ndim != 1 or (chosen.size and not np.issubdtype(chosen.dtype, np.integer)):
-            raise ValueError(f"integer indices [m] are wanted, not {chosen.dtype} {list(chosen.shape)}")
+            raise ValueError(
+                f"integer indices [m] are wanted, not {chosen.dtype} {list(chosen.shape)}"
+            )
         if chosen.size and not 0 <= chosen.min() <= chosen.max() < len(base):
-            raise ValueError(f"indices {chosen.min()} to {chosen.max()} into a set of {len(base)} images")
+            raise ValueError(
+                f"indices {chosen.min()} to {chosen.max()} into a set of {len(base)} images"
+            )
         self.base, self.indices = base, chosen.astype(np.int64)
         self.root, self.classes = base.root, base.classes
         self.labels: NDArray[np.int32] = base.labels[self.indices]
@@ -258,7 +284,8 @@ class SubsetImages:
 
 
 def read_as(images: Images, exif_orientation: Orientation, max_pixels: int) -> Images:
-    """The same images, turned upright by their EXIF tags or not, and refused where they have more pixels.
+    """The same images, turned upright by their EXIF tags or not, and refused where they have more
+    pixels.
 
     Those in memory stay as they are.
     """
@@ -266,11 +293,16 @@ def read_as(images: Images, exif_orientation: Orientation, max_pixels: int) -> I
         return type(images)(read_as(images.base, exif_orientation, max_pixels), images.indices)
     if not isinstance(images, FileImages):
         return images
-    return replace(images, source=replace(images.source, exif_orientation=exif_orientation, max_pixels=max_pixels))
+    return replace(
+        images,
+        source=replace(images.source, exif_orientation=exif_orientation, max_pixels=max_pixels),
+    )
 
 
 def matched(images: Images, classes: tuple[str, ...], where: tuple[str, str]) -> Images:
-    """The same images with the classes of the training images, some of which they may lack; see `match_classes`."""
+    """The same images with the classes of the training images, some of which they may lack; see
+    `match_classes`.
+    """
     if images.classes == classes:
         return images
     return relabelled(images, match_classes(classes, images.classes, where), classes)
@@ -281,7 +313,9 @@ def relabelled(images: Images, number: NDArray[np.int32], classes: tuple[str, ..
     if isinstance(images, SubsetImages):
         return type(images)(relabelled(images.base, number, classes), images.indices)
     if isinstance(images, FileImages):
-        return replace(images, source=replace(images.source, labels=number[images.labels], classes=classes))
+        return replace(
+            images, source=replace(images.source, labels=number[images.labels], classes=classes)
+        )
     assert isinstance(images, ArrayImages)
     return replace(images, labels=number[images.labels], classes=classes)
 
@@ -315,7 +349,9 @@ def _paths(images: LabelledImages, root: Path) -> Iterator[str]:
 
 
 def number_classes(texts: Sequence[str]) -> tuple[NDArray[np.int32], tuple[str, ...]]:
-    """Labels int32 [n] and the classes in order: by value where all are numbers, so that 10 follows 9."""
+    """Labels int32 [n] and the classes in order: by value where all are numbers, so that 10 follows
+    9.
+    """
     classes = sorted(set(texts))
     if all(text.isascii() and text.isdigit() for text in classes):
         classes.sort(key=int)

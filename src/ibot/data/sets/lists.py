@@ -27,9 +27,9 @@ LISTS = (".csv", ".tsv", ".txt")
 def open_list(file: str | Path, part: Part | None = None) -> ListedImages | None:
     """Images of a list; None when it has no such part.
 
-    The file begins with the columns `path,label` and perhaps `split` (train, val, test), in any order and among others,
-    separated by commas, semicolons or tabs; or it holds `path<TAB>label` without a header. Paths are relative to its
-    folder.
+    The file begins with the columns `path,label` and perhaps `split` (train, val, test), in any
+    order and among others, separated by commas, semicolons or tabs; or it holds `path<TAB>label`
+    without a header. Paths are relative to its folder.
 
     Args:
         file: UTF-8 or UTF-16 text.
@@ -60,7 +60,9 @@ def open_list(file: str | Path, part: Part | None = None) -> ListedImages | None
 
 
 def _name(root: Path, path: str) -> str:
-    """With forward slashes where a list of Windows writes others; as it is where a file is called so."""
+    """With forward slashes where a list of Windows writes others; as it is where a file is called
+    so.
+    """
     return path.replace("\\", "/") if "\\" in path and not os.path.exists(root / path) else path  # noqa: PTH110
 
 
@@ -72,7 +74,8 @@ def listed_images(
     origin: str,
     lines: Sequence[int] = (),
 ) -> ListedImages:
-    """Image files that a list names, with labels int32 [n]. Raises DataError when one of them is missing.
+    """Image files that a list names, with labels int32 [n]. Raises DataError when one of them is
+    missing.
 
     `origin` says whose list it is, `lines` where each name stands in it.
     """
@@ -100,24 +103,38 @@ def _read_rows(file: Path) -> list[_Row]:
     """All rows of a list, checked. Raises DataError."""
     try:
         with file.open("rb") as content:
-            wide = content.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # "Unicode text" of spreadsheets
+            wide = content.read(2) in (
+                codecs.BOM_UTF16_LE,
+                codecs.BOM_UTF16_BE,
+            )  # "Unicode text" of spreadsheets
         # File names need not be UTF-8.
         coding, errors = ("utf-16", "strict") if wide else ("utf-8-sig", "surrogateescape")
         with file.open(encoding=coding, errors=errors, newline="") as text:
             first = text.readline()
             tabs = "\t" in first
             text.seek(0)
-            table = csv.reader(text, delimiter="\t" if tabs else ";" if ";" in first and "," not in first else ",")
-            cells = [(table.line_num, [cell.strip() for cell in row]) for row in table if any(map(str.strip, row))]
+            table = csv.reader(
+                text, delimiter="\t" if tabs else ";" if ";" in first and "," not in first else ","
+            )
+            cells = [
+                (table.line_num, [cell.strip() for cell in row])
+                for row in table
+                if any(map(str.strip, row))
+            ]
     except (OSError, UnicodeError, csv.Error) as error:
         why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise DataError(f"the list '{file}' cannot be read", why=why, fix="check the path") from None
+        raise DataError(
+            f"the list '{file}' cannot be read", why=why, fix="check the path"
+        ) from None
     if not cells:
-        raise DataError(f"the list '{file}' is empty", fix="give it a line 'path,label' and one line per image")
+        raise DataError(
+            f"the list '{file}' is empty", fix="give it a line 'path,label' and one line per image"
+        )
     columns = _columns(cells[0][1], tabs, file)
     path, label, split = columns or (0, 1, None)
     rows = [
-        _Row(line, _cell(row, path), _cell(row, label), _cell(row, split)) for line, row in cells[1 if columns else 0 :]
+        _Row(line, _cell(row, path), _cell(row, label), _cell(row, split))
+        for line, row in cells[1 if columns else 0 :]
     ]
     _require_whole_rows(rows, file)
     return rows
@@ -128,10 +145,16 @@ def _cell(row: list[str], column: int | None) -> str:
 
 
 def _columns(first: list[str], tabs: bool, file: Path) -> tuple[int, int, int | None] | None:
-    """Where path, label and split stand; None when `first` is no header but an image. Raises DataError."""
+    """Where path, label and split stand; None when `first` is no header but an image. Raises
+    DataError.
+    """
     heads = [cell.lower() for cell in first]
     if {"path", "label"} <= set(heads):
-        return heads.index("path"), heads.index("label"), heads.index("split") if "split" in heads else None
+        return (
+            heads.index("path"),
+            heads.index("label"),
+            heads.index("split") if "split" in heads else None,
+        )
     if tabs and not {"path", "label"} & set(heads):
         return None
     raise DataError(
@@ -151,7 +174,9 @@ def _require_whole_rows(rows: list[_Row], file: Path) -> None:
             why=f"{len(bad)} of {len(rows)} rows lack a path or a label",
             fix="fill in the columns, or remove the lines",
         )
-    if any(row.split for row in rows) and (bad := [row for row in rows if part_of(row.split) is None]):
+    if any(row.split for row in rows) and (
+        bad := [row for row in rows if part_of(row.split) is None]
+    ):
         known = [words[0] for words in WORDS.values()]
         raise DataError(
             f"the list '{file}' has an unknown split '{bad[0].split}' in line {bad[0].line}",

@@ -1,4 +1,6 @@
-"""Sets that are called by their names, in torchvision's layouts: CIFAR, Flowers-102, Cars, Pets, iNaturalist."""
+"""Sets that are called by their names, in torchvision's layouts: CIFAR, Flowers-102, Cars, Pets,
+iNaturalist.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,15 @@ NAMED_SETS = {
     "inat2019": ("2019", "GROUP/NUMBER/*.jpg, and beside it train2019.json, val2019.json"),
 }
 """The folder that torchvision expects in DIR of NAME:DIR, and what that folder holds."""
-_DAMAGED = (pickle.UnpicklingError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError)
+_DAMAGED = (
+    pickle.UnpicklingError,
+    EOFError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    IndexError,
+)
 """What readers of pickles, JSON and MATLAB files raise on damaged ones."""
 
 
@@ -44,7 +54,9 @@ def open_named(name: str, folder: str | Path, part: Part) -> LabelledImages | No
             fix="name one of them as in cifar10:DIR, or a folder that exists",
         )
     if name in ("flowers102", "cars") and importlib.util.find_spec("scipy") is None:
-        raise DataError(f"'{name}' needs scipy", why="its labels are MATLAB files", fix="pip install scipy")
+        raise DataError(
+            f"'{name}' needs scipy", why="its labels are MATLAB files", fix="pip install scipy"
+        )
     base, content = NAMED_SETS[name]
     given = Path(folder).expanduser()  # the shell expands no ~ after a colon
     root = given.parent if given.name == base else given
@@ -53,7 +65,11 @@ def open_named(name: str, folder: str | Path, part: Part) -> LabelledImages | No
             raise FileNotFoundError(f"there is no folder '{root}'")
         if name.startswith("cifar"):
             return _cifar(root, name, part)
-        return _inat(root, base, part) if name.startswith("inat") else _from_torchvision(root, name, part)
+        return (
+            _inat(root, base, part)
+            if name.startswith("inat")
+            else _from_torchvision(root, name, part)
+        )
     except (*_DAMAGED, OSError, RuntimeError) as error:
         raise DataError(
             f"no complete set '{name}' in '{given}'",
@@ -68,30 +84,51 @@ def _from_torchvision(root: Path, name: str, part: Part) -> ListedImages:
     test = part == "val"
     # With `str` as their loader the sets give paths in place of pictures.
     if name == "flowers102":
-        sets = [datasets.Flowers102(root, split, loader=str) for split in (("test",) if test else ("train", "val"))]
-        pairs, classes = [one[i] for one in sets for i in range(len(one))], datasets.Flowers102.classes
+        sets = [
+            datasets.Flowers102(root, split, loader=str)
+            for split in (("test",) if test else ("train", "val"))
+        ]
+        pairs, classes = (
+            [one[i] for one in sets for i in range(len(one))],
+            datasets.Flowers102.classes,
+        )
     elif name == "cars":
         cars = datasets.StanfordCars(root, "test" if test else "train", loader=str)
         pairs, classes = [cars[i] for i in range(len(cars))], cars.classes
     else:
         pets: Any = datasets.OxfordIIITPet(root, "test" if test else "trainval")
-        pairs, classes = list(zip(pets._images, pets._labels, strict=True)), pets.classes  # it has no such loader
+        pairs, classes = (
+            list(zip(pets._images, pets._labels, strict=True)),
+            pets.classes,
+        )  # it has no such loader
     return _pairs(root, pairs, tuple(classes), f"'{name}'")
 
 
-def _pairs(root: Path, pairs: Sequence[tuple[Any, int]], classes: tuple[str, ...], origin: str) -> ListedImages:
+def _pairs(
+    root: Path, pairs: Sequence[tuple[Any, int]], classes: tuple[str, ...], origin: str
+) -> ListedImages:
     names = [os.path.relpath(path, root) for path, _ in pairs]
-    return listed_images(root, names, np.array([label for _, label in pairs], np.int32), classes, origin)
+    return listed_images(
+        root, names, np.array([label for _, label in pairs], np.int32), classes, origin
+    )
 
 
 def _inat(root: Path, year: str, part: Part) -> ListedImages | None:
-    """The lists of iNaturalist, or without them all images of torchvision's layout as training data."""
+    """The lists of iNaturalist, or without them all images of torchvision's layout as training
+    data.
+    """
     if not (root / f"train{year}.json").is_file():
         from torchvision import datasets
 
         everything = datasets.INaturalist(root, year, loader=str)
-        pairs = sorted((everything[i] for i in range(len(everything))), key=lambda pair: str(pair[0]))
-        return _pairs(root, pairs, tuple(everything.all_categories), str(root / year)) if part == "train" else None
+        pairs = sorted(
+            (everything[i] for i in range(len(everything))), key=lambda pair: str(pair[0])
+        )
+        return (
+            _pairs(root, pairs, tuple(everything.all_categories), str(root / year))
+            if part == "train"
+            else None
+        )
     if not (file := root / f"{part}{year}.json").is_file():
         return None
     content = json.loads(file.read_text())
@@ -103,13 +140,17 @@ def _inat(root: Path, year: str, part: Part) -> ListedImages | None:
     label = {entry["image_id"]: number[entry["category_id"]] for entry in content["annotations"]}
     names = [entry["file_name"] for entry in content["images"]]
     if (root / year).is_dir() and not (root / names[0]).exists():
-        names = [f"{year}/{name.split('/', 1)[1]}" for name in names]  # torchvision renames the first folder
+        names = [
+            f"{year}/{name.split('/', 1)[1]}" for name in names
+        ]  # torchvision renames the first folder
     labels = np.array([label[entry["id"]] for entry in content["images"]], np.int32)
     return listed_images(root, names, labels, classes, f"'{file}'")
 
 
 def _cifar(root: Path, name: str, part: Part) -> ArrayImages:
-    """CIFAR from its batches; not by torchvision's class, which lets a pickle run code and wants one exact md5."""
+    """CIFAR from its batches; not by torchvision's class, which lets a pickle run code and wants
+    one exact md5.
+    """
     from torchvision import datasets
 
     layout = datasets.CIFAR10 if name == "cifar10" else datasets.CIFAR100
@@ -117,17 +158,26 @@ def _cifar(root: Path, name: str, part: Part) -> ArrayImages:
     files = layout.train_list if part == "train" else layout.test_list
     batches = [_unpickle(folder / file) for file, _ in files]
     pixels = np.concatenate([np.asarray(batch["data"], np.uint8) for batch in batches])
-    labels = np.concatenate([batch["labels" if name == "cifar10" else "fine_labels"] for batch in batches])
+    labels = np.concatenate(
+        [batch["labels" if name == "cifar10" else "fine_labels"] for batch in batches]
+    )
     classes = tuple(_unpickle(folder / layout.meta["filename"])[layout.meta["key"]])
     if len(labels) != len(pixels) or not 0 <= labels.min() <= labels.max() < len(classes):
-        raise ValueError(f"{len(pixels)} pictures, {len(labels)} labels up to {labels.max()}, {len(classes)} classes")
+        raise ValueError(
+            f"{len(pixels)} pictures, {len(labels)} labels up to {labels.max()}, {len(classes)} "
+            "classes"
+        )
     planar = pixels.reshape(-1, 3, 32, 32)
     name = "train" if part == "train" else "test"
-    return ArrayImages(folder, name, planar.transpose(0, 2, 3, 1).copy(), labels.astype(np.int32), classes)
+    return ArrayImages(
+        folder, name, planar.transpose(0, 2, 3, 1).copy(), labels.astype(np.int32), classes
+    )
 
 
 def _unpickle(file: Path) -> Any:
-    """Containers, text, numbers, and arrays as tensors. Raises UnpicklingError for what else a pickle asks for."""
+    """Containers, text, numbers, and arrays as tensors. Raises UnpicklingError for what else a
+    pickle asks for.
+    """
     refused: list[str] = []
 
     class Inert(InertUnpickler):

@@ -1,4 +1,6 @@
-"""Training and validation images from what a user gives: a folder, a list, tar archives, or the name of a set."""
+"""Training and validation images from what a user gives: a folder, a list, tar archives, or the
+name of a set.
+"""
 
 from __future__ import annotations
 
@@ -28,27 +30,35 @@ def open_labelled(
     exif_orientation: Orientation = "apply",
     max_pixels: int = MAX_PIXELS,
 ) -> tuple[LabelledImages, LabelledImages]:
-    """Training and validation images with the same classes, at least two. The latter may lack some of them.
+    """Training and validation images with the same classes, at least two. The latter may lack some
+    of them.
 
     Args:
-        data: a folder with the parts of a set (`train` and `val` or `test`, and `parts.WORDS`), or of class folders; a
-            list with a column `split` or without; a .tar file, a pattern such as 'train-*.tar' or a folder that holds
-            only .tar files; or NAME:DIR with a name of `NAMED_SETS`.
+        data: a folder with the parts of a set (`train` and `val` or `test`, and `parts.WORDS`), or
+            of class folders; a list with a column `split` or without; a .tar file, a pattern such
+            as 'train-*.tar' or a folder that holds only .tar files; or NAME:DIR with a name of
+            `NAMED_SETS`.
         val_data: the validation images, in the same forms; its validation part if it has one.
-        split: set this share of each class aside (0..1, exclusive), where there is no validation part.
+        split: set this share of each class aside (0..1, exclusive), where there is no validation
+            part.
         seed: of that draw.
         exif_orientation: whether pictures are turned upright by their EXIF tags.
         max_pixels: larger images are not read.
 
     Raises:
-        DataError: something is missing or empty, labels are absent, validation images have a class that the training
-            images lack, or a split is asked for where there are validation images.
+        DataError: something is missing or empty, labels are absent, validation images have a class
+            that the training images lack, or a split is asked for where there are validation
+            images.
     """
     if not data:
-        raise DataError("no data given", fix="name a folder, a list, tar files, or a set as in cifar10:DIR")
+        raise DataError(
+            "no data given", fix="name a folder, a list, tar files, or a set as in cifar10:DIR"
+        )
     train = _open(data, "train")
     if train is None:
-        raise DataError(f"'{data}' has no training part", fix="mark its images with the split 'train'")
+        raise DataError(
+            f"'{data}' has no training part", fix="mark its images with the split 'train'"
+        )
     if len(train.classes) < 2:
         raise DataError(
             f"'{data}' has fewer than two classes",
@@ -64,9 +74,11 @@ def open_labelled(
     if val is None:
         raise DataError(
             f"'{data}' has no validation part",
-            why="looked for 'val' or 'test' and their other names (valid, validation, dev, testing): a folder beside "
+            why="looked for 'val' or 'test' and their other names (valid, validation, dev, "
+            "testing): a folder beside "
             "'train', a split of a list, a word in the names of tars",
-            fix="name a second set of images (--val-data), or set a share of these aside (--split 0.2)",
+            fix="name a second set of images (--val-data), or set a share of these aside (--split "
+            "0.2)",
         )
     if split:
         raise DataError(
@@ -79,7 +91,8 @@ def open_labelled(
 
 
 def _open(data: str, part: Part, *, held_out: bool = False) -> LabelledImages | None:
-    """One part of what `data` names; None where it has no such part. Data without parts are training data.
+    """One part of what `data` names; None where it has no such part. Data without parts are
+    training data.
 
     Folders hold two classes or more, none empty, unless they are `held_out`.
     """
@@ -101,7 +114,9 @@ def _open(data: str, part: Part, *, held_out: bool = False) -> LabelledImages | 
 
 
 def _archives(data: str) -> list[Path]:
-    """The .tar files that `data` means: itself, those of a pattern, or all of a folder that holds nothing else."""
+    """The .tar files that `data` means: itself, those of a pattern, or all of a folder that holds
+    nothing else.
+    """
     path = Path(data)
     if path.is_dir():
         try:
@@ -113,7 +128,9 @@ def _archives(data: str) -> list[Path]:
         found = [Path(name) for name in sorted(glob.glob(data))]  # noqa: PTH207 - any part may be a pattern
         if not (archives := [file for file in found if _is_tar(file)]):
             raise DataError(
-                f"no .tar file matches '{data}'", why=f"{len(found)} other files do", fix="check the pattern"
+                f"no .tar file matches '{data}'",
+                why=f"{len(found)} other files do",
+                fix="check the pattern",
             )
         return archives
     return [path] if _is_tar(path) else []
@@ -124,7 +141,9 @@ def _is_tar(path: Path) -> bool:
 
 
 def _archives_of(part: Part, archives: list[Path]) -> list[Path]:
-    """Those of a part by a word of their names; all are training data where there are not both parts."""
+    """Those of a part by a word of their names; all are training data where there are not both
+    parts.
+    """
     by_part: dict[str | None, list[Path]] = {}
     for path in archives:
         words = (part_of(word) for word in re.findall("[a-z]+", path.stem.lower()))

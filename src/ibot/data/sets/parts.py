@@ -1,4 +1,6 @@
-"""Which folder, archive or split of a list is the training part of a set, and which are held out."""
+"""Which folder, archive or split of a list is the training part of a set, and which are held
+out.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +20,16 @@ WORDS: dict[PartName, tuple[str, ...]] = {
     "val": ("val", "valid", "validation", "dev"),
     "test": ("test", "testing", "eval", "evaluation"),
 }
-"""What the parts are called (Keras, Roboflow, Hugging Face, torchvision); small and capital letters are the same."""
-_NAME = re.compile(rf"({'|'.join(word for words in WORDS.values() for word in words)})[\W_]*(?:set|images|data|\d*)")
+"""What the parts are called (Keras, Roboflow, Hugging Face, torchvision); small and capital
+letters are the same."""
+_ANY_WORD = "|".join(word for words in WORDS.values() for word in words)
+_NAME = re.compile(rf"({_ANY_WORD})[\W_]*(?:set|images|data|\d*)")
 
 
 def part_of(name: str) -> PartName | None:
-    """The part that a name means: that of `valid`, `Val`, `test_set` and `val2017`; None for others."""
+    """The part that a name means: that of `valid`, `Val`, `test_set` and `val2017`; None for
+    others.
+    """
     found = _NAME.fullmatch(name.lower())
     return next((part for part, words in WORDS.items() if found and found[1] in words), None)
 
@@ -39,18 +45,23 @@ class Parts:
     """Names of all folders but the training part."""
 
     def validation(self) -> Path:
-        """The part called validation, else the one called test. Raises DataError for two of a kind."""
+        """The part called validation, else the one called test. Raises DataError for two of a
+        kind.
+        """
         held = self.val or self.test
         return _only_one(held, "validation", f"--data {self.train} --val-data {held[0]}")
 
 
 def find_parts(folder: Path) -> Parts | None:
-    """The parts that lie in `folder`; None where there is not both a training part and one held out.
+    """The parts that lie in `folder`; None where there is not both a training part and one held
+    out.
 
     Raises DataError where it cannot be told what is a part and what a class.
     """
     names = folder_names(folder)
-    by_part = {part: tuple(folder / name for name in names if part_of(name) == part) for part in WORDS}
+    by_part = {
+        part: tuple(folder / name for name in names if part_of(name) == part) for part in WORDS
+    }
     held = by_part["val"] + by_part["test"]
     if not held:
         return None
@@ -61,21 +72,28 @@ def find_parts(folder: Path) -> Parts | None:
     train = _only_one(by_part["train"], "training", f"--data {by_part['train'][0]}")
     if len(others) > 1 and _is_flat(train) and all(_is_flat(folder / name) for name in others):
         raise DataError(
-            f"'{train.name}' and '{held[0].name}' in '{folder}' may be parts of a set or classes like the others",
+            f"'{train.name}' and '{held[0].name}' in '{folder}' may be parts of a set or classes "
+            "like the others",
             why=f"they hold images and no folders, and so do {quoted(others)} beside them",
-            fix=f"name the part itself (--data {train}), or give folders that are classes other names",
+            fix=f"name the part itself (--data {train}), or give folders that are classes other "
+            "names",
         )
-    return Parts(train, by_part["val"], by_part["test"], tuple(name for name in names if name != train.name))
+    return Parts(
+        train, by_part["val"], by_part["test"], tuple(name for name in names if name != train.name)
+    )
 
 
 def _require_no_loose_parts(folder: Path, held: tuple[Path, ...], others: list[str]) -> None:
-    """Raise DataError for a held-out part beside the class folders it repeats, and for several alone."""
+    """Raise DataError for a held-out part beside the class folders it repeats, and for several
+    alone.
+    """
     for part in held:
         if shared := sorted(set(folder_names(part)).intersection(others)):
             raise DataError(
                 f"'{part}' seems to be held out from what lies beside it",
                 why=f"it repeats the folders {quoted(shared)} of '{folder}'",
-                fix=f"move the training images into '{folder / 'train'}', or the held-out part elsewhere",
+                fix=f"move the training images into '{folder / 'train'}', or the held-out part "
+                "elsewhere",
             )
     if len(held) > 1 and not others:
         raise DataError(
@@ -87,9 +105,15 @@ def _require_no_loose_parts(folder: Path, held: tuple[Path, ...], others: list[s
 
 def _only_one(candidates: tuple[Path, ...], kind: str, fix: str) -> Path:
     """The one of several folders that is not empty. Raises DataError where there are more."""
-    by_place = {path.resolve(): path for path in sorted(candidates, key=Path.is_symlink, reverse=True)}
+    by_place = {
+        path.resolve(): path for path in sorted(candidates, key=Path.is_symlink, reverse=True)
+    }
     candidates = tuple(by_place.values())  # without links to each other
-    filled = candidates if len(candidates) == 1 else tuple(path for path in candidates if _holds_files(path))
+    filled = (
+        candidates
+        if len(candidates) == 1
+        else tuple(path for path in candidates if _holds_files(path))
+    )
     if len(filled) > 1:
         raise DataError(
             f"'{filled[0].parent}' has more than one {kind} part",
@@ -100,10 +124,16 @@ def _only_one(candidates: tuple[Path, ...], kind: str, fix: str) -> Path:
 
 
 def folder_names(folder: Path) -> list[str]:
-    """The folders in a folder but those of systems, sorted; none where it cannot be listed, which `scan` will say."""
+    """The folders in a folder but those of systems, sorted; none where it cannot be listed, which
+    `scan` will say.
+    """
     try:
         with os.scandir(folder) as entries:
-            return sorted(entry.name for entry in entries if not is_litter(entry.name, True) and is_folder(entry))
+            return sorted(
+                entry.name
+                for entry in entries
+                if not is_litter(entry.name, True) and is_folder(entry)
+            )
     except OSError:
         return []
 

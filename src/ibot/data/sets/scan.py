@@ -25,14 +25,16 @@ RUN_MARKS = ("config.json", "checkpoints")
 """A folder that holds all of these is a run, not a folder of images."""
 File = TypeVar("File")
 LOOKED_INTO = 500
-"""Files of which `scan` counts those with further pages, frames and bands; of more, so many are sampled."""
+"""Files of which `scan` counts those with further pages, frames and bands; of more, so many are
+sampled."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageSource:
     """The images below one folder, in a fixed order.
 
-    Names are kept in one buffer, so that millions of them cost little memory and travel to workers in one piece.
+    Names are kept in one buffer, so that millions of them cost little memory and travel to workers
+    in one piece.
     """
 
     root: Path
@@ -71,29 +73,41 @@ class ImageSource:
         return None if self.labels is None else int(self.labels[index])
 
     def fingerprint(self) -> dict[str, object]:
-        """What identifies the data in a run's provenance: folder, count, classes, hash of the names."""
+        """What identifies the data in a run's provenance: folder, count, classes, hash of the
+        names.
+        """
         digest = hashlib.sha256(self.names).hexdigest()[:16]
-        return {"root": str(self.root), "images": len(self), "classes": len(self.classes), "names_sha256": digest}
+        return {
+            "root": str(self.root),
+            "images": len(self),
+            "classes": len(self.classes),
+            "names_sha256": digest,
+        }
 
 
 def scan(root: str | Path) -> ImageSource:
-    """All images below `root`, sorted; of a folder that holds the parts of a set (`parts.WORDS`) the training part.
+    """All images below `root`, sorted; of a folder that holds the parts of a set (`parts.WORDS`)
+    the training part.
 
-    Files are taken by their extension (`formats.extensions`), those without one by their first bytes. Hidden and system
-    files, run folders and empty folders are passed over; `notes` counts them. Symbolic links to folders are followed
-    once, and only to what is not below `root` anyway. First-level folders are classes when every image lies in one and
-    there are at least two.
-    Raises DataError for a folder that is missing, unreadable or without images, and for parts not to be told apart.
+    Files are taken by their extension (`formats.extensions`), those without one by their first
+    bytes. Hidden and system files, run folders and empty folders are passed over; `notes` counts
+    them. Symbolic links to folders are followed once, and only to what is not below `root` anyway.
+    First-level folders are classes when every image lies in one and there are at least two.
+    Raises DataError for a folder that is missing, unreadable or without images, and for parts not
+    to be told apart.
     """
     folder = Path(root)
     if not str(root):
         raise DataError(
-            "no data folder given", fix="name the folder with your images: --data DIR, in Python data.path=DIR"
+            "no data folder given",
+            fix="name the folder with your images: --data DIR, in Python data.path=DIR",
         )
     require_local(str(root))
     if not folder.exists():
         raise DataError(
-            f"there is no folder '{root}'", why=_nearest_parent(folder), fix="check the path given to --data"
+            f"there is no folder '{root}'",
+            why=_nearest_parent(folder),
+            fix="check the path given to --data",
         )
     if not folder.is_dir():
         raise DataError(f"'{root}' is a file, not a folder", fix=_instead_of(folder))
@@ -103,12 +117,18 @@ def scan(root: str | Path) -> ImageSource:
         raise DataError(
             f"no images found under '{folder}'",
             why=what_is_there(folder),
-            fix=f"the extensions read are {' '.join(sorted(extensions()))}; convert the files or name another folder",
+            fix=f"the extensions read are {' '.join(sorted(extensions()))}; convert the files or "
+            "name another folder",
         )
     source = _source(folder, sorted(found.names))
     notes += twins_note(source.classes)
     return replace(
-        source, notes=(*notes, *found.notes(), *pages_note(found.paged, lambda name: holds_more(folder / name)))
+        source,
+        notes=(
+            *notes,
+            *found.notes(),
+            *pages_note(found.paged, lambda name: holds_more(folder / name)),
+        ),
     )
 
 
@@ -116,12 +136,16 @@ def require_local(data: str) -> None:
     """Raise DataError for an address."""
     if "://" in data:
         raise DataError(
-            f"'{data}' is an address", why="images are read from folders", fix="download them, and name the folder"
+            f"'{data}' is an address",
+            why="images are read from folders",
+            fix="download them, and name the folder",
         )
 
 
 def _instead_of(file: Path) -> str:
-    if file.name.lower().endswith((".zip", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar", ".tar")):
+    if file.name.lower().endswith(
+        (".zip", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar", ".tar")
+    ):
         return "unpack it, and name the folder; evaluations read plain .tar files as they are"
     if extension(file.name) in (".csv", ".tsv", ".txt"):
         return "name the folder that holds the images; lists are for evaluations"
@@ -131,26 +155,42 @@ def _instead_of(file: Path) -> str:
 def _training_part(folder: Path) -> tuple[Path, list[str]]:
     """Where the images to train on lie, and what to say of it. Raises DataError."""
     if parts := find_parts(folder):
-        return parts.train, [f"only the training part '{parts.train.name}' is read; beside it {quoted(parts.beside)}"]
+        return parts.train, [
+            f"only the training part '{parts.train.name}' is read; beside it {quoted(parts.beside)}"
+        ]
     held = [name for name in folder_names(folder) if part_of(name) in ("val", "test")]
-    return folder, [f"'{name}' is read like any other folder: no training part lies beside it" for name in held]
+    return folder, [
+        f"'{name}' is read like any other folder: no training part lies beside it" for name in held
+    ]
 
 
 def pages_note(files: Sequence[File], look: Callable[[File], tuple[bool, bool]]) -> list[str]:
-    """How many of the files in formats of several pages hold more than is read; `look` is `decode.holds_more`."""
+    """How many of the files in formats of several pages hold more than is read; `look` is
+    `decode.holds_more`.
+    """
     places = np.linspace(0, len(files) - 1, min(LOOKED_INTO, len(files)))
     chosen = [files[int(place)] for place in places]
     more = [look(file) for file in chosen]
-    counts = zip(np.array(more, bool).reshape(-1, 2).sum(0).tolist(), ("pages or frames", "bands"), strict=True)
+    counts = zip(
+        np.array(more, bool).reshape(-1, 2).sum(0).tolist(),
+        ("pages or frames", "bands"),
+        strict=True,
+    )
     kinds = [f"{number} with further {kind}" for number, kind in counts if number]
     sample = "" if len(chosen) == len(files) else f"of {len(chosen)} files looked into, "
-    return [f"only the first page and up to three bands are read: {sample}{', '.join(kinds)}"] if kinds else []
+    return (
+        [f"only the first page and up to three bands are read: {sample}{', '.join(kinds)}"]
+        if kinds
+        else []
+    )
 
 
 def pack_names(
     root: Path, names: Sequence[str], labels: NDArray[np.int32] | None, classes: tuple[str, ...]
 ) -> ImageSource:
-    """The images `names` (relative to `root`) in their order, with labels int32 [n] into `classes` or None."""
+    """The images `names` (relative to `root`) in their order, with labels int32 [n] into `classes`
+    or None.
+    """
     encoded = [os.fsencode(name) for name in names]
     ends = np.cumsum([len(name) for name in encoded], dtype=np.int64)
     return ImageSource(root, b"".join(encoded), ends, labels, classes)
@@ -159,8 +199,9 @@ def pack_names(
 def labelled_sets(data: str, val_data: str = "") -> tuple[ImageSource, ImageSource] | None:
     """Training and validation images with the same classes, or None where there are no labels.
 
-    `data` holds the parts of a set, or class folders, and `val_data` names the other set; of a `val_data` with parts
-    the validation part is taken. Raises DataError when the validation images have a class that the others lack.
+    `data` holds the parts of a set, or class folders, and `val_data` names the other set; of a
+    `val_data` with parts the validation part is taken. Raises DataError when the validation images
+    have a class that the others lack.
     """
     parts = find_parts(Path(val_data or data))
     if parts is None and not val_data:
@@ -169,18 +210,26 @@ def labelled_sets(data: str, val_data: str = "") -> tuple[ImageSource, ImageSour
     if train.labels is None or val.labels is None:
         if val_data:
             missing = train if train.labels is None else val
-            raise DataError(f"no class folders in '{missing.root}'", fix="put the images of each class into a folder")
+            raise DataError(
+                f"no class folders in '{missing.root}'",
+                fix="put the images of each class into a folder",
+            )
         return None
     number = match_classes(train.classes, val.classes, (str(train.root), str(val.root)))
     labels = number[val.labels]
     lacking = absent_note(labels, train.classes)
     return train, replace(
-        val, labels=labels, classes=train.classes, notes=(*val.notes, *([lacking] if lacking else []))
+        val,
+        labels=labels,
+        classes=train.classes,
+        notes=(*val.notes, *([lacking] if lacking else [])),
     )
 
 
 def as_classes(source: ImageSource) -> ImageSource:
-    """The same images with one class where all lie in one folder: a validation set may hold no other."""
+    """The same images with one class where all lie in one folder: a validation set may hold no
+    other.
+    """
     top, slash, _ = source.name(0).partition("/")
     if source.labels is not None or not slash:
         return source
@@ -219,7 +268,8 @@ class _Found:
         notes = passed_over_note(self.other_files)
         if self.other_folders:
             notes.append(
-                f"{counted(self.other_folders.total(), 'folder')} passed over: {_commonest(self.other_folders)}"
+                f"{counted(self.other_folders.total(), 'folder')} passed over: "
+                f"{_commonest(self.other_folders)}"
             )
         if self.nested:
             notes.append(
@@ -235,7 +285,8 @@ def _walk(root: Path) -> _Found:
     stack, links = [("", os.fspath(root))], []
     while stack or links:
         if not stack:
-            # Links come after all real folders and by name: what is seen twice keeps one name on every disk.
+            # Links come after all real folders and by name: what is seen twice keeps one name on
+            # every disk.
             links.sort(reverse=True)
             stack.append(links.pop())
         prefix, folder = stack.pop()
@@ -280,13 +331,21 @@ def passed_over_note(kinds: Counter[str]) -> list[str]:
     """How many files are not read, by their kind; none of none."""
     if not kinds:
         return []
-    remedy = " (pip install pillow-heif makes .heic readable)" if set(kinds) & set(FURTHER["HEIF"]) else ""
+    remedy = (
+        " (pip install pillow-heif makes .heic readable)"
+        if set(kinds) & set(FURTHER["HEIF"])
+        else ""
+    )
     return [f"{counted(kinds.total(), 'file')} passed over: {_commonest(kinds)}{remedy}"]
 
 
 def kind_of(name: str) -> str:
     """What a file that is not read counts as."""
-    return "hidden or of the system" if is_litter(name, False) else extension(name) or "without extension"
+    return (
+        "hidden or of the system"
+        if is_litter(name, False)
+        else extension(name) or "without extension"
+    )
 
 
 def _commonest(kinds: Counter[str], limit: int = 5) -> str:
@@ -313,7 +372,9 @@ def _listing(folder: str, seen: set[tuple[int, int]]) -> list[os.DirEntry[str]]:
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:
-    """Files and links that lead nowhere (they count as bad files), but no pipes or devices: those never end."""
+    """Files and links that lead nowhere (they count as bad files), but no pipes or devices: those
+    never end.
+    """
     try:
         return entry.is_file() or not os.path.exists(entry.path)  # noqa: PTH110
     except OSError:

@@ -14,8 +14,11 @@ from ibot.errors import DataError
 from ibot.rng import permutation
 
 
-def split_labelled(images: LabelledImages, share: float = 0.2, seed: int = 0) -> tuple[SubsetImages, SubsetImages]:
-    """Training and validation images: `share` (0..1, exclusive) of each class for validation, drawn by `seed`.
+def split_labelled(
+    images: LabelledImages, share: float = 0.2, seed: int = 0
+) -> tuple[SubsetImages, SubsetImages]:
+    """Training and validation images: `share` (0..1, exclusive) of each class for validation, drawn
+    by `seed`.
 
     Each class keeps an image for training, and gives one to validation if it has two.
     Raises DataError when no class has two images, ValueError for other shares.
@@ -30,11 +33,17 @@ def split_labelled(images: LabelledImages, share: float = 0.2, seed: int = 0) ->
             why="no class has two images",
             fix="add images, or name a second set",
         )
-    return SubsetImages(images, np.setdiff1d(np.arange(len(images)), val)), SubsetImages(images, val)
+    return SubsetImages(images, np.setdiff1d(np.arange(len(images)), val)), SubsetImages(
+        images, val
+    )
 
 
 def stratified_subset(
-    labels: NDArray[np.integer[Any]], *, share: float | None = None, per_class: int | None = None, seed: int = 0
+    labels: NDArray[np.integer[Any]],
+    *,
+    share: float | None = None,
+    per_class: int | None = None,
+    seed: int = 0,
 ) -> NDArray[np.int64]:
     """Images drawn from each class by `seed`: int64 [m], ascending. At least one of each class.
 
@@ -52,14 +61,18 @@ def stratified_subset(
         return _draw(labels, _rounded(counts, share), seed)
     if per_class is not None and share is None and per_class >= 1:
         return _draw(labels, np.minimum(counts, per_class), seed)
-    raise ValueError(f"either a share in 0..1 or images per class, not share={share}, per_class={per_class}")
+    raise ValueError(
+        f"either a share in 0..1 or images per class, not share={share}, per_class={per_class}"
+    )
 
 
 def _rounded(counts: NDArray[np.int64], share: float) -> NDArray[np.int64]:
     return np.minimum(np.maximum(np.floor(counts * share + 0.5).astype(np.int64), 1), counts)
 
 
-def _draw(labels: NDArray[np.integer[Any]], wanted: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+def _draw(
+    labels: NDArray[np.integer[Any]], wanted: NDArray[np.int64], seed: int
+) -> NDArray[np.int64]:
     """The first `wanted` [classes] images of each class in a keyed order, ascending."""
     order = permutation(seed, 0, len(labels))
     by_class = order[np.argsort(labels[order], kind="stable")]
@@ -71,15 +84,18 @@ def _draw(labels: NDArray[np.integer[Any]], wanted: NDArray[np.int64], seed: int
 def listed_subset(images: LabelledImages, list_file: str | Path) -> NDArray[np.int64]:
     """Images that a file names, one per line, in its order, repetitions left out: int64 [m].
 
-    A line with a slash is a whole name (`images.name`). Others are file names; what stands before `_` in them is the
-    class where there is such a class, as in SimCLRv2's `1percent.txt`.
-    Raises DataError for names that the set lacks or holds several times, and for a list that is missing or empty.
+    A line with a slash is a whole name (`images.name`). Others are file names; what stands before
+    `_` in them is the class where there is such a class, as in SimCLRv2's `1percent.txt`.
+    Raises DataError for names that the set lacks or holds several times, and for a list that is
+    missing or empty.
     """
     try:
         text = Path(list_file).read_text(encoding="utf-8-sig", errors="surrogateescape")
     except OSError as error:
         why = error.strerror or str(error)
-        raise DataError(f"the list '{list_file}' cannot be read", why=why, fix="check the path") from None
+        raise DataError(
+            f"the list '{list_file}' cannot be read", why=why, fix="check the path"
+        ) from None
     lines: dict[str, int] = {}
     for number, line in enumerate(text.split("\n"), 1):
         if name := line.strip().removeprefix("./"):
@@ -90,9 +106,12 @@ def listed_subset(images: LabelledImages, list_file: str | Path) -> NDArray[np.i
     if bad := [name for name in lines if len(found[name]) != 1]:
         several = len(found[bad[0]]) > 1
         raise DataError(
-            f"line {lines[bad[0]]} of '{list_file}' names '{bad[0]}', of which there are {len(found[bad[0]])}",
+            f"line {lines[bad[0]]} of '{list_file}' names '{bad[0]}', of which there are "
+            f"{len(found[bad[0]])}",
             why=f"{len(bad)} of {len(lines)} names do not stand for one image of '{images.root}'",
-            fix="write paths relative to that folder" if several else "use the list that belongs to these images",
+            fix="write paths relative to that folder"
+            if several
+            else "use the list that belongs to these images",
         )
     return np.array([found[name][0] for name in lines], np.int64)
 
@@ -106,6 +125,8 @@ def _found(images: LabelledImages, wanted: Iterable[str]) -> dict[str, list[int]
         base = whole.rsplit("/", 1)[-1]
         if whole in found:
             found[whole].append(i)
-        elif base in found and classes.get(base.split("_", 1)[0], images.label(i)) == images.label(i):
+        elif base in found and classes.get(base.split("_", 1)[0], images.label(i)) == images.label(
+            i
+        ):
             found[base].append(i)
     return found

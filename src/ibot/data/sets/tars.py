@@ -1,4 +1,6 @@
-"""Images inside of tar archives, with classes from their folders or from side entries as in WebDataset."""
+"""Images inside of tar archives, with classes from their folders or from side entries as in
+WebDataset.
+"""
 
 from __future__ import annotations
 
@@ -21,10 +23,12 @@ from ibot.errors import DataError
 
 
 def open_tars(archives: Sequence[str | Path]) -> TarImages:
-    """Images inside of uncompressed tar archives. All headers are read once, the images when they are asked for.
+    """Images inside of uncompressed tar archives. All headers are read once, the images when they
+    are asked for.
 
-    The class is the content of `KEY.cls` where that lies beside `KEY.jpg` (a name or a number), else the name of the
-    folder in the archive that holds the image. Links and other files are passed over; notes count them.
+    The class is the content of `KEY.cls` where that lies beside `KEY.jpg` (a name or a number),
+    else the name of the folder in the archive that holds the image. Links and other files are
+    passed over; notes count them.
 
     Raises:
         DataError: a damaged or compressed archive, images without a class, no images.
@@ -41,13 +45,15 @@ def open_tars(archives: Sequence[str | Path]) -> TarImages:
             places.append((number, start, size))
     if not names:
         raise DataError(
-            f"no images in '{paths[0]}'" + (f" and {len(paths) - 1} others" if len(paths) > 1 else ""),
+            f"no images in '{paths[0]}'"
+            + (f" and {len(paths) - 1} others" if len(paths) > 1 else ""),
             fix=f"the extensions read are {' '.join(sorted(extensions()))}",
         )
     if "" in texts:
         raise DataError(
             f"'{names[texts.index('')]}' has no class",
-            why=f"{texts.count('')} of {len(texts)} images lie in no folder and have no .cls file beside them",
+            why=f"{texts.count('')} of {len(texts)} images lie in no folder and have no .cls file "
+            "beside them",
             fix="pack the images in class folders, or with one KEY.cls for each KEY.jpg",
         )
     labels, classes = number_classes(texts)
@@ -62,7 +68,9 @@ def _members(path: Path, other: Counter[str]) -> Iterator[tuple[str, str, int, i
 
     Counts what else it holds in `other`, by its kind. Raises DataError.
     """
-    images: dict[str, tuple[int, int]] = {}  # a name that comes twice was replaced by its later content
+    images: dict[
+        str, tuple[int, int]
+    ] = {}  # a name that comes twice was replaced by its later content
     texts: dict[str, str] = {}
     known = extensions()
     try:
@@ -73,14 +81,19 @@ def _members(path: Path, other: Counter[str]) -> Iterator[tuple[str, str, int, i
                 *folders, base = name.split("/")
                 if member.isdir():
                     continue
-                if not member.isreg() or is_litter(base, False) or any(is_litter(part, True) for part in folders):
+                if (
+                    not member.isreg()
+                    or is_litter(base, False)
+                    or any(is_litter(part, True) for part in folders)
+                ):
                     other["hidden or of the system" if member.isreg() else "link"] += 1
                     continue
                 kind = extension(name)
                 if kind in known or (not kind and is_image(_head(file, member))):
                     images[name] = member.offset_data, member.size
                 elif kind == ".cls" and (content := archive.extractfile(member)) is not None:
-                    texts[os.path.splitext(name)[0]] = content.read().decode("utf-8", "replace").strip()  # noqa: PTH122
+                    text = content.read().decode("utf-8", "replace").strip()
+                    texts[os.path.splitext(name)[0]] = text  # noqa: PTH122
                 else:
                     other[kind_of(base)] += 1
             # tarfile takes a damaged header for the end, which is a block of zeros.
@@ -89,9 +102,12 @@ def _members(path: Path, other: Counter[str]) -> Iterator[tuple[str, str, int, i
                 raise tarfile.ReadError(f"damaged at byte {archive.offset}")
     except (OSError, ValueError, tarfile.TarError) as error:
         fix = "copy it again; a compressed archive must be unpacked to a .tar first"
-        raise DataError(f"'{path}' cannot be read as a tar archive", why=str(error), fix=fix) from None
+        raise DataError(
+            f"'{path}' cannot be read as a tar archive", why=str(error), fix=fix
+        ) from None
     for name, (start, size) in images.items():
-        yield name, texts.get(os.path.splitext(name)[0], PurePosixPath(name).parent.name), start, size  # noqa: PTH122
+        stem = os.path.splitext(name)[0]  # noqa: PTH122
+        yield name, texts.get(stem, PurePosixPath(name).parent.name), start, size
 
 
 def _head(file: BinaryIO, member: tarfile.TarInfo) -> bytes:

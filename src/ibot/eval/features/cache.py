@@ -1,11 +1,12 @@
 """Features on disk, shared by all evaluations of one network on one set of images.
 
-A folder of the cache belongs to one feature of one set: its name is a hash of the weights, the images, the view and the
-feature, so changed weights or images never meet old features. Rows are written at the place of their image, and a byte
-per image says whether it is done: an interrupted pass goes on where it stopped, and several processes write into one
-file. Images that could not be read are tried again by every later pass: the disk may have been at fault. Rows are
-mapped, not read: a set of 1.3 million images needs no memory for its features. Of two runs that want the same rows, one
-computes them and the other waits.
+A folder of the cache belongs to one feature of one set: its name is a hash of the weights, the
+images, the view and the feature, so changed weights or images never meet old features. Rows are
+written at the place of their image, and a byte per image says whether it is done: an interrupted
+pass goes on where it stopped, and several processes write into one file. Images that could not be
+read are tried again by every later pass: the disk may have been at fault. Rows are mapped, not
+read: a set of 1.3 million images needs no memory for its features. Of two runs that want the same
+rows, one computes them and the other waits.
 """
 
 from __future__ import annotations
@@ -52,9 +53,11 @@ POLL_SECONDS = 0.5
 _TODO, _DONE, _BAD = 0, 1, 2
 
 K = TypeVar("K", bound=Hashable)
-"""What a feature is called: a `Feature`, or what another `Extract` knows. Its text names it in the cache."""
+"""What a feature is called: a `Feature`, or what another `Extract` knows. Its text names it in
+the cache."""
 Extract = Callable[[Tensor, Sequence[K]], Mapping[K, Tensor]]
-"""Normalised images [b, 3, h, w] on the device and features -> rows float32 [b, d] of each; without gradients."""
+"""Normalised images [b, 3, h, w] on the device and features -> rows float32 [b, d] of each;
+without gradients."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +76,8 @@ class FeatureSet:
     """Whether nothing had to be computed."""
 
     def unit(self) -> Tensor:
-        """Rows of length 1, a copy in memory: for k-means, which needs them all, and for small sets.
+        """Rows of length 1, a copy in memory: for k-means, which needs them all, and for small
+        sets.
 
         Evaluations and searches of any size take `rows` and scale them block by block as they read.
         """
@@ -91,18 +95,26 @@ def rows_of(features: FeatureSet, wanted: NDArray[np.int64]) -> FeatureSet:
     if len(keep) == len(features.index):
         return features
     chosen = torch.from_numpy(keep)
-    return replace(features, rows=features.rows[chosen], labels=features.labels[chosen], index=features.index[keep])
+    return replace(
+        features,
+        rows=features.rows[chosen],
+        labels=features.labels[chosen],
+        index=features.index[keep],
+    )
 
 
 def weights_hash(loaded: Loaded) -> str:
-    """SHA-256 over all that decides the features of a network: names, shapes and bytes of its tensors, its settings
-    and the size for which it was built. The same for the same network and settings in any file.
+    """SHA-256 over all that decides the features of a network: names, shapes and bytes of its
+    tensors, its settings and the size for which it was built. The same for the same network and
+    settings in any file.
     """
     # Not `str`: that is for users, and silent about norms, pooling and the position table.
     digest = hashlib.sha256(f"{loaded.config!r} {loaded.built_for};".encode())
     # Settings that were added later count where they are set, so that older features stay valid.
     later = [f for f in fields(loaded.config) if not f.repr]
-    changed = {f.name: value for f in later if (value := getattr(loaded.config, f.name)) != f.default}
+    changed = {
+        f.name: value for f in later if (value := getattr(loaded.config, f.name)) != f.default
+    }
     digest.update(repr(changed).encode() if changed else b"")
     for name, tensor in sorted(loaded.backbone.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype};".encode())
@@ -179,14 +191,19 @@ def cached_features(
                 for entry in missing.values():
                     entry.finish()
             barrier()
-        found = {f: entry.read(images, cached=entry.num_done() == before[f]) for f, entry in entries.items()}
+        found = {
+            f: entry.read(images, cached=entry.num_done() == before[f])
+            for f, entry in entries.items()
+        }
         barrier()  # no other run changes an entry before everybody has mapped it
     return found
 
 
 @contextmanager
 def _alone(folder: Path, name: str, device: torch.device, processes: Processes) -> Iterator[None]:
-    """Keep other runs out of the entries for which the lock `name` stands, once those that are in have left."""
+    """Keep other runs out of the entries for which the lock `name` stands, once those that are in
+    have left.
+    """
     lock, told = None, False
     if processes.is_main:
         with _disk_errors(folder):
@@ -196,13 +213,17 @@ def _alone(folder: Path, name: str, device: torch.device, processes: Processes) 
         # Polled: the other processes would give up a single long wait.
         while not any_true(lock is not None and _locked(lock, folder), device):
             if processes.is_main and not told:
-                log.warning("waiting for another process that computes the same features in '%s'", folder)
+                log.warning(
+                    "waiting for another process that computes the same features in '%s'", folder
+                )
                 told = True
             time.sleep(POLL_SECONDS)
         yield
     finally:
         if lock is not None:
-            fcntl.flock(lock, fcntl.LOCK_UN)  # closing does not suffice while a loader process lives
+            fcntl.flock(
+                lock, fcntl.LOCK_UN
+            )  # closing does not suffice while a loader process lives
             lock.close()
 
 
@@ -230,11 +251,15 @@ def _disk_errors(folder: Path, num_bytes: int = 0) -> Iterator[None]:
                 fix="free some, or name a folder on another disk: --cache DIR",
             ) from None
         raise UserError(
-            f"features cannot be kept in '{folder}'", why=why, fix="name another folder: --cache DIR"
+            f"features cannot be kept in '{folder}'",
+            why=why,
+            fix="name another folder: --cache DIR",
         ) from None
 
 
-def _create(extract: Extract[K], entries: dict[K, _Entry], count: int, view: View, device: torch.device) -> None:
+def _create(
+    extract: Extract[K], entries: dict[K, _Entry], count: int, view: View, device: torch.device
+) -> None:
     """Prepare the entries for a pass over `count` images."""
     for entry in entries.values():
         entry.forget_bad()
@@ -244,7 +269,10 @@ def _create(extract: Extract[K], entries: dict[K, _Entry], count: int, view: Vie
     with torch.inference_mode():
         widths = {f: rows.shape[1] for f, rows in extract(_blank(view, device), list(new)).items()}
     try:
-        with _disk_errors(next(iter(new.values())).folder, sum(count * (4 * width + 1) for width in widths.values())):
+        with _disk_errors(
+            next(iter(new.values())).folder,
+            sum(count * (4 * width + 1) for width in widths.values()),
+        ):
             for feature, entry in new.items():
                 entry.create(count, widths[feature])
     except BaseException:
@@ -297,12 +325,16 @@ def _fill(
 
 
 class _Entry:
-    """One folder of the cache: rows.npy, state.npy, about.json; `done` exists once every row is there.
+    """One folder of the cache: rows.npy, state.npy, about.json; `done` exists once every row is
+    there.
 
-    Without `done` there may be bad.jsonl, why images could not be read, and readable.npy, the rows of the others.
+    Without `done` there may be bad.jsonl, why images could not be read, and readable.npy, the rows
+    of the others.
     """
 
-    def __init__(self, folder: Path, weights: str, images: LabelledImages, view: View, feature: Hashable) -> None:
+    def __init__(
+        self, folder: Path, weights: str, images: LabelledImages, view: View, feature: Hashable
+    ) -> None:
         self.about = {
             "format": FORMAT,
             "weights": weights,
@@ -334,7 +366,9 @@ class _Entry:
         shutil.rmtree(self.path, ignore_errors=True)
 
     def finish(self) -> None:
-        """Say that all is done; or lay the readable rows side by side, unless they lie so since the last pass."""
+        """Say that all is done; or lay the readable rows side by side, unless they lie so since the
+        last pass.
+        """
         index, readable = np.flatnonzero(self.state("r") == _DONE), self.path / "readable.npy"
         width = self.rows("r").shape[1]
         with _disk_errors(self.folder, 4 * len(index) * width):
@@ -342,7 +376,9 @@ class _Entry:
                 (self.path / "done").touch()
                 readable.unlink(missing_ok=True)
             # As rows are never lost, as many are the same.
-            elif len(index) and not (readable.is_file() and len(_mapped(readable, "r")) == len(index)):
+            elif len(index) and not (
+                readable.is_file() and len(_mapped(readable, "r")) == len(index)
+            ):
                 self._copy(index, width, readable)
 
     def _copy(self, index: NDArray[np.int64], width: int, file: Path) -> None:
@@ -385,7 +421,9 @@ class _Entry:
                 why=f"the first, '{bad[0][0]}': {bad[0][1]}" if bad else "",
             )
         # "c": private pages, as torch wants memory that it may write to.
-        rows = self.rows("c") if len(index) == len(state) else _mapped(self.path / "readable.npy", "c")
+        rows = (
+            self.rows("c") if len(index) == len(state) else _mapped(self.path / "readable.npy", "c")
+        )
         return FeatureSet(
             rows=torch.from_numpy(rows),
             labels=torch.from_numpy(np.asarray(images.labels, dtype=np.int64)[index]),
@@ -404,7 +442,9 @@ def _mapped(file: Path, mode: Any) -> np.memmap[Any, Any]:
 
 
 def _allocate(file: Path, kind: type[np.generic], shape: tuple[int, ...]) -> None:
-    """Make an .npy file of zeros that has its place on the disk: where there is none, a mapped write would kill us."""
+    """Make an .npy file of zeros that has its place on the disk: where there is none, a mapped
+    write would kill us.
+    """
     np.lib.format.open_memmap(file, mode="w+", dtype=kind, shape=shape)
     if not hasattr(os, "posix_fallocate"):
         return
@@ -412,5 +452,8 @@ def _allocate(file: Path, kind: type[np.generic], shape: tuple[int, ...]) -> Non
         try:
             os.posix_fallocate(handle.fileno(), 0, file.stat().st_size)
         except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # a file system that cannot allocate ahead
+            if error.errno not in (
+                errno.EINVAL,
+                errno.EOPNOTSUPP,
+            ):  # a file system that cannot allocate ahead
                 raise

@@ -9,7 +9,9 @@ from ibot.models.head import at_least_float32
 
 
 def effective_rank(features: Tensor) -> float:
-    """Exp of the entropy of the normalised squared singular values of the centred features [n, D]."""
+    """Exp of the entropy of the normalised squared singular values of the centred features [n,
+    D].
+    """
     features = at_least_float32(features)
     energy = torch.linalg.svdvals((features - features.mean(dim=0)).double()).square()
     if energy.sum() <= 0:
@@ -18,7 +20,9 @@ def effective_rank(features: Tensor) -> float:
 
 
 def whiten(train: Tensor, test: Tensor, dims: int) -> tuple[Tensor, Tensor]:
-    """Both sets in the `dims` leading principal directions of `train` [n, D], each scaled to variance 1."""
+    """Both sets in the `dims` leading principal directions of `train` [n, D], each scaled to
+    variance 1.
+    """
     mean = train.double().mean(dim=0)
     values, vectors = torch.linalg.eigh(torch.cov((train.double() - mean).T))
     keep = vectors[:, -dims:] / values[-dims:].clamp(min=1e-12).sqrt()

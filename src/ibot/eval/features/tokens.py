@@ -28,8 +28,8 @@ class Feature:
     blocks: int = 1
     """The last blocks whose class tokens are joined."""
     mode: int = 0
-    """0: class tokens; 1: mean of the last block's patches before the final norm; 2: class tokens, then the mean of
-    the last block's normed patches."""
+    """0: class tokens; 1: mean of the last block's patches before the final norm; 2: class tokens,
+    then the mean of the last block's normed patches."""
 
     def __post_init__(self) -> None:
         if self.blocks < 1 or self.mode not in (0, 1, 2):
@@ -51,7 +51,9 @@ CLASS_TOKEN = Feature()
 
 
 def probe_feature(backbone: BackboneModule) -> Feature:
-    """What the paper feeds its linear probe: four class tokens for narrow networks, token and mean for wide ones."""
+    """What the paper feeds its linear probe: four class tokens for narrow networks, token and mean
+    for wide ones.
+    """
     narrow = backbone.embed_dim < 768 or not hasattr(backbone, "cls_token")
     return Feature(min(4, backbone.num_blocks), 0) if narrow else Feature(1, 2)
 
@@ -70,11 +72,14 @@ def pooled(blocks: Sequence[TokenOutput], unnormed: TokenOutput | None, feature:
     return torch.cat(parts, dim=-1)
 
 
-def compute(backbone: BackboneModule, images: Tensor, features: Sequence[Feature]) -> dict[Feature, Tensor]:
-    """All `features` of normalised `images` [B, 3, H, W], float32 [B, d] each, in one pass of the network.
+def compute(
+    backbone: BackboneModule, images: Tensor, features: Sequence[Feature]
+) -> dict[Feature, Tensor]:
+    """All `features` of normalised `images` [B, 3, H, W], float32 [B, d] each, in one pass of the
+    network.
 
-    Mode 1 alone costs a second one, as the norm is applied inside of the first. Raises WeightsError where
-    an output is not finite.
+    Mode 1 alone costs a second one, as the norm is applied inside of the first. Raises WeightsError
+    where an output is not finite.
     """
     deepest = max(feature.blocks for feature in features)
     plain = any(feature.mode == 1 for feature in features)
@@ -89,12 +94,15 @@ def compute(backbone: BackboneModule, images: Tensor, features: Sequence[Feature
 
 
 def finite(rows: Tensor) -> Tensor:
-    """The same tensor [b, ...] of a network's outputs. Raises WeightsError unless all are finite."""
+    """The same tensor [b, ...] of a network's outputs. Raises WeightsError unless all are
+    finite.
+    """
     if not bool(rows.isfinite().all()):
         bad = int((~rows.flatten(1).isfinite().all(dim=1)).sum())
         raise WeightsError(
             "the network's outputs are not finite",
-            why=f"for {bad} of {len(rows)} images: its weights are too large, or its training diverged",
+            why=f"for {bad} of {len(rows)} images: its weights are too large, or its training "
+            "diverged",
             fix="use other weights, or an earlier checkpoint",
         )
     return rows
@@ -102,7 +110,9 @@ def finite(rows: Tensor) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """Tokens of images, in the order in which they were asked for; unreadable images are left out."""
+    """Tokens of images, in the order in which they were asked for; unreadable images are left
+    out.
+    """
 
     cls: Tensor
     """float32 [n, D], class token after the final norm."""
@@ -132,16 +142,19 @@ def extract_features(
     workers: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Features:
-    """Class tokens (and patch tokens) of the images of `source`, float32, without augmentation, in memory.
+    """Class tokens (and patch tokens) of the images of `source`, float32, without augmentation, in
+    memory.
 
     For features kept on disk and shared between evaluations see `ibot.eval.features.cache`.
 
     Args:
-        backbone: a network, set to evaluation for the call and back afterwards, or what `load_backbone` reads.
-            Images are normalised by its `statistics`, by ImageNet's where it has none.
+        backbone: a network, set to evaluation for the call and back afterwards, or what
+            `load_backbone` reads. Images are normalised by its `statistics`, by ImageNet's where it
+            has none.
         source: images, or the folder that holds them; `indices` picks some of them.
-        size: height and width of the view, or one number for both. Images of this size are taken as they are; others
-            are resized (shorter side to 8/7 of the view's) and cropped at the centre.
+        size: height and width of the view, or one number for both. Images of this size are taken as
+            they are; others are resized (shorter side to 8/7 of the view's) and cropped at the
+            centre.
         indices: positions in `source`, all by default.
         patches: also return patch tokens.
         batch: images per forward pass.
@@ -159,8 +172,14 @@ def extract_features(
     statistics = getattr(network, "statistics", (MEAN, STD))
     view = View((size, size) if isinstance(size, int) else (size[0], size[1]))
     chosen = np.arange(len(images)) if indices is None else np.asarray(indices, np.int64)
-    if batch < 1 or min(view.size) < 1 or (len(chosen) and not 0 <= chosen.min() <= chosen.max() < len(images)):
-        raise ValueError(f"batch {batch}, size {view.size}, indices {chosen} of {len(images)} images")
+    if (
+        batch < 1
+        or min(view.size) < 1
+        or (len(chosen) and not 0 <= chosen.min() <= chosen.max() < len(images))
+    ):
+        raise ValueError(
+            f"batch {batch}, size {view.size}, indices {chosen} of {len(images)} images"
+        )
     if device is None:
         device = next(network.parameters(), torch.empty(0)).device
     cls, patch, read, bad = [], [], [], []

@@ -19,8 +19,8 @@ from ibot.data.pixels import evaluation_view, shorter_side
 from ibot.data.workers import read_items
 
 MAX_ASPECT = 50
-"""An image with sides of a larger ratio is not cropped: before the crop it would take some 65 times the view's pixels,
-and a strip of a few lines would fill the memory."""
+"""An image with sides of a larger ratio is not cropped: before the crop it would take some 65 times
+the view's pixels, and a strip of a few lines would fill the memory."""
 _RESAMPLE = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 
@@ -42,21 +42,26 @@ class Images(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """Size of the input and how images of other sizes get it; the default at 224 is VAL224 of the paper."""
+    """Size of the input and how images of other sizes get it; the default at 224 is VAL224 of the
+    paper.
+    """
 
     size: tuple[int, int]
     """Height and width in pixels."""
     fit: Literal["crop", "squash", "pad"] = "crop"
-    """Crop the centre of an image whose shorter side was resized to 8/7 of the view's; or resize without regard to the
-    aspect; or resize until all of it fits and fill the rest with black."""
+    """Crop the centre of an image whose shorter side was resized to 8/7 of the view's; or resize
+    without regard to the aspect; or resize until all of it fits and fill the rest with black."""
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
     resize: int = 0
     """Pixels of the shorter side before the crop; 0: 8/7 of the view's."""
     keep: bool = True
-    """Images of this size are taken as they are. False, as published: these too are resized and cropped."""
+    """Images of this size are taken as they are. False, as published: these too are resized and
+    cropped."""
 
     def render(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """[H, W, 3] -> [h, w, 3]. Raises UnreadableImage for a strip too thin to be resized before the crop."""
+        """[H, W, 3] -> [h, w, 3]. Raises UnreadableImage for a strip too thin to be resized before
+        the crop.
+        """
         if self.keep and image.shape[:2] == self.size:
             return image
         resample = _RESAMPLE[self.interpolation]
@@ -64,12 +69,17 @@ class View:
             resize = self.resize or shorter_side(self.size)
             short, long = sorted(image.shape[:2])
             if long > MAX_ASPECT * short:
-                raise UnreadableImage(f"too thin to crop: {image.shape[1]} x {image.shape[0]} pixels")
+                raise UnreadableImage(
+                    f"too thin to crop: {image.shape[1]} x {image.shape[0]} pixels"
+                )
             return evaluation_view(image, resize, self.size, resample)
         height, width = self.size
         if self.fit == "pad":
             scale = min(height / image.shape[0], width / image.shape[1])
-            height, width = max(1, round(scale * image.shape[0])), max(1, round(scale * image.shape[1]))
+            height, width = (
+                max(1, round(scale * image.shape[0])),
+                max(1, round(scale * image.shape[1])),
+            )
         resized = np.asarray(Image.fromarray(image).resize((width, height), resample))
         padded = np.zeros((*self.size, 3), np.uint8)
         top, left = (self.size[0] - height) // 2, (self.size[1] - width) // 2
@@ -92,7 +102,9 @@ class ViewBatch:
 def view_batches(
     images: Images, view: View, batches: Sequence[NDArray[np.int64]], workers: int = 0
 ) -> Iterator[ViewBatch]:
-    """The images whose numbers stand in `batches`, one after the other; positions are those numbers."""
+    """The images whose numbers stand in `batches`, one after the other; positions are those
+    numbers.
+    """
     num_bytes = 3 * math.prod(view.size) * max(map(len, batches), default=0)
     yield from read_items(_Views(images, view, batches), workers, num_bytes, batch_size=None)
 

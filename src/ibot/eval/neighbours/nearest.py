@@ -1,8 +1,9 @@
 """The exact k largest inner products of queries with a bank of features, in bounded memory.
 
-On a CPU most pairs are ruled out by a cheap product with a known bound of its error, in bfloat16 where the machine
-multiplies that fast; those that it leaves are computed in full precision. The plain way is beside it: all pairs in full
-precision. Both find the same neighbours, but for values that differ by their rounding alone.
+On a CPU most pairs are ruled out by a cheap product with a known bound of its error, in bfloat16
+where the machine multiplies that fast; those that it leaves are computed in full precision. The
+plain way is beside it: all pairs in full precision. Both find the same neighbours, but for values
+that differ by their rounding alone.
 """
 
 from __future__ import annotations
@@ -21,14 +22,16 @@ from ibot.system.process_state import ignored_warnings
 CHUNK, BLOCK = 1024, 8192
 """Queries and rows of the bank compared at a time."""
 FIRST_PER_K = 128
-"""Rows per neighbour sought in the first block, which is compared the plain way: before it nothing can be ruled out."""
+"""Rows per neighbour sought in the first block, which is compared the plain way: before it
+nothing can be ruled out."""
 LOOK_SHARE, KEEP_SHARE = 1 / 4, 1 / 16
-"""Where the screen must look at more than the first share of the pairs, or leaves more than the second, the product of
-all pairs is cheaper."""
+"""Where the screen must look at more than the first share of the pairs, or leaves more than the
+second, the product of all pairs is cheaper."""
 GROUPS_PER_K, MAX_GROUP = 8, 64
 """Groups per neighbour sought, and the largest group, of the selection in `largest`."""
 SMALLEST, LARGEST = 1e-15, 1e15
-"""Lengths of rows between which no product of float32 underflows or overflows so that the bound would notice."""
+"""Lengths of rows between which no product of float32 underflows or overflows so that the bound
+would notice."""
 
 UNIT_ROUNDING = 1e-6
 """How far from 1 the length of a row may be that was scaled in float32."""
@@ -52,30 +55,36 @@ def nearest(
 ) -> tuple[Tensor, Tensor]:
     """The k largest inner products of each query with the rows of a bank.
 
-    `chunk` x `block` pairs exist at a time, in the type of the screen and in full precision, and k answers for each
-    query.
+    `chunk` x `block` pairs exist at a time, in the type of the screen and in full precision, and k
+    answers for each query.
 
     Args:
-        bank: [n, D], any float type. May be mapped from a file or lie on another device: it is read once, in blocks.
+        bank: [n, D], any float type. May be mapped from a file or lie on another device: it is read
+            once, in blocks.
         queries: [q, D], any float type; the answers are on their device.
         k: answers; above n, all are given.
         scale: bring the rows of both to length 1 on the way.
         chunk: queries at a time.
         block: rows at a time.
-        screen: type of the product that rules pairs out, float32 or bfloat16; None: the plain way, without; auto: on a
-            CPU bfloat16 where that is fast, else float32, and on other devices None.
+        screen: type of the product that rules pairs out, float32 or bfloat16; None: the plain way,
+            without; auto: on a CPU bfloat16 where that is fast, else float32, and on other devices
+            None.
         progress: called with the rows done and in all.
 
     Returns:
-        Values [q, k] falling, in float32 or the wider type of the queries; index int64 [q, k]. The order of equal ones
-        is not defined.
+        Values [q, k] falling, in float32 or the wider type of the queries; index int64 [q, k]. The
+        order of equal ones is not defined.
 
     Raises:
         ValueError: an empty bank, or k below one.
     """
     if not len(bank) or k < 1:
         raise ValueError(f"{k} neighbours among {len(bank)} rows cannot be found")
-    k, kind, device = min(k, len(bank)), torch.promote_types(queries.dtype, torch.float32), queries.device
+    k, kind, device = (
+        min(k, len(bank)),
+        torch.promote_types(queries.dtype, torch.float32),
+        queries.device,
+    )
     if screen == "auto":
         screen = _screen_type(device)
     values = queries.new_full((len(queries), k), -torch.inf, dtype=kind)
@@ -94,11 +103,19 @@ def nearest(
             wanted = queries[part].to(kind)
             wanted = unit_rows(wanted) if scale else wanted
             pairs = None if rounded is None else patient.ask(rounded, wanted, values[part, -1], k)
-            found, place = largest(product(wanted, rows), k) if pairs is None else _products(wanted, rows, *pairs)
-            found, place = torch.cat([values[part], found], 1), torch.cat([index[part], place + start], 1)
+            found, place = (
+                largest(product(wanted, rows), k)
+                if pairs is None
+                else _products(wanted, rows, *pairs)
+            )
+            found, place = (
+                torch.cat([values[part], found], 1),
+                torch.cat([index[part], place + start], 1),
+            )
             values[part], order = found.topk(k, dim=1)
             index[part] = place.gather(1, order)
-        # Any centre is right. Near the mean the centred rows are short, and so is the error of their products.
+        # Any centre is right. Near the mean the centred rows are short, and so is the error of
+        # their products.
         centre = rows.mean(dim=0) if centre is None else centre
         if progress is not None:
             progress(start + len(rows), len(bank))
@@ -116,9 +133,11 @@ def unit_rows(rows: Tensor) -> Tensor:
 
 
 def largest(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """`values.topk(k)` of rows [q, n], cut to n: values and indices [q, k], falling; faster for k far below n.
+    """`values.topk(k)` of rows [q, n], cut to n: values and indices [q, k], falling; faster for k
+    far below n.
 
-    The k largest lie in the k groups with the largest maxima, and a maximum costs less than a selection.
+    The k largest lie in the k groups with the largest maxima, and a maximum costs less than a
+    selection.
     """
     rows, count = values.shape
     size = min(count // (GROUPS_PER_K * k), MAX_GROUP)
@@ -127,7 +146,9 @@ def largest(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
     grouped = _grouped(values, size)
     groups = grouped.shape[2]
     chosen = grouped.amax(dim=1).topk(k, dim=1, sorted=False).indices
-    members = (chosen[:, None] + groups * torch.arange(size, device=values.device)[:, None]).flatten(1)
+    members = (
+        chosen[:, None] + groups * torch.arange(size, device=values.device)[:, None]
+    ).flatten(1)
     rest = torch.arange(size * groups, count, device=values.device).expand(rows, -1)
     members = torch.cat([members, rest], dim=1)
     found, place = values.gather(1, members).topk(k, dim=1)
@@ -150,7 +171,9 @@ def _screen_type(device: torch.device) -> torch.dtype | None:
 
 
 class _Product:
-    """Inner products of rows, always in the same memory: fresh memory of this size costs more than the selection."""
+    """Inner products of rows, always in the same memory: fresh memory of this size costs more than
+    the selection.
+    """
 
     def __init__(self) -> None:
         self._memory = torch.empty(0)
@@ -166,12 +189,16 @@ class _Product:
 class _Rounded:
     """A block of the bank, centred and rounded, and how wrong the products with it may be.
 
-    A product is q b = (q - c) (b - c) + c (b - c) + q c. The first term is rounded, the second stands beside each row
-    as two more numbers, the third is the same for all rows.
+    A product is q b = (q - c) (b - c) + c (b - c) + q c. The first term is rounded, the second
+    stands beside each row as two more numbers, the third is the same for all rows.
     """
 
-    def __init__(self, rows: Tensor, centre: Tensor, kind: torch.dtype, before: _Rounded | None) -> None:
-        """rows: [b, D]; centre: c [D]; kind: of the screen; before: the block whose memory can be used again."""
+    def __init__(
+        self, rows: Tensor, centre: Tensor, kind: torch.dtype, before: _Rounded | None
+    ) -> None:
+        """rows: [b, D]; centre: c [D]; kind: of the screen; before: the block whose memory can be
+        used again.
+        """
         self._centre, self._kind = centre, kind
         self._product = _Product() if before is None else before._product
         centred = rows - centre
@@ -187,19 +214,23 @@ class _Rounded:
         self._reach = _length(rows).max() + _length(centre)
 
     def candidates(self, queries: Tensor, least: Tensor, k: int) -> tuple[Tensor, Tensor] | None:
-        """Pairs (query, row), int64 [p] each, queries rising: all whose product may reach `least` [q].
+        """Pairs (query, row), int64 [p] each, queries rising: all whose product may reach `least`
+        [q].
 
-        None: they are too many to look at each of them, or something is out of range or not a number.
+        None: they are too many to look at each of them, or something is out of range or not a
+        number.
         """
         rounded, error = self.round_queries(queries)
         least = least - queries @ self._centre - error
-        # Rounding does not change the order; the margin is for machines that would round otherwise than to the nearest.
+        # Rounding does not change the order; the margin is for machines that would round otherwise
+        # than to the nearest.
         least = least - torch.finfo(self._kind).eps / 2 * least.abs()
         if not least.isfinite().all():
             return None
         products, least = self._product(rounded, self.rows), least.to(self._kind)[:, None]
         count = len(self.rows)
-        # The more groups there are, the more maxima to look at; the larger they are, the more members of the found.
+        # The more groups there are, the more maxima to look at; the larger they are, the more
+        # members of the found.
         size = min(max(1, math.isqrt(count // (2 * k))), MAX_GROUP)
         maxima = _grouped(products, size).amax(dim=1)
         found = maxima >= least
@@ -207,7 +238,9 @@ class _Rounded:
             return None
         query, group = found.nonzero(as_tuple=True)
         row = group[:, None] + maxima.shape[1] * torch.arange(size, device=group.device)
-        pair, member = (products.view(-1)[query[:, None] * count + row] >= least[query]).nonzero(as_tuple=True)
+        pair, member = (products.view(-1)[query[:, None] * count + row] >= least[query]).nonzero(
+            as_tuple=True
+        )
         query, row = query[pair], row[pair, member]
         grouped = size * maxima.shape[1]
         if grouped < count:  # the rest is in no group
@@ -217,26 +250,34 @@ class _Rounded:
         return (query, row) if len(row) <= KEEP_SHARE * products.numel() else None
 
     def round_queries(self, queries: Tensor) -> tuple[Tensor, Tensor]:
-        """Queries [q, D] as factors [q, D + 2] of `rows`, and a bound [q] of what the products then lack.
+        """Queries [q, D] as factors [q, D + 2] of `rows`, and a bound [q] of what the products then
+        lack.
 
-        By Cauchy and Schwarz |(q - q') b| + |q' (b - b')| for what rounding makes of centred q and b; what is lost of
-        the numbers beside the rows; and sums of D terms, in any order. Infinite where numbers are so small or large
-        that products could leave the range of float32.
+        By Cauchy and Schwarz |(q - q') b| + |q' (b - b')| for what rounding makes of centred q and
+        b; what is lost of the numbers beside the rows; and sums of D terms, in any order. Infinite
+        where numbers are so small or large that products could leave the range of float32.
         """
         centred = queries - self._centre
         rounded = centred.to(self._kind)
         short, length, far = _length(centred), _length(queries), _length(self._centre)
-        error = _length(centred - rounded) * self._length + _length(rounded.to(centred.dtype)) * self._residual
-        # Sums of this product and of the numbers beside the rows; those of the values known and of the third term.
+        error = (
+            _length(centred - rounded) * self._length
+            + _length(rounded.to(centred.dtype)) * self._residual
+        )
+        # Sums of this product and of the numbers beside the rows; those of the values known and of
+        # the third term.
         error += self.rows.shape[1] * torch.finfo(torch.float32).eps * (short + far) * self._length
         error += self.rows.shape[1] * torch.finfo(queries.dtype).eps * length * self._reach
         usable = (length + far > SMALLEST) & (length + far < LARGEST) & (self._reach > SMALLEST)
-        error = torch.where(usable & (self._reach < LARGEST), error + self._offset_residual, torch.inf)
+        error = torch.where(
+            usable & (self._reach < LARGEST), error + self._offset_residual, torch.inf
+        )
         return F.pad(rounded, (0, 2), value=1), error
 
 
 class _Patient:
-    """Asks for the candidates of some queries, and after a refusal waits: each time for twice as many blocks.
+    """Asks for the candidates of some queries, and after a refusal waits: each time for twice as
+    many blocks.
 
     Where features lie in tight clusters the screen rules out too little, block after block.
     """
@@ -244,7 +285,9 @@ class _Patient:
     def __init__(self) -> None:
         self._refusals, self._wait = 0, 0
 
-    def ask(self, rounded: _Rounded, queries: Tensor, least: Tensor, k: int) -> tuple[Tensor, Tensor] | None:
+    def ask(
+        self, rounded: _Rounded, queries: Tensor, least: Tensor, k: int
+    ) -> tuple[Tensor, Tensor] | None:
         """As `_Rounded.candidates`."""
         if self._wait:
             self._wait -= 1
@@ -268,7 +311,11 @@ def _products(queries: Tensor, rows: Tensor, query: Tensor, row: Tensor) -> tupl
     start = F.pad(count.cumsum(0), (1, 0))
     with ignored_warnings(message="Sparse (CSR tensor support is in beta|invariant checks are)"):
         places = torch.sparse_csr_tensor(
-            start, row, queries.new_zeros(len(row)), (len(queries), len(rows)), check_invariants=False
+            start,
+            row,
+            queries.new_zeros(len(row)),
+            (len(queries), len(rows)),
+            check_invariants=False,
         )
     found = torch.sparse.sampled_addmm(places, queries, rows.T, beta=0.0).values()
     values = queries.new_full((len(queries), int(count.max())), -torch.inf)

@@ -1,4 +1,6 @@
-"""Weighted k-nearest-neighbour classification on frozen features (paper section 4.1, spec_evaluation 8.1)."""
+"""Weighted k-nearest-neighbour classification on frozen features (paper section 4.1,
+spec_evaluation 8.1).
+"""
 
 from __future__ import annotations
 
@@ -42,21 +44,24 @@ def knn_accuracy(
     block: int = BLOCK,
     progress: Progress | None = None,
 ) -> dict[int, KnnScore]:
-    """Accuracy of a vote of the k most similar training features, weighted by exp(similarity / temperature).
+    """Accuracy of a vote of the k most similar training features, weighted by exp(similarity /
+    temperature).
 
-    One exact search with the largest k serves all. Similarities exist for `chunk` x `block` pairs at a time, so memory
-    does not grow with the bank; beside them, the neighbours of all test images are kept.
+    One exact search with the largest k serves all. Similarities exist for `chunk` x `block` pairs
+    at a time, so memory does not grow with the bank; beside them, the neighbours of all test images
+    are kept.
 
     Args:
-        train: [n, D], any float type: a tensor, an array, or what `extract_features` returned. May be mapped from a
-            file: it is read in blocks, each brought to the device of `test`.
+        train: [n, D], any float type: a tensor, an array, or what `extract_features` returned. May
+            be mapped from a file: it is read in blocks, each brought to the device of `test`.
         train_labels: integers [n] from 0 on; by default those of `train`, where it has them.
         test: [m, D], as `train`.
         test_labels: integers [m]; by default those of `test`.
         ks: neighbour counts; those above n become n.
         temperature: T of the vote.
-        scale: bring all features to length 1, so that similarities are cosines, as published; rows that have it stay
-            as they are. False: similarities are inner products of the rows as given.
+        scale: bring all features to length 1, so that similarities are cosines, as published; rows
+            that have it stay as they are. False: similarities are inner products of the rows as
+            given.
         chunk: test features at a time.
         block: training features at a time.
         progress: called with the training features compared and in all.
@@ -65,12 +70,20 @@ def knn_accuracy(
         Score by k, in the order of `ks`, equal ones once.
 
     Raises:
-        ValueError: shapes that do not fit, no features or features that are not finite, no labels or labels that are
-            no classes, a k or temperature that is not positive.
+        ValueError: shapes that do not fit, no features or features that are not finite, no labels
+            or labels that are no classes, a k or temperature that is not positive.
     """
     bank, queries = _rows(train, "train"), _rows(test, "test")
-    if bank.ndim != 2 or queries.ndim != 2 or bank.shape[1] != queries.shape[1] or not len(bank) or not len(queries):
-        raise ValueError(f"features of shapes {tuple(bank.shape)} and {tuple(queries.shape)} cannot be compared")
+    if (
+        bank.ndim != 2
+        or queries.ndim != 2
+        or bank.shape[1] != queries.shape[1]
+        or not len(bank)
+        or not len(queries)
+    ):
+        raise ValueError(
+            f"features of shapes {tuple(bank.shape)} and {tuple(queries.shape)} cannot be compared"
+        )
     known = _labels(train, train_labels, "train", len(bank)).to(queries.device)
     truth = _labels(test, test_labels, "test", len(queries)).to(queries.device)
     counts = [ks] if isinstance(ks, int) else list(ks)
@@ -79,7 +92,9 @@ def knn_accuracy(
     clipped = list(dict.fromkeys(min(k, len(bank)) for k in counts))
     num_classes = int(torch.maximum(known.max(), truth.max())) + 1
     hits: dict[int, list[Tensor]] = {k: [] for k in clipped}
-    similarity, index = nearest(bank, queries, max(clipped), scale=scale, chunk=chunk, block=block, progress=progress)
+    similarity, index = nearest(
+        bank, queries, max(clipped), scale=scale, chunk=chunk, block=block, progress=progress
+    )
     if not similarity.isfinite().all():
         raise ValueError("features hold values that are not finite")
     for start in range(0, len(queries), chunk):
@@ -102,20 +117,28 @@ def _rows(features: Features | ArrayLike | None, name: str) -> Tensor:
     return rows if rows.is_floating_point() else rows.float()
 
 
-def _labels(features: Features | ArrayLike | None, labels: ArrayLike | None, name: str, count: int) -> Tensor:
+def _labels(
+    features: Features | ArrayLike | None, labels: ArrayLike | None, name: str, count: int
+) -> Tensor:
     """Labels as int64 [count]. Raises ValueError."""
     if isinstance(labels, Features):
-        raise ValueError("two sets of features and their own labels: knn_accuracy(bank, test=queries)")
+        raise ValueError(
+            "two sets of features and their own labels: knn_accuracy(bank, test=queries)"
+        )
     if labels is None and isinstance(features, Features):
         labels = features.labels
     if labels is None:
-        raise ValueError(f"no labels to {name}: give {name}_labels=, or features of a folder with a folder per class")
+        raise ValueError(
+            f"no labels to {name}: give {name}_labels=, or features of a folder with a folder per "
+            "class"
+        )
     classes = _tensor(labels)
     if classes.shape != (count,):
         raise ValueError(f"{count} features to {name} but labels of shape {tuple(classes.shape)}")
     if classes.is_floating_point() or classes.is_complex() or classes.min() < 0:
         raise ValueError(
-            f"labels to {name} must be whole numbers from 0 on, not {classes.dtype} {classes[:3].tolist()}"
+            f"labels to {name} must be whole numbers from 0 on, not {classes.dtype} "
+            f"{classes[:3].tolist()}"
         )
     return classes.long()
 
@@ -129,12 +152,15 @@ def _tensor(values: ArrayLike) -> Tensor:
 
 
 def _log_votes(similarity: Tensor, voted: Tensor, num_classes: int, temperature: float) -> Tensor:
-    """Logarithm of the votes [b, C], less that of the nearest neighbour: similarity [b, k] falls, voted int64 [b, k].
+    """Logarithm of the votes [b, C], less that of the nearest neighbour: similarity [b, k] falls,
+    voted int64 [b, k].
 
     Votes themselves overflow or vanish at low temperatures, and all classes would tie.
     """
     scores = (similarity - similarity[:, :1]) / temperature
-    best = scores.new_full((len(scores), num_classes), -torch.inf).scatter_reduce_(1, voted, scores, "amax")
+    best = scores.new_full((len(scores), num_classes), -torch.inf).scatter_reduce_(
+        1, voted, scores, "amax"
+    )
     relative = (scores - best.gather(1, voted)).exp()
     return best + torch.zeros_like(best).scatter_add_(1, voted, relative).log()
 

@@ -23,27 +23,38 @@ RESAMPLES = 100
 
 
 def run(context: Context, settings: ClusterSettings) -> list[ResultRecord]:
-    """Five records: accuracy after the best one-to-one map, majority accuracy, NMI, ARI, FMI; all of the val images.
+    """Five records: accuracy after the best one-to-one map, majority accuracy, NMI, ARI, FMI; all
+    of the val images.
 
-    Raises ConfigError for k < 0, and WeightsError when prototypes are asked for and the file has no projection head.
+    Raises ConfigError for k < 0, and WeightsError when prototypes are asked for and the file has no
+    projection head.
     """
     if settings.k < 0:
         raise ConfigError(f"k={settings.k} clusters: give 0 for the number of classes, or more")
     val = context.features(context.val, "val")[CLASS_TOKEN]
     count = settings.k or context.num_classes
     if count > len(val.rows):
-        raise ConfigError(f"{len(val.rows)} validation images cannot make {count} clusters", fix="a smaller k")
-    head = projection_head(load_weights(context.weights, context.key), context.loaded.backbone.embed_dim, context.key)
+        raise ConfigError(
+            f"{len(val.rows)} validation images cannot make {count} clusters", fix="a smaller k"
+        )
+    head = projection_head(
+        load_weights(context.weights, context.key), context.loaded.backbone.embed_dim, context.key
+    )
     logits = None if head is None else _logits(head, val.rows)
     by = settings.by
     if by == "auto":
-        by = "prototypes" if logits is not None and logits.shape[1] == context.num_classes else "kmeans"
+        by = (
+            "prototypes"
+            if logits is not None and logits.shape[1] == context.num_classes
+            else "kmeans"
+        )
     if by == "prototypes":
         if logits is None:
             raise WeightsError(
-                f"'{context.weights}' holds no projection head", why="its prototypes are the clusters",
+                f"'{context.weights}' holds no projection head",
+                why="its prototypes are the clusters",
                 fix="give a run or a full checkpoint, or by=kmeans",
-            )  # fmt: skip
+            )
         clusters = logits.argmax(dim=1)
     else:
         clusters = kmeans_clusters(val.unit(), count, context.seed)
@@ -53,14 +64,24 @@ def run(context: Context, settings: ClusterSettings) -> list[ResultRecord]:
     intervals = _intervals(labels, clusters, scores, context.seed)
     notes = [*unreadable(val), f"{num_clusters} non-empty clusters by {by}"]
     if by == "prototypes" and logits is not None and logits.shape[1] != context.num_classes:
-        notes.append(f"{logits.shape[1]} prototypes for {context.num_classes} classes: unmatched ones count as wrong")
+        notes.append(
+            f"{logits.shape[1]} prototypes for {context.num_classes} classes: unmatched ones "
+            "count as wrong"
+        )
     return [
         context.record(
-            "cluster", f"cluster_{name}", scores[name], {**plain(settings), "by": by}, interval=intervals[name],
-            num_val=len(labels), row=name, num_clusters=num_clusters, notes=notes,
+            "cluster",
+            f"cluster_{name}",
+            scores[name],
+            {**plain(settings), "by": by},
+            interval=intervals[name],
+            num_val=len(labels),
+            row=name,
+            num_clusters=num_clusters,
+            notes=notes,
         )
         for name in ("acc", "majority", "nmi", "ari", "fmi")
-    ]  # fmt: skip
+    ]
 
 
 def _logits(head: ProjectionHead, tokens: Tensor) -> Tensor:
@@ -73,13 +94,21 @@ def _logits(head: ProjectionHead, tokens: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def _intervals(labels: Tensor, clusters: Tensor, scores: dict[str, float], seed: int) -> dict[str, tuple[float, float]]:
+def _intervals(
+    labels: Tensor, clusters: Tensor, scores: dict[str, float], seed: int
+) -> dict[str, tuple[float, float]]:
     """Bootstrap intervals around `scores`; all of them share the resamples.
 
     Resamples repeat images, which raises all of these scores; their mean excess is taken off.
     """
     drawn = [torch.from_numpy(rows) for rows in resamples(len(labels), RESAMPLES, seed)]
     found = [asdict(clustering_scores(labels[rows], clusters[rows])) for rows in drawn]
-    around = {name: interval([score[name] for score in found], around=value) for name, value in scores.items()}
+    around = {
+        name: interval([score[name] for score in found], around=value)
+        for name, value in scores.items()
+    }
     lowest = {"ari": -100.0}  # the others are shares
-    return {name: (max(low, lowest.get(name, 0.0)), min(high, 100.0)) for name, (low, high) in around.items()}
+    return {
+        name: (max(low, lowest.get(name, 0.0)), min(high, 100.0))
+        for name, (low, high) in around.items()
+    }

@@ -1,7 +1,8 @@
-"""Unsupervised classification: clusters scored against classes (paper table 5, spec_evaluation 8.6).
+"""Unsupervised classification: clusters scored against classes (paper table 5, spec_evaluation
+8.6).
 
-The clusters are the argmax of a head with as many outputs as classes, as published, or k-means of frozen features for
-models with a large head.
+The clusters are the argmax of a head with as many outputs as classes, as published, or k-means of
+frozen features for models with a large head.
 """
 
 from __future__ import annotations
@@ -29,9 +30,11 @@ class ClusterScore:
     """Agreement of clusters with classes, in per cent."""
 
     acc: float
-    """Accuracy after the best one-to-one map of clusters to classes; clusters without a class count as wrong."""
+    """Accuracy after the best one-to-one map of clusters to classes; clusters without a class
+    count as wrong."""
     majority: float
-    """Accuracy with each cluster mapped to its commonest class. Never below `acc`, and 100 for clusters of one."""
+    """Accuracy with each cluster mapped to its commonest class. Never below `acc`, and 100 for
+    clusters of one."""
     nmi: float
     """Mutual information over the arithmetic mean of the entropies."""
     ari: float
@@ -50,7 +53,8 @@ def clustering_scores(labels: Tensor, clusters: Tensor) -> ClusterScore:
         clusters: int64 [n]; the ids mean nothing and may have gaps.
 
     Returns:
-        The scores. All but `majority` are symmetric in labels and clusters, and `num_clusters` is that of `clusters`.
+        The scores. All but `majority` are symmetric in labels and clusters, and `num_clusters` is
+        that of `clusters`.
 
     Raises:
         ValueError: no samples, or shapes that differ.
@@ -58,7 +62,8 @@ def clustering_scores(labels: Tensor, clusters: Tensor) -> ClusterScore:
     """
     if labels.ndim != 1 or labels.shape != clusters.shape or not len(labels):
         raise ValueError(
-            f"labels and clusters are two lists [n] with n > 0, not of shapes {tuple(labels.shape)} "
+            "labels and clusters are two lists [n] with n > 0, not of shapes "
+            f"{tuple(labels.shape)} "
             f"and {tuple(clusters.shape)}"
         )
     metrics, optimize = _library("sklearn.metrics"), _library("scipy.optimize")
@@ -76,8 +81,11 @@ def clustering_scores(labels: Tensor, clusters: Tensor) -> ClusterScore:
 
 
 def contingency(labels: NDArray[np.int64], clusters: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Number of samples [C, K] of each class in each cluster, in the order of the ids that occur."""
-    # Ids are counted anew because the published code takes the largest id for the count, which an empty cluster upsets.
+    """Number of samples [C, K] of each class in each cluster, in the order of the ids that
+    occur.
+    """
+    # Ids are counted anew because the published code takes the largest id for the count, which an
+    # empty cluster upsets.
     classes, row = np.unique(labels, return_inverse=True)
     groups, column = np.unique(clusters, return_inverse=True)
     cells = np.bincount(row * len(groups) + column, minlength=len(classes) * len(groups))
@@ -85,7 +93,8 @@ def contingency(labels: NDArray[np.int64], clusters: NDArray[np.int64]) -> NDArr
 
 
 def kmeans_clusters(features: Tensor, k: int, seed: int) -> Tensor:
-    """Cluster frozen features by k-means on the CPU, over random batches above `FULL_KMEANS_MAX` features.
+    """Cluster frozen features by k-means on the CPU, over random batches above `FULL_KMEANS_MAX`
+    features.
 
     Args:
         features: [n, D], l2-normalised; any float type and device.
@@ -107,7 +116,8 @@ def kmeans_clusters(features: Tensor, k: int, seed: int) -> Tensor:
     if len(rows) <= FULL_KMEANS_MAX:
         model = library.KMeans(k, n_init=NUM_STARTS, random_state=seed)
     else:
-        # A batch must hold several samples of each cluster, else its means are noise; the default is 1024 for any k.
+        # A batch must hold several samples of each cluster, else its means are noise; the default
+        # is 1024 for any k.
         batch = max(4096, 4 * k)
         model = library.MiniBatchKMeans(k, n_init=NUM_STARTS, batch_size=batch, random_state=seed)
     return torch.from_numpy(model.fit_predict(rows)).to(features.device, torch.int64)
@@ -117,4 +127,6 @@ def _library(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ImportError:
-        raise MissingExtra("scipy" if name.startswith("scipy") else "scikit-learn", "eval") from None
+        raise MissingExtra(
+            "scipy" if name.startswith("scipy") else "scikit-learn", "eval"
+        ) from None

@@ -32,26 +32,54 @@ class CropBatch:
 
 
 def crop_config(size: tuple[int, int]) -> AugmentConfig:
-    """A crop of 8 to 100 % of the area at an aspect of 3/4 to 4/3, flipped half of the time, and nothing else."""
+    """A crop of 8 to 100 % of the area at an aspect of 3/4 to 4/3, flipped half of the time, and
+    nothing else.
+    """
     return AugmentConfig(
-        num_global=1, num_local=0, global_size=size, global_scale=(0.08, 1.0), aspect=(3 / 4, 4 / 3), flip=0.5,
-        jitter=0.0, gray=0.0, blur=(0.0, 0.0, 0.0), solarize=(0.0, 0.0, 0.0),
-    )  # fmt: skip
+        num_global=1,
+        num_local=0,
+        global_size=size,
+        global_scale=(0.08, 1.0),
+        aspect=(3 / 4, 4 / 3),
+        flip=0.5,
+        jitter=0.0,
+        gray=0.0,
+        blur=(0.0, 0.0, 0.0),
+        solarize=(0.0, 0.0, 0.0),
+    )
 
 
 def crop_batches(
-    images: Images, size: tuple[int, int], steps: Sequence[NDArray[np.int64]], seed: int, epoch: int, workers: int = 0
+    images: Images,
+    size: tuple[int, int],
+    steps: Sequence[NDArray[np.int64]],
+    seed: int,
+    epoch: int,
+    workers: int = 0,
 ) -> Iterator[CropBatch]:
     """Crops of the images of each step; each is a function of (seed, epoch, image) alone."""
     num_bytes = 3 * math.prod(size) * max(map(len, steps), default=0)
-    yield from read_items(_Crops(images, size, steps, seed, epoch), workers, num_bytes, batch_size=None)
+    yield from read_items(
+        _Crops(images, size, steps, seed, epoch), workers, num_bytes, batch_size=None
+    )
 
 
 class _Crops(Dataset[CropBatch]):
     def __init__(
-        self, images: Images, size: tuple[int, int], steps: Sequence[NDArray[np.int64]], seed: int, epoch: int
+        self,
+        images: Images,
+        size: tuple[int, int],
+        steps: Sequence[NDArray[np.int64]],
+        seed: int,
+        epoch: int,
     ) -> None:
-        self.images, self.config, self.steps, self.seed, self.epoch = images, crop_config(size), steps, seed, epoch
+        self.images, self.config, self.steps, self.seed, self.epoch = (
+            images,
+            crop_config(size),
+            steps,
+            seed,
+            epoch,
+        )
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -69,11 +97,16 @@ class _Crops(Dataset[CropBatch]):
         if read:
             sizes = np.array([image.shape[:2] for image in pixels], np.int64)
             params = view_params(self.config, self.seed, self.epoch, positions, sizes)
-            crops = [self._crop(image, params.box[i, 0], params.flip[i, 0]) for i, image in enumerate(pixels)]
+            crops = [
+                self._crop(image, params.box[i, 0], params.flip[i, 0])
+                for i, image in enumerate(pixels)
+            ]
             views = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).contiguous()
         return CropBatch(positions, views)
 
-    def _crop(self, image: NDArray[np.uint8], box: NDArray[np.int32], flip: np.bool_) -> NDArray[np.uint8]:
+    def _crop(
+        self, image: NDArray[np.uint8], box: NDArray[np.int32], flip: np.bool_
+    ) -> NDArray[np.uint8]:
         """Cut, resize bilinearly (torchvision's default, which the published probe used), flip."""
         top, left, height, width = box.tolist()
         size = self.config.global_size

@@ -29,7 +29,9 @@ BATCH = 256
 def knn_probe(
     config: Config, train: ImageSource, val: ImageSource, device: torch.device, processes: Processes
 ) -> Callable[[nn.Module, int], list[ResultRecord]]:
-    """What `ibot.train` calls as `evaluate`, in every process: k-NN of `val` against `train`, by `config.evaluate`."""
+    """What `ibot.train` calls as `evaluate`, in every process: k-NN of `val` against `train`, by
+    `config.evaluate`.
+    """
     settings = config.evaluate
     sets = [(train, _evenly(train, settings.max_train)), (val, _evenly(val, settings.max_val))]
 
@@ -44,10 +46,25 @@ def knn_probe(
                 fix="lower optim.lr, or go on from an earlier checkpoint",
             ) from None
         k, temperature = settings.k, settings.temperature
-        (score,) = knn_accuracy(bank, bank_labels, queries, labels, ks=k, temperature=temperature).values()
-        chosen = {"k": settings.k, "temperature": settings.temperature, "feature": "cls", "normalised": True}
-        extra = {"step": step, "balanced": score.balanced, "effective_rank": effective_rank(queries)}
-        return [ResultRecord("knn", "knn_top1", score.top1, chosen, len(bank), len(queries), extra=extra)]
+        (score,) = knn_accuracy(
+            bank, bank_labels, queries, labels, ks=k, temperature=temperature
+        ).values()
+        chosen = {
+            "k": settings.k,
+            "temperature": settings.temperature,
+            "feature": "cls",
+            "normalised": True,
+        }
+        extra = {
+            "step": step,
+            "balanced": score.balanced,
+            "effective_rank": effective_rank(queries),
+        }
+        return [
+            ResultRecord(
+                "knn", "knn_top1", score.top1, chosen, len(bank), len(queries), extra=extra
+            )
+        ]
 
     return evaluate
 
@@ -64,12 +81,16 @@ def _features(
     images: ImageSource,
     wanted: NDArray[np.int64],
 ) -> tuple[Tensor, Tensor]:
-    """Class tokens [n, D] and labels [n] of the readable ones; each process computes some batches and gets all."""
+    """Class tokens [n, D] and labels [n] of the readable ones; each process computes some batches
+    and gets all.
+    """
     found: list[tuple[Tensor, Tensor] | None] = []
     why = ""
     for indices in in_batches(wanted, BATCH)[processes.rank :: processes.world_size]:
         try:
-            part = extract_features(backbone, images, size=size, indices=indices.tolist(), batch=BATCH, device=device)
+            part = extract_features(
+                backbone, images, size=size, indices=indices.tolist(), batch=BATCH, device=device
+            )
         except DataError as error:  # nothing in this batch can be read
             why = error.why
             found.append(None)
@@ -78,7 +99,9 @@ def _features(
         found.append((part.cls, part.labels))
     # Process r computed the batches r, r + W, ...: taken in turns they are in order again.
     parts = gather(found)
-    turns = chain.from_iterable(parts[n % len(parts)][n // len(parts) :][:1] for n in range(sum(map(len, parts))))
+    turns = chain.from_iterable(
+        parts[n % len(parts)][n // len(parts) :][:1] for n in range(sum(map(len, parts)))
+    )
     readable = [part for part in turns if part is not None]
     if not readable:
         raise DataError(

@@ -13,7 +13,9 @@ from ibot.types import ResultRecord
 
 
 def run(context: Context, settings: KnnSettings) -> list[ResultRecord]:
-    """One record per k; all are reported, none is chosen. Raises ConfigError for a k or temperature that is not > 0."""
+    """One record per k; all are reported, none is chosen. Raises ConfigError for a k or temperature
+    that is not > 0.
+    """
     if not settings.k or min(settings.k) < 1 or settings.temperature <= 0:
         raise ConfigError(
             f"k={show(settings.k)} and temperature={settings.temperature:g} must be positive",
@@ -24,23 +26,37 @@ def run(context: Context, settings: KnnSettings) -> list[ResultRecord]:
     return scores(context, settings, train, val)
 
 
-def scores(context: Context, settings: KnnSettings, train: FeatureSet, val: FeatureSet) -> list[ResultRecord]:
+def scores(
+    context: Context, settings: KnnSettings, train: FeatureSet, val: FeatureSet
+) -> list[ResultRecord]:
     """The records of given features."""
     device = context.device
     # A GPU holds the bank; a CPU reads it where it lies, in the file of the cache.
     bank = train.rows.to(device) if device.type != "cpu" else train.rows
     found = knn_accuracy(
-        bank, train.labels.to(device), val.rows.to(device), val.labels.to(device), ks=settings.k,
-        temperature=settings.temperature, progress=context.counter("neighbours"),
-    )  # fmt: skip
+        bank,
+        train.labels.to(device),
+        val.rows.to(device),
+        val.labels.to(device),
+        ks=settings.k,
+        temperature=settings.temperature,
+        progress=context.counter("neighbours"),
+    )
     notes = unreadable(train, val)
     if max(settings.k) > len(bank):
         notes.append(f"k is at most the {len(bank)} training images")
     common = {"temperature": settings.temperature, "feature": str(CLASS_TOKEN), "normalised": True}
     return [
         context.accuracy(
-            "knn", score.hits.cpu(), val.labels, {"k": k, **common}, num_train=len(bank), top5=score.top5,
-            row=f"k = {k}", cached=train.cached and val.cached, notes=notes,
+            "knn",
+            score.hits.cpu(),
+            val.labels,
+            {"k": k, **common},
+            num_train=len(bank),
+            top5=score.top5,
+            row=f"k = {k}",
+            cached=train.cached and val.cached,
+            notes=notes,
         )
         for k, score in found.items()
-    ]  # fmt: skip
+    ]

@@ -42,8 +42,8 @@ HELD_OUT = "held-out training images"
 K = TypeVar("K")
 """What tells the sweeps that are trained together apart: features, or numbers of patches."""
 Steps = Callable[[int], Iterator[tuple[Mapping[Any, Tensor], Tensor, int]]]
-"""Epoch -> features [b, d] by key and labels int64 [b] of this process's part of each step, and the rows of the step
-over all processes."""
+"""Epoch -> features [b, d] by key and labels int64 [b] of this process's part of each step, and the
+rows of the step over all processes."""
 
 
 @dataclass(slots=True)
@@ -61,8 +61,8 @@ class Best:
 def run(context: Context, settings: LinearSettings) -> list[ResultRecord]:
     """One record per feature; writes the chosen classifier of each beside the results.
 
-    In clean mode the rate is chosen on held-out training images after the last epoch; in published mode rate and epoch
-    are the best on the split that is reported.
+    In clean mode the rate is chosen on held-out training images after the last epoch; in published
+    mode rate and epoch are the best on the split that is reported.
 
     Raises:
         ConfigError: settings that fit neither network nor data.
@@ -71,14 +71,18 @@ def run(context: Context, settings: LinearSettings) -> list[ResultRecord]:
     return probe(context, settings, keep_classifiers=True)
 
 
-def probe(context: Context, settings: LinearSettings, *, keep_classifiers: bool) -> list[ResultRecord]:
+def probe(
+    context: Context, settings: LinearSettings, *, keep_classifiers: bool
+) -> list[ResultRecord]:
     """As `run`."""
     features = _features(context, settings)
     check_sweep(settings.rates, settings.epochs, settings.batch, settings.holdout)
     fit, held, chosen_on = split(context, settings.holdout)
     batch = min(settings.batch, len(fit))
     val = context.features(context.val, "val", features)
-    given = context.features(context.train, "train", features) if settings.augment == "none" else None
+    given = (
+        context.features(context.train, "train", features) if settings.augment == "none" else None
+    )
     if context.mode == "published":
         judge = val
     elif given is not None:
@@ -87,11 +91,15 @@ def probe(context: Context, settings: LinearSettings, *, keep_classifiers: bool)
         judge = context.features(SubsetImages(context.train, held), "held-out", features)
     sweeps = {
         feature: LinearSweep(
-            rows.rows.shape[1], context.num_classes, [rate * batch / 256 for rate in settings.rates], seed=context.seed,
-            optimizer=Optimizer(settings.optimizer, settings.weight_decay), device=context.device,
+            rows.rows.shape[1],
+            context.num_classes,
+            [rate * batch / 256 for rate in settings.rates],
+            seed=context.seed,
+            optimizer=Optimizer(settings.optimizer, settings.weight_decay),
+            device=context.device,
         )
         for feature, rows in val.items()
-    }  # fmt: skip
+    }
 
     def steps(epoch: int) -> Iterator[tuple[Mapping[Feature, Tensor], Tensor, int]]:
         return _epoch(context, features, fit, given, batch, epoch)
@@ -110,15 +118,31 @@ def probe(context: Context, settings: LinearSettings, *, keep_classifiers: bool)
             extra["classifier"] = str(file)
             notes.append(f"the classifier is in {file}")
         with torch.no_grad():
-            logits = torch.cat([classifier.head(rows.to(context.device)) for rows in val[feature].rows.split(4096)])
+            logits = torch.cat(
+                [classifier.head(rows.to(context.device)) for rows in val[feature].rows.split(4096)]
+            )
         row = str(feature) if settings.augment == "crop" else f"{feature} of plain images"
         used = {**plain(settings), "features": str(feature), "batch": batch}
         records.append(
             context.top(
-                "linear", logits.cpu(), val[feature].labels, used, num_train=len(fit), row=row, notes=notes, **extra,
-                **choice(context, settings.rates, best[feature], sweeps[feature], judge[feature], chosen_on),
+                "linear",
+                logits.cpu(),
+                val[feature].labels,
+                used,
+                num_train=len(fit),
+                row=row,
+                notes=notes,
+                **extra,
+                **choice(
+                    context,
+                    settings.rates,
+                    best[feature],
+                    sweeps[feature],
+                    judge[feature],
+                    chosen_on,
+                ),
             )
-        )  # fmt: skip
+        )
     return records
 
 
@@ -132,7 +156,9 @@ def check_sweep(rates: tuple[float, ...], epochs: int, batch: int, holdout: floa
 
 
 def split(context: Context, holdout: float) -> tuple[NDArray[np.int64], NDArray[np.int64], str]:
-    """Numbers of the training images to fit on, of those to choose on, and what those are, in words."""
+    """Numbers of the training images to fit on, of those to choose on, and what those are, in
+    words.
+    """
     every = np.arange(len(context.train))
     if context.mode == "published":
         return every, every[:0], "val, over epochs and rates"
@@ -143,10 +169,15 @@ def split(context: Context, holdout: float) -> tuple[NDArray[np.int64], NDArray[
 
 
 def few_held_out(judge: FeatureSet, chosen_on: str) -> list[str]:
-    """A note where a handful of held-out images chooses the rate, or none; `chosen_on` as `split` gives it."""
+    """A note where a handful of held-out images chooses the rate, or none; `chosen_on` as `split`
+    gives it.
+    """
     if chosen_on != HELD_OUT or len(judge.rows) >= FEW_HELD_OUT:
         return []
-    return [f"the rate was chosen on only {len(judge.rows)} held-out images; logistic uses cross-validation"]
+    return [
+        f"the rate was chosen on only {len(judge.rows)} held-out images; logistic uses "
+        "cross-validation"
+    ]
 
 
 def choice(
@@ -174,9 +205,14 @@ def _features(context: Context, settings: LinearSettings) -> list[Feature]:
         try:
             feature = probe_feature(backbone) if text == "auto" else Feature.parse(text)
         except ValueError as error:
-            raise ConfigError(f"features={text} is unknown", why=str(error), fix="for example features=n4m0") from None
+            raise ConfigError(
+                f"features={text} is unknown", why=str(error), fix="for example features=n4m0"
+            ) from None
         if feature.blocks > backbone.num_blocks:
-            raise ConfigError(f"features={feature} asks for more than the {backbone.num_blocks} blocks of the network")
+            raise ConfigError(
+                f"features={feature} asks for more than the {backbone.num_blocks} blocks of the "
+                "network"
+            )
         chosen.append(feature)
     if not chosen:
         raise ConfigError("features= names none", fix="for example features=n4m0, or auto")
@@ -193,11 +229,14 @@ def train_sweeps(
 ) -> dict[K, Best]:
     """Train sweeps on the same steps, from the state of an interrupted run if there is one.
 
-    In published mode the best of all epochs and rates is kept, else the best rate of the last epoch.
+    In published mode the best of all epochs and rates is kept, else the best rate of the last
+    epoch.
     Raises DataError when `judge` has no rows.
     """
     if not all(len(rows.rows) for rows in judge.values()):
-        raise DataError("none of the held-out images can be read", fix="a larger holdout, or repair the images")
+        raise DataError(
+            "none of the held-out images can be read", fix="a larger holdout, or repair the images"
+        )
     state = context.out / f"sweep-{identity}.state"
     best: dict[K, Best] = {}
     saved, counter = time.monotonic(), context.counter("epochs")
@@ -213,7 +252,9 @@ def train_sweeps(
         if context.mode == "published" or epoch == epochs - 1:
             for key, sweep in sweeps.items():
                 _keep_best(best, key, sweep, judge[key], epoch, context.device)
-        if context.processes.is_main and (epoch == start or time.monotonic() - saved > SAVE_SECONDS):
+        if context.processes.is_main and (
+            epoch == start or time.monotonic() - saved > SAVE_SECONDS
+        ):
             _save(state, sweeps, best, epoch + 1)
             saved = time.monotonic()
         if counter is not None:
@@ -232,10 +273,16 @@ def _epoch(
     batch: int,
     epoch: int,
 ) -> Iterator[tuple[Mapping[Feature, Tensor], Tensor, int]]:
-    """The steps of an epoch: given features, which lie in a file and are read as they are needed, or new crops'."""
+    """The steps of an epoch: given features, which lie in a file and are read as they are needed,
+    or new crops'.
+    """
     if given is None:
         yield from crop_steps(
-            context, fit, batch, epoch, lambda images: compute(context.loaded.backbone, images, features)
+            context,
+            fit,
+            batch,
+            epoch,
+            lambda images: compute(context.loaded.backbone, images, features),
         )
         return
     first = next(iter(given.values()))
@@ -253,29 +300,41 @@ def crop_steps(
     epoch: int,
     score: Callable[[Tensor], Mapping[K, Tensor]],
 ) -> Iterator[tuple[Mapping[K, Tensor], Tensor, int]]:
-    """Steps over random crops of the images `fit`; `score` maps normalised images [b, 3, h, w] to rows by key."""
+    """Steps over random crops of the images `fit`; `score` maps normalised images [b, 3, h, w] to
+    rows by key.
+    """
     rank, world = context.processes.rank, context.processes.world_size
     steps = in_batches(fit[permutation(context.seed, epoch, len(fit))], batch)
     labels = torch.from_numpy(np.asarray(context.train.labels, np.int64))
     mine = [step[rank::world] for step in steps]
-    crops = crop_batches(context.train, context.view.size, mine, context.seed, epoch, context.workers)
+    crops = crop_batches(
+        context.train, context.view.size, mine, context.seed, epoch, context.workers
+    )
     statistics = context.loaded.backbone.statistics
     for part, step in zip(crops, steps, strict=True):
         with torch.no_grad():
             pieces = [
-                score(normalize(piece.to(context.device), statistics)) for piece in part.views.split(context.batch)
+                score(normalize(piece.to(context.device), statistics))
+                for piece in part.views.split(context.batch)
             ]
         found = {key: torch.cat([piece[key] for piece in pieces]) for key in pieces[0]}
         yield found, labels[torch.from_numpy(part.positions)].to(context.device), len(step)
 
 
 def _keep_best(
-    best: dict[K, Best], key: K, sweep: LinearSweep, judge: FeatureSet, epoch: int, device: torch.device
+    best: dict[K, Best],
+    key: K,
+    sweep: LinearSweep,
+    judge: FeatureSet,
+    epoch: int,
+    device: torch.device,
 ) -> None:
     scores = hits(sweep, judge, device).double().mean(dim=1)
     rate = int(scores.argmax())
     if key not in best or scores[rate] > best[key].score:
-        best[key] = Best(scores[rate].item(), epoch, rate, sweep.weight[rate].clone(), sweep.bias[rate].clone())
+        best[key] = Best(
+            scores[rate].item(), epoch, rate, sweep.weight[rate].clone(), sweep.bias[rate].clone()
+        )
 
 
 def hits(sweep: LinearSweep, features: FeatureSet, device: torch.device) -> Tensor:
@@ -288,20 +347,31 @@ def hits(sweep: LinearSweep, features: FeatureSet, device: torch.device) -> Tens
     return torch.cat(parts, dim=1)
 
 
-def _classifier(context: Context, settings: LinearSettings, feature: Feature, best: Best) -> LinearClassifier:
+def _classifier(
+    context: Context, settings: LinearSettings, feature: Feature, best: Best
+) -> LinearClassifier:
     rate = settings.rates[best.rate]
     return LinearClassifier(
-        context.loaded.backbone, replace(context.loaded.config, pos_size=context.loaded.built_for), best.weight,
-        best.bias, feature, False, context.view, context.train.classes,
+        context.loaded.backbone,
+        replace(context.loaded.config, pos_size=context.loaded.built_for),
+        best.weight,
+        best.bias,
+        feature,
+        False,
+        context.view,
+        context.train.classes,
         {"protocol": "linear", "rate": rate, "epoch": best.epoch + 1, "epochs": settings.epochs},
-    )  # fmt: skip
+    )
 
 
 def _save(file: Path, sweeps: Mapping[K, LinearSweep], best: dict[K, Best], epoch: int) -> None:
     content: dict[str, Any] = {
         "epoch": epoch,
         "sweeps": {str(key): sweep.state() for key, sweep in sweeps.items()},
-        "best": {str(key): [b.score, b.epoch, b.rate, b.weight.cpu(), b.bias.cpu()] for key, b in best.items()},
+        "best": {
+            str(key): [b.score, b.epoch, b.rate, b.weight.cpu(), b.bias.cpu()]
+            for key, b in best.items()
+        },
     }
     write_atomically(file, lambda path: torch.save(content, path))
 
@@ -315,5 +385,7 @@ def _resume(file: Path, sweeps: Mapping[K, LinearSweep], best: dict[K, Best]) ->
         sweep.load(content["sweeps"][str(key)])
         if str(key) in content["best"]:
             score, epoch, rate, weight, bias = content["best"][str(key)]
-            best[key] = Best(score, epoch, rate, weight.to(sweep.weight.device), bias.to(sweep.bias.device))
+            best[key] = Best(
+                score, epoch, rate, weight.to(sweep.weight.device), bias.to(sweep.bias.device)
+            )
     return content["epoch"]

@@ -1,7 +1,8 @@
 """Linear classifiers on frozen features, many learning rates at once (spec_evaluation 8.2).
 
-The rates share every batch: their weights lie in one tensor [R, C, D], so that the scores of all are one product and
-the gradients another. Softmax regression is simple enough to write its gradient down: no graph is kept.
+The rates share every batch: their weights lie in one tensor [R, C, D], so that the scores of all
+are one product and the gradients another. Softmax regression is simple enough to write its gradient
+down: no graph is kept.
 """
 
 from __future__ import annotations
@@ -68,7 +69,8 @@ class LinearSweep:
 
         total: rows of the step over all processes, which divides the sum of their gradients; 0: B.
         """
-        # Rows last: softmax and sums then run along contiguous memory also where there are few classes.
+        # Rows last: softmax and sums then run along contiguous memory also where there are few
+        # classes.
         scores = torch.addmm(self.bias.flatten()[:, None], self.weight.flatten(0, 1), features.T)
         slope = scores.view(*self.bias.shape, -1).softmax(dim=1)  # [R, C, B]
         picked = labels.expand(len(self.rates), 1, -1)
@@ -80,17 +82,23 @@ class LinearSweep:
         if dist.is_initialized():
             for gradient in (weight_grad, bias_grad):
                 dist.all_reduce(gradient)
-        self._update(weight_grad.view_as(self.weight), bias_grad.view_as(self.bias), self._rate * factor)
+        self._update(
+            weight_grad.view_as(self.weight), bias_grad.view_as(self.bias), self._rate * factor
+        )
 
     def _update(self, weight_grad: Tensor, bias_grad: Tensor, rate: Tensor) -> None:
-        """SGD with momentum, rates [R]; LARS scales the gradient of each weight matrix first (1-d ones are exempt)."""
+        """SGD with momentum, rates [R]; LARS scales the gradient of each weight matrix first (1-d
+        ones are exempt).
+        """
         if self.optimizer.weight_decay:
             weight_grad.add_(self.weight, alpha=self.optimizer.weight_decay)
             if self.optimizer.name == "sgd":
                 bias_grad.add_(self.bias, alpha=self.optimizer.weight_decay)
         if self.optimizer.name == "lars":
             size, slope = (tensor.flatten(1).norm(dim=1) for tensor in (self.weight, weight_grad))
-            trust = torch.where((size > 0) & (slope > 0), LARS_TRUST * size / slope, torch.ones_like(size))
+            trust = torch.where(
+                (size > 0) & (slope > 0), LARS_TRUST * size / slope, torch.ones_like(size)
+            )
             weight_grad.mul_(trust[:, None, None])
         for value, momentum, gradient in (
             (self.weight, self.weight_momentum, weight_grad),
@@ -117,6 +125,7 @@ def cosine_factor(epoch: int, epochs: int) -> float:
 
 def _start(classes: int, dim: int, rate: float, seed: int) -> Tensor:
     """Weights [C, D] from N(0, 0.01)."""
-    # The rate as a whole number of 1e-9 steps keys the draw, so that a sweep and a single run begin alike.
+    # The rate as a whole number of 1e-9 steps keys the draw, so that a sweep and a single run begin
+    # alike.
     generator = torch.Generator().manual_seed(torch_seed(seed, round(rate * 1e9), 0, Purpose.INIT))
     return 0.01 * torch.randn(classes, dim, generator=generator)

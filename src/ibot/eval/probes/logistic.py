@@ -22,11 +22,14 @@ from ibot.eval.scores import topk_hits
 from ibot.types import ResultRecord
 
 FITS = "logistic fits"
-"""Name of the progress counter: of folds x penalties and the last fit, or in published mode of the penalties."""
+"""Name of the progress counter: of folds x penalties and the last fit, or in published mode of
+the penalties."""
 
 
 def run(context: Context, settings: LogisticSettings) -> list[ResultRecord]:
-    """One record: the penalty is chosen by cross-validation, or in published mode on the split that is reported."""
+    """One record: the penalty is chosen by cross-validation, or in published mode on the split that
+    is reported.
+    """
     if not settings.penalties or min(settings.penalties) <= 0 or settings.folds < 2:
         raise ConfigError(
             "penalties of the logistic regression must be positive, and folds at least 2",
@@ -37,30 +40,43 @@ def run(context: Context, settings: LogisticSettings) -> list[ResultRecord]:
     return [probe(context, settings, train, val)]
 
 
-def probe(context: Context, settings: LogisticSettings, train: FeatureSet, val: FeatureSet) -> ResultRecord:
+def probe(
+    context: Context, settings: LogisticSettings, train: FeatureSet, val: FeatureSet
+) -> ResultRecord:
     """Fit on `train` and score on `val`; features are brought to length 1, as the paper does."""
     features, queries = unit_rows(context, train), unit_rows(context, val)
     labels, truth = train.labels.to(context.device), val.labels.to(context.device)
     by_strength = {value / len(features): value for value in settings.penalties}
     if context.mode == "published":
-        weights = fit_path(features, labels, context.num_classes, list(by_strength), progress=context.counter(FITS))
+        weights = fit_path(
+            features, labels, context.num_classes, list(by_strength), progress=context.counter(FITS)
+        )
         scores = {p: _top1(_logits(queries, weight), truth) for p, weight in weights.items()}
         chosen = max(scores, key=lambda penalty: scores[penalty])
         weight = weights[chosen]
     else:
-        weight, chosen, scores = _by_cross_validation(context, features, labels, list(by_strength), settings.folds)
+        weight, chosen, scores = _by_cross_validation(
+            context, features, labels, list(by_strength), settings.folds
+        )
     name = f"lambda {by_strength[chosen]:g}/n"
     return context.top(
-        "logistic", _logits(queries, weight), truth, {**plain(settings), "feature": str(CLASS_TOKEN)},
-        num_train=len(features), row=name, chosen=name,
+        "logistic",
+        _logits(queries, weight),
+        truth,
+        {**plain(settings), "feature": str(CLASS_TOKEN)},
+        num_train=len(features),
+        row=name,
+        chosen=name,
         chosen_on=_chosen_on(context, scores),
         penalties={f"{by_strength[penalty]:g}": score for penalty, score in scores.items()},
         notes=unreadable(train, val),
-    )  # fmt: skip
+    )
 
 
 def unit_rows(context: Context, features: FeatureSet) -> Rows:
-    """Rows of length 1. A GPU holds the features; a CPU reads them where they lie, in the file of the cache."""
+    """Rows of length 1. A GPU holds the features; a CPU reads them where they lie, in the file of
+    the cache.
+    """
     return Rows(features.rows.to(context.device), unit=True)
 
 
@@ -79,14 +95,18 @@ def _by_cross_validation(
         chosen, scores = choose_penalty(
             features, labels, penalties, folds, context.seed, progress=part_of(progress, 0, 1)
         )
-    path = fit_path(features, labels, context.num_classes, [chosen], progress=part_of(progress, fits, 0))
+    path = fit_path(
+        features, labels, context.num_classes, [chosen], progress=part_of(progress, fits, 0)
+    )
     return path[chosen], chosen, scores
 
 
 def _chosen_on(context: Context, scores: dict[float, float]) -> str:
     if context.mode == "published":
         return "val"
-    return "cross-validation of the training images" if scores else "nothing: no class has two images"
+    return (
+        "cross-validation of the training images" if scores else "nothing: no class has two images"
+    )
 
 
 def _logits(features: Rows, weight: Tensor) -> Tensor:

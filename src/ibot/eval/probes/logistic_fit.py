@@ -1,11 +1,12 @@
-"""Multinomial logistic regression on frozen features, the semi-supervised protocol (spec_evaluation 8.3).
+"""Multinomial logistic regression on frozen features, the semi-supervised protocol (spec_evaluation
+8.3).
 
-Minimises (1/n) sum of losses + (penalty / 2) ||W||^2 over W [C, D], without intercept. With three classes or more
-scikit-learn's `LogisticRegression(C=1 / (n * penalty), fit_intercept=False)` is the same; for two it fits one vector
-and needs twice that C.
+Minimises (1/n) sum of losses + (penalty / 2) ||W||^2 over W [C, D], without intercept. With three
+classes or more scikit-learn's `LogisticRegression(C=1 / (n * penalty), fit_intercept=False)` is the
+same; for two it fits one vector and needs twice that C.
 
-Samples are read in chunks, each brought to the device of the labels and to float64. They may lie in a file: neither a
-fit nor the cross-validation holds a copy of them.
+Samples are read in chunks, each brought to the device of the labels and to float64. They may lie in
+a file: neither a fit nor the cross-validation holds a copy of them.
 """
 
 from __future__ import annotations
@@ -25,13 +26,15 @@ from torch import Tensor
 from ibot.errors import MissingExtra
 
 PUBLISHED_PENALTIES = (0.01, 0.1, 1.0)
-"""To be divided by the number of training images: penalty = value / n. As they are, the weights hardly leave zero and
-classes are told apart by their means alone (58.0 instead of 65.9 per cent on 1% of ImageNet)."""
+"""To be divided by the number of training images: penalty = value / n. As they are, the weights
+hardly leave zero and classes are told apart by their means alone (58.0 instead of 65.9 per cent
+on 1% of ImageNet)."""
 
 MAX_ITERATIONS = 10_000
 
 CHUNK = 2048
-"""Samples in float64 at a time: so few that they stay in the cache of a CPU between the products."""
+"""Samples in float64 at a time: so few that they stay in the cache of a CPU between the
+products."""
 
 Progress = Callable[[int, int], None]
 """Called with fits done and in all: before the first one, and after each."""
@@ -44,7 +47,8 @@ class Rows:
     features: Tensor
     """[N, D], any float type and device; may be mapped from a file."""
     chosen: Tensor | None = None
-    """int64 [n] on the same device, the numbers of the rows, rising lest a file be read to and fro. None: all."""
+    """int64 [n] on the same device, the numbers of the rows, rising lest a file be read to and
+    fro. None: all."""
     unit: bool = False
     """Bring rows to length 1."""
 
@@ -85,8 +89,8 @@ def fit_logistic(
 ) -> Tensor:
     """The weights W of least objective, by L-BFGS on all samples.
 
-    Computed in float64, `chunk` samples at a time: beside the features, memory is that of `chunk` x (C + D) numbers and
-    some twenty copies of W.
+    Computed in float64, `chunk` samples at a time: beside the features, memory is that of `chunk` x
+    (C + D) numbers and some twenty copies of W.
 
     Args:
         features: [n, D], usually of length 1; any float type and device.
@@ -110,19 +114,27 @@ def fit_logistic(
     """
     _check(features, labels, num_classes)
     if not penalty > 0:
-        raise ValueError(f"the penalty must be above 0, not {penalty}: separable classes have no best weights without")
+        raise ValueError(
+            f"the penalty must be above 0, not {penalty}: separable classes have no best weights "
+            "without"
+        )
     shape = (num_classes, features.shape[1])
     if start is not None and start.shape != shape:
-        raise ValueError(f"start of shape {tuple(start.shape)} does not fit weights of shape {shape}")
+        raise ValueError(
+            f"start of shape {tuple(start.shape)} does not fit weights of shape {shape}"
+        )
     optimize = _scipy_optimize()
     zeros = torch.zeros(shape, dtype=torch.float64, device=labels.device)
-    # Not the gradient at `start`: near the solution that is small, and a warm start would be asked for more.
+    # Not the gradient at `start`: near the solution that is small, and a warm start would be asked
+    # for more.
     scale = objective(zeros, features, labels, penalty, chunk)[1].abs().max().item()
     if not np.isfinite(scale):
         raise ValueError("features hold values that are not finite")
 
     def value_and_gradient(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        value, gradient = objective(zeros.new_tensor(flat).view(shape), features, labels, penalty, chunk)
+        value, gradient = objective(
+            zeros.new_tensor(flat).view(shape), features, labels, penalty, chunk
+        )
         return value.item(), gradient.flatten().cpu().numpy()
 
     result = optimize.minimize(
@@ -130,13 +142,20 @@ def fit_logistic(
         (zeros if start is None else start.detach().double()).flatten().cpu().numpy(),
         jac=True,
         method="L-BFGS-B",
-        # The gradient alone decides: on separable classes the objective is flat long before the weights are right.
-        options={"gtol": tolerance * scale, "ftol": 0.0, "maxiter": MAX_ITERATIONS, "maxfun": 2 * MAX_ITERATIONS},
+        # The gradient alone decides: on separable classes the objective is flat long before the
+        # weights are right.
+        options={
+            "gtol": tolerance * scale,
+            "ftol": 0.0,
+            "maxiter": MAX_ITERATIONS,
+            "maxfun": 2 * MAX_ITERATIONS,
+        },
     )
     reached = float(np.abs(result.jac).max())
     if reached > tolerance * scale:
         warnings.warn(
-            f"logistic regression stopped after {result.nit} steps at a relative gradient of {reached / scale:.1e}, "
+            f"logistic regression stopped after {result.nit} steps at a relative gradient of "
+            f"{reached / scale:.1e}, "
             f"above {tolerance:.1e}; a stronger penalty or a looser tolerance is needed",
             RuntimeWarning,
             stacklevel=2,
@@ -171,7 +190,10 @@ def objective(
         residual.scatter_add_(1, truth, residual.new_full(truth.shape, -1.0))
         gradient.addmm_(residual.T, rows)
     num_samples = len(features)
-    return loss / num_samples + penalty / 2 * weight.square().sum(), gradient / num_samples + penalty * weight
+    return (
+        loss / num_samples + penalty / 2 * weight.square().sum(),
+        gradient / num_samples + penalty * weight,
+    )
 
 
 def fit_path(
@@ -183,7 +205,8 @@ def fit_path(
     tolerance: float = 1e-4,
     progress: Progress | None = None,
 ) -> dict[float, Tensor]:
-    """`fit_logistic` for several penalties, from strong to weak, each started at the solution before.
+    """`fit_logistic` for several penalties, from strong to weak, each started at the solution
+    before.
 
     Args:
         features: [n, D].
@@ -204,7 +227,9 @@ def fit_path(
     if progress is not None:
         progress(0, len(ordered))
     for penalty in ordered:
-        weight = fit_logistic(features, labels, num_classes, penalty, start=weight, tolerance=tolerance)
+        weight = fit_logistic(
+            features, labels, num_classes, penalty, start=weight, tolerance=tolerance
+        )
         path[penalty] = weight
         if progress is not None:
             progress(len(path), len(ordered))
@@ -222,8 +247,9 @@ def choose_penalty(
 ) -> tuple[float, dict[float, float]]:
     """The penalty of best accuracy in stratified cross-validation of the training set.
 
-    A penalty is meant for all n samples. A fold trains on fewer and keeps the penalty against the *sum* of losses
-    (penalty * n, the inverse of scikit-learn's C), since that is what the published values fix.
+    A penalty is meant for all n samples. A fold trains on fewer and keeps the penalty against the
+    *sum* of losses (penalty * n, the inverse of scikit-learn's C), since that is what the published
+    values fix.
 
     Args:
         features: [n, D].
@@ -234,11 +260,12 @@ def choose_penalty(
         progress: told of the fits, one for each penalty in each fold.
 
     Returns:
-        The best penalty, the strongest of equally good ones; and by penalty, falling, the accuracy in per cent over all
-        samples that were held out once.
+        The best penalty, the strongest of equally good ones; and by penalty, falling, the accuracy
+        in per cent over all samples that were held out once.
 
     Raises:
-        ValueError: no penalties, no class with two samples, fewer than two folds, or as `fit_logistic`.
+        ValueError: no penalties, no class with two samples, fewer than two folds, or as
+            `fit_logistic`.
         MissingExtra: scipy is not installed.
     """
     ordered = _strong_to_weak(penalties)
@@ -263,10 +290,11 @@ def choose_penalty(
 
 
 def stratified_folds(labels: Tensor, folds: int, seed: int) -> Tensor:
-    """Assign samples to folds so that each fold holds its share of every class, give or take one sample.
+    """Assign samples to folds so that each fold holds its share of every class, give or take one
+    sample.
 
-    There are as many folds as samples in the smallest class if that is fewer. Classes of one sample do not count for
-    this: they have nothing to hold out and stay in every training part.
+    There are as many folds as samples in the smallest class if that is fewer. Classes of one sample
+    do not count for this: they have nothing to hold out and stay in every training part.
 
     Args:
         labels: int64 [n].
@@ -285,22 +313,33 @@ def stratified_folds(labels: Tensor, folds: int, seed: int) -> Tensor:
     order = order[labels[order].argsort(stable=True)]
     order = order[count[labels[order]] > 1]
     fold = torch.full_like(labels, -1)
-    # Dealt out class after class without starting anew, so that the folds themselves differ by one sample at most.
+    # Dealt out class after class without starting anew, so that the folds themselves differ by one
+    # sample at most.
     fold[order] = torch.arange(len(order)) % num_folds
     return fold
 
 
 def count_folds(labels: Tensor, folds: int) -> int:
-    """How many folds `stratified_folds` makes of labels int64 [n] where `folds` are wanted. Raises as it does."""
+    """How many folds `stratified_folds` makes of labels int64 [n] where `folds` are wanted. Raises
+    as it does.
+    """
     count = torch.bincount(labels)
     if folds < 2 or not (count > 1).any():
-        raise ValueError(f"cross-validation needs two folds and a class of two samples; got {folds} folds")
+        raise ValueError(
+            f"cross-validation needs two folds and a class of two samples; got {folds} folds"
+        )
     return min(folds, int(count[count > 1].min()))
 
 
 def part_of(progress: Progress | None, before: int, after: int) -> Progress | None:
-    """What to tell of some fits, so that `progress` counts them among others: so many before them, so many after."""
-    return None if progress is None else lambda done, total: progress(before + done, before + total + after)
+    """What to tell of some fits, so that `progress` counts them among others: so many before them,
+    so many after.
+    """
+    return (
+        None
+        if progress is None
+        else lambda done, total: progress(before + done, before + total + after)
+    )
 
 
 def _strong_to_weak(penalties: Sequence[float]) -> list[float]:
@@ -313,10 +352,14 @@ def _rows(features: Tensor | Rows) -> Rows:
 
 def _check(features: Tensor | Rows, labels: Tensor, num_classes: int) -> None:
     if len(features.shape) != 2 or labels.shape != features.shape[:1] or not len(features):
-        raise ValueError(f"features of shape {tuple(features.shape)} do not fit labels of shape {tuple(labels.shape)}")
+        raise ValueError(
+            f"features of shape {tuple(features.shape)} do not fit labels of shape "
+            f"{tuple(labels.shape)}"
+        )
     if int(labels.min()) < 0 or int(labels.max()) >= num_classes:
         raise ValueError(
-            f"labels between {int(labels.min())} and {int(labels.max())}, but there are {num_classes} classes"
+            f"labels between {int(labels.min())} and {int(labels.max())}, but there are "
+            f"{num_classes} classes"
         )
 
 

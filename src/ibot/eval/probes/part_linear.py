@@ -15,6 +15,7 @@ from ibot.errors import ConfigError, WeightsError
 from ibot.eval.context import Context, plain, unreadable
 from ibot.eval.features.cache import FeatureSet, cached_features
 from ibot.eval.features.tokens import finite
+from ibot.eval.probes import logistic
 from ibot.eval.probes.linear import (
     check_sweep,
     choice,
@@ -25,7 +26,6 @@ from ibot.eval.probes.linear import (
 )
 from ibot.eval.probes.linear_sweep import LinearSweep
 from ibot.eval.probes.settings import LogisticSettings, PartLinearSettings
-from ibot.eval.registry import logistic
 from ibot.models.layers import Block
 from ibot.models.vit import VisionTransformer
 from ibot.types import ResultRecord
@@ -50,9 +50,10 @@ class Part:
 def run(context: Context, settings: PartLinearSettings) -> list[ResultRecord]:
     """One record for each number of patches; all come from the same pass of the network.
 
-    The sweep chooses its rate as the linear probe does: in clean mode on held-out training images after the last
-    epoch, in published mode rate and epoch on the split that is reported. The logistic regression: see `logistic`.
-    Means of parts lie in the cache, for the logistic regression n x D numbers for each number of patches.
+    The sweep chooses its rate as the linear probe does: in clean mode on held-out training images
+    after the last epoch, in published mode rate and epoch on the split that is reported. The
+    logistic regression: see `logistic`. Means of parts lie in the cache, for the logistic
+    regression n x D numbers for each number of patches.
 
     Raises:
         WeightsError: a network without class attention.
@@ -62,10 +63,14 @@ def run(context: Context, settings: PartLinearSettings) -> list[ResultRecord]:
     network = context.loaded.backbone
     if not isinstance(network, VisionTransformer):
         raise WeightsError(
-            f"'{context.weights}' is a Swin", why="it has no class token that attends to patches", fix="give a ViT"
+            f"'{context.weights}' is a Swin",
+            why="it has no class token that attends to patches",
+            fix="give a ViT",
         )
     if not settings.shares or not all(0 <= share <= 1 for share in settings.shares):
-        raise ConfigError("shares of the patches lie between 0 and 1", fix="for example shares=0,0.5,1")
+        raise ConfigError(
+            "shares of the patches lie between 0 and 1", fix="for example shares=0,0.5,1"
+        )
     rows, columns = network.token_grid(*context.view.size)
     patches = rows * columns
     counts = sorted({max(1, round(share * patches)) for share in settings.shares})
@@ -79,7 +84,11 @@ def run(context: Context, settings: PartLinearSettings) -> list[ResultRecord]:
     which = "least" if settings.smallest else "most"
     used = {**plain(settings), "probe": kind, "patches": patches, "feature": f"{which} attended"}
     if kind == "logistic":
-        used = {name: value for name, value in used.items() if name not in ("rates", "epochs", "batch", "holdout")}
+        used = {
+            name: value
+            for name, value in used.items()
+            if name not in ("rates", "epochs", "batch", "holdout")
+        }
     return [
         replace(
             record,
@@ -94,14 +103,17 @@ def run(context: Context, settings: PartLinearSettings) -> list[ResultRecord]:
 
 @torch.no_grad()
 def tokens_and_attention(network: VisionTransformer, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Patch tokens of the last block before the final norm, and the attention of its class token to them.
+    """Patch tokens of the last block before the final norm, and the attention of its class token to
+    them.
 
-    images: normalised [b, 3, h, w]. Returns [b, N, D] and the mean over heads [b, N], from one pass of the network.
+    images: normalised [b, 3, h, w]. Returns [b, N, D] and the mean over heads [b, N], from one pass
+    of the network.
     """
     block = network.blocks[-1]
     assert isinstance(block, Block)
     seen: list[Tensor] = []
-    # What goes into the last block, register tokens included, is not among the outputs of the network.
+    # What goes into the last block, register tokens included, is not among the outputs of the
+    # network.
     handle = block.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     try:
         patches = network.last_layers(images, 1, norm=False)[0].patches
@@ -111,7 +123,9 @@ def tokens_and_attention(network: VisionTransformer, images: Tensor) -> tuple[Te
     return patches, attention.mean(dim=1)
 
 
-def part_means(patches: Tensor, attention: Tensor, counts: list[int], smallest: bool = False) -> Tensor:
+def part_means(
+    patches: Tensor, attention: Tensor, counts: list[int], smallest: bool = False
+) -> Tensor:
     """Means of the most attended patches, for several numbers of them at once.
 
     Args:
@@ -134,8 +148,11 @@ def part_means(patches: Tensor, attention: Tensor, counts: list[int], smallest: 
     return sums[:, chosen - 1] / chosen[:, None]
 
 
-def means_of_parts(network: VisionTransformer, images: Tensor, parts: Sequence[Part]) -> dict[Part, Tensor]:
-    """float32 [b, D] for each of `parts`, all of them most or all least attended, from one pass of the network.
+def means_of_parts(
+    network: VisionTransformer, images: Tensor, parts: Sequence[Part]
+) -> dict[Part, Tensor]:
+    """float32 [b, D] for each of `parts`, all of them most or all least attended, from one pass of
+    the network.
 
     images: normalised [b, 3, h, w].
     """
@@ -146,14 +163,27 @@ def means_of_parts(network: VisionTransformer, images: Tensor, parts: Sequence[P
 
 
 def _features(
-    context: Context, network: VisionTransformer, images: LabelledImages, parts: Sequence[Part], name: str
+    context: Context,
+    network: VisionTransformer,
+    images: LabelledImages,
+    parts: Sequence[Part],
+    name: str,
 ) -> dict[Part, FeatureSet]:
     """Means of the parts of a set by name, from the cache where they are there."""
     return cached_features(
-        network, context.weights_hash, images, context.view, parts, context.cache,
-        extract=partial(means_of_parts, network), batch=context.batch, device=context.device, workers=context.workers,
-        processes=context.processes, progress=context.counter(name),
-    )  # fmt: skip
+        network,
+        context.weights_hash,
+        images,
+        context.view,
+        parts,
+        context.cache,
+        extract=partial(means_of_parts, network),
+        batch=context.batch,
+        device=context.device,
+        workers=context.workers,
+        processes=context.processes,
+        progress=context.counter(name),
+    )
 
 
 def _logistic(
@@ -183,22 +213,38 @@ def _sweep(
     batch = min(settings.batch, len(fit))
     rates = [rate * batch / 256 for rate in settings.rates]
     sweeps = {
-        part: LinearSweep(val[part].rows.shape[1], context.num_classes, rates, seed=context.seed, device=context.device)
+        part: LinearSweep(
+            val[part].rows.shape[1],
+            context.num_classes,
+            rates,
+            seed=context.seed,
+            device=context.device,
+        )
         for part in parts
     }
 
     def steps(epoch: int) -> Iterator[tuple[Mapping[Part, Tensor], Tensor, int]]:
-        return crop_steps(context, fit, batch, epoch, lambda images: means_of_parts(network, images, parts))
+        return crop_steps(
+            context, fit, batch, epoch, lambda images: means_of_parts(network, images, parts)
+        )
 
     best = train_sweeps(
-        context, sweeps, steps, judge, settings.epochs, context.identity("part_linear", plain(settings))
+        context,
+        sweeps,
+        steps,
+        judge,
+        settings.epochs,
+        context.identity("part_linear", plain(settings)),
     )
     return [
         context.top(
-            "part_linear", F.linear(val[part].rows.to(context.device), best[part].weight, best[part].bias).cpu(),
-            val[part].labels, {"batch": batch}, num_train=len(fit),
+            "part_linear",
+            F.linear(val[part].rows.to(context.device), best[part].weight, best[part].bias).cpu(),
+            val[part].labels,
+            {"batch": batch},
+            num_train=len(fit),
             notes=unreadable(val[part]) + few_held_out(judge[part], chosen_on),
             **choice(context, settings.rates, best[part], sweeps[part], judge[part], chosen_on),
         )
         for part in parts
-    ]  # fmt: skip
+    ]

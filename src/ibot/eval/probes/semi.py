@@ -1,4 +1,6 @@
-"""Few labels: the frozen protocols on a part of the training images (paper table 12; spec_evaluation 8.5)."""
+"""Few labels: the frozen protocols on a part of the training images (paper table 12;
+spec_evaluation 8.5).
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,9 @@ from ibot.errors import ConfigError
 from ibot.eval.context import Context, plain
 from ibot.eval.features.cache import FeatureSet, rows_of
 from ibot.eval.features.tokens import CLASS_TOKEN
+from ibot.eval.probes import knn, linear, logistic
 from ibot.eval.probes.settings import KnnSettings, LinearSettings, LogisticSettings, SemiSettings
-from ibot.eval.registry import finetune, knn, linear, logistic
+from ibot.eval.tune import finetune
 from ibot.eval.tune.settings import FinetuneSettings, sane_settings, semi_supervised_settings
 from ibot.types import ResultRecord
 
@@ -39,11 +42,18 @@ def run(context: Context, settings: SemiSettings) -> list[ResultRecord]:
             fix="for example share=0.01,0.1 subsets=3",
         )
     if not settings.probes or not (settings.share or settings.lists):
-        raise ConfigError("probes, and share or lists, must name something", fix="for example probes=knn share=0.01")
+        raise ConfigError(
+            "probes, and share or lists, must name something",
+            fix="for example probes=knn share=0.01",
+        )
     if len({Path(file).stem for file in settings.lists}) < len(settings.lists):
-        raise ConfigError("two of the lists have the same name", fix="rename one: the name stands in the results")
+        raise ConfigError(
+            "two of the lists have the same name", fix="rename one: the name stands in the results"
+        )
     if unknown := [probe for probe in settings.probes if probe not in PROBES]:
-        raise ConfigError(f"probes={unknown[0]} is unknown", fix=f"choose among {', '.join(PROBES)}")
+        raise ConfigError(
+            f"probes={unknown[0]} is unknown", fix=f"choose among {', '.join(PROBES)}"
+        )
     train = context.features(context.train, "train")[CLASS_TOKEN]
     val = context.features(context.val, "val")[CLASS_TOKEN]
     records = []
@@ -52,17 +62,23 @@ def run(context: Context, settings: SemiSettings) -> list[ResultRecord]:
         for seed, subset in subsets:
             few = replace(context, train=SubsetImages(context.train, subset))
             found = _scores(few, settings, rows_of(train, subset), val)
-            draws.append([_of_subset(record, settings, name, seed, len(subset)) for record in found])
+            draws.append(
+                [_of_subset(record, settings, name, seed, len(subset)) for record in found]
+            )
         records += [record for draw in draws for record in draw]
         if len(draws) > 1:
             records += _means(context, draws)
     return records
 
 
-def _subsets(context: Context, settings: SemiSettings) -> dict[str, list[tuple[int, NDArray[np.int64]]]]:
+def _subsets(
+    context: Context, settings: SemiSettings
+) -> dict[str, list[tuple[int, NDArray[np.int64]]]]:
     """Seed and training images of each draw, by the name of the share or the list."""
     if settings.lists:
-        return {Path(file).stem: [(0, listed_subset(context.train, file))] for file in settings.lists}
+        return {
+            Path(file).stem: [(0, listed_subset(context.train, file))] for file in settings.lists
+        }
     labels, found = np.asarray(context.train.labels), {}
     for share in settings.share:
         seeds = range(context.seed, context.seed + settings.subsets)
@@ -75,7 +91,9 @@ def _subsets(context: Context, settings: SemiSettings) -> dict[str, list[tuple[i
     return found
 
 
-def _scores(context: Context, settings: SemiSettings, train: FeatureSet, val: FeatureSet) -> list[ResultRecord]:
+def _scores(
+    context: Context, settings: SemiSettings, train: FeatureSet, val: FeatureSet
+) -> list[ResultRecord]:
     """Records of the probes on one subset, which is the context's training set."""
     records = []
     if "knn" in settings.probes:
@@ -90,14 +108,18 @@ def _scores(context: Context, settings: SemiSettings, train: FeatureSet, val: Fe
 
 
 def _end_to_end(context: Context) -> FinetuneSettings:
-    """From the first layer of the projection head: as published, or with a length that fits the images."""
+    """From the first layer of the projection head: as published, or with a length that fits the
+    images.
+    """
     if context.mode == "published":
         return semi_supervised_settings()
     architecture = finetune.nearest_architecture(context.loaded.backbone.embed_dim)
     return replace(sane_settings(architecture, len(context.train)), head_layers=1)
 
 
-def _of_subset(record: ResultRecord, settings: SemiSettings, name: str, seed: int, count: int) -> ResultRecord:
+def _of_subset(
+    record: ResultRecord, settings: SemiSettings, name: str, seed: int, count: int
+) -> ResultRecord:
     """A record of another protocol as one of this."""
     return replace(
         record,
@@ -117,7 +139,12 @@ def _means(context: Context, draws: list[list[ResultRecord]]) -> list[ResultReco
     """Mean, deviation and range over the draws of each probe that all of them have."""
     records = []
     for first in draws[0]:
-        group = [record for draw in draws for record in draw if record.extra["probe"] == first.extra["probe"]]
+        group = [
+            record
+            for draw in draws
+            for record in draw
+            if record.extra["probe"] == first.extra["probe"]
+        ]
         if len(group) < len(draws):  # a k above the images of some draw
             continue
         values = [record.value for record in group]
@@ -126,9 +153,15 @@ def _means(context: Context, draws: list[list[ResultRecord]]) -> list[ResultReco
         name += f", k = {k}" if k else f", {features}" if features else ""
         records.append(
             context.record(
-                "semi", f"{first.metric}_mean", statistics.mean(values), first.settings, num_train=first.num_train,
-                row=f"{first.settings['subset']}, {name}, mean of {len(group)}", deviation=statistics.stdev(values),
-                range=[min(values), max(values)], notes=[],
+                "semi",
+                f"{first.metric}_mean",
+                statistics.mean(values),
+                first.settings,
+                num_train=first.num_train,
+                row=f"{first.settings['subset']}, {name}, mean of {len(group)}",
+                deviation=statistics.stdev(values),
+                range=[min(values), max(values)],
+                notes=[],
             )
-        )  # fmt: skip
+        )
     return records

@@ -1,7 +1,8 @@
-"""Settings of the evaluations of frozen features (spec_evaluation 8.1 to 8.6, 9.1), `key=value` on their command lines.
+"""Settings of the evaluations of frozen features (spec_evaluation 8.1 to 8.6, 9.1), `key=value` on
+their command lines.
 
-The defaults are the paper's where a field names no other. One flat, frozen dataclass for each; units and sources stand
-with the fields.
+The defaults are the paper's where a field names no other. One flat, frozen dataclass for each;
+units and sources stand with the fields.
 """
 
 from __future__ import annotations
@@ -33,10 +34,11 @@ class LinearSettings:
     batch: int = 1024
     """Images per step over all processes; at most the training set."""
     features: tuple[str, ...] = ("auto",)
-    """Features, each with its own classifiers: n4m0 = last 4 blocks, mode 0; auto: the paper's for the network."""
+    """Features, each with its own classifiers: n4m0 = last 4 blocks, mode 0; auto: the paper's
+    for the network."""
     augment: Literal["crop", "none"] = "crop"
-    """New random crops in every epoch (published), or the features of the plain images (far cheaper; not the published
-    protocol)."""
+    """New random crops in every epoch (published), or the features of the plain images (far
+    cheaper; not the published protocol)."""
     optimizer: Literal["sgd", "lars"] = "sgd"
     weight_decay: float = 0.0
     holdout: float = 0.05
@@ -58,8 +60,8 @@ class ClusterSettings:
     """Unsupervised classification (8.6)."""
 
     by: Literal["auto", "prototypes", "kmeans"] = "auto"
-    """Clusters are the prototypes of the projection head, or k-means of the features; auto: prototypes if the head has
-    as many as there are classes."""
+    """Clusters are the prototypes of the projection head, or k-means of the features; auto:
+    prototypes if the head has as many as there are classes."""
     k: int = 0
     """Clusters of k-means; 0: the number of classes."""
 
@@ -73,7 +75,8 @@ class SemiSettings:
     lists: tuple[str, ...] = ()
     """Files of image names in place of shares."""
     probes: tuple[str, ...] = ("knn", "linear", "logistic")
-    """Which protocols: knn, linear, logistic, and finetune (end to end from the first layer of the projection head)."""
+    """Which protocols: knn, linear, logistic, and finetune (end to end from the first layer of
+    the projection head)."""
     subsets: int = 1
     """Stratified draws of each share, with following seeds."""
 
@@ -83,12 +86,13 @@ class PartLinearSettings:
     """Linear probe on the most attended patches (9.1)."""
 
     shares: tuple[float, ...] = (0.0, 0.0357, 0.0714, 0.2857, 0.5714, 1.0)
-    """Shares of the patches, at least one patch each: 1, 7, 14, 56, 112 and 196 of the published 14 x 14."""
+    """Shares of the patches, at least one patch each: 1, 7, 14, 56, 112 and 196 of the published
+    14 x 14."""
     smallest: bool = False
     """Take the least attended patches."""
     probe: Literal["auto", "logistic", "sweep"] = "auto"
-    """Logistic regression on plain images (fast), or the published sweep over rates on random crops; auto: the sweep in
-    published mode."""
+    """Logistic regression on plain images (fast), or the published sweep over rates on random
+    crops; auto: the sweep in published mode."""
     rates: tuple[float, ...] = SWEEP
     """Of the sweep, as those below: base learning rates for a batch of 256."""
     epochs: int = 100

@@ -43,25 +43,33 @@ VARIANTS = {
     "only_bg_b": "bounding box blacked",
     "only_bg_t": "bounding box filled with background",
 }
-"""Folders of the challenge and what they hold. On the last three lower is less reliance on background."""
+"""Folders of the challenge and what they hold. On the last three lower is less reliance on
+background."""
 MASKS = "fg_mask"
 CHALLENGE_BATCH = 32
 """Backgrounds at a time: the first that changes the answer ends the search."""
 
 Answer = Callable[[Tensor], Tensor]
-"""Normalised images [b, 3, h, w] -> number of the folder that they belong to int64 [b], -1 for none."""
+"""Normalised images [b, 3, h, w] -> number of the folder that they belong to int64 [b], -1 for
+none."""
 
 
 def run(context: Context, settings: BackgroundSettings) -> list[ResultRecord]:
-    """Accuracy on each variant that is there, the background gap, and on demand the share of vulnerable foregrounds.
+    """Accuracy on each variant that is there, the background gap, and on demand the share of
+    vulnerable foregrounds.
 
     Raises:
         ConfigError: no root.
-        DataError: no variants, variants or a classifier whose classes differ, missing masks or backgrounds for the
-            challenge, a mask that cannot be read, and see `classifier_for` and `open_folder`.
+        DataError: no variants, variants or a classifier whose classes differ, missing masks or
+            backgrounds for the challenge, a mask that cannot be read, and see `classifier_for` and
+            `open_folder`.
     """
     if not settings.root:
-        raise ConfigError("root is not set", why="it names the variants", fix="root=DIR with original, only_fg, ...")
+        raise ConfigError(
+            "root is not set",
+            why="it names the variants",
+            fix="root=DIR with original, only_fg, ...",
+        )
     context = as_stored(context)
     variants = _open_variants(Path(settings.root), context)
     masked = _with_masks(settings, variants, context.view) if settings.challenge else None
@@ -72,10 +80,14 @@ def run(context: Context, settings: BackgroundSettings) -> list[ResultRecord]:
     if absent := [name for name in VARIANTS if name not in variants]:
         notes.append(f"variants that '{settings.root}' lacks are left out: {', '.join(absent)}")
     used = {**plain(settings), **head_settings(classifier)}
-    found = {name: score_images(context, images, lambda views, _: answer(views), name)
-             for name, images in variants.items()}  # fmt: skip
+    found = {
+        name: score_images(context, images, lambda views, _: answer(views), name)
+        for name, images in variants.items()
+    }
     notes += unreadable(*found.values())
-    records = [_accuracy(context, name, variants[name], found[name], used, notes) for name in variants]
+    records = [
+        _accuracy(context, name, variants[name], found[name], used, notes) for name in variants
+    ]
     records += _gap(context, variants, found, used, notes)
     if masked is not None:
         records.append(_challenge(context, answer, masked, variants["only_bg_t"], used, notes))
@@ -88,16 +100,18 @@ def _open_variants(root: Path, context: Context) -> dict[str, FolderImages]:
     if not there:
         raise DataError(
             f"'{root}' holds no variant of the backgrounds challenge",
-            why=f"looked for {', '.join(VARIANTS)}", fix="name the folder bg_challenge",
-        )  # fmt: skip
+            why=f"looked for {', '.join(VARIANTS)}",
+            fix="name the folder bg_challenge",
+        )
     variants = {name: context.read_alike(open_folder(_part(root / name))) for name in there}
     first = variants[there[0]]
     for name, images in variants.items():
         if images.classes != first.classes:
             raise DataError(
                 f"the variants '{there[0]}' and '{name}' have different classes",
-                why=f"{len(first.classes)} and {len(images.classes)} folders", fix="give both the same class folders",
-            )  # fmt: skip
+                why=f"{len(first.classes)} and {len(images.classes)} folders",
+                fix="give both the same class folders",
+            )
     return variants
 
 
@@ -105,30 +119,46 @@ def _part(folder: Path) -> Path:
     return folder / "val" if (folder / "val").is_dir() else folder
 
 
-def _answer(classifier: LinearClassifier, folders: tuple[str, ...], root: str) -> tuple[Answer, str]:
+def _answer(
+    classifier: LinearClassifier, folders: tuple[str, ...], root: str
+) -> tuple[Answer, str]:
     """How images get the number of a folder, and a note that says how classes were compared."""
     classes = classifier.classes
     if classes == folders:
         return lambda views: classifier.logits(views).argmax(dim=1), "classes are compared by name"
     if len(folders) == len(IMAGENET_9) and len(classes) == NUM_CLASSES:
         # Published: the best of all 1000, mapped; a class outside of the nine counts as wrong.
-        return lambda views: to_nine(classifier.logits(views).argmax(dim=1)), "1000 classes are mapped to nine"
+        return lambda views: to_nine(
+            classifier.logits(views).argmax(dim=1)
+        ), "1000 classes are mapped to nine"
     if len(folders) == len(classes) == len(IMAGENET_9):
-        return lambda views: classifier.logits(views).argmax(dim=1), "nine classes are compared by their order"
+        return lambda views: classifier.logits(views).argmax(
+            dim=1
+        ), "nine classes are compared by their order"
     raise DataError(
         f"the classes of the classifier and of '{root}' differ",
-        why=f"{len(classes)} classes, such as '{classes[0]}', and {len(folders)} folders, such as '{folders[0]}'",
+        why=f"{len(classes)} classes, such as '{classes[0]}', and {len(folders)} folders, such as "
+        f"'{folders[0]}'",
         fix="use a classifier of the same classes, of ImageNet's 1000, or of the nine",
     )
 
 
 def _accuracy(
-    context: Context, name: str, images: FolderImages, found: FeatureSet, used: dict[str, Any], notes: list[str]
+    context: Context,
+    name: str,
+    images: FolderImages,
+    found: FeatureSet,
+    used: dict[str, Any],
+    notes: list[str],
 ) -> ResultRecord:
     record = replace(context, val=images).accuracy(
-        "backgrounds", found.rows == found.labels, found.labels, {**used, "variant": name},
-        row=f"{name}: {VARIANTS[name]}", notes=notes,
-    )  # fmt: skip
+        "backgrounds",
+        found.rows == found.labels,
+        found.labels,
+        {**used, "variant": name},
+        row=f"{name}: {VARIANTS[name]}",
+        notes=notes,
+    )
     return replace(record, metric=f"backgrounds_{name}_top1")
 
 
@@ -139,15 +169,26 @@ def _gap(
     used: dict[str, Any],
     notes: list[str],
 ) -> list[ResultRecord]:
-    """Points of accuracy lost by a background of another class; none where one of the two variants is absent."""
+    """Points of accuracy lost by a background of another class; none where one of the two variants
+    is absent.
+    """
     if not {"mixed_same", "mixed_rand"} <= set(variants):
         return []
-    same, other = (100 * (found[name].rows == found[name].labels).double().mean().item()
-                   for name in ("mixed_same", "mixed_rand"))  # fmt: skip
-    return [replace(context, val=variants["mixed_same"]).record(
-        "backgrounds", "backgrounds_gap", same - other, used, num_val=len(found["mixed_same"].labels),
-        row="gap: mixed_same - mixed_rand", notes=notes,
-    )]  # fmt: skip
+    same, other = (
+        100 * (found[name].rows == found[name].labels).double().mean().item()
+        for name in ("mixed_same", "mixed_rand")
+    )
+    return [
+        replace(context, val=variants["mixed_same"]).record(
+            "backgrounds",
+            "backgrounds_gap",
+            same - other,
+            used,
+            num_val=len(found["mixed_same"].labels),
+            row="gap: mixed_same - mixed_rand",
+            notes=notes,
+        )
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,21 +200,31 @@ class _Masked:
     """uint8 [n, h, w], 255 in the foreground; 0.2 GB for the 4050 of the challenge."""
 
 
-def _with_masks(settings: BackgroundSettings, variants: dict[str, FolderImages], view: View) -> _Masked:
-    """Every process reads all masks before any of them computes: one that is damaged ends all alike."""
+def _with_masks(
+    settings: BackgroundSettings, variants: dict[str, FolderImages], view: View
+) -> _Masked:
+    """Every process reads all masks before any of them computes: one that is damaged ends all
+    alike.
+    """
     root = Path(settings.root)
     for name in ("original", "only_bg_t"):
         if name not in variants:
-            raise DataError(f"the challenge needs the variant '{name}', which '{root}' lacks", fix="challenge=false")
+            raise DataError(
+                f"the challenge needs the variant '{name}', which '{root}' lacks",
+                fix="challenge=false",
+            )
     original, folder = variants["original"], _part(root / MASKS)
     files = [(folder / original.name(i)).with_suffix(".npy") for i in range(len(original))]
     chosen = [i for i, file in enumerate(files) if file.is_file()]
     if not chosen:
         raise DataError(
             f"the challenge needs masks, and '{folder}' holds none of the originals",
-            why=f"for example '{files[0]}' is missing", fix="challenge=false, or unpack fg_mask there",
-        )  # fmt: skip
-    return _Masked(SubsetImages(original, chosen), torch.stack([_mask(files[i], view) for i in chosen]))
+            why=f"for example '{files[0]}' is missing",
+            fix="challenge=false, or unpack fg_mask there",
+        )
+    return _Masked(
+        SubsetImages(original, chosen), torch.stack([_mask(files[i], view) for i in chosen])
+    )
 
 
 def _challenge(
@@ -189,24 +240,43 @@ def _challenge(
 
     def vulnerable(images: Tensor, index: NDArray[np.int64]) -> Tensor:
         """Whether each is, bool [b]."""
-        return torch.tensor([
-            _any_fools(answer, image, masked.masks[i].float() / 255, masked.images.label(i), behind, statistics)
-            for image, i in zip(images, index.tolist(), strict=True)
-        ])  # fmt: skip
+        return torch.tensor(
+            [
+                _any_fools(
+                    answer,
+                    image,
+                    masked.masks[i].float() / 255,
+                    masked.images.label(i),
+                    behind,
+                    statistics,
+                )
+                for image, i in zip(images, index.tolist(), strict=True)
+            ]
+        )
 
     found = score_images(context, masked.images, vulnerable, "challenge")
     values = 100 * found.rows.double()
     return replace(context, val=masked.images).record(
-        "backgrounds", "backgrounds_challenge", values.mean().item(), used,
-        interval=bootstrap_mean(values, context.seed), num_val=len(values), row="challenge: vulnerable foregrounds",
-        num_backgrounds=len(behind), notes=[*notes, *unreadable(found)],
-    )  # fmt: skip
+        "backgrounds",
+        "backgrounds_challenge",
+        values.mean().item(),
+        used,
+        interval=bootstrap_mean(values, context.seed),
+        num_val=len(values),
+        row="challenge: vulnerable foregrounds",
+        num_backgrounds=len(behind),
+        notes=[*notes, *unreadable(found)],
+    )
 
 
 def _all_views(context: Context, images: FolderImages) -> Tensor:
-    """All images of a variant as uint8 [n, 3, h, w], in memory: 0.6 GB for the 4050 of the challenge."""
+    """All images of a variant as uint8 [n, 3, h, w], in memory: 0.6 GB for the 4050 of the
+    challenge.
+    """
     batches = in_batches(np.arange(len(images)), context.batch)
-    return torch.cat([part.views for part in view_batches(images, context.view, batches, context.workers)])
+    return torch.cat(
+        [part.views for part in view_batches(images, context.view, batches, context.workers)]
+    )
 
 
 def _mask(file: Path, view: View) -> Tensor:
@@ -216,7 +286,9 @@ def _mask(file: Path, view: View) -> Tensor:
         mask = 255 * (np.squeeze(stored) > 0).astype(np.uint8)
         rendered = view.render(np.repeat(mask[:, :, None], 3, axis=2))
     except (OSError, EOFError, TypeError, ValueError, IndexError, UnreadableImage) as error:
-        raise DataError(f"the mask '{file}' cannot be read", why=str(error), fix="copy it again") from None
+        raise DataError(
+            f"the mask '{file}' cannot be read", why=str(error), fix="copy it again"
+        ) from None
     return torch.from_numpy(rendered[..., 0].copy())
 
 
@@ -228,7 +300,9 @@ def _any_fools(
     backgrounds: Tensor,
     statistics: Statistics,
 ) -> bool:
-    """Whether a background uint8 [n, 3, h, w] behind the foreground of `image` [3, h, w] makes the answer wrong."""
+    """Whether a background uint8 [n, 3, h, w] behind the foreground of `image` [3, h, w] makes the
+    answer wrong.
+    """
     mask = mask.to(image.device)
     for part in backgrounds.split(CHALLENGE_BATCH):
         # Mixing commutes with the normalisation, which is affine.

@@ -30,7 +30,8 @@ RESAMPLES = 100
 
 
 def run(context: Context, settings: CalibrationSettings) -> list[ResultRecord]:
-    """Accuracy, RMS calibration error and AURRA on the validation images; see `calibration_records`.
+    """Accuracy, RMS calibration error and AURRA on the validation images; see
+    `calibration_records`.
 
     Raises:
         ConfigError: a bin size below one.
@@ -42,9 +43,15 @@ def run(context: Context, settings: CalibrationSettings) -> list[ResultRecord]:
     confidence, correct = confidence_and_correct(found.rows, found.labels)
     notes = head_notes(context, classifier) + unreadable(found)
     return calibration_records(
-        context, "calibration", confidence, correct, found.labels, bin_size=settings.bin_size,
-        settings={**plain(settings), **head_settings(classifier)}, notes=notes,
-    )  # fmt: skip
+        context,
+        "calibration",
+        confidence,
+        correct,
+        found.labels,
+        bin_size=settings.bin_size,
+        settings={**plain(settings), **head_settings(classifier)},
+        notes=notes,
+    )
 
 
 def check_bin_size(size: int) -> None:
@@ -64,7 +71,8 @@ def calibration_records(
     settings: dict[str, Any],
     notes: list[str],
 ) -> list[ResultRecord]:
-    """Records in per cent: accuracy, RMS error over all bins, in published mode also without the last bin, and AURRA.
+    """Records in per cent: accuracy, RMS error over all bins, in published mode also without the
+    last bin, and AURRA.
 
     Args:
         context: what the records tell of network and images.
@@ -83,17 +91,34 @@ def calibration_records(
     for name, drop_last in variants.items():
         error = 100 * rms_calibration_error(confidence, correct, size, drop_last)
         row = "RMS calibration error" + (", without the most confident bin" if drop_last else "")
-        records.append(context.record(
-            protocol, f"{protocol}_{name}", error, settings, num_val=len(labels), row=row, notes=notes,
-            curve=_bins(confidence, correct, size),
-        ))  # fmt: skip
+        records.append(
+            context.record(
+                protocol,
+                f"{protocol}_{name}",
+                error,
+                settings,
+                num_val=len(labels),
+                row=row,
+                notes=notes,
+                curve=_bins(confidence, correct, size),
+            )
+        )
 
     drawn = map(torch.from_numpy, resamples(len(labels), RESAMPLES, context.seed))
     areas = [100 * aurra(confidence[rows], correct[rows]) for rows in drawn]
-    records.append(context.record(
-        protocol, f"{protocol}_aurra", 100 * aurra(confidence, correct), settings, interval=interval(areas),
-        num_val=len(labels), row="AURRA", notes=notes, curve=_answered(confidence, correct),
-    ))  # fmt: skip
+    records.append(
+        context.record(
+            protocol,
+            f"{protocol}_aurra",
+            100 * aurra(confidence, correct),
+            settings,
+            interval=interval(areas),
+            num_val=len(labels),
+            row="AURRA",
+            notes=notes,
+            curve=_answered(confidence, correct),
+        )
+    )
     return records
 
 

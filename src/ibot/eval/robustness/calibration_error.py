@@ -1,6 +1,7 @@
 """Does a classifier know when it is wrong? RMS calibration error and AURRA (spec_evaluation 9.3).
 
-Published for ImageNet-A with logits restricted to its 200 classes; both measures serve any classifier.
+Published for ImageNet-A with logits restricted to its 200 classes; both measures serve any
+classifier.
 """
 
 from __future__ import annotations
@@ -9,23 +10,30 @@ import torch
 from torch import Tensor
 
 
-def confidence_and_correct(logits: Tensor, labels: Tensor, subset: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Largest softmax value and whether its class is the label, over all classes or over `subset` only.
+def confidence_and_correct(
+    logits: Tensor, labels: Tensor, subset: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Largest softmax value and whether its class is the label, over all classes or over `subset`
+    only.
 
     Args:
         logits: [n, C], any float type; 16 bits are raised to float32 before the softmax.
-        labels: int64 [n]. With a subset they count within it (0..len(subset) - 1), as a folder that holds only those
-            classes does; without one they are classes (0..C - 1).
+        labels: int64 [n]. With a subset they count within it (0..len(subset) - 1), as a folder that
+            holds only those classes does; without one they are classes (0..C - 1).
         subset: int64 [S], the classes that compete, in the order that `labels` uses; None for all.
 
     Returns:
         Confidence [n] in 1/S..1 and correct bool [n]. The first of equally large logits decides.
 
     Raises:
-        ValueError: shapes that do not fit, or a subset or labels that name classes which are not there.
+        ValueError: shapes that do not fit, or a subset or labels that name classes which are not
+            there.
     """
     if logits.ndim != 2 or labels.shape != logits.shape[:1]:
-        raise ValueError(f"logits of shape {tuple(logits.shape)} do not fit labels of shape {tuple(labels.shape)}")
+        raise ValueError(
+            f"logits of shape {tuple(logits.shape)} do not fit labels of shape "
+            f"{tuple(labels.shape)}"
+        )
     if subset is not None:
         _check_range("subset", subset, logits.shape[1])
         logits = logits[:, subset]
@@ -36,19 +44,24 @@ def confidence_and_correct(logits: Tensor, labels: Tensor, subset: Tensor | None
     return probs.gather(1, chosen[:, None])[:, 0], chosen == labels
 
 
-def rms_calibration_error(confidence: Tensor, correct: Tensor, bin_size: int, drop_last: bool = False) -> float:
-    """Root mean square gap between confidence and accuracy, over bins of samples of similar confidence.
+def rms_calibration_error(
+    confidence: Tensor, correct: Tensor, bin_size: int, drop_last: bool = False
+) -> float:
+    """Root mean square gap between confidence and accuracy, over bins of samples of similar
+    confidence.
 
-    sqrt(sum over bins of n_b / n * (mean confidence - mean correctness)^2). A bin is `bin_size` consecutive samples in
-    the order of confidence, the last one takes the rest; fewer than `bin_size` samples are one bin. With few samples
-    of one's own, min(100, n / 10) is a sensible size.
+    sqrt(sum over bins of n_b / n * (mean confidence - mean correctness)^2). A bin is `bin_size`
+    consecutive samples in the order of confidence, the last one takes the rest; fewer than
+    `bin_size` samples are one bin. With few samples of one's own, min(100, n / 10) is a sensible
+    size.
 
     Args:
         confidence: [n], 0..1; equal ones keep their order.
         correct: bool [n].
         bin_size: samples per bin. Published: 100.
-        drop_last: leave out the last, most confident bin while n still counts all. The published loop does so, which
-            understates the error; with a single bin nothing remains and the error is 0.
+        drop_last: leave out the last, most confident bin while n still counts all. The published
+            loop does so, which understates the error; with a single bin nothing remains and the
+            error is 0.
 
     Returns:
         The error as a share, 0..1.
@@ -72,7 +85,8 @@ def rms_calibration_error(confidence: Tensor, correct: Tensor, bin_size: int, dr
 
 
 def aurra(confidence: Tensor, correct: Tensor) -> float:
-    """Area under the curve of accuracy against the share of samples answered, the most confident first.
+    """Area under the curve of accuracy against the share of samples answered, the most confident
+    first.
 
     The mean over r = 1..n of the accuracy of the r most confident samples.
 
@@ -95,7 +109,8 @@ def aurra(confidence: Tensor, correct: Tensor) -> float:
 def _check_samples(confidence: Tensor, correct: Tensor) -> None:
     if confidence.ndim != 1 or confidence.shape != correct.shape or not len(confidence):
         raise ValueError(
-            f"confidence and correctness are two lists [n] with n > 0, not of shapes {tuple(confidence.shape)} "
+            "confidence and correctness are two lists [n] with n > 0, not of shapes "
+            f"{tuple(confidence.shape)} "
             f"and {tuple(correct.shape)}"
         )
 

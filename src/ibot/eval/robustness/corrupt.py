@@ -1,8 +1,8 @@
 """The 19 corruptions of ImageNet-C and their mean errors (paper table 8, spec_evaluation 9.4).
 
-The pixels come from the package `imagecorruptions-imaug`. It follows the published set, which was stored as JPEG, but
-does not reproduce it: the draws are free, motion blur is a shifted sum, elastic transform has no affine part, zoom
-trims at the lower right. Label results as 'generated'.
+The pixels come from the package `imagecorruptions-imaug`. It follows the published set, which was
+stored as JPEG, but does not reproduce it: the draws are free, motion blur is a shifted sum, elastic
+transform has no affine part, zoom trims at the lower right. Label results as 'generated'.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ ALEXNET_ERRORS = {
     "pixelate": 71.7840,
     "jpeg_compression": 60.6500,
 }
-"""Mean error of AlexNet over the five severities on ImageNet-C, per cent. None are verified for the extra four."""
+"""Mean error of AlexNet over the five severities on ImageNet-C, per cent. None are verified for
+the extra four."""
 
 # The package draws from numpy's global state: two threads must not share it.
 _GLOBAL_STATE = threading.Lock()
@@ -65,18 +66,22 @@ class CorruptionScore:
     mean_15: float | None
     """Over the 15 common ones, not normalised; None unless all are there."""
     mean_19: float | None
-    """Over all 19, not normalised; None unless all are there. The published script prints this one."""
+    """Over all 19, not normalised; None unless all are there. The published script prints this
+    one."""
     mce: float | None
-    """The standard mCE: over the 15 common ones, each relative to the baseline's error; None unless all are there."""
+    """The standard mCE: over the 15 common ones, each relative to the baseline's error; None
+    unless all are there."""
 
 
 def corrupt(image: NDArray[np.uint8], name: str, severity: int, seed: int) -> NDArray[np.uint8]:
-    """One corrupted copy of an image; the same seed gives the same pixels, and numpy's global state is left as it was.
+    """One corrupted copy of an image; the same seed gives the same pixels, and numpy's global state
+    is left as it was.
 
     The first glass blur of a process takes some seconds, in which its loop is compiled.
 
     Args:
-        image: uint8 [H, W, 3], RGB, at least 32 pixels on both sides; made for a centre crop of 224.
+        image: uint8 [H, W, 3], RGB, at least 32 pixels on both sides; made for a centre crop of
+            224.
         name: one of `CORRUPTIONS`.
         severity: 1..5.
         seed: 0..2^32 - 1, one per image.
@@ -88,9 +93,15 @@ def corrupt(image: NDArray[np.uint8], name: str, severity: int, seed: int) -> ND
         MissingExtra: the package is not installed.
         ValueError: another image, name, severity or seed.
     """
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or min(image.shape[:2]) < MIN_SIDE:
+    if (
+        image.dtype != np.uint8
+        or image.ndim != 3
+        or image.shape[2] != 3
+        or min(image.shape[:2]) < MIN_SIDE
+    ):
         raise ValueError(
-            f"an image is uint8 [H, W, 3] of at least {MIN_SIDE} pixels, not {image.dtype} {list(image.shape)}"
+            f"an image is uint8 [H, W, 3] of at least {MIN_SIDE} pixels, not {image.dtype} "
+            f"{list(image.shape)}"
         )
     if name not in CORRUPTIONS:
         raise ValueError(f"unknown corruption '{name}', known are {', '.join(CORRUPTIONS)}")
@@ -103,7 +114,8 @@ def corrupt(image: NDArray[np.uint8], name: str, severity: int, seed: int) -> ND
     own_seed: dict[str, Any] = {"seed": seed} if name in ("impulse_noise", "glass_blur") else {}
     with _seeded(seed):
         try:
-            # On small images no drop of spatter may reach its threshold; the package then divides zero by zero.
+            # On small images no drop of spatter may reach its threshold; the package then divides
+            # zero by zero.
             with np.errstate(invalid="raise" if name == "spatter" else "warn"):
                 return library.corrupt(np.ascontiguousarray(image), severity, name, **own_seed)
         except FloatingPointError:
@@ -115,23 +127,26 @@ def mean_corruption_error(
 ) -> CorruptionScore:
     """Averages over corruptions, normalised and not.
 
-    The paper's figures for ImageNet-C (48.1 for iBOT, 51.7 for DINO) are most likely `mean_19`, not the mCE.
+    The paper's figures for ImageNet-C (48.1 for iBOT, 51.7 for DINO) are most likely `mean_19`, not
+    the mCE.
 
     Args:
         errors: top-1 error in per cent at each of the five severities, by corruption.
-        baseline: mean error in per cent by corruption. AlexNet's makes sense for ImageNet-1K only; elsewhere take
-            `per_corruption` of a run to compare with.
+        baseline: mean error in per cent by corruption. AlexNet's makes sense for ImageNet-1K only;
+            elsewhere take `per_corruption` of a run to compare with.
 
     Raises:
-        ValueError: no corruption, an unknown one, other than five errors, or a baseline that lacks one of the 15 or
-            has no error there.
+        ValueError: no corruption, an unknown one, other than five errors, or a baseline that lacks
+            one of the 15 or has no error there.
     """
     unknown = [name for name in errors if name not in CORRUPTIONS]
     if unknown or not errors:
         raise ValueError(f"corruptions {sorted(errors)}, known are {', '.join(CORRUPTIONS)}")
     for name, row in errors.items():
         if len(row) != len(SEVERITIES):
-            raise ValueError(f"'{name}' has {len(row)} errors, not one for each of {len(SEVERITIES)} severities")
+            raise ValueError(
+                f"'{name}' has {len(row)} errors, not one for each of {len(SEVERITIES)} severities"
+            )
     means = {name: float(np.mean(errors[name])) for name in CORRUPTIONS if name in errors}
     mce = None
     if all(name in means for name in COMMON_CORRUPTIONS):
@@ -149,7 +164,11 @@ def mean_corruption_error(
 
 
 def _mean_of(means: Mapping[str, float], names: Sequence[str]) -> float | None:
-    return float(np.mean([means[name] for name in names])) if all(name in means for name in names) else None
+    return (
+        float(np.mean([means[name] for name in names]))
+        if all(name in means for name in names)
+        else None
+    )
 
 
 @contextmanager

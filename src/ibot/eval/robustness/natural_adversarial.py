@@ -30,24 +30,38 @@ def run(context: Context, settings: NaturalAdversarialSettings) -> list[ResultRe
 
     Raises:
         ConfigError: no root, or a bin size below one.
-        DataError: folders or classes that the classifier does not know, and see `classifier_for` and `open_folder`.
+        DataError: folders or classes that the classifier does not know, and see `classifier_for`
+            and `open_folder`.
     """
     check_bin_size(settings.bin_size)
     if not settings.root:
-        raise ConfigError("root is not set", why="it names the hard images", fix="root=DIR with one folder per class")
+        raise ConfigError(
+            "root is not set",
+            why="it names the hard images",
+            fix="root=DIR with one folder per class",
+        )
     images = context.read_alike(open_folder(settings.root))
     competing = _competing(settings, images, context.train.classes)
     classifier = classifier_for(context)
     notes = head_notes(context, classifier)
     context = published_view(replace(context, val=images))
     found = logits_of(context, classifier, images, "natural_adversarial")
-    subset, labels = torch.tensor(list(competing.values())), _labels(images, competing, found.labels)
+    subset, labels = (
+        torch.tensor(list(competing.values())),
+        _labels(images, competing, found.labels),
+    )
     confidence, correct = confidence_and_correct(found.rows, labels, subset)
     notes += [f"{len(subset)} of {len(classifier.classes)} classes compete", *unreadable(found)]
     return calibration_records(
-        context, "natural_adversarial", confidence, correct, labels, bin_size=settings.bin_size,
-        settings={**plain(settings), **head_settings(classifier)}, notes=notes,
-    )  # fmt: skip
+        context,
+        "natural_adversarial",
+        confidence,
+        correct,
+        labels,
+        bin_size=settings.bin_size,
+        settings={**plain(settings), **head_settings(classifier)},
+        notes=notes,
+    )
 
 
 def _competing(
@@ -55,18 +69,24 @@ def _competing(
 ) -> dict[str, int]:
     """Names and numbers of the classes that compete, in order."""
     number = {name: i for i, name in enumerate(classes)}
-    if not settings.classes and len(classes) == NUM_CLASSES and len(images.classes) == len(IMAGENET_A):
+    if (
+        not settings.classes
+        and len(classes) == NUM_CLASSES
+        and len(images.classes) == len(IMAGENET_A)
+    ):
         # By order: neither folders nor classes need be named by synset.
         return dict(zip(images.classes, IMAGENET_A, strict=True))
     names = settings.classes or images.classes
     if unknown := [name for name in names if name not in number]:
         raise DataError(
             f"'{unknown[0]}' is none of the classifier's {len(classes)} classes",
-            why=f"{len(unknown)} of {len(names)} classes are unknown to it", fix="rename the folders, or list classes",
-        )  # fmt: skip
+            why=f"{len(unknown)} of {len(names)} classes are unknown to it",
+            fix="rename the folders, or list classes",
+        )
     if absent := [name for name in images.classes if name not in names]:
         raise DataError(
-            f"'{settings.root}' has the class '{absent[0]}', which does not compete", fix="add it to classes=..."
+            f"'{settings.root}' has the class '{absent[0]}', which does not compete",
+            fix="add it to classes=...",
         )
     return {name: number[name] for name in sorted(names, key=lambda name: number[name])}
 

@@ -1,7 +1,8 @@
-"""Images with patches dropped or blocks shuffled (paper figures 9 and 10 and table 8, spec_evaluation 9.5 and 9.6).
+"""Images with patches dropped or blocks shuffled (paper figures 9 and 10 and table 8,
+spec_evaluation 9.5 and 9.6).
 
-The published runs choose patches and permutations once per batch, so that results depend on batch size and order. Here
-each image has its own, a function of (seed, image index) only.
+The published runs choose patches and permutations once per batch, so that results depend on batch
+size and order. Here each image has its own, a function of (seed, image index) only.
 """
 
 from __future__ import annotations
@@ -15,30 +16,35 @@ from torch import Tensor
 
 from ibot.rng import philox
 
-# Second words of the key, where training has `ibot.rng.Purpose`; far above its values, so that no stream is shared.
+# Second words of the key, where training has `ibot.rng.Purpose`; far above its values, so that no
+# stream is shared.
 _DROP, _SHUFFLE = 0x45560000, 0x45560001
 
 
 def drop_counts(num_patches: int, steps: int = 10) -> tuple[int, ...]:
-    """Patches to drop for the shares 0, 1 / steps, ... below one, rounded down; 196 patches give the published ones."""
+    """Patches to drop for the shares 0, 1 / steps, ... below one, rounded down; 196 patches give
+    the published ones.
+    """
     return tuple(i * num_patches // steps for i in range(steps))
 
 
 def salient_patches(attention: Tensor, mass: float) -> Tensor:
     """The foreground: the fewest patches whose attention reaches the share `mass` of the whole.
 
-    Ascending order, normalised, cumulated: foreground is where the cumulative sum exceeds 1 - mass. So patches without
-    any attention are background even at mass 1.
+    Ascending order, normalised, cumulated: foreground is where the cumulative sum exceeds 1 - mass.
+    So patches without any attention are background even at mass 1.
 
     Args:
         attention: [B, N] of the class token to the patches, not negative; need not sum to one.
         mass: share of the attention in 0..1.
 
     Returns:
-        bool [B, N], True = foreground. Drop it for the salient curve, its inverse for the non-salient one.
+        bool [B, N], True = foreground. Drop it for the salient curve, its inverse for the
+        non-salient one.
 
     Raises:
-        ValueError: a mass outside 0..1, another shape, or a row that is negative, not finite or zero throughout.
+        ValueError: a mass outside 0..1, another shape, or a row that is negative, not finite or
+            zero throughout.
     """
     if not 0 <= mass <= 1:
         raise ValueError(f"the mass is a share between 0 and 1, not {mass}")
@@ -47,7 +53,9 @@ def salient_patches(attention: Tensor, mass: float) -> Tensor:
     values, order = attention.double().sort(dim=1, stable=True)
     total = values.sum(dim=1, keepdim=True)
     if not (bool(values.ge(0).all()) and bool(total.isfinite().all()) and bool(total.gt(0).all())):
-        raise ValueError("attention must be finite, not negative, and positive somewhere in every image")
+        raise ValueError(
+            "attention must be finite, not negative, and positive somewhere in every image"
+        )
     # Rounding may carry the sum above one, and with mass 0 nothing must be foreground.
     reached = (values / total).cumsum(dim=1).clamp(max=1) > 1 - mass
     return torch.zeros_like(reached).scatter_(1, order, reached)
@@ -56,8 +64,8 @@ def salient_patches(attention: Tensor, mass: float) -> Tensor:
 def random_patches(index: ArrayLike, num_patches: int, num_dropped: int, seed: int) -> Tensor:
     """Patches to drop at random, a function of (seed, image index) alone.
 
-    With one seed the patches dropped first stay dropped as `num_dropped` grows, as in the published runs, which start
-    again from seed 1 at every setting.
+    With one seed the patches dropped first stay dropped as `num_dropped` grows, as in the published
+    runs, which start again from seed 1 at every setting.
 
     Args:
         index: int [B], numbers of the images in the data set.
@@ -86,7 +94,8 @@ def drop_patches(images: Tensor, dropped: Tensor, grid: tuple[int, int], patch: 
         images: [B, 3, H, W] after normalisation.
         dropped: bool [B, N], row by row; on any device.
         grid: (h, w) with h * w = N.
-        patch: side of a patch in pixels. Pixels beyond the grid, which the network does not see, stay as they are.
+        patch: side of a patch in pixels. Pixels beyond the grid, which the network does not see,
+            stay as they are.
 
     Returns:
         New images of the same shape.
@@ -96,9 +105,13 @@ def drop_patches(images: Tensor, dropped: Tensor, grid: tuple[int, int], patch: 
     """
     rows, columns = grid
     batch, _, height, width = images.shape
-    if (height // patch, width // patch) != (rows, columns) or tuple(dropped.shape) != (batch, rows * columns):
+    if (height // patch, width // patch) != (rows, columns) or tuple(dropped.shape) != (
+        batch,
+        rows * columns,
+    ):
         raise ValueError(
-            f"images of shape {tuple(images.shape)} with patches of {patch} pixels do not fit a grid of {rows} x "
+            f"images of shape {tuple(images.shape)} with patches of {patch} pixels do not fit a "
+            f"grid of {rows} x "
             f"{columns} and dropped patches of shape {tuple(dropped.shape)}"
         )
     hidden = dropped.to(images.device).view(batch, 1, rows, columns)
@@ -108,15 +121,16 @@ def drop_patches(images: Tensor, dropped: Tensor, grid: tuple[int, int], patch: 
 
 
 def shuffle_blocks(images: Tensor, rows: int, columns: int, seed: int, index: ArrayLike) -> Tensor:
-    """Images cut into `rows` x `columns` blocks that change places, by a permutation of (seed, image index) alone.
+    """Images cut into `rows` x `columns` blocks that change places, by a permutation of (seed,
+    image index) alone.
 
     Args:
         images: [B, 3, H, W]; H and W are multiples of `rows` and `columns`.
         rows: blocks from top to bottom.
         columns: blocks from left to right. One row and one column leave the images as they are.
         seed: any integer.
-        index: int [B], numbers of the images in the data set. One number gives all images the same permutation, as in
-            the published runs (one per batch).
+        index: int [B], numbers of the images in the data set. One number gives all images the same
+            permutation, as in the published runs (one per batch).
 
     Returns:
         New images of the same shape.
@@ -126,7 +140,9 @@ def shuffle_blocks(images: Tensor, rows: int, columns: int, seed: int, index: Ar
     """
     batch, channels, height, width = images.shape
     if rows < 1 or columns < 1 or height % rows or width % columns:
-        raise ValueError(f"{rows} x {columns} blocks do not divide images of {height} x {width} pixels")
+        raise ValueError(
+            f"{rows} x {columns} blocks do not divide images of {height} x {width} pixels"
+        )
     numbers = np.asarray(index)
     if numbers.shape not in ((), (batch,)):
         raise ValueError(f"indices of shape {numbers.shape} for {batch} images")
@@ -135,19 +151,22 @@ def shuffle_blocks(images: Tensor, rows: int, columns: int, seed: int, index: Ar
     block = (height // rows, width // columns)
     blocks = images.reshape(batch, channels, rows, block[0], columns, block[1]).transpose(3, 4)
     blocks = blocks.reshape(batch, channels, rows * columns, *block)
-    moved = blocks[torch.arange(batch, device=images.device)[:, None], :, source]  # [B, blocks, C, block h, block w]
+    moved = blocks[
+        torch.arange(batch, device=images.device)[:, None], :, source
+    ]  # [B, blocks, C, block h, block w]
     moved = moved.reshape(batch, rows, columns, channels, *block)
     return moved.permute(0, 3, 1, 4, 2, 5).reshape(images.shape)
 
 
 def at_ratio(ratios: Sequence[float], accuracies: Sequence[float], ratio: float = 0.5) -> float:
-    """Accuracy at one information loss ratio, linear between the points of a curve (S.5 and NS.5 of paper table 8).
+    """Accuracy at one information loss ratio, linear between the points of a curve (S.5 and NS.5 of
+    paper table 8).
 
     How the paper took this point from its curve is not published; interpolation is an assumption.
 
     Args:
-        ratios: share of dropped patches over the whole set at each point (not the mass), in any order; points of the
-            same ratio count with their mean accuracy.
+        ratios: share of dropped patches over the whole set at each point (not the mass), in any
+            order; points of the same ratio count with their mean accuracy.
         accuracies: as many, any unit.
         ratio: where to read.
 
@@ -155,23 +174,27 @@ def at_ratio(ratios: Sequence[float], accuracies: Sequence[float], ratio: float 
         The accuracy in the unit of `accuracies`.
 
     Raises:
-        ValueError: lists of different lengths or none, or a ratio that the curve does not reach: nothing is
-            extrapolated.
+        ValueError: lists of different lengths or none, or a ratio that the curve does not reach:
+            nothing is extrapolated.
     """
     if len(ratios) != len(accuracies) or not len(ratios):
         raise ValueError(f"{len(ratios)} ratios and {len(accuracies)} accuracies are no curve")
     points, member = np.unique(np.asarray(ratios, np.float64), return_inverse=True)
     heights = np.bincount(member, weights=np.asarray(accuracies, np.float64)) / np.bincount(member)
     if not points[0] <= ratio <= points[-1]:
-        raise ValueError(f"the curve covers ratios from {points[0]:.3g} to {points[-1]:.3g}, not {ratio:.3g}")
+        raise ValueError(
+            f"the curve covers ratios from {points[0]:.3g} to {points[-1]:.3g}, not {ratio:.3g}"
+        )
     return float(np.interp(ratio, points, heights))
 
 
-def _permutations(index: NDArray[np.integer], size: int, seed: int, purpose: int) -> NDArray[np.int64]:
+def _permutations(
+    index: NDArray[np.integer], size: int, seed: int, purpose: int
+) -> NDArray[np.int64]:
     """One order of `size` things for each index: int64 [B, size].
 
-    The counter goes to `philox` directly: `ibot.rng.words` ends at 256 words, grids of small patches have more. Sorting
-    by 32-bit words; equal ones (chance size^2 / 2^33) keep their order.
+    The counter goes to `philox` directly: `ibot.rng.words` ends at 256 words, grids of small
+    patches have more. Sorting by 32-bit words; equal ones (chance size^2 / 2^33) keep their order.
     """
     numbers = np.asarray(index, np.uint64)
     blocks = -(-size // 4)

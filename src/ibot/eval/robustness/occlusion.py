@@ -1,4 +1,6 @@
-"""Accuracy with patches dropped, at random or by their attention (paper figure 9, table 8; spec_evaluation 9.5)."""
+"""Accuracy with patches dropped, at random or by their attention (paper figure 9, table 8;
+spec_evaluation 9.5).
+"""
 
 from __future__ import annotations
 
@@ -58,19 +60,26 @@ class Drop:
 
 
 def run(context: Context, settings: OcclusionSettings) -> list[ResultRecord]:
-    """A record of the images as they are, and one per curve: the accuracy at half of the patches, linear between its
-    points, which `extra` holds.
+    """A record of the images as they are, and one per curve: the accuracy at half of the patches,
+    linear between its points, which `extra` holds.
 
-    Draws and foregrounds belong to an image; in published mode neighbouring images share their random draw.
+    Draws and foregrounds belong to an image; in published mode neighbouring images share their
+    random draw.
 
     Raises:
-        ConfigError: steps, masses or a head that do not fit, or a curve that does not reach half of the patches.
+        ConfigError: steps, masses or a head that do not fit, or a curve that does not reach half of
+            the patches.
         DataError: see `classifier_for`.
         WeightsError: `settings.saliency` cannot be read.
     """
-    if settings.steps < 1 or not settings.masses or not all(0 <= mass <= 1 for mass in settings.masses):
+    if (
+        settings.steps < 1
+        or not settings.masses
+        or not all(0 <= mass <= 1 for mass in settings.masses)
+    ):
         raise ConfigError(
-            "occlusion needs steps of at least 1 and masses between 0 and 1", fix="for example steps=10 masses=0,0.5,1"
+            "occlusion needs steps of at least 1 and masses between 0 and 1",
+            fix="for example steps=10 masses=0,0.5,1",
         )
     classifier = classifier_for(context)
     notes = head_notes(context, classifier)
@@ -78,16 +87,22 @@ def run(context: Context, settings: OcclusionSettings) -> list[ResultRecord]:
     saliency = _saliency(context, settings, classifier, notes)
     drops = _random_drops(context, settings, _grid(context, classifier.backbone))
     drops += _attended_drops(settings) if saliency is not None else []
-    found = score_images(context, context.val, _Scorer(context, settings, classifier, saliency, drops), "occlusion")
+    found = score_images(
+        context, context.val, _Scorer(context, settings, classifier, saliency, drops), "occlusion"
+    )
     notes += unreadable(found)
     if context.mode == "published":
         notes.append("neighbouring images share a random choice, as in the published runs")
     if context.mode == "published" and not settings.saliency:
-        notes.append("the evaluated network decides what is salient; published: saliency=DINO_VIT_S16 head=1")
+        notes.append(
+            "the evaluated network decides what is salient; published: saliency=DINO_VIT_S16 head=1"
+        )
     used = {**plain(settings), **head_settings(classifier)}
     curves = [curve for curve in NAMES if any(drop.curve == curve for drop in drops)]
     hits = found.rows[:, 0, 0].bool()  # the random curve begins with no patches
-    whole = context.accuracy("occlusion", hits, found.labels, used, row="no patches dropped", notes=notes)
+    whole = context.accuracy(
+        "occlusion", hits, found.labels, used, row="no patches dropped", notes=notes
+    )
     return [whole, *(_record(context, used, drops, found, curve, notes) for curve in curves)]
 
 
@@ -99,12 +114,19 @@ def _saliency(
     if settings.saliency:
         network = load(settings.saliency).backbone.to(context.device)
     if not isinstance(network, VisionTransformer):
-        notes.append("a Swin has no class token that attends: patches are dropped at random only; saliency=WEIGHTS "
-                     "names a ViT whose attention decides")  # fmt: skip
+        notes.append(
+            "a Swin has no class token that attends: patches are dropped at random only; "
+            "saliency=WEIGHTS "
+            "names a ViT whose attention decides"
+        )
         return None
-    heads = len(_class_attention(network, torch.zeros(1, 3, *context.view.size, device=context.device))[0])
+    heads = len(
+        _class_attention(network, torch.zeros(1, 3, *context.view.size, device=context.device))[0]
+    )
     if not -1 <= settings.head < heads:
-        raise ConfigError(f"head={settings.head}, but the network has {heads} heads", fix=f"-1 to {heads - 1}")
+        raise ConfigError(
+            f"head={settings.head}, but the network has {heads} heads", fix=f"-1 to {heads - 1}"
+        )
     return network
 
 
@@ -121,14 +143,19 @@ def _class_attention(network: VisionTransformer, images: Tensor) -> Tensor:
     return network.attention_maps(images)[:, :, 0, 1 : 1 + rows * columns]
 
 
-def _random_drops(context: Context, settings: OcclusionSettings, grid: tuple[int, int]) -> list[Drop]:
+def _random_drops(
+    context: Context, settings: OcclusionSettings, grid: tuple[int, int]
+) -> list[Drop]:
     patches = grid[0] * grid[1]
 
     def drop(count: int) -> Drop:
         return Drop(
-            "R", count / patches,
-            lambda index, _: random_patches(draw_number(context, index), patches, count, context.seed),
-        )  # fmt: skip
+            "R",
+            count / patches,
+            lambda index, _: random_patches(
+                draw_number(context, index), patches, count, context.seed
+            ),
+        )
 
     return [drop(count) for count in dict.fromkeys(drop_counts(patches, settings.steps))]
 
@@ -147,7 +174,9 @@ def _attended_drops(settings: OcclusionSettings) -> list[Drop]:
 
 @dataclass(frozen=True, slots=True)
 class _Scorer:
-    """Hit and share of dropped patches for each point: float32 [b, P, 2]. Attention is computed once per image."""
+    """Hit and share of dropped patches for each point: float32 [b, P, 2]. Attention is computed
+    once per image.
+    """
 
     context: Context
     settings: OcclusionSettings
@@ -160,9 +189,15 @@ class _Scorer:
         attention = self._attention(images)
         points = []
         for drop in self.drops:
-            network = self.classifier.backbone if drop.curve == "R" or self.saliency is None else self.saliency
+            network = (
+                self.classifier.backbone
+                if drop.curve == "R" or self.saliency is None
+                else self.saliency
+            )
             dropped = drop.dropped(index, attention).to(images.device)
-            changed = drop_patches(images, dropped, _grid(self.context, network), network.patch_size)
+            changed = drop_patches(
+                images, dropped, _grid(self.context, network), network.patch_size
+            )
             hits = self.classifier.logits(changed).argmax(dim=1) == labels
             points.append(torch.stack([hits.float(), dropped.float().mean(dim=1)], dim=1))
         return torch.stack(points, dim=1)
@@ -177,7 +212,12 @@ class _Scorer:
 
 
 def _record(
-    context: Context, used: dict[str, Any], drops: list[Drop], found: FeatureSet, curve: str, notes: list[str]
+    context: Context,
+    used: dict[str, Any],
+    drops: list[Drop],
+    found: FeatureSet,
+    curve: str,
+    notes: list[str],
 ) -> ResultRecord:
     """Accuracy at half of the patches. found: hit and share of each point, rows [n, P, 2]."""
     chosen = [i for i, drop in enumerate(drops) if drop.curve == curve]
@@ -188,13 +228,23 @@ def _record(
         parts = [at_ratio(ratios, row, RATIO) for row in np.eye(len(ratios)).tolist()]
     except ValueError as error:
         raise ConfigError(
-            f"the {NAMES[curve]} curve does not reach half of the patches", why=str(error),
+            f"the {NAMES[curve]} curve does not reach half of the patches",
+            why=str(error),
             fix="take steps=10, or larger views" if curve == "R" else "add the masses 0 and 1",
-        ) from None  # fmt: skip
+        ) from None
     values = 100 * hits @ hits.new_tensor(parts)
     return context.record(
-        "occlusion", f"occlusion_{curve}.5", values.mean().item(), used,
-        interval=bootstrap_mean(values, context.seed), num_val=len(hits), row=f"{curve}.5 ({NAMES[curve]})",
-        curve={"amount": [drops[i].amount for i in chosen], "ratio": ratios,
-               "accuracy": (100 * hits.mean(dim=0)).tolist()}, notes=notes,
-    )  # fmt: skip
+        "occlusion",
+        f"occlusion_{curve}.5",
+        values.mean().item(),
+        used,
+        interval=bootstrap_mean(values, context.seed),
+        num_val=len(hits),
+        row=f"{curve}.5 ({NAMES[curve]})",
+        curve={
+            "amount": [drops[i].amount for i in chosen],
+            "ratio": ratios,
+            "accuracy": (100 * hits.mean(dim=0)).tolist(),
+        },
+        notes=notes,
+    )

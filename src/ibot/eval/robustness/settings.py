@@ -1,7 +1,8 @@
-"""Settings of the evaluations of robustness (spec_evaluation 9.2 to 9.6), `key=value` on their command lines.
+"""Settings of the evaluations of robustness (spec_evaluation 9.2 to 9.6), `key=value` on their
+command lines.
 
-The defaults are the paper's where a field names no other. One flat, frozen dataclass for each; units and sources stand
-with the fields.
+The defaults are the paper's where a field names no other. One flat, frozen dataclass for each;
+units and sources stand with the fields.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ class BackgroundSettings:
     """Backgrounds challenge, ImageNet-9 (9.2)."""
 
     root: str = ""
-    """Folder with the variants original, only_fg, mixed_same, ...; `--data` is what the head was or will be fitted
-    on."""
+    """Folder with the variants original, only_fg, mixed_same, ...; `--data` is what the head was or
+    will be fitted on."""
     challenge: bool = False
     """Also paste each foreground on all backgrounds; needs fg_mask and takes long."""
 
@@ -45,12 +46,29 @@ class CorruptionSettings:
     """Corrupted images, ImageNet-C (9.4)."""
 
     root: str = ""
-    """Folder of stored images, CORRUPTION/SEVERITY/CLASS/*; none: generate them from the validation images."""
+    """Folder of stored images, CORRUPTION/SEVERITY/CLASS/*; none: generate them from the
+    validation images."""
     corruptions: tuple[str, ...] = (
-        "gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur", "motion_blur", "zoom_blur",
-        "snow", "frost", "fog", "brightness", "contrast", "elastic_transform", "pixelate", "jpeg_compression",
-        "speckle_noise", "gaussian_blur", "spatter", "saturate",
-    )  # fmt: skip
+        "gaussian_noise",
+        "shot_noise",
+        "impulse_noise",
+        "defocus_blur",
+        "glass_blur",
+        "motion_blur",
+        "zoom_blur",
+        "snow",
+        "frost",
+        "fog",
+        "brightness",
+        "contrast",
+        "elastic_transform",
+        "pixelate",
+        "jpeg_compression",
+        "speckle_noise",
+        "gaussian_blur",
+        "spatter",
+        "saturate",
+    )
     """The 15 common ones and the extra four."""
     severities: tuple[int, ...] = (1, 2, 3, 4, 5)
     baseline: str = ""
@@ -68,12 +86,21 @@ class OcclusionSettings:
     head: int = -1
     """Attention head; -1: mean over heads. Published: 1."""
     saliency: str = ""
-    """Weights whose attention decides; none: those that are evaluated. Published: DINO's ViT-S/16."""
+    """Weights whose attention decides; none: those that are evaluated. Published: DINO's
+    ViT-S/16."""
 
 
 @dataclass(frozen=True, slots=True)
 class ShuffleSettings:
     """Images with blocks shuffled (9.6)."""
 
-    grids: tuple[tuple[int, int], ...] = ((2, 2), (2, 4), (4, 4), (4, 8), (8, 8), (14, 14), (16, 16))
+    grids: tuple[tuple[int, int], ...] = (
+        (2, 2),
+        (2, 4),
+        (4, 4),
+        (4, 8),
+        (8, 8),
+        (14, 14),
+        (16, 16),
+    )
     """Rows and columns of blocks, written 2:2,4:4."""

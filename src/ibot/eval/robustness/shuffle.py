@@ -34,34 +34,55 @@ def run(context: Context, settings: ShuffleSettings) -> list[ResultRecord]:
         DataError: see `classifier_for`.
     """
     if any(min(grid) < 1 for grid in settings.grids):
-        raise ConfigError("grids have at least one row and one column", fix="for example grids=2:2,4:4")
+        raise ConfigError(
+            "grids have at least one row and one column", fix="for example grids=2:2,4:4"
+        )
     classifier = classifier_for(context)
     notes = head_notes(context, classifier)
     context = published_view(context)
-    grids = [grid for grid in dict.fromkeys((UNSHUFFLED, *settings.grids)) if _divides(grid, context.view.size)]
-    left_out = [f"{rows} x {columns}" for rows, columns in settings.grids if (rows, columns) not in grids]
+    grids = [
+        grid
+        for grid in dict.fromkeys((UNSHUFFLED, *settings.grids))
+        if _divides(grid, context.view.size)
+    ]
+    left_out = [
+        f"{rows} x {columns}" for rows, columns in settings.grids if (rows, columns) not in grids
+    ]
 
     def predict(images: Tensor, index: NDArray[np.int64]) -> Tensor:
         """Class in every grid: int64 [b, grids]."""
         draws = draw_number(context, index)
         shuffled = (shuffle_blocks(images, *grid, context.seed, draws) for grid in grids)
-        return torch.stack([classifier.logits(changed).argmax(dim=1) for changed in shuffled], dim=1)
+        return torch.stack(
+            [classifier.logits(changed).argmax(dim=1) for changed in shuffled], dim=1
+        )
 
     found = score_images(context, context.val, predict, "shuffle")
     notes += unreadable(found)
     if left_out:
         height, width = context.view.size
-        notes.append(f"blocks that do not divide {height} x {width} pixels are left out: {', '.join(left_out)}")
+        notes.append(
+            f"blocks that do not divide {height} x {width} pixels are left out: "
+            f"{', '.join(left_out)}"
+        )
     if context.mode == "published":
         notes.append("neighbouring images share a permutation, as in the published runs")
     return [
         context.accuracy(
-            "shuffle", found.rows[:, i] == found.labels, found.labels,
-            {**plain(settings), **head_settings(classifier), "grid": list(grid), "blocks": grid[0] * grid[1]},
-            row=f"{grid[0]} x {grid[1]}", notes=notes,
+            "shuffle",
+            found.rows[:, i] == found.labels,
+            found.labels,
+            {
+                **plain(settings),
+                **head_settings(classifier),
+                "grid": list(grid),
+                "blocks": grid[0] * grid[1],
+            },
+            row=f"{grid[0]} x {grid[1]}",
+            notes=notes,
         )
         for i, grid in enumerate(grids)
-    ]  # fmt: skip
+    ]
 
 
 def _divides(grid: tuple[int, int], size: tuple[int, int]) -> bool:

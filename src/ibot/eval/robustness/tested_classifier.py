@@ -1,4 +1,6 @@
-"""The classifier that the robustness protocols test, and one pass over the images of a set (spec_evaluation 9.7)."""
+"""The classifier that the robustness protocols test, and one pass over the images of a set
+(spec_evaluation 9.7).
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,8 @@ from ibot.eval.probes.logistic_fit import fit_logistic
 from ibot.system.distributed import gather
 
 PENALTY = 0.1
-"""Of the head that is fitted here, divided by the number of training images: the middle one of 8.3."""
+"""Of the head that is fitted here, divided by the number of training images: the middle one of
+8.3."""
 PUBLISHED_BATCH = 1024
 """Images that share one draw in the published runs of occlusion and shuffling."""
 
@@ -34,9 +37,11 @@ Score = Callable[[Tensor, NDArray[np.int64]], Tensor]
 
 
 def classifier_for(context: Context) -> LinearClassifier:
-    """The classifier that the weights hold, else one fitted on the class tokens of the training images.
+    """The classifier that the weights hold, else one fitted on the class tokens of the training
+    images.
 
-    The latter is a logistic regression on features of length 1 without intercept (8.3); nothing is chosen.
+    The latter is a logistic regression on features of length 1 without intercept (8.3); nothing is
+    chosen.
 
     Raises:
         DataError: the stored classifier has other classes than the images.
@@ -60,11 +65,22 @@ def _fitted(context: Context) -> LinearClassifier:
     features, labels = unit_rows(context, train), train.labels.to(context.device)
     weight = fit_logistic(features, labels, context.num_classes, PENALTY / len(features)).float()
     config = replace(context.loaded.config, pos_size=context.loaded.built_for)
-    about = {"protocol": "logistic", "penalty": f"{PENALTY:g}/n", "fitted_on": str(context.train.root)}
+    about = {
+        "protocol": "logistic",
+        "penalty": f"{PENALTY:g}/n",
+        "fitted_on": str(context.train.root),
+    }
     return LinearClassifier(
-        context.loaded.backbone, config, weight, weight.new_zeros(len(weight)), CLASS_TOKEN, True, context.view,
-        context.train.classes, about,
-    )  # fmt: skip
+        context.loaded.backbone,
+        config,
+        weight,
+        weight.new_zeros(len(weight)),
+        CLASS_TOKEN,
+        True,
+        context.view,
+        context.train.classes,
+        about,
+    )
 
 
 def head_notes(context: Context, classifier: LinearClassifier) -> list[str]:
@@ -72,7 +88,8 @@ def head_notes(context: Context, classifier: LinearClassifier) -> list[str]:
     if "fitted_on" in classifier.about:
         return [
             f"tested is a logistic regression on the class tokens of the training images (penalty "
-            f"{classifier.about['penalty']}); to test another classifier, give the file that linear or finetune wrote"
+            f"{classifier.about['penalty']}); to test another classifier, give the file that "
+            "linear or finetune wrote"
         ]
     if classifier.view != context.view:
         return [f"the classifier was scored on other views when it was trained: {classifier.view}"]
@@ -90,7 +107,9 @@ def as_stored(context: Context) -> Context:
 
 
 def published_view(context: Context) -> Context:
-    """In published mode the context with bilinear resizing, which protocols 9.3, 9.5 and 9.6 use (8.0)."""
+    """In published mode the context with bilinear resizing, which protocols 9.3, 9.5 and 9.6 use
+    (8.0).
+    """
     if context.mode == "clean":
         return context
     return replace(context, view=replace(context.view, interpolation="bilinear"))
@@ -99,7 +118,8 @@ def published_view(context: Context) -> Context:
 def draw_number(context: Context, index: NDArray[np.int64]) -> NDArray[np.int64]:
     """Numbers of random draws for the images `index` int64 [b]: int64 [b].
 
-    One for each image. In published mode `PUBLISHED_BATCH` neighbours share one, whatever the size of our batches.
+    One for each image. In published mode `PUBLISHED_BATCH` neighbours share one, whatever the size
+    of our batches.
     """
     return index if context.mode == "clean" else index // PUBLISHED_BATCH
 
@@ -107,7 +127,8 @@ def draw_number(context: Context, index: NDArray[np.int64]) -> NDArray[np.int64]
 def score_images(context: Context, images: LabelledImages, score: Score, name: str) -> FeatureSet:
     """Rows that `score` makes of the images of a set, in the order of the set, on the CPU.
 
-    Batches are the same whatever the number of processes; each process computes some of them and gets all rows.
+    Batches are the same whatever the number of processes; each process computes some of them and
+    gets all rows.
 
     Args:
         context: its view, batch, workers and processes are used.
@@ -128,11 +149,16 @@ def score_images(context: Context, images: LabelledImages, score: Score, name: s
     read: list[NDArray[np.int64]] = []
     bad: list[tuple[int, str]] = []
     with torch.inference_mode():
-        for part, asked in zip(view_batches(images, context.view, mine, context.workers), mine, strict=True):
+        for part, asked in zip(
+            view_batches(images, context.view, mine, context.workers), mine, strict=True
+        ):
             if len(part.positions):
                 rows.append(
                     score(
-                        normalize(part.views.to(context.device), context.loaded.backbone.statistics), part.positions
+                        normalize(
+                            part.views.to(context.device), context.loaded.backbone.statistics
+                        ),
+                        part.positions,
                     ).cpu()
                 )
                 read.append(part.positions)
@@ -140,9 +166,15 @@ def score_images(context: Context, images: LabelledImages, score: Score, name: s
             done += len(asked)
             if counter is not None:
                 counter(done, total)
-    rows, read, bad = list(chain(*gather(rows))), list(chain(*gather(read))), list(chain(*gather(bad)))
+    rows, read, bad = (
+        list(chain(*gather(rows))),
+        list(chain(*gather(read))),
+        list(chain(*gather(bad))),
+    )
     if not rows:
-        raise DataError(f"none of the {len(images)} images under '{images.root}' can be read", why=bad[0][1])
+        raise DataError(
+            f"none of the {len(images)} images under '{images.root}' can be read", why=bad[0][1]
+        )
     index = np.concatenate(read)
     order = np.argsort(index)
     return FeatureSet(
@@ -154,6 +186,8 @@ def score_images(context: Context, images: LabelledImages, score: Score, name: s
     )
 
 
-def logits_of(context: Context, classifier: LinearClassifier, images: LabelledImages, name: str) -> FeatureSet:
+def logits_of(
+    context: Context, classifier: LinearClassifier, images: LabelledImages, name: str
+) -> FeatureSet:
     """Logits [n, C] of the images of a set as they are."""
     return score_images(context, images, lambda views, _: classifier.logits(views), name)

@@ -1,10 +1,10 @@
-"""Images for fine-tuning: augmented views, mixed batches, the order of an epoch, validation views (spec_evaluation 8.4,
-8.5, 8.7).
+"""Images for fine-tuning: augmented views, mixed batches, the order of an epoch, validation views
+(spec_evaluation 8.4, 8.5, 8.7).
 
-RandAugment, erasing, mixup and CutMix are timm's: the published recipes are defined by its words. timm draws from the
-global generators of Python, numpy and torch, so each of its draws happens with these seeded by what is drawn for, and
-put back afterwards. A view then depends on (seed, epoch, image, copy) alone, whatever the workers, the order and the
-resumptions.
+RandAugment, erasing, mixup and CutMix are timm's: the published recipes are defined by its words.
+timm draws from the global generators of Python, numpy and torch, so each of its draws happens with
+these seeded by what is drawn for, and put back afterwards. A view then depends on (seed, epoch,
+image, copy) alone, whatever the workers, the order and the resumptions.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ WHOLE_CROP = 224 / 256
 REPLACEMENTS = 100
 """Following images tried in place of one that cannot be read."""
 
-# Second words of the key, where `ibot.rng.Purpose` stands in training; far above its values: no stream is shared.
+# Second words of the key, where `ibot.rng.Purpose` stands in training; far above its values: no
+# stream is shared.
 _VIEW, _MIX = 0x46540000, 0x46540001
 
 Key = tuple[int, int, int]
@@ -69,7 +70,9 @@ class LabelledPixels(Protocol):
 
 @contextmanager
 def seeded(key: tuple[int, int], counter: tuple[int, int, int, int]) -> Iterator[None]:
-    """Global generators of Python, numpy and torch (CPU) seeded by a Philox word each, and restored at the end."""
+    """Global generators of Python, numpy and torch (CPU) seeded by a Philox word each, and restored
+    at the end.
+    """
     drawn = philox(key, np.array(counter, np.uint64)).tolist()
     saved = random.getstate(), np.random.get_state(), torch.get_rng_state()
     random.seed(drawn[0])
@@ -89,7 +92,8 @@ def finetune_transform(
 ) -> Callable[[Image.Image], Tensor]:
     """Training transform of 8.4, 8.5 and 8.7: an RGB image -> normalised float32 [3, size, size].
 
-    Random resized crop (area 0.08..1, aspect 3/4..4/3, bicubic), flip, RandAugment, normalisation, random erasing.
+    Random resized crop (area 0.08..1, aspect 3/4..4/3, bicubic), flip, RandAugment, normalisation,
+    random erasing.
     Raises MissingExtra without timm.
     """
     transform = _timm("timm.data").create_transform(
@@ -112,7 +116,9 @@ def finetune_transform(
 
 
 def _posterize(image: Image.Image, bits: int, **_: object) -> Image.Image:
-    """Keep the highest `bits` of each channel. A strong draw asks for none: black, as Pillow gave before it refused."""
+    """Keep the highest `bits` of each channel. A strong draw asks for none: black, as Pillow gave
+    before it refused.
+    """
     return ImageOps.posterize(image, bits) if bits > 0 else Image.new("RGB", image.size)
 
 
@@ -123,7 +129,12 @@ def validation_view(settings: FinetuneSettings, size: int) -> View:
     """
     whole = 0 < settings.whole_from <= size
     resize = size if whole else int(size / WHOLE_CROP)
-    return View((size, size), interpolation=settings.test_interpolation, resize=resize, keep=settings.keep_size)
+    return View(
+        (size, size),
+        interpolation=settings.test_interpolation,
+        resize=resize,
+        keep=settings.keep_size,
+    )
 
 
 class TrainingSample(NamedTuple):
@@ -139,11 +150,14 @@ class TrainingSample(NamedTuple):
 class TrainingViews(Dataset["TrainingSample | DataError"]):
     """Augmented images by (epoch, image, copy). Holds no state.
 
-    An unreadable image is replaced by the next one of the set, under a view of its own. Data that cannot be used are
-    returned as the error, not raised: a worker would bury it in its own traceback.
+    An unreadable image is replaced by the next one of the set, under a view of its own. Data that
+    cannot be used are returned as the error, not raised: a worker would bury it in its own
+    traceback.
     """
 
-    def __init__(self, images: LabelledPixels, transform: Callable[[Image.Image], Tensor], seed: int) -> None:
+    def __init__(
+        self, images: LabelledPixels, transform: Callable[[Image.Image], Tensor], seed: int
+    ) -> None:
         self.images, self.transform, self.seed = images, transform, seed
 
     def __getitem__(self, key: Key) -> TrainingSample | DataError:
@@ -156,18 +170,23 @@ class TrainingViews(Dataset["TrainingSample | DataError"]):
             except UnreadableImage as error:
                 bad.append((candidate, str(error)))
                 continue
-            # Seeded by the image wanted, not by the one found: a stand-in must not repeat its own view.
+            # Seeded by the image wanted, not by the one found: a stand-in must not repeat its own
+            # view.
             with seeded((self.seed, _VIEW), (index & 0xFFFFFFFF, index >> 32, epoch, copy)):
                 return TrainingSample(self.transform(image), self.images.label(candidate), bad)
         return DataError(
             f"{len(bad)} training images in a row cannot be read",
-            why=f"the last one, '{self.images.name(bad[-1][0])}': {bad[-1][1]}" if bad else "the set is empty",
+            why=f"the last one, '{self.images.name(bad[-1][0])}': {bad[-1][1]}"
+            if bad
+            else "the set is empty",
             fix="look at the files; most of this set seems to be broken",
         )
 
 
 class ValidationViews(Dataset[tuple[int, "Tensor | str"]]):
-    """Number and uint8 view [3, S, S] of some of the images, or the reason why one cannot be read."""
+    """Number and uint8 view [3, S, S] of some of the images, or the reason why one cannot be
+    read.
+    """
 
     def __init__(self, images: LabelledPixels, indices: Sequence[int], view: View) -> None:
         self.images, self.indices, self.view = images, indices, view
@@ -185,12 +204,16 @@ class ValidationViews(Dataset[tuple[int, "Tensor | str"]]):
 
 
 class Mixing:
-    """Mixup and CutMix of a micro-batch, and its soft targets; label smoothing alone where mixing is off.
+    """Mixup and CutMix of a micro-batch, and its soft targets; label smoothing alone where mixing
+    is off.
 
-    One ratio serves a whole micro-batch, whose images are mixed with themselves in reversed order (timm's mode batch).
+    One ratio serves a whole micro-batch, whose images are mixed with themselves in reversed order
+    (timm's mode batch).
     """
 
-    def __init__(self, settings: FinetuneSettings, num_classes: int, seed: int, *, enabled: bool) -> None:
+    def __init__(
+        self, settings: FinetuneSettings, num_classes: int, seed: int, *, enabled: bool
+    ) -> None:
         """enabled: see `ibot.eval.tune.training.plan_steps`. Raises MissingExtra without timm."""
         self.smoothing, self.num_classes, self.seed = settings.label_smoothing, num_classes, seed
         self.mixup = None
@@ -202,7 +225,9 @@ class Mixing:
                 num_classes=num_classes,
             )
 
-    def __call__(self, images: Tensor, labels: Tensor, step: int, part: int) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self, images: Tensor, labels: Tensor, step: int, part: int
+    ) -> tuple[Tensor, Tensor]:
         """Mix micro-batch number `part` of a step.
 
         Args:
@@ -222,18 +247,22 @@ class Mixing:
 
 
 def epoch_size(num_images: int, repeats: int) -> int:
-    """Views in an epoch. With repeats a multiple of 256, as published, but all of a set that is smaller than that:
-    the published rule would leave nothing.
+    """Views in an epoch. With repeats a multiple of 256, as published, but all of a set that is
+    smaller than that: the published rule would leave nothing.
     """
     whole_units = num_images // EPOCH_UNIT * EPOCH_UNIT
     return whole_units if repeats > 1 and whole_units else num_images
 
 
-def deal(order: NDArray[np.int64], repeats: int, rank: int, world: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Images of one receiver in an epoch, and the number of each copy: int64 [floor(epoch_size / world)] each.
+def deal(
+    order: NDArray[np.int64], repeats: int, rank: int, world: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Images of one receiver in an epoch, and the number of each copy: int64 [floor(epoch_size /
+    world)] each.
 
-    Every image of `order` int64 [N] is repeated in place, the row is dealt in turn to `world` receivers, so that copies
-    of an image meet in different batches, and each keeps its first ones (8.7).
+    Every image of `order` int64 [N] is repeated in place, the row is dealt in turn to `world`
+    receivers, so that copies of an image meet in different batches, and each keeps its first ones
+    (8.7).
     """
     positions = rank + world * np.arange(epoch_size(len(order), repeats) // world)
     return order[positions // repeats], positions % repeats

@@ -1,4 +1,6 @@
-"""Fine-tuning of backbone and classifier together (paper tables 2, 3, 7, 12; spec_evaluation 8.4, 8.5, 8.7)."""
+"""Fine-tuning of backbone and classifier together (paper tables 2, 3, 7, 12; spec_evaluation 8.4,
+8.5, 8.7).
+"""
 
 from __future__ import annotations
 
@@ -30,10 +32,11 @@ def defaults(context: Context) -> FinetuneSettings:
 
 
 def run(context: Context, settings: FinetuneSettings) -> list[ResultRecord]:
-    """One record: accuracy after the last epoch, or in published mode of the best one on the reported split.
+    """One record: accuracy after the last epoch, or in published mode of the best one on the
+    reported split.
 
-    Checkpoints lie in a folder of `out` of their own; the same command resumes them. The tuned network is written
-    as a classifier. Raises ConfigError for a view that is not square.
+    Checkpoints lie in a folder of `out` of their own; the same command resumes them. The tuned
+    network is written as a classifier. Raises ConfigError for a view that is not square.
     """
     return [tune(context, settings, "finetune")]
 
@@ -42,21 +45,37 @@ def tune(context: Context, settings: FinetuneSettings, protocol: str) -> ResultR
     """Fine-tune on the context's images and score."""
     height, width = context.view.size
     if height != width:
-        raise ConfigError(f"fine-tuning takes square inputs, not {height}x{width}", fix="--size PIXELS")
+        raise ConfigError(
+            f"fine-tuning takes square inputs, not {height}x{width}", fix="--size PIXELS"
+        )
     if context.view.fit != "crop":
         raise ConfigError(f"fine-tuning crops its images, --fit {context.view.fit} does not apply")
     identity = context.identity(protocol, plain(settings))
     context = replace(context, view=validation_view(settings, height))
     classifier = Classifier(
-        copy.deepcopy(context.loaded.backbone), context.num_classes, settings, head=_head(context, settings),
+        copy.deepcopy(context.loaded.backbone),
+        context.num_classes,
+        settings,
+        head=_head(context, settings),
         seed=context.seed,
-    )  # fmt: skip
+    )
     folder = context.out / f"{protocol}-{identity}"
     result = finetune(
-        classifier, context.train, context.val, settings, size=height, device=context.device, folder=folder,
-        processes=context.processes, seed=context.seed, workers=context.workers, progress=context.counter("steps"),
-    )  # fmt: skip
-    return _report(context, settings, protocol, classifier, result, folder.with_suffix(".safetensors"))
+        classifier,
+        context.train,
+        context.val,
+        settings,
+        size=height,
+        device=context.device,
+        folder=folder,
+        processes=context.processes,
+        seed=context.seed,
+        workers=context.workers,
+        progress=context.counter("steps"),
+    )
+    return _report(
+        context, settings, protocol, classifier, result, folder.with_suffix(".safetensors")
+    )
 
 
 def nearest_architecture(width: int) -> Architecture:
@@ -68,7 +87,9 @@ def _head(context: Context, settings: FinetuneSettings) -> ProjectionHead | None
     """The pre-trained projection head, where its layers are kept."""
     if not settings.head_layers:
         return None
-    return projection_head(load_weights(context.weights, context.key), context.loaded.backbone.embed_dim, context.key)
+    return projection_head(
+        load_weights(context.weights, context.key), context.loaded.backbone.embed_dim, context.key
+    )
 
 
 def _report(
@@ -83,24 +104,40 @@ def _report(
     logits = result.best_logits if published else result.last_logits
     epoch = result.best_epoch if published else len(result.scores) - 1
     notes = [*result.notes, *unread([(name, reason) for _, name, reason in result.bad])]
-    if not settings.head_layers:  # with layers of the projection head between it is no linear classifier
+    if (
+        not settings.head_layers
+    ):  # with layers of the projection head between it is no linear classifier
         if context.processes.is_main:
             _tuned(context, protocol, classifier, result).save(file)
         notes.append(f"the tuned network is in {file}")
     return context.top(
-        "finetune" if protocol == "semi" else protocol, logits, result.labels, plain(settings),
-        row=f"{len(result.scores)} epochs", chosen=f"epoch {epoch + 1}",
+        "finetune" if protocol == "semi" else protocol,
+        logits,
+        result.labels,
+        plain(settings),
+        row=f"{len(result.scores)} epochs",
+        chosen=f"epoch {epoch + 1}",
         chosen_on="val, over epochs" if published else "nothing: the last epoch",
         epochs=[[score.train_loss, score.top1] for score in result.scores],
-        classifier="" if settings.head_layers else str(file), notes=notes,
-    )  # fmt: skip
+        classifier="" if settings.head_layers else str(file),
+        notes=notes,
+    )
 
 
-def _tuned(context: Context, protocol: str, classifier: Classifier, result: FinetuneResult) -> LinearClassifier:
+def _tuned(
+    context: Context, protocol: str, classifier: Classifier, result: FinetuneResult
+) -> LinearClassifier:
     """The network of the reported epoch as a classifier file."""
     if context.mode == "published":
         classifier.load_state_dict(read_state(result.best_weights)["model"])
     return LinearClassifier(
-        classifier.backbone, replace(context.loaded.config, pos_size=context.view.size), classifier.head.weight,
-        classifier.head.bias, CLASS_TOKEN, False, context.view, context.train.classes, {"protocol": protocol},
-    )  # fmt: skip
+        classifier.backbone,
+        replace(context.loaded.config, pos_size=context.view.size),
+        classifier.head.weight,
+        classifier.head.bias,
+        CLASS_TOKEN,
+        False,
+        context.view,
+        context.train.classes,
+        {"protocol": protocol},
+    )

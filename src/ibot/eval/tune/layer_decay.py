@@ -1,7 +1,9 @@
-"""Layer-wise learning rates and weight decay of fine-tuning, by parameter name (spec_evaluation 8.4).
+"""Layer-wise learning rates and weight decay of fine-tuning, by parameter name (spec_evaluation
+8.4).
 
-Early layers hold what every image shares and move little; the new classifier moves at the full rate. Own code because
-timm's `param_groups_layer_decay` gives the final norm a smaller rate and lets positions and class token decay.
+Early layers hold what every image shares and move little; the new classifier moves at the full
+rate. Own code because timm's `param_groups_layer_decay` gives the final norm a smaller rate and
+lets positions and class token decay.
 """
 
 from __future__ import annotations
@@ -11,19 +13,22 @@ from collections.abc import Iterable, Sequence
 from torch import nn
 
 INPUT_TOKENS = ("cls_token", "pos_embed", "absolute_pos_embed", "masked_embed", "register_tokens")
-"""Parameters that are tokens or positions: they belong to the input, and 8.4 does not let them decay."""
+"""Parameters that are tokens or positions: they belong to the input, and 8.4 does not let them
+decay."""
 
 
 def layer_scales(num_layers: int, decay: float) -> list[float]:
-    """Factors of the learning rate: decay^(L + 1 - i) for i = 0 (input), 1..L (blocks), L + 1 (norm and head)."""
+    """Factors of the learning rate: decay^(L + 1 - i) for i = 0 (input), 1..L (blocks), L + 1 (norm
+    and head).
+    """
     return [decay ** (num_layers + 1 - i) for i in range(num_layers + 2)]
 
 
 def layer_of(name: str, depths: Sequence[int]) -> int:
     """The layer 0..L + 1 of a parameter; L is the sum of `depths`.
 
-    name: as in the backbone. depths: blocks of each stage; a ViT is one stage. Blocks of a Swin are counted over all
-    stages, and a patch merging belongs to the last block of its stage.
+    name: as in the backbone. depths: blocks of each stage; a ViT is one stage. Blocks of a Swin are
+    counted over all stages, and a patch merging belongs to the last block of its stage.
     """
     parts = name.split(".")
     if parts[0] in INPUT_TOKENS or parts[0] == "patch_embed":
@@ -37,7 +42,8 @@ def layer_of(name: str, depths: Sequence[int]) -> int:
 
 
 def does_decay(name: str, ndim: int, decay_tokens: bool) -> bool:
-    """Whether weight decay applies: never to vectors and biases, to the input's tokens only if `decay_tokens`.
+    """Whether weight decay applies: never to vectors and biases, to the input's tokens only if
+    `decay_tokens`.
 
     8.4 does not decay class token and positions, 8.5 and 8.7 do.
     """
@@ -45,7 +51,9 @@ def does_decay(name: str, ndim: int, decay_tokens: bool) -> bool:
 
 
 def stage_depths(backbone: nn.Module) -> tuple[int, ...]:
-    """Blocks of each stage of a ViT (one stage) or a Swin. Raises ValueError for another network."""
+    """Blocks of each stage of a ViT (one stage) or a Swin. Raises ValueError for another
+    network.
+    """
     if isinstance(blocks := getattr(backbone, "blocks", None), nn.ModuleList):
         return (len(blocks),)
     if isinstance(stages := getattr(backbone, "layers", None), nn.ModuleList):
@@ -64,8 +72,8 @@ def parameter_groups(
     """Optimizer groups with their factor `lr_scale` of the learning rate and their `weight_decay`.
 
     Args:
-        parameters: names as in the backbone, those outside of it under names of their own (they get the full rate).
-            Parameters without gradient are left out.
+        parameters: names as in the backbone, those outside of it under names of their own (they get
+            the full rate). Parameters without gradient are left out.
         depths: blocks of each stage.
         layer_decay: d; 1 gives every layer the full rate.
         weight_decay: of what decays.
@@ -80,4 +88,7 @@ def parameter_groups(
         if parameter.requires_grad:
             decay = weight_decay if does_decay(name, parameter.ndim, decay_tokens) else 0.0
             groups.setdefault((scales[layer_of(name, depths)], decay), []).append(parameter)
-    return [{"params": members, "lr_scale": scale, "weight_decay": decay} for (scale, decay), members in groups.items()]
+    return [
+        {"params": members, "lr_scale": scale, "weight_decay": decay}
+        for (scale, decay), members in groups.items()
+    ]

@@ -18,7 +18,9 @@ from ibot.rng import Purpose, torch_seed
 
 
 class Classifier(nn.Module):
-    """Backbone -> class token -> kept layers of the projection head, if any -> linear layer to the classes."""
+    """Backbone -> class token -> kept layers of the projection head, if any -> linear layer to the
+    classes.
+    """
 
     def __init__(
         self,
@@ -29,7 +31,8 @@ class Classifier(nn.Module):
         head: ProjectionHead | None = None,
         seed: int = 0,
     ) -> None:
-        """Put a new classifier on `backbone`, which is trained in place and gets the settings' stochastic depth.
+        """Put a new classifier on `backbone`, which is trained in place and gets the settings'
+        stochastic depth.
 
         Args:
             backbone: pre-trained.
@@ -52,7 +55,9 @@ class Classifier(nn.Module):
             self.head.weight.normal_(std=0.02, generator=generator).mul_(settings.init_scale)
             self.head.bias.zero_()
         set_drop_path(backbone, settings.drop_path)
-        if backbone.masked_embed is not None:  # nothing is masked here: it would never get a gradient
+        if (
+            backbone.masked_embed is not None
+        ):  # nothing is masked here: it would never get a gradient
             backbone.masked_embed.requires_grad_(False)
 
     @property
@@ -61,7 +66,9 @@ class Classifier(nn.Module):
         return self.head.out_features
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits [B, C] of normalised images [B, 3, H, W]; the last block is computed for the class tokens only."""
+        """Logits [B, C] of normalised images [B, 3, H, W]; the last block is computed for the class
+        tokens only.
+        """
         rows, columns = self.backbone.token_grid(images.shape[-2], images.shape[-1])
         index = torch.arange(len(images), device=images.device) * (1 + rows * columns)
         return self.head(self.projection(self.backbone.forward_rows(images, None, index)))
@@ -76,17 +83,25 @@ class UnitLength(nn.Module):
 
 
 def projection_layers(head: ProjectionHead | None, count: int) -> nn.Sequential:
-    """A copy of the first `count` linear layers of a projection head, to be trained (`finetune_head_layer` of 8.5).
+    """A copy of the first `count` linear layers of a projection head, to be trained
+    (`finetune_head_layer` of 8.5).
 
-    Each brings the norm and activation behind it; the last one of the head's MLP (the bottleneck) brings the
-    normalisation and the prototypes of the class token.
+    Each brings the norm and activation behind it; the last one of the head's MLP (the bottleneck)
+    brings the normalisation and the prototypes of the class token.
 
     Raises:
-        WeightsError: no head, fewer layers, or batch norm, whose statistics would depend on the processes.
+        WeightsError: no head, fewer layers, or batch norm, whose statistics would depend on the
+            processes.
     """
     if not count:
         return nn.Sequential()
-    parts = [] if head is None else list(head.mlp) if isinstance(head.mlp, nn.Sequential) else [head.mlp]
+    parts = (
+        []
+        if head is None
+        else list(head.mlp)
+        if isinstance(head.mlp, nn.Sequential)
+        else [head.mlp]
+    )
     linear = [place for place, part in enumerate(parts) if isinstance(part, nn.Linear)]
     if head is None or head.sees_batch or len(linear) < count:
         why = "the weights hold no projection head" if head is None else f"it has {len(linear)}"
@@ -114,7 +129,9 @@ def projected_width(projection: nn.Sequential, width: int) -> int:
 
 
 def set_drop_path(backbone: BackboneModule, rate: float) -> None:
-    """Stochastic depth from 0 in the first block to `rate` in the last, as if the backbone had been built with it."""
+    """Stochastic depth from 0 in the first block to `rate` in the last, as if the backbone had been
+    built with it.
+    """
     blocks = backbone.blocks_for_sharding()
     for i, block in enumerate(blocks):
         block.drop_path = DropPath(rate * i / max(1, len(blocks) - 1))
@@ -122,10 +139,11 @@ def set_drop_path(backbone: BackboneModule, rate: float) -> None:
 
 @torch.no_grad()
 def resize_positions(backbone: BackboneModule, size: int) -> None:
-    """Resample the position table of a ViT once for square images of `size` pixels (variant B of spec_evaluation 8.0).
+    """Resample the position table of a ViT once for square images of `size` pixels (variant B of
+    spec_evaluation 8.0).
 
-    Bicubic to the exact grid, unlike the resampling inside of the network. A table of that grid stays as it is; a Swin
-    has none.
+    Bicubic to the exact grid, unlike the resampling inside of the network. A table of that grid
+    stays as it is; a Swin has none.
     """
     if not isinstance(backbone, VisionTransformer):
         return

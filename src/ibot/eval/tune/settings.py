@@ -1,4 +1,6 @@
-"""Settings of fine-tuning and the published recipes (spec_evaluation 8.4, 8.5, 8.7). Imports nothing heavy."""
+"""Settings of fine-tuning and the published recipes (spec_evaluation 8.4, 8.5, 8.7). Imports
+nothing heavy.
+"""
 
 from __future__ import annotations
 
@@ -11,21 +13,24 @@ from ibot.errors import ConfigError, UserError
 Architecture = Literal["small", "base", "large"]
 
 SWEPT_RATES = (8e-4, 9e-4, 1e-3, 2e-3)
-"""Base rates among which the paper chooses on the validation images, at a batch of 1024 (appendix C)."""
+"""Base rates among which the paper chooses on the validation images, at a batch of 1024
+(appendix C)."""
 
 
 @dataclass(frozen=True, slots=True)
 class FinetuneSettings:
-    """How a backbone and a new classifier are trained together; the defaults are ViT-S/16 on ImageNet-1K (8.4)."""
+    """How a backbone and a new classifier are trained together; the defaults are ViT-S/16 on
+    ImageNet-1K (8.4).
+    """
 
     epochs: int = 200
     """Passes over the training images."""
     batch: int = 1024
     """Images per optimizer step over all processes; at most the training set."""
     micro_batch: int = 128
-    """Images per forward pass, which share one mixing ratio; a step is made of as many passes as its batch needs,
-    spread over the processes. Published: one pass per GPU. Equal micro-batches give equal numbers on any number of
-    processes."""
+    """Images per forward pass, which share one mixing ratio; a step is made of as many passes as
+    its batch needs, spread over the processes. Published: one pass per GPU. Equal micro-batches
+    give equal numbers on any number of processes."""
     lr: float = 1e-3
     """Peak learning rate of the last layer: for a batch of `lr_batch`, or as it is."""
     lr_batch: int = 0
@@ -33,7 +38,8 @@ class FinetuneSettings:
     min_lr: float = 1e-6
     """Where the cosine ends; scaled by the layers like the peak."""
     schedule: Literal["step", "epoch"] = "step"
-    """Per step from 0 (8.4), or per epoch from `warmup_lr` and one epoch late (timm's scheduler in 8.5 and 8.7)."""
+    """Per step from 0 (8.4), or per epoch from `warmup_lr` and one epoch late (timm's scheduler
+    in 8.5 and 8.7)."""
     warmup_epochs: int = 20
     """Epochs of linear warm-up."""
     warmup_lr: float = 1e-6
@@ -47,8 +53,8 @@ class FinetuneSettings:
     drop_path: float = 0.1
     """Stochastic depth of the last block; grows linearly from 0."""
     head_layers: int = 0
-    """Layers of the pre-trained projection head kept below the classifier (8.5): 0 none, 1 or 2 leading layers, 3 the
-    whole head with bottleneck and prototypes."""
+    """Layers of the pre-trained projection head kept below the classifier (8.5): 0 none, 1 or 2
+    leading layers, 3 the whole head with bottleneck and prototypes."""
     init_scale: float = 0.001
     """Factor of the classifier's initial weights, which are normal with std 0.02."""
     auto_augment: str = "rand-m9-mstd0.5-inc1"
@@ -62,18 +68,21 @@ class FinetuneSettings:
     label_smoothing: float = 0.1
     """Share of each target spread over all classes."""
     repeats: int = 1
-    """Views of each image in an epoch of as many views as there are images: 3 is repeated augmentation (8.7)."""
+    """Views of each image in an epoch of as many views as there are images: 3 is repeated
+    augmentation (8.7)."""
     test_interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     """Resizing of validation images: bilinear in 8.4, bicubic in 8.5 and 8.7."""
     whole_from: int = 384
-    """Input size in pixels from which the validation view spans the whole shorter side instead of 7/8; 0: never."""
+    """Input size in pixels from which the validation view spans the whole shorter side instead
+    of 7/8; 0: never."""
     keep_size: bool = True
-    """Validation images of the input's size are taken as they are; published: enlarged and cropped like all others."""
+    """Validation images of the input's size are taken as they are; published: enlarged and
+    cropped like all others."""
     ema_decay: float = 0.0
     """Decay per step of the running mean of the weights that is saved, never scored; 0: none."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Type of the matrix products on a GPU; auto: bfloat16 where it is native, else float32. Published: float16. A CPU
-    always computes in float32."""
+    """Type of the matrix products on a GPU; auto: bfloat16 where it is native, else float32.
+    Published: float16. A CPU always computes in float32."""
     checkpoint_steps: int = 500
     """Optimizer steps between checkpoints inside of an epoch; 0: only at the end of each epoch."""
 
@@ -84,9 +93,10 @@ class FinetuneSettings:
                 if not fits(value := getattr(self, name)):
                     default = next(f.default for f in fields(self) if f.name == name)
                     raise ConfigError(
-                        f"{name}={value} cannot be fine-tuned with", why=f"it must be {wanted}",
+                        f"{name}={value} cannot be fine-tuned with",
+                        why=f"it must be {wanted}",
                         fix=f"for example {name}={default}",
-                    )  # fmt: skip
+                    )
 
 
 _RANGES: tuple[tuple[tuple[str, ...], str, Callable[[float], bool]], ...] = (
@@ -96,11 +106,22 @@ _RANGES: tuple[tuple[tuple[str, ...], str, Callable[[float], bool]], ...] = (
     (("erasing", "label_smoothing"), "between 0 and 1", lambda value: 0 <= value <= 1),
     (("head_layers",), "between 0 and 3", lambda value: 0 <= value <= 3),
     (
-        ("lr_batch", "min_lr", "warmup_epochs", "warmup_lr", "weight_decay", "init_scale", "mixup", "cutmix",
-         "whole_from", "checkpoint_steps"),
-        "at least 0", lambda value: value >= 0,
+        (
+            "lr_batch",
+            "min_lr",
+            "warmup_epochs",
+            "warmup_lr",
+            "weight_decay",
+            "init_scale",
+            "mixup",
+            "cutmix",
+            "whole_from",
+            "checkpoint_steps",
+        ),
+        "at least 0",
+        lambda value: value >= 0,
     ),
-)  # fmt: skip
+)
 """Settings, what they must be in words, and whether a value is that."""
 
 
@@ -109,8 +130,8 @@ _BY_ARCHITECTURE: dict[Architecture, tuple[int, int, float, float, int]] = {
     "base": (100, 20, 0.65, 0.2, 128),
     "large": (50, 5, 0.75, 0.4, 64),
 }
-"""Epochs, warm-up epochs, layer decay, drop path and micro-batch of 8.4 (paper appendix C). ViT-L took two passes per
-step on each of eight GPUs."""
+"""Epochs, warm-up epochs, layer decay, drop path and micro-batch of 8.4 (paper appendix C). ViT-L
+took two passes per step on each of eight GPUs."""
 
 TRANSFER_SETS: dict[str, tuple[float, float, int, float]] = {
     "cifar10": (7.5e-6, 7.5e-6, 1000, 0.25),
@@ -128,8 +149,12 @@ SMALL_SET = 2000
 
 
 def imagenet_settings(architecture: Architecture, lr: float = 1e-3) -> FinetuneSettings:
-    """The recipe of ImageNet-1K (8.4); `lr` is one of `SWEPT_RATES`. Raises UserError for an unknown architecture."""
-    epochs, warmup, decay, drop_path, micro_batch = _BY_ARCHITECTURE[_known_architecture(architecture)]
+    """The recipe of ImageNet-1K (8.4); `lr` is one of `SWEPT_RATES`. Raises UserError for an
+    unknown architecture.
+    """
+    epochs, warmup, decay, drop_path, micro_batch = _BY_ARCHITECTURE[
+        _known_architecture(architecture)
+    ]
     return FinetuneSettings(
         epochs=epochs,
         micro_batch=micro_batch,
@@ -147,27 +172,35 @@ def semi_supervised_settings() -> FinetuneSettings:
 
     The peak of 1e-5 equals the floor: after the warm-up the rate is flat, as published.
     """
-    return _deit_settings(epochs=1000, batch=1024, micro_batch=128, lr=5e-6, erasing=0.25, head_layers=1)
+    return _deit_settings(
+        epochs=1000, batch=1024, micro_batch=128, lr=5e-6, erasing=0.25, head_layers=1
+    )
 
 
 def transfer_settings(data_set: str, architecture: Architecture) -> FinetuneSettings:
     """The published recipe of a smaller set (8.7).
 
-    ViT-L was not published and gets the numbers of ViT-B. Raises UserError for an unknown set or architecture.
+    ViT-L was not published and gets the numbers of ViT-B. Raises UserError for an unknown set or
+    architecture.
     """
     if data_set not in TRANSFER_SETS:
-        raise UserError(f"no published transfer to '{data_set}'", fix=f"use one of {', '.join(TRANSFER_SETS)}")
+        raise UserError(
+            f"no published transfer to '{data_set}'", fix=f"use one of {', '.join(TRANSFER_SETS)}"
+        )
     base, small, epochs, erasing = TRANSFER_SETS[data_set]
     lr = small if _known_architecture(architecture) == "small" else base
-    return _deit_settings(epochs=epochs, batch=768, micro_batch=96, lr=lr, erasing=erasing, head_layers=0)
+    return _deit_settings(
+        epochs=epochs, batch=768, micro_batch=96, lr=lr, erasing=erasing, head_layers=0
+    )
 
 
 def sane_settings(architecture: Architecture, num_train: int, batch: int = 256) -> FinetuneSettings:
-    """A recipe for own data: the one of 8.4 with a length that fits the set (advice of 8.4 and 8.7).
+    """A recipe for own data: the one of 8.4 with a length that fits the set (advice of 8.4 and
+    8.7).
 
-    20,000 steps, but 30 epochs at least and 100 (those of the published ViT-B) at most; the rate is 1e-3 for a batch
-    of 256. Below `SMALL_SET` images small batches and no mixing: with few steps both helped, as did the higher rate
-    (docs/log.md). Raises UserError for an unknown architecture.
+    20,000 steps, but 30 epochs at least and 100 (those of the published ViT-B) at most; the rate is
+    1e-3 for a batch of 256. Below `SMALL_SET` images small batches and no mixing: with few steps
+    both helped, as did the higher rate (docs/log.md). Raises UserError for an unknown architecture.
 
     Args:
         architecture: the nearest one in width; decides the drop path.
@@ -177,7 +210,13 @@ def sane_settings(architecture: Architecture, num_train: int, batch: int = 256) 
     drop_path = _BY_ARCHITECTURE[_known_architecture(architecture)][3]
     if num_train < SMALL_SET:
         return FinetuneSettings(
-            epochs=100, batch=32, lr_batch=256, warmup_epochs=5, drop_path=drop_path, mixup=0.0, cutmix=0.0
+            epochs=100,
+            batch=32,
+            lr_batch=256,
+            warmup_epochs=5,
+            drop_path=drop_path,
+            mixup=0.0,
+            cutmix=0.0,
         )
     steps_per_epoch = max(1, num_train // max(1, min(batch, num_train)))
     return FinetuneSettings(
@@ -218,5 +257,7 @@ def _deit_settings(
 
 def _known_architecture(name: Architecture) -> Architecture:
     if name not in _BY_ARCHITECTURE:
-        raise UserError(f"no published fine-tuning of '{name}'", fix=f"use one of {', '.join(_BY_ARCHITECTURE)}")
+        raise UserError(
+            f"no published fine-tuning of '{name}'", fix=f"use one of {', '.join(_BY_ARCHITECTURE)}"
+        )
     return name

@@ -1,4 +1,6 @@
-"""How a fine-tuning is cut into steps, and its learning rate: pure functions (spec_evaluation 8.4, 8.5, 8.7)."""
+"""How a fine-tuning is cut into steps, and its learning rate: pure functions (spec_evaluation 8.4,
+8.5, 8.7).
+"""
 
 from __future__ import annotations
 
@@ -33,11 +35,14 @@ class StepPlan:
         return self.micro_batch * self.parts
 
 
-def plan_steps(num_images: int, num_classes: int, settings: FinetuneSettings, world_size: int = 1) -> StepPlan:
+def plan_steps(
+    num_images: int, num_classes: int, settings: FinetuneSettings, world_size: int = 1
+) -> StepPlan:
     """Fit the batch to the images and the processes.
 
-    A batch larger than the epoch is lowered to it (else no step would remain), and one that the processes cannot share
-    equally to the next that they can; mixing needs an even micro-batch. Each change gives a note.
+    A batch larger than the epoch is lowered to it (else no step would remain), and one that the
+    processes cannot share equally to the next that they can; mixing needs an even micro-batch. Each
+    change gives a note.
 
     Raises:
         DataError: fewer images than processes.
@@ -58,19 +63,28 @@ def plan_steps(num_images: int, num_classes: int, settings: FinetuneSettings, wo
         notes.append("mixup and CutMix are off: there is one image per process and step")
     if mixing:
         micro_batch -= micro_batch % 2
-    plan = StepPlan(micro_batch, rounds * world_size, images // (micro_batch * rounds * world_size), mixing)
+    plan = StepPlan(
+        micro_batch, rounds * world_size, images // (micro_batch * rounds * world_size), mixing
+    )
     if plan.batch != settings.batch:
-        why = f"an epoch has {images} images" if settings.batch > images else "the processes share it equally"
+        why = (
+            f"an epoch has {images} images"
+            if settings.batch > images
+            else "the processes share it equally"
+        )
         notes.append(f"the batch is {plan.batch} instead of {settings.batch}: {why}")
     return replace(plan, notes=tuple(notes))
 
 
-def finetune_lr(step: int, settings: FinetuneSettings, *, steps_per_epoch: int, batch: int) -> float:
+def finetune_lr(
+    step: int, settings: FinetuneSettings, *, steps_per_epoch: int, batch: int
+) -> float:
     """Learning rate of the last layer in a step (from 0), before the factors of the layers.
 
-    `batch` is the one trained with. 8.4: per step, warm-up from 0 with both ends, then a cosine. 8.5 and 8.7: per
-    epoch as timm's scheduler, which is stepped after the epoch and so lags by one. There the floor does not scale with
-    the batch: a small batch makes the rate rise where it should fall (as published).
+    `batch` is the one trained with. 8.4: per step, warm-up from 0 with both ends, then a cosine.
+    8.5 and 8.7: per epoch as timm's scheduler, which is stepped after the epoch and so lags by one.
+    There the floor does not scale with the batch: a small batch makes the rate rise where it should
+    fall (as published).
     """
     peak = settings.lr * batch / settings.lr_batch if settings.lr_batch else settings.lr
     if settings.schedule == "step":
@@ -102,7 +116,10 @@ class StepOrder:
 
     def __iter__(self) -> Iterator[list[Key]]:
         """(epoch, image, copy) of each view; each micro-batch is dealt its images by `deal`."""
-        plan, own = self.plan, range(self.processes.rank, self.plan.parts, self.processes.world_size)
+        plan, own = (
+            self.plan,
+            range(self.processes.rank, self.plan.parts, self.processes.world_size),
+        )
         dealt_epoch, dealt = -1, []
         for step in range(self.start, self.total_steps):
             epoch, place = divmod(step, plan.steps_per_epoch)
@@ -112,4 +129,7 @@ class StepOrder:
                 dealt_epoch = epoch
             for images, copies in dealt:
                 here = slice(place * plan.micro_batch, (place + 1) * plan.micro_batch)
-                yield [(epoch, i, c) for i, c in zip(images[here].tolist(), copies[here].tolist(), strict=True)]
+                yield [
+                    (epoch, i, c)
+                    for i, c in zip(images[here].tolist(), copies[here].tolist(), strict=True)
+                ]

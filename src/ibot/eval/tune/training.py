@@ -1,10 +1,13 @@
-"""Fine-tuning of a whole network on labelled images (spec_evaluation 8.4, 8.5, 8.7; paper appendix C).
+"""Fine-tuning of a whole network on labelled images (spec_evaluation 8.4, 8.5, 8.7; paper appendix
+C).
 
-Micro-batches are numbered over all processes, and everything random hangs on (seed, step, number) or (seed, epoch,
-image, copy): the same micro-batches give the same training on one process or on several, unbroken or resumed.
+Micro-batches are numbered over all processes, and everything random hangs on (seed, step, number)
+or (seed, epoch, image, copy): the same micro-batches give the same training on one process or on
+several, unbroken or resumed.
 
-FOLDER/checkpoint.pt      network, optimizer, running mean, step, scores so far; replaced as a whole or not at all
-       epoch_00000007.pt  validation logits of the best and of the last epoch; with the weights where it was the best
+FOLDER/checkpoint.pt      network, optimizer, running mean, step, scores so far; replaced as a whole
+       or not at all epoch_00000007.pt  validation logits of the best and of the last epoch; with
+       the weights where it was the best
 """
 
 from __future__ import annotations
@@ -83,7 +86,8 @@ class FinetuneResult:
     notes: tuple[str, ...] = ()
     """Where the settings did not fit the data and what was used instead."""
     bad: tuple[tuple[str, str, str], ...] = ()
-    """("train" or "val", name of the image, reason) of what could not be read, in the order of the sets."""
+    """("train" or "val", name of the image, reason) of what could not be read, in the order of
+    the sets."""
 
 
 def finetune(
@@ -100,13 +104,15 @@ def finetune(
     workers: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> FinetuneResult:
-    """Train backbone and classifier together, score after each epoch, resume from `folder` by itself.
+    """Train backbone and classifier together, score after each epoch, resume from `folder` by
+    itself.
 
     Args:
-        classifier: new, also where a folder is resumed; trained in place. Ends with the weights of the last epoch, in
-            evaluation mode, on `device`.
+        classifier: new, also where a folder is resumed; trained in place. Ends with the weights of
+            the last epoch, in evaluation mode, on `device`.
         train: training images, labels 0..C-1.
-        val: validation images. Scored with the weights themselves, never with their running mean, as published.
+        val: validation images. Scored with the weights themselves, never with their running mean,
+            as published.
         settings: see `FinetuneSettings`.
         size: side of the square input in pixels; the position table is resampled to it.
         device: where to train.
@@ -117,15 +123,27 @@ def finetune(
         progress: called with steps done and in all.
 
     Raises:
-        MissingExtra: timm is not installed. DataError: too few images, or none that can be read. RunError: the folder
-        belongs to other settings, weights or data. WeightsError: its checkpoint is damaged. TrainingStopped: the loss
-        is not finite. ResourceError: the disk is full.
+        MissingExtra: timm is not installed. DataError: too few images, or none that can be read.
+            RunError: the folder
+        belongs to other settings, weights or data. WeightsError: its checkpoint is damaged.
+        TrainingStopped: the loss is not finite. ResourceError: the disk is full.
     """
     plan = plan_steps(len(train), classifier.num_classes, settings, processes.world_size)
     resize_positions(classifier.backbone, size)
     identity = {"seed": seed, "size": size, **_identity(classifier, (train, val), settings, plan)}
     run = _Run(
-        classifier.to(device), train, val, settings, plan, size, device, folder, processes, seed, workers, identity
+        classifier.to(device),
+        train,
+        val,
+        settings,
+        plan,
+        size,
+        device,
+        folder,
+        processes,
+        seed,
+        workers,
+        identity,
     )
     folder.mkdir(parents=True, exist_ok=True)
     run.load()
@@ -217,14 +235,23 @@ class _Run:
         self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.999), eps=1e-8, fused=True)
         self.mixing = Mixing(settings, classifier.num_classes, self.seed, enabled=self.plan.mixing)
         on_cpu = self.device.type == "cpu"
-        self.precision = torch.float32 if on_cpu else choose_precision(settings.precision, self.device)
-        self.scaler = torch.amp.GradScaler(self.device.type) if self.precision == torch.float16 else None
+        self.precision = (
+            torch.float32 if on_cpu else choose_precision(settings.precision, self.device)
+        )
+        self.scaler = (
+            torch.amp.GradScaler(self.device.type) if self.precision == torch.float16 else None
+        )
         self.ema = [p.detach().clone() for _, p in named] if settings.ema_decay else []
         self.loss_sum = torch.zeros((), device=self.device)
 
     def update(self, micro_batches: Sequence[_MicroBatch]) -> None:
         """One optimizer step over the micro-batches of this process."""
-        lr = finetune_lr(self.step, self.settings, steps_per_epoch=self.plan.steps_per_epoch, batch=self.plan.batch)
+        lr = finetune_lr(
+            self.step,
+            self.settings,
+            steps_per_epoch=self.plan.steps_per_epoch,
+            batch=self.plan.batch,
+        )
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group["lr_scale"]
         self.classifier.train()
@@ -233,7 +260,9 @@ class _Run:
             # Gradients are averaged over processes once, at the last micro-batch.
             last = i == len(micro_batches) - 1 or self.wrapped is self.classifier
             with nullcontext() if last else self.wrapped.no_sync():  # pyright: ignore
-                loss = self._loss(micro_batch, i * self.processes.world_size + self.processes.rank) / len(micro_batches)
+                loss = self._loss(
+                    micro_batch, i * self.processes.world_size + self.processes.rank
+                ) / len(micro_batches)
                 (loss if self.scaler is None else self.scaler.scale(loss)).backward()
             self.loss_sum += loss.detach()
             self.bad.update(("train", *item) for item in micro_batch.bad)
@@ -263,7 +292,11 @@ class _Run:
         loss = self._summed_loss().item() / self.plan.steps_per_epoch
         index, logits = self._validate()
         labels = _labels(self.val, index)
-        top5 = 100 * topk_hits(logits, labels, 5).double().mean().item() if logits.shape[1] >= 5 else None
+        top5 = (
+            100 * topk_hits(logits, labels, 5).double().mean().item()
+            if logits.shape[1] >= 5
+            else None
+        )
         top1 = 100 * topk_hits(logits, labels, 1).double().mean().item()
         self.scores.append(EpochScore(len(self.scores), loss, top1, top5))
         self.bad = set().union(*gather(self.bad))
@@ -271,7 +304,10 @@ class _Run:
         if self.processes.is_main:
             is_best = self.best_epoch == len(self.scores) - 1
             model = self.classifier.state_dict() if is_best else None
-            self._write(self._epoch_file(len(self.scores) - 1), {"index": index, "logits": logits, "model": model})
+            self._write(
+                self._epoch_file(len(self.scores) - 1),
+                {"index": index, "logits": logits, "model": model},
+            )
         self.save()
         if self.processes.is_main:
             kept = {self._epoch_file(self.best_epoch), self._epoch_file(len(self.scores) - 1)}
@@ -280,7 +316,8 @@ class _Run:
 
     @torch.no_grad()
     def _validate(self) -> tuple[Tensor, Tensor]:
-        """Numbers int64 [n] of the validation images that can be read, and their logits float32 [n, C], on the CPU.
+        """Numbers int64 [n] of the validation images that can be read, and their logits float32 [n,
+        C], on the CPU.
 
         Each process scores its share; the shares are disjoint, so that a sum joins them.
         """
@@ -288,7 +325,9 @@ class _Run:
         own = range(self.processes.rank, len(self.val), self.processes.world_size)
         views = ValidationViews(self.val, own, validation_view(self.settings, self.size))
         batch = self.settings.micro_batch
-        loader = read_items(views, self.workers, 3 * self.size**2 * batch, batch_size=batch, collate_fn=list)
+        loader = read_items(
+            views, self.workers, 3 * self.size**2 * batch, batch_size=batch, collate_fn=list
+        )
         # Last column: 1 for an image that was read.
         table = torch.zeros(len(self.val), self.classifier.num_classes + 1, device=self.device)
         for items in loader:
@@ -306,11 +345,16 @@ class _Run:
         table = table.cpu()
         index = table[:, -1].nonzero()[:, 0]
         if not len(index):
-            raise DataError(f"none of the {len(self.val)} validation images can be read", fix="look at the files")
+            raise DataError(
+                f"none of the {len(self.val)} validation images can be read",
+                fix="look at the files",
+            )
         return index, table[index, :-1]
 
     def _summed_loss(self) -> Tensor:
-        """Losses of this epoch's steps, mean over the processes. Raises TrainingStopped on all unless it is finite."""
+        """Losses of this epoch's steps, mean over the processes. Raises TrainingStopped on all
+        unless it is finite.
+        """
         total = self.loss_sum.clone()
         if dist.is_initialized():
             dist.all_reduce(total)
@@ -346,7 +390,9 @@ class _Run:
         self._write(self.folder / CHECKPOINT, content)
 
     def load(self) -> None:
-        """Go on where the folder's checkpoint stands, if there is one. Raises RunError, WeightsError."""
+        """Go on where the folder's checkpoint stands, if there is one. Raises RunError,
+        WeightsError.
+        """
         file = self.folder / CHECKPOINT
         if not file.exists():
             return
@@ -367,7 +413,9 @@ class _Run:
         self.bad = {tuple(item) for item in stored["bad"]}
 
     def result(self) -> FinetuneResult:
-        """Everything again from the folder, so that a resumed run returns what an unbroken one does."""
+        """Everything again from the folder, so that a resumed run returns what an unbroken one
+        does.
+        """
         barrier()  # the main process writes
         best, sets = self._epoch_file(self.best_epoch), {"train": self.train, "val": self.val}
         last = self._read(self._epoch_file(len(self.scores) - 1))
@@ -396,16 +444,23 @@ class _Run:
 
 
 def _identity(
-    classifier: Classifier, sets: Sequence[LabelledPixels], settings: FinetuneSettings, plan: StepPlan
+    classifier: Classifier,
+    sets: Sequence[LabelledPixels],
+    settings: FinetuneSettings,
+    plan: StepPlan,
 ) -> dict[str, Any]:
     """What the outcome depends on: settings, cut, initial weights, classes of the images."""
     start, labels = hashlib.sha256(), hashlib.sha256()
     for name, tensor in classifier.state_dict().items():
-        start.update(name.encode() + tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        start.update(
+            name.encode() + tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+        )
     for images in sets:
         labels.update(np.array([images.label(i) for i in range(len(images))], np.int64).tobytes())
     return {
-        "settings": {name: value for name, value in asdict(settings).items() if name not in _NO_RESULT},
+        "settings": {
+            name: value for name, value in asdict(settings).items() if name not in _NO_RESULT
+        },
         # Mixing sees one micro-batch; without it any number of processes goes on.
         "cut": [plan.micro_batch, plan.parts] if plan.mixing else [plan.batch],
         "initial weights": start.hexdigest()[:16],

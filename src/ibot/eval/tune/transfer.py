@@ -18,7 +18,8 @@ PUBLISHED = {"flowers102": "flowers", "inat2018": "inat18", "inat2019": "inat19"
 
 
 def defaults(context: Context) -> FinetuneSettings:
-    """The published row of the set that `--data` names, whose cosine is nearly flat; or in clean mode a sane one.
+    """The published row of the set that `--data` names, whose cosine is nearly flat; or in clean
+    mode a sane one.
 
     Raises ConfigError in published mode for images that no row is about.
     """
@@ -29,12 +30,15 @@ def defaults(context: Context) -> FinetuneSettings:
     name = PUBLISHED.get(name, name)
     if name not in TRANSFER_SETS:
         raise ConfigError(
-            f"no transfer to '{context.data}' was published", why=f"published: {', '.join(TRANSFER_SETS)}",
+            f"no transfer to '{context.data}' was published",
+            why=f"published: {', '.join(TRANSFER_SETS)}",
             fix="give the set by name, as in --data cifar10:DIR, or use --mode clean",
-        )  # fmt: skip
+        )
     return transfer_settings(name, architecture)
 
 
 def run(context: Context, settings: FinetuneSettings) -> list[ResultRecord]:
-    """One record: accuracy after the last epoch, or in published mode of the best one on the reported split."""
+    """One record: accuracy after the last epoch, or in published mode of the best one on the
+    reported split.
+    """
     return [tune(context, settings, "transfer")]
