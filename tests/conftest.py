@@ -23,3 +23,11 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real test images in {folder}; set IBOT_SHARED_DATA")
     return folder
+
+
+@pytest.fixture
+def largest_tensor():
+    """The mode that notes the largest tensor."""
+    from tensors import LargestTensor
+
+    return LargestTensor

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from ibot.config.schema import ModelConfig
 from ibot.data.pixels import normalize
@@ -32,26 +31,6 @@ VIT = ModelConfig(width=24, depth=2, heads=3, patch=8, pos_size=SIZE)
 SWIN = ModelConfig(
     kind="swin", width=8, depths=(1, 1), stage_heads=(1, 2), window=4, patch=4, pos_size=SIZE
 )
-
-
-class LargestTensor(TorchDispatchMode):
-    """Notes the numbers of the largest tensor, of some types or any, that an operation returns."""
-
-    def __init__(self, *kinds):
-        super().__init__()
-        self.kinds, self.numel = kinds, 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        for tensor in out if isinstance(out, (tuple, list)) else [out]:
-            if isinstance(tensor, torch.Tensor) and (not self.kinds or tensor.dtype in self.kinds):
-                self.numel = max(self.numel, tensor.numel())
-        return out
-
-
-@pytest.fixture
-def largest_tensor():
-    return LargestTensor
 
 
 @pytest.fixture
