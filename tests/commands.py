@@ -21,7 +21,7 @@ CONTEXT.set_forkserver_preload(
         "torch.distributed",
         "torchvision",
         "ibot.engine.loop",
-        "ibot.cli.train",
+        "ibot.studies.pretraining",
         "ibot.cli.evaluate",
         "rich.progress",
     ]

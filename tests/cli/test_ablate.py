@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 from commands import ibot
 
-from ibot.cli import ablate
 from ibot.cli.main import main
 from ibot.config.override import apply
 from ibot.config.resolve import check
 from ibot.data.scenes import write_folder
 from ibot.recipes import recipe
 from ibot.recipes.ablations import ABLATIONS
+from ibot.studies import ablation
+from ibot.studies.measured import knn_by_step
 from ibot.system.jsonl import append_jsonl
 
 SMALL = [
@@ -89,7 +90,9 @@ def test_names_and_titles_of_the_tables_stand_apart(capsys):
 
 
 def test_a_table_is_run_resumed_and_printed(tmp_path, monkeypatch):
-    monkeypatch.setattr(ablate, "_finished", lambda command: (ibot(*command[3:]).returncode, False))
+    monkeypatch.setattr(
+        ablation, "_finished", lambda command: (ibot(*command[3:]).returncode, False)
+    )
     write_folder(tmp_path / "data", train=40, val=20, seed=0, size=32)
     command = [
         "ablate",
@@ -154,7 +157,7 @@ def test_an_unknown_table_and_a_failing_row_are_user_errors(tmp_path, capsys):
 def test_a_row_that_does_not_reach_its_end_ends_the_table(
     tmp_path, monkeypatch, capsys, ended, heard, code, words
 ):
-    monkeypatch.setattr(ablate, "_finished", lambda command: (ended, heard))
+    monkeypatch.setattr(ablation, "_finished", lambda command: (ended, heard))
     assert (
         main(["ablate", "loss_ratio", "--data", str(tmp_path), "--run", str(tmp_path / "runs")])
         == code
@@ -173,7 +176,7 @@ def test_a_row_that_was_stopped_by_a_signal_of_its_own_is_not_finished(
         append_jsonl(folder / "events.jsonl", {"event": "stopped by signal"})
         return 0, False
 
-    monkeypatch.setattr(ablate, "_finished", stopped)
+    monkeypatch.setattr(ablation, "_finished", stopped)
     for _ in range(2):
         assert (
             main(["ablate", "loss_ratio", "--data", str(tmp_path), "--run", str(tmp_path / "runs")])
@@ -193,11 +196,11 @@ def test_a_signal_to_the_command_alone_reaches_its_training(tmp_path):
 
     threading.Thread(target=stop_when_it_runs, daemon=True).start()
     training = f"trap 'exit 7' TERM; touch '{tmp_path}/ready'; while true; do sleep 0.05; done"
-    assert ablate._finished(["sh", "-c", training]) == (7, True)
-    assert ablate._finished(["sh", "-c", "kill -KILL $$"]) == (-9, False)
+    assert ablation._finished(["sh", "-c", training]) == (7, True)
+    assert ablation._finished(["sh", "-c", "kill -KILL $$"]) == (-9, False)
 
 
 def test_a_line_torn_by_a_crash_does_not_hide_the_results_before_it(tmp_path):
-    row = {"metric": "knn_top1", "value": 1.0, "extra": {"step": 0}}
+    row = {"metric": "knn_top1", "value": 1.0, "extra": {"step": 0, "effective_rank": 2.0}}
     (tmp_path / "results.jsonl").write_text(f'{json.dumps(row)}\n{{"metric": "knn_t')
-    assert ablate.results(tmp_path) == [row] and ablate.results(tmp_path / "absent") == []
+    assert knn_by_step(tmp_path) == [(0, 1.0, 2.0)] and knn_by_step(tmp_path / "absent") == []

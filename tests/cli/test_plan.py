@@ -3,8 +3,8 @@ import re
 import pytest
 
 from ibot.cli.main import main
-from ibot.cli.plan import _hours
 from ibot.data.scenes import write_folder
+from ibot.studies.plan import in_words
 
 
 def test_a_plan_names_time_memory_and_disk_and_leaves_nothing(tmp_path, capsys, monkeypatch):
@@ -18,7 +18,7 @@ def test_a_plan_names_time_memory_and_disk_and_leaves_nothing(tmp_path, capsys, 
 
 
 def test_a_plan_beyond_the_memory_names_the_setting_that_helps(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("ibot.system.device.device_memory", lambda device: 0.01)
+    monkeypatch.setattr("ibot.studies.plan.device_memory", lambda device: 0.01)
     write_folder(tmp_path / "data", train=64, val=0, seed=0, size=32)
     assert (
         main(
@@ -42,7 +42,7 @@ def test_a_plan_beyond_the_memory_names_the_setting_that_helps(tmp_path, capsys,
     ],
 )
 def test_times_are_said_in_units_that_suit_them(hours, said):
-    assert _hours(hours) == said
+    assert in_words(hours) == said
 
 
 def test_auto_explains_its_choices_and_trains(tmp_path, capsys):

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ibot.cli import results
 from ibot.cli.main import main
 from ibot.data.scenes import write_folder
+from ibot.report.text import aligned
 from ibot.system.jsonl import append_jsonl
 from ibot.types import ResultRecord
 
@@ -38,7 +38,7 @@ def knn(k, value, **given):
 
 
 def in_training(step, value):
-    """As `ibot.cli.train.knn_probe` makes them."""
+    """As the probe of a training makes them."""
     return ResultRecord(
         "knn", "knn_top1", value, {"k": 20, "temperature": 0.07}, 90, 10, extra={"step": step}
     )
@@ -612,6 +612,6 @@ def test_a_training_and_an_evaluation_meet_in_one_column(tmp_path):
 
 
 def test_numbers_stand_to_the_right():
-    assert results.aligned([["name", "a\nb"], ["x", "1.00"], ["long name", "10.00"]]) == (
+    assert aligned([["name", "a\nb"], ["x", "1.00"], ["long name", "10.00"]]) == (
         "name           a\n               b\nx           1.00\nlong name  10.00\n"
     )

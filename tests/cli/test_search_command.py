@@ -9,21 +9,21 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from ibot.cli import search
 from ibot.cli.main import build_parser, main
+from ibot.cli.search import summary
 from ibot.config.schema import ModelConfig
 from ibot.data.scenes import write_folder
 from ibot.data.sets.scan import scan
 from ibot.eval.features.tokens import extract_features
-from ibot.explore import resemblance as features_search
-from ibot.explore.page import Duplicates, Findings, Group, Picture
+from ibot.eval.features.views import View
+from ibot.explore import comparisons, search, searched
+from ibot.explore.findings import Compared, Duplicates, Findings, Group, Picture
 from ibot.models.backbone import build_backbone
 from ibot.weights.export import export_backbone
 from ibot.weights.read import KeyReport, Loaded, load_backbone
@@ -199,13 +199,13 @@ def test_groups_hold_what_resembles_their_first_image_and_many_get_advice(find, 
 )
 def test_advice_comes_above_one_image_in_twenty(alike, count, advised):
     group = Group([Picture(i, str(i), 1.0) for i in range(alike)])
-    features = SimpleNamespace(index=range(count), cached=False, bad=[])
-    for threshold in (0.95, search.EXACT):
-        findings = Findings(duplicates=Duplicates(threshold, [group]))
-        text = "\n".join(search._summary(findings, features, SimpleNamespace(root="photos")))
+    for threshold in (0.95, comparisons.EXACT):
+        duplicates = Duplicates(threshold, [group])
+        findings = Findings(duplicates=duplicates, compared=Compared("photos", count))
+        text = "\n".join(summary(findings))
         assert text.count("a better trained network") == advised
         assert text.count("higher --duplicates") == advised * (
-            threshold < search.EXACT
+            threshold < comparisons.EXACT
         )  # none is higher than exact
 
 
@@ -238,7 +238,7 @@ def test_features_are_searched_where_they_lie_in_a_file_and_read_once_for_querie
     seen = {}
 
     def watched(name):
-        plain = getattr(features_search, name)
+        plain = getattr(comparisons, name)
 
         def call(rows, *given, **options):
             lines = [line.split() for line in Path("/proc/self/maps").read_text().splitlines()]
@@ -247,7 +247,7 @@ def test_features_are_searched_where_they_lie_in_a_file_and_read_once_for_querie
             seen.setdefault(name, []).extend(files)
             return plain(rows, *given, **options)
 
-        monkeypatch.setattr(features_search, name, call)
+        monkeypatch.setattr(comparisons, name, call)
 
     for name in ("nearest_images", "near_duplicates", "outliers"):
         watched(name)
@@ -285,10 +285,10 @@ def test_images_outside_of_the_folder_are_queries_too(find, scenes, tmp_path):
 
 def test_nearest_patches_equal_all_cosines_in_batches(find, scenes, weights, monkeypatch):
     sizes = []
-    tokens = search.Searched.tokens
-    monkeypatch.setattr(search, "BATCH", 4)
+    tokens = searched.Searched.tokens
+    monkeypatch.setattr(searched, "BATCH", 4)
     monkeypatch.setattr(
-        search.Searched,
+        searched.Searched,
         "tokens",
         lambda self, views: sizes.append(len(views)) or tokens(self, views),
     )
@@ -349,21 +349,15 @@ def test_a_square_of_the_padding_ends_with_the_view():
         def token_grid(self, height, width):
             return 2, 2
 
-    searched = search.Searched(
-        Padded(), None, search_view((48, 64)), torch.device("cpu"), 0, lambda name: None
-    )
-    square = search._square(3, searched)
+    view = View((48, 64))
+    square = searched.Searched(
+        Padded(), None, view, torch.device("cpu"), 0, lambda name: None
+    ).square(3)
     assert (square.row, square.column) == (1, 1)
     assert (square.top, square.left) == (32 / 48, 32 / 64)
     assert square.top + square.height == pytest.approx(
         1
     ) and square.left + square.width == pytest.approx(1)
-
-
-def search_view(size):
-    from ibot.eval.features.views import View
-
-    return View(size)
 
 
 def test_a_folder_without_classes_is_cached_and_names_what_it_cannot_read(find, scenes, tmp_path):

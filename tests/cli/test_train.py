@@ -3,10 +3,11 @@
 import pytest
 
 from ibot.cli.main import build_parser, main
-from ibot.cli.train import began_with_batch, default_folder, prepare
+from ibot.cli.train import asked_by
 from ibot.config.override import apply, to_plain
 from ibot.data.scenes import write_folder
 from ibot.recipes import recipe
+from ibot.studies.settings import began_with_batch, default_folder, prepare
 from ibot.system.jsonl import write_json
 from ibot.system.processes import Processes
 
@@ -71,7 +72,8 @@ def test_mistakes_in_settings_are_told_before_the_choices_of_auto(setting, photo
 
 def test_auto_takes_the_length_and_the_batch_that_were_asked_for(photos, capsys):
     options = ["auto", "train.batch=12", "--data", str(photos), "--epochs", "20"]
-    config, _, _ = prepare(build_parser().parse_args(["pretrain", *options]))
+    asked = asked_by(build_parser().parse_args(["pretrain", *options]))
+    config = prepare(asked, say=print).config
     said = capsys.readouterr().out
     assert (
         "20 epochs, as asked" in said
@@ -93,9 +95,10 @@ def test_adapt_fits_few_images_unless_a_run_began_otherwise(photos, tmp_path, mo
     options = build_parser().parse_args(
         ["plan", "adapt", "--data", str(photos), "--init", "weights", "--run", str(run)]
     )
-    config, source, notes = prepare(options)
-    assert config.train.batch == 8 and "train.batch=8 in place of 256" in notes[0]
-    assert not began_with_batch(options, config, len(source))
+    prepared = prepare(asked_by(options))
+    config, images = prepared.config, len(prepared.source)
+    assert config.train.batch == 8 and "train.batch=8 in place of 256" in prepared.notes[0]
+    assert not began_with_batch(run, config, images)
     run.mkdir()
     write_json(run / "config.json", to_plain(config))
-    assert began_with_batch(options, config, len(source))
+    assert began_with_batch(run, config, images)

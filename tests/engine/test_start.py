@@ -13,7 +13,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ibot.cli.main import main
-from ibot.cli.train import default_folder, reached_step
 from ibot.config.override import apply
 from ibot.config.schema import duration
 from ibot.engine.loop import to_device, train
@@ -21,6 +20,8 @@ from ibot.engine.run import read_config
 from ibot.engine.start import patch_center, start_from_weights, with_weights
 from ibot.errors import ConfigError, TrainingStopped, WeightsError
 from ibot.method.model import StudentTeacher
+from ibot.studies.pretraining import reached_step
+from ibot.studies.settings import default_folder
 from ibot.system.jsonl import read_jsonl
 from ibot.types import Batch, ResultRecord
 from ibot.weights.read import load, load_backbone

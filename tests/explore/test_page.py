@@ -10,22 +10,10 @@ import pytest
 from PIL import Image
 
 from ibot.data.decode import UnreadableImage
-from ibot.explore import page as gallery
-from ibot.explore.page import (
-    MAX_GROUPS,
-    MAX_PICTURES,
-    THUMBNAIL,
-    Duplicates,
-    Findings,
-    Group,
-    Nearest,
-    Picture,
-    Row,
-    Square,
-    csv_rows,
-    write_csv,
-    write_page,
-)
+from ibot.explore.findings import Duplicates, Findings, Group, Nearest, Picture, Square
+from ibot.explore.page import MAX_GROUPS, MAX_PICTURES, THUMBNAIL, write_page
+from ibot.explore.table import Row, csv_rows, write_csv
+from ibot.system import files
 
 NAMES = [
     "a b.jpg",
@@ -328,14 +316,13 @@ def test_the_table_holds_all_findings(tmp_path):
 
 
 def test_the_table_keeps_the_bytes_of_names_and_leaves_unknown_numbers_empty(tmp_path):
-    write_csv(
-        [Row("outlier", "", None, None, 1, "caf\udce9.jpg", None, None, None)], tmp_path / "a.csv"
-    )
+    row = Row(kind="outlier", group_or_query="", rank=1, name="caf\udce9.jpg")
+    write_csv([row], tmp_path / "a.csv")
     assert (tmp_path / "a.csv").read_bytes().splitlines()[1] == b"outlier,,,,1,caf\xe9.jpg,,,"
 
 
 def failing():
-    yield Row("outlier", "", None, None, 1, "a", None, None, 0.5)
+    yield Row(kind="outlier", group_or_query="", rank=1, name="a", similarity=0.5)
     raise KeyError("stop")
 
 
@@ -362,11 +349,10 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, kind):
 def test_a_file_is_replaced_in_one_step(tmp_path, monkeypatch):
     path, seen = tmp_path / "a", []
     path.write_text("old")
-    monkeypatch.setattr(gallery.os, "fsync", lambda _: seen.append(path.read_text()))
+    table = "kind,group_or_query,query_row,query_column,rank,name,row,column,similarity\n"
+    monkeypatch.setattr(files.os, "fsync", lambda _: seen.append(path.read_text()))
     write_csv([], path)
     write_page(Findings(), plain, path, "title")
-    assert seen == [
-        "old",
-        "kind,group_or_query,query_row,query_column,rank,name,row,column,similarity\n",
-    ]
+    # Each time the new file is complete on the disk before it takes the place, and after.
+    assert seen[:3] == ["old", table, table] and "<title>title</title>" in seen[3]
     assert list(tmp_path.iterdir()) == [path]

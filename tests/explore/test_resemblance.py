@@ -5,13 +5,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ibot.explore.resemblance import (
-    near_duplicates,
-    nearest_images,
-    nearest_patches,
-    outliers,
-    unscalable,
-)
+from ibot.explore.duplicates import near_duplicates
+from ibot.explore.resemblance import nearest_images, nearest_patches, outliers, unscalable
 
 BLOCKS = [(1024, 4096), (5, 7), (1, 1), (23, 57)]
 

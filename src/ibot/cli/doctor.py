@@ -5,20 +5,23 @@ from __future__ import annotations
 import argparse
 import platform
 import shutil
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
 import ibot
+from ibot.cli.parser import Commands
 from ibot.system.machine import usable_cores
 from ibot.system.waiting import in_force
 
 OPTIONAL = {"tensorboard": "log", "matplotlib": "show"}
 
 
+def declare(commands: Commands) -> None:
+    """Declare `ibot doctor`."""
+    commands.add("doctor", "what this machine offers", run)
+
+
 def run(options: argparse.Namespace) -> int:
-    """Print versions, devices, precision, cores, disk and optional packages, with advice where
-    something is missing.
-    """
+    """Print what machine and packages offer, with advice where something is missing."""
     import torch
 
     from ibot.system.device import choose_device, choose_precision, describe_device
@@ -27,17 +30,11 @@ def run(options: argparse.Namespace) -> int:
     precision = str(choose_precision("auto", device)).removeprefix("torch.")
     cores = usable_cores()
     print(f"ibot {ibot.__version__}, Python {platform.python_version()}, {platform.platform()}")
-    print(
-        "packages    "
-        + ", ".join(
-            f"{name} {_version(name)}" for name in ("torch", "torchvision", "numpy", "pillow")
-        )
-    )
+    needed = ("torch", "torchvision", "numpy", "pillow")
+    print("packages    " + ", ".join(f"{name} {_version(name)}" for name in needed))
     print(f"device      {device}: {describe_device(device)}; products in {precision}")
-    print(
-        f"GPUs        {torch.cuda.device_count()} (torch built for CUDA "
-        f"{torch.version.cuda or '-'})"
-    )
+    built_for = f"torch built for CUDA {torch.version.cuda or '-'}"
+    print(f"GPUs        {torch.cuda.device_count()} ({built_for})")
     print(f"cores       {cores}")
     print(f"waiting     {in_force()}")
     print(f"disk        {shutil.disk_usage('.').free / 2**30:.0f} GiB free here")
@@ -59,6 +56,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _version(name: str) -> str:
+    from importlib.metadata import PackageNotFoundError, version  # a quarter of the help's time
+
     try:
         return version(name)
     except PackageNotFoundError:

@@ -6,6 +6,7 @@ import argparse
 import json
 import logging
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -14,7 +15,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ibot
-from ibot.config.override import assign
+from ibot.cli.arguments import (
+    COUNT,
+    NATURAL,
+    SHARE,
+    add_cache,
+    add_processes,
+    add_settings,
+    add_weights,
+)
+from ibot.cli.parser import Commands
+from ibot.config.override import assign, settings_of
 from ibot.errors import IbotError, UserError
 from ibot.eval.registry import EVALUATIONS
 from ibot.types import ResultRecord
@@ -28,6 +39,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("ibot")
 
+HELP_WIDTH = 78
+"""Letters of a line of the settings that end a help text."""
 LINE_SECONDS = 30
 """Between two lines of progress where there is no terminal."""
 MAX_BATCH, MAX_TOKENS = 256, 2**17
@@ -244,8 +257,7 @@ def cache_folder(named: str, out: Path) -> Path:
 
     Raises UserError for the home of somebody who is not known.
     """
-    from ibot.cli.main import FEATURE_CACHE
-    from ibot.system.places import make_writable
+    from ibot.system.places import FEATURE_CACHE, make_writable
 
     try:
         folder = Path(named).expanduser()
@@ -378,3 +390,73 @@ def counter(name: str) -> Callable[[int, int], None]:
         print(f"\r{words:<60}" if terminal else words, end=end, file=sys.stderr, flush=True)
 
     return show
+
+
+def declare(commands: Commands) -> None:
+    """Declare `ibot eval` with a command for each evaluation, and one for all."""
+    protocols = commands.add_group(
+        "eval",
+        summary="evaluate a backbone",
+        description="Evaluate a backbone.",
+        title="protocols",
+        metavar="PROTOCOL",
+    )
+    for name, protocol in EVALUATIONS.items():
+        parser = protocols.add(name, protocol.summary, run)
+        parser.set_defaults(protocol=name)
+        parser.allow_abbrev = False  # --k would be --key, where the setting k is meant
+        parser.epilog = _listed(protocol.settings)
+        parser.formatter_class = argparse.RawDescriptionHelpFormatter
+        _declare_arguments(parser)
+        add_settings(parser, "key=value", "settings of the protocol, listed below")
+    every = protocols.add("all", "every protocol that the data allow", run_all)
+    _declare_arguments(every)
+    again = "repeat what has records of the same evaluation"
+    every.add_argument("--again", action="store_true", help=again)
+    every.add_argument("--skip", default="", metavar="NAME[,NAME]", help="protocols to leave out")
+
+
+def _declare_arguments(parser: argparse.ArgumentParser) -> None:
+    """What all evaluations take."""
+    add_weights(parser)
+    add_processes(parser)
+    data = (
+        "class folders, with train/ and val/; a CSV list; tar files; or NAME:DIR such as "
+        "cifar10:DIR"
+    )
+    parser.add_argument("--data", default="", metavar="DATA", help=data)
+    val_data = "validation images, where --data has none"
+    parser.add_argument("--val-data", default="", metavar="DATA", help=val_data)
+    split = "set this share aside for validation"
+    parser.add_argument("--split", type=SHARE, default=0.0, metavar="S", help=split)
+    train = "use N evenly spaced training images"
+    parser.add_argument("--max-train", type=COUNT, default=0, metavar="N", help=train)
+    val = "use N evenly spaced validation images"
+    parser.add_argument("--max-val", type=COUNT, default=0, metavar="N", help=val)
+    mode = (
+        "clean: choose on held-out training images; published: on the split that is reported, "
+        "as the paper's tables"
+    )
+    parser.add_argument("--mode", choices=("clean", "published"), default="clean", help=mode)
+    fit = "how images of another shape become square (default: crop)"
+    parser.add_argument("--fit", choices=("crop", "squash", "pad"), default="crop", help=fit)
+    seed = "of splits, starts and orders"
+    parser.add_argument("--seed", type=NATURAL, default=0, metavar="S", help=seed)
+    out = "results and states to resume from (default: the run's folder, else results/NAME)"
+    parser.add_argument("--out", default="", metavar="DIR", help=out)
+    add_cache(parser)
+    as_json = "print records instead of a table"
+    parser.add_argument("--json", action="store_true", help=as_json)
+
+
+def _listed(settings: Any) -> str:
+    """Settings with their values, in lines that end between settings or after a comma."""
+    listed = "  ".join(f"{key}={value}" for key, value in settings_of(settings))
+    lines = textwrap.wrap(
+        "settings:  " + listed.replace(",", ", "),
+        HELP_WIDTH,
+        subsequent_indent=" " * 11,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return "\n".join(line.replace(", ", ",") for line in lines)

@@ -3,16 +3,40 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
+import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ibot.cli.results import write_file
+from ibot.cli.arguments import add_weights
+from ibot.cli.evaluate import counter, print_notes
+from ibot.cli.inputs import read_images, read_network, view_size
+from ibot.cli.parser import Commands
+from ibot.cli.refused import write_file
 from ibot.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ibot.eval.features.tokens import Features
 
 SUFFIXES = (".npz", ".safetensors")
 
 
-def run(options: argparse.Namespace) -> int:
+def declare(commands: Commands) -> None:
+    """Declare `ibot features`."""
+    summary = "write class tokens (and patch tokens) with file names"
+    parser = commands.add("features", summary, run)
+    add_weights(parser)
+    data = "folder of images; of one with train/ and val/ only train/ is read"
+    parser.add_argument("--data", required=True, metavar="DIR", help=data)
+    parser.add_argument("--out", required=True, metavar="FILE", help=".npz or .safetensors")
+    parser.add_argument("--patches", action="store_true", help="write patch tokens too")
+    # argparse may part --out from FILE
+    parser.usage = "%(prog)s [options] WEIGHTS_OR_RUN --data DIR --out FILE"
+
+
+def run(options: argparse.Namespace) -> None:
     """Write class tokens, and patch tokens if asked, with the file names and labels."""
     out = Path(options.out)
     if out.suffix not in SUFFIXES:
@@ -20,52 +44,47 @@ def run(options: argparse.Namespace) -> int:
             f"cannot write features as '{out.suffix}'",
             fix=f"end --out with {' or '.join(SUFFIXES)}",
         )
-    import json
-
-    import numpy as np
-
-    from ibot.cli.evaluate import counter, print_notes
-    from ibot.data.sets.scan import scan
     from ibot.eval.features.tokens import extract_features
     from ibot.system.device import choose_device
     from ibot.weights.export import create_parents
-    from ibot.weights.read import load
 
     device = choose_device(options.device)
-    loaded = load(
-        options.weights, options.key, heads=options.heads, allow_partial=options.allow_partial
-    )
-    backbone = loaded.backbone.to(device)
-    size = (options.size, options.size) if options.size else loaded.size
-    source = replace(
-        scan(options.data), exif_orientation=options.exif_orientation, max_pixels=options.max_pixels
-    )
+    loaded = read_network(options)
+    source = read_images(options)
     print_notes(source.notes, options.quiet)
     create_parents(out)  # what fails shall fail before the work
     features = extract_features(
-        backbone,
+        loaded.backbone.to(device),
         source,
-        size=size,
+        size=view_size(options, loaded),
         patches=options.patches,
         device=device,
         progress=None if options.quiet else counter("images"),
     )
-    tensors = {"cls": features.cls}
-    if features.patches is not None:
-        tensors["patches"] = features.patches
-    if features.labels is not None:
-        tensors["labels"] = features.labels
-    if out.suffix == ".npz":
-        arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
-        arrays |= {"names": np.array(features.names), "classes": np.array(source.classes)}
-        write_file(out, lambda path: np.savez(path, allow_pickle=False, **arrays))
-    else:
-        from ibot.weights.write import save_tensors
-
-        about = {"names": json.dumps(features.names), "classes": json.dumps(source.classes)}
-        write_file(out, lambda path: save_tensors(tensors, path, about))
+    tensors = _tensors(features)
+    write_file(out, lambda path: _write(path, tensors, features.names, source.classes))
     shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in tensors.items())
     print(f"{len(features.names)} images: {shapes} -> {out}")
     for path, reason in features.bad:
         print(f"not read: {path}: {reason}")
-    return 0
+
+
+def _tensors(features: Features) -> dict[str, Tensor]:
+    """What there is of the features, by the names in the file."""
+    found = {"cls": features.cls, "patches": features.patches, "labels": features.labels}
+    return {name: tensor for name, tensor in found.items() if tensor is not None}
+
+
+def _write(
+    path: Path, tensors: dict[str, Tensor], names: Sequence[str], classes: Sequence[str]
+) -> None:
+    if path.suffix == ".npz":
+        import numpy as np
+
+        arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+        arrays |= {"names": np.array(names), "classes": np.array(classes)}
+        np.savez(path, allow_pickle=False, **arrays)
+    else:
+        from ibot.weights.write import save_tensors
+
+        save_tensors(tensors, path, {"names": json.dumps(names), "classes": json.dumps(classes)})

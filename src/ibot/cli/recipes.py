@@ -6,6 +6,7 @@ import argparse
 import difflib
 import textwrap
 
+from ibot.cli.parser import Commands
 from ibot.config.meaning import meanings
 from ibot.config.override import diff, items
 from ibot.config.override import show as shown
@@ -31,10 +32,27 @@ LINE = 80
 SPEED_ONLY = ("system.", "log.", "checkpoint.")
 
 
+def declare(commands: Commands) -> None:
+    """Declare `ibot recipes` with its actions."""
+    actions = commands.add_group(
+        "recipes",
+        summary="list, show and compare recipes",
+        description="Named configurations.",
+        title="actions",
+        metavar="ACTION",
+    )
+    actions.add("list", "all recipes, what each is for", list_all)
+    shown = actions.add("show", "every setting of a recipe with its source", show)
+    shown.add_argument("name", metavar="RECIPE|RUN")
+    compared = actions.add("diff", "settings in which two recipes or runs differ", compare)
+    compared.add_argument("first", metavar="A")
+    compared.add_argument("second", metavar="B")
+    summary = "what a setting means, its unit and where its value comes from"
+    actions.add("why", summary, why).add_argument("key", metavar="section.key")
+
+
 def list_all(options: argparse.Namespace) -> None:
-    """Published recipes with what they are, reached and cost; then ours with the first lines of
-    their docstrings.
-    """
+    """Published recipes with what they are, reached and cost; then ours with their docstrings."""
     columns = (f"{title:>{width}}" for title, width in COLUMNS.items())
     print(f"{'published':15}{''.join(columns)}")
     for name, model in PUBLISHED.items():
@@ -56,9 +74,7 @@ def list_all(options: argparse.Namespace) -> None:
 
 
 def why(options: argparse.Namespace) -> None:
-    """Meaning, unit, default and source of one setting, and its value in every recipe, published
-    ones first.
-    """
+    """Meaning, unit, default and source of one setting, and its value in every recipe."""
     known = meanings()
     if options.key not in known:
         nearest = difflib.get_close_matches(options.key, known, 3, 0.5)
@@ -91,10 +107,10 @@ def show(options: argparse.Namespace) -> None:
 
 
 def _source(config: Config, key: str) -> str:
-    """The mark of a value: that of the published recipe that has it; nothing for what no
-    publication sets.
+    """The mark of a value: that of the published recipe that has it.
 
-    Recipes that were not published are compared with `vit_s16`, from which they are made.
+    There is none for what no publication sets. Recipes that were not published are compared with
+    `vit_s16`, from which they are made.
     """
     if key.startswith((*SPEED_ONLY, "data.", "evaluate.")):
         return ""

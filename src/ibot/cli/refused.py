@@ -6,6 +6,7 @@ import argparse
 import errno
 import os
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 
 from ibot.errors import IbotError, ResourceError, UserError
@@ -48,9 +49,7 @@ OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memo
 
 
 def refusal(error: OSError, options: argparse.Namespace) -> IbotError | None:
-    """What the system refuses, as an error with a remedy; None for what may be a mistake of
-    ours.
-    """
+    """What the system refuses, as an error with a remedy; None for what may be our mistake."""
     why = error.strerror or str(error)
     if "usable temporary directory" in why:
         return UserError(
@@ -79,6 +78,21 @@ def refusal(error: OSError, options: argparse.Namespace) -> IbotError | None:
     return UserError(f"'{place}' cannot be used", why=why, fix=fix)
 
 
+def write_file(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file that an option names, and create the folders above it.
+
+    Raises UserError, and ResourceError where the disk is full.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(path)
+    except OSError as error:
+        kind = ResourceError if error.errno in DISK_FULL else UserError
+        raise kind(
+            f"'{path}' cannot be written", why=error.strerror or str(error), fix="name another"
+        ) from None
+
+
 def _not_made(place: Path, options: argparse.Namespace) -> bool:
     """Whether `place` belongs to what an option names for writing, and that is not there.
 
@@ -90,8 +104,9 @@ def _not_made(place: Path, options: argparse.Namespace) -> bool:
 
 
 def _option_of(place: Path, options: argparse.Namespace) -> str:
-    """The option that names `place`, a folder above it or a file beside it; else the one whose
-    default it may be.
+    """The option that names `place`, a folder above it or a file beside it.
+
+    Else it is the one whose default it may be.
     """
     given = {
         flag: getattr(options, name) for name, flag in PLACES.items() if hasattr(options, name)

@@ -8,24 +8,74 @@ import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from ibot.cli.arguments import COUNT, add_network, add_settings, list_of
+from ibot.cli.inputs import read_network
+from ibot.cli.parser import Commands
 from ibot.errors import UserError, WeightsError, printable
-from ibot.weights.suffixes import require_new
+from ibot.weights.suffixes import SUFFIXES, require_new
+
+if TYPE_CHECKING:
+    from ibot.weights.export import Difference
+    from ibot.weights.read import Loaded
 
 
-def inspect(options: argparse.Namespace) -> int:
-    """What a file of weights holds, also one that cannot be used, without running anything in
-    it.
-    """
+def declare(commands: Commands) -> None:
+    """Declare `ibot weights` with its actions."""
+    actions = commands.add_group(
+        "weights",
+        summary="inspect, convert and export weights",
+        description="Weights of this and other projects.",
+        title="actions",
+        metavar="ACTION",
+    )
+    inspected = actions.add("inspect", "what a file of weights holds", inspect)
+    add_network(inspected)
+    every = "every name of the file with its shape and type"
+    inspected.add_argument("--all", action="store_true", help=every)
+    _declare_convert(actions)
+    _declare_export(actions)
+
+
+def _declare_convert(actions: Commands) -> None:
+    summary = "bring weights in: a full checkpoint goes on training"
+    parser = actions.add("convert", summary, convert)
+    add_network(parser)
+    parser.add_argument("--run", dest="run_folder", required=True, metavar="DIR", help="new folder")
+    data = "training images; their number gives the step"
+    parser.add_argument("--data", default="", metavar="DIR", help=data)
+    images = "number of training images (default: ImageNet's)"
+    parser.add_argument("--images", type=COUNT, metavar="N", help=images)
+    add_settings(parser, "section.key=value", "settings the file does not tell")
+
+
+def _declare_export(actions: Commands) -> None:
+    summary = "write weights for another project, and compare there"
+    parser = actions.add("export", summary, export)
+    add_network(parser)
+    to = f"{', '.join(SUFFIXES)} (all of a run, published layout)"
+    parser.add_argument("--to", required=True, choices=tuple(SUFFIXES), metavar="TARGET", help=to)
+    out = (
+        "a new folder for timm and huggingface, else a new file: .safetensors, .pth "
+        "(published), .onnx"
+    )
+    parser.add_argument("--out", required=True, metavar="PATH", help=out)
+    size = "image size; default: as in training"
+    parser.add_argument("--size", type=list_of(COUNT), metavar="H[,W]", help=size)
+    parser.usage = "%(prog)s [options] WEIGHTS_OR_RUN --to TARGET --out PATH"
+
+
+def inspect(options: argparse.Namespace) -> None:
+    """What a file of weights holds, also one that cannot be used; nothing in it is executed."""
     from ibot.weights.describe import describe
     from ibot.weights.files import read_content
 
     content = read_content(Path(options.weights), options.key)
     with content.file.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()[:16]
-    print(
-        f"file      {content.file} ({content.file.stat().st_size / 2**20:.1f} MiB, sha256 {digest})"
-    )
+    size = content.file.stat().st_size / 2**20
+    print(f"file      {content.file} ({size:.1f} MiB, sha256 {digest})")
     lines = describe(
         content,
         options.key,
@@ -35,54 +85,59 @@ def inspect(options: argparse.Namespace) -> int:
     )
     for title, text in lines:
         print(f"{title:9} {printable(text)}", flush=True)  # before what may be wrong
-    return 0
 
 
-def convert(options: argparse.Namespace) -> int:
-    """A published full checkpoint becomes a run that can go on; any other weights become a folder
-    of ours.
-    """
-    from ibot.data.sets.scan import scan
-    from ibot.engine.exchange import IMAGENET_IMAGES, convert_checkpoint, is_full_checkpoint
-    from ibot.weights.export import export_backbone
+def convert(options: argparse.Namespace) -> None:
+    """A published full checkpoint becomes a run; any other weights become a folder of ours."""
+    from ibot.engine.exchange import is_full_checkpoint
     from ibot.weights.files import is_pickle, locate, read_pickle
-    from ibot.weights.read import load
 
-    file, out = Path(options.weights), Path(options.run_folder)
+    file = Path(options.weights)
     if not file.exists():
         raise WeightsError(f"there is no file or folder '{file}'", fix="check the path")
-    if (
-        file.is_file()
-        and is_pickle(locate(file, options.key))
-        and is_full_checkpoint(read_pickle(file))
-    ):
-        images = len(scan(options.data)) if options.data else options.images
-        assumed = images is None
-        heads = [f"model.heads={options.heads}"] if options.heads else []
-        command = shlex.join(["ibot", *sys.argv[1:]])
-        config, state, reports = convert_checkpoint(
-            file, out, settings=[*heads, *options.settings], images=images, command=command
-        )
-        for name, report in reports.items():
-            print(f"{name}: {report}")
-        images = images or IMAGENET_IMAGES
+    pickled = file.is_file() and is_pickle(locate(file, options.key))
+    if pickled and is_full_checkpoint(read_pickle(file)):
+        _convert_checkpoint(options, file)
+    else:
+        _convert_network(options, file)
+
+
+def _convert_checkpoint(options: argparse.Namespace, file: Path) -> None:
+    """Make a run that can go on."""
+    from ibot.data.sets.scan import scan
+    from ibot.engine.exchange import IMAGENET_IMAGES, convert_checkpoint
+
+    out = Path(options.run_folder)
+    known = len(scan(options.data)) if options.data else options.images
+    heads = [f"model.heads={options.heads}"] if options.heads else []
+    command = shlex.join(["ibot", *sys.argv[1:]])
+    config, state, reports = convert_checkpoint(
+        file, out, settings=[*heads, *options.settings], images=known, command=command
+    )
+    for name, report in reports.items():
+        print(f"{name}: {report}")
+    print(
+        f"{state.epoch} epochs done = step {state.step} with {known or IMAGENET_IMAGES} images and "
+        f"batch {config.train.batch}"
+    )
+    if known is None:
         print(
-            f"{state.epoch} epochs done = step {state.step} with {images} images and batch "
-            f"{config.train.batch}"
+            "note: the number of images is not in the file, ImageNet's is assumed, and the "
+            "step follows from it:"
         )
-        if assumed:
-            print(
-                "note: the number of images is not in the file, ImageNet's is assumed, and the "
-                "step follows from it:"
-            )
-            print(
-                "      --data DIR or --images N gives the right one (convert again, into a new "
-                "folder)"
-            )
-        print("note: a float16 loss scale is not kept; training goes on in float32 or bfloat16")
-        print(f"go on:    ibot pretrain {out}/config.json --run {out} --data DIR")
-        print(f"evaluate: ibot eval knn {out} --data DIR")
-        return 0
+        print(
+            "      --data DIR or --images N gives the right one (convert again, into a new folder)"
+        )
+    print("note: a float16 loss scale is not kept; training goes on in float32 or bfloat16")
+    print(f"go on:    ibot pretrain {out}/config.json --run {out} --data DIR")
+    print(f"evaluate: ibot eval knn {out} --data DIR")
+
+
+def _convert_network(options: argparse.Namespace, file: Path) -> None:
+    """Make a folder with one network."""
+    from ibot.weights.export import export_backbone
+
+    out = Path(options.run_folder)
     if options.settings:
         raise UserError(
             "settings need a full checkpoint",
@@ -91,7 +146,7 @@ def convert(options: argparse.Namespace) -> int:
         )
     if out.exists() and any(out.iterdir()):
         raise UserError(f"'{out}' is not empty", fix="name a new folder with --run")
-    loaded = load(file, options.key, heads=options.heads, allow_partial=options.allow_partial)
+    loaded = read_network(options)
     print(f"{options.key}: {loaded.report}")
     out.mkdir(parents=True, exist_ok=True)
     export_backbone(loaded, "safetensors", out / "model.safetensors")
@@ -99,10 +154,9 @@ def convert(options: argparse.Namespace) -> int:
         "no projection head, so no run to go on with.\nstart from it: ibot pretrain RECIPE "
         f"--init {out} --data DIR"
     )
-    return 0
 
 
-def export(options: argparse.Namespace) -> int:
+def export(options: argparse.Namespace) -> None:
     """Write weights for another project, load them there, compare, and describe them."""
     out = Path(options.out)
     require_new(out, options.to)
@@ -113,31 +167,36 @@ def export(options: argparse.Namespace) -> int:
         print(
             f"student, teacher, optimizer, centers and arguments in the published layout -> {out}"
         )
-        return 0
-    from ibot.eval.features.cache import weights_hash
-    from ibot.weights.card import model_card
+        return
     from ibot.weights.export import TOLERANCE, export_backbone
-    from ibot.weights.read import load
 
-    loaded = load(
-        options.weights, options.key, heads=options.heads, allow_partial=options.allow_partial
-    )
+    loaded = read_network(options)
     if loaded.report.missing or loaded.report.unused:
         print(f"partial: {loaded.report}")
     size = (options.size[0], options.size[-1]) if options.size else None
     differences = export_backbone(loaded, options.to, out, size)
     for d in differences:
-        prepared = (
-            "" if d.cosine is None else f", pictures as prepared there: cosine {d.cosine:.5f}"
-        )
+        there = "" if d.cosine is None else f", pictures as prepared there: cosine {d.cosine:.5f}"
         print(
-            f"{d.size[0]}x{d.size[1]}{prepared}: largest difference of class tokens {d.cls:.1e}, "
+            f"{d.size[0]}x{d.size[1]}{there}: largest difference of class tokens {d.cls:.1e}, "
             f"of patch tokens {d.patches:.1e}"
         )
-    exported = replace(loaded, size=differences[0].size)
+    card = _write_card(options, loaded, differences)
+    print(
+        f"tokens of equal inputs differ by less than {TOLERANCE:g}. Weights: {out}   model card: "
+        f"{card}"
+    )
+
+
+def _write_card(options: argparse.Namespace, loaded: Loaded, differences: list[Difference]) -> Path:
+    """Write the model card beside the export; returns its file."""
+    from ibot.eval.features.cache import weights_hash
+    from ibot.weights.card import model_card
+
+    out = Path(options.out)
     card = out / "README.md" if out.is_dir() else out.with_name(f"{out.name}.md")
     text = model_card(
-        exported,
+        replace(loaded, size=differences[0].size),
         options.to,
         out.name,
         Path(options.weights),
@@ -146,8 +205,4 @@ def export(options: argparse.Namespace) -> int:
         weights_hash=weights_hash(loaded),
     )
     card.write_text(text)
-    print(
-        f"tokens of equal inputs differ by less than {TOLERANCE:g}. Weights: {out}   model card: "
-        f"{card}"
-    )
-    return 0
+    return card

@@ -1,5 +1,4 @@
-"""Search in one's own images by their features: neighbours, near-duplicates, outliers, similar
-patches.
+"""What resembles what, by features: neighbours, outliers, similar patches.
 
 Everything is exact: whatever may be an answer is compared, in blocks, so that memory grows with the
 number of images and never with its square. Features may be mapped from a file: no copy of them is
@@ -8,9 +7,6 @@ held, even where they are scaled. Similarities are cosines; in float32 they carr
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -25,16 +21,6 @@ UNIT_TOLERANCE = 1e-3
 below any other length."""
 SHORTEST = 1e-12
 """Rows below this length cannot be scaled: `F.normalize` leaves them shorter than 1."""
-
-
-@dataclass(frozen=True, slots=True)
-class DuplicateGroup:
-    """Near-duplicates of their first image, which leads them."""
-
-    index: Tensor
-    """int64 [m], m >= 2, rising; the leader is the first."""
-    similarity: Tensor
-    """Cosine to the leader [m], the threshold or above; that of the leader is 1."""
 
 
 def nearest_images(
@@ -67,8 +53,8 @@ def nearest_images(
         ValueError: shapes, types or indices that do not fit, rows that are not of length 1 or
             cannot be brought to it, or k below one.
     """
-    _check_rows(features, scale)
-    _check_rows(queries, scale)
+    check_rows(features, scale)
+    check_rows(queries, scale)
     _check_positive("k", k)
     if features.shape[1] != queries.shape[1] or features.dtype != queries.dtype:
         raise ValueError(
@@ -77,65 +63,7 @@ def nearest_images(
         )
     if exclude is not None:
         _check_exclude(exclude, len(features), len(queries))
-    return _nearest_others(features, queries, k, exclude, scale, chunk, block)
-
-
-def near_duplicates(
-    features: Tensor,
-    threshold: float,
-    *,
-    scale: bool = False,
-    block: int = 2048,
-    progress: Progress | None = None,
-) -> list[DuplicateGroup]:
-    """Groups of images whose cosine to the first of the group is at least `threshold`.
-
-    The images are gone through in order: each joins the earliest leader that is similar enough, or
-    else leads those that come after it. So no two leaders are near-duplicates of each other, while
-    two that follow one leader may be less similar to each other than the threshold. `block` x
-    `block` pairs exist at a time.
-
-    Args:
-        features: [n, D], rows of length 1, float32 or float64; any device.
-        threshold: -1..1. Rounding makes 1 miss some exact copies; 0.9999 finds them all.
-        scale: take rows of any length and bring them to length 1 on the way.
-        block: features at a time.
-        progress: called with the pairs compared and in all.
-
-    Returns:
-        Groups, the largest first, equally large ones by their first image. Images without a
-        near-duplicate are in none.
-
-    Raises:
-        ValueError: shapes or types that do not fit, rows that are not of length 1 or cannot be
-            brought to it, or a threshold that is no cosine.
-    """
-    _check_rows(features, scale)
-    if not -1 <= threshold <= 1:
-        raise ValueError(f"a threshold of cosines lies in -1..1, not at {threshold}")
-    least = _at_least(threshold, features.dtype)
-    leader = torch.arange(len(features), device=features.device)
-    similarity = features.new_ones(len(features))
-    found = [leader[:0]]  # the leaders of each block
-
-    def rows(index: Tensor) -> Tensor:
-        return F.normalize(features[index], dim=1) if scale else features[index]
-
-    for image in torch.arange(len(features), device=features.device).split(block):
-        alone = image
-        for leaders in torch.cat(found).split(block):
-            alone = _follow(rows, alone, leaders, least, leader, similarity)
-        found.append(_lead(rows, alone, least, leader, similarity))
-        if progress is not None:
-            done = int(image[-1]) + 1
-            progress(done * done, len(features) ** 2)
-    size = torch.bincount(leader, minlength=len(leader))
-    member = (size[leader] > 1).nonzero()[:, 0]
-    member = member[leader[member].argsort(stable=True)]
-    groups = [
-        DuplicateGroup(index, similarity[index]) for index in member.split(size[size > 1].tolist())
-    ]
-    return sorted(groups, key=lambda group: -len(group.index))
+    return _nearest_others(features, queries, k, exclude, scale=scale, chunk=chunk, block=block)
 
 
 def outliers(
@@ -167,13 +95,15 @@ def outliers(
         ValueError: shapes or types that do not fit, rows that are not of length 1 or cannot be
             brought to it, a single image, or a k or count below one.
     """
-    _check_rows(features, scale)
+    check_rows(features, scale)
     _check_positive("k", k)
     _check_positive("count", count)
     if len(features) < 2:
         raise ValueError("a single image has no neighbours")
     own = torch.arange(len(features), device=features.device)
-    similarity, _ = _nearest_others(features, features, k, own, scale, chunk, block, progress)
+    similarity, _ = _nearest_others(
+        features, features, k, own, scale=scale, chunk=chunk, block=block, progress=progress
+    )
     mean = similarity.mean(dim=1)
     order = mean.argsort(stable=True)[:count]
     return mean[order], order
@@ -187,8 +117,7 @@ def nearest_patches(
     *,
     block: int = 2**24,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The k images with the patches most similar to a query; the best patch of each image stands
-    for it.
+    """The k images with the patches most similar to a query; their best patch stands for them.
 
     Args:
         patches: [n, N, D], any float type; an array may be memory-mapped, a tensor may lie on
@@ -220,10 +149,7 @@ def nearest_patches(
         _best_patch(patches[start : start + images], direction)
         for start in range(0, num_images, images)
     ]
-    similarity, patch = (
-        torch.cat([values for values, _ in parts]),
-        torch.cat([index for _, index in parts]),
-    )
+    similarity, patch = (torch.cat(part) for part in zip(*parts, strict=True))
     finite = similarity.isfinite()
     if not finite.all():
         raise ValueError(
@@ -237,8 +163,9 @@ def nearest_patches(
 
 
 def unscalable(features: Tensor) -> Tensor:
-    """Numbers int64 of the rows of features [n, D] that cannot be brought to length 1: not finite,
-    or all zeros.
+    """Numbers int64 of the rows of features [n, D] that cannot be brought to length 1.
+
+    They are not finite, or all zeros.
     """
     length = torch.linalg.vector_norm(features, dim=1)
     return (~((length >= SHORTEST) & length.isfinite())).nonzero()[:, 0]
@@ -249,6 +176,7 @@ def _nearest_others(
     queries: Tensor,
     k: int,
     own: Tensor | None,
+    *,
     scale: bool,
     chunk: int,
     block: int,
@@ -266,75 +194,8 @@ def _nearest_others(
     return similarity.gather(1, order), index.gather(1, order)
 
 
-def _at_least(threshold: float, dtype: torch.dtype) -> float:
-    """The smallest number of a type that is not below a threshold, which rounding to the type may
-    be.
-    """
-    rounded = torch.tensor(threshold, dtype=dtype)
-    return (
-        rounded
-        if rounded.item() >= threshold
-        else rounded.nextafter(torch.tensor(torch.inf).to(rounded))
-    ).item()
-
-
-def _follow(
-    rows: Callable[[Tensor], Tensor],
-    image: Tensor,
-    leaders: Tensor,
-    least: float,
-    leader: Tensor,
-    similarity: Tensor,
-) -> Tensor:
-    """Let images [b] follow the first of the leaders [c] whose cosine is `least` or more; those
-    left without one.
-
-    `rows` gives the features of images, of length 1. The places of those that follow are written
-    into leader [n] and similarity [n].
-    """
-    if not len(image) or not len(leaders):
-        return image
-    cosine = rows(image) @ rows(leaders).T
-    first = (cosine >= least).to(torch.uint8).argmax(dim=1)  # 0 where there is none
-    value = cosine.gather(1, first[:, None])[:, 0]
-    follows = value >= least
-    leader[image[follows]] = leaders[first[follows]]
-    similarity[image[follows]] = value[follows]
-    return image[~follows]
-
-
-def _lead(
-    rows: Callable[[Tensor], Tensor],
-    image: Tensor,
-    least: float,
-    leader: Tensor,
-    similarity: Tensor,
-) -> Tensor:
-    """Let images [b] that follow none before them lead each other, in order; those that lead, or
-    might.
-
-    `rows` gives the features of images, of length 1. The places of those that follow are written
-    into leader [n] and similarity [n].
-    """
-    own_rows = rows(image)
-    cosine = own_rows @ own_rows.T
-    near = np.triu((cosine >= least).cpu().numpy(), 1)
-    own = np.arange(len(near))
-    place = own.copy()
-    for row in np.flatnonzero(near.any(axis=1)):
-        if place[row] == row:
-            place[near[row] & (place == own)] = row
-    chosen = torch.from_numpy(place).to(image)
-    follows = chosen != torch.arange(len(image), device=image.device)
-    leader[image[follows]] = image[chosen[follows]]
-    similarity[image[follows]] = cosine[chosen[follows], follows.nonzero()[:, 0]]
-    return image[~follows]
-
-
 def _best_patch(patches: Tensor | NDArray[np.floating], direction: Tensor) -> tuple[Tensor, Tensor]:
-    """Largest cosine [b] over the patches of each image [b, N, D], and which patch int64 [b] it
-    is.
-    """
+    """Largest cosine [b] over the patches of each image [b, N, D], and of which, int64 [b]."""
     # Copied, because a memory map may be read-only, which torch does not know.
     part = patches if isinstance(patches, Tensor) else torch.from_numpy(np.array(patches))
     part = part.to(direction)
@@ -343,12 +204,13 @@ def _best_patch(patches: Tensor | NDArray[np.floating], direction: Tensor) -> tu
     return values, index
 
 
-def _check_rows(features: Tensor, scale: bool) -> None:
-    if (
-        features.ndim != 2
-        or not len(features)
-        or features.dtype not in (torch.float32, torch.float64)
-    ):
+def check_rows(features: Tensor, scale: bool) -> None:
+    """Raise ValueError for features that are no float [n, D], n >= 1, of length 1.
+
+    Where they are brought to length 1 on the way (`scale`), for those that cannot be.
+    """
+    floats = (torch.float32, torch.float64)
+    if features.ndim != 2 or not len(features) or features.dtype not in floats:
         raise ValueError(
             f"features must be float32 or float64 [n, D] with n >= 1, not {_describe(features)}"
         )
@@ -356,10 +218,8 @@ def _check_rows(features: Tensor, scale: bool) -> None:
         wrong, wanted = unscalable(features), "a length above 0"
     else:
         off = (torch.linalg.vector_norm(features, dim=1) - 1).abs()
-        wrong, wanted = (
-            (~(off <= UNIT_TOLERANCE)).nonzero()[:, 0],
-            "length 1",
-        )  # also those that are not numbers
+        near = off <= UNIT_TOLERANCE  # not where there are no numbers
+        wrong, wanted = (~near).nonzero()[:, 0], "length 1"
     if len(wrong):
         length = torch.linalg.vector_norm(features[wrong[0]]).item()
         raise ValueError(

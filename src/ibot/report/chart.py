@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ibot.errors import MissingExtra
+from ibot.report.table import Table
+from ibot.report.text import printable
 from ibot.show.training import ACCENT, INK, QUIET
 
 BAR_INCHES = 0.24
@@ -24,6 +26,21 @@ class Bar:
     value: float
     interval: tuple[float, float] | None = None
     """95 % interval."""
+
+
+def bars_of(table: Table) -> dict[str, list[Bar]]:
+    """A group of bars for each row of a table, by its title."""
+    several = len({network for _, network, *_ in table.networks}) > 1
+    groups = {}
+    for row, title in table.rows.items():
+        groups[", ".join(title)] = bars = []
+        for column in table.networks:
+            if (record := table.cells.get((row, column))) is not None:
+                run, network, *version = column
+                about = ", ".join([network, *version] if several else version)
+                name = printable(f"{run} ({about})" if about else run)
+                bars.append(Bar(name, record.value, record.interval))
+    return groups
 
 
 def results_picture(groups: Mapping[str, Sequence[Bar]], out: Path) -> None:
@@ -53,15 +70,8 @@ def results_picture(groups: Mapping[str, Sequence[Bar]], out: Path) -> None:
     places, names, place = [], [], 0.0
     for title, bars in groups.items():
         # A dollar sign would begin a formula.
-        axis.text(
-            0,
-            place,
-            title.replace("$", r"\$"),
-            fontsize=9,
-            color=INK,
-            fontweight="bold",
-            va="center",
-        )
+        text = title.replace("$", r"\$")
+        axis.text(0, place, text, fontsize=9, color=INK, fontweight="bold", va="center")
         for bar in bars:
             place += 1
             _draw(axis, place, bar)
@@ -89,12 +99,5 @@ def _draw(axis: Any, place: float, bar: Bar) -> None:
         axis.hlines(place, low, high, color=INK, linewidth=1.2)
         axis.vlines((low, high), place - 0.18, place + 0.18, color=INK, linewidth=1.2)
         end = max(end, high)
-    axis.annotate(
-        f"{bar.value:.1f}",
-        (end, place),
-        (4, 0),
-        textcoords="offset points",
-        va="center",
-        fontsize=8,
-        color=QUIET,
-    )
+    style = {"textcoords": "offset points", "va": "center", "fontsize": 8, "color": QUIET}
+    axis.annotate(f"{bar.value:.1f}", (end, place), (4, 0), **style)

@@ -1,0 +1,106 @@
+"""Arguments that several commands have, and what reads their values. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+from ibot.config.override import parse
+from ibot.config.schema import MAX_PIXELS
+from ibot.system.places import FEATURE_CACHE
+
+
+def _number(kind: type, words: str, fits: Callable[[Any], bool]) -> Callable[[str], Any]:
+    """What reads an option's value, a finite number that fits; `words` say which those are."""
+
+    def read(text: str) -> Any:
+        try:
+            number = parse(text, kind)
+        except ValueError:
+            number = None
+        if number is None or not fits(number):
+            raise argparse.ArgumentTypeError(f"expected {words}, not '{text}'")
+        return number
+
+    return read
+
+
+COUNT = _number(int, "a whole number of at least 1", lambda number: number >= 1)
+NATURAL = _number(int, "a whole number of at least 0", lambda number: number >= 0)
+LENGTH = _number(float, "a number above 0", lambda number: number > 0)
+SHARE = _number(float, "a share above 0 and below 1, such as 0.2", lambda number: 0 < number < 1)
+COSINE = _number(float, "a cosine in 0..1", lambda number: 0 <= number <= 1)
+
+
+def list_of(read: Callable[[str], int]) -> Callable[[str], tuple[int, ...]]:
+    """What reads numbers between commas, each by `read`."""
+    return lambda text: tuple(read(part) for part in text.split(","))
+
+
+def add_settings(parser: argparse.ArgumentParser, form: str, words: str) -> None:
+    """Assignments `key=value`, as many as are given."""
+    # Without a default it would be named among what is missing.
+    parser.add_argument("settings", nargs="*", default=(), metavar=form, help=words)
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """Images to train on, and labelled ones to measure with."""
+    data = "folder of images; with train/ and val/: labelled"
+    parser.add_argument("--data", default="", metavar="DIR", help=data)
+    val_data = "labelled folder for validation"
+    parser.add_argument("--val-data", default="", metavar="DIR", help=val_data)
+
+
+def add_length(parser: argparse.ArgumentParser, steps: str, epochs: str) -> None:
+    """How long to train; `steps` and `epochs` are the help texts."""
+    parser.add_argument("--steps", type=COUNT, metavar="N", help=steps)
+    parser.add_argument("--epochs", type=LENGTH, metavar="E", help=epochs)
+
+
+def add_processes(parser: argparse.ArgumentParser) -> None:
+    """Number of processes, which `cli.main` starts."""
+    words = "share the work among N processes on this machine: one per GPU, or parts of a CPU"
+    parser.add_argument("--processes", type=COUNT, metavar="N", help=words)
+
+
+def add_device(parser: argparse.ArgumentParser, default: str | None = None) -> None:
+    """Where to compute; None leaves it to the settings."""
+    words = "auto, cpu, cuda, cuda:N, mps"
+    parser.add_argument("--device", default=default, metavar="D", help=words)
+
+
+def add_cache(parser: argparse.ArgumentParser) -> None:
+    """Where features are kept, and who decodes the images for them."""
+    words = "features on disk (default: %(default)s)"
+    parser.add_argument("--cache", default=FEATURE_CACHE, metavar="DIR", help=words)
+    workers = "processes that decode images"
+    parser.add_argument("--workers", type=NATURAL, default=0, metavar="N", help=workers)
+
+
+def add_weights(parser: argparse.ArgumentParser) -> None:
+    """A network, and how it is to see images."""
+    add_network(parser)
+    size = "view; default: as in training"
+    parser.add_argument("--size", type=COUNT, default=0, metavar="PIXELS", help=size)
+    most = "read images of up to N pixels (default: %(default)s)"
+    parser.add_argument("--max-pixels", type=COUNT, default=MAX_PIXELS, metavar="N", help=most)
+    turn = "turn pictures upright by their EXIF tag, or not, as published (default: apply)"
+    choices = ("apply", "ignore")
+    parser.add_argument("--exif-orientation", choices=choices, default="apply", help=turn)
+    add_device(parser, "auto")
+
+
+def add_network(parser: argparse.ArgumentParser) -> None:
+    """Which network to read, and how."""
+    weights = "run folder, checkpoint folder or weights file"
+    parser.add_argument("weights", metavar="WEIGHTS_OR_RUN", help=weights)
+    key = (
+        "which network: teacher, student, or another that `ibot weights inspect` names "
+        "(default: teacher)"
+    )
+    parser.add_argument("--key", default="teacher", metavar="KEY", help=key)
+    heads = "attention heads of a ViT, if the file does not say"
+    parser.add_argument("--heads", type=COUNT, metavar="N", help=heads)
+    partial = "accept missing and unused tensors"
+    parser.add_argument("--allow-partial", action="store_true", help=partial)

@@ -1,0 +1,152 @@
+"""The images of a folder and the network that compares them."""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ibot.data.decode import UnreadableImage, decode
+from ibot.data.pixels import normalize
+from ibot.data.sets.scan import ImageSource
+from ibot.errors import DataError, UserError
+from ibot.eval.context import Counter
+from ibot.eval.features.views import View, ViewBatch, in_batches, view_batches
+from ibot.explore.findings import Picture, Square
+from ibot.models.backbone import BackboneModule
+from ibot.types import TokenOutput
+
+BATCH = 64
+"""Images whose patch tokens are in memory at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """An image whose neighbours are sought."""
+
+    name: str
+    index: int
+    """Number in the folder; below 0 for a file outside of it."""
+    view: NDArray[np.uint8]
+    """[H, W, 3], as the network sees it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Searched:
+    """What is searched, and by which network."""
+
+    backbone: BackboneModule
+    """In evaluation mode on `device`."""
+    source: ImageSource
+    view: View
+    device: torch.device
+    workers: int
+    counter: Callable[[str], Counter]
+    """Makes a progress counter for a named part of the work."""
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patch tokens."""
+        return self.backbone.token_grid(*self.view.size)
+
+    def check(self, patch: tuple[int, int] | None) -> None:
+        """Raise UserError for a view without patches or a patch outside of the grid."""
+        (height, width), (rows, columns) = self.view.size, self.grid
+        if not rows or not columns:
+            raise UserError(
+                f"a view of {height}x{width} pixels holds no patch",
+                why=f"a patch has {self.backbone.patch_size} pixels",
+                fix="give a larger --size, or leave it out: as in training",
+            )
+        if patch is not None and not (patch[0] < rows and patch[1] < columns):
+            inside = f"a row in 0..{rows - 1} and a column in 0..{columns - 1}"
+            raise UserError(
+                f"patch {patch[0]},{patch[1]} is outside of the grid",
+                why=f"a view of {height}x{width} pixels has {rows} x {columns} patches",
+                fix=f"give {inside}, or a larger --size",
+            )
+
+    def read(self, index: int) -> NDArray[np.uint8]:
+        """View of an image of the folder, [H, W, 3]. Raises UnreadableImage."""
+        return self.view.render(self.source.read(index))
+
+    def query(self, file: str | Path, number: int) -> Query:
+        """The image of a file; `number` is its index where it is not in the folder.
+
+        Raises DataError.
+        """
+        source = self.source
+        try:
+            view = self.view.render(decode(file, source.exif_orientation, source.max_pixels))
+        except UnreadableImage as error:
+            raise DataError(
+                f"the image '{file}' cannot be read",
+                why=str(error),
+                fix="check the path, or convert it to JPEG or PNG",
+            ) from None
+        index = _number_in(source, file)
+        if index is None:
+            return Query(str(file), number, view)
+        return Query(source.name(index), index, view)
+
+    def evenly(self, index: NDArray[np.int64], count: int) -> list[Query]:
+        """At most `count` of the images of the folder numbered int64 [n], evenly spaced."""
+        places = np.linspace(0, len(index) - 1, min(count, len(index))).astype(np.int64)
+        return [Query(self.source.name(i), i, self.read(i)) for i in index[places].tolist()]
+
+    def tokens(self, views: Tensor) -> TokenOutput:
+        """Tokens, float32, of `views` uint8 [b, 3, H, W]."""
+        with torch.inference_mode():
+            output = self.backbone(normalize(views.to(self.device), self.backbone.statistics))
+        return replace(output, cls=output.cls.float(), patches=output.patches.float())
+
+    def vectors(self, queries: Sequence[Query], patch: int | None = None) -> Tensor:
+        """Class tokens of queries, or their tokens of one patch, [q, D]."""
+        found = []
+        for start in range(0, len(queries), BATCH):
+            views = np.stack([query.view for query in queries[start : start + BATCH]])
+            tokens = self.tokens(torch.from_numpy(views).permute(0, 3, 1, 2).contiguous())
+            found.append(tokens.cls if patch is None else tokens.patches[:, patch])
+        return torch.cat(found)
+
+    def views(self, index: NDArray[np.int64]) -> Iterator[ViewBatch]:
+        """Views of the images of the folder with these numbers, a few at a time."""
+        yield from view_batches(self.source, self.view, in_batches(index, BATCH), self.workers)
+
+    def picture(self, index: int, similarity: float, square: Square | None = None) -> Picture:
+        """An image of the folder on the page."""
+        return Picture(index, self.source.name(index), similarity, square)
+
+    def pictures(self, index: NDArray[np.int64], similarity: Tensor) -> list[Picture]:
+        """Images of the folder on the page, each with its similarity."""
+        values = zip(index.tolist(), similarity.tolist(), strict=True)
+        return [self.picture(i, value) for i, value in values]
+
+    def square(self, patch: int) -> Square:
+        """Place of a patch on the view.
+
+        What the patches do not cover, right and below, is no part of the grid.
+        """
+        row, column = divmod(patch, self.grid[1])
+        height, width = (self.backbone.patch_size / side for side in self.view.size)
+        top, left = row * height, column * width
+        # The last patches of a Swin network may reach beyond the view, into its padding.
+        return Square(row, column, top, left, min(height, 1 - top), min(width, 1 - left))
+
+
+def _number_in(source: ImageSource, file: str | Path) -> int | None:
+    """Index of a file among the images of the folder, None for others."""
+    # As written first: a link that lies in the folder is the folder's image, wherever it leads.
+    for path in (os.path.abspath, os.path.realpath):
+        name = os.path.relpath(path(file), path(source.root)).replace(os.sep, "/")
+        index = bisect_left(range(len(source)), name, key=source.name)
+        if index < len(source) and source.name(index) == name:
+            return index
+    return None

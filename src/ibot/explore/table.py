@@ -1,0 +1,94 @@
+"""What a search found as lines of a CSV file."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+
+from ibot.explore.findings import Findings, Picture, Square
+from ibot.system.files import write_atomically
+
+_NO_BYTE = re.compile("[\ud800-\udc7f\udd00-\udfff]")
+"""Surrogates that stand for no byte of a file name; no encoding has a place for them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One line of the table."""
+
+    kind: str
+    """nearest, patch (nearest to one patch), near-duplicate or outlier."""
+    group_or_query: str
+    """Number of the group from 1, or name of the query; empty for outliers."""
+    query_row: int | None = None
+    """Patch of the query, counted from 0; as all four, None for whole images."""
+    query_column: int | None = None
+    rank: int
+    """From 1, as on the page."""
+    name: str
+    row: int | None = None
+    """Patch of the answer."""
+    column: int | None = None
+    similarity: float | None = None
+    """Cosine: to the query, to the first image of the group, or the mean of those to the
+    neighbours."""
+
+
+def csv_rows(findings: Findings) -> Iterator[Row]:
+    """All findings as lines of the table, also those for which the page has no room."""
+    for found in findings.nearest:
+        kind = "nearest" if found.query.square is None else "patch"
+        for rank, picture in enumerate(found.answers, 1):
+            yield _row(kind, found.query.name, rank, picture, found.query.square)
+    groups = findings.duplicates.groups if findings.duplicates else ()
+    for number, group in enumerate(groups, 1):
+        for rank, picture in enumerate(group.pictures, 1):
+            yield _row("near-duplicate", str(number), rank, picture)
+    for rank, picture in enumerate(findings.outliers or (), 1):
+        yield _row("outlier", "", rank, picture)
+
+
+def _row(
+    kind: str, group_or_query: str, rank: int, picture: Picture, asked: Square | None = None
+) -> Row:
+    """A line of the table; `asked` is the query's patch."""
+    answer = picture.square
+    return Row(
+        kind=kind,
+        group_or_query=group_or_query,
+        query_row=asked.row if asked else None,
+        query_column=asked.column if asked else None,
+        rank=rank,
+        name=picture.name,
+        row=answer.row if answer else None,
+        column=answer.column if answer else None,
+        similarity=picture.similarity,
+    )
+
+
+def write_csv(rows: Iterable[Row], path: Path) -> None:
+    """Write the lines below a header with the names of Row's fields.
+
+    UTF-8; bytes of a name that are no UTF-8 are written as they are, so that the table names the
+    files that exist. The file appears whole or, after an error, not at all. Raises OSError when it
+    cannot be written, ResourceError when the disk is full.
+    """
+
+    def write(temporary: Path) -> None:
+        with temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+            # Its lines end in CR LF: with any other end some versions of Python leave a CR in a
+            # name without quotes.
+            writer = csv.writer(file)
+            writer.writerow(field.name for field in fields(Row))
+            writer.writerows(map(_cells, rows))
+
+    write_atomically(path, write)
+
+
+def _cells(row: Row) -> list[str]:
+    *cells, similarity = astuple(row)
+    number = "" if similarity is None else f"{similarity:.6f}"
+    return [*("" if cell is None else _NO_BYTE.sub("\ufffd", str(cell)) for cell in cells), number]

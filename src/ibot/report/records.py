@@ -1,0 +1,195 @@
+"""Records as they lie on disk, with the run or the weights that each was measured of."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from ibot.errors import UserError
+from ibot.system.jsonl import read_jsonl
+from ibot.types import ResultRecord
+
+FILE = "results.jsonl"
+PRE_TRAINING = "pre-training"
+"""Mode of the records that a training leaves while it runs."""
+HASH_LETTERS = 8
+"""Of a hash, enough to tell the weights of one run apart."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A record and what it was measured of."""
+
+    run: str
+    """Folder of the run, or the weights where they belong to none."""
+    record: ResultRecord
+    weights: str = ""
+    """Start of the hash of the network's weights, empty where it is not known."""
+    unnamed_step: int | None = None
+    """Where a training's own record belongs to weights that no evaluation has named: their step."""
+    place: int = 0
+    """Of the folder below which it was found among those that were named."""
+
+    @property
+    def subject(self) -> tuple[str, str]:
+        """Run or weights, and network."""
+        return self.run, self.record.key or "teacher"  # trainings measure the teacher
+
+    @property
+    def version(self) -> str:
+        """What tells the weights from others of the same run and network: one column each."""
+        return self.weights if self.unnamed_step is None else f"step {self.unnamed_step}"
+
+    @property
+    def metric(self) -> str:
+        """Name of the metric, that of its protocol first."""
+        record = self.record
+        of_protocol = record.metric.startswith(record.protocol)
+        return record.metric if of_protocol else f"{record.protocol}_{record.metric}"
+
+    @property
+    def row(self) -> str:
+        """The protocol's row, or the metric's name within the protocol where there is none."""
+        settings = self.record.settings
+        row = str(self.record.extra.get("row", f"k = {settings['k']}" if "k" in settings else ""))
+        # A row that is named after what was chosen would stand apart for each choice.
+        chosen = str(self.chosen or "")
+        row = "" if row == chosen else row.removesuffix(f", {chosen}")
+        return row or self.metric.removeprefix(f"{self.record.protocol}_")
+
+    @property
+    def chosen(self) -> Any:
+        """What the protocol chose among its settings, if anything."""
+        return self.record.extra.get("chosen")
+
+    @property
+    def step(self) -> int | None:
+        """Of the training that made the record; None for evaluations."""
+        return step_of(self.record)
+
+    @property
+    def mode(self) -> str:
+        """Where settings were chosen, or that it was measured during the training."""
+        return self.record.mode if self.step is None else PRE_TRAINING
+
+    @property
+    def data(self) -> str:
+        """Name of the images, empty where it is not known."""
+        return data_name(self.record.data.get("root", ""))
+
+
+def step_of(record: ResultRecord) -> int | None:
+    """Step of the training that made a record; None for evaluations."""
+    return record.extra.get("step")
+
+
+def span_of(record: ResultRecord | None) -> tuple[float, float] | None:
+    """Smallest and largest value of the draws whose mean a record is."""
+    span = record.extra.get("range") if record is not None else None
+    if not isinstance(span, list | tuple) or len(span) != 2:
+        return None
+    return (span[0], span[1]) if all(isinstance(end, int | float) for end in span) else None
+
+
+def data_name(root: object) -> str:
+    """Name of a folder of images: that of its parent for a part of a set."""
+    path = Path(str(root))
+    return path.parent.name if path.name in ("train", "val", "test") else path.name
+
+
+def read_folders(folders: Iterable[str | Path]) -> tuple[list[Entry], list[str]]:
+    """The records in and below folders, in order of time; and the folders without any.
+
+    A folder may be given twice, by two names, or below another one: its records come once. Raises
+    UserError for a folder that is missing.
+    """
+    known: dict[tuple[str, str], Entry] = {}
+    empty = []
+    named = dict.fromkeys(os.path.normpath(folder) for folder in folders)
+    for place, folder in enumerate(named):
+        found = read_folder(Path(folder))
+        if not found:
+            empty.append(folder)
+        for entry in found:
+            same = os.path.realpath(entry.run), str(entry.record)
+            known.setdefault(same, replace(entry, place=place))
+    return sorted(known.values(), key=lambda entry: entry.record.when), empty
+
+
+def read_folder(folder: Path) -> list[Entry]:
+    """The records in and below a folder, in the order of the files.
+
+    Of a training's own they are those of its last step. Raises UserError for a folder that is
+    missing.
+    """
+    if not folder.is_dir():
+        kind = "is a file" if folder.exists() else "does not exist"
+        raise UserError(f"'{folder}' {kind}", fix="name a run, or a folder with results below it")
+    found: list[Entry] = []
+    for file in _files(folder):
+        try:
+            rows = read_jsonl(file)
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(
+                f"'{file}' cannot be read", why=str(error), fix="mend it, or move it away"
+            ) from None
+        records = [record for record in map(_record, rows) if record is not None]
+        found += _entries(file.parent, _without_early_steps(records))
+    return found
+
+
+def _files(folder: Path) -> list[Path]:
+    """Files of results in and below a folder, sorted; links to folders are not followed."""
+    return sorted(Path(place) / FILE for place, _, names in os.walk(folder) if FILE in names)
+
+
+def _record(row: Any) -> ResultRecord | None:
+    """The record of a line; None for what another program wrote."""
+    if not isinstance(row, dict):
+        return None
+    known = {field.name: row[field.name] for field in fields(ResultRecord) if field.name in row}
+    try:
+        record = ResultRecord(**known)
+    except TypeError:
+        return None
+    tables = (record.extra, record.settings, record.data)
+    sound = all(isinstance(table, dict) for table in tables)
+    return record if sound and isinstance(record.value, int | float) else None
+
+
+def _without_early_steps(records: Sequence[ResultRecord]) -> list[ResultRecord]:
+    """Records of evaluations, and of those that the training made the ones at its last step."""
+    last = max((step for record in records if (step := step_of(record)) is not None), default=0)
+    return [record for record in records if step_of(record) in (None, last)]
+
+
+def _entries(folder: Path, records: Sequence[ResultRecord]) -> list[Entry]:
+    """What the records of a file, in its order, were measured of.
+
+    A training does not hash its weights: they are those that the next evaluation of the run reads.
+    """
+    found: list[Entry] = []
+    named: dict[tuple[str, str], str] = {}
+    for record in reversed(records):
+        entry = Entry(_subject(folder, record), record, record.weights_hash[:HASH_LETTERS])
+        if entry.step is None or record.weights_hash:
+            named[entry.subject] = entry.weights
+        elif entry.subject in named:
+            entry = replace(entry, weights=named[entry.subject])
+        else:
+            entry = replace(entry, unnamed_step=entry.step)
+        found.append(entry)
+    return found[::-1]
+
+
+def _subject(folder: Path, record: ResultRecord) -> str:
+    """The run's folder for its own weights, wherever it lay; else the weights as they were named.
+
+    A training names no weights.
+    """
+    weights = os.path.normpath(record.weights or ".")
+    own = (folder / "config.json").is_file() and Path(weights).name in ("", folder.resolve().name)
+    return str(folder) if own or not record.weights else weights

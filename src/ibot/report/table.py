@@ -1,0 +1,148 @@
+"""Records side by side: a row for what is comparable, a column for each network."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ibot.report.measure import Measure, measure_of, ordered, title
+from ibot.report.records import Entry, span_of
+from ibot.types import ResultRecord
+
+Cells = list[list[str]]
+"""Lines of cells, titles first; a cell may hold several lines."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """The last record of each row and column."""
+
+    rows: dict[Measure, tuple[str, ...]]
+    """Title, in parts: protocol, row, and what tells it from the others."""
+    networks: list[tuple[str, ...]]
+    """Run or weights, network, and the version where there are several: the columns."""
+    cells: dict[tuple[Measure, tuple[str, ...]], ResultRecord]
+    """By row and column."""
+
+
+def side_by_side(entries: Sequence[Entry]) -> Table:
+    """One row per metric, one column per network with its weights.
+
+    Entries come in order of time, so that the last stays.
+    """
+    columns = _columns(entries)
+    cells = {
+        (measure_of(entry), columns[entry.subject, entry.version]): entry.record
+        for entry in entries
+    }
+    metrics = list(dict.fromkeys(entry.metric for entry in entries))
+    rows = ordered({measure for measure, _ in cells}, metrics)
+    return Table({row: title(row, rows) for row in rows}, list(columns.values()), cells)
+
+
+def _columns(entries: Iterable[Entry]) -> dict[tuple[tuple[str, str], str], tuple[str, ...]]:
+    """Title of the column of each subject and version, in order.
+
+    Folders stand as they were named, versions by time; what trainings measured comes last.
+    """
+    found = dict.fromkeys((entry.subject, entry.version) for entry in entries if entry.record.when)
+    found |= dict.fromkeys((entry.subject, entry.version) for entry in entries)
+    count = Counter(subject for subject, _ in found)
+    place = {
+        entry.subject: entry.place for entry in sorted(entries, key=lambda entry: -entry.place)
+    }
+    return {
+        (subject, version): (*subject, version) if version and count[subject] > 1 else subject
+        for subject, version in sorted(found, key=lambda column: (place[column[0]], column[0]))
+    }
+
+
+def cells_of(table: Table, intervals: bool = False, ranges: bool = False) -> Cells:
+    """The table as text; run and network of a column stand one below the other.
+
+    Args:
+        table: what to show.
+        intervals: add two columns to each for the ends of the 95 % intervals.
+        ranges: add a column, where there are means over several draws, for the range of the draws.
+    """
+    lines = [["protocol", "row"]]
+    lines += [[protocol, ", ".join(row)] for protocol, *row in table.rows.values()]
+    for network in table.networks:
+        records = [table.cells.get((row, network)) for row in table.rows]
+        columns: list[tuple[tuple[str, ...], list[str]]] = [
+            (network, [f"{record.value:.2f}" if record else "" for record in records])
+        ]
+        for i, end in enumerate(("low", "high") if intervals else ()):
+            ends = [
+                f"{record.interval[i]:.2f}" if record and record.interval else ""
+                for record in records
+            ]
+            columns.append(((*network, end), ends))
+        spans = [_ends(span_of(record)) for record in records]
+        if ranges and any(spans):
+            columns.append(((*network, "range"), spans))
+        for name, cells in columns:
+            for line, cell in zip(lines, ("\n".join(name), *cells), strict=True):
+                line.append(cell)
+    return lines
+
+
+def list_of(entries: Sequence[Entry]) -> Cells:
+    """Every record in a line: when, of what, how much, and what tells it from others."""
+    lines = [["date", "run", "network", "metric", "value", "95 % interval", "settings that differ"]]
+    known, columns = [_settings(entry) for entry in entries], _columns(entries)
+    for entry, own in zip(entries, known, strict=True):
+        record = entry.record
+        others = [
+            settings
+            for other, settings in zip(entries, known, strict=True)
+            if other.record.metric == record.metric
+        ]
+        # Weights of a run that was trained on tell all its records apart, also those of different
+        # metrics.
+        several = columns[entry.subject, entry.version] != entry.subject
+        always = ("weights", "step") if several else ()
+        differing = [key for key in own if key in always or _differs(key, others)]
+        span = span_of(record)
+        spread = _ends(record.interval)
+        lines.append(
+            [
+                record.when or "in training",
+                *entry.subject,
+                entry.metric,
+                f"{record.value:.2f}",
+                f"range {_ends(span)}" if span and not record.interval else spread,
+                " ".join(f"{key}={own[key]}" for key in differing),
+            ]
+        )
+    return lines
+
+
+def _differs(key: str, settings: Iterable[dict[str, Any]]) -> bool:
+    return len({str(some[key]) for some in settings if key in some}) > 1
+
+
+def _settings(entry: Entry) -> dict[str, Any]:
+    """Everything that may differ between two records of a metric."""
+    record = entry.record
+    about = {
+        "mode": entry.mode,
+        "data": entry.data,
+        "train": record.num_train,
+        "val": record.num_val,
+        "seed": record.seed,
+        "step": entry.step,
+        "weights": entry.weights,
+        "chosen": entry.chosen,
+        "data_hash": str(record.data.get("val", ""))[:8],
+    }
+    return {
+        **record.settings,
+        **{key: value for key, value in about.items() if value not in (None, "")},
+    }
+
+
+def _ends(span: Sequence[float] | None) -> str:
+    return "{:.2f} to {:.2f}".format(*span) if span else ""

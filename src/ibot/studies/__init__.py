@@ -1,0 +1,1 @@
+"""Whole pieces of work: pre-training with its measurements, its plan, the demo, ablations."""

@@ -1,0 +1,98 @@
+"""A network before and after its training, beside controls that learn nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from ibot.config.schema import Config
+from ibot.data.decode import decode
+from ibot.data.sets.scan import ImageSource
+from ibot.eval.features.spectrum import effective_rank, whiten
+from ibot.eval.features.tokens import Features, extract_features
+from ibot.eval.neighbours.vote import knn_accuracy
+from ibot.models.backbone import BackboneModule
+
+WHITENED_DIMS = (8, 16, 32, 64)
+
+Sets = tuple[ImageSource, ImageSource]
+"""Training and validation images with labels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """What k-NN makes of a network's features; accuracies in per cent."""
+
+    plain: float
+    white: dict[int, float]
+    """By the dimensions that whitening leaves."""
+    rank: float
+    """Effective rank of the features."""
+
+    def line(self, name: str, width: int = 16) -> str:
+        """A line of the table, whose names take `width` letters."""
+        white = "".join(f"{value:10.1f}" for value in self.white.values())
+        return f"{name:{width}}{self.plain:7.1f}{white}{self.rank:8.1f}"
+
+
+def scores(backbone: BackboneModule, sets: Sets, config: Config) -> Scores:
+    """k-NN of the validation images among the training images."""
+    bank, queries = (
+        extract_features(backbone, part, size=config.augment.global_size) for part in sets
+    )
+    white = {}
+    for dims in _dims(config):
+        first, second = whiten(bank.cls, queries.cls, dims)
+        white[dims] = accuracy(replace(bank, cls=first), replace(queries, cls=second), config)
+    return Scores(accuracy(bank, queries, config), white, effective_rank(queries.cls))
+
+
+def _dims(config: Config) -> list[int]:
+    return [dims for dims in WHITENED_DIMS if dims <= config.model.width]
+
+
+def accuracy(bank: Features, queries: Features, config: Config) -> float:
+    """Top-1 of the vote among the features as they are, l2-normalised."""
+    k, temperature = config.evaluate.k, config.evaluate.temperature
+    return knn_accuracy(bank, test=queries, ks=k, temperature=temperature)[k].top1
+
+
+def pixel_accuracy(sets: Sets, config: Config) -> float:
+    """The same vote among raw pixels, standardised one by one."""
+    pixels = []
+    for part in sets:
+        images = np.stack([decode(part.path(i)) for i in range(len(part))])
+        pixels.append((torch.from_numpy(images).flatten(1).float(), part))
+    mean, std = pixels[0][0].mean(0), pixels[0][0].std(0).clamp(min=1e-6)
+    bank, queries = (
+        Features((x - mean) / std, None, torch.from_numpy(part.labels).long(), [])  # pyright: ignore[reportArgumentType]
+        for x, part in pixels
+    )
+    return accuracy(bank, queries, config)
+
+
+def print_comparison(
+    before: BackboneModule, after: BackboneModule, sets: Sets, config: Config
+) -> dict[str, float]:
+    """Print the scores of both networks; returns the levels for the picture."""
+    untrained, trained = scores(before, sets, config), scores(after, sets, config)
+    pixels = pixel_accuracy(sets, config)
+    chance = 100 / len(sets[0].classes)
+    beside = f"chance {chance:.0f}, raw pixels {pixels:.1f}"
+    print(f"\nk-NN accuracy, %, k = {config.evaluate.k} ({beside})")
+    print(_titles(_dims(config)))
+    print(untrained.line("random network"))
+    print(trained.line("pre-trained"))
+    best = max(untrained.white.values())
+    print(
+        f"gain over the random network {trained.plain - untrained.plain:+.1f}, "
+        f"over its best whitening {trained.plain - best:+.1f}"
+    )
+    return {"random network": untrained.plain, "random, whitened": best}
+
+
+def _titles(dims: Sequence[int]) -> str:
+    return f"{'':16}{'plain':>7}" + "".join(f"{f'white {d}':>10}" for d in dims) + f"{'rank':>8}"

@@ -1,0 +1,27 @@
+"""What a training measured on its way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from ibot.system.jsonl import read_jsonl
+
+
+class Measured(NamedTuple):
+    """The teacher at a step of its training."""
+
+    step: int
+    knn: float
+    """Accuracy in per cent."""
+    effective_rank: float | None
+    """None: a version before it was measured."""
+
+
+def knn_by_step(run: Path) -> list[Measured]:
+    """k-NN accuracies of a run, in the order of its steps; those of later evaluations are not."""
+    return [
+        Measured(row["extra"]["step"], row["value"], row["extra"].get("effective_rank"))
+        for row in read_jsonl(run / "results.jsonl")
+        if row["metric"] == "knn_top1" and "step" in row["extra"]
+    ]

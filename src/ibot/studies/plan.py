@@ -1,0 +1,122 @@
+"""What a run will need - time, memory, disk - by a short trial on the device at hand."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from ibot.config.resolve import derive
+from ibot.config.schema import Config
+from ibot.data.loader import choose_workers
+from ibot.data.sets.scan import ImageSource
+from ibot.engine.trial import Trial, run_trial
+from ibot.system.device import choose_device, describe_device, device_memory
+from ibot.words import counted
+
+TRIAL_ON_CPU = 16
+"""Images of a trial step without a GPU, to begin with."""
+ROOM = 0.7
+"""Share of the memory that a run may fill."""
+QUICK = 0.3
+"""Seconds below which a trial step is repeated with more images."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a run on this machine will need."""
+
+    config: Config
+    device: torch.device
+    trial: Trial
+    run_steps: int
+    step_seconds: float
+    reading_seconds: float
+    """To read and augment the images of a trial step, by all workers."""
+    needed: float
+    """GiB that a micro-batch may take at most."""
+    memory: float
+    """GiB of the device, or of the machine."""
+    free: float
+    """GiB free on the disk of the current folder."""
+
+    @property
+    def micro_batch(self) -> int:
+        """Images of a micro-batch."""
+        return self.config.train.batch // self.config.train.accumulate
+
+
+def make_plan(config: Config, source: ImageSource) -> Plan:
+    """Train a few steps of real images and scale what they took; nothing is kept."""
+    device = choose_device(config.system.device)
+    trial = _trial(config, source, device)
+    workers = choose_workers(config.system.workers, device.type == "cuda")
+    reading = trial.data_seconds / max(1, workers)
+    # Workers read beside the step; without any the step waits for the whole of it.
+    beside = max(trial.step_seconds, reading) if workers else trial.step_seconds + reading
+    micro = config.train.batch // config.train.accumulate
+    own = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return Plan(
+        config=config,
+        device=device,
+        trial=trial,
+        run_steps=derive(config, len(source)).run_steps,
+        step_seconds=config.train.batch / trial.images * beside,
+        reading_seconds=reading,
+        needed=trial.memory * (micro / trial.images if device.type == "cpu" else 1),
+        memory=device_memory(device) or own,
+        free=shutil.disk_usage(".").free / 2**30,
+    )
+
+
+def _trial(config: Config, source: ImageSource, device: torch.device) -> Trial:
+    """A trial with enough images: small steps do not scale."""
+    micro = config.train.batch // config.train.accumulate
+    trial = run_trial(config, source, device, micro if device.type == "cuda" else TRIAL_ON_CPU)
+    while trial.step_seconds < QUICK and trial.images < min(micro, len(source)):
+        trial = run_trial(config, source, device, 4 * trial.images)
+    return trial
+
+
+def lines(plan: Plan) -> Iterator[str]:
+    """The plan in words."""
+    trial, train, images = plan.trial, plan.config.train, counted(plan.trial.images, "image")
+    yield f"device {plan.device}: {describe_device(plan.device)}; trial of {images} a step"
+    duration = in_words(plan.step_seconds * plan.run_steps / 3600)
+    yield (
+        f"time   {plan.step_seconds:.2f} s a step, "
+        f"{train.batch / plan.step_seconds:.1f} images/s; "
+        f"{duration} for {counted(plan.run_steps, 'step')}"
+    )
+    if plan.reading_seconds > trial.step_seconds:
+        seconds = f"{trial.data_seconds:.2f} s for {images} in one process"
+        yield f"note   reading sets the pace: {seconds}"
+    more = f", at most about {plan.needed:.1f} GiB" if plan.needed > trial.memory else ""
+    micro = f"a micro-batch is {plan.micro_batch}{more}"
+    yield f"memory {trial.memory:.2f} GiB at {images}; {micro}"
+    if plan.needed > plan.memory:
+        parts = train.accumulate * 2 ** math.ceil(math.log2(plan.needed / (ROOM * plan.memory)))
+        yield (
+            f"note   more than the {plan.memory:.0f} GiB here: train.accumulate={parts} gives the "
+            "same result in less memory"
+        )
+    kept = plan.config.checkpoint.keep
+    yield (
+        f"disk   {trial.checkpoint:.2f} GiB a checkpoint, {(kept + 1) * trial.checkpoint:.1f} GiB "
+        f"for {kept} and the one being written; {plan.free:.0f} GiB free here"
+    )
+    yield f"size   {trial.parameters:,} trained parameters"
+
+
+def in_words(hours: float) -> str:
+    """A time in the unit that suits it."""
+    minutes = round(hours * 60)
+    if minutes == 0:
+        return "less than a minute"
+    if hours < 1.5:
+        return f"about {counted(minutes, 'minute')}"
+    return f"about {hours:.0f} hours" if hours < 72 else f"about {hours / 24:.0f} days"

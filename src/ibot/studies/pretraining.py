@@ -1,0 +1,165 @@
+"""Pre-training from beginning to end: what is said before, k-NN on the way, what can follow."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ibot.config.resolve import Derived, derive, warnings
+from ibot.config.schema import Config
+from ibot.data.sets.scan import ImageSource, labelled_sets
+from ibot.engine.checkpoint import find_checkpoint
+from ibot.engine.loop import train
+from ibot.engine.run import RunFolder
+from ibot.errors import DataError
+from ibot.eval.probes import during_training
+from ibot.recipes import beyond_paper
+from ibot.studies.settings import Prepared, Say
+from ibot.system.device import choose_device
+from ibot.system.processes import launched_processes
+from ibot.system.watch import from_main
+from ibot.types import ResultRecord
+from ibot.weights.files import read_settings
+from ibot.words import counted
+
+
+def pretrain(
+    prepared: Prepared, *, command: str, steps_option: int | None = None, quiet: bool = False
+) -> None:
+    """Pre-train, or resume; says what will be done before and where the results are after.
+
+    Args:
+        prepared: settings, images and folder.
+        command: what the run's records name as the command.
+        steps_option: the number given with --steps, which is named where it ends the run.
+        quiet: say nothing.
+    """
+    config, source, folder = prepared.config, prepared.source, prepared.folder
+    processes = launched_processes()
+    derived = derive(config, len(source), processes.world_size)
+    said: list[str] = []
+
+    def say(text: str) -> None:
+        said.append(text)
+        if processes.is_main and not quiet:
+            print(text)
+
+    limit = ""
+    if derived.run_steps < derived.total_steps:
+        limit = "--steps" if steps_option == config.train.max_steps else "train.max_steps"
+    reached = from_main("step reached", reached_step(folder))
+    if reached >= derived.run_steps:
+        # Opened all the same, so that other settings, other images and a run in progress are told.
+        RunFolder.create(
+            folder, config, command=command, source_info=source.fingerprint(), processes=processes
+        ).close()
+        whole = f"the schedule has {counted(derived.total_steps, 'step')}"
+        end = f"{limit} {config.train.max_steps}" if limit else whole
+        say(f"already at step {reached}: nothing to do ({end})")
+        say_next(folder, reached, derived, limit, say)
+        return
+    describe(config, derived, source, folder=folder, world_size=processes.world_size, say=say)
+    for note in prepared.notes:
+        say(f"note   {note}")
+    evaluate = knn_probe(config, choose_device(config.system.device), say)
+    state = train(
+        config,
+        folder,
+        command=command,
+        source=source,
+        evaluate=evaluate,
+        quiet=quiet,
+        opening=said,
+    )
+    if state.step >= derived.run_steps:
+        done = f"{counted(state.step, 'step')}, {counted(state.images_seen, 'image')}"
+        say(f"done: {done}. Weights: {folder}")
+    say_next(folder, state.step, derived, limit, say)
+
+
+def reached_step(folder: Path) -> int:
+    """Step of the last checkpoint of a run; 0 for none.
+
+    Also for a damaged one, which the resumption will name.
+    """
+    checkpoint = find_checkpoint(folder)
+    return read_settings(checkpoint / "state.json").get("step", 0) if checkpoint else 0
+
+
+def say_next(folder: Path, step: int, derived: Derived, limit: str, say: Say) -> None:
+    """What can be done with a run that reached `step`: use it, or train on.
+
+    limit: the option that ends the run before its schedule, empty without one.
+    """
+    if step >= derived.run_steps:
+        name = shlex.quote(str(folder))
+        say(f"next: ibot eval knn {name} --data DIR    ibot features {name} --data DIR --out FILE")
+    left = derived.total_steps - step
+    if left > 0:
+        how = f"without {limit} " if limit else ""
+        say(
+            f"{left} of {counted(derived.total_steps, 'step')} of the schedule are left: the same "
+            f"command {how}goes on"
+        )
+
+
+def describe(
+    config: Config,
+    derived: Derived,
+    source: ImageSource,
+    *,
+    folder: Path,
+    world_size: int,
+    say: Say,
+) -> None:
+    """What the run will do, before it starts."""
+    train = config.train
+    micro = f" x {train.accumulate} micro-batches" if train.accumulate > 1 else ""
+    say(f"recipe {config.recipe or '-'}: {config.model}, {config.head.out_dim} prototypes")
+    say(f"data   {counted(len(source), 'image')} in {source.root}")
+    for note in source.notes:
+        say(f"note   {note}")
+    say(
+        f"run    {derived.run_steps} of {counted(derived.total_steps, 'step')}, "
+        f"{derived.steps_per_epoch} per epoch; "
+        f"batch {train.batch} = {counted(world_size, 'process')} x "
+        f"{derived.batch_per_process // train.accumulate}{micro}; "
+        f"peak learning rate {derived.lr_actual:.3g}; seed {train.seed}"
+    )
+    say(f"folder {folder} (the same command resumes it)")
+    for note in (*derived.notes, *warnings(config)):
+        say(f"note   {note}")
+    extra = beyond_paper(config)
+    if extra:
+        say("beyond the paper: " + "; ".join(extra))
+
+
+def knn_probe(
+    config: Config, device: torch.device, say: Say
+) -> Callable[[nn.Module, int], list[ResultRecord]] | None:
+    """k-NN accuracy of a backbone on the labelled images of the data folder; None without labels.
+
+    Labels that cannot be used are no reason not to train, unless --val-data asked for them.
+    """
+    try:
+        sets = labelled_sets(config.data.path, config.data.val_path)
+    except DataError as error:
+        if config.data.val_path:
+            raise
+        say(f"note   no k-NN during training: {error.what}")
+        return None
+    if sets is None:
+        return None
+    data = config.data
+    train, val = (
+        replace(part, exif_orientation=data.exif_orientation, max_pixels=data.max_pixels)
+        for part in sets
+    )
+    for note in val.notes:
+        say(f"note   validation: {note}")
+    return during_training.knn_probe(config, train, val, device, launched_processes())

@@ -1,0 +1,170 @@
+"""The settings of a run: the recipe, what was asked for, and what data, device and weights give.
+
+Heavy packages are imported where they are needed: a mistake in the settings is told at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ibot.config.override import apply, later_at_default, to_plain
+from ibot.config.resolve import check
+from ibot.config.schema import Config, ModelConfig
+from ibot.errors import UserError
+from ibot.recipes import recipe
+from ibot.system.processes import launched_processes, said_once
+
+if TYPE_CHECKING:
+    from ibot.data.sets.scan import ImageSource
+
+Say = Callable[[str], None]
+"""Takes a line for the user."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a user asks of a run."""
+
+    recipe: str
+    """A name, a run's config.json, or auto: chosen from the data and the device."""
+    settings: tuple[str, ...] = ()
+    """Assignments `section.key=value`, in order."""
+    folder: Path | None = None
+    """Of the run; None: named after the settings."""
+
+    @property
+    def keys(self) -> list[str]:
+        """What is set."""
+        return [text.partition("=")[0].strip() for text in self.settings]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A run that can begin."""
+
+    config: Config
+    source: ImageSource
+    folder: Path
+    notes: list[str]
+    """What the number of images changed in the recipe, in words."""
+
+
+def prepare(asked: Asked, world_size: int = 1, say: Say = lambda text: None) -> Prepared:
+    """Settings and images of a run in `world_size` processes.
+
+    `say` gets the choices of auto, a line each. Raises UserError for a batch that the images do not
+    fill or the processes cannot share.
+    """
+    notes: list[str] = []
+    with said_once():
+        config = configure(asked, say)
+    from ibot.data.loader import check_batch
+    from ibot.data.sets.scan import scan
+    from ibot.recipes.auto import for_few_images
+
+    source = replace(scan(config.data.path), max_pixels=config.data.max_pixels)
+    if asked.recipe == "adapt" and not began_with_batch(asked.folder, config, len(source)):
+        config, notes = for_few_images(config, len(source), world_size, asked.keys)
+    check_batch(config, source, world_size)
+    return Prepared(config, source, asked.folder or default_folder(config), notes)
+
+
+def configure(asked: Asked, say: Say) -> Config:
+    """The recipe with what was asked for, fitted to the weights it starts from.
+
+    `say` gets the choices of auto. Raises UserError for settings that contradict each other.
+    """
+    base, reasons = _base(asked)
+    # Of a run's config.json: where one call was to stop is no part of the recipe.
+    base = replace(base, train=replace(base.train, max_steps=0))
+    config = apply(base, asked.settings)
+    if asked.recipe == "adapt" and not config.train.init:
+        raise UserError(
+            "the recipe adapt goes on from weights", fix="name them with --init WEIGHTS"
+        )
+    recipe_model = config.model
+    if config.train.init:
+        from ibot.engine.start import with_weights
+
+        config = with_weights(config, asked.keys)
+    if config.method.patch_target != "online":
+        from ibot.engine.tokenizers import with_tokenizer
+
+        config = with_tokenizer(config)
+    if config.train.init:
+        from ibot.engine.start import as_started
+
+        folder = asked.folder or older_folder(config, recipe_model)
+        config = as_started(config, folder, asked.keys)
+    check(config)
+    for reason in reasons:
+        say(f"auto   {reason}")
+    return config
+
+
+def _base(asked: Asked) -> tuple[Config, list[str]]:
+    """The recipe, with the reasons for the choices of auto."""
+    if asked.recipe == "auto":
+        return chosen(asked)
+    return recipe(asked.recipe, beside=["auto"]), []
+
+
+def chosen(asked: Asked) -> tuple[Config, list[str]]:
+    """Settings for the data and the device, with their reasons.
+
+    A length and a batch that were asked for stay.
+    """
+    from ibot.data.sets.scan import scan
+    from ibot.data.survey import survey
+    from ibot.recipes.auto import Facts, choose
+    from ibot.system.device import choose_device, device_memory
+
+    # First of all: what is misspelt is told before the images are looked at.
+    given = apply(replace(recipe("tiny32"), recipe="auto"), asked.settings)
+    data = given.data
+    source = replace(
+        scan(data.path), exif_orientation=data.exif_orientation, max_pixels=data.max_pixels
+    )
+    memory = device_memory(choose_device(given.system.device))
+    length = given.train.length if "train.length" in asked.keys else None
+    batch = max(0, given.train.batch) if "train.batch" in asked.keys else 0
+    return choose(Facts(survey(source), memory, launched_processes().world_size, length, batch))
+
+
+def began_with_batch(folder: Path | None, config: Config, images: int) -> bool:
+    """Whether the folder has a run with the recipe's own batch.
+
+    Older versions took that for few images too.
+    """
+    from ibot.engine.run import read_config
+
+    folder = folder or default_folder(config)
+    known = (folder / "config.json").is_file() and config.train.batch <= images
+    return known and read_config(folder).train.batch == config.train.batch
+
+
+def default_folder(config: Config) -> Path:
+    """A folder named after the recipe and a hash of the settings.
+
+    So the same command resumes its own run.
+    """
+    plain = to_plain(replace(config, train=replace(config.train, max_steps=0)))
+    for section in ("system", "log", "checkpoint", "evaluate"):
+        plain.pop(section)
+    for key, name in later_at_default(config):
+        plain.get(key, {}).pop(name, None)
+    digest = hashlib.sha256(repr(plain).encode()).hexdigest()[:8]
+    return Path("runs") / f"{config.recipe or 'run'}-{digest}"
+
+
+def older_folder(config: Config, asked: ModelConfig) -> Path:
+    """Default folder of a run from weights by an older version.
+
+    That left these settings of the network to the recipe.
+    """
+    left = {name: getattr(asked, name) for name in ("pos_interp", "act", "mean", "std")}
+    return default_folder(replace(config, model=replace(config.model, **left)))
