@@ -163,8 +163,16 @@ def test_a_reader_that_is_stuck_is_named_with_its_file(monkeypatch, caplog, tmp_
     assert f"'{pipe}' is open" in caplog.text and "sleeps" in caplog.text
 
 
+@pytest.fixture
+def interruptible():
+    """SIGINT interrupts, also where the tests run behind a shell that has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="what a process does is known on Linux only")
-def test_a_stopped_worker_is_named_and_ends_with_its_reader(monkeypatch, caplog):
+def test_a_stopped_worker_is_named_and_ends_with_its_reader(interruptible, monkeypatch, caplog):
     monkeypatch.setattr(workers, "PATIENCE", 0.2)
     monkeypatch.setattr(
         torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.5
