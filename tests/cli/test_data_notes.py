@@ -23,9 +23,7 @@ SMALL = [
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Three classes in train/, two of them in valid/, the files of one under other names of
-    JPEG.
-    """
+    """Three classes in train/, two of them in valid/, one under other names of JPEG."""
     root = tmp_path_factory.mktemp("data")
     rng = np.random.default_rng(0)
     for part, classes in (("train", "red green blue"), ("valid", "red blue")):

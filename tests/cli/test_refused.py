@@ -1,6 +1,4 @@
-"""Places that cannot be written, users without a name or a home: an error with a remedy, or a way
-around.
-"""
+"""Places that cannot be written, users without name or home: a remedy, or a way around."""
 
 import argparse
 import errno
@@ -39,9 +37,7 @@ LONG = "x" * 300
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """Images, weights of a network, a file, a link to nothing, and a folder that nobody may write
-    to.
-    """
+    """Images, weights of a network, a file, a link to nothing, and a folder that is read-only."""
     from PIL import Image
 
     root = tmp_path_factory.mktemp("world")

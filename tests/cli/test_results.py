@@ -40,7 +40,13 @@ def knn(k, value, **given):
 def in_training(step, value):
     """As the probe of a training makes them."""
     return ResultRecord(
-        "knn", "knn_top1", value, {"k": 20, "temperature": 0.07}, 90, 10, extra={"step": step}
+        protocol="knn",
+        metric="knn_top1",
+        value=value,
+        settings={"k": 20, "temperature": 0.07},
+        num_train=90,
+        num_val=10,
+        extra={"step": step},
     )
 
 

@@ -90,9 +90,7 @@ def weights(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory):
-    """30 gray scenes in class folders, a copy of one of them, and noise in red and its mirror
-    image.
-    """
+    """30 gray scenes in class folders, a copy of one, and noise in red with its mirror image."""
     root = tmp_path_factory.mktemp("scenes")
     write_folder(root, train=30, val=10)
     data = root / "train"
@@ -358,6 +356,19 @@ def test_a_square_of_the_padding_ends_with_the_view():
     assert square.top + square.height == pytest.approx(
         1
     ) and square.left + square.width == pytest.approx(1)
+
+
+def test_a_line_of_python_finds_what_the_command_finds(find, scenes, weights, tmp_path):
+    query = scenes / "car" / "00001.png"
+    found = search.search(weights, scenes, queries=[query], k=3, patch=(1, 2), cache=tmp_path / "c")
+    assert [path.name for path in tmp_path.iterdir()] == ["c"], "nothing else is written"
+    _, rows, _ = find("--data", scenes, "--image", query, "--k", 3, "--patch", "1,2")
+    answers = [picture.name for nearest in found.nearest for picture in nearest.answers]
+    assert answers == [row["name"] for kind in ("nearest", "patch") for row in of(rows, kind)]
+    alike = [picture.name for group in found.duplicates.groups for picture in group.pictures]
+    assert alike == [row["name"] for row in of(rows, "near-duplicate")]
+    assert [picture.name for picture in found.outliers] == [r["name"] for r in of(rows, "outlier")]
+    assert (found.compared.count, found.compared.folder) == (33, str(scenes))
 
 
 def test_a_folder_without_classes_is_cached_and_names_what_it_cannot_read(find, scenes, tmp_path):

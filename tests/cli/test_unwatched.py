@@ -147,9 +147,7 @@ def test_a_run_folder_that_was_removed_ends_the_run_with_code_4(
 
 
 def test_training_survives_its_terminal_workers_included(labelled, tmp_path):
-    """The terminal's end is closed under the bar: the kernel sends SIGHUP to all, and writes fail
-    with EIO.
-    """
+    """The terminal is closed under the bar: the kernel sends SIGHUP, and writes fail with EIO."""
     folder, (ours, theirs) = tmp_path / "run", pty.openpty()
     command = pretrain(labelled, folder, "system.workers=1", "train.length=40 steps")
     process = subprocess.Popen(

@@ -1,6 +1,4 @@
-"""What the commands make of weights files: NaN, partial fits, wrapped networks, files of no known
-kind.
-"""
+"""What commands make of weights: NaN, partial fits, wrapped networks, files of no known kind."""
 
 import json
 

@@ -17,9 +17,7 @@ def unit(*shape, seed, dtype=torch.float64):
 
 
 def families(seed, centres=12, dim=5):
-    """Copies of a few directions with noise of several sizes, in random order: groups, chains and
-    loners.
-    """
+    """Copies of a few directions with noise, in random order: groups, chains and loners."""
     g = torch.Generator().manual_seed(seed)
     copies = torch.randint(1, 9, (centres,), generator=g)
     noise = 0.15 * torch.rand(int(copies.sum()), 1, generator=g, dtype=torch.float64)

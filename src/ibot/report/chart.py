@@ -44,8 +44,7 @@ def bars_of(table: Table) -> dict[str, list[Bar]]:
 
 
 def results_picture(groups: Mapping[str, Sequence[Bar]], out: Path) -> None:
-    """Write a PNG with a group of bars for each metric, and the 95 % intervals where they are
-    known.
+    """Write a PNG with a group of bars for each metric, and 95 % intervals where they are known.
 
     Args:
         groups: title -> bars, from top to bottom.

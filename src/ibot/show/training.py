@@ -38,8 +38,7 @@ def training_picture(
     out: Path,
     title: str,
 ) -> None:
-    """Write a PNG with loss curves beside ln K, k-NN against images seen, and images with mask and
-    attention.
+    """Write a PNG: losses beside ln K, k-NN against images seen, images with mask and attention.
 
     Args:
         metrics: rows of metrics.jsonl.
@@ -59,25 +58,27 @@ def training_picture(
         import matplotlib.pyplot as plt
     except ImportError:
         raise MissingExtra("matplotlib", "show") from None
-    columns = max(4, len(examples))
-    figure = plt.figure(figsize=(1.35 * columns + 1.2, 7.6), dpi=130, facecolor="white")
+    size = (1.35 * max(4, len(examples)) + 1.2, 7.6)
+    figure = plt.figure(figsize=size, dpi=130, facecolor="white")
     figure.suptitle(title, x=0.09, ha="left", fontsize=11, color=INK)
     upper = figure.add_gridspec(1, 2, wspace=0.2, left=0.09, right=0.985, top=0.9, bottom=0.62)
     _losses(figure.add_subplot(upper[0]), metrics)
     _accuracy(figure.add_subplot(upper[1]), knn, controls)
-    grid = figure.add_gridspec(
-        4, columns, hspace=0.08, wspace=0.08, left=0.09, right=0.985, top=0.5, bottom=0.02
-    )
     caption = "images, what the student sees of them, attention of the class token before and after"
     figure.text(0.09, 0.515, caption, fontsize=9, color=INK)
+    _draw_examples(figure, examples)
+    figure.savefig(out)
+    plt.close(figure)
+
+
+def _draw_examples(figure: Any, examples: Sequence[Example]) -> None:
+    """A column for each image, in the lower part."""
+    space = {"hspace": 0.08, "wspace": 0.08, "left": 0.09, "right": 0.985}
+    grid = figure.add_gridspec(4, max(4, len(examples)), **space, top=0.5, bottom=0.02)
     rows = ("image", "masked", "before", "after")
     for column, example in enumerate(examples):
-        pictures = (
-            example.image,
-            masked_image(example.image, example.mask),
-            example.before,
-            example.after,
-        )
+        masked = masked_image(example.image, example.mask)
+        pictures = (example.image, masked, example.before, example.after)
         for row, picture in enumerate(pictures):
             axis = figure.add_subplot(grid[row, column])
             axis.imshow(picture, cmap="viridis", interpolation="nearest")
@@ -87,8 +88,6 @@ def training_picture(
                 spine.set_visible(False)
             if column == 0:
                 axis.set_ylabel(rows[row], fontsize=8, color=INK)
-    figure.savefig(out)
-    plt.close(figure)
 
 
 def masked_image(image: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -101,48 +100,28 @@ def masked_image(image: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDArray[n
 
 def _losses(axis: Any, metrics: Sequence[dict[str, Any]]) -> None:
     seen = [row["images_seen"] / 1000 for row in metrics]
-    axis.plot(seen, [row["cls_loss"] for row in metrics], color=ACCENT, label="class token")
-    axis.plot(
-        seen, [row["patch_loss_masked"] for row in metrics], color=SECOND, label="masked patches"
-    )
+    cls_loss = [row["cls_loss"] for row in metrics]
+    patch_loss = [row["patch_loss_masked"] for row in metrics]
+    axis.plot(seen, cls_loss, color=ACCENT, label="class token")
+    axis.plot(seen, patch_loss, color=SECOND, label="masked patches")
     if metrics:
-        level = metrics[-1]["ln_k"]
+        level, words = metrics[-1]["ln_k"], " ln K: outputs say nothing"
         axis.axhline(level, color=QUIET, linewidth=0.8, linestyle=":")
-        axis.text(
-            seen[0], level, " ln K: outputs say nothing", fontsize=7, color=QUIET, va="bottom"
-        )
+        axis.text(seen[0], level, words, fontsize=7, color=QUIET, va="bottom")
     _style(axis, "loss, nats")
     axis.legend(frameon=False, fontsize=8, labelcolor=INK)
 
 
 def _accuracy(axis: Any, knn: Sequence[tuple[int, float]], controls: dict[str, float]) -> None:
-    axis.plot(
-        [seen / 1000 for seen, _ in knn],
-        [value for _, value in knn],
-        color=ACCENT,
-        marker="o",
-        markersize=3,
-    )
+    seen, scores = [images / 1000 for images, _ in knn], [value for _, value in knn]
+    axis.plot(seen, scores, color=ACCENT, marker="o", markersize=3)
+    place = {"ha": "right", "va": "bottom"}
     for name, value in controls.items():
         axis.axhline(value, color=QUIET, linewidth=0.8, linestyle=":")
-        axis.text(
-            knn[-1][0] / 1000,
-            value,
-            f"{name} {value:.1f} ",
-            fontsize=7,
-            color=QUIET,
-            va="bottom",
-            ha="right",
-        )
+        axis.text(seen[-1], value, f"{name} {value:.1f} ", fontsize=7, color=QUIET, **place)
     if knn:
-        axis.annotate(
-            f"{knn[-1][1]:.1f}",
-            (knn[-1][0] / 1000, knn[-1][1]),
-            fontsize=9,
-            color=ACCENT,
-            ha="right",
-            va="bottom",
-        )
+        end = (seen[-1], scores[-1])
+        axis.annotate(f"{end[1]:.1f}", end, fontsize=9, color=ACCENT, **place)
     _style(axis, "k-NN accuracy of the teacher, %")
 
 
