@@ -249,10 +249,12 @@ def test_rows_after_the_checkpoint_are_forgotten(small, tmp_path):
     run = open_run(tmp_path / "run", small)
     for step in (1, 2, 3):
         run.metrics({"step": step})
-        run.result(ResultRecord("knn", "knn_top1", 1.0, {}, 1, 1, extra={"step": step}))
+        run.result(
+            ResultRecord(protocol="knn", metric="knn_top1", value=1.0, settings={}, step=step)
+        )
     run.forget_after(2)
     assert [row["step"] for row in read_jsonl(run.path / "metrics.jsonl")] == [1, 2]
-    assert [row["extra"]["step"] for row in read_jsonl(run.path / "results.jsonl")] == [1, 2]
+    assert [row["step"] for row in read_jsonl(run.path / "results.jsonl")] == [1, 2]
 
 
 def test_a_bad_file_is_listed_once_also_across_resumptions(small, tmp_path):

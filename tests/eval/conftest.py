@@ -19,10 +19,10 @@ from ibot.data.pixels import normalize
 from ibot.data.scenes import write_folder
 from ibot.data.sets.labelled import ArrayImages
 from ibot.data.sets.open import open_labelled
-from ibot.eval.context import Context
 from ibot.eval.features.cache import weights_hash
 from ibot.eval.features.tokens import CLASS_TOKEN
 from ibot.eval.features.views import View
+from ibot.eval.labelled import LabelledContext
 from ibot.eval.linear_classifier import LinearClassifier
 from ibot.models.backbone import build_backbone
 from ibot.weights.read import KeyReport, Loaded
@@ -81,7 +81,7 @@ def scenes(tmp_path_factory):
 class Lab:
     """What the tests of several protocols share."""
 
-    context: Context
+    context: LabelledContext
     folder: Path
 
     def with_network(self, **changes):
@@ -177,17 +177,16 @@ class Lab:
 @pytest.fixture
 def lab(scenes, tmp_path):
     train, val = open_labelled(str(scenes))
-    empty = Context(
-        None,
-        "random.safetensors",
-        "teacher",
-        "",
-        train,
-        val,
-        View(SIZE),
-        torch.device("cpu"),
-        tmp_path / "cache",
-        tmp_path,
+    empty = LabelledContext(
+        loaded=None,
+        weights="random.safetensors",
+        weights_hash="",
+        train=train,
+        val=val,
+        view=View(SIZE),
+        device=torch.device("cpu"),
+        cache=tmp_path / "cache",
+        out=tmp_path,
         batch=16,
     )
     made = Lab(empty, tmp_path)

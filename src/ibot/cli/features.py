@@ -24,10 +24,10 @@ def run(options: argparse.Namespace) -> int:
 
     import numpy as np
 
-    from ibot.cli.evaluate import counter, print_notes
     from ibot.data.sets.scan import scan
     from ibot.eval.features.tokens import extract_features
     from ibot.system.device import choose_device
+    from ibot.system.progress import counter, print_notes
     from ibot.weights.export import create_parents
     from ibot.weights.read import load
 

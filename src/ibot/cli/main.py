@@ -25,12 +25,11 @@ from ibot.config.override import items, parse, settings_of
 from ibot.config.schema import MAX_PIXELS, Config
 from ibot.errors import INTERRUPTED, IbotError, ResourceError, UserError
 from ibot.eval.registry import EVALUATIONS
+from ibot.eval.request import FEATURE_CACHE
 from ibot.system.output import Output, unwatched
 from ibot.system.processes import launched_processes
 from ibot.system.waiting import spin_shortly
 from ibot.weights.suffixes import SUFFIXES
-
-FEATURE_CACHE = "~/.cache/ibot/features"
 
 EPILOG = """\
 first steps:  ibot demo                       generated images, six minutes

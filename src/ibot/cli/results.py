@@ -14,11 +14,11 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ibot.cli.evaluate import print_notes
 from ibot.config.override import show
 from ibot.errors import ResourceError, UserError
 from ibot.eval.registry import EVALUATIONS
 from ibot.system.places import DISK_FULL
+from ibot.system.progress import print_notes
 from ibot.types import ResultRecord
 from ibot.words import counted
 

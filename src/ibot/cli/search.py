@@ -10,9 +10,9 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ibot.cli.evaluate import cache_folder, counter, default_out, print_notes
 from ibot.cli.results import counted, printable
 from ibot.errors import DataError, UserError, WeightsError
+from ibot.system.progress import counter, print_notes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -118,6 +118,7 @@ def run(options: argparse.Namespace) -> int:
     patch = _checked(options)
     from ibot.data.sets.scan import scan
     from ibot.eval.features.views import View
+    from ibot.eval.opened import cache_folder, default_out
     from ibot.explore.page import csv_rows, write_csv, write_page
     from ibot.system.device import choose_device
     from ibot.weights.read import load

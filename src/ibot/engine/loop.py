@@ -42,8 +42,8 @@ from ibot.rng import Purpose, torch_seed
 from ibot.system.device import autocast, choose_precision, prepared, seed_step
 from ibot.system.distributed import any_true, barrier, check_equal, gather, joined, wrap_student
 from ibot.system.files import is_disk_full, lost
-from ibot.system.jsonl import read_jsonl
 from ibot.system.processes import Processes
+from ibot.system.records import read_records
 from ibot.types import Batch, ResultRecord, RunState, StepValues
 from ibot.words import counted
 
@@ -454,10 +454,8 @@ def was_evaluated(trainer: Trainer) -> bool:
     """Whether there is a record of this step, from before an interruption; the main process's
     word.
     """
-    rows = read_jsonl(trainer.run.path / "results.jsonl") if trainer.processes.is_main else []
-    return any_true(
-        any(row["extra"].get("step") == trainer.state.step for row in rows), trainer.device
-    )
+    known = read_records(trainer.run.path / "results.jsonl") if trainer.processes.is_main else []
+    return any_true(any(r.step == trainer.state.step for r in known), trainer.device)
 
 
 def fallen_below_start(trainer: Trainer, record: ResultRecord) -> str:
@@ -467,8 +465,8 @@ def fallen_below_start(trainer: Trainer, record: ResultRecord) -> str:
     guard = trainer.config.evaluate.guard
     if not guard or record.metric != "knn_top1":
         return ""
-    rows = read_jsonl(trainer.run.path / "results.jsonl")
-    start = next((row["value"] for row in rows if row["metric"] == record.metric), record.value)
+    known = read_records(trainer.run.path / "results.jsonl")
+    start = next((r.value for r in known if r.metric == record.metric), record.value)
     if record.value >= start - guard:
         return ""
     trainer.run.event("guard", step=trainer.state.step, start=start, now=record.value)

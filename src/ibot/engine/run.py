@@ -16,6 +16,7 @@ import platform
 import socket
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
@@ -127,15 +128,13 @@ class RunFolder:
 
     def forget_after(self, step: int) -> None:
         """Drop log rows and results of steps after `step`: a resumed run writes them again."""
-        for name, key in (("metrics.jsonl", "step"), ("results.jsonl", "extra")):
-            rows = read_jsonl(self.path / name)
-            kept = [
-                row
-                for row in rows
-                if (row[key].get("step", 0) if key == "extra" else row[key]) <= step
-            ]
-            if (self.path / name).exists():
-                replace_text(self.path / name, "".join(json.dumps(row) + "\n" for row in kept))
+        self._keep("metrics.jsonl", lambda row: row["step"] <= step)
+        self._keep("results.jsonl", lambda row: (ResultRecord.from_row(row).step or 0) <= step)
+
+    def _keep(self, name: str, wanted: Callable[[dict[str, Any]], bool]) -> None:
+        if (self.path / name).exists():
+            kept = [row for row in read_jsonl(self.path / name) if wanted(row)]
+            replace_text(self.path / name, "".join(json.dumps(row) + "\n" for row in kept))
 
     def close(self) -> None:
         """Release the lock."""

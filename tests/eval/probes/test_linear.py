@@ -11,7 +11,7 @@ from ibot.data.sets.labelled import SubsetImages
 from ibot.data.sets.subsets import split_labelled
 from ibot.engine.optimizer import LARS
 from ibot.errors import ConfigError, DataError
-from ibot.eval.features.cache import FeatureSet
+from ibot.eval.features.rows import LabelledFeatures
 from ibot.eval.features.tokens import CLASS_TOKEN, Feature
 from ibot.eval.linear_classifier import load_classifier
 from ibot.eval.probes import linear as protocol
@@ -154,7 +154,7 @@ def test_a_step_adds_up_the_gradients_of_all_processes(monkeypatch):
 
 def features_of(rows, labels, index=None):
     index = np.arange(len(rows)) if index is None else np.asarray(index)
-    return FeatureSet(rows, labels, index, [], cached=True)
+    return LabelledFeatures(rows, index, [], True, labels)
 
 
 def test_every_rate_is_scored_on_every_row_in_parts_of_any_size(monkeypatch):
@@ -303,12 +303,12 @@ def test_the_probe_of_plain_images_is_the_sweep_on_the_images_to_fit(context):
     assert record.value == pytest.approx(top1) and record.num_train == len(fit)
     assert record.settings["features"] == "n2m0" and record.settings["batch"] == 32
     assert record.extra["chosen_rate"] == settings.rates[best] and record.extra["chosen_epoch"] == 3
-    assert record.extra["chosen"] == f"rate {settings.rates[best]:g}, epoch 3"
+    assert record.chosen == f"rate {settings.rates[best]:g}, epoch 3"
     assert record.extra["rates"] == {
         f"{rate:g}": pytest.approx(100 * share.item())
         for rate, share in zip(settings.rates, right.double().mean(1), strict=True)
     }
-    assert record.extra["row"] == "n2m0 of plain images"
+    assert record.row == "n2m0 of plain images"
     classifier = load_classifier(record.extra["classifier"])
     torch.testing.assert_close(classifier.weight, sweep.weight[best])
     torch.testing.assert_close(classifier.bias, sweep.bias[best])

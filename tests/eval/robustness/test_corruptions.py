@@ -70,13 +70,13 @@ def test_errors_of_generated_images_are_those_of_the_views_one_by_one(lab, conte
         assert record.extra["above_clean"] == pytest.approx(record.value - clean)
         means.append(record.value)
     assert records["corruptions_mean"].value == pytest.approx(np.mean(means))
-    assert records["corruptions_mean"].extra["row"] == "mean of 2, error"
+    assert records["corruptions_mean"].row == "mean of 2, error"
     assert records["corruptions_mean_above_clean"].value == pytest.approx(np.mean(means) - clean)
     assert (
         records["corruptions_mean"].settings["source"] == "generated"
         and "corruptions_mce" not in records
     )
-    assert any(note.startswith("generated:") for note in records["corruptions_mean"].extra["notes"])
+    assert any(note.startswith("generated:") for note in records["corruptions_mean"].notes)
 
 
 def test_generated_errors_do_not_depend_on_batch_or_workers(context, library):
@@ -137,8 +137,8 @@ def test_corruptions_that_are_absent_are_left_out_with_a_note(lab, stored, tmp_p
     (tmp_path / "stored" / "fog" / "3").unlink()
     records = lab.by_metric(corruptions.run(context, CorruptionSettings(root=root)))
     assert "corruptions_fog" not in records and "corruptions_mean_15" not in records
-    assert records["corruptions_mean"].extra["row"] == "mean of 18, error"
-    assert any("left out: fog" in note for note in records["corruptions_mean"].extra["notes"])
+    assert records["corruptions_mean"].row == "mean of 18, error"
+    assert any("left out: fog" in note for note in records["corruptions_mean"].notes)
 
 
 def test_stored_images_may_lack_classes_as_the_validation_images_do(lab, stored, tmp_path):
@@ -172,7 +172,7 @@ def test_errors_are_relative_to_those_of_a_baseline_run(lab, stored, tmp_path):
         "corruptions_relative"
     ]
     assert record.value == pytest.approx((200 + 50) / 2)
-    assert not any("other images" in note for note in record.extra["notes"])
+    assert not any("other images" in note for note in record.notes)
 
 
 def test_a_baseline_that_cannot_be_compared_is_refused(lab, stored, tmp_path):

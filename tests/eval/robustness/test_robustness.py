@@ -188,9 +188,7 @@ def test_dropping_nothing_is_clean_and_dropping_all_leaves_one_answer(lab, conte
     assert records["occlusion_R.5"].extra["curve"]["accuracy"][0] == clean
     whole = records["occlusion_top1"]
     assert (
-        whole.value == pytest.approx(clean)
-        and whole.extra["row"] == "no patches dropped"
-        and whole.interval
+        whole.value == pytest.approx(clean) and whole.row == "no patches dropped" and whole.interval
     )
     assert clean > 20 > blank + 1
 
@@ -246,9 +244,7 @@ def test_the_head_and_a_second_network_change_what_is_salient(lab, context, tmp_
 def test_a_swin_is_occluded_at_random_only_and_says_so(lab):
     swin = lab.with_network(kind="swin")
     _, record = occlusion.run(swin, OcclusionSettings())
-    assert record.metric == "occlusion_R.5" and any(
-        "Swin" in note for note in record.extra["notes"]
-    )
+    assert record.metric == "occlusion_R.5" and any("Swin" in note for note in record.notes)
 
 
 @pytest.mark.parametrize("wrong", [{"steps": 0}, {"masses": ()}, {"masses": (0.5, 1.5)}])
@@ -268,10 +264,10 @@ def test_a_curve_that_does_not_reach_one_half_is_refused(lab, context):
 def test_one_block_is_the_clean_image_and_blocks_that_do_not_divide_are_left_out(lab, context):
     settings = ShuffleSettings(grids=((2, 2), (3, 3), (1, 1), (32, 32)))
     records = shuffle.run(context, settings)
-    assert [record.extra["row"] for record in records] == ["1 x 1", "2 x 2", "32 x 32"]
+    assert [record.row for record in records] == ["1 x 1", "2 x 2", "32 x 32"]
     classifier = head.classifier_for(context)
     assert records[0].value == lab.accuracy(classifier, lab.views(context.val), context.val)
-    assert any("left out: 3 x 3" in note for note in records[0].extra["notes"])
+    assert any("left out: 3 x 3" in note for note in records[0].notes)
     assert records[2].settings["blocks"] == 1024 and records[2].value < records[0].value
     with lab.refused(ConfigError, "^grids have at least one row"):
         shuffle.run(context, ShuffleSettings(grids=((4, 0),)))
@@ -281,7 +277,7 @@ def test_in_clean_mode_nothing_depends_on_the_batch(context):
     def values(batch):
         one = replace(context, batch=batch)
         records = occlusion.run(one, OcclusionSettings()) + shuffle.run(one, ShuffleSettings())
-        return {record.extra["row"]: record.value for record in records}
+        return {record.row: record.value for record in records}
 
     assert values(7) == pytest.approx(values(60))
 
@@ -307,4 +303,4 @@ def test_records_are_json(context):
     for record in occlusion.run(context, OcclusionSettings()) + shuffle.run(
         context, ShuffleSettings()
     ):
-        assert json.loads(json.dumps(asdict(record)))["extra"]["row"]
+        assert json.loads(json.dumps(asdict(record)))["row"]

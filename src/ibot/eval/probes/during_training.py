@@ -55,14 +55,17 @@ def knn_probe(
             "feature": "cls",
             "normalised": True,
         }
-        extra = {
-            "step": step,
-            "balanced": score.balanced,
-            "effective_rank": effective_rank(queries),
-        }
+        extra = {"balanced": score.balanced, "effective_rank": effective_rank(queries)}
         return [
             ResultRecord(
-                "knn", "knn_top1", score.top1, chosen, len(bank), len(queries), extra=extra
+                protocol="knn",
+                metric="knn_top1",
+                value=score.top1,
+                settings=chosen,
+                num_train=len(bank),
+                num_val=len(queries),
+                step=step,
+                extra=extra,
             )
         ]
 

@@ -18,10 +18,11 @@ from ibot.data.pixels import normalize
 from ibot.data.sets.labelled import SubsetImages
 from ibot.data.sets.subsets import split_labelled
 from ibot.errors import ConfigError, DataError
-from ibot.eval.context import Context, plain, unreadable
-from ibot.eval.features.cache import FeatureSet, places_of, rows_of
+from ibot.eval.context import plain
+from ibot.eval.features.rows import LabelledFeatures, places_of, rows_of, unreadable
 from ibot.eval.features.tokens import Feature, compute, probe_feature
 from ibot.eval.features.views import in_batches
+from ibot.eval.labelled import LabelledContext
 from ibot.eval.linear_classifier import LinearClassifier
 from ibot.eval.probes.crops import crop_batches
 from ibot.eval.probes.linear_sweep import LinearSweep, Optimizer, cosine_factor
@@ -58,7 +59,7 @@ class Best:
     bias: Tensor
 
 
-def run(context: Context, settings: LinearSettings) -> list[ResultRecord]:
+def run(context: LabelledContext, settings: LinearSettings) -> list[ResultRecord]:
     """One record per feature; writes the chosen classifier of each beside the results.
 
     In clean mode the rate is chosen on held-out training images after the last epoch; in published
@@ -72,7 +73,7 @@ def run(context: Context, settings: LinearSettings) -> list[ResultRecord]:
 
 
 def probe(
-    context: Context, settings: LinearSettings, *, keep_classifiers: bool
+    context: LabelledContext, settings: LinearSettings, *, keep_classifiers: bool
 ) -> list[ResultRecord]:
     """As `run`."""
     features = _features(context, settings)
@@ -155,7 +156,9 @@ def check_sweep(rates: tuple[float, ...], epochs: int, batch: int, holdout: floa
         )
 
 
-def split(context: Context, holdout: float) -> tuple[NDArray[np.int64], NDArray[np.int64], str]:
+def split(
+    context: LabelledContext, holdout: float
+) -> tuple[NDArray[np.int64], NDArray[np.int64], str]:
     """Numbers of the training images to fit on, of those to choose on, and what those are, in
     words.
     """
@@ -168,7 +171,7 @@ def split(context: Context, holdout: float) -> tuple[NDArray[np.int64], NDArray[
     return fit.indices, held.indices, HELD_OUT
 
 
-def few_held_out(judge: FeatureSet, chosen_on: str) -> list[str]:
+def few_held_out(judge: LabelledFeatures, chosen_on: str) -> list[str]:
     """A note where a handful of held-out images chooses the rate, or none; `chosen_on` as `split`
     gives it.
     """
@@ -181,11 +184,11 @@ def few_held_out(judge: FeatureSet, chosen_on: str) -> list[str]:
 
 
 def choice(
-    context: Context,
+    context: LabelledContext,
     rates: tuple[float, ...],
     best: Best,
     sweep: LinearSweep,
-    judge: FeatureSet,
+    judge: LabelledFeatures,
     chosen_on: str,
 ) -> dict[str, Any]:
     """What a record says of the chosen rate and the others; `sweep` as the last epoch left it."""
@@ -199,7 +202,7 @@ def choice(
     }
 
 
-def _features(context: Context, settings: LinearSettings) -> list[Feature]:
+def _features(context: LabelledContext, settings: LinearSettings) -> list[Feature]:
     backbone, chosen = context.loaded.backbone, []
     for text in settings.features:
         try:
@@ -220,10 +223,10 @@ def _features(context: Context, settings: LinearSettings) -> list[Feature]:
 
 
 def train_sweeps(
-    context: Context,
+    context: LabelledContext,
     sweeps: Mapping[K, LinearSweep],
     steps: Steps,
-    judge: Mapping[K, FeatureSet],
+    judge: Mapping[K, LabelledFeatures],
     epochs: int,
     identity: str,
 ) -> dict[K, Best]:
@@ -266,10 +269,10 @@ def train_sweeps(
 
 
 def _epoch(
-    context: Context,
+    context: LabelledContext,
     features: list[Feature],
     fit: NDArray[np.int64],
-    given: dict[Feature, FeatureSet] | None,
+    given: dict[Feature, LabelledFeatures] | None,
     batch: int,
     epoch: int,
 ) -> Iterator[tuple[Mapping[Feature, Tensor], Tensor, int]]:
@@ -294,7 +297,7 @@ def _epoch(
 
 
 def crop_steps(
-    context: Context,
+    context: LabelledContext,
     fit: NDArray[np.int64],
     batch: int,
     epoch: int,
@@ -325,7 +328,7 @@ def _keep_best(
     best: dict[K, Best],
     key: K,
     sweep: LinearSweep,
-    judge: FeatureSet,
+    judge: LabelledFeatures,
     epoch: int,
     device: torch.device,
 ) -> None:
@@ -337,7 +340,7 @@ def _keep_best(
         )
 
 
-def hits(sweep: LinearSweep, features: FeatureSet, device: torch.device) -> Tensor:
+def hits(sweep: LinearSweep, features: LabelledFeatures, device: torch.device) -> Tensor:
     """Whether each classifier is right on each row: bool [R, n], on the CPU."""
     parts, chunk = [], max(1, SCORES // sweep.bias.numel())
     for start in range(0, len(features.rows), chunk):
@@ -348,7 +351,7 @@ def hits(sweep: LinearSweep, features: FeatureSet, device: torch.device) -> Tens
 
 
 def _classifier(
-    context: Context, settings: LinearSettings, feature: Feature, best: Best
+    context: LabelledContext, settings: LinearSettings, feature: Feature, best: Best
 ) -> LinearClassifier:
     rate = settings.rates[best.rate]
     return LinearClassifier(

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from ibot.errors import ConfigError
-from ibot.eval.context import Context, plain, unreadable
-from ibot.eval.features.cache import FeatureSet
+from ibot.eval.context import plain
+from ibot.eval.features.rows import LabelledFeatures, unreadable
 from ibot.eval.features.tokens import CLASS_TOKEN
+from ibot.eval.labelled import LabelledContext
 from ibot.eval.probes.logistic_fit import (
     CHUNK,
     Rows,
@@ -26,7 +27,7 @@ FITS = "logistic fits"
 the penalties."""
 
 
-def run(context: Context, settings: LogisticSettings) -> list[ResultRecord]:
+def run(context: LabelledContext, settings: LogisticSettings) -> list[ResultRecord]:
     """One record: the penalty is chosen by cross-validation, or in published mode on the split that
     is reported.
     """
@@ -41,7 +42,10 @@ def run(context: Context, settings: LogisticSettings) -> list[ResultRecord]:
 
 
 def probe(
-    context: Context, settings: LogisticSettings, train: FeatureSet, val: FeatureSet
+    context: LabelledContext,
+    settings: LogisticSettings,
+    train: LabelledFeatures,
+    val: LabelledFeatures,
 ) -> ResultRecord:
     """Fit on `train` and score on `val`; features are brought to length 1, as the paper does."""
     features, queries = unit_rows(context, train), unit_rows(context, val)
@@ -73,7 +77,7 @@ def probe(
     )
 
 
-def unit_rows(context: Context, features: FeatureSet) -> Rows:
+def unit_rows(context: LabelledContext, features: LabelledFeatures) -> Rows:
     """Rows of length 1. A GPU holds the features; a CPU reads them where they lie, in the file of
     the cache.
     """
@@ -81,7 +85,7 @@ def unit_rows(context: Context, features: FeatureSet) -> Rows:
 
 
 def _by_cross_validation(
-    context: Context, features: Rows, labels: Tensor, penalties: list[float], folds: int
+    context: LabelledContext, features: Rows, labels: Tensor, penalties: list[float], folds: int
 ) -> tuple[Tensor, float, dict[float, float]]:
     """The weights [C, D] of the best penalty, that penalty, and the scores of all.
 
@@ -101,7 +105,7 @@ def _by_cross_validation(
     return path[chosen], chosen, scores
 
 
-def _chosen_on(context: Context, scores: dict[float, float]) -> str:
+def _chosen_on(context: LabelledContext, scores: dict[float, float]) -> str:
     if context.mode == "published":
         return "val"
     return (

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from ibot.data.sets.labelled import LabelledImages, SubsetImages
 from ibot.errors import ConfigError, WeightsError
-from ibot.eval.context import Context, plain, unreadable
-from ibot.eval.features.cache import FeatureSet, cached_features
+from ibot.eval.context import plain
+from ibot.eval.features.rows import LabelledFeatures, unreadable
 from ibot.eval.features.tokens import finite
+from ibot.eval.labelled import LabelledContext
 from ibot.eval.probes import logistic
 from ibot.eval.probes.linear import (
     check_sweep,
@@ -47,7 +48,7 @@ class Part:
         return f"{self.count} {'least' if self.smallest else 'most'} attended patches"
 
 
-def run(context: Context, settings: PartLinearSettings) -> list[ResultRecord]:
+def run(context: LabelledContext, settings: PartLinearSettings) -> list[ResultRecord]:
     """One record for each number of patches; all come from the same pass of the network.
 
     The sweep chooses its rate as the linear probe does: in clean mode on held-out training images
@@ -95,7 +96,8 @@ def run(context: Context, settings: PartLinearSettings) -> list[ResultRecord]:
             protocol="part_linear",
             metric="part_linear_top1",
             settings={**record.settings, **used, "k": k},
-            extra={**record.extra, "row": f"{k} of {patches} patches", "share": k / patches},
+            row=f"{k} of {patches} patches",
+            extra={**record.extra, "share": k / patches},
         )
         for k, record in zip(counts, records, strict=True)
     ]
@@ -163,46 +165,33 @@ def means_of_parts(
 
 
 def _features(
-    context: Context,
+    context: LabelledContext,
     network: VisionTransformer,
     images: LabelledImages,
     parts: Sequence[Part],
     name: str,
-) -> dict[Part, FeatureSet]:
+) -> dict[Part, LabelledFeatures]:
     """Means of the parts of a set by name, from the cache where they are there."""
-    return cached_features(
-        network,
-        context.weights_hash,
-        images,
-        context.view,
-        parts,
-        context.cache,
-        extract=partial(means_of_parts, network),
-        batch=context.batch,
-        device=context.device,
-        workers=context.workers,
-        processes=context.processes,
-        progress=context.counter(name),
-    )
+    return context.features(images, name, parts, partial(means_of_parts, network))
 
 
 def _logistic(
-    context: Context,
+    context: LabelledContext,
     settings: PartLinearSettings,
     network: VisionTransformer,
     parts: list[Part],
-    val: dict[Part, FeatureSet],
+    val: dict[Part, LabelledFeatures],
 ) -> list[ResultRecord]:
     train = _features(context, network, context.train, parts, "train")
     return [logistic.probe(context, LogisticSettings(), train[part], val[part]) for part in parts]
 
 
 def _sweep(
-    context: Context,
+    context: LabelledContext,
     settings: PartLinearSettings,
     network: VisionTransformer,
     parts: list[Part],
-    val: dict[Part, FeatureSet],
+    val: dict[Part, LabelledFeatures],
 ) -> list[ResultRecord]:
     """The patches are chosen anew in every crop."""
     check_sweep(settings.rates, settings.epochs, settings.batch, settings.holdout)

@@ -21,8 +21,10 @@ from torch import Tensor
 from ibot.data.sets.class_folders import open_folder
 from ibot.data.sets.labelled import LabelledImages, matched
 from ibot.errors import ConfigError, DataError
-from ibot.eval.context import Context, plain, unreadable
+from ibot.eval.context import plain
+from ibot.eval.features.rows import unreadable
 from ibot.eval.features.views import View
+from ibot.eval.labelled import LabelledContext
 from ibot.eval.linear_classifier import LinearClassifier
 from ibot.eval.robustness.corrupt import (
     COMMON_CORRUPTIONS,
@@ -100,7 +102,7 @@ def image_seed(seed: int, index: int) -> int:
     return int(philox((seed, _CORRUPT), counter)[0])
 
 
-def run(context: Context, settings: CorruptionSettings) -> list[ResultRecord]:
+def run(context: LabelledContext, settings: CorruptionSettings) -> list[ResultRecord]:
     """Errors in per cent: clean, of each corruption (mean over severities), and their means.
 
     Records of means hold all errors, so that another run can take them as its baseline. The same
@@ -126,7 +128,7 @@ def run(context: Context, settings: CorruptionSettings) -> list[ResultRecord]:
     return _records(context, settings, classifier, measured, baseline, notes)
 
 
-def _check(context: Context, settings: CorruptionSettings) -> None:
+def _check(context: LabelledContext, settings: CorruptionSettings) -> None:
     unknown = [name for name in settings.corruptions if name not in CORRUPTIONS]
     if unknown or not settings.corruptions:
         raise ConfigError(
@@ -160,14 +162,14 @@ def _pairs(settings: CorruptionSettings) -> Iterator[tuple[str, int]]:
             yield name, severity
 
 
-def _generated(context: Context, settings: CorruptionSettings) -> Sets:
+def _generated(context: LabelledContext, settings: CorruptionSettings) -> Sets:
     return {
         (name, severity): CorruptedImages(context.val, context.view, name, severity, context.seed)
         for name, severity in _pairs(settings)
     }
 
 
-def _stored(context: Context, settings: CorruptionSettings) -> Sets:
+def _stored(context: LabelledContext, settings: CorruptionSettings) -> Sets:
     """ROOT/CORRUPTION/SEVERITY/CLASS/*; a corruption that lacks a severity is left out."""
     root = Path(settings.root)
     lacking = {
@@ -187,7 +189,7 @@ def _stored(context: Context, settings: CorruptionSettings) -> Sets:
     return sets
 
 
-def _stored_set(context: Context, folder: Path) -> LabelledImages:
+def _stored_set(context: LabelledContext, folder: Path) -> LabelledImages:
     """Stored images are made from validation images, which may lack classes of the training
     images.
     """
@@ -241,7 +243,7 @@ class _Measured:
 
 
 def _measure(
-    context: Context, classifier: LinearClassifier, sets: Sets, notes: list[str]
+    context: LabelledContext, classifier: LinearClassifier, sets: Sets, notes: list[str]
 ) -> _Measured:
     file = _state_file(context, classifier)
     done: dict[str, tuple[Tensor, list[str]]] = read_state(file) if file.is_file() else {}
@@ -272,7 +274,7 @@ def _measure(
     return measured
 
 
-def _state_file(context: Context, classifier: LinearClassifier) -> Path:
+def _state_file(context: LabelledContext, classifier: LinearClassifier) -> Path:
     """Where the sets that are done stand until all are; another classifier or view gives another
     file.
     """
@@ -284,7 +286,7 @@ def _state_file(context: Context, classifier: LinearClassifier) -> Path:
 
 
 def _records(
-    context: Context,
+    context: LabelledContext,
     settings: CorruptionSettings,
     classifier: LinearClassifier,
     measured: _Measured,
@@ -381,7 +383,9 @@ def _baseline_error(settings: CorruptionSettings, baseline: dict[str, float], na
     return baseline[name]
 
 
-def _baseline(context: Context, settings: CorruptionSettings, notes: list[str]) -> dict[str, float]:
+def _baseline(
+    context: LabelledContext, settings: CorruptionSettings, notes: list[str]
+) -> dict[str, float]:
     """Errors in per cent by corruption of the last run in a results.jsonl, with a note where its
     images are others.
 

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from ibot.data.pixels import renormalize
 from ibot.errors import ConfigError
-from ibot.eval.context import Context, plain, unreadable
-from ibot.eval.features.cache import FeatureSet
+from ibot.eval.context import plain
+from ibot.eval.features.rows import LabelledFeatures, unreadable
+from ibot.eval.labelled import LabelledContext
 from ibot.eval.linear_classifier import LinearClassifier
 from ibot.eval.robustness.occlude import (
     at_ratio,
@@ -59,7 +60,7 @@ class Drop:
     """Numbers int64 [b] and attention [b, N] (None for R) -> dropped patches bool [b, N]."""
 
 
-def run(context: Context, settings: OcclusionSettings) -> list[ResultRecord]:
+def run(context: LabelledContext, settings: OcclusionSettings) -> list[ResultRecord]:
     """A record of the images as they are, and one per curve: the accuracy at half of the patches,
     linear between its points, which `extra` holds.
 
@@ -107,7 +108,10 @@ def run(context: Context, settings: OcclusionSettings) -> list[ResultRecord]:
 
 
 def _saliency(
-    context: Context, settings: OcclusionSettings, classifier: LinearClassifier, notes: list[str]
+    context: LabelledContext,
+    settings: OcclusionSettings,
+    classifier: LinearClassifier,
+    notes: list[str],
 ) -> VisionTransformer | None:
     """The network whose attention decides; None, with a note, where there is no class attention."""
     network: BackboneModule = classifier.backbone
@@ -130,7 +134,7 @@ def _saliency(
     return network
 
 
-def _grid(context: Context, backbone: BackboneModule) -> tuple[int, int]:
+def _grid(context: LabelledContext, backbone: BackboneModule) -> tuple[int, int]:
     """Whole patches of the view."""
     height, width = context.view.size
     return height // backbone.patch_size, width // backbone.patch_size
@@ -144,7 +148,7 @@ def _class_attention(network: VisionTransformer, images: Tensor) -> Tensor:
 
 
 def _random_drops(
-    context: Context, settings: OcclusionSettings, grid: tuple[int, int]
+    context: LabelledContext, settings: OcclusionSettings, grid: tuple[int, int]
 ) -> list[Drop]:
     patches = grid[0] * grid[1]
 
@@ -178,7 +182,7 @@ class _Scorer:
     once per image.
     """
 
-    context: Context
+    context: LabelledContext
     settings: OcclusionSettings
     classifier: LinearClassifier
     saliency: VisionTransformer | None
@@ -212,10 +216,10 @@ class _Scorer:
 
 
 def _record(
-    context: Context,
+    context: LabelledContext,
     used: dict[str, Any],
     drops: list[Drop],
-    found: FeatureSet,
+    found: LabelledFeatures,
     curve: str,
     notes: list[str],
 ) -> ResultRecord:

@@ -8,7 +8,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ibot.errors import ConfigError
-from ibot.eval.context import Context, plain, unreadable
+from ibot.eval.context import plain
+from ibot.eval.features.rows import unreadable
+from ibot.eval.labelled import LabelledContext
 from ibot.eval.robustness.occlude import shuffle_blocks
 from ibot.eval.robustness.settings import ShuffleSettings
 from ibot.eval.robustness.tested_classifier import (
@@ -24,7 +26,7 @@ from ibot.types import ResultRecord
 UNSHUFFLED = (1, 1)
 
 
-def run(context: Context, settings: ShuffleSettings) -> list[ResultRecord]:
+def run(context: LabelledContext, settings: ShuffleSettings) -> list[ResultRecord]:
     """One record per grid of blocks that divides the view, the unshuffled images first.
 
     Each image has its own permutation; in published mode neighbouring images share one.

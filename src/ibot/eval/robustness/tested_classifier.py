@@ -17,10 +17,10 @@ from torch import Tensor
 from ibot.data.pixels import normalize
 from ibot.data.sets.labelled import LabelledImages
 from ibot.errors import DataError
-from ibot.eval.context import Context
-from ibot.eval.features.cache import FeatureSet
+from ibot.eval.features.rows import LabelledFeatures
 from ibot.eval.features.tokens import CLASS_TOKEN
 from ibot.eval.features.views import in_batches, view_batches
+from ibot.eval.labelled import LabelledContext
 from ibot.eval.linear_classifier import LinearClassifier, load_classifier
 from ibot.eval.probes.logistic import unit_rows
 from ibot.eval.probes.logistic_fit import fit_logistic
@@ -36,7 +36,7 @@ Score = Callable[[Tensor, NDArray[np.int64]], Tensor]
 """Normalised images [b, 3, h, w] on the device and their numbers int64 [b] -> rows [b, ...]."""
 
 
-def classifier_for(context: Context) -> LinearClassifier:
+def classifier_for(context: LabelledContext) -> LinearClassifier:
     """The classifier that the weights hold, else one fitted on the class tokens of the training
     images.
 
@@ -60,7 +60,7 @@ def classifier_for(context: Context) -> LinearClassifier:
     return stored.to(context.device)
 
 
-def _fitted(context: Context) -> LinearClassifier:
+def _fitted(context: LabelledContext) -> LinearClassifier:
     train = context.features(context.train, "train")[CLASS_TOKEN]
     features, labels = unit_rows(context, train), train.labels.to(context.device)
     weight = fit_logistic(features, labels, context.num_classes, PENALTY / len(features)).float()
@@ -83,7 +83,7 @@ def _fitted(context: Context) -> LinearClassifier:
     )
 
 
-def head_notes(context: Context, classifier: LinearClassifier) -> list[str]:
+def head_notes(context: LabelledContext, classifier: LinearClassifier) -> list[str]:
     """What a user must know of the classifier to read its scores."""
     if "fitted_on" in classifier.about:
         return [
@@ -101,12 +101,12 @@ def head_settings(classifier: LinearClassifier) -> dict[str, Any]:
     return {"feature": str(classifier.feature), "classifier": classifier.about}
 
 
-def as_stored(context: Context) -> Context:
+def as_stored(context: LabelledContext) -> LabelledContext:
     """The context with images of the view's size taken as they are, as 9.2 and 9.4 do."""
     return replace(context, view=replace(context.view, keep=True))
 
 
-def published_view(context: Context) -> Context:
+def published_view(context: LabelledContext) -> LabelledContext:
     """In published mode the context with bilinear resizing, which protocols 9.3, 9.5 and 9.6 use
     (8.0).
     """
@@ -115,7 +115,7 @@ def published_view(context: Context) -> Context:
     return replace(context, view=replace(context.view, interpolation="bilinear"))
 
 
-def draw_number(context: Context, index: NDArray[np.int64]) -> NDArray[np.int64]:
+def draw_number(context: LabelledContext, index: NDArray[np.int64]) -> NDArray[np.int64]:
     """Numbers of random draws for the images `index` int64 [b]: int64 [b].
 
     One for each image. In published mode `PUBLISHED_BATCH` neighbours share one, whatever the size
@@ -124,7 +124,9 @@ def draw_number(context: Context, index: NDArray[np.int64]) -> NDArray[np.int64]
     return index if context.mode == "clean" else index // PUBLISHED_BATCH
 
 
-def score_images(context: Context, images: LabelledImages, score: Score, name: str) -> FeatureSet:
+def score_images(
+    context: LabelledContext, images: LabelledImages, score: Score, name: str
+) -> LabelledFeatures:
     """Rows that `score` makes of the images of a set, in the order of the set, on the CPU.
 
     Batches are the same whatever the number of processes; each process computes some of them and
@@ -177,7 +179,7 @@ def score_images(context: Context, images: LabelledImages, score: Score, name: s
         )
     index = np.concatenate(read)
     order = np.argsort(index)
-    return FeatureSet(
+    return LabelledFeatures(
         rows=torch.cat(rows)[torch.from_numpy(order)],
         labels=torch.from_numpy(images.labels[index[order]].astype(np.int64)),
         index=index[order],
@@ -187,7 +189,7 @@ def score_images(context: Context, images: LabelledImages, score: Score, name: s
 
 
 def logits_of(
-    context: Context, classifier: LinearClassifier, images: LabelledImages, name: str
-) -> FeatureSet:
+    context: LabelledContext, classifier: LinearClassifier, images: LabelledImages, name: str
+) -> LabelledFeatures:
     """Logits [n, C] of the images of a set as they are."""
     return score_images(context, images, lambda views, _: classifier.logits(views), name)

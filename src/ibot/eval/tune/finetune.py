@@ -9,8 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from ibot.errors import ConfigError
-from ibot.eval.context import Context, plain, unread
+from ibot.eval.context import plain
+from ibot.eval.features.rows import unread
 from ibot.eval.features.tokens import CLASS_TOKEN
+from ibot.eval.labelled import LabelledContext
 from ibot.eval.linear_classifier import LinearClassifier
 from ibot.eval.tune.augment import validation_view
 from ibot.eval.tune.network import Classifier
@@ -23,7 +25,7 @@ from ibot.weights.head import projection_head
 from ibot.weights.read import load_weights
 
 
-def defaults(context: Context) -> FinetuneSettings:
+def defaults(context: LabelledContext) -> FinetuneSettings:
     """The recipe of ImageNet-1K in published mode; else one whose length fits the images."""
     architecture = nearest_architecture(context.loaded.backbone.embed_dim)
     if context.mode == "published":
@@ -31,7 +33,7 @@ def defaults(context: Context) -> FinetuneSettings:
     return sane_settings(architecture, len(context.train))
 
 
-def run(context: Context, settings: FinetuneSettings) -> list[ResultRecord]:
+def run(context: LabelledContext, settings: FinetuneSettings) -> list[ResultRecord]:
     """One record: accuracy after the last epoch, or in published mode of the best one on the
     reported split.
 
@@ -41,7 +43,7 @@ def run(context: Context, settings: FinetuneSettings) -> list[ResultRecord]:
     return [tune(context, settings, "finetune")]
 
 
-def tune(context: Context, settings: FinetuneSettings, protocol: str) -> ResultRecord:
+def tune(context: LabelledContext, settings: FinetuneSettings, protocol: str) -> ResultRecord:
     """Fine-tune on the context's images and score."""
     height, width = context.view.size
     if height != width:
@@ -83,7 +85,7 @@ def nearest_architecture(width: int) -> Architecture:
     return "small" if width < 512 else "base" if width < 896 else "large"
 
 
-def _head(context: Context, settings: FinetuneSettings) -> ProjectionHead | None:
+def _head(context: LabelledContext, settings: FinetuneSettings) -> ProjectionHead | None:
     """The pre-trained projection head, where its layers are kept."""
     if not settings.head_layers:
         return None
@@ -93,7 +95,7 @@ def _head(context: Context, settings: FinetuneSettings) -> ProjectionHead | None
 
 
 def _report(
-    context: Context,
+    context: LabelledContext,
     settings: FinetuneSettings,
     protocol: str,
     classifier: Classifier,
@@ -125,7 +127,7 @@ def _report(
 
 
 def _tuned(
-    context: Context, protocol: str, classifier: Classifier, result: FinetuneResult
+    context: LabelledContext, protocol: str, classifier: Classifier, result: FinetuneResult
 ) -> LinearClassifier:
     """The network of the reported epoch as a classifier file."""
     if context.mode == "published":

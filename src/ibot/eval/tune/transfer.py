@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ibot.errors import ConfigError
-from ibot.eval.context import Context
+from ibot.eval.labelled import LabelledContext
 from ibot.eval.tune.finetune import nearest_architecture, tune
 from ibot.eval.tune.settings import (
     TRANSFER_SETS,
@@ -17,7 +17,7 @@ PUBLISHED = {"flowers102": "flowers", "inat2018": "inat18", "inat2019": "inat19"
 """Names of sets that differ between the command line and the published table."""
 
 
-def defaults(context: Context) -> FinetuneSettings:
+def defaults(context: LabelledContext) -> FinetuneSettings:
     """The published row of the set that `--data` names, whose cosine is nearly flat; or in clean
     mode a sane one.
 
@@ -37,7 +37,7 @@ def defaults(context: Context) -> FinetuneSettings:
     return transfer_settings(name, architecture)
 
 
-def run(context: Context, settings: FinetuneSettings) -> list[ResultRecord]:
+def run(context: LabelledContext, settings: FinetuneSettings) -> list[ResultRecord]:
     """One record: accuracy after the last epoch, or in published mode of the best one on the
     reported split.
     """
