@@ -114,15 +114,15 @@ class Lab:
         )
         bias = torch.zeros(len(classes)) if bias is None else bias
         made = LinearClassifier(
-            context.loaded.backbone,
-            context.loaded.config,
-            weight,
-            bias,
-            CLASS_TOKEN,
-            False,
-            context.view,
-            classes,
-            {},
+            backbone=context.loaded.backbone,
+            config=context.loaded.config,
+            weight=weight,
+            bias=bias,
+            feature=CLASS_TOKEN,
+            unit=False,
+            view=context.view,
+            classes=classes,
+            about={},
         )
         made.save(self.folder / "classifier.safetensors")
         return replace(context, weights=str(self.folder / "classifier.safetensors"))

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from ibot.config.override import to_plain
 from ibot.data.sets.class_folders import open_folder
 from ibot.errors import ConfigError, DataError
+from ibot.eval.features import score as passes
 from ibot.eval.features.tokens import CLASS_TOKEN
 from ibot.eval.linear_classifier import LinearClassifier
 from ibot.eval.probes.logistic_fit import fit_logistic
@@ -155,7 +156,7 @@ def test_rows_do_not_depend_on_the_number_of_processes(context, monkeypatch):
         met.wait()
         return everyone
 
-    monkeypatch.setattr(head, "gather", gather)
+    monkeypatch.setattr(passes, "gather", gather)
 
     def work(rank):
         one = replace(context, processes=Processes(rank, 3))

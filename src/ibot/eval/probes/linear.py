@@ -355,15 +355,20 @@ def _classifier(
 ) -> LinearClassifier:
     rate = settings.rates[best.rate]
     return LinearClassifier(
-        context.loaded.backbone,
-        replace(context.loaded.config, pos_size=context.loaded.built_for),
-        best.weight,
-        best.bias,
-        feature,
-        False,
-        context.view,
-        context.train.classes,
-        {"protocol": "linear", "rate": rate, "epoch": best.epoch + 1, "epochs": settings.epochs},
+        backbone=context.loaded.backbone,
+        config=replace(context.loaded.config, pos_size=context.loaded.built_for),
+        weight=best.weight,
+        bias=best.bias,
+        feature=feature,
+        unit=False,
+        view=context.view,
+        classes=context.train.classes,
+        about={
+            "protocol": "linear",
+            "rate": rate,
+            "epoch": best.epoch + 1,
+            "epochs": settings.epochs,
+        },
     )
 
 

@@ -133,13 +133,13 @@ def _tuned(
     if context.mode == "published":
         classifier.load_state_dict(read_state(result.best_weights)["model"])
     return LinearClassifier(
-        classifier.backbone,
-        replace(context.loaded.config, pos_size=context.view.size),
-        classifier.head.weight,
-        classifier.head.bias,
-        CLASS_TOKEN,
-        False,
-        context.view,
-        context.train.classes,
-        {"protocol": protocol},
+        backbone=classifier.backbone,
+        config=replace(context.loaded.config, pos_size=context.view.size),
+        weight=classifier.head.weight,
+        bias=classifier.head.bias,
+        feature=CLASS_TOKEN,
+        unit=False,
+        view=context.view,
+        classes=context.train.classes,
+        about={"protocol": protocol},
     )
