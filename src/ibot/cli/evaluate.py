@@ -224,18 +224,8 @@ def _view(options: argparse.Namespace, loaded: Loaded) -> View:
 
 
 def batch_of(backbone: BackboneModule, size: tuple[int, int]) -> int:
-    """Images of `size` per forward pass, at least one: as many as hold `MAX_TOKENS`, but not more
-    than `MAX_BATCH`.
-    """
-    from ibot.models.swin import SwinTransformer
-
-    rows, columns = backbone.token_grid(*size)
-    tokens = rows * columns
-    if isinstance(
-        backbone, SwinTransformer
-    ):  # each earlier stage has four times the tokens of half the width
-        tokens *= backbone.patch_size // backbone.embed_patch
-    return max(1, min(MAX_BATCH, MAX_TOKENS // tokens))
+    """Images of `size` per forward pass: as many as hold `MAX_TOKENS`, from 1 to `MAX_BATCH`."""
+    return max(1, min(MAX_BATCH, MAX_TOKENS // backbone.tokens_per_image(*size)))
 
 
 def cache_folder(named: str, out: Path) -> Path:
