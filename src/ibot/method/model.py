@@ -64,8 +64,7 @@ class Student(Network):
     ) -> StudentOutput:
         """One pass over all views: global [G, B, 3, H, W] with masks, local [L, B, 3, H', W'].
 
-        Local views are whole, unless `masks.local` hides patches of theirs; those come last among
-        the patches.
+        Local views are whole, unless `masks.local` hides patches of theirs, which come last.
         """
         num_global, batch = global_views.shape[:2]
         num_tokens = 1 + masks.map.shape[-1]

@@ -34,6 +34,8 @@ class Backbone(nn.Module, ABC):
     Images [B, 3, H, W] are normalised by `statistics`. Blocks are counted over all stages.
     """
 
+    family: str
+    """What it is called among people: ViT, Swin."""
     has_class_token: bool = False
     """Whether a learned token runs through the blocks; otherwise `cls` is made from the patches."""
     class_heads: int = 0
@@ -104,7 +106,7 @@ class Backbone(nn.Module, ABC):
         norm: whether the tokens go through the final norm. The attention is [B, heads, N]; its
         rest goes to the other tokens. Raises ValueError where `class_heads` is 0.
         """
-        raise ValueError(f"a {type(self).__name__} has no class token that attends to patches")
+        raise ValueError(f"a {self.family} has no class token that attends to patches")
 
     def attention_maps(self, images: Tensor, block: int = -1) -> Tensor:
         """Attention probabilities of one block among all its tokens, for pictures.
@@ -112,7 +114,7 @@ class Backbone(nn.Module, ABC):
         Of a ViT [B, heads, 1 + N, 1 + N]; of a Swin [B * windows, heads, q * q, q * q].
         Raises ValueError for a network without attention.
         """
-        raise ValueError(f"a {type(self).__name__} has no attention to show")
+        raise ValueError(f"a {self.family} has no attention to show")
 
     @property
     def pyramid_blocks(self) -> tuple[int, ...]:

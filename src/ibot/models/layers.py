@@ -201,8 +201,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
         """Transform tokens [B, T, D]; with `rows` int64 [R] into B*T only those: [R, D].
 
-        Keys and values need all tokens, what follows the attention only the rows that are read
-        (spec 5.7, I5).
+        Keys and values need all tokens, what follows only the rows that are read (spec 5.7, I5).
         """
         images, tokens = x.shape[:2]
         mixed, sample = self.attn.attend(self.norm1(x)), None

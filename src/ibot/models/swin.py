@@ -36,6 +36,8 @@ SHIFT_PENALTY = -100.0
 class SwinTransformer(Backbone):
     """The Swin backbone."""
 
+    family = "Swin"
+
     def __init__(
         self,
         config: ModelConfig,
@@ -192,9 +194,7 @@ class Stage(nn.Module):
         self.downsample = PatchMerging(width, norm_eps) if merge else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map [B, h, w, C] -> [B, ceil(h / 2), ceil(w / 2), 2C], or the same shape in the last
-        stage.
-        """
+        """[B, h, w, C] -> [B, ceil(h / 2), ceil(w / 2), 2C], or the same in the last stage."""
         for block in self.blocks:
             x = block(x)
         return self.merge(x)

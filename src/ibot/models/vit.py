@@ -30,7 +30,7 @@ from ibot.types import TokenOutput
 class VisionTransformer(Backbone):
     """The ViT backbone."""
 
-    has_class_token = True
+    family, has_class_token = "ViT", True
 
     def __init__(
         self,

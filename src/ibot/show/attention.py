@@ -12,8 +12,7 @@ from ibot.models.contract import Backbone
 def class_attention(backbone: Backbone, images: Tensor) -> Tensor:
     """Attention of the class token to the patches in the last block, as maps: [B, heads, h, w].
 
-    images: normalised [B, 3, H, W] on the backbone's device. Raises ValueError for a backbone
-    without such attention.
+    images: normalised [B, 3, H, W]. Raises ValueError for a backbone without such attention.
     """
     tokens, attention = backbone.tokens_and_attention(images)
     return attention.unflatten(-1, tokens.grid)

@@ -112,8 +112,8 @@ def _saliency(
     heads = network.class_heads
     if not heads:
         notes.append(
-            "a Swin has no class token that attends: patches are dropped at random only; "
-            "saliency=WEIGHTS names a ViT whose attention decides"
+            f"a {network.family} has no class token that attends: patches are dropped at random "
+            "only; saliency=WEIGHTS names a ViT whose attention decides"
         )
         return None
     if not -1 <= settings.head < heads:
