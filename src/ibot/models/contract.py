@@ -157,7 +157,7 @@ class Backbone(nn.Module, ABC):
         """Stochastic depth from 0 in the first block to `rate` in the last, as if built with it."""
         blocks = self.blocks_for_sharding()
         for block, own in zip(blocks, rising_rates(rate, len(blocks)), strict=True):
-            block.drop_path = DropPath(own)
+            block.drop_path = DropPath(own).train(block.training)
 
     def freeze_mask_token(self) -> None:
         """For training without masks, where the mask token would never get a gradient."""
