@@ -1,6 +1,7 @@
 """What the method and the evaluations may ask of a backbone.
 
-A new backbone is one class in one file and one line in `ibot.models.backbone.build_backbone`.
+A new backbone is one class in one file and one line in `ibot.models.backbone.build_backbone`, under
+a value of `ModelConfig.kind`. What is not abstract here it gets as it is, or does better.
 Fine-tuning finds the layer of a parameter by its name: what belongs to the input is
 `patch_embed.*`, `cls_token`, `pos_embed`, `masked_embed` or `register_tokens`; what belongs to a
 block is `blocks.I.*`, or `layers.K.blocks.I.*` in stage K.
@@ -128,7 +129,10 @@ class Backbone(nn.Module, ABC):
         return tuple(max(1, part) for part in (depth // 3, depth // 2, 2 * depth // 3, depth))
 
     def map_shape(self, block: int) -> MapShape:
-        """Of the map after a block, counted from 1: each stage doubles channels and stride."""
+        """Of the map after a block, counted from 1: each stage doubles channels and stride.
+
+        A network whose stages do otherwise says so itself.
+        """
         stages = list(accumulate(self.depths))
         later = sum(block <= end for end in stages) - 1
         return MapShape(self.embed_dim >> later, self.patch_size >> later)
