@@ -16,7 +16,7 @@ from ibot.data.pixels import MEAN, STD, Statistics, evaluation_view, normalize
 from ibot.data.sets.scan import ImageSource
 from ibot.engine.start import copy_backbone, head_tensors, patch_center
 from ibot.errors import ConfigError, WeightsError
-from ibot.method.model import Network
+from ibot.method.network import Network
 from ibot.method.tokenizers import (
     COLOR_LEVELS,
     ClusterTokenizer,

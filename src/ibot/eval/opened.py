@@ -14,8 +14,7 @@ from ibot.eval.features.cache import weights_hash
 from ibot.eval.features.views import View
 from ibot.eval.linear_classifier import load_classifier
 from ibot.eval.request import FEATURE_CACHE, Request
-from ibot.models.backbone import BackboneModule
-from ibot.models.swin import SwinTransformer
+from ibot.models.contract import Backbone
 from ibot.system.device import choose_device
 from ibot.system.distributed import check_equal, joined
 from ibot.system.places import make_writable
@@ -110,17 +109,9 @@ def view_of(request: Request, loaded: Loaded) -> View:
     return View(size, request.fit, keep=request.mode == "clean")
 
 
-def batch_of(backbone: BackboneModule, size: tuple[int, int]) -> int:
-    """Images of `size` per forward pass, at least one.
-
-    As many as hold `MAX_TOKENS`, but not more than `MAX_BATCH`.
-    """
-    rows, columns = backbone.token_grid(*size)
-    tokens = rows * columns
-    if isinstance(backbone, SwinTransformer):
-        # Each earlier stage has four times the tokens of half the width.
-        tokens *= backbone.patch_size // backbone.embed_patch
-    return max(1, min(MAX_BATCH, MAX_TOKENS // tokens))
+def batch_of(backbone: Backbone, size: tuple[int, int]) -> int:
+    """Images of `size` per forward pass: as many as hold `MAX_TOKENS`, from 1 to `MAX_BATCH`."""
+    return max(1, min(MAX_BATCH, MAX_TOKENS // backbone.tokens_per_image(*size)))
 
 
 def cache_folder(named: str, out: Path) -> Path:

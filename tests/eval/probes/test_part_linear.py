@@ -34,9 +34,10 @@ def test_part_means_are_those_of_a_loop(smallest):
 def test_tokens_and_attention_come_from_one_pass(lab, context, registers):
     network = lab.with_network(registers=registers).loaded.backbone
     views = lab.views(context.val)
-    patches, attention = part_linear.tokens_and_attention(network, views)
     with torch.no_grad():
+        tokens, heads = network.tokens_and_attention(views, norm=False)
         maps, plain = network.attention_maps(views), network.last_layers(views, 1, norm=False)[0]
+    patches, attention = tokens.patches, heads.mean(dim=1)
     torch.testing.assert_close(attention, maps[:, :, 0, 1:17].mean(dim=1))
     assert torch.equal(patches, plain.patches)
     all_of_them = part_linear.part_means(patches, attention, [16])[:, 0]

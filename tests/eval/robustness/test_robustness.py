@@ -19,7 +19,7 @@ from ibot.eval.linear_classifier import LinearClassifier
 from ibot.eval.probes.logistic_fit import fit_logistic
 from ibot.eval.robustness import backgrounds, corruptions, natural_adversarial, occlusion, shuffle
 from ibot.eval.robustness import tested_classifier as head
-from ibot.eval.robustness.occlude import at_ratio, drop_patches, random_patches, salient_patches
+from ibot.eval.robustness.occlude import at_ratio, drop_patches, random_patches
 from ibot.eval.robustness.settings import (
     BackgroundSettings,
     CorruptionSettings,
@@ -27,6 +27,7 @@ from ibot.eval.robustness.settings import (
     OcclusionSettings,
     ShuffleSettings,
 )
+from ibot.models.attention import foreground
 from ibot.system.processes import Processes
 
 
@@ -203,8 +204,8 @@ def test_curves_are_those_of_images_dropped_one_by_one(lab, context):
         attention = context.loaded.backbone.attention_maps(views)[:, :, 0, 1:].mean(dim=1)
     want = {
         "R": [random_patches(index, 16, count, 0) for count in (0, 4, 8, 12)],
-        "S": [salient_patches(attention, mass) for mass in settings.masses],
-        "NS": [~salient_patches(attention, mass) for mass in settings.masses],
+        "S": [foreground(attention, mass) for mass in settings.masses],
+        "NS": [~foreground(attention, mass) for mass in settings.masses],
     }
     for name, drops in want.items():
         record = records[f"occlusion_{name}.5"]
@@ -236,7 +237,7 @@ def test_the_head_and_a_second_network_change_what_is_salient(lab, context, tmp_
     )
     with torch.no_grad():
         attention = other.loaded.backbone.attention_maps(lab.views(context.val))[:, 0, 0, 1:]
-    want = [salient_patches(attention, mass).double().mean().item() for mass in (0.2, 0.6, 1.0)]
+    want = [foreground(attention, mass).double().mean().item() for mass in (0.2, 0.6, 1.0)]
     assert ratios(saliency=str(tmp_path / "other.safetensors")) == pytest.approx(want)
     with lab.refused(ConfigError, "^head=3, but the network has 3 heads"):
         ratios(head=3)

@@ -14,7 +14,7 @@ from ibot.data.decode import UnreadableImage, decode
 from ibot.data.scenes import write_folder
 from ibot.data.sets.scan import labelled_sets
 from ibot.errors import ConfigError, DataError, RunError, TrainingStopped, UserError, WeightsError
-from ibot.eval.tune.network import Classifier, projection_layers, resize_positions
+from ibot.eval.tune.network import Classifier, projection_layers
 from ibot.eval.tune.settings import (
     FinetuneSettings,
     imagenet_settings,
@@ -346,14 +346,14 @@ def test_drop_path_is_set_as_if_the_backbone_had_been_built_with_it(kind):
 def test_positions_are_resampled_once_to_the_exact_size():
     backbone = build_backbone(replace(VIT, patch=16), (224, 224))
     table = backbone.pos_embed.detach().clone()
-    resize_positions(backbone, 224)
+    backbone.resize_positions((224, 224), "exact")
     assert torch.equal(backbone.pos_embed, table)
     maps = table[:, 1:].reshape(1, 14, 14, -1).permute(0, 3, 1, 2)
     wanted = torch.nn.functional.interpolate(
         maps, size=(30, 30), mode="bicubic", align_corners=False
     )
     inside = backbone.positions((30, 30), square=True)
-    resize_positions(backbone, 480)
+    backbone.resize_positions((480, 480), "exact")
     got = backbone.positions((30, 30), square=True)
     assert got is backbone.pos_embed and torch.equal(got[:, 0], table[:, 0])
     torch.testing.assert_close(got[:, 1:], wanted.permute(0, 2, 3, 1).flatten(1, 2))

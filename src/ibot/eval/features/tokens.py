@@ -15,7 +15,7 @@ from ibot.data.pixels import MEAN, STD, normalize
 from ibot.data.sets.scan import ImageSource, scan
 from ibot.errors import DataError, WeightsError
 from ibot.eval.features.views import View, in_batches, view_batches
-from ibot.models.backbone import BackboneModule
+from ibot.models.contract import Backbone
 from ibot.system.process_state import loaders_forgotten
 from ibot.types import TokenOutput
 from ibot.weights.read import load_backbone
@@ -50,11 +50,12 @@ class Feature:
 CLASS_TOKEN = Feature()
 
 
-def probe_feature(backbone: BackboneModule) -> Feature:
-    """What the paper feeds its linear probe: four class tokens for narrow networks, token and mean
-    for wide ones.
+def probe_feature(backbone: Backbone) -> Feature:
+    """What the paper feeds its linear probe: of a narrow network four class tokens.
+
+    Of a wide one token and mean, unless its class token is the mean.
     """
-    narrow = backbone.embed_dim < 768 or not hasattr(backbone, "cls_token")
+    narrow = backbone.embed_dim < 768 or not backbone.has_class_token
     return Feature(min(4, backbone.num_blocks), 0) if narrow else Feature(1, 2)
 
 
@@ -73,7 +74,7 @@ def pooled(blocks: Sequence[TokenOutput], unnormed: TokenOutput | None, feature:
 
 
 def compute(
-    backbone: BackboneModule, images: Tensor, features: Sequence[Feature]
+    backbone: Backbone, images: Tensor, features: Sequence[Feature]
 ) -> dict[Feature, Tensor]:
     """All `features` of normalised `images` [B, 3, H, W], float32 [B, d] each, in one pass of the
     network.

@@ -38,8 +38,8 @@ from ibot.eval.tune.augment import (
     finetune_transform,
     validation_view,
 )
-from ibot.eval.tune.layer_decay import parameter_groups, stage_depths
-from ibot.eval.tune.network import Classifier, resize_positions
+from ibot.eval.tune.layer_decay import parameter_groups
+from ibot.eval.tune.network import Classifier
 from ibot.eval.tune.settings import FinetuneSettings
 from ibot.eval.tune.step_plan import StepOrder, StepPlan, finetune_lr, plan_steps
 from ibot.models.layers import set_part
@@ -129,7 +129,8 @@ def finetune(
         TrainingStopped: the loss is not finite. ResourceError: the disk is full.
     """
     plan = plan_steps(len(train), classifier.num_classes, settings, processes.world_size)
-    resize_positions(classifier.backbone, size)
+    # Variant B of spec_evaluation 8.0: once and to the exact grid.
+    classifier.backbone.resize_positions((size, size), "exact")
     identity = {"seed": seed, "size": size, **_identity(classifier, (train, val), settings, plan)}
     run = _Run(
         classifier.to(device),
@@ -227,7 +228,7 @@ class _Run:
         named = [(name.removeprefix("backbone."), p) for name, p in classifier.named_parameters()]
         groups = parameter_groups(
             named,
-            stage_depths(classifier.backbone),
+            classifier.backbone.depths,
             layer_decay=settings.layer_decay,
             weight_decay=settings.weight_decay,
             decay_tokens=settings.decay_tokens,
