@@ -20,7 +20,7 @@ from ibot.eval.registry import EVALUATIONS
 from ibot.types import ResultRecord
 
 if TYPE_CHECKING:
-    from ibot.data.sets.labelled import LabelledImages
+    from ibot.data.sets.images import LabelledImages
     from ibot.eval.context import Context
     from ibot.eval.features.views import View
     from ibot.models.backbone import BackboneModule
@@ -126,8 +126,8 @@ def evaluation(options: argparse.Namespace) -> Iterator[Context]:
     Raises what a user can mend as UserError, and OSError for places that cannot be written.
     """
     from ibot.data.sets.classes import absent_note
-    from ibot.data.sets.labelled import count_shared, notes
     from ibot.data.sets.open import open_labelled
+    from ibot.data.sets.variants import count_shared
     from ibot.eval.context import Context
     from ibot.eval.features.cache import weights_hash
     from ibot.system.device import choose_device
@@ -148,7 +148,7 @@ def evaluation(options: argparse.Namespace) -> Iterator[Context]:
         exif_orientation=options.exif_orientation,
         max_pixels=options.max_pixels,
     )
-    told = [*notes(train), *notes(val), *filter(None, [absent_note(val.labels, val.classes)])]
+    told = [*train.notes, *val.notes, *filter(None, [absent_note(val.labels, val.classes)])]
     train, val = _evenly(train, options.max_train), _evenly(val, options.max_val)
     with said_once():
         loaded = load(
@@ -277,11 +277,11 @@ def _evenly(images: LabelledImages, limit: int) -> LabelledImages:
     """At most `limit` images, evenly spaced; 0: all."""
     import numpy as np
 
-    from ibot.data.sets.labelled import SubsetImages
+    from ibot.data.sets.subsets import LabelledSubset
 
     if not limit or limit >= len(images):
         return images
-    return SubsetImages(images, np.linspace(0, len(images) - 1, limit).astype(np.int64))
+    return LabelledSubset(images, np.linspace(0, len(images) - 1, limit).astype(np.int64))
 
 
 def _report(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import struct
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -39,6 +40,8 @@ _UPRIGHT = {
 }
 """What turns a picture upright, by its EXIF orientation; Pillow's rotations are
 counter-clockwise."""
+_TRANSPOSED = range(5, 9)
+"""Orientations of pictures whose height is stored as their width."""
 
 
 class UnreadableImage(Exception):
@@ -63,14 +66,8 @@ def decode(
     gray become RGB. Images of more than `max_pixels` pixels are refused.
     Raises UnreadableImage.
     """
-    try:
-        # Not read in one piece: a slide of many gigabytes is refused from its header.
-        with open(path, "rb") as file:  # noqa: PTH123 - a path object costs 8 us per image
-            return decode_file(file, exif_orientation, max_pixels)
-    except FileNotFoundError:
-        raise UnreadableImage("missing") from None
-    except OSError as error:
-        raise UnreadableImage(_reason(error)) from None
+    with _opened(path) as file:
+        return decode_file(file, exif_orientation, max_pixels)
 
 
 def decode_file(
@@ -89,6 +86,41 @@ def decode_file(
             return np.asarray(upright if turn is None else upright.transpose(turn))
         except Exception as error:  # on damaged bytes Pillow's readers raise almost anything
             raise UnreadableImage(_reason(error)) from None
+
+
+def image_size(
+    path: str | Path, exif_orientation: Orientation = "apply", max_pixels: int = MAX_PIXELS
+) -> tuple[int, int]:
+    """Height and width of what `decode` gives, from the header. Raises UnreadableImage."""
+    with _opened(path) as file:
+        return file_size(file, exif_orientation, max_pixels)
+
+
+def file_size(
+    file: BinaryIO, exif_orientation: Orientation = "apply", max_pixels: int = MAX_PIXELS
+) -> tuple[int, int]:
+    """As `image_size`, of an open file or a buffer that stands at its start."""
+    with quiet():
+        image = open_image(file, max_pixels)
+        orientation = _orientation(image)
+        if orientation != 1 and isinstance(image, TiffImageFile):
+            # Pillow's versions differ in whether loading turns the pixels of a TIFF.
+            file.seek(0)
+            return decode_file(file, exif_orientation, max_pixels).shape[:2]
+        lies = exif_orientation == "apply" and orientation in _TRANSPOSED
+        return (image.width, image.height) if lies else (image.height, image.width)
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[BinaryIO]:
+    try:
+        # Not read in one piece: a slide of many gigabytes is refused from its header.
+        with open(path, "rb") as file:  # noqa: PTH123 - a path object costs 8 us per image
+            yield file
+    except FileNotFoundError:
+        raise UnreadableImage("missing") from None
+    except OSError as error:
+        raise UnreadableImage(_reason(error)) from None
 
 
 def open_image(file: BinaryIO, max_pixels: int = MAX_PIXELS) -> Image.Image:

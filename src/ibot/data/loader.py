@@ -19,12 +19,13 @@ from torch.utils.data import Dataset
 
 from ibot.config.resolve import largest_power_of_two
 from ibot.config.schema import Config
-from ibot.data.decode import UnreadableImage, decode
+from ibot.data.decode import UnreadableImage
 from ibot.data.masks import make_masks
 from ibot.data.pairs import make_pairs
 from ibot.data.params import view_params
 from ibot.data.pixels_batch import render_batch
-from ibot.data.sets.scan import ImageSource
+from ibot.data.sets.images import Images
+from ibot.data.sets.variants import read_as
 from ibot.data.workers import fitting, read_items
 from ibot.errors import ConfigError, DataError
 from ibot.rng import Purpose, permutation, uniform
@@ -48,9 +49,10 @@ class MicroBatches(Dataset["Batch | DataError"]):
     """
 
     def __init__(
-        self, config: Config, source: ImageSource, grid: tuple[int, int], rank: int, world_size: int
+        self, config: Config, source: Images, grid: tuple[int, int], rank: int, world_size: int
     ) -> None:
-        self.config, self.source, self.grid = config, source, grid
+        self.config, self.grid = config, grid
+        self.source = read_as(source, config.data.exif_orientation, config.data.max_pixels)
         self.rank, self.world_size = rank, world_size
         self.steps_per_epoch = len(source) // config.train.batch
         self._order: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, np.int64))
@@ -125,10 +127,7 @@ class MicroBatches(Dataset["Batch | DataError"]):
         candidate = wanted
         for attempt in range(REPLACEMENTS):
             try:
-                data = self.config.data
-                return decode(
-                    self.source.path(candidate), data.exif_orientation, data.max_pixels
-                ), candidate
+                return self.source.read(candidate), candidate
             except UnreadableImage as error:
                 bad.append((self.source.name(candidate), str(error)))
                 drawn = uniform(self.config.train.seed, epoch, wanted, attempt, Purpose.REPLACE, 1)
@@ -148,7 +147,7 @@ class Loader:
     def __init__(
         self,
         config: Config,
-        source: ImageSource,
+        source: Images,
         *,
         grid: tuple[int, int],
         rank: int = 0,
@@ -212,7 +211,7 @@ class _Numbers:
             number += 1
 
 
-def check_batch(config: Config, source: ImageSource, world_size: int = 1) -> None:
+def check_batch(config: Config, source: Images, world_size: int = 1) -> None:
     """Raise DataError for a batch larger than the data, ConfigError for one that the processes
     cannot share.
     """

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from ibot.data.decode import UnreadableImage
-from ibot.data.sets.scan import ImageSource
+from ibot.data.sets.images import Images
 from ibot.errors import DataError
 from ibot.spectrum import effective_rank
 
@@ -39,7 +39,7 @@ class Survey:
     unreadable: float
 
 
-def survey(source: ImageSource, sample: int = SAMPLE) -> Survey:
+def survey(source: Images, sample: int = SAMPLE) -> Survey:
     """Look at `sample` evenly spaced images. Raises DataError when none can be read."""
     chosen = np.unique(np.linspace(0, len(source) - 1, min(sample, len(source))).astype(int))
     sides, gray, thumbnails, bad = [], [], [], []

@@ -13,7 +13,7 @@ from torch import Tensor
 from ibot.config.schema import Config, HeadConfig
 from ibot.data.decode import UnreadableImage
 from ibot.data.pixels import MEAN, STD, Statistics, evaluation_view, normalize
-from ibot.data.sets.scan import ImageSource
+from ibot.data.sets.images import Images
 from ibot.engine.start import copy_backbone, head_tensors, patch_center
 from ibot.errors import ConfigError, WeightsError
 from ibot.method.model import Network
@@ -68,7 +68,7 @@ def with_tokenizer(config: Config) -> Config:
 
 
 def build_tokenizer(
-    config: Config, source: ImageSource, run: Path, processes: Processes
+    config: Config, source: Images, run: Path, processes: Processes
 ) -> PatchTokenizer | None:
     """The tokenizer that the settings name, on the CPU; None for the online one.
 
@@ -97,7 +97,7 @@ def build_tokenizer(
 
 
 def sample_patches(
-    source: ImageSource,
+    source: Images,
     size: tuple[int, int],
     patch: int,
     seed: int,

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from ibot.config.schema import MAX_PIXELS
 from ibot.data.decode import Orientation
-from ibot.data.sets.labelled import Images, LabelledImages, read_as
+from ibot.data.sets.images import LabelledImages
+from ibot.data.sets.variants import Labelled, read_as
 from ibot.eval.features.cache import FeatureSet, cached_features
 from ibot.eval.features.tokens import CLASS_TOKEN, Feature
 from ibot.eval.features.views import View
@@ -67,7 +68,7 @@ class Context:
         """C."""
         return len(self.train.classes)
 
-    def read_alike(self, images: Images) -> Images:
+    def read_alike(self, images: Labelled) -> Labelled:
         """Images of a further folder, read as all others are."""
         return read_as(images, self.exif_orientation, self.max_pixels)
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ibot.data.sets.labelled import FolderImages, SubsetImages, TarImages
 from ibot.data.sets.open import open_labelled
+from ibot.data.sets.subsets import LabelledSubset
 
 
 def test_a_folder_with_train_and_val_is_opened(tmp_path, make, names):
@@ -20,7 +20,7 @@ def test_a_folder_with_train_and_val_is_opened(tmp_path, make, names):
         "val/dog/3.jpg",
     )
     train, val = open_labelled(str(tmp_path))
-    assert isinstance(train, FolderImages) and train.classes == val.classes == ("cat", "dog")
+    assert train.kind == "folder" and train.classes == val.classes == ("cat", "dog")
     assert train.root == tmp_path / "train" and names(train) == [
         "cat/1.jpg",
         "dog/1.jpg",
@@ -133,7 +133,7 @@ def test_archives_are_found_wherever_they_lie(tmp_path, layout, tar):
         "files": (root / "train-0.tar", root / "val.tar"),
     }[layout]
     train, val = open_labelled(str(data), str(val_data))
-    assert isinstance(train, TarImages) and isinstance(val, TarImages)
+    assert train.kind == "tar" and val.kind == "tar"
     assert (len(train), len(val)) == (2 if layout == "files" else 4, 2) and val.name(
         0
     ) == "val.tar/cat/1.jpg"
@@ -180,7 +180,7 @@ def test_pictures_are_turned_upright_or_not_and_are_then_other_images(form, tmp_
     for one, other in zip(upright, as_stored, strict=True):
         assert one.read(0).shape == (6, 4, 3) and other.read(0).shape == (4, 6, 3)
         assert one.fingerprint() != other.fingerprint() and one.classes == other.classes
-        assert SubsetImages(one, [0]).fingerprint() != SubsetImages(other, [0]).fingerprint()
+        assert LabelledSubset(one, [0]).fingerprint() != LabelledSubset(other, [0]).fingerprint()
 
 
 def test_the_part_of_an_archive_may_stand_anywhere_in_its_name(tmp_path, tar):

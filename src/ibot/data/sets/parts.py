@@ -15,6 +15,8 @@ from ibot.data.formats import is_litter
 from ibot.errors import DataError, printable
 
 PartName = Literal["train", "val", "test"]
+Part = Literal["train", "val"]
+"""What is opened; where there is no `val`, the part called `test` serves."""
 WORDS: dict[PartName, tuple[str, ...]] = {
     "train": ("train", "training"),
     "val": ("val", "valid", "validation", "dev"),

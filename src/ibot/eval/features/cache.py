@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ibot.data.pixels import normalize
-from ibot.data.sets.labelled import LabelledImages
+from ibot.data.sets.images import Images, LabelledImages
 from ibot.errors import DataError, ResourceError, UserError
 from ibot.eval.features.tokens import compute, finite
 from ibot.eval.features.views import View, in_batches, view_batches
@@ -67,7 +67,7 @@ class FeatureSet:
     rows: Tensor
     """float32 [n, d], mapped from the file."""
     labels: Tensor
-    """int64 [n]."""
+    """int64 [n]; [0] of images without labels."""
     index: NDArray[np.int64]
     """int64 [n], position of each row in the set."""
     bad: list[tuple[str, str]]
@@ -98,7 +98,7 @@ def rows_of(features: FeatureSet, wanted: NDArray[np.int64]) -> FeatureSet:
     return replace(
         features,
         rows=features.rows[chosen],
-        labels=features.labels[chosen],
+        labels=features.labels[chosen] if len(features.labels) else features.labels,
         index=features.index[keep],
     )
 
@@ -125,7 +125,7 @@ def weights_hash(loaded: Loaded) -> str:
 def cached_features(
     backbone: BackboneModule,
     weights: str,
-    images: LabelledImages,
+    images: Images,
     view: View,
     features: Sequence[K],
     folder: Path,
@@ -287,7 +287,7 @@ def _blank(view: View, device: torch.device) -> Tensor:
 
 def _fill(
     extract: Extract[K],
-    images: LabelledImages,
+    images: Images,
     view: View,
     entries: dict[K, _Entry],
     batch: int,
@@ -333,7 +333,7 @@ class _Entry:
     """
 
     def __init__(
-        self, folder: Path, weights: str, images: LabelledImages, view: View, feature: Hashable
+        self, folder: Path, weights: str, images: Images, view: View, feature: Hashable
     ) -> None:
         self.about = {
             "format": FORMAT,
@@ -410,7 +410,7 @@ class _Entry:
         with _disk_errors(self.folder):
             (self.path / "bad.jsonl").unlink(missing_ok=True)
 
-    def read(self, images: LabelledImages, cached: bool) -> FeatureSet:
+    def read(self, images: Images, cached: bool) -> FeatureSet:
         state = self.state("r")
         index = np.flatnonzero(state == _DONE)
         reasons = {line["position"]: line["reason"] for line in read_jsonl(self.path / "bad.jsonl")}
@@ -424,9 +424,12 @@ class _Entry:
         rows = (
             self.rows("c") if len(index) == len(state) else _mapped(self.path / "readable.npy", "c")
         )
+        labels = np.zeros(0, np.int64)
+        if isinstance(images, LabelledImages):
+            labels = np.asarray(images.labels, dtype=np.int64)[index]
         return FeatureSet(
             rows=torch.from_numpy(rows),
-            labels=torch.from_numpy(np.asarray(images.labels, dtype=np.int64)[index]),
+            labels=torch.from_numpy(labels),
             index=index,
             bad=bad,
             cached=cached,

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ibot.data.sets.labelled import LabelledImages, SubsetImages
+from ibot.data.sets.images import LabelledImages
+from ibot.data.sets.subsets import LabelledSubset
 from ibot.errors import ConfigError, WeightsError
 from ibot.eval.context import Context, plain, unreadable
 from ibot.eval.features.cache import FeatureSet, cached_features
@@ -209,7 +210,7 @@ def _sweep(
     fit, held, chosen_on = split(context, settings.holdout)
     judge = val
     if context.mode == "clean":
-        judge = _features(context, network, SubsetImages(context.train, held), parts, "held out")
+        judge = _features(context, network, LabelledSubset(context.train, held), parts, "held out")
     batch = min(settings.batch, len(fit))
     rates = [rate * batch / 256 for rate in settings.rates]
     sweeps = {

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ibot.data.sets.class_folders import open_folder
-from ibot.data.sets.labelled import LabelledImages
+from ibot.data.sets.images import LabelledImages
 from ibot.errors import ConfigError, DataError
 from ibot.eval.context import Context, plain, unreadable
 from ibot.eval.robustness.calibration import calibration_records, check_bin_size

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ibot.data.pixels import normalize
-from ibot.data.sets.labelled import LabelledImages
+from ibot.data.sets.images import LabelledImages
 from ibot.errors import DataError
 from ibot.eval.context import Context
 from ibot.eval.features.cache import FeatureSet
