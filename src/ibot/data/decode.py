@@ -45,9 +45,7 @@ _TRANSPOSED = range(5, 9)
 
 
 class UnreadableImage(Exception):
-    """A file that gives no pixels; `reason` says why in a few words, the text adds what there is to
-    do.
-    """
+    """A file that gives no pixels; `reason` says why in a few words, the text what to do."""
 
     def __init__(self, reason: str, remedy: str = "") -> None:
         super().__init__(f"{reason}: {remedy}" if remedy else reason)
@@ -152,9 +150,7 @@ def open_image(file: BinaryIO, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
 
 def holds_more(path: str | Path) -> tuple[bool, bool]:
-    """Whether a file has further pages or frames, and further bands, than `decode` reads; of a
-    damaged one: neither.
-    """
+    """Whether a file has further pages or frames, and bands, than are read; damaged ones: no."""
     with suppress(OSError), open(path, "rb") as file:  # noqa: PTH123
         return file_holds_more(file)
     return False, False
@@ -172,9 +168,7 @@ def file_holds_more(file: BinaryIO) -> tuple[bool, bool]:
 
 
 def _mend_byte_order(image: TiffImageFile) -> None:
-    """What libtiff unpacks is in the machine's order, where Pillow takes some of it to be in the
-    file's.
-    """
+    """What libtiff unpacks is in the machine's order; Pillow takes some of it for the file's."""
     for i, tile in enumerate(image.tile):
         if tile.codec_name == "libtiff" and isinstance(tile.args, tuple):
             order = _NATIVE_ORDER.get(tile.args[0], tile.args[0])
@@ -199,9 +193,7 @@ def _identified(file: BinaryIO, head: bytes) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF orientation; 1 where it is absent or the EXIF data are damaged, since the pixels may be
-    whole.
-    """
+    """EXIF orientation; 1 where it is absent or damaged, since the pixels may be whole."""
     try:
         return int(image.getexif().get(_EXIF_ORIENTATION, 1))
     except Exception:  # as above
@@ -222,9 +214,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _scaled(image: Image.Image) -> NDArray[np.uint8]:
-    """Gray levels of other types than unsigned bytes as such; float values that are not numbers
-    become the lowest.
-    """
+    """Gray levels of other types than unsigned bytes as such; no numbers become the lowest."""
     levels = _stored(image)
     low, high = _range(image, levels)
     shades = (levels.astype(np.float64) - low) * (255 / max(high - low, 1e-12))
@@ -238,9 +228,7 @@ def _scaled(image: Image.Image) -> NDArray[np.uint8]:
 
 
 def _stored(image: Image.Image) -> NDArray[Any]:
-    """The levels in the file, all finite: Pillow takes signed bytes and unsigned 32 bits for the
-    other kind.
-    """
+    """The levels in the file, all finite; Pillow mistakes signed bytes and unsigned 32 bits."""
     values = np.asarray(image)
     if image.mode == "F":
         finite = values[np.isfinite(values)]

@@ -51,9 +51,7 @@ def tokenizer_size(config: Config) -> int:
 
 
 def with_tokenizer(config: Config) -> Config:
-    """Settings whose patch head fits the tokenizer; a head of its own, as the targets are no class
-    targets.
-    """
+    """Settings whose patch head fits the tokenizer; its own head: the targets are no classes."""
     if config.method.patch_target == "online":
         return config
     if config.method.patch_target == "frozen" and not config.method.tokenizer:
@@ -104,9 +102,7 @@ def sample_patches(
     *,
     statistics: Statistics = (MEAN, STD),
 ) -> Tensor:
-    """Normalised pixels of patches of a tenth of the images: [R, 3 * patch * patch], at most
-    `MOST_ROWS` rows.
-    """
+    """Patches of a tenth of the images, normalised: [R, 3 * patch * patch], R <= `MOST_ROWS`."""
     rng = np.random.default_rng(seed)
     chosen = rng.permutation(len(source))[: max(1, int(len(source) * SHARE_OF_IMAGES))]
     parts, count = [], 0

@@ -53,9 +53,7 @@ class ArrayImages:
         return self._known[0]
 
     def provenance(self) -> dict[str, object]:
-        """What a run notes of its data. Numbers name images of any set: the hash is of the
-        pixels.
-        """
+        """What a run notes of its data. Numbers name images of any set: the pixels are hashed."""
         return {
             "root": str(self.root),
             "images": len(self),

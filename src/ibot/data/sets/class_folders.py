@@ -52,9 +52,7 @@ def open_folder(root: str | Path, *, held_out: bool = False) -> LabelledFiles:
 
 
 def as_classes(images: FileImages) -> FileImages:
-    """The same images with one class where all lie in one folder: a validation set may hold no
-    other.
-    """
+    """The same images with one class where all lie in one folder: others may be lacking."""
     top, slash, _ = images.name(0).partition("/")
     if isinstance(images, LabelledFiles) or not slash:
         return images

@@ -1,6 +1,4 @@
-"""Classes by their names: their numbers, and those of a validation set among those of the training
-set.
-"""
+"""Classes by name: their numbers, and those of validation images among those of training."""
 
 from __future__ import annotations
 
@@ -15,9 +13,7 @@ from ibot.errors import DataError
 
 
 def number_classes(texts: Sequence[str]) -> tuple[NDArray[np.int32], tuple[str, ...]]:
-    """Labels int32 [n] and the classes in order: by value where all are numbers, so that 10 follows
-    9.
-    """
+    """Labels int32 [n] and the classes in order: by value where all are numbers (9 before 10)."""
     classes = sorted(set(texts))
     if all(text.isascii() and text.isdigit() for text in classes):
         classes.sort(key=int)

@@ -64,9 +64,7 @@ def scan_list(
 
 
 def _name(root: Path, path: str) -> str:
-    """With forward slashes where a list of Windows writes others; as it is where a file is called
-    so.
-    """
+    """With forward slashes where a list of Windows has others, but where a file is called so."""
     return path.replace("\\", "/") if "\\" in path and not os.path.exists(root / path) else path  # noqa: PTH110
 
 
@@ -142,9 +140,7 @@ def _cell(row: list[str], column: int | None) -> str:
 def _columns(
     first: list[str], tabs: bool, labelled: bool, file: Path
 ) -> tuple[int, int | None, int | None] | None:
-    """Where path, label and split stand; None when `first` is no header but an image. Raises
-    DataError.
-    """
+    """Columns of path, label, split; None where `first` is an image. Raises DataError."""
     heads = [cell.lower() for cell in first]
     place = {head: heads.index(head) for head in ("path", "label", "split") if head in heads}
     if "path" in place and ("label" in place or not labelled):

@@ -1,6 +1,4 @@
-"""Sets that are called by their names, in torchvision's layouts: CIFAR, Flowers-102, Cars, Pets,
-iNaturalist.
-"""
+"""Sets by their names, in torchvision's layouts: CIFAR, Flowers-102, Cars, Pets, iNaturalist."""
 
 from __future__ import annotations
 
@@ -116,9 +114,7 @@ def _pairs(
 
 
 def _inat(root: Path, year: str, part: Part) -> LabelledFiles | None:
-    """The lists of iNaturalist, or without them all images of torchvision's layout as training
-    data.
-    """
+    """The lists of iNaturalist, or all images of torchvision's layout as training data."""
     if not (root / f"train{year}.json").is_file():
         from torchvision import datasets
 
@@ -149,9 +145,7 @@ def _inat(root: Path, year: str, part: Part) -> LabelledFiles | None:
 
 
 def _cifar(root: Path, name: str, part: Part) -> ArrayImages:
-    """CIFAR from its batches; not by torchvision's class, which lets a pickle run code and wants
-    one exact md5.
-    """
+    """CIFAR from its batches; torchvision's class lets a pickle run code, and wants one md5."""
     from torchvision import datasets
 
     layout = datasets.CIFAR10 if name == "cifar10" else datasets.CIFAR100
@@ -176,9 +170,7 @@ def _cifar(root: Path, name: str, part: Part) -> ArrayImages:
 
 
 def _unpickle(file: Path) -> Any:
-    """Containers, text, numbers, and arrays as tensors. Raises UnpicklingError for what else a
-    pickle asks for.
-    """
+    """Containers, text, numbers, and arrays as tensors. Raises UnpicklingError for what else."""
     refused: list[str] = []
 
     class Inert(InertUnpickler):

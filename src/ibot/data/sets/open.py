@@ -1,6 +1,4 @@
-"""THE door to images: from what a user gives (a folder, a list, tar archives, or the name of a set)
-to images for training, and to labelled ones for evaluations.
-"""
+"""THE door to images: what a user names (folder, list, archives, a known set), opened."""
 
 from __future__ import annotations
 
@@ -204,9 +202,7 @@ def _place(data: str, part: Part) -> tuple[Path | None, list[Path]]:
 
 
 def _archives(data: str) -> list[Path]:
-    """The .tar files that `data` means: itself, those of a pattern, or all of a folder that holds
-    nothing else.
-    """
+    """The .tar files that `data` means: itself, a pattern, or all of a folder with nothing else."""
     path = Path(data)
     if path.is_dir():
         try:
@@ -233,9 +229,7 @@ def _is_tar(path: Path) -> bool:
 
 
 def _archives_of(part: Part, archives: list[Path]) -> list[Path]:
-    """Those of a part by a word of their names; all are training data where there are not both
-    parts.
-    """
+    """Those of a part by a word of their names; where not both parts are there, all train."""
     by_part: dict[str | None, list[Path]] = {}
     for path in archives:
         words = (part_of(word) for word in re.findall("[a-z]+", path.stem.lower()))

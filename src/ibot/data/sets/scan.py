@@ -103,9 +103,7 @@ def _training_part(folder: Path) -> tuple[Path, list[str]]:
 
 
 def pages_note(files: Sequence[File], look: Callable[[File], tuple[bool, bool]]) -> list[str]:
-    """How many of the files in formats of several pages hold more than is read; `look` is
-    `decode.holds_more`.
-    """
+    """How many files in formats of several pages hold more than is read; `look`: `holds_more`."""
     places = np.linspace(0, len(files) - 1, min(LOOKED_INTO, len(files)))
     chosen = [files[int(place)] for place in places]
     more = [look(file) for file in chosen]
@@ -258,9 +256,7 @@ def _listing(folder: str, seen: set[tuple[int, int]]) -> list[os.DirEntry[str]]:
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:
-    """Files and links that lead nowhere (they count as bad files), but no pipes or devices: those
-    never end.
-    """
+    """Files, and links that lead nowhere (bad files), but no pipes or devices: those never end."""
     try:
         return entry.is_file() or not os.path.exists(entry.path)  # noqa: PTH110
     except OSError:

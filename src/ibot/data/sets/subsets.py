@@ -19,9 +19,7 @@ class SubsetImages:
     """Some images of a set."""
 
     def __init__(self, base: Images, indices: ArrayLike) -> None:
-        """`indices` int [m] into `base`, in any order. Raises ValueError for other shapes and for
-        what lies outside.
-        """
+        """`indices` int [m] into `base`, in any order. Raises ValueError for others."""
         chosen = np.asarray(indices)
         if chosen.ndim != 1 or (chosen.size and not np.issubdtype(chosen.dtype, np.integer)):
             raise ValueError(

@@ -1,6 +1,4 @@
-"""Images inside of tar archives, with classes from their folders or from side entries as in
-WebDataset.
-"""
+"""Images inside of tar archives; classes are folders, or side entries as in WebDataset."""
 
 from __future__ import annotations
 

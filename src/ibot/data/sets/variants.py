@@ -36,9 +36,7 @@ def read_as(images: AnyImages, exif_orientation: Orientation, max_pixels: int) -
 
 
 def matched(images: Labelled, classes: tuple[str, ...], where: tuple[str, str]) -> Labelled:
-    """The same images with the classes of the training images, some of which they may lack; see
-    `match_classes`.
-    """
+    """The same images with the classes of the training images; see `match_classes`."""
     if images.classes == classes:
         return images
     return relabelled(images, match_classes(classes, images.classes, where), classes)

@@ -33,9 +33,7 @@ def knn_probe(
     device: torch.device,
     processes: Processes,
 ) -> Callable[[nn.Module, int], list[ResultRecord]]:
-    """What `ibot.train` calls as `evaluate`, in every process: k-NN of `val` against `train`, by
-    `config.evaluate`.
-    """
+    """What `ibot.train` calls in every process: k-NN of `val` against `train`."""
     settings = config.evaluate
     sets = [(train, _evenly(train, settings.max_train)), (val, _evenly(val, settings.max_val))]
 
@@ -85,9 +83,7 @@ def _features(
     images: LabelledImages,
     wanted: NDArray[np.int64],
 ) -> tuple[Tensor, Tensor]:
-    """Class tokens [n, D] and labels [n] of the readable ones; each process computes some batches
-    and gets all.
-    """
+    """Class tokens [n, D] and labels [n] of the readable ones; each process computes a share."""
     found: list[tuple[Tensor, Tensor] | None] = []
     why = ""
     for indices in in_batches(wanted, BATCH)[processes.rank :: processes.world_size]:
