@@ -60,17 +60,21 @@ def find_labelled(
     if val is None:
         return None
     train = open_images(data)
-    if not (isinstance(train, LabelledImages) and isinstance(val, LabelledImages)):
-        if not val_data:
-            return None
-        missing = val if isinstance(train, LabelledImages) else train
+    if not isinstance(train, LabelledImages) or len(train.classes) < 2:
+        without = train
+    elif not isinstance(val, LabelledImages):
+        without = val
+    else:
+        val = matched(val, train.classes, (str(train.root), str(val.root)))
+        how = exif_orientation, max_pixels
+        return read_as(train, *how), read_as(val, *how)
+    if val_data:
         raise DataError(
-            f"no class folders in '{missing.root}'",
-            fix="put the images of each class into a folder",
+            f"no class folders in '{without.root}'",
+            fix="put the images of each class into a folder, or give a list with the columns "
+            "path,label",
         )
-    val = matched(val, train.classes, (str(train.root), str(val.root)))
-    how = exif_orientation, max_pixels
-    return read_as(train, *how), read_as(val, *how)
+    return None
 
 
 def open_labelled(
