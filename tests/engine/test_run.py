@@ -3,9 +3,7 @@ import fcntl
 import json
 import logging
 import os
-import subprocess
 import time
-from importlib.metadata import version
 
 import pytest
 
@@ -180,28 +178,6 @@ def test_a_folder_without_readable_settings_is_no_run(tmp_path):
     with pytest.raises(RunError, match="no readable config"):
         read_config(tmp_path)
     assert read_jsonl(tmp_path / "absent.jsonl") == []
-
-
-@pytest.mark.parametrize(
-    ("code", "status", "want"), [(0, "", "abc"), (0, " M a.py", "abc-dirty"), (128, "", "unknown")]
-)
-def test_the_commit_says_whether_the_code_was_changed(monkeypatch, code, status, want):
-    def run(command, **kwargs):
-        out = "abc\n" if "rev-parse" in command else status
-        return subprocess.CompletedProcess(command, code, out, "")
-
-    monkeypatch.setattr(run_module.subprocess, "run", run)
-    assert run_module._commit() == want
-
-    def absent(*args, **kwargs):
-        raise FileNotFoundError
-
-    monkeypatch.setattr(run_module.subprocess, "run", absent)
-    assert run_module._commit() == "unknown"
-    assert (
-        run_module._version("torch") == version("torch")
-        and run_module._version("no-such-package") == "absent"
-    )
 
 
 def test_a_lock_of_a_dead_process_is_taken_over(small, tmp_path):

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ibot.config.schema import ModelConfig
 from ibot.data.pixels import normalize
 from ibot.data.scenes import write_folder
-from ibot.data.sets.labelled import ArrayImages
+from ibot.data.sets.arrays import ArrayImages
 from ibot.data.sets.open import open_labelled
 from ibot.eval.features.cache import weights_hash
 from ibot.eval.features.tokens import CLASS_TOKEN

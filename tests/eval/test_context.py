@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ibot.data.sets.labelled import SubsetImages
+from ibot.data.sets.subsets import LabelledSubset
 from ibot.eval.context import plain
 from ibot.eval.features.rows import FeatureSet, unreadable
 from ibot.eval.features.views import View
@@ -15,7 +15,7 @@ from ibot.eval.scores import bootstrap_mean
 
 
 def test_a_record_says_what_was_measured_on_what(context):
-    val = SubsetImages(context.val, np.array([0, 1, 2, 3, 30, 31, 59]))
+    val = LabelledSubset(context.val, np.array([0, 1, 2, 3, 30, 31, 59]))
     context = replace(
         context,
         val=val,
@@ -83,7 +83,7 @@ def test_evaluations_that_differ_have_names_of_their_own(context):
     name = context.identity("knn", {"k": 1})
     assert name == context.identity("knn", {"k": 1}) and len(name) == 12
     others = [context.identity("linear", {"k": 1}), context.identity("knn", {"k": 2})]
-    some = SubsetImages(context.train, np.arange(50))
+    some = LabelledSubset(context.train, np.arange(50))
     for changes in (
         {"weights_hash": "x"},
         {"train": some},

@@ -20,7 +20,7 @@ from ibot.types import ResultRecord
 if TYPE_CHECKING:
     from torch import nn
 
-    from ibot.data.sets.scan import ImageSource
+    from ibot.data.sets.images import LabelledImages
     from ibot.eval.features.tokens import Features
     from ibot.models.backbone import BackboneModule
 
@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
     picture.
     """
     from ibot.data.scenes import CLASSES, write_folder
-    from ibot.data.sets.scan import labelled_sets
+    from ibot.data.sets.open import find_labelled
     from ibot.engine.loop import train
     from ibot.system.device import choose_device
     from ibot.system.jsonl import read_jsonl
@@ -65,7 +65,7 @@ def run(options: argparse.Namespace) -> int:
         seed=options.seed,
         size=config.augment.global_size[0],
     )
-    sets = labelled_sets(str(data))
+    sets = find_labelled(str(data))
     assert sets is not None
     derived = derive(config, len(sets[0]))
     describe(config, derived, sets[0], folder, 1, say)
@@ -121,7 +121,7 @@ def untrained(config: Config) -> BackboneModule:
 def print_comparison(
     before: BackboneModule,
     after: BackboneModule,
-    sets: tuple[ImageSource, ImageSource],
+    sets: tuple[LabelledImages, LabelledImages],
     config: Config,
 ) -> dict[str, float]:
     """k-NN of both networks, plain and whitened, with the effective rank; returns the levels for
@@ -149,7 +149,7 @@ def print_comparison(
 
 
 def _row(
-    backbone: BackboneModule, sets: tuple[ImageSource, ImageSource], config: Config
+    backbone: BackboneModule, sets: tuple[LabelledImages, LabelledImages], config: Config
 ) -> tuple[float, dict[int, float], float]:
     from ibot.eval.features.spectrum import effective_rank, whiten
     from ibot.eval.features.tokens import extract_features
@@ -173,17 +173,16 @@ def accuracy(bank: Features, queries: Features, config: Config) -> float:
     return knn_accuracy(bank, test=queries, ks=k, temperature=temperature)[k].top1
 
 
-def pixel_accuracy(sets: tuple[ImageSource, ImageSource], config: Config) -> float:
+def pixel_accuracy(sets: tuple[LabelledImages, LabelledImages], config: Config) -> float:
     """The same vote among raw pixels, standardised one by one."""
     import numpy as np
     import torch
 
-    from ibot.data.decode import decode
     from ibot.eval.features.tokens import Features
 
     pixels = []
     for part in sets:
-        images = np.stack([decode(part.path(i)) for i in range(len(part))])
+        images = np.stack([part.read(i) for i in range(len(part))])
         pixels.append((torch.from_numpy(images).flatten(1).float(), part))
     mean, std = pixels[0][0].mean(0), pixels[0][0].std(0).clamp(min=1e-6)
     bank, queries = (
@@ -194,7 +193,10 @@ def pixel_accuracy(sets: tuple[ImageSource, ImageSource], config: Config) -> flo
 
 
 def run_controls(
-    config: Config, folder: Path, sets: tuple[ImageSource, ImageSource], say: Callable[[str], None]
+    config: Config,
+    folder: Path,
+    sets: tuple[LabelledImages, LabelledImages],
+    say: Callable[[str], None],
 ) -> None:
     """Train what might explain the gain instead, with the same seed and length, and print its k-NN.
 
@@ -227,14 +229,13 @@ def write_picture(
     knn: list[tuple[int, float]],
     controls: dict[str, float],
     networks: tuple[BackboneModule, BackboneModule],
-    source: ImageSource,
+    source: LabelledImages,
     config: Config,
 ) -> None:
     """Curves, and some validation images with a mask and the attention of both networks."""
     import numpy as np
     import torch
 
-    from ibot.data.decode import decode
     from ibot.data.masks import make_masks
     from ibot.data.pixels import normalize
     from ibot.engine.loop import mask_grid
@@ -242,7 +243,7 @@ def write_picture(
     from ibot.show.training import Example, training_picture
 
     index = np.linspace(0, len(source) - 1, EXAMPLES).astype(np.int64)
-    images = np.stack([decode(source.path(int(i))) for i in index])
+    images = np.stack([source.read(int(i)) for i in index])
     grid = mask_grid(config)
     always = replace(config.mask, ratio=((0.3, 0.1),))
     masks = make_masks(always, grid, 1, 0, 0, index).map[0].reshape(-1, *grid).numpy()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 from pathlib import Path
 
 from ibot.cli.results import write_file
@@ -24,7 +23,8 @@ def run(options: argparse.Namespace) -> int:
 
     import numpy as np
 
-    from ibot.data.sets.scan import scan
+    from ibot.data.sets.images import LabelledImages
+    from ibot.data.sets.open import open_images
     from ibot.eval.features.tokens import extract_features
     from ibot.system.device import choose_device
     from ibot.system.progress import counter, print_notes
@@ -37,8 +37,8 @@ def run(options: argparse.Namespace) -> int:
     )
     backbone = loaded.backbone.to(device)
     size = (options.size, options.size) if options.size else loaded.size
-    source = replace(
-        scan(options.data), exif_orientation=options.exif_orientation, max_pixels=options.max_pixels
+    source = open_images(
+        options.data, exif_orientation=options.exif_orientation, max_pixels=options.max_pixels
     )
     print_notes(source.notes, options.quiet)
     create_parents(out)  # what fails shall fail before the work
@@ -50,6 +50,7 @@ def run(options: argparse.Namespace) -> int:
         device=device,
         progress=None if options.quiet else counter("images"),
     )
+    classes = source.classes if isinstance(source, LabelledImages) else ()
     tensors = {"cls": features.cls}
     if features.patches is not None:
         tensors["patches"] = features.patches
@@ -57,12 +58,12 @@ def run(options: argparse.Namespace) -> int:
         tensors["labels"] = features.labels
     if out.suffix == ".npz":
         arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
-        arrays |= {"names": np.array(features.names), "classes": np.array(source.classes)}
+        arrays |= {"names": np.array(features.names), "classes": np.array(classes)}
         write_file(out, lambda path: np.savez(path, allow_pickle=False, **arrays))
     else:
         from ibot.weights.write import save_tensors
 
-        about = {"names": json.dumps(features.names), "classes": json.dumps(source.classes)}
+        about = {"names": json.dumps(features.names), "classes": json.dumps(classes)}
         write_file(out, lambda path: save_tensors(tensors, path, about))
     shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in tensors.items())
     print(f"{len(features.names)} images: {shapes} -> {out}")

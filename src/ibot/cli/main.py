@@ -453,10 +453,10 @@ def _listed(settings: Any) -> str:
 
 def _data_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--data", default="", metavar="DIR", help="folder of images; with train/ and val/: labelled"
+        "--data", default="", metavar="DATA", help="folder of images, list, tar files or NAME:DIR"
     )
     parser.add_argument(
-        "--val-data", default="", metavar="DIR", help="labelled folder for validation"
+        "--val-data", default="", metavar="DATA", help="labelled images for validation"
     )
 
 

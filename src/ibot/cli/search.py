@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from ibot.data.sets.scan import ImageSource
+    from ibot.data.sets.files import FileImages
+    from ibot.data.sets.images import Images
     from ibot.eval.context import Counter
     from ibot.eval.features.cache import FeatureSet
     from ibot.eval.features.views import View
@@ -68,7 +69,7 @@ class Searched:
 
     backbone: BackboneModule
     """In evaluation mode on `device`."""
-    source: ImageSource
+    source: FileImages
     view: View
     device: torch.device
     workers: int
@@ -231,7 +232,7 @@ def _query(searched: Searched, file: str, number: int) -> Query:
     )
 
 
-def _number_in(source: ImageSource, file: str) -> int | None:
+def _number_in(source: Images, file: str) -> int | None:
     """Index of a file among the images of the folder, None for others."""
     # As written first: a link that lies in the folder is the folder's image, wherever it leads.
     for path in (os.path.abspath, os.path.realpath):
@@ -297,23 +298,17 @@ def _features(searched: Searched, loaded: Loaded, cache: Path) -> FeatureSet:
     Raises UserError for a cache that cannot be written, and WeightsError for outputs that have no
     direction.
     """
-    import numpy as np
-
-    from ibot.data.sets.labelled import FileImages
     from ibot.eval.features.cache import cached_features, weights_hash
     from ibot.eval.features.tokens import CLASS_TOKEN
     from ibot.explore.resemblance import unscalable
 
     source = searched.source
-    if source.labels is None:
-        # The cache is made for labelled sets; labels take no part in a search.
-        source = replace(source, labels=np.zeros(len(source), np.int32), classes=("",))
     try:
         cache.mkdir(parents=True, exist_ok=True)
         features = cached_features(
             searched.backbone,
             weights_hash(loaded),
-            FileImages(source),
+            source,
             searched.view,
             [CLASS_TOKEN],
             cache,
@@ -498,7 +493,7 @@ def _pictures(searched: Searched, index: NDArray[np.int64], similarity: Tensor) 
     ]
 
 
-def _summary(findings: Findings, features: FeatureSet, source: ImageSource) -> list[str]:
+def _summary(findings: Findings, features: FeatureSet, source: Images) -> list[str]:
     """One line for each kind of finding."""
     count = len(features.index)
     lines = [

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from ibot.config.override import apply, later_at_default, to_plain
 from ibot.config.resolve import Derived, check, derive, warnings
-from ibot.config.schema import Config, ModelConfig
+from ibot.config.schema import Config, DataConfig, ModelConfig
 from ibot.errors import DataError, UserError
 from ibot.recipes import beyond_paper, recipe
 from ibot.system.processes import launched_processes, said_once
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from ibot.data.sets.scan import ImageSource
+    from ibot.data.sets.images import Images
 
 
 def run(options: argparse.Namespace) -> int:
@@ -58,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
     if reached >= derived.run_steps:
         # Opened all the same, so that other settings, other images and a run in progress are told.
         RunFolder.create(
-            folder, config, command=command, source_info=source.fingerprint(), processes=processes
+            folder, config, command=command, source_info=source.provenance(), processes=processes
         ).close()
         whole = f"the schedule has {counted(derived.total_steps, 'step')}"
         say(
@@ -120,9 +120,7 @@ def say_next(
         )
 
 
-def prepare(
-    options: argparse.Namespace, world_size: int = 1
-) -> tuple[Config, ImageSource, list[str]]:
+def prepare(options: argparse.Namespace, world_size: int = 1) -> tuple[Config, Images, list[str]]:
     """Settings and images of a run, and in words what the number of images changed in the recipe.
 
     Raises UserError for a batch that the images do not fill or the processes cannot share.
@@ -132,10 +130,9 @@ def prepare(
         config = configure(options)
     # Imported after that: a mistake in the settings is told at once.
     from ibot.data.loader import check_batch
-    from ibot.data.sets.scan import scan
     from ibot.recipes.auto import for_few_images
 
-    source = replace(scan(config.data.path), max_pixels=config.data.max_pixels)
+    source = open_data(config.data)
     if options.recipe == "adapt" and not began_with_batch(options, config, len(source)):
         config, notes = for_few_images(config, len(source), world_size, keys_of(options.settings))
     check_batch(config, source, world_size)
@@ -208,21 +205,26 @@ def chosen(asked: list[str]) -> tuple[Config, list[str]]:
     """Settings for the data and the device, with their reasons; a length and a batch that were
     asked for stay.
     """
-    from ibot.data.sets.scan import scan
     from ibot.data.survey import survey
     from ibot.recipes.auto import Facts, choose
     from ibot.system.device import choose_device, device_memory
 
     # First of all: what is misspelt is told before the images are looked at.
     given, keys = apply(replace(recipe("tiny32"), recipe="auto"), asked), keys_of(asked)
-    data = given.data
-    source = replace(
-        scan(data.path), exif_orientation=data.exif_orientation, max_pixels=data.max_pixels
-    )
+    source = open_data(given.data)
     memory = device_memory(choose_device(given.system.device))
     length = given.train.length if "train.length" in keys else None
     batch = max(0, given.train.batch) if "train.batch" in keys else 0
     return choose(Facts(survey(source), memory, launched_processes().world_size, length, batch))
+
+
+def open_data(data: DataConfig) -> Images:
+    """The images to train on."""
+    from ibot.data.sets.open import open_images
+
+    return open_images(
+        data.path, exif_orientation=data.exif_orientation, max_pixels=data.max_pixels
+    )
 
 
 def default_folder(config: Config) -> Path:
@@ -251,7 +253,7 @@ def older_folder(config: Config, asked: ModelConfig) -> Path:
 def describe(
     config: Config,
     derived: Derived,
-    source: ImageSource,
+    source: Images,
     folder: Path,
     world_size: int,
     say: Callable[[str], None],
@@ -283,27 +285,30 @@ def describe(
 def knn_probe(
     config: Config, device: torch.device, say: Callable[[str], None]
 ) -> Callable[[nn.Module, int], list[ResultRecord]] | None:
-    """k-NN accuracy of a backbone on the labelled images of the data folder; None without labels.
+    """k-NN accuracy of a backbone on the labelled images of the data; None without labels.
 
     Labels that cannot be used are no reason not to train, unless --val-data asked for them.
     """
-    from ibot.data.sets.scan import labelled_sets
+    from ibot.data.sets.classes import absent_note
+    from ibot.data.sets.open import find_labelled
     from ibot.eval.probes import during_training as probe
 
+    data = config.data
     try:
-        sets = labelled_sets(config.data.path, config.data.val_path)
+        sets = find_labelled(
+            data.path,
+            data.val_path,
+            exif_orientation=data.exif_orientation,
+            max_pixels=data.max_pixels,
+        )
     except DataError as error:
-        if config.data.val_path:
+        if data.val_path:
             raise
         say(f"note   no k-NN during training: {error.what}")
         return None
     if sets is None:
         return None
-    data = config.data
-    train, val = (
-        replace(part, exif_orientation=data.exif_orientation, max_pixels=data.max_pixels)
-        for part in sets
-    )
-    for note in val.notes:
+    train, val = sets
+    for note in (*val.notes, *filter(None, [absent_note(val.labels, val.classes)])):
         say(f"note   validation: {note}")
     return probe.knn_probe(config, train, val, device, launched_processes())

@@ -42,7 +42,7 @@ def convert(options: argparse.Namespace) -> int:
     """A published full checkpoint becomes a run that can go on; any other weights become a folder
     of ours.
     """
-    from ibot.data.sets.scan import scan
+    from ibot.data.sets.open import open_images
     from ibot.engine.exchange import IMAGENET_IMAGES, convert_checkpoint, is_full_checkpoint
     from ibot.weights.export import export_backbone
     from ibot.weights.files import is_pickle, locate, read_pickle
@@ -56,7 +56,7 @@ def convert(options: argparse.Namespace) -> int:
         and is_pickle(locate(file, options.key))
         and is_full_checkpoint(read_pickle(file))
     ):
-        images = len(scan(options.data)) if options.data else options.images
+        images = len(open_images(options.data)) if options.data else options.images
         assumed = images is None
         heads = [f"model.heads={options.heads}"] if options.heads else []
         command = shlex.join(["ibot", *sys.argv[1:]])

@@ -20,6 +20,7 @@ import torch
 from ibot.config.schema import MAX_PIXELS
 from ibot.data.decode import Orientation
 from ibot.data.sets.images import Images
+from ibot.data.sets.open import open_images
 from ibot.eval.features.cache import Extract, K, cached_features
 from ibot.eval.features.rows import FeatureSet
 from ibot.eval.features.tokens import CLASS_TOKEN
@@ -187,12 +188,8 @@ class ImagesContext(Context):
     @classmethod
     def open_data(cls, request: Request) -> dict[str, Any]:
         """The images that `request.data` names, of a set with parts those to train on."""
-        from dataclasses import replace
-
-        from ibot.data.sets.scan import scan
-
-        images = replace(
-            scan(request.data),
+        images = open_images(
+            request.data,
             exif_orientation=request.exif_orientation,
             max_pixels=request.max_pixels,
         )

@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
 
 from ibot.data.sets.classes import absent_note
-from ibot.data.sets.labelled import (
-    LabelledImages,
-    SubsetImages,
-    notes,
-    read_as,
-)
+from ibot.data.sets.images import LabelledImages
 from ibot.data.sets.open import open_labelled
+from ibot.data.sets.subsets import LabelledSubset
+from ibot.data.sets.variants import Labelled, count_shared, read_as
 from ibot.eval.context import Context
 from ibot.eval.features.cache import Extract, K
 from ibot.eval.features.rows import LabelledFeatures
 from ibot.eval.features.tokens import CLASS_TOKEN
 from ibot.eval.scores import balanced_accuracy, bootstrap_mean, topk_hits
+from ibot.system.processes import said_once
 from ibot.types import ResultRecord
 
 if TYPE_CHECKING:
     from ibot.eval.request import Request
 
-I = TypeVar("I", bound=LabelledImages)  # noqa: E741
+log = logging.getLogger("ibot")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,8 +49,11 @@ class LabelledContext(Context):
             exif_orientation=request.exif_orientation,
             max_pixels=request.max_pixels,
         )
-        told = [*notes(train), *notes(val), *filter(None, [absent_note(val.labels, val.classes)])]
+        told = [*train.notes, *val.notes, *filter(None, [absent_note(val.labels, val.classes)])]
         train, val = _evenly(train, request.max_train), _evenly(val, request.max_val)
+        if shared := count_shared(train, val):
+            with said_once():
+                log.warning("%d of %d validation images are training images", shared, len(val))
         return {"train": train, "val": val, "data": request.data, "told": told}
 
     @property
@@ -81,7 +83,7 @@ class LabelledContext(Context):
             "largest_class": float(100 * np.bincount(self.val.labels).max() / len(self.val)),
         }
 
-    def read_alike(self, images: I) -> I:
+    def read_alike(self, images: Labelled) -> Labelled:
         """Images of a further folder, read as all others are."""
         return read_as(images, self.exif_orientation, self.max_pixels)
 
@@ -141,4 +143,4 @@ def _evenly(images: LabelledImages, limit: int) -> LabelledImages:
     """At most `limit` images, evenly spaced; 0: all."""
     if not limit or limit >= len(images):
         return images
-    return SubsetImages(images, np.linspace(0, len(images) - 1, limit).astype(np.int64))
+    return LabelledSubset(images, np.linspace(0, len(images) - 1, limit).astype(np.int64))

@@ -20,7 +20,7 @@ from ibot.config.schema import ModelConfig
 from ibot.data.decode import UnreadableImage, decode
 from ibot.data.pixels import evaluation_view, normalize
 from ibot.data.sets.class_folders import open_folder
-from ibot.data.sets.labelled import FileImages
+from ibot.data.sets.files import FileImages
 from ibot.data.sets.scan import scan
 from ibot.errors import DataError, ResourceError, UserError, WeightsError
 from ibot.eval.features import cache, entry
@@ -43,7 +43,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from ibot.config.schema import ModelConfig
-from ibot.data.sets.labelled import ArrayImages
+from ibot.data.sets.arrays import ArrayImages
 from ibot.eval.features import cache, entry
 from ibot.eval.features.tokens import Feature, compute
 from ibot.eval.features.views import View

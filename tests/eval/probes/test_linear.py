@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from ibot.data.pixels import normalize
-from ibot.data.sets.labelled import SubsetImages
-from ibot.data.sets.subsets import split_labelled
+from ibot.data.sets.subsets import LabelledSubset, split_labelled
 from ibot.engine.optimizer import LARS
 from ibot.errors import ConfigError, DataError
 from ibot.eval.features.rows import LabelledFeatures
@@ -226,7 +225,7 @@ def test_images_are_parted_by_mode_and_what_was_chosen_on_is_said(context):
     assert np.array_equal(fit, want[0].indices) and np.array_equal(held, want[1].indices)
     assert words == protocol.HELD_OUT
     labels = np.asarray(context.train.labels)
-    ones = SubsetImages(context.train, np.unique(labels, return_index=True)[1])
+    ones = LabelledSubset(context.train, np.unique(labels, return_index=True)[1])
     fit, held, words = protocol.split(replace(context, train=ones), 0.2)
     assert fit.tolist() == held.tolist() == list(range(10)) and "no class has two" in words
     for count, noted in ((49, True), (50, False)):

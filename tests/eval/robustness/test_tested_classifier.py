@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ibot.data.sets.labelled import SubsetImages
+from ibot.data.sets.subsets import LabelledSubset
 from ibot.eval.features import score as passes
 from ibot.eval.features.tokens import CLASS_TOKEN
 from ibot.eval.features.views import View
@@ -54,7 +54,7 @@ def test_each_process_scores_its_batches_and_counts_its_images(context, monkeypa
         return [own if place == rank else [] for place in range(world)]
 
     monkeypatch.setattr(passes, "gather", gather)
-    images = SubsetImages(context.val, np.arange(1, 60, 2))
+    images = LabelledSubset(context.val, np.arange(1, 60, 2))
     context = replace(
         context,
         batch=7,

@@ -12,7 +12,7 @@ from commands import script_in_two, start_script
 from ibot.config.schema import HeadConfig, ModelConfig
 from ibot.data.decode import UnreadableImage, decode
 from ibot.data.scenes import write_folder
-from ibot.data.sets.scan import labelled_sets
+from ibot.data.sets.open import find_labelled
 from ibot.errors import ConfigError, DataError, RunError, TrainingStopped, UserError, WeightsError
 from ibot.eval.tune.network import Classifier, projection_layers
 from ibot.eval.tune.settings import (
@@ -60,7 +60,7 @@ class Scenes:
 
 def scenes(folder: Path, count=(50, 30)) -> tuple[Scenes, Scenes]:
     write_folder(folder, train=count[0], val=count[1])
-    train, val = labelled_sets(str(folder))
+    train, val = find_labelled(str(folder))
     return Scenes(train), Scenes(val)
 
 

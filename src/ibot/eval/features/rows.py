@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ibot.data.sets.labelled import LabelledImages
+from ibot.data.sets.images import LabelledImages
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ibot.data.pixels import normalize
-from ibot.data.sets.labelled import SubsetImages
-from ibot.data.sets.subsets import split_labelled
+from ibot.data.sets.subsets import LabelledSubset, split_labelled
 from ibot.errors import ConfigError, DataError
 from ibot.eval.context import plain
 from ibot.eval.features.rows import LabelledFeatures, places_of, rows_of, unreadable
@@ -89,7 +88,7 @@ def probe(
     elif given is not None:
         judge = {feature: rows_of(rows, held) for feature, rows in given.items()}
     else:
-        judge = context.features(SubsetImages(context.train, held), "held-out", features)
+        judge = context.features(LabelledSubset(context.train, held), "held-out", features)
     sweeps = {
         feature: LinearSweep(
             rows.rows.shape[1],

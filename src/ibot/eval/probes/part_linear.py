@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ibot.data.sets.labelled import LabelledImages, SubsetImages
+from ibot.data.sets.images import LabelledImages
+from ibot.data.sets.subsets import LabelledSubset
 from ibot.errors import ConfigError, WeightsError
 from ibot.eval.context import plain
 from ibot.eval.features.rows import LabelledFeatures, unreadable
@@ -158,7 +159,7 @@ def _swept(
     fit, held, chosen_on = split(context, settings.holdout)
     judge = val
     if context.mode == "clean":
-        judge = _features(context, SubsetImages(context.train, held), parts, "held out")
+        judge = _features(context, LabelledSubset(context.train, held), parts, "held out")
     batch = min(settings.batch, len(fit))
     rates = [rate * batch / 256 for rate in settings.rates]
     width, seed, device = context.loaded.backbone.embed_dim, context.seed, context.device

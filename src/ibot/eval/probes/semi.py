@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ibot.data.sets.labelled import SubsetImages
-from ibot.data.sets.subsets import listed_subset, stratified_subset
+from ibot.data.sets.subsets import LabelledSubset, listed_subset, stratified_subset
 from ibot.errors import ConfigError
 from ibot.eval.context import plain
 from ibot.eval.features.rows import LabelledFeatures, rows_of
@@ -61,7 +60,7 @@ def run(context: LabelledContext, settings: SemiSettings) -> list[ResultRecord]:
     for name, subsets in _subsets(context, settings).items():
         draws = []
         for seed, subset in subsets:
-            few = replace(context, train=SubsetImages(context.train, subset))
+            few = replace(context, train=LabelledSubset(context.train, subset))
             found = _scores(few, settings, rows_of(train, subset), val)
             draws.append(
                 [_of_subset(record, settings, name, seed, len(subset)) for record in found]

@@ -15,7 +15,8 @@ from torch import Tensor
 from ibot.data.decode import UnreadableImage
 from ibot.data.pixels import Statistics, normalize
 from ibot.data.sets.class_folders import open_folder
-from ibot.data.sets.labelled import FolderImages, SubsetImages
+from ibot.data.sets.files import LabelledFiles
+from ibot.data.sets.subsets import LabelledSubset
 from ibot.errors import ConfigError, DataError
 from ibot.eval.context import plain
 from ibot.eval.features.rows import LabelledFeatures, unreadable
@@ -95,7 +96,7 @@ def run(context: LabelledContext, settings: BackgroundSettings) -> list[ResultRe
     return records
 
 
-def _open_variants(root: Path, context: LabelledContext) -> dict[str, FolderImages]:
+def _open_variants(root: Path, context: LabelledContext) -> dict[str, LabelledFiles]:
     """The variants that are there, ROOT/VARIANT/val/CLASS/* or ROOT/VARIANT/CLASS/*."""
     there = [name for name in VARIANTS if (root / name).is_dir()]
     if not there:
@@ -147,7 +148,7 @@ def _answer(
 def _accuracy(
     context: LabelledContext,
     name: str,
-    images: FolderImages,
+    images: LabelledFiles,
     found: LabelledFeatures,
     used: dict[str, Any],
     notes: list[str],
@@ -165,7 +166,7 @@ def _accuracy(
 
 def _gap(
     context: LabelledContext,
-    variants: dict[str, FolderImages],
+    variants: dict[str, LabelledFiles],
     found: dict[str, LabelledFeatures],
     used: dict[str, Any],
     notes: list[str],
@@ -196,13 +197,13 @@ def _gap(
 class _Masked:
     """Originals with a mask of their foreground."""
 
-    images: SubsetImages
+    images: LabelledSubset
     masks: Tensor
     """uint8 [n, h, w], 255 in the foreground; 0.2 GB for the 4050 of the challenge."""
 
 
 def _with_masks(
-    settings: BackgroundSettings, variants: dict[str, FolderImages], view: View
+    settings: BackgroundSettings, variants: dict[str, LabelledFiles], view: View
 ) -> _Masked:
     """Every process reads all masks before any of them computes: one that is damaged ends all
     alike.
@@ -224,7 +225,7 @@ def _with_masks(
             fix="challenge=false, or unpack fg_mask there",
         )
     return _Masked(
-        SubsetImages(original, chosen), torch.stack([_mask(files[i], view) for i in chosen])
+        LabelledSubset(original, chosen), torch.stack([_mask(files[i], view) for i in chosen])
     )
 
 
@@ -232,7 +233,7 @@ def _challenge(
     context: LabelledContext,
     answer: Answer,
     masked: _Masked,
-    backgrounds: FolderImages,
+    backgrounds: LabelledFiles,
     used: dict[str, Any],
     notes: list[str],
 ) -> ResultRecord:
@@ -270,7 +271,7 @@ def _challenge(
     )
 
 
-def _all_views(context: LabelledContext, images: FolderImages) -> Tensor:
+def _all_views(context: LabelledContext, images: LabelledFiles) -> Tensor:
     """All images of a variant as uint8 [n, 3, h, w], in memory: 0.6 GB for the 4050 of the
     challenge.
     """

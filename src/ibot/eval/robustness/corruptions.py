@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ibot.data.sets.class_folders import open_folder
-from ibot.data.sets.labelled import LabelledImages, matched
+from ibot.data.sets.images import LabelledImages
+from ibot.data.sets.variants import matched
 from ibot.errors import ConfigError, DataError
 from ibot.eval.context import plain
 from ibot.eval.features.rows import unreadable
@@ -71,7 +72,8 @@ class CorruptedImages:
             severity,
             seed,
         )
-        self.root, self.classes, self.labels = base.root, base.classes, base.labels
+        self.root, self.notes = base.root, base.notes
+        self.classes, self.labels = base.classes, base.labels
 
     def __len__(self) -> int:
         return len(self.base)
@@ -84,6 +86,10 @@ class CorruptedImages:
         """Class of an image."""
         return self.base.label(index)
 
+    def size(self, index: int) -> tuple[int, int]:
+        """Height and width of the view."""
+        return self.view.size
+
     def read(self, index: int) -> NDArray[np.uint8]:
         """The corrupted view, uint8 [h, w, 3]. Raises UnreadableImage."""
         seed = image_seed(self.seed, index)
@@ -94,6 +100,10 @@ class CorruptedImages:
     def fingerprint(self) -> str:
         """That of the base with what is done to it."""
         return f"{self.base.fingerprint()} {self.corruption} {self.severity} {self.seed}"
+
+    def provenance(self) -> dict[str, object]:
+        """That of the base."""
+        return self.base.provenance()
 
 
 def image_seed(seed: int, index: int) -> int:

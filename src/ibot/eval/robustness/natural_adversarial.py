@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ibot.data.sets.class_folders import open_folder
-from ibot.data.sets.labelled import LabelledImages
+from ibot.data.sets.images import LabelledImages
 from ibot.errors import ConfigError, DataError
 from ibot.eval.context import plain
 from ibot.eval.features.rows import unreadable

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ibot.data.sets.labelled import LabelledImages
+from ibot.data.sets.images import LabelledImages
 from ibot.errors import DataError
 from ibot.eval.features.rows import LabelledFeatures
 from ibot.eval.features.score import Score, score_rows

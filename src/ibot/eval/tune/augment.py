@@ -14,7 +14,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import ModuleType
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from torch.utils.data import Dataset
 
 from ibot.data.decode import UnreadableImage
 from ibot.data.pixels import MEAN, STD, Statistics
+from ibot.data.sets.images import Images, LabelledImages
 from ibot.errors import DataError, MissingExtra
 from ibot.eval.features.views import View
 from ibot.eval.tune.settings import FinetuneSettings
@@ -46,26 +47,6 @@ _VIEW, _MIX = 0x46540000, 0x46540001
 
 Key = tuple[int, int, int]
 """Epoch, image, copy: which view of which image."""
-
-
-class LabelledPixels(Protocol):
-    """Images with a class each, by number."""
-
-    def __len__(self) -> int:
-        """How many there are."""
-        ...
-
-    def name(self, index: int) -> str:
-        """What a user calls an image."""
-        ...
-
-    def label(self, index: int) -> int:
-        """Class of an image."""
-        ...
-
-    def read(self, index: int) -> NDArray[np.uint8]:
-        """Pixels of an image, uint8 [H, W, 3]. Raises UnreadableImage."""
-        ...
 
 
 @contextmanager
@@ -156,7 +137,7 @@ class TrainingViews(Dataset["TrainingSample | DataError"]):
     """
 
     def __init__(
-        self, images: LabelledPixels, transform: Callable[[Image.Image], Tensor], seed: int
+        self, images: LabelledImages, transform: Callable[[Image.Image], Tensor], seed: int
     ) -> None:
         self.images, self.transform, self.seed = images, transform, seed
 
@@ -188,7 +169,7 @@ class ValidationViews(Dataset[tuple[int, "Tensor | str"]]):
     read.
     """
 
-    def __init__(self, images: LabelledPixels, indices: Sequence[int], view: View) -> None:
+    def __init__(self, images: Images, indices: Sequence[int], view: View) -> None:
         self.images, self.indices, self.view = images, indices, view
 
     def __len__(self) -> int:

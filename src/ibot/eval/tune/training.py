@@ -26,11 +26,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ibot.data.pixels import normalize
+from ibot.data.sets.images import LabelledImages
 from ibot.data.workers import read_items
 from ibot.errors import DataError, RunError, TrainingStopped
 from ibot.eval.scores import topk_hits
 from ibot.eval.tune.augment import (
-    LabelledPixels,
     Mixing,
     TrainingSample,
     TrainingViews,
@@ -92,8 +92,8 @@ class FinetuneResult:
 
 def finetune(
     classifier: Classifier,
-    train: LabelledPixels,
-    val: LabelledPixels,
+    train: LabelledImages,
+    val: LabelledImages,
     settings: FinetuneSettings,
     *,
     size: int,
@@ -196,8 +196,8 @@ class _Run:
     """What the training holds and saves."""
 
     classifier: Classifier
-    train: LabelledPixels
-    val: LabelledPixels
+    train: LabelledImages
+    val: LabelledImages
     settings: FinetuneSettings
     plan: StepPlan
     size: int
@@ -446,7 +446,7 @@ class _Run:
 
 def _identity(
     classifier: Classifier,
-    sets: Sequence[LabelledPixels],
+    sets: Sequence[LabelledImages],
     settings: FinetuneSettings,
     plan: StepPlan,
 ) -> dict[str, Any]:
@@ -469,7 +469,7 @@ def _identity(
     }
 
 
-def _labels(images: LabelledPixels, index: Tensor) -> Tensor:
+def _labels(images: LabelledImages, index: Tensor) -> Tensor:
     return torch.tensor([images.label(i) for i in index.tolist()])
 
 
