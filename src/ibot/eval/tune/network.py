@@ -18,9 +18,7 @@ from ibot.rng import Purpose, torch_seed
 
 
 class Classifier(nn.Module):
-    """Backbone -> class token -> kept layers of the projection head, if any -> linear layer to the
-    classes.
-    """
+    """Backbone -> class token -> kept layers of the projection head, if any -> linear layer."""
 
     def __init__(
         self,
@@ -55,9 +53,8 @@ class Classifier(nn.Module):
             self.head.weight.normal_(std=0.02, generator=generator).mul_(settings.init_scale)
             self.head.bias.zero_()
         set_drop_path(backbone, settings.drop_path)
-        if (
-            backbone.masked_embed is not None
-        ):  # nothing is masked here: it would never get a gradient
+        # Nothing is masked here: it would never get a gradient.
+        if backbone.masked_embed is not None:
             backbone.masked_embed.requires_grad_(False)
 
     @property
@@ -66,8 +63,9 @@ class Classifier(nn.Module):
         return self.head.out_features
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits [B, C] of normalised images [B, 3, H, W]; the last block is computed for the class
-        tokens only.
+        """Logits [B, C] of normalised images [B, 3, H, W].
+
+        The last block is computed for the class tokens only.
         """
         rows, columns = self.backbone.token_grid(images.shape[-2], images.shape[-1])
         index = torch.arange(len(images), device=images.device) * (1 + rows * columns)
@@ -95,13 +93,9 @@ def projection_layers(head: ProjectionHead | None, count: int) -> nn.Sequential:
     """
     if not count:
         return nn.Sequential()
-    parts = (
-        []
-        if head is None
-        else list(head.mlp)
-        if isinstance(head.mlp, nn.Sequential)
-        else [head.mlp]
-    )
+    parts: list[nn.Module] = []
+    if head is not None:
+        parts = list(head.mlp) if isinstance(head.mlp, nn.Sequential) else [head.mlp]
     linear = [place for place, part in enumerate(parts) if isinstance(part, nn.Linear)]
     if head is None or head.sees_batch or len(linear) < count:
         why = "the weights hold no projection head" if head is None else f"it has {len(linear)}"
@@ -129,9 +123,7 @@ def projected_width(projection: nn.Sequential, width: int) -> int:
 
 
 def set_drop_path(backbone: BackboneModule, rate: float) -> None:
-    """Stochastic depth from 0 in the first block to `rate` in the last, as if the backbone had been
-    built with it.
-    """
+    """Stochastic depth from 0 in the first block to `rate` in the last, as in a new backbone."""
     blocks = backbone.blocks_for_sharding()
     for i, block in enumerate(blocks):
         block.drop_path = DropPath(rate * i / max(1, len(blocks) - 1))
