@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -16,16 +16,17 @@ from ibot.eval.context import Context, plain, unreadable
 from ibot.eval.features.cache import FeatureSet, cached_features
 from ibot.eval.features.tokens import finite
 from ibot.eval.probes import logistic
-from ibot.eval.probes.linear import (
+from ibot.eval.probes.linear_sweep import LinearSweep
+from ibot.eval.probes.settings import LogisticSettings, PartLinearSettings
+from ibot.eval.probes.sweep_steps import crop_steps
+from ibot.eval.probes.sweep_training import (
     check_sweep,
     choice,
-    crop_steps,
     few_held_out,
     split,
     train_sweeps,
 )
-from ibot.eval.probes.linear_sweep import LinearSweep
-from ibot.eval.probes.settings import LogisticSettings, PartLinearSettings
+from ibot.eval.state_file import StateFile
 from ibot.models.layers import Block
 from ibot.models.vit import VisionTransformer
 from ibot.types import ResultRecord
@@ -206,7 +207,7 @@ def _sweep(
 ) -> list[ResultRecord]:
     """The patches are chosen anew in every crop."""
     check_sweep(settings.rates, settings.epochs, settings.batch, settings.holdout)
-    fit, held, chosen_on = split(context, settings.holdout)
+    fit, held, chosen_on = split(context.train, settings.holdout, context.mode, context.seed)
     judge = val
     if context.mode == "clean":
         judge = _features(context, network, SubsetImages(context.train, held), parts, "held out")
@@ -222,20 +223,17 @@ def _sweep(
         )
         for part in parts
     }
-
-    def steps(epoch: int) -> Iterator[tuple[Mapping[Part, Tensor], Tensor, int]]:
-        return crop_steps(
-            context, fit, batch, epoch, lambda images: means_of_parts(network, images, parts)
-        )
-
-    best = train_sweeps(
-        context,
+    identity = context.identity("part_linear", plain(settings))
+    trained = train_sweeps(
         sweeps,
-        steps,
+        crop_steps(context, fit, batch, partial(means_of_parts, network, parts=parts)),
         judge,
-        settings.epochs,
-        context.identity("part_linear", plain(settings)),
+        epochs=settings.epochs,
+        over_epochs=context.mode == "published",
+        state=StateFile(context.out / f"sweep-{identity}.state", context.processes),
+        progress=context.counter("epochs"),
     )
+    best = {part: found.best for part, found in trained.items()}
     return [
         context.top(
             "part_linear",
@@ -244,7 +242,7 @@ def _sweep(
             {"batch": batch},
             num_train=len(fit),
             notes=unreadable(val[part]) + few_held_out(judge[part], chosen_on),
-            **choice(context, settings.rates, best[part], sweeps[part], judge[part], chosen_on),
+            **choice(settings.rates, trained[part], chosen_on),
         )
         for part in parts
     ]
