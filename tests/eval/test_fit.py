@@ -1,5 +1,6 @@
 """The fit with customers that fine-tuning does not know: a dense head, batches of any kind."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -271,3 +272,36 @@ def test_random_numbers_of_a_loss_belong_to_the_step(tmp_path):
         by_step.setdefault(step, set()).add(value)
     assert sorted(by_step) == list(range(8)) and [len(by_step[s]) for s in range(8)] == [1] * 8
     assert len(set().union(*by_step.values())) == 8
+
+
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
+def test_products_run_in_the_precision_and_small_gradients_of_float16_are_scaled(
+    tmp_path, precision
+):
+    def run(folder, **changes):
+        line, seen = Line(folder, metrics=(1.0,) * 4), []
+
+        def loss(network, batch, step, part):
+            seen.append(network(batch[0]["x"]).dtype)
+            return 1e-8 * line.loss(network, batch, step, part).float()
+
+        def validate():
+            seen.append(line.model(torch.ones(1)).dtype)
+            return line.validate()
+
+        given = {"loss": loss, "validate": validate, "lr": lambda step: 1e5 * (step + 1)}
+        fit = line.fit(precision=precision, **given, **changes)
+        with suppress(StopError):
+            fit.run()
+        return fit, set(seen)
+
+    whole, seen = run(tmp_path / "whole")
+    assert seen == {precision} and whole.model.weight.dtype == torch.float32
+    # 1e-8 is zero in float16: without a scale the weight would stay 2.
+    moved = 2 - whole.model.weight.item()
+    assert moved == pytest.approx(1.5e-8 * 0.5 * 1e5 * 36, rel=0.02)
+    run(tmp_path / "cut", checkpoint_steps=1, progress=stop_at(4))
+    resumed, _ = run(tmp_path / "cut")
+    assert_equal(load(tmp_path / "whole"), load(tmp_path / "cut"))
+    scaler = load(tmp_path / "cut")["scaler"]
+    assert (scaler is None) == (precision == torch.bfloat16) and resumed.step == 8

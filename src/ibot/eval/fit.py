@@ -4,9 +4,9 @@ The micro-batches of a step are numbered over all processes, and everything rand
 step, number): the same micro-batches give the same training on one process or on several, unbroken
 or resumed. What is trained, on what and how it is scored is the caller's: see `Fit`.
 
-FOLDER/checkpoint.pt     network, optimizer, running mean, step, scores so far; whole or absent
-       epoch_0000007.pt  what the validation kept of the best and of the last epoch, and the weights
-                         where it was the best
+FOLDER/checkpoint.pt      network, optimizer, running mean, step, scores so far; whole or absent
+       epoch_00000007.pt  what the validation keeps of the best and of the last epoch, and the
+                          weights where it was the best
 """
 
 from __future__ import annotations
@@ -243,9 +243,7 @@ class Fit(Generic[B]):
         self.bad.update(tuple(item) for item in stored["bad"])
 
     def epoch_file(self, epoch: int) -> Path:
-        """Where the output of the best and of the last epoch lies; under `model` the weights where
-        it is the best.
-        """
+        """Where the output of the best or last epoch lies; of the best with weights in `model`."""
         return self.folder / f"epoch_{epoch:08d}.pt"
 
     def output(self, epoch: int) -> dict[str, Any]:

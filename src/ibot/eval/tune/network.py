@@ -53,8 +53,9 @@ class Classifier(nn.Module):
             self.head.weight.normal_(std=0.02, generator=generator).mul_(settings.init_scale)
             self.head.bias.zero_()
         set_drop_path(backbone, settings.drop_path)
-        # Nothing is masked here: it would never get a gradient.
-        if backbone.masked_embed is not None:
+        if (
+            backbone.masked_embed is not None
+        ):  # nothing is masked here: it would never get a gradient
             backbone.masked_embed.requires_grad_(False)
 
     @property
@@ -123,7 +124,9 @@ def projected_width(projection: nn.Sequential, width: int) -> int:
 
 
 def set_drop_path(backbone: BackboneModule, rate: float) -> None:
-    """Stochastic depth from 0 in the first block to `rate` in the last, as in a new backbone."""
+    """Stochastic depth from 0 in the first block to `rate` in the last, as if the backbone had been
+    built with it.
+    """
     blocks = backbone.blocks_for_sharding()
     for i, block in enumerate(blocks):
         block.drop_path = DropPath(rate * i / max(1, len(blocks) - 1))
