@@ -73,7 +73,7 @@ def test_one_training_comes_of_the_same_pictures(form, runs):
     def scores(name):
         rows = read_jsonl(runs / name / "results.jsonl")
         return [
-            (row["metric"], row["value"], row["num_train"], row["num_val"], row["extra"]["step"])
+            (row["metric"], row["value"], row["num_train"], row["num_val"], row["step"])
             for row in rows
         ]
 

@@ -215,15 +215,15 @@ def test_help_ends_its_lines_between_values():
 
 def test_clean_mode_never_looks_at_the_reported_labels(world, tmp_path, monkeypatch):
     """Whatever the validation labels are, the same rate and classifier are chosen."""
-    from ibot.eval.probes import linear
+    from ibot.eval.probes import sweep_training
 
-    plain_hits, chosen = linear.hits, []
+    plain_hits, chosen = sweep_training.hits, []
 
-    def hits_of_training_images(sweep, features, device):
+    def hits_of_training_images(sweep, features):
         assert len(features.rows) != 60, "a classifier was judged on the validation images"
-        return plain_hits(sweep, features, device)
+        return plain_hits(sweep, features)
 
-    monkeypatch.setattr(linear, "hits", hits_of_training_images)
+    monkeypatch.setattr(sweep_training, "hits", hits_of_training_images)
     shutil.copytree(world / "data", tmp_path / "data")
     for turn in range(2):
         if turn:  # every validation image under the label of the next class
@@ -582,17 +582,17 @@ def test_a_rate_that_few_images_chose_is_noted(world, tmp_path, capsys):
 
 @pytest.mark.parametrize("quiet", [False, True])
 def test_a_linear_probe_that_goes_on_says_so(world, tmp_path, monkeypatch, capsys, quiet):
-    from ibot.eval.probes import linear
+    from ibot.eval.probes import sweep_training
 
-    factor = linear.cosine_factor
+    factor = sweep_training.cosine_factor
     monkeypatch.setattr(
-        linear,
+        sweep_training,
         "cosine_factor",
         lambda epoch, epochs: factor(epoch, epochs) if not epoch else _interrupt(),
     )
     assert evaluate(world, tmp_path, "linear", "augment=none", "epochs=3") == 130
     assert "the probe goes on" not in capsys.readouterr().err
-    monkeypatch.setattr(linear, "cosine_factor", factor)
+    monkeypatch.setattr(sweep_training, "cosine_factor", factor)
     assert (
         evaluate(
             world, tmp_path, "linear", "augment=none", "epochs=3", *(["--quiet"] if quiet else [])

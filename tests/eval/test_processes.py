@@ -24,15 +24,14 @@ from ibot.cli.main import main
 from ibot.config.override import apply, assign, to_plain
 from ibot.config.schema import ModelConfig
 from ibot.data.scenes import write_folder
+from ibot.eval import state_file
 from ibot.eval.probes import semi
 from ibot.eval.registry import EVALUATIONS
 from ibot.eval.robustness import corruptions
-from ibot.eval.tune.network import Classifier
 from ibot.eval.tune.settings import sane_settings
 from ibot.eval.tune.step_plan import plan_steps
 from ibot.eval.tune.training import _identity as identity
 from ibot.method.model import Teacher
-from ibot.models.backbone import build_backbone
 from ibot.models.layers import DropPath
 from ibot.recipes import recipe
 
@@ -242,9 +241,7 @@ def test_a_fine_tuning_goes_on_in_any_number_of_processes_unless_it_mixes():
     def cut(world_size, **changes):
         settings = replace(sane_settings("small", 90), **changes)
         plan = plan_steps(90, 3, settings, world_size)
-        return identity(Classifier(build_backbone(VIT, (16, 16)), 3, settings), [], settings, plan)[
-            "cut"
-        ]
+        return identity([], settings, plan)["cut"]
 
     assert cut(1) == cut(2) == cut(4) == [32]
     assert cut(1, mixup=0.8) != cut(2, mixup=0.8)
@@ -258,7 +255,7 @@ def test_an_evaluation_that_was_cut_off_goes_on(world, tmp_path, monkeypatch):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     cases = [Case("knn"), Case("transfer", ("epochs=1",)), STORED]
-    monkeypatch.setattr(corruptions, "SAVE_SECONDS", 0)
+    monkeypatch.setattr(state_file, "SAVE_SECONDS", 0)
     score, scored = corruptions.score_images, []
 
     def third_is_cut_off(context, images, predict, name):
@@ -274,7 +271,7 @@ def test_an_evaluation_that_was_cut_off_goes_on(world, tmp_path, monkeypatch):
         "ibot.eval.features.cache.compute", lambda *_: pytest.fail("the network ran again")
     )
     monkeypatch.setattr(
-        "ibot.eval.tune.training._Run.update", lambda *_: pytest.fail("the network was tuned again")
+        "ibot.eval.fit.Fit.update", lambda *_: pytest.fail("the network was tuned again")
     )
     with only({case.name: case for case in cases}):
         assert evaluate_all("cut") == 0

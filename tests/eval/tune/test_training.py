@@ -1,7 +1,8 @@
+import hashlib
 import os
 import signal
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from ibot.data.decode import UnreadableImage, decode
 from ibot.data.scenes import write_folder
 from ibot.data.sets.open import find_labelled
 from ibot.errors import ConfigError, DataError, RunError, TrainingStopped, UserError, WeightsError
+from ibot.eval.fit import CHECKPOINT
 from ibot.eval.tune.network import Classifier, projection_layers
 from ibot.eval.tune.settings import (
     FinetuneSettings,
@@ -23,7 +25,7 @@ from ibot.eval.tune.settings import (
     transfer_settings,
 )
 from ibot.eval.tune.step_plan import StepOrder, finetune_lr, plan_steps
-from ibot.eval.tune.training import CHECKPOINT, finetune
+from ibot.eval.tune.training import finetune
 from ibot.models.backbone import build_backbone
 from ibot.models.head import ProjectionHead
 from ibot.system.distributed import init_processes, shutdown
@@ -491,6 +493,66 @@ def naive_step(classifier, sets, settings, step_lr):
     return wanted
 
 
+class StopError(Exception):
+    """Cuts a training off."""
+
+
+def stop_at(step):
+    def progress(done, total):
+        if done == step:
+            raise StopError
+
+    return progress
+
+
+def test_a_checkpoint_in_the_layout_of_before_is_resumed_bit_by_bit(sets, tmp_path):
+    """Every name below stands in files that lie on disks: none may change."""
+    whole = run(sets, tmp_path / "whole")
+    with pytest.raises(StopError):
+        run(sets, tmp_path / "cut", progress=stop_at(5))
+    now, classifier = stored(tmp_path / "cut"), network()
+    start, labels = hashlib.sha256(), hashlib.sha256()
+    for name, tensor in classifier.state_dict().items():
+        start.update(name.encode() + tensor.flatten().view(torch.uint8).numpy().tobytes())
+    for part in sets:
+        labels.update(np.array([part.label(i) for i in range(len(part))], np.int64).tobytes())
+    settings = asdict(SMALL)
+    del settings["checkpoint_steps"]
+    states = dict(enumerate(now["optimizer"]["state"].values()))
+    assert all(set(state) == {"step", "exp_avg", "exp_avg_sq"} for state in states.values())
+    assert len(now["ema"]) == len(list(classifier.parameters())) >= len(states)
+    [score] = now["scores"]
+    before = {
+        "identity": {
+            "seed": 0,
+            "size": 32,
+            "settings": settings,
+            "cut": [4, 4],
+            "initial weights": start.hexdigest()[:16],
+            "labels": labels.hexdigest()[:16],
+        },
+        "model": {name: now["model"][name] for name in classifier.state_dict()},
+        "optimizer": {"state": states, "param_groups": now["optimizer"]["param_groups"]},
+        "scaler": None,
+        "ema": list(now["ema"]),
+        "step": 4,
+        "loss_sum": torch.tensor(now["loss_sum"].item()),
+        "scores": [{name: score[name] for name in ("epoch", "train_loss", "top1", "top5")}],
+        "bad": [],
+    }
+    assert_same(now, before)
+    epoch = torch.load(tmp_path / "cut" / "epoch_00000000.pt", weights_only=True)
+    assert set(epoch) == {"index", "logits", "model"}
+    (tmp_path / "old").mkdir()
+    torch.save(before, tmp_path / "old" / "checkpoint.pt")
+    torch.save(epoch, tmp_path / "old" / "epoch_00000000.pt")
+    resumed = run(sets, tmp_path / "old")
+    assert resumed.scores == whole.scores
+    assert torch.equal(resumed.last_logits, whole.last_logits)
+    assert torch.equal(resumed.best_logits, whole.best_logits)
+    assert_same(stored(tmp_path / "old"), stored(tmp_path / "whole"))
+
+
 def test_a_step_is_adamw_with_the_rates_of_the_layers_on_the_whole_batch(sets, tmp_path):
     settings = replace(
         SMALL,
@@ -504,14 +566,8 @@ def test_a_step_is_adamw_with_the_rates_of_the_layers_on_the_whole_batch(sets, t
     )
     wanted = naive_step(network(settings), sets, settings, 1e-3)
 
-    class StopError(Exception):
-        pass
-
-    def stop(done, total):
-        raise StopError
-
     with pytest.raises(StopError):
-        run(sets, tmp_path, settings, progress=stop)
+        run(sets, tmp_path, settings, progress=stop_at(1))
     state = stored(tmp_path)
     assert state["step"] == 1
     for name, value in wanted.items():

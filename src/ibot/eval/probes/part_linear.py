@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -19,16 +19,17 @@ from ibot.eval.features.rows import LabelledFeatures, unreadable
 from ibot.eval.features.tokens import finite
 from ibot.eval.labelled import LabelledContext
 from ibot.eval.probes import logistic
-from ibot.eval.probes.linear import (
+from ibot.eval.probes.linear_sweep import LinearSweep
+from ibot.eval.probes.settings import LogisticSettings, PartLinearSettings
+from ibot.eval.probes.sweep_steps import crop_steps
+from ibot.eval.probes.sweep_training import (
     check_sweep,
     choice,
-    crop_steps,
     few_held_out,
     split,
     train_sweeps,
 )
-from ibot.eval.probes.linear_sweep import LinearSweep
-from ibot.eval.probes.settings import LogisticSettings, PartLinearSettings
+from ibot.eval.state_file import StateFile
 from ibot.models.contract import Backbone
 from ibot.types import ResultRecord
 
@@ -156,7 +157,7 @@ def _swept(
 ) -> list[ResultRecord]:
     """Records of the sweep; the patches are chosen anew in every crop."""
     check_sweep(settings.rates, settings.epochs, settings.batch, settings.holdout)
-    fit, held, chosen_on = split(context, settings.holdout)
+    fit, held, chosen_on = split(context.train, settings.holdout, context.mode, context.seed)
     judge = val
     if context.mode == "clean":
         judge = _features(context, LabelledSubset(context.train, held), parts, "held out")
@@ -168,15 +169,19 @@ def _swept(
         for part in parts
     }
     extract = partial(means_of_parts, context.loaded.backbone, parts=parts)
-
-    def steps(epoch: int) -> Iterator[tuple[Mapping[Part, Tensor], Tensor, int]]:
-        return crop_steps(context, fit, batch, epoch, extract)
-
     identity = context.identity("part_linear", plain(settings))
-    best = train_sweeps(context, sweeps, steps, judge, settings.epochs, identity)
+    trained = train_sweeps(
+        sweeps,
+        crop_steps(context, fit, batch, extract),
+        judge,
+        epochs=settings.epochs,
+        over_epochs=context.mode == "published",
+        state=StateFile(context.out / f"sweep-{identity}.state", context.processes),
+        progress=context.counter("epochs"),
+    )
     records = []
     for part in parts:
-        one, rows = best[part], val[part].rows.to(device)
+        one, rows = trained[part].best, val[part].rows.to(device)
         records.append(
             context.top(
                 "part_linear",
@@ -185,7 +190,7 @@ def _swept(
                 {"batch": batch},
                 num_train=len(fit),
                 notes=unreadable(val[part]) + few_held_out(judge[part], chosen_on),
-                **choice(context, settings.rates, one, sweeps[part], judge[part], chosen_on),
+                **choice(settings.rates, trained[part], chosen_on),
             )
         )
     return records

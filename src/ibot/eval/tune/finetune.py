@@ -1,6 +1,4 @@
-"""Fine-tuning of backbone and classifier together (paper tables 2, 3, 7, 12; spec_evaluation 8.4,
-8.5, 8.7).
-"""
+"""Fine-tuning of backbone and classifier together (paper tables 2, 3, 7, 12; 8.4, 8.5, 8.7)."""
 
 from __future__ import annotations
 
@@ -34,8 +32,7 @@ def defaults(context: LabelledContext) -> FinetuneSettings:
 
 
 def run(context: LabelledContext, settings: FinetuneSettings) -> list[ResultRecord]:
-    """One record: accuracy after the last epoch, or in published mode of the best one on the
-    reported split.
+    """One record: accuracy after the last epoch, in published mode after the best one.
 
     Checkpoints lie in a folder of `out` of their own; the same command resumes them. The tuned
     network is written as a classifier. Raises ConfigError for a view that is not square.
@@ -106,9 +103,8 @@ def _report(
     logits = result.best_logits if published else result.last_logits
     epoch = result.best_epoch if published else len(result.scores) - 1
     notes = [*result.notes, *unread([(name, reason) for _, name, reason in result.bad])]
-    if (
-        not settings.head_layers
-    ):  # with layers of the projection head between it is no linear classifier
+    # With layers of the projection head between it is no linear classifier.
+    if not settings.head_layers:
         if context.processes.is_main:
             _tuned(context, protocol, classifier, result).save(file)
         notes.append(f"the tuned network is in {file}")

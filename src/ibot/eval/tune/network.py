@@ -16,9 +16,7 @@ from ibot.rng import Purpose, torch_seed
 
 
 class Classifier(nn.Module):
-    """Backbone -> class token -> kept layers of the projection head, if any -> linear layer to the
-    classes.
-    """
+    """Backbone -> class token -> kept layers of the projection head, if any -> linear layer."""
 
     def __init__(
         self,
@@ -61,8 +59,9 @@ class Classifier(nn.Module):
         return self.head.out_features
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits [B, C] of normalised images [B, 3, H, W]; the last block is computed for the class
-        tokens only.
+        """Logits [B, C] of normalised images [B, 3, H, W].
+
+        The last block is computed for the class tokens only.
         """
         rows, columns = self.backbone.token_grid(images.shape[-2], images.shape[-1])
         index = torch.arange(len(images), device=images.device) * (1 + rows * columns)
@@ -90,13 +89,9 @@ def projection_layers(head: ProjectionHead | None, count: int) -> nn.Sequential:
     """
     if not count:
         return nn.Sequential()
-    parts = (
-        []
-        if head is None
-        else list(head.mlp)
-        if isinstance(head.mlp, nn.Sequential)
-        else [head.mlp]
-    )
+    parts: list[nn.Module] = []
+    if head is not None:
+        parts = list(head.mlp) if isinstance(head.mlp, nn.Sequential) else [head.mlp]
     linear = [place for place, part in enumerate(parts) if isinstance(part, nn.Linear)]
     if head is None or head.sees_batch or len(linear) < count:
         why = "the weights hold no projection head" if head is None else f"it has {len(linear)}"

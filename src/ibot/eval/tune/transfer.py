@@ -18,8 +18,7 @@ PUBLISHED = {"flowers102": "flowers", "inat2018": "inat18", "inat2019": "inat19"
 
 
 def defaults(context: LabelledContext) -> FinetuneSettings:
-    """The published row of the set that `--data` names, whose cosine is nearly flat; or in clean
-    mode a sane one.
+    """The published row of the set that `--data` names, nearly flat; in clean mode a sane one.
 
     Raises ConfigError in published mode for images that no row is about.
     """
@@ -38,7 +37,5 @@ def defaults(context: LabelledContext) -> FinetuneSettings:
 
 
 def run(context: LabelledContext, settings: FinetuneSettings) -> list[ResultRecord]:
-    """One record: accuracy after the last epoch, or in published mode of the best one on the
-    reported split.
-    """
+    """One record: accuracy after the last epoch, in published mode after the best one."""
     return [tune(context, settings, "transfer")]
