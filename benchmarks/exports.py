@@ -28,7 +28,6 @@ from torch import Tensor
 import ibot
 from ibot.config.schema import ModelConfig
 from ibot.data.pixels import normalize
-from ibot.data.sets.scan import ImageSource
 from ibot.eval.features.views import View
 from ibot.models.backbone import build_backbone
 from ibot.weights.export import export_backbone
@@ -113,7 +112,7 @@ def main() -> None:
     parser.add_argument("--photos", type=int, default=10)
     parser.add_argument("--weights")
     options = parser.parse_args()
-    source: ImageSource = ibot.scan(options.folder)
+    source = ibot.scan(options.folder)
     chosen = np.linspace(0, len(source) - 1, options.photos).astype(int).tolist()
     photos = [source.read(i) for i in chosen]
     print("photos:", ", ".join(f"{photo.shape[1]}x{photo.shape[0]}" for photo in photos))

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ibot.config.schema import Config
-from ibot.method.model import Network, StudentTeacher
+from ibot.method.model import StudentTeacher
+from ibot.method.network import Network
 from ibot.types import Batch, StepValues
 
 

@@ -14,6 +14,7 @@ _LAZY = {
     "scan": "ibot.data.sets.scan",
     "extract_features": "ibot.eval.features.tokens",
     "knn_accuracy": "ibot.eval.neighbours.vote",
+    "evaluate": "ibot.eval.evaluate",
     "train": "ibot.engine.loop",
     "recipe": "ibot.recipes",
     "apply": "ibot.config.override",

@@ -7,11 +7,11 @@ are view-major.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     import numpy as np
     from torch import Tensor
@@ -147,7 +147,7 @@ class RunState:
     versions: dict[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ResultRecord:
     """One number of one evaluation with everything needed to repeat it."""
 
@@ -155,29 +155,58 @@ class ResultRecord:
     metric: str
     value: float
     settings: dict[str, Any]
-    num_train: int
-    num_val: int
-    weights: str = ""
-    seconds: float = 0.0
-    extra: dict[str, Any] = field(default_factory=dict)
+    row: str = ""
+    """What tells it from the other numbers of its evaluation, as a table calls it."""
+    num_train: int = 0
+    num_val: int = 0
     interval: tuple[float, float] | None = None
     """Bootstrap 95 % interval of `value` over the images of the split."""
+    chosen: str = ""
+    """What was chosen among the settings, in words."""
+    notes: tuple[str, ...] = ()
+    """What a reader of the number should know, a sentence each."""
+    step: int | None = None
+    """Of the training during which it was measured."""
+    extra: dict[str, Any] = field(default_factory=dict)
+    """What is special to the evaluation: curves, scores of what was not chosen."""
     mode: str = ""
-    """"published": chosen on the split that is reported, as in the paper's tables; "clean":
-    never."""
-    weights_hash: str = ""
-    """SHA-256 of the network's tensors."""
+    """"published": chosen on the split that is reported, as in the paper's tables; "clean": never.
+    """
+    weights: str = ""
     key: str = ""
     """Which network of the file: teacher or student."""
+    weights_hash: str = ""
+    """SHA-256 of the network's tensors."""
     architecture: str = ""
     data: dict[str, Any] = field(default_factory=dict)
-    """Root, fingerprints and number of classes of the images; `largest_class`: its share of the
-    validation images in per cent, which is what a network that knows nothing can reach."""
-    images_per_second: float = 0.0
+    """Root and fingerprints of the images; of labelled ones the number of classes, and
+    `largest_class`: its share of the validation images in per cent, which is what a network that
+    knows nothing can reach."""
     seed: int = 0
+    seconds: float = 0.0
+    images_per_second: float = 0.0
     versions: dict[str, str] = field(default_factory=dict)
     """Of this package, its commit, and the libraries below it."""
     when: str = ""
     asked: str = ""
     """Hash of all that was asked: protocol, settings, weights, images, view, mode, seed, version.
     The same again would give the same."""
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> ResultRecord:
+        """The record of a row of results.jsonl; what it does not know is passed over.
+
+        Rows of earlier versions hold `row`, `chosen`, `notes` and `step` in `extra`.
+        Raises TypeError for rows that lack what every record has.
+        """
+        extra = dict(row.get("extra") or {})
+        moved = {name: extra.pop(name) for name in _ONCE_EXTRA if name in extra}
+        known = {f.name: row[f.name] for f in fields(cls) if f.name in row}
+        record = {**known, **moved, "extra": extra}
+        record["notes"] = tuple(record.get("notes") or ())
+        if record.get("interval") is not None:
+            record["interval"] = tuple(record["interval"])
+        return cls(**record)
+
+
+_ONCE_EXTRA = ("row", "chosen", "notes", "step")

@@ -201,6 +201,7 @@ def test_a_signal_to_the_command_alone_reaches_its_training(tmp_path):
 
 
 def test_a_line_torn_by_a_crash_does_not_hide_the_results_before_it(tmp_path):
-    row = {"metric": "knn_top1", "value": 1.0, "extra": {"step": 0, "effective_rank": 2.0}}
+    row = {"protocol": "knn", "metric": "knn_top1", "value": 1.0, "settings": {}}
+    row["extra"] = {"step": 0, "effective_rank": 2.0}  # as older versions left it
     (tmp_path / "results.jsonl").write_text(f'{json.dumps(row)}\n{{"metric": "knn_t')
     assert knn_by_step(tmp_path) == [(0, 1.0, 2.0)] and knn_by_step(tmp_path / "absent") == []

@@ -75,6 +75,8 @@ def test_pretraining_takes_the_training_part_and_says_what_it_does_not(data, run
         "note   1 file passed over: 1 .txt",
         "note   1 folder passed over: 1 @eaDir",
     ]
+    unscored = "1 of 3 classes have no validation images and are not scored: 'green'"
+    assert f"note   validation: {unscored}" in lines
 
 
 def test_an_evaluation_scores_the_classes_that_occur_and_names_the_rest(

@@ -14,15 +14,16 @@ import pytest
 import torch
 from commands import ibot_in_two, start_ibot
 from PIL import Image
+from registered import only
 from safetensors.torch import save_file
 
-from ibot.cli.evaluate import batch_of
 from ibot.cli.main import main
 from ibot.config.override import apply, settings_of, to_plain
 from ibot.config.schema import ModelConfig
 from ibot.data.scenes import write_folder
 from ibot.eval.features import cache
 from ibot.eval.linear_classifier import load_classifier
+from ibot.eval.opened import batch_of
 from ibot.eval.probes.settings import LinearSettings
 from ibot.method.model import Teacher
 from ibot.models.backbone import build_backbone
@@ -214,15 +215,15 @@ def test_help_ends_its_lines_between_values():
 
 def test_clean_mode_never_looks_at_the_reported_labels(world, tmp_path, monkeypatch):
     """Whatever the validation labels are, the same rate and classifier are chosen."""
-    from ibot.eval.probes import linear
+    from ibot.eval.probes import sweep_training
 
-    plain_hits, chosen = linear.hits, []
+    plain_hits, chosen = sweep_training.hits, []
 
-    def hits_of_training_images(sweep, features, device):
+    def hits_of_training_images(sweep, features):
         assert len(features.rows) != 60, "a classifier was judged on the validation images"
-        return plain_hits(sweep, features, device)
+        return plain_hits(sweep, features)
 
-    monkeypatch.setattr(linear, "hits", hits_of_training_images)
+    monkeypatch.setattr(sweep_training, "hits", hits_of_training_images)
     shutil.copytree(world / "data", tmp_path / "data")
     for turn in range(2):
         if turn:  # every validation image under the label of the next class
@@ -535,7 +536,7 @@ def test_the_batch_follows_the_view(world, tmp_path, monkeypatch):
         "compute",
         lambda net, images, wanted: seen.append(images) or compute(net, images, wanted),
     )
-    monkeypatch.setattr("ibot.cli.evaluate.MAX_TOKENS", 16 * 50)
+    monkeypatch.setattr("ibot.eval.opened.MAX_TOKENS", 16 * 50)
     assert evaluate(world, tmp_path, "knn", "k=5") == 0
     counts = [
         len(images) for images in seen if len(images) > 1
@@ -581,17 +582,17 @@ def test_a_rate_that_few_images_chose_is_noted(world, tmp_path, capsys):
 
 @pytest.mark.parametrize("quiet", [False, True])
 def test_a_linear_probe_that_goes_on_says_so(world, tmp_path, monkeypatch, capsys, quiet):
-    from ibot.eval.probes import linear
+    from ibot.eval.probes import sweep_training
 
-    factor = linear.cosine_factor
+    factor = sweep_training.cosine_factor
     monkeypatch.setattr(
-        linear,
+        sweep_training,
         "cosine_factor",
         lambda epoch, epochs: factor(epoch, epochs) if not epoch else _interrupt(),
     )
     assert evaluate(world, tmp_path, "linear", "augment=none", "epochs=3") == 130
     assert "the probe goes on" not in capsys.readouterr().err
-    monkeypatch.setattr(linear, "cosine_factor", factor)
+    monkeypatch.setattr(sweep_training, "cosine_factor", factor)
     assert (
         evaluate(
             world, tmp_path, "linear", "augment=none", "epochs=3", *(["--quiet"] if quiet else [])
@@ -637,7 +638,7 @@ def test_few_labels_leave_the_full_classifier_alone_and_group_their_draws(world,
         if not row["metric"].endswith("_mean")
     }
     assert len(trained_on) == 6 == len(set(trained_on.values())), "each draw names its own images"
-    means = {row["extra"]["row"]: row for row in rows if row["metric"].endswith("_mean")}
+    means = {row["row"]: row for row in rows if row["metric"].endswith("_mean")}
     assert {
         "2%, logistic, mean of 3",
         "10%, logistic, mean of 3",
@@ -646,12 +647,12 @@ def test_few_labels_leave_the_full_classifier_alone_and_group_their_draws(world,
     draws = [
         row["value"]
         for row in rows
-        if row["extra"]["row"].startswith("10% seed") and "logistic" in row["metric"]
+        if row["row"].startswith("10% seed") and "logistic" in row["metric"]
     ]
     mean = means["10%, logistic, mean of 3"]
     assert mean["value"] == pytest.approx(sum(draws) / 3) and mean["interval"] is None
     assert mean["extra"]["range"] == [min(draws), max(draws)]
-    one_each = next(row for row in rows if row["extra"]["row"].startswith("2% seed 0, logistic"))
+    one_each = next(row for row in rows if row["row"].startswith("2% seed 0, logistic"))
     assert (
         "no class has two images" in one_each["extra"]["chosen_on"] and one_each["num_train"] == 3
     )
@@ -703,41 +704,33 @@ def test_images_that_cannot_be_read_are_named(world, tmp_path, capsys):
 
 
 def test_all_runs_what_the_data_allow_and_names_the_rest(world, tmp_path, capsys, monkeypatch):
-    from ibot.eval import registry as protocols
-
-    chosen = {name: protocols.EVALUATIONS[name] for name in ("knn", "logistic", "cluster")}
-    monkeypatch.setattr("ibot.cli.evaluate.EVALUATIONS", chosen)
     monkeypatch.setattr("ibot.eval.probes.logistic.probe", _fail)
-    assert evaluate(world, tmp_path, "all") == 0
-    captured = capsys.readouterr()
-    assert {row["protocol"] for row in records(tmp_path)} == {"knn", "cluster"}
-    assert "logistic: cannot" in captured.err
-    monkeypatch.setattr("ibot.eval.probes.knn.scores", _fail)
-    assert evaluate(world, tmp_path, "all", "--again", "--skip", "cluster") == 2, "nothing ran"
-    assert evaluate(world, tmp_path, "all", "--skip", "clusters") == 2
+    with only(["knn", "logistic", "cluster"]):
+        assert evaluate(world, tmp_path, "all") == 0
+        captured = capsys.readouterr()
+        assert {row["protocol"] for row in records(tmp_path)} == {"knn", "cluster"}
+        assert "logistic: cannot" in captured.err
+        monkeypatch.setattr("ibot.eval.probes.knn.scores", _fail)
+        assert evaluate(world, tmp_path, "all", "--again", "--skip", "cluster") == 2, "nothing ran"
+        assert evaluate(world, tmp_path, "all", "--skip", "clusters") == 2
     assert "clusters" in capsys.readouterr().err
 
 
 @pytest.fixture
 def interrupted(world, tmp_path, monkeypatch, capsys):
     """`eval all` on two protocols, stopped in the second, which would work now."""
-    from ibot.eval import registry as protocols
     from ibot.eval.probes import cluster
 
-    monkeypatch.setattr(
-        "ibot.cli.evaluate.EVALUATIONS",
-        {name: protocols.EVALUATIONS[name] for name in ("knn", "cluster")},
-    )
-    run = cluster.run
-    monkeypatch.setattr(cluster, "run", _interrupt)
-    assert evaluate(world, tmp_path, "all", "--json") == 130
-    monkeypatch.setattr(cluster, "run", run)
-    captured = capsys.readouterr()
-    assert {json.loads(line)["protocol"] for line in captured.out.splitlines()} == {"knn"}
-    assert (
-        "the same command goes on from what is done" in captured.err
-        and str(tmp_path / "cache") in captured.err
-    )
+    with only(["knn", "cluster"]):
+        run = cluster.run
+        monkeypatch.setattr(cluster, "run", _interrupt)
+        assert evaluate(world, tmp_path, "all", "--json") == 130
+        monkeypatch.setattr(cluster, "run", run)
+        captured = capsys.readouterr()
+        assert {json.loads(line)["protocol"] for line in captured.out.splitlines()} == {"knn"}
+        assert "the same command goes on from what is done" in captured.err
+        assert str(tmp_path / "cache") in captured.err
+        yield
 
 
 @pytest.mark.parametrize("quiet", [False, True])

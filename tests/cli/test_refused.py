@@ -12,14 +12,15 @@ import pytest
 import torch
 
 from ibot.cli import main as command
-from ibot.cli.evaluate import cache_folder
 from ibot.cli.main import main
 from ibot.cli.refused import lack, refusal
 from ibot.errors import ResourceError, UserError
+from ibot.eval.opened import cache_folder
+from ibot.eval.request import FEATURE_CACHE
 from ibot.models.backbone import build_backbone
 from ibot.recipes import recipe
 from ibot.system import distributed
-from ibot.system.places import FEATURE_CACHE, make_writable
+from ibot.system.places import make_writable
 
 SMALL = [
     "model.width=24",

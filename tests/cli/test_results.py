@@ -46,7 +46,7 @@ def in_training(step, value):
         settings={"k": 20, "temperature": 0.07},
         num_train=90,
         num_val=10,
-        extra={"step": step},
+        step=step,
     )
 
 
@@ -368,6 +368,20 @@ def test_a_mean_over_draws_shows_their_range(show, tmp_path):
     assert sorted(row["95 % interval"] for row in rows) == ["", "range 48.00 to 53.50"]
 
 
+def test_records_of_earlier_versions_stand_beside_later_ones(show, tmp_path):
+    later = {"row": "10%, chosen l2", "chosen": "l2", "notes": ("few images",)}
+    write(tmp_path / "r", record("semi_top1", 1, weights="later.pth", **later))
+    write(tmp_path / "r", record("semi_top1", 2, weights="earlier.pth", extra=later))
+    trained = {"protocol": "knn", "settings": {"k": 20}, "when": "", "interval": None}
+    write(tmp_path / "runs" / "later", record(value=3, step=4, **trained), run=True)
+    write(tmp_path / "runs" / "earlier", record(value=5, extra={"step": 4}, **trained), run=True)
+    printed, rows = show("r", "runs")
+    assert len(rows) == 2
+    for name, values in (("later", {"3.00", "1.00"}), ("earlier", {"5.00", "2.00"})):
+        columns = [column for column in rows[0] if name in column and "," in column]
+        assert {row[column] for row in rows for column in columns if row[column]} == values
+
+
 def test_what_was_chosen_makes_no_row(show, tmp_path):
     for name, chosen in (("a.pth", "lambda 0.1/n"), ("b.pth", "lambda 1/n")):
         few = {"row": f"1% seed 0, logistic, {chosen}", "chosen": chosen}
@@ -610,7 +624,7 @@ def test_a_training_and_an_evaluation_meet_in_one_column(tmp_path):
         json.loads(line)
         for line in (tmp_path / "runs" / "a" / "results.jsonl").read_text().splitlines()
     ]
-    last = [row for row in rows if row["extra"].get("step") == 2][-1]
+    last = [row for row in rows if row["step"] == 2][-1]
     lines = [line.split() for line in ibot("results", "runs").splitlines()]
     assert lines[:2] == [["protocol", "row", "runs/a"], ["teacher"]]
     assert [line[-1] for line in lines[2:4]] == [f"{row['value']:.2f}" for row in (rows[-1], last)]

@@ -7,9 +7,17 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
-from ibot.data.decode import UnreadableImage, decode, decode_file, holds_more, open_image
+from ibot.data.decode import (
+    UnreadableImage,
+    decode,
+    decode_file,
+    holds_more,
+    image_size,
+    open_image,
+)
+from ibot.data.formats import extensions
 from ibot.data.sets.scan import scan
 
 
@@ -61,6 +69,44 @@ def test_every_odd_file_is_read_or_refused_as_its_manifest_says(broken):
             )
         if "pixel" in entry:
             np.testing.assert_array_equal(image[0, 0], entry["pixel"])
+
+
+def test_sizes_are_known_without_the_pixels(broken):
+    folder, entries = broken
+    for file in (folder / entry["file"] for entry in entries):
+        for orientation in ("apply", "ignore"):
+            try:
+                image = decode(file, orientation)
+            except UnreadableImage:
+                continue
+            assert image_size(file, orientation) == image.shape[:2], file.name
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "png", "webp", "tiff", "avif"])
+@pytest.mark.parametrize("turned", range(1, 9))
+def test_sizes_are_those_of_upright_pictures(tmp_path, monkeypatch, kind, turned):
+    if f".{kind}" not in extensions():
+        pytest.skip(f"this Pillow reads no {kind}")
+    exif, file = Image.Exif(), tmp_path / f"a.{kind}"
+    exif[0x0112] = turned
+    Image.new("RGB", (12, 8)).save(file, exif=exif)
+    for orientation in ("apply", "ignore"):
+        assert image_size(file, orientation) == decode(file, orientation).shape[:2]
+    assert image_size(file) == ((12, 8) if turned > 4 else (8, 12))
+    if kind != "tiff":
+        monkeypatch.setattr(Image.Image, "load", lambda *_: pytest.fail("decoded"))
+        monkeypatch.setattr(ImageFile.ImageFile, "load", lambda *_: pytest.fail("decoded"))
+        assert image_size(file)[0] in (8, 12)
+
+
+def test_the_size_of_what_cannot_be_read_is_refused(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"no image")
+    Image.new("RGB", (12, 8)).save(tmp_path / "b.png")
+    for name, limit, reason in (("a.png", 99, "not an image"), ("b.png", 95, "too many pixels")):
+        with pytest.raises(UnreadableImage, match=reason):
+            image_size(tmp_path / name, max_pixels=limit)
+    with pytest.raises(UnreadableImage, match="missing"):
+        image_size(tmp_path / "c.png")
 
 
 def test_sixteen_bits_are_scaled_by_their_range(broken):

@@ -85,10 +85,10 @@ def test_litter_of_systems_and_storage_servers_is_counted_and_not_read(tmp_path,
 
 
 def test_what_is_passed_over_does_not_change_the_fingerprint(tmp_path, make):
-    before = scan(make(tmp_path, "cat/1.jpg", "dog/2.png")).fingerprint()
+    before = scan(make(tmp_path, "cat/1.jpg", "dog/2.png")).provenance()
     make(tmp_path, "cat/a.txt", "dog/.b", "LICENSE", "@eaDir/1.jpg")
     (tmp_path / "LICENSE").write_text("text")
-    assert scan(tmp_path).fingerprint() == before
+    assert scan(tmp_path).provenance() == before
     assert before["names_sha256"] == "236dab96b81330af"  # as of the first version
 
 

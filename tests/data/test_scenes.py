@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from ibot.data.scenes import CLASSES, draw_scene, write_folder
-from ibot.data.sets.scan import labelled_sets
+from ibot.data.sets.open import find_labelled
 
 
 def test_a_scene_is_a_function_of_its_numbers():
@@ -96,7 +96,7 @@ def test_clutter_adds_edges(clutter):
 
 def test_a_written_set_is_labelled_balanced_and_kept(tmp_path):
     write_folder(tmp_path / "set", train=40, val=20, seed=2)
-    train, val = labelled_sets(str(tmp_path / "set"))
+    train, val = find_labelled(str(tmp_path / "set"))
     assert (len(train), len(val)) == (40, 20) and train.classes == tuple(sorted(CLASSES))
     assert np.bincount(train.labels).tolist() == [4] * 10
     first = tmp_path / "set" / "train" / CLASSES[3] / "00003.png"

@@ -193,7 +193,7 @@ def stopping_at(stop, seen):
         if step == stop and step not in seen:
             os.kill(os.getpid(), signal.SIGTERM)
         seen.append(step)
-        return [ResultRecord("knn", "knn_top1", 50.0, {}, 1, 1, extra={"step": step})]
+        return [ResultRecord(protocol="knn", metric="knn_top1", value=50.0, settings={}, step=step)]
 
     return evaluate
 
@@ -203,7 +203,7 @@ def test_a_signal_during_the_first_evaluation_does_not_repeat_it(small, tmp_path
     assert quiet(small, tmp_path / "run", evaluate=stopping_at(0, seen)).step == 0
     assert quiet(small, tmp_path / "run", evaluate=stopping_at(0, seen)).step == 20
     rows = read_jsonl(tmp_path / "run" / "results.jsonl")
-    assert seen == [row["extra"]["step"] for row in rows] == [0, 10, 20]
+    assert seen == [row["step"] for row in rows] == [0, 10, 20]
 
 
 def test_a_run_killed_before_its_first_checkpoint_begins_its_records_anew(small, tmp_path):
@@ -219,7 +219,7 @@ def test_a_run_killed_before_its_first_checkpoint_begins_its_records_anew(small,
         5,
     ]
     rows = read_jsonl(tmp_path / "run" / "results.jsonl")
-    assert seen == [0, 5, 5] and [row["extra"]["step"] for row in rows] == [0, 5]
+    assert seen == [0, 5, 5] and [row["step"] for row in rows] == [0, 5]
 
 
 def test_a_stop_right_after_a_save_leaves_the_checkpoint_alone(small, tmp_path, monkeypatch):

@@ -140,7 +140,7 @@ def failing(value=1.0):
 
 
 def test_a_failed_step_stops_with_its_losses_rate_and_files(small, tmp_path):
-    source = SimpleNamespace(path=lambda i: Path(f"{i}.png"))
+    source = SimpleNamespace(root=Path(), name=lambda i: f"{i}.png")
     made = trainer(small, tmp_path, source=source)
     check = FailureCheck(made)
     check.check(3, failing(0.0), VALUES, [batch()])
@@ -164,7 +164,7 @@ def test_a_failed_step_stops_with_its_losses_rate_and_files(small, tmp_path):
 
 def test_a_failed_step_lists_the_files_of_all_processes(small, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "gather", lambda own: [own, ["of the other"]])
-    made = trainer(small, tmp_path, source=SimpleNamespace(path=lambda i: Path(f"{i}.png")))
+    made = trainer(small, tmp_path, source=SimpleNamespace(root=Path(), name=lambda i: f"{i}.png"))
     with pytest.raises(TrainingStopped) as caught:
         FailureCheck(made).check(4, failing(), VALUES, [batch()])
     assert (
@@ -174,7 +174,7 @@ def test_a_failed_step_lists_the_files_of_all_processes(small, tmp_path, monkeyp
 
 
 def test_on_a_gpu_a_failure_is_read_one_step_late_and_before_anything_is_saved(small, tmp_path):
-    source = SimpleNamespace(path=lambda i: Path(f"{i}.png"))
+    source = SimpleNamespace(root=Path(), name=lambda i: f"{i}.png")
     made = trainer(small, tmp_path, source=source, device=torch.device("cuda", 0))
     check = FailureCheck(made)
     check.check(4, failing(), VALUES, [batch()])

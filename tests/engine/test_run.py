@@ -3,9 +3,7 @@ import fcntl
 import json
 import logging
 import os
-import subprocess
 import time
-from importlib.metadata import version
 
 import pytest
 
@@ -182,28 +180,6 @@ def test_a_folder_without_readable_settings_is_no_run(tmp_path):
     assert read_jsonl(tmp_path / "absent.jsonl") == []
 
 
-@pytest.mark.parametrize(
-    ("code", "status", "want"), [(0, "", "abc"), (0, " M a.py", "abc-dirty"), (128, "", "unknown")]
-)
-def test_the_commit_says_whether_the_code_was_changed(monkeypatch, code, status, want):
-    def run(command, **kwargs):
-        out = "abc\n" if "rev-parse" in command else status
-        return subprocess.CompletedProcess(command, code, out, "")
-
-    monkeypatch.setattr(run_module.subprocess, "run", run)
-    assert run_module._commit() == want
-
-    def absent(*args, **kwargs):
-        raise FileNotFoundError
-
-    monkeypatch.setattr(run_module.subprocess, "run", absent)
-    assert run_module._commit() == "unknown"
-    assert (
-        run_module._version("torch") == version("torch")
-        and run_module._version("no-such-package") == "absent"
-    )
-
-
 def test_a_lock_of_a_dead_process_is_taken_over(small, tmp_path):
     open_run(tmp_path / "run", small).close()
     (tmp_path / "run" / "lock").write_text("process 1 on elsewhere")
@@ -249,10 +225,12 @@ def test_rows_after_the_checkpoint_are_forgotten(small, tmp_path):
     run = open_run(tmp_path / "run", small)
     for step in (1, 2, 3):
         run.metrics({"step": step})
-        run.result(ResultRecord("knn", "knn_top1", 1.0, {}, 1, 1, extra={"step": step}))
+        run.result(
+            ResultRecord(protocol="knn", metric="knn_top1", value=1.0, settings={}, step=step)
+        )
     run.forget_after(2)
     assert [row["step"] for row in read_jsonl(run.path / "metrics.jsonl")] == [1, 2]
-    assert [row["extra"]["step"] for row in read_jsonl(run.path / "results.jsonl")] == [1, 2]
+    assert [row["step"] for row in read_jsonl(run.path / "results.jsonl")] == [1, 2]
 
 
 def test_a_bad_file_is_listed_once_also_across_resumptions(small, tmp_path):

@@ -416,7 +416,11 @@ def test_a_run_whose_features_fall_below_their_start_is_stopped(small, tmp_path)
     scores = iter([50.0, 49.5, 48.9, 60.0])
 
     def evaluate(backbone, step):
-        return [ResultRecord("knn", "knn_top1", next(scores), {}, 10, 10, extra={"step": step})]
+        return [
+            ResultRecord(
+                protocol="knn", metric="knn_top1", value=next(scores), settings={}, step=step
+            )
+        ]
 
     config = replace(small, evaluate=replace(small.evaluate, every=duration("2 steps"), guard=1.0))
     with pytest.raises(TrainingStopped, match="worse") as caught:

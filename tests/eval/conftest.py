@@ -16,12 +16,12 @@ from PIL import Image
 from ibot.config.schema import ModelConfig
 from ibot.data.pixels import normalize
 from ibot.data.scenes import write_folder
-from ibot.data.sets.labelled import ArrayImages
+from ibot.data.sets.arrays import ArrayImages
 from ibot.data.sets.open import open_labelled
-from ibot.eval.context import Context
 from ibot.eval.features.cache import weights_hash
 from ibot.eval.features.tokens import CLASS_TOKEN
 from ibot.eval.features.views import View
+from ibot.eval.labelled import LabelledContext
 from ibot.eval.linear_classifier import LinearClassifier
 from ibot.models.backbone import build_backbone
 from ibot.weights.read import KeyReport, Loaded
@@ -60,7 +60,7 @@ def scenes(tmp_path_factory):
 class Lab:
     """What the tests of several protocols share."""
 
-    context: Context
+    context: LabelledContext
     folder: Path
 
     def with_network(self, **changes):
@@ -93,15 +93,15 @@ class Lab:
         )
         bias = torch.zeros(len(classes)) if bias is None else bias
         made = LinearClassifier(
-            context.loaded.backbone,
-            context.loaded.config,
-            weight,
-            bias,
-            CLASS_TOKEN,
-            False,
-            context.view,
-            classes,
-            {},
+            backbone=context.loaded.backbone,
+            config=context.loaded.config,
+            weight=weight,
+            bias=bias,
+            feature=CLASS_TOKEN,
+            unit=False,
+            view=context.view,
+            classes=classes,
+            about={},
         )
         made.save(self.folder / "classifier.safetensors")
         return replace(context, weights=str(self.folder / "classifier.safetensors"))
@@ -156,17 +156,16 @@ class Lab:
 @pytest.fixture
 def lab(scenes, tmp_path):
     train, val = open_labelled(str(scenes))
-    empty = Context(
-        None,
-        "random.safetensors",
-        "teacher",
-        "",
-        train,
-        val,
-        View(SIZE),
-        torch.device("cpu"),
-        tmp_path / "cache",
-        tmp_path,
+    empty = LabelledContext(
+        loaded=None,
+        weights="random.safetensors",
+        weights_hash="",
+        train=train,
+        val=val,
+        view=View(SIZE),
+        device=torch.device("cpu"),
+        cache=tmp_path / "cache",
+        out=tmp_path,
         batch=16,
     )
     made = Lab(empty, tmp_path)

@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from ibot.data.sets.labelled import SubsetImages
-from ibot.eval.context import plain, unreadable
-from ibot.eval.features.cache import FeatureSet
+from ibot.data.sets.subsets import LabelledSubset
+from ibot.eval.context import plain
+from ibot.eval.features.rows import FeatureSet, unreadable
 from ibot.eval.features.views import View
 from ibot.eval.probes.settings import KnnSettings
 from ibot.eval.scores import bootstrap_mean
 
 
 def test_a_record_says_what_was_measured_on_what(context):
-    val = SubsetImages(context.val, np.array([0, 1, 2, 3, 30, 31, 59]))
+    val = LabelledSubset(context.val, np.array([0, 1, 2, 3, 30, 31, 59]))
     context = replace(
         context,
         val=val,
@@ -38,7 +38,11 @@ def test_a_record_says_what_was_measured_on_what(context):
     assert (record.num_train, record.num_val, record.interval) == (100, 7, (1.0, 2.0))
     assert (record.mode, record.seed, record.key) == ("published", 3, "student")
     assert (record.weights, record.weights_hash) == ("random.safetensors", "abc")
-    assert record.architecture == str(context.loaded.config) and record.extra == {"row": "r"}
+    assert (
+        record.architecture == str(context.loaded.config)
+        and record.extra == {}
+        and record.row == "r"
+    )
     counts = np.bincount([val.label(i) for i in range(7)])
     assert record.data == {
         "root": str(val.root),
@@ -72,14 +76,14 @@ def test_the_accuracy_of_logits_is_that_of_a_loop(context, classes):
         if (labels == c).any()
     ]
     assert record.extra["balanced"] == pytest.approx(sum(shares) / len(shares))
-    assert (record.num_train, record.num_val, record.extra["row"]) == (9, 40, "r")
+    assert (record.num_train, record.num_val, record.row) == (9, 40, "r")
 
 
 def test_evaluations_that_differ_have_names_of_their_own(context):
     name = context.identity("knn", {"k": 1})
     assert name == context.identity("knn", {"k": 1}) and len(name) == 12
     others = [context.identity("linear", {"k": 1}), context.identity("knn", {"k": 2})]
-    some = SubsetImages(context.train, np.arange(50))
+    some = LabelledSubset(context.train, np.arange(50))
     for changes in (
         {"weights_hash": "x"},
         {"train": some},
@@ -95,7 +99,7 @@ def test_evaluations_that_differ_have_names_of_their_own(context):
 
 def test_images_that_cannot_be_read_are_counted_over_all_sets():
     def of(bad):
-        return FeatureSet(torch.zeros(1, 1), torch.zeros(1), np.zeros(1), bad, cached=False)
+        return FeatureSet(torch.zeros(1, 1), np.zeros(1), bad, cached=False)
 
     assert unreadable(of([]), of([])) == []
     notes = unreadable(of([]), of([("b", "cut"), ("a", "x")]), of([("c", "y")]))

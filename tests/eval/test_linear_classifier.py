@@ -28,8 +28,8 @@ def test_what_is_read_scores_as_what_was_written(lab, unit, feature, kind):
     width = widths[-1] if feature.mode == 1 else sum(widths) + (feature.mode == 2) * widths[-1]
     view = View((32, 48), "pad", "bilinear", 40, keep=False)
     made = LinearClassifier(
-        loaded.backbone,
-        replace(loaded.config, pos_size=(32, 32)),
+        backbone=loaded.backbone,
+        config=replace(loaded.config, pos_size=(32, 32)),
         weight=torch.randn(3, width),
         bias=torch.randn(3),
         feature=feature,

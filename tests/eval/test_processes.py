@@ -17,25 +17,25 @@ import pytest
 import torch
 from commands import script_in_two
 from PIL import Image
+from registered import only
 from safetensors.torch import save_file
 
-from ibot.cli import evaluate
 from ibot.cli.main import main
 from ibot.config.override import apply, assign, to_plain
 from ibot.config.schema import ModelConfig
 from ibot.data.scenes import write_folder
-from ibot.eval import registry as protocols
+from ibot.eval import state_file
 from ibot.eval.probes import semi
+from ibot.eval.registry import EVALUATIONS
 from ibot.eval.robustness import corruptions
-from ibot.eval.tune.network import Classifier
 from ibot.eval.tune.settings import sane_settings
 from ibot.eval.tune.step_plan import plan_steps
 from ibot.eval.tune.training import _identity as identity
 from ibot.method.model import Teacher
-from ibot.models.backbone import build_backbone
 from ibot.models.layers import DropPath
 from ibot.recipes import recipe
 
+KNOWN = dict(EVALUATIONS)
 BATCH = 24
 """Three batches of validation images: two for one process and one for the other."""
 NO_RESULT = ("seconds", "images_per_second", "when")
@@ -45,17 +45,25 @@ VARIANTS = ("original", "mixed_same", "mixed_rand", "only_bg_t")
 
 @dataclass(frozen=True)
 class Case:
-    """A protocol with settings, in the place of an entry of EVALUATIONS."""
+    """An evaluation with settings, in the place of an entry of EVALUATIONS."""
 
     name: str
-    settings: tuple[str, ...] = ()
+    given: tuple[str, ...] = ()
     mode: str = "clean"
+    summary = "a case"
+
+    @property
+    def settings(self):
+        return KNOWN[self.name].settings
+
+    def context(self):
+        return KNOWN[self.name].context()
 
     def defaults(self, context):
-        return assign(protocols.EVALUATIONS[self.name].defaults(context), self.settings, "")
+        return assign(KNOWN[self.name].defaults(context), self.given, "")
 
     def load(self):
-        run = protocols.EVALUATIONS[self.name].load()
+        run = KNOWN[self.name].load()
         return lambda context, settings: run(
             replace(context, mode=self.mode, batch=BATCH), settings
         )
@@ -136,14 +144,14 @@ def run_cases(patch):
     made short.
     """
     cases = [*CASES, GENERATED] if find_spec("imagecorruptions") else CASES
-    patch.setattr(evaluate, "EVALUATIONS", {f"case {i}": case for i, case in enumerate(cases)})
     patch.setattr(semi, "LinearSettings", partial(semi.LinearSettings, epochs=2, rates=(0.01, 0.3)))
     patch.setattr(
         semi,
         "sane_settings",
         lambda *given: replace(sane_settings(*given), epochs=2, init_scale=1.0),
     )
-    return evaluate_all()
+    with only({f"case {i}": case for i, case in enumerate(cases)}):
+        return evaluate_all()
 
 
 def evaluate_all(out="out"):
@@ -189,7 +197,7 @@ def test_two_processes_give_every_number_of_one(world, monkeypatch, capsys):
         case.name for case in CASES
     }
     for first, second in zip(one, two, strict=True):
-        compare(first, second, f"{first['metric']} {first['extra']['row']}")
+        compare(first, second, f"{first['metric']} {first['row']}")
 
 
 def compare(first, second, where):
@@ -233,9 +241,7 @@ def test_a_fine_tuning_goes_on_in_any_number_of_processes_unless_it_mixes():
     def cut(world_size, **changes):
         settings = replace(sane_settings("small", 90), **changes)
         plan = plan_steps(90, 3, settings, world_size)
-        return identity(Classifier(build_backbone(VIT, (16, 16)), 3, settings), [], settings, plan)[
-            "cut"
-        ]
+        return identity([], settings, plan)["cut"]
 
     assert cut(1) == cut(2) == cut(4) == [32]
     assert cut(1, mixup=0.8) != cut(2, mixup=0.8)
@@ -249,8 +255,7 @@ def test_an_evaluation_that_was_cut_off_goes_on(world, tmp_path, monkeypatch):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     cases = [Case("knn"), Case("transfer", ("epochs=1",)), STORED]
-    monkeypatch.setattr(evaluate, "EVALUATIONS", {case.name: case for case in cases})
-    monkeypatch.setattr(corruptions, "SAVE_SECONDS", 0)
+    monkeypatch.setattr(state_file, "SAVE_SECONDS", 0)
     score, scored = corruptions.score_images, []
 
     def third_is_cut_off(context, images, predict, name):
@@ -260,19 +265,21 @@ def test_an_evaluation_that_was_cut_off_goes_on(world, tmp_path, monkeypatch):
         return score(context, images, predict, name)
 
     monkeypatch.setattr(corruptions, "score_images", third_is_cut_off)
-    assert evaluate_all("cut") == 130
+    with only({case.name: case for case in cases}):
+        assert evaluate_all("cut") == 130
     monkeypatch.setattr(
         "ibot.eval.features.cache.compute", lambda *_: pytest.fail("the network ran again")
     )
     monkeypatch.setattr(
-        "ibot.eval.tune.training._Run.update", lambda *_: pytest.fail("the network was tuned again")
+        "ibot.eval.fit.Fit.update", lambda *_: pytest.fail("the network was tuned again")
     )
-    assert evaluate_all("cut") == 0
+    with only({case.name: case for case in cases}):
+        assert evaluate_all("cut") == 0
     assert scored == ["clean", "snow 1", "snow 2", "snow 2", "fog 1", "fog 2"]
     assert not list(Path("cut").glob("*.state")) and not list(Path("cut").glob("all-*"))
     assert [record["protocol"] for record in records(Path("cut"))].count("transfer") == 1
-    monkeypatch.setattr(evaluate, "EVALUATIONS", {"corruptions": STORED})
-    assert evaluate_all("whole") == 0 and len(scored) == 11
+    with only({"corruptions": STORED}):
+        assert evaluate_all("whole") == 0 and len(scored) == 11
     whole = records(Path("whole"))
     assert records(Path("cut"))[-len(whole) :] == whole
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from ibot.config.override import parse
 from ibot.config.schema import MAX_PIXELS
-from ibot.system.places import FEATURE_CACHE
+from ibot.eval.request import FEATURE_CACHE
 
 
 def _number(kind: type, words: str, fits: Callable[[Any], bool]) -> Callable[[str], Any]:
@@ -46,10 +46,10 @@ def add_settings(parser: argparse.ArgumentParser, form: str, words: str) -> None
 
 def add_data(parser: argparse.ArgumentParser) -> None:
     """Images to train on, and labelled ones to measure with."""
-    data = "folder of images; with train/ and val/: labelled"
-    parser.add_argument("--data", default="", metavar="DIR", help=data)
-    val_data = "labelled folder for validation"
-    parser.add_argument("--val-data", default="", metavar="DIR", help=val_data)
+    data = "folder of images, list, tar files or NAME:DIR"
+    parser.add_argument("--data", default="", metavar="DATA", help=data)
+    val_data = "labelled images for validation"
+    parser.add_argument("--val-data", default="", metavar="DATA", help=val_data)
 
 
 def add_length(parser: argparse.ArgumentParser, steps: str, epochs: str) -> None:

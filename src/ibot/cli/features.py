@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ibot.cli.arguments import add_weights
-from ibot.cli.evaluate import counter, print_notes
 from ibot.cli.inputs import read_images, read_network, view_size
 from ibot.cli.parser import Commands
 from ibot.cli.refused import write_file
 from ibot.errors import UserError
+from ibot.system.progress import counter, print_notes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,6 +44,7 @@ def run(options: argparse.Namespace) -> None:
             f"cannot write features as '{out.suffix}'",
             fix=f"end --out with {' or '.join(SUFFIXES)}",
         )
+    from ibot.data.sets.images import LabelledImages
     from ibot.eval.features.tokens import extract_features
     from ibot.system.device import choose_device
     from ibot.weights.export import create_parents
@@ -62,7 +63,8 @@ def run(options: argparse.Namespace) -> None:
         progress=None if options.quiet else counter("images"),
     )
     tensors = _tensors(features)
-    write_file(out, lambda path: _write(path, tensors, features.names, source.classes))
+    classes = source.classes if isinstance(source, LabelledImages) else ()
+    write_file(out, lambda path: _write(path, tensors, features.names, classes))
     shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in tensors.items())
     print(f"{len(features.names)} images: {shapes} -> {out}")
     for path, reason in features.bad:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ibot.data.sets.scan import ImageSource
+    from ibot.data.sets.images import Images
     from ibot.weights.read import Loaded
 
 
@@ -19,12 +18,12 @@ def read_network(options: argparse.Namespace) -> Loaded:
     return load(options.weights, options.key, heads=options.heads, allow_partial=partial)
 
 
-def read_images(options: argparse.Namespace) -> ImageSource:
-    """The images of `--data` for the network of `add_weights`. Raises DataError."""
-    from ibot.data.sets.scan import scan
+def read_images(options: argparse.Namespace) -> Images:
+    """The images of `--data`, read as `add_weights` says. Raises DataError."""
+    from ibot.data.sets.open import open_images
 
     orientation, most = options.exif_orientation, options.max_pixels
-    return replace(scan(options.data), exif_orientation=orientation, max_pixels=most)
+    return open_images(options.data, exif_orientation=orientation, max_pixels=most)
 
 
 def view_size(options: argparse.Namespace, loaded: Loaded) -> tuple[int, int]:

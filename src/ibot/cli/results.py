@@ -6,13 +6,13 @@ import argparse
 import shlex
 from pathlib import Path
 
-from ibot.cli.evaluate import print_notes
 from ibot.cli.parser import Commands
 from ibot.cli.refused import write_file
 from ibot.errors import UserError
 from ibot.report.records import FILE, Entry, read_folders
 from ibot.report.table import cells_of, list_of, side_by_side
 from ibot.report.text import aligned, folded, markdown, write_csv
+from ibot.system.progress import print_notes
 from ibot.words import counted
 
 

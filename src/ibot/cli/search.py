@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ibot.cli.arguments import COSINE, COUNT, NATURAL, add_cache, add_weights
-from ibot.cli.evaluate import cache_folder, counter, default_out, print_notes
-from ibot.cli.inputs import read_images, read_network, view_size
+from ibot.cli.inputs import read_network, view_size
 from ibot.cli.parser import Commands
 from ibot.errors import UserError
 from ibot.report.text import printable
+from ibot.system.progress import counter, no_counter, print_notes
 from ibot.words import counted
 
 if TYPE_CHECKING:
@@ -56,11 +57,14 @@ def declare(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> None:
     """Search, write the page and the table, and say in a line each what was found."""
     patch = _checked(options)
+    from ibot.data.sets.scan import scan
+    from ibot.eval.opened import default_out
     from ibot.explore.search import PAGE, TABLE, search
     from ibot.system.device import choose_device
 
     device = choose_device(options.device)
-    source = read_images(options)
+    orientation, most = options.exif_orientation, options.max_pixels
+    source = replace(scan(options.data), exif_orientation=orientation, max_pixels=most)
     loaded = read_network(options)
     print_notes(source.notes, options.quiet)
     out = Path(options.out) if options.out else default_out(Path(options.weights)) / "search"
@@ -74,10 +78,10 @@ def run(options: argparse.Namespace) -> None:
         outliers=options.outliers,
         size=view_size(options, loaded),
         out=out,
-        cache=cache_folder(options.cache, out),
+        cache=options.cache,
         device=device,
         workers=options.workers,
-        counter=(lambda name: None) if options.quiet else counter,
+        counter=no_counter if options.quiet else counter,
     )
     for line in summary(findings):
         print(printable(line))

@@ -104,11 +104,11 @@ def convert(options: argparse.Namespace) -> None:
 
 def _convert_checkpoint(options: argparse.Namespace, file: Path) -> None:
     """Make a run that can go on."""
-    from ibot.data.sets.scan import scan
+    from ibot.data.sets.open import open_images
     from ibot.engine.exchange import IMAGENET_IMAGES, convert_checkpoint
 
     out = Path(options.run_folder)
-    known = len(scan(options.data)) if options.data else options.images
+    known = len(open_images(options.data)) if options.data else options.images
     heads = [f"model.heads={options.heads}"] if options.heads else []
     command = shlex.join(["ibot", *sys.argv[1:]])
     config, state, reports = convert_checkpoint(

@@ -73,10 +73,10 @@ class DataConfig:
     """Where images come from and how a file becomes pixels."""
 
     path: str = ""
-    """Folder with images, flat or nested (`--data`). With `train/` and `val/` of class folders:
-    a labelled set."""
+    """Images (`--data`): a folder, flat or nested, a list, tar files, or NAME:DIR. With labels and
+    a validation part (as `train/` and `val/` of class folders): a labelled set."""
     val_path: str = ""
-    """Labelled folder for k-NN during training (`--val-data`); empty: the validation part of
+    """Labelled images for k-NN during training (`--val-data`); empty: the validation part of
     `path`."""
     exif_orientation: Literal["apply", "ignore"] = "apply"
     """Turn pictures upright by their EXIF tag. The published loader ignores it (quirk Q2)."""

@@ -1,3 +1,1 @@
-"""From files to batches: sources, decoding, view parameters, pixels, masks, loader, generated
-scenes.
-"""
+"""From files to batches: sets of images, decoding, views, masks, the loader, generated scenes."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import struct
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -39,12 +40,12 @@ _UPRIGHT = {
 }
 """What turns a picture upright, by its EXIF orientation; Pillow's rotations are
 counter-clockwise."""
+_TRANSPOSED = range(5, 9)
+"""Orientations of pictures whose height is stored as their width."""
 
 
 class UnreadableImage(Exception):
-    """A file that gives no pixels; `reason` says why in a few words, the text adds what there is to
-    do.
-    """
+    """A file that gives no pixels; `reason` says why in a few words, the text what to do."""
 
     def __init__(self, reason: str, remedy: str = "") -> None:
         super().__init__(f"{reason}: {remedy}" if remedy else reason)
@@ -63,14 +64,8 @@ def decode(
     gray become RGB. Images of more than `max_pixels` pixels are refused.
     Raises UnreadableImage.
     """
-    try:
-        # Not read in one piece: a slide of many gigabytes is refused from its header.
-        with open(path, "rb") as file:  # noqa: PTH123 - a path object costs 8 us per image
-            return decode_file(file, exif_orientation, max_pixels)
-    except FileNotFoundError:
-        raise UnreadableImage("missing") from None
-    except OSError as error:
-        raise UnreadableImage(_reason(error)) from None
+    with _opened(path) as file:
+        return decode_file(file, exif_orientation, max_pixels)
 
 
 def decode_file(
@@ -89,6 +84,41 @@ def decode_file(
             return np.asarray(upright if turn is None else upright.transpose(turn))
         except Exception as error:  # on damaged bytes Pillow's readers raise almost anything
             raise UnreadableImage(_reason(error)) from None
+
+
+def image_size(
+    path: str | Path, exif_orientation: Orientation = "apply", max_pixels: int = MAX_PIXELS
+) -> tuple[int, int]:
+    """Height and width of what `decode` gives, from the header. Raises UnreadableImage."""
+    with _opened(path) as file:
+        return file_size(file, exif_orientation, max_pixels)
+
+
+def file_size(
+    file: BinaryIO, exif_orientation: Orientation = "apply", max_pixels: int = MAX_PIXELS
+) -> tuple[int, int]:
+    """As `image_size`, of an open file or a buffer that stands at its start."""
+    with quiet():
+        image = open_image(file, max_pixels)
+        orientation = _orientation(image)
+        if orientation != 1 and isinstance(image, TiffImageFile):
+            # Pillow's versions differ in whether loading turns the pixels of a TIFF.
+            file.seek(0)
+            return decode_file(file, exif_orientation, max_pixels).shape[:2]
+        lies = exif_orientation == "apply" and orientation in _TRANSPOSED
+        return (image.width, image.height) if lies else (image.height, image.width)
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[BinaryIO]:
+    try:
+        # Not read in one piece: a slide of many gigabytes is refused from its header.
+        with open(path, "rb") as file:  # noqa: PTH123 - a path object costs 8 us per image
+            yield file
+    except FileNotFoundError:
+        raise UnreadableImage("missing") from None
+    except OSError as error:
+        raise UnreadableImage(_reason(error)) from None
 
 
 def open_image(file: BinaryIO, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -120,9 +150,7 @@ def open_image(file: BinaryIO, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
 
 def holds_more(path: str | Path) -> tuple[bool, bool]:
-    """Whether a file has further pages or frames, and further bands, than `decode` reads; of a
-    damaged one: neither.
-    """
+    """Whether a file has further pages or frames, and bands, than are read; damaged ones: no."""
     with suppress(OSError), open(path, "rb") as file:  # noqa: PTH123
         return file_holds_more(file)
     return False, False
@@ -140,9 +168,7 @@ def file_holds_more(file: BinaryIO) -> tuple[bool, bool]:
 
 
 def _mend_byte_order(image: TiffImageFile) -> None:
-    """What libtiff unpacks is in the machine's order, where Pillow takes some of it to be in the
-    file's.
-    """
+    """What libtiff unpacks is in the machine's order; Pillow takes some of it for the file's."""
     for i, tile in enumerate(image.tile):
         if tile.codec_name == "libtiff" and isinstance(tile.args, tuple):
             order = _NATIVE_ORDER.get(tile.args[0], tile.args[0])
@@ -167,9 +193,7 @@ def _identified(file: BinaryIO, head: bytes) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF orientation; 1 where it is absent or the EXIF data are damaged, since the pixels may be
-    whole.
-    """
+    """EXIF orientation; 1 where it is absent or damaged, since the pixels may be whole."""
     try:
         return int(image.getexif().get(_EXIF_ORIENTATION, 1))
     except Exception:  # as above
@@ -190,9 +214,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _scaled(image: Image.Image) -> NDArray[np.uint8]:
-    """Gray levels of other types than unsigned bytes as such; float values that are not numbers
-    become the lowest.
-    """
+    """Gray levels of other types than unsigned bytes as such; no numbers become the lowest."""
     levels = _stored(image)
     low, high = _range(image, levels)
     shades = (levels.astype(np.float64) - low) * (255 / max(high - low, 1e-12))
@@ -206,9 +228,7 @@ def _scaled(image: Image.Image) -> NDArray[np.uint8]:
 
 
 def _stored(image: Image.Image) -> NDArray[Any]:
-    """The levels in the file, all finite: Pillow takes signed bytes and unsigned 32 bits for the
-    other kind.
-    """
+    """The levels in the file, all finite; Pillow mistakes signed bytes and unsigned 32 bits."""
     values = np.asarray(image)
     if image.mode == "F":
         finite = values[np.isfinite(values)]

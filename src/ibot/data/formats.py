@@ -1,6 +1,4 @@
-"""Which files are taken for images, by their names or first bytes, and what lies beside them that
-is none.
-"""
+"""Which files are taken for images, by their names or first bytes, and which are not."""
 
 from __future__ import annotations
 
@@ -88,9 +86,7 @@ def extension(name: str) -> str:
 
 
 def is_image(head: bytes) -> bool:
-    """Whether a file that begins with `head`, 16 bytes or more, is an image: for names that do not
-    say.
-    """
+    """Whether a file that begins with `head`, 16 bytes or more, is an image."""
     return (
         head.startswith(_SIGNATURES)
         or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
@@ -107,9 +103,7 @@ def is_heif(head: bytes) -> bool:
 
 @cache
 def heif_reader() -> Callable[[BinaryIO], Image.Image] | None:
-    """What opens HEIF where the package pillow-heif is installed. Called directly, it changes
-    nothing in Pillow.
-    """
+    """What opens HEIF where pillow-heif is installed; called directly, it leaves Pillow alone."""
     if importlib.util.find_spec("pillow_heif") is None:
         return None
     return importlib.import_module("pillow_heif.as_plugin").HeifImageFile

@@ -19,12 +19,13 @@ from torch.utils.data import Dataset
 
 from ibot.config.resolve import largest_power_of_two
 from ibot.config.schema import Config
-from ibot.data.decode import UnreadableImage, decode
+from ibot.data.decode import UnreadableImage
 from ibot.data.masks import make_masks
 from ibot.data.pairs import make_pairs
 from ibot.data.params import view_params
 from ibot.data.pixels_batch import render_batch
-from ibot.data.sets.scan import ImageSource
+from ibot.data.sets.images import Images
+from ibot.data.sets.variants import read_as
 from ibot.data.workers import fitting, read_items
 from ibot.errors import ConfigError, DataError
 from ibot.rng import Purpose, permutation, uniform
@@ -48,9 +49,10 @@ class MicroBatches(Dataset["Batch | DataError"]):
     """
 
     def __init__(
-        self, config: Config, source: ImageSource, grid: tuple[int, int], rank: int, world_size: int
+        self, config: Config, source: Images, grid: tuple[int, int], rank: int, world_size: int
     ) -> None:
-        self.config, self.source, self.grid = config, source, grid
+        self.config, self.grid = config, grid
+        self.source = read_as(source, config.data.exif_orientation, config.data.max_pixels)
         self.rank, self.world_size = rank, world_size
         self.steps_per_epoch = len(source) // config.train.batch
         self._order: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, np.int64))
@@ -74,9 +76,7 @@ class MicroBatches(Dataset["Batch | DataError"]):
         return mine.reshape(parts, -1)[part]
 
     def _read(self, wanted: NDArray[np.int64], epoch: int) -> Batch:
-        """Decode each image once, draw the parameters of all of them at once, render, stack
-        view-major.
-        """
+        """Decode each image once, draw the parameters of all at once, render, stack view-major."""
         config = self.config
         images, index, bad = [], wanted.copy(), []
         for row, i in enumerate(wanted.tolist()):
@@ -125,10 +125,7 @@ class MicroBatches(Dataset["Batch | DataError"]):
         candidate = wanted
         for attempt in range(REPLACEMENTS):
             try:
-                data = self.config.data
-                return decode(
-                    self.source.path(candidate), data.exif_orientation, data.max_pixels
-                ), candidate
+                return self.source.read(candidate), candidate
             except UnreadableImage as error:
                 bad.append((self.source.name(candidate), str(error)))
                 drawn = uniform(self.config.train.seed, epoch, wanted, attempt, Purpose.REPLACE, 1)
@@ -141,14 +138,12 @@ class MicroBatches(Dataset["Batch | DataError"]):
 
 
 class Loader:
-    """Micro-batches of every optimizer step from `start_step` on, read ahead by worker
-    processes.
-    """
+    """Micro-batches of every optimizer step from `start_step` on, read ahead by other processes."""
 
     def __init__(
         self,
         config: Config,
-        source: ImageSource,
+        source: Images,
         *,
         grid: tuple[int, int],
         rank: int = 0,
@@ -156,9 +151,7 @@ class Loader:
         start_step: int = 0,
         end_step: int | None = None,
     ) -> None:
-        """Check that the batch fits data, processes and shared memory. Raises ConfigError,
-        DataError, ResourceError.
-        """
+        """Check that the batch fits data, processes and memory. Raises an IbotError."""
         check_batch(config, source, world_size)
         self.dataset = MicroBatches(config, source, grid, rank, world_size)
         self.steps_per_epoch = self.dataset.steps_per_epoch
@@ -176,9 +169,7 @@ class Loader:
             self.workers, self.ahead = fitting(self.workers, self.ahead, self.num_bytes, self.held)
 
     def __iter__(self) -> Iterator[list[Batch]]:
-        """Per optimizer step the micro-batches of this process: bytes, on the CPU. Raises
-        DataError.
-        """
+        """Per step the micro-batches of this process: bytes, on the CPU. Raises DataError."""
         micro_batches = read_items(
             self.dataset,
             self.workers,
@@ -198,9 +189,7 @@ class Loader:
 
 
 class _Numbers:
-    """Micro-batch numbers from `start` to `end` (None: without end); the order is all in the
-    number.
-    """
+    """Micro-batch numbers from `start` to `end` (None: without end): the number says all."""
 
     def __init__(self, start: int, end: int | None) -> None:
         self.start, self.end = start, end
@@ -212,10 +201,8 @@ class _Numbers:
             number += 1
 
 
-def check_batch(config: Config, source: ImageSource, world_size: int = 1) -> None:
-    """Raise DataError for a batch larger than the data, ConfigError for one that the processes
-    cannot share.
-    """
+def check_batch(config: Config, source: Images, world_size: int = 1) -> None:
+    """Raise DataError for a batch larger than the data, ConfigError for one not to be shared."""
     train, shares = config.train, world_size * config.train.accumulate
     if train.batch > len(source):
         raise DataError(
@@ -233,9 +220,7 @@ def check_batch(config: Config, source: ImageSource, world_size: int = 1) -> Non
 
 
 def content_hash(image: NDArray[np.uint8]) -> int:
-    """Hash of about 16 x 16 pixels of an image [H, W, 3], to notice a folder of equal pictures; -1
-    for one colour.
-    """
+    """Hash of about 16 x 16 pixels of an image [H, W, 3], to notice copies; -1 for one colour."""
     height, width = image.shape[:2]
     sample = image[:: max(1, height // 16), :: max(1, width // 16)]
     return -1 if (sample == sample[0, 0]).all() else zlib.crc32(sample.tobytes())
@@ -263,9 +248,7 @@ def micro_batch_bytes(config: Config, world_size: int) -> int:
 
 
 def read_ahead(config: Config, world_size: int, workers: int) -> int:
-    """Micro-batches that each worker keeps ready: up to 4, as long as all together stay within
-    `READ_AHEAD` bytes.
-    """
+    """Micro-batches that each worker keeps ready: up to 4, within `READ_AHEAD` bytes for all."""
     return max(1, min(4, READ_AHEAD // (workers * max(1, micro_batch_bytes(config, world_size)))))
 
 

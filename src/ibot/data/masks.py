@@ -61,9 +61,7 @@ def mask_ratios(
     index: NDArray[np.int64],
     first_view: int = 0,
 ) -> NDArray[np.float64]:
-    """Share of patches to hide, [V, B]: one pair of `config.ratio` at random, then uniform within
-    it (spec 2.3.1).
-    """
+    """Share of patches to hide, [V, B]: a random pair of `config.ratio`, uniform within (2.3.1)."""
     views = np.arange(first_view, first_view + num_views)
     # All views of an image share the draws of view 0 when the ratio is per image.
     keys = views * (config.ratio_per == "view")
@@ -91,9 +89,7 @@ def _block_masks(
     index: NDArray[np.int64],
     views: NDArray[np.int64],
 ) -> NDArray[np.bool_]:
-    """Maps bool [V, B, h, w] with about `targets` [V, B] hidden cells in rectangles (spec
-    2.3.2).
-    """
+    """Maps bool [V, B, h, w] with about `targets` [V, B] hidden cells in rectangles (2.3.2)."""
     maps = np.zeros((*targets.shape, *grid), dtype=bool)
     limits = grid if config.full_width else (grid[0] - 1, grid[1] - 1)
     drawn = uniform(
@@ -113,9 +109,7 @@ def _fill_with_blocks(
     limits: tuple[int, int],
     draws: Iterator[Sequence[float]],
 ) -> None:
-    """Set rectangles in `mask` [h, w] until `target` cells are hidden or ten rectangles in a row do
-    not fit.
-    """
+    """Set rectangles in `mask` [h, w] until `target` cells are hidden or ten in a row fail."""
     height, width = mask.shape
     low = (min(height, width) // 3) ** 2
     hidden, failures = 0, 0
@@ -143,9 +137,7 @@ def _fill_with_blocks(
 def _four_at_a_time(
     drawn: list[float], key: tuple[int, int, int, int]
 ) -> Iterator[Sequence[float]]:
-    """Endless groups of four numbers for one mask: those fetched with the batch, then further
-    ones.
-    """
+    """Endless groups of four numbers for one mask: those of the batch, then further ones."""
     seed, epoch, index, view = key
     for fetched in count():
         for i in range(0, len(drawn), 4):
@@ -164,9 +156,7 @@ def _random_masks(
     index: NDArray[np.int64],
     views: NDArray[np.int64],
 ) -> NDArray[np.bool_]:
-    """Maps bool [V, B, h, w] with int(target) hidden cells each, all sets equally likely (spec
-    2.3.3).
-    """
+    """Maps bool [V, B, h, w] with int(target) hidden cells, all sets equally likely (2.3.3)."""
     cells = grid[0] * grid[1]
     # One word per cell, in chunks of what one counter gives; the cells with the smallest words are
     # hidden.

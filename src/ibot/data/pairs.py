@@ -43,9 +43,7 @@ def make_pairs(
 def _nearest_places(
     params: ViewParams, grid: tuple[int, int]
 ) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-    """For each patch [2, B, N]: is its centre in the other view, and the flat position of the patch
-    nearest to it.
-    """
+    """Of each patch [2, B, N]: is its centre in the other view, and the flat nearest patch."""
     box = np.moveaxis(params.box[:, :2].astype(np.float64), 1, 0)  # [2, B, 4]
     flip = params.flip[:, :2].T[..., None]
     rows, columns = grid

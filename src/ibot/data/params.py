@@ -32,9 +32,7 @@ def view_size(config: AugmentConfig, view: int) -> tuple[int, int]:
 def view_params(
     config: AugmentConfig, seed: int, epoch: int, index: NDArray[np.int64], sizes: NDArray[np.int64]
 ) -> ViewParams:
-    """Parameters of all views of the images `index` [B] with `sizes` [B, 2] (height, width in
-    pixels).
-    """
+    """Parameters of all views of the images `index` [B] of `sizes` [B, 2] (height, width)."""
     views = np.arange(num_views(config))
     is_global = views < config.num_global
     scale = np.where(is_global[:, None], config.global_scale, config.local_scale)
@@ -93,9 +91,7 @@ def boxes(
 
 
 def _central_box(height: int, width: int, aspect: tuple[float, float]) -> NDArray[np.int64]:
-    """The central box of the nearest allowed aspect, used when ten boxes did not fit (long, narrow
-    images).
-    """
+    """The central box of the nearest allowed aspect, where ten boxes did not fit."""
     low, high = aspect
     box_h, box_w = height, width
     if width / height < low:

@@ -101,9 +101,7 @@ def saturation(image: Image.Image, factor: float) -> Image.Image:
 
 
 def hue(image: Image.Image, shift: float) -> Image.Image:
-    """Shift the 8-bit hue by trunc(255 * shift), modulo 256; the conversion loses precision even
-    for a shift of 0.
-    """
+    """Shift the 8-bit hue by trunc(255 * shift), modulo 256; converting rounds, even at 0."""
     h, s, v = image.convert("HSV").split()
     offset = int(shift * 255)
     return Image.merge(
@@ -132,9 +130,7 @@ JITTER = (brightness, contrast, saturation, hue)
 
 
 def shorter_side(crop: tuple[int, int]) -> int:
-    """To how many pixels evaluations resize the shorter side of a picture, of which they take a
-    central crop.
-    """
+    """Pixels of the shorter side of a picture before evaluations take a central crop of it."""
     return round(max(crop) * RESIZE_OVER_CROP)
 
 
@@ -144,18 +140,14 @@ def evaluation_view(
     crop: tuple[int, int],
     resample: Image.Resampling = Image.Resampling.BICUBIC,
 ) -> NDArray[np.uint8]:
-    """Resize of the shorter side to `resize`, then a central crop (height, width): [H, W, 3] -> [h,
-    w, 3].
-    """
+    """Shorter side to `resize`, then a central crop (height, width): [H, W, 3] -> [h, w, 3]."""
     return np.asarray(center_crop(resize_shorter(Image.fromarray(image), resize, resample), crop))
 
 
 def resize_shorter(
     image: Image.Image, side: int, resample: Image.Resampling = Image.Resampling.BICUBIC
 ) -> Image.Image:
-    """Resize so that the shorter side is `side`; the longer one is truncated (torchvision's
-    rule).
-    """
+    """Resize so that the shorter side is `side`; the longer is truncated (torchvision's rule)."""
     width, height = image.size
     if min(width, height) == side:
         return image

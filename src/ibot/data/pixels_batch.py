@@ -29,9 +29,7 @@ _LEVELS = np.arange(256, dtype=np.float32)
 def render_batch(
     images: Sequence[Pixels], params: ViewParams, config: AugmentConfig
 ) -> list[Pixels]:
-    """All views of all images [H, W, 3] of a batch: V arrays uint8 [B, h, w, 3], global views
-    first.
-    """
+    """All views of images [H, W, 3]: V arrays uint8 [B, h, w, 3], global views first."""
     pictures = [Image.fromarray(image) for image in images]
     views = []
     for view in range(num_views(config)):

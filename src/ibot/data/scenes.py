@@ -206,9 +206,7 @@ def _draw_object(
     scale: float,
     frame: int,
 ) -> NDArray[np.float64]:
-    """Draw the parts of one object in shades of one colour that stands out; returns its coverage
-    [S, S] in 0..1.
-    """
+    """Draw an object in shades of one colour that stands out; returns its coverage [S, S], 0..1."""
     size = len(canvas)
     radius = scale * draws.between(0.22, 0.38)
     tilt = draws.between(-0.35, 0.35)

@@ -8,13 +8,16 @@ import numpy as np
 from PIL import Image
 
 from ibot.data.decode import UnreadableImage
-from ibot.data.sets.scan import ImageSource
+from ibot.data.sets.images import Images
 from ibot.errors import DataError
+from ibot.spectrum import effective_rank
 
 SAMPLE = 200
 THUMBNAIL = 8
 COLOUR_SPREAD = 6.0
 """Mean spread between the channels, in levels of 255, below which an image counts as gray."""
+SAME_ENERGY = 1e-12
+"""Sum of squared deviations, in levels of 255, below which all thumbnails are the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +39,7 @@ class Survey:
     unreadable: float
 
 
-def survey(source: ImageSource, sample: int = SAMPLE) -> Survey:
+def survey(source: Images, sample: int = SAMPLE) -> Survey:
     """Look at `sample` evenly spaced images. Raises DataError when none can be read."""
     chosen = np.unique(np.linspace(0, len(source) - 1, min(sample, len(source))).astype(int))
     sides, gray, thumbnails, bad = [], [], [], []
@@ -70,10 +73,9 @@ def survey(source: ImageSource, sample: int = SAMPLE) -> Survey:
 
 
 def _directions(table: np.ndarray) -> float:
-    """Exponential of the entropy of the spectrum of the centred rows."""
-    values = np.linalg.svd(table - table.mean(0), compute_uv=False).astype(np.float64) ** 2
-    share = values[values > 0] / max(values.sum(), 1e-12)
-    return float(np.exp(-(share * np.log(share)).sum())) if len(share) else 1.0
+    """Effective rank of the centred rows; 1 where they differ by rounding alone."""
+    energy = np.linalg.svd(table - table.mean(0), compute_uv=False).astype(np.float64) ** 2
+    return effective_rank(energy) if energy.sum() > SAME_ENERGY else 1.0
 
 
 def _repeated(table: np.ndarray) -> float:

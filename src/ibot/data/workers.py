@@ -1,6 +1,4 @@
-"""Loader processes: how many shared memory allows, what they say when stuck or failing, and how
-they end.
-"""
+"""Loader processes: how many memory allows, what they say when stuck or failing, how they end."""
 
 from __future__ import annotations
 
@@ -181,9 +179,7 @@ def _start_worker(_: int) -> None:
 
 
 def _end_when_told(parent: int) -> None:
-    """Obey SIGTERM from the parent alone: with it Python ends its workers at exit, so it must not
-    be ignored.
-    """
+    """Obey SIGTERM of the parent alone: it must not be ignored, as Python ends workers with it."""
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
         pass
     os._exit(0)
@@ -230,9 +226,7 @@ class _Waiting:
                 log.warning("no images for %d s: %s", time.monotonic() - since, self._doing())
 
     def _doing(self) -> str:
-        """What each process that reads is doing; those that are idle are left out if there are
-        others.
-        """
+        """What each process that reads is doing; idle ones are left out beside others."""
         said = {}
         for number in self.workers:
             files = [file for file in _open_files(number) if file not in self.before]
@@ -247,9 +241,7 @@ class _Waiting:
 
 
 def _state(number: int) -> str:
-    """A letter for what a process is doing, as `ps` shows it; empty where the system does not
-    tell.
-    """
+    """A letter for what a process is doing, as in `ps`; empty where the system does not tell."""
     try:
         return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
@@ -257,9 +249,7 @@ def _state(number: int) -> str:
 
 
 def _open_files(number: int) -> list[str]:
-    """Files that a process has open, sorted by their descriptors; none where the system does not
-    tell.
-    """
+    """Files that a process has open, by their descriptors; none where the system does not tell."""
     files = []
     with suppress(OSError):
         for link in sorted(Path(f"/proc/{number}/fd").iterdir(), key=lambda link: int(link.name)):

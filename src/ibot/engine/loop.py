@@ -17,7 +17,8 @@ from ibot.config.resolve import Derived, derive
 from ibot.config.schema import Config, Duration, ModelConfig
 from ibot.data.loader import Loader, check_batch
 from ibot.data.pixels import normalize
-from ibot.data.sets.scan import ImageSource, scan
+from ibot.data.sets.images import Images
+from ibot.data.sets.open import open_images
 from ibot.engine.checkpoint import (
     checkpoint_bytes,
     disk_full,
@@ -42,8 +43,8 @@ from ibot.rng import Purpose, torch_seed
 from ibot.system.device import autocast, choose_precision, prepared, seed_step
 from ibot.system.distributed import any_true, barrier, check_equal, gather, joined, wrap_student
 from ibot.system.files import is_disk_full, lost
-from ibot.system.jsonl import read_jsonl
 from ibot.system.processes import Processes
+from ibot.system.records import read_records
 from ibot.types import Batch, ResultRecord, RunState, StepValues
 from ibot.words import counted
 
@@ -64,7 +65,7 @@ class Trainer:
     update: Update
     schedules: Schedules
     derived: Derived
-    source: ImageSource
+    source: Images
     progress: Progress
     health: HealthMonitor
     board: TensorBoard
@@ -95,7 +96,7 @@ def train(
     run_path: str | Path,
     *,
     command: str = "",
-    source: ImageSource | None = None,
+    source: Images | None = None,
     evaluate: Evaluate | None = None,
     quiet: bool = False,
     opening: Iterable[str] = (),
@@ -109,7 +110,7 @@ def train(
         config: settings; `data.path` names the images.
         run_path: created when absent; a folder of the same settings is resumed.
         command: the command line, recorded in the run folder and in the advice how to resume.
-        source: the images, when they were scanned already; else `data.path` is scanned.
+        source: the images, when they were opened already; else those that `data.path` names.
         evaluate: k-NN or anything like it, called on the initial weights, every `evaluate.every`,
             and at the end.
         quiet: no progress on the terminal.
@@ -134,7 +135,12 @@ def train(
         StopSignal() as signal,
         Progress(quiet=quiet, rank=processes.rank, opening=opening) as progress,
     ):
-        images = source if source is not None else scan(config.data.path)
+        images = source
+        if images is None:
+            data = config.data
+            images = open_images(
+                data.path, exif_orientation=data.exif_orientation, max_pixels=data.max_pixels
+            )
         check_equal(facts(config, images, evaluate))  # before the first thing that they do together
         trainer = build_trainer(config, run_path, images, processes, device, progress, command)
         trainer.evaluate = evaluate
@@ -154,10 +160,10 @@ def train(
     return trainer.state
 
 
-def facts(config: Config, source: ImageSource, evaluate: Evaluate | None) -> dict[str, object]:
+def facts(config: Config, source: Images, evaluate: Evaluate | None) -> dict[str, object]:
     """What all processes must agree on, as they decide by it when to work together."""
     decisive = {
-        "the names of the images": source.fingerprint()["names_sha256"],
+        "the names of the images": source.provenance()["names_sha256"],
         "whether there are labelled images": evaluate is not None,
     }
     return decisive | {
@@ -168,7 +174,7 @@ def facts(config: Config, source: ImageSource, evaluate: Evaluate | None) -> dic
 def build_trainer(
     config: Config,
     run_path: Path,
-    source: ImageSource,
+    source: Images,
     processes: Processes,
     device: torch.device,
     progress: Progress,
@@ -180,7 +186,7 @@ def build_trainer(
     check_batch(config, source, processes.world_size)  # what is refused leaves no folder behind
     derived = derive(config, len(source), processes.world_size)
     run = RunFolder.create(
-        run_path, config, command=command, source_info=source.fingerprint(), processes=processes
+        run_path, config, command=command, source_info=source.provenance(), processes=processes
     )
     if processes.is_main:
         progress.keep(run.path / LOG)
@@ -363,7 +369,8 @@ class FailureCheck:
         if not out.failed.item():
             return
         trainer = self.trainer
-        own = [str(trainer.source.path(int(i))) for batch in batches for i in batch.index]
+        source = trainer.source
+        own = [str(source.root / source.name(int(i))) for batch in batches for i in batch.index]
         files = [file for part in gather(own) for file in part]
         losses = {
             name: out.metrics[name].item()
@@ -454,10 +461,8 @@ def was_evaluated(trainer: Trainer) -> bool:
     """Whether there is a record of this step, from before an interruption; the main process's
     word.
     """
-    rows = read_jsonl(trainer.run.path / "results.jsonl") if trainer.processes.is_main else []
-    return any_true(
-        any(row["extra"].get("step") == trainer.state.step for row in rows), trainer.device
-    )
+    known = read_records(trainer.run.path / "results.jsonl") if trainer.processes.is_main else []
+    return any_true(any(r.step == trainer.state.step for r in known), trainer.device)
 
 
 def fallen_below_start(trainer: Trainer, record: ResultRecord) -> str:
@@ -467,8 +472,8 @@ def fallen_below_start(trainer: Trainer, record: ResultRecord) -> str:
     guard = trainer.config.evaluate.guard
     if not guard or record.metric != "knn_top1":
         return ""
-    rows = read_jsonl(trainer.run.path / "results.jsonl")
-    start = next((row["value"] for row in rows if row["metric"] == record.metric), record.value)
+    known = read_records(trainer.run.path / "results.jsonl")
+    start = next((r.value for r in known if r.metric == record.metric), record.value)
     if record.value >= start - guard:
         return ""
     trainer.run.event("guard", step=trainer.state.step, start=start, now=record.value)

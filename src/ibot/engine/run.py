@@ -16,6 +16,7 @@ import platform
 import socket
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
@@ -127,15 +128,13 @@ class RunFolder:
 
     def forget_after(self, step: int) -> None:
         """Drop log rows and results of steps after `step`: a resumed run writes them again."""
-        for name, key in (("metrics.jsonl", "step"), ("results.jsonl", "extra")):
-            rows = read_jsonl(self.path / name)
-            kept = [
-                row
-                for row in rows
-                if (row[key].get("step", 0) if key == "extra" else row[key]) <= step
-            ]
-            if (self.path / name).exists():
-                replace_text(self.path / name, "".join(json.dumps(row) + "\n" for row in kept))
+        self._keep("metrics.jsonl", lambda row: row["step"] <= step)
+        self._keep("results.jsonl", lambda row: (ResultRecord.from_row(row).step or 0) <= step)
+
+    def _keep(self, name: str, wanted: Callable[[dict[str, Any]], bool]) -> None:
+        if (self.path / name).exists():
+            kept = [row for row in read_jsonl(self.path / name) if wanted(row)]
+            replace_text(self.path / name, "".join(json.dumps(row) + "\n" for row in kept))
 
     def close(self) -> None:
         """Release the lock."""
@@ -154,9 +153,7 @@ def read_config(run: Path) -> Config:
 
 
 def _acquire(path: Path) -> IO[str]:
-    """Lock the folder for the life of this process; the kernel releases it when the process
-    dies.
-    """
+    """Lock the folder for the life of this process, with which the kernel releases it."""
     file = (path / "lock").open("a+")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -202,12 +199,10 @@ def _compare(path: Path, config: Config, source_info: dict[str, Any]) -> None:
         raise RunError(
             f"'{path}' was started on other images",
             why=f"{old.get('images')} images in {old.get('root')} then, "
-            f"{source_info.get('images')} now; newer "
-            "versions read more kinds of files (.avif, .jfif, without extension) "
-            "and leave validation parts (valid/) out",
+            f"{source_info.get('images')} now; newer versions read more kinds of files (.avif, "
+            ".jfif, without extension) and leave validation parts (valid/) out",
             fix="name the folder of the training images, with what did not belong to them moved "
-            "out of it, "
-            "or start anew in another folder with --run",
+            "out of it, or start anew in another folder with --run",
         )
 
 

@@ -13,10 +13,10 @@ from torch import Tensor
 from ibot.config.schema import Config, HeadConfig
 from ibot.data.decode import UnreadableImage
 from ibot.data.pixels import MEAN, STD, Statistics, evaluation_view, normalize
-from ibot.data.sets.scan import ImageSource
+from ibot.data.sets.images import Images
 from ibot.engine.start import copy_backbone, head_tensors, patch_center
 from ibot.errors import ConfigError, WeightsError
-from ibot.method.model import Network
+from ibot.method.network import Network
 from ibot.method.tokenizers import (
     COLOR_LEVELS,
     ClusterTokenizer,
@@ -51,9 +51,7 @@ def tokenizer_size(config: Config) -> int:
 
 
 def with_tokenizer(config: Config) -> Config:
-    """Settings whose patch head fits the tokenizer; a head of its own, as the targets are no class
-    targets.
-    """
+    """Settings whose patch head fits the tokenizer; its own head: the targets are no classes."""
     if config.method.patch_target == "online":
         return config
     if config.method.patch_target == "frozen" and not config.method.tokenizer:
@@ -68,7 +66,7 @@ def with_tokenizer(config: Config) -> Config:
 
 
 def build_tokenizer(
-    config: Config, source: ImageSource, run: Path, processes: Processes
+    config: Config, source: Images, run: Path, processes: Processes
 ) -> PatchTokenizer | None:
     """The tokenizer that the settings name, on the CPU; None for the online one.
 
@@ -97,16 +95,14 @@ def build_tokenizer(
 
 
 def sample_patches(
-    source: ImageSource,
+    source: Images,
     size: tuple[int, int],
     patch: int,
     seed: int,
     *,
     statistics: Statistics = (MEAN, STD),
 ) -> Tensor:
-    """Normalised pixels of patches of a tenth of the images: [R, 3 * patch * patch], at most
-    `MOST_ROWS` rows.
-    """
+    """Patches of a tenth of the images, normalised: [R, 3 * patch * patch], R <= `MOST_ROWS`."""
     rng = np.random.default_rng(seed)
     chosen = rng.permutation(len(source))[: max(1, int(len(source) * SHARE_OF_IMAGES))]
     parts, count = [], 0

@@ -13,7 +13,7 @@ import torch
 
 from ibot.config.schema import Config
 from ibot.data.loader import MicroBatches
-from ibot.data.sets.scan import ImageSource
+from ibot.data.sets.images import Images
 from ibot.engine.checkpoint import checkpoint_bytes
 from ibot.engine.loop import mask_grid, to_device
 from ibot.engine.optimizer import build_optimizer
@@ -44,7 +44,7 @@ class Trial:
     """Trained parameters, head included."""
 
 
-def run_trial(config: Config, source: ImageSource, device: torch.device, images: int) -> Trial:
+def run_trial(config: Config, source: Images, device: torch.device, images: int) -> Trial:
     """Train `STEPS` steps of at most `images` real images; nothing is kept."""
     images = min(images, config.train.batch // config.train.accumulate, len(source))
     config = replace(config, train=replace(config.train, batch=images, accumulate=1))

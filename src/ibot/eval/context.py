@@ -1,4 +1,9 @@
-"""What every evaluation gets, and the record that it leaves."""
+"""What every evaluation gets - a network and the means to use it - and the record that it leaves.
+
+A context knows no labels: evaluations of plain images take `ImagesContext`, those of labelled ones
+`ibot.eval.labelled.LabelledContext`. A family whose images come with something else (boxes, label
+maps) adds its own beside its evaluations and names it in their lines of the registry.
+"""
 
 from __future__ import annotations
 
@@ -8,40 +13,40 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from ibot.config.schema import MAX_PIXELS
 from ibot.data.decode import Orientation
-from ibot.data.sets.labelled import Images, LabelledImages, read_as
-from ibot.eval.features.cache import FeatureSet, cached_features
-from ibot.eval.features.tokens import CLASS_TOKEN, Feature
+from ibot.data.sets.images import Images
+from ibot.data.sets.open import open_images
+from ibot.eval.features.cache import Extract, K, cached_features
+from ibot.eval.features.rows import FeatureSet
+from ibot.eval.features.tokens import CLASS_TOKEN
 from ibot.eval.features.views import View
-from ibot.eval.scores import balanced_accuracy, bootstrap_mean, topk_hits
 from ibot.system.processes import Processes
 from ibot.system.versions import software
 from ibot.types import ResultRecord
 from ibot.weights.read import Loaded
 
+if TYPE_CHECKING:
+    from ibot.eval.request import Request
+
 Mode = Literal["clean", "published"]
 Counter = Callable[[int, int], None] | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """The network, the images and the means of one evaluation."""
+    """The network and the means of one evaluation."""
 
     loaded: Loaded
     """The backbone is in evaluation mode on `device`."""
     weights: str
     """Where it was read from."""
-    key: str
+    key: str = "teacher"
     weights_hash: str
-    train: LabelledImages
-    val: LabelledImages
     view: View
     device: torch.device
     cache: Path
@@ -55,26 +60,40 @@ class Context:
     processes: Processes = field(default_factory=Processes)
     counter: Callable[[str], Counter] = lambda name: None
     """Makes a progress counter for a named part of the work."""
-    data: str = ""
-    """What the user named as data, a set's name included."""
     exif_orientation: Orientation = "apply"
     max_pixels: int = MAX_PIXELS
     """How all images are read, those of further folders included."""
     began: float = field(default_factory=time.perf_counter)
 
-    @property
-    def num_classes(self) -> int:
-        """C."""
-        return len(self.train.classes)
+    @classmethod
+    def open_data(cls, request: Request) -> dict[str, Any]:
+        """The fields that hold what `request` names as data; `told` lists what to say of them."""
+        return {}
 
-    def read_alike(self, images: Images) -> Images:
-        """Images of a further folder, read as all others are."""
-        return read_as(images, self.exif_orientation, self.max_pixels)
+    def fingerprints(self) -> dict[str, str]:
+        """What identifies the images, by a name for each part."""
+        return {}
 
-    def features(
-        self, images: LabelledImages, name: str, features: Sequence[Feature] = (CLASS_TOKEN,)
-    ) -> dict[Feature, FeatureSet]:
-        """Features of a set by name ("train", "val"), from the cache where they are there."""
+    def num_images(self) -> tuple[int, int]:
+        """Images to train and to validate on."""
+        return 0, 0
+
+    def about_data(self) -> dict[str, Any]:
+        """What a record says of the images."""
+        return {}
+
+    def feature_sets(
+        self,
+        images: Images,
+        name: str,
+        features: Sequence[K] = (CLASS_TOKEN,),
+        extract: Extract[K] | None = None,
+    ) -> dict[K, FeatureSet]:
+        """Features of a set, from the cache where they are there.
+
+        `name` stands beside the progress; `extract` makes other features than class tokens and
+        means, as for `cached_features`.
+        """
         return cached_features(
             self.loaded.backbone,
             self.weights_hash,
@@ -82,6 +101,7 @@ class Context:
             self.view,
             features,
             self.cache,
+            extract=extract,
             batch=self.batch,
             device=self.device,
             workers=self.workers,
@@ -96,14 +116,18 @@ class Context:
         value: float,
         settings: dict[str, Any],
         *,
+        row: str = "",
         interval: tuple[float, float] | None = None,
         num_train: int | None = None,
         num_val: int | None = None,
+        chosen: str = "",
+        notes: Sequence[str] = (),
         **extra: Any,
     ) -> ResultRecord:
-        """A record with everything that this context knows."""
-        num_train = len(self.train) if num_train is None else num_train
-        num_val = len(self.val) if num_val is None else num_val
+        """A record with everything that this context knows; see the fields of `ResultRecord`."""
+        known_train, known_val = self.num_images()
+        num_train = known_train if num_train is None else num_train
+        num_val = known_val if num_val is None else num_val
         seconds = time.perf_counter() - self.began
         view = {
             "size": list(self.view.size),
@@ -111,46 +135,42 @@ class Context:
             "interpolation": self.view.interpolation,
             "exif_orientation": self.exif_orientation,
         }
-        largest_class = float(100 * np.bincount(self.val.labels).max() / len(self.val))
         made = software()
         return ResultRecord(
-            protocol,
-            metric,
-            value,
-            {**view, **settings},
-            num_train,
-            num_val,
-            self.weights,
-            seconds,
-            extra,
-            interval,
-            self.mode,
-            self.weights_hash,
-            self.key,
-            str(self.loaded.config),
-            {
-                "root": str(self.val.root),
-                "train": self.train.fingerprint(),
-                "val": self.val.fingerprint(),
-                "classes": self.num_classes,
-                "largest_class": largest_class,
-            },
-            (num_train + num_val) / max(seconds, 1e-9),
-            self.seed,
-            {**made["packages"], **{name: made[name] for name in ("ibot", "commit", "python")}},
-            time.strftime("%Y-%m-%dT%H:%M:%S"),
+            protocol=protocol,
+            metric=metric,
+            value=value,
+            settings={**view, **settings},
+            row=row,
+            num_train=num_train,
+            num_val=num_val,
+            interval=interval,
+            chosen=chosen,
+            notes=tuple(notes),
+            extra=extra,
+            mode=self.mode,
+            weights=self.weights,
+            key=self.key,
+            weights_hash=self.weights_hash,
+            architecture=str(self.loaded.config),
+            data=self.about_data(),
+            seed=self.seed,
+            seconds=seconds,
+            images_per_second=(num_train + num_val) / max(seconds, 1e-9),
+            versions={**made["packages"], **{k: made[k] for k in ("ibot", "commit", "python")}},
+            when=time.strftime("%Y-%m-%dT%H:%M:%S"),
         )
 
     def identity(self, protocol: str, settings: dict[str, Any]) -> str:
-        """Names what a protocol leaves on disk: other settings, weights, images, views or seeds
-        give another one.
+        """Names what an evaluation leaves on disk.
+
+        Other settings, weights, images, views or seeds give another name.
         """
         about = [
             protocol,
             settings,
             self.weights_hash,
-            self.train.fingerprint(),
-            self.val.fingerprint(),
+            *self.fingerprints().values(),
             self.mode,
             self.seed,
             str(self.view),
@@ -158,58 +178,34 @@ class Context:
         ]
         return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:12]
 
-    def accuracy(
-        self,
-        protocol: str,
-        hits: Tensor,
-        labels: Tensor,
-        settings: dict[str, Any],
-        num_train: int | None = None,
-        **extra: Any,
-    ) -> ResultRecord:
-        """A record of top-1 accuracy in per cent from `hits` bool [n], with its interval and the
-        balanced accuracy.
-        """
-        right = 100 * hits.double()
-        return self.record(
-            protocol,
-            f"{protocol}_top1",
-            right.mean().item(),
-            settings,
-            interval=bootstrap_mean(right, self.seed),
-            num_train=num_train,
-            num_val=len(hits),
-            balanced=balanced_accuracy(hits, labels),
-            **extra,
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImagesContext(Context):
+    """For evaluations of images without labels."""
+
+    images: Images
+
+    @classmethod
+    def open_data(cls, request: Request) -> dict[str, Any]:
+        """The images that `request.data` names, of a set with parts those to train on."""
+        images = open_images(
+            request.data,
+            exif_orientation=request.exif_orientation,
+            max_pixels=request.max_pixels,
         )
+        return {"images": images, "told": list(images.notes)}
 
-    def top(
-        self, protocol: str, logits: Tensor, labels: Tensor, settings: dict[str, Any], **extra: Any
-    ) -> ResultRecord:
-        """A record of the accuracy of `logits` [n, C], with top-5 where there are five classes."""
-        top5 = None
-        if logits.shape[1] >= 5:
-            top5 = 100 * topk_hits(logits, labels, 5).double().mean().item()
-        return self.accuracy(
-            protocol, topk_hits(logits, labels, 1), labels, settings, top5=top5, **extra
-        )
+    def fingerprints(self) -> dict[str, str]:
+        """That of the images."""
+        return {"the images": self.images.fingerprint()}
 
+    def num_images(self) -> tuple[int, int]:
+        """All count as validation images."""
+        return 0, len(self.images)
 
-def unreadable(*sets: FeatureSet) -> list[str]:
-    """A note that names what could not be read, or none."""
-    return unread([line for part in sets for line in part.bad])
-
-
-def unread(bad: Sequence[tuple[str, str]]) -> list[str]:
-    """The same of names with reasons."""
-    if not bad:
-        return []
-    count = (
-        "1 image cannot be read"
-        if len(bad) == 1
-        else f"{len(bad)} images cannot be read, the first"
-    )
-    return [f"{count}: {bad[0][0]}: {bad[0][1]}"]
+    def about_data(self) -> dict[str, Any]:
+        """Root and fingerprint."""
+        return {"root": str(self.images.root), "images": self.images.fingerprint()}
 
 
 def plain(settings: object) -> dict[str, Any]:

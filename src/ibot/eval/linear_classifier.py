@@ -25,7 +25,7 @@ from ibot.weights.read import refuse_bad_numbers
 from ibot.weights.write import save_tensors
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LinearClassifier:
     """Images to class scores."""
 
@@ -118,13 +118,13 @@ def load_classifier(path: str | Path) -> LinearClassifier | None:
         {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
     )
     return LinearClassifier(
-        backbone.eval(),
-        config,
-        tensors["linear.weight"],
-        tensors["linear.bias"],
-        Feature.parse(about["feature"]),
-        about["unit"],
-        view,
-        tuple(about["classes"]),
-        about["about"],
+        backbone=backbone.eval(),
+        config=config,
+        weight=tensors["linear.weight"],
+        bias=tensors["linear.bias"],
+        feature=Feature.parse(about["feature"]),
+        unit=about["unit"],
+        view=view,
+        classes=tuple(about["classes"]),
+        about=about["about"],
     )

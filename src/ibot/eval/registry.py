@@ -21,6 +21,13 @@ class Evaluation:
     """Class of its settings in `settings` beside the module."""
     fitted: bool = False
     """Whether `defaults(context)` of the module fits the settings to network and images."""
+    context_name: str = "ibot.eval.labelled.LabelledContext"
+    """Class of the context that opens what it needs."""
+
+    def context(self) -> Any:
+        """The class of its context."""
+        module, _, name = self.context_name.rpartition(".")
+        return getattr(import_module(module), name)
 
     @cached_property
     def settings(self) -> Any:

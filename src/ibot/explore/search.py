@@ -9,19 +9,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from ibot.data.sets.labelled import FileImages
-from ibot.data.sets.scan import ImageSource, scan
+from ibot.data.sets.files import FileImages
+from ibot.data.sets.scan import scan
 from ibot.errors import UserError, WeightsError
 from ibot.eval.context import Counter
-from ibot.eval.features.cache import FeatureSet, cached_features, weights_hash
+from ibot.eval.features.cache import cached_features, weights_hash
+from ibot.eval.features.rows import FeatureSet
 from ibot.eval.features.tokens import CLASS_TOKEN
 from ibot.eval.features.views import View
+from ibot.eval.opened import cache_folder
+from ibot.eval.request import FEATURE_CACHE
 from ibot.explore.comparisons import find_duplicates, find_images, find_outliers, find_patches
 from ibot.explore.findings import Compared, Findings
 from ibot.explore.page import write_page
@@ -29,7 +32,7 @@ from ibot.explore.resemblance import unscalable
 from ibot.explore.searched import Query, Searched
 from ibot.explore.table import Row, csv_rows, write_csv
 from ibot.system.device import choose_device
-from ibot.system.places import FEATURE_CACHE
+from ibot.system.progress import no_counter
 from ibot.weights.read import Loaded, load
 
 PAGE, TABLE = "search.html", "search.csv"
@@ -46,7 +49,7 @@ QUERIES = 4
 
 def search(
     weights: Loaded | str | Path,
-    images: ImageSource | str | Path,
+    images: FileImages | str | Path,
     *,
     queries: Sequence[str | Path] = (),
     patch: tuple[int, int] | None = None,
@@ -58,7 +61,7 @@ def search(
     cache: str | Path = FEATURE_CACHE,
     device: torch.device | str = "auto",
     workers: int = 0,
-    counter: Callable[[str], Counter] = lambda name: None,
+    counter: Callable[[str], Counter] = no_counter,
 ) -> Findings:
     """Nearest images and patches, near-duplicates and outliers, exact, by class and patch tokens.
 
@@ -83,7 +86,7 @@ def search(
             that cannot be read. WeightsError: weights that cannot be used.
     """
     chosen = device if isinstance(device, torch.device) else choose_device(device)
-    source = images if isinstance(images, ImageSource) else scan(images)
+    source = images if isinstance(images, FileImages) else scan(images)
     loaded = weights if isinstance(weights, Loaded) else load(weights)
     backbone = loaded.backbone.to(chosen)
     searched = Searched(backbone, source, View(size or loaded.size), chosen, workers, counter)
@@ -93,7 +96,7 @@ def search(
     folder = None if out is None else Path(out)
     if folder is not None:
         _prepare(folder)  # what fails shall fail before the work
-    features = _class_tokens(searched, loaded, Path(cache).expanduser())
+    features = _class_tokens(searched, loaded, cache_folder(str(cache), folder or Path()))
     index = features.index
     asked = asked or searched.evenly(index, QUERIES)
     # A GPU holds the features; a CPU reads them where they lie, in the file of the cache.
@@ -118,16 +121,12 @@ def _class_tokens(searched: Searched, loaded: Loaded, cache: Path) -> FeatureSet
     Raises UserError for a cache that cannot be written, and WeightsError for outputs that have no
     direction.
     """
-    source = searched.source
-    if source.labels is None:
-        # The cache is made for labelled sets; labels take no part in a search.
-        source = replace(source, labels=np.zeros(len(source), np.int32), classes=("",))
     try:
         cache.mkdir(parents=True, exist_ok=True)
         features = cached_features(
             searched.backbone,
             weights_hash(loaded),
-            FileImages(source),
+            searched.source,
             searched.view,
             [CLASS_TOKEN],
             cache,
@@ -143,7 +142,7 @@ def _class_tokens(searched: Searched, loaded: Loaded, cache: Path) -> FeatureSet
         ) from None
     wrong = unscalable(features.rows)
     if len(wrong):
-        name = source.name(int(features.index[int(wrong[0])]))
+        name = searched.source.name(int(features.index[int(wrong[0])]))
         raise WeightsError(
             "the network's outputs are not finite, or all zero",
             why=f"seen for '{name}'",

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ibot.data.decode import UnreadableImage, decode
 from ibot.data.pixels import normalize
-from ibot.data.sets.scan import ImageSource
+from ibot.data.sets.files import FileImages
 from ibot.errors import DataError, UserError
 from ibot.eval.context import Counter
 from ibot.eval.features.views import View, ViewBatch, in_batches, view_batches
@@ -44,7 +44,7 @@ class Searched:
 
     backbone: BackboneModule
     """In evaluation mode on `device`."""
-    source: ImageSource
+    source: FileImages
     view: View
     device: torch.device
     workers: int
@@ -141,7 +141,7 @@ class Searched:
         return Square(row, column, top, left, min(height, 1 - top), min(width, 1 - left))
 
 
-def _number_in(source: ImageSource, file: str | Path) -> int | None:
+def _number_in(source: FileImages, file: str | Path) -> int | None:
     """Index of a file among the images of the folder, None for others."""
     # As written first: a link that lies in the folder is the folder's image, wherever it leads.
     for path in (os.path.abspath, os.path.realpath):

@@ -1,6 +1,4 @@
-"""Teacher targets without collapse: the running centers (paper algorithm 1, spec 5.5) and
-Sinkhorn-Knopp.
-"""
+"""Teacher targets without collapse: running centers (algorithm 1, spec 5.5), Sinkhorn-Knopp."""
 
 from __future__ import annotations
 
@@ -24,8 +22,7 @@ class Center(nn.Module):
         super().__init__()
         self.momentum = momentum
         self.register_buffer("value", torch.zeros(dim))
-        # Sum of logits and number of rows since the last update, in one vector to be reduced at
-        # once.
+        # Sum of logits and number of rows since the last update, to be reduced at once.
         self.register_buffer("pending", torch.zeros(dim + 1), persistent=False)
 
     @torch.no_grad()
@@ -41,9 +38,8 @@ def update_centers(centers: Sequence[Center]) -> None:
     if several_processes():
         packed = torch.cat([center.pending for center in centers])
         dist.all_reduce(packed)
-        for center, reduced in zip(
-            centers, packed.split([len(c.pending) for c in centers]), strict=True
-        ):
+        parts = packed.split([len(center.pending) for center in centers])
+        for center, reduced in zip(centers, parts, strict=True):
             center.pending.copy_(reduced)
     for center in centers:
         total, num_rows = center.pending[:-1], center.pending[-1]
@@ -55,8 +51,7 @@ def update_centers(centers: Sequence[Center]) -> None:
 
 @torch.no_grad()
 def sinkhorn_probs(logits: Tensor, temp: float, iterations: int = 3) -> Tensor:
-    """Balanced assignment of rows to prototypes (Sinkhorn-Knopp; not in the paper, see SwAV and
-    DINOv2).
+    """Balanced assignment of rows to prototypes (Sinkhorn-Knopp; see SwAV and DINOv2).
 
     Rows of all processes are balanced together. Every row sums to 1, whatever the logits:
     prototypes and then rows are taken relative to their largest entry, so that every column and

@@ -10,9 +10,7 @@ from torch import Tensor
 
 @torch.no_grad()
 def update_teacher(pairs: Sequence[tuple[Tensor, Tensor]], momentum: float) -> None:
-    """In place: teacher <- momentum * teacher + (1 - momentum) * student, for pairs (teacher,
-    student).
-    """
+    """In place for pairs (teacher, student): momentum * teacher + (1 - momentum) * student."""
     teacher, student = [t for t, _ in pairs], [s for _, s in pairs]
     torch._foreach_mul_(teacher, momentum)
     torch._foreach_add_(teacher, student, alpha=1 - momentum)

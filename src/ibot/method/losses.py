@@ -1,5 +1,4 @@
-"""Cross-entropy between the sharpened teacher and the student (paper equations 2 and 3, spec 5.2,
-5.3).
+"""Cross-entropy between the sharpened teacher and the student (equations 2 and 3; spec 5.2, 5.3).
 
 Pure functions of tensors, computed in float32 or wider. Both losses use -sum p log q = m *
 logsumexp(s) - <p, s> for targets that sum to m, so that no log-softmax is stored (spec 5.7, I6,
@@ -22,15 +21,12 @@ def teacher_probs(logits: Tensor, center: Tensor, temp: float) -> Tensor:
 
 
 def hard_labels(probs: Tensor) -> Tensor:
-    """All of each row [..., K] on its largest entry, the first of equal ones (ablation, table
-    18).
-    """
+    """All of each row [..., K] on its largest entry, the first of equal ones (table 18)."""
     return torch.zeros_like(probs).scatter_(-1, probs.argmax(dim=-1, keepdim=True), 1.0)
 
 
 def cls_loss(student: Tensor, teacher: Tensor, student_temp: float) -> Tensor:
-    """Mean cross-entropy over all (teacher view, student view) pairs of different views (equation 2
-    for all views).
+    """Mean cross-entropy over all (teacher, student) pairs of different views (equation 2).
 
     student: logits [V, B, K]; the first G views are the teacher's own. teacher: probabilities [G,
     B, K], no gradient. Returns a scalar in nats; uniform teacher and student give ln K.
@@ -48,8 +44,7 @@ def cls_loss(student: Tensor, teacher: Tensor, student_temp: float) -> Tensor:
 def patch_loss(
     student: Tensor, teacher: Tensor, weight: Tensor, num_views: int, student_temp: float
 ) -> Tensor:
-    """Masked-patch cross-entropy (equation 3); each view counts once, however many patches it
-    hides.
+    """Masked-patch cross-entropy (equation 3); each view counts once, whatever it hides.
 
     student: logits [M, K] of the masked patches of all global views. teacher: probabilities [M, K]
     at the same places of the whole view. weight: [M], one over the number of masked patches of the
@@ -61,8 +56,7 @@ def patch_loss(
 
 
 def koleo_loss(features: Tensor, eps: float = 1e-8) -> Tensor:
-    """Minus the mean log distance of each feature to its nearest neighbour (KoLeo; not in the
-    paper, see DINOv2).
+    """Minus the mean log distance of each feature to its nearest neighbour (KoLeo, see DINOv2).
 
     features: [G, B, D]; neighbours are sought among the images of one view. Spreads features over
     the sphere, which keeps their rank up. Zero for a single image.

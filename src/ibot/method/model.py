@@ -1,5 +1,4 @@
-"""Student and teacher: two networks of backbone and head, and the forward passes that the losses
-need.
+"""Student and teacher, and the forward passes that the losses need.
 
 The normal path computes only what a loss reads, by the exact identities of spec 5.7: the student's
 head runs on class tokens and masked patches alone (I3, I4) and its last block on those rows alone
@@ -12,7 +11,6 @@ head runs on all of them.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -20,12 +18,10 @@ from torch import Tensor, nn
 
 from ibot.config.schema import Config
 from ibot.method.center import Center
-from ibot.models.backbone import build_backbone
-from ibot.models.head import ProjectionHead, at_least_float32
+from ibot.method.network import Network
+from ibot.method.tokenizers import PatchTokenizer
+from ibot.models.head import at_least_float32
 from ibot.types import Masks
-
-if TYPE_CHECKING:
-    from ibot.method.tokenizers import PatchTokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +31,7 @@ class TeacherOutput:
     cls: Tensor
     """[G, B, K] class logits."""
     patch: Tensor
-    """[M, K'] patch logits to predict: those of the masked places, or of the partners in an
-    ablation."""
+    """[M, K'] patch logits to predict: of the masked places, or of an ablation's partners."""
     cls_mean: Tensor
     """[K], mean class logits, for the center."""
     patch_mean: Tensor
@@ -57,32 +52,19 @@ class StudentOutput:
     """[G, B, D] class tokens of the global views."""
 
 
-class Network(nn.Module):
-    """A backbone and a projection head."""
-
-    def __init__(self, config: Config, *, drop_path: float, masked: bool, shared: bool) -> None:
-        super().__init__()
-        size = config.augment.global_size
-        self.backbone = build_backbone(config.model, size, drop_path, masked)
-        self.head = ProjectionHead(self.backbone.embed_dim, config.head, shared, config.model.init)
-
-
 class Student(Network):
     """The trained network."""
 
     def __init__(self, config: Config) -> None:
-        super().__init__(
-            config, drop_path=config.model.drop_path, masked=True, shared=config.head.shared
-        )
+        drop_path, shared = config.model.drop_path, config.head.shared
+        super().__init__(config, drop_path=drop_path, masked=True, shared=shared)
 
     def forward(
         self, global_views: Tensor, masks: Masks, local_views: Tensor | None
     ) -> StudentOutput:
-        """One pass over all views: global_views [G, B, 3, H, W] with masks, local_views [L, B, 3,
-        H', W'] or None.
+        """One pass over all views: global [G, B, 3, H, W] with masks, local [L, B, 3, H', W'].
 
-        Local views are whole, unless `masks.local` hides patches of theirs; those come last among
-        the patches.
+        Local views are whole, unless `masks.local` hides patches of theirs, which come last.
         """
         num_global, batch = global_views.shape[:2]
         num_tokens = 1 + masks.map.shape[-1]
@@ -91,24 +73,20 @@ class Student(Network):
         if self.head.sees_batch:
             cls, patch, features = self._dense_pass(images, hidden, masks.index)
             if local_views is not None:
-                local = (
-                    ()
-                    if masks.local is None
-                    else (masks.local.map.flatten(0, 1), masks.local.index)
-                )
-                cls_local, patch_local, _ = self._dense_pass(local_views.flatten(0, 1), *local)
+                images, hidden, places = local_views.flatten(0, 1), None, None
+                if masks.local is not None:
+                    hidden, places = masks.local.map.flatten(0, 1), masks.local.index
+                cls_local, patch_local, _ = self._dense_pass(images, hidden, places)
                 cls, patch = torch.cat([cls, cls_local]), torch.cat([patch, patch_local])
             logits, patch = self.head.logits(cls, patch)
         else:
-            rows = self.backbone.forward_rows(
-                images, hidden, torch.cat([cls_rows, flat_token_rows(masks)])
-            )
-            features, patches = rows.split([len(cls_rows), len(rows) - len(cls_rows)])
+            rows = torch.cat([cls_rows, flat_token_rows(masks)])
+            tokens = self.backbone.forward_rows(images, hidden, rows)
+            features, patches = tokens.split([len(cls_rows), len(rows) - len(cls_rows)])
             cls = features
             if local_views is not None:
-                cls_local, patches_local = self._local_tokens(
-                    local_views.flatten(0, 1), masks.local
-                )
+                images = local_views.flatten(0, 1)
+                cls_local, patches_local = self._local_tokens(images, masks.local)
                 cls, patches = torch.cat([features, cls_local]), torch.cat([patches, patches_local])
             z_cls, z_patch = self.head.project_both(cls, patches)
             logits, patch = self.head.logits(z_cls, z_patch)
@@ -117,11 +95,9 @@ class Student(Network):
         )
 
     def _local_tokens(self, images: Tensor, masks: Masks | None) -> tuple[Tensor, Tensor]:
-        """Class tokens [B, D] of local views and the tokens [M, D] of their hidden patches, if
-        any.
-        """
-        rows_of_tokens, columns = self.backbone.token_grid(*images.shape[-2:])
-        cls_rows = torch.arange(len(images), device=images.device) * (1 + rows_of_tokens * columns)
+        """Class tokens [B, D] of local views, and the tokens [M, D] of patches that are hidden."""
+        height, width = self.backbone.token_grid(*images.shape[-2:])
+        cls_rows = torch.arange(len(images), device=images.device) * (1 + height * width)
         if masks is None:
             cls = self.backbone.forward_rows(images, None, cls_rows)
             return cls, cls[:0]
@@ -130,11 +106,9 @@ class Student(Network):
         return tokens[: len(images)], tokens[len(images) :]
 
     def _dense_pass(
-        self, images: Tensor, hidden: Tensor | None = None, places: Tensor | None = None
+        self, images: Tensor, hidden: Tensor | None, places: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Every token through the head, for batch norm: projected class rows, projected patch rows,
-        class tokens.
-        """
+        """Every token through the head, for batch norm: projected rows, and the class tokens."""
         output = self.backbone(images, hidden)
         cls, patches = self.head.project_both(output.cls, output.patches.flatten(0, 1))
         return cls, patches[places] if places is not None else patches[:0], output.cls
@@ -154,8 +128,7 @@ class Teacher(Network):
     ) -> TeacherOutput:
         """One pass over the whole global views [G, B, 3, H, W].
 
-        And over the whole local views [L, B, 3, H', W'], where `masks.local` hides patches from the
-        student.
+        And over the local ones [L, B, 3, H', W'], where `masks.local` hides patches of theirs.
         """
         num_global, batch = global_views.shape[:2]
         output = self.backbone(global_views.flatten(0, 1))
@@ -169,8 +142,7 @@ class Teacher(Network):
             _, z_local = self.head.project_both(local.cls, local.patches.flatten(0, 1))
             wanted = torch.cat([wanted, z_local[masks.local.index]])
         cls, patch = self.head.logits(z_cls, wanted)
-        # By linearity the mean of all patch logits is the last layer applied to the mean row (spec
-        # 5.7, I1).
+        # By linearity the mean of all logits is the last layer of the mean row (spec 5.7, I1).
         _, patch_mean = self.head.logits(z_cls[:0], z_patches.mean(dim=0, keepdim=True))
         return TeacherOutput(
             cls=cls.unflatten(0, (num_global, batch)),
@@ -207,25 +179,20 @@ class StudentTeacher(nn.Module):
         """
         source = self.student.state_dict()
         own = self.teacher.state_dict()
-        self.teacher.load_state_dict(
-            {name: source[name] for name in own if name in source}, strict=False
-        )
+        common = {name: source[name] for name in own if name in source}
+        self.teacher.load_state_dict(common, strict=False)
         self.teacher.head.cls_layer.load_state_dict(self.student.head.cls_layer.state_dict())
         self.teacher.head.patch_layer.load_state_dict(self.student.head.patch_layer.state_dict())
 
     def averaged(self) -> list[tuple[Tensor, Tensor]]:
-        """Pairs (teacher, student) of the parameters that the moving average reaches: those with a
-        common name.
-        """
-        student = dict(self.student.named_parameters())
-        return [
-            (p, student[name]) for name, p in self.teacher.named_parameters() if name in student
-        ]
+        """Pairs (teacher, student) that the moving average reaches: those with a common name."""
+        student, teacher = (net.named_parameters() for net in (self.student, self.teacher))
+        trained = dict(student)
+        return [(p, trained[name]) for name, p in teacher if name in trained]
 
 
 def most_similar(patches: Tensor) -> Tensor:
-    """For each patch of two views [2, B, N, D] the flat position of the most similar one (cosine)
-    of the other view.
+    """For each patch of two views [2, B, N, D] the most similar one (cosine) of the other view.
 
     int64 [2 * B * N], positions in the flattened [2, B, N].
     """
@@ -237,8 +204,6 @@ def most_similar(patches: Tensor) -> Tensor:
 
 
 def flat_token_rows(masks: Masks) -> Tensor:
-    """Rows of the masked patches in the flattened tokens [G * B * (1 + N), D], where each view
-    starts with its cls.
-    """
+    """Rows of the masked patches in the tokens [G * B * (1 + N), D]; a view begins with its cls."""
     num_patches = masks.map.shape[-1]
     return masks.index + masks.index // num_patches + 1

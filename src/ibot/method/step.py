@@ -17,12 +17,11 @@ from ibot.types import Batch, Masks, StepValues
 
 @dataclass(frozen=True, slots=True)
 class StepOutput:
-    """The loss of one micro-batch and what the health monitor reads; `metrics` are detached, on the
-    device.
-    """
+    """The loss of one micro-batch and what the health monitor reads."""
 
     loss: Tensor
     metrics: dict[str, Tensor]
+    """Detached, on the device."""
     student: StudentOutput
     teacher: TeacherOutput
 
@@ -35,8 +34,7 @@ def training_step(
     method: MethodConfig,
     observe: bool = True,
 ) -> StepOutput:
-    """Loss of one micro-batch (equations 2 and 3, summed); remembers the teacher's mean logits for
-    the centers.
+    """Loss of one micro-batch (equations 2 and 3, summed); the centers remember mean logits.
 
     `student` is `model.student` or its distributed wrapper. The targets use the centers of the step
     before; call `update_centers` after the last micro-batch. With `observe` the metrics hold more
@@ -45,11 +43,10 @@ def training_step(
     teacher: TeacherOutput = model.teacher(batch.global_views, batch.masks, batch.local_views)
     output: StudentOutput = student(batch.global_views, batch.masks, batch.local_views)
     cls_target, patch_target = _targets(model, teacher, batch, values, method)
-    cls = cls_loss(output.cls, cls_target, method.student_temp)
+    temp, num_views = method.student_temp, batch.masks.loss_views
+    cls = cls_loss(output.cls, cls_target, temp)
     weight = loss_weight(batch.masks).to(output.patch.dtype)
-    patch = patch_loss(
-        output.patch, patch_target, weight, batch.masks.loss_views, method.student_temp
-    )
+    patch = patch_loss(output.patch, patch_target, weight, num_views, temp)
     loss = method.cls_weight * cls + method.patch_weight * patch
     metrics = {"cls_loss": cls, "patch_loss": patch}
     if method.koleo_weight:
@@ -60,9 +57,8 @@ def training_step(
     model.patch_center.add(teacher.patch_mean, views)
     if observe:
         metrics.update(_observations(teacher, output, cls_target, patch_target, batch))
-    return StepOutput(
-        loss, {name: value.detach() for name, value in metrics.items()}, output, teacher
-    )
+    metrics = {name: value.detach() for name, value in metrics.items()}
+    return StepOutput(loss, metrics, output, teacher)
 
 
 def loss_weight(masks: Masks) -> Tensor:
@@ -100,32 +96,24 @@ def _observations(
     patch_target: Tensor,
     batch: Batch,
 ) -> dict[str, Tensor]:
-    """Numbers that say how the training does, without labels; their means over processes are those
-    of one process.
-    """
+    """Numbers that say how the training does; means over processes are those of one process."""
     rows = cls_target.flatten(0, 1)
     weight = loss_weight(batch.masks).to(patch_target.dtype)
     masked = weight.sum().round()  # the weights of a view sum to 1
-    own = [
-        rows.sum(dim=0),
-        patch_target.sum(dim=0),
-        masked,
-        weight.new_tensor([len(rows), len(patch_target), 1]),
-    ]
+    counts = weight.new_tensor([len(rows), len(patch_target), 1])
+    own = [rows.sum(dim=0), patch_target.sum(dim=0), masked, counts]
     cls_sum, patch_sum, masked, (num_rows, num_patches, processes) = sum_rows(own)
-    # The patch loss counts views without a mask as zero; entropy and loss per hidden view compare
-    # with ln K.
+    # The patch loss counts views without a mask as zero; per hidden view it compares with ln K.
     masked_views = masked.clamp(min=1) / processes
     last_global = teacher.cls.shape[0] - 1
+    agree = teacher.cls[0].argmax(-1) == student.cls[last_global].argmax(-1)
     return {
         "teacher_entropy": entropy(rows).mean(),
         "patch_entropy": (entropy(patch_target) * weight).sum() / masked_views,
         "patch_views": batch.masks.loss_views / masked_views,
         "marginal_entropy": entropy(cls_sum / num_rows),
         "patch_marginal_entropy": entropy(patch_sum / num_patches.clamp(min=1)),
-        "agreement": (teacher.cls[0].argmax(-1) == student.cls[last_global].argmax(-1))
-        .float()
-        .mean(),
+        "agreement": agree.float().mean(),
         "cls_prototypes": rows.argmax(-1).bincount(minlength=rows.shape[-1]),
         "patch_prototypes": patch_target.argmax(-1).bincount(minlength=patch_target.shape[-1]),
         "features": teacher.features.flatten(0, 1),

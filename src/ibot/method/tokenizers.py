@@ -1,5 +1,4 @@
-"""Patch targets that do not come from the online teacher: the other tokenizers of the paper's
-ablations (tables 9, 20).
+"""Patch targets of the paper's ablations that are not the online teacher's (tables 9, 20).
 
 Each maps the whole global views to one distribution per hidden patch, [M, K']. They stay as they
 are while the student trains; the online tokenizer, which learns with it, is the teacher's own head
@@ -12,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ibot.method.model import Network
+from ibot.method.network import Network
 from ibot.types import Masks
 
 COLOR_LEVELS = 8
@@ -36,13 +35,10 @@ class ColorTokenizer(nn.Module):
     def targets(self, global_views: Tensor, masks: Masks, temp: float) -> Tensor:
         """One-hot [M, 512] of the hidden patches of global_views [G, B, 3, H, W]."""
         rows = hidden_patches(global_views, masks, self.patch).unflatten(1, (3, -1)).mean(dim=-1)
-        levels = (
-            ((rows * self.std + self.mean) * COLOR_LEVELS).floor().clamp(0, COLOR_LEVELS - 1).long()
-        )
-        red, green, blue = levels.unbind(dim=1)
-        return F.one_hot((red * COLOR_LEVELS + green) * COLOR_LEVELS + blue, self.size).to(
-            rows.dtype
-        )
+        levels = ((rows * self.std + self.mean) * COLOR_LEVELS).floor()
+        red, green, blue = levels.clamp(0, COLOR_LEVELS - 1).long().unbind(dim=1)
+        color = (red * COLOR_LEVELS + green) * COLOR_LEVELS + blue
+        return F.one_hot(color, self.size).to(rows.dtype)
 
 
 class ClusterTokenizer(nn.Module):
@@ -80,9 +76,8 @@ class FrozenTokenizer(nn.Module):
         """Sharpened probabilities [M, K'] of the hidden patches of global_views [G, B, 3, H, W]."""
         self.network.eval()
         output = self.network.backbone(global_views.flatten(0, 1))
-        z_cls, z = self.network.head.project_both(
-            output.cls[:0], output.patches.flatten(0, 1)[masks.index]
-        )
+        hidden = output.patches.flatten(0, 1)[masks.index]
+        z_cls, z = self.network.head.project_both(output.cls[:0], hidden)
         _, patch = self.network.head.logits(z_cls, z)
         return F.softmax((patch - self.center) / temp, dim=-1)
 
@@ -91,31 +86,24 @@ PatchTokenizer = ColorTokenizer | ClusterTokenizer | FrozenTokenizer
 
 
 def hidden_patches(global_views: Tensor, masks: Masks, patch: int) -> Tensor:
-    """Pixels of the hidden patches of global_views [G, B, 3, H, W]: [M, 3 * patch * patch], channel
-    by channel.
-    """
+    """Pixels of the hidden patches of global_views [G, B, 3, H, W]: [M, 3 * patch * patch]."""
     return cut_patches(global_views.flatten(0, 1), patch).flatten(0, 1)[masks.index]
 
 
 def cut_patches(images: Tensor, patch: int) -> Tensor:
-    """Pixels of all patches of images [B, C, H, W]: [B, N, C * patch * patch]; a remainder of H, W
-    is left out.
+    """Pixels of all patches of images [B, C, H, W]: [B, N, C * patch * patch], by channels.
+
+    A remainder of H, W is left out.
     """
     rows, columns = images.shape[-2] // patch, images.shape[-1] // patch
-    cut = (
-        images[..., : rows * patch, : columns * patch]
-        .unflatten(-2, (rows, patch))
-        .unflatten(-1, (columns, patch))
-    )
+    cut = images[..., : rows * patch, : columns * patch]
+    cut = cut.unflatten(-2, (rows, patch)).unflatten(-1, (columns, patch))
     return cut.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
 
 
 def nearest(rows: Tensor, centers: Tensor, chunk: int = 4096) -> Tensor:
     """Index of the nearest center [K, d] for each row [R, d]: int64 [R]; bounded memory."""
     offset = centers.square().sum(dim=1)
-    parts = (
-        [(offset - 2 * part @ centers.T).argmin(dim=1) for part in rows.split(chunk)]
-        if len(rows)
-        else []
-    )
-    return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.int64, device=rows.device)
+    if not len(rows):
+        return torch.zeros(0, dtype=torch.int64, device=rows.device)
+    return torch.cat([(offset - 2 * part @ centers.T).argmin(dim=1) for part in rows.split(chunk)])

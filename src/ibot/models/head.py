@@ -1,12 +1,10 @@
-"""The projection head, teacher's copy of which is the online tokenizer (paper sections 3.1, 3.2;
-spec 4).
+"""The projection head; the teacher's is the online tokenizer (sections 3.1, 3.2; spec 4).
 
     x [R, D] -> MLP -> bottleneck, l2-normalised -> weight-normalised last layer -> logits [R, K]
 
 The MLP serves class and patch tokens; the last layer is common to both ("shared") or one for each.
-The parts are methods of their own because the method does not send every token through every part
-(spec 5.7). For an ablation the patch tokens may leave the common MLP early, through layers of their
-own.
+The parts are methods of their own because not every token goes through every part (spec 5.7). For
+an ablation the patch tokens may leave the common MLP early, through layers of their own.
 """
 
 from __future__ import annotations
@@ -30,9 +28,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"gelu": nn.GELU, "relu": nn.R
 
 
 class Prototypes(nn.Module):
-    """Linear layer without bias whose rows have a length of their own: W[k] = g[k] * v[k] / |v[k]|
-    (spec 4.2).
-    """
+    """Linear layer without bias, W[k] = g[k] * v[k] / |v[k]|: rows have a length (spec 4.2)."""
 
     def __init__(self, in_dim: int, out_dim: int, train_length: bool) -> None:
         super().__init__()
@@ -42,9 +38,7 @@ class Prototypes(nn.Module):
         )
 
     def forward(self, z: Tensor) -> Tensor:
-        """Logits [R, K] of rows z [R, d]; with g = 1 and unit rows the cosine between z and each
-        prototype.
-        """
+        """Logits [R, K] of rows z [R, d]; with g = 1 and unit rows cosines with the prototypes."""
         length = self.weight_v.norm(dim=1, keepdim=True)
         return F.linear(z, self.weight_v * (self.weight_g / length))
 
@@ -74,16 +68,13 @@ class ProjectionHead(nn.Module):
             init_linear(self.patch_mlp, init)
         # The last layers keep torch's uniform initialisation (quirk Q40).
         if self.normalized:
-            self.last_layer = Prototypes(out, config.out_dim, not config.norm_last_layer)
-            self.last_layer2 = (
-                None
-                if shared
-                else Prototypes(out, config.patch_out_dim, not config.norm_last_layer)
-            )
+            train_length = not config.norm_last_layer
+            self.last_layer = Prototypes(out, config.out_dim, train_length)
+            own = None if shared else Prototypes(out, config.patch_out_dim, train_length)
+            self.last_layer2 = own
         elif not shared:
-            self.mlp2 = nn.Linear(
-                config.hidden_dim if config.layers > 1 else in_dim, config.patch_out_dim
-            )
+            width = config.hidden_dim if config.layers > 1 else in_dim
+            self.mlp2 = nn.Linear(width, config.patch_out_dim)
 
     @property
     def cls_layer(self) -> nn.Module:
@@ -100,32 +91,26 @@ class ProjectionHead(nn.Module):
         return self.last_layer2 if self.normalized else self.mlp2  # pyright: ignore[reportReturnType]
 
     def project(self, tokens: Tensor) -> Tensor:
-        """Rows [R, D] -> input of the last layer [R, d]: the l2-normalised bottleneck, float32 or
-        wider.
-        """
+        """Rows [R, D] -> the l2-normalised bottleneck [R, d], float32 or wider."""
         if not self.normalized:
             hidden = self.mlp[:-1](tokens) if isinstance(self.mlp, nn.Sequential) else tokens
             return at_least_float32(hidden)
         return F.normalize(at_least_float32(self.mlp(tokens)), dim=-1)
 
     def project_both(self, cls: Tensor, patches: Tensor) -> tuple[Tensor, Tensor]:
-        """`project` of class rows [R, D] and patch rows [M, D]; in one product where they share the
-        MLP.
-        """
+        """`project` of class rows [R, D] and patch rows [M, D], together if both take one MLP."""
         if self.patch_mlp is None:
-            z_cls, z_patches = self.project(torch.cat([cls, patches])).split(
-                [len(cls), len(patches)]
-            )
+            z = self.project(torch.cat([cls, patches]))
+            z_cls, z_patches = z.split([len(cls), len(patches)])
             return z_cls, z_patches
         assert isinstance(self.mlp, nn.Sequential)
         own = self.patch_mlp(self.mlp[: self.common](patches))
         return self.project(cls), F.normalize(at_least_float32(own), dim=-1)
 
     def logits(self, cls: Tensor, patches: Tensor) -> tuple[Tensor, Tensor]:
-        """Projected class rows [R, d] and patch rows [M, d] -> logits [R, K], [M, K'], float32 or
-        wider.
+        """Projected class rows [R, d] and patch rows [M, d] -> logits [R, K], [M, K'].
 
-        Logits are divided by temperatures as low as 0.04, so half precision ends here (quirk Q59).
+        Float32 or wider: they are divided by temperatures as low as 0.04 (quirk Q59).
         """
         with torch.autocast(cls.device.type, enabled=False):
             if self.shared:

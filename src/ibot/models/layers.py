@@ -1,6 +1,4 @@
-"""Parts of the vision transformers: patch embedding, position table, attention, MLP, stochastic
-depth (spec 3.1).
-"""
+"""Parts of the vision transformers: embedding, positions, attention, MLP, stochastic depth."""
 
 from __future__ import annotations
 
@@ -12,10 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+Resampling = Literal["published", "exact", "antialias"]
+"""How a position table is brought to another grid; see `resample_positions`."""
+
 
 def init_linear(module: nn.Module, scheme: Literal["published", "xavier"]) -> None:
-    """Initialise every `nn.Linear` below `module`: normal with std 0.02 (spec 3) or Xavier-uniform;
-    bias 0.
+    """Initialise every `nn.Linear` in `module`: normal, std 0.02 (spec 3), or Xavier; bias 0.
 
     The published "truncated" normal is cut at +-2 absolute, which is never reached (quirk Q34).
     """
@@ -30,24 +30,19 @@ def init_linear(module: nn.Module, scheme: Literal["published", "xavier"]) -> No
 
 
 class PatchEmbed(nn.Module):
-    """Cut an image into patches and project each: [B, 3, H, W] -> [B, N, D]; a remainder of H, W is
-    cut off.
-    """
+    """Cut an image into patches and project each; a remainder of H, W is cut off."""
 
     def __init__(self, patch: int, width: int, channels: int = 3) -> None:
         super().__init__()
         self.proj = nn.Conv2d(channels, width, kernel_size=patch, stride=patch)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Patches row by row."""
+        """[B, 3, H, W] -> [B, N, D], row by row."""
         return self.proj(images).flatten(2).transpose(1, 2)
 
 
 def resample_positions(
-    table: Tensor,
-    table_grid: tuple[int, int],
-    grid: tuple[int, int],
-    mode: Literal["published", "exact", "antialias"],
+    table: Tensor, table_grid: tuple[int, int], grid: tuple[int, int], mode: Resampling
 ) -> Tensor:
     """Resample position rows [1, Mh*Mw, D] bicubically to [1, h*w, D] (spec 3.1.3).
 
@@ -80,9 +75,7 @@ class DropPath(nn.Module):
         self.part, self.parts = 0, 1
 
     def forward(self, branch: Tensor, num_samples: int, sample: Tensor | None = None) -> Tensor:
-        """Apply to `branch` [B, ..., D], or to rows [R, D] of which `sample` int64 [R] tells the
-        image.
-        """
+        """Apply to `branch` [B, ..., D], or to rows [R, D] of the images `sample` int64 [R]."""
         if self.rate == 0.0 or not self.training:
             return branch
         keep = 1 - self.rate
@@ -90,6 +83,11 @@ class DropPath(nn.Module):
         factor = torch.floor(keep + drawn).to(branch.dtype) / keep
         factor = factor if sample is None else factor[sample]
         return branch * factor.view(-1, *[1] * (branch.dim() - 1))
+
+
+def rising_rates(rate: float, num_blocks: int) -> list[float]:
+    """Stochastic depth of each block: from 0 in the first to `rate` in the last (spec 3.1.4)."""
+    return [rate * i / max(1, num_blocks - 1) for i in range(num_blocks)]
 
 
 def set_part(network: nn.Module, part: int, parts: int) -> None:
@@ -100,10 +98,9 @@ def set_part(network: nn.Module, part: int, parts: int) -> None:
 
 
 def attention_softmax(q: Tensor, k: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Attention probabilities [B, heads, T, T] of queries and keys [B, heads, T, d]; the plain
-    path.
+    """Attention probabilities [B, heads, T, T] of queries and keys [B, heads, T, d].
 
-    bias: added to the scores.
+    The plain path. bias: added to the scores.
     """
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
     if bias is not None:
@@ -159,9 +156,7 @@ class Attention(nn.Module):
         return fused_attention(*self.split_heads(x)).transpose(1, 2).flatten(2)
 
     def probabilities(self, x: Tensor) -> Tensor:
-        """Attention of every token to every token [B, heads, T, T]; the plain path, for pictures
-        and tests.
-        """
+        """Attention of every token to every token [B, heads, T, T], by the plain path."""
         q, k, _ = self.split_heads(x)
         return attention_softmax(q, k)
 
@@ -204,20 +199,16 @@ class Block(nn.Module):
         self.gamma_2 = nn.Parameter(torch.full((width,), layer_scale)) if layer_scale else None
 
     def forward(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
-        """Transform tokens [B, T, D]. With `rows` int64 [R] into B*T, compute and return only
-        those: [R, D].
+        """Transform tokens [B, T, D]; with `rows` int64 [R] into B*T only those: [R, D].
 
-        Keys and values need all tokens, everything after the attention only the rows that are read
-        (spec 5.7, I5).
+        Keys and values need all tokens, what follows only the rows that are read (spec 5.7, I5).
         """
-        num_samples, tokens = x.shape[:2]
+        images, tokens = x.shape[:2]
         mixed, sample = self.attn.attend(self.norm1(x)), None
         if rows is not None:
             x, mixed, sample = x.flatten(0, 1)[rows], mixed.flatten(0, 1)[rows], rows // tokens
-        x = x + self.drop_path(_scaled(self.attn.proj(mixed), self.gamma_1), num_samples, sample)
-        return x + self.drop_path(
-            _scaled(self.mlp(self.norm2(x)), self.gamma_2), num_samples, sample
-        )
+        x = x + self.drop_path(_scaled(self.attn.proj(mixed), self.gamma_1), images, sample)
+        return x + self.drop_path(_scaled(self.mlp(self.norm2(x)), self.gamma_2), images, sample)
 
 
 def _scaled(branch: Tensor, gamma: Tensor | None) -> Tensor:

@@ -1,12 +1,10 @@
-"""Swin Transformer with a mask token: hierarchical tokens, attention in shifted windows (paper
-section 3.1, spec 3.2).
+"""Swin Transformer with a mask token: attention in shifted windows (paper section 3.1, spec 3.2).
 
 What the method needs beside a plain Swin:
 - the mask lives on the output grid (cells of 32 pixels in four stages) and hides every embedded
   patch below a cell;
 - there is no class parameter: the class token is the mean of the normalised output tokens;
-- crops of any size, square or not: maps are padded to whole windows, and padding is attended to
-  like any zero;
+- crops of any size: maps are padded to whole windows, and padding is attended to like any zero;
 - window sides and shifts follow from the image size at construction, not from the crop.
 Parameter names are those of the published code.
 """
@@ -20,16 +18,25 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ibot.config.schema import ModelConfig
-from ibot.models.layers import DropPath, Mlp, attention_softmax, fused_attention, init_linear
+from ibot.models.contract import Backbone
+from ibot.models.layers import (
+    DropPath,
+    Mlp,
+    attention_softmax,
+    fused_attention,
+    init_linear,
+    rising_rates,
+)
 from ibot.types import TokenOutput
 
 SHIFT_PENALTY = -100.0
-"""Added to the score of two tokens that the shift made neighbours; not minus infinity, as
-published."""
+"""Added to the score of two tokens that the shift made neighbours; as published, not infinite."""
 
 
-class SwinTransformer(nn.Module):
-    """The Swin backbone; see `ibot.models.backbone.Backbone` for the protocol that it fulfils."""
+class SwinTransformer(Backbone):
+    """The Swin backbone."""
+
+    family = "Swin"
 
     def __init__(
         self,
@@ -38,15 +45,17 @@ class SwinTransformer(nn.Module):
         drop_path: float = 0.0,
         masked: bool = False,
     ) -> None:
-        super().__init__()
         stages = len(config.depths)
-        self.statistics = config.statistics
-        self.embed_dim = config.width * 2 ** (stages - 1)
-        self.embed_patch, self.patch_size = config.patch, config.stride
-        self.num_blocks = sum(config.depths)
+        super().__init__(
+            embed_dim=config.width * 2 ** (stages - 1),
+            patch_size=config.stride,
+            depths=config.depths,
+            statistics=config.statistics,
+        )
+        self.embed_patch = config.patch
         self.masked_embed = nn.Parameter(torch.zeros(1, config.width)) if masked else None
         self.patch_embed = MapEmbed(config.patch, config.width, config.norm_eps)
-        rates = [drop_path * i / max(1, self.num_blocks - 1) for i in range(self.num_blocks)]
+        rates = rising_rates(drop_path, self.num_blocks)
         self.layers = nn.ModuleList()
         for k, (depth, heads) in enumerate(zip(config.depths, config.stage_heads, strict=True)):
             side = min(image_size) // config.patch // 2**k
@@ -74,8 +83,7 @@ class SwinTransformer(nn.Module):
         return grid
 
     def forward(self, images: Tensor, mask: Tensor | None = None) -> TokenOutput:
-        """All tokens of `images` [B, 3, H, W]; `mask` bool [B, N] on the output grid, True =
-        hidden.
+        """All tokens; `mask` bool [B, N] lies on the output grid.
 
         With a mask, H and W must be multiples of the stride (ValueError).
         """
@@ -84,23 +92,13 @@ class SwinTransformer(nn.Module):
             x = stage(x)
         return _tokens(self.norm(x))
 
-    def forward_rows(self, images: Tensor, mask: Tensor | None, rows: Tensor) -> Tensor:
-        """The rows `rows` int64 [R] of the flattened output [B * (1 + N), D], class token first:
-        [R, D].
-
-        Nothing is saved: the class token is the mean over all tokens, so every token is read.
-        """
-        output = self(images, mask)
-        return torch.cat([output.cls[:, None], output.patches], dim=1).flatten(0, 1)[rows]
-
     @property
     def stages(self) -> list[Stage]:
         """The stages, typed."""
         return [stage for stage in self.layers if isinstance(stage, Stage)]
 
     def last_layers(self, images: Tensor, num: int, norm: bool = True) -> list[TokenOutput]:
-        """Outputs of the last `num` blocks, earliest first, before any merging; widths differ
-        between stages.
+        """Outputs of the last `num` blocks, before any merging; widths differ between stages.
 
         The final norm fits the last stage alone and is applied there unless `norm` is False.
         """
@@ -115,9 +113,7 @@ class SwinTransformer(nn.Module):
         return outputs[-num:]
 
     def attention_maps(self, images: Tensor, block: int = -1) -> Tensor:
-        """Attention probabilities inside the windows of one block: [B * windows, heads, q * q, q *
-        q].
-        """
+        """Inside the windows of one block: [B * windows, heads, q * q, q * q]."""
         x, chosen = self._embed(images, None), range(self.num_blocks)[block]
         for stage in self.stages:
             for candidate in stage.blocks:
@@ -129,7 +125,7 @@ class SwinTransformer(nn.Module):
         raise AssertionError("unreachable: the range above bounds the block")
 
     def blocks_for_sharding(self) -> list[nn.Module]:
-        """The units of activation checkpointing, compilation and sharding."""
+        """The blocks of all stages."""
         return [block for stage in self.stages for block in stage.blocks]
 
     def _embed(self, images: Tensor, mask: Tensor | None) -> Tensor:
@@ -152,9 +148,7 @@ class SwinTransformer(nn.Module):
 
 
 class MapEmbed(nn.Module):
-    """Cut an image into patches, project and normalise each: [B, 3, H, W] -> [B, H / patch, W /
-    patch, C].
-    """
+    """Cut an image into patches, project and normalise each."""
 
     def __init__(self, patch: int, width: int, norm_eps: float) -> None:
         super().__init__()
@@ -162,7 +156,7 @@ class MapEmbed(nn.Module):
         self.norm = nn.LayerNorm(width, eps=norm_eps)
 
     def forward(self, images: Tensor) -> Tensor:
-        """A remainder of H, W is cut off."""
+        """[B, 3, H, W] -> [B, H / patch, W / patch, C]; a remainder of H, W is cut off."""
         return self.norm(self.proj(images).permute(0, 2, 3, 1))
 
 
@@ -200,9 +194,7 @@ class Stage(nn.Module):
         self.downsample = PatchMerging(width, norm_eps) if merge else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map [B, h, w, C] -> [B, ceil(h / 2), ceil(w / 2), 2C], or the same shape in the last
-        stage.
-        """
+        """[B, h, w, C] -> [B, ceil(h / 2), ceil(w / 2), 2C], or the same in the last stage."""
         for block in self.blocks:
             x = block(x)
         return self.merge(x)
@@ -221,9 +213,7 @@ class PatchMerging(nn.Module):
         self.norm = nn.LayerNorm(4 * width, eps=norm_eps)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, h, w, C] -> [B, ceil(h / 2), ceil(w / 2), 2C]; an odd side gets one row or column of
-        zeros.
-        """
+        """[B, h, w, C] -> [B, ceil(h / 2), ceil(w / 2), 2C]; zeros make an odd side even."""
         x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
         corners = [x[:, 0::2, 0::2], x[:, 1::2, 0::2], x[:, 0::2, 1::2], x[:, 1::2, 1::2]]
         return self.reduction(self.norm(torch.cat(corners, dim=-1)))
@@ -245,11 +235,9 @@ class WindowAttention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, windows: Tensor, penalty: Tensor | None) -> Tensor:
-        """Windows [B, n, q * q, C] -> the same shape; `penalty` [n, q * q, q * q] is added to the
-        scores.
+        """Windows [B, n, q * q, C] -> the same; `penalty` [n, q * q, q * q] is added to the scores.
 
-        Windows and heads are folded into one axis, so that the bias serves all images without being
-        copied.
+        Windows and heads are folded into one axis, so that one copy of the bias serves all images.
         """
         q, k, v = self._heads_of(windows)
         mixed = fused_attention(q, k, v, self._bias(windows.shape[1], penalty, q.dtype))
@@ -257,9 +245,7 @@ class WindowAttention(nn.Module):
         return self.proj(mixed)
 
     def probabilities(self, windows: Tensor, penalty: Tensor | None) -> Tensor:
-        """Attention inside each window [B * n, heads, q * q, q * q]; the plain path, for pictures
-        and tests.
-        """
+        """Attention inside each window [B * n, heads, q * q, q * q], by the plain path."""
         q, k, _ = self._heads_of(windows)
         weights = attention_softmax(q, k, self._bias(windows.shape[1], penalty, q.dtype))
         return weights.unflatten(1, (windows.shape[1], self.heads)).flatten(0, 1)
@@ -278,9 +264,7 @@ class WindowAttention(nn.Module):
 
 
 class WindowBlock(nn.Module):
-    """Pre-norm block: attention in windows, shifted in every second block, then an MLP; both may be
-    dropped.
-    """
+    """Pre-norm block: attention in windows, shifted in every second block, then an MLP."""
 
     def __init__(
         self,
@@ -308,9 +292,8 @@ class WindowBlock(nn.Module):
         windows, penalty = self._windows(x)
         mixed = self.attn(windows, penalty)
         rows, columns = _padded(height, self.side), _padded(width, self.side)
-        mixed = mixed.unflatten(1, (rows // self.side, columns // self.side)).unflatten(
-            3, (self.side, self.side)
-        )
+        mixed = mixed.unflatten(1, (rows // self.side, columns // self.side))
+        mixed = mixed.unflatten(3, (self.side, self.side))
         mixed = mixed.transpose(2, 3).reshape(batch, rows, columns, -1)
         if self.shift:
             mixed = mixed.roll((self.shift, self.shift), (1, 2))
@@ -322,12 +305,9 @@ class WindowBlock(nn.Module):
         return self.attn.probabilities(*self._windows(x))
 
     def _windows(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Windows [B, n, q * q, C] of the normalised, padded, shifted map, and the penalty of the
-        shift.
-        """
+        """Windows [B, n, q * q, C] of the normalised, padded, shifted map, and their penalty."""
         rows, columns = _padded(x.shape[1], self.side), _padded(x.shape[2], self.side)
-        # Zeros after the norm: a padded token has the key and value biases as its key and value
-        # (spec 3.2.3).
+        # Zeros after the norm: a padded token has the biases as its key and value (spec 3.2.3).
         x = F.pad(self.norm1(x), (0, 0, 0, columns - x.shape[2], 0, rows - x.shape[1]))
         penalty = None
         if self.shift:
@@ -340,12 +320,9 @@ class WindowBlock(nn.Module):
 
 
 def relative_index(side: int) -> Tensor:
-    """Row of the bias table for each pair of tokens of a window: int64 [q * q, q * q] (spec
-    3.2.3).
-    """
-    place = torch.stack(
-        torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
-    ).flatten(1)
+    """Row of the bias table for each pair of tokens of a window: int64 [q * q, q * q]."""
+    axes = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+    place = torch.stack(axes).flatten(1)
     row, column = place[:, :, None] - place[:, None, :] + side - 1
     return row * (2 * side - 1) + column
 
@@ -353,10 +330,9 @@ def relative_index(side: int) -> Tensor:
 @lru_cache(maxsize=64)
 @torch.inference_mode(False)
 def shift_penalty(rows: int, columns: int, side: int, shift: int, device: torch.device) -> Tensor:
-    """Penalty [n, q * q, q * q] between tokens that only the shift brought into one window; kept
-    per map size.
+    """Penalty [n, q * q, q * q] between tokens that only the shift brought into one window.
 
-    An evaluation may be the first to ask, and what it leaves in the cache must serve training too.
+    Kept for each map size; what an evaluation leaves in the cache must serve training too.
     """
 
     def region(length: int) -> Tensor:
@@ -364,12 +340,8 @@ def shift_penalty(rows: int, columns: int, side: int, shift: int, device: torch.
         return (index >= length - side).long() + (index >= length - shift).long()
 
     label = 3 * region(rows)[:, None] + region(columns)
-    label = (
-        label.unflatten(0, (-1, side))
-        .unflatten(2, (-1, side))
-        .transpose(1, 2)
-        .reshape(-1, side * side)
-    )
+    label = label.unflatten(0, (-1, side)).unflatten(2, (-1, side))
+    label = label.transpose(1, 2).reshape(-1, side * side)
     return (label[:, :, None] != label[:, None, :]) * SHIFT_PENALTY
 
 

@@ -11,18 +11,26 @@ Parameter names are those of the published code (and of timm, but for `masked_em
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 
 from ibot.config.schema import ModelConfig
-from ibot.models.layers import Block, PatchEmbed, init_linear, resample_positions
+from ibot.models.contract import Backbone
+from ibot.models.layers import (
+    Block,
+    PatchEmbed,
+    Resampling,
+    init_linear,
+    resample_positions,
+    rising_rates,
+)
 from ibot.types import TokenOutput
 
 
-class VisionTransformer(nn.Module):
-    """The ViT backbone; see `ibot.models.backbone.Backbone` for the protocol that it fulfils."""
+class VisionTransformer(Backbone):
+    """The ViT backbone."""
+
+    family, has_class_token = "ViT", True
 
     def __init__(
         self,
@@ -31,11 +39,15 @@ class VisionTransformer(nn.Module):
         drop_path: float = 0.0,
         masked: bool = False,
     ) -> None:
-        super().__init__()
         width, patch = config.width, config.patch
-        self.embed_dim, self.patch_size, self.num_blocks = width, patch, config.depth
-        self.statistics = config.statistics
-        self.pos_interp: Literal["published", "exact", "antialias"] = config.pos_interp
+        super().__init__(
+            embed_dim=width,
+            patch_size=patch,
+            depths=(config.depth,),
+            statistics=config.statistics,
+        )
+        self.class_heads = config.heads
+        self.pos_interp: Resampling = config.pos_interp
         self.table_grid = (image_size[0] // patch, image_size[1] // patch)
         num_patches = self.table_grid[0] * self.table_grid[1]
         if num_patches < 1:
@@ -47,7 +59,6 @@ class VisionTransformer(nn.Module):
             nn.Parameter(torch.zeros(1, config.registers, width)) if config.registers else None
         )
         self.patch_embed = PatchEmbed(patch, width)
-        rates = [drop_path * i / max(1, config.depth - 1) for i in range(config.depth)]
         hidden = int(width * config.mlp_ratio)
         self.blocks = nn.ModuleList(
             Block(
@@ -59,12 +70,11 @@ class VisionTransformer(nn.Module):
                 norm_eps=config.norm_eps,
                 act=config.act,
             )
-            for rate in rates
+            for rate in rising_rates(drop_path, config.depth)
         )
-        self.norm = (
-            nn.Identity() if config.mean_pooling else nn.LayerNorm(width, eps=config.norm_eps)
-        )
-        self.fc_norm = nn.LayerNorm(width, eps=config.norm_eps) if config.mean_pooling else None
+        norm, pooled = nn.LayerNorm(width, eps=config.norm_eps), config.mean_pooling
+        self.norm = nn.Identity() if pooled else norm
+        self.fc_norm = norm if pooled else None
         nn.init.normal_(self.pos_embed, std=0.02)
         nn.init.normal_(self.cls_token, std=0.02)
         if self.register_tokens is not None:
@@ -76,34 +86,26 @@ class VisionTransformer(nn.Module):
         return height // self.patch_size, width // self.patch_size
 
     def forward(self, images: Tensor, mask: Tensor | None = None) -> TokenOutput:
-        """All tokens of `images` [B, 3, H, W]; `mask` bool [B, N], True = hidden behind the mask
-        token.
-        """
+        """All tokens; patches where `mask` bool [B, N] is True are hidden behind the mask token."""
         x, grid = self._embed(images, mask)
         for block in self.blocks:
             x = block(x)
         return self._output(x, grid)
 
     def forward_rows(self, images: Tensor, mask: Tensor | None, rows: Tensor) -> Tensor:
-        """Only the rows `rows` int64 [R] of the flattened output [B * (1 + N), D], class token
-        first: [R, D].
-        """
+        """As in the contract; the last block is computed for the chosen rows alone."""
         if self.fc_norm is not None:  # the class output is the mean of all patches: nothing to save
-            output = self(images, mask)
-            return torch.cat([output.cls[:, None], output.patches], dim=1).flatten(0, 1)[rows]
+            return super().forward_rows(images, mask, rows)
         x, grid = self._embed(images, mask)
         for block in self.blocks[:-1]:
             x = block(x)
         outputs = 1 + grid[0] * grid[1]
-        # Register tokens stand behind the patches, so rows of [B, 1 + N] shift by the registers of
-        # earlier images.
+        # Registers stand behind the patches: rows shift by those of the earlier images.
         rows_with_registers = rows + (rows // outputs) * (x.shape[1] - outputs)
         return self.norm(self.blocks[-1](x, rows_with_registers))
 
     def last_layers(self, images: Tensor, num: int, norm: bool = True) -> list[TokenOutput]:
-        """Outputs of the last `num` blocks, earliest first, each through the final norm unless
-        `norm` is False.
-        """
+        """Outputs of the last `num` blocks, each through the final norm unless told otherwise."""
         if not 1 <= num <= self.num_blocks:
             raise ValueError(f"asked for the last {num} of {self.num_blocks} blocks")
         x, grid = self._embed(images, None)
@@ -114,10 +116,19 @@ class VisionTransformer(nn.Module):
                 outputs.append(self._output(x, grid) if norm else self._split(x, grid))
         return outputs
 
+    def tokens_and_attention(self, images: Tensor, norm: bool = True) -> tuple[TokenOutput, Tensor]:
+        """One pass; the attention is that of `attention_maps`, its row of the class token."""
+        x, grid = self._embed(images, None)
+        for block in self.blocks[:-1]:
+            x = block(x)
+        last = self.blocks[-1]
+        assert isinstance(last, Block)
+        attention = last.attn.probabilities(last.norm1(x))[:, :, 0, 1 : 1 + grid[0] * grid[1]]
+        x = last(x)
+        return self._output(x, grid) if norm else self._split(x, grid), attention
+
     def attention_maps(self, images: Tensor, block: int = -1) -> Tensor:
-        """Attention probabilities of one block [B, heads, 1 + N, 1 + N] (register tokens, if any,
-        come last).
-        """
+        """Of one block: [B, heads, 1 + N, 1 + N]; register tokens, if any, come last."""
         x, _ = self._embed(images, None)
         stop = range(self.num_blocks)[block]
         for earlier in self.blocks[:stop]:
@@ -127,8 +138,16 @@ class VisionTransformer(nn.Module):
         return chosen.attn.probabilities(chosen.norm1(x))
 
     def blocks_for_sharding(self) -> list[nn.Module]:
-        """The units of activation checkpointing, compilation and sharding."""
+        """The blocks."""
         return list(self.blocks)
+
+    @torch.no_grad()
+    def resize_positions(self, size: tuple[int, int], resampling: Resampling | None = None) -> None:
+        """Put the table of another grid in the place of this one."""
+        grid = self.token_grid(*size)
+        table = self.positions(grid, square=size[0] == size[1], resampling=resampling)
+        if table is not self.pos_embed:
+            self.pos_embed, self.table_grid = nn.Parameter(table), grid
 
     def _embed(self, images: Tensor, mask: Tensor | None) -> tuple[Tensor, tuple[int, int]]:
         height, width = images.shape[-2:]
@@ -145,16 +164,19 @@ class VisionTransformer(nn.Module):
             parts.append(self.register_tokens.expand(x.shape[0], -1, -1))
         return torch.cat(parts, dim=1), grid
 
-    def positions(self, grid: tuple[int, int], square: bool) -> Tensor:
+    def positions(
+        self, grid: tuple[int, int], square: bool, resampling: Resampling | None = None
+    ) -> Tensor:
         """Position rows [1, 1 + h * w, D] of a grid [h, w] of patches, class token first.
 
-        Published rule: a square table serves only square crops of its own number of patches as it
-        is.
+        square: whether the crop is. Published rule: as it is, a square table serves only square
+        crops of its own number of patches. resampling: None is that of the settings.
         """
         table_square = self.table_grid[0] == self.table_grid[1]
         if grid == self.table_grid and (square or not table_square):
             return self.pos_embed
-        patches = resample_positions(self.pos_embed[:, 1:], self.table_grid, grid, self.pos_interp)
+        mode = resampling or self.pos_interp
+        patches = resample_positions(self.pos_embed[:, 1:], self.table_grid, grid, mode)
         return torch.cat([self.pos_embed[:, :1], patches], dim=1)
 
     def _output(self, x: Tensor, grid: tuple[int, int]) -> TokenOutput:

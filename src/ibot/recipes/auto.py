@@ -95,9 +95,7 @@ def for_few_images(
 
 
 def fitting_batch(most: int, images: int, processes: int = 1) -> int:
-    """An eighth of the images, but 8 of a few, and at most `most`: a power of two for each
-    process.
-    """
+    """An eighth of the images, but 8 of a few, at most `most`: a power of two for each process."""
     largest = min(most, images, max(8, images // 8))
     return processes * largest_power_of_two(max(1, largest // processes))
 
@@ -198,9 +196,7 @@ def _on_gpu(facts: Facts, reasons: list[str]) -> Config:
 def _sizes(
     config: Config, facts: Facts, reasons: list[str], *, batch: int, length: int, prototypes: int
 ) -> Config:
-    """Batch, prototypes and length for the number of images; each at most what is given, but for
-    what the user gave.
-    """
+    """Batch, prototypes, length for the number of images: at most those given, or the user's."""
     images = facts.data.images
     fitted = facts.batch or fitting_batch(batch, images, facts.processes)
     reasons.append(

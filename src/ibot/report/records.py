@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,36 +54,21 @@ class Entry:
     def row(self) -> str:
         """The protocol's row, or the metric's name within the protocol where there is none."""
         settings = self.record.settings
-        row = str(self.record.extra.get("row", f"k = {settings['k']}" if "k" in settings else ""))
+        row = str(self.record.row) or (f"k = {settings['k']}" if "k" in settings else "")
         # A row that is named after what was chosen would stand apart for each choice.
-        chosen = str(self.chosen or "")
+        chosen = str(self.record.chosen)
         row = "" if row == chosen else row.removesuffix(f", {chosen}")
         return row or self.metric.removeprefix(f"{self.record.protocol}_")
 
     @property
-    def chosen(self) -> Any:
-        """What the protocol chose among its settings, if anything."""
-        return self.record.extra.get("chosen")
-
-    @property
-    def step(self) -> int | None:
-        """Of the training that made the record; None for evaluations."""
-        return step_of(self.record)
-
-    @property
     def mode(self) -> str:
         """Where settings were chosen, or that it was measured during the training."""
-        return self.record.mode if self.step is None else PRE_TRAINING
+        return self.record.mode if self.record.step is None else PRE_TRAINING
 
     @property
     def data(self) -> str:
         """Name of the images, empty where it is not known."""
         return data_name(self.record.data.get("root", ""))
-
-
-def step_of(record: ResultRecord) -> int | None:
-    """Step of the training that made a record; None for evaluations."""
-    return record.extra.get("step")
 
 
 def span_of(record: ResultRecord | None) -> tuple[float, float] | None:
@@ -150,10 +135,9 @@ def _record(row: Any) -> ResultRecord | None:
     """The record of a line; None for what another program wrote."""
     if not isinstance(row, dict):
         return None
-    known = {field.name: row[field.name] for field in fields(ResultRecord) if field.name in row}
     try:
-        record = ResultRecord(**known)
-    except TypeError:
+        record = ResultRecord.from_row(row)
+    except (TypeError, ValueError):
         return None
     tables = (record.extra, record.settings, record.data)
     sound = all(isinstance(table, dict) for table in tables)
@@ -162,8 +146,8 @@ def _record(row: Any) -> ResultRecord | None:
 
 def _without_early_steps(records: Sequence[ResultRecord]) -> list[ResultRecord]:
     """Records of evaluations, and of those that the training made the ones at its last step."""
-    last = max((step for record in records if (step := step_of(record)) is not None), default=0)
-    return [record for record in records if step_of(record) in (None, last)]
+    last = max((record.step for record in records if record.step is not None), default=0)
+    return [record for record in records if record.step in (None, last)]
 
 
 def _entries(folder: Path, records: Sequence[ResultRecord]) -> list[Entry]:
@@ -175,12 +159,12 @@ def _entries(folder: Path, records: Sequence[ResultRecord]) -> list[Entry]:
     named: dict[tuple[str, str], str] = {}
     for record in reversed(records):
         entry = Entry(_subject(folder, record), record, record.weights_hash[:HASH_LETTERS])
-        if entry.step is None or record.weights_hash:
+        if record.step is None or record.weights_hash:
             named[entry.subject] = entry.weights
         elif entry.subject in named:
             entry = replace(entry, weights=named[entry.subject])
         else:
-            entry = replace(entry, unnamed_step=entry.step)
+            entry = replace(entry, unnamed_step=record.step)
         found.append(entry)
     return found[::-1]
 

@@ -133,9 +133,9 @@ def _settings(entry: Entry) -> dict[str, Any]:
         "train": record.num_train,
         "val": record.num_val,
         "seed": record.seed,
-        "step": entry.step,
+        "step": record.step,
         "weights": entry.weights,
-        "chosen": entry.chosen,
+        "chosen": record.chosen,
         "data_hash": str(record.data.get("val", ""))[:8],
     }
     return {

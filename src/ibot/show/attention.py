@@ -5,28 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ibot.models.backbone import Backbone
-from ibot.models.swin import SwinTransformer
+from ibot.models.contract import Backbone
 
 
 @torch.no_grad()
 def class_attention(backbone: Backbone, images: Tensor) -> Tensor:
-    """Attention of the class token to the patches in the last block: [B, heads, h, w].
+    """Attention of the class token to the patches in the last block, as maps: [B, heads, h, w].
 
-    images: normalised [B, 3, H, W] on the backbone's device. Raises ValueError for a backbone
-    without a class token.
+    images: normalised [B, 3, H, W]. Raises ValueError for a backbone without such attention.
     """
-    if isinstance(backbone, SwinTransformer):
-        raise ValueError("a Swin transformer has no class token whose attention could be shown")
-    grid = backbone.token_grid(*images.shape[-2:])
-    return backbone.attention_maps(images)[:, :, 0, 1 : 1 + grid[0] * grid[1]].unflatten(-1, grid)
-
-
-def mass_mask(attention: Tensor, threshold: float = 0.6) -> Tensor:
-    """Patches that hold the largest `threshold` of the attention: bool, shape of `attention` [...,
-    h, w].
-    """
-    flat = attention.flatten(-2)
-    values, order = flat.sort(dim=-1)
-    kept = (values / values.sum(dim=-1, keepdim=True)).cumsum(dim=-1) > 1 - threshold
-    return torch.zeros_like(kept).scatter(-1, order, kept).unflatten(-1, attention.shape[-2:])
+    tokens, attention = backbone.tokens_and_attention(images)
+    return attention.unflatten(-1, tokens.grid)

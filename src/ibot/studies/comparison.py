@@ -9,8 +9,7 @@ import numpy as np
 import torch
 
 from ibot.config.schema import Config
-from ibot.data.decode import decode
-from ibot.data.sets.scan import ImageSource
+from ibot.data.sets.images import LabelledImages
 from ibot.eval.features.spectrum import effective_rank, whiten
 from ibot.eval.features.tokens import Features, extract_features
 from ibot.eval.neighbours.vote import knn_accuracy
@@ -18,7 +17,7 @@ from ibot.models.backbone import BackboneModule
 
 WHITENED_DIMS = (8, 16, 32, 64)
 
-Sets = tuple[ImageSource, ImageSource]
+Sets = tuple[LabelledImages, LabelledImages]
 """Training and validation images with labels."""
 
 
@@ -64,7 +63,7 @@ def pixel_accuracy(sets: Sets, config: Config) -> float:
     """The same vote among raw pixels, standardised one by one."""
     pixels = []
     for part in sets:
-        images = np.stack([decode(part.path(i)) for i in range(len(part))])
+        images = np.stack([part.read(i) for i in range(len(part))])
         pixels.append((torch.from_numpy(images).flatten(1).float(), part))
     mean, std = pixels[0][0].mean(0), pixels[0][0].std(0).clamp(min=1e-6)
     bank, queries = (

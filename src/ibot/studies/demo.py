@@ -14,11 +14,11 @@ from torch import nn
 from ibot.config.override import apply
 from ibot.config.resolve import derive
 from ibot.config.schema import Config
-from ibot.data.decode import decode
 from ibot.data.masks import make_masks
 from ibot.data.pixels import normalize
 from ibot.data.scenes import CLASSES, write_folder
-from ibot.data.sets.scan import ImageSource, labelled_sets
+from ibot.data.sets.images import LabelledImages
+from ibot.data.sets.open import find_labelled
 from ibot.engine.loop import mask_grid, train
 from ibot.method.model import StudentTeacher
 from ibot.models.backbone import BackboneModule
@@ -96,7 +96,7 @@ def _scenes(folder: Path, seed: int, paper: bool, say: Say) -> tuple[Config, Set
         config = apply(config, CONTROLS["paper's losses"])
     size = config.augment.global_size[0]
     write_folder(data, train=TRAIN_IMAGES, val=VAL_IMAGES, seed=seed, size=size)
-    sets = labelled_sets(str(data))
+    sets = find_labelled(str(data))
     assert sets is not None
     return config, sets
 
@@ -150,7 +150,7 @@ def run_controls(config: Config, folder: Path, sets: Sets, say: Say) -> None:
 def write_picture(
     out: Path,
     config: Config,
-    source: ImageSource,
+    source: LabelledImages,
     networks: tuple[BackboneModule, BackboneModule],
     levels: dict[str, float],
     *,
@@ -167,7 +167,7 @@ def write_picture(
         run: its folder.
     """
     index = np.linspace(0, len(source) - 1, EXAMPLES).astype(np.int64)
-    images = np.stack([decode(source.path(int(i))) for i in index])
+    images = np.stack([source.read(int(i)) for i in index])
     grid = mask_grid(config)
     always = replace(config.mask, ratio=((0.3, 0.1),))
     masks = make_masks(always, grid, 1, 0, 0, index).map[0].reshape(-1, *grid).numpy()

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ibot.system.jsonl import read_jsonl
+from ibot.types import ResultRecord
 
 
 class Measured(NamedTuple):
@@ -20,8 +21,9 @@ class Measured(NamedTuple):
 
 def knn_by_step(run: Path) -> list[Measured]:
     """k-NN accuracies of a run, in the order of its steps; those of later evaluations are not."""
+    records = map(ResultRecord.from_row, read_jsonl(run / "results.jsonl"))
     return [
-        Measured(row["extra"]["step"], row["value"], row["extra"].get("effective_rank"))
-        for row in read_jsonl(run / "results.jsonl")
-        if row["metric"] == "knn_top1" and "step" in row["extra"]
+        Measured(record.step, record.value, record.extra.get("effective_rank"))
+        for record in records
+        if record.metric == "knn_top1" and record.step is not None
     ]

@@ -13,7 +13,7 @@ import torch
 from ibot.config.resolve import derive
 from ibot.config.schema import Config
 from ibot.data.loader import choose_workers
-from ibot.data.sets.scan import ImageSource
+from ibot.data.sets.images import Images
 from ibot.engine.trial import Trial, run_trial
 from ibot.system.device import choose_device, describe_device, device_memory
 from ibot.words import counted
@@ -50,7 +50,7 @@ class Plan:
         return self.config.train.batch // self.config.train.accumulate
 
 
-def make_plan(config: Config, source: ImageSource) -> Plan:
+def make_plan(config: Config, source: Images) -> Plan:
     """Train a few steps of real images and scale what they took; nothing is kept."""
     device = choose_device(config.system.device)
     trial = _trial(config, source, device)
@@ -73,7 +73,7 @@ def make_plan(config: Config, source: ImageSource) -> Plan:
     )
 
 
-def _trial(config: Config, source: ImageSource, device: torch.device) -> Trial:
+def _trial(config: Config, source: Images, device: torch.device) -> Trial:
     """A trial with enough images: small steps do not scale."""
     micro = config.train.batch // config.train.accumulate
     trial = run_trial(config, source, device, micro if device.type == "cuda" else TRIAL_ON_CPU)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,7 +11,9 @@ from torch import nn
 
 from ibot.config.resolve import Derived, derive, warnings
 from ibot.config.schema import Config
-from ibot.data.sets.scan import ImageSource, labelled_sets
+from ibot.data.sets.classes import absent_note
+from ibot.data.sets.images import Images
+from ibot.data.sets.open import find_labelled
 from ibot.engine.checkpoint import find_checkpoint
 from ibot.engine.loop import train
 from ibot.engine.run import RunFolder
@@ -56,7 +57,7 @@ def pretrain(
     if reached >= derived.run_steps:
         # Opened all the same, so that other settings, other images and a run in progress are told.
         RunFolder.create(
-            folder, config, command=command, source_info=source.fingerprint(), processes=processes
+            folder, config, command=command, source_info=source.provenance(), processes=processes
         ).close()
         whole = f"the schedule has {counted(derived.total_steps, 'step')}"
         end = f"{limit} {config.train.max_steps}" if limit else whole
@@ -111,7 +112,7 @@ def say_next(folder: Path, step: int, derived: Derived, limit: str, say: Say) ->
 def describe(
     config: Config,
     derived: Derived,
-    source: ImageSource,
+    source: Images,
     *,
     folder: Path,
     world_size: int,
@@ -142,24 +143,24 @@ def describe(
 def knn_probe(
     config: Config, device: torch.device, say: Say
 ) -> Callable[[nn.Module, int], list[ResultRecord]] | None:
-    """k-NN accuracy of a backbone on the labelled images of the data folder; None without labels.
+    """k-NN accuracy of a backbone on the labelled images of the data; None without labels.
 
     Labels that cannot be used are no reason not to train, unless --val-data asked for them.
     """
+    data = config.data
+    orientation, most = data.exif_orientation, data.max_pixels
     try:
-        sets = labelled_sets(config.data.path, config.data.val_path)
+        sets = find_labelled(
+            data.path, data.val_path, exif_orientation=orientation, max_pixels=most
+        )
     except DataError as error:
-        if config.data.val_path:
+        if data.val_path:
             raise
         say(f"note   no k-NN during training: {error.what}")
         return None
     if sets is None:
         return None
-    data = config.data
-    train, val = (
-        replace(part, exif_orientation=data.exif_orientation, max_pixels=data.max_pixels)
-        for part in sets
-    )
-    for note in val.notes:
+    train, val = sets
+    for note in (*val.notes, *filter(None, [absent_note(val.labels, val.classes)])):
         say(f"note   validation: {note}")
     return during_training.knn_probe(config, train, val, device, launched_processes())

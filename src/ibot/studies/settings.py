@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 
 from ibot.config.override import apply, later_at_default, to_plain
 from ibot.config.resolve import check
-from ibot.config.schema import Config, ModelConfig
+from ibot.config.schema import Config, DataConfig, ModelConfig
 from ibot.errors import UserError
 from ibot.recipes import recipe
 from ibot.system.processes import launched_processes, said_once
 
 if TYPE_CHECKING:
-    from ibot.data.sets.scan import ImageSource
+    from ibot.data.sets.images import Images
 
 Say = Callable[[str], None]
 """Takes a line for the user."""
@@ -47,7 +47,7 @@ class Prepared:
     """A run that can begin."""
 
     config: Config
-    source: ImageSource
+    source: Images
     folder: Path
     notes: list[str]
     """What the number of images changed in the recipe, in words."""
@@ -63,10 +63,9 @@ def prepare(asked: Asked, world_size: int = 1, say: Say = lambda text: None) -> 
     with said_once():
         config = configure(asked, say)
     from ibot.data.loader import check_batch
-    from ibot.data.sets.scan import scan
     from ibot.recipes.auto import for_few_images
 
-    source = replace(scan(config.data.path), max_pixels=config.data.max_pixels)
+    source = open_data(config.data)
     if asked.recipe == "adapt" and not began_with_batch(asked.folder, config, len(source)):
         config, notes = for_few_images(config, len(source), world_size, asked.keys)
     check_batch(config, source, world_size)
@@ -118,21 +117,25 @@ def chosen(asked: Asked) -> tuple[Config, list[str]]:
 
     A length and a batch that were asked for stay.
     """
-    from ibot.data.sets.scan import scan
     from ibot.data.survey import survey
     from ibot.recipes.auto import Facts, choose
     from ibot.system.device import choose_device, device_memory
 
     # First of all: what is misspelt is told before the images are looked at.
     given = apply(replace(recipe("tiny32"), recipe="auto"), asked.settings)
-    data = given.data
-    source = replace(
-        scan(data.path), exif_orientation=data.exif_orientation, max_pixels=data.max_pixels
-    )
+    source = open_data(given.data)
     memory = device_memory(choose_device(given.system.device))
     length = given.train.length if "train.length" in asked.keys else None
     batch = max(0, given.train.batch) if "train.batch" in asked.keys else 0
     return choose(Facts(survey(source), memory, launched_processes().world_size, length, batch))
+
+
+def open_data(data: DataConfig) -> Images:
+    """The images to train on."""
+    from ibot.data.sets.open import open_images
+
+    orientation, most = data.exif_orientation, data.max_pixels
+    return open_images(data.path, exif_orientation=orientation, max_pixels=most)
 
 
 def began_with_batch(folder: Path | None, config: Config, images: int) -> bool:

@@ -9,8 +9,6 @@ from pathlib import Path
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What the system says of a write for which there is no room."""
-FEATURE_CACHE = "~/.cache/ibot/features"
-"""Where features are kept unless another folder is named."""
 
 
 def make_writable(folder: Path, name: str = "") -> None:

@@ -4,7 +4,6 @@ to use it.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,8 @@ from ibot.config.override import from_plain
 from ibot.config.resolve import derive
 from ibot.data.pixels import shorter_side
 from ibot.errors import ConfigError
+from ibot.system.records import read_records
+from ibot.types import ResultRecord
 from ibot.weights.files import read_settings
 from ibot.weights.read import Loaded
 
@@ -172,7 +173,9 @@ def _training(source: Path, key: str, weights_hash: str) -> list[str]:
         )
     elif "images" in data:
         lines.append(f"Data: {data['images']:,} images, names {str(data.get('names_sha256'))[:12]}")
-    measured = _measured(_records(run / "results.jsonl"), state.get("step", 0), key, weights_hash)
+    measured = _measured(
+        read_records(run / "results.jsonl"), state.get("step", 0), key, weights_hash
+    )
     return [*lines, *(f"Measured: {text}" for text in measured)]
 
 
@@ -209,52 +212,35 @@ def _progress(state: dict[str, Any], num_images: int | None, train: dict[str, An
     )
 
 
-def _records(file: Path) -> list[dict[str, Any]]:
-    """Rows of results; a line torn by a crash is skipped."""
-    rows = []
-    for line in file.read_text().splitlines() if file.is_file() else []:
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            continue
-    return rows
-
-
-def _measured(records: list[dict[str, Any]], step: int, key: str, weights_hash: str) -> list[str]:
+def _measured(records: list[ResultRecord], step: int, key: str, weights_hash: str) -> list[str]:
     """In words: k-NN with k = 20, else that of the training, and the best linear or logistic
     classifier.
 
     A run may have been evaluated and then trained on: only records of this very network count.
     """
-    own = [
-        record for record in records if weights_hash and record.get("weights_hash") == weights_hash
-    ]
-    knn = [r for r in own if r["metric"] == "knn_top1" and r["settings"].get("k") == 20]
-    during = [
-        r
-        for r in records
-        if key == "teacher" and r["metric"] == "knn_top1" and 0 < r["extra"].get("step", 0) <= step
-    ]
-    classifiers = [r for r in own if r["metric"] in CLASSIFIERS]
+    own = [record for record in records if weights_hash and record.weights_hash == weights_hash]
+    knn = [r for r in own if r.metric == "knn_top1" and r.settings.get("k") == 20]
+    during = [r for r in records if r.metric == "knn_top1" and 0 < (r.step or 0) <= step]
+    classifiers = [r for r in own if r.metric in CLASSIFIERS]
     lines = []
     if knn:
         lines.append(_words("k-NN (k = 20)", knn[-1]))
-    elif during:
+    elif during and key == "teacher":
         last = during[-1]
-        name = f"k-NN (k = {last['settings'].get('k')})"
-        lines.append(f"{_words(name, last)}, during the training at step {last['extra']['step']}")
+        name = f"k-NN (k = {last.settings.get('k')})"
+        lines.append(f"{_words(name, last)}, during the training at step {last.step}")
     if classifiers:
-        best = max(classifiers, key=lambda record: record["value"])
-        bias = ", its settings chosen on the same images" if best.get("mode") == "published" else ""
-        lines.append(_words(CLASSIFIERS[best["metric"]], best) + bias)
+        best = max(classifiers, key=lambda record: record.value)
+        bias = ", its settings chosen on the same images" if best.mode == "published" else ""
+        lines.append(_words(CLASSIFIERS[best.metric], best) + bias)
     return lines
 
 
-def _words(name: str, record: dict[str, Any]) -> str:
-    root = Path(str(record.get("data", {}).get("root", "")))
+def _words(name: str, record: ResultRecord) -> str:
+    root = Path(str(record.data.get("root", "")))
     data = root.parent.name if root.name in ("train", "val", "test") else root.name
     of = f" of {data}" if data else ""
     return (
-        f"{name} accuracy {record['value']:.1f} % on {record['num_val']:,} validation images{of}, "
-        f"from {record['num_train']:,} labelled ones"
+        f"{name} accuracy {record.value:.1f} % on {record.num_val:,} validation images{of}, "
+        f"from {record.num_train:,} labelled ones"
     )

@@ -23,8 +23,6 @@ from torch import Tensor
 from ibot.data.pixels import center_crop, cut, normalize, resize_shorter, shorter_side
 from ibot.data.scenes import draw_scene
 from ibot.errors import UserError, WeightsError
-from ibot.models.backbone import build_backbone
-from ibot.models.vit import VisionTransformer
 from ibot.system.places import make_writable
 from ibot.weights.read import Loaded
 from ibot.weights.suffixes import SUFFIXES, require_new
@@ -133,22 +131,12 @@ def check_tokens(differences: Sequence[Difference], target: str) -> None:
 
 
 def at_size(loaded: Loaded, size: tuple[int, int]) -> Loaded:
-    """The same network for images of one size: a ViT's position table is resampled once and for
-    all.
-    """
-    backbone = loaded.backbone
-    if size == loaded.built_for or not isinstance(backbone, VisionTransformer):
+    """The same network for images of one size: a ViT's position table is resampled for good."""
+    if size == loaded.built_for or loaded.config.kind != "vit":
         return replace(loaded, config=replace(loaded.config, pos_size=loaded.built_for), size=size)
+    resized = copy.deepcopy(loaded.backbone)
+    resized.resize_positions(size)
     config = replace(loaded.config, pos_size=size)
-    resized = build_backbone(config, size).eval()
-    state = {
-        name: tensor for name, tensor in backbone.state_dict().items() if name != "masked_embed"
-    }
-    with torch.no_grad():
-        state["pos_embed"] = backbone.positions(
-            backbone.token_grid(*size), square=size[0] == size[1]
-        )
-    resized.load_state_dict(state)
     return replace(loaded, backbone=resized, config=config, size=size)
 
 

@@ -1,9 +1,7 @@
 import pytest
 
 from ibot.data.sets.class_folders import open_folder
-from ibot.data.sets.labelled import notes
-from ibot.data.sets.open import open_labelled
-from ibot.data.sets.scan import labelled_sets
+from ibot.data.sets.open import find_labelled, open_labelled
 
 
 def test_an_empty_class_folder_of_training_images_is_refused(tmp_path, make, refused):
@@ -31,8 +29,8 @@ def test_an_empty_class_folder_of_validation_images_is_an_absent_class(
             names.index(name) for name in filled
         ]
         empty = ", ".join(f"'{name}'" for name in names if name not in filled)
-        assert notes(val)[-1] == f"class folders without images in '{tmp_path / 'val'}': {empty}"
-    assert labelled_sets(str(tmp_path))[1].labels.tolist() == val.labels.tolist()
+        assert val.notes[-1] == f"class folders without images in '{tmp_path / 'val'}': {empty}"
+    assert find_labelled(str(tmp_path))[1].labels.tolist() == val.labels.tolist()
 
 
 def test_an_empty_folder_beside_a_single_class_is_named_too(tmp_path, make, refused):

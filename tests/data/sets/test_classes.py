@@ -3,8 +3,8 @@ import unicodedata
 import numpy as np
 
 from ibot.data.sets.classes import absent_note, match_classes
-from ibot.data.sets.open import open_labelled
-from ibot.data.sets.scan import labelled_sets, scan
+from ibot.data.sets.open import find_labelled, open_labelled
+from ibot.data.sets.scan import scan
 
 WHERE = ("a", "b")
 
@@ -73,7 +73,6 @@ def test_a_validation_set_that_lacks_classes_keeps_the_numbers_of_training(
         assert val.classes == train.classes == ("a", "b", "c") and val.labels.tolist() == want, data
     separate = open_labelled(str(tmp_path / "one" / "train"), str(tmp_path / "one" / "val"))[1]
     assert separate.labels.tolist() == [2]
-    train, val = labelled_sets(str(tmp_path / "one"))
-    assert val.labels.tolist() == [2] and val.notes[-1].startswith(
-        "2 of 3 classes have no validation images"
-    )
+    train, val = find_labelled(str(tmp_path / "one"))
+    note = absent_note(val.labels, val.classes)
+    assert val.labels.tolist() == [2] and note.startswith("2 of 3 classes have no validation")

@@ -3,7 +3,6 @@ import pickle
 import pytest
 from PIL import Image
 
-from ibot.data.sets.labelled import ListedImages, notes
 from ibot.data.sets.lists import open_list
 from ibot.data.sets.open import open_labelled
 
@@ -13,9 +12,7 @@ def test_a_list_with_a_split_column_gives_both_sets(tmp_path, make, write, names
     rows = ["b,a/1.jpg,0,train", "c,a/2.jpg,0,train", "b,b/3.jpg,1,val", "c,b/4.jpg,1,val"]
     file = write(tmp_path / "list.csv", "Label, path,number,Split", *rows, "")
     train, val = open_labelled(str(file))
-    assert (
-        isinstance(train, ListedImages) and train.classes == ("b", "c") and train.root == tmp_path
-    )
+    assert train.kind == "list" and train.classes == ("b", "c") and train.root == tmp_path
     assert (names(train), names(val)) == (["a/1.jpg", "a/2.jpg"], ["b/3.jpg", "b/4.jpg"])
     assert val.labels.tolist() == [0, 1] and abs(int(val.read(1)[0, 0, 0]) - 30) <= 2
     assert len(open_list(file)) == 4
@@ -146,7 +143,7 @@ def test_files_of_several_pages_are_counted(tmp_path, make, write):
             )
         )
     )
-    assert notes(train) == ()
-    assert notes(val) == (
+    assert train.notes == ()
+    assert val.notes == (
         "only the first page and up to three bands are read: 1 with further pages or frames",
     )

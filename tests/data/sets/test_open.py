@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ibot.data.sets.labelled import FolderImages, SubsetImages, TarImages
-from ibot.data.sets.open import open_labelled
+from ibot.data.decode import UnreadableImage
+from ibot.data.sets.images import LabelledImages
+from ibot.data.sets.open import find_labelled, open_images, open_labelled
+from ibot.data.sets.subsets import LabelledSubset
 
 
 def test_a_folder_with_train_and_val_is_opened(tmp_path, make, names):
@@ -20,7 +22,7 @@ def test_a_folder_with_train_and_val_is_opened(tmp_path, make, names):
         "val/dog/3.jpg",
     )
     train, val = open_labelled(str(tmp_path))
-    assert isinstance(train, FolderImages) and train.classes == val.classes == ("cat", "dog")
+    assert train.kind == "folder" and train.classes == val.classes == ("cat", "dog")
     assert train.root == tmp_path / "train" and names(train) == [
         "cat/1.jpg",
         "dog/1.jpg",
@@ -133,7 +135,7 @@ def test_archives_are_found_wherever_they_lie(tmp_path, layout, tar):
         "files": (root / "train-0.tar", root / "val.tar"),
     }[layout]
     train, val = open_labelled(str(data), str(val_data))
-    assert isinstance(train, TarImages) and isinstance(val, TarImages)
+    assert train.kind == "tar" and val.kind == "tar"
     assert (len(train), len(val)) == (2 if layout == "files" else 4, 2) and val.name(
         0
     ) == "val.tar/cat/1.jpg"
@@ -180,7 +182,7 @@ def test_pictures_are_turned_upright_or_not_and_are_then_other_images(form, tmp_
     for one, other in zip(upright, as_stored, strict=True):
         assert one.read(0).shape == (6, 4, 3) and other.read(0).shape == (4, 6, 3)
         assert one.fingerprint() != other.fingerprint() and one.classes == other.classes
-        assert SubsetImages(one, [0]).fingerprint() != SubsetImages(other, [0]).fingerprint()
+        assert LabelledSubset(one, [0]).fingerprint() != LabelledSubset(other, [0]).fingerprint()
 
 
 def test_the_part_of_an_archive_may_stand_anywhere_in_its_name(tmp_path, tar):
@@ -193,3 +195,54 @@ def test_the_part_of_an_archive_may_stand_anywhere_in_its_name(tmp_path, tar):
         tar(tmp_path / name, "cat/1.jpg", "dog/1.jpg")
     train, val = open_labelled(str(tmp_path))
     assert (len(train), len(val)) == (4, 2) and val.name(0) == "in1k-validation-0.tar/cat/1.jpg"
+
+
+def test_images_to_train_on_are_those_of_the_training_part_in_every_form(
+    tmp_path, make, write, tar, names
+):
+    make(tmp_path / "a", "train/x/1.jpg", "train/2.jpg", "val/x/1.jpg")
+    rows = ["train/2.jpg,train", "val/x/1.jpg,val", "train/x/1.jpg,train"]
+    write(tmp_path / "a" / "list.csv", "path,split", *rows)
+    for part in ("train", "test"):
+        tar(tmp_path / "b" / f"{part}-0.tar", f"{part}.jpg")
+        tar(tmp_path / "c" / part / "0.tar", f"{part}.jpg")
+    for data, want in (
+        ("a", ["2.jpg", "x/1.jpg"]),
+        ("a/list.csv", ["train/2.jpg", "train/x/1.jpg"]),
+        ("b", ["train-0.tar/train.jpg"]),
+        ("b/*.tar", ["train-0.tar/train.jpg"]),
+        ("c", ["0.tar/train.jpg"]),
+    ):
+        images = open_images(str(tmp_path / data), max_pixels=23)
+        assert names(images) == want and not isinstance(images, LabelledImages)
+        with pytest.raises(UnreadableImage, match="too many pixels"):
+            images.read(0)  # 6 x 4 pixels
+
+
+def test_a_list_without_images_to_train_on_is_refused(tmp_path, make, write, refused):
+    make(tmp_path, "1.jpg")
+    file = write(tmp_path / "list.csv", "path,split", "1.jpg,val")
+    refused(open_images, str(file), match="no training part")
+    file = write(tmp_path / "list.csv", "image", "1.jpg")
+    refused(open_images, str(file), match="lacks the column 'path'")
+    file = write(tmp_path / "list.csv", "path,label", ",a")
+    refused(open_images, str(file), match="empty path in line 2")
+
+
+def test_labels_are_found_where_all_images_have_one_of_several(tmp_path, make, write, tar, refused):
+    make(tmp_path, "1.jpg", "2.jpg", "flat/3.jpg")
+    for number, (first, second, found) in enumerate((("a", "b", 2), ("a", "", 0), ("a", "a", 0))):
+        rows = [f"1.jpg,{first},train", f"2.jpg,{second},train", "1.jpg,a,val"]
+        data = str(write(tmp_path / f"{number}.csv", "path,label,split", *rows))
+        assert len(find_labelled(data) or ()) == found and len(open_images(data)) == 2
+    tar(tmp_path / "train.tar", "a/1.jpg", "2.jpg")
+    tar(tmp_path / "val.tar", "a/1.jpg")
+    assert find_labelled(str(tmp_path / "*.tar")) is None
+    labelled = str(tmp_path / "0.csv")
+    assert find_labelled(str(tmp_path / "flat")) is None, "no part to judge by, and no labels"
+    for data, val_data, where in (
+        (tmp_path / "flat", labelled, "flat"),
+        (labelled, "flat", "flat"),
+    ):
+        val_data = str(tmp_path / val_data)
+        refused(find_labelled, str(data), val_data, match=f"no class folders in .*{where}'")

@@ -1,7 +1,8 @@
 import pytest
 
+from ibot.data.sets.open import find_labelled
 from ibot.data.sets.parts import find_parts, part_of, quoted
-from ibot.data.sets.scan import labelled_sets, scan
+from ibot.data.sets.scan import scan
 from ibot.errors import DataError
 
 
@@ -29,7 +30,7 @@ def test_validation_images_are_neither_classes_nor_trained_on(tmp_path, make, na
     source = scan(tmp_path)
     assert source.root == tmp_path / train and source.classes == ("cat", "dog") and len(source) == 2
     assert source.notes == (f"only the training part '{train}' is read; beside it '{val}'",)
-    assert [part.root.name for part in labelled_sets(str(tmp_path))] == [train, val]
+    assert [part.root.name for part in find_labelled(str(tmp_path))] == [train, val]
 
 
 def test_the_validation_part_is_preferred_to_the_test_part(tmp_path, make):

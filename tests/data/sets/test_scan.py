@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from ibot.data.sets.open import open_labelled
-from ibot.data.sets.scan import labelled_sets, scan
+from ibot.data.sets.images import LabelledImages
+from ibot.data.sets.open import find_labelled, open_images, open_labelled
+from ibot.data.sets.scan import scan
 from ibot.errors import DataError
 
 
@@ -26,7 +27,7 @@ def names(source):
 def test_a_flat_folder_has_no_labels(tmp_path):
     make(tmp_path, "b.png", "a.JPG", "notes.txt")
     source = scan(tmp_path)
-    assert names(source) == ["a.JPG", "b.png"] and source.labels is None and source.classes == ()
+    assert names(source) == ["a.JPG", "b.png"] and not isinstance(source, LabelledImages)
 
 
 def test_first_level_folders_are_classes(tmp_path):
@@ -38,13 +39,13 @@ def test_first_level_folders_are_classes(tmp_path):
 
 def test_an_image_beside_the_folders_means_that_they_are_no_classes(tmp_path):
     make(tmp_path, "dog/1.png", "cat/1.png", "1.png")
-    assert scan(tmp_path).labels is None
+    assert not isinstance(scan(tmp_path), LabelledImages)
 
 
 def test_only_the_training_part_of_a_labelled_set_is_taken(tmp_path):
     make(tmp_path, "train/cat/1.png", "train/dog/1.png", "val/cat/1.png", "val/dog/1.png")
     assert scan(tmp_path).root == tmp_path / "train"
-    train, val = labelled_sets(str(tmp_path))
+    train, val = find_labelled(str(tmp_path))
     assert (len(train), len(val)) == (2, 2) and train.classes == val.classes
 
 
@@ -58,12 +59,12 @@ def test_test_serves_as_validation_and_another_folder_can_be_named(tmp_path):
         "b/x/1.png",
         "b/y/2.png",
     )
-    assert labelled_sets(str(tmp_path / "a"))[1].root == tmp_path / "a" / "test"
+    assert find_labelled(str(tmp_path / "a"))[1].root == tmp_path / "a" / "test"
     assert (
-        labelled_sets(str(tmp_path / "b"), str(tmp_path / "a" / "test"))[0].root == tmp_path / "b"
+        find_labelled(str(tmp_path / "b"), str(tmp_path / "a" / "test"))[0].root == tmp_path / "b"
     )
-    assert labelled_sets(str(tmp_path / "b")) is None
-    train, val = labelled_sets(
+    assert find_labelled(str(tmp_path / "b")) is None
+    train, val = find_labelled(
         str(tmp_path / "b"), str(tmp_path / "a")
     )  # never the training part of the other set
     assert (train.root, val.root) == (tmp_path / "b", tmp_path / "a" / "test")
@@ -72,7 +73,7 @@ def test_test_serves_as_validation_and_another_folder_can_be_named(tmp_path):
 def test_different_classes_are_named(tmp_path):
     make(tmp_path, "train/cat/1.png", "train/dog/1.png", "val/cat/1.png", "val/cow/1.png")
     with pytest.raises(DataError, match="different classes") as caught:
-        labelled_sets(str(tmp_path))
+        find_labelled(str(tmp_path))
     assert "dog" in caught.value.why and "cow" in caught.value.why
 
 
@@ -156,12 +157,12 @@ def test_unusable_folders_are_refused_with_what_was_seen(tmp_path, path, message
     assert caught.value.fix
 
 
-def test_the_fingerprint_follows_the_names(tmp_path):
+def test_what_a_run_notes_of_its_data_follows_the_names(tmp_path):
     make(tmp_path, "1.png")
-    before = scan(tmp_path).fingerprint()
+    before = scan(tmp_path).provenance()
     make(tmp_path, "2.png")
-    assert scan(tmp_path).fingerprint()["names_sha256"] != before["names_sha256"]
-    assert replace(scan(tmp_path)).fingerprint() == scan(tmp_path).fingerprint()
+    assert scan(tmp_path).provenance()["names_sha256"] != before["names_sha256"]
+    assert replace(scan(tmp_path)).provenance() == scan(tmp_path).provenance()
 
 
 @pytest.mark.parametrize(
@@ -169,7 +170,7 @@ def test_the_fingerprint_follows_the_names(tmp_path):
     [
         ("a.zip", "is a file", "unpack it"),
         ("a.tar.gz", "is a file", "unpack it"),
-        ("a.csv", "is a file", "lists are for evaluations"),
+        ("a.csv", "is a file", "lists are for training and evaluations"),
         ("a.jpg", "is a file", "give the folder"),
         ("https://example.org/a.zip", "is an address", "download"),
     ],
@@ -177,7 +178,7 @@ def test_the_fingerprint_follows_the_names(tmp_path):
 def test_what_is_no_folder_is_refused_with_what_to_do(tmp_path, monkeypatch, name, what, fix):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.zip").with_name(name.split("/")[-1]).touch()
-    for read in (scan, open_labelled) if name != "a.csv" else (scan,):
+    for read in (scan, open_images, open_labelled) if name != "a.csv" else (scan,):
         with pytest.raises(DataError, match=what) as caught:
             read(name)
         assert fix in caught.value.fix

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 
 from ibot.data.sets.class_folders import open_folder
-from ibot.data.sets.labelled import SubsetImages
 from ibot.data.sets.open import open_labelled
-from ibot.data.sets.subsets import listed_subset, split_labelled, stratified_subset
+from ibot.data.sets.subsets import LabelledSubset, listed_subset, split_labelled, stratified_subset
 from ibot.data.sets.tars import open_tars
 
 
@@ -125,7 +124,7 @@ def test_the_part_before_the_underscore_is_the_class(tmp_path, make, write, name
         )
     )
     assert names(
-        SubsetImages(base, listed_subset(base, write(tmp_path / "a.txt", "cat_1.jpg")))
+        LabelledSubset(base, listed_subset(base, write(tmp_path / "a.txt", "cat_1.jpg")))
     ) == ["cat/cat_1.jpg"]
     error = refused(
         listed_subset,

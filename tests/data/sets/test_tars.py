@@ -5,7 +5,6 @@ import tarfile
 from PIL import Image
 
 from ibot.data.formats import extensions
-from ibot.data.sets.labelled import notes
 from ibot.data.sets.open import open_labelled
 from ibot.data.sets.tars import open_tars
 
@@ -113,7 +112,7 @@ def test_what_is_passed_over_and_what_holds_more_is_counted(tmp_path, tar):
     known = ".heic" in extensions()
     images = open_tars([path])
     assert len(images) == (5 if known else 3)
-    passed, pages = notes(images)
+    passed, pages = images.notes
     kinds = (
         "1 .json",
         "1 without extension",

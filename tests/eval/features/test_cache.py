@@ -20,11 +20,12 @@ from ibot.config.schema import ModelConfig
 from ibot.data.decode import UnreadableImage, decode
 from ibot.data.pixels import evaluation_view, normalize
 from ibot.data.sets.class_folders import open_folder
-from ibot.data.sets.labelled import FileImages
+from ibot.data.sets.files import FileImages
 from ibot.data.sets.scan import scan
 from ibot.errors import DataError, ResourceError, UserError, WeightsError
-from ibot.eval.features import cache
-from ibot.eval.features.cache import cached_features, rows_of, weights_hash
+from ibot.eval.features import cache, entry
+from ibot.eval.features.cache import cached_features, weights_hash
+from ibot.eval.features.rows import rows_of
 from ibot.eval.features.tokens import Feature, compute, extract_features, pooled, probe_feature
 from ibot.eval.features.views import View
 from ibot.models.backbone import build_backbone
@@ -42,8 +43,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from ibot.config.schema import ModelConfig
-from ibot.data.sets.labelled import ArrayImages
-from ibot.eval.features import cache
+from ibot.data.sets.arrays import ArrayImages
+from ibot.eval.features import cache, entry
 from ibot.eval.features.tokens import Feature, compute
 from ibot.eval.features.views import View
 from ibot.models.backbone import build_backbone
@@ -136,7 +137,7 @@ def test_rows_are_what_the_network_gives_for_each_mode(network, images, tmp_path
     }
     for feature, rows in want.items():
         torch.testing.assert_close(sets[feature].rows, rows, rtol=1e-4, atol=1e-5)
-        assert not sets[feature].cached and sets[feature].labels.tolist() == [0] * 6 + [1] * 6
+        assert not sets[feature].cached and sets[feature].index.tolist() == list(range(12))
 
 
 def test_the_second_reading_computes_nothing(network, images, tmp_path, monkeypatch):
@@ -279,7 +280,7 @@ def test_images_that_cannot_be_read_are_left_out_and_named(network, images, tmp_
     (images / "cat" / "3.png").write_bytes(b"no image")
     for _ in range(2):
         got = features_of(network, images, tmp_path / "cache", (MODES[0],))[MODES[0]]
-        assert len(got.rows) == len(got.labels) == 11 and 3 not in got.index
+        assert len(got.rows) == 11 and 3 not in got.index
         assert [name for name, _ in got.bad] == ["cat/3.png"] and got.bad[0][1]
     assert rows_of(got, np.array([2, 3, 7])).index.tolist() == [2, 7]
     for file in images.glob("*/*.png"):
@@ -326,7 +327,7 @@ def test_images_that_could_not_be_read_are_tried_again_and_no_others(
             got = features_of(network, images, tmp_path / "cache", (MODES[0],))[MODES[0]]
         assert disk.read == tried and got.cached == cached
         kept = [i for i in range(12) if i not in broken]
-        assert got.index.tolist() == kept and got.labels.tolist() == [i // 6 for i in kept]
+        assert got.index.tolist() == kept
         torch.testing.assert_close(got.rows, whole.rows[kept], rtol=1e-5, atol=1e-6)
         assert got.bad == [
             (open_folder(images).name(i), "cannot be read: Stale file handle") for i in broken
@@ -348,7 +349,7 @@ def test_a_row_that_is_there_outlives_a_failure_of_the_disk(network, images, tmp
 def test_readable_rows_are_mapped_where_others_are_missing(
     network, images, tmp_path, disk, monkeypatch
 ):
-    monkeypatch.setattr(cache, "CHUNK", 4)
+    monkeypatch.setattr(entry, "CHUNK", 4)
     disk.broken = (0, 6)
     got = features_of(network, images, tmp_path / "cache", (MODES[0],))[MODES[0]]
     file = next((tmp_path / "cache").glob("*/readable.npy"))
@@ -370,7 +371,7 @@ def test_a_pass_that_died_before_its_end_leaves_no_old_rows(
     features_of(network, images, tmp_path / "cache", (MODES[0],))
     disk.broken = (3,)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(cache._Entry, "finish", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(entry.Entry, "finish", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
         features_of(network, images, tmp_path / "cache", (MODES[0],))
     got = features_of(network, images, tmp_path / "cache", (MODES[0],))[MODES[0]]
     whole = features_of(network, images, tmp_path / "whole", (MODES[0],))[MODES[0]]

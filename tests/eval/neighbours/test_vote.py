@@ -272,11 +272,11 @@ def test_the_protocol_records_every_k_of_unit_tokens(context):
         assert record.extra["top5"] == pytest.approx(score.top5)
         assert record.extra["balanced"] == pytest.approx(score.balanced)
         assert record.settings["temperature"] == 0.5 and record.settings["feature"] == "n1m0"
-        assert record.extra["row"] == f"k = {record.settings['k']}" and record.extra["cached"]
-        assert record.extra["notes"] == ["k is at most the 100 training images"]
+        assert record.row == f"k = {record.settings['k']}" and record.extra["cached"]
+        assert list(record.notes) == ["k is at most the 100 training images"]
         assert (record.num_train, record.num_val) == (100, 60)
     assert told[-1] == ("neighbours", 100, 100)
-    assert protocol.run(context, KnnSettings(k=(100,)))[0].extra["notes"] == []
+    assert protocol.run(context, KnnSettings(k=(100,)))[0].notes == ()
     for wrong in ({"k": ()}, {"k": (3, 0)}, {"temperature": 0.0}):
         with pytest.raises(ConfigError):
             protocol.run(context, replace(KnnSettings(), **wrong))

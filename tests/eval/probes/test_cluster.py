@@ -259,15 +259,15 @@ def test_clusters_are_prototypes_or_means_of_the_validation_images(
     names = ("acc", "majority", "nmi", "ari", "fmi")
     want = clustering_scores(val.labels, clusters)
     for name, record in zip(names, records, strict=True):
-        assert record.metric == f"cluster_{name}" and record.extra["row"] == name
+        assert record.metric == f"cluster_{name}" and record.row == name
         assert record.value == pytest.approx(getattr(want, name))
         low, high = record.interval
         assert (-100 if name == "ari" else 0) <= low < record.value < high <= 100
         assert record.settings["by"] == by and record.num_val == 60
         assert record.extra["num_clusters"] == want.num_clusters
-        assert record.extra["notes"][0] == f"{want.num_clusters} non-empty clusters by {by}"
+        assert record.notes[0] == f"{want.num_clusters} non-empty clusters by {by}"
         more = by == "prototypes" and outputs != 10
-        assert record.extra["notes"][1:] == (
+        assert list(record.notes[1:]) == (
             ["12 prototypes for 10 classes: unmatched ones count as wrong"] if more else []
         )
 

@@ -7,17 +7,21 @@ import pytest
 import torch
 
 from ibot.data.pixels import normalize
-from ibot.data.sets.labelled import SubsetImages
-from ibot.data.sets.subsets import split_labelled
+from ibot.data.sets.subsets import LabelledSubset, split_labelled
 from ibot.engine.optimizer import LARS
 from ibot.errors import ConfigError, DataError
-from ibot.eval.features.cache import FeatureSet
+from ibot.eval import state_file
+from ibot.eval.context import plain
+from ibot.eval.features.rows import LabelledFeatures
 from ibot.eval.features.tokens import CLASS_TOKEN, Feature
 from ibot.eval.linear_classifier import load_classifier
 from ibot.eval.probes import linear as protocol
+from ibot.eval.probes import sweep_training as training
 from ibot.eval.probes.crops import crop_batches
 from ibot.eval.probes.linear_sweep import LinearSweep, Optimizer, cosine_factor
 from ibot.eval.probes.settings import SWEEP, LinearSettings
+from ibot.eval.probes.sweep_steps import crop_steps, row_steps
+from ibot.eval.state_file import StateFile
 from ibot.rng import permutation
 from ibot.system.distributed import Processes
 
@@ -154,7 +158,7 @@ def test_a_step_adds_up_the_gradients_of_all_processes(monkeypatch):
 
 def features_of(rows, labels, index=None):
     index = np.arange(len(rows)) if index is None else np.asarray(index)
-    return FeatureSet(rows, labels, index, [], cached=True)
+    return LabelledFeatures(rows, index, [], True, labels)
 
 
 def test_every_rate_is_scored_on_every_row_in_parts_of_any_size(monkeypatch):
@@ -170,20 +174,20 @@ def test_every_rate_is_scored_on_every_row_in_parts_of_any_size(monkeypatch):
     )
     judge = features_of(features, labels)
     for scores in (2**24, 15 * 4, 1):
-        monkeypatch.setattr(protocol, "SCORES", scores)
-        assert torch.equal(protocol.hits(sweep, judge, torch.device("cpu")), want)
+        monkeypatch.setattr(training, "SCORES", scores)
+        assert torch.equal(training.hits(sweep, judge), want)
 
 
 @pytest.mark.parametrize("mode", ["clean", "published"])
-def test_the_best_rate_of_the_last_epoch_or_of_all_is_kept(context, mode, monkeypatch):
+def test_the_best_rate_of_the_last_epoch_or_of_all_is_kept(tmp_path, mode, monkeypatch):
     """Judged are scores by epoch and rate that are written here; equal ones go to the first."""
     shares = [[1, 4, 3], [2, 5, 5], [5, 1, 4]]
     epoch = []
 
-    def judged(sweep, judge, device):
+    def judged(sweep, judge):
         return torch.arange(10) < torch.tensor(shares[len(epoch) - 1])[:, None]
 
-    monkeypatch.setattr(protocol, "hits", judged)
+    monkeypatch.setattr(training, "hits", judged)
     features, labels = problem(4, rows=12, dim=3, classes=2)
     factors, done, weights = [], [], []
     sweep = LinearSweep(3, 2, (0.1, 0.2, 0.3))
@@ -201,9 +205,14 @@ def test_the_best_rate_of_the_last_epoch_or_of_all_is_kept(context, mode, monkey
         yield {"f": features[8:]}, labels[8:], 4
 
     sweep.step = noted
-    context = replace(context, mode=mode, counter=lambda name: lambda *now: done.append(now))
+    options = {
+        "epochs": 3,
+        "over_epochs": mode == "published",
+        "state": StateFile(tmp_path / "sweep.state", Processes()),
+        "progress": lambda *now: done.append(now),
+    }
     judge = {"f": features_of(features, labels)}
-    best = protocol.train_sweeps(context, {"f": sweep}, steps, judge, 3, "x")["f"]
+    best, last = training.train_sweeps({"f": sweep}, steps, judge, **options)["f"]
     weights.append(sweep.weight.clone())
     assert epoch == [0, 1, 2] and done == [(1, 3), (2, 3), (3, 3)]
     assert factors == pytest.approx([1, 1, 0.75, 0.75, 0.25, 0.25])
@@ -211,28 +220,29 @@ def test_the_best_rate_of_the_last_epoch_or_of_all_is_kept(context, mode, monkey
     assert (best.epoch, best.rate, best.score) == (*place, 0.5)
     assert torch.equal(best.weight, weights[place[0]][place[1]])
     assert best.bias.shape == (2,)
-    assert not list(context.out.glob("*.state"))
+    assert last == [share / 10 for share in shares[2]]
+    assert not list(tmp_path.iterdir())
     with pytest.raises(DataError, match="held-out"):
         empty = {"f": features_of(features[:0], labels[:0])}
-        protocol.train_sweeps(context, {"f": sweep}, steps, empty, 3, "x")
+        training.train_sweeps({"f": sweep}, steps, empty, **options)
 
 
 def test_images_are_parted_by_mode_and_what_was_chosen_on_is_said(context):
     every = np.arange(100)
-    fit, held, words = protocol.split(replace(context, mode="published"), 0.2)
+    fit, held, words = training.split(context.train, 0.2, "published", 0)
     assert np.array_equal(fit, every) and not len(held) and words == "val, over epochs and rates"
-    fit, held, words = protocol.split(replace(context, seed=3), 0.2)
+    fit, held, words = training.split(context.train, 0.2, "clean", 3)
     want = split_labelled(context.train, 0.2, 3)
     assert np.array_equal(fit, want[0].indices) and np.array_equal(held, want[1].indices)
-    assert words == protocol.HELD_OUT
+    assert words == training.HELD_OUT
     labels = np.asarray(context.train.labels)
-    ones = SubsetImages(context.train, np.unique(labels, return_index=True)[1])
-    fit, held, words = protocol.split(replace(context, train=ones), 0.2)
+    ones = LabelledSubset(context.train, np.unique(labels, return_index=True)[1])
+    fit, held, words = training.split(ones, 0.2, "clean", 0)
     assert fit.tolist() == held.tolist() == list(range(10)) and "no class has two" in words
     for count, noted in ((49, True), (50, False)):
         judge = features_of(torch.zeros(count, 1), torch.zeros(count))
-        assert bool(protocol.few_held_out(judge, protocol.HELD_OUT)) == noted
-        assert not protocol.few_held_out(judge, "val, over epochs and rates")
+        assert bool(training.few_held_out(judge, training.HELD_OUT)) == noted
+        assert not training.few_held_out(judge, "val, over epochs and rates")
 
 
 @pytest.mark.parametrize("rank", [0, 1])
@@ -245,7 +255,7 @@ def test_steps_of_given_features_are_the_images_to_fit_in_keyed_order(context, r
     context = replace(context, seed=6, processes=Processes(rank, 2, rank))
     usable = [row for row, image in enumerate(index) if image % 3]
     shuffled = np.array(usable)[permutation(6, 4, len(usable))].tolist()
-    found = list(protocol._epoch(context, [Feature()], fit, given, 7, 4))
+    found = list(row_steps(context, fit, 7, given)(4))
     for number, (features, truth, total) in enumerate(found):
         whole = shuffled[7 * number : 7 * number + 7]
         own = whole[rank::2]
@@ -266,7 +276,7 @@ def test_steps_of_crops_are_scored_in_pieces_and_keep_their_labels(context):
     steps = [order[start : start + 11] for start in range(0, len(fit), 11)]
     own = [step[1::2] for step in steps]
     crops = list(crop_batches(context.train, (32, 32), own, 2, 5))
-    found = list(protocol.crop_steps(context, fit, 11, 5, score))
+    found = list(crop_steps(context, fit, 11, score)(5))
     assert sizes == [4, 1, 4, 1, 1]
     for (rows, labels, total), step, crop in zip(found, steps, crops, strict=True):
         assert total == len(step)
@@ -303,12 +313,12 @@ def test_the_probe_of_plain_images_is_the_sweep_on_the_images_to_fit(context):
     assert record.value == pytest.approx(top1) and record.num_train == len(fit)
     assert record.settings["features"] == "n2m0" and record.settings["batch"] == 32
     assert record.extra["chosen_rate"] == settings.rates[best] and record.extra["chosen_epoch"] == 3
-    assert record.extra["chosen"] == f"rate {settings.rates[best]:g}, epoch 3"
+    assert record.chosen == f"rate {settings.rates[best]:g}, epoch 3"
     assert record.extra["rates"] == {
         f"{rate:g}": pytest.approx(100 * share.item())
         for rate, share in zip(settings.rates, right.double().mean(1), strict=True)
     }
-    assert record.extra["row"] == "n2m0 of plain images"
+    assert record.row == "n2m0 of plain images"
     classifier = load_classifier(record.extra["classifier"])
     torch.testing.assert_close(classifier.weight, sweep.weight[best])
     torch.testing.assert_close(classifier.bias, sweep.bias[best])
@@ -338,7 +348,7 @@ def test_a_probe_that_cannot_be_trained_is_refused(context, wrong):
         protocol.run(context, replace(LinearSettings(augment="none"), **wrong))
 
 
-def test_a_sweep_cut_off_after_an_epoch_goes_on_where_it_was(context, monkeypatch):
+def test_a_sweep_cut_off_after_an_epoch_goes_on_where_it_was(tmp_path, monkeypatch):
     features, labels = problem(5, rows=40, dim=4, classes=3)
     judge = {CLASS_TOKEN: features_of(features, labels)}
 
@@ -351,21 +361,61 @@ def test_a_sweep_cut_off_after_an_epoch_goes_on_where_it_was(context, monkeypatc
             seen.append(epoch)
             yield {CLASS_TOKEN: features}, labels, 40
 
-        published = replace(context, mode="published")
-        return protocol.train_sweeps(published, {CLASS_TOKEN: sweep}, steps, judge, 4, "y"), seen
+        state = StateFile(tmp_path / "sweep.state", Processes())
+        sweeps, options = {CLASS_TOKEN: sweep}, {"epochs": 4, "over_epochs": True, "state": state}
+        return training.train_sweeps(sweeps, steps, judge, **options), seen
 
     want, _ = train()
-    monkeypatch.setattr(protocol, "SAVE_SECONDS", -1)
+    monkeypatch.setattr(state_file, "SAVE_SECONDS", 0)
     with pytest.raises(KeyboardInterrupt):
         train(cut=2)
-    assert [file.name for file in context.out.glob("*.state")] == ["sweep-y.state"]
+    assert [file.name for file in tmp_path.iterdir()] == ["sweep.state"]
     there = []
-    monkeypatch.setattr(
-        protocol, "barrier", lambda: there.append(len(list(context.out.glob("*.state"))))
-    )
+    monkeypatch.setattr(state_file, "barrier", lambda: there.append(len(list(tmp_path.iterdir()))))
     found, seen = train()
     assert there == [1], "other processes may still read the state"
-    assert seen == [2, 3] and not list(context.out.glob("*.state"))
-    a, b = found[CLASS_TOKEN], want[CLASS_TOKEN]
+    assert seen == [2, 3] and not list(tmp_path.iterdir())
+    (a, last), (b, want_last) = found[CLASS_TOKEN], want[CLASS_TOKEN]
+    assert last == want_last
     assert (a.score, a.epoch, a.rate) == (b.score, b.epoch, b.rate)
     assert torch.equal(a.weight, b.weight) and torch.equal(a.bias, b.bias)
+
+
+def test_a_probe_goes_on_from_a_state_in_the_layout_of_before(context, monkeypatch):
+    """Every name below stands in files that lie on disks: none may change."""
+    settings = LinearSettings(rates=(0.1, 2.0), epochs=3, features=("n2m0",), augment="none")
+    file = context.out / f"sweep-{context.identity('linear', plain(settings))}.state"
+    (want,) = protocol.run(context, settings)
+    factor = training.cosine_factor
+
+    def cut(epoch, epochs):
+        if epoch == 2:
+            raise KeyboardInterrupt
+        return factor(epoch, epochs)
+
+    monkeypatch.setattr(training, "cosine_factor", cut)
+    monkeypatch.setattr(state_file, "SAVE_SECONDS", 0)
+    with pytest.raises(KeyboardInterrupt):
+        protocol.run(context, settings)
+    now = torch.load(file, weights_only=True)
+    names = ("weight", "bias", "weight_momentum", "bias_momentum")
+    tensors = {name: now["sweeps"]["n2m0"][name] for name in names}
+    torch.save({"epoch": 2, "sweeps": {"n2m0": tensors}, "best": {}}, file)
+    assert now["epoch"] == 2 and not now["best"] and len(now["sweeps"]["n2m0"]) == 4
+    epochs = []
+    monkeypatch.setattr(training, "cosine_factor", lambda *at: epochs.append(at[0]) or factor(*at))
+    (found,) = protocol.run(context, settings)
+    assert epochs == [2] and found.value == want.value
+    assert found.extra["rates"] == want.extra["rates"]
+
+
+def test_the_best_of_a_state_in_the_layout_of_before_is_read(tmp_path):
+    best = 0.5, 0, 1, torch.ones(2, 3), torch.zeros(2)
+    sweep = LinearSweep(3, 2, (0.1, 0.2))
+    content = {"epoch": 2, "sweeps": {"f": sweep.state()}, "best": {"f": list(best)}}
+    torch.save(content, tmp_path / "sweep.state")
+    start, kept = training._resume(
+        StateFile(tmp_path / "sweep.state", Processes()), {"f": LinearSweep(3, 2, (0.1, 0.2))}
+    )
+    assert start == 2 and (kept["f"].score, kept["f"].epoch, kept["f"].rate) == best[:3]
+    assert torch.equal(kept["f"].weight, best[3]) and torch.equal(kept["f"].bias, best[4])

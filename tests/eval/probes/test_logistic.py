@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
 
 from ibot.errors import ConfigError, MissingExtra
-from ibot.eval.features.cache import FeatureSet
+from ibot.eval.features.rows import LabelledFeatures
 from ibot.eval.probes import logistic as protocol
 from ibot.eval.probes import logistic_fit as logistic
 from ibot.eval.probes.logistic_fit import (
@@ -165,7 +165,7 @@ def test_the_protocol_holds_no_more_than_a_chunk_of_the_features(
     for name, count in (("train", 2 * CHUNK + 1000), ("val", CHUNK + 100)):
         features, labels = noisy_classes(count, 10, 24, seed=18, spread=0.5)
         rows = mapped(features, tmp_path / f"{name}.npy")
-        sets.append(FeatureSet(rows, labels, np.arange(count), [], cached=True))
+        sets.append(LabelledFeatures(rows, np.arange(count), [], True, labels))
     with largest_tensor(torch.float32, torch.float64) as watch:
         record = protocol.probe(replace(context, mode=mode), LogisticSettings(folds=2), *sets)
     assert watch.numel == CHUNK * 24 and record.value > 50
@@ -324,7 +324,7 @@ def test_the_protocol_counts_all_fits_as_one_work(context, monkeypatch, mode, la
         return lambda *given: told.setdefault(name, []).append((*given, len(done)))
 
     rows = torch.randn(len(labels), 24, generator=torch.Generator().manual_seed(0))
-    features = FeatureSet(rows, torch.tensor(labels), np.arange(len(labels)), [], cached=True)
+    features = LabelledFeatures(rows, np.arange(len(labels)), [], True, torch.tensor(labels))
     protocol.probe(
         replace(context, mode=mode, counter=counter), LogisticSettings(), features, features
     )
@@ -334,7 +334,7 @@ def test_the_protocol_counts_all_fits_as_one_work(context, monkeypatch, mode, la
 
 
 def set_of(features, labels):
-    return FeatureSet(features.float(), labels, np.arange(len(labels)), [], cached=True)
+    return LabelledFeatures(features.float(), np.arange(len(labels)), [], True, labels)
 
 
 @pytest.mark.parametrize("mode", ["clean", "published"])
@@ -365,7 +365,7 @@ def test_the_protocol_scores_the_penalty_that_its_mode_may_choose(context, mode)
         f"{value:g}": pytest.approx(v) for value, v in shown.items()
     }
     assert record.value == pytest.approx(by_penalty[chosen])
-    assert record.extra["row"] == record.extra["chosen"] == f"lambda {chosen:g}/n"
+    assert record.row == record.chosen == f"lambda {chosen:g}/n"
     assert record.extra["chosen_on"] == on
     assert (record.num_train, record.num_val) == (90, 53) and record.extra["top5"] is not None
 
@@ -377,7 +377,7 @@ def test_without_two_images_of_a_class_the_middle_penalty_is_taken(context):
     )
     settings = LogisticSettings(penalties=(5.0, 0.1, 0.7))
     record = protocol.probe(context, settings, set_of(rows, labels), set_of(rows, labels))
-    assert record.extra["row"] == "lambda 0.7/n" and record.extra["penalties"] == {}
+    assert record.row == "lambda 0.7/n" and record.extra["penalties"] == {}
     assert record.extra["chosen_on"] == "nothing: no class has two images" and record.value == 100
 
 

@@ -34,9 +34,10 @@ def test_part_means_are_those_of_a_loop(smallest):
 def test_tokens_and_attention_come_from_one_pass(lab, context, registers):
     network = lab.with_network(registers=registers).loaded.backbone
     views = lab.views(context.val)
-    patches, attention = part_linear.tokens_and_attention(network, views)
     with torch.no_grad():
+        tokens, heads = network.tokens_and_attention(views, norm=False)
         maps, plain = network.attention_maps(views), network.last_layers(views, 1, norm=False)[0]
+    patches, attention = tokens.patches, heads.mean(dim=1)
     torch.testing.assert_close(attention, maps[:, :, 0, 1:17].mean(dim=1))
     assert torch.equal(patches, plain.patches)
     all_of_them = part_linear.part_means(patches, attention, [16])[:, 0]
@@ -53,7 +54,7 @@ def test_all_patches_score_as_the_plain_mean_of_the_patches(context):
     )
     want = logistic.probe(context, LogisticSettings(), train, val)
     assert records[2].value == pytest.approx(want.value) and records[2].protocol == "part_linear"
-    assert records[0].extra["row"] == "1 of 16 patches" and records[0].metric == "part_linear_top1"
+    assert records[0].row == "1 of 16 patches" and records[0].metric == "part_linear_top1"
     (whole,) = part_linear.run(context, PartLinearSettings(shares=(1.0,), smallest=True))
     assert whole.value == pytest.approx(want.value)
 
@@ -104,13 +105,13 @@ def test_the_sweep_chooses_on_what_the_mode_allows(context, mode):
     assert [record.settings["k"] for record in records] == [3, 16]
     chosen_on = {record.extra["chosen_on"] for record in records}
     assert all(set(record.extra["rates"]) == {"1e-09", "0.5"} for record in records)
-    few = any("only 20 held-out images" in note for note in records[0].extra["notes"])
+    few = any("only 20 held-out images" in note for note in records[0].notes)
     assert few == (mode == "clean")
     assert chosen_on == {
         "held-out training images" if mode == "clean" else "val, over epochs and rates"
     }
     if mode == "clean":
-        assert all(record.extra["chosen"].endswith("epoch 2") for record in records)
+        assert all(record.chosen.endswith("epoch 2") for record in records)
         again = part_linear.run(replace(context, batch=9), settings)
         assert [record.value for record in again] == [record.value for record in records]
 

@@ -8,7 +8,7 @@ import pytest
 
 from ibot.data.sets.subsets import stratified_subset
 from ibot.errors import ConfigError
-from ibot.eval.features.cache import rows_of
+from ibot.eval.features.rows import rows_of
 from ibot.eval.features.tokens import CLASS_TOKEN
 from ibot.eval.neighbours.vote import knn_accuracy
 from ibot.eval.probes import semi
@@ -53,8 +53,8 @@ def test_each_draw_votes_with_its_own_images_and_is_written_down(context, featur
             assert votes == pytest.approx(scores_of(scores))
             for record in found:
                 assert record.protocol == "semi" and record.num_train == len(subset)
-                assert record.extra["notes"][0] == f"{name}: {len(subset)} images keep their label"
-                assert record.extra["row"].startswith(f"{name} seed {seed}, knn")
+                assert record.notes[0] == f"{name}: {len(subset)} images keep their label"
+                assert record.row.startswith(f"{name} seed {seed}, knn")
     means = [record for record in records if record.metric.endswith("_mean")]
     # A k above the images of a draw becomes their number, which both draws share here.
     most = len(rows_of(train, subset).rows)
@@ -67,7 +67,7 @@ def test_each_draw_votes_with_its_own_images_and_is_written_down(context, featur
         assert record.value == pytest.approx(statistics.mean(both))
         assert record.extra["deviation"] == pytest.approx(statistics.stdev(both))
         assert record.extra["range"] == pytest.approx([min(both), max(both)])
-        assert record.extra["row"] == f"{name}, knn, k = {k}, mean of 2"
+        assert record.row == f"{name}, knn, k = {k}, mean of 2"
 
 
 def scores_of(scores):

@@ -25,7 +25,7 @@ def test_a_thousand_classes_are_mapped_to_nine_and_others_count_as_wrong(lab, ch
         records = lab.by_metric(backgrounds.run(stored, BackgroundSettings(root=str(challenge))))
         assert records["backgrounds_original_top1"].value == pytest.approx(expected)
         assert records["backgrounds_original_top1"].extra["balanced"] == pytest.approx(expected)
-    notes = records["backgrounds_gap"].extra["notes"]
+    notes = records["backgrounds_gap"].notes
     assert any("left out: only_fg, mixed_next, no_fg, only_bg_b" in note for note in notes)
     assert records["backgrounds_gap"].value == 0
 

@@ -15,6 +15,7 @@ from ibot.eval.features.views import View
 from ibot.eval.robustness import corruptions
 from ibot.eval.robustness import tested_classifier as head
 from ibot.eval.robustness.corrupt import ALEXNET_ERRORS, COMMON_CORRUPTIONS, CORRUPTIONS, corrupt
+from ibot.eval.robustness.corrupted_images import CorruptedImages, image_seed
 from ibot.eval.robustness.settings import CorruptionSettings
 
 FEW = CorruptionSettings(corruptions=("contrast", "gaussian_noise"), severities=(2, 5))
@@ -42,14 +43,14 @@ def stored(lab, tmp_path):
 
 def test_generated_images_repeat_by_seed_and_have_one_seed_each(context, library):
     def image(seed, index=3, severity=2):
-        return corruptions.CorruptedImages(
-            context.val, context.view, "gaussian_noise", severity, seed
-        ).read(index)
+        return CorruptedImages(context.val, context.view, "gaussian_noise", severity, seed).read(
+            index
+        )
 
     assert np.array_equal(image(0), image(0)) and not np.array_equal(image(0), image(1))
-    want = corrupt(context.val.read(3), "gaussian_noise", 2, corruptions.image_seed(0, 3))
+    want = corrupt(context.val.read(3), "gaussian_noise", 2, image_seed(0, 3))
     assert np.array_equal(image(0), want)
-    seeds = {corruptions.image_seed(seed, index) for seed in range(3) for index in range(100)}
+    seeds = {image_seed(seed, index) for seed in range(3) for index in range(100)}
     assert len(seeds) == 300 and min(seeds) >= 0 and max(seeds) < 2**32
 
 
@@ -60,7 +61,7 @@ def test_errors_of_generated_images_are_those_of_the_views_one_by_one(lab, conte
     assert records["corruptions_clean_error"].value == pytest.approx(clean)
     means = []
     for name in ("gaussian_noise", "contrast"):
-        sets = [corruptions.CorruptedImages(context.val, context.view, name, s, 0) for s in (2, 5)]
+        sets = [CorruptedImages(context.val, context.view, name, s, 0) for s in (2, 5)]
         errors = [100 - lab.accuracy(classifier, lab.views(images), images) for images in sets]
         record = records[f"corruptions_{name}"]
         assert record.extra["errors"] == pytest.approx(errors) and record.value == pytest.approx(
@@ -70,13 +71,13 @@ def test_errors_of_generated_images_are_those_of_the_views_one_by_one(lab, conte
         assert record.extra["above_clean"] == pytest.approx(record.value - clean)
         means.append(record.value)
     assert records["corruptions_mean"].value == pytest.approx(np.mean(means))
-    assert records["corruptions_mean"].extra["row"] == "mean of 2, error"
+    assert records["corruptions_mean"].row == "mean of 2, error"
     assert records["corruptions_mean_above_clean"].value == pytest.approx(np.mean(means) - clean)
     assert (
         records["corruptions_mean"].settings["source"] == "generated"
         and "corruptions_mce" not in records
     )
-    assert any(note.startswith("generated:") for note in records["corruptions_mean"].extra["notes"])
+    assert any(note.startswith("generated:") for note in records["corruptions_mean"].notes)
 
 
 def test_generated_errors_do_not_depend_on_batch_or_workers(context, library):
@@ -112,6 +113,23 @@ def test_every_stored_head_has_a_state_of_its_own(lab, context):
     assert len({name(0.0, 0.0), name(1.0, 0.0), name(0.0, 1.0)}) == 3
 
 
+def test_a_state_in_the_layout_of_before_is_gone_on_from(lab, stored, monkeypatch):
+    root, context = stored
+    settings = CorruptionSettings(root=root, corruptions=("fog",), severities=(1,))
+    file = corruptions._state_file(context, head.classifier_for(context))
+    fingerprint = context.val.fingerprint()
+    wrong = torch.tensor([True, False, False, False])
+    torch.save({f"clean {fingerprint}": (wrong, ["1 image cannot be read: a.png: cut"])}, file)
+    score, scored = corruptions.score_images, []
+    monkeypatch.setattr(
+        corruptions, "score_images", lambda *given: scored.append(given[-1]) or score(*given)
+    )
+    records = lab.by_metric(corruptions.run(context, settings))
+    assert scored == ["fog 1"] and records["corruptions_clean_error"].value == 25
+    assert "1 image cannot be read: a.png: cut" in records["corruptions_fog"].notes
+    assert not file.exists()
+
+
 def test_the_mce_is_given_where_the_classes_are_imagenet_s(lab, stored, monkeypatch):
     root, context = stored
     for part in ("train", "val"):
@@ -137,8 +155,8 @@ def test_corruptions_that_are_absent_are_left_out_with_a_note(lab, stored, tmp_p
     (tmp_path / "stored" / "fog" / "3").unlink()
     records = lab.by_metric(corruptions.run(context, CorruptionSettings(root=root)))
     assert "corruptions_fog" not in records and "corruptions_mean_15" not in records
-    assert records["corruptions_mean"].extra["row"] == "mean of 18, error"
-    assert any("left out: fog" in note for note in records["corruptions_mean"].extra["notes"])
+    assert records["corruptions_mean"].row == "mean of 18, error"
+    assert any("left out: fog" in note for note in records["corruptions_mean"].notes)
 
 
 def test_stored_images_may_lack_classes_as_the_validation_images_do(lab, stored, tmp_path):
@@ -172,7 +190,7 @@ def test_errors_are_relative_to_those_of_a_baseline_run(lab, stored, tmp_path):
         "corruptions_relative"
     ]
     assert record.value == pytest.approx((200 + 50) / 2)
-    assert not any("other images" in note for note in record.extra["notes"])
+    assert not any("other images" in note for note in record.notes)
 
 
 def test_a_baseline_that_cannot_be_compared_is_refused(lab, stored, tmp_path):

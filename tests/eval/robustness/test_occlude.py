@@ -7,10 +7,10 @@ from ibot.eval.robustness.occlude import (
     drop_counts,
     drop_patches,
     random_patches,
-    salient_patches,
     shuffle_blocks,
 )
 from ibot.eval.robustness.settings import OcclusionSettings, ShuffleSettings
+from ibot.models.attention import foreground
 
 MASSES = OcclusionSettings().masses
 
@@ -18,57 +18,6 @@ MASSES = OcclusionSettings().masses
 def random_images(batch: int, height: int, width: int) -> torch.Tensor:
     # Away from zero, so that a zero can only come from dropping.
     return torch.rand(batch, 3, height, width, generator=torch.Generator().manual_seed(0)) + 1
-
-
-def loop_salient(attention: np.ndarray, mass: float) -> np.ndarray:
-    found = np.zeros(len(attention), dtype=bool)
-    reached = 0.0
-    for patch in np.argsort(attention, kind="stable"):
-        reached += attention[patch] / attention.sum()
-        found[patch] = reached > 1 - mass
-    return found
-
-
-@pytest.mark.parametrize(
-    ("mass", "want"), [(0.1, {1}), (0.5, {1, 3}), (0.6, {1, 3}), (1.0, {0, 1, 2, 3}), (0.0, set())]
-)
-def test_mass_rule_of_the_specification(mass, want):
-    got = salient_patches(torch.tensor([[0.1, 0.4, 0.2, 0.3]]), mass)
-    assert got.dtype == torch.bool and set(got[0].nonzero()[:, 0].tolist()) == want
-
-
-@pytest.mark.parametrize("mass", [0.05, *MASSES[:-1]])
-def test_mass_rule_equals_a_loop(mass):
-    attention = (
-        torch.rand(5, 36, generator=torch.Generator().manual_seed(1), dtype=torch.float64) ** 3
-    )
-    got = salient_patches(attention, mass)
-    for row, found in zip(attention.numpy(), got.numpy(), strict=True):
-        np.testing.assert_array_equal(found, loop_salient(row, mass))
-
-
-def test_foreground_is_the_smallest_set_with_the_mass():
-    attention = torch.rand(8, 49, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    for mass in (0.15, 0.35, 0.85):
-        for row, found in zip(
-            attention / attention.sum(1, keepdim=True),
-            salient_patches(attention, mass),
-            strict=True,
-        ):
-            held = row[found].sum()
-            assert held >= mass and held - row[found].min() < mass
-            assert row[found].min() >= row[~found].max()
-
-
-def test_scale_of_attention_changes_nothing_and_foregrounds_are_nested():
-    attention = torch.rand(3, 16, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    previous = torch.zeros(3, 16, dtype=torch.bool)
-    for mass in MASSES:
-        found = salient_patches(attention, mass)
-        assert torch.equal(found, salient_patches(attention * 4, mass))
-        assert bool((previous <= found).all())
-        previous = found
-    assert bool(previous.all())
 
 
 def test_the_defaults_are_the_published_ones():
@@ -136,7 +85,7 @@ def test_drop_patches_equals_a_loop_over_patches(height, width):
 
 
 def test_dropping_salient_and_non_salient_patches_covers_the_image_once():
-    images, found = random_images(2, 16, 16), salient_patches(torch.rand(2, 16) + 0.1, 0.5)
+    images, found = random_images(2, 16, 16), foreground(torch.rand(2, 16) + 0.1, 0.5)
     parts = drop_patches(images, found, (4, 4), 4) + drop_patches(images, ~found, (4, 4), 4)
     assert torch.equal(parts, images)
 
@@ -204,13 +153,6 @@ def test_unusable_arguments_are_refused():
         at_ratio([0.2, 0.4], [1.0, 2.0])
     with pytest.raises(ValueError, match="no curve"):
         at_ratio([], [])
-    with pytest.raises(ValueError, match=r"1\.5"):
-        salient_patches(torch.ones(1, 4), 1.5)
-    for row in ([0.0, 0.0], [1.0, -1.0], [1.0, float("nan")], [1.0, float("inf")]):
-        with pytest.raises(ValueError, match="finite"):
-            salient_patches(torch.tensor([[1.0, 1.0], row]), 0.5)
-    with pytest.raises(ValueError, match=r"\(4,\)"):
-        salient_patches(torch.ones(4), 0.5)
     with pytest.raises(ValueError, match="5 of 4"):
         random_patches([0], 4, 5, seed=0)
     with pytest.raises(ValueError, match="grid of 2 x 3"):

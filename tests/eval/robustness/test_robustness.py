@@ -13,12 +13,13 @@ from safetensors.torch import save_file
 from ibot.config.override import to_plain
 from ibot.data.sets.class_folders import open_folder
 from ibot.errors import ConfigError, DataError
+from ibot.eval.features import score as passes
 from ibot.eval.features.tokens import CLASS_TOKEN
 from ibot.eval.linear_classifier import LinearClassifier
 from ibot.eval.probes.logistic_fit import fit_logistic
 from ibot.eval.robustness import backgrounds, corruptions, natural_adversarial, occlusion, shuffle
 from ibot.eval.robustness import tested_classifier as head
-from ibot.eval.robustness.occlude import at_ratio, drop_patches, random_patches, salient_patches
+from ibot.eval.robustness.occlude import at_ratio, drop_patches, random_patches
 from ibot.eval.robustness.settings import (
     BackgroundSettings,
     CorruptionSettings,
@@ -26,6 +27,7 @@ from ibot.eval.robustness.settings import (
     OcclusionSettings,
     ShuffleSettings,
 )
+from ibot.models.attention import foreground
 from ibot.system.processes import Processes
 
 
@@ -155,7 +157,7 @@ def test_rows_do_not_depend_on_the_number_of_processes(context, monkeypatch):
         met.wait()
         return everyone
 
-    monkeypatch.setattr(head, "gather", gather)
+    monkeypatch.setattr(passes, "gather", gather)
 
     def work(rank):
         one = replace(context, processes=Processes(rank, 3))
@@ -188,9 +190,7 @@ def test_dropping_nothing_is_clean_and_dropping_all_leaves_one_answer(lab, conte
     assert records["occlusion_R.5"].extra["curve"]["accuracy"][0] == clean
     whole = records["occlusion_top1"]
     assert (
-        whole.value == pytest.approx(clean)
-        and whole.extra["row"] == "no patches dropped"
-        and whole.interval
+        whole.value == pytest.approx(clean) and whole.row == "no patches dropped" and whole.interval
     )
     assert clean > 20 > blank + 1
 
@@ -204,8 +204,8 @@ def test_curves_are_those_of_images_dropped_one_by_one(lab, context):
         attention = context.loaded.backbone.attention_maps(views)[:, :, 0, 1:].mean(dim=1)
     want = {
         "R": [random_patches(index, 16, count, 0) for count in (0, 4, 8, 12)],
-        "S": [salient_patches(attention, mass) for mass in settings.masses],
-        "NS": [~salient_patches(attention, mass) for mass in settings.masses],
+        "S": [foreground(attention, mass) for mass in settings.masses],
+        "NS": [~foreground(attention, mass) for mass in settings.masses],
     }
     for name, drops in want.items():
         record = records[f"occlusion_{name}.5"]
@@ -237,7 +237,7 @@ def test_the_head_and_a_second_network_change_what_is_salient(lab, context, tmp_
     )
     with torch.no_grad():
         attention = other.loaded.backbone.attention_maps(lab.views(context.val))[:, 0, 0, 1:]
-    want = [salient_patches(attention, mass).double().mean().item() for mass in (0.2, 0.6, 1.0)]
+    want = [foreground(attention, mass).double().mean().item() for mass in (0.2, 0.6, 1.0)]
     assert ratios(saliency=str(tmp_path / "other.safetensors")) == pytest.approx(want)
     with lab.refused(ConfigError, "^head=3, but the network has 3 heads"):
         ratios(head=3)
@@ -246,9 +246,7 @@ def test_the_head_and_a_second_network_change_what_is_salient(lab, context, tmp_
 def test_a_swin_is_occluded_at_random_only_and_says_so(lab):
     swin = lab.with_network(kind="swin")
     _, record = occlusion.run(swin, OcclusionSettings())
-    assert record.metric == "occlusion_R.5" and any(
-        "Swin" in note for note in record.extra["notes"]
-    )
+    assert record.metric == "occlusion_R.5" and any("Swin" in note for note in record.notes)
 
 
 @pytest.mark.parametrize("wrong", [{"steps": 0}, {"masses": ()}, {"masses": (0.5, 1.5)}])
@@ -268,10 +266,10 @@ def test_a_curve_that_does_not_reach_one_half_is_refused(lab, context):
 def test_one_block_is_the_clean_image_and_blocks_that_do_not_divide_are_left_out(lab, context):
     settings = ShuffleSettings(grids=((2, 2), (3, 3), (1, 1), (32, 32)))
     records = shuffle.run(context, settings)
-    assert [record.extra["row"] for record in records] == ["1 x 1", "2 x 2", "32 x 32"]
+    assert [record.row for record in records] == ["1 x 1", "2 x 2", "32 x 32"]
     classifier = head.classifier_for(context)
     assert records[0].value == lab.accuracy(classifier, lab.views(context.val), context.val)
-    assert any("left out: 3 x 3" in note for note in records[0].extra["notes"])
+    assert any("left out: 3 x 3" in note for note in records[0].notes)
     assert records[2].settings["blocks"] == 1024 and records[2].value < records[0].value
     with lab.refused(ConfigError, "^grids have at least one row"):
         shuffle.run(context, ShuffleSettings(grids=((4, 0),)))
@@ -281,7 +279,7 @@ def test_in_clean_mode_nothing_depends_on_the_batch(context):
     def values(batch):
         one = replace(context, batch=batch)
         records = occlusion.run(one, OcclusionSettings()) + shuffle.run(one, ShuffleSettings())
-        return {record.extra["row"]: record.value for record in records}
+        return {record.row: record.value for record in records}
 
     assert values(7) == pytest.approx(values(60))
 
@@ -307,4 +305,4 @@ def test_records_are_json(context):
     for record in occlusion.run(context, OcclusionSettings()) + shuffle.run(
         context, ShuffleSettings()
     ):
-        assert json.loads(json.dumps(asdict(record)))["extra"]["row"]
+        assert json.loads(json.dumps(asdict(record)))["row"]

@@ -7,7 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ibot.data.sets.labelled import SubsetImages
+from ibot.data.sets.subsets import LabelledSubset
+from ibot.eval.features import score as passes
 from ibot.eval.features.tokens import CLASS_TOKEN
 from ibot.eval.features.views import View
 from ibot.eval.probes.logistic_fit import fit_logistic
@@ -52,8 +53,8 @@ def test_each_process_scores_its_batches_and_counts_its_images(context, monkeypa
     def gather(own):
         return [own if place == rank else [] for place in range(world)]
 
-    monkeypatch.setattr(head, "gather", gather)
-    images = SubsetImages(context.val, np.arange(1, 60, 2))
+    monkeypatch.setattr(passes, "gather", gather)
+    images = LabelledSubset(context.val, np.arange(1, 60, 2))
     context = replace(
         context,
         batch=7,

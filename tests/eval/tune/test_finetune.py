@@ -72,14 +72,14 @@ def test_the_last_epoch_is_reported_or_as_published_the_best(context, training, 
     assert record.value == pytest.approx(100 * right) and record.num_val == 59
     shown = "finetune" if name == "semi" else name
     assert (record.protocol, record.metric) == (shown, f"{shown}_top1")
-    assert record.extra["row"] == "3 epochs"
+    assert record.row == "3 epochs"
     assert record.extra["epochs"] == [[2.0, 20.0], [1.5, 50.0], [1.0, 40.0]]
     chosen = ("epoch 2", "val, over epochs")
     if mode == "clean":
         chosen = ("epoch 3", "nothing: the last epoch")
-    assert (record.extra["chosen"], record.extra["chosen_on"]) == chosen
+    assert (record.chosen, record.extra["chosen_on"]) == chosen
     file = record.extra["classifier"]
-    assert record.extra["notes"] == [
+    assert list(record.notes) == [
         "the batch is smaller",
         "2 images cannot be read, the first: a.png: broken",
         f"the tuned network is in {file}",
@@ -110,7 +110,7 @@ def test_layers_of_the_projection_head_make_no_linear_classifier(context, traini
     record = protocol.tune(context, FinetuneSettings(head_layers=1), "semi")
     assert asked == [("random.safetensors", "teacher"), ("weights", 24, "teacher")]
     assert record.extra["classifier"] == ""
-    assert len(record.extra["notes"]) == 2 and not list(context.out.glob("*.safetensors"))
+    assert len(record.notes) == 2 and not list(context.out.glob("*.safetensors"))
     assert training["classifier"].head.in_features == 16
 
 

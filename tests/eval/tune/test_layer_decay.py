@@ -9,7 +9,6 @@ from ibot.eval.tune.layer_decay import (
     layer_of,
     layer_scales,
     parameter_groups,
-    stage_depths,
 )
 from ibot.eval.tune.network import Classifier
 from ibot.eval.tune.settings import FinetuneSettings
@@ -73,7 +72,7 @@ def rates(classifier: Classifier, settings: FinetuneSettings) -> dict[str, tuple
     names = {id(p): name.removeprefix("backbone.") for name, p in classifier.named_parameters()}
     groups = parameter_groups(
         [(names[id(p)], p) for p in classifier.parameters()],
-        stage_depths(classifier.backbone),
+        classifier.backbone.depths,
         layer_decay=settings.layer_decay,
         weight_decay=settings.weight_decay,
         decay_tokens=settings.decay_tokens,
@@ -140,5 +139,11 @@ def test_layers_of_the_projection_head_move_at_the_full_rate():
 
 
 def test_an_unknown_network_is_refused():
-    with pytest.raises(ValueError, match="neither blocks nor stages"):
-        stage_depths(torch.nn.Linear(2, 2))
+    with pytest.raises(ValueError, match="no parameter is named as one of layer 0 of 1"):
+        parameter_groups(
+            torch.nn.Linear(2, 2).named_parameters(),
+            (1,),
+            layer_decay=0.5,
+            weight_decay=0.05,
+            decay_tokens=False,
+        )

@@ -1,7 +1,8 @@
+import hashlib
 import os
 import signal
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,10 @@ from commands import script_in_two, start_script
 from ibot.config.schema import HeadConfig, ModelConfig
 from ibot.data.decode import UnreadableImage, decode
 from ibot.data.scenes import write_folder
-from ibot.data.sets.scan import labelled_sets
+from ibot.data.sets.open import find_labelled
 from ibot.errors import ConfigError, DataError, RunError, TrainingStopped, UserError, WeightsError
-from ibot.eval.tune.network import Classifier, projection_layers, resize_positions
+from ibot.eval.fit import CHECKPOINT
+from ibot.eval.tune.network import Classifier, projection_layers
 from ibot.eval.tune.settings import (
     FinetuneSettings,
     imagenet_settings,
@@ -23,7 +25,7 @@ from ibot.eval.tune.settings import (
     transfer_settings,
 )
 from ibot.eval.tune.step_plan import StepOrder, finetune_lr, plan_steps
-from ibot.eval.tune.training import CHECKPOINT, finetune
+from ibot.eval.tune.training import finetune
 from ibot.models.backbone import build_backbone
 from ibot.models.head import ProjectionHead
 from ibot.system.distributed import init_processes, shutdown
@@ -60,7 +62,7 @@ class Scenes:
 
 def scenes(folder: Path, count=(50, 30)) -> tuple[Scenes, Scenes]:
     write_folder(folder, train=count[0], val=count[1])
-    train, val = labelled_sets(str(folder))
+    train, val = find_labelled(str(folder))
     return Scenes(train), Scenes(val)
 
 
@@ -346,14 +348,14 @@ def test_drop_path_is_set_as_if_the_backbone_had_been_built_with_it(kind):
 def test_positions_are_resampled_once_to_the_exact_size():
     backbone = build_backbone(replace(VIT, patch=16), (224, 224))
     table = backbone.pos_embed.detach().clone()
-    resize_positions(backbone, 224)
+    backbone.resize_positions((224, 224), "exact")
     assert torch.equal(backbone.pos_embed, table)
     maps = table[:, 1:].reshape(1, 14, 14, -1).permute(0, 3, 1, 2)
     wanted = torch.nn.functional.interpolate(
         maps, size=(30, 30), mode="bicubic", align_corners=False
     )
     inside = backbone.positions((30, 30), square=True)
-    resize_positions(backbone, 480)
+    backbone.resize_positions((480, 480), "exact")
     got = backbone.positions((30, 30), square=True)
     assert got is backbone.pos_embed and torch.equal(got[:, 0], table[:, 0])
     torch.testing.assert_close(got[:, 1:], wanted.permute(0, 2, 3, 1).flatten(1, 2))
@@ -491,6 +493,66 @@ def naive_step(classifier, sets, settings, step_lr):
     return wanted
 
 
+class StopError(Exception):
+    """Cuts a training off."""
+
+
+def stop_at(step):
+    def progress(done, total):
+        if done == step:
+            raise StopError
+
+    return progress
+
+
+def test_a_checkpoint_in_the_layout_of_before_is_resumed_bit_by_bit(sets, tmp_path):
+    """Every name below stands in files that lie on disks: none may change."""
+    whole = run(sets, tmp_path / "whole")
+    with pytest.raises(StopError):
+        run(sets, tmp_path / "cut", progress=stop_at(5))
+    now, classifier = stored(tmp_path / "cut"), network()
+    start, labels = hashlib.sha256(), hashlib.sha256()
+    for name, tensor in classifier.state_dict().items():
+        start.update(name.encode() + tensor.flatten().view(torch.uint8).numpy().tobytes())
+    for part in sets:
+        labels.update(np.array([part.label(i) for i in range(len(part))], np.int64).tobytes())
+    settings = asdict(SMALL)
+    del settings["checkpoint_steps"]
+    states = dict(enumerate(now["optimizer"]["state"].values()))
+    assert all(set(state) == {"step", "exp_avg", "exp_avg_sq"} for state in states.values())
+    assert len(now["ema"]) == len(list(classifier.parameters())) >= len(states)
+    [score] = now["scores"]
+    before = {
+        "identity": {
+            "seed": 0,
+            "size": 32,
+            "settings": settings,
+            "cut": [4, 4],
+            "initial weights": start.hexdigest()[:16],
+            "labels": labels.hexdigest()[:16],
+        },
+        "model": {name: now["model"][name] for name in classifier.state_dict()},
+        "optimizer": {"state": states, "param_groups": now["optimizer"]["param_groups"]},
+        "scaler": None,
+        "ema": list(now["ema"]),
+        "step": 4,
+        "loss_sum": torch.tensor(now["loss_sum"].item()),
+        "scores": [{name: score[name] for name in ("epoch", "train_loss", "top1", "top5")}],
+        "bad": [],
+    }
+    assert_same(now, before)
+    epoch = torch.load(tmp_path / "cut" / "epoch_00000000.pt", weights_only=True)
+    assert set(epoch) == {"index", "logits", "model"}
+    (tmp_path / "old").mkdir()
+    torch.save(before, tmp_path / "old" / "checkpoint.pt")
+    torch.save(epoch, tmp_path / "old" / "epoch_00000000.pt")
+    resumed = run(sets, tmp_path / "old")
+    assert resumed.scores == whole.scores
+    assert torch.equal(resumed.last_logits, whole.last_logits)
+    assert torch.equal(resumed.best_logits, whole.best_logits)
+    assert_same(stored(tmp_path / "old"), stored(tmp_path / "whole"))
+
+
 def test_a_step_is_adamw_with_the_rates_of_the_layers_on_the_whole_batch(sets, tmp_path):
     settings = replace(
         SMALL,
@@ -504,14 +566,8 @@ def test_a_step_is_adamw_with_the_rates_of_the_layers_on_the_whole_batch(sets, t
     )
     wanted = naive_step(network(settings), sets, settings, 1e-3)
 
-    class StopError(Exception):
-        pass
-
-    def stop(done, total):
-        raise StopError
-
     with pytest.raises(StopError):
-        run(sets, tmp_path, settings, progress=stop)
+        run(sets, tmp_path, settings, progress=stop_at(1))
     state = stored(tmp_path)
     assert state["step"] == 1
     for name, value in wanted.items():

@@ -5,37 +5,32 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from ibot.data.sets.labelled import FolderImages
+import numpy as np
+
+from ibot.data.sets.files import FileImages, LabelledFiles, with_labels
 from ibot.data.sets.parts import folder_names, part_of, quoted
-from ibot.data.sets.scan import RUN_MARKS, as_classes, scan, what_is_there
+from ibot.data.sets.scan import RUN_MARKS, scan, what_is_there
 from ibot.errors import DataError
 
 
-def open_folder(root: str | Path, *, held_out: bool = False) -> FolderImages:
+def open_folder(root: str | Path, *, held_out: bool = False) -> LabelledFiles:
     """Images below `root` with its first-level folders as classes.
 
     Raises DataError for images outside of class folders, and as `scan`; unless the images are held
     out from others that have all classes, also for a class folder without images (else a note names
     it) and for a single class.
     """
-    source = as_classes(scan(root)) if held_out else scan(root)
-    root = source.root
-    if source.labels is None:
-        names = [source.name(i) for i in range(len(source))]
-        if loose := [name for name in names if "/" not in name]:
-            raise DataError(
-                f"no class folders in '{root}'",
-                why=f"{len(loose)} images lie directly in it, such as '{loose[0]}'",
-                fix="put the images of each class into a folder, or give a list with the columns "
-                "path,label",
-            )
-    used = source.classes or (source.name(0).split("/", 1)[0],)
+    images = as_classes(scan(root)) if held_out else scan(root)
+    root = images.root
+    if isinstance(images, LabelledFiles):
+        used = images.classes
+    else:
+        _require_folders(images)
+        used = (images.name(0).split("/", 1)[0],)
     empty = [name for name in _class_folders(root) if name not in used]
     if empty and held_out:
-        source = replace(
-            source,
-            notes=(*source.notes, f"class folders without images in '{root}': {quoted(empty)}"),
-        )
+        note = f"class folders without images in '{root}': {quoted(empty)}"
+        images = replace(images, notes=(*images.notes, note))
     elif empty:
         first = root / empty[0]
         raise DataError(
@@ -45,7 +40,7 @@ def open_folder(root: str | Path, *, held_out: bool = False) -> FolderImages:
             why=f"{what_is_there(first)}; without an image of their own are {quoted(empty)}",
             fix="add images, convert them to a format that is read, or remove the folder",
         )
-    if source.labels is None:
+    if not isinstance(images, LabelledFiles):
         fix = "each class needs its own folder directly in the one named"
         if part_of(used[0]) == "train":
             aside = f"--data {root / used[0]} --split 0.2"
@@ -53,7 +48,29 @@ def open_folder(root: str | Path, *, held_out: bool = False) -> FolderImages:
         raise DataError(
             f"'{root}' has fewer than two classes", why=f"all images lie in '{used[0]}'", fix=fix
         )
-    return FolderImages(source)
+    return replace(images, kind="folder")
+
+
+def as_classes(images: FileImages) -> FileImages:
+    """The same images with one class where all lie in one folder: others may be lacking."""
+    top, slash, _ = images.name(0).partition("/")
+    if isinstance(images, LabelledFiles) or not slash:
+        return images
+    if any(not images.name(i).startswith(top + slash) for i in range(len(images))):
+        return images
+    return with_labels(images, np.zeros(len(images), np.int32), (top,))
+
+
+def _require_folders(images: FileImages) -> None:
+    """Raise DataError for images that lie in no folder."""
+    names = (images.name(i) for i in range(len(images)))
+    if loose := [name for name in names if "/" not in name]:
+        raise DataError(
+            f"no class folders in '{images.root}'",
+            why=f"{len(loose)} images lie directly in it, such as '{loose[0]}'",
+            fix="put the images of each class into a folder, or give a list with the columns "
+            "path,label",
+        )
 
 
 def _class_folders(root: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""The classes of a validation set among those of the training set, by their names."""
+"""Classes by name: their numbers, and those of validation images among those of training."""
 
 from __future__ import annotations
 
@@ -10,6 +10,15 @@ from numpy.typing import NDArray
 
 from ibot.data.sets.parts import quoted
 from ibot.errors import DataError
+
+
+def number_classes(texts: Sequence[str]) -> tuple[NDArray[np.int32], tuple[str, ...]]:
+    """Labels int32 [n] and the classes in order: by value where all are numbers (9 before 10)."""
+    classes = sorted(set(texts))
+    if all(text.isascii() and text.isdigit() for text in classes):
+        classes.sort(key=int)
+    number = {text: i for i, text in enumerate(classes)}
+    return np.fromiter((number[text] for text in texts), np.int32, len(texts)), tuple(classes)
 
 
 def match_classes(

@@ -1,4 +1,4 @@
-"""Lists of image files with their labels: tables separated by commas, semicolons or tabs."""
+"""Lists of image files, with labels or without: tables separated by commas, semicolons or tabs."""
 
 from __future__ import annotations
 
@@ -10,36 +10,45 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ibot.data.decode import holds_more
 from ibot.data.formats import PAGED, extension
-from ibot.data.sets.labelled import ListedImages, Part, number_classes
-from ibot.data.sets.parts import WORDS, part_of
-from ibot.data.sets.scan import pack_names, pages_note
+from ibot.data.sets.classes import number_classes
+from ibot.data.sets.files import FileImages, LabelledFiles, file_images, with_labels
+from ibot.data.sets.parts import WORDS, Part, part_of
+from ibot.data.sets.scan import pages_note
 from ibot.errors import DataError
 
 LISTS = (".csv", ".tsv", ".txt")
 """Extensions of the files that are taken for lists."""
 
 
-def open_list(file: str | Path, part: Part | None = None) -> ListedImages | None:
+def open_list(file: str | Path, part: Part | None = None) -> LabelledFiles | None:
+    """As `scan_list`, with a class each. Raises DataError for rows without a label too."""
+    images = scan_list(file, part, labelled=True)
+    assert images is None or isinstance(images, LabelledFiles)
+    return images
+
+
+def scan_list(
+    file: str | Path, part: Part | None = None, *, labelled: bool = False
+) -> FileImages | None:
     """Images of a list; None when it has no such part.
 
-    The file begins with the columns `path,label` and perhaps `split` (train, val, test), in any
-    order and among others, separated by commas, semicolons or tabs; or it holds `path<TAB>label`
-    without a header. Paths are relative to its folder.
+    The file begins with the column `path` and perhaps `label` and `split` (train, val, test), in
+    any order and among others, separated by commas, semicolons or tabs; or it holds
+    `path<TAB>label` without a header. Paths are relative to its folder. Where every row has a
+    label, what comes back are `LabelledFiles`.
 
     Args:
         file: UTF-8 or UTF-16 text.
         part: all rows by default. Without splits all rows are training images.
+        labelled: rows without a label are refused.
 
     Raises:
-        DataError: rows without path or label, unknown splits, files that are missing.
+        DataError: rows without path, unknown splits, files that are missing.
     """
     file = Path(file)
-    rows = _read_rows(file)
+    rows = _read_rows(file, labelled)
     splits = {part_of(row.split) for row in rows}
     if part is not None and splits != {None}:
         wanted = "test" if part == "val" and "val" not in splits else part
@@ -48,34 +57,21 @@ def open_list(file: str | Path, part: Part | None = None) -> ListedImages | None
         rows = []
     if not rows:
         return None
-    labels, classes = number_classes([row.label for row in rows])
-    return listed_images(
-        file.parent,
-        [_name(file.parent, row.path) for row in rows],
-        labels,
-        classes,
-        f"'{file}'",
-        [row.line for row in rows],
-    )
+    names, lines = [_name(file.parent, row.path) for row in rows], [row.line for row in rows]
+    images = listed_files(file.parent, names, f"'{file}'", lines)
+    texts = [row.label for row in rows]
+    return with_labels(images, *number_classes(texts)) if all(texts) else images
 
 
 def _name(root: Path, path: str) -> str:
-    """With forward slashes where a list of Windows writes others; as it is where a file is called
-    so.
-    """
+    """With forward slashes where a list of Windows has others, but where a file is called so."""
     return path.replace("\\", "/") if "\\" in path and not os.path.exists(root / path) else path  # noqa: PTH110
 
 
-def listed_images(
-    root: Path,
-    names: Sequence[str],
-    labels: NDArray[np.int32],
-    classes: tuple[str, ...],
-    origin: str,
-    lines: Sequence[int] = (),
-) -> ListedImages:
-    """Image files that a list names, with labels int32 [n]. Raises DataError when one of them is
-    missing.
+def listed_files(
+    root: Path, names: Sequence[str], origin: str, lines: Sequence[int] = ()
+) -> FileImages:
+    """Image files that a list names. Raises DataError when one of them is missing.
 
     `origin` says whose list it is, `lines` where each name stands in it.
     """
@@ -89,7 +85,7 @@ def listed_images(
         )
     paged = [name for name in names if extension(name) in PAGED]
     more = pages_note(paged, lambda name: holds_more(root / name))
-    return ListedImages(replace(pack_names(root, names, labels, classes), notes=tuple(more)))
+    return replace(file_images(root, names, "list"), notes=tuple(more))
 
 
 class _Row(NamedTuple):
@@ -99,14 +95,11 @@ class _Row(NamedTuple):
     split: str
 
 
-def _read_rows(file: Path) -> list[_Row]:
+def _read_rows(file: Path, labelled: bool) -> list[_Row]:
     """All rows of a list, checked. Raises DataError."""
     try:
-        with file.open("rb") as content:
-            wide = content.read(2) in (
-                codecs.BOM_UTF16_LE,
-                codecs.BOM_UTF16_BE,
-            )  # "Unicode text" of spreadsheets
+        with file.open("rb") as content:  # "Unicode text" of spreadsheets
+            wide = content.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
         # File names need not be UTF-8.
         coding, errors = ("utf-16", "strict") if wide else ("utf-8-sig", "surrogateescape")
         with file.open(encoding=coding, errors=errors, newline="") as text:
@@ -130,13 +123,13 @@ def _read_rows(file: Path) -> list[_Row]:
         raise DataError(
             f"the list '{file}' is empty", fix="give it a line 'path,label' and one line per image"
         )
-    columns = _columns(cells[0][1], tabs, file)
+    columns = _columns(cells[0][1], tabs, labelled, file)
     path, label, split = columns or (0, 1, None)
     rows = [
         _Row(line, _cell(row, path), _cell(row, label), _cell(row, split))
         for line, row in cells[1 if columns else 0 :]
     ]
-    _require_whole_rows(rows, file)
+    _require_whole_rows(rows, labelled, file)
     return rows
 
 
@@ -144,30 +137,28 @@ def _cell(row: list[str], column: int | None) -> str:
     return row[column] if column is not None and column < len(row) else ""
 
 
-def _columns(first: list[str], tabs: bool, file: Path) -> tuple[int, int, int | None] | None:
-    """Where path, label and split stand; None when `first` is no header but an image. Raises
-    DataError.
-    """
+def _columns(
+    first: list[str], tabs: bool, labelled: bool, file: Path
+) -> tuple[int, int | None, int | None] | None:
+    """Columns of path, label, split; None where `first` is an image. Raises DataError."""
     heads = [cell.lower() for cell in first]
-    if {"path", "label"} <= set(heads):
-        return (
-            heads.index("path"),
-            heads.index("label"),
-            heads.index("split") if "split" in heads else None,
-        )
+    place = {head: heads.index(head) for head in ("path", "label", "split") if head in heads}
+    if "path" in place and ("label" in place or not labelled):
+        return place["path"], place.get("label"), place.get("split")
     if tabs and not {"path", "label"} & set(heads):
         return None
+    needed = "columns 'path' and 'label'" if labelled else "column 'path'"
     raise DataError(
-        f"the list '{file}' lacks the columns 'path' and 'label'",
+        f"the list '{file}' lacks the {needed}",
         why=f"its first line is '{','.join(first)[:100]}'",
         fix="begin it with the line 'path,label', or 'path,label,split'",
     )
 
 
-def _require_whole_rows(rows: list[_Row], file: Path) -> None:
+def _require_whole_rows(rows: list[_Row], labelled: bool, file: Path) -> None:
     if not rows:
         raise DataError(f"the list '{file}' names no images", fix="add a line for each image")
-    if bad := [row for row in rows if not row.path or not row.label]:
+    if bad := [row for row in rows if not row.path or (labelled and not row.label)]:
         missing = "label" if bad[0].path else "path"
         raise DataError(
             f"the list '{file}' has an empty {missing} in line {bad[0].line}",

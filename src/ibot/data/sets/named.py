@@ -1,6 +1,4 @@
-"""Sets that are called by their names, in torchvision's layouts: CIFAR, Flowers-102, Cars, Pets,
-iNaturalist.
-"""
+"""Sets by their names, in torchvision's layouts: CIFAR, Flowers-102, Cars, Pets, iNaturalist."""
 
 from __future__ import annotations
 
@@ -14,8 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from ibot.data.sets.labelled import ArrayImages, LabelledImages, ListedImages, Part
-from ibot.data.sets.lists import listed_images
+from ibot.data.sets.arrays import ArrayImages
+from ibot.data.sets.files import LabelledFiles, with_labels
+from ibot.data.sets.images import LabelledImages
+from ibot.data.sets.lists import listed_files
+from ibot.data.sets.parts import Part
 from ibot.errors import DataError
 from ibot.system.inert import InertUnpickler, as_tensors
 
@@ -78,7 +79,7 @@ def open_named(name: str, folder: str | Path, part: Part) -> LabelledImages | No
         ) from None
 
 
-def _from_torchvision(root: Path, name: str, part: Part) -> ListedImages:
+def _from_torchvision(root: Path, name: str, part: Part) -> LabelledFiles:
     from torchvision import datasets  # heavy, and not needed for users' own images
 
     test = part == "val"
@@ -106,17 +107,14 @@ def _from_torchvision(root: Path, name: str, part: Part) -> ListedImages:
 
 def _pairs(
     root: Path, pairs: Sequence[tuple[Any, int]], classes: tuple[str, ...], origin: str
-) -> ListedImages:
+) -> LabelledFiles:
     names = [os.path.relpath(path, root) for path, _ in pairs]
-    return listed_images(
-        root, names, np.array([label for _, label in pairs], np.int32), classes, origin
-    )
+    labels = np.array([label for _, label in pairs], np.int32)
+    return with_labels(listed_files(root, names, origin), labels, classes)
 
 
-def _inat(root: Path, year: str, part: Part) -> ListedImages | None:
-    """The lists of iNaturalist, or without them all images of torchvision's layout as training
-    data.
-    """
+def _inat(root: Path, year: str, part: Part) -> LabelledFiles | None:
+    """The lists of iNaturalist, or all images of torchvision's layout as training data."""
     if not (root / f"train{year}.json").is_file():
         from torchvision import datasets
 
@@ -140,17 +138,14 @@ def _inat(root: Path, year: str, part: Part) -> ListedImages | None:
     label = {entry["image_id"]: number[entry["category_id"]] for entry in content["annotations"]}
     names = [entry["file_name"] for entry in content["images"]]
     if (root / year).is_dir() and not (root / names[0]).exists():
-        names = [
-            f"{year}/{name.split('/', 1)[1]}" for name in names
-        ]  # torchvision renames the first folder
+        # torchvision renames the first folder.
+        names = [f"{year}/{name.split('/', 1)[1]}" for name in names]
     labels = np.array([label[entry["id"]] for entry in content["images"]], np.int32)
-    return listed_images(root, names, labels, classes, f"'{file}'")
+    return with_labels(listed_files(root, names, f"'{file}'"), labels, classes)
 
 
 def _cifar(root: Path, name: str, part: Part) -> ArrayImages:
-    """CIFAR from its batches; not by torchvision's class, which lets a pickle run code and wants
-    one exact md5.
-    """
+    """CIFAR from its batches; torchvision's class lets a pickle run code, and wants one md5."""
     from torchvision import datasets
 
     layout = datasets.CIFAR10 if name == "cifar10" else datasets.CIFAR100
@@ -175,9 +170,7 @@ def _cifar(root: Path, name: str, part: Part) -> ArrayImages:
 
 
 def _unpickle(file: Path) -> Any:
-    """Containers, text, numbers, and arrays as tensors. Raises UnpicklingError for what else a
-    pickle asks for.
-    """
+    """Containers, text, numbers, and arrays as tensors. Raises UnpicklingError for what else."""
     refused: list[str] = []
 
     class Inert(InertUnpickler):

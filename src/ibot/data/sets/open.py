@@ -1,24 +1,80 @@
-"""Training and validation images from what a user gives: a folder, a list, tar archives, or the
-name of a set.
-"""
+"""THE door to images: what a user names (folder, list, archives, a known set), opened."""
 
 from __future__ import annotations
 
 import glob
+import os
 import re
 from pathlib import Path
 
 from ibot.config.schema import MAX_PIXELS
 from ibot.data.decode import Orientation
-from ibot.data.sets.class_folders import open_folder
-from ibot.data.sets.labelled import LabelledImages, Part, matched, read_as
-from ibot.data.sets.lists import LISTS, open_list
+from ibot.data.sets.class_folders import as_classes, open_folder
+from ibot.data.sets.images import Images, LabelledImages
+from ibot.data.sets.lists import LISTS, open_list, scan_list
 from ibot.data.sets.named import open_named
-from ibot.data.sets.parts import find_parts, part_of
-from ibot.data.sets.scan import require_local
+from ibot.data.sets.parts import Part, find_parts, part_of
+from ibot.data.sets.scan import require_data, scan
 from ibot.data.sets.subsets import split_labelled
-from ibot.data.sets.tars import open_tars
+from ibot.data.sets.tars import open_tars, scan_tars
+from ibot.data.sets.variants import matched, read_as
 from ibot.errors import DataError
+
+
+def open_images(
+    data: str, *, exif_orientation: Orientation = "apply", max_pixels: int = MAX_PIXELS
+) -> Images:
+    """Images to train on, labelled or not; where they have parts, those of the training part.
+
+    Args:
+        data: a folder of images, flat or nested, or of the parts of a set; a list with a column
+            `path` and perhaps `split`; tar files or a set by name, as for `open_labelled`.
+        exif_orientation: whether pictures are turned upright by their EXIF tags.
+        max_pixels: larger images are not read.
+
+    Raises:
+        DataError: as `scan`, `scan_list`, `scan_tars` and `open_named`.
+    """
+    images = _scan(data, "train")
+    if images is None:
+        raise _no_training_part(data)
+    return read_as(images, exif_orientation, max_pixels)
+
+
+def find_labelled(
+    data: str,
+    val_data: str = "",
+    *,
+    exif_orientation: Orientation = "apply",
+    max_pixels: int = MAX_PIXELS,
+) -> tuple[LabelledImages, LabelledImages] | None:
+    """What `open_images` gives and validation images with the same classes, for k-NN during
+    training; None where there are no labels or no validation part.
+
+    More is taken than by `open_labelled`: class folders may be empty, for training goes on anyway.
+    Raises DataError for `val_data` without labels or with a class that the training images lack.
+    """
+    val = _scan(val_data or data, "val")
+    if val is None and val_data:
+        val = _scan(val_data, "train", held_out=True)
+    if val is None:
+        return None
+    train = open_images(data)
+    if not isinstance(train, LabelledImages) or len(train.classes) < 2:
+        without = train
+    elif not isinstance(val, LabelledImages):
+        without = val
+    else:
+        val = matched(val, train.classes, (str(train.root), str(val.root)))
+        how = exif_orientation, max_pixels
+        return read_as(train, *how), read_as(val, *how)
+    if val_data:
+        raise DataError(
+            f"no class folders in '{without.root}'",
+            fix="put the images of each class into a folder, or give a list with the columns "
+            "path,label",
+        )
+    return None
 
 
 def open_labelled(
@@ -56,9 +112,7 @@ def open_labelled(
         )
     train = _open(data, "train")
     if train is None:
-        raise DataError(
-            f"'{data}' has no training part", fix="mark its images with the split 'train'"
-        )
+        raise _no_training_part(data)
     if len(train.classes) < 2:
         raise DataError(
             f"'{data}' has fewer than two classes",
@@ -90,40 +144,78 @@ def open_labelled(
     return train, matched(val, train.classes, (data, val_data or data))
 
 
+def _no_training_part(data: str) -> DataError:
+    return DataError(f"'{data}' has no training part", fix="mark its images with the split 'train'")
+
+
 def _open(data: str, part: Part, *, held_out: bool = False) -> LabelledImages | None:
     """One part of what `data` names; None where it has no such part. Data without parts are
     training data.
 
     Folders hold two classes or more, none empty, unless they are `held_out`.
     """
+    if (named := _named(data)) is not None:
+        return open_named(*named, part)
+    if _is_list(data):
+        return open_list(data, part)
+    folder, archives = _place(data, part)
+    if archives:
+        return open_tars(archives)
+    return folder and open_folder(folder, held_out=held_out or part == "val")
+
+
+def _scan(data: str, part: Part, *, held_out: bool = False) -> Images | None:
+    """As `_open`, with labels where there are some."""
+    if (named := _named(data)) is not None:
+        return open_named(*named, part)
+    if _is_list(data):
+        return scan_list(data, part)
+    folder, archives = _place(data, part)
+    if archives:
+        return scan_tars(archives)
+    if folder is None:
+        return None
+    if held_out or part == "val":
+        return as_classes(scan(folder))
+    return scan(data)  # which finds the training part itself, and notes what it leaves out
+
+
+def _named(data: str) -> tuple[str, str] | None:
+    """Name and folder of NAME:DIR. Raises DataError for an address, and for nothing."""
+    require_data(data)
     name, colon, folder = data.partition(":")
+    # A single letter is a drive.
+    is_name = colon and len(name) > 1 and "/" not in name and not Path(data).exists()
+    return (name.lower(), folder) if is_name else None
+
+
+def _is_list(data: str) -> bool:
     path = Path(data)
-    require_local(data)
-    if colon and len(name) > 1 and "/" not in name and not path.exists():  # one letter is a drive
-        return open_named(name.lower(), folder, part)
-    if path.suffix.lower() in LISTS and not path.is_dir():
-        return open_list(path, part)
+    return path.suffix.lower() in LISTS and not path.is_dir()
+
+
+def _place(data: str, part: Part) -> tuple[Path | None, list[Path]]:
+    """The folder of a part, None where there is none, and the archives that stand in its place."""
+    path = Path(data)
     if (parts := find_parts(path)) is not None:
         path = parts.train if part == "train" else parts.validation()
-        archives = _archives(str(path))
-        return open_tars(archives) if archives else open_folder(path, held_out=part == "val")
+        return path, _archives(str(path))
     if archives := _archives(data):
-        archives = _archives_of(part, archives)
-        return open_tars(archives) if archives else None
-    return open_folder(path, held_out=held_out) if part == "train" else None
+        return None, _archives_of(part, archives)
+    return path if part == "train" else None, []
 
 
 def _archives(data: str) -> list[Path]:
-    """The .tar files that `data` means: itself, those of a pattern, or all of a folder that holds
-    nothing else.
-    """
+    """The .tar files that `data` means: itself, a pattern, or all of a folder with nothing else."""
     path = Path(data)
     if path.is_dir():
         try:
-            files = [entry for entry in path.iterdir() if not entry.name.startswith(".")]
+            names = [name for name in os.listdir(path) if not name.startswith(".")]  # noqa: PTH208
         except OSError:  # `scan` will say so
             return []
-        return sorted(files) if all(_is_tar(entry) for entry in files) else []
+        # Ends at the first other file: this may be a folder of millions of images.
+        only_tars = all(_is_tar(path / name) for name in names)
+        return sorted(path / name for name in names) if only_tars else []
     if not path.exists() and glob.has_magic(data):
         found = [Path(name) for name in sorted(glob.glob(data))]  # noqa: PTH207 - any part may be a pattern
         if not (archives := [file for file in found if _is_tar(file)]):
@@ -141,9 +233,7 @@ def _is_tar(path: Path) -> bool:
 
 
 def _archives_of(part: Part, archives: list[Path]) -> list[Path]:
-    """Those of a part by a word of their names; all are training data where there are not both
-    parts.
-    """
+    """Those of a part by a word of their names; where not both parts are there, all train."""
     by_part: dict[str | None, list[Path]] = {}
     for path in archives:
         words = (part_of(word) for word in re.findall("[a-z]+", path.stem.lower()))

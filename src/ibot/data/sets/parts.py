@@ -1,6 +1,4 @@
-"""Which folder, archive or split of a list is the training part of a set, and which are held
-out.
-"""
+"""Which folder, archive or split of a list is the training part of a set, and which is held out."""
 
 from __future__ import annotations
 
@@ -15,6 +13,8 @@ from ibot.data.formats import is_litter
 from ibot.errors import DataError, printable
 
 PartName = Literal["train", "val", "test"]
+Part = Literal["train", "val"]
+"""What is opened; where there is no `val`, the part called `test` serves."""
 WORDS: dict[PartName, tuple[str, ...]] = {
     "train": ("train", "training"),
     "val": ("val", "valid", "validation", "dev"),
@@ -27,9 +27,7 @@ _NAME = re.compile(rf"({_ANY_WORD})[\W_]*(?:set|images|data|\d*)")
 
 
 def part_of(name: str) -> PartName | None:
-    """The part that a name means: that of `valid`, `Val`, `test_set` and `val2017`; None for
-    others.
-    """
+    """The part that a name means, as `valid`, `Val`, `test_set` or `val2017`; None for others."""
     found = _NAME.fullmatch(name.lower())
     return next((part for part, words in WORDS.items() if found and found[1] in words), None)
 
@@ -45,9 +43,7 @@ class Parts:
     """Names of all folders but the training part."""
 
     def validation(self) -> Path:
-        """The part called validation, else the one called test. Raises DataError for two of a
-        kind.
-        """
+        """The part called validation, else the one called test. Raises DataError for two."""
         held = self.val or self.test
         return _only_one(held, "validation", f"--data {self.train} --val-data {held[0]}")
 
@@ -84,9 +80,7 @@ def find_parts(folder: Path) -> Parts | None:
 
 
 def _require_no_loose_parts(folder: Path, held: tuple[Path, ...], others: list[str]) -> None:
-    """Raise DataError for a held-out part beside the class folders it repeats, and for several
-    alone.
-    """
+    """Raise DataError for a held-out part beside folders that it repeats, and for several alone."""
     for part in held:
         if shared := sorted(set(folder_names(part)).intersection(others)):
             raise DataError(
@@ -124,9 +118,7 @@ def _only_one(candidates: tuple[Path, ...], kind: str, fix: str) -> Path:
 
 
 def folder_names(folder: Path) -> list[str]:
-    """The folders in a folder but those of systems, sorted; none where it cannot be listed, which
-    `scan` will say.
-    """
+    """The folders in a folder but those of systems, sorted; none where `scan` will say why."""
     try:
         with os.scandir(folder) as entries:
             return sorted(

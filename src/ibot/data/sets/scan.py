@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -11,12 +10,11 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ibot.config.schema import MAX_PIXELS
-from ibot.data.decode import Orientation, decode, holds_more
+from ibot.data.decode import holds_more
 from ibot.data.formats import FURTHER, PAGED, extension, extensions, is_image, is_litter
-from ibot.data.sets.classes import absent_note, match_classes, twins_note
+from ibot.data.sets.classes import twins_note
+from ibot.data.sets.files import FileImages, LabelledFiles, file_images, with_labels
 from ibot.data.sets.parts import find_parts, folder_names, is_folder, part_of, quoted
 from ibot.errors import DataError, printable
 from ibot.words import counted
@@ -29,80 +27,20 @@ LOOKED_INTO = 500
 sampled."""
 
 
-@dataclass(frozen=True, slots=True)
-class ImageSource:
-    """The images below one folder, in a fixed order.
-
-    Names are kept in one buffer, so that millions of them cost little memory and travel to workers
-    in one piece.
-    """
-
-    root: Path
-    names: bytes
-    """Relative paths, UTF-8 with surrogates, one after the other."""
-    ends: NDArray[np.int64]
-    """int64 [n], where each name ends in `names`."""
-    labels: NDArray[np.int32] | None
-    """int32 [n], index into `classes`; None without class folders."""
-    classes: tuple[str, ...]
-    exif_orientation: Orientation = "apply"
-    """Whether `read` turns pictures upright by their EXIF tag."""
-    max_pixels: int = MAX_PIXELS
-    """`read` refuses larger images."""
-    notes: tuple[str, ...] = ()
-    """What a user should know of what was and was not taken, a sentence each."""
-
-    def __len__(self) -> int:
-        return len(self.ends)
-
-    def name(self, index: int) -> str:
-        """Path of an image relative to the root."""
-        start = self.ends[index - 1] if index else 0
-        return os.fsdecode(self.names[start : self.ends[index]])
-
-    def path(self, index: int) -> Path:
-        """Path of an image."""
-        return self.root / self.name(index)
-
-    def read(self, index: int) -> NDArray[np.uint8]:
-        """Pixels of an image, uint8 [H, W, 3]. Raises UnreadableImage."""
-        return decode(self.path(index), self.exif_orientation, self.max_pixels)
-
-    def label(self, index: int) -> int | None:
-        """Class of an image, None without class folders."""
-        return None if self.labels is None else int(self.labels[index])
-
-    def fingerprint(self) -> dict[str, object]:
-        """What identifies the data in a run's provenance: folder, count, classes, hash of the
-        names.
-        """
-        digest = hashlib.sha256(self.names).hexdigest()[:16]
-        return {
-            "root": str(self.root),
-            "images": len(self),
-            "classes": len(self.classes),
-            "names_sha256": digest,
-        }
-
-
-def scan(root: str | Path) -> ImageSource:
+def scan(root: str | Path) -> FileImages:
     """All images below `root`, sorted; of a folder that holds the parts of a set (`parts.WORDS`)
     the training part.
 
     Files are taken by their extension (`formats.extensions`), those without one by their first
     bytes. Hidden and system files, run folders and empty folders are passed over; `notes` counts
     them. Symbolic links to folders are followed once, and only to what is not below `root` anyway.
-    First-level folders are classes when every image lies in one and there are at least two.
+    First-level folders are classes when every image lies in one and there are at least two: what
+    comes back are `LabelledFiles` then.
     Raises DataError for a folder that is missing, unreadable or without images, and for parts not
     to be told apart.
     """
     folder = Path(root)
-    if not str(root):
-        raise DataError(
-            "no data folder given",
-            fix="name the folder with your images: --data DIR, in Python data.path=DIR",
-        )
-    require_local(str(root))
+    require_data(str(root))
     if not folder.exists():
         raise DataError(
             f"there is no folder '{root}'",
@@ -120,20 +58,20 @@ def scan(root: str | Path) -> ImageSource:
             fix=f"the extensions read are {' '.join(sorted(extensions()))}; convert the files or "
             "name another folder",
         )
-    source = _source(folder, sorted(found.names))
-    notes += twins_note(source.classes)
-    return replace(
-        source,
-        notes=(
-            *notes,
-            *found.notes(),
-            *pages_note(found.paged, lambda name: holds_more(folder / name)),
-        ),
-    )
+    images = _with_classes(folder, sorted(found.names))
+    if isinstance(images, LabelledFiles):
+        notes += twins_note(images.classes)
+    more = pages_note(found.paged, lambda name: holds_more(folder / name))
+    return replace(images, notes=(*notes, *found.notes(), *more))
 
 
-def require_local(data: str) -> None:
-    """Raise DataError for an address."""
+def require_data(data: str) -> None:
+    """Raise DataError for nothing, and for an address."""
+    if not data:
+        raise DataError(
+            "no data folder given",
+            fix="name the folder with your images: --data DIR, in Python data.path=DIR",
+        )
     if "://" in data:
         raise DataError(
             f"'{data}' is an address",
@@ -146,9 +84,9 @@ def _instead_of(file: Path) -> str:
     if file.name.lower().endswith(
         (".zip", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar", ".tar")
     ):
-        return "unpack it, and name the folder; evaluations read plain .tar files as they are"
+        return "unpack it, and name the folder; plain .tar files are read as they are"
     if extension(file.name) in (".csv", ".tsv", ".txt"):
-        return "name the folder that holds the images; lists are for evaluations"
+        return "name the folder that holds the images; lists are for training and evaluations"
     return "give the folder that holds the images"
 
 
@@ -165,9 +103,7 @@ def _training_part(folder: Path) -> tuple[Path, list[str]]:
 
 
 def pages_note(files: Sequence[File], look: Callable[[File], tuple[bool, bool]]) -> list[str]:
-    """How many of the files in formats of several pages hold more than is read; `look` is
-    `decode.holds_more`.
-    """
+    """How many files in formats of several pages hold more than is read; `look`: `holds_more`."""
     places = np.linspace(0, len(files) - 1, min(LOOKED_INTO, len(files)))
     chosen = [files[int(place)] for place in places]
     more = [look(file) for file in chosen]
@@ -185,67 +121,15 @@ def pages_note(files: Sequence[File], look: Callable[[File], tuple[bool, bool]])
     )
 
 
-def pack_names(
-    root: Path, names: Sequence[str], labels: NDArray[np.int32] | None, classes: tuple[str, ...]
-) -> ImageSource:
-    """The images `names` (relative to `root`) in their order, with labels int32 [n] into `classes`
-    or None.
-    """
-    encoded = [os.fsencode(name) for name in names]
-    ends = np.cumsum([len(name) for name in encoded], dtype=np.int64)
-    return ImageSource(root, b"".join(encoded), ends, labels, classes)
-
-
-def labelled_sets(data: str, val_data: str = "") -> tuple[ImageSource, ImageSource] | None:
-    """Training and validation images with the same classes, or None where there are no labels.
-
-    `data` holds the parts of a set, or class folders, and `val_data` names the other set; of a
-    `val_data` with parts the validation part is taken. Raises DataError when the validation images
-    have a class that the others lack.
-    """
-    parts = find_parts(Path(val_data or data))
-    if parts is None and not val_data:
-        return None
-    train, val = scan(data), as_classes(scan(val_data if parts is None else parts.validation()))
-    if train.labels is None or val.labels is None:
-        if val_data:
-            missing = train if train.labels is None else val
-            raise DataError(
-                f"no class folders in '{missing.root}'",
-                fix="put the images of each class into a folder",
-            )
-        return None
-    number = match_classes(train.classes, val.classes, (str(train.root), str(val.root)))
-    labels = number[val.labels]
-    lacking = absent_note(labels, train.classes)
-    return train, replace(
-        val,
-        labels=labels,
-        classes=train.classes,
-        notes=(*val.notes, *([lacking] if lacking else [])),
-    )
-
-
-def as_classes(source: ImageSource) -> ImageSource:
-    """The same images with one class where all lie in one folder: a validation set may hold no
-    other.
-    """
-    top, slash, _ = source.name(0).partition("/")
-    if source.labels is not None or not slash:
-        return source
-    if any(not source.name(i).startswith(top + slash) for i in range(len(source))):
-        return source
-    return replace(source, labels=np.zeros(len(source), np.int32), classes=(top,))
-
-
-def _source(root: Path, names: Sequence[str]) -> ImageSource:
+def _with_classes(root: Path, names: Sequence[str]) -> FileImages:
+    images = file_images(root, names)
     tops = [name.split("/", 1)[0] if "/" in name else "" for name in names]
     classes = tuple(sorted(set(tops)))
-    labels = None
-    if len(classes) >= 2 and "" not in classes:
-        number = {name: i for i, name in enumerate(classes)}
-        labels = np.fromiter((number[top] for top in tops), np.int32, len(tops))
-    return pack_names(root, names, labels, classes if labels is not None else ())
+    if len(classes) < 2 or "" in classes:
+        return images
+    number = {name: i for i, name in enumerate(classes)}
+    labels = np.fromiter((number[top] for top in tops), np.int32, len(tops))
+    return with_labels(images, labels, classes)
 
 
 @dataclass
@@ -372,9 +256,7 @@ def _listing(folder: str, seen: set[tuple[int, int]]) -> list[os.DirEntry[str]]:
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:
-    """Files and links that lead nowhere (they count as bad files), but no pipes or devices: those
-    never end.
-    """
+    """Files, and links that lead nowhere (bad files), but no pipes or devices: those never end."""
     try:
         return entry.is_file() or not os.path.exists(entry.path)  # noqa: PTH110
     except OSError:

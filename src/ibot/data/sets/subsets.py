@@ -1,4 +1,4 @@
-"""Parts of labelled sets: drawn from each class, or named by a published list."""
+"""Some images of a set: by number, drawn from each class, or named by a published list."""
 
 from __future__ import annotations
 
@@ -7,16 +7,79 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from ibot.data.sets.labelled import LabelledImages, SubsetImages
+from ibot.data.sets import fingerprints
+from ibot.data.sets.images import Images, LabelledImages
 from ibot.errors import DataError
 from ibot.rng import permutation
 
 
+class SubsetImages:
+    """Some images of a set."""
+
+    def __init__(self, base: Images, indices: ArrayLike) -> None:
+        """`indices` int [m] into `base`, in any order. Raises ValueError for others."""
+        chosen = np.asarray(indices)
+        if chosen.ndim != 1 or (chosen.size and not np.issubdtype(chosen.dtype, np.integer)):
+            raise ValueError(
+                f"integer indices [m] are wanted, not {chosen.dtype} {list(chosen.shape)}"
+            )
+        if chosen.size and not 0 <= chosen.min() <= chosen.max() < len(base):
+            raise ValueError(
+                f"indices {chosen.min()} to {chosen.max()} into a set of {len(base)} images"
+            )
+        self.base, self.indices = base, chosen.astype(np.int64)
+        self.root, self.notes = base.root, base.notes
+        self._fingerprint = ""
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def name(self, index: int) -> str:
+        """Name in the base."""
+        return self.base.name(int(self.indices[index]))
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Height and width in pixels of what `read` gives. Raises UnreadableImage."""
+        return self.base.size(int(self.indices[index]))
+
+    def read(self, index: int) -> NDArray[np.uint8]:
+        """Pixels of an image, uint8 [H, W, 3]. Raises UnreadableImage."""
+        return self.base.read(int(self.indices[index]))
+
+    def fingerprint(self) -> str:
+        """SHA-256 in hex of the base's fingerprint and the indices."""
+        if not self._fingerprint:
+            self._fingerprint = fingerprints.digest("subset", self.base.fingerprint(), self.indices)
+        return self._fingerprint
+
+    def provenance(self) -> dict[str, object]:
+        """What a run notes of its data; the hash is of the base's and the indices."""
+        base = self.base.provenance()
+        names = fingerprints.digest(str(base["names_sha256"]), self.indices)[:16]
+        return {**base, "images": len(self), "names_sha256": names}
+
+
+class LabelledSubset(SubsetImages):
+    """Some images of a labelled set, with all of its classes."""
+
+    base: LabelledImages
+
+    def __init__(self, base: LabelledImages, indices: ArrayLike) -> None:
+        """As `SubsetImages`."""
+        super().__init__(base, indices)
+        self.classes = base.classes
+        self.labels: NDArray[np.int32] = base.labels[self.indices]
+
+    def label(self, index: int) -> int:
+        """Class of an image."""
+        return int(self.labels[index])
+
+
 def split_labelled(
     images: LabelledImages, share: float = 0.2, seed: int = 0
-) -> tuple[SubsetImages, SubsetImages]:
+) -> tuple[LabelledSubset, LabelledSubset]:
     """Training and validation images: `share` (0..1, exclusive) of each class for validation, drawn
     by `seed`.
 
@@ -33,9 +96,8 @@ def split_labelled(
             why="no class has two images",
             fix="add images, or name a second set",
         )
-    return SubsetImages(images, np.setdiff1d(np.arange(len(images)), val)), SubsetImages(
-        images, val
-    )
+    train = np.setdiff1d(np.arange(len(images)), val)
+    return LabelledSubset(images, train), LabelledSubset(images, val)
 
 
 def stratified_subset(

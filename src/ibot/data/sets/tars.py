@@ -1,6 +1,4 @@
-"""Images inside of tar archives, with classes from their folders or from side entries as in
-WebDataset.
-"""
+"""Images inside of tar archives; classes are folders, or side entries as in WebDataset."""
 
 from __future__ import annotations
 
@@ -9,58 +7,119 @@ import os
 import tarfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ibot.data.decode import file_holds_more
+from ibot.data.decode import UnreadableImage, file_holds_more
 from ibot.data.formats import PAGED, extension, extensions, is_image, is_litter
-from ibot.data.sets.labelled import TarImages, number_classes
-from ibot.data.sets.scan import kind_of, pack_names, pages_note, passed_over_note
+from ibot.data.sets.classes import number_classes
+from ibot.data.sets.files import FileImages, LabelledFiles, file_images, with_labels
+from ibot.data.sets.fingerprints import file_state
+from ibot.data.sets.scan import kind_of, pages_note, passed_over_note
 from ibot.errors import DataError
 
 
-def open_tars(archives: Sequence[str | Path]) -> TarImages:
-    """Images inside of uncompressed tar archives. All headers are read once, the images when they
-    are asked for.
+@dataclass(frozen=True, slots=True, eq=False)
+class Archives:
+    """Where each image of a set lies inside of tar archives."""
 
-    The class is the content of `KEY.cls` where that lies beside `KEY.jpg` (a name or a number),
-    else the name of the folder in the archive that holds the image. Links and other files are
-    passed over; notes count them.
+    names: tuple[str, ...]
+    """Of the archives, relative to the root of the set."""
+    places: NDArray[np.int64]
+    """int64 [n, 3]: number of the archive, first byte and bytes of each image."""
 
-    Raises:
-        DataError: a damaged or compressed archive, images without a class, no images.
-    """
-    paths = [Path(archive) for archive in archives]
-    root = Path(os.path.commonpath([path.parent for path in paths]))
-    inner = tuple(path.relative_to(root).as_posix() for path in paths)
-    names, texts, places = [], [], []
-    other: Counter[str] = Counter()
-    for number, path in enumerate(paths):
-        for name, text, start, size in _members(path, other):
-            names.append(f"{inner[number]}/{name}")
-            texts.append(text)
-            places.append((number, start, size))
-    if not names:
+    def open(self, root: Path, index: int) -> io.BytesIO:
+        """The file of an image. Raises UnreadableImage."""
+        archive, start, size = self.places[index].tolist()
+        try:
+            # Opened anew each time: a handle kept over a fork would share its position with the
+            # other workers.
+            with (root / self.names[archive]).open("rb") as file:
+                file.seek(start)
+                content = file.read(size)
+        except OSError as error:
+            raise UnreadableImage(f"cannot be read: {error.strerror or error}") from None
+        if len(content) < size:
+            raise UnreadableImage("truncated")
+        return io.BytesIO(content)
+
+    def state(self, root: Path) -> NDArray[np.int64]:
+        """Sizes and times of the archives and places of the images in them, for a fingerprint."""
+        return np.vstack([file_state(str(root / name) for name in self.names), self.places[:, 1:]])
+
+
+def open_tars(archives: Sequence[str | Path]) -> LabelledFiles:
+    """As `scan_tars`, with a class each. Raises DataError for images without."""
+    found = _read(archives)
+    if "" in (texts := found.classes):
         raise DataError(
-            f"no images in '{paths[0]}'"
-            + (f" and {len(paths) - 1} others" if len(paths) > 1 else ""),
-            fix=f"the extensions read are {' '.join(sorted(extensions()))}",
-        )
-    if "" in texts:
-        raise DataError(
-            f"'{names[texts.index('')]}' has no class",
+            f"'{found.names[texts.index('')]}' has no class",
             why=f"{texts.count('')} of {len(texts)} images lie in no folder and have no .cls file "
             "beside them",
             fix="pack the images in class folders, or with one KEY.cls for each KEY.jpg",
         )
-    labels, classes = number_classes(texts)
-    images = TarImages(pack_names(root, names, labels, classes), inner, np.array(places, np.int64))
-    paged = [i for i, name in enumerate(names) if extension(name) in PAGED]
-    more = pages_note(paged, lambda i: file_holds_more(io.BytesIO(images.content(i))))
-    return replace(images, source=replace(images.source, notes=(*passed_over_note(other), *more)))
+    return with_labels(found.images(), *number_classes(texts))
+
+
+def scan_tars(archives: Sequence[str | Path]) -> FileImages:
+    """Images inside of uncompressed tar archives. All headers are read once, the images when they
+    are asked for.
+
+    The class is the content of `KEY.cls` where that lies beside `KEY.jpg` (a name or a number),
+    else the name of the folder in the archive that holds the image; where every image has one, what
+    comes back are `LabelledFiles`. Links and other files are passed over; notes count them.
+
+    Raises:
+        DataError: a damaged or compressed archive, no images.
+    """
+    found = _read(archives)
+    images = found.images()
+    return images if "" in found.classes else with_labels(images, *number_classes(found.classes))
+
+
+@dataclass
+class _Found:
+    """What archives hold."""
+
+    root: Path
+    archives: tuple[str, ...]
+    """Relative to the root."""
+    names: list[str] = field(default_factory=list)
+    classes: list[str] = field(default_factory=list)
+    """Of each image; empty where it has none."""
+    places: list[tuple[int, int, int]] = field(default_factory=list)
+    other: Counter[str] = field(default_factory=Counter)
+    """Files that are not read, by their kind."""
+
+    def images(self) -> FileImages:
+        archives = Archives(self.archives, np.array(self.places, np.int64))
+        images = file_images(self.root, self.names, "tar", archives)
+        paged = [i for i, name in enumerate(self.names) if extension(name) in PAGED]
+        more = pages_note(paged, lambda i: file_holds_more(archives.open(self.root, i)))
+        return replace(images, notes=(*passed_over_note(self.other), *more))
+
+
+def _read(archives: Sequence[str | Path]) -> _Found:
+    """The headers of archives. Raises DataError for damaged ones, and where they hold no images."""
+    paths = [Path(archive) for archive in archives]
+    root = Path(os.path.commonpath([path.parent for path in paths]))
+    found = _Found(root, tuple(path.relative_to(root).as_posix() for path in paths))
+    for number, path in enumerate(paths):
+        for name, text, start, size in _members(path, found.other):
+            found.names.append(f"{found.archives[number]}/{name}")
+            found.classes.append(text)
+            found.places.append((number, start, size))
+    if not found.names:
+        others = f" and {len(paths) - 1} others" if len(paths) > 1 else ""
+        raise DataError(
+            f"no images in '{paths[0]}'{others}",
+            fix=f"the extensions read are {' '.join(sorted(extensions()))}",
+        )
+    return found
 
 
 def _members(path: Path, other: Counter[str]) -> Iterator[tuple[str, str, int, int]]:
@@ -68,9 +127,8 @@ def _members(path: Path, other: Counter[str]) -> Iterator[tuple[str, str, int, i
 
     Counts what else it holds in `other`, by its kind. Raises DataError.
     """
-    images: dict[
-        str, tuple[int, int]
-    ] = {}  # a name that comes twice was replaced by its later content
+    # A name that comes twice was replaced by its later content.
+    images: dict[str, tuple[int, int]] = {}
     texts: dict[str, str] = {}
     known = extensions()
     try:

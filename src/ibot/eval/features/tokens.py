@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from ibot.data.pixels import MEAN, STD, normalize
-from ibot.data.sets.scan import ImageSource, scan
+from ibot.data.sets.images import Images, LabelledImages
+from ibot.data.sets.open import open_images
 from ibot.errors import DataError, WeightsError
 from ibot.eval.features.views import View, in_batches, view_batches
-from ibot.models.backbone import BackboneModule
+from ibot.models.contract import Backbone
 from ibot.system.process_state import loaders_forgotten
 from ibot.types import TokenOutput
 from ibot.weights.read import load_backbone
@@ -50,11 +51,12 @@ class Feature:
 CLASS_TOKEN = Feature()
 
 
-def probe_feature(backbone: BackboneModule) -> Feature:
-    """What the paper feeds its linear probe: four class tokens for narrow networks, token and mean
-    for wide ones.
+def probe_feature(backbone: Backbone) -> Feature:
+    """What the paper feeds its linear probe: of a narrow network four class tokens.
+
+    Of a wide one token and mean, unless its class token is the mean.
     """
-    narrow = backbone.embed_dim < 768 or not hasattr(backbone, "cls_token")
+    narrow = backbone.embed_dim < 768 or not backbone.has_class_token
     return Feature(min(4, backbone.num_blocks), 0) if narrow else Feature(1, 2)
 
 
@@ -73,7 +75,7 @@ def pooled(blocks: Sequence[TokenOutput], unnormed: TokenOutput | None, feature:
 
 
 def compute(
-    backbone: BackboneModule, images: Tensor, features: Sequence[Feature]
+    backbone: Backbone, images: Tensor, features: Sequence[Feature]
 ) -> dict[Feature, Tensor]:
     """All `features` of normalised `images` [B, 3, H, W], float32 [B, d] each, in one pass of the
     network.
@@ -132,7 +134,7 @@ class Features:
 
 def extract_features(
     backbone: nn.Module | str | Path,
-    source: ImageSource | str | Path,
+    source: Images | str | Path,
     *,
     size: int | tuple[int, int],
     indices: Sequence[int] | None = None,
@@ -151,7 +153,8 @@ def extract_features(
         backbone: a network, set to evaluation for the call and back afterwards, or what
             `load_backbone` reads. Images are normalised by its `statistics`, by ImageNet's where it
             has none.
-        source: images, or the folder that holds them; `indices` picks some of them.
+        source: images, or what `open_images` opens, such as the folder that holds them; `indices`
+            picks some of them.
         size: height and width of the view, or one number for both. Images of this size are taken as
             they are; others are resized (shorter side to 8/7 of the view's) and cropped at the
             centre.
@@ -168,7 +171,7 @@ def extract_features(
         WeightsError: the network's outputs are not finite, or a path holds no backbone.
     """
     network = backbone if isinstance(backbone, nn.Module) else load_backbone(backbone)
-    images = source if isinstance(source, ImageSource) else scan(source)
+    images = open_images(str(source)) if isinstance(source, str | Path) else source
     statistics = getattr(network, "statistics", (MEAN, STD))
     view = View((size, size) if isinstance(size, int) else (size[0], size[1]))
     chosen = np.arange(len(images)) if indices is None else np.asarray(indices, np.int64)
@@ -204,7 +207,9 @@ def extract_features(
         # Copies outside of inference mode, so that others may train on them.
         cls=torch.cat(cls).clone(),
         patches=torch.cat(patch).clone() if patches else None,
-        labels=None if images.labels is None else torch.tensor([images.label(i) for i in read]),
+        labels=torch.tensor([images.label(i) for i in read])
+        if isinstance(images, LabelledImages)
+        else None,
         names=[images.name(i) for i in read],
         bad=bad,
     )

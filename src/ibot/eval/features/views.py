@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,28 +16,13 @@ from torch.utils.data import Dataset
 
 from ibot.data.decode import UnreadableImage
 from ibot.data.pixels import evaluation_view, shorter_side
+from ibot.data.sets.images import Images
 from ibot.data.workers import read_items
 
 MAX_ASPECT = 50
 """An image with sides of a larger ratio is not cropped: before the crop it would take some 65 times
 the view's pixels, and a strip of a few lines would fill the memory."""
 _RESAMPLE = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
-
-
-class Images(Protocol):
-    """Images by number, wherever they come from."""
-
-    def __len__(self) -> int:
-        """How many there are."""
-        ...
-
-    def read(self, index: int) -> NDArray[np.uint8]:
-        """Pixels of one, uint8 [H, W, 3]. Raises UnreadableImage."""
-        ...
-
-    def name(self, index: int) -> str:
-        """What a user calls it."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

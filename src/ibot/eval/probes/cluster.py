@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from ibot.errors import ConfigError, WeightsError
-from ibot.eval.context import Context, plain, unreadable
+from ibot.eval.context import plain
+from ibot.eval.features.rows import unreadable
 from ibot.eval.features.tokens import CLASS_TOKEN
+from ibot.eval.labelled import LabelledContext
 from ibot.eval.probes.cluster_scores import clustering_scores, kmeans_clusters
 from ibot.eval.probes.settings import ClusterSettings
 from ibot.eval.scores import interval, resamples
@@ -22,7 +24,7 @@ CHUNK = 4096
 RESAMPLES = 100
 
 
-def run(context: Context, settings: ClusterSettings) -> list[ResultRecord]:
+def run(context: LabelledContext, settings: ClusterSettings) -> list[ResultRecord]:
     """Five records: accuracy after the best one-to-one map, majority accuracy, NMI, ARI, FMI; all
     of the val images.
 

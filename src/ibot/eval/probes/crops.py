@@ -17,8 +17,8 @@ from ibot.config.schema import AugmentConfig
 from ibot.data.decode import UnreadableImage
 from ibot.data.params import view_params
 from ibot.data.pixels import cut
+from ibot.data.sets.images import Images
 from ibot.data.workers import read_items
-from ibot.eval.features.views import Images
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ibot.config.schema import Config
-from ibot.data.sets.scan import ImageSource
+from ibot.data.sets.images import Images, LabelledImages
 from ibot.errors import DataError, TrainingStopped, WeightsError
 from ibot.eval.features.spectrum import effective_rank
 from ibot.eval.features.tokens import extract_features
@@ -27,11 +27,13 @@ BATCH = 256
 
 
 def knn_probe(
-    config: Config, train: ImageSource, val: ImageSource, device: torch.device, processes: Processes
+    config: Config,
+    train: LabelledImages,
+    val: LabelledImages,
+    device: torch.device,
+    processes: Processes,
 ) -> Callable[[nn.Module, int], list[ResultRecord]]:
-    """What `ibot.train` calls as `evaluate`, in every process: k-NN of `val` against `train`, by
-    `config.evaluate`.
-    """
+    """What `ibot.train` calls in every process: k-NN of `val` against `train`."""
     settings = config.evaluate
     sets = [(train, _evenly(train, settings.max_train)), (val, _evenly(val, settings.max_val))]
 
@@ -55,21 +57,24 @@ def knn_probe(
             "feature": "cls",
             "normalised": True,
         }
-        extra = {
-            "step": step,
-            "balanced": score.balanced,
-            "effective_rank": effective_rank(queries),
-        }
+        extra = {"balanced": score.balanced, "effective_rank": effective_rank(queries)}
         return [
             ResultRecord(
-                "knn", "knn_top1", score.top1, chosen, len(bank), len(queries), extra=extra
+                protocol="knn",
+                metric="knn_top1",
+                value=score.top1,
+                settings=chosen,
+                num_train=len(bank),
+                num_val=len(queries),
+                step=step,
+                extra=extra,
             )
         ]
 
     return evaluate
 
 
-def _evenly(images: ImageSource, limit: int) -> NDArray[np.int64]:
+def _evenly(images: Images, limit: int) -> NDArray[np.int64]:
     return np.linspace(0, len(images) - 1, min(len(images), limit)).astype(np.int64)
 
 
@@ -78,12 +83,10 @@ def _features(
     size: tuple[int, int],
     device: torch.device,
     processes: Processes,
-    images: ImageSource,
+    images: LabelledImages,
     wanted: NDArray[np.int64],
 ) -> tuple[Tensor, Tensor]:
-    """Class tokens [n, D] and labels [n] of the readable ones; each process computes some batches
-    and gets all.
-    """
+    """Class tokens [n, D] and labels [n] of the readable ones; each process computes a share."""
     found: list[tuple[Tensor, Tensor] | None] = []
     why = ""
     for indices in in_batches(wanted, BATCH)[processes.rank :: processes.world_size]:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from ibot.config.override import show
 from ibot.errors import ConfigError
-from ibot.eval.context import Context, unreadable
-from ibot.eval.features.cache import FeatureSet
+from ibot.eval.features.rows import LabelledFeatures, unreadable
 from ibot.eval.features.tokens import CLASS_TOKEN
+from ibot.eval.labelled import LabelledContext
 from ibot.eval.neighbours.vote import knn_accuracy
 from ibot.eval.probes.settings import KnnSettings
 from ibot.types import ResultRecord
 
 
-def run(context: Context, settings: KnnSettings) -> list[ResultRecord]:
+def run(context: LabelledContext, settings: KnnSettings) -> list[ResultRecord]:
     """One record per k; all are reported, none is chosen. Raises ConfigError for a k or temperature
     that is not > 0.
     """
@@ -27,7 +27,7 @@ def run(context: Context, settings: KnnSettings) -> list[ResultRecord]:
 
 
 def scores(
-    context: Context, settings: KnnSettings, train: FeatureSet, val: FeatureSet
+    context: LabelledContext, settings: KnnSettings, train: LabelledFeatures, val: LabelledFeatures
 ) -> list[ResultRecord]:
     """The records of given features."""
     device = context.device

@@ -87,9 +87,7 @@ class LinearSweep:
         )
 
     def _update(self, weight_grad: Tensor, bias_grad: Tensor, rate: Tensor) -> None:
-        """SGD with momentum, rates [R]; LARS scales the gradient of each weight matrix first (1-d
-        ones are exempt).
-        """
+        """SGD with momentum, rates [R]; LARS scales the gradient of each weight matrix first."""
         if self.optimizer.weight_decay:
             weight_grad.add_(self.weight, alpha=self.optimizer.weight_decay)
             if self.optimizer.name == "sgd":

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from ibot.errors import ConfigError
-from ibot.eval.context import Context, plain, unreadable
-from ibot.eval.features.cache import FeatureSet
+from ibot.eval.context import Counter, plain
+from ibot.eval.features.rows import LabelledFeatures, unreadable
 from ibot.eval.features.tokens import CLASS_TOKEN
+from ibot.eval.labelled import LabelledContext
 from ibot.eval.probes.logistic_fit import (
     CHUNK,
     Rows,
@@ -22,13 +25,14 @@ from ibot.eval.scores import topk_hits
 from ibot.types import ResultRecord
 
 FITS = "logistic fits"
-"""Name of the progress counter: of folds x penalties and the last fit, or in published mode of
-the penalties."""
+"""Name of the progress counter: of folds x penalties and the last fit, or in published mode of the
+penalties."""
 
 
-def run(context: Context, settings: LogisticSettings) -> list[ResultRecord]:
-    """One record: the penalty is chosen by cross-validation, or in published mode on the split that
-    is reported.
+def run(context: LabelledContext, settings: LogisticSettings) -> list[ResultRecord]:
+    """One record: the penalty is chosen by cross-validation, or as published on the reported split.
+
+    Raises ConfigError for penalties or folds that make no sense.
     """
     if not settings.penalties or min(settings.penalties) <= 0 or settings.folds < 2:
         raise ConfigError(
@@ -41,78 +45,93 @@ def run(context: Context, settings: LogisticSettings) -> list[ResultRecord]:
 
 
 def probe(
-    context: Context, settings: LogisticSettings, train: FeatureSet, val: FeatureSet
+    context: LabelledContext,
+    settings: LogisticSettings,
+    train: LabelledFeatures,
+    val: LabelledFeatures,
 ) -> ResultRecord:
     """Fit on `train` and score on `val`; features are brought to length 1, as the paper does."""
-    features, queries = unit_rows(context, train), unit_rows(context, val)
+    # A GPU holds the features; a CPU reads them where they lie, in the file of the cache.
+    rows, queries = (Rows(part.rows.to(context.device), unit=True) for part in (train, val))
     labels, truth = train.labels.to(context.device), val.labels.to(context.device)
-    by_strength = {value / len(features): value for value in settings.penalties}
+    by_strength = {value / len(rows): value for value in settings.penalties}
+    fits = Fits(rows, labels, context.num_classes, list(by_strength), context.counter(FITS))
     if context.mode == "published":
-        weights = fit_path(
-            features, labels, context.num_classes, list(by_strength), progress=context.counter(FITS)
-        )
-        scores = {p: _top1(_logits(queries, weight), truth) for p, weight in weights.items()}
-        chosen = max(scores, key=lambda penalty: scores[penalty])
-        weight = weights[chosen]
+        found = best_on(fits, queries, truth)
     else:
-        weight, chosen, scores = _by_cross_validation(
-            context, features, labels, list(by_strength), settings.folds
-        )
-    name = f"lambda {by_strength[chosen]:g}/n"
+        found = best_by_cross_validation(fits, settings.folds, context.seed)
+    name = f"lambda {by_strength[found.penalty]:g}/n"
     return context.top(
         "logistic",
-        _logits(queries, weight),
+        logits_of(queries, found.weight),
         truth,
         {**plain(settings), "feature": str(CLASS_TOKEN)},
-        num_train=len(features),
+        num_train=len(rows),
         row=name,
         chosen=name,
-        chosen_on=_chosen_on(context, scores),
-        penalties={f"{by_strength[penalty]:g}": score for penalty, score in scores.items()},
+        chosen_on=found.chosen_on,
+        penalties={f"{by_strength[penalty]:g}": score for penalty, score in found.scores.items()},
         notes=unreadable(train, val),
     )
 
 
-def unit_rows(context: Context, features: FeatureSet) -> Rows:
-    """Rows of length 1. A GPU holds the features; a CPU reads them where they lie, in the file of
-    the cache.
+@dataclass(frozen=True, slots=True)
+class Fits:
+    """What is fitted, and how strongly the weights may be held back."""
+
+    rows: Rows
+    """[n, D]."""
+    labels: Tensor
+    """int64 [n]."""
+    num_classes: int
+    penalties: list[float]
+    progress: Counter
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The best of several fits."""
+
+    weight: Tensor
+    """[C, D]."""
+    penalty: float
+    scores: dict[float, float]
+    """Accuracy by penalty in per cent; empty where nothing was compared."""
+    chosen_on: str
+
+
+def best_on(fits: Fits, queries: Rows, truth: Tensor) -> Chosen:
+    """The fit with the highest accuracy on the very images that are reported, as published."""
+    weights = fit_path(
+        fits.rows, fits.labels, fits.num_classes, fits.penalties, progress=fits.progress
+    )
+    scores = {
+        penalty: 100 * topk_hits(logits_of(queries, weight), truth, 1).double().mean().item()
+        for penalty, weight in weights.items()
+    }
+    best = max(scores, key=lambda penalty: scores[penalty])
+    return Chosen(weights[best], best, scores, "val")
+
+
+def best_by_cross_validation(fits: Fits, folds: int, seed: int) -> Chosen:
+    """The penalty that is best on held-out parts of the images, fitted on all of them.
+
+    It is the middle one where no class has two images to part.
     """
-    return Rows(features.rows.to(context.device), unit=True)
-
-
-def _by_cross_validation(
-    context: Context, features: Rows, labels: Tensor, penalties: list[float], folds: int
-) -> tuple[Tensor, float, dict[float, float]]:
-    """The weights [C, D] of the best penalty, that penalty, and the scores of all.
-
-    It is the middle one, and there are no scores, where no class has two images to part.
-    """
-    progress, fits, scores = context.counter(FITS), 0, {}
-    if torch.bincount(labels).max() < 2:
-        chosen = sorted(penalties)[len(penalties) // 2]
-    else:
-        fits = count_folds(labels, folds) * len(penalties)
-        chosen, scores = choose_penalty(
-            features, labels, penalties, folds, context.seed, progress=part_of(progress, 0, 1)
+    done, scores, on = 0, {}, "nothing: no class has two images"
+    best = sorted(fits.penalties)[len(fits.penalties) // 2]
+    if torch.bincount(fits.labels).max() >= 2:
+        on = "cross-validation of the training images"
+        done = count_folds(fits.labels, folds) * len(fits.penalties)
+        progress = part_of(fits.progress, 0, 1)
+        best, scores = choose_penalty(
+            fits.rows, fits.labels, fits.penalties, folds, seed, progress=progress
         )
-    path = fit_path(
-        features, labels, context.num_classes, [chosen], progress=part_of(progress, fits, 0)
-    )
-    return path[chosen], chosen, scores
+    progress = part_of(fits.progress, done, 0)
+    path = fit_path(fits.rows, fits.labels, fits.num_classes, [best], progress=progress)
+    return Chosen(path[best], best, scores, on)
 
 
-def _chosen_on(context: Context, scores: dict[float, float]) -> str:
-    if context.mode == "published":
-        return "val"
-    return (
-        "cross-validation of the training images" if scores else "nothing: no class has two images"
-    )
-
-
-def _logits(features: Rows, weight: Tensor) -> Tensor:
+def logits_of(features: Rows, weight: Tensor) -> Tensor:
     """float32 [n, C] on the device of `weight` [C, D]."""
     return torch.cat([(rows @ weight.T).float() for rows in features.chunks(CHUNK, weight.device)])
-
-
-def _top1(logits: Tensor, labels: Tensor) -> float:
-    return 100 * topk_hits(logits, labels, 1).double().mean().item()

@@ -2,32 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ibot.data.sets.labelled import LabelledImages, SubsetImages
+from ibot.data.sets.images import LabelledImages
+from ibot.data.sets.subsets import LabelledSubset
 from ibot.errors import ConfigError, WeightsError
-from ibot.eval.context import Context, plain, unreadable
-from ibot.eval.features.cache import FeatureSet, cached_features
+from ibot.eval.context import plain
+from ibot.eval.features.rows import LabelledFeatures, unreadable
 from ibot.eval.features.tokens import finite
+from ibot.eval.labelled import LabelledContext
 from ibot.eval.probes import logistic
-from ibot.eval.probes.linear import (
+from ibot.eval.probes.linear_sweep import LinearSweep
+from ibot.eval.probes.settings import LogisticSettings, PartLinearSettings
+from ibot.eval.probes.sweep_steps import crop_steps
+from ibot.eval.probes.sweep_training import (
     check_sweep,
     choice,
-    crop_steps,
     few_held_out,
     split,
     train_sweeps,
 )
-from ibot.eval.probes.linear_sweep import LinearSweep
-from ibot.eval.probes.settings import LogisticSettings, PartLinearSettings
-from ibot.models.layers import Block
-from ibot.models.vit import VisionTransformer
+from ibot.eval.state_file import StateFile
+from ibot.models.contract import Backbone
 from ibot.types import ResultRecord
 
 ATTENTION_IMAGES = 32
@@ -44,10 +47,15 @@ class Part:
     """Of least attention instead of most."""
 
     def __str__(self) -> str:
-        return f"{self.count} {'least' if self.smallest else 'most'} attended patches"
+        return f"{self.count} {self.which} attended patches"
+
+    @property
+    def which(self) -> str:
+        """In words."""
+        return "least" if self.smallest else "most"
 
 
-def run(context: Context, settings: PartLinearSettings) -> list[ResultRecord]:
+def run(context: LabelledContext, settings: PartLinearSettings) -> list[ResultRecord]:
     """One record for each number of patches; all come from the same pass of the network.
 
     The sweep chooses its rate as the linear probe does: in clean mode on held-out training images
@@ -60,67 +68,38 @@ def run(context: Context, settings: PartLinearSettings) -> list[ResultRecord]:
         ConfigError: shares, rates, epochs, batch or holdout out of range.
         DataError: no held-out image can be read.
     """
-    network = context.loaded.backbone
-    if not isinstance(network, VisionTransformer):
+    parts, patches = _parts(context, settings)
+    val = _features(context, context.val, parts, "val")
+    if _by_sweep(context, settings):
+        found = _swept(context, settings, parts, val)
+    else:
+        train = _features(context, context.train, parts, "train")
+        found = [logistic.probe(context, LogisticSettings(), train[p], val[p]) for p in parts]
+    used = {**_used(context, settings), "patches": patches}
+    return [_record(part, used, one) for part, one in zip(parts, found, strict=True)]
+
+
+def _parts(context: LabelledContext, settings: PartLinearSettings) -> tuple[list[Part], int]:
+    """What the settings ask for, and how many patches there are."""
+    backbone, shares = context.loaded.backbone, settings.shares
+    if not backbone.class_heads:
         raise WeightsError(
-            f"'{context.weights}' is a Swin",
+            f"'{context.weights}' is a {backbone.family}",
             why="it has no class token that attends to patches",
             fix="give a ViT",
         )
-    if not settings.shares or not all(0 <= share <= 1 for share in settings.shares):
+    if not shares or not all(0 <= share <= 1 for share in shares):
         raise ConfigError(
             "shares of the patches lie between 0 and 1", fix="for example shares=0,0.5,1"
         )
-    rows, columns = network.token_grid(*context.view.size)
-    patches = rows * columns
-    counts = sorted({max(1, round(share * patches)) for share in settings.shares})
-
-    parts = [Part(count, settings.smallest) for count in counts]
-    val = _features(context, network, context.val, parts, "val")
-    kind = settings.probe
-    if kind == "auto":
-        kind = "sweep" if context.mode == "published" else "logistic"
-    records = (_logistic if kind == "logistic" else _sweep)(context, settings, network, parts, val)
-    which = "least" if settings.smallest else "most"
-    used = {**plain(settings), "probe": kind, "patches": patches, "feature": f"{which} attended"}
-    if kind == "logistic":
-        used = {
-            name: value
-            for name, value in used.items()
-            if name not in ("rates", "epochs", "batch", "holdout")
-        }
-    return [
-        replace(
-            record,
-            protocol="part_linear",
-            metric="part_linear_top1",
-            settings={**record.settings, **used, "k": k},
-            extra={**record.extra, "row": f"{k} of {patches} patches", "share": k / patches},
-        )
-        for k, record in zip(counts, records, strict=True)
-    ]
+    rows, columns = backbone.token_grid(*context.view.size)
+    counts = sorted({max(1, round(share * rows * columns)) for share in shares})
+    return [Part(count, settings.smallest) for count in counts], rows * columns
 
 
-@torch.no_grad()
-def tokens_and_attention(network: VisionTransformer, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Patch tokens of the last block before the final norm, and the attention of its class token to
-    them.
-
-    images: normalised [b, 3, h, w]. Returns [b, N, D] and the mean over heads [b, N], from one pass
-    of the network.
-    """
-    block = network.blocks[-1]
-    assert isinstance(block, Block)
-    seen: list[Tensor] = []
-    # What goes into the last block, register tokens included, is not among the outputs of the
-    # network.
-    handle = block.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    try:
-        patches = network.last_layers(images, 1, norm=False)[0].patches
-    finally:
-        handle.remove()
-    attention = block.attn.probabilities(block.norm1(seen[0]))[:, :, 0, 1 : 1 + patches.shape[1]]
-    return patches, attention.mean(dim=1)
+def _by_sweep(context: LabelledContext, settings: PartLinearSettings) -> bool:
+    published = context.mode == "published"
+    return settings.probe == "sweep" or (settings.probe == "auto" and published)
 
 
 def part_means(
@@ -148,103 +127,91 @@ def part_means(
     return sums[:, chosen - 1] / chosen[:, None]
 
 
-def means_of_parts(
-    network: VisionTransformer, images: Tensor, parts: Sequence[Part]
-) -> dict[Part, Tensor]:
-    """float32 [b, D] for each of `parts`, all of them most or all least attended, from one pass of
-    the network.
+@torch.no_grad()
+def means_of_parts(backbone: Backbone, images: Tensor, parts: Sequence[Part]) -> dict[Part, Tensor]:
+    """float32 [b, D] for each of `parts`, all most or all least attended, in one pass.
 
+    Tokens are those of the last block before the final norm; attention is the mean over its heads.
     images: normalised [b, 3, h, w].
     """
-    counts = [part.count for part in parts]
-    tokens = [tokens_and_attention(network, some) for some in images.split(ATTENTION_IMAGES)]
-    means = finite(torch.cat([part_means(*each, counts, parts[0].smallest) for each in tokens]))
-    return dict(zip(parts, means.unbind(1), strict=True))
+    counts, means = [part.count for part in parts], []
+    for some in images.split(ATTENTION_IMAGES):
+        tokens, attention = backbone.tokens_and_attention(some, norm=False)
+        means.append(part_means(tokens.patches, attention.mean(dim=1), counts, parts[0].smallest))
+    return dict(zip(parts, finite(torch.cat(means)).unbind(1), strict=True))
 
 
 def _features(
-    context: Context,
-    network: VisionTransformer,
-    images: LabelledImages,
-    parts: Sequence[Part],
-    name: str,
-) -> dict[Part, FeatureSet]:
+    context: LabelledContext, images: LabelledImages, parts: Sequence[Part], name: str
+) -> dict[Part, LabelledFeatures]:
     """Means of the parts of a set by name, from the cache where they are there."""
-    return cached_features(
-        network,
-        context.weights_hash,
-        images,
-        context.view,
-        parts,
-        context.cache,
-        extract=partial(means_of_parts, network),
-        batch=context.batch,
-        device=context.device,
-        workers=context.workers,
-        processes=context.processes,
-        progress=context.counter(name),
-    )
+    extract = partial(means_of_parts, context.loaded.backbone)
+    return context.features(images, name, parts, extract)
 
 
-def _logistic(
-    context: Context,
+def _swept(
+    context: LabelledContext,
     settings: PartLinearSettings,
-    network: VisionTransformer,
     parts: list[Part],
-    val: dict[Part, FeatureSet],
+    val: dict[Part, LabelledFeatures],
 ) -> list[ResultRecord]:
-    train = _features(context, network, context.train, parts, "train")
-    return [logistic.probe(context, LogisticSettings(), train[part], val[part]) for part in parts]
-
-
-def _sweep(
-    context: Context,
-    settings: PartLinearSettings,
-    network: VisionTransformer,
-    parts: list[Part],
-    val: dict[Part, FeatureSet],
-) -> list[ResultRecord]:
-    """The patches are chosen anew in every crop."""
+    """Records of the sweep; the patches are chosen anew in every crop."""
     check_sweep(settings.rates, settings.epochs, settings.batch, settings.holdout)
-    fit, held, chosen_on = split(context, settings.holdout)
+    fit, held, chosen_on = split(context.train, settings.holdout, context.mode, context.seed)
     judge = val
     if context.mode == "clean":
-        judge = _features(context, network, SubsetImages(context.train, held), parts, "held out")
+        judge = _features(context, LabelledSubset(context.train, held), parts, "held out")
     batch = min(settings.batch, len(fit))
     rates = [rate * batch / 256 for rate in settings.rates]
+    width, seed, device = context.loaded.backbone.embed_dim, context.seed, context.device
     sweeps = {
-        part: LinearSweep(
-            val[part].rows.shape[1],
-            context.num_classes,
-            rates,
-            seed=context.seed,
-            device=context.device,
-        )
+        part: LinearSweep(width, context.num_classes, rates, seed=seed, device=device)
         for part in parts
     }
-
-    def steps(epoch: int) -> Iterator[tuple[Mapping[Part, Tensor], Tensor, int]]:
-        return crop_steps(
-            context, fit, batch, epoch, lambda images: means_of_parts(network, images, parts)
-        )
-
-    best = train_sweeps(
-        context,
+    extract = partial(means_of_parts, context.loaded.backbone, parts=parts)
+    identity = context.identity("part_linear", plain(settings))
+    trained = train_sweeps(
         sweeps,
-        steps,
+        crop_steps(context, fit, batch, extract),
         judge,
-        settings.epochs,
-        context.identity("part_linear", plain(settings)),
+        epochs=settings.epochs,
+        over_epochs=context.mode == "published",
+        state=StateFile(context.out / f"sweep-{identity}.state", context.processes),
+        progress=context.counter("epochs"),
     )
-    return [
-        context.top(
-            "part_linear",
-            F.linear(val[part].rows.to(context.device), best[part].weight, best[part].bias).cpu(),
-            val[part].labels,
-            {"batch": batch},
-            num_train=len(fit),
-            notes=unreadable(val[part]) + few_held_out(judge[part], chosen_on),
-            **choice(context, settings.rates, best[part], sweeps[part], judge[part], chosen_on),
+    records = []
+    for part in parts:
+        one, rows = trained[part].best, val[part].rows.to(device)
+        records.append(
+            context.top(
+                "part_linear",
+                F.linear(rows, one.weight, one.bias).cpu(),
+                val[part].labels,
+                {"batch": batch},
+                num_train=len(fit),
+                notes=unreadable(val[part]) + few_held_out(judge[part], chosen_on),
+                **choice(settings.rates, trained[part], chosen_on),
+            )
         )
-        for part in parts
-    ]
+    return records
+
+
+def _used(context: LabelledContext, settings: PartLinearSettings) -> dict[str, Any]:
+    """The settings that count, as a record holds them."""
+    sweep = _by_sweep(context, settings)
+    used = {**plain(settings), "probe": "sweep" if sweep else "logistic"}
+    unused = () if sweep else ("rates", "epochs", "batch", "holdout")
+    return {name: value for name, value in used.items() if name not in unused}
+
+
+def _record(part: Part, used: dict[str, Any], found: ResultRecord) -> ResultRecord:
+    """The record of a part from that of its probe."""
+    k, patches = part.count, used["patches"]
+    return replace(
+        found,
+        protocol="part_linear",
+        metric="part_linear_top1",
+        settings={**found.settings, **used, "feature": f"{part.which} attended", "k": k},
+        row=f"{k} of {patches} patches",
+        extra={**found.extra, "share": k / patches},
+    )

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ibot.data.sets.labelled import SubsetImages
-from ibot.data.sets.subsets import listed_subset, stratified_subset
+from ibot.data.sets.subsets import LabelledSubset, listed_subset, stratified_subset
 from ibot.errors import ConfigError
-from ibot.eval.context import Context, plain
-from ibot.eval.features.cache import FeatureSet, rows_of
+from ibot.eval.context import plain
+from ibot.eval.features.rows import LabelledFeatures, rows_of
 from ibot.eval.features.tokens import CLASS_TOKEN
+from ibot.eval.labelled import LabelledContext
 from ibot.eval.probes import knn, linear, logistic
 from ibot.eval.probes.settings import KnnSettings, LinearSettings, LogisticSettings, SemiSettings
 from ibot.eval.tune import finetune
@@ -28,7 +28,7 @@ FEW = (1, 5)
 """Further k: where a class has one or two images, a vote of ten can only be wrong."""
 
 
-def run(context: Context, settings: SemiSettings) -> list[ResultRecord]:
+def run(context: LabelledContext, settings: SemiSettings) -> list[ResultRecord]:
     """The chosen protocols for each share or list; several draws give their mean and spread too.
 
     The images that keep their label are written beside the results, one name per line.
@@ -60,7 +60,7 @@ def run(context: Context, settings: SemiSettings) -> list[ResultRecord]:
     for name, subsets in _subsets(context, settings).items():
         draws = []
         for seed, subset in subsets:
-            few = replace(context, train=SubsetImages(context.train, subset))
+            few = replace(context, train=LabelledSubset(context.train, subset))
             found = _scores(few, settings, rows_of(train, subset), val)
             draws.append(
                 [_of_subset(record, settings, name, seed, len(subset)) for record in found]
@@ -72,7 +72,7 @@ def run(context: Context, settings: SemiSettings) -> list[ResultRecord]:
 
 
 def _subsets(
-    context: Context, settings: SemiSettings
+    context: LabelledContext, settings: SemiSettings
 ) -> dict[str, list[tuple[int, NDArray[np.int64]]]]:
     """Seed and training images of each draw, by the name of the share or the list."""
     if settings.lists:
@@ -92,7 +92,7 @@ def _subsets(
 
 
 def _scores(
-    context: Context, settings: SemiSettings, train: FeatureSet, val: FeatureSet
+    context: LabelledContext, settings: SemiSettings, train: LabelledFeatures, val: LabelledFeatures
 ) -> list[ResultRecord]:
     """Records of the probes on one subset, which is the context's training set."""
     records = []
@@ -107,7 +107,7 @@ def _scores(
     return records
 
 
-def _end_to_end(context: Context) -> FinetuneSettings:
+def _end_to_end(context: LabelledContext) -> FinetuneSettings:
     """From the first layer of the projection head: as published, or with a length that fits the
     images.
     """
@@ -126,16 +126,16 @@ def _of_subset(
         protocol="semi",
         metric=f"semi_{record.metric}",
         settings={**record.settings, **plain(settings), "subset": name, "subset_seed": seed},
+        row=f"{name} seed {seed}, {record.protocol}, {record.row}",
+        notes=(f"{name}: {count} images keep their label", *record.notes),
         extra={
             **record.extra,
-            "row": f"{name} seed {seed}, {record.protocol}, {record.extra['row']}",
-            "notes": [f"{name}: {count} images keep their label", *record.extra["notes"]],
             "probe": [record.metric, record.settings.get("k"), record.settings.get("features")],
         },
     )
 
 
-def _means(context: Context, draws: list[list[ResultRecord]]) -> list[ResultRecord]:
+def _means(context: LabelledContext, draws: list[list[ResultRecord]]) -> list[ResultRecord]:
     """Mean, deviation and range over the draws of each probe that all of them have."""
     records = []
     for first in draws[0]:
@@ -161,7 +161,6 @@ def _means(context: Context, draws: list[list[ResultRecord]]) -> list[ResultReco
                 row=f"{first.settings['subset']}, {name}, mean of {len(group)}",
                 deviation=statistics.stdev(values),
                 range=[min(values), max(values)],
-                notes=[],
             )
         )
     return records

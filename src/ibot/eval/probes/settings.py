@@ -24,7 +24,7 @@ class KnnSettings:
     """T of the vote."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class LinearSettings:
     """Linear probe on frozen features (8.2)."""
 
@@ -81,7 +81,7 @@ class SemiSettings:
     """Stratified draws of each share, with following seeds."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class PartLinearSettings:
     """Linear probe on the most attended patches (9.1)."""
 

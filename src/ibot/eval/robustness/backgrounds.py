@@ -15,11 +15,13 @@ from torch import Tensor
 from ibot.data.decode import UnreadableImage
 from ibot.data.pixels import Statistics, normalize
 from ibot.data.sets.class_folders import open_folder
-from ibot.data.sets.labelled import FolderImages, SubsetImages
+from ibot.data.sets.files import LabelledFiles
+from ibot.data.sets.subsets import LabelledSubset
 from ibot.errors import ConfigError, DataError
-from ibot.eval.context import Context, plain, unreadable
-from ibot.eval.features.cache import FeatureSet
+from ibot.eval.context import plain
+from ibot.eval.features.rows import LabelledFeatures, unreadable
 from ibot.eval.features.views import View, in_batches, view_batches
+from ibot.eval.labelled import LabelledContext
 from ibot.eval.linear_classifier import LinearClassifier
 from ibot.eval.robustness.imagenet_subsets import IMAGENET_9, NUM_CLASSES, to_nine
 from ibot.eval.robustness.settings import BackgroundSettings
@@ -54,7 +56,7 @@ Answer = Callable[[Tensor], Tensor]
 none."""
 
 
-def run(context: Context, settings: BackgroundSettings) -> list[ResultRecord]:
+def run(context: LabelledContext, settings: BackgroundSettings) -> list[ResultRecord]:
     """Accuracy on each variant that is there, the background gap, and on demand the share of
     vulnerable foregrounds.
 
@@ -94,7 +96,7 @@ def run(context: Context, settings: BackgroundSettings) -> list[ResultRecord]:
     return records
 
 
-def _open_variants(root: Path, context: Context) -> dict[str, FolderImages]:
+def _open_variants(root: Path, context: LabelledContext) -> dict[str, LabelledFiles]:
     """The variants that are there, ROOT/VARIANT/val/CLASS/* or ROOT/VARIANT/CLASS/*."""
     there = [name for name in VARIANTS if (root / name).is_dir()]
     if not there:
@@ -144,10 +146,10 @@ def _answer(
 
 
 def _accuracy(
-    context: Context,
+    context: LabelledContext,
     name: str,
-    images: FolderImages,
-    found: FeatureSet,
+    images: LabelledFiles,
+    found: LabelledFeatures,
     used: dict[str, Any],
     notes: list[str],
 ) -> ResultRecord:
@@ -163,9 +165,9 @@ def _accuracy(
 
 
 def _gap(
-    context: Context,
-    variants: dict[str, FolderImages],
-    found: dict[str, FeatureSet],
+    context: LabelledContext,
+    variants: dict[str, LabelledFiles],
+    found: dict[str, LabelledFeatures],
     used: dict[str, Any],
     notes: list[str],
 ) -> list[ResultRecord]:
@@ -195,13 +197,13 @@ def _gap(
 class _Masked:
     """Originals with a mask of their foreground."""
 
-    images: SubsetImages
+    images: LabelledSubset
     masks: Tensor
     """uint8 [n, h, w], 255 in the foreground; 0.2 GB for the 4050 of the challenge."""
 
 
 def _with_masks(
-    settings: BackgroundSettings, variants: dict[str, FolderImages], view: View
+    settings: BackgroundSettings, variants: dict[str, LabelledFiles], view: View
 ) -> _Masked:
     """Every process reads all masks before any of them computes: one that is damaged ends all
     alike.
@@ -223,15 +225,15 @@ def _with_masks(
             fix="challenge=false, or unpack fg_mask there",
         )
     return _Masked(
-        SubsetImages(original, chosen), torch.stack([_mask(files[i], view) for i in chosen])
+        LabelledSubset(original, chosen), torch.stack([_mask(files[i], view) for i in chosen])
     )
 
 
 def _challenge(
-    context: Context,
+    context: LabelledContext,
     answer: Answer,
     masked: _Masked,
-    backgrounds: FolderImages,
+    backgrounds: LabelledFiles,
     used: dict[str, Any],
     notes: list[str],
 ) -> ResultRecord:
@@ -269,7 +271,7 @@ def _challenge(
     )
 
 
-def _all_views(context: Context, images: FolderImages) -> Tensor:
+def _all_views(context: LabelledContext, images: LabelledFiles) -> Tensor:
     """All images of a variant as uint8 [n, 3, h, w], in memory: 0.6 GB for the 4050 of the
     challenge.
     """

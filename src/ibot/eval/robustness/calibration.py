@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from ibot.errors import ConfigError
-from ibot.eval.context import Context, plain, unreadable
+from ibot.eval.context import plain
+from ibot.eval.features.rows import unreadable
+from ibot.eval.labelled import LabelledContext
 from ibot.eval.robustness.calibration_error import (
     aurra,
     confidence_and_correct,
@@ -29,7 +31,7 @@ CURVE_POINTS = 100
 RESAMPLES = 100
 
 
-def run(context: Context, settings: CalibrationSettings) -> list[ResultRecord]:
+def run(context: LabelledContext, settings: CalibrationSettings) -> list[ResultRecord]:
     """Accuracy, RMS calibration error and AURRA on the validation images; see
     `calibration_records`.
 
@@ -61,7 +63,7 @@ def check_bin_size(size: int) -> None:
 
 
 def calibration_records(
-    context: Context,
+    context: LabelledContext,
     protocol: str,
     confidence: Tensor,
     correct: Tensor,

@@ -66,18 +66,16 @@ class CorruptionScore:
     mean_15: float | None
     """Over the 15 common ones, not normalised; None unless all are there."""
     mean_19: float | None
-    """Over all 19, not normalised; None unless all are there. The published script prints this
-    one."""
+    """Over all 19, as the published script prints, not normalised; None unless all are there."""
     mce: float | None
-    """The standard mCE: over the 15 common ones, each relative to the baseline's error; None
-    unless all are there."""
+    """The standard mCE: over the 15 common ones, each relative to the baseline's error; or None."""
 
 
 def corrupt(image: NDArray[np.uint8], name: str, severity: int, seed: int) -> NDArray[np.uint8]:
-    """One corrupted copy of an image; the same seed gives the same pixels, and numpy's global state
-    is left as it was.
+    """One corrupted copy of an image; the same seed gives the same pixels.
 
-    The first glass blur of a process takes some seconds, in which its loop is compiled.
+    Numpy's global state is left as it was. The first glass blur of a process takes some seconds, in
+    which its loop is compiled.
 
     Args:
         image: uint8 [H, W, 3], RGB, at least 32 pixels on both sides; made for a centre crop of
@@ -93,12 +91,8 @@ def corrupt(image: NDArray[np.uint8], name: str, severity: int, seed: int) -> ND
         MissingExtra: the package is not installed.
         ValueError: another image, name, severity or seed.
     """
-    if (
-        image.dtype != np.uint8
-        or image.ndim != 3
-        or image.shape[2] != 3
-        or min(image.shape[:2]) < MIN_SIDE
-    ):
+    is_rgb = image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3
+    if not is_rgb or min(image.shape[:2]) < MIN_SIDE:
         raise ValueError(
             f"an image is uint8 [H, W, 3] of at least {MIN_SIDE} pixels, not {image.dtype} "
             f"{list(image.shape)}"
@@ -164,11 +158,9 @@ def mean_corruption_error(
 
 
 def _mean_of(means: Mapping[str, float], names: Sequence[str]) -> float | None:
-    return (
-        float(np.mean([means[name] for name in names]))
-        if all(name in means for name in names)
-        else None
-    )
+    if not all(name in means for name in names):
+        return None
+    return float(np.mean([means[name] for name in names]))
 
 
 @contextmanager

@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from ibot.data.sets.class_folders import open_folder
-from ibot.data.sets.labelled import LabelledImages
+from ibot.data.sets.images import LabelledImages
 from ibot.errors import ConfigError, DataError
-from ibot.eval.context import Context, plain, unreadable
+from ibot.eval.context import plain
+from ibot.eval.features.rows import unreadable
+from ibot.eval.labelled import LabelledContext
 from ibot.eval.robustness.calibration import calibration_records, check_bin_size
 from ibot.eval.robustness.calibration_error import confidence_and_correct
 from ibot.eval.robustness.imagenet_subsets import IMAGENET_A, NUM_CLASSES
@@ -25,7 +27,7 @@ from ibot.eval.robustness.tested_classifier import (
 from ibot.types import ResultRecord
 
 
-def run(context: Context, settings: NaturalAdversarialSettings) -> list[ResultRecord]:
+def run(context: LabelledContext, settings: NaturalAdversarialSettings) -> list[ResultRecord]:
     """Accuracy and calibration on the images of `settings.root`, among the classes that compete.
 
     Raises:

@@ -1,5 +1,4 @@
-"""Images with patches dropped or blocks shuffled (paper figures 9 and 10 and table 8,
-spec_evaluation 9.5 and 9.6).
+"""Images with patches dropped or blocks shuffled (figures 9, 10, table 8; evaluation 9.5, 9.6).
 
 The published runs choose patches and permutations once per batch, so that results depend on batch
 size and order. Here each image has its own, a function of (seed, image index) only.
@@ -22,43 +21,8 @@ _DROP, _SHUFFLE = 0x45560000, 0x45560001
 
 
 def drop_counts(num_patches: int, steps: int = 10) -> tuple[int, ...]:
-    """Patches to drop for the shares 0, 1 / steps, ... below one, rounded down; 196 patches give
-    the published ones.
-    """
+    """Patches to drop for the shares 0, 1 / steps, ... below one, rounded down as published."""
     return tuple(i * num_patches // steps for i in range(steps))
-
-
-def salient_patches(attention: Tensor, mass: float) -> Tensor:
-    """The foreground: the fewest patches whose attention reaches the share `mass` of the whole.
-
-    Ascending order, normalised, cumulated: foreground is where the cumulative sum exceeds 1 - mass.
-    So patches without any attention are background even at mass 1.
-
-    Args:
-        attention: [B, N] of the class token to the patches, not negative; need not sum to one.
-        mass: share of the attention in 0..1.
-
-    Returns:
-        bool [B, N], True = foreground. Drop it for the salient curve, its inverse for the
-        non-salient one.
-
-    Raises:
-        ValueError: a mass outside 0..1, another shape, or a row that is negative, not finite or
-            zero throughout.
-    """
-    if not 0 <= mass <= 1:
-        raise ValueError(f"the mass is a share between 0 and 1, not {mass}")
-    if attention.ndim != 2:
-        raise ValueError(f"attention of shape {tuple(attention.shape)}, not [B, N]")
-    values, order = attention.double().sort(dim=1, stable=True)
-    total = values.sum(dim=1, keepdim=True)
-    if not (bool(values.ge(0).all()) and bool(total.isfinite().all()) and bool(total.gt(0).all())):
-        raise ValueError(
-            "attention must be finite, not negative, and positive somewhere in every image"
-        )
-    # Rounding may carry the sum above one, and with mass 0 nothing must be foreground.
-    reached = (values / total).cumsum(dim=1).clamp(max=1) > 1 - mass
-    return torch.zeros_like(reached).scatter_(1, order, reached)
 
 
 def random_patches(index: ArrayLike, num_patches: int, num_dropped: int, seed: int) -> Tensor:
@@ -105,14 +69,11 @@ def drop_patches(images: Tensor, dropped: Tensor, grid: tuple[int, int], patch: 
     """
     rows, columns = grid
     batch, _, height, width = images.shape
-    if (height // patch, width // patch) != (rows, columns) or tuple(dropped.shape) != (
-        batch,
-        rows * columns,
-    ):
+    cut, wanted = (height // patch, width // patch), (batch, rows * columns)
+    if cut != grid or tuple(dropped.shape) != wanted:
         raise ValueError(
             f"images of shape {tuple(images.shape)} with patches of {patch} pixels do not fit a "
-            f"grid of {rows} x "
-            f"{columns} and dropped patches of shape {tuple(dropped.shape)}"
+            f"grid of {rows} x {columns} and dropped patches of shape {tuple(dropped.shape)}"
         )
     hidden = dropped.to(images.device).view(batch, 1, rows, columns)
     hidden = hidden.repeat_interleave(patch, dim=2).repeat_interleave(patch, dim=3)
@@ -121,8 +82,7 @@ def drop_patches(images: Tensor, dropped: Tensor, grid: tuple[int, int], patch: 
 
 
 def shuffle_blocks(images: Tensor, rows: int, columns: int, seed: int, index: ArrayLike) -> Tensor:
-    """Images cut into `rows` x `columns` blocks that change places, by a permutation of (seed,
-    image index) alone.
+    """Images whose `rows` x `columns` blocks change places, by (seed, image index) alone.
 
     Args:
         images: [B, 3, H, W]; H and W are multiples of `rows` and `columns`.
@@ -151,16 +111,14 @@ def shuffle_blocks(images: Tensor, rows: int, columns: int, seed: int, index: Ar
     block = (height // rows, width // columns)
     blocks = images.reshape(batch, channels, rows, block[0], columns, block[1]).transpose(3, 4)
     blocks = blocks.reshape(batch, channels, rows * columns, *block)
-    moved = blocks[
-        torch.arange(batch, device=images.device)[:, None], :, source
-    ]  # [B, blocks, C, block h, block w]
+    image = torch.arange(batch, device=images.device)[:, None]
+    moved = blocks[image, :, source]  # [B, blocks, C, block h, block w]
     moved = moved.reshape(batch, rows, columns, channels, *block)
     return moved.permute(0, 3, 1, 4, 2, 5).reshape(images.shape)
 
 
 def at_ratio(ratios: Sequence[float], accuracies: Sequence[float], ratio: float = 0.5) -> float:
-    """Accuracy at one information loss ratio, linear between the points of a curve (S.5 and NS.5 of
-    paper table 8).
+    """Accuracy at one information loss ratio, linear between the points of a curve (table 8).
 
     How the paper took this point from its curve is not published; interpolation is an assumption.
 

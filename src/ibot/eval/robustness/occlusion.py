@@ -1,6 +1,4 @@
-"""Accuracy with patches dropped, at random or by their attention (paper figure 9, table 8;
-spec_evaluation 9.5).
-"""
+"""Accuracy with patches dropped, at random or by attention (figure 9, table 8; evaluation 9.5)."""
 
 from __future__ import annotations
 
@@ -15,15 +13,15 @@ from torch import Tensor
 
 from ibot.data.pixels import renormalize
 from ibot.errors import ConfigError
-from ibot.eval.context import Context, plain, unreadable
-from ibot.eval.features.cache import FeatureSet
+from ibot.eval.context import plain
+from ibot.eval.features.rows import LabelledFeatures, unreadable
+from ibot.eval.labelled import LabelledContext
 from ibot.eval.linear_classifier import LinearClassifier
 from ibot.eval.robustness.occlude import (
     at_ratio,
     drop_counts,
     drop_patches,
     random_patches,
-    salient_patches,
 )
 from ibot.eval.robustness.settings import OcclusionSettings
 from ibot.eval.robustness.tested_classifier import (
@@ -35,8 +33,8 @@ from ibot.eval.robustness.tested_classifier import (
     score_images,
 )
 from ibot.eval.scores import bootstrap_mean
-from ibot.models.backbone import BackboneModule
-from ibot.models.vit import VisionTransformer
+from ibot.models.attention import foreground
+from ibot.models.contract import Backbone
 from ibot.types import ResultRecord
 from ibot.weights.read import load
 
@@ -59,12 +57,11 @@ class Drop:
     """Numbers int64 [b] and attention [b, N] (None for R) -> dropped patches bool [b, N]."""
 
 
-def run(context: Context, settings: OcclusionSettings) -> list[ResultRecord]:
-    """A record of the images as they are, and one per curve: the accuracy at half of the patches,
-    linear between its points, which `extra` holds.
+def run(context: LabelledContext, settings: OcclusionSettings) -> list[ResultRecord]:
+    """A record of the images as they are, and one per curve: the accuracy at half of the patches.
 
-    Draws and foregrounds belong to an image; in published mode neighbouring images share their
-    random draw.
+    It is linear between the points of the curve, which `extra` holds. Draws and foregrounds belong
+    to an image; in published mode neighbouring images share their random draw.
 
     Raises:
         ConfigError: steps, masses or a head that do not fit, or a curve that does not reach half of
@@ -72,24 +69,15 @@ def run(context: Context, settings: OcclusionSettings) -> list[ResultRecord]:
         DataError: see `classifier_for`.
         WeightsError: `settings.saliency` cannot be read.
     """
-    if (
-        settings.steps < 1
-        or not settings.masses
-        or not all(0 <= mass <= 1 for mass in settings.masses)
-    ):
-        raise ConfigError(
-            "occlusion needs steps of at least 1 and masses between 0 and 1",
-            fix="for example steps=10 masses=0,0.5,1",
-        )
+    _check(settings)
     classifier = classifier_for(context)
     notes = head_notes(context, classifier)
     context = published_view(context)
     saliency = _saliency(context, settings, classifier, notes)
     drops = _random_drops(context, settings, _grid(context, classifier.backbone))
     drops += _attended_drops(settings) if saliency is not None else []
-    found = score_images(
-        context, context.val, _Scorer(context, settings, classifier, saliency, drops), "occlusion"
-    )
+    scorer = _Scorer(context, settings, classifier, saliency, drops)
+    found = score_images(context, context.val, scorer, "occlusion")
     notes += unreadable(found)
     if context.mode == "published":
         notes.append("neighbouring images share a random choice, as in the published runs")
@@ -106,23 +94,32 @@ def run(context: Context, settings: OcclusionSettings) -> list[ResultRecord]:
     return [whole, *(_record(context, used, drops, found, curve, notes) for curve in curves)]
 
 
+def _check(settings: OcclusionSettings) -> None:
+    masses = settings.masses
+    if settings.steps < 1 or not masses or not all(0 <= mass <= 1 for mass in masses):
+        raise ConfigError(
+            "occlusion needs steps of at least 1 and masses between 0 and 1",
+            fix="for example steps=10 masses=0,0.5,1",
+        )
+
+
 def _saliency(
-    context: Context, settings: OcclusionSettings, classifier: LinearClassifier, notes: list[str]
-) -> VisionTransformer | None:
+    context: LabelledContext,
+    settings: OcclusionSettings,
+    classifier: LinearClassifier,
+    notes: list[str],
+) -> Backbone | None:
     """The network whose attention decides; None, with a note, where there is no class attention."""
-    network: BackboneModule = classifier.backbone
+    network = classifier.backbone
     if settings.saliency:
         network = load(settings.saliency).backbone.to(context.device)
-    if not isinstance(network, VisionTransformer):
+    heads = network.class_heads
+    if not heads:
         notes.append(
-            "a Swin has no class token that attends: patches are dropped at random only; "
-            "saliency=WEIGHTS "
-            "names a ViT whose attention decides"
+            f"a {network.family} has no class token that attends: patches are dropped at random "
+            "only; saliency=WEIGHTS names a ViT whose attention decides"
         )
         return None
-    heads = len(
-        _class_attention(network, torch.zeros(1, 3, *context.view.size, device=context.device))[0]
-    )
     if not -1 <= settings.head < heads:
         raise ConfigError(
             f"head={settings.head}, but the network has {heads} heads", fix=f"-1 to {heads - 1}"
@@ -130,92 +127,80 @@ def _saliency(
     return network
 
 
-def _grid(context: Context, backbone: BackboneModule) -> tuple[int, int]:
+def _grid(context: LabelledContext, backbone: Backbone) -> tuple[int, int]:
     """Whole patches of the view."""
     height, width = context.view.size
     return height // backbone.patch_size, width // backbone.patch_size
 
 
-@torch.no_grad()
-def _class_attention(network: VisionTransformer, images: Tensor) -> Tensor:
-    """Attention of the class token to the patches in the last block: [b, heads, N]."""
-    rows, columns = network.token_grid(*images.shape[-2:])
-    return network.attention_maps(images)[:, :, 0, 1 : 1 + rows * columns]
-
-
 def _random_drops(
-    context: Context, settings: OcclusionSettings, grid: tuple[int, int]
+    context: LabelledContext, settings: OcclusionSettings, grid: tuple[int, int]
 ) -> list[Drop]:
     patches = grid[0] * grid[1]
 
     def drop(count: int) -> Drop:
-        return Drop(
-            "R",
-            count / patches,
-            lambda index, _: random_patches(
-                draw_number(context, index), patches, count, context.seed
-            ),
-        )
+        def dropped(index: NDArray[np.int64], _: Tensor | None) -> Tensor:
+            return random_patches(draw_number(context, index), patches, count, context.seed)
+
+        return Drop("R", count / patches, dropped)
 
     return [drop(count) for count in dict.fromkeys(drop_counts(patches, settings.steps))]
 
 
 def _attended_drops(settings: OcclusionSettings) -> list[Drop]:
-    def foreground(attention: Tensor | None, mass: float) -> Tensor:
-        assert attention is not None
-        return salient_patches(attention, mass)
-
     def drop(mass: float, inverse: bool) -> Drop:
-        name = "NS" if inverse else "S"
-        return Drop(name, mass, lambda _, attention: foreground(attention, mass) ^ inverse)
+        def dropped(_: NDArray[np.int64], attention: Tensor | None) -> Tensor:
+            assert attention is not None
+            return foreground(attention, mass) ^ inverse
+
+        return Drop("NS" if inverse else "S", mass, dropped)
 
     return [drop(mass, inverse) for inverse in (False, True) for mass in settings.masses]
 
 
 @dataclass(frozen=True, slots=True)
 class _Scorer:
-    """Hit and share of dropped patches for each point: float32 [b, P, 2]. Attention is computed
-    once per image.
+    """Hit and share of dropped patches for each point: float32 [b, P, 2].
+
+    Attention is computed once per image.
     """
 
-    context: Context
+    context: LabelledContext
     settings: OcclusionSettings
     classifier: LinearClassifier
-    saliency: VisionTransformer | None
+    saliency: Backbone | None
     drops: list[Drop]
 
     def __call__(self, images: Tensor, index: NDArray[np.int64]) -> Tensor:
         labels = torch.from_numpy(self.context.val.labels[index].astype(np.int64)).to(images.device)
-        attention = self._attention(images)
+        attention, own = self._attention(images), self.classifier.backbone
         points = []
         for drop in self.drops:
-            network = (
-                self.classifier.backbone
-                if drop.curve == "R" or self.saliency is None
-                else self.saliency
-            )
+            network = own if drop.curve == "R" else self.saliency or own
             dropped = drop.dropped(index, attention).to(images.device)
-            changed = drop_patches(
-                images, dropped, _grid(self.context, network), network.patch_size
-            )
+            grid = _grid(self.context, network)
+            changed = drop_patches(images, dropped, grid, network.patch_size)
             hits = self.classifier.logits(changed).argmax(dim=1) == labels
             points.append(torch.stack([hits.float(), dropped.float().mean(dim=1)], dim=1))
         return torch.stack(points, dim=1)
 
+    @torch.no_grad()
     def _attention(self, images: Tensor) -> Tensor | None:
-        if self.saliency is None:
+        """Of the chosen head, or the mean over heads: [b, N]."""
+        network = self.saliency
+        if network is None:
             return None
-        own, wanted = self.classifier.backbone.statistics, self.saliency.statistics
+        own, wanted = self.classifier.backbone.statistics, network.statistics
         parts = [renormalize(part, own, wanted) for part in images.split(ATTENTION_IMAGES)]
-        maps = torch.cat([_class_attention(self.saliency, part) for part in parts])
+        maps = torch.cat([network.tokens_and_attention(part)[1] for part in parts])
         return maps.mean(dim=1) if self.settings.head < 0 else maps[:, self.settings.head]
 
 
 def _record(
-    context: Context,
+    context: LabelledContext,
     used: dict[str, Any],
     drops: list[Drop],
-    found: FeatureSet,
+    found: LabelledFeatures,
     curve: str,
     notes: list[str],
 ) -> ResultRecord:

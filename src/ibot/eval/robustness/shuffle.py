@@ -8,7 +8,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ibot.errors import ConfigError
-from ibot.eval.context import Context, plain, unreadable
+from ibot.eval.context import plain
+from ibot.eval.features.rows import unreadable
+from ibot.eval.labelled import LabelledContext
 from ibot.eval.robustness.occlude import shuffle_blocks
 from ibot.eval.robustness.settings import ShuffleSettings
 from ibot.eval.robustness.tested_classifier import (
@@ -24,7 +26,7 @@ from ibot.types import ResultRecord
 UNSHUFFLED = (1, 1)
 
 
-def run(context: Context, settings: ShuffleSettings) -> list[ResultRecord]:
+def run(context: LabelledContext, settings: ShuffleSettings) -> list[ResultRecord]:
     """One record per grid of blocks that divides the view, the unshuffled images first.
 
     Each image has its own permutation; in published mode neighbouring images share one.
@@ -40,22 +42,16 @@ def run(context: Context, settings: ShuffleSettings) -> list[ResultRecord]:
     classifier = classifier_for(context)
     notes = head_notes(context, classifier)
     context = published_view(context)
-    grids = [
-        grid
-        for grid in dict.fromkeys((UNSHUFFLED, *settings.grids))
-        if _divides(grid, context.view.size)
-    ]
-    left_out = [
-        f"{rows} x {columns}" for rows, columns in settings.grids if (rows, columns) not in grids
-    ]
+    asked = dict.fromkeys((UNSHUFFLED, *settings.grids))
+    grids = [grid for grid in asked if _divides(grid, context.view.size)]
+    left_out = [f"{grid[0]} x {grid[1]}" for grid in settings.grids if grid not in grids]
 
     def predict(images: Tensor, index: NDArray[np.int64]) -> Tensor:
         """Class in every grid: int64 [b, grids]."""
         draws = draw_number(context, index)
         shuffled = (shuffle_blocks(images, *grid, context.seed, draws) for grid in grids)
-        return torch.stack(
-            [classifier.logits(changed).argmax(dim=1) for changed in shuffled], dim=1
-        )
+        classes = [classifier.logits(changed).argmax(dim=1) for changed in shuffled]
+        return torch.stack(classes, dim=1)
 
     found = score_images(context, context.val, predict, "shuffle")
     notes += unreadable(found)
@@ -63,25 +59,21 @@ def run(context: Context, settings: ShuffleSettings) -> list[ResultRecord]:
         height, width = context.view.size
         notes.append(
             f"blocks that do not divide {height} x {width} pixels are left out: "
-            f"{', '.join(left_out)}"
+            + ", ".join(left_out)
         )
     if context.mode == "published":
         notes.append("neighbouring images share a permutation, as in the published runs")
+    used = {**plain(settings), **head_settings(classifier)}
     return [
         context.accuracy(
             "shuffle",
             found.rows[:, i] == found.labels,
             found.labels,
-            {
-                **plain(settings),
-                **head_settings(classifier),
-                "grid": list(grid),
-                "blocks": grid[0] * grid[1],
-            },
-            row=f"{grid[0]} x {grid[1]}",
+            {**used, "grid": [rows, columns], "blocks": rows * columns},
+            row=f"{rows} x {columns}",
             notes=notes,
         )
-        for i, grid in enumerate(grids)
+        for i, (rows, columns) in enumerate(grids)
     ]
 
 

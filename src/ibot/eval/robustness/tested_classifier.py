@@ -4,27 +4,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from itertools import chain
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from ibot.data.pixels import normalize
-from ibot.data.sets.labelled import LabelledImages
+from ibot.data.sets.images import LabelledImages
 from ibot.errors import DataError
-from ibot.eval.context import Context
-from ibot.eval.features.cache import FeatureSet
+from ibot.eval.features.rows import LabelledFeatures
+from ibot.eval.features.score import Score, score_rows
 from ibot.eval.features.tokens import CLASS_TOKEN
-from ibot.eval.features.views import in_batches, view_batches
+from ibot.eval.labelled import LabelledContext
 from ibot.eval.linear_classifier import LinearClassifier, load_classifier
-from ibot.eval.probes.logistic import unit_rows
-from ibot.eval.probes.logistic_fit import fit_logistic
-from ibot.system.distributed import gather
+from ibot.eval.probes.logistic_fit import Rows, fit_logistic
 
 PENALTY = 0.1
 """Of the head that is fitted here, divided by the number of training images: the middle one of
@@ -32,11 +25,8 @@ PENALTY = 0.1
 PUBLISHED_BATCH = 1024
 """Images that share one draw in the published runs of occlusion and shuffling."""
 
-Score = Callable[[Tensor, NDArray[np.int64]], Tensor]
-"""Normalised images [b, 3, h, w] on the device and their numbers int64 [b] -> rows [b, ...]."""
 
-
-def classifier_for(context: Context) -> LinearClassifier:
+def classifier_for(context: LabelledContext) -> LinearClassifier:
     """The classifier that the weights hold, else one fitted on the class tokens of the training
     images.
 
@@ -60,30 +50,28 @@ def classifier_for(context: Context) -> LinearClassifier:
     return stored.to(context.device)
 
 
-def _fitted(context: Context) -> LinearClassifier:
+def _fitted(context: LabelledContext) -> LinearClassifier:
     train = context.features(context.train, "train")[CLASS_TOKEN]
-    features, labels = unit_rows(context, train), train.labels.to(context.device)
-    weight = fit_logistic(features, labels, context.num_classes, PENALTY / len(features)).float()
-    config = replace(context.loaded.config, pos_size=context.loaded.built_for)
-    about = {
-        "protocol": "logistic",
-        "penalty": f"{PENALTY:g}/n",
-        "fitted_on": str(context.train.root),
-    }
+    rows, labels = Rows(train.rows.to(context.device), unit=True), train.labels.to(context.device)
+    weight = fit_logistic(rows, labels, context.num_classes, PENALTY / len(rows)).float()
     return LinearClassifier(
-        context.loaded.backbone,
-        config,
-        weight,
-        weight.new_zeros(len(weight)),
-        CLASS_TOKEN,
-        True,
-        context.view,
-        context.train.classes,
-        about,
+        backbone=context.loaded.backbone,
+        config=replace(context.loaded.config, pos_size=context.loaded.built_for),
+        weight=weight,
+        bias=weight.new_zeros(len(weight)),
+        feature=CLASS_TOKEN,
+        unit=True,
+        view=context.view,
+        classes=context.train.classes,
+        about={
+            "protocol": "logistic",
+            "penalty": f"{PENALTY:g}/n",
+            "fitted_on": str(context.train.root),
+        },
     )
 
 
-def head_notes(context: Context, classifier: LinearClassifier) -> list[str]:
+def head_notes(context: LabelledContext, classifier: LinearClassifier) -> list[str]:
     """What a user must know of the classifier to read its scores."""
     if "fitted_on" in classifier.about:
         return [
@@ -101,12 +89,12 @@ def head_settings(classifier: LinearClassifier) -> dict[str, Any]:
     return {"feature": str(classifier.feature), "classifier": classifier.about}
 
 
-def as_stored(context: Context) -> Context:
+def as_stored(context: LabelledContext) -> LabelledContext:
     """The context with images of the view's size taken as they are, as 9.2 and 9.4 do."""
     return replace(context, view=replace(context.view, keep=True))
 
 
-def published_view(context: Context) -> Context:
+def published_view(context: LabelledContext) -> LabelledContext:
     """In published mode the context with bilinear resizing, which protocols 9.3, 9.5 and 9.6 use
     (8.0).
     """
@@ -115,7 +103,7 @@ def published_view(context: Context) -> Context:
     return replace(context, view=replace(context.view, interpolation="bilinear"))
 
 
-def draw_number(context: Context, index: NDArray[np.int64]) -> NDArray[np.int64]:
+def draw_number(context: LabelledContext, index: NDArray[np.int64]) -> NDArray[np.int64]:
     """Numbers of random draws for the images `index` int64 [b]: int64 [b].
 
     One for each image. In published mode `PUBLISHED_BATCH` neighbours share one, whatever the size
@@ -124,70 +112,15 @@ def draw_number(context: Context, index: NDArray[np.int64]) -> NDArray[np.int64]
     return index if context.mode == "clean" else index // PUBLISHED_BATCH
 
 
-def score_images(context: Context, images: LabelledImages, score: Score, name: str) -> FeatureSet:
-    """Rows that `score` makes of the images of a set, in the order of the set, on the CPU.
-
-    Batches are the same whatever the number of processes; each process computes some of them and
-    gets all rows.
-
-    Args:
-        context: its view, batch, workers and processes are used.
-        images: the set.
-        score: called without gradients, once for each batch.
-        name: of the progress counter.
-
-    Returns:
-        Rows [n, ...] of the n readable images, not cached.
-
-    Raises:
-        DataError: none of the images can be read.
-    """
-    whole = in_batches(np.arange(len(images)), context.batch)
-    mine = whole[context.processes.rank :: context.processes.world_size]
-    counter, total, done = context.counter(name), sum(map(len, mine)), 0
-    rows: list[Tensor] = []
-    read: list[NDArray[np.int64]] = []
-    bad: list[tuple[int, str]] = []
-    with torch.inference_mode():
-        for part, asked in zip(
-            view_batches(images, context.view, mine, context.workers), mine, strict=True
-        ):
-            if len(part.positions):
-                rows.append(
-                    score(
-                        normalize(
-                            part.views.to(context.device), context.loaded.backbone.statistics
-                        ),
-                        part.positions,
-                    ).cpu()
-                )
-                read.append(part.positions)
-            bad.extend(part.bad)
-            done += len(asked)
-            if counter is not None:
-                counter(done, total)
-    rows, read, bad = (
-        list(chain(*gather(rows))),
-        list(chain(*gather(read))),
-        list(chain(*gather(bad))),
-    )
-    if not rows:
-        raise DataError(
-            f"none of the {len(images)} images under '{images.root}' can be read", why=bad[0][1]
-        )
-    index = np.concatenate(read)
-    order = np.argsort(index)
-    return FeatureSet(
-        rows=torch.cat(rows)[torch.from_numpy(order)],
-        labels=torch.from_numpy(images.labels[index[order]].astype(np.int64)),
-        index=index[order],
-        bad=[(images.name(position), reason) for position, reason in sorted(bad)],
-        cached=False,
-    )
+def score_images(
+    context: LabelledContext, images: LabelledImages, score: Score, name: str
+) -> LabelledFeatures:
+    """As `score_rows`, with the labels."""
+    return LabelledFeatures.of(score_rows(context, images, score, name), images)
 
 
 def logits_of(
-    context: Context, classifier: LinearClassifier, images: LabelledImages, name: str
-) -> FeatureSet:
+    context: LabelledContext, classifier: LinearClassifier, images: LabelledImages, name: str
+) -> LabelledFeatures:
     """Logits [n, C] of the images of a set as they are."""
     return score_images(context, images, lambda views, _: classifier.logits(views), name)

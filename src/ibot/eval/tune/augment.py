@@ -1,5 +1,4 @@
-"""Images for fine-tuning: augmented views, mixed batches, the order of an epoch, validation views
-(spec_evaluation 8.4, 8.5, 8.7).
+"""Images for fine-tuning: augmented and mixed, in order, and validation views (8.4, 8.5, 8.7).
 
 RandAugment, erasing, mixup and CutMix are timm's: the published recipes are defined by its words.
 timm draws from the global generators of Python, numpy and torch, so each of its draws happens with
@@ -14,7 +13,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import ModuleType
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -26,6 +25,7 @@ from torch.utils.data import Dataset
 
 from ibot.data.decode import UnreadableImage
 from ibot.data.pixels import MEAN, STD, Statistics
+from ibot.data.sets.images import Images, LabelledImages
 from ibot.errors import DataError, MissingExtra
 from ibot.eval.features.views import View
 from ibot.eval.tune.settings import FinetuneSettings
@@ -48,31 +48,9 @@ Key = tuple[int, int, int]
 """Epoch, image, copy: which view of which image."""
 
 
-class LabelledPixels(Protocol):
-    """Images with a class each, by number."""
-
-    def __len__(self) -> int:
-        """How many there are."""
-        ...
-
-    def name(self, index: int) -> str:
-        """What a user calls an image."""
-        ...
-
-    def label(self, index: int) -> int:
-        """Class of an image."""
-        ...
-
-    def read(self, index: int) -> NDArray[np.uint8]:
-        """Pixels of an image, uint8 [H, W, 3]. Raises UnreadableImage."""
-        ...
-
-
 @contextmanager
 def seeded(key: tuple[int, int], counter: tuple[int, int, int, int]) -> Iterator[None]:
-    """Global generators of Python, numpy and torch (CPU) seeded by a Philox word each, and restored
-    at the end.
-    """
+    """Seed the generators of Python, numpy and torch (CPU) by a Philox word each, then restore."""
     drawn = philox(key, np.array(counter, np.uint64)).tolist()
     saved = random.getstate(), np.random.get_state(), torch.get_rng_state()
     random.seed(drawn[0])
@@ -93,8 +71,7 @@ def finetune_transform(
     """Training transform of 8.4, 8.5 and 8.7: an RGB image -> normalised float32 [3, size, size].
 
     Random resized crop (area 0.08..1, aspect 3/4..4/3, bicubic), flip, RandAugment, normalisation,
-    random erasing.
-    Raises MissingExtra without timm.
+    random erasing. Raises MissingExtra without timm.
     """
     transform = _timm("timm.data").create_transform(
         size,
@@ -116,8 +93,9 @@ def finetune_transform(
 
 
 def _posterize(image: Image.Image, bits: int, **_: object) -> Image.Image:
-    """Keep the highest `bits` of each channel. A strong draw asks for none: black, as Pillow gave
-    before it refused.
+    """Keep the highest `bits` of each channel.
+
+    A strong draw asks for none: black, as Pillow gave before it refused.
     """
     return ImageOps.posterize(image, bits) if bits > 0 else Image.new("RGB", image.size)
 
@@ -156,7 +134,7 @@ class TrainingViews(Dataset["TrainingSample | DataError"]):
     """
 
     def __init__(
-        self, images: LabelledPixels, transform: Callable[[Image.Image], Tensor], seed: int
+        self, images: LabelledImages, transform: Callable[[Image.Image], Tensor], seed: int
     ) -> None:
         self.images, self.transform, self.seed = images, transform, seed
 
@@ -184,11 +162,9 @@ class TrainingViews(Dataset["TrainingSample | DataError"]):
 
 
 class ValidationViews(Dataset[tuple[int, "Tensor | str"]]):
-    """Number and uint8 view [3, S, S] of some of the images, or the reason why one cannot be
-    read.
-    """
+    """Number and uint8 view [3, S, S] of some images, or the reason why one cannot be read."""
 
-    def __init__(self, images: LabelledPixels, indices: Sequence[int], view: View) -> None:
+    def __init__(self, images: Images, indices: Sequence[int], view: View) -> None:
         self.images, self.indices, self.view = images, indices, view
 
     def __len__(self) -> int:
@@ -204,8 +180,7 @@ class ValidationViews(Dataset[tuple[int, "Tensor | str"]]):
 
 
 class Mixing:
-    """Mixup and CutMix of a micro-batch, and its soft targets; label smoothing alone where mixing
-    is off.
+    """Mixup and CutMix of a micro-batch, and its soft targets; else label smoothing alone.
 
     One ratio serves a whole micro-batch, whose images are mixed with themselves in reversed order
     (timm's mode batch).
@@ -214,7 +189,7 @@ class Mixing:
     def __init__(
         self, settings: FinetuneSettings, num_classes: int, seed: int, *, enabled: bool
     ) -> None:
-        """enabled: see `ibot.eval.tune.training.plan_steps`. Raises MissingExtra without timm."""
+        """enabled: see `ibot.eval.tune.step_plan.plan_steps`. Raises MissingExtra without timm."""
         self.smoothing, self.num_classes, self.seed = settings.label_smoothing, num_classes, seed
         self.mixup = None
         if enabled:
@@ -247,8 +222,10 @@ class Mixing:
 
 
 def epoch_size(num_images: int, repeats: int) -> int:
-    """Views in an epoch. With repeats a multiple of 256, as published, but all of a set that is
-    smaller than that: the published rule would leave nothing.
+    """Views in an epoch.
+
+    With repeats a multiple of 256, as published; but all of a set that is smaller than that, of
+    which the published rule would leave nothing.
     """
     whole_units = num_images // EPOCH_UNIT * EPOCH_UNIT
     return whole_units if repeats > 1 and whole_units else num_images

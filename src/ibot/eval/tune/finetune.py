@@ -1,6 +1,4 @@
-"""Fine-tuning of backbone and classifier together (paper tables 2, 3, 7, 12; spec_evaluation 8.4,
-8.5, 8.7).
-"""
+"""Fine-tuning of backbone and classifier together (paper tables 2, 3, 7, 12; 8.4, 8.5, 8.7)."""
 
 from __future__ import annotations
 
@@ -9,8 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from ibot.errors import ConfigError
-from ibot.eval.context import Context, plain, unread
+from ibot.eval.context import plain
+from ibot.eval.features.rows import unread
 from ibot.eval.features.tokens import CLASS_TOKEN
+from ibot.eval.labelled import LabelledContext
 from ibot.eval.linear_classifier import LinearClassifier
 from ibot.eval.tune.augment import validation_view
 from ibot.eval.tune.network import Classifier
@@ -23,7 +23,7 @@ from ibot.weights.head import projection_head
 from ibot.weights.read import load_weights
 
 
-def defaults(context: Context) -> FinetuneSettings:
+def defaults(context: LabelledContext) -> FinetuneSettings:
     """The recipe of ImageNet-1K in published mode; else one whose length fits the images."""
     architecture = nearest_architecture(context.loaded.backbone.embed_dim)
     if context.mode == "published":
@@ -31,9 +31,8 @@ def defaults(context: Context) -> FinetuneSettings:
     return sane_settings(architecture, len(context.train))
 
 
-def run(context: Context, settings: FinetuneSettings) -> list[ResultRecord]:
-    """One record: accuracy after the last epoch, or in published mode of the best one on the
-    reported split.
+def run(context: LabelledContext, settings: FinetuneSettings) -> list[ResultRecord]:
+    """One record: accuracy after the last epoch, in published mode after the best one.
 
     Checkpoints lie in a folder of `out` of their own; the same command resumes them. The tuned
     network is written as a classifier. Raises ConfigError for a view that is not square.
@@ -41,7 +40,7 @@ def run(context: Context, settings: FinetuneSettings) -> list[ResultRecord]:
     return [tune(context, settings, "finetune")]
 
 
-def tune(context: Context, settings: FinetuneSettings, protocol: str) -> ResultRecord:
+def tune(context: LabelledContext, settings: FinetuneSettings, protocol: str) -> ResultRecord:
     """Fine-tune on the context's images and score."""
     height, width = context.view.size
     if height != width:
@@ -83,7 +82,7 @@ def nearest_architecture(width: int) -> Architecture:
     return "small" if width < 512 else "base" if width < 896 else "large"
 
 
-def _head(context: Context, settings: FinetuneSettings) -> ProjectionHead | None:
+def _head(context: LabelledContext, settings: FinetuneSettings) -> ProjectionHead | None:
     """The pre-trained projection head, where its layers are kept."""
     if not settings.head_layers:
         return None
@@ -93,7 +92,7 @@ def _head(context: Context, settings: FinetuneSettings) -> ProjectionHead | None
 
 
 def _report(
-    context: Context,
+    context: LabelledContext,
     settings: FinetuneSettings,
     protocol: str,
     classifier: Classifier,
@@ -104,9 +103,8 @@ def _report(
     logits = result.best_logits if published else result.last_logits
     epoch = result.best_epoch if published else len(result.scores) - 1
     notes = [*result.notes, *unread([(name, reason) for _, name, reason in result.bad])]
-    if (
-        not settings.head_layers
-    ):  # with layers of the projection head between it is no linear classifier
+    # With layers of the projection head between it is no linear classifier.
+    if not settings.head_layers:
         if context.processes.is_main:
             _tuned(context, protocol, classifier, result).save(file)
         notes.append(f"the tuned network is in {file}")
@@ -125,19 +123,19 @@ def _report(
 
 
 def _tuned(
-    context: Context, protocol: str, classifier: Classifier, result: FinetuneResult
+    context: LabelledContext, protocol: str, classifier: Classifier, result: FinetuneResult
 ) -> LinearClassifier:
     """The network of the reported epoch as a classifier file."""
     if context.mode == "published":
         classifier.load_state_dict(read_state(result.best_weights)["model"])
     return LinearClassifier(
-        classifier.backbone,
-        replace(context.loaded.config, pos_size=context.view.size),
-        classifier.head.weight,
-        classifier.head.bias,
-        CLASS_TOKEN,
-        False,
-        context.view,
-        context.train.classes,
-        {"protocol": protocol},
+        backbone=classifier.backbone,
+        config=replace(context.loaded.config, pos_size=context.view.size),
+        weight=classifier.head.weight,
+        bias=classifier.head.bias,
+        feature=CLASS_TOKEN,
+        unit=False,
+        view=context.view,
+        classes=context.train.classes,
+        about={"protocol": protocol},
     )

@@ -1,5 +1,4 @@
-"""Layer-wise learning rates and weight decay of fine-tuning, by parameter name (spec_evaluation
-8.4).
+"""Layer-wise learning rates and weight decay by parameter name (spec_evaluation 8.4).
 
 Early layers hold what every image shares and move little; the new classifier moves at the full
 rate. Own code because timm's `param_groups_layer_decay` gives the final norm a smaller rate and
@@ -13,22 +12,19 @@ from collections.abc import Iterable, Sequence
 from torch import nn
 
 INPUT_TOKENS = ("cls_token", "pos_embed", "absolute_pos_embed", "masked_embed", "register_tokens")
-"""Parameters that are tokens or positions: they belong to the input, and 8.4 does not let them
-decay."""
+"""Tokens and positions: they belong to the input, and 8.4 does not let them decay."""
 
 
 def layer_scales(num_layers: int, decay: float) -> list[float]:
-    """Factors of the learning rate: decay^(L + 1 - i) for i = 0 (input), 1..L (blocks), L + 1 (norm
-    and head).
-    """
+    """Factors decay^(L + 1 - i) for i = 0 (input), 1..L (blocks), L + 1 (norm and head)."""
     return [decay ** (num_layers + 1 - i) for i in range(num_layers + 2)]
 
 
 def layer_of(name: str, depths: Sequence[int]) -> int:
     """The layer 0..L + 1 of a parameter; L is the sum of `depths`.
 
-    name: as in the backbone. depths: blocks of each stage; a ViT is one stage. Blocks of a Swin are
-    counted over all stages, and a patch merging belongs to the last block of its stage.
+    name: as `ibot.models.contract` has it. depths: blocks of each stage. Blocks are counted over
+    all stages, and a patch merging belongs to the last block of its stage.
     """
     parts = name.split(".")
     if parts[0] in INPUT_TOKENS or parts[0] == "patch_embed":
@@ -42,23 +38,11 @@ def layer_of(name: str, depths: Sequence[int]) -> int:
 
 
 def does_decay(name: str, ndim: int, decay_tokens: bool) -> bool:
-    """Whether weight decay applies: never to vectors and biases, to the input's tokens only if
-    `decay_tokens`.
+    """Whether weight decay applies: never to vectors and biases, to tokens if `decay_tokens`.
 
     8.4 does not decay class token and positions, 8.5 and 8.7 do.
     """
     return ndim > 1 and not name.endswith(".bias") and (decay_tokens or name not in INPUT_TOKENS)
-
-
-def stage_depths(backbone: nn.Module) -> tuple[int, ...]:
-    """Blocks of each stage of a ViT (one stage) or a Swin. Raises ValueError for another
-    network.
-    """
-    if isinstance(blocks := getattr(backbone, "blocks", None), nn.ModuleList):
-        return (len(blocks),)
-    if isinstance(stages := getattr(backbone, "layers", None), nn.ModuleList):
-        return tuple(len(stage.blocks) for stage in stages)  # pyright: ignore[reportArgumentType]
-    raise ValueError(f"a {type(backbone).__name__} has neither blocks nor stages of blocks")
 
 
 def parameter_groups(
@@ -81,10 +65,18 @@ def parameter_groups(
 
     Returns:
         One group for each pair of factors that occurs, in the order of the parameters.
+
+    Raises:
+        ValueError: the names of the blocks' parameters are not those of the contract.
     """
-    scales = layer_scales(sum(depths), layer_decay)
+    num_layers = sum(depths)
+    scales = layer_scales(num_layers, layer_decay)
+    named = list(parameters)
+    nameless = set(range(num_layers + 1)) - {layer_of(name, depths) for name, _ in named}
+    if nameless:
+        raise ValueError(f"no parameter is named as one of layer {min(nameless)} of {num_layers}")
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for name, parameter in parameters:
+    for name, parameter in named:
         if parameter.requires_grad:
             decay = weight_decay if does_decay(name, parameter.ndim, decay_tokens) else 0.0
             groups.setdefault((scales[layer_of(name, depths)], decay), []).append(parameter)

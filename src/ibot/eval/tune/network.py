@@ -10,21 +10,17 @@ from torch import Tensor, nn
 
 from ibot.errors import WeightsError
 from ibot.eval.tune.settings import FinetuneSettings
-from ibot.models.backbone import BackboneModule
+from ibot.models.contract import Backbone
 from ibot.models.head import ProjectionHead, Prototypes, at_least_float32
-from ibot.models.layers import DropPath, resample_positions
-from ibot.models.vit import VisionTransformer
 from ibot.rng import Purpose, torch_seed
 
 
 class Classifier(nn.Module):
-    """Backbone -> class token -> kept layers of the projection head, if any -> linear layer to the
-    classes.
-    """
+    """Backbone -> class token -> kept layers of the projection head, if any -> linear layer."""
 
     def __init__(
         self,
-        backbone: BackboneModule,
+        backbone: Backbone,
         num_classes: int,
         settings: FinetuneSettings,
         *,
@@ -54,11 +50,8 @@ class Classifier(nn.Module):
             # The published "truncated" normal is cut at +-2, which is never reached.
             self.head.weight.normal_(std=0.02, generator=generator).mul_(settings.init_scale)
             self.head.bias.zero_()
-        set_drop_path(backbone, settings.drop_path)
-        if (
-            backbone.masked_embed is not None
-        ):  # nothing is masked here: it would never get a gradient
-            backbone.masked_embed.requires_grad_(False)
+        backbone.set_drop_path(settings.drop_path)
+        backbone.freeze_mask_token()
 
     @property
     def num_classes(self) -> int:
@@ -66,8 +59,9 @@ class Classifier(nn.Module):
         return self.head.out_features
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits [B, C] of normalised images [B, 3, H, W]; the last block is computed for the class
-        tokens only.
+        """Logits [B, C] of normalised images [B, 3, H, W].
+
+        The last block is computed for the class tokens only.
         """
         rows, columns = self.backbone.token_grid(images.shape[-2], images.shape[-1])
         index = torch.arange(len(images), device=images.device) * (1 + rows * columns)
@@ -95,13 +89,9 @@ def projection_layers(head: ProjectionHead | None, count: int) -> nn.Sequential:
     """
     if not count:
         return nn.Sequential()
-    parts = (
-        []
-        if head is None
-        else list(head.mlp)
-        if isinstance(head.mlp, nn.Sequential)
-        else [head.mlp]
-    )
+    parts: list[nn.Module] = []
+    if head is not None:
+        parts = list(head.mlp) if isinstance(head.mlp, nn.Sequential) else [head.mlp]
     linear = [place for place, part in enumerate(parts) if isinstance(part, nn.Linear)]
     if head is None or head.sees_batch or len(linear) < count:
         why = "the weights hold no projection head" if head is None else f"it has {len(linear)}"
@@ -126,31 +116,3 @@ def projected_width(projection: nn.Sequential, width: int) -> int:
         elif isinstance(part, Prototypes):
             width = len(part.weight_v)
     return width
-
-
-def set_drop_path(backbone: BackboneModule, rate: float) -> None:
-    """Stochastic depth from 0 in the first block to `rate` in the last, as if the backbone had been
-    built with it.
-    """
-    blocks = backbone.blocks_for_sharding()
-    for i, block in enumerate(blocks):
-        block.drop_path = DropPath(rate * i / max(1, len(blocks) - 1))
-
-
-@torch.no_grad()
-def resize_positions(backbone: BackboneModule, size: int) -> None:
-    """Resample the position table of a ViT once for square images of `size` pixels (variant B of
-    spec_evaluation 8.0).
-
-    Bicubic to the exact grid, unlike the resampling inside of the network. A table of that grid
-    stays as it is; a Swin has none.
-    """
-    if not isinstance(backbone, VisionTransformer):
-        return
-    grid = backbone.token_grid(size, size)
-    if grid == backbone.table_grid:
-        return
-    table = backbone.pos_embed
-    patches = resample_positions(table[:, 1:], backbone.table_grid, grid, "exact")
-    backbone.pos_embed = nn.Parameter(torch.cat([table[:, :1], patches], dim=1))
-    backbone.table_grid = grid

@@ -1,5 +1,6 @@
-"""Settings of fine-tuning and the published recipes (spec_evaluation 8.4, 8.5, 8.7). Imports
-nothing heavy.
+"""Settings of fine-tuning and the published recipes (spec_evaluation 8.4, 8.5, 8.7).
+
+Imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ from ibot.errors import ConfigError, UserError
 Architecture = Literal["small", "base", "large"]
 
 SWEPT_RATES = (8e-4, 9e-4, 1e-3, 2e-3)
-"""Base rates among which the paper chooses on the validation images, at a batch of 1024
-(appendix C)."""
+"""Base rates, at a batch of 1024, among which the paper chooses on the validation images."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class FinetuneSettings:
-    """How a backbone and a new classifier are trained together; the defaults are ViT-S/16 on
-    ImageNet-1K (8.4).
+    """How a backbone and a new classifier are trained together.
+
+    The defaults are ViT-S/16 on ImageNet-1K (8.4).
     """
 
     epochs: int = 200
@@ -149,8 +150,9 @@ SMALL_SET = 2000
 
 
 def imagenet_settings(architecture: Architecture, lr: float = 1e-3) -> FinetuneSettings:
-    """The recipe of ImageNet-1K (8.4); `lr` is one of `SWEPT_RATES`. Raises UserError for an
-    unknown architecture.
+    """The recipe of ImageNet-1K (8.4); `lr` is one of `SWEPT_RATES`.
+
+    Raises UserError for an unknown architecture.
     """
     epochs, warmup, decay, drop_path, micro_batch = _BY_ARCHITECTURE[
         _known_architecture(architecture)
@@ -195,8 +197,7 @@ def transfer_settings(data_set: str, architecture: Architecture) -> FinetuneSett
 
 
 def sane_settings(architecture: Architecture, num_train: int, batch: int = 256) -> FinetuneSettings:
-    """A recipe for own data: the one of 8.4 with a length that fits the set (advice of 8.4 and
-    8.7).
+    """A recipe for own data: 8.4 with a length that fits the set (advice of 8.4 and 8.7).
 
     20,000 steps, but 30 epochs at least and 100 (those of the published ViT-B) at most; the rate is
     1e-3 for a batch of 256. Below `SMALL_SET` images small batches and no mixing: with few steps

@@ -1,6 +1,4 @@
-"""How a fine-tuning is cut into steps, and its learning rate: pure functions (spec_evaluation 8.4,
-8.5, 8.7).
-"""
+"""How a fine-tuning is cut into steps, and its learning rate (spec_evaluation 8.4, 8.5, 8.7)."""
 
 from __future__ import annotations
 
@@ -63,15 +61,12 @@ def plan_steps(
         notes.append("mixup and CutMix are off: there is one image per process and step")
     if mixing:
         micro_batch -= micro_batch % 2
-    plan = StepPlan(
-        micro_batch, rounds * world_size, images // (micro_batch * rounds * world_size), mixing
-    )
+    parts = rounds * world_size
+    plan = StepPlan(micro_batch, parts, images // (micro_batch * parts), mixing)
     if plan.batch != settings.batch:
-        why = (
-            f"an epoch has {images} images"
-            if settings.batch > images
-            else "the processes share it equally"
-        )
+        why = "the processes share it equally"
+        if settings.batch > images:
+            why = f"an epoch has {images} images"
         notes.append(f"the batch is {plan.batch} instead of {settings.batch}: {why}")
     return replace(plan, notes=tuple(notes))
 
@@ -116,10 +111,8 @@ class StepOrder:
 
     def __iter__(self) -> Iterator[list[Key]]:
         """(epoch, image, copy) of each view; each micro-batch is dealt its images by `deal`."""
-        plan, own = (
-            self.plan,
-            range(self.processes.rank, self.plan.parts, self.processes.world_size),
-        )
+        plan = self.plan
+        own = range(self.processes.rank, plan.parts, self.processes.world_size)
         dealt_epoch, dealt = -1, []
         for step in range(self.start, self.total_steps):
             epoch, place = divmod(step, plan.steps_per_epoch)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ibot.errors import ConfigError
-from ibot.eval.context import Context
+from ibot.eval.labelled import LabelledContext
 from ibot.eval.tune.finetune import nearest_architecture, tune
 from ibot.eval.tune.settings import (
     TRANSFER_SETS,
@@ -17,9 +17,8 @@ PUBLISHED = {"flowers102": "flowers", "inat2018": "inat18", "inat2019": "inat19"
 """Names of sets that differ between the command line and the published table."""
 
 
-def defaults(context: Context) -> FinetuneSettings:
-    """The published row of the set that `--data` names, whose cosine is nearly flat; or in clean
-    mode a sane one.
+def defaults(context: LabelledContext) -> FinetuneSettings:
+    """The published row of the set that `--data` names, nearly flat; in clean mode a sane one.
 
     Raises ConfigError in published mode for images that no row is about.
     """
@@ -37,8 +36,6 @@ def defaults(context: Context) -> FinetuneSettings:
     return transfer_settings(name, architecture)
 
 
-def run(context: Context, settings: FinetuneSettings) -> list[ResultRecord]:
-    """One record: accuracy after the last epoch, or in published mode of the best one on the
-    reported split.
-    """
+def run(context: LabelledContext, settings: FinetuneSettings) -> list[ResultRecord]:
+    """One record: accuracy after the last epoch, in published mode after the best one."""
     return [tune(context, settings, "transfer")]

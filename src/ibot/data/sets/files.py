@@ -1,0 +1,151 @@
+"""Images in files, one each or many in an archive, with labels or without."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ibot.config.schema import MAX_PIXELS
+from ibot.data.decode import Orientation, decode, decode_file, file_size, image_size
+from ibot.data.sets import fingerprints
+
+if TYPE_CHECKING:
+    from ibot.data.sets.tars import Archives
+
+Kind = Literal["files", "folder", "list", "tar"]
+"""How a set was opened: by a scan, as class folders, from a list, from archives."""
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class FileImages:
+    """Images in files. Names are kept in one buffer, so that millions of them cost little memory
+    and travel to workers in one piece.
+    """
+
+    root: Path
+    """Folder that the names are relative to."""
+    names: bytes
+    """Relative paths, UTF-8 with surrogates, one after the other."""
+    ends: NDArray[np.int64]
+    """int64 [n], where each name ends in `names`."""
+    kind: Kind = "files"
+    archives: Archives | None = None
+    """Where the files lie inside of tar archives; None: below the root, by their names."""
+    exif_orientation: Orientation = "apply"
+    """Whether `read` turns pictures upright by their EXIF tag."""
+    max_pixels: int = MAX_PIXELS
+    """`read` refuses larger images."""
+    notes: tuple[str, ...] = ()
+    """What a user should know of what was and was not taken, a sentence each."""
+    _known: list[str] = field(default_factory=list, init=False, repr=False)
+    """The fingerprint, once it is computed."""
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def name(self, index: int) -> str:
+        """Path of an image relative to the root; inside of archives `ARCHIVE.tar/path/in/it`."""
+        start = self.ends[index - 1] if index else 0
+        return os.fsdecode(self.names[start : self.ends[index]])
+
+    def path(self, index: int) -> Path:
+        """Path of an image."""
+        return self.root / self.name(index)
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Height and width in pixels of what `read` gives. Raises UnreadableImage."""
+        how = self.exif_orientation, self.max_pixels
+        if self.archives is None:
+            return image_size(self.path(index), *how)
+        return file_size(self.archives.open(self.root, index), *how)
+
+    def read(self, index: int) -> NDArray[np.uint8]:
+        """Pixels of an image, uint8 [H, W, 3]. Raises UnreadableImage."""
+        how = self.exif_orientation, self.max_pixels
+        if self.archives is None:
+            return decode(self.path(index), *how)
+        return decode_file(self.archives.open(self.root, index), *how)
+
+    def fingerprint(self) -> str:
+        """SHA-256 in hex of kind, classes, names, labels, and sizes and times of the files: one
+        stat for each.
+
+        Images that are not turned upright, or are refused from another size on, are others, and so
+        is a set whose levels an earlier version read otherwise.
+        """
+        if not self._known:
+            other = () if self.exif_orientation == "apply" else (self.exif_orientation,)
+            if self.max_pixels != MAX_PIXELS:
+                other = (*other, str(self.max_pixels))
+            if b".tif" in self.names.lower():
+                other = (*other, fingerprints.TIFF_LEVELS)
+            classes, labels = self._labelling()
+            parts = self.kind, *classes, self.names, self.ends, labels, self._state(), *other
+            self._known.append(fingerprints.digest(*parts))
+        return self._known[0]
+
+    def provenance(self) -> dict[str, object]:
+        """What a run notes of its data: folder, images, classes, and a hash of the names."""
+        return {
+            "root": str(self.root),
+            "images": len(self),
+            "classes": 0,
+            "names_sha256": hashlib.sha256(self.names).hexdigest()[:16],
+        }
+
+    def _labelling(self) -> tuple[tuple[str, ...], NDArray[np.int32]]:
+        """Classes and labels for the fingerprint. Images without have one class without a name:
+        so they were handed to the cache of features before it took them as they are.
+        """
+        return ("",), np.zeros(len(self), np.int32)
+
+    def _state(self) -> NDArray[np.int64]:
+        if self.archives is not None:
+            return self.archives.state(self.root)
+        root = str(self.root)
+        paths = (os.path.join(root, self.name(i)) for i in range(len(self)))  # noqa: PTH118 - speed
+        return fingerprints.file_state(paths)
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class LabelledFiles(FileImages):
+    """Images in files, with a class each."""
+
+    labels: NDArray[np.int32]
+    """int32 [n], index into `classes`."""
+    classes: tuple[str, ...]
+
+    def label(self, index: int) -> int:
+        """Class of an image."""
+        return int(self.labels[index])
+
+    def provenance(self) -> dict[str, object]:
+        """What a run notes of its data: folder, images, classes, and a hash of the names."""
+        return {**FileImages.provenance(self), "classes": len(self.classes)}
+
+    def _labelling(self) -> tuple[tuple[str, ...], NDArray[np.int32]]:
+        return self.classes, self.labels
+
+
+def file_images(
+    root: Path, names: Sequence[str], kind: Kind = "files", archives: Archives | None = None
+) -> FileImages:
+    """The images `names` (relative to `root`) in their order."""
+    encoded = [os.fsencode(name) for name in names]
+    ends = np.cumsum([len(name) for name in encoded], dtype=np.int64)
+    return FileImages(root=root, names=b"".join(encoded), ends=ends, kind=kind, archives=archives)
+
+
+def with_labels(
+    images: FileImages, labels: NDArray[np.int32], classes: tuple[str, ...]
+) -> LabelledFiles:
+    """The same images with labels int32 [n] into `classes`."""
+    kept = {f.name: getattr(images, f.name) for f in fields(FileImages) if f.init}
+    return LabelledFiles(**kept, labels=labels, classes=classes)

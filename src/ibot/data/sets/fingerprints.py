@@ -1,0 +1,37 @@
+"""What fingerprints are made of: hashes of parts, and the state of files."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+TIFF_LEVELS = "levels 2"
+"""Changed when TIFF files are read to other levels than before, so that what was computed of
+those serves no more."""
+
+
+def digest(*parts: str | bytes | NDArray[Any]) -> str:
+    """SHA-256 in hex of parts that are kept apart."""
+    found = hashlib.sha256()
+    for part in parts:
+        content = os.fsencode(part) if isinstance(part, str) else bytes(part)
+        found.update(len(content).to_bytes(8, "little"))  # keeps the parts apart
+        found.update(content)
+    return found.hexdigest()
+
+
+def file_state(paths: Iterable[str]) -> NDArray[np.int64]:
+    """Size in bytes and time of change in ns, int64 [n, 2]; -1 for files that are not there."""
+    states = []
+    for path in paths:
+        try:
+            status = os.stat(path)  # noqa: PTH116 - this runs over millions of files
+            states.append((status.st_size, status.st_mtime_ns))
+        except OSError:
+            states.append((-1, -1))
+    return np.array(states, np.int64).reshape(-1, 2)

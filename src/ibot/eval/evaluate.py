@@ -1,0 +1,135 @@
+"""Evaluations by name, from a script, a notebook or the command: records out, and kept."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import ibot
+from ibot.config.override import assign
+from ibot.errors import IbotError, UserError
+from ibot.eval.context import Context
+from ibot.eval.opened import opened
+from ibot.eval.registry import EVALUATIONS
+from ibot.eval.request import Request
+from ibot.system.distributed import check_equal
+from ibot.system.jsonl import append_jsonl, read_jsonl
+from ibot.system.watch import from_all
+from ibot.types import ResultRecord
+
+RECORDS = "results.jsonl"
+
+
+def evaluate(
+    name: str,
+    weights: str | Path,
+    data: str | Path,
+    *,
+    settings: Sequence[str] = (),
+    quiet: bool = False,
+    progress: bool = True,
+    **options: Any,
+) -> list[ResultRecord]:
+    """Evaluate a network on images, as `ibot eval NAME WEIGHTS --data DATA` does.
+
+        for record in ibot.evaluate("knn", "runs/mine", "photos", settings=["k=5,20"]):
+            print(record.row, record.value)
+
+    Features come from the cache where they are there; records are also appended to results.jsonl in
+    the folder `out`, where an interrupted evaluation finds what it has done.
+
+    Args:
+        name: of the evaluation, as `ibot eval --help` lists them.
+        weights: a run, a checkpoint folder or a file of weights.
+        data: images with labels, in any form that `ibot eval` takes.
+        settings: `key=value` of the evaluation.
+        quiet: neither notes nor progress on the error output.
+        progress: show it, unless `quiet`.
+        **options: further fields of `ibot.eval.request.Request`, such as `val_data` or `device`.
+
+    Returns:
+        The records of this evaluation.
+
+    Raises:
+        UserError: and its kinds, for what a user can mend. TypeError: unknown options.
+    """
+    known(name)
+    given(name, EVALUATIONS[name].settings, settings)  # mistakes are told before anything is loaded
+    request = Request(weights=str(weights), data=str(data), **options)
+    kind = EVALUATIONS[name].context()
+    with opened(kind, request, quiet=quiet, progress=progress) as context:
+        chosen = given(name, EVALUATIONS[name].defaults(context), settings)
+        return measure(context, name, chosen, asked(context, name, chosen))
+
+
+def known(name: str) -> None:
+    """Raise UserError for the name of no evaluation."""
+    if name not in EVALUATIONS:
+        raise UserError(f"there is no evaluation '{name}'", fix=f"known: {', '.join(EVALUATIONS)}")
+
+
+def given(name: str, settings: Any, texts: Sequence[str]) -> Any:
+    """Settings of an evaluation with those that a user gave. Raises ConfigError."""
+    return assign(settings, texts, f"ibot eval {name} --help lists them")
+
+
+def measure(context: Context, name: str, settings: Any, mark: str) -> list[ResultRecord]:
+    """Run an evaluation and append its records, with the mark that `asked` gave.
+
+    All are appended or none: together they say that it is done.
+    """
+    found = [replace(record, asked=mark) for record in EVALUATIONS[name].load()(context, settings)]
+    if context.processes.is_main:
+        append_jsonl(context.out / RECORDS, *map(asdict, found))
+    return found
+
+
+def asked(context: Context, protocol: str, settings: object) -> str:
+    """Hash of an evaluation: with the same one it would give what it gave."""
+    about = {
+        "settings": repr(settings),
+        "exif_orientation": context.exif_orientation,
+        "max_pixels": context.max_pixels,
+        "ibot": ibot.__version__,
+    }
+    return context.identity(protocol, about)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one of several evaluations."""
+
+    name: str
+    records: tuple[ResultRecord, ...] = ()
+    """None where it failed or was done before."""
+    problem: str = ""
+    """Why it failed."""
+
+
+def evaluate_each(context: Context, names: Sequence[str], again: bool) -> Iterator[Outcome]:
+    """Each evaluation with its default settings; what fails is said in its outcome.
+
+    What has records of the same weights, images, settings, mode, seed and version in the folder of
+    the results is not repeated unless `again`; so an interrupted series goes on. Raises UserError
+    where an evaluation fails in some processes only: the next one would leave them alone.
+    """
+    done = set() if again else {row.get("asked") for row in read_jsonl(context.out / RECORDS)}
+    check_equal({"the evaluations that are done": sorted(filter(None, done))})
+    for name in names:
+        problem, records = "", []
+        try:
+            context = replace(context, began=time.perf_counter())
+            settings = EVALUATIONS[name].defaults(context)
+            if (mark := asked(context, name, settings)) in done:
+                yield Outcome(name)
+                continue
+            records = measure(context, name, settings, mark)
+        except IbotError as error:
+            problem = error.what
+        votes = from_all(name, problem)
+        if any(votes) and not all(votes):
+            raise UserError(f"{name} failed in some processes only", why=next(filter(None, votes)))
+        yield Outcome(name, tuple(records), problem)

@@ -1,0 +1,146 @@
+"""What evaluations of classes get beside the network: images to learn from and to be judged on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor
+
+from ibot.data.sets.classes import absent_note
+from ibot.data.sets.images import LabelledImages
+from ibot.data.sets.open import open_labelled
+from ibot.data.sets.subsets import LabelledSubset
+from ibot.data.sets.variants import Labelled, count_shared, read_as
+from ibot.eval.context import Context
+from ibot.eval.features.cache import Extract, K
+from ibot.eval.features.rows import LabelledFeatures
+from ibot.eval.features.tokens import CLASS_TOKEN
+from ibot.eval.scores import balanced_accuracy, bootstrap_mean, topk_hits
+from ibot.system.processes import said_once
+from ibot.types import ResultRecord
+
+if TYPE_CHECKING:
+    from ibot.eval.request import Request
+
+log = logging.getLogger("ibot")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelledContext(Context):
+    """The network, its means, and labelled images."""
+
+    train: LabelledImages
+    val: LabelledImages
+    data: str = ""
+    """What the user named as data, a set's name included."""
+
+    @classmethod
+    def open_data(cls, request: Request) -> dict[str, Any]:
+        """Training and validation images of `request`, evenly thinned out where it says so."""
+        train, val = open_labelled(
+            request.data,
+            request.val_data,
+            split=request.split,
+            seed=request.seed,
+            exif_orientation=request.exif_orientation,
+            max_pixels=request.max_pixels,
+        )
+        told = [*train.notes, *val.notes, *filter(None, [absent_note(val.labels, val.classes)])]
+        train, val = _evenly(train, request.max_train), _evenly(val, request.max_val)
+        if shared := count_shared(train, val):
+            with said_once():
+                log.warning("%d of %d validation images are training images", shared, len(val))
+        return {"train": train, "val": val, "data": request.data, "told": told}
+
+    @property
+    def num_classes(self) -> int:
+        """C."""
+        return len(self.train.classes)
+
+    def fingerprints(self) -> dict[str, str]:
+        """Those of both sets."""
+        return {
+            "the training images": self.train.fingerprint(),
+            "the validation images": self.val.fingerprint(),
+        }
+
+    def num_images(self) -> tuple[int, int]:
+        """Of both sets."""
+        return len(self.train), len(self.val)
+
+    def about_data(self) -> dict[str, Any]:
+        """Root, fingerprints, classes, and the share of the largest one in per cent."""
+        train, val = self.fingerprints().values()
+        return {
+            "root": str(self.val.root),
+            "train": train,
+            "val": val,
+            "classes": self.num_classes,
+            "largest_class": float(100 * np.bincount(self.val.labels).max() / len(self.val)),
+        }
+
+    def read_alike(self, images: Labelled) -> Labelled:
+        """Images of a further folder, read as all others are."""
+        return read_as(images, self.exif_orientation, self.max_pixels)
+
+    def features(
+        self,
+        images: LabelledImages,
+        name: str,
+        features: Sequence[K] = (CLASS_TOKEN,),
+        extract: Extract[K] | None = None,
+    ) -> dict[K, LabelledFeatures]:
+        """As `feature_sets`, with the labels."""
+        found = self.feature_sets(images, name, features, extract)
+        return {feature: LabelledFeatures.of(rows, images) for feature, rows in found.items()}
+
+    def accuracy(
+        self,
+        protocol: str,
+        hits: Tensor,
+        labels: Tensor,
+        settings: dict[str, Any],
+        **more: Any,
+    ) -> ResultRecord:
+        """A record of top-1 accuracy in per cent, with its interval and the balanced accuracy.
+
+        `hits` bool [n], whether an image of `labels` int64 [n] is right; `more`: as of `record`.
+        """
+        right = 100 * hits.double()
+        return self.record(
+            protocol,
+            f"{protocol}_top1",
+            right.mean().item(),
+            settings,
+            interval=bootstrap_mean(right, self.seed),
+            num_val=len(hits),
+            balanced=balanced_accuracy(hits, labels),
+            **more,
+        )
+
+    def top(
+        self,
+        protocol: str,
+        logits: Tensor,
+        labels: Tensor,
+        settings: dict[str, Any],
+        **more: Any,
+    ) -> ResultRecord:
+        """The accuracy of `logits` [n, C] as a record, with top-5 where there are five classes."""
+        top5 = None
+        if logits.shape[1] >= 5:
+            top5 = 100 * topk_hits(logits, labels, 5).double().mean().item()
+        return self.accuracy(
+            protocol, topk_hits(logits, labels, 1), labels, settings, top5=top5, **more
+        )
+
+
+def _evenly(images: LabelledImages, limit: int) -> LabelledImages:
+    """At most `limit` images, evenly spaced; 0: all."""
+    if not limit or limit >= len(images):
+        return images
+    return LabelledSubset(images, np.linspace(0, len(images) - 1, limit).astype(np.int64))

@@ -1,0 +1,27 @@
+"""Files of records, whoever wrote them: trainings and evaluations, of this version and before."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ibot.system.jsonl import read_jsonl
+from ibot.types import ResultRecord
+
+
+def read_records(file: Path) -> list[ResultRecord]:
+    """The records of a results.jsonl, none where it is absent; other rows are passed over."""
+    found = [_record(row) for row in read_jsonl(file)]
+    return [record for record in found if record is not None]
+
+
+def _record(row: Any) -> ResultRecord | None:
+    """The record of a row; None for what another program wrote."""
+    if not isinstance(row, dict) or not isinstance(row.get("extra", {}), dict):
+        return None
+    try:
+        record = ResultRecord.from_row(row)
+    except TypeError:
+        return None
+    sound = isinstance(record.value, int | float) and isinstance(record.settings, dict)
+    return record if sound and isinstance(record.data, dict) else None

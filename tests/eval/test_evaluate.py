@@ -1,0 +1,103 @@
+"""Evaluations from Python: by name, and one that is added from outside of the package."""
+
+import json
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from registered import only
+from safetensors.torch import save_file
+
+import ibot
+from ibot.cli.main import main
+from ibot.config.override import apply, to_plain
+from ibot.errors import UserError
+from ibot.eval.registry import EVALUATIONS, Evaluation
+from ibot.method.model import Teacher
+from ibot.recipes import recipe
+from ibot.system.records import read_records
+
+TOY = Evaluation(
+    "how much of the features is brightness",
+    "toy_family.brightness",
+    "BrightnessSettings",
+    context_name="ibot.eval.context.ImagesContext",
+)
+OF_THE_MOMENT = ("seconds", "images_per_second", "when")
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    small = ["model.width=24", "model.depth=2", "model.heads=3", "model.patch=8"]
+    config = apply(recipe("tiny32"), [*small, "head.out_dim=10", "head.patch_out_dim=10"])
+    torch.manual_seed(0)
+    file = tmp_path_factory.mktemp("weights") / "small.safetensors"
+    save_file(Teacher(config).state_dict(), file, {"config": json.dumps(to_plain(config))})
+    return file
+
+
+@pytest.fixture
+def places(tmp_path):
+    return {"out": str(tmp_path / "out"), "cache": str(tmp_path / "cache"), "device": "cpu"}
+
+
+def test_five_lines_of_python_give_the_records_of_the_command(weights, scenes, tmp_path, capsys):
+    script = f"""
+import ibot
+places = dict(out={str(tmp_path / "a")!r}, cache={str(tmp_path / "c")!r}, device="cpu")
+weights, data, settings = {str(weights)!r}, {str(scenes)!r}, ["k=1,10"]
+for record in ibot.evaluate("knn", weights, data, settings=settings, **places):
+    print(record.row, record.value)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    lines = [line.rsplit(" ", 1) for line in done.stdout.splitlines()]
+    assert not done.stderr and [row for row, _ in lines] == ["k = 1", "k = 10"]
+    command = ["eval", "knn", str(weights), "--data", str(scenes), "k=1,10", "--device", "cpu"]
+    command += ["--out", str(tmp_path / "b"), "--cache", str(tmp_path / "d")]
+    assert main(command) == 0
+    ours, theirs = (
+        [{k: v for k, v in asdict(record).items() if k not in OF_THE_MOMENT} for record in found]
+        for found in (read_records(tmp_path / part / "results.jsonl") for part in "ab")
+    )
+    assert ours == theirs and [float(value) for _, value in lines] == [r["value"] for r in ours]
+
+
+def test_mistakes_are_told_before_anything_is_loaded(scenes, places):
+    with pytest.raises(UserError, match="no evaluation 'kn'"):
+        ibot.evaluate("kn", "nowhere", scenes, **places)
+    with pytest.raises(UserError, match="unknown setting 'q'"):
+        ibot.evaluate("knn", "nowhere", scenes, settings=["q=1"], **places)
+    with pytest.raises(TypeError, match="split_share"):
+        ibot.evaluate("knn", "nowhere", scenes, split_share=0.1, **places)
+
+
+@pytest.fixture
+def toy():
+    with only({**EVALUATIONS, "brightness": TOY}):
+        yield
+
+
+@pytest.mark.usefixtures("toy")
+def test_an_evaluation_is_added_by_its_folder_and_a_line(weights, scenes, places, capsys):
+    """Of plain images: nothing about labels or classes has to be made up."""
+    images = scenes / "val"
+    (record,) = ibot.evaluate(
+        "brightness", weights, images, settings=["power=2"], quiet=True, **places
+    )
+    assert record.metric == "brightness_r" and 0 < record.value <= 1
+    assert record.settings["power"] == 2 and record.settings["size"] == [32, 32]
+    assert (record.num_train, record.num_val) == (0, 60) and "classes" not in record.data
+    source = ibot.scan(images)
+    bank = ibot.extract_features(str(weights), images, size=32).cls.double().numpy()
+    levels = np.array([source.read(i).mean() for i in range(60)]) ** 2
+    want = max(abs(np.corrcoef(column, levels)[0, 1]) for column in bank.T)
+    assert record.value == pytest.approx(want, abs=1e-6)
+    options = ["--out", places["out"], "--cache", places["cache"], "--device", "cpu"]
+    assert main(["eval", "brightness", str(weights), "--data", str(images), *options]) == 0
+    printed = capsys.readouterr().out
+    assert "brightness_r" in printed and "60 images" in printed
+    assert len(read_records(Path(places["out"]) / "results.jsonl")) == 2
