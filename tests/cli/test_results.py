@@ -372,7 +372,7 @@ def test_records_of_earlier_versions_stand_beside_later_ones(show, tmp_path):
     later = {"row": "10%, chosen l2", "chosen": "l2", "notes": ("few images",)}
     write(tmp_path / "r", record("semi_top1", 1, weights="later.pth", **later))
     write(tmp_path / "r", record("semi_top1", 2, weights="earlier.pth", extra=later))
-    trained = {"protocol": "knn", "settings": {"k": 20}, "when": "", "interval": None}
+    trained = {"settings": {"k": 20}, "weights": "", "when": "", "interval": None}
     write(tmp_path / "runs" / "later", record(value=3, step=4, **trained), run=True)
     write(tmp_path / "runs" / "earlier", record(value=5, extra={"step": 4}, **trained), run=True)
     _, rows = show("r", "runs")
