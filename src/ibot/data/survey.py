@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from PIL import Image
 
 from ibot.data.decode import UnreadableImage
 from ibot.data.sets.scan import ImageSource
 from ibot.errors import DataError
+from ibot.spectrum import effective_directions
 
 SAMPLE = 200
 THUMBNAIL = 8
@@ -70,10 +72,9 @@ def survey(source: ImageSource, sample: int = SAMPLE) -> Survey:
 
 
 def _directions(table: np.ndarray) -> float:
-    """Exponential of the entropy of the spectrum of the centred rows."""
-    values = np.linalg.svd(table - table.mean(0), compute_uv=False).astype(np.float64) ** 2
-    share = values[values > 0] / max(values.sum(), 1e-12)
-    return float(np.exp(-(share * np.log(share)).sum())) if len(share) else 1.0
+    """Effective rank of the centred rows."""
+    values = np.linalg.svd(table - table.mean(0), compute_uv=False).astype(np.float64)
+    return effective_directions(torch.from_numpy(values**2))
 
 
 def _repeated(table: np.ndarray) -> float:

@@ -20,6 +20,7 @@ from ibot.config.resolve import fitting_prototypes
 from ibot.config.schema import Config
 from ibot.engine.schedule import Schedules
 from ibot.engine.update import UpdateOutput
+from ibot.spectrum import effective_directions
 from ibot.system.distributed import gather, sum_over_processes
 from ibot.types import Batch
 
@@ -427,9 +428,8 @@ def _data_bound(monitor: HealthMonitor, values: dict[str, float]) -> Verdict | N
 def spectrum(features: Tensor) -> tuple[float, float]:
     """Effective rank and spread of features [R, D].
 
-    Effective rank: exp of the entropy of the normalised squared singular values of the centred
-    features. Spread: root mean square deviation of the l2-normalised features from their mean; 1
-    when they point anywhere.
+    Effective rank: directions that the centred features fill (`ibot.spectrum`). Spread: root mean
+    square deviation of the l2-normalised features from their mean; 1 when they point anywhere.
     """
     features = features.double()
     centred = features - features.mean(dim=0)
@@ -442,7 +442,4 @@ def spectrum(features: Tensor) -> tuple[float, float]:
     )
     unit = torch.nn.functional.normalize(features, dim=-1)
     spread = (unit - unit.mean(dim=0)).square().sum(dim=-1).mean().sqrt().item()
-    if energy.sum() <= 0:
-        return 1.0, spread
-    share = energy / energy.sum()
-    return torch.special.entr(share).sum().exp().item(), spread
+    return effective_directions(energy), spread

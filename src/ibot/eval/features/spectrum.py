@@ -6,17 +6,14 @@ import torch
 from torch import Tensor
 
 from ibot.models.head import at_least_float32
+from ibot.spectrum import effective_directions
 
 
 def effective_rank(features: Tensor) -> float:
-    """Exp of the entropy of the normalised squared singular values of the centred features [n,
-    D].
-    """
+    """Directions that the centred features [n, D] fill (`ibot.spectrum`)."""
     features = at_least_float32(features)
-    energy = torch.linalg.svdvals((features - features.mean(dim=0)).double()).square()
-    if energy.sum() <= 0:
-        return 1.0
-    return torch.special.entr(energy / energy.sum()).sum().exp().item()
+    centred = (features - features.mean(dim=0)).double()
+    return effective_directions(torch.linalg.svdvals(centred).square())
 
 
 def whiten(train: Tensor, test: Tensor, dims: int) -> tuple[Tensor, Tensor]:
