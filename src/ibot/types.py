@@ -26,7 +26,7 @@ class ImageRef:
     label: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ViewParams:
     """What each view does to its image: numbers only, as arrays over images and views."""
 
@@ -120,7 +120,7 @@ class TokenOutput:
     """(h, w) with h * w = N."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StepValues:
     """The scheduled values of one step."""
 

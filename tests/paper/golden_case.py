@@ -232,8 +232,8 @@ class Case:
     def schedules(self, config: Config) -> Schedules:
         per_epoch = self.steps_per_epoch
         return Schedules(
-            config,
-            per_epoch,
+            config=config,
+            steps_per_epoch=per_epoch,
             total_steps=self.epochs * per_epoch,
             warmup_steps=int(config.optim.warmup.value) * per_epoch,
             temp_warmup_steps=int(config.method.temp_warmup.value) * per_epoch,
@@ -280,7 +280,9 @@ class Run:
         self.model = StudentTeacher(self.config).double()
         self.load_start()
         optimizer = build_optimizer(self.model.student, self.config.optim)
-        self.update = Update(self.model, self.model.student, optimizer, self.config)
+        self.update = Update(
+            model=self.model, student=self.model.student, optimizer=optimizer, config=self.config
+        )
         trained = [name for name, p in self.model.student.named_parameters() if p.requires_grad]
         assert trained == self.case.json["parameters"]
         decayed = {id(p) for p in optimizer.param_groups[0]["params"]}

@@ -59,7 +59,14 @@ def test_temperature_schedules_equal_the_golden_values(golden):
         )
         epochs, per_epoch = case["epochs"], 3
         warmup = case["warmup_teacher_temp_epochs"] * per_epoch
-        schedules = Schedules(config, per_epoch, epochs * per_epoch, 0, warmup, 0)
+        schedules = Schedules(
+            config=config,
+            steps_per_epoch=per_epoch,
+            total_steps=epochs * per_epoch,
+            warmup_steps=0,
+            temp_warmup_steps=warmup,
+            freeze_steps=0,
+        )
         for key, name in (
             ("teacher_temp_values", "teacher_temp"),
             ("teacher_patch_temp_values", "patch_temp"),

@@ -16,7 +16,7 @@ MOST_PROTOTYPES = 8192
 """As many as published."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Derived:
     """Values derived from a configuration, the number of images and the number of processes."""
 

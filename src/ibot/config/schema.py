@@ -87,7 +87,7 @@ class DataConfig:
     """Stop when more than this share of the files read so far is unreadable."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AugmentConfig:
     """Multi-crop views and their colours (appendix B; spec 2.1, 2.2)."""
 
@@ -146,7 +146,7 @@ class MaskConfig:
     """Let one block span the whole width or height (the published code forbids it; quirk Q15)."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
     """The backbone: a vision transformer (spec 3.1) or a Swin transformer (spec 3.2)."""
 
@@ -219,7 +219,7 @@ class ModelConfig:
         return f"Swin of {blocks} blocks, width {self.width}, {heads} heads, window {self.window}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HeadConfig:
     """The projection head: the online tokenizer (sections 3.1, 3.2; spec 4)."""
 
@@ -250,7 +250,7 @@ class HeadConfig:
     """Keep the lengths of the prototypes at 1 instead of training them."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MethodConfig:
     """Losses, targets and the teacher (equations 2 and 3, algorithm 1; spec 5)."""
 
@@ -297,7 +297,7 @@ class MethodConfig:
     """Teacher momentum at the start; rises to 1 on a cosine."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OptimConfig:
     """Optimizer and its schedules (section 3.2; spec 6)."""
 
@@ -321,7 +321,7 @@ class OptimConfig:
     """The prototypes do not move for this long."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrainConfig:
     """Length, batch, seed, precision."""
 
@@ -402,7 +402,7 @@ class SystemConfig:
     """Refuse GPU kernels whose result varies from run to run."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """A complete pre-training run."""
 

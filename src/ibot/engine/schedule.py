@@ -6,12 +6,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ibot.config.resolve import Derived
 from ibot.config.schema import Config
 from ibot.curves import cosine, ramp
 from ibot.types import StepValues
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Schedules:
     """All scheduled values of a run; lengths in optimizer steps, already clipped to the run."""
 
@@ -22,6 +23,19 @@ class Schedules:
     temp_warmup_steps: int
     freeze_steps: int
     head_warmup_steps: int = 0
+
+    @classmethod
+    def of(cls, config: Config, derived: Derived) -> Schedules:
+        """The schedules of a run."""
+        return cls(
+            config=config,
+            steps_per_epoch=derived.steps_per_epoch,
+            total_steps=derived.total_steps,
+            warmup_steps=derived.warmup_steps,
+            temp_warmup_steps=derived.temp_warmup_steps,
+            freeze_steps=derived.freeze_steps,
+            head_warmup_steps=derived.head_warmup_steps,
+        )
 
     @property
     def peak_lr(self) -> float:

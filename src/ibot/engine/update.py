@@ -46,7 +46,7 @@ class UpdateOutput:
     (spec 6.7)."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Update:
     """Everything that one optimizer step touches."""
 

@@ -29,7 +29,7 @@ NEVER_RANDOM = ("pos_embed", "relative_position_bias_table")
 allowed."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Weights:
     """Named tensors of one network and what is known about it."""
 
@@ -137,13 +137,13 @@ def weights_of(content: Content, key: str) -> Weights:
         )
         content = replace(content, beside={})
     return Weights(
-        renamed.backbone,
-        {**network.others, **renamed.head},
-        _settings(content),
-        str(content.file),
-        renamed.layout,
-        network.place,
-        tuple(notes),
+        backbone=renamed.backbone,
+        head={**network.others, **renamed.head},
+        settings=_settings(content),
+        source=str(content.file),
+        layout=renamed.layout,
+        place=network.place,
+        notes=tuple(notes),
     )
 
 

@@ -1,0 +1,62 @@
+"""Evaluations on the way: the records, and the guard against features that get worse."""
+
+from __future__ import annotations
+
+from ibot.engine.trainer import Trainer
+from ibot.errors import TrainingStopped
+from ibot.system.distributed import any_true
+from ibot.system.jsonl import read_jsonl
+from ibot.types import ResultRecord
+
+
+def run_evaluation(trainer: Trainer) -> None:
+    """k-NN of the teacher by the callable handed in; all processes share its work, the main one
+    keeps the records.
+    """
+    if trainer.evaluate is None:
+        return
+    fallen = ""
+    records = trainer.evaluate(trainer.model.teacher.backbone, trainer.state.step)
+    if trainer.processes.is_main:
+        for record in records:
+            trainer.run.result(record)
+            trainer.board.scalars({record.metric: record.value}, trainer.state.step)
+            trainer.progress.message(
+                f"step {trainer.state.step}: {record.metric} {record.value:.1f}"
+            )
+            fallen = fallen or fallen_below_start(trainer, record)
+    if any_true(bool(fallen), trainer.device):
+        raise TrainingStopped(
+            "the features got worse than those it started from",
+            why=fallen or "k-NN on the main process",
+            fix="lower optim.lr, raise method.momentum, lengthen train.head_warmup; or "
+            "evaluate.guard=0 to go on",
+        )
+
+
+def was_evaluated(trainer: Trainer) -> bool:
+    """Whether there is a record of this step, from before an interruption; the main process's
+    word.
+    """
+    rows = read_jsonl(trainer.run.path / "results.jsonl") if trainer.processes.is_main else []
+    return any_true(
+        any(row["extra"].get("step") == trainer.state.step for row in rows), trainer.device
+    )
+
+
+def fallen_below_start(trainer: Trainer, record: ResultRecord) -> str:
+    """In words, that k-NN is more than `evaluate.guard` points below its first value of this run;
+    else empty.
+    """
+    guard = trainer.config.evaluate.guard
+    if not guard or record.metric != "knn_top1":
+        return ""
+    rows = read_jsonl(trainer.run.path / "results.jsonl")
+    start = next((row["value"] for row in rows if row["metric"] == record.metric), record.value)
+    if record.value >= start - guard:
+        return ""
+    trainer.run.event("guard", step=trainer.state.step, start=start, now=record.value)
+    return (
+        f"k-NN {record.value:.1f} at step {trainer.state.step}, {start:.1f} at the start; "
+        f"evaluate.guard={guard:g}"
+    )
