@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from ibot.config.duration import duration
 from ibot.config.override import apply
 from ibot.config.resolve import derive
-from ibot.config.schema import duration
 from ibot.data.loader import Loader
 from ibot.data.masks import masks_from_map
 from ibot.data.sets.scan import scan

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from ibot.cli.main import main
 from ibot.cli.train import default_folder, reached_step
+from ibot.config.duration import duration
 from ibot.config.override import apply
-from ibot.config.schema import duration
 from ibot.engine.loop import to_device, train
 from ibot.engine.run import read_config
 from ibot.engine.start import patch_center, start_from_weights, with_weights

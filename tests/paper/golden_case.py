@@ -114,12 +114,16 @@ class Case:
             depths, heads = tuple(net.pop("depths")), tuple(net.pop("num_heads"))
             assert net.pop("num_features") == common["width"] * 2 ** (len(depths) - 1)
             model = ModelConfig(
-                "swin", depths=depths, stage_heads=heads, window=net.pop("window_size"), **common
+                kind="swin",
+                depths=depths,
+                stage_heads=heads,
+                window=net.pop("window_size"),
+                **common,
             )
         else:
             assert self.json["family"] == "vit", self.json["family"]
             model = ModelConfig(
-                "vit",
+                kind="vit",
                 depth=net.pop("depth"),
                 heads=net.pop("num_heads"),
                 layer_scale=net.pop("init_values"),

@@ -133,7 +133,9 @@ SWIN = {
 )
 def test_swin_backbones_have_the_published_number_of_parameters(size, window, count):
     width, depths, heads = SWIN[size]
-    config = ModelConfig("swin", width, depths=depths, stage_heads=heads, window=window, patch=4)
+    config = ModelConfig(
+        kind="swin", width=width, depths=depths, stage_heads=heads, window=window, patch=4
+    )
     with torch.device("meta"):
         plain, masked = (build_backbone(config, (224, 224), masked=m) for m in (False, True))
     assert sum(p.numel() for p in plain.parameters()) == count
@@ -149,8 +151,8 @@ def network_of(about: dict) -> ModelConfig:
         _, depths, heads = SWIN[about["name"].split("_")[1]]
         assert list(depths) == about["depth"]
         return ModelConfig(
-            "swin",
-            about["embed_dim"],
+            kind="swin",
+            width=about["embed_dim"],
             depths=depths,
             stage_heads=heads,
             window=about["window_size"],

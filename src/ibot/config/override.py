@@ -11,7 +11,8 @@ from dataclasses import fields, is_dataclass, replace
 from functools import cache
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
-from ibot.config.schema import Config, Duration
+from ibot.config.duration import Duration
+from ibot.config.schema import Config
 from ibot.errors import ConfigError
 
 

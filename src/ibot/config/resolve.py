@@ -7,8 +7,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from ibot.config.duration import Duration
 from ibot.config.override import show
-from ibot.config.schema import Config, Duration, ModelConfig
+from ibot.config.schema import Config, ModelConfig
 from ibot.errors import ConfigError
 from ibot.words import counted
 

@@ -8,9 +8,10 @@ speed or record-keeping, never the result.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from typing import Literal
+
+from ibot.config.duration import Duration, duration
 
 # Settings with `repr=False` came after runs and features had been named by the others: they take
 # part in those names only where they are set (`default_folder`, `weights_hash`), so that older ones
@@ -22,50 +23,6 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 MAX_PIXELS = 89_478_485
 """Larger images are refused from their header, unless asked for: a few bytes can declare
 terabytes."""
-DURATION_UNITS = ("images", "steps", "epochs", "percent")
-
-
-@dataclass(frozen=True, slots=True)
-class Duration:
-    """A length in images seen, optimizer steps, epochs, or per cent of the run: "10 epochs", "5
-    percent".
-    """
-
-    value: float
-    unit: str
-
-    @classmethod
-    def parse(cls, text: str) -> Duration:
-        """Read "10 epochs", "500 steps", "1e6 images" or "5 percent" ("5%"). Raises ValueError
-        otherwise.
-        """
-        match = re.fullmatch(r"\s*([0-9.]+(?:e[0-9]+)?)\s*([a-z%]+)\s*", text.lower())
-        if match:
-            unit = "percent" if match[2] == "%" else match[2]
-            unit = next((u for u in DURATION_UNITS if unit in (u, u.rstrip("s"))), None)
-            if unit:
-                return cls(float(match[1]), unit)
-        raise ValueError(
-            f"'{text}' is not a duration; write for example '10 epochs', '500 steps' or '5 percent'"
-        )
-
-    def __str__(self) -> str:
-        return f"{self.value:g} {self.unit}"
-
-    def steps(self, *, batch: int, steps_per_epoch: int, total_steps: int) -> int:
-        """The same length in whole optimizer steps (rounded half to even)."""
-        per_unit = {
-            "images": 1 / batch,
-            "steps": 1.0,
-            "epochs": float(steps_per_epoch),
-            "percent": total_steps / 100,
-        }[self.unit]
-        return round(self.value * per_unit)
-
-
-def duration(text: str) -> Duration:
-    """Shorthand of `Duration.parse` for defaults and recipes."""
-    return Duration.parse(text)
 
 
 @dataclass(frozen=True, slots=True)

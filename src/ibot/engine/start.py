@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ibot.config.schema import Config, duration
+from ibot.config.duration import duration
+from ibot.config.schema import Config
 from ibot.engine.checkpoint import find_checkpoint
 from ibot.engine.run import read_config
 from ibot.errors import ConfigError, WeightsError

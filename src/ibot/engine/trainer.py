@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 import ibot
+from ibot.config.duration import Duration
 from ibot.config.resolve import Derived, derive
-from ibot.config.schema import Config, Duration
+from ibot.config.schema import Config
 from ibot.data.loader import check_batch
 from ibot.data.sets.scan import ImageSource
 from ibot.engine.checkpoint import find_checkpoint, load_checkpoint, remove_leftovers

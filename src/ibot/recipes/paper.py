@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from ibot.config.schema import Config, MaskConfig, duration
+from ibot.config.duration import duration
+from ibot.config.schema import Config, MaskConfig
 
 BLOCK = MaskConfig(ratio=((0.0, 0.0), (0.3, 0.2)), shape="block")
 RANDOM = MaskConfig(ratio=((0.0, 0.0), (0.7, 0.05)), shape="random")

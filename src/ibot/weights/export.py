@@ -26,9 +26,10 @@ from ibot.errors import UserError, WeightsError
 from ibot.models.backbone import build_backbone
 from ibot.models.vit import VisionTransformer
 from ibot.system.places import make_writable
+from ibot.weights.libraries import Forward, Prepare
 from ibot.weights.read import Loaded
 from ibot.weights.suffixes import SUFFIXES, require_new
-from ibot.weights.targets import TARGETS, Forward, Prepare
+from ibot.weights.targets import TARGETS
 
 TOLERANCE = 1e-4
 """Largest difference of any token between this project and the target, float32."""
