@@ -1,24 +1,25 @@
-from __future__ import annotations
-
-import math
-
+import numpy as np
 import pytest
 import torch
 
-from ibot.spectrum import effective_directions
+from ibot.spectrum import effective_rank
 
 
-def test_equal_energies_fill_all_directions_and_a_single_one_fills_one():
-    assert effective_directions(torch.full((7,), 0.3)) == pytest.approx(7)
-    assert effective_directions(torch.tensor([0.0, 4.0, 0.0])) == pytest.approx(1)
+@pytest.mark.parametrize("make", [np.array, torch.tensor])
+def test_equal_directions_count_as_many_and_the_unit_does_not_matter(make):
+    assert effective_rank(make([2.0, 2.0, 2.0, 0.0])) == pytest.approx(3)
+    assert effective_rank(make([1e-9, 3e-9])) == pytest.approx(effective_rank(make([1.0, 3.0])))
+    assert 1 < effective_rank(make([1.0, 1e-3])) < 1.01
 
 
-def test_directions_do_not_depend_on_the_unit_of_the_energy():
-    energy = torch.tensor([5.0, 2.0, 1.0, 0.0], dtype=torch.float64)
-    want = math.exp(-sum(p * math.log(p) for p in (5 / 8, 2 / 8, 1 / 8)))
-    assert effective_directions(energy) == pytest.approx(want, rel=1e-12)
-    assert effective_directions(energy * 1e-20) == pytest.approx(want, rel=1e-12)
+@pytest.mark.parametrize("make", [np.zeros, torch.zeros])
+def test_rows_that_are_all_the_same_have_one_direction(make):
+    assert effective_rank(make(4)) == effective_rank(make(0)) == 1.0
 
 
-def test_no_energy_counts_as_one_direction():
-    assert effective_directions(torch.zeros(5)) == 1.0
+def test_it_is_the_exponential_of_the_entropy_of_the_shares():
+    energy = np.random.default_rng(0).uniform(0, 9, 20)
+    share = energy / energy.sum()
+    assert effective_rank(torch.from_numpy(energy)) == pytest.approx(
+        np.prod(share ** (-share)), rel=1e-12
+    )

@@ -15,7 +15,7 @@ from commands import start_script
 from safetensors.torch import load_file
 
 from ibot.config.override import apply, to_plain
-from ibot.engine import loop
+from ibot.engine import loop, trainer
 from ibot.engine.checkpoint import find_checkpoint
 from ibot.engine.loop import train
 from ibot.errors import DataError, RunError, TrainingStopped, UserError
@@ -267,7 +267,7 @@ def test_processes_that_go_on_from_different_steps_are_refused(small, tmp_path, 
         distributed, "gather", lambda own: [own, {**own, key: 5} if key in own else own]
     )
     monkeypatch.setattr(
-        loop, "wrap_student", lambda *given: pytest.fail("they would wait for each other there")
+        trainer, "wrap_student", lambda *given: pytest.fail("they would wait for each other there")
     )
     with pytest.raises(UserError, match=f"differ in {key}"):
         quiet(small, tmp_path / "run")

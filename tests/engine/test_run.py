@@ -14,6 +14,7 @@ from ibot.engine import run as run_module
 from ibot.engine.logging import Progress, TensorBoard
 from ibot.engine.run import RunFolder, read_config
 from ibot.errors import RunError
+from ibot.system import files, versions
 from ibot.system.jsonl import read_jsonl, write_json
 from ibot.system.processes import Processes
 from ibot.types import ResultRecord
@@ -166,7 +167,7 @@ def test_rewritten_files_are_on_the_disk_before_they_have_their_name(tmp_path, m
     file, seen = tmp_path / "a.json", []
     plain = os.fsync
     monkeypatch.setattr(
-        run_module.os, "fsync", lambda handle: (seen.append(file.exists()), plain(handle))
+        files.os, "fsync", lambda handle: (seen.append(file.exists()), plain(handle))
     )
     write_json(file, {"a": [1]})
     assert seen[0] is False and json.loads(file.read_text()) == {"a": [1]}
@@ -190,17 +191,17 @@ def test_the_commit_says_whether_the_code_was_changed(monkeypatch, code, status,
         out = "abc\n" if "rev-parse" in command else status
         return subprocess.CompletedProcess(command, code, out, "")
 
-    monkeypatch.setattr(run_module.subprocess, "run", run)
-    assert run_module._commit() == want
+    monkeypatch.setattr(versions.subprocess, "run", run)
+    assert versions._commit() == want
 
     def absent(*args, **kwargs):
         raise FileNotFoundError
 
-    monkeypatch.setattr(run_module.subprocess, "run", absent)
-    assert run_module._commit() == "unknown"
+    monkeypatch.setattr(versions.subprocess, "run", absent)
+    assert versions._commit() == "unknown"
     assert (
-        run_module._version("torch") == version("torch")
-        and run_module._version("no-such-package") == "absent"
+        versions._version("torch") == version("torch")
+        and versions._version("no-such-package") == "absent"
     )
 
 

@@ -5,18 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from PIL import Image
 
 from ibot.data.decode import UnreadableImage
 from ibot.data.sets.scan import ImageSource
 from ibot.errors import DataError
-from ibot.spectrum import effective_directions
+from ibot.spectrum import effective_rank
 
 SAMPLE = 200
 THUMBNAIL = 8
 COLOUR_SPREAD = 6.0
 """Mean spread between the channels, in levels of 255, below which an image counts as gray."""
+SAME_ENERGY = 1e-12
+"""Sum of squared deviations, in levels of 255, below which all thumbnails are the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +73,9 @@ def survey(source: ImageSource, sample: int = SAMPLE) -> Survey:
 
 
 def _directions(table: np.ndarray) -> float:
-    """Effective rank of the centred rows."""
-    values = np.linalg.svd(table - table.mean(0), compute_uv=False).astype(np.float64)
-    return effective_directions(torch.from_numpy(values**2))
+    """Effective rank of the centred rows; 1 where they differ by rounding alone."""
+    energy = np.linalg.svd(table - table.mean(0), compute_uv=False).astype(np.float64) ** 2
+    return effective_rank(energy) if energy.sum() > SAME_ENERGY else 1.0
 
 
 def _repeated(table: np.ndarray) -> float:

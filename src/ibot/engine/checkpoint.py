@@ -2,10 +2,9 @@
 
 RUN/checkpoints/step_00001000/model.safetensors    student: backbone.* and head.*
                               teacher.safetensors  the weights to use: backbone.* and head.*
-                              training.pt          optimizer, centers, scaler (plain tensors, no
-                              pickled code) state.json           written last: a folder without it
-                              is not a checkpoint
-RUN/checkpoints/last          name of the newest folder
+                              training.pt          optimizer, centers, scaler: plain tensors
+                              state.json           written last: without it, no checkpoint
+RUN/checkpoints/last                               name of the newest folder
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from ibot.config.schema import Config
 from ibot.errors import ResourceError, WeightsError
 from ibot.method.model import StudentTeacher
 from ibot.system import files
-from ibot.system.files import is_disk_full, sync
+from ibot.system.files import is_disk_full, read_state, replacing, sync
 from ibot.types import RunState
 from ibot.weights.write import save_tensors
 
@@ -76,7 +75,8 @@ def save_checkpoint(
             shutil.rmtree(final)
         temporary.rename(final)
         sync(folder)
-        _point_to(folder, final.name)
+        with replacing(folder / "last") as last:
+            last.write_text(f"{final.name}\n")
     except (OSError, RuntimeError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         if is_disk_full(error):
@@ -99,7 +99,7 @@ def has_checkpoint(run: Path, step: int) -> bool:
 
 def remove_leftovers(run: Path) -> None:
     """Delete what a killed save left behind."""
-    for stale in (run / FOLDER).glob(".tmp_*"):
+    for stale in (run / FOLDER).glob(".*tmp*"):
         shutil.rmtree(stale, ignore_errors=True) if stale.is_dir() else stale.unlink()
 
 
@@ -118,11 +118,11 @@ def load_checkpoint(
         stored = json.loads((path / "state.json").read_text())
         model.student.load_state_dict(load_file(path / "model.safetensors"))
         model.teacher.load_state_dict(load_file(path / "teacher.safetensors"))
-        training = torch.load(path / "training.pt", map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+        training = read_state(path / "training.pt")
+    except (OSError, RuntimeError, ValueError, SafetensorError, WeightsError) as error:
         raise WeightsError(
             f"checkpoint '{path}' is damaged",
-            why=str(error).splitlines()[0],
+            why=error.why if isinstance(error, WeightsError) else str(error).splitlines()[0],
             fix="delete that folder: the run then resumes from the checkpoint before it",
         ) from None
     optimizer.load_state_dict(training["optimizer"])
@@ -154,13 +154,6 @@ def _is_complete(path: Path) -> bool:
 
 def _folder_of(run: Path, step: int) -> Path:
     return run / FOLDER / f"step_{step:08d}"
-
-
-def _point_to(folder: Path, name: str) -> None:
-    temporary = folder / f".tmp_last_{os.getpid()}"
-    temporary.write_text(name + "\n")
-    sync(temporary)
-    temporary.replace(folder / "last")
 
 
 def _delete_old(folder: Path, keep: int, protect: Callable[[int], bool]) -> None:

@@ -18,7 +18,7 @@ from ibot.config.schema import Config
 from ibot.engine.schedule import Schedules
 from ibot.engine.update import UpdateOutput
 from ibot.engine.verdicts import Judge, Verdict
-from ibot.spectrum import effective_directions
+from ibot.spectrum import effective_rank
 from ibot.system.distributed import gather, sum_over_processes
 from ibot.types import Batch
 
@@ -176,4 +176,4 @@ def spectrum(features: Tensor) -> tuple[float, float]:
     energy = torch.linalg.eigvalsh(gram.cpu()).clamp(min=0) if finite else torch.zeros(1)
     unit = torch.nn.functional.normalize(features, dim=-1)
     spread = (unit - unit.mean(dim=0)).square().sum(dim=-1).mean().sqrt().item()
-    return effective_directions(energy), spread
+    return effective_rank(energy), spread

@@ -15,6 +15,7 @@ from ibot.engine.checkpoint import find_checkpoint
 from ibot.engine.run import read_config
 from ibot.errors import ConfigError, WeightsError
 from ibot.method.model import StudentTeacher
+from ibot.system.files import read_state
 from ibot.weights.arguments import head_config
 from ibot.weights.files import is_pickle, locate, read_pickle
 from ibot.weights.read import (
@@ -193,13 +194,10 @@ def _stored_centers(path: Path) -> dict[str, Tensor]:
             if "center2" in loss
             else {}
         )
-    folder = find_checkpoint(path) or (
-        path if file == path else file.parent
-    )  # `last` names a folder
+    # `last` names a folder
+    folder = find_checkpoint(path) or (path if file == path else file.parent)
     file = folder / "training.pt"
-    return (
-        torch.load(file, map_location="cpu", weights_only=True)["centers"] if file.is_file() else {}
-    )
+    return read_state(file, folder)["centers"] if file.is_file() else {}
 
 
 def _multiple(size: float, patch: int) -> int:

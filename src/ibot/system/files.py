@@ -6,11 +6,11 @@ import errno
 import os
 import pickle
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 
 from ibot.errors import ResourceError, WeightsError
@@ -41,16 +41,26 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     Raises:
         ResourceError: the disk is full.
     """
+    try:
+        with replacing(path) as temporary:
+            write(temporary)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        if is_disk_full(error):
+            raise disk_full(path.parent) from None
+        raise
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """The place of a new file, which replaces `path` as a whole when the block ends well."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        write(temporary)
+        yield temporary
         sync(temporary)
         temporary.replace(path)
         sync(path.parent)
-    except BaseException as error:
+    except BaseException:
         temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError | RuntimeError | SafetensorError) and is_disk_full(error):
-            raise disk_full(path.parent) from None
         raise
 
 
@@ -65,6 +75,8 @@ def read_state(path: Path, belongs_to: Path | None = None) -> Any:
     Raises:
         WeightsError: the file is damaged.
     """
+    import torch  # here, as commands that write tables need none of it
+
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except _DAMAGED as error:

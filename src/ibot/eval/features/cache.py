@@ -38,7 +38,7 @@ from ibot.eval.features.tokens import compute, finite
 from ibot.eval.features.views import View, in_batches, view_batches
 from ibot.models.backbone import BackboneModule
 from ibot.system.distributed import any_true, barrier
-from ibot.system.files import is_disk_full
+from ibot.system.files import is_disk_full, replacing
 from ibot.system.jsonl import append_jsonl, read_jsonl
 from ibot.system.processes import Processes
 from ibot.weights.read import Loaded
@@ -382,16 +382,12 @@ class _Entry:
                 self._copy(index, width, readable)
 
     def _copy(self, index: NDArray[np.int64], width: int, file: Path) -> None:
-        temporary = file.with_name(f".{file.name}.tmp")
-        try:
+        with replacing(file) as temporary:
             _allocate(temporary, np.float32, (len(index), width))
             rows, copy = self.rows("r"), _mapped(temporary, "r+")
             for start in range(0, len(index), CHUNK):
                 copy[start : start + CHUNK] = rows[index[start : start + CHUNK]]
             copy.flush()
-            temporary.replace(file)
-        finally:
-            temporary.unlink(missing_ok=True)
 
     def rows(self, mode: Any) -> np.memmap[Any, np.dtype[np.float32]]:
         with _disk_errors(self.folder):

@@ -5,15 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ibot import spectrum
 from ibot.models.head import at_least_float32
-from ibot.spectrum import effective_directions
 
 
 def effective_rank(features: Tensor) -> float:
     """Directions that the centred features [n, D] fill (`ibot.spectrum`)."""
     features = at_least_float32(features)
     centred = (features - features.mean(dim=0)).double()
-    return effective_directions(torch.linalg.svdvals(centred).square())
+    return spectrum.effective_rank(torch.linalg.svdvals(centred).square())
 
 
 def whiten(train: Tensor, test: Tensor, dims: int) -> tuple[Tensor, Tensor]:
