@@ -114,9 +114,8 @@ class HealthMonitor:
 
     def _values(self) -> dict[str, float]:
         names = list(self._sums)
-        summed = sum_over_processes(
-            [self._sums[name] for name in names] + [torch.ones(()).to(self._sums[names[0]])]
-        )
+        sums = [self._sums[name].double() for name in names]
+        summed = sum_over_processes([*sums, sums[0].new_ones(())])
         processes = summed.pop().item()
         self._sums = dict(zip(names, summed, strict=True))
         scalars = [name for name in names if self._sums[name].ndim == 0]

@@ -7,7 +7,6 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from ibot.config.schema import Config
@@ -21,6 +20,7 @@ from ibot.method.center import update_centers
 from ibot.method.ema import update_teacher
 from ibot.method.model import StudentTeacher
 from ibot.method.step import StepOutput, training_step
+from ibot.system.distributed import sum_in_place
 from ibot.types import Batch, StepValues
 
 SUMMED = ("cls_prototypes", "patch_prototypes")
@@ -82,9 +82,7 @@ class Update:
             for i, batch in enumerate(micro_batches)
         ]
         loss = torch.stack([output.loss.detach() for output in outputs]).mean()
-        failed = (~loss.isfinite()).float()
-        if dist.is_initialized():
-            dist.all_reduce(failed)
+        failed = sum_in_place((~loss.isfinite()).float())
         update_centers([self.model.cls_center, self.model.patch_center])
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
