@@ -21,7 +21,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -44,7 +43,7 @@ from ibot.eval.tune.settings import FinetuneSettings
 from ibot.eval.tune.step_plan import StepOrder, StepPlan, finetune_lr, plan_steps
 from ibot.models.layers import set_part
 from ibot.system.device import autocast, choose_precision, seed_step
-from ibot.system.distributed import barrier, gather, wrap_student
+from ibot.system.distributed import barrier, gather, sum_in_place, wrap_student
 from ibot.system.files import read_state, write_atomically
 from ibot.system.processes import Processes
 
@@ -340,9 +339,7 @@ class _Run:
                     logits = self.classifier(images)
                 rows = torch.tensor([i for i, _ in read], device=self.device)
                 table[rows] = F.pad(logits.float(), (0, 1), value=1.0)
-        if dist.is_initialized():
-            dist.all_reduce(table)
-        table = table.cpu()
+        table = sum_in_place(table).cpu()
         index = table[:, -1].nonzero()[:, 0]
         if not len(index):
             raise DataError(
@@ -355,9 +352,7 @@ class _Run:
         """Losses of this epoch's steps, mean over the processes. Raises TrainingStopped on all
         unless it is finite.
         """
-        total = self.loss_sum.clone()
-        if dist.is_initialized():
-            dist.all_reduce(total)
+        total = sum_in_place(self.loss_sum.clone())
         if not bool(total.isfinite()):  # the same number on all processes
             raise TrainingStopped(
                 f"the loss is not finite at step {self.step}",
