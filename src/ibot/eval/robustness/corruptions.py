@@ -43,13 +43,11 @@ from ibot.eval.robustness.tested_classifier import (
     score_images,
 )
 from ibot.eval.scores import bootstrap_mean
-from ibot.rng import philox
+from ibot.rng import Purpose, philox
 from ibot.system.distributed import barrier, check_equal
 from ibot.system.files import read_state, write_atomically
 from ibot.types import ResultRecord
 
-# Second word of the key, beside those of `ibot.eval.robustness.occlude`.
-_CORRUPT = 0x45560002
 SAVE_SECONDS = 30
 """Between two states on disk."""
 
@@ -97,7 +95,7 @@ class CorruptedImages:
 def image_seed(seed: int, index: int) -> int:
     """A seed in 0..2^32 - 1 for an image, a function of (seed, image index) alone."""
     counter = np.array([index & 0xFFFFFFFF, index >> 32, 0, 0], np.uint64)
-    return int(philox((seed, _CORRUPT), counter)[0])
+    return int(philox((seed, Purpose.CORRUPTION), counter)[0])
 
 
 def run(context: Context, settings: CorruptionSettings) -> list[ResultRecord]:
