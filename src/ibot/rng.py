@@ -83,9 +83,7 @@ def words(
 def uniform(
     seed: int, epoch: int, index: ArrayLike, view: ArrayLike, purpose: Purpose, count: int
 ) -> NDArray[np.float64]:
-    """`count` numbers in [0, 1) with 32 random bits for each pair of `index` and `view`: float64
-    [..., count].
-    """
+    """`count` numbers in [0, 1) of 32 random bits for each index and view: float64 [..., count]."""
     return words(seed, epoch, index, view, purpose, count).astype(np.float64) * 2.0**-32
 
 

@@ -81,9 +81,7 @@ class AugmentConfig:
 
 @dataclass(frozen=True, slots=True)
 class MaskConfig:
-    """Which patches of the global views the student does not see (section 3.1, appendix B; spec
-    2.3).
-    """
+    """Which patches of the global views the student does not see (3.1, appendix B; spec 2.3)."""
 
     ratio: tuple[tuple[float, float], ...] = ((0.0, 0.0), (0.3, 0.2))
     """Pairs (mean, half-width) of the masked share; one pair is drawn uniformly, then a ratio

@@ -135,9 +135,7 @@ def load_checkpoint(
 
 
 def _unique_tensors(network: nn.Module) -> dict[str, Tensor]:
-    """Tensors of a network by name. A norm used at two places of the head appears under both
-    names.
-    """
+    """Tensors of a network by name; a norm used twice has both names."""
     return {
         name: tensor.detach().clone().contiguous() for name, tensor in network.state_dict().items()
     }
@@ -166,9 +164,7 @@ def _delete_old(folder: Path, keep: int, protect: Callable[[int], bool]) -> None
 
 
 def checkpoint_bytes(model: StudentTeacher, optimizer: torch.optim.Optimizer) -> int:
-    """Size of a checkpoint by its tensors: student, teacher, and what the optimizer remembers since
-    its first step.
-    """
+    """Bytes of a checkpoint: student, teacher, and what the optimizer remembers after a step."""
     networks = [t for net in (model.student, model.teacher) for t in net.state_dict().values()]
     moments = [
         t for state in optimizer.state.values() for t in state.values() if isinstance(t, Tensor)
@@ -177,8 +173,7 @@ def checkpoint_bytes(model: StudentTeacher, optimizer: torch.optim.Optimizer) ->
 
 
 def disk_full(run: Path, expected: int) -> ResourceError:
-    """The error of a run on a full disk: what a checkpoint takes, what is free, and from where it
-    resumes.
+    """The error of a full disk: what a checkpoint takes, what is free, where the run resumes.
 
     expected: bytes of a checkpoint, if there is none yet.
     """

@@ -10,9 +10,7 @@ from ibot.types import ResultRecord
 
 
 def run_evaluation(trainer: Trainer) -> None:
-    """k-NN of the teacher by the callable handed in; all processes share its work, the main one
-    keeps the records.
-    """
+    """k-NN of the teacher; all processes share its work, the main one keeps the records."""
     if trainer.evaluate is None:
         return
     fallen = ""
@@ -35,9 +33,7 @@ def run_evaluation(trainer: Trainer) -> None:
 
 
 def was_evaluated(trainer: Trainer) -> bool:
-    """Whether there is a record of this step, from before an interruption; the main process's
-    word.
-    """
+    """Whether this step has a record from before an interruption; all get the main one's word."""
     rows = read_jsonl(trainer.run.path / "results.jsonl") if trainer.processes.is_main else []
     return any_true(
         any(row["extra"].get("step") == trainer.state.step for row in rows), trainer.device
@@ -45,9 +41,7 @@ def was_evaluated(trainer: Trainer) -> bool:
 
 
 def fallen_below_start(trainer: Trainer, record: ResultRecord) -> str:
-    """In words, that k-NN is more than `evaluate.guard` points below its first value of this run;
-    else empty.
-    """
+    """In words, that k-NN fell `evaluate.guard` points below its first value; else empty."""
     guard = trainer.config.evaluate.guard
     if not guard or record.metric != "knn_top1":
         return ""

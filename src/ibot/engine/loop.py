@@ -56,10 +56,9 @@ def train(
 
     Raises:
         KeyboardInterrupt: Ctrl-C, after the step is done and saved.
-        UserError: settings, data or run folder cannot be used. TrainingStopped: a loss was not
-            finite, or too many
-        files are unreadable. ResourceError: the disk is full, or the run folder can no longer be
-        written.
+        UserError: settings, data or run folder cannot be used.
+        TrainingStopped: a loss was not finite, or too many files are unreadable.
+        ResourceError: the disk is full, or the run folder can no longer be written.
     """
     run_path = Path(run_path)
     with (
@@ -110,9 +109,7 @@ def facts(config: Config, source: ImageSource, evaluate: Evaluate | None) -> dic
 
 
 def run_steps(trainer: Trainer, signal: StopSignal) -> None:
-    """The loop. Stops at the end, at `train.max_steps`, or before the next step once a signal
-    came.
-    """
+    """The loop. Stops at the end, at `train.max_steps`, or after the step of a signal."""
     config, schedules, end = trainer.config, trainer.schedules, trainer.derived.run_steps
     loader = Loader(
         config,
@@ -165,19 +162,14 @@ def to_device(batch: Batch, device: torch.device, config: ModelConfig) -> Batch:
     Bytes travel, not floats.
     """
 
-    def move(views: torch.Tensor | None) -> torch.Tensor | None:
-        return (
-            None
-            if views is None
-            else normalize(views.to(device, non_blocking=True), config.statistics)
-        )
+    def moved(views: torch.Tensor) -> torch.Tensor:
+        return normalize(views.to(device, non_blocking=True), config.statistics)
 
-    masks = batch.masks.each(lambda tensor: tensor.to(device, non_blocking=True))
     return replace(
         batch,
-        global_views=move(batch.global_views),
-        local_views=move(batch.local_views),
-        masks=masks,
+        global_views=moved(batch.global_views),
+        local_views=None if batch.local_views is None else moved(batch.local_views),
+        masks=batch.masks.each(lambda tensor: tensor.to(device, non_blocking=True)),
     )
 
 

@@ -154,9 +154,7 @@ def read_config(run: Path) -> Config:
 
 
 def _acquire(path: Path) -> IO[str]:
-    """Lock the folder for the life of this process; the kernel releases it when the process
-    dies.
-    """
+    """Lock the folder for the life of this process; the kernel releases it in any case."""
     file = (path / "lock").open("a+")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -202,12 +200,10 @@ def _compare(path: Path, config: Config, source_info: dict[str, Any]) -> None:
         raise RunError(
             f"'{path}' was started on other images",
             why=f"{old.get('images')} images in {old.get('root')} then, "
-            f"{source_info.get('images')} now; newer "
-            "versions read more kinds of files (.avif, .jfif, without extension) "
-            "and leave validation parts (valid/) out",
+            f"{source_info.get('images')} now; newer versions read more kinds of files (.avif, "
+            ".jfif, without extension) and leave validation parts (valid/) out",
             fix="name the folder of the training images, with what did not belong to them moved "
-            "out of it, "
-            "or start anew in another folder with --run",
+            "out of it, or start anew in another folder with --run",
         )
 
 

@@ -1,6 +1,4 @@
-"""Schedules as pure functions of the step (spec 5.4, 6.1, 6.2): nothing to save, nothing to get out
-of step.
-"""
+"""Schedules as pure functions of the step (spec 5.4, 6.1, 6.2): nothing to save."""
 
 from __future__ import annotations
 
@@ -39,9 +37,7 @@ class Schedules:
 
     @property
     def peak_lr(self) -> float:
-        """Learning rate at the peak: the setting, which is for a total batch of 256, times batch /
-        256.
-        """
+        """Learning rate at the peak: the setting, for a total batch of 256, times batch / 256."""
         return self.config.optim.lr * self.config.train.batch / 256
 
     def epoch(self, step: int) -> int:
@@ -68,8 +64,6 @@ class Schedules:
         if self.config.method.temp_schedule == "step":
             position, length = step - start_epoch * self.steps_per_epoch, self.temp_warmup_steps
         else:
-            position, length = (
-                self.epoch(step) - start_epoch,
-                round(self.temp_warmup_steps / self.steps_per_epoch),
-            )
+            position = self.epoch(step) - start_epoch
+            length = round(self.temp_warmup_steps / self.steps_per_epoch)
         return start if position < 0 else ramp(position, start, end, length)

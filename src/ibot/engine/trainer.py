@@ -59,9 +59,7 @@ class Trainer:
     bad_files: int = 0
 
     def every(self, interval: Duration) -> bool:
-        """Whether something with this interval is due after the step just done; never for an
-        interval of 0.
-        """
+        """Whether something of this interval is due after the step just done; never for 0."""
         steps = self.steps(interval)
         return steps > 0 and self.state.step % steps == 0
 
@@ -87,9 +85,7 @@ def build_trainer(
     command: str,
     evaluate: Evaluate | None = None,
 ) -> Trainer:
-    """Build the networks with seeded weights, open the run folder, load its last checkpoint if
-    there is one.
-    """
+    """Build the seeded networks, open the run folder, load its last checkpoint, if any."""
     check_batch(config, source, processes.world_size)  # what is refused leaves no folder behind
     derived = derive(config, len(source), processes.world_size)
     run = RunFolder.create(
@@ -114,6 +110,7 @@ def build_trainer(
     set_part(model.student, processes.rank, processes.world_size)
     update.student = wrap_student(model.student, processes, device)  # all from the same weights
     schedules = Schedules.of(config, derived)
+    shown = config.log.tensorboard and processes.is_main
     return Trainer(
         config=config,
         run=run,
@@ -126,17 +123,16 @@ def build_trainer(
         source=source,
         progress=progress,
         health=HealthMonitor.of(config, schedules, num_images=len(source)),
-        board=TensorBoard(
-            run.path / "tensorboard" if config.log.tensorboard and processes.is_main else None
-        ),
+        board=TensorBoard(run.path / "tensorboard" if shown else None),
         state=state,
         evaluate=evaluate,
     )
 
 
 def begin(update: Update, run: RunFolder, processes: Processes, progress: Progress) -> RunState:
-    """Fill the networks and the optimizer from the last checkpoint of the run, else from the
-    weights of `train.init`; says which, and returns where the run stands.
+    """Fill networks and optimizer from the run's last checkpoint, else from `train.init`.
+
+    Says which, and returns where the run stands.
     """
     state = RunState(versions={"ibot": ibot.__version__, "torch": torch.__version__})
     if processes.is_main:

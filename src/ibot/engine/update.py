@@ -102,11 +102,11 @@ class Update:
         # The teacher moves also when float16 overflowed and the optimizer did not (spec 6.7).
         update_teacher(self._averaged, values.momentum)
         return UpdateOutput(
-            loss,
-            failed,
-            _combine([output.metrics for output in outputs]),
-            self._by_part(norms),
-            skipped,
+            loss=loss,
+            failed=failed,
+            metrics=_combine([output.metrics for output in outputs]),
+            grad_norms=self._by_part(norms),
+            skipped=skipped,
         )
 
     def _accumulate(

@@ -227,8 +227,8 @@ class Judge:
         return Verdict(
             "data-bound",
             f"{values['wait_fraction']:.0%} of the time goes into waiting for images",
-            f"Raise system.workers (now {self.config.system.workers}; -1 = chosen), keep the "
-            "files on a fast disk, or store them at a smaller size",
+            f"Raise system.workers (now {self.config.system.workers}; -1 = chosen), keep the files "
+            "on a fast disk, or store them at a smaller size",
         )
 
     def _uniform(self, values: Mapping[str, float]) -> Verdict | None:

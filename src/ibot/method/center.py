@@ -1,6 +1,4 @@
-"""Teacher targets without collapse: the running centers (paper algorithm 1, spec 5.5) and
-Sinkhorn-Knopp.
-"""
+"""Targets without collapse: running centers (algorithm 1, spec 5.5) and Sinkhorn-Knopp."""
 
 from __future__ import annotations
 
@@ -48,8 +46,7 @@ def update_centers(centers: Sequence[Center]) -> None:
 
 @torch.no_grad()
 def sinkhorn_probs(logits: Tensor, temp: float, iterations: int = 3) -> Tensor:
-    """Balanced assignment of rows to prototypes (Sinkhorn-Knopp; not in the paper, see SwAV and
-    DINOv2).
+    """Balanced assignment of rows to prototypes, as in SwAV and DINOv2: Sinkhorn-Knopp.
 
     Rows of all processes are balanced together. Every row sums to 1, whatever the logits:
     prototypes and then rows are taken relative to their largest entry, so that every column and

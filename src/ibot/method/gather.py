@@ -12,8 +12,7 @@ from ibot.system.distributed import several_processes
 
 
 def gather_rows(rows: Tensor) -> Tensor:
-    """Rows [G, B, D] of W processes as [G, B * W, D], in the order in which one process would have
-    them.
+    """Rows [G, B, D] of W processes as the [G, B * W, D] that one process would have.
 
     Every process is to compute the same loss of the result. Its gradient at the own rows is
     multiplied by W, as the gradients of the parameters are averaged over the processes afterwards.

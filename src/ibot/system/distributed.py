@@ -24,18 +24,14 @@ TIMEOUT = timedelta(minutes=10)
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[Processes]:
-    """Join the other processes, and leave them at the end; an error in the body ends all
-    (`ibot.system.watch`).
-    """
+    """Join the other processes and leave them at the end; an error in the body ends all."""
     with watched():
         yield init_processes(device)
         shutdown()  # not after an error: it might wait for the others
 
 
 def init_processes(device: torch.device) -> Processes:
-    """Join the other processes (NCCL on GPUs, gloo on CPUs); nothing is started for a single
-    one.
-    """
+    """Join the other processes (NCCL on GPUs, gloo on CPUs), if there are any."""
     processes = launched_processes()
     if device.type == "cuda":
         torch.cuda.set_device(device if device.index is not None else processes.local_rank)
@@ -58,9 +54,7 @@ def shutdown() -> None:
 
 
 def check_equal(facts: Mapping[str, object]) -> None:
-    """Raise UserError where the processes differ in what decides which collectives they take part
-    in.
-    """
+    """Raise UserError where processes differ in what decides when they work together."""
     everyone = gather(dict(facts))
     for name in facts:
         values = [theirs[name] for theirs in everyone]

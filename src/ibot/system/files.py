@@ -65,8 +65,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def read_state(path: Path, belongs_to: Path | None = None) -> Any:
-    """Tensors and plain values that `torch.save` wrote, on the CPU; nothing in the file is
-    executed.
+    """Tensors and plain values that `torch.save` wrote, on the CPU; nothing is executed.
 
     Args:
         path: the file.
@@ -127,8 +126,8 @@ def lost(folder: Path, error: OSError) -> Exception:
     return ResourceError(
         f"the folder '{folder}' can no longer be written",
         why=f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror),
-        fix="see whether it was moved or removed, and whether its disk is there and writable; "
-        "the same command goes on from the last checkpoint in it",
+        fix="see whether it was moved or removed, and whether its disk is there and writable; the "
+        "same command goes on from the last checkpoint in it",
     )
 
 

@@ -103,11 +103,8 @@ def write_timm(loaded: Loaded, out: Path) -> None:
             "act_layer": config.act,
         }
         arguments |= {"init_values": 1.0} if config.layer_scale else {}
-        arguments |= (
-            {"global_pool": "avg", "fc_norm": True}
-            if config.mean_pooling
-            else {"global_pool": "token"}
-        )
+        arguments["global_pool"] = "avg" if config.mean_pooling else "token"
+        arguments |= {"fc_norm": True} if config.mean_pooling else {}
     else:
         if config.act != "gelu":
             raise _cannot("timm's", f"model.act={config.act} in a Swin")
@@ -182,15 +179,12 @@ def write_huggingface(loaded: Loaded, out: Path) -> None:
     """Write a folder that `from_pretrained` takes, or raise WeightsError."""
     transformers = library("transformers")
     config = loaded.config
-    unsupported = [name for name in ("mean_pooling", "registers") if getattr(config, name)]
+    for name in ("mean_pooling", "registers"):
+        if getattr(config, name):
+            raise _cannot("Hugging Face's", f"model.{name}")
     sides = {part.side for part in loaded.backbone.modules() if isinstance(part, WindowBlock)}
-    if unsupported or len(sides) > 1:
-        reason = (
-            f"model.{unsupported[0]}"
-            if unsupported
-            else f"windows of several sizes, {sorted(sides)}"
-        )
-        raise _cannot("Hugging Face's", reason)
+    if len(sides) > 1:
+        raise _cannot("Hugging Face's", f"windows of several sizes, {sorted(sides)}")
     act = HUGGINGFACE_ACT.get(config.act, config.act)
     if config.kind == "vit":
         settings = transformers.ViTConfig(

@@ -17,9 +17,7 @@ def effective_rank(features: Tensor) -> float:
 
 
 def whiten(train: Tensor, test: Tensor, dims: int) -> tuple[Tensor, Tensor]:
-    """Both sets in the `dims` leading principal directions of `train` [n, D], each scaled to
-    variance 1.
-    """
+    """Both sets in the `dims` leading principal directions of `train` [n, D], of variance 1."""
     mean = train.double().mean(dim=0)
     values, vectors = torch.linalg.eigh(torch.cov((train.double() - mean).T))
     keep = vectors[:, -dims:] / values[-dims:].clamp(min=1e-12).sqrt()
