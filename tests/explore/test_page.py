@@ -10,7 +10,6 @@ import pytest
 from PIL import Image
 
 from ibot.data.decode import UnreadableImage
-from ibot.explore import page as gallery
 from ibot.explore.page import (
     MAX_GROUPS,
     MAX_PICTURES,
@@ -26,6 +25,7 @@ from ibot.explore.page import (
     write_csv,
     write_page,
 )
+from ibot.system import files
 
 NAMES = [
     "a b.jpg",
@@ -362,7 +362,9 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, kind):
 def test_a_file_is_replaced_in_one_step(tmp_path, monkeypatch):
     path, seen = tmp_path / "a", []
     path.write_text("old")
-    monkeypatch.setattr(gallery.os, "fsync", lambda _: seen.append(path.read_text()))
+    monkeypatch.setattr(
+        files, "sync", lambda synced: synced == tmp_path or seen.append(path.read_text())
+    )
     write_csv([], path)
     write_page(Findings(), plain, path, "title")
     assert seen == [

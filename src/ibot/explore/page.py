@@ -10,7 +10,6 @@ import base64
 import csv
 import html
 import io
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ibot.data.decode import UnreadableImage
+from ibot.system.files import replacing
 
 THUMBNAIL = 192
 """Longer side of an embedded picture in pixels: sharp on a telephone, about 10 kB."""
@@ -401,12 +401,8 @@ def _text(text: str) -> str:
 @contextmanager
 def _replacing(path: Path) -> Iterator[TextIO]:
     """A text file that takes the place of `path` when the block ends well."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with (
+        replacing(path) as temporary,
+        temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
+    ):
+        yield file
