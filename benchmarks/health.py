@@ -31,14 +31,23 @@ def main() -> None:
     precision = partial(autocast, device, choose_precision("auto", device))
     model = StudentTeacher(config)
     update = Update(
-        model,
-        model.student,
-        build_optimizer(model.student, config.optim),
-        config,
+        model=model,
+        student=model.student,
+        optimizer=build_optimizer(model.student, config.optim),
+        config=config,
         autocast=precision,
     )
-    monitor = HealthMonitor.from_config(
-        config, Schedules(config, 100, 1000, 10, 0, 0), num_images=50000
+    monitor = HealthMonitor.of(
+        config,
+        Schedules(
+            config=config,
+            steps_per_epoch=100,
+            total_steps=1000,
+            warmup_steps=10,
+            temp_warmup_steps=0,
+            freeze_steps=0,
+        ),
+        num_images=50000,
     )
     batch = make_batch(config)
     steps, observing, reporting, numbers = [], [], [], []

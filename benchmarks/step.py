@@ -40,7 +40,14 @@ from ibot.method.model import StudentTeacher
 from ibot.system.device import autocast
 from ibot.types import Batch, StepValues
 
-VALUES = StepValues(1e-4, 0.04, 0.996, 0.05, 0.05, False)
+VALUES = StepValues(
+    lr=1e-4,
+    weight_decay=0.04,
+    momentum=0.996,
+    teacher_temp=0.05,
+    patch_temp=0.05,
+    freeze_last_layer=False,
+)
 CASES = {
     "a": ["train.batch=4"],
     "b": ["train.batch=4", "augment.num_local=0"],
@@ -87,10 +94,10 @@ def make_variant(config: Config, name: str, batch: Batch):
     model = StudentTeacher(config)
     precision = partial(autocast, torch.device("cpu"), getattr(torch, name))
     update = Update(
-        model,
-        model.student,
-        build_optimizer(model.student, config.optim),
-        config,
+        model=model,
+        student=model.student,
+        optimizer=build_optimizer(model.student, config.optim),
+        config=config,
         autocast=precision,
     )
     return partial(update.step, [batch], VALUES)

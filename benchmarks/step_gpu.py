@@ -34,10 +34,10 @@ def main() -> None:
         model = StudentTeacher(config).to(device)
         precision = partial(autocast, device, torch.bfloat16)
         update = Update(
-            model,
-            model.student,
-            build_optimizer(model.student, config.optim),
-            config,
+            model=model,
+            student=model.student,
+            optimizer=build_optimizer(model.student, config.optim),
+            config=config,
             autocast=precision,
         )
         batch = to_device(make_batch(config), device, config.model)

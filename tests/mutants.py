@@ -38,7 +38,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from mutations import Mutant, mutants_of
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("method", "engine", "data", "models", "eval")
+PACKAGES = ("method", "engine", "data", "models", "eval", "system", "explore", "report", "studies")
 HEAVY = (
     "numpy",
     "PIL.Image",
@@ -56,11 +56,17 @@ HEAVY = (
 """What most tests import, but for `ibot` itself: that must come from the copy."""
 ALSO = {
     "method": ("method/test_model.py", "paper/test_golden.py"),
-    "system/device.py": ("cli/test_plan.py", "engine/test_loop.py"),
+    "explore": ("cli/test_search_command.py",),
+    "report": ("cli/test_results.py",),
+    "studies": ("cli/test_plan.py", "cli/test_ablate.py", "cli/test_demo.py", "cli/test_train.py"),
     "engine/optimizer.py": ("method/test_model.py", "paper/test_golden.py"),
     "engine/schedule.py": ("paper/test_golden.py", "engine/test_loop.py"),
     "engine/trial.py": ("cli/test_plan.py",),
     "engine/update.py": ("method/test_model.py", "paper/test_golden.py"),
+    "engine/verdicts.py": ("engine/test_health.py",),
+    "system/device.py": ("cli/test_plan.py", "engine/test_loop.py"),
+    "system/distributed.py": ("method/test_center.py", "engine/test_distributed.py"),
+    "system/jsonl.py": ("engine/test_run.py",),
 }
 """Test files of a package or module beside those that mirror or import it."""
 PATIENCE = 20.0
@@ -280,7 +286,7 @@ def _was_there(mutant: Mutant, commit: str) -> bool:
 def by_hand(
     rows: Sequence[dict[str, str]], targets: Sequence[str]
 ) -> tuple[list[Mutant], list[Result]]:
-    """Mutants of `tests/mutants.toml` in the targets, and those whose line is no longer there."""
+    """Mutants of `tests/mutants.toml` in the targets, and those whose line is not there once."""
     found, gone = [], []
     for row in rows:
         if not any(row["file"] == t or row["file"].startswith(f"{t}/") for t in targets):
@@ -334,6 +340,7 @@ def main() -> None:
     listed = stored.get("equivalent", ())
     known = {(row["file"], row["before"], row["after"]): row["reason"] for row in listed}
     written, results = by_hand(stored.get("mutant", ()), options.targets)
+    results += by_hand(listed, options.targets)[1]
     drawn = [] if options.by_hand else choose(options.targets, options.count, options.seed)
     if options.tests_from:
         drawn = [mutant for mutant in drawn if _was_there(mutant, options.tests_from)]
@@ -342,6 +349,7 @@ def main() -> None:
     if options.list:
         for m in mutants:
             print(f"{m.file}:{m.line} ({m.kind})\n  - {m.before}\n  + {m.after}")
+        report([result for result in results if result.outcome == "gone"])
         return
     for name in HEAVY:
         with contextlib.suppress(ImportError):

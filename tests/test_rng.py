@@ -81,7 +81,7 @@ def test_a_seed_of_a_step_is_made_of_two_words():
 
 
 def test_purposes_keep_their_numbers():
-    names = [
+    of_training = [
         "ORDER",
         "BOX",
         "COLOR",
@@ -93,7 +93,17 @@ def test_purposes_keep_their_numbers():
         "SCENE",
         "MASK_RANDOM",
     ]
-    assert [Purpose[name].value for name in names] == list(range(10))
+    assert [Purpose[name].value for name in of_training] == list(range(10))
+    of_evaluations = {
+        "DROP_PATCHES": 0x45560000,
+        "SHUFFLE_BLOCKS": 0x45560001,
+        "CORRUPTION": 0x45560002,
+        "FINETUNE_VIEW": 0x46540000,
+        "FINETUNE_MIX": 0x46540001,
+    }
+    assert {name: Purpose[name].value for name in of_evaluations} == of_evaluations
+    # One that is added gets a number of its own, and a line here.
+    assert len(Purpose.__members__) == len(Purpose) == len(of_training) + len(of_evaluations)
 
 
 def test_numbers_are_uniform_and_uncorrelated():

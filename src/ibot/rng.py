@@ -1,5 +1,4 @@
-"""Random numbers as functions of (seed, epoch, image, view, purpose), not of who draws them or
-when.
+"""Random numbers as functions of (seed, epoch, image, view, purpose), whoever draws them, whenever.
 
 Philox 4x32-10 (Salmon et al. 2011) in vectorised numpy: key = (seed, purpose), counter = (index
 low, index high, epoch, view * 64 + draw block). So crops and masks do not depend on workers,
@@ -23,7 +22,10 @@ _SHIFT = np.uint64(32)
 
 
 class Purpose(IntEnum):
-    """What a number is drawn for. A value is never reused, so that old runs can be repeated."""
+    """What a number is drawn for.
+
+    A value is never changed or used again, so that old runs and evaluations repeat bit by bit.
+    """
 
     ORDER = 0
     BOX = 1
@@ -35,6 +37,12 @@ class Purpose(IntEnum):
     INIT = 7
     SCENE = 8
     MASK_RANDOM = 9
+    # Of evaluations; the first two bytes were to keep them apart from a training's.
+    DROP_PATCHES = 0x45560000
+    SHUFFLE_BLOCKS = 0x45560001
+    CORRUPTION = 0x45560002
+    FINETUNE_VIEW = 0x46540000
+    FINETUNE_MIX = 0x46540001
 
 
 def philox(key: tuple[int, int], counter: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -75,9 +83,7 @@ def words(
 def uniform(
     seed: int, epoch: int, index: ArrayLike, view: ArrayLike, purpose: Purpose, count: int
 ) -> NDArray[np.float64]:
-    """`count` numbers in [0, 1) with 32 random bits for each pair of `index` and `view`: float64
-    [..., count].
-    """
+    """`count` numbers in [0, 1) of 32 random bits for each index and view: float64 [..., count]."""
     return words(seed, epoch, index, view, purpose, count).astype(np.float64) * 2.0**-32
 
 

@@ -26,7 +26,7 @@ class ImageRef:
     label: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ViewParams:
     """What each view does to its image: numbers only, as arrays over images and views."""
 
@@ -48,9 +48,7 @@ class ViewParams:
 
 @dataclass(frozen=True, slots=True)
 class Masks:
-    """Patches of the global views: which are hidden from the student, and which are in the patch
-    loss.
-    """
+    """Patches of the global views that are hidden from the student, or in the patch loss."""
 
     map: Tensor
     """bool [G, B, N], True = hidden."""
@@ -71,9 +69,7 @@ class Masks:
 
     @property
     def loss_views(self) -> int:
-        """Views over which the patch loss is the mean: G * B, and L * B more where local views have
-        masks.
-        """
+        """Views in the mean of the patch loss: G * B, and L * B where local ones have masks."""
         return self.num_views + (0 if self.local is None else self.local.num_views)
 
     def each(self, change: Callable[[Tensor], Tensor]) -> Masks:
@@ -120,7 +116,7 @@ class TokenOutput:
     """(h, w) with h * w = N."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StepValues:
     """The scheduled values of one step."""
 

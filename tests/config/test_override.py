@@ -4,9 +4,10 @@ from typing import Literal
 
 import pytest
 
+from ibot.config.duration import Duration
 from ibot.config.meaning import meanings
 from ibot.config.override import apply, assign, diff, from_plain, items, settings_of, show, to_plain
-from ibot.config.schema import Config, Duration
+from ibot.config.schema import Config
 from ibot.errors import ConfigError
 from ibot.recipes import RECIPES, recipe
 from ibot.words import counted

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ibot.data.sets.arrays import ArrayImages
 from ibot.data.sets.scan import scan
 from ibot.data.survey import survey
 from ibot.errors import DataError
@@ -49,3 +50,15 @@ def test_unreadable_files_are_counted(tmp_path):
         path.write_bytes(b"no image")
     with pytest.raises(DataError, match="sampled"):
         survey(source)
+
+
+def test_thumbnails_that_differ_by_rounding_alone_have_one_direction(tmp_path):
+    dark = np.zeros((8, 8, 3), np.uint8)
+    dark[..., 0] = 1  # a gray level of a third, which no mean of many hits exactly
+    assert survey(write(tmp_path / "a", [dark] * 7)).variety == 1
+
+
+def test_images_in_memory_are_surveyed_like_files(tmp_path):
+    pixels = np.stack(varied(12, size=(32, 32)))
+    held = ArrayImages(tmp_path, "train", pixels, np.zeros(12, np.int32), ("any",))
+    assert survey(held) == survey(write(tmp_path / "a", list(pixels)))

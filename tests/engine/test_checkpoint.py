@@ -17,6 +17,7 @@ from ibot.engine.loop import train
 from ibot.engine.optimizer import build_optimizer
 from ibot.errors import ResourceError, WeightsError
 from ibot.method.model import StudentTeacher
+from ibot.system import files
 from ibot.types import RunState
 
 
@@ -72,19 +73,24 @@ def test_incomplete_folders_are_no_checkpoints_and_leftovers_go(parts, tmp_path)
     save(parts, tmp_path, 1)
     (tmp_path / "checkpoints" / "step_00000002").mkdir()
     (tmp_path / "checkpoints" / ".tmp_step_00000003_99").mkdir()
-    (tmp_path / "checkpoints" / ".tmp_last_99").write_text("x")
+    for name in (".tmp_last_99", ".last.tmp"):  # of versions before, and of this one
+        (tmp_path / "checkpoints" / name).write_text("x")
     assert find_checkpoint(tmp_path).name == "step_00000001"
     remove_leftovers(tmp_path)
-    assert not list((tmp_path / "checkpoints").glob(".tmp_*"))
+    assert not list((tmp_path / "checkpoints").glob(".*"))
 
 
-def test_a_damaged_checkpoint_says_what_to_do(parts, tmp_path, small):
+@pytest.mark.parametrize("name", ["model.safetensors", "training.pt"])
+@pytest.mark.parametrize(
+    "damage", [lambda content: content[:100], lambda content: b"", lambda content: b"no" * 100]
+)
+def test_a_damaged_checkpoint_says_what_to_do(parts, tmp_path, name, damage):
     save(parts, tmp_path, 1)
-    model_file = find_checkpoint(tmp_path) / "model.safetensors"
-    model_file.write_bytes(model_file.read_bytes()[:100])
+    file = find_checkpoint(tmp_path) / name
+    file.write_bytes(damage(file.read_bytes()))
     with pytest.raises(WeightsError, match="damaged") as caught:
         load_checkpoint(find_checkpoint(tmp_path), parts[0], parts[1])
-    assert "delete that folder" in caught.value.fix
+    assert caught.value.why and "delete that folder" in caught.value.fix
 
 
 @pytest.mark.parametrize("file", ["safetensors", "torch", "json"])
@@ -204,7 +210,8 @@ def test_everything_is_on_the_disk_before_the_folder_has_its_name_and_the_state_
         steps.append(("replace", target, final.exists()))
         return plain_replace(path, target)
 
-    monkeypatch.setattr(checkpoint, "sync", sync)
+    for module in (checkpoint, files):
+        monkeypatch.setattr(module, "sync", sync)
     monkeypatch.setattr(type(folder), "rename", rename)
     monkeypatch.setattr(type(folder), "replace", replace_)
     monkeypatch.setattr(type(folder), "write_text", write_text)
@@ -217,7 +224,7 @@ def test_everything_is_on_the_disk_before_the_folder_has_its_name_and_the_state_
     assert all(step[2] is False for step in steps[:renamed] if step[0] == "sync")
     last = steps.index(("replace", folder / "last", True))
     synced = [step[1] for step in steps[renamed:last] if step[0] == "sync"]
-    assert synced[0] == "checkpoints" and synced[1].startswith(".tmp_last")
+    assert synced[0] == "checkpoints" and synced[1] == ".last.tmp"
     assert renamed < last and sorted(path.name for path in folder.iterdir()) == [
         "last",
         "step_00000003",

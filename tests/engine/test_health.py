@@ -23,12 +23,21 @@ LN_K = math.log(K)
 CONFIG = apply(recipe("tiny32"), [f"head.out_dim={K}", f"head.patch_out_dim={K}", "train.batch=32"])
 
 
-def monitor(**changes) -> HealthMonitor:
-    made = HealthMonitor.from_config(
-        CONFIG, Schedules(CONFIG, 100, 1000, 50, 0, 0), num_images=5000
+def monitor(
+    config=CONFIG, *, total=1000, warmup=50, freeze=0, num_images=5000, **judged
+) -> HealthMonitor:
+    """`judged` replaces what the judge has derived."""
+    schedules = Schedules(
+        config=config,
+        steps_per_epoch=100,
+        total_steps=total,
+        warmup_steps=warmup,
+        temp_warmup_steps=0,
+        freeze_steps=freeze,
     )
-    for name, value in changes.items():
-        setattr(made, name, value)
+    made = HealthMonitor.of(config, schedules, num_images)
+    for name, value in judged.items():
+        setattr(made.judge, name, value)
     return made
 
 
@@ -155,7 +164,7 @@ def test_too_many_prototypes_for_the_images_or_hardly_any_in_use():
         0
     ][1].evidence
     wide = apply(CONFIG, ["head.out_dim=1024", "head.patch_out_dim=1024"])
-    made = HealthMonitor.from_config(wide, Schedules(wide, 100, 1000, 50, 0, 0), num_images=5000)
+    made = monitor(wide)
     counts = torch.zeros(1024, dtype=torch.int64)
     counts[:4] = 16
     verdicts, report = stream(made, 40, counts=counts)
@@ -258,9 +267,7 @@ def test_a_shared_head_has_the_prototypes_of_the_class_for_patches_too(shared, d
         CONFIG,
         [f"head.shared={shared}", f"head.shared_teacher={shared}", f"head.patch_out_dim={2 * K}"],
     )
-    made = HealthMonitor.from_config(
-        config, Schedules(config, 100, 1000, 50, 0, 0), num_images=5000
-    )
+    made = monitor(config)
     _, report = stream(made, 1)
     assert (report.values["ln_k"], report.values["ln_k_patch"]) == pytest.approx(
         tuple(map(math.log, dims))
@@ -278,26 +285,20 @@ def test_a_shared_head_has_the_prototypes_of_the_class_for_patches_too(shared, d
     ],
 )
 def test_judgement_begins_after_the_warm_ups_or_at_half_of_a_short_run(total, warmup, freeze, want):
-    made = HealthMonitor.from_config(
-        CONFIG, Schedules(CONFIG, 100, total, warmup, 0, freeze), num_images=5000
-    )
-    assert (
-        made.uniform_after,
-        made.quiet_until,
-        made.uniform_steps,
-    ) == want and made.total_steps == total
+    made = monitor(total=total, warmup=warmup, freeze=freeze)
+    judge = made.judge
+    assert (judge.uniform_after, judge.quiet_until, judge.uniform_steps) == want
+    assert judge.total_steps == total
 
 
 def test_five_steps_between_two_log_lines_are_observed_and_the_first():
     config = apply(CONFIG, ["log.every=20"])
-    made = HealthMonitor.from_config(
-        config, Schedules(config, 100, 1000, 50, 0, 0), num_images=5000
-    )
+    made = monitor(config)
     assert made.wants(3)
     made.observe(3, output(torch.Generator().manual_seed(0)), [], 0.1, 0.0)
     assert [step for step in range(20) if made.wants(step)] == [0, 4, 8, 12, 16]
     every = replace(config, log=replace(config.log, every=3))
-    made = HealthMonitor.from_config(every, Schedules(every, 100, 1000, 50, 0, 0), num_images=5000)
+    made = monitor(every)
     made.observe(3, output(torch.Generator().manual_seed(0)), [], 0.1, 0.0)
     assert all(made.wants(step) for step in range(5))
 
@@ -416,9 +417,7 @@ def test_uniform_outputs_must_last_and_begin_anew_when_interrupted():
 )
 def test_a_teacher_that_remembers_longer_than_the_run_is_said_to_be_frozen(momentum, steps, frozen):
     config = apply(CONFIG, [f"method.momentum={momentum}"])
-    made = HealthMonitor.from_config(
-        config, Schedules(config, 100, steps, 10, 0, 0), num_images=5000
-    )
+    made = monitor(config, total=steps, warmup=10)
     verdicts, _ = stream(made, 5)
     assert [verdict.kind for _, verdict in verdicts] == (["frozen teacher"] if frozen else [])
     if frozen:
@@ -440,9 +439,7 @@ def test_prototypes_are_too_many_beyond_the_images_or_at_two_per_cent_of_use(
     images, out_dim, used, said
 ):
     config = apply(CONFIG, [f"head.out_dim={out_dim}", f"head.patch_out_dim={out_dim}"])
-    made = HealthMonitor.from_config(
-        config, Schedules(config, 100, 1000, 0, 0, 0), num_images=images
-    )
+    made = monitor(config, warmup=0, num_images=images)
     counts = torch.zeros(out_dim, dtype=torch.int64)
     counts[:used] = 64
     verdicts, report = stream(made, 8, counts=counts)
@@ -514,8 +511,6 @@ def test_prototype_use_forgets_what_is_long_ago():
 
 def test_the_advice_carries_the_run_s_own_values():
     config = replace(CONFIG, method=replace(CONFIG.method, teacher_temp=0.123))
-    made = HealthMonitor.from_config(
-        config, Schedules(config, 100, 1000, 50, 0, 0), num_images=5000
-    )
+    made = monitor(config)
     verdicts, _ = stream(made, 40, cls_loss=LN_K, teacher_entropy=LN_K)
     assert "0.123" in verdicts[0][1].advice

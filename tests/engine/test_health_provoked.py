@@ -143,8 +143,8 @@ def test_far_too_many_prototypes_are_noticed(scenes, tmp_path):
 def test_not_a_number_in_the_weights_stops_the_run_with_the_cause(scenes, tmp_path, monkeypatch):
     original = loop.build_trainer
 
-    def poisoned(*args):
-        trainer = original(*args)
+    def poisoned(*args, **named):
+        trainer = original(*args, **named)
         with torch.no_grad():
             trainer.model.student.backbone.blocks[0].mlp.fc1.weight[0, 0] = float("nan")
         return trainer

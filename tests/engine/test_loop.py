@@ -15,10 +15,11 @@ from commands import start_script
 from safetensors.torch import load_file
 
 from ibot.config.override import apply, to_plain
-from ibot.engine import loop
+from ibot.engine import loop, trainer
 from ibot.engine.checkpoint import find_checkpoint
 from ibot.engine.loop import train
 from ibot.errors import DataError, RunError, TrainingStopped, UserError
+from ibot.method.model import StudentTeacher
 from ibot.system import distributed
 from ibot.system.jsonl import read_jsonl
 from ibot.types import ResultRecord
@@ -252,7 +253,9 @@ def test_processes_that_differ_are_refused_before_they_work_together(
         distributed, "gather", lambda own: [own, {**own, name: other} if name in own else own]
     )
     monkeypatch.setattr(
-        loop, "build_trainer", lambda *given: pytest.fail("they would wait for each other there")
+        loop,
+        "build_trainer",
+        lambda *given, **named: pytest.fail("they would wait for each other there"),
     )
     with pytest.raises(UserError, match=f"differ in {name}"):
         quiet(small, tmp_path / "run")
@@ -264,7 +267,7 @@ def test_processes_that_go_on_from_different_steps_are_refused(small, tmp_path, 
         distributed, "gather", lambda own: [own, {**own, key: 5} if key in own else own]
     )
     monkeypatch.setattr(
-        loop, "wrap_student", lambda *given: pytest.fail("they would wait for each other there")
+        trainer, "wrap_student", lambda *given: pytest.fail("they would wait for each other there")
     )
     with pytest.raises(UserError, match=f"differ in {key}"):
         quiet(small, tmp_path / "run")
@@ -360,7 +363,7 @@ def test_twenty_kills_at_random_moments_end_in_the_weights_of_the_unbroken_run(s
 def test_the_networks_move_to_the_device(small, tmp_path, monkeypatch):
     moved = []
     monkeypatch.setattr(
-        loop.StudentTeacher, "to", lambda network, device: moved.append(device) or network
+        StudentTeacher, "to", lambda network, device: moved.append(device) or network
     )
     quiet(apply(small, ["train.max_steps=1"]), tmp_path / "run")
     assert moved == [torch.device("cpu")]

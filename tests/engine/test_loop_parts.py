@@ -9,31 +9,35 @@ import numpy as np
 import pytest
 import torch
 
+from ibot.config.duration import duration
 from ibot.config.override import apply
-from ibot.config.schema import duration
+from ibot.config.resolve import derive
+from ibot.data.loader import Loader
 from ibot.data.masks import masks_from_map
 from ibot.data.sets.scan import scan
-from ibot.engine import loop
-from ibot.engine.health import HealthReport, Verdict
-from ibot.engine.loop import (
-    FailureCheck,
-    Trainer,
-    fallen_below_start,
-    finish,
-    mask_grid,
-    note_bad_files,
-    run_evaluation,
-    save,
-    to_device,
-    train,
-    write_log,
-)
+from ibot.engine import guards, loop
+from ibot.engine.evaluation import fallen_below_start, run_evaluation
+from ibot.engine.guards import FailureCheck, note_bad_files
+from ibot.engine.health import HealthReport
+from ibot.engine.loop import finish, mask_grid, save, to_device, train, write_log
+from ibot.engine.schedule import Schedules
+from ibot.engine.trainer import Trainer
+from ibot.engine.update import Update
+from ibot.engine.verdicts import Verdict
 from ibot.errors import TrainingStopped
+from ibot.rng import Purpose, torch_seed
 from ibot.system.jsonl import read_jsonl
 from ibot.system.processes import Processes
 from ibot.types import Batch, ResultRecord, RunState, StepValues
 
-VALUES = StepValues(0.1, 0.2, 0.3, 0.4, 0.5, False)
+VALUES = StepValues(
+    lr=0.1,
+    weight_decay=0.2,
+    momentum=0.3,
+    teacher_temp=0.4,
+    patch_temp=0.5,
+    freeze_last_layer=False,
+)
 LOSSES = {
     "cls_loss": torch.tensor(1.5),
     "patch_loss": torch.tensor(2.5),
@@ -163,7 +167,7 @@ def test_a_failed_step_stops_with_its_losses_rate_and_files(small, tmp_path):
 
 
 def test_a_failed_step_lists_the_files_of_all_processes(small, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "gather", lambda own: [own, ["of the other"]])
+    monkeypatch.setattr(guards, "gather", lambda own: [own, ["of the other"]])
     made = trainer(small, tmp_path, source=SimpleNamespace(root=Path(), name=lambda i: f"{i}.png"))
     with pytest.raises(TrainingStopped) as caught:
         FailureCheck(made).check(4, failing(), VALUES, [batch()])
@@ -207,7 +211,7 @@ def test_unreadable_files_stop_a_run_beyond_twenty_and_the_share_of_this_process
 
 
 def record(value, metric="knn_top1"):
-    return ResultRecord("knn", metric, value, {}, 10, 10)
+    return ResultRecord(protocol="knn", metric=metric, value=value, settings={})
 
 
 def test_a_score_is_recorded_shown_and_compared_with_the_first_of_the_run(small, tmp_path):
@@ -347,32 +351,23 @@ def test_each_step_sees_its_own_schedule_seed_and_the_images_of_the_loader(
 ):
     """What the loop hands to the step, against what the parts give when they are asked alone."""
     seen, seeds = [], []
-    plain = loop.Update.step
+    plain = Update.step
 
     def step(self, batches, values, observe=True):
         seen.append((values, observe, [batch.index.tolist() for batch in batches]))
         seeds.append(torch.initial_seed())
         return plain(self, batches, values, observe)
 
-    monkeypatch.setattr(loop.Update, "step", step)
+    monkeypatch.setattr(Update, "step", step)
     config = apply(
         small, ["train.accumulate=2", "train.max_steps=9", "log.every=5", "train.seed=3"]
     )
     state = train(config, tmp_path / "run", quiet=True)
     assert (state.step, state.images_seen, state.epoch, state.skipped_steps) == (9, 72, 1, 0)
-    derived = loop.derive(config, 48)
-    schedules = loop.Schedules(
-        config,
-        derived.steps_per_epoch,
-        derived.total_steps,
-        derived.warmup_steps,
-        derived.temp_warmup_steps,
-        derived.freeze_steps,
-        derived.head_warmup_steps,
-    )
+    schedules = Schedules.of(config, derive(config, 48))
     assert [values for values, _, _ in seen] == [schedules.at(step) for step in range(9)]
-    assert seeds == [loop.torch_seed(3, step, 0, loop.Purpose.DROP_PATH) for step in range(9)]
-    batches = loop.Loader(config, scan(config.data.path), grid=(4, 4), end_step=9)
+    assert seeds == [torch_seed(3, step, 0, Purpose.DROP_PATH) for step in range(9)]
+    batches = Loader(config, scan(config.data.path), grid=(4, 4), end_step=9)
     assert [index for _, _, index in seen] == [
         [b.index.tolist() for b in parts] for parts in batches
     ]

@@ -18,7 +18,14 @@ from ibot.engine.optimizer import (
 from ibot.models.head import ProjectionHead
 from ibot.types import StepValues
 
-VALUES = StepValues(0.01, 0.3, 0.9, 0.04, 0.05, False)
+VALUES = StepValues(
+    lr=0.01,
+    weight_decay=0.3,
+    momentum=0.9,
+    teacher_temp=0.04,
+    patch_temp=0.05,
+    freeze_last_layer=False,
+)
 
 
 def network(seed=0):

@@ -12,6 +12,7 @@ from ibot.engine import run as run_module
 from ibot.engine.logging import Progress, TensorBoard
 from ibot.engine.run import RunFolder, read_config
 from ibot.errors import RunError
+from ibot.system import files
 from ibot.system.jsonl import read_jsonl, write_json
 from ibot.system.processes import Processes
 from ibot.types import ResultRecord
@@ -146,7 +147,7 @@ def test_a_folder_is_written_by_the_main_process_alone_and_a_file_is_no_folder(s
 def test_events_carry_their_time_and_details(small, tmp_path):
     run = open_run(tmp_path / "run", small)
     run.event("resume", step=3)
-    run.result(ResultRecord("knn", "knn_top1", 1.5, {"k": 20}, 2, 3))
+    run.result(ResultRecord(protocol="knn", metric="knn_top1", value=1.5, settings={"k": 20}))
     event = read_jsonl(run.path / "events.jsonl")[-1]
     assert event["event"] == "resume" and event["step"] == 3
     assert abs(time.mktime(time.strptime(event["time"], "%Y-%m-%dT%H:%M:%S")) - time.time()) < 60
@@ -164,7 +165,7 @@ def test_rewritten_files_are_on_the_disk_before_they_have_their_name(tmp_path, m
     file, seen = tmp_path / "a.json", []
     plain = os.fsync
     monkeypatch.setattr(
-        run_module.os, "fsync", lambda handle: (seen.append(file.exists()), plain(handle))
+        files.os, "fsync", lambda handle: (seen.append(file.exists()), plain(handle))
     )
     write_json(file, {"a": [1]})
     assert seen[0] is False and json.loads(file.read_text()) == {"a": [1]}

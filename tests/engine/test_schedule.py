@@ -50,7 +50,15 @@ CONFIG = Config(
 
 def schedules(config=CONFIG, temp_warmup=12, head_warmup=5):
     """Four steps an epoch, ten epochs."""
-    return Schedules(config, 4, 40, 6, temp_warmup, 3, head_warmup)
+    return Schedules(
+        config=config,
+        steps_per_epoch=4,
+        total_steps=40,
+        warmup_steps=6,
+        temp_warmup_steps=temp_warmup,
+        freeze_steps=3,
+        head_warmup_steps=head_warmup,
+    )
 
 
 def test_each_value_follows_its_own_settings():
@@ -72,7 +80,20 @@ def test_each_value_follows_its_own_settings():
         )
     assert [v.freeze_last_layer for v in values] == [True] * 3 + [False] * 37
     assert [v.freeze_backbone for v in values] == [True] * 5 + [False] * 35
-    assert not any(v.freeze_backbone for v in map(Schedules(CONFIG, 4, 40, 6, 12, 3).at, range(3)))
+    assert not any(
+        v.freeze_backbone
+        for v in map(
+            Schedules(
+                config=CONFIG,
+                steps_per_epoch=4,
+                total_steps=40,
+                warmup_steps=6,
+                temp_warmup_steps=12,
+                freeze_steps=3,
+            ).at,
+            range(3),
+        )
+    )
 
 
 @pytest.mark.parametrize("start_epoch", [0, 2])

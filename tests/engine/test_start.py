@@ -13,8 +13,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ibot.cli.main import main
+from ibot.config.duration import duration
 from ibot.config.override import apply
-from ibot.config.schema import duration
+from ibot.engine.checkpoint import find_checkpoint
 from ibot.engine.loop import to_device, train
 from ibot.engine.run import read_config
 from ibot.engine.start import patch_center, start_from_weights, with_weights
@@ -94,6 +95,13 @@ def test_student_teacher_heads_and_centers_are_each_taken_from_their_own(small, 
     assert torch.equal(model.patch_center.value, centers["patch"])
     assert not torch.equal(centers["cls"], centers["patch"])
     assert torch.equal(patch_center(source / place), centers["patch"])
+
+
+def test_damaged_centers_beside_weights_are_named(source, tmp_path):
+    folder = shutil.copytree(find_checkpoint(source), tmp_path / "weights")
+    (folder / "training.pt").write_bytes(b"no" * 100)
+    with pytest.raises(WeightsError, match=r"training\.pt' cannot be read"):
+        patch_center(folder)
 
 
 def test_a_center_with_nan_is_refused(golden, tmp_path):

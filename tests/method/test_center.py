@@ -4,8 +4,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from ibot.method import center as center_module
 from ibot.method.center import Center, sinkhorn_probs, update_centers
+from ibot.system import distributed
 
 
 def test_center_moves_by_the_mean_of_all_rows_added():
@@ -46,8 +46,8 @@ def test_centers_of_several_processes_move_by_the_rows_of_all_in_one_collective(
             [torch.cat([other.sum(0), torch.tensor([float(len(other))])]) for other in others]
         )
 
-    monkeypatch.setattr(center_module, "several_processes", lambda: True)
-    monkeypatch.setattr(center_module, "dist", SimpleNamespace(all_reduce=all_reduce))
+    monkeypatch.setattr(distributed, "several_processes", lambda: True)
+    monkeypatch.setattr(distributed, "dist", SimpleNamespace(all_reduce=all_reduce))
     update_centers(centers)
     assert calls == [4 + 6]
     for center, own, other, value in zip(centers, rows, others, start, strict=True):
@@ -189,8 +189,8 @@ def test_sinkhorn_balances_the_rows_of_all_processes_together(monkeypatch, cut):
     logits = (
         _random(20, 8) + torch.arange(20)[:, None] * 5.0
     )  # the second process holds the larger ones
-    monkeypatch.setattr(center_module, "dist", TwoProcesses())
-    monkeypatch.setattr(center_module, "several_processes", lambda: True)
+    monkeypatch.setattr(distributed, "dist", TwoProcesses())
+    monkeypatch.setattr(distributed, "several_processes", lambda: True)
     parts, found = (logits[:cut], logits[cut:]), {}
 
     def work(rank):

@@ -39,6 +39,11 @@ VALUES = StepValues(
 )
 
 
+def updating(model: StudentTeacher, config) -> Update:
+    optimizer = build_optimizer(model.student, config.optim)
+    return Update(model=model, student=model.student, optimizer=optimizer, config=config)
+
+
 def settings(**kwargs) -> Config:
     model = ModelConfig(
         **{
@@ -159,7 +164,7 @@ def test_used_rows_alone_give_the_loss_and_gradients_of_all_tokens(kwargs, seed)
     batch, plain = random_batch(config, seed), copy.deepcopy(model)
     want, cls_mean, patch_mean = plain_loss(plain, batch, VALUES.teacher_temp, VALUES.patch_temp)
     want.backward()
-    update = Update(model, model.student, build_optimizer(model.student, config.optim), config)
+    update = updating(model, config)
     start = model.cls_center.value.clone(), model.patch_center.value.clone()
     got = update.step([batch], VALUES)
     assert got.loss.item() == pytest.approx(want.item(), rel=1e-12)
@@ -188,9 +193,7 @@ def test_micro_batches_equal_the_large_batch():
         )
 
     for network, batches in ((whole, [batch]), (parts, [part(slice(0, 2)), part(slice(2, 4))])):
-        update = Update(
-            network, network.student, build_optimizer(network.student, config.optim), config
-        )
+        update = updating(network, config)
         for _ in range(3):
             out = update.step(batches, VALUES)
         assert out.loss.isfinite()
@@ -203,7 +206,7 @@ def test_no_masked_patch_gives_the_mask_token_a_zero_gradient():
     model = StudentTeacher(config).double()
     batch = random_batch(config, 0)
     masks = masks_from_map(torch.zeros_like(batch.masks.map), dtype=torch.float64)
-    update = Update(model, model.student, build_optimizer(model.student, config.optim), config)
+    update = updating(model, config)
     out = update.step([Batch(batch.global_views, batch.local_views, masks, batch.index)], VALUES)
     assert out.metrics["patch_loss"].item() == 0.0
     assert model.student.backbone.masked_embed.grad.abs().max() == 0.0
@@ -225,7 +228,7 @@ def test_nothing_of_size_images_by_tokens_by_prototypes_is_built():
                     largest = max(largest, tensor.numel())
             return out
 
-    update = Update(model, model.student, build_optimizer(model.student, config.optim), config)
+    update = updating(model, config)
     with Watch():
         update.step([batch], VALUES)
     assert 0 < largest < forbidden
@@ -239,7 +242,7 @@ def test_the_teacher_starts_as_the_student_and_moves_by_the_momentum():
     assert all(torch.equal(teacher[name], student[name]) for name in teacher)
     model.double()
     before = copy.deepcopy(model.teacher.state_dict())
-    update = Update(model, model.student, build_optimizer(model.student, config.optim), config)
+    update = updating(model, config)
     update.step([random_batch(config, 0)], VALUES)
     after, student = model.teacher.state_dict(), model.student.state_dict()
     for name in after:
@@ -269,7 +272,7 @@ def test_hidden_patches_of_local_views_count_like_those_of_global_ones(kwargs):
     hidden[0, 1] = False
     local = masks_from_map(hidden, dtype=torch.float64)
     batch = dataclasses.replace(batch, masks=dataclasses.replace(batch.masks, local=local))
-    update = Update(model, model.student, build_optimizer(model.student, config.optim), config)
+    update = updating(model, config)
     metrics = update.step([batch], VALUES).metrics
 
     def logits(network, views, maps):
@@ -311,7 +314,7 @@ def test_hard_labels_put_all_of_a_target_on_its_largest_entry(targets):
     if targets == "sinkhorn":
         probs = sinkhorn_probs(teacher, VALUES.patch_temp)
     each = torch.nn.functional.cross_entropy(student / 0.1, probs.argmax(-1), reduction="none")
-    update = Update(model, model.student, build_optimizer(model.student, config.optim), config)
+    update = updating(model, config)
     metrics = update.step([batch], VALUES).metrics
     assert metrics["patch_loss"].item() == pytest.approx(
         (each * batch.masks.weight).sum().item() / 8, rel=1e-10
@@ -328,7 +331,7 @@ def test_a_center_momentum_of_one_is_no_centering():
     check(config)
     torch.manual_seed(0)
     model = StudentTeacher(config).double()
-    update = Update(model, model.student, build_optimizer(model.student, config.optim), config)
+    update = updating(model, config)
     update.step([random_batch(config, 0)], VALUES)
     assert not model.patch_center.value.any() and model.cls_center.value.any()
 
@@ -358,7 +361,7 @@ def test_patches_across_views_are_paired_as_by_loops(match, seed):
         masks.weight,
         flat[used] if match == "position" else None,
     )
-    update = Update(model, model.student, build_optimizer(model.student, config.optim), config)
+    update = updating(model, config)
     plain = copy.deepcopy(model)
     got = (
         update.step([dataclasses.replace(batch, masks=masks)], VALUES).metrics["patch_loss"].item()
@@ -398,7 +401,7 @@ def test_rows_of_masked_patches_skip_the_class_tokens():
 def test_entropies_of_a_fresh_teacher_lie_below_ln_k():
     config = settings()
     model = StudentTeacher(config).double()
-    update = Update(model, model.student, build_optimizer(model.student, config.optim), config)
+    update = updating(model, config)
     metrics = update.step([random_batch(config, 0)], VALUES).metrics
     assert 0 < metrics["teacher_entropy"] <= math.log(20)
     assert metrics["teacher_entropy"] <= metrics["marginal_entropy"] + 1e-9

@@ -218,7 +218,9 @@ def test_observations_equal_loops_over_views_and_patches(method, variant):
 def test_observations_of_processes_that_see_the_same_are_those_of_one(monkeypatch):
     """Their means over processes are logged, so none may count the others twice."""
     alone = Case(seed=1).step(METHOD).metrics
-    monkeypatch.setattr("ibot.method.step.sum_rows", lambda sums: [2 * part for part in sums])
+    monkeypatch.setattr(
+        "ibot.method.step.sum_over_processes", lambda sums: [2 * part for part in sums]
+    )
     shared = Case(seed=1).step(METHOD).metrics
     for name, value in alone.items():
         torch.testing.assert_close(shared[name], value, msg=name)

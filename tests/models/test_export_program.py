@@ -13,7 +13,7 @@ NETWORKS = {
     ),
     "mean": (ModelConfig(width=24, depth=1, heads=2, patch=8, mean_pooling=True), (32, 32)),
     "swin": (
-        ModelConfig("swin", 16, depths=(2, 2), stage_heads=(1, 2), window=4, patch=4),
+        ModelConfig(kind="swin", width=16, depths=(2, 2), stage_heads=(1, 2), window=4, patch=4),
         (48, 48),
     ),
 }

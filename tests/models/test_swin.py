@@ -15,7 +15,7 @@ from ibot.models.backbone import Backbone, build_backbone
 from ibot.models.swin import SwinTransformer, shift_penalty
 
 CONFIG = ModelConfig(
-    "swin",
+    kind="swin",
     width=8,
     depths=(2, 3),
     stage_heads=(2, 4),
@@ -150,7 +150,7 @@ def fill(name: str, shape) -> Tensor:
 @torch.no_grad()
 def test_check_values_of_the_specification(side, masked, count, total, squares):
     config = ModelConfig(
-        "swin", width=12, depths=(2, 2), stage_heads=(2, 4), window=4, patch=4, drop_path=0.0
+        kind="swin", width=12, depths=(2, 2), stage_heads=(2, 4), window=4, patch=4, drop_path=0.0
     )
     net = build_backbone(config, (64, 64), masked=True).double().eval()
     for name, p in net.named_parameters():
@@ -245,7 +245,7 @@ def test_more_blocks_than_there_are_cannot_be_asked_for(num):
 
 
 def test_windows_and_shifts_follow_the_size_at_construction():
-    net = build_backbone(ModelConfig("swin", width=24, patch=4, window=14), (224, 224))
+    net = build_backbone(ModelConfig(kind="swin", width=24, patch=4, window=14), (224, 224))
     assert [[(b.side, b.shift) for b in stage.blocks][:2] for stage in net.layers] == [
         [(14, 0), (14, 7)],
         [(14, 0), (14, 7)],

@@ -114,12 +114,16 @@ class Case:
             depths, heads = tuple(net.pop("depths")), tuple(net.pop("num_heads"))
             assert net.pop("num_features") == common["width"] * 2 ** (len(depths) - 1)
             model = ModelConfig(
-                "swin", depths=depths, stage_heads=heads, window=net.pop("window_size"), **common
+                kind="swin",
+                depths=depths,
+                stage_heads=heads,
+                window=net.pop("window_size"),
+                **common,
             )
         else:
             assert self.json["family"] == "vit", self.json["family"]
             model = ModelConfig(
-                "vit",
+                kind="vit",
                 depth=net.pop("depth"),
                 heads=net.pop("num_heads"),
                 layer_scale=net.pop("init_values"),
@@ -232,8 +236,8 @@ class Case:
     def schedules(self, config: Config) -> Schedules:
         per_epoch = self.steps_per_epoch
         return Schedules(
-            config,
-            per_epoch,
+            config=config,
+            steps_per_epoch=per_epoch,
             total_steps=self.epochs * per_epoch,
             warmup_steps=int(config.optim.warmup.value) * per_epoch,
             temp_warmup_steps=int(config.method.temp_warmup.value) * per_epoch,
@@ -280,7 +284,9 @@ class Run:
         self.model = StudentTeacher(self.config).double()
         self.load_start()
         optimizer = build_optimizer(self.model.student, self.config.optim)
-        self.update = Update(self.model, self.model.student, optimizer, self.config)
+        self.update = Update(
+            model=self.model, student=self.model.student, optimizer=optimizer, config=self.config
+        )
         trained = [name for name, p in self.model.student.named_parameters() if p.requires_grad]
         assert trained == self.case.json["parameters"]
         decayed = {id(p) for p in optimizer.param_groups[0]["params"]}

@@ -93,9 +93,19 @@ def prepared(settings: Config) -> StudentTeacher:
 
 def steps(settings: Config, count: int) -> list[dict]:
     model = prepared(settings)
-    update = Update(model, model.student, build_optimizer(model.student, settings.optim), settings)
+    update = Update(
+        model=model,
+        student=model.student,
+        optimizer=build_optimizer(model.student, settings.optim),
+        config=settings,
+    )
     schedules = Schedules(
-        settings, PER_EPOCH, EPOCHS * PER_EPOCH, PER_EPOCH, 2 * PER_EPOCH, PER_EPOCH
+        config=settings,
+        steps_per_epoch=PER_EPOCH,
+        total_steps=EPOCHS * PER_EPOCH,
+        warmup_steps=PER_EPOCH,
+        temp_warmup_steps=2 * PER_EPOCH,
+        freeze_steps=PER_EPOCH,
     )
     rows = []
     for t in range(count):
@@ -238,9 +248,16 @@ def test_gradient_norms_of_the_first_step():
             p.register_hook(lambda g, name=name: seen.__setitem__(name, g.norm().item()))
     optimizer = build_optimizer(model.student, config().optim)
     schedules = Schedules(
-        config(), PER_EPOCH, EPOCHS * PER_EPOCH, PER_EPOCH, 2 * PER_EPOCH, PER_EPOCH
+        config=config(),
+        steps_per_epoch=PER_EPOCH,
+        total_steps=EPOCHS * PER_EPOCH,
+        warmup_steps=PER_EPOCH,
+        temp_warmup_steps=2 * PER_EPOCH,
+        freeze_steps=PER_EPOCH,
     )
-    Update(model, model.student, optimizer, config()).step([batch(0)], schedules.at(0))
+    Update(model=model, student=model.student, optimizer=optimizer, config=config()).step(
+        [batch(0)], schedules.at(0)
+    )
     want = {
         "backbone.cls_token": 1.50596731862,
         "backbone.pos_embed": 1.56234284596,
@@ -255,7 +272,12 @@ def test_gradient_norms_of_the_first_step():
 
 def test_schedules_of_the_check_run():
     schedules = Schedules(
-        config(), PER_EPOCH, EPOCHS * PER_EPOCH, PER_EPOCH, 2 * PER_EPOCH, PER_EPOCH
+        config=config(),
+        steps_per_epoch=PER_EPOCH,
+        total_steps=EPOCHS * PER_EPOCH,
+        warmup_steps=PER_EPOCH,
+        temp_warmup_steps=2 * PER_EPOCH,
+        freeze_steps=PER_EPOCH,
     )
     values = [schedules.at(t) for t in range(6)]
     assert [v.lr for v in values] == pytest.approx(

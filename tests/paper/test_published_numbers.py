@@ -59,7 +59,14 @@ def test_temperature_schedules_equal_the_golden_values(golden):
         )
         epochs, per_epoch = case["epochs"], 3
         warmup = case["warmup_teacher_temp_epochs"] * per_epoch
-        schedules = Schedules(config, per_epoch, epochs * per_epoch, 0, warmup, 0)
+        schedules = Schedules(
+            config=config,
+            steps_per_epoch=per_epoch,
+            total_steps=epochs * per_epoch,
+            warmup_steps=0,
+            temp_warmup_steps=warmup,
+            freeze_steps=0,
+        )
         for key, name in (
             ("teacher_temp_values", "teacher_temp"),
             ("teacher_patch_temp_values", "patch_temp"),
@@ -126,7 +133,9 @@ SWIN = {
 )
 def test_swin_backbones_have_the_published_number_of_parameters(size, window, count):
     width, depths, heads = SWIN[size]
-    config = ModelConfig("swin", width, depths=depths, stage_heads=heads, window=window, patch=4)
+    config = ModelConfig(
+        kind="swin", width=width, depths=depths, stage_heads=heads, window=window, patch=4
+    )
     with torch.device("meta"):
         plain, masked = (build_backbone(config, (224, 224), masked=m) for m in (False, True))
     assert sum(p.numel() for p in plain.parameters()) == count
@@ -142,8 +151,8 @@ def network_of(about: dict) -> ModelConfig:
         _, depths, heads = SWIN[about["name"].split("_")[1]]
         assert list(depths) == about["depth"]
         return ModelConfig(
-            "swin",
-            about["embed_dim"],
+            kind="swin",
+            width=about["embed_dim"],
             depths=depths,
             stage_heads=heads,
             window=about["window_size"],

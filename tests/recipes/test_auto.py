@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
+from ibot.config.duration import duration
 from ibot.config.resolve import check, derive, warnings
-from ibot.config.schema import duration
 from ibot.data.survey import Survey
 from ibot.recipes import recipe
 from ibot.recipes.auto import Facts, choose, for_few_images

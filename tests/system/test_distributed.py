@@ -1,103 +1,21 @@
-"""Two processes on the CPU (gloo) against one."""
+"""What several processes do together; whole trainings are in engine/test_distributed.py."""
 
-import json
+from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
-from commands import script_in_two
-from safetensors.torch import load_file
 
-from ibot.config.override import apply, to_plain
-from ibot.engine.checkpoint import find_checkpoint
-from ibot.engine.loop import train
 from ibot.errors import UserError
 from ibot.system import distributed
-from ibot.system.distributed import wrap_student
-from ibot.system.jsonl import read_jsonl
+from ibot.system.distributed import (
+    any_true,
+    gather,
+    largest_in_place,
+    sum_in_place,
+    sum_over_processes,
+    wrap_student,
+)
 from ibot.system.processes import Processes, launched_processes
-
-CODE = """
-import faulthandler, json, sys
-faulthandler.enable()  # a process that dies of a signal says where
-from pathlib import Path
-import torch
-from ibot.config.override import from_plain
-from ibot.engine import loop
-folder = Path(sys.argv[1])
-seen = []
-original = loop.to_device
-def recording(batch, *where):
-    sums = int(batch.masks.map.sum()), int(batch.global_views.long().sum())
-    seen.append([batch.index.tolist(), *sums])
-    return original(batch, *where)
-loop.to_device = recording
-try:
-    config = from_plain(json.loads((folder / "config.json").read_text()))
-    loop.train(config, folder / "run", command="test", quiet=True)
-finally:
-    import os
-    (folder / f"seen{os.environ['RANK']}.json").write_text(json.dumps(seen))
-"""
-
-
-def train_in_two(config, folder):
-    folder.mkdir(exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(to_plain(config)))
-    (folder / "script.py").write_text(CODE)
-    done = [process.ended() for process in script_in_two(folder / "script.py", folder)]
-    return done, [json.loads((folder / f"seen{rank}.json").read_text()) for rank in range(2)]
-
-
-@pytest.fixture
-def steady(small):
-    return apply(small, ["train.length=50 steps", "log.every=1", "checkpoint.every=50 steps"])
-
-
-@pytest.mark.distributed
-@pytest.mark.parametrize("targets", ["center", "sinkhorn"])
-def test_two_processes_see_the_images_of_one_and_follow_its_losses(steady, tmp_path, targets):
-    config = apply(steady, [f"method.targets={targets}", "method.koleo_weight=0.1"])
-    done, seen = train_in_two(config, tmp_path / "two")
-    assert [process.returncode for process in done] == [0, 0], "".join(
-        process.stderr for process in done
-    )
-    train(config, tmp_path / "one", quiet=True)
-    losses = [
-        np.array(
-            [[row["cls_loss"], row["patch_loss"]] for row in read_jsonl(run / "metrics.jsonl")]
-        )
-        for run in (tmp_path / "one", tmp_path / "two" / "run")
-    ]
-    assert losses[0].shape == (50, 2)
-    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
-    a, b = (
-        load_file(find_checkpoint(run) / "teacher.safetensors")
-        for run in (tmp_path / "one", tmp_path / "two" / "run")
-    )
-    for name in a:
-        torch.testing.assert_close(
-            a[name], b[name], rtol=0, atol=2e-4, msg=lambda m, name=name: f"{name}: {m}"
-        )
-    from ibot.data.loader import Loader
-    from ibot.data.sets.scan import scan
-
-    for step, (batch,) in enumerate(
-        Loader(config, scan(config.data.path), grid=(4, 4), end_step=50)
-    ):
-        together = [seen[0][step], seen[1][step]]
-        assert sorted(together[0][0] + together[1][0]) == sorted(batch.index.tolist())
-        assert sum(part[1] for part in together) == int(batch.masks.map.sum())
-        assert sum(part[2] for part in together) == int(batch.global_views.long().sum())
-
-
-@pytest.mark.distributed
-def test_a_non_finite_loss_stops_all_processes_together(steady, tmp_path):
-    broken = apply(steady, ["optim.lr=1e30", "optim.warmup=0 steps", "optim.clip=0"])
-    done, seen = train_in_two(broken, tmp_path / "two")
-    for process in done:
-        assert process.returncode and "the loss is not finite at step" in process.stderr
-    assert len(seen[0]) == len(seen[1]) < 50
 
 
 def test_batch_norms_of_all_processes_are_refused_without_gpus(monkeypatch):
@@ -121,3 +39,29 @@ def test_launch_variables_of_torchrun_and_slurm_are_understood():
     assert launched_processes({**slurm, "MASTER_ADDR": "x"}).is_main
     with pytest.raises(UserError, match="MASTER_ADDR"):
         launched_processes(slurm)
+
+
+def test_a_single_process_sums_nothing_and_copies_nothing():
+    tensor = torch.randn(3)
+    assert sum_over_processes([tensor])[0] is tensor
+    assert sum_in_place(tensor) is tensor and largest_in_place(tensor) is tensor
+    assert gather("own") == ["own"] and any_true(True, torch.device("cpu"))
+
+
+def test_sums_of_several_tensors_take_one_collective_and_keep_their_shapes(monkeypatch):
+    calls = []
+
+    def all_reduce(tensor, op=None):
+        calls.append(op)
+        tensor.copy_(tensor.clamp(min=0.5) if op == "max" else 3 * tensor)
+
+    fake = SimpleNamespace(all_reduce=all_reduce, ReduceOp=SimpleNamespace(MAX="max"))
+    monkeypatch.setattr(distributed, "several_processes", lambda: True)
+    monkeypatch.setattr(distributed, "dist", fake)
+    first, second = torch.ones(2, 3), torch.tensor(2.0, requires_grad=True)
+    summed = sum_over_processes([first, second])
+    assert calls == [None] and [part.tolist() for part in summed] == [[[3.0] * 3] * 2, 6.0]
+    assert first.eq(1).all() and not summed[1].requires_grad
+    assert sum_in_place(first).eq(3).all() and first.eq(3).all()
+    assert largest_in_place(torch.tensor([0.0, 1.0])).tolist() == [0.5, 1.0] and calls[-1] == "max"
+    assert any_true(True, torch.device("cpu")) and not any_true(False, torch.device("cpu"))

@@ -18,17 +18,20 @@ from ibot.config.schema import Config, ModelConfig
 from ibot.errors import UserError, WeightsError
 from ibot.models.backbone import build_backbone
 from ibot.weights import export as exporting
-from ibot.weights import targets
+from ibot.weights import libraries
 from ibot.weights.arguments import arguments_of
 from ibot.weights.card import model_card
 from ibot.weights.export import export_backbone, largest_difference, picture, views
+from ibot.weights.libraries import crop_share, processor, with_epsilon
 from ibot.weights.read import KeyReport, Loaded, load
 from ibot.weights.said import understood
 from ibot.weights.suffixes import SUFFIXES
-from ibot.weights.targets import TARGETS, crop_share, processor, with_epsilon
+from ibot.weights.targets import TARGETS
 
 VIT = ModelConfig(width=64, depth=2, heads=2, patch=8)
-SWIN = ModelConfig("swin", 16, depths=(1, 2, 2, 1), stage_heads=(1, 2, 2, 4), window=7, patch=4)
+SWIN = ModelConfig(
+    kind="swin", width=16, depths=(1, 2, 2, 1), stage_heads=(1, 2, 2, 4), window=7, patch=4
+)
 
 
 def network(config: ModelConfig, size: tuple[int, int]) -> Loaded:
@@ -40,7 +43,9 @@ def network(config: ModelConfig, size: tuple[int, int]) -> Loaded:
     return Loaded(backbone, config, size, KeyReport())
 
 
-SMALL_SWIN = ModelConfig("swin", 16, depths=(2, 2), stage_heads=(1, 2), window=7, patch=4)
+SMALL_SWIN = ModelConfig(
+    kind="swin", width=16, depths=(2, 2), stage_heads=(1, 2), window=7, patch=4
+)
 NETWORKS = {"vit": (VIT, (48, 48)), "swin": (SWIN, (224, 224))}
 
 
@@ -96,7 +101,7 @@ def test_a_size_may_be_chosen(tmp_path):
 
 def test_a_swin_that_was_not_built_for_224_keeps_its_size(tmp_path):
     config = ModelConfig(
-        "swin", 8, depths=(1, 1, 1, 2), stage_heads=(1, 1, 1, 1), window=7, patch=4
+        kind="swin", width=8, depths=(1, 1, 1, 2), stage_heads=(1, 1, 1, 1), window=7, patch=4
     )
     export_backbone(network(config, (256, 256)), "published", tmp_path / "out.pth")
     assert load(tmp_path / "out.pth").built_for == (256, 256)
@@ -120,7 +125,7 @@ def test_an_export_that_does_not_reproduce_the_network_is_removed(tmp_path, monk
     def damaged(tensors):
         return {name: 2 * t if name == "cls_token" else t for name, t in tensors.items()}
 
-    monkeypatch.setattr(targets, "to_timm", damaged)
+    monkeypatch.setattr(libraries, "to_timm", damaged)
     with pytest.raises(WeightsError, match="does not reproduce"):
         export_backbone(loaded, "timm", tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
@@ -246,7 +251,7 @@ def test_a_processor_that_squashes_is_noticed(tmp_path, monkeypatch):
         return processor(config, size) | {"image_mean": (0.5, 0.5, 0.5)}
 
     for wrong in (squashing, elsewhere):
-        monkeypatch.setattr(targets, "processor", wrong)
+        monkeypatch.setattr(libraries, "processor", wrong)
         with pytest.raises(WeightsError, match="does not prepare pictures"):
             export_backbone(loaded, "huggingface", tmp_path / "out")
         assert list(tmp_path.iterdir()) == []
@@ -326,7 +331,7 @@ def test_an_onnx_file_says_how_images_are_prepared(tmp_path):
     onnx = pytest.importorskip("onnx")
     config = replace(VIT, depth=1, mean=(0.5, 0.4, 0.3))
     loaded = network(config, (16, 24))
-    targets.TARGETS["onnx"].write(loaded, tmp_path / "a.onnx")
+    TARGETS["onnx"].write(loaded, tmp_path / "a.onnx")
     about = {entry.key: entry.value for entry in onnx.load(tmp_path / "a.onnx").metadata_props}
     assert json.loads(about["ibot.mean"]) == [0.5, 0.4, 0.3] and json.loads(about["ibot.size"]) == [
         16,

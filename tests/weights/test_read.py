@@ -126,7 +126,7 @@ def test_a_swin_without_settings_tells_the_size_for_which_it_was_built_by_its_wi
     tmp_path, size
 ):
     config = ModelConfig(
-        "swin", 8, depths=(1, 2, 2, 1), stage_heads=(1, 2, 2, 4), window=7, patch=4
+        kind="swin", width=8, depths=(1, 2, 2, 1), stage_heads=(1, 2, 2, 4), window=7, patch=4
     )
     torch.manual_seed(0)
     backbone = build_backbone(config, (size, size)).eval()
@@ -343,7 +343,7 @@ def test_a_table_of_unknown_shape_is_refused_until_a_file_beside_it_says_the_siz
 
 
 def test_a_partial_fit_never_leaves_positions_random(tmp_path):
-    config = ModelConfig("swin", 8, depths=(1, 2), stage_heads=(1, 2), window=4, patch=4)
+    config = ModelConfig(kind="swin", width=8, depths=(1, 2), stage_heads=(1, 2), window=4, patch=4)
     state = build_backbone(config, (32, 32)).state_dict()
     del state["layers.1.blocks.1.attn.relative_position_bias_table"]
     save_file(state, tmp_path / "swin.safetensors")

@@ -27,11 +27,7 @@ def _documented(node: ast.ClassDef) -> dict[str, str]:
     found = {}
     for statement, after in zip(node.body, node.body[1:], strict=False):
         if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
-            text = (
-                after.value.value
-                if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
-                else None
-            )
-            if isinstance(text, str):
-                found[statement.target.id] = " ".join(text.split())
+            constant = after.value if isinstance(after, ast.Expr) else None
+            if isinstance(constant, ast.Constant) and isinstance(constant.value, str):
+                found[statement.target.id] = " ".join(constant.value.split())
     return found

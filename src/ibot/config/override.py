@@ -11,7 +11,8 @@ from dataclasses import fields, is_dataclass, replace
 from functools import cache
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
-from ibot.config.schema import Config, Duration
+from ibot.config.duration import Duration
+from ibot.config.schema import Config
 from ibot.errors import ConfigError
 
 
@@ -45,9 +46,7 @@ Settings = TypeVar("Settings")
 
 
 def assign(settings: Settings, assignments: Iterable[str], help_line: str) -> Settings:
-    """Return a flat dataclass with `key=value` assignments applied; raises as `apply`, with
-    `help_line` as advice.
-    """
+    """Return a flat dataclass with `key=value` applied; raises as `apply`, advising `help_line`."""
     hints = _hints(type(settings))
     for text in assignments:
         key, equals, value = (part.strip() for part in text.partition("="))
@@ -112,9 +111,7 @@ def parse(text: str, hint: Any) -> Any:
 
 
 def _parse_tuple(text: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Read "0.25,1" as a flat tuple; "0:0,0.3:0.2" as pairs (also "0.3" for a pair without
-    spread).
-    """
+    """Read "0.25,1" as a flat tuple; "0:0,0.3:0.2" as pairs, "0.3" as one without spread."""
     parts = [part.strip() for part in text.strip("()[] ").split(",") if part.strip()]
     if get_origin(args[0]) is tuple:
         width = len(get_args(args[0]))
@@ -167,9 +164,7 @@ def from_plain(plain: dict[str, Any], origin: str = "a saved configuration") -> 
 
 
 def _from_json(value: Any, hint: Any) -> Any:
-    """The inverse of `to_plain` for one setting. Raises ValueError for what it cannot have
-    written.
-    """
+    """The inverse of `to_plain` for one setting. Raises ValueError."""
     optional = get_origin(hint) in (Union, types.UnionType)
     plain_type = {bool: bool, int: int, float: (int, float)}.get(hint, str)
     if optional and value is None:
@@ -195,9 +190,7 @@ def diff(a: Config, b: Config) -> list[tuple[str, Any, Any]]:
 
 
 def later_at_default(config: Config) -> list[tuple[str, str]]:
-    """Section and name of the settings that were added after folders had been named, where they are
-    not set.
-    """
+    """Section and name of unset settings that came after folders had been named."""
     sections = [
         (section.name, getattr(config, section.name))
         for section in fields(config)
@@ -221,9 +214,7 @@ def items(config: Config) -> Iterator[tuple[str, Any]]:
 
 
 def show(value: Any) -> str:
-    """A value in the form in which it can be given on the command line; reading it back gives the
-    same value.
-    """
+    """A value as it is given on the command line; reading it back gives the same."""
     if isinstance(value, Duration):
         return f"{show(value.value)} {value.unit}"
     if isinstance(value, tuple):
@@ -239,11 +230,8 @@ def show(value: Any) -> str:
 
 def _find(config: Config, key: str, origin: str) -> tuple[str, str, Any]:
     section, _, name = key.partition(".")
-    hints = (
-        _hints(type(getattr(config, section)))
-        if section != "recipe" and hasattr(config, section)
-        else {}
-    )
+    known = section != "recipe" and hasattr(config, section)
+    hints = _hints(type(getattr(config, section))) if known else {}
     if name in hints:
         return section, name, hints[name]
     raise ConfigError(

@@ -1,14 +1,13 @@
-"""What follows from the settings and the data: steps, rates, clipped warm-ups; and which settings
-contradict.
-"""
+"""What follows from settings and data: steps, rates, clipped warm-ups, contradictions."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from ibot.config.duration import Duration
 from ibot.config.override import show
-from ibot.config.schema import Config, Duration, ModelConfig
+from ibot.config.schema import Config, ModelConfig
 from ibot.errors import ConfigError
 from ibot.words import counted
 
@@ -16,7 +15,7 @@ MOST_PROTOTYPES = 8192
 """As many as published."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Derived:
     """Values derived from a configuration, the number of images and the number of processes."""
 
@@ -37,8 +36,7 @@ class Derived:
 
 
 def derive(config: Config, num_images: int, world_size: int = 1) -> Derived:
-    """Turn durations into steps; warm-ups longer than the run are clipped, with a note (spec Q52,
-    Q62).
+    """Turn durations into steps; longer warm-ups are clipped, with a note (spec Q52, Q62).
 
     An epoch of fewer images than a batch counts one step here; the loader refuses it.
     """
@@ -90,9 +88,7 @@ def largest_power_of_two(limit: int) -> int:
 
 
 def fitting_prototypes(num_images: int) -> int:
-    """Prototypes for so many images: 16 images for each, but no fewer than 32 prototypes, nor more
-    than images.
-    """
+    """Prototypes for so many images: one for 16, but at least 32 and no more than images."""
     return largest_power_of_two(min(MOST_PROTOTYPES, max(2, num_images // 16, min(32, num_images))))
 
 
@@ -137,8 +133,8 @@ def _view_problems(config: Config) -> Iterator[str]:
         or augment.num_global + augment.num_local < 2
     ):
         yield (
-            f"augment.num_global={augment.num_global}, num_local={augment.num_local}: "
-            "at least one global view and two views in all are needed"
+            f"augment.num_global={augment.num_global}, num_local={augment.num_local}: at least one "
+            "global view and two views in all are needed"
         )
     for name, size in (("global_size", augment.global_size), ("local_size", augment.local_size)):
         if min(size) < model.patch:
@@ -149,8 +145,8 @@ def _view_problems(config: Config) -> Iterator[str]:
     if model.kind == "swin" and any(side % model.stride for side in augment.global_size):
         height, width = augment.global_size
         yield (
-            f"augment.global_size={height},{width} must be multiples of {model.stride}, the "
-            "mask cell of this Swin"
+            f"augment.global_size={height},{width} must be multiples of {model.stride}, the mask "
+            "cell of this Swin"
         )
     for name in ("global_scale", "local_scale"):
         low, high = getattr(augment, name)
@@ -189,8 +185,8 @@ def _network_problems(config: Config) -> Iterator[str]:
         yield f"model.drop_path={model.drop_path:g} must be at least 0 and below 1"
     if head.layers < 1 or head.out_dim < 2 or head.patch_out_dim < 2:
         yield (
-            f"head.layers={head.layers} must be at least 1, head.out_dim and head.patch_out_dim "
-            "at least 2"
+            f"head.layers={head.layers} must be at least 1, head.out_dim and head.patch_out_dim at "
+            "least 2"
         )
     if head.shared_layers != -1 and not 0 <= head.shared_layers <= head.layers:
         yield (
@@ -206,14 +202,13 @@ def _network_problems(config: Config) -> Iterator[str]:
     ):
         yield (
             f"head.shared_layers={head.shared_layers} needs a bottleneck, two layers, no batch "
-            "norm, and "
-            "head.shared=false with head.shared_teacher=false"
+            "norm, and head.shared=false with head.shared_teacher=false"
         )
     if (head.shared or head.shared_teacher) and head.out_dim != head.patch_out_dim:
         yield (
             f"a shared head needs head.out_dim={head.out_dim} equal to "
-            f"head.patch_out_dim={head.patch_out_dim}, "
-            "or head.shared=false and head.shared_teacher=false"
+            f"head.patch_out_dim={head.patch_out_dim}, or head.shared=false and "
+            "head.shared_teacher=false"
         )
 
 
@@ -234,8 +229,8 @@ def _swin_problems(model: ModelConfig) -> Iterator[str]:
     for k, count in enumerate(heads):
         if count < 1 or (model.width * 2**k) % count:
             yield (
-                f"model.width={model.width} times {2**k} is not a multiple of the {count} heads "
-                f"of stage {k + 1}"
+                f"model.width={model.width} times {2**k} is not a multiple of the {count} heads of "
+                f"stage {k + 1}"
             )
     if model.window < 2:
         yield f"model.window={model.window} must be at least 2"
@@ -257,8 +252,7 @@ def _method_problems(config: Config) -> Iterator[str]:
     ):
         yield (
             f"method.patch_match={method.patch_match} pairs two global views: it needs "
-            "augment.num_global=2 and "
-            "method.patch_target=online"
+            "augment.num_global=2 and method.patch_target=online"
         )
     for name in ("center_momentum", "center_momentum_patch"):
         if not 0 <= getattr(method, name) <= 1:
@@ -303,7 +297,6 @@ def _unseen_pixels(config: Config) -> Iterator[str]:
         rows, columns = height % patch, width % patch
         if rows or columns:
             yield (
-                f"augment.{name}={height},{width} is no multiple of model.patch={patch}: "
-                f"the last {counted(rows, 'row')} and {counted(columns, 'column')} of pixels are "
-                "not seen"
+                f"augment.{name}={height},{width} is no multiple of model.patch={patch}: the last "
+                f"{counted(rows, 'row')} and {counted(columns, 'column')} of pixels are not seen"
             )

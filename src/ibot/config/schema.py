@@ -8,9 +8,10 @@ speed or record-keeping, never the result.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from typing import Literal
+
+from ibot.config.duration import Duration, duration
 
 # Settings with `repr=False` came after runs and features had been named by the others: they take
 # part in those names only where they are set (`default_folder`, `weights_hash`), so that older ones
@@ -22,50 +23,6 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 MAX_PIXELS = 89_478_485
 """Larger images are refused from their header, unless asked for: a few bytes can declare
 terabytes."""
-DURATION_UNITS = ("images", "steps", "epochs", "percent")
-
-
-@dataclass(frozen=True, slots=True)
-class Duration:
-    """A length in images seen, optimizer steps, epochs, or per cent of the run: "10 epochs", "5
-    percent".
-    """
-
-    value: float
-    unit: str
-
-    @classmethod
-    def parse(cls, text: str) -> Duration:
-        """Read "10 epochs", "500 steps", "1e6 images" or "5 percent" ("5%"). Raises ValueError
-        otherwise.
-        """
-        match = re.fullmatch(r"\s*([0-9.]+(?:e[0-9]+)?)\s*([a-z%]+)\s*", text.lower())
-        if match:
-            unit = "percent" if match[2] == "%" else match[2]
-            unit = next((u for u in DURATION_UNITS if unit in (u, u.rstrip("s"))), None)
-            if unit:
-                return cls(float(match[1]), unit)
-        raise ValueError(
-            f"'{text}' is not a duration; write for example '10 epochs', '500 steps' or '5 percent'"
-        )
-
-    def __str__(self) -> str:
-        return f"{self.value:g} {self.unit}"
-
-    def steps(self, *, batch: int, steps_per_epoch: int, total_steps: int) -> int:
-        """The same length in whole optimizer steps (rounded half to even)."""
-        per_unit = {
-            "images": 1 / batch,
-            "steps": 1.0,
-            "epochs": float(steps_per_epoch),
-            "percent": total_steps / 100,
-        }[self.unit]
-        return round(self.value * per_unit)
-
-
-def duration(text: str) -> Duration:
-    """Shorthand of `Duration.parse` for defaults and recipes."""
-    return Duration.parse(text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +44,7 @@ class DataConfig:
     """Stop when more than this share of the files read so far is unreadable."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AugmentConfig:
     """Multi-crop views and their colours (appendix B; spec 2.1, 2.2)."""
 
@@ -124,9 +81,7 @@ class AugmentConfig:
 
 @dataclass(frozen=True, slots=True)
 class MaskConfig:
-    """Which patches of the global views the student does not see (section 3.1, appendix B; spec
-    2.3).
-    """
+    """Which patches of the global views the student does not see (3.1, appendix B; spec 2.3)."""
 
     ratio: tuple[tuple[float, float], ...] = ((0.0, 0.0), (0.3, 0.2))
     """Pairs (mean, half-width) of the masked share; one pair is drawn uniformly, then a ratio
@@ -146,7 +101,7 @@ class MaskConfig:
     """Let one block span the whole width or height (the published code forbids it; quirk Q15)."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
     """The backbone: a vision transformer (spec 3.1) or a Swin transformer (spec 3.2)."""
 
@@ -219,7 +174,7 @@ class ModelConfig:
         return f"Swin of {blocks} blocks, width {self.width}, {heads} heads, window {self.window}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HeadConfig:
     """The projection head: the online tokenizer (sections 3.1, 3.2; spec 4)."""
 
@@ -250,7 +205,7 @@ class HeadConfig:
     """Keep the lengths of the prototypes at 1 instead of training them."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MethodConfig:
     """Losses, targets and the teacher (equations 2 and 3, algorithm 1; spec 5)."""
 
@@ -297,7 +252,7 @@ class MethodConfig:
     """Teacher momentum at the start; rises to 1 on a cosine."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OptimConfig:
     """Optimizer and its schedules (section 3.2; spec 6)."""
 
@@ -321,7 +276,7 @@ class OptimConfig:
     """The prototypes do not move for this long."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrainConfig:
     """Length, batch, seed, precision."""
 
@@ -402,7 +357,7 @@ class SystemConfig:
     """Refuse GPU kernels whose result varies from run to run."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """A complete pre-training run."""
 

@@ -2,10 +2,9 @@
 
 RUN/checkpoints/step_00001000/model.safetensors    student: backbone.* and head.*
                               teacher.safetensors  the weights to use: backbone.* and head.*
-                              training.pt          optimizer, centers, scaler (plain tensors, no
-                              pickled code) state.json           written last: a folder without it
-                              is not a checkpoint
-RUN/checkpoints/last          name of the newest folder
+                              training.pt          optimizer, centers, scaler: plain tensors
+                              state.json           written last: without it, no checkpoint
+RUN/checkpoints/last                               name of the newest folder
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from ibot.config.schema import Config
 from ibot.errors import ResourceError, WeightsError
 from ibot.method.model import StudentTeacher
 from ibot.system import files
-from ibot.system.files import is_disk_full, sync
+from ibot.system.files import is_disk_full, read_state, replacing, sync
 from ibot.types import RunState
 from ibot.weights.write import save_tensors
 
@@ -76,7 +75,8 @@ def save_checkpoint(
             shutil.rmtree(final)
         temporary.rename(final)
         sync(folder)
-        _point_to(folder, final.name)
+        with replacing(folder / "last") as last:
+            last.write_text(f"{final.name}\n")
     except (OSError, RuntimeError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         if is_disk_full(error):
@@ -99,7 +99,7 @@ def has_checkpoint(run: Path, step: int) -> bool:
 
 def remove_leftovers(run: Path) -> None:
     """Delete what a killed save left behind."""
-    for stale in (run / FOLDER).glob(".tmp_*"):
+    for stale in (run / FOLDER).glob(".*tmp*"):
         shutil.rmtree(stale, ignore_errors=True) if stale.is_dir() else stale.unlink()
 
 
@@ -118,11 +118,11 @@ def load_checkpoint(
         stored = json.loads((path / "state.json").read_text())
         model.student.load_state_dict(load_file(path / "model.safetensors"))
         model.teacher.load_state_dict(load_file(path / "teacher.safetensors"))
-        training = torch.load(path / "training.pt", map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+        training = read_state(path / "training.pt")
+    except (OSError, RuntimeError, ValueError, SafetensorError, WeightsError) as error:
         raise WeightsError(
             f"checkpoint '{path}' is damaged",
-            why=str(error).splitlines()[0],
+            why=error.why if isinstance(error, WeightsError) else str(error).splitlines()[0],
             fix="delete that folder: the run then resumes from the checkpoint before it",
         ) from None
     optimizer.load_state_dict(training["optimizer"])
@@ -135,9 +135,7 @@ def load_checkpoint(
 
 
 def _unique_tensors(network: nn.Module) -> dict[str, Tensor]:
-    """Tensors of a network by name. A norm used at two places of the head appears under both
-    names.
-    """
+    """Tensors of a network by name; a norm used twice has both names."""
     return {
         name: tensor.detach().clone().contiguous() for name, tensor in network.state_dict().items()
     }
@@ -156,13 +154,6 @@ def _folder_of(run: Path, step: int) -> Path:
     return run / FOLDER / f"step_{step:08d}"
 
 
-def _point_to(folder: Path, name: str) -> None:
-    temporary = folder / f".tmp_last_{os.getpid()}"
-    temporary.write_text(name + "\n")
-    sync(temporary)
-    temporary.replace(folder / "last")
-
-
 def _delete_old(folder: Path, keep: int, protect: Callable[[int], bool]) -> None:
     for path in _complete(folder)[: -max(1, keep)]:
         if not protect(int(path.name.removeprefix("step_"))):
@@ -173,9 +164,7 @@ def _delete_old(folder: Path, keep: int, protect: Callable[[int], bool]) -> None
 
 
 def checkpoint_bytes(model: StudentTeacher, optimizer: torch.optim.Optimizer) -> int:
-    """Size of a checkpoint by its tensors: student, teacher, and what the optimizer remembers since
-    its first step.
-    """
+    """Bytes of a checkpoint: student, teacher, and what the optimizer remembers after a step."""
     networks = [t for net in (model.student, model.teacher) for t in net.state_dict().values()]
     moments = [
         t for state in optimizer.state.values() for t in state.values() if isinstance(t, Tensor)
@@ -184,8 +173,7 @@ def checkpoint_bytes(model: StudentTeacher, optimizer: torch.optim.Optimizer) ->
 
 
 def disk_full(run: Path, expected: int) -> ResourceError:
-    """The error of a run on a full disk: what a checkpoint takes, what is free, and from where it
-    resumes.
+    """The error of a full disk: what a checkpoint takes, what is free, where the run resumes.
 
     expected: bytes of a checkpoint, if there is none yet.
     """

@@ -1,6 +1,4 @@
-"""Full checkpoints of the published trainer, in and out of a run folder (spec 11.1): training goes
-on either way.
-"""
+"""The published trainer's full checkpoints, in and out of a run folder (spec 11.1)."""
 
 from __future__ import annotations
 
@@ -38,9 +36,7 @@ MOMENTS = {"adamw": ("exp_avg", "exp_avg_sq", "step"), "sgd": ("momentum_buffer"
 
 
 def is_full_checkpoint(content: Any) -> bool:
-    """Whether a loaded file is a checkpoint of the published trainer, with all that training
-    needs.
-    """
+    """Whether a loaded file is a full checkpoint of the published trainer."""
     return isinstance(content, dict) and {"student", "teacher", "optimizer", "ibot_loss"} <= set(
         content
     )
@@ -54,8 +50,7 @@ def convert_checkpoint(
     images: int | None = None,
     command: str = "",
 ) -> tuple[Config, RunState, dict[str, KeyReport]]:
-    """Make a run folder of a published full checkpoint: student, teacher, heads, centers,
-    optimizer, settings.
+    """Make a run folder of a published full checkpoint, from which training goes on.
 
     Args:
         file: the checkpoint.
@@ -131,8 +126,7 @@ def convert_checkpoint(
 
 
 def export_checkpoint(run: Path, out: Path) -> None:
-    """Write a run's last checkpoint as the published trainer would; the inverse of
-    `convert_checkpoint`.
+    """Write a run's last checkpoint as the published trainer would: the way back.
 
     Missing folders above `out` are created. Raises WeightsError for a folder without a checkpoint,
     UserError where `out` cannot be written.
@@ -147,12 +141,8 @@ def export_checkpoint(run: Path, out: Path) -> None:
     student, teacher = _published_names(networks.student), _published_names(networks.teacher)
     for name, tensors in (("student", student), ("teacher", teacher)):
         refuse_bad_numbers(f"{run}: {name}", tensors, tensors)
-    images = (
-        json.loads((run / "provenance.json").read_text())
-        .get("data", {})
-        .get("images", IMAGENET_IMAGES)
-    )
-    derived = derive(config, images)
+    provenance = json.loads((run / "provenance.json").read_text())
+    derived = derive(config, provenance.get("data", {}).get("images", IMAGENET_IMAGES))
     content = {
         "student": OrderedDict((f"module.{name}", tensor) for name, tensor in student.items()),
         "teacher": OrderedDict(teacher),
@@ -221,10 +211,8 @@ def _published_names(network: nn.Module) -> dict[str, Tensor]:
             if any(name.startswith("head.last_layer.") for name in state) or not names:
                 continue
             last = max(int(name.split(".")[2]) for name in names)
-            names, layer = (
-                [name for name in names if name.startswith(f"head.mlp.{last}.")],
-                f"mlp.{last}",
-            )
+            layer = f"mlp.{last}"
+            names = [name for name in names if name.startswith(f"head.{layer}.")]
         for name in names:
             state.setdefault(name.replace(f"head.{layer}.", f"head.{second}."), state[name])
     return state

@@ -1,6 +1,4 @@
-"""What a person sees of a run: a progress bar on a terminal, plain lines elsewhere; TensorBoard;
-stop signals.
-"""
+"""What a person sees of a run: a bar or plain lines, TensorBoard; and stop signals."""
 
 from __future__ import annotations
 
@@ -78,9 +76,7 @@ class Progress:
             self._bar.stop()
 
     def keep(self, file: Path) -> None:
-        """Also append every line, with the time, to a file. Its errors are raised: it is the run's
-        own.
-        """
+        """Also append every line, with the time, to a file of the run; its errors are raised."""
         self._log = file
         for line in self._early:
             self._append(line)
@@ -190,17 +186,14 @@ class TensorBoard:
         )
 
     def close(self) -> None:
-        """Flush what is left. The events are derived: that they cannot be written hides no other
-        error.
-        """
+        """Flush what is left; a failure hides no other error, as the events are derived."""
         if self._writer is not None:
             with suppress(OSError):
                 self._writer.close()
 
 
 class StopSignal:
-    """Turns SIGTERM, SIGUSR1 and Ctrl-C into a flag that the loop reads before each step; a second
-    Ctrl-C interrupts.
+    """Turns SIGTERM, SIGUSR1 and a first Ctrl-C into a flag that the loop reads at each step.
 
     SIGHUP is ignored: a run goes on without its terminal.
     """
@@ -237,9 +230,7 @@ class StopSignal:
         self._stack.close()
 
     def next_of(self, items: Iterator[T]) -> T | None:
-        """The next item; None at their end and when a signal came, which does not wait for an item
-        that is late.
-        """
+        """The next item; None at their end, and as soon as a signal came."""
         try:
             self._waiting = True
             try:

@@ -3,92 +3,28 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import nn
 
-import ibot
 from ibot.config.override import items
-from ibot.config.resolve import Derived, derive
-from ibot.config.schema import Config, Duration, ModelConfig
-from ibot.data.loader import Loader, check_batch
+from ibot.config.schema import Config, ModelConfig
+from ibot.data.loader import Loader
 from ibot.data.pixels import normalize
 from ibot.data.sets.images import Images
 from ibot.data.sets.open import open_images
-from ibot.engine.checkpoint import (
-    checkpoint_bytes,
-    disk_full,
-    find_checkpoint,
-    has_checkpoint,
-    load_checkpoint,
-    remove_leftovers,
-    save_checkpoint,
-)
-from ibot.engine.health import HealthMonitor
-from ibot.engine.logging import Progress, StopSignal, TensorBoard
-from ibot.engine.optimizer import build_optimizer
-from ibot.engine.run import LOG, RunFolder
-from ibot.engine.schedule import Schedules
-from ibot.engine.start import start_from_weights
-from ibot.engine.tokenizers import build_tokenizer
-from ibot.engine.update import Update, UpdateOutput
-from ibot.errors import TrainingStopped
-from ibot.method.model import StudentTeacher
-from ibot.models.layers import set_part
-from ibot.rng import Purpose, torch_seed
-from ibot.system.device import autocast, choose_precision, prepared, seed_step
-from ibot.system.distributed import any_true, barrier, check_equal, gather, joined, wrap_student
+from ibot.engine.checkpoint import checkpoint_bytes, disk_full, has_checkpoint, save_checkpoint
+from ibot.engine.evaluation import run_evaluation, was_evaluated
+from ibot.engine.guards import FailureCheck, note_bad_files
+from ibot.engine.logging import Progress, StopSignal
+from ibot.engine.trainer import Evaluate, Trainer, build_trainer
+from ibot.system.device import prepared, seed_step
+from ibot.system.distributed import any_true, barrier, check_equal, joined
 from ibot.system.files import is_disk_full, lost
-from ibot.system.processes import Processes
-from ibot.system.records import read_records
-from ibot.types import Batch, ResultRecord, RunState, StepValues
+from ibot.types import Batch, RunState, StepValues
 from ibot.words import counted
-
-Evaluate = Callable[[nn.Module, int], list[ResultRecord]]
-"""Called with the teacher's backbone and the step, in every process; must leave the backbone as
-it was."""
-
-
-@dataclass(slots=True, kw_only=True)
-class Trainer:
-    """What the loop holds: networks, optimizer, schedules, records. Built by `build_trainer`."""
-
-    config: Config
-    run: RunFolder
-    processes: Processes
-    device: torch.device
-    model: StudentTeacher
-    update: Update
-    schedules: Schedules
-    derived: Derived
-    source: Images
-    progress: Progress
-    health: HealthMonitor
-    board: TensorBoard
-    state: RunState
-    evaluate: Evaluate | None = None
-    bad_files: int = 0
-
-    def every(self, interval: Duration) -> bool:
-        """Whether something with this interval is due after the step just done; never for an
-        interval of 0.
-        """
-        steps = self.steps(interval)
-        return steps > 0 and self.state.step % steps == 0
-
-    def steps(self, interval: Duration) -> int:
-        """An interval in optimizer steps, at least 1 unless it is 0."""
-        schedules = self.schedules
-        steps = interval.steps(
-            batch=self.config.train.batch,
-            steps_per_epoch=schedules.steps_per_epoch,
-            total_steps=schedules.total_steps,
-        )
-        return max(steps, 1) if interval.value > 0 else 0
 
 
 def train(
@@ -121,10 +57,9 @@ def train(
 
     Raises:
         KeyboardInterrupt: Ctrl-C, after the step is done and saved.
-        UserError: settings, data or run folder cannot be used. TrainingStopped: a loss was not
-            finite, or too many
-        files are unreadable. ResourceError: the disk is full, or the run folder can no longer be
-        written.
+        UserError: settings, data or run folder cannot be used.
+        TrainingStopped: a loss was not finite, or too many files are unreadable.
+        ResourceError: the disk is full, or the run folder can no longer be written.
     """
     run_path = Path(run_path)
     with (
@@ -142,8 +77,16 @@ def train(
                 data.path, exif_orientation=data.exif_orientation, max_pixels=data.max_pixels
             )
         check_equal(facts(config, images, evaluate))  # before the first thing that they do together
-        trainer = build_trainer(config, run_path, images, processes, device, progress, command)
-        trainer.evaluate = evaluate
+        trainer = build_trainer(
+            config,
+            run_path,
+            images,
+            processes=processes,
+            device=device,
+            progress=progress,
+            command=command,
+            evaluate=evaluate,
+        )
         try:
             run_steps(trainer, signal)
             interrupted = any_true(signal.interrupted, device)
@@ -171,84 +114,8 @@ def facts(config: Config, source: Images, evaluate: Evaluate | None) -> dict[str
     }
 
 
-def build_trainer(
-    config: Config,
-    run_path: Path,
-    source: Images,
-    processes: Processes,
-    device: torch.device,
-    progress: Progress,
-    command: str,
-) -> Trainer:
-    """Build the networks with seeded weights, open the run folder, load its last checkpoint if
-    there is one.
-    """
-    check_batch(config, source, processes.world_size)  # what is refused leaves no folder behind
-    derived = derive(config, len(source), processes.world_size)
-    run = RunFolder.create(
-        run_path, config, command=command, source_info=source.provenance(), processes=processes
-    )
-    if processes.is_main:
-        progress.keep(run.path / LOG)
-    torch.manual_seed(torch_seed(config.train.seed, 0, 0, Purpose.INIT))
-    model = StudentTeacher(config)
-    model.tokenizer = build_tokenizer(config, source, run.path, processes)
-    model.to(device)
-    precision = choose_precision(config.train.precision, device)
-    scaler = torch.amp.GradScaler(device.type) if precision is torch.float16 else None
-    optimizer = build_optimizer(model.student, config.optim)
-    state = RunState(versions={"ibot": ibot.__version__, "torch": torch.__version__})
-    if processes.is_main:
-        remove_leftovers(run.path)
-    checkpoint = find_checkpoint(run.path)
-    if checkpoint is not None:
-        state = load_checkpoint(checkpoint, model, optimizer, scaler=scaler)
-        if processes.is_main:
-            run.event("resume", step=state.step)
-        progress.message(f"resumed from step {state.step} ({checkpoint.name})")
-    elif config.train.init:
-        taken = start_from_weights(model, config)
-        progress.message(f"{taken} from {config.train.init}")
-    if processes.is_main:
-        run.forget_after(state.step)
-    check_equal({"the step to go on from": state.step})
-    set_part(model.student, processes.rank, processes.world_size)
-    student = wrap_student(model.student, processes, device)
-    update = Update(model, student, optimizer, config, scaler, partial(autocast, device, precision))
-    schedules = Schedules(
-        config=config,
-        steps_per_epoch=derived.steps_per_epoch,
-        total_steps=derived.total_steps,
-        warmup_steps=derived.warmup_steps,
-        temp_warmup_steps=derived.temp_warmup_steps,
-        freeze_steps=derived.freeze_steps,
-        head_warmup_steps=derived.head_warmup_steps,
-    )
-    health = HealthMonitor.from_config(config, schedules, num_images=len(source))
-    board = TensorBoard(
-        run.path / "tensorboard" if config.log.tensorboard and processes.is_main else None
-    )
-    return Trainer(
-        config=config,
-        run=run,
-        processes=processes,
-        device=device,
-        model=model,
-        update=update,
-        schedules=schedules,
-        derived=derived,
-        source=source,
-        progress=progress,
-        health=health,
-        board=board,
-        state=state,
-    )
-
-
 def run_steps(trainer: Trainer, signal: StopSignal) -> None:
-    """The loop. Stops at the end, at `train.max_steps`, or before the next step once a signal
-    came.
-    """
+    """The loop. Stops at the end, at `train.max_steps`, or after the step of a signal."""
     config, schedules, end = trainer.config, trainer.schedules, trainer.derived.run_steps
     loader = Loader(
         config,
@@ -301,19 +168,14 @@ def to_device(batch: Batch, device: torch.device, config: ModelConfig) -> Batch:
     Bytes travel, not floats.
     """
 
-    def move(views: torch.Tensor | None) -> torch.Tensor | None:
-        return (
-            None
-            if views is None
-            else normalize(views.to(device, non_blocking=True), config.statistics)
-        )
+    def moved(views: torch.Tensor) -> torch.Tensor:
+        return normalize(views.to(device, non_blocking=True), config.statistics)
 
-    masks = batch.masks.each(lambda tensor: tensor.to(device, non_blocking=True))
     return replace(
         batch,
-        global_views=move(batch.global_views),
-        local_views=move(batch.local_views),
-        masks=masks,
+        global_views=moved(batch.global_views),
+        local_views=None if batch.local_views is None else moved(batch.local_views),
+        masks=batch.masks.each(lambda tensor: tensor.to(device, non_blocking=True)),
     )
 
 
@@ -342,70 +204,6 @@ def mask_grid(config: Config) -> tuple[int, int]:
     return height // config.model.stride, width // config.model.stride
 
 
-class FailureCheck:
-    """Stops all processes together when a loss is not finite.
-
-    The flag is reduced over the processes in the step itself. On a GPU it is read one step late, so
-    that nothing waits; `drain` reads what is left, and is called before anything is saved.
-    """
-
-    def __init__(self, trainer: Trainer) -> None:
-        self.trainer = trainer
-        self.pending: tuple[int, UpdateOutput, StepValues, list[Batch]] | None = None
-
-    def check(self, step: int, out: UpdateOutput, values: StepValues, batches: list[Batch]) -> None:
-        """Look at the step before (GPU) or at this one (CPU). Raises TrainingStopped."""
-        self.drain()
-        self.pending = (step, out, values, batches)
-        if self.trainer.device.type == "cpu":
-            self.drain()
-
-    def drain(self) -> None:
-        """Look at the last step. Raises TrainingStopped."""
-        if self.pending is None:
-            return
-        step, out, values, batches = self.pending
-        self.pending = None
-        if not out.failed.item():
-            return
-        trainer = self.trainer
-        source = trainer.source
-        own = [str(source.root / source.name(int(i))) for batch in batches for i in batch.index]
-        files = [file for part in gather(own) for file in part]
-        losses = {
-            name: out.metrics[name].item()
-            for name in ("cls_loss", "patch_loss", "koleo_loss")
-            if name in out.metrics
-        }
-        if trainer.processes.is_main:
-            trainer.run.event(
-                "non-finite loss", step=step, lr=values.lr, losses=losses, files=files
-            )
-        last = find_checkpoint(trainer.run.path)
-        raise TrainingStopped(
-            f"the loss is not finite at step {step} (learning rate {values.lr:.3g})",
-            why=f"losses {losses}; {len(files)} files from {files[0]} on, listed in "
-            f"{trainer.run.path}/events.jsonl",
-            fix=f"last good state: {last or 'none'}; lower optim.lr, lengthen optim.warmup, or "
-            "train.precision=float32",
-        )
-
-
-def note_bad_files(trainer: Trainer, batches: list[Batch]) -> None:
-    """Record files that could not be read; stop when there are too many of them."""
-    for batch in batches:
-        for path, reason in batch.bad:
-            trainer.bad_files += trainer.run.bad_file(path, reason)
-    limit = trainer.config.data.max_bad_fraction
-    if trainer.bad_files > max(20, limit * len(trainer.source) / trainer.processes.world_size):
-        raise TrainingStopped(
-            f"{trainer.bad_files} of {len(trainer.source)} files cannot be read",
-            why=f"more than data.max_bad_fraction={limit:g}; see "
-            f"{trainer.run.path / 'bad_files.jsonl'}",
-            fix="repair or remove the files, or raise data.max_bad_fraction",
-        )
-
-
 def write_log(trainer: Trainer, values: StepValues, end: int) -> None:
     """One line of numbers and words: the only place where the loop waits for a GPU."""
     report = trainer.health.report()
@@ -430,57 +228,6 @@ def write_log(trainer: Trainer, values: StepValues, end: int) -> None:
     trainer.progress.update(state.step, end, {**row, "health": report.words})
     for verdict in report.verdicts:
         trainer.progress.message(f"step {state.step}: {verdict}")
-
-
-def run_evaluation(trainer: Trainer) -> None:
-    """k-NN of the teacher by the callable handed in; all processes share its work, the main one
-    keeps the records.
-    """
-    if trainer.evaluate is None:
-        return
-    fallen = ""
-    records = trainer.evaluate(trainer.model.teacher.backbone, trainer.state.step)
-    if trainer.processes.is_main:
-        for record in records:
-            trainer.run.result(record)
-            trainer.board.scalars({record.metric: record.value}, trainer.state.step)
-            trainer.progress.message(
-                f"step {trainer.state.step}: {record.metric} {record.value:.1f}"
-            )
-            fallen = fallen or fallen_below_start(trainer, record)
-    if any_true(bool(fallen), trainer.device):
-        raise TrainingStopped(
-            "the features got worse than those it started from",
-            why=fallen or "k-NN on the main process",
-            fix="lower optim.lr, raise method.momentum, lengthen train.head_warmup; or "
-            "evaluate.guard=0 to go on",
-        )
-
-
-def was_evaluated(trainer: Trainer) -> bool:
-    """Whether there is a record of this step, from before an interruption; the main process's
-    word.
-    """
-    known = read_records(trainer.run.path / "results.jsonl") if trainer.processes.is_main else []
-    return any_true(any(r.step == trainer.state.step for r in known), trainer.device)
-
-
-def fallen_below_start(trainer: Trainer, record: ResultRecord) -> str:
-    """In words, that k-NN is more than `evaluate.guard` points below its first value of this run;
-    else empty.
-    """
-    guard = trainer.config.evaluate.guard
-    if not guard or record.metric != "knn_top1":
-        return ""
-    known = read_records(trainer.run.path / "results.jsonl")
-    start = next((r.value for r in known if r.metric == record.metric), record.value)
-    if record.value >= start - guard:
-        return ""
-    trainer.run.event("guard", step=trainer.state.step, start=start, now=record.value)
-    return (
-        f"k-NN {record.value:.1f} at step {trainer.state.step}, {start:.1f} at the start; "
-        f"evaluate.guard={guard:g}"
-    )
 
 
 def save(trainer: Trainer) -> None:

@@ -15,9 +15,7 @@ LARS_ETA = 0.001
 
 
 class LARS(torch.optim.Optimizer):
-    """Layer-wise adaptive rate scaling with momentum (spec 6.6); vectors are neither decayed nor
-    scaled.
-    """
+    """Layer-wise adaptive rates with momentum (spec 6.6); vectors neither decay nor scale."""
 
     def __init__(
         self, groups: Iterable[dict[str, object]], lr: float = 0.0, momentum: float = 0.9
@@ -60,9 +58,7 @@ def parameter_groups(student: nn.Module) -> list[dict[str, object]]:
 
 
 def build_optimizer(student: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
-    """The optimizer of the student; its rate and decay are set before each step by
-    `apply_values`.
-    """
+    """The optimizer of the student; `apply_values` sets its rate and decay at each step."""
     groups = parameter_groups(student)
     if config.name == "adamw":
         return torch.optim.AdamW(groups, lr=0.0, betas=config.betas, fused=True)
@@ -80,8 +76,7 @@ def apply_values(optimizer: torch.optim.Optimizer, values: StepValues) -> None:
 
 @torch.no_grad()
 def clip_gradients(parameters: Iterable[nn.Parameter], limit: float) -> Tensor:
-    """Scale each gradient tensor by itself to an l2 norm of at most `limit` (0: off), without
-    synchronisation.
+    """Scale each gradient tensor by itself to an l2 norm of at most `limit`; 0: off.
 
     Returns the norms before clipping [number of tensors with a gradient], in the order of
     `parameters` (spec 6.4).
@@ -95,8 +90,7 @@ def clip_gradients(parameters: Iterable[nn.Parameter], limit: float) -> Tensor:
 
 
 def drop_last_layer_gradients(head: ProjectionHead) -> None:
-    """Freeze the prototypes for this step: no gradient, so no decay, no moments, no step count
-    (spec 6.5).
+    """Freeze the prototypes in this step: no gradient, decay, moments or count (spec 6.5).
 
     Without a bottleneck there are no prototypes and nothing is frozen, as published.
     """

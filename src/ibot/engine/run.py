@@ -24,7 +24,7 @@ from typing import IO, Any
 from ibot.config.override import diff, from_plain, show, to_plain
 from ibot.config.schema import Config
 from ibot.errors import RunError
-from ibot.system.jsonl import append_jsonl, read_jsonl, replace_text, write_json
+from ibot.system.jsonl import append_jsonl, read_jsonl, write_json, write_jsonl
 from ibot.system.places import make_writable
 from ibot.system.processes import Processes
 from ibot.system.versions import software
@@ -134,7 +134,7 @@ class RunFolder:
     def _keep(self, name: str, wanted: Callable[[dict[str, Any]], bool]) -> None:
         if (self.path / name).exists():
             kept = [row for row in read_jsonl(self.path / name) if wanted(row)]
-            replace_text(self.path / name, "".join(json.dumps(row) + "\n" for row in kept))
+            write_jsonl(self.path / name, kept)
 
     def close(self) -> None:
         """Release the lock."""

@@ -1,17 +1,16 @@
-"""Schedules as pure functions of the step (spec 5.4, 6.1, 6.2): nothing to save, nothing to get out
-of step.
-"""
+"""Schedules as pure functions of the step (spec 5.4, 6.1, 6.2): nothing to save."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ibot.config.resolve import Derived
 from ibot.config.schema import Config
 from ibot.curves import cosine, ramp
 from ibot.types import StepValues
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Schedules:
     """All scheduled values of a run; lengths in optimizer steps, already clipped to the run."""
 
@@ -23,11 +22,22 @@ class Schedules:
     freeze_steps: int
     head_warmup_steps: int = 0
 
+    @classmethod
+    def of(cls, config: Config, derived: Derived) -> Schedules:
+        """The schedules of a run."""
+        return cls(
+            config=config,
+            steps_per_epoch=derived.steps_per_epoch,
+            total_steps=derived.total_steps,
+            warmup_steps=derived.warmup_steps,
+            temp_warmup_steps=derived.temp_warmup_steps,
+            freeze_steps=derived.freeze_steps,
+            head_warmup_steps=derived.head_warmup_steps,
+        )
+
     @property
     def peak_lr(self) -> float:
-        """Learning rate at the peak: the setting, which is for a total batch of 256, times batch /
-        256.
-        """
+        """Learning rate at the peak: the setting, for a total batch of 256, times batch / 256."""
         return self.config.optim.lr * self.config.train.batch / 256
 
     def epoch(self, step: int) -> int:
@@ -54,8 +64,6 @@ class Schedules:
         if self.config.method.temp_schedule == "step":
             position, length = step - start_epoch * self.steps_per_epoch, self.temp_warmup_steps
         else:
-            position, length = (
-                self.epoch(step) - start_epoch,
-                round(self.temp_warmup_steps / self.steps_per_epoch),
-            )
+            position = self.epoch(step) - start_epoch
+            length = round(self.temp_warmup_steps / self.steps_per_epoch)
         return start if position < 0 else ramp(position, start, end, length)

@@ -9,11 +9,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ibot.config.schema import Config, duration
+from ibot.config.duration import duration
+from ibot.config.schema import Config
 from ibot.engine.checkpoint import find_checkpoint
 from ibot.engine.run import read_config
 from ibot.errors import ConfigError, WeightsError
 from ibot.method.model import StudentTeacher
+from ibot.system.files import read_state
 from ibot.weights.arguments import head_config
 from ibot.weights.files import is_pickle, locate, read_pickle
 from ibot.weights.read import (
@@ -36,16 +38,15 @@ may read more."""
 
 
 def with_weights(config: Config, given: Iterable[str]) -> Config:
-    """Settings for a run that starts from `config.train.init`: network, crop sizes and head follow
-    the weights.
+    """Settings for a run from `config.train.init`, whose network, crop sizes and head they take.
 
     Args:
         config: the recipe with the user's settings; `train.init` names the weights.
         given: keys that the user set; they win, but for the network's own sizes.
 
     Raises:
-        WeightsError: the weights cannot be read or are no whole backbone. ConfigError: a size of
-            the network was set.
+        WeightsError: the weights cannot be read or are no whole backbone.
+        ConfigError: a size of the network was set.
     """
     keys = set(given)
     sizes = sorted(key for key in keys if key.startswith("model.") and key not in CHOSEN_BY_USER)
@@ -54,10 +55,8 @@ def with_weights(config: Config, given: Iterable[str]) -> Config:
     _, weights = load_both(config.train.init)
     loaded = fit(weights, heads=config.model.heads if "model.heads" in keys else None)
     say_guesses(config.train.init, loaded.guesses, loaded.notes)
-    chosen = (
-        "drop_path",
-        *(name for name in ("pos_interp", "mean", "std") if f"model.{name}" in keys),
-    )
+    said = [name for name in ("pos_interp", "mean", "std") if f"model.{name}" in keys]
+    chosen = ["drop_path", *said]
     model = replace(loaded.config, **{name: getattr(config.model, name) for name in chosen})
     augment = config.augment
     if "augment.global_size" not in keys:
@@ -168,9 +167,7 @@ def _copy_centers(model: StudentTeacher, path: Path) -> bool:
 
 
 def patch_center(path: Path) -> Tensor | None:
-    """The center of the patch logits [K'] that lies beside weights, if any. Raises WeightsError for
-    NaN in it.
-    """
+    """The center of the patch logits [K'] beside weights, if any. Raises WeightsError for NaN."""
     return _centers(path).get("patch")
 
 
@@ -187,18 +184,13 @@ def _stored_centers(path: Path) -> dict[str, Tensor]:
     if file.is_file() and is_pickle(file):
         stored = read_pickle(file)
         loss = stored.get("ibot_loss", {}) if isinstance(stored, dict) else {}
-        return (
-            {"cls": loss["center"].flatten(), "patch": loss["center2"].flatten()}
-            if "center2" in loss
-            else {}
-        )
-    folder = find_checkpoint(path) or (
-        path if file == path else file.parent
-    )  # `last` names a folder
+        if "center2" not in loss:
+            return {}
+        return {"cls": loss["center"].flatten(), "patch": loss["center2"].flatten()}
+    # `last` names a folder
+    folder = find_checkpoint(path) or (path if file == path else file.parent)
     file = folder / "training.pt"
-    return (
-        torch.load(file, map_location="cpu", weights_only=True)["centers"] if file.is_file() else {}
-    )
+    return read_state(file, folder)["centers"] if file.is_file() else {}
 
 
 def _multiple(size: float, patch: int) -> int:

@@ -23,7 +23,14 @@ from ibot.system.device import autocast, choose_precision
 from ibot.types import StepValues
 
 STEPS = 3
-VALUES = StepValues(1e-4, 0.04, 0.996, 0.04, 0.04, False)
+VALUES = StepValues(
+    lr=1e-4,
+    weight_decay=0.04,
+    momentum=0.996,
+    teacher_temp=0.04,
+    patch_temp=0.04,
+    freeze_last_layer=False,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +60,11 @@ def run_trial(config: Config, source: Images, device: torch.device, images: int)
     optimizer = build_optimizer(model.student, config.optim)
     precision = choose_precision(config.train.precision, device)
     update = Update(
-        model, model.student, optimizer, config, autocast=partial(autocast, device, precision)
+        model=model,
+        student=model.student,
+        optimizer=optimizer,
+        config=config,
+        autocast=partial(autocast, device, precision),
     )
     batches = MicroBatches(config, source, mask_grid(config), 0, 1)
     seconds, waits = [], []

@@ -7,7 +7,6 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from ibot.config.schema import Config
@@ -21,6 +20,7 @@ from ibot.method.center import update_centers
 from ibot.method.ema import update_teacher
 from ibot.method.model import StudentTeacher
 from ibot.method.step import StepOutput, training_step
+from ibot.system.distributed import sum_in_place
 from ibot.types import Batch, StepValues
 
 SUMMED = ("cls_prototypes", "patch_prototypes")
@@ -46,7 +46,7 @@ class UpdateOutput:
     (spec 6.7)."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Update:
     """Everything that one optimizer step touches."""
 
@@ -82,9 +82,7 @@ class Update:
             for i, batch in enumerate(micro_batches)
         ]
         loss = torch.stack([output.loss.detach() for output in outputs]).mean()
-        failed = (~loss.isfinite()).float()
-        if dist.is_initialized():
-            dist.all_reduce(failed)
+        failed = sum_in_place((~loss.isfinite()).float())
         update_centers([self.model.cls_center, self.model.patch_center])
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
@@ -104,11 +102,11 @@ class Update:
         # The teacher moves also when float16 overflowed and the optimizer did not (spec 6.7).
         update_teacher(self._averaged, values.momentum)
         return UpdateOutput(
-            loss,
-            failed,
-            _combine([output.metrics for output in outputs]),
-            self._by_part(norms),
-            skipped,
+            loss=loss,
+            failed=failed,
+            metrics=_combine([output.metrics for output in outputs]),
+            grad_norms=self._by_part(norms),
+            skipped=skipped,
         )
 
     def _accumulate(

@@ -19,14 +19,13 @@ from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from ibot.errors import TrainingStopped
 from ibot.eval.state_file import StateFile
 from ibot.models.layers import set_part
 from ibot.system.device import autocast, seed_step
-from ibot.system.distributed import barrier, gather, wrap_student
+from ibot.system.distributed import barrier, gather, sum_in_place, wrap_student
 from ibot.system.files import read_state, write_atomically
 from ibot.system.processes import Processes
 
@@ -203,9 +202,7 @@ class Fit(Generic[B]):
 
         Raises TrainingStopped in all of them unless it is finite.
         """
-        total = self._loss_sum.clone()
-        if dist.is_initialized():
-            dist.all_reduce(total)
+        total = sum_in_place(self._loss_sum.clone())
         if not bool(total.isfinite()):  # the same number on all processes
             raise TrainingStopped(
                 f"the loss is not finite at step {self.step}",

@@ -20,7 +20,7 @@ from PIL import Image
 from ibot.data.decode import UnreadableImage
 from ibot.explore.findings import Duplicates, Findings, Picture, Square
 from ibot.explore.template import HEAD
-from ibot.system.files import write_atomically
+from ibot.system.files import replacing
 
 THUMBNAIL = 192
 """Longer side of an embedded picture in pixels: sharp on a telephone, about 10 kB."""
@@ -51,14 +51,13 @@ def write_page(findings: Findings, read: Read, path: Path, title: str) -> None:
         title: one line.
 
     Raises:
-        OSError: the file cannot be written. ResourceError: the disk is full.
+        OSError: the file cannot be written.
     """
-
-    def write(temporary: Path) -> None:
-        with temporary.open("w", encoding="utf-8", newline="") as file:
-            file.writelines(_page(findings, read, title))
-
-    write_atomically(path, write)
+    with (
+        replacing(path) as temporary,
+        temporary.open("w", encoding="utf-8", newline="") as file,
+    ):
+        file.writelines(_page(findings, read, title))
 
 
 def _page(findings: Findings, read: Read, title: str) -> Iterator[str]:

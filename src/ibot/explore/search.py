@@ -186,7 +186,7 @@ def _holds(file: Path, mark: str) -> bool:
 
 
 def _write(findings: Findings, searched: Searched, queries: Sequence[Query], out: Path) -> None:
-    """Write page and table. Raises UserError, and ResourceError where the disk is full."""
+    """Write page and table. Raises UserError."""
     outside = {query.index: query.view for query in queries if query.index < 0}
 
     def read(index: int) -> np.ndarray:

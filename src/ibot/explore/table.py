@@ -9,7 +9,7 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
 from ibot.explore.findings import Findings, Picture, Square
-from ibot.system.files import write_atomically
+from ibot.system.files import replacing
 
 _NO_BYTE = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 """Surrogates that stand for no byte of a file name; no encoding has a place for them."""
@@ -74,18 +74,17 @@ def write_csv(rows: Iterable[Row], path: Path) -> None:
 
     UTF-8; bytes of a name that are no UTF-8 are written as they are, so that the table names the
     files that exist. The file appears whole or, after an error, not at all. Raises OSError when it
-    cannot be written, ResourceError when the disk is full.
+    cannot be written.
     """
-
-    def write(temporary: Path) -> None:
-        with temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            # Its lines end in CR LF: with any other end some versions of Python leave a CR in a
-            # name without quotes.
-            writer = csv.writer(file)
-            writer.writerow(field.name for field in fields(Row))
-            writer.writerows(map(_cells, rows))
-
-    write_atomically(path, write)
+    with (
+        replacing(path) as temporary,
+        temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
+    ):
+        # Its lines end in CR LF: with any other end some versions of Python leave a CR in a name
+        # without quotes.
+        writer = csv.writer(file)
+        writer.writerow(field.name for field in fields(Row))
+        writer.writerows(map(_cells, rows))
 
 
 def _cells(row: Row) -> list[str]:

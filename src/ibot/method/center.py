@@ -1,15 +1,14 @@
-"""Teacher targets without collapse: running centers (algorithm 1, spec 5.5), Sinkhorn-Knopp."""
+"""Targets without collapse: running centers (algorithm 1, spec 5.5) and Sinkhorn-Knopp."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
-from ibot.method.gather import several_processes
 from ibot.models.head import at_least_float32
+from ibot.system.distributed import largest_in_place, sum_in_place, sum_over_processes
 
 
 class Center(nn.Module):
@@ -35,14 +34,9 @@ class Center(nn.Module):
 @torch.no_grad()
 def update_centers(centers: Sequence[Center]) -> None:
     """Move the centers by what was added since the last call; one collective for all of them."""
-    if several_processes():
-        packed = torch.cat([center.pending for center in centers])
-        dist.all_reduce(packed)
-        parts = packed.split([len(center.pending) for center in centers])
-        for center, reduced in zip(centers, parts, strict=True):
-            center.pending.copy_(reduced)
-    for center in centers:
-        total, num_rows = center.pending[:-1], center.pending[-1]
+    pending = sum_over_processes([center.pending for center in centers])
+    for center, summed in zip(centers, pending, strict=True):
+        total, num_rows = summed[:-1], summed[-1]
         # Without rows there is no mean: the center stays.
         mean = torch.where(num_rows > 0, total / num_rows, center.value)
         center.value.mul_(center.momentum).add_(mean, alpha=1 - center.momentum)
@@ -51,7 +45,7 @@ def update_centers(centers: Sequence[Center]) -> None:
 
 @torch.no_grad()
 def sinkhorn_probs(logits: Tensor, temp: float, iterations: int = 3) -> Tensor:
-    """Balanced assignment of rows to prototypes (Sinkhorn-Knopp; see SwAV and DINOv2).
+    """Balanced assignment of rows to prototypes, as in SwAV and DINOv2: Sinkhorn-Knopp.
 
     Rows of all processes are balanced together. Every row sums to 1, whatever the logits:
     prototypes and then rows are taken relative to their largest entry, so that every column and
@@ -78,9 +72,7 @@ def sinkhorn_probs(logits: Tensor, temp: float, iterations: int = 3) -> Tensor:
     # Half precision in these products would be an error of a per cent in the targets.
     with torch.autocast(kernel.device.type, enabled=False):
         for _ in range(min(iterations, BLOCK)):
-            per_prototype = row_weight @ kernel
-            if several_processes():
-                dist.all_reduce(per_prototype)
+            per_prototype = sum_in_place(row_weight @ kernel)
             per_prototype.masked_fill_(per_prototype == 0, 1.0)  # at -inf in all rows
             # Only ratios matter: relative to the largest sum the weights stay within range.
             weight = per_prototype.amax() / per_prototype
@@ -98,6 +90,4 @@ most: within the range of float32 for three, not for any number."""
 def _highest(rows: Tensor) -> Tensor:
     """Largest entries [K] over the rows [R, K] of all processes."""
     highest = rows.amax(dim=0) if len(rows) else rows.new_full(rows.shape[1:], -torch.inf)
-    if several_processes():
-        dist.all_reduce(highest, op=dist.ReduceOp.MAX)
-    return highest
+    return largest_in_place(highest)

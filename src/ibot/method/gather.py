@@ -1,6 +1,4 @@
-"""What one process would see of a step that several share: all rows, in one order, and sums over
-them.
-"""
+"""What one process would see of a step that several share: all rows, with their gradients."""
 
 from __future__ import annotations
 
@@ -10,15 +8,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-
-def several_processes() -> bool:
-    """Whether a step is shared with other processes."""
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+from ibot.system.distributed import several_processes
 
 
 def gather_rows(rows: Tensor) -> Tensor:
-    """Rows [G, B, D] of W processes as [G, B * W, D], in the order in which one process would have
-    them.
+    """Rows [G, B, D] of W processes as the [G, B * W, D] that one process would have.
 
     Every process is to compute the same loss of the result. Its gradient at the own rows is
     multiplied by W, as the gradients of the parameters are averaged over the processes afterwards.
@@ -40,18 +34,3 @@ class _Gather(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         world_size = dist.get_world_size()
         return grad[:, dist.get_rank() :: world_size] * world_size
-
-
-@torch.no_grad()
-def sum_rows(sums: list[Tensor]) -> list[Tensor]:
-    """Sums over the rows of a process, 1-d or scalar, added up over all processes in one
-    collective.
-    """
-    if not several_processes():
-        return sums
-    flat = torch.cat([part.reshape(-1) for part in sums])
-    dist.all_reduce(flat)
-    return [
-        part.view_as(of)
-        for part, of in zip(flat.split([part.numel() for part in sums]), sums, strict=True)
-    ]

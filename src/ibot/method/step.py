@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from ibot.config.schema import MethodConfig
 from ibot.method.center import sinkhorn_probs
-from ibot.method.gather import gather_rows, sum_rows
+from ibot.method.gather import gather_rows
 from ibot.method.losses import cls_loss, entropy, hard_labels, koleo_loss, patch_loss, teacher_probs
 from ibot.method.model import StudentOutput, StudentTeacher, TeacherOutput
+from ibot.system.distributed import sum_over_processes
 from ibot.types import Batch, Masks, StepValues
 
 
@@ -102,7 +103,7 @@ def _observations(
     masked = weight.sum().round()  # the weights of a view sum to 1
     counts = weight.new_tensor([len(rows), len(patch_target), 1])
     own = [rows.sum(dim=0), patch_target.sum(dim=0), masked, counts]
-    cls_sum, patch_sum, masked, (num_rows, num_patches, processes) = sum_rows(own)
+    cls_sum, patch_sum, masked, (num_rows, num_patches, processes) = sum_over_processes(own)
     # The patch loss counts views without a mask as zero; per hidden view it compares with ln K.
     masked_views = masked.clamp(min=1) / processes
     last_global = teacher.cls.shape[0] - 1

@@ -1,6 +1,4 @@
-"""Recipes: complete configurations by name. A recipe is a function; its docstring says what it
-costs and gives.
-"""
+"""Recipes: complete configurations by name, as functions that say what they cost and give."""
 
 from __future__ import annotations
 

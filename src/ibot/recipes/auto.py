@@ -110,18 +110,18 @@ def _doubts(facts: Facts) -> Iterator[str]:
     if data.images < ENOUGH:
         yield (
             f"too few images: {data.images} of at least {ENOUGH} to learn from scratch what "
-            "published weights already "
-            "know; better: ibot pretrain adapt --init WEIGHTS --data DIR. Training goes on as asked"
+            "published weights already know; better: ibot pretrain adapt --init WEIGHTS --data "
+            "DIR. Training goes on as asked"
         )
     if data.repeated > 0.2:
         yield (
-            f"{data.repeated:.0%} of the sampled images have a near twin: the set is smaller "
-            "than its number says"
+            f"{data.repeated:.0%} of the sampled images have a near twin: the set is smaller than "
+            "its number says"
         )
     if data.variety < 3:
         yield (
-            f"the images look alike (variety {data.variety:.1f}): expect a low rank and little "
-            "to learn"
+            f"the images look alike (variety {data.variety:.1f}): expect a low rank and little to "
+            "learn"
         )
 
 
@@ -227,11 +227,9 @@ def _why_of_batch(fitted: int, most: int, facts: Facts) -> str:
     """Why a batch is not the largest one."""
     images = facts.data.images
     if fitting_batch(most, images) < most:
-        return (
-            f": at most an eighth of {images} images"
-            if fitted * 8 <= images
-            else f": {counted(images, 'image')}"
-        )
+        if fitted * 8 <= images:
+            return f": at most an eighth of {images} images"
+        return f": {counted(images, 'image')}"
     return f": equal shares of {facts.processes} processes" if fitted != most else ""
 
 
@@ -259,14 +257,9 @@ def _clocks(config: Config, facts: Facts, reasons: list[str]) -> Config:
     )
     warm = facts.data.images >= 100_000 and config.method.targets == "center"
     end = 0.07 if warm else 0.04
-    reasons.append(
-        "teacher temperature 0.04"
-        + (
-            " to 0.07 over the first tenth, as published"
-            if warm
-            else ", kept: short runs flatten when it rises"
-        )
-    )
+    warmed = " to 0.07 over the first tenth, as published"
+    kept = ", kept: short runs flatten when it rises"
+    reasons.append(f"teacher temperature 0.04{warmed if warm else kept}")
     return replace(
         config,
         method=replace(

@@ -1,5 +1,4 @@
-"""The published models (spec 7.1). `SOURCES` says where each value comes from, `PUBLISHED` what
-each reached.
+"""The published models (spec 7.1), with the `SOURCES` of their values and `PUBLISHED` scores.
 
 R: README of the published code. D: default of the published code. P: paper. T: a third party that
 repeats the published arguments. i: inferred here. Values without an entry are D.
@@ -9,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from ibot.config.schema import Config, MaskConfig, duration
+from ibot.config.duration import duration
+from ibot.config.schema import Config, MaskConfig
 
 BLOCK = MaskConfig(ratio=((0.0, 0.0), (0.3, 0.2)), shape="block")
 RANDOM = MaskConfig(ratio=((0.0, 0.0), (0.7, 0.05)), shape="random")
@@ -183,26 +183,25 @@ V100_TRAINING_TWO_CROPS = 142.0
 
 
 def v100_hours(name: str, config: Config) -> float:
-    """Estimated cost of a published recipe: ViT-S/16's measured speed, scaled by the inference
-    speeds of table 1.
-    """
+    """Estimated cost of a recipe: ViT-S/16's measured speed, scaled by those of table 1."""
     model = PUBLISHED[name]
     speed = V100_TRAINING if config.augment.num_local else V100_TRAINING_TWO_CROPS
     return config.train.length.value * model.images / (speed * model.throughput / 1007) / 3600
 
 
 def vit_s16() -> Config:
-    """ViT-S/16, 800 epochs of ImageNet-1K, 16 GPUs x 64 images, 193 hours on V100 (table on time
-    and memory).
+    """ViT-S/16, 800 epochs of ImageNet-1K, 16 GPUs x 64 images.
 
-    Published: k-NN 75.2, linear 77.9, fine-tuning 82.3.
+    193 hours on V100 (table on time and memory). Published: k-NN 75.2, linear 77.9, fine-tuning
+    82.3.
     """
     return Config()
 
 
 def vit_b16() -> Config:
-    """ViT-B/16, block masks, 400 epochs of ImageNet-1K. Published: k-NN 77.1, linear 79.5,
-    fine-tuning 84.0.
+    """ViT-B/16, block masks, 400 epochs of ImageNet-1K.
+
+    Published: k-NN 77.1, linear 79.5, fine-tuning 84.0.
     """
     config = vit_s16()
     return replace(
@@ -220,15 +219,17 @@ def vit_b16() -> Config:
 
 
 def vit_b16_rand() -> Config:
-    """ViT-B/16, random masks, 400 epochs of ImageNet-1K. Published: k-NN 77.3, linear 79.8,
-    fine-tuning 84.1.
+    """ViT-B/16, random masks, 400 epochs of ImageNet-1K.
+
+    Published: k-NN 77.3, linear 79.8, fine-tuning 84.1.
     """
     return replace(vit_b16(), mask=RANDOM)
 
 
 def vit_l16() -> Config:
-    """ViT-L/16, block masks, 250 epochs of ImageNet-1K. Published: k-NN 78.0, linear 81.0,
-    fine-tuning 84.8.
+    """ViT-L/16, block masks, 250 epochs of ImageNet-1K.
+
+    Published: k-NN 78.0, linear 81.0, fine-tuning 84.8.
     """
     config = vit_b16()
     return replace(
@@ -241,15 +242,17 @@ def vit_l16() -> Config:
 
 
 def vit_l16_rand() -> Config:
-    """ViT-L/16, random masks; settings of the block model. Published: k-NN 77.7, linear 81.3,
-    fine-tuning 85.0.
+    """ViT-L/16, random masks; settings of the block model.
+
+    Published: k-NN 77.7, linear 81.3, fine-tuning 85.0.
     """
     return replace(vit_l16(), mask=RANDOM)
 
 
 def swin_t7() -> Config:
-    """Swin-T, window 7, 300 epochs of ImageNet-1K, patch loss from epoch 50. Published: k-NN 75.3,
-    linear 78.6.
+    """Swin-T, window 7, 300 epochs of ImageNet-1K, patch loss from epoch 50.
+
+    Published: k-NN 75.3, linear 78.6.
     """
     config = vit_s16()
     return replace(
@@ -262,8 +265,9 @@ def swin_t7() -> Config:
 
 
 def swin_t14() -> Config:
-    """Swin-T, window 14, 300 epochs of ImageNet-1K, 40 GPUs x 26 images. Published: k-NN 76.2,
-    linear 79.3.
+    """Swin-T, window 14, 300 epochs of ImageNet-1K, 40 GPUs x 26 images.
+
+    Published: k-NN 76.2, linear 79.3.
     """
     config = swin_t7()
     return replace(
@@ -272,32 +276,36 @@ def swin_t14() -> Config:
 
 
 def vit_b16_in22k() -> Config:
-    """ViT-B/16, 80 epochs of ImageNet-22K; the student was published. k-NN 71.1, linear 79.0,
-    fine-tuning 84.4.
+    """ViT-B/16, 80 epochs of ImageNet-22K.
+
+    The student was published. k-NN 71.1, linear 79.0, fine-tuning 84.4.
     """
     config = vit_b16()
     return replace(config, train=replace(config.train, length=duration("80 epochs")))
 
 
 def vit_l16_in22k() -> Config:
-    """ViT-L/16, 50 epochs of ImageNet-22K; the student was published. k-NN 72.9, linear 82.3,
-    fine-tuning 86.6.
+    """ViT-L/16, 50 epochs of ImageNet-22K.
+
+    The student was published. k-NN 72.9, linear 82.3, fine-tuning 86.6.
     """
     config = vit_l16()
     return replace(config, train=replace(config.train, length=duration("50 epochs")))
 
 
 def vit_s16_k1000() -> Config:
-    """ViT-S/16 with 1,000 prototypes for unsupervised classification. Published: ACC 43.4, ARI
-    32.8, NMI 78.6.
+    """ViT-S/16 with 1,000 prototypes for unsupervised classification.
+
+    Published: ACC 43.4, ARI 32.8, NMI 78.6.
     """
     config = vit_s16()
     return replace(config, head=replace(config.head, out_dim=1000, patch_out_dim=1000))
 
 
 def ablation_base() -> Config:
-    """What the paper's ablations vary: ViT-S/16, 300 epochs, two global crops alone. k-NN 69.1,
-    linear 74.2.
+    """What the paper's ablations vary: ViT-S/16, 300 epochs, two global crops alone.
+
+    k-NN 69.1, linear 74.2.
     """
     config = vit_s16()
     return replace(

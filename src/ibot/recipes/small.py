@@ -1,5 +1,4 @@
-"""Recipes of ours for small images, small data and small machines; measured in docs/results.md and
-docs/log.md.
+"""Recipes of ours for small images, data and machines; measured in docs/results.md, log.md.
 
 They use options beyond the paper, which `ibot pretrain` names on the screen: without them the same
 networks learn, but later and with a low rank.
@@ -73,9 +72,7 @@ def tiny64() -> Config:
 
 
 def demo() -> Config:
-    """Generated scenes of gray objects, 32 pixels; about two minutes on two CPU cores (`ibot
-    demo`).
-    """
+    """Generated scenes of gray objects, 32 pixels; two minutes on two cores (`ibot demo`)."""
     config = tiny32()
     return replace(
         config,
@@ -88,9 +85,7 @@ def demo() -> Config:
 
 
 def one_gpu() -> Config:
-    """ViT-S/16 on your own photographs, one GPU of 24 GB or more; the paper's losses, shorter
-    clocks. Not measured.
-    """
+    """ViT-S/16 on your own photographs, one GPU of 24 GB; shorter clocks. Not measured."""
     config = Config()
     return replace(
         config,

@@ -1,3 +1,1 @@
-"""The machine: device, processes, files that are whole or absent, JSON lines, versions, waiting
-threads.
-"""
+"""The machine: device, processes, files, JSON lines, versions, output, waiting threads."""

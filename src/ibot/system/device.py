@@ -20,9 +20,7 @@ WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of this process: `auto` takes a GPU if there is one. Raises UserError for one that
-    is absent.
-    """
+    """The device of this process; `auto` takes a GPU if there is one. Raises UserError."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -39,9 +37,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def _own_gpu(device: torch.device) -> int:
-    """The GPU of this process. Raises UserError for one that is not there or that several processes
-    would share.
-    """
+    """The GPU of this process. Raises UserError for one that is absent or shared."""
     count, together = torch.cuda.device_count(), local_world_size()
     index = device.index if device.index is not None else launched_processes().local_rank
     if device.index is None and 0 < count <= index:
@@ -69,9 +65,7 @@ def _own_gpu(device: torch.device) -> int:
 
 
 def choose_precision(setting: str, device: torch.device) -> torch.dtype:
-    """Type of the matrix products: for `auto` bfloat16 where the device computes it natively, else
-    float32.
-    """
+    """Type of the matrix products; `auto`: bfloat16 where it is native, else float32."""
     if setting != "auto":
         if setting == "float16" and device.type == "cpu":
             raise UserError("train.precision=float16 needs a GPU", fix="use train.precision=auto")
@@ -97,9 +91,7 @@ def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextMan
 
 
 def seed_step(seed: int, step: int) -> None:
-    """Seed stochastic depth for one step, alike in all processes: a resumed run draws what the
-    unbroken one drew.
-    """
+    """Seed stochastic depth for a step, alike in all processes and after a resumption."""
     torch.manual_seed(torch_seed(seed, step, 0, Purpose.DROP_PATH))
 
 
@@ -113,10 +105,8 @@ def prepared(name: str, threads: int, deterministic: bool) -> Iterator[torch.dev
     device that is absent.
     """
     own, workspace = torch.get_num_threads(), os.environ.get(WORKSPACE)
-    strict, lenient = (
-        torch.are_deterministic_algorithms_enabled(),
-        torch.is_deterministic_algorithms_warn_only_enabled(),
-    )
+    strict = torch.are_deterministic_algorithms_enabled()
+    lenient = torch.is_deterministic_algorithms_warn_only_enabled()
     try:
         if threads:
             torch.set_num_threads(threads)
@@ -142,11 +132,9 @@ def prepared(name: str, threads: int, deterministic: bool) -> Iterator[torch.dev
 
 def device_memory(device: torch.device) -> float:
     """GiB of a GPU; 0 for a CPU."""
-    return (
-        torch.cuda.get_device_properties(device).total_memory / 2**30
-        if device.type == "cuda"
-        else 0.0
-    )
+    if device.type != "cuda":
+        return 0.0
+    return torch.cuda.get_device_properties(device).total_memory / 2**30
 
 
 def describe_device(device: torch.device) -> str:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ibot.errors import UserError
@@ -24,18 +24,14 @@ TIMEOUT = timedelta(minutes=10)
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[Processes]:
-    """Join the other processes, and leave them at the end; an error in the body ends all
-    (`ibot.system.watch`).
-    """
+    """Join the other processes and leave them at the end; an error in the body ends all."""
     with watched():
         yield init_processes(device)
         shutdown()  # not after an error: it might wait for the others
 
 
 def init_processes(device: torch.device) -> Processes:
-    """Join the other processes (NCCL on GPUs, gloo on CPUs); nothing is started for a single
-    one.
-    """
+    """Join the other processes (NCCL on GPUs, gloo on CPUs), if there are any."""
     processes = launched_processes()
     if device.type == "cuda":
         torch.cuda.set_device(device if device.index is not None else processes.local_rank)
@@ -58,9 +54,7 @@ def shutdown() -> None:
 
 
 def check_equal(facts: Mapping[str, object]) -> None:
-    """Raise UserError where the processes differ in what decides which collectives they take part
-    in.
-    """
+    """Raise UserError where processes differ in what decides when they work together."""
     everyone = gather(dict(facts))
     for name in facts:
         values = [theirs[name] for theirs in everyone]
@@ -73,9 +67,14 @@ def check_equal(facts: Mapping[str, object]) -> None:
             )
 
 
+def several_processes() -> bool:
+    """Whether this process works together with others."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
 def gather(own: T) -> list[T]:
     """`own` of every process, by rank."""
-    if not dist.is_initialized():
+    if not several_processes():
         return [own]
     parts: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(parts, own)
@@ -84,24 +83,40 @@ def gather(own: T) -> list[T]:
 
 def barrier() -> None:
     """Wait for all processes."""
-    if dist.is_initialized():
+    if several_processes():
         dist.barrier()
 
 
 def any_true(flag: bool, device: torch.device) -> bool:
     """Whether `flag` is set on any process."""
-    if not dist.is_initialized():
+    if not several_processes():
         return flag
-    votes = torch.tensor(float(flag), device=device)
-    dist.all_reduce(votes)
-    return votes.item() > 0
+    return sum_in_place(torch.tensor(float(flag), device=device)).item() > 0
 
 
-def sum_over_processes(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
-    """Sums of tensors of equal shapes over all processes, as float64, in one collective."""
-    flat = torch.cat([tensor.double().flatten() for tensor in tensors])
-    if dist.is_initialized():
-        dist.all_reduce(flat)
+def sum_in_place(tensor: Tensor) -> Tensor:
+    """Turn a tensor into its sum over all processes; the same tensor is returned."""
+    if several_processes():
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def largest_in_place(tensor: Tensor) -> Tensor:
+    """Turn each entry into its largest value over all processes; the same tensor is returned."""
+    if several_processes():
+        dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+    return tensor
+
+
+@torch.no_grad()
+def sum_over_processes(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Sums of tensors of any shapes over all processes, in one collective; no gradient flows.
+
+    The tensors themselves when this process is alone.
+    """
+    if not several_processes():
+        return list(tensors)
+    flat = sum_in_place(torch.cat([tensor.reshape(-1) for tensor in tensors]))
     parts = flat.split([tensor.numel() for tensor in tensors])
     return [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)]
 

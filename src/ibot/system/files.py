@@ -6,11 +6,11 @@ import errno
 import os
 import pickle
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 
 from ibot.errors import ResourceError, WeightsError
@@ -41,22 +41,31 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     Raises:
         ResourceError: the disk is full.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
     try:
-        write(temporary)
-        sync(temporary)
-        temporary.replace(path)
-        sync(path.parent)
-    except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError | RuntimeError | SafetensorError) and is_disk_full(error):
+        with replacing(path) as temporary:
+            write(temporary)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        if is_disk_full(error):
             raise disk_full(path.parent) from None
         raise
 
 
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """The place of a new file, which replaces `path` as a whole when the block ends well."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        yield temporary
+        sync(temporary)
+        temporary.replace(path)
+        sync(path.parent)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
 def read_state(path: Path, belongs_to: Path | None = None) -> Any:
-    """Tensors and plain values that `torch.save` wrote, on the CPU; nothing in the file is
-    executed.
+    """Tensors and plain values that `torch.save` wrote, on the CPU; nothing is executed.
 
     Args:
         path: the file.
@@ -65,6 +74,8 @@ def read_state(path: Path, belongs_to: Path | None = None) -> Any:
     Raises:
         WeightsError: the file is damaged.
     """
+    import torch  # here, as commands that write tables need none of it
+
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except _DAMAGED as error:
@@ -115,8 +126,8 @@ def lost(folder: Path, error: OSError) -> Exception:
     return ResourceError(
         f"the folder '{folder}' can no longer be written",
         why=f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror),
-        fix="see whether it was moved or removed, and whether its disk is there and writable; "
-        "the same command goes on from the last checkpoint in it",
+        fix="see whether it was moved or removed, and whether its disk is there and writable; the "
+        "same command goes on from the last checkpoint in it",
     )
 
 

@@ -1,5 +1,4 @@
-"""An unpickler that builds tensors, arrays of numbers, containers and plain settings, and nothing
-else.
+"""An unpickler that builds tensors, arrays of numbers, containers and settings, nothing else.
 
 A pickle may call what it gets by a name and may change it, and numpy believes whatever a pickle
 says of a type, even that bytes are pointers. So a name stands for an object of this module that
@@ -44,9 +43,7 @@ CORES = ("numpy.core", "numpy._core")
 
 
 class Foreign:
-    """Stands for an object that is neither tensor, container nor plain setting; takes what its
-    pickle says of it.
-    """
+    """Stands for any other object; takes what its pickle says of it."""
 
     def __new__(cls, *_: object, **__: object) -> Foreign:
         """Takes any arguments."""
@@ -66,9 +63,7 @@ class Foreign:
 
 
 class Call:
-    """A function that a pickle may call; without the wrapper it could set the function's attributes
-    too.
-    """
+    """A function that a pickle may call; wrapped, so that its attributes cannot be set."""
 
     __slots__ = ("_function",)
 
@@ -85,9 +80,7 @@ class Call:
 
 
 class Namespace(argparse.Namespace):
-    """Stands for `argparse.Namespace`. As every class here that takes a state, it cannot be given
-    attributes itself.
-    """
+    """Stands for `argparse.Namespace`; the class itself takes no attributes from a pickle."""
 
     def __setstate__(self, state: object) -> None:
         """Takes the arguments."""
@@ -96,9 +89,7 @@ class Namespace(argparse.Namespace):
 
 
 class Kind:
-    """Stands for `numpy.dtype`: of numbers only, and a pickle may say no more of it than the order
-    of its bytes.
-    """
+    """Stands for `numpy.dtype` of numbers; a pickle may add the order of the bytes alone."""
 
     __slots__ = ("of",)
 
@@ -147,9 +138,7 @@ class InertUnpickler(pickle.Unpickler):
 
 
 def as_tensors(tree: Any) -> Any:
-    """Arrays of numbers in nested dictionaries as tensors; arrays of anything else are passed
-    over.
-    """
+    """Arrays of numbers in nested dictionaries as tensors; other arrays are passed over."""
     if isinstance(tree, dict):
         return {name: as_tensors(value) for name, value in tree.items()}
     if isinstance(tree, Array):
@@ -158,9 +147,7 @@ def as_tensors(tree: Any) -> Any:
 
 
 def _numbers(raw: object, kind: object, shape: Any, order: Any) -> np.ndarray | None:
-    """A new array in this machine's order of bytes; None where they are no numbers. Raises
-    ValueError.
-    """
+    """A new array in this machine's order of bytes; None for no numbers. Raises ValueError."""
     raw = (
         raw.encode("latin1") if isinstance(raw, str) else raw
     )  # bytes of Python 2, read with that encoding

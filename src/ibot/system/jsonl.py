@@ -1,11 +1,14 @@
-"""JSON on disk: lines that are appended, and files that are whole or absent."""
+"""JSON on disk: lines that are appended, and files that are written as a whole."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Any
+
+from ibot.system.files import replacing
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
@@ -32,17 +35,14 @@ def append_jsonl(path: Path, *rows: dict[str, Any]) -> None:
 
 def write_json(path: Path, content: Any) -> None:
     """Write JSON so that a crash leaves the old file or the new one."""
-    replace_text(path, json.dumps(content, indent=2) + "\n")
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n")
 
 
-def replace_text(path: Path, text: str) -> None:
-    """Write a text so that a crash leaves the old file or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Replace a file of JSON lines so that a crash leaves the old lines or the new ones."""
+    with replacing(path) as temporary:
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def _last_byte(file: IO[bytes]) -> bytes:

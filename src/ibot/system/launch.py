@@ -27,8 +27,7 @@ ENDED = tuple(128 + number for number in FORWARDED)
 
 
 def run_together(count: int | None, arguments: Sequence[str], command: Callable[[], int]) -> int:
-    """Run `command` in this process, or, for a `count` above 1, `ibot` with `arguments` in so many
-    new ones.
+    """Run `command` in this process, or for a `count` above 1 `ibot` in so many new ones.
 
     Processes that something launched already run the command, and end together. Returns the exit
     code.
@@ -93,8 +92,7 @@ def launch(count: int, arguments: Sequence[str]) -> int:
 
 @contextmanager
 def forwarding(started: Callable[[], list[int]]) -> Iterator[list[int]]:
-    """Hand signals on to processes; a lost terminal is no reason to end, as they write to files
-    too.
+    """Hand signals on to processes, but for that of a lost terminal: they write to files too.
 
     Yields a list of those that came.
 
@@ -124,8 +122,7 @@ def forwarding(started: Callable[[], list[int]]) -> Iterator[list[int]]:
 
 
 def code_of(who: str, code: int) -> int:
-    """The exit code for a process, in words `who`, that ended with `code`: negative where a signal
-    ended it.
+    """The exit code for a process `who` that ended with `code`: negative for a signal.
 
     Raises ResourceError for a process that the system killed, IbotError for other signals than
     those handed on.

@@ -54,9 +54,7 @@ def given_variables(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def started_by_srun(given: Mapping[str, str]) -> bool:
-    """Whether this is a task of a job step; not a batch script or a shell in an allocation of
-    several tasks.
-    """
+    """Whether this is a task of a job step, not a batch script or a shell in an allocation."""
     if not {"SLURM_PROCID", "SLURM_NTASKS"} <= given.keys() or _typed_in_task_0(given):
         return False
     # A batch script is task 0 of no step; a shell that salloc opened is a step of a single task.
@@ -75,9 +73,7 @@ def _typed_in_task_0(given: Mapping[str, str]) -> bool:
 
 
 def below_a_terminal() -> bool:
-    """Whether this process has a terminal, wherever its output goes, and something else leads
-    there: a shell.
-    """
+    """Whether this process has a terminal that somebody else leads: a shell."""
     try:
         os.close(os.open("/dev/tty", os.O_RDONLY))
     except OSError:

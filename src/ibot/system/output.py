@@ -1,6 +1,4 @@
-"""Standard output and error that may vanish while a command works: a closed pipe, a full disk, a
-lost terminal.
-"""
+"""Standard output and error that may vanish: a closed pipe, a full disk, a lost terminal."""
 
 from __future__ import annotations
 
@@ -28,9 +26,7 @@ class Output:
         self.stream = stream
 
     def write(self, text: str) -> int:
-        """Write text, letters that the encoding lacks as escapes; returns how many letters there
-        were.
-        """
+        """Write text, unknown letters as escapes; returns how many letters there were."""
         self._unless_lost(lambda: self._write(text))
         return len(text)
 
@@ -103,9 +99,7 @@ def without_hangup() -> Iterator[None]:
 
 
 def _silence(output: Output) -> None:
-    """Lead a lost stream to nowhere: what is in its buffer would fail again when the interpreter
-    ends.
-    """
+    """Lead a lost stream to nowhere, or its buffer would fail again when Python ends."""
     with suppress(OSError, ValueError):
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, output.fileno())
@@ -113,9 +107,7 @@ def _silence(output: Output) -> None:
 
 
 def _open_closed_descriptors() -> None:
-    """Lead closed descriptors 0 to 2 to nowhere: the next file would get such a number, and others'
-    messages.
-    """
+    """Lead closed descriptors 0 to 2 to nowhere: the next files would get their numbers."""
     for number in range(3):
         try:
             os.fstat(number)

@@ -45,9 +45,7 @@ class _OfThisThread:
 
 @contextmanager
 def loaders_forgotten() -> Iterator[None]:
-    """Loader processes started inside leave no handler of SIGCHLD behind: torch's stays for
-    good.
-    """
+    """Loader processes started inside leave no handler of SIGCHLD behind, as torch's would."""
     before = signal.getsignal(signal.SIGCHLD)
     try:
         yield

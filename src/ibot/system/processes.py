@@ -1,6 +1,4 @@
-"""Which of several processes this one is: read from what torchrun, SLURM or our launcher have
-set.
-"""
+"""Which of several processes this one is, by the variables of torchrun, SLURM or ours."""
 
 from __future__ import annotations
 
@@ -82,9 +80,7 @@ def _nothing(record: logging.LogRecord) -> bool:
 
 
 def _address(given: Mapping[str, str]) -> str:
-    """Host of task 0: the first of the step's nodes. SLURM's launch address may be a login node, so
-    it comes last.
-    """
+    """Host of task 0, the first of the step's nodes; SLURM's launch address comes last."""
     if "MASTER_ADDR" in given:
         return given["MASTER_ADDR"]
     for name in ("SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST", "SLURM_NODELIST"):

@@ -21,9 +21,7 @@ _set_here: set[str] = set()
 
 
 def spin_shortly(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Let threads spin shortly, unless the user has chosen; libraries read this when they are
-    loaded.
-    """
+    """Let threads spin shortly, unless the user has chosen; call it before torch is loaded."""
     if not any(environment.get(name) for name in CHOICES):
         environment.update(SHORT)
         _set_here.update(SHORT)
@@ -34,8 +32,8 @@ def in_force(environment: MutableMapping[str, str] = os.environ) -> str:
     chosen = {name: environment[name] for name in CHOICES if environment.get(name)}
     if not chosen:
         return (
-            "threads spin as long as the OpenMP library likes: torch was loaded before ibot "
-            "could choose"
+            "threads spin as long as the OpenMP library likes: torch was loaded before ibot could "
+            "choose"
         )
     by = "ibot" if _set_here >= chosen.keys() else "you or your system"
     return f"{' '.join(f'{name}={value}' for name, value in chosen.items())}, set by {by}"

@@ -73,16 +73,14 @@ class Failure:
         error = ResourceError(
             "a process was ended from outside",
             why="most often the system does that when memory runs out",
-            fix="train.accumulate=2, fewer system.workers, or smaller batches; see also the log "
-            "of that machine",
+            fix="train.accumulate=2, fewer system.workers, or smaller batches; see also the log of "
+            "that machine",
         )
         return cls(rank, host, error.exit_code, str(error))
 
 
 class Watch:
-    """The connection of this process with the main one; threads listen on it while the process
-    works.
-    """
+    """The connection of this process with the main one; threads listen on it."""
 
     def __init__(self, processes: Processes) -> None:
         self.processes = processes
@@ -107,9 +105,7 @@ class Watch:
                 _in_background(self._follow, connection)
 
     def done(self) -> None:
-        """Say that this process has done its part; the main process leaves last, as the others meet
-        at it.
-        """
+        """Say that this process has done its part; the main process leaves last."""
         self._await_others(JOIN_TIMEOUT.total_seconds())
         if self._leave():
             self._tell({"done": True})
@@ -189,9 +185,7 @@ class Watch:
             self._end(failure, say=True)
 
     def _follow(self, connection: socket.socket) -> None:
-        """Another process: obey the main one, which goes first, so that a launcher sees and lets it
-        print its error.
-        """
+        """Another process: obey the main one, which ends first, so that its error is printed."""
         failure = None
         for message in _messages(connection):
             if "heard" in message:
@@ -228,9 +222,7 @@ _meetings = count()
 
 
 def _let_go() -> None:
-    """In a forked process: as long as it held the connections too, they would not break when its
-    parent is killed.
-    """
+    """In a forked process: close the connections, or they would outlive its parent."""
     if _current is not None:
         _current.let_go()
 
@@ -240,9 +232,7 @@ os.register_at_fork(after_in_child=_let_go)
 
 @contextmanager
 def watched() -> Iterator[None]:
-    """Several processes that run the body end together; nothing for a single one, or inside of
-    another such body.
-    """
+    """Processes that run the body end together; nothing for one alone, or inside another body."""
     global _current
     processes = launched_processes()
     if processes.world_size == 1 or _current is not None:
@@ -305,9 +295,7 @@ def from_all(name: str, text: str) -> list[str]:
 
 
 def _meet(processes: Processes) -> dist.Store:
-    """The store at the main process's address, or that of torch's launcher, once all processes are
-    there.
-    """
+    """The store at the address of the main process, or of torch's launcher, once all are there."""
     launched = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     try:
         store = dist.TCPStore(

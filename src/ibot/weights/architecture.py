@@ -1,6 +1,4 @@
-"""Which network a set of tensors belongs to: from what its file says where it says something, else
-from the shapes.
-"""
+"""Which network a set of tensors is: by what its file says, else by the shapes."""
 
 from __future__ import annotations
 
@@ -107,11 +105,8 @@ def foreign(tensors: Mapping[str, Tensor]) -> str:
     for pattern, words in FOREIGN.items():
         if (name := next((name for name in tensors if re.search(pattern, name)), None)) is not None:
             found[words] = name
-    return (
-        "it has " + "; ".join(f"{words} ({name})" for words, name in list(found.items())[:2])
-        if found
-        else ""
-    )
+    listed = [f"{words} ({name})" for words, name in list(found.items())[:2]]
+    return f"it has {'; '.join(listed)}" if listed else ""
 
 
 def _absent(tensors: Mapping[str, Tensor]) -> str:
@@ -143,11 +138,8 @@ def _vit(
             why=f"its tokens are {width} wide",
             fix="--heads N",
         )
-    hidden = (
-        tensors["blocks.0.mlp.fc1.weight"].shape[0]
-        if "blocks.0.mlp.fc1.weight" in tensors
-        else 4 * width
-    )
+    mlp = tensors.get("blocks.0.mlp.fc1.weight")
+    hidden = 4 * width if mlp is None else mlp.shape[0]
     config = ModelConfig(
         width=width,
         depth=_count(tensors, r"blocks\.(\d+)\."),
@@ -182,13 +174,8 @@ def _swin(tensors: dict[str, Tensor], said: Said, layout: str, source: str) -> R
     if not sizes:
         whole = PUBLISHED_SIZE // patch // 2 ** (stages - 1) % max(sides) == 0
         # Else one window in the last stage, as in every published network.
-        side = (
-            shrunk[0]
-            if shrunk
-            else PUBLISHED_SIZE
-            if whole
-            else max(sides) * patch * 2 ** (stages - 1)
-        )
+        usual = PUBLISHED_SIZE if whole else max(sides) * patch * 2 ** (stages - 1)
+        side = shrunk[0] if shrunk else usual
         sizes = [(side, side)]
         guesses = [*guesses, *([] if shrunk else [f"size: built for {side} pixels"])]
     heads = tuple(table.shape[1] for table in tables)
@@ -221,8 +208,8 @@ def _guesses(said: Said, layout: str) -> Iterator[str]:
     """What is assumed of any network; only what files really differ in."""
     if said.mean is None:
         yield (
-            "mean and deviation: ImageNet's (image_mean and image_std in a config.json beside "
-            "it say better)"
+            "mean and deviation: ImageNet's (image_mean and image_std in a config.json beside it "
+            "say better)"
         )
     if layout == "huggingface" and not said.norm_eps:
         yield (
@@ -243,9 +230,7 @@ def _eps(layout: str, tensors: Mapping[str, Tensor]) -> float:
 
 
 def _rule(layout: str, tensors: Mapping[str, Tensor]) -> Any:
-    """How the project of a layout resamples positions: DINOv2, which keeps a mask token, as DINO
-    unless it has registers.
-    """
+    """How a layout's project resamples positions; DINOv2 without registers as DINO."""
     if layout in ("huggingface", "torchvision"):
         return "exact"
     timm = layout == "timm" and ("masked_embed" not in tensors or "register_tokens" in tensors)
@@ -261,11 +246,8 @@ def _with_plain_table(
     Timm may give the class token no row, or every register one, which is added to the register
     here. Raises WeightsError where the number of rows is no square and the file names no size.
     """
-    table, cls, registers = (
-        tensors["pos_embed"],
-        tensors["cls_token"],
-        tensors.get("register_tokens"),
-    )
+    table, cls = tensors["pos_embed"], tensors["cls_token"]
+    registers = tensors.get("register_tokens")
     table = table if table.ndim == 3 else table[None]
     rows, extra = table.shape[1], 0 if registers is None else registers.shape[1]
     found = next(
@@ -291,9 +273,7 @@ def _with_plain_table(
 def _tables(
     rows: int, registers: int, grids: list[tuple[int, int]]
 ) -> Iterator[tuple[int, tuple[int, int]]]:
-    """What `rows` of a table may be: rows before the patches, and the grid of the patches; the
-    likeliest first.
-    """
+    """What `rows` of a table may be, likeliest first: rows before the patches, and their grid."""
     leading = list(dict.fromkeys((1, 0, 1 + registers)))
     for grid in grids:
         yield from ((before, grid) for before in leading if rows - before == grid[0] * grid[1] > 0)

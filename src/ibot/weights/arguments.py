@@ -1,6 +1,4 @@
-"""The published trainer's arguments, embedded in its checkpoints, as settings of ours and back
-(spec 11.1).
-"""
+"""The published trainer's arguments as settings of ours, and back (spec 11.1)."""
 
 from __future__ import annotations
 
@@ -108,9 +106,7 @@ def config_of(
 
 
 def arguments_of(config: Config, steps_per_epoch: int, total_steps: int) -> argparse.Namespace:
-    """The published flags that mean the same as our settings, as far as they exist; durations in
-    epochs.
-    """
+    """The published flags that mean the same as our settings; durations in epochs."""
 
     def epochs(length: Duration) -> float:
         steps = length.steps(
@@ -119,10 +115,8 @@ def arguments_of(config: Config, steps_per_epoch: int, total_steps: int) -> argp
         return steps // steps_per_epoch if steps % steps_per_epoch == 0 else steps / steps_per_epoch
 
     model, head, method, optim = config.model, config.head, config.method, config.optim
-    ratios, spreads = (
-        [pair[0] for pair in config.mask.ratio],
-        [pair[1] for pair in config.mask.ratio],
-    )
+    ratios = [pair[0] for pair in config.mask.ratio]
+    spreads = [pair[1] for pair in config.mask.ratio]
     published_widths = {192: "vit_tiny", 384: "vit_small", 768: "vit_base", 1024: "vit_large"}
     arch = "swin_tiny" if model.kind == "swin" else published_widths.get(model.width, "vit_small")
     # No published flags: what those networks all have in common, and no other reader would find.

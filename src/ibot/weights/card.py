@@ -1,6 +1,4 @@
-"""The model card that is written beside an export: what the network is, what it was trained on, how
-to use it.
-"""
+"""The model card beside an export: what the network is, its training, how to use it."""
 
 from __future__ import annotations
 
@@ -123,8 +121,8 @@ def model_card(
         ],
         "",
         *[line for d in differences if d.cosine is not None for line in (_prepared(d), "")],
-        "Not known: how the network behaves on images unlike those of its training; measure "
-        "before you rely on it.",
+        "Not known: how the network behaves on images unlike those of its training; measure before "
+        "you rely on it.",
         "",
     ]
     return "\n".join(lines)
@@ -133,10 +131,9 @@ def model_card(
 def _prepared(difference: Difference) -> str:
     """What the target's own preprocessing of pictures changes."""
     return (
-        f"With the library's own preprocessing of generated pictures: cosine of the class tokens "
+        "With the library's own preprocessing of generated pictures: cosine of the class tokens "
         f"{difference.cosine:.5f}, largest difference {difference.cls:.1e}. Libraries round the "
-        "levels of a resized "
-        "picture, and half a pixel of the crop's corner, in their ways."
+        "levels of a resized picture, and half a pixel of the crop's corner, in their ways."
     )
 
 
@@ -154,17 +151,13 @@ def _training(source: Path, key: str, weights_hash: str) -> list[str]:
     provenance = read_settings(run / "provenance.json") if run else {}
     if run is None or not provenance:
         return [f"Source: {source.name}"]
-    config, data, state = (
-        read_settings(run / "config.json"),
-        provenance.get("data", {}),
-        _state(source),
-    )
+    config, state = read_settings(run / "config.json"), _state(source)
+    data = provenance.get("data", {})
     train = config.get("train", {})
     lines = [
         f"Training: recipe {config.get('recipe') or 'own'}, "
-        f"{_progress(state, data.get('images'), train)}, "
-        f"batch {train.get('batch')}, seed {train.get('seed')}; "
-        f"ibot {provenance.get('ibot')}, commit {provenance.get('commit')}"
+        f"{_progress(state, data.get('images'), train)}, batch {train.get('batch')}, seed "
+        f"{train.get('seed')}; ibot {provenance.get('ibot')}, commit {provenance.get('commit')}"
     ]
     if data.get("images_assumed"):
         lines.append(
@@ -180,17 +173,11 @@ def _training(source: Path, key: str, weights_hash: str) -> list[str]:
 
 
 def _state(source: Path) -> dict[str, Any]:
-    """Where the training stood in the checkpoint that `source` names: a run, a checkpoint, or a
-    file of one.
-    """
+    """Where the training stood in what `source` names: a run, a checkpoint, or its file."""
     last = source / "checkpoints" / "last"
-    folder = (
-        last.parent / last.read_text().strip()
-        if last.is_file()
-        else source
-        if source.is_dir()
-        else source.parent
-    )
+    folder = source if source.is_dir() else source.parent
+    if last.is_file():
+        folder = last.parent / last.read_text().strip()
     return read_settings(folder / "state.json")
 
 

@@ -1,6 +1,4 @@
-"""What a file of weights holds, in words: its networks, their settings and fit, and the names of
-all tensors.
-"""
+"""What a file of weights holds, in words: networks, settings, fit, names of tensors."""
 
 from __future__ import annotations
 

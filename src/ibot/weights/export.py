@@ -1,6 +1,4 @@
-"""Backbones for other projects: written, loaded again there, and compared token by token before
-anything is kept.
-"""
+"""Backbones for other projects: written, loaded again there, compared token by token."""
 
 from __future__ import annotations
 
@@ -24,9 +22,10 @@ from ibot.data.pixels import center_crop, cut, normalize, resize_shorter, shorte
 from ibot.data.scenes import draw_scene
 from ibot.errors import UserError, WeightsError
 from ibot.system.places import make_writable
+from ibot.weights.libraries import Forward, Prepare
 from ibot.weights.read import Loaded
 from ibot.weights.suffixes import SUFFIXES, require_new
-from ibot.weights.targets import TARGETS, Forward, Prepare
+from ibot.weights.targets import TARGETS
 
 TOLERANCE = 1e-4
 """Largest difference of any token between this project and the target, float32."""
@@ -34,13 +33,13 @@ INPUT_TOLERANCE = 0.05
 """Largest relative difference of what the target's own preprocessing makes of a picture. Libraries
 round the levels of a resized picture in their ways (some 0.01); another crop or another mean is
 far above."""
+OF_LIBRARIES = (RuntimeError, ValueError, TypeError, LookupError, AssertionError)
+"""What libraries raise for networks that they cannot take."""
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Largest absolute differences of tokens at one image size; infinite where the target gives no
-    numbers.
-    """
+    """Largest absolute differences of tokens at one size; infinite for no numbers."""
 
     size: tuple[int, int]
     cls: float
@@ -99,16 +98,12 @@ def export_backbone(
             )
         check_tokens(differences, target)
         prepare = kind.prepare(out, native)
-        return (
-            differences
-            if prepare is None
-            else [*differences, _compare_pictures(native, served, prepare)]
-        )
+        if prepare is not None:
+            differences.append(_compare_pictures(native, served, prepare))
+        return differences
     except BaseException as error:
         remove(out, created)
-        if isinstance(
-            error, RuntimeError | ValueError | TypeError | LookupError | AssertionError
-        ):  # of the library
+        if isinstance(error, OF_LIBRARIES):
             raise WeightsError(
                 f"{target} cannot use this network",
                 why=(str(error).strip().splitlines() or [type(error).__name__])[0],
@@ -124,8 +119,7 @@ def check_tokens(differences: Sequence[Difference], target: str) -> None:
         raise WeightsError(
             f"the export to {target} does not reproduce the network",
             why=f"at {worst.size[0]}x{worst.size[1]} the class token differs by {worst.cls:.1e}, "
-            "patches by "
-            f"{worst.patches:.1e}; {TOLERANCE:g} is allowed",
+            f"patches by {worst.patches:.1e}; {TOLERANCE:g} is allowed",
             fix="nothing was kept; export to safetensors or onnx instead",
         )
 
@@ -141,8 +135,7 @@ def at_size(loaded: Loaded, size: tuple[int, int]) -> Loaded:
 
 
 def other_sizes(loaded: Loaded, target: str) -> list[tuple[int, int]]:
-    """A larger or smaller size and one that is not square, at which the target's rules give what
-    ours give.
+    """Another size and an oblong one, at which the target's rules give what ours give.
 
     A Swin there follows rules of its own: timm pads after the shift, so whole windows are needed,
     which twice the size has; Hugging Face shifts in the last stage where the image is larger than
@@ -162,8 +155,7 @@ def other_sizes(loaded: Loaded, target: str) -> list[tuple[int, int]]:
 
 
 def create_parents(path: Path) -> list[Path]:
-    """Create the folders above a file or folder; returns those that were not there, the innermost
-    first.
+    """Create the folders above a path; returns those that were absent, the innermost first.
 
     Raises UserError where that is impossible, or where nothing can be written.
     """
@@ -254,9 +246,7 @@ def _compare_pictures(loaded: Loaded, forward: Forward, prepare: Prepare) -> Dif
 
 
 def picture(size: tuple[int, int], tall: bool) -> NDArray[np.uint8]:
-    """A generated scene [H, W, 3], wide or tall, larger than the crop `size` that is taken of
-    it.
-    """
+    """A generated scene [H, W, 3], wide or tall, larger than the crop `size` of it."""
     short = 2 * shorter_side(size)
     scene = Image.fromarray(draw_scene(0, int(tall), size=96, objects=4, color=1.0).image)
     edge = short * 3 // 2

@@ -97,9 +97,7 @@ def read_content(path: Path, key: str) -> Content:
 
 
 def is_pickle(file: Path) -> bool:
-    """Whether a file of weights would be read as what torch.save writes: all but safetensors and
-    indexes of shards.
-    """
+    """Whether a file is one for torch.save's reader: neither safetensors nor an index."""
     return not file.name.endswith((".safetensors", ".index.json"))
 
 
@@ -152,9 +150,7 @@ def _beside(folder: Path) -> dict[str, Any]:
 
 
 def is_configuration(settings: Mapping[str, Any]) -> bool:
-    """Whether settings are our configuration as plain data; others use the same words for other
-    things.
-    """
+    """Whether settings are our configuration as plain data, not others with the same words."""
     return all(isinstance(settings.get(name), dict) for name in ("model", "augment"))
 
 
@@ -206,8 +202,7 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
 
 
 def read_pickle(file: Path) -> Any:
-    """Everything in a file of torch.save: tensors, containers, numbers, text and
-    `argparse.Namespace`.
+    """Everything in a file of torch.save that is tensor, container, number, text or settings.
 
     Anything else is a `Foreign`, of which nothing was executed. Raises WeightsError for a damaged
     file and for one that asks for code to be run.
@@ -229,9 +224,7 @@ def _read_pickle(file: Path) -> tuple[Any, tuple[str, ...]]:
 
 @contextmanager
 def _allowing(types: list[Any]) -> Iterator[None]:
-    """Torch's unpickler knows `types` inside; its list belongs to the process, one thread changes
-    it at a time.
-    """
+    """Torch's unpickler knows `types` inside; one thread at a time changes its list."""
     with _ALLOWING:
         known = torch.serialization.get_safe_globals()  # what a caller allowed stays so
         with torch.serialization.safe_globals([name for name in types if name not in known]):
@@ -239,9 +232,7 @@ def _allowing(types: list[Any]) -> Iterator[None]:
 
 
 def _read_around(file: Path, error: Exception) -> tuple[Any, tuple[str, ...]]:
-    """A pickle that holds objects of classes that are not ours to build; `error` says what torch
-    thinks of it.
-    """
+    """A pickle of classes that are not ours to build; `error` is what torch says of it."""
     found: list[str] = []
 
     class Inert(InertUnpickler):
@@ -275,9 +266,7 @@ def refused(file: Path, foreign: list[str] | tuple[str, ...]) -> WeightsError:
 
 
 def _is_plain_pickle(file: Path) -> bool:
-    """Whether torch did not write it: its old files begin with a number of its own, its new ones
-    are archives.
-    """
+    """Whether torch did not write it: no archive, and no number of its own in front."""
     with file.open("rb") as stream:
         if stream.read(1) != PICKLE:
             return False
@@ -290,9 +279,7 @@ def _is_plain_pickle(file: Path) -> bool:
 
 
 def _unreadable(file: Path, error: Exception) -> WeightsError:
-    """What is wrong with a file that torch cannot read; its own words advise to let the file run
-    code.
-    """
+    """What is wrong with a file that torch cannot read, without its advice to run code."""
     if isinstance(error, OSError):
         return WeightsError(
             f"'{file}' cannot be read",
@@ -321,8 +308,6 @@ def _not_weights(file: Path, stream: IO[bytes]) -> str:
             if not any(name.endswith("/data.pkl") for name in archive.namelist()):
                 return "it is a zip archive that torch.save did not write"
         return ""
-    return (
-        ""
-        if start[:1] == PICKLE
-        else "it is neither a zip archive nor a pickle, as torch.save writes them"
-    )
+    if start[:1] == PICKLE:
+        return ""
+    return "it is neither a zip archive nor a pickle, as torch.save writes them"

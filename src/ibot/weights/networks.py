@@ -1,5 +1,4 @@
-"""Where in a file the networks are: whatever wraps them is peeled off until names that are known
-begin.
+"""Where in a file the networks are: what wraps them is peeled off, down to known names.
 
 A network is found by the name of its patch embedding. What stands before that name is the beginning
 of all its names (`module.`, `backbone.`, `student_backbone.vit.`); the dictionaries around it
@@ -50,9 +49,7 @@ class Network:
 
 
 def role_of(place: str) -> str:
-    """What a network at this place is for: teacher (also a running mean of weights), student,
-    momentum, or empty.
-    """
+    """What a network here is for: teacher (also a running mean), student, momentum, or empty."""
     parts = place.split(".")
     if any("teacher" in part or re.search(r"(^|_)ema($|_)", part) for part in parts):
         return "teacher"
@@ -135,9 +132,7 @@ def _same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
 
 
 def _without_embedding(content: Content, key: str) -> Network:
-    """The named tensors of a file in which nothing is known, so that it can be said what they
-    are.
-    """
+    """The named tensors of a file in which nothing is known, for the error."""
     tree = content.tree
     if not isinstance(tree, dict):
         raise WeightsError(f"'{content.file}' holds a {type(tree).__name__}, not named tensors")

@@ -1,6 +1,4 @@
-"""The one reader of weights: own runs and checkpoints, the published files, and those of other
-projects (spec 11).
-"""
+"""The one reader of weights: of own runs, published files, other projects (spec 11)."""
 
 from __future__ import annotations
 
@@ -29,7 +27,7 @@ NEVER_RANDOM = ("pos_embed", "relative_position_bias_table")
 allowed."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Weights:
     """Named tensors of one network and what is known about it."""
 
@@ -90,8 +88,7 @@ class Loaded:
 
 
 def load_weights(path: str | Path, key: str = "teacher") -> Weights:
-    """Read the weights of a run folder, a checkpoint folder, or a file or folder of another
-    project.
+    """Read the weights of a run, a checkpoint, or a file or folder of another project.
 
     Args:
         path: what to read.
@@ -105,9 +102,7 @@ def load_weights(path: str | Path, key: str = "teacher") -> Weights:
 
 
 def load_both(path: str | Path) -> tuple[Weights, Weights]:
-    """Student and teacher; one network stands for both where there is no other. Raises
-    WeightsError.
-    """
+    """Student and teacher; one network stands for both if it is alone. Raises WeightsError."""
     contents = {key: read_content(Path(path), key) for key in ("student", "teacher")}
     roles = {
         key: {network.role for network in find_networks(content.tree)}
@@ -137,13 +132,13 @@ def weights_of(content: Content, key: str) -> Weights:
         )
         content = replace(content, beside={})
     return Weights(
-        renamed.backbone,
-        {**network.others, **renamed.head},
-        _settings(content),
-        str(content.file),
-        renamed.layout,
-        network.place,
-        tuple(notes),
+        backbone=renamed.backbone,
+        head={**network.others, **renamed.head},
+        settings=_settings(content),
+        source=str(content.file),
+        layout=renamed.layout,
+        place=network.place,
+        notes=tuple(notes),
     )
 
 
@@ -171,9 +166,7 @@ def _settings(content: Content) -> dict[str, Any]:
 
 
 def arguments_in(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments that a trainer embeds in its checkpoints, by name, in whatever it kept them;
-    empty if none.
-    """
+    """The arguments that a trainer embeds in its checkpoints, by name; empty if none."""
     arguments = tree.get("args", {})
     return arguments if isinstance(arguments, dict) else dict(getattr(arguments, "__dict__", {}))
 
@@ -203,9 +196,7 @@ def load_backbone(
 def load(
     path: str | Path, key: str = "teacher", *, heads: int | None = None, allow_partial: bool = False
 ) -> Loaded:
-    """As `load_backbone`, with the settings found and the report of names; says what had to be
-    guessed.
-    """
+    """As `load_backbone`, with settings and report of names; says what had to be guessed."""
     loaded = fit(load_weights(path, key), heads=heads, allow_partial=allow_partial)
     say_guesses(path, loaded.guesses, loaded.notes)
     return loaded
@@ -290,8 +281,7 @@ def _check_partial(
 def refuse_bad_numbers(
     source: str, tensors: Mapping[str, Tensor], own: Mapping[str, Tensor] | None = None
 ) -> None:
-    """Raise WeightsError for tensors that hold NaN or infinity in float32, or no real numbers,
-    naming them.
+    """Raise WeightsError naming tensors with NaN, infinity (in float32) or no real numbers.
 
     own: tensors of the network that will hold them; where those are integers (counters) these may
     be.

@@ -1,5 +1,4 @@
-"""Tables of names: how other projects call the tensors of a ViT or Swin, and what they are called
-here.
+"""Tables of names: what other projects call the tensors of a ViT or Swin.
 
 Ours are the published code's names, which DINO, MAE and most of timm share. `to_ours` recognises a
 layout by its names and renames; `from_ours` goes back for an export.
@@ -104,9 +103,7 @@ def to_ours(tensors: Mapping[str, Tensor]) -> Renamed:
 
 
 def _with_mask_token(tensors: dict[str, Tensor], decoder: bool) -> dict[str, Tensor]:
-    """The mask token as [1, D] under our name; that of MAE's decoder fills in what its encoder
-    never saw.
-    """
+    """The mask token [1, D] under our name, or that of MAE's decoder, which fills it in."""
     named = {name: t for name, t in tensors.items() if name not in ("mask_token", "masked_embed")}
     token = tensors.get("masked_embed", None if decoder else tensors.get("mask_token"))
     return named if token is None else {**named, "masked_embed": token.reshape(1, -1)}
@@ -142,11 +139,8 @@ def to_timm(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def to_huggingface(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Names in the files of Hugging Face's ViTModel or SwinModel."""
-    inner = (
-        "attention.self"
-        if any(name.startswith("layers.") for name in tensors)
-        else "attention.attention"
-    )
+    swin = any(name.startswith("layers.") for name in tensors)
+    inner = "attention.self" if swin else "attention.attention"
     rules = (
         (r"^patch_embed\.proj\.", "embeddings.patch_embeddings.projection."),
         (r"^patch_embed\.norm\.", "embeddings.norm."),

@@ -1,5 +1,4 @@
-"""What a file says beside its tensors, whatever project wrote it: `understood` reads all of it
-once.
+"""What a file says beside its tensors, whatever project wrote it: `understood` reads it.
 
 Known are the configurations of Hugging Face (config.json, preprocessor_config.json) and timm
 (config.json), the arguments of iBOT, DINO and MoCo v3 in their checkpoints, and what our own
@@ -108,8 +107,7 @@ def understood(
 
 
 def other_network(settings: Mapping[str, Any], tensors: Mapping[str, Tensor], layout: str) -> str:
-    """In words, why settings found beside a file belong to another network; empty where they may be
-    its own.
+    """In words, why settings beside a file belong to another network; empty if they may fit.
 
     Args:
         settings: as plain data; those that name no project, such as an image size alone, are the
@@ -118,34 +116,23 @@ def other_network(settings: Mapping[str, Any], tensors: Mapping[str, Tensor], la
         layout: whose names its file has; see `ibot.weights.rename`.
     """
     project, arguments = _project(settings), _dict(settings.get("model_args"))
-    ends = (
-        tensors.get("patch_embed.proj.weight"),
-        tensors.get("norm.weight"),
-    )  # a Swin's widths differ
+    # A Swin's widths differ.
+    ends = tensors.get("patch_embed.proj.weight"), tensors.get("norm.weight")
     widths = {len(tensor) for tensor in ends if tensor is not None and tensor.ndim}
     depth = len({name.split(".")[1] for name in tensors if name.startswith("blocks.")})
-    named = (
-        *(settings.get(name) for name in ("hidden_size", "embed_dim", "num_features")),
-        arguments.get("embed_dim"),
-    )
-    said = [width for width in named if width is not None]
+    named = [settings.get(name) for name in ("hidden_size", "embed_dim", "num_features")]
+    said = [width for width in (*named, arguments.get("embed_dim")) if width is not None]
     if wrong := [width for width in said if width not in widths]:
         return f"it is of width {wrong[0]}, the tensors of {' and '.join(map(str, sorted(widths)))}"
     depths = (settings.get("num_hidden_layers"), arguments.get("depth"))
     if depth and (wrong := [said for said in depths if said not in (None, depth)]):
         return f"it is of {wrong[0]} blocks, the tensors of {depth}"
-    if project in ("huggingface", "timm") and (layout == "huggingface") != (
-        project == "huggingface"
-    ):
-        return (
-            f"it is {'of Hugging Face' if project == 'huggingface' else 'of timm'}, the names "
-            "of the tensors are not"
-        )
-    return (
-        ""
-        if said or project not in ("huggingface", "timm")
-        else "it does not say of which width it is"
-    )
+    if project not in ("huggingface", "timm"):
+        return ""
+    if (layout == "huggingface") != (project == "huggingface"):
+        name = "Hugging Face" if project == "huggingface" else "timm"
+        return f"it is of {name}, the names of the tensors are not"
+    return "" if said else "it does not say of which width it is"
 
 
 def told(config: ModelConfig, size: tuple[int, int]) -> dict[str, Any]:
@@ -242,9 +229,7 @@ def _act(settings: Mapping[str, Any], arguments: Mapping[str, Any], source: str)
 def _statistics(
     settings: Mapping[str, Any], pretrained: Mapping[str, Any], source: str
 ) -> tuple[Three | None, Three | None]:
-    """Mean and deviation of levels 0..1, from what Hugging Face's processor does to levels 0..255,
-    or from timm.
-    """
+    """Mean and deviation of levels 0..1, from Hugging Face's processor (0..255) or timm."""
     images = _dict(settings.get("preprocessor")) or settings
     mean, std = images.get("image_mean"), images.get("image_std")
     if images is not settings and not images.get("do_normalize", True):
@@ -271,11 +256,8 @@ def _statistics(
 
 
 def _three(values: Any, source: str) -> Three:
-    values = (
-        list(values)
-        if isinstance(values, Sequence) and not isinstance(values, str)
-        else [values] * 3
-    )
+    several = isinstance(values, Sequence) and not isinstance(values, str)
+    values = list(values) if several else [values] * 3
     if len(values) != 3 or not all(
         isinstance(value, (int, float)) and math.isfinite(value) for value in values
     ):
@@ -290,24 +272,15 @@ def _three(values: Any, source: str) -> Three:
 
 def _pair(size: Any) -> tuple[int, int] | None:
     """Height and width from a number, a pair, or channels, height and width."""
-    sides = (
-        [size, size]
-        if isinstance(size, int)
-        else list(size)[-2:]
-        if isinstance(size, (list, tuple))
-        else []
-    )
-    return (
-        (int(sides[0]), int(sides[1]))
-        if len(sides) == 2 and all(isinstance(side, int) for side in sides)
-        else None
-    )
+    if isinstance(size, int):
+        return int(size), int(size)
+    sides = list(size)[-2:] if isinstance(size, (list, tuple)) else []
+    whole = len(sides) == 2 and all(isinstance(side, int) for side in sides)
+    return (int(sides[0]), int(sides[1])) if whole else None
 
 
 def _size_of_maps(others: Mapping[str, Tensor]) -> tuple[int, int] | None:
-    """The image size for which the mask of a Swin's first shifted block was stored; patches are 4
-    pixels wide.
-    """
+    """The image size of a Swin's first stored mask; patches are 4 pixels wide."""
     mask = others.get("layers.0.blocks.1.attn_mask")
     if mask is None or mask.ndim != 3:
         return None

@@ -19,9 +19,7 @@ name."""
 
 
 def require_new(out: Path, target: str) -> None:
-    """Raise UserError for an `out` that exists, or has not the suffix of `target`, a key of
-    `SUFFIXES`.
-    """
+    """Raise UserError for an `out` that exists or lacks the suffix of `target`."""
     suffix = SUFFIXES[target]
     if out.exists():
         raise UserError(f"'{out}' exists", fix="name a new file or folder with --out")

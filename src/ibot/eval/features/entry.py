@@ -20,7 +20,7 @@ from ibot.data.sets.images import Images
 from ibot.errors import DataError, ResourceError, UserError
 from ibot.eval.features.rows import FeatureSet
 from ibot.eval.features.views import View
-from ibot.system.files import is_disk_full
+from ibot.system.files import is_disk_full, replacing
 from ibot.system.jsonl import append_jsonl, read_jsonl
 
 FORMAT = 2
@@ -113,16 +113,12 @@ class Entry:
                 self._copy(index, width, readable)
 
     def _copy(self, index: NDArray[np.int64], width: int, file: Path) -> None:
-        temporary = file.with_name(f".{file.name}.tmp")
-        try:
+        with replacing(file) as temporary:
             _allocate(temporary, np.float32, (len(index), width))
             rows, copy = self.rows("r"), _mapped(temporary, "r+")
             for start in range(0, len(index), CHUNK):
                 copy[start : start + CHUNK] = rows[index[start : start + CHUNK]]
             copy.flush()
-            temporary.replace(file)
-        finally:
-            temporary.unlink(missing_ok=True)
 
     def rows(self, mode: Any) -> np.memmap[Any, np.dtype[np.float32]]:
         """float32 [n, d], mapped."""

@@ -5,24 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ibot import spectrum
 from ibot.models.head import at_least_float32
 
 
 def effective_rank(features: Tensor) -> float:
-    """Exp of the entropy of the normalised squared singular values of the centred features [n,
-    D].
-    """
+    """Directions that the centred features [n, D] fill (`ibot.spectrum`)."""
     features = at_least_float32(features)
-    energy = torch.linalg.svdvals((features - features.mean(dim=0)).double()).square()
-    if energy.sum() <= 0:
-        return 1.0
-    return torch.special.entr(energy / energy.sum()).sum().exp().item()
+    centred = (features - features.mean(dim=0)).double()
+    return spectrum.effective_rank(torch.linalg.svdvals(centred).square())
 
 
 def whiten(train: Tensor, test: Tensor, dims: int) -> tuple[Tensor, Tensor]:
-    """Both sets in the `dims` leading principal directions of `train` [n, D], each scaled to
-    variance 1.
-    """
+    """Both sets in the `dims` leading principal directions of `train` [n, D], of variance 1."""
     mean = train.double().mean(dim=0)
     values, vectors = torch.linalg.eigh(torch.cov((train.double() - mean).T))
     keep = vectors[:, -dims:] / values[-dims:].clamp(min=1e-12).sqrt()

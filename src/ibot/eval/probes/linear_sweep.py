@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from ibot.rng import Purpose, torch_seed
+from ibot.system.distributed import sum_in_place
 
 MOMENTUM = 0.9
 LARS_TRUST = 0.001
@@ -78,10 +78,7 @@ class LinearSweep:
         flat = slope.flatten(0, 1)
         weight_grad, bias_grad = flat @ features, flat.sum(dim=1)
         for gradient in (weight_grad, bias_grad):
-            gradient.div_(total or len(labels))
-        if dist.is_initialized():
-            for gradient in (weight_grad, bias_grad):
-                dist.all_reduce(gradient)
+            sum_in_place(gradient.div_(total or len(labels)))
         self._update(
             weight_grad.view_as(self.weight), bias_grad.view_as(self.bias), self._rate * factor
         )

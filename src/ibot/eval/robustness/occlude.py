@@ -13,11 +13,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from ibot.rng import philox
-
-# Second words of the key, where training has `ibot.rng.Purpose`; far above its values, so that no
-# stream is shared.
-_DROP, _SHUFFLE = 0x45560000, 0x45560001
+from ibot.rng import Purpose, philox
 
 
 def drop_counts(num_patches: int, steps: int = 10) -> tuple[int, ...]:
@@ -45,7 +41,7 @@ def random_patches(index: ArrayLike, num_patches: int, num_dropped: int, seed: i
     """
     if not 0 <= num_dropped <= num_patches:
         raise ValueError(f"{num_dropped} of {num_patches} patches cannot be dropped")
-    order = _permutations(np.atleast_1d(index), num_patches, seed, _DROP)
+    order = _permutations(np.atleast_1d(index), num_patches, seed, Purpose.DROP_PATCHES)
     dropped = np.zeros(order.shape, dtype=bool)
     np.put_along_axis(dropped, order[:, :num_dropped], True, axis=1)
     return torch.from_numpy(dropped)
@@ -106,7 +102,7 @@ def shuffle_blocks(images: Tensor, rows: int, columns: int, seed: int, index: Ar
     numbers = np.asarray(index)
     if numbers.shape not in ((), (batch,)):
         raise ValueError(f"indices of shape {numbers.shape} for {batch} images")
-    order = _permutations(np.atleast_1d(numbers), rows * columns, seed, _SHUFFLE)
+    order = _permutations(np.atleast_1d(numbers), rows * columns, seed, Purpose.SHUFFLE_BLOCKS)
     source = torch.from_numpy(order).to(images.device).expand(batch, -1)
     block = (height // rows, width // columns)
     blocks = images.reshape(batch, channels, rows, block[0], columns, block[1]).transpose(3, 4)
@@ -147,7 +143,7 @@ def at_ratio(ratios: Sequence[float], accuracies: Sequence[float], ratio: float 
 
 
 def _permutations(
-    index: NDArray[np.integer], size: int, seed: int, purpose: int
+    index: NDArray[np.integer], size: int, seed: int, purpose: Purpose
 ) -> NDArray[np.int64]:
     """One order of `size` things for each index: int64 [B, size].
 

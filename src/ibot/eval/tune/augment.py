@@ -29,7 +29,7 @@ from ibot.data.sets.images import Images, LabelledImages
 from ibot.errors import DataError, MissingExtra
 from ibot.eval.features.views import View
 from ibot.eval.tune.settings import FinetuneSettings
-from ibot.rng import philox
+from ibot.rng import Purpose, philox
 
 COLOR_JITTER = 0.4
 """Configured in the published runs, but timm applies it only where RandAugment is off."""
@@ -39,10 +39,6 @@ WHOLE_CROP = 224 / 256
 """Share of the shorter side that a validation view spans."""
 REPLACEMENTS = 100
 """Following images tried in place of one that cannot be read."""
-
-# Second words of the key, where `ibot.rng.Purpose` stands in training; far above its values: no
-# stream is shared.
-_VIEW, _MIX = 0x46540000, 0x46540001
 
 Key = tuple[int, int, int]
 """Epoch, image, copy: which view of which image."""
@@ -150,7 +146,9 @@ class TrainingViews(Dataset["TrainingSample | DataError"]):
                 continue
             # Seeded by the image wanted, not by the one found: a stand-in must not repeat its own
             # view.
-            with seeded((self.seed, _VIEW), (index & 0xFFFFFFFF, index >> 32, epoch, copy)):
+            with seeded(
+                (self.seed, Purpose.FINETUNE_VIEW), (index & 0xFFFFFFFF, index >> 32, epoch, copy)
+            ):
                 return TrainingSample(self.transform(image), self.images.label(candidate), bad)
         return DataError(
             f"{len(bad)} training images in a row cannot be read",
@@ -217,7 +215,7 @@ class Mixing:
         if self.mixup is None:
             hard = F.one_hot(labels, self.num_classes).float()
             return images, hard * (1 - self.smoothing) + self.smoothing / self.num_classes
-        with seeded((self.seed, _MIX), (step & 0xFFFFFFFF, step >> 32, 0, part)):
+        with seeded((self.seed, Purpose.FINETUNE_MIX), (step & 0xFFFFFFFF, step >> 32, 0, part)):
             return self.mixup(images, labels)
 
 

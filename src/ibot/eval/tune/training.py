@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -37,6 +36,7 @@ from ibot.eval.tune.network import Classifier
 from ibot.eval.tune.settings import FinetuneSettings
 from ibot.eval.tune.step_plan import StepOrder, StepPlan, finetune_lr, plan_steps
 from ibot.system.device import choose_precision
+from ibot.system.distributed import sum_in_place
 from ibot.system.processes import Processes
 
 _NO_RESULT = ("checkpoint_steps",)
@@ -270,9 +270,7 @@ class _Task:
                 logits = self.classifier(normalize(images, self.classifier.backbone.statistics))
                 rows = torch.tensor([i for i, _ in read], device=self.device)
                 table[rows] = F.pad(logits.float(), (0, 1), value=1.0)
-        if dist.is_initialized():
-            dist.all_reduce(table)
-        table = table.cpu()
+        table = sum_in_place(table).cpu()
         index = table[:, -1].nonzero()[:, 0]
         if not len(index):
             raise DataError(

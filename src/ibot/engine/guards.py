@@ -1,0 +1,74 @@
+"""What stops a training: a loss that is not finite, too many files that cannot be read."""
+
+from __future__ import annotations
+
+from ibot.engine.checkpoint import find_checkpoint
+from ibot.engine.trainer import Trainer
+from ibot.engine.update import UpdateOutput
+from ibot.errors import TrainingStopped
+from ibot.system.distributed import gather
+from ibot.types import Batch, StepValues
+
+
+class FailureCheck:
+    """Stops all processes together when a loss is not finite.
+
+    The flag is reduced over the processes in the step itself. On a GPU it is read one step late, so
+    that nothing waits; `drain` reads what is left, and is called before anything is saved.
+    """
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer = trainer
+        self.pending: tuple[int, UpdateOutput, StepValues, list[Batch]] | None = None
+
+    def check(self, step: int, out: UpdateOutput, values: StepValues, batches: list[Batch]) -> None:
+        """Look at the step before (GPU) or at this one (CPU). Raises TrainingStopped."""
+        self.drain()
+        self.pending = (step, out, values, batches)
+        if self.trainer.device.type == "cpu":
+            self.drain()
+
+    def drain(self) -> None:
+        """Look at the last step. Raises TrainingStopped."""
+        if self.pending is None:
+            return
+        step, out, values, batches = self.pending
+        self.pending = None
+        if not out.failed.item():
+            return
+        trainer = self.trainer
+        source = trainer.source
+        own = [str(source.root / source.name(int(i))) for batch in batches for i in batch.index]
+        files = [file for part in gather(own) for file in part]
+        losses = {
+            name: out.metrics[name].item()
+            for name in ("cls_loss", "patch_loss", "koleo_loss")
+            if name in out.metrics
+        }
+        if trainer.processes.is_main:
+            trainer.run.event(
+                "non-finite loss", step=step, lr=values.lr, losses=losses, files=files
+            )
+        last = find_checkpoint(trainer.run.path)
+        raise TrainingStopped(
+            f"the loss is not finite at step {step} (learning rate {values.lr:.3g})",
+            why=f"losses {losses}; {len(files)} files from {files[0]} on, listed in "
+            f"{trainer.run.path}/events.jsonl",
+            fix=f"last good state: {last or 'none'}; lower optim.lr, lengthen optim.warmup, or "
+            "train.precision=float32",
+        )
+
+
+def note_bad_files(trainer: Trainer, batches: list[Batch]) -> None:
+    """Record files that could not be read; stop when there are too many of them."""
+    for batch in batches:
+        for path, reason in batch.bad:
+            trainer.bad_files += trainer.run.bad_file(path, reason)
+    limit = trainer.config.data.max_bad_fraction
+    if trainer.bad_files > max(20, limit * len(trainer.source) / trainer.processes.world_size):
+        raise TrainingStopped(
+            f"{trainer.bad_files} of {len(trainer.source)} files cannot be read",
+            why=f"more than data.max_bad_fraction={limit:g}; see "
+            f"{trainer.run.path / 'bad_files.jsonl'}",
+            fix="repair or remove the files, or raise data.max_bad_fraction",
+        )
