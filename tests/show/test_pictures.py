@@ -60,7 +60,8 @@ def test_golden_attention_maps_and_tokens(golden):
 
 
 def test_a_network_without_class_attention_has_nothing_to_show():
-    swin = ModelConfig("swin", width=8, depths=(1, 1), stage_heads=(1, 2), window=4, patch=4)
+    sizes = {"width": 8, "depths": (1, 1), "stage_heads": (1, 2), "window": 4, "patch": 4}
+    swin = ModelConfig(kind="swin", **sizes)
     with pytest.raises(ValueError, match="a Swin has no class token that attends"):
         class_attention(build_backbone(swin, (32, 32)), torch.randn(1, 3, 32, 32))
 
