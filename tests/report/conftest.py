@@ -1,0 +1,1 @@
+from recorded import show  # noqa: F401 - a fixture
