@@ -56,7 +56,7 @@ HEAVY = (
 """What most tests import, but for `ibot` itself: that must come from the copy."""
 ALSO = {
     "method": ("method/test_model.py", "paper/test_golden.py"),
-    "explore": ("cli/test_search_command.py",),
+    "explore": ("explore/test_search.py", "cli/test_search_command.py"),
     "report": ("cli/test_results.py", "report/test_rows.py", "report/test_columns.py"),
     "studies": ("cli/test_plan.py", "cli/test_ablate.py", "cli/test_demo.py", "cli/test_train.py"),
     "engine/optimizer.py": ("method/test_model.py", "paper/test_golden.py"),

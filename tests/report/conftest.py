@@ -1,1 +1,5 @@
-from recorded import show  # noqa: F401 - a fixture
+"""Fixtures that tests of results share with those of the command."""
+
+from recorded import show
+
+__all__ = ["show"]
