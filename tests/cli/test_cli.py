@@ -2,8 +2,6 @@
 
 import json
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -11,8 +9,6 @@ import numpy as np
 import pytest
 from commands import ibot, start_ibot, start_script
 from PIL import Image
-
-from ibot.cli.main import main
 
 ROOT = Path(__file__).parents[2]
 
@@ -240,17 +236,6 @@ def test_mistakes_get_a_cause_and_a_remedy_and_change_nothing(
     assert left <= {p for p in left if p.startswith("runs/") and "checkpoints" not in p}
 
 
-@pytest.mark.parametrize("group", [[], ["recipes"], ["weights"], ["eval"]])
-def test_without_a_command_s_name_the_help_is_shown(group, capsys):
-    with pytest.raises(SystemExit) as ended:
-        main(group)
-    shown = capsys.readouterr()
-    assert ended.value.code == 2 and not shown.out
-    assert (
-        shown.err.startswith(f"usage: {' '.join(['ibot', *group])} ") and "error" not in shown.err
-    )
-
-
 def test_a_run_folder_of_other_settings_is_refused_and_kept(run, labelled):
     folder, _ = run
     before = {
@@ -342,40 +327,6 @@ def test_default_warm_ups_are_clipped_in_a_short_run_and_it_says_so(labelled, tm
     assert done.stdout.count("clipped to") == 2 and "optim.warmup = 10 epochs" in done.stdout
 
 
-def test_help_and_import_do_not_load_heavy_packages():
-    code = (
-        "import sys, ibot; from ibot.cli.main import build_parser; build_parser().format_help()\n"
-        "print([n for n in ('torch', 'torchvision', 'numpy', 'PIL', 'rich', 'matplotlib') if n in "
-        "sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
-
-
-def test_recipes_can_be_listed_shown_and_compared():
-    assert "vit_l16_rand" in ibot("recipes", "list").stdout
-    shown = ibot("recipes", "show", "vit_b16").stdout
-    assert any(line.split() == ["optim.clip=0.3", "T"] for line in shown.splitlines())
-    compared = ibot("recipes", "diff", "vit_b16", "vit_b16_rand").stdout
-    assert "mask.shape" in compared and "model.width" not in compared
-
-
-def test_own_recipes_too_say_where_their_values_come_from():
-    """What they took from a publication has its mark, what is theirs another one."""
-    lines = [line.split() for line in ibot("recipes", "show", "one_gpu").stdout.splitlines()]
-    assert ["augment.num_local=10", "R,P"] in lines and ["method.momentum=0.992", "o"] in lines
-
-
-def test_doctor_names_the_machine():
-    done = ibot("doctor")
-    assert done.returncode == 0 and "torch" in done.stdout and "device" in done.stdout
-
-
-def test_the_first_command_for_own_images_is_the_same_everywhere():
-    for text in (ibot("--help").stdout, ibot("doctor").stdout, (ROOT / "README.md").read_text()):
-        assert "ibot pretrain auto --data" in text and "ibot pretrain tiny32" not in text
-
-
 def test_ctrl_c_saves_and_ends_with_130_and_no_traceback(labelled, tmp_path):
     run = tmp_path / "run"
     command = ["pretrain", "tiny32", "--data", labelled, "--run", run, "--device", "cpu", *SMALL]
@@ -388,15 +339,6 @@ def test_ctrl_c_saves_and_ends_with_130_and_no_traceback(labelled, tmp_path):
     done = process.ended(60)
     assert done.stderr == "interrupted\n" and done.returncode == 130
     assert (run / "checkpoints" / "last").is_file(), "the step was saved"
-
-
-def test_the_lazy_interface_offers_the_main_functions():
-    import ibot as package
-
-    for name in package.__all__:
-        assert getattr(package, name) is not None
-    with pytest.raises(AttributeError):
-        package.nothing  # noqa: B018
 
 
 @pytest.mark.parametrize("command", ["pretrain", "plan"])

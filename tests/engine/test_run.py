@@ -147,7 +147,11 @@ def test_a_folder_is_written_by_the_main_process_alone_and_a_file_is_no_folder(s
 def test_events_carry_their_time_and_details(small, tmp_path):
     run = open_run(tmp_path / "run", small)
     run.event("resume", step=3)
-    run.result(ResultRecord(protocol="knn", metric="knn_top1", value=1.5, settings={"k": 20}))
+    run.result(
+        ResultRecord(
+            protocol="knn", metric="knn_top1", value=1.5, settings={"k": 20}, num_train=2, num_val=3
+        )
+    )
     event = read_jsonl(run.path / "events.jsonl")[-1]
     assert event["event"] == "resume" and event["step"] == 3
     assert abs(time.mktime(time.strptime(event["time"], "%Y-%m-%dT%H:%M:%S")) - time.time()) < 60
