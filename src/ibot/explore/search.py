@@ -1,8 +1,6 @@
 """What resembles what among the images of a folder.
 
-from ibot.explore.search import search
-
-findings = search("runs/photos", "photos", queries=["dog.jpg"], out="found")
+`search("runs/photos", "photos", queries=["dog.jpg"], out="found")` gives findings and writes a page.
 """
 
 from __future__ import annotations
