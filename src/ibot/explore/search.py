@@ -1,6 +1,6 @@
 """What resembles what among the images of a folder.
 
-`search("runs/photos", "photos", queries=["dog.jpg"], out="found")` gives findings and writes a page.
+`search("runs/photos", "photos", queries=["dog.jpg"], out="found")` gives findings and a page.
 """
 
 from __future__ import annotations
