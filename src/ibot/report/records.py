@@ -6,10 +6,9 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from ibot.errors import UserError
-from ibot.system.jsonl import read_jsonl
+from ibot.system.records import read_records
 from ibot.types import ResultRecord
 
 FILE = "results.jsonl"
@@ -116,12 +115,11 @@ def read_folder(folder: Path) -> list[Entry]:
     found: list[Entry] = []
     for file in _files(folder):
         try:
-            rows = read_jsonl(file)
+            records = read_records(file)
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(
                 f"'{file}' cannot be read", why=str(error), fix="mend it, or move it away"
             ) from None
-        records = [record for record in map(_record, rows) if record is not None]
         found += _entries(file.parent, _without_early_steps(records))
     return found
 
@@ -129,19 +127,6 @@ def read_folder(folder: Path) -> list[Entry]:
 def _files(folder: Path) -> list[Path]:
     """Files of results in and below a folder, sorted; links to folders are not followed."""
     return sorted(Path(place) / FILE for place, _, names in os.walk(folder) if FILE in names)
-
-
-def _record(row: Any) -> ResultRecord | None:
-    """The record of a line; None for what another program wrote."""
-    if not isinstance(row, dict):
-        return None
-    try:
-        record = ResultRecord.from_row(row)
-    except (TypeError, ValueError):
-        return None
-    tables = (record.extra, record.settings, record.data)
-    sound = all(isinstance(table, dict) for table in tables)
-    return record if sound and isinstance(record.value, int | float) else None
 
 
 def _without_early_steps(records: Sequence[ResultRecord]) -> list[ResultRecord]:

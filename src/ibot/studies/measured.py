@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from ibot.system.jsonl import read_jsonl
-from ibot.types import ResultRecord
+from ibot.system.records import read_records
 
 
 class Measured(NamedTuple):
@@ -21,9 +20,8 @@ class Measured(NamedTuple):
 
 def knn_by_step(run: Path) -> list[Measured]:
     """k-NN accuracies of a run, in the order of its steps; those of later evaluations are not."""
-    records = map(ResultRecord.from_row, read_jsonl(run / "results.jsonl"))
     return [
         Measured(record.step, record.value, record.extra.get("effective_rank"))
-        for record in records
+        for record in read_records(run / "results.jsonl")
         if record.metric == "knn_top1" and record.step is not None
     ]
