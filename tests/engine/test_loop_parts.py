@@ -1,7 +1,6 @@
 """Parts of the loop on made-up trainers; whole runs are in test_loop.py."""
 
-import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,7 +25,7 @@ from ibot.engine.update import Update
 from ibot.engine.verdicts import Verdict
 from ibot.errors import TrainingStopped
 from ibot.rng import Purpose, torch_seed
-from ibot.system.jsonl import read_jsonl
+from ibot.system.jsonl import append_jsonl, read_jsonl
 from ibot.system.processes import Processes
 from ibot.types import Batch, ResultRecord, RunState, StepValues
 
@@ -246,12 +245,8 @@ def test_a_score_is_recorded_shown_and_compared_with_the_first_of_the_run(small,
 def test_the_guard_compares_k_nn_alone_with_its_first_value(
     small, tmp_path, guard, value, metric, said
 ):
-    rows = [
-        {"metric": "other", "value": 90.0},
-        {"metric": "knn_top1", "value": 50.0},
-        {"metric": "knn_top1", "value": 80.0},
-    ]
-    (tmp_path / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    rows = [record(90.0, "other"), record(50.0), record(80.0)]
+    append_jsonl(tmp_path / "results.jsonl", *map(asdict, rows))
     made = trainer(apply(small, [f"evaluate.guard={guard}"]), tmp_path)
     words = fallen_below_start(made, record(value, metric))
     assert words == ("k-NN 47.9 at step 7, 50.0 at the start; evaluate.guard=2" if said else "")

@@ -487,6 +487,7 @@ def run_folder(folder, *, step, results):
 def row(metric, value, weights_hash="", k=None, mode="clean", **extra):
     settings = {} if k is None else {"k": k}
     return {
+        "protocol": metric.partition("_")[0],
         "metric": metric,
         "value": value,
         "num_train": 1200,
