@@ -6,6 +6,7 @@ import shutil
 import signal
 import threading
 import time
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -358,6 +359,35 @@ def test_twenty_kills_at_random_moments_end_in_the_weights_of_the_unbroken_run(s
     assert quiet(apply(small, ["checkpoint.every=1000 steps"]), tmp_path / "run").step == 3000
     assert_equal_runs(tmp_path / "whole", tmp_path / "run")
     assert hits == 20
+
+
+class Wrapper(torch.nn.Module):
+    """In the place of what averages gradients over processes."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, *given):
+        return self.module(*given)
+
+
+def test_the_wrapper_of_the_student_goes_before_its_group_of_processes(
+    small, tmp_path, monkeypatch
+):
+    wrappers, alive = [], []
+
+    def wrap(student, *given):
+        wrapper = Wrapper(student)
+        wrappers.append(weakref.ref(wrapper))
+        return wrapper
+
+    monkeypatch.setattr(trainer, "wrap_student", wrap)
+    monkeypatch.setattr(
+        distributed, "shutdown", lambda: alive.append([w() is not None for w in wrappers])
+    )
+    quiet(apply(small, ["train.max_steps=1"]), tmp_path / "run")
+    assert alive == [[False]]
 
 
 def test_the_networks_move_to_the_device(small, tmp_path, monkeypatch):

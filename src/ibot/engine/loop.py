@@ -96,6 +96,9 @@ def train(
                 disk_full(run_path, needed) if is_disk_full(error) else lost(run_path, error)
             ) from None
         finally:
+            # The wrapper goes before its group of processes: if it held the last reference, its end
+            # would wait for threads that wait for Python's lock.
+            trainer.update.student = trainer.model.student
             trainer.board.close()
             trainer.run.close()
     if interrupted:
