@@ -26,7 +26,7 @@ from ibot.show.attention import class_attention
 from ibot.types import TokenOutput
 
 VIT = ModelConfig(width=24, depth=12, heads=3, patch=8)
-SWIN = ModelConfig("swin", width=8, depths=(2, 1, 3), stage_heads=(1, 2, 2), window=4, patch=4)
+SWIN = ModelConfig(kind="swin", width=8, depths=(2, 1, 3), stage_heads=(1, 2, 2), window=4, patch=4)
 
 
 class Mixing(nn.Module):

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ibot.config.schema import ModelConfig
-from ibot.models.backbone import Backbone, build_backbone
+from ibot.models.backbone import build_backbone
+from ibot.models.contract import Backbone
 from ibot.models.swin import SwinTransformer, shift_penalty
 
 CONFIG = ModelConfig(

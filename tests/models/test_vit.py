@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 
 from ibot.config.schema import HeadConfig, ModelConfig
-from ibot.models.backbone import Backbone, build_backbone
+from ibot.models.backbone import build_backbone
+from ibot.models.contract import Backbone
 from ibot.models.head import ProjectionHead
 from ibot.models.layers import Attention, Block, DropPath, resample_positions, set_part
 

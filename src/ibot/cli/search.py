@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ibot.cli.arguments import COSINE, COUNT, NATURAL, add_cache, add_weights
-from ibot.cli.inputs import read_network, view_size
+from ibot.cli.inputs import read_images, read_network, view_size
 from ibot.cli.parser import Commands
 from ibot.errors import UserError
 from ibot.report.text import printable
@@ -28,8 +27,8 @@ def declare(commands: Commands) -> None:
     """Declare `ibot search`."""
     parser = commands.add("search", "nearest images and patches, near-duplicates, outliers", run)
     add_weights(parser)
-    data = "folder of images, labelled or not; of one with train/ and val/ only train/ is read"
-    parser.add_argument("--data", required=True, metavar="DIR", help=data)
+    data = "folder, list, tar files or NAME:DIR; where there is a training part, only that is read"
+    parser.add_argument("--data", required=True, metavar="DATA", help=data)
     image = "whose neighbours are sought, in the folder or not (default: a few of the folder)"
     parser.add_argument(
         "--image", nargs="+", action="extend", default=[], metavar="FILE", help=image
@@ -57,14 +56,12 @@ def declare(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> None:
     """Search, write the page and the table, and say in a line each what was found."""
     patch = _checked(options)
-    from ibot.data.sets.scan import scan
     from ibot.eval.opened import default_out
     from ibot.explore.search import PAGE, TABLE, search
     from ibot.system.device import choose_device
 
     device = choose_device(options.device)
-    orientation, most = options.exif_orientation, options.max_pixels
-    source = replace(scan(options.data), exif_orientation=orientation, max_pixels=most)
+    source = read_images(options)
     loaded = read_network(options)
     print_notes(source.notes, options.quiet)
     out = Path(options.out) if options.out else default_out(Path(options.weights)) / "search"
@@ -81,6 +78,8 @@ def run(options: argparse.Namespace) -> None:
         cache=options.cache,
         device=device,
         workers=options.workers,
+        exif_orientation=options.exif_orientation,
+        max_pixels=options.max_pixels,
         counter=no_counter if options.quiet else counter,
     )
     for line in summary(findings):

@@ -19,7 +19,8 @@ from ibot.config.schema import ModelConfig
 from ibot.errors import WeightsError
 from ibot.eval.features.tokens import Feature, compute, finite
 from ibot.eval.features.views import View
-from ibot.models.backbone import BackboneModule, build_backbone
+from ibot.models.backbone import build_backbone
+from ibot.models.contract import Backbone
 from ibot.system.files import write_atomically
 from ibot.weights.read import refuse_bad_numbers
 from ibot.weights.write import save_tensors
@@ -29,7 +30,7 @@ from ibot.weights.write import save_tensors
 class LinearClassifier:
     """Images to class scores."""
 
-    backbone: BackboneModule
+    backbone: Backbone
     """In evaluation mode."""
     config: ModelConfig
     weight: Tensor

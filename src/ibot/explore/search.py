@@ -13,8 +13,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ibot.data.sets.files import FileImages
-from ibot.data.sets.scan import scan
+from ibot.config.schema import MAX_PIXELS
+from ibot.data.decode import Orientation
+from ibot.data.sets.images import Images
+from ibot.data.sets.open import open_images
 from ibot.errors import UserError, WeightsError
 from ibot.eval.context import Counter
 from ibot.eval.features.cache import cached_features, weights_hash
@@ -47,7 +49,7 @@ QUERIES = 4
 
 def search(
     weights: Loaded | str | Path,
-    images: FileImages | str | Path,
+    images: Images | str | Path,
     *,
     queries: Sequence[str | Path] = (),
     patch: tuple[int, int] | None = None,
@@ -59,13 +61,15 @@ def search(
     cache: str | Path = FEATURE_CACHE,
     device: torch.device | str = "auto",
     workers: int = 0,
+    exif_orientation: Orientation = "apply",
+    max_pixels: int = MAX_PIXELS,
     counter: Callable[[str], Counter] = no_counter,
 ) -> Findings:
     """Nearest images and patches, near-duplicates and outliers, exact, by class and patch tokens.
 
     Args:
         weights: a network, or the run, checkpoint or file to read it from.
-        images: a folder of images, labelled or not.
+        images: a folder, a list, tar files or a set by name, labelled or not; or opened images.
         queries: files whose neighbours are sought, in the folder or not; none: a few of the folder.
         patch: row and column, from 0 on the view's grid; then also patches like this one of each
             query are sought.
@@ -77,6 +81,8 @@ def search(
         cache: folder of features.
         device: where to compute.
         workers: processes that decode images.
+        exif_orientation: whether pictures are turned upright by their EXIF tags.
+        max_pixels: larger images are not read.
         counter: makes a progress counter for a named part of the work.
 
     Raises:
@@ -84,10 +90,22 @@ def search(
             that cannot be read. WeightsError: weights that cannot be used.
     """
     chosen = device if isinstance(device, torch.device) else choose_device(device)
-    source = images if isinstance(images, FileImages) else scan(images)
+    source = (
+        images
+        if isinstance(images, Images)
+        else open_images(str(images), exif_orientation=exif_orientation, max_pixels=max_pixels)
+    )
     loaded = weights if isinstance(weights, Loaded) else load(weights)
-    backbone = loaded.backbone.to(chosen)
-    searched = Searched(backbone, source, View(size or loaded.size), chosen, workers, counter)
+    searched = Searched(
+        backbone=loaded.backbone.to(chosen),
+        source=source,
+        view=View(size or loaded.size),
+        device=chosen,
+        workers=workers,
+        counter=counter,
+        exif_orientation=exif_orientation,
+        max_pixels=max_pixels,
+    )
     searched.check(patch)
     files = dict.fromkeys(queries)
     asked = [searched.query(file, -1 - number) for number, file in enumerate(files)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,14 +12,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ibot.data.decode import UnreadableImage, decode
+from ibot.data.decode import Orientation, UnreadableImage, decode
 from ibot.data.pixels import normalize
-from ibot.data.sets.files import FileImages
+from ibot.data.sets.images import Images
 from ibot.errors import DataError, UserError
 from ibot.eval.context import Counter
 from ibot.eval.features.views import View, ViewBatch, in_batches, view_batches
 from ibot.explore.findings import Picture, Square
-from ibot.models.backbone import BackboneModule
+from ibot.models.contract import Backbone
 from ibot.types import TokenOutput
 
 BATCH = 64
@@ -38,18 +37,21 @@ class Query:
     """[H, W, 3], as the network sees it."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Searched:
     """What is searched, and by which network."""
 
-    backbone: BackboneModule
+    backbone: Backbone
     """In evaluation mode on `device`."""
-    source: FileImages
+    source: Images
     view: View
     device: torch.device
     workers: int
     counter: Callable[[str], Counter]
     """Makes a progress counter for a named part of the work."""
+    exif_orientation: Orientation
+    max_pixels: int
+    """How files outside of the source are read."""
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -84,7 +86,7 @@ class Searched:
         """
         source = self.source
         try:
-            view = self.view.render(decode(file, source.exif_orientation, source.max_pixels))
+            view = self.view.render(decode(file, self.exif_orientation, self.max_pixels))
         except UnreadableImage as error:
             raise DataError(
                 f"the image '{file}' cannot be read",
@@ -141,12 +143,12 @@ class Searched:
         return Square(row, column, top, left, min(height, 1 - top), min(width, 1 - left))
 
 
-def _number_in(source: FileImages, file: str | Path) -> int | None:
-    """Index of a file among the images of the folder, None for others."""
+def _number_in(source: Images, file: str | Path) -> int | None:
+    """Index of a file among the images of a set, None for others."""
+    number = {source.name(i): i for i in range(len(source))}
     # As written first: a link that lies in the folder is the folder's image, wherever it leads.
     for path in (os.path.abspath, os.path.realpath):
         name = os.path.relpath(path(file), path(source.root)).replace(os.sep, "/")
-        index = bisect_left(range(len(source)), name, key=source.name)
-        if index < len(source) and source.name(index) == name:
-            return index
+        if name in number:
+            return number[name]
     return None

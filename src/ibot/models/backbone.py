@@ -12,9 +12,6 @@ from ibot.types import TokenOutput
 
 torch.export.register_dataclass(TokenOutput)  # so that programs of `torch.export` return it
 
-BackboneModule = Backbone
-"""The former name."""
-
 
 def build_backbone(
     config: ModelConfig, image_size: tuple[int, int], drop_path: float = 0.0, masked: bool = False

@@ -13,7 +13,7 @@ from ibot.data.sets.images import LabelledImages
 from ibot.eval.features.spectrum import effective_rank, whiten
 from ibot.eval.features.tokens import Features, extract_features
 from ibot.eval.neighbours.vote import knn_accuracy
-from ibot.models.backbone import BackboneModule
+from ibot.models.contract import Backbone
 
 WHITENED_DIMS = (8, 16, 32, 64)
 
@@ -37,7 +37,7 @@ class Scores:
         return f"{name:{width}}{self.plain:7.1f}{white}{self.rank:8.1f}"
 
 
-def scores(backbone: BackboneModule, sets: Sets, config: Config) -> Scores:
+def scores(backbone: Backbone, sets: Sets, config: Config) -> Scores:
     """k-NN of the validation images among the training images."""
     bank, queries = (
         extract_features(backbone, part, size=config.augment.global_size) for part in sets
@@ -74,7 +74,7 @@ def pixel_accuracy(sets: Sets, config: Config) -> float:
 
 
 def print_comparison(
-    before: BackboneModule, after: BackboneModule, sets: Sets, config: Config
+    before: Backbone, after: Backbone, sets: Sets, config: Config
 ) -> dict[str, float]:
     """Print the scores of both networks; returns the levels for the picture."""
     untrained, trained = scores(before, sets, config), scores(after, sets, config)

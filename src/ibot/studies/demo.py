@@ -21,7 +21,7 @@ from ibot.data.sets.images import LabelledImages
 from ibot.data.sets.open import find_labelled
 from ibot.engine.loop import mask_grid, train
 from ibot.method.model import StudentTeacher
-from ibot.models.backbone import BackboneModule
+from ibot.models.contract import Backbone
 from ibot.recipes import recipe
 from ibot.rng import Purpose, torch_seed
 from ibot.show.attention import class_attention
@@ -103,13 +103,13 @@ def _scenes(folder: Path, seed: int, paper: bool, say: Say) -> tuple[Config, Set
 
 def _train(
     config: Config, sets: Sets, folder: Path, quiet: bool
-) -> tuple[BackboneModule, BackboneModule] | None:
+) -> tuple[Backbone, Backbone] | None:
     """The network before and after the training; None where a signal ended it."""
     say: Say = (lambda text: None) if quiet else print
     derived = derive(config, len(sets[0]))
     describe(config, derived, sets[0], folder=folder, world_size=1, say=say)
     probe = knn_probe(config, choose_device(config.system.device), say)
-    initial: list[BackboneModule] = []
+    initial: list[Backbone] = []
 
     def evaluate(backbone: nn.Module, step: int) -> list[ResultRecord]:
         if step == 0:
@@ -123,7 +123,7 @@ def _train(
     return initial[0] if initial else untrained(config), after
 
 
-def untrained(config: Config) -> BackboneModule:
+def untrained(config: Config) -> Backbone:
     """The backbone with which the run of these settings began."""
     torch.manual_seed(torch_seed(config.train.seed, 0, 0, Purpose.INIT))
     return StudentTeacher(config).teacher.backbone
@@ -151,7 +151,7 @@ def write_picture(
     out: Path,
     config: Config,
     source: LabelledImages,
-    networks: tuple[BackboneModule, BackboneModule],
+    networks: tuple[Backbone, Backbone],
     levels: dict[str, float],
     *,
     run: Path,

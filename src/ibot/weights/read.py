@@ -13,7 +13,8 @@ from torch import Tensor
 
 from ibot.config.schema import ModelConfig
 from ibot.errors import WeightsError, printable
-from ibot.models.backbone import BackboneModule, build_backbone
+from ibot.models.backbone import build_backbone
+from ibot.models.contract import Backbone
 from ibot.weights.architecture import foreign, recognise_network
 from ibot.weights.files import FOREIGN_FILES, Content, read_content
 from ibot.weights.networks import choose_network, find_networks
@@ -70,7 +71,7 @@ class KeyReport:
 class Loaded:
     """A backbone with its weights."""
 
-    backbone: BackboneModule
+    backbone: Backbone
     config: ModelConfig
     """Its mean, deviation, activation and rule of resampling are those of the file."""
     size: tuple[int, int]
@@ -173,7 +174,7 @@ def arguments_in(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 def load_backbone(
     path: str | Path, key: str = "teacher", *, heads: int | None = None, allow_partial: bool = False
-) -> BackboneModule:
+) -> Backbone:
     """Build the backbone of a weights file and fill it. In evaluation mode, on the CPU.
 
     Its images are to be normalised by its `statistics`, as `ibot.extract_features` does.

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ibot.config.override import to_plain
 from ibot.config.schema import AugmentConfig, Config
 from ibot.data.pixels import shorter_side
-from ibot.models.backbone import BackboneModule
+from ibot.models.contract import Backbone
 from ibot.system.process_state import ignored_warnings
 from ibot.weights.libraries import (
     Forward,
@@ -79,7 +79,7 @@ def _open_ours(path: Path, loaded: Loaded) -> Forward:
 class _Tokens(nn.Module):
     """A backbone whose outputs are plain tensors, as ONNX wants them."""
 
-    def __init__(self, backbone: BackboneModule) -> None:
+    def __init__(self, backbone: Backbone) -> None:
         super().__init__()
         self.backbone = backbone
 

@@ -32,7 +32,7 @@ from ibot.eval.features.entry import BAD, DONE, Entry, disk_errors, name_of
 from ibot.eval.features.rows import FeatureSet
 from ibot.eval.features.tokens import compute, finite
 from ibot.eval.features.views import View, in_batches, view_batches
-from ibot.models.backbone import BackboneModule
+from ibot.models.contract import Backbone
 from ibot.system.distributed import any_true, barrier
 from ibot.system.processes import Processes
 from ibot.weights.read import Loaded
@@ -69,7 +69,7 @@ def weights_hash(loaded: Loaded) -> str:
 
 
 def cached_features(
-    backbone: BackboneModule,
+    backbone: Backbone,
     weights: str,
     images: Images,
     view: View,

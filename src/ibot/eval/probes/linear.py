@@ -29,7 +29,7 @@ from ibot.eval.probes.sweep_training import (
     train_sweeps,
 )
 from ibot.eval.state_file import StateFile
-from ibot.models.backbone import BackboneModule
+from ibot.models.contract import Backbone
 from ibot.types import ResultRecord
 
 Features = dict[Feature, LabelledFeatures]
@@ -129,7 +129,7 @@ def _inputs(context: LabelledContext, settings: LinearSettings, features: list[F
     )
 
 
-def _features(backbone: BackboneModule, names: tuple[str, ...]) -> list[Feature]:
+def _features(backbone: Backbone, names: tuple[str, ...]) -> list[Feature]:
     """The features to probe, each once. Raises ConfigError."""
     chosen = []
     for name in names:
