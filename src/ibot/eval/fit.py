@@ -131,6 +131,15 @@ class Fit(Generic[B]):
         self.folder.mkdir(parents=True, exist_ok=True)
         self._resume()
         self._network = wrap_student(self.model, self.processes, self.device)
+        try:
+            self._train()
+        finally:
+            # It goes before its group of processes, see `ibot.engine.loop.train`.
+            self._network = self.model
+        self.model.eval()
+        barrier()  # the main process writes the files that all may read now
+
+    def _train(self) -> None:
         batches, total_steps = self.batches(self.step), self.epochs * self.steps_per_epoch
         while self.step < total_steps:
             self.update([next(batches) for _ in range(self.micro_batches)])
@@ -140,8 +149,6 @@ class Fit(Generic[B]):
                 self._save()
             if self.progress is not None:
                 self.progress(self.step, total_steps)
-        self.model.eval()
-        barrier()  # the main process writes the files that all may read now
 
     def update(self, micro_batches: Sequence[B]) -> None:
         """One optimizer step over the micro-batches of this process."""
