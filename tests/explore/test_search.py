@@ -14,6 +14,7 @@ from ibot.data.sets.scan import scan
 from ibot.eval.features.tokens import extract_features
 from ibot.eval.features.views import View
 from ibot.explore import comparisons, search, searched
+from ibot.system.progress import no_counter
 from ibot.weights.read import load_backbone
 
 
@@ -218,7 +219,14 @@ def test_a_square_of_the_padding_ends_with_the_view():
 
     view = View((48, 64))
     square = searched.Searched(
-        Padded(), None, view, torch.device("cpu"), 0, lambda name: None
+        backbone=Padded(),
+        source=None,
+        view=view,
+        device=torch.device("cpu"),
+        workers=0,
+        counter=no_counter,
+        exif_orientation="apply",
+        max_pixels=1,
     ).square(3)
     assert (square.row, square.column) == (1, 1)
     assert (square.top, square.left) == (32 / 48, 32 / 64)

@@ -27,7 +27,10 @@ def declare(commands: Commands) -> None:
     """Declare `ibot search`."""
     parser = commands.add("search", "nearest images and patches, near-duplicates, outliers", run)
     add_weights(parser)
-    data = "folder, list, tar files or NAME:DIR; where there is a training part, only that is read"
+    data = (
+        "folder of images, list, tar files or NAME:DIR; of one with train/ and val/ only train/ is "
+        "read"
+    )
     parser.add_argument("--data", required=True, metavar="DATA", help=data)
     image = "whose neighbours are sought, in the folder or not (default: a few of the folder)"
     parser.add_argument(
