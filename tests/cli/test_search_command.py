@@ -144,8 +144,8 @@ def test_results_lie_beside_the_run_and_the_command_works_in_a_process_of_its_ow
         ),
         (
             ["--data", "{data}", "--size", "4"],
-            "a view of 4x4 pixels holds no patch",
-            "larger --size",
+            "--size 4 is smaller than a patch",
+            "at least 8 pixels",
         ),
         (["--data", "{data}", "k=3"], "unrecognized arguments: k=3", "ibot search --help"),
     ],

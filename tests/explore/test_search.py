@@ -3,6 +3,7 @@
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +15,6 @@ from ibot.data.sets.scan import scan
 from ibot.eval.features.tokens import extract_features
 from ibot.eval.features.views import View
 from ibot.explore import comparisons, search, searched
-from ibot.system.progress import no_counter
 from ibot.weights.read import load_backbone
 
 
@@ -218,16 +218,8 @@ def test_a_square_of_the_padding_ends_with_the_view():
             return 2, 2
 
     view = View((48, 64))
-    square = searched.Searched(
-        backbone=Padded(),
-        source=None,
-        view=view,
-        device=torch.device("cpu"),
-        workers=0,
-        counter=no_counter,
-        exif_orientation="apply",
-        max_pixels=1,
-    ).square(3)
+    context = SimpleNamespace(loaded=SimpleNamespace(backbone=Padded()), view=view)
+    square = searched.Searched(context).square(3)
     assert (square.row, square.column) == (1, 1)
     assert (square.top, square.left) == (32 / 48, 32 / 64)
     assert square.top + square.height == pytest.approx(

@@ -8,16 +8,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ibot.cli.arguments import COSINE, COUNT, NATURAL, add_cache, add_weights
-from ibot.cli.inputs import read_images, read_network, view_size
 from ibot.cli.parser import Commands
 from ibot.errors import UserError
 from ibot.report.text import printable
-from ibot.system.progress import counter, no_counter, print_notes
 from ibot.words import counted
 
 if TYPE_CHECKING:
     from ibot.explore.findings import Findings
 
+OF_THE_REQUEST = (
+    "key",
+    "heads",
+    "allow_partial",
+    "size",
+    "exif_orientation",
+    "max_pixels",
+    "device",
+    "workers",
+    "cache",
+)
+"""Options that any evaluation has."""
 MANY = 0.05
 """Share of images in groups above which the threshold or the network is in doubt: real folders
 hold few copies."""
@@ -61,29 +71,19 @@ def run(options: argparse.Namespace) -> None:
     patch = _checked(options)
     from ibot.eval.opened import default_out
     from ibot.explore.search import PAGE, TABLE, search
-    from ibot.system.device import choose_device
 
-    device = choose_device(options.device)
-    source = read_images(options)
-    loaded = read_network(options)
-    print_notes(source.notes, options.quiet)
     out = Path(options.out) if options.out else default_out(Path(options.weights)) / "search"
     findings = search(
-        loaded,
-        source,
+        options.weights,
+        options.data,
         queries=options.image,
         patch=patch,
         k=options.k,
         duplicates=options.duplicates,
         outliers=options.outliers,
-        size=view_size(options, loaded),
         out=out,
-        cache=options.cache,
-        device=device,
-        workers=options.workers,
-        exif_orientation=options.exif_orientation,
-        max_pixels=options.max_pixels,
-        counter=no_counter if options.quiet else counter,
+        quiet=options.quiet,
+        **{name: getattr(options, name) for name in OF_THE_REQUEST},
     )
     for line in summary(findings):
         print(printable(line))

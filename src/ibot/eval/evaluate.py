@@ -17,6 +17,7 @@ from ibot.eval.registry import EVALUATIONS
 from ibot.eval.request import Request
 from ibot.system.distributed import check_equal
 from ibot.system.jsonl import append_jsonl, read_jsonl
+from ibot.system.places import make_writable
 from ibot.system.watch import from_all
 from ibot.types import ResultRecord
 
@@ -61,6 +62,7 @@ def evaluate(
     request = Request(weights=str(weights), data=str(data), **options)
     kind = EVALUATIONS[name].context()
     with opened(kind, request, quiet=quiet, progress=progress) as context:
+        make_writable(context.out, RECORDS)  # what fails shall fail before the work
         chosen = given(name, EVALUATIONS[name].defaults(context), settings)
         return measure(context, name, chosen, asked(context, name, chosen))
 
@@ -116,6 +118,7 @@ def evaluate_each(context: Context, names: Sequence[str], again: bool) -> Iterat
     the results is not repeated unless `again`; so an interrupted series goes on. Raises UserError
     where an evaluation fails in some processes only: the next one would leave them alone.
     """
+    make_writable(context.out, RECORDS)
     done = set() if again else {row.get("asked") for row in read_jsonl(context.out / RECORDS)}
     check_equal({"the evaluations that are done": sorted(filter(None, done))})
     for name in names:

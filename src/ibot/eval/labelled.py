@@ -15,11 +15,13 @@ from ibot.data.sets.images import LabelledImages
 from ibot.data.sets.open import open_labelled
 from ibot.data.sets.subsets import LabelledSubset
 from ibot.data.sets.variants import Labelled, count_shared, read_as
+from ibot.errors import UserError
 from ibot.eval.context import Context
 from ibot.eval.features.cache import Extract, K
 from ibot.eval.features.rows import LabelledFeatures
 from ibot.eval.features.tokens import CLASS_TOKEN
 from ibot.eval.scores import balanced_accuracy, bootstrap_mean, topk_hits
+from ibot.system.device import choose_device
 from ibot.system.processes import said_once
 from ibot.types import ResultRecord
 
@@ -41,6 +43,10 @@ class LabelledContext(Context):
     @classmethod
     def open_data(cls, request: Request) -> dict[str, Any]:
         """Training and validation images of `request`, evenly thinned out where it says so."""
+        if choose_device(request.device).type == "mps":
+            raise UserError(
+                "evaluations compute in float64, which mps lacks", fix="use --device cpu"
+            )
         train, val = open_labelled(
             request.data,
             request.val_data,

@@ -56,7 +56,7 @@ def find_patches(
     """
     number = patch[0] * searched.grid[1] + patch[1]
     wanted = searched.vectors(queries, number)
-    progress = searched.counter("patches")
+    progress = searched.context.counter("patches")
     none = (torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64), torch.zeros(0))
     best = [none] * len(queries)
     done = 0
@@ -101,7 +101,7 @@ def _best(
 def find_duplicates(searched: Searched, rows: Tensor, index: Index, threshold: float) -> Duplicates:
     """Groups of near-duplicates."""
     threshold = min(threshold, EXACT)
-    progress = searched.counter("duplicates, pairs")
+    progress = searched.context.counter("duplicates, pairs")
     found = near_duplicates(rows, threshold, scale=True, progress=progress)
     groups = [
         Group(searched.pictures(index[group.index.cpu().numpy()], group.similarity))
@@ -116,6 +116,6 @@ def find_outliers(
     """The strangest images; None where none are asked for, or there are no others."""
     if not count or len(rows) < 2:
         return None
-    progress = searched.counter("outliers")
+    progress = searched.context.counter("outliers")
     similarity, places = outliers(rows, NEIGHBOURS, count, scale=True, progress=progress)
     return searched.pictures(index[places.cpu().numpy()], similarity)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,11 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ibot.data.decode import Orientation, UnreadableImage, decode
+from ibot.data.decode import UnreadableImage, decode
 from ibot.data.pixels import normalize
 from ibot.data.sets.images import Images
 from ibot.errors import DataError, UserError
-from ibot.eval.context import Counter
+from ibot.eval.context import ImagesContext
 from ibot.eval.features.views import View, ViewBatch, in_batches, view_batches
 from ibot.explore.findings import Picture, Square
 from ibot.models.contract import Backbone
@@ -37,37 +37,36 @@ class Query:
     """[H, W, 3], as the network sees it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Searched:
     """What is searched, and by which network."""
 
-    backbone: Backbone
-    """In evaluation mode on `device`."""
-    source: Images
-    view: View
-    device: torch.device
-    workers: int
-    counter: Callable[[str], Counter]
-    """Makes a progress counter for a named part of the work."""
-    exif_orientation: Orientation
-    max_pixels: int
-    """How files outside of the source are read."""
+    context: ImagesContext
+
+    @property
+    def backbone(self) -> Backbone:
+        """In evaluation mode on the context's device."""
+        return self.context.loaded.backbone
+
+    @property
+    def source(self) -> Images:
+        """The images."""
+        return self.context.images
+
+    @property
+    def view(self) -> View:
+        """How they become inputs."""
+        return self.context.view
 
     @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of patch tokens."""
         return self.backbone.token_grid(*self.view.size)
 
-    def check(self, patch: tuple[int, int] | None) -> None:
-        """Raise UserError for a view without patches or a patch outside of the grid."""
+    def check(self, patch: tuple[int, int]) -> None:
+        """Raise UserError for a patch outside of the grid."""
         (height, width), (rows, columns) = self.view.size, self.grid
-        if not rows or not columns:
-            raise UserError(
-                f"a view of {height}x{width} pixels holds no patch",
-                why=f"a patch has {self.backbone.patch_size} pixels",
-                fix="give a larger --size, or leave it out: as in training",
-            )
-        if patch is not None and not (patch[0] < rows and patch[1] < columns):
+        if not (patch[0] < rows and patch[1] < columns):
             inside = f"a row in 0..{rows - 1} and a column in 0..{columns - 1}"
             raise UserError(
                 f"patch {patch[0]},{patch[1]} is outside of the grid",
@@ -84,9 +83,10 @@ class Searched:
 
         Raises DataError.
         """
-        source = self.source
+        source, context = self.source, self.context
         try:
-            view = self.view.render(decode(file, self.exif_orientation, self.max_pixels))
+            image = decode(file, context.exif_orientation, context.max_pixels)
+            view = self.view.render(image)
         except UnreadableImage as error:
             raise DataError(
                 f"the image '{file}' cannot be read",
@@ -106,7 +106,9 @@ class Searched:
     def tokens(self, views: Tensor) -> TokenOutput:
         """Tokens, float32, of `views` uint8 [b, 3, H, W]."""
         with torch.inference_mode():
-            output = self.backbone(normalize(views.to(self.device), self.backbone.statistics))
+            output = self.backbone(
+                normalize(views.to(self.context.device), self.backbone.statistics)
+            )
         return replace(output, cls=output.cls.float(), patches=output.patches.float())
 
     def vectors(self, queries: Sequence[Query], patch: int | None = None) -> Tensor:
@@ -120,7 +122,9 @@ class Searched:
 
     def views(self, index: NDArray[np.int64]) -> Iterator[ViewBatch]:
         """Views of the images of the folder with these numbers, a few at a time."""
-        yield from view_batches(self.source, self.view, in_batches(index, BATCH), self.workers)
+        yield from view_batches(
+            self.source, self.view, in_batches(index, BATCH), self.context.workers
+        )
 
     def picture(self, index: int, similarity: float, square: Square | None = None) -> Picture:
         """An image of the folder on the page."""
