@@ -38,7 +38,7 @@ class Mixing(nn.Module):
         self.drop_path = DropPath(0.0)
 
     def forward(self, x):
-        return x + self.drop_path(self.conv(x).tanh(), len(x))
+        return x + self.drop_path(self.conv(x).tanh(), x.shape[0])
 
 
 class Averaged(Backbone):

@@ -99,6 +99,17 @@ def test_a_size_may_be_chosen(tmp_path):
     ] == [32, 64]
 
 
+@pytest.mark.parametrize("target", ["published", "timm", "huggingface"])
+def test_a_kind_that_a_target_does_not_take_is_refused_in_a_line(tmp_path, target):
+    loaded = network(*NETWORKS["vit"])
+    loaded.backbone.family = "Mixer"
+    out = tmp_path / ("m.pth" if target == "published" else "folder")
+    other = replace(loaded, config=replace(loaded.config, kind="mixer"))
+    with pytest.raises(WeightsError, match=f"{target} has no Mixer"):
+        export_backbone(other, target, out)
+    assert not out.exists()
+
+
 def test_a_swin_that_was_not_built_for_224_keeps_its_size(tmp_path):
     config = ModelConfig(
         kind="swin", width=8, depths=(1, 1, 1, 2), stage_heads=(1, 1, 1, 1), window=7, patch=4

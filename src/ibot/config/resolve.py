@@ -180,7 +180,7 @@ def _local_mask_problems(config: Config) -> Iterator[str]:
 
 def _network_problems(config: Config) -> Iterator[str]:
     model, head = config.model, config.head
-    yield from _vit_problems(model) if model.kind == "vit" else _swin_problems(model)
+    yield from {"vit": _vit_problems, "swin": _swin_problems}[model.kind](model)
     if not 0 <= model.drop_path < 1:
         yield f"model.drop_path={model.drop_path:g} must be at least 0 and below 1"
     if head.layers < 1 or head.out_dim < 2 or head.patch_out_dim < 2:

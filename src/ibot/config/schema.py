@@ -162,16 +162,20 @@ class ModelConfig:
     @property
     def stride(self) -> int:
         """Pixels per output token: the cell of the mask grid."""
-        return self.patch if self.kind == "vit" else self.patch * 2 ** (len(self.depths) - 1)
+        return self.patch * 2 ** (len(self.depths) - 1) if self.kind == "swin" else self.patch
+
+    @property
+    def family(self) -> str:
+        """What the network is called among people."""
+        return {"vit": "ViT", "swin": "Swin"}[self.kind]
 
     def __str__(self) -> str:
         if self.kind == "vit":
-            return (
-                f"ViT of {self.depth} blocks, width {self.width}, {self.heads} heads, patch "
-                f"{self.patch}"
-            )
-        blocks, heads = ("-".join(map(str, numbers)) for numbers in (self.depths, self.stage_heads))
-        return f"Swin of {blocks} blocks, width {self.width}, {heads} heads, window {self.window}"
+            blocks, heads, last = self.depth, self.heads, f"patch {self.patch}"
+        else:
+            blocks, heads = ("-".join(map(str, n)) for n in (self.depths, self.stage_heads))
+            last = f"window {self.window}"
+        return f"{self.family} of {blocks} blocks, width {self.width}, {heads} heads, {last}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

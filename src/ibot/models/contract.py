@@ -1,7 +1,10 @@
 """What the method and the evaluations may ask of a backbone.
 
 A new backbone is one class in one file and one line in `ibot.models.backbone.build_backbone`, under
-a value of `ModelConfig.kind`. What is not abstract here it gets as it is, or does better.
+a value of `ModelConfig.kind`, built as `Network(config, image_size, drop_path, masked)`; `masked`:
+with a mask token. What is not abstract here it gets as it is, or does better. Training gives it
+images of two sizes, evaluations of any: a network of a fixed grid resamples. Sizes are read as
+`x.shape[i]`, never `len(x)`: programs of `torch.export` keep them free.
 Fine-tuning finds the layer of a parameter by its name: what belongs to the input is
 `patch_embed.*`, `cls_token`, `pos_embed`, `masked_embed` or `register_tokens`; what belongs to a
 block is `blocks.I.*`, or `layers.K.blocks.I.*` in stage K.
@@ -88,7 +91,7 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def blocks_for_sharding(self) -> list[nn.Module]:
-        """All blocks, the units of checkpointing, compilation and sharding.
+        """All blocks in order, whatever they take: units of stochastic depth, later of sharding.
 
         Each has a `drop_path` (`ibot.models.layers.DropPath`) behind its branches.
         """

@@ -78,7 +78,13 @@ def export_backbone(
     """
     kind = TARGETS[target]
     require_new(out, target)
-    one_size = loaded.config.kind in kind.one_size
+    if kind.kinds is not None and loaded.config.kind not in kind.kinds:
+        raise WeightsError(
+            f"{target} has no {loaded.backbone.family}",
+            why=f"it takes networks of the kinds {', '.join(kind.kinds)}",
+            fix="export to safetensors or onnx",
+        )
+    one_size = kind.one_size is None or loaded.config.kind in kind.one_size
     if size and not one_size:
         raise UserError(
             f"a {loaded.config.kind} exported to {target} serves every size", fix="leave out --size"

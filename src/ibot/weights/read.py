@@ -263,7 +263,7 @@ def _check_partial(
     source: str, config: ModelConfig, given: Mapping[str, Tensor], report: KeyReport, allowed: bool
 ) -> None:
     """Refuse what does not fit, unless that is allowed and the rest can still be used."""
-    kind = "Swin" if config.kind == "swin" else "ViT"
+    kind = config.family
     why = "; ".join(part for part in (str(report), foreign(given)) if part)
     lost = [name for name in report.missing if name.split(" ")[0].endswith(NEVER_RANDOM)]
     if lost or not allowed:

@@ -41,9 +41,11 @@ class Target:
     """Write weights whose native size is `loaded.size`."""
     open: Callable[[Path, Loaded], Forward]
     """Load what was written, as its users will; the settings serve layouts that hold none."""
-    one_size: tuple[str, ...] = ()
-    """Kinds of networks of which a file serves one image size: the target's rule for others is
-    not ours."""
+    kinds: tuple[str, ...] | None = None
+    """Kinds of networks that it takes; None: all."""
+    one_size: tuple[str, ...] | None = ()
+    """Kinds of networks of which a file serves one image size, as the target's rule for others is
+    not ours; None: all."""
     prepare: Callable[[Path, Loaded], Prepare | None] = lambda path, loaded: None
     """The target's own preprocessing, as the file sets it up; None where it has none, or cannot
     do what ours does."""
@@ -128,12 +130,18 @@ def _open_onnx(path: Path, loaded: Loaded) -> Forward:
     return forward
 
 
+KNOWN = "vit", "swin"
+"""Kinds that other projects have too."""
 TARGETS = {
     "safetensors": Target(_write_safetensors, _open_ours),
-    "published": Target(_write_published, _open_ours),
-    "timm": Target(write_timm, open_timm, one_size=("vit",), prepare=prepare_timm),
+    "published": Target(_write_published, _open_ours, kinds=KNOWN),
+    "timm": Target(write_timm, open_timm, kinds=KNOWN, one_size=("vit",), prepare=prepare_timm),
     "huggingface": Target(
-        write_huggingface, open_huggingface, one_size=("vit",), prepare=prepare_huggingface
+        write_huggingface,
+        open_huggingface,
+        kinds=KNOWN,
+        one_size=("vit",),
+        prepare=prepare_huggingface,
     ),
-    "onnx": Target(_write_onnx, _open_onnx, one_size=("vit", "swin")),
+    "onnx": Target(_write_onnx, _open_onnx, one_size=None),
 }

@@ -19,7 +19,7 @@ from ibot.data.sets.lists import open_list, scan_list
 from ibot.data.sets.scan import scan
 from ibot.data.sets.subsets import LabelledSubset, SubsetImages
 from ibot.data.sets.tars import open_tars, scan_tars
-from ibot.data.sets.variants import count_shared, read_as
+from ibot.data.sets.variants import count_shared, matched, read_as
 
 UNLABELLED = ("flat folder", "bare list", "bare tar", "bare subset")
 
@@ -252,11 +252,26 @@ def test_files_in_both_sets_are_counted_whatever_their_roots(tmp_path, make, tar
     assert count_shared(LabelledSubset(whole, [0, 1]), LabelledSubset(whole, [2, 3])) == 0
     assert count_shared(listed, whole) == count_shared(whole, listed) == 2
     archive = open_tars([tar(tmp_path / "x.tar", "a/1.jpg", "b/1.jpg")])
-    assert count_shared(archive, archive) == 0
+    assert count_shared(archive, archive) == 2
+    assert count_shared(archive, LabelledSubset(archive, [0])) == 0, "told cheaply or not at all"
     pixels = ArrayImages(
         tmp_path, "train", np.zeros((2, 4, 4, 3), np.uint8), np.array([0, 1], np.int32), ("a", "b")
     )
-    assert count_shared(pixels, pixels) == 0
+    assert count_shared(pixels, pixels) == 2
+
+
+class Foreign(LabelledSubset):
+    """A kind of set that this package does not know."""
+
+
+def test_sets_of_any_kind_get_the_classes_of_the_training_images(tmp_path, make):
+    make(tmp_path, "b/1.jpg", "c/1.jpg", "c/2.jpg")
+    images = Foreign(open_folder(tmp_path), [2, 0])
+    other = matched(images, ("a", "b", "c"), ("there", "here"))
+    assert other.classes == ("a", "b", "c") and other.labels.tolist() == [2, 1]
+    assert other.label(0) == 2 and [other.name(i) for i in (0, 1)] == ["c/2.jpg", "b/1.jpg"]
+    assert other.fingerprint() != images.fingerprint()
+    assert pickle.loads(pickle.dumps(other)).fingerprint() == other.fingerprint()
 
 
 def test_sets_with_tiff_files_are_others_when_their_levels_are_read_otherwise(

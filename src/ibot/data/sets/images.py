@@ -20,7 +20,7 @@ class Images(Protocol):
 
     @property
     def root(self) -> Path:
-        """Folder that the names are relative to."""
+        """What a user calls the set: the folder its names are relative to, or the file it is."""
         ...
 
     @property

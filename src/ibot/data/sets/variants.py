@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ibot.data.decode import Orientation
+from ibot.data.sets import fingerprints
 from ibot.data.sets.arrays import ArrayImages
 from ibot.data.sets.classes import match_classes
 from ibot.data.sets.files import FileImages, LabelledFiles
@@ -35,23 +36,49 @@ def read_as(images: AnyImages, exif_orientation: Orientation, max_pixels: int) -
     return images
 
 
-def matched(images: Labelled, classes: tuple[str, ...], where: tuple[str, str]) -> Labelled:
+def matched(
+    images: LabelledImages, classes: tuple[str, ...], where: tuple[str, str]
+) -> LabelledImages:
     """The same images with the classes of the training images; see `match_classes`."""
     if images.classes == classes:
         return images
     return relabelled(images, match_classes(classes, images.classes, where), classes)
 
 
-def relabelled(images: Labelled, number: NDArray[np.int32], classes: tuple[str, ...]) -> Labelled:
+class OtherClasses(LabelledSubset):
+    """All images of a set of any kind, with other classes."""
+
+    def __init__(
+        self, base: LabelledImages, labels: NDArray[np.int32], classes: tuple[str, ...]
+    ) -> None:
+        """`labels` int32 [n] into `classes`."""
+        super().__init__(base, np.arange(len(base)))
+        self.labels, self.classes = labels, classes
+
+    def fingerprint(self) -> str:
+        """SHA-256 in hex of the base's fingerprint, the classes and the labels."""
+        return fingerprints.digest("classes", super().fingerprint(), *self.classes, self.labels)
+
+
+def relabelled(
+    images: LabelledImages, number: NDArray[np.int32], classes: tuple[str, ...]
+) -> LabelledImages:
     """The same images with other classes: class i becomes number[i] of `classes`."""
-    if isinstance(images, LabelledSubset):
-        return type(images)(relabelled(images.base, number, classes), images.indices)
-    assert isinstance(images, LabelledFiles | ArrayImages)
-    return replace(images, labels=number[images.labels], classes=classes)
+    if type(images) is LabelledSubset:
+        return LabelledSubset(relabelled(images.base, number, classes), images.indices)
+    labels = number[images.labels]
+    if isinstance(images, LabelledFiles | ArrayImages):
+        return replace(images, labels=labels, classes=classes)
+    return OtherClasses(images, labels, classes)
 
 
 def count_shared(train: Images, val: Images) -> int:
-    """How many files of `val` are in `train` too; 0 for images in memory and in archives."""
+    """How many images of `val` are in `train` too, as far as that is told cheaply.
+
+    Of files those with the same path; of images in memory and in archives all or none.
+    """
+    if train.fingerprint() == val.fingerprint():
+        return len(val)
     if not (_are_files(train) and _are_files(val)):
         return 0
     roots = train.root.resolve(), val.root.resolve()
