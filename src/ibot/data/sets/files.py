@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +15,7 @@ from numpy.typing import NDArray
 from ibot.config.schema import MAX_PIXELS
 from ibot.data.decode import Orientation, decode, decode_file, file_size, image_size
 from ibot.data.sets import fingerprints
-
-if TYPE_CHECKING:
-    from ibot.data.sets.tars import Archives
+from ibot.data.sets.archives import Archives
 
 Kind = Literal["files", "folder", "list", "tar"]
 """How a set was opened: by a scan, as class folders, from a list, from archives."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import tarfile
 from collections import Counter
@@ -12,44 +11,14 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ibot.data.decode import UnreadableImage, file_holds_more
+from ibot.data.decode import file_holds_more
 from ibot.data.formats import PAGED, extension, extensions, is_image, is_litter
+from ibot.data.sets.archives import Archives
 from ibot.data.sets.classes import number_classes
 from ibot.data.sets.files import FileImages, LabelledFiles, file_images, with_labels
-from ibot.data.sets.fingerprints import file_state
 from ibot.data.sets.scan import kind_of, pages_note, passed_over_note
 from ibot.errors import DataError
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Archives:
-    """Where each image of a set lies inside of tar archives."""
-
-    names: tuple[str, ...]
-    """Of the archives, relative to the root of the set."""
-    places: NDArray[np.int64]
-    """int64 [n, 3]: number of the archive, first byte and bytes of each image."""
-
-    def open(self, root: Path, index: int) -> io.BytesIO:
-        """The file of an image. Raises UnreadableImage."""
-        archive, start, size = self.places[index].tolist()
-        try:
-            # Opened anew each time: a handle kept over a fork would share its position with the
-            # other workers.
-            with (root / self.names[archive]).open("rb") as file:
-                file.seek(start)
-                content = file.read(size)
-        except OSError as error:
-            raise UnreadableImage(f"cannot be read: {error.strerror or error}") from None
-        if len(content) < size:
-            raise UnreadableImage("truncated")
-        return io.BytesIO(content)
-
-    def state(self, root: Path) -> NDArray[np.int64]:
-        """Sizes and times of the archives and places of the images in them, for a fingerprint."""
-        return np.vstack([file_state(str(root / name) for name in self.names), self.places[:, 1:]])
 
 
 def open_tars(archives: Sequence[str | Path]) -> LabelledFiles:
