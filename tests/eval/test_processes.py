@@ -256,7 +256,7 @@ def test_an_evaluation_that_was_cut_off_goes_on(world, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "here")
     cases = [Case("knn"), Case("transfer", ("epochs=1",)), STORED]
     monkeypatch.setattr(state_file, "SAVE_SECONDS", 0)
-    score, scored = corruptions.score_images, []
+    score, scored = corruptions.score_labelled, []
 
     def third_is_cut_off(context, images, predict, name):
         scored.append(name)
@@ -264,7 +264,7 @@ def test_an_evaluation_that_was_cut_off_goes_on(world, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return score(context, images, predict, name)
 
-    monkeypatch.setattr(corruptions, "score_images", third_is_cut_off)
+    monkeypatch.setattr(corruptions, "score_labelled", third_is_cut_off)
     with only({case.name: case for case in cases}):
         assert evaluate_all("cut") == 130
     monkeypatch.setattr(

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 import torch
 
@@ -25,16 +25,12 @@ from ibot.eval.features.cache import Extract, K, cached_features
 from ibot.eval.features.rows import FeatureSet
 from ibot.eval.features.tokens import CLASS_TOKEN
 from ibot.eval.features.views import View
+from ibot.eval.request import Mode, Request
 from ibot.system.processes import Processes
+from ibot.system.progress import Counter, no_counter
 from ibot.system.versions import software
 from ibot.types import ResultRecord
 from ibot.weights.read import Loaded
-
-if TYPE_CHECKING:
-    from ibot.eval.request import Request
-
-Mode = Literal["clean", "published"]
-Counter = Callable[[int, int], None] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +54,7 @@ class Context:
     """Images per forward pass where features are extracted."""
     workers: int = 0
     processes: Processes = field(default_factory=Processes)
-    counter: Callable[[str], Counter] = lambda name: None
+    counter: Callable[[str], Counter] = no_counter
     """Makes a progress counter for a named part of the work."""
     exif_orientation: Orientation = "apply"
     max_pixels: int = MAX_PIXELS

@@ -12,15 +12,14 @@ import ibot
 from ibot.config.override import assign
 from ibot.errors import IbotError, UserError
 from ibot.eval.context import Context
-from ibot.eval.opened import opened
+from ibot.eval.opened import opened, with_data_of
 from ibot.eval.registry import EVALUATIONS
 from ibot.eval.request import Request
 from ibot.system.distributed import check_equal
 from ibot.system.jsonl import append_jsonl, read_jsonl
+from ibot.system.records import RECORDS
 from ibot.system.watch import from_all
 from ibot.types import ResultRecord
-
-RECORDS = "results.jsonl"
 
 
 def evaluate(
@@ -44,7 +43,7 @@ def evaluate(
     Args:
         name: of the evaluation, as `ibot eval --help` lists them.
         weights: a run, a checkpoint folder or a file of weights.
-        data: images with labels, in any form that `ibot eval` takes.
+        data: images, in any form that `ibot eval` takes; most evaluations need labelled ones.
         settings: `key=value` of the evaluation.
         quiet: neither notes nor progress on the error output.
         progress: show it, unless `quiet`.
@@ -56,6 +55,7 @@ def evaluate(
     Raises:
         UserError: and its kinds, for what a user can mend. TypeError: unknown options.
     """
+    options = {k: str(v) if isinstance(v, Path) else v for k, v in options.items()}
     known(name)
     given(name, EVALUATIONS[name].settings, settings)  # mistakes are told before anything is loaded
     request = Request(weights=str(weights), data=str(data), **options)
@@ -104,13 +104,19 @@ class Outcome:
 
     name: str
     records: tuple[ResultRecord, ...] = ()
-    """None where it failed or was done before."""
     problem: str = ""
     """Why it failed."""
+    done_before: bool = False
+    """Its records were in the folder of the results."""
 
 
-def evaluate_each(context: Context, names: Sequence[str], again: bool) -> Iterator[Outcome]:
+def evaluate_each(
+    context: Context, request: Request, names: Sequence[str], again: bool
+) -> Iterator[Outcome]:
     """Each evaluation with its default settings; what fails is said in its outcome.
+
+    `context` is what `request` opened. Evaluations of another kind of context get the same network
+    with the images that they need.
 
     What has records of the same weights, images, settings, mode, seed and version in the folder of
     the results is not repeated unless `again`; so an interrupted series goes on. Raises UserError
@@ -118,13 +124,17 @@ def evaluate_each(context: Context, names: Sequence[str], again: bool) -> Iterat
     """
     done = set() if again else {row.get("asked") for row in read_jsonl(context.out / RECORDS)}
     check_equal({"the evaluations that are done": sorted(filter(None, done))})
+    opened_as = {type(context): context}
     for name in names:
         problem, records = "", []
         try:
-            context = replace(context, began=time.perf_counter())
+            kind = EVALUATIONS[name].context()
+            if kind not in opened_as:
+                opened_as[kind] = with_data_of(context, kind, request)
+            context = replace(opened_as[kind], began=time.perf_counter())
             settings = EVALUATIONS[name].defaults(context)
             if (mark := asked(context, name, settings)) in done:
-                yield Outcome(name)
+                yield Outcome(name, done_before=True)
                 continue
             records = measure(context, name, settings, mark)
         except IbotError as error:

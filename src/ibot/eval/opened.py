@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,6 +21,7 @@ from ibot.system.distributed import check_equal, joined
 from ibot.system.places import make_writable
 from ibot.system.processes import said_once
 from ibot.system.progress import counter, no_counter, print_notes
+from ibot.system.records import RECORDS
 from ibot.system.watch import said_if_interrupted
 from ibot.weights.read import Loaded, load
 
@@ -62,7 +64,7 @@ def opened(
     out = Path(request.out) if request.out else default_out(Path(request.weights))
     with joined(device) as processes:
         print_notes(dict.fromkeys(told), quiet or not processes.is_main)
-        make_writable(out, "results.jsonl")  # what fails shall fail before the work
+        make_writable(out, RECORDS)  # what fails shall fail before the work
         with said_once():
             cache = cache_folder(request.cache, out)
         shown = processes.is_main and progress and not quiet
@@ -92,6 +94,18 @@ def opened(
         kept = f"features in '{cache}', states and records in '{out}'"
         with said_if_interrupted(f"the same command goes on from what is done: {kept}"):
             yield context
+
+
+def with_data_of(context: Context, kind: type[C], request: Request) -> C:
+    """The same network and means with the images that another `kind` of context opens.
+
+    Raises as `opened`, where the images cannot be opened so.
+    """
+    data = kind.open_data(request)
+    data.pop("told", None)  # said when the first context was opened
+    other = kind(**{f.name: getattr(context, f.name) for f in fields(Context)}, **data)
+    check_equal(other.fingerprints())
+    return other
 
 
 def view_of(request: Request, loaded: Loaded) -> View:

@@ -50,6 +50,9 @@ class Feature:
 
 CLASS_TOKEN = Feature()
 
+ATTENTION_IMAGES = 32
+"""Images at a time where attention is held: [b, heads, 1 + N, 1 + N] is large."""
+
 
 def probe_feature(backbone: Backbone) -> Feature:
     """What the paper feeds its linear probe: of a narrow network four class tokens.

@@ -9,7 +9,6 @@ that differ by their rounding alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from ibot.system.device import has_native_bfloat16
 from ibot.system.process_state import ignored_warnings
+from ibot.system.progress import Progress
 
 CHUNK, BLOCK = 1024, 8192
 """Queries and rows of the bank compared at a time."""
@@ -37,8 +37,6 @@ UNIT_ROUNDING = 1e-6
 """How far from 1 the length of a row may be that was scaled in float32."""
 
 Screen = torch.dtype | Literal["auto"] | None
-Progress = Callable[[int, int], None]
-"""Called with what is compared and what there is."""
 
 
 @torch.no_grad()

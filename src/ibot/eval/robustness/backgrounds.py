@@ -30,7 +30,7 @@ from ibot.eval.robustness.tested_classifier import (
     classifier_for,
     head_notes,
     head_settings,
-    score_images,
+    score_labelled,
 )
 from ibot.eval.scores import bootstrap_mean
 from ibot.types import ResultRecord
@@ -83,7 +83,7 @@ def run(context: LabelledContext, settings: BackgroundSettings) -> list[ResultRe
         notes.append(f"variants that '{settings.root}' lacks are left out: {', '.join(absent)}")
     used = {**plain(settings), **head_settings(classifier)}
     found = {
-        name: score_images(context, images, lambda views, _: answer(views), name)
+        name: score_labelled(context, images, lambda views, _: answer(views), name)
         for name, images in variants.items()
     }
     notes += unreadable(*found.values())
@@ -256,7 +256,7 @@ def _challenge(
             ]
         )
 
-    found = score_images(context, masked.images, vulnerable, "challenge")
+    found = score_labelled(context, masked.images, vulnerable, "challenge")
     values = 100 * found.rows.double()
     return replace(context, val=masked.images).record(
         "backgrounds",
