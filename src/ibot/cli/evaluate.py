@@ -59,7 +59,7 @@ def run_all(options: argparse.Namespace) -> int:
 
     skipped = [name.strip() for name in options.skip.split(",") if name.strip()]
     for name in skipped:
-        known(name)
+        known(name, "--skip")
     chosen = [name for name in EVALUATIONS if name not in skipped]
     failed = []
     request = Request(**_asked(options))

@@ -65,10 +65,12 @@ def evaluate(
         return measure(context, name, chosen, asked(context, name, chosen))
 
 
-def known(name: str) -> None:
-    """Raise UserError for the name of no evaluation."""
+def known(name: str, option: str = "") -> None:
+    """Raise UserError for the name of no evaluation; `option`: where it was given."""
     if name not in EVALUATIONS:
-        raise UserError(f"there is no evaluation '{name}'", fix=f"known: {', '.join(EVALUATIONS)}")
+        where = f"{option}: " if option else ""
+        what = f"{where}there is no evaluation '{name}'"
+        raise UserError(what, fix=f"known: {', '.join(EVALUATIONS)}")
 
 
 def given(name: str, settings: Any, texts: Sequence[str]) -> Any:

@@ -19,6 +19,7 @@ from ibot.eval.context import Context
 from ibot.eval.features.cache import Extract, K
 from ibot.eval.features.rows import LabelledFeatures
 from ibot.eval.features.tokens import CLASS_TOKEN
+from ibot.eval.features.views import evenly
 from ibot.eval.scores import balanced_accuracy, bootstrap_mean, topk_hits
 from ibot.system.processes import said_once
 from ibot.types import ResultRecord
@@ -50,7 +51,7 @@ class LabelledContext(Context):
             max_pixels=request.max_pixels,
         )
         told = [*train.notes, *val.notes, *filter(None, [absent_note(val.labels, val.classes)])]
-        train, val = _evenly(train, request.max_train), _evenly(val, request.max_val)
+        train, val = _at_most(train, request.max_train), _at_most(val, request.max_val)
         if shared := count_shared(train, val):
             with said_once():
                 log.warning("%d of %d validation images are training images", shared, len(val))
@@ -139,8 +140,8 @@ class LabelledContext(Context):
         )
 
 
-def _evenly(images: LabelledImages, limit: int) -> LabelledImages:
+def _at_most(images: LabelledImages, limit: int) -> LabelledImages:
     """At most `limit` images, evenly spaced; 0: all."""
     if not limit or limit >= len(images):
         return images
-    return LabelledSubset(images, np.linspace(0, len(images) - 1, limit).astype(np.int64))
+    return LabelledSubset(images, evenly(len(images), limit))

@@ -1,6 +1,4 @@
-"""The evaluations by name. Modules are imported by those who run them: the list itself costs
-nothing.
-"""
+"""The evaluations by name. The list costs nothing: who runs one imports its module."""
 
 from __future__ import annotations
 
@@ -31,9 +29,7 @@ class Evaluation:
 
     @cached_property
     def settings(self) -> Any:
-        """Its settings; where they are fitted, those of the paper's smallest network. Imports
-        nothing heavy.
-        """
+        """Its settings; where they are fitted, those of the paper's smallest network."""
         beside = import_module(f"{self.module.rpartition('.')[0]}.settings")
         return getattr(beside, self.settings_name)()
 

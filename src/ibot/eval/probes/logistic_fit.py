@@ -1,5 +1,4 @@
-"""Multinomial logistic regression on frozen features, the semi-supervised protocol (spec_evaluation
-8.3).
+"""Multinomial logistic regression on frozen features (spec_evaluation 8.3).
 
 Minimises (1/n) sum of losses + (penalty / 2) ||W||^2 over W [C, D], without intercept. With three
 classes or more scikit-learn's `LogisticRegression(C=1 / (n * penalty), fit_intercept=False)` is the
@@ -202,8 +201,7 @@ def fit_path(
     tolerance: float = 1e-4,
     progress: Progress | None = None,
 ) -> dict[float, Tensor]:
-    """`fit_logistic` for several penalties, from strong to weak, each started at the solution
-    before.
+    """`fit_logistic` for several penalties, from strong to weak, each started at the one before.
 
     Args:
         features: [n, D].
@@ -287,8 +285,7 @@ def choose_penalty(
 
 
 def stratified_folds(labels: Tensor, folds: int, seed: int) -> Tensor:
-    """Assign samples to folds so that each fold holds its share of every class, give or take one
-    sample.
+    """Assign samples to folds; each holds its share of every class, give or take one sample.
 
     There are as many folds as samples in the smallest class if that is fewer. Classes of one sample
     do not count for this: they have nothing to hold out and stay in every training part.

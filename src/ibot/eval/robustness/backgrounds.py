@@ -57,8 +57,7 @@ none."""
 
 
 def run(context: LabelledContext, settings: BackgroundSettings) -> list[ResultRecord]:
-    """Accuracy on each variant that is there, the background gap, and on demand the share of
-    vulnerable foregrounds.
+    """Accuracy on each variant that is there, the gap, on demand the vulnerable foregrounds.
 
     Raises:
         ConfigError: no root.
@@ -126,17 +125,17 @@ def _answer(
 ) -> tuple[Answer, str]:
     """How images get the number of a folder, and a note that says how classes were compared."""
     classes = classifier.classes
+
+    def best(views: Tensor) -> Tensor:
+        return classifier.logits(views).argmax(dim=1)
+
     if classes == folders:
-        return lambda views: classifier.logits(views).argmax(dim=1), "classes are compared by name"
+        return best, "classes are compared by name"
     if len(folders) == len(IMAGENET_9) and len(classes) == NUM_CLASSES:
         # Published: the best of all 1000, mapped; a class outside of the nine counts as wrong.
-        return lambda views: to_nine(
-            classifier.logits(views).argmax(dim=1)
-        ), "1000 classes are mapped to nine"
+        return lambda views: to_nine(best(views)), "1000 classes are mapped to nine"
     if len(folders) == len(classes) == len(IMAGENET_9):
-        return lambda views: classifier.logits(views).argmax(
-            dim=1
-        ), "nine classes are compared by their order"
+        return best, "nine classes are compared by their order"
     raise DataError(
         f"the classes of the classifier and of '{root}' differ",
         why=f"{len(classes)} classes, such as '{classes[0]}', and {len(folders)} folders, such as "
@@ -171,9 +170,7 @@ def _gap(
     used: dict[str, Any],
     notes: list[str],
 ) -> list[ResultRecord]:
-    """Points of accuracy lost by a background of another class; none where one of the two variants
-    is absent.
-    """
+    """Accuracy lost by a background of another class; none where one of the two is absent."""
     if not {"mixed_same", "mixed_rand"} <= set(variants):
         return []
     same, other = (
@@ -205,9 +202,7 @@ class _Masked:
 def _with_masks(
     settings: BackgroundSettings, variants: dict[str, LabelledFiles], view: View
 ) -> _Masked:
-    """Every process reads all masks before any of them computes: one that is damaged ends all
-    alike.
-    """
+    """Every process reads all masks before any computes: a damaged one ends all alike."""
     root = Path(settings.root)
     for name in ("original", "only_bg_t"):
         if name not in variants:
@@ -224,9 +219,8 @@ def _with_masks(
             why=f"for example '{files[0]}' is missing",
             fix="challenge=false, or unpack fg_mask there",
         )
-    return _Masked(
-        LabelledSubset(original, chosen), torch.stack([_mask(files[i], view) for i in chosen])
-    )
+    masks = torch.stack([_mask(files[i], view) for i in chosen])
+    return _Masked(LabelledSubset(original, chosen), masks)
 
 
 def _challenge(
@@ -242,19 +236,11 @@ def _challenge(
 
     def vulnerable(images: Tensor, index: NDArray[np.int64]) -> Tensor:
         """Whether each is, bool [b]."""
-        return torch.tensor(
-            [
-                _any_fools(
-                    answer,
-                    image,
-                    masked.masks[i].float() / 255,
-                    masked.images.label(i),
-                    behind,
-                    statistics,
-                )
-                for image, i in zip(images, index.tolist(), strict=True)
-            ]
-        )
+        found = []
+        for image, i in zip(images, index.tolist(), strict=True):
+            mask, label = masked.masks[i].float() / 255, masked.images.label(i)
+            found.append(_any_fools(answer, image, mask, label, behind, statistics))
+        return torch.tensor(found)
 
     found = score_labelled(context, masked.images, vulnerable, "challenge")
     values = 100 * found.rows.double()
@@ -272,13 +258,10 @@ def _challenge(
 
 
 def _all_views(context: LabelledContext, images: LabelledFiles) -> Tensor:
-    """All images of a variant as uint8 [n, 3, h, w], in memory: 0.6 GB for the 4050 of the
-    challenge.
-    """
+    """All images of a variant as uint8 [n, 3, h, w], in memory: 0.6 GB for the challenge's 4050."""
     batches = in_batches(np.arange(len(images)), context.batch)
-    return torch.cat(
-        [part.views for part in view_batches(images, context.view, batches, context.workers)]
-    )
+    parts = view_batches(images, context.view, batches, context.workers)
+    return torch.cat([part.views for part in parts])
 
 
 def _mask(file: Path, view: View) -> Tensor:
@@ -302,9 +285,7 @@ def _any_fools(
     backgrounds: Tensor,
     statistics: Statistics,
 ) -> bool:
-    """Whether a background uint8 [n, 3, h, w] behind the foreground of `image` [3, h, w] makes the
-    answer wrong.
-    """
+    """Whether one of `backgrounds` uint8 [n, 3, h, w] behind `image` makes the answer wrong."""
     mask = mask.to(image.device)
     for part in backgrounds.split(CHALLENGE_BATCH):
         # Mixing commutes with the normalisation, which is affine.

@@ -1,5 +1,4 @@
-"""Settings of the evaluations of robustness (spec_evaluation 9.2 to 9.6), `key=value` on their
-command lines.
+"""Settings of the evaluations of robustness (9.2 to 9.6), `key=value` on their command lines.
 
 The defaults are the paper's where a field names no other. One flat, frozen dataclass for each;
 units and sources stand with the fields.
