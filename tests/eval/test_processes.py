@@ -1,6 +1,4 @@
-"""`ibot eval` in one process and in two: every number of every record is the same. Runs that were
-cut off go on.
-"""
+"""`ibot eval` in one process and in two: the same numbers. Runs that were cut off go on."""
 
 import colorsys
 import json
@@ -92,8 +90,7 @@ CASES = (
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """Ten classes that differ in colour, variants and corruptions of others, a network with random
-    weights.
+    """Ten classes that differ in colour, variants and corruptions of others, random weights.
 
     One image of each part cannot be read; nor can one mask of `damaged`.
     """
@@ -140,9 +137,7 @@ def world(tmp_path_factory):
 
 
 def run_cases(patch):
-    """All cases from the current folder, one after the other; the long ones that `semi` runs are
-    made short.
-    """
+    """All cases from the current folder in turn; the long ones that `semi` runs made short."""
     cases = [*CASES, GENERATED] if find_spec("imagecorruptions") else CASES
     patch.setattr(semi, "LinearSettings", partial(semi.LinearSettings, epochs=2, rates=(0.01, 0.3)))
     patch.setattr(

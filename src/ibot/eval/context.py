@@ -33,6 +33,16 @@ from ibot.types import ResultRecord
 from ibot.weights.read import Loaded
 
 
+@dataclass(frozen=True, slots=True)
+class OpenedData:
+    """What a kind of context holds beside the network and the means."""
+
+    fields: dict[str, Any] = field(default_factory=dict)
+    """Of the context, by name."""
+    told: list[str] = field(default_factory=list)
+    """What a user should know of the data, a sentence each."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
     """The network and the means of one evaluation."""
@@ -62,9 +72,9 @@ class Context:
     began: float = field(default_factory=time.perf_counter)
 
     @classmethod
-    def open_data(cls, request: Request) -> dict[str, Any]:
-        """The fields that hold what `request` names as data; `told` lists what to say of them."""
-        return {}
+    def open_data(cls, request: Request) -> OpenedData:
+        """What `request` names as data."""
+        return OpenedData()
 
     def fingerprints(self) -> dict[str, str]:
         """What identifies the images, by a name for each part."""
@@ -182,14 +192,14 @@ class ImagesContext(Context):
     images: Images
 
     @classmethod
-    def open_data(cls, request: Request) -> dict[str, Any]:
+    def open_data(cls, request: Request) -> OpenedData:
         """The images that `request.data` names, of a set with parts those to train on."""
         images = open_images(
             request.data,
             exif_orientation=request.exif_orientation,
             max_pixels=request.max_pixels,
         )
-        return {"images": images, "told": list(images.notes)}
+        return OpenedData({"images": images}, list(images.notes))
 
     def fingerprints(self) -> dict[str, str]:
         """That of the images."""
@@ -204,6 +214,6 @@ class ImagesContext(Context):
         return {"root": str(self.images.root), "images": self.images.fingerprint()}
 
 
-def plain(settings: object) -> dict[str, Any]:
+def plain(settings: Any) -> dict[str, Any]:
     """The fields of a settings dataclass as what JSON holds."""
-    return {f.name: getattr(settings, f.name) for f in fields(settings)}  # pyright: ignore[reportArgumentType]
+    return {f.name: getattr(settings, f.name) for f in fields(settings)}

@@ -15,7 +15,7 @@ from ibot.data.sets.images import LabelledImages
 from ibot.data.sets.open import open_labelled
 from ibot.data.sets.subsets import LabelledSubset
 from ibot.data.sets.variants import Labelled, count_shared, read_as
-from ibot.eval.context import Context
+from ibot.eval.context import Context, OpenedData
 from ibot.eval.features.cache import Extract, K
 from ibot.eval.features.rows import LabelledFeatures
 from ibot.eval.features.tokens import CLASS_TOKEN
@@ -40,7 +40,7 @@ class LabelledContext(Context):
     """What the user named as data, a set's name included."""
 
     @classmethod
-    def open_data(cls, request: Request) -> dict[str, Any]:
+    def open_data(cls, request: Request) -> OpenedData:
         """Training and validation images of `request`, evenly thinned out where it says so."""
         train, val = open_labelled(
             request.data,
@@ -55,7 +55,7 @@ class LabelledContext(Context):
         if shared := count_shared(train, val):
             with said_once():
                 log.warning("%d of %d validation images are training images", shared, len(val))
-        return {"train": train, "val": val, "data": request.data, "told": told}
+        return OpenedData({"train": train, "val": val, "data": request.data}, told)
 
     @property
     def num_classes(self) -> int:

@@ -52,7 +52,6 @@ def opened(
     if device.type == "mps":
         raise UserError("evaluations compute in float64, which mps lacks", fix="use --device cpu")
     data = kind.open_data(request)
-    told = data.pop("told", [])
     with said_once():
         loaded = load(
             request.weights,
@@ -63,7 +62,7 @@ def opened(
     view = view_of(request, loaded)
     out = Path(request.out) if request.out else default_out(Path(request.weights))
     with joined(device) as processes:
-        print_notes(dict.fromkeys(told), quiet or not processes.is_main)
+        print_notes(dict.fromkeys(data.told), quiet or not processes.is_main)
         make_writable(out, RECORDS)  # what fails shall fail before the work
         with said_once():
             cache = cache_folder(request.cache, out)
@@ -85,7 +84,7 @@ def opened(
             counter=counter if shown else no_counter,
             exif_orientation=request.exif_orientation,
             max_pixels=request.max_pixels,
-            **data,
+            **data.fields,
         )
         # Each process writes its part of the features there, and reads those of all.
         places = {"the folder of the features (--cache)": str(cache)}
@@ -101,9 +100,8 @@ def with_data_of(context: Context, kind: type[C], request: Request) -> C:
 
     Raises as `opened`, where the images cannot be opened so.
     """
-    data = kind.open_data(request)
-    data.pop("told", None)  # said when the first context was opened
-    other = kind(**{f.name: getattr(context, f.name) for f in fields(Context)}, **data)
+    shared = {f.name: getattr(context, f.name) for f in fields(Context)}
+    other = kind(**shared, **kind.open_data(request).fields)
     check_equal(other.fingerprints())
     return other
 

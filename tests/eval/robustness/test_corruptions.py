@@ -28,9 +28,7 @@ def library():
 
 @pytest.fixture
 def stored(lab, tmp_path):
-    """All 19 corruptions at five severities of two classes, every folder the same four images; and
-    its context.
-    """
+    """All corruptions and severities, every folder the same four images; and its context."""
     lab.write_noise(tmp_path / "set" / "val", count=2, classes=2)
     lab.write_noise(tmp_path / "set" / "train", count=3, classes=2, seed=1)
     for name in CORRUPTIONS:

@@ -38,8 +38,7 @@ class View:
     resize: int = 0
     """Pixels of the shorter side before the crop; 0: 8/7 of the view's."""
     keep: bool = True
-    """Images of this size are taken as they are. False, as published: these too are resized and
-    cropped."""
+    """Images of this size are taken as they are. False, as published: they are resized too."""
 
     def render(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """[H, W, 3] -> [h, w, 3]. Raises UnreadableImage for a strip too thin to be cropped."""

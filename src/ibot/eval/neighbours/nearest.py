@@ -30,8 +30,7 @@ second, the product of all pairs is cheaper."""
 GROUPS_PER_K, MAX_GROUP = 8, 64
 """Groups per neighbour sought, and the largest group, of the selection in `largest`."""
 SMALLEST, LARGEST = 1e-15, 1e15
-"""Lengths of rows between which no product of float32 underflows or overflows so that the bound
-would notice."""
+"""Lengths of rows between which products of float32 stay within the bound's reach."""
 
 UNIT_ROUNDING = 1e-6
 """How far from 1 the length of a row may be that was scaled in float32."""

@@ -45,15 +45,13 @@ VARIANTS = {
     "only_bg_b": "bounding box blacked",
     "only_bg_t": "bounding box filled with background",
 }
-"""Folders of the challenge and what they hold. On the last three lower is less reliance on
-background."""
+"""Folders of the challenge. On the last three lower is less reliance on background."""
 MASKS = "fg_mask"
 CHALLENGE_BATCH = 32
 """Backgrounds at a time: the first that changes the answer ends the search."""
 
 Answer = Callable[[Tensor], Tensor]
-"""Normalised images [b, 3, h, w] -> number of the folder that they belong to int64 [b], -1 for
-none."""
+"""Normalised images [b, 3, h, w] -> numbers of their folders int64 [b], -1 for none."""
 
 
 def run(context: LabelledContext, settings: BackgroundSettings) -> list[ResultRecord]:
