@@ -100,10 +100,10 @@ def test_options_that_the_command_refuses_are_refused_from_python(wrong, words):
     assert words in refused.value.why
 
 
-def test_folders_may_be_paths(weights, scenes, tmp_path):
+def test_folders_may_be_paths_and_one_setting_a_text(weights, scenes, tmp_path):
     places = {"out": tmp_path / "out", "cache": tmp_path / "cache", "device": "cpu"}
     train, val = scenes / "train", scenes / "val"
-    found = ibot.evaluate("knn", weights, train, val_data=val, settings=["k=3"], **places)
+    found = ibot.evaluate("knn", weights, train, val_data=val, settings="k=3", **places)
     assert read_records(tmp_path / "out" / "results.jsonl")[0].row == found[0].row == "k = 3"
 
 

@@ -27,7 +27,7 @@ def evaluate(
     weights: str | Path,
     data: str | Path,
     *,
-    settings: Sequence[str] = (),
+    settings: str | Sequence[str] = (),
     quiet: bool = False,
     progress: bool = True,
     **options: Any,
@@ -44,7 +44,7 @@ def evaluate(
         name: of the evaluation, as `ibot eval --help` lists them.
         weights: a run, a checkpoint folder or a file of weights.
         data: images, in any form that `ibot eval` takes; most evaluations need labelled ones.
-        settings: `key=value` of the evaluation.
+        settings: `key=value` of the evaluation, one or several.
         quiet: neither notes nor progress on the error output.
         progress: show it, unless `quiet`.
         **options: further fields of `ibot.eval.request.Request`, such as `val_data` or `device`.
@@ -56,6 +56,7 @@ def evaluate(
         UserError: and its kinds, for what a user can mend. TypeError: unknown options.
     """
     options = {k: str(v) if isinstance(v, Path) else v for k, v in options.items()}
+    settings = [settings] if isinstance(settings, str) else settings
     known(name)
     given(name, EVALUATIONS[name].settings, settings)  # mistakes are told before anything is loaded
     request = Request(weights=str(weights), data=str(data), **options)

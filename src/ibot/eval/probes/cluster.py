@@ -43,16 +43,16 @@ def run(context: LabelledContext, settings: ClusterSettings) -> list[ResultRecor
     by = settings.by
     if by == "auto":
         by = "prototypes" if logits.shape[1] == context.num_classes else "kmeans"
-    if by == "prototypes" and not logits.shape[1]:
+    if by == "kmeans":
+        clusters = kmeans_clusters(val.unit(), count, context.seed)
+    elif logits.shape[1]:
+        clusters = logits.argmax(dim=1)
+    else:
         raise WeightsError(
             f"'{context.weights}' holds no projection head",
             why="its prototypes are the clusters",
             fix="give a run or a full checkpoint, or by=kmeans",
         )
-    if by == "prototypes":
-        clusters = logits.argmax(dim=1)
-    else:
-        clusters = kmeans_clusters(val.unit(), count, context.seed)
     labels, clusters = val.labels.cpu(), clusters.cpu()
     scores = asdict(clustering_scores(labels, clusters))
     num_clusters = scores.pop("num_clusters")
