@@ -53,8 +53,7 @@ class Masks:
     map: Tensor
     """bool [G, B, N], True = hidden."""
     index: Tensor
-    """int64 [M], positions in the flattened map of the patches in the loss: the hidden ones, but
-    for ablations."""
+    """int64 [M], positions in the flattened map of the patches in the loss: mostly the hidden."""
     weight: Tensor
     """float [M], one over the number of patches in the loss of the view the patch belongs to."""
     target: Tensor | None = None

@@ -1,6 +1,4 @@
-"""A world for the robustness protocols: tinted scenes of ten classes, a ViT of two blocks, no
-trained weights.
-"""
+"""A world for robustness: tinted scenes of ten classes, a ViT of two blocks, not trained."""
 
 import colorsys
 import re
@@ -44,9 +42,7 @@ def one_thread():
 
 @pytest.fixture(scope="session")
 def scenes(tmp_path_factory):
-    """Scenes whose class shows in their colour too, so that a linear head on random weights is
-    right now and then.
-    """
+    """Scenes with the class in their colour: a head on random weights is right now and then."""
     folder = tmp_path_factory.mktemp("scenes")
     write_folder(folder, train=100, val=60, size=32)
     classes = sorted(path.name for path in (folder / "train").iterdir())
@@ -81,9 +77,7 @@ class Lab:
         return replace(self.context, train=images, val=images)
 
     def store(self, context, classes=None, weight=None, bias=None):
-        """The context with weights that hold a classifier on the class token, random unless
-        given.
-        """
+        """The context with weights that hold a classifier, random unless given."""
         classes = classes or context.train.classes
         torch.manual_seed(1)
         weight = (

@@ -75,6 +75,38 @@ def test_mistakes_are_told_before_anything_is_loaded(scenes, places):
         ibot.evaluate("knn", "nowhere", scenes, split_share=0.1, **places)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"mode": "x"}, "clean, published"),
+        ({"fit": "crops"}, "crop, squash, pad"),
+        ({"exif_orientation": None}, "apply, ignore"),
+        ({"split": 2}, "below 1"),
+        ({"split": "0.2"}, "below 1"),
+        ({"max_train": -1}, "at least 0"),
+        ({"max_val": 0.5}, "whole number"),
+        ({"heads": 0}, "at least 1"),
+        ({"size": True}, "whole number"),
+        ({"max_pixels": 0}, "at least 1"),
+        ({"workers": -1}, "at least 0"),
+        ({"allow_partial": "no"}, "True or False"),
+        ({"key": 3}, "text"),
+    ],
+)
+def test_options_that_the_command_refuses_are_refused_from_python(wrong, words):
+    (name,) = wrong
+    with pytest.raises(UserError, match=f"^{name}=") as refused:
+        ibot.evaluate("knn", "nowhere", "nothing", **wrong)
+    assert words in refused.value.why
+
+
+def test_folders_may_be_paths_and_one_setting_a_text(weights, scenes, tmp_path):
+    places = {"out": tmp_path / "out", "cache": tmp_path / "cache", "device": "cpu"}
+    train, val = scenes / "train", scenes / "val"
+    found = ibot.evaluate("knn", weights, train, val_data=val, settings="k=3", **places)
+    assert read_records(tmp_path / "out" / "results.jsonl")[0].row == found[0].row == "k = 3"
+
+
 @pytest.fixture
 def toy():
     with only({**EVALUATIONS, "brightness": TOY}):
@@ -101,3 +133,20 @@ def test_an_evaluation_is_added_by_its_folder_and_a_line(weights, scenes, places
     printed = capsys.readouterr().out
     assert "brightness_r" in printed and "60 images" in printed
     assert len(read_records(Path(places["out"]) / "results.jsonl")) == 2
+
+
+def test_all_opens_the_images_of_each_evaluation_as_it_needs_them(weights, scenes, places, capsys):
+    options = ["--out", places["out"], "--cache", places["cache"], "--device", "cpu"]
+    command = ["eval", "all", str(weights), "--data", str(scenes), *options]
+    with only({"brightness": TOY, "knn": EVALUATIONS["knn"]}):
+        assert main(command) == 0
+        records = read_records(Path(places["out"]) / "results.jsonl")
+        by_protocol = {record.protocol: record for record in records}
+        assert list(by_protocol) == ["brightness", "knn"]
+        # A set with parts: plain images are those to train on.
+        images = len(ibot.scan(scenes / "train"))
+        assert by_protocol["brightness"].num_val == images == by_protocol["knn"].num_train
+        capsys.readouterr()
+        assert main(command) == 0
+    told = capsys.readouterr().err
+    assert "brightness: done before" in told and "knn: done before" in told

@@ -1,6 +1,4 @@
-"""`ibot eval` in one process and in two: every number of every record is the same. Runs that were
-cut off go on.
-"""
+"""`ibot eval` in one process and in two: the same numbers. Runs that were cut off go on."""
 
 import colorsys
 import json
@@ -92,8 +90,7 @@ CASES = (
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """Ten classes that differ in colour, variants and corruptions of others, a network with random
-    weights.
+    """Ten classes that differ in colour, variants and corruptions of others, random weights.
 
     One image of each part cannot be read; nor can one mask of `damaged`.
     """
@@ -140,9 +137,7 @@ def world(tmp_path_factory):
 
 
 def run_cases(patch):
-    """All cases from the current folder, one after the other; the long ones that `semi` runs are
-    made short.
-    """
+    """All cases from the current folder in turn; the long ones that `semi` runs made short."""
     cases = [*CASES, GENERATED] if find_spec("imagecorruptions") else CASES
     patch.setattr(semi, "LinearSettings", partial(semi.LinearSettings, epochs=2, rates=(0.01, 0.3)))
     patch.setattr(
@@ -256,7 +251,7 @@ def test_an_evaluation_that_was_cut_off_goes_on(world, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "here")
     cases = [Case("knn"), Case("transfer", ("epochs=1",)), STORED]
     monkeypatch.setattr(state_file, "SAVE_SECONDS", 0)
-    score, scored = corruptions.score_images, []
+    score, scored = corruptions.score_labelled, []
 
     def third_is_cut_off(context, images, predict, name):
         scored.append(name)
@@ -264,7 +259,7 @@ def test_an_evaluation_that_was_cut_off_goes_on(world, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return score(context, images, predict, name)
 
-    monkeypatch.setattr(corruptions, "score_images", third_is_cut_off)
+    monkeypatch.setattr(corruptions, "score_labelled", third_is_cut_off)
     with only({case.name: case for case in cases}):
         assert evaluate_all("cut") == 130
     monkeypatch.setattr(

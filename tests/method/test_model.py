@@ -93,9 +93,7 @@ def random_batch(config: Config, seed: int, num_images: int = 4) -> Batch:
 
 
 def plain_loss(model: StudentTeacher, batch: Batch, temp: float, patch_temp: float):
-    """Everything computed for every token, then multiplied by the mask, as the paper's algorithm
-    reads.
-    """
+    """All computed for every token, then multiplied by the mask, as the paper's algorithm reads."""
 
     def all_logits(network, images, mask):
         out = network.backbone(images, mask)

@@ -1,6 +1,4 @@
-"""The Swin backbone against a slow, obvious one: one window at a time, one pair of tokens at a
-time.
-"""
+"""The Swin backbone against a slow, obvious one: one window, one pair of tokens at a time."""
 
 import math
 from dataclasses import replace

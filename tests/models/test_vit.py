@@ -63,9 +63,7 @@ def cubic(distance):
 
 
 def weights_along(source, target, added):
-    """Share [target, source] that each entry of a side has in each of the new one; ends are
-    repeated.
-    """
+    """Share [target, source] of each entry of a side in each of the new; ends are repeated."""
     weights = torch.zeros(target, source, dtype=torch.float64)
     for i in range(target):
         centre = (i + 0.5) * source / (target + added) - 0.5

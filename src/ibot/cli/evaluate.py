@@ -23,7 +23,8 @@ from ibot.cli.arguments import (
 from ibot.cli.parser import Commands
 from ibot.config.override import settings_of
 from ibot.eval.registry import EVALUATIONS
-from ibot.eval.request import Request
+from ibot.eval.request import Request, choices
+from ibot.system.records import RECORDS
 
 if TYPE_CHECKING:
     from ibot.types import ResultRecord
@@ -52,28 +53,26 @@ def run_all(options: argparse.Namespace) -> int:
 
     It is an error if nothing ran. The same command goes on after an interruption.
     """
-    from ibot.eval.evaluate import RECORDS, evaluate_each, known
+    from ibot.eval.evaluate import evaluate_each, known
     from ibot.eval.labelled import LabelledContext
     from ibot.eval.opened import opened
 
     skipped = [name.strip() for name in options.skip.split(",") if name.strip()]
     for name in skipped:
-        known(name)
+        known(name, "--skip")
     chosen = [name for name in EVALUATIONS if name not in skipped]
     failed = []
     request = Request(**_asked(options))
-    with opened(
-        LabelledContext, request, quiet=options.quiet, progress=not options.json
-    ) as context:
+    shown = not options.json
+    with opened(LabelledContext, request, quiet=options.quiet, progress=shown) as context:
         is_main = context.processes.is_main
-        for outcome in evaluate_each(context, chosen, options.again):
+        for outcome in evaluate_each(context, request, chosen, options.again):
             if outcome.records:
                 _show(outcome.records, options)
             elif outcome.problem:
                 failed.append(f"{outcome.name}: {outcome.problem}")
-            elif is_main and not options.quiet:
-                place = context.out / RECORDS
-                again = f"done before, see {place}; --again repeats it"
+            elif outcome.done_before and is_main and not options.quiet:
+                again = f"done before, see {_place(options)}; --again repeats it"
                 print(f"{outcome.name}: {again}", file=sys.stderr)
     if failed and is_main:
         print("not run:\n  " + "\n  ".join(failed), file=sys.stderr)
@@ -84,25 +83,30 @@ def _asked(options: argparse.Namespace) -> dict[str, Any]:
     return {f.name: getattr(options, f.name) for f in fields(Request)}
 
 
-def _show(records: Sequence[ResultRecord], options: argparse.Namespace) -> None:
-    from ibot.eval.evaluate import RECORDS
+def _place(options: argparse.Namespace) -> Path:
+    """Where the records are."""
     from ibot.eval.opened import default_out
+
+    return Path(options.out or default_out(Path(options.weights))) / RECORDS
+
+
+def _show(records: Sequence[ResultRecord], options: argparse.Namespace) -> None:
     from ibot.system.processes import launched_processes
 
-    if not launched_processes().is_main:
+    if not records or not launched_processes().is_main:
         return
     if options.json:
         for record in records:
             print(json.dumps(asdict(record)))
         return
-    first, out = records[0], Path(options.out or default_out(Path(options.weights)))
+    first = records[0]
     height, width = first.settings["size"]
     print(f"\n{first.protocol}: {first.weights} ({first.key}), {first.mode}, {height}x{width}")
     print(_images(first))
     print(table(records), end="")
     for note in dict.fromkeys(note for record in records for note in record.notes):
         print(f"note: {note}")
-    print(f"{records[-1].seconds:.1f} s; records in {out / RECORDS}")
+    print(f"{records[-1].seconds:.1f} s; records in {_place(options)}")
 
 
 def _images(record: ResultRecord) -> str:
@@ -129,11 +133,14 @@ def table(records: Sequence[ResultRecord]) -> str:
     names = [record.row or record.metric for record in records]
     lines = [["", *columns], *map(list, zip(names, *columns.values(), strict=True))]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    padded = (
-        [text.rjust(width) if i else text.ljust(width) for i, (text, width) in enumerate(cells)]
-        for cells in (zip(line, widths, strict=True) for line in lines)
-    )
-    return "".join("  ".join(line).rstrip() + "\n" for line in padded)
+    return "".join(_line(cells, widths) for cells in lines)
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    """The first cell to the left, the others to the right."""
+    first, *others = zip(cells, widths, strict=True)
+    padded = [first[0].ljust(first[1]), *(text.rjust(width) for text, width in others)]
+    return "  ".join(padded).rstrip() + "\n"
 
 
 def _span(interval: tuple[float, float] | None) -> str:
@@ -189,9 +196,9 @@ def _declare_arguments(parser: argparse.ArgumentParser) -> None:
         "clean: choose on held-out training images; published: on the split that is reported, "
         "as the paper's tables"
     )
-    parser.add_argument("--mode", choices=("clean", "published"), default="clean", help=mode)
+    parser.add_argument("--mode", choices=choices("mode"), default="clean", help=mode)
     fit = "how images of another shape become square (default: crop)"
-    parser.add_argument("--fit", choices=("crop", "squash", "pad"), default="crop", help=fit)
+    parser.add_argument("--fit", choices=choices("fit"), default="crop", help=fit)
     seed = "of splits, starts and orders"
     parser.add_argument("--seed", type=NATURAL, default=0, metavar="S", help=seed)
     out = "results and states to resume from (default: the run's folder, else results/NAME)"

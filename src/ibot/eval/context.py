@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 import torch
 
@@ -25,16 +25,22 @@ from ibot.eval.features.cache import Extract, K, cached_features
 from ibot.eval.features.rows import FeatureSet
 from ibot.eval.features.tokens import CLASS_TOKEN
 from ibot.eval.features.views import View
+from ibot.eval.request import Mode, Request
 from ibot.system.processes import Processes
+from ibot.system.progress import Counter, no_counter
 from ibot.system.versions import software
 from ibot.types import ResultRecord
 from ibot.weights.read import Loaded
 
-if TYPE_CHECKING:
-    from ibot.eval.request import Request
 
-Mode = Literal["clean", "published"]
-Counter = Callable[[int, int], None] | None
+@dataclass(frozen=True, slots=True)
+class OpenedData:
+    """What a kind of context holds beside the network and the means."""
+
+    fields: dict[str, Any] = field(default_factory=dict)
+    """Of the context, by name."""
+    told: list[str] = field(default_factory=list)
+    """What a user should know of the data, a sentence each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +64,7 @@ class Context:
     """Images per forward pass where features are extracted."""
     workers: int = 0
     processes: Processes = field(default_factory=Processes)
-    counter: Callable[[str], Counter] = lambda name: None
+    counter: Callable[[str], Counter] = no_counter
     """Makes a progress counter for a named part of the work."""
     exif_orientation: Orientation = "apply"
     max_pixels: int = MAX_PIXELS
@@ -66,9 +72,9 @@ class Context:
     began: float = field(default_factory=time.perf_counter)
 
     @classmethod
-    def open_data(cls, request: Request) -> dict[str, Any]:
-        """The fields that hold what `request` names as data; `told` lists what to say of them."""
-        return {}
+    def open_data(cls, request: Request) -> OpenedData:
+        """What `request` names as data."""
+        return OpenedData()
 
     def fingerprints(self) -> dict[str, str]:
         """What identifies the images, by a name for each part."""
@@ -186,14 +192,14 @@ class ImagesContext(Context):
     images: Images
 
     @classmethod
-    def open_data(cls, request: Request) -> dict[str, Any]:
+    def open_data(cls, request: Request) -> OpenedData:
         """The images that `request.data` names, of a set with parts those to train on."""
         images = open_images(
             request.data,
             exif_orientation=request.exif_orientation,
             max_pixels=request.max_pixels,
         )
-        return {"images": images, "told": list(images.notes)}
+        return OpenedData({"images": images}, list(images.notes))
 
     def fingerprints(self) -> dict[str, str]:
         """That of the images."""
@@ -208,6 +214,6 @@ class ImagesContext(Context):
         return {"root": str(self.images.root), "images": self.images.fingerprint()}
 
 
-def plain(settings: object) -> dict[str, Any]:
+def plain(settings: Any) -> dict[str, Any]:
     """The fields of a settings dataclass as what JSON holds."""
-    return {f.name: getattr(settings, f.name) for f in fields(settings)}  # pyright: ignore[reportArgumentType]
+    return {f.name: getattr(settings, f.name) for f in fields(settings)}

@@ -12,16 +12,15 @@ import ibot
 from ibot.config.override import assign
 from ibot.errors import IbotError, UserError
 from ibot.eval.context import Context
-from ibot.eval.opened import opened
+from ibot.eval.opened import opened, with_data_of
 from ibot.eval.registry import EVALUATIONS
 from ibot.eval.request import Request
 from ibot.system.distributed import check_equal
 from ibot.system.jsonl import append_jsonl, read_jsonl
 from ibot.system.places import make_writable
+from ibot.system.records import RECORDS
 from ibot.system.watch import from_all
 from ibot.types import ResultRecord
-
-RECORDS = "results.jsonl"
 
 
 def evaluate(
@@ -29,7 +28,7 @@ def evaluate(
     weights: str | Path,
     data: str | Path,
     *,
-    settings: Sequence[str] = (),
+    settings: str | Sequence[str] = (),
     quiet: bool = False,
     progress: bool = True,
     **options: Any,
@@ -45,8 +44,8 @@ def evaluate(
     Args:
         name: of the evaluation, as `ibot eval --help` lists them.
         weights: a run, a checkpoint folder or a file of weights.
-        data: images with labels, in any form that `ibot eval` takes.
-        settings: `key=value` of the evaluation.
+        data: images, in any form that `ibot eval` takes; most evaluations need labelled ones.
+        settings: `key=value` of the evaluation, one or several.
         quiet: neither notes nor progress on the error output.
         progress: show it, unless `quiet`.
         **options: further fields of `ibot.eval.request.Request`, such as `val_data` or `device`.
@@ -57,6 +56,8 @@ def evaluate(
     Raises:
         UserError: and its kinds, for what a user can mend. TypeError: unknown options.
     """
+    options = {k: str(v) if isinstance(v, Path) else v for k, v in options.items()}
+    settings = [settings] if isinstance(settings, str) else settings
     known(name)
     given(name, EVALUATIONS[name].settings, settings)  # mistakes are told before anything is loaded
     request = Request(weights=str(weights), data=str(data), **options)
@@ -67,10 +68,12 @@ def evaluate(
         return measure(context, name, chosen, asked(context, name, chosen))
 
 
-def known(name: str) -> None:
-    """Raise UserError for the name of no evaluation."""
+def known(name: str, option: str = "") -> None:
+    """Raise UserError for the name of no evaluation; `option`: where it was given."""
     if name not in EVALUATIONS:
-        raise UserError(f"there is no evaluation '{name}'", fix=f"known: {', '.join(EVALUATIONS)}")
+        where = f"{option}: " if option else ""
+        what = f"{where}there is no evaluation '{name}'"
+        raise UserError(what, fix=f"known: {', '.join(EVALUATIONS)}")
 
 
 def given(name: str, settings: Any, texts: Sequence[str]) -> Any:
@@ -106,13 +109,19 @@ class Outcome:
 
     name: str
     records: tuple[ResultRecord, ...] = ()
-    """None where it failed or was done before."""
     problem: str = ""
     """Why it failed."""
+    done_before: bool = False
+    """Its records were in the folder of the results."""
 
 
-def evaluate_each(context: Context, names: Sequence[str], again: bool) -> Iterator[Outcome]:
+def evaluate_each(
+    context: Context, request: Request, names: Sequence[str], again: bool
+) -> Iterator[Outcome]:
     """Each evaluation with its default settings; what fails is said in its outcome.
+
+    `context` is what `request` opened. Evaluations of another kind of context get the same network
+    with the images that they need.
 
     What has records of the same weights, images, settings, mode, seed and version in the folder of
     the results is not repeated unless `again`; so an interrupted series goes on. Raises UserError
@@ -121,13 +130,17 @@ def evaluate_each(context: Context, names: Sequence[str], again: bool) -> Iterat
     make_writable(context.out, RECORDS)
     done = set() if again else {row.get("asked") for row in read_jsonl(context.out / RECORDS)}
     check_equal({"the evaluations that are done": sorted(filter(None, done))})
+    opened_as = {type(context): context}
     for name in names:
         problem, records = "", []
         try:
-            context = replace(context, began=time.perf_counter())
+            kind = EVALUATIONS[name].context()
+            if kind not in opened_as:
+                opened_as[kind] = with_data_of(context, kind, request)
+            context = replace(opened_as[kind], began=time.perf_counter())
             settings = EVALUATIONS[name].defaults(context)
             if (mark := asked(context, name, settings)) in done:
-                yield Outcome(name)
+                yield Outcome(name, done_before=True)
                 continue
             records = measure(context, name, settings, mark)
         except IbotError as error:

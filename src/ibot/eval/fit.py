@@ -61,8 +61,7 @@ class Fit(Generic[B]):
     averages gradients over processes: call nothing else. `part` counts the micro-batches of the
     step over all processes. Called under autocast, random numbers seeded by the step."""
     validate: Callable[[], Validation]
-    """Called in all processes after each epoch: the model in evaluation mode, under autocast,
-    without gradients."""
+    """Called everywhere after each epoch, in evaluation mode, under autocast, without gradients."""
     best_by: str
     """The metric whose first highest value makes the best epoch."""
     epochs: int
@@ -70,8 +69,7 @@ class Fit(Generic[B]):
     folder: Path
     """For checkpoints; created when absent. All processes must see the same one."""
     identity: dict[str, Any]
-    """Plain values on which the outcome depends, beside the initial weights: a folder with others
-    is refused."""
+    """Plain values on which the outcome hangs, beside the weights: other folders are refused."""
     micro_batches: int = 1
     """Of each process in a step."""
     processes: Processes = field(default_factory=Processes)

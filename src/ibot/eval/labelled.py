@@ -16,10 +16,11 @@ from ibot.data.sets.open import open_labelled
 from ibot.data.sets.subsets import LabelledSubset
 from ibot.data.sets.variants import Labelled, count_shared, read_as
 from ibot.errors import UserError
-from ibot.eval.context import Context
+from ibot.eval.context import Context, OpenedData
 from ibot.eval.features.cache import Extract, K
 from ibot.eval.features.rows import LabelledFeatures
 from ibot.eval.features.tokens import CLASS_TOKEN
+from ibot.eval.features.views import evenly
 from ibot.eval.scores import balanced_accuracy, bootstrap_mean, topk_hits
 from ibot.system.device import choose_device
 from ibot.system.processes import said_once
@@ -41,7 +42,7 @@ class LabelledContext(Context):
     """What the user named as data, a set's name included."""
 
     @classmethod
-    def open_data(cls, request: Request) -> dict[str, Any]:
+    def open_data(cls, request: Request) -> OpenedData:
         """Training and validation images of `request`, evenly thinned out where it says so."""
         if choose_device(request.device).type == "mps":
             raise UserError(
@@ -56,11 +57,11 @@ class LabelledContext(Context):
             max_pixels=request.max_pixels,
         )
         told = [*train.notes, *val.notes, *filter(None, [absent_note(val.labels, val.classes)])]
-        train, val = _evenly(train, request.max_train), _evenly(val, request.max_val)
+        train, val = _at_most(train, request.max_train), _at_most(val, request.max_val)
         if shared := count_shared(train, val):
             with said_once():
                 log.warning("%d of %d validation images are training images", shared, len(val))
-        return {"train": train, "val": val, "data": request.data, "told": told}
+        return OpenedData({"train": train, "val": val, "data": request.data}, told)
 
     @property
     def num_classes(self) -> int:
@@ -145,8 +146,8 @@ class LabelledContext(Context):
         )
 
 
-def _evenly(images: LabelledImages, limit: int) -> LabelledImages:
+def _at_most(images: LabelledImages, limit: int) -> LabelledImages:
     """At most `limit` images, evenly spaced; 0: all."""
     if not limit or limit >= len(images):
         return images
-    return LabelledSubset(images, np.linspace(0, len(images) - 1, limit).astype(np.int64))
+    return LabelledSubset(images, evenly(len(images), limit))

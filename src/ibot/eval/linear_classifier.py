@@ -1,6 +1,4 @@
-"""A backbone with a linear head and what it expects of its input, as one file (spec_evaluation
-9.7).
-"""
+"""A backbone with a linear head and what it expects of its input, as one file (9.7)."""
 
 from __future__ import annotations
 
@@ -65,9 +63,7 @@ class LinearClassifier:
         )
 
     def save(self, file: Path) -> None:
-        """Write everything into a safetensors file, which is whole or absent. Raises ResourceError
-        on a full disk.
-        """
+        """Write a safetensors file, whole or absent. Raises ResourceError on a full disk."""
         tensors = {
             f"backbone.{name}": tensor for name, tensor in self.backbone.state_dict().items()
         }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import TypeVar
 
@@ -48,7 +49,6 @@ def opened(
     """
     device = choose_device(request.device)
     data = kind.open_data(request)
-    told = data.pop("told", [])
     with said_once():
         loaded = load(
             request.weights,
@@ -59,7 +59,7 @@ def opened(
     view = view_of(request, loaded)
     out = Path(request.out) if request.out else default_out(Path(request.weights))
     with joined(device) as processes:
-        print_notes(dict.fromkeys(told), quiet or not processes.is_main)
+        print_notes(dict.fromkeys(data.told), quiet or not processes.is_main)
         with said_once():
             cache = cache_folder(request.cache, out)
         shown = processes.is_main and progress and not quiet
@@ -80,7 +80,7 @@ def opened(
             counter=counter if shown else no_counter,
             exif_orientation=request.exif_orientation,
             max_pixels=request.max_pixels,
-            **data,
+            **data.fields,
         )
         # Each process writes its part of the features there, and reads those of all.
         places = {"the folder of the features (--cache)": str(cache)}
@@ -89,6 +89,17 @@ def opened(
         kept = f"features in '{cache}', states and records in '{out}'"
         with said_if_interrupted(f"the same command goes on from what is done: {kept}"):
             yield context
+
+
+def with_data_of(context: Context, kind: type[C], request: Request) -> C:
+    """The same network and means with the images that another `kind` of context opens.
+
+    Raises as `opened`, where the images cannot be opened so.
+    """
+    shared = {f.name: getattr(context, f.name) for f in fields(Context)}
+    other = kind(**shared, **kind.open_data(request).fields)
+    check_equal(other.fingerprints())
+    return other
 
 
 def view_of(request: Request, loaded: Loaded) -> View:

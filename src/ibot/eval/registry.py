@@ -1,6 +1,4 @@
-"""The evaluations by name. Modules are imported by those who run them: the list itself costs
-nothing.
-"""
+"""The evaluations by name. The list costs nothing: who runs one imports its module."""
 
 from __future__ import annotations
 
@@ -19,8 +17,6 @@ class Evaluation:
     module: str
     settings_name: str
     """Class of its settings in `settings` beside the module."""
-    fitted: bool = False
-    """Whether `defaults(context)` of the module fits the settings to network and images."""
     context_name: str = "ibot.eval.labelled.LabelledContext"
     """Class of the context that opens what it needs."""
 
@@ -31,23 +27,22 @@ class Evaluation:
 
     @cached_property
     def settings(self) -> Any:
-        """Its settings; where they are fitted, those of the paper's smallest network. Imports
-        nothing heavy.
-        """
+        """Its settings as they stand, before `defaults` fits them."""
         beside = import_module(f"{self.module.rpartition('.')[0]}.settings")
         return getattr(beside, self.settings_name)()
 
     def defaults(self, context: Any) -> Any:
-        """The settings for a network and its images."""
-        return import_module(self.module).defaults(context) if self.fitted else self.settings
+        """The settings for a network and its images: by `defaults` of the module, if it has one."""
+        fit = getattr(import_module(self.module), "defaults", None)
+        return self.settings if fit is None else fit(context)
 
     def load(self) -> Callable[[Any, Any], list[Any]]:
         """The function that runs it."""
         return import_module(self.module).run
 
 
-def _ours(summary: str, module: str, settings: str, fitted: bool = False) -> Evaluation:
-    return Evaluation(summary, f"ibot.eval.{module}", settings, fitted)
+def _ours(summary: str, module: str, settings: str) -> Evaluation:
+    return Evaluation(summary, f"ibot.eval.{module}", settings)
 
 
 EVALUATIONS: dict[str, Evaluation] = {
@@ -60,14 +55,9 @@ EVALUATIONS: dict[str, Evaluation] = {
     ),
     "cluster": _ours("unsupervised classification", "probes.cluster", "ClusterSettings"),
     "semi": _ours("the frozen protocols with few labels", "probes.semi", "SemiSettings"),
-    "finetune": _ours(
-        "fine-tuning of the whole network", "tune.finetune", "FinetuneSettings", fitted=True
-    ),
+    "finetune": _ours("fine-tuning of the whole network", "tune.finetune", "FinetuneSettings"),
     "transfer": _ours(
-        "fine-tuning on smaller sets, as published",
-        "tune.transfer",
-        "FinetuneSettings",
-        fitted=True,
+        "fine-tuning on smaller sets, as published", "tune.transfer", "FinetuneSettings"
     ),
     "part_linear": _ours(
         "linear probe on the most attended patches", "probes.part_linear", "PartLinearSettings"

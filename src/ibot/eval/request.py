@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from ibot.config.schema import MAX_PIXELS
+from ibot.errors import ConfigError
 
 FEATURE_CACHE = "~/.cache/ibot/features"
+
+Mode = Literal["clean", "published"]
+"""Choose on held-out training images, or as the paper's tables on the split that is reported."""
+
+LEAST = {
+    "max_train": 0,
+    "max_val": 0,
+    "heads": 1,
+    "size": 0,
+    "max_pixels": 1,
+    "seed": 0,
+    "workers": 0,
+}
+"""The smallest value of each whole number."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """A network, its images, and how both are used: the options of `ibot eval`, by the same names.
 
-    Settings of the evaluation itself are given apart.
+    Settings of the evaluation itself are given apart. Raises ConfigError for values that the
+    options of the command do not take either.
     """
 
     weights: str
@@ -29,9 +45,7 @@ class Request:
     """Use so many evenly spaced training images; 0: all."""
     max_val: int = 0
     """The same for the images to be judged on."""
-    mode: Literal["clean", "published"] = "clean"
-    """Choose on held-out training images, or as the paper's tables on the split that is reported.
-    """
+    mode: Mode = "clean"
     key: str = "teacher"
     """Which network of the weights."""
     heads: int | None = None
@@ -55,3 +69,31 @@ class Request:
     """Folder for records and states to resume from; empty: the run's, else results/NAME."""
     cache: str = FEATURE_CACHE
     """Folder of features, shared by all evaluations."""
+
+    def __post_init__(self) -> None:
+        for name in (f.name for f in fields(self)):
+            value = getattr(self, name)
+            if wanted := _wanted(name, value):
+                raise ConfigError(f"{name}={value!r} cannot be", why=f"it must be {wanted}")
+
+
+def choices(name: str) -> tuple[str, ...]:
+    """The values of a field of `Request` that has but a few; else none."""
+    hint = get_type_hints(Request)[name]
+    return get_args(hint) if get_origin(hint) is Literal else ()
+
+
+def _wanted(name: str, value: Any) -> str:
+    """What a field must be, in words; none where the value is that."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if few := choices(name):
+        return "" if value in few else f"one of {', '.join(few)}"
+    if name in LEAST:
+        fits = number and isinstance(value, int) and value >= LEAST[name]
+        absent = name == "heads" and value is None
+        return "" if fits or absent else f"a whole number of at least {LEAST[name]}"
+    if name == "split":
+        return "" if number and 0 <= value < 1 else "a share of at least 0 and below 1"
+    if name == "allow_partial":
+        return "" if isinstance(value, bool) else "True or False"
+    return "" if isinstance(value, str) else "text"

@@ -31,9 +31,7 @@ def resamples(count: int, times: int, seed: int = 0) -> Iterator[NDArray[np.int6
 
 
 def interval(values: ArrayLike, around: float | None = None) -> tuple[float, float]:
-    """The 2.5 and 97.5 percentiles of the scores of resamples; `around`: shifted to have this
-    mean.
-    """
+    """The 2.5 and 97.5 percentiles of scores of resamples; `around`: shifted to have this mean."""
     scores = np.asarray(values, np.float64)
     low, high = np.percentile(scores, (2.5, 97.5))
     shift = 0.0 if around is None else around - scores.mean()

@@ -6,11 +6,16 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 
+Progress = Callable[[int, int], None]
+"""Called with what is done and in all."""
+Counter = Progress | None
+"""None where nothing is shown."""
+
 LINE_SECONDS = 30
 """Between two lines of progress where there is no terminal."""
 
 
-def counter(name: str) -> Callable[[int, int], None]:
+def counter(name: str) -> Progress:
     """Called with what is done and in all, it shows both and the time left.
 
     One line on a terminal, a line now and then elsewhere.

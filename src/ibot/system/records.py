@@ -8,6 +8,9 @@ from typing import Any
 from ibot.system.jsonl import read_jsonl
 from ibot.types import ResultRecord
 
+RECORDS = "results.jsonl"
+"""The name of such a file in the folder of a run, or of results."""
+
 
 def read_records(file: Path) -> list[ResultRecord]:
     """The records of a results.jsonl, none where it is absent; other rows are passed over."""

@@ -1,6 +1,4 @@
-"""Features on disk: what the network gives, computed once, never for other weights, images or
-views.
-"""
+"""Features on disk: as the network gives them, once, for no other weights, images or views."""
 
 import errno
 import json

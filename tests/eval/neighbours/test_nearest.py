@@ -16,9 +16,7 @@ def unit(count, width, seed, mean=0.0, kind=torch.float32):
 
 
 def assert_same_neighbours(got, bank, queries, k):
-    """Values are those of float64, and no other row has a larger one; ties in rounding may stand in
-    any order.
-    """
+    """Values are those of float64, no other row has a larger one; ties stand in any order."""
     products = queries.double() @ bank.double().T
     want = products.topk(min(k, len(bank)), dim=1).values
     values, index = got
@@ -135,9 +133,7 @@ def test_products_that_cancel_beyond_the_range_of_float32(screen):
 
 
 def one_sided(width):
-    """A row that rounding to bfloat16 moves as far as it can, every number of it downwards; the sum
-    is near 0.5.
-    """
+    """A row that rounding to bfloat16 moves as far down as it can; the sum is near 0.5."""
     up, down = 1 + 2**-8 - 2**-14, 1 + 2**-8 + 2**-14
     return torch.tensor([up, -down] * (width // 2 - 1) + [0.5, 0.0])
 

@@ -131,9 +131,7 @@ def test_near_neighbours_outvote_a_majority():
 
 @pytest.mark.parametrize("temperature", [1e-4, 0.002, 0.005, 1e4])
 def test_votes_neither_overflow_nor_vanish(temperature):
-    """exp(1 / 0.005) is beyond float32; classes that only lost must stay before those without a
-    neighbour.
-    """
+    """exp(1 / 0.005) is beyond float32; classes that lost stay before those without neighbours."""
     angle = torch.tensor([0.0, 0.1, 0.9, 0.5, 0.7, 0.2, 1.3, 1.4])
     train = torch.stack([angle.cos(), angle.sin()], dim=1)
     labels = torch.tensor([9, 9, 5, 3, 8, 7, 0, 1])

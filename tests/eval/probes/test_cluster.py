@@ -286,11 +286,11 @@ def test_intervals_lie_around_the_scores_and_within_what_is_possible(monkeypatch
     labels = torch.arange(40) % 4
     clusters = torch.where(torch.arange(40) < 6, 0, labels)
     found = {name: getattr(clustering_scores(labels, clusters), name) for name in ("acc", "ari")}
-    around = protocol._intervals(labels, clusters, found, 0)
+    around = protocol.score_intervals(labels, clusters, found, 0)
     assert set(around) == {"acc", "ari"}
     for name, (low, high) in around.items():
         assert low < found[name] < high <= 100
-    perfect = protocol._intervals(labels, labels, {"acc": 100.0}, 0)
+    perfect = protocol.score_intervals(labels, labels, {"acc": 100.0}, 0)
     assert perfect == {"acc": (100.0, 100.0)}
-    chance = protocol._intervals(labels, torch.arange(40) // 10, {"acc": 0.5, "ari": -99.0}, 0)
+    chance = protocol.score_intervals(labels, torch.arange(40) // 10, {"acc": 0.5, "ari": -99.0}, 0)
     assert chance["acc"][0] == 0 and chance["ari"][0] == -100

@@ -314,9 +314,7 @@ def test_fits_are_counted_over_folds_and_penalties():
     ],
 )
 def test_the_protocol_counts_all_fits_as_one_work(context, monkeypatch, mode, labels, fits):
-    """Folds x penalties and the last one; the smallest class has fewer images than there are
-    folds.
-    """
+    """Folds x penalties and the last one; the smallest class has fewer images than folds."""
     told, done, fit = {}, [], logistic.fit_logistic
     monkeypatch.setattr(logistic, "fit_logistic", lambda *a, **k: done.append(0) or fit(*a, **k))
 

@@ -76,7 +76,9 @@ def test_the_challenge_pastes_foregrounds_on_all_backgrounds(lab, challenge, for
 
 def test_a_challenge_without_masks_or_with_a_broken_one_is_refused(lab, challenge, monkeypatch):
     monkeypatch.setattr(
-        backgrounds, "score_images", lambda *_: pytest.fail("images are read before the masks are")
+        backgrounds,
+        "score_labelled",
+        lambda *_: pytest.fail("images are read before masks are"),
     )
     stored = lab.store(lab.with_classes([f"n{i}" for i in range(9)]))
     settings = BackgroundSettings(root=str(challenge), challenge=True)

@@ -28,9 +28,7 @@ def library():
 
 @pytest.fixture
 def stored(lab, tmp_path):
-    """All 19 corruptions at five severities of two classes, every folder the same four images; and
-    its context.
-    """
+    """All corruptions and severities, every folder the same four images; and its context."""
     lab.write_noise(tmp_path / "set" / "val", count=2, classes=2)
     lab.write_noise(tmp_path / "set" / "train", count=3, classes=2, seed=1)
     for name in CORRUPTIONS:
@@ -120,9 +118,9 @@ def test_a_state_in_the_layout_of_before_is_gone_on_from(lab, stored, monkeypatc
     fingerprint = context.val.fingerprint()
     wrong = torch.tensor([True, False, False, False])
     torch.save({f"clean {fingerprint}": (wrong, ["1 image cannot be read: a.png: cut"])}, file)
-    score, scored = corruptions.score_images, []
+    score, scored = corruptions.score_labelled, []
     monkeypatch.setattr(
-        corruptions, "score_images", lambda *given: scored.append(given[-1]) or score(*given)
+        corruptions, "score_labelled", lambda *given: scored.append(given[-1]) or score(*given)
     )
     records = lab.by_metric(corruptions.run(context, settings))
     assert scored == ["fog 1"] and records["corruptions_clean_error"].value == 25

@@ -129,7 +129,7 @@ def test_rows_keep_the_order_of_the_set_and_bad_images_are_named(lab, context, t
         Image.new("RGB", (32, 32), (90 * i, 0, 0)).save(tmp_path / "data" / name / "1.png")
     (tmp_path / "data" / "a" / "0.png").write_bytes(b"x")
     images = open_folder(tmp_path / "data")
-    found = head.score_images(
+    found = head.score_labelled(
         replace(context, batch=2), images, lambda views, index: views.mean((1, 2, 3)), "x"
     )
     assert (
@@ -141,7 +141,7 @@ def test_rows_keep_the_order_of_the_set_and_bad_images_are_named(lab, context, t
     (tmp_path / "data" / "a" / "1.png").write_bytes(b"x")
     (tmp_path / "data" / "b" / "1.png").write_bytes(b"x")
     with lab.refused(DataError, "none of the 3 images"):
-        head.score_images(context, images, lambda views, index: views, "x")
+        head.score_labelled(context, images, lambda views, index: views, "x")
 
 
 def test_rows_do_not_depend_on_the_number_of_processes(context, monkeypatch):
@@ -298,7 +298,6 @@ def test_in_published_mode_neighbours_share_draws_and_resizing_is_bilinear(conte
     # Two points per batch of 16 images, each with its own call.
     assert np.concatenate(seen[::2]).tolist() == [0] * 20 + [1] * 20 + [2] * 20
     assert record.settings["interpolation"] == "bilinear" and record.mode == "published"
-    assert head.draw_number(context, np.arange(5)).tolist() == [0, 1, 2, 3, 4]
 
 
 def test_records_are_json(context):

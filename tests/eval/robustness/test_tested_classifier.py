@@ -41,8 +41,8 @@ def test_views_and_draws_follow_the_mode(context):
     assert head.published_view(published).view == View((32, 32), "crop", "bilinear", keep=False)
     assert head.as_stored(published).view == View((32, 32), keep=True)
     numbers = np.array([0, 5, 1023, 1024, 2047, 2048])
-    assert head.draw_number(context, numbers).tolist() == numbers.tolist()
-    assert head.draw_number(published, numbers).tolist() == [0, 0, 0, 1, 1, 2]
+    assert head.draw_number(numbers, "clean").tolist() == numbers.tolist()
+    assert head.draw_number(numbers, "published").tolist() == [0, 0, 0, 1, 1, 2]
 
 
 @pytest.mark.parametrize(("rank", "world"), [(0, 1), (0, 2), (1, 3)])
@@ -66,7 +66,7 @@ def test_each_process_scores_its_batches_and_counts_its_images(context, monkeypa
         asked.append(index.tolist())
         return torch.from_numpy(index)[:, None] * torch.ones(1, 2)
 
-    found = head.score_images(context, images, score, "some")
+    found = head.score_labelled(context, images, score, "some")
     batches = [list(range(start, min(start + 7, 30))) for start in range(0, 30, 7)][rank::world]
     own = [i for batch in batches for i in batch]
     assert asked == batches and found.index.tolist() == own

@@ -42,25 +42,22 @@ log = logging.getLogger("ibot")
 POLL_SECONDS = 0.5
 
 K = TypeVar("K", bound=Hashable)
-"""What a feature is called: a `Feature`, or what another `Extract` knows. Its text names it in
-the cache."""
+"""A `Feature`, or what another `Extract` knows. Its text names it in the cache."""
 Extract = Callable[[Tensor, Sequence[K]], Mapping[K, Tensor]]
-"""Normalised images [b, 3, h, w] on the device and features -> rows float32 [b, d] of each;
-without gradients."""
+"""Normalised images [b, 3, h, w] on the device and features -> rows float32 [b, d] of each."""
 
 
 def weights_hash(loaded: Loaded) -> str:
-    """SHA-256 over all that decides the features of a network: names, shapes and bytes of its
-    tensors, its settings and the size for which it was built. The same for the same network and
-    settings in any file.
+    """SHA-256 over all that decides the features of a network, whatever file it lies in.
+
+    That is names, shapes and bytes of its tensors, its settings and the size it was built for.
     """
     # Not `str`: that is for users, and silent about norms, pooling and the position table.
     digest = hashlib.sha256(f"{loaded.config!r} {loaded.built_for};".encode())
     # Settings that were added later count where they are set, so that older features stay valid.
     later = [f for f in fields(loaded.config) if not f.repr]
-    changed = {
-        f.name: value for f in later if (value := getattr(loaded.config, f.name)) != f.default
-    }
+    values = {f.name: getattr(loaded.config, f.name) for f in later}
+    changed = {f.name: values[f.name] for f in later if values[f.name] != f.default}
     digest.update(repr(changed).encode() if changed else b"")
     for name, tensor in sorted(loaded.backbone.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype};".encode())
@@ -147,9 +144,7 @@ def cached_features(
 
 @contextmanager
 def _alone(folder: Path, name: str, device: torch.device, processes: Processes) -> Iterator[None]:
-    """Keep other runs out of the entries for which the lock `name` stands, once those that are in
-    have left.
-    """
+    """Wait for other runs to leave the entries behind the lock `name`, then keep them out."""
     lock, told = None, False
     if processes.is_main:
         with disk_errors(folder):
@@ -167,9 +162,8 @@ def _alone(folder: Path, name: str, device: torch.device, processes: Processes) 
         yield
     finally:
         if lock is not None:
-            fcntl.flock(
-                lock, fcntl.LOCK_UN
-            )  # closing does not suffice while a loader process lives
+            # Closing does not suffice while a loader process lives.
+            fcntl.flock(lock, fcntl.LOCK_UN)
             lock.close()
 
 
@@ -194,11 +188,9 @@ def _create(
         return
     with torch.inference_mode():
         widths = {f: rows.shape[1] for f, rows in extract(_blank(view, device), list(new)).items()}
+    num_bytes = sum(count * (4 * width + 1) for width in widths.values())
     try:
-        with disk_errors(
-            next(iter(new.values())).folder,
-            sum(count * (4 * width + 1) for width in widths.values()),
-        ):
+        with disk_errors(next(iter(new.values())).folder, num_bytes):
             for feature, entry in new.items():
                 entry.create(count, widths[feature])
     except BaseException:

@@ -52,8 +52,7 @@ def disk_errors(folder: Path, num_bytes: int = 0) -> Iterator[None]:
 
 
 class Entry:
-    """One folder of the cache: rows.npy, state.npy, about.json; `done` exists once every row is
-    there.
+    """One folder of the cache: rows.npy, state.npy, about.json, and `done` once all rows are there.
 
     Without `done` there may be bad.jsonl, why images could not be read, and readable.npy, the rows
     of the others.
@@ -97,19 +96,17 @@ class Entry:
         shutil.rmtree(self.path, ignore_errors=True)
 
     def finish(self) -> None:
-        """Say that all is done; or lay the readable rows side by side, unless they lie so since the
-        last pass.
-        """
+        """Say that all is done; or lay the readable rows side by side, unless they lie so."""
         index, readable = np.flatnonzero(self.state("r") == DONE), self.path / "readable.npy"
         width = self.rows("r").shape[1]
         with disk_errors(self.folder, 4 * len(index) * width):
             if len(index) == len(self.state("r")):
                 (self.path / "done").touch()
                 readable.unlink(missing_ok=True)
+                return
+            there = len(_mapped(readable, "r")) if readable.is_file() else 0
             # As rows are never lost, as many are the same.
-            elif len(index) and not (
-                readable.is_file() and len(_mapped(readable, "r")) == len(index)
-            ):
+            if there != len(index):
                 self._copy(index, width, readable)
 
     def _copy(self, index: NDArray[np.int64], width: int, file: Path) -> None:
@@ -153,15 +150,9 @@ class Entry:
                 why=f"the first, '{bad[0][0]}': {bad[0][1]}" if bad else "",
             )
         # "c": private pages, as torch wants memory that it may write to.
-        rows = (
-            self.rows("c") if len(index) == len(state) else _mapped(self.path / "readable.npy", "c")
-        )
-        return FeatureSet(
-            rows=torch.from_numpy(rows),
-            index=index,
-            bad=bad,
-            cached=cached,
-        )
+        whole = len(index) == len(state)
+        rows = self.rows("c") if whole else _mapped(self.path / "readable.npy", "c")
+        return FeatureSet(torch.from_numpy(rows), index, bad, cached)
 
 
 def name_of(about: dict[str, Any]) -> str:
@@ -174,9 +165,7 @@ def _mapped(file: Path, mode: Any) -> np.memmap[Any, Any]:
 
 
 def _allocate(file: Path, kind: type[np.generic], shape: tuple[int, ...]) -> None:
-    """Make an .npy file of zeros that has its place on the disk: where there is none, a mapped
-    write would kill us.
-    """
+    """Make an .npy file of zeros with its place on the disk: else a mapped write might kill us."""
     np.lib.format.open_memmap(file, mode="w+", dtype=kind, shape=shape)
     if not hasattr(os, "posix_fallocate"):
         return
@@ -184,8 +173,6 @@ def _allocate(file: Path, kind: type[np.generic], shape: tuple[int, ...]) -> Non
         try:
             os.posix_fallocate(handle.fileno(), 0, file.stat().st_size)
         except OSError as error:
-            if error.errno not in (
-                errno.EINVAL,
-                errno.EOPNOTSUPP,
-            ):  # a file system that cannot allocate ahead
+            # These say that the file system cannot allocate ahead.
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
                 raise

@@ -81,9 +81,6 @@ def unread(bad: Sequence[tuple[str, str]]) -> list[str]:
     """The same of names with reasons."""
     if not bad:
         return []
-    count = (
-        "1 image cannot be read"
-        if len(bad) == 1
-        else f"{len(bad)} images cannot be read, the first"
-    )
+    several = f"{len(bad)} images cannot be read, the first"
+    count = "1 image cannot be read" if len(bad) == 1 else several
     return [f"{count}: {bad[0][0]}: {bad[0][1]}"]

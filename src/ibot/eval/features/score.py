@@ -25,7 +25,7 @@ Score = Callable[[Tensor, NDArray[np.int64]], Tensor]
 """Normalised images [b, 3, h, w] on the device and their numbers int64 [b] -> rows [b, ...]."""
 
 
-def score_rows(context: Context, images: Images, score: Score, name: str) -> FeatureSet:
+def score_images(context: Context, images: Images, score: Score, name: str) -> FeatureSet:
     """Rows that `score` makes of the images of a set, in the order of the set, on the CPU.
 
     Batches are the same whatever the number of processes; each process computes some of them and

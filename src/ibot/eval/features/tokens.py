@@ -50,6 +50,9 @@ class Feature:
 
 CLASS_TOKEN = Feature()
 
+ATTENTION_IMAGES = 32
+"""Images at a time where attention is held: [b, heads, 1 + N, 1 + N] is large."""
+
 
 def probe_feature(backbone: Backbone) -> Feature:
     """What the paper feeds its linear probe: of a narrow network four class tokens.
@@ -77,8 +80,7 @@ def pooled(blocks: Sequence[TokenOutput], unnormed: TokenOutput | None, feature:
 def compute(
     backbone: Backbone, images: Tensor, features: Sequence[Feature]
 ) -> dict[Feature, Tensor]:
-    """All `features` of normalised `images` [B, 3, H, W], float32 [B, d] each, in one pass of the
-    network.
+    """All `features` of normalised `images` [B, 3, H, W] in one pass: float32 [B, d] each.
 
     Mode 1 alone costs a second one, as the norm is applied inside of the first. Raises WeightsError
     where an output is not finite.
@@ -96,9 +98,7 @@ def compute(
 
 
 def finite(rows: Tensor) -> Tensor:
-    """The same tensor [b, ...] of a network's outputs. Raises WeightsError unless all are
-    finite.
-    """
+    """The same tensor [b, ...] of outputs. Raises WeightsError unless all are finite."""
     if not bool(rows.isfinite().all()):
         bad = int((~rows.flatten(1).isfinite().all(dim=1)).sum())
         raise WeightsError(
@@ -112,9 +112,7 @@ def finite(rows: Tensor) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """Tokens of images, in the order in which they were asked for; unreadable images are left
-    out.
-    """
+    """Tokens of the readable images, in the order in which they were asked for."""
 
     cls: Tensor
     """float32 [n, D], class token after the final norm."""
@@ -144,8 +142,7 @@ def extract_features(
     workers: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Features:
-    """Class tokens (and patch tokens) of the images of `source`, float32, without augmentation, in
-    memory.
+    """Class (and patch) tokens of the images of `source`, float32, not augmented, in memory.
 
     For features kept on disk and shared between evaluations see `ibot.eval.features.cache`.
 
@@ -175,11 +172,8 @@ def extract_features(
     statistics = getattr(network, "statistics", (MEAN, STD))
     view = View((size, size) if isinstance(size, int) else (size[0], size[1]))
     chosen = np.arange(len(images)) if indices is None else np.asarray(indices, np.int64)
-    if (
-        batch < 1
-        or min(view.size) < 1
-        or (len(chosen) and not 0 <= chosen.min() <= chosen.max() < len(images))
-    ):
+    known = not len(chosen) or 0 <= chosen.min() <= chosen.max() < len(images)
+    if batch < 1 or min(view.size) < 1 or not known:
         raise ValueError(
             f"batch {batch}, size {view.size}, indices {chosen} of {len(images)} images"
         )
@@ -203,13 +197,14 @@ def extract_features(
             why=f"the first, '{bad[0][0]}': {bad[0][1]}" if bad else "",
             fix="look at the files, or name others",
         )
+    labels = None
+    if isinstance(images, LabelledImages):
+        labels = torch.tensor([images.label(i) for i in read])
     return Features(
         # Copies outside of inference mode, so that others may train on them.
         cls=torch.cat(cls).clone(),
         patches=torch.cat(patch).clone() if patches else None,
-        labels=torch.tensor([images.label(i) for i in read])
-        if isinstance(images, LabelledImages)
-        else None,
+        labels=labels,
         names=[images.name(i) for i in read],
         bad=bad,
     )

@@ -27,9 +27,7 @@ _RESAMPLE = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.B
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """Size of the input and how images of other sizes get it; the default at 224 is VAL224 of the
-    paper.
-    """
+    """Size of the input and how others get it; the default at 224 is VAL224 of the paper."""
 
     size: tuple[int, int]
     """Height and width in pixels."""
@@ -40,13 +38,10 @@ class View:
     resize: int = 0
     """Pixels of the shorter side before the crop; 0: 8/7 of the view's."""
     keep: bool = True
-    """Images of this size are taken as they are. False, as published: these too are resized and
-    cropped."""
+    """Images of this size are taken as they are. False, as published: they are resized too."""
 
     def render(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """[H, W, 3] -> [h, w, 3]. Raises UnreadableImage for a strip too thin to be resized before
-        the crop.
-        """
+        """[H, W, 3] -> [h, w, 3]. Raises UnreadableImage for a strip too thin to be cropped."""
         if self.keep and image.shape[:2] == self.size:
             return image
         resample = _RESAMPLE[self.interpolation]
@@ -61,10 +56,7 @@ class View:
         height, width = self.size
         if self.fit == "pad":
             scale = min(height / image.shape[0], width / image.shape[1])
-            height, width = (
-                max(1, round(scale * image.shape[0])),
-                max(1, round(scale * image.shape[1])),
-            )
+            height, width = (max(1, round(scale * side)) for side in image.shape[:2])
         resized = np.asarray(Image.fromarray(image).resize((width, height), resample))
         padded = np.zeros((*self.size, 3), np.uint8)
         top, left = (self.size[0] - height) // 2, (self.size[1] - width) // 2
@@ -87,9 +79,7 @@ class ViewBatch:
 def view_batches(
     images: Images, view: View, batches: Sequence[NDArray[np.int64]], workers: int = 0
 ) -> Iterator[ViewBatch]:
-    """The images whose numbers stand in `batches`, one after the other; positions are those
-    numbers.
-    """
+    """The images whose numbers stand in `batches`, in order; positions are those numbers."""
     num_bytes = 3 * math.prod(view.size) * max(map(len, batches), default=0)
     yield from read_items(_Views(images, view, batches), workers, num_bytes, batch_size=None)
 
@@ -112,6 +102,11 @@ class _Views(Dataset[ViewBatch]):
         stacked = np.stack(views) if views else np.zeros((0, *self.view.size, 3), np.uint8)
         pixels = torch.from_numpy(stacked).permute(0, 3, 1, 2).contiguous()
         return ViewBatch(np.array(positions, np.int64), pixels, bad)
+
+
+def evenly(count: int, limit: int) -> NDArray[np.int64]:
+    """Numbers of at most `limit` of `count` images, evenly spaced."""
+    return np.linspace(0, count - 1, min(count, limit)).astype(np.int64)
 
 
 def in_batches(indices: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:

@@ -9,7 +9,6 @@ that differ by their rounding alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from ibot.system.device import has_native_bfloat16
 from ibot.system.process_state import ignored_warnings
+from ibot.system.progress import Progress
 
 CHUNK, BLOCK = 1024, 8192
 """Queries and rows of the bank compared at a time."""
@@ -30,15 +30,12 @@ second, the product of all pairs is cheaper."""
 GROUPS_PER_K, MAX_GROUP = 8, 64
 """Groups per neighbour sought, and the largest group, of the selection in `largest`."""
 SMALLEST, LARGEST = 1e-15, 1e15
-"""Lengths of rows between which no product of float32 underflows or overflows so that the bound
-would notice."""
+"""Lengths of rows between which products of float32 stay within the bound's reach."""
 
 UNIT_ROUNDING = 1e-6
 """How far from 1 the length of a row may be that was scaled in float32."""
 
 Screen = torch.dtype | Literal["auto"] | None
-Progress = Callable[[int, int], None]
-"""Called with what is compared and what there is."""
 
 
 @torch.no_grad()
@@ -80,11 +77,8 @@ def nearest(
     """
     if not len(bank) or k < 1:
         raise ValueError(f"{k} neighbours among {len(bank)} rows cannot be found")
-    k, kind, device = (
-        min(k, len(bank)),
-        torch.promote_types(queries.dtype, torch.float32),
-        queries.device,
-    )
+    k, device = min(k, len(bank)), queries.device
+    kind = torch.promote_types(queries.dtype, torch.float32)
     if screen == "auto":
         screen = _screen_type(device)
     values = queries.new_full((len(queries), k), -torch.inf, dtype=kind)
@@ -103,16 +97,12 @@ def nearest(
             wanted = queries[part].to(kind)
             wanted = unit_rows(wanted) if scale else wanted
             pairs = None if rounded is None else patient.ask(rounded, wanted, values[part, -1], k)
-            found, place = (
-                largest(product(wanted, rows), k)
-                if pairs is None
-                else _products(wanted, rows, *pairs)
-            )
-            found, place = (
-                torch.cat([values[part], found], 1),
-                torch.cat([index[part], place + start], 1),
-            )
-            values[part], order = found.topk(k, dim=1)
+            if pairs is None:
+                found, place = largest(product(wanted, rows), k)
+            else:
+                found, place = _products(wanted, rows, *pairs)
+            place = torch.cat([index[part], place + start], 1)
+            values[part], order = torch.cat([values[part], found], 1).topk(k, dim=1)
             index[part] = place.gather(1, order)
         # Any centre is right. Near the mean the centred rows are short, and so is the error of
         # their products.
@@ -133,8 +123,7 @@ def unit_rows(rows: Tensor) -> Tensor:
 
 
 def largest(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """`values.topk(k)` of rows [q, n], cut to n: values and indices [q, k], falling; faster for k
-    far below n.
+    """`values.topk(k)` of rows [q, n], cut to n, falling; faster for k far below n.
 
     The k largest lie in the k groups with the largest maxima, and a maximum costs less than a
     selection.
@@ -171,9 +160,7 @@ def _screen_type(device: torch.device) -> torch.dtype | None:
 
 
 class _Product:
-    """Inner products of rows, always in the same memory: fresh memory of this size costs more than
-    the selection.
-    """
+    """Inner products of rows, in the same memory: fresh one costs more than the selection."""
 
     def __init__(self) -> None:
         self._memory = torch.empty(0)
@@ -196,9 +183,7 @@ class _Rounded:
     def __init__(
         self, rows: Tensor, centre: Tensor, kind: torch.dtype, before: _Rounded | None
     ) -> None:
-        """rows: [b, D]; centre: c [D]; kind: of the screen; before: the block whose memory can be
-        used again.
-        """
+        """rows: [b, D]; centre: c [D]; kind: of the screen; before: whose memory is used again."""
         self._centre, self._kind = centre, kind
         self._product = _Product() if before is None else before._product
         centred = rows - centre
@@ -214,8 +199,7 @@ class _Rounded:
         self._reach = _length(rows).max() + _length(centre)
 
     def candidates(self, queries: Tensor, least: Tensor, k: int) -> tuple[Tensor, Tensor] | None:
-        """Pairs (query, row), int64 [p] each, queries rising: all whose product may reach `least`
-        [q].
+        """Pairs (query, row) whose product may reach `least` [q]: int64 [p] each, queries rising.
 
         None: they are too many to look at each of them, or something is out of range or not a
         number.
@@ -250,8 +234,7 @@ class _Rounded:
         return (query, row) if len(row) <= KEEP_SHARE * products.numel() else None
 
     def round_queries(self, queries: Tensor) -> tuple[Tensor, Tensor]:
-        """Queries [q, D] as factors [q, D + 2] of `rows`, and a bound [q] of what the products then
-        lack.
+        """Queries [q, D] as factors [q, D + 2] of `rows`, and a bound [q] of the products' error.
 
         By Cauchy and Schwarz |(q - q') b| + |q' (b - b')| for what rounding makes of centred q and
         b; what is lost of the numbers beside the rows; and sums of D terms, in any order. Infinite
@@ -276,8 +259,7 @@ class _Rounded:
 
 
 class _Patient:
-    """Asks for the candidates of some queries, and after a refusal waits: each time for twice as
-    many blocks.
+    """Asks for candidates, and after a refusal waits: each time for twice as many blocks.
 
     Where features lie in tight clusters the screen rules out too little, block after block.
     """
@@ -310,13 +292,8 @@ def _products(queries: Tensor, rows: Tensor, query: Tensor, row: Tensor) -> tupl
     count = torch.bincount(query, minlength=len(queries))
     start = F.pad(count.cumsum(0), (1, 0))
     with ignored_warnings(message="Sparse (CSR tensor support is in beta|invariant checks are)"):
-        places = torch.sparse_csr_tensor(
-            start,
-            row,
-            queries.new_zeros(len(row)),
-            (len(queries), len(rows)),
-            check_invariants=False,
-        )
+        size, zeros = (len(queries), len(rows)), queries.new_zeros(len(row))
+        places = torch.sparse_csr_tensor(start, row, zeros, size, check_invariants=False)
     found = torch.sparse.sampled_addmm(places, queries, rows.T, beta=0.0).values()
     values = queries.new_full((len(queries), int(count.max())), -torch.inf)
     place = torch.zeros_like(values, dtype=torch.int64)

@@ -1,6 +1,4 @@
-"""Weighted k-nearest-neighbour classification on frozen features (paper section 4.1,
-spec_evaluation 8.1).
-"""
+"""Weighted k-nearest-neighbour classification on frozen features (paper 4.1, evaluation 8.1)."""
 
 from __future__ import annotations
 
@@ -44,8 +42,7 @@ def knn_accuracy(
     block: int = BLOCK,
     progress: Progress | None = None,
 ) -> dict[int, KnnScore]:
-    """Accuracy of a vote of the k most similar training features, weighted by exp(similarity /
-    temperature).
+    """Accuracy of a vote of the k most similar features, weighted by exp(similarity / temperature).
 
     One exact search with the largest k serves all. Similarities exist for `chunk` x `block` pairs
     at a time, so memory does not grow with the bank; beside them, the neighbours of all test images
@@ -74,13 +71,8 @@ def knn_accuracy(
             or labels that are no classes, a k or temperature that is not positive.
     """
     bank, queries = _rows(train, "train"), _rows(test, "test")
-    if (
-        bank.ndim != 2
-        or queries.ndim != 2
-        or bank.shape[1] != queries.shape[1]
-        or not len(bank)
-        or not len(queries)
-    ):
+    tables = bank.ndim == queries.ndim == 2 and bank.shape[1] == queries.shape[1]
+    if not (tables and len(bank) and len(queries)):
         raise ValueError(
             f"features of shapes {tuple(bank.shape)} and {tuple(queries.shape)} cannot be compared"
         )

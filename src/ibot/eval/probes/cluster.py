@@ -25,8 +25,7 @@ RESAMPLES = 100
 
 
 def run(context: LabelledContext, settings: ClusterSettings) -> list[ResultRecord]:
-    """Five records: accuracy after the best one-to-one map, majority accuracy, NMI, ARI, FMI; all
-    of the val images.
+    """Five records: accuracy after the best one-to-one map, majority accuracy, NMI, ARI, FMI.
 
     Raises ConfigError for k < 0, and WeightsError when prototypes are asked for and the file has no
     projection head.
@@ -39,33 +38,27 @@ def run(context: LabelledContext, settings: ClusterSettings) -> list[ResultRecor
         raise ConfigError(
             f"{len(val.rows)} validation images cannot make {count} clusters", fix="a smaller k"
         )
-    head = projection_head(
-        load_weights(context.weights, context.key), context.loaded.backbone.embed_dim, context.key
-    )
-    logits = None if head is None else _logits(head, val.rows)
+    weights, width = load_weights(context.weights, context.key), context.loaded.backbone.embed_dim
+    logits = prototype_logits(projection_head(weights, width, context.key), val.rows)
     by = settings.by
     if by == "auto":
-        by = (
-            "prototypes"
-            if logits is not None and logits.shape[1] == context.num_classes
-            else "kmeans"
-        )
-    if by == "prototypes":
-        if logits is None:
-            raise WeightsError(
-                f"'{context.weights}' holds no projection head",
-                why="its prototypes are the clusters",
-                fix="give a run or a full checkpoint, or by=kmeans",
-            )
+        by = "prototypes" if logits.shape[1] == context.num_classes else "kmeans"
+    if by == "kmeans":
+        clusters = kmeans_clusters(val.unit(), count, context.seed)
+    elif logits.shape[1]:
         clusters = logits.argmax(dim=1)
     else:
-        clusters = kmeans_clusters(val.unit(), count, context.seed)
+        raise WeightsError(
+            f"'{context.weights}' holds no projection head",
+            why="its prototypes are the clusters",
+            fix="give a run or a full checkpoint, or by=kmeans",
+        )
     labels, clusters = val.labels.cpu(), clusters.cpu()
     scores = asdict(clustering_scores(labels, clusters))
     num_clusters = scores.pop("num_clusters")
-    intervals = _intervals(labels, clusters, scores, context.seed)
+    intervals = score_intervals(labels, clusters, scores, context.seed)
     notes = [*unreadable(val), f"{num_clusters} non-empty clusters by {by}"]
-    if by == "prototypes" and logits is not None and logits.shape[1] != context.num_classes:
+    if by == "prototypes" and logits.shape[1] != context.num_classes:
         notes.append(
             f"{logits.shape[1]} prototypes for {context.num_classes} classes: unmatched ones "
             "count as wrong"
@@ -86,8 +79,10 @@ def run(context: LabelledContext, settings: ClusterSettings) -> list[ResultRecor
     ]
 
 
-def _logits(head: ProjectionHead, tokens: Tensor) -> Tensor:
-    """Class logits [n, K] of class tokens [n, D]: no centering, no temperature."""
+def prototype_logits(head: ProjectionHead | None, tokens: Tensor) -> Tensor:
+    """Class logits [n, K] of class tokens [n, D]: no centering, no temperature. No head: K = 0."""
+    if head is None:
+        return tokens.new_zeros(len(tokens), 0)
     parts = []
     with torch.no_grad():
         for part in tokens.split(CHUNK):
@@ -96,7 +91,7 @@ def _logits(head: ProjectionHead, tokens: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def _intervals(
+def score_intervals(
     labels: Tensor, clusters: Tensor, scores: dict[str, float], seed: int
 ) -> dict[str, tuple[float, float]]:
     """Bootstrap intervals around `scores`; all of them share the resamples.

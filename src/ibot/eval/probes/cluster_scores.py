@@ -1,5 +1,4 @@
-"""Unsupervised classification: clusters scored against classes (paper table 5, spec_evaluation
-8.6).
+"""Unsupervised classification: clusters scored against classes (table 5, evaluation 8.6).
 
 The clusters are the argmax of a head with as many outputs as classes, as published, or k-means of
 frozen features for models with a large head.
@@ -63,8 +62,7 @@ def clustering_scores(labels: Tensor, clusters: Tensor) -> ClusterScore:
     if labels.ndim != 1 or labels.shape != clusters.shape or not len(labels):
         raise ValueError(
             "labels and clusters are two lists [n] with n > 0, not of shapes "
-            f"{tuple(labels.shape)} "
-            f"and {tuple(clusters.shape)}"
+            f"{tuple(labels.shape)} and {tuple(clusters.shape)}"
         )
     metrics, optimize = _library("sklearn.metrics"), _library("scipy.optimize")
     truth, ids = labels.cpu().numpy(), clusters.cpu().numpy()
@@ -81,9 +79,7 @@ def clustering_scores(labels: Tensor, clusters: Tensor) -> ClusterScore:
 
 
 def contingency(labels: NDArray[np.int64], clusters: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Number of samples [C, K] of each class in each cluster, in the order of the ids that
-    occur.
-    """
+    """Samples [C, K] of each class in each cluster, in the order of the ids that occur."""
     # Ids are counted anew because the published code takes the largest id for the count, which an
     # empty cluster upsets.
     classes, row = np.unique(labels, return_inverse=True)
@@ -93,8 +89,7 @@ def contingency(labels: NDArray[np.int64], clusters: NDArray[np.int64]) -> NDArr
 
 
 def kmeans_clusters(features: Tensor, k: int, seed: int) -> Tensor:
-    """Cluster frozen features by k-means on the CPU, over random batches above `FULL_KMEANS_MAX`
-    features.
+    """Cluster features by k-means on the CPU, above `FULL_KMEANS_MAX` of them in random batches.
 
     Args:
         features: [n, D], l2-normalised; any float type and device.

@@ -32,9 +32,7 @@ class CropBatch:
 
 
 def crop_config(size: tuple[int, int]) -> AugmentConfig:
-    """A crop of 8 to 100 % of the area at an aspect of 3/4 to 4/3, flipped half of the time, and
-    nothing else.
-    """
+    """A crop of 8 to 100 % of the area at an aspect of 3/4 to 4/3, flipped half of the time."""
     return AugmentConfig(
         num_global=1,
         num_local=0,
@@ -59,9 +57,8 @@ def crop_batches(
 ) -> Iterator[CropBatch]:
     """Crops of the images of each step; each is a function of (seed, epoch, image) alone."""
     num_bytes = 3 * math.prod(size) * max(map(len, steps), default=0)
-    yield from read_items(
-        _Crops(images, size, steps, seed, epoch), workers, num_bytes, batch_size=None
-    )
+    crops = _Crops(images, size, steps, seed, epoch)
+    yield from read_items(crops, workers, num_bytes, batch_size=None)
 
 
 class _Crops(Dataset[CropBatch]):
@@ -73,13 +70,8 @@ class _Crops(Dataset[CropBatch]):
         seed: int,
         epoch: int,
     ) -> None:
-        self.images, self.config, self.steps, self.seed, self.epoch = (
-            images,
-            crop_config(size),
-            steps,
-            seed,
-            epoch,
-        )
+        self.images, self.config, self.steps = images, crop_config(size), steps
+        self.seed, self.epoch = seed, epoch
 
     def __len__(self) -> int:
         return len(self.steps)

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ibot.config.schema import Config
-from ibot.data.sets.images import Images, LabelledImages
+from ibot.data.sets.images import LabelledImages
 from ibot.errors import DataError, TrainingStopped, WeightsError
 from ibot.eval.features.spectrum import effective_rank
 from ibot.eval.features.tokens import extract_features
-from ibot.eval.features.views import in_batches
+from ibot.eval.features.views import evenly, in_batches
 from ibot.eval.neighbours.vote import knn_accuracy
 from ibot.system.distributed import gather
 from ibot.system.processes import Processes
@@ -35,7 +35,10 @@ def knn_probe(
 ) -> Callable[[nn.Module, int], list[ResultRecord]]:
     """What `ibot.train` calls in every process: k-NN of `val` against `train`."""
     settings = config.evaluate
-    sets = [(train, _evenly(train, settings.max_train)), (val, _evenly(val, settings.max_val))]
+    sets = [
+        (train, evenly(len(train), settings.max_train)),
+        (val, evenly(len(val), settings.max_val)),
+    ]
 
     def evaluate(backbone: nn.Module, step: int) -> list[ResultRecord]:
         features = partial(_features, backbone, config.augment.global_size, device, processes)
@@ -48,15 +51,9 @@ def knn_probe(
                 fix="lower optim.lr, or go on from an earlier checkpoint",
             ) from None
         k, temperature = settings.k, settings.temperature
-        (score,) = knn_accuracy(
-            bank, bank_labels, queries, labels, ks=k, temperature=temperature
-        ).values()
-        chosen = {
-            "k": settings.k,
-            "temperature": settings.temperature,
-            "feature": "cls",
-            "normalised": True,
-        }
+        found = knn_accuracy(bank, bank_labels, queries, labels, ks=k, temperature=temperature)
+        (score,) = found.values()
+        chosen = {"k": k, "temperature": temperature, "feature": "cls", "normalised": True}
         extra = {"balanced": score.balanced, "effective_rank": effective_rank(queries)}
         return [
             ResultRecord(
@@ -72,10 +69,6 @@ def knn_probe(
         ]
 
     return evaluate
-
-
-def _evenly(images: Images, limit: int) -> NDArray[np.int64]:
-    return np.linspace(0, len(images) - 1, min(len(images), limit)).astype(np.int64)
 
 
 def _features(

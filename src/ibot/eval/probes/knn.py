@@ -13,8 +13,9 @@ from ibot.types import ResultRecord
 
 
 def run(context: LabelledContext, settings: KnnSettings) -> list[ResultRecord]:
-    """One record per k; all are reported, none is chosen. Raises ConfigError for a k or temperature
-    that is not > 0.
+    """One record per k; all are reported, none is chosen.
+
+    Raises ConfigError for a k or temperature that is not positive.
     """
     if not settings.k or min(settings.k) < 1 or settings.temperature <= 0:
         raise ConfigError(

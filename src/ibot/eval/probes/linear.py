@@ -32,7 +32,7 @@ from ibot.eval.state_file import StateFile
 from ibot.models.contract import Backbone
 from ibot.types import ResultRecord
 
-Features = dict[Feature, LabelledFeatures]
+ByFeature = dict[Feature, LabelledFeatures]
 
 
 def run(context: LabelledContext, settings: LinearSettings) -> list[ResultRecord]:
@@ -88,10 +88,10 @@ def probe(
 class _Inputs:
     """What the sweeps are trained, judged and scored on."""
 
-    val: Features
-    given: Features
+    val: ByFeature
+    given: ByFeature
     """Of all training images as they are; empty where each epoch has new crops."""
-    judge: Features
+    judge: ByFeature
     steps: Steps
     batch: int
     """Images per step over all processes."""
@@ -105,7 +105,7 @@ def _inputs(context: LabelledContext, settings: LinearSettings, features: list[F
     fit, held, chosen_on = split(context.train, settings.holdout, context.mode, context.seed)
     batch = min(settings.batch, len(fit))
     val = context.features(context.val, "val", features)
-    given: Features = {}
+    given: ByFeature = {}
     if settings.augment == "none":
         given = context.features(context.train, "train", features)
         steps = row_steps(context, fit, batch, given)

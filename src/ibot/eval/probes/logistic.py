@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ibot.errors import ConfigError
-from ibot.eval.context import Counter, plain
+from ibot.eval.context import plain
 from ibot.eval.features.rows import LabelledFeatures, unreadable
 from ibot.eval.features.tokens import CLASS_TOKEN
 from ibot.eval.labelled import LabelledContext
@@ -22,11 +22,11 @@ from ibot.eval.probes.logistic_fit import (
 )
 from ibot.eval.probes.settings import LogisticSettings
 from ibot.eval.scores import topk_hits
+from ibot.system.progress import Counter
 from ibot.types import ResultRecord
 
 FITS = "logistic fits"
-"""Name of the progress counter: of folds x penalties and the last fit, or in published mode of the
-penalties."""
+"""Name of the progress counter: folds x penalties and the last fit, or penalties alone."""
 
 
 def run(context: LabelledContext, settings: LogisticSettings) -> list[ResultRecord]:
@@ -63,7 +63,7 @@ def probe(
     name = f"lambda {by_strength[found.penalty]:g}/n"
     return context.top(
         "logistic",
-        logits_of(queries, found.weight),
+        _logits(queries, found.weight),
         truth,
         {**plain(settings), "feature": str(CLASS_TOKEN)},
         num_train=len(rows),
@@ -106,7 +106,7 @@ def best_on(fits: Fits, queries: Rows, truth: Tensor) -> Chosen:
         fits.rows, fits.labels, fits.num_classes, fits.penalties, progress=fits.progress
     )
     scores = {
-        penalty: 100 * topk_hits(logits_of(queries, weight), truth, 1).double().mean().item()
+        penalty: 100 * topk_hits(_logits(queries, weight), truth, 1).double().mean().item()
         for penalty, weight in weights.items()
     }
     best = max(scores, key=lambda penalty: scores[penalty])
@@ -132,6 +132,6 @@ def best_by_cross_validation(fits: Fits, folds: int, seed: int) -> Chosen:
     return Chosen(path[best], best, scores, on)
 
 
-def logits_of(features: Rows, weight: Tensor) -> Tensor:
+def _logits(features: Rows, weight: Tensor) -> Tensor:
     """float32 [n, C] on the device of `weight` [C, D]."""
     return torch.cat([(rows @ weight.T).float() for rows in features.chunks(CHUNK, weight.device)])

@@ -1,5 +1,4 @@
-"""Multinomial logistic regression on frozen features, the semi-supervised protocol (spec_evaluation
-8.3).
+"""Multinomial logistic regression on frozen features (spec_evaluation 8.3).
 
 Minimises (1/n) sum of losses + (penalty / 2) ||W||^2 over W [C, D], without intercept. With three
 classes or more scikit-learn's `LogisticRegression(C=1 / (n * penalty), fit_intercept=False)` is the
@@ -13,7 +12,7 @@ from __future__ import annotations
 
 import importlib
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from types import ModuleType
 
@@ -24,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ibot.errors import MissingExtra
+from ibot.system.progress import Progress
 
 PUBLISHED_PENALTIES = (0.01, 0.1, 1.0)
 """To be divided by the number of training images: penalty = value / n. As they are, the weights
@@ -33,11 +33,7 @@ on 1% of ImageNet)."""
 MAX_ITERATIONS = 10_000
 
 CHUNK = 2048
-"""Samples in float64 at a time: so few that they stay in the cache of a CPU between the
-products."""
-
-Progress = Callable[[int, int], None]
-"""Called with fits done and in all: before the first one, and after each."""
+"""Samples in float64 at a time: few, to stay in the cache of a CPU between the products."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,8 +201,7 @@ def fit_path(
     tolerance: float = 1e-4,
     progress: Progress | None = None,
 ) -> dict[float, Tensor]:
-    """`fit_logistic` for several penalties, from strong to weak, each started at the solution
-    before.
+    """`fit_logistic` for several penalties, from strong to weak, each started at the one before.
 
     Args:
         features: [n, D].
@@ -290,8 +285,7 @@ def choose_penalty(
 
 
 def stratified_folds(labels: Tensor, folds: int, seed: int) -> Tensor:
-    """Assign samples to folds so that each fold holds its share of every class, give or take one
-    sample.
+    """Assign samples to folds; each holds its share of every class, give or take one sample.
 
     There are as many folds as samples in the smallest class if that is fewer. Classes of one sample
     do not count for this: they have nothing to hold out and stay in every training part.
@@ -320,9 +314,7 @@ def stratified_folds(labels: Tensor, folds: int, seed: int) -> Tensor:
 
 
 def count_folds(labels: Tensor, folds: int) -> int:
-    """How many folds `stratified_folds` makes of labels int64 [n] where `folds` are wanted. Raises
-    as it does.
-    """
+    """How many folds `stratified_folds` makes where `folds` are wanted. Raises as it does."""
     count = torch.bincount(labels)
     if folds < 2 or not (count > 1).any():
         raise ValueError(
@@ -332,14 +324,10 @@ def count_folds(labels: Tensor, folds: int) -> int:
 
 
 def part_of(progress: Progress | None, before: int, after: int) -> Progress | None:
-    """What to tell of some fits, so that `progress` counts them among others: so many before them,
-    so many after.
-    """
-    return (
-        None
-        if progress is None
-        else lambda done, total: progress(before + done, before + total + after)
-    )
+    """Counts some fits among others: so many `before` them, so many `after`."""
+    if progress is None:
+        return None
+    return lambda done, total: progress(before + done, before + total + after)
 
 
 def _strong_to_weak(penalties: Sequence[float]) -> list[float]:

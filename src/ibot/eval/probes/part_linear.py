@@ -16,7 +16,7 @@ from ibot.data.sets.subsets import LabelledSubset
 from ibot.errors import ConfigError, WeightsError
 from ibot.eval.context import plain
 from ibot.eval.features.rows import LabelledFeatures, unreadable
-from ibot.eval.features.tokens import finite
+from ibot.eval.features.tokens import ATTENTION_IMAGES, finite
 from ibot.eval.labelled import LabelledContext
 from ibot.eval.probes import logistic
 from ibot.eval.probes.linear_sweep import LinearSweep
@@ -29,12 +29,10 @@ from ibot.eval.probes.sweep_training import (
     split,
     train_sweeps,
 )
+from ibot.eval.request import Mode
 from ibot.eval.state_file import StateFile
 from ibot.models.contract import Backbone
 from ibot.types import ResultRecord
-
-ATTENTION_IMAGES = 32
-"""Images at a time: attention is [b, heads, 1 + N, 1 + N]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +68,13 @@ def run(context: LabelledContext, settings: PartLinearSettings) -> list[ResultRe
     """
     parts, patches = _parts(context, settings)
     val = _features(context, context.val, parts, "val")
-    if _by_sweep(context, settings):
+    sweep = _by_sweep(settings, context.mode)
+    if sweep:
         found = _swept(context, settings, parts, val)
     else:
         train = _features(context, context.train, parts, "train")
         found = [logistic.probe(context, LogisticSettings(), train[p], val[p]) for p in parts]
-    used = {**_used(context, settings), "patches": patches}
+    used = {**_used(settings, sweep), "patches": patches}
     return [_record(part, used, one) for part, one in zip(parts, found, strict=True)]
 
 
@@ -97,9 +96,8 @@ def _parts(context: LabelledContext, settings: PartLinearSettings) -> tuple[list
     return [Part(count, settings.smallest) for count in counts], rows * columns
 
 
-def _by_sweep(context: LabelledContext, settings: PartLinearSettings) -> bool:
-    published = context.mode == "published"
-    return settings.probe == "sweep" or (settings.probe == "auto" and published)
+def _by_sweep(settings: PartLinearSettings, mode: Mode) -> bool:
+    return settings.probe == "sweep" or (settings.probe == "auto" and mode == "published")
 
 
 def part_means(
@@ -196,9 +194,8 @@ def _swept(
     return records
 
 
-def _used(context: LabelledContext, settings: PartLinearSettings) -> dict[str, Any]:
+def _used(settings: PartLinearSettings, sweep: bool) -> dict[str, Any]:
     """The settings that count, as a record holds them."""
-    sweep = _by_sweep(context, settings)
     used = {**plain(settings), "probe": "sweep" if sweep else "logistic"}
     unused = () if sweep else ("rates", "epochs", "batch", "holdout")
     return {name: value for name, value in used.items() if name not in unused}

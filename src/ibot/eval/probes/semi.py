@@ -1,6 +1,4 @@
-"""Few labels: the frozen protocols on a part of the training images (paper table 12;
-spec_evaluation 8.5).
-"""
+"""Few labels: the frozen protocols on a part of the training images (table 12; 8.5)."""
 
 from __future__ import annotations
 
@@ -108,9 +106,7 @@ def _scores(
 
 
 def _end_to_end(context: LabelledContext) -> FinetuneSettings:
-    """From the first layer of the projection head: as published, or with a length that fits the
-    images.
-    """
+    """From the first layer of the head: as published, or with a length that fits the images."""
     if context.mode == "published":
         return semi_supervised_settings()
     architecture = finetune.nearest_architecture(context.loaded.backbone.embed_dim)

@@ -30,7 +30,7 @@ from ibot.eval.robustness.tested_classifier import (
     classifier_for,
     head_notes,
     head_settings,
-    score_images,
+    score_labelled,
 )
 from ibot.eval.scores import bootstrap_mean
 from ibot.types import ResultRecord
@@ -45,20 +45,17 @@ VARIANTS = {
     "only_bg_b": "bounding box blacked",
     "only_bg_t": "bounding box filled with background",
 }
-"""Folders of the challenge and what they hold. On the last three lower is less reliance on
-background."""
+"""Folders of the challenge. On the last three lower is less reliance on background."""
 MASKS = "fg_mask"
 CHALLENGE_BATCH = 32
 """Backgrounds at a time: the first that changes the answer ends the search."""
 
 Answer = Callable[[Tensor], Tensor]
-"""Normalised images [b, 3, h, w] -> number of the folder that they belong to int64 [b], -1 for
-none."""
+"""Normalised images [b, 3, h, w] -> numbers of their folders int64 [b], -1 for none."""
 
 
 def run(context: LabelledContext, settings: BackgroundSettings) -> list[ResultRecord]:
-    """Accuracy on each variant that is there, the background gap, and on demand the share of
-    vulnerable foregrounds.
+    """Accuracy on each variant that is there, the gap, on demand the vulnerable foregrounds.
 
     Raises:
         ConfigError: no root.
@@ -83,7 +80,7 @@ def run(context: LabelledContext, settings: BackgroundSettings) -> list[ResultRe
         notes.append(f"variants that '{settings.root}' lacks are left out: {', '.join(absent)}")
     used = {**plain(settings), **head_settings(classifier)}
     found = {
-        name: score_images(context, images, lambda views, _: answer(views), name)
+        name: score_labelled(context, images, lambda views, _: answer(views), name)
         for name, images in variants.items()
     }
     notes += unreadable(*found.values())
@@ -126,17 +123,17 @@ def _answer(
 ) -> tuple[Answer, str]:
     """How images get the number of a folder, and a note that says how classes were compared."""
     classes = classifier.classes
+
+    def best(views: Tensor) -> Tensor:
+        return classifier.logits(views).argmax(dim=1)
+
     if classes == folders:
-        return lambda views: classifier.logits(views).argmax(dim=1), "classes are compared by name"
+        return best, "classes are compared by name"
     if len(folders) == len(IMAGENET_9) and len(classes) == NUM_CLASSES:
         # Published: the best of all 1000, mapped; a class outside of the nine counts as wrong.
-        return lambda views: to_nine(
-            classifier.logits(views).argmax(dim=1)
-        ), "1000 classes are mapped to nine"
+        return lambda views: to_nine(best(views)), "1000 classes are mapped to nine"
     if len(folders) == len(classes) == len(IMAGENET_9):
-        return lambda views: classifier.logits(views).argmax(
-            dim=1
-        ), "nine classes are compared by their order"
+        return best, "nine classes are compared by their order"
     raise DataError(
         f"the classes of the classifier and of '{root}' differ",
         why=f"{len(classes)} classes, such as '{classes[0]}', and {len(folders)} folders, such as "
@@ -171,9 +168,7 @@ def _gap(
     used: dict[str, Any],
     notes: list[str],
 ) -> list[ResultRecord]:
-    """Points of accuracy lost by a background of another class; none where one of the two variants
-    is absent.
-    """
+    """Accuracy lost by a background of another class; none where one of the two is absent."""
     if not {"mixed_same", "mixed_rand"} <= set(variants):
         return []
     same, other = (
@@ -205,9 +200,7 @@ class _Masked:
 def _with_masks(
     settings: BackgroundSettings, variants: dict[str, LabelledFiles], view: View
 ) -> _Masked:
-    """Every process reads all masks before any of them computes: one that is damaged ends all
-    alike.
-    """
+    """Every process reads all masks before any computes: a damaged one ends all alike."""
     root = Path(settings.root)
     for name in ("original", "only_bg_t"):
         if name not in variants:
@@ -224,9 +217,8 @@ def _with_masks(
             why=f"for example '{files[0]}' is missing",
             fix="challenge=false, or unpack fg_mask there",
         )
-    return _Masked(
-        LabelledSubset(original, chosen), torch.stack([_mask(files[i], view) for i in chosen])
-    )
+    masks = torch.stack([_mask(files[i], view) for i in chosen])
+    return _Masked(LabelledSubset(original, chosen), masks)
 
 
 def _challenge(
@@ -242,21 +234,13 @@ def _challenge(
 
     def vulnerable(images: Tensor, index: NDArray[np.int64]) -> Tensor:
         """Whether each is, bool [b]."""
-        return torch.tensor(
-            [
-                _any_fools(
-                    answer,
-                    image,
-                    masked.masks[i].float() / 255,
-                    masked.images.label(i),
-                    behind,
-                    statistics,
-                )
-                for image, i in zip(images, index.tolist(), strict=True)
-            ]
-        )
+        found = []
+        for image, i in zip(images, index.tolist(), strict=True):
+            mask, label = masked.masks[i].float() / 255, masked.images.label(i)
+            found.append(_any_fools(answer, image, mask, label, behind, statistics))
+        return torch.tensor(found)
 
-    found = score_images(context, masked.images, vulnerable, "challenge")
+    found = score_labelled(context, masked.images, vulnerable, "challenge")
     values = 100 * found.rows.double()
     return replace(context, val=masked.images).record(
         "backgrounds",
@@ -272,13 +256,10 @@ def _challenge(
 
 
 def _all_views(context: LabelledContext, images: LabelledFiles) -> Tensor:
-    """All images of a variant as uint8 [n, 3, h, w], in memory: 0.6 GB for the 4050 of the
-    challenge.
-    """
+    """All images of a variant as uint8 [n, 3, h, w], in memory: 0.6 GB for the challenge's 4050."""
     batches = in_batches(np.arange(len(images)), context.batch)
-    return torch.cat(
-        [part.views for part in view_batches(images, context.view, batches, context.workers)]
-    )
+    parts = view_batches(images, context.view, batches, context.workers)
+    return torch.cat([part.views for part in parts])
 
 
 def _mask(file: Path, view: View) -> Tensor:
@@ -302,9 +283,7 @@ def _any_fools(
     backgrounds: Tensor,
     statistics: Statistics,
 ) -> bool:
-    """Whether a background uint8 [n, 3, h, w] behind the foreground of `image` [3, h, w] makes the
-    answer wrong.
-    """
+    """Whether one of `backgrounds` uint8 [n, 3, h, w] behind `image` makes the answer wrong."""
     mask = mask.to(image.device)
     for part in backgrounds.split(CHALLENGE_BATCH):
         # Mixing commutes with the normalisation, which is affine.

@@ -32,8 +32,7 @@ RESAMPLES = 100
 
 
 def run(context: LabelledContext, settings: CalibrationSettings) -> list[ResultRecord]:
-    """Accuracy, RMS calibration error and AURRA on the validation images; see
-    `calibration_records`.
+    """Accuracy, RMS calibration error and AURRA on the validation images.
 
     Raises:
         ConfigError: a bin size below one.
@@ -73,8 +72,7 @@ def calibration_records(
     settings: dict[str, Any],
     notes: list[str],
 ) -> list[ResultRecord]:
-    """Records in per cent: accuracy, RMS error over all bins, in published mode also without the
-    last bin, and AURRA.
+    """Records in per cent: accuracy, RMS error, in published mode also without the last bin, AURRA.
 
     Args:
         context: what the records tell of network and images.

@@ -13,8 +13,7 @@ from torch import Tensor
 def confidence_and_correct(
     logits: Tensor, labels: Tensor, subset: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Largest softmax value and whether its class is the label, over all classes or over `subset`
-    only.
+    """Largest softmax value and whether its class is the label, over all classes or a `subset`.
 
     Args:
         logits: [n, C], any float type; 16 bits are raised to float32 before the softmax.
@@ -47,8 +46,7 @@ def confidence_and_correct(
 def rms_calibration_error(
     confidence: Tensor, correct: Tensor, bin_size: int, drop_last: bool = False
 ) -> float:
-    """Root mean square gap between confidence and accuracy, over bins of samples of similar
-    confidence.
+    """Root mean square gap between confidence and accuracy, over bins of like confidence.
 
     sqrt(sum over bins of n_b / n * (mean confidence - mean correctness)^2). A bin is `bin_size`
     consecutive samples in the order of confidence, the last one takes the rest; fewer than
@@ -85,8 +83,7 @@ def rms_calibration_error(
 
 
 def aurra(confidence: Tensor, correct: Tensor) -> float:
-    """Area under the curve of accuracy against the share of samples answered, the most confident
-    first.
+    """Area under the accuracy of the most confident samples, against the share that is answered.
 
     The mean over r = 1..n of the accuracy of the r most confident samples.
 

@@ -42,7 +42,7 @@ from ibot.eval.robustness.tested_classifier import (
     classifier_for,
     head_notes,
     head_settings,
-    score_images,
+    score_labelled,
 )
 from ibot.eval.scores import bootstrap_mean
 from ibot.eval.state_file import StateFile
@@ -62,11 +62,12 @@ def run(context: LabelledContext, settings: CorruptionSettings) -> list[ResultRe
         MissingExtra: images are to be generated and the package is not installed.
     """
     context = as_stored(context)
-    _check(context, settings)
+    _check(settings, context.view.size)
     sets = stored_sets(context, settings) if settings.root else generated_sets(context, settings)
     notes = source_notes(settings, sets)
-    baseline = _baseline(context, settings, notes) if settings.baseline else None
-    if baseline is not None:
+    baseline = None
+    if settings.baseline:
+        baseline = _baseline(settings, context.val.fingerprint(), notes)
         for name in _compared(name for name, _ in sets):
             _baseline_error(settings, baseline, name)
     classifier = classifier_for(context)
@@ -75,7 +76,7 @@ def run(context: LabelledContext, settings: CorruptionSettings) -> list[ResultRe
     return _records(context, settings, classifier, measured, baseline, notes)
 
 
-def _check(context: LabelledContext, settings: CorruptionSettings) -> None:
+def _check(settings: CorruptionSettings, size: tuple[int, int]) -> None:
     unknown = [name for name in settings.corruptions if name not in CORRUPTIONS]
     if unknown or not settings.corruptions:
         raise ConfigError(
@@ -90,8 +91,8 @@ def _check(context: LabelledContext, settings: CorruptionSettings) -> None:
         )
     if settings.root:
         return
-    if min(context.view.size) < MIN_SIDE:
-        height, width = context.view.size
+    if min(size) < MIN_SIDE:
+        height, width = size
         raise ConfigError(
             f"views of {height} x {width} pixels are too small to corrupt", fix=f"--size {MIN_SIDE}"
         )
@@ -136,7 +137,7 @@ def _measure(
     def wrong(images: LabelledImages, name: str) -> Tensor:
         key = f"{name} {images.fingerprint()}"
         if key not in done:
-            found = score_images(
+            found = score_labelled(
                 context, images, lambda views, _: classifier.logits(views).argmax(dim=1), name
             )
             done[key] = (found.rows != found.labels, unreadable(found))
@@ -248,12 +249,11 @@ def _baseline_error(settings: CorruptionSettings, baseline: dict[str, float], na
     return baseline[name]
 
 
-def _baseline(
-    context: LabelledContext, settings: CorruptionSettings, notes: list[str]
-) -> dict[str, float]:
+def _baseline(settings: CorruptionSettings, images: str, notes: list[str]) -> dict[str, float]:
     """Errors in per cent by corruption of the last run in a results.jsonl.
 
-    Adds a note where its images are others. Raises DataError for one that cannot be compared.
+    Adds a note where its images have another fingerprint than `images`. Raises DataError for one
+    that cannot be compared.
     """
     try:
         lines = Path(settings.baseline).read_text().splitlines()
@@ -280,6 +280,6 @@ def _baseline(
             why=f"{source} images of the severities {measured}, here {made} ones of {severities}",
             fix="repeat it with the same settings",
         )
-    if last.get("data", {}).get("val") != context.val.fingerprint():
+    if last.get("data", {}).get("val") != images:
         notes.append(f"the baseline '{settings.baseline}' was measured on other images")
     return last["extra"]["per_corruption"]

@@ -1,5 +1,4 @@
-"""Classes of ImageNet-9 (backgrounds, spec_evaluation 9.2) and ImageNet-A (natural adversarial
-images, 9.3).
+"""Classes of ImageNet-9 (backgrounds, 9.2) and ImageNet-A (natural adversarial images, 9.3).
 
 Numbers are ImageNet-1K classes 0..999 in the sorted order of the synsets.
 """

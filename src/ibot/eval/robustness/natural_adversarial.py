@@ -48,10 +48,8 @@ def run(context: LabelledContext, settings: NaturalAdversarialSettings) -> list[
     notes = head_notes(context, classifier)
     context = published_view(replace(context, val=images))
     found = logits_of(context, classifier, images, "natural_adversarial")
-    subset, labels = (
-        torch.tensor(list(competing.values())),
-        _labels(images, competing, found.labels),
-    )
+    subset = torch.tensor(list(competing.values()))
+    labels = _labels(images, competing, found.labels)
     confidence, correct = confidence_and_correct(found.rows, labels, subset)
     notes += [f"{len(subset)} of {len(classifier.classes)} classes compete", *unreadable(found)]
     return calibration_records(
@@ -71,11 +69,8 @@ def _competing(
 ) -> dict[str, int]:
     """Names and numbers of the classes that compete, in order."""
     number = {name: i for i, name in enumerate(classes)}
-    if (
-        not settings.classes
-        and len(classes) == NUM_CLASSES
-        and len(images.classes) == len(IMAGENET_A)
-    ):
+    published = len(classes) == NUM_CLASSES and len(images.classes) == len(IMAGENET_A)
+    if published and not settings.classes:
         # By order: neither folders nor classes need be named by synset.
         return dict(zip(images.classes, IMAGENET_A, strict=True))
     names = settings.classes or images.classes

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +16,10 @@ from ibot.data.pixels import renormalize
 from ibot.errors import ConfigError
 from ibot.eval.context import plain
 from ibot.eval.features.rows import LabelledFeatures, unreadable
+from ibot.eval.features.tokens import ATTENTION_IMAGES
 from ibot.eval.labelled import LabelledContext
 from ibot.eval.linear_classifier import LinearClassifier
+from ibot.eval.request import Mode
 from ibot.eval.robustness.occlude import (
     at_ratio,
     drop_counts,
@@ -30,7 +33,7 @@ from ibot.eval.robustness.tested_classifier import (
     head_notes,
     head_settings,
     published_view,
-    score_images,
+    score_labelled,
 )
 from ibot.eval.scores import bootstrap_mean
 from ibot.models.attention import foreground
@@ -40,8 +43,6 @@ from ibot.weights.read import load
 
 RATIO = 0.5
 """Information loss at which the table of the paper reads the curves."""
-ATTENTION_IMAGES = 32
-"""Images at a time where attention is held: [b, heads, 1 + N, 1 + N] is large."""
 NAMES = {"R": "random", "S": "salient", "NS": "non-salient"}
 
 
@@ -74,10 +75,12 @@ def run(context: LabelledContext, settings: OcclusionSettings) -> list[ResultRec
     notes = head_notes(context, classifier)
     context = published_view(context)
     saliency = _saliency(context, settings, classifier, notes)
-    drops = _random_drops(context, settings, _grid(context, classifier.backbone))
+    size, seed, mode = context.view.size, context.seed, context.mode
+    drops = _random_drops(math.prod(_grid(size, classifier.backbone)), settings.steps, seed, mode)
     drops += _attended_drops(settings) if saliency is not None else []
-    scorer = _Scorer(context, settings, classifier, saliency, drops)
-    found = score_images(context, context.val, scorer, "occlusion")
+    labels = torch.from_numpy(context.val.labels.astype(np.int64))
+    scorer = _Scorer(labels, classifier, saliency, settings.head, drops)
+    found = score_labelled(context, context.val, scorer, "occlusion")
     notes += unreadable(found)
     if context.mode == "published":
         notes.append("neighbouring images share a random choice, as in the published runs")
@@ -127,24 +130,20 @@ def _saliency(
     return network
 
 
-def _grid(context: LabelledContext, backbone: Backbone) -> tuple[int, int]:
-    """Whole patches of the view."""
-    height, width = context.view.size
+def _grid(size: Sequence[int], backbone: Backbone) -> tuple[int, int]:
+    """Whole patches of views of a size."""
+    height, width = size
     return height // backbone.patch_size, width // backbone.patch_size
 
 
-def _random_drops(
-    context: LabelledContext, settings: OcclusionSettings, grid: tuple[int, int]
-) -> list[Drop]:
-    patches = grid[0] * grid[1]
-
+def _random_drops(patches: int, steps: int, seed: int, mode: Mode) -> list[Drop]:
     def drop(count: int) -> Drop:
         def dropped(index: NDArray[np.int64], _: Tensor | None) -> Tensor:
-            return random_patches(draw_number(context, index), patches, count, context.seed)
+            return random_patches(draw_number(index, mode), patches, count, seed)
 
         return Drop("R", count / patches, dropped)
 
-    return [drop(count) for count in dict.fromkeys(drop_counts(patches, settings.steps))]
+    return [drop(count) for count in dict.fromkeys(drop_counts(patches, steps))]
 
 
 def _attended_drops(settings: OcclusionSettings) -> list[Drop]:
@@ -165,20 +164,22 @@ class _Scorer:
     Attention is computed once per image.
     """
 
-    context: LabelledContext
-    settings: OcclusionSettings
+    labels: Tensor
+    """int64 [n], of all images."""
     classifier: LinearClassifier
     saliency: Backbone | None
+    head: int
+    """Whose attention decides; -1: the mean over heads."""
     drops: list[Drop]
 
     def __call__(self, images: Tensor, index: NDArray[np.int64]) -> Tensor:
-        labels = torch.from_numpy(self.context.val.labels[index].astype(np.int64)).to(images.device)
+        labels = self.labels[torch.from_numpy(index)].to(images.device)
         attention, own = self._attention(images), self.classifier.backbone
         points = []
         for drop in self.drops:
             network = own if drop.curve == "R" else self.saliency or own
             dropped = drop.dropped(index, attention).to(images.device)
-            grid = _grid(self.context, network)
+            grid = _grid(images.shape[-2:], network)
             changed = drop_patches(images, dropped, grid, network.patch_size)
             hits = self.classifier.logits(changed).argmax(dim=1) == labels
             points.append(torch.stack([hits.float(), dropped.float().mean(dim=1)], dim=1))
@@ -193,7 +194,7 @@ class _Scorer:
         own, wanted = self.classifier.backbone.statistics, network.statistics
         parts = [renormalize(part, own, wanted) for part in images.split(ATTENTION_IMAGES)]
         maps = torch.cat([network.tokens_and_attention(part)[1] for part in parts])
-        return maps.mean(dim=1) if self.settings.head < 0 else maps[:, self.settings.head]
+        return maps.mean(dim=1) if self.head < 0 else maps[:, self.head]
 
 
 def _record(

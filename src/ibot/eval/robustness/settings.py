@@ -1,5 +1,4 @@
-"""Settings of the evaluations of robustness (spec_evaluation 9.2 to 9.6), `key=value` on their
-command lines.
+"""Settings of the evaluations of robustness (9.2 to 9.6), `key=value` on their command lines.
 
 The defaults are the paper's where a field names no other. One flat, frozen dataclass for each;
 units and sources stand with the fields.
@@ -46,8 +45,7 @@ class CorruptionSettings:
     """Corrupted images, ImageNet-C (9.4)."""
 
     root: str = ""
-    """Folder of stored images, CORRUPTION/SEVERITY/CLASS/*; none: generate them from the
-    validation images."""
+    """Folder of stored images, CORRUPTION/SEVERITY/CLASS/*; none: made of the validation images."""
     corruptions: tuple[str, ...] = (
         "gaussian_noise",
         "shot_noise",
@@ -86,8 +84,7 @@ class OcclusionSettings:
     head: int = -1
     """Attention head; -1: mean over heads. Published: 1."""
     saliency: str = ""
-    """Weights whose attention decides; none: those that are evaluated. Published: DINO's
-    ViT-S/16."""
+    """Weights whose attention decides; none: the evaluated ones. Published: DINO's ViT-S/16."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from ibot.eval.robustness.tested_classifier import (
     head_notes,
     head_settings,
     published_view,
-    score_images,
+    score_labelled,
 )
 from ibot.types import ResultRecord
 
@@ -48,12 +48,12 @@ def run(context: LabelledContext, settings: ShuffleSettings) -> list[ResultRecor
 
     def predict(images: Tensor, index: NDArray[np.int64]) -> Tensor:
         """Class in every grid: int64 [b, grids]."""
-        draws = draw_number(context, index)
+        draws = draw_number(index, context.mode)
         shuffled = (shuffle_blocks(images, *grid, context.seed, draws) for grid in grids)
         classes = [classifier.logits(changed).argmax(dim=1) for changed in shuffled]
         return torch.stack(classes, dim=1)
 
-    found = score_images(context, context.val, predict, "shuffle")
+    found = score_labelled(context, context.val, predict, "shuffle")
     notes += unreadable(found)
     if left_out:
         height, width = context.view.size

@@ -1,6 +1,4 @@
-"""The classifier that the robustness protocols test, and one pass over the images of a set
-(spec_evaluation 9.7).
-"""
+"""The classifier that robustness is tested with, and a pass over a set (evaluation 9.7)."""
 
 from __future__ import annotations
 
@@ -13,25 +11,24 @@ from numpy.typing import NDArray
 from ibot.data.sets.images import LabelledImages
 from ibot.errors import DataError
 from ibot.eval.features.rows import LabelledFeatures
-from ibot.eval.features.score import Score, score_rows
+from ibot.eval.features.score import Score, score_images
 from ibot.eval.features.tokens import CLASS_TOKEN
 from ibot.eval.labelled import LabelledContext
 from ibot.eval.linear_classifier import LinearClassifier, load_classifier
 from ibot.eval.probes.logistic_fit import Rows, fit_logistic
+from ibot.eval.request import Mode
 
 PENALTY = 0.1
-"""Of the head that is fitted here, divided by the number of training images: the middle one of
-8.3."""
+"""Of the head that is fitted here, over the number of training images: the middle one of 8.3."""
 PUBLISHED_BATCH = 1024
 """Images that share one draw in the published runs of occlusion and shuffling."""
 
 
 def classifier_for(context: LabelledContext) -> LinearClassifier:
-    """The classifier that the weights hold, else one fitted on the class tokens of the training
-    images.
+    """The classifier that the weights hold, else one fitted on the training images.
 
-    The latter is a logistic regression on features of length 1 without intercept (8.3); nothing is
-    chosen.
+    The latter is a logistic regression on class tokens of length 1 without intercept (8.3); nothing
+    is chosen.
 
     Raises:
         DataError: the stored classifier has other classes than the images.
@@ -95,32 +92,29 @@ def as_stored(context: LabelledContext) -> LabelledContext:
 
 
 def published_view(context: LabelledContext) -> LabelledContext:
-    """In published mode the context with bilinear resizing, which protocols 9.3, 9.5 and 9.6 use
-    (8.0).
-    """
+    """In published mode the context with bilinear resizing, as 9.3, 9.5 and 9.6 do (8.0)."""
     if context.mode == "clean":
         return context
     return replace(context, view=replace(context.view, interpolation="bilinear"))
 
 
-def draw_number(context: LabelledContext, index: NDArray[np.int64]) -> NDArray[np.int64]:
+def draw_number(index: NDArray[np.int64], mode: Mode) -> NDArray[np.int64]:
     """Numbers of random draws for the images `index` int64 [b]: int64 [b].
 
-    One for each image. In published mode `PUBLISHED_BATCH` neighbours share one, whatever the size
-    of our batches.
+    One for each image. In published mode `PUBLISHED_BATCH` neighbours share one.
     """
-    return index if context.mode == "clean" else index // PUBLISHED_BATCH
+    return index if mode == "clean" else index // PUBLISHED_BATCH
 
 
-def score_images(
+def score_labelled(
     context: LabelledContext, images: LabelledImages, score: Score, name: str
 ) -> LabelledFeatures:
-    """As `score_rows`, with the labels."""
-    return LabelledFeatures.of(score_rows(context, images, score, name), images)
+    """As `score_images`, with the labels."""
+    return LabelledFeatures.of(score_images(context, images, score, name), images)
 
 
 def logits_of(
     context: LabelledContext, classifier: LinearClassifier, images: LabelledImages, name: str
 ) -> LabelledFeatures:
     """Logits [n, C] of the images of a set as they are."""
-    return score_images(context, images, lambda views, _: classifier.logits(views), name)
+    return score_labelled(context, images, lambda views, _: classifier.logits(views), name)

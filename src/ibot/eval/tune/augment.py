@@ -150,11 +150,12 @@ class TrainingViews(Dataset["TrainingSample | DataError"]):
                 (self.seed, Purpose.FINETUNE_VIEW), (index & 0xFFFFFFFF, index >> 32, epoch, copy)
             ):
                 return TrainingSample(self.transform(image), self.images.label(candidate), bad)
+        why = "the set is empty"
+        if bad:
+            why = f"the last one, '{self.images.name(bad[-1][0])}': {bad[-1][1]}"
         return DataError(
             f"{len(bad)} training images in a row cannot be read",
-            why=f"the last one, '{self.images.name(bad[-1][0])}': {bad[-1][1]}"
-            if bad
-            else "the set is empty",
+            why=why,
             fix="look at the files; most of this set seems to be broken",
         )
 
@@ -232,8 +233,7 @@ def epoch_size(num_images: int, repeats: int) -> int:
 def deal(
     order: NDArray[np.int64], repeats: int, rank: int, world: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Images of one receiver in an epoch, and the number of each copy: int64 [floor(epoch_size /
-    world)] each.
+    """Images of a receiver in an epoch, and numbers of copies: int64 [floor(epoch_size / world)].
 
     Every image of `order` int64 [N] is repeated in place, the row is dealt in turn to `world`
     receivers, so that copies of an image meet in different batches, and each keeps its first ones

@@ -27,11 +27,10 @@ class Classifier(nn.Module):
         head: ProjectionHead | None = None,
         seed: int = 0,
     ) -> None:
-        """Put a new classifier on `backbone`, which is trained in place and gets the settings'
-        stochastic depth.
+        """Put a new classifier on `backbone`, which gets the settings' stochastic depth.
 
         Args:
-            backbone: pre-trained.
+            backbone: pre-trained; trained in place.
             num_classes: C.
             settings: `head_layers`, `init_scale` and `drop_path` are read.
             head: the pre-trained projection head, for `head_layers` above 0.

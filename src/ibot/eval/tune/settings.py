@@ -69,8 +69,7 @@ class FinetuneSettings:
     label_smoothing: float = 0.1
     """Share of each target spread over all classes."""
     repeats: int = 1
-    """Views of each image in an epoch of as many views as there are images: 3 is repeated
-    augmentation (8.7)."""
+    """Views of an image in an epoch of as many views as images; 3: repeated augmentation (8.7)."""
     test_interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     """Resizing of validation images: bilinear in 8.4, bicubic in 8.5 and 8.7."""
     whole_from: int = 384
