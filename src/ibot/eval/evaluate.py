@@ -56,11 +56,10 @@ def evaluate(
     Raises:
         UserError: and its kinds, for what a user can mend. TypeError: unknown options.
     """
-    options = {k: str(v) if isinstance(v, Path) else v for k, v in options.items()}
     settings = [settings] if isinstance(settings, str) else settings
     known(name)
     given(name, EVALUATIONS[name].settings, settings)  # mistakes are told before anything is loaded
-    request = Request(weights=str(weights), data=str(data), **options)
+    request = Request.of(weights, data, options)
     kind = EVALUATIONS[name].context()
     with opened(kind, request, quiet=quiet, progress=progress) as context:
         make_writable(context.out, RECORDS)  # what fails shall fail before the work

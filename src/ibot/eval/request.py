@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from ibot.config.schema import MAX_PIXELS
@@ -75,6 +77,15 @@ class Request:
             value = getattr(self, name)
             if wanted := _wanted(name, value):
                 raise ConfigError(f"{name}={value!r} cannot be", why=f"it must be {wanted}")
+
+    @classmethod
+    def of(cls, weights: str | Path, data: str | Path, options: Mapping[str, Any]) -> Request:
+        """What a call from Python asks for: places may be text or `Path`.
+
+        Raises TypeError for unknown options, ConfigError for values that no option has.
+        """
+        given = {"weights": weights, "data": data, **options}
+        return cls(**{k: str(v) if isinstance(v, Path) else v for k, v in given.items()})
 
 
 def choices(name: str) -> tuple[str, ...]:

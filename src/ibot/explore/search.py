@@ -71,7 +71,7 @@ def search(
             that cannot be read. WeightsError: weights that cannot be used.
     """
     folder = None if out is None else Path(out)
-    request = Request(weights=str(weights), data=str(images), out=str(folder or ""), **options)
+    request = Request.of(weights, images, {"out": folder or "", **options})
     with opened(ImagesContext, request, quiet=quiet) as context:
         searched = Searched(context)
         if patch is not None:
