@@ -84,7 +84,7 @@ class Request:
 
         Raises TypeError for unknown options, ConfigError for values that no option has.
         """
-        given = {"weights": weights, "data": data, **options}
+        given: dict[str, Any] = {"weights": weights, "data": data, **options}
         return cls(**{k: str(v) if isinstance(v, Path) else v for k, v in given.items()})
 
 
