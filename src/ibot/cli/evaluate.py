@@ -52,9 +52,10 @@ def run_all(options: argparse.Namespace) -> int:
 
     It is an error if nothing ran. The same command goes on after an interruption.
     """
-    from ibot.eval.evaluate import RECORDS, evaluate_each, known
+    from ibot.eval.evaluate import evaluate_each, known
     from ibot.eval.labelled import LabelledContext
     from ibot.eval.opened import opened
+    from ibot.system.records import RESULTS
 
     skipped = [name.strip() for name in options.skip.split(",") if name.strip()]
     for name in skipped:
@@ -72,7 +73,7 @@ def run_all(options: argparse.Namespace) -> int:
             elif outcome.problem:
                 failed.append(f"{outcome.name}: {outcome.problem}")
             elif is_main and not options.quiet:
-                place = context.out / RECORDS
+                place = context.out / RESULTS
                 again = f"done before, see {place}; --again repeats it"
                 print(f"{outcome.name}: {again}", file=sys.stderr)
     if failed and is_main:
@@ -85,9 +86,9 @@ def _asked(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _show(records: Sequence[ResultRecord], options: argparse.Namespace) -> None:
-    from ibot.eval.evaluate import RECORDS
     from ibot.eval.opened import default_out
     from ibot.system.processes import launched_processes
+    from ibot.system.records import RESULTS
 
     if not launched_processes().is_main:
         return
@@ -102,7 +103,7 @@ def _show(records: Sequence[ResultRecord], options: argparse.Namespace) -> None:
     print(table(records), end="")
     for note in dict.fromkeys(note for record in records for note in record.notes):
         print(f"note: {note}")
-    print(f"{records[-1].seconds:.1f} s; records in {out / RECORDS}")
+    print(f"{records[-1].seconds:.1f} s; records in {out / RESULTS}")
 
 
 def _images(record: ResultRecord) -> str:

@@ -6,7 +6,6 @@ import argparse
 import errno
 import os
 import shlex
-from collections.abc import Callable
 from pathlib import Path
 
 from ibot.errors import IbotError, ResourceError, UserError
@@ -76,21 +75,6 @@ def refusal(error: OSError, options: argparse.Namespace) -> IbotError | None:
         else f"see who may use it: ls -ld {shlex.quote(str(place))}"
     )
     return UserError(f"'{place}' cannot be used", why=why, fix=fix)
-
-
-def write_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file that an option names, and create the folders above it.
-
-    Raises UserError, and ResourceError where the disk is full.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(path)
-    except OSError as error:
-        kind = ResourceError if error.errno in DISK_FULL else UserError
-        raise kind(
-            f"'{path}' cannot be written", why=error.strerror or str(error), fix="name another"
-        ) from None
 
 
 def _not_made(place: Path, options: argparse.Namespace) -> bool:

@@ -11,9 +11,8 @@ from ibot.cli.arguments import COSINE, COUNT, NATURAL, add_cache, add_weights
 from ibot.cli.inputs import read_images, read_network, view_size
 from ibot.cli.parser import Commands
 from ibot.errors import UserError
-from ibot.report.text import printable
 from ibot.system.progress import counter, no_counter, print_notes
-from ibot.words import counted
+from ibot.words import counted, encodable
 
 if TYPE_CHECKING:
     from ibot.explore.findings import Findings
@@ -83,8 +82,8 @@ def run(options: argparse.Namespace) -> None:
         counter=no_counter if options.quiet else counter,
     )
     for line in summary(findings):
-        print(printable(line))
-    print(printable(f"page:             {out / PAGE}\ntable:            {out / TABLE}"))
+        print(encodable(line))
+    print(encodable(f"page:             {out / PAGE}\ntable:            {out / TABLE}"))
     print(
         "next:             open the page in a browser, or search with --image FILE and --patch "
         "ROW,COLUMN"

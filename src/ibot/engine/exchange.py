@@ -20,6 +20,7 @@ from ibot.engine.optimizer import build_optimizer
 from ibot.engine.run import RunFolder, read_config
 from ibot.errors import WeightsError
 from ibot.method.model import StudentTeacher
+from ibot.system.files import write_atomically
 from ibot.system.processes import Processes
 from ibot.types import RunState
 from ibot.weights.architecture import recognise_network
@@ -155,7 +156,7 @@ def export_checkpoint(run: Path, out: Path) -> None:
     }
     created = create_parents(out)
     try:
-        torch.save(content, out)
+        write_atomically(out, lambda path: torch.save(content, path))
     except BaseException:
         remove(out, created)
         raise

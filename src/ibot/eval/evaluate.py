@@ -16,11 +16,10 @@ from ibot.eval.opened import opened
 from ibot.eval.registry import EVALUATIONS
 from ibot.eval.request import Request
 from ibot.system.distributed import check_equal
-from ibot.system.jsonl import append_jsonl, read_jsonl
+from ibot.system.jsonl import append_jsonl
+from ibot.system.records import RESULTS, read_records
 from ibot.system.watch import from_all
 from ibot.types import ResultRecord
-
-RECORDS = "results.jsonl"
 
 
 def evaluate(
@@ -83,7 +82,7 @@ def measure(context: Context, name: str, settings: Any, mark: str) -> list[Resul
     """
     found = [replace(record, asked=mark) for record in EVALUATIONS[name].load()(context, settings)]
     if context.processes.is_main:
-        append_jsonl(context.out / RECORDS, *map(asdict, found))
+        append_jsonl(context.out / RESULTS, *map(asdict, found))
     return found
 
 
@@ -116,7 +115,7 @@ def evaluate_each(context: Context, names: Sequence[str], again: bool) -> Iterat
     the results is not repeated unless `again`; so an interrupted series goes on. Raises UserError
     where an evaluation fails in some processes only: the next one would leave them alone.
     """
-    done = set() if again else {row.get("asked") for row in read_jsonl(context.out / RECORDS)}
+    done = set() if again else {record.asked for record in read_records(context.out / RESULTS)}
     check_equal({"the evaluations that are done": sorted(filter(None, done))})
     for name in names:
         problem, records = "", []

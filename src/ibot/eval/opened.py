@@ -20,6 +20,7 @@ from ibot.system.distributed import check_equal, joined
 from ibot.system.places import make_writable
 from ibot.system.processes import said_once
 from ibot.system.progress import counter, no_counter, print_notes
+from ibot.system.records import RESULTS
 from ibot.system.watch import said_if_interrupted
 from ibot.weights.read import Loaded, load
 
@@ -62,7 +63,7 @@ def opened(
     out = Path(request.out) if request.out else default_out(Path(request.weights))
     with joined(device) as processes:
         print_notes(dict.fromkeys(told), quiet or not processes.is_main)
-        make_writable(out, "results.jsonl")  # what fails shall fail before the work
+        make_writable(out, RESULTS)  # what fails shall fail before the work
         with said_once():
             cache = cache_folder(request.cache, out)
         shown = processes.is_main and progress and not quiet

@@ -8,10 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ibot.errors import UserError
-from ibot.system.records import read_records
+from ibot.system.records import RESULTS, read_records
 from ibot.types import ResultRecord
 
-FILE = "results.jsonl"
 PRE_TRAINING = "pre-training"
 """Mode of the records that a training leaves while it runs."""
 HASH_LETTERS = 8
@@ -126,7 +125,7 @@ def read_folder(folder: Path) -> list[Entry]:
 
 def _files(folder: Path) -> list[Path]:
     """Files of results in and below a folder, sorted; links to folders are not followed."""
-    return sorted(Path(place) / FILE for place, _, names in os.walk(folder) if FILE in names)
+    return sorted(Path(place) / RESULTS for place, _, names in os.walk(folder) if RESULTS in names)
 
 
 def _without_early_steps(records: Sequence[ResultRecord]) -> list[ResultRecord]:

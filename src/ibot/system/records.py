@@ -8,6 +8,9 @@ from typing import Any
 from ibot.system.jsonl import read_jsonl
 from ibot.types import ResultRecord
 
+RESULTS = "results.jsonl"
+"""Their name in the folder of a run, or of what was evaluated."""
+
 
 def read_records(file: Path) -> list[ResultRecord]:
     """The records of a results.jsonl, none where it is absent; other rows are passed over."""

@@ -9,7 +9,7 @@ from ibot.config.override import from_plain
 from ibot.config.resolve import derive
 from ibot.data.pixels import shorter_side
 from ibot.errors import ConfigError
-from ibot.system.records import read_records
+from ibot.system.records import RESULTS, read_records
 from ibot.types import ResultRecord
 from ibot.weights.files import read_settings
 from ibot.weights.read import Loaded
@@ -166,9 +166,7 @@ def _training(source: Path, key: str, weights_hash: str) -> list[str]:
         )
     elif "images" in data:
         lines.append(f"Data: {data['images']:,} images, names {str(data.get('names_sha256'))[:12]}")
-    measured = _measured(
-        read_records(run / "results.jsonl"), state.get("step", 0), key, weights_hash
-    )
+    measured = _measured(read_records(run / RESULTS), state.get("step", 0), key, weights_hash)
     return [*lines, *(f"Measured: {text}" for text in measured)]
 
 
