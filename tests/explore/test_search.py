@@ -216,15 +216,21 @@ def test_a_square_of_the_padding_ends_with_the_view():
         def token_grid(self, height, width):
             return 2, 2
 
-    view = View((48, 64))
-    square = searched.Searched(
-        Padded(), None, view, torch.device("cpu"), 0, lambda name: None
-    ).square(3)
+    padded = searched.Searched(
+        backbone=Padded(),
+        source=None,
+        view=View((48, 64)),
+        device=torch.device("cpu"),
+        workers=0,
+        counter=lambda name: None,
+        exif_orientation="apply",
+        max_pixels=1000,
+    )
+    square = padded.square(3)
     assert (square.row, square.column) == (1, 1)
     assert (square.top, square.left) == (32 / 48, 32 / 64)
-    assert square.top + square.height == pytest.approx(
-        1
-    ) and square.left + square.width == pytest.approx(1)
+    assert square.top + square.height == pytest.approx(1)
+    assert square.left + square.width == pytest.approx(1)
 
 
 def test_a_line_of_python_finds_what_the_command_finds(find, scenes, weights, tmp_path):

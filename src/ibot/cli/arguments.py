@@ -52,6 +52,12 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--val-data", default="", metavar="DATA", help=val_data)
 
 
+def add_images(parser: argparse.ArgumentParser) -> None:
+    """Images that a network looks at, labelled or not."""
+    data = "folder, list, tar files or NAME:DIR; of one with train/ and val/ only train/ is read"
+    parser.add_argument("--data", required=True, metavar="DATA", help=data)
+
+
 def add_length(parser: argparse.ArgumentParser, steps: str, epochs: str) -> None:
     """How long to train; `steps` and `epochs` are the help texts."""
     parser.add_argument("--steps", type=COUNT, metavar="N", help=steps)

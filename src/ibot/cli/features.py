@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ibot.cli.arguments import add_weights
+from ibot.cli.arguments import add_images, add_weights
 from ibot.cli.inputs import read_images, read_network, view_size
 from ibot.cli.parser import Commands
 from ibot.errors import UserError
@@ -27,12 +27,11 @@ def declare(commands: Commands) -> None:
     summary = "write class tokens (and patch tokens) with file names"
     parser = commands.add("features", summary, run)
     add_weights(parser)
-    data = "folder of images; of one with train/ and val/ only train/ is read"
-    parser.add_argument("--data", required=True, metavar="DIR", help=data)
+    add_images(parser)
     parser.add_argument("--out", required=True, metavar="FILE", help=".npz or .safetensors")
     parser.add_argument("--patches", action="store_true", help="write patch tokens too")
     # argparse may part --out from FILE
-    parser.usage = "%(prog)s [options] WEIGHTS_OR_RUN --data DIR --out FILE"
+    parser.usage = "%(prog)s [options] WEIGHTS_OR_RUN --data DATA --out FILE"
 
 
 def run(options: argparse.Namespace) -> None:

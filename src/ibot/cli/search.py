@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ibot.cli.arguments import COSINE, COUNT, NATURAL, add_cache, add_weights
+from ibot.cli.arguments import COSINE, COUNT, NATURAL, add_cache, add_images, add_weights
 from ibot.cli.inputs import read_images, read_network, view_size
 from ibot.cli.parser import Commands
 from ibot.errors import UserError
@@ -26,8 +26,7 @@ def declare(commands: Commands) -> None:
     """Declare `ibot search`."""
     parser = commands.add("search", "nearest images and patches, near-duplicates, outliers", run)
     add_weights(parser)
-    data = "folder, list, tar files or NAME:DIR; where there is a training part, only that is read"
-    parser.add_argument("--data", required=True, metavar="DATA", help=data)
+    add_images(parser)
     image = "whose neighbours are sought, in the folder or not (default: a few of the folder)"
     parser.add_argument(
         "--image", nargs="+", action="extend", default=[], metavar="FILE", help=image

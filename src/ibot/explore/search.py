@@ -107,8 +107,7 @@ def search(
         max_pixels=max_pixels,
     )
     searched.check(patch)
-    files = dict.fromkeys(queries)
-    asked = [searched.query(file, -1 - number) for number, file in enumerate(files)]
+    asked = searched.queries(queries)
     folder = None if out is None else Path(out)
     if folder is not None:
         _prepare(folder)  # what fails shall fail before the work

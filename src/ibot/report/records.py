@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ibot.errors import UserError
-from ibot.system.records import RESULTS, read_records
+from ibot.system.records import RESULTS, data_name, read_records
 from ibot.types import ResultRecord
 
 PRE_TRAINING = "pre-training"
@@ -75,12 +75,6 @@ def span_of(record: ResultRecord | None) -> tuple[float, float] | None:
     if not isinstance(span, list | tuple) or len(span) != 2:
         return None
     return (span[0], span[1]) if all(isinstance(end, int | float) for end in span) else None
-
-
-def data_name(root: object) -> str:
-    """Name of a folder of images: that of its parent for a part of a set."""
-    path = Path(str(root))
-    return path.parent.name if path.name in ("train", "val", "test") else path.name
 
 
 def read_folders(folders: Iterable[str | Path]) -> tuple[list[Entry], list[str]]:

@@ -18,6 +18,12 @@ def read_records(file: Path) -> list[ResultRecord]:
     return [record for record in found if record is not None]
 
 
+def data_name(root: object) -> str:
+    """Name of a folder of images as records have it: that of its parent for a part of a set."""
+    path = Path(str(root))
+    return path.parent.name if path.name in ("train", "val", "test") else path.name
+
+
 def _record(row: Any) -> ResultRecord | None:
     """The record of a row; None for what another program wrote."""
     if not isinstance(row, dict) or not isinstance(row.get("extra", {}), dict):
