@@ -101,10 +101,7 @@ def add_network(parser: argparse.ArgumentParser) -> None:
     """Which network to read, and how."""
     weights = "run folder, checkpoint folder or weights file"
     parser.add_argument("weights", metavar="WEIGHTS_OR_RUN", help=weights)
-    key = (
-        "which network: teacher, student, or another that `ibot weights inspect` names "
-        "(default: teacher)"
-    )
+    key = "teacher, student, or another that `ibot weights inspect` names (default: teacher)"
     parser.add_argument("--key", default="teacher", metavar="KEY", help=key)
     heads = "attention heads of a ViT, if the file does not say"
     parser.add_argument("--heads", type=COUNT, metavar="N", help=heads)

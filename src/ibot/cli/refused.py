@@ -119,8 +119,7 @@ def lack(error: BaseException) -> ResourceError | None:
             "a loader process was killed",
             why=words.splitlines()[0],
             fix="usually the system ran out of memory, with a bus error out of /dev/shm (docker "
-            "run --shm-size=8g): "
-            "fewer workers (system.workers, --workers), or smaller batches",
+            "run --shm-size=8g): fewer workers (system.workers, --workers), or smaller batches",
         )
     if "Too many open files" in words:
         return ResourceError(

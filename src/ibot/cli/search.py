@@ -31,9 +31,7 @@ def declare(commands: Commands) -> None:
     parser.add_argument(
         "--image", nargs="+", action="extend", default=[], metavar="FILE", help=image
     )
-    patch = (
-        "also seek patches like this one of each image; rows and columns count from 0, of the view"
-    )
+    patch = "also seek patches like this one of each image, counted from 0 on the view"
     parser.add_argument("--patch", default="", metavar="ROW,COLUMN", help=patch)
     k = "answers to each query (default: %(default)s)"
     parser.add_argument("--k", type=COUNT, default=10, metavar="N", help=k)
@@ -43,10 +41,7 @@ def declare(commands: Commands) -> None:
     )
     outliers = "images to name as outliers; 0: none (default: %(default)s)"
     parser.add_argument("--outliers", type=NATURAL, default=12, metavar="N", help=outliers)
-    out = (
-        "search.html and search.csv (default: search/ in the run's folder, else "
-        "results/NAME/search)"
-    )
+    out = "search.html and search.csv (default: search/ in the run, else results/NAME/search)"
     parser.add_argument("--out", default="", metavar="DIR", help=out)
     add_cache(parser)
 
@@ -115,15 +110,9 @@ def summary(findings: Findings) -> Iterator[str]:
         count = counted(len(compared.bad), "image")
         yield f"not read:         {count}, the first: {name}: {reason}"
     for title, patches in (("nearest images", False), ("nearest patches", True)):
-        found = [
-            nearest for nearest in findings.nearest if (nearest.query.square is not None) == patches
-        ]
-        values = [
-            answer.similarity
-            for nearest in found
-            for answer in nearest.answers
-            if answer.similarity is not None
-        ]
+        found = [near for near in findings.nearest if (near.query.square is not None) == patches]
+        cosines = [answer.similarity for near in found for answer in near.answers]
+        values = [cosine for cosine in cosines if cosine is not None]
         if found:
             span = f", similarities {min(values):.3f} to {max(values):.3f}" if values else ""
             answers, asked = counted(len(values), "answer"), counted(len(found), "query")

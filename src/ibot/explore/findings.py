@@ -43,8 +43,7 @@ class Picture:
     """One image of the page."""
 
     index: int
-    """Number of the image, by which it is read; below 0 for one that has no number among the
-    images searched."""
+    """Number by which the image is read; below 0 for one that is not among those searched."""
     name: str
     """Any text, such as a path with undecodable bytes as surrogates."""
     similarity: float | None = None

@@ -206,8 +206,7 @@ def _progress(state: dict[str, Any], num_images: int | None, train: dict[str, An
 
 
 def _measured(records: list[ResultRecord], step: int, key: str, weights_hash: str) -> list[str]:
-    """In words: k-NN with k = 20, else that of the training, and the best linear or logistic
-    classifier.
+    """In words: k-NN with k = 20, else that of the training, and the best classifier.
 
     A run may have been evaluated and then trained on: only records of this very network count.
     """
