@@ -117,9 +117,9 @@ def sweep_ways(bank: torch.Tensor) -> dict[str, Callable[[], None]]:
 def published_probe(weights: str, data: str) -> dict[str, Callable[[], None]]:
     def probe(*settings: str) -> None:
         with tempfile.TemporaryDirectory() as out, contextlib.redirect_stdout(io.StringIO()):
-            options = "--mode published --max-train 4000 --max-val 500 --quiet epochs=2".split()
-            places = [weights, "--data", data, "--out", out]
-            ibot(["eval", "linear", *places, *options, *settings])
+            places = ["--data", data, "--out", out, "--mode", "published", "--quiet"]
+            numbers = ["--max-train", "4000", "--max-val", "500", "epochs=2", *settings]
+            ibot(["eval", "linear", weights, *places, *numbers])
 
     return {"45 rates": probe, "1 rate": lambda: probe("rates=0.1")}
 
