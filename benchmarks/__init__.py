@@ -1,6 +1,4 @@
-"""Benchmarks, such as `python -m benchmarks.step`; in them threads wait as they do in the
-command.
-"""
+"""Benchmarks, such as `python -m benchmarks.step`; threads wait as in the command."""
 
 from ibot.system.waiting import spin_shortly
 

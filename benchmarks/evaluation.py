@@ -37,9 +37,7 @@ COUNT, WIDTH, CLASSES, BATCH = 100_000, 384, 100, 1024
 
 
 def features(count: int, seed: int, clusters: int = 0) -> torch.Tensor:
-    """Unit rows; with clusters each is the sum of one of so many unit rows and a random one of half
-    its length.
-    """
+    """Unit rows; with clusters each is one of so many unit rows plus a random one half as long."""
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randn(count, WIDTH, generator=generator)
     if clusters:
@@ -47,9 +45,8 @@ def features(count: int, seed: int, clusters: int = 0) -> torch.Tensor:
         rows.div_(2 * WIDTH**0.5).add_(
             centres[torch.randint(clusters, (count,), generator=generator)]
         )
-    return rows.div_(
-        rows.norm(dim=1, keepdim=True)
-    )  # in place: a copy would hide what a search needs
+    # In place: a copy would hide what a search needs.
+    return rows.div_(rows.norm(dim=1, keepdim=True))
 
 
 Search = Callable[[torch.Tensor, int], torch.Tensor]
@@ -120,26 +117,9 @@ def sweep_ways(bank: torch.Tensor) -> dict[str, Callable[[], None]]:
 def published_probe(weights: str, data: str) -> dict[str, Callable[[], None]]:
     def probe(*settings: str) -> None:
         with tempfile.TemporaryDirectory() as out, contextlib.redirect_stdout(io.StringIO()):
-            ibot(
-                [
-                    "eval",
-                    "linear",
-                    weights,
-                    "--data",
-                    data,
-                    "--mode",
-                    "published",
-                    "--max-train",
-                    "4000",
-                    "--max-val",
-                    "500",
-                    "--out",
-                    out,
-                    "--quiet",
-                    "epochs=2",
-                    *settings,
-                ]
-            )
+            places = ["--data", data, "--out", out, "--mode", "published", "--quiet"]
+            numbers = ["--max-train", "4000", "--max-val", "500", "epochs=2", *settings]
+            ibot(["eval", "linear", weights, *places, *numbers])
 
     return {"45 rates": probe, "1 rate": lambda: probe("rates=0.1")}
 
@@ -159,9 +139,7 @@ def report(title: str, seconds: dict[str, list[float]]) -> None:
 
 
 def peak_memory(work: str) -> float:
-    """MiB above 100,000 features that some work on a `bank` and 1,024 `queries` needs, in a fresh
-    process.
-    """
+    """MiB above 100,000 features that work on them and 1,024 `queries` needs, in a new process."""
     code = f"""
 from benchmarks.evaluation import COUNT, WAYS, features, sweep_ways
 def peak():

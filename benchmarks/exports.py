@@ -1,5 +1,4 @@
-"""Exports on real photographs, each with the target library's own preprocessing, and one step of
-fine-tuning there.
+"""Exports on real photographs, with the library's own preprocessing, and a step of fine-tuning.
 
 python -m benchmarks.exports FOLDER [--photos 10] [--weights FILE]
 
@@ -81,9 +80,8 @@ def _huggingface(folder: Path, processor, photos: list[NDArray[np.uint8]]) -> To
 
 def with_onnx(file: Path, photos: list[NDArray[np.uint8]], own: Tensor) -> Tokens:
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    cls, patches = session.run(
-        ["cls", "patches"], {"images": own.numpy()}
-    )  # ONNX has no preprocessing of its own
+    # ONNX has no preprocessing of its own.
+    cls, patches = session.run(["cls", "patches"], {"images": own.numpy()})
     return torch.from_numpy(cls), torch.from_numpy(patches)
 
 

@@ -1,6 +1,4 @@
-"""Interleaved rounds of several ways to do the same; rounds that differ are no result: the machine
-was not quiet.
-"""
+"""Interleaved rounds of several ways to do the same; rounds that differ much are no result."""
 
 from __future__ import annotations
 
@@ -19,9 +17,7 @@ was running."""
 
 
 def interleaved(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each way in each round; one round of each before warms up, and the order is
-    another in every round.
-    """
+    """Seconds of each way in each round, in rotated order, after a round of each to warm up."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for way in ways.values():
         way()

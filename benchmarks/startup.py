@@ -1,6 +1,4 @@
-"""Seconds of `ibot --help` and of `import ibot`, median of fresh interpreters: python -m
-benchmarks.startup
-"""
+"""Seconds of `ibot --help` and of `import ibot`, each the median of fresh interpreters."""
 
 from __future__ import annotations
 

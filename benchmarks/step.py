@@ -1,5 +1,4 @@
-"""Time and memory of one training step against the published arithmetic, interleaved in one
-process.
+"""Time and memory of a training step against the published arithmetic, interleaved.
 
     python -m benchmarks.step [--cases b c] [--rounds 7] [--precision float32 bfloat16]
 
@@ -52,15 +51,9 @@ CASES = {
     "a": ["train.batch=4"],
     "b": ["train.batch=4", "augment.num_local=0"],
     "c": [
-        "train.batch=16",
-        "augment.global_size=32",
-        "augment.local_size=16",
-        "augment.num_local=4",
-        "model.width=192",
-        "model.heads=3",
-        "model.patch=4",
-        "head.out_dim=4096",
-        "head.patch_out_dim=4096",
+        *("train.batch=16", "head.out_dim=4096", "head.patch_out_dim=4096"),
+        *("augment.global_size=32", "augment.local_size=16", "augment.num_local=4"),
+        *("model.width=192", "model.heads=3", "model.patch=4"),
     ],
 }
 VARIANTS = ("published", "float32", "bfloat16")

@@ -1,5 +1,4 @@
-"""Images per second and memory of one training step on a GPU: python -m benchmarks.step_gpu [--out
-FILE]
+"""Images/s and memory of a training step on a GPU: python -m benchmarks.step_gpu [--out FILE]
 
 ViT-S/16 at the published crops, bfloat16, batches of 32 and 64 on one device; 20 warm-up steps, 50
 timed ones between events, nothing read back inside.

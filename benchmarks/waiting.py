@@ -1,5 +1,4 @@
-"""What spinning threads cost: a short training alone, and two of them at once, for several ways of
-waiting.
+"""What spinning threads cost: a short training alone, and two at once, for several ways to wait.
 
     python -m benchmarks.waiting [--ways unset passive ...] [--rounds 2] [--seconds 480] [--steps
     30]
@@ -44,29 +43,13 @@ def start(way: str, data: Path, run: Path, steps: int) -> subprocess.Popen[bytes
     """A training in a process of its own."""
     environment = {name: value for name, value in os.environ.items() if name not in CHOICES}
     environment.update(WAYS[way] or {})
-    command = [
-        sys.executable,
-        "-c",
-        RUN,
-        "pretrain",
-        "tiny32",
-        "--data",
-        str(data),
-        "--run",
-        str(run),
-        "--quiet",
-    ]
-    return subprocess.Popen(
-        [*command, "--steps", str(steps), "--device", "cpu", "log.every=1"],
-        env=environment,
-        stdout=subprocess.DEVNULL,
-    )
+    options = ["--data", str(data), "--run", str(run), "--steps", str(steps), "--device", "cpu"]
+    command = [sys.executable, "-c", RUN, "pretrain", "tiny32", *options, "--quiet", "log.every=1"]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
 
 
 def seconds(way: str, data: Path, folder: Path, count: int, steps: int) -> tuple[float, float]:
-    """Seconds from the first step of `count` runs at once to their last, the mean over them, and
-    images/s of one.
-    """
+    """Mean seconds from first to last step of `count` runs at once, and images/s of one."""
     runs = [folder / f"{time.monotonic_ns()}" for _ in range(count)]
     processes = [start(way, data, run, steps) for run in runs]
     if any(process.wait() for process in processes):

@@ -17,15 +17,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-@dataclass(frozen=True, slots=True)
-class ImageRef:
-    """One image file. label: index of its class folder, or None."""
-
-    index: int
-    path: str
-    label: int | None = None
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ViewParams:
     """What each view does to its image: numbers only, as arrays over images and views."""

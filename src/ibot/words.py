@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 
+def encodable(text: str) -> str:
+    """Text that any file and terminal takes: bytes of names that are no UTF-8 become escapes."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def counted(number: float, noun: str) -> str:
     """A number with its noun in the singular or the plural."""
     plural = (

@@ -1,5 +1,6 @@
 """The same pictures as folders, list, archives and a set by name give one training."""
 
+import csv
 import hashlib
 import json
 import pickle
@@ -124,3 +125,28 @@ def test_images_without_labels_are_trained_on_in_every_form(data, tmp_path, caps
         said = capsys.readouterr().out
         assert "data   8 images in" in said and "no k-NN" not in said
         assert not (run / "results.jsonl").exists()
+
+
+@pytest.mark.parametrize("form", FORMS[1:])
+def test_a_search_finds_the_same_among_the_same_pictures(form, data, runs, tmp_path, capsys):
+    """Also where an image of the set is named by its file, in a list as in a folder."""
+    image = f"{data['folders']}/train/cat/00.png"
+
+    def similarities(name):
+        options = ["--data", data[name], "--k", "3", "--cache", str(tmp_path / "cache")]
+        out = tmp_path / name
+        asked = ["--image", image] if name in ("folders", "list") else []
+        assert main(["search", str(runs / name), *options, *asked, "--out", str(out)]) == 0
+        assert "images:           10 of" in capsys.readouterr().out
+        with (out / "search.csv").open(newline="") as file:
+            return [(row["kind"], row["similarity"]) for row in csv.DictReader(file)]
+
+    found, whole = similarities(form), similarities("folders")
+    nearest = [row for row in found if row[0] == "nearest"]
+    if form == "list":
+        assert len(nearest) == 3 and found == whole
+    else:
+        assert len(nearest) == 12
+    assert [row for row in found if row[0] == "outlier"] == [
+        row for row in whole if row[0] == "outlier"
+    ]

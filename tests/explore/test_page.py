@@ -30,6 +30,12 @@ NAMES = [
 VOID = {"meta", "img"}
 
 
+def on_grid(patch, grid):
+    """Patch number `patch` of a picture that (h, w) patches cover."""
+    (rows, columns), (row, column) = grid, divmod(patch, grid[1])
+    return Square(row, column, row / rows, column / columns, 1 / rows, 1 / columns)
+
+
 class Page(HTMLParser):
     """Elements, texts and pictures of a page; refuses tags that are not closed in order."""
 
@@ -95,8 +101,8 @@ def everything():
         nearest=[
             Nearest(Picture(7, NAMES[7]), pictures[:3]),
             Nearest(
-                Picture(9, NAMES[3], square=Square.on_grid(5, (2, 3))),
-                [replace(pictures[i], square=Square.on_grid(i, (2, 3))) for i in (3, 4)],
+                Picture(9, NAMES[3], square=on_grid(5, (2, 3))),
+                [replace(pictures[i], square=on_grid(i, (2, 3))) for i in (3, 4)],
             ),
         ],
         duplicates=Duplicates(0.95, [Group(pictures[:4]), Group(pictures[4:6])]),
@@ -165,8 +171,8 @@ def test_telephones_and_dark_mode_are_served(tmp_path):
 
 
 def test_the_query_comes_first_with_its_square(tmp_path):
-    query = Picture(40, "q.jpg", square=Square.on_grid(5, (2, 4)))
-    answers = [Picture(1, "a.jpg", 0.8, Square.on_grid(7, (2, 4))), Picture(2, "b.jpg", 0.7)]
+    query = Picture(40, "q.jpg", square=on_grid(5, (2, 4)))
+    answers = [Picture(1, "a.jpg", 0.8, on_grid(7, (2, 4))), Picture(2, "b.jpg", 0.7)]
     page = shown(tmp_path, Findings(nearest=[Nearest(query, answers)]))
     assert [image["alt"] for image in page.all("img")] == [
         "query 40: q.jpg, patch in row 1, column 1 marked",
@@ -194,27 +200,6 @@ def test_a_query_from_elsewhere_has_no_number(tmp_path):
     page = shown(tmp_path, Findings(nearest=[Nearest(Picture(-1, "mine.jpg"), [])]))
     assert page.all("img")[0]["alt"] == "query: mine.jpg" and page.text("small") == ["query"]
     assert "None found." in page.text("p")
-
-
-@pytest.mark.parametrize("grid", [(1, 1), (3, 5), (14, 14)])
-def test_squares_tile_the_picture(grid):
-    cover = np.zeros((grid[0] * 4, grid[1] * 4), int)
-    for patch in range(grid[0] * grid[1]):
-        square = Square.on_grid(patch, grid)
-        top, left = round(square.top * len(cover)), round(square.left * cover.shape[1])
-        cover[
-            top : top + round(square.height * len(cover)),
-            left : left + round(square.width * cover.shape[1]),
-        ] += patch
-    np.testing.assert_array_equal(
-        cover, np.kron(np.arange(grid[0] * grid[1]).reshape(grid), np.ones((4, 4), int))
-    )
-
-
-@pytest.mark.parametrize("patch", [-1, 6])
-def test_a_patch_outside_of_the_grid_is_refused(patch):
-    with pytest.raises(ValueError, match=f"no patch {patch} on a grid of 2 x 3"):
-        Square.on_grid(patch, (2, 3))
 
 
 def test_an_unreadable_image_is_a_box_with_the_reason(tmp_path):

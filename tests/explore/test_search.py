@@ -210,21 +210,38 @@ def test_the_square_lies_on_the_patch_that_the_network_saw(find, scenes, tmp_pat
     assert inside.mean() > 240 and outside < 60
 
 
-def test_a_square_of_the_padding_ends_with_the_view():
-    class Padded:
-        patch_size = 32
+def seen_as(size, patch_size, grid):
+    """Images that are seen at `size` by a network with so large patches on this grid."""
 
+    class Network:
         def token_grid(self, height, width):
-            return 2, 2
+            return grid
 
-    view = View((48, 64))
-    context = SimpleNamespace(loaded=SimpleNamespace(backbone=Padded()), view=view)
-    square = searched.Searched(context).square(3)
+    network = Network()
+    network.patch_size = patch_size
+    context = SimpleNamespace(loaded=SimpleNamespace(backbone=network), view=View(size))
+    return searched.Searched(context)
+
+
+def test_a_square_of_the_padding_ends_with_the_view():
+    square = seen_as((48, 64), 32, (2, 2)).square(3)
     assert (square.row, square.column) == (1, 1)
     assert (square.top, square.left) == (32 / 48, 32 / 64)
-    assert square.top + square.height == pytest.approx(
-        1
-    ) and square.left + square.width == pytest.approx(1)
+    assert square.top + square.height == pytest.approx(1)
+    assert square.left + square.width == pytest.approx(1)
+
+
+@pytest.mark.parametrize("grid", [(1, 1), (3, 5), (14, 14)])
+def test_squares_tile_the_picture(grid):
+    height, width = grid[0] * 4, grid[1] * 4
+    images, cover = seen_as((height, width), 4, grid), np.zeros((height, width), int)
+    for patch in range(grid[0] * grid[1]):
+        square = images.square(patch)
+        top, left = round(square.top * height), round(square.left * width)
+        rows, columns = round(square.height * height), round(square.width * width)
+        cover[top : top + rows, left : left + columns] += patch
+    wanted = np.kron(np.arange(grid[0] * grid[1]).reshape(grid), np.ones((4, 4), int))
+    np.testing.assert_array_equal(cover, wanted)
 
 
 def test_a_line_of_python_finds_what_the_command_finds(find, scenes, weights, tmp_path):

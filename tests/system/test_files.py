@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ibot.errors import ResourceError, WeightsError
+from ibot.errors import ResourceError, UserError, WeightsError
 from ibot.system import files
-from ibot.system.files import read_state, write_atomically
+from ibot.system.files import read_state, write_atomically, write_named
 
 
 def test_a_file_is_replaced_as_a_whole(tmp_path):
@@ -160,3 +160,31 @@ def test_a_damaged_state_is_to_be_deleted(tmp_path, kind):
     with pytest.raises(WeightsError) as caught:
         read_state(file, tmp_path)
     assert f"delete the folder '{tmp_path}'" in caught.value.fix
+
+
+def test_a_file_that_a_user_named_is_whole_or_absent_and_its_folders_are_made(tmp_path):
+    file = tmp_path / "new" / "table.csv"
+    write_named(file, lambda path: path.write_text("first"))
+    for code, kind in ((errno.ENOSPC, ResourceError), (errno.EROFS, UserError)):
+
+        def fail(path, code=code):
+            path.write_text("half")
+            raise OSError(code, "refused")
+
+        with pytest.raises(kind, match="cannot be written") as error:
+            write_named(file, fail)
+        assert error.value.why == "refused" and error.value.fix == "name another"
+        assert file.read_text() == "first" and list(file.parent.iterdir()) == [file]
+
+
+def test_links_and_devices_that_a_user_named_are_written_as_they_are(tmp_path):
+    file, link, pipe = (tmp_path / name for name in ("file", "link", "pipe"))
+    file.write_text("old")
+    link.symlink_to(file)
+    write_named(link, lambda path: path.write_text("new"))
+    assert link.is_symlink() and file.read_text() == "new"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_named(pipe, lambda path: path.write_text("through"))
+    assert os.read(reader, 100) == b"through" and pipe.is_fifo()
+    os.close(reader)

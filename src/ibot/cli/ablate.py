@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from ibot.cli.arguments import NATURAL, add_data, add_device, add_length, list_of
 from ibot.cli.parser import Commands
 from ibot.errors import ConfigError, DataError
-from ibot.recipes.ablations import ABLATIONS
 
 if TYPE_CHECKING:
     from ibot.studies.ablation import Job
@@ -46,10 +45,12 @@ def run(options: argparse.Namespace) -> int:
 
     Finished rows are kept.
     """
+    from ibot.recipes.ablations import ABLATIONS
+
     if options.name not in ABLATIONS:
         _list_tables(options.name)
         return 0
-    from ibot.studies.ablation import render, train
+    from ibot.studies.ablation import train_all
 
     folder = Path(options.run_folder or f"runs/ablate-{options.name}")
     jobs = _jobs(options, folder)
@@ -61,18 +62,13 @@ def run(options: argparse.Namespace) -> int:
         raise DataError(
             "an ablation needs --data", fix="name a labelled folder, so that k-NN can be measured"
         )
-    for number, job in enumerate(jobs, 1):
-        print(f"[{number}/{len(jobs)}] {job.row.name}, seed {job.seed}: {job.folder}", flush=True)
-        if (code := train(job, options.quiet or not sys.stdout.isatty())) is not None:
-            return code
-    text = render(ABLATIONS[options.name], options.name, jobs)
-    (folder / "table.md").write_text(text)
-    print(f"\n{text}\nwritten to {folder / 'table.md'}")
-    return 0
+    return train_all(options.name, jobs, folder, options.quiet or not sys.stdout.isatty())
 
 
 def _list_tables(name: str) -> None:
     """Print all tables. Raises ConfigError for a name that none has."""
+    from ibot.recipes.ablations import ABLATIONS
+
     width = max(map(len, ABLATIONS))
     for known, table in ABLATIONS.items():
         print(f"{known:{width}}  {table.title} ({table.source})")
@@ -84,6 +80,7 @@ def _list_tables(name: str) -> None:
 
 def _jobs(options: argparse.Namespace, folder: Path) -> list[Job]:
     """What is to be trained; without images the commands say DIR in their place."""
+    from ibot.recipes.ablations import ABLATIONS
     from ibot.studies.ablation import make_jobs
 
     shared = ["--val-data", options.val_data] if options.val_data else []

@@ -52,6 +52,12 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--val-data", default="", metavar="DATA", help=val_data)
 
 
+def add_images(parser: argparse.ArgumentParser) -> None:
+    """Images that a network looks at, labelled or not."""
+    data = "folder, list, tar files or NAME:DIR; of one with train/ and val/ only train/ is read"
+    parser.add_argument("--data", required=True, metavar="DATA", help=data)
+
+
 def add_length(parser: argparse.ArgumentParser, steps: str, epochs: str) -> None:
     """How long to train; `steps` and `epochs` are the help texts."""
     parser.add_argument("--steps", type=COUNT, metavar="N", help=steps)
@@ -95,10 +101,7 @@ def add_network(parser: argparse.ArgumentParser) -> None:
     """Which network to read, and how."""
     weights = "run folder, checkpoint folder or weights file"
     parser.add_argument("weights", metavar="WEIGHTS_OR_RUN", help=weights)
-    key = (
-        "which network: teacher, student, or another that `ibot weights inspect` names "
-        "(default: teacher)"
-    )
+    key = "teacher, student, or another that `ibot weights inspect` names (default: teacher)"
     parser.add_argument("--key", default="teacher", metavar="KEY", help=key)
     heads = "attention heads of a ViT, if the file does not say"
     parser.add_argument("--heads", type=COUNT, metavar="N", help=heads)

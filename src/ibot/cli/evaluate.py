@@ -24,7 +24,7 @@ from ibot.cli.parser import Commands
 from ibot.config.override import settings_of
 from ibot.eval.registry import EVALUATIONS
 from ibot.eval.request import Request, choices
-from ibot.system.records import RECORDS
+from ibot.system.records import RESULTS
 
 if TYPE_CHECKING:
     from ibot.types import ResultRecord
@@ -87,7 +87,7 @@ def _place(options: argparse.Namespace) -> Path:
     """Where the records are."""
     from ibot.eval.opened import default_out
 
-    return Path(options.out or default_out(Path(options.weights))) / RECORDS
+    return Path(options.out or default_out(Path(options.weights))) / RESULTS
 
 
 def _show(records: Sequence[ResultRecord], options: argparse.Namespace) -> None:

@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ibot.cli.arguments import add_weights
+from ibot.cli.arguments import add_images, add_weights
 from ibot.cli.inputs import read_images, read_network, view_size
 from ibot.cli.parser import Commands
-from ibot.cli.refused import write_file
 from ibot.errors import UserError
 from ibot.system.progress import counter, print_notes
 
@@ -28,12 +27,11 @@ def declare(commands: Commands) -> None:
     summary = "write class tokens (and patch tokens) with file names"
     parser = commands.add("features", summary, run)
     add_weights(parser)
-    data = "folder of images; of one with train/ and val/ only train/ is read"
-    parser.add_argument("--data", required=True, metavar="DIR", help=data)
+    add_images(parser)
     parser.add_argument("--out", required=True, metavar="FILE", help=".npz or .safetensors")
     parser.add_argument("--patches", action="store_true", help="write patch tokens too")
     # argparse may part --out from FILE
-    parser.usage = "%(prog)s [options] WEIGHTS_OR_RUN --data DIR --out FILE"
+    parser.usage = "%(prog)s [options] WEIGHTS_OR_RUN --data DATA --out FILE"
 
 
 def run(options: argparse.Namespace) -> None:
@@ -47,6 +45,7 @@ def run(options: argparse.Namespace) -> None:
     from ibot.data.sets.images import LabelledImages
     from ibot.eval.features.tokens import extract_features
     from ibot.system.device import choose_device
+    from ibot.system.files import write_named
     from ibot.weights.export import create_parents
 
     device = choose_device(options.device)
@@ -64,7 +63,7 @@ def run(options: argparse.Namespace) -> None:
     )
     tensors = _tensors(features)
     classes = source.classes if isinstance(source, LabelledImages) else ()
-    write_file(out, lambda path: _write(path, tensors, features.names, classes))
+    write_named(out, lambda path: _write(path, out.suffix, tensors, features.names, classes))
     shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in tensors.items())
     print(f"{len(features.names)} images: {shapes} -> {out}")
     for path, reason in features.bad:
@@ -78,14 +77,20 @@ def _tensors(features: Features) -> dict[str, Tensor]:
 
 
 def _write(
-    path: Path, tensors: dict[str, Tensor], names: Sequence[str], classes: Sequence[str]
+    path: Path,
+    suffix: str,
+    tensors: dict[str, Tensor],
+    names: Sequence[str],
+    classes: Sequence[str],
 ) -> None:
-    if path.suffix == ".npz":
+    """Write a file of the form that `suffix` says."""
+    if suffix == ".npz":
         import numpy as np
 
         arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
         arrays |= {"names": np.array(names), "classes": np.array(classes)}
-        np.savez(path, allow_pickle=False, **arrays)
+        with path.open("wb") as file:  # a path would get its suffix
+            np.savez(file, allow_pickle=False, **arrays)
     else:
         from ibot.weights.write import save_tensors
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from ibot.cli.parser import Commands
 from ibot.cli.train import asked_by, declare_run, sayer
-from ibot.studies.settings import prepare
 
 
 def declare(commands: Commands) -> None:
@@ -18,6 +17,8 @@ def declare(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Print the plan; train a few steps for it, and keep nothing."""
+    from ibot.studies.settings import prepare
+
     prepared = prepare(asked_by(options), say=sayer(options))
     from ibot.config.resolve import derive
     from ibot.studies.plan import lines, make_plan

@@ -12,12 +12,10 @@ from ibot.config.override import diff, items
 from ibot.config.override import show as shown
 from ibot.config.schema import Config
 from ibot.errors import ConfigError
-from ibot.recipes import RECIPES, beyond_paper, recipe
+from ibot.recipes import OWN, RECIPES, beyond_paper, recipe, source_of
 from ibot.recipes.paper import PUBLISHED, SOURCES, v100_hours
 
 MARKS = "R README, D default of the published code, P paper, T third party, i inferred"
-OWN = "o"
-"""Mark of a value that no publication has."""
 COLUMNS = {
     "parameters": 12,
     "epochs": 8,
@@ -90,7 +88,7 @@ def why(options: argparse.Namespace) -> None:
     for name in (*PUBLISHED, *(name for name in RECIPES if name not in PUBLISHED)):
         config = recipe(name)
         value = shown(dict(items(config))[options.key])
-        print(f"  {name:15}{value:24}{_source(config, options.key)}".rstrip())
+        print(f"  {name:15}{value:24}{source_of(config, options.key)}".rstrip())
     print(f"{MARKS}, {OWN} own")
 
 
@@ -101,22 +99,9 @@ def show(options: argparse.Namespace) -> None:
         f"# {MARKS}" + ("" if options.name in SOURCES else f"\n# {OWN} own: no publication has it")
     )
     for key, value in items(config):
-        print(f"{key + '=' + shown(value):56}{_source(config, key)}".rstrip())
+        print(f"{key + '=' + shown(value):56}{source_of(config, key)}".rstrip())
     for text in beyond_paper(config):
         print(f"# beyond the paper: {text}")
-
-
-def _source(config: Config, key: str) -> str:
-    """The mark of a value: that of the published recipe that has it.
-
-    There is none for what no publication sets. Recipes that were not published are compared with
-    `vit_s16`, from which they are made.
-    """
-    if key.startswith((*SPEED_ONLY, "data.", "evaluate.")):
-        return ""
-    name = config.recipe if config.recipe in SOURCES else "vit_s16"
-    published = dict(items(recipe(name)))[key]
-    return SOURCES[name].get(key, "D") if dict(items(config))[key] == published else OWN
 
 
 def compare(options: argparse.Namespace) -> None:

@@ -6,7 +6,6 @@ import argparse
 import errno
 import os
 import shlex
-from collections.abc import Callable
 from pathlib import Path
 
 from ibot.errors import IbotError, ResourceError, UserError
@@ -78,21 +77,6 @@ def refusal(error: OSError, options: argparse.Namespace) -> IbotError | None:
     return UserError(f"'{place}' cannot be used", why=why, fix=fix)
 
 
-def write_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file that an option names, and create the folders above it.
-
-    Raises UserError, and ResourceError where the disk is full.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(path)
-    except OSError as error:
-        kind = ResourceError if error.errno in DISK_FULL else UserError
-        raise kind(
-            f"'{path}' cannot be written", why=error.strerror or str(error), fix="name another"
-        ) from None
-
-
 def _not_made(place: Path, options: argparse.Namespace) -> bool:
     """Whether `place` belongs to what an option names for writing, and that is not there.
 
@@ -135,8 +119,7 @@ def lack(error: BaseException) -> ResourceError | None:
             "a loader process was killed",
             why=words.splitlines()[0],
             fix="usually the system ran out of memory, with a bus error out of /dev/shm (docker "
-            "run --shm-size=8g): "
-            "fewer workers (system.workers, --workers), or smaller batches",
+            "run --shm-size=8g): fewer workers (system.workers, --workers), or smaller batches",
         )
     if "Too many open files" in words:
         return ResourceError(

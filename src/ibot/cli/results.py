@@ -5,15 +5,15 @@ from __future__ import annotations
 import argparse
 import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ibot.cli.parser import Commands
-from ibot.cli.refused import write_file
 from ibot.errors import UserError
-from ibot.report.records import FILE, Entry, read_folders
-from ibot.report.table import cells_of, list_of, side_by_side
-from ibot.report.text import aligned, folded, markdown, write_csv
 from ibot.system.progress import print_notes
 from ibot.words import counted
+
+if TYPE_CHECKING:
+    from ibot.report.records import Entry
 
 
 def declare(commands: Commands) -> None:
@@ -33,6 +33,10 @@ def declare(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Print the table, or the list of all records, and write it where that is asked for."""
+    from ibot.report.table import cells_of, list_of, side_by_side
+    from ibot.report.text import aligned, folded, markdown, write_csv
+    from ibot.system.files import write_named
+
     _check_files(options)
     entries = _read(options)
     table = side_by_side(entries)
@@ -40,14 +44,14 @@ def run(options: argparse.Namespace) -> None:
         from ibot.report import chart
 
         bars = chart.bars_of(table)
-        write_file(Path(options.plot), lambda path: chart.results_picture(bars, path))
+        write_named(Path(options.plot), lambda path: chart.results_picture(bars, path))
     lines = list_of(entries) if options.all else cells_of(table)
     if options.csv:
         wide = lines if options.all else cells_of(table, intervals=True, ranges=True)
-        write_file(Path(options.csv), lambda path: write_csv(path, wide))
+        write_named(Path(options.csv), lambda path: write_csv(path, wide))
     if options.markdown:
         text = markdown(lines if options.all else cells_of(table, ranges=True))
-        write_file(Path(options.markdown), lambda path: path.write_text(text, encoding="utf-8"))
+        write_named(Path(options.markdown), lambda path: path.write_text(text, encoding="utf-8"))
     print(aligned(lines if options.all else folded(lines)), end="")
     if not options.quiet:
         hidden = "" if options.all else "; --all lists them with dates and settings"
@@ -75,11 +79,14 @@ def _read(options: argparse.Namespace) -> list[Entry]:
 
     Raises UserError where no folder has one.
     """
+    from ibot.report.records import read_folders
+    from ibot.system.records import RESULTS
+
     entries, empty = read_folders(options.folders)
     if not entries:
         raise UserError(
             f"no results in or below '{empty[0]}'",
-            why=f"no {FILE} there holds a record",
+            why=f"no {RESULTS} there holds a record",
             fix=f"ibot eval knn {shlex.quote(empty[0])} --data DIR writes them for a run",
         )
     left_out = (f"no results in or below '{folder}': it is left out" for folder in empty)

@@ -7,11 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ibot.cli.arguments import COSINE, COUNT, NATURAL, add_cache, add_weights
+from ibot.cli.arguments import COSINE, COUNT, NATURAL, add_cache, add_images, add_weights
 from ibot.cli.parser import Commands
 from ibot.errors import UserError
-from ibot.report.text import printable
-from ibot.words import counted
+from ibot.words import counted, encodable
 
 if TYPE_CHECKING:
     from ibot.explore.findings import Findings
@@ -37,18 +36,12 @@ def declare(commands: Commands) -> None:
     """Declare `ibot search`."""
     parser = commands.add("search", "nearest images and patches, near-duplicates, outliers", run)
     add_weights(parser)
-    data = (
-        "folder of images, list, tar files or NAME:DIR; of one with train/ and val/ only train/ is "
-        "read"
-    )
-    parser.add_argument("--data", required=True, metavar="DATA", help=data)
+    add_images(parser)
     image = "whose neighbours are sought, in the folder or not (default: a few of the folder)"
     parser.add_argument(
         "--image", nargs="+", action="extend", default=[], metavar="FILE", help=image
     )
-    patch = (
-        "also seek patches like this one of each image; rows and columns count from 0, of the view"
-    )
+    patch = "also seek patches like this one of each image, counted from 0 on the view"
     parser.add_argument("--patch", default="", metavar="ROW,COLUMN", help=patch)
     k = "answers to each query (default: %(default)s)"
     parser.add_argument("--k", type=COUNT, default=10, metavar="N", help=k)
@@ -58,10 +51,7 @@ def declare(commands: Commands) -> None:
     )
     outliers = "images to name as outliers; 0: none (default: %(default)s)"
     parser.add_argument("--outliers", type=NATURAL, default=12, metavar="N", help=outliers)
-    out = (
-        "search.html and search.csv (default: search/ in the run's folder, else "
-        "results/NAME/search)"
-    )
+    out = "search.html and search.csv (default: search/ in the run, else results/NAME/search)"
     parser.add_argument("--out", default="", metavar="DIR", help=out)
     add_cache(parser)
 
@@ -86,8 +76,8 @@ def run(options: argparse.Namespace) -> None:
         **{name: getattr(options, name) for name in OF_THE_REQUEST},
     )
     for line in summary(findings):
-        print(printable(line))
-    print(printable(f"page:             {out / PAGE}\ntable:            {out / TABLE}"))
+        print(encodable(line))
+    print(encodable(f"page:             {out / PAGE}\ntable:            {out / TABLE}"))
     print(
         "next:             open the page in a browser, or search with --image FILE and --patch "
         "ROW,COLUMN"
@@ -120,15 +110,9 @@ def summary(findings: Findings) -> Iterator[str]:
         count = counted(len(compared.bad), "image")
         yield f"not read:         {count}, the first: {name}: {reason}"
     for title, patches in (("nearest images", False), ("nearest patches", True)):
-        found = [
-            nearest for nearest in findings.nearest if (nearest.query.square is not None) == patches
-        ]
-        values = [
-            answer.similarity
-            for nearest in found
-            for answer in nearest.answers
-            if answer.similarity is not None
-        ]
+        found = [near for near in findings.nearest if (near.query.square is not None) == patches]
+        cosines = [answer.similarity for near in found for answer in near.answers]
+        values = [cosine for cosine in cosines if cosine is not None]
         if found:
             span = f", similarities {min(values):.3f} to {max(values):.3f}" if values else ""
             answers, asked = counted(len(values), "answer"), counted(len(found), "query")

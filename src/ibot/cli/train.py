@@ -6,6 +6,7 @@ import argparse
 import shlex
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ibot.cli.arguments import (
     NATURAL,
@@ -16,8 +17,10 @@ from ibot.cli.arguments import (
     add_settings,
 )
 from ibot.cli.parser import Commands
-from ibot.studies.settings import Asked, Say, prepare
 from ibot.system.processes import launched_processes
+
+if TYPE_CHECKING:
+    from ibot.studies.settings import Asked, Say
 
 
 def declare(commands: Commands) -> None:
@@ -52,6 +55,8 @@ def declare_run(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Pre-train, or resume; prints what will be done before and where the results are after."""
+    from ibot.studies.settings import prepare
+
     prepared = prepare(asked_by(options), launched_processes().world_size, sayer(options))
     from ibot.studies.pretraining import pretrain
 
@@ -61,6 +66,8 @@ def run(options: argparse.Namespace) -> None:
 
 def asked_by(options: argparse.Namespace) -> Asked:
     """The recipe with the command line's settings; short options are other names of settings."""
+    from ibot.studies.settings import Asked
+
     short = {
         "data.path": options.data,
         "data.val_path": options.val_data,

@@ -191,6 +191,7 @@ def export(options: argparse.Namespace) -> None:
 def _write_card(options: argparse.Namespace, loaded: Loaded, differences: list[Difference]) -> Path:
     """Write the model card beside the export; returns its file."""
     from ibot.eval.features.cache import weights_hash
+    from ibot.system.files import write_named
     from ibot.weights.card import model_card
 
     out = Path(options.out)
@@ -204,5 +205,5 @@ def _write_card(options: argparse.Namespace, loaded: Loaded, differences: list[D
         key=options.key,
         weights_hash=weights_hash(loaded),
     )
-    card.write_text(text)
+    write_named(card, lambda path: path.write_text(text, encoding="utf-8"))
     return card

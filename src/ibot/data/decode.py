@@ -220,9 +220,8 @@ def _scaled(image: Image.Image) -> NDArray[np.uint8]:
     shades = (levels.astype(np.float64) - low) * (255 / max(high - low, 1e-12))
     if _tag(image, _PHOTOMETRIC, 1) == 0:
         shades = 255 - shades
-    if isinstance(
-        hidden := image.info.get("transparency"), int
-    ):  # the one level of a PNG that is transparent
+    # The one level of a PNG that is transparent.
+    if isinstance(hidden := image.info.get("transparency"), int):
         shades[levels == hidden] = 255
     return np.rint(shades).clip(0, 255).astype(np.uint8)
 

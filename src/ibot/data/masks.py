@@ -36,11 +36,10 @@ def make_masks(
     *,
     first_view: int = 0,
 ) -> Masks:
-    """Masks of views of one size of the images `index` [B] in one epoch; all empty before
-    `config.start_epoch`.
+    """Masks of views of one size of the images `index` [B] in one epoch.
 
-    first_view: number of the first of these views among all: 0 for the global ones, G for the local
-    ones.
+    All are empty before `config.start_epoch`. first_view: number of the first of these views among
+    all, 0 for the global ones, G for the local ones.
     """
     if epoch < config.start_epoch:
         return masks_from_map(
@@ -118,9 +117,8 @@ def _fill_with_blocks(
     while target - hidden >= 1 and failures < ATTEMPTS:
         room = target - hidden
         u_area, u_aspect, u_top, u_left = next(draws)
-        area = (
-            low + (room - low) * u_area
-        )  # `low` may exceed `room`: the published draw runs between swapped ends
+        # `low` may exceed `room`: the published draw runs between swapped ends.
+        area = low + (room - low) * u_area
         aspect = math.exp(LOG_ASPECT * (2 * u_aspect - 1))
         block_h, block_w = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         failures += 1

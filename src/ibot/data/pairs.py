@@ -64,7 +64,6 @@ def _nearest_places(
         + np.floor(column).astype(np.int64)[..., None, :]
     )
     batch = box.shape[1]
-    start = (np.arange(2)[::-1, None] * batch + np.arange(batch)) * (
-        rows * columns
-    )  # the other view of each image
+    other = np.arange(2)[::-1, None] * batch + np.arange(batch)  # the other view of each image
+    start = other * (rows * columns)
     return used.reshape(2, batch, -1), (inside + start[..., None, None]).reshape(2, batch, -1)

@@ -1,5 +1,4 @@
-"""Parameters of the views of an image: random numbers in, boxes and colours out, no pixels (spec
-2.1, 2.2).
+"""Parameters of the views of an image: random numbers in, boxes and colours out (spec 2.1, 2.2).
 
 Vectorised over images and views. The recipes differ in three places: size and scale (global,
 local), blur and solarization (first global view, other global views, local views).

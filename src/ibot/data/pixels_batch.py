@@ -1,5 +1,4 @@
-"""Pixels of the views of a whole batch at once: bit by bit those of `pixels.render`, faster on
-small views.
+"""Pixels of a whole batch at once: bit by bit those of `pixels.render`, faster on small views.
 
 Crop, resize and blur run per image in Pillow. Colours run on all images of a view that want an
 operation together: gray and HSV conversions see one tall picture, everything else is numpy

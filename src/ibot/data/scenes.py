@@ -267,8 +267,7 @@ def write_folder(
     size: int = 32,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Write a labelled set of still scenes: root/train/CLASS/00000.png and
-    root/val/CLASS/00000.png.
+    """Write a labelled set of still scenes: `root/train/CLASS/00000.png`, and `val` likewise.
 
     A set that is already there with the same numbers is kept.
     """

@@ -111,8 +111,7 @@ def _started(loader: DataLoader[Any]) -> Iterator[Any]:
 
 
 def fitting(workers: int, ahead: int, num_bytes: int, held: int) -> tuple[int, int]:
-    """Workers, and items that each may keep ready, for which shared memory has room beside `held`
-    ones.
+    """Workers, and items each may keep ready, that fit into shared memory beside `held` ones.
 
     Raises ResourceError where it has none for a single one.
     """

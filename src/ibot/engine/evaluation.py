@@ -5,7 +5,7 @@ from __future__ import annotations
 from ibot.engine.trainer import Trainer
 from ibot.errors import TrainingStopped
 from ibot.system.distributed import any_true
-from ibot.system.records import read_records
+from ibot.system.records import RESULTS, read_records
 from ibot.types import ResultRecord
 
 
@@ -34,7 +34,7 @@ def run_evaluation(trainer: Trainer) -> None:
 
 def was_evaluated(trainer: Trainer) -> bool:
     """Whether this step has a record from before an interruption; all get the main one's word."""
-    known = read_records(trainer.run.path / "results.jsonl") if trainer.processes.is_main else []
+    known = read_records(trainer.run.path / RESULTS) if trainer.processes.is_main else []
     return any_true(any(r.step == trainer.state.step for r in known), trainer.device)
 
 
@@ -43,7 +43,7 @@ def fallen_below_start(trainer: Trainer, record: ResultRecord) -> str:
     guard = trainer.config.evaluate.guard
     if not guard or record.metric != "knn_top1":
         return ""
-    known = read_records(trainer.run.path / "results.jsonl")
+    known = read_records(trainer.run.path / RESULTS)
     start = next((r.value for r in known if r.metric == record.metric), record.value)
     if record.value >= start - guard:
         return ""

@@ -20,6 +20,7 @@ from ibot.engine.optimizer import build_optimizer
 from ibot.engine.run import RunFolder, read_config
 from ibot.errors import WeightsError
 from ibot.method.model import StudentTeacher
+from ibot.system.files import write_atomically
 from ibot.system.processes import Processes
 from ibot.types import RunState
 from ibot.weights.architecture import recognise_network
@@ -67,31 +68,9 @@ def convert_checkpoint(
     Raises:
         WeightsError: damaged, no full checkpoint, or tensors that do not fit the settings.
     """
-    content = read_pickle(file)
-    if not is_full_checkpoint(content):
-        raise WeightsError(
-            f"'{file}' is no full checkpoint",
-            why="it lacks one of student, teacher, optimizer, ibot_loss",
-            fix="ibot weights inspect says what it holds",
-        )
+    content = _full_checkpoint(file)
     student, teacher = (_without_module(content[name]) for name in ("student", "teacher"))
-    arguments = arguments_in(content)
-    backbone = to_ours(_below("backbone.", student)).backbone
-    width = len(backbone.get("patch_embed.proj.weight", ()))
-    said = understood(arguments, {}, "student", "published", width, str(file))
-    found = recognise_network(backbone, arguments, said, "published", str(file))
-    given = {setting.partition("=")[0] for setting in settings}
-    say_guesses(
-        file,
-        [
-            guess
-            for guess in found.guesses
-            if not ("model.heads" in given and guess.startswith("heads:"))
-        ],
-    )
-    model, size = found.config, found.size
-    head = {name: tensor for name, tensor in student.items() if name.startswith("head.")}
-    config = apply(config_of(arguments, model, size, head), settings)
+    config = apply(_told_by(file, content, student, settings), settings)
     check(config)
     networks = StudentTeacher(config)
     reports = {
@@ -107,22 +86,46 @@ def convert_checkpoint(
     step = epoch * derive(config, counted).steps_per_epoch
     versions = {"ibot": ibot.__version__, "torch": torch.__version__}
     state = RunState(step, step * config.train.batch, epoch, versions=versions)
+    source = {"converted_from": str(file), "images": counted, "images_assumed": images is None}
     folder = RunFolder.create(
-        run_path,
-        config,
-        command=command,
-        source_info={
-            "converted_from": str(file),
-            "images": counted,
-            "images_assumed": images is None,
-        },
-        processes=Processes(),
+        run_path, config, command=command, source_info=source, processes=Processes()
     )
     try:
         save_checkpoint(folder.path, networks, optimizer, state, config=config)
     finally:
         folder.close()
     return config, state, reports
+
+
+def _full_checkpoint(file: Path) -> dict[str, Any]:
+    """Content of a full checkpoint. Raises WeightsError for any other file."""
+    content = read_pickle(file)
+    if not is_full_checkpoint(content):
+        raise WeightsError(
+            f"'{file}' is no full checkpoint",
+            why="it lacks one of student, teacher, optimizer, ibot_loss",
+            fix="ibot weights inspect says what it holds",
+        )
+    return content
+
+
+def _told_by(
+    file: Path, content: dict[str, Any], student: Mapping[str, Tensor], settings: Sequence[str]
+) -> Config:
+    """Settings by the embedded arguments and the student's tensors.
+
+    Of what had to be guessed it says what `settings` do not give.
+    """
+    arguments = arguments_in(content)
+    backbone = to_ours(_below("backbone.", student)).backbone
+    width = len(backbone.get("patch_embed.proj.weight", ()))
+    said = understood(arguments, {}, "student", "published", width, str(file))
+    found = recognise_network(backbone, arguments, said, "published", str(file))
+    known = any(setting.partition("=")[0] == "model.heads" for setting in settings)
+    guesses = [text for text in found.guesses if not (known and text.startswith("heads:"))]
+    say_guesses(file, guesses)
+    head = {name: tensor for name, tensor in student.items() if name.startswith("head.")}
+    return config_of(arguments, found.config, found.size, head)
 
 
 def export_checkpoint(run: Path, out: Path) -> None:
@@ -155,7 +158,7 @@ def export_checkpoint(run: Path, out: Path) -> None:
     }
     created = create_parents(out)
     try:
-        torch.save(content, out)
+        write_atomically(out, lambda path: torch.save(content, path))
     except BaseException:
         remove(out, created)
         raise

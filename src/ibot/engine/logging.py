@@ -211,9 +211,8 @@ class StopSignal:
         for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
             try:
                 self._old[number] = signal.signal(number, self._handle)
-            except (
-                ValueError
-            ):  # not in the main thread, as in a notebook's server: signals stay as they are
+            # Not in the main thread, as in a notebook's server: signals stay as they are.
+            except ValueError:
                 break
         return self
 
@@ -224,9 +223,8 @@ class StopSignal:
         trace: TracebackType | None,
     ) -> None:
         for number, handler in self._old.items():
-            signal.signal(
-                number, signal.SIG_DFL if handler is None else handler
-            )  # None: not set from Python
+            # None: not set from Python.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._stack.close()
 
     def next_of(self, items: Iterator[T]) -> T | None:

@@ -27,6 +27,7 @@ from ibot.errors import RunError
 from ibot.system.jsonl import append_jsonl, read_jsonl, write_json, write_jsonl
 from ibot.system.places import make_writable
 from ibot.system.processes import Processes
+from ibot.system.records import RESULTS
 from ibot.system.versions import software
 from ibot.types import ResultRecord
 
@@ -100,7 +101,7 @@ class RunFolder:
 
     def result(self, record: ResultRecord) -> None:
         """Append an evaluation's record to results.jsonl."""
-        append_jsonl(self.path / "results.jsonl", asdict(record))
+        append_jsonl(self.path / RESULTS, asdict(record))
 
     def event(self, kind: str, **details: Any) -> None:
         """Append what happened, with the time, to events.jsonl."""
@@ -129,7 +130,7 @@ class RunFolder:
     def forget_after(self, step: int) -> None:
         """Drop log rows and results of steps after `step`: a resumed run writes them again."""
         self._keep("metrics.jsonl", lambda row: row["step"] <= step)
-        self._keep("results.jsonl", lambda row: (ResultRecord.from_row(row).step or 0) <= step)
+        self._keep(RESULTS, lambda row: (ResultRecord.from_row(row).step or 0) <= step)
 
     def _keep(self, name: str, wanted: Callable[[dict[str, Any]], bool]) -> None:
         if (self.path / name).exists():

@@ -42,8 +42,7 @@ class UpdateOutput:
     grad_norms: dict[str, Tensor]
     """l2 norm of the gradient of backbone, head MLP and last layer, before clipping."""
     skipped: bool = False
-    """float16 overflowed and the optimizer did not move; teacher, centers and schedules did
-    (spec 6.7)."""
+    """float16 overflowed: the optimizer stood still; teacher, centers, schedules moved (6.7)."""
 
 
 @dataclass(slots=True, kw_only=True)

@@ -18,8 +18,7 @@ UNIFORM_GAP = 0.01
 """Outputs count as uniform when loss and teacher entropy lie within this share of ln K."""
 UNIFORM_STEPS = 200
 SINGLE_MARGINAL = 0.02
-"""One prototype: the entropy of the batch's mean teacher distribution is below this share of ln
-K."""
+"""One prototype: the entropy of the teacher's mean over the batch is below this share of ln K."""
 LOW_RANK = 1.9
 """Effective rank below which class tokens lie on a line. Random networks on gray pictures start at
 2.6, healthy small runs dip to 2 before they rise, collapsed ones stay at 1.6 to 1.9."""

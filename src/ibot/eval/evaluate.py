@@ -16,9 +16,9 @@ from ibot.eval.opened import opened, with_data_of
 from ibot.eval.registry import EVALUATIONS
 from ibot.eval.request import Request
 from ibot.system.distributed import check_equal
-from ibot.system.jsonl import append_jsonl, read_jsonl
+from ibot.system.jsonl import append_jsonl
 from ibot.system.places import make_writable
-from ibot.system.records import RECORDS
+from ibot.system.records import RESULTS, read_records
 from ibot.system.watch import from_all
 from ibot.types import ResultRecord
 
@@ -62,7 +62,7 @@ def evaluate(
     request = Request.of(weights, data, options)
     kind = EVALUATIONS[name].context()
     with opened(kind, request, quiet=quiet, progress=progress) as context:
-        make_writable(context.out, RECORDS)  # what fails shall fail before the work
+        make_writable(context.out, RESULTS)  # what fails shall fail before the work
         chosen = given(name, EVALUATIONS[name].defaults(context), settings)
         return measure(context, name, chosen, asked(context, name, chosen))
 
@@ -87,7 +87,7 @@ def measure(context: Context, name: str, settings: Any, mark: str) -> list[Resul
     """
     found = [replace(record, asked=mark) for record in EVALUATIONS[name].load()(context, settings)]
     if context.processes.is_main:
-        append_jsonl(context.out / RECORDS, *map(asdict, found))
+        append_jsonl(context.out / RESULTS, *map(asdict, found))
     return found
 
 
@@ -126,8 +126,7 @@ def evaluate_each(
     the results is not repeated unless `again`; so an interrupted series goes on. Raises UserError
     where an evaluation fails in some processes only: the next one would leave them alone.
     """
-    make_writable(context.out, RECORDS)
-    done = set() if again else {row.get("asked") for row in read_jsonl(context.out / RECORDS)}
+    done = set() if again else {record.asked for record in read_records(context.out / RESULTS)}
     check_equal({"the evaluations that are done": sorted(filter(None, done))})
     opened_as = {type(context): context}
     for name in names:

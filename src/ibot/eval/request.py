@@ -84,8 +84,9 @@ class Request:
 
         Raises TypeError for unknown options, ConfigError for values that no option has.
         """
-        given: dict[str, Any] = {"weights": weights, "data": data, **options}
-        return cls(**{k: str(v) if isinstance(v, Path) else v for k, v in given.items()})
+        given = {"weights": weights, "data": data, **options}
+        texts: dict[str, Any] = {k: str(v) if isinstance(v, Path) else v for k, v in given.items()}
+        return cls(**texts)
 
 
 def choices(name: str) -> tuple[str, ...]:

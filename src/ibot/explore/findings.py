@@ -21,19 +21,6 @@ class Square:
     height: float
     width: float
 
-    @classmethod
-    def on_grid(cls, patch: int, grid: tuple[int, int]) -> Square:
-        """Patch number `patch`, row by row, of a picture that (h, w) patches cover.
-
-        Raises:
-            ValueError: the grid has no such patch.
-        """
-        rows, columns = grid
-        if not 0 <= patch < rows * columns:
-            raise ValueError(f"there is no patch {patch} on a grid of {rows} x {columns}")
-        row, column = divmod(patch, columns)
-        return cls(row, column, row / rows, column / columns, 1 / rows, 1 / columns)
-
     def __str__(self) -> str:
         return f"patch in row {self.row}, column {self.column}"
 
@@ -43,8 +30,7 @@ class Picture:
     """One image of the page."""
 
     index: int
-    """Number of the image, by which it is read; below 0 for one that has no number among the
-    images searched."""
+    """Number by which the image is read; below 0 for one that is not among those searched."""
     name: str
     """Any text, such as a path with undecodable bytes as surrogates."""
     similarity: float | None = None

@@ -28,8 +28,7 @@ QUALITY = 80
 """Of JPEG, 1..100."""
 MAX_GROUPS = 50
 MAX_PICTURES = 12
-"""Shown per group of near-duplicates; with both limits the page stays small where all images
-look alike."""
+"""Shown per group of near-duplicates; so the page stays small where all images look alike."""
 _UNSHOWN = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 """Controls and surrogates, which HTML cannot hold."""
 

@@ -76,8 +76,7 @@ def search(
         searched = Searched(context)
         if patch is not None:
             searched.check(patch)
-        files = dict.fromkeys(queries)
-        asked = [searched.query(file, -1 - number) for number, file in enumerate(files)]
+        asked = searched.queries(queries)
         if folder is not None:
             _prepare(folder)  # what fails shall fail before the work
         features = _class_tokens(context)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -78,25 +78,31 @@ class Searched:
         """View of an image of the folder, [H, W, 3]. Raises UnreadableImage."""
         return self.view.render(self.source.read(index))
 
-    def query(self, file: str | Path, number: int) -> Query:
-        """The image of a file; `number` is its index where it is not in the folder.
+    def queries(self, files: Iterable[str | Path]) -> list[Query]:
+        """The images of files; those that are not in the folder have numbers below 0.
 
         Raises DataError.
         """
-        source, context = self.source, self.context
+        views = {file: self._view_of(file) for file in files}
+        number = {self.source.name(i): i for i in range(len(self.source))} if views else {}
+        found = []
+        for place, (file, view) in enumerate(views.items()):
+            name = next(filter(number.__contains__, _names_in(self.source.root, file)), None)
+            named = (str(file), -1 - place) if name is None else (name, number[name])
+            found.append(Query(*named, view))
+        return found
+
+    def _view_of(self, file: str | Path) -> NDArray[np.uint8]:
+        """View of an image of any file, [H, W, 3]. Raises DataError."""
+        context = self.context
         try:
-            image = decode(file, context.exif_orientation, context.max_pixels)
-            view = self.view.render(image)
+            return self.view.render(decode(file, context.exif_orientation, context.max_pixels))
         except UnreadableImage as error:
             raise DataError(
                 f"the image '{file}' cannot be read",
                 why=str(error),
                 fix="check the path, or convert it to JPEG or PNG",
             ) from None
-        index = _number_in(source, file)
-        if index is None:
-            return Query(str(file), number, view)
-        return Query(source.name(index), index, view)
 
     def evenly(self, index: NDArray[np.int64], count: int) -> list[Query]:
         """At most `count` of the images of the folder numbered int64 [n], evenly spaced."""
@@ -147,12 +153,10 @@ class Searched:
         return Square(row, column, top, left, min(height, 1 - top), min(width, 1 - left))
 
 
-def _number_in(source: Images, file: str | Path) -> int | None:
-    """Index of a file among the images of a set, None for others."""
-    number = {source.name(i): i for i in range(len(source))}
-    # As written first: a link that lies in the folder is the folder's image, wherever it leads.
+def _names_in(root: Path, file: str | Path) -> Iterator[str]:
+    """What a file is called relative to a folder.
+
+    As written first: a link that lies in the folder is the folder's image, wherever it leads.
+    """
     for path in (os.path.abspath, os.path.realpath):
-        name = os.path.relpath(path(file), path(source.root)).replace(os.sep, "/")
-        if name in number:
-            return number[name]
-    return None
+        yield os.path.relpath(path(file), path(root)).replace(os.sep, "/")

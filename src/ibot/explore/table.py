@@ -33,8 +33,7 @@ class Row:
     """Patch of the answer."""
     column: int | None = None
     similarity: float | None = None
-    """Cosine: to the query, to the first image of the group, or the mean of those to the
-    neighbours."""
+    """Cosine: to the query, to the first of the group, or the mean of those to the neighbours."""
 
 
 def csv_rows(findings: Findings) -> Iterator[Row]:

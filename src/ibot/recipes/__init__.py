@@ -8,11 +8,15 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from ibot.config.override import from_plain
+from ibot.config.override import from_plain, items
 from ibot.config.schema import Config
 from ibot.errors import ConfigError
 from ibot.recipes import paper, small
 
+OWN = "o"
+"""Mark of a value that no publication has."""
+UNPUBLISHED = ("system.", "log.", "checkpoint.", "data.", "evaluate.")
+"""Settings of which publications say nothing."""
 RECIPES: dict[str, Callable[[], Config]] = {
     "demo": small.demo,
     "tiny32": small.tiny32,
@@ -54,6 +58,19 @@ def recipe(name: str | Path, beside: Iterable[str] = ()) -> Config:
         why=f"the recipes are {', '.join(known)}",
         fix=f"did you mean {nearest[0]}?" if nearest else "ibot recipes list says what each is for",
     )
+
+
+def source_of(config: Config, key: str) -> str:
+    """The mark of a setting's value: that of the published recipe that has it, else `OWN`.
+
+    There is none for what no publication sets. Recipes that were not published are compared with
+    `vit_s16`, from which they are made.
+    """
+    if key.startswith(UNPUBLISHED):
+        return ""
+    name = config.recipe if config.recipe in paper.SOURCES else "vit_s16"
+    published = dict(items(recipe(name)))[key]
+    return paper.SOURCES[name].get(key, "D") if dict(items(config))[key] == published else OWN
 
 
 def beyond_paper(config: Config) -> list[str]:

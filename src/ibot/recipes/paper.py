@@ -82,16 +82,17 @@ _IN22K = {
         "i (unknown; as the ImageNet-1K model)",
     ),
 }
+_SMALL = {
+    **_COMMON,
+    "train.length": "R,P",
+    "method.temp_warmup": "R",
+    "head.shared": "R",
+    "head.norm_last_layer": "R",
+    "augment.global_scale": "R",
+    "augment.local_scale": "R",
+}
 SOURCES: dict[str, dict[str, str]] = {
-    "vit_s16": {
-        **_COMMON,
-        "train.length": "R,P",
-        "method.temp_warmup": "R",
-        "head.shared": "R",
-        "head.norm_last_layer": "R",
-        "augment.global_scale": "R",
-        "augment.local_scale": "R",
-    },
+    "vit_s16": _SMALL,
     "vit_b16": {**_COMMON, **_BASE},
     "vit_b16_rand": {
         **_COMMON,
@@ -117,21 +118,7 @@ SOURCES: dict[str, dict[str, str]] = {
     "swin_t14": {**_SWIN, "train.batch": "R (P says 1024)"},
     "vit_b16_in22k": _IN22K,
     "vit_l16_in22k": _IN22K,
-    "vit_s16_k1000": {
-        **dict.fromkeys(
-            [
-                *_COMMON,
-                "train.length",
-                "method.temp_warmup",
-                "head.shared",
-                "head.norm_last_layer",
-                "augment.global_scale",
-                "augment.local_scale",
-            ],
-            "i (as vit_s16)",
-        ),
-        "head.out_dim": "R",
-    },
+    "vit_s16_k1000": {**dict.fromkeys(_SMALL, "i (as vit_s16)"), "head.out_dim": "R"},
     "ablation_base": {
         "train.length": "P",
         "train.batch": "P",

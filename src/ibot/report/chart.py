@@ -9,8 +9,8 @@ from typing import Any
 
 from ibot.errors import MissingExtra
 from ibot.report.table import Table
-from ibot.report.text import printable
 from ibot.show.training import ACCENT, INK, QUIET
+from ibot.words import encodable
 
 BAR_INCHES = 0.24
 """Height of a bar with its space."""
@@ -38,7 +38,7 @@ def bars_of(table: Table) -> dict[str, list[Bar]]:
             if (record := table.cells.get((row, column))) is not None:
                 run, network, *version = column
                 about = ", ".join([network, *version] if several else version)
-                name = printable(f"{run} ({about})" if about else run)
+                name = encodable(f"{run} ({about})" if about else run)
                 bars.append(Bar(name, record.value, record.interval))
     return groups
 
@@ -85,7 +85,7 @@ def results_picture(groups: Mapping[str, Sequence[Bar]], out: Path) -> None:
         axis.spines[side].set_visible(False)
     axis.margins(x=0.1)
     try:
-        figure.savefig(out)
+        figure.savefig(out, format="png")
     finally:
         plt.close(figure)
 

@@ -10,7 +10,8 @@ from typing import Any
 
 from ibot.config.override import show
 from ibot.eval.registry import EVALUATIONS
-from ibot.report.records import PRE_TRAINING, Entry, data_name
+from ibot.report.records import PRE_TRAINING, Entry
+from ibot.system.records import data_name
 from ibot.types import ResultRecord
 
 LISTED = 4

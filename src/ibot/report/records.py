@@ -8,10 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ibot.errors import UserError
-from ibot.system.records import read_records
+from ibot.system.records import RESULTS, data_name, read_records
 from ibot.types import ResultRecord
 
-FILE = "results.jsonl"
 PRE_TRAINING = "pre-training"
 """Mode of the records that a training leaves while it runs."""
 HASH_LETTERS = 8
@@ -78,12 +77,6 @@ def span_of(record: ResultRecord | None) -> tuple[float, float] | None:
     return (span[0], span[1]) if all(isinstance(end, int | float) for end in span) else None
 
 
-def data_name(root: object) -> str:
-    """Name of a folder of images: that of its parent for a part of a set."""
-    path = Path(str(root))
-    return path.parent.name if path.name in ("train", "val", "test") else path.name
-
-
 def read_folders(folders: Iterable[str | Path]) -> tuple[list[Entry], list[str]]:
     """The records in and below folders, in order of time; and the folders without any.
 
@@ -126,7 +119,7 @@ def read_folder(folder: Path) -> list[Entry]:
 
 def _files(folder: Path) -> list[Path]:
     """Files of results in and below a folder, sorted; links to folders are not followed."""
-    return sorted(Path(place) / FILE for place, _, names in os.walk(folder) if FILE in names)
+    return sorted(Path(place) / RESULTS for place, _, names in os.walk(folder) if RESULTS in names)
 
 
 def _without_early_steps(records: Sequence[ResultRecord]) -> list[ResultRecord]:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ibot.report.table import Cells
+from ibot.words import encodable
 
 TITLE_LETTERS, NETWORK_LETTERS = 44, 18
 """Width on the terminal from which the title of a row, and the name of a run or of weights,
@@ -50,14 +51,14 @@ def aligned(lines: Sequence[Sequence[str]]) -> str:
                 text.rjust(width) if right else text.ljust(width)
                 for text, width, right in zip(texts, widths, numbers, strict=True)
             ]
-            out.append(printable("  ".join(padded).rstrip()) + "\n")
+            out.append(encodable("  ".join(padded).rstrip()) + "\n")
     return "".join(out)
 
 
 def markdown(lines: Sequence[Sequence[str]]) -> str:
     """The same as a table of Markdown."""
     titles, *rest = (
-        [printable(cell.replace("|", "\\|")) for cell in line] for line in _one_line_cells(lines)
+        [encodable(cell.replace("|", "\\|")) for cell in line] for line in _one_line_cells(lines)
     )
     rule = ["---:" if right else "---" for right in _columns_of_numbers(lines)]
     return "".join(f"| {' | '.join(line)} |\n" for line in (titles, rule, *rest))
@@ -83,8 +84,3 @@ def _is_number(text: str) -> bool:
         return not text or float(text) is not None
     except ValueError:
         return False
-
-
-def printable(text: str) -> str:
-    """Text that any terminal takes: bytes of names that are no UTF-8 become escapes."""
-    return text.encode("utf-8", "backslashreplace").decode()

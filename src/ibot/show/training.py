@@ -67,8 +67,10 @@ def training_picture(
     caption = "images, what the student sees of them, attention of the class token before and after"
     figure.text(0.09, 0.515, caption, fontsize=9, color=INK)
     _draw_examples(figure, examples)
-    figure.savefig(out)
-    plt.close(figure)
+    try:
+        figure.savefig(out, format="png")
+    finally:
+        plt.close(figure)
 
 
 def _draw_examples(figure: Any, examples: Sequence[Example]) -> None:

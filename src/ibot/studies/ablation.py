@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ibot.errors import IbotError
-from ibot.recipes.ablations import Ablation, Row
+from ibot.recipes.ablations import ABLATIONS, Ablation, Row
 from ibot.studies.measured import knn_by_step
+from ibot.system.files import write_named
 from ibot.system.jsonl import read_jsonl
 from ibot.system.launch import ENDED, code_of, forwarding
 
@@ -52,6 +53,21 @@ def make_jobs(
             command = ["pretrain", recipe, "--data", data, "--run", str(run), "--seed", str(seed)]
             jobs.append(Job(row, seed, run, [*command, *shared, *row.settings]))
     return jobs
+
+
+def train_all(name: str, jobs: Sequence[Job], folder: Path, quiet: bool) -> int:
+    """Train one job after the other, print the table `name` and write it into `folder`.
+
+    Returns the exit code. Raises IbotError where a job failed.
+    """
+    for number, job in enumerate(jobs, 1):
+        print(f"[{number}/{len(jobs)}] {job.row.name}, seed {job.seed}: {job.folder}", flush=True)
+        if (code := train(job, quiet)) is not None:
+            return code
+    text, file = render(ABLATIONS[name], name, jobs), folder / "table.md"
+    write_named(file, lambda path: path.write_text(text, encoding="utf-8"))
+    print(f"\n{text}\nwritten to {file}")
+    return 0
 
 
 def train(job: Job, quiet: bool) -> int | None:

@@ -31,6 +31,7 @@ from ibot.studies.measured import knn_by_step
 from ibot.studies.pretraining import describe, knn_probe
 from ibot.studies.settings import Say
 from ibot.system.device import choose_device
+from ibot.system.files import write_named
 from ibot.system.jsonl import read_jsonl
 from ibot.types import ResultRecord
 from ibot.weights.read import load_backbone
@@ -174,11 +175,10 @@ def write_picture(
     tensor = normalize(torch.from_numpy(images).permute(0, 3, 1, 2), config.model.statistics)
     maps = [class_attention(net.cpu().eval(), tensor).mean(dim=1).numpy() for net in networks]
     examples = [Example(images[i], masks[i], maps[0][i], maps[1][i]) for i in range(len(index))]
-    out.parent.mkdir(parents=True, exist_ok=True)
     title = (
         f"iBOT on generated scenes: {config.train.length}, {config.model.depth} blocks of "
         f"width {config.model.width}"
     )
     metrics = read_jsonl(run / "metrics.jsonl")
     knn = [(found.step * config.train.batch, found.knn) for found in knn_by_step(run)]
-    training_picture(metrics, knn, levels, examples, out, title)
+    write_named(out, lambda path: training_picture(metrics, knn, levels, examples, path, title))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from ibot.system.records import read_records
+from ibot.system.records import RESULTS, read_records
 
 
 class Measured(NamedTuple):
@@ -22,6 +22,6 @@ def knn_by_step(run: Path) -> list[Measured]:
     """k-NN accuracies of a run, in the order of its steps; those of later evaluations are not."""
     return [
         Measured(record.step, record.value, record.extra.get("effective_rank"))
-        for record in read_records(run / "results.jsonl")
+        for record in read_records(run / RESULTS)
         if record.metric == "knn_top1" and record.step is not None
     ]

@@ -7,13 +7,13 @@ import os
 import pickle
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 
-from ibot.errors import ResourceError, WeightsError
+from ibot.errors import ResourceError, UserError, WeightsError
 from ibot.system.places import DISK_FULL
 
 _GONE = (errno.EIO, errno.EROFS, errno.ESTALE, errno.ENODEV, errno.ENXIO)
@@ -48,6 +48,30 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         if is_disk_full(error):
             raise disk_full(path.parent) from None
         raise
+
+
+def write_named(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file that a user named, whole or not at all; folders above it are made.
+
+    Devices and links are written as they are: what stands in their place would be another thing.
+
+    Args:
+        path: the file.
+        write: writes the content into the place that it is given, whatever its suffix.
+
+    Raises:
+        ResourceError: the disk is full. UserError: the file cannot be written.
+    """
+    plain = not os.path.lexists(path) or (path.is_file() and not path.is_symlink())
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) if plain else nullcontext(path) as place:
+            write(place)
+    except OSError as error:
+        kind = ResourceError if error.errno in DISK_FULL else UserError
+        raise kind(
+            f"'{path}' cannot be written", why=error.strerror or str(error), fix="name another"
+        ) from None
 
 
 @contextmanager

@@ -126,9 +126,8 @@ class InertUnpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str, /) -> Any:
         """What a name in the pickle stands for; nothing is imported."""
-        module = (
-            "builtins" if module == "__builtin__" else module
-        )  # as Python 2 called it, and protocol 2 does
+        # As Python 2 called it, and protocol 2 does.
+        module = "builtins" if module == "__builtin__" else module
         if (known := _KNOWN.get((module, name))) is not None:
             return known
         if module == "torch" and isinstance(vars(torch).get(name), torch.dtype):
@@ -148,9 +147,8 @@ def as_tensors(tree: Any) -> Any:
 
 def _numbers(raw: object, kind: object, shape: Any, order: Any) -> np.ndarray | None:
     """A new array in this machine's order of bytes; None for no numbers. Raises ValueError."""
-    raw = (
-        raw.encode("latin1") if isinstance(raw, str) else raw
-    )  # bytes of Python 2, read with that encoding
+    # Bytes of Python 2 were read with that encoding.
+    raw = raw.encode("latin1") if isinstance(raw, str) else raw
     if not isinstance(kind, Kind) or kind.of is None or not isinstance(raw, (bytes, bytearray)):
         return None
     array = np.frombuffer(raw, kind.of).reshape(shape, order=order)

@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from torch.distributed.elastic.agent.server import RunResult
 
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-"""The processes decide what these mean: to save and to end. They do not hear the terminal's,
-having none."""
+"""The processes decide what these mean: to save and to end. They have no terminal to hear."""
 ENDED = tuple(128 + number for number in FORWARDED)
 """Exit codes of what they ended before it could decide, and of Ctrl-C."""
 
@@ -29,8 +28,7 @@ ENDED = tuple(128 + number for number in FORWARDED)
 def run_together(count: int | None, arguments: Sequence[str], command: Callable[[], int]) -> int:
     """Run `command` in this process, or for a `count` above 1 `ibot` in so many new ones.
 
-    Processes that something launched already run the command, and end together. Returns the exit
-    code.
+    Processes that something launched already run the command, and end together. Returns its code.
     """
     launched = launched_processes()
     if launched.world_size > 1:
@@ -63,9 +61,8 @@ def launch(count: int, arguments: Sequence[str]) -> int:
     # The process that fails says why; the launcher's report of it would bury that.
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // count)))
-    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = (
-        "SIGQUIT"  # those that end a run are forwarded below
-    )
+    # Those that end a run are forwarded below.
+    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGQUIT"
     # local_addr: else they meet at the name of this machine, which need not resolve.
     meeting = RendezvousParameters(
         "c10d", "localhost:0", uuid.uuid4().hex, min_nodes=1, max_nodes=1, local_addr="localhost"
@@ -80,12 +77,13 @@ def launch(count: int, arguments: Sequence[str]) -> int:
         max_restarts=0,
         monitor_interval=0.1,
     )
-    agent = LocalElasticAgent(
-        spec, DefaultLogsSpecs(log_dir=os.devnull)
-    )  # else it leaves a folder behind
-    with forwarding(
-        lambda: [worker.id for worker in agent.get_worker_group().workers if worker.id]
-    ):
+    # Without a place for logs it leaves a folder behind.
+    agent = LocalElasticAgent(spec, DefaultLogsSpecs(log_dir=os.devnull))
+
+    def started() -> list[int]:
+        return [worker.id for worker in agent.get_worker_group().workers if worker.id]
+
+    with forwarding(started):
         result: Any = agent.run()
         return _exit_code(result)
 

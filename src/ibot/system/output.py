@@ -49,9 +49,8 @@ class Output:
     def _write(self, text: str) -> None:
         try:
             self.stream.write(text)
-        except (
-            UnicodeEncodeError
-        ):  # a file name that is no UTF-8, or a terminal that knows ASCII only
+        # A file name that is no UTF-8, or a terminal that knows ASCII only.
+        except UnicodeEncodeError:
             encoding = self.stream.encoding or "ascii"
             self.stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
 

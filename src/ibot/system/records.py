@@ -8,14 +8,20 @@ from typing import Any
 from ibot.system.jsonl import read_jsonl
 from ibot.types import ResultRecord
 
-RECORDS = "results.jsonl"
-"""The name of such a file in the folder of a run, or of results."""
+RESULTS = "results.jsonl"
+"""Their name in the folder of a run, or of what was evaluated."""
 
 
 def read_records(file: Path) -> list[ResultRecord]:
     """The records of a results.jsonl, none where it is absent; other rows are passed over."""
     found = [_record(row) for row in read_jsonl(file)]
     return [record for record in found if record is not None]
+
+
+def data_name(root: object) -> str:
+    """Name of a folder of images as records have it: that of its parent for a part of a set."""
+    path = Path(str(root))
+    return path.parent.name if path.name in ("train", "val", "test") else path.name
 
 
 def _record(row: Any) -> ResultRecord | None:

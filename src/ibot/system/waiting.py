@@ -12,8 +12,7 @@ import os
 from collections.abc import MutableMapping
 
 SHORT = {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "1"}
-"""Spins of GNU's library, which torch has on Linux; milliseconds of LLVM's and Intel's, which it
-has elsewhere."""
+"""Spins of GNU's library, torch's on Linux; milliseconds of LLVM's and Intel's elsewhere."""
 CHOICES = ("OMP_WAIT_POLICY", *SHORT)
 """Variables with which users choose."""
 

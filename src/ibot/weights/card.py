@@ -9,7 +9,7 @@ from ibot.config.override import from_plain
 from ibot.config.resolve import derive
 from ibot.data.pixels import shorter_side
 from ibot.errors import ConfigError
-from ibot.system.records import read_records
+from ibot.system.records import RESULTS, data_name, read_records
 from ibot.types import ResultRecord
 from ibot.weights.files import read_settings
 from ibot.weights.read import Loaded
@@ -17,53 +17,61 @@ from ibot.weights.read import Loaded
 if TYPE_CHECKING:
     from ibot.weights.export import Difference
 
-PICTURE = 'from PIL import Image\n\npicture = Image.open("picture.jpg").convert("RGB")\n'
+_PICTURE = 'from PIL import Image\n\npicture = Image.open("picture.jpg").convert("RGB")'
+_SAFETENSORS = """\
+import ibot
+
+backbone = ibot.load_backbone("{name}")  # of images prepared as above it gives .cls and .patches
+features = ibot.extract_features(backbone, ibot.scan("photos"), size={size}).cls"""
+_PUBLISHED = """\
+import torch
+
+state = torch.load("{name}", weights_only=True)["state_dict"]
+network.load_state_dict(state)  # of the published code"""
+_TIMM = f"""\
+import timm
+{_PICTURE}
+network = timm.create_model("local-dir:{{name}}", pretrained=True).eval()
+# to fine-tune it: num_classes=7 gives it a new classifier
+transform = timm.data.create_transform(**timm.data.resolve_model_data_config(network))
+tokens = network.forward_features(transform(picture)[None])"""
+_HUGGINGFACE = f"""\
+import transformers
+{_PICTURE}
+processor = transformers.AutoImageProcessor.from_pretrained("{{name}}")
+network = transformers.AutoModel.from_pretrained("{{name}}", add_pooling_layer=False)
+tokens = network(**processor(picture, return_tensors="pt")).last_hidden_state"""
+_ONNX = """\
+import numpy as np
+import onnxruntime
+
+images = np.zeros((1, 3, *{size}), np.float32)  # in their place: pictures, prepared as above
+session = onnxruntime.InferenceSession("{name}")
+cls, patches = session.run(["cls", "patches"], {{"images": images}})"""
 USE = {
-    "safetensors": "import ibot\n\n"
-    'backbone = ibot.load_backbone("{name}")  # of images prepared as above it gives .cls and '
-    ".patches\n"
-    'features = ibot.extract_features(backbone, ibot.scan("photos"), size={size}).cls',
-    "published": "import torch\n\n"
-    'state = torch.load("{name}", weights_only=True)["state_dict"]\n'
-    "network.load_state_dict(state)  # of the published code",
-    "timm": "import timm\n"
-    + PICTURE
-    + 'network = timm.create_model("local-dir:{name}", pretrained=True).eval()\n'
-    "# to fine-tune it: num_classes=7 gives it a new classifier\n"
-    "transform = timm.data.create_transform(**timm.data.resolve_model_data_config(network))\n"
-    "tokens = network.forward_features(transform(picture)[None])",
-    "huggingface": "import transformers\n" + PICTURE + "processor = "
-    'transformers.AutoImageProcessor.from_pretrained("{name}")\n'
-    'network = transformers.AutoModel.from_pretrained("{name}", add_pooling_layer=False)\n'
-    'tokens = network(**processor(picture, return_tensors="pt")).last_hidden_state',
-    "onnx": "import numpy as np\nimport onnxruntime\n\n"
-    "images = np.zeros((1, 3, *{size}), np.float32)  # in their place: pictures, prepared as "
-    "above\n"
-    'session = onnxruntime.InferenceSession("{name}")\n'
-    'cls, patches = session.run(["cls", "patches"], {{"images": images}})',
+    "safetensors": _SAFETENSORS,
+    "published": _PUBLISHED,
+    "timm": _TIMM,
+    "huggingface": _HUGGINGFACE,
+    "onnx": _ONNX,
 }
 """Python that runs in the folder of the file or folder called `name`."""
-ONE_SIZE = "At another size export again with --size: the target has its own rule for positions."
+_ONE_SIZE = "At another size export again with --size: the target has its own rule for positions."
+_TIMM_SWIN = (
+    "timm pads after the shift of the windows: at sizes whose maps are no whole windows it "
+    "deviates."
+)
+_LARGER = (
+    "Larger images than in training deviate: the library shifts windows of the last stage too."
+)
+_FREE_BATCH = "The batch size is free, the image size is not: export again with --size for another."
 LIMITS = {
-    ("timm", "vit"): ONE_SIZE,
-    (
-        "timm",
-        "swin",
-    ): "timm pads after the shift of the windows: at sizes whose maps are no whole windows it "
-    "deviates.",
-    ("huggingface", "vit"): ONE_SIZE,
-    (
-        "huggingface",
-        "swin",
-    ): "Larger images than in training deviate: the library shifts windows of the last stage too.",
-    (
-        "onnx",
-        "vit",
-    ): "The batch size is free, the image size is not: export again with --size for another.",
-    (
-        "onnx",
-        "swin",
-    ): "The batch size is free, the image size is not: export again with --size for another.",
+    ("timm", "vit"): _ONE_SIZE,
+    ("timm", "swin"): _TIMM_SWIN,
+    ("huggingface", "vit"): _ONE_SIZE,
+    ("huggingface", "swin"): _LARGER,
+    ("onnx", "vit"): _FREE_BATCH,
+    ("onnx", "swin"): _FREE_BATCH,
 }
 CLASSIFIERS = {"linear_top1": "linear classifier", "logistic_top1": "logistic regression"}
 """Metrics of classifiers on frozen features, in words."""
@@ -166,9 +174,7 @@ def _training(source: Path, key: str, weights_hash: str) -> list[str]:
         )
     elif "images" in data:
         lines.append(f"Data: {data['images']:,} images, names {str(data.get('names_sha256'))[:12]}")
-    measured = _measured(
-        read_records(run / "results.jsonl"), state.get("step", 0), key, weights_hash
-    )
+    measured = _measured(read_records(run / RESULTS), state.get("step", 0), key, weights_hash)
     return [*lines, *(f"Measured: {text}" for text in measured)]
 
 
@@ -200,8 +206,7 @@ def _progress(state: dict[str, Any], num_images: int | None, train: dict[str, An
 
 
 def _measured(records: list[ResultRecord], step: int, key: str, weights_hash: str) -> list[str]:
-    """In words: k-NN with k = 20, else that of the training, and the best linear or logistic
-    classifier.
+    """In words: k-NN with k = 20, else that of the training, and the best classifier.
 
     A run may have been evaluated and then trained on: only records of this very network count.
     """
@@ -224,8 +229,7 @@ def _measured(records: list[ResultRecord], step: int, key: str, weights_hash: st
 
 
 def _words(name: str, record: ResultRecord) -> str:
-    root = Path(str(record.data.get("root", "")))
-    data = root.parent.name if root.name in ("train", "val", "test") else root.name
+    data = data_name(record.data.get("root", ""))
     of = f" of {data}" if data else ""
     return (
         f"{name} accuracy {record.value:.1f} % on {record.num_val:,} validation images{of}, "

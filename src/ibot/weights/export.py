@@ -152,9 +152,8 @@ def other_sizes(loaded: Loaded, target: str) -> list[tuple[int, int]]:
         if target == "timm":
             return [(2 * height, 2 * width), (height, 2 * width)]
         if target == "huggingface":
-            fewer = max(
-                loaded.config.patch, loaded.config.stride // 2
-            )  # the last stage keeps its size
+            # The last stage keeps its size.
+            fewer = max(loaded.config.patch, loaded.config.stride // 2)
             return [(height - fewer, width - fewer), (height - fewer, width)]
     step = loaded.config.stride
     return [(height + 2 * step, width + 2 * step), (height, width + 3 * step)]
@@ -232,12 +231,8 @@ def _compare_pictures(loaded: Loaded, forward: Forward, prepare: Prepare) -> Dif
     ours = torch.stack([views(image, loaded) for image in pictures], dim=1)
     apart = math.inf
     if theirs.shape == ours.shape[1:]:
-        apart = (
-            ((theirs - ours).flatten(2).norm(dim=2) / ours.flatten(2).norm(dim=2))
-            .amin(dim=0)
-            .max()
-            .item()
-        )
+        error, length = ((theirs - ours).flatten(2).norm(dim=2), ours.flatten(2).norm(dim=2))
+        apart = (error / length).amin(dim=0).max().item()
     if not apart <= INPUT_TOLERANCE:
         raise WeightsError(
             "the target does not prepare pictures as evaluations here do",

@@ -38,24 +38,10 @@ ZIP, PICKLE = b"PK\x03\x04", b"\x80"
 MAGIC = torch.serialization.MAGIC_NUMBER
 _ALLOWING = threading.Lock()
 RUNS_CODE = {
-    *(
-        "os",
-        "posix",
-        "nt",
-        "subprocess",
-        "sys",
-        "shutil",
-        "socket",
-        "importlib",
-        "runpy",
-        "pty",
-        "ctypes",
-        "signal",
-    ),
-    *(
-        f"builtins.{name}"
-        for name in ("eval", "exec", "compile", "open", "__import__", "breakpoint")
-    ),
+    *("os", "posix", "nt", "subprocess", "sys", "shutil"),
+    *("socket", "importlib", "runpy", "pty", "ctypes", "signal"),
+    *("builtins.eval", "builtins.exec", "builtins.compile"),
+    *("builtins.open", "builtins.__import__", "builtins.breakpoint"),
 }
 """Modules and functions that no weights need: a file that names them is not trusted, although
 nothing is run."""
@@ -216,9 +202,8 @@ def _read_pickle(file: Path) -> tuple[Any, tuple[str, ...]]:
             return torch.load(file, map_location="cpu", weights_only=True), ()
     except pickle.UnpicklingError as error:
         return _read_around(file, error)
-    except (
-        Exception
-    ) as error:  # what an unpickler makes of bytes that are no pickle is not documented
+    # What an unpickler makes of bytes that are no pickle is not documented.
+    except Exception as error:
         raise _unreadable(file, error) from None
 
 

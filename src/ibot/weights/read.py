@@ -227,9 +227,8 @@ def fit(weights: Weights, *, heads: int | None = None, allow_partial: bool = Fal
     network = recognise_network(
         weights.backbone, weights.settings, said, weights.layout, weights.source, heads
     )
-    with torch.random.fork_rng(
-        []
-    ):  # the start that the weights replace is no business of the caller's numbers
+    # The start that the weights replace is no business of the caller's random numbers.
+    with torch.random.fork_rng([]):
         backbone = build_backbone(network.config, network.size)
     own = dict(backbone.named_parameters())
     # The mask token serves training only.

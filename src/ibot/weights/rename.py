@@ -51,17 +51,8 @@ TORCHVISION: Rules = (
     (r"\.mlp\.(?:3|linear_2)\.", ".mlp.fc2."),
 )
 NOT_BACKBONE = (
-    *(
-        "head.",
-        "heads.",
-        "linear.",
-        "fc.",
-        "pooler.",
-        "classifier.",
-        "decoder.",
-        "decoder_",
-        "predictor.",
-    ),
+    *("head.", "heads.", "linear.", "fc.", "classifier."),
+    *("pooler.", "decoder.", "decoder_", "predictor."),
     *("projector.", "prototypes.", "dino_head.", "ibot_head."),
 )
 """Beginnings of names of projection heads, classifiers and decoders."""

@@ -14,8 +14,7 @@ SUFFIXES = {
     "onnx": ".onnx",
     "checkpoint": "",
 }
-"""Targets, and the suffix of the file; empty for a folder, and for a checkpoint, a file of any
-name."""
+"""Targets, and the suffix of the file; empty for a folder and a checkpoint (a file of any name)."""
 
 
 def require_new(out: Path, target: str) -> None:

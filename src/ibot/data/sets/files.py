@@ -23,8 +23,9 @@ Kind = Literal["files", "folder", "list", "tar"]
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class FileImages:
-    """Images in files. Names are kept in one buffer, so that millions of them cost little memory
-    and travel to workers in one piece.
+    """Images in files.
+
+    Names are kept in one buffer: millions cost little memory and travel to workers in one piece.
     """
 
     root: Path
@@ -99,8 +100,9 @@ class FileImages:
         }
 
     def _labelling(self) -> tuple[tuple[str, ...], NDArray[np.int32]]:
-        """Classes and labels for the fingerprint. Images without have one class without a name:
-        so they were handed to the cache of features before it took them as they are.
+        """Classes and labels for the fingerprint.
+
+        Images without have one class without a name, as in caches of features of before.
         """
         return ("",), np.zeros(len(self), np.int32)
 

@@ -86,8 +86,7 @@ def open_labelled(
     exif_orientation: Orientation = "apply",
     max_pixels: int = MAX_PIXELS,
 ) -> tuple[LabelledImages, LabelledImages]:
-    """Training and validation images with the same classes, at least two. The latter may lack some
-    of them.
+    """Training and validation images with the same classes, at least two; the latter may lack some.
 
     Args:
         data: a folder with the parts of a set (`train` and `val` or `test`, and `parts.WORDS`), or
@@ -129,8 +128,7 @@ def open_labelled(
         raise DataError(
             f"'{data}' has no validation part",
             why="looked for 'val' or 'test' and their other names (valid, validation, dev, "
-            "testing): a folder beside "
-            "'train', a split of a list, a word in the names of tars",
+            "testing): a folder beside 'train', a split of a list, a word in the names of tars",
             fix="name a second set of images (--val-data), or set a share of these aside (--split "
             "0.2)",
         )
@@ -149,10 +147,10 @@ def _no_training_part(data: str) -> DataError:
 
 
 def _open(data: str, part: Part, *, held_out: bool = False) -> LabelledImages | None:
-    """One part of what `data` names; None where it has no such part. Data without parts are
-    training data.
+    """One part of what `data` names; None where it has no such part.
 
-    Folders hold two classes or more, none empty, unless they are `held_out`.
+    Data without parts are training data. Folders hold two classes or more, none empty, unless they
+    are `held_out`.
     """
     if (named := _named(data)) is not None:
         return open_named(*named, part)

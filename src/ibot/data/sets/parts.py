@@ -49,8 +49,7 @@ class Parts:
 
 
 def find_parts(folder: Path) -> Parts | None:
-    """The parts that lie in `folder`; None where there is not both a training part and one held
-    out.
+    """The parts that lie in `folder`; None without a training part or without one held out.
 
     Raises DataError where it cannot be told what is a part and what a class.
     """

@@ -80,8 +80,7 @@ class LabelledSubset(SubsetImages):
 def split_labelled(
     images: LabelledImages, share: float = 0.2, seed: int = 0
 ) -> tuple[LabelledSubset, LabelledSubset]:
-    """Training and validation images: `share` (0..1, exclusive) of each class for validation, drawn
-    by `seed`.
+    """Training and validation images: a `share` (0..1, exclusive) of each class, drawn by `seed`.
 
     Each class keeps an image for training, and gives one to validation if it has two.
     Raises DataError when no class has two images, ValueError for other shares.

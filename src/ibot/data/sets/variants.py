@@ -24,8 +24,7 @@ Labelled = TypeVar("Labelled", bound=LabelledImages)
 
 
 def read_as(images: AnyImages, exif_orientation: Orientation, max_pixels: int) -> AnyImages:
-    """The same images, turned upright by their EXIF tags or not, and refused where they have more
-    pixels.
+    """The same images, turned upright by their EXIF tags or not, and refused above `max_pixels`.
 
     Those in memory stay as they are, and so do sets of other kinds than those of this package.
     """
