@@ -126,6 +126,7 @@ def evaluate_each(
     the results is not repeated unless `again`; so an interrupted series goes on. Raises UserError
     where an evaluation fails in some processes only: the next one would leave them alone.
     """
+    make_writable(context.out, RESULTS)
     done = set() if again else {record.asked for record in read_records(context.out / RESULTS)}
     check_equal({"the evaluations that are done": sorted(filter(None, done))})
     opened_as = {type(context): context}
