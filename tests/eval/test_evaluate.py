@@ -1,14 +1,13 @@
 """Evaluations from Python: by name, and one that is added from outside of the package."""
 
 import json
-import subprocess
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from commands import start_script
 from registered import only
 from safetensors.torch import save_file
 
@@ -53,7 +52,8 @@ weights, data, settings = {str(weights)!r}, {str(scenes)!r}, ["k=1,10"]
 for record in ibot.evaluate("knn", weights, data, settings=settings, **places):
     print(record.row, record.value)
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    (tmp_path / "script.py").write_text(script)
+    done = start_script(tmp_path / "script.py").ended()
     lines = [line.rsplit(" ", 1) for line in done.stdout.splitlines()]
     assert not done.stderr and [row for row, _ in lines] == ["k = 1", "k = 10"]
     command = ["eval", "knn", str(weights), "--data", str(scenes), "k=1,10", "--device", "cpu"]
