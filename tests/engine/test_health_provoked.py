@@ -112,9 +112,9 @@ def test_constant_images_are_noticed_at_once(tmp_path):
     (tmp_path / "data").mkdir()
     for i in range(64):
         Image.new("RGB", (32, 32), (i, 2 * i, 255 - i)).save(tmp_path / "data" / f"{i}.png")
-    step, text = first(
-        verdicts(tmp_path / "data", tmp_path / "run", "train.length=60 steps"), "identical images"
-    )
+    length = "train.length=60 steps", "train.max_steps=10"
+    found = verdicts(tmp_path / "data", tmp_path / "run", *length)
+    step, text = first(found, "identical images")
     assert step == 10 and "one colour" in text
 
 
@@ -122,9 +122,9 @@ def test_one_image_repeated_is_noticed_at_once(tmp_path, scenes):
     (tmp_path / "data").mkdir()
     for i in range(64):
         (tmp_path / "data" / f"{i}.png").write_bytes((scenes / "0000.png").read_bytes())
-    step, text = first(
-        verdicts(tmp_path / "data", tmp_path / "run", "train.length=60 steps"), "identical images"
-    )
+    length = "train.length=60 steps", "train.max_steps=10"
+    found = verdicts(tmp_path / "data", tmp_path / "run", *length)
+    step, text = first(found, "identical images")
     assert step == 10 and " 1 have pixels of their own" in text
 
 
@@ -135,6 +135,7 @@ def test_far_too_many_prototypes_are_noticed(scenes, tmp_path):
         "head.out_dim=8192",
         "head.patch_out_dim=8192",
         "train.length=80 steps",
+        "train.max_steps=60",
     )
     step, text = first(found, "too many prototypes")
     assert step <= 60 and "head.out_dim" in text and "600 images" in text
