@@ -135,10 +135,10 @@ def test_far_too_many_prototypes_are_noticed(scenes, tmp_path):
         "head.out_dim=8192",
         "head.patch_out_dim=8192",
         "train.length=80 steps",
-        "train.max_steps=60",
+        "train.max_steps=40",
     )
     step, text = first(found, "too many prototypes")
-    assert step <= 60 and "head.out_dim" in text and "600 images" in text
+    assert step <= 40 and "head.out_dim" in text and "600 images" in text
 
 
 def test_not_a_number_in_the_weights_stops_the_run_with_the_cause(scenes, tmp_path, monkeypatch):

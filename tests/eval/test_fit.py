@@ -36,7 +36,7 @@ class DenseNetwork(nn.Module):
     def __init__(self):
         super().__init__()
         torch.manual_seed(0)
-        vit = ModelConfig(width=32, depth=2, heads=2, patch=4)
+        vit = ModelConfig(width=32, depth=1, heads=2, patch=4)
         self.backbone = build_backbone(vit, (32, 32), drop_path=0.2)
         self.head = nn.Conv2d(32, 3, 1)
 
