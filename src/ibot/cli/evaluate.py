@@ -7,7 +7,7 @@ import json
 import sys
 import textwrap
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from ibot.cli.arguments import (
     add_settings,
     add_weights,
 )
+from ibot.cli.inputs import of_request
 from ibot.cli.parser import Commands
 from ibot.config.override import settings_of
 from ibot.eval.registry import EVALUATIONS
@@ -42,7 +43,7 @@ def run(options: argparse.Namespace) -> int:
         settings=options.settings,
         quiet=options.quiet,
         progress=not options.json,
-        **_asked(options),
+        **of_request(options),
     )
     _show(records, options)
     return 0
@@ -62,7 +63,7 @@ def run_all(options: argparse.Namespace) -> int:
         known(name, "--skip")
     chosen = [name for name in EVALUATIONS if name not in skipped]
     failed = []
-    request = Request(**_asked(options))
+    request = Request(**of_request(options))
     shown = not options.json
     with opened(LabelledContext, request, quiet=options.quiet, progress=shown) as context:
         is_main = context.processes.is_main
@@ -77,10 +78,6 @@ def run_all(options: argparse.Namespace) -> int:
     if failed and is_main:
         print("not run:\n  " + "\n  ".join(failed), file=sys.stderr)
     return 2 if chosen and len(failed) == len(chosen) else 0
-
-
-def _asked(options: argparse.Namespace) -> dict[str, Any]:
-    return {f.name: getattr(options, f.name) for f in fields(Request)}
 
 
 def _place(options: argparse.Namespace) -> Path:

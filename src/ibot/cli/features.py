@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ibot.cli.arguments import add_images, add_weights
-from ibot.cli.inputs import read_images, read_network, view_size
+from ibot.cli.inputs import read_network
 from ibot.cli.parser import Commands
 from ibot.errors import UserError
 from ibot.system.progress import counter, print_notes
@@ -43,6 +43,7 @@ def run(options: argparse.Namespace) -> None:
             fix=f"end --out with {' or '.join(SUFFIXES)}",
         )
     from ibot.data.sets.images import LabelledImages
+    from ibot.data.sets.open import open_images
     from ibot.eval.features.tokens import extract_features
     from ibot.system.device import choose_device
     from ibot.system.files import write_named
@@ -50,13 +51,14 @@ def run(options: argparse.Namespace) -> None:
 
     device = choose_device(options.device)
     loaded = read_network(options)
-    source = read_images(options)
+    orientation, most = options.exif_orientation, options.max_pixels
+    source = open_images(options.data, exif_orientation=orientation, max_pixels=most)
     print_notes(source.notes, options.quiet)
     create_parents(out)  # what fails shall fail before the work
     features = extract_features(
         loaded.backbone.to(device),
         source,
-        size=view_size(options, loaded),
+        size=options.size or loaded.size,
         patches=options.patches,
         device=device,
         progress=None if options.quiet else counter("images"),

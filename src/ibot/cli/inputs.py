@@ -1,12 +1,14 @@
-"""What the arguments of several commands name: network, images, view."""
+"""What the arguments of several commands name: a network, what any evaluation is asked."""
 
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+from ibot.eval.request import Request
 
 if TYPE_CHECKING:
-    from ibot.data.sets.images import Images
     from ibot.weights.read import Loaded
 
 
@@ -18,14 +20,6 @@ def read_network(options: argparse.Namespace) -> Loaded:
     return load(options.weights, options.key, heads=options.heads, allow_partial=partial)
 
 
-def read_images(options: argparse.Namespace) -> Images:
-    """The images of `--data`, read as `add_weights` says. Raises DataError."""
-    from ibot.data.sets.open import open_images
-
-    orientation, most = options.exif_orientation, options.max_pixels
-    return open_images(options.data, exif_orientation=orientation, max_pixels=most)
-
-
-def view_size(options: argparse.Namespace, loaded: Loaded) -> tuple[int, int]:
-    """Height and width of the view: those of `--size`, else those of the training."""
-    return (options.size, options.size) if options.size else loaded.size
+def of_request(options: argparse.Namespace) -> dict[str, Any]:
+    """The options that are fields of a `Request`, by their names."""
+    return {f.name: getattr(options, f.name) for f in fields(Request) if f.name in options}

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ibot.cli.arguments import COSINE, COUNT, NATURAL, add_cache, add_images, add_weights
+from ibot.cli.inputs import of_request
 from ibot.cli.parser import Commands
 from ibot.errors import UserError
 from ibot.words import counted, encodable
@@ -15,18 +16,6 @@ from ibot.words import counted, encodable
 if TYPE_CHECKING:
     from ibot.explore.findings import Findings
 
-OF_THE_REQUEST = (
-    "key",
-    "heads",
-    "allow_partial",
-    "size",
-    "exif_orientation",
-    "max_pixels",
-    "device",
-    "workers",
-    "cache",
-)
-"""Options that any evaluation has."""
 MANY = 0.05
 """Share of images in groups above which the threshold or the network is in doubt: real folders
 hold few copies."""
@@ -63,17 +52,17 @@ def run(options: argparse.Namespace) -> None:
     from ibot.explore.search import PAGE, TABLE, search
 
     out = Path(options.out) if options.out else default_out(Path(options.weights)) / "search"
+    given = {**of_request(options), "out": out}
     findings = search(
-        options.weights,
-        options.data,
+        given.pop("weights"),
+        given.pop("data"),
         queries=options.image,
         patch=patch,
         k=options.k,
         duplicates=options.duplicates,
         outliers=options.outliers,
-        out=out,
         quiet=options.quiet,
-        **{name: getattr(options, name) for name in OF_THE_REQUEST},
+        **given,
     )
     for line in summary(findings):
         print(encodable(line))

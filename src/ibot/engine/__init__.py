@@ -1,1 +1,1 @@
-"""Running a training: loop, schedules, optimizer, checkpoints, logs, health, processes."""
+"""Pre-training: loop, schedules, optimizer, checkpoints, the run's folder, logs, health."""

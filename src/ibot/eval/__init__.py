@@ -1,1 +1,1 @@
-"""Evaluations of a frozen backbone."""
+"""Evaluations of a backbone, frozen or tuned: what they share, and a folder for each family."""
