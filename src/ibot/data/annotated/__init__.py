@@ -1,1 +1,1 @@
-"""Images with more than a class each: boxes, label maps, masks over frames, right answers."""
+"""Images with more than a class: boxes and masks, label maps, videos, copies, ground truth."""
