@@ -43,6 +43,8 @@ class Purpose(IntEnum):
     CORRUPTION = 0x45560002
     FINETUNE_VIEW = 0x46540000
     FINETUNE_MIX = 0x46540001
+    SEGMENT_VIEW = 0x53450000
+    SEGMENT_COLOUR = 0x53450001
 
 
 def philox(key: tuple[int, int], counter: NDArray[np.uint64]) -> NDArray[np.uint64]:
