@@ -41,8 +41,9 @@ class Evaluation:
         return import_module(self.module).run
 
 
-def _ours(summary: str, module: str, settings: str) -> Evaluation:
-    return Evaluation(summary, f"ibot.eval.{module}", settings)
+def _ours(summary: str, module: str, settings: str, context: str = "") -> Evaluation:
+    others = {"context_name": f"ibot.eval.{context}"} if context else {}
+    return Evaluation(summary, f"ibot.eval.{module}", settings, **others)
 
 
 EVALUATIONS: dict[str, Evaluation] = {
@@ -78,4 +79,10 @@ EVALUATIONS: dict[str, Evaluation] = {
     ),
     "occlusion": _ours("images with patches dropped", "robustness.occlusion", "OcclusionSettings"),
     "shuffle": _ours("images with blocks shuffled", "robustness.shuffle", "ShuffleSettings"),
+    "segmentation": _ours(
+        "a class for every pixel: linear head or UPerNet",
+        "dense.segmentation.segmentation",
+        "SegmentationSettings",
+        "segmented.SegmentedContext",
+    ),
 }

@@ -93,7 +93,7 @@ def augmented(
     ).tolist()
     low, high = how.ratio
     ratio = low + (high - low) * drawn[0]
-    size = scaled_size(*labels.shape, how.crop, ratio, how.fixed)
+    size = scaled_size(labels.shape[0], labels.shape[1], how.crop, ratio, how.fixed)
     labels = resize_nearest(labels, size)
     place = crop_place(labels, how.crop, np.reshape(drawn[2:], (CROP_DRAWS, 2)))
     pixels = resize_bilinear(pixels, size)[place]
