@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -34,6 +35,8 @@ MAGNIFICATION = 512 / 224
 stretched."""
 SMALL_SET_RATES: dict[Head, float] = {"linear": 1e-3, "upernet": 1e-4}
 """Learning rates of sets on which nobody chose one: those of few steps are higher."""
+CELL_RATE = 1e-2
+"""The same for standardised features of whole images."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +57,14 @@ def plan(settings: SegmentationSettings, context: SegmentedContext) -> Plan:
     backbone = context.loaded.backbone
     architecture = architecture_of(backbone)
     asked = context.view.size if context.view.size != context.loaded.size else None
-    if context.mode == "published":
-        values, notes = published_settings(settings.head, architecture), []
+    if context.mode == "published" and settings.augment == "published":
+        values = published_settings(settings.head, architecture)
     else:
         crop = fitted_crop(context.train, backbone, context.loaded.size)
         values = fitted_settings(settings, architecture, len(context.train))
         values["crop"] = crop
+        if settings.augment == "none":
+            values["lr"] = CELL_RATE
     if asked:
         values["crop"] = max(asked) // backbone.patch_size * backbone.patch_size
     given = {name for name in values if getattr(settings, name) is not None}
@@ -73,13 +78,9 @@ def plan(settings: SegmentationSettings, context: SegmentedContext) -> Plan:
         warmup=min(made.warmup or 0, steps * made.validations),
     )
     _check_fit(made, backbone, context.processes.world_size)
-    notes = [
-        f"{made.iterations} steps of {made.batch} images at {made.crop} pixels, learning rate "
-        f"{made.lr:g}"
-    ]
-    if made.head == "linear" and made.augment == "none":
-        notes = []
-    return Plan(made, tuple(notes))
+    seen = "whole images, the shorter side" if made.augment == "none" else "crops"
+    note = f"{made.iterations} steps of {made.batch} images, {seen} of {made.crop} pixels"
+    return Plan(made, (f"{note}, learning rate {made.lr:g}; compared at the size of each image",))
 
 
 def architecture_of(backbone: Backbone) -> Architecture:
@@ -116,15 +117,30 @@ def fitted_crop(train: LabelMaps, backbone: Backbone, trained: Sequence[int]) ->
     return max(2, limit // patch) * patch
 
 
+def typical_shape(maps: LabelMaps, short: int, patch: int) -> tuple[int, int]:
+    """Height and width of the set's median shape with a shorter side of `short` pixels.
+
+    Both are multiples of `patch`.
+    """
+    sizes = np.array(_sizes(maps) or [(1, 1)], np.float64)
+    aspect = float(np.median(sizes[:, 1] / sizes[:, 0]))
+    height, width = (short, short * aspect) if aspect >= 1 else (short / aspect, short)
+    return max(1, round(height / patch)) * patch, max(1, round(width / patch)) * patch
+
+
 def shorter_side(maps: LabelMaps) -> int:
     """The median of the shorter sides of some images in pixels; the largest crop without any."""
-    sides = []
+    sizes = _sizes(maps)
+    return int(np.median(np.min(sizes, axis=1))) if sizes else LARGEST_CROP
+
+
+def _sizes(maps: LabelMaps) -> list[tuple[int, int]]:
+    """Height and width of some images; of those that cannot be read none."""
+    sizes = []
     for index in evenly(len(maps), LOOKED_AT).tolist():
-        try:
-            sides.append(min(maps.size(index)))
-        except UnreadableImage:
-            continue
-    return int(np.median(sides)) if sides else LARGEST_CROP
+        with suppress(UnreadableImage):
+            sizes.append(maps.size(index))
+    return sizes
 
 
 def _check(settings: SegmentationSettings) -> None:
