@@ -103,7 +103,9 @@ def augmented(
     numbers = uniform(
         seed, sample.step, sample.index, sample.place, Purpose.SEGMENT_COLOUR, NUM_DISTORTIONS
     )
-    return distorted(np.ascontiguousarray(pixels), numbers.tolist()), labels
+    # A copy where it is a view of the image as it was read, which may not be written to.
+    own = np.require(pixels, requirements=["C", "W"])
+    return distorted(own, numbers.tolist()), labels
 
 
 def crop_place(

@@ -79,7 +79,9 @@ class SlidingTest:
         *,
         mirrored: bool,
     ) -> Tensor:
-        image = to_input(resize_bilinear(pixels, size), self.statistics).to(device)
+        # Images as they are read may not be written to, which torch would complain of.
+        own = np.require(resize_bilinear(pixels, size), requirements=["C", "W"])
+        image = to_input(own, self.statistics).to(device)
         image = image.flip(2) if mirrored else image
         logits = slide(scores, image, self.crop, self.stride, self.windows)
         return logits.flip(2) if mirrored else logits
