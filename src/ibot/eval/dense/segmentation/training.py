@@ -131,7 +131,7 @@ def train_segmenter(
             "images": [len(train), len(val)],
         },
         processes=processes,
-        precision=choose_precision(settings.precision, device),
+        precision=_precision(settings, device),
         checkpoint_steps=settings.checkpoint_steps,
         seed=seed,
         progress=progress,
@@ -145,6 +145,12 @@ def train_segmenter(
         areas=last["areas"],
         bad=tuple((part, sets[part].name(i), reason) for part, i, reason in sorted(fit.bad)),
     )
+
+
+def _precision(settings: SegmentationSettings, device: torch.device) -> torch.dtype:
+    """Half the bits only where they are asked for or a GPU has them: on CPUs they are slow."""
+    on_cpu = device.type == "cpu" and settings.precision == "auto"
+    return torch.float32 if on_cpu else choose_precision(settings.precision, device)
 
 
 def _optimizer(model: Segmenter, settings: SegmentationSettings) -> torch.optim.Optimizer:
