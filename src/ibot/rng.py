@@ -43,6 +43,8 @@ class Purpose(IntEnum):
     CORRUPTION = 0x45560002
     FINETUNE_VIEW = 0x46540000
     FINETUNE_MIX = 0x46540001
+    MATCH_BOX = 0x4D540000
+    MATCH_COLOR = 0x4D540001
 
 
 def philox(key: tuple[int, int], counter: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -41,8 +41,9 @@ class Evaluation:
         return import_module(self.module).run
 
 
-def _ours(summary: str, module: str, settings: str) -> Evaluation:
-    return Evaluation(summary, f"ibot.eval.{module}", settings)
+def _ours(summary: str, module: str, settings: str, context: str = "") -> Evaluation:
+    others = {"context_name": f"ibot.eval.{context}"} if context else {}
+    return Evaluation(summary, f"ibot.eval.{module}", settings, **others)
 
 
 EVALUATIONS: dict[str, Evaluation] = {
@@ -61,6 +62,12 @@ EVALUATIONS: dict[str, Evaluation] = {
     ),
     "part_linear": _ours(
         "linear probe on the most attended patches", "probes.part_linear", "PartLinearSettings"
+    ),
+    "match": _ours(
+        "patches found again in another view of their image",
+        "probes.match",
+        "MatchSettings",
+        "context.ImagesContext",
     ),
     "backgrounds": _ours(
         "backgrounds challenge, ImageNet-9", "robustness.backgrounds", "BackgroundSettings"

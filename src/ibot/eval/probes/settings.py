@@ -100,3 +100,13 @@ class PartLinearSettings:
     """Images per step over all processes; at most the training set."""
     holdout: float = 0.05
     """Share of the training images on which the rate is chosen in clean mode."""
+
+
+@dataclass(frozen=True, slots=True)
+class MatchSettings:
+    """Patches found again in another view of their image (10.3)."""
+
+    images: int = 500
+    """At most so many, evenly spaced."""
+    features: Literal["network", "pixels"] = "network"
+    """Of a patch: its token, or its pixels, which is what a network must beat."""
