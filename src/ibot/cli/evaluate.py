@@ -137,6 +137,7 @@ def table(records: Sequence[ResultRecord]) -> str:
         "balanced": [_number(record.extra.get("balanced")) for record in records],
         "by chance": [_number(record.extra.get("chance")) for record in records],
         "at the same place": [_number(record.extra.get("same_place")) for record in records],
+        "compared at": [str(record.extra.get("compared_at", "")) for record in records],
         "chosen": [record.chosen for record in records],
     }
     columns = {title: cells for title, cells in columns.items() if any(cells)}

@@ -69,6 +69,12 @@ EVALUATIONS: dict[str, Evaluation] = {
         "MatchSettings",
         "context.ImagesContext",
     ),
+    "dense_knn": _ours(
+        "segmentation by the most similar labelled patches",
+        "probes.dense_knn",
+        "DenseKnnSettings",
+        "segmented.SegmentedContext",
+    ),
     "backgrounds": _ours(
         "backgrounds challenge, ImageNet-9", "robustness.backgrounds", "BackgroundSettings"
     ),
