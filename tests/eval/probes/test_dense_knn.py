@@ -158,9 +158,14 @@ def test_a_bounded_bank_takes_as_many_patches_of_each_image(segmented):
     assert len(whole.rows) > 150
     near = (bank.rows[:, None] - whole.rows).norm(dim=2).min(dim=1)
     assert near.values.max() < 1e-6
-    # Rows follow the images: four of each.
-    ends = np.cumsum([24, 24, 24, 28, 16] * 2)
-    assert np.bincount(np.searchsorted(ends, near.indices, side="right")).tolist() == [4] * 10
+    # Rows follow the images: four of each, the smallest of which has few patches with a label.
+    grids = [[side // 8 for side in whole_patches(size, 32, 8)] for size in SIZES]
+    labels = [context.train.label_map(i) for i in range(10)]
+    counts = [
+        int((label_shares(labels[i], tuple(grids[i % 5]), 3)[1] > 0).sum()) for i in range(10)
+    ]
+    taken = np.searchsorted(np.cumsum(counts), near.indices, side="right")
+    assert sum(counts) == len(whole.rows) and np.bincount(taken).tolist() == [4] * 10
 
 
 def test_settings_that_are_not_positive_are_refused(segmented):
