@@ -100,6 +100,9 @@ def test_purposes_keep_their_numbers():
         "CORRUPTION": 0x45560002,
         "FINETUNE_VIEW": 0x46540000,
         "FINETUNE_MIX": 0x46540001,
+        "MATCH_BOX": 0x4D540000,
+        "MATCH_COLOR": 0x4D540001,
+        "DENSE_BANK": 0x4D540002,
     }
     assert {name: Purpose[name].value for name in of_evaluations} == of_evaluations
     # One that is added gets a number of its own, and a line here.

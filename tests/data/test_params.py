@@ -77,6 +77,23 @@ def test_jitter_factors_and_orders_are_uniform():
     assert len(counts) == 24 and counts.min() > 0.8 * counts.mean()
 
 
+def test_views_drawn_for_another_purpose_are_others():
+    sizes = np.tile([[50, 70]], (6, 1))
+    found = [
+        view_params(CONFIG, 0, 0, np.arange(6), sizes, purposes)
+        for purposes in (
+            (Purpose.BOX, Purpose.COLOR),
+            (Purpose.MATCH_BOX, Purpose.COLOR),
+            (Purpose.BOX, Purpose.MATCH_COLOR),
+        )
+    ]
+    assert np.array_equal(found[0].box, draw(6, 50, 70).box)
+    assert not np.array_equal(found[0].box, found[1].box)
+    assert np.array_equal(found[0].box, found[2].box)
+    assert np.array_equal(found[0].jitter, found[1].jitter)
+    assert not np.array_equal(found[0].jitter, found[2].jitter)
+
+
 def test_parameters_do_not_depend_on_the_rest_of_the_batch():
     sizes = np.random.default_rng(0).integers(20, 500, (30, 2))
     whole = view_params(CONFIG, 1, 2, np.arange(30), sizes)

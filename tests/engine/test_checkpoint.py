@@ -10,6 +10,7 @@ from ibot.engine import checkpoint
 from ibot.engine.checkpoint import (
     find_checkpoint,
     load_checkpoint,
+    mark_best_dense,
     remove_leftovers,
     save_checkpoint,
 )
@@ -19,6 +20,7 @@ from ibot.errors import ResourceError, WeightsError
 from ibot.method.model import StudentTeacher
 from ibot.system import files
 from ibot.types import RunState
+from ibot.weights.read import load_weights
 
 
 @pytest.fixture
@@ -59,6 +61,37 @@ def test_the_newest_are_kept_and_the_protected(parts, tmp_path):
     left = sorted(path.name for path in (tmp_path / "checkpoints").glob("step_*"))
     assert left == ["step_00000003", "step_00000006", "step_00000007"]
     assert (tmp_path / "checkpoints" / "last").read_text() == "step_00000007\n"
+
+
+def test_the_checkpoint_of_the_best_patches_is_named_and_kept_until_there_is_a_better_one(
+    parts, tmp_path
+):
+    mark = tmp_path / "checkpoints" / "best_dense"
+    left = []
+    for step, best in ((1, None), (2, 2), (3, 2), (4, 2), (5, 5), (6, 5), (7, 5)):
+        save(parts, tmp_path, step, keep=1, best_dense=best)
+        left.append({int(path.name[5:]) for path in mark.parent.glob("step_*")})
+        assert mark.is_file() == (best is not None)
+        assert best is None or mark.read_text() == f"step_{best:08d}\n"
+    assert left == [{1}, {2}, {2, 3}, {2, 4}, {5}, {5, 6}, {5, 7}]
+    model, *_ = parts
+    stored = load_weights(mark)
+    assert stored.source == load_weights(mark.parent / "step_00000005").source
+    assert stored.backbone.keys() == model.teacher.backbone.state_dict().keys()
+
+
+def test_the_name_of_the_best_patches_never_outlives_their_checkpoint(parts, tmp_path, monkeypatch):
+    mark = tmp_path / "checkpoints" / "best_dense"
+    save(parts, tmp_path, 2, best_dense=2)
+    monkeypatch.setattr(checkpoint, "_delete_old", lambda *given: 1 / 0)
+    with pytest.raises(ZeroDivisionError):  # as if killed before the old one goes
+        save(parts, tmp_path, 4, keep=1, best_dense=4)
+    assert mark.read_text() == "step_00000004\n" and len(list(mark.parent.glob("step_*"))) == 2
+    for step in (None, 3):
+        mark_best_dense(tmp_path, 2)
+        assert mark.read_text() == "step_00000002\n"
+        mark_best_dense(tmp_path, step)
+        assert not mark.exists()
 
 
 def test_saving_a_step_again_replaces_it(parts, tmp_path):

@@ -265,12 +265,14 @@ def test_saving_hands_over_everything_and_protects_multiples(
         loop, "save_checkpoint", lambda *args, **kwargs: calls.append((args, kwargs))
     )
     config = apply(small, [f"checkpoint.keep_every={every}", "checkpoint.keep=5"])
+    rows = [replace(record(value, "match_r1"), step=step) for step, value in ((5, 2.0), (7, 1.0))]
+    append_jsonl(tmp_path / "results.jsonl", *map(asdict, rows))
     made = trainer(config, tmp_path, update=SimpleNamespace(optimizer="optimizer", scaler="scaler"))
     save(made)
     ((args, kwargs),) = calls
     assert args == (tmp_path, made.model, "optimizer", made.state)
     protect = kwargs.pop("protect")
-    assert kwargs == {"config": config, "scaler": "scaler", "keep": 5}
+    assert kwargs == {"config": config, "scaler": "scaler", "keep": 5, "best_dense": 5}
     assert [step for step in range(1, 13) if protect(step)] == protected
     save(trainer(config, tmp_path, update=made.update, processes=Processes(1, 2)))
     assert len(calls) == 1

@@ -135,6 +135,9 @@ def table(records: Sequence[ResultRecord]) -> str:
         "95 % interval": [_span(record.interval) for record in records],
         "top-5": [_number(record.extra.get("top5")) for record in records],
         "balanced": [_number(record.extra.get("balanced")) for record in records],
+        "by chance": [_number(record.extra.get("chance")) for record in records],
+        "at the same place": [_number(record.extra.get("same_place")) for record in records],
+        "compared at": [str(record.extra.get("compared_at", "")) for record in records],
         "chosen": [record.chosen for record in records],
     }
     columns = {title: cells for title, cells in columns.items() if any(cells)}

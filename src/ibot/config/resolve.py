@@ -123,6 +123,8 @@ def _problems(config: Config) -> Iterator[str]:
         yield f"train.seed={train.seed} must not be negative"
     if train.max_steps < 0:
         yield f"train.max_steps={train.max_steps} must not be negative"
+    if config.evaluate.match < 0:
+        yield f"evaluate.match={config.evaluate.match} images must not be negative"
 
 
 def _view_problems(config: Config) -> Iterator[str]:

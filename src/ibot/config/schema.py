@@ -308,7 +308,9 @@ class TrainConfig:
 
 @dataclass(frozen=True, slots=True)
 class EvaluateConfig:
-    """k-NN during training, where labels exist (spec_evaluation 8.1)."""
+    """Evaluations of the teacher during training: k-NN where labels exist (spec_evaluation 8.1),
+    and of its patches. They change no result.
+    """
 
     every: Duration = field(default_factory=lambda: duration("0 epochs"))
     """Interval; 0: only at the start and the end. The initial weights are always evaluated."""
@@ -322,6 +324,12 @@ class EvaluateConfig:
     """At most this many validation images."""
     guard: float = 0.0
     """Stop when k-NN is this many points below that of the initial weights; 0: never."""
+    match: int = field(default=64, repr=False)
+    """Images, evenly spaced, of which patches are found again in another view (`ibot eval match`);
+    needs no labels: those to validate on, or else to train on; 0: off."""
+    dense_data: str = field(default="", repr=False)
+    """Images with label maps, segmented by their nearest labelled patches (`ibot eval dense_knn`);
+    empty: off."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,15 +29,23 @@ def view_size(config: AugmentConfig, view: int) -> tuple[int, int]:
 
 
 def view_params(
-    config: AugmentConfig, seed: int, epoch: int, index: NDArray[np.int64], sizes: NDArray[np.int64]
+    config: AugmentConfig,
+    seed: int,
+    epoch: int,
+    index: NDArray[np.int64],
+    sizes: NDArray[np.int64],
+    purposes: tuple[Purpose, Purpose] = (Purpose.BOX, Purpose.COLOR),
 ) -> ViewParams:
-    """Parameters of all views of the images `index` [B] of `sizes` [B, 2] (height, width)."""
+    """Parameters of all views of the images `index` [B] of `sizes` [B, 2] (height, width).
+
+    purposes: of the boxes' numbers and of all others; those of a training by default.
+    """
     views = np.arange(num_views(config))
     is_global = views < config.num_global
     scale = np.where(is_global[:, None], config.global_scale, config.local_scale)
-    drawn = uniform(seed, epoch, index[:, None], views, Purpose.BOX, 4 * BOX_ATTEMPTS)
+    drawn = uniform(seed, epoch, index[:, None], views, purposes[0], 4 * BOX_ATTEMPTS)
     box = boxes(drawn, sizes, scale, config.aspect)
-    color = uniform(seed, epoch, index[:, None], views, Purpose.COLOR, 16)
+    color = uniform(seed, epoch, index[:, None], views, purposes[1], 16)
     recipe = np.where(is_global, np.minimum(views, 1), 2)
     order = np.argsort(color[..., 8:12], axis=-1, kind="stable").astype(np.uint8)
     order[color[..., 1] >= config.jitter] = NO_JITTER

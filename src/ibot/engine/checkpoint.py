@@ -5,6 +5,7 @@ RUN/checkpoints/step_00001000/model.safetensors    student: backbone.* and head.
                               training.pt          optimizer, centers, scaler: plain tensors
                               state.json           written last: without it, no checkpoint
 RUN/checkpoints/last                               name of the newest folder
+RUN/checkpoints/best_dense                         name of the one with the best patches, if known
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from ibot.types import RunState
 from ibot.weights.write import save_tensors
 
 FOLDER = "checkpoints"
+BEST_DENSE = "best_dense"
 
 
 def save_checkpoint(
@@ -43,9 +45,10 @@ def save_checkpoint(
     scaler: torch.amp.GradScaler | None = None,
     keep: int = 3,
     protect: Callable[[int], bool] = lambda step: False,
+    best_dense: int | None = None,
 ) -> Path:
     """Write a checkpoint beside the old ones, make it `last`, then delete all but the newest `keep`
-    and the protected.
+    and the protected. That of the step `best_dense` is named and never deleted.
 
     Raises ResourceError when the disk is full; the checkpoints before stay whole.
     """
@@ -77,12 +80,13 @@ def save_checkpoint(
         sync(folder)
         with replacing(folder / "last") as last:
             last.write_text(f"{final.name}\n")
+        mark_best_dense(run, best_dense)  # before the one that had the name goes
     except (OSError, RuntimeError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         if is_disk_full(error):
             raise disk_full(run, checkpoint_bytes(model, optimizer)) from None
         raise
-    _delete_old(folder, keep, protect)
+    _delete_old(folder, keep, lambda step: step == best_dense or protect(step))
     return final
 
 
@@ -95,6 +99,21 @@ def find_checkpoint(run: Path) -> Path | None:
 def has_checkpoint(run: Path, step: int) -> bool:
     """Whether a run holds a complete checkpoint of this step."""
     return _is_complete(_folder_of(run, step))
+
+
+def mark_best_dense(run: Path, step: int | None) -> None:
+    """Name the checkpoint of this step as the one with the best patches.
+
+    None, or a step without a complete checkpoint: no name stands there.
+    """
+    mark = run / FOLDER / BEST_DENSE
+    if step is None or not has_checkpoint(run, step):
+        mark.unlink(missing_ok=True)
+        return
+    name = f"{_folder_of(run, step).name}\n"
+    if not mark.is_file() or mark.read_text() != name:
+        with replacing(mark) as file:
+            file.write_text(name)
 
 
 def remove_leftovers(run: Path) -> None:

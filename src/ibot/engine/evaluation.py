@@ -1,7 +1,10 @@
-"""Evaluations on the way: the records, and the guard against features that get worse."""
+"""Evaluations on the way: the records, what they say, and the guard against worse features."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from ibot.engine.patch_history import best_step, worse_patches
 from ibot.engine.trainer import Trainer
 from ibot.errors import TrainingStopped
 from ibot.system.distributed import any_true
@@ -9,13 +12,17 @@ from ibot.system.records import RESULTS, read_records
 from ibot.types import ResultRecord
 
 
-def run_evaluation(trainer: Trainer) -> None:
-    """k-NN of the teacher; all processes share its work, the main one keeps the records."""
+def run_evaluation(trainer: Trainer) -> bool:
+    """Evaluate the teacher; all processes share the work, the main one keeps the records.
+
+    Returns, in every process, whether its patches are the best of the run.
+    """
     if trainer.evaluate is None:
-        return
-    fallen = ""
+        return False
+    fallen, best = "", False
     records = trainer.evaluate(trainer.model.teacher.backbone, trainer.state.step)
     if trainer.processes.is_main:
+        known = [*read_records(trainer.run.path / RESULTS), *records]
         for record in records:
             trainer.run.result(record)
             trainer.board.scalars({record.metric: record.value}, trainer.state.step)
@@ -23,6 +30,8 @@ def run_evaluation(trainer: Trainer) -> None:
                 f"step {trainer.state.step}: {record.metric} {record.value:.1f}"
             )
             fallen = fallen or fallen_below_start(trainer, record)
+        best = bool(trainer.state.step) and best_step(known) == trainer.state.step
+        say_worse_patches(trainer, known)
     if any_true(bool(fallen), trainer.device):
         raise TrainingStopped(
             "the features got worse than those it started from",
@@ -30,6 +39,16 @@ def run_evaluation(trainer: Trainer) -> None:
             fix="lower optim.lr, raise method.momentum, lengthen train.head_warmup; or "
             "evaluate.guard=0 to go on",
         )
+    return any_true(best, trainer.device)
+
+
+def say_worse_patches(trainer: Trainer, known: Sequence[ResultRecord]) -> None:
+    """Name patches that got worse in the health log, and to whoever watches."""
+    verdict = worse_patches(known, from_weights=bool(trainer.config.train.init))
+    if verdict is not None:
+        step = trainer.state.step
+        trainer.run.event("health", step=step, verdict=verdict.kind, text=str(verdict))
+        trainer.progress.message(f"step {step}: {verdict}")
 
 
 def was_evaluated(trainer: Trainer) -> bool:

@@ -19,10 +19,12 @@ from ibot.engine.checkpoint import checkpoint_bytes, disk_full, has_checkpoint, 
 from ibot.engine.evaluation import run_evaluation, was_evaluated
 from ibot.engine.guards import FailureCheck, note_bad_files
 from ibot.engine.logging import Progress, StopSignal
+from ibot.engine.patch_history import best_step
 from ibot.engine.trainer import Evaluate, Trainer, build_trainer
 from ibot.system.device import prepared, seed_step
 from ibot.system.distributed import any_true, barrier, check_equal, joined
 from ibot.system.files import is_disk_full, lost
+from ibot.system.records import RESULTS, read_records
 from ibot.types import Batch, RunState, StepValues
 from ibot.words import counted
 
@@ -110,7 +112,7 @@ def facts(config: Config, source: Images, evaluate: Evaluate | None) -> dict[str
     """What all processes must agree on, as they decide by it when to work together."""
     decisive = {
         "the names of the images": source.provenance()["names_sha256"],
-        "whether there are labelled images": evaluate is not None,
+        "whether the teacher is evaluated": evaluate is not None,
     }
     return decisive | {
         key: value for key, value in items(config) if not key.startswith(("system.", "data."))
@@ -152,9 +154,9 @@ def run_steps(trainer: Trainer, signal: StopSignal) -> None:
         if trainer.state.step % config.log.every == 0 or last:
             failure.drain()
             write_log(trainer, values, end)
-        if trainer.every(config.evaluate.every) or last:
-            run_evaluation(trainer)
-        if trainer.every(config.checkpoint.every) or last:
+        evaluated = trainer.every(config.evaluate.every) or last
+        best_dense = evaluated and run_evaluation(trainer)
+        if trainer.every(config.checkpoint.every) or last or best_dense:
             failure.drain()
             save(trainer)
     if trainer.state.step < end:  # a signal came
@@ -236,12 +238,13 @@ def write_log(trainer: Trainer, values: StepValues, end: int) -> None:
 def save(trainer: Trainer) -> None:
     """Checkpoint on the main process, unless there is one of this step; the others wait for it.
 
-    So none runs ahead of a failing disk.
+    So none runs ahead of a failing disk. That of the best patches is kept, and named.
     """
-    if trainer.processes.is_main and not has_checkpoint(trainer.run.path, trainer.state.step):
+    run = trainer.run.path
+    if trainer.processes.is_main and not has_checkpoint(run, trainer.state.step):
         keep_every = trainer.steps(trainer.config.checkpoint.keep_every)
         save_checkpoint(
-            trainer.run.path,
+            run,
             trainer.model,
             trainer.update.optimizer,
             trainer.state,
@@ -249,6 +252,7 @@ def save(trainer: Trainer) -> None:
             scaler=trainer.update.scaler,
             keep=trainer.config.checkpoint.keep,
             protect=lambda step: keep_every > 0 and step % keep_every == 0,
+            best_dense=best_step(read_records(run / RESULTS)),
         )
     barrier()
 

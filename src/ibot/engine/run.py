@@ -1,7 +1,8 @@
 """The folder of a run: settings, provenance, records, and the lock that keeps a second writer out.
 
     config.json  provenance.json  metrics.jsonl  results.jsonl  events.jsonl  bad_files.jsonl
-    log.txt tensorboard/  checkpoints/step_00001000/  checkpoints/last  pictures/
+    log.txt tensorboard/  checkpoints/step_00001000/  checkpoints/last  checkpoints/best_dense
+    pictures/
 
 JSON lines are the truth; everything else is derived. Only the main process writes, but for
 bad_files.jsonl.

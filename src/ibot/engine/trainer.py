@@ -16,10 +16,16 @@ from ibot.config.resolve import Derived, derive
 from ibot.config.schema import Config
 from ibot.data.loader import check_batch
 from ibot.data.sets.images import Images
-from ibot.engine.checkpoint import find_checkpoint, load_checkpoint, remove_leftovers
+from ibot.engine.checkpoint import (
+    find_checkpoint,
+    load_checkpoint,
+    mark_best_dense,
+    remove_leftovers,
+)
 from ibot.engine.health import HealthMonitor
 from ibot.engine.logging import Progress, TensorBoard
 from ibot.engine.optimizer import build_optimizer
+from ibot.engine.patch_history import best_step
 from ibot.engine.run import LOG, RunFolder
 from ibot.engine.schedule import Schedules
 from ibot.engine.start import start_from_weights
@@ -31,6 +37,7 @@ from ibot.rng import Purpose, torch_seed
 from ibot.system.device import autocast, choose_precision
 from ibot.system.distributed import check_equal, wrap_student
 from ibot.system.processes import Processes
+from ibot.system.records import RESULTS, read_records
 from ibot.types import ResultRecord, RunState
 
 Evaluate = Callable[[nn.Module, int], list[ResultRecord]]
@@ -148,5 +155,6 @@ def begin(update: Update, run: RunFolder, processes: Processes, progress: Progre
         progress.message(f"{taken} from {update.config.train.init}")
     if processes.is_main:
         run.forget_after(state.step)
+        mark_best_dense(run.path, best_step(read_records(run.path / RESULTS)))
     check_equal({"the step to go on from": state.step})
     return state

@@ -63,6 +63,18 @@ EVALUATIONS: dict[str, Evaluation] = {
     "part_linear": _ours(
         "linear probe on the most attended patches", "probes.part_linear", "PartLinearSettings"
     ),
+    "match": _ours(
+        "patches found again in another view of their image",
+        "probes.match",
+        "MatchSettings",
+        "context.ImagesContext",
+    ),
+    "dense_knn": _ours(
+        "segmentation by the most similar labelled patches",
+        "probes.dense_knn",
+        "DenseKnnSettings",
+        "segmented.SegmentedContext",
+    ),
     "backgrounds": _ours(
         "backgrounds challenge, ImageNet-9", "robustness.backgrounds", "BackgroundSettings"
     ),

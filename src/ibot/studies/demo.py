@@ -28,7 +28,7 @@ from ibot.show.attention import class_attention
 from ibot.show.training import Example, training_picture
 from ibot.studies.comparison import Sets, print_comparison, scores
 from ibot.studies.measured import knn_by_step
-from ibot.studies.pretraining import describe, knn_probe
+from ibot.studies.pretraining import describe, probes
 from ibot.studies.settings import Say
 from ibot.system.device import choose_device
 from ibot.system.files import write_named
@@ -109,7 +109,7 @@ def _train(
     say: Say = (lambda text: None) if quiet else print
     derived = derive(config, len(sets[0]))
     describe(config, derived, sets[0], folder=folder, world_size=1, say=say)
-    probe = knn_probe(config, choose_device(config.system.device), say)
+    probe = probes(config, sets[0], choose_device(config.system.device), say)
     initial: list[Backbone] = []
 
     def evaluate(backbone: nn.Module, step: int) -> list[ResultRecord]:

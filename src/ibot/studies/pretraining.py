@@ -1,30 +1,28 @@
-"""Pre-training from beginning to end: what is said before, k-NN on the way, what can follow."""
+"""Pre-training from beginning to end: what is said before, evaluations on the way, what follows."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from ibot.config.resolve import Derived, derive, warnings
 from ibot.config.schema import Config
+from ibot.data.annotated.label_maps import open_label_maps, with_counted_classes
 from ibot.data.sets.classes import absent_note
-from ibot.data.sets.images import Images
+from ibot.data.sets.images import Images, LabelledImages
 from ibot.data.sets.open import find_labelled
 from ibot.engine.checkpoint import find_checkpoint
 from ibot.engine.loop import train
 from ibot.engine.run import RunFolder
 from ibot.errors import DataError
-from ibot.eval.probes import during_training
+from ibot.eval.probes import during_training, patches_in_training
 from ibot.recipes import beyond_paper
 from ibot.studies.settings import Prepared, Say
 from ibot.system.device import choose_device
 from ibot.system.processes import launched_processes
 from ibot.system.watch import from_main
-from ibot.types import ResultRecord
 from ibot.weights.files import read_settings
 from ibot.words import counted
 
@@ -67,7 +65,7 @@ def pretrain(
     describe(config, derived, source, folder=folder, world_size=processes.world_size, say=say)
     for note in prepared.notes:
         say(f"note   {note}")
-    evaluate = knn_probe(config, choose_device(config.system.device), say)
+    evaluate = probes(config, source, choose_device(config.system.device), say)
     state = train(
         config,
         folder,
@@ -140,10 +138,38 @@ def describe(
         say("beyond the paper: " + "; ".join(extra))
 
 
-def knn_probe(
-    config: Config, device: torch.device, say: Say
-) -> Callable[[nn.Module, int], list[ResultRecord]] | None:
-    """k-NN accuracy of a backbone on the labelled images of the data; None without labels.
+def probes(
+    config: Config, source: Images, device: torch.device, say: Say
+) -> during_training.Probe | None:
+    """What is evaluated on the way: k-NN where the data have labels, and what settings ask for.
+
+    Raises DataError for `evaluate.dense_data` that cannot be used.
+    """
+    processes, settings = launched_processes(), config.evaluate
+    found: dict[str, during_training.Probe] = {}
+    images = source
+    if (sets := labelled_sets(config, say)) is not None:
+        train, images = sets
+        found["k-NN"] = during_training.knn_probe(config, train, images, device, processes)
+    if settings.match:
+        found["match"] = patches_in_training.match_probe(config, images, device, processes)
+    if settings.dense_data:
+        maps = open_label_maps(
+            settings.dense_data,
+            exif_orientation=config.data.exif_orientation,
+            max_pixels=config.data.max_pixels,
+        )
+        train, val = with_counted_classes(*maps)
+        for note in dict.fromkeys((*train.notes, *val.notes)):
+            say(f"note   label maps: {note}")
+        found["dense k-NN"] = patches_in_training.dense_knn_probe(
+            config, train, val, device, processes
+        )
+    return during_training.in_turn(found)
+
+
+def labelled_sets(config: Config, say: Say) -> tuple[LabelledImages, LabelledImages] | None:
+    """The labelled images of the data, to learn from and to be judged on; None without labels.
 
     Labels that cannot be used are no reason not to train, unless --val-data asked for them.
     """
@@ -158,9 +184,8 @@ def knn_probe(
             raise
         say(f"note   no k-NN during training: {error.what}")
         return None
-    if sets is None:
-        return None
-    train, val = sets
-    for note in (*val.notes, *filter(None, [absent_note(val.labels, val.classes)])):
-        say(f"note   validation: {note}")
-    return during_training.knn_probe(config, train, val, device, launched_processes())
+    if sets is not None:
+        _, val = sets
+        for note in (*val.notes, *filter(None, [absent_note(val.labels, val.classes)])):
+            say(f"note   validation: {note}")
+    return sets

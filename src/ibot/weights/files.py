@@ -95,7 +95,7 @@ def locate(path: Path, key: str) -> Path:
         raise WeightsError(f"there is no file or folder '{path}'", fix="check the path")
     if path.parent.name == "checkpoints" and path.name in (
         "last",
-        "best",
+        "best_dense",
     ):  # text files that name a folder
         return locate(path.parent / path.read_text().strip(), key)
     if path.suffix == ".onnx":

@@ -1,8 +1,11 @@
-"""k-NN accuracy while a network trains, shared by all processes of the training."""
+"""Evaluations while a network trains, shared by all processes of the training: k-NN accuracy.
+
+Those of patches are in `ibot.eval.probes.patches_in_training`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import chain
 
@@ -18,12 +21,38 @@ from ibot.eval.features.spectrum import effective_rank
 from ibot.eval.features.tokens import extract_features
 from ibot.eval.features.views import evenly, in_batches
 from ibot.eval.neighbours.vote import knn_accuracy
-from ibot.system.distributed import gather
+from ibot.system.distributed import check_equal, gather
 from ibot.system.processes import Processes
 from ibot.types import ResultRecord
 
+Probe = Callable[[nn.Module, int], list[ResultRecord]]
+"""Called in every process with the teacher's backbone and the step."""
+
 BATCH = 256
 """Images per forward pass; the same composition whatever the number of processes."""
+
+
+def in_turn(probes: Mapping[str, Probe]) -> Probe | None:
+    """All of them, by names that say on what they are measured; None for none.
+
+    Raises UserError, when called, where the processes differ in them: they would wait for each
+    other.
+    """
+    if not probes:
+        return None
+
+    def evaluate(backbone: nn.Module, step: int) -> list[ResultRecord]:
+        check_equal({"what is evaluated during training": sorted(probes)})
+        try:
+            return [record for probe in probes.values() for record in probe(backbone, step)]
+        except WeightsError as error:
+            raise TrainingStopped(
+                f"the teacher's outputs are not finite at step {step}",
+                why=error.why,
+                fix="lower optim.lr, or go on from an earlier checkpoint",
+            ) from None
+
+    return evaluate
 
 
 def knn_probe(
@@ -32,8 +61,8 @@ def knn_probe(
     val: LabelledImages,
     device: torch.device,
     processes: Processes,
-) -> Callable[[nn.Module, int], list[ResultRecord]]:
-    """What `ibot.train` calls in every process: k-NN of `val` against `train`."""
+) -> Probe:
+    """k-NN of `val` against `train`."""
     settings = config.evaluate
     sets = [
         (train, evenly(len(train), settings.max_train)),
@@ -42,14 +71,7 @@ def knn_probe(
 
     def evaluate(backbone: nn.Module, step: int) -> list[ResultRecord]:
         features = partial(_features, backbone, config.augment.global_size, device, processes)
-        try:
-            (bank, bank_labels), (queries, labels) = (features(*part) for part in sets)
-        except WeightsError as error:
-            raise TrainingStopped(
-                f"the teacher's outputs are not finite at step {step}",
-                why=error.why,
-                fix="lower optim.lr, or go on from an earlier checkpoint",
-            ) from None
+        (bank, bank_labels), (queries, labels) = (features(*part) for part in sets)
         k, temperature = settings.k, settings.temperature
         found = knn_accuracy(bank, bank_labels, queries, labels, ks=k, temperature=temperature)
         (score,) = found.values()

@@ -100,3 +100,31 @@ class PartLinearSettings:
     """Images per step over all processes; at most the training set."""
     holdout: float = 0.05
     """Share of the training images on which the rate is chosen in clean mode."""
+
+
+@dataclass(frozen=True, slots=True)
+class MatchSettings:
+    """Patches found again in another view of their image (10.3)."""
+
+    images: int = 500
+    """At most so many, evenly spaced."""
+    features: Literal["network", "pixels"] = "network"
+    """Of a patch: its token, or its pixels, which is what a network must beat."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DenseKnnSettings:
+    """Segmentation with nothing trained: labels of the most similar labelled patches."""
+
+    k: int = 30
+    """Neighbours of a patch."""
+    temperature: float = 0.02
+    """T of their softmax weights, for cosines."""
+    bank: int = 100_000
+    """At most so many labelled patches, as many of each training image."""
+    features: Literal["network", "pixels"] = "network"
+    """Of a patch: its token, or its pixels, which is what a network must beat."""
+    classes: str = ""
+    """A file that names the classes; empty: the one beside the images, else they are counted."""
+    ignore: tuple[int, ...] = ()
+    """Label values to leave out of bank and score; empty: what the file of classes says, or 255."""
