@@ -78,4 +78,10 @@ EVALUATIONS: dict[str, Evaluation] = {
     ),
     "occlusion": _ours("images with patches dropped", "robustness.occlusion", "OcclusionSettings"),
     "shuffle": _ours("images with blocks shuffled", "robustness.shuffle", "ShuffleSettings"),
+    "video_segmentation": Evaluation(
+        "objects of a video's first frame found again in the others, nothing trained",
+        "ibot.eval.dense.video.segment",
+        "VideoSettings",
+        "ibot.eval.dense.video.context.VideosContext",
+    ),
 }
