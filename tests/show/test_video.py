@@ -37,7 +37,7 @@ def test_a_moving_picture_and_a_row_of_frames_no_larger_than_a_screen(tmp_path):
     }
     about = {"exif_orientation": "apply", "videos": {"a": video}}
     (tmp_path / "videos.json").write_text(json.dumps(about))
-    records = [SimpleNamespace(extra={"masks": str(tmp_path)})]
+    records = [SimpleNamespace(extra={"files": str(tmp_path)})]
     moving, row = draw(records, tmp_path)
     with Image.open(moving) as image:
         assert image.size == (480, 120) and image.n_frames == 7

@@ -26,9 +26,9 @@ SHARE = 0.5
 
 def draw(records: Sequence[ResultRecord], out: Path) -> list[Path]:
     """For each video of an evaluation an animated WebP and a PNG of some frames, in `overlays`
-    beside its masks; those that are there are left.
+    beside the masks; those that are there are left.
     """
-    place = Path(records[0].extra["masks"])
+    place = Path(records[0].extra["files"])
     about = json.loads((place / "videos.json").read_text(encoding="utf-8"))
     folder, drawn = place / "overlays", []
     folder.mkdir(exist_ok=True)

@@ -24,7 +24,7 @@ SWIN = ModelConfig(kind="swin", width=8, depths=(1, 1), stage_heads=(1, 2), wind
 
 @pytest.mark.parametrize(
     ("frame", "patch", "want"),
-    [
+    [  # at 480
         ((480, 854), 16, (480, 832)),
         ((854, 480), 16, (832, 480)),
         ((480, 480), 16, (480, 448)),
@@ -36,6 +36,12 @@ SWIN = ModelConfig(kind="swin", width=8, depths=(1, 1), stage_heads=(1, 2), wind
 )
 def test_one_rule_of_sizes_for_any_aspect(frame, patch, want):
     assert input_size(*frame, 480, patch) == want
+
+
+def test_small_sizes_keep_the_aspect_too():
+    assert input_size(480, 854, 240, 8) == (240, 416)
+    assert input_size(854, 480, 64, 8) == (112, 64)
+    assert input_size(480, 854, 960, 16) == (960, 1664)
 
 
 def test_sizes_hold_whole_patches_and_at_least_one():

@@ -37,7 +37,7 @@ def evaluate(weights, data="", settings=("size=48",), **more):
 
 def masks_of(record, name):
     """The written masks of a video [T, H, W]."""
-    files = sorted(Path(record.extra["masks"], name).glob("*.png"))
+    files = sorted(Path(record.extra["files"], "masks", name).glob("*.png"))
     return np.stack([read_numbers(file)[0] for file in files])
 
 
@@ -82,14 +82,14 @@ def test_records_masks_and_pictures_of_two_drawn_videos(network, networks, tmp_p
     command += ["--device", "cpu", "--out", str(tmp_path / "out"), "size=64", "context_frames=3"]
     assert main(command) == 0
     printed = capsys.readouterr().out
-    assert "11 frames of 2 videos" in printed and "71 x 40 pixels seen as 64 x 64" in printed
+    assert "11 frames of 2 videos" in printed and "71 x 40 pixels seen as 112 x 64" in printed
     lines = (tmp_path / "out" / "results.jsonl").read_text().splitlines()
     rows = list(map(json.loads, lines))
     assert [row["row"] for row in rows] == TABLE
     assert rows[0]["settings"]["year"] == "2017" and rows[0]["num_val"] == 11
-    place, values = Path(rows[0]["extra"]["masks"]), {"J": [], "F": []}
+    place, values = Path(rows[0]["extra"]["files"]), {"J": [], "F": []}
     for name, truth in videos.items():
-        files = sorted((place / name).glob("*"))
+        files = sorted((place / "masks" / name).glob("*"))
         assert [file.name for file in files] == [f"{i:05d}.png" for i in range(len(truth))]
         found = [Image.open(file) for file in files]
         assert all(one.mode == "P" and one.getpalette()[:9] == palette for one in found)
@@ -206,7 +206,7 @@ def horse(shared_data, tmp_path_factory):
 def test_real_frames_with_two_objects_by_folders_of_frames_and_masks(networks, horse, places):
     places |= dict(zip(("images", "labels"), horse, strict=True))
     record = evaluate(networks["vit"], settings=["size=192"], **places)[0]
-    assert record.extra["grids"] == {"horsejump-high": [24, 40]}
+    assert record.extra["grids"] == {"horsejump-high": [24, 42]}
     assert set(record.extra["by_object"]) == {"horsejump-high/1", "horsejump-high/2"}
     found = masks_of(record, "horsejump-high")[1]
     truth = read_numbers(horse[1] / "horsejump-high" / "00001.png")[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ibot.data.annotated.frames import VideoFrames, open_videos
+from ibot.data.annotated.frames import Video, VideoFrames, open_videos
 from ibot.eval.context import Context, OpenedData
 from ibot.words import counted
 
@@ -18,6 +18,8 @@ class VideosContext(Context):
     """The network, its means, and videos."""
 
     frames: VideoFrames
+    videos: tuple[Video, ...] = ()
+    """Those that are judged; none: all."""
 
     @classmethod
     def open_data(cls, request: Request) -> OpenedData:
@@ -36,16 +38,20 @@ class VideosContext(Context):
         return {"the frames": self.frames.fingerprint()}
 
     def num_images(self) -> tuple[int, int]:
-        """All frames count as validation images."""
-        return 0, len(self.frames)
+        """Frames count as validation images."""
+        return 0, sum(len(video.numbers) for video in self._judged)
+
+    @property
+    def _judged(self) -> tuple[Video, ...]:
+        return self.videos or self.frames.videos
 
     def about_data(self) -> dict[str, Any]:
         """Root and fingerprint."""
-        videos = counted(len(self.frames.videos), "video")
+        _, frames = self.num_images()
         return {
             "root": str(self.frames.root),
             "frames": self.frames.fingerprint(),
-            "summary": f"{counted(len(self.frames), 'frame')} of {videos}",
+            "summary": f"{counted(frames, 'frame')} of {counted(len(self._judged), 'video')}",
         }
 
     def about_view(self) -> dict[str, Any]:

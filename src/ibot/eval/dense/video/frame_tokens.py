@@ -15,25 +15,25 @@ from ibot.eval.dense.rescale import resize_bilinear
 from ibot.eval.dense.video.settings import Features
 from ibot.models.contract import Backbone
 
-MULTIPLE = 64
-"""Pixels of which the longer side is a multiple, where patches are as small."""
+MULTIPLE, PUBLISHED_SIZE = 64, 480
+"""Pixels of which the longer side is a multiple where the shorter one has so many or more."""
 PUBLISHED_STD = (0.228, 0.224, 0.225)
 """With a slip in the first number."""
 
 
 def input_size(height: int, width: int, size: int, patch: int) -> tuple[int, int]:
-    """Height and width in pixels of a frame as the network sees it, multiples of the patch.
+    """Height and width in pixels of a frame as the network sees it, whole patches.
 
-    The shorter side is `size`, the longer one the next multiple of 64 below what keeps the aspect;
-    of a square the width is the longer one. A patch that does not divide 64 takes its place, and so
-    does any where nothing else would be left. Raises UserError.
+    The shorter side is `size`, the longer one what keeps the aspect, rounded down to a multiple of
+    64; of a square the width is the longer one. Below 480 pixels the multiple shrinks with `size`,
+    as so coarse a step would squeeze small frames. Raises UserError.
     """
     short = size // patch * patch
     if not short:
         raise UserError(f"size={size} is smaller than a patch", fix=f"size={patch} or more")
-    exact = short * max(height, width) // min(height, width)
-    multiple = MULTIPLE if MULTIPLE % patch == 0 and exact >= MULTIPLE else patch
-    long = exact // multiple * multiple
+    step = MULTIPLE * min(1.0, size / PUBLISHED_SIZE)
+    multiple = patch * max(1, round(step / patch))
+    long = short * max(height, width) // min(height, width) // multiple * multiple
     return (short, long) if height <= width else (long, short)
 
 

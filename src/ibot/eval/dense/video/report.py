@@ -42,30 +42,27 @@ def records_of(
     Args:
         context: which network and frames.
         settings: of the evaluation.
-        place: where the masks are.
+        place: folder of the masks.
         objects: of each video.
         scores: of each object of each video; none for videos without masks to compare with.
     """
     grids, notes = _seen(context, settings, objects)
     by_object = {f"{name}/{i}": one for name, all_ in scores.items() for i, one in all_.items()}
-    num_frames = {video.name: len(video.numbers) for video in context.frames.videos}
-    done = sum(num_frames[name] for name in scores)
     if without := [name for name, all_ in scores.items() if not all_]:
         notes.append(
             f"{counted(len(without), 'video')} of {len(scores)} without masks to compare with"
         )
     # Of a set of both kinds the one that says more.
     used = {**plain(settings), "year": max(found.year for found in objects.values())}
-    about: dict[str, Any] = {"masks": str(place), "grids": grids, "videos": len(scores)}
+    about: dict[str, Any] = {"files": str(place), "grids": grids, "videos": len(scores)}
     if not by_object:
         return [
             context.record(
                 "video_segmentation",
                 "video_frames",
-                float(done),
+                float(context.num_images()[1]),
                 used,
                 row="frames done",
-                num_val=done,
                 notes=notes,
                 **about,
             )
@@ -78,7 +75,6 @@ def records_of(
             100 * math.fsum(values) / len(values),
             used,
             row=ROWS[metric],
-            num_val=done,
             interval=_interval(values, context.seed),
             notes=notes,
             **about,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -38,12 +38,12 @@ from ibot.eval.dense.video.propagate import Rule, Source, propagate
 from ibot.eval.dense.video.report import records_of
 from ibot.eval.dense.video.scores import ObjectScore, boundary_accuracy, region_similarity
 from ibot.eval.dense.video.settings import VideoSettings
-from ibot.system.distributed import gather
+from ibot.system.distributed import check_equal, gather
 from ibot.system.files import sync, write_atomically
 from ibot.types import ResultRecord
 
-VIDEOS = "videos.json"
-"""Beside the masks: which frames they belong to, and J and F of each."""
+VIDEOS, MASKS = "videos.json", "masks"
+"""Which frames the masks belong to, with J and F of each; and the folder of the masks beside it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,10 +86,12 @@ def run(context: VideosContext, settings: VideoSettings) -> list[ResultRecord]:
     opencv()  # what is missing is told before the work
     frames = context.frames
     videos = frames.listed(settings.year)
+    context = replace(context, videos=tuple(videos))
     objects = {video.name: open_objects(frames, video, settings.year) for video in videos}
     about = {**plain(settings), "ibot": ibot.__version__}
     place = context.out / "video_segmentation" / context.identity("video_segmentation", about)
-    place.mkdir(parents=True, exist_ok=True)
+    check_equal({"the folder of the masks": str(place)})
+    (place / MASKS).mkdir(parents=True, exist_ok=True)
     # Each process takes long and short ones.
     by_length = sorted(videos, key=lambda video: -len(video.numbers))
     mine = by_length[context.processes.rank :: context.processes.world_size]
@@ -97,7 +99,7 @@ def run(context: VideosContext, settings: VideoSettings) -> list[ResultRecord]:
     found: dict[str, dict[int, ObjectScore]] = {}
     for video in mine:
         segmenter = _segmenter(context, settings, objects[video.name].first.shape)
-        folder = place / video.name
+        folder = place / MASKS / video.name
         if not folder.is_dir():
             for _ in _write(segmenter, frames, video, objects[video.name], folder):
                 done += 1
@@ -109,7 +111,7 @@ def run(context: VideosContext, settings: VideoSettings) -> list[ResultRecord]:
     merged = {name: scores for part in gather(found) for name, scores in part.items()}
     in_order = {video.name: merged[video.name] for video in videos}
     if context.processes.is_main:
-        _describe(place, context, videos, in_order)
+        _describe(place, context, in_order)
     return records_of(context, settings, place, objects, in_order)
 
 
@@ -176,7 +178,6 @@ def score(
 def _describe(
     place: Path,
     context: VideosContext,
-    videos: Sequence[Video],
     scores: dict[str, dict[int, ObjectScore]],
 ) -> None:
     """Write which frames the masks belong to, for pictures and for people."""
@@ -186,14 +187,14 @@ def _describe(
         "videos": {
             video.name: {
                 "frames": [str(frames.path(number).absolute()) for number in video.numbers],
-                "masks": [f"{video.name}/{name}" for name in mask_names(frames, video)],
+                "masks": [f"{MASKS}/{video.name}/{name}" for name in mask_names(frames, video)],
                 "scored": scored(video),
                 "objects": {
                     str(number): {"J": values.region, "F": values.boundary}
                     for number, values in scores[video.name].items()
                 },
             }
-            for video in videos
+            for video in context.videos
         },
     }
     text = json.dumps(about, indent=1)
