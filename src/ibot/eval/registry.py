@@ -97,4 +97,10 @@ EVALUATIONS: dict[str, Evaluation] = {
         "SegmentationSettings",
         "segmented.SegmentedContext",
     ),
+    "video_segmentation": Evaluation(
+        "objects of a video's first frame found again in the others, nothing trained",
+        "ibot.eval.dense.video.segment",
+        "VideoSettings",
+        "ibot.eval.dense.video.context.VideosContext",
+    ),
 }

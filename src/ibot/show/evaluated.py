@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from ibot.types import ResultRecord
 
 PICTURES: dict[str, str] = {"segmentation": "label_maps"}
+PICTURES: dict[str, str] = {
+    "video_segmentation": "video",
+}
 """Module of this package by the name of the evaluation; its `draw(records, out)` gives the files
 that it wrote."""
 
