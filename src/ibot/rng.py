@@ -43,6 +43,7 @@ class Purpose(IntEnum):
     CORRUPTION = 0x45560002
     FINETUNE_VIEW = 0x46540000
     FINETUNE_MIX = 0x46540001
+    COPY_ATTACK = 0x52540000
 
 
 def philox(key: tuple[int, int], counter: NDArray[np.uint64]) -> NDArray[np.uint64]:
