@@ -41,8 +41,10 @@ class Evaluation:
         return import_module(self.module).run
 
 
-def _ours(summary: str, module: str, settings: str) -> Evaluation:
-    return Evaluation(summary, f"ibot.eval.{module}", settings)
+def _ours(
+    summary: str, module: str, settings: str, context: str = "labelled.LabelledContext"
+) -> Evaluation:
+    return Evaluation(summary, f"ibot.eval.{module}", settings, f"ibot.eval.{context}")
 
 
 EVALUATIONS: dict[str, Evaluation] = {
@@ -78,4 +80,16 @@ EVALUATIONS: dict[str, Evaluation] = {
     ),
     "occlusion": _ours("images with patches dropped", "robustness.occlusion", "OcclusionSettings"),
     "shuffle": _ours("images with blocks shuffled", "robustness.shuffle", "ShuffleSettings"),
+    "retrieval": _ours(
+        "image retrieval: mAP, precision, recall of rankings",
+        "neighbours.retrieval",
+        "RetrievalSettings",
+        "neighbours.context.RetrievalContext",
+    ),
+    "copy_detection": _ours(
+        "altered copies of images found among originals",
+        "neighbours.copies",
+        "CopySettings",
+        "neighbours.context.CopyContext",
+    ),
 }
