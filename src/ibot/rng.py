@@ -48,6 +48,7 @@ class Purpose(IntEnum):
     MATCH_BOX = 0x4D540000
     MATCH_COLOR = 0x4D540001
     DENSE_BANK = 0x4D540002
+    COPY_ATTACK = 0x52540000
 
 
 def philox(key: tuple[int, int], counter: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -41,9 +41,10 @@ class Evaluation:
         return import_module(self.module).run
 
 
-def _ours(summary: str, module: str, settings: str, context: str = "") -> Evaluation:
-    others = {"context_name": f"ibot.eval.{context}"} if context else {}
-    return Evaluation(summary, f"ibot.eval.{module}", settings, **others)
+def _ours(
+    summary: str, module: str, settings: str, context: str = "labelled.LabelledContext"
+) -> Evaluation:
+    return Evaluation(summary, f"ibot.eval.{module}", settings, f"ibot.eval.{context}")
 
 
 EVALUATIONS: dict[str, Evaluation] = {
@@ -63,18 +64,6 @@ EVALUATIONS: dict[str, Evaluation] = {
     "part_linear": _ours(
         "linear probe on the most attended patches", "probes.part_linear", "PartLinearSettings"
     ),
-    "match": _ours(
-        "patches found again in another view of their image",
-        "probes.match",
-        "MatchSettings",
-        "context.ImagesContext",
-    ),
-    "dense_knn": _ours(
-        "segmentation by the most similar labelled patches",
-        "probes.dense_knn",
-        "DenseKnnSettings",
-        "segmented.SegmentedContext",
-    ),
     "backgrounds": _ours(
         "backgrounds challenge, ImageNet-9", "robustness.backgrounds", "BackgroundSettings"
     ),
@@ -91,16 +80,46 @@ EVALUATIONS: dict[str, Evaluation] = {
     ),
     "occlusion": _ours("images with patches dropped", "robustness.occlusion", "OcclusionSettings"),
     "shuffle": _ours("images with blocks shuffled", "robustness.shuffle", "ShuffleSettings"),
+    "dense_knn": _ours(
+        "labels of patches from their nearest labelled patches",
+        "probes.dense_knn",
+        "DenseKnnSettings",
+        "segmented.SegmentedContext",
+    ),
+    "match": _ours(
+        "patches of two views of an image that find each other",
+        "probes.match",
+        "MatchSettings",
+        "context.ImagesContext",
+    ),
     "segmentation": _ours(
         "a class for every pixel: linear head or UPerNet",
         "dense.segmentation.segmentation",
         "SegmentationSettings",
         "segmented.SegmentedContext",
     ),
-    "video_segmentation": Evaluation(
+    "detection": _ours(
+        "boxes and masks of objects: Cascade Mask R-CNN",
+        "dense.detection.detect",
+        "DetectionSettings",
+        "dense.detection.context.DetectionContext",
+    ),
+    "video_segmentation": _ours(
         "objects of a video's first frame found again in the others, nothing trained",
-        "ibot.eval.dense.video.segment",
+        "dense.video.segment",
         "VideoSettings",
-        "ibot.eval.dense.video.context.VideosContext",
+        "dense.video.context.VideosContext",
+    ),
+    "retrieval": _ours(
+        "image retrieval: mAP, precision, recall of rankings",
+        "neighbours.retrieval",
+        "RetrievalSettings",
+        "neighbours.context.RetrievalContext",
+    ),
+    "copy_detection": _ours(
+        "altered copies of images found among originals",
+        "neighbours.copies",
+        "CopySettings",
+        "neighbours.context.CopyContext",
     ),
 }

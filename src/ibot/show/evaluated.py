@@ -14,6 +14,7 @@ PICTURES: dict[str, str] = {"segmentation": "label_maps"}
 PICTURES: dict[str, str] = {
     "video_segmentation": "video",
 }
+PICTURES: dict[str, str] = {"retrieval": "ranked", "copy_detection": "ranked"}
 """Module of this package by the name of the evaluation; its `draw(records, out)` gives the files
 that it wrote."""
 

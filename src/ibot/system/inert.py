@@ -14,6 +14,7 @@ import re
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -134,6 +135,23 @@ class InertUnpickler(pickle.Unpickler):
             return vars(torch)[name]
         self.foreign.append(f"{module}.{name}")
         return type(name, (Foreign,), {"__module__": module})
+
+
+def unpickle(file: Path) -> Any:
+    """What a pickle holds: containers, text, numbers, and arrays of numbers as tensors.
+
+    Raises UnpicklingError for what else; damaged files raise almost anything.
+    """
+    refused: list[str] = []
+
+    class Inert(InertUnpickler):
+        foreign = refused
+
+    with file.open("rb") as stored:
+        content = Inert(stored, encoding="latin1").load()  # some were written by Python 2
+    if refused:
+        raise pickle.UnpicklingError(f"'{refused[0]}' is refused")
+    return as_tensors(content)
 
 
 def as_tensors(tree: Any) -> Any:

@@ -18,7 +18,7 @@ from ibot.data.sets.images import LabelledImages
 from ibot.data.sets.lists import listed_files
 from ibot.data.sets.parts import Part
 from ibot.errors import DataError
-from ibot.system.inert import InertUnpickler, as_tensors
+from ibot.system.inert import unpickle
 
 NAMED_SETS = {
     "cifar10": ("cifar-10-batches-py", "data_batch_1 to data_batch_5, test_batch, batches.meta"),
@@ -151,12 +151,12 @@ def _cifar(root: Path, name: str, part: Part) -> ArrayImages:
     layout = datasets.CIFAR10 if name == "cifar10" else datasets.CIFAR100
     folder = root / layout.base_folder
     files = layout.train_list if part == "train" else layout.test_list
-    batches = [_unpickle(folder / file) for file, _ in files]
+    batches = [unpickle(folder / file) for file, _ in files]
     pixels = np.concatenate([np.asarray(batch["data"], np.uint8) for batch in batches])
     labels = np.concatenate(
         [batch["labels" if name == "cifar10" else "fine_labels"] for batch in batches]
     )
-    classes = tuple(_unpickle(folder / layout.meta["filename"])[layout.meta["key"]])
+    classes = tuple(unpickle(folder / layout.meta["filename"])[layout.meta["key"]])
     if len(labels) != len(pixels) or not 0 <= labels.min() <= labels.max() < len(classes):
         raise ValueError(
             f"{len(pixels)} pictures, {len(labels)} labels up to {labels.max()}, {len(classes)} "
@@ -167,20 +167,6 @@ def _cifar(root: Path, name: str, part: Part) -> ArrayImages:
     return ArrayImages(
         folder, name, planar.transpose(0, 2, 3, 1).copy(), labels.astype(np.int32), classes
     )
-
-
-def _unpickle(file: Path) -> Any:
-    """Containers, text, numbers, and arrays as tensors. Raises UnpicklingError for what else."""
-    refused: list[str] = []
-
-    class Inert(InertUnpickler):
-        foreign = refused
-
-    with file.open("rb") as stored:
-        content = Inert(stored, encoding="latin1").load()  # they were written by Python 2
-    if refused:
-        raise pickle.UnpicklingError(f"'{refused[0]}' is refused")
-    return as_tensors(content)
 
 
 def _first_line(error: Exception) -> str:

@@ -90,7 +90,8 @@ def cached_features(
         features: which ones.
         folder: the cache.
         extract: makes features from images; None: `features.compute` with the backbone.
-        batch: images per forward pass; the same composition whatever the number of processes.
+        batch: images per forward pass; the same composition whatever the number of processes. One
+            where images keep shapes of their own.
         device: where the backbone is.
         workers: processes that decode.
         processes: this process among those that share the work; all see the same `folder`.
@@ -103,7 +104,7 @@ def cached_features(
         UserError: the cache cannot be written.
     """
     entries = {feature: Entry(folder, weights, images, view, feature) for feature in features}
-    device = torch.device(device)
+    device, batch = torch.device(device), 1 if view.varies else batch
     extract = extract or cast("Extract[K]", partial(compute, backbone))
     if not any_true(not all(entry.complete() for entry in entries.values()), device):
         return {feature: entry.read(images, cached=True) for feature, entry in entries.items()}

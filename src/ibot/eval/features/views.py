@@ -22,7 +22,11 @@ from ibot.data.workers import read_items
 MAX_ASPECT = 50
 """An image with sides of a larger ratio is not cropped: before the crop it would take some 65 times
 the view's pixels, and a strip of a few lines would fill the memory."""
-_RESAMPLE = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+_RESAMPLE = {
+    "bicubic": Image.Resampling.BICUBIC,
+    "bilinear": Image.Resampling.BILINEAR,
+    "lanczos": Image.Resampling.LANCZOS,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,20 +35,30 @@ class View:
 
     size: tuple[int, int]
     """Height and width in pixels."""
-    fit: Literal["crop", "squash", "pad"] = "crop"
+    fit: Literal["crop", "squash", "pad", "within"] = "crop"
     """Crop the centre of an image whose shorter side was resized to 8/7 of the view's; or resize
-    without regard to the aspect; or resize until all of it fits and fill the rest with black."""
-    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    without regard to the aspect; or resize until all of it fits and fill the rest with black; or
+    reduce larger images until they fit, and leave all with a shape of their own."""
+    interpolation: Literal["bicubic", "bilinear", "lanczos"] = "bicubic"
     resize: int = 0
     """Pixels of the shorter side before the crop; 0: 8/7 of the view's."""
     keep: bool = True
     """Images of this size are taken as they are. False, as published: they are resized too."""
+
+    @property
+    def varies(self) -> bool:
+        """Whether images keep shapes of their own, so that they cannot share a batch."""
+        return self.fit == "within"
 
     def render(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """[H, W, 3] -> [h, w, 3]. Raises UnreadableImage for a strip too thin to be cropped."""
         if self.keep and image.shape[:2] == self.size:
             return image
         resample = _RESAMPLE[self.interpolation]
+        if self.fit == "within":
+            reduced = Image.fromarray(image)
+            reduced.thumbnail((self.size[1], self.size[0]), resample)
+            return np.asarray(reduced)
         if self.fit == "crop":
             resize = self.resize or shorter_side(self.size)
             short, long = sorted(image.shape[:2])
