@@ -43,6 +43,10 @@ class Purpose(IntEnum):
     CORRUPTION = 0x45560002
     FINETUNE_VIEW = 0x46540000
     FINETUNE_MIX = 0x46540001
+    DETECTION_ANCHORS = 0x44450000
+    DETECTION_BOXES_1 = 0x44450001
+    DETECTION_BOXES_2 = 0x44450002
+    DETECTION_BOXES_3 = 0x44450003
 
 
 def philox(key: tuple[int, int], counter: NDArray[np.uint64]) -> NDArray[np.uint64]:

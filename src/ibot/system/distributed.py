@@ -101,6 +101,24 @@ def sum_in_place(tensor: Tensor) -> Tensor:
     return tensor
 
 
+class _Summed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        return sum_in_place(tensor.clone())
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return sum_in_place(grads[0].clone(memory_format=torch.contiguous_format))
+
+
+def summed(tensor: Tensor) -> Tensor:
+    """The sum of a tensor over all processes, through which gradients flow to each of them.
+
+    Each gets the gradient of the sum of all processes' losses.
+    """
+    return _Summed.apply(tensor) if several_processes() else tensor
+
+
 def largest_in_place(tensor: Tensor) -> Tensor:
     """Turn each entry into its largest value over all processes; the same tensor is returned."""
     if several_processes():
