@@ -90,16 +90,7 @@ class CocoImages:
 
     def read(self, index: int) -> NDArray[np.uint8]:
         """Pixels, uint8 [H, W, 3]. Raises UnreadableImage, for another size than annotated too."""
-        size = self.size(index)
-        pixels = self.files.read(index)
-        if pixels.shape[:2] == size:
-            return pixels
-        if pixels.shape[1::-1] == size:
-            turned = _other_orientation(self.files).read(index)
-            if turned.shape[:2] == size:
-                return turned
-        shapes = [f"{width} x {height}" for height, width in (pixels.shape[:2], size)]
-        raise UnreadableImage(f"the image is {shapes[0]}, its annotations are for {shapes[1]}")
+        return read_as_annotated(self.files, index, self.size(index))
 
     def fingerprint(self) -> str:
         """SHA-256 in hex of the images' fingerprint and all that is said of them."""
@@ -240,6 +231,22 @@ class CocoImages:
         names = zip(self.category_ids, self.categories, strict=True)
         categories = [{"id": number, "name": name} for number, name in names]
         return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def read_as_annotated(files: FileImages, index: int, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Pixels of an image, uint8 [H, W, 3], turned so that it has the `size` of its annotations.
+
+    Raises UnreadableImage where it has another one.
+    """
+    pixels = files.read(index)
+    if pixels.shape[:2] == size:
+        return pixels
+    if pixels.shape[1::-1] == size:
+        turned = _other_orientation(files).read(index)
+        if turned.shape[:2] == size:
+            return turned
+    shapes = [f"{width} x {height}" for height, width in (pixels.shape[:2], size)]
+    raise UnreadableImage(f"the image is {shapes[0]}, its annotations are for {shapes[1]}")
 
 
 def outside(found: Annotations, sizes: NDArray[np.int64]) -> NDArray[np.bool_]:
