@@ -25,6 +25,7 @@ from ibot.cli.parser import Commands
 from ibot.config.override import settings_of
 from ibot.eval.registry import EVALUATIONS
 from ibot.eval.request import Request, choices
+from ibot.show.evaluated import draw_evaluated
 from ibot.system.records import RESULTS
 
 if TYPE_CHECKING:
@@ -54,30 +55,32 @@ def run_all(options: argparse.Namespace) -> int:
 
     It is an error if nothing ran. The same command goes on after an interruption.
     """
+    from ibot.eval.context import Context
     from ibot.eval.evaluate import evaluate_each, known
-    from ibot.eval.labelled import LabelledContext
     from ibot.eval.opened import opened
 
     skipped = [name.strip() for name in options.skip.split(",") if name.strip()]
     for name in skipped:
         known(name, "--skip")
     chosen = [name for name in EVALUATIONS if name not in skipped]
-    failed = []
+    failed: dict[str, list[str]] = {}
     request = Request(**of_request(options))
     shown = not options.json
-    with opened(LabelledContext, request, quiet=options.quiet, progress=shown) as context:
+    with opened(Context, request, quiet=options.quiet, progress=shown) as context:
         is_main = context.processes.is_main
-        for outcome in evaluate_each(context, request, chosen, options.again):
+        each = evaluate_each(context, request, chosen, again=options.again, quiet=options.quiet)
+        for outcome in each:
             if outcome.records:
                 _show(outcome.records, options)
             elif outcome.problem:
-                failed.append(f"{outcome.name}: {outcome.problem}")
+                failed.setdefault(outcome.problem, []).append(outcome.name)
             elif outcome.done_before and is_main and not options.quiet:
                 again = f"done before, see {_place(options)}; --again repeats it"
                 print(f"{outcome.name}: {again}", file=sys.stderr)
     if failed and is_main:
-        print("not run:\n  " + "\n  ".join(failed), file=sys.stderr)
-    return 2 if chosen and len(failed) == len(chosen) else 0
+        lines = [f"  {', '.join(names)}: {problem}" for problem, names in failed.items()]
+        print("not run:", *lines, sep="\n", file=sys.stderr)
+    return 2 if chosen and sum(map(len, failed.values())) == len(chosen) else 0
 
 
 def _place(options: argparse.Namespace) -> Path:
@@ -97,19 +100,27 @@ def _show(records: Sequence[ResultRecord], options: argparse.Namespace) -> None:
             print(json.dumps(asdict(record)))
         return
     first = records[0]
-    height, width = first.settings["size"]
-    print(f"\n{first.protocol}: {first.weights} ({first.key}), {first.mode}, {height}x{width}")
+    seen = "".join(f", {height}x{width}" for height, width in filter(None, [_size(first)]))
+    print(f"\n{first.protocol}: {first.weights} ({first.key}), {first.mode}{seen}")
     print(_images(first))
     print(table(records), end="")
     for note in dict.fromkeys(note for record in records for note in record.notes):
         print(f"note: {note}")
     print(f"{records[-1].seconds:.1f} s; records in {_place(options)}")
+    if drawn := draw_evaluated(first.protocol, records, _place(options).parent):
+        print(f"pictures: {drawn[0]}" + (f" and {len(drawn) - 1} more" if drawn[1:] else ""))
+
+
+def _size(record: ResultRecord) -> tuple[int, int] | None:
+    """Height and width of the view, if all images were seen at one size."""
+    size = record.settings.get("size")
+    return tuple(size) if isinstance(size, list) else None
 
 
 def _images(record: ResultRecord) -> str:
     """What a record was measured on, and what it takes no network to reach."""
-    if "classes" not in record.data:
-        return f"{record.num_val} images"
+    if "largest_class" not in record.data:
+        return record.data.get("summary", f"{record.num_val} images")
     return (
         f"{record.num_train} training, {record.num_val} validation images, "
         f"{record.data['classes']} classes; "
@@ -183,6 +194,10 @@ def _declare_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", default="", metavar="DATA", help=data)
     val_data = "validation images, where --data has none"
     parser.add_argument("--val-data", default="", metavar="DATA", help=val_data)
+    images = "images whose annotations lie elsewhere, in place of --data"
+    parser.add_argument("--images", default="", metavar="DIR", help=images)
+    labels = "annotations of --images: label maps, masks, or a file"
+    parser.add_argument("--labels", default="", metavar="PATH", help=labels)
     split = "set this share aside for validation"
     parser.add_argument("--split", type=SHARE, default=0.0, metavar="S", help=split)
     train = "use N evenly spaced training images"

@@ -85,8 +85,17 @@ class Context:
         return 0, 0
 
     def about_data(self) -> dict[str, Any]:
-        """What a record says of the images."""
+        """What a record says of the images; `summary`: in a few words, for people."""
         return {}
+
+    def about_view(self) -> dict[str, Any]:
+        """What a record says of how images were seen."""
+        return {
+            "size": list(self.view.size),
+            "fit": self.view.fit,
+            "interpolation": self.view.interpolation,
+            "exif_orientation": self.exif_orientation,
+        }
 
     def feature_sets(
         self,
@@ -135,18 +144,12 @@ class Context:
         num_train = known_train if num_train is None else num_train
         num_val = known_val if num_val is None else num_val
         seconds = time.perf_counter() - self.began
-        view = {
-            "size": list(self.view.size),
-            "fit": self.view.fit,
-            "interpolation": self.view.interpolation,
-            "exif_orientation": self.exif_orientation,
-        }
         made = software()
         return ResultRecord(
             protocol=protocol,
             metric=metric,
             value=value,
-            settings={**view, **settings},
+            settings={**self.about_view(), **settings},
             row=row,
             num_train=num_train,
             num_val=num_val,

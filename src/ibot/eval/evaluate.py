@@ -26,7 +26,7 @@ from ibot.types import ResultRecord
 def evaluate(
     name: str,
     weights: str | Path,
-    data: str | Path,
+    data: str | Path = "",
     *,
     settings: str | Sequence[str] = (),
     quiet: bool = False,
@@ -45,6 +45,7 @@ def evaluate(
         name: of the evaluation, as `ibot eval --help` lists them.
         weights: a run, a checkpoint folder or a file of weights.
         data: images, in any form that `ibot eval` takes; most evaluations need labelled ones.
+            Empty where the options `images` and `labels` name them.
         settings: `key=value` of the evaluation, one or several.
         quiet: neither notes nor progress on the error output.
         progress: show it, unless `quiet`.
@@ -115,12 +116,17 @@ class Outcome:
 
 
 def evaluate_each(
-    context: Context, request: Request, names: Sequence[str], again: bool
+    context: Context,
+    request: Request,
+    names: Sequence[str],
+    *,
+    again: bool = False,
+    quiet: bool = False,
 ) -> Iterator[Outcome]:
     """Each evaluation with its default settings; what fails is said in its outcome.
 
-    `context` is what `request` opened. Evaluations of another kind of context get the same network
-    with the images that they need.
+    `context` is what `request` opened, of any kind. Each evaluation gets the same network with the
+    images that it needs; those that cannot be opened for it are a problem of its outcome.
 
     What has records of the same weights, images, settings, mode, seed and version in the folder of
     the results is not repeated unless `again`; so an interrupted series goes on. Raises UserError
@@ -135,7 +141,7 @@ def evaluate_each(
         try:
             kind = EVALUATIONS[name].context()
             if kind not in opened_as:
-                opened_as[kind] = with_data_of(context, kind, request)
+                opened_as[kind] = with_data_of(context, kind, request, quiet=quiet)
             context = replace(opened_as[kind], began=time.perf_counter())
             settings = EVALUATIONS[name].defaults(context)
             if (mark := asked(context, name, settings)) in done:

@@ -91,13 +91,15 @@ def opened(
             yield context
 
 
-def with_data_of(context: Context, kind: type[C], request: Request) -> C:
+def with_data_of(context: Context, kind: type[C], request: Request, *, quiet: bool = False) -> C:
     """The same network and means with the images that another `kind` of context opens.
 
-    Raises as `opened`, where the images cannot be opened so.
+    quiet: nothing is told of the images. Raises as `opened`, where they cannot be opened so.
     """
     shared = {f.name: getattr(context, f.name) for f in fields(Context)}
-    other = kind(**shared, **kind.open_data(request).fields)
+    data = kind.open_data(request)
+    print_notes(dict.fromkeys(data.told), quiet or not context.processes.is_main)
+    other = kind(**shared, **data.fields)
     check_equal(other.fingerprints())
     return other
 

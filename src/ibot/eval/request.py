@@ -38,9 +38,13 @@ class Request:
     weights: str
     """A run, a checkpoint folder or a file of weights."""
     data: str = ""
-    """Images; see `ibot.data.sets.open`."""
+    """Images; see `ibot.data.sets.open`, for others than of classes `ibot.data.annotated`."""
     val_data: str = ""
     """Images to be judged on, where `data` has none."""
+    images: str = ""
+    """A folder of images whose annotations lie elsewhere, in place of `data`."""
+    labels: str = ""
+    """Those annotations: a folder of label maps or masks, or a file."""
     split: float = 0.0
     """Share of the images to set aside for that, 0..1; 0: none."""
     max_train: int = 0
@@ -77,6 +81,10 @@ class Request:
             value = getattr(self, name)
             if wanted := _wanted(name, value):
                 raise ConfigError(f"{name}={value!r} cannot be", why=f"it must be {wanted}")
+        if self.images and self.data:
+            raise ConfigError(
+                "data and images name the same", fix="give --data, or --images with --labels"
+            )
 
     @classmethod
     def of(cls, weights: str | Path, data: str | Path, options: Mapping[str, Any]) -> Request:
