@@ -47,6 +47,8 @@ class Purpose(IntEnum):
     DETECTION_BOXES_1 = 0x44450001
     DETECTION_BOXES_2 = 0x44450002
     DETECTION_BOXES_3 = 0x44450003
+    DETECTION_VIEW = 0x44450100
+    DETECTION_ORDER = 0x44450101
 
 
 def philox(key: tuple[int, int], counter: NDArray[np.uint64]) -> NDArray[np.uint64]:
