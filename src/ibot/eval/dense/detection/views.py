@@ -122,7 +122,8 @@ def resized(seen: Seen, short: int, long: int) -> Seen:
     image, (boxes, labels, masks) = seen
     old = image.shape[:2]
     new = rescaled_size(*old, short=short, long=long)
-    image = resize_bilinear(np.ascontiguousarray(image), new)
+    # A writable copy, as torch wants it: what Pillow read is not.
+    image = resize_bilinear(np.require(image, requirements="CW"), new)
     if masks is not None:
         rescaled = np.empty((len(masks), *new), np.uint8)
         for i, mask in enumerate(masks):
