@@ -78,4 +78,10 @@ EVALUATIONS: dict[str, Evaluation] = {
     ),
     "occlusion": _ours("images with patches dropped", "robustness.occlusion", "OcclusionSettings"),
     "shuffle": _ours("images with blocks shuffled", "robustness.shuffle", "ShuffleSettings"),
+    "detection": Evaluation(
+        "boxes and masks of objects, Cascade Mask R-CNN",
+        "ibot.eval.dense.detection.detect",
+        "DetectionSettings",
+        context_name="ibot.eval.dense.detection.context.DetectionContext",
+    ),
 }

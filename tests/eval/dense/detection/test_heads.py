@@ -10,15 +10,17 @@ from ibot.eval.dense.detection.heads import BoxHead, MaskHead, box_features, lev
 @pytest.mark.parametrize(("side", "level"), [(100, 0), (112, 1), (223, 1), (224, 2), (448, 3)])
 def test_the_level_follows_the_side_of_the_box(side, level):
     boxes = torch.tensor([[10.0, 20, 10 + side, 20 + side], [0, 0, side / 2, side * 2]])
-    assert level_of(boxes, 4).tolist() == [level, level]
+    assert level_of(boxes, (4, 8, 16, 32)).tolist() == [level, level]
 
 
 def test_levels_end_at_both_sides():
-    assert level_of(torch.tensor([[5.0, 5, 5, 9], [0, 0, 1, 1], [0, 0, 5e3, 5e3]]), 4).tolist() == [
-        0,
-        0,
-        3,
-    ]
+    boxes = torch.tensor([[5.0, 5, 5, 9], [0, 0, 1, 1], [0, 0, 5e3, 5e3]])
+    assert level_of(boxes, (4, 8, 16, 32)).tolist() == [0, 0, 3]
+
+
+def test_finer_maps_see_smaller_boxes():
+    boxes = torch.tensor([[0.0, 0, 55, 55], [0, 0, 56, 56], [0, 0, 112, 112]])
+    assert level_of(boxes, (2, 4, 8, 16)).tolist() == [0, 1, 2]
 
 
 def test_each_box_is_looked_at_by_itself():

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
+from ibot.eval.dense.checkpointing import recompute_blocks
 from ibot.eval.dense.detection.anchors import level_anchors
 from ibot.eval.dense.detection.assign import Draws
 from ibot.eval.dense.detection.cascade import Cascade, shared_counts
@@ -138,15 +136,7 @@ def _prepare(backbone: Backbone, settings: DetectionSettings) -> None:
         if layer_of(name, backbone.depths) > backbone.num_blocks:
             parameter.requires_grad_(False)
     if settings.checkpointing:
-        for block in backbone.blocks_for_sharding():
-            block.forward = partial(_recomputed, block.forward)
-
-
-def _recomputed(forward: nn.Module, *inputs: Tensor) -> Tensor:
-    """A block that keeps its input alone and computes again in the backward pass."""
-    if not torch.is_grad_enabled():
-        return forward(*inputs)
-    return checkpoint(forward, *inputs, use_reentrant=False)  # pyright: ignore
+        recompute_blocks(backbone)
 
 
 def _initialise(module: nn.Module) -> None:

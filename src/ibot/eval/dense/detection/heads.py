@@ -13,17 +13,19 @@ from ibot.eval.dense.norm import BatchNorm
 
 BOX_SIDE = 7
 """Cells of a box's features."""
-FINEST = 56
-"""Pixels of a box's side per level: below twice as many it is looked at on the finest."""
+FINEST = 14
+"""Cells of the finest map, of stride 4: 56 pixels. A box of a side of less than twice as many is
+looked at there."""
 NUM_CONVS = 4
 
 
-def level_of(boxes: Tensor, num_levels: int) -> Tensor:
-    """The level int64 [n] at which each box [n, 4] is looked at: 0 below 112 pixels, 1 below 224,
-    ...
+def level_of(boxes: Tensor, strides: Sequence[int]) -> Tensor:
+    """The level int64 [n] at which each box [n, 4] is looked at; of the published strides 4 to 32
+    that is 0 below 112 pixels, 1 below 224, 2 below 448, else 3.
     """
     sides = (boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(dim=1).sqrt()
-    return (sides / FINEST + 1e-6).log2().floor().clamp(0, num_levels - 1).long()
+    level = (sides / (FINEST * strides[0]) + 1e-6).log2().floor()
+    return level.clamp(0, len(strides) - 1).long()
 
 
 def box_features(
@@ -35,7 +37,7 @@ def box_features(
     """
     image = torch.cat([box.new_full((len(box), 1), i) for i, box in enumerate(boxes)])
     rois = torch.cat([image, torch.cat(list(boxes))], dim=1)
-    at = level_of(rois[:, 1:], len(levels))
+    at = level_of(rois[:, 1:], strides)
     shape = (len(rois), levels[0].shape[1], side, side)
     features = levels[0].new_zeros(shape)
     for level, (one, stride) in enumerate(zip(levels, strides, strict=True)):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 from ibot.errors import ConfigError
+from ibot.eval.tune.settings import Architecture
 
 Policy = Literal["published", "resize", "none"]
 
@@ -27,7 +28,7 @@ class DetectionSettings:
     batch: int = 32
     """Images per optimizer step over all processes."""
     micro_batch: int = 4
-    """Images per forward pass; batch norm of one process sees so many."""
+    """Most images per forward pass; batch norm of one process sees so many."""
     lr: float = 1e-4
     """Rate of the fresh layers; not scaled with the batch."""
     warmup_steps: int = 500
@@ -84,11 +85,6 @@ class DetectionSettings:
                         why=f"it must be {wanted}",
                         fix=f"for example {name}={default}",
                     )
-        if self.batch % self.micro_batch:
-            raise ConfigError(
-                f"batch={self.batch} is no multiple of micro_batch={self.micro_batch}",
-                fix=f"for example micro_batch={self.batch}",
-            )
 
 
 _RANGES: tuple[tuple[tuple[str, ...], str, Callable[[float], bool]], ...] = (
@@ -112,3 +108,64 @@ _RANGES: tuple[tuple[tuple[str, ...], str, Callable[[float], bool]], ...] = (
     ),
 )
 """Settings, what they must be in words, and whether a value is that."""
+
+LEAST_STEPS = 3000
+"""Of a training on a small set: passes over few images are soon over (8.9)."""
+_BASE_WIDTH = 384
+"""Of the narrowest published network, for which the heads were chosen."""
+_SIZE = 224
+"""Pixels of the published pre-training, for which the sizes were chosen."""
+
+
+def published_settings(architecture: Architecture, in_stages: bool) -> DetectionSettings:
+    """The recipe of COCO; Swin of `in_stages`. What was not published for large is that of base."""
+    small = architecture == "small"
+    if in_stages:
+        return DetectionSettings(
+            epochs=36,
+            drops=(27, 33),
+            batch=16,
+            micro_batch=2,
+            layer_decay=1.0,
+            drop_path=0.2 if small else 0.3,
+            table=(0, 0),
+        )
+    if small:
+        return DetectionSettings()
+    return DetectionSettings(
+        batch=16, micro_batch=2, layer_decay=0.75, drop_path=0.2, table=(672, 1092)
+    )
+
+
+def own_settings(
+    published: DetectionSettings, *, num_images: int, size: int, width: int
+) -> DetectionSettings:
+    """A recipe for one's own images, in proportion to the network.
+
+    Inputs are as much larger than those of the pre-training as published; narrow networks get
+    narrow heads; a set for which the published passes are less than `LEAST_STEPS` steps gets those.
+
+    Args:
+        published: the recipe of the nearest architecture.
+        num_images: to train on.
+        size: pixels of the pre-training.
+        width: of the network's output.
+    """
+    short = min(published.short, max(96, 32 * round(size * published.short / _SIZE / 32)))
+    share = short / published.short
+    channels = min(published.channels, max(32, 32 * round(width / _BASE_WIDTH * 8)))
+    few = published.epochs * num_images < LEAST_STEPS * published.batch
+    return replace(
+        published,
+        steps=LEAST_STEPS if few else 0,
+        batch=8 if few else published.batch,
+        micro_batch=8 if few else published.micro_batch,
+        short=short,
+        long=round(published.long * share),
+        table=(short, 32 * round(1.26 * short / 32)) if any(published.table) else (0, 0),
+        channels=channels,
+        hidden=4 * channels,
+        proposals=max(200, round(published.proposals * share)),
+        test_proposals=max(200, round(published.test_proposals * share)),
+        samples=max(64, round(published.samples * share)),
+    )
