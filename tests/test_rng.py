@@ -103,6 +103,10 @@ def test_purposes_keep_their_numbers():
         "MATCH_BOX": 0x4D540000,
         "MATCH_COLOR": 0x4D540001,
         "DENSE_BANK": 0x4D540002,
+        "DETECTION_ANCHORS": 0x44450000,
+        "DETECTION_BOXES_1": 0x44450001,
+        "DETECTION_BOXES_2": 0x44450002,
+        "DETECTION_BOXES_3": 0x44450003,
     }
     assert {name: Purpose[name].value for name in of_evaluations} == of_evaluations
     # One that is added gets a number of its own, and a line here.

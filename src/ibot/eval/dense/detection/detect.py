@@ -1,0 +1,122 @@
+"""Detection and instance segmentation: Cascade Mask R-CNN, scored as COCO is (paper tables 6, 13;
+spec_evaluation 8.9).
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+from ibot.eval.context import plain
+from ibot.eval.dense.detection.context import DetectionContext
+from ibot.eval.dense.detection.detector import Detector
+from ibot.eval.dense.detection.evaluator import FOLDER
+from ibot.eval.dense.detection.settings import (
+    DetectionSettings,
+    own_settings,
+    published_settings,
+)
+from ibot.eval.dense.detection.training import (
+    DetectionResult,
+    Plan,
+    plan_training,
+    train_detector,
+)
+from ibot.eval.features.rows import unread
+from ibot.eval.tune.finetune import nearest_architecture
+from ibot.types import ResultRecord
+
+NAMES = {"bbox": "box", "segm": "mask"}
+"""Of COCO's kinds in the records."""
+METRICS = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
+"""Figures with a record of their own, in per cent."""
+
+
+def defaults(context: DetectionContext) -> DetectionSettings:
+    """The recipe of COCO in published mode; else one in proportion to network and images."""
+    backbone = context.loaded.backbone
+    in_stages = len(backbone.depths) > 1
+    published = published_settings(nearest_architecture(backbone.embed_dim), in_stages)
+    if context.mode == "published":
+        return published
+    return own_settings(
+        published,
+        num_images=len(context.train),
+        size=min(context.loaded.size),
+        width=backbone.embed_dim,
+    )
+
+
+def run(context: DetectionContext, settings: DetectionSettings) -> list[ResultRecord]:
+    """AP of boxes, and of masks where both sets have them, after the last step.
+
+    Nothing is chosen, in neither mode. Checkpoints lie in a folder of `out` of their own; the same
+    command resumes them. What is found lies beside the records, in COCO's format of results.
+    """
+    learned, judged = context.has_masks
+    settings = replace(settings, masks=settings.masks and learned)
+    masks = settings.masks and judged
+    plan = plan_training(context.train, settings, context.processes.world_size)
+    detector = Detector(
+        copy.deepcopy(context.loaded.backbone),
+        context.num_classes,
+        settings,
+        masks=settings.masks,
+        seed=context.seed,
+    ).to(context.device)
+    result = train_detector(
+        detector,
+        context.train,
+        context.val,
+        plan,
+        device=context.device,
+        folder=context.out / f"{FOLDER}-{context.identity('detection', plain(settings))}",
+        masks=masks,
+        processes=context.processes,
+        seed=context.seed,
+        workers=context.workers,
+        progress=context.counter("steps"),
+    )
+    precision = result.found.precision(context.processes)
+    files: list[str] = []
+    if context.processes.is_main:
+        files = [str(file) for file in result.found.write(context.out / FOLDER)]
+    notes = _notes(context, settings, plan, result)
+    records: list[ResultRecord] = []
+    for kind, (figures, by_class) in precision.items():
+        shown = {name: value for name, value in figures.items() if name in METRICS}
+        for name, value in shown.items():
+            if value is None:
+                continue
+            # What belongs to a training stands in its first record.
+            about = {"figures": figures, "by_class": by_class, "train_loss": result.train_loss}
+            records.append(
+                context.record(
+                    "detection",
+                    f"{NAMES[kind]}_{name.lower()}",
+                    value,
+                    plain(settings),
+                    notes=notes,
+                    **({**about, "files": files} if name == "AP" else {}),
+                )
+            )
+    return records
+
+
+def _notes(
+    context: DetectionContext, settings: DetectionSettings, plan: Plan, result: DetectionResult
+) -> list[str]:
+    notes = unread([(name, reason) for _, name, reason in result.bad])
+    if settings.steps:
+        passes = plan.steps * settings.batch / max(1, len(context.train))
+        notes.append(
+            f"trained for {plan.steps} steps, {passes:.0f} passes over {len(context.train)} images"
+        )
+    if settings.norm == "group":
+        notes.append("group norm in the box heads, where the published ones have batch norm")
+    elif plan.micro_batch * context.processes.world_size < 8:
+        notes.append(
+            f"batch norm of {plan.micro_batch * context.processes.world_size} images at a time, "
+            "published: 32 or 16"
+        )
+    return notes
