@@ -19,11 +19,11 @@ def addresses(count):
     return [{**meeting, "RANK": str(rank), "WORLD_SIZE": str(count)} for rank in range(count)]
 
 
-def run_forked(work, folder, count=2):
+def run_forked(work, folder, count=2, seconds=SECONDS):
     """Run `work(rank)` in `count` processes; returns their exit codes and what each wrote to
     stderr.
 
-    `work` returns an exit code. Who does not end in `SECONDS` is killed and has none.
+    `work` returns an exit code. Who does not end in `seconds` is killed and has none.
     """
     context = multiprocessing.get_context("fork")
     launched = addresses(count)
@@ -33,7 +33,7 @@ def run_forked(work, folder, count=2):
     for process in started:
         process.start()
     for process in started:
-        process.join(SECONDS)
+        process.join(seconds)
     codes = [process.exitcode for process in started]
     for process in started:
         process.kill()

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ibot.models.head import at_least_float32
 from ibot.system.distributed import several_processes, sum_in_place, summed
 
 
@@ -23,7 +24,7 @@ class BatchNorm(nn.BatchNorm2d):
         """Maps [B, C, h, w] -> the same shape and dtype."""
         if not (self.training and several_processes()):
             return super().forward(input)
-        x = input.float()
+        x = at_least_float32(input)
         mean, variance, count = _statistics(x)
         with torch.no_grad():
             assert self.running_mean is not None and self.running_var is not None

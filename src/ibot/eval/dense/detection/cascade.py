@@ -17,6 +17,7 @@ from ibot.eval.dense.detection.boxes import clip, decode, giou
 from ibot.eval.dense.detection.heads import BOX_SIDE, MASK_SIDE, BoxHead, MaskHead, box_features
 from ibot.eval.dense.detection.masks import SIDE, mask_targets, paste
 from ibot.eval.dense.detection.target import Batch, Detections, Target
+from ibot.models.head import at_least_float32
 from ibot.rng import Purpose
 from ibot.system.distributed import sum_in_place
 
@@ -142,7 +143,7 @@ class Cascade(nn.Module):
 
         levels: maps [B, C, h, w] of the strides. proposals: [n, 4] of each image.
         """
-        levels = [one.float() for one in levels]  # once, as the pooling would each time
+        levels = [at_least_float32(one) for one in levels]  # once, as the pooling would each time
         losses: dict[str, Tensor] = {}
         for i, stage in enumerate(STAGES):
             sampled = [
@@ -178,7 +179,7 @@ class Cascade(nn.Module):
         factors: Sequence[tuple[float, float]],
     ) -> list[Detections]:
         """What is found in each image, at the size it had before it was resized by `factors`."""
-        levels = [one.float() for one in levels]
+        levels = [at_least_float32(one) for one in levels]
         boxes, total, deltas = list(proposals), torch.zeros(()), torch.zeros(())
         for i, stage in enumerate(STAGES):
             logits, deltas = self._boxes(i, levels, boxes)

@@ -10,6 +10,7 @@ from torchvision.ops import roi_align
 
 from ibot.eval.dense.detection.masks import SIDE
 from ibot.eval.dense.norm import BatchNorm
+from ibot.models.head import at_least_float32
 
 BOX_SIDE = 7
 """Cells of a box's features."""
@@ -64,7 +65,8 @@ class BoxHead(nn.Module):
         [n, classes, 4].
         """
         x = torch.relu(self.fc(self.convs(features).flatten(1)))
-        return self.score(x).float(), self.delta(x).unflatten(1, (self.num_classes, 4)).float()
+        logits, deltas = at_least_float32(self.score(x)), at_least_float32(self.delta(x))
+        return logits, deltas.unflatten(1, (self.num_classes, 4))
 
 
 def _conv(channels: int, norm: str) -> nn.Sequential:
@@ -86,7 +88,7 @@ class MaskHead(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """[n, C, 14, 14] -> logits float32 [n, classes, 28, 28]."""
-        return self.score(torch.relu(self.twice(self.convs(features)))).float()
+        return at_least_float32(self.score(torch.relu(self.twice(self.convs(features)))))
 
 
 MASK_SIDE = SIDE // 2

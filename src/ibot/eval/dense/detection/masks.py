@@ -25,10 +25,10 @@ def mask_targets(masks: Tensor, boxes: Tensor, chosen: Tensor, padded: tuple[int
     below, right = (min(1, p - s) for p, s in zip(padded, masks.shape[1:], strict=True))
     # Only the objects asked for: bitmaps of a crowded image are large.
     objects, row = chosen.unique(return_inverse=True)
-    maps = F.pad(masks[objects].float(), (0, right, 0, below))[:, None]
+    maps = F.pad(masks[objects].to(boxes.dtype), (0, right, 0, below))[:, None]
     rois = torch.cat([row[:, None].to(boxes.dtype), boxes], dim=1)
     cut = roi_align(maps, rois, (SIDE, SIDE), 1.0, sampling_ratio=0, aligned=True)
-    return (cut[:, 0] >= 0.5).float()
+    return (cut[:, 0] >= 0.5).to(boxes.dtype)
 
 
 def paste(masks: Tensor, boxes: Tensor, size: tuple[int, int], least: float = 0.5) -> Tensor:

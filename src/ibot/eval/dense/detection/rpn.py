@@ -16,6 +16,7 @@ from ibot.eval.dense.detection.anchors import RATIOS
 from ibot.eval.dense.detection.assign import Draws, assign, sample
 from ibot.eval.dense.detection.boxes import clip, decode, encode
 from ibot.eval.dense.detection.target import Target
+from ibot.models.head import at_least_float32
 from ibot.rng import Purpose
 
 POSITIVE, NEGATIVE, LEAST = 0.7, 0.3, 0.3
@@ -43,8 +44,9 @@ class ProposalHead(nn.Module):
         scores, deltas = [], []
         for one in levels:
             x = F.relu(self.conv(one))
-            scores.append(self.score(x).permute(0, 2, 3, 1).flatten(1).float())
-            deltas.append(self.delta(x).permute(0, 2, 3, 1).reshape(len(x), -1, 4).float())
+            score, delta = at_least_float32(self.score(x)), at_least_float32(self.delta(x))
+            scores.append(score.permute(0, 2, 3, 1).flatten(1))
+            deltas.append(delta.permute(0, 2, 3, 1).reshape(len(x), -1, 4))
         return Predictions(scores, deltas)
 
 
