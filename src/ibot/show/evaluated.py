@@ -15,6 +15,7 @@ PICTURES: dict[str, str] = {
     "video_segmentation": "video",
 }
 PICTURES: dict[str, str] = {"retrieval": "ranked", "copy_detection": "ranked"}
+PICTURES: dict[str, str] = {"detection": "detections"}
 """Module of this package by the name of the evaluation; its `draw(records, out)` gives the files
 that it wrote."""
 
