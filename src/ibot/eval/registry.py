@@ -81,13 +81,13 @@ EVALUATIONS: dict[str, Evaluation] = {
     "occlusion": _ours("images with patches dropped", "robustness.occlusion", "OcclusionSettings"),
     "shuffle": _ours("images with blocks shuffled", "robustness.shuffle", "ShuffleSettings"),
     "dense_knn": _ours(
-        "labels of patches from their nearest labelled patches",
+        "segmentation by the most similar labelled patches",
         "probes.dense_knn",
         "DenseKnnSettings",
         "segmented.SegmentedContext",
     ),
     "match": _ours(
-        "patches of two views of an image that find each other",
+        "patches found again in another view of their image",
         "probes.match",
         "MatchSettings",
         "context.ImagesContext",

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ibot.types import ResultRecord
 
-PICTURES: dict[str, str] = {"segmentation": "label_maps"}
 PICTURES: dict[str, str] = {
+    "segmentation": "label_maps",
+    "detection": "detections",
     "video_segmentation": "video",
+    "retrieval": "ranked",
+    "copy_detection": "ranked",
 }
-PICTURES: dict[str, str] = {"retrieval": "ranked", "copy_detection": "ranked"}
-PICTURES: dict[str, str] = {"detection": "detections"}
 """Module of this package by the name of the evaluation; its `draw(records, out)` gives the files
 that it wrote."""
 
