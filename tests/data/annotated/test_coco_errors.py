@@ -107,6 +107,13 @@ def test_a_wrong_file_is_refused_in_one_line(tmp_path, part, change, words):
     assert words in refused(tmp_path, part)
 
 
+def test_a_file_of_one_bad_annotation_says_why(tmp_path, part):
+    del part["annotations"][1:]
+    part["annotations"][0]["segmentation"] = [[1, 2, 3, 4]]
+    said = refused(tmp_path, part)
+    assert "no annotations that can be used" in said and "fewer than three points" in said
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

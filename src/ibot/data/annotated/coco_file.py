@@ -101,12 +101,12 @@ def read_coco_file(file: Path) -> CocoFile:
     problems = _Problems()
     rows = _rows(content["annotations"], ids, sizes, category_ids, problems)
     total = len(content["annotations"])
-    problems.refuse(file, total, "annotation")
+    problems.refuse(file, total)
     if not rows:
         raise DataError(
-            f"'{file}' holds no annotations",
-            why=f"its list 'annotations' has {counted(total, 'entry')}",
-            fix="name the file that holds the boxes",
+            f"'{file}' holds no annotations that can be used",
+            why="; ".join(problems.notes(file, total)) or "its list 'annotations' is empty",
+            fix="name the file that holds the boxes, or correct it",
         )
     twice = total - len({annotation["id"] for annotation in content["annotations"]})
     repeated = [f"{counted(twice, 'annotation')} of '{file.name}' repeat an id: all are read"]
@@ -191,13 +191,13 @@ class _Problems:
         self.counts[kind] += 1
         self.examples.setdefault(kind, example)
 
-    def refuse(self, file: Path, total: int, noun: str) -> None:
+    def refuse(self, file: Path, total: int) -> None:
         """Raise DataError where too many were left out."""
         bad = self.counts.total()
         if bad > max(HANDFUL, SHARE * total):
             kind, _ = self.counts.most_common(1)[0]
             raise DataError(
-                f"{bad} of {counted(total, noun)} in '{file}' cannot be used",
+                f"{bad} of {counted(total, 'annotation')} in '{file}' cannot be used",
                 why=f"{self._told()}; the first {self.examples[kind]}",
                 fix="name the file that belongs to these images, or correct it",
             )
