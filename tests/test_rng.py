@@ -100,6 +100,7 @@ def test_purposes_keep_their_numbers():
         "CORRUPTION": 0x45560002,
         "FINETUNE_VIEW": 0x46540000,
         "FINETUNE_MIX": 0x46540001,
+        "COPY_ATTACK": 0x52540000,
     }
     assert {name: Purpose[name].value for name in of_evaluations} == of_evaluations
     # One that is added gets a number of its own, and a line here.
