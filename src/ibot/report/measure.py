@@ -27,6 +27,8 @@ CONCERNS: dict[str, dict[str, tuple[str, ...]]] = {
         "baseline": ("corruptions_relative",),
     },
     "shuffle": {"grids": ()},
+    "retrieval": {"k": (), "shown": ()},
+    "copy_detection": {"attacks": (), "shown": ()},
 }
 """Settings that decide which rows a protocol reports, and the starts of the names of the metrics
 that they change."""

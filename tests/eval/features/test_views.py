@@ -105,3 +105,15 @@ def test_batches_hold_the_images_asked_for_in_their_order():
         want = [view.render(images.read(index)) for index in part.positions.tolist()]
         want = np.stack(want).transpose(0, 3, 1, 2) if want else np.zeros((0, 3, *VIEW))
         np.testing.assert_array_equal(part.views.numpy(), want)
+
+
+def test_a_limit_reduces_what_is_larger_and_leaves_the_rest():
+    view = View((64, 64), fit="within", interpolation="lanczos")
+    image = noise(90, 150)
+    want = Image.fromarray(image)
+    want.thumbnail((64, 64), Image.Resampling.LANCZOS)
+    assert want.size == (64, 38)
+    np.testing.assert_array_equal(view.render(image), np.asarray(want))
+    small = image[:40, :64]
+    np.testing.assert_array_equal(view.render(small), small)
+    assert view.varies and not View((64, 64)).varies

@@ -74,13 +74,14 @@ def run(context: CopyContext, settings: CopySettings) -> list[ResultRecord]:
     notes = [*white_notes, *unreadable(*searched.features)]
     common = {k: v for k, v in plain(settings).items() if k not in ("size", "shown")}
     common |= {"feature": str(descriptor)}
+    end = " (pixels)" if settings.features == "pixels" else ""
     return [
         context.record(
             "copy_detection",
             "copy_detection_map",
             100 * one.scores.mean().item(),
             common,
-            row=one.name,
+            row=one.name + end,
             interval=bootstrap_mean(100 * one.scores, context.seed),
             num_train=len(searched),
             num_val=len(one.scores),

@@ -61,6 +61,7 @@ def run(context: RetrievalContext, settings: RetrievalSettings) -> list[ResultRe
     shown = _keep(context, settings, judged, searched)
     common = {k: v for k, v in plain(settings).items() if k not in ("size", "shown")}
     cached = queries.cached and searched.cached
+    end = " (pixels)" if settings.features == "pixels" else ""
     found = []
     for level in context.task.right.levels:
         scores = {one.query: one.scores[level] for one in judged if level in one.scores}
@@ -72,7 +73,7 @@ def run(context: RetrievalContext, settings: RetrievalSettings) -> list[ResultRe
                     f"retrieval_{name.partition('@')[0].lower()}",
                     100 * values.mean().item(),
                     {**common, "feature": str(descriptor)},
-                    row=name if level == "class" else f"{level} {name}",
+                    row=(name if level == "class" else f"{level} {name}") + end,
                     interval=bootstrap_mean(100 * values, context.seed),
                     num_train=len(searched),
                     num_val=len(values),
