@@ -46,6 +46,8 @@ class Purpose(IntEnum):
     MATCH_BOX = 0x4D540000
     MATCH_COLOR = 0x4D540001
     DENSE_BANK = 0x4D540002
+    SEGMENT_VIEW = 0x53450000
+    SEGMENT_COLOUR = 0x53450001
 
 
 def philox(key: tuple[int, int], counter: NDArray[np.uint64]) -> NDArray[np.uint64]:

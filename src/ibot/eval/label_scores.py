@@ -6,10 +6,14 @@ nothing.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from ibot.eval.scores import RESAMPLES, interval
 
 
 def confusion(found: Tensor, labels: Tensor, num_classes: int) -> Tensor:
@@ -20,6 +24,13 @@ def confusion(found: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     kept = labels >= 0
     pairs = labels[kept].long() * num_classes + found[kept].long()
     return torch.bincount(pairs, minlength=num_classes**2).view(num_classes, num_classes)
+
+
+def areas(counts: Tensor) -> Tensor:
+    """What scores are made of, from a confusion [C, C]: int64 [3, C], pixels of each class that
+    are right, that are true, that are found.
+    """
+    return torch.stack([counts.diagonal(), counts.sum(dim=1), counts.sum(dim=0)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,26 +49,38 @@ class LabelScores:
     """float64 [C]."""
 
     @classmethod
-    def of(cls, counts: Tensor) -> LabelScores:
-        """From the confusion int64 [C, C] of a whole set.
+    def of(cls, summed: Tensor) -> LabelScores:
+        """From the `areas` int64 [3, C] of a whole set.
 
         A class that is found and never true counts with 0 in the mean of unions, and not in that of
         accuracies, as in the published evaluation. Raises ValueError where no pixel is counted.
         """
-        counts = counts.double()
-        if not counts.sum():
+        hits, truth, found = summed.double()
+        if not truth.sum():
             raise ValueError("no pixel is counted")
-        hits, truth, found = counts.diagonal(), counts.sum(dim=1), counts.sum(dim=0)
         iou, accuracy = 100 * hits / (truth + found - hits), 100 * hits / truth
         return cls(
             miou=iou.nanmean().item(),
             macc=accuracy.nanmean().item(),
-            aacc=(100 * hits.sum() / counts.sum()).item(),
+            aacc=(100 * hits.sum() / truth.sum()).item(),
             iou=iou,
             accuracy=accuracy,
         )
 
-    def by_class(self, names: tuple[str, ...]) -> dict[str, float | None]:
+    def by_class(self, names: Sequence[str]) -> dict[str, float | None]:
         """Intersection over union of each class by its name; None where it is absent."""
         shares = self.iou.tolist()
         return {n: None if s != s else s for n, s in zip(names, shares, strict=True)}
+
+
+def miou_interval(of_images: Tensor, seed: int = 0) -> tuple[float, float]:
+    """95 % percentile interval of the mIoU over resamples of the images.
+
+    of_images: `areas` int64 [n, 3, C] of each. Few images say little: of the classes that occur in
+    one of them alone many resamples hold none.
+    """
+    count = len(of_images)
+    draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), RESAMPLES)
+    summed = torch.from_numpy(draws).double() @ of_images.double().flatten(1)
+    hits, truth, found = summed.view(RESAMPLES, *of_images.shape[1:]).unbind(dim=1)
+    return interval((100 * hits / (truth + found - hits)).nanmean(dim=1))

@@ -91,4 +91,10 @@ EVALUATIONS: dict[str, Evaluation] = {
     ),
     "occlusion": _ours("images with patches dropped", "robustness.occlusion", "OcclusionSettings"),
     "shuffle": _ours("images with blocks shuffled", "robustness.shuffle", "ShuffleSettings"),
+    "segmentation": _ours(
+        "a class for every pixel: linear head or UPerNet",
+        "dense.segmentation.segmentation",
+        "SegmentationSettings",
+        "segmented.SegmentedContext",
+    ),
 }

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
 
 from ibot.data.annotated.label_coding import IGNORED
 from ibot.data.annotated.label_maps import (
@@ -17,11 +19,16 @@ from ibot.data.decode import UnreadableImage
 from ibot.errors import DataError
 from ibot.eval.context import Context, OpenedData
 from ibot.eval.features.views import evenly
+from ibot.eval.label_scores import LabelScores, miou_interval
+from ibot.types import ResultRecord
 
 if TYPE_CHECKING:
     from typing import Self
 
     from ibot.eval.request import Request
+
+SHOWN_CLASSES = 15
+"""Best and worst classes of a long list."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +82,10 @@ class SegmentedContext(Context):
         """Of both sets."""
         return len(self.train), len(self.val)
 
+    def about_view(self) -> dict[str, Any]:
+        """Images keep their shape, so that no view says how they are seen."""
+        return {"exif_orientation": self.exif_orientation}
+
     def about_data(self) -> dict[str, Any]:
         """Root, fingerprints and classes."""
         train, val = self.fingerprints().values()
@@ -86,6 +97,56 @@ class SegmentedContext(Context):
             "left_out": list(self.val.coding.ignored),
             "summary": f"{self.num_classes} classes, {len(self.train)} + {len(self.val)} images",
         }
+
+    def scores(
+        self,
+        protocol: str,
+        of_images: Tensor,
+        settings: dict[str, Any],
+        *,
+        row: str = "",
+        notes: Sequence[str] = (),
+        **more: Any,
+    ) -> list[ResultRecord]:
+        """Records of mIoU (with its interval), mAcc and aAcc in per cent, at the images' own size.
+
+        Args:
+            protocol: name of the evaluation.
+            of_images: `areas` int64 [n, 3, C] of the validation images that could be read.
+            settings: of the evaluation.
+            row: before the names of the scores, where there are several of each.
+            notes: what a reader should know.
+            more: as of `record`.
+        """
+        found = LabelScores.of(of_images.sum(dim=0))
+        by_class = found.by_class(self.val.classes)
+        values = {"mIoU": found.miou, "mAcc": found.macc, "aAcc": found.aacc}
+        return [
+            self.record(
+                protocol,
+                f"{protocol}_{name.lower()}",
+                value,
+                {"compared": "at the size of each image", **settings},
+                row=f"{row} {name}".strip(),
+                interval=miou_interval(of_images, self.seed) if name == "mIoU" else None,
+                num_val=len(of_images),
+                notes=(*notes, class_note(by_class)),
+                iou=by_class,
+                **more,
+            )
+            for name, value in values.items()
+        ]
+
+
+def class_note(iou: Mapping[str, float | None]) -> str:
+    """A sentence on the scores of the classes, of many only the best and the worst."""
+    known = sorted(((share, name) for name, share in iou.items() if share is not None))[::-1]
+    shown = known if len(known) <= 2 * SHOWN_CLASSES else []
+    shown = shown or [*known[:SHOWN_CLASSES], *known[-SHOWN_CLASSES:]]
+    listed = ", ".join(f"{name} {share:.1f}" for share, name in shown)
+    absent = len(iou) - len(known)
+    lacking = f"; {absent} classes are in no image" if absent else ""
+    return f"IoU of {len(shown)} of {len(iou)} classes: {listed}{lacking}"
 
 
 def _require_counted(maps: LabelMaps, part: str) -> None:

@@ -1,0 +1,286 @@
+"""The fast variant: a linear head on features of whole images that stay (8.10, on your own data).
+
+Nothing is augmented, so that the network sees each image once and its features come from the cache.
+Each cell of the feature map is trained on the shares of the classes among its pixels: the
+cross-entropy of all pixels, where those of a cell have the same scores. Tested like the others at
+the size of each image, scores resized bilinearly.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from ibot.data.annotated.label_maps import LabelMaps
+from ibot.data.decode import UnreadableImage
+from ibot.data.workers import read_items
+from ibot.errors import DataError
+from ibot.eval.dense.segmentation.plan import typical_shape
+from ibot.eval.dense.segmentation.predictions import write_about
+from ibot.eval.dense.segmentation.schedule import Sample, StepImages, poly_rate
+from ibot.eval.dense.segmentation.settings import SegmentationSettings
+from ibot.eval.dense.segmentation.training import PREDICTIONS, SegmentationResult
+from ibot.eval.dense.segmentation.validation import compared
+from ibot.eval.dense.segmentation.windows import likeliest
+from ibot.eval.features.rows import FeatureSet
+from ibot.eval.features.views import View, evenly
+from ibot.eval.fit import Fit, Validation
+from ibot.eval.label_scores import LabelScores
+from ibot.eval.segmented import SegmentedContext
+from ibot.models.contract import Backbone
+from ibot.rng import Purpose, torch_seed
+
+STANDARDISED_BY = 256
+"""Training images whose features give mean and deviation."""
+KEPT_BYTES = 2**30
+"""Of shares that are kept in memory; others are counted anew from the label maps."""
+
+
+@dataclass(frozen=True, slots=True)
+class CellFeature:
+    """What a cell of the grid of patch tokens is described by: a feature of the cache."""
+
+    blocks: tuple[int, ...] = ()
+    """Blocks whose normed maps are joined, counted from 1; none: the raw pixels of the cell."""
+
+    def __str__(self) -> str:
+        return "cells-" + ("-".join(map(str, self.blocks)) if self.blocks else "pixels")
+
+
+def cell_features(
+    backbone: Backbone, images: Tensor, features: Sequence[CellFeature]
+) -> Mapping[CellFeature, Tensor]:
+    """Rows float32 [b, h * w * d] of normalised images [b, 3, H, W], cell by cell.
+
+    The grid is that of the patch tokens; finer maps are averaged in its cells.
+    """
+    grid = backbone.token_grid(*images.shape[-2:])
+    found = {}
+    for feature in features:
+        if feature.blocks:
+            maps = backbone.maps_after(images, feature.blocks, norm=True)
+            cells = torch.cat([F.adaptive_avg_pool2d(m.float(), grid) for m in maps], dim=1)
+        else:
+            patch = backbone.patch_size
+            cells = F.unfold(images, patch, stride=patch).unflatten(2, grid)
+        found[feature] = cells.flatten(2).transpose(1, 2).flatten(1)
+    return found
+
+
+def class_shares(
+    labels: NDArray[np.int16], grid: tuple[int, int], num_classes: int
+) -> NDArray[np.float32]:
+    """Share of all pixels that lie in a cell and have a class: float32 [h * w, C].
+
+    labels int16 [H, W]. A pixel belongs to the cell that covers its upper left corner; pixels that
+    are left out belong to no class, so that the shares of an image sum to less than 1.
+    """
+    (height, width), (rows, columns) = labels.shape, grid
+    row = np.arange(height) * rows // height
+    column = np.arange(width) * columns // width
+    cell = row[:, None] * columns + column
+    kept = labels >= 0
+    place = cell[kept] * num_classes + labels[kept]
+    counts = np.bincount(place, minlength=rows * columns * num_classes)
+    return (counts / labels.size).astype(np.float32).reshape(rows * columns, num_classes)
+
+
+def share_loss(logits: Tensor, shares: Tensor, images: int) -> Tensor:
+    """Cross-entropy in nats per pixel, those that are left out included (8.10).
+
+    logits and shares [cells of all images, C].
+    """
+    return -(shares * logits.float().log_softmax(dim=1)).sum() / images
+
+
+class CellClassifier(nn.Module):
+    """Standardised features of cells [n, d] -> logits [n, C]."""
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, cells: Tensor, num_classes: int, seed: int) -> None:
+        """`cells` [m, d] say how far features lie apart."""
+        super().__init__()
+        self.register_buffer("mean", cells.mean(dim=0))
+        self.register_buffer("scale", 1 / cells.std(dim=0).clamp(min=1e-6))
+        self.classify = nn.Linear(cells.shape[1], num_classes)
+        generator = torch.Generator().manual_seed(torch_seed(seed, 0, 0, Purpose.INIT))
+        with torch.no_grad():
+            self.classify.weight.normal_(std=0.01, generator=generator)
+            self.classify.bias.zero_()
+
+    def forward(self, cells: Tensor) -> Tensor:
+        """[n, d] -> [n, C]."""
+        return self.classify((cells - self.mean) * self.scale)
+
+
+class _Cells(Dataset["tuple[Tensor, Tensor] | DataError"]):
+    """Features and class shares of training images by `Sample`."""
+
+    def __init__(self, maps: LabelMaps, features: FeatureSet, grid: tuple[int, int]) -> None:
+        self.maps, self.features, self.grid = maps, features, grid
+        self.kept: dict[int, Tensor] = {}
+        share_bytes = 4 * math.prod(grid) * len(maps.classes)
+        self.room = KEPT_BYTES // share_bytes
+
+    def __len__(self) -> int:
+        return len(self.features.index)
+
+    def __getitem__(self, sample: Sample) -> tuple[Tensor, Tensor] | DataError:
+        row = sample.index
+        index = int(self.features.index[row])
+        try:
+            shares = self.kept.get(index)
+            if shares is None:
+                labels = self.maps.label_map(index)
+                counted = class_shares(labels, self.grid, len(self.maps.classes))
+                shares = torch.from_numpy(counted)
+                if len(self.kept) < self.room:
+                    self.kept[index] = shares
+        except UnreadableImage as error:
+            return DataError(
+                f"the label map '{self.maps.maps.path(index)}' cannot be read",
+                why=str(error),
+                fix="replace it, or remove it with its image",
+            )
+        except DataError as error:
+            return error
+        return self.features.rows[row].view(len(shares), -1), shares
+
+
+def _joined(items: Sequence[tuple[Tensor, Tensor] | DataError]) -> tuple[Tensor, ...] | DataError:
+    pairs = []
+    for item in items:
+        if isinstance(item, DataError):
+            return item
+        pairs.append(item)
+    return tuple(torch.cat(parts) for parts in zip(*pairs, strict=True))
+
+
+def train_on_cells(
+    context: SegmentedContext, settings: SegmentationSettings, folder: Path
+) -> tuple[SegmentationResult, View]:
+    """Train and score a linear head on cached features; `settings` without `none`.
+
+    Returns what came out, and how the images were seen: all at one size of the set's typical shape.
+    Raises as `train_segmenter`, and as the cache.
+    """
+    assert settings.crop and settings.iterations and settings.batch and settings.lr is not None
+    backbone, device = context.loaded.backbone, context.device
+    size = typical_shape(context.train, settings.crop, backbone.patch_size)
+    view = View(size, "squash")
+    context = replace(context, view=view)
+    blocks = tuple(dict.fromkeys(backbone.pyramid_blocks))
+    feature = CellFeature(blocks if settings.features == "network" else ())
+
+    def extract(images: Tensor, features: Sequence[CellFeature]) -> Mapping[CellFeature, Tensor]:
+        return cell_features(backbone, images, features)
+
+    # Of the images alone: other label maps leave the features as they are.
+    train = context.feature_sets(context.train.images, "train", [feature], extract)[feature]
+    val = context.feature_sets(context.val.images, "val", [feature], extract)[feature]
+    grid = backbone.token_grid(*size)
+    cells = train.rows[torch.from_numpy(evenly(len(train.index), STANDARDISED_BY))]
+    model = CellClassifier(
+        cells.reshape(len(cells) * math.prod(grid), -1), context.num_classes, context.seed
+    ).to(device)
+    task = _Task(context, settings, model, train, val, grid, folder)
+    fit = Fit(
+        model=model,
+        optimizer=torch.optim.AdamW(
+            [
+                {"params": [model.classify.weight], "weight_decay": settings.weight_decay},
+                {"params": [model.classify.bias], "weight_decay": 0.0},
+            ],
+            lr=0.0,
+        ),
+        lr=task.lr,
+        batches=task.batches,
+        loss=task.loss,
+        validate=task.validate,
+        best_by="miou",
+        epochs=settings.validations,
+        steps_per_epoch=settings.iterations // settings.validations,
+        folder=folder,
+        identity={"seed": context.seed, "feature": str(feature), "view": str(view)}
+        | {"settings": asdict(settings), "classes": list(context.train.classes)},
+        processes=context.processes,
+        checkpoint_steps=settings.checkpoint_steps,
+        seed=context.seed,
+        progress=context.counter("steps"),
+    )
+    fit.run()
+    last = fit.output(len(fit.scores) - 1)
+    bad = [("train", *line) for line in train.bad] + [("val", *line) for line in val.bad]
+    return SegmentationResult(
+        scores=tuple(fit.scores), index=last["index"], areas=last["areas"], bad=tuple(bad)
+    ), view
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """What the fit asks."""
+
+    context: SegmentedContext
+    settings: SegmentationSettings
+    model: CellClassifier
+    train: FeatureSet
+    val: FeatureSet
+    grid: tuple[int, int]
+    folder: Path
+
+    def lr(self, step: int) -> float:
+        settings = self.settings
+        assert settings.lr is not None and settings.iterations and settings.warmup is not None
+        return poly_rate(step, settings.lr, settings.iterations, settings.warmup)
+
+    def batches(self, step: int) -> Iterator[tuple[Tensor, Tensor]]:
+        settings, processes = self.settings, self.context.processes
+        assert settings.batch and settings.iterations
+        cells = _Cells(self.context.train, self.train, self.grid)
+        order = StepImages(
+            len(cells), settings.batch, settings.iterations, self.context.seed, processes, step
+        )
+        num_bytes = 4 * settings.batch * (self.train.rows.shape[1] + cells.room)
+        # Read in this process: features are mapped, and what is counted is kept.
+        return read_items(cells, 0, num_bytes, batch_sampler=order, collate_fn=_joined)
+
+    def loss(
+        self, network: nn.Module, batch: tuple[Tensor, Tensor], step: int, part: int
+    ) -> Tensor:
+        cells, shares = (tensor.to(self.context.device) for tensor in batch)
+        return share_loss(network(cells), shares, len(cells) // math.prod(self.grid))
+
+    def validate(self) -> Validation:
+        context, found = self.context, self.folder / PREDICTIONS
+        maps = context.val.taken(self.val.index)  # as the rows are numbered
+        if context.processes.is_main:
+            write_about(found, maps)
+
+        def find(row: int, pixels: NDArray[np.uint8]) -> Tensor:
+            cells = self.val.rows[row].view(math.prod(self.grid), -1)
+            logits = self.model(cells.to(context.device)).T.unflatten(1, self.grid)
+            return likeliest(logits, pixels.shape[:2])
+
+        index, of_images = compared(
+            maps,
+            find,
+            bad=set(),
+            folder=found,
+            processes=context.processes,
+            workers=context.workers,
+            device=context.device,
+        )
+        scores = LabelScores.of(of_images.sum(dim=0))
+        metrics: dict[str, float | None] = {"miou": scores.miou, "macc": scores.macc}
+        return Validation({**metrics, "aacc": scores.aacc}, {"index": index, "areas": of_images})

@@ -1,0 +1,135 @@
+"""Settings of segmentation and the published recipes (spec_evaluation 8.10, 8.11).
+
+Imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+from ibot.errors import ConfigError
+
+Head = Literal["linear", "upernet"]
+Architecture = Literal["small", "base", "large", "swin"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SegmentationSettings:
+    """How a segmentation head is trained and tested.
+
+    What is `none` follows from the head, the network and the images: in published mode what the
+    paper's tables were made with, else what fits the set (`resolved`).
+    """
+
+    head: Head = "linear"
+    """A 1 x 1 convolution on the frozen network (8.10), or UPerNet, which trains it (8.11)."""
+    augment: Literal["published", "none"] = "published"
+    """Scaled, cropped, flipped and distorted images, or the cached features of whole images: far
+    faster, linear head alone, another protocol."""
+    features: Literal["network", "pixels"] = "network"
+    """What augment=none reads: the network's maps, or the raw pixels of each of its cells."""
+    iterations: int | None = None
+    """Optimizer steps. Published: 160,000."""
+    batch: int | None = None
+    """Images per step over all processes. Published: 16."""
+    validations: int = 1
+    """Times that the validation images are scored, evenly spaced; the last one is reported."""
+    crop: int | None = None
+    """Side in pixels of what the network sees. Published: 512."""
+    stride: int | None = None
+    """Pixels between the windows of a test; none: two thirds of the crop."""
+    scale: Literal["short", "pixels"] = "short"
+    """Images are resized until the shorter side has the crop's pixels, or keep their own pixels,
+    for images whose scale means something (microscopes, satellites)."""
+    ratio: tuple[float, float] = (0.5, 2.0)
+    """Range of the factor by which training images are scaled beyond that."""
+    multi_scale: bool = False
+    """Test at six scales and mirrored (8.11), in place of one."""
+    lr: float | None = None
+    """Learning rate of head and last layers at the end of the warm-up, whatever the batch."""
+    warmup: int | None = None
+    """Steps of linear warm-up. Published: 1,500."""
+    layer_decay: float | None = None
+    """Factor of the rate from each block to the one below it (head=upernet)."""
+    weight_decay: float = 0.05
+    """AdamW's; not for vectors and biases."""
+    drop_path: float | None = None
+    """Stochastic depth of the last block (head=upernet)."""
+    channels: int = 0
+    """Width of UPerNet; 0: that of the network's tokens, as published."""
+    classes: str = ""
+    """A file that names the classes; empty: the one beside the images, else they are counted."""
+    ignore: tuple[int, ...] = ()
+    """Label values to leave out of loss and score; empty: what the file of classes says, or 255."""
+    checkpointing: bool = False
+    """Compute the network's blocks again in the backward pass: less memory, the same numbers."""
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Type of the matrix products; auto: bfloat16 on a GPU where it is native, else float32.
+    Published: float16."""
+    checkpoint_steps: int = 500
+    """Steps between checkpoints."""
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for a number with which nothing can be trained."""
+        for names, wanted, fits in _RANGES:
+            for name in names:
+                value = getattr(self, name)
+                if value is not None and not fits(value):
+                    raise ConfigError(
+                        f"{name}={value} cannot be trained with", fix=f"{name} must be {wanted}"
+                    )
+        if not 0 < self.ratio[0] <= self.ratio[1]:
+            raise ConfigError(
+                f"ratio={self.ratio[0]},{self.ratio[1]} is no range", fix="for example ratio=0.5,2"
+            )
+
+
+_RANGES: tuple[tuple[tuple[str, ...], str, Callable[[float], bool]], ...] = (
+    (("iterations", "batch", "crop", "stride", "validations"), "at least 1", lambda v: v >= 1),
+    (("lr", "layer_decay"), "above 0", lambda v: v > 0),
+    (("drop_path",), "at least 0 and below 1", lambda v: 0 <= v < 1),
+    (("warmup", "weight_decay", "channels", "checkpoint_steps"), "at least 0", lambda v: v >= 0),
+)
+"""Settings, what they must be in words, and whether a value is that."""
+
+
+class Published(NamedTuple):
+    """What the paper's tables differ in."""
+
+    lr: float
+    layer_decay: float
+    drop_path: float
+
+
+PUBLISHED: Mapping[tuple[Head, Architecture], Published] = {
+    ("linear", "small"): Published(3e-5, 1.0, 0.0),
+    ("linear", "base"): Published(8e-4, 1.0, 0.0),
+    ("linear", "large"): Published(2e-5, 1.0, 0.0),
+    ("linear", "swin"): Published(3e-5, 1.0, 0.0),
+    ("upernet", "small"): Published(3e-5, 0.9, 0.1),
+    ("upernet", "base"): Published(8e-5, 0.65, 0.1),
+    ("upernet", "large"): Published(2e-5, 0.95, 0.2),
+    ("upernet", "swin"): Published(1e-4, 1.0, 0.2),
+}
+"""8.10 and 8.11. Of Swin there is none: its rates are those of a small ViT, and of 8.9.6."""
+
+LINEAR_RATES = (3e-5, 8e-5, 1e-4, 3e-4, 8e-4)
+"""Among which the paper chooses that of the linear head on the validation images."""
+
+
+def published_settings(head: Head, architecture: Architecture) -> dict[str, Any]:
+    """ADE20K's values of all that may be `none`."""
+    own = PUBLISHED[head, architecture]
+    large = architecture == "large"
+    return {
+        "iterations": 160_000,
+        "batch": 16,
+        "crop": 512,
+        "lr": own.lr,
+        "warmup": 1500,
+        "layer_decay": own.layer_decay,
+        "drop_path": own.drop_path,
+        **({"iterations": 320_000, "batch": 8, "warmup": 3000} if large else {}),
+    }
