@@ -103,6 +103,8 @@ def test_purposes_keep_their_numbers():
         "MATCH_BOX": 0x4D540000,
         "MATCH_COLOR": 0x4D540001,
         "DENSE_BANK": 0x4D540002,
+        "SEGMENT_VIEW": 0x53450000,
+        "SEGMENT_COLOUR": 0x53450001,
     }
     assert {name: Purpose[name].value for name in of_evaluations} == of_evaluations
     # One that is added gets a number of its own, and a line here.
