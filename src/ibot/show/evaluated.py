@@ -17,6 +17,7 @@ PICTURES: dict[str, str] = {
     "retrieval": "ranked",
     "copy_detection": "ranked",
 }
+PICTURES: dict[str, str] = {"segmentation": "label_maps", "dense_knn": "label_maps"}
 """Module of this package by the name of the evaluation; its `draw(records, out)` gives the files
 that it wrote."""
 

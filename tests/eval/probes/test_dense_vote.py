@@ -5,11 +5,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ibot.eval.label_scores import LabelScores
 from ibot.eval.probes import dense_vote
-from ibot.eval.probes.dense_scores import intervals
 from ibot.eval.probes.dense_vote import drawn, enlarged, label_shares, voted
-from ibot.eval.scores import interval
 
 
 @pytest.mark.parametrize(
@@ -67,19 +64,3 @@ def test_classes_of_pixels_are_those_of_all_enlarged_maps_at_once(size, monkeypa
 
 def test_of_equal_classes_the_first_is_taken():
     assert (enlarged(torch.full((4, 40), 0.025), (2, 2), (5, 5)) == 0).all()
-
-
-def test_intervals_are_those_of_a_loop_over_resampled_images():
-    random = np.random.default_rng(0)
-    confusion = torch.from_numpy(random.integers(0, 30, (12, 4, 4)))
-    confusion[:, 2] = 0  # a class that is never true
-    sums = torch.stack([confusion.diagonal(dim1=1, dim2=2), confusion.sum(2), confusion.sum(1)], 1)
-    found = intervals(sums, seed=3)
-    times = np.random.default_rng(3).multinomial(12, np.full(12, 1 / 12), size=1000)
-    scores = [
-        LabelScores.of((confusion * torch.from_numpy(row)[:, None, None]).sum(dim=0))
-        for row in times
-    ]
-    for name in ("mIoU", "mAcc", "aAcc"):
-        want = interval([getattr(score, name.lower()) for score in scores])
-        assert found[name] == pytest.approx(want, abs=1e-9)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,11 +20,11 @@ from ibot.data.annotated.label_maps import LabelMaps
 from ibot.data.pixels import Statistics, normalize
 from ibot.errors import ConfigError, DataError
 from ibot.eval.context import plain
+from ibot.eval.dense.segmentation.predictions import write_about, write_prediction
 from ibot.eval.features.rows import unread
 from ibot.eval.features.views import in_batches
-from ibot.eval.label_scores import LabelScores, confusion
+from ibot.eval.label_scores import areas, confusion
 from ibot.eval.neighbours.nearest import nearest, unit_rows
-from ibot.eval.probes.dense_scores import intervals
 from ibot.eval.probes.dense_vote import drawn, enlarged, label_shares, voted
 from ibot.eval.probes.labelled_views import LabelledView, by_shape, labelled_views, whole_patches
 from ibot.eval.probes.patch_tokens import Encode, PatchMap, encoder
@@ -110,31 +111,38 @@ class DenseKnn:
         names = [(maps.name(position), reason) for position, reason in bad]
         return Bank(rows.to(self.device), shares.to(self.device), len(found), names)
 
-    def segment(self, bank: Bank, maps: LabelMaps, progress: Progress = None) -> Segmented:
+    def segment(
+        self, bank: Bank, maps: LabelMaps, progress: Progress = None, folder: Path | None = None
+    ) -> Segmented:
         """Compare what the bank says of the images of a set with their label maps.
 
-        Shared by the processes as `remember`. Raises DataError where no image can be read.
+        Shared by the processes as `remember`; `folder`: for the label maps that were found. Raises
+        DataError where no image can be read or no pixel counts.
         """
         counts: list[tuple[int, Tensor, tuple[int, int]]] = []
         bad: list[tuple[int, str]] = []
-        num_classes = len(maps.classes)
-        total = torch.zeros(num_classes, num_classes, dtype=torch.int64)
         for views, encoded in self._encoded(maps, bad, progress):
             rows = unit_rows(encoded.rows.flatten(0, 1))
             shares = voted(*nearest(bank.rows, rows, self.k), bank.shares, self.temperature)
             for one, of_image in zip(views, shares.chunk(len(views)), strict=True):
                 height, width = one.labels.shape
-                classes = enlarged(of_image, encoded.grid, (height, width))
-                own = confusion(classes.cpu(), torch.from_numpy(one.labels), num_classes)
-                total += own
-                sums = torch.stack([own.diagonal(), own.sum(dim=1), own.sum(dim=0)])
-                counts.append((one.position, sums, (height, width)))
+                classes = enlarged(of_image, encoded.grid, (height, width)).cpu()
+                own = confusion(classes, torch.from_numpy(one.labels), len(maps.classes))
+                counts.append((one.position, areas(own), (height, width)))
+                if folder is not None:
+                    write_prediction(folder, maps, one.position, classes.numpy())
         counts = sorted(chain(*gather(counts)), key=lambda item: item[0])
         bad = sorted(chain(*gather(bad)))
         _require_read(maps, len(counts), bad)
+        of_images = torch.stack([own for _, own, _ in counts])
+        if not of_images[:, 1].sum():
+            raise DataError(
+                f"no pixel of the {len(counts)} label maps in '{maps.root}' counts",
+                why="all are left out",
+                fix="look at the values to leave out (ignore=VALUE)",
+            )
         return Segmented(
-            total=torch.stack(gather(total)).sum(dim=0),
-            sums=torch.stack([sums for _, sums, _ in counts]),
+            areas=of_images,
             sizes=[size for *_, size in counts],
             bad=[(maps.name(position), reason) for position, reason in bad],
         )
@@ -177,10 +185,8 @@ class Bank(NamedTuple):
 class Segmented(NamedTuple):
     """What came out for the images of a set, in their order."""
 
-    total: Tensor
-    """int64 [C, C], pixels of true and found classes."""
-    sums: Tensor
-    """int64 [n, 3, C], of each image the pixels found, true, and said to be of each class."""
+    areas: Tensor
+    """int64 [n, 3, C], see `ibot.eval.label_scores.areas`."""
     sizes: list[tuple[int, int]]
     """Height and width of the label maps."""
     bad: list[tuple[str, str]]
@@ -213,46 +219,26 @@ def run(context: SegmentedContext, settings: DenseKnnSettings) -> list[ResultRec
         processes=context.processes,
     )
     bank = method.remember(context.train, context.counter("bank"))
-    found = method.segment(bank, context.val, context.counter("segmented"))
-    if not found.total.sum():
-        raise DataError(
-            f"no pixel of the {len(found.sizes)} validation label maps counts",
-            why="all are left out",
-            fix="look at the values to leave out (ignore=VALUE)",
-        )
-    return records(context, settings, bank, found)
-
-
-def records(
-    context: SegmentedContext, settings: DenseKnnSettings, bank: Bank, found: Segmented
-) -> list[ResultRecord]:
-    """The records of what was found."""
-    scores = LabelScores.of(found.total)
-    spans = intervals(found.sums, context.seed)
+    folder = context.out / f"dense_knn-{context.identity('dense_knn', plain(settings))}" / "found"
+    if context.processes.is_main:
+        write_about(folder, context.val)
+    found = method.segment(bank, context.val, context.counter("segmented"), folder)
     notes = unread([*bank.bad, *found.bad])
     if settings.k > len(bank.rows):
         notes.append(f"k is at most the {len(bank.rows)} patches of the bank")
     short = min(context.view.size)
     size = whole_patches(found.usual_size(), short, context.loaded.backbone.patch_size)
     seen = {"size": list(size), "short_side": short, "fit": "aspect", "interpolation": "bicubic"}
-    common = {"patches": len(bank.rows), "compared_at": found.compared_at()}
-    more: dict[str, Any] = {"by_class": scores.by_class(context.train.classes)}
-    return [
-        context.record(
-            "dense_knn",
-            f"dense_knn_{name.lower()}",
-            value,
-            {**seen, **plain(settings)},
-            row=name,
-            interval=spans[name],
-            num_train=bank.images,
-            num_val=len(found.sizes),
-            notes=notes,
-            **common,
-            **(more if name == "mIoU" else {}),
-        )
-        for name, value in (("mIoU", scores.miou), ("mAcc", scores.macc), ("aAcc", scores.aacc))
-    ]
+    return context.scores(
+        "dense_knn",
+        found.areas,
+        {**seen, **plain(settings)},
+        num_train=bank.images,
+        notes=notes,
+        patches=len(bank.rows),
+        compared_at=found.compared_at(),
+        predictions=str(folder),
+    )
 
 
 def _require_read(maps: LabelMaps, read: int, bad: Sequence[tuple[int, str]]) -> None:

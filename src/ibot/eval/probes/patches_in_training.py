@@ -18,9 +18,8 @@ from ibot.data.sets.images import Images
 from ibot.errors import DataError
 from ibot.eval.features.tokens import evaluating
 from ibot.eval.features.views import evenly
-from ibot.eval.label_scores import LabelScores
+from ibot.eval.label_scores import LabelScores, miou_interval
 from ibot.eval.probes.dense_knn import DenseKnn
-from ibot.eval.probes.dense_scores import intervals
 from ibot.eval.probes.during_training import Probe
 from ibot.eval.probes.match import RADII, MatchPlan, about, match
 from ibot.eval.probes.patch_tokens import encoder
@@ -96,9 +95,7 @@ def dense_knn_probe(
         with loaders_forgotten(), evaluating(network):
             bank = method.remember(train)
             found = method.segment(bank, val)
-        if not found.total.sum():
-            raise DataError(f"no pixel of the label maps of '{val.root}' counts")
-        scores = LabelScores.of(found.total)
+        scores = LabelScores.of(found.areas.sum(dim=0))
         return [
             ResultRecord(
                 protocol="dense_knn",
@@ -112,7 +109,7 @@ def dense_knn_probe(
                     "short_side": short,
                 },
                 row="mIoU",
-                interval=intervals(found.sums)["mIoU"],
+                interval=miou_interval(found.areas),
                 num_train=bank.images,
                 num_val=len(found.sizes),
                 data={"root": str(val.root), "classes": len(val.classes)},
