@@ -100,6 +100,8 @@ def test_purposes_keep_their_numbers():
         "CORRUPTION": 0x45560002,
         "FINETUNE_VIEW": 0x46540000,
         "FINETUNE_MIX": 0x46540001,
+        "SEGMENT_VIEW": 0x53450000,
+        "SEGMENT_COLOUR": 0x53450001,
     }
     assert {name: Purpose[name].value for name in of_evaluations} == of_evaluations
     # One that is added gets a number of its own, and a line here.
