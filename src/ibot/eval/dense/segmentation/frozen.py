@@ -39,8 +39,8 @@ from ibot.eval.segmented import SegmentedContext
 from ibot.models.contract import Backbone
 from ibot.rng import Purpose, torch_seed
 
-STANDARDISED_BY = 256
-"""Training images whose features give mean and deviation."""
+STANDARDISED_BY = 2**28
+"""Bytes of features of training images, evenly spaced, that give mean and deviation."""
 KEPT_BYTES = 2**30
 """Of shares that are kept in memory; others are counted anew from the label maps."""
 
@@ -190,7 +190,8 @@ def train_on_cells(
     train = context.feature_sets(context.train.images, "train", [feature], extract)[feature]
     val = context.feature_sets(context.val.images, "val", [feature], extract)[feature]
     grid = backbone.token_grid(*size)
-    cells = train.rows[torch.from_numpy(evenly(len(train.index), STANDARDISED_BY))]
+    count = max(1, STANDARDISED_BY // (4 * train.rows.shape[1]))
+    cells = train.rows[torch.from_numpy(evenly(len(train.index), count))]
     model = CellClassifier(
         cells.reshape(len(cells) * math.prod(grid), -1), context.num_classes, context.seed
     ).to(device)

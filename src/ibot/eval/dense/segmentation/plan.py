@@ -33,9 +33,9 @@ LARGEST_CROP = 512
 MAGNIFICATION = 512 / 224
 """Of the published crop over the size of the pre-training: further the position table is not
 stretched."""
-SMALL_SET_RATES: dict[Head, float] = {"linear": 1e-3, "upernet": 1e-4}
+SMALL_SET_RATES: dict[Head, float] = {"linear": 1e-2, "upernet": 5e-4}
 """Learning rates of sets on which nobody chose one: those of few steps are higher."""
-CELL_RATE = 1e-2
+CELL_RATE = 3e-2
 """The same for standardised features of whole images."""
 
 
