@@ -7,6 +7,7 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 
+from ibot.errors import ConfigError
 from ibot.eval.context import plain
 from ibot.eval.dense.detection.context import DetectionContext
 from ibot.eval.dense.detection.detector import Detector
@@ -22,8 +23,10 @@ from ibot.eval.dense.detection.training import (
     plan_training,
     train_detector,
 )
+from ibot.eval.dense.pyramid import Pyramid
 from ibot.eval.features.rows import unread
 from ibot.eval.tune.finetune import nearest_architecture
+from ibot.models.contract import Backbone
 from ibot.types import ResultRecord
 
 NAMES = {"bbox": "box", "segm": "mask"}
@@ -57,6 +60,7 @@ def run(context: DetectionContext, settings: DetectionSettings) -> list[ResultRe
     settings = replace(settings, masks=settings.masks and learned)
     masks = settings.masks and judged
     plan = plan_training(context.train, settings, context.processes.world_size)
+    _check(context.loaded.backbone)
     detector = Detector(
         copy.deepcopy(context.loaded.backbone),
         context.num_classes,
@@ -101,6 +105,18 @@ def run(context: DetectionContext, settings: DetectionSettings) -> list[ResultRe
                 )
             )
     return records
+
+
+def _check(backbone: Backbone) -> None:
+    """Raise ConfigError for a network whose maps make no pyramid."""
+    try:
+        Pyramid.of(backbone)
+    except ValueError as error:
+        raise ConfigError(
+            f"there are no detectors on {backbone.family}s like this one",
+            why=str(error),
+            fix="use a network whose patches have 8, 16 or 32 pixels, or one in stages",
+        ) from None
 
 
 def _notes(

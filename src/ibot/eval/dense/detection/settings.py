@@ -55,7 +55,7 @@ class DetectionSettings:
     hidden: int = 1024
     """Width of the box heads' hidden layer."""
     norm: Literal["batch", "group"] = "batch"
-    """Of the box heads and the pyramid; group: not published, for micro-batches of one or two."""
+    """Of the box heads; group: not published, for micro-batches of one or two."""
     proposals: int = 2000
     """Boxes proposed per image in training."""
     test_proposals: int = 1000
