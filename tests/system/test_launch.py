@@ -177,7 +177,7 @@ def test_two_processes_train_and_evaluate_as_one_does(labelled, tmp_path):
     printed, errors = two.communicate(timeout=200)
     assert two.returncode == 0 and not errors, errors
     assert "batch 8 = 2 processes x 4" in printed and printed.count("step 40: knn_top1") == 1
-    for name, count in (("metrics.jsonl", 40), ("results.jsonl", 5)):
+    for name, count in (("metrics.jsonl", 40), ("results.jsonl", 10)):  # k-NN and match
         one, other = (
             without_the_moment(read_jsonl(tmp_path / run / name)) for run in ("one", "two")
         )

@@ -163,7 +163,7 @@ def test_a_bounded_bank_takes_as_many_patches_of_each_image(segmented):
     counts = [
         int((label_shares(labels[i], tuple(grids[i % 5]), 3)[1] > 0).sum()) for i in range(10)
     ]
-    taken = np.searchsorted(np.cumsum(counts), near.indices, side="right")
+    taken = np.searchsorted(np.cumsum(counts), near.indices.numpy(), side="right")
     assert sum(counts) == len(whole.rows) and np.bincount(taken).tolist() == [4] * 10
 
 
