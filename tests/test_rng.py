@@ -112,9 +112,6 @@ def test_purposes_keep_their_numbers():
         "DETECTION_BOXES_3": 0x44450003,
         "DETECTION_VIEW": 0x44450100,
         "DETECTION_ORDER": 0x44450101,
-        "COPY_ATTACK": 0x52540000,
-        "SEGMENT_VIEW": 0x53450000,
-        "SEGMENT_COLOUR": 0x53450001,
     }
     assert {name: Purpose[name].value for name in of_evaluations} == of_evaluations
     # One that is added gets a number of its own, and a line here.

@@ -11,13 +11,13 @@ if TYPE_CHECKING:
     from ibot.types import ResultRecord
 
 PICTURES: dict[str, str] = {
+    "dense_knn": "label_maps",
     "segmentation": "label_maps",
     "detection": "detections",
     "video_segmentation": "video",
     "retrieval": "ranked",
     "copy_detection": "ranked",
 }
-PICTURES: dict[str, str] = {"segmentation": "label_maps", "dense_knn": "label_maps"}
 """Module of this package by the name of the evaluation; its `draw(records, out)` gives the files
 that it wrote."""
 
