@@ -31,29 +31,32 @@ EVALUATORS = {
     "hotcoco": ("hotcoco:COCO", "hotcoco:COCOeval"),
 }
 """Where the classes of each library are."""
-HEIGHT, WIDTH, CATEGORIES = 480, 640, 80
+SIZE, CATEGORIES = (480, 640), 80
+"""Height and width; about COCO's."""
 KINDS = ("bbox", "segm")
 
 
-def random_set(num_images: int, seed: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def random_set(
+    num_images: int, seed: int, size: tuple[int, int] = SIZE, categories: int = CATEGORIES
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Truth and detections as COCO's files hold them.
 
     About 7 objects an image, one in 25 a crowd; category ids with gaps, of which some have no
     object; scores with equal ones; 20 to 120 detections an image, half of them near an object.
     """
     random = np.random.default_rng(seed)
-    ids = np.sort(random.choice(np.arange(1, 2 * CATEGORIES), CATEGORIES, replace=False)).tolist()
+    ids = np.sort(random.choice(np.arange(1, 2 * categories), categories, replace=False)).tolist()
     images, annotations, detections = [], [], []
     for image in range(1, num_images + 1):
         images.append(
-            {"id": image, "width": WIDTH, "height": HEIGHT, "file_name": f"{image:06}.jpg"}
+            {"id": image, "width": size[1], "height": size[0], "file_name": f"{image:06}.jpg"}
         )
-        boxes = _random_boxes(random, int(random.poisson(7)))
-        labels = random.choice(ids[: CATEGORIES // 2], len(boxes)).tolist()
+        boxes = _random_boxes(random, int(random.poisson(7)), size)
+        labels = random.choice(ids[: categories // 2], len(boxes)).tolist()
         for box, label in zip(boxes, labels, strict=True):
             crowd = bool(random.random() < 0.04)
             polygon = _ellipse(box)
-            mask = _uncompressed(box) if crowd else [polygon]
+            mask = _uncompressed(box, size) if crowd else [polygon]
             annotations.append(
                 {
                     "id": len(annotations) + 1,
@@ -66,7 +69,7 @@ def random_set(num_images: int, seed: int) -> tuple[dict[str, Any], list[dict[st
                 }
             )
         count = int(random.integers(20, 121))
-        found = _random_boxes(random, count)
+        found = _random_boxes(random, count, size)
         near = random.random(count) < 0.5 if len(boxes) else np.zeros(count, bool)
         of = random.integers(0, max(1, len(boxes)), count)
         for i in range(count):
@@ -83,16 +86,15 @@ def random_set(num_images: int, seed: int) -> tuple[dict[str, Any], list[dict[st
                     "segmentation": _ellipse(box),
                 }
             )
-    categories = [{"id": number, "name": f"category {number}"} for number in ids]
-    truth = {"images": images, "annotations": annotations, "categories": categories}
-    return truth, detections
+    names = [{"id": number, "name": f"category {number}"} for number in ids]
+    return {"images": images, "annotations": annotations, "categories": names}, detections
 
 
-def _random_boxes(random: np.random.Generator, count: int) -> np.ndarray:
+def _random_boxes(random: np.random.Generator, count: int, size: tuple[int, int]) -> np.ndarray:
     """x, y, width, height: float64 [count, 4], small ones as frequent as large ones."""
-    size = np.exp(random.uniform(np.log(6), np.log(400), (count, 2)))
-    corner = random.random((count, 2)) * (np.array([WIDTH, HEIGHT]) - size)
-    return np.round(np.concatenate([corner, size], 1), 2)
+    sides = np.exp(random.uniform(np.log(6), np.log(0.8 * min(size)), (count, 2)))
+    corner = random.random((count, 2)) * (np.array(size[::-1]) - sides)
+    return np.round(np.concatenate([corner, sides], 1), 2)
 
 
 def _ellipse(box: np.ndarray) -> list[float]:
@@ -102,12 +104,13 @@ def _ellipse(box: np.ndarray) -> list[float]:
     return np.round(box[:2] + (around + 1) / 2 * box[2:], 2).ravel().tolist()
 
 
-def _uncompressed(box: np.ndarray) -> dict[str, Any]:
+def _uncompressed(box: np.ndarray, size: tuple[int, int]) -> dict[str, Any]:
     """A rectangle as run lengths down the columns."""
+    height, width = size
     x, y, w, h = (int(value) for value in box)
     w, h = max(1, w), max(1, h)
-    counts = [x * HEIGHT + y, *[h, HEIGHT - h] * (w - 1), h]
-    return {"size": [HEIGHT, WIDTH], "counts": [*counts, HEIGHT * WIDTH - sum(counts)]}
+    counts = [x * height + y, *[h, height - h] * (w - 1), h]
+    return {"size": list(size), "counts": [*counts, height * width - sum(counts)]}
 
 
 def compressed(detections: list[dict[str, Any]], library: str) -> list[dict[str, Any]]:
@@ -115,10 +118,10 @@ def compressed(detections: list[dict[str, Any]], library: str) -> list[dict[str,
     masks = importlib.import_module(library).mask if library != REFERENCE else _masks_of_reference()
     made = []
     for one in detections:
-        run = masks.frPyObjects([one["segmentation"]], HEIGHT, WIDTH)[0]
+        run = masks.frPyObjects([one["segmentation"]], *SIZE)[0]
         counts = run["counts"]
         text = counts.decode() if isinstance(counts, bytes) else counts
-        made.append({**one, "segmentation": {"size": [HEIGHT, WIDTH], "counts": text}})
+        made.append({**one, "segmentation": {"size": list(SIZE), "counts": text}})
     return made
 
 

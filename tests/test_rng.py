@@ -104,6 +104,8 @@ def test_purposes_keep_their_numbers():
         "DETECTION_BOXES_1": 0x44450001,
         "DETECTION_BOXES_2": 0x44450002,
         "DETECTION_BOXES_3": 0x44450003,
+        "DETECTION_VIEW": 0x44450100,
+        "DETECTION_ORDER": 0x44450101,
     }
     assert {name: Purpose[name].value for name in of_evaluations} == of_evaluations
     # One that is added gets a number of its own, and a line here.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ibot.types import ResultRecord
 
-PICTURES: dict[str, str] = {}
+PICTURES: dict[str, str] = {"detection": "detections"}
 """Module of this package by the name of the evaluation; its `draw(records, out)` gives the files
 that it wrote."""
 

@@ -37,7 +37,11 @@ BAD = {
     "mask has another size than the image (30 x 30, not 60 x 80)": {
         "segmentation": runs((0, 0, 5, 5), (30, 30))
     },
+    "mask has another size than the image (3, not 60 x 80)": {
+        "segmentation": {"size": 3, "counts": [1]}
+    },
     "do not fill the image": {"segmentation": {"size": [60, 80], "counts": [5, 7]}},
+    "lengths cannot be read": {"segmentation": {"size": [60, 80], "counts": [[1], 2]}},
     "cannot be read": {"segmentation": {"size": [60, 80], "counts": "\x02"}},
     "of unknown images": {"image_id": 9},
     "of unknown categories": {"category_id": 4},
@@ -80,6 +84,7 @@ def test_a_file_of_bad_annotations_is_refused(tmp_path, part, words):
         (lambda c: c["categories"].clear(), "names no categories"),
         (lambda c: c["annotations"][2].pop("bbox"), "entry 2 of 'annotations' has no 'bbox'"),
         (lambda c: c["images"][1].update(id=100), "the id 100 2 times among the images"),
+        (lambda c: c["annotations"][2].update(image_id=[1]), "has the image_id [1]"),
         (lambda c: c["images"][1].update(id="a"), "'a' among the images"),
         (lambda c: c["images"][1].update(height=0), "'1.png' no size"),
         (lambda c: c["categories"][1].update(id=20), "the id 20 2 times among the categories"),
@@ -100,6 +105,13 @@ def test_a_file_of_bad_annotations_is_refused(tmp_path, part, words):
 def test_a_wrong_file_is_refused_in_one_line(tmp_path, part, change, words):
     change(part)
     assert words in refused(tmp_path, part)
+
+
+def test_a_file_of_one_bad_annotation_says_why(tmp_path, part):
+    del part["annotations"][1:]
+    part["annotations"][0]["segmentation"] = [[1, 2, 3, 4]]
+    said = refused(tmp_path, part)
+    assert "no annotations that can be used" in said and "fewer than three points" in said
 
 
 @pytest.mark.parametrize(

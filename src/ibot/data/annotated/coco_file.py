@@ -7,6 +7,7 @@ left out and counted; where they are many, the file does not belong to these ima
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -100,12 +101,12 @@ def read_coco_file(file: Path) -> CocoFile:
     problems = _Problems()
     rows = _rows(content["annotations"], ids, sizes, category_ids, problems)
     total = len(content["annotations"])
-    problems.refuse(file, total, "annotation")
+    problems.refuse(file, total)
     if not rows:
         raise DataError(
-            f"'{file}' holds no annotations",
-            why=f"its list 'annotations' has {counted(total, 'entry')}",
-            fix="name the file that holds the boxes",
+            f"'{file}' holds no annotations that can be used",
+            why="; ".join(problems.notes(file, total)) or "its list 'annotations' is empty",
+            fix="name the file that holds the boxes, or correct it",
         )
     twice = total - len({annotation["id"] for annotation in content["annotations"]})
     repeated = [f"{counted(twice, 'annotation')} of '{file.name}' repeat an id: all are read"]
@@ -141,6 +142,11 @@ def _content(file: Path) -> dict[str, list[dict[str, Any]]]:
         for number, entry in enumerate(content[name]):
             if lacking := [key for key in needed if key not in entry]:
                 why = f"entry {number} of '{name}' has no '{lacking[0]}'"
+                raise DataError(f"'{file}' is not in COCO's format", why=why, fix=_FIX)
+    for number, entry in enumerate(content["annotations"]):
+        for key in _LISTS["annotations"][:3]:
+            if not isinstance(entry[key], int | str):
+                why = f"entry {number} of 'annotations' has the {key} {entry[key]!r}"
                 raise DataError(f"'{file}' is not in COCO's format", why=why, fix=_FIX)
     for name in ("images", "categories"):
         _require_ids(file, name, [entry["id"] for entry in content[name]])
@@ -185,13 +191,13 @@ class _Problems:
         self.counts[kind] += 1
         self.examples.setdefault(kind, example)
 
-    def refuse(self, file: Path, total: int, noun: str) -> None:
+    def refuse(self, file: Path, total: int) -> None:
         """Raise DataError where too many were left out."""
         bad = self.counts.total()
         if bad > max(HANDFUL, SHARE * total):
             kind, _ = self.counts.most_common(1)[0]
             raise DataError(
-                f"{bad} of {counted(total, noun)} in '{file}' cannot be used",
+                f"{bad} of {counted(total, 'annotation')} in '{file}' cannot be used",
                 why=f"{self._told()}; the first {self.examples[kind]}",
                 fix="name the file that belongs to these images, or correct it",
             )
@@ -239,14 +245,16 @@ def _rows(
         box = _numbers(annotation["bbox"])
         try:
             if image is None:
-                raise ValueError(f"of unknown images (image_id {annotation['image_id']})")
+                raise ValueError(f"of unknown images (image_id {annotation['image_id']!r})")
             if label is None:
-                raise ValueError(f"of unknown categories (category_id {annotation['category_id']})")
+                raise ValueError(
+                    f"of unknown categories (category_id {annotation['category_id']!r})"
+                )
             if len(box) != 4:
                 raise ValueError("without four numbers as their box")
             segmentation = _segmentation(annotation.get("segmentation"), shapes[image])
             area = annotation.get("area")
-            if not isinstance(area, int | float):
+            if not isinstance(area, int | float) or not math.isfinite(area):
                 area = segmentation_area(segmentation) if segmentation else box[2] * box[3]
         except ValueError as error:
             kind, _, detail = str(error).partition(" (")
@@ -275,26 +283,30 @@ def _segmentation(found: Any, size: tuple[int, ...]) -> Any:
     if not found:
         return None
     if isinstance(found, dict):
-        if list(found.get("size", ())) != list(size):
-            shape = " x ".join(map(str, found.get("size", ())))
+        if found.get("size") != list(size):
             raise ValueError(
-                f"whose mask has another size than the image ({shape}, not {size[0]} x {size[1]})"
+                "whose mask has another size than the image "
+                f"({_shape(found.get('size'))}, not {_shape(list(size))})"
             )
         try:
             runs = run_lengths(found["counts"])
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, OverflowError):
             raise ValueError("whose run lengths cannot be read") from None
-        if (runs < 0).any() or runs.sum() != np.prod(found["size"]):
+        if (runs < 0).any() or runs.sum() != size[0] * size[1]:
             raise ValueError(
                 f"whose run lengths do not fill the image (they cover {runs.sum()} pixels)"
             )
-        return {"size": list(found["size"]), "counts": found["counts"]}
+        return {"size": list(size), "counts": found["counts"]}
     # One polygon may stand without a list round it.
     polygons = found if isinstance(found, list) and isinstance(found[0], list) else [found]
     drawn = [numbers for numbers in map(_numbers, polygons) if _is_polygon(numbers)]
     if not drawn:
         raise ValueError("whose polygons have fewer than three points")
     return drawn
+
+
+def _shape(size: Any) -> str:
+    return " x ".join(map(str, size)) if isinstance(size, list) else repr(size)
 
 
 def _is_polygon(numbers: list[float]) -> bool:

@@ -117,14 +117,14 @@ def _at_most(images: CocoImages, limit: int) -> CocoImages:
 
 
 def _absent(train: CocoImages, val: CocoImages) -> list[str]:
-    """A sentence on classes that only the validation images have objects of."""
+    """A sentence on classes of which only the validation images have objects."""
     learned = set(train.annotations.labels[train.trained].tolist())
     judged = set(val.annotations.labels[~val.annotations.crowd].tolist())
     absent = [train.categories[label] for label in sorted(judged - learned)]
     if not absent:
         return []
     few = ", ".join(absent[:5]) + (f" and {len(absent) - 5} more" if absent[5:] else "")
-    return [f"{counted(len(absent), 'class')} to be judged on have no object to learn from: {few}"]
+    return [f"there is no object to learn from of {counted(len(absent), 'class')}: {few}"]
 
 
 def _small(images: CocoImages, short: int = 800, long: int = 1333) -> list[str]:

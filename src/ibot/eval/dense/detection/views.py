@@ -122,8 +122,8 @@ def resized(seen: Seen, short: int, long: int) -> Seen:
     image, (boxes, labels, masks) = seen
     old = image.shape[:2]
     new = rescaled_size(*old, short=short, long=long)
-    # A writable copy, as torch wants it: what Pillow read is not.
-    image = resize_bilinear(np.require(image, requirements="CW"), new)
+    # A copy: torch wants what may be written, which what Pillow read may not.
+    image = resize_bilinear(np.array(image, order="C"), new)
     if masks is not None:
         rescaled = np.empty((len(masks), *new), np.uint8)
         for i, mask in enumerate(masks):
