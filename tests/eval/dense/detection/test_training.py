@@ -266,7 +266,7 @@ def compare(tmp_path, steps):
     (first, one), (second, other) = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
     means = [(a + b) / 2 for a, b in zip(first, second, strict=True)]
     assert means == pytest.approx(whole, rel=1e-5) and first != pytest.approx(second, rel=1e-3)
-    assert whole[-1] != pytest.approx(whole[0], rel=0.05)
+    assert whole[-1] != pytest.approx(whole[0], rel=0.01)  # it trains
     for name, tensor in weights.items():
         assert torch.equal(one[name], other[name]), name
         torch.testing.assert_close(one[name], tensor, rtol=0, atol=1e-5, msg=name)
