@@ -71,6 +71,10 @@ class CocoImages:
         found = self.annotations
         return ~(found.crowd | found.ignored | outside(found, self.sizes) | tiny(found))
 
+    def num_trained(self) -> NDArray[np.int64]:
+        """Annotations of each image that are learned from: int64 [n]."""
+        return np.bincount(self.annotations.image[self.trained], minlength=len(self))
+
     @property
     def root(self) -> Path:
         """Folder of the images."""

@@ -1,4 +1,4 @@
-"""Rates, groups and the cut of a training; killed and resumed, alone and in two processes."""
+"""Rates, groups and the cut of a training; killed and resumed."""
 
 import os
 import signal
@@ -10,18 +10,15 @@ import pytest
 import torch
 from coco_folder import write_coco
 from commands import start_script
-from drawn_objects import SMALL, SWIN, VIT, drawn_batch, small_detector
-from several import run_forked
+from drawn_objects import SMALL, SWIN, VIT, small_detector
 
 from ibot.data.annotated.coco_folders import open_coco
 from ibot.errors import ConfigError
-from ibot.eval.dense.detection.assign import Draws
 from ibot.eval.dense.detection.settings import (
     DetectionSettings,
     own_settings,
     published_settings,
 )
-from ibot.eval.dense.detection.target import Batch, Target
 from ibot.eval.dense.detection.training import (
     Plan,
     detection_lr,
@@ -31,8 +28,6 @@ from ibot.eval.dense.detection.training import (
     train_detector,
 )
 from ibot.eval.fit import CHECKPOINT
-from ibot.system.distributed import init_processes, shutdown, wrap_student
-from ibot.system.processes import Processes
 
 CPU = torch.device("cpu")
 TINY = replace(
@@ -137,7 +132,9 @@ def test_ones_own_images_are_seen_in_proportion_to_the_network():
 )
 def test_a_batch_is_shared_in_micro_batches_as_large_as_allowed(sets, world, micro, expected):
     settings = replace(SMALL, batch=8, micro_batch=micro, steps=5)
-    assert plan_training(sets[0], settings, world) == Plan(5, *expected)
+    plan = plan_training(sets[0], settings, world)
+    assert plan == Plan(5, 8, expected[0], world)
+    assert (plan.micro_batch, plan.parts) == expected and plan.together == world * expected[0]
 
 
 def test_a_batch_that_processes_cannot_share_is_refused(sets):
@@ -224,65 +221,6 @@ def test_sets_without_masks_train_no_mask_heads(tmp_path):
     assert not any("mask" in name for name in stored(tmp_path / "run")["model"] if "heads" in name)
     assert not result.found.results["segm"] and result.found.read == {0, 1}
     assert result.train_loss > 2
-
-
-def equal_images(numbers):
-    """A micro-batch in float64, as for a sum in another order to change the last bits alone."""
-    sizes = [(90, 120)] * len(numbers)
-    batch = drawn_batch(numbers, [number % 3 for number in numbers], sizes)
-    targets = [Target(t.boxes.double(), t.labels, t.masks) for t in batch.targets]
-    return replace(batch, images=batch.images.double(), targets=targets)
-
-
-def followed(processes, steps):
-    """Losses of each step and the last weights, the images shared by the processes."""
-    settings = replace(SMALL, drop_path=0.0, checkpointing=True, layer_decay=0.8)
-    detector = small_detector(settings=settings).double().train()
-    network = wrap_student(detector, processes, CPU)
-    optimizer = torch.optim.AdamW(parameter_groups(detector, settings), lr=1e-3)
-    losses = []
-    for step in range(steps):
-        numbers = tuple(range(4 * step, 4 * step + 4))[processes.rank :: processes.world_size]
-        batch: Batch = equal_images(numbers)
-        total = torch.stack(list(network(batch, Draws(0, step)).values())).sum()
-        optimizer.zero_grad()
-        total.backward()
-        optimizer.step()
-        losses.append(total.item())
-    return losses, detector.state_dict()
-
-
-def compare(tmp_path, steps):
-    """Two processes with half of the images each, and one with all."""
-
-    def work(rank):
-        processes = init_processes(CPU)
-        torch.save(followed(processes, steps), tmp_path / f"{rank}.pt")
-        shutdown()
-
-    whole, weights = followed(Processes(), steps)
-    codes, errors = run_forked(work, tmp_path, seconds=300)
-    assert codes == [0, 0], errors
-    (first, one), (second, other) = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
-    means = [(a + b) / 2 for a, b in zip(first, second, strict=True)]
-    assert means == pytest.approx(whole, rel=1e-5) and first != pytest.approx(second, rel=1e-3)
-    assert whole[-1] != pytest.approx(whole[0], rel=0.01)  # it trains
-    for name, tensor in weights.items():
-        assert torch.equal(one[name], other[name]), name
-        torch.testing.assert_close(one[name], tensor, rtol=0, atol=1e-5, msg=name)
-
-
-@pytest.mark.distributed
-@pytest.mark.usefixtures("one_thread")
-def test_two_processes_give_the_numbers_of_one(tmp_path):
-    compare(tmp_path, steps=3)
-
-
-@pytest.mark.slow
-@pytest.mark.distributed
-@pytest.mark.usefixtures("one_thread")
-def test_two_processes_give_the_numbers_of_one_for_20_steps(tmp_path):
-    compare(tmp_path, steps=20)
 
 
 if __name__ == "__main__":

@@ -215,6 +215,14 @@ def test_a_batch_is_normalised_and_padded_with_zeros_to_its_largest_image(images
     assert without.target.masks is None and equal(without, samples[0])
 
 
+def test_batches_are_padded_to_whole_cells_of_the_coarsest_map(images):
+    sample = views(images[0])[(0, 0, 0)]
+    for multiple in (32, 48, 64):
+        height, width = collate([sample], multiple)[0].images.shape[2:]
+        assert height % multiple == width % multiple == 0
+        assert 0 <= height - sample.image.shape[1] < multiple
+
+
 def test_pixels_are_normalised_by_the_published_numbers(images):
     settings = DetectionSettings(short=60, long=80, policy="none", flip=0)
     sample = views(images[0], settings=settings)[(0, 0, 0)]

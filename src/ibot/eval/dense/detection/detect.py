@@ -124,15 +124,12 @@ def _notes(
 ) -> list[str]:
     notes = unread([(name, reason) for _, name, reason in result.bad])
     if settings.steps:
-        passes = plan.steps * settings.batch / max(1, len(context.train))
+        passes = plan.steps * plan.batch / max(1, len(context.train))
         notes.append(
             f"trained for {plan.steps} steps, {passes:.0f} passes over {len(context.train)} images"
         )
     if settings.norm == "group":
         notes.append("group norm in the box heads, where the published ones have batch norm")
-    elif plan.micro_batch * context.processes.world_size < 8:
-        notes.append(
-            f"batch norm of {plan.micro_batch * context.processes.world_size} images at a time, "
-            "published: 32 or 16"
-        )
+    elif plan.together < 8:
+        notes.append(f"batch norm of {plan.together} images at a time, published: 32 or 16")
     return notes

@@ -6,10 +6,13 @@ Boxes are float32 rows (left, top, right, bottom) in pixels, without +1; labels 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from ibot.system.distributed import largest_in_place, several_processes
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,20 @@ class Batch:
             factors=self.factors,
             index=self.index,
         )
+
+    def padded_alike(self) -> Batch:
+        """Padded to the largest images of all processes.
+
+        Attention and batch norm see the padding: with it the numbers of several processes are those
+        of one that has all the images. It costs no time, as the largest ones are waited for anyway.
+        """
+        if not several_processes():
+            return self
+        own = self.images.shape[2:]
+        sides = torch.tensor(own, device=self.images.device)
+        height, width = largest_in_place(sides).tolist()
+        padding = (0, width - own[1], 0, height - own[0])
+        return replace(self, images=F.pad(self.images, padding))
 
 
 @dataclass(frozen=True, slots=True)

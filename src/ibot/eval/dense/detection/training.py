@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,7 +20,7 @@ from ibot.eval.dense.detection.detector import Detector
 from ibot.eval.dense.detection.evaluator import FoundObjects
 from ibot.eval.dense.detection.order import GroupedOrder
 from ibot.eval.dense.detection.settings import DetectionSettings
-from ibot.eval.dense.detection.views import Read, TestViews, TrainingViews, collate
+from ibot.eval.dense.detection.views import MULTIPLE, Read, TestViews, TrainingViews, collate
 from ibot.eval.fit import Fit, Validation
 from ibot.eval.tune.layer_decay import does_decay, layer_of, layer_scales
 from ibot.system.device import choose_precision
@@ -30,16 +32,29 @@ _NO_RESULT = ("checkpoint_steps", "checkpointing", "epochs", "steps", "micro_bat
 """Settings that do not change what comes out, or are part of the plan."""
 _UNDECAYED = ("norm", "relative_position_bias_table", "absolute_pos_embed")
 """Parts of names of parameters that do not decay in a network in stages."""
+MOST_IMAGES = 0.95
+"""Share of the images that loader processes have room for the masks of."""
 
 
 class Plan(NamedTuple):
     """How a training is cut."""
 
     steps: int
+    batch: int
+    """Images per step over all processes."""
     micro_batch: int
     """Images per forward pass."""
-    parts: int
-    """Micro-batches per step over all processes."""
+    world_size: int = 1
+
+    @property
+    def parts(self) -> int:
+        """Micro-batches per step over all processes."""
+        return self.batch // self.micro_batch
+
+    @property
+    def together(self) -> int:
+        """Images whose statistics are taken together, over all processes."""
+        return self.micro_batch * self.world_size
 
 
 class DetectionResult(NamedTuple):
@@ -65,14 +80,9 @@ def plan_training(images: CocoImages, settings: DetectionSettings, world_size: i
             fix=f"for example batch={max(1, share) * world_size}",
         )
     micro_batch = max(k for k in range(1, settings.micro_batch + 1) if share % k == 0)
-    parts = settings.batch // micro_batch
-    steps = settings.steps
-    if not steps:
-        order = GroupedOrder(
-            wide=wide(images), micro_batch=micro_batch, parts=parts, seed=0, steps=0
-        )
-        steps = settings.epochs * order.steps_per_epoch
-    return Plan(steps, micro_batch, parts)
+    order = GroupedOrder(wide=wide(images), batch=settings.batch, parts=1, seed=0, steps=0)
+    steps = settings.steps or settings.epochs * order.steps_per_epoch
+    return Plan(steps, settings.batch, micro_batch, world_size)
 
 
 def wide(images: CocoImages) -> Any:
@@ -186,7 +196,7 @@ def train_detector(
         identity={
             "seed": seed,
             "settings": {**about, "drops": list(settings.drops), "table": list(settings.table)},
-            "plan": list(plan),
+            "plan": [plan.steps, plan.batch, plan.together],
             "images": [train.fingerprint(), val.fingerprint()],
         },
         processes=processes,
@@ -201,6 +211,12 @@ def train_detector(
     found = FoundObjects(val, masks, set(output["read"]), output["results"])
     unread = tuple((part, sets[part].name(i), reason) for part, i, reason in sorted(fit.bad))
     return DetectionResult(fit.scores[0]["train_loss"], found, unread)
+
+
+def num_bytes(settings: DetectionSettings, masks_of: CocoImages | None = None) -> int:
+    """Bytes of the largest input, with as many masks as most images have of `masks_of`."""
+    counts = [0] if masks_of is None else masks_of.num_trained()
+    return settings.short * settings.long * (4 * 3 + int(np.quantile(counts, MOST_IMAGES)))
 
 
 def precision_of(settings: DetectionSettings, device: torch.device) -> torch.dtype:
@@ -226,6 +242,11 @@ class _Task:
     bad: set[tuple[str, int, str]]
     """The fit's."""
 
+    @property
+    def _collate(self) -> Callable[[list[Any]], Any]:
+        """Pads to whole cells of the coarsest map."""
+        return partial(collate, multiple=max(MULTIPLE, self.detector.pyramid.strides[-1]))
+
     def batches(self, step: int) -> Iterator[Read]:
         """Micro-batches of this process from `step` on."""
         settings, backbone = self.detector.settings, self.detector.backbone
@@ -238,7 +259,7 @@ class _Task:
         )
         order = GroupedOrder(
             wide=wide(self.train),
-            micro_batch=self.plan.micro_batch,
+            batch=self.plan.batch,
             parts=self.plan.parts,
             seed=self.seed,
             processes=self.processes,
@@ -248,15 +269,16 @@ class _Task:
         return read_items(
             views,
             self.workers,
-            4 * 3 * settings.short * settings.long * self.plan.micro_batch,
+            self.plan.micro_batch * num_bytes(settings, self.train if views.masks else None),
             batch_sampler=order,
-            collate_fn=collate,
+            collate_fn=self._collate,
         )
 
     def loss(self, network: nn.Module, read: Read, step: int, part: int) -> Tensor:
         """The sum of all losses."""
         self.bad.update(("train", *item) for item in read.bad)
-        losses = network(read.batch.to(self.device), Draws(self.seed, step))
+        batch = read.batch.to(self.device).padded_alike()
+        losses = network(batch, Draws(self.seed, step))
         return torch.stack(list(losses.values())).sum()
 
     def validate(self) -> Validation:
@@ -269,8 +291,10 @@ class _Task:
             statistics=backbone.statistics,
         )
         found = FoundObjects(self.val, self.masks)
-        num_bytes = 4 * 3 * settings.short * settings.long
-        for read in read_items(views, self.workers, num_bytes, batch_size=1, collate_fn=collate):
+        found_in = read_items(
+            views, self.workers, num_bytes(settings), batch_size=1, collate_fn=self._collate
+        )
+        for read in found_in:
             self.bad.update(("val", *item) for item in read.bad)
             if not read.bad:
                 (one,) = self.detector.detect(read.batch.to(self.device))

@@ -31,7 +31,7 @@ from ibot.eval.dense.rescale import (
 from ibot.rng import Purpose, uniform
 
 MULTIPLE = 32
-"""Of what inputs are padded to: the coarsest map of the pyramid."""
+"""Of what inputs are padded to, at least."""
 REPLACEMENTS = 100
 """Following images tried in place of one that cannot be read."""
 _PUBLISHED = 800
@@ -257,15 +257,17 @@ class Read(NamedTuple):
     """(image, reason)."""
 
 
-def collate(samples: Sequence[Sample | DataError]) -> Read | DataError:
-    """Pad images to the largest of them; an error in place of one is that of all."""
+def collate(samples: Sequence[Sample | DataError], multiple: int = MULTIPLE) -> Read | DataError:
+    """Pad images to the largest of them, and to a multiple of so many pixels; an error in place of
+    one is that of all.
+    """
     read: list[Sample] = []
     for sample in samples:
         if isinstance(sample, DataError):
             return sample
         read.append(sample)
     batch = Batch(
-        images=padded([sample.image for sample in read], MULTIPLE),
+        images=padded([sample.image for sample in read], multiple),
         sizes=[(sample.image.shape[1], sample.image.shape[2]) for sample in read],
         targets=[sample.target for sample in read],
         factors=[sample.factors for sample in read],
