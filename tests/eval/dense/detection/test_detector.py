@@ -10,6 +10,9 @@ from drawn_objects import SMALL, SWIN, VIT, drawn_batch, small_detector
 
 from ibot.eval.dense.detection.assign import Draws
 from ibot.eval.dense.detection.detector import Detector
+from ibot.eval.dense.detection.target import Target
+from ibot.eval.dense.detection.training import padded_to
+from ibot.eval.dense.detection.views import Sample, collate
 from ibot.models.layers import resample_positions
 
 BACKBONES = pytest.mark.parametrize("config", [VIT, SWIN], ids=["vit", "swin"])
@@ -81,6 +84,23 @@ def test_the_pyramid_adds_coarse_maps_to_fine_ones():
         lateral[fine] = lateral[fine] + up
     for got, one, conv in zip(fpn(maps), lateral, fpn.smooth, strict=False):
         torch.testing.assert_close(got, conv(one))
+
+
+def test_patches_of_32_pixels_make_a_pyramid_of_the_smallest_image():
+    settings = replace(SMALL, short=32, long=32, policy="none")
+    detector = small_detector(replace(VIT, patch=32), settings=settings).eval()
+    assert detector.strides == (8, 16, 32, 64, 128)
+    image = Sample(
+        image=torch.randn(3, 32, 32),
+        target=Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), None),
+        factors=(1.0, 1.0),
+        index=0,
+        bad=[],
+    )
+    batch = collate([image], padded_to(detector)).batch
+    assert batch.images.shape == (1, 3, 64, 64)
+    (found,) = detector.detect(batch)
+    assert found.masks.shape[1:] == (32, 32)
 
 
 @BACKBONES

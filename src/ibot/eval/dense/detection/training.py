@@ -213,6 +213,11 @@ def train_detector(
     return DetectionResult(fit.scores[0]["train_loss"], found, unread)
 
 
+def padded_to(detector: Detector) -> int:
+    """Pixels of which the sides of inputs are a multiple: whole cells of the coarsest map."""
+    return max(MULTIPLE, detector.pyramid.strides[-1])
+
+
 def num_bytes(settings: DetectionSettings, masks_of: CocoImages | None = None) -> int:
     """Bytes of the largest input, with as many masks as most images have of `masks_of`."""
     counts = [0] if masks_of is None else masks_of.num_trained()
@@ -242,11 +247,6 @@ class _Task:
     bad: set[tuple[str, int, str]]
     """The fit's."""
 
-    @property
-    def _collate(self) -> Callable[[list[Any]], Any]:
-        """Pads to whole cells of the coarsest map."""
-        return partial(collate, multiple=max(MULTIPLE, self.detector.pyramid.strides[-1]))
-
     def batches(self, step: int) -> Iterator[Read]:
         """Micro-batches of this process from `step` on."""
         settings, backbone = self.detector.settings, self.detector.backbone
@@ -271,7 +271,7 @@ class _Task:
             self.workers,
             self.plan.micro_batch * num_bytes(settings, self.train if views.masks else None),
             batch_sampler=order,
-            collate_fn=self._collate,
+            collate_fn=partial(collate, multiple=padded_to(self.detector)),
         )
 
     def loss(self, network: nn.Module, read: Read, step: int, part: int) -> Tensor:
@@ -291,10 +291,14 @@ class _Task:
             statistics=backbone.statistics,
         )
         found = FoundObjects(self.val, self.masks)
-        found_in = read_items(
-            views, self.workers, num_bytes(settings), batch_size=1, collate_fn=self._collate
+        items = read_items(
+            views,
+            self.workers,
+            num_bytes(settings),
+            batch_size=1,
+            collate_fn=partial(collate, multiple=padded_to(self.detector)),
         )
-        for read in found_in:
+        for read in items:
             self.bad.update(("val", *item) for item in read.bad)
             if not read.bad:
                 (one,) = self.detector.detect(read.batch.to(self.device))
