@@ -99,9 +99,9 @@ class DetectionContext(Context):
             "classes": self.num_classes,
             "train_objects": learned,
             "val_objects": judged,
-            "summary": f"{counted(self.num_classes, 'class')} {with_masks}: {learned} objects in "
-            f"{counted(len(self.train), 'image')} to train on, {judged} in {len(self.val)} to be "
-            "judged on",
+            "summary": f"{counted(self.num_classes, 'class')} {with_masks}: "
+            f"{counted(learned, 'object')} in {counted(len(self.train), 'image')} to train on, "
+            f"{judged} in {len(self.val)} to be judged on",
         }
 
     def about_view(self) -> dict[str, Any]:

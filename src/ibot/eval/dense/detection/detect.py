@@ -28,6 +28,7 @@ from ibot.eval.features.rows import unread
 from ibot.eval.tune.finetune import nearest_architecture
 from ibot.models.contract import Backbone
 from ibot.types import ResultRecord
+from ibot.words import counted
 
 NAMES = {"bbox": "box", "segm": "mask"}
 """Of COCO's kinds in the records."""
@@ -124,10 +125,9 @@ def _notes(
 ) -> list[str]:
     notes = unread([(name, reason) for _, name, reason in result.bad])
     if settings.steps:
-        passes = plan.steps * plan.batch / max(1, len(context.train))
-        notes.append(
-            f"trained for {plan.steps} steps, {passes:.0f} passes over {len(context.train)} images"
-        )
+        passes = counted(round(plan.steps * plan.batch / len(context.train)), "pass")
+        images = counted(len(context.train), "image")
+        notes.append(f"trained for {counted(plan.steps, 'step')}, {passes} over {images}")
     if settings.norm == "group":
         notes.append("group norm in the box heads, where the published ones have batch norm")
     elif plan.together < 8:
