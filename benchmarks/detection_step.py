@@ -1,6 +1,6 @@
 """Seconds and peak memory of one training step of detection on a CPU.
 
-    python -m benchmarks.detection_step [--size 512] [--batch 1] [--samples 512] [--rounds 3]
+    python -m benchmarks.detection_step [--size 512] [--batch 1] [--samples 512] [--rounds 2]
 
 ViT-S/16 with the published heads, 80 classes, seven objects with masks in each square image, in
 float32 and bfloat16, with the blocks of the backbone kept or computed again. Each way in a process
@@ -94,7 +94,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    numbers = {"size": 512, "batch": 1, "samples": 512, "rounds": 3}
+    numbers = {"size": 512, "batch": 1, "samples": 512, "rounds": 2}
     for name, default in numbers.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--way", default="", choices=["", *WAYS])

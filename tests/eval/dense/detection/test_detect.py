@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from coco_folder import write_coco
+from commands import ibot as ibot_command
 from drawn_objects import SMALL
 from safetensors.torch import save_file
 
@@ -16,6 +17,7 @@ from ibot.errors import ConfigError
 from ibot.eval.dense.detection.settings import DetectionSettings
 from ibot.method.model import Teacher
 from ibot.recipes import recipe
+from ibot.system.records import read_records
 
 NETWORKS = {
     "vit": ["model.width=32", "model.depth=4", "model.heads=2", "model.patch=16"],
@@ -88,6 +90,23 @@ def test_a_network_whose_maps_make_no_pyramid_is_refused(tmp_path):
         detect(weights, coco, tmp_path / "out", replace(SMALL, **SHORT))
     assert "strides" in refused.value.why
     assert not list((tmp_path / "out").glob("detection-*"))
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_the_command_in_two_processes_gives_the_records_of_one(tmp_path):
+    coco, weights = write_coco(tmp_path / "coco", train=8, val=3), write_weights(tmp_path, "vit")
+    given = settings_of(replace(SMALL, **SHORT, batch=4))
+    command = ["eval", "detection", weights, "--data", coco, *given, "--device", "cpu", "--out"]
+    alone = ibot_command(*command, tmp_path / "one", "micro_batch=4")
+    both = ibot_command(*command, tmp_path / "two", "micro_batch=2", "--processes", "2")
+    assert alone.returncode == both.returncode == 0, both.stderr
+    one, two = (read_records(tmp_path / name / "results.jsonl") for name in ("one", "two"))
+    assert [record.metric for record in one] == [record.metric for record in two]
+    assert one[0].extra["train_loss"] == pytest.approx(two[0].extra["train_loss"], rel=1e-6)
+    assert [record.value for record in one] == pytest.approx([r.value for r in two], abs=1e-3)
+    assert one[0].notes == two[0].notes
+    assert len(list((tmp_path / "two" / "detection" / "pictures").iterdir())) == 3
 
 
 @pytest.mark.parametrize(
