@@ -236,7 +236,8 @@ def _folders(data: str) -> Mapping[Part, _Folders]:
         if maps is not None and part is not None:
             found.setdefault("val" if part == "test" else part, _Folders(root / name, root / maps))
     if not found:
-        where = f"it holds the folders {quoted(names)}" if root.is_dir() else "there is none"
+        held = f"the folders {quoted(names)}" if names else "no folders"
+        where = f"it holds {held}" if root.is_dir() else "there is none"
         raise DataError(
             f"'{data}' is no folder of images with label maps",
             why=f"{where}; looked for train and trainannot, images and annotations (or labels, "
