@@ -130,6 +130,12 @@ def _notes(
             f"trained for {counted(plan.steps, 'step')}, {counted(round(passes, 1), 'pass')} over "
             f"{counted(len(context.train), 'image')}"
         )
+    notes.append(f"tested with a shorter side of {settings.short} pixels (short)")
+    if plan.steps <= settings.warmup_steps:
+        notes.append(
+            f"the rate was in its warm-up of {counted(settings.warmup_steps, 'step')} to the end; "
+            "warmup_steps= shortens it"
+        )
     if settings.norm == "group":
         notes.append("group norm in the box heads, where the published ones have batch norm")
     elif (together := plan.micro_batch * context.processes.world_size) < 8:
