@@ -204,6 +204,15 @@ def test_classes_are_read_from_files(tmp_path, name, text, expected):
     )
 
 
+@pytest.mark.parametrize("place", ["pictures", "masks", ""])
+def test_a_file_of_classes_lies_with_the_images_with_the_maps_or_above(tmp_path, place):
+    write((tmp_path / "pictures", tmp_path / "masks"))
+    (tmp_path / place / "classes.txt").write_text("sea\nland\nsky\n")
+    folders = {"images": str(tmp_path / "pictures"), "labels": str(tmp_path / "masks")}
+    train, val = open_label_maps("", **folders, split=0.5)
+    assert train.classes == val.classes == ("sea", "land", "sky")
+
+
 @pytest.mark.parametrize(
     ("name", "text", "pattern"),
     [
