@@ -236,7 +236,8 @@ def _folders(data: str) -> Mapping[Part, _Folders]:
         if maps is not None and part is not None:
             found.setdefault("val" if part == "test" else part, _Folders(root / name, root / maps))
     if not found:
-        where = f"it holds the folders {quoted(names)}" if root.is_dir() else "there is none"
+        held = f"the folders {quoted(names)}" if names else "no folders"
+        where = f"it holds {held}" if root.is_dir() else "there is none"
         raise DataError(
             f"'{data}' is no folder of images with label maps",
             why=f"{where}; looked for train and trainannot, images and annotations (or labels, "
@@ -275,10 +276,10 @@ def _in_parts(images: Path, maps: Path) -> Mapping[Part, _Folders]:
 
 def _coding_of(data: str, train: _Folders) -> Coding:
     """What a file beside the set says of the classes; else ADE20K's, or none."""
-    beside = [train.maps, train.maps.parent, train.images.parent, train.maps.parent.parent]
-    places = [Path(data), *beside[:3]] if data else beside[:3]
+    beside = [train.maps, train.images, train.maps.parent, train.images.parent]
+    places = [Path(data), *beside] if data else beside
     if train.images.name == train.maps.name:  # parts below images and annotations
-        places.append(beside[3])
+        places.append(train.maps.parent.parent)
     for place in places:
         for name in CLASS_FILES:
             if (place / name).is_file():
