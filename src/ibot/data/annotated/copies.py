@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ibot.config.schema import MAX_PIXELS
+from ibot.data.annotated.pictures import ORIGINALS, pictures_of
 from ibot.data.annotated.right_answers import Places
 from ibot.data.decode import Orientation
 from ibot.data.sets import fingerprints
@@ -25,7 +26,6 @@ from ibot.data.sets.scan import require_data, scan
 from ibot.data.sets.variants import read_as
 from ibot.errors import DataError
 
-ORIGINALS = ("original", "originals")
 COPYDAYS = re.compile(r"[0-9]{6}")
 """Names of Copydays: the first four digits are those of the original."""
 
@@ -68,7 +68,8 @@ def open_copies(
 
     Args:
         data: a folder with `original` and blocks of copies such as `strong` and `jpegqual/20`; or
-            images in any form, where they have parts those held out: originals alone.
+            images in any form, where they have parts those held out, of a set with label maps or
+            masks its pictures: originals alone.
         labels: a table with the columns `copy`, `original` and perhaps `block`, paths relative to
             `data`; without `block` the folder of a copy is its block.
         exif_orientation: whether pictures are turned upright by their EXIF tags.
@@ -85,6 +86,7 @@ def open_copies(
         return _from_table(Path(labels), root, how)
     top = next((name for name in ORIGINALS if (root / name).is_dir()), "")
     if not top:
+        data = pictures_of(data)
         pair = find_labelled(data, exif_orientation=how[0], max_pixels=how[1])
         images = pair[1] if pair else open_images(data, exif_orientation=how[0], max_pixels=how[1])
         return CopySet(root=images.root, originals=images, blocks={})
