@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from blobs import blobs, save
 from drawn_videos import moving_squares, write_davis
-from PIL import Image
 from registered import only
 
 from ibot.cli.main import main

@@ -25,6 +25,7 @@ from ibot.data.sets.open import find_labelled, open_images
 from ibot.data.sets.scan import require_data, scan
 from ibot.data.sets.variants import read_as
 from ibot.errors import DataError
+from ibot.words import by_numbers
 
 COPYDAYS = re.compile(r"[0-9]{6}")
 """Names of Copydays: the first four digits are those of the original."""
@@ -148,17 +149,12 @@ def _blocks(
     for i, name in enumerate(names):
         members[name or root.name].append(i)
     blocks = {}
-    for name in sorted(members, key=_in_order):
+    # The block whose figure is quoted comes first.
+    for name in sorted(members, key=lambda name: (name != "strong", by_numbers(name))):
         chosen = members[name]
         images = read_as(file_images(root, [copies[i] for i in chosen], "list"), *how)
         blocks[name] = Block(images, np.array([links[i] for i in chosen], np.int64))
     return blocks
-
-
-def _in_order(name: str) -> tuple[bool, list[tuple[bool, int, str]]]:
-    """Sorts the block `strong`, whose figure is quoted, before the others."""
-    parts = re.findall("[0-9]+|[^0-9]+", name)
-    return name != "strong", [(p.isdigit(), int(p) if p.isdigit() else 0, p) for p in parts]
 
 
 def _from_table(table: Path, root: Path, how: tuple[Orientation, int]) -> CopySet:

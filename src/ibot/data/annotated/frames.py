@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
@@ -19,7 +18,7 @@ from ibot.data.sets.files import FileImages, file_images
 from ibot.data.sets.fingerprints import file_state
 from ibot.data.sets.scan import require_data, require_folder
 from ibot.errors import DataError
-from ibot.words import counted
+from ibot.words import by_numbers, counted
 
 MASKS = ".png"
 """Masks are PNG: what JPEG does to numbers is of no use."""
@@ -224,11 +223,7 @@ def _images_in(folder: Path) -> list[str]:
     names = (path.name for path in folder.iterdir() if path.is_file())
     return sorted(
         (name for name in names if extension(name) in known and not is_litter(name, False)),
-        key=lambda name: [
-            (0, int(part), "") if part.isdecimal() else (1, 0, part)
-            for part in re.split(r"([0-9]+)", name)
-            if part
-        ],
+        key=by_numbers,
     )
 
 

@@ -238,8 +238,8 @@ def _folders(data: str) -> Mapping[Part, _Folders]:
     if not found:
         raise DataError(
             f"'{data}' is no folder of images with label maps",
-            why=f"it holds the folders {quoted(names)}; looked for train and trainannot, images "
-            "and annotations (or labels, masks)",
+            why="looked for train and trainannot, for images and annotations (or labels, masks); "
+            f"folders that are there: {quoted(names)}",
             fix="name both folders: --images DIR --labels DIR",
         )
     return found
