@@ -34,6 +34,8 @@ def test_two_processes_find_what_one_finds(name, small_weights, tmp_path):
     places = [["--out", tmp_path / part, "--cache", tmp_path / f"cache_{part}"] for part in "ab"]
     alone = ibot(*command, *places[0])
     assert alone.returncode == 0 and f"pictures: {tmp_path / 'a' / name}" in alone.stdout
+    seen = {"retrieval": "longer side at most 48", "copy_detection": "48x48"}
+    assert f"clean, {seen[name]}\n" in alone.stdout
     both = ibot_in_two(*command, *places[1])
     assert [done.returncode for done in both] == [0, 0], both[1].stderr
     assert values(tmp_path / "a") == values(tmp_path / "b")

@@ -61,6 +61,7 @@ def evaluate(
     known(name)
     given(name, EVALUATIONS[name].settings, settings)  # mistakes are told before anything is loaded
     request = Request.of(weights, data, options)
+    _require_size_used(name, request.size)
     kind = EVALUATIONS[name].context()
     with opened(kind, request, quiet=quiet, progress=progress) as context:
         make_writable(context.out, RESULTS)  # what fails shall fail before the work
@@ -74,6 +75,17 @@ def known(name: str, option: str = "") -> None:
         where = f"{option}: " if option else ""
         what = f"{where}there is no evaluation '{name}'"
         raise UserError(what, fix=f"known: {', '.join(EVALUATIONS)}")
+
+
+def _require_size_used(name: str, size: int) -> None:
+    """Raise UserError for a size of the view where a setting says how large images are seen."""
+    setting = EVALUATIONS[name].sized_by
+    if size and setting:
+        raise UserError(
+            f"{name} does not use --size {size}",
+            why=f"its setting {setting} says how large images are seen",
+            fix=f"{setting}={size}",
+        )
 
 
 def given(name: str, settings: Any, texts: Sequence[str]) -> Any:

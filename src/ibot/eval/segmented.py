@@ -139,14 +139,17 @@ class SegmentedContext(Context):
 
 
 def class_note(iou: Mapping[str, float | None]) -> str:
-    """A sentence on the scores of the classes, of many only the best and the worst."""
+    """A sentence on the scores of the classes, of many only the best and the worst.
+
+    Names stand apart from scores: without a file of classes they are numbers too.
+    """
     known = sorted(((share, name) for name, share in iou.items() if share is not None))[::-1]
     shown = known if len(known) <= 2 * SHOWN_CLASSES else []
     shown = shown or [*known[:SHOWN_CLASSES], *known[-SHOWN_CLASSES:]]
-    listed = ", ".join(f"{name} {share:.1f}" for share, name in shown)
+    listed = ", ".join(f"{name}: {share:.1f}" for share, name in shown)
     absent = len(iou) - len(known)
     lacking = f"; {absent} classes are in no image" if absent else ""
-    return f"IoU of {len(shown)} of {len(iou)} classes: {listed}{lacking}"
+    return f"IoU of {len(shown)} of {len(iou)} classes, best first: {listed}{lacking}"
 
 
 def _require_counted(maps: LabelMaps, part: str) -> None:

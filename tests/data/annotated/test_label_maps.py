@@ -158,6 +158,10 @@ def test_masks_of_another_size_and_values_of_no_class_are_named(tmp_path):
     (maps / "b.png").unlink()
     with refused("1 of 2 images in .* have no label map"):
         open_label_maps(str(tmp_path), str(tmp_path))
+    (tmp_path / "bare").mkdir()
+    with pytest.raises(DataError, match="no folder of images with label maps") as caught:
+        open_label_maps(str(tmp_path / "bare"))
+    assert caught.value.why.startswith("it holds no folders;")
     with refused("no folder of images with label maps"):
         open_label_maps(str(pictures))
     Image.fromarray(VALUES).save(maps / "a.jpg")

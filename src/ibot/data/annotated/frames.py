@@ -236,6 +236,7 @@ def _files_of(folder: Path, masks: Path | None, several: bool) -> tuple[list[str
     images = _images_in(folder)
     if masks is None:
         return _beside(folder, images)
+    images = [name for name in images if not _is_mask(name)] or images
     if masks.is_file():
         return images, {images[0]: str(masks)}
     place = masks / folder.name if several or (masks / folder.name).is_dir() else masks
@@ -251,7 +252,7 @@ def _beside(folder: Path, images: Sequence[str]) -> tuple[list[str], dict[str, s
     mask is called as its frame.
     """
     pngs = [name for name in images if extension(name) == MASKS]
-    called = [name for name in pngs if Path(name).stem.lower() == "mask"]
+    called = [name for name in pngs if _is_mask(name)]
     if len(called) == 1 or (len(pngs) == 1 and len(images) > 1):
         (mask,) = called or pngs
         frames = [name for name in images if name != mask]
@@ -260,6 +261,11 @@ def _beside(folder: Path, images: Sequence[str]) -> tuple[list[str], dict[str, s
     by_stem = {Path(name).stem: str(folder / name) for name in pngs}
     masks = {name: by_stem[Path(name).stem] for name in frames if Path(name).stem in by_stem}
     return frames or list(images), masks
+
+
+def _is_mask(name: str) -> bool:
+    """Whether a file beside frames says by its name that it is none of them."""
+    return name.lower() == "mask" + MASKS
 
 
 def _no_first_mask(folder: Path, masks: Path | None) -> DataError:

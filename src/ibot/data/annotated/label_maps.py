@@ -236,10 +236,11 @@ def _folders(data: str) -> Mapping[Part, _Folders]:
         if maps is not None and part is not None:
             found.setdefault("val" if part == "test" else part, _Folders(root / name, root / maps))
     if not found:
+        held = f"the folders {quoted(names)}" if names else "no folders"
         raise DataError(
             f"'{data}' is no folder of images with label maps",
-            why="looked for train and trainannot, for images and annotations (or labels, masks); "
-            f"folders that are there: {quoted(names)}",
+            why=f"it holds {held}; looked for train and trainannot, images and annotations (or "
+            "labels, masks)",
             fix="name both folders: --images DIR --labels DIR",
         )
     return found

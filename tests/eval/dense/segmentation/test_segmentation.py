@@ -75,7 +75,7 @@ def test_records_say_what_the_label_maps_on_disk_give(context, kind, given):
     assert first.interval[0] <= first.value <= first.interval[1]
     assert first.settings["compared"] == "at the size of each image"
     assert any("compared at the size" in note for note in first.notes)
-    assert any("IoU of 3 of 3 classes" in note for note in first.notes)
+    assert any("IoU of 3 of 3 classes, best first: " in note for note in first.notes)
     assert set(first.extra["iou"]) == {"red", "green", "blue"} and first.num_val == 6
     pictures = draw(records, made.out)
     assert len(pictures) == 6 and np.asarray(Image.open(pictures[0])).std() > 10

@@ -28,6 +28,7 @@ from ibot.eval.features.rows import unread
 from ibot.eval.tune.finetune import nearest_architecture
 from ibot.models.contract import Backbone
 from ibot.types import ResultRecord
+from ibot.words import counted
 
 NAMES = {"bbox": "box", "segm": "mask"}
 """Of COCO's kinds in the records."""
@@ -126,13 +127,17 @@ def _notes(
     if settings.steps:
         passes = plan.steps * settings.batch / max(1, len(context.train))
         notes.append(
-            f"trained for {plan.steps} steps, {passes:.0f} passes over {len(context.train)} images"
+            f"trained for {counted(plan.steps, 'step')}, {counted(round(passes, 1), 'pass')} over "
+            f"{counted(len(context.train), 'image')}"
+        )
+    notes.append(f"tested with a shorter side of {settings.short} pixels (short)")
+    if plan.steps <= settings.warmup_steps:
+        notes.append(
+            f"the rate was in its warm-up of {counted(settings.warmup_steps, 'step')} to the end; "
+            "warmup_steps= shortens it"
         )
     if settings.norm == "group":
         notes.append("group norm in the box heads, where the published ones have batch norm")
-    elif plan.micro_batch * context.processes.world_size < 8:
-        notes.append(
-            f"batch norm of {plan.micro_batch * context.processes.world_size} images at a time, "
-            "published: 32 or 16"
-        )
+    elif (together := plan.micro_batch * context.processes.world_size) < 8:
+        notes.append(f"batch norm of {counted(together, 'image')} at a time, published: 32 or 16")
     return notes
