@@ -147,13 +147,13 @@ def evaluate_each(
     make_writable(context.out, RESULTS)
     done = set() if again else {record.asked for record in read_records(context.out / RESULTS)}
     check_equal({"the evaluations that are done": sorted(filter(None, done))})
-    opened_as = {type(context): context}
+    opened_as, told = {type(context): context}, set[str]()
     for name in names:
         problem, records = "", []
         try:
             kind = EVALUATIONS[name].context()
             if kind not in opened_as:
-                opened_as[kind] = with_data_of(context, kind, request, quiet=quiet)
+                opened_as[kind] = with_data_of(context, kind, request, told, quiet=quiet)
             context = replace(opened_as[kind], began=time.perf_counter())
             settings = EVALUATIONS[name].defaults(context)
             if (mark := asked(context, name, settings)) in done:
