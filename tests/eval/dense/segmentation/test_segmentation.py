@@ -101,6 +101,9 @@ def test_of_several_rates_one_is_chosen_on_images_that_are_held_out(context, aug
     assert set(record.extra["rates"]) == {"1e-06", "0.1"}
     best = max(record.extra["rates"], key=record.extra["rates"].get)
     assert record.chosen == f"lr={best} after the last step, on 2 held-out training images"
+    assert (
+        f"held-out training images: 1e-06 {record.extra['rates']['1e-06']:.1f}" in record.notes[1]
+    )
     assert record.num_train == 4 and "learning rate 1e-06 or 0.1" in record.notes[0]
     record = segmentation.run(replace(made, mode="published"), settings)[0]
     assert record.chosen.endswith("on val") and record.num_train == 6
@@ -114,7 +117,8 @@ def test_images_on_which_a_rate_is_chosen_are_not_trained_on():
     fit, judge, words = rate_images(10, several, "clean")
     assert sorted([*fit, *judge]) == list(range(10)) and len(judge) == 2
     assert words == "2 held-out training images"
-    assert len(rate_images(2, replace(several, holdout=0.9), "clean").fit) == 1
+    fit, _, words = rate_images(2, replace(several, holdout=0.9), "clean")
+    assert len(fit) == 1 and words == "1 held-out training image"
     assert "one alone" in rate_images(1, several, "clean").judged_on
     for settings, mode in ((several, "published"), (replace(several, lr=(1e-3,)), "clean")):
         fit, judge, _ = rate_images(10, settings, mode)

@@ -91,7 +91,7 @@ class RateImages(NamedTuple):
 
     fit: NDArray[np.int64]
     judge: NDArray[np.int64]
-    """None: on the validation images, if at all."""
+    """Empty: it is chosen on the validation images, if at all."""
     judged_on: str
     """In words."""
 
@@ -105,7 +105,8 @@ def rate_images(num_train: int, settings: SegmentationSettings, mode: Mode) -> R
         return RateImages(every, every, "the fitted image: there is one alone")
     count = min(max(1, round(settings.holdout * num_train)), num_train - 1)
     held = evenly(num_train, count)
-    return RateImages(np.setdiff1d(every, held), held, f"{count} held-out training images")
+    words = f"{count} held-out training image{'s' if count > 1 else ''}"
+    return RateImages(np.setdiff1d(every, held), held, words)
 
 
 def architecture_of(backbone: Backbone) -> Architecture:

@@ -10,7 +10,7 @@ from ibot.eval.dense.segmentation.frozen import train_on_cells
 from ibot.eval.dense.segmentation.network import Segmenter
 from ibot.eval.dense.segmentation.plan import RateImages, plan, rate_images
 from ibot.eval.dense.segmentation.settings import SegmentationSettings
-from ibot.eval.dense.segmentation.training import train_segmenter
+from ibot.eval.dense.segmentation.training import NO_RESULT, train_segmenter
 from ibot.eval.dense.segmentation.validation import PREDICTIONS, SegmentationResult
 from ibot.eval.features.rows import unread
 from ibot.eval.opened import batch_of
@@ -27,7 +27,8 @@ def run(context: SegmentedContext, settings: SegmentationSettings) -> list[Resul
     context = context.with_coding(settings.classes, settings.ignore)
     made = plan(settings, context)
     settings = made.settings
-    folder = context.out / f"segmentation-{context.identity('segmentation', plain(settings))}"
+    decisive = {k: v for k, v in plain(settings).items() if k not in NO_RESULT}
+    folder = context.out / f"segmentation-{context.identity('segmentation', decisive)}"
     shared = rate_images(len(context.train), settings, context.mode)
     if settings.augment == "none":
         result, view = train_on_cells(context, settings, shared, folder)
@@ -35,9 +36,12 @@ def run(context: SegmentedContext, settings: SegmentationSettings) -> list[Resul
         row = "linear, cached" if settings.features == "network" else "linear, raw pixels"
     else:
         result, seen, row = _trained(context, settings, shared, folder), {}, settings.head
-    chosen = "the last step"
-    if result.rate_mious:
+    chosen, rates = "the last step", {f"{lr:g}": miou for lr, miou in result.rate_mious.items()}
+    notes = [*made.notes, *unread([(name, reason) for _, name, reason in result.bad])]
+    if rates:
         chosen = f"lr={result.scores[-1]['lr']:g} after {chosen}, on {shared.judged_on}"
+        listed = ", ".join(f"{lr} {miou:.1f}" for lr, miou in rates.items())
+        notes.insert(1, f"mIoU by learning rate, on {shared.judged_on}: {listed}")
     return context.scores(
         "segmentation",
         result.areas,
@@ -45,9 +49,9 @@ def run(context: SegmentedContext, settings: SegmentationSettings) -> list[Resul
         row=row,
         num_train=len(shared.fit),
         chosen=chosen,
-        notes=[*made.notes, *unread([(name, reason) for _, name, reason in result.bad])],
+        notes=notes,
         validations=[dict(score) for score in result.scores],
-        rates={f"{rate:g}": miou for rate, miou in result.rate_mious.items()},
+        rates=rates,
         predictions=str(folder / PREDICTIONS),
     )
 

@@ -35,7 +35,7 @@ from ibot.eval.tune.layer_decay import parameter_groups
 from ibot.system.device import choose_precision
 from ibot.system.processes import Processes
 
-_NO_RESULT = ("checkpoint_steps", "checkpointing", "classes", "ignore", "micro_batch")
+NO_RESULT = ("checkpoint_steps", "checkpointing", "classes", "ignore", "micro_batch")
 """Settings that do not change what comes out, or are part of the images."""
 _UNDECAYED = "relative_position_bias_table"
 """Of networks in stages (8.9.6)."""
@@ -103,7 +103,7 @@ def train_segmenter(
         workers=workers,
         bad=bad,
     )
-    about = {k: v for k, v in asdict(settings).items() if k not in _NO_RESULT}
+    about = {k: v for k, v in asdict(settings).items() if k not in NO_RESULT}
     fit = Fit(
         model=model,
         optimizer=_optimizer(model, settings),
