@@ -84,7 +84,7 @@ def stop_at(step):
     return progress
 
 
-@pytest.mark.parametrize("head", ["linear", "upernet"])
+@pytest.mark.parametrize("head", ["linear", pytest.param("upernet", marks=pytest.mark.slow)])
 def test_one_that_was_cut_off_goes_on_bit_by_bit(stripes, tmp_path, head):
     whole, result = trained(stripes, tmp_path / "whole", settings(head))
     for step, saved in ((3, 3), (5, 4)):  # the end of an epoch; inside of one
@@ -179,7 +179,11 @@ def two(rank, data, folder, made, kind):
 @pytest.mark.distributed
 @pytest.mark.parametrize(
     ("head", "kind"),
-    [("upernet", "vit"), pytest.param("linear", "swin", marks=pytest.mark.slow)],
+    [
+        ("linear", "vit"),
+        pytest.param("linear", "swin", marks=pytest.mark.slow),
+        pytest.param("upernet", "vit", marks=pytest.mark.slow),
+    ],
 )
 def test_two_processes_are_one(stripes, tmp_path, one_thread, head, kind):
     made = settings(head, iterations=20, validations=1, lr=(1e-3,))
