@@ -79,7 +79,8 @@ def test_one_training_comes_of_the_same_pictures(form, runs):
         ]
 
     assert len(losses(form)) == 2 and losses(form) == losses("folders")
-    assert {row[0] for row in scores(form)} == {"knn_top1"} and scores(form)[0][2:4] == (10, 4)
+    assert {row[0] for row in scores(form)} == {"knn_top1", "match_r1"}
+    assert scores(form)[0][2:4] == (10, 4)
     assert scores(form) == scores("folders")
 
 
@@ -109,7 +110,7 @@ def test_validation_images_may_have_another_form_than_those_of_training(data, tm
 
 
 def test_images_without_labels_are_trained_on_in_every_form(data, tmp_path, capsys):
-    """No k-NN, and no word of what labels there might be."""
+    """Patches are watched; no k-NN, and no word of what labels there might be."""
     names = [f"folders/train/{n}" for n in ("cat/00.png", "cat/01.png", "dog/05.png", "dog/06.png")]
     root = tmp_path / "bare"
     root.mkdir()
@@ -124,7 +125,8 @@ def test_images_without_labels_are_trained_on_in_every_form(data, tmp_path, caps
         assert main(["pretrain", "tiny32", *options, "--device", "cpu", *SMALL]) == 0
         said = capsys.readouterr().out
         assert "data   8 images in" in said and "no k-NN" not in said
-        assert not (run / "results.jsonl").exists()
+        rows = read_jsonl(run / "results.jsonl")
+        assert {row["metric"] for row in rows} == {"match_r1"}
 
 
 @pytest.mark.parametrize("form", FORMS[1:])

@@ -108,6 +108,7 @@ def test_two_processes_find_what_one_finds_and_must_evaluate_the_same(world, tmp
     want = [record.value for record in given[0](given[1], 0)]
 
     def work(rank):
+        torch.set_num_threads(1)  # those of the parent do not survive the fork
         with joined(CPU):
             evaluate, backbone, _ = made(world, "scenes", f"evaluate.dense_data={world / 'maps'}")
             if [record.value for record in evaluate(backbone, 0)] != pytest.approx(want, abs=1e-4):

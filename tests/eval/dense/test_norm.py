@@ -32,6 +32,7 @@ def test_two_processes_compute_what_one_does_with_all_images(tmp_path):
     whole(torch.cat(parts())).square().mean().backward()
 
     def work(rank):
+        torch.set_num_threads(1)  # those of the parent do not survive the fork
         processes = init_processes(CPU)
         model = network(BatchNorm)
         wrapped = wrap_student(model, processes, CPU)
