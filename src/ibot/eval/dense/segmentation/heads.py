@@ -72,6 +72,7 @@ class LinearHeads(nn.Module):
         # Scores are resized in place of the many channels: the same, as both are linear.
         logits = []
         for classify in self.classify:
+            assert isinstance(classify, nn.Conv2d) and classify.bias is not None
             weights = classify.weight.split(self.channels, dim=1)
             parts = [F.conv2d(m, w) for m, w in zip(maps, weights, strict=True)]
             total = torch.stack([resized(part, size) for part in parts]).sum(dim=0)

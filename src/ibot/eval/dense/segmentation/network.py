@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+from itertools import repeat
 from typing import Self
 
 import torch
@@ -115,8 +117,8 @@ class Segmenter(nn.Module):
         """Summed losses of linear heads, which share nothing; else with the auxiliary head's."""
         if self.frozen and len(logits) > 1:
             # The scores of one head at the size of the labels are held at a time.
-            losses = [checkpoint(pixel_loss, one, labels, use_reentrant=False) for one in logits]
+            compute, weights = partial(checkpoint, pixel_loss, use_reentrant=False), repeat(1.0)
         else:
-            weights = (1.0, AUXILIARY_WEIGHT)
-            losses = [w * pixel_loss(one, labels) for w, one in zip(weights, logits, strict=False)]
+            compute, weights = pixel_loss, (1.0, AUXILIARY_WEIGHT)
+        losses = [w * compute(one, labels) for w, one in zip(weights, logits, strict=False)]
         return torch.stack(losses).sum()

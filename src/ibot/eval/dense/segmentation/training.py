@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ibot.data.annotated.label_maps import LabelMaps
 from ibot.data.workers import read_items
+from ibot.eval.dense.segmentation.heads import LinearHeads
 from ibot.eval.dense.segmentation.network import Segmenter
 from ibot.eval.dense.segmentation.predictions import write_about
 from ibot.eval.dense.segmentation.samples import (
@@ -132,8 +133,8 @@ def train_segmenter(
     )
     fit.run()
     sets = {"train": train, "val": val, "judge": task.judge}
-    bad = [(part, sets[part].name(i), reason) for part, i, reason in sorted(fit.bad)]
-    return SegmentationResult.of(fit, settings.lr, bad)
+    named = [(part, sets[part].name(i), reason) for part, i, reason in sorted(fit.bad)]
+    return SegmentationResult.of(fit, settings.lr, named)
 
 
 def _precision(settings: SegmentationSettings, device: torch.device) -> torch.dtype:
@@ -162,7 +163,7 @@ def _optimizer(model: Segmenter, settings: SegmentationSettings) -> torch.optim.
         tables = [{**g, "params": [p for p in g["params"] if id(p) in kept]} for g in groups]
         groups = [{**g, "params": [p for p in g["params"] if id(p) not in kept]} for g in groups]
         groups += [{**g, "weight_decay": 0.0} for g in tables]
-    if model.frozen:
+    if isinstance(model.head, LinearHeads):
         groups = rate_groups(model.head.classify, settings.lr, settings.weight_decay)
     filled = [group for group in groups if group["params"]]
     return torch.optim.AdamW(filled, lr=0.0, betas=(0.9, 0.999), eps=1e-8, fused=True)
