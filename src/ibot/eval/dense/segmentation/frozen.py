@@ -290,9 +290,8 @@ class _Task:
         order = StepImages(
             len(cells), settings.batch, settings.iterations, self.context.seed, processes, step
         )
-        num_bytes = 4 * settings.batch * (self.fitted.features.rows.shape[1] + cells.room)
         # Read in this process: features are mapped, and what is counted is kept.
-        return read_items(cells, 0, num_bytes, batch_sampler=order, collate_fn=_joined)
+        return read_items(cells, 0, 0, batch_sampler=order, collate_fn=_joined)
 
     def loss(
         self, network: nn.Module, batch: tuple[Tensor, Tensor], step: int, part: int

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from itertools import repeat
 from typing import Self
 
@@ -116,9 +115,15 @@ class Segmenter(nn.Module):
     def loss(self, logits: list[Tensor], labels: Tensor) -> Tensor:
         """Summed losses of linear heads, which share nothing; else with the auxiliary head's."""
         if self.frozen and len(logits) > 1:
-            # The scores of one head at the size of the labels are held at a time.
-            compute, weights = partial(checkpoint, pixel_loss, use_reentrant=False), repeat(1.0)
+            compute, weights = _recomputed_loss, repeat(1.0)
         else:
             compute, weights = pixel_loss, (1.0, AUXILIARY_WEIGHT)
         losses = [w * compute(one, labels) for w, one in zip(weights, logits, strict=False)]
         return torch.stack(losses).sum()
+
+
+def _recomputed_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """`pixel_loss`: of many heads the scores of one at the size of the labels are held at a time."""
+    loss = checkpoint(pixel_loss, logits, labels, use_reentrant=False)
+    assert isinstance(loss, Tensor)
+    return loss
