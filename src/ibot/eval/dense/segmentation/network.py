@@ -123,7 +123,7 @@ class Segmenter(nn.Module):
 
 
 def _recomputed_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """`pixel_loss`: of many heads the scores of one at the size of the labels are held at a time."""
+    """`pixel_loss`; of many heads the scores of one at the size of the labels are held at once."""
     loss = checkpoint(pixel_loss, logits, labels, use_reentrant=False)
     assert isinstance(loss, Tensor)
     return loss
