@@ -218,6 +218,28 @@ class ImagesContext(Context):
         return {"root": str(self.images.root), "images": self.images.fingerprint()}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SplitContext(Context):
+    """For evaluations that learn from some images and are judged on others.
+
+    What is annotated in them is for its kinds to say.
+    """
+
+    train: Images
+    val: Images
+
+    def fingerprints(self) -> dict[str, str]:
+        """Those of both sets."""
+        return {
+            "the training images": self.train.fingerprint(),
+            "the validation images": self.val.fingerprint(),
+        }
+
+    def num_images(self) -> tuple[int, int]:
+        """Of both sets."""
+        return len(self.train), len(self.val)
+
+
 def plain(settings: Any) -> dict[str, Any]:
     """The fields of a settings dataclass as what JSON holds."""
     return {f.name: getattr(settings, f.name) for f in fields(settings)}
