@@ -22,7 +22,7 @@ import torch
 
 from benchmarks.rounds import machine, verdict
 from ibot.config.schema import ModelConfig
-from ibot.eval.dense.segmentation.network import Segmenter, head_losses
+from ibot.eval.dense.segmentation.network import Segmenter
 from ibot.models.backbone import build_backbone
 from ibot.system.device import autocast
 
@@ -58,7 +58,7 @@ def measure(way: str, size: int, batch: int, rounds: int) -> dict[str, object]:
         start = time.perf_counter()
         optimizer.zero_grad(set_to_none=True)
         with autocast(torch.device("cpu"), getattr(torch, precision)):
-            head_losses(model(images), labels).backward()
+            model.loss(model(images), labels).backward()
         optimizer.step()
         seconds.append(time.perf_counter() - start)
     return {"seconds": seconds[1:], "before": before, "peak": peak()}

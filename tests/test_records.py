@@ -6,7 +6,7 @@ from dataclasses import asdict
 import pytest
 
 from ibot.system.jsonl import append_jsonl
-from ibot.system.records import read_records
+from ibot.system.records import data_name, read_records
 from ibot.types import ResultRecord
 
 OLD = {
@@ -53,3 +53,11 @@ def test_a_record_that_is_written_is_read_again(tmp_path):
 def test_rows_of_other_programs_are_passed_over(tmp_path, row):
     (tmp_path / "results.jsonl").write_text(f"{json.dumps(row)}\n{json.dumps(OLD)}\n")
     assert [record.value for record in read_records(tmp_path / "results.jsonl")] == [48.5]
+
+
+@pytest.mark.parametrize(
+    ("root", "name"),
+    [("sets/birds", "birds"), ("sets/birds/val", "birds"), ("davis/JPEGImages/480p", "davis")],
+)
+def test_a_part_is_called_as_its_set(root, name):
+    assert data_name(root) == name

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 
 def encodable(text: str) -> str:
     """Text that any file and terminal takes: bytes of names that are no UTF-8 become escapes."""
@@ -13,7 +15,13 @@ def counted(number: float, noun: str) -> str:
     plural = (
         noun[:-1] + "ies"
         if noun.endswith("y")
-        else noun + ("es" if noun.endswith(("s", "tch")) else "s")
+        else noun + ("es" if noun.endswith(("s", "x", "tch")) else "s")
     )
     digits = repr(number).removesuffix(".0") if isinstance(number, float) else str(number)
     return f"{digits} {noun if number == 1 else plural}"
+
+
+def by_numbers(text: str) -> list[tuple[bool, int, str]]:
+    """Sorts texts by the numbers in them: `frame 2` before `frame 10`."""
+    parts = re.findall("[0-9]+|[^0-9]+", text)
+    return [(not part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts]

@@ -5,27 +5,11 @@ import tarfile
 
 import numpy as np
 import pytest
-import torch
 from blobs import blobs, save
 from commands import ibot, ibot_in_two
 from PIL import Image
-from safetensors.torch import save_file
 
-from ibot.config.override import apply, to_plain
-from ibot.method.model import Teacher
-from ibot.recipes import recipe
 from ibot.system.records import read_records
-
-NARROW = ["model.width=24", "model.depth=1", "model.heads=3", "model.patch=16"]
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    config = apply(recipe("tiny32"), [*NARROW, "head.out_dim=10", "head.patch_out_dim=10"])
-    torch.manual_seed(0)
-    file = tmp_path_factory.mktemp("weights") / "small.safetensors"
-    save_file(Teacher(config).state_dict(), file, {"config": json.dumps(to_plain(config))})
-    return file
 
 
 def unpacked(shared_data, archive, folder):
@@ -39,17 +23,19 @@ def values(out):
 
 
 @pytest.mark.parametrize("name", ["retrieval", "copy_detection"])
-def test_two_processes_find_what_one_finds(name, weights, tmp_path):
+def test_two_processes_find_what_one_finds(name, small_weights, tmp_path):
     data = tmp_path / "data"
     for i in range(14):
         where = f"class{i % 3}" if name == "retrieval" else "original"
         save(data / where / f"{i:02d}00xx.png", blobs(i, 60 - 2 * i, 40 + 4 * i))
         altered = where.replace("original", "strong")
         save(data / altered / f"{i:02d}00xx_1.png", blobs(i, 20, 50) // 2)
-    command = ["eval", name, weights, "--data", data, "size=48", "--device", "cpu"]
+    command = ["eval", name, small_weights, "--data", data, "size=48", "--device", "cpu"]
     places = [["--out", tmp_path / part, "--cache", tmp_path / f"cache_{part}"] for part in "ab"]
     alone = ibot(*command, *places[0])
     assert alone.returncode == 0 and f"pictures: {tmp_path / 'a' / name}" in alone.stdout
+    seen = {"retrieval": "longer side at most 48", "copy_detection": "48x48"}
+    assert f"clean, {seen[name]}\n" in alone.stdout
     both = ibot_in_two(*command, *places[1])
     assert [done.returncode for done in both] == [0, 0], both[1].stderr
     assert values(tmp_path / "a") == values(tmp_path / "b")
@@ -58,18 +44,18 @@ def test_two_processes_find_what_one_finds(name, weights, tmp_path):
 
 
 @pytest.mark.slow
-def test_real_landmarks_and_groups_give_their_tables(weights, shared_data, tmp_path):
+def test_real_landmarks_and_groups_give_their_tables(small_weights, shared_data, tmp_path):
     data = unpacked(shared_data, "retrieval/crop_landmarks.tar", tmp_path / "data")
     data = next(data.rglob("gnd_crops.json")).parent
     places = ["--out", tmp_path / "out", "--cache", tmp_path / "cache", "--device", "cpu"]
-    done = ibot("eval", "retrieval", weights, "--data", data, "size=96", *places)
+    done = ibot("eval", "retrieval", small_weights, "--data", data, "size=96", *places)
     assert done.returncode == 0 and "12 queries, 136 images searched" in done.stdout
     (picture,) = (tmp_path / "out" / "retrieval").glob("*.png")
     assert picture.name == "gnd_crops_network.png" and Image.open(picture).width > 1000
     assert len(values(tmp_path / "out")) == 21 and values(tmp_path / "out")["medium mAP"] > 5
     groups = unpacked(shared_data, "retrieval/davis_groups.tar", tmp_path / "groups")
     groups = next(groups.rglob("groups.json")).parent
-    done = ibot("eval", "retrieval", weights, "--data", groups, "size=64", "k=5", *places)
+    done = ibot("eval", "retrieval", small_weights, "--data", groups, "size=64", "k=5", *places)
     assert done.returncode == 0 and "96 queries" in done.stdout
     assert values(tmp_path / "out")["mAP"] > 10
     table = ibot("results", tmp_path / "out")
@@ -77,17 +63,17 @@ def test_real_landmarks_and_groups_give_their_tables(weights, shared_data, tmp_p
 
 
 @pytest.mark.slow
-def test_the_real_copies_give_their_table(weights, shared_data, tmp_path):
+def test_the_real_copies_give_their_table(small_weights, shared_data, tmp_path):
     data = unpacked(shared_data, "copy_detection/copydays_mini.tar", tmp_path / "data")
     data = next(data.rglob("original")).parent
     places = ["--out", tmp_path / "out", "--cache", tmp_path / "cache", "--device", "cpu"]
-    done = ibot("eval", "copy_detection", weights, "--data", data, "size=64", *places)
+    done = ibot("eval", "copy_detection", small_weights, "--data", data, "size=64", *places)
     assert done.returncode == 0 and "15 originals, 330 copies in 20 blocks" in done.stdout
     found = values(tmp_path / "out")
     assert found["original"] == 100 > found["strong"] and found["jpegqual/75"] > 95
 
 
-def test_mistakes_are_one_line_with_a_remedy(weights, tmp_path):
+def test_mistakes_are_one_line_with_a_remedy(small_weights, tmp_path):
     (tmp_path / "jpg").mkdir()
     pixels = np.zeros((20, 20, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "jpg" / "a.png")
@@ -100,7 +86,7 @@ def test_mistakes_are_one_line_with_a_remedy(weights, tmp_path):
         "retrieval": "query 'a' names image 7 of 1",
         "copy_detection": "jpg/a.png' is a copy of no original",
     }.items():
-        done = ibot("eval", name, weights, "--data", tmp_path, "--out", tmp_path / "out")
+        done = ibot("eval", name, small_weights, "--data", tmp_path, "--out", tmp_path / "out")
         assert done.returncode == 2 and not done.stdout
         first, *others = done.stderr.splitlines()
         assert words in first and any("fix:" in line for line in others)

@@ -64,7 +64,7 @@ def test_patches_that_get_worse_while_k_nn_rises_are_named_once(whole):
     assert sentence in (whole / "log.txt").read_text()
 
 
-@pytest.mark.parametrize("stop", [8, 12])
+@pytest.mark.parametrize("stop", [pytest.param(8, marks=pytest.mark.slow), 12])
 def test_a_resumed_run_keeps_names_and_says_the_same(config, whole, tmp_path, stop):
     run = tmp_path / "run"
     assert train(config, run, quiet=True, evaluate=scored(stop)).step == stop

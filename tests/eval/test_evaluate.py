@@ -71,6 +71,10 @@ def test_mistakes_are_told_before_anything_is_loaded(scenes, places):
         ibot.evaluate("kn", "nowhere", scenes, **places)
     with pytest.raises(UserError, match="unknown setting 'q'"):
         ibot.evaluate("knn", "nowhere", scenes, settings=["q=1"], **places)
+    for name, setting in (("detection", "short"), ("video_segmentation", "size")):
+        with pytest.raises(UserError, match="does not use --size 96") as refused:
+            ibot.evaluate(name, "nowhere", scenes, size=96, **places)
+        assert refused.value.fix == f"{setting}=96"
     with pytest.raises(TypeError, match="split_share"):
         ibot.evaluate("knn", "nowhere", scenes, split_share=0.1, **places)
 

@@ -37,6 +37,14 @@ def test_rows_are_grouped_by_protocol_and_told_apart_by_no_more_than_it_takes(sh
     ]
 
 
+def test_blocks_of_one_kind_stand_together_in_the_order_of_their_numbers(show, tmp_path):
+    blocks = ["jpegqual/20", "crops/10", "strong", "jpegqual/3", "crops/80"]
+    rows = [record("copy_detection_map", 1, extra={"row": block}) for block in blocks]
+    write(tmp_path / "r", *rows)
+    ordered = ["crops/10", "crops/80", "jpegqual/3", "jpegqual/20", "strong"]
+    assert list(numbers(show("r")[1])) == [f"copy, {block}" for block in ordered]
+
+
 def test_modes_images_and_their_number_are_never_mixed(show, tmp_path):
     write(
         tmp_path / "r",

@@ -23,3 +23,7 @@ def test_image_truth_and_found_stand_side_by_side_above_the_classes_that_occur()
     assert centres == [[77, 77, 77], [0, 0, 200], [0, 200, 0]]
     legend = sheet[GAP + LINE + HEIGHT :].reshape(-1, 3).tolist()
     assert [0, 0, 200] in legend and [0, 200, 0] in legend and [9, 9, 9] not in legend
+    assert list(LEFT_OUT) not in legend
+    truth[3:9] = IGNORED
+    legend = label_picture(image, truth, found, coding)[GAP + LINE + HEIGHT :]
+    assert (legend == LEFT_OUT).all(axis=-1).any()

@@ -100,7 +100,7 @@ def _show(records: Sequence[ResultRecord], options: argparse.Namespace) -> None:
             print(json.dumps(asdict(record)))
         return
     first = records[0]
-    seen = "".join(f", {height}x{width}" for height, width in filter(None, [_size(first)]))
+    seen = "".join(f", {size}" for size in filter(None, [_size(first)]))
     print(f"\n{first.protocol}: {first.weights} ({first.key}), {first.mode}{seen}")
     print(_images(first))
     print(table(records), end="")
@@ -111,10 +111,14 @@ def _show(records: Sequence[ResultRecord], options: argparse.Namespace) -> None:
         print(f"pictures: {drawn[0]}" + (f" and {len(drawn) - 1} more" if drawn[1:] else ""))
 
 
-def _size(record: ResultRecord) -> tuple[int, int] | None:
-    """Height and width of the view, if all images were seen at one size."""
+def _size(record: ResultRecord) -> str:
+    """Height and width of the view, or the longer side that images had at most; else nothing."""
     size = record.settings.get("size")
-    return tuple(size) if isinstance(size, list) else None
+    if not isinstance(size, list):
+        return ""
+    height, width = size
+    within = record.settings.get("fit") == "within"
+    return f"longer side at most {max(size)}" if within else f"{height}x{width}"
 
 
 def _images(record: ResultRecord) -> str:
@@ -192,7 +196,7 @@ def _declare_arguments(parser: argparse.ArgumentParser) -> None:
     add_processes(parser)
     data = (
         "class folders, with train/ and val/; a CSV list; tar files; or NAME:DIR such as "
-        "cifar10:DIR"
+        "cifar10:DIR; for the dense protocols, retrieval and copies see docs/dense.md"
     )
     parser.add_argument("--data", default="", metavar="DATA", help=data)
     val_data = "validation images, where --data has none"

@@ -16,8 +16,8 @@ METRICS = ("dense_knn_miou", "match_r1")
 """What is measured of patches during a training; the first that there is decides."""
 KNN = "knn_top1"
 FALL = 3.0
-"""Points below the best from which patches are said to be worse: between two evaluations of healthy
-runs the scores of the same 64 images and views differ by about one."""
+"""Points below the best from which patches are said to be worse: a choice, not measured. All steps
+are scored on the same images and views."""
 
 
 def best_step(records: Sequence[ResultRecord]) -> int | None:

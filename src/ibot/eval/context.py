@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from ibot.config.schema import MAX_PIXELS
+from ibot.data.annotated.pictures import pictures_of
 from ibot.data.decode import Orientation
 from ibot.data.sets.images import Images
 from ibot.data.sets.open import open_images
@@ -196,9 +197,9 @@ class ImagesContext(Context):
 
     @classmethod
     def open_data(cls, request: Request) -> OpenedData:
-        """The images that `request.data` names, of a set with parts those to train on."""
+        """The images that `request` names, of a set with parts those to train on."""
         images = open_images(
-            request.data,
+            pictures_of(request.data or request.images),
             exif_orientation=request.exif_orientation,
             max_pixels=request.max_pixels,
         )
@@ -215,6 +216,28 @@ class ImagesContext(Context):
     def about_data(self) -> dict[str, Any]:
         """Root and fingerprint."""
         return {"root": str(self.images.root), "images": self.images.fingerprint()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SplitContext(Context):
+    """For evaluations that learn from some images and are judged on others.
+
+    What is annotated in them is for its kinds to say.
+    """
+
+    train: Images
+    val: Images
+
+    def fingerprints(self) -> dict[str, str]:
+        """Those of both sets."""
+        return {
+            "the training images": self.train.fingerprint(),
+            "the validation images": self.val.fingerprint(),
+        }
+
+    def num_images(self) -> tuple[int, int]:
+        """Of both sets."""
+        return len(self.train), len(self.val)
 
 
 def plain(settings: Any) -> dict[str, Any]:

@@ -61,6 +61,7 @@ def evaluate(
     known(name)
     given(name, EVALUATIONS[name].settings, settings)  # mistakes are told before anything is loaded
     request = Request.of(weights, data, options)
+    _require_size_used(name, request.size)
     kind = EVALUATIONS[name].context()
     with opened(kind, request, quiet=quiet, progress=progress) as context:
         make_writable(context.out, RESULTS)  # what fails shall fail before the work
@@ -74,6 +75,17 @@ def known(name: str, option: str = "") -> None:
         where = f"{option}: " if option else ""
         what = f"{where}there is no evaluation '{name}'"
         raise UserError(what, fix=f"known: {', '.join(EVALUATIONS)}")
+
+
+def _require_size_used(name: str, size: int) -> None:
+    """Raise UserError for a size of the view where a setting says how large images are seen."""
+    setting = EVALUATIONS[name].sized_by
+    if size and setting:
+        raise UserError(
+            f"{name} does not use --size {size}",
+            why=f"its setting {setting} says how large images are seen",
+            fix=f"{setting}={size}",
+        )
 
 
 def given(name: str, settings: Any, texts: Sequence[str]) -> Any:
@@ -135,13 +147,13 @@ def evaluate_each(
     make_writable(context.out, RESULTS)
     done = set() if again else {record.asked for record in read_records(context.out / RESULTS)}
     check_equal({"the evaluations that are done": sorted(filter(None, done))})
-    opened_as = {type(context): context}
+    opened_as, told = {type(context): context}, set[str]()
     for name in names:
         problem, records = "", []
         try:
             kind = EVALUATIONS[name].context()
             if kind not in opened_as:
-                opened_as[kind] = with_data_of(context, kind, request, quiet=quiet)
+                opened_as[kind] = with_data_of(context, kind, request, told, quiet=quiet)
             context = replace(opened_as[kind], began=time.perf_counter())
             settings = EVALUATIONS[name].defaults(context)
             if (mark := asked(context, name, settings)) in done:

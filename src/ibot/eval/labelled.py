@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,11 +17,11 @@ from ibot.data.sets.open import open_labelled
 from ibot.data.sets.subsets import LabelledSubset
 from ibot.data.sets.variants import Labelled, count_shared, read_as
 from ibot.errors import UserError
-from ibot.eval.context import Context, OpenedData
+from ibot.eval.context import OpenedData, SplitContext
 from ibot.eval.features.cache import Extract, K
 from ibot.eval.features.rows import LabelledFeatures
 from ibot.eval.features.tokens import CLASS_TOKEN
-from ibot.eval.features.views import evenly
+from ibot.eval.features.views import at_most
 from ibot.eval.scores import balanced_accuracy, bootstrap_mean, topk_hits
 from ibot.system.device import choose_device
 from ibot.system.processes import said_once
@@ -33,7 +34,7 @@ log = logging.getLogger("ibot")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LabelledContext(Context):
+class LabelledContext(SplitContext):
     """The network, its means, and labelled images."""
 
     train: LabelledImages
@@ -57,7 +58,8 @@ class LabelledContext(Context):
             max_pixels=request.max_pixels,
         )
         told = [*train.notes, *val.notes, *filter(None, [absent_note(val.labels, val.classes)])]
-        train, val = _at_most(train, request.max_train), _at_most(val, request.max_val)
+        train = at_most(train, request.max_train, partial(LabelledSubset, train))
+        val = at_most(val, request.max_val, partial(LabelledSubset, val))
         if shared := count_shared(train, val):
             with said_once():
                 log.warning("%d of %d validation images are training images", shared, len(val))
@@ -67,17 +69,6 @@ class LabelledContext(Context):
     def num_classes(self) -> int:
         """C."""
         return len(self.train.classes)
-
-    def fingerprints(self) -> dict[str, str]:
-        """Those of both sets."""
-        return {
-            "the training images": self.train.fingerprint(),
-            "the validation images": self.val.fingerprint(),
-        }
-
-    def num_images(self) -> tuple[int, int]:
-        """Of both sets."""
-        return len(self.train), len(self.val)
 
     def about_data(self) -> dict[str, Any]:
         """Root, fingerprints, classes, and the share of the largest one in per cent."""
@@ -144,10 +135,3 @@ class LabelledContext(Context):
         return self.accuracy(
             protocol, topk_hits(logits, labels, 1), labels, settings, top5=top5, **more
         )
-
-
-def _at_most(images: LabelledImages, limit: int) -> LabelledImages:
-    """At most `limit` images, evenly spaced; 0: all."""
-    if not limit or limit >= len(images):
-        return images
-    return LabelledSubset(images, evenly(len(images), limit))

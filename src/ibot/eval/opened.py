@@ -91,14 +91,19 @@ def opened(
             yield context
 
 
-def with_data_of(context: Context, kind: type[C], request: Request, *, quiet: bool = False) -> C:
+def with_data_of(
+    context: Context, kind: type[C], request: Request, told: set[str], *, quiet: bool = False
+) -> C:
     """The same network and means with the images that another `kind` of context opens.
 
-    quiet: nothing is told of the images. Raises as `opened`, where they cannot be opened so.
+    told: what was said of the images before, which is not repeated; it grows by what is said now.
+    quiet: nothing is. Raises as `opened`, where they cannot be opened so.
     """
     shared = {f.name: getattr(context, f.name) for f in fields(Context)}
     data = kind.open_data(request)
-    print_notes(dict.fromkeys(data.told), quiet or not context.processes.is_main)
+    news = [note for note in dict.fromkeys(data.told) if note not in told]
+    told.update(news)
+    print_notes(news, quiet or not context.processes.is_main)
     other = kind(**shared, **data.fields)
     check_equal(other.fingerprints())
     return other

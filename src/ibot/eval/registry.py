@@ -19,6 +19,8 @@ class Evaluation:
     """Class of its settings in `settings` beside the module."""
     context_name: str = "ibot.eval.labelled.LabelledContext"
     """Class of the context that opens what it needs."""
+    sized_by: str = ""
+    """The setting that says how large images are seen, where the size of the request does not."""
 
     def context(self) -> Any:
         """The class of its context."""
@@ -42,9 +44,13 @@ class Evaluation:
 
 
 def _ours(
-    summary: str, module: str, settings: str, context: str = "labelled.LabelledContext"
+    summary: str,
+    module: str,
+    settings: str,
+    context: str = "labelled.LabelledContext",
+    sized_by: str = "",
 ) -> Evaluation:
-    return Evaluation(summary, f"ibot.eval.{module}", settings, f"ibot.eval.{context}")
+    return Evaluation(summary, f"ibot.eval.{module}", settings, f"ibot.eval.{context}", sized_by)
 
 
 EVALUATIONS: dict[str, Evaluation] = {
@@ -103,12 +109,14 @@ EVALUATIONS: dict[str, Evaluation] = {
         "dense.detection.detect",
         "DetectionSettings",
         "dense.detection.context.DetectionContext",
+        sized_by="short",
     ),
     "video_segmentation": _ours(
         "objects of a video's first frame found again in the others, nothing trained",
         "dense.video.segment",
         "VideoSettings",
         "dense.video.context.VideosContext",
+        sized_by="size",
     ),
     "retrieval": _ours(
         "image retrieval: mAP, precision, recall of rankings",

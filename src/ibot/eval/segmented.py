@@ -17,8 +17,8 @@ from ibot.data.annotated.label_maps import (
 )
 from ibot.data.decode import UnreadableImage
 from ibot.errors import DataError
-from ibot.eval.context import Context, OpenedData
-from ibot.eval.features.views import evenly
+from ibot.eval.context import OpenedData, SplitContext
+from ibot.eval.features.views import at_most
 from ibot.eval.label_scores import LabelScores, miou_interval
 from ibot.types import ResultRecord
 
@@ -32,7 +32,7 @@ SHOWN_CLASSES = 15
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SegmentedContext(Context):
+class SegmentedContext(SplitContext):
     """The network, its means, and images with label maps."""
 
     train: LabelMaps
@@ -52,7 +52,8 @@ class SegmentedContext(Context):
             max_pixels=request.max_pixels,
         )
         train, val = with_counted_classes(
-            _at_most(train, request.max_train), _at_most(val, request.max_val)
+            at_most(train, request.max_train, train.taken),
+            at_most(val, request.max_val, val.taken),
         )
         return OpenedData({"train": train, "val": val}, [*train.notes, *val.notes])
 
@@ -70,17 +71,6 @@ class SegmentedContext(Context):
     def num_classes(self) -> int:
         """C."""
         return len(self.train.classes)
-
-    def fingerprints(self) -> dict[str, str]:
-        """Those of both sets."""
-        return {
-            "the training images": self.train.fingerprint(),
-            "the validation images": self.val.fingerprint(),
-        }
-
-    def num_images(self) -> tuple[int, int]:
-        """Of both sets."""
-        return len(self.train), len(self.val)
 
     def about_view(self) -> dict[str, Any]:
         """Images keep their shape, so that no view says how they are seen."""
@@ -139,14 +129,17 @@ class SegmentedContext(Context):
 
 
 def class_note(iou: Mapping[str, float | None]) -> str:
-    """A sentence on the scores of the classes, of many only the best and the worst."""
+    """A sentence on the scores of the classes, of many only the best and the worst.
+
+    Names stand apart from scores: without a file of classes they are numbers too.
+    """
     known = sorted(((share, name) for name, share in iou.items() if share is not None))[::-1]
     shown = known if len(known) <= 2 * SHOWN_CLASSES else []
     shown = shown or [*known[:SHOWN_CLASSES], *known[-SHOWN_CLASSES:]]
-    listed = ", ".join(f"{name} {share:.1f}" for share, name in shown)
+    listed = ", ".join(f"{name}: {share:.1f}" for share, name in shown)
     absent = len(iou) - len(known)
     lacking = f"; {absent} classes are in no image" if absent else ""
-    return f"IoU of {len(shown)} of {len(iou)} classes: {listed}{lacking}"
+    return f"IoU of {len(shown)} of {len(iou)} classes, best first: {listed}{lacking}"
 
 
 def _require_counted(maps: LabelMaps, part: str) -> None:
@@ -163,10 +156,3 @@ def _require_counted(maps: LabelMaps, part: str) -> None:
         f"{maps.coding.first}",
         fix="say which values to leave out: ignore=VALUE",
     )
-
-
-def _at_most(maps: LabelMaps, limit: int) -> LabelMaps:
-    """At most `limit` images, evenly spaced; 0: all."""
-    if not limit or limit >= len(maps):
-        return maps
-    return maps.taken(evenly(len(maps), limit))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from ibot.eval.registry import EVALUATIONS
 from ibot.report.records import PRE_TRAINING, Entry
 from ibot.system.records import data_name
 from ibot.types import ResultRecord
+from ibot.words import by_numbers
 
 LISTED = 4
 """Values of a list that a title shows; of a longer one it shows the ends."""
@@ -104,7 +104,8 @@ def _of_protocol(record: ResultRecord) -> tuple[tuple[str, str], ...]:
 
 
 def ordered(measures: Iterable[Measure], metrics: Sequence[str]) -> list[Measure]:
-    """Rows of a protocol together, those of one metric by their numbers, those in training first.
+    """Rows of a protocol together, those of one metric by words, then by the numbers in them,
+    those in training first.
 
     Metrics of a protocol keep the order in which it reports them, which is that of `metrics`.
     """
@@ -117,8 +118,7 @@ def _key(measure: Measure, metrics: Sequence[str]) -> tuple[Any, ...]:
         known.index(protocol) if protocol in known else len(known),
         protocol,
         metrics.index(measure.metric),
-        [int(digits) for digits in re.findall("[0-9]+", measure.row)],
-        measure.row,
+        by_numbers(measure.row),
         measure.mode != PRE_TRAINING,
         *(getattr(measure, name) for name in (*FURTHER[1:], "settings")),
     )

@@ -53,7 +53,8 @@ def label_picture(
         image: uint8 [H, W, 3].
         truth: int16 [H, W], `IGNORED` where pixels are left out: white.
         found: int16 [H, W].
-        coding: names and colours of the classes; those that occur stand in the legend.
+        coding: names and colours of the classes; those that occur stand in the legend, and what
+            is left out where there are such pixels.
 
     Returns:
         RGB uint8 [h, w, 3], the images `HEIGHT` pixels high.
@@ -62,11 +63,12 @@ def label_picture(
     width = max(1, round(image.shape[1] * HEIGHT / image.shape[0]))
     pictures = [image, coloured(truth, palette), coloured(found, palette)]
     ways = Image.Resampling.LANCZOS, Image.Resampling.NEAREST, Image.Resampling.NEAREST
-    used = np.union1d(truth, found)
-    used = used[used != IGNORED]
+    used = [n for n in np.union1d(truth, found).tolist() if n != IGNORED]
+    legend = [(coding.classes[n], tuple(palette[n].tolist())) for n in used]
+    legend += [("left out", LEFT_OUT)] if (truth == IGNORED).any() else []
     total = 3 * width + 4 * GAP
     columns = max(1, (total - GAP) // 160)
-    lines = -(-len(used) // columns)
+    lines = -(-len(legend) // columns)
     sheet = Image.new("RGB", (total, HEIGHT + 3 * GAP + LINE * (lines + 1)), (245, 245, 245))
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
     for i, (title, picture, way) in enumerate(
@@ -75,10 +77,10 @@ def label_picture(
         left = GAP + i * (width + GAP)
         pen.text((left, GAP), title, (0, 0, 0), font)
         sheet.paste(Image.fromarray(picture).resize((width, HEIGHT), way), (left, GAP + LINE))
-    for i, number in enumerate(used.tolist()):
+    for i, (name, colour) in enumerate(legend):
         left, top = GAP + i % columns * 160, HEIGHT + 2 * GAP + LINE * (1 + i // columns)
-        pen.rectangle((left, top, left + SWATCH, top + SWATCH), tuple(palette[number].tolist()))
-        pen.text((left + SWATCH + 5, top - 1), coding.classes[number][:18], (0, 0, 0), font)
+        pen.rectangle((left, top, left + SWATCH, top + SWATCH), colour, (120, 120, 120))
+        pen.text((left + SWATCH + 5, top - 1), name[:18], (0, 0, 0), font)
     return np.asarray(sheet)
 
 

@@ -18,10 +18,16 @@ def read_records(file: Path) -> list[ResultRecord]:
     return [record for record in found if record is not None]
 
 
+PARTS = ("train", "val", "test", "480p", "JPEGImages", "original", "originals")
+"""Folders that are but a part of a set."""
+
+
 def data_name(root: object) -> str:
-    """Name of a folder of images as records have it: that of its parent for a part of a set."""
+    """Name of a folder of images as records have it: for a part of a set that of the set."""
     path = Path(str(root))
-    return path.parent.name if path.name in ("train", "val", "test") else path.name
+    while path.name in PARTS:
+        path = path.parent
+    return path.name
 
 
 def _record(row: Any) -> ResultRecord | None:

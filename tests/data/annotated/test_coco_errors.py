@@ -183,6 +183,9 @@ def test_places_without_annotations_say_what_was_looked_for(tmp_path):
         with pytest.raises(DataError) as caught:
             open_coco(data, **more)
         assert words in caught.value.what and caught.value.fix
+    with pytest.raises(DataError, match="has no validation part") as caught:
+        open_coco(str(folder / "train"), labels="mine.json")
+    assert caught.value.why == "'mine.json' is all that is named"
     train, val = open_coco(str(folder), split=0.25)
     assert (len(train), len(val)) == (6, 2)
     with pytest.raises(DataError, match="too small"):

@@ -70,6 +70,14 @@ def test_other_masks_choose_the_videos_that_have_some(davis, tmp_path):
     assert open_videos("", images, str(tmp_path / "other")).videos == frames.videos
 
 
+def test_a_mask_among_the_frames_is_no_frame_where_the_masks_lie_elsewhere(tmp_path):
+    write_video(tmp_path / "clip")
+    write(tmp_path / "clip" / "mask.png", 1)
+    write_video(tmp_path / "masks", suffix=".png", level=1)
+    (video,) = open_videos("", str(tmp_path / "clip"), str(tmp_path / "masks")).videos
+    assert len(video.numbers) == 3 and all(video.masks)
+
+
 @pytest.mark.parametrize("mask", ["mask.png", "MASK.PNG", "first frame.png"])
 def test_one_folder_with_frames_and_a_mask(tmp_path, mask):
     for number in (10, 9, 100):

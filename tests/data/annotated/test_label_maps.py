@@ -158,6 +158,10 @@ def test_masks_of_another_size_and_values_of_no_class_are_named(tmp_path):
     (maps / "b.png").unlink()
     with refused("1 of 2 images in .* have no label map"):
         open_label_maps(str(tmp_path), str(tmp_path))
+    (tmp_path / "bare").mkdir()
+    with pytest.raises(DataError, match="no folder of images with label maps") as caught:
+        open_label_maps(str(tmp_path / "bare"))
+    assert caught.value.why.startswith("it holds no folders;")
     with refused("no folder of images with label maps"):
         open_label_maps(str(pictures))
     Image.fromarray(VALUES).save(maps / "a.jpg")
@@ -198,6 +202,15 @@ def test_classes_are_read_from_files(tmp_path, name, text, expected):
     assert read_coding(tmp_path / name) == (
         expected or Coding(classes=("a",), ignored=(7, 9), first=1)
     )
+
+
+@pytest.mark.parametrize("place", ["pictures", "masks", ""])
+def test_a_file_of_classes_lies_with_the_images_with_the_maps_or_above(tmp_path, place):
+    write((tmp_path / "pictures", tmp_path / "masks"))
+    (tmp_path / place / "classes.txt").write_text("sea\nland\nsky\n")
+    folders = {"images": str(tmp_path / "pictures"), "labels": str(tmp_path / "masks")}
+    train, val = open_label_maps("", **folders, split=0.5)
+    assert train.classes == val.classes == ("sea", "land", "sky")
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 from numpy.random import Generator
@@ -28,16 +27,7 @@ class AttackedImages:
     def __init__(self, base: Images, attack: str, seed: int) -> None:
         """`attack` is a name of `ATTACKS`."""
         self.base, self.attack, self.seed = base, attack, seed
-
-    @property
-    def root(self) -> Path:
-        """That of the base."""
-        return self.base.root
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """Those of the base."""
-        return self.base.notes
+        self.root, self.notes = base.root, base.notes
 
     def __len__(self) -> int:
         return len(self.base)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,17 +19,8 @@ class BoxedImages:
     def __init__(self, base: Images, boxes: NDArray[np.float64]) -> None:
         """`boxes` float64 [n, 4]: left, top, right, bottom in pixels, one for each image."""
         self.base = base
+        self.root, self.notes = base.root, base.notes
         self.boxes = np.rint(boxes).astype(np.int64)
-
-    @property
-    def root(self) -> Path:
-        """That of the base."""
-        return self.base.root
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """Those of the base."""
-        return self.base.notes
 
     def __len__(self) -> int:
         return len(self.base)

@@ -96,7 +96,7 @@ def open_coco(
     if val is None:
         raise DataError(
             f"'{named}' has no validation part",
-            why=_LAYOUTS,
+            why=f"'{train.file}' is all that is named" if labels else _LAYOUTS,
             fix="name a second set (--val-data), or set a share of these images aside "
             "(--split 0.2)",
         )

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ibot.config.schema import MAX_PIXELS
+from ibot.data.annotated.pictures import ORIGINALS, pictures_of
 from ibot.data.annotated.right_answers import Places
 from ibot.data.decode import Orientation
 from ibot.data.sets import fingerprints
@@ -24,8 +25,8 @@ from ibot.data.sets.open import find_labelled, open_images
 from ibot.data.sets.scan import require_data, scan
 from ibot.data.sets.variants import read_as
 from ibot.errors import DataError
+from ibot.words import by_numbers
 
-ORIGINALS = ("original", "originals")
 COPYDAYS = re.compile(r"[0-9]{6}")
 """Names of Copydays: the first four digits are those of the original."""
 
@@ -68,7 +69,8 @@ def open_copies(
 
     Args:
         data: a folder with `original` and blocks of copies such as `strong` and `jpegqual/20`; or
-            images in any form, where they have parts those held out: originals alone.
+            images in any form, where they have parts those held out, of a set with label maps or
+            masks its pictures: originals alone.
         labels: a table with the columns `copy`, `original` and perhaps `block`, paths relative to
             `data`; without `block` the folder of a copy is its block.
         exif_orientation: whether pictures are turned upright by their EXIF tags.
@@ -85,6 +87,7 @@ def open_copies(
         return _from_table(Path(labels), root, how)
     top = next((name for name in ORIGINALS if (root / name).is_dir()), "")
     if not top:
+        data = pictures_of(data)
         pair = find_labelled(data, exif_orientation=how[0], max_pixels=how[1])
         images = pair[1] if pair else open_images(data, exif_orientation=how[0], max_pixels=how[1])
         return CopySet(root=images.root, originals=images, blocks={})
@@ -146,17 +149,12 @@ def _blocks(
     for i, name in enumerate(names):
         members[name or root.name].append(i)
     blocks = {}
-    for name in sorted(members, key=_in_order):
+    # The block whose figure is quoted comes first.
+    for name in sorted(members, key=lambda name: (name != "strong", by_numbers(name))):
         chosen = members[name]
         images = read_as(file_images(root, [copies[i] for i in chosen], "list"), *how)
         blocks[name] = Block(images, np.array([links[i] for i in chosen], np.int64))
     return blocks
-
-
-def _in_order(name: str) -> tuple[bool, list[tuple[bool, int, str]]]:
-    """Sorts the block `strong`, whose figure is quoted, before the others."""
-    parts = re.findall("[0-9]+|[^0-9]+", name)
-    return name != "strong", [(p.isdigit(), int(p) if p.isdigit() else 0, p) for p in parts]
 
 
 def _from_table(table: Path, root: Path, how: tuple[Orientation, int]) -> CopySet:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
@@ -17,9 +16,9 @@ from ibot.data.decode import Orientation, UnreadableImage
 from ibot.data.formats import extension, extensions, is_litter
 from ibot.data.sets.files import FileImages, file_images
 from ibot.data.sets.fingerprints import file_state
-from ibot.data.sets.scan import require_data
+from ibot.data.sets.scan import require_data, require_folder
 from ibot.errors import DataError
-from ibot.words import counted
+from ibot.words import by_numbers, counted
 
 MASKS = ".png"
 """Masks are PNG: what JPEG does to numbers is of no use."""
@@ -132,10 +131,8 @@ def open_videos(
     """
     if not images:
         require_data(data)
-    root = Path(images or data)
-    if not root.is_dir():
-        raise DataError(f"there is no folder '{root}'", fix=f"name {WANTED}")
-    frames, masks = (_davis(root, part) for part in ("JPEGImages", "Annotations"))
+    root = require_folder(images, "--images") if images else require_folder(data)
+    frames, masks = (davis_folder(root, part) for part in ("JPEGImages", "Annotations"))
     lists = _lists(root) if frames and not labels else {}
     place = Path(labels) if labels else masks if frames else None
     if place is not None and not place.exists():
@@ -177,7 +174,7 @@ def _joined(root: Path, found: Mapping[Path, tuple[list[str], dict[str, str]]]) 
     return VideoFrames(**kept, videos=tuple(videos))
 
 
-def _davis(root: Path, part: str) -> Path | None:
+def davis_folder(root: Path, part: str) -> Path | None:
     """Where frames or masks lie below the root of a set that is laid out as DAVIS; else None."""
     folder = root / part
     if not folder.is_dir():
@@ -226,11 +223,7 @@ def _images_in(folder: Path) -> list[str]:
     names = (path.name for path in folder.iterdir() if path.is_file())
     return sorted(
         (name for name in names if extension(name) in known and not is_litter(name, False)),
-        key=lambda name: [
-            (0, int(part), "") if part.isdecimal() else (1, 0, part)
-            for part in re.split(r"([0-9]+)", name)
-            if part
-        ],
+        key=by_numbers,
     )
 
 
@@ -243,6 +236,7 @@ def _files_of(folder: Path, masks: Path | None, several: bool) -> tuple[list[str
     images = _images_in(folder)
     if masks is None:
         return _beside(folder, images)
+    images = [name for name in images if not _is_mask(name)] or images
     if masks.is_file():
         return images, {images[0]: str(masks)}
     place = masks / folder.name if several or (masks / folder.name).is_dir() else masks
@@ -258,7 +252,7 @@ def _beside(folder: Path, images: Sequence[str]) -> tuple[list[str], dict[str, s
     mask is called as its frame.
     """
     pngs = [name for name in images if extension(name) == MASKS]
-    called = [name for name in pngs if Path(name).stem.lower() == "mask"]
+    called = [name for name in pngs if _is_mask(name)]
     if len(called) == 1 or (len(pngs) == 1 and len(images) > 1):
         (mask,) = called or pngs
         frames = [name for name in images if name != mask]
@@ -267,6 +261,11 @@ def _beside(folder: Path, images: Sequence[str]) -> tuple[list[str], dict[str, s
     by_stem = {Path(name).stem: str(folder / name) for name in pngs}
     masks = {name: by_stem[Path(name).stem] for name in frames if Path(name).stem in by_stem}
     return frames or list(images), masks
+
+
+def _is_mask(name: str) -> bool:
+    """Whether a file beside frames says by its name that it is none of them."""
+    return name.lower() == "mask" + MASKS
 
 
 def _no_first_mask(folder: Path, masks: Path | None) -> DataError:

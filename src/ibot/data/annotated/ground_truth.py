@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ibot.config.schema import MAX_PIXELS
+from ibot.data.annotated.pictures import pictures_of
 from ibot.data.annotated.right_answers import Graded, Places, RightAnswers, SameClass
 from ibot.data.decode import Orientation
 from ibot.data.sets.files import FileImages, file_images
@@ -99,6 +100,7 @@ def open_retrieval(
     parts = [_part_in(Path(data), words) for words in (DATABASES, QUERIES)]
     if not val_data and all(parts):
         data, val_data = map(str, parts)
+    named, data = data, pictures_of(data)
     pair = find_labelled(data, val_data, exif_orientation=how[0], max_pixels=max_pixels)
     if pair is not None and val_data:
         database, queries = pair
@@ -107,7 +109,7 @@ def open_retrieval(
     database = pair[1] if pair else open_images(data, exif_orientation=how[0], max_pixels=how[1])
     if not isinstance(database, LabelledImages) or len(database.classes) < 2:
         raise DataError(
-            f"nothing says which images of '{data}' belong together",
+            f"nothing says which images of '{named}' belong together",
             why="there is no gnd_*.pkl, gnd_*.json or groups.json, and there are no two classes",
             fix="name such a file with --labels, or put the images of each class into a folder",
         )

@@ -23,7 +23,7 @@ from ibot.data.decode import Orientation, UnreadableImage
 from ibot.data.sets import fingerprints
 from ibot.data.sets.files import FileImages, file_images
 from ibot.data.sets.parts import Part, find_parts, folder_names, part_of, quoted
-from ibot.data.sets.scan import require_data, scan
+from ibot.data.sets.scan import require_data, require_folder, scan
 from ibot.errors import DataError
 from ibot.rng import permutation
 from ibot.words import counted as in_words
@@ -224,7 +224,7 @@ def recoded(
 def _folders(data: str) -> Mapping[Part, _Folders]:
     """The folders of each part below `data`. Raises DataError where none are found."""
     require_data(data)
-    root = Path(data)
+    root = require_folder(data)
     names = folder_names(root)
     for images in (name for name in IMAGE_FOLDERS if name in names):
         for maps in (name for name in LABEL_FOLDERS if name in names):
@@ -236,11 +236,11 @@ def _folders(data: str) -> Mapping[Part, _Folders]:
         if maps is not None and part is not None:
             found.setdefault("val" if part == "test" else part, _Folders(root / name, root / maps))
     if not found:
-        where = f"it holds the folders {quoted(names)}" if root.is_dir() else "there is none"
+        held = f"the folders {quoted(names)}" if names else "no folders"
         raise DataError(
             f"'{data}' is no folder of images with label maps",
-            why=f"{where}; looked for train and trainannot, images and annotations (or labels, "
-            "masks)",
+            why=f"it holds {held}; looked for train and trainannot, images and annotations (or "
+            "labels, masks)",
             fix="name both folders: --images DIR --labels DIR",
         )
     return found
@@ -250,10 +250,7 @@ def _named_folders(images: str, labels: str) -> Mapping[Part, _Folders]:
     if not (images and labels):
         given, other = ("--images", "--labels") if images else ("--labels", "--images")
         raise DataError(f"{given} is given without {other}", fix="name both folders")
-    for folder in (images, labels):
-        if not Path(folder).is_dir():
-            raise DataError(f"there is no folder '{folder}'", fix="check --images and --labels")
-    return _in_parts(Path(images), Path(labels))
+    return _in_parts(require_folder(images, "--images"), require_folder(labels, "--labels"))
 
 
 def _in_parts(images: Path, maps: Path) -> Mapping[Part, _Folders]:
@@ -275,10 +272,10 @@ def _in_parts(images: Path, maps: Path) -> Mapping[Part, _Folders]:
 
 def _coding_of(data: str, train: _Folders) -> Coding:
     """What a file beside the set says of the classes; else ADE20K's, or none."""
-    beside = [train.maps, train.maps.parent, train.images.parent, train.maps.parent.parent]
-    places = [Path(data), *beside[:3]] if data else beside[:3]
+    beside = [train.maps, train.images, train.maps.parent, train.images.parent]
+    places = [Path(data), *beside] if data else beside
     if train.images.name == train.maps.name:  # parts below images and annotations
-        places.append(beside[3])
+        places.append(train.maps.parent.parent)
     for place in places:
         for name in CLASS_FILES:
             if (place / name).is_file():

@@ -39,16 +39,8 @@ def scan(root: str | Path) -> FileImages:
     Raises DataError for a folder that is missing, unreadable or without images, and for parts not
     to be told apart.
     """
-    folder = Path(root)
     require_data(str(root))
-    if not folder.exists():
-        raise DataError(
-            f"there is no folder '{root}'",
-            why=_nearest_parent(folder),
-            fix="check the path given to --data",
-        )
-    if not folder.is_dir():
-        raise DataError(f"'{root}' is a file, not a folder", fix=_instead_of(folder))
+    folder = require_folder(root)
     folder, notes = _training_part(folder)
     found = _walk(folder)
     if not found.names:
@@ -78,6 +70,20 @@ def require_data(data: str) -> None:
             why="images are read from folders",
             fix="download them, and name the folder",
         )
+
+
+def require_folder(root: str | Path, option: str = "--data") -> Path:
+    """The folder that a user named by an `option`. Raises DataError where there is none."""
+    folder = Path(root)
+    if not folder.exists():
+        raise DataError(
+            f"there is no folder '{root}'",
+            why=_nearest_parent(folder),
+            fix=f"check the path given to {option}",
+        )
+    if not folder.is_dir():
+        raise DataError(f"'{root}' is a file, not a folder", fix=_instead_of(folder))
+    return folder
 
 
 def _instead_of(file: Path) -> str:

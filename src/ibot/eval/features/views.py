@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Sized
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +18,8 @@ from ibot.data.decode import UnreadableImage
 from ibot.data.pixels import evaluation_view, shorter_side
 from ibot.data.sets.images import Images
 from ibot.data.workers import read_items
+
+S = TypeVar("S", bound=Sized)
 
 MAX_ASPECT = 50
 """An image with sides of a larger ratio is not cropped: before the crop it would take some 65 times
@@ -121,6 +123,13 @@ class _Views(Dataset[ViewBatch]):
 def evenly(count: int, limit: int) -> NDArray[np.int64]:
     """Numbers of at most `limit` of `count` images, evenly spaced."""
     return np.linspace(0, count - 1, min(count, limit)).astype(np.int64)
+
+
+def at_most(images: S, limit: int, taken: Callable[[NDArray[np.int64]], S]) -> S:
+    """At most `limit` images, evenly spaced, of which `taken` makes a set; 0: all."""
+    if not limit or limit >= len(images):
+        return images
+    return taken(evenly(len(images), limit))
 
 
 def in_batches(indices: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:

@@ -202,7 +202,8 @@ def _keep(
     """
     if not settings.shown:
         return ""
-    name = f"copy_detection/{Path(data_name(context.task.root)).stem}_{settings.features}"
+    made = context.identity("copy_detection", plain(settings))
+    name = f"copy_detection-{made}/{Path(data_name(context.task.root)).stem}_{settings.features}"
     if not context.processes.is_main:
         return name
     hardest = min(found, key=lambda one: (one.name != "strong", one.scores.mean().item()))

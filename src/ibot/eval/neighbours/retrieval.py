@@ -213,7 +213,8 @@ def _keep(
     """Keep the first answers of some queries; returns where, below the folder of the results."""
     if not settings.shown:
         return ""
-    name = f"retrieval/{Path(data_name(context.task.root)).stem}_{settings.features}"
+    made = context.identity("retrieval", plain(settings))
+    name = f"retrieval-{made}/{Path(data_name(context.task.root)).stem}_{settings.features}"
     if not context.processes.is_main:
         return name
     rows = []

@@ -41,6 +41,7 @@ from ibot.models.contract import Backbone
 from ibot.system.distributed import gather
 from ibot.system.processes import Processes
 from ibot.types import ResultRecord
+from ibot.words import counted
 
 RADII = (0, 1, 2)
 """Patches from the true place that still count as found."""
@@ -122,7 +123,7 @@ def run(context: ImagesContext, settings: MatchSettings) -> list[ResultRecord]:
     )
     notes = unread(matched.bad)
     if matched.apart:
-        notes.append(f"views of {matched.apart} images do not overlap and are left out")
+        notes.append(f"views of {counted(matched.apart, 'image')} do not overlap and are left out")
     return [
         context.record(
             "match",

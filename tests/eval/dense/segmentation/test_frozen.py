@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from ibot.eval.dense.segmentation.frozen import (
-    CellClassifier,
+    CellClassifiers,
     CellFeature,
     cell_features,
     class_shares,
@@ -59,9 +59,11 @@ def test_cells_are_the_normed_tokens_in_their_order(network, kind):
 
 def test_features_are_standardised_by_those_of_the_training_images():
     cells = 5 + 3 * torch.randn(500, 4)
-    model = CellClassifier(torch.cat([cells, torch.ones(500, 1)], dim=1), 2, seed=0)
-    scaled = (torch.cat([cells, torch.ones(500, 1)], dim=1) - model.mean) * model.scale
+    cells = torch.cat([cells, torch.ones(500, 1)], dim=1)
+    model = CellClassifiers(cells, 2, seed=0, rates=2)
+    scaled = (cells - model.mean) * model.scale
     assert torch.allclose(scaled[:, :4].std(dim=0), torch.ones(4), atol=1e-3)
     assert not scaled[:, 4].any(), "what never changes says nothing"
-    again = CellClassifier(torch.cat([cells, torch.ones(500, 1)], dim=1), 2, seed=0)
-    assert torch.equal(model.classify.weight, again.classify.weight)
+    again = CellClassifiers(cells, 2, seed=0)
+    for logits in model(cells):
+        assert torch.equal(logits, again(cells)[0])

@@ -10,12 +10,12 @@ from ibot.eval.dense.norm import BatchNorm
 from ibot.eval.dense.segmentation.heads import (
     AuxiliaryHead,
     ChannelDropout,
-    LinearHead,
+    LinearHeads,
     UPerHead,
     pixel_loss,
     resized,
 )
-from ibot.eval.dense.segmentation.network import Segmenter, head_losses
+from ibot.eval.dense.segmentation.network import Segmenter
 from ibot.models.layers import set_part
 
 
@@ -36,14 +36,18 @@ def test_scores_are_resized_to_the_labels_before_the_loss():
 
 
 def test_resizing_scores_is_resizing_channels():
-    head = LinearHead((4, 6, 2), 3)
-    torch.nn.init.normal_(head.classify.bias)
+    heads = LinearHeads((4, 6, 2), 3, count=2)
+    first, second = heads.classify
+    assert torch.equal(first.weight, second.weight), "rates are compared from one start"
+    torch.nn.init.normal_(first.bias)
+    torch.nn.init.normal_(second.weight)
     maps = [torch.randn(2, c, s, s + 1) for c, s in ((4, 12), (6, 6), (2, 3))]
-    plain = head.classify(torch.cat([resized(one, (12, 13)) for one in maps], dim=1))
-    assert torch.allclose(head(maps), plain, atol=1e-5)
-    same = [one[:, :, :3, :3] for one in maps]
-    assert torch.equal(head(same), head.classify(torch.cat(same, dim=1)))
-    assert head.classify.weight.std().item() == pytest.approx(0.01, rel=0.4)
+    joined = torch.cat([resized(one, (12, 13)) for one in maps], dim=1)
+    same = [one[:, :, :2, :3] for one in maps]
+    for head, large, small in zip(heads.classify, heads(maps), heads(same), strict=True):
+        assert torch.allclose(large, head(joined), atol=1e-5)
+        assert torch.equal(small, head(torch.cat(same, dim=1)))
+    assert first.weight.std().item() == pytest.approx(0.01, rel=0.4)
 
 
 def test_dropped_channels_are_drawn_for_every_image_of_a_step():
@@ -120,7 +124,7 @@ def test_all_that_is_trained_gets_a_gradient_and_what_is_frozen_stays(network, k
     model = Segmenter(network(kind), head, 3, channels=8, drop_path=0.2).train()
     logits = model(torch.randn(2, 3, 32, 32))
     labels = torch.randint(-1, 3, (2, 32, 32))
-    loss = head_losses(logits, labels)
+    loss = model.loss(logits, labels)
     weighted = sum(w * pixel_loss(x, labels) for w, x in zip((1, 0.4), logits, strict=False))
     assert loss.item() == pytest.approx(weighted.item())
     loss.backward()
@@ -144,9 +148,8 @@ def test_blocks_that_are_computed_again_give_the_same_gradients(network):
             network(), "upernet", 3, channels=8, drop_path=0.5, checkpointing=checkpointing
         ).train()
         torch.manual_seed(1)
-        head_losses(
-            model(torch.ones(2, 3, 32, 32)), torch.zeros(2, 32, 32, dtype=torch.int64)
-        ).backward()
+        labels = torch.zeros(2, 32, 32, dtype=torch.int64)
+        model.loss(model(torch.ones(2, 3, 32, 32)), labels).backward()
         return [p.grad for p in model.parameters() if p.grad is not None]
 
     for plain, again in zip(gradients(False), gradients(True), strict=True):

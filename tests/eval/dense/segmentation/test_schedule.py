@@ -40,3 +40,6 @@ def test_every_pass_holds_every_image_and_processes_deal_them():
     assert steps(start=5) == whole[5:]
     parts = [steps(rank, 2) for rank in (0, 1)]
     assert all(whole[i][0::2] == parts[0][i] and whole[i][1::2] == parts[1][i] for i in range(14))
+    micro = StepImages(7, 4, 14, 3, Processes(rank=1, world_size=2), micro_batches=2)
+    # Part 1 and part 3 of four: the places that stochastic depth draws for.
+    assert list(micro) == [step[part::4] for step in whole for part in (1, 3)]

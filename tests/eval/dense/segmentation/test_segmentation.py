@@ -11,7 +11,7 @@ from PIL import Image
 from ibot.data.annotated.label_coding import read_coding
 from ibot.errors import ConfigError, DataError
 from ibot.eval.dense.segmentation import segmentation
-from ibot.eval.dense.segmentation.plan import plan, typical_shape
+from ibot.eval.dense.segmentation.plan import plan, rate_images, typical_shape
 from ibot.eval.dense.segmentation.settings import SegmentationSettings
 from ibot.eval.features.cache import weights_hash
 from ibot.eval.features.views import View
@@ -75,7 +75,7 @@ def test_records_say_what_the_label_maps_on_disk_give(context, kind, given):
     assert first.interval[0] <= first.value <= first.interval[1]
     assert first.settings["compared"] == "at the size of each image"
     assert any("compared at the size" in note for note in first.notes)
-    assert any("IoU of 3 of 3 classes" in note for note in first.notes)
+    assert any("IoU of 3 of 3 classes, best first: " in note for note in first.notes)
     assert set(first.extra["iou"]) == {"red", "green", "blue"} and first.num_val == 6
     pictures = draw(records, made.out)
     assert len(pictures) == 6 and np.asarray(Image.open(pictures[0])).std() > 10
@@ -93,16 +93,49 @@ def test_cached_features_tell_the_stripes_apart_and_serve_other_labels(context):
     assert rows == again and times == [file.stat().st_mtime_ns for file in again]
 
 
+@pytest.mark.parametrize("augment", ["none", "published"])
+def test_of_several_rates_one_is_chosen_on_images_that_are_held_out(context, augment):
+    made, rates = context(), (1e-6, 1e-1)
+    settings = replace(SHORT, augment=augment, iterations=8, lr=rates, holdout=0.3)
+    record = segmentation.run(made, settings)[0]
+    assert set(record.extra["rates"]) == {"1e-06", "0.1"}
+    best = max(record.extra["rates"], key=record.extra["rates"].get)
+    assert record.chosen == f"lr={best} after the last step, on 2 held-out training images"
+    assert (
+        f"held-out training images: 1e-06 {record.extra['rates']['1e-06']:.1f}" in record.notes[1]
+    )
+    assert record.num_train == 4 and "learning rate 1e-06 or 0.1" in record.notes[0]
+    record = segmentation.run(replace(made, mode="published"), settings)[0]
+    assert record.chosen.endswith("on val") and record.num_train == 6
+    assert record.value == pytest.approx(max(record.extra["rates"].values()))
+    single = segmentation.run(made, replace(settings, lr=(1e-1,)))[0]
+    assert single.chosen == "the last step" and not single.extra["rates"]
+
+
+def test_images_on_which_a_rate_is_chosen_are_not_trained_on():
+    several = SegmentationSettings(lr=(1e-3, 1e-2), holdout=0.2)
+    fit, judge, words = rate_images(10, several, "clean")
+    assert sorted([*fit, *judge]) == list(range(10)) and len(judge) == 2
+    assert words == "2 held-out training images"
+    fit, _, words = rate_images(2, replace(several, holdout=0.9), "clean")
+    assert len(fit) == 1 and words == "1 held-out training image"
+    assert "one alone" in rate_images(1, several, "clean").judged_on
+    for settings, mode in ((several, "published"), (replace(several, lr=(1e-3,)), "clean")):
+        fit, judge, _ = rate_images(10, settings, mode)
+        assert len(fit) == 10 and not len(judge)
+
+
 def test_published_settings_are_those_of_the_tables(context):
     made = context(mode="published")
     made.loaded.backbone.embed_dim = 768
-    for head, lr, decay, drop in (("linear", 8e-4, 1.0, 0.0), ("upernet", 8e-5, 0.65, 0.1)):
+    rates = (3e-5, 8e-5, 1e-4, 3e-4, 8e-4)
+    for head, lr, decay, drop in (("linear", rates, 1.0, 0.0), ("upernet", (8e-5,), 0.65, 0.1)):
         settings = plan(SegmentationSettings(head=head), made).settings
         assert (settings.lr, settings.layer_decay, settings.drop_path) == (lr, decay, drop)
         assert (settings.iterations, settings.batch, settings.warmup) == (160_000, 16, 1500)
         assert (settings.crop, settings.stride) == (512, 341)
-    settings = plan(SegmentationSettings(head="linear", crop=640, lr=1e-4), made).settings
-    assert (settings.crop, settings.stride, settings.lr) == (640, 426, 1e-4)
+    settings = plan(SegmentationSettings(head="linear", crop=640, lr=(1e-4,)), made).settings
+    assert (settings.crop, settings.stride, settings.lr) == (640, 426, (1e-4,))
 
 
 def test_own_sets_get_settings_that_fit_them(context):
@@ -124,6 +157,8 @@ def test_own_sets_get_settings_that_fit_them(context):
         ({"head": "upernet", "batch": 1}, "batch norm nothing"),
         ({"head": "upernet", "augment": "none"}, "augment=none trains a linear head"),
         ({"features": "pixels"}, "needs augment=none"),
+        ({"head": "upernet", "lr": (1e-3, 1e-4)}, "one learning rate, not 2"),
+        ({"lr": (1e-3, 1e-3)}, "names a rate twice"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(context, changes, pattern):
@@ -132,7 +167,7 @@ def test_settings_that_cannot_be_are_refused(context, changes, pattern):
     assert caught.value.fix and "\n" not in caught.value.what
 
 
-@pytest.mark.parametrize("changes", [{"batch": 0}, {"lr": -1.0}, {"ratio": (2.0, 0.5)}])
+@pytest.mark.parametrize("changes", [{"batch": 0}, {"lr": (-1.0,)}, {"ratio": (2.0, 0.5)}])
 def test_numbers_that_train_nothing_are_refused(changes):
     with pytest.raises(ConfigError):
         SegmentationSettings(**changes)

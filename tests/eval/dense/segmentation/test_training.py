@@ -1,6 +1,7 @@
 """Trainings are over-fitted, go on bit by bit where they were cut off, and may be shared."""
 
 import json
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -11,8 +12,11 @@ from ibot.data.annotated.label_maps import open_label_maps
 from ibot.errors import RunError
 from ibot.eval.dense.segmentation.network import Segmenter
 from ibot.eval.dense.segmentation.settings import SegmentationSettings
-from ibot.eval.dense.segmentation.training import PREDICTIONS, train_segmenter
+from ibot.eval.dense.segmentation.training import train_segmenter
+from ibot.eval.dense.segmentation.validation import PREDICTIONS, compared
+from ibot.eval.dense.segmentation.windows import SlidingTest
 from ibot.eval.fit import CHECKPOINT
+from ibot.eval.label_scores import LabelScores
 from ibot.models.backbone import build_backbone
 from ibot.system.distributed import init_processes, shutdown
 from ibot.system.processes import Processes
@@ -29,7 +33,7 @@ def settings(head="upernet", **changes):
         "batch": 4,
         "crop": 32,
         "stride": 21,
-        "lr": 3e-3,
+        "lr": (3e-3,),
         "warmup": 2,
         "layer_decay": 0.9 if head == "upernet" else 1.0,
         "drop_path": 0.2,
@@ -40,21 +44,21 @@ def settings(head="upernet", **changes):
     return SegmentationSettings(head=head, **{**given, **changes})
 
 
-def trained(data, folder, made, kind="vit", processes=Processes(), progress=None):  # noqa: B008
+def trained(data, folder, made, kind="vit", processes=Processes(), **more):  # noqa: B008
     torch.manual_seed(0)
     backbone = build_backbone(CONFIGS[kind], (32, 32)).eval()
-    model = Segmenter(backbone, made.head, 3, channels=made.channels, drop_path=made.drop_path)
+    model = Segmenter(
+        backbone,
+        made.head,
+        3,
+        rates=len(made.lr),
+        channels=made.channels,
+        drop_path=made.drop_path,
+    )
     train, val = open_label_maps(str(data))
     val = val.taken([0, 2, 4])
     result = train_segmenter(
-        model,
-        train,
-        val,
-        made,
-        device=CPU,
-        folder=folder,
-        processes=processes,
-        progress=progress,
+        model, train, val, made, device=CPU, folder=folder, processes=processes, **more
     )
     return model, result
 
@@ -80,7 +84,7 @@ def stop_at(step):
     return progress
 
 
-@pytest.mark.parametrize("head", ["linear", "upernet"])
+@pytest.mark.parametrize("head", ["linear", pytest.param("upernet", marks=pytest.mark.slow)])
 def test_one_that_was_cut_off_goes_on_bit_by_bit(stripes, tmp_path, head):
     whole, result = trained(stripes, tmp_path / "whole", settings(head))
     for step, saved in ((3, 3), (5, 4)):  # the end of an epoch; inside of one
@@ -94,7 +98,49 @@ def test_one_that_was_cut_off_goes_on_bit_by_bit(stripes, tmp_path, head):
     buffers = [name for name in whole.state_dict() if name.endswith("running_mean")]
     assert bool(buffers) == (head == "upernet")
     with pytest.raises(RunError):
-        trained(stripes, tmp_path / "cut", settings(head, lr=1e-3))
+        trained(stripes, tmp_path / "cut", settings(head, lr=(1e-3,)))
+
+
+def miou_on(maps, model):
+    test = SlidingTest(crop=32, stride=21, statistics=model.backbone.statistics)
+
+    def find(_, pixels):
+        return test.classes(lambda images: model(images)[0], pixels, CPU)
+
+    with torch.no_grad():
+        return LabelScores.of(compared(maps, find, bad=set())[1][:, 0].sum(dim=0)).miou
+
+
+def test_each_of_several_rates_is_trained_as_if_alone(stripes, tmp_path):
+    rates, judge = (1e-5, 1e-1, 1e-2), open_label_maps(str(stripes))[0].taken([1, 5])
+    made = settings("linear", validations=1, lr=rates)
+    model, result = trained(stripes, tmp_path / "all", made, judge=judge)
+    alone = {
+        rate: trained(stripes, tmp_path / str(rate), replace(made, lr=(rate,))) for rate in rates
+    }
+    for head, (one, _) in zip(model.head.classify, alone.values(), strict=True):
+        assert torch.equal(head.weight, one.head.classify[0].weight)
+        assert torch.equal(head.bias, one.head.classify[0].bias)
+    losses = [one.scores[0]["train_loss"] for _, one in alone.values()]
+    assert result.scores[0]["train_loss"] == pytest.approx(sum(losses) / 3, abs=1e-6)
+    # The rate is chosen on the images that were held out, and the reported ones are its own.
+    for rate in rates:
+        assert result.rate_mious[rate] == pytest.approx(miou_on(judge, alone[rate][0]))
+    best = max(rates, key=lambda rate: result.rate_mious[rate])
+    assert len(set(result.rate_mious.values())) > 1 and result.scores[0]["lr"] == best
+    assert torch.equal(result.areas, alone[best][1].areas)
+    _, published = trained(stripes, tmp_path / "published", made)
+    assert published.scores[0]["miou"] == max(published.rate_mious.values())
+
+
+def test_micro_batches_are_one_batch(stripes, tmp_path):
+    made = settings("linear", validations=1, micro_batch=3)  # 4 images: two times 2
+    model, result = trained(stripes, tmp_path / "parts", made)
+    whole, expected = trained(stripes, tmp_path / "whole", replace(made, micro_batch=0))
+    for name, tensor in whole.state_dict().items():
+        assert torch.allclose(tensor, model.state_dict()[name], atol=1e-6), name
+    losses = [one.scores[0]["train_loss"] for one in (result, expected)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-6)
 
 
 def test_a_frozen_network_stays_and_a_trained_one_moves(stripes, tmp_path):
@@ -113,7 +159,7 @@ def test_a_frozen_network_stays_and_a_trained_one_moves(stripes, tmp_path):
 
 @pytest.mark.parametrize("kind", ["vit", pytest.param("swin", marks=pytest.mark.slow)])
 def test_stripes_are_learned(stripes, tmp_path, kind):
-    made = settings(iterations=30, lr=1e-2, validations=1, ratio=(1.0, 1.5), drop_path=0.0)
+    made = settings(iterations=30, lr=(1e-2,), validations=1, ratio=(1.0, 1.5), drop_path=0.0)
     _, result = trained(stripes, tmp_path / kind, made, kind)
     assert result.scores[-1]["miou"] > 70
     about = json.loads((tmp_path / kind / PREDICTIONS / "predictions.json").read_text())
@@ -133,10 +179,14 @@ def two(rank, data, folder, made, kind):
 @pytest.mark.distributed
 @pytest.mark.parametrize(
     ("head", "kind"),
-    [("upernet", "vit"), pytest.param("linear", "swin", marks=pytest.mark.slow)],
+    [
+        ("linear", "vit"),
+        pytest.param("linear", "swin", marks=pytest.mark.slow),
+        pytest.param("upernet", "vit", marks=pytest.mark.slow),
+    ],
 )
 def test_two_processes_are_one(stripes, tmp_path, one_thread, head, kind):
-    made = settings(head, iterations=20, validations=1, lr=1e-3)
+    made = settings(head, iterations=20, validations=1, lr=(1e-3,))
     model, result = trained(stripes, tmp_path / "one", made, kind)
     codes, errors = run_forked(
         partial(two, data=stripes, folder=tmp_path, made=made, kind=kind), tmp_path

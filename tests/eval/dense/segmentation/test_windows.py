@@ -1,5 +1,7 @@
 """Windows cover every pixel of images of any size, and scores are means over them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -78,7 +80,7 @@ def test_classes_come_at_the_size_of_the_image(size, fixed, multi_scale):
     test = SlidingTest(
         crop=32, stride=21, statistics=STATISTICS, fixed=fixed, multi_scale=multi_scale
     )
-    found = test.classes(brightness, pixels, torch.device("cpu")).numpy()
+    found = test.classes(brightness, pixels, torch.device("cpu"))[0].numpy()
     assert found.shape == size
     wrong = found != (pixels[..., 0] > 0)
     assert wrong.mean() < 0.3 and not wrong[:, 0].any() and not wrong[:, -1].any()
@@ -93,7 +95,7 @@ def test_the_multi_scale_test_is_the_mean_of_twelve():
         return coarse(images)
 
     test = SlidingTest(crop=32, stride=32, statistics=STATISTICS, multi_scale=True, windows=99)
-    found = test.classes(scores, pixels, torch.device("cpu"))
+    (found,) = test.classes(scores, pixels, torch.device("cpu"))
     total = torch.zeros(3, 40, 48)
     for scale in SCALES:
         short = max(32, int(32 * scale))
@@ -104,3 +106,11 @@ def test_the_multi_scale_test_is_the_mean_of_twelve():
             total += large.softmax(dim=0)
     assert (found == total.argmax(dim=0)).double().mean() > 0.999
     assert len(seen) == 8, "the three smallest scales are one"
+
+    def two(images):
+        return torch.cat([coarse(images), -coarse(images)], dim=1)
+
+    for how in (test, replace(test, multi_scale=False)):
+        both = how.classes(two, pixels, torch.device("cpu"), heads=2)
+        for head, of_head in ((coarse, both[0]), (lambda images: -coarse(images), both[1])):
+            assert torch.equal(of_head, how.classes(head, pixels, torch.device("cpu"))[0])

@@ -12,9 +12,9 @@ from ibot.data.annotated.bitmaps import library
 from ibot.data.annotated.coco import CocoImages
 from ibot.data.annotated.coco_folders import open_coco
 from ibot.data.sets.variants import count_shared
-from ibot.eval.context import Context, OpenedData
+from ibot.eval.context import OpenedData, SplitContext
 from ibot.eval.dense.rescale import opencv, rescaled_size
-from ibot.eval.features.views import evenly
+from ibot.eval.features.views import at_most
 from ibot.system.processes import said_once
 from ibot.words import counted
 
@@ -28,7 +28,7 @@ TINY = 16.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DetectionContext(Context):
+class DetectionContext(SplitContext):
     """The network, its means, and images with objects."""
 
     train: CocoImages
@@ -57,7 +57,9 @@ class DetectionContext(Context):
             max_pixels=request.max_pixels,
         )
         told = list(dict.fromkeys([*train.notes, *val.notes]))
-        train, val = _at_most(train.to_train(), request.max_train), _at_most(val, request.max_val)
+        train = train.to_train()
+        train = at_most(train, request.max_train, train.subset)
+        val = at_most(val, request.max_val, val.subset)
         told += [*_absent(train, val), *_small(train)]
         if shared := count_shared(train.files, val.files):
             with said_once():
@@ -74,17 +76,6 @@ class DetectionContext(Context):
     def has_masks(self) -> tuple[bool, bool]:
         """Whether objects to learn from, and those to be judged on, have masks."""
         return self.train.has_masks, self.val.has_masks
-
-    def fingerprints(self) -> dict[str, str]:
-        """Those of both sets."""
-        return {
-            "the training images": self.train.fingerprint(),
-            "the validation images": self.val.fingerprint(),
-        }
-
-    def num_images(self) -> tuple[int, int]:
-        """Of both sets."""
-        return len(self.train), len(self.val)
 
     def about_data(self) -> dict[str, Any]:
         """Root, fingerprints, numbers of classes and objects, and a sentence."""
@@ -107,13 +98,6 @@ class DetectionContext(Context):
     def about_view(self) -> dict[str, Any]:
         """Only how images are turned: their size is a setting of the evaluation."""
         return {"exif_orientation": self.exif_orientation}
-
-
-def _at_most(images: CocoImages, limit: int) -> CocoImages:
-    """At most `limit` images, evenly spaced; 0: all."""
-    if not limit or limit >= len(images):
-        return images
-    return images.subset(evenly(len(images), limit))
 
 
 def _absent(train: CocoImages, val: CocoImages) -> list[str]:

@@ -125,11 +125,21 @@ def _notes(
 ) -> list[str]:
     notes = unread([(name, reason) for _, name, reason in result.bad])
     if settings.steps:
-        passes = counted(round(plan.steps * plan.batch / len(context.train)), "pass")
-        images = counted(len(context.train), "image")
-        notes.append(f"trained for {counted(plan.steps, 'step')}, {passes} over {images}")
+        passes = plan.steps * plan.batch / len(context.train)
+        notes.append(
+            f"trained for {counted(plan.steps, 'step')}, {counted(round(passes, 1), 'pass')} over "
+            f"{counted(len(context.train), 'image')}"
+        )
+    notes.append(f"tested with a shorter side of {settings.short} pixels (short)")
+    if plan.steps <= settings.warmup_steps:
+        notes.append(
+            f"the rate was in its warm-up of {counted(settings.warmup_steps, 'step')} to the end; "
+            "warmup_steps= shortens it"
+        )
     if settings.norm == "group":
         notes.append("group norm in the box heads, where the published ones have batch norm")
     elif plan.together < 8:
-        notes.append(f"batch norm of {plan.together} images at a time, published: 32 or 16")
+        notes.append(
+            f"batch norm of {counted(plan.together, 'image')} at a time, published: 32 or 16"
+        )
     return notes

@@ -1,4 +1,4 @@
-"""The fast variant: a linear head on features of whole images that stay (8.10, on your own data).
+"""The fast variant: linear heads on features of whole images that stay (8.10, on your own data).
 
 Nothing is augmented, so that the network sees each image once and its features come from the cache.
 Each cell of the feature map is trained on the shares of the classes among its pixels: the
@@ -8,6 +8,7 @@ the size of each image, scores resized bilinearly.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -24,17 +25,20 @@ from ibot.data.annotated.label_maps import LabelMaps
 from ibot.data.decode import UnreadableImage
 from ibot.data.workers import read_items
 from ibot.errors import DataError
-from ibot.eval.dense.segmentation.plan import typical_shape
+from ibot.eval.dense.segmentation.plan import RateImages, typical_shape
 from ibot.eval.dense.segmentation.predictions import write_about
-from ibot.eval.dense.segmentation.schedule import Sample, StepImages, poly_rate
+from ibot.eval.dense.segmentation.schedule import Sample, StepImages, poly_rate, rate_groups
 from ibot.eval.dense.segmentation.settings import SegmentationSettings
-from ibot.eval.dense.segmentation.training import PREDICTIONS, SegmentationResult
-from ibot.eval.dense.segmentation.validation import compared
+from ibot.eval.dense.segmentation.validation import (
+    PREDICTIONS,
+    SegmentationResult,
+    compared,
+    validated,
+)
 from ibot.eval.dense.segmentation.windows import likeliest
-from ibot.eval.features.rows import FeatureSet
+from ibot.eval.features.rows import FeatureSet, places_of
 from ibot.eval.features.views import View, evenly
 from ibot.eval.fit import Fit, Validation
-from ibot.eval.label_scores import LabelScores
 from ibot.eval.segmented import SegmentedContext
 from ibot.models.contract import Backbone
 from ibot.rng import Purpose, torch_seed
@@ -102,43 +106,63 @@ def share_loss(logits: Tensor, shares: Tensor, images: int) -> Tensor:
     return -(shares * logits.float().log_softmax(dim=1)).sum() / images
 
 
-class CellClassifier(nn.Module):
-    """Standardised features of cells [n, d] -> logits [n, C]."""
+class CellClassifiers(nn.Module):
+    """Standardised features of cells [n, d] -> logits [n, C] of a head for each learning rate."""
 
     mean: Tensor
     scale: Tensor
 
-    def __init__(self, cells: Tensor, num_classes: int, seed: int) -> None:
-        """`cells` [m, d] say how far features lie apart."""
+    def __init__(self, cells: Tensor, num_classes: int, seed: int, rates: int = 1) -> None:
+        """`cells` [m, d] say how far features lie apart; all heads start from the same weights."""
         super().__init__()
         self.register_buffer("mean", cells.mean(dim=0))
         self.register_buffer("scale", 1 / cells.std(dim=0).clamp(min=1e-6))
-        self.classify = nn.Linear(cells.shape[1], num_classes)
+        first = nn.Linear(cells.shape[1], num_classes)
         generator = torch.Generator().manual_seed(torch_seed(seed, 0, 0, Purpose.INIT))
         with torch.no_grad():
-            self.classify.weight.normal_(std=0.01, generator=generator)
-            self.classify.bias.zero_()
+            first.weight.normal_(std=0.01, generator=generator)
+            first.bias.zero_()
+        self.classify = nn.ModuleList([first, *(copy.deepcopy(first) for _ in range(rates - 1))])
 
-    def forward(self, cells: Tensor) -> Tensor:
-        """[n, d] -> [n, C]."""
-        return self.classify((cells - self.mean) * self.scale)
+    def forward(self, cells: Tensor) -> list[Tensor]:
+        """[n, d] -> [n, C] of each head."""
+        cells = (cells - self.mean) * self.scale
+        return [classify(cells) for classify in self.classify]
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Some of the images of a set that could be read."""
+
+    features: FeatureSet
+    """Of the whole set: what is large stays on the disk."""
+    rows: NDArray[np.int64]
+    """int64 [n] of `features`."""
+
+    @property
+    def index(self) -> NDArray[np.int64]:
+        """Numbers int64 [n] of the images in the set."""
+        return self.features.index[self.rows]
+
+    def cells(self, place: int, count: int) -> Tensor:
+        """Features [count, d] of the cells of one of them."""
+        return self.features.rows[self.rows[place]].view(count, -1)
 
 
 class _Cells(Dataset["tuple[Tensor, Tensor] | DataError"]):
     """Features and class shares of training images by `Sample`."""
 
-    def __init__(self, maps: LabelMaps, features: FeatureSet, grid: tuple[int, int]) -> None:
-        self.maps, self.features, self.grid = maps, features, grid
+    def __init__(self, maps: LabelMaps, part: _Part, grid: tuple[int, int]) -> None:
+        self.maps, self.part, self.grid = maps, part, grid
         self.kept: dict[int, Tensor] = {}
         share_bytes = 4 * math.prod(grid) * len(maps.classes)
         self.room = KEPT_BYTES // share_bytes
 
     def __len__(self) -> int:
-        return len(self.features.index)
+        return len(self.part.rows)
 
     def __getitem__(self, sample: Sample) -> tuple[Tensor, Tensor] | DataError:
-        row = sample.index
-        index = int(self.features.index[row])
+        index = int(self.part.index[sample.index])
         try:
             shares = self.kept.get(index)
             if shares is None:
@@ -155,7 +179,7 @@ class _Cells(Dataset["tuple[Tensor, Tensor] | DataError"]):
             )
         except DataError as error:
             return error
-        return self.features.rows[row].view(len(shares), -1), shares
+        return self.part.cells(sample.index, len(shares)), shares
 
 
 def _joined(items: Sequence[tuple[Tensor, Tensor] | DataError]) -> tuple[Tensor, ...] | DataError:
@@ -168,14 +192,14 @@ def _joined(items: Sequence[tuple[Tensor, Tensor] | DataError]) -> tuple[Tensor,
 
 
 def train_on_cells(
-    context: SegmentedContext, settings: SegmentationSettings, folder: Path
+    context: SegmentedContext, settings: SegmentationSettings, shared: RateImages, folder: Path
 ) -> tuple[SegmentationResult, View]:
-    """Train and score a linear head on cached features; `settings` without `none`.
+    """Train and score linear heads on cached features; `settings` without `none`.
 
     Returns what came out, and how the images were seen: all at one size of the set's typical shape.
     Raises as `train_segmenter`, and as the cache.
     """
-    assert settings.crop and settings.iterations and settings.batch and settings.lr is not None
+    assert settings.crop and settings.iterations and settings.batch
     backbone, device = context.loaded.backbone, context.device
     size = typical_shape(context.train, settings.crop, backbone.patch_size)
     view = View(size, "squash")
@@ -190,20 +214,34 @@ def train_on_cells(
     train = context.feature_sets(context.train.images, "train", [feature], extract)[feature]
     val = context.feature_sets(context.val.images, "val", [feature], extract)[feature]
     grid = backbone.token_grid(*size)
+    fitted = _Part(train, places_of(train, shared.fit))
+    whole = _Part(val, np.arange(len(val.index)))
+    judge = _Part(train, places_of(train, shared.judge)) if len(shared.judge) else whole
+    for part, of in ((fitted, "training"), (judge, "held-out")):
+        if not len(part.rows):
+            raise DataError(f"none of the {of} images can be read", fix="look at the files")
     count = max(1, STANDARDISED_BY // (4 * train.rows.shape[1]))
-    cells = train.rows[torch.from_numpy(evenly(len(train.index), count))]
-    model = CellClassifier(
-        cells.reshape(len(cells) * math.prod(grid), -1), context.num_classes, context.seed
+    cells = train.rows[torch.from_numpy(fitted.rows[evenly(len(fitted.rows), count)])]
+    model = CellClassifiers(
+        cells.reshape(len(cells) * math.prod(grid), -1),
+        context.num_classes,
+        context.seed,
+        len(settings.lr),
     ).to(device)
-    task = _Task(context, settings, model, train, val, grid, folder)
+    task = _Task(
+        context=context,
+        settings=settings,
+        model=model,
+        fitted=fitted,
+        judge=judge,
+        val=whole,
+        grid=grid,
+        folder=folder,
+    )
     fit = Fit(
         model=model,
         optimizer=torch.optim.AdamW(
-            [
-                {"params": [model.classify.weight], "weight_decay": settings.weight_decay},
-                {"params": [model.classify.bias], "weight_decay": 0.0},
-            ],
-            lr=0.0,
+            rate_groups(model.classify, settings.lr, settings.weight_decay), lr=0.0
         ),
         lr=task.lr,
         batches=task.batches,
@@ -221,67 +259,77 @@ def train_on_cells(
         progress=context.counter("steps"),
     )
     fit.run()
-    last = fit.output(len(fit.scores) - 1)
     bad = [("train", *line) for line in train.bad] + [("val", *line) for line in val.bad]
-    return SegmentationResult(
-        scores=tuple(fit.scores), index=last["index"], areas=last["areas"], bad=tuple(bad)
-    ), view
+    return SegmentationResult.of(fit, settings.lr, bad), view
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class _Task:
     """What the fit asks."""
 
     context: SegmentedContext
     settings: SegmentationSettings
-    model: CellClassifier
-    train: FeatureSet
-    val: FeatureSet
+    model: CellClassifiers
+    fitted: _Part
+    judge: _Part
+    """Where one of several rates is chosen."""
+    val: _Part
     grid: tuple[int, int]
     folder: Path
 
     def lr(self, step: int) -> float:
+        """Its share of the rate of each head."""
         settings = self.settings
-        assert settings.lr is not None and settings.iterations and settings.warmup is not None
-        return poly_rate(step, settings.lr, settings.iterations, settings.warmup)
+        assert settings.iterations and settings.warmup is not None
+        return poly_rate(step, 1.0, settings.iterations, settings.warmup)
 
     def batches(self, step: int) -> Iterator[tuple[Tensor, Tensor]]:
         settings, processes = self.settings, self.context.processes
         assert settings.batch and settings.iterations
-        cells = _Cells(self.context.train, self.train, self.grid)
+        cells = _Cells(self.context.train, self.fitted, self.grid)
         order = StepImages(
             len(cells), settings.batch, settings.iterations, self.context.seed, processes, step
         )
-        num_bytes = 4 * settings.batch * (self.train.rows.shape[1] + cells.room)
         # Read in this process: features are mapped, and what is counted is kept.
-        return read_items(cells, 0, num_bytes, batch_sampler=order, collate_fn=_joined)
+        return read_items(cells, 0, 0, batch_sampler=order, collate_fn=_joined)
 
     def loss(
         self, network: nn.Module, batch: tuple[Tensor, Tensor], step: int, part: int
     ) -> Tensor:
         cells, shares = (tensor.to(self.context.device) for tensor in batch)
-        return share_loss(network(cells), shares, len(cells) // math.prod(self.grid))
+        images = len(cells) // math.prod(self.grid)
+        return torch.stack([share_loss(one, shares, images) for one in network(cells)]).sum()
 
     def validate(self) -> Validation:
         context, found = self.context, self.folder / PREDICTIONS
-        maps = context.val.taken(self.val.index)  # as the rows are numbered
+        val = context.val.taken(self.val.index)  # as the rows are numbered
         if context.processes.is_main:
-            write_about(found, maps)
+            write_about(found, val)
+        chosen_on = val if self.judge is self.val else context.train.taken(self.judge.index)
+        rates = self.settings.lr
+        return validated(
+            rates,
+            lambda: self._compared(chosen_on, self.judge, range(len(rates)), None)[1],
+            lambda head: self._compared(val, self.val, (head,), found),
+        )
 
-        def find(row: int, pixels: NDArray[np.uint8]) -> Tensor:
-            cells = self.val.rows[row].view(math.prod(self.grid), -1)
-            logits = self.model(cells.to(context.device)).T.unflatten(1, self.grid)
-            return likeliest(logits, pixels.shape[:2])
+    def _compared(
+        self, maps: LabelMaps, part: _Part, heads: Sequence[int], folder: Path | None
+    ) -> tuple[Tensor, Tensor]:
+        context = self.context
 
-        index, of_images = compared(
+        def find(place: int, pixels: NDArray[np.uint8]) -> Tensor:
+            logits = self.model(part.cells(place, math.prod(self.grid)).to(context.device))
+            maps = [logits[head].T.unflatten(1, self.grid) for head in heads]
+            return torch.stack([likeliest(one, pixels.shape[:2]) for one in maps])
+
+        return compared(
             maps,
             find,
+            heads=len(heads),
             bad=set(),
-            folder=found,
+            folder=folder,
             processes=context.processes,
             workers=context.workers,
             device=context.device,
         )
-        scores = LabelScores.of(of_images.sum(dim=0))
-        metrics: dict[str, float | None] = {"miou": scores.miou, "macc": scores.macc}
-        return Validation({**metrics, "aacc": scores.aacc}, {"index": index, "areas": of_images})

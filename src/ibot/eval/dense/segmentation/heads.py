@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -50,25 +51,33 @@ class ChannelDropout(DropPath):
         return maps * (kept / (1 - self.rate))[:, :, None, None]
 
 
-class LinearHead(nn.Module):
-    """One 1 x 1 convolution on the joined maps; coarser maps are resized to the first one."""
+class LinearHeads(nn.Module):
+    """1 x 1 convolutions on the joined maps; coarser maps are resized to the first one.
 
-    def __init__(self, channels: Sequence[int], num_classes: int) -> None:
+    There is one for each learning rate that is tried, and all start from the same weights.
+    """
+
+    def __init__(self, channels: Sequence[int], num_classes: int, count: int = 1) -> None:
         super().__init__()
         self.channels = tuple(channels)
-        self.classify = _scores(sum(channels), num_classes)
+        first = _scores(sum(channels), num_classes)
+        self.classify = nn.ModuleList([first, *(copy.deepcopy(first) for _ in range(count - 1))])
 
-    def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """Maps [B, C_i, h_i, w_i] -> logits [B, classes, h_0, w_0]."""
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """Maps [B, C_i, h_i, w_i] -> logits [B, classes, h_0, w_0] of each."""
         size = maps[0].shape[-2:]
         if all(one.shape[-2:] == size for one in maps):
-            return self.classify(torch.cat(list(maps), dim=1))
+            joined = torch.cat(list(maps), dim=1)
+            return [classify(joined) for classify in self.classify]
         # Scores are resized in place of the many channels: the same, as both are linear.
-        weights = self.classify.weight.split(self.channels, dim=1)
-        parts = [F.conv2d(m, w) for m, w in zip(maps, weights, strict=True)]
-        bias = self.classify.bias
-        assert bias is not None
-        return torch.stack([resized(part, size) for part in parts]).sum(dim=0) + bias[:, None, None]
+        logits = []
+        for classify in self.classify:
+            assert isinstance(classify, nn.Conv2d) and classify.bias is not None
+            weights = classify.weight.split(self.channels, dim=1)
+            parts = [F.conv2d(m, w) for m, w in zip(maps, weights, strict=True)]
+            total = torch.stack([resized(part, size) for part in parts]).sum(dim=0)
+            logits.append(total + classify.bias[:, None, None])
+        return logits
 
 
 class UPerHead(nn.Module):

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from itertools import repeat
 from typing import Self
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ibot.eval.dense.checkpointing import recompute_blocks
 from ibot.eval.dense.pyramid import Pyramid
 from ibot.eval.dense.segmentation.heads import (
     AUXILIARY_WEIGHT,
     AuxiliaryHead,
-    LinearHead,
+    LinearHeads,
     UPerHead,
     pixel_loss,
 )
@@ -22,9 +24,9 @@ from ibot.rng import Purpose, torch_seed
 
 
 class Segmenter(nn.Module):
-    """Normalised images [B, 3, H, W] -> logits [B, C, h, w] of each head, the main one first.
+    """Normalised images [B, 3, H, W] -> logits [B, C, h, w] of each head.
 
-    The auxiliary head speaks in training alone.
+    Linear heads: one for each learning rate. UPerNet, and in training its auxiliary head too.
     """
 
     def __init__(
@@ -33,6 +35,7 @@ class Segmenter(nn.Module):
         head: Head,
         num_classes: int,
         *,
+        rates: int = 1,
         channels: int = 0,
         drop_path: float = 0.0,
         checkpointing: bool = False,
@@ -45,6 +48,7 @@ class Segmenter(nn.Module):
                 below UPerNet it is trained in place.
             head: which one.
             num_classes: C.
+            rates: learning rates, of which each trains a linear head of its own.
             channels: width of UPerNet; 0: that of the tokens.
             drop_path: stochastic depth of a trained backbone.
             checkpointing: see `ibot.eval.dense.checkpointing`.
@@ -60,7 +64,7 @@ class Segmenter(nn.Module):
             torch.manual_seed(torch_seed(seed, 0, 0, Purpose.INIT))
             if self.frozen:
                 self.pyramid = self.auxiliary = None
-                self.head = LinearHead([shape.channels for shape in shapes], num_classes)
+                self.head = LinearHeads([shape.channels for shape in shapes], num_classes, rates)
             else:
                 self.pyramid = Pyramid(shapes)
                 widths, width = self.pyramid.channels, channels or backbone.embed_dim
@@ -83,11 +87,11 @@ class Segmenter(nn.Module):
         return self
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Logits of the head; in training of the auxiliary one too."""
+        """See above."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             maps = self.backbone.maps_after(images, self.backbone.pyramid_blocks, norm=self.norm)
         if self.pyramid is None:
-            return [self.head(maps)]
+            return self.head(maps)
         levels = self.pyramid(maps)
         logits = [self.head(levels)]
         if self.training and self.auxiliary is not None:
@@ -108,9 +112,18 @@ class Segmenter(nn.Module):
             parameter.grad = None
         self.backbone.train(mode)
 
+    def loss(self, logits: list[Tensor], labels: Tensor) -> Tensor:
+        """Summed losses of linear heads, which share nothing; else with the auxiliary head's."""
+        if self.frozen and len(logits) > 1:
+            compute, weights = _recomputed_loss, repeat(1.0)
+        else:
+            compute, weights = pixel_loss, (1.0, AUXILIARY_WEIGHT)
+        losses = [w * compute(one, labels) for w, one in zip(weights, logits, strict=False)]
+        return torch.stack(losses).sum()
 
-def head_losses(logits: list[Tensor], labels: Tensor) -> Tensor:
-    """The loss of the main head and, weighted, that of the auxiliary one."""
-    weights = (1.0, AUXILIARY_WEIGHT)
-    losses = [w * pixel_loss(one, labels) for w, one in zip(weights, logits, strict=False)]
-    return torch.stack(losses).sum()
+
+def _recomputed_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """`pixel_loss`; of many heads the scores of one at the size of the labels are held at once."""
+    loss = checkpoint(pixel_loss, logits, labels, use_reentrant=False)
+    assert isinstance(loss, Tensor)
+    return loss

@@ -5,21 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ibot.data.annotated.label_maps import LabelMaps
 from ibot.data.decode import UnreadableImage
 from ibot.errors import ConfigError
 from ibot.eval.dense.segmentation.settings import (
-    PUBLISHED,
     Architecture,
     Head,
     SegmentationSettings,
+    by_architecture,
     published_settings,
 )
 from ibot.eval.features.views import evenly
+from ibot.eval.request import Mode
 from ibot.eval.segmented import SegmentedContext
 from ibot.eval.tune.finetune import nearest_architecture
 from ibot.models.contract import Backbone
@@ -64,10 +66,10 @@ def plan(settings: SegmentationSettings, context: SegmentedContext) -> Plan:
         values = fitted_settings(settings, architecture, len(context.train))
         values["crop"] = crop
         if settings.augment == "none":
-            values["lr"] = CELL_RATE
+            values["lr"] = (CELL_RATE,)
     if asked:
         values["crop"] = max(asked) // backbone.patch_size * backbone.patch_size
-    given = {name for name in values if getattr(settings, name) is not None}
+    given = {name for name in values if getattr(settings, name) not in (None, ())}
     made = replace(settings, **{k: v for k, v in values.items() if k not in given})
     assert made.crop is not None and made.iterations is not None and made.batch is not None
     steps = -(-made.iterations // made.validations)
@@ -80,7 +82,31 @@ def plan(settings: SegmentationSettings, context: SegmentedContext) -> Plan:
     _check_fit(made, backbone, context.processes.world_size)
     seen = "whole images, the shorter side" if made.augment == "none" else "crops"
     note = f"{made.iterations} steps of {made.batch} images, {seen} of {made.crop} pixels"
-    return Plan(made, (f"{note}, learning rate {made.lr:g}; compared at the size of each image",))
+    rates = " or ".join(f"{rate:g}" for rate in made.lr)
+    return Plan(made, (f"{note}, learning rate {rates}; compared at the size of each image",))
+
+
+class RateImages(NamedTuple):
+    """Which training images are trained on, and where one of several learning rates is chosen."""
+
+    fit: NDArray[np.int64]
+    judge: NDArray[np.int64]
+    """Empty: it is chosen on the validation images, if at all."""
+    judged_on: str
+    """In words."""
+
+
+def rate_images(num_train: int, settings: SegmentationSettings, mode: Mode) -> RateImages:
+    """In clean mode some training images, evenly spaced, are held out where a rate is chosen."""
+    every = np.arange(num_train)
+    if len(settings.lr) == 1 or mode == "published":
+        return RateImages(every, every[:0], "val")
+    if num_train < 2:  # nothing can be spared
+        return RateImages(every, every, "the fitted image: there is one alone")
+    count = min(max(1, round(settings.holdout * num_train)), num_train - 1)
+    held = evenly(num_train, count)
+    words = f"{count} held-out training image{'s' if count > 1 else ''}"
+    return RateImages(np.setdiff1d(every, held), held, words)
 
 
 def architecture_of(backbone: Backbone) -> Architecture:
@@ -92,7 +118,7 @@ def fitted_settings(
     settings: SegmentationSettings, architecture: Architecture, num_train: int
 ) -> dict[str, Any]:
     """A length that fits a set: as many passes as over ADE20K, but `LEAST_ITERATIONS` steps."""
-    own = PUBLISHED[settings.head, architecture]
+    own = by_architecture(settings.head, architecture)
     batch = settings.batch or min(16, num_train)
     iterations = settings.iterations
     if iterations is None:
@@ -101,7 +127,7 @@ def fitted_settings(
         "batch": batch,
         "iterations": iterations,
         "warmup": min(1500, iterations // 20),
-        "lr": SMALL_SET_RATES[settings.head],
+        "lr": (SMALL_SET_RATES[settings.head],),
         "layer_decay": own.layer_decay,
         "drop_path": own.drop_path,
     }
@@ -150,6 +176,14 @@ def _check(settings: SegmentationSettings) -> None:
         )
     if settings.features == "pixels" and settings.augment != "none":
         raise ConfigError("features=pixels needs augment=none", fix="augment=none")
+    if settings.head == "upernet" and len(settings.lr) > 1:
+        raise ConfigError(
+            f"head=upernet is trained with one learning rate, not {len(settings.lr)}",
+            why="below linear heads the network stays, so that many can be trained at once",
+            fix=f"lr={settings.lr[0]:g}, and another run for each",
+        )
+    if len(set(settings.lr)) < len(settings.lr):
+        raise ConfigError("lr names a rate twice", fix="each of them once")
 
 
 def _check_fit(settings: SegmentationSettings, backbone: Backbone, world_size: int) -> None:

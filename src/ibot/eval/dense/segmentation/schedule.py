@@ -1,9 +1,12 @@
-"""Learning rate and images of each step (spec_evaluation 8.11)."""
+"""Learning rates and images of each step (spec_evaluation 8.11)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
 
 from ibot.rng import permutation
 from ibot.system.processes import Processes
@@ -20,6 +23,17 @@ def poly_rate(step: int, base: float, iterations: int, warmup: int) -> float:
     return rate * (1 - (1 - step / warmup) * (1 - WARMUP_START))
 
 
+def rate_groups(
+    heads: Iterable[nn.Module], rates: Sequence[float], weight_decay: float
+) -> list[dict[str, Any]]:
+    """Optimizer groups of heads with a learning rate each, as `lr_scale`; biases do not decay."""
+    return [
+        {"params": [parameter], "lr_scale": rate, "weight_decay": decay}
+        for head, rate in zip(heads, rates, strict=True)
+        for parameter, decay in ((head.weight, weight_decay), (head.bias, 0.0))
+    ]
+
+
 @dataclass(frozen=True, slots=True)
 class Sample:
     """One image of one step."""
@@ -33,10 +47,10 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class StepImages:
-    """The images of this process in each step: a batch sampler.
+    """The images of this process's micro-batches: a batch sampler.
 
     Passes over all images follow each other without a gap, each in an order of its own; of a step's
-    images process r has those at the places r, r + W, ..., as stochastic depth counts them.
+    images part p of P has those at the places p, p + P, ..., as stochastic depth counts them.
     """
 
     num_images: int
@@ -47,6 +61,8 @@ class StepImages:
     processes: Processes
     start: int = 0
     """Step to begin with."""
+    micro_batches: int = 1
+    """Of each process in a step."""
 
     def __iter__(self) -> Iterator[list[Sample]]:
         known, order = -1, None
@@ -58,4 +74,6 @@ class StepImages:
                     known, order = epoch, permutation(self.seed, epoch, self.num_images)
                 assert order is not None
                 samples.append(Sample(step, place, int(order[position])))
-            yield samples[self.processes.rank :: self.processes.world_size]
+            parts = self.micro_batches * self.processes.world_size
+            for part in range(self.processes.rank, parts, self.processes.world_size):
+                yield samples[part::parts]

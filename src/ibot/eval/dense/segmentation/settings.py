@@ -19,8 +19,8 @@ Architecture = Literal["small", "base", "large", "swin"]
 class SegmentationSettings:
     """How a segmentation head is trained and tested.
 
-    What is `none` follows from the head, the network and the images: in published mode what the
-    paper's tables were made with, else what fits the set (`resolved`).
+    What is `none` or empty follows from the head, the network and the images: in published mode
+    what the paper's tables were made with, else what fits the set (`plan`).
     """
 
     head: Head = "linear"
@@ -47,8 +47,13 @@ class SegmentationSettings:
     """Range of the factor by which training images are scaled beyond that."""
     multi_scale: bool = False
     """Test at six scales and mirrored (8.11), in place of one."""
-    lr: float | None = None
-    """Learning rate of head and last layers at the end of the warm-up, whatever the batch."""
+    lr: tuple[float, ...] = ()
+    """Learning rate of head and last layers at the end of the warm-up, whatever the batch. With
+    several a linear head is trained for each on the same steps, and one is chosen."""
+    holdout: float = 0.1
+    """Share of the training images on which one of several rates is chosen in clean mode."""
+    micro_batch: int = 0
+    """Most images of a process at a time through the network; 0: all of its share of a step."""
     warmup: int | None = None
     """Steps of linear warm-up. Published: 1,500."""
     layer_decay: float | None = None
@@ -75,11 +80,13 @@ class SegmentationSettings:
         """Raise ConfigError for a number with which nothing can be trained."""
         for names, wanted, fits in _RANGES:
             for name in names:
-                value = getattr(self, name)
-                if value is not None and not fits(value):
-                    raise ConfigError(
-                        f"{name}={value} cannot be trained with", fix=f"{name} must be {wanted}"
-                    )
+                given = getattr(self, name)
+                for value in given if isinstance(given, tuple) else (given,):
+                    if value is not None and not fits(value):
+                        raise ConfigError(
+                            f"{name}={value} cannot be trained with",
+                            fix=f"{name} must be {wanted}",
+                        )
         if not 0 < self.ratio[0] <= self.ratio[1]:
             raise ConfigError(
                 f"ratio={self.ratio[0]},{self.ratio[1]} is no range", fix="for example ratio=0.5,2"
@@ -89,8 +96,13 @@ class SegmentationSettings:
 _RANGES: tuple[tuple[tuple[str, ...], str, Callable[[float], bool]], ...] = (
     (("iterations", "batch", "crop", "stride", "validations"), "at least 1", lambda v: v >= 1),
     (("lr", "layer_decay"), "above 0", lambda v: v > 0),
+    (("holdout",), "above 0 and below 1", lambda v: 0 < v < 1),
     (("drop_path",), "at least 0 and below 1", lambda v: 0 <= v < 1),
-    (("warmup", "weight_decay", "channels", "checkpoint_steps"), "at least 0", lambda v: v >= 0),
+    (
+        ("warmup", "weight_decay", "channels", "checkpoint_steps", "micro_batch"),
+        "at least 0",
+        lambda v: v >= 0,
+    ),
 )
 """Settings, what they must be in words, and whether a value is that."""
 
@@ -98,38 +110,36 @@ _RANGES: tuple[tuple[tuple[str, ...], str, Callable[[float], bool]], ...] = (
 class Published(NamedTuple):
     """What the paper's tables differ in."""
 
-    lr: float
+    lr: tuple[float, ...]
     layer_decay: float
     drop_path: float
 
 
-PUBLISHED: Mapping[tuple[Head, Architecture], Published] = {
-    ("linear", "small"): Published(3e-5, 1.0, 0.0),
-    ("linear", "base"): Published(8e-4, 1.0, 0.0),
-    ("linear", "large"): Published(2e-5, 1.0, 0.0),
-    ("linear", "swin"): Published(3e-5, 1.0, 0.0),
-    ("upernet", "small"): Published(3e-5, 0.9, 0.1),
-    ("upernet", "base"): Published(8e-5, 0.65, 0.1),
-    ("upernet", "large"): Published(2e-5, 0.95, 0.2),
-    ("upernet", "swin"): Published(1e-4, 1.0, 0.2),
-}
-"""8.10 and 8.11. Of Swin there is none: its rates are those of a small ViT, and of 8.9.6."""
-
 LINEAR_RATES = (3e-5, 8e-5, 1e-4, 3e-4, 8e-4)
-"""Among which the paper chooses that of the linear head on the validation images."""
+"""Among which the paper chooses that of the linear head, on the validation images (8.10)."""
+UPERNET: Mapping[Architecture, Published] = {
+    "small": Published((3e-5,), 0.9, 0.1),
+    "base": Published((8e-5,), 0.65, 0.1),
+    "large": Published((2e-5,), 0.95, 0.2),
+    "swin": Published((1e-4,), 1.0, 0.2),
+}
+"""8.11. Of Swin there is none: its values are those of 8.9.6."""
+
+
+def by_architecture(head: Head, architecture: Architecture) -> Published:
+    """The values for a head on a network; below a linear head no layer is trained."""
+    return UPERNET[architecture] if head == "upernet" else Published(LINEAR_RATES, 1.0, 0.0)
 
 
 def published_settings(head: Head, architecture: Architecture) -> dict[str, Any]:
-    """ADE20K's values of all that may be `none`."""
-    own = PUBLISHED[head, architecture]
-    large = architecture == "large"
+    """ADE20K's values of all that may be `none`.
+
+    The 320,000 half batches of the large network are 160,000 steps too (`micro_batch` halves them).
+    """
     return {
         "iterations": 160_000,
         "batch": 16,
         "crop": 512,
-        "lr": own.lr,
         "warmup": 1500,
-        "layer_decay": own.layer_decay,
-        "drop_path": own.drop_path,
-        **({"iterations": 320_000, "batch": 8, "warmup": 3000} if large else {}),
+        **by_architecture(head, architecture)._asdict(),
     }

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from ibot.data.annotated.label_maps import LabelMaps
 from ibot.data.workers import read_items
-from ibot.eval.dense.segmentation.network import Segmenter, head_losses
+from ibot.eval.dense.segmentation.heads import LinearHeads
+from ibot.eval.dense.segmentation.network import Segmenter
 from ibot.eval.dense.segmentation.predictions import write_about
 from ibot.eval.dense.segmentation.samples import (
     Augmentation,
@@ -21,36 +22,24 @@ from ibot.eval.dense.segmentation.samples import (
     TrainingImages,
     collate,
 )
-from ibot.eval.dense.segmentation.schedule import StepImages, poly_rate
+from ibot.eval.dense.segmentation.schedule import StepImages, poly_rate, rate_groups
 from ibot.eval.dense.segmentation.settings import SegmentationSettings
-from ibot.eval.dense.segmentation.validation import compared
+from ibot.eval.dense.segmentation.validation import (
+    PREDICTIONS,
+    SegmentationResult,
+    compared,
+    validated,
+)
 from ibot.eval.dense.segmentation.windows import SlidingTest
 from ibot.eval.fit import Fit, Validation
-from ibot.eval.label_scores import LabelScores
 from ibot.eval.tune.layer_decay import parameter_groups
 from ibot.system.device import choose_precision
 from ibot.system.processes import Processes
 
-PREDICTIONS = "predictions"
-"""Folder of the label maps that the last validation found."""
-_NO_RESULT = ("checkpoint_steps", "checkpointing", "classes", "ignore")
+NO_RESULT = ("checkpoint_steps", "checkpointing", "classes", "ignore", "micro_batch")
 """Settings that do not change what comes out, or are part of the images."""
 _UNDECAYED = "relative_position_bias_table"
 """Of networks in stages (8.9.6)."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SegmentationResult:
-    """What a training leaves, beside the trained network."""
-
-    scores: tuple[dict[str, float], ...]
-    """Of each validation: `train_loss` in nats, `miou`, `macc`, `aacc` in per cent."""
-    index: Tensor
-    """int64 [n], the validation images that can be read."""
-    areas: Tensor
-    """int64 [n, 3, C] of the last validation, see `ibot.eval.label_scores`."""
-    bad: tuple[tuple[str, str, str], ...] = ()
-    """(train or val, name of the image, reason) of what could not be read."""
 
 
 def train_segmenter(
@@ -59,6 +48,7 @@ def train_segmenter(
     val: LabelMaps,
     settings: SegmentationSettings,
     *,
+    judge: LabelMaps | None = None,
     device: torch.device,
     folder: Path,
     processes: Processes = Processes(),  # noqa: B008 - frozen
@@ -75,6 +65,7 @@ def train_segmenter(
         train: training images.
         val: images to be judged on, with the same classes.
         settings: without `none`: see `ibot.eval.dense.segmentation.plan`.
+        judge: images on which one of several learning rates is chosen; None: `val`.
         device: where to train.
         folder: for checkpoints and the label maps that are found. All processes see the same one.
         processes: this process among those that joined.
@@ -95,6 +86,7 @@ def train_segmenter(
         model=model,
         train=train,
         val=val,
+        judge=val if judge is None else judge,
         settings=settings,
         how=Augmentation(settings.crop, settings.ratio, fixed),
         test=SlidingTest(
@@ -112,7 +104,7 @@ def train_segmenter(
         workers=workers,
         bad=bad,
     )
-    about = {k: v for k, v in asdict(settings).items() if k not in _NO_RESULT}
+    about = {k: v for k, v in asdict(settings).items() if k not in NO_RESULT}
     fit = Fit(
         model=model,
         optimizer=_optimizer(model, settings),
@@ -129,7 +121,9 @@ def train_segmenter(
             "settings": about,
             "classes": list(train.classes),
             "images": [len(train), len(val)],
+            "judge": None if judge is None else len(judge),
         },
+        micro_batches=task.micro_batches,
         processes=processes,
         precision=_precision(settings, device),
         checkpoint_steps=settings.checkpoint_steps,
@@ -138,13 +132,9 @@ def train_segmenter(
         bad=bad,
     )
     fit.run()
-    last, sets = fit.output(len(fit.scores) - 1), {"train": train, "val": val}
-    return SegmentationResult(
-        scores=tuple(fit.scores),
-        index=last["index"],
-        areas=last["areas"],
-        bad=tuple((part, sets[part].name(i), reason) for part, i, reason in sorted(fit.bad)),
-    )
+    sets = {"train": train, "val": val, "judge": task.judge}
+    named = [(part, sets[part].name(i), reason) for part, i, reason in sorted(fit.bad)]
+    return SegmentationResult.of(fit, settings.lr, named)
 
 
 def _precision(settings: SegmentationSettings, device: torch.device) -> torch.dtype:
@@ -154,7 +144,10 @@ def _precision(settings: SegmentationSettings, device: torch.device) -> torch.dt
 
 
 def _optimizer(model: Segmenter, settings: SegmentationSettings) -> torch.optim.Optimizer:
-    """AdamW; factors of the layers as in 8.9.5, the position table of a ViT decays as published."""
+    """AdamW; factors of the layers as in 8.9.5, the position table of a ViT decays as published.
+
+    Of a frozen network heads alone are trained, with a rate each.
+    """
     in_stages = len(model.backbone.depths) > 1
     named = [(name.removeprefix("backbone."), p) for name, p in model.named_parameters()]
     assert settings.layer_decay is not None
@@ -170,6 +163,8 @@ def _optimizer(model: Segmenter, settings: SegmentationSettings) -> torch.optim.
         tables = [{**g, "params": [p for p in g["params"] if id(p) in kept]} for g in groups]
         groups = [{**g, "params": [p for p in g["params"] if id(p) not in kept]} for g in groups]
         groups += [{**g, "weight_decay": 0.0} for g in tables]
+    if isinstance(model.head, LinearHeads):
+        groups = rate_groups(model.head.classify, settings.lr, settings.weight_decay)
     filled = [group for group in groups if group["params"]]
     return torch.optim.AdamW(filled, lr=0.0, betas=(0.9, 0.999), eps=1e-8, fused=True)
 
@@ -181,6 +176,7 @@ class _Task:
     model: Segmenter
     train: LabelMaps
     val: LabelMaps
+    judge: LabelMaps
     settings: SegmentationSettings
     how: Augmentation
     test: SlidingTest
@@ -193,10 +189,19 @@ class _Task:
     """The fit's."""
 
     def lr(self, step: int) -> float:
-        """Of the head."""
+        """Of UPerNet; below linear heads, which have a rate each, its share of that."""
         settings = self.settings
-        assert settings.lr is not None and settings.iterations and settings.warmup is not None
-        return poly_rate(step, settings.lr, settings.iterations, settings.warmup)
+        assert settings.iterations and settings.warmup is not None
+        base = 1.0 if self.model.frozen else settings.lr[0]
+        return poly_rate(step, base, settings.iterations, settings.warmup)
+
+    @property
+    def micro_batches(self) -> int:
+        """Of each process in a step, all of one size."""
+        assert self.settings.batch
+        share = self.settings.batch // self.processes.world_size
+        most = min(self.settings.micro_batch or share, share)
+        return share // max(size for size in range(1, most + 1) if share % size == 0)
 
     def batches(self, step: int) -> Iterator[TrainingBatch]:
         """Augmented training images of this process from `step` on."""
@@ -204,44 +209,52 @@ class _Task:
         assert settings.batch and settings.iterations
         images = TrainingImages(self.train, self.how, self.model.backbone.statistics, self.seed)
         order = StepImages(
-            len(self.train), settings.batch, settings.iterations, self.seed, self.processes, step
+            len(self.train), settings.batch, settings.iterations, self.seed, self.processes
         )
+        order = replace(order, start=step, micro_batches=self.micro_batches)
+        parts = self.micro_batches * self.processes.world_size
         return read_items(
             images,
             self.workers,
-            (4 * 3 + 2) * side * side * settings.batch // self.processes.world_size,
+            (4 * 3 + 2) * side * side * settings.batch // parts,
             pin=self.device.type == "cuda",
             batch_sampler=order,
             collate_fn=collate,
         )
 
     def loss(self, network: nn.Module, batch: TrainingBatch, step: int, part: int) -> Tensor:
-        """In nats per pixel; each process has as many pixels, so that its mean is that of all."""
+        """In nats per pixel; each part has as many pixels, so that their mean is that of all."""
         self.bad.update(("train", *item) for item in batch.bad)
         images, labels = (t.to(self.device, non_blocking=True) for t in batch[:2])
-        return head_losses(network(images), labels)
+        return self.model.loss(network(images), labels)
 
     def validate(self) -> Validation:
         """Scores in per cent; numbers and areas of the images that were read."""
-        found = self.folder / PREDICTIONS
+        found, rates = self.folder / PREDICTIONS, self.settings.lr
         if self.processes.is_main:
             write_about(found, self.val)
-        index, of_images = compared(
-            self.val,
-            lambda _, pixels: self.test.classes(self._scores, pixels, self.device),
+        part = "val" if self.judge is self.val else "judge"
+        return validated(
+            rates,
+            lambda: self._compared(self.judge, part, range(len(rates)), None)[1],
+            lambda head: self._compared(self.val, "val", (head,), found),
+        )
+
+    def _compared(
+        self, maps: LabelMaps, part: str, heads: Sequence[int], folder: Path | None
+    ) -> tuple[Tensor, Tensor]:
+        def scores(images: Tensor) -> Tensor:
+            logits = self.model(images)
+            return torch.cat([logits[head] for head in heads], dim=1)
+
+        return compared(
+            maps,
+            lambda _, pixels: self.test.classes(scores, pixels, self.device, len(heads)),
+            heads=len(heads),
             bad=self.bad,
-            folder=found,
+            part=part,
+            folder=folder,
             processes=self.processes,
             workers=self.workers,
             device=self.device,
         )
-        scores = LabelScores.of(of_images.sum(dim=0))
-        metrics: dict[str, float | None] = {
-            "miou": scores.miou,
-            "macc": scores.macc,
-            "aacc": scores.aacc,
-        }
-        return Validation(metrics, {"index": index, "areas": of_images})
-
-    def _scores(self, images: Tensor) -> Tensor:
-        return self.model(images)[0]

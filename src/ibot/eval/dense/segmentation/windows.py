@@ -22,7 +22,7 @@ SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 CLASSES_AT_ONCE = 16
 """Whose scores are held at an image's own size."""
 Scores = Callable[[Tensor], Tensor]
-"""Normalised images [B, 3, S, S] -> logits [B, C, h, w] of the network's main head."""
+"""Normalised images [B, 3, S, S] -> logits [B, C, h, w], or [B, R * C, h, w] of R heads."""
 
 
 def window_starts(side: int, crop: int, stride: int) -> list[int]:
@@ -48,20 +48,23 @@ class SlidingTest:
     windows: int = 4
     """At a time through the network."""
 
-    def classes(self, scores: Scores, pixels: NDArray[np.uint8], device: torch.device) -> Tensor:
-        """The most likely class int64 [H, W] of each pixel of RGB uint8 [H, W, 3]."""
+    def classes(
+        self, scores: Scores, pixels: NDArray[np.uint8], device: torch.device, heads: int = 1
+    ) -> Tensor:
+        """The most likely class of each pixel of RGB uint8 [H, W, 3]: int64 [heads, H, W]."""
         height, width = pixels.shape[:2]
         if not self.multi_scale:
             size = scaled_size(height, width, self.crop, 1.0, self.fixed)
             logits = self._logits(scores, pixels, size, device, mirrored=False)
-            return likeliest(logits, (height, width))
+            return torch.stack([likeliest(one, (height, width)) for one in logits.chunk(heads)])
         sizes = Counter(self._size_at(height, width, scale) for scale in SCALES)
         total = torch.zeros(1)
         for (size, times), mirrored in product(sizes.items(), (False, True)):
             logits = self._logits(scores, pixels, size, device, mirrored=mirrored)
-            shares = resized(logits[None], (height, width))[0].softmax(dim=0)
+            large = resized(logits[None], (height, width))[0]
+            shares = large.unflatten(0, (heads, -1)).softmax(dim=1)
             total = times * shares + total.to(device)
-        return total.argmax(dim=0)
+        return total.argmax(dim=1)
 
     def _size_at(self, height: int, width: int, scale: float) -> tuple[int, int]:
         """The shorter side gets `scale` times the crop's pixels, but those at least."""
