@@ -5,11 +5,11 @@ Imports nothing heavy.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Literal
 
-from ibot.errors import ConfigError, UserError
+from ibot.config.ranges import Range, check_ranges
+from ibot.errors import UserError
 
 Architecture = Literal["small", "base", "large"]
 
@@ -88,18 +88,10 @@ class FinetuneSettings:
 
     def __post_init__(self) -> None:
         """Raise ConfigError for a number with which nothing can be trained."""
-        for names, wanted, fits in _RANGES:
-            for name in names:
-                if not fits(value := getattr(self, name)):
-                    default = next(f.default for f in fields(self) if f.name == name)
-                    raise ConfigError(
-                        f"{name}={value} cannot be fine-tuned with",
-                        why=f"it must be {wanted}",
-                        fix=f"for example {name}={default}",
-                    )
+        check_ranges(self, _RANGES, "fine-tuned")
 
 
-_RANGES: tuple[tuple[tuple[str, ...], str, Callable[[float], bool]], ...] = (
+_RANGES: tuple[Range, ...] = (
     (("epochs", "batch", "micro_batch", "repeats"), "at least 1", lambda value: value >= 1),
     (("lr", "layer_decay"), "above 0", lambda value: value > 0),
     (("drop_path", "ema_decay"), "at least 0 and below 1", lambda value: 0 <= value < 1),
@@ -122,7 +114,6 @@ _RANGES: tuple[tuple[tuple[str, ...], str, Callable[[float], bool]], ...] = (
         lambda value: value >= 0,
     ),
 )
-"""Settings, what they must be in words, and whether a value is that."""
 
 
 _BY_ARCHITECTURE: dict[Architecture, tuple[int, int, float, float, int]] = {

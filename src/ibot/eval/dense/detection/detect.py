@@ -5,6 +5,7 @@ spec_evaluation 8.9).
 from __future__ import annotations
 
 import copy
+import logging
 from dataclasses import replace
 
 from ibot.errors import ConfigError
@@ -13,6 +14,7 @@ from ibot.eval.dense.detection.context import DetectionContext
 from ibot.eval.dense.detection.detector import Detector
 from ibot.eval.dense.detection.evaluator import FOLDER
 from ibot.eval.dense.detection.settings import (
+    WARMUP_STEPS,
     DetectionSettings,
     own_settings,
     published_settings,
@@ -30,6 +32,11 @@ from ibot.models.contract import Backbone
 from ibot.types import ResultRecord
 from ibot.words import counted
 
+log = logging.getLogger("ibot")
+
+LONG = 10**8
+"""Pixels of all inputs of a training, above which a CPU may take hours; a network of a few blocks
+sees some ten million in a minute."""
 NAMES = {"bbox": "box", "segm": "mask"}
 """Of COCO's kinds in the records."""
 METRICS = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
@@ -61,6 +68,9 @@ def run(context: DetectionContext, settings: DetectionSettings) -> list[ResultRe
     settings = replace(settings, masks=settings.masks and learned)
     masks = settings.masks and judged
     plan = plan_training(context.train, settings, context.processes.world_size)
+    if settings.warmup_steps is None and context.mode == "clean":
+        settings = replace(settings, warmup_steps=min(WARMUP_STEPS, plan.steps // 10))
+    _warn_of_hours(context, settings, plan)
     _check(context.loaded.backbone)
     detector = Detector(
         copy.deepcopy(context.loaded.backbone),
@@ -120,6 +130,19 @@ def _check(backbone: Backbone) -> None:
         ) from None
 
 
+def _warn_of_hours(context: DetectionContext, settings: DetectionSettings, plan: Plan) -> None:
+    """Say before a long training on a CPU how long it is, and what shortens it."""
+    pixels = plan.steps * plan.batch * settings.short**2
+    if context.device.type == "cpu" and pixels > LONG and context.processes.is_main:
+        log.warning(
+            "%d steps of %d images with a shorter side of %d pixels may take hours on a CPU: "
+            "steps=, batch= and short= make them less",
+            plan.steps,
+            plan.batch,
+            settings.short,
+        )
+
+
 def _notes(
     context: DetectionContext, settings: DetectionSettings, plan: Plan, result: DetectionResult
 ) -> list[str]:
@@ -131,9 +154,10 @@ def _notes(
             f"{counted(len(context.train), 'image')}"
         )
     notes.append(f"tested with a shorter side of {settings.short} pixels (short)")
-    if plan.steps <= settings.warmup_steps:
+    warmup = WARMUP_STEPS if settings.warmup_steps is None else settings.warmup_steps
+    if plan.steps <= warmup:
         notes.append(
-            f"the rate was in its warm-up of {counted(settings.warmup_steps, 'step')} to the end; "
+            f"the rate was in its warm-up of {counted(warmup, 'step')} to the end; "
             "warmup_steps= shortens it"
         )
     if settings.norm == "group":

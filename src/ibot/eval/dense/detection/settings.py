@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from ibot.errors import ConfigError
+from ibot.config.ranges import Range, check_ranges
 from ibot.eval.tune.settings import Architecture
 
 Policy = Literal["published", "resize", "none"]
@@ -31,8 +30,9 @@ class DetectionSettings:
     """Most images per forward pass; batch norm of one process sees so many."""
     lr: float = 1e-4
     """Rate of the fresh layers; not scaled with the batch."""
-    warmup_steps: int = 500
-    """Steps of linear warm-up from a thousandth of the rate."""
+    warmup_steps: int | None = None
+    """Steps of linear warm-up from a thousandth of the rate; none: 500, in clean mode at most a
+    tenth of all."""
     layer_decay: float = 0.8
     """Factor of the rate from each block to the one below it; 1: the same rate for all."""
     weight_decay: float = 0.05
@@ -76,18 +76,13 @@ class DetectionSettings:
 
     def __post_init__(self) -> None:
         """Raise ConfigError for a number with which nothing can be trained."""
-        for names, wanted, fits in _RANGES:
-            for name in names:
-                if not fits(value := getattr(self, name)):
-                    default = next(f.default for f in fields(self) if f.name == name)
-                    raise ConfigError(
-                        f"{name}={value} cannot be trained with",
-                        why=f"it must be {wanted}",
-                        fix=f"for example {name}={default}",
-                    )
+        check_ranges(self, _RANGES, "trained")
 
 
-_RANGES: tuple[tuple[tuple[str, ...], str, Callable[[float], bool]], ...] = (
+WARMUP_STEPS = 500
+"""Published."""
+
+_RANGES: tuple[Range, ...] = (
     (
         (
             *("epochs", "batch", "micro_batch", "hidden", "proposals", "test_proposals"),
@@ -107,7 +102,6 @@ _RANGES: tuple[tuple[tuple[str, ...], str, Callable[[float], bool]], ...] = (
         lambda value: value >= 0,
     ),
 )
-"""Settings, what they must be in words, and whether a value is that."""
 
 LEAST_STEPS = 3000
 """Of a training on a small set: passes over few images are soon over (8.9)."""

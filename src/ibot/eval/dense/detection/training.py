@@ -19,7 +19,7 @@ from ibot.eval.dense.detection.assign import Draws
 from ibot.eval.dense.detection.detector import Detector
 from ibot.eval.dense.detection.evaluator import FoundObjects
 from ibot.eval.dense.detection.order import GroupedOrder
-from ibot.eval.dense.detection.settings import DetectionSettings
+from ibot.eval.dense.detection.settings import WARMUP_STEPS, DetectionSettings
 from ibot.eval.dense.detection.views import MULTIPLE, Read, TestViews, TrainingViews, collate
 from ibot.eval.fit import Fit, Validation
 from ibot.eval.tune.layer_decay import does_decay, layer_of, layer_scales
@@ -94,9 +94,10 @@ def detection_lr(step: int, settings: DetectionSettings, steps: int) -> float:
     """Learning rate of the fresh layers in a step, from 0: warm-up, then a tenth at each drop."""
     epoch = step * settings.epochs // steps
     rate = settings.lr * 0.1 ** sum(epoch >= drop for drop in settings.drops)
-    if step >= settings.warmup_steps:
+    warmup = WARMUP_STEPS if settings.warmup_steps is None else settings.warmup_steps
+    if step >= warmup:
         return rate
-    return rate * (1 - (1 - step / settings.warmup_steps) * (1 - WARMUP_START))
+    return rate * (1 - (1 - step / warmup) * (1 - WARMUP_START))
 
 
 def parameter_groups(detector: Detector, settings: DetectionSettings) -> list[dict[str, Any]]:

@@ -5,10 +5,11 @@ Imports nothing heavy.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+from ibot.config.ranges import Range, check_ranges
 from ibot.errors import ConfigError
 
 Head = Literal["linear", "upernet"]
@@ -78,22 +79,14 @@ class SegmentationSettings:
 
     def __post_init__(self) -> None:
         """Raise ConfigError for a number with which nothing can be trained."""
-        for names, wanted, fits in _RANGES:
-            for name in names:
-                given = getattr(self, name)
-                for value in given if isinstance(given, tuple) else (given,):
-                    if value is not None and not fits(value):
-                        raise ConfigError(
-                            f"{name}={value} cannot be trained with",
-                            fix=f"{name} must be {wanted}",
-                        )
+        check_ranges(self, _RANGES, "trained")
         if not 0 < self.ratio[0] <= self.ratio[1]:
             raise ConfigError(
                 f"ratio={self.ratio[0]},{self.ratio[1]} is no range", fix="for example ratio=0.5,2"
             )
 
 
-_RANGES: tuple[tuple[tuple[str, ...], str, Callable[[float], bool]], ...] = (
+_RANGES: tuple[Range, ...] = (
     (("iterations", "batch", "crop", "stride", "validations"), "at least 1", lambda v: v >= 1),
     (("lr", "layer_decay"), "above 0", lambda v: v > 0),
     (("holdout",), "above 0 and below 1", lambda v: 0 < v < 1),
@@ -104,7 +97,6 @@ _RANGES: tuple[tuple[tuple[str, ...], str, Callable[[float], bool]], ...] = (
         lambda v: v >= 0,
     ),
 )
-"""Settings, what they must be in words, and whether a value is that."""
 
 
 class Published(NamedTuple):
