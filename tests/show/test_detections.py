@@ -7,7 +7,7 @@ from coco_folder import CROWD, write_coco
 from PIL import Image
 
 from ibot.data.annotated.coco_folders import open_coco
-from ibot.eval.dense.detection.evaluator import FOLDER, FoundObjects
+from ibot.eval.dense.detection.evaluator import FoundObjects
 from ibot.eval.dense.detection.target import Detections
 from ibot.show.detections import (
     COVER,
@@ -18,6 +18,7 @@ from ibot.show.detections import (
     objects_on,
     side_by_side,
 )
+from ibot.types import ResultRecord
 
 
 @pytest.mark.parametrize("size", [(40, 60), (700, 500), (1, 1), (3, 900), (1300, 1100)])
@@ -80,9 +81,11 @@ def test_an_evaluation_is_drawn_from_its_files(tmp_path, masks):
         maps = torch.zeros(len(boxes), *train.size(i), dtype=torch.bool) if masks else None
         scores = torch.linspace(0.9, 0.1, len(boxes))
         found.add(i, Detections(torch.from_numpy(boxes), scores, torch.from_numpy(labels), maps))
-    found.write(tmp_path / "out" / FOLDER)
+    written = [str(file) for file in found.write(tmp_path / "out" / "detection-1")]
+    extra = {"files": written}
+    record = ResultRecord(protocol="detection", metric="box_ap", value=1, settings={}, extra=extra)
     (tmp_path / "data" / "train" / "5.png").unlink()
-    files = draw([], tmp_path / "out")
+    files = draw([record], tmp_path / "out")
     assert [file.name for file in files] == [f"0{i}_{i}.jpg" for i in range(8) if i != 5]
     height, width = Image.open(files[0]).size[::-1]
     assert (height, width) == (720 + 31 + 8, 2 * 960 + 3 * 8)

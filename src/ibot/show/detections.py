@@ -18,7 +18,7 @@ from ibot.data.annotated.bitmaps import bitmap
 from ibot.data.annotated.coco import read_as_annotated
 from ibot.data.decode import UnreadableImage
 from ibot.data.sets.files import file_images
-from ibot.eval.dense.detection.evaluator import FOLDER, SHOWN
+from ibot.eval.dense.detection.evaluator import SHOWN
 from ibot.types import ResultRecord
 
 LEAST_SCORE = 0.3
@@ -45,11 +45,17 @@ class Drawn(NamedTuple):
 
 
 def draw(records: Sequence[ResultRecord], out: Path) -> list[Path]:
-    """A picture for each image that the evaluation kept to be shown: found left, annotated right.
+    """Pictures of the images that an evaluation kept to be shown: found left, annotated right.
 
-    Images that can no longer be read are passed over.
+    They lie beside the files that its records name, not in `out`.
     """
-    kept = json.loads((out / FOLDER / SHOWN).read_text())
+    named = [Path(file).parent for record in records for file in record.extra.get("files", ())]
+    return [file for folder in dict.fromkeys(named) for file in _draw(folder)]
+
+
+def _draw(results: Path) -> list[Path]:
+    """Those of one folder of results; images that can no longer be read are passed over."""
+    kept = json.loads((results / SHOWN).read_text())
     truth = kept["truth"]
     names = [image["file_name"] for image in truth["images"]]
     files = replace(
@@ -58,7 +64,7 @@ def draw(records: Sequence[ResultRecord], out: Path) -> list[Path]:
         max_pixels=kept["max_pixels"],
     )
     classes = {one["id"]: (i, one["name"]) for i, one in enumerate(truth["categories"])}
-    folder = out / FOLDER / "pictures"
+    folder = results / "pictures"
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for i, about in enumerate(truth["images"]):

@@ -12,7 +12,6 @@ from ibot.errors import ConfigError
 from ibot.eval.context import plain
 from ibot.eval.dense.detection.context import DetectionContext
 from ibot.eval.dense.detection.detector import Detector
-from ibot.eval.dense.detection.evaluator import FOLDER
 from ibot.eval.dense.detection.settings import (
     WARMUP_STEPS,
     DetectionSettings,
@@ -62,7 +61,7 @@ def run(context: DetectionContext, settings: DetectionSettings) -> list[ResultRe
     """AP of boxes, and of masks where both sets have them, after the last step.
 
     Nothing is chosen, in neither mode. Checkpoints lie in a folder of `out` of their own; the same
-    command resumes them. What is found lies beside the records, in COCO's format of results.
+    command resumes them. What is found lies there too, in COCO's format of results.
     """
     learned, judged = context.has_masks
     settings = replace(settings, masks=settings.masks and learned)
@@ -79,13 +78,14 @@ def run(context: DetectionContext, settings: DetectionSettings) -> list[ResultRe
         masks=settings.masks,
         seed=context.seed,
     ).to(context.device)
+    folder = context.out / f"detection-{context.identity('detection', plain(settings))}"
     result = train_detector(
         detector,
         context.train,
         context.val,
         plan,
         device=context.device,
-        folder=context.out / f"{FOLDER}-{context.identity('detection', plain(settings))}",
+        folder=folder,
         masks=masks,
         processes=context.processes,
         seed=context.seed,
@@ -95,7 +95,7 @@ def run(context: DetectionContext, settings: DetectionSettings) -> list[ResultRe
     precision = result.found.precision(context.processes)
     files: list[str] = []
     if context.processes.is_main:
-        files = [str(file) for file in result.found.write(context.out / FOLDER)]
+        files = [str(file) for file in result.found.write(folder)]
     notes = _notes(context, settings, plan, result)
     records: list[ResultRecord] = []
     for kind, (figures, by_class) in precision.items():

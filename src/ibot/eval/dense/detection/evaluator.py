@@ -32,8 +32,6 @@ FIGURES = (
 """In COCO's order. Small: below 32 x 32 pixels; large: above 96 x 96."""
 FILES: dict[Kind, str] = {"bbox": "boxes.json", "segm": "masks.json"}
 """Names of the files of results."""
-FOLDER = "detection"
-"""Below that of the records."""
 SHOWN = "shown.json"
 """Some images with what is in them and what was found, for pictures."""
 MOST_SHOWN = 12
