@@ -50,7 +50,7 @@ def test_real_landmarks_and_groups_give_their_tables(small_weights, shared_data,
     places = ["--out", tmp_path / "out", "--cache", tmp_path / "cache", "--device", "cpu"]
     done = ibot("eval", "retrieval", small_weights, "--data", data, "size=96", *places)
     assert done.returncode == 0 and "12 queries, 136 images searched" in done.stdout
-    (picture,) = (tmp_path / "out" / "retrieval").glob("*.png")
+    (picture,) = (tmp_path / "out").glob("retrieval-*/*.png")
     assert picture.name == "gnd_crops_network.png" and Image.open(picture).width > 1000
     assert len(values(tmp_path / "out")) == 21 and values(tmp_path / "out")["medium mAP"] > 5
     groups = unpacked(shared_data, "retrieval/davis_groups.tar", tmp_path / "groups")
