@@ -1,23 +1,18 @@
 """Evaluations from Python: by name, and one that is added from outside of the package."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from commands import start_script
+from random_weights import VIT, write_random
 from registered import only
-from safetensors.torch import save_file
 
 import ibot
 from ibot.cli.main import main
-from ibot.config.override import apply, to_plain
 from ibot.errors import UserError
 from ibot.eval.registry import EVALUATIONS, Evaluation
-from ibot.method.model import Teacher
-from ibot.recipes import recipe
 from ibot.system.records import read_records
 
 TOY = Evaluation(
@@ -31,12 +26,7 @@ OF_THE_MOMENT = ("seconds", "images_per_second", "when")
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    small = ["model.width=24", "model.depth=2", "model.heads=3", "model.patch=8"]
-    config = apply(recipe("tiny32"), [*small, "head.out_dim=10", "head.patch_out_dim=10"])
-    torch.manual_seed(0)
-    file = tmp_path_factory.mktemp("weights") / "small.safetensors"
-    save_file(Teacher(config).state_dict(), file, {"config": json.dumps(to_plain(config))})
-    return file
+    return write_random(tmp_path_factory.mktemp("weights") / "small.safetensors", *VIT)
 
 
 @pytest.fixture

@@ -55,7 +55,9 @@ def labelled(tmp_path_factory):
 
 def start(arguments, **environment):
     command = [sys.executable, "-m", "ibot", *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    # A process that aborts shows where it was.
+    own = {"OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"}
+    environment = {**os.environ, **own, **environment}
     return subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

@@ -5,18 +5,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
-import torch
 from coco_folder import write_coco
 from commands import ibot as ibot_command
 from drawn_objects import SMALL
-from safetensors.torch import save_file
+from random_weights import write_random
 
 import ibot
-from ibot.config.override import apply, to_plain
 from ibot.errors import ConfigError
 from ibot.eval.dense.detection.settings import DetectionSettings
-from ibot.method.model import Teacher
-from ibot.recipes import recipe
 from ibot.system.records import read_records
 
 NETWORKS = {
@@ -41,11 +37,7 @@ def settings_of(settings):
 
 
 def write_weights(folder, name):
-    config = apply(recipe("tiny64"), [*NETWORKS[name], "head.out_dim=10", "head.patch_out_dim=10"])
-    torch.manual_seed(0)
-    file = folder / f"{name}.safetensors"
-    save_file(Teacher(config).state_dict(), file, {"config": json.dumps(to_plain(config))})
-    return file
+    return write_random(folder / f"{name}.safetensors", *NETWORKS[name], base="tiny64")
 
 
 def detect(weights, data, out, settings, **options):
