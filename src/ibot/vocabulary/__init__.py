@@ -1,0 +1,1 @@
+"""The words of the tokenizer: assigned to patches, stored, ordered, followed over a training."""
