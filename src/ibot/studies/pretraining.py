@@ -99,8 +99,8 @@ def say_next(folder: Path, step: int, derived: Derived, limit: str, say: Say) ->
     if step >= derived.run_steps:
         name = shlex.quote(str(folder))
         say(
-            f"next: ibot report {name}    ibot eval knn {name} --data DIR    "
-            f"ibot features {name} --data DIR --out FILE"
+            f"next: ibot eval knn {name} --data DIR    ibot features {name} --data DIR --out FILE"
+            f"    ibot report {name}"
         )
     left = derived.total_steps - step
     if left > 0:
