@@ -34,6 +34,7 @@ MODULES = (
     "features",
     "search",
     "results",
+    "report",
     "weights",
     "ablate",
     "recipes",
