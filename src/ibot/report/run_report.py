@@ -95,7 +95,9 @@ def _facts(summary: Summary) -> Iterator[str]:
     if summary.knn:
         last = summary.knn[-1]
         first = summary.knn[0] if len(summary.knn) > 1 else None
-        began = f"from {first.value:.1f} % at step {first.step}" if first else f"step {last.step}"
+        began = (
+            f"from {first.value:.1f}\u00a0% at step {first.step}" if first else f"step {last.step}"
+        )
         facts.append((f"{last.value:.1f}", " %", f"k-NN accuracy, {began}"))
     if told.metrics.images:
         whole = f" of {summary.total[1]:,}" if summary.total else ""
@@ -110,11 +112,8 @@ def _facts(summary: Summary) -> Iterator[str]:
             value = brief(rank.series[0].points[-1][1])
             facts.append((value, "", "effective rank of class tokens"))
         kinds = len({verdict.kind for verdict in told.verdicts})
-        what = "kind" if kinds == 1 else "kinds"
-        about = (
-            f"{what} of complaint in the health log" if kinds else "complaints in the health log"
-        )
-        facts.append((str(kinds), "", about))
+        about = f"{'kind' if kinds == 1 else 'kinds'} of complaint" if kinds else "complaints"
+        facts.append((str(kinds), "", f"{about} in the health log"))
     if facts:
         yield '<ul class="facts">\n'
         for value, unit, about in facts:

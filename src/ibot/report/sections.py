@@ -31,14 +31,15 @@ def curves(told: Story) -> Iterator[str]:
         Mark(verdict.images, f"step {verdict.step}: {verdict.kind}") for verdict in told.verdicts
     ]
     later = LATER + MACHINE
+    how = "Against images seen; rest the pointer on a curve for its values."
     parts = (
-        ("Curves", [curve for curve in told.curves if curve.id not in later], marks),
-        ("Schedules, gradients, speed", [c for c in told.curves if c.id in later], []),
+        ("Curves", how, [curve for curve in told.curves if curve.id not in later], marks),
+        ("Schedules, gradients, speed", "", [c for c in told.curves if c.id in later], []),
     )
-    for title, chosen, marked in parts:
+    for title, about, chosen, marked in parts:
         if chosen:
-            yield f'<section>\n<h2>{title}</h2>\n<p class="quiet">Against images seen. '
-            yield "Rest the pointer on a curve for its values.</p>\n" if marked or chosen else ""
+            yield f"<section>\n<h2>{title}</h2>\n"
+            yield f'<p class="quiet">{about}</p>\n' if about else ""
             yield '<div class="curves">\n'
             for curve in chosen:
                 yield from _curve(curve, end, marked)

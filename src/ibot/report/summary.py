@@ -181,7 +181,7 @@ class Summary:
 
     def _chance(self) -> str:
         classes = number(self.data.get("classes"))
-        return f"; chance is about {100 / classes:.3g} %" if classes and classes > 1 else ""
+        return f"; chance is about {100 / classes:.3g}\u00a0%" if classes and classes > 1 else ""
 
     def _from_weights(self) -> bool:
         return self.config is not None and bool(self.config.train.init)
@@ -223,8 +223,8 @@ class Summary:
 def scored(record: ResultRecord) -> str:
     """A value in per cent with its interval."""
     ends = interval_of(record)
-    spread = f" (95 % interval {ends[0]:.1f} to {ends[1]:.1f})" if ends else ""
-    return f"{record.value:.1f} %{spread}"
+    spread = f" (95\u00a0% interval {ends[0]:.1f} to {ends[1]:.1f})" if ends else ""
+    return f"{record.value:.1f}\u00a0%{spread}"
 
 
 def lasting(seconds: float) -> str:

@@ -95,8 +95,8 @@ def value_axis(curve: Curve) -> Axis:
     middle = sorted(values)[len(values) // 2]
     if min(values) > 0 and max(values) > LOGARITHMIC * middle:
         return Axis(min(values) / 1.5, max(values) * 1.5, HEIGHT - BOTTOM, TOP, log=True)
-    if curve.level is not None:
-        values.append(curve.level)
+    if curve.level is not None:  # what is near the level shall look so
+        values += [curve.level, 0.9 * curve.level]
     low, high = min(values), max(values)
     if 0 <= low < 0.4 * high:
         low = 0.0
@@ -160,6 +160,7 @@ def _grid(x: Axis, y: Axis) -> Iterator[str]:
         yield f'<path class="grid" d="M{LEFT} {place:.1f}H{WIDTH - RIGHT}"/>'
         yield f'<text x="{LEFT - 6}" y="{place + 3.5:.1f}" text-anchor="end">'
         yield f"{_tick(value, ticks)}</text>\n"
+    yield f'<path class="axis" d="M{LEFT} {HEIGHT - BOTTOM}H{WIDTH - RIGHT}"/>\n'
     for images in x.ticks(5):
         place = x(images)
         anchor = "end" if place > WIDTH - RIGHT - 8 else "middle"
@@ -185,9 +186,8 @@ def _level(curve: Curve, y: Axis) -> Iterator[str]:
     if curve.level is None or not y.low <= curve.level <= y.high:
         return
     place = y(curve.level)
-    text = place + 12 if place < TOP + 14 else place - 4
     yield f'<path class="level" d="M{LEFT} {place:.1f}H{WIDTH - RIGHT}"/>'
-    yield f'<text x="{WIDTH - RIGHT}" y="{text:.1f}" text-anchor="end">'
+    yield f'<text class="name" x="{WIDTH - RIGHT}" y="{place - 4:.1f}" text-anchor="end">'
     yield f"{escaped(curve.level_name)}</text>\n"
 
 
