@@ -94,10 +94,10 @@ def _facts(summary: Summary) -> Iterator[str]:
     told, facts = summary.story, []
     if summary.knn:
         last = summary.knn[-1]
-        first = summary.knn[0] if len(summary.knn) > 1 else None
-        began = (
-            f"from {first.value:.1f}\u00a0% at step {first.step}" if first else f"step {last.step}"
-        )
+        began = f"step {last.step}"
+        if len(summary.knn) > 1:
+            first = summary.knn[0]
+            began = f"from {first.value:.1f}\u00a0% at step {first.step}"
         facts.append((f"{last.value:.1f}", " %", f"k-NN accuracy, {began}"))
     if told.metrics.images:
         whole = f" of {summary.total[1]:,}" if summary.total else ""
