@@ -35,6 +35,7 @@ MODULES = (
     "search",
     "index",
     "results",
+    "report",
     "weights",
     "ablate",
     "recipes",
