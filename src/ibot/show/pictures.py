@@ -51,5 +51,59 @@ class Drawn:
     """What it says of them: `name: value`."""
 
 
-PICTURES: dict[str, Kind] = {}
+MATCH = (
+    Option(
+        name="pairs",
+        words="given: the two images named; views: two random views of each image, where the truth "
+        "is known; classes: two images of each class (default: given for two files, else views)",
+        kind="choice",
+        default="auto",
+        choices=("auto", "given", "views", "classes"),
+    ),
+    Option(
+        name="style",
+        words="lines between patches, or dense: patches in the colour of where they are found "
+        "(default: %(default)s)",
+        kind="choice",
+        default="lines",
+        choices=("lines", "dense"),
+    ),
+    Option(
+        name="lines",
+        words="draw the matches of the N most salient patches; 0: all (default: %(default)s)",
+        kind="natural",
+        default=12,
+        metavar="N",
+    ),
+    Option(name="mutual", words="draw only patches that find each other", kind="switch"),
+    Option(name="attention", words="the saliency of the patches beside", kind="switch"),
+    Option(
+        name="features",
+        words="tokens of the network, or pixels, which it must beat (default: %(default)s)",
+        kind="choice",
+        default="network",
+        choices=("network", "pixels"),
+    ),
+    Option(
+        name="published",
+        words="inner products in place of cosines, and the published overlap of views",
+        kind="switch",
+    ),
+    Option(
+        name="disparity",
+        words="of a stereo pair, left image first: pixels [H, W] in a .npy or .npz file",
+        kind="text",
+        default="",
+        metavar="FILE",
+    ),
+)
+"""Options of `match`."""
+PICTURES: dict[str, Kind] = {
+    "match": Kind(
+        summary="patches of one picture found in another, sparse or dense",
+        module="match",
+        options=MATCH,
+        size=0,
+    ),
+}
 """By the name of the command."""
