@@ -51,6 +51,28 @@ class Drawn:
     """What it says of them: `name: value`."""
 
 
+SHEET = "contact_sheet"
+"""Name of the file that shows all images of a call on one page."""
+
+VIDEO_ENDINGS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
+"""Of files that are read as videos."""
+_MOVING = (
+    Option(
+        name="video",
+        kind="choice",
+        choices=("mp4", "avi", "webp", "frames"),
+        words="take the images as frames of one video, and write such a file, or a folder of "
+        "frames; of a video file mp4 is made without asking",
+    ),
+    Option(
+        name="rate",
+        kind="count",
+        metavar="N",
+        words="frames a second of that video (default: the source's; 30 for images)",
+    ),
+)
+"""Of pictures that can be drawn of each frame of a video."""
+
 MATCH = (
     Option(
         name="pairs",
@@ -99,6 +121,39 @@ MATCH = (
 )
 """Options of `match`."""
 PICTURES: dict[str, Kind] = {
+    "attention": Kind(
+        summary="what the class token attends to: each head, their mean, their masks, in colours",
+        module="attention_pictures",
+        options=(
+            Option(
+                name="only",
+                kind="numbers",
+                metavar="HEADS",
+                words="draw these heads, counted from 0, as in 0,3 (default: all)",
+            ),
+            Option(
+                name="mass",
+                kind="share",
+                default=0.6,
+                metavar="SHARE",
+                words="share of a head's attention that its mask holds (default: %(default)s)",
+            ),
+            Option(
+                name="norms",
+                kind="switch",
+                words="lengths of the patch tokens instead, which show artefacts",
+            ),
+            Option(
+                name="height",
+                kind="count",
+                default=240,
+                metavar="PIXELS",
+                words="of each picture of a strip (default: %(default)s)",
+            ),
+            Option(name="each-head", kind="switch", words="also a PNG of each head alone"),
+            *_MOVING,
+        ),
+    ),
     "match": Kind(
         summary="patches of one picture found in another, sparse or dense",
         module="match",
