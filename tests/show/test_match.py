@@ -198,7 +198,7 @@ def test_two_images_of_any_shape_become_a_picture_and_a_table(kind, weights, pho
     rows, columns = table["grids"][0]
     assert rows > columns and table["grids"][1][0] < table["grids"][1][1]
     assert len(table["matches"]) == rows * columns and len(table["drawn"]) == 5
-    assert ("attention" in table["salient_by"]) == (kind == "vit")
+    assert ("windows" in table["salient_by"]) == (kind == "swin")
     assert table["accuracy"] == {}
 
 

@@ -19,6 +19,7 @@ from ibot.eval.probes.match_places import Cells, Placed
 from ibot.models.contract import Backbone
 from ibot.rng import permutation
 from ibot.show.asked import Asked
+from ibot.show.colours import as_rgb
 from ibot.show.disparity import moved_by, read_disparity
 from ibot.show.inputs import Viewed, network_input
 from ibot.show.layout import file_name
@@ -121,7 +122,9 @@ def whole_pair(
     found = _found(asked, backbone, inputs[0], inputs[1], truth)
     # Lines lie over what the image has to show, not over the few pixels of the network's view.
     whole = asked.view.fit != "squash"
-    pictures = [image.pixels if whole else view for image, view in zip(images, views, strict=True)]
+    pictures = [
+        as_rgb(image.pixels) if whole else view for image, view in zip(images, views, strict=True)
+    ]
     return Pair(
         names=tuple(image.name for image in images),
         pictures=(pictures[0], pictures[1]),

@@ -14,6 +14,7 @@ from ibot.eval.probes import match_places
 from ibot.eval.probes.correspondence import (
     BY_ATTENTION,
     BY_LENGTH,
+    BY_WINDOWS,
     Correspondence,
     Truth,
     correspond,
@@ -30,6 +31,7 @@ from ibot.eval.probes.match_places import (
 )
 from ibot.eval.probes.view_pairs import pair_batches
 from ibot.models.backbone import build_backbone
+from ibot.models.contract import Backbone
 
 VIT = ModelConfig(width=24, depth=2, heads=3, patch=8, drop_path=0.0)
 SWIN = ModelConfig(kind="swin", width=8, depths=(1, 1), stage_heads=(1, 2), window=4, patch=4)
@@ -78,7 +80,7 @@ def test_an_image_finds_its_own_patches_in_itself(config):
     found = correspond(backbone, image, image)
     count = found.cells[0].grid[0] * found.cells[0].grid[1]
     assert found.matches.found.tolist() == list(range(count)) and found.matches.mutual.all()
-    assert found.salient_by == (BY_ATTENTION if config is VIT else BY_LENGTH)
+    assert found.salient_by == (BY_ATTENTION if config is VIT else BY_WINDOWS)
 
 
 @pytest.mark.parametrize("flip", [False, True])
@@ -132,14 +134,18 @@ def test_points_that_move_elsewhere_or_nowhere_are_followed():
             assert truth.place[number].tolist() == [row, column - 2]
 
 
-def test_salience_is_the_mean_attention_or_the_length_before_the_norm():
+def test_salience_is_the_mean_attention_or_the_length_before_the_norm(monkeypatch):
     images = normalize(noise(32, 32))
     vit, swin = network(VIT), network(SWIN)
     with torch.no_grad():
         maps = vit.attention_maps(images)[:, :, 0, 1:]
         torch.testing.assert_close(salience(vit, images)[0], maps.mean(dim=1))
-        lengths = salience(swin, images)[0]
+        received = swin.received_attention(images).mean(dim=1).flatten(1)
+        torch.testing.assert_close(salience(swin, images)[0], received)
+        monkeypatch.setattr(type(swin), "received_attention", Backbone.received_attention)
+        lengths, by = salience(swin, images)
         normed = swin(images).patches.norm(dim=-1)
+    assert by == BY_LENGTH
     assert lengths.std() > 10 * normed.std()
 
 
