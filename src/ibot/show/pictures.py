@@ -36,6 +36,10 @@ class Kind:
     options: tuple[Option, ...] = ()
     images: Literal["+", "*"] = "+"
     """Whether images must be named."""
+    size: int = 480
+    """Pixels of the shorter side unless the user says; 0: as in training."""
+    takes: tuple[str, ...] = ("size", "fit", "limit", "seed")
+    """Which of the common options about images and draws make sense."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +73,53 @@ _MOVING = (
 )
 """Of pictures that can be drawn of each frame of a video."""
 
+MATCH = (
+    Option(
+        name="pairs",
+        words="given: the two images named; views: two random views of each image, where the truth "
+        "is known; classes: two images of each class (default: given for two files, else views)",
+        kind="choice",
+        default="auto",
+        choices=("auto", "given", "views", "classes"),
+    ),
+    Option(
+        name="style",
+        words="lines between patches, or dense: patches in the colour of where they are found "
+        "(default: %(default)s)",
+        kind="choice",
+        default="lines",
+        choices=("lines", "dense"),
+    ),
+    Option(
+        name="lines",
+        words="draw the matches of the N most salient patches; 0: all (default: %(default)s)",
+        kind="natural",
+        default=12,
+        metavar="N",
+    ),
+    Option(name="mutual", words="draw only patches that find each other", kind="switch"),
+    Option(name="attention", words="the saliency of the patches beside", kind="switch"),
+    Option(
+        name="features",
+        words="tokens of the network, or pixels, which it must beat (default: %(default)s)",
+        kind="choice",
+        default="network",
+        choices=("network", "pixels"),
+    ),
+    Option(
+        name="published",
+        words="inner products in place of cosines, and the published overlap of views",
+        kind="switch",
+    ),
+    Option(
+        name="disparity",
+        words="of a stereo pair, left image first: pixels [H, W] in a .npy or .npz file",
+        kind="text",
+        default="",
+        metavar="FILE",
+    ),
+)
+"""Options of `match`."""
 PICTURES: dict[str, Kind] = {
     "attention": Kind(
         summary="what the class token attends to: each head, their mean, their masks, in colours",
@@ -102,6 +153,12 @@ PICTURES: dict[str, Kind] = {
             Option(name="each-head", kind="switch", words="also a PNG of each head alone"),
             *_MOVING,
         ),
+    ),
+    "match": Kind(
+        summary="patches of one picture found in another, sparse or dense",
+        module="match",
+        options=MATCH,
+        size=0,
     ),
 }
 """By the name of the command."""
