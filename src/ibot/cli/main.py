@@ -33,6 +33,7 @@ MODULES = (
     "evaluate",
     "features",
     "search",
+    "explore",
     "results",
     "weights",
     "ablate",
