@@ -13,7 +13,8 @@ from ibot.eval.opened import opened
 from ibot.explore.session import Checkpoint, Session
 from ibot.system.progress import Progress, counter
 from ibot.vocabulary.folder import FILE, default_folder
-from ibot.vocabulary.index import Vocabulary, build, open_index
+from ibot.vocabulary.index import build, open_index
+from ibot.vocabulary.opened import Vocabulary
 from ibot.vocabulary.word_index import WordIndex
 from ibot.words import counted
 

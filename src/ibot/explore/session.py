@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ibot.eval.request import Request
     from ibot.explore.networks import Network, Networks
     from ibot.explore.shelf import Shelf
-    from ibot.vocabulary.index import Vocabulary
+    from ibot.vocabulary.opened import Vocabulary
     from ibot.vocabulary.word_index import WordIndex
 
 VIEWS = ("words", "image", "compare", "map", "training")
