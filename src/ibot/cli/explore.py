@@ -32,7 +32,13 @@ def declare(commands: Commands) -> None:
     parser.add_argument("--export", default="", metavar="FILE.html", help=export)
     images = "with --export: images of the folder to show, by name (default: a few)"
     parser.add_argument(
-        "--images", nargs="+", action="extend", default=[], metavar="NAME", help=images
+        "--images",
+        dest="pictures",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME",
+        help=images,
     )
     count = "with --export: words to show, the most used first (default: %(default)s)"
     parser.add_argument("--words", type=COUNT, default=60, metavar="N", help=count)
