@@ -36,6 +36,10 @@ class Kind:
     options: tuple[Option, ...] = ()
     images: Literal["+", "*"] = "+"
     """Whether images must be named."""
+    size: int = 480
+    """Pixels of the shorter side unless the user says; 0: as in training."""
+    takes: tuple[str, ...] = ("size", "fit", "limit", "seed")
+    """Which of the common options about images and draws make sense."""
 
 
 @dataclass(frozen=True, slots=True)
