@@ -35,6 +35,7 @@ MODULES = (
     "search",
     "show",
     "index",
+    "explore",
     "results",
     "report",
     "weights",
