@@ -5,7 +5,7 @@
   const { el, svg } = ibot;
   const { ticks, logTicks, scale, written, short, nearest } = ibot.chartScale;
   const HEIGHT = 176, TOP = 10, BOTTOM = 26, LEFT = 46, RIGHT = 12;
-  const STEEP = 20; // ratio of the largest to the smallest value that a log scale is offered for
+  const STEEP = 8; // ratio of the largest to the smallest value that a log scale is offered for
   const FEW = 40; // points that are drawn one by one
   let made = 0;
 
@@ -59,7 +59,7 @@
       picture.setAttribute("viewBox", `0 0 ${width} ${HEIGHT}`);
       picture.setAttribute("width", width);
       picture.setAttribute("aria-label", spoken(curve));
-      const area = { x: LEFT, y: TOP - 4, width: width - LEFT - RIGHT, height: HEIGHT - TOP - BOTTOM + 8 };
+      const area = { x: LEFT - 4, y: TOP - 4, width: width - LEFT - RIGHT + 8, height: HEIGHT - TOP - BOTTOM + 8 };
       picture.replaceChildren(
         svg("clipPath", { id: clip }, svg("rect", area)),
         ...grid(y), ...levelled(y),

@@ -59,7 +59,8 @@
     const size = Math.abs(value);
     if (size >= 1e6) return `${Number((value / 1e6).toPrecision(4))} M`;
     if (size >= 10000) return `${Number((value / 1e3).toPrecision(4))} k`;
-    if (size > 0 && size < 0.001) return written(value);
+    if (size > 0 && size < 0.0001) return written(value);
+    if (size >= 1000) return ibot.number(Math.round(value));
     return String(Number(value.toPrecision(4)));
   }
 

@@ -37,7 +37,8 @@
 
   // A renderer on `canvas`, or null where there is no WebGL; `lost` is called when it goes away.
   ibot.points.webgl = function (canvas, lost) {
-    const options = { alpha: false, antialias: false, depth: false, premultipliedAlpha: true };
+    const options = { alpha: false, antialias: false, depth: false, premultipliedAlpha: true,
+      preserveDrawingBuffer: true };
     const gl = canvas.getContext("webgl", options);
     if (!gl) return null;
     let program;

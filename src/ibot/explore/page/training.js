@@ -61,8 +61,8 @@
   function gone(page, why) {
     page.gone = true;
     page.line.replaceChildren(el("strong", { class: "warned" }, "The run's folder is gone"),
-      ` ${why ? `(${why.replace(/\.$/, "")})` : ""}; these are its numbers as they were read last, of `,
-      clock(page.told.updated), ".");
+      ` ${why ? `(${why.replace(/\.$/, "")})` : ""}; these are its numbers of `,
+      clock(page.told.updated), ", when they were read last.");
   }
 
   function answer(page, told) {
@@ -194,20 +194,20 @@
       .join(" · ");
   }
 
-  const clock = (updated) => (updated || "").replace("T", " at ") || "an unknown time";
+  const clock = (updated) => (updated || "").replace("T", " ") || "at an unknown time";
 
   function status(page) {
     const { told } = page, [, seen] = whole(told), total = told.total_images;
     const share = total ? ` of ${ibot.number(total)}` : "";
     const done = total ? el("progress", { max: total, value: seen, "aria-label": "Share of the training" }) : "";
     const text = {
-      running: ["Training now", `${ibot.number(seen)}${share} images, asked every 5 s`],
+      running: ["Training now", `${ibot.number(seen)}${share} images, followed live`],
       ended: ["This training has ended", `${ibot.number(seen)}${share} images`],
       none: ["No longer a run", "its numbers as far as they are there"],
     }[told.state] || ["", ""];
     page.line.replaceChildren(el("span", { class: `state-dot ${told.state}`, "aria-hidden": "true" }),
       el("strong", {}, text[0]), ` · ${text[1]} `, done, told.why ? ` · ${told.why}` : "",
-      el("span", { class: "quiet" }, ` written last on ${clock(told.updated)}`));
+      el("span", { class: "quiet" }, ` last written ${clock(told.updated)}`));
   }
 
   ibot.view("training", {
