@@ -5,6 +5,7 @@ import pytest
 from ibot.cli.main import main
 from ibot.data.scenes import write_folder
 from ibot.studies.plan import in_words
+from ibot.system.jsonl import read_jsonl
 
 
 def test_a_plan_names_time_memory_and_disk_and_leaves_nothing(tmp_path, capsys, monkeypatch):
@@ -45,6 +46,12 @@ def test_times_are_said_in_units_that_suit_them(hours, said):
     assert in_words(hours) == said
 
 
+def choices(run):
+    """The reasons that a run keeps."""
+    rows = read_jsonl(run / "events.jsonl")
+    return next(row["reasons"] for row in rows if row["event"] == "choices")
+
+
 def test_auto_explains_its_choices_and_trains(tmp_path, capsys):
     write_folder(tmp_path / "data", train=200, val=0, seed=0, size=32)
     run = tmp_path / "run"
@@ -63,3 +70,6 @@ def test_auto_explains_its_choices_and_trains(tmp_path, capsys):
     assert out.count("auto   ") >= 7 and "too few images: 200" in out
     assert main([*command, "system.workers=0", "--quiet"]) == 0  # the same choice, so the same run
     assert '"recipe": "auto"' in (run / "config.json").read_text()
+    reasons = [f"auto   {reason}" for reason in choices(run)]
+    assert len(reasons) >= 7 and all(reason in out for reason in reasons)
+    assert all(reason in (run / "log.txt").read_text() for reason in reasons)

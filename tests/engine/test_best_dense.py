@@ -60,7 +60,7 @@ def test_patches_that_get_worse_while_k_nn_rises_are_named_once(whole):
     said = [row for row in said if row["verdict"] == "patches get worse"]
     assert [row["step"] for row in said] == [12]
     sentence = "match_r1 20.0, 30.0 at step 8, while k-NN went from 58.0 to 62.0"
-    assert sentence in said[0]["text"] and "checkpoints/best_dense" in said[0]["text"]
+    assert said[0]["evidence"] == sentence and "checkpoints/best_dense" in said[0]["advice"]
     assert sentence in (whole / "log.txt").read_text()
 
 

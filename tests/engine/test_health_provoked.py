@@ -46,7 +46,7 @@ def verdicts(data, run, *settings):
     config = apply(recipe("demo"), [f"data.path={data}", *SMALL, *settings])
     loop.train(config, run, quiet=True)
     return [
-        (r["step"], r["verdict"], r["text"])
+        (r["step"], r["verdict"], f"{r['evidence']}. {r['advice']}")
         for r in read_jsonl(run / "events.jsonl")
         if r["event"] == "health"
     ]

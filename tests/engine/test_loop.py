@@ -166,12 +166,13 @@ def test_a_non_finite_loss_stops_with_step_rate_and_files(small, tmp_path):
     with pytest.raises(TrainingStopped, match=r"not finite at step \d+ \(learning rate") as caught:
         quiet(broken, tmp_path / "run")
     assert ".png" in caught.value.why
-    event = next(
-        row
-        for row in read_jsonl(tmp_path / "run" / "events.jsonl")
-        if row["event"] == "non-finite loss"
+    *_, event, end = read_jsonl(tmp_path / "run" / "events.jsonl")
+    assert event["event"] == "non-finite loss" and len(event["files"]) == 8
+    assert (end["event"], end["what"], end["fix"]) == (
+        "failed",
+        caught.value.what,
+        caught.value.fix,
     )
-    assert len(event["files"]) == 8
     last = find_checkpoint(tmp_path / "run")
     assert last is None or all(
         t.isfinite().all() for t in load_file(last / "model.safetensors").values()

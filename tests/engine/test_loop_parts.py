@@ -123,9 +123,7 @@ def test_a_log_row_holds_state_schedule_and_report_and_verdicts_are_said(small, 
         "cls_loss": 3.0,
     }
     assert made.run.calls[0] == ("metrics", {**want, "health": "low rank"})
-    assert made.run.named("event") == [
-        ("health", {"step": 7, "verdict": "low rank", "text": str(verdict)})
-    ]
+    assert made.run.calls[1:] == [("verdict", 7, verdict)]
     assert made.board.calls == [("scalars", want, 7)]
     assert made.progress.calls[0] == ("update", 7, 20, {**want, "health": "low rank"})
     assert made.progress.calls[1] == ("message", f"step 7: {verdict}")

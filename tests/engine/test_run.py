@@ -10,7 +10,7 @@ import pytest
 from ibot.config.override import apply
 from ibot.engine import run as run_module
 from ibot.engine.logging import Progress, TensorBoard
-from ibot.engine.run import RunFolder, read_config
+from ibot.engine.run import RunFolder, is_in_use, read_config
 from ibot.errors import RunError
 from ibot.system import files
 from ibot.system.jsonl import read_jsonl, write_json
@@ -136,7 +136,9 @@ def test_a_folder_is_written_by_the_main_process_alone_and_a_file_is_no_folder(s
     with pytest.raises(RunError, match="in use") as caught:
         open_run(tmp_path / "new" / "deep", small)
     assert words in caught.value.why
+    assert is_in_use(tmp_path / "new" / "deep")
     run.close()
+    assert not is_in_use(tmp_path / "new" / "deep") and not is_in_use(tmp_path)
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="is a file"):
         open_run(tmp_path / "file", small)

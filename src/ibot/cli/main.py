@@ -33,6 +33,8 @@ MODULES = (
     "evaluate",
     "features",
     "search",
+    "index",
+    "explore",
     "results",
     "weights",
     "ablate",

@@ -47,7 +47,7 @@ def say_worse_patches(trainer: Trainer, known: Sequence[ResultRecord]) -> None:
     verdict = worse_patches(known, from_weights=bool(trainer.config.train.init))
     if verdict is not None:
         step = trainer.state.step
-        trainer.run.event("health", step=step, verdict=verdict.kind, text=str(verdict))
+        trainer.run.verdict(step, verdict)
         trainer.progress.message(f"step {step}: {verdict}")
 
 

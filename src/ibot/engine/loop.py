@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from ibot.engine.guards import FailureCheck, note_bad_files
 from ibot.engine.logging import Progress, StopSignal
 from ibot.engine.patch_history import best_step
 from ibot.engine.trainer import Evaluate, Trainer, build_trainer
+from ibot.errors import TrainingStopped
 from ibot.system.device import prepared, seed_step
 from ibot.system.distributed import any_true, barrier, check_equal, joined
 from ibot.system.files import is_disk_full, lost
@@ -38,6 +39,7 @@ def train(
     evaluate: Evaluate | None = None,
     quiet: bool = False,
     opening: Iterable[str] = (),
+    reasons: Sequence[str] = (),
 ) -> RunState:
     """Pre-train by `config` in the run folder `run_path`, or resume there.
 
@@ -53,6 +55,7 @@ def train(
             and at the end.
         quiet: no progress on the terminal.
         opening: lines for the head of the run's log, such as what was said of the run before.
+        reasons: why settings were chosen, kept with the run's events.
 
     Returns:
         Where the run stands; `state.step` below the end means that SIGTERM or SIGUSR1 stopped it.
@@ -90,8 +93,15 @@ def train(
             evaluate=evaluate,
         )
         try:
+            if processes.is_main and reasons:
+                trainer.run.event("choices", reasons=list(reasons))
             run_steps(trainer, signal)
             interrupted = any_true(signal.interrupted, device)
+        except TrainingStopped as error:
+            if processes.is_main:
+                why = {"what": error.what, "why": error.why, "fix": error.fix}
+                trainer.run.event("failed", step=trainer.state.step, **why)
+            raise
         except OSError as error:  # a log line may meet the full disk before a checkpoint does
             needed = checkpoint_bytes(trainer.model, trainer.update.optimizer)
             raise (
@@ -229,7 +239,7 @@ def write_log(trainer: Trainer, values: StepValues, end: int) -> None:
         trainer.run.metrics({**row, "health": report.words})
         trainer.board.scalars(row, state.step)
         for verdict in report.verdicts:
-            trainer.run.event("health", step=state.step, verdict=verdict.kind, text=str(verdict))
+            trainer.run.verdict(state.step, verdict)
     trainer.progress.update(state.step, end, {**row, "health": report.words})
     for verdict in report.verdicts:
         trainer.progress.message(f"step {state.step}: {verdict}")

@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from ibot.config.override import diff, from_plain, show, to_plain
 from ibot.config.schema import Config
@@ -31,6 +31,9 @@ from ibot.system.processes import Processes
 from ibot.system.records import RESULTS
 from ibot.system.versions import software
 from ibot.types import ResultRecord
+
+if TYPE_CHECKING:
+    from ibot.engine.verdicts import Verdict
 
 LOG = "log.txt"
 """What a run has shown, or would have if somebody had watched."""
@@ -111,6 +114,11 @@ class RunFolder:
             {"event": kind, "time": time.strftime("%Y-%m-%dT%H:%M:%S"), **details},
         )
 
+    def verdict(self, step: int, verdict: Verdict) -> None:
+        """Append to events.jsonl what was judged of the training at a step."""
+        found = {"verdict": verdict.kind, "evidence": verdict.evidence, "advice": verdict.advice}
+        self.event("health", step=step, **found)
+
     def bad_file(self, path: str, reason: str) -> bool:
         """Record an unreadable file once, also across resumptions; returns whether it is new.
 
@@ -154,11 +162,27 @@ def read_config(run: Path) -> Config:
     return from_plain(plain)
 
 
+def is_in_use(run: Path) -> bool:
+    """Whether a training writes into the folder now, on whatever machine. Writes nothing."""
+    try:
+        with (run / "lock").open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
 def _acquire(path: Path) -> IO[str]:
     """Lock the folder for the life of this process, with which the kernel releases it."""
     file = (path / "lock").open("a+")
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:  # by `is_in_use` for a moment?
+            time.sleep(0.05)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         file.seek(0)
         owner = file.read().strip() or "another process"

@@ -73,7 +73,8 @@ def pretrain(
         source=source,
         evaluate=evaluate,
         quiet=quiet,
-        opening=said,
+        opening=[*(f"auto   {reason}" for reason in prepared.reasons), *said],
+        reasons=[*prepared.reasons, *prepared.notes],
     )
     if state.step >= derived.run_steps:
         done = f"{counted(state.step, 'step')}, {counted(state.images_seen, 'image')}"
@@ -97,7 +98,10 @@ def say_next(folder: Path, step: int, derived: Derived, limit: str, say: Say) ->
     """
     if step >= derived.run_steps:
         name = shlex.quote(str(folder))
-        say(f"next: ibot eval knn {name} --data DIR    ibot features {name} --data DIR --out FILE")
+        say(
+            f"next: ibot eval knn {name} --data DIR    ibot features {name} --data DIR --out FILE"
+            f"    ibot report {name}"
+        )
     left = derived.total_steps - step
     if left > 0:
         how = f"without {limit} " if limit else ""

@@ -51,6 +51,8 @@ class Prepared:
     folder: Path
     notes: list[str]
     """What the number of images changed in the recipe, in words."""
+    reasons: list[str]
+    """Of the choices of auto."""
 
 
 def prepare(asked: Asked, world_size: int = 1, say: Say = lambda text: None) -> Prepared:
@@ -59,9 +61,14 @@ def prepare(asked: Asked, world_size: int = 1, say: Say = lambda text: None) -> 
     `say` gets the choices of auto, a line each. Raises UserError for a batch that the images do not
     fill or the processes cannot share.
     """
-    notes: list[str] = []
+    notes, reasons = [], []
+
+    def keep(reason: str) -> None:
+        reasons.append(reason)
+        say(f"auto   {reason}")
+
     with said_once():
-        config = configure(asked, say)
+        config = configure(asked, keep)
     from ibot.data.loader import check_batch
     from ibot.recipes.auto import for_few_images
 
@@ -69,13 +76,13 @@ def prepare(asked: Asked, world_size: int = 1, say: Say = lambda text: None) -> 
     if asked.recipe == "adapt" and not began_with_batch(asked.folder, config, len(source)):
         config, notes = for_few_images(config, len(source), world_size, asked.keys)
     check_batch(config, source, world_size)
-    return Prepared(config, source, asked.folder or default_folder(config), notes)
+    return Prepared(config, source, asked.folder or default_folder(config), notes, reasons)
 
 
 def configure(asked: Asked, say: Say) -> Config:
     """The recipe with what was asked for, fitted to the weights it starts from.
 
-    `say` gets the choices of auto. Raises UserError for settings that contradict each other.
+    `say` gets the reasons of auto. Raises UserError for settings that contradict each other.
     """
     base, reasons = _base(asked)
     # Of a run's config.json: where one call was to stop is no part of the recipe.
@@ -101,7 +108,7 @@ def configure(asked: Asked, say: Say) -> Config:
         config = as_started(config, folder, asked.keys)
     check(config)
     for reason in reasons:
-        say(f"auto   {reason}")
+        say(reason)
     return config
 
 
