@@ -150,11 +150,13 @@ def serve(session: Session, port: int | None, *, browser: bool = True, quiet: bo
         try:
             server.run(sockets=[bound])
         except KeyboardInterrupt:  # the way to end it
-            print("stopped", file=sys.stderr)
+            pass
         finally:
             explorer.close()
     if explorer.error is not None:
         raise explorer.error
+    if not quiet:
+        print("stopped", file=sys.stderr)
 
 
 def _bound(port: int | None) -> socket.socket:
