@@ -26,6 +26,8 @@ class Asked:
     """Folder for the pictures; it may not exist yet."""
     picture: str = ""
     """What is drawn, by its name in `show.pictures`."""
+    note: str = ""
+    """A line above it."""
     key: str = "teacher"
     heads: int | None = None
     """Attention heads of a ViT, if the weights do not say."""

@@ -120,6 +120,74 @@ MATCH = (
     ),
 )
 """Options of `match`."""
+PATTERNS = (
+    Option(
+        name="type",
+        words="words of patches in their surroundings, or of class tokens with whole views "
+        "(default: %(default)s)",
+        kind="choice",
+        default="patch",
+        choices=("patch", "class"),
+    ),
+    Option(
+        name="top-k",
+        words="draw N patches of each word, one an image (default: %(default)s)",
+        kind="count",
+        default=36,
+        metavar="N",
+    ),
+    Option(
+        name="show",
+        words="draw the first N words (default: %(default)s)",
+        kind="count",
+        default=20,
+        metavar="N",
+    ),
+    Option(
+        name="rank-by",
+        words="patches that carry a word, its mean score, or how pure it is of one label "
+        "(default: %(default)s)",
+        kind="choice",
+        default="use",
+        choices=("use", "score", "purity"),
+    ),
+    Option(
+        name="min-images",
+        words="leave out words in fewer images (default: 1 by use, else half of --top-k)",
+        kind="count",
+        metavar="N",
+    ),
+    Option(
+        name="window",
+        words="patches along a side of what surrounds one; odd (default: %(default)s)",
+        kind="count",
+        default=5,
+        metavar="N",
+    ),
+    Option(
+        name="word",
+        words="draw these words, as in 17,202",
+        kind="numbers",
+        default=(),
+        metavar="W[,W]",
+    ),
+    Option(
+        name="centre",
+        words="frame the patch in the middle, or cover it with orange as published "
+        "(default: %(default)s)",
+        kind="choice",
+        default="frame",
+        choices=("frame", "cover"),
+    ),
+    Option(
+        name="index",
+        words="folder of the index of words (default: index/ in the run, else results/NAME/index)",
+        kind="text",
+        default="",
+        metavar="DIR",
+    ),
+)
+"""Options of `patterns`."""
 PICTURES: dict[str, Kind] = {
     "attention": Kind(
         summary="what the class token attends to: each head, their mean, their masks, in colours",
@@ -153,6 +221,13 @@ PICTURES: dict[str, Kind] = {
             Option(name="each-head", kind="switch", words="also a PNG of each head alone"),
             *_MOVING,
         ),
+    ),
+    "patterns": Kind(
+        summary="what the words of the tokenizer stand for: their patches in their surroundings",
+        module="patterns_drawn",
+        options=PATTERNS,
+        size=0,
+        takes=("size",),
     ),
     "match": Kind(
         summary="patches of one picture found in another, sparse or dense",
