@@ -15,6 +15,9 @@ from PIL import Image
 
 from ibot.show.canvas import GAP, HEAD, QUIET, SMALL, Color, Sheet, fitted
 
+HIGH, THUMB = 240, 160
+"""Pixels of the height of pictures in a strip, and of the longer side of those in a contact
+sheet."""
 SWATCH = 10
 """Pixels of the square of a colour."""
 
@@ -108,13 +111,6 @@ def contact_sheet(
     return sheet
 
 
-def reduced(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    """The same picture with a longer side of at most `side` pixels."""
-    picture = Image.fromarray(pixels)
-    picture.thumbnail((side, side), Image.Resampling.BOX)
-    return np.asarray(picture)
-
-
 def enlarged(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
     """A grid [h, w] or [h, w, 3] with `height` x `width` pixels: each cell becomes a rectangle."""
     rows = np.arange(height) * pixels.shape[0] // height
@@ -131,3 +127,14 @@ def file_name(index: int, name: str, ending: str) -> str:
     stem = re.sub(r"[^\w.-]+", "_", Path(name.replace("\\", "/")).stem)
     short = os.fsencode(stem)[:80].decode("utf-8", "ignore").strip("_.")
     return f"{index:05d}_{short}{ending}" if short else f"{index:05d}{ending}"
+
+
+def photo(image: NDArray[np.uint8], height: int, like: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """An image uint8 [H, W, 3] with `height` pixels and the aspect of its view `like`."""
+    width = max(1, round(like.shape[1] * height / like.shape[0]))
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS))
+
+
+def thumb_height(view: NDArray[np.uint8], side: int) -> int:
+    """Pixels of its height where its longer side has `side`."""
+    return max(1, round(side * view.shape[0] / max(view.shape[:2])))

@@ -52,6 +52,13 @@ SHEET = "contact_sheet"
 
 VIDEO_ENDINGS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
 """Of files that are read as videos."""
+_HEIGHT = Option(
+    name="height",
+    kind="count",
+    default=240,
+    metavar="PIXELS",
+    words="of each picture of a strip (default: %(default)s)",
+)
 _MOVING = (
     Option(
         name="video",
@@ -92,14 +99,30 @@ PICTURES: dict[str, Kind] = {
                 kind="switch",
                 words="lengths of the patch tokens instead, which show artefacts",
             ),
-            Option(
-                name="height",
-                kind="count",
-                default=240,
-                metavar="PIXELS",
-                words="of each picture of a strip (default: %(default)s)",
-            ),
+            _HEIGHT,
             Option(name="each-head", kind="switch", words="also a PNG of each head alone"),
+            *_MOVING,
+        ),
+    ),
+    "features": Kind(
+        summary="principal components of the patch tokens as colours, foreground first",
+        module="features",
+        options=(
+            Option(
+                name="over",
+                kind="choice",
+                choices=("set", "image"),
+                default="set",
+                words="fit the components to all images together, so that a colour means the same "
+                "in each, or to each alone (default: %(default)s)",
+            ),
+            Option(
+                name="whole",
+                kind="switch",
+                words="colour all patches; without, the first component parts foreground and "
+                "background, and the foreground alone is coloured",
+            ),
+            _HEIGHT,
             *_MOVING,
         ),
     ),
