@@ -19,6 +19,7 @@ from ibot.cli.arguments import (
     list_of,
 )
 from ibot.cli.parser import Commands
+from ibot.recipes import RECIPES, recipe
 from ibot.show.pictures import PICTURES, Kind, Option
 from ibot.words import encodable
 
@@ -44,7 +45,7 @@ def declare(commands: Commands) -> None:
     )
     for name, kind in PICTURES.items():
         parser = pictures.add(name, kind.summary, partial(run, name))
-        add_network(parser)
+        add_network(parser, "or a recipe" if kind.recipe else "")
         _add_images(parser, kind)
         for option in kind.options:
             _add_option(parser, option)
@@ -59,6 +60,15 @@ def declare(commands: Commands) -> None:
 def _add_images(parser: argparse.ArgumentParser, kind: Kind) -> None:
     images = "image files, folders, lists, tar files or NAME:DIR"
     parser.add_argument("images", nargs=kind.images, metavar="IMAGES", help=images)
+    if kind.view:
+        _add_view(parser)
+    limit = "of a folder draw N images; 0: all (default: %(default)s)"
+    parser.add_argument("--limit", type=NATURAL, default=100, metavar="N", help=limit)
+    seed = "of that choice (default: %(default)s)"
+    parser.add_argument("--seed", type=NATURAL, default=0, metavar="S", help=seed)
+
+
+def _add_view(parser: argparse.ArgumentParser) -> None:
     size = "the shorter side as the network sees it (default: %(default)s)"
     parser.add_argument("--size", type=COUNT, default=480, metavar="PIXELS", help=size)
     fit = (
@@ -66,10 +76,6 @@ def _add_images(parser: argparse.ArgumentParser, kind: Kind) -> None:
         "(default: %(default)s)"
     )
     parser.add_argument("--fit", choices=("keep", "squash", "natural"), default="keep", help=fit)
-    limit = "of a folder draw N images; 0: all (default: %(default)s)"
-    parser.add_argument("--limit", type=NATURAL, default=100, metavar="N", help=limit)
-    seed = "of that choice, and of whatever else is drawn (default: %(default)s)"
-    parser.add_argument("--seed", type=NATURAL, default=0, metavar="S", help=seed)
 
 
 def _add_option(parser: argparse.ArgumentParser, option: Option) -> None:
@@ -99,7 +105,8 @@ def run(name: str, options: argparse.Namespace) -> None:
     own = {option.name.replace("-", "_") for option in kind.options}
     given = {f.name: getattr(options, f.name) for f in fields(Asked) if f.name in options}
     given |= {"images": tuple(options.images), "out": out if options.out else out / name}
-    asked = Asked(**given, options={key: getattr(options, key) for key in own})
+    config = recipe(options.weights) if kind.recipe and options.weights in RECIPES else None
+    asked = Asked(**given, config=config, options={key: getattr(options, key) for key in own})
     check_folder(asked.out)
     drawn = import_module(f"ibot.show.{kind.module}").draw(asked)
     for line in drawn.lines:

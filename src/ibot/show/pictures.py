@@ -36,6 +36,10 @@ class Kind:
     options: tuple[Option, ...] = ()
     images: Literal["+", "*"] = "+"
     """Whether images must be named."""
+    view: bool = True
+    """Whether images are seen whole, by `--size` and `--fit`."""
+    recipe: bool = False
+    """Whether a recipe may stand in the place of weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +128,28 @@ PICTURES: dict[str, Kind] = {
             ),
             _HEIGHT,
             *_MOVING,
+        ),
+    ),
+    "augment": Kind(
+        summary="what training sees: views, what is hidden in them, the words to predict",
+        module="augment",
+        view=False,
+        recipe=True,
+        options=(
+            Option(
+                name="epoch",
+                kind="natural",
+                metavar="E",
+                words="of the training, counted from 0 (default: the first with masks)",
+            ),
+            Option(
+                name="number",
+                kind="natural",
+                metavar="N",
+                words="number of the first image in the training set, which says what is drawn for "
+                "it (default: its place among the images named: right where the same folder is)",
+            ),
+            _HEIGHT,
         ),
     ),
 }
