@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from ibot.show.canvas import Sheet, drawable, fitted, save_png, text_width
-from ibot.show.layout import Panel, contact_sheet, enlarged, file_name, reduced, row
+from ibot.show.layout import Panel, contact_sheet, enlarged, file_name, photo, row, thumb_height
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -86,10 +86,12 @@ def test_grids_are_enlarged_by_whole_cells():
     assert enlarged(grid[..., None].repeat(3, -1), 5, 7).shape == (5, 7, 3)
 
 
-def test_reduced_pictures_fit_and_small_ones_stay():
-    picture = np.random.default_rng(0).integers(0, 256, (30, 90, 3), np.uint8)
-    assert reduced(picture, 45).shape == (15, 45, 3)
-    np.testing.assert_array_equal(reduced(picture, 90), picture)
+def test_photos_get_the_aspect_of_their_view():
+    image = np.full((31, 95, 3), 7, np.uint8)
+    view = np.zeros((32, 96, 3), np.uint8)
+    assert photo(image, 100, view).shape == (100, 300, 3) and (photo(image, 10, view) == 7).all()
+    assert thumb_height(view, 90) == 30 and thumb_height(view.transpose(1, 0, 2), 90) == 90
+    assert thumb_height(np.zeros((1, 900, 3)), 90) == 1
 
 
 NAMES = (

@@ -15,6 +15,11 @@ from PIL import Image
 
 from ibot.show.canvas import GAP, HEAD, QUIET, SMALL, Color, Sheet, fitted
 
+HIGH, THUMB = 240, 160
+"""Pixels of the height of pictures in a strip, and of the longer side of those in a contact
+sheet."""
+HIDDEN = np.array([209, 212, 219], np.uint8)
+"""Colour of patches that are hidden."""
 SWATCH = 10
 """Pixels of the square of a colour."""
 
@@ -108,13 +113,6 @@ def contact_sheet(
     return sheet
 
 
-def reduced(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    """The same picture with a longer side of at most `side` pixels."""
-    picture = Image.fromarray(pixels)
-    picture.thumbnail((side, side), Image.Resampling.BOX)
-    return np.asarray(picture)
-
-
 def enlarged(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
     """A grid [h, w] or [h, w, 3] with `height` x `width` pixels: each cell becomes a rectangle."""
     rows = np.arange(height) * pixels.shape[0] // height
@@ -131,3 +129,21 @@ def file_name(index: int, name: str, ending: str) -> str:
     stem = re.sub(r"[^\w.-]+", "_", Path(name.replace("\\", "/")).stem)
     short = os.fsencode(stem)[:80].decode("utf-8", "ignore").strip("_.")
     return f"{index:05d}_{short}{ending}" if short else f"{index:05d}{ending}"
+
+
+def photo(image: NDArray[np.uint8], height: int, like: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """An image uint8 [H, W, 3] with `height` pixels and the aspect of its view `like`."""
+    width = max(1, round(like.shape[1] * height / like.shape[0]))
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS))
+
+
+def thumb_height(view: NDArray[np.uint8], side: int) -> int:
+    """Pixels of its height where its longer side has `side`."""
+    return max(1, round(side * view.shape[0] / max(view.shape[:2])))
+
+
+def masked_image(image: NDArray[np.uint8], hidden: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """An image uint8 [H, W, 3] with the patches where `hidden` [h, w] is True in gray."""
+    height, width = image.shape[0] // hidden.shape[0], image.shape[1] // hidden.shape[1]
+    where = np.kron(hidden, np.ones((height, width), bool))
+    return np.where(where[..., None], HIDDEN, image[: where.shape[0], : where.shape[1]])
