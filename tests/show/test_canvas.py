@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from ibot.show.canvas import Sheet, drawable, fitted, save_png, text_width
-from ibot.show.layout import contact_sheet, enlarged, file_name, reduced, row
+from ibot.show.layout import Panel, contact_sheet, enlarged, file_name, photo, row, thumb_height
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -65,14 +65,15 @@ def test_sheets_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
 
 def test_rows_keep_the_aspect_of_each_picture_and_say_what_it_is():
     wide, high = np.full((10, 30, 3), 10, np.uint8), np.full((40, 20, 3), 200, np.uint8)
-    page = row([("wide", wide), ("high", high)], note="a note").pixels()
+    page = row([Panel("wide", wide), Panel("high", high)], note="a note").pixels()
     assert (page == 10).all(-1).sum() == 40 * 120 and (page == 200).all(-1).sum() == 40 * 20
     assert (page[:20] < 100).any() and (page[-18:] < 200).any()
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 100])
 def test_a_contact_sheet_holds_every_picture(count):
-    pictures = [(f"{i}", np.full((20 + i, 30, 3), i, np.uint8)) for i in range(1, count + 1)]
+    shapes = [(i, (20 + i, 30, 3)) for i in range(1, count + 1)]
+    pictures = [Panel(f"{i}", np.full(shape, i, np.uint8)) for i, shape in shapes]
     page = contact_sheet(pictures, cell=(40, 30), note="all").pixels()
     for i in range(1, count + 1):
         assert (page == i).all(-1).sum() > 200
@@ -85,10 +86,12 @@ def test_grids_are_enlarged_by_whole_cells():
     assert enlarged(grid[..., None].repeat(3, -1), 5, 7).shape == (5, 7, 3)
 
 
-def test_reduced_pictures_fit_and_small_ones_stay():
-    picture = np.random.default_rng(0).integers(0, 256, (30, 90, 3), np.uint8)
-    assert reduced(picture, 45).shape == (15, 45, 3)
-    np.testing.assert_array_equal(reduced(picture, 90), picture)
+def test_photos_get_the_aspect_of_their_view():
+    image = np.full((31, 95, 3), 7, np.uint8)
+    view = np.zeros((32, 96, 3), np.uint8)
+    assert photo(image, 100, view).shape == (100, 300, 3) and (photo(image, 10, view) == 7).all()
+    assert thumb_height(view, 90) == 30 and thumb_height(view.transpose(1, 0, 2), 90) == 90
+    assert thumb_height(np.zeros((1, 900, 3)), 90) == 1
 
 
 NAMES = (

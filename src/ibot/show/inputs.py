@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +28,7 @@ from ibot.errors import DataError, UserError, printable
 from ibot.models.contract import Backbone
 from ibot.rng import permutation
 from ibot.show.colours import as_rgb
+from ibot.words import by_numbers
 
 log = logging.getLogger("ibot")
 
@@ -97,8 +99,8 @@ class Inputs:
     """int64 [n], numbers among the images of all sets."""
     notes: tuple[str, ...] = ()
     """What a user should know of what was and was not taken, a sentence each."""
-    bad: list[tuple[str, str]] = field(default_factory=list)
-    """(name, reason) of those that could not be read so far."""
+    bad: dict[int, tuple[str, str]] = field(default_factory=dict)
+    """(name, reason) by number of those that could not be read so far; they are not tried again."""
 
     def __len__(self) -> int:
         return len(self.chosen)
@@ -108,21 +110,24 @@ class Inputs:
 
         Raises DataError at the end if there was none.
         """
-        read, self.bad = 0, []
+        read = 0
         for index in self.chosen.tolist():
+            if index in self.bad:
+                continue
             images, number = self._place(index)
             try:
                 pixels = images.read(number)
             except UnreadableImage as error:
-                self.bad.append((images.name(number), str(error)))
+                self.bad[index] = images.name(number), str(error)
                 log.warning("passed over: %s: %s", printable(images.name(number)), error)
                 continue
             read += 1
             yield Viewed(index, images.name(number), pixels)
         if not read:
+            some = islice(self.bad.values(), 3)
             raise DataError(
                 "none of the images can be read",
-                why="; ".join(f"{printable(name)}: {reason}" for name, reason in self.bad[:3]),
+                why="; ".join(f"{printable(name)}: {reason}" for name, reason in some),
                 fix="check the paths, or convert the files to JPEG or PNG",
             )
 
@@ -138,6 +143,7 @@ def open_inputs(
     named: Sequence[str | Path],
     limit: int = 0,
     *,
+    frames: bool = False,
     seed: int = 0,
     exif_orientation: Orientation = "apply",
     max_pixels: int = MAX_PIXELS,
@@ -148,6 +154,8 @@ def open_inputs(
         named: what a user names, in this order.
         limit: of a folder or another set so many images at most, drawn by `seed` (published: 100 or
             300, seed 0); 0: all. Files that are named one by one are all taken.
+        frames: those of a set in the order of the numbers in their names, `frame 2` before
+            `frame 10`; else in the set's own.
         seed: of that choice.
         exif_orientation: whether pictures are turned upright by their EXIF tags.
         max_pixels: larger images are not read.
@@ -173,7 +181,10 @@ def open_inputs(
                 of = f"{len(taken)} of the {len(images)} images in '{printable(texts[0])}'"
                 notes.append(f"{of} are taken, drawn by seed {seed}: --limit and --seed say which")
         sets.append(images)
-        chosen.append(start + np.sort(taken))
+        order = np.sort(taken)
+        if frames and kind == "set":
+            order = np.array(sorted(taken.tolist(), key=lambda i: by_numbers(images.name(i))))
+        chosen.append(start + order)
         start += len(images)
     if not sets:
         raise DataError("no images named", fix="name files or a folder behind the weights")

@@ -51,5 +51,84 @@ class Drawn:
     """What it says of them: `name: value`."""
 
 
-PICTURES: dict[str, Kind] = {}
+SHEET = "contact_sheet"
+"""Name of the file that shows all images of a call on one page."""
+
+VIDEO_ENDINGS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
+"""Of files that are read as videos."""
+_HEIGHT = Option(
+    name="height",
+    kind="count",
+    default=240,
+    metavar="PIXELS",
+    words="of each picture of a strip (default: %(default)s)",
+)
+_MOVING = (
+    Option(
+        name="video",
+        kind="choice",
+        choices=("mp4", "avi", "webp", "frames"),
+        words="take the images as frames of one video, and write such a file, or a folder of "
+        "frames; of a video file mp4 is made without asking",
+    ),
+    Option(
+        name="rate",
+        kind="count",
+        metavar="N",
+        words="frames a second of that video (default: the source's; 30 for images)",
+    ),
+)
+"""Of pictures that can be drawn of each frame of a video."""
+
+PICTURES: dict[str, Kind] = {
+    "attention": Kind(
+        summary="what the class token attends to: each head, their mean, their masks, in colours",
+        module="attention_pictures",
+        options=(
+            Option(
+                name="only",
+                kind="numbers",
+                metavar="HEADS",
+                words="draw these heads, counted from 0, as in 0,3 (default: all)",
+            ),
+            Option(
+                name="mass",
+                kind="share",
+                default=0.6,
+                metavar="SHARE",
+                words="share of a head's attention that its mask holds (default: %(default)s)",
+            ),
+            Option(
+                name="norms",
+                kind="switch",
+                words="lengths of the patch tokens instead, which show artefacts",
+            ),
+            _HEIGHT,
+            Option(name="each-head", kind="switch", words="also a PNG of each head alone"),
+            *_MOVING,
+        ),
+    ),
+    "features": Kind(
+        summary="principal components of the patch tokens as colours, foreground first",
+        module="features",
+        options=(
+            Option(
+                name="over",
+                kind="choice",
+                choices=("set", "image"),
+                default="set",
+                words="fit the components to all images together, so that a colour means the same "
+                "in each, or to each alone (default: %(default)s)",
+            ),
+            Option(
+                name="whole",
+                kind="switch",
+                words="colour all patches; without, the first component parts foreground and "
+                "background, and the foreground alone is coloured",
+            ),
+            _HEIGHT,
+            *_MOVING,
+        ),
+    ),
+}
 """By the name of the command."""
