@@ -42,7 +42,7 @@ window.ibot = (() => {
       else element.setAttribute(key, value === true ? "" : String(value));
     }
     // Strings become text nodes, never markup: names of files are the user's, not ours.
-    element.append(...children.flat().filter((child) => child !== null && child !== undefined));
+    element.append(...children.flat().filter((child) => ![null, undefined, false].includes(child)));
     if (props && "value" in props) element.value = props.value; // a select has its options now
     return element;
   }

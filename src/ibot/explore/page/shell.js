@@ -46,21 +46,18 @@
 
   /* ---- bar ---- */
 
-  function progress(checkpoint) {
-    const { checkpoints } = state.about;
-    const { step, name, images_seen: seen } = checkpoint;
-    const newest = checkpoint === checkpoints[checkpoints.length - 1] ? " (newest)" : "";
-    if (step === null) return `${name}${newest}`;
-    return `step ${ibot.number(step)}${newest}` +
-      (seen ? ` · ${ibot.number(seen)} images` : "");
+  function named({ id, name, step }) {
+    const text = step === null ? name : `step ${ibot.number(step)}`;
+    return id === state.about.checkpoints.length - 1 ? `${text} · newest` : text;
   }
 
   function checkpointChoice() {
     const { checkpoints } = state.about;
     if (checkpoints.length < 2) return "";
     const options = checkpoints.map((checkpoint) =>
-      el("option", { value: checkpoint.id }, progress(checkpoint))).reverse();
-    return el("select", { id: "checkpoint", "aria-label": "Checkpoint", title: "Checkpoint (c, C)",
+      el("option", { value: checkpoint.id }, named(checkpoint))).reverse();
+    return el("select", { id: "checkpoint", "aria-label": "Checkpoint",
+      title: "Checkpoint (c, C): all views show the network as it was then",
       value: state.checkpoint,
       onchange: (event) => ibot.go({ c: Number(event.target.value) }) }, ...options);
   }
