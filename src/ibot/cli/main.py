@@ -37,6 +37,7 @@ MODULES = (
     "index",
     "explore",
     "results",
+    "report",
     "weights",
     "ablate",
     "recipes",
