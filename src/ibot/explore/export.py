@@ -69,7 +69,7 @@ def export(
     chosen = [] if "image" in session.unavailable else chosen_images(session, names)
     answers, shown = _words(session, words)
     work: list[Callable[[], Answers]] = [
-        *(lambda word=word: _word(session, word) for word in shown),
+        *(lambda word=word: _word(session, word, shown) for word in shown),
         *(lambda image=image: _image(session, image) for image in chosen),
         lambda: _pairs(session, chosen),
         lambda: _map(session),
@@ -129,9 +129,10 @@ def _now(word: dict[str, Any]) -> dict[str, Any]:
     return {"life": word["life"][-1:], "born": None, "died": None}
 
 
-def _word(session: Session, word: int) -> Answers:
-    """One word and its windows."""
+def _word(session: Session, word: int, others: Sequence[int]) -> Answers:
+    """One word and its windows; of its neighbours those that are in the page."""
     told = answers_words.word(session, None, word, "patch", 0, OCCURRENCES)
+    told["neighbours"] = [near for near in told["neighbours"] if near["word"] in others]
     told |= {**_now(told), "total": len(told["occurrences"])}
     if told["life"]:
         told["life"] = [{**told["life"][0], "c": 0, "overlap": None}]
