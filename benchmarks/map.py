@@ -105,9 +105,7 @@ def browser(flags: list[str]) -> Iterator[partial[Page]]:
 
 def _page(running, size: tuple[int, int], ratio: float) -> Page:
     width, height = size
-    return running.new_page(
-        viewport={"width": width, "height": height}, device_scale_factor=ratio
-    )
+    return running.new_page(viewport={"width": width, "height": height}, device_scale_factor=ratio)
 
 
 class Points:
@@ -166,7 +164,11 @@ class Points:
     def _names(self, query: dict[str, str]) -> dict:
         offset, limit = int(query.get("offset", 0)), int(query.get("limit", 100))
         ids = range(offset, min(offset + limit, self.count))
-        images = [{"id": i, "name": f"image {i}", "label": self.classes[self.labels[i]]} for i in ids]
+        labels = [self.classes[label] for label in self.labels[ids.start : ids.stop]]
+        images = [
+            {"id": i, "name": f"image {i}", "label": label}
+            for i, label in zip(ids, labels, strict=True)
+        ]
         return {"total": self.count, "images": images}
 
 
@@ -186,7 +188,7 @@ def served(points: Points) -> Iterator[str]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
-        def do_GET(self) -> None:  # noqa: N802
+        def do_GET(self) -> None:
             split = urlsplit(self.path)
             query = {key: value[0] for key, value in parse_qs(split.query).items()}
             found = points.answer(split.path, query) or _file(split.path)

@@ -7,7 +7,8 @@
 
   async function open(root, params, signal) {
     ibot.loading(root);
-    const c = ibot.state.checkpoint, about = await ibot.mapData.about(c);
+    const c = ibot.state.checkpoint;
+    const about = await ibot.mapData.about(c, signal, (told) => waiting(root, told));
     const method = about.methods.some(({ id }) => id === params.method) ? params.method : "pca";
     const first = await ibot.mapData.places(c, "pca", signal, () => {});
     const n = first.places.length / 2;
@@ -17,7 +18,7 @@
     const has = ibot.mapGroups.modes.filter((mode) => mode.has(about));
     const map = {
       about, n, c, method: "pca", signal, pressed: new Set(), selected: new Uint8Array(n),
-      colour: (has.find(({ id }) => id === params.colour) || has[0]).id,
+      colour: (has.find(({ id }) => id === params.colour && known(about, id)) || has[0]).id,
       id: (i) => (about.ids ? about.ids[i] : i), name: ibot.mapData.names(),
     };
     build(root, map, has);
@@ -26,13 +27,38 @@
       map.plot.close();
       if (present === map) present = null;
     });
+    map.notes = about.notes || [];
     place(map, first, false);
     map.recolour();
     map.selection.update();
     map.aim(params);
     map.list.update(map.plot.nearestTo(map.plot.camera.x, map.plot.camera.y));
     map.own.update();
+    compared(map, params.colour).catch(() => {}); // left, or the server stopped: the choice stays closed
     if (method !== "pca") choose(map, method, false);
+  }
+
+  const bar = ({ done, total }, label) => total > 0
+    ? el("progress", { max: total, value: done, "aria-label": label }) : el("progress", { "aria-label": label });
+
+  function waiting(root, told) {
+    const text = told.why || "looking at the images";
+    ibot.empty(root, "The map is being made.", `${text[0].toUpperCase()}${text.slice(1)} …`);
+    root.firstChild.append(bar(told, text));
+  }
+
+  /* Outliers are known later than the rest. */
+  const known = (about, colour) => colour !== "outlier" || Boolean(about.outlier);
+  async function compared(map, wanted) {
+    while (!map.about.outlier && map.about.outlier_state) {
+      await new Promise((resolve) => setTimeout(resolve, 1000));
+      if (map.signal.aborted) return;
+      map.about = await ibot.mapData.about(map.c, map.signal, () => {});
+    }
+    const option = map.colours.querySelector("[value=outlier]");
+    if (!option || !option.disabled || !map.about.outlier) return;
+    option.disabled = false;
+    if (wanted === "outlier") map.setColour(wanted);
   }
 
   /* ---- layout ---- */
@@ -61,23 +87,24 @@
   }
 
   function choice(name, title, options, chosen, changed) {
-    return el("fieldset", { class: "choice", "aria-label": title }, options.map(({ id, text, why }) =>
-      el("label", { title: why || "" }, el("input", { type: "radio", name, value: id, checked: id === chosen,
+    return el("fieldset", { class: "choice", "aria-label": title }, options.map(({ id, text, title, why }) =>
+      el("label", { title: why || title }, el("input", { type: "radio", name, value: id, checked: id === chosen,
         disabled: Boolean(why), onchange: () => changed(id) }), el("span", {}, text))));
   }
 
   function toolbar(map, has) {
     const methods = map.about.methods.map(({ id, name, available, why }) =>
-      ({ id, text: name, why: available ? "" : why || "not available" }));
+      ({ id, text: name.split(" (")[0], title: name, why: available ? "" : why || "not available" }));
     const missing = methods.filter(({ why }) => why);
-    const colours = el("select", { value: map.colour, onchange: (event) => map.setColour(event.target.value) },
-      ...has.map(({ id, name }) => el("option", { value: id }, name)));
+    map.colours = el("select", { onchange: (event) => map.setColour(event.target.value) },
+      ...has.map(({ id, name }) => el("option",
+        { value: id, disabled: !known(map.about, id), selected: id === map.colour }, name)));
     map.methods = choice("map-method", "Method", methods, "pca", (id) => choose(map, id, true));
     map.modes = choice("map-mode", "What dragging does",
       [{ id: "move", text: "Move" }, { id: "lasso", text: "Lasso" }, { id: "box", text: "Box" }],
       "move", (id) => map.setMode(id));
     return el("div", { class: "toolbar map-toolbar" }, map.methods,
-      el("label", {}, "Colour by", colours), map.modes,
+      el("label", {}, "Colour by", map.colours), map.modes,
       ...missing.map(({ text, why }) => el("span", { class: "quiet" }, `${text}: ${why}`)));
   }
 
@@ -102,7 +129,7 @@
       map.legend.update();
     };
     map.setColour = (id) => {
-      map.colour = id;
+      map.colour = map.colours.value = id;
       map.pressed.clear();
       map.recolour();
       ibot.go({ colour: id }, { quiet: true, replace: true });
@@ -184,7 +211,7 @@
   function place(map, { places, method: how }, morphing) {
     map.plot.setPlaces(places, { morphing });
     map.status.textContent =
-      `${ibot.number(map.n)} images by class token · ${how || map.method} · drawn by ${map.plot.kind}`;
+      `${ibot.number(map.n)} images by class token · ${[how || map.method, ...map.notes].join(" · ")} · drawn by ${map.plot.kind}`;
     map.plot.host.dataset.method = map.method;
   }
 
@@ -214,11 +241,11 @@
 
   function under_way(map, id, { done, total, why }) {
     if (map.wanted !== id) return;
-    const known = total > 0, { name } = map.about.methods.find((method) => method.id === id);
+    const { name } = map.about.methods.find((method) => method.id === id);
     map.progress.hidden = false;
     map.progress.replaceChildren(
       el("span", {}, `${name}: ${why || "computing"}`),
-      known ? el("progress", { max: total, value: done, "aria-label": name }) : el("progress", { "aria-label": name }),
+      bar({ done, total }, name),
       el("span", { class: "quiet" }, "the map shows principal components until then"));
   }
 

@@ -4,17 +4,24 @@
 (() => {
   const POLL = 700, PAGE = 100;
 
-  /* Labels, words and methods of checkpoint `c`; ids of the points in `ids`. */
-  async function about(c) {
-    const told = await ibot.api.get("/api/map/about", { c });
-    return { ...told, ids: Array.isArray(told.ids) ? told.ids : null };
-  }
-
   const pause = (ms, signal) =>
     new Promise((resolve, reject) => {
       const timer = setTimeout(resolve, ms);
       signal.addEventListener("abort", () => { clearTimeout(timer); reject(signal.reason); });
     });
+
+  /* Labels, words and methods of checkpoint `c`; `ids` of the points, null where they are 0, 1, ..
+     While the server looks at the images, or compares them, `progress` is called. */
+  async function about(c, signal, progress) {
+    for (;;) {
+      const told = await ibot.api.get("/api/map/about", { c }, { fresh: true });
+      if (told.state === "failed") throw new ibot.Failure("The images could not be placed.", told);
+      if (told.state !== "computing")
+        return { ...told, ids: Array.isArray(told.ids) ? told.ids : null };
+      progress(told);
+      await pause(POLL, signal);
+    }
+  }
 
   /* {places: Float32Array [2n], method: how they came to be}; `progress({done, total, why})` is
      called while the server still computes. Rejects with an ibot.Failure or when aborted. */

@@ -12,7 +12,7 @@
   const modes = [
     { id: "label", name: "label", has: (about) => Boolean(about.labels) },
     { id: "word", name: "class word", has: (about) => Boolean(about.class_words) },
-    { id: "outlier", name: "outlier", has: (about) => Boolean(about.outlier) },
+    { id: "outlier", name: "outlier", has: (about) => Boolean(about.outlier || about.outlier_state) },
     { id: "none", name: "nothing", has: () => true },
   ];
 

@@ -13,15 +13,23 @@
       const ids = ibot.state.own || [];
       box.hidden = !ids.length;
       if (!ids.length) return;
-      const c = ibot.state.checkpoint, method = map.method;
-      const told = await Promise.all(ids.map((id) =>
-        ibot.api.get(`/api/image/${id}`, { c }).catch((error) => ({ id, error }))));
+      const method = map.method, placed_by = method === "pca";
+      const told = await Promise.all(ids.map((id) => asked(map.c, id, placed_by)));
       if (method !== map.method) return;
-      placed = told.map(({ id, name, place, error }) =>
-        ({ id, name: name || "your image", at: (place && place[method]) || null, error }));
+      placed = told;
       map.plot.setOwn(placed.filter(({ at }) => at).map(({ at: [x, y] }) => ({ x, y })));
       map.plot.host.dataset.own = placed.filter(({ at }) => at).length;
       box.replaceChildren(el("h2", {}, "Your images"), el("ul", { class: "near-list" }, placed.map(row)));
+    }
+
+    async function asked(c, id, placed_by) {
+      try {
+        const { name } = await ibot.api.get(`/api/image/${id}`, { c });
+        const { place = null } = placed_by ? await ibot.api.get("/api/map/place", { c, image: id }) : {};
+        return { id, name, at: place };
+      } catch (error) {
+        return { id, name: "your image", at: null, error };
+      }
     }
 
     function row({ id, name, at, error }) {
