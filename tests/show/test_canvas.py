@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from ibot.show.canvas import Sheet, drawable, fitted, save_png, text_width
-from ibot.show.layout import contact_sheet, enlarged, file_name, reduced, row
+from ibot.show.layout import Panel, contact_sheet, enlarged, file_name, reduced, row
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -65,14 +65,15 @@ def test_sheets_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
 
 def test_rows_keep_the_aspect_of_each_picture_and_say_what_it_is():
     wide, high = np.full((10, 30, 3), 10, np.uint8), np.full((40, 20, 3), 200, np.uint8)
-    page = row([("wide", wide), ("high", high)], note="a note").pixels()
+    page = row([Panel("wide", wide), Panel("high", high)], note="a note").pixels()
     assert (page == 10).all(-1).sum() == 40 * 120 and (page == 200).all(-1).sum() == 40 * 20
     assert (page[:20] < 100).any() and (page[-18:] < 200).any()
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 100])
 def test_a_contact_sheet_holds_every_picture(count):
-    pictures = [(f"{i}", np.full((20 + i, 30, 3), i, np.uint8)) for i in range(1, count + 1)]
+    shapes = [(i, (20 + i, 30, 3)) for i in range(1, count + 1)]
+    pictures = [Panel(f"{i}", np.full(shape, i, np.uint8)) for i, shape in shapes]
     page = contact_sheet(pictures, cell=(40, 30), note="all").pixels()
     for i in range(1, count + 1):
         assert (page == i).all(-1).sum() > 200

@@ -54,11 +54,15 @@ class Asked:
         loaded = load(self.weights, self.key, heads=self.heads, allow_partial=self.allow_partial)
         return replace(loaded, backbone=loaded.backbone.to(choose_device(self.device)))
 
-    def inputs(self) -> Inputs:
-        """The images; what a user should know of them is said. Raises DataError."""
+    def inputs(self, frames: bool = False) -> Inputs:
+        """The images; what a user should know of them is said. Raises DataError.
+
+        frames: those of a set in the order of the numbers in their names.
+        """
         inputs = open_inputs(
             self.images,
             self.limit,
+            frames=frames,
             seed=self.seed,
             exif_orientation=self.exif_orientation,
             max_pixels=self.max_pixels,

@@ -53,23 +53,33 @@ class Attention:
         """Mean over the heads, [h, w]."""
         return self.maps.mean(axis=0)
 
-    def overlay(self, heads: Sequence[int] | None = None) -> NDArray[np.uint8]:
-        """The chosen heads in their colours over the dark image: uint8 [H, W, 3]; see `overlay`."""
-        chosen = range(len(self.maps)) if heads is None else heads
-        colors = [PALETTE[head % len(PALETTE)] for head in chosen]
-        return overlay(self.view, self.maps[list(chosen)] * self.mass[list(chosen)], colors)
+    def overlay(
+        self, heads: Sequence[int] | None = None, image: NDArray[np.uint8] | None = None
+    ) -> NDArray[np.uint8]:
+        """The chosen heads in their colours over the dark image, as `overlay` does: uint8 [H, W, 3].
+
+        heads: numbers; None: all. image: what to lay them on; None: the view.
+        """
+        chosen = list(range(len(self.maps)) if heads is None else heads)
+        shown = self.maps[chosen] * self.mass[chosen]
+        return overlay(self.view if image is None else image, shown, list(map(head_color, chosen)))
 
     def coloured(
         self, head: int | None, masked: bool = False, colors: str = "viridis"
     ) -> NDArray[np.uint8]:
-        """A head between its own ends in a colour map: uint8 [H, W, 3]; None: the mean.
+        """A head between its own ends in a colour map: uint8 [h, w, 3]; None: the mean.
 
         masked: black outside of its mass. Raises MissingExtra without matplotlib.
         """
         shown = in_colors(between_ends(self.mean if head is None else self.maps[head]), colors)
-        if masked:
-            shown = shown * (self.mean_mass if head is None else self.mass[head])[..., None]
-        return enlarged(shown, *self.view.shape[:2])
+        if not masked:
+            return shown
+        return shown * (self.mean_mass if head is None else self.mass[head])[..., None]
+
+
+def head_color(head: int) -> tuple[int, int, int]:
+    """The colour of a head, by its number."""
+    return PALETTE[head % len(PALETTE)]
 
 
 @torch.no_grad()
@@ -145,7 +155,7 @@ def overlay(
         uint8 [H, W, 3].
     """
     height, width = image.shape[:2]
-    gray = (255 - 63 + 63 * between_ends(image)).mean(axis=-1)
+    gray = (192 + 64 * between_ends(image)).mean(axis=-1)
     picture = np.repeat(DARK * gray[..., None], 3, axis=-1)
     strongest = maps.argmax(axis=0)
     for i, color in enumerate(colors):

@@ -27,8 +27,8 @@ Format = Literal["png", "svg"]
 Align = Literal["left", "middle", "right"]
 
 INK, QUIET, PAPER = (31, 36, 48), (110, 118, 132), (255, 255, 255)
-LETTER, GAP, HEAD = 13, 8, 20
-"""Pixels of letters, between pictures, and of a line of words above one."""
+LETTER, SMALL, GAP, HEAD = 13, 12, 8, 20
+"""Pixels of letters, of those of notes, between pictures, and of a line of words above one."""
 _FINER = 4
 """Lines are drawn so many times larger, then reduced, to have smooth edges."""
 _MOST_FINE = 2**25

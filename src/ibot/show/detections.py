@@ -19,7 +19,7 @@ from ibot.data.annotated.coco import read_as_annotated
 from ibot.data.decode import UnreadableImage
 from ibot.data.sets.files import file_images
 from ibot.eval.dense.detection.evaluator import SHOWN
-from ibot.show.layout import row
+from ibot.show.layout import Panel, row
 from ibot.types import ResultRecord
 
 LEAST_SCORE = 0.3
@@ -79,7 +79,7 @@ def _draw(results: Path) -> list[Path]:
         true = [one for one in truth["annotations"] if one["image_id"] == about["id"]]
         words = f"found, score {LEAST_SCORE} and above: {len(found)}", f"annotated: {len(true)}"
         pictures = (objects_on(image, _drawn(all_, classes, size)) for all_ in (found, true))
-        picture = row(list(zip(words, pictures, strict=True))).pixels()
+        picture = row(list(map(Panel, words, pictures))).pixels()
         stem = re.sub(r"[^\w.-]", "_", Path(about["file_name"]).stem)[:80]
         written.append(folder / f"{i:02}_{stem}.jpg")
         Image.fromarray(picture).save(written[-1], quality=92, subsampling=0)

@@ -27,6 +27,7 @@ from ibot.errors import DataError, UserError, printable
 from ibot.models.contract import Backbone
 from ibot.rng import permutation
 from ibot.show.colours import as_rgb
+from ibot.words import by_numbers
 
 log = logging.getLogger("ibot")
 
@@ -126,6 +127,14 @@ class Inputs:
                 fix="check the paths, or convert the files to JPEG or PNG",
             )
 
+    def parts(self) -> Iterator[tuple[Images, NDArray[np.int64]]]:
+        """Each set with the numbers, in it, of the images that were chosen."""
+        start = 0
+        for images in self.sets:
+            own = self.chosen[(self.chosen >= start) & (self.chosen < start + len(images))]
+            yield images, own - start
+            start += len(images)
+
     def _place(self, index: int) -> tuple[Images, int]:
         for images in self.sets:
             if index < len(images):
@@ -138,6 +147,7 @@ def open_inputs(
     named: Sequence[str | Path],
     limit: int = 0,
     *,
+    frames: bool = False,
     seed: int = 0,
     exif_orientation: Orientation = "apply",
     max_pixels: int = MAX_PIXELS,
@@ -148,6 +158,8 @@ def open_inputs(
         named: what a user names, in this order.
         limit: of a folder or another set so many images at most, drawn by `seed` (published: 100 or
             300, seed 0); 0: all. Files that are named one by one are all taken.
+        frames: those of a set in the order of the numbers in their names, `frame 2` before
+            `frame 10`; else in the set's own.
         seed: of that choice.
         exif_orientation: whether pictures are turned upright by their EXIF tags.
         max_pixels: larger images are not read.
@@ -173,7 +185,10 @@ def open_inputs(
                 of = f"{len(taken)} of the {len(images)} images in '{printable(texts[0])}'"
                 notes.append(f"{of} are taken, drawn by seed {seed}: --limit and --seed say which")
         sets.append(images)
-        chosen.append(start + np.sort(taken))
+        order = np.sort(taken)
+        if frames and kind == "set":
+            order = np.array(sorted(taken.tolist(), key=lambda i: by_numbers(images.name(i))))
+        chosen.append(start + order)
         start += len(images)
     if not sets:
         raise DataError("no images named", fix="name files or a folder behind the weights")

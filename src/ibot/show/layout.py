@@ -7,45 +7,79 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ibot.show.canvas import GAP, HEAD, QUIET, Sheet, fitted
+from ibot.show.canvas import GAP, HEAD, QUIET, SMALL, Color, Sheet, fitted
+
+SWATCH = 10
+"""Pixels of the square of a colour."""
 
 
-def row(
-    pictures: Sequence[tuple[str, NDArray[np.uint8]]],
-    height: int = 0,
-    note: str = "",
-    smooth: bool = False,
+class Panel(NamedTuple):
+    """A picture and the words above or below it."""
+
+    words: str
+    pixels: NDArray[np.uint8]
+    """uint8 [h, w, 3]."""
+    color: Color | None = None
+    """Of a square before the words: what stands for this picture in others."""
+
+
+def row(pictures: Sequence[Panel], height: int = 0, note: str = "", smooth: bool = False) -> Sheet:
+    """Pictures side by side; see `rows`."""
+    return rows([pictures], height, note, smooth)
+
+
+def rows(
+    lines: Sequence[Sequence[Panel | None]], height: int = 0, note: str = "", smooth: bool = False
 ) -> Sheet:
-    """Pictures side by side, the words of each above it.
+    """Pictures in lines and columns, the words of each above it.
 
     Args:
-        pictures: (words, uint8 [h, w, 3]); words are cut where they do not fit.
+        lines: each from the left; None leaves a place empty. Words are cut where they do not fit.
         height: pixels of each; 0: that of the highest, to which the others are enlarged.
         note: a line below all.
         smooth: of pictures that are resized; see `Sheet.picture`.
     """
-    height = height or max(one.shape[0] for _, one in pictures)
-    widths = [max(1, round(one.shape[1] * height / one.shape[0])) for _, one in pictures]
+    shapes = [one.pixels.shape for line in lines for one in line if one]
+    height = height or max(shape[0] for shape in shapes)
+    widths = [0] * max(map(len, lines))
+    for line in lines:
+        for column, one in enumerate(line):
+            if one:
+                widths[column] = max(widths[column], _scaled(one.pixels, height))
     total = sum(widths) + GAP * (len(widths) + 1)
-    sheet = Sheet(total, height + GAP + HEAD + (HEAD if note else GAP))
-    left = GAP
-    for (words, one), width in zip(pictures, widths, strict=True):
-        sheet.words(left, GAP // 2, fitted(words, width))
-        sheet.picture(left, GAP // 2 + HEAD, one, (width, height), smooth)
-        left += width + GAP
+    down = height + HEAD + GAP // 2
+    sheet = Sheet(total, len(lines) * down + GAP // 2 + (HEAD if note else 0))
+    for i, line in enumerate(lines):
+        left, top = GAP, i * down + GAP // 2
+        for one, width in zip(line, widths, strict=False):
+            if one:
+                inset = 0
+                if one.color:
+                    sheet.box(left, top + 2, SWATCH, SWATCH, fill=one.color)
+                    inset = SWATCH + 4
+                sheet.words(left + inset, top, fitted(one.words, width - inset))
+                size = _scaled(one.pixels, height), height
+                sheet.picture(left, top + HEAD, one.pixels, size, smooth)
+            left += width + GAP
     if note:
-        below = GAP + HEAD + height
-        sheet.words(GAP, below, fitted(note, total - 2 * GAP, 11), size=11, color=QUIET)
+        top = len(lines) * down + GAP // 2
+        sheet.words(GAP, top, fitted(note, total - 2 * GAP, SMALL), size=SMALL, color=QUIET)
     return sheet
 
 
+def _scaled(picture: NDArray[np.uint8], height: int) -> int:
+    """Pixels of its width at a height."""
+    return max(1, round(picture.shape[1] * height / picture.shape[0]))
+
+
 def contact_sheet(
-    pictures: Sequence[tuple[str, NDArray[np.uint8]]],
+    pictures: Sequence[Panel],
     columns: int = 0,
     cell: tuple[int, int] = (240, 180),
     note: str = "",
@@ -62,13 +96,15 @@ def contact_sheet(
     sheet = Sheet(GAP + columns * across, top + rows * down)
     if note:
         sheet.words(GAP, GAP, fitted(note, sheet.width - 2 * GAP))
-    for i, (words, one) in enumerate(pictures):
+    for i, one in enumerate(pictures):
         x, y = GAP + i % columns * across, top + i // columns * down
-        scale = min(cell[0] / one.shape[1], cell[1] / one.shape[0])
-        width, height = (max(1, round(scale * side)) for side in (one.shape[1], one.shape[0]))
-        place = x + (cell[0] - width) // 2, y + (cell[1] - height) // 2
-        sheet.picture(*place, one, (width, height), smooth=scale < 1)
-        sheet.words(x, y + cell[1] + 2, fitted(words, cell[0], 11), size=11, color=QUIET)
+        shape = one.pixels.shape
+        scale = min(cell[0] / shape[1], cell[1] / shape[0])
+        width, height = (max(1, round(scale * side)) for side in (shape[1], shape[0]))
+        place = x, y + cell[1] - height
+        sheet.picture(*place, one.pixels, (width, height), smooth=scale < 1)
+        words = fitted(one.words, cell[0], SMALL)
+        sheet.words(x, y + cell[1] + 2, words, size=SMALL, color=QUIET)
     return sheet
 
 

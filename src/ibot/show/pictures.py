@@ -51,5 +51,114 @@ class Drawn:
     """What it says of them: `name: value`."""
 
 
-PICTURES: dict[str, Kind] = {}
+SHEET = "contact_sheet"
+"""Name of the file that shows all images of a call on one page."""
+
+VIDEO_ENDINGS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
+"""Of files that are read as videos."""
+_MOVING = (
+    Option(
+        name="video",
+        kind="choice",
+        choices=("mp4", "avi", "webp", "frames"),
+        words="take the images as frames of one video, and write such a file, or a folder of "
+        "frames; of a video file mp4 is made without asking",
+    ),
+    Option(
+        name="rate",
+        kind="count",
+        metavar="N",
+        words="frames a second of that video (default: the source's; 30 for images)",
+    ),
+)
+"""Of pictures that can be drawn of each frame of a video."""
+
+MATCH = (
+    Option(
+        name="pairs",
+        words="given: the two images named; views: two random views of each image, where the truth "
+        "is known; classes: two images of each class (default: given for two files, else views)",
+        kind="choice",
+        default="auto",
+        choices=("auto", "given", "views", "classes"),
+    ),
+    Option(
+        name="style",
+        words="lines between patches, or dense: patches in the colour of where they are found "
+        "(default: %(default)s)",
+        kind="choice",
+        default="lines",
+        choices=("lines", "dense"),
+    ),
+    Option(
+        name="lines",
+        words="draw the matches of the N most salient patches; 0: all (default: %(default)s)",
+        kind="natural",
+        default=12,
+        metavar="N",
+    ),
+    Option(name="mutual", words="draw only patches that find each other", kind="switch"),
+    Option(name="attention", words="the saliency of the patches beside", kind="switch"),
+    Option(
+        name="features",
+        words="tokens of the network, or pixels, which it must beat (default: %(default)s)",
+        kind="choice",
+        default="network",
+        choices=("network", "pixels"),
+    ),
+    Option(
+        name="published",
+        words="inner products in place of cosines, and the published overlap of views",
+        kind="switch",
+    ),
+    Option(
+        name="disparity",
+        words="of a stereo pair, left image first: pixels [H, W] in a .npy or .npz file",
+        kind="text",
+        default="",
+        metavar="FILE",
+    ),
+)
+"""Options of `match`."""
+PICTURES: dict[str, Kind] = {
+    "attention": Kind(
+        summary="what the class token attends to: each head, their mean, their masks, in colours",
+        module="attention_pictures",
+        options=(
+            Option(
+                name="only",
+                kind="numbers",
+                metavar="HEADS",
+                words="draw these heads, counted from 0, as in 0,3 (default: all)",
+            ),
+            Option(
+                name="mass",
+                kind="share",
+                default=0.6,
+                metavar="SHARE",
+                words="share of a head's attention that its mask holds (default: %(default)s)",
+            ),
+            Option(
+                name="norms",
+                kind="switch",
+                words="lengths of the patch tokens instead, which show artefacts",
+            ),
+            Option(
+                name="height",
+                kind="count",
+                default=240,
+                metavar="PIXELS",
+                words="of each picture of a strip (default: %(default)s)",
+            ),
+            Option(name="each-head", kind="switch", words="also a PNG of each head alone"),
+            *_MOVING,
+        ),
+    ),
+    "match": Kind(
+        summary="patches of one picture found in another, sparse or dense",
+        module="match",
+        options=MATCH,
+        size=0,
+    ),
+}
 """By the name of the command."""
