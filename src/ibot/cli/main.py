@@ -33,6 +33,7 @@ MODULES = (
     "evaluate",
     "features",
     "search",
+    "show",
     "results",
     "report",
     "weights",
