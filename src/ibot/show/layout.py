@@ -18,6 +18,8 @@ from ibot.show.canvas import GAP, HEAD, QUIET, SMALL, Color, Sheet, fitted
 HIGH, THUMB = 240, 160
 """Pixels of the height of pictures in a strip, and of the longer side of those in a contact
 sheet."""
+HIDDEN = np.array([209, 212, 219], np.uint8)
+"""Colour of patches that are hidden."""
 SWATCH = 10
 """Pixels of the square of a colour."""
 
@@ -138,3 +140,10 @@ def photo(image: NDArray[np.uint8], height: int, like: NDArray[np.uint8]) -> NDA
 def thumb_height(view: NDArray[np.uint8], side: int) -> int:
     """Pixels of its height where its longer side has `side`."""
     return max(1, round(side * view.shape[0] / max(view.shape[:2])))
+
+
+def masked_image(image: NDArray[np.uint8], hidden: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """An image uint8 [H, W, 3] with the patches where `hidden` [h, w] is True in gray."""
+    height, width = image.shape[0] // hidden.shape[0], image.shape[1] // hidden.shape[1]
+    where = np.kron(hidden, np.ones((height, width), bool))
+    return np.where(where[..., None], HIDDEN, image[: where.shape[0], : where.shape[1]])
