@@ -9,6 +9,7 @@ from PIL import Image
 from ibot.data.annotated.coco_folders import open_coco
 from ibot.eval.dense.detection.evaluator import FoundObjects
 from ibot.eval.dense.detection.target import Detections
+from ibot.show.canvas import GAP, HEAD
 from ibot.show.detections import (
     COVER,
     LONG,
@@ -16,7 +17,6 @@ from ibot.show.detections import (
     class_color,
     draw,
     objects_on,
-    side_by_side,
 )
 from ibot.types import ResultRecord
 
@@ -64,14 +64,6 @@ def test_neighbouring_classes_differ_in_colour():
     assert all(apart[i, i + 1] > 150 for i in range(79))
 
 
-def test_two_pictures_stand_beside_each_other():
-    left, right = np.full((30, 200, 3), 10, np.uint8), np.full((30, 200, 3), 240, np.uint8)
-    sheet = side_by_side(left, right, ("found: 3", "annotated: 2"))
-    middle = sheet[-20]
-    assert (middle[:, 0] == 10).sum() == 200 and (middle[:, 0] == 240).sum() == 200
-    assert (sheet[:20] < 128).any()
-
-
 @pytest.mark.parametrize("masks", [True, False])
 def test_an_evaluation_is_drawn_from_its_files(tmp_path, masks):
     train, _ = open_coco(str(write_coco(tmp_path / "data", masks=masks)))
@@ -88,6 +80,6 @@ def test_an_evaluation_is_drawn_from_its_files(tmp_path, masks):
     files = draw([record], tmp_path / "out")
     assert [file.name for file in files] == [f"0{i}_{i}.jpg" for i in range(8) if i != 5]
     height, width = Image.open(files[0]).size[::-1]
-    assert (height, width) == (720 + 31 + 8, 2 * 960 + 3 * 8)
+    assert (height, width) == (720 + GAP + HEAD + GAP, 2 * 960 + 3 * 8)
     crowd = np.asarray(Image.open(files[CROWD]))
     assert crowd.std() > 10

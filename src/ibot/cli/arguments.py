@@ -89,12 +89,17 @@ def add_weights(parser: argparse.ArgumentParser) -> None:
     add_network(parser)
     size = "view; default: as in training"
     parser.add_argument("--size", type=COUNT, default=0, metavar="PIXELS", help=size)
+    add_reading(parser)
+    add_device(parser, "auto")
+
+
+def add_reading(parser: argparse.ArgumentParser) -> None:
+    """How files of images are read."""
     most = "read images of up to N pixels (default: %(default)s)"
     parser.add_argument("--max-pixels", type=COUNT, default=MAX_PIXELS, metavar="N", help=most)
     turn = "turn pictures upright by their EXIF tag, or not, as published (default: apply)"
     choices = ("apply", "ignore")
     parser.add_argument("--exif-orientation", choices=choices, default="apply", help=turn)
-    add_device(parser, "auto")
 
 
 def add_network(parser: argparse.ArgumentParser) -> None:

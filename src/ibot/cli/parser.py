@@ -15,7 +15,7 @@ from ibot.config.schema import Config
 from ibot.errors import UserError
 from ibot.eval.registry import EVALUATIONS
 
-KINDS = ("COMMAND", "PROTOCOL", "ACTION")
+KINDS = ("COMMAND", "PROTOCOL", "ACTION", "PICTURE")
 """What stands for the names of commands."""
 OF_ALL = ("--again", "--skip")
 """Options of `ibot eval all` alone."""

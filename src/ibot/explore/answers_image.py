@@ -13,17 +13,21 @@ from numpy.typing import NDArray
 
 from ibot.data.decode import UnreadableImage
 from ibot.errors import printable
+from ibot.eval.features.views import evenly
 from ibot.explore.networks import Seen
 from ibot.explore.occurring import as_told, listed, one_an_image, rounded, row_of
 from ibot.explore.refusal import Refused
 from ibot.explore.session import Session
 from ibot.explore.shelf import OUTSIDE, text_of
+from ibot.models.attention import foreground
+from ibot.show.attention import MASS
+from ibot.show.components import Components, border_of, fit_components
 
 ELSEWHERE = 24
 """Other images in which a word is shown."""
 SCALES = (1, 2, 4)
-MASS = 0.6
-"""Share of attention within a head's mask (10.1)."""
+FITTED = 64
+"""Images of the set to which colours are fitted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +75,7 @@ def attention(session: Session, c: int | None, name: str, scale: int) -> dict[st
             why="it pools its patches instead, as Swin networks do",
             fix="see its features",
         )
-    mass = _mass(maps.flatten(1)).numpy()
+    mass = foreground(maps.flatten(1), MASS).numpy()
     return {
         "heads": len(maps),
         "grid": list(maps.shape[1:]),
@@ -84,18 +88,37 @@ def attention(session: Session, c: int | None, name: str, scale: int) -> dict[st
 def features(
     session: Session, c: int | None, name: str, scale: int, over: Literal["image", "set"]
 ) -> dict[str, Any]:
-    """The three main directions of patch features as colours. Raises Refused."""
+    """Principal components of patch features as colours, background black.
+
+    over: fitted to this image, or to a sample of the set, so that images can be compared.
+    Raises Refused.
+    """
     found = seen(session, c, name, scale)
-    rows = found.patches - found.patches.mean(dim=0)
-    _, _, directions = torch.linalg.svd(rows, full_matrices=False)
-    largest = directions.abs().argmax(dim=1, keepdim=True)
-    directions = directions * directions.gather(1, largest).sign()
-    parts = (rows @ directions[:3].T).numpy()
+    if over == "set":
+        fitted = session.keep(f"colours {session.checkpoint(c).name}", lambda: _of_set(session, c))
+    else:
+        fitted = fit_components(found.patches, border_of(found.grid))
+    colours = fitted.colours(found.patches)
     return {
         "grid": list(found.grid),
-        "rgb": coded(np.ascontiguousarray(_levels(parts.T).T)),
-        "foreground": coded((parts[:, 0] > 0).astype(np.uint8)),
+        "rgb": coded(np.rint(255 * colours.rgb.numpy()).astype(np.uint8)),
+        "foreground": coded(colours.foreground.numpy().astype(np.uint8)),
     }
+
+
+def _of_set(session: Session, c: int | None) -> Components:
+    """Colours fitted to images spread over the set. Raises Refused where none can be read."""
+    tokens, border = [], []
+    for number in evenly(len(session.images), FITTED).tolist():
+        try:
+            found = seen(session, c, str(number))
+        except Refused:
+            continue
+        tokens.append(found.patches)
+        border.append(border_of(found.grid))
+    if not tokens:
+        raise Refused(415, "none of the images can be read")
+    return fit_components(torch.cat(tokens), torch.cat(border))
 
 
 def patch(session: Session, c: int | None, name: str, number: int) -> dict[str, Any]:
@@ -217,10 +240,3 @@ def _levels(rows: NDArray[np.floating]) -> NDArray[np.uint8]:
     """Each row [r, m] as levels 0..255 between its own least and largest."""
     low, high = rows.min(axis=1, keepdims=True), rows.max(axis=1, keepdims=True)
     return np.rint((rows - low) / np.maximum(high - low, 1e-12) * 255).astype(np.uint8)
-
-
-def _mass(maps: torch.Tensor) -> torch.Tensor:
-    """Bool [heads, N]: the fewest patches that hold `MASS` of a head's attention (10.1)."""
-    values, order = maps.sort(dim=1)
-    kept = (values / values.sum(dim=1, keepdim=True)).cumsum(dim=1) > 1 - MASS
-    return torch.zeros_like(kept).scatter(1, order, kept)

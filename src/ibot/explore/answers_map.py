@@ -18,8 +18,18 @@ from ibot.eval.context import ImagesContext
 from ibot.eval.features.tokens import CLASS_TOKEN
 from ibot.eval.features.views import evenly
 from ibot.eval.opened import opened
+from ibot.explore.answers_image import seen
 from ibot.explore.comparisons import NEIGHBOURS
-from ibot.explore.embedding import LEAST, Embedding, method, principal, unit, within_one
+from ibot.explore.embedding import (
+    LEAST,
+    Embedding,
+    axes_of,
+    framed,
+    method,
+    principal,
+    unit,
+    within_one,
+)
 from ibot.explore.jobs import Job
 from ibot.explore.occurring import listed
 from ibot.explore.refusal import Refused
@@ -105,6 +115,19 @@ def about(session: Session, c: int | None) -> dict[str, Any]:
         "methods": _methods(count),
         "notes": notes,
     }
+
+
+def place(session: Session, c: int | None, name: str) -> dict[str, Any]:
+    """Where any image, one's own too, lies on the map of principal components.
+
+    Coordinates are those of the map; outside of 0..1 it lies beyond all images. Raises Refused.
+    """
+    found = points_of(session, c)
+    if isinstance(found, Job):
+        return found.state()
+    axes = session.keep(f"axes {session.checkpoint(c).name}", lambda: axes_of(found.rows))
+    row = unit(seen(session, c, name).cls[None].float().cpu().numpy())
+    return {"place": framed(axes(row), axes(found.rows))[0].tolist()}
 
 
 def points_of(session: Session, c: int | None) -> Points | Job[Points]:

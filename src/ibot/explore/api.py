@@ -241,6 +241,9 @@ LARGE_ANSWERS: dict[str, Answer] = {
     "/image/{image}/attention": _attention,
     "/image/{image}/features": _features,
     "/match": _match,
+    "/map/place": lambda session, _, asked: answers_map.place(
+        session, _c(asked), _asked_image(session, asked)
+    ),
 }
 
 

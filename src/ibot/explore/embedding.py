@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -39,12 +40,27 @@ def unit(tokens: NDArray[np.floating]) -> NDArray[np.float32]:
     return rows
 
 
-def principal(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The first two principal components of rows [n, D]: float32 [n, 2].
+@dataclass(frozen=True, slots=True)
+class Axes:
+    """The first two principal components of some rows."""
+
+    mean: NDArray[np.float32]
+    """float32 [D]."""
+    directions: NDArray[np.float64]
+    """float64 [D, 2]."""
+
+    def __call__(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Rows [n, D], these or others, along the axes: float32 [n, 2]."""
+        return ((rows - self.mean) @ self.directions).astype(np.float32)
+
+
+def axes_of(rows: NDArray[np.float32]) -> Axes:
+    """The principal components of rows [n, D].
 
     The entry of largest size of each direction is positive, so the same rows give the same map.
     """
-    centred = rows - rows.mean(axis=0, dtype=np.float64).astype(np.float32)
+    mean = rows.mean(axis=0, dtype=np.float64).astype(np.float32)
+    centred = rows - mean
     scatter = np.zeros((rows.shape[1], rows.shape[1]))
     for start in range(0, len(rows), 4096):  # in float64 a block at a time
         block = centred[start : start + 4096].astype(np.float64)
@@ -52,14 +68,24 @@ def principal(rows: NDArray[np.float32]) -> NDArray[np.float32]:
     directions = np.linalg.eigh(scatter)[1][:, ::-1][:, :2]
     largest = np.abs(directions).argmax(axis=0)
     directions = directions * np.sign(directions[largest, [0, 1]])
-    return (centred @ directions).astype(np.float32)
+    return Axes(mean, directions)
+
+
+def principal(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The first two principal components of rows [n, D]: float32 [n, 2]."""
+    return axes_of(rows)(rows)
+
+
+def framed(points: NDArray[np.floating], all_points: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Points [m, 2] moved and reduced, both axes alike, as puts all points [n, 2] into 0..1."""
+    low, high = all_points.min(axis=0), all_points.max(axis=0)
+    side = max(float((high - low).max()), 1e-12)
+    return ((points - (low + high) / 2) / side + 0.5).astype(np.float32)
 
 
 def within_one(points: NDArray[np.floating]) -> NDArray[np.float32]:
     """Points [n, 2] moved and reduced, both axes alike, until all are in 0..1."""
-    low, high = points.min(axis=0), points.max(axis=0)
-    side = max(float((high - low).max()), 1e-12)
-    return ((points - (low + high) / 2) / side + 0.5).clip(0, 1).astype(np.float32)
+    return framed(points, points).clip(0, 1)
 
 
 def method() -> str:
@@ -133,9 +159,9 @@ def embed(
     start = principal(rows).astype(np.float64)
     start *= 1e-4 / max(float(start[:, 0].std()), 1e-12)
     made = TSNE(
-        perplexity=min(PERPLEXITY, (len(rows) - 1) / 3),
+        perplexity=min(PERPLEXITY, (len(rows) - 1) / 3),  # pyright: ignore[reportArgumentType]
         metric="cosine",
-        initialization=start,
+        initialization=start,  # pyright: ignore[reportArgumentType]
         early_exaggeration_iter=EARLY,
         n_iter=LATE,
         random_state=SEED,

@@ -6,10 +6,6 @@ executed, so it can be sent to a colleague or opened on a telephone as it is.
 
 from __future__ import annotations
 
-import base64
-import html
-import io
-import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -19,18 +15,23 @@ from PIL import Image
 
 from ibot.data.decode import UnreadableImage
 from ibot.explore.findings import Duplicates, Findings, Picture, Square
-from ibot.explore.template import HEAD
+from ibot.report.html import END, escaped, head, image, name, thumbnail
 from ibot.system.files import replacing
 
 THUMBNAIL = 192
 """Longer side of an embedded picture in pixels: sharp on a telephone, about 10 kB."""
-QUALITY = 80
-"""Of JPEG, 1..100."""
 MAX_GROUPS = 50
 MAX_PICTURES = 12
 """Shown per group of near-duplicates; so the page stays small where all images look alike."""
-_UNSHOWN = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-"""Controls and surrogates, which HTML cannot hold."""
+STYLE = """
+.page > p, .page section > p { color: var(--quiet); }
+.frame { display: inline-block; position: relative; max-width: 100%; line-height: 0; }
+.frame img { display: block; max-width: 100%; height: auto; }
+.query img { outline: 3px solid var(--accent); outline-offset: 2px; }
+.square { position: absolute; outline: 2px solid #fff; box-shadow: 0 0 0 4px #000; }
+.missing { max-width: 9rem; }
+"""
+"""CSS beside that of all pages."""
 
 Read = Callable[[int], NDArray[np.uint8]]
 """Image by its number: uint8 [H, W, 3]. Raises UnreadableImage."""
@@ -60,9 +61,11 @@ def write_page(findings: Findings, read: Read, path: Path, title: str) -> None:
 
 
 def _page(findings: Findings, read: Read, title: str) -> Iterator[str]:
-    yield HEAD.format(title=_text(title), side=THUMBNAIL)
+    yield head(title, STYLE)
+    yield f"<h1>{escaped(title)}</h1>\n"
+    yield "<p>Similarities are cosines between features; 1 is the highest.</p>\n"
     for found in findings.nearest:
-        yield f"<section>\n<h2>Nearest to <bdi>{_text(found.label)}</bdi></h2>\n"
+        yield f"<section>\n<h2>Nearest to {name(found.label)}</h2>\n"
         if found.query.square is not None:
             yield "<p>Rows and columns of patches count from 0.</p>\n"
         yield from _pictures(found.answers, read, query=found.query)
@@ -75,7 +78,7 @@ def _page(findings: Findings, read: Read, title: str) -> Iterator[str]:
         yield "The number is the mean similarity to these neighbours.</p>\n"
         yield from _pictures(findings.outliers, read)
         yield "</section>\n"
-    yield "</body>\n</html>\n"
+    yield END
 
 
 def _duplicates(duplicates: Duplicates, read: Read) -> Iterator[str]:
@@ -99,7 +102,7 @@ def _pictures(
     pictures: Sequence[Picture], read: Read, query: Picture | None = None
 ) -> Iterator[str]:
     if query is not None or pictures:
-        yield "<ul>\n"
+        yield '<ul class="pictures">\n'
         if query is not None:
             yield f'<li class="query">{_figure(query, read, "query")}</li>\n'
         for picture in pictures:
@@ -118,8 +121,7 @@ def _figure(picture: Picture, read: Read, role: str = "image") -> str:
     if picture.similarity is not None:
         facts.append(f"{picture.similarity:.3f}")
     caption = (
-        f"<figcaption><bdi>{_text(picture.name)}</bdi> "
-        f"<small>{' &middot; '.join(facts)}</small></figcaption>"
+        f"<figcaption>{name(picture.name)} <small>{' &middot; '.join(facts)}</small></figcaption>"
     )
     return f"<figure>{_frame(picture, read, _alt(picture, role))}{caption}</figure>"
 
@@ -127,47 +129,23 @@ def _figure(picture: Picture, read: Read, role: str = "image") -> str:
 def _alt(picture: Picture, role: str) -> str:
     number = f" {picture.index}" if picture.index >= 0 else ""
     patch = f", {picture.square} marked" if picture.square is not None else ""
-    return _text(f"{role}{number}: {picture.name}{patch}")
+    return f"{role}{number}: {picture.name}{patch}"
 
 
 def _frame(picture: Picture, read: Read, alt: str) -> str:
     try:
-        image = read(picture.index)
+        pixels = read(picture.index)
     except UnreadableImage as error:
-        reason = _text(error.reason)
-        label = f"{alt}, unreadable: {reason}"
+        label = escaped(f"{alt}, unreadable: {error.reason}")
+        reason = escaped(error.reason)
         return f'<div class="missing" role="img" aria-label="{label}">{reason}</div>'
-    small = _thumbnail(image)
-    data = base64.b64encode(_jpeg(small)).decode()
-    size = f'width="{small.width}" height="{small.height}"'
-    element = f'<img src="data:image/jpeg;base64,{data}" alt="{alt}" {size}>'
+    element = image(thumbnail(Image.fromarray(pixels), THUMBNAIL), alt)
     square = ""
     if picture.square is not None:
         square = f'<span class="square" style="{_place(picture.square)}"></span>'
     return f'<span class="frame">{element}{square}</span>'
 
 
-def _thumbnail(image: NDArray[np.uint8]) -> Image.Image:
-    """Picture with a longer side of THUMBNAIL pixels; small images are enlarged to be seen."""
-    picture = Image.fromarray(image)
-    scale = THUMBNAIL / max(picture.size)
-    method = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS
-    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    return picture.resize(size, method)
-
-
-def _jpeg(picture: Image.Image) -> bytes:
-    stream = io.BytesIO()
-    picture.save(stream, "JPEG", quality=QUALITY, optimize=True)
-    return stream.getvalue()
-
-
 def _place(square: Square) -> str:
     sides = {"top": square.top, "left": square.left, "height": square.height, "width": square.width}
     return ";".join(f"{side}:{100 * share:.3f}%" for side, share in sides.items())
-
-
-def _text(text: str) -> str:
-    r"""Text for HTML, between tags and in quotes; what cannot be shown is escaped, as \udce9."""
-    shown = _UNSHOWN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
-    return html.escape(shown, quote=True)

@@ -63,7 +63,8 @@ def mosaic(
 ) -> bytes:
     """The best occurrences of a word, one an image, in their surroundings (10.2): a square sheet.
 
-    Of class words whole views. Places without an occurrence stay empty. Raises Refused.
+    Of class words whole views. count: at most; the sheet has the size of so many tiles of so many
+    pixels, whatever the number there is. Raises Refused.
     """
     index = session.index(c)
     check_word(index, number, kind)
@@ -71,15 +72,17 @@ def mosaic(
 
     def make() -> bytes:
         found = one_an_image(index, number, kind, count)
+        # Fewer are shown larger: the sheet keeps its size.
+        columns = max(1, math.ceil(math.sqrt(len(found.row))))
+        tile = math.ceil(math.sqrt(count)) * pixels // columns
         tiles = []
         for row, patch in zip(found.row.tolist(), found.patch.tolist(), strict=True):
             image = str(int(index.index[row]))
             if kind == "patch":
-                tiles.append(_window(session, c, image, patch, side, pixels))
+                tiles.append(_window(session, c, image, patch, side, tile))
             else:
-                tiles.append(_square(session, c, image, pixels))
-        columns = math.ceil(math.sqrt(count))
-        return jpeg(sheet(tiles, pixels, columns, columns))
+                tiles.append(_square(session, c, image, tile))
+        return jpeg(sheet(tiles or [_missing(tile, "not used")], tile, columns, columns))
 
     return _kept(session).get(key, make)
 

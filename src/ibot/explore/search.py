@@ -25,6 +25,7 @@ from ibot.explore.page import write_page
 from ibot.explore.resemblance import unscalable
 from ibot.explore.searched import Query, Searched
 from ibot.explore.table import Row, csv_rows, write_csv
+from ibot.report.html import is_ours
 
 PAGE, TABLE = "search.html", "search.csv"
 TITLE = "ibot search in"
@@ -121,7 +122,7 @@ def _prepare(out: Path) -> None:
     columns = ",".join(field.name for field in fields(Row)[:2]) + ","
     for name, mark in {PAGE: f"<title>{TITLE} ", TABLE: columns}.items():
         file = out / name
-        if os.path.lexists(file) and not _holds(file, mark):
+        if os.path.lexists(file) and not is_ours(file, mark):
             raise UserError(
                 f"'{file}' is in the way",
                 why="it was not written by a search",
@@ -135,15 +136,6 @@ def _prepare(out: Path) -> None:
             why=error.strerror or str(error),
             fix="name another one with --out",
         ) from None
-
-
-def _holds(file: Path, mark: str) -> bool:
-    """Whether the mark is near the start of the file."""
-    try:
-        with file.open("rb") as content:
-            return mark.encode() in content.read(1000)
-    except OSError:
-        return False
 
 
 def _write(findings: Findings, searched: Searched, queries: Sequence[Query], out: Path) -> None:

@@ -120,6 +120,14 @@ class Backbone(nn.Module, ABC):
         """
         raise ValueError(f"a {self.family} has no attention to show")
 
+    def received_attention(self, images: Tensor) -> Tensor:
+        """What each patch gets of the attention of the others in the last block: [B, heads, h, w].
+
+        For pictures of networks without a class token. Every patch gives 1 in all, so that the mean
+        is 1 where nothing else is attended to. Raises ValueError for a network that cannot say.
+        """
+        raise ValueError(f"a {self.family} does not say which patches are attended to")
+
     @property
     def pyramid_blocks(self) -> tuple[int, ...]:
         """Blocks, counted from 1, whose maps make a pyramid: the last one of each stage.

@@ -155,10 +155,13 @@ class Attention(nn.Module):
         """Mix values by attention: [B, T, D] -> [B, T, D]."""
         return fused_attention(*self.split_heads(x)).transpose(1, 2).flatten(2)
 
-    def probabilities(self, x: Tensor) -> Tensor:
-        """Attention of every token to every token [B, heads, T, T], by the plain path."""
+    def probabilities(self, x: Tensor, queries: int | None = None) -> Tensor:
+        """Attention of every token to every token [B, heads, T, T], by the plain path.
+
+        queries: only of so many tokens, the first ones; of large images all pairs are gigabytes.
+        """
         q, k, _ = self.split_heads(x)
-        return attention_softmax(q, k)
+        return attention_softmax(q[:, :, :queries], k)
 
 
 class Mlp(nn.Module):

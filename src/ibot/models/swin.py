@@ -114,12 +114,22 @@ class SwinTransformer(Backbone):
 
     def attention_maps(self, images: Tensor, block: int = -1) -> Tensor:
         """Inside the windows of one block: [B * windows, heads, q * q, q * q]."""
+        chosen, x = self._before(images, block)
+        return chosen.window_probabilities(x)
+
+    def received_attention(self, images: Tensor) -> Tensor:
+        """As in the contract: from the patches of the same window, windows put together again."""
+        last, x = self._before(images, -1)
+        return last.received(x)
+
+    def _before(self, images: Tensor, block: int) -> tuple[WindowBlock, Tensor]:
+        """A block, and the map [B, h, w, C] that goes into it."""
         x, chosen = self._embed(images, None), range(self.num_blocks)[block]
         for stage in self.stages:
             for candidate in stage.blocks:
                 assert isinstance(candidate, WindowBlock)
                 if chosen == 0:
-                    return candidate.window_probabilities(x)
+                    return candidate, x
                 x, chosen = candidate(x), chosen - 1
             x = stage.merge(x)
         raise AssertionError("unreachable: the range above bounds the block")
@@ -290,25 +300,41 @@ class WindowBlock(nn.Module):
         """Transform a map [B, h, w, C]."""
         batch, height, width = x.shape[:3]
         windows, penalty = self._windows(x)
-        mixed = self.attn(windows, penalty)
-        rows, columns = _padded(height, self.side), _padded(width, self.side)
-        mixed = mixed.unflatten(1, (rows // self.side, columns // self.side))
-        mixed = mixed.unflatten(3, (self.side, self.side))
-        mixed = mixed.transpose(2, 3).reshape(batch, rows, columns, -1)
-        if self.shift:
-            mixed = mixed.roll((self.shift, self.shift), (1, 2))
-        x = x + self.drop_path(mixed[:, :height, :width], batch)
+        mixed = self._together(self.attn(windows, penalty), height, width)
+        x = x + self.drop_path(mixed, batch)
         return x + self.drop_path(self.mlp(self.norm2(x)), batch)
+
+    def _together(self, windows: Tensor, height: int, width: int) -> Tensor:
+        """Windows [B, n, q * q, C] as the map [B, h, w, C] that they were cut from."""
+        rows, columns = _padded(height, self.side), _padded(width, self.side)
+        whole = windows.unflatten(1, (rows // self.side, columns // self.side))
+        whole = whole.unflatten(3, (self.side, self.side))
+        whole = whole.transpose(2, 3).reshape(windows.shape[0], rows, columns, -1)
+        if self.shift:
+            whole = whole.roll((self.shift, self.shift), (1, 2))
+        return whole[:, :height, :width]
 
     def window_probabilities(self, x: Tensor) -> Tensor:
         """Attention of this block on its input map; see `SwinTransformer.attention_maps`."""
         return self.attn.probabilities(*self._windows(x))
 
+    def received(self, x: Tensor) -> Tensor:
+        """Attention that each patch gets from the others, not from padding: [B, heads, h, w]."""
+        height, width = x.shape[1:3]
+        given = self.window_probabilities(x).unflatten(0, (x.shape[0], -1))  # [B, n, heads, q, k]
+        # Which queries are patches: ones where the map is, padded and cut like the map itself.
+        real, _ = self._cut(torch.ones_like(x[:, :, :, :1]))
+        got = (given * real[:, :, None]).sum(3)  # [B, n, heads, k]
+        return self._together(got.transpose(2, 3), height, width).permute(0, 3, 1, 2)
+
     def _windows(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Windows [B, n, q * q, C] of the normalised, padded, shifted map, and their penalty."""
-        rows, columns = _padded(x.shape[1], self.side), _padded(x.shape[2], self.side)
         # Zeros after the norm: a padded token has the biases as its key and value (spec 3.2.3).
-        x = F.pad(self.norm1(x), (0, 0, 0, columns - x.shape[2], 0, rows - x.shape[1]))
+        return self._cut(self.norm1(x))
+
+    def _cut(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        rows, columns = _padded(x.shape[1], self.side), _padded(x.shape[2], self.side)
+        x = F.pad(x, (0, 0, 0, columns - x.shape[2], 0, rows - x.shape[1]))
         penalty = None
         if self.shift:
             x = x.roll((-self.shift, -self.shift), (1, 2))

@@ -123,7 +123,7 @@ class VisionTransformer(Backbone):
             x = block(x)
         last = self.blocks[-1]
         assert isinstance(last, Block)
-        attention = last.attn.probabilities(last.norm1(x))[:, :, 0, 1 : 1 + grid[0] * grid[1]]
+        attention = last.attn.probabilities(last.norm1(x), 1)[:, :, 0, 1 : 1 + grid[0] * grid[1]]
         x = last(x)
         return self._output(x, grid) if norm else self._split(x, grid), attention
 

@@ -84,3 +84,12 @@ def image(picture: Image.Image, alt: str) -> str:
     source = data_uri(jpeg(picture), "image/jpeg")
     size = f'width="{picture.width}" height="{picture.height}"'
     return f'<img src="{source}" alt="{escaped(alt)}" {size}>'
+
+
+def is_ours(file: Path, mark: str) -> bool:
+    """Whether the mark is near the start of the file."""
+    try:
+        with file.open("rb") as content:
+            return mark.encode() in content.read(1000)
+    except OSError:
+        return False

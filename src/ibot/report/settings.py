@@ -59,10 +59,15 @@ def settings_of_run(plain: Mapping[str, Any], command: str) -> list[Setting]:
     return sorted(found, key=lambda setting: not setting.changes_result)
 
 
+def without_text(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """The sections alone, without what was added to them in a config.json."""
+    return {section: values for section, values in plain.items() if isinstance(values, dict)}
+
+
 def beyond(plain: Mapping[str, Any]) -> list[str]:
     """Options in use that the paper does not have; none for settings of another version."""
     try:
-        return beyond_paper(from_plain({k: v for k, v in plain.items() if isinstance(v, dict)}))
+        return beyond_paper(from_plain(without_text(plain)))
     except (ConfigError, TypeError, AttributeError):
         return []
 

@@ -19,14 +19,15 @@ from ibot.data.annotated.coco import read_as_annotated
 from ibot.data.decode import UnreadableImage
 from ibot.data.sets.files import file_images
 from ibot.eval.dense.detection.evaluator import SHOWN
+from ibot.show.layout import Panel, row
 from ibot.types import ResultRecord
 
 LEAST_SCORE = 0.3
 """Of detections that are drawn."""
 LONG = 960
 """Pixels of the longer side of a drawn image: small ones are enlarged."""
-LETTER, LINE, GAP = 15, 2, 8
-"""Pixels of letters, of a box's line, and between two pictures."""
+LETTER, LINE = 15, 2
+"""Pixels of letters and of a box's line."""
 COVER = 0.45
 """Share of the colour where a mask lies."""
 CROWD = (150, 150, 150)
@@ -76,11 +77,9 @@ def _draw(results: Path) -> list[Path]:
         found = [one for one in kept["found"] if one["image_id"] == about["id"]]
         found = [one for one in found if one["score"] >= LEAST_SCORE]
         true = [one for one in truth["annotations"] if one["image_id"] == about["id"]]
-        picture = side_by_side(
-            objects_on(image, _drawn(found, classes, size)),
-            objects_on(image, _drawn(true, classes, size)),
-            (f"found, score {LEAST_SCORE} and above: {len(found)}", f"annotated: {len(true)}"),
-        )
+        words = f"found, score {LEAST_SCORE} and above: {len(found)}", f"annotated: {len(true)}"
+        pictures = (objects_on(image, _drawn(all_, classes, size)) for all_ in (found, true))
+        picture = row(list(map(Panel, words, pictures))).pixels()
         stem = re.sub(r"[^\w.-]", "_", Path(about["file_name"]).stem)[:80]
         written.append(folder / f"{i:02}_{stem}.jpg")
         Image.fromarray(picture).save(written[-1], quality=92, subsampling=0)
@@ -159,18 +158,3 @@ def _name(
     pen.rectangle([x, y, x + width, y + height], fill=one.color)
     light = 0.3 * one.color[0] + 0.59 * one.color[1] + 0.11 * one.color[2] > 140
     pen.text((x + 3 - left, y + 3 - top), one.words, fill=_INK if light else _PAPER, font=font)
-
-
-def side_by_side(
-    left: NDArray[np.uint8], right: NDArray[np.uint8], titles: tuple[str, str]
-) -> NDArray[np.uint8]:
-    """Two pictures of one size with a line above each: uint8 [h, w, 3]."""
-    height, width = left.shape[:2]
-    head = LETTER + 2 * GAP
-    sheet = Image.new("RGB", (2 * width + 3 * GAP, height + head + GAP), _PAPER)
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(LETTER)
-    for i, (picture, title) in enumerate(zip((left, right), titles, strict=True)):
-        x = GAP + i * (width + GAP)
-        sheet.paste(Image.fromarray(picture), (x, head))
-        pen.text((x, GAP), title, fill=_INK, font=font)
-    return np.asarray(sheet)

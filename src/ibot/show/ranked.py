@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from ibot.show.canvas import drawable
+
 if TYPE_CHECKING:
     from ibot.types import ResultRecord
 
@@ -48,11 +50,11 @@ def ranked_rows(folder: Path) -> NDArray[np.uint8]:
     size = (2 * GAP + columns * across, HEAD + GAP + len(kept["rows"]) * down)
     sheet = Image.new("RGB", size, PAPER)
     pen = ImageDraw.Draw(sheet)
-    pen.text((GAP, GAP // 2), _plain(f"{kept['title']}; green right, red wrong, grey junk"), INK)
+    pen.text((GAP, GAP // 2), drawable(f"{kept['title']}; green right, red wrong, grey junk"), INK)
     for i, row in enumerate(kept["rows"]):
         top = HEAD + GAP + i * down
         found = "nothing is right" if row["score"] is None else f"AP {100 * row['score']:.1f}"
-        pen.text((GAP, top), _plain(f"{row['query']['name']}: {found}"), INK)
+        pen.text((GAP, top), drawable(f"{row['query']['name']}: {found}"), INK)
         for column, one in enumerate([row["query"], *row["answers"]]):
             # A gap twice as wide behind the query.
             left = GAP + column * across + (GAP if column else 0)
@@ -74,8 +76,3 @@ def _framed(folder: Path, picture: dict[str, Any]) -> Image.Image:
     cell.paste(FRAMES[picture["mark"]], (left, top, left + framed[0], top + framed[1]))
     cell.paste(image, (left + FRAME, top + FRAME))
     return cell
-
-
-def _plain(text: str) -> str:
-    """What Pillow's own font can write."""
-    return text.encode("latin-1", "replace").decode("latin-1")

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ibot.data.decode import decode
+from ibot.show.canvas import save_png
 from ibot.system.files import write_atomically
 from ibot.types import ResultRecord
 
@@ -45,7 +46,7 @@ def draw(records: Sequence[ResultRecord], out: Path) -> list[Path]:
         ]
         few = np.linspace(0, len(pictures) - 1, min(len(pictures), IN_STRIP)).round().astype(int)
         row = np.concatenate([pictures[i] for i in few], axis=1)
-        write_atomically(strip, lambda path, row=row: _save(path, row))
+        save_png(strip, row)
         write_atomically(moving, lambda path, all_=pictures: _save_moving(path, all_))
     return drawn
 
@@ -78,10 +79,6 @@ def overlay(
     mixed = (SHARE * colours + (1 - SHARE) * pixels).astype(np.uint8)
     inside = np.where(edge[..., None], colours, mixed)
     return np.where((mask > 0)[..., None], inside, pixels)
-
-
-def _save(path: Path, picture: NDArray[np.uint8]) -> None:
-    Image.fromarray(picture).save(path, format="PNG")
 
 
 def _save_moving(path: Path, pictures: Sequence[NDArray[np.uint8]]) -> None:

@@ -101,6 +101,44 @@ def most_similar(first: Tensor, second: Tensor, *, cosine: bool = True) -> Tenso
     return torch.stack([(a @ b.T).argmax(dim=1) for a, b in zip(first, second, strict=True)])
 
 
+@dataclass(frozen=True, slots=True)
+class Matches:
+    """What the N patches of one image find among the M of another."""
+
+    found: Tensor
+    """int64 [N], the most similar patch; of equal ones the first."""
+    similarity: Tensor
+    """float32 [N], cosine with it, or the inner product as published."""
+    back: Tensor
+    """int64 [M], what each patch of the other image finds in this one."""
+
+    @property
+    def mutual(self) -> Tensor:
+        """Whether patches find each other, bool [N]."""
+        return self.back[self.found] == torch.arange(len(self.found), device=self.found.device)
+
+
+def matches_between(first: Tensor, second: Tensor, *, cosine: bool = True) -> Matches:
+    """Match patches `first` [N, D] and `second` [M, D] both ways, as `most_similar` does one."""
+    if cosine:
+        first, second = F.normalize(first, dim=-1), F.normalize(second, dim=-1)
+    similarity = first @ second.T
+    best, found = similarity.max(dim=1)
+    return Matches(found, best.float(), similarity.argmax(dim=0))
+
+
+def accuracy_of(
+    found: Tensor, true: Tensor, columns: int, radius: int, counted: Tensor | None = None
+) -> float:
+    """Share of the patches that are found within `radius` patches of their true place, 0..1.
+
+    found: int64 [N], numbers of patches on a grid with that many columns. true: int64 [N, (row,
+    column)]. counted: bool [N], patches that have a true place; None: all. NaN where none has one.
+    """
+    hits = cells_apart(found, true, columns) <= radius
+    return (hits if counted is None else hits[counted]).double().mean().item()
+
+
 def cells_apart(found: Tensor, true: Tensor, columns: int) -> Tensor:
     """The larger of the distances along rows and columns, in patches: int64 [b, N].
 

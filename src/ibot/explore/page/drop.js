@@ -34,6 +34,7 @@
   }
 
   function arrived(image) {
+    (ibot.state.own ||= []).push(image.id); // the map shows all of them
     const view = ibot.views.get(ibot.place().name);
     if (view && view.dropped) view.dropped(image.id, image);
     else ibot.go({ view: "image", id: image.id });

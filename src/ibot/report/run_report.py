@@ -1,0 +1,122 @@
+"""The report of a run: one HTML file to be read without anything else."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import ibot
+from ibot.errors import UserError
+from ibot.report.html import END, escaped, head, is_ours, name
+from ibot.report.pictures import Gallery, Shown, of_the_run
+from ibot.report.sections import (
+    about_pictures,
+    about_results,
+    about_settings,
+    about_source,
+    about_verdicts,
+    curves,
+)
+from ibot.report.story import Story, story
+from ibot.report.summary import Summary, lasting
+from ibot.report.svg import brief
+from ibot.system.files import write_named
+
+TITLE = "ibot report of"
+"""Start of the page's title, by which an earlier report is known."""
+STYLE = Path(__file__).with_name("report.css")
+
+
+def write_report(run: Path, out: Path, made: Sequence[Shown] = (), note: str = "") -> Story:
+    """Write the report of a run; returns what is known of it.
+
+    Args:
+        run: its folder, in whatever state.
+        out: the HTML file; one of an earlier report is replaced.
+        made: pictures beside those that lie in the run.
+        note: why there are no others.
+
+    Raises:
+        UserError: the file is in the way, or cannot be written.
+    """
+    if out.exists() and not is_ours(out, f"<title>{TITLE} "):
+        raise UserError(
+            f"'{out}' is in the way",
+            why="it was not written by ibot report",
+            fix="name another file with --out",
+        )
+    told = story(run)
+    found = of_the_run(run)
+    gallery = Gallery([*made, *found.shown], found.left_out)
+    text = "".join(page(told, gallery, note))
+    write_named(out, lambda path: path.write_text(text, encoding="utf-8", newline=""))
+    return told
+
+
+def page(told: Story, gallery: Gallery, note: str) -> Iterator[str]:
+    """The report as HTML, in parts."""
+    summary = Summary(told)
+    title = told.run.resolve().name
+    yield head(f"{TITLE} {title}", STYLE.read_text(encoding="utf-8"))
+    yield from _top(summary, title)
+    yield from curves(told)
+    yield from about_verdicts(told)
+    yield from about_results(told)
+    yield from about_pictures(gallery, note)
+    yield from about_settings(told)
+    yield from about_source(told)
+    now = time.strftime("%Y-%m-%d %H:%M:%S")
+    yield f"<footer>Written by ibot {escaped(ibot.__version__)} on {now} from "
+    yield f"<code>{name(str(told.run))}</code>.</footer>\n{END}"
+
+
+def _top(summary: Summary, title: str) -> Iterator[str]:
+    """What one reads who reads nothing else."""
+    word, colour = summary.status
+    yield '<header>\n<p class="eyebrow">Report of a pre-training run</p>\n'
+    yield f'<h1>{name(title)} <span class="state {colour}">{word}</span></h1>\n'
+    yield from _facts(summary)
+    for sentence in filter(None, summary.sentences()):
+        yield f"<p>{sentence}</p>\n"
+    steps = [*summary.next_steps()]
+    if steps:
+        yield '<h2>What to do next</h2>\n<ul class="next">\n'
+        for reason, command in steps:
+            shown = f": <code>{escaped(command)}</code>" if command else ""
+            yield f"<li>{escaped(reason)}{shown}</li>\n"
+        yield "</ul>\n"
+    yield "</header>\n"
+
+
+def _facts(summary: Summary) -> Iterator[str]:
+    """A few numbers, large."""
+    told, facts = summary.story, []
+    if summary.knn:
+        last = summary.knn[-1]
+        began = f"step {last.step}"
+        if len(summary.knn) > 1:
+            first = summary.knn[0]
+            began = f"from {first.value:.1f}\u00a0% at step {first.step}"
+        facts.append((f"{last.value:.1f}", " %", f"k-NN accuracy, {began}"))
+    if told.metrics.images:
+        whole = f" of {summary.total[1]:,}" if summary.total else ""
+        facts.append((f"{told.step:,}", whole, f"steps, {told.images_seen:,} images seen"))
+        seconds = told.metrics.seconds()
+        if seconds > 0:
+            time, _, unit = lasting(seconds).partition(" ")
+            speed = f"of training, {told.images_seen / seconds:.0f} images/s"
+            facts.append((time, f" {unit}", speed))
+        rank = {curve.id: curve for curve in told.curves}.get("rank")
+        if rank is not None:
+            value = brief(rank.series[0].points[-1][1])
+            facts.append((value, "", "effective rank of class tokens"))
+        kinds = len({verdict.kind for verdict in told.verdicts})
+        about = f"{'kind' if kinds == 1 else 'kinds'} of complaint" if kinds else "complaints"
+        facts.append((str(kinds), "", f"{about} in the health log"))
+    if facts:
+        yield '<ul class="facts">\n'
+        for value, unit, about in facts:
+            yield f"<li><strong>{value}<small>{unit}</small></strong>"
+            yield f"<small>{escaped(about)}</small></li>\n"
+        yield "</ul>\n"

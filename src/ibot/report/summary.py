@@ -1,0 +1,261 @@
+"""A run in plain sentences: what was trained on what for how long, how it ended, what it learnt,
+and what to do next.
+
+Sentences are HTML with all that comes from files escaped.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from ibot.config.override import from_plain
+from ibot.config.resolve import derive
+from ibot.config.schema import Config
+from ibot.errors import ConfigError
+from ibot.report.history import interval_of, number
+from ibot.report.html import escaped, name
+from ibot.report.settings import without_text
+from ibot.report.story import Story
+from ibot.system.records import data_name
+from ibot.types import ResultRecord
+from ibot.words import counted
+
+KNN = "knn_top1"
+MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What is said of a run."""
+
+    story: Story
+
+    @cached_property
+    def config(self) -> Config | None:
+        """The settings; None for those of a version that this one does not know."""
+        try:
+            config = from_plain(without_text(self.story.config))
+        except (ConfigError, TypeError, ValueError):
+            return None
+        return config if self.story.config else None
+
+    @cached_property
+    def data(self) -> Mapping[str, Any]:
+        """What is recorded of the images."""
+        data = self.story.provenance.get("data")
+        return data if isinstance(data, dict) else {}
+
+    @cached_property
+    def images(self) -> int | None:
+        """Of the set."""
+        images = number(self.data.get("images"))
+        return int(images) if images else None
+
+    @cached_property
+    def total(self) -> tuple[int, int] | None:
+        """Steps of the run and of its schedules; None where they cannot be told."""
+        if self.config is None or self.images is None:
+            return None
+        try:
+            derived = derive(self.config, self.images)
+        except (ValueError, ZeroDivisionError, OverflowError):
+            return None
+        return derived.run_steps, derived.total_steps
+
+    @cached_property
+    def knn(self) -> Sequence[ResultRecord]:
+        """k-NN accuracy during the training, in order."""
+        return [record for record in self.story.records if record.metric == KNN]
+
+    @property
+    def status(self) -> tuple[str, str]:
+        """How it stands, in a word or two, and its colour: accent, good, warn or bad."""
+        end = self.story.end or {}
+        if self.story.state == "running":
+            return "still running", "accent"
+        if end.get("event") == "end":
+            return "finished", "good"
+        if end.get("event") == "failed":
+            return "failed", "bad"
+        if end.get("event") == "stopped by signal":
+            return "stopped", "warn"
+        if self.converted:
+            return "converted", "accent"
+        return ("ended without a word", "warn") if self.story.metrics.images else ("begun", "warn")
+
+    @property
+    def converted(self) -> str:
+        """The published checkpoint from which the run was made; empty for one that was trained."""
+        source = self.data.get("converted_from", "")
+        return source if isinstance(source, str) else ""
+
+    def sentences(self) -> Iterator[str]:
+        """What was trained, how it ended, and what it learnt: a paragraph each."""
+        yield self._trained()
+        yield self._ended()
+        yield self._learnt()
+        yield self._judged()
+
+    def _trained(self) -> str:
+        if not self.story.config:
+            return "The folder holds no settings: it is no run, or one that has been deleted."
+        network = f"A {escaped(str(self.config.model))}" if self.config else "A network"
+        recipe = self.story.config.get("recipe")
+        by = f" by the recipe {name(recipe)}" if isinstance(recipe, str) and recipe else ""
+        if self.converted:
+            return (
+                f"{network}{by}, taken over from the checkpoint "
+                f"<code>{name(self.converted)}</code>."
+            )
+        verb = "is being" if self.story.state == "running" else "was"
+        return f"{network} {verb} pre-trained{by} on {self._images()}{self._so_long()}."
+
+    def _images(self) -> str:
+        root = name(data_name(self.data.get("root", "")) or "an unnamed folder")
+        count = f"{counted_in_thousands(self.images, 'image')} of " if self.images else ""
+        classes = number(self.data.get("classes"))
+        return f"{count}{root}" + (f" ({counted(int(classes), 'class')})" if classes else "")
+
+    def _so_long(self) -> str:
+        told = self.story
+        if not told.metrics.images:
+            return "; nothing has been logged yet"
+        seen = counted_in_thousands(told.images_seen, "image")
+        epochs = f", {told.images_seen / self.images:.1f} epochs" if self.images else ""
+        steps = counted_in_thousands(told.step, "step")
+        whole = f" of {self.total[1]:,}" if self.total else ""
+        seconds = told.metrics.seconds()
+        speed = f" at {told.images_seen / seconds:.0f} images/s" if seconds > 0 else ""
+        time = f", in {lasting(seconds)} of training{speed}" if seconds > 0 else ""
+        at_step = steps.replace(" step", f"{whole} step", 1)
+        far = " so far" if told.state == "running" else ""
+        return f", for {seen} seen{far} ({at_step}{epochs}){time}"
+
+    def _ended(self) -> str:
+        told, end = self.story, self.story.end or {}
+        if told.state == "running":
+            return f"It is still running; this is how it stood at {moment(told.updated)}."
+        when = f" at {moment(end.get('time'))}" if moment(end.get("time")) else ""
+        if end.get("event") == "end":
+            run, total = self.total or (0, 0)
+            early = " as <code>train.max_steps</code> asked, before the end of its schedules"
+            return f"It came to its end{when}{early if run < total else ''}."
+        if end.get("event") == "stopped by signal":
+            return (
+                f"It was stopped by a signal{when}, after step {_step(end)}, and saved: the same "
+                "command resumes it."
+            )
+        if end.get("event") == "failed":
+            parts = (end.get("what"), end.get("why"), end.get("fix"))
+            what, why, fix = (escaped(part) if isinstance(part, str) else "" for part in parts)
+            return f"It failed{when}: {what}. Why: {why or 'not told'}. What helps: {fix or '-'}."
+        if self.converted or not told.config:
+            return ""
+        if not told.metrics.images:
+            return "It has not logged anything, and nothing writes there now."
+        return (
+            f"It ended without a word after step {told.step}, as a process does that is killed or "
+            "loses its machine or its disk; the last lines of <code>log.txt</code> may tell more. "
+            "The same command resumes it."
+        )
+
+    def _learnt(self) -> str:
+        if not self.knn:
+            return ""
+        first, last = self.knn[0], self.knn[-1]
+        on = counted_in_thousands(last.num_val, "validation image")
+        if first is last:
+            when = "with the initial weights" if not last.step else f"after step {last.step}"
+            return f"k-NN accuracy of the teacher: {scored(last)} {when}, on {on}."
+        began = "the weights it started from" if self._from_weights() else "random weights"
+        began = f"with {began}" if not first.step else f"after step {first.step}"
+        return (
+            f"k-NN accuracy of the teacher went from {scored(first)} {began} to "
+            f"<strong>{scored(last)}</strong> after step {last.step}, on {on}{self._chance()}."
+            f"{_overlap(first, last)}"
+        )
+
+    def _chance(self) -> str:
+        classes = number(self.data.get("classes"))
+        return f"; chance is about {100 / classes:.3g}\u00a0%" if classes and classes > 1 else ""
+
+    def _from_weights(self) -> bool:
+        return self.config is not None and bool(self.config.train.init)
+
+    def _judged(self) -> str:
+        told = self.story
+        if not told.metrics.images:
+            return ""
+        if not told.verdicts:
+            return "The health log has no complaint."
+        kinds = list(dict.fromkeys(verdict.kind for verdict in told.verdicts))
+        last = told.metrics.last.get("health")
+        now = f" Its last word is: {escaped(last)}." if isinstance(last, str) else ""
+        return f"The health log complains of: {escaped(', '.join(kinds))}.{now}"
+
+    def next_steps(self) -> Iterator[tuple[str, str]]:
+        """What to do next: a reason, and a command or nothing."""
+        told = self.story
+        run, data = shlex.quote(str(told.run)), self._data()
+        for verdict in told.verdicts[-1:]:
+            yield f"About “{verdict.kind}”: {verdict.advice}", ""
+        if told.state == "running":
+            yield "See it again later", f"ibot report {run}"
+        elif self.status[0] in ("stopped", "ended without a word") and told.command:
+            yield "Resume it", told.command
+        if not told.checkpoints:
+            return
+        measured = {entry.record.protocol for entry in told.entries if entry.record.step is None}
+        for protocol, why in (("knn", "k-NN"), ("linear", "a linear classifier")):
+            if protocol not in measured:
+                yield f"Measure it by {why}", f"ibot eval {protocol} {run} --data {data}"
+        yield "Look at the words it has learnt", f"ibot explore {run} --data {data}"
+
+    def _data(self) -> str:
+        path = self.config.data.path if self.config else ""
+        return shlex.quote(path) if path else "DIR"
+
+
+def scored(record: ResultRecord) -> str:
+    """A value in per cent with its interval."""
+    ends = interval_of(record)
+    spread = f" (95\u00a0% interval {ends[0]:.1f} to {ends[1]:.1f})" if ends else ""
+    return f"{record.value:.1f}\u00a0%{spread}"
+
+
+def lasting(seconds: float) -> str:
+    """A time in the unit that suits it."""
+    for size, noun in ((DAY, "day"), (HOUR, "hour"), (MINUTE, "minute")):
+        if seconds >= 2 * size:
+            count = seconds / size
+            return counted(
+                round(count, 1) if count < 10 and noun != "minute" else round(count), noun
+            )
+    return counted(round(seconds), "second")
+
+
+def moment(when: object) -> str:
+    """A time of a record as people write it; empty for none."""
+    return escaped(when.replace("T", " ")) if isinstance(when, str) else ""
+
+
+def counted_in_thousands(number: int, noun: str) -> str:
+    """As `counted`, with commas: 100,000 images."""
+    return counted(number, noun).replace(str(number), f"{number:,}", 1)
+
+
+def _overlap(first: ResultRecord, last: ResultRecord) -> str:
+    ends = interval_of(first), interval_of(last)
+    if ends[0] is None or ends[1] is None:
+        return ""
+    apart = ends[0][1] < ends[1][0] or ends[1][1] < ends[0][0]
+    return "" if apart else " The intervals overlap."
+
+
+def _step(event: Mapping[str, Any]) -> str:
+    step = number(event.get("step"))
+    return "?" if step is None else f"{step:,.0f}"

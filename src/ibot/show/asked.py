@@ -1,0 +1,75 @@
+"""What `ibot show` is asked, whatever the picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ibot.config.schema import MAX_PIXELS
+from ibot.data.decode import Orientation
+from ibot.show.canvas import Format
+from ibot.show.inputs import SHORT, Fit, Inputs, WholeView, open_inputs
+from ibot.system.device import choose_device
+from ibot.system.progress import Counter, counter, print_notes
+from ibot.weights.read import Loaded, load
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """A network, images, and how both are used: the options of `ibot show`, by the same names."""
+
+    weights: str
+    images: tuple[str, ...]
+    out: Path
+    """Folder for the pictures; it may not exist yet."""
+    picture: str = ""
+    """What is drawn, by its name in `show.pictures`."""
+    key: str = "teacher"
+    heads: int | None = None
+    """Attention heads of a ViT, if the weights do not say."""
+    allow_partial: bool = False
+    size: int = SHORT
+    """Pixels of the shorter side; 0: as in training, where the picture says so."""
+    fit: Fit = "keep"
+    limit: int = 100
+    """Images of a folder or another set; 0: all."""
+    seed: int = 0
+    format: Format = "png"
+    exif_orientation: Orientation = "apply"
+    max_pixels: int = MAX_PIXELS
+    device: str = "auto"
+    quiet: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Those of the picture itself, by name with `_` for `-`."""
+
+    @property
+    def view(self) -> WholeView:
+        """How the network sees images."""
+        return WholeView(self.size, self.fit)
+
+    def loaded(self) -> Loaded:
+        """The network on its device. Raises WeightsError."""
+        loaded = load(self.weights, self.key, heads=self.heads, allow_partial=self.allow_partial)
+        return replace(loaded, backbone=loaded.backbone.to(choose_device(self.device)))
+
+    def inputs(self, frames: bool = False) -> Inputs:
+        """The images; what a user should know of them is said. Raises DataError.
+
+        frames: those of a set in the order of the numbers in their names.
+        """
+        inputs = open_inputs(
+            self.images,
+            self.limit,
+            frames=frames,
+            seed=self.seed,
+            exif_orientation=self.exif_orientation,
+            max_pixels=self.max_pixels,
+        )
+        print_notes(inputs.notes, self.quiet)
+        return inputs
+
+    def counter(self, name: str) -> Counter:
+        """Shows the progress of a part of the work, or nothing."""
+        return None if self.quiet else counter(name)

@@ -1,0 +1,140 @@
+"""Where pictures stand on a sheet, and how their files are called."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ibot.show.canvas import GAP, HEAD, QUIET, SMALL, Color, Sheet, fitted
+
+HIGH, THUMB = 240, 160
+"""Pixels of the height of pictures in a strip, and of the longer side of those in a contact
+sheet."""
+SWATCH = 10
+"""Pixels of the square of a colour."""
+
+
+class Panel(NamedTuple):
+    """A picture and the words above or below it."""
+
+    words: str
+    pixels: NDArray[np.uint8]
+    """uint8 [h, w, 3]."""
+    color: Color | None = None
+    """Of a square before the words: what stands for this picture in others."""
+
+
+def row(pictures: Sequence[Panel], height: int = 0, note: str = "", smooth: bool = False) -> Sheet:
+    """Pictures side by side; see `rows`."""
+    return rows([pictures], height, note, smooth)
+
+
+def rows(
+    lines: Sequence[Sequence[Panel | None]], height: int = 0, note: str = "", smooth: bool = False
+) -> Sheet:
+    """Pictures in lines and columns, the words of each above it.
+
+    Args:
+        lines: each from the left; None leaves a place empty. Words are cut where they do not fit.
+        height: pixels of each; 0: that of the highest, to which the others are enlarged.
+        note: a line below all.
+        smooth: of pictures that are resized; see `Sheet.picture`.
+    """
+    shapes = [one.pixels.shape for line in lines for one in line if one]
+    height = height or max(shape[0] for shape in shapes)
+    widths = [0] * max(map(len, lines))
+    for line in lines:
+        for column, one in enumerate(line):
+            if one:
+                widths[column] = max(widths[column], _scaled(one.pixels, height))
+    total = sum(widths) + GAP * (len(widths) + 1)
+    down = height + HEAD + GAP // 2
+    sheet = Sheet(total, len(lines) * down + GAP // 2 + (HEAD if note else 0))
+    for i, line in enumerate(lines):
+        left, top = GAP, i * down + GAP // 2
+        for one, width in zip(line, widths, strict=False):
+            if one:
+                inset = 0
+                if one.color:
+                    sheet.box(left, top + 2, SWATCH, SWATCH, fill=one.color)
+                    inset = SWATCH + 4
+                sheet.words(left + inset, top, fitted(one.words, width - inset))
+                size = _scaled(one.pixels, height), height
+                sheet.picture(left, top + HEAD, one.pixels, size, smooth)
+            left += width + GAP
+    if note:
+        top = len(lines) * down + GAP // 2
+        sheet.words(GAP, top, fitted(note, total - 2 * GAP, SMALL), size=SMALL, color=QUIET)
+    return sheet
+
+
+def _scaled(picture: NDArray[np.uint8], height: int) -> int:
+    """Pixels of its width at a height."""
+    return max(1, round(picture.shape[1] * height / picture.shape[0]))
+
+
+def contact_sheet(
+    pictures: Sequence[Panel],
+    columns: int = 0,
+    cell: tuple[int, int] = (240, 180),
+    note: str = "",
+) -> Sheet:
+    """Pictures in a grid, each within a cell (width, height), its words below it.
+
+    columns: 0: about as many as make the sheet square.
+    """
+    columns = columns or max(1, math.ceil(math.sqrt(len(pictures) * cell[1] / cell[0])))
+    columns = min(columns, max(1, len(pictures)))
+    rows = -(-len(pictures) // columns)
+    across, down = cell[0] + GAP, cell[1] + HEAD + GAP
+    top = GAP + (HEAD if note else 0)
+    sheet = Sheet(GAP + columns * across, top + rows * down)
+    if note:
+        sheet.words(GAP, GAP, fitted(note, sheet.width - 2 * GAP))
+    for i, one in enumerate(pictures):
+        x, y = GAP + i % columns * across, top + i // columns * down
+        shape = one.pixels.shape
+        scale = min(cell[0] / shape[1], cell[1] / shape[0])
+        width, height = (max(1, round(scale * side)) for side in (shape[1], shape[0]))
+        place = x, y + cell[1] - height
+        sheet.picture(*place, one.pixels, (width, height), smooth=scale < 1)
+        words = fitted(one.words, cell[0], SMALL)
+        sheet.words(x, y + cell[1] + 2, words, size=SMALL, color=QUIET)
+    return sheet
+
+
+def enlarged(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """A grid [h, w] or [h, w, 3] with `height` x `width` pixels: each cell becomes a rectangle."""
+    rows = np.arange(height) * pixels.shape[0] // height
+    columns = np.arange(width) * pixels.shape[1] // width
+    return pixels[rows][:, columns]
+
+
+def file_name(index: int, name: str, ending: str) -> str:
+    """A name for a picture of image number `index`, which is called `name`: `00012_cat_heads.png`.
+
+    Numbers keep names apart; of the image's own only letters, digits, dots and dashes are kept, at
+    most 80 bytes. It never leaves its folder and is never hidden.
+    """
+    stem = re.sub(r"[^\w.-]+", "_", Path(name.replace("\\", "/")).stem)
+    short = os.fsencode(stem)[:80].decode("utf-8", "ignore").strip("_.")
+    return f"{index:05d}_{short}{ending}" if short else f"{index:05d}{ending}"
+
+
+def photo(image: NDArray[np.uint8], height: int, like: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """An image uint8 [H, W, 3] with `height` pixels and the aspect of its view `like`."""
+    width = max(1, round(like.shape[1] * height / like.shape[0]))
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS))
+
+
+def thumb_height(view: NDArray[np.uint8], side: int) -> int:
+    """Pixels of its height where its longer side has `side`."""
+    return max(1, round(side * view.shape[0] / max(view.shape[:2])))
