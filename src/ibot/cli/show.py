@@ -104,8 +104,8 @@ def _add_option(parser: argparse.ArgumentParser, option: Option) -> None:
         type=READERS[option.kind],
         default=option.default,
         choices=option.choices or None,
+        metavar=None if option.choices else option.metavar,
         help=option.words,
-        metavar=None if option.choices else option.metavar or option.name.upper(),
     )
 
 
