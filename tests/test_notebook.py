@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import nbformat
-from blobs import blobs, save
 from nbclient import NotebookClient
+
+from blobs import blobs, save
 from random_weights import VIT, write_random
 
 FILE = Path(__file__).parents[1] / "docs" / "pictures.ipynb"

@@ -123,14 +123,18 @@ def test_parameters_have_defaults_and_limits():
     assert asked.number("n") == 7 and asked.number("empty", 3) == asked.number("none", 3) == 3
     assert asked.one_of("kind", ("patch", "class")) == "class"
     assert asked.one_of("none", ("patch", "class")) == "patch"
-    assert asked.numbers("ids", 2) == [1, 2] and not asked.flag("none") and asked.flag("none", True)
+    assert (
+        asked.several("ids", 2) == ["1", "2"]
+        and not asked.flag("none")
+        and asked.flag("none", True)
+    )
     for refused in (
         lambda: asked.number("none"),
         lambda: asked.number("n", 0, 8),
         lambda: asked.number("n", 0, 0, 6),
         lambda: asked.one_of("kind", ("patch",)),
-        lambda: asked.numbers("ids", 1),
-        lambda: asked.numbers("none", 1),
+        lambda: asked.several("ids", 1),
+        lambda: asked.several("none", 1),
         lambda: asked.text("long"),
     ):
         with pytest.raises(Refused):
