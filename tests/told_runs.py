@@ -62,7 +62,8 @@ def knn(step, value, **given):
 
 def settings(*assignments, base="tiny64"):
     """config.json as plain data."""
-    config = apply(recipe(base), ["model.patch=8", "data.path=photos", *assignments])
+    first = ["model.patch=8", "data.path=photos"]
+    config = apply(recipe(base), [*first, *assignments])
     return {**to_plain(config), "command": COMMAND}
 
 

@@ -151,7 +151,7 @@ def test_pictures_have_the_published_names_and_show_the_patches_of_the_table(
 def test_class_words_show_whole_views_and_purity_ranks_by_labels(weights, photos, tmp_path):
     one = asked(weights, photos, tmp_path / "out", type="class", rank_by="purity", min_images=1)
     draw(one)
-    with indexed(one) as patterns:
+    with indexed(one) as (_, patterns):
         ranking = patterns.ranking("purity", 1)
         found = list(patterns.of(ranking.tolist(), range(len(ranking))))
     shares = [pattern.purity for pattern in found]

@@ -5,12 +5,12 @@ them, and the word that each hidden patch is to become.
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor, zeros
 
 from ibot.config.override import from_plain
@@ -23,7 +23,16 @@ from ibot.show.asked import Asked
 from ibot.show.canvas import GAP, HEAD, QUIET, SMALL, Sheet, fitted, text_width
 from ibot.show.colours import PALETTE, distinct_color
 from ibot.show.inputs import Viewed
-from ibot.show.layout import HIDDEN, Panel, file_name, masked_image, rows
+from ibot.show.layout import (
+    HIDDEN,
+    LEAST_WIDE,
+    Panel,
+    file_name,
+    masked_image,
+    photo,
+    rows,
+    scaled,
+)
 from ibot.show.pictures import Drawn
 from ibot.show.training_views import Targets, TrainingViews, targets_of, training_views
 from ibot.system.files import write_atomically
@@ -180,10 +189,9 @@ def page(
 
 def _upper(seen: TrainingViews, targets: Targets | None, title: str, height: int) -> Sheet:
     image = seen.image
-    width = max(1, round(image.shape[1] * height / image.shape[0]))
-    small = Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS)
+    small = photo(image, height, image)
     views = seen.views[: seen.num_global]
-    lines: list[list[Panel | None]] = [[Panel(title, np.asarray(small))], [None], [None]]
+    lines: list[list[Panel | None]] = [[Panel(title, small)], [None], [None]]
     for i, view in enumerate(views):
         hidden = seen.hidden[i]
         share = f"{100 * hidden.mean():.0f} % hidden" if hidden.any() else "nothing hidden"
@@ -193,11 +201,11 @@ def _upper(seen: TrainingViews, targets: Targets | None, title: str, height: int
         lines[1].append(Panel(f"student: {share}", masked_image(view, hidden)))
         lines[2].append(Panel("words to predict", _words_of(view, hidden, targets, i)))
     sheet = rows(lines if targets else lines[:2], height)
-    _draw_boxes(sheet, seen, (GAP, GAP // 2 + HEAD), (width, height))
+    _draw_boxes(sheet, seen, (GAP, GAP // 2 + HEAD), small.shape)
     if targets:
-        left = 2 * GAP + width
+        left = 2 * GAP + max(LEAST_WIDE, small.shape[1])
         for i, view in enumerate(views):
-            across = round(view.shape[1] * height / view.shape[0])
+            across, _ = scaled(view.shape, height)
             corner = left, 2 * (height + HEAD + GAP // 2) + GAP // 2 + HEAD
             _write_words(sheet, seen.hidden[i], targets.word[i], corner, (across, height))
             left += across + GAP
@@ -241,10 +249,10 @@ def _write_words(
 
 
 def _draw_boxes(
-    sheet: Sheet, seen: TrainingViews, corner: tuple[int, int], size: tuple[int, int]
+    sheet: Sheet, seen: TrainingViews, corner: tuple[int, int], shape: Sequence[int]
 ) -> None:
     """What was cut out of the image: global views thick, local ones thin, above a white line."""
-    across, down = size[0] / seen.image.shape[1], size[1] / seen.image.shape[0]
+    across, down = shape[1] / seen.image.shape[1], shape[0] / seen.image.shape[0]
     for view in reversed(range(len(seen.views))):
         top, left, height, width = seen.box(view)
         place = corner[0] + left * across, corner[1] + top * down, width * across, height * down

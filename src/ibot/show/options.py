@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ibot.show.kinds import Option
 
 MATCH = (
@@ -51,6 +53,35 @@ MATCH = (
     ),
 )
 """Options of `match`."""
+_TOP_K = Option(
+    name="top-k",
+    words="draw N patches of each word, one an image (default: %(default)s)",
+    kind="count",
+    default=36,
+    metavar="N",
+)
+_WINDOW = Option(
+    name="window",
+    words="patches along a side of what surrounds one; odd (default: %(default)s)",
+    kind="count",
+    default=5,
+    metavar="N",
+)
+_CENTRE = Option(
+    name="centre",
+    words="frame the patch in the middle, or cover it with orange as published "
+    "(default: %(default)s)",
+    kind="choice",
+    default="frame",
+    choices=("frame", "cover"),
+)
+_INDEX = Option(
+    name="index",
+    words="folder of the index of words (default: index/ in the run, else results/NAME/index)",
+    kind="text",
+    default="",
+    metavar="DIR",
+)
 PATTERNS = (
     Option(
         name="type",
@@ -60,13 +91,7 @@ PATTERNS = (
         default="patch",
         choices=("patch", "class"),
     ),
-    Option(
-        name="top-k",
-        words="draw N patches of each word, one an image (default: %(default)s)",
-        kind="count",
-        default=36,
-        metavar="N",
-    ),
+    _TOP_K,
     Option(
         name="show",
         words="draw the first N words (default: %(default)s)",
@@ -88,13 +113,7 @@ PATTERNS = (
         kind="count",
         metavar="N",
     ),
-    Option(
-        name="window",
-        words="patches along a side of what surrounds one; odd (default: %(default)s)",
-        kind="count",
-        default=5,
-        metavar="N",
-    ),
+    _WINDOW,
     Option(
         name="word",
         words="draw these words, as in 17,202",
@@ -102,20 +121,9 @@ PATTERNS = (
         default=(),
         metavar="W[,W]",
     ),
-    Option(
-        name="centre",
-        words="frame the patch in the middle, or cover it with orange as published "
-        "(default: %(default)s)",
-        kind="choice",
-        default="frame",
-        choices=("frame", "cover"),
-    ),
-    Option(
-        name="index",
-        words="folder of the index of words (default: index/ in the run, else results/NAME/index)",
-        kind="text",
-        default="",
-        metavar="DIR",
-    ),
+    _CENTRE,
+    _INDEX,
 )
 """Options of `patterns`."""
+COMPOSE = (replace(_TOP_K, default=16), _WINDOW, _CENTRE, _INDEX)
+"""Options of `compose`."""

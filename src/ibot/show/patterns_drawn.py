@@ -14,6 +14,7 @@ from ibot.errors import UserError
 from ibot.eval.context import ImagesContext
 from ibot.eval.opened import opened
 from ibot.eval.request import Request
+from ibot.models.contract import Backbone
 from ibot.show.asked import Asked
 from ibot.show.canvas import GAP, INK, LETTER, QUIET, Sheet, fitted
 from ibot.show.match_pairs import wrapped
@@ -43,11 +44,7 @@ def draw(asked: Asked) -> Drawn:
         DataError: images that are missing or cannot be read.
     """
     options = asked.options
-    if options["window"] % 2 == 0:
-        raise UserError(
-            f"--window {options['window']} has no patch in its middle", fix="name an odd number"
-        )
-    with indexed(asked) as patterns:
+    with indexed(asked) as (_, patterns):
         ranking = patterns.ranking(options["rank_by"], options["min_images"])
         ranks = _ranks(asked, patterns, ranking)
         found: list[Pattern] = []
@@ -69,8 +66,9 @@ def draw(asked: Asked) -> Drawn:
 
 
 @contextmanager
-def indexed(asked: Asked) -> Iterator[Patterns]:
-    """The words of the images that are named, from their index, which is made where it is lacking.
+def indexed(asked: Asked) -> Iterator[tuple[Backbone, Patterns]]:
+    """The network, and the words of the images that are named from their index, which is made where
+    it is lacking.
 
     Raises UserError for several sets, and as `vocabulary.index.build`.
     """
@@ -80,6 +78,10 @@ def indexed(asked: Asked) -> Iterator[Patterns]:
             fix="name one folder, list or set: ibot show patterns RUN --data DIR",
         )
     options = asked.options
+    if options["window"] % 2 == 0:
+        raise UserError(
+            f"--window {options['window']} has no patch in its middle", fix="name an odd number"
+        )
     request = Request(
         weights=asked.weights,
         key=asked.key,
@@ -94,15 +96,17 @@ def indexed(asked: Asked) -> Iterator[Patterns]:
     )
     folder = Path(options["index"]) if options["index"] else default_folder(Path(asked.weights))
     with opened(ImagesContext, request, quiet=asked.quiet) as context:
-        yield Patterns(
+        backbone = context.loaded.backbone
+        patterns = Patterns(
             index=build(context, folder),
             images=context.images,
-            patch=context.loaded.backbone.patch_size,
+            patch=backbone.patch_size,
             kind=options["type"],
             top_k=options["top_k"],
             side=options["window"],
             centre=options["centre"],
         )
+        yield backbone, patterns
 
 
 def _ranks(asked: Asked, patterns: Patterns, ranking: NDArray[np.int64]) -> list[int]:

@@ -7,7 +7,7 @@ below `asked.out` and gives what `Drawn` holds. `cli/show.py` makes the command 
 from __future__ import annotations
 
 from ibot.show.kinds import Drawn, Kind, Option
-from ibot.show.options import MATCH, PATTERNS
+from ibot.show.options import COMPOSE, MATCH, PATTERNS
 
 __all__ = ["PICTURES", "SHEET", "VIDEO_ENDINGS", "Drawn", "Kind", "Option"]
 
@@ -118,6 +118,14 @@ PICTURES: dict[str, Kind] = {
         options=PATTERNS,
         size=0,
         takes=("size",),
+    ),
+    "compose": Kind(
+        summary="images by their most attended words",
+        module="compose",
+        options=COMPOSE,
+        size=0,
+        limit=6,
+        takes=("size", "limit", "seed"),
     ),
     "match": Kind(
         summary="patches of one picture found in another, sparse or dense",
