@@ -55,7 +55,7 @@
 
   const attentionControls = ({ mask, scale }) => [
     ibot.check("60 % of the mass", mask, (yes) => change({ mask: yes ? 1 : null })),
-    ibot.select("Detail", [["1", "1 ×"], ["2", "2 ×"], ["4", "4 ×"]], String(scale),
+    state.exported ? "" : ibot.select("Detail", [["1", "1 ×"], ["2", "2 ×"], ["4", "4 ×"]], String(scale),
       (value) => change({ scale: value === "1" ? null : value })),
   ];
 
@@ -177,11 +177,8 @@
   /* ---- the view ---- */
 
   function step(by) {
-    const id = Number(now && now.image.id);
-    if (Number.isNaN(id)) return;
-    const next = id + by;
-    if (next < 0 || next >= state.about.images.count) return;
-    ibot.go({ id: next, patch: null });
+    const next = ibot.imageBeside(now.image.id, by);
+    if (next !== null) ibot.go({ id: next, patch: null });
   }
 
   function head(image) {
