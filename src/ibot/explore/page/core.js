@@ -54,10 +54,14 @@ window.ibot = (() => {
 
   /* ---- requests ---- */
 
+  /* The server's messages are those of the command line: parts of a line, here sentences. */
+  const sentence = (text) =>
+    text && text[0].toUpperCase() + text.slice(1) + (/[.!?…`]$/.test(text) ? "" : ".");
+
   class Failure extends Error {
     constructor(message, { why = "", fix = "", status = 0 } = {}) {
-      super(message);
-      Object.assign(this, { why, fix, status });
+      super(sentence(message));
+      Object.assign(this, { why: sentence(why), fix: sentence(fix), status });
     }
   }
   const exported = window.IBOT_EXPORT || null;

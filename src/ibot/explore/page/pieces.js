@@ -16,9 +16,9 @@
           el("span", {}, text))));
   };
 
-  ibot.select = (label, options, value, onchange) =>
+  ibot.select = (label, options, value, onchange, full = label) =>
     el("label", {}, el("span", { class: "said" }, label),
-      el("select", { value, "aria-label": label, onchange: (e) => onchange(e.target.value) },
+      el("select", { value, "aria-label": full, onchange: (e) => onchange(e.target.value) },
         ...options.map(([key, text]) => el("option", { value: key }, text))));
 
   ibot.check = (text, checked, onchange) =>
