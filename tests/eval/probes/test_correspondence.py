@@ -5,19 +5,23 @@ import json
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from ibot.config.schema import ModelConfig
 from ibot.data.pixels import normalize
+from ibot.data.sets.open import open_images
+from ibot.eval.probes import match_places
 from ibot.eval.probes.correspondence import (
     BY_ATTENTION,
     BY_LENGTH,
+    BY_WINDOWS,
     Correspondence,
     Truth,
     correspond,
     salience,
     true_places,
 )
-from ibot.eval.probes.kept_pairs import Pair, keep_pairs, read_pairs
+from ibot.eval.probes.kept_pairs import Pair, keep_pairs, read_pairs, view_pairs
 from ibot.eval.probes.match_places import (
     Cells,
     Placed,
@@ -25,7 +29,9 @@ from ibot.eval.probes.match_places import (
     matches_between,
     most_similar,
 )
+from ibot.eval.probes.view_pairs import pair_batches
 from ibot.models.backbone import build_backbone
+from ibot.models.contract import Backbone
 
 VIT = ModelConfig(width=24, depth=2, heads=3, patch=8, drop_path=0.0)
 SWIN = ModelConfig(kind="swin", width=8, depths=(1, 1), stage_heads=(1, 2), window=4, patch=4)
@@ -42,8 +48,10 @@ def noise(height, width):
     return torch.from_numpy(random.integers(0, 256, (1, 3, height, width), dtype=np.uint8))
 
 
+@pytest.mark.parametrize("products", [1, 30, 2**24])
 @pytest.mark.parametrize("cosine", [True, False])
-def test_matches_both_ways_equal_loops(cosine):
+def test_matches_both_ways_equal_loops(cosine, products, monkeypatch):
+    monkeypatch.setattr(match_places, "PRODUCTS", products)
     first, second = torch.randn(7, 5), 3 * torch.randn(9, 5)
     got = matches_between(first, second, cosine=cosine)
     assert torch.equal(got.found, most_similar(first[None], second[None], cosine=cosine)[0])
@@ -72,7 +80,7 @@ def test_an_image_finds_its_own_patches_in_itself(config):
     found = correspond(backbone, image, image)
     count = found.cells[0].grid[0] * found.cells[0].grid[1]
     assert found.matches.found.tolist() == list(range(count)) and found.matches.mutual.all()
-    assert found.salient_by == (BY_ATTENTION if config is VIT else BY_LENGTH)
+    assert found.salient_by == (BY_ATTENTION if config is VIT else BY_WINDOWS)
 
 
 @pytest.mark.parametrize("flip", [False, True])
@@ -126,14 +134,18 @@ def test_points_that_move_elsewhere_or_nowhere_are_followed():
             assert truth.place[number].tolist() == [row, column - 2]
 
 
-def test_salience_is_the_mean_attention_or_the_length_before_the_norm():
+def test_salience_is_the_mean_attention_or_the_length_before_the_norm(monkeypatch):
     images = normalize(noise(32, 32))
     vit, swin = network(VIT), network(SWIN)
     with torch.no_grad():
         maps = vit.attention_maps(images)[:, :, 0, 1:]
         torch.testing.assert_close(salience(vit, images)[0], maps.mean(dim=1))
-        lengths = salience(swin, images)[0]
+        received = swin.received_attention(images).mean(dim=1).flatten(1)
+        torch.testing.assert_close(salience(swin, images)[0], received)
+        monkeypatch.setattr(type(swin), "received_attention", Backbone.received_attention)
+        lengths, by = salience(swin, images)
         normed = swin(images).patches.norm(dim=-1)
+    assert by == BY_LENGTH
     assert lengths.std() > 10 * normed.std()
 
 
@@ -157,7 +169,7 @@ def test_what_is_kept_of_pairs_comes_back(tmp_path, known):
         keep_pairs(tmp_path / "kept", "title", iter(pairs))
     title, (back,) = read_pairs(tmp_path / "kept")
     assert title == "title" and back.names == ("<b>\n",)
-    np.testing.assert_array_equal(back.pictures[1], pixels[:24, :32])
+    assert [picture.shape for picture in back.pictures] == [(32, 48, 3), (24, 32, 3)]
     assert torch.equal(back.found.matches.found, found.matches.found)
     assert torch.equal(back.found.matches.mutual, found.matches.mutual)
     torch.testing.assert_close(back.found.saliency, found.saliency, atol=1e-7, rtol=0)
@@ -166,3 +178,19 @@ def test_what_is_kept_of_pairs_comes_back(tmp_path, known):
     assert (back.found.truth is None) == (not known)
     if known:
         assert back.found.accuracy() == found.accuracy()
+
+
+def test_pictures_of_small_views_show_the_same_boxes_larger(tmp_path):
+    random = np.random.default_rng(0)
+    coarse = Image.fromarray(random.integers(0, 256, (6, 8, 3), dtype=np.uint8))
+    coarse.resize((400, 300), Image.Resampling.BICUBIC).save(tmp_path / "a.png")
+    images = open_images(str(tmp_path))
+    (pair,) = view_pairs(network(VIT), images, np.array([0]), (32, 40), seed=3)
+    (pairs,) = pair_batches(images, (32, 40), [np.array([0])], 3)
+    for picture, view in zip(pair.pictures, pairs.views, strict=True):
+        assert picture.shape == (224, 280, 3)
+        small = Image.fromarray(picture).resize((40, 32), Image.Resampling.BOX)
+        given = view[0].permute(1, 2, 0).numpy().astype(float)
+        assert np.abs(np.asarray(small) - given).mean() < 6  # two ways to reduce
+    held = pair.found.truth.held
+    assert held.sum() > 0 and pair.found.accuracy()["patches"] == held.sum()

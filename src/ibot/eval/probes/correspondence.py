@@ -28,6 +28,7 @@ from ibot.models.contract import Backbone
 RADII = (0, 1, 2)
 """Patches from the true place that still count as found."""
 BY_ATTENTION = "attention of the class token, mean over heads"
+BY_WINDOWS = "attention received in the windows, mean over heads"
 BY_LENGTH = "length of the patch token before the final norm"
 
 
@@ -159,17 +160,23 @@ def _cells_of(backbone: Backbone, images: Tensor, grid: tuple[int, int]) -> Cell
     return Cells.of(grid, (images.shape[-2], images.shape[-1]), backbone.patch_size)
 
 
+@torch.no_grad()
 def salience(backbone: Backbone, images: Tensor) -> tuple[Tensor, str]:
     """How much each patch matters to the network: float32 [B, N], and by what that is measured.
 
-    The attention of its own class token, as the paper says (its code takes another network's); of a
-    network without one the length of the tokens, before the norm that makes all alike.
+    The attention of its own class token, as the paper says (its code takes another network's). Of a
+    network without one what patches receive in their windows; without any attention the length of
+    the tokens before the norm that makes all alike.
     """
     if backbone.class_heads:
         _, attention = backbone.tokens_and_attention(images)
         return finite(attention.float()).mean(dim=1), BY_ATTENTION
-    tokens = backbone.last_layers(images, 1, norm=False)[0].patches
-    return finite(tokens.float()).norm(dim=-1), BY_LENGTH
+    try:
+        received = backbone.received_attention(images)
+    except ValueError:
+        tokens = backbone.last_layers(images, 1, norm=False)[0].patches
+        return finite(tokens.float()).norm(dim=-1), BY_LENGTH
+    return finite(received.float()).mean(dim=1).flatten(1), BY_WINDOWS
 
 
 def true_places(

@@ -27,6 +27,8 @@ from ibot.models.contract import Backbone
 from ibot.system.jsonl import write_json
 
 FILE = "pairs.json"
+LEAST = 224
+"""Pixels of the shorter side of a picture of a view, however few the network is given."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,8 +54,11 @@ def view_pairs(
 ) -> Iterator[Pair]:
     """Pairs of views of the `chosen` images that can be read, as `ibot eval match` draws them.
 
-    size: height and width of the views. published: inner products, and the published overlap.
+    size: height and width of the views, which the pictures show with `LEAST` pixels at least.
+    published: inner products, and the published overlap.
     """
+    times = max(1, -(-LEAST // min(size)))
+    larger = times * size[0], times * size[1]
     device = next(backbone.parameters()).device
     for number in chosen:
         (pairs,) = pair_batches(images, size, [np.array([number])], seed)
@@ -67,7 +72,11 @@ def view_pairs(
         found = correspond(
             backbone, first, second, feature=feature, cosine=not published, truth=truth
         )
-        left, right = (view[0].permute(1, 2, 0).numpy() for view in pairs.views)
+        # The same boxes and colours: they do not depend on the size of the views.
+        (shown,) = (
+            pair_batches(images, larger, [np.array([number])], seed) if times > 1 else [pairs]
+        )
+        left, right = (view[0].permute(1, 2, 0).numpy() for view in shown.views)
         yield Pair(names=(images.name(int(number)),), pictures=(left, right), found=found)
 
 
@@ -87,9 +96,9 @@ def keep_pairs(folder: Path, title: str, pairs: Iterator[Pair]) -> None:
     folder.mkdir(parents=True)
     rows: list[dict[str, Any]] = []
     for number, pair in enumerate(pairs):
-        files = [f"{number:02}_{side}.png" for side in ("first", "second")]
+        files = [f"{number:02}_{side}.jpg" for side in ("first", "second")]
         for file, view in zip(files, pair.pictures, strict=True):
-            Image.fromarray(view).save(folder / file)
+            Image.fromarray(view).save(folder / file, quality=92, subsampling=0)
         rows.append({"names": pair.names, "pictures": files, **pair.found.as_plain()})
     write_json(folder / FILE, {"title": title, "pairs": rows})
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +12,8 @@ from torch import Tensor
 
 PUBLISHED_TOLERANCE = 8 / 224
 """Half a patch of the published view, which is applied as a share of the image instead."""
+PRODUCTS = 2**24
+"""Held at a time where pictures are matched both ways."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,9 +126,25 @@ def matches_between(first: Tensor, second: Tensor, *, cosine: bool = True) -> Ma
     """Match patches `first` [N, D] and `second` [M, D] both ways, as `most_similar` does one."""
     if cosine:
         first, second = F.normalize(first, dim=-1), F.normalize(second, dim=-1)
-    similarity = first @ second.T
-    best, found = similarity.max(dim=1)
-    return Matches(found, best.float(), similarity.argmax(dim=0))
+    best_back = first.new_full((len(second),), -math.inf)
+    back = torch.zeros(len(second), dtype=torch.int64, device=first.device)
+    found, best = [], []
+    # All products of two large pictures would fill the memory.
+    for start, rows in _parts(first, max(1, PRODUCTS // len(second))):
+        products = rows @ second.T
+        values, places = products.max(dim=1)
+        best.append(values)
+        found.append(places)
+        values, places = products.max(dim=0)
+        better = values > best_back  # of equal ones the first
+        best_back[better], back[better] = values[better], places[better] + start
+    return Matches(torch.cat(found), torch.cat(best).float(), back)
+
+
+def _parts(rows: Tensor, size: int) -> Iterator[tuple[int, Tensor]]:
+    """Consecutive pieces of at most `size` rows, each with the number of its first."""
+    for start in range(0, len(rows), size):
+        yield start, rows[start : start + size]
 
 
 def accuracy_of(

@@ -109,7 +109,7 @@
       }
       if (points.length < FEW)
         for (const [x, , low, high] of held)
-          found.push(svg("line", { class: `bar line-${style}`, x1: chart.x.place(x), x2: chart.x.place(x),
+          found.push(svg("line", { class: `whisker line-${style}`, x1: chart.x.place(x), x2: chart.x.place(x),
             y1: y.place(low), y2: y.place(high) }));
       found.push(svg("path", { class: `line line-${style}`, d: `M${points.map(place).join("L")}` }));
       if (points.length < FEW)

@@ -5,7 +5,7 @@
   const { el } = ibot;
 
   ibot.mapOwn = (map) => {
-    const box = el("section", { class: "panel own", "aria-label": "Your images", hidden: true });
+    const box = el("section", { class: "map-panel own", "aria-label": "Your images", hidden: true });
     let placed = [];
 
     /* Ask where the dropped images lie; a neighbour embedding has no place for new ones. */

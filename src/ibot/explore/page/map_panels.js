@@ -24,8 +24,8 @@
     const search = el("input", { type: "search", placeholder: "find", "aria-label": "Find in the legend",
       oninput: shown });
     const more = el("p", { class: "quiet" });
-    const box = el("section", { class: "panel legend", "aria-label": "Legend" },
-      el("div", { class: "panel-head" }, heading, clear), search, rows, more);
+    const box = el("section", { class: "map-panel legend", "aria-label": "Legend" },
+      el("div", { class: "side-head" }, heading, clear), search, rows, more);
 
     function row(group, number) {
       return el("button", { class: "legend-row", "data-group": number,
@@ -82,7 +82,7 @@
   }
 
   function selection(map, actions) {
-    const box = el("section", { class: "panel selection", "aria-label": "Selection" });
+    const box = el("section", { class: "map-panel selection", "aria-label": "Selection" });
     const button = (text, run) => el("button", { class: "button", onclick: run }, text);
     const hint = () => el("p", { class: "quiet" },
       "Draw around points (Lasso or Box, or drag with Shift) to see what they have in common.");
@@ -94,7 +94,7 @@
       const wordLink = (key) =>
         el("a", { href: ibot.address({ view: "word", id: key, kind: "class" }) }, `word ${key}`);
       box.replaceChildren(
-        el("div", { class: "panel-head" },
+        el("div", { class: "side-head" },
           el("h2", {}, ibot.plural(chosen.length, "image")),
           el("button", { class: "button quiet small", onclick: actions.clear }, "clear")),
         el("div", { class: "strip" }, chosen.slice(0, STRIP).map((i) =>
@@ -116,7 +116,7 @@
   /* ---- the list: one image, and what lies nearest to it ---- */
 
   function list(map, actions) {
-    const box = el("section", { class: "panel near", "aria-label": "Nearest on the map" });
+    const box = el("section", { class: "map-panel near", "aria-label": "Nearest on the map" });
     const visited = [];
     let centre = null;
 
