@@ -193,7 +193,9 @@ def test_the_axis_reads_images_epochs_or_steps_and_steep_curves_have_a_log_scale
     linear = chart(training_page, "gradients").locator("path.line-1").first.get_attribute("d")
     log.click()
     expect(log).to_have_attribute("aria-pressed", "true")
-    assert chart(training_page, "gradients").locator("path.line-1").last.get_attribute("d") != linear
+    assert (
+        chart(training_page, "gradients").locator("path.line-1").last.get_attribute("d") != linear
+    )
 
 
 def test_arrows_read_values(training_page):
