@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ibot.cli.arguments import COUNT, NATURAL, add_cache, add_weights
 from ibot.cli.inputs import of_request
 from ibot.cli.parser import Commands
 from ibot.errors import UserError
+from ibot.words import encodable
 
+if TYPE_CHECKING:
+    from ibot.explore.session import Session
+
+LARGE = 20 * 2**20
+"""Bytes that many mail servers refuse."""
 MAX_PORT = 65535
 
 
@@ -56,13 +63,42 @@ def run(options: argparse.Namespace) -> None:
         folder=Path(options.index) if options.index else None,
         links=options.links,
     )
+    if options.export:
+        _export(session, options)
+        return
     from ibot.explore.server import serve
 
     serve(session, options.port, browser=not options.no_browser, quiet=options.quiet)
 
 
+def _export(session: Session, options: argparse.Namespace) -> None:
+    """Open everything, write the page, and say what is in it."""
+    from ibot.explore.export import export
+    from ibot.explore.opening import open_session
+    from ibot.system.progress import counter, print_notes
+
+    open_session(session)
+    session.state, session.why = "ready", ""
+    print_notes(session.notes, options.quiet)
+    file = Path(options.export)
+    made = export(
+        session,
+        file,
+        names=options.pictures,
+        words=options.words,
+        progress=None if options.quiet else counter("page"),
+    )
+    print(encodable(f"page:             {file}, {made.size / 2**20:.1f} MiB"))
+    print(encodable(f"words:            {made.words}"))
+    print(encodable(f"images:           {', '.join(made.images) or 'none'}"))
+    if made.size > LARGE:
+        print("advice:           mail may refuse so large a file; fewer --words make it smaller")
+
+
 def _check(options: argparse.Namespace) -> None:
     """Raise UserError for what is wrong whatever is in the files."""
+    if not options.export and options.pictures:
+        raise UserError("--images belongs to --export", fix="name the page with --export FILE.html")
     if options.port is not None and options.port > MAX_PORT:
         raise UserError(f"there is no port {options.port}", fix=f"--port 0 to {MAX_PORT}")
     if not Path(options.weights).exists():

@@ -6,6 +6,7 @@ import argparse
 import shlex
 from pathlib import Path
 
+from ibot.cli.arguments import NATURAL
 from ibot.cli.parser import Commands
 from ibot.errors import UserError
 from ibot.words import encodable
@@ -18,6 +19,8 @@ def declare(commands: Commands) -> None:
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run, in any state")
     out = "the HTML file (default: report.html in the run)"
     parser.add_argument("--out", default="", metavar="FILE.html", help=out)
+    images = "validation images of which pictures are made now; 0: none (default: %(default)s)"
+    parser.add_argument("--images", type=NATURAL, default=4, metavar="N", help=images)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -27,7 +30,7 @@ def run(options: argparse.Namespace) -> None:
     from ibot.report.summary import Summary
 
     out = Path(options.out) if options.out else folder / "report.html"
-    told = write_report(folder, out)
+    told = write_report(folder, out, options.images)
     word, _ = Summary(told).status
     print(encodable(f"report: {out} ({out.stat().st_size / 2**20:.1f} MiB; {word})"))
     if not options.quiet:

@@ -20,6 +20,7 @@ from ibot.cli.arguments import (
 )
 from ibot.cli.parser import Commands
 from ibot.errors import UserError
+from ibot.recipes import RECIPES, recipe
 from ibot.show.pictures import PICTURES, Kind, Option
 from ibot.words import encodable
 
@@ -45,7 +46,7 @@ def declare(commands: Commands) -> None:
     )
     for name, kind in PICTURES.items():
         parser = pictures.add(name, kind.summary, partial(run, name))
-        add_network(parser)
+        add_network(parser, "or a recipe" if kind.recipe else "")
         _add_images(parser, kind)
         for option in kind.options:
             _add_option(parser, option)
@@ -80,9 +81,9 @@ def _add_fit(parser: argparse.ArgumentParser, _: Kind) -> None:
     parser.add_argument("--fit", choices=("keep", "squash", "natural"), default="keep", help=fit)
 
 
-def _add_limit(parser: argparse.ArgumentParser, _: Kind) -> None:
+def _add_limit(parser: argparse.ArgumentParser, kind: Kind) -> None:
     limit = "of a folder draw N images; 0: all (default: %(default)s)"
-    parser.add_argument("--limit", type=NATURAL, default=100, metavar="N", help=limit)
+    parser.add_argument("--limit", type=NATURAL, default=kind.limit, metavar="N", help=limit)
 
 
 def _add_seed(parser: argparse.ArgumentParser, _: Kind) -> None:
@@ -124,7 +125,8 @@ def run(name: str, options: argparse.Namespace) -> None:
         raise UserError("no images named", fix="name files or a folder behind the weights")
     place = out if options.out else out / name
     given |= {"images": images, "out": place, "picture": name}
-    asked = Asked(**given, options={key: getattr(options, key) for key in own})
+    config = recipe(options.weights) if kind.recipe and options.weights in RECIPES else None
+    asked = Asked(**given, config=config, options={key: getattr(options, key) for key in own})
     check_folder(asked.out)
     drawn = import_module(f"ibot.show.{kind.module}").draw(asked)
     for line in drawn.lines:

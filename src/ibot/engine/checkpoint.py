@@ -158,6 +158,18 @@ def load_checkpoint(
     return RunState(**stored)
 
 
+def read_centers(path: Path) -> tuple[Tensor, Tensor] | None:
+    """Centers [K] and [K'] of the class and patch logits of a checkpoint; None where it has none.
+
+    The optimizer's tensors in the same file are not read.
+    """
+    file = path / "training.pt"
+    if not file.is_file():
+        return None
+    centers = torch.load(file, map_location="cpu", weights_only=True, mmap=True)["centers"]
+    return centers["cls"].clone(), centers["patch"].clone()
+
+
 def _unique_tensors(network: nn.Module) -> dict[str, Tensor]:
     """Tensors of a network by name; a norm used twice has both names."""
     return {

@@ -159,7 +159,7 @@ def _about(
     """What every list of words says of one."""
     use, lives = index.statistics(kind), _lives(session, kind)
     total = max(1, int(use.uses.sum()))
-    several = len(session.checkpoints) > 1
+    count = len(session.checkpoints)
     born, died = int(lives.born[number]), int(lives.died[number])
     label = None
     if labels is not None and use.uses[number]:
@@ -174,9 +174,9 @@ def _about(
         "entropy": rounded(use.entropy[number]),
         "purity": None if labels is None else rounded(labels.purity[number]),
         "label": label,
-        "born": born if several and born >= 0 else None,
-        "died": died if several and died >= 0 else None,
-        "life": lives.uses[:, number].tolist(),
+        "born": born if 0 <= born < count and count > 1 else None,
+        "died": died if 0 <= died < count - 1 else None,
+        "life": lives.uses[:count, number].tolist(),
     }
 
 

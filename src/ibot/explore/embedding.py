@@ -159,9 +159,9 @@ def embed(
     start = principal(rows).astype(np.float64)
     start *= 1e-4 / max(float(start[:, 0].std()), 1e-12)
     made = TSNE(
-        perplexity=min(PERPLEXITY, (len(rows) - 1) / 3),
+        perplexity=min(PERPLEXITY, (len(rows) - 1) / 3),  # pyright: ignore[reportArgumentType]
         metric="cosine",
-        initialization=start,
+        initialization=start,  # pyright: ignore[reportArgumentType]
         early_exaggeration_iter=EARLY,
         n_iter=LATE,
         random_state=SEED,

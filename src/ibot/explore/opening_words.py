@@ -40,9 +40,14 @@ def open_words(session: Session) -> None:
     session.why = "opening the index"
     session.vocabulary = vocabulary = open_index(folder)
     _check(session, vocabulary, newest)
+    indexes = vocabulary.indexes
+    if session.run is None:
+        indexes = [vocabulary.of(session.network(None).hash)]
+    elif newest.step is not None and Path(session.request.weights) != session.run:
+        indexes = _until(vocabulary, newest)
     session.checkpoints = [
         Checkpoint(i, index.name, _place(session, index), index.step, index.images_seen, index)
-        for i, index in enumerate(vocabulary.indexes)
+        for i, index in enumerate(indexes)
     ]
     if newest.step is not None and newest.step not in [one.step for one in session.checkpoints]:
         new = f"'{newest.name}' is newer than what is indexed"
@@ -104,9 +109,27 @@ def _check(session: Session, vocabulary: Vocabulary, newest: Checkpoint) -> None
             why=f"{shared.view.size[0]} x {shared.view.size[1]} pixels",
             fix="leave out --size, or name another with --index",
         )
-    same_run = session.run is not None and shared.run == str(session.run.resolve())
-    if not same_run and newest.path is not None:
-        vocabulary.of(session.network(None).hash)
+    if session.run is None or shared.run != str(session.run.resolve()):
+        # A run that was moved is known by the weights that it still has.
+        places = [_place(session, index) for index in reversed(vocabulary.indexes)]
+        there = [place for place in (*places, newest.path) if place is not None and place.exists()]
+        assert session.networks is not None
+        vocabulary.of(session.networks.get(there[0]).hash)
+
+
+def _until(vocabulary: Vocabulary, asked: Checkpoint) -> list[WordIndex]:
+    """Those up to the checkpoint that a user named, which then is the newest.
+
+    Raises UserError where it is not indexed.
+    """
+    steps = [index.step for index in vocabulary.indexes]
+    if asked.step not in steps:
+        raise UserError(
+            f"'{asked.name}' is not in the index in '{vocabulary.folder}'",
+            why="it holds " + ", ".join(index.name for index in vocabulary.indexes),
+            fix="add it with  ibot index, or name the run",
+        )
+    return vocabulary.indexes[: steps.index(asked.step) + 1]
 
 
 def _place(session: Session, index: WordIndex) -> Path | None:

@@ -25,7 +25,7 @@ MAX_PICTURES = 12
 """Shown per group of near-duplicates; so the page stays small where all images look alike."""
 STYLE = """
 .page > p, .page section > p { color: var(--quiet); }
-.frame { display: inline-block; position: relative; max-width: 100%; line-height: 0; }
+.frame { display: block; position: relative; width: fit-content; max-width: 100%; }
 .frame img { display: block; max-width: 100%; height: auto; }
 .query img { outline: 3px solid var(--accent); outline-offset: 2px; }
 .square { position: absolute; outline: 2px solid #fff; box-shadow: 0 0 0 4px #000; }

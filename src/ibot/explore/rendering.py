@@ -21,7 +21,7 @@ def render(view: View, pixels: NDArray[np.uint8], scale: int = 1) -> NDArray[np.
     height, width = view.size
     if view.keep and pixels.shape[:2] == view.size:
         # Taken whole at its own size, so it is at others.
-        larger = Image.fromarray(pixels).resize((width * scale, height * scale), Image.BICUBIC)
-        return np.asarray(larger)
+        size = (width * scale, height * scale)
+        return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))
     larger = replace(view, size=(height * scale, width * scale), resize=view.resize * scale)
     return larger.render(pixels)

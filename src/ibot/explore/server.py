@@ -17,6 +17,7 @@ from typing import Any
 
 from ibot.errors import MissingExtra, UserError
 from ibot.explore.guard import Guard
+from ibot.explore.one_file import LOOK, PAGE
 from ibot.explore.session import Session, about
 
 try:
@@ -31,9 +32,6 @@ except ModuleNotFoundError as error:
 log = logging.getLogger("ibot")
 
 HOST, PORT = "127.0.0.1", 8420
-PAGE = Path(__file__).with_name("page")
-LOOK = Path(__file__).parents[1] / "report" / "look.css"
-"""The style that pages share."""
 KINDS = {
     ".html": "text/html; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",

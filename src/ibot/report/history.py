@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from ibot.types import ResultRecord
+from ibot.words import encodable
 
 METRICS = "metrics.jsonl"
 POINTS = 500
@@ -279,14 +280,15 @@ def evaluation_curves(records: Iterable[ResultRecord], batch: int) -> list[Curve
             by_metric.setdefault(record.metric, {})[record.step] = record
     found = []
     for metric, steps in by_metric.items():
-        title, unit = EVALUATED.get(metric, (metric, ""))
+        name = encodable(metric)
+        title, unit = EVALUATED.get(metric, (name, ""))
         ordered = [steps[step] for step in sorted(steps)]
         points = [(float((record.step or 0) * batch), float(record.value)) for record in ordered]
         spread = [interval_of(record) for record in ordered]
         chance = number(ordered[-1].extra.get("chance"))
         found.append(
             Curve(
-                id=metric,
+                id=name,
                 title=title,
                 unit=unit,
                 series=[Series("teacher", points, spread)],
@@ -316,7 +318,7 @@ def wilson(share: float, count: int) -> tuple[float, float]:
     z = 1.959964
     middle = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z * math.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2) / (1 + z * z / count)
-    return 100 * (middle - half), 100 * (middle + half)
+    return max(0.0, 100 * (middle - half)), min(100.0, 100 * (middle + half))
 
 
 def thinned(

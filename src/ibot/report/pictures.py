@@ -46,17 +46,16 @@ def of_the_run(run: Path, budget: int = BUDGET) -> Gallery:
     In the order of their names, as many as the budget of bytes takes. What is no picture, or
     cannot be read, is passed over.
     """
-    found, left, left_out = [], budget, 0
-    for file in _files(run):
+    files, found, left = list(_files(run)), [], budget
+    for place, file in enumerate(files):
         shown = _read(file, str(file.relative_to(run)))
         if shown is None:
             continue
         if len(shown.content) > left:
-            left_out += 1
-            continue
+            return Gallery(found, len(files) - place)
         found.append(shown)
         left -= len(shown.content)
-    return Gallery(found, left_out)
+    return Gallery(found)
 
 
 def _files(run: Path) -> Iterator[Path]:

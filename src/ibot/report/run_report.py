@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import ibot
-from ibot.errors import UserError
+from ibot.errors import IbotError, UserError
 from ibot.report.html import END, escaped, head, is_ours, name
-from ibot.report.pictures import Gallery, Shown, of_the_run
+from ibot.report.pictures import Gallery, of_the_run
 from ibot.report.sections import (
     about_pictures,
     about_results,
@@ -23,19 +25,21 @@ from ibot.report.summary import Summary, lasting
 from ibot.report.svg import brief
 from ibot.system.files import write_named
 
+if TYPE_CHECKING:
+    from ibot.report.looks import Looks
+
 TITLE = "ibot report of"
 """Start of the page's title, by which an earlier report is known."""
 STYLE = Path(__file__).with_name("report.css")
 
 
-def write_report(run: Path, out: Path, made: Sequence[Shown] = (), note: str = "") -> Story:
+def write_report(run: Path, out: Path, images: int = 0) -> Story:
     """Write the report of a run; returns what is known of it.
 
     Args:
         run: its folder, in whatever state.
         out: the HTML file; one of an earlier report is replaced.
-        made: pictures beside those that lie in the run.
-        note: why there are no others.
+        images: of how many validation images pictures are made now, where that can be done.
 
     Raises:
         UserError: the file is in the way, or cannot be written.
@@ -47,14 +51,31 @@ def write_report(run: Path, out: Path, made: Sequence[Shown] = (), note: str = "
             fix="name another file with --out",
         )
     told = story(run)
-    found = of_the_run(run)
-    gallery = Gallery([*made, *found.shown], found.left_out)
-    text = "".join(page(told, gallery, note))
+    looks, note = _looks(told, images)
+    text = "".join(page(told, of_the_run(run), looks, note))
     write_named(out, lambda path: path.write_text(text, encoding="utf-8", newline=""))
     return told
 
 
-def page(told: Story, gallery: Gallery, note: str) -> Iterator[str]:
+def _looks(told: Story, images: int) -> tuple[Looks | None, str]:
+    """What the network makes of a few images; else a line that says why not, and what does it."""
+    config = Summary(told).config
+    if not images or config is None or not told.checkpoints:
+        return None, ""
+    from ibot.report.looks import looks_of
+
+    try:
+        return looks_of(told.run, config, images), ""
+    except (IbotError, OSError, ValueError) as error:
+        why = error.what if isinstance(error, IbotError) else str(error)
+        run = shlex.quote(str(told.run))
+        return None, (
+            f"Attention and colours of patches could not be drawn: {why}. "
+            f"ibot show attention {run} IMAGES and ibot show features {run} IMAGES do it."
+        )
+
+
+def page(told: Story, gallery: Gallery, looks: Looks | None, note: str) -> Iterator[str]:
     """The report as HTML, in parts."""
     summary = Summary(told)
     title = told.run.resolve().name
@@ -63,7 +84,7 @@ def page(told: Story, gallery: Gallery, note: str) -> Iterator[str]:
     yield from curves(told)
     yield from about_verdicts(told)
     yield from about_results(told)
-    yield from about_pictures(gallery, note)
+    yield from about_pictures(gallery, looks, note)
     yield from about_settings(told)
     yield from about_source(told)
     now = time.strftime("%Y-%m-%d %H:%M:%S")

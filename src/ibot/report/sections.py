@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ibot.config.meaning import meanings
 from ibot.report.history import Curve, interval_of, number
 from ibot.report.html import data_uri, escaped, name
-from ibot.report.pictures import Gallery
+from ibot.report.pictures import Gallery, Shown
 from ibot.report.settings import Setting, beyond, compared_with
 from ibot.report.story import Judged, Story
 from ibot.report.svg import LEFT, RIGHT, WIDTH, Axis, Mark, brief, chart, count_of, key
 from ibot.report.table import side_by_side
+
+if TYPE_CHECKING:
+    from ibot.report.looks import Looks
 
 LATER = ("agreement", "koleo", "gradients", "lr", "momentum", "temperatures", "weight_decay")
 MACHINE = ("speed", "wait")
@@ -178,18 +181,22 @@ def _ends(ends: tuple[float, float] | None) -> str:
     return f"{ends[0]:.2f} to {ends[1]:.2f}" if ends else ""
 
 
-def about_pictures(gallery: Gallery, note: str) -> Iterator[str]:
-    """The pictures, and how to make more of them."""
-    if not gallery.shown and not note:
+def about_pictures(gallery: Gallery, looks: Looks | None, note: str) -> Iterator[str]:
+    """What the network makes of a few images, the pictures of the run, and what is missing."""
+    if not (gallery.shown or looks or note):
         return
     yield "<section>\n<h2>Pictures</h2>\n"
+    if looks:
+        yield f'<p class="quiet">{escaped(looks.words)}</p>\n<div class="looks">\n'
+        for title, row in looks.rows:
+            yield '<figure><div class="row">'
+            yield from map(_picture, row)
+            yield f"</div><figcaption>{name(title)}</figcaption></figure>\n"
+        yield "</div>\n"
     if gallery.shown:
         yield '<div class="shown">\n'
         for shown in gallery.shown:
-            width, height = shown.size
-            source = data_uri(shown.content, "image/jpeg")
-            yield f'<figure><img src="{source}" alt="{escaped(shown.title)}" width="{width}" '
-            yield f'height="{height}" loading="lazy"><figcaption>{name(shown.title)}</figcaption>'
+            yield f"<figure>{_picture(shown)}<figcaption>{name(shown.title)}</figcaption>"
             yield "</figure>\n"
         yield "</div>\n"
     if gallery.left_out:
@@ -198,6 +205,14 @@ def about_pictures(gallery: Gallery, note: str) -> Iterator[str]:
     if note:
         yield f'<p class="quiet">{escaped(note)}</p>\n'
     yield "</section>\n"
+
+
+def _picture(shown: Shown) -> str:
+    width, height = shown.size
+    return (
+        f'<img src="{data_uri(shown.content, "image/jpeg")}" alt="{escaped(shown.title)}" '
+        f'width="{width}" height="{height}">'
+    )
 
 
 def about_settings(told: Story) -> Iterator[str]:

@@ -60,6 +60,11 @@ class Axis:
             powers = range(math.ceil(math.log10(self.low)), math.floor(math.log10(self.high)) + 1)
             return [10.0**power for power in powers[:: max(1, len(powers) // most)]]
         step = round_step((self.high - self.low) / most)
+        while len(found := self._multiples(step)) < 2:
+            step = round_step(0.4 * step)
+        return found
+
+    def _multiples(self, step: float) -> list[float]:
         first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
         return [number * step for number in range(first, last + 1)]
 
@@ -130,8 +135,8 @@ def key(number: int) -> str:
 def brief(value: float) -> str:
     """A number with about three digits."""
     size = abs(value)
-    if size >= 1000 and value == round(value):
-        return f"{value:,.0f}"
+    if size >= 1e6:
+        return f"{value:.3g}".replace("e+0", "e").replace("e+", "e")
     if size >= 100:
         return f"{value:,.0f}"
     if size >= 10 or value == 0:
@@ -159,7 +164,7 @@ def _grid(x: Axis, y: Axis) -> Iterator[str]:
         place = y(value)
         yield f'<path class="grid" d="M{LEFT} {place:.1f}H{WIDTH - RIGHT}"/>'
         yield f'<text x="{LEFT - 6}" y="{place + 3.5:.1f}" text-anchor="end">'
-        yield f"{_tick(value, ticks)}</text>\n"
+        yield f"{brief(value) if y.log else _tick(value, ticks)}</text>\n"
     yield f'<path class="axis" d="M{LEFT} {HEIGHT - BOTTOM}H{WIDTH - RIGHT}"/>\n'
     for images in x.ticks(5):
         place = x(images)
@@ -169,12 +174,10 @@ def _grid(x: Axis, y: Axis) -> Iterator[str]:
 
 
 def _tick(value: float, ticks: Sequence[float]) -> str:
-    """A value of the axis with the digits that tell it from its neighbours."""
-    if len(ticks) < 2 or value >= 10 * ticks[0] > 0:
+    """A value of an even axis with the digits that tell it from its neighbours."""
+    if abs(value) >= 1e6:
         return brief(value)
-    step = min(after - before for before, after in pairwise(ticks))
-    if abs(value) >= 10_000:
-        return count_of(value)
+    step = ticks[1] - ticks[0]
     if step < 1e-4:
         return f"{value:.1e}" if value else "0"
     digits = max(0, -math.floor(math.log10(step) + 1e-9))

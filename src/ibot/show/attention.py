@@ -56,7 +56,7 @@ class Attention:
     def overlay(
         self, heads: Sequence[int] | None = None, image: NDArray[np.uint8] | None = None
     ) -> NDArray[np.uint8]:
-        """The chosen heads in their colours over the dark image, as `overlay` does: uint8 [H, W, 3].
+        """Heads in their colours over the dark image, as `overlay` does: uint8 [H, W, 3].
 
         heads: numbers; None: all. image: what to lay them on; None: the view.
         """

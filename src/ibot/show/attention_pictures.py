@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from ibot.errors import UserError
 from ibot.models.contract import Backbone
@@ -16,16 +15,23 @@ from ibot.show.attention import WORDS, Attention, attention_of, head_color
 from ibot.show.canvas import Sheet, save_png
 from ibot.show.colours import in_colors
 from ibot.show.frames import Moving, moving_kind, open_frames, write_frames
-from ibot.show.layout import Panel, contact_sheet, enlarged, file_name, row, rows
+from ibot.show.layout import (
+    HIGH,
+    THUMB,
+    Panel,
+    contact_sheet,
+    enlarged,
+    file_name,
+    photo,
+    row,
+    rows,
+    thumb_height,
+)
 from ibot.show.pictures import SHEET, Drawn
 from ibot.words import counted
 
 IN_LINE = 6
 """Heads side by side; more stand in further lines."""
-HIGH = 240
-"""Pixels of the pictures of a strip, where nothing else is asked for."""
-THUMB = 160
-"""Pixels of the longer side of a picture in the contact sheet."""
 
 
 def draw(asked: Asked) -> Drawn:
@@ -110,21 +116,24 @@ def strip(
         title: above the image.
         height: pixels of each picture.
     """
-    photo = _photo(found, image, height)
+    picture = photo(image, height, found.view)
 
     def shown(words: str, head: int | None, masked: bool = False) -> Panel:
         share = f", {100 * mass:g} %" if masked else ""
-        picture = enlarged(found.coloured(head, masked), *photo.shape[:2])
-        return Panel(words + share, picture, None if head is None else head_color(head))
+        large = enlarged(found.coloured(head, masked), *picture.shape[:2])
+        return Panel(words + share, large, None if head is None else head_color(head))
 
     if found.source == "norms":
-        return row([Panel(title, photo), shown("lengths", None)], note=WORDS[found.source])
+        return row([Panel(title, picture), shown("lengths", None)], note=WORDS[found.source])
     lines: list[list[Panel | None]] = []
     for start in range(0, len(heads), IN_LINE):
         above: list[Panel | None] = [None, None]
         below: list[Panel | None] = [None, None]
         if start == 0:
-            above = [Panel(title, photo), Panel("heads in colours", found.overlay(heads, photo))]
+            above = [
+                Panel(title, picture),
+                Panel("heads in colours", found.overlay(heads, picture)),
+            ]
             below = [shown("mean", None), shown("mean", None, masked=True)]
         some = heads[start : start + IN_LINE]
         lines.append(above + [shown(f"head {head}", head) for head in some])
@@ -132,18 +141,11 @@ def strip(
     return rows(lines, note=WORDS[found.source])
 
 
-def _photo(found: Attention, image: NDArray[np.uint8], height: int) -> NDArray[np.uint8]:
-    """The image with `height` pixels and the aspect of the view: uint8 [height, w, 3]."""
-    width = max(1, round(found.view.shape[1] * height / found.view.shape[0]))
-    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS))
-
-
 def _small(found: Attention, image: NDArray[np.uint8], heads: Sequence[int]) -> NDArray[np.uint8]:
     """Image, overlay and mean side by side, small, for the contact sheet."""
-    tall, wide = found.view.shape[:2]
-    photo = _photo(found, image, max(1, round(THUMB * tall / max(tall, wide))))
-    mean = enlarged(found.coloured(None), *photo.shape[:2])
-    return np.concatenate([photo, found.overlay(heads, photo), mean], axis=1)
+    small = photo(image, thumb_height(found.view, THUMB), found.view)
+    mean = enlarged(found.coloured(None), *small.shape[:2])
+    return np.concatenate([small, found.overlay(heads, small), mean], axis=1)
 
 
 def _draw_video(asked: Asked, backbone: Backbone, kind: Moving) -> Drawn:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -98,8 +99,8 @@ class Inputs:
     """int64 [n], numbers among the images of all sets."""
     notes: tuple[str, ...] = ()
     """What a user should know of what was and was not taken, a sentence each."""
-    bad: list[tuple[str, str]] = field(default_factory=list)
-    """(name, reason) of those that could not be read so far."""
+    bad: dict[int, tuple[str, str]] = field(default_factory=dict)
+    """(name, reason) by number of those that could not be read so far; they are not tried again."""
 
     def __len__(self) -> int:
         return len(self.chosen)
@@ -109,21 +110,24 @@ class Inputs:
 
         Raises DataError at the end if there was none.
         """
-        read, self.bad = 0, []
+        read = 0
         for index in self.chosen.tolist():
+            if index in self.bad:
+                continue
             images, number = self._place(index)
             try:
                 pixels = images.read(number)
             except UnreadableImage as error:
-                self.bad.append((images.name(number), str(error)))
+                self.bad[index] = images.name(number), str(error)
                 log.warning("passed over: %s: %s", printable(images.name(number)), error)
                 continue
             read += 1
             yield Viewed(index, images.name(number), pixels)
         if not read:
+            some = islice(self.bad.values(), 3)
             raise DataError(
                 "none of the images can be read",
-                why="; ".join(f"{printable(name)}: {reason}" for name, reason in self.bad[:3]),
+                why="; ".join(f"{printable(name)}: {reason}" for name, reason in some),
                 fix="check the paths, or convert the files to JPEG or PNG",
             )
 

@@ -49,7 +49,7 @@ def draw(asked: Asked) -> Drawn:
         sheet = pair_sheet(
             pair,
             patches,
-            title=options.get("title", ""),
+            title=asked.note,
             style=options["style"],
             attention=options["attention"],
         )

@@ -6,56 +6,23 @@ below `asked.out` and gives what `Drawn` holds. `cli/show.py` makes the command 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from ibot.show.kinds import Drawn, Kind, Option
+from ibot.show.options import COMPOSE, MATCH, PATTERNS
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Option:
-    """One thing that a picture may be asked, beside what all have."""
-
-    name: str
-    """As in `--name VALUE`."""
-    words: str
-    """Of the help."""
-    kind: Literal["count", "natural", "numbers", "share", "cosine", "text", "choice", "switch"]
-    """Which values it takes; natural: from 0 on; numbers: as in 0,3,5; switch: none, it is on where
-    it is named."""
-    default: Any = None
-    metavar: str = ""
-    choices: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Kind:
-    """One picture."""
-
-    summary: str
-    module: str
-    options: tuple[Option, ...] = ()
-    images: Literal["+", "*"] = "+"
-    """Whether images must be named."""
-    size: int = 480
-    """Pixels of the shorter side unless the user says; 0: as in training."""
-    takes: tuple[str, ...] = ("size", "fit", "limit", "seed")
-    """Which of the common options about images and draws make sense."""
-
-
-@dataclass(frozen=True, slots=True)
-class Drawn:
-    """What a picture left."""
-
-    files: list[Path]
-    lines: tuple[str, ...] = ()
-    """What it says of them: `name: value`."""
-
+__all__ = ["PICTURES", "SHEET", "VIDEO_ENDINGS", "Drawn", "Kind", "Option"]
 
 SHEET = "contact_sheet"
 """Name of the file that shows all images of a call on one page."""
 
 VIDEO_ENDINGS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
 """Of files that are read as videos."""
+_HEIGHT = Option(
+    name="height",
+    kind="count",
+    default=240,
+    metavar="PIXELS",
+    words="of each picture of a strip (default: %(default)s)",
+)
 _MOVING = (
     Option(
         name="video",
@@ -73,53 +40,6 @@ _MOVING = (
 )
 """Of pictures that can be drawn of each frame of a video."""
 
-MATCH = (
-    Option(
-        name="pairs",
-        words="given: the two images named; views: two random views of each image, where the truth "
-        "is known; classes: two images of each class (default: given for two files, else views)",
-        kind="choice",
-        default="auto",
-        choices=("auto", "given", "views", "classes"),
-    ),
-    Option(
-        name="style",
-        words="lines between patches, or dense: patches in the colour of where they are found "
-        "(default: %(default)s)",
-        kind="choice",
-        default="lines",
-        choices=("lines", "dense"),
-    ),
-    Option(
-        name="lines",
-        words="draw the matches of the N most salient patches; 0: all (default: %(default)s)",
-        kind="natural",
-        default=12,
-        metavar="N",
-    ),
-    Option(name="mutual", words="draw only patches that find each other", kind="switch"),
-    Option(name="attention", words="the saliency of the patches beside", kind="switch"),
-    Option(
-        name="features",
-        words="tokens of the network, or pixels, which it must beat (default: %(default)s)",
-        kind="choice",
-        default="network",
-        choices=("network", "pixels"),
-    ),
-    Option(
-        name="published",
-        words="inner products in place of cosines, and the published overlap of views",
-        kind="switch",
-    ),
-    Option(
-        name="disparity",
-        words="of a stereo pair, left image first: pixels [H, W] in a .npy or .npz file",
-        kind="text",
-        default="",
-        metavar="FILE",
-    ),
-)
-"""Options of `match`."""
 PICTURES: dict[str, Kind] = {
     "attention": Kind(
         summary="what the class token attends to: each head, their mean, their masks, in colours",
@@ -143,16 +63,69 @@ PICTURES: dict[str, Kind] = {
                 kind="switch",
                 words="lengths of the patch tokens instead, which show artefacts",
             ),
-            Option(
-                name="height",
-                kind="count",
-                default=240,
-                metavar="PIXELS",
-                words="of each picture of a strip (default: %(default)s)",
-            ),
+            _HEIGHT,
             Option(name="each-head", kind="switch", words="also a PNG of each head alone"),
             *_MOVING,
         ),
+    ),
+    "features": Kind(
+        summary="principal components of the patch tokens as colours, foreground first",
+        module="features",
+        options=(
+            Option(
+                name="over",
+                kind="choice",
+                choices=("set", "image"),
+                default="set",
+                words="fit the components to all images together, so that a colour means the same "
+                "in each, or to each alone (default: %(default)s)",
+            ),
+            Option(
+                name="whole",
+                kind="switch",
+                words="colour all patches; without, the first component parts foreground and "
+                "background, and the foreground alone is coloured",
+            ),
+            _HEIGHT,
+            *_MOVING,
+        ),
+    ),
+    "augment": Kind(
+        summary="what training sees: views, what is hidden in them, the words to predict",
+        module="augment",
+        takes=("limit", "seed"),
+        recipe=True,
+        options=(
+            Option(
+                name="epoch",
+                kind="natural",
+                metavar="E",
+                words="of the training, counted from 0 (default: the first with masks)",
+            ),
+            Option(
+                name="number",
+                kind="natural",
+                metavar="N",
+                words="number of the first image in the training set, which says what is drawn for "
+                "it (default: its place among the images named: right where the same folder is)",
+            ),
+            _HEIGHT,
+        ),
+    ),
+    "patterns": Kind(
+        summary="what the words of the tokenizer stand for: their patches in their surroundings",
+        module="patterns_drawn",
+        options=PATTERNS,
+        size=0,
+        takes=("size",),
+    ),
+    "compose": Kind(
+        summary="images by their most attended words",
+        module="compose",
+        options=COMPOSE,
+        size=0,
+        limit=6,
+        takes=("size", "limit", "seed"),
     ),
     "match": Kind(
         summary="patches of one picture found in another, sparse or dense",

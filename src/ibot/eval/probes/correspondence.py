@@ -160,6 +160,7 @@ def _cells_of(backbone: Backbone, images: Tensor, grid: tuple[int, int]) -> Cell
     return Cells.of(grid, (images.shape[-2], images.shape[-1]), backbone.patch_size)
 
 
+@torch.no_grad()
 def salience(backbone: Backbone, images: Tensor) -> tuple[Tensor, str]:
     """How much each patch matters to the network: float32 [B, N], and by what that is measured.
 

@@ -49,6 +49,9 @@
     draw([]);
   }
 
+  const say = () =>
+    ibot.announce([...now.readout.childNodes].map((part) => part.textContent).join(", "));
+
   function pair({ side, patch }) {
     const found = now.matches[side];
     if (!found) return;
@@ -63,7 +66,7 @@
       el("span", {}, `cosine ${number(found.cosine[patch], 3)}`),
       el("span", { class: mutual ? "good" : "quiet", title: "whether the match's own match is this patch" },
         mutual ? "✓ mutual" : "not mutual"));
-    ibot.announce(now.readout.textContent);
+    say();
     draw([[side, patch, there, mutual]]);
   }
 
@@ -77,7 +80,7 @@
     });
     now.readout.replaceChildren(place(patch, now.sides[0].image.grid), told[0],
       told[0] && "→", told[1]);
-    ibot.announce(now.readout.textContent);
+    say();
   }
 
   function pick(side, patch) {

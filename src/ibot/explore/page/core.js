@@ -120,13 +120,22 @@ window.ibot = (() => {
     return answer;
   }
 
+  /* The map as the server would send it: an export has the one by principal components. */
+  function exportedMap(path) {
+    const found = inExport(path, null);
+    if (found === null) throw new Failure("This is not part of the exported page.");
+    const bytes = Uint8Array.from(atob(found.points), (letter) => letter.charCodeAt(0));
+    return new Response(bytes, { headers: { "X-Method": found.method } });
+  }
+
   const api = {
     get,
     url: (path, params) => (exported ? inExport(path, params) : join(path, params)),
     post: async (path, body, headers) =>
       (await ask(path, { method: "POST", body, headers })).json(),
     /* Whole responses, for binary data and status codes. */
-    raw: (path, params, options) => ask(join(path, params), options),
+    raw: (path, params, options) =>
+      exported ? Promise.resolve(exportedMap(path)) : ask(join(path, params), options),
     forget: () => kept.clear(),
   };
 

@@ -91,5 +91,16 @@
     return parts.join("");
   }
 
-  ibot.layers = { words, attention, features, borders, clear, headColour };
+  /* The outline of a set of patches, as an SVG path. */
+  function outline(patches, [h, w]) {
+    const inside = new Set(patches);
+    const has = (y, x) => y >= 0 && x >= 0 && y < h && x < w && inside.has(y * w + x);
+    return patches.map((patch) => {
+      const [y, x] = [Math.floor(patch / w), patch % w];
+      return (has(y - 1, x) ? "" : `M${x} ${y}h1`) + (has(y + 1, x) ? "" : `M${x} ${y + 1}h1`) +
+        (has(y, x - 1) ? "" : `M${x} ${y}v1`) + (has(y, x + 1) ? "" : `M${x + 1} ${y}v1`);
+    }).join("");
+  }
+
+  ibot.layers = { words, attention, features, borders, outline, clear, headColour };
 })();

@@ -70,6 +70,28 @@
     ibot.go({ c: next }, { replace: true });
   };
 
+  /* What the server has to say beside, until it is read; not again in this tab. */
+  function showNotes(notes) {
+    const key = `ibot-read ${notes.join(" ")}`;
+    const read = (() => {
+      try {
+        return sessionStorage.getItem(key) !== null;
+      } catch {
+        return false;
+      }
+    })();
+    const line = byId("notes");
+    line.hidden = read || !notes.length;
+    const hide = () => {
+      line.hidden = true;
+      try {
+        sessionStorage.setItem(key, "1");
+      } catch { /* then it comes back */ }
+    };
+    line.replaceChildren(el("div", {}, notes.map((note) => el("p", {}, ...ibot.prose(note)))),
+      el("button", { class: "button quiet icon", "aria-label": "Hide the notes", onclick: hide }, "✕"));
+  }
+
   function bar() {
     const { about } = state;
     byId("run").replaceChildren(
@@ -89,7 +111,7 @@
       el("button", { class: "button icon", title: "Keys (?)", "aria-label": "Keys",
         onclick: () => ibot.help() }, "?"));
     showTheme();
-    for (const note of about.notes || []) ibot.notice("", note);
+    showNotes(about.notes || []);
   }
 
   document.addEventListener("ibot:opened", () => {

@@ -7,9 +7,11 @@
 (() => {
   const { el, svg, api } = ibot;
 
-  const cellsOf = (patches, [, w], name) =>
-    patches.flatMap((patch) => ["under", name].map((part) =>
-      svg("rect", { class: part, x: patch % w, y: Math.floor(patch / w), width: 1, height: 1 })));
+  /* Each mark is drawn twice: dark and wide below, so that it is seen on any picture. */
+  const marked = (patches, grid, name) => {
+    const d = ibot.layers.outline(patches, grid);
+    return d ? ["under", name].map((part) => svg("path", { class: part, d })) : [];
+  };
 
   ibot.stage = ({ label, hovered, picked }) => {
     const pixels = el("img", { class: "pixels", alt: "", draggable: "false" });
@@ -42,9 +44,9 @@
     stage.mark = ({ hover = null, picked: chosen = null, same = [] }) => {
       const { grid } = stage.image;
       marks.replaceChildren(
-        ...cellsOf(same.filter((patch) => patch !== chosen), grid, "same"),
-        ...cellsOf(hover === null || hover === chosen ? [] : [hover], grid, "hover"),
-        ...cellsOf(chosen === null ? [] : [chosen], grid, "picked"));
+        ...marked(same, grid, "same"),
+        ...marked(hover === null || hover === chosen ? [] : [hover], grid, "hover"),
+        ...marked(chosen === null ? [] : [chosen], grid, "picked"));
     };
 
     stage.tip = (text, patch) => {

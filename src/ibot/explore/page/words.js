@@ -39,10 +39,6 @@
 
   /* ---- one word ---- */
 
-  const meter = (label, value, share) =>
-    el("span", { class: "meter", title: `${label} ${number(value, 2)}` },
-      el("span", { style: { width: `${100 * Math.min(Math.max(share || 0, 0), 1)}%` } }));
-
   function card(word, kind) {
     const { uses, images, confidence, entropy, label, purity, life } = word;
     const named = label !== null && label !== undefined;
@@ -56,9 +52,8 @@
     el("div", { class: "numbers" },
       kind === "class" ? ibot.plural(images, "image")
         : `${ibot.plural(uses, "use")} · ${ibot.plural(images, "image")}`),
-    el("div", { class: "quiet numbers card-line" }, "sure", meter("confidence", confidence, confidence),
-      percent(confidence), el("span", { class: "entropy", title: "mean entropy" },
-        entropy === null ? "" : `${number(entropy, 2)} nats`)),
+    el("div", { class: "quiet numbers card-line", title: "mean confidence · mean entropy" },
+      `${percent(confidence)} sure${entropy === null ? "" : ` · ${number(entropy, 2)} nats`}`),
     named ? el("div", { class: "card-line", title: `${percent(purity)} lie in ${label}` },
       el("bdi", { class: "label" }, label), el("span", { class: "quiet numbers" }, percent(purity))) : "",
     el("div", { class: "marks" }, ...ibot.lifeMarks(word)));
