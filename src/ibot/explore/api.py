@@ -174,7 +174,7 @@ def _thumb(session: Session, request: Request, asked: Asked) -> Any:
 
 def _thumbs(session: Session, request: Request, asked: Asked) -> Any:
     shelf = session.pictured()
-    ids = [shelf.check(str(image)) for image in asked.numbers("ids", 64)]
+    ids = [shelf.check(image) for image in asked.several("ids", 64)]
     return pictures.thumbnails(session, ids, asked.number("px", 64, 8, 256))
 
 

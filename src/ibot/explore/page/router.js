@@ -55,6 +55,7 @@
     const { name, params } = read(location.hash);
     const before = present && present.name;
     close();
+    document.getElementById("help").close(); // the way back leads out of it, too
     const c = Number(params.c);
     state.checkpoint = "c" in params && c >= 0 && c <= newest() ? c : newest();
     present = { name, params, controller: new AbortController() };
