@@ -281,7 +281,7 @@ def test_a_neighbour_embedding_that_fails_leaves_the_map_as_it_was(map_page):
         lambda route: route.fulfill(status=202, json=told),
     )
     map_page.get_by_text("neighbour embedding", exact=True).click()
-    expect(map_page.get_by_role("alert").first).to_contain_text("no memory was left")
+    expect(map_page.get_by_role("alert").first).to_contain_text("No memory was left")
     expect(map_page.locator("input[value=pca]")).to_be_checked()
     assert map_page.locator(".map-plot").get_attribute("data-method") == "pca"
 
