@@ -60,6 +60,11 @@ def test_intervals_that_overlap_are_said_to(tmp_path):
     assert "The intervals overlap." in said(reported(run))
 
 
+def test_a_best_that_is_past_is_named(tmp_path):
+    run = write_run(tmp_path, results=[knn(0, 30.0), knn(20, 60.0), knn(30, 50.0)])
+    assert "Its best was 60.0\u00a0% after step 20." in said(reported(run))
+
+
 def test_every_part_is_on_the_page_and_every_picture_is_well_formed(tmp_path):
     run = write_run(tmp_path, events=[START, VERDICT, event("end", step=30)])
     page = reported(run)
