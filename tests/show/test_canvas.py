@@ -7,8 +7,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ibot.show.canvas import Sheet, drawable, fitted, save_png, text_width
-from ibot.show.layout import Panel, contact_sheet, enlarged, file_name, photo, row, thumb_height
+from ibot.show.canvas import GAP, Sheet, drawable, fitted, save_png, text_width
+from ibot.show.layout import (
+    LEAST_WIDE,
+    Panel,
+    contact_sheet,
+    enlarged,
+    file_name,
+    photo,
+    row,
+    scaled,
+    thumb_height,
+)
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -70,6 +80,13 @@ def test_rows_keep_the_aspect_of_each_picture_and_say_what_it_is():
     assert (page[:20] < 100).any() and (page[-18:] < 200).any()
 
 
+def test_strips_are_drawn_less_high_and_narrow_ones_keep_room_for_words():
+    assert scaled((30, 60, 3), 240) == (480, 240)
+    assert scaled((3, 4000, 3), 240) == (960, 1) and scaled((4000, 3, 3), 240) == (1, 240)
+    strips = [Panel("w", np.zeros(shape, np.uint8)) for shape in ((5, 900, 3), (900, 5, 3))]
+    assert row(strips, 100).width == 400 + LEAST_WIDE + 3 * GAP
+
+
 @pytest.mark.parametrize("count", [1, 2, 7, 100])
 def test_a_contact_sheet_holds_every_picture(count):
     shapes = [(i, (20 + i, 30, 3)) for i in range(1, count + 1)]
@@ -89,7 +106,8 @@ def test_grids_are_enlarged_by_whole_cells():
 def test_photos_get_the_aspect_of_their_view():
     image = np.full((31, 95, 3), 7, np.uint8)
     view = np.zeros((32, 96, 3), np.uint8)
-    assert photo(image, 100, view).shape == (100, 300, 3) and (photo(image, 10, view) == 7).all()
+    assert photo(image, 100, view).shape == (100, 300, 3)
+    assert (photo(image, 10, view) == 7).all()
     assert thumb_height(view, 90) == 30 and thumb_height(view.transpose(1, 0, 2), 90) == 90
     assert thumb_height(np.zeros((1, 900, 3)), 90) == 1
 

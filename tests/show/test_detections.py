@@ -10,11 +10,11 @@ from ibot.data.annotated.coco_folders import open_coco
 from ibot.eval.dense.detection.evaluator import FoundObjects
 from ibot.eval.dense.detection.target import Detections
 from ibot.show.canvas import GAP, HEAD
+from ibot.show.colours import distinct_color
 from ibot.show.detections import (
     COVER,
     LONG,
     Drawn,
-    class_color,
     draw,
     objects_on,
 )
@@ -58,7 +58,7 @@ def test_names_are_never_cut_by_the_border_of_the_image():
 
 
 def test_neighbouring_classes_differ_in_colour():
-    colors = np.array([class_color(i) for i in range(80)])
+    colors = np.array([distinct_color(i) for i in range(80)])
     apart = np.abs(colors[:, None] - colors[None]).sum(2) + 1000 * np.eye(80)
     assert len(np.unique(colors, axis=0)) == 80 and apart.min() > 8
     assert all(apart[i, i + 1] > 150 for i in range(79))
@@ -80,6 +80,6 @@ def test_an_evaluation_is_drawn_from_its_files(tmp_path, masks):
     files = draw([record], tmp_path / "out")
     assert [file.name for file in files] == [f"0{i}_{i}.jpg" for i in range(8) if i != 5]
     height, width = Image.open(files[0]).size[::-1]
-    assert (height, width) == (720 + GAP + HEAD + GAP, 2 * 960 + 3 * 8)
+    assert (height, width) == (720 + HEAD + GAP, 2 * 960 + 3 * 8)
     crowd = np.asarray(Image.open(files[CROWD]))
     assert crowd.std() > 10

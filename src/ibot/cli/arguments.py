@@ -102,9 +102,9 @@ def add_reading(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--exif-orientation", choices=choices, default="apply", help=turn)
 
 
-def add_network(parser: argparse.ArgumentParser) -> None:
-    """Which network to read, and how."""
-    weights = "run folder, checkpoint folder or weights file"
+def add_network(parser: argparse.ArgumentParser, more: str = "") -> None:
+    """Which network to read, and how; `more` words of what may be named."""
+    weights = f"run folder, checkpoint folder or weights file {more}".strip()
     parser.add_argument("weights", metavar="WEIGHTS_OR_RUN", help=weights)
     key = "teacher, student, or another that `ibot weights inspect` names (default: teacher)"
     parser.add_argument("--key", default="teacher", metavar="KEY", help=key)

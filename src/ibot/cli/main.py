@@ -34,6 +34,8 @@ MODULES = (
     "features",
     "search",
     "show",
+    "index",
+    "explore",
     "results",
     "report",
     "weights",

@@ -90,9 +90,14 @@ def save_checkpoint(
     return final
 
 
+def checkpoints_of(run: Path) -> list[Path]:
+    """The complete checkpoints of a run, oldest first."""
+    return _complete(run / FOLDER)
+
+
 def find_checkpoint(run: Path) -> Path | None:
     """The newest complete checkpoint of a run, or None."""
-    complete = _complete(run / FOLDER)
+    complete = checkpoints_of(run)
     return complete[-1] if complete else None
 
 
@@ -151,6 +156,18 @@ def load_checkpoint(
         scaler.load_state_dict(training["scaler"])
     stored.pop("config")
     return RunState(**stored)
+
+
+def read_centers(path: Path) -> tuple[Tensor, Tensor] | None:
+    """Centers [K] and [K'] of the class and patch logits of a checkpoint; None where it has none.
+
+    The optimizer's tensors in the same file are not read.
+    """
+    file = path / "training.pt"
+    if not file.is_file():
+        return None
+    centers = torch.load(file, map_location="cpu", weights_only=True, mmap=True)["centers"]
+    return centers["cls"].clone(), centers["patch"].clone()
 
 
 def _unique_tensors(network: nn.Module) -> dict[str, Tensor]:

@@ -139,6 +139,11 @@ def story(run: Path) -> Story:
 
 
 def training(run: Path) -> dict[str, Any]:
+    """What `plain` says of the story of a run."""
+    return plain(story(run))
+
+
+def plain(told: Story) -> dict[str, Any]:
     """The training of a run as plain data, as a page shows it and asks for again while it runs.
 
     Returns:
@@ -147,7 +152,6 @@ def training(run: Path) -> dict[str, Any]:
         results: [{name, value, low, high, when}], the last of each metric. settings: [[key, value,
         recipe value], ..] that differ. updated: when the folder last changed.
     """
-    told = story(run)
     return {
         "state": told.state,
         "curves": [

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ibot.config.schema import MAX_PIXELS
+from ibot.config.schema import MAX_PIXELS, Config
 from ibot.data.decode import Orientation
 from ibot.show.canvas import Format
 from ibot.show.inputs import SHORT, Fit, Inputs, WholeView, open_inputs
@@ -21,15 +21,21 @@ class Asked:
     """A network, images, and how both are used: the options of `ibot show`, by the same names."""
 
     weights: str
+    config: Config | None = None
+    """Settings of a recipe, where one stands in the place of weights."""
     images: tuple[str, ...]
     out: Path
     """Folder for the pictures; it may not exist yet."""
+    picture: str = ""
+    """What is drawn, by its name in `show.pictures`."""
+    note: str = ""
+    """A line above it."""
     key: str = "teacher"
     heads: int | None = None
     """Attention heads of a ViT, if the weights do not say."""
     allow_partial: bool = False
     size: int = SHORT
-    """Pixels of the shorter side."""
+    """Pixels of the shorter side; 0: as in training, where the picture says so."""
     fit: Fit = "keep"
     limit: int = 100
     """Images of a folder or another set; 0: all."""

@@ -9,7 +9,7 @@ import base64
 import io
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from html import escape
 from pathlib import Path
@@ -129,6 +129,15 @@ class Sheet:
     ) -> None:
         """A rectangle, its line inside of it."""
         self._placed.append(_Box(x, y, width, height, line, fill, thick))
+
+    def place(self, other: Sheet, x: float, y: float) -> None:
+        """Put what another page holds on this one, its corner at (x, y)."""
+        for one in other._placed:
+            if isinstance(one, _Line):
+                moved = tuple((left + x, top + y) for left, top in one.points)
+                self._placed.append(replace(one, points=moved))
+            else:
+                self._placed.append(replace(one, x=one.x + x, y=one.y + y))
 
     def pixels(self) -> NDArray[np.uint8]:
         """The page, uint8 [height, width, 3]."""

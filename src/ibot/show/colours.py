@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import colorsys
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -147,3 +148,12 @@ def color_table(name: str) -> NDArray[np.uint8]:
 def in_colors(shares: NDArray[np.floating], name: str = "viridis") -> NDArray[np.uint8]:
     """Values 0..1 [h, w] in the colours of a map: uint8 [h, w, 3]. Raises MissingExtra."""
     return color_table(name)[np.rint(shares.clip(0, 1) * 255).astype(np.uint8)]
+
+
+def distinct_color(number: int) -> tuple[int, int, int]:
+    """A colour far from those of the neighbouring numbers, of classes or words."""
+    hue = number * 0.618034 % 1  # the golden section spreads any number of them
+    red, green, blue = colorsys.hsv_to_rgb(
+        hue, 0.85 - 0.3 * (number % 2), 0.95 - 0.2 * (number % 3)
+    )
+    return round(255 * red), round(255 * green), round(255 * blue)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import colorsys
 import json
 import re
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from ibot.data.annotated.coco import read_as_annotated
 from ibot.data.decode import UnreadableImage
 from ibot.data.sets.files import file_images
 from ibot.eval.dense.detection.evaluator import SHOWN
+from ibot.show.colours import distinct_color
 from ibot.show.layout import Panel, row
 from ibot.types import ResultRecord
 
@@ -100,16 +100,9 @@ def _drawn(
             words += f" {one['score']:.2f}"
         x, y, w, h = one["bbox"]
         mask = bitmap(one["segmentation"], size) if "segmentation" in one else None
-        color = CROWD if crowd else class_color(label)
+        color = CROWD if crowd else distinct_color(label)
         drawn.append(Drawn((x, y, x + w, y + h), words, color, mask))
     return drawn
-
-
-def class_color(label: int) -> tuple[int, int, int]:
-    """A colour far from those of the neighbouring labels."""
-    hue = label * 0.618034 % 1  # the golden section spreads any number of them
-    red, green, blue = colorsys.hsv_to_rgb(hue, 0.85 - 0.3 * (label % 2), 0.95 - 0.2 * (label % 3))
-    return round(255 * red), round(255 * green), round(255 * blue)
 
 
 def objects_on(image: NDArray[np.uint8], objects: Sequence[Drawn]) -> NDArray[np.uint8]:

@@ -46,12 +46,12 @@ class Frames:
             yield from (viewed.pixels for viewed in self.source)
             return
         with _opened(self.source) as video:
-            any_read = False
-            for frame in iter(lambda: video.read()[1], None):
-                any_read = True
-                yield np.ascontiguousarray(frame[..., ::-1])  # OpenCV has blue first
-            if not any_read:
+            read, frame = video.read()
+            if not read:
                 raise _no_video(self.source)
+            while read:
+                yield np.ascontiguousarray(frame[..., ::-1])  # OpenCV has blue first
+                read, frame = video.read()
 
 
 def is_video(named: str) -> bool:

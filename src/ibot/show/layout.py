@@ -15,9 +15,13 @@ from PIL import Image
 
 from ibot.show.canvas import GAP, HEAD, QUIET, SMALL, Color, Sheet, fitted
 
+MOST_WIDE, LEAST_WIDE = 4, 48
+"""How many times as wide as high a picture in a strip may be; pixels of a column at least."""
 HIGH, THUMB = 240, 160
 """Pixels of the height of pictures in a strip, and of the longer side of those in a contact
 sheet."""
+HIDDEN = np.array([209, 212, 219], np.uint8)
+"""Colour of patches that are hidden."""
 SWATCH = 10
 """Pixels of the square of a colour."""
 
@@ -44,7 +48,8 @@ def rows(
 
     Args:
         lines: each from the left; None leaves a place empty. Words are cut where they do not fit.
-        height: pixels of each; 0: that of the highest, to which the others are enlarged.
+        height: pixels of each, of strips less; 0: that of the highest, to which the others are
+            enlarged.
         note: a line below all.
         smooth: of pictures that are resized; see `Sheet.picture`.
     """
@@ -54,7 +59,8 @@ def rows(
     for line in lines:
         for column, one in enumerate(line):
             if one:
-                widths[column] = max(widths[column], _scaled(one.pixels, height))
+                width = scaled(one.pixels.shape, height)[0]
+                widths[column] = max(widths[column], width, LEAST_WIDE)
     total = sum(widths) + GAP * (len(widths) + 1)
     down = height + HEAD + GAP // 2
     sheet = Sheet(total, len(lines) * down + GAP // 2 + (HEAD if note else 0))
@@ -67,7 +73,7 @@ def rows(
                     sheet.box(left, top + 2, SWATCH, SWATCH, fill=one.color)
                     inset = SWATCH + 4
                 sheet.words(left + inset, top, fitted(one.words, width - inset))
-                size = _scaled(one.pixels, height), height
+                size = scaled(one.pixels.shape, height)
                 sheet.picture(left, top + HEAD, one.pixels, size, smooth)
             left += width + GAP
     if note:
@@ -76,9 +82,13 @@ def rows(
     return sheet
 
 
-def _scaled(picture: NDArray[np.uint8], height: int) -> int:
-    """Pixels of its width at a height."""
-    return max(1, round(picture.shape[1] * height / picture.shape[0]))
+def scaled(shape: Sequence[int], height: int) -> tuple[int, int]:
+    """Width and height of a picture [H, W, ...] that is drawn `height` pixels high.
+
+    Less high where it would be more than `MOST_WIDE` times as wide: strips.
+    """
+    scale = height * min(1 / shape[0], MOST_WIDE / shape[1])
+    return max(1, round(shape[1] * scale)), max(1, round(shape[0] * scale))
 
 
 def contact_sheet(
@@ -130,11 +140,18 @@ def file_name(index: int, name: str, ending: str) -> str:
 
 
 def photo(image: NDArray[np.uint8], height: int, like: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """An image uint8 [H, W, 3] with `height` pixels and the aspect of its view `like`."""
-    width = max(1, round(like.shape[1] * height / like.shape[0]))
-    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS))
+    """An image uint8 [H, W, 3] with the aspect of its view `like`, as large as `scaled` says."""
+    size = scaled(like.shape, height)
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
 
 
 def thumb_height(view: NDArray[np.uint8], side: int) -> int:
     """Pixels of its height where its longer side has `side`."""
     return max(1, round(side * view.shape[0] / max(view.shape[:2])))
+
+
+def masked_image(image: NDArray[np.uint8], hidden: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """An image uint8 [H, W, 3] with the patches where `hidden` [h, w] is True in gray."""
+    height, width = image.shape[0] // hidden.shape[0], image.shape[1] // hidden.shape[1]
+    where = np.kron(hidden, np.ones((height, width), bool))
+    return np.where(where[..., None], HIDDEN, image[: where.shape[0], : where.shape[1]])

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ibot.errors import MissingExtra
+from ibot.show.layout import masked_image
 
 INK, QUIET, ACCENT, SECOND = "#1f2430", "#8a91a0", "#1f6fb2", "#d1602b"
-HIDDEN = np.array([0.82, 0.83, 0.86])
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,14 +90,6 @@ def _draw_examples(figure: Any, examples: Sequence[Example]) -> None:
                 spine.set_visible(False)
             if column == 0:
                 axis.set_ylabel(rows[row], fontsize=8, color=INK)
-
-
-def masked_image(image: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """The image with its hidden patches in gray: float64 [H, W, 3] in 0..1."""
-    height, width = image.shape[0] // mask.shape[0], image.shape[1] // mask.shape[1]
-    hidden = np.kron(mask, np.ones((height, width), bool))
-    shown = image[: hidden.shape[0], : hidden.shape[1]] / 255
-    return np.where(hidden[..., None], HIDDEN, shown)
 
 
 def _losses(axis: Any, metrics: Sequence[dict[str, Any]]) -> None:

@@ -1,0 +1,63 @@
+"""From what a user names to an open session. Heavy: it runs while the page is already there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from ibot.data.annotated.pictures import pictures_of
+from ibot.data.sets.open import open_images
+from ibot.engine.checkpoint import find_checkpoint
+from ibot.explore.networks import Networks
+from ibot.explore.opening_words import open_words
+from ibot.explore.session import Checkpoint, Session
+from ibot.explore.shelf import Shelf
+
+
+def open_session(session: Session) -> None:
+    """Fill a session. Raises UserError and its kinds for what a user can mend."""
+    request = session.request
+    images = None
+    if request.data:
+        session.why = "looking for images"
+        images = open_images(
+            pictures_of(request.data),
+            exif_orientation=request.exif_orientation,
+            max_pixels=request.max_pixels,
+        )
+        session.notes.extend(images.notes)
+    session.shelf = Shelf(images, links=session.links)
+    session.networks = Networks(request, session.shelf)
+    session.checkpoints = list(_checkpoints(session))
+    if session.run is None:
+        session.unavailable["training"] = "these weights are not a run: nobody kept its curves"
+    if not session.checkpoints:
+        why = "the run has no checkpoint yet"
+    elif images is None:
+        why = "no images were named: --data DIR"
+    else:
+        open_words(session)
+        return
+    session.unavailable |= dict.fromkeys(("words", "image", "compare", "map"), why)
+
+
+def _checkpoints(session: Session) -> Iterator[Checkpoint]:
+    """What there is to look at without an index: the newest of a run, else the weights alone."""
+    path = Path(session.request.weights)
+    if session.run == path:
+        newest = find_checkpoint(path)
+        if newest is None:
+            return
+        path = newest
+    yield named(path)
+
+
+def named(path: Path) -> Checkpoint:
+    """A checkpoint folder, or a file of weights."""
+    try:
+        state = json.loads((path / "state.json").read_text())
+    except (OSError, ValueError):
+        return Checkpoint(0, path.name, path)
+    step = state.get("step")
+    return Checkpoint(0, f"step {step}", path, step, state.get("images_seen"))

@@ -1,0 +1,252 @@
+/* One image: what the network makes of it, patch by patch. */
+"use strict";
+
+(() => {
+  const { el, api, state, percent } = ibot;
+  let now = null; // what is open: {image, stage, params, panel, controls, heads, signal}
+
+  const c = () => state.checkpoint;
+  const numbers = (text) => (text === undefined || text === null ? null : Number(text));
+
+  /* What the address says, completed. */
+  function asked(params) {
+    const layers = layerOptions().filter(([, , why]) => !why).map(([key]) => key);
+    const first = state.about.words ? "words" : "attention";
+    const layer = layers.includes(params.layer) ? params.layer
+      : layers.includes(first) ? first : "none";
+    return { layer, head: params.head === undefined ? "mean" : Number(params.head),
+      mask: params.mask === "1", scale: Number(params.scale) || 1,
+      over: params.over === "set" ? "set" : "image", foreground: params.foreground === "1",
+      strength: numbers(params.strength) ?? (layer === "words" ? 55 : 75) };
+  }
+
+  const layerOptions = () => [
+    ["none", "Picture"],
+    ["words", "Words", state.about.words ? "" : "These weights have no head, or nothing is indexed."],
+    ["attention", "Attention",
+      state.about.class_attention ? "" : "This network has no attention of a class token."],
+    ["features", "Components"],
+  ];
+
+  function change(changes) {
+    ibot.go(changes, { replace: true, quiet: true });
+    now.params = ibot.place().params;
+    drawControls();
+    paint();
+  }
+
+  /* ---- controls ---- */
+
+  function drawControls() {
+    const set = asked(now.params);
+    const strength = el("input", { type: "range", min: 0, max: 100, value: set.strength,
+      "aria-label": "Strength", oninput: (event) => {
+        now.stage.canvas.style.opacity = event.target.value / 100;
+        ibot.go({ strength: event.target.value }, { replace: true, quiet: true });
+        now.params = ibot.place().params;
+      } });
+    ibot.keepFocus(now.controls, () => now.controls.replaceChildren(
+      ibot.choice("Layer", layerOptions(), set.layer,
+        (layer) => change({ layer, strength: null })),
+      ...(set.layer === "attention" ? attentionControls(set) : []),
+      ...(set.layer === "features" ? featureControls(set) : []),
+      set.layer === "none" ? "" : el("label", {}, "strength", strength)));
+  }
+
+  const attentionControls = ({ mask, scale }) => [
+    ibot.check("60 % of the mass", mask, (yes) => change({ mask: yes ? 1 : null })),
+    ibot.select("Detail", [["1", "1 ×"], ["2", "2 ×"], ["4", "4 ×"]], String(scale),
+      (value) => change({ scale: value === "1" ? null : value })),
+  ];
+
+  const featureControls = ({ over, foreground }) => [
+    ibot.select("Components of", [["image", "this image"], ["set", "the set"]], over,
+      (value) => change({ over: value === "set" ? "set" : null })),
+    ibot.check("foreground only", foreground, (yes) => change({ foreground: yes ? 1 : null })),
+  ];
+
+  /* ---- layer ---- */
+
+  async function paint() {
+    const set = asked(now.params);
+    const { image, stage } = now;
+    const mine = (now.painting = {});
+    const late = () => mine !== now.painting || stage !== now.stage;
+    stage.canvas.style.opacity = set.strength / 100;
+    stage.borders(set.layer === "words" ? image.words : null);
+    now.heads.hidden = set.layer !== "attention";
+    try {
+      if (set.layer === "words") ibot.layers.words(stage.canvas, image);
+      else if (set.layer === "attention") {
+        const data = await attention(image.id, set.scale);
+        if (!late()) drawAttention(data, set);
+      } else if (set.layer === "features") {
+        const data = await api.get(`/api/image/${image.id}/features`, { c: c(), over: set.over });
+        if (!late()) ibot.layers.features(stage.canvas, data, set);
+      } else ibot.layers.clear(stage.canvas);
+    } catch (error) {
+      if (late()) return;
+      ibot.layers.clear(stage.canvas);
+      ibot.notice(error.message, [error.why, error.fix].filter(Boolean).join(" "));
+    }
+  }
+
+  const attention = (id, scale) =>
+    api.get(`/api/image/${id}/attention`, { c: c(), ...(scale > 1 && { scale }) });
+
+  function drawAttention(data, set) {
+    const head = set.head === "mean" || set.head < data.heads ? set.head : "mean";
+    ibot.layers.attention(now.stage.canvas, data, { ...set, head });
+    const small = (which, text) => {
+      const canvas = el("canvas", { "aria-hidden": "true" });
+      ibot.layers.attention(canvas, data, { head: which, mask: set.mask });
+      const colour = set.mask && head === "mean" && which !== "mean"
+        ? { "--head": ibot.layers.headColour(which) } : {};
+      canvas.style.aspectRatio = `${now.image.view[1]} / ${now.image.view[0]}`;
+      return el("button", { class: "head", "aria-pressed": String(which === head), style: colour,
+        onclick: () => change({ head: which === "mean" ? null : which }) }, canvas, text);
+    };
+    const held = document.activeElement && document.activeElement.closest(".head");
+    now.heads.replaceChildren(small("mean", set.mask ? "all" : "mean"),
+      ...Array.from({ length: data.heads }, (_, i) => small(i, `${i + 1}`)));
+    if (held) now.heads.querySelector("[aria-pressed=true]").focus();
+  }
+
+  function stepHead(by) {
+    const set = asked(now.params);
+    const count = now.heads.children.length - 1;
+    if (set.layer !== "attention" || count < 1) return change({ layer: "attention", strength: null });
+    const at = set.head === "mean" ? 0 : set.head + 1;
+    const next = (at + by + count + 1) % (count + 1);
+    change({ head: next ? next - 1 : null });
+  }
+
+  /* ---- patches ---- */
+
+  const sameWord = (patch) =>
+    patch === null || !now.image.words ? []
+      : now.image.words.flatMap((word, i) => (word === now.image.words[patch] ? [i] : []));
+
+  const place = (patch) => {
+    const w = now.image.grid[1];
+    return `row ${Math.floor(patch / w)}, column ${patch % w}`;
+  };
+
+  function hovered(patch) {
+    const { stage, image } = now;
+    const shown = patch ?? now.picked;
+    stage.mark({ hover: patch, picked: now.picked, same: sameWord(shown) });
+    if (patch === null) return stage.tip("");
+    const told = image.words
+      ? `word ${image.words[patch]} · ${percent(image.confidence[patch])}` : place(patch);
+    stage.tip(told, patch);
+    ibot.announce(`${place(patch)}: ${told}`);
+  }
+
+  function pick(patch) {
+    now.picked = now.stage.start = patch;
+    ibot.go({ patch }, { replace: true, quiet: true });
+    now.params = ibot.place().params;
+    hovered(now.stage.at);
+    showPatch(patch);
+  }
+
+  function unpick() {
+    if (now.picked === null) return;
+    now.picked = null;
+    ibot.go({ patch: null }, { replace: true, quiet: true });
+    now.params = ibot.place().params;
+    hovered(now.stage.at);
+    ibot.patchPanel.overview(now.panel, now.image, now.stage, pick);
+  }
+
+  async function showPatch(patch) {
+    const { panel, image } = now;
+    const mine = (now.asking = {});
+    const slow = setTimeout(() => mine === now.asking && ibot.loading(panel, 6), 150);
+    try {
+      const found = await api.get("/api/patch", { image: image.id, patch, c: c() });
+      if (mine === now.asking) ibot.patchPanel.patch(panel, image, patch, found, unpick);
+    } catch (error) {
+      if (mine === now.asking) ibot.failed(panel, error, () => showPatch(patch));
+    } finally {
+      clearTimeout(slow);
+    }
+  }
+
+  /* ---- the view ---- */
+
+  function step(by) {
+    const id = Number(now && now.image.id);
+    if (Number.isNaN(id)) return;
+    const next = id + by;
+    if (next < 0 || next >= state.about.images.count) return;
+    ibot.go({ id: next, patch: null });
+  }
+
+  function head(image) {
+    const own = String(image.id).startsWith("drop");
+    const [h, w] = image.size || image.view;
+    return el("div", { class: "toolbar" },
+      el("a", { class: "button quiet", href: ibot.address({ view: "image" }) }, "← All images"),
+      el("div", { class: "named" }, el("h1", {}, el("bdi", {}, image.name)),
+        el("span", { class: "quiet numbers" },
+          [image.label, own ? "own image" : `image ${image.id}`, `${w} × ${h}`,
+            image.class_word !== null && image.class_word !== undefined
+              ? `class word ${image.class_word}` : ""].filter(Boolean).join(" · "))),
+      el("span", { class: "push toolbar" },
+        el("a", { class: "button", href: ibot.address({ view: "compare", a: image.id }) }, "Compare"),
+        state.exported ? "" : ibot.imageSearch("Find by name", (id) => ibot.go({ id, patch: null })),
+        own ? "" : el("span", {},
+          el("button", { class: "button icon", "aria-label": "Image before", onclick: () => step(-1) },
+            "‹"), " ",
+          el("button", { class: "button icon", "aria-label": "Next image", onclick: () => step(1) },
+            "›"))));
+  }
+
+  async function open(root, params, signal) {
+    if (!("id" in params)) return ibot.gallery(root, signal);
+    ibot.loading(root, 5);
+    const image = await api.get(`/api/image/${params.id}`, { c: c() });
+    if (signal.aborted) return;
+    const stage = ibot.stage({ label: "", hovered, picked: pick });
+    const patches = image.grid[0] * image.grid[1];
+    const given = numbers(params.patch);
+    now = { image, stage, params, signal, picked: given >= 0 && given < patches ? given : null,
+      controls: el("div", { class: "toolbar" }),
+      heads: el("div", { class: "heads", role: "group", "aria-label": "Heads", hidden: true }),
+      panel: el("aside", { class: "panel", "aria-label": "Patch" }) };
+    stage.show(image);
+    stage.start = now.picked;
+    root.replaceChildren(head(image), el("div", { class: "image-page" },
+      el("div", { class: "image-side" }, now.controls, el("div", { class: "stage-room" }, stage.element)),
+      el("div", { class: "beside" }, now.heads, now.panel)));
+    root.style.setProperty("--ratio", image.view[1] / image.view[0]);
+    ibot.title(image.name);
+    drawControls();
+    paint();
+    hovered(null);
+    document.addEventListener("ibot:theme", paint, { signal });
+    if (now.picked === null) ibot.patchPanel.overview(now.panel, image, stage, pick);
+    else showPatch(now.picked);
+    stage.element.focus({ preventScroll: true, focusVisible: false });
+  }
+
+  const layerKey = (key, layer, text) => ({ key, text, run: () => now && change({ layer, strength: null }) });
+
+  ibot.view("image", {
+    title: "Image",
+    open,
+    close: () => { if (now) now.painting = now.asking = null; },
+    keys: [
+      { key: "← → ↑ ↓", text: "from patch to patch" },
+      { key: "Enter", text: "ask about the patch" },
+      { key: "Escape", text: "let go of the patch", run: () => now && unpick() },
+      { key: "n", text: "next image", run: () => now && step(1) },
+      { key: "p", text: "image before", run: () => now && step(-1) },
+      layerKey("v", "none", "the picture alone"), layerKey("w", "words", "map of words"),
+      layerKey("a", "attention", "attention"), layerKey("f", "features", "components as colours"),
+      { key: "h", text: "next head of attention", run: () => now && stepHead(1) },
+    ],
+  });
+})();

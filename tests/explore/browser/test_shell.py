@@ -1,0 +1,140 @@
+"""The frame around the views: widths, colours, states, the way back."""
+
+import re
+
+import pytest
+from playwright.sync_api import expect
+
+import ibot.explore
+
+PLACES = {
+    "#/words": ".card",
+    "#/word/0": ".view-word h1",
+    "#/image": ".gallery .tile",
+    "#/image/0?patch=5&layer=attention": ".panel-head",
+    "#/compare?a=0&b=1&lines=1": ".pair",
+}
+
+
+def page_folder():
+    from pathlib import Path
+
+    return Path(ibot.explore.__file__).parent / "page"
+
+
+def test_the_page_is_small_and_holds_no_markup_of_others():
+    files = [path for path in page_folder().iterdir() if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 300_000
+    for path in files:
+        text = path.read_text(encoding="utf-8")
+        assert not any(way in text for way in ("innerHTML", "outerHTML", "insertAdjacent", "eval("))
+        assert "http://" not in text.replace("http://www.w3.org/2000/svg", "")
+        assert "https://" not in text
+
+
+@pytest.mark.parametrize("width", [360, 800, 1440])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_no_view_is_wider_than_the_window(new_page, width, scheme):
+    page = new_page(width, 800, scheme)
+    for place, there in PLACES.items():
+        page.goto("/" + place)
+        page.wait_for_selector(there)
+        root = page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
+        assert root[0] <= root[1], place
+    paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    light = sum(map(int, paper[4:-1].split(","))) > 3 * 128
+    assert light == (scheme == "light")
+
+
+def test_the_switch_of_colours_stays(page):
+    page.goto("/#/words")
+    button = page.locator("#theme")
+    button.click()
+    button.click()
+    assert page.evaluate("document.documentElement.dataset.theme") == "dark"
+    page.reload()
+    page.wait_for_selector(".card")
+    assert page.evaluate("document.documentElement.dataset.theme") == "dark"
+
+
+def test_the_back_button_walks_through_views(page):
+    page.goto("/#/words")
+    page.wait_for_selector(".card")
+    page.get_by_role("link", name="Image", exact=True).click()
+    page.locator(".gallery .tile").nth(2).click()
+    page.wait_for_selector(".stage")
+    page.keyboard.press("w")  # layers are no steps of the way
+    page.keyboard.press("v")
+    page.go_back()
+    page.wait_for_selector(".gallery")
+    page.go_back()
+    page.wait_for_selector(".cards")
+    page.go_forward()
+    page.wait_for_selector(".gallery")
+
+
+def test_the_checkpoint_travels_with_the_links(page):
+    page.goto("/#/words")
+    page.locator("#checkpoint").select_option("0")
+    expect(page).to_have_url(re.compile(re.escape("#/words?c=0") + "$"))
+    page.locator(".card").first.click()
+    expect(page).to_have_url(re.compile(r"#/word/\d+\?c=0$"))
+    page.keyboard.press("C")
+    expect(page).not_to_have_url(re.compile("c=0"))
+    expect(page.locator("#checkpoint")).to_have_value("1")
+
+
+def test_it_waits_for_the_server_and_says_so(page, ask):
+    about, times = ask("/api/about"), []
+
+    def loading(route):
+        times.append(1)
+        state = "loading" if len(times) < 3 else "ready"
+        route.fulfill(json={**about, "state": state, "why": "opening the images"})
+
+    page.route("**/api/about", loading)
+    page.goto("/#/words")
+    page.get_by_text("opening the images").wait_for()
+    page.wait_for_selector(".card")
+
+
+def test_it_comes_back_when_the_server_does(page):
+    page.watched.allow("ERR_FAILED")
+    page.goto("/#/words")
+    page.wait_for_selector(".card")
+    page.route("**/api/**", lambda route: route.abort())
+    page.keyboard.press("2")
+    expect(page.locator("#connection")).to_be_visible()
+    page.get_by_text("does not answer.").first.wait_for()
+    page.unroute("**/api/**")
+    page.wait_for_selector(".gallery .tile")
+    expect(page.locator("#connection")).not_to_be_visible()
+
+
+@pytest.mark.parametrize(
+    ("changes", "place", "told"),
+    [
+        ({"words": None, "head": False}, "#/words", "no head"),
+        ({"words": None, "head": True}, "#/words", "ibot index"),
+        ({"state": "failed", "why": "the index is of other images"}, "#/words", "other images"),
+        ({}, "#/nowhere", "no such view"),
+    ],
+)
+def test_what_is_missing_is_told_with_what_to_do(page, ask, changes, place, told):
+    about = {**ask("/api/about"), **changes}
+    page.route("**/api/about", lambda route: route.fulfill(json=about))
+    page.goto("/" + place)
+    page.wait_for_selector(".state")
+    assert told in page.locator(".state").inner_text()
+
+
+def test_without_head_and_class_token_an_image_is_shown_all_the_same(page, ask):
+    about = {**ask("/api/about"), "words": None, "head": False, "class_attention": False}
+    nothing = {"words": None, "scores": None, "confidence": None, "class_word": None}
+    image = {**ask("/api/image/0"), **nothing}
+    page.route("**/api/about", lambda route: route.fulfill(json=about))
+    page.route("**/api/image/0?*", lambda route: route.fulfill(json=image))
+    page.goto("/#/image/0")
+    page.get_by_text("There are no words here").wait_for()
+    for layer in ("Words", "Attention"):
+        expect(page.get_by_role("radio", name=layer)).to_be_disabled()

@@ -1,0 +1,69 @@
+"""The command as it is used: a process, a port, Ctrl-C."""
+
+import http.client
+import json
+import re
+import signal
+import socket
+import time
+from pathlib import Path
+
+from commands import ibot, start_ibot
+
+
+def address_of(started):
+    """Host and port that the command prints."""
+    for _ in range(1200):
+        file = Path(started.folder.name, "stdout")
+        text = file.read_text() if file.exists() else ""
+        if found := re.search(r"http://(127\.0\.0\.1):(\d+)/", text):
+            return found[1], int(found[2])
+        assert started.poll() is None, started.ended().stderr
+        time.sleep(0.05)
+    raise AssertionError("no address within a minute")
+
+
+def answer(place, path):
+    connection = http.client.HTTPConnection(*place, timeout=60)
+    connection.request("GET", path)
+    response = connection.getresponse()
+    return response.status, json.loads(response.read())
+
+
+def test_it_starts_answers_and_ends_with_ctrl_c(run, images):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        refused = ibot("explore", run, "--data", images, "--port", port, "--no-browser")
+    assert refused.returncode == 2 and f"port {port} cannot be used" in refused.stderr
+    arguments = ("--data", images, "--port", 0, "--no-browser", "--device", "cpu")
+    started = start_ibot("explore", run, *arguments)
+    try:
+        place = address_of(started)
+        end = time.monotonic() + 60
+        while (about := answer(place, "/api/about")[1])["state"] == "loading":
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        assert about["state"] == "ready"
+        status, words = answer(place, "/api/words")
+        assert status == 200 and words["total"] > 0
+        assert answer(place, "/api/image/..%2f..%2fetc%2fpasswd")[0] == 404
+        # A browser that left keeps nothing from ending.
+        idle = socket.create_connection(place)
+        idle.sendall(b"GET /api/words HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        started.send_signal(signal.SIGINT)
+        done = started.ended(30)
+        idle.close()
+    finally:
+        started.kill()
+    assert done.returncode == 0, done.stderr
+    assert "stopped" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_what_cannot_be_opened_ends_the_command(run, tmp_path):
+    (tmp_path / "empty").mkdir()
+    done = ibot("explore", run, "--data", tmp_path / "empty", "--no-browser", "--port", 0)
+    assert done.returncode == 2 and "no images found" in done.stderr
+    for arguments in ((tmp_path / "no_run",), (run, "--data", tmp_path / "nowhere")):
+        done = ibot("explore", *arguments, "--no-browser")
+        assert done.returncode == 2 and "there is no" in done.stderr
+        assert done.stdout == ""  # no address of a server that ends at once

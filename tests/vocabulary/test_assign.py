@@ -1,0 +1,107 @@
+"""Words of tokens: as a plain loop over the logits gives them, for any head, in bounded memory."""
+
+import math
+
+import pytest
+import torch
+
+from ibot.config.schema import HeadConfig
+from ibot.models.head import ProjectionHead
+from ibot.vocabulary import assign as module
+from ibot.vocabulary.assign import assign
+from ibot.vocabulary.tokenizer import prototypes
+
+HEADS = {
+    "shared": ({}, True),
+    "unshared": ({"patch_out_dim": 29}, False),
+    "layers of their own": ({"shared_layers": 1}, True),
+    "no bottleneck": ({"bottleneck_dim": 0}, True),
+    "no bottleneck, unshared": ({"bottleneck_dim": 0, "patch_out_dim": 5}, False),
+    "batch norm": ({"norm": "bn"}, True),
+}
+
+
+def head_of(name, **more):
+    settings, shared = HEADS[name]
+    config = {"out_dim": 17, "patch_out_dim": 17, "hidden_dim": 24, "bottleneck_dim": 8}
+    torch.manual_seed(0)
+    head = ProjectionHead(12, HeadConfig(**{**config, **settings, **more}), shared, "xavier")
+    return head.eval().requires_grad_(False)
+
+
+def by_loop(project, layer, tokens):
+    """Word, score, confidence and entropy of each of the tokens [m, D], one by one."""
+    found = []
+    for token in tokens:
+        logits = layer(project(token[None]))[0].tolist()
+        word = max(range(len(logits)), key=lambda k: (logits[k], -k))
+        powers = [math.exp((one - logits[word]) / 0.1) for one in logits]
+        probs = [power / sum(powers) for power in powers]
+        entropy = -sum(p * math.log(p) for p in probs if p)
+        found.append((word, logits[word], probs[word], entropy))
+    return torch.tensor(found, dtype=torch.float64).unbind(dim=1)
+
+
+@pytest.mark.parametrize("numbers", [1, 100, 2**19])
+@pytest.mark.parametrize("name", HEADS)
+def test_every_head_gives_the_words_of_a_plain_loop(name, numbers, monkeypatch):
+    monkeypatch.setattr(module, "NUMBERS_ON_CPU", numbers)  # a chunk of one row, of a few, of all
+    head = head_of(name)
+    cls, patches = torch.randn(3, 12), torch.randn(3, 7, 12)
+    got = assign(head, cls, patches)
+    exact = head_of(name).double()
+    want = (
+        by_loop(exact.project, exact.cls_layer, cls.double()),
+        by_loop(exact.project_patches, exact.patch_layer, patches.flatten(0, 1).double()),
+    )
+    for found, wanted, shape in zip(got, want, [(3,), (3, 7)], strict=True):
+        assert found.word.dtype == torch.int64 and found.word.shape == shape
+        assert torch.equal(found.word.flatten(), wanted[0].long())
+        for name_, value in zip(("score", "confidence", "entropy"), wanted[1:], strict=True):
+            column = getattr(found, name_)
+            assert column.dtype == torch.float32 and column.shape == shape
+            torch.testing.assert_close(column.flatten(), value.float(), rtol=1e-4, atol=1e-5)
+
+
+def test_words_of_negative_logits_are_the_largest_of_them():
+    head = head_of("no bottleneck")
+    head.cls_layer.bias.sub_(1000)
+    found, _ = assign(head, torch.randn(5, 12), torch.randn(5, 2, 12))
+    assert (found.score < -900).all()
+    assert ((found.confidence > 0) & (found.confidence <= 1)).all()
+    assert (found.entropy >= 0).all()
+
+
+def test_of_equal_logits_the_first_word_is_taken():
+    head = head_of("shared")
+    head.last_layer.weight_v.copy_(head.last_layer.weight_v[:1].expand(17, -1))
+    found, _ = assign(head, torch.randn(4, 12), torch.randn(4, 2, 12))
+    assert found.word.tolist() == [0] * 4
+    torch.testing.assert_close(found.confidence, torch.full((4,), 1 / 17))
+    torch.testing.assert_close(found.entropy, torch.full((4,), math.log(17)))
+
+
+def test_float64_tokens_are_reduced_in_float64():
+    head = head_of("shared").double()
+    cls = torch.randn(2, 12, dtype=torch.float64)
+    found, _ = assign(head, cls, cls[:, None])
+    logits = head.logits(head.project(cls), head.project(cls))[0]
+    assert torch.equal(found.score, logits.amax(dim=1).float())
+
+
+def test_no_table_of_all_patches_and_words_is_held(largest_tensor, monkeypatch):
+    monkeypatch.setattr(module, "NUMBERS_ON_CPU", 2**12)
+    head = head_of("shared")
+    cls, patches = torch.randn(64, 12), torch.randn(64, 50, 12)
+    with largest_tensor() as noted:
+        assign(head, cls, patches)
+    # The hidden layer of a chunk, 24 wide against 17 words, is the largest.
+    assert noted.numel < max(2**12 * 2, patches.numel() + 1) < 64 * 50 * 17
+
+
+def test_prototypes_are_rows_of_length_one_of_the_layer_that_patches_use():
+    for name in HEADS:
+        head = head_of(name)
+        rows = prototypes(head.patch_layer)
+        raw = head.patch_layer.weight if "no" in name else head.patch_layer.weight_v
+        torch.testing.assert_close(rows, torch.nn.functional.normalize(raw, dim=1))
