@@ -164,7 +164,7 @@ def test_files_that_were_not_read_and_reasons_of_auto_are_listed(tmp_path):
     run = write_run(tmp_path, events=[event("choices", reasons=["batch 128: few"]), START])
     (run / "bad_files.jsonl").write_text('{"path": "a.jpg", "reason": "cut"}\n')
     page = reported(run)
-    assert "batch 128: few" in page.text("li") and "1 files could not" in said(page)
+    assert "batch 128: few" in page.text("li") and "1 file could not be read" in said(page)
     assert "a.jpg" in page.text("bdi")
 
 

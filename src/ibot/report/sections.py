@@ -13,9 +13,10 @@ from ibot.report.settings import Setting, beyond, compared_with
 from ibot.report.story import Judged, Story
 from ibot.report.svg import Axis, Mark, band, brief, chart, key
 from ibot.report.table import side_by_side
+from ibot.words import counted
 
 if TYPE_CHECKING:
-    from ibot.report.looks import Looks
+    from ibot.report.seen import Seen
 
 LATER = ("agreement", "koleo", "gradients", "lr", "momentum", "temperatures", "weight_decay")
 MACHINE = ("speed", "wait")
@@ -167,14 +168,14 @@ def _ends(ends: tuple[float, float] | None) -> str:
     return f"{ends[0]:.2f} to {ends[1]:.2f}" if ends else ""
 
 
-def about_pictures(gallery: Gallery, looks: Looks | None, note: str) -> Iterator[str]:
+def about_pictures(gallery: Gallery, seen: Seen | None, note: str) -> Iterator[str]:
     """What the network makes of a few images, the pictures of the run, and what is missing."""
-    if not (gallery.shown or looks or note):
+    if not (gallery.shown or seen or note):
         return
     yield "<section>\n<h2>Pictures</h2>\n"
-    if looks:
-        yield f'<p class="quiet">{escaped(looks.words)}</p>\n<div class="looks">\n'
-        for title, row in looks.rows:
+    if seen:
+        yield f'<p class="quiet">{escaped(seen.words)}</p>\n<div class="seen">\n'
+        for title, row in seen.rows:
             yield '<figure><div class="row">'
             yield from map(_picture, row)
             yield f"</div><figcaption>{name(title)}</figcaption></figure>\n"
@@ -303,7 +304,8 @@ def _source(provenance: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def _bad_files(files: Sequence[tuple[str, str]]) -> Iterator[str]:
     if not files:
         return
-    yield f"<details><summary>{len(files):,} files could not be read</summary>\n<ul>\n"
+    count = counted(len(files), "file")
+    yield f"<details><summary>{count} could not be read</summary>\n<ul>\n"
     for file, reason in files[:LISTED]:
         yield f"<li><code>{name(file)}</code>: {escaped(reason)}</li>\n"
     yield "</ul>\n"
