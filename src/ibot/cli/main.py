@@ -33,6 +33,7 @@ MODULES = (
     "evaluate",
     "features",
     "search",
+    "index",
     "show",
     "results",
     "weights",

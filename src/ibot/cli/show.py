@@ -19,6 +19,7 @@ from ibot.cli.arguments import (
     list_of,
 )
 from ibot.cli.parser import Commands
+from ibot.errors import UserError
 from ibot.recipes import RECIPES, recipe
 from ibot.show.pictures import PICTURES, Kind, Option
 from ibot.words import encodable
@@ -59,23 +60,38 @@ def declare(commands: Commands) -> None:
 
 def _add_images(parser: argparse.ArgumentParser, kind: Kind) -> None:
     images = "image files, folders, lists, tar files or NAME:DIR"
-    parser.add_argument("images", nargs=kind.images, metavar="IMAGES", help=images)
-    if kind.view:
-        _add_view(parser)
-    limit = "of a folder draw N images; 0: all (default: %(default)s)"
-    parser.add_argument("--limit", type=NATURAL, default=100, metavar="N", help=limit)
-    seed = "of that choice (default: %(default)s)"
-    parser.add_argument("--seed", type=NATURAL, default=0, metavar="S", help=seed)
+    parser.add_argument("images", nargs="*", metavar="IMAGES", help=images)
+    data = "the same as one more of the IMAGES, as other commands call it"
+    parser.add_argument("--data", default="", metavar="DATA", help=data)
+    for name in kind.takes:
+        _COMMON[name](parser, kind)
 
 
-def _add_view(parser: argparse.ArgumentParser) -> None:
-    size = "the shorter side as the network sees it (default: %(default)s)"
-    parser.add_argument("--size", type=COUNT, default=480, metavar="PIXELS", help=size)
+def _add_size(parser: argparse.ArgumentParser, kind: Kind) -> None:
+    default = "%(default)s" if kind.size else "as in training"
+    size = f"the shorter side as the network sees it (default: {default})"
+    parser.add_argument("--size", type=COUNT, default=kind.size, metavar="PIXELS", help=size)
+
+
+def _add_fit(parser: argparse.ArgumentParser, _: Kind) -> None:
     fit = (
         "keep the aspect, squash to a square as published, or natural: the pixels of the file "
         "(default: %(default)s)"
     )
     parser.add_argument("--fit", choices=("keep", "squash", "natural"), default="keep", help=fit)
+
+
+def _add_limit(parser: argparse.ArgumentParser, kind: Kind) -> None:
+    limit = "of a folder draw N images; 0: all (default: %(default)s)"
+    parser.add_argument("--limit", type=NATURAL, default=kind.limit, metavar="N", help=limit)
+
+
+def _add_seed(parser: argparse.ArgumentParser, _: Kind) -> None:
+    seed = "of that choice, and of whatever else is drawn (default: %(default)s)"
+    parser.add_argument("--seed", type=NATURAL, default=0, metavar="S", help=seed)
+
+
+_COMMON = {"size": _add_size, "fit": _add_fit, "limit": _add_limit, "seed": _add_seed}
 
 
 def _add_option(parser: argparse.ArgumentParser, option: Option) -> None:
@@ -103,7 +119,11 @@ def run(name: str, options: argparse.Namespace) -> None:
     out = Path(options.out) if options.out else default_out(Path(options.weights)) / "pictures"
     own = {option.name.replace("-", "_") for option in kind.options}
     given = {f.name: getattr(options, f.name) for f in fields(Asked) if f.name in options}
-    given |= {"images": tuple(options.images), "out": out if options.out else out / name}
+    images = tuple(filter(None, [*options.images, options.data]))
+    if kind.images == "+" and not images:
+        raise UserError("no images named", fix="name files or a folder behind the weights")
+    place = out if options.out else out / name
+    given |= {"images": images, "out": place, "picture": name}
     config = recipe(options.weights) if kind.recipe and options.weights in RECIPES else None
     asked = Asked(**given, config=config, options={key: getattr(options, key) for key in own})
     check_folder(asked.out)

@@ -90,9 +90,14 @@ def save_checkpoint(
     return final
 
 
+def checkpoints_of(run: Path) -> list[Path]:
+    """The complete checkpoints of a run, oldest first."""
+    return _complete(run / FOLDER)
+
+
 def find_checkpoint(run: Path) -> Path | None:
     """The newest complete checkpoint of a run, or None."""
-    complete = _complete(run / FOLDER)
+    complete = checkpoints_of(run)
     return complete[-1] if complete else None
 
 

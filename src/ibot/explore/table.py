@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from ibot.explore.findings import Findings, Picture, Square
-from ibot.system.files import replacing
-
-_NO_BYTE = re.compile("[\ud800-\udc7f\udd00-\udfff]")
-"""Surrogates that stand for no byte of a file name; no encoding has a place for them."""
+from ibot.system.tables import write_table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,24 +65,10 @@ def _row(
 
 
 def write_csv(rows: Iterable[Row], path: Path) -> None:
-    """Write the lines below a header with the names of Row's fields.
-
-    UTF-8; bytes of a name that are no UTF-8 are written as they are, so that the table names the
-    files that exist. The file appears whole or, after an error, not at all. Raises OSError when it
-    cannot be written.
-    """
-    with (
-        replacing(path) as temporary,
-        temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
-    ):
-        # Its lines end in CR LF: with any other end some versions of Python leave a CR in a name
-        # without quotes.
-        writer = csv.writer(file)
-        writer.writerow(field.name for field in fields(Row))
-        writer.writerows(map(_cells, rows))
+    """Write the lines below a header with the names of Row's fields; see `write_table`."""
+    write_table(path, [field.name for field in fields(Row)], map(_cells, rows))
 
 
-def _cells(row: Row) -> list[str]:
+def _cells(row: Row) -> list[Any]:
     *cells, similarity = astuple(row)
-    number = "" if similarity is None else f"{similarity:.6f}"
-    return [*("" if cell is None else _NO_BYTE.sub("\ufffd", str(cell)) for cell in cells), number]
+    return [*cells, None if similarity is None else f"{similarity:.6f}"]

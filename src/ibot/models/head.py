@@ -37,10 +37,15 @@ class Prototypes(nn.Module):
             torch.empty(out_dim, in_dim).uniform_(-(in_dim**-0.5), in_dim**-0.5)
         )
 
+    @property
+    def weight(self) -> Tensor:
+        """W [K, d]."""
+        length = self.weight_v.norm(dim=1, keepdim=True)
+        return self.weight_v * (self.weight_g / length)
+
     def forward(self, z: Tensor) -> Tensor:
         """Logits [R, K] of rows z [R, d]; with g = 1 and unit rows cosines with the prototypes."""
-        length = self.weight_v.norm(dim=1, keepdim=True)
-        return F.linear(z, self.weight_v * (self.weight_g / length))
+        return F.linear(z, self.weight)
 
 
 class ProjectionHead(nn.Module):
@@ -103,9 +108,15 @@ class ProjectionHead(nn.Module):
             z = self.project(torch.cat([cls, patches]))
             z_cls, z_patches = z.split([len(cls), len(patches)])
             return z_cls, z_patches
+        return self.project(cls), self.project_patches(patches)
+
+    def project_patches(self, patches: Tensor) -> Tensor:
+        """`project` of patch rows [M, D] alone."""
+        if self.patch_mlp is None:
+            return self.project(patches)
         assert isinstance(self.mlp, nn.Sequential)
         own = self.patch_mlp(self.mlp[: self.common](patches))
-        return self.project(cls), F.normalize(at_least_float32(own), dim=-1)
+        return F.normalize(at_least_float32(own), dim=-1)
 
     def logits(self, cls: Tensor, patches: Tensor) -> tuple[Tensor, Tensor]:
         """Projected class rows [R, d] and patch rows [M, d] -> logits [R, K], [M, K'].

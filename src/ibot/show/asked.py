@@ -26,12 +26,16 @@ class Asked:
     images: tuple[str, ...]
     out: Path
     """Folder for the pictures; it may not exist yet."""
+    picture: str = ""
+    """What is drawn, by its name in `show.pictures`."""
+    note: str = ""
+    """A line above it."""
     key: str = "teacher"
     heads: int | None = None
     """Attention heads of a ViT, if the weights do not say."""
     allow_partial: bool = False
     size: int = SHORT
-    """Pixels of the shorter side."""
+    """Pixels of the shorter side; 0: as in training, where the picture says so."""
     fit: Fit = "keep"
     limit: int = 100
     """Images of a folder or another set; 0: all."""

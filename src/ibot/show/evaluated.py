@@ -17,6 +17,7 @@ PICTURES: dict[str, str] = {
     "video_segmentation": "video",
     "retrieval": "ranked",
     "copy_detection": "ranked",
+    "match": "match_pairs",
 }
 """Module of this package by the name of the evaluation; its `draw(records, out)` gives the files
 that it wrote."""

@@ -132,6 +132,14 @@ class Inputs:
                 fix="check the paths, or convert the files to JPEG or PNG",
             )
 
+    def parts(self) -> Iterator[tuple[Images, NDArray[np.int64]]]:
+        """Each set with the numbers, in it, of the images that were chosen."""
+        start = 0
+        for images in self.sets:
+            own = self.chosen[(self.chosen >= start) & (self.chosen < start + len(images))]
+            yield images, own - start
+            start += len(images)
+
     def _place(self, index: int) -> tuple[Images, int]:
         for images in self.sets:
             if index < len(images):

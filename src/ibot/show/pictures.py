@@ -6,51 +6,11 @@ below `asked.out` and gives what `Drawn` holds. `cli/show.py` makes the command 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from ibot.show.figures import figure_kinds
+from ibot.show.kinds import Drawn, Kind, Option
+from ibot.show.options import COMPOSE, MATCH, PATTERNS
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Option:
-    """One thing that a picture may be asked, beside what all have."""
-
-    name: str
-    """As in `--name VALUE`."""
-    words: str
-    """Of the help."""
-    kind: Literal["count", "natural", "numbers", "share", "cosine", "text", "choice", "switch"]
-    """Which values it takes; natural: from 0 on; numbers: as in 0,3,5; switch: none, it is on where
-    it is named."""
-    default: Any = None
-    metavar: str | None = None
-    """None: the name in capitals."""
-    choices: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Kind:
-    """One picture."""
-
-    summary: str
-    module: str
-    options: tuple[Option, ...] = ()
-    images: Literal["+", "*"] = "+"
-    """Whether images must be named."""
-    view: bool = True
-    """Whether images are seen whole, by `--size` and `--fit`."""
-    recipe: bool = False
-    """Whether a recipe may stand in the place of weights."""
-
-
-@dataclass(frozen=True, slots=True)
-class Drawn:
-    """What a picture left."""
-
-    files: list[Path]
-    lines: tuple[str, ...] = ()
-    """What it says of them: `name: value`."""
-
+__all__ = ["PICTURES", "SHEET", "VIDEO_ENDINGS", "Drawn", "Kind", "Option"]
 
 SHEET = "contact_sheet"
 """Name of the file that shows all images of a call on one page."""
@@ -134,7 +94,7 @@ PICTURES: dict[str, Kind] = {
     "augment": Kind(
         summary="what training sees: views, what is hidden in them, the words to predict",
         module="augment",
-        view=False,
+        takes=("limit", "seed"),
         recipe=True,
         options=(
             Option(
@@ -153,5 +113,27 @@ PICTURES: dict[str, Kind] = {
             _HEIGHT,
         ),
     ),
+    "patterns": Kind(
+        summary="what the words of the tokenizer stand for: their patches in their surroundings",
+        module="patterns_drawn",
+        options=PATTERNS,
+        size=0,
+        takes=("size",),
+    ),
+    "compose": Kind(
+        summary="images by their most attended words",
+        module="compose",
+        options=COMPOSE,
+        size=0,
+        limit=6,
+        takes=("size", "limit", "seed"),
+    ),
+    "match": Kind(
+        summary="patches of one picture found in another, sparse or dense",
+        module="match",
+        options=MATCH,
+        size=0,
+    ),
 }
 """By the name of the command."""
+PICTURES |= figure_kinds(PICTURES)

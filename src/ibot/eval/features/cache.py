@@ -44,7 +44,8 @@ POLL_SECONDS = 0.5
 K = TypeVar("K", bound=Hashable)
 """A `Feature`, or what another `Extract` knows. Its text names it in the cache."""
 Extract = Callable[[Tensor, Sequence[K]], Mapping[K, Tensor]]
-"""Normalised images [b, 3, h, w] on the device and features -> rows float32 [b, d] of each."""
+"""Normalised images [b, 3, h, w] on the device and features -> rows [b, d] of each, of a type that
+numpy knows: float32 of class tokens, but words or bits may be smaller."""
 
 
 def weights_hash(loaded: Loaded) -> str:
@@ -109,7 +110,7 @@ def cached_features(
     if not any_true(not all(entry.complete() for entry in entries.values()), device):
         return {feature: entry.read(images, cached=True) for feature, entry in entries.items()}
     lock = name_of({**entries[features[0]].about, "feature": "any"}) + ".lock"
-    with _alone(folder, lock, device, processes):
+    with alone(folder, lock, device, processes):
         missing = {feature: entry for feature, entry in entries.items() if not entry.complete()}
         before = {feature: entry.num_done() for feature, entry in entries.items()}
         barrier()  # nobody changes an entry before everybody has looked
@@ -144,8 +145,8 @@ def cached_features(
 
 
 @contextmanager
-def _alone(folder: Path, name: str, device: torch.device, processes: Processes) -> Iterator[None]:
-    """Wait for other runs to leave the entries behind the lock `name`, then keep them out."""
+def alone(folder: Path, name: str, device: torch.device, processes: Processes) -> Iterator[None]:
+    """Wait for other runs to leave what the lock `name` guards in a folder, then keep them out."""
     lock, told = None, False
     if processes.is_main:
         with disk_errors(folder):
@@ -188,12 +189,13 @@ def _create(
     if not new:
         return
     with torch.inference_mode():
-        widths = {f: rows.shape[1] for f, rows in extract(_blank(view, device), list(new)).items()}
-    num_bytes = sum(count * (4 * width + 1) for width in widths.values())
+        found = extract(_blank(view, device), list(new))
+        shapes = {f: (rows.shape[1], rows.cpu().numpy().dtype) for f, rows in found.items()}
+    num_bytes = sum(count * (kind.itemsize * width + 1) for width, kind in shapes.values())
     try:
         with disk_errors(next(iter(new.values())).folder, num_bytes):
             for feature, entry in new.items():
-                entry.create(count, widths[feature])
+                entry.create(count, *shapes[feature])
     except BaseException:
         for entry in new.values():
             entry.remove()

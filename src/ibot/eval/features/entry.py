@@ -83,11 +83,11 @@ class Entry:
         """Rows that are there."""
         return int((self.state("r") == DONE).sum()) if self.begun() else 0
 
-    def create(self, count: int, width: int) -> None:
-        """Make the files, over what a pass that died here has left."""
+    def create(self, count: int, width: int, kind: np.dtype[Any]) -> None:
+        """Make the files for rows of a type, over what a pass that died here has left."""
         self.path.mkdir(exist_ok=True)
-        _allocate(self.path / "rows.npy", np.float32, (count, width))
-        _allocate(self.path / "state.npy", np.uint8, (count,))
+        allocate(self.path / "rows.npy", kind, (count, width))
+        allocate(self.path / "state.npy", np.dtype(np.uint8), (count,))
         # Written last: with it the files are whole.
         (self.path / "about.json").write_text(json.dumps(self.about, indent=1))
 
@@ -98,34 +98,26 @@ class Entry:
     def finish(self) -> None:
         """Say that all is done; or lay the readable rows side by side, unless they lie so."""
         index, readable = np.flatnonzero(self.state("r") == DONE), self.path / "readable.npy"
-        width = self.rows("r").shape[1]
-        with disk_errors(self.folder, 4 * len(index) * width):
+        rows = self.rows("r")
+        with disk_errors(self.folder, rows.itemsize * len(index) * rows.shape[1]):
             if len(index) == len(self.state("r")):
                 (self.path / "done").touch()
                 readable.unlink(missing_ok=True)
                 return
-            there = len(_mapped(readable, "r")) if readable.is_file() else 0
+            there = len(mapped(readable, "r")) if readable.is_file() else 0
             # As rows are never lost, as many are the same.
             if there != len(index):
-                self._copy(index, width, readable)
+                _copy(rows, index, readable)
 
-    def _copy(self, index: NDArray[np.int64], width: int, file: Path) -> None:
-        with replacing(file) as temporary:
-            _allocate(temporary, np.float32, (len(index), width))
-            rows, copy = self.rows("r"), _mapped(temporary, "r+")
-            for start in range(0, len(index), CHUNK):
-                copy[start : start + CHUNK] = rows[index[start : start + CHUNK]]
-            copy.flush()
-
-    def rows(self, mode: Any) -> np.memmap[Any, np.dtype[np.float32]]:
-        """float32 [n, d], mapped."""
+    def rows(self, mode: Any) -> np.memmap[Any, Any]:
+        """[n, d], mapped."""
         with disk_errors(self.folder):
-            return _mapped(self.path / "rows.npy", mode)
+            return mapped(self.path / "rows.npy", mode)
 
     def state(self, mode: Any) -> np.memmap[Any, np.dtype[np.uint8]]:
         """uint8 [n], TODO, DONE or BAD for each image, mapped."""
         with disk_errors(self.folder):
-            return _mapped(self.path / "state.npy", mode)
+            return mapped(self.path / "state.npy", mode)
 
     def report_bad(self, bad: list[tuple[int, str]]) -> None:
         """Keep why images (position, reason) cannot be read."""
@@ -140,7 +132,8 @@ class Entry:
 
     def read(self, images: Images, cached: bool) -> FeatureSet:
         """The rows of readable images. Raises DataError where there are none."""
-        state = self.state("r")
+        with disk_errors(self.folder):
+            rows, state = stored(self.path)
         index = np.flatnonzero(state == DONE)
         reasons = {line["position"]: line["reason"] for line in read_jsonl(self.path / "bad.jsonl")}
         bad = [(images.name(i), reasons.get(i, "")) for i in np.flatnonzero(state == BAD).tolist()]
@@ -149,9 +142,6 @@ class Entry:
                 f"none of the {len(images)} images under '{images.root}' can be read",
                 why=f"the first, '{bad[0][0]}': {bad[0][1]}" if bad else "",
             )
-        # "c": private pages, as torch wants memory that it may write to.
-        whole = len(index) == len(state)
-        rows = self.rows("c") if whole else _mapped(self.path / "readable.npy", "c")
         return FeatureSet(torch.from_numpy(rows), index, bad, cached)
 
 
@@ -160,11 +150,31 @@ def name_of(about: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:32]
 
 
-def _mapped(file: Path, mode: Any) -> np.memmap[Any, Any]:
+def stored(path: Path) -> tuple[np.memmap[Any, Any], np.memmap[Any, np.dtype[np.uint8]]]:
+    """What the folder of an entry holds after a pass: rows of readable images [n, d], and the state
+    of all.
+    """
+    state = mapped(path / "state.npy", "r")
+    whole = bool((state == DONE).all())
+    # "c": private pages, as torch wants memory that it may write to.
+    return mapped(path / ("rows.npy" if whole else "readable.npy"), "c"), state
+
+
+def mapped(file: Path, mode: Any) -> np.memmap[Any, Any]:
+    """An .npy file, mapped; "r": to read, "c": with private pages, "r+": to write."""
     return np.lib.format.open_memmap(file, mode=mode)
 
 
-def _allocate(file: Path, kind: type[np.generic], shape: tuple[int, ...]) -> None:
+def _copy(rows: np.memmap[Any, Any], index: NDArray[np.int64], file: Path) -> None:
+    with replacing(file) as temporary:
+        allocate(temporary, rows.dtype, (len(index), rows.shape[1]))
+        copy = mapped(temporary, "r+")
+        for start in range(0, len(index), CHUNK):
+            copy[start : start + CHUNK] = rows[index[start : start + CHUNK]]
+        copy.flush()
+
+
+def allocate(file: Path, kind: np.dtype[Any], shape: tuple[int, ...]) -> None:
     """Make an .npy file of zeros with its place on the disk: else a mapped write might kill us."""
     np.lib.format.open_memmap(file, mode="w+", dtype=kind, shape=shape)
     if not hasattr(os, "posix_fallocate"):

@@ -19,7 +19,7 @@ class FeatureSet:
     """One feature of all readable images of a set."""
 
     rows: Tensor
-    """float32 [n, d], mapped from the file."""
+    """[n, d], mapped from the file: float32, unless what made them gave another type."""
     index: NDArray[np.int64]
     """int64 [n], position of each row in the set."""
     bad: list[tuple[str, str]]

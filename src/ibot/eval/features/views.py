@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -78,6 +78,26 @@ class View:
         top, left = (self.size[0] - height) // 2, (self.size[1] - width) // 2
         padded[top : top + height, left : left + width] = resized
         return padded
+
+    def enlarged(self, image: NDArray[np.uint8], times: int) -> NDArray[np.uint8]:
+        """What `render` shows, `times` as many pixels a side, for pictures: [H, W, 3] -> [t * h,
+        t * w, 3].
+
+        They are made of the image itself, which often has more to show than the view. Raises
+        UnreadableImage as `render` does.
+        """
+        kept = self.keep and image.shape[:2] == self.size
+        if times == 1:
+            return self.render(image)
+        if kept or self.fit == "within":
+            height, width = self.render(image).shape[:2]
+            whole = Image.fromarray(image).resize(
+                (times * width, times * height), _RESAMPLE[self.interpolation]
+            )
+            return np.asarray(whole)
+        size = times * self.size[0], times * self.size[1]
+        resize = times * (self.resize or shorter_side(self.size))
+        return replace(self, size=size, resize=resize, keep=False).render(image)
 
 
 @dataclass(frozen=True, slots=True)

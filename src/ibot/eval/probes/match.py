@@ -23,6 +23,8 @@ from ibot.errors import ConfigError, DataError
 from ibot.eval.context import ImagesContext, plain
 from ibot.eval.features.rows import unread
 from ibot.eval.features.views import evenly, in_batches
+from ibot.eval.probes.correspondence import RADII
+from ibot.eval.probes.kept_pairs import keep_pairs, view_pairs
 from ibot.eval.probes.match_places import (
     Cells,
     cells_apart,
@@ -43,8 +45,8 @@ from ibot.system.processes import Processes
 from ibot.types import ResultRecord
 from ibot.words import counted
 
-RADII = (0, 1, 2)
-"""Patches from the true place that still count as found."""
+KEPT = 6
+"""Images whose views and matches are kept for the picture."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,10 +123,11 @@ def run(context: ImagesContext, settings: MatchSettings) -> list[ResultRecord]:
         context.processes,
         context.counter("pairs of views"),
     )
+    shown = f"match-{context.identity('match', plain(settings))}"
     notes = unread(matched.bad)
     if matched.apart:
         notes.append(f"views of {counted(matched.apart, 'image')} do not overlap and are left out")
-    return [
+    records = [
         context.record(
             "match",
             f"match_r{radius}",
@@ -134,10 +137,23 @@ def run(context: ImagesContext, settings: MatchSettings) -> list[ResultRecord]:
             num_val=len(matched.found),
             row=f"within {radius} patches" if radius != 1 else "within 1 patch",
             notes=notes,
+            shown=shown,
             **about(matched, i),
         )
         for i, radius in enumerate(RADII)
     ]
+    if context.processes.is_main:  # after the records, whose speed is that of the evaluation
+        pairs = view_pairs(
+            context.loaded.backbone,
+            context.images,
+            evenly(len(context.images), min(KEPT, settings.images)),
+            plan.size,
+            seed=plan.seed,
+            feature=settings.features,
+            published=plan.mode == "published",
+        )
+        keep_pairs(context.out / shown, f"{context.weights}, {settings.features}", pairs)
+    return records
 
 
 def about(matched: Matched, place: int) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +12,8 @@ from torch import Tensor
 
 PUBLISHED_TOLERANCE = 8 / 224
 """Half a patch of the published view, which is applied as a share of the image instead."""
+PRODUCTS = 2**24
+"""Held at a time where pictures are matched both ways."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +103,60 @@ def most_similar(first: Tensor, second: Tensor, *, cosine: bool = True) -> Tenso
         first, second = F.normalize(first, dim=-1), F.normalize(second, dim=-1)
     # An image at a time: all products of a batch of large views would fill the memory.
     return torch.stack([(a @ b.T).argmax(dim=1) for a, b in zip(first, second, strict=True)])
+
+
+@dataclass(frozen=True, slots=True)
+class Matches:
+    """What the N patches of one image find among the M of another."""
+
+    found: Tensor
+    """int64 [N], the most similar patch; of equal ones the first."""
+    similarity: Tensor
+    """float32 [N], cosine with it, or the inner product as published."""
+    back: Tensor
+    """int64 [M], what each patch of the other image finds in this one."""
+
+    @property
+    def mutual(self) -> Tensor:
+        """Whether patches find each other, bool [N]."""
+        return self.back[self.found] == torch.arange(len(self.found), device=self.found.device)
+
+
+def matches_between(first: Tensor, second: Tensor, *, cosine: bool = True) -> Matches:
+    """Match patches `first` [N, D] and `second` [M, D] both ways, as `most_similar` does one."""
+    if cosine:
+        first, second = F.normalize(first, dim=-1), F.normalize(second, dim=-1)
+    best_back = first.new_full((len(second),), -math.inf)
+    back = torch.zeros(len(second), dtype=torch.int64, device=first.device)
+    found, best = [], []
+    # All products of two large pictures would fill the memory.
+    for start, rows in _parts(first, max(1, PRODUCTS // len(second))):
+        products = rows @ second.T
+        values, places = products.max(dim=1)
+        best.append(values)
+        found.append(places)
+        values, places = products.max(dim=0)
+        better = values > best_back  # of equal ones the first
+        best_back[better], back[better] = values[better], places[better] + start
+    return Matches(torch.cat(found), torch.cat(best).float(), back)
+
+
+def _parts(rows: Tensor, size: int) -> Iterator[tuple[int, Tensor]]:
+    """Consecutive pieces of at most `size` rows, each with the number of its first."""
+    for start in range(0, len(rows), size):
+        yield start, rows[start : start + size]
+
+
+def accuracy_of(
+    found: Tensor, true: Tensor, columns: int, radius: int, counted: Tensor | None = None
+) -> float:
+    """Share of the patches that are found within `radius` patches of their true place, 0..1.
+
+    found: int64 [N], numbers of patches on a grid with that many columns. true: int64 [N, (row,
+    column)]. counted: bool [N], patches that have a true place; None: all. NaN where none has one.
+    """
+    hits = cells_apart(found, true, columns) <= radius
+    return (hits if counted is None else hits[counted]).double().mean().item()
 
 
 def cells_apart(found: Tensor, true: Tensor, columns: int) -> Tensor:

@@ -1,0 +1,151 @@
+"""The folder of an index: what all indexes in it share, and where each of them lies.
+
+DIR/index.json               the images, the view, the network and the run that all of them share
+DIR/features/                rows of images, as the feature cache keeps them
+DIR/0123456789abcdef/        one checkpoint: where its rows are, postings, statistics, prototypes
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ibot.errors import DataError, UserError
+from ibot.eval.context import ImagesContext
+from ibot.eval.features.views import View
+from ibot.eval.opened import default_out
+from ibot.models.head import ProjectionHead
+from ibot.system.files import write_atomically
+from ibot.vocabulary.assign import last_weight
+
+FILE, FORMAT = "index.json", 1
+MISFITS = {
+    "images": "other images",
+    "view": "another view",
+    "key": "another of the networks",
+    "network": "another network",
+    "run": "the weights of another training",
+}
+"""What an index is of where it does not fit."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shared:
+    """What all indexes in a folder have in common."""
+
+    images: str
+    """Fingerprint of the set."""
+    root: str
+    """What a user calls it."""
+    count: int
+    """Images in it, unreadable ones included."""
+    view: View
+    grid: tuple[int, int]
+    key: str
+    """Which network of the weights."""
+    network: str
+    """Architecture, and words of class and patch tokens."""
+    run: str
+    """Folder of the run, or the file."""
+    settings: str
+    """Hash of the settings with which it was trained: a run that was moved is known by it."""
+
+    @classmethod
+    def of(
+        cls, context: ImagesContext, head: ProjectionHead, settings: Mapping[str, Any]
+    ) -> Shared:
+        """Of an index that `context` can make with the head and the settings of its weights."""
+        words = [len(last_weight(layer)) for layer in (head.cls_layer, head.patch_layer)]
+        loaded, size = context.loaded, context.view.size
+        # A file that says nothing of its training is known by what is in it.
+        said = json.dumps(settings, sort_keys=True, default=str) if settings else ""
+        return cls(
+            images=context.images.fingerprint(),
+            root=str(context.images.root),
+            count=len(context.images),
+            view=context.view,
+            grid=loaded.backbone.token_grid(*size),
+            key=context.key,
+            network=f"{loaded.config!r}, {words[0]} and {words[1]} words",
+            run=str(run_of(Path(context.weights)).resolve()),
+            settings=hashlib.sha256((said or context.weights_hash).encode()).hexdigest(),
+        )
+
+    def misfits(self, other: Shared) -> list[str]:
+        """Names of what differs."""
+        names = ("images", "view", "key", "network")
+        wrong = [name for name in names if getattr(self, name) != getattr(other, name)]
+        same_run = self.run == other.run or self.settings == other.settings
+        return wrong if same_run else [*wrong, "run"]
+
+    def write(self, folder: Path) -> None:
+        """Write index.json."""
+        plain = {name: getattr(self, name) for name in self.__slots__}
+        plain["view"] = {name: getattr(self.view, name) for name in View.__slots__}
+        text = json.dumps({"format": FORMAT, **plain}, indent=1)
+        write_atomically(folder / FILE, lambda place: place.write_text(text))
+
+    @classmethod
+    def read(cls, folder: Path) -> Shared:
+        """Read index.json. Raises DataError where there is none, or it is damaged."""
+        try:
+            plain = json.loads((folder / FILE).read_text())
+            if plain.pop("format") != FORMAT:
+                raise ValueError("of another version")
+            view = View(**{**plain["view"], "size": tuple(plain["view"]["size"])})
+            return cls(**{**plain, "view": view, "grid": tuple(plain["grid"])})
+        except FileNotFoundError:
+            raise DataError(
+                f"there is no index in '{folder}'",
+                fix="make one:  ibot index RUN --data DIR",
+            ) from None
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise DataError(
+                f"the index in '{folder}' cannot be read",
+                why=str(error),
+                fix="delete the folder, and make it again with  ibot index RUN --data DIR",
+            ) from None
+
+
+def check_fits(folder: Path, there: Shared, wanted: Shared) -> None:
+    """Raise UserError where an index in `folder` is of other images or weights than wanted."""
+    if not (wrong := there.misfits(wanted)):
+        return
+    shown = {
+        "images": (f"{there.count} under '{there.root}'", f"{wanted.count} under '{wanted.root}'"),
+        "view": (str(there.view), str(wanted.view)),
+        "key": (there.key, wanted.key),
+        "network": (there.network, wanted.network),
+        "run": (there.run, wanted.run),
+    }
+    name = wrong[0]
+    old, new = shown[name]
+    changed = " (files in it have changed)" if old == new else ""
+    raise UserError(
+        f"the index in '{folder}' is of {MISFITS[name]}",
+        why=f"it is of {old}; asked for is {new}{changed}",
+        fix="name another folder with --out, or delete this one",
+    )
+
+
+def default_folder(weights: Path) -> Path:
+    """Where the index of weights lies: RUN/index for checkpoints, else results/NAME/index."""
+    run = run_of(weights)
+    return (run if is_run(run) else default_out(weights)) / "index"
+
+
+def run_of(weights: Path) -> Path:
+    """The run that weights belong to: itself, or that of the checkpoint; else the weights."""
+    for folder in (weights, *weights.absolute().parents[:3]):
+        if is_run(folder):
+            return folder
+    return weights
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder is that of a training of ours."""
+    return (folder / "config.json").is_file() and (folder / "checkpoints").is_dir()

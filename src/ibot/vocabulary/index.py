@@ -1,0 +1,221 @@
+"""Indexes of the words of images: one pass over them, and what is counted and sorted after it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ibot.data.pixels import normalize
+from ibot.errors import DataError, ResourceError, UserError
+from ibot.eval.context import ImagesContext
+from ibot.eval.features.cache import alone
+from ibot.eval.features.entry import Entry, stored
+from ibot.eval.features.rows import unreadable
+from ibot.eval.features.tokens import CLASS_TOKEN
+from ibot.eval.features.views import evenly, in_batches, view_batches
+from ibot.models.contract import Backbone
+from ibot.models.head import ProjectionHead
+from ibot.system.distributed import barrier
+from ibot.system.files import is_disk_full, replacing, write_atomically
+from ibot.system.progress import print_notes
+from ibot.vocabulary.assign import assign, last_weight
+from ibot.vocabulary.folder import FILE, Shared, check_fits
+from ibot.vocabulary.opened import Vocabulary, open_index, open_one
+from ibot.vocabulary.postings import write_postings
+from ibot.vocabulary.projection import IMAGES, Projection, fit, sample
+from ibot.vocabulary.statistics import count_words
+from ibot.vocabulary.tokenizer import Checkpoint, head_hash, prototypes, tokenizer
+from ibot.vocabulary.word_index import ABOUT, FEATURES, Occurrences, WordIndex
+
+__all__ = ["Occurrences", "Vocabulary", "WordIndex", "build", "open_index"]
+
+LARGEST = 65504.0
+"""Of float16, in which scores are kept."""
+
+
+def build(context: ImagesContext, folder: Path, checkpoint: Checkpoint | None = None) -> WordIndex:
+    """Index the images of `context` by the words of its weights; one that is there is only opened.
+
+    Everything comes from one pass, which goes on where an earlier one stopped; memory does not grow
+    with the number of images. Other checkpoints of the same training may lie in the folder.
+
+    Args:
+        context: network and images.
+        folder: of the index.
+        checkpoint: the weights of the network, where they were read before.
+
+    Raises:
+        WeightsError: weights without a head, or whose outputs are not finite.
+        UserError: the folder holds an index of other images or of another training, or cannot be
+            written. ResourceError: the disk is full. DataError: no image can be read.
+    """
+    checkpoint = checkpoint or Checkpoint.read(context.weights, context.key)
+    head = tokenizer(context, checkpoint.weights)
+    shared = Shared.of(context, head, checkpoint.weights.settings)
+    place = place_of(folder, context.weights_hash, head)
+    with _written(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with alone(folder, ".lock", context.device, context.processes):
+            if context.processes.is_main and not (folder / FILE).is_file():
+                shared.write(folder)
+            barrier()
+            check_fits(folder, Shared.read(folder), shared)
+            if not (place / ABOUT).is_file():
+                _build(context, head, checkpoint, place)
+            barrier()
+    return open_one(place, shared)
+
+
+@contextmanager
+def _written(folder: Path) -> Iterator[None]:
+    """What the system says of the folder, told to a user."""
+    try:
+        yield
+    except OSError as error:
+        kind = ResourceError if is_disk_full(error) else UserError
+        raise kind(
+            f"the index cannot be written into '{folder}'",
+            why=error.strerror or str(error),
+            fix="free some space, or name another folder with --out",
+        ) from None
+
+
+def place_of(folder: Path, weights_hash: str, head: ProjectionHead) -> Path:
+    """Where the index by a backbone and its head lies."""
+    both = f"{weights_hash} {head_hash(head)}"
+    return folder / hashlib.sha256(both.encode()).hexdigest()[:16]
+
+
+def _build(
+    context: ImagesContext, head: ProjectionHead, checkpoint: Checkpoint, place: Path
+) -> None:
+    """The pass, then what one process makes of it; about.json is written last."""
+    main, name = context.processes.is_main, head_hash(head)[:16]
+    file = place / "projection.npz"
+    if main:
+        place.mkdir(exist_ok=True)
+        if not file.is_file():
+            fit(sample(_sample_tokens(context))).save(file)
+    barrier()
+    projection = Projection.load(file)
+    keys = {
+        "cls": str(CLASS_TOKEN),
+        "words": f"words {name}",
+        "scores": f"scores {name}",
+        "confidence": f"confidence {name}",
+        "entropy": f"entropy {name}",
+        "class_words": f"class words {name}",
+        "class_numbers": f"class score, confidence, entropy {name}",
+        # A matrix for each index: rows by another one would mean something else.
+        "compact": f"compact {projection.digest}",
+    }
+    features = place.parent / FEATURES
+    extract = Extraction(context.loaded.backbone, head, projection, keys)
+    rows = replace(context, cache=features).feature_sets(
+        context.images, "images", list(keys.values()), extract
+    )
+    if not main:
+        return
+    print_notes(unreadable(rows[keys["words"]]), quiet=False)
+    entries = {
+        part: Entry(features, context.weights_hash, context.images, context.view, key).path
+        for part, key in keys.items()
+    }
+    _finish(head, place, entries)
+    about = {
+        "name": checkpoint.name,
+        "weights_hash": context.weights_hash,
+        "step": checkpoint.step,
+        "images_seen": checkpoint.images_seen,
+        "num_words": len(last_weight(head.patch_layer)),
+        "num_class_words": len(last_weight(head.cls_layer)),
+        "features": {part: path.name for part, path in entries.items()},
+    }
+    write_atomically(place / ABOUT, lambda file: file.write_text(json.dumps(about, indent=1)))
+
+
+def _sample_tokens(context: ImagesContext) -> Iterator[Tensor]:
+    """Patch tokens [b, N, D] of images spread over the set."""
+    backbone, images = context.loaded.backbone, context.images
+    chosen = in_batches(evenly(len(images), IMAGES), context.batch)
+    for part in view_batches(images, context.view, chosen, context.workers):
+        if len(part.positions):
+            views = normalize(part.views.to(context.device), backbone.statistics)
+            with torch.inference_mode():
+                yield backbone(views).patches
+
+
+@dataclass(frozen=True, slots=True)
+class Extraction:
+    """All that an index keeps of images, from one pass of the network."""
+
+    backbone: Backbone
+    head: ProjectionHead
+    projection: Projection
+    keys: Mapping[str, str]
+    """What each part is called in the cache."""
+
+    def __call__(self, images: Tensor, wanted: Sequence[str]) -> dict[str, Tensor]:
+        """Normalised images [b, 3, H, W] -> rows [b, ...] of what is wanted."""
+        output = self.backbone(images)
+        cls, patches = output.cls.float(), output.patches.float()
+        of_class, of_patches = assign(self.head, cls, patches)
+        numbers = (of_class.score, of_class.confidence, of_class.entropy)
+        found = {
+            "cls": cls,
+            "words": of_patches.word.int(),
+            "scores": _half(of_patches.score),
+            "confidence": _half(of_patches.confidence),
+            "entropy": _half(of_patches.entropy),
+            "class_words": of_class.word.int()[:, None],
+            "class_numbers": _half(torch.stack(numbers, dim=1)),
+            "compact": self.projection(patches).flatten(1),
+        }
+        return {key: found[part] for part, key in self.keys.items() if key in wanted}
+
+
+def _half(values: Tensor) -> Tensor:
+    return values.clamp(-LARGEST, LARGEST).half()
+
+
+def _finish(head: ProjectionHead, place: Path, entries: Mapping[str, Path]) -> None:
+    """Count, sort, and write what is not by image."""
+    tables = {part: stored(path) for part, path in entries.items()}
+    _, state = tables["words"]
+    if any(not np.array_equal(state, other) for _, other in tables.values()):
+        raise DataError(
+            f"the rows in '{place.parent / FEATURES}' do not belong together",
+            why="an image could be read at one time and not at another",
+            fix=f"delete the folder '{place.parent}' and run the same command again",
+        )
+    rows = {part: table for part, (table, _) in tables.items()}
+    of_class: list[NDArray[np.float16]] = np.split(rows["class_numbers"], 3, axis=1)
+    counts = {
+        kind: len(last_weight(layer))
+        for kind, layer in (("patch", head.patch_layer), ("class", head.cls_layer))
+    }
+    numbers = {
+        "patch": (rows["words"], rows["scores"], rows["confidence"], rows["entropy"]),
+        "class": (rows["class_words"], *of_class),
+    }
+    for kind, (words, scores, confidence, entropy) in numbers.items():
+        statistics = count_words(words, scores, confidence, entropy, counts[kind])
+        statistics.save(place / f"{kind}_statistics.npz")
+        write_postings(place, kind, words, scores, counts[kind])
+    _write_prototypes(place / "patch_prototypes.npy", head.patch_layer)
+    if head.cls_layer is not head.patch_layer:
+        _write_prototypes(place / "class_prototypes.npy", head.cls_layer)
+
+
+def _write_prototypes(file: Path, layer: nn.Module) -> None:
+    with replacing(file) as temporary, temporary.open("wb") as opened:
+        np.save(opened, prototypes(layer).numpy())
