@@ -21,7 +21,7 @@ from ibot.eval.features.cache import alone
 from ibot.eval.features.entry import Entry, stored
 from ibot.eval.features.rows import unreadable
 from ibot.eval.features.tokens import CLASS_TOKEN
-from ibot.eval.features.views import evenly, in_batches, view_batches
+from ibot.eval.features.views import in_batches, view_batches
 from ibot.models.contract import Backbone
 from ibot.models.head import ProjectionHead
 from ibot.system.distributed import barrier
@@ -31,7 +31,7 @@ from ibot.vocabulary.assign import assign, last_weight
 from ibot.vocabulary.folder import FILE, Shared, check_fits
 from ibot.vocabulary.opened import Vocabulary, open_index, open_one
 from ibot.vocabulary.postings import write_postings
-from ibot.vocabulary.projection import IMAGES, Projection, fit, sample
+from ibot.vocabulary.projection import Projection, fit, sample, sampled_images
 from ibot.vocabulary.statistics import count_words
 from ibot.vocabulary.tokenizer import Checkpoint, head_hash, prototypes, tokenizer
 from ibot.vocabulary.word_index import ABOUT, FEATURES, Occurrences, WordIndex
@@ -155,7 +155,7 @@ def pass_over(
 def _sample_tokens(context: ImagesContext) -> Iterator[Tensor]:
     """Patch tokens [b, N, D] of images spread over the set."""
     backbone, images = context.loaded.backbone, context.images
-    chosen = in_batches(evenly(len(images), IMAGES), context.batch)
+    chosen = in_batches(sampled_images(len(images)), context.batch)
     for part in view_batches(images, context.view, chosen, context.workers):
         if len(part.positions):
             views = normalize(part.views.to(context.device), backbone.statistics)
