@@ -54,6 +54,9 @@ def test_torn_and_foreign_lines_are_passed_over(tmp_path):
         json.dumps(row(20)),
     ]
     file.write_bytes("\n".join(lines).encode() + b'\n\xff\xfe\n{"images_seen": true}\n{"step": 25')
+    (tmp_path / "huge").mkdir()
+    (tmp_path / "huge" / METRICS).write_text('{"step": 1, "images_seen": 1' + 400 * "0" + "}\n")
+    assert not read_metrics(tmp_path / "huge", 1).images
     metrics = read_metrics(tmp_path, 128)
     assert list(metrics.images) == [1280, 2560] and metrics.last == row(20)
     with file.open("a") as torn:
@@ -62,6 +65,29 @@ def test_torn_and_foreign_lines_are_passed_over(tmp_path):
     assert list(metrics.images) == [1280, 2560, 3200]
     loss = by_id(training_curves(metrics))["loss"].series
     assert [image for image, _ in loss[0].points] == [1280, 2560]
+
+
+def test_a_file_that_grows_is_read_on_and_one_that_was_written_anew_from_its_start(tmp_path):
+    rows = [row(10 * i, cls_loss=float(i)) for i in range(1, 8)]
+    file = write_run(tmp_path, rows=rows[:3]) / METRICS
+    for count in (4, 6):
+        whole = "".join(json.dumps(one) + "\n" for one in rows[:count])
+        # Torn anywhere, as a reader may find it.
+        for end in range(file.stat().st_size, len(whole) + 1, 97):
+            file.write_text(whole[:end])
+            lines = whole[:end].count("\n")
+            assert list(read_metrics(tmp_path, 128).columns["cls_loss"]) == [
+                float(i + 1) for i in range(lines)
+            ]
+        file.write_text(whole)
+        assert len(read_metrics(tmp_path, 128).images) == count
+    later = [row(10, cls_loss=9.0), *rows[4:]]
+    file.write_text("".join(json.dumps(one) + "\n" for one in later))
+    assert list(read_metrics(tmp_path, 128).columns["cls_loss"]) == [9.0, 5.0, 6.0, 7.0]
+    file.unlink()
+    assert not read_metrics(tmp_path, 128).images
+    file.write_text(json.dumps(row(10)) + "\n")
+    assert read_metrics(tmp_path, 128).last == row(10)
 
 
 def test_rows_that_a_resumed_run_wrote_again_replace_the_earlier_ones(tmp_path):

@@ -8,10 +8,11 @@ from __future__ import annotations
 import json
 import math
 from array import array
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,8 @@ from ibot.words import encodable
 METRICS = "metrics.jsonl"
 POINTS = 500
 """Of a series that is shown."""
+KEPT = 2
+"""Runs of which is kept what was read."""
 
 Point = tuple[float, float]
 """Images seen, value."""
@@ -180,40 +183,82 @@ class Metrics:
         return total
 
 
+@dataclass(slots=True)
+class _Read:
+    """What was read of a file so far."""
+
+    metrics: Metrics
+    end: int = 0
+    """Bytes up to the end of the last whole line."""
+    tail: bytes = b""
+    """That line, by which it is known whether the file has only grown."""
+
+
+_known: OrderedDict[tuple[Path, int], _Read] = OrderedDict()
+_lock = Lock()
+"""A server may be asked in several threads."""
+
+
 def read_metrics(run: Path, batch: int) -> Metrics:
-    """The rows of a run; none where there is no file.
+    """The rows of a run, up to the last whole line; none where there is no file.
 
-    `batch` gives the images of rows that name only their step. Read again only when the file
-    has changed.
+    `batch` gives the images of rows that name only their step. Of a file that has grown since the
+    last call only what is new is read: a page that is looked at costs a training little.
     """
-    file = run / METRICS
-    try:
-        state = file.stat()
-    except OSError:
-        return Metrics()
-    return _read(file, batch, state.st_size, state.st_mtime_ns)
+    key = run / METRICS, batch
+    with _lock:
+        known = _known.pop(key, None) or _Read(_empty())
+        try:
+            known = _read_on(known, *key)
+        except OSError:
+            return Metrics()
+        _known[key] = known
+        while len(_known) > KEPT:
+            _known.popitem(last=False)
+        own = known.metrics
+        columns = {name: column[:] for name, column in own.columns.items()}
+        return Metrics(own.images[:], columns, own.last)
 
 
-@lru_cache(maxsize=2)
-def _read(file: Path, batch: int, size: int, changed: int) -> Metrics:
-    found = Metrics()
+def _empty() -> Metrics:
     keys = {key for kind in KINDS for key in kind.series.values()} | {"ln_k", "ln_k_patch"}
-    found.columns = {key: array("d") for key in keys}
-    for row in rows_of(file):
-        step = number(row.get("step"))
-        seen = number(row.get("images_seen", None if step is None else step * batch))
-        if seen is None:
-            continue
-        while found.images and found.images[-1] >= seen:  # written again after a resumption
-            found.images.pop()
-            for column in found.columns.values():
-                column.pop()
-        found.images.append(seen)
-        for key, column in found.columns.items():
-            value = number(row.get(key))
-            column.append(math.nan if value is None else value)
-        found.last = row
-    return found
+    return Metrics(columns={key: array("d") for key in sorted(keys)})
+
+
+def _read_on(known: _Read, file: Path, batch: int) -> _Read:
+    """Read what was added; all of a file that was written anew. Raises OSError."""
+    with file.open("rb") as lines:
+        lines.seek(known.end - len(known.tail))
+        if lines.read(len(known.tail)) != known.tail:
+            known = _Read(_empty())
+            lines.seek(0)
+        for line in lines:
+            if not line.endswith(b"\n"):
+                break
+            known.end, known.tail = known.end + len(line), line
+            row = _row(line)
+            if row is not None:
+                _add(known.metrics, row, batch)
+    return known
+
+
+def _add(metrics: Metrics, row: dict[str, Any], batch: int) -> None:
+    step = number(row.get("step"))
+    seen = number(row.get("images_seen", None if step is None else step * batch))
+    if seen is None:
+        return
+    while metrics.images and metrics.images[-1] >= seen:  # written again after a resumption
+        metrics.images.pop()
+        for column in metrics.columns.values():
+            column.pop()
+    metrics.images.append(seen)
+    for key, column in metrics.columns.items():
+        value = row.get(key)
+        # Most are finite floats, and there are many.
+        quick = type(value) is float and value - value == 0
+        known = value if quick else number(value)
+        column.append(math.nan if known is None else known)
+    metrics.last = row
 
 
 def rows_of(file: Path) -> Iterator[dict[str, Any]]:
@@ -221,20 +266,29 @@ def rows_of(file: Path) -> Iterator[dict[str, Any]]:
     try:
         with file.open("rb") as lines:
             for line in lines:
-                try:
-                    row = json.loads(line)
-                except (ValueError, RecursionError):
-                    continue
-                if isinstance(row, dict):
+                row = _row(line)
+                if row is not None:
                     yield row
     except OSError:
         return
 
 
+def _row(line: bytes) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) else None
+
+
 def number(value: object) -> float | None:
     """A finite number as such; None for anything else."""
-    known = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if known and math.isfinite(value) else None
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:  # a whole number beyond any float
+        return None
 
 
 def training_curves(metrics: Metrics) -> list[Curve]:
@@ -336,4 +390,4 @@ def thinned(
         for part in np.array_split(known, most // 2 - 1):
             kept |= {int(part[value[part].argmin()]), int(part[value[part].argmax()])}
         known = np.array(sorted(kept))
-    return [(float(images[i]), float(value[i]) * times) for i in known]
+    return [(float(images[i]), float(value[i]) * times) for i in known.tolist()]

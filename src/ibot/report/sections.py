@@ -11,15 +11,18 @@ from ibot.report.html import data_uri, escaped, name
 from ibot.report.pictures import Gallery, Shown
 from ibot.report.settings import Setting, beyond, compared_with
 from ibot.report.story import Judged, Story
-from ibot.report.svg import LEFT, RIGHT, WIDTH, Axis, Mark, brief, chart, count_of, key
+from ibot.report.svg import Axis, Mark, band, brief, chart, key
 from ibot.report.table import side_by_side
+from ibot.words import counted
 
 if TYPE_CHECKING:
-    from ibot.report.looks import Looks
+    from ibot.report.seen import Seen
 
 LATER = ("agreement", "koleo", "gradients", "lr", "momentum", "temperatures", "weight_decay")
 MACHINE = ("speed", "wait")
 """Curves that are of use when something is wrong; in a part of their own."""
+MANY = 20
+"""Settings that differ, above which they are folded."""
 LISTED = 100
 """Unreadable files that are named."""
 
@@ -30,13 +33,10 @@ def curves(told: Story) -> Iterator[str]:
         return
     lines = [line for curve in told.curves for line in curve.series]
     end = max(images for line in lines for images, _ in line.points)
-    marks = [
-        Mark(verdict.images, f"step {verdict.step}: {verdict.kind}") for verdict in told.verdicts
-    ]
     later = LATER + MACHINE
     how = "Against images seen; rest the pointer on a curve for its values."
     parts = (
-        ("Curves", how, [curve for curve in told.curves if curve.id not in later], marks),
+        ("Curves", how, [curve for curve in told.curves if curve.id not in later], _marks(told)),
         ("Schedules, gradients, speed", "", [c for c in told.curves if c.id in later], []),
     )
     for title, about, chosen, marked in parts:
@@ -47,6 +47,10 @@ def curves(told: Story) -> Iterator[str]:
             for curve in chosen:
                 yield from _curve(curve, end, marked)
             yield "</div>\n</section>\n"
+
+
+def _marks(told: Story) -> list[Mark]:
+    return [Mark(one.images, f"step {one.step}: {one.kind}") for one in told.verdicts]
 
 
 def _curve(curve: Curve, end: float, marks: Sequence[Mark]) -> Iterator[str]:
@@ -69,7 +73,7 @@ def about_verdicts(told: Story) -> Iterator[str]:
         yield f"<p>None, in {reports} reports: no sign of collapse, of a lost rank, of divergence "
         yield "or of waiting for images.</p>\n</section>\n"
         return
-    yield _band(told)
+    yield band(_marks(told), told.images_seen)
     yield '<ul class="verdicts">\n'
     for kind, found in _by_kind(told.verdicts).items():
         first, later = found[0], found[1:]
@@ -86,23 +90,6 @@ def _by_kind(verdicts: Iterable[Judged]) -> dict[str, list[Judged]]:
     for verdict in verdicts:
         found.setdefault(verdict.kind, []).append(verdict)
     return found
-
-
-def _band(told: Story) -> str:
-    """The run as a line with a flag for each verdict."""
-    x = Axis(0.0, max(told.images_seen, 1.0), LEFT, WIDTH - RIGHT)
-    flags = "".join(
-        f'<g class="mark"><title>{escaped(f"step {verdict.step}: {verdict.kind}")}</title>'
-        f'<path class="flag" d="M{x(verdict.images) - 4:.1f} 4h8l-4 9z"/></g>'
-        for verdict in told.verdicts
-    )
-    said = escaped(f"{len(told.verdicts)} verdicts between 0 and {told.images_seen:,} images seen")
-    return (
-        f'<svg class="chart" viewBox="0 0 {WIDTH} 30" role="img" aria-label="{said}">'
-        f'<path class="grid" d="M{LEFT} 14H{WIDTH - RIGHT}"/>{flags}'
-        f'<text x="{LEFT}" y="27">0</text><text x="{WIDTH - RIGHT}" y="27" text-anchor="end">'
-        f"{count_of(told.images_seen)}</text></svg>\n"
-    )
 
 
 def about_results(told: Story) -> Iterator[str]:
@@ -143,7 +130,7 @@ def _table(told: Story) -> Iterator[str]:
         yield f"<tr><th>{escaped(title)}</th>"
         yield f"<td>{escaped(network)}</td>" if several else ""
         yield f'<td class="number value">{record.value:.2f}</td>'
-        yield f"<td>{_ends(ends)}</td><td>{_bar(record.value, ends, x)}</td>"
+        yield f'<td class="number">{_ends(ends)}</td><td>{_bar(record.value, ends, x)}</td>'
         yield f'<td class="quiet">{escaped(when)}</td></tr>\n'
     yield "</tbody></table></div>\n"
 
@@ -181,14 +168,14 @@ def _ends(ends: tuple[float, float] | None) -> str:
     return f"{ends[0]:.2f} to {ends[1]:.2f}" if ends else ""
 
 
-def about_pictures(gallery: Gallery, looks: Looks | None, note: str) -> Iterator[str]:
+def about_pictures(gallery: Gallery, seen: Seen | None, note: str) -> Iterator[str]:
     """What the network makes of a few images, the pictures of the run, and what is missing."""
-    if not (gallery.shown or looks or note):
+    if not (gallery.shown or seen or note):
         return
     yield "<section>\n<h2>Pictures</h2>\n"
-    if looks:
-        yield f'<p class="quiet">{escaped(looks.words)}</p>\n<div class="looks">\n'
-        for title, row in looks.rows:
+    if seen:
+        yield f'<p class="quiet">{escaped(seen.words)}</p>\n<div class="seen">\n'
+        for title, row in seen.rows:
             yield '<figure><div class="row">'
             yield from map(_picture, row)
             yield f"</div><figcaption>{name(title)}</figcaption></figure>\n"
@@ -224,9 +211,12 @@ def about_settings(told: Story) -> Iterator[str]:
     differing = [setting for setting in told.settings if setting.differs]
     follows = told.config.get("recipe") == other
     against = f"the recipe {other}" if follows else f"the published recipe {other}"
-    if differing:
-        yield f"<p>What differs from {escaped(against)}"
-        yield ", what changes the result first:</p>\n"
+    if len(differing) > MANY:
+        yield f"<details><summary>{len(differing)} differ from {escaped(against)}</summary>\n"
+        yield from _settings(differing, known, other)
+        yield "</details>\n"
+    elif differing:
+        yield f"<p>What differs from {escaped(against)}, what changes the result first:</p>\n"
         yield from _settings(differing, known, other)
     else:
         yield f"<p>All are those of {escaped(against)}.</p>\n"
@@ -243,16 +233,16 @@ def about_settings(told: Story) -> Iterator[str]:
 
 def _settings(settings: Iterable[Setting], known: Mapping[str, str], other: str) -> Iterator[str]:
     yield '<div class="scroll"><table class="settings">\n<thead><tr><th>setting</th><th>this run'
-    yield f"</th><th>{escaped(other)}</th><th>what it means</th></tr></thead>\n<tbody>\n"
+    yield f"</th><th>{escaped(other)}</th></tr></thead>\n<tbody>\n"
     for setting in settings:
         meaning = known.get(setting.key, "")
         value = f"<code>{escaped(setting.value)}</code>"
         if setting.differs:
             value = f"<strong>{value}</strong>"
         asked = " <small>as asked</small>" if setting.asked else ""
-        yield f"<tr><th><code>{escaped(setting.key)}</code></th><td>{value}{asked}</td>"
-        yield f'<td class="quiet"><code>{escaped(setting.recipe or "")}</code></td>'
-        yield f"<td><small>{escaped(meaning)}</small></td></tr>\n"
+        yield f"<tr><th><code>{escaped(setting.key)}</code> <small>{escaped(meaning)}</small></th>"
+        yield f"<td>{value}{asked}</td>"
+        yield f'<td class="quiet"><code>{escaped(setting.recipe or "")}</code></td></tr>\n'
     yield "</tbody></table></div>\n"
 
 
@@ -267,7 +257,7 @@ def about_source(told: Story) -> Iterator[str]:
     if resumed:
         rows.append(("resumed", f"{resumed} times" if resumed > 1 else "once"))
     if rows:
-        yield '<div class="scroll"><table>\n<tbody>\n'
+        yield '<div class="scroll"><table class="source">\n<tbody>\n'
         for title, value in rows:
             yield f'<tr><th class="quiet">{escaped(title)}</th><td>{name(value)}</td></tr>\n'
         yield "</tbody></table></div>\n"
@@ -314,7 +304,8 @@ def _source(provenance: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def _bad_files(files: Sequence[tuple[str, str]]) -> Iterator[str]:
     if not files:
         return
-    yield f"<details><summary>{len(files):,} files could not be read</summary>\n<ul>\n"
+    count = counted(len(files), "file")
+    yield f"<details><summary>{count} could not be read</summary>\n<ul>\n"
     for file, reason in files[:LISTED]:
         yield f"<li><code>{name(file)}</code>: {escaped(reason)}</li>\n"
     yield "</ul>\n"

@@ -6,6 +6,7 @@ from urllib.parse import unquote
 import pytest
 from playwright.sync_api import expect
 
+
 @pytest.fixture
 def map_page(page):
     # Said by software drivers when a picture of the page is taken.
@@ -178,19 +179,19 @@ def test_a_lost_context_is_no_loss(map_page):
 def painted(page):
     """Whether the points' own canvas shows more than its ground."""
     return page.evaluate("""() => {
-        const points = document.querySelector(".map-points"), copy = document.createElement("canvas");
-        [copy.width, copy.height] = [points.width, points.height];
-        const pen = copy.getContext("2d");
+        const points = document.querySelector(".map-points"), { width, height } = points;
+        const pen = new OffscreenCanvas(width, height).getContext("2d");
         pen.drawImage(points, 0, 0);
-        return new Set(new Uint32Array(pen.getImageData(0, 0, copy.width, copy.height).data.buffer)).size > 5;
+        const { buffer } = pen.getImageData(0, 0, width, height).data;
+        return new Set(new Uint32Array(buffer)).size > 5;
     }""")
 
 
 def test_both_ways_to_draw_give_the_same_picture(map_page):
-    """Points in the middle of pixels: elsewhere WebGL divides them among pixels, Canvas does not."""
+    """Points in the middle of pixels: elsewhere WebGL divides them among pixels, alone."""
     worst, mean = map_page.evaluate("""() => {
         const side = 200, n = 150, places = new Float32Array(2 * n);
-        const bytes = (count, most) => Uint8Array.from({ length: count }, () => Math.random() * most);
+        const bytes = (length, most) => Uint8Array.from({ length }, () => Math.random() * most);
         for (let i = 0; i < 2 * n; i++) places[i] = (Math.floor(Math.random() * side) + 0.5) / side;
         const scene = {
             order: Uint32Array.from({ length: n }, (_, i) => n - 1 - i), to: places, from: places,
@@ -210,9 +211,10 @@ def test_both_ways_to_draw_give_the_same_picture(map_page):
             return copy.getImageData(0, 0, side, side).data;
         });
         const apart = Array.from(a, (value, at) => Math.abs(value - b[at]));
-        return [apart.reduce((x, y) => Math.max(x, y)), apart.reduce((x, y) => x + y) / apart.length];
+        const sum = apart.reduce((x, y) => x + y);
+        return [apart.reduce((x, y) => Math.max(x, y)), sum / apart.length];
     }""")
-    assert mean < 0.5 and worst <= 8  # of 255: mediump, and bytes between the layers
+    assert worst <= 3, mean  # of 255: each point is rounded to bytes before the next
 
 
 def test_picking_equals_loops_over_all_points(map_page):
@@ -220,7 +222,8 @@ def test_picking_equals_loops_over_all_points(map_page):
         const wrong = [];
         for (const n of [1, 2, 30, 700]) {
             const places = Float32Array.from({ length: 2 * n }, Math.random);
-            const kept = Array.from({ length: n }, () => Math.random() < 0.8), keep = (i) => kept[i];
+            const kept = Array.from({ length: n }, () => Math.random() < 0.8);
+            const keep = (i) => kept[i];
             const grid = ibot.pointGrid(places), all = [...Array(n).keys()].filter(keep);
             const at = (i) => [places[2 * i], places[2 * i + 1]];
             for (let turn = 0; turn < 40; turn++) {
@@ -229,7 +232,8 @@ def test_picking_equals_loops_over_all_points(map_page):
                 const near = [...all].sort((i, j) => away(i) - away(j));
                 const limit = turn % 2 ? Infinity : 0.4;
                 const expected = near.filter((i) => away(i) <= limit).slice(0, 5);
-                if (`${grid.nearest(x, y, 5, keep, limit)}` !== `${expected}`) wrong.push(["nearest", n]);
+                const nearest = grid.nearest(x, y, 5, keep, limit);
+                if (`${nearest}` !== `${expected}`) wrong.push(["nearest", n]);
                 const [u, v] = [Math.random(), Math.random()];
                 const box = [Math.min(x, u), Math.min(y, v), Math.max(x, u), Math.max(y, v)];
                 const inside = all.filter((i) => at(i)[0] >= box[0] && at(i)[0] <= box[2]
@@ -277,7 +281,7 @@ def test_a_neighbour_embedding_that_fails_leaves_the_map_as_it_was(map_page):
         lambda route: route.fulfill(status=202, json=told),
     )
     map_page.get_by_text("neighbour embedding", exact=True).click()
-    expect(map_page.get_by_role("alert").first).to_contain_text("no memory was left")
+    expect(map_page.get_by_role("alert").first).to_contain_text("No memory was left")
     expect(map_page.locator("input[value=pca]")).to_be_checked()
     assert map_page.locator(".map-plot").get_attribute("data-method") == "pca"
 
