@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from commands import ibot, start_ibot
+from explored import write_run
 
 
 def address_of(started):
@@ -57,6 +58,20 @@ def test_it_starts_answers_and_ends_with_ctrl_c(run, images):
         started.kill()
     assert done.returncode == 0, done.stderr
     assert "stopped" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_it_ends_while_it_still_looks_at_the_images(images, tmp_path):
+    run = write_run(tmp_path / "run", steps=(3,))
+    started = start_ibot("explore", run, "--data", images, "--port", 0, "--no-browser")
+    try:
+        address_of(started)
+        started.send_signal(signal.SIGINT)
+        done = started.ended(30)
+    finally:
+        started.kill()
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert ibot("index", run, "--data", images).returncode == 0  # what is there serves on
 
 
 def test_what_cannot_be_opened_ends_the_command(run, tmp_path):
