@@ -99,14 +99,13 @@ def _add_option(parser: argparse.ArgumentParser, option: Option) -> None:
     if option.kind == "switch":
         parser.add_argument(flag, action="store_true", help=option.words)
         return
-    shown = {} if option.choices else {"metavar": option.metavar or option.name.upper()}
     parser.add_argument(
         flag,
         type=READERS[option.kind],
         default=option.default,
         choices=option.choices or None,
+        metavar=None if option.choices else option.metavar,
         help=option.words,
-        **shown,
     )
 
 

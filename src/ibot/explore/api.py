@@ -28,6 +28,8 @@ log = logging.getLogger("ibot")
 SMALL, LARGE = 4, 1
 """Requests that are answered at a time: those that read files, and those that ask a network."""
 KINDS = ("patch", "class")
+FRESH = {"cache-control": "no-store"}
+"""Browsers keep answers, some errors too: what has gone may come back."""
 GONE = 499
 """For a request whose browser waits no longer."""
 
@@ -72,31 +74,31 @@ def as_response(answer: Any) -> Response:
         return answer
     if isinstance(answer, bytes):
         return Response(answer, media_type="image/jpeg", headers={"cache-control": "no-cache"})
-    return JSONResponse(answer, headers={"cache-control": "no-store"})
+    return JSONResponse(answer, headers=FRESH)
 
 
 async def refused(request: Request, error: Exception) -> Response:
     """What a user can mend, as JSON."""
     assert isinstance(error, IbotError)
     status, content = told(error)
-    return JSONResponse(content, status)
+    return JSONResponse(content, status, FRESH)
 
 
 async def unknown(request: Request, error: Exception) -> Response:
     """An address that is none."""
     assert isinstance(error, HTTPException)
     content = {"error": "there is nothing at this address", "why": "", "fix": ""}
-    return JSONResponse(content, error.status_code)
+    return JSONResponse(content, error.status_code, FRESH)
 
 
 async def failed(request: Request, error: Exception) -> Response:
     """Files that have gone, and mistakes of ours: the page is to stay alive."""
     if isinstance(error, OSError):
         why = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        return JSONResponse({"error": "a file cannot be read", "why": why, "fix": ""}, 410)
+        return JSONResponse({"error": "a file cannot be read", "why": why, "fix": ""}, 410, FRESH)
     log.error("%s: %s: %s", request.url.path, type(error).__name__, error)
     content = {"error": "this could not be answered", "why": f"{type(error).__name__}: {error}"}
-    return JSONResponse({**content, "fix": "see the terminal; other views may work"}, 500)
+    return JSONResponse({**content, "fix": "see the terminal; other views may work"}, 500, FRESH)
 
 
 def _c(asked: Asked, name: str = "c") -> int | None:
@@ -172,7 +174,7 @@ def _thumb(session: Session, request: Request, asked: Asked) -> Any:
 
 def _thumbs(session: Session, request: Request, asked: Asked) -> Any:
     shelf = session.pictured()
-    ids = [shelf.check(str(image)) for image in asked.numbers("ids", 64)]
+    ids = [shelf.check(image) for image in asked.several("ids", 64)]
     return pictures.thumbnails(session, ids, asked.number("px", 64, 8, 256))
 
 

@@ -34,12 +34,12 @@ class Asked:
             return default
         return number(text, name, least, most or 10**9 - 1)
 
-    def numbers(self, name: str, most: int) -> list[int]:
-        """At least one and at most so many whole numbers between commas. Raises Refused."""
+    def several(self, name: str, most: int) -> list[str]:
+        """At least one and at most so many words between commas. Raises Refused."""
         texts = self._given.get(name, "").split(",")
-        if len(texts) > most:
-            raise Refused(400, f"{name} are to be {most} at most", why=f"they are {len(texts)}")
-        return [number(text, name) for text in texts]
+        if not texts[0] or len(texts) > most:
+            raise Refused(400, f"{name} are to be 1 to {most}", why=f"they are {len(texts)}")
+        return texts
 
     def one_of(self, name: str, choices: Sequence[str]) -> str:
         """One of the choices, the first by default. Raises Refused."""

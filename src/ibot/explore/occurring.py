@@ -50,13 +50,14 @@ def as_told(
 ) -> Iterator[dict[str, Any]]:
     """Each occurrence with the name and the number of its image."""
     shelf, columns = session.pictured(), index.grid[1]
-    places = zip(found.row.tolist(), found.patch.tolist(), found.score.tolist(), strict=True)
-    for row, patch, score in places:
+    # In one read: tables are mapped, and a number at a time is slow.
+    confidence = index.confidence[found.row, found.patch] if kind == "patch" else found.score
+    columns_of = (found.row, found.patch, found.score, confidence)
+    for row, patch, score, sure in zip(*(part.tolist() for part in columns_of), strict=True):
         image = int(index.index[row])
         place = {}
         if kind == "patch":
-            confidence = float(index.confidence[row, patch])
-            place = {"row": patch // columns, "col": patch % columns, "confidence": confidence}
+            place = {"row": patch // columns, "col": patch % columns, "confidence": rounded(sure)}
         told = {"image": image, "name": shelf.name(str(image)), "patch": patch, **place}
         yield {**told, "score": rounded(score)}
 

@@ -77,11 +77,14 @@ class Explorer:
             session.why = str(error) or type(error).__name__
             self.error = error
 
-    def close(self) -> None:
-        """End what still works for the page."""
+    def close(self) -> bool:
+        """End what still works for the page; whether some of it cannot be ended."""
+        busy = self.session.state == "loading"
         for made in list(self.session.made.values()):
             if hasattr(made, "close"):
                 made.close()
+            busy |= not getattr(made, "done", True)
+        return busy
 
     def _about(self, request: Request) -> Response:
         return JSONResponse(about(self.session), headers={"cache-control": "no-store"})
@@ -139,22 +142,28 @@ def serve(session: Session, port: int | None, *, browser: bool = True, quiet: bo
             elif not quiet:
                 print("ready", file=sys.stderr)
 
-        print(f"explorer:         {address}", flush=True)
-        if not quiet:
-            print("end it with Ctrl-C", file=sys.stderr)
-        threading.Thread(target=work, daemon=True).start()
-        if browser and _has_display():
-            threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
         try:
+            print(f"explorer:         {address}", flush=True)
+            if not quiet:
+                print("end it with Ctrl-C", file=sys.stderr)
+            threading.Thread(target=work, daemon=True).start()
+            if browser and _has_display():
+                threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
             server.run(sockets=[bound])
         except KeyboardInterrupt:  # the way to end it
             pass
         finally:
-            explorer.close()
+            busy = explorer.close()
     if explorer.error is not None:
         raise explorer.error
     if not quiet:
         print("stopped", file=sys.stderr)
+    if busy:
+        # Threads inside of torch would abort when Python takes its memory from under them; an
+        # index is whole up to its last rows, whenever this ends.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def _bound(port: int | None) -> socket.socket:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,6 +60,8 @@ class Session:
     networks: Networks | None = None
     made: dict[str, Any] = field(default_factory=dict)
     """What answers keep: sprites, maps, tables."""
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _locks: dict[str, Any] = field(default_factory=dict)
 
     run: Path | None = field(init=False)
     """The folder of the run that the weights are, or belong to; None for others. As it was at the
@@ -68,10 +71,13 @@ class Session:
         self.run = run_of(Path(self.request.weights))
 
     def keep(self, name: str, make: Callable[[], Any]) -> Any:
-        """What was made under a name, made once."""
-        if name not in self.made:
-            self.made[name] = make()
-        return self.made[name]
+        """What was made under a name; made once, also where several threads ask for it."""
+        with self._lock:
+            lock = self._locks.setdefault(name, threading.RLock())
+        with lock:
+            if name not in self.made:
+                self.made[name] = make()
+            return self.made[name]
 
     def pictured(self) -> Shelf:
         """The images. Raises Refused where there are none yet."""

@@ -89,7 +89,7 @@ class Watched:
     def check(self, address):
         unexpected = [e for e in self.errors if not any(text in e for text in self._allowed)]
         assert not unexpected
-        inside = (address + "/", "data:", "blob:")
+        inside = (address + "/", "data:", "blob:", "file:")
         assert [url for url in self.requests if not url.startswith(inside)] == []
 
 

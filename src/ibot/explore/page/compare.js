@@ -12,17 +12,16 @@
   /* ---- what the address says ---- */
 
   function asked(params) {
-    const count = state.about.images.count;
     const last = state.about.checkpoints.length - 1;
     const mode = params.mode === "checkpoints" && last > 0 ? "checkpoints" : "images";
-    const a = params.a ?? "0";
-    const next = Number(a) + 1 < count ? String(Number(a) + 1) : "0"; // for own images: the first
-    const b = params.b ?? (Number.isNaN(Number(a)) ? "0" : next);
+    const first = state.listed ? state.listed[0] : 0;
+    const a = params.a ?? first;
+    const b = params.b ?? ibot.imageBeside(a, 1) ?? first; // beside an own image: the first
     const early = Math.min(Number(params.ca ?? 0), last);
     const layers = layerOptions().filter(([, , why]) => !why).map(([key]) => key);
     const usual = mode === "checkpoints" && layers.includes("words") ? "words" : "none";
     return { mode, layer: layers.includes(params.layer) ? params.layer : usual,
-      lines: params.lines === "1", count,
+      lines: params.lines === "1",
       sides: mode === "images"
         ? [{ id: a, c: state.checkpoint }, { id: b, c: state.checkpoint }]
         : [{ id: a, c: early }, { id: a, c: state.checkpoint }] };
@@ -179,9 +178,9 @@
       (c) => ibot.go(i ? { c } : { ca: c })), name);
     const go = (id) => ibot.go({ a: now.sides[0].id, b: now.sides[1].id, [key]: id, patch: null, side: null });
     const by = (d) => {
-      const next = Number(image.id) + d;
+      const next = ibot.imageBeside(image.id, d);
       return el("button", { class: "button icon", "aria-label": d > 0 ? "Next image" : "Image before",
-        disabled: !(next >= 0 && next < now.count), onclick: () => go(next) }, d > 0 ? "›" : "‹");
+        disabled: next === null, onclick: () => go(next) }, d > 0 ? "›" : "‹");
     };
     return el("div", { class: "side-head" },
       state.exported ? "" : ibot.imageSearch(i ? "Other right image" : "Other left image", go),
@@ -216,7 +215,7 @@
 
   async function open(root, params, signal) {
     const set = asked(params);
-    if (!set.count && !params.a)
+    if (!state.about.images.count && !params.a)
       return ibot.empty(root, "There are no images to compare.", "Drop one here, or start with `--data DIR`.");
     ibot.loading(root, 5);
     const images = await Promise.all(

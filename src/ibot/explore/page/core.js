@@ -15,6 +15,7 @@
    ibot.state = {about, checkpoint, exported}   checkpoint: its number, the newest by default
    ibot.api.get(path, params)     promise of JSON; {fresh: true} as third argument asks again
    ibot.api.url(path, params)     address of a picture (in an export: its data, or null)
+   ibot.api.has(path)             false for what an export leaves out: no link then
    ibot.api.post(path, body, headers)
        Answers that are errors reject with an Error that has `message`, `why`, `fix`, `status`.
    ibot.el(tag, props, ...children), ibot.svg(...)   props: class, style {}, onclick, data-x, ...
@@ -53,10 +54,14 @@ window.ibot = (() => {
 
   /* ---- requests ---- */
 
+  /* The server's messages are those of the command line: parts of a line, here sentences. */
+  const sentence = (text) =>
+    text && text[0].toUpperCase() + text.slice(1) + (/[.!?…`]$/.test(text) ? "" : ".");
+
   class Failure extends Error {
     constructor(message, { why = "", fix = "", status = 0 } = {}) {
-      super(message);
-      Object.assign(this, { why, fix, status });
+      super(sentence(message));
+      Object.assign(this, { why: sentence(why), fix: sentence(fix), status });
     }
   }
   const exported = window.IBOT_EXPORT || null;
@@ -130,6 +135,8 @@ window.ibot = (() => {
 
   const api = {
     get,
+    /* Whether there is more behind a link: an export holds some words and images only. */
+    has: (path) => !exported || path in exported,
     url: (path, params) => (exported ? inExport(path, params) : join(path, params)),
     post: async (path, body, headers) =>
       (await ask(path, { method: "POST", body, headers })).json(),
@@ -240,6 +247,6 @@ window.ibot = (() => {
   return {
     el, svg, api, Failure, ink, number, percent, plural, bytes, prose,
     loading, empty, failed, picture, announce, colours,
-    state: { about: null, checkpoint: null, exported: exported !== null },
+    state: { about: null, checkpoint: null, listed: null, exported: exported !== null },
   };
 })();

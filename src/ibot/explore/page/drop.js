@@ -27,7 +27,7 @@
       arrived(image);
     } catch (error) {
       const told = [error.why, error.fix].filter(Boolean).join(" ");
-      ibot.notice(`${file.name || "It"} could not be opened: ${error.message}`, told);
+      ibot.notice(`${file.name || "It"} could not be opened`, [error.message, told].join(" "));
     } finally {
       document.body.classList.remove("busy");
     }

@@ -16,7 +16,7 @@
       : layers.includes(first) ? first : "none";
     return { layer, head: params.head === undefined ? "mean" : Number(params.head),
       mask: params.mask === "1", scale: Number(params.scale) || 1,
-      over: params.over === "set" ? "set" : "image", foreground: params.foreground === "1",
+      over: params.over === "set" ? "set" : "image",
       strength: numbers(params.strength) ?? (layer === "words" ? 55 : 75) };
   }
 
@@ -55,14 +55,13 @@
 
   const attentionControls = ({ mask, scale }) => [
     ibot.check("60 % of the mass", mask, (yes) => change({ mask: yes ? 1 : null })),
-    ibot.select("Detail", [["1", "1 ×"], ["2", "2 ×"], ["4", "4 ×"]], String(scale),
+    state.exported ? "" : ibot.select("Detail", [["1", "1 ×"], ["2", "2 ×"], ["4", "4 ×"]], String(scale),
       (value) => change({ scale: value === "1" ? null : value })),
   ];
 
-  const featureControls = ({ over, foreground }) => [
-    ibot.select("Components of", [["image", "this image"], ["set", "the set"]], over,
-      (value) => change({ over: value === "set" ? "set" : null })),
-    ibot.check("foreground only", foreground, (yes) => change({ foreground: yes ? 1 : null })),
+  const featureControls = ({ over }) => [
+    ibot.select("of", [["image", "this image"], ["set", "the set"]], over,
+      (value) => change({ over: value === "set" ? "set" : null }), "Components of"),
   ];
 
   /* ---- layer ---- */
@@ -75,6 +74,7 @@
     stage.canvas.style.opacity = set.strength / 100;
     stage.borders(set.layer === "words" ? image.words : null);
     now.heads.hidden = set.layer !== "attention";
+    const slow = setTimeout(() => !late() && stage.busy(true), 200);
     try {
       if (set.layer === "words") ibot.layers.words(stage.canvas, image);
       else if (set.layer === "attention") {
@@ -82,12 +82,15 @@
         if (!late()) drawAttention(data, set);
       } else if (set.layer === "features") {
         const data = await api.get(`/api/image/${image.id}/features`, { c: c(), over: set.over });
-        if (!late()) ibot.layers.features(stage.canvas, data, set);
+        if (!late()) ibot.layers.features(stage.canvas, data);
       } else ibot.layers.clear(stage.canvas);
     } catch (error) {
       if (late()) return;
       ibot.layers.clear(stage.canvas);
       ibot.notice(error.message, [error.why, error.fix].filter(Boolean).join(" "));
+    } finally {
+      clearTimeout(slow);
+      if (!late()) stage.busy(false);
     }
   }
 
@@ -177,12 +180,13 @@
   /* ---- the view ---- */
 
   function step(by) {
-    const id = Number(now && now.image.id);
-    if (Number.isNaN(id)) return;
-    const next = id + by;
-    if (next < 0 || next >= state.about.images.count) return;
-    ibot.go({ id: next, patch: null });
+    const next = ibot.imageBeside(now.image.id, by);
+    if (next !== null) ibot.go({ id: next, patch: null });
   }
+
+  const classWord = ({ class_word: word }) =>
+    word === null || word === undefined || state.exported ? []
+      : [" · ", ibot.wordLink(word, "class", `class word ${word}`)];
 
   function head(image) {
     const own = String(image.id).startsWith("drop");
@@ -191,9 +195,8 @@
       el("a", { class: "button quiet", href: ibot.address({ view: "image" }) }, "← All images"),
       el("div", { class: "named" }, el("h1", {}, el("bdi", {}, image.name)),
         el("span", { class: "quiet numbers" },
-          [image.label, own ? "own image" : `image ${image.id}`, `${w} × ${h}`,
-            image.class_word !== null && image.class_word !== undefined
-              ? `class word ${image.class_word}` : ""].filter(Boolean).join(" · "))),
+          [image.label, own ? "own image" : `image ${image.id}`, `${w} × ${h}`]
+            .filter(Boolean).join(" · "), ...classWord(image))),
       el("span", { class: "push toolbar" },
         el("a", { class: "button", href: ibot.address({ view: "compare", a: image.id }) }, "Compare"),
         state.exported ? "" : ibot.imageSearch("Find by name", (id) => ibot.go({ id, patch: null })),

@@ -72,11 +72,12 @@
   }
   const headColour = (head) => colours.classes[head % colours.classes.length];
 
-  function features(canvas, data, { foreground }) {
+  /* Three components of the foreground as red, green and blue; the background is dimmed. */
+  function features(canvas, data) {
     const values = bytes(data.rgb);
-    const inside = foreground ? bytes(data.foreground) : null;
+    const inside = bytes(data.foreground);
     fill(canvas, data.grid, (i) =>
-      inside && !inside[i] ? [0, 0, 0, 190] : [...values.subarray(3 * i, 3 * i + 3), 255]);
+      inside[i] ? [...values.subarray(3 * i, 3 * i + 3), 255] : [0, 0, 0, 190]);
   }
 
   /* Lines between neighbouring patches of different words, as an SVG path in units of patches. */

@@ -202,7 +202,7 @@
       if (map.signal.aborted) return;
       const { x, y } = map.plot.camera, magnification = map.plot.magnification();
       const at = [x.toFixed(4), y.toFixed(4), magnification.toFixed(2)].join(",");
-      ibot.go({ at: Math.abs(magnification - 1) < 0.01 ? null : at }, { quiet: true, replace: true });
+      ibot.go({ at: map.plot.isFitted() ? null : at }, { quiet: true, replace: true });
     }, 400);
   }
 

@@ -26,16 +26,10 @@
     /* ---- what draws the points ---- */
 
     function start(webgl) {
-      if (renderer) {
-        // A canvas keeps the kind of its first context for good.
-        renderer.close();
-        const fresh = base.cloneNode();
-        base.replaceWith(fresh);
-        base = fresh;
-      }
+      if (renderer) renderer.close();
       renderer = webgl ? ibot.points.webgl(base, () => start(false)) : null;
       if (!renderer) {
-        if (webgl) base = swapped(base);
+        base = swapped(base); // a canvas keeps the kind of its first context for good
         renderer = ibot.points.canvas(base);
       }
       plot.kind = host.dataset.renderer = renderer.kind;
@@ -50,12 +44,14 @@
     /* ---- places and looks ---- */
 
     plot.setPlaces = (next, { morphing = false } = {}) => {
+      const first = !places;
       from = morphing && places && places.length === next.length && !still() ? now() : next;
       places = next;
       grid = ibot.pointGrid(places);
       moved = from === next ? 1 : 0;
       morph = performance.now();
       bounds = extent(places);
+      if (first) plot.fit();
       if (look) load();
     };
     function now() {
@@ -86,10 +82,14 @@
       const [x0, y0, x1, y1] = bounds;
       return 0.92 * Math.min(camera.width / (x1 - x0 || 1), camera.height / (y1 - y0 || 1));
     }
-    plot.fit = () => {
+    const whole = () => {
       const [x0, y0, x1, y1] = bounds;
-      set((x0 + x1) / 2, (y0 + y1) / 2, fitted());
+      return [(x0 + x1) / 2, (y0 + y1) / 2, fitted()];
     };
+    plot.fit = () => set(...whole());
+    /* Whether all is shown, as at the beginning. */
+    plot.isFitted = () =>
+      whole().every((value, at) => Math.abs([camera.x, camera.y, camera.scale][at] / value - 1) < 1e-3);
     plot.magnification = () => camera.scale / fitted();
     plot.pan = (dx, dy) => set(camera.x - dx / camera.scale, camera.y + dy / camera.scale, camera.scale);
     plot.zoom = (factor, px = camera.width / 2, py = camera.height / 2) => {
@@ -122,7 +122,8 @@
       const { width, height } = host.getBoundingClientRect();
       if (!width || !height) return;
       const ratio = Math.min(window.devicePixelRatio || 1, 2);
-      const first = camera.width === 1, magnification = first ? 1 : plot.magnification();
+      const first = camera.width === 1 || plot.isFitted();
+      const magnification = first ? 1 : plot.magnification();
       Object.assign(camera, { width, height, ratio });
       for (const canvas of [base, over]) {
         canvas.width = Math.round(width * ratio);

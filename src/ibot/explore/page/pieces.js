@@ -16,26 +16,31 @@
           el("span", {}, text))));
   };
 
-  ibot.select = (label, options, value, onchange) =>
+  ibot.select = (label, options, value, onchange, full = label) =>
     el("label", {}, el("span", { class: "said" }, label),
-      el("select", { value, "aria-label": label, onchange: (e) => onchange(e.target.value) },
+      el("select", { value, "aria-label": full, onchange: (e) => onchange(e.target.value) },
         ...options.map(([key, text]) => el("option", { value: key }, text))));
 
   ibot.check = (text, checked, onchange) =>
     el("label", {}, el("input", { type: "checkbox", checked,
       onchange: (event) => onchange(event.target.checked) }), el("span", {}, text));
 
-  /* Draws controls anew and gives the focus back to the one that had it, found by its label. */
-  ibot.keepFocus = (controls, draw) => {
+  /* Draws anew, and gives the focus back to what had it, found by its label; once more when a
+     promise that `draw` returns is kept. */
+  ibot.keepFocus = (root, draw) => {
     const named = (element) =>
-      (element.closest("[role=radiogroup]") || element.closest("label") || element);
+      element.closest("[role=radiogroup]") || element.closest("label") || element;
     const label = (element) => named(element).getAttribute("aria-label") || named(element).textContent;
-    const held = controls.contains(document.activeElement) ? label(document.activeElement) : null;
-    draw();
-    if (held === null) return;
-    const same = [...controls.querySelectorAll("input:not([type=radio]), input:checked, select, button")];
-    const again = same.find((element) => label(element) === held);
-    if (again) again.focus();
+    const held = root.contains(document.activeElement) ? label(document.activeElement) : null;
+    const controls = "input:not([type=radio]), input:checked, select, button, a";
+    const again = () => {
+      const same = [...root.querySelectorAll(controls)].find((element) => label(element) === held);
+      if (same) same.focus({ preventScroll: true });
+    };
+    const drawn = draw();
+    if (held === null || root === document.activeElement) return;
+    again();
+    if (drawn && drawn.then) drawn.then(again);
   };
 
   const c = () => state.checkpoint;
@@ -48,16 +53,32 @@
       { alt: `Places of word ${word}`, class: "square", width: across * px, height: across * px });
   };
 
+  /* Tag and address of what leads to a word; no link where an export lacks it. */
+  const wordPlace = (word, kind, props = {}) =>
+    ibot.api.has(`/api/word/${word}`)
+      ? ["a", { ...props, href: props.href ||
+        ibot.address({ view: "word", id: word, ...kindParam(kind) }) }]
+      : ["span", { ...props, href: null }];
+
   ibot.wordLink = (word, kind = "patch", text = `Word ${word}`) =>
-    el("a", { href: ibot.address({ view: "word", id: word, ...kindParam(kind) }) }, text);
+    el(...wordPlace(word, kind), text);
+
+  /* The image before or after one, or null at the ends and for own images. */
+  ibot.imageBeside = (id, by) => {
+    const { listed, about } = state; // an export lists its few images
+    const at = listed ? listed.findIndex((one) => String(one) === String(id)) : Number(id);
+    const next = at + by;
+    if (Number.isNaN(at) || at < 0 || next < 0 || next >= (listed || { length: about.images.count }).length)
+      return null;
+    return listed ? listed[next] : next;
+  };
 
   ibot.swatch = (word) =>
     el("span", { class: "swatch", style: { background: ibot.colours.word(word) } });
 
   /* A word as a small card: its places, its number, and one line about it. */
   ibot.wordTile = (word, line, { kind = "patch", checkpoint, href } = {}) =>
-    el("a", { class: "tile", title: `Word ${word}`,
-      href: href || ibot.address({ view: "word", id: word, ...kindParam(kind) }) },
+    el(...wordPlace(word, kind, { class: "tile", title: `Word ${word}`, href }),
     ibot.mosaic(word, { kind, count: 4, px: 48, side: 3, ...(checkpoint >= 0 && { checkpoint }) }),
     el("span", {}, line));
 
@@ -69,8 +90,9 @@
     const source = "patch" in place
       ? ["/api/window.jpg", { image, patch, c: c(), side: 5, px: 96 }]
       : [`/api/image/${image}/thumb.jpg`, { px: 128 }];
-    return el("a", { class: "tile", title,
-      href: ibot.address({ view: "image", id: image, ...place }) },
+    const there = ibot.api.has(`/api/image/${image}`);
+    return el(there ? "a" : "span", { class: "tile", title,
+      href: there ? ibot.address({ view: "image", id: image, ...place }) : null },
     ibot.picture(...source, { alt: title, class: "square" }),
     line && el("span", { class: "numbers" }, line));
   };

@@ -33,7 +33,7 @@
           const key = size[i] | (shape[i] << 8) | (ring[i] << 16);
           let stamp = stamps.get(key);
           if (!stamp) stamps.set(key, (stamp = drawn(size[i], shape[i], ring[i], camera.ratio)));
-          press(pixels, width, height, stamp, Math.round(x), Math.round(y), colour, 4 * i, scene.ink);
+          press(pixels, width, height, stamp, Math.floor(x), Math.floor(y), colour, 4 * i, scene.ink);
         }
         context.putImageData(image, 0, 0);
       },
@@ -48,7 +48,7 @@
 
   // The formulas of the fragment shader in points_webgl.js, once per kind of point.
   function drawn(size, shape, ring, ratio) {
-    const radius = size * 0.25 * ratio, half = Math.ceil(radius + 1 + ring * 2.5 * ratio);
+    const radius = size * 0.25 * ratio, half = Math.ceil(1.25 * (radius + ring * 2.5 * ratio) + 1);
     const cells = [];
     for (let y = -half; y <= half; y++)
       for (let x = -half; x <= half; x++) {

@@ -6,14 +6,15 @@
 
   const BYTES = 24; // to.xy, from.xy float32; rgba; size, shape, ring, unused
 
-  // Places in 0..1; camera = (centre, 2 * scale / size of the canvas), so that y points up.
+  // Places in 0..1; camera = (centre, 2 * scale / size of the canvas), so that y points up. A
+  // diamond reaches 1.25 times its radius.
   const VERTEX = `
     attribute vec4 place; attribute vec4 colour; attribute vec4 form;
     uniform vec4 camera; uniform float moved; uniform mediump float ratio;
     varying vec4 fill; varying vec4 look;
     void main() {
       gl_Position = vec4((mix(place.zw, place.xy, moved) - camera.xy) * camera.zw, 0.0, 1.0);
-      float radius = form.x * 0.25 * ratio, half_side = radius + 1.0 + form.z * 2.5 * ratio;
+      float radius = form.x * 0.25 * ratio, half_side = 1.25 * (radius + form.z * 2.5 * ratio) + 1.0;
       gl_PointSize = 2.0 * half_side;
       fill = colour; look = vec4(radius, form.y, form.z, half_side);
     }`;

@@ -162,6 +162,9 @@
     } catch (error) {
       return ibot.failed(root, error, start);
     }
+    state.about.images ??= { root: "", count: 0, classes: null };
+    if (state.exported)
+      state.listed = (await api.get("/api/images")).images.map(({ id }) => id);
     bar();
     if (state.about.state === "failed")
       return ibot.empty(root, "The explorer could not open this.", state.about.why || "");

@@ -1,7 +1,7 @@
 /* A picture that can be pointed at: pixels, a layer above them, marks on patches, keys.
 
    ibot.stage({label, hovered(patch | null), picked(patch)}) -> {element, canvas, show(image, params),
-   mark({hover, picked, same}), borders(values | null), tip(text), at, focus()} */
+   mark({hover, picked, same}), borders(values | null), tip(text, patch), busy(yes), at, start} */
 "use strict";
 
 (() => {
@@ -48,6 +48,9 @@
         ...marked(hover === null || hover === chosen ? [] : [hover], grid, "hover"),
         ...marked(chosen === null ? [] : [chosen], grid, "picked"));
     };
+
+    /* A layer is on its way; the last one stays until then. */
+    stage.busy = (yes) => element.setAttribute("aria-busy", String(yes));
 
     stage.tip = (text, patch) => {
       tip.hidden = !text;

@@ -61,6 +61,10 @@
 
   /* ---- the bar above ---- */
 
+  const noClassWords = () =>
+    state.exported ? "The exported page holds words of patches."
+      : state.about.class_words ? "" : "The network has no class words here.";
+
   function toolbar(asked, summary) {
     const { classes } = state.about.images;
     const change = (changes) => ibot.go({ view: "words", ...params(asked), ...changes });
@@ -74,7 +78,7 @@
       (key !== "purity" || labels) && (key !== "born" || state.about.checkpoints.length > 1));
     return el("div", { class: "toolbar which", role: "search", "aria-label": "Which words" },
       ibot.choice("Words of", [["patch", "Patches"],
-        ["class", "Images", state.about.class_words ? "" : "The network has no class words here."]],
+        ["class", "Images", noClassWords()]],
       asked.kind, (kind) => change({ kind: kind === "class" ? kind : null })),
       ibot.select("By", sorts, asked.sort, (sort) => change({ sort })),
       el("button", { class: "button icon", "aria-label": asked.desc ? "Largest first" : "Smallest first",
