@@ -1,30 +1,19 @@
-"""The numbers of a run over its images: curves from metrics.jsonl and from its evaluations.
-
-A file may be in the middle of a line, of another version, or gone: what can be read is shown.
-"""
+"""The numbers of a run over its images: curves of its log and of its evaluations on the way."""
 
 from __future__ import annotations
 
-import json
 import math
-from array import array
-from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from threading import Lock
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
+from ibot.report.metrics import Metrics, number
 from ibot.types import ResultRecord
 from ibot.words import encodable
 
-METRICS = "metrics.jsonl"
 POINTS = 500
 """Of a series that is shown."""
-KEPT = 2
-"""Runs of which is kept what was read."""
 
 Point = tuple[float, float]
 """Images seen, value."""
@@ -153,142 +142,15 @@ KINDS = (
         times=100,
     ),
 )
+LEVELS = ("ln_k", "ln_k_patch")
+LOGGED = (*LEVELS, *sorted({key for kind in KINDS for key in kind.series.values()}))
+"""Keys of the rows that the curves need."""
 EVALUATED = {
     "knn_top1": ("k-NN accuracy of the teacher", "%"),
     "match_r1": ("Patches matched between two views", "%"),
     "dense_knn_miou": ("Dense k-NN, mean IoU", "%"),
 }
 """Title and unit of what a training measures on its way."""
-
-
-@dataclass(slots=True)
-class Metrics:
-    """What metrics.jsonl holds, by columns."""
-
-    images: array[float] = field(default_factory=lambda: array("d"))
-    """Images seen, of each row."""
-    columns: dict[str, array[float]] = field(default_factory=dict)
-    """Values of each row, nan where one is missing or not finite."""
-    last: dict[str, Any] = field(default_factory=dict)
-    """The last row."""
-
-    def seconds(self) -> float:
-        """Time of the steps, which is without that of evaluations and checkpoints."""
-        total, before = 0.0, 0.0
-        for seen, speed in zip(
-            self.images, self.columns.get("images_per_second", ()), strict=False
-        ):
-            total += (seen - before) / speed if speed > 0 else 0.0
-            before = seen
-        return total
-
-
-@dataclass(slots=True)
-class _Read:
-    """What was read of a file so far."""
-
-    metrics: Metrics
-    end: int = 0
-    """Bytes up to the end of the last whole line."""
-    tail: bytes = b""
-    """That line, by which it is known whether the file has only grown."""
-
-
-_known: OrderedDict[tuple[Path, int], _Read] = OrderedDict()
-_lock = Lock()
-"""A server may be asked in several threads."""
-
-
-def read_metrics(run: Path, batch: int) -> Metrics:
-    """The rows of a run, up to the last whole line; none where there is no file.
-
-    `batch` gives the images of rows that name only their step. Of a file that has grown since the
-    last call only what is new is read: a page that is looked at costs a training little.
-    """
-    key = run / METRICS, batch
-    with _lock:
-        known = _known.pop(key, None) or _Read(_empty())
-        try:
-            known = _read_on(known, *key)
-        except OSError:
-            return Metrics()
-        _known[key] = known
-        while len(_known) > KEPT:
-            _known.popitem(last=False)
-        own = known.metrics
-        columns = {name: column[:] for name, column in own.columns.items()}
-        return Metrics(own.images[:], columns, own.last)
-
-
-def _empty() -> Metrics:
-    keys = {key for kind in KINDS for key in kind.series.values()} | {"ln_k", "ln_k_patch"}
-    return Metrics(columns={key: array("d") for key in sorted(keys)})
-
-
-def _read_on(known: _Read, file: Path, batch: int) -> _Read:
-    """Read what was added; all of a file that was written anew. Raises OSError."""
-    with file.open("rb") as lines:
-        lines.seek(known.end - len(known.tail))
-        if lines.read(len(known.tail)) != known.tail:
-            known = _Read(_empty())
-            lines.seek(0)
-        for line in lines:
-            if not line.endswith(b"\n"):
-                break
-            known.end, known.tail = known.end + len(line), line
-            row = _row(line)
-            if row is not None:
-                _add(known.metrics, row, batch)
-    return known
-
-
-def _add(metrics: Metrics, row: dict[str, Any], batch: int) -> None:
-    step = number(row.get("step"))
-    seen = number(row.get("images_seen", None if step is None else step * batch))
-    if seen is None:
-        return
-    while metrics.images and metrics.images[-1] >= seen:  # written again after a resumption
-        metrics.images.pop()
-        for column in metrics.columns.values():
-            column.pop()
-    metrics.images.append(seen)
-    for key, column in metrics.columns.items():
-        value = row.get(key)
-        # Most are finite floats, and there are many.
-        quick = type(value) is float and value - value == 0
-        known = value if quick else number(value)
-        column.append(math.nan if known is None else known)
-    metrics.last = row
-
-
-def rows_of(file: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a file of JSON lines, as far as it can be read; torn lines are passed over."""
-    try:
-        with file.open("rb") as lines:
-            for line in lines:
-                row = _row(line)
-                if row is not None:
-                    yield row
-    except OSError:
-        return
-
-
-def _row(line: bytes) -> dict[str, Any] | None:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return row if isinstance(row, dict) else None
-
-
-def number(value: object) -> float | None:
-    """A finite number as such; None for anything else."""
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        return None
-    try:
-        return float(value) if math.isfinite(value) else None
-    except OverflowError:  # a whole number beyond any float
-        return None
 
 
 def training_curves(metrics: Metrics) -> list[Curve]:
@@ -320,7 +182,7 @@ def _level(metrics: Metrics, kind: Kind) -> float | None:
     """The last value to compare with; None where class token and patches have different ones."""
     if not kind.level:
         return None
-    last = [number(metrics.last.get(key)) for key in ("ln_k", "ln_k_patch")]
+    last = [number(metrics.last.get(key)) for key in LEVELS]
     if last[0] is None or last[1] not in (None, last[0]):
         return None
     return float(round(math.exp(last[0]))) if kind.level == "k" else last[0]

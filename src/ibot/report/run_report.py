@@ -11,15 +11,9 @@ from typing import TYPE_CHECKING
 import ibot
 from ibot.errors import IbotError, UserError
 from ibot.report.html import END, escaped, head, is_ours, name
+from ibot.report.origin import about_settings, about_source
 from ibot.report.pictures import Gallery, of_the_run
-from ibot.report.sections import (
-    about_pictures,
-    about_results,
-    about_settings,
-    about_source,
-    about_verdicts,
-    curves,
-)
+from ibot.report.sections import about_pictures, about_results, about_verdicts, curves
 from ibot.report.story import Story, story
 from ibot.report.summary import Summary, lasting
 from ibot.report.svg import brief

@@ -16,8 +16,9 @@ from ibot.config.override import from_plain
 from ibot.config.resolve import derive
 from ibot.config.schema import Config
 from ibot.errors import ConfigError
-from ibot.report.history import interval_of, number
+from ibot.report.history import interval_of
 from ibot.report.html import escaped, name
+from ibot.report.metrics import number
 from ibot.report.settings import without_text
 from ibot.report.story import Story
 from ibot.system.records import data_name
