@@ -68,9 +68,10 @@ def test_a_folder_of_any_shapes_is_drawn_and_what_cannot_be_read_is_named(
     if picture == "features":
         assert "fitted to 5 images together" in said.out and said.out.count("step:") == 3
     wide = made[next(name for name in made if "wide" in name)]
-    # Two lines of pictures of 40 pixels for heads, one for components; a line of words below.
+    # Two lines of pictures of 40 pixels for heads, one for components; lines of words below.
     lines = 2 if picture == "attention" else 1
-    assert wide[1] == lines * (40 + 20 + 4) + 4 + 20
+    notes = 1 if picture == "attention" else 3
+    assert wide[1] == lines * (40 + 20 + 4) + 4 + notes * 20
 
 
 def test_heads_may_be_chosen_and_drawn_alone(weights, photos, tmp_path, capsys):

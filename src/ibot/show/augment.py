@@ -83,15 +83,14 @@ def draw(asked: Asked) -> Drawn:
         if progress:
             progress(count, len(inputs))
     views = f"{counted(config.augment.num_global, 'global view')} and {config.augment.num_local}"
-    lines = [
+    first = asked.options["number"]
+    numbers = "their places among those named" if first is None else f"from {first} on"
+    lines = (
         f"shown:            {counted(count, 'image')}, {views} local ones each",
-        f"drawn with:       seed {config.train.seed}, epoch {epoch}, numbers of the images among "
-        "those named",
-    ]
-    lines.append(
-        f"targets:          {predicting.words if predicting else _why_none(asked, config)}"
+        f"drawn by:         seed {config.train.seed}, epoch {epoch}, numbers of images: {numbers}",
+        f"targets:          {predicting.words if predicting else _why_none(asked, config)}",
     )
-    return Drawn(files, tuple(lines))
+    return Drawn(files, lines)
 
 
 def config_of(asked: Asked) -> Config:
