@@ -24,7 +24,7 @@ from ibot.eval.features.tokens import CLASS_TOKEN
 from ibot.eval.features.views import in_batches, view_batches
 from ibot.models.contract import Backbone
 from ibot.models.head import ProjectionHead
-from ibot.system.distributed import barrier
+from ibot.system.distributed import any_true, barrier
 from ibot.system.files import is_disk_full, replacing, write_atomically
 from ibot.system.progress import print_notes
 from ibot.vocabulary.assign import assign, last_weight
@@ -62,6 +62,10 @@ def build(context: ImagesContext, folder: Path, checkpoint: Checkpoint | None = 
     head = tokenizer(context, checkpoint.weights)
     shared = Shared.of(context, head, checkpoint.weights.settings)
     place = place_of(folder, context.weights_hash, head)
+    if not any_true(not (place / ABOUT).is_file(), context.device):
+        # Without a lock: what is whole may be read where nothing can be written.
+        check_fits(folder, Shared.read(folder), shared)
+        return open_one(place, shared)
     with _written(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with alone(folder, ".lock", context.device, context.processes):
@@ -80,7 +84,13 @@ def _written(folder: Path) -> Iterator[None]:
     """What the system says of the folder, told to a user."""
     try:
         yield
+    except (ResourceError, UserError) as error:
+        error.fix = error.fix.replace("--cache DIR", "--out DIR")  # the cache lies in the folder
+        raise
     except OSError as error:
+        place = Path(error.filename or folder)
+        if folder not in (place, *place.parents) and place not in folder.parents:
+            raise
         kind = ResourceError if is_disk_full(error) else UserError
         raise kind(
             f"the index cannot be written into '{folder}'",
