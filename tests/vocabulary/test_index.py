@@ -186,7 +186,7 @@ def test_rows_of_unreadable_images_are_missing(run, pictures, tmp_path, capsys):
         files[number].write_text("no image")
     with opened_context(run, tmp_path / "data", tmp_path) as context:
         name = context.images.name(0)
-        index = build(context, tmp_path / "index")
+        index = build(replace(context, counter=lambda name: None), tmp_path / "index")
         again = build(context, tmp_path / "index")
     assert index.index.tolist() == [i for i in range(IMAGES) if i not in (0, 7)]
     assert len(index.words) == IMAGES - 2 == len(again.words)

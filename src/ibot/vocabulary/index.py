@@ -26,7 +26,7 @@ from ibot.models.contract import Backbone
 from ibot.models.head import ProjectionHead
 from ibot.system.distributed import any_true, barrier
 from ibot.system.files import is_disk_full, replacing, write_atomically
-from ibot.system.progress import print_notes
+from ibot.system.progress import no_counter, print_notes
 from ibot.vocabulary.assign import assign, last_weight
 from ibot.vocabulary.folder import FILE, Shared, check_fits
 from ibot.vocabulary.opened import Vocabulary, open_index, open_one
@@ -137,7 +137,7 @@ def pass_over(
 ) -> dict[str, Path]:
     """Store what an index holds of images in the cache `features`; returns the entry of each part.
 
-    Says which images cannot be read.
+    Says how many images cannot be read, and why the first cannot.
     """
     name = head_hash(head)[:16]
     keys = {
@@ -155,7 +155,8 @@ def pass_over(
     rows = replace(context, cache=features).feature_sets(
         context.images, "images", list(keys.values()), extract
     )
-    print_notes(unreadable(rows[keys["words"]]), quiet=not context.processes.is_main)
+    # Where progress is shown: in one process, unless it is to be quiet.
+    print_notes(unreadable(rows[keys["words"]]), quiet=context.counter is no_counter)
     return {
         part: Entry(features, context.weights_hash, context.images, context.view, key).path
         for part, key in keys.items()
