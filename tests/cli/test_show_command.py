@@ -164,7 +164,11 @@ def test_mistakes_get_a_remedy_and_leave_nothing(weights, photos, tmp_path, caps
     ("images", "words"),
     [
         (("{tmp}/empty",), "no images found under"),
-        (("{photos}/gone.png",), "gone.png"),
+        (
+            ("{photos}/wide.png", "{photos}/gone.png"),
+            "there is no file or folder '{photos}/gone.png'",
+        ),
+        (("{photos}/none-*.tar",), "no .tar file matches"),
         (("{photos}/broken.jpg",), "none of the images can be read"),
     ],
 )
@@ -172,7 +176,7 @@ def test_places_without_images_are_named(weights, photos, tmp_path, capsys, imag
     (tmp_path / "empty").mkdir()
     named = [text.format(photos=photos, tmp=tmp_path) for text in images]
     said = show(capsys, "features", weights["vit"], *named, "--out", tmp_path / "o", code=2)
-    assert words in said.err and not (tmp_path / "o").exists()
+    assert words.format(photos=photos) in said.err and not (tmp_path / "o").exists()
 
 
 def test_weights_of_others_do_not_say_how_they_were_trained(weights, photos, tmp_path, capsys):
@@ -183,6 +187,8 @@ def test_weights_of_others_do_not_say_how_they_were_trained(weights, photos, tmp
     said = show(capsys, "augment", *common, "--out", tmp_path / "o", code=2)
     assert "does not say how views were made" in said.err and "recipe" in said.err
     show(capsys, "attention", *common, "--size", 16, "--out", tmp_path / "o")
+    named = ("augment", "vit_s61", photos / "wide.png", "--out", tmp_path / "p")
+    assert "did you mean vit_s16?" in show(capsys, *named, code=2).err
 
 
 def test_a_network_without_attention_is_told_what_remains(monkeypatch, weights, photos, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import logging
 import math
 from collections.abc import Iterator, Sequence
@@ -201,13 +202,18 @@ def open_inputs(
 
 
 def _grouped(named: Sequence[str]) -> Iterator[tuple[Literal["files", "set"], list[str]]]:
-    """Consecutive image files together, each set alone."""
+    """Consecutive image files together, each set alone. Raises DataError for what is missing."""
     files: list[str] = []
     for text in named:
         path = Path(text)
         if path.is_file() and path.suffix.lower() not in (*LISTS, ".tar"):
             files.append(text)
             continue
+        if text and not (path.exists() or ":" in text or glob.has_magic(text)):
+            raise DataError(
+                f"there is no file or folder '{printable(text)}'",
+                fix="check the path: files, folders and sets follow the weights",
+            )
         if files:
             yield "files", files
             files = []
