@@ -67,7 +67,7 @@ def _measured(
     """Milliseconds between frames, round by round, after one to warm up."""
     with browser(FLAGS[kind]) as context_of:
         page = context_of(size, ratio)
-        page.goto(f"{url.rstrip('/')}/#/map")
+        page.goto(f"{url.rstrip('/')}/#/map?renderer={kind.lower()}")
         page.wait_for_selector(f'.map-plot[data-renderer="{kind}"]')
         page.wait_for_timeout(500)
         box = page.locator(".map-plot").bounding_box()

@@ -11,7 +11,7 @@ from playwright.sync_api import expect
 def map_page(page):
     # Said by software drivers when a picture of the page is taken.
     page.watched.allow("GPU stall due to ReadPixels")
-    page.goto("/#/map")
+    page.goto("/#/map?renderer=webgl")  # in software, which pages pass over by themselves
     page.wait_for_selector(".map-plot[data-method]")
     return page
 
@@ -164,6 +164,12 @@ def test_without_webgl_the_map_is_drawn_all_the_same(browser, chromium, address)
         plain.close()
 
 
+def test_webgl_in_software_is_passed_over_as_canvas_is_quicker(page):
+    page.goto("/#/map")
+    expect(page.locator('.map-plot[data-renderer="Canvas"]')).to_be_visible()
+    expect(page.locator(".map-status")).to_contain_text("drawn by Canvas")
+
+
 def test_a_lost_context_is_no_loss(map_page):
     map_page.watched.allow("CONTEXT_LOST_WEBGL")
     assert painted(map_page)
@@ -202,7 +208,7 @@ def test_both_ways_to_draw_give_the_same_picture(map_page):
         const [a, b] = ["webgl", "canvas"].map((kind) => {
             const canvas = document.createElement("canvas");
             canvas.width = canvas.height = side;
-            const renderer = ibot.points[kind](canvas, () => {});
+            const renderer = ibot.points[kind](canvas, () => {}, true);
             renderer.load(scene);
             renderer.draw(camera, 1);
             const copy = document.createElement("canvas").getContext("2d");

@@ -17,7 +17,7 @@
       "Point `ibot explore` at a folder that holds some: `--data DIR`.");
     const has = ibot.mapGroups.modes.filter((mode) => mode.has(about));
     const map = {
-      about, n, c, method: "pca", signal, pressed: new Set(), selected: new Uint8Array(n),
+      about, n, c, renderer: params.renderer, method: "pca", signal, pressed: new Set(), selected: new Uint8Array(n),
       colour: (has.find(({ id }) => id === params.colour && known(about, id)) || has[0]).id,
       id: (i) => (about.ids ? about.ids[i] : i), name: ibot.mapData.names(),
     };
@@ -72,7 +72,8 @@
     map.progress = el("div", { class: "map-progress", hidden: true });
     root.replaceChildren(toolbar(map, has), el("div", { class: "map-body" },
       el("div", { class: "map-main" }, host, map.progress, map.status), side));
-    map.plot = ibot.mapPlot(host, { id: map.id, moved: () => moved(map) });
+    map.plot = ibot.mapPlot(host,
+      { id: map.id, moved: () => moved(map), renderer: map.renderer });
     act(map);
     map.card = ibot.mapCard(map, { toggle: map.toggle, close: map.leave });
     map.legend = ibot.mapPanels.legend(map, map.restyle);

@@ -10,7 +10,8 @@
   const still = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
   const eased = (t) => (t < 0.5 ? 4 * t ** 3 : 1 - (2 - 2 * t) ** 3 / 2);
 
-  /* `host` is filled. told: {id(i), moved()}, `moved` after each change of the camera. */
+  /* `host` is filled. told: {id(i), moved(), renderer}, `moved` after each change of the camera;
+     renderer "webgl" or "canvas" for one of them, else whichever is quick here. */
   ibot.mapPlot = (host, told) => {
     let base = ibot.el("canvas", { class: "map-points", "aria-hidden": "true" });
     const over = ibot.el("canvas", { class: "map-over", "aria-hidden": "true" });
@@ -27,7 +28,7 @@
 
     function start(webgl) {
       if (renderer) renderer.close();
-      renderer = webgl ? ibot.points.webgl(base, () => start(false)) : null;
+      renderer = webgl ? ibot.points.webgl(base, () => start(false), told.renderer === "webgl") : null;
       if (!renderer) {
         base = swapped(base); // a canvas keeps the kind of its first context for good
         renderer = ibot.points.canvas(base);
@@ -242,7 +243,7 @@
       thumbs.close();
       renderer.close();
     };
-    start(true);
+    start(told.renderer !== "canvas");
     observer.observe(host);
     plot.resize();
     return plot;

@@ -4,6 +4,7 @@
 (() => {
   ibot.points = ibot.points || {};
 
+  const SOFTWARE = /swiftshader|llvmpipe|softpipe|software|basic render/i;
   const BYTES = 24; // to.xy, from.xy float32; rgba; size, shape, ring, unused
 
   // Places in 0..1; camera = (centre, 2 * scale / size of the canvas), so that y points up. A
@@ -14,7 +15,8 @@
     varying vec4 fill; varying vec4 look;
     void main() {
       gl_Position = vec4((mix(place.zw, place.xy, moved) - camera.xy) * camera.zw, 0.0, 1.0);
-      float radius = form.x * 0.25 * ratio, half_side = 1.25 * (radius + form.z * 2.5 * ratio) + 1.0;
+      float radius = form.x * 0.25 * ratio, reach = radius + form.z * 2.5 * ratio;
+      float half_side = (form.y > 1.5 ? 1.25 : 1.0) * (reach + 0.5);
       gl_PointSize = 2.0 * half_side;
       fill = colour; look = vec4(radius, form.y, form.z, half_side);
     }`;
@@ -37,11 +39,12 @@
     }`;
 
   // A renderer on `canvas`, or null where there is no WebGL; `lost` is called when it goes away.
-  ibot.points.webgl = function (canvas, lost) {
+  // WebGL without a graphics card costs several times what Canvas does: taken only if `software`.
+  ibot.points.webgl = function (canvas, lost, software = false) {
     const options = { alpha: false, antialias: false, depth: false, premultipliedAlpha: true,
-      preserveDrawingBuffer: true };
+      preserveDrawingBuffer: true, failIfMajorPerformanceCaveat: !software };
     const gl = canvas.getContext("webgl", options);
-    if (!gl) return null;
+    if (!gl || (!software && SOFTWARE.test(named(gl)))) return null;
     let program;
     try {
       program = link(gl);
@@ -91,6 +94,12 @@
       },
     };
   };
+
+  // Of the graphics card, or of what stands in for one.
+  function named(gl) {
+    const info = gl.getExtension("WEBGL_debug_renderer_info");
+    return String(gl.getParameter(info ? info.UNMASKED_RENDERER_WEBGL : gl.RENDERER));
+  }
 
   // One interleaved buffer in drawing order.
   function packed({ order, to, from, colour, size, shape, ring }) {
