@@ -23,7 +23,7 @@ import numpy as np
 
 from benchmarks.rounds import machine
 
-PAGE = Path(__file__).parents[1] / "src" / "ibot" / "explore" / "page"
+PAGE = Path(__file__).parents[1] / "src" / "ibot" / "explore" / "browser" / "page"
 
 
 class Server:

@@ -210,7 +210,7 @@ def served(points: Points) -> Iterator[str]:
 
 def _file(path: str) -> tuple[str, bytes] | None:
     name = path.rpartition("/")[2] or "index.html"
-    folder = SOURCE / ("report" if name == "look.css" else "explore/page")
+    folder = SOURCE / ("report" if name == "look.css" else "explore/browser/page")
     file = folder / name
     return (KINDS[file.suffix], file.read_bytes()) if file.is_file() else None
 

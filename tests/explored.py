@@ -14,8 +14,8 @@ from starlette.testclient import TestClient
 
 from ibot.config.override import apply, to_plain
 from ibot.eval.request import Request
-from ibot.explore.server import Explorer
-from ibot.explore.session import Session
+from ibot.explore.browser.server import Explorer
+from ibot.explore.browser.session import Session
 from ibot.recipes import recipe
 
 GRID, PATCHES, WORDS = (4, 4), 16, 10

@@ -13,7 +13,7 @@ from ibot.errors import UserError
 from ibot.words import encodable
 
 if TYPE_CHECKING:
-    from ibot.explore.session import Session
+    from ibot.explore.browser.session import Session
 
 LARGE = 20 * 2**20
 """Bytes that many mail servers refuse."""
@@ -56,7 +56,7 @@ def run(options: argparse.Namespace) -> None:
     """Serve the page, or write it as a file."""
     _check(options)
     from ibot.eval.request import Request
-    from ibot.explore.session import Session
+    from ibot.explore.browser.session import Session
 
     session = Session(
         Request(**of_request(options)),
@@ -66,15 +66,15 @@ def run(options: argparse.Namespace) -> None:
     if options.export:
         _export(session, options)
         return
-    from ibot.explore.server import serve
+    from ibot.explore.browser.server import serve
 
     serve(session, options.port, browser=not options.no_browser, quiet=options.quiet)
 
 
 def _export(session: Session, options: argparse.Namespace) -> None:
     """Open everything, write the page, and say what is in it."""
-    from ibot.explore.export import export
-    from ibot.explore.opening import open_session
+    from ibot.explore.browser.export import export
+    from ibot.explore.browser.opening import open_session
     from ibot.system.progress import counter, print_notes
 
     open_session(session)

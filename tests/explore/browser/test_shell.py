@@ -5,7 +5,7 @@ import re
 import pytest
 from playwright.sync_api import expect
 
-import ibot.explore
+from ibot.explore.browser.one_file import PAGE
 
 PLACES = {
     "#/words": ".card",
@@ -16,14 +16,8 @@ PLACES = {
 }
 
 
-def page_folder():
-    from pathlib import Path
-
-    return Path(ibot.explore.__file__).parent / "page"
-
-
 def test_the_page_is_small_and_holds_no_markup_of_others():
-    files = [path for path in page_folder().iterdir() if path.is_file()]
+    files = [path for path in PAGE.iterdir() if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 300_000
     for path in files:
         text = path.read_text(encoding="utf-8")

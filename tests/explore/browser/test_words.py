@@ -5,7 +5,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from playwright.sync_api import expect
 
-from ibot.explore.export import export
+from ibot.explore.browser.export import export
 
 
 def numbers(page):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ibot.explore.refusal import Refused
-from ibot.explore.session import Session
+from ibot.explore.browser.refusal import Refused
+from ibot.explore.browser.session import Session
 from ibot.report.history import Curve
 from ibot.report.story import batch_of, plain, story
 from ibot.report.summary import Summary

@@ -1,7 +1,7 @@
 """Images as points in two dimensions, by their class tokens.
 
-As a program, `python -m ibot.explore.embedding TOKENS.npy POINTS.npy` makes the neighbour embedding
-in a process of its own, so that it can be of low priority and end with the explorer.
+As a program, `python -m ibot.explore.browser.embedding TOKENS.npy POINTS.npy` makes the neighbour
+embedding in a process of its own, so that it can be of low priority and end with the explorer.
 """
 
 from __future__ import annotations
@@ -113,7 +113,13 @@ class Embedding:
         with TemporaryDirectory(prefix="ibot-map-") as folder:
             given, made = Path(folder, "rows.npy"), Path(folder, "points.npy")
             np.save(given, rows)
-            command = [sys.executable, "-m", "ibot.explore.embedding", str(given), str(made)]
+            command = [
+                sys.executable,
+                "-m",
+                "ibot.explore.browser.embedding",
+                str(given),
+                str(made),
+            ]
             errors = Path(folder, "errors.txt")  # a pipe that nobody reads would fill
             with errors.open("w") as stderr:
                 self._process = subprocess.Popen(

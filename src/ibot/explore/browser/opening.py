@@ -9,10 +9,10 @@ from pathlib import Path
 from ibot.data.annotated.pictures import pictures_of
 from ibot.data.sets.open import open_images
 from ibot.engine.checkpoint import find_checkpoint
-from ibot.explore.networks import Networks
-from ibot.explore.opening_words import open_words
-from ibot.explore.session import Checkpoint, Session
-from ibot.explore.shelf import Shelf
+from ibot.explore.browser.networks import Networks
+from ibot.explore.browser.opening_words import open_words
+from ibot.explore.browser.session import Checkpoint, Session
+from ibot.explore.browser.shelf import Shelf
 
 
 def open_session(session: Session) -> None:

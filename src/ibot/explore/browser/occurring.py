@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ibot.explore.refusal import Refused
-from ibot.explore.session import Session
+from ibot.explore.browser.refusal import Refused
+from ibot.explore.browser.session import Session
 
 if TYPE_CHECKING:
     from ibot.vocabulary.word_index import Occurrences, WordIndex

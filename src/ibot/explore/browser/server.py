@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from ibot.errors import MissingExtra, UserError
-from ibot.explore.guard import Guard
-from ibot.explore.one_file import LOOK, PAGE
-from ibot.explore.session import Session, about
+from ibot.explore.browser.guard import Guard
+from ibot.explore.browser.one_file import LOOK, PAGE
+from ibot.explore.browser.session import Session, about
 
 try:
     import uvicorn
@@ -65,10 +65,10 @@ class Explorer:
         """Open everything; whatever fails is told to the page, and kept as `error`."""
         session = self.session
         try:
-            from ibot.explore.opening import open_session
+            from ibot.explore.browser.opening import open_session
 
             open_session(session)
-            from ibot.explore.api import api
+            from ibot.explore.browser.api import api
 
             self._api = api(session)
             session.state, session.why = "ready", ""

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ibot.data.sets.images import LabelledImages
-from ibot.explore.occurring import Kind, as_told, check_word, one_an_image, rounded
-from ibot.explore.refusal import Refused
-from ibot.explore.session import Session
-from ibot.explore.shelf import text_of
+from ibot.explore.browser.occurring import Kind, as_told, check_word, one_an_image, rounded
+from ibot.explore.browser.refusal import Refused
+from ibot.explore.browser.session import Session
+from ibot.explore.browser.shelf import text_of
 
 if TYPE_CHECKING:
     from ibot.vocabulary.life import Lives

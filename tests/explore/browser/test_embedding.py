@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ibot.errors import ResourceError
-from ibot.explore.embedding import (
+from ibot.explore.browser.embedding import (
     EARLY,
     LATE,
     Embedding,

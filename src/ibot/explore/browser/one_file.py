@@ -16,7 +16,7 @@ from typing import Any
 
 PAGE = Path(__file__).with_name("page")
 """Files of the page."""
-LOOK = Path(__file__).parents[1] / "report" / "look.css"
+LOOK = Path(__file__).parents[2] / "report" / "look.css"
 """The style that pages share."""
 _LINK = re.compile(r'<link rel="stylesheet" href="([^"]+)">')
 _SCRIPT = re.compile(r'<script src="([^"]+)"></script>')

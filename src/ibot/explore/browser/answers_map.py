@@ -18,9 +18,8 @@ from ibot.eval.context import ImagesContext
 from ibot.eval.features.tokens import CLASS_TOKEN
 from ibot.eval.features.views import evenly
 from ibot.eval.opened import opened
-from ibot.explore.answers_image import seen
-from ibot.explore.comparisons import NEIGHBOURS
-from ibot.explore.embedding import (
+from ibot.explore.browser.answers_image import seen
+from ibot.explore.browser.embedding import (
     LEAST,
     Embedding,
     axes_of,
@@ -30,12 +29,13 @@ from ibot.explore.embedding import (
     unit,
     within_one,
 )
-from ibot.explore.jobs import Job
-from ibot.explore.occurring import listed
-from ibot.explore.refusal import Refused
+from ibot.explore.browser.jobs import Job
+from ibot.explore.browser.occurring import listed
+from ibot.explore.browser.refusal import Refused
+from ibot.explore.browser.session import Session
+from ibot.explore.browser.shelf import text_of
+from ibot.explore.comparisons import NEIGHBOURS
 from ibot.explore.resemblance import outliers
-from ibot.explore.session import Session
-from ibot.explore.shelf import text_of
 from ibot.system.progress import Progress
 
 MAX_POINTS = 20_000

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from ibot.data.decode import UnreadableImage
 from ibot.errors import printable
 from ibot.eval.features.views import evenly
-from ibot.explore.networks import Seen
-from ibot.explore.occurring import as_told, listed, one_an_image, rounded, row_of
-from ibot.explore.refusal import Refused
-from ibot.explore.session import Session
-from ibot.explore.shelf import OUTSIDE, text_of
+from ibot.explore.browser.networks import Seen
+from ibot.explore.browser.occurring import as_told, listed, one_an_image, rounded, row_of
+from ibot.explore.browser.refusal import Refused
+from ibot.explore.browser.session import Session
+from ibot.explore.browser.shelf import OUTSIDE, text_of
 from ibot.models.attention import foreground
 from ibot.show.attention import MASS
 from ibot.show.components import Components, border_of, fit_components

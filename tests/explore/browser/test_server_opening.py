@@ -8,9 +8,9 @@ from random_weights import SWIN, VIT, write_random
 
 from ibot.errors import DataError, UserError
 from ibot.eval.request import Request
-from ibot.explore import opening_words
-from ibot.explore.server import Explorer
-from ibot.explore.session import VIEWS, Session
+from ibot.explore.browser import opening_words
+from ibot.explore.browser.server import Explorer
+from ibot.explore.browser.session import VIEWS, Session
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from ibot.explore.refusal import Refused
+from ibot.explore.browser.refusal import Refused
 
 _NUMBER = re.compile(r"[0-9]{1,9}", re.ASCII)
 MAX_TEXT = 300

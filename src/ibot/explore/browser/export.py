@@ -15,11 +15,17 @@ from typing import Any
 
 from ibot.errors import UserError
 from ibot.eval.features.views import evenly
-from ibot.explore import answers_image, answers_map, answers_training, answers_words, pictures
-from ibot.explore.answers_compare import match
-from ibot.explore.one_file import whole_page
-from ibot.explore.refusal import Refused
-from ibot.explore.session import Session, about
+from ibot.explore.browser import (
+    answers_image,
+    answers_map,
+    answers_training,
+    answers_words,
+    pictures,
+)
+from ibot.explore.browser.answers_compare import match
+from ibot.explore.browser.one_file import whole_page
+from ibot.explore.browser.refusal import Refused
+from ibot.explore.browser.session import Session, about
 from ibot.system.files import write_named
 from ibot.system.progress import Counter
 

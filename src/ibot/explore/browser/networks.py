@@ -16,10 +16,10 @@ from ibot.eval.features.cache import weights_hash
 from ibot.eval.features.views import View
 from ibot.eval.opened import view_of
 from ibot.eval.request import Request
-from ibot.explore.kept import Kept
-from ibot.explore.refusal import Refused
-from ibot.explore.rendering import render
-from ibot.explore.shelf import Shelf
+from ibot.explore.browser.kept import Kept
+from ibot.explore.browser.refusal import Refused
+from ibot.explore.browser.rendering import render
+from ibot.explore.browser.shelf import Shelf
 from ibot.models.head import ProjectionHead
 from ibot.system.device import choose_device
 from ibot.types import TokenOutput

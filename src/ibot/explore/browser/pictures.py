@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from ibot.data.decode import UnreadableImage
-from ibot.explore.kept import Kept
-from ibot.explore.occurring import Kind, check_word, one_an_image
-from ibot.explore.refusal import Refused
-from ibot.explore.rendering import render
-from ibot.explore.session import Session
+from ibot.explore.browser.kept import Kept
+from ibot.explore.browser.occurring import Kind, check_word, one_an_image
+from ibot.explore.browser.refusal import Refused
+from ibot.explore.browser.rendering import render
+from ibot.explore.browser.session import Session
 
 QUALITY = 85
 """Of JPEG, 1..100."""

@@ -11,9 +11,9 @@ from commands import ibot
 from explored import NAMES, PATCHES, explorer_of
 
 from ibot.errors import UserError
-from ibot.explore.export import chosen_images, export
-from ibot.explore.one_file import whole_page
-from ibot.explore.shelf import text_of
+from ibot.explore.browser.export import chosen_images, export
+from ibot.explore.browser.one_file import whole_page
+from ibot.explore.browser.shelf import text_of
 
 
 class Page(HTMLParser):

@@ -9,10 +9,10 @@ import pytest
 from explored import NAMES, client_of, drop, explorer_of, get_raw, number_of
 from PIL import Image
 
-from ibot.explore import shelf
-from ibot.explore.guard import MAX_BYTES
-from ibot.explore.server import HOST, _bound
-from ibot.explore.shelf import text_of
+from ibot.explore.browser import shelf
+from ibot.explore.browser.guard import MAX_BYTES
+from ibot.explore.browser.server import HOST, _bound
+from ibot.explore.browser.shelf import text_of
 
 HOSTS = {
     "127.0.0.1": 200,

@@ -10,7 +10,7 @@ from ibot.engine.checkpoint import FOLDER as CHECKPOINTS
 from ibot.errors import UserError
 from ibot.eval.context import ImagesContext
 from ibot.eval.opened import opened
-from ibot.explore.session import Checkpoint, Session
+from ibot.explore.browser.session import Checkpoint, Session
 from ibot.system.progress import Progress, counter
 from ibot.vocabulary.folder import FILE, default_folder
 from ibot.vocabulary.index import build, open_index

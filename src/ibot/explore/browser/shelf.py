@@ -18,9 +18,9 @@ from ibot.data.decode import UnreadableImage, decode_file
 from ibot.data.sets.files import FileImages
 from ibot.data.sets.images import Images, LabelledImages
 from ibot.data.sets.subsets import SubsetImages
-from ibot.explore.asked import number
-from ibot.explore.kept import Kept
-from ibot.explore.refusal import Refused
+from ibot.explore.browser.asked import number
+from ibot.explore.browser.kept import Kept
+from ibot.explore.browser.refusal import Refused
 
 MAX_DROPPED = 256 * 2**20
 """Bytes of dropped files in memory; the oldest go first."""

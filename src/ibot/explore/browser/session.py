@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ibot.errors import IbotError
-from ibot.explore.refusal import Refused
+from ibot.explore.browser.refusal import Refused
 
 if TYPE_CHECKING:
     from ibot.data.sets.images import Images
     from ibot.eval.features.views import View
     from ibot.eval.request import Request
-    from ibot.explore.networks import Network, Networks
-    from ibot.explore.shelf import Shelf
+    from ibot.explore.browser.networks import Network, Networks
+    from ibot.explore.browser.shelf import Shelf
     from ibot.vocabulary.opened import Vocabulary
     from ibot.vocabulary.word_index import WordIndex
 
@@ -40,7 +40,7 @@ class Checkpoint:
 
 @dataclass(slots=True)
 class Session:
-    """What is open, from the first moment on; `ibot.explore.opening` fills it."""
+    """What is open, from the first moment on; `ibot.explore.browser.opening` fills it."""
 
     request: Request
     """Weights and data, and how both are used."""

@@ -12,8 +12,8 @@ from explored import GRID, PATCHES, WORDS, drop, number_of, until_there
 from PIL import Image
 
 from ibot.data.pixels import normalize
-from ibot.explore.networks import Networks
-from ibot.explore.pictures import cut
+from ibot.explore.browser.networks import Networks
+from ibot.explore.browser.pictures import cut
 from ibot.vocabulary.assign import assign
 
 

@@ -8,11 +8,11 @@ import anyio
 import pytest
 
 from ibot.errors import MissingExtra, UserError
-from ibot.explore.api import GONE, in_turn
-from ibot.explore.asked import Asked
-from ibot.explore.jobs import Job
-from ibot.explore.kept import Kept
-from ibot.explore.refusal import Refused
+from ibot.explore.browser.api import GONE, in_turn
+from ibot.explore.browser.asked import Asked
+from ibot.explore.browser.jobs import Job
+from ibot.explore.browser.kept import Kept
+from ibot.explore.browser.refusal import Refused
 
 
 class Waiting:
@@ -145,7 +145,7 @@ def test_parameters_have_defaults_and_limits():
 
 def test_a_missing_library_is_named_with_what_installs_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "uvicorn", None)
-    monkeypatch.delitem(sys.modules, "ibot.explore.server", raising=False)
+    monkeypatch.delitem(sys.modules, "ibot.explore.browser.server", raising=False)
     with pytest.raises(MissingExtra, match="'uvicorn' is not installed") as missing:
-        importlib.import_module("ibot.explore.server")
+        importlib.import_module("ibot.explore.browser.server")
     assert missing.value.fix == 'pip install "ibot[explore]"'

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from ibot.eval.probes.match_places import matches_between
-from ibot.explore.answers_image import seen
-from ibot.explore.occurring import listed
-from ibot.explore.refusal import Refused
-from ibot.explore.session import Session
+from ibot.explore.browser.answers_image import seen
+from ibot.explore.browser.occurring import listed
+from ibot.explore.browser.refusal import Refused
+from ibot.explore.browser.session import Session
 
 
 def match(session: Session, c: int | None, cb: int | None, a: str, b: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from ibot.explore.refusal import Refused, told
+from ibot.explore.browser.refusal import Refused, told
 
 MAX_BYTES = 64 * 2**20
 """Of a file that is dropped on the page."""

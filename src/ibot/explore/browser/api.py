@@ -16,12 +16,18 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from ibot.errors import IbotError
-from ibot.explore import answers_image, answers_map, answers_training, answers_words, pictures
-from ibot.explore.answers_compare import match
-from ibot.explore.asked import MAX_TEXT, Asked, number
-from ibot.explore.guard import MAX_BYTES, too_large
-from ibot.explore.refusal import Refused, told
-from ibot.explore.session import Session
+from ibot.explore.browser import (
+    answers_image,
+    answers_map,
+    answers_training,
+    answers_words,
+    pictures,
+)
+from ibot.explore.browser.answers_compare import match
+from ibot.explore.browser.asked import MAX_TEXT, Asked, number
+from ibot.explore.browser.guard import MAX_BYTES, too_large
+from ibot.explore.browser.refusal import Refused, told
+from ibot.explore.browser.session import Session
 
 log = logging.getLogger("ibot")
 
