@@ -116,7 +116,7 @@ def main() -> None:
         path = f"/api/patch?image={image}&patch={patch}"
         word = json.loads(server.get(path.replace(f"={patch}", f"={(patch + 1) % patches}")))
         clicks.append(timed(server, [path, f"/api/word/{word['word']}"]))
-        mosaics.append(timed(server, [f"/api/mosaic/{word['word']}.jpg?count=9&px=64"]))
+        mosaics.append(timed(server, [f"/api/mosaic/{word['word']}.webp?count=9&px=64"]))
     spent = 1000 * (server.processor() - began) / options.clicks
     told("image", images)
     told("click", clicks)

@@ -1,6 +1,7 @@
 """`ibot index`: what it says, does once, and refuses."""
 
 import re
+import shlex
 
 import pytest
 from commands import ibot_in_two
@@ -50,6 +51,18 @@ def test_another_folder_is_named_in_the_next_command(run, pictures, tmp_path, ca
     assert capsys.readouterr().out.endswith(f"--data {pictures} --index {out}\n")
     assert [index.step for index in open_index(out).indexes] == [8]
     assert not (run / "index").exists()
+
+
+def test_the_next_command_shows_what_was_indexed_word_by_word(run, pictures, tmp_path, capsys):
+    out, page = tmp_path / "my index", tmp_path / "page.html"
+    file = run / "checkpoints" / "step_00000003"
+    options = ["--size", "48", "--out", str(out), "--device", "cpu", "--max-pixels", "5000"]
+    assert main(["index", str(file), "--data", str(pictures), *options, "--quiet"]) == 0
+    command = capsys.readouterr().out.splitlines()[-1].removeprefix("next:")
+    program, *words = shlex.split(command)
+    assert program == "ibot"
+    assert main([*words, "--export", str(page), "--words", "1", "--quiet"]) == 0
+    assert '"grid":[6,6]' in page.read_text()
 
 
 def test_other_images_are_refused(run, pictures, tmp_path, capsys):

@@ -6,6 +6,7 @@ import argparse
 import shlex
 import time
 from collections.abc import Iterator
+from dataclasses import fields
 from typing import TYPE_CHECKING
 
 from ibot.cli.arguments import COUNT, NATURAL, add_images, add_processes, add_weights
@@ -58,9 +59,20 @@ def run(options: argparse.Namespace) -> None:
         return
     for line in summary(indexed, time.monotonic() - began):
         print(encodable(line))
-    out = f" --index {shlex.quote(options.out)}" if options.out else ""
-    named = f"{shlex.quote(options.weights)} --data {shlex.quote(options.data)}{out}"
-    print(encodable(f"next:         ibot explore {named}"))
+    print(encodable(f"next:         {explored(options)}"))
+
+
+def explored(options: argparse.Namespace) -> str:
+    """The command that shows what was indexed: the same network, images and index."""
+    words = ["ibot", "explore", options.weights, "--data", options.data]
+    words += ["--index", options.out] if options.out else []
+    usual = {field.name: field.default for field in fields(Request)}
+    # The size of the view is known by the index itself.
+    for name in ("key", "heads", "max_pixels", "exif_orientation", "device"):
+        if (value := getattr(options, name)) != usual[name]:
+            words += [f"--{name.replace('_', '-')}", str(value)]
+    words += ["--allow-partial"] if options.allow_partial else []
+    return shlex.join(words)
 
 
 def summary(indexed: Indexed, seconds: float) -> Iterator[str]:

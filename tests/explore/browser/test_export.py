@@ -73,7 +73,7 @@ def test_it_holds_what_the_server_answers(exported, client):
     words = client.get("/api/words?limit=4").json()["words"]
     assert [one["word"] for one in answers["/api/words"]["words"]] == [w["word"] for w in words]
     for word in words:
-        assert answers[f"/api/mosaic/{word['word']}.jpg"].startswith("data:image/jpeg;base64,")
+        assert answers[f"/api/mosaic/{word['word']}.webp"].startswith("data:image/webp;base64,")
         whole = client.get(f"/api/word/{word['word']}?limit=8").json()
         told = answers[f"/api/word/{word['word']}"]
         assert told["occurrences"] == whole["occurrences"] and told["uses"] == whole["uses"]
@@ -96,6 +96,7 @@ def test_windows_that_the_page_asks_for_are_in_it(exported):
     places = [
         one
         for address, told in answers.items()
+        if "kind=class" not in address
         for one in (told.get("elsewhere", told.get("occurrences", ())) if "/api/" in address
                     and isinstance(told, dict) else ())
     ]  # fmt: skip

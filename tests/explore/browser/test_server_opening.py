@@ -1,16 +1,22 @@
 """What an explorer opens, what it refuses, and what becomes of it when files go."""
 
+import base64
 import shutil
 
+import numpy as np
 import pytest
-from explored import WORDS, add_checkpoint, client_of, explorer_of, until_there, write_run
+import torch
+from explored import WORDS, add_checkpoint, client_of, drop, explorer_of, until_there, write_run
 from random_weights import SWIN, VIT, write_random
 
+from ibot.data.pixels import normalize
 from ibot.errors import DataError, UserError
 from ibot.eval.request import Request
 from ibot.explore.browser import opening_words
 from ibot.explore.browser.server import Explorer
 from ibot.explore.browser.session import VIEWS, Session
+from ibot.show.attention import attention_maps
+from ibot.vocabulary.checkpoints import index_checkpoints
 
 
 @pytest.fixture
@@ -61,13 +67,37 @@ def test_without_a_head_all_but_words_is_there(tmp_path, images, weights):
     assert client.get("/api/map/about").json()["class_words"] is None
 
 
-def test_a_network_without_class_attention_says_so(tmp_path, images):
+def test_without_a_class_token_the_attention_is_that_in_windows_and_said_so(tmp_path, images):
     file = write_random(tmp_path / "swin.safetensors", *SWIN, times=2)
-    client = client_of(explorer_of(file, images, folder=tmp_path / "index"))
+    explorer = explorer_of(file, images, folder=tmp_path / "index")
+    client = client_of(explorer)
     assert not client.get("/api/about").json()["class_attention"]
-    refused = client.get("/api/image/9/attention")
-    assert refused.status_code == 404 and "no class token" in refused.json()["error"]
+    answer = client.get("/api/image/9/attention").json()
+    assert answer["source"] == "windows" and "no class token" in answer["told"]
+    backbone = explorer.session.network(None).loaded.backbone
+    view = explorer.session.view(None).render(explorer.session.images.read(9))
+    pixels = torch.from_numpy(view.copy()).permute(2, 0, 1)[None]
+    maps, _ = attention_maps(backbone, normalize(pixels, backbone.statistics))
+    heads, grid = answer["heads"], answer["grid"]
+    assert [heads, *grid] == list(maps.shape[1:])
+    maps = maps[0].flatten(1).numpy()
+    low, high = maps.min(axis=1, keepdims=True), maps.max(axis=1, keepdims=True)
+    told = np.frombuffer(base64.b64decode(answer["maps"]), np.uint8).reshape(heads, -1)
+    assert np.abs(told - 255 * (maps - low) / (high - low)).max() < 0.51
     assert client.get("/api/match?a=9&b=10").json()["saliency"] == []
+
+
+def test_an_index_of_another_size_says_how_dropped_images_are_seen(own_run, images, tmp_path):
+    request = Request(
+        weights=str(own_run), data=str(images), size=48, device="cpu", out=str(tmp_path)
+    )
+    index_checkpoints(request, "newest", quiet=True)
+    client = client_of(explorer_of(own_run, images, folder=tmp_path))
+    stored = client.get("/api/image/9").json()
+    assert stored["grid"] == [6, 6]
+    own = drop(client, (images / stored["name"]).read_bytes()).json()
+    assert own["words"] == stored["words"]
+    assert client.get("/api/image/9/attention").json()["grid"] == [6, 6]
 
 
 def test_an_index_of_other_images_is_refused(own_run, images, tmp_path):

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ibot.data.decode import UnreadableImage
 from ibot.errors import printable
@@ -20,7 +21,7 @@ from ibot.explore.browser.refusal import Refused
 from ibot.explore.browser.session import Session
 from ibot.explore.browser.shelf import OUTSIDE, text_of
 from ibot.models.attention import foreground
-from ibot.show.attention import MASS
+from ibot.show.attention import MASS, WORDS, Source
 from ibot.show.components import Components, border_of, fit_components
 
 ELSEWHERE = 24
@@ -66,23 +67,37 @@ def image(session: Session, c: int | None, name: str) -> dict[str, Any]:
 
 
 def attention(session: Session, c: int | None, name: str, scale: int) -> dict[str, Any]:
-    """Attention of the class token of the last block, by head. Raises Refused."""
+    """Attention in the last block, by head: that of the class token, else what patches receive.
+
+    Raises Refused.
+    """
+    source: Source = "class"
     maps = seen(session, c, name, scale).attention
     if maps is None:
-        raise Refused(
-            404,
-            "this network has no class token that attends to patches",
-            why="it pools its patches instead, as Swin networks do",
-            fix="see its features",
-        )
+        maps, source = _received(session, c, name, scale), "windows"
     mass = foreground(maps.flatten(1), MASS).numpy()
     return {
+        "source": source,
+        "told": WORDS[source],
         "heads": len(maps),
         "grid": list(maps.shape[1:]),
         "maps": coded(_levels(maps.flatten(1).numpy())),
         "mean": coded(_levels(maps.mean(dim=0).flatten()[None].numpy())),
         "mass": [coded(one.astype(np.uint8)) for one in mass],
     }
+
+
+def _received(session: Session, c: int | None, name: str, scale: int) -> Tensor:
+    """What patches receive in their windows, where there is no class token. Raises Refused."""
+    assert session.networks is not None
+    try:
+        return session.networks.received(session.place(c), name, scale)
+    except UnreadableImage as error:
+        raise unreadable(session.pictured().name(name), error) from None
+    except ValueError as error:
+        raise Refused(
+            404, "there is no attention", why=str(error), fix="see its features"
+        ) from None
 
 
 def features(

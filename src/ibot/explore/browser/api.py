@@ -26,6 +26,7 @@ from ibot.explore.browser import (
 from ibot.explore.browser.answers_compare import match
 from ibot.explore.browser.asked import MAX_TEXT, Asked, number
 from ibot.explore.browser.guard import MAX_BYTES, too_large
+from ibot.explore.browser.occurring import KINDS
 from ibot.explore.browser.refusal import Refused, told
 from ibot.explore.browser.session import Session
 
@@ -33,9 +34,9 @@ log = logging.getLogger("ibot")
 
 SMALL, LARGE = 4, 1
 """Requests that are answered at a time: those that read files, and those that ask a network."""
-KINDS = ("patch", "class")
 FRESH = {"cache-control": "no-store"}
 """Browsers keep answers, some errors too: what has gone may come back."""
+AGAIN = {"cache-control": "no-cache"}
 GONE = 499
 """For a request whose browser waits no longer."""
 
@@ -79,7 +80,7 @@ def as_response(answer: Any) -> Response:
     if isinstance(answer, Response):
         return answer
     if isinstance(answer, bytes):
-        return Response(answer, media_type="image/jpeg", headers={"cache-control": "no-cache"})
+        return Response(answer, media_type="image/jpeg", headers=AGAIN)
     return JSONResponse(answer, headers=FRESH)
 
 
@@ -149,7 +150,8 @@ def _mosaic(session: Session, request: Request, asked: Asked) -> Any:
     kind = asked.one_of("kind", KINDS)
     count, side = asked.number("count", 9, 1, 100), _odd(asked)
     pixels = asked.number("px", 48, 8, 256)
-    return pictures.mosaic(session, _c(asked), word, kind, count, side, pixels)  # pyright: ignore[reportArgumentType]
+    made = pictures.mosaic(session, _c(asked), word, kind, count, side, pixels)  # pyright: ignore[reportArgumentType]
+    return Response(made, media_type="image/webp", headers=AGAIN)
 
 
 def _window(session: Session, request: Request, asked: Asked) -> Any:
@@ -230,7 +232,7 @@ def _images(session: Session, request: Request, asked: Asked) -> Any:
 SMALL_ANSWERS: dict[str, Answer] = {
     "/words": _words,
     "/word/{word}": _word,
-    "/mosaic/{word}.jpg": _mosaic,
+    "/mosaic/{word}.webp": _mosaic,
     "/window.jpg": _window,
     "/thumbs.jpg": _thumbs,
     "/image/{image}/pixels.jpg": _pixels,

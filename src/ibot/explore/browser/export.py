@@ -23,6 +23,7 @@ from ibot.explore.browser import (
     pictures,
 )
 from ibot.explore.browser.answers_compare import match
+from ibot.explore.browser.occurring import KINDS, Kind
 from ibot.explore.browser.one_file import whole_page
 from ibot.explore.browser.refusal import Refused
 from ibot.explore.browser.session import Session, about
@@ -35,6 +36,8 @@ OCCURRENCES, ELSEWHERE = 8, 4
 """Windows of each word, and of the word of each patch of a shown image."""
 MOSAIC, WINDOW, THUMB = 72, 96, 128
 """Sides of pictures in pixels."""
+LIVES = 8
+"""Checkpoints at which a word is shown; of more, so many evenly spaced ones."""
 
 Answers = dict[str, Any]
 """JSON, or pictures as data URIs, by address."""
@@ -65,7 +68,7 @@ def export(
         session: ready.
         file: to write.
         names: images of the set to show; none: a few, evenly spaced.
-        words: to show, the most used first.
+        words: to show of patches, and of whole images, the most used first.
         progress: called with what is done and in all.
 
     Raises:
@@ -73,9 +76,16 @@ def export(
             be written. ResourceError: a full disk.
     """
     chosen = [] if "image" in session.unavailable else chosen_images(session, names)
-    answers, shown = _words(session, words)
-    work: list[Callable[[], Answers]] = [
-        *(lambda word=word: _word(session, word, shown) for word in shown),
+    answers: Answers = {}
+    work: list[Callable[[], Answers]] = []
+    count = 0
+    for kind in KINDS if "words" not in session.unavailable else ():
+        listed = answers_words.words(session, None, answers_words.Page(kind=kind, limit=words))
+        answers[_address("/api/words", kind)] = listed
+        shown = [word["word"] for word in listed["words"]]
+        count += len(shown) if kind == "patch" else 0
+        work += [lambda w=w, k=kind, all=shown: _word(session, w, k, all) for w in shown]
+    work += [
         *(lambda image=image: _image(session, image) for image in chosen),
         lambda: _pairs(session, chosen),
         lambda: _map(session),
@@ -86,13 +96,13 @@ def export(
         if progress is not None:
             progress(done + 1, len(work))
     names = [session.pictured().name(image) for image in chosen]
-    listed = [answers[f"/api/image/{image}"] for image in chosen]
-    images = [{key: one[key] for key in ("id", "name", "label")} for one in listed]
+    told = [answers[f"/api/image/{image}"] for image in chosen]
+    images = [{key: one[key] for key in ("id", "name", "label")} for one in told]
     answers["/api/images"] = {"total": len(images), "images": images}
-    answers["/api/about"] = _about(session, len(shown), answers)
+    answers["/api/about"] = _about(session, count, answers)
     page = whole_page(answers).encode()
     write_named(file, lambda place: place.write_bytes(page))
-    return Exported(len(page), len(shown), list(names))
+    return Exported(len(page), count, list(names))
 
 
 def chosen_images(session: Session, names: Sequence[str]) -> list[str]:
@@ -118,36 +128,32 @@ def chosen_images(session: Session, names: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(chosen))
 
 
-def _words(session: Session, count: int) -> tuple[Answers, list[int]]:
-    """The list of words, and which they are."""
-    if "words" in session.unavailable:
-        return {}, []
-    listed = answers_words.words(session, None, answers_words.Page(limit=count))
-    for word in listed["words"]:
-        word |= _now(word)
-    none = {"total": 0, "unused": 0, "words": []}
-    found = {"/api/words": listed, "/api/words?kind=class": none}
-    return found, [word["word"] for word in listed["words"]]
-
-
-def _now(word: dict[str, Any]) -> dict[str, Any]:
-    """Of a word's life what the newest checkpoint says: no other is in the page."""
-    return {"life": word["life"][-1:], "born": None, "died": None}
-
-
-def _word(session: Session, word: int, others: Sequence[int]) -> Answers:
-    """One word and its windows; of its neighbours those that are in the page."""
-    told = answers_words.word(session, None, word, "patch", 0, OCCURRENCES)
+def _word(session: Session, word: int, kind: Kind, others: Sequence[int]) -> Answers:
+    """One word, its windows and its life; of its neighbours those that are in the page."""
+    told = answers_words.word(session, None, word, kind, 0, OCCURRENCES)
     told["neighbours"] = [near for near in told["neighbours"] if near["word"] in others]
-    told |= {**_now(told), "total": len(told["occurrences"])}
-    if told["life"]:
-        told["life"] = [{**told["life"][0], "c": 0, "overlap": None}]
-    mosaic = pictures.mosaic(session, None, word, "patch", 9, 5, MOSAIC)
-    return {
-        f"/api/word/{word}": told,
-        f"/api/mosaic/{word}.jpg": _uri(mosaic),
-        **_windows(session, told["occurrences"]),
+    told["total"] = len(told["occurrences"])
+    told["life"] = [told["life"][i] for i in evenly(len(told["life"]), LIVES).tolist()]
+    mosaic = pictures.mosaic(session, None, word, kind, 9, 5, MOSAIC)
+    found: Answers = {
+        _address(f"/api/word/{word}", kind): told,
+        _address(f"/api/mosaic/{word}.webp", kind): _uri(mosaic, "webp"),
     }
+    for then in told["life"] if len(told["life"]) > 1 else ():
+        if then["uses"]:
+            small = pictures.mosaic(session, then["c"], word, kind, 4, 3, 48)
+            address = _address(f"/api/mosaic/{word}.webp", kind, then["c"])
+            found[address] = _uri(small, "webp")
+    if kind == "class":
+        return found | _thumbs(session, told["occurrences"])
+    return found | _windows(session, told["occurrences"])
+
+
+def _address(path: str, kind: Kind, then: int | None = None) -> str:
+    """As the page names it: parameters in the order of their names."""
+    given = [f"kind={kind}"] if kind == "class" else []
+    given += [] if then is None else [f"then={then}"]
+    return f"{path}?{'&'.join(given)}" if given else path
 
 
 def _image(session: Session, image: str) -> Answers:
@@ -188,6 +194,16 @@ def _windows(session: Session, places: Sequence[dict[str, Any]]) -> Answers:
     return {
         address: session.keep(f"exported {address}", lambda p=place: uri(p["image"], p["patch"]))
         for address, place in addresses.items()
+    }
+
+
+def _thumbs(session: Session, places: Sequence[dict[str, Any]]) -> Answers:
+    """The images of occurrences, small."""
+    return {
+        f"/api/image/{place['image']}/thumb.jpg": _uri(
+            pictures.whole_picture(session, str(place["image"]), THUMB)
+        )
+        for place in places
     }
 
 
@@ -242,13 +258,12 @@ def _about(session: Session, words: int, answers: Answers) -> dict[str, Any]:
             told["views"][name] = {"available": False, "why": "it is not in this page"}
     if told["images"] is not None:
         told["images"]["root"] = Path(told["images"]["root"]).name
-    newest = [{**one, "id": 0} for one in told["checkpoints"][-1:]]
     count = f"{words} of {told['words']} words" if told["words"] else "no words"
     shown = len(answers["/api/images"]["images"])
     note = f"exported {time.strftime('%Y-%m-%d')}: {count}, {shown} images in full"
-    place = {"weights": told["title"], "run": None, "checkpoints": newest, "exported": True}
+    place = {"weights": told["title"], "run": None, "exported": True}
     return {**told, **place, "notes": [note]}
 
 
-def _uri(content: bytes) -> str:
-    return f"data:image/jpeg;base64,{base64.b64encode(content).decode()}"
+def _uri(content: bytes, kind: str = "jpeg") -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

@@ -18,7 +18,6 @@ from ibot.eval.opened import view_of
 from ibot.eval.request import Request
 from ibot.explore.browser.kept import Kept
 from ibot.explore.browser.refusal import Refused
-from ibot.explore.browser.rendering import render
 from ibot.explore.browser.shelf import Shelf
 from ibot.models.head import ProjectionHead
 from ibot.system.device import choose_device
@@ -63,6 +62,8 @@ class Networks:
     def __init__(self, request: Request, shelf: Shelf) -> None:
         self.request, self.shelf = request, shelf
         self.device = choose_device(request.device)
+        self.view: View | None = None
+        """As an index of the images was made; None: as each network does."""
         self._open: OrderedDict[Path, Network] = OrderedDict()
         self._lock = threading.RLock()
         self._seen: Kept[Seen] = Kept(TOKENS, lambda seen: seen.patches.nbytes)
@@ -84,6 +85,23 @@ class Networks:
         """
         return self._seen.get((path, image, scale), lambda: self._see(path, image, scale))
 
+    def received(self, path: Path, image: str, scale: int = 1) -> Tensor:
+        """What patches receive of each other's attention in the last block: float32 [heads, h, w].
+
+        Raises as `seen`, and ValueError for a network that cannot say.
+        """
+        with self._lock, torch.inference_mode():
+            backbone = self.get(path).loaded.backbone
+            received = backbone.received_attention(self._inputs(path, image, scale))
+            return received[0].float().cpu()
+
+    def _inputs(self, path: Path, image: str, scale: int) -> Tensor:
+        """An image as a network gets it: normalised [1, 3, H, W]."""
+        network = self.get(path)
+        pixels = (self.view or network.view).enlarged(self.shelf.pixels(image), scale)
+        images = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None]
+        return normalize(images.to(self.device), network.loaded.backbone.statistics)
+
     def _load(self, path: Path) -> Network:
         if not path.exists():
             raise Refused(
@@ -103,11 +121,9 @@ class Networks:
         return Network(loaded, head, found, view_of(asked, loaded))
 
     def _see(self, path: Path, image: str, scale: int) -> Seen:
-        pixels = render(self.get(path).view, self.shelf.pixels(image), scale)
-        images = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None]
         with self._lock, torch.inference_mode():
             backbone = self.get(path).loaded.backbone
-            inputs = normalize(images.to(self.device), backbone.statistics)
+            inputs = self._inputs(path, image, scale)
             attention = None
             if backbone.class_heads:
                 output, attention = backbone.tokens_and_attention(inputs)

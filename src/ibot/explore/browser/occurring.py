@@ -10,11 +10,13 @@ from numpy.typing import NDArray
 
 from ibot.explore.browser.refusal import Refused
 from ibot.explore.browser.session import Session
+from ibot.show.patterns import best_of_each_image
 
 if TYPE_CHECKING:
     from ibot.vocabulary.word_index import Occurrences, WordIndex
 
 Kind = Literal["patch", "class"]
+KINDS: tuple[Kind, ...] = ("patch", "class")
 
 
 def check_word(index: WordIndex, word: int, kind: Kind) -> None:
@@ -34,14 +36,13 @@ def one_an_image(
     limit = 4 * count
     while True:
         found = index.occurrences(word, kind, limit)
-        row = np.asarray(found.row)
-        first = np.sort(np.unique(row, return_index=True)[1])
+        first = best_of_each_image(found.row, found.score)
         if without is not None:
-            first = first[row[first] != without]
-        if len(first) >= count or len(row) < limit:
+            first = first[found.row[first] != without]
+        if len(first) >= count or len(found.row) < limit:
             chosen = first[:count]
             kind_of = type(found)
-            return kind_of(row[chosen], found.patch[chosen], found.score[chosen])
+            return kind_of(found.row[chosen], found.patch[chosen], found.score[chosen])
         limit *= 4
 
 

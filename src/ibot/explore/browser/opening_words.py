@@ -40,6 +40,8 @@ def open_words(session: Session) -> None:
     session.why = "opening the index"
     session.vocabulary = vocabulary = open_index(folder)
     _check(session, vocabulary, newest)
+    assert session.networks is not None
+    session.networks.view = vocabulary.shared.view  # dropped images are seen as the others are
     indexes = vocabulary.indexes
     if session.run is None:
         indexes = [vocabulary.of(session.network(None).hash)]

@@ -1,4 +1,4 @@
-"""Pictures for the page, as JPEG: whole images, windows around patches, and sheets of both."""
+"""Pictures for the page: images and windows around patches as JPEG, sheets of windows as WebP."""
 
 from __future__ import annotations
 
@@ -11,20 +11,23 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from ibot.data.decode import UnreadableImage
+from ibot.eval.features.views import View
 from ibot.explore.browser.kept import Kept
 from ibot.explore.browser.occurring import Kind, check_word, one_an_image
 from ibot.explore.browser.refusal import Refused
-from ibot.explore.browser.rendering import render
 from ibot.explore.browser.session import Session
+from ibot.show.patterns import window_around
 
 QUALITY = 85
-"""Of JPEG, 1..100."""
+"""Of JPEG and WebP, 1..100."""
 WHOLE = 1024
 """Longer side of a whole image in pixels."""
-ENLARGED = 448
-"""Least side of a view on the page."""
+ENLARGED, SHARP = 448, 900
+"""Least and largest side of a view on the page; of a network that sees more, what it sees."""
 FINER = 8
 """Windows are cut from views of at most so many times the size that the network sees."""
+GAP = 2
+"""Pixels between the windows of a word."""
 COLUMNS = 8
 """Of a sheet of thumbnails."""
 KEPT = 64 * 2**20
@@ -34,13 +37,21 @@ GRAY = (128, 128, 128)
 
 
 def view_picture(session: Session, c: int | None, image: str) -> bytes:
-    """What the network sees, each of its pixels a square of the page's. Raises Refused."""
+    """The part of an image that the network sees, as sharp as the file has it. Raises Refused."""
     try:
-        seen = session.view(c).render(session.pictured().pixels(image))
+        pixels, view = session.pictured().pixels(image), session.view(c)
+        # Enough that the browser need not blow up a few pixels; more where the file has more.
+        least = math.ceil(ENLARGED / min(view.size))
+        most = max(1, SHARP // max(view.size))
+        times = min(max(_detail(view, pixels), least), most)
+        return jpeg(Image.fromarray(view.enlarged(pixels, times)))
     except UnreadableImage as error:
         return jpeg(_missing(ENLARGED, str(error)))
-    times = max(1, math.ceil(ENLARGED / min(seen.shape[:2])))
-    return jpeg(Image.fromarray(seen.repeat(times, axis=0).repeat(times, axis=1)))
+
+
+def _detail(view: View, pixels: NDArray[np.uint8]) -> int:
+    """How many pixels a side the file has for each that the network sees; about, 1 at least."""
+    return max(1, round(min(pixels.shape[:2]) * 7 / 8 / min(view.size)))
 
 
 def whole_picture(session: Session, image: str, longest: int = WHOLE) -> bytes:
@@ -61,10 +72,10 @@ def window_picture(
 def mosaic(
     session: Session, c: int | None, number: int, kind: Kind, count: int, side: int, pixels: int
 ) -> bytes:
-    """The best occurrences of a word, one an image, in their surroundings (10.2): a square sheet.
+    """The best occurrences of a word, one an image, in their surroundings (10.2), as WebP.
 
-    Of class words whole views. count: at most; the sheet has the size of so many tiles of so many
-    pixels, whatever the number there is. Raises Refused.
+    Of class words whole views. count: at most; the square sheet has the size of so many tiles of so
+    many pixels. Fewer are shown larger, and where there is none the page is seen. Raises Refused.
     """
     index = session.index(c)
     check_word(index, number, kind)
@@ -72,9 +83,9 @@ def mosaic(
 
     def make() -> bytes:
         found = one_an_image(index, number, kind, count)
-        # Fewer are shown larger: the sheet keeps its size.
         columns = max(1, math.ceil(math.sqrt(len(found.row))))
-        tile = math.ceil(math.sqrt(count)) * pixels // columns
+        side_pixels = math.ceil(math.sqrt(count)) * pixels
+        tile = (side_pixels - (columns - 1) * GAP) // columns
         tiles = []
         for row, patch in zip(found.row.tolist(), found.patch.tolist(), strict=True):
             image = str(int(index.index[row]))
@@ -82,7 +93,7 @@ def mosaic(
                 tiles.append(_window(session, c, image, patch, side, tile))
             else:
                 tiles.append(_square(session, c, image, tile))
-        return jpeg(sheet(tiles or [_missing(tile, "not used")], tile, columns, columns))
+        return webp(_apart(tiles or [_missing(tile, "not used")], columns, side_pixels))
 
     return _kept(session).get(key, make)
 
@@ -93,7 +104,7 @@ def thumbnails(session: Session, images: Sequence[str], pixels: int) -> bytes:
     def make() -> bytes:
         tiles = [_on_square(_thumbnail(session, image, pixels), pixels) for image in images]
         columns = min(COLUMNS, len(tiles))
-        return jpeg(sheet(tiles, pixels, columns, math.ceil(len(tiles) / columns)))
+        return jpeg(_sheet(tiles, pixels, columns))
 
     return _kept(session).get(("thumbs", tuple(images), pixels), make)
 
@@ -105,27 +116,31 @@ def jpeg(picture: Image.Image) -> bytes:
     return stream.getvalue()
 
 
-def sheet(tiles: Sequence[Image.Image], pixels: int, columns: int, rows: int) -> Image.Image:
-    """Square tiles of so many pixels, row by row, on gray."""
+def webp(picture: Image.Image) -> bytes:
+    """The bytes of a WebP file."""
+    stream = io.BytesIO()
+    picture.save(stream, "WEBP", quality=QUALITY, method=2)
+    return stream.getvalue()
+
+
+def _apart(tiles: Sequence[Image.Image], columns: int, pixels: int) -> Image.Image:
+    """Square tiles row by row with `GAP` between, on a clear sheet of `pixels` a side."""
+    whole = Image.new("RGBA", (pixels, pixels))
+    step = tiles[0].width + GAP
+    for number, tile in enumerate(tiles):
+        row, column = divmod(number, columns)
+        whole.paste(tile, (column * step, row * step))
+    return whole
+
+
+def _sheet(tiles: Sequence[Image.Image], pixels: int, columns: int) -> Image.Image:
+    """Square tiles of so many pixels, row by row without gaps, on gray."""
+    rows = math.ceil(len(tiles) / columns)
     whole = Image.new("RGB", (columns * pixels, rows * pixels), GRAY)
     for number, tile in enumerate(tiles):
         row, column = divmod(number, columns)
         whole.paste(tile, (column * pixels, row * pixels))
     return whole
-
-
-def cut(view: NDArray[np.uint8], cell: int, place: tuple[int, int], side: int) -> NDArray[np.uint8]:
-    """The window of `side` x `side` patches of `cell` pixels around one: [side*cell, side*cell, 3].
-
-    place: its row and column. Black beyond the view.
-    """
-    reach = side // 2
-    window = np.zeros((side * cell, side * cell, 3), np.uint8)
-    top, left = ((index - reach) * cell for index in place)
-    part = view[max(0, top) : max(0, top + side * cell), max(0, left) : max(0, left + side * cell)]
-    down, right = max(0, -top), max(0, -left)
-    window[down : down + part.shape[0], right : right + part.shape[1]] = part
-    return window
 
 
 def _window(
@@ -136,9 +151,9 @@ def _window(
         view, grid = session.view(c), session.grid(c)
         cell = view.size[0] // grid[0]
         # From the file's own pixels, where it has more than the network sees.
-        finest = min(whole.shape[:2]) * 7 / 8 / min(view.size)
-        scale = max(1, min(FINER, math.ceil(pixels / (side * cell)), round(finest)))
-        window = cut(render(view, whole, scale), cell * scale, divmod(patch, grid[1]), side)
+        scale = min(FINER, math.ceil(pixels / (side * cell)), _detail(view, whole))
+        seen = view.enlarged(whole, scale)
+        window = window_around(seen, divmod(patch, grid[1]), cell * scale, side)
     except UnreadableImage as error:
         return _missing(pixels, str(error))
     picture = Image.fromarray(window).resize((pixels, pixels), Image.Resampling.BICUBIC)
@@ -156,7 +171,7 @@ def _square(session: Session, c: int | None, image: str, pixels: int) -> Image.I
         whole = session.pictured().pixels(image)
         view = session.view(c)
         scale = max(1, min(FINER, round(pixels / min(view.size))))
-        seen = Image.fromarray(render(view, whole, scale))
+        seen = Image.fromarray(view.enlarged(whole, scale))
     except UnreadableImage as error:
         return _missing(pixels, str(error))
     return _on_square(_fitted(seen, pixels), pixels)

@@ -13,7 +13,7 @@
 
   function asked(params) {
     const last = state.about.checkpoints.length - 1;
-    const mode = params.mode === "checkpoints" && last > 0 ? "checkpoints" : "images";
+    const mode = params.mode === "checkpoints" && last > 0 && !state.exported ? "checkpoints" : "images";
     const first = state.listed ? state.listed[0] : 0;
     const a = params.a ?? first;
     const b = params.b ?? ibot.imageBeside(a, 1) ?? first; // beside an own image: the first
@@ -29,7 +29,7 @@
 
   const layerOptions = () => [
     ["none", "Picture"], ["words", "Words", state.about.words ? "" : "There are no words here."],
-    ["attention", "Attention", state.about.class_attention ? "" : "No attention of a class token."],
+    ["attention", "Attention"],
   ];
 
   /* ---- pointing ---- */
@@ -120,7 +120,7 @@
   /* Mutual matches of what the network looks at, surest first. */
   function bestMatches() {
     const { match, cosine, mutual, saliency } = now.matches[0];
-    const worth = (i) => cosine[i] * (saliency ? saliency[i] : 1);
+    const worth = (i) => cosine[i] * (saliency.length ? saliency[i] : 1);
     return match.map((to, from) => [0, from, to, mutual[from]])
       .filter(([, from]) => mutual[from])
       .sort(([, a], [, b]) => worth(b) - worth(a)).slice(0, LINES);
@@ -142,10 +142,10 @@
   /* ---- frame ---- */
 
   function toolbar(set) {
-    const many = state.about.checkpoints.length > 1;
+    const many = state.about.checkpoints.length > 1 && !state.exported;
     return el("div", { class: "toolbar" },
       ibot.choice("What to compare", [["images", "Two images"],
-        ["checkpoints", "Two checkpoints", many ? "" : "Only one checkpoint is indexed."]], set.mode,
+        ["checkpoints", "Two checkpoints", many ? "" : state.exported ? "The exported page shows the newest checkpoint." : "Only one checkpoint is indexed."]], set.mode,
       (mode) => ibot.go({ mode: mode === "images" ? null : mode, patch: null, side: null, layer: null })),
       ibot.choice("Layer", layerOptions(), set.layer, (layer) => {
         ibot.go({ layer }, { replace: true, quiet: true });

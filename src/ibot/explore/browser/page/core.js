@@ -75,7 +75,7 @@ window.ibot = (() => {
     return query ? `${path}?${query}` : path;
   }
 
-  const TELLING = ["a", "b", "image", "kind", "over", "patch", "view"];
+  const TELLING = ["a", "b", "image", "kind", "over", "patch", "then", "view"];
 
   /* An export holds answers by path: as asked, else by the parameters that change what is meant,
      else by the path alone. */
@@ -136,7 +136,7 @@ window.ibot = (() => {
   const api = {
     get,
     /* Whether there is more behind a link: an export holds some words and images only. */
-    has: (path) => !exported || path in exported,
+    has: (path, params) => !exported || join(path, params) in exported,
     url: (path, params) => (exported ? inExport(path, params) : join(path, params)),
     post: async (path, body, headers) =>
       (await ask(path, { method: "POST", body, headers })).json(),

@@ -23,8 +23,7 @@
   const layerOptions = () => [
     ["none", "Picture"],
     ["words", "Words", state.about.words ? "" : "These weights have no head, or nothing is indexed."],
-    ["attention", "Attention",
-      state.about.class_attention ? "" : "This network has no attention of a class token."],
+    ["attention", "Attention"],
     ["features", "Components"],
   ];
 
@@ -73,7 +72,7 @@
     const late = () => mine !== now.painting || stage !== now.stage;
     stage.canvas.style.opacity = set.strength / 100;
     stage.borders(set.layer === "words" ? image.words : null);
-    now.heads.hidden = set.layer !== "attention";
+    now.beside.hidden = set.layer !== "attention";
     const slow = setTimeout(() => !late() && stage.busy(true), 200);
     try {
       if (set.layer === "words") ibot.layers.words(stage.canvas, image);
@@ -110,6 +109,7 @@
         onclick: () => change({ head: which === "mean" ? null : which }) }, canvas, text);
     };
     const held = document.activeElement && document.activeElement.closest(".head");
+    now.source.textContent = `${data.told[0].toUpperCase()}${data.told.slice(1)}.`;
     now.heads.replaceChildren(small("mean", set.mask ? "all" : "mean"),
       ...Array.from({ length: data.heads }, (_, i) => small(i, `${i + 1}`)));
     if (held) now.heads.querySelector("[aria-pressed=true]").focus();
@@ -185,7 +185,7 @@
   }
 
   const classWord = ({ class_word: word }) =>
-    word === null || word === undefined || state.exported ? []
+    word === null || word === undefined ? []
       : [" · ", ibot.wordLink(word, "class", `class word ${word}`)];
 
   function head(image) {
@@ -217,13 +217,15 @@
     const given = numbers(params.patch);
     now = { image, stage, params, signal, picked: given >= 0 && given < patches ? given : null,
       controls: el("div", { class: "toolbar" }),
-      heads: el("div", { class: "heads", role: "group", "aria-label": "Heads", hidden: true }),
+      heads: el("div", { class: "heads", role: "group", "aria-label": "Heads" }),
+      source: el("p", { class: "quiet" }),
       panel: el("aside", { class: "panel", "aria-label": "Patch" }) };
+    now.beside = el("section", { hidden: true }, now.heads, now.source);
     stage.show(image);
     stage.start = now.picked;
     root.replaceChildren(head(image), el("div", { class: "image-page" },
       el("div", { class: "image-side" }, now.controls, el("div", { class: "stage-room" }, stage.element)),
-      el("div", { class: "beside" }, now.heads, now.panel)));
+      el("div", { class: "beside" }, now.beside, now.panel)));
     root.style.setProperty("--ratio", image.view[1] / image.view[0]);
     ibot.title(image.name);
     drawControls();

@@ -46,16 +46,16 @@
   const c = () => state.checkpoint;
   const kindParam = (kind) => (kind === "class" ? { kind } : {});
 
-  ibot.mosaic = (word, { kind = "patch", count = 9, px = 64, checkpoint = c(), side = 5 } = {}) => {
+  ibot.mosaic = (word, { kind = "patch", count = 9, px = 64, checkpoint = c(), side = 5, then } = {}) => {
     const across = Math.ceil(Math.sqrt(count));
-    return ibot.picture(`/api/mosaic/${word}.jpg`,
-      { c: checkpoint, count, px, side, ...kindParam(kind) },
-      { alt: `Places of word ${word}`, class: "square", width: across * px, height: across * px });
+    return ibot.picture(`/api/mosaic/${word}.webp`,
+      { c: checkpoint, count, px, side, then, ...kindParam(kind) },
+      { alt: `Places of word ${word}`, class: "square sheet", width: across * px, height: across * px });
   };
 
   /* Tag and address of what leads to a word; no link where an export lacks it. */
   const wordPlace = (word, kind, props = {}) =>
-    ibot.api.has(`/api/word/${word}`)
+    ibot.api.has(`/api/word/${word}`, kindParam(kind))
       ? ["a", { ...props, href: props.href ||
         ibot.address({ view: "word", id: word, ...kindParam(kind) }) }]
       : ["span", { ...props, href: null }];

@@ -57,7 +57,9 @@
     close();
     document.getElementById("help").close(); // the way back leads out of it, too
     const c = Number(params.c);
-    state.checkpoint = "c" in params && c >= 0 && c <= newest() ? c : newest();
+    // An export shows the newest: of others it holds what words meant then, nothing else.
+    const known = "c" in params && c >= 0 && c <= newest() && !state.exported;
+    state.checkpoint = known ? c : newest();
     present = { name, params, controller: new AbortController() };
     if (before === name) return ibot.keepFocus(document.getElementById("main"), show);
     window.scrollTo(0, 0);

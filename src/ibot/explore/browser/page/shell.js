@@ -53,7 +53,7 @@
 
   function checkpointChoice() {
     const { checkpoints } = state.about;
-    if (checkpoints.length < 2) return "";
+    if (checkpoints.length < 2 || state.exported) return "";
     const options = checkpoints.map((checkpoint) =>
       el("option", { value: checkpoint.id }, named(checkpoint))).reverse();
     return el("select", { id: "checkpoint", "aria-label": "Checkpoint",
@@ -63,6 +63,7 @@
   }
 
   ibot.stepCheckpoint = (by) => {
+    if (state.exported) return;
     const last = state.about.checkpoints.length - 1;
     const next = Math.min(Math.max(state.checkpoint + by, 0), last);
     if (next === state.checkpoint) return;
@@ -70,9 +71,11 @@
     ibot.go({ c: next }, { replace: true });
   };
 
-  /* What the server has to say beside, until it is read; not again in this tab. */
-  function showNotes(notes) {
+  /* What the server has to say beside: behind a button, which is marked until they are read. */
+  function notesButton(notes) {
+    if (!notes.length) return "";
     const key = `ibot-read ${notes.join(" ")}`;
+    const line = byId("notes");
     const read = (() => {
       try {
         return sessionStorage.getItem(key) !== null;
@@ -80,16 +83,18 @@
         return false;
       }
     })();
-    const line = byId("notes");
-    line.hidden = read || !notes.length;
-    const hide = () => {
-      line.hidden = true;
-      try {
-        sessionStorage.setItem(key, "1");
-      } catch { /* then it comes back */ }
-    };
-    line.replaceChildren(el("div", {}, notes.map((note) => el("p", {}, ...ibot.prose(note)))),
-      el("button", { class: "button quiet icon", "aria-label": "Hide the notes", onclick: hide }, "✕"));
+    line.replaceChildren(...notes.map((note) => el("p", {}, ...ibot.prose(note))));
+    const button = el("button", { class: `button icon${read ? "" : " unread"}`, id: "noted",
+      title: notes.join("\n"), "aria-label": `Notes: ${notes.length}`, "aria-expanded": "false",
+      "aria-controls": "notes", onclick: () => {
+        line.hidden = !line.hidden;
+        button.setAttribute("aria-expanded", String(!line.hidden));
+        button.classList.remove("unread");
+        try {
+          sessionStorage.setItem(key, "1");
+        } catch { /* then it is marked again */ }
+      } }, "i");
+    return button;
   }
 
   function bar() {
@@ -103,7 +108,9 @@
         class: available ? "" : "unavailable", title: available ? `${title} (${i + 1})` : why },
       title);
     }));
+    byId("notes").hidden = true;
     byId("tools").replaceChildren(
+      notesButton(about.notes || []),
       checkpointChoice(),
       state.exported ? "" : el("button", { class: "button", id: "own", title: "Open an image (o)",
         onclick: () => ibot.choose() }, "Open image"),
@@ -111,7 +118,6 @@
       el("button", { class: "button icon", title: "Keys (?)", "aria-label": "Keys",
         onclick: () => ibot.help() }, "?"));
     showTheme();
-    showNotes(about.notes || []);
   }
 
   document.addEventListener("ibot:opened", () => {

@@ -11,7 +11,7 @@
     const here = order.indexOf(Number(id));
     const next = here < 0 ? Number(id) + by : order[here + by];
     const count = kind === "class" ? state.about.class_words : state.about.words;
-    if (next === undefined || next < 0 || next >= count || !api.has(`/api/word/${next}`)) return;
+    if (next === undefined || next < 0 || next >= count || !api.has(`/api/word/${next}`, kind === "class" ? { kind } : null)) return;
     ibot.go({ view: "word", id: next, kind });
   }
 
@@ -66,12 +66,13 @@
     const top = Math.max(...word.life.map(({ uses }) => uses), 1);
     const column = ({ c, name, uses, images, overlap }) =>
       el("li", { class: c === state.checkpoint ? "present" : "" },
-        el("a", { href: ibot.address({ view: "word", id: word.word, c,
-          kind: kind === "class" ? kind : null }),
+        el(state.exported ? "span" : "a", { class: "then", href: state.exported ? null
+          : ibot.address({ view: "word", id: word.word, c, kind: kind === "class" ? kind : null }),
         "aria-current": c === state.checkpoint ? "true" : null,
         title: `${name}: ${plural(uses, "use")} in ${plural(images, "image")}` },
         el("span", { class: "column" }, el("span", { style: { height: `${(100 * uses) / top}%` } })),
-        uses ? ibot.mosaic(word.word, { kind, checkpoint: c, count: 4, px: 48, side: 3 })
+        uses ? ibot.mosaic(word.word, { kind, checkpoint: c, count: 4, px: 48, side: 3,
+          then: state.exported ? c : null })
           : el("span", { class: "picture square absent", role: "img", "aria-label": "not used" }),
         el("span", { class: "numbers" }, name.replace(/^step 0*/, "")),
         el("span", { class: "quiet numbers" }, number(uses)),

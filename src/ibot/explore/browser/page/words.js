@@ -62,8 +62,7 @@
   /* ---- the bar above ---- */
 
   const noClassWords = () =>
-    state.exported ? "The exported page holds words of patches."
-      : state.about.class_words ? "" : "The network has no class words here.";
+    state.about.class_words ? "" : "The network has no class words here.";
 
   function toolbar(asked, summary) {
     const { classes } = state.about.images;
