@@ -170,7 +170,7 @@ def _square(session: Session, c: int | None, image: str, pixels: int) -> Image.I
     try:
         whole = session.pictured().pixels(image)
         view = session.view(c)
-        scale = max(1, min(FINER, round(pixels / min(view.size))))
+        scale = min(FINER, math.ceil(pixels / min(view.size)))
         seen = Image.fromarray(view.enlarged(whole, scale))
     except UnreadableImage as error:
         return _missing(pixels, str(error))

@@ -66,7 +66,7 @@
           ["", images === null ? "" : `of ${plural(images, "image")}`]])) : "",
       known && !(elsewhere && elsewhere.length)
         ? el("p", { class: "quiet" }, "This word occurs in no other image.") : "",
-      tiles("Elsewhere in the set", "", elsewhere, (place) => number(place.score, 1)),
+      tiles("Elsewhere in the set", "", elsewhere, (place) => number(place.score)),
       tiles("Similar patches", "By cosine of features.", similar, (place) => number(place.cosine)));
   }
 

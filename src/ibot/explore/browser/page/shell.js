@@ -115,7 +115,7 @@
       state.exported ? "" : el("button", { class: "button", id: "own", title: "Open an image (o)",
         onclick: () => ibot.choose() }, "Open image"),
       el("button", { class: "button icon", id: "theme", onclick: () => ibot.nextTheme() }),
-      el("button", { class: "button icon", title: "Keys (?)", "aria-label": "Keys",
+      el("button", { class: "button icon", id: "keys", title: "Keys (?)", "aria-label": "Keys",
         onclick: () => ibot.help() }, "?"));
     showTheme();
   }

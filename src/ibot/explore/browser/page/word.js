@@ -38,7 +38,7 @@
   // exp(entropy) is the number of words that would be as uncertain if all were alike.
   const sure = (entropy) =>
     entropy < 0.1 ? "hardly any other word competes"
-      : `as uncertain as between ${number(Math.exp(entropy), 1)} equal words`;
+      : `as uncertain as between ${number(Math.round(Math.exp(entropy)))} equal words`;
 
   function labels(word) {
     if (!word.labels || !word.labels.length) return "";
@@ -95,7 +95,7 @@
       shown += found.length;
       tiles.append(...found.map((place) =>
         ibot.patchTile(kind === "class" ? { ...place, patch: null, row: null } : place,
-          percent(place.confidence))));
+          kind === "class" ? number(place.score) : percent(place.confidence))));
       end.replaceChildren(shown < word.total
         ? el("button", { class: "button", onclick: more },
           `Show more of ${number(word.total)}`) : "");
@@ -115,8 +115,8 @@
     if (state.exported) end.replaceChildren();
     return el("section", {}, el("h2", {}, "Where it is found"),
       el("p", { class: "quiet" },
-        state.exported ? "The best places, each with its probability."
-          : kind === "class" ? "Surest first; each opens its image."
+        state.exported ? kind === "class" ? "The best images, each with its score." : "The best places, each with its probability."
+          : kind === "class" ? "Best first, each with its score; a click opens the image."
             : "Best first, each with its probability; a click opens the image at this patch."),
       tiles, end);
   }
