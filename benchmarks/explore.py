@@ -109,6 +109,7 @@ def main() -> None:
     )
     random = np.random.default_rng(0)
     clicks, images, mosaics = [], [], []
+    began = server.processor()
     for _ in range(options.clicks):
         image, patch = int(random.integers(count)), int(random.integers(patches))
         images.append(timed(server, [f"/api/image/{image}"]))
@@ -116,9 +117,11 @@ def main() -> None:
         word = json.loads(server.get(path.replace(f"={patch}", f"={(patch + 1) % patches}")))
         clicks.append(timed(server, [path, f"/api/word/{word['word']}"]))
         mosaics.append(timed(server, [f"/api/mosaic/{word['word']}.jpg?count=9&px=64"]))
+    spent = 1000 * (server.processor() - began) / options.clicks
     told("image", images)
     told("click", clicks)
     told("mosaic", mosaics)
+    print(f"processor         {spent:.0f} ms for an image, two clicks and a mosaic together")
     told("words", [timed(server, [f"/api/words?offset={48 * i}"]) for i in range(10)])
     points = timed(server, ["/api/map?method=pca"])
     print(f"map               {points:.0f} ms by principal components")

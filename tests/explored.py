@@ -86,7 +86,7 @@ def client_of(explorer):
     return TestClient(explorer.app, "http://127.0.0.1:8420", raise_server_exceptions=False)
 
 
-def until_there(client, address, seconds=60):
+def until_there(client, address, seconds=150):
     """The answer to an address once it is no longer being computed."""
     end = time.monotonic() + seconds
     while (answer := client.get(address)).status_code == 202 and time.monotonic() < end:

@@ -3,9 +3,8 @@
 from pathlib import Path
 
 import nbformat
-from nbclient import NotebookClient
-
 from blobs import blobs, save
+from nbclient import NotebookClient
 from random_weights import VIT, write_random
 
 FILE = Path(__file__).parents[1] / "docs" / "pictures.ipynb"

@@ -73,6 +73,15 @@ def test_an_empty_folder_of_images_is_an_error(run, tmp_path, capsys):
     assert not (run / "index" / "index.json").exists()
 
 
+def test_a_folder_that_cannot_be_made_is_named(run, pictures, tmp_path, capsys):
+    (tmp_path / "file").write_text("in the way")
+    for out in (tmp_path / "file", tmp_path / "file" / "index"):
+        assert main(["index", str(run), "--data", str(pictures), "--out", str(out), "--quiet"]) == 2
+        said = capsys.readouterr().err
+        assert f"cannot be written into '{out}'" in said and "--out" in said
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
 @pytest.mark.parametrize("text", ["0", "some", "-1"])
 def test_a_number_of_checkpoints_is_all_newest_or_positive(text, capsys):
     assert main(["index", "run", "--data", "x", "--checkpoints", text]) == 2

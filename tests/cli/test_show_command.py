@@ -68,9 +68,10 @@ def test_a_folder_of_any_shapes_is_drawn_and_what_cannot_be_read_is_named(
     if picture == "features":
         assert "fitted to 5 images together" in said.out and said.out.count("step:") == 3
     wide = made[next(name for name in made if "wide" in name)]
-    # Two lines of pictures of 40 pixels for heads, one for components; a line of words below.
+    # Two lines of pictures of 40 pixels for heads, one for components; lines of words below.
     lines = 2 if picture == "attention" else 1
-    assert wide[1] == lines * (40 + 20 + 4) + 4 + 20
+    notes = 1 if picture == "attention" else 3
+    assert wide[1] == lines * (40 + 20 + 4) + 4 + notes * 20
 
 
 def test_heads_may_be_chosen_and_drawn_alone(weights, photos, tmp_path, capsys):
@@ -163,7 +164,11 @@ def test_mistakes_get_a_remedy_and_leave_nothing(weights, photos, tmp_path, caps
     ("images", "words"),
     [
         (("{tmp}/empty",), "no images found under"),
-        (("{photos}/gone.png",), "gone.png"),
+        (
+            ("{photos}/wide.png", "{photos}/gone.png"),
+            "there is no file or folder '{photos}/gone.png'",
+        ),
+        (("{photos}/none-*.tar",), "no .tar file matches"),
         (("{photos}/broken.jpg",), "none of the images can be read"),
     ],
 )
@@ -171,7 +176,7 @@ def test_places_without_images_are_named(weights, photos, tmp_path, capsys, imag
     (tmp_path / "empty").mkdir()
     named = [text.format(photos=photos, tmp=tmp_path) for text in images]
     said = show(capsys, "features", weights["vit"], *named, "--out", tmp_path / "o", code=2)
-    assert words in said.err and not (tmp_path / "o").exists()
+    assert words.format(photos=photos) in said.err and not (tmp_path / "o").exists()
 
 
 def test_weights_of_others_do_not_say_how_they_were_trained(weights, photos, tmp_path, capsys):
@@ -182,6 +187,8 @@ def test_weights_of_others_do_not_say_how_they_were_trained(weights, photos, tmp
     said = show(capsys, "augment", *common, "--out", tmp_path / "o", code=2)
     assert "does not say how views were made" in said.err and "recipe" in said.err
     show(capsys, "attention", *common, "--size", 16, "--out", tmp_path / "o")
+    named = ("augment", "vit_s61", photos / "wide.png", "--out", tmp_path / "p")
+    assert "did you mean vit_s16?" in show(capsys, *named, code=2).err
 
 
 def test_a_network_without_attention_is_told_what_remains(monkeypatch, weights, photos, capsys):

@@ -11,6 +11,7 @@ from ibot.engine.checkpoint import (
     find_checkpoint,
     load_checkpoint,
     mark_best_dense,
+    read_centers,
     remove_leftovers,
     save_checkpoint,
 )
@@ -53,6 +54,16 @@ def test_everything_comes_back(parts, tmp_path, small):
         assert torch.equal(tensor, other.state_dict()[name]), name
     a, b = optimizer.state_dict()["state"], other_optimizer.state_dict()["state"]
     assert a.keys() == b.keys() and all(torch.equal(a[i]["exp_avg"], b[i]["exp_avg"]) for i in a)
+
+
+def test_centers_are_read_alone(parts, tmp_path):
+    model, *_ = parts
+    model.patch_center.value.normal_()
+    folder = save(parts, tmp_path, 3)
+    cls, patch = read_centers(folder)
+    assert torch.equal(cls, model.cls_center.value)
+    assert torch.equal(patch, model.patch_center.value)
+    assert read_centers(tmp_path) is None
 
 
 def test_the_newest_are_kept_and_the_protected(parts, tmp_path):

@@ -1,9 +1,20 @@
 """Images in two dimensions."""
 
+import os
+
 import numpy as np
 import pytest
 
-from ibot.explore.embedding import EARLY, LATE, embed, principal, unit, within_one
+from ibot.errors import ResourceError
+from ibot.explore.embedding import (
+    EARLY,
+    LATE,
+    Embedding,
+    embed,
+    principal,
+    unit,
+    within_one,
+)
 
 
 @pytest.fixture
@@ -39,3 +50,12 @@ def test_neighbours_stay_neighbours_and_the_map_is_the_same_again(rows):
     nearest = distance.argmin(axis=1)
     assert (nearest // 20 == np.arange(40) // 20).all()
     assert np.array_equal(embed(rows), found)
+
+
+def test_a_process_that_fails_says_why(rows, tmp_path, monkeypatch):
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    monkeypatch.setenv("PYTHONPATH", path)
+    (tmp_path / "openTSNE.py").write_text("raise RuntimeError('no such library')")
+    with pytest.raises(ResourceError, match="could not be made") as failed:
+        Embedding()(rows, tmp_path / "map.npy", lambda done, total: None)
+    assert "no such library" in failed.value.why and not (tmp_path / "map.npy").exists()

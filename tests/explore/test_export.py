@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 
 import pytest
 from commands import ibot
-from explored import NAMES, PATCHES
+from explored import NAMES, PATCHES, explorer_of
 
 from ibot.errors import UserError
 from ibot.explore.export import chosen_images, export
@@ -116,6 +116,14 @@ def test_names_end_neither_script_nor_line():
     assert page.answers["/api/images"]["images"][0]["name"] == name
     assert "alert(1)</script>" not in text and "\u2028" not in page.scripts[0]
     assert len(re.findall("<script>", text)) == len(page.scripts)
+
+
+def test_of_a_run_without_images_the_training_is_exported(run, tmp_path):
+    session = explorer_of(run).session
+    made = export(session, tmp_path / "page.html")
+    assert made.words == 0 and made.images == []
+    about = Page((tmp_path / "page.html").read_text()).answers["/api/about"]
+    assert [name for name, view in about["views"].items() if view["available"]] == ["training"]
 
 
 def test_names_that_no_image_has_are_refused(explorer):

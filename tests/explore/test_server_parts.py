@@ -1,11 +1,13 @@
 """What the server is made of: turns, memory, work that takes long."""
 
+import importlib
+import sys
 import threading
 
 import anyio
 import pytest
 
-from ibot.errors import UserError
+from ibot.errors import MissingExtra, UserError
 from ibot.explore.api import GONE, in_turn
 from ibot.explore.asked import Asked
 from ibot.explore.jobs import Job
@@ -139,3 +141,11 @@ def test_parameters_have_defaults_and_limits():
     ):
         with pytest.raises(Refused):
             refused()
+
+
+def test_a_missing_library_is_named_with_what_installs_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    monkeypatch.delitem(sys.modules, "ibot.explore.server", raising=False)
+    with pytest.raises(MissingExtra, match="'uvicorn' is not installed") as missing:
+        importlib.import_module("ibot.explore.server")
+    assert missing.value.fix == 'pip install "ibot[explore]"'

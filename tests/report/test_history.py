@@ -1,6 +1,5 @@
-"""Numbers of a run over its images: what is read, and what is kept of much."""
+"""Numbers of a run over its images: what is kept of much, levels and intervals."""
 
-import json
 import math
 
 import numpy as np
@@ -8,15 +7,15 @@ import pytest
 from told_runs import knn, row, write_run
 
 from ibot.report.history import (
-    METRICS,
+    LOGGED,
     POINTS,
     evaluation_curves,
     interval_of,
-    read_metrics,
     thinned,
     training_curves,
     wilson,
 )
+from ibot.report.metrics import read_metrics
 
 
 def by_id(curves):
@@ -42,58 +41,25 @@ def test_values_that_are_no_numbers_are_left_out():
     assert thinned([1, 2, 3, 4], [math.nan, 5.0, math.inf, 7.0]) == [(2, 5.0), (4, 7.0)]
 
 
-def test_torn_and_foreign_lines_are_passed_over(tmp_path):
-    file = tmp_path / METRICS
-    lines = [
-        json.dumps(row(10)),
-        '{"step": 15, "ima',
-        "null",
-        "[1]",
-        "7",
-        "\x00",
-        json.dumps(row(20)),
-    ]
-    file.write_bytes("\n".join(lines).encode() + b'\n\xff\xfe\n{"images_seen": true}\n{"step": 25')
-    metrics = read_metrics(tmp_path, 128)
-    assert list(metrics.images) == [1280, 2560] and metrics.last == row(20)
-    with file.open("a") as torn:
-        torn.write(', "images_seen": 3200, "cls_loss": "6", "lr": NaN}\n')
-    metrics = read_metrics(tmp_path, 128)
-    assert list(metrics.images) == [1280, 2560, 3200]
-    loss = by_id(training_curves(metrics))["loss"].series
-    assert [image for image, _ in loss[0].points] == [1280, 2560]
-
-
 def test_rows_that_a_resumed_run_wrote_again_replace_the_earlier_ones(tmp_path):
     rows = [row(10), row(20), row(30, cls_loss=1.0), row(20, cls_loss=3.0), row(40, cls_loss=2.0)]
     write_run(tmp_path, rows=rows)
-    (loss, _) = by_id(training_curves(read_metrics(tmp_path, 128)))["loss"].series
+    (loss, _) = by_id(training_curves(read_metrics(tmp_path, 128, LOGGED)))["loss"].series
     assert loss.points == [(1280, row(10)["cls_loss"]), (2560, 3.0), (5120, 2.0)]
-
-
-def test_rows_of_steps_alone_have_their_images_from_the_batch(tmp_path):
-    write_run(tmp_path, rows=[{"step": 3, "cls_loss": 1.0}])
-    assert list(read_metrics(tmp_path, 16).images) == [48]
-
-
-def test_the_time_of_training_is_that_of_its_steps(tmp_path):
-    rows = [row(10, images_per_second=64.0), row(30, images_per_second=256.0)]
-    write_run(tmp_path, rows=rows)
-    assert read_metrics(tmp_path, 128).seconds() == pytest.approx(1280 / 64 + 2560 / 256)
 
 
 def test_a_level_that_class_tokens_and_patches_do_not_share_is_left_out(tmp_path):
     write_run(tmp_path / "same")
     write_run(tmp_path / "two", rows=[row(10, ln_k_patch=3.0)])
-    curves = by_id(training_curves(read_metrics(tmp_path / "same", 128)))
+    curves = by_id(training_curves(read_metrics(tmp_path / "same", 128, LOGGED)))
     assert curves["loss"].level == row(1)["ln_k"] and curves["prototypes"].level == 1024
-    curves = by_id(training_curves(read_metrics(tmp_path / "two", 128)))
+    curves = by_id(training_curves(read_metrics(tmp_path / "two", 128, LOGGED)))
     assert curves["loss"].level is None and curves["prototypes"].level is None
 
 
 def test_lines_of_zeros_are_left_out_and_curves_without_a_line(tmp_path):
     write_run(tmp_path, rows=[row(s, patch_loss_masked=0.0, koleo_loss=0.0) for s in (10, 20)])
-    curves = by_id(training_curves(read_metrics(tmp_path, 128)))
+    curves = by_id(training_curves(read_metrics(tmp_path, 128, LOGGED)))
     assert [line.name for line in curves["loss"].series] == ["class token"]
     assert "koleo" not in curves
 

@@ -60,6 +60,11 @@ def test_intervals_that_overlap_are_said_to(tmp_path):
     assert "The intervals overlap." in said(reported(run))
 
 
+def test_a_best_that_is_past_is_named(tmp_path):
+    run = write_run(tmp_path, results=[knn(0, 30.0), knn(20, 60.0), knn(30, 50.0)])
+    assert "Its best was 60.0\u00a0% after step 20." in said(reported(run))
+
+
 def test_every_part_is_on_the_page_and_every_picture_is_well_formed(tmp_path):
     run = write_run(tmp_path, events=[START, VERDICT, event("end", step=30)])
     page = reported(run)
@@ -159,7 +164,7 @@ def test_files_that_were_not_read_and_reasons_of_auto_are_listed(tmp_path):
     run = write_run(tmp_path, events=[event("choices", reasons=["batch 128: few"]), START])
     (run / "bad_files.jsonl").write_text('{"path": "a.jpg", "reason": "cut"}\n')
     page = reported(run)
-    assert "batch 128: few" in page.text("li") and "1 files could not" in said(page)
+    assert "batch 128: few" in page.text("li") and "1 file could not be read" in said(page)
     assert "a.jpg" in page.text("bdi")
 
 

@@ -74,6 +74,8 @@ def test_all_points_lie_within_the_frame_and_later_ones_to_the_right(values):
     assert (np.diff(rank[order]) <= 0).all(), "a larger value stands higher, or as high"
     texts = [text.text for text in picture.iter("text")]
     assert len(texts) >= 3 and all(len(text) < 14 for text in texts)
+    values = [text.text for text in picture.iter("text") if text.get("x") == str(LEFT - 6)]
+    assert len(set(values)) == len(values) >= 2
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (3.1, 3.9), (-7, 12), (0, 1e-5), (5e3, 8e6)])
@@ -141,9 +143,9 @@ def test_names_stay_text(name):
 
 def test_marks_stand_where_they_were_said():
     picture = drawn([1.0, 2.0], end=1280, marks=[Mark(640, "step 5: low rank")])
-    (mark,) = of_class(picture, "g", "mark")
-    assert mark.find("title").text == "step 5: low rank"
-    place = float(mark.find("path").get("d")[1:].split()[0])
+    (flag,), (mark,) = of_class(picture, "g", "flag"), of_class(picture, "path", "mark")
+    assert flag.find("title").text == "step 5: low rank"
+    place = float(mark.get("d")[1:].split()[0])
     assert place == pytest.approx((LEFT + WIDTH - RIGHT) / 2, abs=0.1)
 
 

@@ -1,12 +1,14 @@
 """The false-colour rule, on small arrays and on real files of many channels."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from ibot.show.colours import PALETTE, as_rgb, between_ends, in_colors
+from ibot.errors import MissingExtra
+from ibot.show.colours import PALETTE, as_rgb, between_ends, color_table, in_colors
 
 
 def test_bytes_of_one_to_three_channels_are_taken_as_they_are():
@@ -126,3 +128,11 @@ def test_values_between_their_ends_and_in_colours():
     ends = in_colors(np.array([[0.0, 1.0]]), "viridis")[0]
     assert ends.tolist() == [[68, 1, 84], [253, 231, 37]]
     assert len(set(PALETTE)) == len(PALETTE) >= 12
+
+
+def test_without_matplotlib_it_is_said_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    color_table.cache_clear()
+    with pytest.raises(MissingExtra, match="matplotlib") as caught:
+        in_colors(np.zeros((1, 1)))
+    assert "ibot[show]" in caught.value.fix

@@ -42,10 +42,16 @@ def by_loop(project, layer, tokens):
     return torch.tensor(found, dtype=torch.float64).unbind(dim=1)
 
 
-@pytest.mark.parametrize("numbers", [1, 100, 2**19])
+def in_chunks(monkeypatch, tokens, rows):
+    """Logits of so many tokens at a time, whatever the number of words."""
+    for name, value in {"TOKENS": tokens, "LOGITS": 1, "LEAST_ROWS": rows}.items():
+        monkeypatch.setattr(module, name, value)
+
+
+@pytest.mark.parametrize(("tokens", "rows"), [(1, 1), (5, 2), (1024, 128)])
 @pytest.mark.parametrize("name", HEADS)
-def test_every_head_gives_the_words_of_a_plain_loop(name, numbers, monkeypatch):
-    monkeypatch.setattr(module, "NUMBERS_ON_CPU", numbers)  # a chunk of one row, of a few, of all
+def test_every_head_gives_the_words_of_a_plain_loop(name, tokens, rows, monkeypatch):
+    in_chunks(monkeypatch, tokens, rows)
     head = head_of(name)
     cls, patches = torch.randn(3, 12), torch.randn(3, 7, 12)
     got = assign(head, cls, patches)
@@ -90,13 +96,12 @@ def test_float64_tokens_are_reduced_in_float64():
 
 
 def test_no_table_of_all_patches_and_words_is_held(largest_tensor, monkeypatch):
-    monkeypatch.setattr(module, "NUMBERS_ON_CPU", 2**12)
-    head = head_of("shared")
+    in_chunks(monkeypatch, 256, 128)
+    head = head_of("shared", out_dim=500, patch_out_dim=500)
     cls, patches = torch.randn(64, 12), torch.randn(64, 50, 12)
     with largest_tensor() as noted:
         assign(head, cls, patches)
-    # The hidden layer of a chunk, 24 wide against 17 words, is the largest.
-    assert noted.numel < max(2**12 * 2, patches.numel() + 1) < 64 * 50 * 17
+    assert noted.numel == 128 * 500
 
 
 def test_prototypes_are_rows_of_length_one_of_the_layer_that_patches_use():

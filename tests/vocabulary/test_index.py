@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from ibot.data.pixels import normalize
 from ibot.errors import DataError, ResourceError, RunError, UserError, WeightsError
+from ibot.eval.features import entry
 from ibot.eval.request import Request
 from ibot.vocabulary import checkpoints, word_index
 from ibot.vocabulary import index as module
@@ -137,6 +138,7 @@ def test_similar_patches_are_the_nearest_of_each_other_image(run, pictures, inde
 
 def test_a_finished_index_is_not_made_again(run, pictures, indexed, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "_build", lambda *_: pytest.fail("made again"))
+    monkeypatch.setattr(module, "alone", lambda *_: pytest.fail("locked"))
     with opened_context(run, pictures, tmp_path) as context:
         assert build(context, indexed.folder).step == 9
 
@@ -184,7 +186,7 @@ def test_rows_of_unreadable_images_are_missing(run, pictures, tmp_path, capsys):
         files[number].write_text("no image")
     with opened_context(run, tmp_path / "data", tmp_path) as context:
         name = context.images.name(0)
-        index = build(context, tmp_path / "index")
+        index = build(replace(context, counter=lambda name: None), tmp_path / "index")
         again = build(context, tmp_path / "index")
     assert index.index.tolist() == [i for i in range(IMAGES) if i not in (0, 7)]
     assert len(index.words) == IMAGES - 2 == len(again.words)
@@ -319,14 +321,18 @@ def test_a_damaged_index_is_named(indexed, tmp_path):
         open_index(tmp_path)
 
 
-def test_a_full_disk_is_told_with_what_to_do(run, pictures, tmp_path, monkeypatch):
+@pytest.mark.parametrize("place", ["rows", "postings"])
+def test_a_full_disk_is_told_with_what_to_do(place, run, pictures, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module, "write_postings", full)
+    if place == "rows":
+        monkeypatch.setattr(entry, "allocate", full)
+    else:
+        monkeypatch.setattr(module, "write_postings", full)
     with (
         opened_context(run, pictures, tmp_path) as context,
         pytest.raises(ResourceError) as error,
     ):
         build(context, tmp_path / "index")
-    assert "--out" in error.value.fix
+    assert "--out" in error.value.fix and "--cache" not in error.value.fix

@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from ibot.errors import DataError
-from ibot.vocabulary.projection import Projection, fit, sample
+from ibot.vocabulary.projection import Projection, fit, sample, sampled_images
 
 
 def tokens_of(count, width, seed=0):
@@ -74,5 +74,14 @@ def test_a_sample_takes_patches_evenly_when_there_are_many(patches, taken):
 
 
 def test_a_sample_of_nothing_is_an_error():
-    with pytest.raises(DataError, match="none of 256 images"):
+    with pytest.raises(DataError, match="none of the images"):
         sample(iter([]))
+
+
+@pytest.mark.parametrize(
+    ("images", "taken"), [(1, 1), (20, 20), (500, 32), (2000, 100), (10**6, 256)]
+)
+def test_one_image_in_twenty_is_sampled_within_limits(images, taken):
+    chosen = sampled_images(images)
+    assert len(set(chosen.tolist())) == taken
+    assert (chosen[0], chosen[-1]) == (0, images - 1 if images > 1 else 0)

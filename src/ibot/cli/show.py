@@ -20,7 +20,7 @@ from ibot.cli.arguments import (
 )
 from ibot.cli.parser import Commands
 from ibot.errors import UserError
-from ibot.recipes import RECIPES, recipe
+from ibot.recipes import recipe
 from ibot.show.pictures import PICTURES, Kind, Option
 from ibot.words import encodable
 
@@ -99,14 +99,13 @@ def _add_option(parser: argparse.ArgumentParser, option: Option) -> None:
     if option.kind == "switch":
         parser.add_argument(flag, action="store_true", help=option.words)
         return
-    shown = {} if option.choices else {"metavar": option.metavar or option.name.upper()}
     parser.add_argument(
         flag,
         type=READERS[option.kind],
         default=option.default,
         choices=option.choices or None,
+        metavar=None if option.choices else option.metavar,
         help=option.words,
-        **shown,
     )
 
 
@@ -125,7 +124,8 @@ def run(name: str, options: argparse.Namespace) -> None:
         raise UserError("no images named", fix="name files or a folder behind the weights")
     place = out if options.out else out / name
     given |= {"images": images, "out": place, "picture": name}
-    config = recipe(options.weights) if kind.recipe and options.weights in RECIPES else None
+    named = kind.recipe and not Path(options.weights).exists()
+    config = recipe(options.weights) if named else None
     asked = Asked(**given, config=config, options={key: getattr(options, key) for key in own})
     check_folder(asked.out)
     drawn = import_module(f"ibot.show.{kind.module}").draw(asked)

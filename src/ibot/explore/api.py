@@ -235,11 +235,12 @@ SMALL_ANSWERS: dict[str, Answer] = {
     "/map/about": lambda session, _, asked: answers_map.about(session, _c(asked)),
     "/training": lambda session, _, asked: answers_training.training(session),
     "/patch": _patch,
-}
-LARGE_ANSWERS: dict[str, Answer] = {
+    # These may ask the network too, for images that were dropped; most are in the index.
     "/image/{image}": lambda session, request, asked: answers_image.image(
         session, _c(asked), _image(session, request)
     ),
+}
+LARGE_ANSWERS: dict[str, Answer] = {
     "/image/{image}/attention": _attention,
     "/image/{image}/features": _features,
     "/match": _match,

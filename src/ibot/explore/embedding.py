@@ -114,14 +114,17 @@ class Embedding:
             given, made = Path(folder, "rows.npy"), Path(folder, "points.npy")
             np.save(given, rows)
             command = [sys.executable, "-m", "ibot.explore.embedding", str(given), str(made)]
-            self._process = subprocess.Popen(
-                command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-            )
+            errors = Path(folder, "errors.txt")  # a pipe that nobody reads would fill
+            with errors.open("w") as stderr:
+                self._process = subprocess.Popen(
+                    command, stdout=subprocess.PIPE, stderr=stderr, text=True
+                )
             with self._process as process:
-                assert process.stdout is not None and process.stderr is not None
+                assert process.stdout is not None
                 for line in process.stdout:
-                    progress(int(line), EARLY + LATE)
-                said = process.stderr.read().strip().splitlines()
+                    if line.strip().isdigit():
+                        progress(int(line), EARLY + LATE)
+            said = errors.read_text(errors="replace").strip().splitlines()
             if process.returncode or not made.exists():
                 raise ResourceError(
                     "the neighbour embedding could not be made",

@@ -72,6 +72,7 @@ class Explorer:
 
             self._api = api(session)
             session.state, session.why = "ready", ""
+            about(session)  # reads the newest network, so that the first click need not wait
         except BaseException as error:
             session.state = "failed"
             session.why = str(error) or type(error).__name__

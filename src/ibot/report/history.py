@@ -1,25 +1,17 @@
-"""The numbers of a run over its images: curves from metrics.jsonl and from its evaluations.
-
-A file may be in the middle of a line, of another version, or gone: what can be read is shown.
-"""
+"""The numbers of a run over its images: curves of its log and of its evaluations on the way."""
 
 from __future__ import annotations
 
-import json
 import math
-from array import array
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
+from ibot.report.metrics import Metrics, number
 from ibot.types import ResultRecord
 from ibot.words import encodable
 
-METRICS = "metrics.jsonl"
 POINTS = 500
 """Of a series that is shown."""
 
@@ -150,91 +142,15 @@ KINDS = (
         times=100,
     ),
 )
+LEVELS = ("ln_k", "ln_k_patch")
+LOGGED = (*LEVELS, *sorted({key for kind in KINDS for key in kind.series.values()}))
+"""Keys of the rows that the curves need."""
 EVALUATED = {
     "knn_top1": ("k-NN accuracy of the teacher", "%"),
     "match_r1": ("Patches matched between two views", "%"),
     "dense_knn_miou": ("Dense k-NN, mean IoU", "%"),
 }
 """Title and unit of what a training measures on its way."""
-
-
-@dataclass(slots=True)
-class Metrics:
-    """What metrics.jsonl holds, by columns."""
-
-    images: array[float] = field(default_factory=lambda: array("d"))
-    """Images seen, of each row."""
-    columns: dict[str, array[float]] = field(default_factory=dict)
-    """Values of each row, nan where one is missing or not finite."""
-    last: dict[str, Any] = field(default_factory=dict)
-    """The last row."""
-
-    def seconds(self) -> float:
-        """Time of the steps, which is without that of evaluations and checkpoints."""
-        total, before = 0.0, 0.0
-        for seen, speed in zip(
-            self.images, self.columns.get("images_per_second", ()), strict=False
-        ):
-            total += (seen - before) / speed if speed > 0 else 0.0
-            before = seen
-        return total
-
-
-def read_metrics(run: Path, batch: int) -> Metrics:
-    """The rows of a run; none where there is no file.
-
-    `batch` gives the images of rows that name only their step. Read again only when the file
-    has changed.
-    """
-    file = run / METRICS
-    try:
-        state = file.stat()
-    except OSError:
-        return Metrics()
-    return _read(file, batch, state.st_size, state.st_mtime_ns)
-
-
-@lru_cache(maxsize=2)
-def _read(file: Path, batch: int, size: int, changed: int) -> Metrics:
-    found = Metrics()
-    keys = {key for kind in KINDS for key in kind.series.values()} | {"ln_k", "ln_k_patch"}
-    found.columns = {key: array("d") for key in keys}
-    for row in rows_of(file):
-        step = number(row.get("step"))
-        seen = number(row.get("images_seen", None if step is None else step * batch))
-        if seen is None:
-            continue
-        while found.images and found.images[-1] >= seen:  # written again after a resumption
-            found.images.pop()
-            for column in found.columns.values():
-                column.pop()
-        found.images.append(seen)
-        for key, column in found.columns.items():
-            value = number(row.get(key))
-            column.append(math.nan if value is None else value)
-        found.last = row
-    return found
-
-
-def rows_of(file: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a file of JSON lines, as far as it can be read; torn lines are passed over."""
-    try:
-        with file.open("rb") as lines:
-            for line in lines:
-                try:
-                    row = json.loads(line)
-                except (ValueError, RecursionError):
-                    continue
-                if isinstance(row, dict):
-                    yield row
-    except OSError:
-        return
-
-
-def number(value: object) -> float | None:
-    """A finite number as such; None for anything else."""
-    known = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if known and math.isfinite(value) else None
 
 
 def training_curves(metrics: Metrics) -> list[Curve]:
@@ -266,7 +182,7 @@ def _level(metrics: Metrics, kind: Kind) -> float | None:
     """The last value to compare with; None where class token and patches have different ones."""
     if not kind.level:
         return None
-    last = [number(metrics.last.get(key)) for key in ("ln_k", "ln_k_patch")]
+    last = [number(metrics.last.get(key)) for key in LEVELS]
     if last[0] is None or last[1] not in (None, last[0]):
         return None
     return float(round(math.exp(last[0]))) if kind.level == "k" else last[0]
@@ -336,4 +252,4 @@ def thinned(
         for part in np.array_split(known, most // 2 - 1):
             kept |= {int(part[value[part].argmin()]), int(part[value[part].argmax()])}
         known = np.array(sorted(kept))
-    return [(float(images[i]), float(value[i]) * times) for i in known]
+    return [(float(images[i]), float(value[i]) * times) for i in known.tolist()]

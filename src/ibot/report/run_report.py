@@ -11,22 +11,16 @@ from typing import TYPE_CHECKING
 import ibot
 from ibot.errors import IbotError, UserError
 from ibot.report.html import END, escaped, head, is_ours, name
+from ibot.report.origin import about_settings, about_source
 from ibot.report.pictures import Gallery, of_the_run
-from ibot.report.sections import (
-    about_pictures,
-    about_results,
-    about_settings,
-    about_source,
-    about_verdicts,
-    curves,
-)
+from ibot.report.sections import about_pictures, about_results, about_verdicts, curves
 from ibot.report.story import Story, story
 from ibot.report.summary import Summary, lasting
 from ibot.report.svg import brief
 from ibot.system.files import write_named
 
 if TYPE_CHECKING:
-    from ibot.report.looks import Looks
+    from ibot.report.seen import Seen
 
 TITLE = "ibot report of"
 """Start of the page's title, by which an earlier report is known."""
@@ -51,21 +45,21 @@ def write_report(run: Path, out: Path, images: int = 0) -> Story:
             fix="name another file with --out",
         )
     told = story(run)
-    looks, note = _looks(told, images)
-    text = "".join(page(told, of_the_run(run), looks, note))
+    seen, note = _seen(told, images)
+    text = "".join(page(told, of_the_run(run), seen, note))
     write_named(out, lambda path: path.write_text(text, encoding="utf-8", newline=""))
     return told
 
 
-def _looks(told: Story, images: int) -> tuple[Looks | None, str]:
+def _seen(told: Story, images: int) -> tuple[Seen | None, str]:
     """What the network makes of a few images; else a line that says why not, and what does it."""
     config = Summary(told).config
     if not images or config is None or not told.checkpoints:
         return None, ""
-    from ibot.report.looks import looks_of
+    from ibot.report.seen import seen_by
 
     try:
-        return looks_of(told.run, config, images), ""
+        return seen_by(told.run, config, images), ""
     except (IbotError, OSError, ValueError) as error:
         why = error.what if isinstance(error, IbotError) else str(error)
         run = shlex.quote(str(told.run))
@@ -75,7 +69,7 @@ def _looks(told: Story, images: int) -> tuple[Looks | None, str]:
         )
 
 
-def page(told: Story, gallery: Gallery, looks: Looks | None, note: str) -> Iterator[str]:
+def page(told: Story, gallery: Gallery, seen: Seen | None, note: str) -> Iterator[str]:
     """The report as HTML, in parts."""
     summary = Summary(told)
     title = told.run.resolve().name
@@ -84,7 +78,7 @@ def page(told: Story, gallery: Gallery, looks: Looks | None, note: str) -> Itera
     yield from curves(told)
     yield from about_verdicts(told)
     yield from about_results(told)
-    yield from about_pictures(gallery, looks, note)
+    yield from about_pictures(gallery, seen, note)
     yield from about_settings(told)
     yield from about_source(told)
     now = time.strftime("%Y-%m-%d %H:%M:%S")

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
-from ibot.config.meaning import meanings
-from ibot.report.history import Curve, interval_of, number
+from ibot.report.history import Curve, interval_of
 from ibot.report.html import data_uri, escaped, name
 from ibot.report.pictures import Gallery, Shown
-from ibot.report.settings import Setting, beyond, compared_with
 from ibot.report.story import Judged, Story
-from ibot.report.svg import LEFT, RIGHT, WIDTH, Axis, Mark, brief, chart, count_of, key
+from ibot.report.svg import Axis, Mark, band, brief, chart, key
 from ibot.report.table import side_by_side
 
 if TYPE_CHECKING:
-    from ibot.report.looks import Looks
+    from ibot.report.seen import Seen
 
 LATER = ("agreement", "koleo", "gradients", "lr", "momentum", "temperatures", "weight_decay")
 MACHINE = ("speed", "wait")
 """Curves that are of use when something is wrong; in a part of their own."""
-LISTED = 100
-"""Unreadable files that are named."""
 
 
 def curves(told: Story) -> Iterator[str]:
@@ -30,13 +26,10 @@ def curves(told: Story) -> Iterator[str]:
         return
     lines = [line for curve in told.curves for line in curve.series]
     end = max(images for line in lines for images, _ in line.points)
-    marks = [
-        Mark(verdict.images, f"step {verdict.step}: {verdict.kind}") for verdict in told.verdicts
-    ]
     later = LATER + MACHINE
     how = "Against images seen; rest the pointer on a curve for its values."
     parts = (
-        ("Curves", how, [curve for curve in told.curves if curve.id not in later], marks),
+        ("Curves", how, [curve for curve in told.curves if curve.id not in later], _marks(told)),
         ("Schedules, gradients, speed", "", [c for c in told.curves if c.id in later], []),
     )
     for title, about, chosen, marked in parts:
@@ -47,6 +40,10 @@ def curves(told: Story) -> Iterator[str]:
             for curve in chosen:
                 yield from _curve(curve, end, marked)
             yield "</div>\n</section>\n"
+
+
+def _marks(told: Story) -> list[Mark]:
+    return [Mark(one.images, f"step {one.step}: {one.kind}") for one in told.verdicts]
 
 
 def _curve(curve: Curve, end: float, marks: Sequence[Mark]) -> Iterator[str]:
@@ -69,7 +66,7 @@ def about_verdicts(told: Story) -> Iterator[str]:
         yield f"<p>None, in {reports} reports: no sign of collapse, of a lost rank, of divergence "
         yield "or of waiting for images.</p>\n</section>\n"
         return
-    yield _band(told)
+    yield band(_marks(told), told.images_seen)
     yield '<ul class="verdicts">\n'
     for kind, found in _by_kind(told.verdicts).items():
         first, later = found[0], found[1:]
@@ -86,23 +83,6 @@ def _by_kind(verdicts: Iterable[Judged]) -> dict[str, list[Judged]]:
     for verdict in verdicts:
         found.setdefault(verdict.kind, []).append(verdict)
     return found
-
-
-def _band(told: Story) -> str:
-    """The run as a line with a flag for each verdict."""
-    x = Axis(0.0, max(told.images_seen, 1.0), LEFT, WIDTH - RIGHT)
-    flags = "".join(
-        f'<g class="mark"><title>{escaped(f"step {verdict.step}: {verdict.kind}")}</title>'
-        f'<path class="flag" d="M{x(verdict.images) - 4:.1f} 4h8l-4 9z"/></g>'
-        for verdict in told.verdicts
-    )
-    said = escaped(f"{len(told.verdicts)} verdicts between 0 and {told.images_seen:,} images seen")
-    return (
-        f'<svg class="chart" viewBox="0 0 {WIDTH} 30" role="img" aria-label="{said}">'
-        f'<path class="grid" d="M{LEFT} 14H{WIDTH - RIGHT}"/>{flags}'
-        f'<text x="{LEFT}" y="27">0</text><text x="{WIDTH - RIGHT}" y="27" text-anchor="end">'
-        f"{count_of(told.images_seen)}</text></svg>\n"
-    )
 
 
 def about_results(told: Story) -> Iterator[str]:
@@ -143,7 +123,7 @@ def _table(told: Story) -> Iterator[str]:
         yield f"<tr><th>{escaped(title)}</th>"
         yield f"<td>{escaped(network)}</td>" if several else ""
         yield f'<td class="number value">{record.value:.2f}</td>'
-        yield f"<td>{_ends(ends)}</td><td>{_bar(record.value, ends, x)}</td>"
+        yield f'<td class="number">{_ends(ends)}</td><td>{_bar(record.value, ends, x)}</td>'
         yield f'<td class="quiet">{escaped(when)}</td></tr>\n'
     yield "</tbody></table></div>\n"
 
@@ -181,14 +161,14 @@ def _ends(ends: tuple[float, float] | None) -> str:
     return f"{ends[0]:.2f} to {ends[1]:.2f}" if ends else ""
 
 
-def about_pictures(gallery: Gallery, looks: Looks | None, note: str) -> Iterator[str]:
+def about_pictures(gallery: Gallery, seen: Seen | None, note: str) -> Iterator[str]:
     """What the network makes of a few images, the pictures of the run, and what is missing."""
-    if not (gallery.shown or looks or note):
+    if not (gallery.shown or seen or note):
         return
     yield "<section>\n<h2>Pictures</h2>\n"
-    if looks:
-        yield f'<p class="quiet">{escaped(looks.words)}</p>\n<div class="looks">\n'
-        for title, row in looks.rows:
+    if seen:
+        yield f'<p class="quiet">{escaped(seen.words)}</p>\n<div class="seen">\n'
+        for title, row in seen.rows:
             yield '<figure><div class="row">'
             yield from map(_picture, row)
             yield f"</div><figcaption>{name(title)}</figcaption></figure>\n"
@@ -213,110 +193,3 @@ def _picture(shown: Shown) -> str:
         f'<img src="{data_uri(shown.content, "image/jpeg")}" alt="{escaped(shown.title)}" '
         f'width="{width}" height="{height}">'
     )
-
-
-def about_settings(told: Story) -> Iterator[str]:
-    """What differs from the recipe, why, and all of them folded."""
-    if not told.settings:
-        return
-    other, known = compared_with(told.config), meanings()
-    yield "<section>\n<h2>Settings</h2>\n"
-    differing = [setting for setting in told.settings if setting.differs]
-    follows = told.config.get("recipe") == other
-    against = f"the recipe {other}" if follows else f"the published recipe {other}"
-    if differing:
-        yield f"<p>What differs from {escaped(against)}"
-        yield ", what changes the result first:</p>\n"
-        yield from _settings(differing, known, other)
-    else:
-        yield f"<p>All are those of {escaped(against)}.</p>\n"
-    if told.reasons:
-        yield "<h3>What was chosen for these data, and why</h3>\n<ul>\n"
-        yield from (f"<li>{escaped(reason)}</li>\n" for reason in told.reasons)
-        yield "</ul>\n"
-    if options := beyond(told.config):
-        yield f"<p>Beyond the paper: {escaped('; '.join(options))}.</p>\n"
-    yield f"<details><summary>All {len(told.settings)} settings</summary>\n"
-    yield from _settings(told.settings, known, other)
-    yield "</details>\n</section>\n"
-
-
-def _settings(settings: Iterable[Setting], known: Mapping[str, str], other: str) -> Iterator[str]:
-    yield '<div class="scroll"><table class="settings">\n<thead><tr><th>setting</th><th>this run'
-    yield f"</th><th>{escaped(other)}</th><th>what it means</th></tr></thead>\n<tbody>\n"
-    for setting in settings:
-        meaning = known.get(setting.key, "")
-        value = f"<code>{escaped(setting.value)}</code>"
-        if setting.differs:
-            value = f"<strong>{value}</strong>"
-        asked = " <small>as asked</small>" if setting.asked else ""
-        yield f"<tr><th><code>{escaped(setting.key)}</code></th><td>{value}{asked}</td>"
-        yield f'<td class="quiet"><code>{escaped(setting.recipe or "")}</code></td>'
-        yield f"<td><small>{escaped(meaning)}</small></td></tr>\n"
-    yield "</tbody></table></div>\n"
-
-
-def about_source(told: Story) -> Iterator[str]:
-    """Where it comes from, and how to make it again."""
-    yield "<section>\n<h2>Where it comes from</h2>\n"
-    rows = [*_source(told.provenance)]
-    if told.checkpoints:
-        ends = dict.fromkeys((told.checkpoints[0], told.checkpoints[-1]))
-        rows.append(("checkpoints", f"{len(told.checkpoints)}: {' to '.join(ends)}"))
-    resumed = sum(event.get("event") == "resume" for event in told.events)
-    if resumed:
-        rows.append(("resumed", f"{resumed} times" if resumed > 1 else "once"))
-    if rows:
-        yield '<div class="scroll"><table>\n<tbody>\n'
-        for title, value in rows:
-            yield f'<tr><th class="quiet">{escaped(title)}</th><td>{name(value)}</td></tr>\n'
-        yield "</tbody></table></div>\n"
-    else:
-        yield "<p>Nothing is recorded.</p>\n"
-    if told.command:
-        yield "<h3>To make it again</h3>\n"
-        yield f"<pre><code>{escaped(told.command)}</code></pre>\n"
-    yield from _bad_files(told.bad_files)
-    yield "</section>\n"
-
-
-def _source(provenance: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Title and text of what is recorded, in the order in which one asks."""
-    data, packages = provenance.get("data"), provenance.get("packages")
-    data = data if isinstance(data, dict) else {}
-    started = provenance.get("started")
-    if isinstance(started, str):
-        yield "started", started.replace("T", " ")
-    images, classes = number(data.get("images")), number(data.get("classes"))
-    found = [str(data.get("root") or data.get("converted_from") or "")]
-    found += [f"{images:,.0f} images"] if images else []
-    found += [f"{classes:,.0f} classes"] if classes else []
-    if any(found):
-        yield "images", ", ".join(filter(None, found))
-    for title, key_ in (
-        ("hash of their names", "names_sha256"),
-        ("images assumed", "images_assumed"),
-    ):
-        if data.get(key_):
-            yield title, str(data[key_])
-    cores = number(provenance.get("cores"))
-    machine = [str(provenance.get(part) or "") for part in ("host", "platform")]
-    machine += [f"{cores:.0f} cores"] if cores else []
-    if any(machine):
-        yield "machine", ", ".join(filter(None, machine))
-    for title, key_ in (("ibot", "ibot"), ("commit", "commit"), ("Python", "python")):
-        if provenance.get(key_):
-            yield title, str(provenance[key_])
-    if isinstance(packages, dict):
-        yield "packages", ", ".join(f"{package} {version}" for package, version in packages.items())
-
-
-def _bad_files(files: Sequence[tuple[str, str]]) -> Iterator[str]:
-    if not files:
-        return
-    yield f"<details><summary>{len(files):,} files could not be read</summary>\n<ul>\n"
-    for file, reason in files[:LISTED]:
-        yield f"<li><code>{name(file)}</code>: {escaped(reason)}</li>\n"
-    yield "</ul>\n"
-    yield f"<p>The first {LISTED} are named.</p>\n" if len(files) > LISTED else ""
-    yield "</details>\n"

@@ -18,16 +18,13 @@ from typing import Any, Literal
 from ibot.engine.run import is_in_use
 from ibot.errors import UserError
 from ibot.report.history import (
-    METRICS,
+    LOGGED,
     Curve,
-    Metrics,
     evaluation_curves,
     interval_of,
-    number,
-    read_metrics,
-    rows_of,
     training_curves,
 )
+from ibot.report.metrics import METRICS, Metrics, number, read_metrics, rows_of
 from ibot.report.records import Entry, read_folder
 from ibot.report.settings import Setting, settings_of_run
 from ibot.report.table import side_by_side
@@ -114,7 +111,7 @@ def story(run: Path) -> Story:
     command = _text(config.pop("command", ""))
     events = [*rows_of(run / "events.jsonl")]
     batch = batch_of(config)
-    metrics = read_metrics(run, batch)
+    metrics = read_metrics(run, batch, LOGGED)
     records = _own_records(run)
     entries, unread = _entries(run)
     return Story(

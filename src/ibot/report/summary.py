@@ -16,8 +16,9 @@ from ibot.config.override import from_plain
 from ibot.config.resolve import derive
 from ibot.config.schema import Config
 from ibot.errors import ConfigError
-from ibot.report.history import interval_of, number
+from ibot.report.history import interval_of
 from ibot.report.html import escaped, name
+from ibot.report.metrics import number
 from ibot.report.settings import without_text
 from ibot.report.story import Story
 from ibot.system.records import data_name
@@ -176,8 +177,14 @@ class Summary:
         return (
             f"k-NN accuracy of the teacher went from {scored(first)} {began} to "
             f"<strong>{scored(last)}</strong> after step {last.step}, on {on}{self._chance()}."
-            f"{_overlap(first, last)}"
+            f"{_overlap(first, last)}{self._best()}"
         )
+
+    def _best(self) -> str:
+        best = max(self.knn, key=lambda record: record.value)
+        if best.value <= self.knn[-1].value:
+            return ""
+        return f" Its best was {best.value:.1f}\u00a0% after step {best.step}."
 
     def _chance(self) -> str:
         classes = number(self.data.get("classes"))

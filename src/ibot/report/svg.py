@@ -7,6 +7,7 @@ told where each line begins and ends. Lines differ in dashes as well as in colou
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -21,6 +22,8 @@ HOVERED = 40
 """Places at which a resting pointer is told the values."""
 MARKED = 30
 """Points of a line up to which each has a dot."""
+DENSE = 150
+"""Points from which a line is thin, as it may be noise."""
 LOGARITHMIC = 100.0
 """Largest over middle value from which an axis is logarithmic: of gradients that explode."""
 
@@ -84,10 +87,11 @@ def chart(curve: Curve, *, end: float, marks: Sequence[Mark] = ()) -> str:
         f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
         f'aria-label="{about}">\n<desc>{escaped(described(curve))}</desc>\n',
         *_grid(x, y),
+        *(_marked(mark, x) for mark in marks),
         *_level(curve, y),
         *(part for number, line in enumerate(curve.series) for part in _line(number, line, x, y)),
         *_hovered(curve, x),
-        *(_marked(mark, x) for mark in marks),
+        *(_flag(mark, x) for mark in marks),
         "</svg>\n",
     ]
     return "".join(parts)
@@ -175,14 +179,14 @@ def _grid(x: Axis, y: Axis) -> Iterator[str]:
 
 def _tick(value: float, ticks: Sequence[float]) -> str:
     """A value of an even axis with the digits that tell it from its neighbours."""
-    if abs(value) >= 1e6:
-        return brief(value)
     step = ticks[1] - ticks[0]
-    if step < 1e-4:
-        return f"{value:.1e}" if value else "0"
-    digits = max(0, -math.floor(math.log10(step) + 1e-9))
-    digits += round(step * 10**digits, 6) != round(step * 10**digits)  # 2.5
-    return f"{value:,.{digits}f}"
+    digits = -math.floor(math.log10(step) + 1e-9)
+    digits += round(step * 10.0**digits, 6) != round(step * 10.0**digits)  # 2.5
+    if step >= 1e-4 and abs(value) < 1e6:
+        return f"{value:,.{max(0, digits)}f}"
+    digits += math.floor(math.log10(abs(value))) if value else 0
+    shown = f"{value:.{max(0, digits)}e}" if value else "0"
+    return re.sub(r"e([+-])0*", lambda found: f"e{found[1].strip('+')}", shown)
 
 
 def _level(curve: Curve, y: Axis) -> Iterator[str]:
@@ -205,7 +209,8 @@ def _line(number: int, line: Series, x: Axis, y: Axis) -> Iterator[str]:
         (images, _), (low, high) = known[0]
         bar = _path([(images, low), (images, high)], x, y)
         yield f'<path class="line l{number + 1}" d="{bar}"/>\n'
-    yield f'<path class="line l{number + 1}" d="{_path(line.points, x, y)}"/>\n'
+    fine = " fine" if len(line.points) > DENSE else ""
+    yield f'<path class="line l{number + 1}{fine}" d="{_path(line.points, x, y)}"/>\n'
     dots = line.points if len(line.points) <= MARKED else line.points[-1:]
     for images, value in dots:
         yield f'<circle class="dot l{number + 1}" cx="{x(images):.1f}" cy="{y(value):.1f}" r="2"/>'
@@ -245,11 +250,28 @@ def _told(line: Series, images: float) -> str:
 
 
 def _marked(mark: Mark, x: Axis) -> str:
-    place = x(mark.images)
+    """A dotted line at a moment; it lies below the curves."""
+    return f'<path class="mark" d="M{x(mark.images):.1f} {TOP}V{HEIGHT - BOTTOM}"/>\n'
+
+
+def _flag(mark: Mark, x: Axis) -> str:
+    """The flag of that line, which tells what was said."""
     return (
-        f'<g class="mark"><title>{escaped(mark.text)}</title>'
-        f'<path d="M{place:.1f} {TOP}V{HEIGHT - BOTTOM}"/>'
-        f'<path class="flag" d="M{place - 4:.1f} {TOP - 9}h8l-4 8z"/></g>\n'
+        f'<g class="flag"><title>{escaped(mark.text)}</title>'
+        f'<path d="M{x(mark.images) - 4:.1f} {TOP - 9}h8l-4 8z"/></g>\n'
+    )
+
+
+def band(marks: Sequence[Mark], end: float) -> str:
+    """A run as a line with the flags of what was said of it, as an <svg> element."""
+    x = Axis(0.0, max(end, 1.0), LEFT, WIDTH - RIGHT)
+    about = escaped(f"{len(marks)} moments between 0 and {end:,.0f} images seen")
+    return (
+        f'<svg class="chart band" viewBox="0 0 {WIDTH} 34" role="img" aria-label="{about}">'
+        f'<path class="axis" d="M{LEFT} {TOP}H{WIDTH - RIGHT}"/>'
+        f"{''.join(_flag(mark, x) for mark in marks)}"
+        f'<text x="{LEFT}" y="{TOP + 14}">0</text><text x="{WIDTH - RIGHT}" y="{TOP + 14}" '
+        f'text-anchor="end">{count_of(end)}</text></svg>\n'
     )
 
 

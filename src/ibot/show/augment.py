@@ -4,8 +4,7 @@ them, and the word that each hidden patch is to become.
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,12 +34,14 @@ from ibot.show.layout import (
 )
 from ibot.show.pictures import Drawn
 from ibot.show.training_views import Targets, TrainingViews, targets_of, training_views
-from ibot.system.files import write_atomically
+from ibot.system.tables import write_table
 from ibot.weights.files import locate
 from ibot.weights.head import projection_head
 from ibot.weights.read import load_weights
 from ibot.words import counted
 
+HEADER = ("view", "row", "column", "word", "probability")
+"""Of the table of targets: a line for each hidden patch of the global views."""
 LOCAL = 2 / 5
 """Height of local views beside that of global ones."""
 LEAST_LETTER = 7
@@ -82,15 +83,14 @@ def draw(asked: Asked) -> Drawn:
         if progress:
             progress(count, len(inputs))
     views = f"{counted(config.augment.num_global, 'global view')} and {config.augment.num_local}"
-    lines = [
+    first = asked.options["number"]
+    numbers = "their places among those named" if first is None else f"from {first} on"
+    lines = (
         f"shown:            {counted(count, 'image')}, {views} local ones each",
-        f"drawn with:       seed {config.train.seed}, epoch {epoch}, numbers of the images among "
-        "those named",
-    ]
-    lines.append(
-        f"targets:          {predicting.words if predicting else _why_none(asked, config)}"
+        f"drawn by:         seed {config.train.seed}, epoch {epoch}, numbers of images: {numbers}",
+        f"targets:          {predicting.words if predicting else _why_none(asked, config)}",
     )
-    return Drawn(files, tuple(lines))
+    return Drawn(files, lines)
 
 
 def config_of(asked: Asked) -> Config:
@@ -151,7 +151,7 @@ def _written(
     files = [sheet.save(asked.out / f"{name}.{asked.format}")]
     if targets:
         table = asked.out / f"{name}.csv"
-        write_atomically(table, lambda place: _write_targets(place, seen, targets))
+        write_table(table, HEADER, _target_rows(seen, targets))
         files.append(table)
     return files
 
@@ -275,11 +275,7 @@ def _local(seen: TrainingViews, height: int) -> Sheet | None:
     return rows(lines, max(32, round(LOCAL * height)))
 
 
-def _write_targets(place: Path, seen: TrainingViews, targets: Targets) -> None:
-    """A line for each hidden patch of the global views."""
-    with place.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(("view", "row", "column", "word", "probability"))
-        for view, row, column in zip(*np.nonzero(seen.hidden), strict=True):
-            word, share = targets.word[view, row, column], targets.share[view, row, column]
-            writer.writerow((view, row, column, word, f"{share:.6f}"))
+def _target_rows(seen: TrainingViews, targets: Targets) -> Iterator[tuple[object, ...]]:
+    """A row for each hidden patch of the global views, as `HEADER` says."""
+    for place in zip(*np.nonzero(seen.hidden), strict=True):
+        yield *place, targets.word[place], f"{targets.share[place]:.6f}"

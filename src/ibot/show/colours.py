@@ -68,7 +68,7 @@ def as_rgb(
     if image.dtype == np.uint8 and count <= 3 and not stretch:
         return image[..., _PLACES[count]].copy()
     levels = image.astype(np.float64)
-    finite = np.isfinite(levels).all(axis=-1)
+    finite = np.asarray(np.isfinite(levels).all(axis=-1))
     if count > 3:
         levels = _components(levels, finite)
     if stretch is not False or count > 3:
@@ -124,7 +124,7 @@ def _components(levels: NDArray[np.float64], finite: NDArray[np.bool_]) -> NDArr
     return ((np.where(finite[..., None], levels, mean) - mean) / scale) @ axes
 
 
-def between_ends(values: NDArray[np.floating]) -> NDArray[np.float64]:
+def between_ends(values: NDArray[Any]) -> NDArray[np.float64]:
     """Values from their lowest, which becomes 0, to their highest, 1; all 0 if they are equal."""
     low, high = float(values.min()), float(values.max())
     return (

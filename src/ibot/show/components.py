@@ -106,10 +106,8 @@ def fit_components(
         sign = _side(first > 0, border)
         split_axis = axes[:, 0] * sign
         inside = (rows - mean) @ split_axis > 0
-        steps.append(
-            "foreground: the side of the first component's mean with less of the border "
-            f"({100 * float(inside.double().mean()):.0f} % of the patches)"
-        )
+        share = f"{100 * float(inside.double().mean()):.0f} % of the patches"
+        steps.append(f"foreground: by the first component, the side with less border: {share}")
     elif foreground:
         steps.append("foreground: all, as the features are constant")
     kept = rows[inside]
@@ -118,7 +116,7 @@ def fit_components(
     sample = found[:: max(1, -(-len(found) // _MOST))]
     low, high = torch.quantile(sample, torch.tensor(clip, dtype=torch.float64) / 100, dim=0)
     explained = ", ".join(f"{100 * share:.0f}" for share in variance)
-    steps.append(f"red, green, blue: its components 1 to 3 ({explained} % of its variance)")
+    steps.append(f"red, green, blue: its components 1 to 3, {explained} % of its variance")
     steps.append(f"clipped at percentiles {clip[0]:g} and {clip[1]:g}")
     return Components(
         split_mean=mean,

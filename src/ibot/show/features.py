@@ -149,7 +149,7 @@ def strip(
         first = between_ends(colours.first.unflatten(0, tokens.grid).numpy())
         panels.append(Panel("first component", enlarged(in_colors(first, "cividis"), *size)))
     panels.append(Panel("components 1 to 3", enlarged(_bytes(tokens, colours), *size)))
-    return row(panels, note="; ".join(fitted.steps))
+    return row(panels, note="\n".join(fitted.steps))
 
 
 def _bytes(tokens: Tokens, colours: Colours) -> NDArray[np.uint8]:

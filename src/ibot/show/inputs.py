@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import glob
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -57,7 +59,7 @@ class WholeView:
         At most `MOST_TOKENS` patches: strips and huge images are reduced.
         """
         if self.fit == "squash":
-            side = max(patch, self.short // patch * patch)
+            side = patch * max(1, min(self.short // patch, math.isqrt(MOST_TOKENS)))
             return side, side
         scale = 1.0 if self.fit == "natural" else self.short / min(height, width)
         rows, columns = scale * height / patch, scale * width / patch
@@ -69,9 +71,9 @@ class WholeView:
     def render(self, image: NDArray[Any], patch: int) -> NDArray[np.uint8]:
         """An image [H, W], [H, W, C] of any levels (`show.colours`) as its view uint8 [h, w, 3]."""
         pixels = as_rgb(image)
-        height, width = self.size(*pixels.shape[:2], patch)
+        height, width = self.size(pixels.shape[0], pixels.shape[1], patch)
         if self.fit == "squash":
-            side = max(self.short, patch)
+            side = self.short if height <= self.short < height + patch else height
             resized = Image.fromarray(pixels).resize((side, side), Image.Resampling.BILINEAR)
             return np.asarray(resized)[:height, :width]
         if pixels.shape[:2] == (height, width):
@@ -200,13 +202,18 @@ def open_inputs(
 
 
 def _grouped(named: Sequence[str]) -> Iterator[tuple[Literal["files", "set"], list[str]]]:
-    """Consecutive image files together, each set alone."""
+    """Consecutive image files together, each set alone. Raises DataError for what is missing."""
     files: list[str] = []
     for text in named:
         path = Path(text)
         if path.is_file() and path.suffix.lower() not in (*LISTS, ".tar"):
             files.append(text)
             continue
+        if text and not (path.exists() or ":" in text or glob.has_magic(text)):
+            raise DataError(
+                f"there is no file or folder '{printable(text)}'",
+                fix="check the path: files, folders and sets follow the weights",
+            )
         if files:
             yield "files", files
             files = []

@@ -19,7 +19,8 @@ class Option:
     """Which values it takes; natural: from 0 on; numbers: as in 0,3,5; switch: none, it is on where
     it is named."""
     default: Any = None
-    metavar: str = ""
+    metavar: str | None = None
+    """None: the name in capitals."""
     choices: tuple[str, ...] = ()
 
 

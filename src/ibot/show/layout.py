@@ -50,7 +50,7 @@ def rows(
         lines: each from the left; None leaves a place empty. Words are cut where they do not fit.
         height: pixels of each, of strips less; 0: that of the highest, to which the others are
             enlarged.
-        note: a line below all.
+        note: lines below all.
         smooth: of pictures that are resized; see `Sheet.picture`.
     """
     shapes = [one.pixels.shape for line in lines for one in line if one]
@@ -63,7 +63,8 @@ def rows(
                 widths[column] = max(widths[column], width, LEAST_WIDE)
     total = sum(widths) + GAP * (len(widths) + 1)
     down = height + HEAD + GAP // 2
-    sheet = Sheet(total, len(lines) * down + GAP // 2 + (HEAD if note else 0))
+    notes = note.split("\n") if note else []
+    sheet = Sheet(total, len(lines) * down + GAP // 2 + HEAD * len(notes))
     for i, line in enumerate(lines):
         left, top = GAP, i * down + GAP // 2
         for one, width in zip(line, widths, strict=False):
@@ -76,9 +77,9 @@ def rows(
                 size = scaled(one.pixels.shape, height)
                 sheet.picture(left, top + HEAD, one.pixels, size, smooth)
             left += width + GAP
-    if note:
-        top = len(lines) * down + GAP // 2
-        sheet.words(GAP, top, fitted(note, total - 2 * GAP, SMALL), size=SMALL, color=QUIET)
+    for i, words in enumerate(notes):
+        top = len(lines) * down + GAP // 2 + i * HEAD
+        sheet.words(GAP, top, fitted(words, total - 2 * GAP, SMALL), size=SMALL, color=QUIET)
     return sheet
 
 
@@ -97,27 +98,33 @@ def contact_sheet(
     cell: tuple[int, int] = (240, 180),
     note: str = "",
 ) -> Sheet:
-    """Pictures in a grid, each within a cell (width, height), its words below it.
+    """Pictures in lines and columns, each as large as a cell (width, height) holds, words below it.
 
     columns: 0: about as many as make the sheet square.
     """
     columns = columns or max(1, math.ceil(math.sqrt(len(pictures) * cell[1] / cell[0])))
     columns = min(columns, max(1, len(pictures)))
-    rows = -(-len(pictures) // columns)
-    across, down = cell[0] + GAP, cell[1] + HEAD + GAP
+    shapes = [one.pixels.shape for one in pictures]
+    scales = [min(cell[0] / shape[1], cell[1] / shape[0]) for shape in shapes]
+    sizes = [
+        (max(1, round(scale * shape[1])), max(1, round(scale * shape[0])))
+        for scale, shape in zip(scales, shapes, strict=True)
+    ]
+    lines = range(0, len(pictures), columns)
+    heights = [max(high for _, high in sizes[start : start + columns]) for start in lines]
     top = GAP + (HEAD if note else 0)
-    sheet = Sheet(GAP + columns * across, top + rows * down)
+    down = sum(heights) + len(heights) * (HEAD + GAP)
+    sheet = Sheet(GAP + columns * (cell[0] + GAP), top + down)
     if note:
         sheet.words(GAP, GAP, fitted(note, sheet.width - 2 * GAP))
-    for i, one in enumerate(pictures):
-        x, y = GAP + i % columns * across, top + i // columns * down
-        shape = one.pixels.shape
-        scale = min(cell[0] / shape[1], cell[1] / shape[0])
-        width, height = (max(1, round(scale * side)) for side in (shape[1], shape[0]))
-        place = x, y + cell[1] - height
-        sheet.picture(*place, one.pixels, (width, height), smooth=scale < 1)
-        words = fitted(one.words, cell[0], SMALL)
-        sheet.words(x, y + cell[1] + 2, words, size=SMALL, color=QUIET)
+    for start, high in zip(lines, heights, strict=True):
+        for i in range(start, min(start + columns, len(pictures))):
+            x, words = GAP + (i - start) * (cell[0] + GAP), pictures[i].words
+            place = x, top + high - sizes[i][1]
+            sheet.picture(*place, pictures[i].pixels, sizes[i], smooth=scales[i] < 1)
+            named = fitted(words, cell[0], SMALL)
+            sheet.words(x, top + high + 2, named, size=SMALL, color=QUIET)
+        top += high + HEAD + GAP
     return sheet
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,9 +22,9 @@ from ibot.rng import permutation
 from ibot.show.asked import Asked
 from ibot.show.colours import as_rgb
 from ibot.show.disparity import moved_by, read_disparity
-from ibot.show.inputs import Viewed, network_input
+from ibot.show.inputs import Viewed, WholeView, network_input
 from ibot.show.layout import file_name
-from ibot.show.match_pairs import chosen, pair_sheet
+from ibot.show.match_pairs import HEIGHT, chosen, pair_sheet
 from ibot.show.pictures import Drawn
 from ibot.system.jsonl import write_json
 from ibot.words import counted
@@ -49,7 +50,6 @@ def draw(asked: Asked) -> Drawn:
         sheet = pair_sheet(
             pair,
             patches,
-            title=asked.note,
             style=options["style"],
             attention=options["attention"],
         )
@@ -96,7 +96,7 @@ def _given(asked: Asked, backbone: Backbone) -> Pair:
         )
     read = list(inputs)
     if len(read) < 2:
-        name, reason = inputs.bad[0]
+        name, reason = next(iter(inputs.bad.values()))
         raise DataError(f"'{name}' cannot be read", why=reason)
     disparity = None
     if asked.options["disparity"]:
@@ -120,16 +120,20 @@ def whole_pair(
     inputs = [network_input(view, backbone) for view in views]
     truth = None if disparity is None else _stereo(asked, backbone, images, disparity)
     found = _found(asked, backbone, inputs[0], inputs[1], truth)
-    # Lines lie over what the image has to show, not over the few pixels of the network's view.
-    whole = asked.view.fit != "squash"
-    pictures = [
-        as_rgb(image.pixels) if whole else view for image, view in zip(images, views, strict=True)
-    ]
+    pictures = [_picture(asked.view, image.pixels, patch) for image in images]
     return Pair(
         names=tuple(image.name for image in images),
         pictures=(pictures[0], pictures[1]),
         found=found,
     )
+
+
+def _picture(view: WholeView, pixels: NDArray[Any], patch: int) -> NDArray[np.uint8]:
+    """What the network is shown, with what the image has to show instead of its few pixels."""
+    if view.fit != "squash":
+        return as_rgb(pixels)
+    times = max(1, -(-HEIGHT // view.short))
+    return WholeView(times * view.short, "squash").render(pixels, times * patch)
 
 
 def _found(

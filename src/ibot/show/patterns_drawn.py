@@ -61,7 +61,9 @@ def draw(asked: Asked) -> Drawn:
         files.insert(0, sheet.save(asked.out / f"{SHEET}.{asked.format}"))
         table = asked.out / "patterns.csv"
         write_table(table, HEADER, _rows(found))
-    shown = f"{len(found)} of {counted(len(ranking), 'word')} in use, by {options['rank_by']}"
+    least = options["min_images"]
+    enough = f" in {least} images or more" if least else ""
+    shown = f"{len(found)} of {counted(len(ranking), 'word')}{enough}, by {options['rank_by']}"
     return Drawn(files, (f"{'words:':18}{shown}", f"{'table:':18}{table}"))
 
 
@@ -115,7 +117,7 @@ def _ranks(asked: Asked, patterns: Patterns, ranking: NDArray[np.int64]) -> list
     if not wanted:
         if not len(ranking):
             least = asked.options["min_images"]
-            raise UserError(f"no word is in {least} images or more", fix="lower --min-images")
+            raise UserError(f"no word is in {least or 1} images or more", fix="lower --min-images")
         return list(range(min(asked.options["show"], len(ranking))))
     count = len(patterns.index.statistics(patterns.kind).uses)
     place = {word: rank for rank, word in enumerate(ranking.tolist())}

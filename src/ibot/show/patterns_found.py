@@ -95,12 +95,14 @@ class Patterns:
     def ranking(self, by: RankBy = "use", least_images: int | None = None) -> NDArray[np.int64]:
         """Words in order: by their use, their mean score, or how pure they are of one label.
 
-        least_images: words in fewer images are left out; None: 1 by use, else half of `top_k`, as
-        rare words come first otherwise. Raises UserError for purity without labels.
+        least_images: words in fewer images are left out; None: 1 by use, else half of `top_k`, or
+        of what the most frequent word has, as rare words come first otherwise. Raises UserError for
+        purity without labels.
         """
         told = self.index.statistics(self.kind)
         if least_images is None:
-            least_images = 1 if by == "use" else max(1, self.top_k // 2)
+            most = min(self.top_k, int(told.images.max(initial=0)))
+            least_images = 1 if by == "use" else max(1, most // 2)
         if by == "purity":
             value: NDArray[np.float64] = self._purity()
         else:

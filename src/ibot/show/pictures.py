@@ -6,6 +6,7 @@ below `asked.out` and gives what `Drawn` holds. `cli/show.py` makes the command 
 
 from __future__ import annotations
 
+from ibot.show.figures import figure_kinds
 from ibot.show.kinds import Drawn, Kind, Option
 from ibot.show.options import COMPOSE, MATCH, PATTERNS
 
@@ -135,3 +136,4 @@ PICTURES: dict[str, Kind] = {
     ),
 }
 """By the name of the command."""
+PICTURES |= figure_kinds(PICTURES)

@@ -13,9 +13,12 @@ from ibot.models.head import ProjectionHead
 
 TEMPERATURE = 0.1
 """Of the soft-max behind confidence and entropy: the student's."""
-NUMBERS_ON_CPU, NUMBERS_ON_GPU = 2**19, 2**26
-"""Of the largest table held at a time: on a CPU 2 MiB, which stay in its cache while they are
-reduced."""
+TOKENS = 1024
+"""That go through the head at a time, on a CPU."""
+LOGITS, LEAST_ROWS = 2**18, 128
+"""On a CPU logits are computed a megabyte at a time, which stays in its cache until it is reduced;
+but not of fewer tokens than make a product of matrices worth it."""
+LOGITS_ON_GPU = 2**26
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +51,14 @@ def _assigned(project: Callable[[Tensor], Tensor], layer: nn.Module, tokens: Ten
     """Of tokens [..., D], through one last layer."""
     weight, bias = last_weight(layer), getattr(layer, "bias", None)
     rows = tokens.flatten(0, -2)
-    numbers = NUMBERS_ON_CPU if rows.device.type == "cpu" else NUMBERS_ON_GPU
+    if rows.device.type == "cpu":
+        count, part = TOKENS, max(LEAST_ROWS, LOGITS // len(weight))
+    else:
+        count = part = max(1, LOGITS_ON_GPU // len(weight))
     parts = [
-        _reduced(F.linear(project(chunk), weight, bias))
-        for chunk in rows.split(max(1, numbers // len(weight)))
+        _reduced(F.linear(z, weight, bias))
+        for chunk in rows.split(count)
+        for z in project(chunk).split(part)
     ]
     word, score, confidence, entropy = (
         torch.cat(column).view(tokens.shape[:-1]) for column in zip(*parts, strict=True)
@@ -73,7 +80,7 @@ def _reduced(logits: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     else:
         word = logits.argmax(dim=1)
     score = logits.gather(1, word[:, None])
-    scaled = logits.sub_(score).div_(TEMPERATURE)
+    scaled = logits.sub_(score).mul_(1 / TEMPERATURE)
     powers = scaled.exp()
     total = powers.sum(dim=1)
     # ln Z - sum p x, with p = powers / total, so that no table of probabilities is needed.

@@ -21,17 +21,17 @@ from ibot.eval.features.cache import alone
 from ibot.eval.features.entry import Entry, stored
 from ibot.eval.features.rows import unreadable
 from ibot.eval.features.tokens import CLASS_TOKEN
-from ibot.eval.features.views import evenly, in_batches, view_batches
+from ibot.eval.features.views import in_batches, view_batches
 from ibot.models.contract import Backbone
 from ibot.models.head import ProjectionHead
-from ibot.system.distributed import barrier
+from ibot.system.distributed import any_true, barrier
 from ibot.system.files import is_disk_full, replacing, write_atomically
-from ibot.system.progress import print_notes
+from ibot.system.progress import no_counter, print_notes
 from ibot.vocabulary.assign import assign, last_weight
 from ibot.vocabulary.folder import FILE, Shared, check_fits
 from ibot.vocabulary.opened import Vocabulary, open_index, open_one
 from ibot.vocabulary.postings import write_postings
-from ibot.vocabulary.projection import IMAGES, Projection, fit, sample
+from ibot.vocabulary.projection import Projection, fit, sample, sampled_images
 from ibot.vocabulary.statistics import count_words
 from ibot.vocabulary.tokenizer import Checkpoint, head_hash, prototypes, tokenizer
 from ibot.vocabulary.word_index import ABOUT, FEATURES, Occurrences, WordIndex
@@ -62,6 +62,10 @@ def build(context: ImagesContext, folder: Path, checkpoint: Checkpoint | None = 
     head = tokenizer(context, checkpoint.weights)
     shared = Shared.of(context, head, checkpoint.weights.settings)
     place = place_of(folder, context.weights_hash, head)
+    if not any_true(not (place / ABOUT).is_file(), context.device):
+        # Without a lock: what is whole may be read where nothing can be written.
+        check_fits(folder, Shared.read(folder), shared)
+        return open_one(place, shared)
     with _written(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with alone(folder, ".lock", context.device, context.processes):
@@ -80,7 +84,13 @@ def _written(folder: Path) -> Iterator[None]:
     """What the system says of the folder, told to a user."""
     try:
         yield
+    except (ResourceError, UserError) as error:
+        error.fix = error.fix.replace("--cache DIR", "--out DIR")  # the cache lies in the folder
+        raise
     except OSError as error:
+        place = Path(error.filename or folder)
+        if folder not in (place, *place.parents) and place not in folder.parents:
+            raise
         kind = ResourceError if is_disk_full(error) else UserError
         raise kind(
             f"the index cannot be written into '{folder}'",
@@ -99,37 +109,16 @@ def _build(
     context: ImagesContext, head: ProjectionHead, checkpoint: Checkpoint, place: Path
 ) -> None:
     """The pass, then what one process makes of it; about.json is written last."""
-    main, name = context.processes.is_main, head_hash(head)[:16]
+    main = context.processes.is_main
     file = place / "projection.npz"
     if main:
         place.mkdir(exist_ok=True)
         if not file.is_file():
             fit(sample(_sample_tokens(context))).save(file)
     barrier()
-    projection = Projection.load(file)
-    keys = {
-        "cls": str(CLASS_TOKEN),
-        "words": f"words {name}",
-        "scores": f"scores {name}",
-        "confidence": f"confidence {name}",
-        "entropy": f"entropy {name}",
-        "class_words": f"class words {name}",
-        "class_numbers": f"class score, confidence, entropy {name}",
-        # A matrix for each index: rows by another one would mean something else.
-        "compact": f"compact {projection.digest}",
-    }
-    features = place.parent / FEATURES
-    extract = Extraction(context.loaded.backbone, head, projection, keys)
-    rows = replace(context, cache=features).feature_sets(
-        context.images, "images", list(keys.values()), extract
-    )
+    entries = pass_over(context, head, Projection.load(file), place.parent / FEATURES)
     if not main:
         return
-    print_notes(unreadable(rows[keys["words"]]), quiet=False)
-    entries = {
-        part: Entry(features, context.weights_hash, context.images, context.view, key).path
-        for part, key in keys.items()
-    }
     _finish(head, place, entries)
     about = {
         "name": checkpoint.name,
@@ -143,10 +132,41 @@ def _build(
     write_atomically(place / ABOUT, lambda file: file.write_text(json.dumps(about, indent=1)))
 
 
+def pass_over(
+    context: ImagesContext, head: ProjectionHead, projection: Projection, features: Path
+) -> dict[str, Path]:
+    """Store what an index holds of images in the cache `features`; returns the entry of each part.
+
+    Says how many images cannot be read, and why the first cannot.
+    """
+    name = head_hash(head)[:16]
+    keys = {
+        "cls": str(CLASS_TOKEN),
+        "words": f"words {name}",
+        "scores": f"scores {name}",
+        "confidence": f"confidence {name}",
+        "entropy": f"entropy {name}",
+        "class_words": f"class words {name}",
+        "class_numbers": f"class score, confidence, entropy {name}",
+        # A matrix for each index: rows by another one would mean something else.
+        "compact": f"compact {projection.digest}",
+    }
+    extract = Extraction(context.loaded.backbone, head, projection, keys)
+    rows = replace(context, cache=features).feature_sets(
+        context.images, "images", list(keys.values()), extract
+    )
+    # Where progress is shown: in one process, unless it is to be quiet.
+    print_notes(unreadable(rows[keys["words"]]), quiet=context.counter is no_counter)
+    return {
+        part: Entry(features, context.weights_hash, context.images, context.view, key).path
+        for part, key in keys.items()
+    }
+
+
 def _sample_tokens(context: ImagesContext) -> Iterator[Tensor]:
     """Patch tokens [b, N, D] of images spread over the set."""
     backbone, images = context.loaded.backbone, context.images
-    chosen = in_batches(evenly(len(images), IMAGES), context.batch)
+    chosen = in_batches(sampled_images(len(images)), context.batch)
     for part in view_batches(images, context.view, chosen, context.workers):
         if len(part.positions):
             views = normalize(part.views.to(context.device), backbone.statistics)

@@ -19,11 +19,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ibot.errors import DataError
+from ibot.eval.features.views import evenly
 from ibot.system.files import write_atomically
 
 DIMENSIONS = 32
-IMAGES, TOKENS = 256, 2**15
-"""At most so many, evenly spaced, decide the directions."""
+LEAST_IMAGES, IMAGES, SHARE, TOKENS = 32, 256, 20, 2**15
+"""One image in `SHARE` decides the directions, within these limits; of them so many tokens at most.
+Both evenly spaced."""
 LARGEST = 127
 """Of int8; -128 is not used, so that signs are alike."""
 
@@ -104,6 +106,11 @@ def fit(tokens: Tensor, dimensions: int = DIMENSIONS) -> Projection:
     return Projection(mean.float(), components.float().contiguous(), max(reach, 1e-6) / LARGEST)
 
 
+def sampled_images(count: int) -> NDArray[np.int64]:
+    """Numbers of the images of a set of `count` that decide the directions, rising."""
+    return evenly(count, min(IMAGES, max(LEAST_IMAGES, count // SHARE)))
+
+
 def sample(batches: Iterator[Tensor], limit: int = TOKENS) -> Tensor:
     """At most `limit` tokens [m, D] of batches [b, N, D] of up to 256 images, evenly spaced.
 
@@ -115,7 +122,8 @@ def sample(batches: Iterator[Tensor], limit: int = TOKENS) -> Tensor:
         found.append(tokens[:, ::step].flatten(0, 1).cpu().float())
     if not found:
         raise DataError(
-            f"none of {IMAGES} images spread over the set can be read",
+            "none of the images can be read",
+            why="none of those that are spread over the set",
             fix="look at the files, or name others",
         )
     return torch.cat(found)

@@ -362,6 +362,35 @@ def test_readable_rows_are_mapped_where_others_are_missing(
     assert not file.exists() and len(got.rows) == 10, "what is mapped stays"
 
 
+KINDS = [torch.int32, torch.float16, torch.int8, torch.float32]
+
+
+def of_kinds(views, wanted):
+    """Bright minus dark pixels of each column, in -96..96, as rows of several types by name."""
+    columns = views.sign().sum(dim=(1, 2))
+    return {name: columns.to(kind) for kind in KINDS if (name := str(kind)) in wanted}
+
+
+def test_rows_have_the_type_that_was_computed(network, images, tmp_path, disk):
+    names = [str(kind) for kind in KINDS]
+    source = open_folder(images)
+    views = np.stack([VIEW.render(source.read(i)) for i in range(12)])
+    views = normalize(torch.from_numpy(views).permute(0, 3, 1, 2))
+    want = of_kinds(views, names)
+    disk.broken = (2,)
+    some = features_of(network, images, tmp_path / "cache", names, extract=of_kinds)
+    disk.broken = ()
+    every = features_of(network, images, tmp_path / "cache", names, extract=of_kinds)
+    again = features_of(network, images, tmp_path / "cache", names, extract=of_kinds)
+    for kind, name in zip(KINDS, names, strict=True):
+        for got in (some[name], every[name], again[name]):
+            assert got.rows.dtype == kind
+            assert torch.equal(got.rows, want[name][got.index])
+        assert (len(some[name].rows), len(every[name].rows)) == (11, 12) and again[name].cached
+    sizes = {file.stat().st_size - 128 for file in (tmp_path / "cache").glob("*/rows.npy")}
+    assert sizes == {12 * 32 * size for size in (1, 2, 4)}
+
+
 def test_a_pass_that_died_before_its_end_leaves_no_old_rows(
     network, images, tmp_path, disk, monkeypatch
 ):

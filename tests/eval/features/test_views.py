@@ -117,3 +117,21 @@ def test_a_limit_reduces_what_is_larger_and_leaves_the_rest():
     small = image[:40, :64]
     np.testing.assert_array_equal(view.render(small), small)
     assert view.varies and not View((64, 64)).varies
+
+
+@pytest.mark.parametrize("fit", ["crop", "squash", "pad", "within"])
+@pytest.mark.parametrize("size", [(150, 240), (24, 40), (90, 60)])
+def test_an_enlarged_view_shows_what_the_view_shows(fit, size):
+    """Reduced again it is the view, up to how it was reduced; at once it is the view itself."""
+    random = np.random.default_rng(0)
+    coarse = Image.fromarray(random.integers(0, 256, (4, 5, 3), dtype=np.uint8))
+    image = np.asarray(coarse.resize(size[::-1], Image.Resampling.BICUBIC))
+    view = View((24, 40), fit)
+    small = view.render(image)
+    np.testing.assert_array_equal(view.enlarged(image, 1), small)
+    large = view.enlarged(image, 3)
+    assert large.shape == (3 * small.shape[0], 3 * small.shape[1], 3)
+    again = Image.fromarray(large).resize(small.shape[1::-1], Image.Resampling.BOX)
+    assert np.abs(np.asarray(again).astype(float) - small).mean() < 5
+    moved = np.roll(small, 4, axis=1).astype(float)
+    assert np.abs(np.asarray(again) - moved).mean() > 10

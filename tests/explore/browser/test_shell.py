@@ -32,18 +32,40 @@ def test_the_page_is_small_and_holds_no_markup_of_others():
         assert "https://" not in text
 
 
-@pytest.mark.parametrize("width", [360, 800, 1440])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_no_view_is_wider_than_the_window(new_page, width, scheme):
-    page = new_page(width, 800, scheme)
+def test_no_view_is_wider_than_the_window(new_page, scheme):
+    page = new_page(scheme=scheme)
     for place, there in PLACES.items():
         page.goto("/" + place)
         page.wait_for_selector(there)
-        root = page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
-        assert root[0] <= root[1], place
+        for width in (360, 800, 1440, 2560):
+            page.set_viewport_size({"width": width, "height": 800})
+            root = page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
+            assert root[0] <= root[1], f"{place} at {width}"
     paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
     light = sum(map(int, paper[4:-1].split(","))) > 3 * 128
     assert light == (scheme == "light")
+
+
+def test_the_focus_stays_where_it_was_when_a_view_opens_anew(page):
+    page.goto("/#/words")
+    page.wait_for_selector(".card")
+    order = page.get_by_label("By", exact=True)
+    order.focus()
+    page.keyboard.press("ArrowDown")
+    expect(page).to_have_url(re.compile("sort="))
+    expect(order).to_be_focused()
+    page.goto("/#/image/0")
+    page.get_by_label("Next image").focus()
+    for number in (1, 2):
+        page.keyboard.press("Enter")
+        expect(page).to_have_url(re.compile(f"#/image/{number}$"))
+        expect(page.get_by_label("Next image")).to_be_focused()
+    attention = page.get_by_role("radio", name="Attention")
+    page.get_by_role("radio", name="Words").focus()
+    page.keyboard.press("ArrowRight")
+    expect(attention).to_be_checked()
+    expect(attention).to_be_focused()
 
 
 def test_the_switch_of_colours_stays(page):

@@ -123,11 +123,11 @@ def run(context: ImagesContext, settings: MatchSettings) -> list[ResultRecord]:
         context.processes,
         context.counter("pairs of views"),
     )
-    shown = _keep(context, settings, plan)
+    shown = f"match-{context.identity('match', plain(settings))}"
     notes = unread(matched.bad)
     if matched.apart:
         notes.append(f"views of {counted(matched.apart, 'image')} do not overlap and are left out")
-    return [
+    records = [
         context.record(
             "match",
             f"match_r{radius}",
@@ -142,12 +142,7 @@ def run(context: ImagesContext, settings: MatchSettings) -> list[ResultRecord]:
         )
         for i, radius in enumerate(RADII)
     ]
-
-
-def _keep(context: ImagesContext, settings: MatchSettings, plan: MatchPlan) -> str:
-    """Keep some pairs of views; returns where, below the folder of the results."""
-    name = f"match-{context.identity('match', plain(settings))}"
-    if context.processes.is_main:
+    if context.processes.is_main:  # after the records, whose speed is that of the evaluation
         pairs = view_pairs(
             context.loaded.backbone,
             context.images,
@@ -157,8 +152,8 @@ def _keep(context: ImagesContext, settings: MatchSettings, plan: MatchPlan) -> s
             feature=settings.features,
             published=plan.mode == "published",
         )
-        keep_pairs(context.out / name, f"{context.weights}, {settings.features}", pairs)
-    return name
+        keep_pairs(context.out / shown, f"{context.weights}, {settings.features}", pairs)
+    return records
 
 
 def about(matched: Matched, place: int) -> dict[str, Any]:

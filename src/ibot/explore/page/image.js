@@ -184,6 +184,10 @@
     if (next !== null) ibot.go({ id: next, patch: null });
   }
 
+  const classWord = ({ class_word: word }) =>
+    word === null || word === undefined || state.exported ? []
+      : [" · ", ibot.wordLink(word, "class", `class word ${word}`)];
+
   function head(image) {
     const own = String(image.id).startsWith("drop");
     const [h, w] = image.size || image.view;
@@ -191,9 +195,8 @@
       el("a", { class: "button quiet", href: ibot.address({ view: "image" }) }, "← All images"),
       el("div", { class: "named" }, el("h1", {}, el("bdi", {}, image.name)),
         el("span", { class: "quiet numbers" },
-          [image.label, own ? "own image" : `image ${image.id}`, `${w} × ${h}`,
-            image.class_word !== null && image.class_word !== undefined
-              ? `class word ${image.class_word}` : ""].filter(Boolean).join(" · "))),
+          [image.label, own ? "own image" : `image ${image.id}`, `${w} × ${h}`]
+            .filter(Boolean).join(" · "), ...classWord(image))),
       el("span", { class: "push toolbar" },
         el("a", { class: "button", href: ibot.address({ view: "compare", a: image.id }) }, "Compare"),
         state.exported ? "" : ibot.imageSearch("Find by name", (id) => ibot.go({ id, patch: null })),

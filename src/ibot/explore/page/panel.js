@@ -57,8 +57,9 @@
         el("button", { class: "button icon quiet", "aria-label": "Let go of the patch",
           title: "Let go of the patch (Esc)", onclick: unpick }, "✕")),
       known ? el("div", { class: "panel-word" },
-        el("a", { href: ibot.address({ view: "word", id: word }), tabindex: -1, "aria-hidden": "true" },
-          uses ? ibot.mosaic(word) : ""),
+        uses && api.has(`/api/word/${word}`)
+          ? el("a", { href: ibot.address({ view: "word", id: word }), tabindex: -1,
+            "aria-hidden": "true" }, ibot.mosaic(word)) : "",
         ibot.facts([["Confidence", percent(confidence)], ["Score", number(score)],
           ["Here", plural(here.length, "patch", "patches")],
           ["In the set", uses === null ? "–" : plural(uses, "patch", "patches")],

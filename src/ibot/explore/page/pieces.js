@@ -25,17 +25,22 @@
     el("label", {}, el("input", { type: "checkbox", checked,
       onchange: (event) => onchange(event.target.checked) }), el("span", {}, text));
 
-  /* Draws controls anew and gives the focus back to the one that had it, found by its label. */
-  ibot.keepFocus = (controls, draw) => {
+  /* Draws anew, and gives the focus back to what had it, found by its label; once more when a
+     promise that `draw` returns is kept. */
+  ibot.keepFocus = (root, draw) => {
     const named = (element) =>
-      (element.closest("[role=radiogroup]") || element.closest("label") || element);
+      element.closest("[role=radiogroup]") || element.closest("label") || element;
     const label = (element) => named(element).getAttribute("aria-label") || named(element).textContent;
-    const held = controls.contains(document.activeElement) ? label(document.activeElement) : null;
-    draw();
-    if (held === null) return;
-    const same = [...controls.querySelectorAll("input:not([type=radio]), input:checked, select, button")];
-    const again = same.find((element) => label(element) === held);
-    if (again) again.focus();
+    const held = root.contains(document.activeElement) ? label(document.activeElement) : null;
+    const controls = "input:not([type=radio]), input:checked, select, button, a";
+    const again = () => {
+      const same = [...root.querySelectorAll(controls)].find((element) => label(element) === held);
+      if (same) same.focus({ preventScroll: true });
+    };
+    const drawn = draw();
+    if (held === null || root === document.activeElement) return;
+    again();
+    if (drawn && drawn.then) drawn.then(again);
   };
 
   const c = () => state.checkpoint;

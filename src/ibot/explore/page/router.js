@@ -59,15 +59,23 @@
     const c = Number(params.c);
     state.checkpoint = "c" in params && c >= 0 && c <= newest() ? c : newest();
     present = { name, params, controller: new AbortController() };
+    if (before === name) return ibot.keepFocus(document.getElementById("main"), show);
+    window.scrollTo(0, 0);
+    show();
+    // Tab goes on from the new content; on arrival it begins at the top of the page.
+    if (before !== null && document.activeElement === document.body)
+      document.getElementById("main").focus({ preventScroll: true });
+  }
+
+  function show() {
+    const { name, params } = present;
     const root = el("div", { class: `view view-${name}` });
     document.getElementById("main").replaceChildren(root);
     mark(name);
-    const view = views.get(name);
-    if (!view)
-      return ibot.empty(root, "There is no such view.", "Choose one from the bar above.");
-    if (before !== name) window.scrollTo(0, 0);
     document.dispatchEvent(new CustomEvent("ibot:opened"));
-    enter(view, root, params);
+    const view = views.get(name);
+    if (view) return enter(view, root, params);
+    ibot.empty(root, "There is no such view.", "Choose one from the bar above.");
   }
   ibot.open = open;
 

@@ -10,7 +10,8 @@
     const order = ibot.wordsInOrder();
     const here = order.indexOf(Number(id));
     const next = here < 0 ? Number(id) + by : order[here + by];
-    if (next === undefined || next < 0 || next >= state.about.words) return;
+    const count = kind === "class" ? state.about.class_words : state.about.words;
+    if (next === undefined || next < 0 || next >= count || !api.has(`/api/word/${next}`)) return;
     ibot.go({ view: "word", id: next, kind });
   }
 
@@ -112,8 +113,10 @@
     add(word.occurrences);
     if (state.exported) end.replaceChildren();
     return el("section", {}, el("h2", {}, "Where it is found"),
-      el("p", { class: "quiet" }, kind === "class" ? "Surest first; each opens its image."
-        : "Best first, each with its probability; a click opens the image at this patch."),
+      el("p", { class: "quiet" },
+        state.exported ? "The best places, each with its probability."
+          : kind === "class" ? "Surest first; each opens its image."
+            : "Best first, each with its probability; a click opens the image at this patch."),
       tiles, end);
   }
 

@@ -11,8 +11,8 @@ from told_runs import settings, write_run
 
 from ibot.data.scenes import write_folder
 from ibot.engine.run import read_config
-from ibot.report.looks import COLUMNS, looks_of
 from ibot.report.run_report import write_report
+from ibot.report.seen import COLUMNS, seen_by
 from ibot.show.attention import attention_of
 from ibot.show.inputs import WholeView
 from ibot.weights.read import load_backbone
@@ -39,11 +39,11 @@ def trained(folder, data, network=VIT):
 
 def test_pictures_are_of_evenly_spaced_validation_images_as_the_network_sees_them(tmp_path, data):
     run = trained(tmp_path / "run", data)
-    looks = looks_of(run, read_config(run), 3)
+    seen = seen_by(run, read_config(run), 3)
     names = sorted(str(path.relative_to(data / "val")) for path in (data / "val").rglob("*.png"))
-    assert [name for name, _ in looks.rows] == [names[i] for i in (0, 4, 8)]
-    assert "3 validation images, evenly spaced, shorter side 128 pixels" in looks.words
-    (_, row) = looks.rows[1]
+    assert [name for name, _ in seen.rows] == [names[i] for i in (0, 4, 8)]
+    assert "3 validation images, evenly spaced, shorter side 128 pixels" in seen.words
+    (_, row) = seen.rows[1]
     shown = [np.asarray(Image.open(io.BytesIO(one.content)), float) for one in row]
     assert [one.shape for one in shown] == 4 * [(128, 128, 3)]
     image = np.asarray(Image.open(data / "val" / names[4]))
@@ -74,7 +74,7 @@ def test_without_images_or_weights_a_line_says_how_to_make_them(tmp_path, data):
 
 def test_a_run_without_validation_images_shows_those_of_its_training(tmp_path, data):
     run = trained(tmp_path / "run", data / "train")
-    assert "2 training images" in looks_of(run, read_config(run), 2).words
+    assert "2 training images" in seen_by(run, read_config(run), 2).words
 
 
 def test_none_are_made_where_none_are_asked_for(tmp_path, data):

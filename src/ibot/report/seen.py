@@ -34,7 +34,7 @@ COLUMNS = ("image", "attention by head", "mean attention", "patches as colours")
 
 
 @dataclass(frozen=True, slots=True)
-class Looks:
+class Seen:
     """A few images as the network sees them."""
 
     rows: Sequence[tuple[str, Sequence[Shown]]]
@@ -43,7 +43,7 @@ class Looks:
     """What they are of, and how they were made."""
 
 
-def looks_of(run: Path, config: Config, count: int) -> Looks:
+def seen_by(run: Path, config: Config, count: int) -> Seen:
     """Attention and colours of `count` evenly spaced validation images, by the newest checkpoint.
 
     Raises UserError, OSError and ValueError where there are no weights, images, attention, or
@@ -75,7 +75,7 @@ def looks_of(run: Path, config: Config, count: int) -> Looks:
         size = found.view.shape[:2]
         titles = [f"{name}: {column}" for column in COLUMNS]
         rows.append((name, [_shown(*one, size) for one in zip(titles, shown, strict=True)]))
-    return Looks(
+    return Seen(
         rows,
         f"{counted(len(rows), f'{part} image')}, evenly spaced, shorter side {view.short} pixels. "
         f"{words.capitalize()}: each head in a colour of its own, and the mean of the heads. Patch "
