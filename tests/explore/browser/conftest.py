@@ -1,7 +1,8 @@
 """A real browser on a real server: the system's Chromium, driven by Playwright.
 
-`page` is a tab of 1440 x 900 pixels whose addresses begin with `/#/`. It fails the test that used
-it if the page wrote an error, or asked for anything that is not on this machine.
+`page` is a tab of 1280 x 800 pixels whose addresses begin with `/#/`. It fails the test that used
+it if the page wrote an error, or asked for anything that is not on this machine. It is the same tab
+for all tests, as for a user; whatever needs a page that is loaded anew asks for `new_page()`.
 """
 
 import http.client
@@ -14,6 +15,8 @@ from urllib.parse import urlsplit
 
 import pytest
 from commands import start_ibot
+
+SIZE = {"width": 1280, "height": 800}
 
 
 @pytest.fixture(scope="session")
@@ -71,12 +74,16 @@ class Watched:
     """What a tab did that a user would not see."""
 
     def __init__(self, page):
-        self.errors, self.requests = [], []
-        # One of the images is a link that leads out of the folder: its picture is refused.
-        self._allowed = ["status of 403"]
+        self.begin()
         page.on("pageerror", lambda error: self.errors.append(str(error)))
         page.on("console", self._read)
         page.on("request", lambda request: self.requests.append(request.url))
+
+    def begin(self):
+        """Forget what was."""
+        self.errors, self.requests = [], []
+        # One of the images is a link that leads out of the folder: its picture is refused.
+        self._allowed = ["status of 403"]
 
     def _read(self, message):
         if message.type in ("error", "warning"):
@@ -93,31 +100,67 @@ class Watched:
         assert [url for url in self.requests if not url.startswith(inside)] == []
 
 
+@pytest.fixture(scope="session")
+def context(browser, address):
+    """What all tabs share: files of the page are read and compiled once."""
+    opened = browser.new_context(base_url=address, viewport=SIZE)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="session")
+def open_tab(context):
+    """Opens a tab that nobody closes or checks."""
+    return lambda: _tab(context)
+
+
+def _tab(context):
+    page = context.new_page()
+    page.set_default_timeout(15000)
+    page.watched = Watched(page)
+    return page
+
+
 @pytest.fixture
-def new_page(browser, address):
-    """Opens tabs: new_page(width=1440, height=900, scheme="light")."""
+def new_page(context, address):
+    """Opens tabs in which nothing is loaded: new_page(width=1280, height=800, scheme="light")."""
     opened = []
 
-    def new(width=1440, height=900, scheme="light"):
-        context = browser.new_context(
-            base_url=address, viewport={"width": width, "height": height}, color_scheme=scheme
-        )
-        page = context.new_page()
-        page.set_default_timeout(15000)
-        page.watched = Watched(page)
+    def new(width=SIZE["width"], height=SIZE["height"], scheme="light"):
+        page = _tab(context)
         opened.append(page)
+        page.set_viewport_size({"width": width, "height": height})
+        page.emulate_media(color_scheme=scheme)
         return page
 
     yield new
     for page in opened:
-        page.context.close()
+        page.close()
     for page in opened:
         page.watched.check(address)
 
 
+@pytest.fixture(scope="session")
+def tab(context):
+    page = _tab(context)
+    page.goto("/#/nowhere")
+    page.wait_for_selector(".state")
+    yield page
+    page.close()
+
+
 @pytest.fixture
-def page(new_page):
-    return new_page()
+def page(tab, address):
+    """The tab that most tests share: addresses open views in the page that is already there."""
+    tab.watched.begin()
+    yield tab
+    tab.unroute_all(behavior="ignoreErrors")
+    tab.set_viewport_size(SIZE)
+    tab.mouse.move(0, 0)
+    tab.goto("/#/nowhere")
+    tab.wait_for_selector(".state")
+    tab.evaluate("() => { localStorage.clear(); sessionStorage.clear(); }")
+    tab.watched.check(address)
 
 
 @pytest.fixture(scope="session")

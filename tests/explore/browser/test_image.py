@@ -107,7 +107,8 @@ def test_layers_show_what_the_server_measured(page, ask):
     page.get_by_label("Components of").wait_for()  # the address holds the layer
 
 
-def test_everything_is_reached_with_the_keyboard(page):
+def test_everything_is_reached_with_the_keyboard(new_page):
+    page = new_page()
     page.goto("/#/words")
     page.wait_for_selector(".card")
     page.keyboard.press("Tab")

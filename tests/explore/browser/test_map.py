@@ -9,10 +9,17 @@ from playwright.sync_api import expect
 
 @pytest.fixture
 def map_page(page):
+    page.goto("/#/map")
+    page.wait_for_selector(".map-plot[data-method]")
+    return page
+
+
+@pytest.fixture
+def by_webgl(page):
     # Said by software drivers when a picture of the page is taken.
     page.watched.allow("GPU stall due to ReadPixels")
     page.goto("/#/map?renderer=webgl")  # in software, which pages pass over by themselves
-    page.wait_for_selector(".map-plot[data-method]")
+    page.wait_for_selector('.map-plot[data-method][data-renderer="WebGL"]')
     return page
 
 
@@ -46,11 +53,11 @@ def until_address_has(page, text):
     page.wait_for_function("text => decodeURIComponent(location.hash).includes(text)", arg=text)
 
 
-def test_the_map_opens_by_webgl_with_small_pictures_of_all_images(map_page, ask):
+def test_the_map_opens_by_webgl_with_small_pictures_of_all_images(by_webgl, ask):
     count = ask("/api/map/about")["count"]
-    expect(map_page.locator('.map-plot[data-renderer="WebGL"]')).to_be_visible()
-    expect(map_page.locator(f'.map-plot[data-pictures="{count}"]')).to_be_visible()
-    status = map_page.locator(".map-status").text_content()
+    expect(by_webgl.locator('.map-plot[data-renderer="WebGL"]')).to_be_visible()
+    expect(by_webgl.locator(f'.map-plot[data-pictures="{count}"]')).to_be_visible()
+    status = by_webgl.locator(".map-status").text_content()
     assert status.startswith(f"{count} images") and "principal components" in status
 
 
@@ -170,16 +177,16 @@ def test_webgl_in_software_is_passed_over_as_canvas_is_quicker(page):
     expect(page.locator(".map-status")).to_contain_text("drawn by Canvas")
 
 
-def test_a_lost_context_is_no_loss(map_page):
-    map_page.watched.allow("CONTEXT_LOST_WEBGL")
-    assert painted(map_page)
-    map_page.evaluate(
+def test_a_lost_context_is_no_loss(by_webgl):
+    by_webgl.watched.allow("CONTEXT_LOST_WEBGL")
+    assert painted(by_webgl)
+    by_webgl.evaluate(
         "document.querySelector('.map-points').getContext('webgl')"
         ".getExtension('WEBGL_lose_context').loseContext()"
     )
-    expect(map_page.locator('.map-plot[data-renderer="Canvas"]')).to_be_visible()
-    map_page.wait_for_timeout(100)
-    assert painted(map_page)
+    expect(by_webgl.locator('.map-plot[data-renderer="Canvas"]')).to_be_visible()
+    by_webgl.wait_for_timeout(100)
+    assert painted(by_webgl)
 
 
 def painted(page):
@@ -193,9 +200,9 @@ def painted(page):
     }""")
 
 
-def test_both_ways_to_draw_give_the_same_picture(map_page):
+def test_both_ways_to_draw_give_the_same_picture(by_webgl):
     """Points in the middle of pixels: elsewhere WebGL divides them among pixels, alone."""
-    worst, mean = map_page.evaluate("""() => {
+    worst, mean = by_webgl.evaluate("""() => {
         const side = 200, n = 150, places = new Float32Array(2 * n);
         const bytes = (length, most) => Uint8Array.from({ length }, () => Math.random() * most);
         for (let i = 0; i < 2 * n; i++) places[i] = (Math.floor(Math.random() * side) + 0.5) / side;
@@ -305,14 +312,3 @@ def test_an_own_image_stands_where_the_same_image_of_the_set_stands(map_page, dr
     assert map_page.locator(".map-plot").get_attribute("data-own") == "1"
     panel.get_by_role("button", name="what is beside it").click()
     expect(map_page.locator(".near .near-list .name").first).to_have_text("b/3.png")
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [360, 800, 1440])
-def test_the_map_is_no_wider_than_the_window(new_page, width, scheme):
-    page = new_page(width, 740, scheme)
-    page.watched.allow("GPU stall due to ReadPixels")
-    page.goto("/#/map")
-    page.wait_for_selector(".near-list a")
-    widths = page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
-    assert widths[0] <= widths[1]

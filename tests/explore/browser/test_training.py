@@ -55,9 +55,22 @@ def trained(run):
     events.write_bytes(before)
 
 
-@pytest.fixture
-def training_page(page, trained):
+@pytest.fixture(scope="module")
+def timed_tab(open_tab, address):
+    """A tab whose clock is the test's."""
+    page = open_tab()
     page.clock.install()
+    yield page
+    page.close()
+    page.watched.check(address)
+
+
+@pytest.fixture
+def training_page(timed_tab, trained):
+    page = timed_tab
+    page.mouse.move(0, 0)
+    page.goto("/#/nowhere")
+    page.wait_for_selector(".state")
     page.goto("/#/training")
     page.wait_for_selector(".chart")
     return page
@@ -161,8 +174,9 @@ def test_a_run_that_is_deleted_keeps_its_curves_and_says_so(training_page, train
     expect(training_page.locator(".training-line")).to_contain_text("Training now")
 
 
-def test_a_run_without_numbers_says_what_is_missing_until_they_come(page, run):
-    page.clock.install()
+def test_a_run_without_numbers_says_what_is_missing_until_they_come(timed_tab, run):
+    page = timed_tab
+    page.goto("/#/nowhere")
     page.goto("/#/training")
     expect(page.locator(".state")).to_be_visible()
     assert page.locator(".chart").count() == 0
@@ -209,11 +223,10 @@ def test_arrows_read_values(training_page):
     expect(training_page.locator(".reading")).to_contain_text("Point at a curve")
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [360, 800, 1440])
-def test_the_training_is_no_wider_than_the_window(new_page, trained, width, scheme):
-    page = new_page(width, 740, scheme)
+def test_the_training_is_no_wider_than_the_window(page, trained):
     page.goto("/#/training")
     page.wait_for_selector(".chart")
-    widths = page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
-    assert widths[0] <= widths[1]
+    for width in (360, 800, 1440):
+        page.set_viewport_size({"width": width, "height": 740})
+        widths = page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
+        assert widths[0] <= widths[1]

@@ -39,7 +39,8 @@ def test_words_of_which_none_fulfils_the_filter_say_so(page):
     page.get_by_text("No word fulfils this.").wait_for()
 
 
-def test_more_words_come_while_one_scrolls_and_are_there_on_the_way_back(page, ask):
+def test_more_words_come_while_one_scrolls_and_are_there_on_the_way_back(new_page, ask):
+    page = new_page()
     one = ask("/api/words?limit=1")["words"][0]
 
     def many(route):
