@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import quote, unquote
 
 import numpy as np
@@ -148,8 +149,14 @@ def get_raw(app, address):
     async def send(message):
         sent.append(message)
 
-    asyncio.run(app(scope, receive, send))
+    apart(lambda: asyncio.run(app(scope, receive, send)))
     return sent[0]["status"], b"".join(message.get("body", b"") for message in sent)
+
+
+def apart(work):
+    """What `work` gives in a thread of its own: that of the tests may drive a browser."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(work).result()
 
 
 def number_of(client, name):

@@ -42,10 +42,11 @@ def test_points_keep_their_shape_within_one():
     assert within_one(np.ones((3, 2))) == pytest.approx(np.full((3, 2), 0.5))
 
 
-def test_neighbours_stay_neighbours_and_the_map_is_the_same_again(rows):
+def test_neighbours_stay_neighbours_and_the_map_is_the_same_again(rows, tmp_path):
     told = []
-    found = embed(rows, told.append)
-    assert told == sorted(told) and told[-1] == EARLY + LATE
+    found = Embedding()(rows, tmp_path / "maps" / "map.npy", lambda *done: told.append(done))
+    assert told == sorted(told) and told[-1] == (EARLY + LATE, EARLY + LATE)
+    assert np.array_equal(np.load(tmp_path / "maps" / "map.npy"), found)
     distance = np.linalg.norm(found[:, None] - found[None], axis=2) + 1e9 * np.eye(40)
     nearest = distance.argmin(axis=1)
     assert (nearest // 20 == np.arange(40) // 20).all()

@@ -3,15 +3,26 @@
 import base64
 import io
 import math
+import shutil
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from explored import GRID, PATCHES, WORDS, drop, number_of, until_there
+from explored import (
+    GRID,
+    PATCHES,
+    WORDS,
+    client_of,
+    drop,
+    explorer_of,
+    number_of,
+    until_there,
+)
 from PIL import Image
 
 from ibot.data.pixels import normalize
+from ibot.explore.browser import answers_map
 from ibot.explore.browser.networks import Networks
 from ibot.vocabulary.assign import assign
 
@@ -225,13 +236,28 @@ def test_the_map_shows_every_readable_image(client, explorer):
         assert abs(np.corrcoef(points[:, axis], wanted[:, axis])[0, 1]) > 0.9999
 
 
-def test_the_neighbour_map_is_made_beside_the_server_and_kept(client, explorer):
-    answer = until_there(client, "/api/map?method=neighbours")
-    assert answer.status_code == 200 and "openTSNE" in answer.headers["x-method"]
-    points = np.frombuffer(answer.content, "<f4").reshape(-1, 2)
-    assert len(points) == 15 and points.min() >= 0 and points.max() <= 1 and points.std() > 0.05
-    (kept,) = (explorer.session.vocabulary.folder / "maps").iterdir()
-    assert np.load(kept).shape == (15, 2)
+def test_the_neighbour_map_is_made_once_and_kept(run, images, monkeypatch):
+    made = []
+
+    class Embedding:
+        def __call__(self, rows, file, progress):
+            made.append(file)
+            file.parent.mkdir()
+            np.save(file, 3 * rows[:, :2])
+            return 3 * rows[:, :2]
+
+    monkeypatch.setattr(answers_map, "Embedding", Embedding)
+    answers = []
+    for _ in range(2):
+        client = client_of(explorer_of(run, images))
+        answers.append(until_there(client, "/api/map?method=neighbours"))
+        assert answers[-1].status_code == 200 and "openTSNE" in answers[-1].headers["x-method"]
+    points = np.frombuffer(answers[0].content, "<f4").reshape(-1, 2)
+    assert len(points) == 15 and points.min() == 0 and points.max() == 1
+    assert answers[1].content == answers[0].content
+    (file,) = made
+    assert file.parent == run / "index" / "maps"
+    shutil.rmtree(file.parent)
 
 
 def test_what_cannot_be_answered_says_why(client):

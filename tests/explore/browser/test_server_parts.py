@@ -6,6 +6,7 @@ import threading
 
 import anyio
 import pytest
+from explored import apart
 
 from ibot.errors import MissingExtra, UserError
 from ibot.explore.browser.api import GONE, in_turn
@@ -59,7 +60,7 @@ def test_requests_take_turns_and_those_who_left_cost_nothing():
             first.set()
         return answers
 
-    answers = anyio.run(asked)
+    answers = apart(lambda: anyio.run(asked))
     assert done == [0, 1, 5] and most == 1
     assert [answers[number].status_code for number in range(6)] == [200, 200, *[GONE] * 3, 200]
 
