@@ -189,8 +189,22 @@ def test_what_is_no_image_is_refused_in_words(page, drop):
     assert page.locator(".notice").count() == 0
 
 
-@pytest.mark.parametrize("place", ["#/image/99999", "#/image/nonsense", "#/compare?a=77777"])
+@pytest.mark.parametrize("place", ["#/image/99999", "#/image/%", "#/compare?a=77777"])
 def test_images_that_do_not_exist_are_refused_in_words(page, place):
     page.watched.allow("status of 4")
     page.goto("/" + place)
     page.locator(".state.failed h2").wait_for()
+
+
+def test_keys_lead_past_an_image_that_cannot_be_shown(page, ask):
+    page.watched.allow("status of 4")
+    images = ask("/api/images?limit=100")["images"]
+    broken = next(one["id"] for one in images if one["name"].endswith("broken.png"))
+    page.goto(f"/#/image/{broken - 1}")
+    page.wait_for_selector(".stage")
+    page.keyboard.press("n")
+    page.locator(".state.failed").wait_for()
+    page.keyboard.press("a")  # means nothing here
+    page.keyboard.press("n")
+    expect(page).to_have_url(re.compile(f"#/image/{broken + 1}$"))
+    page.wait_for_selector(".stage")

@@ -9,11 +9,14 @@ import pytest
 from explored import apart
 
 from ibot.errors import MissingExtra, UserError
+from ibot.eval.request import Request
+from ibot.explore.browser import answers_map
 from ibot.explore.browser.api import GONE, in_turn
 from ibot.explore.browser.asked import Asked
 from ibot.explore.browser.jobs import Job
 from ibot.explore.browser.kept import Kept
 from ibot.explore.browser.refusal import Refused
+from ibot.explore.browser.session import Session
 
 
 class Waiting:
@@ -150,3 +153,20 @@ def test_a_missing_library_is_named_with_what_installs_it(monkeypatch):
     with pytest.raises(MissingExtra, match="'uvicorn' is not installed") as missing:
         importlib.import_module("ibot.explore.browser.server")
     assert missing.value.fix == 'pip install "ibot[explore]"'
+
+
+def test_a_job_that_failed_is_started_anew():
+    session, tries = Session(Request(weights="none")), []
+
+    def make(progress):
+        tries.append(1)
+        if len(tries) == 1:
+            raise UserError("no memory was left")
+        return "made"
+
+    def ask():
+        return answers_map._made(session, "map", lambda: Job("making", make))
+
+    with pytest.raises(UserError, match="no memory"):
+        ask()
+    assert ask() == ask() == "made" and len(tries) == 2

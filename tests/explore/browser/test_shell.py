@@ -160,3 +160,18 @@ def test_without_head_and_class_token_an_image_is_shown_all_the_same(new_page, a
     page.goto("/#/image/0")
     page.get_by_text("There are no words here").wait_for()
     expect(page.get_by_role("radio", name="Words")).to_be_disabled()
+
+
+def test_notes_stand_behind_a_button_that_is_marked_until_they_are_read(new_page, ask):
+    page = new_page()
+    about = {**ask("/api/about"), "notes": ["only `train` is read <b>"]}
+    page.route("**/api/about", lambda route: route.fulfill(json=about))
+    page.goto("/#/words")
+    button = page.get_by_label("Notes: 1")
+    expect(button).to_have_class(re.compile("unread"))
+    expect(page.locator("#notes")).to_be_hidden()
+    button.click()
+    expect(page.locator("#notes")).to_have_text("only train is read <b>")
+    expect(button).to_have_attribute("aria-expanded", "true")
+    page.reload()
+    expect(button).not_to_have_class(re.compile("unread"))

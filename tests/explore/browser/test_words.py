@@ -112,6 +112,9 @@ def test_an_exported_page_needs_no_server(page, explorer, tmp_path):
     expect(page.locator(".card img").first).not_to_have_class(re.compile("waiting|absent"))
     page.locator(".card").first.click()
     page.wait_for_selector(".word-page")
+    shown_then = page.locator(".life img")
+    assert shown_then.count() == 2 and page.locator(".life a").count() == 0
+    assert len(set(shown_then.evaluate_all("all => all.map(image => image.src)"))) == 2
     # Links lead only to what is there.
     for link in page.locator("#main a[href*='/image/'], #main a[href*='/word/']").all():
         assert page.evaluate(
@@ -127,4 +130,10 @@ def test_an_exported_page_needs_no_server(page, explorer, tmp_path):
     page.keyboard.press("3")
     page.locator(".stage").first.hover()
     expect(page.locator(".readout")).to_contain_text("cosine")
+    page.keyboard.press("1")
+    page.get_by_text("Images", exact=True).click()
+    expect(page.locator(".card")).to_have_count(4)
+    page.locator(".card").first.click()
+    expect(page.locator("h1").last).to_contain_text("Class word")
+    expect(page.locator(".tiles .absent")).to_have_count(0)
     assert not [url for url in page.watched.requests if "/api/" in url]

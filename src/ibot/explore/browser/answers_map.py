@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -37,6 +38,8 @@ from ibot.explore.browser.shelf import text_of
 from ibot.explore.comparisons import NEIGHBOURS
 from ibot.explore.resemblance import outliers
 from ibot.system.progress import Progress
+
+V = TypeVar("V")
 
 MAX_POINTS = 20_000
 """Of a map; of more images so many are chosen evenly."""
@@ -81,10 +84,8 @@ def layout(session: Session, c: int | None, how: str) -> Map | dict[str, Any]:
     if len(found.rows) < LEAST:
         raise Refused(404, "there are too few images", why=f"{LEAST} are the least")
     words = method()
-    job = session.keep(f"neighbours {name}", lambda: _embedding(session, c, found, words))
-    job.wait(PATIENCE)
-    made = job.get()
-    return job.state() if made is None else made
+    made = _made(session, f"neighbours {name}", lambda: _embedding(session, c, found, words))
+    return made.state() if isinstance(made, Job) else made
 
 
 def about(session: Session, c: int | None) -> dict[str, Any]:
@@ -95,12 +96,11 @@ def about(session: Session, c: int | None) -> dict[str, Any]:
     images, count = session.images, len(found.index)
     labelled = isinstance(images, LabelledImages)
     whole = np.array_equal(found.index, np.arange(count))
-    strange = session.keep(
+    strange = _made(
+        session,
         f"outliers {session.checkpoint(c).name}",
         lambda: Job("comparing images", lambda progress: _strangeness(found, progress)),
     )
-    strange.wait(PATIENCE)
-    values = strange.get()
     notes = []
     if count < found.all_images:
         notes.append(f"{count} of {found.all_images} images, evenly chosen")
@@ -110,8 +110,8 @@ def about(session: Session, c: int | None) -> dict[str, Any]:
         "labels": np.asarray(images.labels)[found.index].tolist() if labelled else None,
         "classes": [text_of(name) for name in images.classes] if labelled else None,
         "class_words": None if found.class_words is None else found.class_words.tolist(),
-        "outlier": None if values is None else listed(values),
-        "outlier_state": strange.state() if values is None else None,
+        "outlier": None if isinstance(strange, Job) else listed(strange),
+        "outlier_state": strange.state() if isinstance(strange, Job) else None,
         "methods": _methods(count),
         "notes": notes,
     }
@@ -135,12 +135,26 @@ def points_of(session: Session, c: int | None) -> Points | Job[Points]:
     checkpoint = session.checkpoint(c)
     if checkpoint.index is not None:
         return session.keep(f"points {checkpoint.name}", lambda: _from_index(session, c))
-    job = session.keep(
+    return _made(
+        session,
         f"points {checkpoint.name}",
         lambda: Job("looking at the images", lambda progress: _seen(session, c, progress)),
     )
+
+
+def _made(session: Session, name: str, start: Callable[[], Job[V]]) -> V | Job[V]:
+    """What a job makes, or the job while it does; one that failed is started anew next time.
+
+    Raises what the job raised.
+    """
+    job: Job[V] = session.keep(name, start)
     job.wait(PATIENCE)
-    return job.get() or job
+    try:
+        made = job.get()
+    except Exception:
+        session.made.pop(name, None)
+        raise
+    return job if made is None else made
 
 
 def _from_index(session: Session, c: int | None) -> Points:

@@ -221,7 +221,7 @@
     const images = await Promise.all(
       set.sides.map(({ id, c }) => api.get(`/api/image/${id}`, { c })));
     if (signal.aborted) return;
-    const mine = now = { ...set, picked: null, matches: [null, null],
+    const mine = now = { ...set, signal, picked: null, matches: [null, null],
       readout: el("div", { class: "readout numbers" }), drawing: svg("svg", { class: "lines", "aria-hidden": "true" }) };
     now.sides = set.sides.map((side, i) => ({ ...side, image: images[i], stage: ibot.stage({
       label: i ? "Right: " : "Left: ", hovered: (patch) => hovered(i, patch),
@@ -258,7 +258,7 @@
     keys: [
       { key: "← → ↑ ↓", text: "from patch to patch" },
       { key: "Enter", text: "keep this match, or let it go" },
-      { key: "x", text: "swap left and right", run: () => now && swap() },
+      { key: "x", text: "swap left and right", run: () => now && !now.signal.aborted && swap() },
     ],
   });
 })();

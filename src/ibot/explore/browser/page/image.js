@@ -180,7 +180,8 @@
   /* ---- the view ---- */
 
   function step(by) {
-    const next = ibot.imageBeside(now.image.id, by);
+    // From the address: what is open now may be an image that cannot be shown.
+    const next = ibot.imageBeside(ibot.place().params.id, by);
     if (next !== null) ibot.go({ id: next, patch: null });
   }
 
@@ -237,7 +238,8 @@
     stage.element.focus({ preventScroll: true, focusVisible: false });
   }
 
-  const layerKey = (key, layer, text) => ({ key, text, run: () => now && change({ layer, strength: null }) });
+  const layerKey = (key, layer, text) => ({ key, text, run: () => live() && change({ layer, strength: null }) });
+  const live = () => now && !now.signal.aborted; // not in the gallery, nor where an image failed
 
   ibot.view("image", {
     title: "Image",
@@ -246,12 +248,12 @@
     keys: [
       { key: "← → ↑ ↓", text: "from patch to patch" },
       { key: "Enter", text: "ask about the patch" },
-      { key: "Escape", text: "let go of the patch", run: () => now && unpick() },
-      { key: "n", text: "next image", run: () => now && step(1) },
-      { key: "p", text: "image before", run: () => now && step(-1) },
+      { key: "Escape", text: "let go of the patch", run: () => live() && unpick() },
+      { key: "n", text: "next image", run: () => step(1) },
+      { key: "p", text: "image before", run: () => step(-1) },
       layerKey("v", "none", "the picture alone"), layerKey("w", "words", "map of words"),
       layerKey("a", "attention", "attention"), layerKey("f", "features", "components as colours"),
-      { key: "h", text: "next head of attention", run: () => now && stepHead(1) },
+      { key: "h", text: "next head of attention", run: () => live() && stepHead(1) },
     ],
   });
 })();

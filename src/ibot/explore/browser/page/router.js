@@ -10,9 +10,17 @@
   ibot.view = (name, view) => views.set(name, { name, ...view });
   ibot.place = () => present;
 
+  function decoded(text) {
+    try {
+      return decodeURIComponent(text);
+    } catch {
+      return text; // a lone percent sign: an address that somebody typed
+    }
+  }
+
   function read(hash) {
     const [path, query] = hash.replace(/^#\/?/, "").split("?");
-    const [name, id] = path.split("/").map(decodeURIComponent);
+    const [name, id] = path.split("/").map(decoded);
     const params = Object.fromEntries(new URLSearchParams(query || ""));
     return { name: name || "words", params: id ? { ...params, id } : params };
   }
