@@ -76,6 +76,7 @@ def test_every_answer_forbids_what_the_page_does_not_need(client):
 def test_the_server_listens_on_this_machine_alone():
     with _bound(0) as bound:
         assert bound.getsockname()[0] == HOST == "127.0.0.1" and bound.family == socket.AF_INET
+        assert bound.proto == socket.IPPROTO_TCP  # else asyncio lets answers wait for each other
 
 
 UP = ("..", "%2e%2e", "..%2f", "%2e%2e%2f", "..%5c", "..;", "%252e%252e", "....//", "%c0%ae%c0%ae")

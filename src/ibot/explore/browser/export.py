@@ -79,7 +79,8 @@ def export(
     answers: Answers = {}
     work: list[Callable[[], Answers]] = []
     count = 0
-    for kind in KINDS if "words" not in session.unavailable else ():
+    kinds: tuple[Kind, ...] = () if "words" in session.unavailable else KINDS
+    for kind in kinds:
         listed = answers_words.words(session, None, answers_words.Page(kind=kind, limit=words))
         answers[_address("/api/words", kind)] = listed
         shown = [word["word"] for word in listed["words"]]
