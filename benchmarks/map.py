@@ -2,8 +2,9 @@
 
 Headless Chromium opens the page on generated points (or on --url, an explorer that runs), a button
 is held down and every frame moves the pointer along a circle; printed are the times between frames
-as the browser hands them out (at most 60 a second). By WebGL, in software where there is no GPU,
-and by Canvas in a browser that has no WebGL.
+as the browser hands them out (at most 60 a second), and the processor time of all processes of the
+browser, which other work on the machine hardly changes. By WebGL, in software where there is no
+graphics card (pages then take Canvas by themselves), and by Canvas in a browser without WebGL.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import argparse
 import contextlib
 import io
 import json
+import os
 import shutil
 import statistics
 import threading
@@ -63,8 +65,8 @@ def main() -> None:
 
 def _measured(
     url: str, kind: str, size: tuple[int, int], ratio: float, frames: int, rounds: int
-) -> Iterator[list[float]]:
-    """Milliseconds between frames, round by round, after one to warm up."""
+) -> Iterator[tuple[list[float], float]]:
+    """Milliseconds between frames, and of processors a frame; rounds after one to warm up."""
     with browser(FLAGS[kind]) as context_of:
         page = context_of(size, ratio)
         page.goto(f"{url.rstrip('/')}/#/map?renderer={kind.lower()}")
@@ -75,20 +77,42 @@ def _measured(
         for turn in range(rounds + 1):
             page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
             page.mouse.down()
-            taken = page.evaluate(DRAG, frames if turn else 60)
+            before = _processor_seconds()
+            taken = page.evaluate(DRAG, frames if turn else 30)
+            spent = 1000 * (_processor_seconds() - before) / len(taken)
             page.mouse.up()
             if turn:
-                yield taken
+                yield taken, spent
 
 
-def _told(kind: str, size: tuple[int, int], ratio: float, rounds: list[list[float]]) -> str:
-    medians = [statistics.median(times) for times in rounds]
-    worst = [sorted(times)[int(0.95 * len(times))] for times in rounds]
+def _processor_seconds() -> float:
+    """Of everything that this process has started and that still runs (Linux)."""
+    children: dict[int, list[int]] = {}
+    spent: dict[int, float] = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+            children.setdefault(int(fields[1]), []).append(int(folder.name))
+            spent[int(folder.name)] = int(fields[11]) + int(fields[12])
+    total, left = 0.0, list(children.get(os.getpid(), []))
+    while left:
+        process = left.pop()
+        total += spent[process]
+        left += children.get(process, [])
+    return total / os.sysconf("SC_CLK_TCK")
+
+
+def _told(
+    kind: str, size: tuple[int, int], ratio: float, rounds: list[tuple[list[float], float]]
+) -> str:
+    medians = [statistics.median(times) for times, _ in rounds]
+    worst = [sorted(times)[int(0.95 * len(times))] for times, _ in rounds]
+    spent = statistics.median(processor for _, processor in rounds)
     shown = " ".join(f"{value:.1f}" for value in medians)
     return (
         f"{kind}, {size[0]} x {size[1]} at {ratio:g}: median {statistics.median(medians):.1f} ms "
         f"({1000 / statistics.median(medians):.0f} frames a second; rounds {shown}), "
-        f"worst 5 % above {statistics.median(worst):.1f} ms"
+        f"worst 5 % above {statistics.median(worst):.1f} ms; {spent:.1f} ms of processors a frame"
     )
 
 

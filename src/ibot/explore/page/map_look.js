@@ -31,7 +31,7 @@
       hidden[i] = pressed.size && !pressed.has(groups.of[i]) ? 1 : 0;
       // A group without a colour of its own still stands out when it was asked for.
       const rgb = pressed.size && !hidden[i] && !group.big ? ink : group.rgb;
-      const solid = chosen && !selected[i] ? 70 : group.big || pressed.size ? 235 : 150;
+      const solid = chosen && !selected[i] ? 70 : group.big || pressed.size ? 255 : 150;
       colour.set(hidden[i] ? [128, 128, 128, 45] : [...rgb, solid], 4 * i);
       size[i] = hidden[i] || !(group.big || pressed.size) ? usual - 3 : usual;
       shape[i] = group.shape;

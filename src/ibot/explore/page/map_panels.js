@@ -25,7 +25,7 @@
       oninput: shown });
     const more = el("p", { class: "quiet" });
     const box = el("section", { class: "map-panel legend", "aria-label": "Legend" },
-      el("div", { class: "side-head" }, heading, clear), search, rows, more);
+      el("div", { class: "map-head" }, heading, clear), search, rows, more);
 
     function row(group, number) {
       return el("button", { class: "legend-row", "data-group": number,
@@ -94,7 +94,7 @@
       const wordLink = (key) =>
         el("a", { href: ibot.address({ view: "word", id: key, kind: "class" }) }, `word ${key}`);
       box.replaceChildren(
-        el("div", { class: "side-head" },
+        el("div", { class: "map-head" },
           el("h2", {}, ibot.plural(chosen.length, "image")),
           el("button", { class: "button quiet small", onclick: actions.clear }, "clear")),
         el("div", { class: "strip" }, chosen.slice(0, STRIP).map((i) =>

@@ -57,7 +57,10 @@
           shape === 0 ? Math.hypot(x, y) : shape === 1 ? Math.max(across, up) * 1.13 : (across + up) * 0.8;
         const inside = clamp(radius - distance + 0.5), rim = clamp(distance - radius + 1.5);
         const edge = ring * clamp(ratio - Math.abs(distance - radius - 1.2 * ratio) + 0.5);
-        if (inside > 0.004 || edge > 0.004) cells.push({ x, y, inside, shade: 1 - 0.35 * rim, edge });
+        if (inside > 0.004 || edge > 0.004) {
+          const whole = inside === 1 && rim === 0 && edge === 0;
+          cells.push({ x, y, inside, shade: 1 - 0.35 * rim, edge, whole });
+        }
       }
     return cells;
   }
@@ -66,9 +69,14 @@
 
   function press(pixels, width, height, stamp, x, y, colour, at, ink) {
     const red = colour[at], green = colour[at + 1], blue = colour[at + 2], solid = colour[at + 3] / 255;
+    const opaque = solid === 1, plain = packed([red, green, blue]);
     for (const cell of stamp) {
       const px = x + cell.x, py = y + cell.y;
       if (px < 0 || py < 0 || px >= width || py >= height) continue;
+      if (opaque && cell.whole) {
+        pixels[py * width + px] = plain; // most pixels of most points
+        continue;
+      }
       const below = pixels[py * width + px];
       const edge = cell.edge, alpha = cell.inside * solid * (1 - edge);
       const rest = 1 - alpha - edge, lit = alpha * cell.shade;
