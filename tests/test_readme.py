@@ -164,13 +164,14 @@ def test_a_command_of_the_readme_does_what_it_says(command, here):
 def served_until_ctrl_c(words):
     """The explorer says when it is ready, and goes on until somebody ends it."""
     script = Path(sys.executable).with_name(words[0])
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     with subprocess.Popen([script, *words[1:]], **pipes) as started:
-        lines = iter(started.stdout.readline, "")
-        assert any(line.startswith("ready") for line in lines), started.stderr.read()
-        started.send_signal(signal.SIGINT)
-        started.stdout.read()
-        assert started.wait(60) == 0, started.stderr.read()
+        told = []
+        for line in iter(started.stdout.readline, ""):
+            told.append(line)
+            if line.startswith("ready"):
+                started.send_signal(signal.SIGINT)
+        assert started.wait(60) == 0 and "ready\n" in told, told
 
 
 @pytest.mark.slow
