@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -56,6 +57,9 @@ ADDED = {
     "ibot eval": "--cache cache --device cpu",
     "ibot search": "--cache cache --device cpu",
     "ibot features": "--device cpu",
+    "ibot show": "--device cpu",
+    "ibot index": "--device cpu",
+    "ibot explore": "--device cpu --no-browser --port 0",
     "ibot ablate loss_ratio": "--list",
 }
 QUICK = (
@@ -94,6 +98,8 @@ def world(tmp_path_factory):
     folder = tmp_path_factory.mktemp("readme")
     pictures(folder / "photos" / "holiday", 8, 0)
     pictures(folder / "photos" / "garden", 8, 1)
+    pictures(folder / "photos" / "pets", 1, 2)
+    (folder / "photos" / "pets" / "2_0.jpg").rename(folder / "photos" / "dog.jpg")
     for name in ("labelled", "imagenet"):
         for seed, part in enumerate(("train/cat", "train/dog", "val/cat", "val/dog")):
             pictures(folder / name / part, 6, seed)
@@ -144,6 +150,8 @@ def test_a_command_of_the_readme_does_what_it_says(command, here):
             ["make", "-n", words[1]], cwd=README.parent, capture_output=True, text=True
         )
         assert done.returncode == 0 and done.stdout
+    elif words[:2] == ["ibot", "explore"]:
+        served_until_ctrl_c(words)
     elif words[0] == "torchrun" or "--processes" in words:
         script = Path(sys.executable).with_name(words[0])
         done = subprocess.run([script, *words[1:]], capture_output=True, text=True, timeout=300)
@@ -151,6 +159,19 @@ def test_a_command_of_the_readme_does_what_it_says(command, here):
         assert "2 processes x 4" in done.stdout and "knn_top1" in done.stdout
     else:
         assert main(words[1:]) == 0
+
+
+def served_until_ctrl_c(words):
+    """The explorer says when it is ready, and goes on until somebody ends it."""
+    script = Path(sys.executable).with_name(words[0])
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen([script, *words[1:]], **pipes) as started:
+        told = []
+        for line in iter(started.stdout.readline, ""):
+            told.append(line)
+            if line.startswith("ready"):
+                started.send_signal(signal.SIGINT)
+        assert started.wait(60) == 0 and "ready\n" in told, told
 
 
 @pytest.mark.slow
@@ -169,7 +190,7 @@ def test_the_python_of_the_readme_runs(here, monkeypatch):
     monkeypatch.setattr(loop, "train", train)
     names = {}
     exec(code, names)
-    assert names["features"].cls.shape == (16, names["backbone"].embed_dim)
+    assert names["features"].cls.shape == (17, names["backbone"].embed_dim)
     assert names["state"].step == 2 and (here / "runs" / "mine" / "checkpoints" / "last").is_file()
     assert (trained[0].data.path, str(trained[0].train.length), trained[0].train.batch) == (
         "photos",

@@ -28,7 +28,7 @@ from ibot.system.distributed import any_true, barrier
 from ibot.system.files import is_disk_full, replacing, write_atomically
 from ibot.system.progress import no_counter, print_notes
 from ibot.vocabulary.assign import assign, last_weight
-from ibot.vocabulary.folder import FILE, Shared, check_fits
+from ibot.vocabulary.folder import Shared, check_fits
 from ibot.vocabulary.opened import Vocabulary, open_index, open_one
 from ibot.vocabulary.postings import write_postings
 from ibot.vocabulary.projection import Projection, fit, sample, sampled_images
@@ -69,7 +69,8 @@ def build(context: ImagesContext, folder: Path, checkpoint: Checkpoint | None = 
     with _written(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with alone(folder, ".lock", context.device, context.processes):
-            if context.processes.is_main and not (folder / FILE).is_file():
+            # Without a whole index the folder is nobody's, such as after a try with a wrong --data.
+            if context.processes.is_main and not any(folder.glob(f"*/{ABOUT}")):
                 shared.write(folder)
             barrier()
             check_fits(folder, Shared.read(folder), shared)
