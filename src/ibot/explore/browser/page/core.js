@@ -186,7 +186,7 @@ window.ibot = (() => {
     x === null || x === undefined ? "–" : Number.isInteger(x) ? whole.format(x) : x.toFixed(digits);
   function percent(x) {
     if (x === null || x === undefined) return "–";
-    if (x > 0 && x < 0.001) return "< 0.1 %";
+    if (x > 0 && x < 0.001) return "<\u00a00.1 %"; // on one line
     return `${(100 * x).toFixed(x < 0.1 ? 1 : 0)} %`;
   }
   const plural = (count, one, many = `${one}s`) => `${number(count)} ${count === 1 ? one : many}`;

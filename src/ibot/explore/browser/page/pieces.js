@@ -56,9 +56,8 @@
   /* Tag and address of what leads to a word; no link where an export lacks it. */
   const wordPlace = (word, kind, props = {}) =>
     ibot.api.has(`/api/word/${word}`, kindParam(kind))
-      ? ["a", { ...props, href: props.href ||
-        ibot.address({ view: "word", id: word, ...kindParam(kind) }) }]
-      : ["span", { ...props, href: null }];
+      ? ["a", { ...props, href: ibot.address({ view: "word", id: word, ...kindParam(kind) }) }]
+      : ["span", props];
 
   ibot.wordLink = (word, kind = "patch", text = `Word ${word}`) =>
     el(...wordPlace(word, kind), text);
@@ -77,9 +76,9 @@
     el("span", { class: "swatch", style: { background: ibot.colours.word(word) } });
 
   /* A word as a small card: its places, its number, and one line about it. */
-  ibot.wordTile = (word, line, { kind = "patch", checkpoint, href } = {}) =>
-    el(...wordPlace(word, kind, { class: "tile", title: `Word ${word}`, href }),
-    ibot.mosaic(word, { kind, count: 4, px: 48, side: 3, ...(checkpoint >= 0 && { checkpoint }) }),
+  ibot.wordTile = (word, line, { kind = "patch" } = {}) =>
+    el(...wordPlace(word, kind, { class: "tile", title: `Word ${word}` }),
+    ibot.mosaic(word, { kind, count: 4, px: 48, side: 3 }),
     el("span", {}, line));
 
   /* A patch in its surroundings, linked to its image. */
