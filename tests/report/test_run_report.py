@@ -8,7 +8,17 @@ import numpy as np
 import pytest
 from pages import NAMES, Page
 from PIL import Image
-from told_runs import COMMAND, VERDICT, event, knn, provenance, row, settings, write_run
+from told_runs import (
+    COMMAND,
+    ROWS,
+    VERDICT,
+    event,
+    knn,
+    provenance,
+    row,
+    settings,
+    write_run,
+)
 
 from ibot.cli.main import main
 from ibot.config.override import items
@@ -34,6 +44,14 @@ def reported(run):
     return Page(run / "report.html")
 
 
+def saved(run):
+    """The run with a checkpoint."""
+    checkpoint = run / "checkpoints" / "step_00000030"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "state.json").touch()
+    return run
+
+
 def said(page):
     """All texts of a page as one."""
     return " ".join(text for _, text in page.texts)
@@ -50,7 +68,7 @@ def test_the_summary_says_what_was_trained_for_how_long_and_what_it_learnt(tmp_p
     assert "50.0\u00a0% (95\u00a0% interval 40.4 to 59.6)" in page.text("strong")
     assert "after step 30, on 100 validation images; chance is about 10\u00a0%." in text
     assert page.text("h1") == ["told"] or page.text("bdi")[0] == "told"
-    assert "finished" in page.text("span") and "The health log has no complaint." in text
+    assert "finished" in page.text("span") and "The health log has no complaint, and few" in text
     out, _ = capsys.readouterr()
     assert f"report: {tmp_path / 'told' / 'report.html'}" in out and "finished" in out
 
@@ -121,10 +139,35 @@ def test_the_page_needs_nothing_else(tmp_path):
     assert "prefers-color-scheme: dark" in page.source and "@media print" in page.source
 
 
+def test_verdicts_have_the_evidence_of_each_time_until_they_are_many(tmp_path):
+    many = [{**VERDICT, "step": step, "evidence": f"of step {step}."} for step in range(1, 9)]
+    few = [{**VERDICT, "step": step, "verdict": "b", "evidence": f"b {step}."} for step in (3, 7)]
+    text = said(reported(write_run(tmp_path, events=[START, *many, *few])))
+    shown = [step for step in range(1, 9) if f"of step {step}." in text]
+    assert shown == [1, 2, 3, 8] and "said 8 times" in text
+    assert "b 3." in text and "b 7." in text
+
+
+@pytest.mark.parametrize(
+    ("steps", "words"), [(3, "None, in 3 reports: a failure"), (20, "no sign")]
+)
+def test_a_log_without_verdicts_is_praised_only_where_it_was_judged(tmp_path, steps, words):
+    rows = [row(10 * step) for step in range(1, steps + 1)]  # 156 steps of warm-up
+    assert words in said(reported(write_run(tmp_path, rows=rows)))
+
+
 STATES = {
     "stopped": ([START, event("stopped by signal", step=20)], "Resume it"),
-    "failed": ([START, event("failed", what="<loss>", why="nan", fix="lower it")], "<loss>"),
-    "ended without a word": ([START], "killed"),
+    "failed": (
+        [START, event("failed", what="<loss>", why="nan", fix="lower it")],
+        "<loss>. Why: nan. What helps: lower it.",
+    ),
+    "stopped by its guard": (
+        [START, event("guard"), event("failed", what="worse", why="", fix="")],
+        "Its guard stopped it at 2026-11-30 19:10:00: worse.",
+    ),
+    "finished": ([START, event("end", step=30), START], "It came to its end"),
+    "ended without a word": ([START, event("failed"), START], "killed"),
 }
 
 
@@ -133,6 +176,23 @@ def test_how_a_run_ended_is_said(tmp_path, state):
     events, words = STATES[state]
     page = reported(write_run(tmp_path, events=events))
     assert state in page.text("span") and words in said(page)
+
+
+@pytest.mark.parametrize(("end", "early"), [(30, True), (3125, False)])
+def test_an_end_before_that_of_the_schedules_is_said_to_be_one(tmp_path, end, early):
+    """The settings keep where the first of several commands was to stop."""
+    events = [START, event("end", step=30), START, event("resume", step=30), event("end", step=end)]
+    config = settings("train.max_steps=30")
+    page = reported(write_run(tmp_path, rows=[*ROWS, row(end)], events=events, config=config))
+    assert ("train.max_steps asked" in said(page)) is early and "finished" in page.text("span")
+
+
+def test_a_run_without_labels_is_not_to_be_measured_by_them(tmp_path):
+    saved(tmp_path)
+    for classes, names in ((None, ["match"]), (10, ["knn", "linear"])):
+        page = reported(write_run(tmp_path, source=provenance(classes=classes), results=[]))
+        commands = [code.split()[2] for code in page.text("code") if code.startswith("ibot eval ")]
+        assert commands == names
 
 
 def test_a_run_that_goes_on_is_said_to(tmp_path, monkeypatch):
@@ -145,7 +205,7 @@ def test_a_run_that_goes_on_is_said_to(tmp_path, monkeypatch):
 
 def test_a_run_that_was_only_begun_has_a_page_without_curves(tmp_path):
     page = reported(write_run(tmp_path, rows=[], events=[START], results=[]))
-    assert "begun" in page.text("span") and "nothing has been logged yet" in said(page)
+    assert "begun" in page.text("span") and "nothing has been logged." in said(page)
     assert "Curves" not in page.text("h2") and "Nothing has been measured." in page.text("p")
 
 
@@ -155,9 +215,21 @@ def test_an_empty_folder_has_a_page_that_says_so(tmp_path):
 
 def test_a_converted_run_names_the_checkpoint_it_was(tmp_path):
     source = provenance(converted_from="published/checkpoint.pth")
-    run = write_run(tmp_path, rows=[], events=[START], results=[], source=source)
+    run = saved(write_run(tmp_path, rows=[], events=[START], results=[], source=source))
     page = reported(run)
     assert "converted" in page.text("span") and "published/checkpoint.pth" in page.text("bdi")
+    assert "Train it on" in said(page)
+
+
+def test_a_converted_run_that_was_trained_on_tells_its_own_time(tmp_path):
+    source = provenance(converted_from="published/checkpoint.pth")
+    start = event("start", command="ibot pretrain runs/told/config.json")
+    events = [START, start, event("resume", step=1000), event("end", step=1020)]
+    page = reported(write_run(tmp_path, rows=[row(1010), row(1020)], events=events, source=source))
+    text = said(page)
+    assert "; trained on here, to 130,560 images seen (1,020 of 3,125 steps" in text
+    assert "in 40 seconds of training at 64 images/s" in text and "finished" in page.text("span")
+    assert COMMAND in page.text("code") and start["command"] in page.text("code")
 
 
 def test_files_that_were_not_read_and_reasons_of_auto_are_listed(tmp_path):
@@ -220,6 +292,15 @@ def test_a_page_of_many_pictures_stays_small_and_says_what_it_left_out(tmp_path)
     assert len(page.images()) == len(gallery.shown)
     assert max(max(image.size) for image in page.images()) == 900
     assert BUDGET < (run / "report.html").stat().st_size < 2 * 2**20
+
+
+def test_pictures_of_evaluations_are_shown_and_what_they_were_drawn_from_is_not(tmp_path):
+    wanted = ["match-dcac3435ea57/00.png", "retrieval-0123456789ab.png", "video/overlays/a.png"]
+    other = ["match-dcac3435ea57/00_first.jpg", "video/masks/a.png", "checkpoints/a.png"]
+    for name in wanted + other:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / name)
+    assert sorted(shown.title for shown in of_the_run(tmp_path).shown) == wanted
 
 
 def test_transparent_pictures_lie_on_white(tmp_path):
