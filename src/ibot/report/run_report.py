@@ -54,8 +54,8 @@ def write_report(run: Path, out: Path, images: int = 0) -> Story:
 
 def _seen(told: Story, images: int) -> tuple[Seen | None, str]:
     """What the network makes of a few images; else a line that says why not, and what does it."""
-    config = Summary(told).config
-    if not images or config is None or not told.checkpoints:
+    config = Summary(told).config if images and told.checkpoints else None
+    if config is None:
         return None, ""
     from ibot.report.seen import seen_by
 
