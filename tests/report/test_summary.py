@@ -68,8 +68,13 @@ STATES = {
 @pytest.mark.parametrize("state", STATES)
 def test_how_a_run_ended_is_said(tmp_path, state):
     events, words = STATES[state]
-    text = summed_up(write_run(tmp_path, events=events))
+    text = summed_up(saved(write_run(tmp_path, events=events)))
     assert text.startswith(f"{state}\n") and words in text
+
+
+def test_a_run_that_saved_nothing_is_not_said_to_be_resumed(tmp_path):
+    text = summed_up(write_run(tmp_path, events=[START]))
+    assert "command starts it again" in text and "Start it again: ibot pretrain" in text
 
 
 @pytest.mark.parametrize(("end", "early"), [(30, True), (3125, False)])

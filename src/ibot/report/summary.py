@@ -189,7 +189,7 @@ class Summary:
         return (
             f"It ended without a word after step {told.step}, as a process does that is killed or "
             "loses its machine or its disk; the last lines of <code>log.txt</code> may tell more. "
-            "The same command resumes it."
+            f"The same command {'resumes it' if told.checkpoints else 'starts it again'}."
         )
 
     def _learnt(self) -> str:
@@ -245,7 +245,7 @@ class Summary:
         if told.state == "running":
             yield "See it again later", f"ibot report {run}"
         elif self.status[0] in ("stopped", "ended without a word") and told.command:
-            yield "Resume it", told.command
+            yield "Resume it" if told.checkpoints else "Start it again", told.command
         if not told.checkpoints:
             return
         if self.converted and not told.metrics.images:
