@@ -87,7 +87,7 @@ def test_strips_are_drawn_less_high_and_narrow_ones_keep_room_for_words():
     assert row(strips, 100).width == 400 + LEAST_WIDE + 3 * GAP
 
 
-@pytest.mark.parametrize("count", [1, 2, 7, 100])
+@pytest.mark.parametrize("count", [1, 2, 7, 25])
 def test_a_contact_sheet_holds_every_picture(count):
     shapes = [(i, (20 + i, 30, 3)) for i in range(1, count + 1)]
     pictures = [Panel(f"{i}", np.full(shape, i, np.uint8)) for i, shape in shapes]
