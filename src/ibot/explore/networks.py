@@ -23,6 +23,8 @@ from ibot.explore.shelf import Shelf
 from ibot.models.head import ProjectionHead
 from ibot.system.device import choose_device
 from ibot.types import TokenOutput
+from ibot.vocabulary.assign import Temperatures
+from ibot.vocabulary.tokenizer import temperatures_of
 from ibot.weights.head import projection_head
 from ibot.weights.read import Loaded, fit, load_weights
 
@@ -39,6 +41,8 @@ class Network:
     loaded: Loaded
     """In evaluation mode, on the device."""
     head: ProjectionHead | None
+    temperatures: Temperatures
+    """Of the head, by which a word's confidence is reckoned."""
     hash: str
     view: View
 
@@ -100,7 +104,7 @@ class Networks:
         loaded.backbone.to(self.device).requires_grad_(False)
         if head is not None:
             head.to(self.device)
-        return Network(loaded, head, found, view_of(asked, loaded))
+        return Network(loaded, head, temperatures_of(weights), found, view_of(asked, loaded))
 
     def _see(self, path: Path, image: str, scale: int) -> Seen:
         pixels = render(self.get(path).view, self.shelf.pixels(image), scale)
