@@ -18,7 +18,7 @@ from ibot.show.asked import Asked
 from ibot.show.canvas import GAP, INK, LETTER, PAPER, QUIET, Sheet, fitted
 from ibot.show.inputs import network_input
 from ibot.show.match_pairs import rank_color, wrapped
-from ibot.show.patterns_drawn import CELL, SMALL, indexed, mosaic
+from ibot.show.patterns_drawn import CELL, SMALL, height_of, indexed, mosaic
 from ibot.show.patterns_found import Pattern, Patterns
 from ibot.show.pictures import SHEET, Drawn
 from ibot.system.tables import write_table
@@ -124,7 +124,7 @@ def composed_sheet(
     width = GAP + (1 + WORDS) * (CELL + GAP)
     lines = [line for note in notes for line in wrapped(note, width - 2 * GAP)]
     top = 2 * GAP + (LETTER + 4) * len(lines)
-    heights = [round(CELL * one.view.shape[0] / one.view.shape[1]) for one in found]
+    heights = [height_of(one.view, CELL) for one in found]
     words = 2 * (SMALL + 4) + GAP
     down = [max(height, CELL) + words + GAP for height in heights]
     sheet = Sheet(width, top + sum(down))
@@ -140,6 +140,9 @@ def composed_sheet(
         for order, word in enumerate(one.words.tolist()):
             x = GAP + (1 + order) * (CELL + GAP)
             _word(sheet, x, y, made[word], order, patterns.top_k)
+        if (count := len(one.words)) < WORDS:
+            x, why = GAP + (1 + count) * (CELL + GAP), f"all patches carry {counted(count, 'word')}"
+            sheet.words(x, y, fitted(why, CELL, SMALL), size=SMALL, color=QUIET)
     return sheet
 
 
@@ -160,7 +163,7 @@ def _word(sheet: Sheet, x: int, y: int, pattern: Pattern, order: int, top_k: int
     below = y + CELL + 3
     if pattern.windows:
         pixels = mosaic(pattern, top_k)
-        height = round(CELL * pixels.shape[0] / pixels.shape[1])
+        height = height_of(pixels, CELL)
         sheet.picture(x, y, pixels, (CELL, height), smooth=True)
         below = y + height + 3
     use = f"{counted(pattern.uses, 'patch')} in {counted(pattern.images, 'image')}"
