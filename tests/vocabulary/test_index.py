@@ -338,3 +338,19 @@ def test_a_full_disk_is_told_with_what_to_do(place, run, pictures, tmp_path, mon
     ):
         build(context, tmp_path / "index")
     assert "--out" in error.value.fix and "--cache" not in error.value.fix
+
+
+def test_images_of_which_none_can_be_read_are_an_error_and_no_index(run, pictures, tmp_path):
+    for name in ("a.png", "b.png"):
+        (tmp_path / "data").mkdir(exist_ok=True)
+        (tmp_path / "data" / name).write_text("no image")
+    with (
+        opened_context(run, tmp_path / "data", tmp_path) as context,
+        pytest.raises(DataError, match="none of the images can be read"),
+    ):
+        build(context, tmp_path / "index")
+    with pytest.raises(DataError, match="whole"):
+        open_index(tmp_path / "index")
+    with opened_context(run, pictures, tmp_path) as context:
+        build(context, tmp_path / "index")  # the folder is free for others
+    assert open_index(tmp_path / "index").shared.count == IMAGES

@@ -76,14 +76,24 @@ def build(context: ImagesContext, folder: Path, checkpoint: Checkpoint | None = 
     with _written(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with alone(folder, ".lock", context.device, context.processes):
-            if context.processes.is_main and not (folder / FILE).is_file():
-                shared.write(folder)
+            if context.processes.is_main:
+                _claim(folder, shared)
             barrier()
             check_fits(folder, Shared.read(folder), shared)
             if not (place / ABOUT).is_file():
                 _build(context, head, checkpoint, temperatures, place)
             barrier()
     return open_one(place, shared)
+
+
+def _claim(folder: Path, shared: Shared) -> None:
+    """Say what a folder without a whole index is of: it is nobody's, such as after a try with a
+    wrong --data. Raises DataError for an index.json that is not ours.
+    """
+    if (folder / FILE).is_file():
+        Shared.read(folder)
+    if not any(folder.glob(f"*/{ABOUT}")):
+        shared.write(folder)
 
 
 @contextmanager

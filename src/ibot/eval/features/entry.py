@@ -132,8 +132,7 @@ class Entry:
 
     def read(self, images: Images, cached: bool) -> FeatureSet:
         """The rows of readable images. Raises DataError where there are none."""
-        with disk_errors(self.folder):
-            rows, state = stored(self.path)
+        state = self.state("r")
         index = np.flatnonzero(state == DONE)
         reasons = {line["position"]: line["reason"] for line in read_jsonl(self.path / "bad.jsonl")}
         bad = [(images.name(i), reasons.get(i, "")) for i in np.flatnonzero(state == BAD).tolist()]
@@ -142,6 +141,8 @@ class Entry:
                 f"none of the {len(images)} images under '{images.root}' can be read",
                 why=f"the first, '{bad[0][0]}': {bad[0][1]}" if bad else "",
             )
+        with disk_errors(self.folder):
+            rows = stored(self.path)[0]
         return FeatureSet(torch.from_numpy(rows), index, bad, cached)
 
 
@@ -152,7 +153,7 @@ def name_of(about: dict[str, Any]) -> str:
 
 def stored(path: Path) -> tuple[np.memmap[Any, Any], np.memmap[Any, np.dtype[np.uint8]]]:
     """What the folder of an entry holds after a pass: rows of readable images [n, d], and the state
-    of all.
+    of all. Some image must be readable.
     """
     state = mapped(path / "state.npy", "r")
     whole = bool((state == DONE).all())
