@@ -216,6 +216,17 @@ def test_an_index_of_something_else_is_refused_and_kept(what, run, pictures, ind
     assert {path: path.stat().st_mtime_ns for path in indexed.folder.rglob("*.json")} == before
 
 
+def test_a_file_of_somebody_else_is_kept(run, pictures, tmp_path):
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "index.json").write_text('{"pages": 3}')
+    with (
+        opened_context(run, pictures, tmp_path) as context,
+        pytest.raises(DataError, match="cannot be read"),
+    ):
+        build(context, tmp_path / "site")
+    assert (tmp_path / "site" / "index.json").read_text() == '{"pages": 3}'
+
+
 def test_a_run_that_was_moved_is_known_by_its_settings(run, pictures, indexed, tmp_path):
     shutil.copytree(run, tmp_path / "moved")
     with opened_context(tmp_path / "moved", pictures, tmp_path) as context:
