@@ -137,3 +137,4 @@ def test_words_are_cut_in_the_middle_to_fit():
     assert text_width(short) <= 150 and short.startswith("begi") and short.endswith(".jpg")
     assert fitted("short", 150) == "short" and fitted(long, 0) == ""
     assert drawable("a\nb\N{PILE OF POO}\udcff") == "a\\nb?\\udcff"
+    assert drawable("Z\u00fcrich, 3\u00b0, Zu\u0308rich, \u5206") == "Zurich, 3\u00b0, Zurich, ?"

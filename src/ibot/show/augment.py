@@ -4,6 +4,7 @@ them, and the word that each hidden patch is to become.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -179,7 +180,7 @@ def page(
     # Below the image where they fit: that column has nothing else.
     left, first = max(LEAST_WIDE, small.shape[1]) + GAP, height + HEAD + GAP // 2
     lower, top = _local(seen, height, left), first
-    if lower and first + lower.height > upper.height:
+    if lower and (first + lower.height > upper.height or lower.width > left + GAP):
         lower, top = _local(seen, height, upper.width), upper.height
     down = max(upper.height, top + lower.height if lower else 0)
     sheet = Sheet(max(upper.width, lower.width if lower else 0), down + (HEAD if note else 0))
@@ -284,6 +285,7 @@ def _local(seen: TrainingViews, height: int, across: int) -> Sheet | None:
     high = max(32, round(LOCAL * height))
     wide = max(LEAST_WIDE, max(scaled(view.shape, high)[0] for view in views))
     in_line = max(1, (across - GAP) // (wide + GAP))
+    in_line = math.ceil(len(panels) / math.ceil(len(panels) / in_line))  # lines alike
     lines = [panels[start : start + in_line] for start in range(0, len(panels), in_line)]
     return rows(lines, high)
 

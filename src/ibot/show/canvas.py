@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import io
 import math
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -31,6 +32,8 @@ LETTER, SMALL, GAP, HEAD = 13, 12, 8, 20
 """Pixels of letters, of those of notes, between pictures, and of a line of words above one."""
 _FINER = 4
 """Lines are drawn so many times larger, then reduced, to have smooth edges."""
+_BEYOND_ASCII = "©«°±´·»"
+"""Other letters that Pillow's own font has."""
 _MOST_FINE = 2**25
 """Pixels that a layer of lines may have for that."""
 
@@ -197,8 +200,17 @@ def save_png(path: Path, pixels: NDArray[np.uint8]) -> Path:
 
 
 def drawable(text: str) -> str:
-    """What Pillow's own font can write of a text: on one line, other letters as '?'."""
-    return printable(text).encode("latin-1", "replace").decode("latin-1")
+    """What Pillow's own font can write of a text: on one line, without accents, letters that it
+    lacks as '?'.
+    """
+    return "".join(map(_drawable, unicodedata.normalize("NFC", printable(text))))
+
+
+def _drawable(letter: str) -> str:
+    if letter.isascii() or letter in _BEYOND_ASCII:
+        return letter
+    plain = unicodedata.normalize("NFKD", letter)[0]
+    return plain if plain.isascii() else "?"
 
 
 def text_width(text: str, size: float = LETTER) -> float:

@@ -48,19 +48,22 @@ def rows(
 
     Args:
         lines: each from the left; None leaves a place empty. Words are cut where they do not fit.
-        height: pixels of each, of strips less; 0: that of the highest, to which the others are
-            enlarged.
+        height: pixels of each, of strips less; 0: as high as the highest, which keeps its size.
         note: lines below all.
         smooth: of pictures that are resized; see `Sheet.picture`.
     """
     shapes = [one.pixels.shape for line in lines for one in line if one]
-    height = height or max(shape[0] for shape in shapes)
+    asked, height = height, height or max(shape[0] for shape in shapes)
+
+    def size_of(one: Panel) -> tuple[int, int]:
+        own = one.pixels.shape
+        return (own[1], own[0]) if not asked and own[0] == height else scaled(own, height)
+
     widths = [0] * max(map(len, lines))
     for line in lines:
         for column, one in enumerate(line):
             if one:
-                width = scaled(one.pixels.shape, height)[0]
-                widths[column] = max(widths[column], width, LEAST_WIDE)
+                widths[column] = max(widths[column], size_of(one)[0], LEAST_WIDE)
     total = sum(widths) + GAP * (len(widths) + 1)
     down = height + HEAD + GAP // 2
     notes = note.split("\n") if note else []
@@ -74,8 +77,7 @@ def rows(
                     sheet.box(left, top + 2, SWATCH, SWATCH, fill=one.color)
                     inset = SWATCH + 4
                 sheet.words(left + inset, top, fitted(one.words, width - inset))
-                size = scaled(one.pixels.shape, height)
-                sheet.picture(left, top + HEAD, one.pixels, size, smooth)
+                sheet.picture(left, top + HEAD, one.pixels, size_of(one), smooth)
             left += width + GAP
     for i, words in enumerate(notes):
         top = len(lines) * down + GAP // 2 + i * HEAD
