@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from ibot.errors import printable
-from ibot.system.files import write_atomically
+from ibot.system.files import write_named
 
 Color = tuple[int, int, int]
 Format = Literal["png", "svg"]
@@ -180,11 +180,13 @@ class Sheet:
         return "\n".join(parts)
 
     def save(self, path: Path) -> Path:
-        """Write a PNG, or an SVG if the name ends so; whole or not at all. Returns the path."""
+        """Write a PNG, or an SVG if the name ends so; whole or not at all. Returns the path.
+
+        Raises UserError, or ResourceError of a full disk, where it cannot be written.
+        """
         if path.suffix.lower() != ".svg":
             return save_png(path, self.pixels())
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, lambda place: place.write_text(self.svg(), encoding="utf-8"))
+        write_named(path, lambda place: place.write_text(self.svg(), encoding="utf-8"))
         return path
 
 
@@ -193,9 +195,11 @@ _ANCHOR = {"left": "start", "middle": "middle", "right": "end"}
 
 
 def save_png(path: Path, pixels: NDArray[np.uint8]) -> Path:
-    """Write uint8 [h, w, 3], whole or not at all; folders above it are made. Returns the path."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, lambda place: Image.fromarray(pixels).save(place, format="PNG"))
+    """Write uint8 [h, w, 3], whole or not at all; folders above it are made. Returns the path.
+
+    Raises as `Sheet.save`.
+    """
+    write_named(path, lambda place: Image.fromarray(pixels).save(place, format="PNG"))
     return path
 
 
