@@ -202,29 +202,17 @@ def test_two_images_of_any_shape_become_a_picture_and_a_table(kind, weights, pho
     assert table["accuracy"] == {}
 
 
-def test_views_of_images_are_scored_and_classes_paired_by_the_command(weights, photos, tmp_path):
+def test_views_of_images_are_scored_and_classes_paired(weights, photos, tmp_path):
     done = draw(asked(weights, [photos], tmp_path / "views", limit=3))
     assert "within 2 (chance" in done.lines[1] and len(list((tmp_path / "views").iterdir())) == 6
     table = json.loads(sorted((tmp_path / "views").glob("*.json"))[0].read_text())
     assert set(table["accuracy"]["within"]) == {"0", "1", "2"}
-    pairs = ("--pairs", "classes", "--attention", "--mutual", "--published")
-    done = ibot(
-        "show",
-        "match",
-        weights,
-        "--data",
-        photos,
-        *pairs,
-        "--limit",
-        2,
-        "--out",
-        tmp_path / "classes",
-    )
-    assert done.returncode == 0, done.stderr
+    given = {"pairs": "classes", "attention": True, "mutual": True, "published": True}
+    done = draw(asked(weights, [photos], tmp_path / "classes", limit=2, **given))
     for file in (tmp_path / "classes").glob("*.json"):
         names = json.loads(file.read_text())["names"]
         assert names[0] != names[1] and names[0].split("/")[0] == names[1].split("/")[0]
-    assert len(list((tmp_path / "classes").glob("*.png"))) == 2
+    assert len(done.files) == len(list((tmp_path / "classes").glob("*.png"))) == 2
 
 
 def test_what_makes_no_pair_is_an_error(weights, photos, tmp_path):

@@ -290,10 +290,13 @@ def _as_svg(one: _Picture | _Words | _Line | _Box) -> str:
         )
     if isinstance(one, _Words):
         font = f'font-family="Helvetica, Arial, sans-serif" font-size="{one.size:g}"'
+        # Fonts differ: in any of them the words take the room for which they were laid out.
+        length = text_width(one.text, one.size)
+        room = f' textLength="{length:.1f}" lengthAdjust="spacingAndGlyphs"' if length else ""
         # Vectors stand on their base line, about 0.95 of the size below where Pillow begins.
         return (
             f'<text x="{one.x:g}" y="{one.y + 0.95 * one.size:g}" {font} fill="{_hex(one.color)}" '
-            f'text-anchor="{_ANCHOR[one.align]}">{escape(_clean(one.text))}</text>'
+            f'text-anchor="{_ANCHOR[one.align]}"{room}>{escape(_clean(one.text))}</text>'
         )
     if isinstance(one, _Line):
         points = " ".join(f"{x + 0.5:g},{y + 0.5:g}" for x, y in one.points)
