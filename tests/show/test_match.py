@@ -20,6 +20,7 @@ from ibot.show.asked import Asked
 from ibot.show.canvas import INK
 from ibot.show.disparity import moved_by, read_disparity
 from ibot.show.inputs import open_inputs
+from ibot.show.layout import wrapped
 from ibot.show.match import class_pairs, draw, whole_pair
 from ibot.show.match_pairs import (
     CORNER_COLORS,
@@ -28,7 +29,6 @@ from ibot.show.match_pairs import (
     pair_sheet,
     place_colors,
     rank_color,
-    wrapped,
 )
 from ibot.show.pictures import PICTURES
 
@@ -151,7 +151,7 @@ def test_dense_matches_give_each_patch_the_colour_of_the_place_it_finds(tmp_path
 
 
 def test_words_are_wrapped_and_too_long_ones_cut():
-    lines = wrapped("most similar patches by cosine " + "x" * 300, 120)
+    lines = wrapped(["most similar patches by cosine " + "x" * 300], 120)
     assert len(lines) > 2 and "..." in lines[-1] and " ".join(lines[:-1]).startswith("most similar")
 
 

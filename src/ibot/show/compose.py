@@ -17,7 +17,8 @@ from ibot.rng import permutation
 from ibot.show.asked import Asked
 from ibot.show.canvas import GAP, INK, LETTER, PAPER, QUIET, Sheet, fitted
 from ibot.show.inputs import network_input
-from ibot.show.match_pairs import rank_color, wrapped
+from ibot.show.layout import LINE, wrapped, write_lines
+from ibot.show.match_pairs import rank_color
 from ibot.show.patterns_drawn import CELL, SMALL, height_of, indexed, mosaic
 from ibot.show.patterns_found import Pattern, Patterns
 from ibot.show.pictures import SHEET, Drawn
@@ -122,15 +123,13 @@ def composed_sheet(
 ) -> Sheet:
     """A row for each image."""
     width = GAP + (1 + WORDS) * (CELL + GAP)
-    lines = [line for note in notes for line in wrapped(note, width - 2 * GAP)]
-    top = 2 * GAP + (LETTER + 4) * len(lines)
+    lines = wrapped(notes, width - 2 * GAP)
+    top = 2 * GAP + LINE * len(lines)
     heights = [height_of(one.view, CELL) for one in found]
     words = 2 * (SMALL + 4) + GAP
     down = [max(height, CELL) + words + GAP for height in heights]
     sheet = Sheet(width, top + sum(down))
-    for number, line in enumerate(lines):
-        color = QUIET if number else INK
-        sheet.words(GAP, GAP + number * (LETTER + 4), line, color=color)
+    write_lines(sheet, lines, GAP)
     for i, one in enumerate(found):
         y = top + sum(down[:i])
         sheet.picture(GAP, y, one.view, (CELL, heights[i]), smooth=True)

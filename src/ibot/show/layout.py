@@ -13,7 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ibot.show.canvas import GAP, HEAD, QUIET, SMALL, Color, Sheet, fitted
+from ibot.show.canvas import (
+    GAP,
+    HEAD,
+    INK,
+    LETTER,
+    QUIET,
+    SMALL,
+    Color,
+    Sheet,
+    fitted,
+    text_width,
+)
 
 MOST_WIDE, LEAST_WIDE = 4, 48
 """How many times as wide as high a picture in a strip may be; pixels of a column at least."""
@@ -22,6 +33,8 @@ HIGH, THUMB = 240, 160
 sheet."""
 HIDDEN = np.array([209, 212, 219], np.uint8)
 """Colour of patches that are hidden."""
+LINE = LETTER + 4
+"""Pixels from one line of words to the next."""
 SWATCH = 10
 """Pixels of the square of a colour."""
 
@@ -128,6 +141,28 @@ def contact_sheet(
             sheet.words(x, top + high + 2, named, size=SMALL, color=QUIET)
         top += high + HEAD + GAP
     return sheet
+
+
+def wrapped(notes: Sequence[str], width: float) -> list[str]:
+    """Notes in lines of at most `width` pixels, each from a new one; empty ones are left out. A
+    word that is wider is cut in its middle.
+    """
+    lines: list[str] = []
+    for note in filter(None, notes):
+        lines.append("")
+        for word in note.split(" "):
+            longer = f"{lines[-1]} {word}" if lines[-1] else word
+            if not lines[-1] or text_width(longer) <= width:
+                lines[-1] = fitted(longer, width)
+            else:
+                lines.append(fitted(word, width))
+    return lines
+
+
+def write_lines(sheet: Sheet, lines: Sequence[str], top: float, first: Color = INK) -> None:
+    """Write lines of words, `LINE` pixels each, below `top`; all but the `first` are quiet."""
+    for number, words in enumerate(lines):
+        sheet.words(GAP, top + LINE * number, words, color=QUIET if number else first)
 
 
 def enlarged(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,8 +15,8 @@ from ibot.eval.opened import opened
 from ibot.eval.request import Request
 from ibot.models.contract import Backbone
 from ibot.show.asked import Asked
-from ibot.show.canvas import GAP, INK, LETTER, QUIET, Sheet, fitted
-from ibot.show.match_pairs import wrapped
+from ibot.show.canvas import GAP, QUIET, Sheet, fitted
+from ibot.show.layout import LINE, wrapped, write_lines
 from ibot.show.patterns import columns_for, layout
 from ibot.show.patterns_found import Pattern, Patterns
 from ibot.show.pictures import SHEET, Drawn
@@ -154,12 +153,12 @@ def one_sheet(pattern: Pattern, patterns: Patterns) -> Sheet:
 
 def all_sheet(found: Sequence[Pattern], patterns: Patterns, notes: Sequence[str]) -> Sheet:
     """Words side by side, each with what it is and how often it is used."""
-    columns = min(len(found), max(1, math.isqrt(max(0, len(found) - 1)) + 1))
+    columns = columns_for(len(found))
     cell = max(CELL, WINDOW * columns_for(patterns.top_k))
     across = cell + 2 * GAP
     width = max(columns, 2) * across
-    lines = [line for note in notes for line in wrapped(note, width - 2 * GAP)]
-    top = GAP + (LETTER + 4) * len(lines) + GAP
+    lines = wrapped(notes, width - 2 * GAP)
+    top = 2 * GAP + LINE * len(lines)
     mosaics = [mosaic(one, patterns.top_k) if one.windows else None for one in found]
     tall = [
         max((height_of(one, cell) for one in mosaics[start : start + columns]), default=0)
@@ -167,9 +166,7 @@ def all_sheet(found: Sequence[Pattern], patterns: Patterns, notes: Sequence[str]
     ]
     words = 2 * (SMALL + 4) + GAP
     sheet = Sheet(width, top + sum(tall) + len(tall) * (words + GAP))
-    for number, line in enumerate(lines):
-        color = QUIET if number else INK
-        sheet.words(GAP, GAP + number * (LETTER + 4), line, color=color)
+    write_lines(sheet, lines, GAP)
     for i, (pattern, pixels) in enumerate(zip(found, mosaics, strict=True)):
         row, column = divmod(i, columns)
         x, y = GAP + column * across, top + sum(tall[:row]) + row * (words + GAP)
