@@ -143,26 +143,34 @@ def contact_sheet(
     return sheet
 
 
-def wrapped(notes: Sequence[str], width: float) -> list[str]:
-    """Notes in lines of at most `width` pixels, each from a new one; empty ones are left out. A
-    word that is wider is cut in its middle.
+class Line(NamedTuple):
+    """A line of a note."""
+
+    words: str
+    color: Color
+
+
+def wrapped(notes: Sequence[str], width: float) -> list[Line]:
+    """Notes in lines of at most `width` pixels, each from a new one; empty ones are left out. The
+    first note is dark, the others are quiet. A word that is wider is cut in its middle.
     """
-    lines: list[str] = []
-    for note in filter(None, notes):
-        lines.append("")
-        for word in note.split(" "):
-            longer = f"{lines[-1]} {word}" if lines[-1] else word
-            if not lines[-1] or text_width(longer) <= width:
-                lines[-1] = fitted(longer, width)
-            else:
-                lines.append(fitted(word, width))
+    lines: list[Line] = []
+    for number, note in enumerate(notes):
+        color, words = QUIET if number else INK, ""
+        for word in note.split():
+            if words and text_width(f"{words} {word}") > width:
+                lines.append(Line(words, color))
+                words = ""
+            words = f"{words} {word}" if words else fitted(word, width)
+        if words:
+            lines.append(Line(words, color))
     return lines
 
 
-def write_lines(sheet: Sheet, lines: Sequence[str], top: float, first: Color = INK) -> None:
-    """Write lines of words, `LINE` pixels each, below `top`; all but the `first` are quiet."""
-    for number, words in enumerate(lines):
-        sheet.words(GAP, top + LINE * number, words, color=QUIET if number else first)
+def write_lines(sheet: Sheet, lines: Sequence[Line], top: float) -> None:
+    """Write lines of notes, `LINE` pixels each, below `top`."""
+    for number, line in enumerate(lines):
+        sheet.words(GAP, top + LINE * number, line.words, color=line.color)
 
 
 def enlarged(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
@@ -190,7 +198,7 @@ def photo(image: NDArray[np.uint8], height: int, like: NDArray[np.uint8]) -> NDA
 
 
 def thumb_height(view: NDArray[np.uint8], side: int) -> int:
-    """Pixels of its height where its longer side has `side`."""
+    """Pixels of the height of a picture [H, W, 3] whose longer side is drawn with `side`."""
     return max(1, round(side * view.shape[0] / max(view.shape[:2])))
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from ibot.eval.probes.correspondence import Correspondence
 from ibot.eval.probes.kept_pairs import FILE, Pair, read_pairs
 from ibot.eval.probes.match_places import Cells, cells_apart
-from ibot.show.canvas import GAP, INK, QUIET, Color, Sheet
+from ibot.show.canvas import GAP, INK, Color, Sheet
 from ibot.show.colours import between_ends, in_colors
 from ibot.show.layout import LINE, wrapped, write_lines
 from ibot.words import counted
@@ -109,7 +109,7 @@ def pair_sheet(
     if style == "lines":
         first.left, second.left = lefts[-3], lefts[-2]
         _lines(sheet, pair.found, patches, first, second)
-    write_lines(sheet, lines, height + 2 * GAP, INK if title else QUIET)
+    write_lines(sheet, lines, height + 2 * GAP)
     return sheet
 
 

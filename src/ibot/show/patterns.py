@@ -166,7 +166,7 @@ def purity(
         part = np.asarray(words[start : start + rows], np.int64).reshape(-1)
         own = np.asarray(labels[start : start + rows], np.int64)
         both = part * num_labels + own.repeat(len(part) // len(own))
-        counts += np.bincount(both, minlength=len(counts))
+        np.add.at(counts, both, 1)  # in place: of many words and labels the table is large
     table = counts.reshape(num_words, num_labels)
     uses = table.sum(axis=1)
     return np.divide(

@@ -44,7 +44,7 @@ class Statistics:
             return cls(**{f.name: arrays[f.name] for f in fields(cls)})
 
 
-def write_arrays(file: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+def write_arrays(file: Path, arrays: Mapping[str, Any]) -> None:
     """Write an .npz file, whole or not at all."""
 
     def write(place: Path) -> None:
