@@ -32,7 +32,7 @@ from ibot.eval.request import Request
 from ibot.method.model import Teacher
 from ibot.recipes import recipe
 from ibot.vocabulary.index import build, pass_over
-from ibot.vocabulary.tokenizer import Checkpoint, tokenizer
+from ibot.vocabulary.tokenizer import Checkpoint, temperatures_of, tokenizer
 
 
 def main() -> None:
@@ -68,6 +68,7 @@ def compare(context: ImagesContext, place: Path, rounds: int) -> None:
     """Print images/s of each way, and how much of plain extraction is left."""
     head = tokenizer(context)
     checkpoint = Checkpoint.read(context.weights, context.key)
+    temperatures = temperatures_of(checkpoint.weights)
 
     def fresh() -> Path:
         return Path(tempfile.mkdtemp(dir=place))
@@ -78,7 +79,7 @@ def compare(context: ImagesContext, place: Path, rounds: int) -> None:
     with_projection = build(context, place / "first", checkpoint)
 
     def only_pass() -> None:
-        pass_over(context, head, with_projection.projection, fresh())
+        pass_over(context, head, temperatures, with_projection.projection, fresh())
 
     work: dict[str, list[float]] = {}
 

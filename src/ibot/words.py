@@ -14,7 +14,7 @@ def counted(number: float, noun: str) -> str:
     """A number with its noun in the singular or the plural."""
     plural = (
         noun[:-1] + "ies"
-        if noun.endswith("y")
+        if noun.endswith("y") and noun[-2] not in "aeiou"
         else noun + ("es" if noun.endswith(("s", "x", "tch")) else "s")
     )
     digits = repr(number).removesuffix(".0") if isinstance(number, float) else str(number)

@@ -1,5 +1,6 @@
 """Real runs of the loop on real files: resumption, limits, failures."""
 
+import errno
 import json
 import os
 import shutil
@@ -19,7 +20,7 @@ from ibot.config.override import apply, to_plain
 from ibot.engine import loop, trainer
 from ibot.engine.checkpoint import find_checkpoint
 from ibot.engine.loop import train
-from ibot.errors import DataError, RunError, TrainingStopped, UserError
+from ibot.errors import DataError, ResourceError, RunError, TrainingStopped, UserError
 from ibot.method.model import StudentTeacher
 from ibot.system import distributed
 from ibot.system.jsonl import read_jsonl
@@ -177,6 +178,29 @@ def test_a_non_finite_loss_stops_with_step_rate_and_files(small, tmp_path):
     assert last is None or all(
         t.isfinite().all() for t in load_file(last / "model.safetensors").values()
     )
+
+
+@pytest.mark.parametrize(
+    ("error", "raised", "what"),
+    [
+        (OSError(errno.ENOSPC, "No space left"), ResourceError, "is full"),
+        (
+            RuntimeError("CUDA out of memory.\nmore"),
+            RuntimeError,
+            "RuntimeError: CUDA out of memory.",
+        ),
+        (MemoryError(), MemoryError, "MemoryError"),
+        (KeyboardInterrupt(), KeyboardInterrupt, "interrupted in the middle of a step"),
+    ],
+)
+def test_what_ends_a_training_is_the_last_of_its_events(small, tmp_path, error, raised, what):
+    def evaluate(net, step):
+        raise error
+
+    with pytest.raises(raised):
+        quiet(small, tmp_path / "run", evaluate=evaluate)
+    *_, last = read_jsonl(tmp_path / "run" / "events.jsonl")
+    assert last["event"] == "failed" and last["what"].endswith(what) and "more" not in last["what"]
 
 
 def test_evaluation_runs_on_the_initial_weights_and_at_the_end(small, tmp_path):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ibot.errors import UserError
 from ibot.show.canvas import GAP, Sheet, drawable, fitted, save_png, text_width
 from ibot.show.layout import (
     LEAST_WIDE,
@@ -137,3 +138,11 @@ def test_words_are_cut_in_the_middle_to_fit():
     assert text_width(short) <= 150 and short.startswith("begi") and short.endswith(".jpg")
     assert fitted("short", 150) == "short" and fitted(long, 0) == ""
     assert drawable("a\nb\N{PILE OF POO}\udcff") == "a\\nb?\\udcff"
+    assert drawable("Z\u00fcrich, 3\u00b0, Zu\u0308rich, \u5206") == "Zurich, 3\u00b0, Zurich, ?"
+
+
+@pytest.mark.parametrize("ending", ["png", "svg"])
+def test_a_place_that_cannot_be_written_is_named(ending, tmp_path):
+    (tmp_path / "file").write_text("here")
+    with pytest.raises(UserError, match="cannot be written"):
+        Sheet(4, 4).save(tmp_path / "file" / f"a.{ending}")

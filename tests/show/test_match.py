@@ -20,6 +20,7 @@ from ibot.show.asked import Asked
 from ibot.show.canvas import INK
 from ibot.show.disparity import moved_by, read_disparity
 from ibot.show.inputs import open_inputs
+from ibot.show.layout import wrapped
 from ibot.show.match import class_pairs, draw, whole_pair
 from ibot.show.match_pairs import (
     CORNER_COLORS,
@@ -28,7 +29,6 @@ from ibot.show.match_pairs import (
     pair_sheet,
     place_colors,
     rank_color,
-    wrapped,
 )
 from ibot.show.pictures import PICTURES
 
@@ -151,7 +151,7 @@ def test_dense_matches_give_each_patch_the_colour_of_the_place_it_finds(tmp_path
 
 
 def test_words_are_wrapped_and_too_long_ones_cut():
-    lines = wrapped("most similar patches by cosine " + "x" * 300, 120)
+    lines = wrapped(["most similar patches by cosine " + "x" * 300], 120)
     assert len(lines) > 2 and "..." in lines[-1] and " ".join(lines[:-1]).startswith("most similar")
 
 
@@ -202,29 +202,17 @@ def test_two_images_of_any_shape_become_a_picture_and_a_table(kind, weights, pho
     assert table["accuracy"] == {}
 
 
-def test_views_of_images_are_scored_and_classes_paired_by_the_command(weights, photos, tmp_path):
+def test_views_of_images_are_scored_and_classes_paired(weights, photos, tmp_path):
     done = draw(asked(weights, [photos], tmp_path / "views", limit=3))
     assert "within 2 (chance" in done.lines[1] and len(list((tmp_path / "views").iterdir())) == 6
     table = json.loads(sorted((tmp_path / "views").glob("*.json"))[0].read_text())
     assert set(table["accuracy"]["within"]) == {"0", "1", "2"}
-    pairs = ("--pairs", "classes", "--attention", "--mutual", "--published")
-    done = ibot(
-        "show",
-        "match",
-        weights,
-        "--data",
-        photos,
-        *pairs,
-        "--limit",
-        2,
-        "--out",
-        tmp_path / "classes",
-    )
-    assert done.returncode == 0, done.stderr
+    given = {"pairs": "classes", "attention": True, "mutual": True, "published": True}
+    done = draw(asked(weights, [photos], tmp_path / "classes", limit=2, **given))
     for file in (tmp_path / "classes").glob("*.json"):
         names = json.loads(file.read_text())["names"]
         assert names[0] != names[1] and names[0].split("/")[0] == names[1].split("/")[0]
-    assert len(list((tmp_path / "classes").glob("*.png"))) == 2
+    assert len(done.files) == len(list((tmp_path / "classes").glob("*.png"))) == 2
 
 
 def test_what_makes_no_pair_is_an_error(weights, photos, tmp_path):

@@ -8,7 +8,7 @@ import torch
 from ibot.config.schema import HeadConfig
 from ibot.models.head import ProjectionHead
 from ibot.vocabulary import assign as module
-from ibot.vocabulary.assign import assign
+from ibot.vocabulary.assign import Temperatures, assign
 from ibot.vocabulary.tokenizer import prototypes
 
 HEADS = {
@@ -29,13 +29,13 @@ def head_of(name, **more):
     return head.eval().requires_grad_(False)
 
 
-def by_loop(project, layer, tokens):
+def by_loop(project, layer, tokens, temperature):
     """Word, score, confidence and entropy of each of the tokens [m, D], one by one."""
     found = []
     for token in tokens:
         logits = layer(project(token[None]))[0].tolist()
         word = max(range(len(logits)), key=lambda k: (logits[k], -k))
-        powers = [math.exp((one - logits[word]) / 0.1) for one in logits]
+        powers = [math.exp((one - logits[word]) / temperature) for one in logits]
         probs = [power / sum(powers) for power in powers]
         entropy = -sum(p * math.log(p) for p in probs if p)
         found.append((word, logits[word], probs[word], entropy))
@@ -54,11 +54,11 @@ def test_every_head_gives_the_words_of_a_plain_loop(name, tokens, rows, monkeypa
     in_chunks(monkeypatch, tokens, rows)
     head = head_of(name)
     cls, patches = torch.randn(3, 12), torch.randn(3, 7, 12)
-    got = assign(head, cls, patches)
+    got = assign(head, cls, patches, Temperatures(cls=0.04, patch=0.2))
     exact = head_of(name).double()
     want = (
-        by_loop(exact.project, exact.cls_layer, cls.double()),
-        by_loop(exact.project_patches, exact.patch_layer, patches.flatten(0, 1).double()),
+        by_loop(exact.project, exact.cls_layer, cls.double(), 0.04),
+        by_loop(exact.project_patches, exact.patch_layer, patches.flatten(0, 1).double(), 0.2),
     )
     for found, wanted, shape in zip(got, want, [(3,), (3, 7)], strict=True):
         assert found.word.dtype == torch.int64 and found.word.shape == shape

@@ -17,7 +17,7 @@ from ibot.eval.features import entry
 from ibot.eval.request import Request
 from ibot.vocabulary import checkpoints, word_index
 from ibot.vocabulary import index as module
-from ibot.vocabulary.assign import assign
+from ibot.vocabulary.assign import Temperatures, assign
 from ibot.vocabulary.checkpoints import index_checkpoints
 from ibot.vocabulary.folder import default_folder
 from ibot.vocabulary.index import build, open_index
@@ -33,7 +33,8 @@ def pictures(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    return write_run(tmp_path_factory.mktemp("runs") / "run", [2, 5, 9])
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    return write_run(folder, [2, 5, 9], "method.teacher_temp=0.05", "method.patch_temp=0.06")
 
 
 @pytest.fixture(scope="module")
@@ -57,13 +58,14 @@ def test_an_index_holds_what_network_and_head_give(run, pictures, indexed, tmp_p
     index = indexed.indexes[-1]
     with opened_context(run, pictures, tmp_path) as context:
         cls, patches = tokens_of(context)
-        of_class, of_patches = assign(tokenizer(context), cls, patches)
+        of_class, of_patches = assign(tokenizer(context), cls, patches, Temperatures(0.05, 0.06))
         assert index.weights_hash == context.weights_hash
         assert indexed.of(context.weights_hash) is index
         assert indexed.images == context.images.fingerprint()
         assert (indexed.root, indexed.shared.count) == (str(context.images.root), IMAGES)
         assert index.view == context.view and index.grid == (4, 4)
     assert (index.name, index.step, index.images_seen) == ("step 9", 9, 90)
+    assert index.temperatures == Temperatures(cls=0.05, patch=0.06)
     assert index.index.tolist() == list(range(IMAGES)) and index.num_words == 10
     assert len(np.unique(index.words)) > 4
     np.testing.assert_array_equal(index.words, of_patches.word)
@@ -212,6 +214,17 @@ def test_an_index_of_something_else_is_refused_and_kept(what, run, pictures, ind
     words = {"images": "other images", "weights": "another training", "view": "another view"}
     assert words[what] in str(error.value) and "--out" in error.value.fix
     assert {path: path.stat().st_mtime_ns for path in indexed.folder.rglob("*.json")} == before
+
+
+def test_a_file_of_somebody_else_is_kept(run, pictures, tmp_path):
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "index.json").write_text('{"pages": 3}')
+    with (
+        opened_context(run, pictures, tmp_path) as context,
+        pytest.raises(DataError, match="cannot be read"),
+    ):
+        build(context, tmp_path / "site")
+    assert (tmp_path / "site" / "index.json").read_text() == '{"pages": 3}'
 
 
 def test_a_run_that_was_moved_is_known_by_its_settings(run, pictures, indexed, tmp_path):

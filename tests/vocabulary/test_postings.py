@@ -94,8 +94,10 @@ def test_memory_does_not_grow_with_the_number_of_places(tmp_path):
     assert peak(8000) < 1.2 * peak(800)
 
 
-def test_nothing_is_left_of_a_sort_that_fails(tmp_path, monkeypatch):
+def test_nothing_is_left_of_a_sort_that_fails_or_was_killed(tmp_path, monkeypatch):
     words, scores = random_case(5, 5, 3)
+    (tmp_path / ".sorting").mkdir()
+    (tmp_path / ".sorting" / "0.npy").write_text("of a process that is gone")
     monkeypatch.setattr("ibot.vocabulary.postings._sort", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         write_postings(tmp_path, "patch", words, scores, 3)

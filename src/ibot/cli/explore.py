@@ -22,7 +22,7 @@ MAX_PORT = 65535
 
 def declare(commands: Commands) -> None:
     """Declare `ibot explore`."""
-    words = "what the tokenizer has learned: words, images, matches, map, training, in a browser"
+    words = "look at words, images, matches, map and training in a browser"
     parser = commands.add("explore", words, run)
     add_weights(parser)
     data = "the images: folder, list, tar files or NAME:DIR; without: the training alone"

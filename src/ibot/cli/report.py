@@ -14,7 +14,7 @@ from ibot.words import encodable
 
 def declare(commands: Commands) -> None:
     """Declare `ibot report`."""
-    summary = "one page about a run: curves, verdicts, results, settings, pictures"
+    summary = "a page on a run: curves, verdicts, results, pictures, settings"
     parser = commands.add("report", summary, run)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run, in any state")
     out = "the HTML file (default: report.html in the run)"

@@ -39,7 +39,7 @@ def declare(commands: Commands) -> None:
     """Declare `ibot show` and its pictures."""
     pictures = commands.add_group(
         "show",
-        summary="pictures of what a network has learned",
+        summary="pictures of attention, features, words, matches, augmentation",
         description="Draw what a network makes of images, each beside the image, as PNG or SVG.",
         title="pictures",
         metavar="PICTURE",

@@ -175,7 +175,8 @@ class ModelConfig:
         else:
             blocks, heads = ("-".join(map(str, n)) for n in (self.depths, self.stage_heads))
             last = f"window {self.window}"
-        return f"{self.family} of {blocks} blocks, width {self.width}, {heads} heads, {last}"
+        blocks = "1 block" if blocks == 1 else f"{blocks} blocks"
+        return f"{self.family} of {blocks}, width {self.width}, {heads} heads, {last}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from ibot.engine.guards import FailureCheck, note_bad_files
 from ibot.engine.logging import Progress, StopSignal
 from ibot.engine.patch_history import best_step
 from ibot.engine.trainer import Evaluate, Trainer, build_trainer
-from ibot.errors import TrainingStopped
+from ibot.errors import IbotError
 from ibot.system.device import prepared, seed_step
 from ibot.system.distributed import any_true, barrier, check_equal, joined
 from ibot.system.files import is_disk_full, lost
@@ -93,20 +94,11 @@ def train(
             evaluate=evaluate,
         )
         try:
-            if processes.is_main and reasons:
-                trainer.run.event("choices", reasons=list(reasons))
-            run_steps(trainer, signal)
-            interrupted = any_true(signal.interrupted, device)
-        except TrainingStopped as error:
-            if processes.is_main:
-                why = {"what": error.what, "why": error.why, "fix": error.fix}
-                trainer.run.event("failed", step=trainer.state.step, **why)
-            raise
-        except OSError as error:  # a log line may meet the full disk before a checkpoint does
-            needed = checkpoint_bytes(trainer.model, trainer.update.optimizer)
-            raise (
-                disk_full(run_path, needed) if is_disk_full(error) else lost(run_path, error)
-            ) from None
+            with told(trainer):
+                if processes.is_main and reasons:
+                    trainer.run.event("choices", reasons=list(reasons))
+                run_steps(trainer, signal)
+                interrupted = any_true(signal.interrupted, device)
         finally:
             # The wrapper goes before its group of processes: if it held the last reference, its end
             # would wait for threads that wait for Python's lock.
@@ -116,6 +108,36 @@ def train(
     if interrupted:
         raise KeyboardInterrupt
     return trainer.state
+
+
+@contextmanager
+def told(trainer: Trainer) -> Iterator[None]:
+    """Keep in the run's events what makes a training fail; an OSError becomes a ResourceError."""
+    try:
+        yield
+    except OSError as error:  # a log line may meet the full disk before a checkpoint does
+        run, needed = trainer.run.path, checkpoint_bytes(trainer.model, trainer.update.optimizer)
+        refused = disk_full(run, needed) if is_disk_full(error) else lost(run, error)
+        tell_failure(trainer, refused)
+        raise refused from None
+    except BaseException as error:
+        tell_failure(trainer, error)
+        raise
+
+
+def tell_failure(trainer: Trainer, error: BaseException) -> None:
+    """Write why the training fails to the run's events, as far as its disk takes it."""
+    if not trainer.processes.is_main:
+        return
+    if isinstance(error, IbotError):
+        words = {"what": error.what, "why": error.why, "fix": error.fix}
+    elif isinstance(error, KeyboardInterrupt):
+        words = {"what": "interrupted in the middle of a step"}
+    else:
+        first = next(iter(str(error).splitlines()), "")[:200]
+        words = {"what": f"{type(error).__name__}: {first}".removesuffix(": ")}
+    with suppress(OSError):
+        trainer.run.event("failed", step=trainer.state.step, **words)
 
 
 def facts(config: Config, source: Images, evaluate: Evaluate | None) -> dict[str, object]:

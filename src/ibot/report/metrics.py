@@ -31,9 +31,12 @@ class Metrics:
     last: dict[str, Any] = field(default_factory=dict)
     """The last row."""
 
-    def seconds(self) -> float:
-        """Time of the steps, which is without that of evaluations and checkpoints."""
-        total, before = 0.0, 0.0
+    def seconds(self, before: float = 0.0) -> float:
+        """Time of the steps, which is without that of evaluations and checkpoints.
+
+        before: images seen before the training that the first row tells of.
+        """
+        total = 0.0
         for seen, speed in zip(
             self.images, self.columns.get("images_per_second", ()), strict=False
         ):

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ibot.config.meaning import meanings
+from ibot.report.events import resumptions
 from ibot.report.html import escaped, name
 from ibot.report.metrics import number
 from ibot.report.settings import Setting, beyond, compared_with
@@ -66,10 +67,12 @@ def about_source(told: Story) -> Iterator[str]:
     """Where it comes from, and how to make it again."""
     yield "<section>\n<h2>Where it comes from</h2>\n"
     rows = [*_source(told.provenance)]
+    data = told.provenance.get("data")
+    converted = isinstance(data, dict) and data.get("converted_from")
     if told.checkpoints:
         ends = dict.fromkeys((told.checkpoints[0], told.checkpoints[-1]))
         rows.append(("checkpoints", f"{len(told.checkpoints)}: {' to '.join(ends)}"))
-    resumed = sum(event.get("event") == "resume" for event in told.events)
+    resumed = len(resumptions(told.events))
     if resumed:
         rows.append(("resumed", f"{resumed} times" if resumed > 1 else "once"))
     if rows:
@@ -81,7 +84,11 @@ def about_source(told: Story) -> Iterator[str]:
         yield "<p>Nothing is recorded.</p>\n"
     if told.command:
         yield "<h3>To make it again</h3>\n"
-        yield f"<pre><code>{escaped(told.command)}</code></pre>\n"
+        commands = dict.fromkeys([told.first_command, told.command])
+        # A converted run is made in two; else the last one has all, and how far to go.
+        needed = commands if converted else [told.command]
+        for command in filter(None, needed):
+            yield f"<pre><code>{escaped(command)}</code></pre>\n"
     yield from _bad_files(told.bad_files)
     yield "</section>\n"
 

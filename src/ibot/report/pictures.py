@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,10 @@ SIDE = 900
 BUDGET = 1_200_000
 """Bytes of all pictures of the run in a page."""
 SUFFIXES = (".png", ".jpg", ".jpeg")
+FOLDERS = ("pictures", "overlays")
+"""Names of folders in which pictures lie."""
+_KEPT = re.compile("[a-z_]+-[0-9a-f]{12}")
+"""Name of what an evaluation keeps: its PNG files are pictures, or it has one beside it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +46,7 @@ class Gallery:
 
 
 def of_the_run(run: Path, budget: int = BUDGET) -> Gallery:
-    """The pictures that lie in folders called `pictures` in and below a run.
+    """The pictures that commands and evaluations drew in and below a run.
 
     In the order of their names, as many as the budget of bytes takes. What is no picture, or
     cannot be read, is passed over.
@@ -61,10 +66,12 @@ def of_the_run(run: Path, budget: int = BUDGET) -> Gallery:
 def _files(run: Path) -> Iterator[Path]:
     for place, folders, names in os.walk(run):
         folders.sort()
-        if "pictures" in Path(place).relative_to(run).parts:
-            for name in sorted(names):
-                if name.lower().endswith(SUFFIXES):
-                    yield Path(place) / name
+        drawn = not set(FOLDERS).isdisjoint(Path(place).relative_to(run).parts)
+        kept = _KEPT.fullmatch(Path(place).name)
+        for file in (Path(place) / name for name in sorted(names)):
+            own = file.suffix == ".png" and (kept or _KEPT.fullmatch(file.stem))
+            if own or (drawn and file.name.lower().endswith(SUFFIXES)):
+                yield file
 
 
 def _read(file: Path, title: str) -> Shown | None:

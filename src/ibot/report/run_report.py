@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import ibot
+from ibot.engine.verdicts import PERSISTENCE
 from ibot.errors import IbotError, UserError
 from ibot.report.html import END, escaped, head, is_ours, name
 from ibot.report.origin import about_settings, about_source
@@ -53,8 +54,8 @@ def write_report(run: Path, out: Path, images: int = 0) -> Story:
 
 def _seen(told: Story, images: int) -> tuple[Seen | None, str]:
     """What the network makes of a few images; else a line that says why not, and what does it."""
-    config = Summary(told).config
-    if not images or config is None or not told.checkpoints:
+    config = Summary(told).config if images and told.checkpoints else None
+    if config is None:
         return None, ""
     from ibot.report.seen import seen_by
 
@@ -76,7 +77,7 @@ def page(told: Story, gallery: Gallery, seen: Seen | None, note: str) -> Iterato
     yield head(f"{TITLE} {title}", STYLE.read_text(encoding="utf-8"))
     yield from _top(summary, title)
     yield from curves(told)
-    yield from about_verdicts(told)
+    yield from about_verdicts(told, few=summary.reports_judged < PERSISTENCE)
     yield from about_results(told)
     yield from about_pictures(gallery, seen, note)
     yield from about_settings(told)
@@ -117,10 +118,10 @@ def _facts(summary: Summary) -> Iterator[str]:
     if told.metrics.images:
         whole = f" of {summary.total[1]:,}" if summary.total else ""
         facts.append((f"{told.step:,}", whole, f"steps, {told.images_seen:,} images seen"))
-        seconds = told.metrics.seconds()
+        seconds, images = told.timed
         if seconds > 0:
             time, _, unit = lasting(seconds).partition(" ")
-            speed = f"of training, {told.images_seen / seconds:.0f} images/s"
+            speed = f"of training, {images / seconds:.0f} images/s"
             facts.append((time, f" {unit}", speed))
         rank = {curve.id: curve for curve in told.curves}.get("rank")
         if rank is not None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from ibot.report.events import Judged
 from ibot.report.history import Curve, interval_of
 from ibot.report.html import data_uri, escaped, name
 from ibot.report.pictures import Gallery, Shown
-from ibot.report.story import Judged, Story
+from ibot.report.story import Story
+from ibot.report.summary import counted_in_thousands
 from ibot.report.svg import Axis, Mark, band, brief, chart, key
 from ibot.report.table import side_by_side
 
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 LATER = ("agreement", "koleo", "gradients", "lr", "momentum", "temperatures", "weight_decay")
 MACHINE = ("speed", "wait")
 """Curves that are of use when something is wrong; in a part of their own."""
+TOLD = 4
+"""Times that a verdict is told with its evidence."""
 
 
 def curves(told: Story) -> Iterator[str]:
@@ -56,24 +60,31 @@ def _curve(curve: Curve, end: float, marks: Sequence[Mark]) -> Iterator[str]:
     yield f"</ul>\n{chart(curve, end=end, marks=marks)}</figure>\n"
 
 
-def about_verdicts(told: Story) -> Iterator[str]:
-    """What the health log said, when, by what evidence, and what it advised."""
+def about_verdicts(told: Story, *, few: bool = False) -> Iterator[str]:
+    """What the health log said, when, by what evidence, and what it advised.
+
+    few: it had too few reports to judge by.
+    """
     if not told.metrics.images:
         return
     yield "<section>\n<h2>Verdicts of the health log</h2>\n"
     if not told.verdicts:
-        reports = f"{len(told.metrics.images):,}"
-        yield f"<p>None, in {reports} reports: no sign of collapse, of a lost rank, of divergence "
-        yield "or of waiting for images.</p>\n</section>\n"
+        reports = counted_in_thousands(len(told.metrics.images), "report")
+        sign = "no sign of collapse, of a lost rank, of divergence or of waiting for images"
+        too_few = "a failure is named when it lasts, after the learning rate has warmed up"
+        yield f"<p>None, in {reports}: {too_few if few else sign}.</p>\n</section>\n"
         return
     yield band(_marks(told), told.images_seen)
     yield '<ul class="verdicts">\n'
     for kind, found in _by_kind(told.verdicts).items():
-        first, later = found[0], found[1:]
-        again = f"; again at {', '.join(f'{verdict.step:,}' for verdict in later)}" if later else ""
-        yield f"<li><p><strong>{escaped(kind)}</strong> <small>at step {first.step:,}, "
-        yield f"{first.images:,.0f} images seen{again}</small></p>\n"
-        yield f"<p>{escaped(found[-1].evidence)}.</p>\n"
+        yield f"<li><p><strong>{escaped(kind)}</strong></p>\n"
+        shown = found if len(found) <= TOLD else [*found[: TOLD - 1], found[-1]]
+        for verdict in shown:
+            yield f"<p>{escaped(verdict.evidence)} <small>at step {verdict.step:,}, "
+            yield f"{verdict.images:,.0f} images seen</small></p>\n"
+        if len(found) > TOLD:
+            yield f"<p><small>said {len(found)} times; the first {TOLD - 1} and the last are shown"
+            yield "</small></p>\n"
         yield f'<p class="quiet">{escaped(found[-1].advice)}.</p></li>\n'
     yield "</ul>\n</section>\n"
 

@@ -17,6 +17,17 @@ from typing import Any, Literal
 
 from ibot.engine.run import is_in_use
 from ibot.errors import UserError
+from ibot.report.events import (
+    ENDS,
+    Judged,
+    end_of,
+    last_command,
+    reasons_of,
+    resumptions,
+    text_of,
+    verdicts_of,
+    was_guarded,
+)
 from ibot.report.history import (
     LOGGED,
     Curve,
@@ -34,22 +45,8 @@ from ibot.words import encodable
 
 State = Literal["running", "ended", "none"]
 """none: nothing has been logged yet, or it is no run."""
-ENDS = ("end", "stopped by signal", "failed")
-"""Events after which a run no longer trains, until it starts again."""
 WRITTEN = (METRICS, RESULTS, "events.jsonl", "config.json")
 """Files whose change is news of a run."""
-
-
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """A verdict of the health log."""
-
-    step: int
-    images: float
-    """Seen by then."""
-    kind: str
-    evidence: str
-    advice: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +58,9 @@ class Story:
     config: Mapping[str, Any]
     """As config.json has it, without the command; empty where there is none."""
     command: str
+    """That of the last start."""
+    first_command: str
+    """By which the folder was made."""
     settings: Sequence[Setting]
     reasons: Sequence[str]
     """Why auto, or a recipe for few images, chose what it did."""
@@ -99,17 +99,34 @@ class Story:
         return batch_of(self.config)
 
     @property
+    def timed(self) -> tuple[float, float]:
+        """Seconds of the logged steps, and their images.
+
+        They are not all images seen where the first steps were another program's, or left no log.
+        """
+        if not self.metrics.images:
+            return 0.0, 0.0
+        seen = [step * self.batch for step in resumptions(self.events)]
+        before = max((images for images in seen if images < self.metrics.images[0]), default=0.0)
+        return self.metrics.seconds(before), self.metrics.images[-1] - before
+
+    @property
     def end(self) -> Mapping[str, Any] | None:
         """The event that ended the run; None while it goes on, or where it just ceased."""
-        last = self.events[-1] if self.events else {}
-        return last if last.get("event") in ENDS else None
+        return end_of(self.events)
+
+    @property
+    def guarded(self) -> bool:
+        """Whether its own guard ended it, as features got worse than at the start."""
+        return was_guarded(self.events)
 
 
 def story(run: Path) -> Story:
     """What is known of a run. Raises nothing, whatever lies, or no longer lies, in its folder."""
     config, provenance = _json(run / "config.json"), _json(run / "provenance.json")
-    command = _text(config.pop("command", ""))
+    first_command = text_of(config.pop("command", ""))
     events = [*rows_of(run / "events.jsonl")]
+    command = last_command(events) or first_command
     batch = batch_of(config)
     metrics = read_metrics(run, batch, LOGGED)
     records = _own_records(run)
@@ -119,13 +136,14 @@ def story(run: Path) -> Story:
         state=_state(run, config, events),
         config=config,
         command=command,
+        first_command=first_command,
         settings=settings_of_run(config, command),
-        reasons=_reasons(events),
+        reasons=reasons_of(events),
         provenance=provenance,
         events=events,
         metrics=metrics,
         curves=[*evaluation_curves(records, batch), *training_curves(metrics)],
-        verdicts=_verdicts(events, batch),
+        verdicts=verdicts_of(events, batch),
         records=records,
         entries=entries,
         unread=unread,
@@ -219,30 +237,6 @@ def _state(run: Path, config: Mapping[str, Any], events: Sequence[Mapping[str, A
     return "ended" if (run / METRICS).exists() else "none"
 
 
-def _reasons(events: Sequence[Mapping[str, Any]]) -> list[str]:
-    found = [event.get("reasons") for event in events if event.get("event") == "choices"]
-    return [_text(reason) for reason in found[-1]] if found and isinstance(found[-1], list) else []
-
-
-def _verdicts(events: Sequence[Mapping[str, Any]], batch: int) -> list[Judged]:
-    """Those of the run's whole life in the order of their steps, each once.
-
-    A resumed run may have come to one again.
-    """
-    found = {}
-    for event in events:
-        step = number(event.get("step"))
-        if event.get("event") != "health" or step is None:
-            continue
-        kind = _text(event.get("verdict"))
-        evidence, advice = _text(event.get("evidence")), _text(event.get("advice"))
-        if not evidence:  # of an earlier version: "kind: evidence. advice"
-            text = _text(event.get("text")).removeprefix(f"{kind}: ")
-            evidence, _, advice = text.partition(". ")
-        found[int(step), kind] = Judged(int(step), step * batch, kind, evidence, advice)
-    return [found[key] for key in sorted(found)]
-
-
 def _own_records(run: Path) -> list[ResultRecord]:
     """What the training measured on its way."""
     try:
@@ -264,7 +258,7 @@ def _entries(run: Path) -> tuple[list[Entry], str]:
 
 def _bad_files(run: Path) -> list[tuple[str, str]]:
     rows = rows_of(run / "bad_files.jsonl")
-    return sorted({(_text(row.get("path")), _text(row.get("reason"))) for row in rows})
+    return sorted({(text_of(row.get("path")), text_of(row.get("reason"))) for row in rows})
 
 
 def _checkpoints(run: Path) -> list[str]:
@@ -291,8 +285,3 @@ def _json(file: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
-
-
-def _text(value: object) -> str:
-    """Text that any file and page takes; an empty one for anything else."""
-    return encodable(value) if isinstance(value, str) else ""

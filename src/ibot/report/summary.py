@@ -13,8 +13,9 @@ from functools import cached_property
 from typing import Any
 
 from ibot.config.override import from_plain
-from ibot.config.resolve import derive
+from ibot.config.resolve import Derived, derive
 from ibot.config.schema import Config
+from ibot.engine.verdicts import PERSISTENCE
 from ibot.errors import ConfigError
 from ibot.report.history import interval_of
 from ibot.report.html import escaped, name
@@ -57,15 +58,32 @@ class Summary:
         return int(images) if images else None
 
     @cached_property
-    def total(self) -> tuple[int, int] | None:
-        """Steps of the run and of its schedules; None where they cannot be told."""
+    def derived(self) -> Derived | None:
+        """What follows from settings and images; None where it cannot be told."""
         if self.config is None or self.images is None:
             return None
         try:
-            derived = derive(self.config, self.images)
+            return derive(self.config, self.images)
         except (ValueError, ZeroDivisionError, OverflowError):
             return None
-        return derived.run_steps, derived.total_steps
+
+    @property
+    def total(self) -> tuple[int, int] | None:
+        """Steps of the run and of its schedules; None where they cannot be told."""
+        if self.derived is None:
+            return None
+        run, whole = self.derived.run_steps, self.derived.total_steps
+        # Where the first command was to stop is past in a run that was resumed without that.
+        return (whole if self.story.step > run else run), whole
+
+    @property
+    def reports_judged(self) -> int:
+        """Reports of the training that could be judged: those after the learning rate's warm-up."""
+        images = self.story.metrics.images
+        if self.derived is None:
+            return len(images)
+        quiet = min(self.derived.warmup_steps, self.derived.total_steps // 2)
+        return sum(seen >= quiet * self.story.batch for seen in images)
 
     @cached_property
     def knn(self) -> Sequence[ResultRecord]:
@@ -80,11 +98,13 @@ class Summary:
             return "still running", "accent"
         if end.get("event") == "end":
             return "finished", "good"
+        if self.story.guarded:
+            return "stopped by its guard", "warn"
         if end.get("event") == "failed":
             return "failed", "bad"
         if end.get("event") == "stopped by signal":
             return "stopped", "warn"
-        if self.converted:
+        if self.converted and not self.story.metrics.images:
             return "converted", "accent"
         return ("ended without a word", "warn") if self.story.metrics.images else ("begun", "warn")
 
@@ -107,10 +127,11 @@ class Summary:
         network = f"A {escaped(str(self.config.model))}" if self.config else "A network"
         recipe = self.story.config.get("recipe")
         by = f" by the recipe {name(recipe)}" if isinstance(recipe, str) and recipe else ""
+        by = " with the settings that auto chose" if recipe == "auto" else by
         if self.converted:
             return (
                 f"{network}{by}, taken over from the checkpoint "
-                f"<code>{name(self.converted)}</code>."
+                f"<code>{name(self.converted)}</code>{self._so_long('; trained on here')}."
             )
         verb = "is being" if self.story.state == "running" else "was"
         return f"{network} {verb} pre-trained{by} on {self._images()}{self._so_long()}."
@@ -121,20 +142,21 @@ class Summary:
         classes = number(self.data.get("classes"))
         return f"{count}{root}" + (f" ({counted(int(classes), 'class')})" if classes else "")
 
-    def _so_long(self) -> str:
+    def _so_long(self, after: str = "") -> str:
         told = self.story
         if not told.metrics.images:
-            return "; nothing has been logged yet"
+            return "" if after else "; nothing has been logged"
         seen = counted_in_thousands(told.images_seen, "image")
         epochs = f", {told.images_seen / self.images:.1f} epochs" if self.images else ""
         steps = counted_in_thousands(told.step, "step")
         whole = f" of {self.total[1]:,}" if self.total else ""
-        seconds = told.metrics.seconds()
-        speed = f" at {told.images_seen / seconds:.0f} images/s" if seconds > 0 else ""
+        seconds, images = told.timed
+        speed = f" at {images / seconds:.0f} images/s" if seconds > 0 else ""
         time = f", in {lasting(seconds)} of training{speed}" if seconds > 0 else ""
         at_step = steps.replace(" step", f"{whole} step", 1)
         far = " so far" if told.state == "running" else ""
-        return f", for {seen} seen{far} ({at_step}{epochs}){time}"
+        there = f"{after}, to" if after else ", for"
+        return f"{there} {seen} seen{far} ({at_step}{epochs}){time}"
 
     def _ended(self) -> str:
         told, end = self.story, self.story.end or {}
@@ -142,9 +164,10 @@ class Summary:
             return f"It is still running; this is how it stood at {moment(told.updated)}."
         when = f" at {moment(end.get('time'))}" if moment(end.get("time")) else ""
         if end.get("event") == "end":
-            run, total = self.total or (0, 0)
             early = " as <code>train.max_steps</code> asked, before the end of its schedules"
-            return f"It came to its end{when}{early if run < total else ''}."
+            reached = number(end.get("step")) or told.step
+            short = self.derived is not None and reached < self.derived.total_steps
+            return f"It came to its end{when}{early if short else ''}."
         if end.get("event") == "stopped by signal":
             return (
                 f"It was stopped by a signal{when}, after step {_step(end)}, and saved: the same "
@@ -153,15 +176,20 @@ class Summary:
         if end.get("event") == "failed":
             parts = (end.get("what"), end.get("why"), end.get("fix"))
             what, why, fix = (escaped(part) if isinstance(part, str) else "" for part in parts)
-            return f"It failed{when}: {what}. Why: {why or 'not told'}. What helps: {fix or '-'}."
-        if self.converted or not told.config:
+            how = "Its guard stopped it" if told.guarded else "It failed"
+            why, fix = (
+                f" {said}." if said else ""
+                for said in (why and f"Why: {why}", fix and f"What helps: {fix}")
+            )
+            return f"{how}{when}: {what}.{why}{fix}"
+        if not told.config or (self.converted and not told.metrics.images):
             return ""
         if not told.metrics.images:
             return "It has not logged anything, and nothing writes there now."
         return (
             f"It ended without a word after step {told.step}, as a process does that is killed or "
             "loses its machine or its disk; the last lines of <code>log.txt</code> may tell more. "
-            "The same command resumes it."
+            f"The same command {'resumes it' if told.checkpoints else 'starts it again'}."
         )
 
     def _learnt(self) -> str:
@@ -184,7 +212,8 @@ class Summary:
         best = max(self.knn, key=lambda record: record.value)
         if best.value <= self.knn[-1].value:
             return ""
-        return f" Its best was {best.value:.1f}\u00a0% after step {best.step}."
+        when = f"after step {best.step}" if best.step else "before the training"
+        return f" Its best was {best.value:.1f}\u00a0% {when}."
 
     def _chance(self) -> str:
         classes = number(self.data.get("classes"))
@@ -198,7 +227,10 @@ class Summary:
         if not told.metrics.images:
             return ""
         if not told.verdicts:
-            return "The health log has no complaint."
+            few = self.reports_judged < PERSISTENCE
+            return (
+                f"The health log has no complaint{', and few reports to judge by' if few else ''}."
+            )
         kinds = list(dict.fromkeys(verdict.kind for verdict in told.verdicts))
         last = told.metrics.last.get("health")
         now = f" Its last word is: {escaped(last)}." if isinstance(last, str) else ""
@@ -213,14 +245,23 @@ class Summary:
         if told.state == "running":
             yield "See it again later", f"ibot report {run}"
         elif self.status[0] in ("stopped", "ended without a word") and told.command:
-            yield "Resume it", told.command
+            yield "Resume it" if told.checkpoints else "Start it again", told.command
         if not told.checkpoints:
             return
+        if self.converted and not told.metrics.images:
+            settings = shlex.quote(str(told.run / "config.json"))
+            yield "Train it on", f"ibot pretrain {settings} --run {run} --data {data}"
         measured = {entry.record.protocol for entry in told.entries if entry.record.step is None}
-        for protocol, why in (("knn", "k-NN"), ("linear", "a linear classifier")):
+        for protocol, why in self._measures():
             if protocol not in measured:
                 yield f"Measure it by {why}", f"ibot eval {protocol} {run} --data {data}"
         yield "Look at the words it has learnt", f"ibot explore {run} --data {data}"
+
+    def _measures(self) -> tuple[tuple[str, str], ...]:
+        """Evaluations that the images allow: those of class names need some."""
+        if self.data.get("classes") or not self.config or not self.config.data.path:
+            return ("knn", "k-NN"), ("linear", "a linear classifier")
+        return (("match", "matches of patches, which need no labels"),)
 
     def _data(self) -> str:
         path = self.config.data.path if self.config else ""
@@ -242,7 +283,7 @@ def lasting(seconds: float) -> str:
             return counted(
                 round(count, 1) if count < 10 and noun != "minute" else round(count), noun
             )
-    return counted(round(seconds), "second")
+    return counted(round(seconds, 1) if seconds < 9.5 else round(seconds), "second")
 
 
 def moment(when: object) -> str:

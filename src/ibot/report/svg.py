@@ -88,7 +88,7 @@ def chart(curve: Curve, *, end: float, marks: Sequence[Mark] = ()) -> str:
         f'aria-label="{about}">\n<desc>{escaped(described(curve))}</desc>\n',
         *_grid(x, y),
         *(_marked(mark, x) for mark in marks),
-        *_level(curve, y),
+        *_level(curve, y, below=bool(marks)),
         *(part for number, line in enumerate(curve.series) for part in _line(number, line, x, y)),
         *_hovered(curve, x),
         *(_flag(mark, x) for mark in marks),
@@ -189,12 +189,14 @@ def _tick(value: float, ticks: Sequence[float]) -> str:
     return re.sub(r"e([+-])0*", lambda found: f"e{found[1].strip('+')}", shown)
 
 
-def _level(curve: Curve, y: Axis) -> Iterator[str]:
+def _level(curve: Curve, y: Axis, *, below: bool) -> Iterator[str]:
+    """The value to compare with; below: where flags are above, its name goes out of their way."""
     if curve.level is None or not y.low <= curve.level <= y.high:
         return
     place = y(curve.level)
     yield f'<path class="level" d="M{LEFT} {place:.1f}H{WIDTH - RIGHT}"/>'
-    yield f'<text class="name" x="{WIDTH - RIGHT}" y="{place - 4:.1f}" text-anchor="end">'
+    base = place + 12 if below and place < TOP + 14 else place - 4
+    yield f'<text class="name" x="{WIDTH - RIGHT}" y="{base:.1f}" text-anchor="end">'
     yield f"{escaped(curve.level_name)}</text>\n"
 
 

@@ -4,6 +4,7 @@ them, and the word that each hidden patch is to become.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -165,7 +166,7 @@ def page(
     note: str = "",
 ) -> Sheet:
     """The image with the boxes of its views; the global views whole, with hidden patches, and with
-    the words of these; the local views below.
+    the words of these; the local views below the image.
 
     Args:
         seen: the views.
@@ -174,22 +175,31 @@ def page(
         height: pixels of the image and the global views.
         note: a line below all.
     """
-    upper = _upper(seen, targets, title, height)
-    lower = _local(seen, height)
-    width = max(upper.width, lower.width if lower else 0)
-    under = lower.height if lower else 0
-    sheet = Sheet(width, upper.height + under + (HEAD if note else 0))
+    small = photo(seen.image, height, seen.image)
+    upper = _upper(seen, targets, title, height, small)
+    # Below the image where they fit: that column has nothing else.
+    left, first = max(LEAST_WIDE, small.shape[1]) + GAP, height + HEAD + GAP // 2
+    lower, top = _local(seen, height, left), first
+    if lower and (first + lower.height > upper.height or lower.width > left + GAP):
+        lower, top = _local(seen, height, upper.width), upper.height
+    down = max(upper.height, top + lower.height if lower else 0)
+    sheet = Sheet(max(upper.width, lower.width if lower else 0), down + (HEAD if note else 0))
     sheet.place(upper, 0, 0)
     if lower:
-        sheet.place(lower, 0, upper.height)
-    words = fitted(note, width - 2 * GAP, SMALL)
-    sheet.words(GAP, upper.height + under, words, size=SMALL, color=QUIET)
+        sheet.place(lower, 0, top)
+    words = fitted(note, sheet.width - 2 * GAP, SMALL)
+    sheet.words(GAP, down, words, size=SMALL, color=QUIET)
     return sheet
 
 
-def _upper(seen: TrainingViews, targets: Targets | None, title: str, height: int) -> Sheet:
-    image = seen.image
-    small = photo(image, height, image)
+def _upper(
+    seen: TrainingViews,
+    targets: Targets | None,
+    title: str,
+    height: int,
+    small: NDArray[np.uint8],
+) -> Sheet:
+    """small: the image [h, w, 3] as it is drawn."""
     views = seen.views[: seen.num_global]
     lines: list[list[Panel | None]] = [[Panel(title, small)], [None], [None]]
     for i, view in enumerate(views):
@@ -260,8 +270,10 @@ def _draw_boxes(
         sheet.box(*place, line=PALETTE[view % len(PALETTE)], thick=thick)
 
 
-def _local(seen: TrainingViews, height: int) -> Sheet | None:
-    """The local views as the student sees them, in lines; None where there are none."""
+def _local(seen: TrainingViews, height: int, across: int) -> Sheet | None:
+    """The local views as the student sees them, in lines of `across` pixels; None where there are
+    none.
+    """
     views = seen.views[seen.num_global :]
     if not views:
         return None
@@ -270,9 +282,12 @@ def _local(seen: TrainingViews, height: int) -> Sheet | None:
         hidden = seen.hidden_in(i)
         shown = view if hidden is None else masked_image(view, hidden)
         panels.append(Panel(f"local {i - seen.num_global}", shown, PALETTE[i % len(PALETTE)]))
-    in_line = max(1, (len(panels) + 1) // 2 if len(panels) > 6 else len(panels))
+    high = max(32, round(LOCAL * height))
+    wide = max(LEAST_WIDE, max(scaled(view.shape, high)[0] for view in views))
+    in_line = max(1, (across - GAP) // (wide + GAP))
+    in_line = math.ceil(len(panels) / math.ceil(len(panels) / in_line))  # lines alike
     lines = [panels[start : start + in_line] for start in range(0, len(panels), in_line)]
-    return rows(lines, max(32, round(LOCAL * height)))
+    return rows(lines, high)
 
 
 def _target_rows(seen: TrainingViews, targets: Targets) -> Iterator[tuple[object, ...]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import io
 import math
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from ibot.errors import printable
-from ibot.system.files import write_atomically
+from ibot.system.files import write_named
 
 Color = tuple[int, int, int]
 Format = Literal["png", "svg"]
@@ -31,6 +32,8 @@ LETTER, SMALL, GAP, HEAD = 13, 12, 8, 20
 """Pixels of letters, of those of notes, between pictures, and of a line of words above one."""
 _FINER = 4
 """Lines are drawn so many times larger, then reduced, to have smooth edges."""
+_BEYOND_ASCII = "©«°±´·»"
+"""Other letters that Pillow's own font has."""
 _MOST_FINE = 2**25
 """Pixels that a layer of lines may have for that."""
 
@@ -177,11 +180,13 @@ class Sheet:
         return "\n".join(parts)
 
     def save(self, path: Path) -> Path:
-        """Write a PNG, or an SVG if the name ends so; whole or not at all. Returns the path."""
+        """Write a PNG, or an SVG if the name ends so; whole or not at all. Returns the path.
+
+        Raises UserError, or ResourceError of a full disk, where it cannot be written.
+        """
         if path.suffix.lower() != ".svg":
             return save_png(path, self.pixels())
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, lambda place: place.write_text(self.svg(), encoding="utf-8"))
+        write_named(path, lambda place: place.write_text(self.svg(), encoding="utf-8"))
         return path
 
 
@@ -190,15 +195,26 @@ _ANCHOR = {"left": "start", "middle": "middle", "right": "end"}
 
 
 def save_png(path: Path, pixels: NDArray[np.uint8]) -> Path:
-    """Write uint8 [h, w, 3], whole or not at all; folders above it are made. Returns the path."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, lambda place: Image.fromarray(pixels).save(place, format="PNG"))
+    """Write uint8 [h, w, 3], whole or not at all; folders above it are made. Returns the path.
+
+    Raises as `Sheet.save`.
+    """
+    write_named(path, lambda place: Image.fromarray(pixels).save(place, format="PNG"))
     return path
 
 
 def drawable(text: str) -> str:
-    """What Pillow's own font can write of a text: on one line, other letters as '?'."""
-    return printable(text).encode("latin-1", "replace").decode("latin-1")
+    """What Pillow's own font can write of a text: on one line, without accents, letters that it
+    lacks as '?'.
+    """
+    return "".join(map(_drawable, unicodedata.normalize("NFC", printable(text))))
+
+
+def _drawable(letter: str) -> str:
+    if letter.isascii() or letter in _BEYOND_ASCII:
+        return letter
+    plain = unicodedata.normalize("NFKD", letter)[0]
+    return plain if plain.isascii() else "?"
 
 
 def text_width(text: str, size: float = LETTER) -> float:
@@ -274,10 +290,13 @@ def _as_svg(one: _Picture | _Words | _Line | _Box) -> str:
         )
     if isinstance(one, _Words):
         font = f'font-family="Helvetica, Arial, sans-serif" font-size="{one.size:g}"'
+        # Fonts differ: in any of them the words take the room for which they were laid out.
+        length = text_width(one.text, one.size)
+        room = f' textLength="{length:.1f}" lengthAdjust="spacingAndGlyphs"' if length else ""
         # Vectors stand on their base line, about 0.95 of the size below where Pillow begins.
         return (
             f'<text x="{one.x:g}" y="{one.y + 0.95 * one.size:g}" {font} fill="{_hex(one.color)}" '
-            f'text-anchor="{_ANCHOR[one.align]}">{escape(_clean(one.text))}</text>'
+            f'text-anchor="{_ANCHOR[one.align]}"{room}>{escape(_clean(one.text))}</text>'
         )
     if isinstance(one, _Line):
         points = " ".join(f"{x + 0.5:g},{y + 0.5:g}" for x, y in one.points)

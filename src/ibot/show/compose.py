@@ -17,8 +17,9 @@ from ibot.rng import permutation
 from ibot.show.asked import Asked
 from ibot.show.canvas import GAP, INK, LETTER, PAPER, QUIET, Sheet, fitted
 from ibot.show.inputs import network_input
-from ibot.show.match_pairs import rank_color, wrapped
-from ibot.show.patterns_drawn import CELL, SMALL, indexed, mosaic
+from ibot.show.layout import LINE, wrapped, write_lines
+from ibot.show.match_pairs import rank_color
+from ibot.show.patterns_drawn import CELL, SMALL, height_of, indexed, mosaic
 from ibot.show.patterns_found import Pattern, Patterns
 from ibot.show.pictures import SHEET, Drawn
 from ibot.system.tables import write_table
@@ -122,15 +123,13 @@ def composed_sheet(
 ) -> Sheet:
     """A row for each image."""
     width = GAP + (1 + WORDS) * (CELL + GAP)
-    lines = [line for note in notes for line in wrapped(note, width - 2 * GAP)]
-    top = 2 * GAP + (LETTER + 4) * len(lines)
-    heights = [round(CELL * one.view.shape[0] / one.view.shape[1]) for one in found]
+    lines = wrapped(notes, width - 2 * GAP)
+    top = 2 * GAP + LINE * len(lines)
+    heights = [height_of(one.view, CELL) for one in found]
     words = 2 * (SMALL + 4) + GAP
     down = [max(height, CELL) + words + GAP for height in heights]
     sheet = Sheet(width, top + sum(down))
-    for number, line in enumerate(lines):
-        color = QUIET if number else INK
-        sheet.words(GAP, GAP + number * (LETTER + 4), line, color=color)
+    write_lines(sheet, lines, GAP)
     for i, one in enumerate(found):
         y = top + sum(down[:i])
         sheet.picture(GAP, y, one.view, (CELL, heights[i]), smooth=True)
@@ -140,6 +139,9 @@ def composed_sheet(
         for order, word in enumerate(one.words.tolist()):
             x = GAP + (1 + order) * (CELL + GAP)
             _word(sheet, x, y, made[word], order, patterns.top_k)
+        if (count := len(one.words)) < WORDS:
+            x, why = GAP + (1 + count) * (CELL + GAP), f"all patches carry {counted(count, 'word')}"
+            sheet.words(x, y, fitted(why, CELL, SMALL), size=SMALL, color=QUIET)
     return sheet
 
 
@@ -160,7 +162,7 @@ def _word(sheet: Sheet, x: int, y: int, pattern: Pattern, order: int, top_k: int
     below = y + CELL + 3
     if pattern.windows:
         pixels = mosaic(pattern, top_k)
-        height = round(CELL * pixels.shape[0] / pixels.shape[1])
+        height = height_of(pixels, CELL)
         sheet.picture(x, y, pixels, (CELL, height), smooth=True)
         below = y + height + 3
     use = f"{counted(pattern.uses, 'patch')} in {counted(pattern.images, 'image')}"

@@ -107,6 +107,7 @@ def draw(asked: Asked) -> Drawn:
     fitted = store.fit("fit", inputs) if over_set else None
     files: list[Path] = []
     small: list[Panel] = []
+    bare = 0
     for viewed in inputs:
         tokens = store.tokens(viewed)
         own = fitted or fit_over([tokens], 1, foreground=not asked.options["whole"])
@@ -116,6 +117,7 @@ def draw(asked: Asked) -> Drawn:
         )
         name = file_name(viewed.index, viewed.name, f"_features.{asked.format}")
         files.append(sheet.save(asked.out / name))
+        bare += not colours.foreground.any()
         small.append(Panel(title, _small(tokens, colours, viewed.pixels)))
     many = f"fitted to {counted(len(small), 'image')} together"
     told = (many if len(small) > 1 else "fitted to it alone") if over_set else "each fitted alone"
@@ -125,8 +127,10 @@ def draw(asked: Asked) -> Drawn:
             small, cell=(2 * THUMB, THUMB), note=f"image, components of its patches: {told}"
         )
         files.insert(0, page.save(asked.out / f"{SHEET}.{asked.format}"))
-    lines = f"shown:            {counted(len(small), 'image')}, {told}"
-    return Drawn(files, (lines, *(f"step:             {step}" for step in steps)))
+    lines = [f"shown:            {counted(len(small), 'image')}, {told}"]
+    if bare:
+        lines.append(f"all background:   {counted(bare, 'image')}; --over image parts each alone")
+    return Drawn(files, (*lines, *(f"step:             {step}" for step in steps)))
 
 
 def strip(
@@ -148,7 +152,8 @@ def strip(
     if fitted.split_axis is not None:
         first = between_ends(colours.first.unflatten(0, tokens.grid).numpy())
         panels.append(Panel("first component", enlarged(in_colors(first, "cividis"), *size)))
-    panels.append(Panel("components 1 to 3", enlarged(_bytes(tokens, colours), *size)))
+    lacking = "" if bool(colours.foreground.any()) else ": no foreground here"
+    panels.append(Panel(f"components 1 to 3{lacking}", enlarged(_bytes(tokens, colours), *size)))
     return row(panels, note="\n".join(fitted.steps))
 
 

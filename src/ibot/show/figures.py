@@ -1,5 +1,5 @@
-"""The paper's figures by name: settings of other pictures, and what the published ones were made
-from (spec_evaluation 10). The table imports nothing heavy.
+"""The paper's figures by name: settings of other pictures, and what the published code made them
+from (spec_evaluation 10.1 to 10.5). The table imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -51,70 +51,76 @@ class Figure:
         return f"published: {self.published}. Here: {self.differs}."
 
 
-_NETWORK = (
-    "a ViT of patch 16 and its shared head of 8,192 words, the 50,000 validation images of ImageNet"
+_PATCHES = (
+    "a ViT of patch 16 and its shared head of 8,192 words, the 50,000 validation images of "
+    "ImageNet, resized bilinearly"
 )
-_PATTERNS = {"type": "patch", "centre": "cover"}
+_ATTENTION = "a ViT of patch 16 of iBOT beside one of DINO, images squashed to 480 pixels"
+_ATTENDED = Part(picture="attention", asked={"fit": "squash"})
+_COVERED = Part(picture="patterns", options={"type": "patch", "centre": "cover"})
 
+# The sources name figures 4, 13, 14, 16 and 17 together as layouts of patterns; how the words of 13
+# and 14 are chosen here is this package's way of telling them apart.
 FIGURES: dict[str, Figure] = {
     "fig4": Figure(
-        shows="pattern layout of patch tokens",
-        published=f"{_NETWORK}, selected words, the 36 best patches",
-        differs="the words used most, in order",
-        parts=(Part(picture="patterns", options=_PATTERNS),),
+        shows="pattern layout of patch tokens: the words used most",
+        published=f"{_PATCHES}, 36 patches of a word",
+        differs="the words used most, in order; the views of evaluations, which are bicubic",
+        parts=(_COVERED,),
         defaults={"top_k": 36},
     ),
     "fig6": Figure(
         shows="self-attention of several heads in colours",
-        published="a ViT of patch 16, images of ImageNet's validation set squashed to 480 pixels",
-        differs="a colour for each head, however many there are",
-        parts=(Part(picture="attention", asked={"fit": "squash"}),),
+        published=_ATTENTION,
+        differs="one network a call; a colour for each head, however many there are",
+        parts=(_ATTENDED,),
     ),
     "fig13": Figure(
-        shows="patch words of one meaning: parts of people, animals, vehicles",
-        published=f"{_NETWORK}, selected words, the 100 best patches",
-        differs="the words whose patches are purest of one label, which needs labelled images",
-        parts=(Part(picture="patterns", options=_PATTERNS),),
+        shows="pattern layout of patch tokens, larger: the words purest of one label",
+        published=f"{_PATCHES}, 100 patches of a word in the appendix",
+        differs="the words whose patches are purest of one label, which needs labelled images; "
+        "bicubic views",
+        parts=(_COVERED,),
         defaults={"top_k": 100, "rank_by": "purity"},
     ),
     "fig14": Figure(
-        shows="patch words of one look: colour, texture, shape",
-        published=f"{_NETWORK}, selected words, the 100 best patches",
-        differs="the words of the highest mean score; what they share is for the eye to say",
-        parts=(Part(picture="patterns", options=_PATTERNS),),
+        shows="pattern layout of patch tokens, larger: the words of the highest mean score",
+        published=f"{_PATCHES}, 100 patches of a word in the appendix",
+        differs="the words of the highest mean score; bicubic views",
+        parts=(_COVERED,),
         defaults={"top_k": 100, "rank_by": "score"},
     ),
     "fig15": Figure(
         shows="images composed of their most attended words",
-        published=_NETWORK,
-        differs="images drawn by --seed",
+        published=f"{_PATCHES}; of an image the 4 patches of the highest class attention whose "
+        "words differ",
+        differs="images drawn by --seed, bicubic views",
         parts=(Part(picture="compose", options={"centre": "cover"}),),
     ),
     "fig16": Figure(
-        shows="patterns of other methods: BEiT above, DINO below",
-        published="the codes of DALL-E's encoder, and DINO's class head (65,536 words) on patches",
+        shows="patterns of other methods, BEiT and DINO (not drawn: says why)",
+        published="the codes of DALL-E, and DINO's class head on patches",
         differs="neither is here",
-        lacks="DALL-E's encoder of images, whose codes BEiT predicts, is no part of this package; "
+        lacks="the codes of DALL-E, which stand for BEiT's words, are no part of this package; "
         "DINO's half takes its class head for words of patches, which it was not trained for",
     ),
     "fig17": Figure(
-        shows="pattern layout of class tokens",
-        published=f"{_NETWORK}, selected words, whole images",
-        differs="the words used most, in order",
+        shows="pattern layout of class tokens: whole images",
+        published=f"{_PATCHES}, whole views by their score",
+        differs="the words used most, in order; bicubic views",
         parts=(Part(picture="patterns", options={"type": "class"}),),
         defaults={"top_k": 36},
     ),
     "fig18": Figure(
         shows="self-attention, more images",
-        published="a ViT of patch 16 of iBOT beside DINO's, images of ImageNet's validation set "
-        "squashed to 480 pixels",
+        published=_ATTENTION,
         differs="one network a call: name DINO's weights in another",
-        parts=(Part(picture="attention", asked={"fit": "squash"}),),
+        parts=(_ATTENDED,),
     ),
     "fig19": Figure(
         shows="correspondences: two views of one image, two images of one class",
-        published="a ViT of patch 16, inner products, the 12 patches with the highest attention of "
-        "another network (DINO's ViT-B/8), 100 pairs",
+        published="a ViT of patch 16, inner products, red lines from the 12 patches with the "
+        "highest attention of another network (DINO's ViT-B/8), 100 pairs",
         differs="the network's own attention, as the paper's text says; lines in the colour of "
         "their rank, dashed where the truth is known and they miss it",
         parts=(

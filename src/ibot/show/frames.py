@@ -19,7 +19,7 @@ from ibot.show.canvas import save_png
 from ibot.show.inputs import Inputs
 from ibot.show.layout import file_name
 from ibot.show.pictures import VIDEO_ENDINGS
-from ibot.system.files import write_atomically
+from ibot.system.files import write_named
 
 Moving = Literal["mp4", "avi", "webp", "frames"]
 RATE = 30.0
@@ -98,15 +98,14 @@ def write_frames(
     without OpenCV where that is needed.
     """
     place = out / (file_name(0, name, ending) + ("" if kind == "frames" else f".{kind}"))
-    place.parent.mkdir(parents=True, exist_ok=True)
     alike = _of_one_size(frames)
     if kind == "frames":
         for number, frame in enumerate(alike):
             save_png(place / f"{number:05}.png", frame)
     elif kind == "webp":
-        write_atomically(place, lambda path: _write_webp(path, alike, rate))
+        write_named(place, lambda path: _write_webp(path, alike, rate))
     else:
-        write_atomically(place, lambda path: _write_video(path, alike, kind, rate))
+        write_named(place, lambda path: _write_video(path, alike, kind, rate))
     return place
 
 

@@ -13,7 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ibot.show.canvas import GAP, HEAD, QUIET, SMALL, Color, Sheet, fitted
+from ibot.show.canvas import (
+    GAP,
+    HEAD,
+    INK,
+    LETTER,
+    QUIET,
+    SMALL,
+    Color,
+    Sheet,
+    fitted,
+    text_width,
+)
 
 MOST_WIDE, LEAST_WIDE = 4, 48
 """How many times as wide as high a picture in a strip may be; pixels of a column at least."""
@@ -22,6 +33,8 @@ HIGH, THUMB = 240, 160
 sheet."""
 HIDDEN = np.array([209, 212, 219], np.uint8)
 """Colour of patches that are hidden."""
+LINE = LETTER + 4
+"""Pixels from one line of words to the next."""
 SWATCH = 10
 """Pixels of the square of a colour."""
 
@@ -48,19 +61,22 @@ def rows(
 
     Args:
         lines: each from the left; None leaves a place empty. Words are cut where they do not fit.
-        height: pixels of each, of strips less; 0: that of the highest, to which the others are
-            enlarged.
+        height: pixels of each, of strips less; 0: as high as the highest, which keeps its size.
         note: lines below all.
         smooth: of pictures that are resized; see `Sheet.picture`.
     """
     shapes = [one.pixels.shape for line in lines for one in line if one]
-    height = height or max(shape[0] for shape in shapes)
+    asked, height = height, height or max(shape[0] for shape in shapes)
+
+    def size_of(one: Panel) -> tuple[int, int]:
+        own = one.pixels.shape
+        return (own[1], own[0]) if not asked and own[0] == height else scaled(own, height)
+
     widths = [0] * max(map(len, lines))
     for line in lines:
         for column, one in enumerate(line):
             if one:
-                width = scaled(one.pixels.shape, height)[0]
-                widths[column] = max(widths[column], width, LEAST_WIDE)
+                widths[column] = max(widths[column], size_of(one)[0], LEAST_WIDE)
     total = sum(widths) + GAP * (len(widths) + 1)
     down = height + HEAD + GAP // 2
     notes = note.split("\n") if note else []
@@ -74,8 +90,7 @@ def rows(
                     sheet.box(left, top + 2, SWATCH, SWATCH, fill=one.color)
                     inset = SWATCH + 4
                 sheet.words(left + inset, top, fitted(one.words, width - inset))
-                size = scaled(one.pixels.shape, height)
-                sheet.picture(left, top + HEAD, one.pixels, size, smooth)
+                sheet.picture(left, top + HEAD, one.pixels, size_of(one), smooth)
             left += width + GAP
     for i, words in enumerate(notes):
         top = len(lines) * down + GAP // 2 + i * HEAD
@@ -126,6 +141,28 @@ def contact_sheet(
             sheet.words(x, top + high + 2, named, size=SMALL, color=QUIET)
         top += high + HEAD + GAP
     return sheet
+
+
+def wrapped(notes: Sequence[str], width: float) -> list[str]:
+    """Notes in lines of at most `width` pixels, each from a new one; empty ones are left out. A
+    word that is wider is cut in its middle.
+    """
+    lines: list[str] = []
+    for note in filter(None, notes):
+        lines.append("")
+        for word in note.split(" "):
+            longer = f"{lines[-1]} {word}" if lines[-1] else word
+            if not lines[-1] or text_width(longer) <= width:
+                lines[-1] = fitted(longer, width)
+            else:
+                lines.append(fitted(word, width))
+    return lines
+
+
+def write_lines(sheet: Sheet, lines: Sequence[str], top: float, first: Color = INK) -> None:
+    """Write lines of words, `LINE` pixels each, below `top`; all but the `first` are quiet."""
+    for number, words in enumerate(lines):
+        sheet.words(GAP, top + LINE * number, words, color=QUIET if number else first)
 
 
 def enlarged(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from ibot.data.decode import UnreadableImage
 from ibot.data.sets.images import Images, LabelledImages
-from ibot.errors import DataError, UserError
+from ibot.errors import DataError, UserError, printable
 from ibot.eval.probes.correspondence import RADII, Correspondence, Truth, correspond, true_places
 from ibot.eval.probes.kept_pairs import Pair, view_pairs
 from ibot.eval.probes.match_places import Cells, Placed
@@ -28,6 +29,8 @@ from ibot.show.match_pairs import HEIGHT, chosen, pair_sheet
 from ibot.show.pictures import Drawn
 from ibot.system.jsonl import write_json
 from ibot.words import counted
+
+log = logging.getLogger("ibot")
 
 
 def draw(asked: Asked) -> Drawn:
@@ -177,15 +180,20 @@ def _of_views(asked: Asked, backbone: Backbone, trained: tuple[int, int]) -> Ite
     progress, done = asked.counter("pairs of views"), 0
     for images, numbers in inputs.parts():
         for number in numbers.tolist():
-            yield from view_pairs(
-                backbone,
-                images,
-                np.array([number]),
-                size,
-                seed=asked.seed,
-                feature=asked.options["features"],
-                published=asked.options["published"],
+            pairs = list(
+                view_pairs(
+                    backbone,
+                    images,
+                    np.array([number]),
+                    size,
+                    seed=asked.seed,
+                    feature=asked.options["features"],
+                    published=asked.options["published"],
+                )
             )
+            if not pairs:
+                log.warning("passed over: %s cannot be read", printable(images.name(number)))
+            yield from pairs
             done += 1
             if progress is not None:
                 progress(done, len(inputs))
@@ -208,7 +216,8 @@ def _of_classes(asked: Asked, backbone: Backbone, _: tuple[int, int]) -> Iterato
     for done, (one, other) in enumerate(pairs, 1):
         try:
             both = _read(images, one), _read(images, other)
-        except UnreadableImage:
+        except UnreadableImage as error:
+            log.warning("passed over: a pair with an image that cannot be read: %s", error)
             continue
         finally:
             if progress is not None:

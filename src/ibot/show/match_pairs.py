@@ -15,8 +15,9 @@ from PIL import Image
 from ibot.eval.probes.correspondence import Correspondence
 from ibot.eval.probes.kept_pairs import FILE, Pair, read_pairs
 from ibot.eval.probes.match_places import Cells, cells_apart
-from ibot.show.canvas import GAP, INK, LETTER, QUIET, Color, Sheet, fitted, text_width
+from ibot.show.canvas import GAP, INK, QUIET, Color, Sheet
 from ibot.show.colours import between_ends, in_colors
+from ibot.show.layout import LINE, wrapped, write_lines
 from ibot.words import counted
 
 if TYPE_CHECKING:
@@ -100,17 +101,15 @@ def pair_sheet(
     for picture in shown:
         lefts.append(lefts[-1] + picture.shape[1] + GAP)
     notes = [title, *_said(pair, patches, style)]
-    lines = [line for note in notes if note for line in wrapped(note, lefts[-1] - 2 * GAP)]
+    lines = wrapped(notes, lefts[-1] - 2 * GAP)
     height = max(first.size[1], second.size[1])
-    sheet = Sheet(lefts[-1], height + 2 * GAP + (LETTER + 4) * len(lines))
+    sheet = Sheet(lefts[-1], height + 2 * GAP + LINE * len(lines))
     for left, picture in zip(lefts, shown, strict=False):
         sheet.picture(left, GAP, picture)
     if style == "lines":
         first.left, second.left = lefts[-3], lefts[-2]
         _lines(sheet, pair.found, patches, first, second)
-    for number, line in enumerate(lines):
-        color = INK if title and not number else QUIET
-        sheet.words(GAP, height + 2 * GAP + number * (LETTER + 4), line, color=color)
+    write_lines(sheet, lines, height + 2 * GAP, INK if title else QUIET)
     return sheet
 
 
@@ -260,15 +259,3 @@ def _said(pair: Pair, patches: NDArray[np.int64], style: Style) -> Iterator[str]
             "patch from the true place; the others are dashed"
         )
     yield f"all {about['patches']} patches with a true place: {', '.join(shares)}"
-
-
-def wrapped(text: str, width: float) -> list[str]:
-    """A text in lines of at most `width` pixels; a word that is wider is cut in its middle."""
-    lines: list[str] = []
-    for word in text.split(" "):
-        longer = f"{lines[-1]} {word}" if lines else word
-        if lines and text_width(longer) <= width:
-            lines[-1] = longer
-        else:
-            lines.append(fitted(word, width))
-    return lines

@@ -54,17 +54,21 @@ def best_of_each_image(row: NDArray[np.int64], score: NDArray[np.floating]) -> N
 
 
 def first_bright(
-    candidates: Iterable[int], top_k: int, window_of: Callable[[int], NDArray[np.uint8] | None]
+    candidates: Iterable[int],
+    top_k: int,
+    window_of: Callable[[int], NDArray[np.uint8] | None],
+    dark: float = DARK,
 ) -> list[tuple[int, NDArray[np.uint8]]]:
     """The first `top_k` of the first 2 * `top_k` candidates whose windows are not dark.
 
     window_of: gives the window of a candidate, or None for an image that can no longer be read;
-    asked no more often than needed. Fewer come back where there are fewer.
+    asked no more often than needed. dark: a window whose brightness is not above it is passed over.
+    Fewer come back where there are fewer.
     """
     kept: list[tuple[int, NDArray[np.uint8]]] = []
     for _, candidate in zip(range(2 * top_k), candidates, strict=False):
         window = window_of(candidate)
-        if window is not None and brightness(window) > DARK:
+        if window is not None and brightness(window) > dark:
             kept.append((candidate, window))
         if len(kept) == top_k:
             break
@@ -116,12 +120,17 @@ def framed(window: NDArray[np.uint8], patch: int) -> NDArray[np.uint8]:
     picture = Image.fromarray(window)
     pen = ImageDraw.Draw(picture)
     start = (window.shape[0] - patch) // 2
-    width = max(1, patch // 10)
+    width = max(1, patch // 8)
     for grown in range(width + 1, 0, -1):
         colour = (0, 0, 0) if grown > width else FRAME  # dark outside: seen on any ground
         low, high = start - grown, start + patch - 1 + grown
         pen.rectangle((low, low, high, high), outline=colour)
     return np.asarray(picture)
+
+
+def columns_for(count: int) -> int:
+    """How many columns make a square of `count` cells: its root, rounded up."""
+    return math.isqrt(max(1, count) - 1) + 1
 
 
 def layout(windows: Sequence[NDArray[np.uint8]], top_k: int, gap: int = 0) -> NDArray[np.uint8]:
@@ -133,7 +142,7 @@ def layout(windows: Sequence[NDArray[np.uint8]], top_k: int, gap: int = 0) -> ND
     if not windows:
         raise ValueError("no windows to lay out")
     height, width = windows[0].shape[:2]
-    columns = math.isqrt(max(1, top_k) - 1) + 1
+    columns = columns_for(top_k)
     rows = -(-len(windows) // columns)
     size = (rows * (height + gap) - gap, columns * (width + gap) - gap)
     sheet = np.full((*size, 3), 255, np.uint8)

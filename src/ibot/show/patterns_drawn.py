@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,9 +15,9 @@ from ibot.eval.opened import opened
 from ibot.eval.request import Request
 from ibot.models.contract import Backbone
 from ibot.show.asked import Asked
-from ibot.show.canvas import GAP, INK, LETTER, QUIET, Sheet, fitted
-from ibot.show.match_pairs import wrapped
-from ibot.show.patterns import layout
+from ibot.show.canvas import GAP, QUIET, Sheet, fitted
+from ibot.show.layout import LINE, wrapped, write_lines
+from ibot.show.patterns import columns_for, layout
 from ibot.show.patterns_found import Pattern, Patterns
 from ibot.show.pictures import SHEET, Drawn
 from ibot.system.tables import write_table
@@ -26,8 +25,9 @@ from ibot.vocabulary.folder import default_folder
 from ibot.vocabulary.index import build
 from ibot.words import counted
 
-CELL, SMALL = 300, 11
-"""Pixels of a word on the sheet of all, and of the letters below it."""
+CELL, WINDOW, SMALL = 300, 50, 11
+"""Pixels across a word on the sheet of all, and across each of its windows, at least; and of the
+letters below it."""
 BETWEEN = 2
 """Pixels between windows."""
 HEADER = ("rank", "word", "image", "row", "column", "score")
@@ -153,39 +153,35 @@ def one_sheet(pattern: Pattern, patterns: Patterns) -> Sheet:
 
 def all_sheet(found: Sequence[Pattern], patterns: Patterns, notes: Sequence[str]) -> Sheet:
     """Words side by side, each with what it is and how often it is used."""
-    columns = min(len(found), max(1, math.isqrt(max(0, len(found) - 1)) + 1))
-    across = CELL + 2 * GAP
+    columns = columns_for(len(found))
+    cell = max(CELL, WINDOW * columns_for(patterns.top_k))
+    across = cell + 2 * GAP
     width = max(columns, 2) * across
-    lines = [line for note in notes for line in wrapped(note, width - 2 * GAP)]
-    top = GAP + (LETTER + 4) * len(lines) + GAP
+    lines = wrapped(notes, width - 2 * GAP)
+    top = 2 * GAP + LINE * len(lines)
     mosaics = [mosaic(one, patterns.top_k) if one.windows else None for one in found]
-    cells = -(-len(found) // columns)
     tall = [
-        max((_fit(one)[1] for one in mosaics[i * columns : (i + 1) * columns] if one is not None),
-            default=0)
-        for i in range(cells)
-    ]  # fmt: skip
+        max((height_of(one, cell) for one in mosaics[start : start + columns]), default=0)
+        for start in range(0, len(found), columns)
+    ]
     words = 2 * (SMALL + 4) + GAP
-    sheet = Sheet(width, top + sum(tall) + cells * (words + GAP))
-    for number, line in enumerate(lines):
-        color = QUIET if number else INK
-        sheet.words(GAP, GAP + number * (LETTER + 4), line, color=color)
+    sheet = Sheet(width, top + sum(tall) + len(tall) * (words + GAP))
+    write_lines(sheet, lines, GAP)
     for i, (pattern, pixels) in enumerate(zip(found, mosaics, strict=True)):
         row, column = divmod(i, columns)
         x, y = GAP + column * across, top + sum(tall[:row]) + row * (words + GAP)
         if pixels is not None:
-            sheet.picture(x, y, pixels, _fit(pixels), smooth=True)
+            sheet.picture(x, y, pixels, (cell, height_of(pixels, cell)), smooth=True)
         below = y + tall[row] + 3
         for line in said(pattern, patterns):
-            sheet.words(x, below, fitted(line, CELL, SMALL), size=SMALL, color=QUIET)
+            sheet.words(x, below, fitted(line, cell, SMALL), size=SMALL, color=QUIET)
             below += SMALL + 4
     return sheet
 
 
-def _fit(pixels: NDArray[np.uint8]) -> tuple[int, int]:
-    """Width and height on the sheet of all."""
-    scale = CELL / pixels.shape[1]
-    return CELL, max(1, round(scale * pixels.shape[0]))
+def height_of(pixels: NDArray[np.uint8] | None, width: int) -> int:
+    """Pixels of the height of a picture [h, w, 3] that is drawn with a width; 0 for none."""
+    return 0 if pixels is None else max(1, round(width * pixels.shape[0] / pixels.shape[1]))
 
 
 def said(pattern: Pattern, patterns: Patterns) -> tuple[str, str]:

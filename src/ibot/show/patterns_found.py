@@ -14,6 +14,7 @@ from ibot.data.decode import UnreadableImage
 from ibot.data.sets.images import Images, LabelledImages
 from ibot.errors import UserError
 from ibot.show.patterns import (
+    DARK,
     best_of_each_image,
     covered,
     first_bright,
@@ -142,6 +143,7 @@ class Patterns:
             best.tolist(),
             self.top_k,
             lambda place: self._window(int(found.row[place]), int(found.patch[place])),
+            DARK if self.kind == "patch" else -1,  # the published rule is one of windows
         )
         label, share = self._most_frequent(found.row)
         return Pattern(

@@ -22,7 +22,7 @@ from ibot.models.head import ProjectionHead
 from ibot.system.files import write_atomically
 from ibot.vocabulary.assign import last_weight
 
-FILE, FORMAT = "index.json", 1
+FILE, FORMAT = "index.json", 2
 MISFITS = {
     "images": "other images",
     "view": "another view",

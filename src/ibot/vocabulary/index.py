@@ -27,13 +27,19 @@ from ibot.models.head import ProjectionHead
 from ibot.system.distributed import any_true, barrier
 from ibot.system.files import is_disk_full, replacing, write_atomically
 from ibot.system.progress import no_counter, print_notes
-from ibot.vocabulary.assign import assign, last_weight
-from ibot.vocabulary.folder import Shared, check_fits
+from ibot.vocabulary.assign import Temperatures, assign, last_weight
+from ibot.vocabulary.folder import FILE, Shared, check_fits
 from ibot.vocabulary.opened import Vocabulary, open_index, open_one
 from ibot.vocabulary.postings import write_postings
 from ibot.vocabulary.projection import Projection, fit, sample, sampled_images
 from ibot.vocabulary.statistics import count_words
-from ibot.vocabulary.tokenizer import Checkpoint, head_hash, prototypes, tokenizer
+from ibot.vocabulary.tokenizer import (
+    Checkpoint,
+    head_hash,
+    prototypes,
+    temperatures_of,
+    tokenizer,
+)
 from ibot.vocabulary.word_index import ABOUT, FEATURES, Occurrences, WordIndex
 
 __all__ = ["Occurrences", "Vocabulary", "WordIndex", "build", "open_index"]
@@ -61,7 +67,8 @@ def build(context: ImagesContext, folder: Path, checkpoint: Checkpoint | None = 
     checkpoint = checkpoint or Checkpoint.read(context.weights, context.key)
     head = tokenizer(context, checkpoint.weights)
     shared = Shared.of(context, head, checkpoint.weights.settings)
-    place = place_of(folder, context.weights_hash, head)
+    temperatures = temperatures_of(checkpoint.weights)
+    place = place_of(folder, context.weights_hash, head, temperatures)
     if not any_true(not (place / ABOUT).is_file(), context.device):
         # Without a lock: what is whole may be read where nothing can be written.
         check_fits(folder, Shared.read(folder), shared)
@@ -69,15 +76,24 @@ def build(context: ImagesContext, folder: Path, checkpoint: Checkpoint | None = 
     with _written(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with alone(folder, ".lock", context.device, context.processes):
-            # Without a whole index the folder is nobody's, such as after a try with a wrong --data.
-            if context.processes.is_main and not any(folder.glob(f"*/{ABOUT}")):
-                shared.write(folder)
+            if context.processes.is_main:
+                _claim(folder, shared)
             barrier()
             check_fits(folder, Shared.read(folder), shared)
             if not (place / ABOUT).is_file():
-                _build(context, head, checkpoint, place)
+                _build(context, head, checkpoint, temperatures, place)
             barrier()
     return open_one(place, shared)
+
+
+def _claim(folder: Path, shared: Shared) -> None:
+    """Say what a folder without a whole index is of: it is nobody's, such as after a try with a
+    wrong --data. Raises DataError for an index.json that is not ours.
+    """
+    if (folder / FILE).is_file():
+        Shared.read(folder)
+    if not any(folder.glob(f"*/{ABOUT}")):
+        shared.write(folder)
 
 
 @contextmanager
@@ -100,14 +116,20 @@ def _written(folder: Path) -> Iterator[None]:
         ) from None
 
 
-def place_of(folder: Path, weights_hash: str, head: ProjectionHead) -> Path:
-    """Where the index by a backbone and its head lies."""
-    both = f"{weights_hash} {head_hash(head)}"
-    return folder / hashlib.sha256(both.encode()).hexdigest()[:16]
+def place_of(
+    folder: Path, weights_hash: str, head: ProjectionHead, temperatures: Temperatures
+) -> Path:
+    """Where the index by a backbone, its head and the temperatures of that lies."""
+    all_of = f"{weights_hash} {head_hash(head)} {temperatures}"
+    return folder / hashlib.sha256(all_of.encode()).hexdigest()[:16]
 
 
 def _build(
-    context: ImagesContext, head: ProjectionHead, checkpoint: Checkpoint, place: Path
+    context: ImagesContext,
+    head: ProjectionHead,
+    checkpoint: Checkpoint,
+    temperatures: Temperatures,
+    place: Path,
 ) -> None:
     """The pass, then what one process makes of it; about.json is written last."""
     main = context.processes.is_main
@@ -117,7 +139,8 @@ def _build(
         if not file.is_file():
             fit(sample(_sample_tokens(context))).save(file)
     barrier()
-    entries = pass_over(context, head, Projection.load(file), place.parent / FEATURES)
+    projection = Projection.load(file)
+    entries = pass_over(context, head, temperatures, projection, place.parent / FEATURES)
     if not main:
         return
     _finish(head, place, entries)
@@ -128,13 +151,18 @@ def _build(
         "images_seen": checkpoint.images_seen,
         "num_words": len(last_weight(head.patch_layer)),
         "num_class_words": len(last_weight(head.cls_layer)),
+        "temperatures": {"cls": temperatures.cls, "patch": temperatures.patch},
         "features": {part: path.name for part, path in entries.items()},
     }
     write_atomically(place / ABOUT, lambda file: file.write_text(json.dumps(about, indent=1)))
 
 
 def pass_over(
-    context: ImagesContext, head: ProjectionHead, projection: Projection, features: Path
+    context: ImagesContext,
+    head: ProjectionHead,
+    temperatures: Temperatures,
+    projection: Projection,
+    features: Path,
 ) -> dict[str, Path]:
     """Store what an index holds of images in the cache `features`; returns the entry of each part.
 
@@ -145,14 +173,14 @@ def pass_over(
         "cls": str(CLASS_TOKEN),
         "words": f"words {name}",
         "scores": f"scores {name}",
-        "confidence": f"confidence {name}",
-        "entropy": f"entropy {name}",
+        "confidence": f"confidence {name} at {temperatures.patch!r}",
+        "entropy": f"entropy {name} at {temperatures.patch!r}",
         "class_words": f"class words {name}",
-        "class_numbers": f"class score, confidence, entropy {name}",
+        "class_numbers": f"class score, confidence, entropy {name} at {temperatures.cls!r}",
         # A matrix for each index: rows by another one would mean something else.
         "compact": f"compact {projection.digest}",
     }
-    extract = Extraction(context.loaded.backbone, head, projection, keys)
+    extract = Extraction(context.loaded.backbone, head, temperatures, projection, keys)
     rows = replace(context, cache=features).feature_sets(
         context.images, "images", list(keys.values()), extract
     )
@@ -181,6 +209,7 @@ class Extraction:
 
     backbone: Backbone
     head: ProjectionHead
+    temperatures: Temperatures
     projection: Projection
     keys: Mapping[str, str]
     """What each part is called in the cache."""
@@ -189,7 +218,7 @@ class Extraction:
         """Normalised images [b, 3, H, W] -> rows [b, ...] of what is wanted."""
         output = self.backbone(images)
         cls, patches = output.cls.float(), output.patches.float()
-        of_class, of_patches = assign(self.head, cls, patches)
+        of_class, of_patches = assign(self.head, cls, patches, self.temperatures)
         numbers = (of_class.score, of_class.confidence, of_class.entropy)
         found = {
             "cls": cls,

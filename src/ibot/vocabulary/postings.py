@@ -6,9 +6,10 @@ of places and a counter for each value, however many places there are.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -53,9 +54,9 @@ def write_postings(
     # Words of 16 bits sort faster.
     word = np.dtype(np.uint16 if count <= CODES else np.int32)
     step = max(1, block // width)
-    with TemporaryDirectory(dir=folder, prefix=".sorting") as scratch:
+    with _scratch(folder / ".sorting") as scratch:
         by_score = [
-            _new(Path(scratch, f"{i}.npy"), kind, total)
+            _new(scratch / f"{i}.npy", kind, total)
             for i, kind in enumerate((word, np.dtype(np.int32), place))
         ]
         places = np.arange(width, dtype=place)
@@ -87,6 +88,17 @@ def write_postings(
             starts = _sort(sorted_so_far, count, into)
             with starts_file.open("wb") as file:
                 np.save(file, starts)
+
+
+@contextmanager
+def _scratch(place: Path) -> Iterator[Path]:
+    """A folder for the time of a sort; what one that was killed has left there is removed."""
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir()
+    try:
+        yield place
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def falling(scores: NDArray[np.float16]) -> NDArray[np.uint16]:

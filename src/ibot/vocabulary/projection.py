@@ -10,7 +10,6 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from ibot.errors import DataError
 from ibot.eval.features.views import evenly
-from ibot.system.files import write_atomically
+from ibot.vocabulary.statistics import write_arrays
 
 DIMENSIONS = 32
 LEAST_IMAGES, IMAGES, SHARE, TOKENS = 32, 256, 20, 2**15
@@ -70,17 +69,8 @@ class Projection:
 
     def save(self, file: Path) -> None:
         """Write an .npz file."""
-        arrays: dict[str, Any] = {
-            "mean": self.mean.numpy(),
-            "components": self.components.numpy(),
-            "scale": self.scale,
-        }
-
-        def write(place: Path) -> None:
-            with place.open("wb") as opened:  # a path would get the suffix
-                np.savez(opened, **arrays)
-
-        write_atomically(file, write)
+        matrix, mean = self.components.numpy(), self.mean.numpy()
+        write_arrays(file, {"mean": mean, "components": matrix, "scale": np.array(self.scale)})
 
     @classmethod
     def load(cls, file: Path) -> Projection:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -35,19 +35,23 @@ class Statistics:
 
     def save(self, file: Path) -> None:
         """Write an .npz file."""
-        arrays: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
-
-        def write(place: Path) -> None:
-            with place.open("wb") as opened:  # a path would get the suffix
-                np.savez(opened, **arrays)
-
-        write_atomically(file, write)
+        write_arrays(file, {f.name: getattr(self, f.name) for f in fields(self)})
 
     @classmethod
     def load(cls, file: Path) -> Statistics:
         """Read what `save` wrote."""
         with np.load(file, allow_pickle=False) as arrays:
             return cls(**{f.name: arrays[f.name] for f in fields(cls)})
+
+
+def write_arrays(file: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write an .npz file, whole or not at all."""
+
+    def write(place: Path) -> None:
+        with place.open("wb") as opened:  # a path would get the suffix
+            np.savez(opened, **dict(arrays))
+
+    write_atomically(file, write)
 
 
 def count_words(

@@ -5,16 +5,18 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ibot.config.override import from_plain
 from ibot.errors import RunError, WeightsError
 from ibot.eval.context import Context
 from ibot.models.head import ProjectionHead
-from ibot.vocabulary.assign import last_weight
-from ibot.weights.files import locate, read_settings
+from ibot.vocabulary.assign import TEMPERATURE, Temperatures, last_weight
+from ibot.weights.files import is_configuration, locate, read_settings
 from ibot.weights.head import projection_head
 from ibot.weights.read import Weights, load_weights
 
@@ -59,6 +61,23 @@ def tokenizer(context: Context, weights: Weights | None = None) -> ProjectionHea
         )
     _check_same(context, weights)
     return head.to(context.device)
+
+
+def temperatures_of(weights: Weights) -> Temperatures:
+    """The temperatures that a training ends with, by the settings beside its weights: those of a
+    run of ours, or the published arguments; 0.07 where nothing is said.
+    """
+    settings = weights.settings
+    if is_configuration(settings):
+        method = from_plain(settings).method
+        return Temperatures(method.teacher_temp, method.patch_temp)
+    return Temperatures(
+        _temperature(settings.get("teacher_temp")), _temperature(settings.get("teacher_patch_temp"))
+    )
+
+
+def _temperature(said: Any) -> float:
+    return float(said) if isinstance(said, float | int) and said > 0 else TEMPERATURE
 
 
 def _check_same(context: Context, weights: Weights) -> None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ibot.eval.features.entry import DONE, mapped, stored
 from ibot.eval.features.views import View
+from ibot.vocabulary.assign import Temperatures
 from ibot.vocabulary.projection import Projection
 from ibot.vocabulary.statistics import Kind, Statistics
 
@@ -57,6 +58,8 @@ class WordIndex:
     """K', words of patches."""
     num_class_words: int
     """K."""
+    temperatures: Temperatures
+    """Those of the teacher, by which confidence and entropy are reckoned."""
     index: NDArray[np.int64]
     """int64 [n], number of each row's image in the set, rising; unreadable ones are missing."""
     words: NDArray[np.int32]
@@ -64,7 +67,7 @@ class WordIndex:
     scores: NDArray[np.float16]
     """float16 [n, N], largest logits."""
     confidence: NDArray[np.float16]
-    """float16 [n, N], probability of the word under softmax(logits / 0.1)."""
+    """float16 [n, N], probability of the word under softmax(logits / temperature), 0..1."""
     entropy: NDArray[np.float16]
     """float16 [n, N], of those probabilities, nats."""
     compact: NDArray[np.int8]
@@ -99,6 +102,7 @@ class WordIndex:
             grid=grid,
             num_words=about["num_words"],
             num_class_words=about["num_class_words"],
+            temperatures=Temperatures(**about["temperatures"]),
             index=np.flatnonzero(mapped(rows["words"] / "state.npy", "r") == DONE),
             words=words,
             scores=tables["scores"],

@@ -223,7 +223,7 @@ def words_of(session: Session, c: int | None, name: str) -> Words | None:
     found = session.networks.seen(session.place(c), name)
     tokens = (tensor[None].to(session.networks.device) for tensor in (found.cls, found.patches))
     with torch.inference_mode():
-        of_class, of_patches = assign(network.head, *tokens)
+        of_class, of_patches = assign(network.head, *tokens, network.temperatures)
     word, score, confidence = (
         tensor[0].cpu().numpy()
         for tensor in (of_patches.word, of_patches.score, of_patches.confidence)

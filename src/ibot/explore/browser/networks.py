@@ -22,6 +22,8 @@ from ibot.explore.browser.shelf import Shelf
 from ibot.models.head import ProjectionHead
 from ibot.system.device import choose_device
 from ibot.types import TokenOutput
+from ibot.vocabulary.assign import Temperatures
+from ibot.vocabulary.tokenizer import temperatures_of
 from ibot.weights.head import projection_head
 from ibot.weights.read import Loaded, fit, load_weights
 
@@ -38,6 +40,8 @@ class Network:
     loaded: Loaded
     """In evaluation mode, on the device."""
     head: ProjectionHead | None
+    temperatures: Temperatures
+    """Of the head, by which a word's confidence is reckoned."""
     hash: str
     view: View
 
@@ -118,7 +122,7 @@ class Networks:
         loaded.backbone.to(self.device).requires_grad_(False)
         if head is not None:
             head.to(self.device)
-        return Network(loaded, head, found, view_of(asked, loaded))
+        return Network(loaded, head, temperatures_of(weights), found, view_of(asked, loaded))
 
     def _see(self, path: Path, image: str, scale: int) -> Seen:
         with self._lock, torch.inference_mode():

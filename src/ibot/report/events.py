@@ -1,0 +1,93 @@
+"""What the events of a run say: how it ended, why it is as it is, what was judged of it.
+
+They are rows of events.jsonl, of whatever version; what is not understood is passed over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ibot.report.metrics import number
+from ibot.words import encodable
+
+END = "end"
+ENDS = (END, "stopped by signal", "failed")
+"""Events after which a run no longer trains, until it starts again."""
+
+Events = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A verdict of the health log."""
+
+    step: int
+    images: float
+    """Seen by then."""
+    kind: str
+    evidence: str
+    advice: str
+
+
+def end_of(events: Events) -> Mapping[str, Any] | None:
+    """The event that ended the run; None while it goes on, or where it just ceased.
+
+    A finished run that is started again has nothing to do, unless more was asked for: then it says
+    that it resumes.
+    """
+    before = [*events]
+    while before and before[-1].get("event") == "start":
+        before.pop()
+    last = before[-1] if before else {}
+    ends = ENDS if len(before) == len(events) else (END,)
+    return last if last.get("event") in ends else None
+
+
+def was_guarded(events: Events) -> bool:
+    """Whether its own guard ended the run, as features got worse than at the start."""
+    return [event.get("event") for event in events[-2:]] == ["guard", "failed"]
+
+
+def last_command(events: Events) -> str:
+    """The command of the last start; empty where none is known."""
+    starts = [text_of(event.get("command")) for event in events if event.get("event") == "start"]
+    return next(filter(None, reversed(starts)), "")
+
+
+def resumptions(events: Events) -> list[float]:
+    """The steps from which the run went on."""
+    steps = [number(event.get("step")) for event in events if event.get("event") == "resume"]
+    return [step for step in steps if step is not None]
+
+
+def reasons_of(events: Events) -> list[str]:
+    """Why the last start chose the settings that it did."""
+    found = [event.get("reasons") for event in events if event.get("event") == "choices"]
+    last = found[-1] if found else None
+    return [text_of(reason) for reason in last] if isinstance(last, list) else []
+
+
+def verdicts_of(events: Events, batch: int) -> list[Judged]:
+    """Those of the run's whole life in the order of their steps, each once.
+
+    A resumed run may have come to one again.
+    """
+    found = {}
+    for event in events:
+        step = number(event.get("step"))
+        if event.get("event") != "health" or step is None:
+            continue
+        kind = text_of(event.get("verdict"))
+        evidence, advice = text_of(event.get("evidence")), text_of(event.get("advice"))
+        if not evidence:  # of an earlier version: "kind: evidence. advice"
+            text = text_of(event.get("text")).removeprefix(f"{kind}: ")
+            evidence, _, advice = text.partition(". ")
+        found[int(step), kind] = Judged(int(step), step * batch, kind, evidence, advice)
+    return [found[key] for key in sorted(found)]
+
+
+def text_of(value: object) -> str:
+    """Text that any file and page takes; an empty one for anything else."""
+    return encodable(value) if isinstance(value, str) else ""
