@@ -92,6 +92,17 @@ def test_the_back_button_walks_through_views(page):
     page.wait_for_selector(".gallery")
 
 
+def test_a_view_that_is_left_does_not_change_the_address(page):
+    page.goto("/#/image/0")
+    page.wait_for_selector(".stage")
+    page.evaluate("""() => {
+        location.hash = "#/compare?a=0&b=1";
+        ibot.go({ strength: 20 }, { quiet: true, replace: true }); // before `hashchange` comes
+    }""")
+    page.wait_for_selector(".pair")
+    assert page.url.endswith("#/compare?a=0&b=1")
+
+
 def test_the_checkpoint_travels_with_the_links(page):
     page.goto("/#/words")
     page.locator("#checkpoint").select_option("0")

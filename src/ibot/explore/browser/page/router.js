@@ -43,8 +43,11 @@
       : { view: present.name, ...present.params, ...changes };
     const address = ibot.address(whole);
     if (quiet) {
+      // The address has changed, and its view is not open yet: what is on its way out keeps quiet.
+      if (location.hash !== present.hash) return;
       history[replace ? "replaceState" : "pushState"](null, "", address);
       present.params = read(address).params;
+      present.hash = location.hash;
     } else if (address === location.hash) open();
     else if (replace) location.replace(address);
     else location.hash = address;
@@ -68,7 +71,7 @@
     // An export shows the newest: of others it holds what words meant then, nothing else.
     const known = "c" in params && c >= 0 && c <= newest() && !state.exported;
     state.checkpoint = known ? c : newest();
-    present = { name, params, controller: new AbortController() };
+    present = { name, params, hash: location.hash, controller: new AbortController() };
     if (before === name) return ibot.keepFocus(document.getElementById("main"), show);
     window.scrollTo(0, 0);
     show();
