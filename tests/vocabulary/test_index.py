@@ -123,7 +123,12 @@ def test_neighbours_are_the_nearest_prototypes(run, pictures, indexed, tmp_path)
     assert len(indexed.indexes[-1].neighbours(4, 99)[0]) == 9
 
 
-def test_similar_patches_are_the_nearest_of_each_other_image(run, pictures, indexed, tmp_path):
+@pytest.mark.parametrize("compared", [2**21, 0], ids=["all patches", "those of near words"])
+def test_similar_patches_are_the_nearest_of_each_other_image(
+    compared, run, pictures, indexed, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(word_index, "COMPARED", compared)
+    monkeypatch.setattr(word_index, "BLOCK", 100)
     index = indexed.indexes[-1]
     with opened_context(run, pictures, tmp_path) as context:
         unit = torch.nn.functional.normalize(tokens_of(context)[1], dim=-1)

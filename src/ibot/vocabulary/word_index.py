@@ -21,8 +21,10 @@ ABOUT = "about.json"
 """Written last: with it an index is whole."""
 FEATURES = "features"
 """Folder of the rows, beside those of the indexes."""
+COMPARED, BLOCK = 2**21, 2**16
+"""Patches of a set that are all compared with one, and of them at a time."""
 CANDIDATES = 1024
-"""Best occurrences of a word that are compared with a patch."""
+"""Of larger sets: best occurrences of a word that are compared with a patch."""
 NEIGHBOURS = 15
 """Words beside its own in which patches like a patch are sought."""
 
@@ -191,9 +193,9 @@ class WordIndex:
     ) -> Occurrences:
         """The best patch of each of the k images with patches most like a token.
 
-        Sought among the 1024 best occurrences each of its word and of the 15 nearest words; scores
-        are the cosines that follow from the compact features (`Projection.cosines`), equal ones in
-        order of row, then patch.
+        Sought among all patches; of sets with more than two million among the 1024 best
+        occurrences each of its word and of the 15 nearest words. Scores are the cosines that follow
+        from the compact features (`Projection.cosines`), equal ones in order of row, then patch.
 
         Args:
             compact: int8 [d], the token through `projection`.
@@ -201,13 +203,33 @@ class WordIndex:
             k: answers at most.
             without: a row that is no answer.
         """
+        if self.words.size <= COMPARED:
+            row, patch, cosine = self._most_like(compact)
+        else:
+            row, patch, cosine = self._like_among_near(compact, word)
+        order = np.lexsort((patch, row, -cosine))
+        order = order[row[order] != without]
+        _, first = np.unique(row[order], return_index=True)
+        best = order[np.sort(first)[:k]]
+        return Occurrences(row[best], patch[best], cosine[best])
+
+    def _most_like(self, compact: NDArray[np.int8]) -> tuple[NDArray[Any], ...]:
+        """Of every row the patch most like a token: row, patch and cosine, [n] each."""
+        images, patches = self.words.shape
+        found = []
+        for start in range(0, images, rows := max(1, BLOCK // patches)):
+            part = self.compact[start : start + rows]
+            cosine = self.projection.cosines(compact, part.reshape(-1, part.shape[-1]))
+            cosine = cosine.reshape(len(part), patches)
+            best = cosine.argmax(axis=1)
+            found.append((best, np.take_along_axis(cosine, best[:, None], axis=1)[:, 0]))
+        patch, value = (np.concatenate(column) for column in zip(*found, strict=True))
+        return np.arange(images), patch, value
+
+    def _like_among_near(self, compact: NDArray[np.int8], word: int) -> tuple[NDArray[Any], ...]:
+        """Patches of a word and those near it: row, patch and cosine to a token, [m] each."""
         near = [word, *self.neighbours(word, NEIGHBOURS)[0].tolist()]
         found = [self.occurrences(one, limit=CANDIDATES) for one in near]
         row = np.concatenate([part.row for part in found])
         patch = np.concatenate([part.patch for part in found])
-        row, patch = row[row != without], patch[row != without]
-        cosine = self.projection.cosines(compact, self.compact[row, patch])
-        order = np.lexsort((patch, row, -cosine))
-        _, first = np.unique(row[order], return_index=True)
-        best = order[np.sort(first)[:k]]
-        return Occurrences(row[best], patch[best], cosine[best])
+        return row, patch, self.projection.cosines(compact, self.compact[row, patch])
