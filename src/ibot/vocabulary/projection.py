@@ -56,8 +56,9 @@ class Projection:
         """
         mean, matrix = self.mean.numpy(), self.components.numpy()
         shift = matrix @ mean
-        a, b = self.scale * one.astype(np.float32), self.scale * others.astype(np.float32)
-        cosine = b @ (a + shift) + a @ shift + mean @ mean
+        a = self.scale * one.astype(np.float32)
+        # The scale goes to the single token: the others may be a million.
+        cosine = others.astype(np.float32) @ (self.scale * (a + shift)) + (a @ shift + mean @ mean)
         return np.clip(cosine, -1, 1).astype(np.float32)
 
     @property
