@@ -14,6 +14,7 @@ from ibot.config.schema import Config
 from ibot.eval.registry import EVALUATIONS
 from ibot.recipes import RECIPES
 from ibot.recipes.ablations import ABLATIONS
+from ibot.show.pictures import PICTURES
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "paper_to_code.md"
@@ -84,6 +85,8 @@ def command_exists(text: str) -> bool:
     command, *rest = text.split()[1:]
     if command == "eval":
         return rest[0] in EVALUATIONS
+    if command == "show":
+        return rest[0] in PICTURES
     if command == "ablate":
         return not rest or rest[0] in ABLATIONS
     if command == "pretrain":
