@@ -42,7 +42,7 @@ def indexed(run, pictures, tmp_path_factory):
     folder = tmp_path_factory.mktemp("indexed")
     request = Request(weights=str(run), data=str(pictures), out=str(folder))
     index_checkpoints(request, "all", quiet=True)
-    return open_index(folder)
+    return open_index(str(folder))  # text or Path, as everywhere
 
 
 def tokens_of(context, rows=slice(None)):

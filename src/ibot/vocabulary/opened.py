@@ -73,11 +73,12 @@ class Vocabulary:
         )
 
 
-def open_index(folder: Path) -> Vocabulary:
+def open_index(folder: str | Path) -> Vocabulary:
     """Map all whole indexes of a folder; reads neither images nor weights.
 
     Raises DataError where there is none, or one is damaged.
     """
+    folder = Path(folder)
     shared = Shared.read(folder)
     places = [about.parent for about in folder.glob(f"*/{ABOUT}")]
     if not places:
