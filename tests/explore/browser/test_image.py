@@ -75,6 +75,23 @@ def test_a_click_on_a_patch_shows_its_word_and_where_else_it_occurs(page, ask):
     expect(page).to_have_url(re.compile(re.escape("#/image/0?patch=6") + "$"))
 
 
+def test_the_way_back_lets_go_of_the_patch(page):
+    page.goto("/#/image")
+    page.locator(".gallery .tile").nth(2).click()
+    page.wait_for_selector(".stage")
+    for leave in (page.go_back, lambda: page.keyboard.press("Escape")):
+        click_patch(page, 1, 2)
+        click_patch(page, 3, 3)
+        expect(page).to_have_url(re.compile("patch=15$"))
+        page.wait_for_selector(".panel-head")
+        leave()
+        page.wait_for_selector(".chips")
+        assert page.url.endswith("#/image/2")
+        assert page.locator(".marks .picked").count() == 0
+    page.go_back()  # neither left a step of its own
+    page.wait_for_selector(".gallery .tile")
+
+
 def test_layers_show_what_the_server_measured(page, ask):
     page.goto("/#/image/1")
     page.wait_for_selector(".stage .edges[d^=M]")  # map of words

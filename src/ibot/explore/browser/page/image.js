@@ -147,8 +147,10 @@
   }
 
   function pick(patch) {
+    // The way back lets go of the patch; from one patch to the next it makes no step.
+    if (now.picked === null) now.before = location.hash;
+    ibot.go({ patch }, { replace: now.picked !== null, quiet: true });
     now.picked = now.stage.start = patch;
-    ibot.go({ patch }, { replace: true, quiet: true });
     now.params = ibot.place().params;
     hovered(now.stage.at);
     showPatch(patch);
@@ -156,6 +158,8 @@
 
   function unpick() {
     if (now.picked === null) return;
+    const without = ibot.address({ view: "image", ...ibot.place().params, patch: null });
+    if (now.before === without) return history.back();
     now.picked = null;
     ibot.go({ patch: null }, { replace: true, quiet: true });
     now.params = ibot.place().params;
