@@ -225,3 +225,13 @@ def test_keys_lead_past_an_image_that_cannot_be_shown(page, ask):
     page.keyboard.press("n")
     expect(page).to_have_url(re.compile(f"#/image/{broken + 1}$"))
     page.wait_for_selector(".stage")
+    page.get_by_label("Image before").click()
+    page.locator(".state.failed").wait_for()
+    page.get_by_label("Next image").click()
+    page.wait_for_selector(".stage")
+    page.go_back()
+    page.get_by_text("← All images").click()
+    unread = len(images) - ask("/api/map/about")["count"]
+    page.get_by_text(f"{len(images)} images, {unread} cannot be read").wait_for()
+    page.goto("/#/map")
+    expect(page.locator(".map-status")).to_contain_text(f"{unread} of {len(images)} cannot be read")

@@ -99,7 +99,9 @@
         total = answer.total;
         shown += answer.images.length;
         grid.append(...answer.images.map(tile));
-        count.textContent = `${number(total)} images`;
+        const unread = total - (ibot.state.about.images.readable ?? total);
+        count.textContent = plural(total, "image") +
+          (unread > 0 ? `, ${number(unread)} cannot be read` : "");
         end.replaceChildren();
         if (!total) ibot.empty(end, "There are no images.", "Start the explorer with `--data DIR`, or drop one here.");
         else if (shown < total && answer.images.length && !signal.aborted)
