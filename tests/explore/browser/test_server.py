@@ -269,7 +269,7 @@ def test_what_cannot_be_answered_says_why(client):
         "/api/words?kind=letter": 400,
         "/api/word/10": 404,
         "/api/word/x": 400,
-        "/api/image/99": 400,
+        "/api/image/99": 404,
         "/api/image/drop-77": 404,
         "/api/patch?image=9&patch=16": 404,
         "/api/patch?image=9": 400,

@@ -18,7 +18,6 @@ from ibot.data.decode import UnreadableImage, decode_file
 from ibot.data.sets.files import FileImages
 from ibot.data.sets.images import Images, LabelledImages
 from ibot.data.sets.subsets import SubsetImages
-from ibot.explore.browser.asked import number
 from ibot.explore.browser.kept import Kept
 from ibot.explore.browser.refusal import Refused
 
@@ -29,6 +28,7 @@ MAX_PIXELS = 64_000_000
 DECODED = 96 * 2**20
 """Bytes of pixels that are kept: several pictures of one image are asked for at once."""
 OUTSIDE = "a link that leads out of the data folder"
+_NUMBER = re.compile(r"[0-9]{1,9}", re.ASCII)
 _DROPPED = re.compile(r"drop-[1-9][0-9]{0,5}", re.ASCII)
 
 
@@ -64,7 +64,10 @@ class Shelf:
             return image
         if self.images is None:
             raise Refused(404, "there are no images", fix="name them with --data")
-        return str(number(image, "the image", most=len(self) - 1))
+        if not _NUMBER.fullmatch(image) or int(image) >= len(self):
+            why = f"the set has images 0 to {len(self) - 1}"
+            raise Refused(404, f"there is no image '{image[:40]}'", why=why)
+        return str(int(image))
 
     def row(self, image: str) -> int | None:
         """Number in the set; None for a dropped image."""

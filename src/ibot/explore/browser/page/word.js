@@ -150,6 +150,7 @@
 
   ibot.view("word", {
     title: "Word",
+    numbered: true,
     tab: "words",
     open,
     keys: [
