@@ -4,6 +4,7 @@ import base64
 import io
 import math
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -186,6 +187,28 @@ def picture(client, path, **parameters):
     answer = client.get(path, params=parameters)
     assert answer.status_code == 200 and answer.headers["content-type"] == "image/jpeg", answer.text
     return np.asarray(Image.open(io.BytesIO(answer.content))).astype(int)
+
+
+def test_the_pair_that_is_shown_first_is_the_nearest(client, explorer):
+    index = explorer.session.index(None)
+    rows = np.asarray(index.cls, np.float64)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    cosine = rows @ rows.T - 4 * np.eye(len(rows))
+    refused = index.row_of(number_of(client, "way_out.png"))
+    cosine[refused] = cosine[:, refused] = -4  # it leads out of the folder
+
+    def nearest(row):
+        return index.index[np.flatnonzero(cosine[row] > cosine[row].max() - 1e-6)]
+
+    found = client.get("/api/pair").json()
+    row = index.row_of(found["a"])
+    assert found["b"] in nearest(row) and cosine[row].max() > cosine.max() - 1e-6
+    for a in (0, 9):
+        found = client.get(f"/api/pair?a={a}").json()
+        assert found["a"] == a and found["b"] in nearest(index.row_of(a))
+    own = drop(client, Path(explorer.session.images.root, "b", "3.png").read_bytes()).json()["id"]
+    found = client.get(f"/api/pair?a={own}").json()
+    assert found == {"a": own, "b": number_of(client, "b/3.png")}
 
 
 def test_pictures_have_the_sizes_that_are_asked_for(client, explorer):

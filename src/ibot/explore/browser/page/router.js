@@ -123,5 +123,6 @@
     document.title = text ? `${text} · ${run}` : run;
   };
 
-  window.addEventListener("hashchange", open);
+  // Until the first view is there nothing is known that another could show.
+  window.addEventListener("hashchange", () => present && open());
 })();
