@@ -97,11 +97,16 @@ class Shelf:
         try:
             decode_file(io.BytesIO(content), "apply", MAX_PIXELS)
         except UnreadableImage as error:
-            what = "the file cannot be shown"
-            why = error.reason
+            why, fix = error.reason, "drop a JPEG, PNG or WebP file"
             if error.reason == "too many pixels":
-                why = f"too many pixels: at most {MAX_PIXELS / 1e6:.0f} million are taken"
-            raise Refused(415, what, why=why, fix="drop a JPEG or PNG file") from None
+                why = f"at most {MAX_PIXELS / 1e6:.0f} million pixels are taken"
+                fix = "drop it in a smaller size"
+            elif error.reason == "truncated":
+                why = "the file ends before the image does: it was not copied whole"
+                fix = "copy or save it again"
+            elif error.reason == "corrupt":
+                why, fix = "what it holds is damaged", "copy or save it again"
+            raise Refused(415, "it cannot be shown", why=why, fix=fix) from None
         with self._lock:
             image = f"drop-{next(self._count)}"
             self._dropped[image] = Dropped(text_of(name), content)
