@@ -53,7 +53,7 @@ def test_a_click_on_a_patch_shows_its_word_and_where_else_it_occurs(page, ask):
     page.wait_for_selector(".panel-head")
     found = ask("/api/patch?image=0&patch=6")
     assert page.locator(".panel-head h2").inner_text().strip() == f"Word {found['word']}"
-    assert "Row 1, column 2" in page.locator(".panel-head").inner_text()
+    assert "Row 2 of 4, column 3 of 4" in page.locator(".panel-head").inner_text()
     tiles = page.locator(".panel section").first.locator(".tile")
     assert tiles.count() == len(found["elsewhere"]) > 0
     # The outline of all patches of this word: one side where its neighbour has another.
@@ -204,6 +204,10 @@ def test_what_is_no_image_is_refused_in_words(page, drop):
     assert page.url.endswith("#/image/0")
     page.get_by_label("Dismiss").click()
     assert page.locator(".notice").count() == 0
+    drop(page, "half.png", png(200)[:-60])
+    page.get_by_text("half.png could not be opened").wait_for()
+    expect(page.locator(".notice")).to_contain_text("ends before the image does")
+    expect(page.locator(".notice")).not_to_contain_text("JPEG")
 
 
 @pytest.mark.parametrize("place", ["#/image/99999", "#/image/%", "#/compare?a=77777"])

@@ -132,7 +132,7 @@
 
   const place = (patch) => {
     const w = now.image.grid[1];
-    return `row ${Math.floor(patch / w)}, column ${patch % w}`;
+    return `row ${Math.floor(patch / w) + 1}, column ${(patch % w) + 1}`;
   };
 
   function hovered(patch) {
