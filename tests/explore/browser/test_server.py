@@ -223,6 +223,16 @@ def test_pictures_have_the_sizes_that_are_asked_for(client, explorer):
     assert np.abs(shown - view).mean() < 4  # JPEG
 
 
+def test_small_pictures_are_squares_without_margins(client):
+    number = number_of(client, "b/3.png")  # 40 x 35: its middle is what is shown
+    sheet = picture(client, "/api/thumbs.jpg", ids=number, px=35).astype(int)
+    whole = picture(client, f"/api/image/{number}/pixels.jpg", view=0).astype(int)
+    assert whole.shape == (35, 40, 3)
+    middle = whole[:, 2:37]
+    near = np.abs(sheet - middle).mean()
+    assert near < 6 < np.abs(sheet - whole[:, 5:40]).mean()
+
+
 def test_the_windows_of_a_word_stand_apart_on_a_clear_sheet(client):
     words = client.get("/api/words?limit=500").json()["words"]
     for word in words:
