@@ -21,7 +21,7 @@ def test_pointing_at_a_patch_shows_its_match(page, ask):
         point(page, side, 2, 1)
         row, col = divmod(found["match"][9], 4)
         readout = page.locator(".readout")
-        expect(readout).to_contain_text(f"row 2, column 1 → row {row}, column {col}")
+        expect(readout).to_contain_text(f"row 3, column 2 → row {row + 1}, column {col + 1}")
         expect(readout).to_contain_text(f"cosine {found['cosine'][9]:.3f}")
         expect(readout).to_contain_text("✓ mutual" if found["mutual"][9] else "not mutual")
         mark = page.locator(".stage").nth(1 - side).locator(".picked").get_attribute("d")
@@ -29,10 +29,27 @@ def test_pointing_at_a_patch_shows_its_match(page, ask):
         assert page.locator(".lines .match").count() == 1
     page.mouse.move(5, 5)
     expect(page.locator(".lines .match")).to_have_count(0)
-    page.get_by_text("best 16 matches").click()
+    page.get_by_text("best matches").click()
     page.mouse.move(5, 5)
     mutual = sum(ask("/api/match?a=0&b=8&c=1")["mutual"])
     expect(page.locator(".lines .match")).to_have_count(min(mutual, 16))
+    expect(page.locator(".readout")).to_contain_text(f"{mutual} of 16 matches are mutual")
+
+
+def test_it_begins_with_a_nearest_pair(page, ask):
+    sides = page.locator(".side-name a")
+    for asked in ("", "?a=8"):
+        found = ask(f"/api/pair{asked}")
+        page.goto("/#/nowhere")
+        page.goto(f"/#/compare{asked}")
+        for at, key in enumerate("ab"):
+            expect(sides.nth(at)).to_have_attribute("href", f"#/image/{found[key]}")
+
+
+def test_attention_says_where_it_is_measured(page, ask):
+    page.goto("/#/compare?a=0&b=8&layer=attention")
+    told = ask("/api/image/0/attention")["told"]
+    expect(page.locator(".told-layer")).to_contain_text(told[1:])
 
 
 def test_a_match_is_kept_by_the_address_and_found_with_arrow_keys(page):

@@ -53,7 +53,7 @@ def test_a_click_on_a_patch_shows_its_word_and_where_else_it_occurs(page, ask):
     page.wait_for_selector(".panel-head")
     found = ask("/api/patch?image=0&patch=6")
     assert page.locator(".panel-head h2").inner_text().strip() == f"Word {found['word']}"
-    assert "Row 1, column 2" in page.locator(".panel-head").inner_text()
+    assert "Row 2 of 4, column 3 of 4" in page.locator(".panel-head").inner_text()
     tiles = page.locator(".panel section").first.locator(".tile")
     assert tiles.count() == len(found["elsewhere"]) > 0
     # The outline of all patches of this word: one side where its neighbour has another.
@@ -73,6 +73,23 @@ def test_a_click_on_a_patch_shows_its_word_and_where_else_it_occurs(page, ask):
     )
     page.go_back()
     expect(page).to_have_url(re.compile(re.escape("#/image/0?patch=6") + "$"))
+
+
+def test_the_way_back_lets_go_of_the_patch(page):
+    page.goto("/#/image")
+    page.locator(".gallery .tile").nth(2).click()
+    page.wait_for_selector(".stage")
+    for leave in (page.go_back, lambda: page.keyboard.press("Escape")):
+        click_patch(page, 1, 2)
+        click_patch(page, 3, 3)
+        expect(page).to_have_url(re.compile("patch=15$"))
+        page.wait_for_selector(".panel-head")
+        leave()
+        page.wait_for_selector(".chips")
+        assert page.url.endswith("#/image/2")
+        assert page.locator(".marks .picked").count() == 0
+    page.go_back()  # neither left a step of its own
+    page.wait_for_selector(".gallery .tile")
 
 
 def test_layers_show_what_the_server_measured(page, ask):
@@ -187,6 +204,10 @@ def test_what_is_no_image_is_refused_in_words(page, drop):
     assert page.url.endswith("#/image/0")
     page.get_by_label("Dismiss").click()
     assert page.locator(".notice").count() == 0
+    drop(page, "half.png", png(200)[:-60])
+    page.get_by_text("half.png could not be opened").wait_for()
+    expect(page.locator(".notice")).to_contain_text("ends before the image does")
+    expect(page.locator(".notice")).not_to_contain_text("JPEG")
 
 
 @pytest.mark.parametrize("place", ["#/image/99999", "#/image/%", "#/compare?a=77777"])
@@ -208,3 +229,13 @@ def test_keys_lead_past_an_image_that_cannot_be_shown(page, ask):
     page.keyboard.press("n")
     expect(page).to_have_url(re.compile(f"#/image/{broken + 1}$"))
     page.wait_for_selector(".stage")
+    page.get_by_label("Image before").click()
+    page.locator(".state.failed").wait_for()
+    page.get_by_label("Next image").click()
+    page.wait_for_selector(".stage")
+    page.go_back()
+    page.get_by_text("← All images").click()
+    unread = len(images) - ask("/api/map/about")["count"]
+    page.get_by_text(f"{len(images)} images, {unread} cannot be read").wait_for()
+    page.goto("/#/map")
+    expect(page.locator(".map-status")).to_contain_text(f"{unread} of {len(images)} cannot be read")

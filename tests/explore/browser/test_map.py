@@ -119,6 +119,46 @@ def test_colours_switch_and_the_legend_leaves_out(map_page, ask):
     expect(map_page.locator(".legend")).to_be_hidden()
 
 
+def test_a_legend_of_many_words_begins_with_those_that_several_images_have(page, ask):
+    about = ask("/api/map/about")
+    many = 30
+    points = np.random.default_rng(1).random((many, 2)).astype("<f4").tobytes()
+    words = [7, 7, *range(100, 98 + many)]
+    told = {**about, "count": many, "ids": [0] * many, "labels": None, "class_words": words}
+    told["outlier"] = [0.0] * many
+    page.route("**/api/map/about*", lambda route: route.fulfill(json=told))
+    page.route("**/api/map?*", lambda route: route.fulfill(body=points))
+    page.route("**/api/thumbs.jpg*", lambda route: route.abort())
+    page.watched.allow("ERR_FAILED")
+    page.goto("/#/map?colour=word")
+    rows = page.locator(".legend-row")
+    expect(rows).to_have_count(1)
+    expect(rows).to_contain_text("word 7")
+    page.get_by_role("button", name=f"{many - 2} rarer words").click()
+    expect(rows).to_have_count(many - 1)
+    page.get_by_label("Find in the legend").fill("101")
+    expect(rows).to_have_count(1)
+
+
+def test_pictures_at_the_rim_are_whole(map_page, ask):
+    for width in (1280, 360):
+        map_page.set_viewport_size({"width": width, "height": 800})
+        map_page.goto("/#/nowhere")
+        map_page.goto("/#/map")
+        count = ask("/api/map/about")["count"]
+        expect(map_page.locator(f'.map-plot[data-pictures="{count}"]')).to_be_visible()
+        rim = map_page.evaluate("""() => {
+            const { width, height } = document.querySelector(".map-over");
+            const often = { willReadFrequently: true };
+            const pen = new OffscreenCanvas(width, height).getContext("2d", often);
+            pen.drawImage(document.querySelector(".map-over"), 0, 0);
+            const sides = [[0, 0, width, 1], [0, height - 1, width, 1],
+                [0, 0, 1, height], [width - 1, 0, 1, height]];
+            return sides.map((side) => Math.max(...pen.getImageData(...side).data));
+        }""")
+        assert rim == [0, 0, 0, 0]
+
+
 def test_the_keyboard_walks_from_image_to_image(map_page):
     plot = map_page.locator(".map-plot")
     plot.focus()

@@ -4,6 +4,7 @@ import base64
 import io
 import math
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -188,6 +189,28 @@ def picture(client, path, **parameters):
     return np.asarray(Image.open(io.BytesIO(answer.content))).astype(int)
 
 
+def test_the_pair_that_is_shown_first_is_the_nearest(client, explorer):
+    index = explorer.session.index(None)
+    rows = np.asarray(index.cls, np.float64)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    cosine = rows @ rows.T - 4 * np.eye(len(rows))
+    refused = index.row_of(number_of(client, "way_out.png"))
+    cosine[refused] = cosine[:, refused] = -4  # it leads out of the folder
+
+    def nearest(row):
+        return index.index[np.flatnonzero(cosine[row] > cosine[row].max() - 1e-6)]
+
+    found = client.get("/api/pair").json()
+    row = index.row_of(found["a"])
+    assert found["b"] in nearest(row) and cosine[row].max() > cosine.max() - 1e-6
+    for a in (0, 9):
+        found = client.get(f"/api/pair?a={a}").json()
+        assert found["a"] == a and found["b"] in nearest(index.row_of(a))
+    own = drop(client, Path(explorer.session.images.root, "b", "3.png").read_bytes()).json()["id"]
+    found = client.get(f"/api/pair?a={own}").json()
+    assert found == {"a": own, "b": number_of(client, "b/3.png")}
+
+
 def test_pictures_have_the_sizes_that_are_asked_for(client, explorer):
     assert picture(client, "/api/window.jpg", image=9, patch=5, px=60).shape == (60, 60, 3)
     assert picture(client, "/api/thumbs.jpg", ids="9,10,11", px=32).shape == (32, 96, 3)
@@ -198,6 +221,16 @@ def test_pictures_have_the_sizes_that_are_asked_for(client, explorer):
     view = explorer.session.view(None).enlarged(explorer.session.images.read(9), 14)
     assert shown.shape == (448, 448, 3)
     assert np.abs(shown - view).mean() < 4  # JPEG
+
+
+def test_small_pictures_are_squares_without_margins(client):
+    number = number_of(client, "b/3.png")  # 40 x 35: its middle is what is shown
+    sheet = picture(client, "/api/thumbs.jpg", ids=number, px=35).astype(int)
+    whole = picture(client, f"/api/image/{number}/pixels.jpg", view=0).astype(int)
+    assert whole.shape == (35, 40, 3)
+    middle = whole[:, 2:37]
+    near = np.abs(sheet - middle).mean()
+    assert near < 6 < np.abs(sheet - whole[:, 5:40]).mean()
 
 
 def test_the_windows_of_a_word_stand_apart_on_a_clear_sheet(client):
@@ -269,7 +302,7 @@ def test_what_cannot_be_answered_says_why(client):
         "/api/words?kind=letter": 400,
         "/api/word/10": 404,
         "/api/word/x": 400,
-        "/api/image/99": 400,
+        "/api/image/99": 404,
         "/api/image/drop-77": 404,
         "/api/patch?image=9&patch=16": 404,
         "/api/patch?image=9": 400,

@@ -1,16 +1,18 @@
 """What the server is made of: turns, memory, work that takes long."""
 
 import importlib
+import shutil
 import sys
 import threading
 
 import anyio
 import pytest
 from explored import apart
+from starlette.testclient import TestClient
 
 from ibot.errors import MissingExtra, UserError
 from ibot.eval.request import Request
-from ibot.explore.browser import answers_map
+from ibot.explore.browser import answers_map, server
 from ibot.explore.browser.api import GONE, in_turn
 from ibot.explore.browser.asked import Asked
 from ibot.explore.browser.jobs import Job
@@ -170,3 +172,17 @@ def test_a_job_that_failed_is_started_anew():
     with pytest.raises(UserError, match="no memory"):
         ask()
     assert ask() == ask() == "made" and len(tries) == 2
+
+
+def test_the_page_stays_when_its_files_go(tmp_path, monkeypatch):
+    """As when the package is upgraded under an explorer that runs."""
+    page = shutil.copytree(server.PAGE, tmp_path / "page")
+    monkeypatch.setattr(server, "PAGE", page)
+    client = TestClient(
+        server.Explorer(Session(Request(weights="none"))).app, base_url="http://localhost"
+    )
+    first = {path: (page / path).read_bytes() for path in ("index.html", "core.js", "style.css")}
+    shutil.rmtree(page)
+    assert client.get("/").content == first.pop("index.html")
+    for path, content in first.items():
+        assert client.get(f"/page/{path}").content == content

@@ -149,11 +149,14 @@ def test_it_comes_back_when_the_server_does(new_page):
         ({"words": None, "head": False}, "#/words", "no head"),
         ({"words": None, "head": True}, "#/words", "ibot index"),
         ({"state": "failed", "why": "the index is of other images"}, "#/words", "other images"),
-        ({}, "#/nowhere", "no such view"),
+        ({}, "#/nowhere", "Nothing has this address"),
+        ({}, "#/compare/8/drop-9", "Nothing has this address"),
+        ({}, "#/image/99", "The set has images 0 to"),
     ],
 )
 def test_what_is_missing_is_told_with_what_to_do(new_page, ask, changes, place, told):
     page = new_page()
+    page.watched.allow("status of 404")
     about = {**ask("/api/about"), **changes}
     page.route("**/api/about", lambda route: route.fulfill(json=about))
     page.goto("/" + place)

@@ -73,7 +73,7 @@ def test_a_word_says_where_it_is_found_and_how_it_came_to_be(page, ask):
     told = page.locator(".told").inner_text()
     assert f"{word['uses']} patch" in told and f"{word['images']} image" in told
     neighbours = page.locator(".beside .tile").all_inner_texts()
-    assert [int(text.split()[0]) for text in neighbours] == [
+    assert [int(text.split("\n")[-1].split()[0]) for text in neighbours] == [
         one["word"] for one in word["neighbours"][:8]
     ]
     places = page.locator(".view-word > section:last-child .tile")

@@ -102,6 +102,8 @@ def about(session: Session, c: int | None) -> dict[str, Any]:
         lambda: Job("comparing images", lambda progress: _strangeness(found, progress)),
     )
     notes = []
+    if unread := len(images) - found.all_images:
+        notes.append(f"{unread} of {len(images)} cannot be read and are left out")
     if count < found.all_images:
         notes.append(f"{count} of {found.all_images} images, evenly chosen")
     return {

@@ -23,7 +23,7 @@ from ibot.explore.browser import (
     answers_words,
     pictures,
 )
-from ibot.explore.browser.answers_compare import match
+from ibot.explore.browser.answers_compare import match, pair
 from ibot.explore.browser.asked import MAX_TEXT, Asked, number
 from ibot.explore.browser.guard import MAX_BYTES, too_large
 from ibot.explore.browser.occurring import KINDS
@@ -212,6 +212,10 @@ def _match(session: Session, request: Request, asked: Asked) -> Any:
     return match(session, c, c if cb is None else cb, a, b)
 
 
+def _pair(session: Session, request: Request, asked: Asked) -> Any:
+    return pair(session, _c(asked), _asked_image(session, asked, "a") if asked.text("a") else None)
+
+
 def _map(session: Session, request: Request, asked: Asked) -> Any:
     found = answers_map.layout(session, _c(asked), asked.one_of("method", ("pca", "neighbours")))
     if isinstance(found, dict):
@@ -252,6 +256,7 @@ LARGE_ANSWERS: dict[str, Answer] = {
     "/image/{image}/attention": _attention,
     "/image/{image}/features": _features,
     "/match": _match,
+    "/pair": _pair,
     "/map/place": lambda session, _, asked: answers_map.place(
         session, _c(asked), _asked_image(session, asked)
     ),

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 
 from ibot.data.decode import UnreadableImage
 from ibot.eval.features.views import View
@@ -102,7 +102,7 @@ def thumbnails(session: Session, images: Sequence[str], pixels: int) -> bytes:
     """A sheet of squares, `COLUMNS` in a row. Raises Refused."""
 
     def make() -> bytes:
-        tiles = [_on_square(_thumbnail(session, image, pixels), pixels) for image in images]
+        tiles = [_middle(session, image, pixels) for image in images]
         columns = min(COLUMNS, len(tiles))
         return jpeg(_sheet(tiles, pixels, columns))
 
@@ -183,6 +183,15 @@ def _thumbnail(session: Session, image: str, longest: int) -> Image.Image:
     except UnreadableImage as error:
         return _missing(longest, str(error))
     return _fitted(picture, longest)
+
+
+def _middle(session: Session, image: str, pixels: int) -> Image.Image:
+    """The largest square in the middle of an image, so that a map holds no empty margins."""
+    try:
+        picture = Image.fromarray(session.pictured().pixels(image))
+    except UnreadableImage as error:
+        return _missing(pixels, str(error))
+    return ImageOps.fit(picture, (pixels, pixels), Image.Resampling.BICUBIC)
 
 
 def _fitted(picture: Image.Image, longest: int) -> Image.Image:

@@ -24,7 +24,7 @@ try:
     import uvicorn
     from starlette.applications import Starlette
     from starlette.requests import Request
-    from starlette.responses import FileResponse, JSONResponse, Response
+    from starlette.responses import JSONResponse, Response
     from starlette.routing import Mount, Route
 except ModuleNotFoundError as error:
     raise MissingExtra(str(error.name).partition(".")[0], "explore") from None
@@ -105,11 +105,11 @@ def _files() -> list[Path]:
 
 
 def _file(path: Path) -> Any:
+    content = path.read_bytes()  # an upgrade may take the file away under a server that runs
+
     def handle(request: Request) -> Response:
         headers = {"cache-control": "no-cache"}
-        if not path.is_file():
-            return Response(status_code=404)
-        return FileResponse(path, media_type=KINDS[path.suffix], headers=headers)
+        return Response(content, media_type=KINDS[path.suffix], headers=headers)
 
     return handle
 

@@ -18,7 +18,6 @@ from ibot.data.decode import UnreadableImage, decode_file
 from ibot.data.sets.files import FileImages
 from ibot.data.sets.images import Images, LabelledImages
 from ibot.data.sets.subsets import SubsetImages
-from ibot.explore.browser.asked import number
 from ibot.explore.browser.kept import Kept
 from ibot.explore.browser.refusal import Refused
 
@@ -29,6 +28,7 @@ MAX_PIXELS = 64_000_000
 DECODED = 96 * 2**20
 """Bytes of pixels that are kept: several pictures of one image are asked for at once."""
 OUTSIDE = "a link that leads out of the data folder"
+_NUMBER = re.compile(r"[0-9]{1,9}", re.ASCII)
 _DROPPED = re.compile(r"drop-[1-9][0-9]{0,5}", re.ASCII)
 
 
@@ -64,7 +64,10 @@ class Shelf:
             return image
         if self.images is None:
             raise Refused(404, "there are no images", fix="name them with --data")
-        return str(number(image, "the image", most=len(self) - 1))
+        if not _NUMBER.fullmatch(image) or int(image) >= len(self):
+            why = f"the set has images 0 to {len(self) - 1}"
+            raise Refused(404, f"there is no image '{image[:40]}'", why=why)
+        return str(int(image))
 
     def row(self, image: str) -> int | None:
         """Number in the set; None for a dropped image."""
@@ -94,11 +97,16 @@ class Shelf:
         try:
             decode_file(io.BytesIO(content), "apply", MAX_PIXELS)
         except UnreadableImage as error:
-            what = "the file cannot be shown"
-            why = error.reason
+            why, fix = error.reason, "drop a JPEG, PNG or WebP file"
             if error.reason == "too many pixels":
-                why = f"too many pixels: at most {MAX_PIXELS / 1e6:.0f} million are taken"
-            raise Refused(415, what, why=why, fix="drop a JPEG or PNG file") from None
+                why = f"at most {MAX_PIXELS / 1e6:.0f} million pixels are taken"
+                fix = "drop it in a smaller size"
+            elif error.reason == "truncated":
+                why = "the file ends before the image does: it was not copied whole"
+                fix = "copy or save it again"
+            elif error.reason == "corrupt":
+                why, fix = "what it holds is damaged", "copy or save it again"
+            raise Refused(415, "it cannot be shown", why=why, fix=fix) from None
         with self._lock:
             image = f"drop-{next(self._count)}"
             self._dropped[image] = Dropped(text_of(name), content)

@@ -65,7 +65,7 @@
         ...grid(y), ...levelled(y),
         svg("g", { "clip-path": `url(#${clip})` }, curve.series.flatMap((one, at) => drawn(one, at, y))),
         ...common.marks.filter(({ x }) => x >= common.domain[0] && x <= common.domain[1]).map(mark),
-        svg("g", { class: "cursor" }));
+        ...levelName(y), svg("g", { class: "cursor" }));
       chart.point();
     };
 
@@ -90,12 +90,30 @@
     }
 
     function levelled(y) {
+      const { level } = chart.curve;
+      if (!Number.isFinite(level)) return [];
+      const at = y.place(level);
+      return [svg("line", { class: "level", x1: LEFT, x2: chart.width - RIGHT, y1: at, y2: at })];
+    }
+
+    /* The name of the level, at the corner of its line where the fewest points lie. */
+    function levelName(y) {
       const { level, level_name: name } = chart.curve;
       if (!Number.isFinite(level)) return [];
-      const at = y.place(level), above = at - TOP > 14;
-      return [svg("line", { class: "level", x1: LEFT, x2: chart.width - RIGHT, y1: at, y2: at }),
-        svg("text", { class: "level-name", x: chart.width - RIGHT - 2, y: above ? at - 4 : at + 12,
-          "text-anchor": "end" }, name || written(level))];
+      const at = y.place(level), text = name || written(level), wide = 7 * text.length + 8;
+      const points = shown().map(([x, value]) => [chart.x.place(x), y.place(value)]);
+      const corners = [["end", -4], ["start", -4], ["end", 12], ["start", 12]]
+        .filter(([, by]) => at + by > TOP + 8 && at + by < HEIGHT - BOTTOM)
+        .map(([anchor, by]) => {
+          const [low, high] = anchor === "end"
+            ? [chart.width - RIGHT - wide, chart.width] : [0, LEFT + wide];
+          const [top, bottom] = by < 0 ? [at - 16, at] : [at, at + 16];
+          const covered = points.filter(([px, py]) => px > low && px < high && py > top && py < bottom);
+          return { anchor, by, covered: covered.length };
+        });
+      const { anchor, by } = corners.sort((a, b) => a.covered - b.covered)[0] || { anchor: "end", by: -4 };
+      return [svg("text", { class: "level-name", y: at + by, "text-anchor": anchor,
+        x: anchor === "end" ? chart.width - RIGHT - 2 : LEFT + 2 }, text)];
     }
 
     function drawn({ points }, at, y) {

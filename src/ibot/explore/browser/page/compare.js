@@ -7,7 +7,7 @@
   let now = null; // {mode, sides: [{id, c, image, stage}], matches: [a to b, b to a], ...}
 
   const OTHER = [1, 0];
-  const place = (patch, [, w]) => `row ${Math.floor(patch / w)}, column ${patch % w}`;
+  const place = (patch, [, w]) => `row ${Math.floor(patch / w) + 1}, column ${(patch % w) + 1}`;
 
   /* ---- what the address says ---- */
 
@@ -46,6 +46,11 @@
       ? "Point at a patch of either image to see its match in the other; a click keeps it. Arrow keys do the same."
       : "Point at a patch to see its word at both checkpoints."));
     draw([]);
+    if (now.lines && now.matches[0]) {
+      const [{ match, mutual }] = now.matches, both = mutual.filter(Boolean).length;
+      now.readout.prepend(el("span", {}, `${number(both)} of ${number(match.length)} matches are mutual` +
+        (both > LINES ? `; the best ${LINES} are drawn.` : both ? ", all of them drawn." : ".")));
+    }
   }
 
   const say = () =>
@@ -136,6 +141,7 @@
     else if (layer === "attention") {
       const data = await api.get(`/api/image/${image.id}/attention`, { c });
       ibot.layers.attention(stage.canvas, data, { head: "mean", mask: false });
+      now.told.textContent = `${data.told[0].toUpperCase()}${data.told.slice(1)}; mean over heads.`;
     } else ibot.layers.clear(stage.canvas);
   }
 
@@ -152,7 +158,7 @@
         now.layer = layer;
         paintAll();
       }),
-      set.mode === "images" ? ibot.check(`best ${LINES} matches`, set.lines, (lines) => {
+      set.mode === "images" ? ibot.check("best matches", set.lines, (lines) => {
         ibot.go({ lines: lines ? 1 : null }, { replace: true, quiet: true });
         now.lines = lines;
         hovered(0, null);
@@ -162,9 +168,8 @@
   }
 
   function swap() {
-    const { a, b } = ibot.place().params;
     const [left, right] = now.sides.map(({ id }) => id);
-    if (now.mode === "images") ibot.go({ a: b ?? right, b: a ?? left, patch: null, side: null });
+    if (now.mode === "images") ibot.go({ a: right, b: left, patch: null, side: null });
   }
 
   function sideHead(i, side) {
@@ -188,6 +193,7 @@
   }
 
   async function paintAll() {
+    now.told.hidden = now.layer !== "attention";
     try {
       await Promise.all(now.sides.map((side) => paint(side, now.layer)));
     } catch (error) {
@@ -205,24 +211,40 @@
     hovered(0, null);
   }
 
+  /* Words settle late: those of the first half of a run mostly mean something else at its end. */
+  const early = () => {
+    const [one, other] = now.sides.map(({ c }) => state.about.checkpoints[c]?.step ?? null);
+    return one !== null && other !== null && Math.min(one, other) < Math.max(one, other) / 2;
+  };
+
   function kept() {
     const [then, later] = now.sides.map(({ image }) => image.words);
     if (now.mode !== "checkpoints" || !then || !later) return "";
     const same = then.filter((word, i) => word === later[i]).length;
     return el("span", { class: "push numbers" },
-      `${percent(same / then.length)} of the patches have the same word at both`);
+      `${percent(same / then.length)} of the patches have the same word at both`,
+      same < then.length / 2 && early() ? ", as is usual with one so early" : "");
+  }
+
+  /* Two images that have something in common, where the address names fewer than two. */
+  async function completed(params) {
+    const { a, b, mode } = params;
+    if (state.exported || b !== undefined || (a !== undefined && mode === "checkpoints")) return params;
+    const found = await api.get("/api/pair", { c: state.checkpoint, a }).catch(() => ({ b: null }));
+    return found.b === null ? params : { ...params, a: found.a, b: found.b };
   }
 
   async function open(root, params, signal) {
-    const set = asked(params);
     if (!state.about.images.count && !params.a)
       return ibot.empty(root, "There are no images to compare.", "Drop one here, or start with `--data DIR`.");
     ibot.loading(root, 5);
+    const set = asked(await completed(params));
+    if (signal.aborted) return;
     const images = await Promise.all(
       set.sides.map(({ id, c }) => api.get(`/api/image/${id}`, { c })));
     if (signal.aborted) return;
     const mine = now = { ...set, signal, picked: null, matches: [null, null],
-      readout: el("div", { class: "readout numbers" }), drawing: svg("svg", { class: "lines", "aria-hidden": "true" }) };
+      readout: el("div", { class: "readout numbers" }), told: el("p", { class: "quiet told-layer", hidden: true }), drawing: svg("svg", { class: "lines", "aria-hidden": "true" }) };
     now.sides = set.sides.map((side, i) => ({ ...side, image: images[i], stage: ibot.stage({
       label: i ? "Right: " : "Left: ", hovered: (patch) => hovered(i, patch),
       picked: (patch) => pick(i, patch) }) }));
@@ -232,7 +254,7 @@
       return el("section", { "aria-label": i ? "Right" : "Left" }, sideHead(i, side),
         el("div", { class: "stage-room" }, side.stage.element));
     }), now.drawing);
-    root.replaceChildren(el("h1", { class: "unseen" }, "Compare"), toolbar(set), now.pair, now.readout);
+    root.replaceChildren(el("h1", { class: "unseen" }, "Compare"), toolbar(set), now.pair, now.told, now.readout);
     keepPatch(params);
     nothing();
     paintAll();

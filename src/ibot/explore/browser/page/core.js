@@ -2,12 +2,13 @@
 
    Classic scripts without a build step: every file adds to the one global `ibot`. What a view uses:
 
-   ibot.view(name, {title, open(root, params, signal), close(), keys, tab, dropped(id)})    router.js
+   ibot.view(name, {title, open(root, params, signal), close(), keys, tab, numbered, dropped(id)})  router.js
        `open` fills an element of its own, on every change of the address; `params` are strings:
        `#/word/17?c=3` opens view `word` with {id: "17", c: "3"}. What answers late writes into an
        element that is gone, which is harmless. Listeners outside of `root` take `signal`, aborted
        when the view is left. `close`, `keys` ([{key, text, run(event)}]; listed under "?"), `tab`
-       (the view under which it stands in the bar) and `dropped` (an own image came) may be absent.
+       (the view under which it stands in the bar), `numbered` (its addresses have an id) and
+       `dropped` (an own image came) may be absent.
    ibot.go({view, id, ...params}, {replace, quiet})                                         router.js
        Without `view`: changes to the present parameters, null removes one. `replace` makes no step
        for the back button, `quiet` changes the address alone, without opening the view again.

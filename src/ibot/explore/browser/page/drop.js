@@ -26,8 +26,8 @@
       document.getElementById("notices").replaceChildren();
       arrived(image);
     } catch (error) {
-      const told = [error.why, error.fix].filter(Boolean).join(" ");
-      ibot.notice(`${file.name || "It"} could not be opened`, [error.message, told].join(" "));
+      const told = [error.why || error.message, error.fix].filter(Boolean).join(" ");
+      ibot.notice(`${file.name || "It"} could not be opened`, told);
     } finally {
       document.body.classList.remove("busy");
     }

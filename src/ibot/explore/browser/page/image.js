@@ -132,7 +132,7 @@
 
   const place = (patch) => {
     const w = now.image.grid[1];
-    return `row ${Math.floor(patch / w)}, column ${patch % w}`;
+    return `row ${Math.floor(patch / w) + 1}, column ${(patch % w) + 1}`;
   };
 
   function hovered(patch) {
@@ -147,8 +147,10 @@
   }
 
   function pick(patch) {
+    // The way back lets go of the patch; from one patch to the next it makes no step.
+    if (now.picked === null) now.before = location.hash;
+    ibot.go({ patch }, { replace: now.picked !== null, quiet: true });
     now.picked = now.stage.start = patch;
-    ibot.go({ patch }, { replace: true, quiet: true });
     now.params = ibot.place().params;
     hovered(now.stage.at);
     showPatch(patch);
@@ -156,6 +158,8 @@
 
   function unpick() {
     if (now.picked === null) return;
+    const without = ibot.address({ view: "image", ...ibot.place().params, patch: null });
+    if (now.before === without) return history.back();
     now.picked = null;
     ibot.go({ patch: null }, { replace: true, quiet: true });
     now.params = ibot.place().params;
@@ -189,29 +193,50 @@
     word === null || word === undefined ? []
       : [" · ", ibot.wordLink(word, "class", `class word ${word}`)];
 
+  const upwards = () =>
+    el("a", { class: "button quiet", href: ibot.address({ view: "image" }) }, "← All images");
+
+  const isOwn = (id) => String(id).startsWith("drop");
+
+  const beside = (id) => isOwn(id) ? "" : el("span", {}, [["Image before", "‹", -1], ["Next image", "›", 1]]
+    .map(([label, text, by]) => el("button", { class: "button icon", "aria-label": label,
+      disabled: ibot.imageBeside(id, by) === null, onclick: () => step(by) }, text))
+    .flatMap((button) => [button, " "]));
+
+  const searched = () => state.exported ? ""
+    : ibot.imageSearch("Find by name", (id) => ibot.go({ id, patch: null }));
+
   function head(image) {
-    const own = String(image.id).startsWith("drop");
+    const own = isOwn(image.id);
     const [h, w] = image.size || image.view;
     return el("div", { class: "toolbar" },
-      el("a", { class: "button quiet", href: ibot.address({ view: "image" }) }, "← All images"),
+      upwards(),
       el("div", { class: "named" }, el("h1", {}, el("bdi", {}, image.name)),
         el("span", { class: "quiet numbers" },
           [image.label, own ? "own image" : `image ${image.id}`, `${w} × ${h}`]
             .filter(Boolean).join(" · "), ...classWord(image))),
       el("span", { class: "push toolbar" },
         el("a", { class: "button", href: ibot.address({ view: "compare", a: image.id }) }, "Compare"),
-        state.exported ? "" : ibot.imageSearch("Find by name", (id) => ibot.go({ id, patch: null })),
-        own ? "" : el("span", {},
-          el("button", { class: "button icon", "aria-label": "Image before", onclick: () => step(-1) },
-            "‹"), " ",
-          el("button", { class: "button icon", "aria-label": "Next image", onclick: () => step(1) },
-            "›"))));
+        searched(), beside(image.id)));
+  }
+
+  /* An image that cannot be shown: the ways on are there all the same. */
+  function refused(root, id, error, again) {
+    const told = el("div", {});
+    root.replaceChildren(el("div", { class: "toolbar" }, upwards(),
+      el("span", { class: "push toolbar" }, searched(), beside(id))), told);
+    ibot.failed(told, error, again);
   }
 
   async function open(root, params, signal) {
     if (!("id" in params)) return ibot.gallery(root, signal);
     ibot.loading(root, 5);
-    const image = await api.get(`/api/image/${params.id}`, { c: c() });
+    let image;
+    try {
+      image = await api.get(`/api/image/${params.id}`, { c: c() });
+    } catch (error) {
+      return refused(root, params.id, error, error.status === 404 ? null : ibot.open);
+    }
     if (signal.aborted) return;
     const stage = ibot.stage({ label: "", hovered, picked: pick });
     const patches = image.grid[0] * image.grid[1];
@@ -243,6 +268,7 @@
 
   ibot.view("image", {
     title: "Image",
+    numbered: true,
     open,
     close: () => { if (now) now.painting = now.asking = null; },
     keys: [

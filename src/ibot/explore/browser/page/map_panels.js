@@ -3,6 +3,7 @@
 
 (() => {
   const { el } = ibot;
+  const FEW = 8; // rows of a legend that begins folded
   const ROWS = 60, STRIP = 24, COMMON = 5, NEAR = 12, SEARCHED = 14;
 
   const label = (map, i) => {
@@ -24,8 +25,13 @@
     const search = el("input", { type: "search", placeholder: "find", "aria-label": "Find in the legend",
       oninput: shown });
     const more = el("p", { class: "quiet" });
+    let folded = true;
+    const fold = el("button", { class: "button quiet small", onclick: () => {
+      folded = !folded;
+      shown();
+    } });
     const box = el("section", { class: "map-panel legend", "aria-label": "Legend" },
-      el("div", { class: "map-head" }, heading, clear), search, rows, more);
+      el("div", { class: "map-head" }, heading, clear), search, rows, fold, more);
 
     function row(group, number) {
       return el("button", { class: "legend-row", "data-group": number,
@@ -44,7 +50,14 @@
       const found = list.map((group, at) => [group, at])
         .filter(([group]) => group.name.toLowerCase().includes(wanted));
       rows.replaceChildren(...found.slice(0, ROWS).map(([group, at]) => row(group, at)));
-      const left = found.length - ROWS;
+      // Of many groups the frequent ones: a list of words that name one image each tells nothing.
+      const often = Math.min(found.filter(([{ count }]) => count > 1).length || 3, FEW);
+      const folds = map.colour === "word" && !wanted && list.length > SEARCHED;
+      if (folds && folded) rows.replaceChildren(...[...rows.children].slice(0, often));
+      fold.hidden = !folds;
+      fold.textContent = folded ? `${ibot.number(found.length - often)} rarer words` : "fewer words";
+      fold.setAttribute("aria-expanded", String(!folded));
+      const left = folds && folded ? 0 : found.length - ROWS;
       more.textContent = left > 0 ? `and ${ibot.number(left)} more; type to find one` : "";
       more.hidden = left <= 0;
       clear.hidden = !map.pressed.size;
@@ -54,6 +67,7 @@
       box.hidden = id === "none";
       heading.textContent = name[0].toUpperCase() + name.slice(1);
       search.value = "";
+      folded = true;
       search.hidden = map.groups.list.length < SEARCHED;
       shown();
     };

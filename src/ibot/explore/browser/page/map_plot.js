@@ -5,6 +5,7 @@
   const DEEPEST = 400; // times the scale at which everything is seen
   const MORPH = 800; // milliseconds from one map to another
   const SETTLED = 120; // milliseconds without motion until small pictures are fetched
+  const RIM = 8; // pixels between a picture and the edge, with the picture's own rim
   const SPARSE = 44; // pixels of room, squared, that a point must have to become a picture
 
   const still = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
@@ -79,9 +80,19 @@
       camera.x + (px - camera.width / 2) / camera.scale,
       camera.y - (py - camera.height / 2) / camera.scale,
     ];
+    /* Room at the rim, so that all of a picture is seen there. */
+    const margin = (all) => {
+      const pictures = places && places.length / 2 <= room();
+      return Math.min(Math.max(0.04 * all, pictures ? sideOf(places.length / 2) / 2 + RIM : 0), all / 4);
+    };
+    const sideOf = (count) => {
+      const free = Math.sqrt((camera.width * camera.height) / count);
+      return Math.round(Math.min(Math.max(0.5 * free, 28), 72));
+    };
     function fitted() {
       const [x0, y0, x1, y1] = bounds;
-      return 0.92 * Math.min(camera.width / (x1 - x0 || 1), camera.height / (y1 - y0 || 1));
+      const [width, height] = [camera.width, camera.height].map((all) => all - 2 * margin(all));
+      return Math.min(width / (x1 - x0 || 1), height / (y1 - y0 || 1));
     }
     const whole = () => {
       const [x0, y0, x1, y1] = bounds;
@@ -186,8 +197,7 @@
         if (closed || !grid) return;
         const shown = plot.visible(room());
         if (!shown || !shown.length) return;
-        const free = Math.sqrt((camera.width * camera.height) / shown.length);
-        side = Math.round(Math.min(Math.max(0.6 * free, 28), 72));
+        side = sideOf(shown.length);
         thumbs.want(shown.map(told.id));
         redraw();
       }, SETTLED);
@@ -195,7 +205,10 @@
 
     function drawThumbs() {
       let drawn = 0;
-      for (const i of plot.visible(room()) || []) {
+      const shown = plot.visible(room()) || [];
+      // What is pointed at lies above the others.
+      const above = shown.includes(plot.marked) ? [plot.marked] : [];
+      for (const i of [...shown, ...above]) {
         const thumb = thumbs.get(told.id(i));
         if (!thumb) continue;
         const [px, py] = plot.toScreen(places[2 * i], places[2 * i + 1]);
@@ -207,7 +220,7 @@
         pen.drawImage(thumb.image, thumb.x, thumb.y, thumb.side, thumb.side, left, top, side, side);
         drawn++;
       }
-      host.dataset.pictures = drawn;
+      host.dataset.pictures = drawn - above.length;
     }
 
     function drawMarks() {

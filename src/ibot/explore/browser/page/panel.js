@@ -46,10 +46,10 @@
   }
 
   function patch(panel, image, at, found, unpick) {
-    const w = image.grid[1];
+    const [h, w] = image.grid;
     const { word, score, confidence, here, uses, images, elsewhere, similar } = found;
     const known = word !== null && word !== undefined;
-    const where = `Row ${Math.floor(at / w)}, column ${at % w}`;
+    const where = `Row ${Math.floor(at / w) + 1} of ${h}, column ${(at % w) + 1} of ${w}`;
     panel.replaceChildren(
       el("div", { class: "panel-head" },
         known ? el("h2", {}, ibot.swatch(word), ibot.wordLink(word)) : el("h2", {}, where),
@@ -66,7 +66,8 @@
           ["", images === null ? "" : `of ${plural(images, "image")}`]])) : "",
       known && !(elsewhere && elsewhere.length)
         ? el("p", { class: "quiet" }, "This word occurs in no other image.") : "",
-      tiles("Elsewhere in the set", "", elsewhere, (place) => number(place.score)),
+      tiles("Elsewhere in the set", "The best place in each image, with the word's probability there.",
+        elsewhere, (place) => percent(place.confidence)),
       tiles("Similar patches", "By cosine of features.", similar, (place) => number(place.cosine)));
   }
 
@@ -99,7 +100,9 @@
         total = answer.total;
         shown += answer.images.length;
         grid.append(...answer.images.map(tile));
-        count.textContent = `${number(total)} images`;
+        const unread = total - (ibot.state.about.images.readable ?? total);
+        count.textContent = plural(total, "image") +
+          (unread > 0 ? `, ${number(unread)} cannot be read` : "");
         end.replaceChildren();
         if (!total) ibot.empty(end, "There are no images.", "Start the explorer with `--data DIR`, or drop one here.");
         else if (shown < total && answer.images.length && !signal.aborted)

@@ -85,7 +85,7 @@
   ibot.patchTile = (found, line) => {
     const { image, name, patch, row, col } = found;
     const place = patch === null || patch === undefined ? {} : { patch };
-    const title = row === undefined || row === null ? name : `${name}\nrow ${row}, column ${col}`;
+    const title = row === undefined || row === null ? name : `${name}\nrow ${row + 1}, column ${col + 1}`;
     const source = "patch" in place
       ? ["/api/window.jpg", { image, patch, c: c(), side: 5, px: 96 }]
       : [`/api/image/${image}/thumb.jpg`, { px: 128 }];

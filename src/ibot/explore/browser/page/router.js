@@ -20,9 +20,11 @@
 
   function read(hash) {
     const [path, query] = hash.replace(/^#\/?/, "").split("?");
-    const [name, id] = path.split("/").map(decoded);
+    const [name, id, ...more] = path.split("/").map(decoded);
     const params = Object.fromEntries(new URLSearchParams(query || ""));
-    return { name: name || "words", params: id ? { ...params, id } : params };
+    const view = views.get(name);
+    const known = !more.length && (!id || !view || view.numbered);
+    return { name: known ? name || "words" : path, params: id ? { ...params, id } : params };
   }
 
   const newest = () => Math.max(state.about ? state.about.checkpoints.length - 1 : 0, 0);
@@ -88,7 +90,7 @@
     document.dispatchEvent(new CustomEvent("ibot:opened"));
     const view = views.get(name);
     if (view) return enter(view, root, params);
-    ibot.empty(root, "There is no such view.", "Choose one from the bar above.");
+    ibot.empty(root, "Nothing has this address.", "Choose a view from the bar above.");
   }
   ibot.open = open;
 
@@ -121,5 +123,6 @@
     document.title = text ? `${text} · ${run}` : run;
   };
 
-  window.addEventListener("hashchange", open);
+  // Until the first view is there nothing is known that another could show.
+  window.addEventListener("hashchange", () => present && open());
 })();

@@ -49,15 +49,17 @@
         [label, count / top, `${number(count)} · ${percent(count / sum)}`])));
   }
 
+  /* In place of pictures of a word that no patch has. */
+  const unused = () => el("span", { class: "picture square absent" }, el("span", {}, "not used"));
+
   function neighbours(word, kind) {
     if (!word.neighbours || !word.neighbours.length) return "";
     return el("section", { class: "beside" }, el("h2", {}, "Neighbours"),
       el("p", { class: "quiet" }, "Words with the most similar prototypes, and their cosine."),
       el("div", { class: "tiles" }, word.neighbours.slice(0, 8).map(({ word: other, cosine, uses }) =>
         uses ? ibot.wordTile(other, `${other} · ${number(cosine, 2)}`, { kind })
-          : el("span", { class: "tile", title: `Word ${other} is not used` },
-            el("span", { class: "picture square absent" }), el("span", {},
-              `${other} · ${number(cosine, 2)}`)))));
+          : el("span", { class: "tile", title: `Word ${other} is not used in this set` },
+            unused(), el("span", {}, `${other} · ${number(cosine, 2)}`)))));
   }
 
   /* What it meant then: one column per checkpoint. */
@@ -73,7 +75,7 @@
         el("span", { class: "column" }, el("span", { style: { height: `${(100 * uses) / top}%` } })),
         uses ? ibot.mosaic(word.word, { kind, checkpoint: c, count: 4, px: 48, side: 3,
           then: state.exported ? c : null })
-          : el("span", { class: "picture square absent", role: "img", "aria-label": "not used" }),
+          : unused(),
         el("span", { class: "numbers" }, name.replace(/^step 0*/, "")),
         el("span", { class: "quiet numbers" }, number(uses)),
         el("span", { class: "quiet numbers", title: "places kept since the checkpoint before" },
@@ -115,9 +117,9 @@
     if (state.exported) end.replaceChildren();
     return el("section", {}, el("h2", {}, "Where it is found"),
       el("p", { class: "quiet" },
-        state.exported ? kind === "class" ? "The best images, each with its score." : "The best places, each with its probability."
-          : kind === "class" ? "Best first, each with its score; a click opens the image."
-            : "Best first, each with its probability; a click opens the image at this patch."),
+        kind === "class" ? "Best first, each with its score" :
+          `The best place in each ${state.exported ? "of the best images" : "image"}, best first, with its probability`,
+        state.exported ? "." : `; a click opens the image${kind === "class" ? "" : " at this patch"}.`),
       tiles, end);
   }
 
@@ -144,12 +146,13 @@
     root.replaceChildren(head,
       el("div", { class: "word-page" },
         word.uses ? ibot.mosaic(word.word, { kind, count: 16, px: 96 })
-          : el("span", { class: "picture square absent" }), about),
+          : unused(), about),
       life(word, kind), word.uses ? occurrences(word, kind, signal) : "");
   }
 
   ibot.view("word", {
     title: "Word",
+    numbered: true,
     tab: "words",
     open,
     keys: [
