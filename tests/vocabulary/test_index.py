@@ -21,6 +21,7 @@ from ibot.vocabulary.assign import Temperatures, assign
 from ibot.vocabulary.checkpoints import index_checkpoints
 from ibot.vocabulary.folder import default_folder
 from ibot.vocabulary.index import build, open_index
+from ibot.vocabulary.remedy import ABOUT
 from ibot.vocabulary.tokenizer import tokenizer
 
 IMAGES = 23
@@ -328,7 +329,7 @@ def test_the_index_lies_in_the_run_or_with_the_results(run, tmp_path):
 
 def test_a_damaged_index_is_named(indexed, tmp_path):
     shutil.copytree(indexed.folder, tmp_path / "index")
-    place = next((tmp_path / "index").glob(f"*/{word_index.ABOUT}"))
+    place = next((tmp_path / "index").glob(f"*/{ABOUT}"))
     place.write_text("{}")
     with pytest.raises(DataError, match="cannot be read"):
         open_index(tmp_path / "index")

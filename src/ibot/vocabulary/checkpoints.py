@@ -18,6 +18,7 @@ from ibot.eval.request import Request
 from ibot.system.distributed import any_true
 from ibot.vocabulary.folder import default_folder, is_run
 from ibot.vocabulary.index import build
+from ibot.vocabulary.remedy import Remedy
 from ibot.vocabulary.tokenizer import Checkpoint
 from ibot.vocabulary.word_index import FEATURES, WordIndex
 from ibot.weights.read import fit
@@ -37,7 +38,7 @@ class Indexed:
 
 
 def index_checkpoints(
-    request: Request, checkpoints: str = "newest", *, quiet: bool = False
+    request: Request, checkpoints: str = "newest", *, again: bool = False, quiet: bool = False
 ) -> Indexed:
     """Index the images of `request` by the words of its weights, or of checkpoints of its run.
 
@@ -48,6 +49,7 @@ def index_checkpoints(
             `default_folder`. Its cache is not used.
         checkpoints: "newest", "all", or how many at most, evenly spaced from the first to the
             newest.
+        again: put it in the place of an index that is of something else, or cannot be read.
         quiet: neither notes nor progress on the error output.
 
     Raises:
@@ -57,6 +59,7 @@ def index_checkpoints(
     chosen = chosen_checkpoints(Path(request.weights), checkpoints)
     # The newest one stays longest.
     newest = replace(request, weights=str(chosen[-1]), cache=str(folder / FEATURES))
+    remedy = Remedy(request, request.out)
     found = []
     with opened(ImagesContext, newest, quiet=quiet) as context:
         for path in chosen:
@@ -66,7 +69,7 @@ def index_checkpoints(
             own = context
             if path != chosen[-1]:
                 own = _with_weights(context, checkpoint, request)
-            found.append(build(own, folder, checkpoint))
+            found.append(build(own, folder, checkpoint, again=again, remedy=remedy))
         return Indexed(folder, len(context.images), found)
 
 

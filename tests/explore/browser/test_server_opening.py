@@ -106,6 +106,19 @@ def test_an_index_of_other_images_is_refused(own_run, images, tmp_path):
     with pytest.raises(UserError, match="is of other images") as refused:
         explorer_of(own_run, data)
     assert f"16 under '{images}'" in refused.value.why and f"15 under '{data}'" in refused.value.why
+    command = f"ibot index {own_run} --data {data} --checkpoints 2 --again"
+    assert refused.value.fix == f"{command}  replaces it; or name another folder with --index"
+
+
+def test_images_that_have_changed_since_are_said_to(own_run, images, tmp_path):
+    data = shutil.copytree(images, tmp_path / "data", symlinks=True)
+    explorer_of(own_run, data, folder=tmp_path / "index")
+    shutil.copyfile(data / "b" / "3.png", data / "b" / "more.png")
+    with pytest.raises(UserError, match="have changed since they were indexed") as refused:
+        explorer_of(own_run, data, folder=tmp_path / "index")
+    assert refused.value.why == "16 then, 17 now"
+    made = f"ibot index {own_run} --data {data} --out {tmp_path / 'index'} --again"
+    assert refused.value.fix == f"{made}  indexes them as they are now"
 
 
 def test_an_index_of_other_weights_is_refused(run, images, tmp_path):
