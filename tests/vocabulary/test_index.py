@@ -1,5 +1,6 @@
 """Indexes: what stands in them, once, of these images and weights; and what refuses to be one."""
 
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -325,6 +326,20 @@ def test_the_index_lies_in_the_run_or_with_the_results(run, tmp_path):
         assert default_folder(weights) == run / "index"
     results = Path("results") / "file" / "index"
     assert default_folder(tmp_path / "file.pth") == results
+
+
+def test_the_index_of_a_run_that_cannot_be_written_lies_with_the_results(
+    run, indexed, tmp_path, monkeypatch
+):
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != run and access(path, mode))
+    results = Path("results") / "run" / "index"
+    assert default_folder(run) == default_folder(run / "checkpoints" / "last") == results
+    monkeypatch.undo()
+    shutil.copytree(run, tmp_path / "own")
+    shutil.copytree(indexed.folder, tmp_path / "own" / "index")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert default_folder(tmp_path / "own") == tmp_path / "own" / "index", "it is there to be read"
 
 
 def test_a_damaged_index_is_named(indexed, tmp_path):

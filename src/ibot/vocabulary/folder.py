@@ -20,6 +20,7 @@ from ibot.eval.features.views import View
 from ibot.eval.opened import default_out
 from ibot.models.head import ProjectionHead
 from ibot.system.files import write_atomically
+from ibot.system.places import is_writable
 from ibot.vocabulary.assign import last_weight
 from ibot.vocabulary.remedy import Remedy
 
@@ -161,9 +162,15 @@ def other_images(
 
 
 def default_folder(weights: Path) -> Path:
-    """Where the index of weights lies: RUN/index for checkpoints, else results/NAME/index."""
+    """Where the index of weights lies: RUN/index for checkpoints, else results/NAME/index.
+
+    The latter too where the run has no index and cannot be written, such as one of somebody else.
+    """
     run = run_of(weights)
-    return (run if is_run(run) else default_out(weights)) / "index"
+    usual = (run if is_run(run) else default_out(weights)) / "index"
+    if (usual / FILE).is_file() or is_writable(usual):
+        return usual
+    return Path("results") / run.resolve().name / "index"
 
 
 def run_of(weights: Path) -> Path:

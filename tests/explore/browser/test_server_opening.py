@@ -39,6 +39,18 @@ def test_a_small_set_is_indexed_first(tmp_path, images, capsys):
     assert client.get("/api/words").json()["total"] > 0
 
 
+def test_where_no_index_can_be_written_all_but_words_is_there(tmp_path, images, monkeypatch):
+    run = write_run(tmp_path / "run", steps=(3,))
+    monkeypatch.setattr(opening_words, "is_writable", lambda folder: False)
+    client = client_of(explorer_of(run, images))
+    assert available(client) == ["image", "compare", "map", "training"]
+    why = client.get("/api/about").json()["views"]["words"]["why"]
+    assert f"'{run / 'index'}'" in why and "--index" in why
+    assert client.get("/api/image/9").status_code == 200
+    assert client.get("/api/words").json()["why"] == why
+    assert client.get("/api/patch?image=9&patch=2").status_code < 500
+
+
 def test_of_many_images_the_command_is_named(tmp_path, images, monkeypatch):
     monkeypatch.setattr(opening_words, "MAX_FIRST", 15)
     run = write_run(tmp_path / "run", steps=(3,))

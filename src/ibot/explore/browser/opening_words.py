@@ -11,6 +11,7 @@ from ibot.errors import UserError
 from ibot.eval.context import ImagesContext
 from ibot.eval.opened import opened
 from ibot.explore.browser.session import Checkpoint, Session
+from ibot.system.places import is_writable
 from ibot.system.progress import Progress, counter
 from ibot.vocabulary.folder import FILE, default_folder, other_images
 from ibot.vocabulary.index import build, open_index
@@ -35,6 +36,12 @@ def open_words(session: Session) -> None:
         session.why = "reading the network"
         if session.network(None).head is None:
             session.unavailable["words"] = NO_HEAD
+            return
+        if not is_writable(folder):
+            session.unavailable["words"] = (
+                f"there is no index yet, and none can be written into '{folder}': name another "
+                "place with --index"
+            )
             return
         _make(session, folder)
     session.why = "opening the index"
