@@ -144,6 +144,11 @@ class Session:
             return index.grid
         return self.network(number).loaded.backbone.token_grid(*self.view(number).size)
 
+    def lacking(self) -> list[str]:
+        """Why there are no words, for who asked for images; nothing where there are."""
+        why = self.unavailable.get("words")
+        return [f"there are no words to see: {why}"] if why and self.request.data else []
+
     def remedy(self) -> Remedy:
         """How the index of the same weights and images is made."""
         from ibot.vocabulary.remedy import Remedy
