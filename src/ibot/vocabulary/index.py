@@ -56,6 +56,7 @@ def build(
     checkpoint: Checkpoint | None = None,
     *,
     again: bool = False,
+    told: bool = True,
     remedy: Remedy | None = None,
 ) -> WordIndex:
     """Index the images of `context` by the words of its weights; one that is there is only opened.
@@ -68,6 +69,7 @@ def build(
         folder: of the index.
         checkpoint: the weights of the network, where they were read before.
         again: put it in the place of an index that is of something else, or cannot be read.
+        told: say which images cannot be read.
         remedy: how a user names all this, for what is raised.
 
     Raises:
@@ -97,7 +99,7 @@ def build(
             barrier()
             check_fits(folder, Shared.read(folder, remedy), shared, remedy)
             if not (place / ABOUT).is_file():
-                _build(context, head, checkpoint, temperatures, place)
+                _build(context, head, checkpoint, temperatures, place, told=told)
             barrier()
     return open_one(place, shared, remedy)
 
@@ -147,6 +149,8 @@ def _build(
     checkpoint: Checkpoint,
     temperatures: Temperatures,
     place: Path,
+    *,
+    told: bool,
 ) -> None:
     """The pass, then what one process makes of it; about.json is written last."""
     main = context.processes.is_main
@@ -157,7 +161,7 @@ def _build(
             fit(sample(_sample_tokens(context))).save(file)
     barrier()
     projection = Projection.load(file)
-    entries = pass_over(context, head, temperatures, projection, place.parent / FEATURES)
+    entries = pass_over(context, head, temperatures, projection, place.parent / FEATURES, told=told)
     if not main:
         return
     _finish(head, place, entries)
@@ -180,10 +184,12 @@ def pass_over(
     temperatures: Temperatures,
     projection: Projection,
     features: Path,
+    *,
+    told: bool = True,
 ) -> dict[str, Path]:
     """Store what an index holds of images in the cache `features`; returns the entry of each part.
 
-    Says how many images cannot be read, and why the first cannot.
+    told: say how many images cannot be read, and why the first cannot.
     """
     name = head_hash(head)[:16]
     keys = {
@@ -202,7 +208,8 @@ def pass_over(
         context.images, "images", list(keys.values()), extract
     )
     # Where progress is shown: in one process, unless it is to be quiet.
-    print_notes(unreadable(rows[keys["words"]]), quiet=context.counter is no_counter)
+    quiet = context.counter is no_counter or not told
+    print_notes(unreadable(rows[keys["words"]]), quiet=quiet)
     return {
         part: Entry(features, context.weights_hash, context.images, context.view, key).path
         for part, key in keys.items()
