@@ -67,7 +67,7 @@ def test_a_folder_of_any_shapes_is_drawn_and_what_cannot_be_read_is_named(
     if (picture, network) == ("attention", "swin"):
         assert "no class token: attention that patches receive" in said.out
     if picture == "features":
-        assert "fitted to 5 images together" in said.out and said.out.count("step:") == 3
+        assert "fitted to 5 images together" in said.out and said.out.count("colours:  ") == 3
     wide = made[next(name for name in made if "wide" in name)]
     # Two lines of pictures of 40 pixels for heads, one for components; lines of words below.
     lines = 2 if picture == "attention" else 1
