@@ -114,7 +114,7 @@ class Shared:
             raise DataError(
                 f"the index in '{folder}' cannot be read",
                 why=str(error),
-                fix=f"{remedy.renew(folder)}  makes it again",
+                fix=f"make it again:  {remedy.renew(folder)}",
             ) from None
 
 
@@ -152,7 +152,7 @@ def other_images(
         return UserError(
             f"the images under '{root}' have changed since they were indexed",
             why=numbers if there.count != count else f"{numbers}, but not the same files",
-            fix=f"{remedy.renew(folder)}  indexes them as they are now",
+            fix=f"index them as they are now:  {remedy.renew(folder)}",
         )
     return UserError(
         f"the index in '{folder}' is of other images",

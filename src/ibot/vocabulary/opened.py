@@ -43,7 +43,7 @@ class Vocabulary:
         raise UserError(
             f"the index in '{self.folder}' is of other weights",
             why=f"it is of '{self.shared.run}': {names}",
-            fix=f"{(remedy or Remedy()).make}  adds these weights, or name those",
+            fix=f"name those, or add these:  {(remedy or Remedy()).make}",
         )
 
     def lives(self, kind: Kind = "patch") -> Lives:
@@ -102,5 +102,5 @@ def open_one(place: Path, shared: Shared, remedy: Remedy | None = None) -> WordI
         raise DataError(
             f"the index in '{place}' cannot be read",
             why=str(error),
-            fix=f"{(remedy or Remedy()).renew(place.parent)}  makes it again",
+            fix=f"make it again:  {(remedy or Remedy()).renew(place.parent)}",
         ) from None

@@ -46,7 +46,7 @@ class Remedy:
 
     def instead(self, folder: Path) -> str:
         """What to do about an index in `folder` that is of something else."""
-        return f"{self.renew(folder)}  replaces it; or name another folder with {self.option}"
+        return f"name another folder with {self.option}, or replace it:  {self.renew(folder)}"
 
 
 def unusual(request: Request, *, without: tuple[str, ...] = ()) -> list[str]:

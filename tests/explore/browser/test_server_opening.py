@@ -119,7 +119,7 @@ def test_an_index_of_other_images_is_refused(own_run, images, tmp_path):
         explorer_of(own_run, data)
     assert f"16 under '{images}'" in refused.value.why and f"15 under '{data}'" in refused.value.why
     command = f"ibot index {own_run} --data {data} --checkpoints 2 --again"
-    assert refused.value.fix == f"{command}  replaces it; or name another folder with --index"
+    assert refused.value.fix == f"name another folder with --index, or replace it:  {command}"
 
 
 def test_images_that_have_changed_since_are_said_to(own_run, images, tmp_path):
@@ -130,7 +130,7 @@ def test_images_that_have_changed_since_are_said_to(own_run, images, tmp_path):
         explorer_of(own_run, data, folder=tmp_path / "index")
     assert refused.value.why == "16 then, 17 now"
     made = f"ibot index {own_run} --data {data} --out {tmp_path / 'index'} --again"
-    assert refused.value.fix == f"{made}  indexes them as they are now"
+    assert refused.value.fix == f"index them as they are now:  {made}"
 
 
 def test_an_index_of_other_weights_is_refused(run, images, tmp_path):

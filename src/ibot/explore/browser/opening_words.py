@@ -124,7 +124,7 @@ def _until(session: Session, vocabulary: Vocabulary, asked: Checkpoint) -> list[
         raise UserError(
             f"'{asked.name}' is not in the index in '{vocabulary.folder}'",
             why="it holds " + ", ".join(index.name for index in vocabulary.indexes),
-            fix=f"{session.remedy().make}  adds it, or name the run",
+            fix=f"name the run, or add it:  {session.remedy().make}",
         )
     return vocabulary.indexes[: steps.index(asked.step) + 1]
 
