@@ -37,7 +37,7 @@ def test_it_says_what_there_is_and_what_to_do_next(run, pictures, capsys):
     assert re.fullmatch(rf"disk:         [\d.]+ MiB in {re.escape(str(run / 'index'))}", lines[4])
     assert re.fullmatch(r"time:         [\d.]+ s", lines[5])
     assert lines[6] == f"next:         ibot explore '{run}' --data {pictures}"
-    assert printed.err.count("broken.png") == 2
+    assert printed.err.count("broken.png") == 1, "it is said once, not of each checkpoint"
     written = {path: path.stat().st_mtime_ns for path in (run / "index").rglob("*.np*")}
     assert main(["index", str(run), "--data", str(pictures), "--checkpoints", "2", "--quiet"]) == 0
     again = capsys.readouterr()
@@ -110,3 +110,11 @@ def test_two_processes_make_one_index(run, pictures, tmp_path):
     assert main([*map(str, given), "--out", str(tmp_path / "one"), "--quiet"]) == 0
     one, two = (open_index(tmp_path / name).indexes[-1] for name in ("one", "two"))
     assert (one.words == two.words).all() and (one.compact == two.compact).all()
+
+
+def test_fewer_checkpoints_than_wanted_are_said_to_be(run, pictures, capsys):
+    assert main(["index", str(run), "--data", str(pictures), "--checkpoints", "8"]) == 0
+    assert "note: the run has kept 2 checkpoints so far" in capsys.readouterr().err
+    for which in ("2", "all", "newest"):
+        assert main(["index", str(run), "--data", str(pictures), "--checkpoints", which]) == 0
+        assert "has kept" not in capsys.readouterr().err

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from indexed import write_run
 from PIL import Image
 from random_weights import SWIN, VIT, write_random
 from safetensors.torch import load_file, save_file
@@ -66,7 +67,7 @@ def test_a_folder_of_any_shapes_is_drawn_and_what_cannot_be_read_is_named(
     if (picture, network) == ("attention", "swin"):
         assert "no class token: attention that patches receive" in said.out
     if picture == "features":
-        assert "fitted to 5 images together" in said.out and said.out.count("step:") == 3
+        assert "fitted to 5 images together" in said.out and said.out.count("colours:  ") == 3
     wide = made[next(name for name in made if "wide" in name)]
     # Two lines of pictures of 40 pixels for heads, one for components; lines of words below.
     lines = 2 if picture == "attention" else 1
@@ -232,3 +233,13 @@ def test_networks_are_left_as_they_are(weights, photos, tmp_path, capsys):
     before = torch.random.get_rng_state()
     show(capsys, "attention", weights["vit"], photos / "wide.png", "--size", 16, "--out", tmp_path)
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_without_images_a_picture_of_words_names_those_of_the_index(photos, tmp_path, capsys):
+    run = write_run(tmp_path / "my run", [3])
+    command = f"ibot show fig4 '{run}' --data"
+    assert f"name a folder or a set:  {command} DIR" in show(capsys, "fig4", run, code=2).err
+    assert main(["index", str(run), "--data", str(photos), "--device", "cpu", "--quiet"]) == 0
+    capsys.readouterr()
+    said = show(capsys, "fig4", run, code=2).err
+    assert f"those of the index in '{run / 'index'}':  {command} {photos}" in said

@@ -60,9 +60,12 @@ def test_the_summary_says_what_was_trained_for_how_long_and_what_it_learnt(tmp_p
     assert "50.0\u00a0% (95\u00a0% interval 40.4 to 59.6)" in page.text("strong")
     assert "after step 30, on 100 validation images; chance is about 10\u00a0%." in text
     assert page.text("h1") == ["told"] or page.text("bdi")[0] == "told"
-    assert "finished" in page.text("span") and "The health log has no complaint, and few" in text
+    assert (
+        "stopped as asked" in page.text("span")
+        and "The health log has no complaint, and few" in text
+    )
     out, _ = capsys.readouterr()
-    assert f"report: {tmp_path / 'told' / 'report.html'}" in out and "finished" in out
+    assert f"report: {tmp_path / 'told' / 'report.html'}" in out and "stopped as asked" in out
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +163,9 @@ def test_a_converted_run_that_was_trained_on_tells_its_own_time(tmp_path):
     page = reported(write_run(tmp_path, rows=[row(1010), row(1020)], events=events, source=source))
     text = said(page)
     assert "; trained on here, to 130,560 images seen (1,020 of 3,125 steps" in text
-    assert "in 40 seconds of training at 64 images/s" in text and "finished" in page.text("span")
+    assert "in 40 seconds of training at 64 images/s" in text and "stopped as asked" in page.text(
+        "span"
+    )
     assert COMMAND in page.text("code") and start["command"] in page.text("code")
 
 

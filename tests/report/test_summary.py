@@ -60,7 +60,7 @@ STATES = {
         [START, event("guard"), event("failed", what="worse", why="", fix="")],
         "Its guard stopped it at 2026-11-30 19:10:00: worse.\n",
     ),
-    "finished": ([START, event("end", step=30), START], "It came to its end"),
+    "finished": ([START, event("end", step=3125), START], "It came to its end"),
     "ended without a word": ([START, event("failed"), START], "killed"),
 }
 
@@ -83,7 +83,31 @@ def test_an_end_before_that_of_the_schedules_is_said_to_be_one(tmp_path, end, ea
     events = [START, event("end", step=30), START, event("resume", step=30), event("end", step=end)]
     config = settings("train.max_steps=30")
     text = summed_up(write_run(tmp_path, rows=[*ROWS, row(end)], events=events, config=config))
-    assert ("train.max_steps asked" in text) is early and text.startswith("finished\n")
+    assert ("3,095 steps of its schedules are left" in text) is early
+    assert text.startswith("stopped as asked\n" if early else "finished\n")
+
+
+@pytest.mark.parametrize(
+    ("command", "limit", "on"),
+    [
+        ("ibot pretrain tiny64 --steps 30 --run r", "--steps", "ibot pretrain tiny64 --run r"),
+        ("ibot pretrain tiny64 --run r --steps=30", "--steps", "ibot pretrain tiny64 --run r"),
+        (
+            "ibot pretrain tiny64 train.max_steps=30 --run 'a b'",
+            "train.max_steps",
+            "ibot pretrain tiny64 --run 'a b'",
+        ),
+        ("ibot pretrain my.json", "train.max_steps", ""),
+    ],
+)
+def test_a_run_that_was_asked_to_stop_is_to_be_trained_on(tmp_path, command, limit, on):
+    events = [event("start", command=command), event("end", step=30)]
+    config = settings("train.max_steps=30")
+    run = saved(write_run(tmp_path, rows=ROWS, events=events, config=config))
+    text = summed_up(run)
+    assert f"as {limit} asked: 3,095 steps of its schedules are left" in text
+    how = "" if on else ", with its command and train.max_steps=0"
+    assert f"Train on: 3,095 steps left{how}: {on}" in text
 
 
 @pytest.mark.parametrize(("classes", "names"), [(None, ["match"]), (10, ["knn", "linear"])])

@@ -72,6 +72,13 @@ def test_the_last_figure_pairs_views_and_classes_by_inner_products(weights, phot
     assert tables["classes"]["grids"] == [[4, 4], [4, 4]]  # squashed
 
 
+def test_images_without_classes_are_refused_before_the_network_is_read(photos, tmp_path):
+    nowhere = tmp_path / "no weights"
+    with pytest.raises(UserError, match="images with labels"):
+        draw(asked("fig19", nowhere, photos / "cat", tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_a_figure_fixes_cannot_be_asked():
     for name in DRAWN:
         figure, kind = FIGURES[name], PICTURES[name]

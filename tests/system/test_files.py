@@ -174,6 +174,9 @@ def test_a_file_that_a_user_named_is_whole_or_absent_and_its_folders_are_made(tm
         with pytest.raises(kind, match="cannot be written") as error:
             write_named(file, fail)
         assert error.value.why == "refused" and error.value.fix == "name another"
+        with pytest.raises(kind) as error:
+            write_named(file, fail, "--out")
+        assert error.value.fix == "name another place with --out"
         assert file.read_text() == "first" and list(file.parent.iterdir()) == [file]
 
 

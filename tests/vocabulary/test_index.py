@@ -1,5 +1,6 @@
 """Indexes: what stands in them, once, of these images and weights; and what refuses to be one."""
 
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from ibot.vocabulary.assign import Temperatures, assign
 from ibot.vocabulary.checkpoints import index_checkpoints
 from ibot.vocabulary.folder import default_folder
 from ibot.vocabulary.index import build, open_index
+from ibot.vocabulary.remedy import ABOUT
 from ibot.vocabulary.tokenizer import tokenizer
 
 IMAGES = 23
@@ -326,9 +328,23 @@ def test_the_index_lies_in_the_run_or_with_the_results(run, tmp_path):
     assert default_folder(tmp_path / "file.pth") == results
 
 
+def test_the_index_of_a_run_that_cannot_be_written_lies_with_the_results(
+    run, indexed, tmp_path, monkeypatch
+):
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != run and access(path, mode))
+    results = Path("results") / "run" / "index"
+    assert default_folder(run) == default_folder(run / "checkpoints" / "last") == results
+    monkeypatch.undo()
+    shutil.copytree(run, tmp_path / "own")
+    shutil.copytree(indexed.folder, tmp_path / "own" / "index")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert default_folder(tmp_path / "own") == tmp_path / "own" / "index", "it is there to be read"
+
+
 def test_a_damaged_index_is_named(indexed, tmp_path):
     shutil.copytree(indexed.folder, tmp_path / "index")
-    place = next((tmp_path / "index").glob(f"*/{word_index.ABOUT}"))
+    place = next((tmp_path / "index").glob(f"*/{ABOUT}"))
     place.write_text("{}")
     with pytest.raises(DataError, match="cannot be read"):
         open_index(tmp_path / "index")

@@ -79,7 +79,7 @@ def _export(session: Session, options: argparse.Namespace) -> None:
 
     open_session(session)
     session.state, session.why = "ready", ""
-    print_notes(session.notes, options.quiet)
+    print_notes([*session.notes, *session.lacking()], options.quiet)
     file = Path(options.export)
     made = export(
         session,
@@ -99,6 +99,10 @@ def _check(options: argparse.Namespace) -> None:
     """Raise UserError for what is wrong whatever is in the files."""
     if not options.export and options.pictures:
         raise UserError("--images belongs to --export", fix="name the page with --export FILE.html")
+    if options.export and not options.data:
+        raise UserError(
+            "a page without images would be empty", fix="name images with --data for --export"
+        )
     if options.port is not None and options.port > MAX_PORT:
         raise UserError(f"there is no port {options.port}", fix=f"--port 0 to {MAX_PORT}")
     if not Path(options.weights).exists():

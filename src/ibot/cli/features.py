@@ -65,7 +65,9 @@ def run(options: argparse.Namespace) -> None:
     )
     tensors = _tensors(features)
     classes = source.classes if isinstance(source, LabelledImages) else ()
-    write_named(out, lambda path: _write(path, out.suffix, tensors, features.names, classes))
+    write_named(
+        out, lambda path: _write(path, out.suffix, tensors, features.names, classes), "--out"
+    )
     shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in tensors.items())
     print(f"{len(features.names)} images: {shapes} -> {out}")
     for path, reason in features.bad:

@@ -6,13 +6,13 @@ import argparse
 import shlex
 import time
 from collections.abc import Iterator
-from dataclasses import fields
 from typing import TYPE_CHECKING
 
 from ibot.cli.arguments import COUNT, NATURAL, add_images, add_processes, add_weights
 from ibot.cli.inputs import of_request
 from ibot.cli.parser import Commands
 from ibot.eval.request import Request
+from ibot.vocabulary.remedy import unusual
 from ibot.words import counted, encodable
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ def declare(commands: Commands) -> None:
     )
     out = "folder of the index (default: index/ in the run, else results/NAME/index)"
     parser.add_argument("--out", default="", metavar="DIR", help=out)
+    again = "replace an index in that folder that is of other images, or cannot be read"
+    parser.add_argument("--again", action="store_true", help=again)
     workers = "processes that decode images"
     parser.add_argument("--workers", type=NATURAL, default=0, metavar="N", help=workers)
     add_processes(parser)
@@ -53,7 +55,10 @@ def run(options: argparse.Namespace) -> None:
 
     began = time.monotonic()
     indexed = index_checkpoints(
-        Request(**of_request(options)), options.checkpoints, quiet=options.quiet
+        Request(**of_request(options)),
+        options.checkpoints,
+        again=options.again,
+        quiet=options.quiet,
     )
     if not launched_processes().is_main:
         return
@@ -66,12 +71,9 @@ def explored(options: argparse.Namespace) -> str:
     """The command that shows what was indexed: the same network, images and index."""
     words = ["ibot", "explore", options.weights, "--data", options.data]
     words += ["--index", options.out] if options.out else []
-    usual = {field.name: field.default for field in fields(Request)}
     # The size of the view is known by the index itself.
-    for name in ("key", "heads", "max_pixels", "exif_orientation", "device"):
-        if (value := getattr(options, name)) != usual[name]:
-            words += [f"--{name.replace('_', '-')}", str(value)]
-    words += ["--allow-partial"] if options.allow_partial else []
+    words += unusual(Request(**of_request(options)), without=("size",))
+    words += ["--device", options.device] if options.device != "auto" else []
     return shlex.join(words)
 
 

@@ -44,14 +44,18 @@ def run(options: argparse.Namespace) -> None:
         from ibot.report import chart
 
         bars = chart.bars_of(table)
-        write_named(Path(options.plot), lambda path: chart.results_picture(bars, path))
+        write_named(Path(options.plot), lambda path: chart.results_picture(bars, path), "--plot")
     lines = list_of(entries) if options.all else cells_of(table)
     if options.csv:
         wide = lines if options.all else cells_of(table, intervals=True, ranges=True)
-        write_named(Path(options.csv), lambda path: write_csv(path, wide))
+        write_named(Path(options.csv), lambda path: write_csv(path, wide), "--csv")
     if options.markdown:
         text = markdown(lines if options.all else cells_of(table, ranges=True))
-        write_named(Path(options.markdown), lambda path: path.write_text(text, encoding="utf-8"))
+        write_named(
+            Path(options.markdown),
+            lambda path: path.write_text(text, encoding="utf-8"),
+            "--markdown",
+        )
     print(aligned(lines if options.all else folded(lines)), end="")
     if not options.quiet:
         hidden = "" if options.all else "; --all lists them with dates and settings"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from dataclasses import fields
 from functools import partial
 from importlib import import_module
@@ -109,6 +110,23 @@ def _add_option(parser: argparse.ArgumentParser, option: Option) -> None:
     )
 
 
+def _images_to_name(name: str, options: argparse.Namespace) -> str:
+    """How to name images: those of the index, where the picture is of one and it is there."""
+    if "index" not in options:
+        return "name files or a folder behind the weights"
+    from ibot.errors import DataError
+    from ibot.vocabulary.folder import Shared, default_folder
+
+    folder = Path(options.index) if options.index else default_folder(Path(options.weights))
+    command = ["ibot", "show", name, options.weights, "--data"]
+    try:
+        return (
+            f"those of the index in '{folder}':  {shlex.join([*command, Shared.read(folder).root])}"
+        )
+    except DataError:
+        return f"name a folder or a set:  {shlex.join([*command, 'DIR'])}"
+
+
 def run(name: str, options: argparse.Namespace) -> None:
     """Draw one picture of the table, and say where it is."""
     from ibot.eval.opened import default_out
@@ -121,7 +139,7 @@ def run(name: str, options: argparse.Namespace) -> None:
     given = {f.name: getattr(options, f.name) for f in fields(Asked) if f.name in options}
     images = tuple(filter(None, [*options.images, options.data]))
     if kind.images == "+" and not images:
-        raise UserError("no images named", fix="name files or a folder behind the weights")
+        raise UserError("no images named", fix=_images_to_name(name, options))
     place = out if options.out else out / name
     given |= {"images": images, "out": place, "picture": name}
     named = kind.recipe and not Path(options.weights).exists()

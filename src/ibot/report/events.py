@@ -5,6 +5,7 @@ They are rows of events.jsonl, of whatever version; what is not understood is pa
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -54,6 +55,22 @@ def last_command(events: Events) -> str:
     """The command of the last start; empty where none is known."""
     starts = [text_of(event.get("command")) for event in events if event.get("event") == "start"]
     return next(filter(None, reversed(starts)), "")
+
+
+def unlimited(command: str) -> tuple[str, str]:
+    """What in a command ends the training before its schedules do, and the command without it;
+    empty where its settings lie elsewhere.
+    """
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        return "train.max_steps", ""
+    for i, word in enumerate(words):
+        option, _, value = word.partition("=")
+        if option in ("--steps", "train.max_steps") and (value or option == "--steps"):
+            rest = words[i + 1 if value else i + 2 :]
+            return option, shlex.join([*words[:i], *rest])
+    return "train.max_steps", ""
 
 
 def resumptions(events: Events) -> list[float]:

@@ -48,7 +48,7 @@ def write_report(run: Path, out: Path, images: int = 0) -> Story:
     told = story(run)
     seen, note = _seen(told, images)
     text = "".join(page(told, of_the_run(run), seen, note))
-    write_named(out, lambda path: path.write_text(text, encoding="utf-8", newline=""))
+    write_named(out, lambda path: path.write_text(text, encoding="utf-8", newline=""), "--out")
     return told
 
 

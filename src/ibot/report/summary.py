@@ -17,6 +17,7 @@ from ibot.config.resolve import Derived, derive
 from ibot.config.schema import Config
 from ibot.engine.verdicts import PERSISTENCE
 from ibot.errors import ConfigError
+from ibot.report.events import unlimited
 from ibot.report.history import interval_of
 from ibot.report.html import escaped, name
 from ibot.report.metrics import number
@@ -77,6 +78,15 @@ class Summary:
         return (whole if self.story.step > run else run), whole
 
     @property
+    def left(self) -> int:
+        """Steps of the schedules that a run which came to its end was asked not to make."""
+        end = self.story.end or {}
+        if end.get("event") != "end" or self.derived is None:
+            return 0
+        reached = int(number(end.get("step")) or self.story.step)
+        return max(0, self.derived.total_steps - reached)
+
+    @property
     def reports_judged(self) -> int:
         """Reports of the training that could be judged: those after the learning rate's warm-up."""
         images = self.story.metrics.images
@@ -97,7 +107,7 @@ class Summary:
         if self.story.state == "running":
             return "still running", "accent"
         if end.get("event") == "end":
-            return "finished", "good"
+            return ("stopped as asked", "accent") if self.left else ("finished", "good")
         if self.story.guarded:
             return "stopped by its guard", "warn"
         if end.get("event") == "failed":
@@ -164,10 +174,15 @@ class Summary:
             return f"It is still running; this is how it stood at {moment(told.updated)}."
         when = f" at {moment(end.get('time'))}" if moment(end.get("time")) else ""
         if end.get("event") == "end":
-            early = " as <code>train.max_steps</code> asked, before the end of its schedules"
-            reached = number(end.get("step")) or told.step
-            short = self.derived is not None and reached < self.derived.total_steps
-            return f"It came to its end{when}{early if short else ''}."
+            if not self.left:
+                return f"It came to its end{when}."
+            limit, _ = unlimited(told.command)
+            steps = counted_in_thousands(self.left, "step")
+            return (
+                f"It stopped{when} as <code>{limit}</code> asked: {steps} of its schedules "
+                f"{'is' if self.left == 1 else 'are'} left, and the same command without it goes "
+                "on."
+            )
         if end.get("event") == "stopped by signal":
             return (
                 f"It was stopped by a signal{when}, after step {_step(end)}, and saved: the same "
@@ -246,6 +261,11 @@ class Summary:
             yield "See it again later", f"ibot report {run}"
         elif self.status[0] in ("stopped", "ended without a word") and told.command:
             yield "Resume it" if told.checkpoints else "Start it again", told.command
+        elif self.left and told.checkpoints and told.command:
+            limit, command = unlimited(told.command)
+            steps = counted_in_thousands(self.left, "step")
+            how = "" if command else f", with its command and {limit}=0"
+            yield f"Train on: {steps} left{how}", command
         if not told.checkpoints:
             return
         if self.converted and not told.metrics.images:

@@ -186,7 +186,7 @@ class Sheet:
         """
         if path.suffix.lower() != ".svg":
             return save_png(path, self.pixels())
-        write_named(path, lambda place: place.write_text(self.svg(), encoding="utf-8"))
+        write_named(path, lambda place: place.write_text(self.svg(), encoding="utf-8"), "--out")
         return path
 
 
@@ -199,7 +199,7 @@ def save_png(path: Path, pixels: NDArray[np.uint8]) -> Path:
 
     Raises as `Sheet.save`.
     """
-    write_named(path, lambda place: Image.fromarray(pixels).save(place, format="PNG"))
+    write_named(path, lambda place: Image.fromarray(pixels).save(place, format="PNG"), "--out")
     return path
 
 

@@ -130,7 +130,7 @@ def draw(asked: Asked) -> Drawn:
     lines = [f"shown:            {counted(len(small), 'image')}, {told}"]
     if bare:
         lines.append(f"all background:   {counted(bare, 'image')}; --over image parts each alone")
-    return Drawn(files, (*lines, *(f"step:             {step}" for step in steps)))
+    return Drawn(files, (*lines, *(f"colours:          {step}" for step in steps)))
 
 
 def strip(
@@ -218,4 +218,4 @@ def _draw_video(asked: Asked, backbone: Backbone, kind: Moving) -> Drawn:
 
     file = write_frames(pictures(), asked.out, frames.name, "_features", kind, frames.rate)
     said = f"shown:            {counted(count, 'frame')} at {frames.rate:g} a second"
-    return Drawn([file], (said, *(f"step:             {step}" for step in fitted.steps)))
+    return Drawn([file], (said, *(f"colours:          {step}" for step in fitted.steps)))

@@ -124,13 +124,14 @@ FIGURES: dict[str, Figure] = {
         differs="the network's own attention, as the paper's text says; lines in the colour of "
         "their rank, dashed where the truth is known and they miss it",
         parts=(
-            Part(picture="match", options={"pairs": "views", "published": True}, folder="views"),
+            # First: it refuses images without classes before anything is drawn.
             Part(
                 picture="match",
                 options={"pairs": "classes", "published": True},
                 asked={"fit": "squash"},
                 folder="classes",
             ),
+            Part(picture="match", options={"pairs": "views", "published": True}, folder="views"),
         ),
     ),
 }

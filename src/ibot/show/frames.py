@@ -103,9 +103,9 @@ def write_frames(
         for number, frame in enumerate(alike):
             save_png(place / f"{number:05}.png", frame)
     elif kind == "webp":
-        write_named(place, lambda path: _write_webp(path, alike, rate))
+        write_named(place, lambda path: _write_webp(path, alike, rate), "--out")
     else:
-        write_named(place, lambda path: _write_video(path, alike, kind, rate))
+        write_named(place, lambda path: _write_video(path, alike, kind, rate), "--out")
     return place
 
 

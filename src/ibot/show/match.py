@@ -44,11 +44,13 @@ def draw(asked: Asked) -> Drawn:
             missing or cannot be read. WeightsError: the network.
     """
     options = asked.options
+    # Before the network, which takes longer to read.
+    labelled = labelled_images(asked) if options["pairs"] == "classes" else None
     loaded = asked.loaded()
     asked = replace(asked, size=asked.size or min(loaded.size))
     files: list[Path] = []
     scores: list[Correspondence] = []
-    for number, pair in enumerate(_pairs(asked, loaded.backbone, loaded.size)):
+    for number, pair in enumerate(_pairs(asked, loaded.backbone, loaded.size, labelled)):
         patches = chosen(pair.found, options["lines"], mutual=options["mutual"])
         sheet = pair_sheet(
             pair,
@@ -65,10 +67,16 @@ def draw(asked: Asked) -> Drawn:
     return Drawn(files, tuple(_summary(scores)))
 
 
-def _pairs(asked: Asked, backbone: Backbone, trained: tuple[int, int]) -> Iterator[Pair]:
+def _pairs(
+    asked: Asked,
+    backbone: Backbone,
+    trained: tuple[int, int],
+    labelled: LabelledImages | None,
+) -> Iterator[Pair]:
     """What is asked for, the pairs that can be read.
 
-    trained: height and width of the views of the training. Raises DataError where there are none.
+    trained: height and width of the views of the training. labelled: the images of pairs of a
+    class. Raises DataError where there are none.
     """
     wanted = asked.options["pairs"]
     if wanted == "auto":
@@ -81,9 +89,12 @@ def _pairs(asked: Asked, backbone: Backbone, trained: tuple[int, int]) -> Iterat
     if wanted == "given":
         yield _given(asked, backbone)
         return
-    find = _of_classes if wanted == "classes" else _of_views
+    if labelled is None:
+        found = _of_views(asked, backbone, trained)
+    else:
+        found = _of_classes(asked, backbone, labelled)
     count = 0
-    for count, pair in enumerate(find(asked, backbone, trained), 1):  # noqa: B007 - counted
+    for count, pair in enumerate(found, 1):  # noqa: B007 - counted
         yield pair
     if not count:
         raise DataError("no pair of images can be read", fix="name other images behind the weights")
@@ -199,8 +210,8 @@ def _of_views(asked: Asked, backbone: Backbone, trained: tuple[int, int]) -> Ite
                 progress(done, len(inputs))
 
 
-def _of_classes(asked: Asked, backbone: Backbone, _: tuple[int, int]) -> Iterator[Pair]:
-    """Pairs of images of one class; of one that cannot be read nothing is drawn."""
+def labelled_images(asked: Asked) -> LabelledImages:
+    """The one set that is named. Raises UserError for several, and for one without labels."""
     every = replace(asked, limit=0).inputs()
     images = every.sets[0]
     if len(every.sets) != 1 or not isinstance(images, LabelledImages):
@@ -209,6 +220,11 @@ def _of_classes(asked: Asked, backbone: Backbone, _: tuple[int, int]) -> Iterato
             why="no class folders, and no list with a column 'label', are named",
             fix="name a folder with a folder for each class, or --pairs views",
         )
+    return images
+
+
+def _of_classes(asked: Asked, backbone: Backbone, images: LabelledImages) -> Iterator[Pair]:
+    """Pairs of images of one class; of one that cannot be read nothing is drawn."""
     pairs = class_pairs(images.labels, asked.seed)[: asked.limit or None]
     if not pairs:
         raise DataError(f"no class of '{images.root}' has two images")

@@ -23,6 +23,7 @@ from ibot.show.pictures import SHEET, Drawn
 from ibot.system.tables import write_table
 from ibot.vocabulary.folder import default_folder
 from ibot.vocabulary.index import build
+from ibot.vocabulary.remedy import Remedy
 from ibot.words import counted
 
 CELL, WINDOW, SMALL = 300, 50, 11
@@ -97,10 +98,11 @@ def indexed(asked: Asked) -> Iterator[tuple[Backbone, Patterns]]:
         out=str(asked.out),
     )
     folder = Path(options["index"]) if options["index"] else default_folder(Path(asked.weights))
+    remedy = Remedy(request, options["index"], "--index")
     with opened(ImagesContext, request, quiet=asked.quiet) as context:
         backbone = context.loaded.backbone
         patterns = Patterns(
-            index=build(context, folder),
+            index=build(context, folder, remedy=remedy),
             images=context.images,
             patch=backbone.patch_size,
             kind=options["type"],

@@ -60,7 +60,7 @@ def pretrain(
         whole = f"the schedule has {counted(derived.total_steps, 'step')}"
         end = f"{limit} {config.train.max_steps}" if limit else whole
         say(f"already at step {reached}: nothing to do ({end})")
-        say_next(folder, reached, derived, limit, say)
+        say_next(folder, source, reached, derived, limit, say)
         return
     describe(config, derived, source, folder=folder, world_size=processes.world_size, say=say)
     for note in prepared.notes:
@@ -79,7 +79,7 @@ def pretrain(
     if state.step >= derived.run_steps:
         done = f"{counted(state.step, 'step')}, {counted(state.images_seen, 'image')}"
         say(f"done: {done}. Weights: {folder}")
-    say_next(folder, state.step, derived, limit, say)
+    say_next(folder, source, state.step, derived, limit, say)
 
 
 def reached_step(folder: Path) -> int:
@@ -91,16 +91,20 @@ def reached_step(folder: Path) -> int:
     return read_settings(checkpoint / "state.json").get("step", 0) if checkpoint else 0
 
 
-def say_next(folder: Path, step: int, derived: Derived, limit: str, say: Say) -> None:
+def say_next(
+    folder: Path, source: Images, step: int, derived: Derived, limit: str, say: Say
+) -> None:
     """What can be done with a run that reached `step`: use it, or train on.
 
+    source: the images, which have labels or not.
     limit: the option that ends the run before its schedule, empty without one.
     """
     if step >= derived.run_steps:
         name = shlex.quote(str(folder))
+        measure = "knn" if source.provenance().get("classes") else "match"
         say(
-            f"next: ibot eval knn {name} --data DIR    ibot features {name} --data DIR --out FILE"
-            f"    ibot report {name}"
+            f"next: ibot eval {measure} {name} --data DIR    "
+            f"ibot features {name} --data DIR --out FILE    ibot report {name}"
         )
     left = derived.total_steps - step
     if left > 0:

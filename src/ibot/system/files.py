@@ -50,7 +50,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         raise
 
 
-def write_named(path: Path, write: Callable[[Path], object]) -> None:
+def write_named(path: Path, write: Callable[[Path], object], option: str = "") -> None:
     """Write a file that a user named, whole or not at all; folders above it are made.
 
     Devices and links are written as they are: what stands in their place would be another thing.
@@ -58,6 +58,7 @@ def write_named(path: Path, write: Callable[[Path], object]) -> None:
     Args:
         path: the file.
         write: writes the content into the place that it is given, whatever its suffix.
+        option: of the command, by which another place is named.
 
     Raises:
         ResourceError: the disk is full. UserError: the file cannot be written.
@@ -70,7 +71,9 @@ def write_named(path: Path, write: Callable[[Path], object]) -> None:
     except OSError as error:
         kind = ResourceError if error.errno in DISK_FULL else UserError
         raise kind(
-            f"'{path}' cannot be written", why=error.strerror or str(error), fix="name another"
+            f"'{path}' cannot be written",
+            why=error.strerror or str(error),
+            fix=f"name another place with {option}" if option else "name another",
         ) from None
 
 

@@ -11,6 +11,14 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What the system says of a write for which there is no room."""
 
 
+def is_writable(folder: Path) -> bool:
+    """Whether a folder can be written, or made, as far as permissions and the disk tell; leaves
+    nothing there.
+    """
+    there = next((one for one in (folder, *folder.absolute().parents) if one.exists()), None)
+    return there is not None and there.is_dir() and os.access(there, os.W_OK | os.X_OK)
+
+
 def make_writable(folder: Path, name: str = "") -> None:
     """Make a folder and those above it; raises OSError if no file, or not the one called `name`,
     can be written there.

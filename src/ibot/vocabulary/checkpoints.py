@@ -16,11 +16,14 @@ from ibot.eval.features.views import evenly
 from ibot.eval.opened import opened
 from ibot.eval.request import Request
 from ibot.system.distributed import any_true
+from ibot.system.progress import print_notes
 from ibot.vocabulary.folder import default_folder, is_run
 from ibot.vocabulary.index import build
+from ibot.vocabulary.remedy import Remedy
 from ibot.vocabulary.tokenizer import Checkpoint
 from ibot.vocabulary.word_index import FEATURES, WordIndex
 from ibot.weights.read import fit
+from ibot.words import counted
 
 log = logging.getLogger("ibot")
 
@@ -37,7 +40,7 @@ class Indexed:
 
 
 def index_checkpoints(
-    request: Request, checkpoints: str = "newest", *, quiet: bool = False
+    request: Request, checkpoints: str = "newest", *, again: bool = False, quiet: bool = False
 ) -> Indexed:
     """Index the images of `request` by the words of its weights, or of checkpoints of its run.
 
@@ -48,6 +51,7 @@ def index_checkpoints(
             `default_folder`. Its cache is not used.
         checkpoints: "newest", "all", or how many at most, evenly spaced from the first to the
             newest.
+        again: put it in the place of an index that is of something else, or cannot be read.
         quiet: neither notes nor progress on the error output.
 
     Raises:
@@ -57,8 +61,11 @@ def index_checkpoints(
     chosen = chosen_checkpoints(Path(request.weights), checkpoints)
     # The newest one stays longest.
     newest = replace(request, weights=str(chosen[-1]), cache=str(folder / FEATURES))
+    remedy = Remedy(request, request.out)
     found = []
     with opened(ImagesContext, newest, quiet=quiet) as context:
+        notes = _fewer(len(chosen), checkpoints)
+        print_notes(notes, quiet or not context.processes.is_main)
         for path in chosen:
             if (checkpoint := _read(path, context)) is None:
                 log.warning("'%s' is passed over: it was deleted meanwhile", path)
@@ -66,7 +73,7 @@ def index_checkpoints(
             own = context
             if path != chosen[-1]:
                 own = _with_weights(context, checkpoint, request)
-            found.append(build(own, folder, checkpoint))
+            found.append(build(own, folder, checkpoint, again=again, told=not found, remedy=remedy))
         return Indexed(folder, len(context.images), found)
 
 
@@ -91,6 +98,15 @@ def chosen_checkpoints(weights: Path, checkpoints: str) -> list[Path]:
     # Reversed, so that the newest is one of them even if one alone is wanted.
     places = len(there) - 1 - evenly(len(there), limit)
     return [there[i] for i in np.sort(places)]
+
+
+def _fewer(there: int, asked: str) -> list[str]:
+    """A note where a run has kept fewer checkpoints than a user wants to see."""
+    wanted = {"newest": 1, "all": 2}.get(asked) or int(asked)
+    if there >= wanted:
+        return []
+    kept = f"the run has kept {counted(there, 'checkpoint')} so far"
+    return [f"{kept}: a training with checkpoint.keep=N keeps N of them"]
 
 
 def _read(path: Path, context: ImagesContext) -> Checkpoint | None:

@@ -20,11 +20,12 @@ from ibot.eval.features.views import View
 from ibot.eval.opened import default_out
 from ibot.models.head import ProjectionHead
 from ibot.system.files import write_atomically
+from ibot.system.places import is_writable
 from ibot.vocabulary.assign import last_weight
+from ibot.vocabulary.remedy import Remedy
 
 FILE, FORMAT = "index.json", 2
 MISFITS = {
-    "images": "other images",
     "view": "another view",
     "key": "another of the networks",
     "network": "another network",
@@ -82,41 +83,51 @@ class Shared:
         same_run = self.run == other.run or self.settings == other.settings
         return wrong if same_run else [*wrong, "run"]
 
-    def write(self, folder: Path) -> None:
-        """Write index.json."""
+    def text(self) -> str:
+        """What stands in index.json."""
         plain = {name: getattr(self, name) for name in self.__slots__}
         plain["view"] = {name: getattr(self.view, name) for name in View.__slots__}
-        text = json.dumps({"format": FORMAT, **plain}, indent=1)
-        write_atomically(folder / FILE, lambda place: place.write_text(text))
+        return json.dumps({"format": FORMAT, **plain}, indent=1)
+
+    def write(self, folder: Path) -> None:
+        """Write index.json."""
+        write_atomically(folder / FILE, lambda place: place.write_text(self.text()))
 
     @classmethod
-    def read(cls, folder: Path) -> Shared:
-        """Read index.json. Raises DataError where there is none, or it is damaged."""
+    def read(cls, folder: Path, remedy: Remedy | None = None) -> Shared:
+        """Read index.json. Raises DataError, with the remedy, where there is none, it is damaged,
+        or of another version of this package.
+        """
+        remedy = remedy or Remedy()
         try:
             plain = json.loads((folder / FILE).read_text())
             if plain.pop("format") != FORMAT:
-                raise ValueError("of another version")
+                raise ValueError("it was made by another version of this package")
             view = View(**{**plain["view"], "size": tuple(plain["view"]["size"])})
             return cls(**{**plain, "view": view, "grid": tuple(plain["grid"])})
         except FileNotFoundError:
             raise DataError(
                 f"there is no index in '{folder}'",
-                fix="make one:  ibot index RUN --data DIR",
+                fix=f"make one:  {remedy.make}",
             ) from None
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise DataError(
                 f"the index in '{folder}' cannot be read",
                 why=str(error),
-                fix="delete the folder, and make it again with  ibot index RUN --data DIR",
+                fix=f"make it again:  {remedy.renew(folder)}",
             ) from None
 
 
-def check_fits(folder: Path, there: Shared, wanted: Shared) -> None:
-    """Raise UserError where an index in `folder` is of other images or weights than wanted."""
+def check_fits(folder: Path, there: Shared, wanted: Shared, remedy: Remedy | None = None) -> None:
+    """Raise UserError, with the remedy, where an index in `folder` is of other images or weights
+    than wanted.
+    """
     if not (wrong := there.misfits(wanted)):
         return
+    remedy = remedy or Remedy()
+    if wrong[0] == "images":
+        raise other_images(folder, there, (wanted.root, wanted.count), remedy)
     shown = {
-        "images": (f"{there.count} under '{there.root}'", f"{wanted.count} under '{wanted.root}'"),
         "view": (str(there.view), str(wanted.view)),
         "key": (there.key, wanted.key),
         "network": (there.network, wanted.network),
@@ -124,18 +135,42 @@ def check_fits(folder: Path, there: Shared, wanted: Shared) -> None:
     }
     name = wrong[0]
     old, new = shown[name]
-    changed = " (files in it have changed)" if old == new else ""
     raise UserError(
         f"the index in '{folder}' is of {MISFITS[name]}",
-        why=f"it is of {old}; asked for is {new}{changed}",
-        fix="name another folder with --out, or delete this one",
+        why=f"it is of {old}; asked for is {new}",
+        fix=remedy.instead(folder),
+    )
+
+
+def other_images(
+    folder: Path, there: Shared, wanted: tuple[str | Path, int], remedy: Remedy
+) -> UserError:
+    """The error for an index of other images than those wanted: their root and number."""
+    root, count = wanted
+    if Path(there.root).resolve() == Path(root).resolve():
+        numbers = f"{there.count} then, {count} now"
+        return UserError(
+            f"the images under '{root}' have changed since they were indexed",
+            why=numbers if there.count != count else f"{numbers}, but not the same files",
+            fix=f"index them as they are now:  {remedy.renew(folder)}",
+        )
+    return UserError(
+        f"the index in '{folder}' is of other images",
+        why=f"it is of {there.count} under '{there.root}'; asked for are {count} under '{root}'",
+        fix=remedy.instead(folder),
     )
 
 
 def default_folder(weights: Path) -> Path:
-    """Where the index of weights lies: RUN/index for checkpoints, else results/NAME/index."""
+    """Where the index of weights lies: RUN/index for checkpoints, else results/NAME/index.
+
+    The latter too where the run has no index and cannot be written, such as one of somebody else.
+    """
     run = run_of(weights)
-    return (run if is_run(run) else default_out(weights)) / "index"
+    usual = (run if is_run(run) else default_out(weights)) / "index"
+    if (usual / FILE).is_file() or is_writable(usual):
+        return usual
+    return Path("results") / run.resolve().name / "index"
 
 
 def run_of(weights: Path) -> Path:

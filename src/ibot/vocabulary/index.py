@@ -32,6 +32,8 @@ from ibot.vocabulary.folder import FILE, Shared, check_fits
 from ibot.vocabulary.opened import Vocabulary, open_index, open_one
 from ibot.vocabulary.postings import write_postings
 from ibot.vocabulary.projection import Projection, fit, sample, sampled_images
+from ibot.vocabulary.remedy import ABOUT, Remedy
+from ibot.vocabulary.renewal import make_room, unfit
 from ibot.vocabulary.statistics import count_words
 from ibot.vocabulary.tokenizer import (
     Checkpoint,
@@ -40,7 +42,7 @@ from ibot.vocabulary.tokenizer import (
     temperatures_of,
     tokenizer,
 )
-from ibot.vocabulary.word_index import ABOUT, FEATURES, Occurrences, WordIndex
+from ibot.vocabulary.word_index import FEATURES, Occurrences, WordIndex
 
 __all__ = ["Occurrences", "Vocabulary", "WordIndex", "build", "open_index"]
 
@@ -48,7 +50,15 @@ LARGEST = 65504.0
 """Of float16, in which scores are kept."""
 
 
-def build(context: ImagesContext, folder: Path, checkpoint: Checkpoint | None = None) -> WordIndex:
+def build(
+    context: ImagesContext,
+    folder: Path,
+    checkpoint: Checkpoint | None = None,
+    *,
+    again: bool = False,
+    told: bool = True,
+    remedy: Remedy | None = None,
+) -> WordIndex:
     """Index the images of `context` by the words of its weights; one that is there is only opened.
 
     Everything comes from one pass, which goes on where an earlier one stopped; memory does not grow
@@ -58,51 +68,60 @@ def build(context: ImagesContext, folder: Path, checkpoint: Checkpoint | None = 
         context: network and images.
         folder: of the index.
         checkpoint: the weights of the network, where they were read before.
+        again: put it in the place of an index that is of something else, or cannot be read.
+        told: say which images cannot be read.
+        remedy: how a user names all this, for what is raised.
 
     Raises:
         WeightsError: weights without a head, or whose outputs are not finite.
         UserError: the folder holds an index of other images or of another training, or cannot be
             written. ResourceError: the disk is full. DataError: no image can be read.
     """
+    remedy = remedy or Remedy()
     checkpoint = checkpoint or Checkpoint.read(context.weights, context.key)
     head = tokenizer(context, checkpoint.weights)
     shared = Shared.of(context, head, checkpoint.weights.settings)
     temperatures = temperatures_of(checkpoint.weights)
     place = place_of(folder, context.weights_hash, head, temperatures)
-    if not any_true(not (place / ABOUT).is_file(), context.device):
+    whole = (place / ABOUT).is_file() and not (again and unfit(folder, shared))
+    if not any_true(not whole, context.device):
         # Without a lock: what is whole may be read where nothing can be written.
-        check_fits(folder, Shared.read(folder), shared)
-        return open_one(place, shared)
-    with _written(folder):
+        check_fits(folder, Shared.read(folder, remedy), shared, remedy)
+        return open_one(place, shared, remedy)
+    with _written(folder, remedy):
         folder.mkdir(parents=True, exist_ok=True)
         with alone(folder, ".lock", context.device, context.processes):
             if context.processes.is_main:
-                _claim(folder, shared)
+                if again and (was := make_room(folder, shared)):
+                    note = f"the index in '{folder}' is replaced: {was}"
+                    print_notes([note], quiet=context.counter is no_counter)
+                _claim(folder, shared, remedy)
             barrier()
-            check_fits(folder, Shared.read(folder), shared)
+            check_fits(folder, Shared.read(folder, remedy), shared, remedy)
             if not (place / ABOUT).is_file():
-                _build(context, head, checkpoint, temperatures, place)
+                _build(context, head, checkpoint, temperatures, place, told=told)
             barrier()
-    return open_one(place, shared)
+    return open_one(place, shared, remedy)
 
 
-def _claim(folder: Path, shared: Shared) -> None:
+def _claim(folder: Path, shared: Shared, remedy: Remedy) -> None:
     """Say what a folder without a whole index is of: it is nobody's, such as after a try with a
     wrong --data. Raises DataError for an index.json that is not ours.
     """
     if (folder / FILE).is_file():
-        Shared.read(folder)
+        Shared.read(folder, remedy)
     if not any(folder.glob(f"*/{ABOUT}")):
         shared.write(folder)
 
 
 @contextmanager
-def _written(folder: Path) -> Iterator[None]:
+def _written(folder: Path, remedy: Remedy) -> Iterator[None]:
     """What the system says of the folder, told to a user."""
     try:
         yield
     except (ResourceError, UserError) as error:
-        error.fix = error.fix.replace("--cache DIR", "--out DIR")  # the cache lies in the folder
+        # The cache lies in the folder.
+        error.fix = error.fix.replace("--cache DIR", f"{remedy.option} DIR")
         raise
     except OSError as error:
         place = Path(error.filename or folder)
@@ -112,7 +131,7 @@ def _written(folder: Path) -> Iterator[None]:
         raise kind(
             f"the index cannot be written into '{folder}'",
             why=error.strerror or str(error),
-            fix="free some space, or name another folder with --out",
+            fix=f"free some space, or name another folder with {remedy.option}",
         ) from None
 
 
@@ -130,6 +149,8 @@ def _build(
     checkpoint: Checkpoint,
     temperatures: Temperatures,
     place: Path,
+    *,
+    told: bool,
 ) -> None:
     """The pass, then what one process makes of it; about.json is written last."""
     main = context.processes.is_main
@@ -140,7 +161,7 @@ def _build(
             fit(sample(_sample_tokens(context))).save(file)
     barrier()
     projection = Projection.load(file)
-    entries = pass_over(context, head, temperatures, projection, place.parent / FEATURES)
+    entries = pass_over(context, head, temperatures, projection, place.parent / FEATURES, told=told)
     if not main:
         return
     _finish(head, place, entries)
@@ -163,10 +184,12 @@ def pass_over(
     temperatures: Temperatures,
     projection: Projection,
     features: Path,
+    *,
+    told: bool = True,
 ) -> dict[str, Path]:
     """Store what an index holds of images in the cache `features`; returns the entry of each part.
 
-    Says how many images cannot be read, and why the first cannot.
+    told: say how many images cannot be read, and why the first cannot.
     """
     name = head_hash(head)[:16]
     keys = {
@@ -185,7 +208,8 @@ def pass_over(
         context.images, "images", list(keys.values()), extract
     )
     # Where progress is shown: in one process, unless it is to be quiet.
-    print_notes(unreadable(rows[keys["words"]]), quiet=context.counter is no_counter)
+    quiet = context.counter is no_counter or not told
+    print_notes(unreadable(rows[keys["words"]]), quiet=quiet)
     return {
         part: Entry(features, context.weights_hash, context.images, context.view, key).path
         for part, key in keys.items()

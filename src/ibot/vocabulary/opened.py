@@ -9,8 +9,9 @@ from pathlib import Path
 from ibot.errors import DataError, UserError
 from ibot.vocabulary.folder import Shared
 from ibot.vocabulary.life import Life, Lives, lives_of
+from ibot.vocabulary.remedy import ABOUT, Remedy
 from ibot.vocabulary.statistics import Kind
-from ibot.vocabulary.word_index import ABOUT, WordIndex
+from ibot.vocabulary.word_index import WordIndex
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,8 +34,8 @@ class Vocabulary:
         """Where the images lay, as it was named."""
         return self.shared.root
 
-    def of(self, weights_hash: str) -> WordIndex:
-        """The index of weights. Raises UserError where there is none."""
+    def of(self, weights_hash: str, remedy: Remedy | None = None) -> WordIndex:
+        """The index of weights. Raises UserError, with the remedy, where there is none."""
         for index in self.indexes:
             if index.weights_hash == weights_hash:
                 return index
@@ -42,7 +43,7 @@ class Vocabulary:
         raise UserError(
             f"the index in '{self.folder}' is of other weights",
             why=f"it is of '{self.shared.run}': {names}",
-            fix="add these weights with the same command of  ibot index, or name those",
+            fix=f"name those, or add these:  {(remedy or Remedy()).make}",
         )
 
     def lives(self, kind: Kind = "patch") -> Lives:
@@ -73,33 +74,33 @@ class Vocabulary:
         )
 
 
-def open_index(folder: str | Path) -> Vocabulary:
+def open_index(folder: str | Path, remedy: Remedy | None = None) -> Vocabulary:
     """Map all whole indexes of a folder; reads neither images nor weights.
 
-    Raises DataError where there is none, or one is damaged.
+    Raises DataError, with the remedy, where there is none, or one is damaged.
     """
-    folder = Path(folder)
-    shared = Shared.read(folder)
+    folder, remedy = Path(folder), remedy or Remedy()
+    shared = Shared.read(folder, remedy)
     places = [about.parent for about in folder.glob(f"*/{ABOUT}")]
     if not places:
         raise DataError(
             f"no index in '{folder}' is whole",
             why="what makes it is under way, or was interrupted",
-            fix="wait for it, or run the same command of  ibot index  again: it goes on",
+            fix=f"wait for it, or go on with it:  {remedy.make}",
         )
-    indexes = [open_one(place, shared) for place in places]
+    indexes = [open_one(place, shared, remedy) for place in places]
     newest = float("inf")
     indexes.sort(key=lambda one: (newest if one.step is None else one.step, one.name))
     return Vocabulary(folder, shared, indexes)
 
 
-def open_one(place: Path, shared: Shared) -> WordIndex:
-    """Map one index. Raises DataError."""
+def open_one(place: Path, shared: Shared, remedy: Remedy | None = None) -> WordIndex:
+    """Map one index. Raises DataError, with the remedy."""
     try:
         return WordIndex.open(place, shared.view, shared.grid)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise DataError(
             f"the index in '{place}' cannot be read",
             why=str(error),
-            fix="delete that folder, and make it again with  ibot index",
+            fix=f"make it again:  {(remedy or Remedy()).renew(place.parent)}",
         ) from None

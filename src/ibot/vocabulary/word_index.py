@@ -15,10 +15,9 @@ from ibot.eval.features.entry import DONE, mapped, stored
 from ibot.eval.features.views import View
 from ibot.vocabulary.assign import Temperatures
 from ibot.vocabulary.projection import Projection
+from ibot.vocabulary.remedy import ABOUT
 from ibot.vocabulary.statistics import Kind, Statistics
 
-ABOUT = "about.json"
-"""Written last: with it an index is whole."""
 FEATURES = "features"
 """Folder of the rows, beside those of the indexes."""
 COMPARED, BLOCK = 2**21, 2**16

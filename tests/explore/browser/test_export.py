@@ -10,6 +10,7 @@ import pytest
 from commands import ibot
 from explored import NAMES, PATCHES, explorer_of
 
+from ibot.cli.main import main
 from ibot.errors import UserError
 from ibot.explore.browser.export import chosen_images, export
 from ibot.explore.browser.one_file import whole_page
@@ -149,3 +150,17 @@ def test_the_command_writes_the_page_whole_or_not_at_all(run, images, tmp_path):
     assert refused.returncode == 2 and file.read_bytes() == before
     assert [path.name for path in file.parent.iterdir()] == ["page.html"]
     assert ibot("explore", run, "--images", "b/2.png").returncode == 2
+
+
+def test_a_page_without_images_is_refused_and_one_without_words_says_why(
+    run, weights, images, tmp_path, monkeypatch, capsys
+):
+    file = tmp_path / "page.html"
+    assert main(["explore", str(run), "--export", str(file)]) == 2
+    assert "--data" in capsys.readouterr().err and not file.exists()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    given = ["explore", str(weights), "--data", str(images), "--device", "cpu", "--export"]
+    assert main([*given, str(file)]) == 0
+    printed = capsys.readouterr()
+    assert "no words to see: these weights have no projection head" in printed.err
+    assert "words:            0" in printed.out and file.exists()

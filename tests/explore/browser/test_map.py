@@ -268,7 +268,8 @@ def test_both_ways_to_draw_give_the_same_picture(by_webgl):
         const sum = apart.reduce((x, y) => x + y);
         return [apart.reduce((x, y) => Math.max(x, y)), sum / apart.length];
     }""")
-    assert worst <= 3, mean  # of 255: each point is rounded to bytes before the next
+    print(worst, mean)
+    assert worst <= 3, mean
 
 
 def test_picking_equals_loops_over_all_points(map_page):

@@ -39,6 +39,18 @@ def test_a_small_set_is_indexed_first(tmp_path, images, capsys):
     assert client.get("/api/words").json()["total"] > 0
 
 
+def test_where_no_index_can_be_written_all_but_words_is_there(tmp_path, images, monkeypatch):
+    run = write_run(tmp_path / "run", steps=(3,))
+    monkeypatch.setattr(opening_words, "is_writable", lambda folder: False)
+    client = client_of(explorer_of(run, images))
+    assert available(client) == ["image", "compare", "map", "training"]
+    why = client.get("/api/about").json()["views"]["words"]["why"]
+    assert f"'{run / 'index'}'" in why and "--index" in why
+    assert client.get("/api/image/9").status_code == 200
+    assert client.get("/api/words").json()["why"] == why
+    assert client.get("/api/patch?image=9&patch=2").status_code < 500
+
+
 def test_of_many_images_the_command_is_named(tmp_path, images, monkeypatch):
     monkeypatch.setattr(opening_words, "MAX_FIRST", 15)
     run = write_run(tmp_path / "run", steps=(3,))
@@ -106,6 +118,19 @@ def test_an_index_of_other_images_is_refused(own_run, images, tmp_path):
     with pytest.raises(UserError, match="is of other images") as refused:
         explorer_of(own_run, data)
     assert f"16 under '{images}'" in refused.value.why and f"15 under '{data}'" in refused.value.why
+    command = f"ibot index {own_run} --data {data} --checkpoints 2 --again"
+    assert refused.value.fix == f"name another folder with --index, or replace it:  {command}"
+
+
+def test_images_that_have_changed_since_are_said_to(own_run, images, tmp_path):
+    data = shutil.copytree(images, tmp_path / "data", symlinks=True)
+    explorer_of(own_run, data, folder=tmp_path / "index")
+    shutil.copyfile(data / "b" / "3.png", data / "b" / "more.png")
+    with pytest.raises(UserError, match="have changed since they were indexed") as refused:
+        explorer_of(own_run, data, folder=tmp_path / "index")
+    assert refused.value.why == "16 then, 17 now"
+    made = f"ibot index {own_run} --data {data} --out {tmp_path / 'index'} --again"
+    assert refused.value.fix == f"index them as they are now:  {made}"
 
 
 def test_an_index_of_other_weights_is_refused(run, images, tmp_path):

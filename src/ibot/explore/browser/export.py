@@ -102,7 +102,7 @@ def export(
     answers["/api/images"] = {"total": len(images), "images": images}
     answers["/api/about"] = _about(session, count, answers)
     page = whole_page(answers).encode()
-    write_named(file, lambda place: place.write_bytes(page))
+    write_named(file, lambda place: place.write_bytes(page), "--export")
     return Exported(len(page), count, list(names))
 
 

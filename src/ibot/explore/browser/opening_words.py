@@ -11,8 +11,9 @@ from ibot.errors import UserError
 from ibot.eval.context import ImagesContext
 from ibot.eval.opened import opened
 from ibot.explore.browser.session import Checkpoint, Session
+from ibot.system.places import is_writable
 from ibot.system.progress import Progress, counter
-from ibot.vocabulary.folder import FILE, default_folder
+from ibot.vocabulary.folder import FILE, default_folder, other_images
 from ibot.vocabulary.index import build, open_index
 from ibot.vocabulary.opened import Vocabulary
 from ibot.vocabulary.word_index import WordIndex
@@ -36,24 +37,30 @@ def open_words(session: Session) -> None:
         if session.network(None).head is None:
             session.unavailable["words"] = NO_HEAD
             return
+        if not is_writable(folder):
+            session.unavailable["words"] = (
+                f"there is no index yet, and none can be written into '{folder}': name another "
+                "place with --index"
+            )
+            return
         _make(session, folder)
     session.why = "opening the index"
-    session.vocabulary = vocabulary = open_index(folder)
+    session.vocabulary = vocabulary = open_index(folder, session.remedy())
     _check(session, vocabulary, newest)
     assert session.networks is not None
     session.networks.view = vocabulary.shared.view  # dropped images are seen as the others are
     indexes = vocabulary.indexes
     if session.run is None:
-        indexes = [vocabulary.of(session.network(None).hash)]
+        indexes = [vocabulary.of(session.network(None).hash, session.remedy())]
     elif newest.step is not None and Path(session.request.weights) != session.run:
-        indexes = _until(vocabulary, newest)
+        indexes = _until(session, vocabulary, newest)
     session.checkpoints = [
         Checkpoint(i, index.name, _place(session, index), index.step, index.images_seen, index)
         for i, index in enumerate(indexes)
     ]
     if newest.step is not None and newest.step not in [one.step for one in session.checkpoints]:
         new = f"'{newest.name}' is newer than what is indexed"
-        session.notes.append(f"{new}: ibot index {session.command()}")
+        session.notes.append(f"{new}: {session.remedy().make}")
 
 
 def _make(session: Session, folder: Path) -> None:
@@ -63,7 +70,7 @@ def _make(session: Session, folder: Path) -> None:
         raise UserError(
             f"the words of {count} images are not known yet",
             why=f"there is no index in '{folder}', and that many images take a while",
-            fix=f"ibot index {session.command()}",
+            fix=session.remedy().make,
         )
     print(f"indexing {counted(count, 'image')} first, into '{folder}'", file=sys.stderr)
     request = replace(session.request, weights=str(session.place(None)))
@@ -78,27 +85,15 @@ def _make(session: Session, folder: Path) -> None:
         return show
 
     with opened(ImagesContext, request) as context:
-        build(replace(context, counter=shown), folder)
+        build(replace(context, counter=shown), folder, remedy=session.remedy())
 
 
 def _check(session: Session, vocabulary: Vocabulary, newest: Checkpoint) -> None:
     """Raise UserError where an index is of other images, another network, or another training."""
     folder, request, shared = vocabulary.folder, session.request, vocabulary.shared
-    fix = "name another with --index, or make one:  ibot index " + session.command()
-    if vocabulary.images != session.images.fingerprint():
-        own, others = (
-            f"{count} under '{root}'"
-            for count, root in (
-                (len(session.images), session.images.root),
-                (shared.count, shared.root),
-            )
-        )
-        changed = "files in it have changed since" if own == others else f"asked for are {own}"
-        raise UserError(
-            f"the index in '{folder}' is of other images",
-            why=f"it is of {others}; {changed}",
-            fix=fix,
-        )
+    images = session.images
+    if vocabulary.images != images.fingerprint():
+        raise other_images(folder, shared, (images.root, len(images)), session.remedy())
     if shared.key != request.key:
         raise UserError(
             f"the index in '{folder}' is of another of the networks",
@@ -116,10 +111,10 @@ def _check(session: Session, vocabulary: Vocabulary, newest: Checkpoint) -> None
         places = [_place(session, index) for index in reversed(vocabulary.indexes)]
         there = [place for place in (*places, newest.path) if place is not None and place.exists()]
         assert session.networks is not None
-        vocabulary.of(session.networks.get(there[0]).hash)
+        vocabulary.of(session.networks.get(there[0]).hash, session.remedy())
 
 
-def _until(vocabulary: Vocabulary, asked: Checkpoint) -> list[WordIndex]:
+def _until(session: Session, vocabulary: Vocabulary, asked: Checkpoint) -> list[WordIndex]:
     """Those up to the checkpoint that a user named, which then is the newest.
 
     Raises UserError where it is not indexed.
@@ -129,7 +124,7 @@ def _until(vocabulary: Vocabulary, asked: Checkpoint) -> list[WordIndex]:
         raise UserError(
             f"'{asked.name}' is not in the index in '{vocabulary.folder}'",
             why="it holds " + ", ".join(index.name for index in vocabulary.indexes),
-            fix="add it with  ibot index, or name the run",
+            fix=f"name the run, or add it:  {session.remedy().make}",
         )
     return vocabulary.indexes[: steps.index(asked.step) + 1]
 

@@ -10,6 +10,7 @@ import os
 import socket
 import sys
 import threading
+import time
 import webbrowser
 from collections.abc import MutableMapping
 from pathlib import Path
@@ -19,6 +20,8 @@ from ibot.errors import MissingExtra, UserError
 from ibot.explore.browser.guard import Guard
 from ibot.explore.browser.one_file import LOOK, PAGE
 from ibot.explore.browser.session import Session, about
+from ibot.system.progress import print_notes
+from ibot.words import encodable
 
 try:
     import uvicorn
@@ -115,7 +118,7 @@ def _file(path: Path) -> Any:
 
 
 def serve(session: Session, port: int | None, *, browser: bool = True, quiet: bool = False) -> None:
-    """Answer until Ctrl-C.
+    """Answer until Ctrl-C; the address is said, and the browser opened, once there is what to see.
 
     port: None: the usual one, or a free one where that is taken.
     Raises UserError for a port that is taken, and what could not be opened.
@@ -140,16 +143,23 @@ def serve(session: Session, port: int | None, *, browser: bool = True, quiet: bo
             explorer.open()
             if explorer.error is not None:
                 server.should_exit = True
-            elif not quiet:
-                print("ready", file=sys.stderr)
-
-        try:
+            while not (server.started or server.should_exit):
+                time.sleep(0.02)
+            if server.should_exit:
+                return
+            # Not before: who opens it is to see something.
+            print_notes(session.lacking(), quiet)
             print(f"explorer:         {address}", flush=True)
             if not quiet:
-                print("end it with Ctrl-C", file=sys.stderr)
-            threading.Thread(target=work, daemon=True).start()
+                print("ready; end it with Ctrl-C", file=sys.stderr)
             if browser and _has_display():
-                threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
+                webbrowser.open(address)
+
+        try:
+            if not quiet:
+                named = filter(None, (session.request.weights, session.request.data))
+                print(encodable(f"opening {' and '.join(named)}"), file=sys.stderr)
+            threading.Thread(target=work, daemon=True).start()
             server.run(sockets=[bound])
         except KeyboardInterrupt:  # the way to end it
             pass

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from ibot.explore.browser.networks import Network, Networks
     from ibot.explore.browser.shelf import Shelf
     from ibot.vocabulary.opened import Vocabulary
+    from ibot.vocabulary.remedy import Remedy
     from ibot.vocabulary.word_index import WordIndex
 
 VIEWS = ("words", "image", "compare", "map", "training")
@@ -112,7 +112,7 @@ class Session:
         index = self.checkpoint(number).index
         if index is None:
             why = self.unavailable.get("words", "this checkpoint is not indexed")
-            raise Refused(404, "no words are known", why=why, fix=f"ibot index {self.command()}")
+            raise Refused(404, "no words are known", why=why, fix=_as_text(self.remedy().make))
         return index
 
     def place(self, number: int | None) -> Path:
@@ -144,12 +144,16 @@ class Session:
             return index.grid
         return self.network(number).loaded.backbone.token_grid(*self.view(number).size)
 
-    def command(self) -> str:
-        """The arguments that name the same weights and images to other commands."""
-        from shlex import quote
+    def lacking(self) -> list[str]:
+        """Why there are no words, for who asked for images; nothing where there are."""
+        why = self.unavailable.get("words")
+        return [f"there are no words to see: {why}"] if why and self.request.data else []
 
-        data = f" --data {quote(self.request.data)}" if self.request.data else ""
-        return os.fsencode(f"{quote(self.request.weights)}{data}").decode(errors="replace")
+    def remedy(self) -> Remedy:
+        """How the index of the same weights and images is made."""
+        from ibot.vocabulary.remedy import Remedy
+
+        return Remedy(self.request, "" if self.folder is None else str(self.folder), "--index")
 
 
 def run_of(weights: Path) -> Path | None:
