@@ -268,8 +268,8 @@ def test_both_ways_to_draw_give_the_same_picture(by_webgl):
         const sum = apart.reduce((x, y) => x + y);
         return [apart.reduce((x, y) => Math.max(x, y)), sum / apart.length];
     }""")
-    print(worst, mean)
-    assert worst <= 3, mean
+    # Of 255: a dozen points may lie on one another, and each is rounded to bytes before the next.
+    assert worst <= 6 and mean < 0.3, (worst, mean)
 
 
 def test_picking_equals_loops_over_all_points(map_page):
