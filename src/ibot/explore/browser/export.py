@@ -10,6 +10,7 @@ import base64
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,7 @@ def export(
         answers[_address("/api/words", kind)] = listed
         shown = [word["word"] for word in listed["words"]]
         count += len(shown) if kind == "patch" else 0
-        work += [lambda w=w, k=kind, all=shown: _word(session, w, k, all) for w in shown]
+        work += [partial(_word, session, word, kind, shown) for word in shown]
     work += [
         *(lambda image=image: _image(session, image) for image in chosen),
         lambda: _pairs(session, chosen),
