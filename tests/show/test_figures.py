@@ -7,7 +7,6 @@ from dataclasses import fields
 import numpy as np
 import pytest
 from PIL import Image
-from random_weights import VIT, write_random
 
 from ibot.errors import UserError
 from ibot.show.asked import Asked
@@ -15,11 +14,6 @@ from ibot.show.figures import FIGURES, draw
 from ibot.show.pictures import PICTURES
 
 DRAWN = [name for name, figure in FIGURES.items() if figure.parts]
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    return write_random(tmp_path_factory.mktemp("weights") / "vit.safetensors", *VIT, times=4)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pytest
 import torch
 from commands import ibot
 from PIL import Image
-from random_weights import SWIN, VIT, write_random
+from random_weights import SWIN, write_random
 
 from ibot.errors import DataError, UserError
 from ibot.eval.probes.correspondence import Correspondence, Truth
@@ -39,11 +39,6 @@ def asked(weights, images, out, **options):
     given = {k: options.pop(k) for k in ("size", "limit", "fit", "format") if k in options}
     shared = {"weights": str(weights), "images": tuple(map(str, images)), "out": out}
     return Asked(**{"size": 0, **shared, **given}, quiet=True, options={**own, **options})
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    return write_random(tmp_path_factory.mktemp("weights") / "vit.safetensors", *VIT, times=4)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from ibot.cli.main import main
 from ibot.errors import UserError
 from ibot.explore.browser.export import chosen_images, export
 from ibot.explore.browser.one_file import whole_page
-from ibot.explore.browser.shelf import text_of
+from ibot.words import encodable
 
 
 class Page(HTMLParser):
@@ -53,7 +53,7 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module")
 def exported(explorer, tmp_path_factory):
     file = tmp_path_factory.mktemp("export") / "page.html"
-    names = [f"a/{text_of(NAMES[4])}", "b/3.png"]
+    names = [f"a/{encodable(NAMES[4])}", "b/3.png"]
     made = export(explorer.session, file, names=names, words=4)
     assert made.images == names and made.size == file.stat().st_size
     return Page(file.read_text(encoding="utf-8"))

@@ -12,7 +12,7 @@ from PIL import Image
 from ibot.explore.browser import shelf
 from ibot.explore.browser.guard import MAX_BYTES
 from ibot.explore.browser.server import HOST, _bound
-from ibot.explore.browser.shelf import text_of
+from ibot.words import encodable
 
 HOSTS = {
     "127.0.0.1": 200,
@@ -150,7 +150,7 @@ def test_names_arrive_as_text(client):
     listed = client.get("/api/images?limit=500")
     assert listed.headers["content-type"] == "application/json"
     names = {image["name"] for image in listed.json()["images"]}
-    assert {f"a/{text_of(name)}" for name in NAMES} <= names
+    assert {f"a/{encodable(name)}" for name in NAMES} <= names
     found = client.get("/api/search", params={"q": "ONERROR"}).json()["images"]
     assert [image["name"] for image in found] == ["a/<img src=x onerror=alert(1)>.png"]
 

@@ -19,10 +19,11 @@ from ibot.explore.browser.networks import Seen
 from ibot.explore.browser.occurring import as_told, listed, one_an_image, rounded, row_of
 from ibot.explore.browser.refusal import Refused
 from ibot.explore.browser.session import Session
-from ibot.explore.browser.shelf import OUTSIDE, text_of
+from ibot.explore.browser.shelf import OUTSIDE
 from ibot.models.attention import foreground
 from ibot.show.attention import MASS, WORDS, Source
 from ibot.show.components import Components, border_of, fit_components
+from ibot.words import encodable
 
 ELSEWHERE = 24
 """Other images in which a word is shown."""
@@ -186,7 +187,7 @@ def search(session: Session, text: str, most: int = 50) -> dict[str, Any]:
     """Images whose names contain a text."""
     wanted, images = text.casefold(), session.images
     names = session.keep(
-        "names", lambda: [text_of(images.name(i)).casefold() for i in range(len(images))]
+        "names", lambda: [encodable(images.name(i)).casefold() for i in range(len(images))]
     )
     found = [i for i, name in enumerate(names) if wanted in name][:most] if wanted else []
     return {"images": [{"id": i, "name": session.pictured().name(str(i))} for i in found]}

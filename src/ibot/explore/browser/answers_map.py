@@ -34,10 +34,10 @@ from ibot.explore.browser.jobs import Job
 from ibot.explore.browser.occurring import listed
 from ibot.explore.browser.refusal import Refused
 from ibot.explore.browser.session import Session
-from ibot.explore.browser.shelf import text_of
 from ibot.explore.comparisons import NEIGHBOURS
 from ibot.explore.resemblance import outliers
 from ibot.system.progress import Progress
+from ibot.words import encodable
 
 V = TypeVar("V")
 
@@ -110,7 +110,7 @@ def about(session: Session, c: int | None) -> dict[str, Any]:
         "ids": f"0..{count - 1}" if whole else found.index.tolist(),
         "count": count,
         "labels": np.asarray(images.labels)[found.index].tolist() if labelled else None,
-        "classes": [text_of(name) for name in images.classes] if labelled else None,
+        "classes": [encodable(name) for name in images.classes] if labelled else None,
         "class_words": None if found.class_words is None else found.class_words.tolist(),
         "outlier": None if isinstance(strange, Job) else listed(strange),
         "outlier_state": strange.state() if isinstance(strange, Job) else None,

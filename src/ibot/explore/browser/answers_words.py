@@ -12,7 +12,7 @@ from ibot.data.sets.images import LabelledImages
 from ibot.explore.browser.occurring import Kind, as_told, check_word, one_an_image, rounded
 from ibot.explore.browser.refusal import Refused
 from ibot.explore.browser.session import Session
-from ibot.explore.browser.shelf import text_of
+from ibot.words import encodable
 
 if TYPE_CHECKING:
     from ibot.vocabulary.life import Lives
@@ -58,7 +58,7 @@ def words(session: Session, c: int | None, page: Page) -> dict[str, Any]:
     if page.label:
         if labels is None:
             raise Refused(400, "the images have no labels", fix="leave out the label")
-        names = [text_of(name) for name in _classes(session)]
+        names = [encodable(name) for name in _classes(session)]
         if page.label not in names:
             raise Refused(404, f"no images are labelled '{page.label}'")
         chosen = chosen[labels.top[chosen] == names.index(page.label)]
@@ -131,7 +131,7 @@ def _most(session: Session, counts: NDArray[np.int64], most: int = 8) -> list[di
     """The most frequent labels of a word."""
     classes = _classes(session)
     order = np.argsort(-counts, kind="stable")[:most]
-    return [{"label": text_of(classes[i]), "count": int(counts[i])} for i in order if counts[i]]
+    return [{"label": encodable(classes[i]), "count": int(counts[i])} for i in order if counts[i]]
 
 
 def _key(
@@ -163,7 +163,7 @@ def _about(
     born, died = int(lives.born[number]), int(lives.died[number])
     label = None
     if labels is not None and use.uses[number]:
-        label = text_of(_classes(session)[int(labels.top[number])])
+        label = encodable(_classes(session)[int(labels.top[number])])
     return {
         "word": number,
         "uses": int(use.uses[number]),

@@ -20,6 +20,7 @@ from ibot.data.sets.images import Images, LabelledImages
 from ibot.data.sets.subsets import SubsetImages
 from ibot.explore.browser.kept import Kept
 from ibot.explore.browser.refusal import Refused
+from ibot.words import encodable
 
 MAX_DROPPED = 256 * 2**20
 """Bytes of dropped files in memory; the oldest go first."""
@@ -79,14 +80,14 @@ class Shelf:
         if row is None:
             return self._drop(image).name
         assert self.images is not None
-        return text_of(self.images.name(row))
+        return encodable(self.images.name(row))
 
     def label(self, image: str) -> str | None:
         """Its class, where it has one."""
         row = self.row(image)
         if row is None or not isinstance(self.images, LabelledImages):
             return None
-        return text_of(self.images.classes[self.images.label(row)])
+        return encodable(self.images.classes[self.images.label(row)])
 
     def pixels(self, image: str) -> NDArray[np.uint8]:
         """Pixels uint8 [H, W, 3]. Raises UnreadableImage, also for what may not be shown."""
@@ -109,7 +110,7 @@ class Shelf:
             raise Refused(415, "it cannot be shown", why=why, fix=fix) from None
         with self._lock:
             image = f"drop-{next(self._count)}"
-            self._dropped[image] = Dropped(text_of(name), content)
+            self._dropped[image] = Dropped(encodable(name), content)
             while sum(len(one.content) for one in self._dropped.values()) > MAX_DROPPED:
                 self._dropped.popitem(last=False)
         return image
@@ -145,8 +146,3 @@ def path_of(images: Images, row: int) -> Path | None:
     if isinstance(images, FileImages) and images.archives is None:
         return images.path(row)
     return None
-
-
-def text_of(name: str) -> str:
-    """A name as text that JSON holds: bytes that are no UTF-8 become escapes."""
-    return name.encode("utf-8", "backslashreplace").decode()
