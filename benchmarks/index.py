@@ -2,26 +2,29 @@
 
 python -m benchmarks.index DATA [--weights RUN] [--rounds 5] [--workers 0]
 
-The same images (a thousand or two do), workers and batch, into fresh folders: "features" computes
-class tokens into the cache, "pass" what an index holds of images, "index" all of `ibot index`: the
-projection before the pass, and counting and sorting after it. Interleaved rounds in one process;
-seconds of the clock and of processors, its workers included. Without weights: a random ViT-S/16
-with the published head.
+The same images (a few thousand do), workers and batch, into fresh folders: "features" computes
+class tokens into the cache, "tokens" those of the patches too, from which an index could be made
+later, "pass" what an index holds of images, "index" all of `ibot index`: the projection before the
+pass, and counting and sorting after it. Interleaved rounds in one process; seconds of the clock and
+of processors, its workers included. Without weights: a random ViT-S/16 with the published head.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import resource
+import shutil
 import statistics
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 from benchmarks.rounds import interleaved, machine, ratios, shown, verdict
 from ibot.config.override import to_plain
@@ -76,6 +79,16 @@ def compare(context: ImagesContext, place: Path, rounds: int) -> None:
     def features() -> None:
         replace(context, cache=fresh()).feature_sets(context.images, "images", [CLASS_TOKEN])
 
+    def both_tokens(views: Tensor, wanted: Sequence[str]) -> dict[str, Tensor]:
+        output = context.loaded.backbone(views)
+        kinds = {"cls": output.cls, "patches": output.patches.flatten(1)}
+        return {kind: kinds[kind].float() for kind in wanted}
+
+    def tokens() -> None:
+        away = replace(context, cache=fresh())
+        away.feature_sets(context.images, "images", ["cls", "patches"], both_tokens)
+        shutil.rmtree(away.cache)
+
     with_projection = build(context, place / "first", checkpoint)
 
     def only_pass() -> None:
@@ -93,6 +106,7 @@ def compare(context: ImagesContext, place: Path, rounds: int) -> None:
 
     ways = {
         "features": features,
+        "tokens": tokens,
         "pass": only_pass,
         "index": lambda: build(context, fresh(), checkpoint),
     }
@@ -109,12 +123,12 @@ def compare(context: ImagesContext, place: Path, rounds: int) -> None:
                 f"{title:10}  {name:8} {count / statistics.median(values):7.1f} images/s; "
                 f"seconds {shown(values)}"
             )
-        for name in ("pass", "index"):
-            left = ratios(seconds, "features", name)
+        for plain, name in itertools.product(("features", "tokens"), ("pass", "index")):
+            left = ratios(seconds, plain, name)
             # What else runs slows the clock of one way and not of the next, and processors alike.
             doubt = verdict(seconds if title == "clock" else {name: left})
             result = doubt or f"{statistics.median(left):.2f}"
-            print(f"{title:10}  {name} / features: {result}; rounds {shown(left)}")
+            print(f"{title:10}  {name} / {plain}: {result}; rounds {shown(left)}")
 
 
 def processor_seconds() -> float:

@@ -24,7 +24,11 @@ class ViewParams:
     box: np.ndarray
     """int32 [B, V, 4]: top, left, height, width in pixels of the upright image."""
     flip: np.ndarray
-    """bool [B, V]."""
+    """bool [B, V]: left to right."""
+    vertical_flip: np.ndarray
+    """bool [B, V]: top to bottom."""
+    turn: np.ndarray
+    """uint8 [B, V]: quarter turns counter-clockwise after the flips, 0 to 3."""
     jitter: np.ndarray
     """float32 [B, V, 4]: factors of brightness, contrast, saturation, and the hue shift."""
     jitter_order: np.ndarray

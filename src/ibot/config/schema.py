@@ -17,6 +17,7 @@ from ibot.config.duration import Duration, duration
 # part in those names only where they are set (`default_folder`, `weights_hash`), so that older ones
 # are found again.
 
+RGB = ("red", "green", "blue")
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 """Of levels 0..1 in red, green, blue: what nearly every published network was trained with."""
@@ -42,6 +43,27 @@ class DataConfig:
     holds."""
     max_bad_fraction: float = 0.2
     """Stop when more than this share of the files read so far is unreadable."""
+    pixels: Literal["auto", "exact", "fast", "device"] = field(default="auto", repr=False)
+    """How views are made of pictures: as Pillow does, bit by bit (exact); faster on the CPU, some
+    grey levels off (fast); in batches on the training device, where loaders only decode (device).
+    auto: device on a GPU, else fast; runs from before this setting stay exact."""
+    trim_border: bool = field(default=False, repr=False)
+    """Cut off a border of one colour, as scanners leave it."""
+    channels: str = field(default="rgb", repr=False)
+    """What is read of an image: colour pictures of 8 bits (rgb); every channel of the files in
+    their own type (all); or some of those, by their names or numbers from 1, with commas."""
+    channel_files: str = field(default="", repr=False)
+    """Pattern of file names where each channel has a file: {name}_{channel}.tif."""
+    no_data: tuple[float, ...] = field(default=(), repr=False)
+    """Values that mean that nothing was measured, beside those that files declare; like numbers
+    that are none they become the mean of their channel."""
+    window: int = field(default=0, repr=False)
+    """Side, in pixels, of the random windows that stand for images larger than memory; 0: images
+    are read whole."""
+    windows: int = field(default=0, repr=False)
+    """Windows in an epoch; 0: as many as cover the images once."""
+    window_content: float = field(default=0.0, repr=False)
+    """Windows with a smaller share of tissue or valid pixels (0..1) are drawn anew."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +86,10 @@ class AugmentConfig:
     """Range of the width over height of a box, drawn on a log scale."""
     flip: float = 0.5
     """Probability of a horizontal flip."""
+    vertical_flip: float = field(default=0.0, repr=False)
+    """Probability of a flip top to bottom, for images without an up (beyond the paper)."""
+    turn: float = field(default=0.0, repr=False)
+    """Probability of a turn by 90, 180 or 270 degrees, each as likely (beyond the paper)."""
     jitter: float = 0.8
     """Probability of colour jitter."""
     jitter_strength: tuple[float, float, float, float] = (0.4, 0.4, 0.2, 0.1)
@@ -149,9 +175,12 @@ class ModelConfig:
     )
     """Activation of the blocks' MLPs; weights of other projects may need another than the exact
     gelu."""
-    mean: tuple[float, float, float] = field(default=IMAGENET_MEAN, repr=False)
-    """Subtracted from the levels 0..1 of red, green, blue of every image, in training and after."""
-    std: tuple[float, float, float] = field(default=IMAGENET_STD, repr=False)
+    channels: tuple[str, ...] = field(default=RGB, repr=False)
+    """Names of the channels of an image."""
+    mean: tuple[float, ...] = field(default=IMAGENET_MEAN, repr=False)
+    """Subtracted from the levels of each channel of every image, in training and after; levels are
+    0..1 of the range of a whole type, and as they are of floats."""
+    std: tuple[float, ...] = field(default=IMAGENET_STD, repr=False)
     """Those levels are divided by it."""
 
     @property

@@ -56,12 +56,21 @@ def view_params(
     return ViewParams(
         box=box,
         flip=color[..., 0] < config.flip,
+        vertical_flip=color[..., 14] < config.vertical_flip,
+        turn=_turns(color[..., 15], config.turn),
         jitter=(center + strength * (2 * color[..., 4:8] - 1)).astype(np.float32),
         jitter_order=order,
         gray=color[..., 2] < config.gray,
         blur_sigma=np.where(blurred, low + (high - low) * color[..., 12], 0.0).astype(np.float32),
         solarize=color[..., 13] < np.asarray(config.solarize)[recipe],
     )
+
+
+def _turns(drawn: NDArray[np.float64], probability: float) -> NDArray[np.uint8]:
+    """Quarter turns: 0, or below `probability` 1 to 3, each as likely."""
+    turned = drawn < probability
+    third = np.floor(3 * drawn / max(probability, 1e-12))
+    return np.where(turned, 1 + np.minimum(third, 2), 0).astype(np.uint8)
 
 
 def boxes(

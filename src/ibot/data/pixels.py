@@ -24,6 +24,12 @@ Statistics = tuple[Sequence[float], Sequence[float]]
 network."""
 RESIZE_OVER_CROP = 256 / 224
 """The shorter side is resized to this times the crop before the central crop."""
+TURNS = {
+    1: Image.Transpose.ROTATE_90,
+    2: Image.Transpose.ROTATE_180,
+    3: Image.Transpose.ROTATE_270,
+}
+"""Quarter turns counter-clockwise, by `ViewParams.turn`."""
 _SOLARIZE = [v if v < 128 else 255 - v for v in range(256)] * 3
 
 
@@ -50,6 +56,10 @@ def render_view(
     out = resized_crop(image, top, left, height, width, size)
     if params.flip[row, view]:
         out = out.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    if params.vertical_flip[row, view]:
+        out = out.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
+    if turn := int(params.turn[row, view]):
+        out = out.transpose(TURNS[turn])
     order = params.jitter_order[row, view].tolist()
     if order[0] != NO_JITTER:
         factors = params.jitter[row, view].tolist()

@@ -15,7 +15,7 @@ from PIL import Image
 
 from ibot.config.schema import AugmentConfig
 from ibot.data.params import NO_JITTER, num_views, view_size
-from ibot.data.pixels import blur, render_view, resized_crop
+from ibot.data.pixels import TURNS, blur, render_view, resized_crop
 from ibot.types import ViewParams
 
 Pixels = NDArray[np.uint8]
@@ -53,6 +53,11 @@ def _render_together(
         out[row] = np.asarray(resized_crop(picture, top, left, height, width, size))
     flipped = params.flip[:, view]
     out[flipped] = out[flipped, :, ::-1]
+    upside_down = params.vertical_flip[:, view]
+    out[upside_down] = out[upside_down, ::-1]
+    for turn in TURNS:
+        if (turned := params.turn[:, view] == turn).any():
+            out[turned] = np.rot90(out[turned], turn, axes=(1, 2))
     order, factors = params.jitter_order[:, view], params.jitter[:, view]
     for position in range(order.shape[1]):
         for operation, apply in enumerate(JITTER):

@@ -27,7 +27,7 @@ class AttackedImages:
     def __init__(self, base: Images, attack: str, seed: int) -> None:
         """`attack` is a name of `ATTACKS`."""
         self.base, self.attack, self.seed = base, attack, seed
-        self.root, self.notes = base.root, base.notes
+        self.root, self.notes, self.channels = base.root, base.notes, base.channels
 
     def __len__(self) -> int:
         return len(self.base)

@@ -19,7 +19,7 @@ class BoxedImages:
     def __init__(self, base: Images, boxes: NDArray[np.float64]) -> None:
         """`boxes` float64 [n, 4]: left, top, right, bottom in pixels, one for each image."""
         self.base = base
-        self.root, self.notes = base.root, base.notes
+        self.root, self.notes, self.channels = base.root, base.notes, base.channels
         self.boxes = np.rint(boxes).astype(np.int64)
 
     def __len__(self) -> int:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ibot.config.schema import RGB
 from ibot.data.annotated.bitmaps import bitmap
 from ibot.data.annotated.coco_file import HANDFUL, SHARE, Annotations, CocoFile
 from ibot.data.decode import UnreadableImage
@@ -79,6 +80,11 @@ class CocoImages:
     def root(self) -> Path:
         """Folder of the images."""
         return self.files.root
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """Red, green, blue."""
+        return RGB
 
     def __len__(self) -> int:
         return len(self.ids)

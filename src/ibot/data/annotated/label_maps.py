@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ibot.config.schema import MAX_PIXELS
+from ibot.config.schema import MAX_PIXELS, RGB
 from ibot.data.annotated.label_coding import (
     CLASS_FILES,
     Coding,
@@ -47,6 +47,11 @@ class LabelMaps:
     notes: tuple[str, ...] = ()
     """What a user should know of what was and was not taken, a sentence each."""
     _known: list[str] = field(default_factory=list, init=False, repr=False)
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """Red, green, blue."""
+        return RGB
 
     def __len__(self) -> int:
         return len(self.images)

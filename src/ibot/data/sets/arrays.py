@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ibot.config.schema import RGB
 from ibot.data.sets import fingerprints
 
 
@@ -25,6 +26,11 @@ class ArrayImages:
     notes: tuple[str, ...] = ()
     _known: list[str] = field(default_factory=list, init=False, repr=False)
     """The fingerprint, once it is computed."""
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """Red, green, blue."""
+        return RGB
 
     def __len__(self) -> int:
         return len(self.pixels)

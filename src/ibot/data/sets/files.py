@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ibot.config.schema import MAX_PIXELS
+from ibot.config.schema import MAX_PIXELS, RGB
 from ibot.data.decode import Orientation, decode, decode_file, file_size, image_size
 from ibot.data.sets import fingerprints
 from ibot.data.sets.archives import Archives
@@ -45,6 +45,11 @@ class FileImages:
     """What a user should know of what was and was not taken, a sentence each."""
     _known: list[str] = field(default_factory=list, init=False, repr=False)
     """The fingerprint, once it is computed."""
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """Red, green, blue."""
+        return RGB
 
     def __len__(self) -> int:
         return len(self.ends)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
+
+Pixels = NDArray[Any]
+"""uint8 or float32: bytes of the red, green and blue of a colour picture, or levels of any
+channels: values of whole types as a share of their range, 0..1, floats as they are; all finite."""
 
 
 @runtime_checkable
@@ -14,8 +18,7 @@ class Images(Protocol):
     """Images in a fixed order, from files, archives, memory or anything else.
 
     None holds open files: a set can be pickled, forked and read from several threads. It is taken
-    to stay as it is. A read of a region at a scale, for pictures larger than memory, is to stand
-    here beside `read`, and in each kind of set that can do it cheaply.
+    to stay as it is.
     """
 
     @property
@@ -26,6 +29,11 @@ class Images(Protocol):
     @property
     def notes(self) -> tuple[str, ...]:
         """What a user should know of what was and was not taken, a sentence each."""
+        ...
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """Names of the channels of what `read` gives; red, green, blue of colour pictures."""
         ...
 
     def __len__(self) -> int: ...
@@ -41,8 +49,8 @@ class Images(Protocol):
         """
         ...
 
-    def read(self, index: int) -> NDArray[np.uint8]:
-        """Pixels of an image, uint8 [H, W, 3]. Raises UnreadableImage."""
+    def read(self, index: int) -> Pixels:
+        """Pixels of an image [H, W, C]. Raises UnreadableImage."""
         ...
 
     def fingerprint(self) -> str:
@@ -57,6 +65,22 @@ class Images(Protocol):
         """What a run notes of its data: `root`, `images`, `classes` and `names_sha256`.
 
         By the last a resumed run knows its images again, also when the folder was moved.
+        """
+        ...
+
+
+@runtime_checkable
+class RegionImages(Images, Protocol):
+    """Images of which parts can be read cheaply: pictures larger than memory."""
+
+    def read_region(
+        self, index: int, box: tuple[int, int, int, int], size: tuple[int, int]
+    ) -> Pixels:
+        """Pixels of a part of an image [h, w, C], from the coarsest stored level that has them.
+
+        box: top, left, height, width in pixels of `size(index)`, inside of the image.
+        size: (h, w) to which the part is resized, at most that of the box.
+        Raises UnreadableImage.
         """
         ...
 

@@ -30,7 +30,7 @@ class SubsetImages:
                 f"indices {chosen.min()} to {chosen.max()} into a set of {len(base)} images"
             )
         self.base, self.indices = base, chosen.astype(np.int64)
-        self.root, self.notes = base.root, base.notes
+        self.root, self.notes, self.channels = base.root, base.notes, base.channels
         self._fingerprint = ""
 
     def __len__(self) -> int:

@@ -36,7 +36,7 @@ class CorruptedImages:
     ) -> None:
         self.base, self.view, self.seed = base, view, seed
         self.corruption, self.severity = corruption, severity
-        self.root, self.notes = base.root, base.notes
+        self.root, self.notes, self.channels = base.root, base.notes, base.channels
         self.classes, self.labels = base.classes, base.labels
 
     def __len__(self) -> int:

@@ -1,0 +1,1 @@
+"""What pays in C: functions beside their plain forms, and what says whether they are there."""
