@@ -77,6 +77,8 @@ def test_only_a_crop_refuses_strips():
 class Pictures:
     """Images by number; some cannot be read."""
 
+    channels = RGB
+
     def __init__(self, bad):
         self.bad = bad
 
