@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ibot.config.schema import Channels
-from ibot.data.channels.levels import filled
+from ibot.data.channels.levels import filled, names_of
 from ibot.data.channels.sources import GroupedFiles, LevelImages
 from ibot.data.channels.statistics import Statistics, measured
 from ibot.data.decode import UnreadableImage
@@ -51,6 +51,9 @@ class ChannelImages:
     def notes(self) -> tuple[str, ...]:
         """What was and was not taken, and how much of a sample is no number, once it is known."""
         notes = [note for note in self.base.notes if not note.startswith(FIRST_PAGE_ONLY)]
+        if (asked := _names(self.asked)) and set(asked).isdisjoint(self.stored):
+            by_number = f"the files do not name their channels: {_few(self.channels)} are taken"
+            notes += [] if asked == self.channels else [f"{by_number} for {_few(asked)}"]
         return (*notes, *(note for known in self._statistics for note in known.notes()))
 
     def __len__(self) -> int:
@@ -164,9 +167,14 @@ def _common_channels(base: LevelImages, wanted: Sequence[str]) -> tuple[str, ...
 
 
 def _chosen(stored: tuple[str, ...], asked: Channels, root: Path) -> tuple[str, ...]:
-    """The channels asked for, by their names, else by their numbers from 1. Raises DataError."""
-    chosen = []
-    for name in _names(asked) or stored:
+    """The channels asked for, by their names, else by their numbers from 1. Raises DataError.
+
+    Channels that no file names are taken in their order for as many names.
+    """
+    names, chosen = _names(asked) or stored, []
+    if stored == names_of(len(names)) and set(names).isdisjoint(stored):
+        return stored
+    for name in names:
         if name in stored:
             chosen.append(name)
         elif name.isascii() and name.isdigit() and 1 <= int(name) <= len(stored):
