@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from ibot.data.decode import UnreadableImage
+from ibot.data.false_colours import as_rgb
 from ibot.data.sets.images import Images
 from ibot.errors import DataError
 from ibot.spectrum import effective_rank
@@ -50,7 +51,8 @@ def survey(source: Images, sample: int = SAMPLE) -> Survey:
             bad.append(f"'{source.name(int(index))}': {error}")
             continue
         sides.append(min(image.shape[:2]))
-        small = Image.fromarray(image).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
+        # Of other channels than colours the thresholds below would mean nothing: false colours.
+        small = Image.fromarray(as_rgb(image)).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
         pixels = np.asarray(small, dtype=np.float32)
         gray.append(float((pixels.max(-1) - pixels.min(-1)).mean()) < COLOUR_SPREAD)
         thumbnails.append(pixels.mean(-1).flatten())
