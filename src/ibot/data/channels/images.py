@@ -106,8 +106,11 @@ class ChannelImages:
         return fingerprints.digest(*parts, numbers)
 
     def provenance(self) -> dict[str, object]:
-        """What a run notes of its data, and the channels."""
-        return {**self.base.provenance(), "channels": list(self.channels)}
+        """What a run notes of its data, the channels, and how much of a sample was no number."""
+        found = {**self.base.provenance(), "channels": list(self.channels)}
+        for known in self._statistics:
+            found["invalid_share"] = known.invalid / known.values
+        return found
 
     def _places(self, names: tuple[str, ...]) -> list[int]:
         """Where the channels lie in an image that has `names`."""

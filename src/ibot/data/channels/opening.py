@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from copy import copy
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from ibot.data.channels.images import ChannelImages, LabelledChannelImages
 from ibot.data.channels.sources import GroupedFiles, LevelFiles, LevelImages, ReadLevels
 from ibot.data.sets.files import FileImages
 from ibot.data.sets.images import Images, LabelledImages
+from ibot.data.sets.subsets import SubsetImages
 from ibot.errors import DataError, MissingExtra
 
 COLOUR = "rgb"
@@ -48,6 +50,23 @@ def with_channels(images: Images, asked: Channels) -> Images:
         if differ.any():  # folders of channels are no classes
             return ChannelImages(base, asked)
     return LabelledChannelImages(base, asked, labels.astype(np.int32), images.classes)
+
+
+def with_mean(images: Images, mean: tuple[float, ...]) -> Images:
+    """The same images with a network's mean [C] where nothing was measured.
+
+    So a run goes on as it began when its data have changed since, and no process looks at a sample.
+    Sets of other kinds stay as they are.
+    """
+    if isinstance(images, SubsetImages):
+        again = copy(images)
+        again.base, again._fingerprint = with_mean(images.base, mean), ""
+        return again
+    if isinstance(images, ChannelImages):
+        again = copy(images)
+        again.mean = mean
+        return again
+    return images
 
 
 def _levels(images: Images, asked: Channels) -> LevelImages:

@@ -22,8 +22,17 @@ from ibot.words import counted
 
 
 @runtime_checkable
-class LevelImages(Images, Protocol):
-    """Images of which every channel can be had as its file has it."""
+class LevelImages(Protocol):
+    """Images of which every channel can be had as its file has it; the rest as in `Images`."""
+
+    @property
+    def root(self) -> Path: ...
+    @property
+    def notes(self) -> tuple[str, ...]: ...
+    def __len__(self) -> int: ...
+    def name(self, index: int) -> str: ...
+    def fingerprint(self) -> str: ...
+    def provenance(self) -> dict[str, object]: ...
 
     def header(self, index: int) -> Header:
         """Size and channels of an image, from its header. Raises UnreadableImage."""
@@ -86,6 +95,8 @@ class ReadLevels(_Wrapped):
 class LevelFiles(_Wrapped):
     """Images in files, each with all of its channels."""
 
+    base: FileImages
+
     def __init__(self, base: FileImages, no_data: tuple[float, ...] = ()) -> None:
         self.base = base
         self.how = How(
@@ -105,6 +116,8 @@ class LevelFiles(_Wrapped):
 
 class GroupedFiles(_Wrapped):
     """Images of several files, one for each channel."""
+
+    base: FileImages
 
     def __init__(self, base: FileImages, groups: Groups, no_data: tuple[float, ...] = ()) -> None:
         self.base, self.groups = base, groups
