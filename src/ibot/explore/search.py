@@ -26,6 +26,7 @@ from ibot.explore.resemblance import unscalable
 from ibot.explore.searched import Query, Searched
 from ibot.explore.table import Row, csv_rows, write_csv
 from ibot.report.html import is_ours
+from ibot.show.colours import as_rgb
 
 PAGE, TABLE = "search.html", "search.csv"
 TITLE = "ibot search in"
@@ -143,7 +144,7 @@ def _write(findings: Findings, searched: Searched, queries: Sequence[Query], out
     outside = {query.index: query.view for query in queries if query.index < 0}
 
     def read(index: int) -> np.ndarray:
-        return outside[index] if index < 0 else searched.read(index)
+        return as_rgb(outside[index] if index < 0 else searched.read(index))
 
     try:
         write_page(findings, read, out / PAGE, f"{TITLE} {searched.source.root}")

@@ -130,7 +130,8 @@ def whole_pair(
     not finite where that is unknown.
     """
     patch = backbone.patch_size
-    views = [asked.view.render(image.pixels, patch) for image in images]
+    channels = len(backbone.channels)
+    views = [asked.view.render(image.pixels, patch, channels) for image in images]
     inputs = [network_input(view, backbone) for view in views]
     truth = None if disparity is None else _stereo(asked, backbone, images, disparity)
     found = _found(asked, backbone, inputs[0], inputs[1], truth)

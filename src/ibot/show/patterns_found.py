@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ibot.data.decode import UnreadableImage
 from ibot.data.sets.images import Images, LabelledImages
 from ibot.errors import UserError
+from ibot.show.colours import as_rgb
 from ibot.show.patterns import (
     DARK,
     best_of_each_image,
@@ -200,6 +201,6 @@ class Patterns:
         @lru_cache(maxsize=VIEWS)
         def view(row: int) -> NDArray[np.uint8]:
             image = self.images.read(int(self.index.index[row]))
-            return self.index.view.enlarged(image, self.times)
+            return as_rgb(self.index.view.enlarged(image, self.times))
 
         return view
