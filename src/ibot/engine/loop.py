@@ -79,12 +79,12 @@ def train(
     ):
         images = source
         if images is None:
-            data = config.data
+            data, read = config.data, (config.model.channels, config.model.mean)
             images = open_images(
                 data.path,
                 exif_orientation=data.exif_orientation,
                 max_pixels=data.max_pixels,
-                channels=data.reading,
+                channels=data.reading.of(*read),
             )
         require_channels(images, config.model.channels, "model.channels")
         check_equal(facts(config, images, evaluate))  # before the first thing that they do together

@@ -189,7 +189,7 @@ def labelled_sets(config: Config, say: Say) -> tuple[LabelledImages, LabelledIma
             data.val_path,
             exif_orientation=orientation,
             max_pixels=most,
-            channels=data.reading,
+            channels=data.reading.of(config.model.channels, config.model.mean),
         )
     except DataError as error:
         if data.val_path:

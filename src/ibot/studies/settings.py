@@ -69,12 +69,14 @@ def prepare(asked: Asked, world_size: int = 1, say: Say = lambda text: None) -> 
 
     with said_once():
         config = configure(asked, keep)
+    from ibot.data.channels.opening import with_mean
     from ibot.data.loader import check_batch
     from ibot.recipes.auto import for_few_images
     from ibot.studies.channels import for_channels
 
     source = open_data(config.data)
     config, notes = for_channels(config, source, asked.keys, asked.folder)
+    source = with_mean(source, config.model.mean)
     if asked.recipe == "adapt" and not began_with_batch(asked.folder, config, len(source)):
         config, few = for_few_images(config, len(source), world_size, asked.keys)
         notes = [*notes, *few]

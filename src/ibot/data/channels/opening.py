@@ -7,7 +7,7 @@ from copy import copy
 
 import numpy as np
 
-from ibot.config.schema import Channels
+from ibot.config.schema import PICTURES, Channels
 from ibot.data.channels.groups import group
 from ibot.data.channels.images import ChannelImages, LabelledChannelImages
 from ibot.data.channels.sources import GroupedFiles, LevelFiles, LevelImages, ReadLevels
@@ -16,8 +16,6 @@ from ibot.data.sets.images import Images, LabelledImages
 from ibot.data.sets.subsets import SubsetImages
 from ibot.errors import DataError, MissingExtra
 
-COLOUR = "rgb"
-"""Colour pictures of 8 bits, as `Images.read` gives them of files by itself."""
 FILES = frozenset({".npy"})
 """Extensions of files that are images only where channels are asked for."""
 NEEDED = ("tifffile", "imagecodecs")
@@ -26,12 +24,12 @@ NEEDED = ("tifffile", "imagecodecs")
 def with_channels(images: Images, asked: Channels) -> Images:
     """The same images, labelled if they are, with the channels that are asked for.
 
-    Colour pictures (`names` rgb) stay as they are. Of files all channels can be had, one file each
+    Colour pictures (`PICTURES`) stay as they are. Of files all channels can be had, one file each
     or one for each channel; of other sets those that they read.
     Raises DataError for channels and patterns that the images do not have, MissingExtra without the
     packages that read them.
     """
-    if asked.names == COLOUR:
+    if asked.names == PICTURES.names:
         if asked.files:
             raise DataError(
                 f"data.channel_files={asked.files} joins files to images of many channels",

@@ -7,8 +7,8 @@ import os
 import re
 from pathlib import Path
 
-from ibot.config.schema import MAX_PIXELS, Channels
-from ibot.data.channels.opening import COLOUR, FILES, with_channels
+from ibot.config.schema import MAX_PIXELS, PICTURES, Channels
+from ibot.data.channels.opening import FILES, with_channels
 from ibot.data.decode import Orientation
 from ibot.data.sets.class_folders import as_classes, open_folder
 from ibot.data.sets.images import Images, LabelledImages
@@ -21,16 +21,13 @@ from ibot.data.sets.tars import open_tars, scan_tars
 from ibot.data.sets.variants import matched, read_as
 from ibot.errors import DataError
 
-COLOURS = Channels()
-"""Colour pictures, as of old."""
-
 
 def open_images(
     data: str,
     *,
     exif_orientation: Orientation = "apply",
     max_pixels: int = MAX_PIXELS,
-    channels: Channels = COLOURS,
+    channels: Channels = PICTURES,
 ) -> Images:
     """Images to train on, labelled or not; where they have parts, those of the training part.
 
@@ -56,7 +53,7 @@ def find_labelled(
     *,
     exif_orientation: Orientation = "apply",
     max_pixels: int = MAX_PIXELS,
-    channels: Channels = COLOURS,
+    channels: Channels = PICTURES,
 ) -> tuple[LabelledImages, LabelledImages] | None:
     """What `open_images` gives and validation images with the same classes, for k-NN during
     training; None where there are no labels or no validation part.
@@ -95,7 +92,7 @@ def open_labelled(
     seed: int = 0,
     exif_orientation: Orientation = "apply",
     max_pixels: int = MAX_PIXELS,
-    channels: Channels = COLOURS,
+    channels: Channels = PICTURES,
 ) -> tuple[LabelledImages, LabelledImages]:
     """Training and validation images with the same classes, at least two; the latter may lack some.
 
@@ -208,7 +205,7 @@ def _scan(data: str, part: Part, channels: Channels, *, held_out: bool = False) 
 
 def _further(channels: Channels) -> frozenset[str]:
     """Extensions of files that are images where their channels are read."""
-    return frozenset() if channels.names == COLOUR else FILES
+    return frozenset() if channels.names == PICTURES.names else FILES
 
 
 def _named(data: str) -> tuple[str, str] | None:
