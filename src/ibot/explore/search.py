@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ibot.data.false_colours import as_rgb
 from ibot.errors import UserError, WeightsError
 from ibot.eval.context import ImagesContext
 from ibot.eval.features.rows import FeatureSet
@@ -26,7 +27,6 @@ from ibot.explore.resemblance import unscalable
 from ibot.explore.searched import Query, Searched
 from ibot.explore.table import Row, csv_rows, write_csv
 from ibot.report.html import is_ours
-from ibot.show.colours import as_rgb
 
 PAGE, TABLE = "search.html", "search.csv"
 TITLE = "ibot search in"

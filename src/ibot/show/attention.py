@@ -11,9 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ibot.data.false_colours import as_rgb
 from ibot.models.attention import foreground
 from ibot.models.contract import Backbone
-from ibot.show.colours import PALETTE, as_rgb, between_ends, in_colors
+from ibot.show.colours import PALETTE, between_ends, in_colors
 from ibot.show.inputs import WholeView, network_input
 from ibot.show.layout import enlarged
 

@@ -12,10 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ibot.data.false_colours import as_rgb
 from ibot.models.contract import Backbone
 from ibot.show.asked import Asked
 from ibot.show.canvas import Sheet
-from ibot.show.colours import as_rgb, between_ends, in_colors
+from ibot.show.colours import between_ends, in_colors
 from ibot.show.components import Colours, Components, border_of, fit_components
 from ibot.show.frames import Moving, moving_kind, open_frames, write_frames
 from ibot.show.inputs import Viewed, WholeView, network_input

@@ -21,6 +21,7 @@ from ibot.config.schema import MAX_PIXELS, PICTURES, Channels
 from ibot.data.annotated.pictures import pictures_of
 from ibot.data.channels.opening import with_channels
 from ibot.data.decode import Orientation, UnreadableImage
+from ibot.data.false_colours import as_rgb
 from ibot.data.pixels import Pixels, by_pillow, normalize
 from ibot.data.sets.files import file_images
 from ibot.data.sets.images import Images
@@ -31,7 +32,6 @@ from ibot.data.sets.variants import read_as
 from ibot.errors import DataError, UserError, printable
 from ibot.models.contract import Backbone
 from ibot.rng import permutation
-from ibot.show.colours import as_rgb
 from ibot.words import by_numbers, counted
 
 log = logging.getLogger("ibot")

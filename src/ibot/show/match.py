@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from ibot.data.decode import UnreadableImage
+from ibot.data.false_colours import as_rgb
 from ibot.data.sets.images import Images, LabelledImages
 from ibot.errors import DataError, UserError, printable
 from ibot.eval.probes.correspondence import RADII, Correspondence, Truth, correspond, true_places
@@ -21,7 +22,6 @@ from ibot.eval.probes.match_places import Cells, Placed
 from ibot.models.contract import Backbone
 from ibot.rng import permutation
 from ibot.show.asked import Asked
-from ibot.show.colours import as_rgb
 from ibot.show.disparity import moved_by, read_disparity
 from ibot.show.inputs import Viewed, WholeView, network_input
 from ibot.show.layout import file_name

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ibot.data.decode import UnreadableImage
+from ibot.data.false_colours import as_rgb
 from ibot.data.sets.images import Images, LabelledImages
 from ibot.errors import UserError
-from ibot.show.colours import as_rgb
 from ibot.show.patterns import (
     DARK,
     best_of_each_image,

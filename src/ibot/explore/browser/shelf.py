@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ibot.data.decode import UnreadableImage, decode_file
+from ibot.data.false_colours import as_rgb
 from ibot.data.sets.files import FileImages
 from ibot.data.sets.images import Images, LabelledImages, Pixels
 from ibot.data.sets.subsets import SubsetImages
 from ibot.explore.browser.kept import Kept
 from ibot.explore.browser.refusal import Refused
-from ibot.show.colours import as_rgb
 from ibot.words import encodable
 
 MAX_DROPPED = 256 * 2**20
