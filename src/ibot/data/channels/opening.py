@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from copy import copy
+from dataclasses import is_dataclass, replace
 
 import numpy as np
 
@@ -13,7 +14,6 @@ from ibot.data.channels.images import ChannelImages, LabelledChannelImages
 from ibot.data.channels.sources import GroupedFiles, LevelFiles, LevelImages, ReadLevels
 from ibot.data.sets.files import FileImages
 from ibot.data.sets.images import Images, LabelledImages
-from ibot.data.sets.subsets import SubsetImages
 from ibot.errors import DataError, MissingExtra
 
 FILES = frozenset({".npy"})
@@ -54,17 +54,20 @@ def with_mean(images: Images, mean: tuple[float, ...]) -> Images:
     """The same images with a network's mean [C] where nothing was measured.
 
     So a run goes on as it began when its data have changed since, and no process looks at a sample.
-    Sets of other kinds stay as they are.
+    Those of subsets too; sets of other kinds stay as they are.
     """
-    if isinstance(images, SubsetImages):
-        again = copy(images)
-        again.base, again._fingerprint = with_mean(images.base, mean), ""
-        return again
     if isinstance(images, ChannelImages):
         again = copy(images)
-        again.mean = mean
+        again.asked = replace(images.asked, mean=mean)
         return again
-    return images
+    base = getattr(images, "base", None)
+    if not isinstance(base, Images) or (filled := with_mean(base, mean)) is base:
+        return images
+    if is_dataclass(images):
+        return replace(images, base=filled)
+    again = copy(images)
+    again.base, again._fingerprint = filled, ""  # pyright: ignore[reportAttributeAccessIssue]
+    return again
 
 
 def _levels(images: Images, asked: Channels) -> LevelImages:
