@@ -70,6 +70,13 @@ def state_of(status: os.stat_result) -> State:
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
 
+def states_of(root: Path, archives: Sequence[str]) -> dict[str, State]:
+    """How archives are, relative to the root; nothing where one of them cannot be looked at."""
+    with suppress(OSError):
+        return {name: state_of((root / name).stat()) for name in archives}
+    return {}
+
+
 def find_listing(root: Path, archives: Sequence[str] = ()) -> FileImages | None:
     """What was kept of a folder or of archives; None where nothing was, or anything has changed.
 
@@ -97,11 +104,12 @@ def keep_listing(images: FileImages, watched: Mapping[str, State], began: float)
             before it was.
         began: `time.time()` before the first of them was looked at.
     """
-    archives = () if images.archives is None else images.archives.names
+    archives = images.archives.names if images.archives is not None else ()
     file = _place(images.root, archives)
     states = np.array(list(watched.values()), np.int64).reshape(-1, 4)
-    settled = states[:, 1:3].max(initial=0) < (began - SETTLED) * 1e9
-    if file is None or len(images) < WORTH or not settled:
+    if file is None or len(images) < WORTH or not len(states):
+        return
+    if states[:, 1:3].max() > (began - SETTLED) * 1e9:
         return
     names, ends = packed_names(watched)
     arrays: dict[str, NDArray[Any]] = {"names": images.names, "ends": images.ends}
