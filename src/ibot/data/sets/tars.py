@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tarfile
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,21 +18,24 @@ from ibot.data.formats import PAGED, extension, extensions, is_image, is_litter
 from ibot.data.sets.archives import Archives
 from ibot.data.sets.classes import number_classes
 from ibot.data.sets.files import FileImages, LabelledFiles, file_images, with_labels
+from ibot.data.sets.listings import find_listing, keep_listing, states_of
 from ibot.data.sets.scan import kind_of, pages_note, passed_over_note
 from ibot.errors import DataError
 
 
 def open_tars(archives: Sequence[str | Path]) -> LabelledFiles:
     """As `scan_tars`, with a class each. Raises DataError for images without."""
+    images = scan_tars(archives)
+    if isinstance(images, LabelledFiles):
+        return images
     found = _read(archives)
-    if "" in (texts := found.classes):
-        raise DataError(
-            f"'{found.names[texts.index('')]}' has no class",
-            why=f"{texts.count('')} of {len(texts)} images lie in no folder and have no .cls file "
-            "beside them",
-            fix="pack the images in class folders, or with one KEY.cls for each KEY.jpg",
-        )
-    return with_labels(found.images(), *number_classes(texts))
+    texts = found.classes
+    raise DataError(
+        f"'{found.names[texts.index('')]}' has no class",
+        why=f"{texts.count('')} of {len(texts)} images lie in no folder and have no .cls file "
+        "beside them",
+        fix="pack the images in class folders, or with one KEY.cls for each KEY.jpg",
+    )
 
 
 def scan_tars(archives: Sequence[str | Path]) -> FileImages:
@@ -45,9 +49,16 @@ def scan_tars(archives: Sequence[str | Path]) -> FileImages:
     Raises:
         DataError: a damaged or compressed archive, no images.
     """
-    found = _read(archives)
-    images = found.images()
-    return images if "" in found.classes else with_labels(images, *number_classes(found.classes))
+    root, names = _relative(archives)
+    images = find_listing(root, names)
+    if images is None:
+        began, before = time.time(), states_of(root, names)
+        found = _read(archives)
+        images = found.images()
+        if "" not in found.classes:
+            images = with_labels(images, *number_classes(found.classes))
+        keep_listing(images, before, began)
+    return images
 
 
 @dataclass
@@ -72,20 +83,26 @@ class _Found:
         return replace(images, notes=(*passed_over_note(self.other), *more))
 
 
-def _read(archives: Sequence[str | Path]) -> _Found:
-    """The headers of archives. Raises DataError for damaged ones, and where they hold no images."""
+def _relative(archives: Sequence[str | Path]) -> tuple[Path, tuple[str, ...]]:
+    """The folder above archives, and their names relative to it."""
     paths = [Path(archive) for archive in archives]
     root = Path(os.path.commonpath([path.parent for path in paths]))
-    found = _Found(root, tuple(path.relative_to(root).as_posix() for path in paths))
+    return root, tuple(path.relative_to(root).as_posix() for path in paths)
+
+
+def _read(archives: Sequence[str | Path]) -> _Found:
+    """The headers of archives. Raises DataError for damaged ones, and where they hold no images."""
+    root, paths = _relative(archives)
+    found = _Found(root, paths)
     for number, path in enumerate(paths):
-        for name, text, start, size in _members(path, found.other):
+        for name, text, start, size in _members(root / path, found.other):
             found.names.append(f"{found.archives[number]}/{name}")
             found.classes.append(text)
             found.places.append((number, start, size))
     if not found.names:
         others = f" and {len(paths) - 1} others" if len(paths) > 1 else ""
         raise DataError(
-            f"no images in '{paths[0]}'{others}",
+            f"no images in '{root / paths[0]}'{others}",
             fix=f"the extensions read are {' '.join(sorted(extensions()))}",
         )
     return found
