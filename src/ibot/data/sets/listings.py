@@ -44,7 +44,7 @@ second."""
 SETTLED = 2.0
 """Seconds before a walk: what changed later may change again within one tick of its clock, and is
 not trusted. File systems count in up to two seconds."""
-MARK = b"ibot listing 1\n"
+MARK = b"ibot listing 2\n"
 """First bytes; another number when the form changes, or what `scan` and `scan_tars` take."""
 HEADER = len(MARK) + 8
 """Bytes of the mark and of the length of the header."""
@@ -115,7 +115,7 @@ def keep_listing(images: FileImages, watched: Mapping[str, State], began: float)
     arrays: dict[str, NDArray[Any]] = {"names": images.names, "ends": images.ends}
     if isinstance(images, LabelledFiles):
         arrays["labels"] = images.labels
-    if images.archives is not None:
+    if isinstance(images.archives, Archives):
         arrays["places"] = images.archives.places
     arrays |= {"watched": names, "watched_ends": ends, "states": states}
     header = {

@@ -29,6 +29,8 @@ _TABLES = ("parquet", "arrow")
 """Those with rows that may say to which part they belong."""
 _DOCUMENTS = frozenset({".md", ".json", ".yaml", ".yml"})
 """What may lie beside them in a folder, as cards and manifests do."""
+_NAMED_DOCUMENTS = frozenset({"LICENSE", "index.csv"})
+"""Further ones: the second lists the images of packed shards."""
 _ZARR_MARKS = ("zarr.json", ".zarray", ".zgroup")
 SPLITS = "dataset_dict.json"
 """Marks a folder of Hugging Face with a folder for each split."""
@@ -169,7 +171,9 @@ def _inside(folder: Path) -> list[Path]:
     except OSError:  # `scan` will say so
         return []
     # Ends at the first other file: this may be a folder of millions of images.
-    names = [name for name in names if extension(name) not in _DOCUMENTS and name != "LICENSE"]
+    names = [
+        name for name in names if extension(name) not in _DOCUMENTS and name not in _NAMED_DOCUMENTS
+    ]
     if len(names) == 1 and form_of(only := folder / names[0]) is None and only.is_dir():
         return _inside(only) if find_parts(only) is None else []
     if SPLITS in os.listdir(folder):  # noqa: PTH208

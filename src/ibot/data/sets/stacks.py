@@ -37,10 +37,14 @@ class Stack(Protocol):
         ...
 
     @property
-    def shape(self) -> tuple[int, ...]: ...
+    def shape(self) -> tuple[int, ...]:
+        """Sides of the whole array."""
+        ...
 
     @property
-    def dtype(self) -> np.dtype[Any]: ...
+    def dtype(self) -> np.dtype[Any]:
+        """Type of its values."""
+        ...
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -252,5 +256,3 @@ def _channels(stack: Stack, first: bool) -> int:
 
 def _shape(stack: Stack) -> str:
     return f"{stack.name} {stack.dtype} {list(stack.shape)}"
-
-
