@@ -16,7 +16,7 @@ from ibot.data.sets.named import open_named
 from ibot.data.sets.parts import Part, find_parts, part_of
 from ibot.data.sets.scan import require_data, scan
 from ibot.data.sets.subsets import split_labelled
-from ibot.data.sets.tars import open_tars, scan_tars
+from ibot.data.sets.tars import INDEX, open_tars, scan_tars
 from ibot.data.sets.variants import matched, read_as
 from ibot.errors import DataError
 
@@ -39,6 +39,16 @@ def open_images(
     if images is None:
         raise _no_training_part(data)
     return read_as(images, exif_orientation, max_pixels)
+
+
+def open_parts(data: str) -> dict[str, Images]:
+    """Images of all that is opened of `data`, by their part: `train` and `val`; of data without
+    parts all, by the name "".
+
+    Raises DataError as `open_images`.
+    """
+    train, val = open_images(data), _scan(data, "val")
+    return {"": train} if val is None else {"train": train, "val": val}
 
 
 def find_labelled(
@@ -208,7 +218,7 @@ def _archives(data: str) -> list[Path]:
     path = Path(data)
     if path.is_dir():
         try:
-            names = [name for name in os.listdir(path) if not name.startswith(".")]  # noqa: PTH208
+            names = [name for name in os.listdir(path) if name[0] != "." and name != INDEX]  # noqa: PTH208
         except OSError:  # `scan` will say so
             return []
         # Ends at the first other file: this may be a folder of millions of images.

@@ -22,6 +22,9 @@ from ibot.data.sets.listings import find_listing, keep_listing, states_of
 from ibot.data.sets.scan import kind_of, pages_note, passed_over_note
 from ibot.errors import DataError
 
+INDEX = "index.csv"
+"""Beside shards that `ibot data pack` wrote: what lies where."""
+
 
 def open_tars(archives: Sequence[str | Path]) -> LabelledFiles:
     """As `scan_tars`, with a class each. Raises DataError for images without."""
