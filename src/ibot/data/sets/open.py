@@ -46,6 +46,16 @@ def open_images(
     return read_as(images, exif_orientation, max_pixels)
 
 
+def open_parts(data: str) -> dict[str, Images]:
+    """Images of all that is opened of `data`, by their part: `train` and `val`; of data without
+    parts all, by the name "".
+
+    Raises DataError as `open_images`.
+    """
+    train, val = open_images(data), _scan(data, "val")
+    return {"": train} if val is None else {"train": train, "val": val}
+
+
 def find_labelled(
     data: str,
     val_data: str = "",

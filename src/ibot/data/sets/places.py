@@ -13,6 +13,7 @@ from typing import Literal
 
 from ibot.data.formats import extension
 from ibot.data.sets.parts import Part, find_parts, part_of
+from ibot.data.sets.tars import INDEX
 from ibot.errors import DataError
 
 Form = Literal["tar", "parquet", "arrow", "npy", "zarr"]
@@ -29,8 +30,7 @@ _TABLES = ("parquet", "arrow")
 """Those with rows that may say to which part they belong."""
 _DOCUMENTS = frozenset({".md", ".json", ".yaml", ".yml"})
 """What may lie beside them in a folder, as cards and manifests do."""
-_NAMED_DOCUMENTS = frozenset({"LICENSE", "index.csv"})
-"""Further ones: the second lists the images of packed shards."""
+_NAMED_DOCUMENTS = frozenset({"LICENSE", INDEX})
 _ZARR_MARKS = ("zarr.json", ".zarray", ".zgroup")
 SPLITS = "dataset_dict.json"
 """Marks a folder of Hugging Face with a folder for each split."""

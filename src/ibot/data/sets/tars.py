@@ -29,6 +29,9 @@ from ibot.words import counted
 _LARGEST_SIDE = 1 << 20
 """Bytes of a file beside an image that may name its class."""
 
+INDEX = "index.csv"
+"""Beside shards that `ibot data pack` wrote: what lies where."""
+
 
 def open_tars(archives: Sequence[str | Path]) -> LabelledFiles:
     """As `scan_tars`, with a class each. Raises DataError for images without."""
@@ -49,10 +52,11 @@ def scan_tars(archives: Sequence[str | Path]) -> FileImages:
     """Images inside of uncompressed tar archives. All headers are read once, the images when they
     are asked for.
 
-    The class is the content of `KEY.cls` where that lies beside `KEY.jpg` (a name or a number), or
-    of `cls` or `label` in `KEY.json`, else the name of the folder in the archive that holds the
-    image; where every image has one, what comes back are `LabelledFiles`. Links and other files are passed over; notes count them. Of an
-    archive that is cut short the whole images are read, and a note names it.
+    The class is the content of `KEY.cls` where that lies beside `KEY.jpg` (a name or a number),
+    or of `cls` or `label` in `KEY.json`, else the name of the folder in the archive that holds
+    the image; where every image has one, what comes back are `LabelledFiles`. Links and other
+    files are passed over; notes count them. Of an archive that is cut short the whole images
+    are read, and a note names it.
 
     Raises:
         DataError: a damaged or compressed archive, no images.
