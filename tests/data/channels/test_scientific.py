@@ -21,7 +21,7 @@ FILES = [
     "cells_6channel_uint8_planar.tif",
     "worms_uint16.png",
     "worms_2channel_uint16.tif",
-    "slide_tiled_4608_rgb.tif",
+    pytest.param("slide_tiled_4608_rgb.tif", marks=pytest.mark.slow),
 ]
 RANGE = {"uint8": 255, "uint16": 65535, "float32": 1}
 

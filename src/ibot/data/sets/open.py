@@ -6,7 +6,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ibot.config.schema import MAX_PIXELS
+from ibot.config.schema import MAX_PIXELS, Channels
+from ibot.data.channels.opening import COLOUR, FILES, with_channels
 from ibot.data.decode import Orientation
 from ibot.data.sets.arrow_files import scan_arrow
 from ibot.data.sets.class_folders import as_classes, open_folder
@@ -17,15 +18,22 @@ from ibot.data.sets.parquet import scan_parquet
 from ibot.data.sets.parts import Part
 from ibot.data.sets.places import Place, find_place
 from ibot.data.sets.scan import require_data, scan
-from ibot.data.sets.stacks import open_stacks
+from ibot.data.sets.stacks import hold_pictures, open_stacks
 from ibot.data.sets.subsets import split_labelled
 from ibot.data.sets.tars import open_tars, scan_tars
 from ibot.data.sets.variants import matched, read_as
 from ibot.errors import DataError
 
+COLOURS = Channels()
+"""Colour pictures, as of old."""
+
 
 def open_images(
-    data: str, *, exif_orientation: Orientation = "apply", max_pixels: int = MAX_PIXELS
+    data: str,
+    *,
+    exif_orientation: Orientation = "apply",
+    max_pixels: int = MAX_PIXELS,
+    channels: Channels = COLOURS,
 ) -> Images:
     """Images to train on, labelled or not; where they have parts, those of the training part.
 
@@ -35,15 +43,16 @@ def open_images(
             `open_labelled`.
         exif_orientation: whether pictures are turned upright by their EXIF tags.
         max_pixels: larger images are not read.
+        channels: which are read, where not colour pictures.
 
     Raises:
-        DataError: as `scan`, `scan_list`, `scan_tars`, `scan_parquet`, `scan_arrow`, `open_stacks`
-            and `open_named`.
+        DataError: as `scan`, `scan_list`, `scan_tars`, `scan_parquet`, `scan_arrow`, `open_stacks`,
+            `open_named` and `with_channels`.
     """
-    images = _scan(data, "train")
+    images = _scan(data, "train", channels)
     if images is None:
         raise _no_training_part(data)
-    return read_as(images, exif_orientation, max_pixels)
+    return with_channels(read_as(images, exif_orientation, max_pixels), channels)
 
 
 def open_parts(data: str) -> dict[str, Images]:
@@ -52,7 +61,7 @@ def open_parts(data: str) -> dict[str, Images]:
 
     Raises DataError as `open_images`.
     """
-    train, val = open_images(data), _scan(data, "val")
+    train, val = open_images(data), _scan(data, "val", COLOURS)
     return {"": train} if val is None else {"train": train, "val": val}
 
 
@@ -62,6 +71,7 @@ def find_labelled(
     *,
     exif_orientation: Orientation = "apply",
     max_pixels: int = MAX_PIXELS,
+    channels: Channels = COLOURS,
 ) -> tuple[LabelledImages, LabelledImages] | None:
     """What `open_images` gives and validation images with the same classes, for k-NN during
     training; None where there are no labels or no validation part.
@@ -69,20 +79,20 @@ def find_labelled(
     More is taken than by `open_labelled`: class folders may be empty, for training goes on anyway.
     Raises DataError for `val_data` without labels or with a class that the training images lack.
     """
-    val = _scan(val_data or data, "val")
+    how = exif_orientation, max_pixels
+    val = _scan(val_data or data, "val", channels)
     if val is None and val_data:
-        val = _scan(val_data, "train", held_out=True)
+        val = _scan(val_data, "train", channels, held_out=True)
     if val is None:
         return None
-    train = open_images(data)
+    train = open_images(data, exif_orientation=how[0], max_pixels=how[1], channels=channels)
+    val = with_channels(read_as(val, *how), channels)
     if not isinstance(train, LabelledImages) or len(train.classes) < 2:
         without = train
     elif not isinstance(val, LabelledImages):
         without = val
     else:
-        val = matched(val, train.classes, (str(train.root), str(val.root)))
-        how = exif_orientation, max_pixels
-        return read_as(train, *how), read_as(val, *how)
+        return train, matched(val, train.classes, (str(train.root), str(val.root)))
     if val_data:
         raise DataError(
             f"no class folders in '{without.root}'",
@@ -100,6 +110,7 @@ def open_labelled(
     seed: int = 0,
     exif_orientation: Orientation = "apply",
     max_pixels: int = MAX_PIXELS,
+    channels: Channels = COLOURS,
 ) -> tuple[LabelledImages, LabelledImages]:
     """Training and validation images with the same classes, at least two; the latter may lack some.
 
@@ -115,6 +126,7 @@ def open_labelled(
         seed: of that draw.
         exif_orientation: whether pictures are turned upright by their EXIF tags.
         max_pixels: larger images are not read.
+        channels: which are read, where not colour pictures.
 
     Raises:
         DataError: something is missing or empty, labels are absent, validation images have a class
@@ -125,7 +137,8 @@ def open_labelled(
         raise DataError(
             "no data given", fix="name a folder, a list, tar files, or a set as in cifar10:DIR"
         )
-    train = _open(data, "train")
+    how = exif_orientation, max_pixels
+    train = _open(data, "train", channels)
     if train is None:
         raise _no_training_part(data)
     if len(train.classes) < 2:
@@ -134,10 +147,10 @@ def open_labelled(
             why=f"all {len(train)} images are labelled '{''.join(train.classes)}'",
             fix="add images of another class",
         )
-    train = read_as(train, exif_orientation, max_pixels)
-    val = _open(val_data or data, "val")
+    train = _labelled(with_channels(read_as(train, *how), channels))
+    val = _open(val_data or data, "val", channels)
     if val is None and val_data:
-        val = _open(val_data, "train", held_out=True)
+        val = _open(val_data, "train", channels, held_out=True)
     if val is None and split:
         return split_labelled(train, split, seed)
     if val is None:
@@ -154,15 +167,28 @@ def open_labelled(
             why=f"they are in '{val.root}'",
             fix="leave out --split, or name the training images alone",
         )
-    val = read_as(val, exif_orientation, max_pixels)
+    val = _labelled(with_channels(read_as(val, *how), channels))
     return train, matched(val, train.classes, (data, val_data or data))
+
+
+def _labelled(images: Images) -> LabelledImages:
+    """Images with labels, still. Raises DataError where folders turned out to be channels."""
+    if isinstance(images, LabelledImages):
+        return images
+    raise DataError(
+        f"the images in '{images.root}' have no classes",
+        why="files of one image lie in folders of different names",
+        fix="put the folders of channels below those of classes",
+    )
 
 
 def _no_training_part(data: str) -> DataError:
     return DataError(f"'{data}' has no training part", fix="mark its images with the split 'train'")
 
 
-def _open(data: str, part: Part, *, held_out: bool = False) -> LabelledImages | None:
+def _open(
+    data: str, part: Part, channels: Channels, *, held_out: bool = False
+) -> LabelledImages | None:
     """One part of what `data` names; None where it has no such part.
 
     Data without parts are training data. Folders hold two classes or more, none empty, unless they
@@ -172,28 +198,35 @@ def _open(data: str, part: Part, *, held_out: bool = False) -> LabelledImages | 
         return open_named(*named, part)
     if _is_list(data):
         return open_list(data, part)
-    place = find_place(data, part)
+    place = _place(data, part, channels)
     if place.form == "tar":
         return open_tars(place.files)
     if place.form:
         return _require_labels(_stored(place), data)
-    return place.folder and open_folder(place.folder, held_out=held_out or part == "val")
+    also = _further(channels)
+    return place.folder and open_folder(place.folder, held_out=held_out or part == "val", also=also)
 
 
-def _scan(data: str, part: Part, *, held_out: bool = False) -> Images | None:
+def _scan(data: str, part: Part, channels: Channels, *, held_out: bool = False) -> Images | None:
     """As `_open`, with labels where there are some."""
     if (named := _named(data)) is not None:
         return open_named(*named, part)
     if _is_list(data):
         return scan_list(data, part)
-    place = find_place(data, part)
+    place = _place(data, part, channels)
     if place.form:
         return _stored(place)
     if place.folder is None:
         return None
+    also = _further(channels)
     if held_out or part == "val":
-        return as_classes(scan(place.folder))
-    return scan(data)  # which finds the training part itself, and notes what it leaves out
+        return as_classes(scan(place.folder, also))
+    return scan(data, also)  # which finds the training part itself, and notes what it leaves out
+
+
+def _further(channels: Channels) -> frozenset[str]:
+    """Extensions of files that are images where their channels are read."""
+    return frozenset() if channels.names == COLOUR else FILES
 
 
 def _named(data: str) -> tuple[str, str] | None:
@@ -208,6 +241,14 @@ def _named(data: str) -> tuple[str, str] | None:
 def _is_list(data: str) -> bool:
     path = Path(data)
     return path.suffix.lower() in LISTS and not path.is_dir()
+
+
+def _place(data: str, part: Part, channels: Channels) -> Place:
+    """As `find_place`; a folder of arrays may hold a picture each where channels are read."""
+    place = find_place(data, part)
+    if channels.names != COLOUR and place.form == "npy" and hold_pictures(place.files):
+        return Place(folder=place.files[0].parent)
+    return place
 
 
 def _stored(place: Place) -> Images | None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ibot.config.schema import RGB
 from ibot.data.channels.levels import Levels, names_of, to_levels
+from ibot.data.channels.stored import Header
 from ibot.data.decode import UnreadableImage
 from ibot.data.sets import fingerprints
 from ibot.data.sets.npy_stack import open_npy
@@ -74,6 +75,8 @@ class StackImages:
     """int64 [number of stacks], images up to the end of each."""
     first: bool
     """Whether an entry is [C, H, W], else [H, W, C] or [H, W]."""
+    no_data: tuple[float, ...] = ()
+    """Values that mean that nothing was measured, in `levels`."""
     notes: tuple[str, ...] = ()
     _known: list[str] = field(default_factory=list, init=False, repr=False)
     """The fingerprint, once it is computed."""
@@ -81,7 +84,7 @@ class StackImages:
     @property
     def channels(self) -> tuple[str, ...]:
         """Red, green, blue; of other stacks than of colour pictures the numbers of the channels."""
-        return RGB if self.colour else names_of(_channels(self.stacks[0], self.first))
+        return RGB if self.colour else self._names()
 
     @property
     def colour(self) -> bool:
@@ -111,14 +114,16 @@ class StackImages:
         values = self._values(index)
         return values if values.shape[2] == len(RGB) else np.repeat(values, len(RGB), axis=2)
 
-    def levels(self, index: int) -> Levels:
+    def header(self, index: int) -> Header:
+        """Size and channels of an image."""
+        return Header(*self.size(index), self._names())
+
+    def levels(self, index: int, only: Sequence[str] = ()) -> Levels:
         """An image as it is stored, as levels float32 [H, W, C]; NaN where nothing was measured.
 
         Raises UnreadableImage.
         """
-        values = self._values(index)
-        colour = self.colour and values.shape[2] == len(RGB)
-        return Levels(to_levels(values), RGB if colour else names_of(values.shape[2]))
+        return Levels(to_levels(self._values(index), no_data=self.no_data), self._names())
 
     def fingerprint(self) -> str:
         """SHA-256 in hex of classes, labels, shapes, names, and sizes and times of the files."""
@@ -139,6 +144,11 @@ class StackImages:
             "classes": 0,
             "names_sha256": fingerprints.digest(*self._shapes())[:16],
         }
+
+    def _names(self) -> tuple[str, ...]:
+        """Of the channels as they are stored."""
+        count = _channels(self.stacks[0], self.first)
+        return RGB if self.colour and count == len(RGB) else names_of(count)
 
     def _shapes(self) -> list[str]:
         return [f"{stack.name} {stack.dtype.str} {list(stack.shape)}" for stack in self.stacks]
@@ -217,6 +227,11 @@ def open_stacks(paths: Sequence[Path]) -> StackImages:
         return images
     kept = {f.name: getattr(images, f.name) for f in fields(StackImages) if f.init}
     return LabelledStacks(**kept, labels=found[0], classes=found[1])
+
+
+def hold_pictures(paths: Sequence[Path]) -> bool:
+    """Whether several .npy files are a picture each, by the axes of the first. Raises DataError."""
+    return len(paths) > 1 and len(open_npy(paths[0], paths[0].name).shape) < 4
 
 
 def _open(root: Path, path: Path) -> Stack:
