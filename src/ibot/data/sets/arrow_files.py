@@ -46,6 +46,8 @@ def scan_arrow(paths: Sequence[Path], part: Part | None = None) -> FileImages | 
         for table, path in zip(tables, paths, strict=True)
     ]
     columns = common_columns(found, paths)
+    if part == "val" and columns.split is None:
+        return None  # before anything is read
     names = tuple(path.relative_to(root).as_posix() for path in paths)
     rows = Rows(
         root=root,

@@ -174,6 +174,7 @@ def _inside(folder: Path) -> list[Path]:
     names = [
         name for name in names if extension(name) not in _DOCUMENTS and name not in _NAMED_DOCUMENTS
     ]
+    names = [name for name in names if not is_labels(Path(name))] or names
     if len(names) == 1 and form_of(only := folder / names[0]) is None and only.is_dir():
         return _inside(only) if find_parts(only) is None else []
     if SPLITS in os.listdir(folder):  # noqa: PTH208
@@ -182,7 +183,7 @@ def _inside(folder: Path) -> list[Path]:
     first = FORMS.get(extension(names[0])) if names else None
     if first is None or not all(form_of(folder / name) == first for name in names):
         return []
-    return _one_form({first: sorted(folder / name for name in names)}, str(folder))
+    return sorted(folder / name for name in names)
 
 
 def _of_part(part: Part, files: list[Path]) -> Place:
