@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -81,7 +81,22 @@ def scan_parquet(paths: Sequence[Path], part: Part | None = None) -> FileImages 
         tables=[_read(f, columns.texts, p) for f, p in zip(files, paths, strict=True)],
         sizes=[file.metadata.num_rows for file in files],
     )
-    return images_of_rows(rows, part, "parquet", lambda chosen: _cells(files, rows, chosen))
+    images = images_of_rows(rows, part, "parquet", lambda chosen: _cells(files, rows, chosen))
+    if images is None or not isinstance(images.archives, ParquetCells):
+        return images
+    return replace(images, notes=(*images.notes, *_slow_note(images.archives.chunks)))
+
+
+def _slow_note(chunks: Sequence[Chunk]) -> list[str]:
+    """A sentence on images that are read with others."""
+    slow = [chunk for chunk in chunks if chunk.rows > 1 and not chunk.single]
+    if not slow:
+        return []
+    rows = max(chunk.rows for chunk in slow)
+    return [
+        f"images lie in groups of {rows}, compressed together ({slow[0].codec.lower()}), of which "
+        "much is unpacked for each: faster after `ibot data pack`, or written without compression"
+    ]
 
 
 def _open(path: Path) -> ParquetFile:

@@ -41,6 +41,11 @@ class Chunk:
     flat: bool
     """Whether a row has one value at most."""
 
+    @property
+    def single(self) -> bool:
+        """Whether a value can be read without unpacking those beside it, as far as is known."""
+        return self.flat and self.codec in ("UNCOMPRESSED", "SNAPPY")
+
     @staticmethod
     def of(opened: ParquetFile, column: str, file: int, group: int) -> Chunk:
         """The chunk of a `column`, with dots inside of structs, in a row group."""
