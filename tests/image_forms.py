@@ -1,4 +1,4 @@
-"""The same pictures in every form that is read: written as the libraries of each form lay it out."""
+"""The same pictures in every form that is read, as the libraries of each form lay them out."""
 
 import io
 import json

@@ -53,9 +53,7 @@ def test_classes_have_the_names_of_dataset_info_where_the_schema_has_none(tmp_pa
 def test_the_files_are_those_of_the_state_in_its_order(tmp_path, jpeg, names, refused):
     save_to_disk(table([jpeg(10 * i) for i in range(4)]), tmp_path / "set", files=2)
     folder, state = tmp_path / "set", json.loads((tmp_path / "set" / "state.json").read_text())
-    with (folder / "cache-0123.arrow").open("wb") as sink:
-        with pa.ipc.new_stream(sink, pa.schema([("text", pa.string())])):
-            pass
+    (folder / "cache-0123.arrow").write_bytes(b"what map leaves behind")
     state["_data_files"].reverse()
     (folder / "state.json").write_text(json.dumps(state))
     images = open_images(str(folder))

@@ -36,7 +36,7 @@ def test_other_types_and_channels_are_levels(tmp_path, dtype):
     values = pictures(shape=(9, 8, 5), dtype=dtype)
     np.save(tmp_path / "a.npy", values)
     plain = open_images(str(tmp_path / "a.npy"))
-    with pytest.raises(UnreadableImage, match="5 channels of type .*data.channels=all"):
+    with pytest.raises(UnreadableImage, match=r"5 channels of type .*data.channels=all"):
         plain.read(0)
     images = open_images(str(tmp_path / "a.npy"), channels=ALL)
     got = images.read(3)

@@ -135,7 +135,8 @@ def open_labelled(
     """
     if not data:
         raise DataError(
-            "no data given", fix="name a folder, a list, tar files, or a set as in cifar10:DIR"
+            "no data given",
+            fix="name a folder, a list, files that hold many images, or a set as in cifar10:DIR",
         )
     how = exif_orientation, max_pixels
     train = _open(data, "train", channels)

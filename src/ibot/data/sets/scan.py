@@ -105,6 +105,8 @@ def _instead_of(file: Path) -> str:
         (".zip", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar", ".tar")
     ):
         return "unpack it, and name the folder; plain .tar files are read as they are"
+    if extension(file.name) == ".npz":
+        return "save its array as .npy, with its labels in labels.npy beside it"
     if extension(file.name) in (".csv", ".tsv", ".txt"):
         return "name the folder that holds the images; lists are for training and evaluations"
     return "give the folder that holds the images"
