@@ -99,7 +99,9 @@ def _files(data: str) -> list[Path]:
     if not (glob.has_magic(data) or _BRACES.search(data)):
         return []
     found = list(_matching(data))
-    by_form = {form: [file for file in found if form_of(file) == form] for form in FORMS.values()}
+    by_form: dict[Form, list[Path]] = {
+        form: [file for file in found if form_of(file) == form] for form in FORMS.values()
+    }
     if not any(by_form.values()):
         raise DataError(
             f"no .tar file matches '{data}', and none of {' '.join(list(FORMS)[1:])}",

@@ -131,9 +131,10 @@ def _read(archives: Sequence[str | Path]) -> _Found:
             found.classes.append(PurePosixPath(name).parent.name if text is None else text)
             found.places.append((number, start, size))
     if not found.names:
-        others = f" and {len(paths) - 1} others" if len(paths) > 1 else ""
+        first, *more = paths
+        others = f" and {len(more)} others" if more else ""
         raise DataError(
-            f"no images in '{root / paths[0]}'{others}",
+            f"no images in '{root / first}'{others}",
             why="; ".join(found.cut_note()),
             fix=f"the extensions read are {' '.join(sorted(extensions()))}",
         )
