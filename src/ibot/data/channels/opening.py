@@ -14,6 +14,7 @@ from ibot.data.channels.images import ChannelImages, LabelledChannelImages
 from ibot.data.channels.sources import GroupedFiles, LevelFiles, LevelImages, ReadLevels
 from ibot.data.sets.files import FileImages
 from ibot.data.sets.images import Images, LabelledImages
+from ibot.data.sets.stacks import StackImages
 from ibot.errors import DataError, MissingExtra
 
 FILES = frozenset({".npy"})
@@ -85,4 +86,6 @@ def _levels(images: Images, asked: Channels) -> LevelImages:
         names = (images.name(i) for i in range(len(images)))
         groups = group(names, asked.files)
         return GroupedFiles(images, groups, asked.no_data)
+    if isinstance(images, StackImages):
+        return replace(images, no_data=asked.no_data)
     return images if isinstance(images, LevelImages) else ReadLevels(images)
