@@ -20,6 +20,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import math
 import mmap
 import os
 import zlib
@@ -46,8 +47,8 @@ SETTLED = 2.0
 not trusted. File systems count in up to two seconds."""
 MARK = b"ibot listing 1\n"
 """First bytes; another number when the form changes, or what `scan` and `scan_tars` take."""
-HEADER = len(MARK) + 8
-"""Bytes of the mark and of the length of the header."""
+BODY = len(MARK) + 4
+"""Bytes of the mark and of the CRC-32 of all that follows: length of the header, header, arrays."""
 ALIGNED = 64
 FORMS = {
     "names": ("|u1", ()),
@@ -170,45 +171,43 @@ def _alone(folder: Path) -> Iterator[bool]:
 
 
 def _write(out: BinaryIO, header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
-    parts = [np.ascontiguousarray(a, FORMS[name][0]) for name, a in arrays.items()]
+    whole = {name: np.ascontiguousarray(a, FORMS[name][0]) for name, a in arrays.items()}
+    lengths = {name: len(array) for name, array in whole.items()}
+    text = json.dumps({**header, "lengths": lengths}).encode()
+    parts, place = [len(text).to_bytes(8, "little"), text], BODY + 8 + len(text)
+    for array in whole.values():
+        parts += [bytes(-place % ALIGNED), array.reshape(-1).view(np.uint8).data]
+        place += -place % ALIGNED + array.nbytes
     check = 0
     for part in parts:
-        check = zlib.crc32(part.reshape(-1).view(np.uint8), check)
-    lengths = {name: len(part) for name, part in zip(arrays, parts, strict=True)}
-    text = json.dumps({**header, "lengths": lengths, "check": check}).encode()
-    out.write(MARK + len(text).to_bytes(8, "little") + text)
+        check = zlib.crc32(part, check)
+    out.write(MARK + check.to_bytes(4, "little"))
     for part in parts:
-        out.write(bytes(-out.tell() % ALIGNED))
-        out.write(part.reshape(-1).view(np.uint8).data)
+        out.write(part)
     out.flush()
 
 
 def _read(file: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     """Header and mapped arrays. Raises ValueError and its like for what is no whole listing."""
     with file.open("rb") as content:
-        head = content.read(HEADER)
-        if not head.startswith(MARK):
-            raise ValueError("no listing, or one of another form")
-        size = os.fstat(content.fileno()).st_size
-        start = HEADER + int.from_bytes(head[len(MARK) :], "little")
-        if not HEADER < start <= size:
-            raise ValueError("cut short")
-        header = json.loads(content.read(start - HEADER))
         # Nobody writes into the arrays; as a private copy they need no care with what warns of
         # arrays that cannot be written.
         mapped = mmap.mmap(content.fileno(), 0, access=mmap.ACCESS_COPY)
-    arrays, check = {}, 0
+    body = memoryview(mapped)[BODY:]
+    if mapped[: len(MARK)] != MARK or len(body) < 8:
+        raise ValueError("no listing, or one of another form")
+    if zlib.crc32(body) != int.from_bytes(mapped[len(MARK) : BODY], "little"):
+        raise ValueError("damaged")
+    start = BODY + 8 + int.from_bytes(body[:8], "little")
+    header = json.loads(mapped[BODY + 8 : start])
+    arrays = {}
     for name, (kind, sides) in FORMS.items():
         if name not in header["lengths"]:
             continue
         shape = (int(header["lengths"][name]), *sides)
         start += -start % ALIGNED
-        count = int(np.prod(shape))
-        arrays[name] = np.frombuffer(mapped, kind, count, start).reshape(shape)
+        arrays[name] = np.frombuffer(mapped, kind, math.prod(shape), start).reshape(shape)
         start += arrays[name].nbytes
-        check = zlib.crc32(arrays[name].reshape(-1).view(np.uint8), check)
-    if start != size or check != header["check"]:
-        raise ValueError("damaged")
     return header, arrays
 
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 import glob
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from ibot.config.schema import MAX_PIXELS
 from ibot.data.decode import Orientation
 from ibot.data.sets.class_folders import as_classes, open_folder
+from ibot.data.sets.files import FileImages
 from ibot.data.sets.images import Images, LabelledImages
 from ibot.data.sets.lists import LISTS, open_list, scan_list
 from ibot.data.sets.named import open_named
 from ibot.data.sets.parts import Part, find_parts, part_of
-from ibot.data.sets.scan import require_data, scan
+from ibot.data.sets.scan import ONLY_TRAINING, require_data, scan
 from ibot.data.sets.subsets import split_labelled
 from ibot.data.sets.tars import INDEX, open_tars, scan_tars
 from ibot.data.sets.variants import matched, read_as
@@ -48,7 +50,12 @@ def open_parts(data: str) -> dict[str, Images]:
     Raises DataError as `open_images`.
     """
     train, val = open_images(data), _scan(data, "val")
-    return {"": train} if val is None else {"train": train, "val": val}
+    if val is None:
+        return {"": train}
+    if isinstance(train, FileImages):
+        said = tuple(note for note in train.notes if not note.startswith(ONLY_TRAINING))
+        train = replace(train, notes=said)
+    return {"train": train, "val": val}
 
 
 def find_labelled(

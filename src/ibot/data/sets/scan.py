@@ -23,6 +23,8 @@ from ibot.words import counted
 
 RUN_MARKS = ("config.json", "checkpoints")
 """A folder that holds all of these is a run, not a folder of images."""
+ONLY_TRAINING = "only the training part"
+"""Begins what is said of a set with others."""
 File = TypeVar("File")
 LOOKED_INTO = 500
 """Files of which `scan` counts those with further pages, frames and bands; of more, so many are
@@ -111,7 +113,7 @@ def _training_part(folder: Path) -> tuple[Path, list[str]]:
     """Where the images to train on lie, and what to say of it. Raises DataError."""
     if parts := find_parts(folder):
         return parts.train, [
-            f"only the training part '{parts.train.name}' is read; beside it {quoted(parts.beside)}"
+            f"{ONLY_TRAINING} '{parts.train.name}' is read; beside it {quoted(parts.beside)}"
         ]
     held = [name for name in folder_names(folder) if part_of(name) in ("val", "test")]
     return folder, [
