@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ibot.data.sets import listings, scan, tars
+from ibot.data.sets import fingerprints, listings, parts, scan, tars
 from ibot.data.sets.class_folders import open_folder
 from ibot.data.sets.files import LabelledFiles
 
@@ -25,7 +25,7 @@ def cache(tmp_path, monkeypatch):
     folder = tmp_path / "cache" / "listings"
     monkeypatch.setattr(listings, "FOLDER", str(folder))
     monkeypatch.setattr(listings, "WORTH", 1)
-    monkeypatch.setattr(listings, "SETTLED", -1e9)
+    monkeypatch.setattr(fingerprints, "SETTLED", -1e9)
     return folder
 
 
@@ -123,7 +123,7 @@ def test_another_content_of_an_image_is_noticed_by_the_fingerprint_alone(cache, 
 
 
 def test_what_has_just_changed_is_not_trusted(cache, data, walks, monkeypatch):
-    monkeypatch.setattr(listings, "SETTLED", 2.0)
+    monkeypatch.setattr(fingerprints, "SETTLED", 2.0)
     scan.scan(data)
     assert not cache.exists()
     later = time.time() + 60
@@ -213,7 +213,7 @@ def test_places_have_listings_of_their_own(cache, data, walks, monkeypatch):
 
 
 def open_and_tell(folder, root):
-    listings.FOLDER, listings.WORTH, listings.SETTLED = folder, 1, -1e9
+    listings.FOLDER, listings.WORTH, fingerprints.SETTLED = folder, 1, -1e9
     return [told(scan.scan(root)) for _ in range(5)]
 
 
@@ -229,6 +229,21 @@ def test_small_sets_are_not_worth_a_listing(cache, data, monkeypatch):
     monkeypatch.setattr(listings, "WORTH", 6)
     scan.scan(data)
     assert not cache.exists()
+
+
+def test_the_folders_of_a_large_folder_are_looked_for_once(data, monkeypatch):
+    monkeypatch.setattr(parts, "LARGE", 1)
+    monkeypatch.setattr(fingerprints, "SETTLED", -1e9)
+    real, looked = os.scandir, []
+    monkeypatch.setattr(parts.os, "scandir", lambda path: looked.append(path) or real(path))
+    assert parts.folder_names(data) == parts.folder_names(data) == ["a", "b", "c"]
+    assert len(looked) == 1
+    (data / "d").mkdir()
+    assert parts.folder_names(data) == ["a", "b", "c", "d"]
+    monkeypatch.setattr(fingerprints, "SETTLED", 2.0)
+    monkeypatch.setattr(parts, "_large", {})
+    parts.folder_names(data), parts.folder_names(data)
+    assert len(looked) == 4, "what has just changed is not trusted"
 
 
 def test_archives_are_read_once_and_again_when_they_change(cache, tmp_path, tar, monkeypatch):

@@ -35,6 +35,7 @@ from numpy.typing import NDArray
 from ibot.data.formats import extensions
 from ibot.data.sets.archives import Archives
 from ibot.data.sets.files import FileImages, LabelledFiles, packed_names, with_labels
+from ibot.data.sets.fingerprints import State, is_settled, state_of
 from ibot.system.files import replacing
 
 FOLDER = "~/.cache/ibot/listings"
@@ -42,9 +43,6 @@ FOLDER = "~/.cache/ibot/listings"
 WORTH = 5000
 """Images from which on a listing is kept: to look through folders of fewer takes hundredths of a
 second."""
-SETTLED = 2.0
-"""Seconds before a walk: what changed later may change again within one tick of its clock, and is
-not trusted. File systems count in up to two seconds."""
 MARK = b"ibot listing 1\n"
 """First bytes; another number when the form changes, or what `scan` and `scan_tars` take."""
 BODY = len(MARK) + 4
@@ -60,15 +58,6 @@ FORMS = {
     "states": ("<i8", (4,)),
 }
 """Type and further sides of each array, in their order."""
-
-State = tuple[int, int, int, int]
-
-
-def state_of(status: os.stat_result) -> State:
-    """Size, time of change in ns, of the entry's own change, and inode: by these a folder or an
-    archive is known to be as it was.
-    """
-    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
 
 def states_of(root: Path, archives: Sequence[str]) -> dict[str, State]:
@@ -107,11 +96,11 @@ def keep_listing(images: FileImages, watched: Mapping[str, State], began: float)
     """
     archives = images.archives.names if images.archives is not None else ()
     file = _place(images.root, archives)
-    states = np.array(list(watched.values()), np.int64).reshape(-1, 4)
-    if file is None or len(images) < WORTH or not len(states):
+    if file is None or len(images) < WORTH or not watched:
         return
-    if states[:, 1:3].max() > (began - SETTLED) * 1e9:
+    if not is_settled(watched.values(), began):
         return
+    states = np.array(list(watched.values()), np.int64)
     names, ends = packed_names(watched)
     arrays: dict[str, NDArray[Any]] = {"names": images.names, "ends": images.ends}
     if isinstance(images, LabelledFiles):

@@ -224,13 +224,19 @@ def _archives(data: str) -> list[Path]:
     """The .tar files that `data` means: itself, a pattern, or all of a folder with nothing else."""
     path = Path(data)
     if path.is_dir():
+        names = []
         try:
-            names = [name for name in os.listdir(path) if name[0] != "." and name != INDEX]  # noqa: PTH208
+            with os.scandir(path) as entries:
+                for entry in entries:
+                    if entry.name[0] == "." or entry.name == INDEX:
+                        continue
+                    # Ends at the first other file: this may be a folder of millions of images.
+                    if not _is_tar(path / entry.name):
+                        return []
+                    names.append(entry.name)
         except OSError:  # `scan` will say so
             return []
-        # Ends at the first other file: this may be a folder of millions of images.
-        only_tars = all(_is_tar(path / name) for name in names)
-        return sorted(path / name for name in names) if only_tars else []
+        return sorted(path / name for name in names)
     if not path.exists() and glob.has_magic(data):
         found = [Path(name) for name in sorted(glob.glob(data))]  # noqa: PTH207 - any part may be a pattern
         if not (archives := [file for file in found if _is_tar(file)]):

@@ -16,7 +16,8 @@ from ibot.data.decode import holds_more
 from ibot.data.formats import FURTHER, PAGED, extension, extensions, is_image, is_litter
 from ibot.data.sets.classes import twins_note
 from ibot.data.sets.files import FileImages, LabelledFiles, file_images, with_labels
-from ibot.data.sets.listings import State, find_listing, keep_listing, state_of
+from ibot.data.sets.fingerprints import State, state_of
+from ibot.data.sets.listings import find_listing, keep_listing
 from ibot.data.sets.parts import find_parts, folder_names, is_folder, part_of, quoted
 from ibot.errors import DataError, printable
 from ibot.words import counted
