@@ -7,13 +7,14 @@ import pickle
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ibot.data.sets import fingerprints, listings, parts, scan, tars
 from ibot.data.sets.class_folders import open_folder
-from ibot.data.sets.files import LabelledFiles
+from ibot.data.sets.files import LabelledFiles, file_images, with_labels
 
 NAMES = "a/1.jpg", "a/2.png", "b/deep/3.jpg", "b/deep/4.tif", "c/caf\udce9.jpg"
 OTHERS = "a/notes.txt", "b/.hidden.jpg", "c/drawing.svg"
@@ -223,6 +224,30 @@ def test_processes_that_start_together_do_not_disturb_each_other(cache, data):
         found = [one for job in work for one in job.result()]
     assert all(one == found[0] for one in found)
     assert sorted(path.suffix for path in cache.iterdir()) == ["", ".listing"]
+
+
+def dirtied(root):
+    """Bytes of the mapped listing that a process makes its own by reading every name and label."""
+    images = listings.find_listing(root)
+    total = sum(len(images.name(i)) + images.label(i) for i in range(len(images)))
+    order = np.argsort(images.labels, kind="stable")
+    lines = Path("/proc/self/smaps").read_text().partition(".listing\n")[2].splitlines()
+    private = next(int(line.split()[1]) for line in lines if line.startswith("Private_Dirty:"))
+    return private * 1024, total, len(order)
+
+
+def test_processes_share_the_pages_of_a_large_listing(cache, tmp_path):
+    names = [f"class{i % 100:02d}/{i:012d}.jpg" for i in range(100_000)]
+    labels = np.arange(100_000, dtype=np.int32) % 100
+    classes = tuple(f"class{i:02d}" for i in range(100))
+    images = with_labels(file_images(tmp_path, names), labels, classes)
+    cache.mkdir(parents=True)
+    watched = {"": fingerprints.state_of(tmp_path.stat())}
+    listings.keep_listing(images, watched, time.time())
+    with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as pool:
+        private, total, count = pool.submit(dirtied, tmp_path).result()
+    assert private == 0 and count == 100_000
+    assert total == sum(map(len, names)) + int(labels.sum())
 
 
 def test_small_sets_are_not_worth_a_listing(cache, data, monkeypatch):
