@@ -105,7 +105,7 @@ def _read(archives: Sequence[str | Path]) -> _Found:
     if not found.names:
         others = f" and {len(paths) - 1} others" if len(paths) > 1 else ""
         raise DataError(
-            f"no images in '{root / paths[0]}'{others}",
+            f"no images in '{archives[0]}'{others}",
             fix=f"the extensions read are {' '.join(sorted(extensions()))}",
         )
     return found
