@@ -4,6 +4,7 @@ opened.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from ibot.config.schema import MAX_PIXELS, PICTURES, Channels
@@ -11,13 +12,14 @@ from ibot.data.channels.opening import FILES, with_channels
 from ibot.data.decode import Orientation
 from ibot.data.sets.arrow_files import scan_arrow
 from ibot.data.sets.class_folders import as_classes, open_folder
+from ibot.data.sets.files import FileImages
 from ibot.data.sets.images import Images, LabelledImages
 from ibot.data.sets.lists import LISTS, open_list, scan_list
 from ibot.data.sets.named import open_named
 from ibot.data.sets.parquet import scan_parquet
 from ibot.data.sets.parts import Part
 from ibot.data.sets.places import Place, find_place
-from ibot.data.sets.scan import require_data, scan
+from ibot.data.sets.scan import ONLY_TRAINING, require_data, scan
 from ibot.data.sets.stacks import hold_pictures, open_stacks
 from ibot.data.sets.subsets import split_labelled
 from ibot.data.sets.tars import open_tars, scan_tars
@@ -58,8 +60,13 @@ def open_parts(data: str) -> dict[str, Images]:
 
     Raises DataError as `open_images`.
     """
-    train, val = open_images(data), _scan(data, "val", COLOURS)
-    return {"": train} if val is None else {"train": train, "val": val}
+    train, val = open_images(data), _scan(data, "val", PICTURES)
+    if val is None:
+        return {"": train}
+    if isinstance(train, FileImages):
+        said = tuple(note for note in train.notes if not note.startswith(ONLY_TRAINING))
+        train = replace(train, notes=said)
+    return {"train": train, "val": val}
 
 
 def find_labelled(
@@ -244,7 +251,7 @@ def _is_list(data: str) -> bool:
 def _place(data: str, part: Part, channels: Channels) -> Place:
     """As `find_place`; a folder of arrays may hold a picture each where channels are read."""
     place = find_place(data, part)
-    if channels.names != COLOUR and place.form == "npy" and hold_pictures(place.files):
+    if channels.names != PICTURES.names and place.form == "npy" and hold_pictures(place.files):
         return Place(folder=place.files[0].parent)
     return place
 
