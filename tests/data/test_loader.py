@@ -19,7 +19,13 @@ from ibot.config.schema import (
     TrainConfig,
 )
 from ibot.data.decode import decode
-from ibot.data.loader import Loader, choose_workers, content_hash, read_ahead
+from ibot.data.loader import (
+    Loader,
+    choose_workers,
+    content_hash,
+    micro_batch_bytes,
+    read_ahead,
+)
 from ibot.data.masks import make_masks
 from ibot.data.pairs import make_pairs
 from ibot.data.params import view_params
@@ -311,11 +317,14 @@ def test_the_number_of_workers_follows_the_cores(monkeypatch):
     assert replace(config()).system.workers == 0
 
 
-def test_reading_ahead_is_bounded_by_memory():
+def test_reading_ahead_is_bounded_by_memory(source):
+    def ahead(config, world_size, workers):
+        return read_ahead(micro_batch_bytes(config, source, world_size), workers)
+
     small = Config(
         augment=AugmentConfig(global_size=(32, 32), num_local=0), train=TrainConfig(batch=128)
     )
-    assert read_ahead(small, 1, 8) == 4
+    assert ahead(small, 1, 8) == 4
     large = Config(train=TrainConfig(batch=1024))
-    assert read_ahead(large, 1, 15) == 1 and read_ahead(large, 16, 15) == 4
-    assert read_ahead(replace(large, train=TrainConfig(batch=1024, accumulate=4)), 1, 3) > 1
+    assert ahead(large, 1, 15) == 1 and ahead(large, 16, 15) == 4
+    assert ahead(replace(large, train=TrainConfig(batch=1024, accumulate=4)), 1, 3) > 1
