@@ -16,13 +16,17 @@ from torch import Tensor
 
 GRAIN = 2.0**11
 """Weights are multiples of one over it; half precision holds them exactly up to 1."""
+FINE = 2.0**20
+"""The same for levels that are no bytes, whose sums are rounded anyway."""
 _KERNEL_GRAIN = 2.0**16
 """The same of the kernel's values before they are divided by their sum, which is exact by it."""
 _PASSES = 3
 """Box blurs that stand for a Gaussian, as in Pillow."""
 
 
-def resize_weights(lengths: Tensor, longest: int, out: int, backwards: Tensor) -> Tensor:
+def resize_weights(
+    lengths: Tensor, longest: int, out: int, backwards: Tensor, grain: float = GRAIN
+) -> Tensor:
     """Matrices [n, out, longest] that resize rows of `lengths` pixels to `out` pixels.
 
     Bicubic with antialiasing and a = -0.5, as Pillow's: the kernel is as wide as the shrinking asks
@@ -40,7 +44,7 @@ def resize_weights(lengths: Tensor, longest: int, out: int, backwards: Tensor) -
     pixel = first[..., None] + torch.arange(taps, device=lengths.device)
     kernel = _bicubic((pixel + 0.5 - centre[..., None]) / width[..., None])
     kernel = (kernel * _KERNEL_GRAIN).round() * (pixel < end[..., None])
-    weights = (kernel / kernel.sum(dim=-1, keepdim=True) * GRAIN).round() / GRAIN
+    weights = (kernel / kernel.sum(dim=-1, keepdim=True) * grain).round() / grain
     # What rounding left over goes to the pixel in the middle: a plain area keeps its level.
     left_over = 1 - weights.sum(dim=-1, keepdim=True)
     weights += left_over * (pixel == centre.floor()[..., None])

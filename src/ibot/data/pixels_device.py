@@ -154,8 +154,9 @@ def _resized(pictures: Tensor, crops: _Crops, size: tuple[int, int]) -> Tensor:
     index = (start[:, None] + row * stride[:, None])[:, :, None] + column[:, None, :]
     kind = _operands(device, whole)
     pixels = pictures[index].transpose(2, 3).to(kind, memory_format=torch.contiguous_format)
-    across = filters.resize_weights(width.float(), wide, size[1], flips[0]).to(kind)
-    down = filters.resize_weights(height.float(), tall, size[0], flips[1]).to(kind)
+    grain = filters.GRAIN if whole else filters.FINE
+    across = filters.resize_weights(width.float(), wide, size[1], flips[0], grain).to(kind)
+    down = filters.resize_weights(height.float(), tall, size[0], flips[1], grain).to(kind)
     count, channels = len(index), pictures.shape[1]
     views = filters.product(pixels.flatten(1, 2), across.transpose(1, 2))
     views = _whole(views, whole)

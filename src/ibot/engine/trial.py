@@ -17,7 +17,6 @@ from ibot.data.sets.images import Images
 from ibot.engine.checkpoint import checkpoint_bytes
 from ibot.engine.loop import mask_grid
 from ibot.engine.optimizer import build_optimizer
-from ibot.engine.start import with_pixels
 from ibot.engine.transfer import to_device
 from ibot.engine.update import Update
 from ibot.method.model import StudentTeacher
@@ -57,7 +56,6 @@ def run_trial(config: Config, source: Images, device: torch.device, images: int)
     """Train `STEPS` steps of at most `images` real images; nothing is kept."""
     images = min(images, config.train.batch // config.train.accumulate, len(source))
     config = replace(config, train=replace(config.train, batch=images, accumulate=1))
-    config = with_pixels(config, device)
     torch.manual_seed(0)
     model = StudentTeacher(config).to(device)
     optimizer = build_optimizer(model.student, config.optim)
