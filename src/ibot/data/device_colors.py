@@ -90,7 +90,7 @@ def hue(views: Tensor, shift: Tensor) -> Tensor:
     level = (level + shift[:, None, None]) % 256
     saturation = (chroma / value.clamp(min=1) * 255).floor() / 255
     # Each channel falls from the value by a trapezoid over the circle of hues.
-    starts = torch.tensor([5.0, 3.0, 1.0], device=views.device)[:, None]
+    starts = 5.0 - 2 * torch.arange(3, device=views.device)[:, None]
     angle = ((level * 6 / 255)[:, :, None] + starts) % 6
     fall = torch.minimum(angle, 4 - angle).clamp_(0, 1)
     return (value[:, :, None] * (1 - saturation[:, :, None] * fall) + 0.5).floor_()
