@@ -99,6 +99,31 @@ class Batch:
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UndrawnBatch:
+    """One micro-batch of one process whose views are still to be made, on the training device."""
+
+    pictures: Tensor
+    """uint8 [P, 3] or float32 [P, C], the pixels of all pictures as decoded: row by row, one
+    picture after the other."""
+    sizes: np.ndarray
+    """int64 [B, 2], height and width of each picture."""
+    params: ViewParams
+    """What each view does to its picture."""
+    masks: Masks
+    index: np.ndarray
+    """As in `Batch`."""
+    content: np.ndarray | None = None
+    """As in `Batch`."""
+    bad: tuple[tuple[str, str], ...] = ()
+    """As in `Batch`."""
+
+    def pin_memory(self) -> UndrawnBatch:
+        """The same batch in page-locked memory; the loader calls this where there is a GPU."""
+        masks = self.masks.each(lambda tensor: tensor.pin_memory())
+        return replace(self, pictures=self.pictures.pin_memory(), masks=masks)
+
+
 @dataclass(frozen=True, slots=True)
 class TokenOutput:
     """What every backbone returns."""
