@@ -133,6 +133,10 @@ def targets_of(
 def _done(params: ViewParams, view: int) -> Iterator[str]:
     if params.flip[0, view]:
         yield "flipped"
+    if params.vertical_flip[0, view]:
+        yield "flipped top to bottom"
+    if turn := int(params.turn[0, view]):
+        yield f"turned by {90 * turn} degrees"
     if params.jitter_order[0, view, 0] != NO_JITTER:
         yield "colours changed"
     if params.gray[0, view]:
