@@ -25,12 +25,14 @@ from ibot.data.pairs import make_pairs
 from ibot.data.params import view_params
 from ibot.data.pixels_batch import render_batch
 from ibot.data.sets.images import Images
+from ibot.data.sets.trimmed import trimmed
 from ibot.data.sets.variants import read_as
 from ibot.data.workers import fitting, read_items
 from ibot.errors import ConfigError, DataError
 from ibot.rng import Purpose, permutation, uniform
 from ibot.system.machine import own_cores
-from ibot.types import Batch, Masks
+from ibot.system.stopwatch import Stopwatch
+from ibot.types import Batch, Made, Masks
 from ibot.words import counted
 
 READ_AHEAD = 4 * 2**30
@@ -52,7 +54,9 @@ class MicroBatches(Dataset["Batch | DataError"]):
         self, config: Config, source: Images, grid: tuple[int, int], rank: int, world_size: int
     ) -> None:
         self.config, self.grid = config, grid
-        self.source = read_as(source, config.data.exif_orientation, config.data.max_pixels)
+        data = config.data
+        images = read_as(source, data.exif_orientation, data.max_pixels)
+        self.source = trimmed(images, data.trim_border)
         self.rank, self.world_size = rank, world_size
         self.steps_per_epoch = len(source) // config.train.batch
         self._order: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, np.int64))
@@ -77,11 +81,12 @@ class MicroBatches(Dataset["Batch | DataError"]):
 
     def _read(self, wanted: NDArray[np.int64], epoch: int) -> Batch:
         """Decode each image once, draw the parameters of all at once, render, stack view-major."""
-        config = self.config
+        config, watch = self.config, Stopwatch()
         images, index, bad = [], wanted.copy(), []
         for row, i in enumerate(wanted.tolist()):
             image, index[row] = self._decode(i, epoch, bad)
             images.append(image)
+        decoding = watch.lap()
         sizes = np.array([image.shape[:2] for image in images], dtype=np.int64)
         params = view_params(config.augment, config.train.seed, epoch, index, sizes)
         views = [_planar(pixels) for pixels in render_batch(images, params, config.augment)]
@@ -90,7 +95,7 @@ class MicroBatches(Dataset["Batch | DataError"]):
             masks = self._masks(epoch, index)
         else:
             masks = make_pairs(config.method.patch_match, params, self.grid)
-        return Batch(
+        batch = Batch(
             global_views=torch.stack(views[:num_global]),
             local_views=torch.stack(views[num_global:]) if config.augment.num_local else None,
             masks=masks,
@@ -98,6 +103,8 @@ class MicroBatches(Dataset["Batch | DataError"]):
             content=np.array([content_hash(image) for image in images], dtype=np.int64),
             bad=tuple(bad),
         )
+        made = Made(decode=decoding, render=watch.lap(), busy=watch.busy())
+        return replace(batch, made=made)
 
     def _masks(self, epoch: int, index: NDArray[np.int64]) -> Masks:
         """Masks of the global views, and where they are wanted those of the local ones."""

@@ -16,11 +16,14 @@ from ibot.data.loader import Loader
 from ibot.data.pixels import normalize
 from ibot.data.sets.images import Images
 from ibot.data.sets.open import open_images
+from ibot.data.sets.trimmed import trimmed
 from ibot.engine.checkpoint import checkpoint_bytes, disk_full, has_checkpoint, save_checkpoint
 from ibot.engine.evaluation import run_evaluation, was_evaluated
 from ibot.engine.guards import FailureCheck, note_bad_files
 from ibot.engine.logging import Progress, StopSignal
+from ibot.engine.meter import StageMeter
 from ibot.engine.patch_history import best_step
+from ibot.engine.stages import pace
 from ibot.engine.trainer import Evaluate, Trainer, build_trainer
 from ibot.errors import IbotError
 from ibot.system.device import prepared, seed_step
@@ -82,6 +85,7 @@ def train(
             images = open_images(
                 data.path, exif_orientation=data.exif_orientation, max_pixels=data.max_pixels
             )
+        images = trimmed(images, config.data.trim_border)
         check_equal(facts(config, images, evaluate))  # before the first thing that they do together
         trainer = build_trainer(
             config,
@@ -166,12 +170,15 @@ def run_steps(trainer: Trainer, signal: StopSignal) -> None:
     if trainer.state.step == 0 and not was_evaluated(trainer):
         run_evaluation(trainer)
     failure = FailureCheck(trainer)
+    meter = trainer.health.meter = StageMeter(trainer.device, loader.workers)
     for micro_batches, began, wait_seconds in timed(loader, signal, trainer.device):
         step = trainer.state.step
         values = schedules.at(step)
         seed_step(config.train.seed, step)
-        on_device = [to_device(batch, trainer.device, config.model) for batch in micro_batches]
-        out = trainer.update.step(on_device, values, observe=trainer.health.wants(step))
+        with meter.measure("transfer"):
+            on_device = [to_device(batch, trainer.device, config.model) for batch in micro_batches]
+        with meter.measure("step"):
+            out = trainer.update.step(on_device, values, observe=trainer.health.wants(step))
         failure.check(step, out, values, micro_batches)
         trainer.state = replace(
             trainer.state,
@@ -293,6 +300,11 @@ def finish(trainer: Trainer, end: int) -> None:
     """Say how the run ended."""
     state, run = trainer.state, trainer.run
     done = state.step >= end
+    if (stages := trainer.health.meter.whole()) is not None:
+        said = pace(stages, trainer.config)
+        trainer.progress.message(f"pace   {said}")
+        if trainer.processes.is_main:
+            run.event("pace", step=state.step, text=said, **stages.numbers())
     if trainer.processes.is_main:
         run.event(
             "end" if done else "stopped by signal", step=state.step, bad_files=trainer.bad_files

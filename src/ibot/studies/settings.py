@@ -140,9 +140,11 @@ def chosen(asked: Asked) -> tuple[Config, list[str]]:
 def open_data(data: DataConfig) -> Images:
     """The images to train on."""
     from ibot.data.sets.open import open_images
+    from ibot.data.sets.trimmed import trimmed
 
     orientation, most = data.exif_orientation, data.max_pixels
-    return open_images(data.path, exif_orientation=orientation, max_pixels=most)
+    images = open_images(data.path, exif_orientation=orientation, max_pixels=most)
+    return trimmed(images, data.trim_border)
 
 
 def began_with_batch(folder: Path | None, config: Config, images: int) -> bool:
