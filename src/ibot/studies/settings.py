@@ -134,7 +134,16 @@ def chosen(asked: Asked) -> tuple[Config, list[str]]:
     memory = device_memory(choose_device(given.system.device))
     length = given.train.length if "train.length" in asked.keys else None
     batch = max(0, given.train.batch) if "train.batch" in asked.keys else 0
-    return choose(Facts(survey(source), memory, launched_processes().world_size, length, batch))
+    return choose(
+        Facts(
+            survey(source),
+            memory,
+            launched_processes().world_size,
+            length,
+            batch,
+            whole=not given.data.window,
+        )
+    )
 
 
 def open_data(data: DataConfig) -> Images:
