@@ -82,7 +82,9 @@ class Made:
     render: float = 0.0
     """To draw parameters, views and masks."""
     busy: float = 0.0
-    """Of both, those in which it computed; in the others it waited for files or for a core."""
+    """Of both, those in which it computed."""
+    queued: float = 0.0
+    """Of both, those in which it could have, but others had the cores. The rest went into files."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """Which stage limits: sets, renderers and steps that are slow by a known time are found out."""
 
+import math
 import time
 from dataclasses import replace
 
@@ -32,8 +33,10 @@ def pictures(kind):
     return kind("memory", "train", pixels, np.zeros(48, np.int32), ("any",))
 
 
-def watched(config, source, step_seconds, steps=7):
-    """What is measured of steps that sleep, the first two of them left out."""
+def watched(config, source, step_seconds, steps=6):
+    """What is measured of steps that sleep as long as is said for the wait before them; the first
+    two are left out.
+    """
     loader = Loader(config, source, grid=mask_grid(config), end_step=steps)
     meter, batches = StageMeter(workers=loader.workers), iter(loader)
     for step in range(steps):
@@ -41,7 +44,7 @@ def watched(config, source, step_seconds, steps=7):
         batch = next(batches)
         waited = time.perf_counter() - asked
         with meter.measure("step"):
-            time.sleep(step_seconds)
+            time.sleep(step_seconds(waited) if step > 1 else 0.04)
         meter.observe(batch, time.perf_counter() - asked, waited)
         if step == 1:
             meter.read()
@@ -58,17 +61,20 @@ def test_the_slow_stage_is_named_with_the_workers_that_would_do(small, monkeypat
             loading, "make_masks", lambda *a, **k: time.sleep(0.08) or masks(*a, **k)
         )
     source = pictures(SlowImages if stage == "decode" else ArrayImages)
-    stages = watched(config, source, 0.2 if stage == "step" else 0.036)
+    slow = stage == "step"
+    stages = watched(config, source, lambda waited: 0.02 + 30 * waited if slow else 0.036)
     assert stages.limit == stage and stages.images == IMAGES and stages.workers == workers
     found = limit_of(replace(stages, cores=16), config)
     if stage == "step":
         assert found is None and "the step sets it" in pace(stages, config)
         assert stages.wanted == 1 and stages.idle_share < 0.05
         return
-    # 80 ms and a little to make what 36 ms use, with a tenth in reserve.
-    assert found.stage == stage and stages.wanted == 3
-    assert f"3 workers would do; {workers} {'is' if workers else 'are'} in use" in found.advice
-    assert "system.workers=3" in found.advice and f"{stage} limits" in found.evidence
+    # 80 ms and a little to make what 36 ms use, with a tenth in reserve: 3, where nothing disturbs.
+    least = math.ceil(1.1 * 0.08 / stages.training)
+    assert found.stage == stage and stages.wanted in (least, least + 1)
+    would = f"{stages.wanted} workers would do; {workers} {'is' if workers else 'are'} in use"
+    assert would in found.advice and f"system.workers={stages.wanted}" in found.advice
+    assert f"{stage} limits" in found.evidence
     assert ("wait for files" in found.advice) == (stage == "decode")
 
 
@@ -108,10 +114,11 @@ def test_files_that_are_waited_for_take_workers_but_no_cores(small):
 
 
 def test_processes_that_share_cores_are_not_taken_for_slow_files():
-    """Four processes and the training on two cores: each computes less than half of the time."""
-    assert of(workers=4, cores=2, busy=1.6).making == pytest.approx(1.6)
-    assert of(workers=1, cores=2, busy=1.6).making == pytest.approx(4.0)
-    assert of(workers=0, cores=1, busy=4.0).making == pytest.approx(4.0)
+    crowded = of(workers=4, cores=2, busy=1.6, queued=2.4)
+    assert crowded.making == pytest.approx(1.6)
+    assert of(workers=4, cores=2, busy=1.6).making == pytest.approx(4.0)
+    # Clocks that differ a little make no work less than what was computed.
+    assert of(busy=1.6, queued=2.5).making == pytest.approx(1.6)
 
 
 def test_a_host_that_waits_while_its_gpu_works_is_no_idle_gpu(small):

@@ -146,7 +146,7 @@ def test_images_without_an_up_are_turned_over_and_said_to_be_so(gpu):
 def test_borders_that_many_images_have_are_cut_off_but_not_of_windows():
     config, reasons = choose(facts(bordered=0.84))
     assert config.data.trim_border and any("84% of the images" in reason for reason in reasons)
-    assert not choose(facts(bordered=0.29))[0].data.trim_border
+    assert not choose(facts(bordered=0.49))[0].data.trim_border
     assert not choose(replace(facts(bordered=0.84), whole=False))[0].data.trim_border
 
 

@@ -43,6 +43,7 @@ OF_THE_MOMENT = (
     "decode_seconds",
     "render_seconds",
     "busy_seconds",
+    "queued_seconds",
     "transfer_seconds",
     "step_seconds",
     "seconds",

@@ -103,7 +103,8 @@ class MicroBatches(Dataset["Batch | DataError"]):
             content=np.array([content_hash(image) for image in images], dtype=np.int64),
             bad=tuple(bad),
         )
-        made = Made(decode=decoding, render=watch.lap(), busy=watch.busy())
+        rendering = watch.lap()
+        made = Made(decode=decoding, render=rendering, busy=watch.busy(), queued=watch.queued())
         return replace(batch, made=made)
 
     def _masks(self, epoch: int, index: NDArray[np.int64]) -> Masks:

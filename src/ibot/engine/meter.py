@@ -49,6 +49,7 @@ class StageMeter:
             self._add("decode", made.decode)
             self._add("draw", made.render)
             self._add("busy", made.busy)
+            self._add("queued", made.queued)
         self._add("images", sum(len(batch.index) for batch in batches))
         self._add("total", seconds)
         self._add("waited", waited)

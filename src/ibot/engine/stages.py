@@ -23,7 +23,18 @@ RESERVE = 1.1
 """Images that the loader processes should be able to make, over those that the step uses."""
 SLOW_FILES = 0.5
 """Share of its time in which a process computes, below which it waits for files above all."""
-SECONDS = ("images", "decode", "draw", "busy", "transfer", "render", "step", "waited", "total")
+SECONDS = (
+    "images",
+    "decode",
+    "draw",
+    "busy",
+    "queued",
+    "transfer",
+    "render",
+    "step",
+    "waited",
+    "total",
+)
 """What is measured of a step."""
 
 
@@ -39,6 +50,8 @@ class Stages:
     """To draw the views and masks there."""
     busy: float
     """Of both, those in which the processes computed."""
+    queued: float
+    """Of both, those in which they waited for a core."""
     transfer: float
     """To move a batch to the device and normalise it."""
     render: float
@@ -111,10 +124,9 @@ class Stages:
     def making(self) -> float:
         """Seconds to decode and draw the images of a step, if each process had a core of its own.
 
-        More processes than cores wait for each other: that is no part of the work.
+        Waiting for a core that others have is no part of the work.
         """
-        crowd = max(1.0, (self.workers + 1) / self.cores) if self.workers else 1.0
-        return self.busy + max(0.0, self.decode + self.draw - crowd * self.busy)
+        return max(self.busy, self.decode + self.draw - self.queued)
 
     @property
     def wanted(self) -> int:
@@ -161,6 +173,7 @@ class Stages:
             "decode_seconds": self.decode,
             "render_seconds": self.draw + self.render,
             "busy_seconds": self.busy,
+            "queued_seconds": self.queued,
             "transfer_seconds": self.transfer,
             "step_seconds": self.step,
             "wait_fraction": self.idle_share,
@@ -216,7 +229,7 @@ def remedy(stages: Stages, config: Config) -> str:
         )
     use = f"{stages.workers} {'is' if stages.workers == 1 else 'are'} in use"
     text = f"{would}; {use}: system.workers={wanted}"
-    if stages.busy < SLOW_FILES * (stages.decode + stages.draw) and stages.decode >= stages.draw:
+    if stages.busy < SLOW_FILES * stages.making and stages.decode >= stages.draw:
         text += ". The processes wait for files most of the time: a local disk or shards help too"
     return text
 

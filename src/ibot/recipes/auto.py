@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 ENOUGH = 10_000
 """Images below which published weights serve better than training from scratch."""
-BORDERED = 0.3
+BORDERED = 0.5
 """Share of images with a border from which on borders are cut off."""
 GPU_MEMORY_PER_IMAGE = 0.16
 """GiB of a GPU for one image of ViT-S/16 with two views of 224 and ten of 96 pixels in bfloat16;
