@@ -26,12 +26,14 @@ from ibot.data.pairs import make_pairs
 from ibot.data.params import view_params
 from ibot.data.pixels_batch import render_batch
 from ibot.data.sets.images import Images, Pixels
+from ibot.data.sets.trimmed import trimmed
 from ibot.data.sets.variants import read_as
 from ibot.data.workers import fitting, read_items
 from ibot.errors import ConfigError, DataError
 from ibot.rng import Purpose, permutation, uniform
 from ibot.system.machine import own_cores
-from ibot.types import Batch, Masks, UndrawnBatch, ViewParams
+from ibot.system.stopwatch import Stopwatch
+from ibot.types import Batch, Made, Masks, UndrawnBatch, ViewParams
 from ibot.words import counted
 
 READ_AHEAD = 4 * 2**30
@@ -58,7 +60,8 @@ class MicroBatches(Dataset["Batch | UndrawnBatch | DataError"]):
         self.config, self.grid = config, grid
         data = config.data
         decoder = "fast" if data.pixels in ("fast", "device") else "pillow"
-        self.source = read_as(source, data.exif_orientation, data.max_pixels, decoder=decoder)
+        images = read_as(source, data.exif_orientation, data.max_pixels, decoder=decoder)
+        self.source = trimmed(images, data.trim_border)
         self.rank, self.world_size = rank, world_size
         self.steps_per_epoch = len(source) // config.train.batch
         self._order: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, np.int64))
@@ -85,11 +88,12 @@ class MicroBatches(Dataset["Batch | UndrawnBatch | DataError"]):
         """Decode each image once, draw the parameters of all at once, and make the views, unless
         the device is to do that.
         """
-        config = self.config
+        config, watch = self.config, Stopwatch()
         images, index, bad = [], wanted.copy(), []
         for row, i in enumerate(wanted.tolist()):
             image, index[row] = self._decode(i, epoch, bad)
             images.append(image)
+        decoding = watch.lap()
         sizes = np.array([image.shape[:2] for image in images], dtype=np.int64)
         params = view_params(config.augment, config.train.seed, epoch, index, sizes)
         if config.method.patch_match == "hidden":
@@ -98,7 +102,7 @@ class MicroBatches(Dataset["Batch | UndrawnBatch | DataError"]):
             masks = make_pairs(config.method.patch_match, params, self.grid)
         content = np.array([content_hash(image) for image in images], dtype=np.int64)
         if config.data.pixels == "device":
-            return UndrawnBatch(
+            made = UndrawnBatch(
                 pictures=packed(images),
                 sizes=sizes,
                 params=params,
@@ -107,8 +111,11 @@ class MicroBatches(Dataset["Batch | UndrawnBatch | DataError"]):
                 content=content,
                 bad=tuple(bad),
             )
-        global_views, local_views = self._views(images, params)
-        return Batch(global_views, local_views, masks, index, content, tuple(bad))
+        else:
+            made = Batch(*self._views(images, params), masks, index, content, tuple(bad))
+        rendering = watch.lap()
+        took = Made(decode=decoding, render=rendering, busy=watch.busy(), queued=watch.queued())
+        return replace(made, made=took)
 
     def _views(
         self, images: Sequence[Pixels], params: ViewParams

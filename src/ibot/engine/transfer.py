@@ -13,10 +13,11 @@ from torch import Tensor
 from ibot.config.schema import Config
 from ibot.data import pixels_device
 from ibot.data.pixels import normalize
+from ibot.engine.meter import Measured
 from ibot.types import Batch, UndrawnBatch
 
-Measure = Callable[[str], AbstractContextManager[object]]
-"""Given "transfer" or "render", what is to surround that."""
+Measure = Callable[[Measured], AbstractContextManager[object]]
+"""Given a stage, what is to surround it."""
 
 
 class ReadStep:
@@ -94,7 +95,9 @@ def to_device(
             None if views is None else normalize(views, statistics) for views in sent
         )
     assert global_views is not None
-    return Batch(global_views, local_views, masks, batch.index, batch.content, batch.bad)
+    return Batch(
+        global_views, local_views, masks, batch.index, batch.content, batch.bad, batch.made
+    )
 
 
 def _tensors(batch: Batch) -> Iterator[Tensor]:

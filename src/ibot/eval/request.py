@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -95,6 +96,11 @@ class Request:
                 "data and images name the same", fix="give --data, or --images with --labels"
             )
 
+    @property
+    def trim_border(self) -> bool:
+        """Whether borders of one colour are cut off, as in the training of the network."""
+        return trims_borders(self.weights)
+
     @classmethod
     def of(cls, weights: str | Path, data: str | Path, options: Mapping[str, Any]) -> Request:
         """What a call from Python asks for: places may be text or `Path`.
@@ -118,6 +124,23 @@ class Request:
                 raise ConfigError(f"no_data={self.no_data} cannot be", why=str(error)) from None
         given = {name: value for name, value in asked.items() if value}
         return replace(self, reading=replace(stored, **given))
+
+
+def trims_borders(weights: str | Path) -> bool:
+    """Whether a run was trained on images without their borders; other weights do not say."""
+    return bool(_trained_on(Path(weights)).get("trim_border", False))
+
+
+def _trained_on(weights: Path) -> Mapping[str, Any]:
+    """The settings of the data of a run; none of other weights, whatever lies beside them."""
+    for folder in (weights, *weights.parents[:2]):
+        try:
+            found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        data = found.get("data") if isinstance(found, dict) else None
+        return data if isinstance(data, dict) else {}
+    return {}
 
 
 def choices(name: str) -> tuple[str, ...]:

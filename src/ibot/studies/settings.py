@@ -142,17 +142,28 @@ def chosen(asked: Asked) -> tuple[Config, list[str]]:
     memory = device_memory(choose_device(given.system.device))
     length = given.train.length if "train.length" in asked.keys else None
     batch = max(0, given.train.batch) if "train.batch" in asked.keys else 0
-    return choose(Facts(survey(source), memory, launched_processes().world_size, length, batch))
+    return choose(
+        Facts(
+            survey(source),
+            memory,
+            launched_processes().world_size,
+            length,
+            batch,
+            whole=not given.data.window,
+        )
+    )
 
 
 def open_data(data: DataConfig) -> Images:
     """The images to train on."""
     from ibot.data.sets.open import open_images
+    from ibot.data.sets.trimmed import trimmed
 
     orientation, most = data.exif_orientation, data.max_pixels
-    return open_images(
+    images = open_images(
         data.path, exif_orientation=orientation, max_pixels=most, channels=data.reading
     )
+    return trimmed(images, data.trim_border)
 
 
 def began_with_batch(
