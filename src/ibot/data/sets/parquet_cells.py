@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import os
-import struct
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ibot.data.decode import UnreadableImage
-from ibot.data.sets.parquet_pages import Page, Pages, decompress, find_pages, stored_bytes
+from ibot.data.sets.parquet_pages import (
+    NOT_AS_EXPECTED,
+    Page,
+    Pages,
+    decompress,
+    find_pages,
+    stored_bytes,
+)
 from ibot.data.sets.tables import arrow, column_of
 
 if TYPE_CHECKING:
@@ -19,7 +25,6 @@ if TYPE_CHECKING:
 _KEPT = 16384
 """Chunks of which a process remembers the places of the values, some 1.5 KB each of 100 rows."""
 _State = tuple[int, int]
-_NOT_AS_EXPECTED = (OSError, ValueError, LookupError, struct.error, OverflowError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +84,7 @@ def read_cell(path: Path, column: str, chunk: Chunk, row: int) -> bytes | None:
     except OSError as error:
         reason = f"cannot be read: {error.strerror}" if error.strerror else "corrupt"
         raise UnreadableImage(reason) from None
-    except (ValueError, LookupError):
+    except (ValueError, LookupError, MemoryError):
         raise UnreadableImage("corrupt") from None
 
 
@@ -101,7 +106,7 @@ def _pages(path: Path, state: _State, chunk: Chunk) -> Pages | None:
         return find_pages(path, (chunk.start, chunk.bytes), chunk.rows, chunk.codec, chunk.depth)
     except FileNotFoundError:
         raise
-    except _NOT_AS_EXPECTED:
+    except NOT_AS_EXPECTED:
         return None
 
 

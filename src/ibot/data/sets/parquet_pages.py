@@ -2,8 +2,7 @@
 
 pyarrow decodes a whole row group, 100 to 1000 images, to give one of them. What is known here are
 the encodings that writers of images use (plain and dictionary, pages of both versions); everything
-else is left to pyarrow. Formats: the specification of Apache Parquet (parquet.thrift, Encodings.md)
-and google/snappy's format_description.txt.
+else is left to pyarrow. Source: the specification of Apache Parquet (parquet.thrift).
 """
 
 from __future__ import annotations
@@ -13,11 +12,18 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ibot.data.sets.parquet_encoding import (
+    BLOCK,
+    Bytes,
+    Thrift,
+    hybrid,
+    snappy_blocks,
+    varint,
+)
 from ibot.data.sets.tables import arrow
 
 _CODECS = {"SNAPPY": "snappy", "GZIP": "gzip", "ZSTD": "zstd", "BROTLI": "brotli"}
@@ -25,9 +31,17 @@ _DATA, _DICTIONARY, _DATA_V2 = 0, 2, 3
 """Types of pages."""
 _PLAIN, _BY_NUMBER = 0, (2, 8)
 """Encodings: values one after the other, and numbers of those in the dictionary."""
-_BLOCK = 1 << 16
-"""Bytes that snappy compresses without regard to those before."""
-_Bytes = mmap.mmap | bytes
+NOT_AS_EXPECTED = (
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    OverflowError,
+    MemoryError,
+    RecursionError,
+    struct.error,
+)
+"""What is met in chunks that are written otherwise, or damaged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +79,11 @@ class Pages:
             return stored_bytes(path, page.start + start, size)
         if page.blocks is None:
             return unpack(path, page)[start : start + size]
-        first, last = start // _BLOCK, -(-(start + size) // _BLOCK)
+        first, last = start // BLOCK, -(-(start + size) // BLOCK)
         begin, end = page.blocks[[first, last]].tolist()
-        wanted = min(last * _BLOCK, page.size) - first * _BLOCK
-        packed = _varint(wanted) + stored_bytes(path, page.start + begin, end - begin)
-        start -= first * _BLOCK
+        wanted = min(last * BLOCK, page.size) - first * BLOCK
+        packed = varint(wanted) + stored_bytes(path, page.start + begin, end - begin)
+        start -= first * BLOCK
         return decompress(packed, page.codec, wanted)[start : start + size]
 
 
@@ -84,7 +98,7 @@ def find_pages(path: Path, span: tuple[int, int], rows: int, codec: str, depth: 
         depth: largest definition level; a row with a smaller one has no value.
 
     Raises:
-        ValueError, LookupError, struct.error, OSError: not as expected, which need not be damage.
+        one of `NOT_AS_EXPECTED`: another form, or damage.
     """
     if codec != "UNCOMPRESSED" and codec not in _CODECS:
         raise ValueError(codec)
@@ -125,9 +139,11 @@ class _Walk:
 
     def page(self, place: int) -> tuple[int, int]:
         """Where the next page begins, and how many rows that at `place` has."""
-        thrift = _Thrift(self.content, place)
+        thrift = Thrift(self.content, place)
         header = thrift.struct()
         start, kind, size, stored = thrift.place, header[1], header[2], header[3]
+        if min(size, stored) < 0:
+            raise ValueError("a negative size")
         if kind == _DICTIONARY:
             unpacked, base = self._open(start, stored, size, self.codec)
             self.dictionary = self._plain(unpacked, base, base, header[7][1])
@@ -139,13 +155,13 @@ class _Walk:
             if self.depth:
                 (length,) = struct.unpack_from("<I", unpacked, base)
                 first = base + 4 + length
-                levels = _hybrid(unpacked[base + 4 : first], self.depth.bit_length(), rows)
+                levels = hybrid(unpacked[base + 4 : first], self.depth.bit_length(), rows)
         elif kind == _DATA_V2:
             head = header[8]
             rows, encoding, length = head[1], head[4], head[5]
             if head[6]:
                 raise ValueError("lists")
-            levels = _hybrid(
+            levels = hybrid(
                 self.content[start : start + length], self.depth.bit_length(), rows
             )  # without a depth there are none, and all are 0
             codec = self.codec if head.get(7, True) else ""
@@ -156,17 +172,17 @@ class _Walk:
         self.cells.append(self._cells(unpacked, base, first, levels, encoding, size))
         return start + stored, rows
 
-    def _open(self, start: int, stored: int, size: int, codec: str) -> tuple[_Bytes, int]:
+    def _open(self, start: int, stored: int, size: int, codec: str) -> tuple[Bytes, int]:
         """The bytes of a page, and where it begins among them."""
         if not codec:
             self.pages.append(Page(start, stored, size, "", None))
             return self.content, start
         packed = self.content[start : start + stored]
-        blocks = _snappy_blocks(packed, size) if codec == "snappy" else None
+        blocks = snappy_blocks(packed, size) if codec == "snappy" else None
         self.pages.append(Page(start, stored, size, codec, blocks))
         return decompress(packed, codec, size), 0
 
-    def _plain(self, unpacked: _Bytes, base: int, place: int, count: int) -> NDArray[np.int64]:
+    def _plain(self, unpacked: Bytes, base: int, place: int, count: int) -> NDArray[np.int64]:
         number, found = len(self.pages) - 1, []
         for _ in range(count):
             (size,) = struct.unpack_from("<I", unpacked, place)
@@ -178,7 +194,7 @@ class _Walk:
 
     def _cells(
         self,
-        unpacked: _Bytes,
+        unpacked: Bytes,
         base: int,
         first: int,
         levels: NDArray[np.int64],
@@ -192,133 +208,9 @@ class _Walk:
             values = self._plain(unpacked, base, first, count)
         elif encoding in _BY_NUMBER:
             numbers = unpacked[first + 1 : base + size] if count else b""
-            values = self.dictionary[_hybrid(numbers, unpacked[first] if count else 0, count)]
+            values = self.dictionary[hybrid(numbers, unpacked[first] if count else 0, count)]
         else:
             raise ValueError(f"encoding {encoding}")
         cells = np.full((len(levels), 3), -1, np.int64)
         cells[present] = values
         return cells
-
-
-def _hybrid(packed: bytes, width: int, count: int) -> NDArray[np.int64]:
-    """`count` whole numbers of `width` bits from runs and packed groups of eight."""
-    if not width:
-        return np.zeros(count, np.int64)
-    parts, found, place = [], 0, 0
-    while found < count:
-        header, place = _read_varint(packed, place)
-        if header & 1:
-            end = place + (header >> 1) * width
-            bits = np.unpackbits(np.frombuffer(packed[place:end], np.uint8), bitorder="little")
-            parts.append(bits.reshape(-1, width).astype(np.int64) @ (1 << np.arange(width)))
-        else:
-            end = place + (width + 7) // 8
-            parts.append(np.full(header >> 1, int.from_bytes(packed[place:end], "little")))
-        if not len(parts[-1]):
-            raise ValueError("an empty run")
-        found, place = found + len(parts[-1]), end
-    return np.concatenate([np.zeros(0, np.int64), *parts])[:count]
-
-
-def _snappy_blocks(packed: bytes, size: int) -> NDArray[np.int32] | None:
-    """Where each block of 64 KB begins, and the end; None where one needs another.
-
-    Photographs hardly compress: a block is a few literals, and this a few steps.
-    """
-    _, place = _read_varint(packed, 0)
-    blocks, done, begun = [place], 0, 0
-    while place < len(packed):
-        tag = packed[place]
-        kind, count = tag & 3, tag >> 2
-        if kind == 0:
-            place += 1
-            if count >= 60:
-                width = count - 59
-                count = int.from_bytes(packed[place : place + width], "little")
-                place += width
-            count += 1
-            place += count
-        else:
-            width = (1, 2, 4)[kind - 1]
-            offset = int.from_bytes(packed[place + 1 : place + 1 + width], "little")
-            if kind == 1:
-                offset, count = offset | (tag >> 5) << 8, 4 + (count & 7)
-            else:
-                count += 1
-            place += 1 + width
-            if offset > done - begun:
-                return None
-        done += count
-        if done - begun > _BLOCK:
-            return None
-        if done - begun == _BLOCK or place >= len(packed):
-            begun = done
-            blocks.append(place)
-    return np.array(blocks, np.int32) if done == size else None
-
-
-def _varint(number: int) -> bytes:
-    found = bytearray()
-    while number > 127:
-        found.append(number & 127 | 128)
-        number >>= 7
-    return bytes((*found, number))
-
-
-def _read_varint(content: _Bytes, place: int) -> tuple[int, int]:
-    """A whole number, and where the next byte lies."""
-    number = shift = 0
-    while True:
-        byte = content[place]
-        place += 1
-        number |= (byte & 127) << shift
-        if byte < 128:
-            return number, place
-        shift += 7
-
-
-class _Thrift:
-    """A reader of the compact protocol, in which Parquet writes its headers."""
-
-    def __init__(self, content: mmap.mmap, place: int) -> None:
-        self.content, self.place = content, place
-
-    def struct(self) -> dict[int, Any]:
-        """Fields by their numbers."""
-        fields: dict[int, Any] = {}
-        number = 0
-        while head := self._byte():
-            number = number + (head >> 4) if head >> 4 else self._signed()
-            fields[number] = self._value(head & 15)
-        return fields
-
-    def _value(self, kind: int) -> Any:
-        if kind in (1, 2):
-            return kind == 1
-        if kind == 3:
-            return self._byte()
-        if kind in (4, 5, 6):
-            return self._signed()
-        if kind in (7, 8):
-            size = 8 if kind == 7 else self._number()
-            self.place += size
-            return self.content[self.place - size : self.place]
-        if kind in (9, 10):
-            head = self._byte()
-            size = head >> 4 if head >> 4 < 15 else self._number()
-            return [self._value(head & 15) for _ in range(size)]
-        if kind == 12:
-            return self.struct()
-        raise ValueError(f"a field of kind {kind}")
-
-    def _byte(self) -> int:
-        self.place += 1
-        return self.content[self.place - 1]
-
-    def _number(self) -> int:
-        number, self.place = _read_varint(self.content, self.place)
-        return number
-
-    def _signed(self) -> int:
-        number = self._number()
-        return (number >> 1) ^ -(number & 1)
