@@ -39,7 +39,7 @@ def data(tmp_path, make):
 def walks(monkeypatch):
     """The folders that were walked through, one entry a walk."""
     real, walked = scan._walk, []
-    monkeypatch.setattr(scan, "_walk", lambda root: walked.append(root) or real(root))
+    monkeypatch.setattr(scan, "_walk", lambda *how: walked.append(how[0]) or real(*how))
     return walked
 
 
