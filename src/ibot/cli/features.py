@@ -12,6 +12,7 @@ from ibot.cli.arguments import add_images, add_weights
 from ibot.cli.inputs import read_network
 from ibot.cli.parser import Commands
 from ibot.errors import UserError
+from ibot.eval.request import windows_of
 from ibot.system.progress import counter, print_notes
 
 if TYPE_CHECKING:
@@ -52,7 +53,10 @@ def run(options: argparse.Namespace) -> None:
     device = choose_device(options.device)
     loaded = read_network(options)
     orientation, most = options.exif_orientation, options.max_pixels
-    source = open_images(options.data, exif_orientation=orientation, max_pixels=most)
+    windows = windows_of(options.weights, options.window, options.window_content)
+    source = open_images(
+        options.data, exif_orientation=orientation, max_pixels=most, windows=windows
+    )
     print_notes(source.notes, options.quiet)
     create_parents(out)  # what fails shall fail before the work
     features = extract_features(

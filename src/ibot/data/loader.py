@@ -21,10 +21,11 @@ from ibot.config.resolve import largest_power_of_two
 from ibot.config.schema import Config
 from ibot.data.decode import UnreadableImage
 from ibot.data.masks import make_masks
+from ibot.data.needed import Part, in_parts, read_part
 from ibot.data.pairs import make_pairs
 from ibot.data.params import view_params
 from ibot.data.pixels_batch import render_batch
-from ibot.data.sets.images import Images
+from ibot.data.sets.images import Images, of_epoch
 from ibot.data.sets.variants import read_as
 from ibot.data.workers import fitting, read_items
 from ibot.errors import ConfigError, DataError
@@ -78,12 +79,14 @@ class MicroBatches(Dataset["Batch | DataError"]):
     def _read(self, wanted: NDArray[np.int64], epoch: int) -> Batch:
         """Decode each image once, draw the parameters of all at once, render, stack view-major."""
         config = self.config
-        images, index, bad = [], wanted.copy(), []
+        parts, index, bad = [], wanted.copy(), []
         for row, i in enumerate(wanted.tolist()):
-            image, index[row] = self._decode(i, epoch, bad)
-            images.append(image)
-        sizes = np.array([image.shape[:2] for image in images], dtype=np.int64)
+            part, index[row] = self._decode(i, epoch, bad)
+            parts.append(part)
+        images = [part.pixels for part in parts]
+        sizes = np.array([part.size for part in parts], dtype=np.int64)
         params = view_params(config.augment, config.train.seed, epoch, index, sizes)
+        params = in_parts(params, parts)
         views = [_planar(pixels) for pixels in render_batch(images, params, config.augment)]
         num_global = config.augment.num_global
         if config.method.patch_match == "hidden":
@@ -115,20 +118,20 @@ class MicroBatches(Dataset["Batch | DataError"]):
         )
         return replace(masks, local=local)
 
-    def _decode(
-        self, wanted: int, epoch: int, bad: list[tuple[str, str]]
-    ) -> tuple[NDArray[np.uint8], int]:
-        """Pixels of image `wanted`, or of the first readable one among its keyed replacements.
+    def _decode(self, wanted: int, epoch: int, bad: list[tuple[str, str]]) -> tuple[Part, int]:
+        """What the views need of image `wanted`, or of the first readable one among its keyed
+        replacements.
 
         A replacement brings its own views and masks, so it looks as it would in its own place.
         """
-        candidate = wanted
+        candidate, seed = wanted, self.config.train.seed
+        source = of_epoch(self.source, epoch, seed)
         for attempt in range(REPLACEMENTS):
             try:
-                return self.source.read(candidate), candidate
+                return read_part(source, candidate, self.config.augment, seed, epoch), candidate
             except UnreadableImage as error:
-                bad.append((self.source.name(candidate), str(error)))
-                drawn = uniform(self.config.train.seed, epoch, wanted, attempt, Purpose.REPLACE, 1)
+                bad.append((source.name(candidate), str(error)))
+                drawn = uniform(seed, epoch, wanted, attempt, Purpose.REPLACE, 1)
                 candidate = int(drawn[0] * len(self.source))
         raise DataError(
             f"{REPLACEMENTS} images in a row cannot be read",

@@ -80,7 +80,10 @@ def train(
         if images is None:
             data = config.data
             images = open_images(
-                data.path, exif_orientation=data.exif_orientation, max_pixels=data.max_pixels
+                data.path,
+                exif_orientation=data.exif_orientation,
+                max_pixels=data.max_pixels,
+                windows=data.windowing,
             )
         check_equal(facts(config, images, evaluate))  # before the first thing that they do together
         trainer = build_trainer(

@@ -202,6 +202,7 @@ class ImagesContext(Context):
             pictures_of(request.data or request.images),
             exif_orientation=request.exif_orientation,
             max_pixels=request.max_pixels,
+            windows=request.windows,
         )
         return OpenedData({"images": images}, list(images.notes))
 

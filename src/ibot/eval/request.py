@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from ibot.config.schema import MAX_PIXELS
+from ibot.config.schema import MAX_PIXELS, Windows
 from ibot.errors import ConfigError
 
 FEATURE_CACHE = "~/.cache/ibot/features"
@@ -21,6 +22,7 @@ LEAST = {
     "heads": 1,
     "size": 0,
     "max_pixels": 1,
+    "window": 0,
     "seed": 0,
     "workers": 0,
 }
@@ -66,6 +68,10 @@ class Request:
     """Whether pictures are turned upright by their EXIF tag."""
     max_pixels: int = MAX_PIXELS
     """Larger images are not read."""
+    window: int = 0
+    """Side in pixels of the windows in which large images are seen; 0: as in training."""
+    window_content: float = 0.0
+    """Least share of tissue or valid pixels of a window, below 1; 0: as in training."""
     seed: int = 0
     """Of splits, starts and orders."""
     device: str = "auto"
@@ -86,6 +92,11 @@ class Request:
                 "data and images name the same", fix="give --data, or --images with --labels"
             )
 
+    @property
+    def windows(self) -> Windows:
+        """In which windows images are seen."""
+        return windows_of(self.weights, self.window, self.window_content)
+
     @classmethod
     def of(cls, weights: str | Path, data: str | Path, options: Mapping[str, Any]) -> Request:
         """What a call from Python asks for: places may be text or `Path`.
@@ -95,6 +106,28 @@ class Request:
         given = {"weights": weights, "data": data, **options}
         texts: dict[str, Any] = {k: str(v) if isinstance(v, Path) else v for k, v in given.items()}
         return cls(**texts)
+
+
+def windows_of(weights: str | Path, side: int = 0, content: float = 0.0) -> Windows:
+    """The windows that are asked for; else those on which the network of a run was trained.
+
+    weights: a run or a checkpoint in it; other weights do not say, and images are seen whole.
+    """
+    trained = _trained_on(Path(weights))
+    side = side or int(trained.get("window", 0))
+    return Windows(side, content=content or float(trained.get("window_content", 0.0)))
+
+
+def _trained_on(weights: Path) -> Mapping[str, Any]:
+    """The settings of the data of a run; none of other weights, whatever lies beside them."""
+    for folder in (weights, *weights.parents[:2]):
+        try:
+            found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        data = found.get("data") if isinstance(found, dict) else None
+        return data if isinstance(data, dict) else {}
+    return {}
 
 
 def choices(name: str) -> tuple[str, ...]:
@@ -112,7 +145,7 @@ def _wanted(name: str, value: Any) -> str:
         fits = number and isinstance(value, int) and value >= LEAST[name]
         absent = name == "heads" and value is None
         return "" if fits or absent else f"a whole number of at least {LEAST[name]}"
-    if name == "split":
+    if name in ("split", "window_content"):
         return "" if number and 0 <= value < 1 else "a share of at least 0 and below 1"
     if name == "allow_partial":
         return "" if isinstance(value, bool) else "True or False"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -89,13 +89,19 @@ def _images(config: Config) -> tuple[Images, str]:
     orientation, most = data.exif_orientation, data.max_pixels
     try:
         found = find_labelled(
-            data.path, data.val_path, exif_orientation=orientation, max_pixels=most
+            data.path,
+            data.val_path,
+            exif_orientation=orientation,
+            max_pixels=most,
+            windows=data.windowing,
         )
     except DataError:
         found = None
     if found is not None:
         return found[1], "validation"
-    return open_images(data.path, exif_orientation=orientation, max_pixels=most), "training"
+    windows = replace(data.windowing, at="grid")
+    images = open_images(data.path, exif_orientation=orientation, max_pixels=most, windows=windows)
+    return images, "training"
 
 
 def _shown(title: str, picture: NDArray[np.uint8], size: tuple[int, int]) -> Shown:

@@ -142,7 +142,9 @@ def open_data(data: DataConfig) -> Images:
     from ibot.data.sets.open import open_images
 
     orientation, most = data.exif_orientation, data.max_pixels
-    return open_images(data.path, exif_orientation=orientation, max_pixels=most)
+    return open_images(
+        data.path, exif_orientation=orientation, max_pixels=most, windows=data.windowing
+    )
 
 
 def began_with_batch(folder: Path | None, config: Config, images: int) -> bool:

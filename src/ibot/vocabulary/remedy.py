@@ -53,7 +53,15 @@ def unusual(request: Request, *, without: tuple[str, ...] = ()) -> list[str]:
     """The options that say how a network sees images, as far as they are not the usual ones."""
     usual = {field.name: field.default for field in fields(Request)}
     words = []
-    for name in ("key", "heads", "size", "max_pixels", "exif_orientation"):
+    for name in (
+        "key",
+        "heads",
+        "size",
+        "window",
+        "window_content",
+        "max_pixels",
+        "exif_orientation",
+    ):
         value = getattr(request, name)
         if name not in without and value != usual[name]:
             words += [f"--{name.replace('_', '-')}", str(value)]

@@ -7,7 +7,7 @@ import os
 import re
 from pathlib import Path
 
-from ibot.config.schema import MAX_PIXELS
+from ibot.config.schema import MAX_PIXELS, WHOLE, Windows
 from ibot.data.decode import Orientation
 from ibot.data.sets.class_folders import as_classes, open_folder
 from ibot.data.sets.images import Images, LabelledImages
@@ -18,11 +18,16 @@ from ibot.data.sets.scan import require_data, scan
 from ibot.data.sets.subsets import split_labelled
 from ibot.data.sets.tars import open_tars, scan_tars
 from ibot.data.sets.variants import matched, read_as
+from ibot.data.sets.windows import labelled_windows, windowed
 from ibot.errors import DataError
 
 
 def open_images(
-    data: str, *, exif_orientation: Orientation = "apply", max_pixels: int = MAX_PIXELS
+    data: str,
+    *,
+    exif_orientation: Orientation = "apply",
+    max_pixels: int = MAX_PIXELS,
+    windows: Windows = WHOLE,
 ) -> Images:
     """Images to train on, labelled or not; where they have parts, those of the training part.
 
@@ -31,14 +36,15 @@ def open_images(
             `path` and perhaps `split`; tar files or a set by name, as for `open_labelled`.
         exif_orientation: whether pictures are turned upright by their EXIF tags.
         max_pixels: larger images are not read.
+        windows: in which images are seen.
 
     Raises:
-        DataError: as `scan`, `scan_list`, `scan_tars` and `open_named`.
+        DataError: as `scan`, `scan_list`, `scan_tars`, `open_named` and `windowed`.
     """
     images = _scan(data, "train")
     if images is None:
         raise _no_training_part(data)
-    return read_as(images, exif_orientation, max_pixels)
+    return windowed(read_as(images, exif_orientation, max_pixels), windows)
 
 
 def find_labelled(
@@ -47,6 +53,7 @@ def find_labelled(
     *,
     exif_orientation: Orientation = "apply",
     max_pixels: int = MAX_PIXELS,
+    windows: Windows = WHOLE,
 ) -> tuple[LabelledImages, LabelledImages] | None:
     """What `open_images` gives and validation images with the same classes, for k-NN during
     training; None where there are no labels or no validation part.
@@ -67,7 +74,7 @@ def find_labelled(
     else:
         val = matched(val, train.classes, (str(train.root), str(val.root)))
         how = exif_orientation, max_pixels
-        return read_as(train, *how), read_as(val, *how)
+        return labelled_windows((read_as(train, *how), read_as(val, *how)), windows)
     if val_data:
         raise DataError(
             f"no class folders in '{without.root}'",
@@ -85,6 +92,7 @@ def open_labelled(
     seed: int = 0,
     exif_orientation: Orientation = "apply",
     max_pixels: int = MAX_PIXELS,
+    windows: Windows = WHOLE,
 ) -> tuple[LabelledImages, LabelledImages]:
     """Training and validation images with the same classes, at least two; the latter may lack some.
 
@@ -99,6 +107,7 @@ def open_labelled(
         seed: of that draw.
         exif_orientation: whether pictures are turned upright by their EXIF tags.
         max_pixels: larger images are not read.
+        windows: in which images are seen, side by side over each.
 
     Raises:
         DataError: something is missing or empty, labels are absent, validation images have a class
@@ -123,7 +132,7 @@ def open_labelled(
     if val is None and val_data:
         val = _open(val_data, "train", held_out=True)
     if val is None and split:
-        return split_labelled(train, split, seed)
+        return labelled_windows(split_labelled(train, split, seed), windows)
     if val is None:
         raise DataError(
             f"'{data}' has no validation part",
@@ -139,7 +148,8 @@ def open_labelled(
             fix="leave out --split, or name the training images alone",
         )
     val = read_as(val, exif_orientation, max_pixels)
-    return train, matched(val, train.classes, (data, val_data or data))
+    val = matched(val, train.classes, (data, val_data or data))
+    return labelled_windows((train, val), windows)
 
 
 def _no_training_part(data: str) -> DataError:

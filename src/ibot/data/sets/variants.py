@@ -18,6 +18,7 @@ from ibot.data.sets.classes import match_classes
 from ibot.data.sets.files import FileImages, LabelledFiles
 from ibot.data.sets.images import Images, LabelledImages
 from ibot.data.sets.subsets import LabelledSubset, SubsetImages
+from ibot.data.sets.windows import WindowImages
 
 AnyImages = TypeVar("AnyImages", bound=Images)
 Labelled = TypeVar("Labelled", bound=LabelledImages)
@@ -30,6 +31,8 @@ def read_as(images: AnyImages, exif_orientation: Orientation, max_pixels: int) -
     """
     if isinstance(images, SubsetImages):
         return type(images)(read_as(images.base, exif_orientation, max_pixels), images.indices)
+    if isinstance(images, WindowImages):
+        return replace(images, base=read_as(images.base, exif_orientation, max_pixels))
     if isinstance(images, FileImages):
         return replace(images, exif_orientation=exif_orientation, max_pixels=max_pixels)
     return images

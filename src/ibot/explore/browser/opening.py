@@ -25,6 +25,7 @@ def open_session(session: Session) -> None:
             pictures_of(request.data),
             exif_orientation=request.exif_orientation,
             max_pixels=request.max_pixels,
+            windows=request.windows,
         )
         session.notes.extend(images.notes)
     session.shelf = Shelf(images, links=session.links)

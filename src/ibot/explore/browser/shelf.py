@@ -18,6 +18,7 @@ from ibot.data.decode import UnreadableImage, decode_file
 from ibot.data.sets.files import FileImages
 from ibot.data.sets.images import Images, LabelledImages
 from ibot.data.sets.subsets import SubsetImages
+from ibot.data.sets.windows import WindowImages
 from ibot.explore.browser.kept import Kept
 from ibot.explore.browser.refusal import Refused
 from ibot.words import encodable
@@ -141,8 +142,11 @@ class Shelf:
 
 def path_of(images: Images, row: int) -> Path | None:
     """The file of an image; None for one in an archive or in memory."""
-    while isinstance(images, SubsetImages):
-        images, row = images.base, int(images.indices[row])
+    while isinstance(images, SubsetImages | WindowImages):
+        if isinstance(images, WindowImages):
+            images, row = images.base, images.place(row).picture
+        else:
+            images, row = images.base, int(images.indices[row])
     if isinstance(images, FileImages) and images.archives is None:
         return images.path(row)
     return None
