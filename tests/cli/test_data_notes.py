@@ -106,8 +106,7 @@ def test_images_that_are_too_large_are_refused_with_the_setting_that_allows_them
     assert main(["features", str(run[0]), *options, "--out", str(tmp_path / "f.npz")]) == 2
     assert (
         "too many pixels: 32 x 32; data.max_pixels or --max-pixels allows more, data.window "
-        "or --window reads it in windows"
-        in capsys.readouterr().err
+        "or --window reads it in windows" in capsys.readouterr().err
     )
     arguments = [
         "pretrain",

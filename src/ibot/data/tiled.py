@@ -38,6 +38,7 @@ MAX_PAGES = 64
 """Pages in which levels are looked for; a level stands near the picture that it is of."""
 HEADERS = 16
 """Files whose headers a process keeps."""
+_ORIENTATION = 274
 _WHITE = 255
 """What stands where a scanner of slides stored no tile: it saw glass."""
 
@@ -103,7 +104,8 @@ class TiledPicture:
 
 
 def tiled_picture(path: str | Path) -> TiledPicture | None:
-    """The picture that a TIFF file holds; None for a file in another format.
+    """The picture that a TIFF file holds; None for a file in another format, and for a picture
+    that is to be turned, which Pillow does.
 
     The picture is the first page. Its levels are its SubIFDs and the pages that say of themselves
     that they are reduced, or lie in tiles as it does, as far as they have its shape, type and
@@ -123,7 +125,7 @@ def tiled_picture(path: str | Path) -> TiledPicture | None:
 
 
 @lru_cache(maxsize=HEADERS)
-def _header(path: str, num_bytes: int, changed: int) -> TiledPicture:
+def _header(path: str, num_bytes: int, changed: int) -> TiledPicture | None:
     """The header of a file of that size and time: one that changed is another."""
     del num_bytes, changed
     try:
@@ -133,6 +135,8 @@ def _header(path: str, num_bytes: int, changed: int) -> TiledPicture:
     with quiet():
         try:
             with TiffFile(path) as file:
+                if file.pages.first.tags.valueof(_ORIENTATION, 1) > 1:
+                    return None
                 return TiledPicture(Path(path), tuple(_levels(file)))
         except UnreadableImage:
             raise

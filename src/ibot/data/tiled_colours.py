@@ -39,7 +39,8 @@ def to_rgb(values: NDArray[Any], level: Level) -> NDArray[np.uint8]:
     if kind == _CMYK and colours == 4:
         whole = Image.fromarray(np.ascontiguousarray(shades[..., :4]), "CMYK")
         return np.asarray(whole.convert("RGB"))
-    gray = kind in (_WHITE_IS_ZERO, _BLACK_IS_ZERO) and colours == 1
+    alone = not extra or (len(extra) == 1 and extra[0] in _ALPHA)
+    gray = kind in (_WHITE_IS_ZERO, _BLACK_IS_ZERO) and colours == 1 and alone
     if not gray and not (kind in (_RGB, _YCBCR) and colours == 3):
         raise UnreadableImage(
             "no colour picture",

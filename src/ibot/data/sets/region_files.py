@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,15 +38,25 @@ def whole(images: Images, index: int) -> Pixels:
     return images.read(index)
 
 
-def sizes_of(images: Images) -> tuple[NDArray[np.int64], list[str]]:
-    """Height and width of all images, int64 [n, 2], from their headers; 0, 0 where one cannot be
-    read, and why.
-    """
-    sizes, bad = np.zeros((len(images), 2), np.int64), []
+class Sizes(NamedTuple):
+    """What the headers of all images of a set tell."""
+
+    sizes: NDArray[np.int64]
+    """int64 [n, 2], height and width; 0, 0 of those that cannot be read."""
+    tiled: NDArray[np.bool_]
+    """bool [n], whether parts can be read."""
+    bad: list[str]
+    """Name and reason of each that cannot be read."""
+
+
+def sizes_of(images: Images) -> Sizes:
+    """Height and width of all images from their headers."""
+    found = Sizes(np.zeros((len(images), 2), np.int64), np.zeros(len(images), np.bool_), [])
     for index in range(len(images)):
         try:
-            tiled = picture_of(images, index)
-            sizes[index] = images.size(index) if tiled is None else tiled.size
+            picture = picture_of(images, index)
+            found.tiled[index] = picture is not None
+            found.sizes[index] = images.size(index) if picture is None else picture.size
         except UnreadableImage as error:
-            bad.append(f"'{images.name(index)}': {error}")
-    return sizes, bad
+            found.bad.append(f"'{images.name(index)}': {error}")
+    return found

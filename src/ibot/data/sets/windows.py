@@ -1,17 +1,13 @@
 """Windows of images, which stand for images larger than memory.
 
-By the grid (`GridPlaces`) they lie side by side over each image, for all that looks at images one
-after the other; at random (`RandomPlaces`) each epoch has others, drawn by (seed, epoch, number),
-for training. A window is called `slide.svs#x=1024,y=2048,w=512,h=512`.
+By the grid they lie side by side over each image, for all that looks at images one after the other;
+at random each epoch has others, drawn by (seed, epoch, number), for training.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,125 +16,21 @@ from ibot.config.schema import Windows
 from ibot.data.decode import UnreadableImage
 from ibot.data.regions import read_level, read_region, resize
 from ibot.data.sets import fingerprints
-from ibot.data.sets.content import content
 from ibot.data.sets.images import Images, LabelledImages, Pixels
 from ibot.data.sets.region_files import picture_of, sizes_of, whole
+from ibot.data.sets.window_places import (
+    GridPlaces,
+    Place,
+    RandomPlaces,
+    grid_places,
+    window_name,
+)
 from ibot.data.tiled import Box
 from ibot.errors import DataError
-from ibot.rng import Purpose, uniform
 from ibot.words import counted
 
-ATTEMPTS = 24
-"""Places that are drawn for a window before the one with the most content is taken."""
-_NAME = re.compile(r"(.*)#x=(\d+),y=(\d+),w=(\d+),h=(\d+)", re.DOTALL)
-
-
-class Place(NamedTuple):
-    """Where a window lies."""
-
-    picture: int
-    """Number of the image."""
-    box: Box
-    """Top, left, height, width in its pixels."""
-
-
-def window_name(name: str, box: Box) -> str:
-    """What a window of the image of that name is called."""
-    top, left, height, width = box
-    return f"{name}#x={left},y={top},w={width},h={height}"
-
-
-def parse_window(name: str) -> tuple[str, Box] | None:
-    """The image and the box that a window's name tells; None for other names."""
-    found = _NAME.fullmatch(name)
-    if found is None:
-        return None
-    left, top, width, height = map(int, found.groups()[1:])
-    return found[1], (top, left, height, width)
-
-
-class Places(Protocol):
-    """Where the windows of a set lie."""
-
-    def __len__(self) -> int: ...
-
-    def place(self, base: Images, number: int) -> Place:
-        """That of a window of the images `base`."""
-        ...
-
-    def fingerprint(self) -> str:
-        """SHA-256 in hex of what they follow from, beside the images."""
-        ...
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class GridPlaces:
-    """Places that are known: those of a grid."""
-
-    picture: NDArray[np.int64]
-    """int64 [n]."""
-    boxes: NDArray[np.int64]
-    """int64 [n, 4]: top, left, height, width."""
-
-    def __len__(self) -> int:
-        return len(self.picture)
-
-    def place(self, base: Images, number: int) -> Place:
-        """That of a window."""
-        del base
-        top, left, height, width = self.boxes[number].tolist()
-        return Place(int(self.picture[number]), (top, left, height, width))
-
-    def fingerprint(self) -> str:
-        """SHA-256 in hex of all places."""
-        return fingerprints.digest("grid", self.picture, self.boxes)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class RandomPlaces:
-    """Places drawn anew in each epoch, each image in proportion to its pixels."""
-
-    windows: Windows
-    sizes: NDArray[np.int64]
-    """int64 [n, 2], height and width of the images; 0, 0 of those that cannot be read."""
-    count: int
-    epoch: int = 0
-    seed: int = 0
-
-    def __len__(self) -> int:
-        return self.count
-
-    def place(self, base: Images, number: int) -> Place:
-        """The first drawn place with enough content; of `ATTEMPTS` without, that with the most.
-
-        A redrawn window may lie in another image, so images get windows in proportion to their
-        content. Raises UnreadableImage.
-        """
-        best, most = self._drawn(number, 0), -1.0
-        if not self.windows.content:
-            return best
-        for attempt in range(ATTEMPTS):
-            place = self._drawn(number, attempt)
-            share = content(base, place.picture, place.box)
-            if share >= self.windows.content:
-                return place
-            if share > most:
-                best, most = place, share
-        return best
-
-    def _drawn(self, number: int, attempt: int) -> Place:
-        drawn = uniform(self.seed, self.epoch, number, attempt, Purpose.WINDOW, 3)
-        ends = np.cumsum(np.prod(self.sizes, axis=1, dtype=np.float64))
-        picture = int(np.searchsorted(ends, drawn[0] * ends[-1], side="right"))
-        height, width = self.sizes[picture].tolist()
-        h, w = min(self.windows.side, height), min(self.windows.side, width)
-        top, left = int(drawn[1] * (height - h + 1)), int(drawn[2] * (width - w + 1))
-        return Place(picture, (top, left, h, w))
-
-    def fingerprint(self) -> str:
-        """SHA-256 in hex of the settings, sizes and epoch."""
-        about = f"{self.windows} {self.count} {self.epoch} {self.seed}"
-        return fingerprints.digest("random", about, self.sizes)
+LARGE = 2**24
+"""Pixels of an image that is better not read whole."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -150,6 +42,8 @@ class WindowImages:
     further_notes: tuple[str, ...] = ()
     _known: list[str] = field(default_factory=list, init=False, repr=False)
     """The fingerprint, once it is computed."""
+    _last: dict[int, Place] = field(default_factory=dict, init=False, repr=False)
+    """The place that was asked for last: whoever wants a window's size wants its pixels next."""
 
     @property
     def root(self) -> Path:
@@ -171,7 +65,12 @@ class WindowImages:
 
     def place(self, index: int) -> Place:
         """Where a window lies. Raises UnreadableImage where that depends on pixels."""
-        return self.places.place(self.base, index)
+        if (known := self._last.get(index)) is not None:
+            return known
+        place = self.places.place(self.base, index)
+        self._last.clear()
+        self._last[index] = place
+        return place
 
     def name(self, index: int) -> str:
         """Name of the image with the place of the window."""
@@ -284,60 +183,30 @@ def _with_labels(images: LabelledImages, windows: Windows) -> LabelledWindows:
 def _seen(images: Images, windows: Windows) -> WindowImages:
     """Windows by the grid."""
     sizes, notes = _sizes(images)
-    places = _grid(images, sizes, windows)
+    places = grid_places(images, sizes, windows)
     said = f"seen in {counted(len(places), 'window')} of {windows.side} pixels, side by side"
     return WindowImages(base=images, places=places, further_notes=(said, *notes))
 
 
 def _sizes(images: Images) -> tuple[NDArray[np.int64], list[str]]:
     """Heights and widths, int64 [n, 2], and what to say of images without. Raises DataError."""
-    sizes, bad = sizes_of(images)
+    sizes, tiled, bad = sizes_of(images)
     if not sizes.any():
         raise DataError(
             f"none of {len(images)} images in '{images.root}' can be read",
             why=bad[0],
             fix="look at the files, or name another folder",
         )
-    said = f"{counted(len(bad), 'image')} cannot be read, the first: {bad[0] if bad else ''}"
-    return sizes, [said] if bad else []
-
-
-def _grid(images: Images, sizes: NDArray[np.int64], windows: Windows) -> GridPlaces:
-    """Windows side by side from the top left corner of each image, in rows; what is left at its
-    right and lower border is a window where it is half of one at least.
-    """
-    picture: list[int] = []
-    boxes: list[Box] = []
-    for number, (height, width) in enumerate(sizes.tolist()):
-        for top, h in _cut(height, windows.side):
-            for left, w in _cut(width, windows.side):
-                box = top, left, h, w
-                if windows.content and _share(images, number, box) < windows.content:
-                    continue
-                picture.append(number)
-                boxes.append(box)
-    if not picture:
-        raise DataError(
-            f"no window in '{images.root}' has enough content",
-            why=f"a share of {windows.content:g} is wanted of each",
-            fix="set data.window_content lower",
+    notes = []
+    if bad:
+        notes.append(f"{counted(len(bad), 'image')} cannot be read, the first: {bad[0]}")
+    if large := int((~tiled & (np.prod(sizes, axis=1) >= LARGE)).sum()):
+        have = "has no tiles and is" if large == 1 else "have no tiles and are"
+        notes.append(
+            f"{counted(large, 'large image')} {have} read whole for each window: of a tiled TIFF "
+            "only what is needed would be"
         )
-    return GridPlaces(np.array(picture, np.int64), np.array(boxes, np.int64).reshape(-1, 4))
-
-
-def _cut(length: int, side: int) -> Sequence[tuple[int, int]]:
-    """(start, length) of the windows along one side of an image."""
-    if 0 < length <= side:
-        return [(0, length)]
-    pieces = ((start, min(side, length - start)) for start in range(0, length, side))
-    return [piece for piece in pieces if 2 * piece[1] >= side]
-
-
-def _share(images: Images, picture: int, box: Box) -> float:
-    try:
-        return content(images, picture, box)
-    except UnreadableImage:
-        return 1.0  # whoever reads the window lists it
+    return sizes, notes
 
 
 def _within(box: Box, window: Box) -> Box:
