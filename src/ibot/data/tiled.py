@@ -12,6 +12,7 @@ import os
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,22 +52,28 @@ class Level:
     width: int
     reduced: tuple[float, float]
     """Pixels of the largest level that one of this is high and wide; 1, 1 of the largest."""
-    page: TiffPage
-    """What decodes its tiles; its file is closed."""
+    pages: tuple[TiffPage, ...]
+    """What decodes its tiles, one page or one for each band; their file is closed."""
     tile: tuple[int, int]
     """Height and width of its tiles or strips."""
     offsets: NDArray[np.int64]
     counts: NDArray[np.int64]
-    """Where in the file each tile begins, and its bytes; 0 where none is stored."""
+    """int64 [pages, n]: where in the file each tile begins, and its bytes; 0 where none is stored.
+    """
     planes: int
-    """Bands that are stored apart; 1: the bands of a pixel lie together."""
+    """Bands of a page that are stored apart; 1: the bands of a pixel lie together."""
     empty: float
     """The value where no tile is stored."""
 
     @property
+    def page(self) -> TiffPage:
+        """The first page: all have its type and meaning."""
+        return self.pages[0]
+
+    @property
     def bands(self) -> int:
         """C of what is read."""
-        return int(self.page.samplesperpixel)
+        return len(self.pages) * int(self.page.samplesperpixel)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -96,20 +103,22 @@ class TiledPicture:
         out = np.full((height, width, level.bands), level.empty, level.page.dtype)
         try:
             with open(self.path, "rb") as file, quiet():  # noqa: PTH123 - as in `decode`
-                for number in _touched(level, box):
-                    _paste(out, level, number, _bytes(file, level, number), top, left)
+                for page, number in _touched(level, box):
+                    data = _bytes(file, level, page, number)
+                    _paste(out, level, page, number, data, top, left)
         except OSError as error:
             raise UnreadableImage(f"cannot be read: {error.strerror or error}") from None
         return out
 
 
-def tiled_picture(path: str | Path) -> TiledPicture | None:
+def tiled_picture(path: str | Path, *, every_page: bool = False) -> TiledPicture | None:
     """The picture that a TIFF file holds; None for a file in another format, and for a picture
     that is to be turned, which Pillow does.
 
     The picture is the first page. Its levels are its SubIFDs and the pages that say of themselves
     that they are reduced, or lie in tiles as it does, as far as they have its shape, type and
     bands: so neither labels, overviews of the glass nor further pages are taken for levels.
+    every_page: further pages of one band and the first page's shape are further bands.
     Raises UnreadableImage, and MissingExtra without tifffile.
     """
     try:
@@ -121,11 +130,11 @@ def tiled_picture(path: str | Path) -> TiledPicture | None:
         raise UnreadableImage("missing") from None
     except OSError as error:
         raise UnreadableImage(f"cannot be read: {error.strerror or error}") from None
-    return _header(str(path), status.st_size, status.st_mtime_ns)
+    return _header(str(path), status.st_size, status.st_mtime_ns, every_page)
 
 
 @lru_cache(maxsize=HEADERS)
-def _header(path: str, num_bytes: int, changed: int) -> TiledPicture | None:
+def _header(path: str, num_bytes: int, changed: int, every_page: bool) -> TiledPicture | None:
     """The header of a file of that size and time: one that changed is another."""
     del num_bytes, changed
     try:
@@ -137,19 +146,22 @@ def _header(path: str, num_bytes: int, changed: int) -> TiledPicture | None:
             with TiffFile(path) as file:
                 if file.pages.first.tags.valueof(_ORIENTATION, 1) > 1:
                     return None
-                return TiledPicture(Path(path), tuple(_levels(file)))
+                return TiledPicture(Path(path), tuple(_levels(file, every_page)))
         except UnreadableImage:
             raise
         except Exception as error:  # on damaged bytes the reader raises almost anything
             raise UnreadableImage("corrupt TIFF header", _first_line(error)) from None
 
 
-def _levels(file: Any) -> Iterator[Level]:
+def _levels(file: Any, every_page: bool) -> Iterator[Level]:
     """The levels of the first page, the largest first."""
     base = file.pages[0]
     _check(base)
+    if every_page and len(bands := [page for page in file.pages if _is_band(base, page)]) > 1:
+        yield from _levels_of_bands(bands)
+        return
     white = bool(file.is_svs) and base.dtype == np.uint8
-    yield _level(base, (1.0, 1.0), white)
+    yield _level((base,), (1.0, 1.0), white)
     found = []
     for page, marked in _candidates(file, base):
         reduced = _reduction(base, page)
@@ -159,7 +171,22 @@ def _levels(file: Any) -> Iterator[Level]:
         if reduced is not None and alike and (marked or (page.is_tiled and base.is_tiled)):
             found.append((max(reduced), page, reduced))
     for _, page, reduced in sorted(found, key=lambda one: one[0]):
-        yield _level(page, reduced, white)
+        yield _level((page,), reduced, white)
+
+
+def _is_band(base: Any, page: Any) -> bool:
+    alike = ("imagelength", "imagewidth", "dtype", "samplesperpixel", "compression", "photometric")
+    one = page.samplesperpixel == 1 and not (page.is_reduced or page.is_mask)
+    return one and all(getattr(page, key) == getattr(base, key) for key in alike)
+
+
+def _levels_of_bands(bands: list[Any]) -> Iterator[Level]:
+    """Levels of pages that are a band each, from the SubIFDs of all of them."""
+    yield _level(tuple(bands), (1.0, 1.0), False)
+    for pages in zip(*(band.pages or () for band in bands), strict=False):
+        reduced = _reduction(bands[0], pages[0])
+        if reduced is not None and len({page.shape for page in pages}) == 1:
+            yield _level(pages, reduced, False)
 
 
 def _candidates(file: Any, base: Any) -> Iterator[tuple[Any, bool]]:
@@ -191,27 +218,36 @@ def _reduction(base: Any, page: Any) -> tuple[float, float] | None:
     return (high, wide) if abs(high / wide - 1) < 1 / min(small for _, small in sides) else None
 
 
-def _level(page: Any, reduced: tuple[float, float], white: bool) -> Level:
+def _level(pages: tuple[Any, ...], reduced: tuple[float, float], white: bool) -> Level:
+    page = pages[0]
     height, width = int(page.imagelength), int(page.imagewidth)
     tile = (
         (int(page.tilelength), int(page.tilewidth))
         if page.is_tiled
         else (min(int(page.rowsperstrip), height), width)
     )
-    offsets = np.array(page.dataoffsets, np.int64)
-    counts = np.array(page.databytecounts, np.int64)
     planes = int(page.samplesperpixel) if page.planarconfig == 2 else 1
     wanted = planes * math.ceil(height / tile[0]) * math.ceil(width / tile[1])
-    if min(len(offsets), len(counts)) < wanted:
-        raise UnreadableImage("corrupt", f"{len(offsets)} of {wanted} tiles are listed")
+    listed = min(len(one) for p in pages for one in (p.dataoffsets, p.databytecounts))
+    if listed < wanted:
+        raise UnreadableImage("corrupt", f"{listed} of {wanted} tiles are listed")
     if math.prod(tile) * page.samplesperpixel > MAX_TILE:
         raise UnreadableImage(
             "too large a tile", f"{tile[1]} x {tile[0]} pixels; write the file in tiles of 256"
         )
-    # Decoders and tables are made while the file is open.
-    _ = page.decode, page.jpegtables, page.jpegheader, page.colormap
-    empty = _WHITE if white else page.nodata
-    return Level(height, width, reduced, page, tile, offsets, counts, planes, empty)
+    for each in pages:  # decoders and tables are made while the file is open
+        _ = each.decode, each.jpegtables, each.jpegheader, each.colormap
+    return Level(
+        height=height,
+        width=width,
+        reduced=reduced,
+        pages=pages,
+        tile=tile,
+        offsets=np.array([each.dataoffsets[:wanted] for each in pages], np.int64),
+        counts=np.array([each.databytecounts[:wanted] for each in pages], np.int64),
+        planes=planes,
+        empty=_WHITE if white else page.nodata,
+    )
 
 
 def _check(page: Any) -> None:
@@ -221,20 +257,20 @@ def _check(page: Any) -> None:
         raise UnreadableImage("unsupported TIFF layout", "voxels are not read")
 
 
-def _touched(level: Level, box: Box) -> Iterator[int]:
-    """Numbers of the tiles that a box meets, in the order of the file's list."""
+def _touched(level: Level, box: Box) -> Iterator[tuple[int, int]]:
+    """Page and number of the tiles that a box meets, in the order of the file's lists."""
     top, left, height, width = box
     high, wide = level.tile
     down, across = math.ceil(level.height / high), math.ceil(level.width / wide)
-    for plane in range(level.planes):
+    for page, plane in product(range(len(level.pages)), range(level.planes)):
         for row in range(top // high, min(down, -(-(top + height) // high))):
             for column in range(left // wide, min(across, -(-(left + width) // wide))):
-                yield (plane * down + row) * across + column
+                yield page, (plane * down + row) * across + column
 
 
-def _bytes(file: BinaryIO, level: Level, number: int) -> bytes | None:
+def _bytes(file: BinaryIO, level: Level, page: int, number: int) -> bytes | None:
     """The stored bytes of a tile; None where none are."""
-    offset, count = int(level.offsets[number]), int(level.counts[number])
+    offset, count = int(level.offsets[page, number]), int(level.counts[page, number])
     if not (offset and count):
         return None
     file.seek(offset)
@@ -245,12 +281,18 @@ def _bytes(file: BinaryIO, level: Level, number: int) -> bytes | None:
 
 
 def _paste(
-    out: NDArray[Any], level: Level, number: int, data: bytes | None, top: int, left: int
+    out: NDArray[Any],
+    level: Level,
+    number_of_page: int,
+    number: int,
+    data: bytes | None,
+    top: int,
+    left: int,
 ) -> None:
     """Decode a tile, and write what of it lies in the box that begins at (top, left)."""
     if data is None:
         return
-    page = level.page
+    page = level.pages[number_of_page]
     try:
         found, place, shape = page.decode(
             data, number, jpegtables=page.jpegtables, jpegheader=page.jpegheader
@@ -262,7 +304,8 @@ def _paste(
     pixels = found[0][: min(shape[1], level.height - y), : min(shape[2], level.width - x)]
     rows = _overlap(y, pixels.shape[0], top, out.shape[0])
     columns = _overlap(x, pixels.shape[1], left, out.shape[1])
-    bands = slice(plane, plane + 1) if level.planes > 1 else slice(None)
+    first = plane + number_of_page * (level.bands // len(level.pages))
+    bands = slice(first, first + pixels.shape[2])
     out[rows[0], columns[0], bands] = pixels[rows[1], columns[1]]
 
 

@@ -223,7 +223,7 @@ def test_batches_are_the_same_whatever_the_workers_and_after_resuming(folder):
 
 def test_a_damaged_window_is_replaced_and_listed_with_its_place(tmp_path):
     path = write_pyramid(tmp_path / "a.tif", tissue(256, 256), ())
-    start = int(tiled_picture(path).levels[0].offsets[5])
+    start = int(tiled_picture(path).levels[0].offsets[0, 5])
     stored = bytearray(path.read_bytes())
     stored[start : start + 30] = bytes(30)
     path.write_bytes(stored)

@@ -7,7 +7,6 @@
 
 `bits` are those of the type, or fewer where a file declares so (12 of 16). Where the lowest value
 is white, a level l becomes 1 - l. NaN, infinity and values that mean "no data" become NaN.
-Computed in float64, kept in float32.
 """
 
 from __future__ import annotations
@@ -63,7 +62,7 @@ def to_levels(
             levels = levels.astype(np.float32)  # what is too large for it is no number either
         levels[~np.isfinite(levels)] = np.nan
     else:
-        levels = levels.astype(np.float32)
+        levels = levels.astype(np.float32, copy=False)
     for value in no_data:
         levels[_equal(values, value)] = np.nan
     return levels
@@ -87,9 +86,10 @@ def _scaled(values: NDArray[Any], bits: int) -> NDArray[Any]:
     if kind == "f":
         return np.array(values, values.dtype.newbyteorder("="))  # a copy, which is changed
     if kind == "b":
-        return values.astype(np.float64)
+        return values.astype(np.float32)
     bits = bits or 8 * values.dtype.itemsize
-    levels = values.astype(np.float64)
+    # float32 holds whole numbers of 24 bits, and divides them as exactly as it can keep the result.
+    levels = values.astype(np.float32 if bits < 24 else np.float64)
     if kind == "i":
         levels += 2.0 ** (bits - 1)
     levels /= 2.0**bits - 1

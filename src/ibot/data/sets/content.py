@@ -9,9 +9,8 @@ from numpy.typing import NDArray
 
 from ibot.data.regions import around
 from ibot.data.sets.images import Images, Pixels
-from ibot.data.sets.region_files import picture_of, whole
-from ibot.data.tiled import Box, Level, TiledPicture
-from ibot.data.tiled_colours import to_rgb
+from ibot.data.sets.region_files import Tiles, tiles_of, whole
+from ibot.data.tiled import Box, Level
 
 SIDE = 16
 """Pixels a side that a window has at least in the level in which its content is counted."""
@@ -24,23 +23,24 @@ tiles."""
 
 
 def content(images: Images, picture: int, box: Box) -> float:
-    """Share 0..1 of the pixels in a box of an image that are neither glass nor unscanned.
+    """Share 0..1 of the pixels in a box of an image that are neither glass nor unscanned; of other
+    channels than colours of those that were measured.
 
     Counted in the coarsest level in which the box has `SIDE` pixels a side. Raises UnreadableImage.
     """
     most = max(1.0, min(box[2:]) / SIDE)
-    tiled = picture_of(images, picture)
-    if tiled is None:
+    tiles = tiles_of(images, picture)
+    if tiles is None:
         top, left, height, width = box
         part = whole(images, picture)[top : top + height, left : left + width]
         step = int(most)
         return float(tissue(part[::step, ::step]).mean())
-    level = tiled.level(most)
+    level = tiles.picture.level(most)
     place = around(box, level)[0]
     if level.height * level.width > KEPT:
-        return float(tissue(to_rgb(tiled.read(level, place), level)).mean())
+        return float(tissue(tiles.convert(tiles.picture.read(level, place), level)).mean())
     top, left, height, width = place
-    sums = _sums(tiled, level)
+    sums = _sums(tiles, level)
     bottom, right = top + height, left + width
     inside = sums[bottom, right] - sums[top, right] - sums[bottom, left] + sums[top, left]
     return float(inside) / (height * width)
@@ -48,20 +48,20 @@ def content(images: Images, picture: int, box: Box) -> float:
 
 def tissue(pixels: Pixels) -> NDArray[np.bool_]:
     """Which pixels [h, w, C] are neither glass nor unscanned: bool [h, w]. Of levels of other
-    channels than colours all that are not 0 in each.
+    channels than colours those with a number, and not 0, in any channel.
     """
-    high = pixels.max(axis=2)
     if pixels.dtype != np.uint8:
-        return (pixels != 0).any(axis=2)
+        return (np.nan_to_num(pixels) != 0).any(axis=2)
+    high = pixels.max(axis=2)
     colourless = high - pixels.min(axis=2) < SPREAD
     return (high > DARK) & ~(colourless & (high >= BRIGHT))
 
 
 @lru_cache(maxsize=4)
-def _sums(picture: TiledPicture, level: Level) -> NDArray[np.int32]:
+def _sums(tiles: Tiles, level: Level) -> NDArray[np.int32]:
     """Pixels of tissue above and left of each corner of a level: int32 [h + 1, w + 1]."""
     whole_level = 0, 0, level.height, level.width
-    mask = tissue(to_rgb(picture.read(level, whole_level), level))
+    mask = tissue(tiles.convert(tiles.picture.read(level, whole_level), level))
     sums = np.zeros((level.height + 1, level.width + 1), np.int32)
     np.cumsum(np.cumsum(mask, axis=0, dtype=np.int32), axis=1, out=sums[1:, 1:])
     return sums

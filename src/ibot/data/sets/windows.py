@@ -12,12 +12,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ibot.config.schema import Windows
+from ibot.config.schema import MAX_PIXELS, Windows
+from ibot.data.channels.images import mostly_measured
+from ibot.data.channels.levels import filled
+from ibot.data.channels.statistics import Statistics, measured
 from ibot.data.decode import UnreadableImage
-from ibot.data.regions import read_level, read_region, resize
+from ibot.data.regions import Convert, read_level, read_region, resize
 from ibot.data.sets import fingerprints
 from ibot.data.sets.images import Images, LabelledImages, Pixels
-from ibot.data.sets.region_files import picture_of, sizes_of, whole
+from ibot.data.sets.region_files import Tiles, channels_of, sizes_of, tiles_of, whole
 from ibot.data.sets.window_places import (
     GridPlaces,
     Place,
@@ -40,6 +43,8 @@ class WindowImages:
     base: Images
     places: GridPlaces | RandomPlaces
     further_notes: tuple[str, ...] = ()
+    _statistics: list[Statistics] = field(default_factory=list, repr=False)
+    """Those of the channels, once they are computed; the same in all epochs."""
     _known: list[str] = field(default_factory=list, init=False, repr=False)
     """The fingerprint, once it is computed."""
     _last: dict[int, Place] = field(default_factory=dict, init=False, repr=False)
@@ -87,12 +92,20 @@ class WindowImages:
     def read(self, index: int) -> Pixels:
         """Pixels of a window [H, W, C]. Raises UnreadableImage."""
         picture, box = self.place(index)
-        return _region(self.base, picture, box, box[2:])
+        return self._region(picture, box, box[2:])
+
+    def measured(self, index: int) -> Pixels:
+        """As `read`; NaN where nothing was measured. Raises UnreadableImage."""
+        picture, box = self.place(index)
+        tiles = tiles_of(self.base, picture)
+        if tiles is not None:
+            return mostly_measured(read_region(tiles.picture, box, box[2:], tiles.convert))
+        return mostly_measured(_cut(whole(self.base, picture), box))
 
     def read_region(self, index: int, box: Box, size: tuple[int, int]) -> Pixels:
         """Pixels of a part of a window [h, w, C]; see `RegionImages`. Raises UnreadableImage."""
         picture, window = self.place(index)
-        return _region(self.base, picture, _within(box, window), size)
+        return self._region(picture, _within(box, window), size)
 
     def read_level(
         self, index: int, box: Box, most: float
@@ -100,13 +113,36 @@ class WindowImages:
         """Pixels that cover a part of a window, and where they lie; see `RegionImages`."""
         picture, window = self.place(index)
         part = _within(box, window)
-        tiled = picture_of(self.base, picture)
-        if tiled is None:
-            pixels = _region(self.base, picture, part, part[2:])
-            place = tuple(map(float, part))
+        if (tiles := tiles_of(self.base, picture)) is None:
+            pixels, place = self._region(picture, part, part[2:]), part
         else:
-            pixels, place = read_level(tiled, part, most)
+            pixels, place = read_level(tiles.picture, part, most, self._converted(tiles))
         return pixels, (place[0] - window[0], place[1] - window[1], place[2], place[3])
+
+    def statistics(self) -> Statistics:
+        """Of the channels over a sample of windows. Raises DataError: none is readable."""
+        if not self._statistics:
+            self._statistics.append(measured(self))
+        return self._statistics[0]
+
+    def _region(self, picture: int, box: Box, size: tuple[int, int]) -> Pixels:
+        if (tiles := tiles_of(self.base, picture)) is not None:
+            return read_region(tiles.picture, box, size, self._converted(tiles))
+        pixels = self._filled(_cut(whole(self.base, picture), box))
+        return pixels if size == box[2:] else resize(pixels, size, (0, 0, box[3], box[2]))
+
+    def _converted(self, tiles: Tiles) -> Convert:
+        return lambda values, level: self._filled(tiles.convert(values, level))
+
+    def _filled(self, pixels: Pixels) -> Pixels:
+        """With the mean of its channel where nothing was measured.
+
+        Raises UnreadableImage where that is most of it.
+        """
+        if pixels.dtype == np.uint8 or not np.isnan(mostly_measured(pixels)).any():
+            return pixels
+        chosen = channels_of(self.base)
+        return filled(pixels, (chosen and chosen.asked.mean) or self.statistics().mean)
 
     def for_epoch(self, epoch: int, seed: int) -> WindowImages:
         """Random windows of an epoch; those of a grid are the same in all."""
@@ -141,22 +177,23 @@ class LabelledWindows(WindowImages):
         return int(self.labels[index])
 
 
-def windowed(images: Images, windows: Windows) -> Images:
+def windowed(images: Images, windows: Windows, max_pixels: int = MAX_PIXELS) -> Images:
     """Images seen in windows; the same images for a side of 0.
 
     Those by the grid keep their labels; random ones have none, for they are others in each epoch.
-    An image smaller than a window is one. Raises DataError where no image can be read, or none has
-    a window with enough content.
+    An image smaller than a window is one. Images that have no tiles and more than `max_pixels` are
+    passed over. Raises DataError where no image can be read, or none has a window with enough
+    content.
     """
     if not windows.side:
         return images
     if windows.at == "grid":
         return (
-            _with_labels(images, windows)
+            _with_labels(images, windows, max_pixels)
             if isinstance(images, LabelledImages)
-            else _seen(images, windows)
+            else _seen(images, windows, max_pixels)
         )
-    sizes, notes = _sizes(images)
+    sizes, notes = _sizes(images, max_pixels)
     covering = np.ceil(np.prod(sizes, axis=1) / windows.side**2).astype(np.int64)
     places = RandomPlaces(windows, sizes, windows.count or int(covering.sum()))
     said = f"an epoch is {counted(len(places), 'random window')} of {windows.side} pixels"
@@ -164,33 +201,34 @@ def windowed(images: Images, windows: Windows) -> Images:
 
 
 def labelled_windows(
-    sets: tuple[LabelledImages, LabelledImages], windows: Windows
+    sets: tuple[LabelledImages, LabelledImages], windows: Windows, max_pixels: int = MAX_PIXELS
 ) -> tuple[LabelledImages, LabelledImages]:
     """Two labelled sets seen in windows by the grid; the same sets for a side of 0."""
     if not windows.side:
         return sets
-    return _with_labels(sets[0], windows), _with_labels(sets[1], windows)
+    how = windows, max_pixels
+    return _with_labels(sets[0], *how), _with_labels(sets[1], *how)
 
 
-def _with_labels(images: LabelledImages, windows: Windows) -> LabelledWindows:
-    seen = _seen(images, windows)
+def _with_labels(images: LabelledImages, windows: Windows, max_pixels: int) -> LabelledWindows:
+    seen = _seen(images, windows, max_pixels)
     kept = {f.name: getattr(seen, f.name) for f in fields(WindowImages) if f.init}
     assert isinstance(seen.places, GridPlaces)
     labels = images.labels[seen.places.picture].astype(np.int32)
     return LabelledWindows(**kept, labels=labels, classes=images.classes)
 
 
-def _seen(images: Images, windows: Windows) -> WindowImages:
+def _seen(images: Images, windows: Windows, max_pixels: int) -> WindowImages:
     """Windows by the grid."""
-    sizes, notes = _sizes(images)
+    sizes, notes = _sizes(images, max_pixels)
     places = grid_places(images, sizes, windows)
     said = f"seen in {counted(len(places), 'window')} of {windows.side} pixels, side by side"
     return WindowImages(base=images, places=places, further_notes=(said, *notes))
 
 
-def _sizes(images: Images) -> tuple[NDArray[np.int64], list[str]]:
+def _sizes(images: Images, max_pixels: int) -> tuple[NDArray[np.int64], list[str]]:
     """Heights and widths, int64 [n, 2], and what to say of images without. Raises DataError."""
-    sizes, tiled, bad = sizes_of(images)
+    sizes, tiled, bad = sizes_of(images, max_pixels)
     if not sizes.any():
         raise DataError(
             f"none of {len(images)} images in '{images.root}' can be read",
@@ -214,10 +252,5 @@ def _within(box: Box, window: Box) -> Box:
     return window[0] + box[0], window[1] + box[1], box[2], box[3]
 
 
-def _region(images: Images, picture: int, box: Box, size: tuple[int, int]) -> Pixels:
-    tiled = picture_of(images, picture)
-    if tiled is not None:
-        return read_region(tiled, box, size)
-    top, left, height, width = box
-    pixels = whole(images, picture)[top : top + height, left : left + width]
-    return pixels if size == (height, width) else resize(pixels, size, (0, 0, width, height))
+def _cut(pixels: Pixels, box: Box) -> Pixels:
+    return pixels[box[0] : box[0] + box[2], box[1] : box[1] + box[3]]
