@@ -64,6 +64,8 @@ def test_every_recipe_passes_the_checks(name):
         ("method.teacher_temp=0", "teacher_temp"),
         ("method.momentum=1.5", "momentum"),
         ("train.length=5%", "train.length"),
+        ("data.window=-1", "data.window"),
+        ("data.window_content=0.5", "data.window gives their side"),
     ],
 )
 def test_settings_that_cannot_work_are_named(text, named):
