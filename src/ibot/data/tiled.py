@@ -37,9 +37,11 @@ MAX_TILE = 2**28
 """Values of a tile or strip: one that declares more is refused before memory is taken."""
 MAX_PAGES = 64
 """Pages in which levels are looked for; a level stands near the picture that it is of."""
-HEADERS = 16
+HEADERS = 64
 """Files whose headers a process keeps."""
 _ORIENTATION = 274
+_TILE_LISTS = (273, 279, 324, 325)
+"""Tags: places and bytes of strips and tiles."""
 _WHITE = 255
 """What stands where a scanner of slides stored no tile: it saw glass."""
 
@@ -237,7 +239,7 @@ def _level(pages: tuple[Any, ...], reduced: tuple[float, float], white: bool) ->
         )
     for each in pages:  # decoders and tables are made while the file is open
         _ = each.decode, each.jpegtables, each.jpegheader, each.colormap
-    return Level(
+    level = Level(
         height=height,
         width=width,
         reduced=reduced,
@@ -248,6 +250,17 @@ def _level(pages: tuple[Any, ...], reduced: tuple[float, float], white: bool) ->
         planes=planes,
         empty=_WHITE if white else page.nodata,
     )
+    for each in pages:
+        _without_lists(each)
+    return level
+
+
+def _without_lists(page: Any) -> None:
+    """Drop what the page has of its tiles: lists of Python numbers, ten times the arrays."""
+    page.dataoffsets = page.databytecounts = ()
+    for tag in _TILE_LISTS:
+        if tag in page.tags:
+            del page.tags[tag]
 
 
 def _check(page: Any) -> None:

@@ -47,7 +47,9 @@ def tiles_of(images: Images, index: int) -> Tiles | None:
     if not (isinstance(images, ChannelImages) and isinstance(images.base, LevelFiles)):
         return None
     files = images.base.base
-    picture = None if files.archives else tiled_picture(files.path(index), every_page=True)
+    if not isinstance(files, FileImages) or files.archives is not None:
+        return None
+    picture = tiled_picture(files.path(index), every_page=True)
     if picture is None or not _has_levels(picture):
         return None
     names = _names(images.base, index)

@@ -142,7 +142,8 @@ class WindowImages:
         if pixels.dtype == np.uint8 or not np.isnan(mostly_measured(pixels)).any():
             return pixels
         chosen = channels_of(self.base)
-        return filled(pixels, (chosen and chosen.asked.mean) or self.statistics().mean)
+        mean = chosen.asked.mean if chosen is not None else ()
+        return filled(pixels, mean or self.statistics().mean)
 
     def for_epoch(self, epoch: int, seed: int) -> WindowImages:
         """Random windows of an epoch; those of a grid are the same in all."""
