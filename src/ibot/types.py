@@ -78,7 +78,8 @@ class Batch:
     """One micro-batch of one process."""
 
     global_views: Tensor
-    """[G, B, C, H, W]; uint8 from the loader, normalised float after the transfer to the device."""
+    """[G, B, C, H, W]; bytes or float32 levels from the loader, normalised float after the transfer
+    to the device."""
     local_views: Tensor | None
     """[L, B, C, H', W'] or None."""
     masks: Masks
@@ -96,6 +97,31 @@ class Batch:
         return replace(
             self, global_views=self.global_views.pin_memory(), local_views=local_views, masks=masks
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UndrawnBatch:
+    """One micro-batch of one process whose views are still to be made, on the training device."""
+
+    pictures: Tensor
+    """uint8 [P, 3] or float32 [P, C], the pixels of all pictures as decoded: row by row, one
+    picture after the other."""
+    sizes: np.ndarray
+    """int64 [B, 2], height and width of each picture."""
+    params: ViewParams
+    """What each view does to its picture."""
+    masks: Masks
+    index: np.ndarray
+    """As in `Batch`."""
+    content: np.ndarray | None = None
+    """As in `Batch`."""
+    bad: tuple[tuple[str, str], ...] = ()
+    """As in `Batch`."""
+
+    def pin_memory(self) -> UndrawnBatch:
+        """The same batch in page-locked memory; the loader calls this where there is a GPU."""
+        masks = self.masks.each(lambda tensor: tensor.pin_memory())
+        return replace(self, pictures=self.pictures.pin_memory(), masks=masks)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,9 +18,10 @@ from ibot.engine import guards, loop
 from ibot.engine.evaluation import fallen_below_start, run_evaluation
 from ibot.engine.guards import FailureCheck, note_bad_files
 from ibot.engine.health import HealthReport
-from ibot.engine.loop import finish, mask_grid, save, to_device, train, write_log
+from ibot.engine.loop import finish, mask_grid, save, train, write_log
 from ibot.engine.schedule import Schedules
 from ibot.engine.trainer import Trainer
+from ibot.engine.transfer import to_device
 from ibot.engine.update import Update
 from ibot.engine.verdicts import Verdict
 from ibot.errors import TrainingStopped
@@ -312,8 +313,8 @@ def test_views_are_normalised_on_the_device_for_the_network_and_masks_moved_as_t
     g = torch.Generator().manual_seed(0)
     views = [torch.randint(0, 256, (n, 2, 3, 8, 8), generator=g, dtype=torch.uint8) for n in (2, 3)]
     masks = masks_from_map(torch.rand(2, 2, 4, generator=g) < 0.5)
-    model = apply(small, ["model.mean=0.1,0.2,0.3", "model.std=0.5,0.6,0.7"]).model
-    moved = to_device(Batch(*views, masks, np.arange(2)), torch.device("cpu"), model)
+    config = apply(small, ["model.mean=0.1,0.2,0.3", "model.std=0.5,0.6,0.7"])
+    moved = to_device(Batch(*views, masks, np.arange(2)), torch.device("cpu"), config)
     for got, given in zip((moved.global_views, moved.local_views), views, strict=True):
         for channel in range(3):
             want = (given[:, :, channel] / 255 - (0.1, 0.2, 0.3)[channel]) / (0.5, 0.6, 0.7)[
@@ -321,13 +322,9 @@ def test_views_are_normalised_on_the_device_for_the_network_and_masks_moved_as_t
             ]
             torch.testing.assert_close(got[:, :, channel], want)
     assert torch.equal(moved.masks.map, masks.map) and torch.equal(moved.masks.weight, masks.weight)
-    assert (
-        to_device(
-            Batch(views[0], None, masks, np.arange(2)), torch.device("cpu"), model
-        ).local_views
-        is None
-    )
-    elsewhere = to_device(Batch(*views, masks, np.arange(2)), torch.device("meta"), model)
+    without = Batch(views[0], None, masks, np.arange(2))
+    assert to_device(without, torch.device("cpu"), config).local_views is None
+    elsewhere = to_device(Batch(*views, masks, np.arange(2)), torch.device("meta"), config)
     for tensor in (
         elsewhere.global_views,
         elsewhere.local_views,

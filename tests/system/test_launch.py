@@ -197,11 +197,11 @@ def test_the_error_of_one_process_is_what_the_user_sees(labelled, tmp_path):
     (tmp_path / "sitecustomize.py").write_text(
         "import os\n"
         "if os.environ.get('RANK') == '1':\n"
-        "    from ibot.engine import loop\n"
+        "    from ibot.engine import transfer\n"
         "    from ibot.errors import DataError\n"
         "    def unplugged(*given):\n"
         "        raise DataError('the disk of this machine is gone', fix='plug it in')\n"
-        "    loop.to_device = unplugged\n"
+        "    transfer.to_device = unplugged\n"
     )
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
     run = start(

@@ -14,6 +14,14 @@ from ibot.words import counted
 MOST_PROTOTYPES = 8192
 """As many as published."""
 
+VIEWS_MADE = {
+    "exact": "as Pillow makes them, bit by bit",
+    "fast": "fast on the CPU, some grey levels off Pillow's",
+    "device": "on the training device, some grey levels off Pillow's; loaders only decode",
+    "auto": "on the training device if that is a GPU, else fast on the CPU",
+}
+"""How the views are made, by `data.pixels`."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Derived:

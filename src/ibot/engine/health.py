@@ -20,7 +20,7 @@ from ibot.engine.update import UpdateOutput
 from ibot.engine.verdicts import Judge, Verdict
 from ibot.spectrum import effective_rank
 from ibot.system.distributed import gather, sum_over_processes
-from ibot.types import Batch
+from ibot.types import Batch, UndrawnBatch
 
 LOOKED_AT = 4096
 """Images whose pixels are compared with each other."""
@@ -72,7 +72,7 @@ class HealthMonitor:
         self,
         step: int,
         out: UpdateOutput,
-        batches: Sequence[Batch],
+        batches: Sequence[Batch | UndrawnBatch],
         step_seconds: float,
         wait_seconds: float,
     ) -> None:

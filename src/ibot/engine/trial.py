@@ -15,8 +15,9 @@ from ibot.config.schema import Config
 from ibot.data.loader import MicroBatches
 from ibot.data.sets.images import Images
 from ibot.engine.checkpoint import checkpoint_bytes
-from ibot.engine.loop import mask_grid, to_device
+from ibot.engine.loop import mask_grid
 from ibot.engine.optimizer import build_optimizer
+from ibot.engine.transfer import to_device
 from ibot.engine.update import Update
 from ibot.method.model import StudentTeacher
 from ibot.system.device import autocast, choose_precision
@@ -75,7 +76,7 @@ def run_trial(config: Config, source: Images, device: torch.device, images: int)
             raise batch
         waits.append(time.perf_counter() - began)
         began = time.perf_counter()
-        update.step([to_device(batch, device, config.model)], VALUES)
+        update.step([to_device(batch, device, config)], VALUES)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         seconds.append(time.perf_counter() - began)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from ibot.config.override import from_plain, items
+from ibot.config.override import from_run, items
 from ibot.config.schema import Config
 from ibot.errors import ConfigError
 from ibot.recipes import paper, small
@@ -48,9 +48,7 @@ def recipe(name: str | Path, beside: Iterable[str] = ()) -> Config:
         return replace(RECIPES[name](), recipe=name)
     path = Path(name) / "config.json" if Path(name).is_dir() else Path(name)
     if path.suffix == ".json" and path.is_file():
-        plain = json.loads(path.read_text())
-        plain.pop("command", None)
-        return from_plain(plain)
+        return from_run(json.loads(path.read_text()))
     known = [*beside, *RECIPES]
     nearest = difflib.get_close_matches(name, known, 1, 0.4)
     raise ConfigError(

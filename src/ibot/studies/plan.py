@@ -10,10 +10,11 @@ from dataclasses import dataclass
 
 import torch
 
-from ibot.config.resolve import derive
+from ibot.config.resolve import VIEWS_MADE, derive
 from ibot.config.schema import Config
 from ibot.data.loader import choose_workers
 from ibot.data.sets.images import Images
+from ibot.engine.start import with_pixels
 from ibot.engine.trial import Trial, run_trial
 from ibot.system.device import choose_device, describe_device, device_memory
 from ibot.words import counted
@@ -53,6 +54,7 @@ class Plan:
 def make_plan(config: Config, source: Images) -> Plan:
     """Train a few steps of real images and scale what they took; nothing is kept."""
     device = choose_device(config.system.device)
+    config = with_pixels(config, device)
     trial = _trial(config, source, device)
     workers = choose_workers(config.system.workers, device.type == "cuda")
     reading = trial.data_seconds / max(1, workers)
@@ -86,6 +88,8 @@ def lines(plan: Plan) -> Iterator[str]:
     """The plan in words."""
     trial, train, images = plan.trial, plan.config.train, counted(plan.trial.images, "image")
     yield f"device {plan.device}: {describe_device(plan.device)}; trial of {images} a step"
+    pixels = plan.config.data.pixels
+    yield f"views  {VIEWS_MADE[pixels]} (data.pixels={pixels})"
     duration = in_words(plan.step_seconds * plan.run_steps / 3600)
     yield (
         f"time   {plan.step_seconds:.2f} s a step, "

@@ -249,3 +249,13 @@ def test_without_the_readers_the_extra_is_named(folder, monkeypatch):
         open_images(str(folder), windows=Windows(64))
     assert caught.value.fix == 'pip install "ibot[slides]"'
     assert len(open_images(str(folder))) == 4
+
+
+def test_the_device_gets_the_parts_that_the_views_need(folder):
+    plain = batches(training(folder))
+    config = replace(training(folder), data=replace(training(folder).data, pixels="device"))
+    for one, undrawn in zip(plain, batches(config), strict=True):
+        assert np.array_equal(one.index, undrawn.index) and (undrawn.sizes <= 64).all()
+        assert undrawn.sizes.prod(1).sum() == len(undrawn.pictures) < 8 * 64 * 64
+        boxes = undrawn.params.box
+        assert (boxes[..., :2] + boxes[..., 2:] <= undrawn.sizes[:, None]).all()
