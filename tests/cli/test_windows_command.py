@@ -13,6 +13,7 @@ from ibot.system.jsonl import read_jsonl
 pytest.importorskip("tifffile", reason="extra slides")
 SMALL = ["model.width=24", "model.depth=1", "model.heads=3", "model.patch=16", "train.batch=8"]
 SMALL += ["head.out_dim=64", "head.patch_out_dim=64", "evaluate.match=0", "system.device=cpu"]
+SMALL += ["data.pixels=exact"]
 
 
 @pytest.fixture(scope="module")

@@ -117,12 +117,12 @@ class MicroBatches(Dataset["Batch | UndrawnBatch | DataError"]):
         self, images: Sequence[Pixels], params: ViewParams
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Global views [G, B, C, h, w] and local ones [L, B, C, h', w'], None without any."""
-        augment = self.config.augment
+        augment, std = self.config.augment, self.config.model.std
         if self.config.data.pixels == "fast":
             from ibot.data import pixels_fast
 
-            return pixels_fast.render_batch(images, params, augment)
-        views = [_planar(pixels) for pixels in render_batch(images, params, augment)]
+            return pixels_fast.render_batch(images, params, augment, std)
+        views = [_planar(pixels) for pixels in render_batch(images, params, augment, std)]
         first = augment.num_global
         return torch.stack(views[:first]), torch.stack(views[first:]) if views[first:] else None
 

@@ -93,14 +93,20 @@ def _images(config: Config) -> tuple[Images, str]:
             data.val_path,
             exif_orientation=orientation,
             max_pixels=most,
+            channels=data.reading,
             windows=data.windowing,
         )
     except DataError:
         found = None
     if found is not None:
         return found[1], "validation"
-    windows = replace(data.windowing, at="grid")
-    images = open_images(data.path, exif_orientation=orientation, max_pixels=most, windows=windows)
+    images = open_images(
+        data.path,
+        exif_orientation=orientation,
+        max_pixels=most,
+        channels=data.reading,
+        windows=replace(data.windowing, at="grid"),
+    )
     return images, "training"
 
 

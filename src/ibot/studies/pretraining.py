@@ -193,6 +193,7 @@ def labelled_sets(config: Config, say: Say) -> tuple[LabelledImages, LabelledIma
             data.val_path,
             exif_orientation=orientation,
             max_pixels=most,
+            channels=data.reading,
             windows=data.windowing,
         )
     except DataError as error:

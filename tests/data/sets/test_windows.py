@@ -251,9 +251,11 @@ def test_without_the_readers_the_extra_is_named(folder, monkeypatch):
     assert len(open_images(str(folder))) == 4
 
 
-def test_the_device_gets_the_parts_that_the_views_need(folder):
-    plain = batches(training(folder))
-    config = replace(training(folder), data=replace(training(folder).data, pixels="device"))
+def test_the_device_gets_the_parts_that_the_views_need(tmp_path):
+    write_pyramid(tmp_path / "a.tif", tissue(640, 512), (4,))
+    config = training(tmp_path)
+    plain = batches(config)
+    config = replace(config, data=replace(config.data, pixels="device"))
     for one, undrawn in zip(plain, batches(config), strict=True):
         assert np.array_equal(one.index, undrawn.index) and (undrawn.sizes <= 64).all()
         assert undrawn.sizes.prod(1).sum() == len(undrawn.pictures) < 8 * 64 * 64
