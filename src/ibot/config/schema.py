@@ -73,8 +73,9 @@ class DataConfig:
     """Where images come from and how a file becomes pixels."""
 
     path: str = ""
-    """Images (`--data`): a folder, flat or nested, a list, tar files, or NAME:DIR. With labels and
-    a validation part (as `train/` and `val/` of class folders): a labelled set."""
+    """Images (`--data`): a folder, flat or nested, a list, tar or Parquet files, a folder of
+    Hugging Face, .npy or zarr stacks, or NAME:DIR. With labels and a validation part (as `train/`
+    and `val/` of class folders): a labelled set."""
     val_path: str = ""
     """Labelled images for k-NN during training (`--val-data`); empty: the validation part of
     `path`."""

@@ -197,6 +197,8 @@ class Loader:
 
     def __iter__(self) -> Iterator[list[Batch | UndrawnBatch]]:
         """Per step the micro-batches of this process, on the CPU. Raises DataError."""
+        # Before the processes part: so they share the order of their first epoch.
+        self.dataset.indices(self.start_step // self.steps_per_epoch, 0, 0)
         micro_batches = read_items(
             self.dataset,
             self.workers,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from ibot.data.channels.images import ChannelImages, LabelledChannelImages
 from ibot.data.channels.sources import GroupedFiles, LevelFiles, LevelImages, ReadLevels
 from ibot.data.sets.files import FileImages
 from ibot.data.sets.images import Images, LabelledImages
+from ibot.data.sets.stacks import StackImages
 from ibot.errors import DataError, MissingExtra
 
 COLOUR = "rgb"
@@ -65,4 +67,6 @@ def _levels(images: Images, asked: Channels) -> LevelImages:
         names = (images.name(i) for i in range(len(images)))
         groups = group(names, asked.files)
         return GroupedFiles(images, groups, asked.no_data)
+    if isinstance(images, StackImages):
+        return replace(images, no_data=asked.no_data)
     return images if isinstance(images, LevelImages) else ReadLevels(images)

@@ -1,22 +1,25 @@
-"""THE door to images: what a user names (folder, list, archives, a known set), opened."""
+"""THE door to images: what a user names (folder, list, archives, tables, stacks, a known set),
+opened.
+"""
 
 from __future__ import annotations
 
-import glob
-import os
-import re
 import sys
 from pathlib import Path
 
 from ibot.config.schema import MAX_PIXELS, WHOLE, Channels, Windows
 from ibot.data.channels.opening import COLOUR, FILES, with_channels
 from ibot.data.decode import Orientation
+from ibot.data.sets.arrow_files import scan_arrow
 from ibot.data.sets.class_folders import as_classes, open_folder
 from ibot.data.sets.images import Images, LabelledImages
 from ibot.data.sets.lists import LISTS, open_list, scan_list
 from ibot.data.sets.named import open_named
-from ibot.data.sets.parts import Part, find_parts, part_of
+from ibot.data.sets.parquet import scan_parquet
+from ibot.data.sets.parts import Part
+from ibot.data.sets.places import Place, find_place
 from ibot.data.sets.scan import require_data, scan
+from ibot.data.sets.stacks import hold_pictures, open_stacks
 from ibot.data.sets.subsets import split_labelled
 from ibot.data.sets.tars import open_tars, scan_tars
 from ibot.data.sets.variants import matched, read_as
@@ -39,14 +42,16 @@ def open_images(
 
     Args:
         data: a folder of images, flat or nested, or of the parts of a set; a list with a column
-            `path` and perhaps `split`; tar files or a set by name, as for `open_labelled`.
+            `path` and perhaps `split`; files that hold many images or a set by name, as for
+            `open_labelled`.
         exif_orientation: whether pictures are turned upright by their EXIF tags.
         max_pixels: larger images are not read.
         channels: which are read, where not colour pictures.
         windows: in which images are seen.
 
     Raises:
-        DataError: as `scan`, `scan_list`, `scan_tars`, `open_named`, `with_channels`, `windowed`.
+        DataError: as `scan`, `scan_list`, `scan_tars`, `scan_parquet`, `scan_arrow`, `open_stacks`,
+            `open_named`, `with_channels` and `windowed`.
     """
     images = _scan(data, "train", channels)
     if images is None:
@@ -54,6 +59,16 @@ def open_images(
     most = _largest(max_pixels, channels, windows)
     images = with_channels(read_as(images, exif_orientation, most), channels)
     return windowed(images, windows, max_pixels)
+
+
+def open_parts(data: str) -> dict[str, Images]:
+    """Images of all that is opened of `data`, by their part: `train` and `val`; of data without
+    parts all, by the name "".
+
+    Raises DataError as `open_images`.
+    """
+    train, val = open_images(data), _scan(data, "val", COLOURS)
+    return {"": train} if val is None else {"train": train, "val": val}
 
 
 def find_labelled(
@@ -110,9 +125,10 @@ def open_labelled(
 
     Args:
         data: a folder with the parts of a set (`train` and `val` or `test`, and `parts.WORDS`), or
-            of class folders; a list with a column `split` or without; a .tar file, a pattern such
-            as 'train-*.tar' or a folder that holds only .tar files; or NAME:DIR with a name of
-            `NAMED_SETS`.
+            of class folders; a list with a column `split` or without; a .tar, .parquet, .arrow or
+            .npy file or a zarr array, a pattern of them such as 'train-*.tar' or
+            'train-{000..199}.tar', or a folder that holds nothing else; or NAME:DIR with a name
+            of `NAMED_SETS`.
         val_data: the validation images, in the same forms; its validation part if it has one.
         split: set this share of each class aside (0..1, exclusive), where there is no validation
             part.
@@ -129,7 +145,8 @@ def open_labelled(
     """
     if not data:
         raise DataError(
-            "no data given", fix="name a folder, a list, tar files, or a set as in cifar10:DIR"
+            "no data given",
+            fix="name a folder, a list, files that hold many images, or a set as in cifar10:DIR",
         )
     how = exif_orientation, _largest(max_pixels, channels, windows)
     train = _open(data, "train", channels)
@@ -200,11 +217,13 @@ def _open(
         return open_named(*named, part)
     if _is_list(data):
         return open_list(data, part)
-    folder, archives = _place(data, part)
-    if archives:
-        return open_tars(archives)
+    place = _place(data, part, channels)
+    if place.form == "tar":
+        return open_tars(place.files)
+    if place.form:
+        return _require_labels(_stored(place), data)
     also = _further(channels)
-    return folder and open_folder(folder, held_out=held_out or part == "val", also=also)
+    return place.folder and open_folder(place.folder, held_out=held_out or part == "val", also=also)
 
 
 def _scan(data: str, part: Part, channels: Channels, *, held_out: bool = False) -> Images | None:
@@ -213,14 +232,14 @@ def _scan(data: str, part: Part, channels: Channels, *, held_out: bool = False) 
         return open_named(*named, part)
     if _is_list(data):
         return scan_list(data, part)
-    folder, archives = _place(data, part)
-    if archives:
-        return scan_tars(archives)
-    if folder is None:
+    place = _place(data, part, channels)
+    if place.form:
+        return _stored(place)
+    if place.folder is None:
         return None
     also = _further(channels)
     if held_out or part == "val":
-        return as_classes(scan(folder, also))
+        return as_classes(scan(place.folder, also))
     return scan(data, also)  # which finds the training part itself, and notes what it leaves out
 
 
@@ -243,51 +262,31 @@ def _is_list(data: str) -> bool:
     return path.suffix.lower() in LISTS and not path.is_dir()
 
 
-def _place(data: str, part: Part) -> tuple[Path | None, list[Path]]:
-    """The folder of a part, None where there is none, and the archives that stand in its place."""
-    path = Path(data)
-    if (parts := find_parts(path)) is not None:
-        path = parts.train if part == "train" else parts.validation()
-        return path, _archives(str(path))
-    if archives := _archives(data):
-        return None, _archives_of(part, archives)
-    return path if part == "train" else None, []
+def _place(data: str, part: Part, channels: Channels) -> Place:
+    """As `find_place`; a folder of arrays may hold a picture each where channels are read."""
+    place = find_place(data, part)
+    if channels.names != COLOUR and place.form == "npy" and hold_pictures(place.files):
+        return Place(folder=place.files[0].parent)
+    return place
 
 
-def _archives(data: str) -> list[Path]:
-    """The .tar files that `data` means: itself, a pattern, or all of a folder with nothing else."""
-    path = Path(data)
-    if path.is_dir():
-        try:
-            names = [name for name in os.listdir(path) if not name.startswith(".")]  # noqa: PTH208
-        except OSError:  # `scan` will say so
-            return []
-        # Ends at the first other file: this may be a folder of millions of images.
-        only_tars = all(_is_tar(path / name) for name in names)
-        return sorted(path / name for name in names) if only_tars else []
-    if not path.exists() and glob.has_magic(data):
-        found = [Path(name) for name in sorted(glob.glob(data))]  # noqa: PTH207 - any part may be a pattern
-        if not (archives := [file for file in found if _is_tar(file)]):
-            raise DataError(
-                f"no .tar file matches '{data}'",
-                why=f"{len(found)} other files do",
-                fix="check the pattern",
-            )
-        return archives
-    return [path] if _is_tar(path) else []
+def _stored(place: Place) -> Images | None:
+    """The images in files that hold many; None where none belong to the part."""
+    if place.form == "tar":
+        return scan_tars(place.files)
+    if place.form == "parquet":
+        return scan_parquet(place.files, place.rows)
+    if place.form == "arrow":
+        return scan_arrow(place.files, place.rows)
+    return open_stacks(place.files)
 
 
-def _is_tar(path: Path) -> bool:
-    return path.suffix.lower() == ".tar" and path.is_file()
-
-
-def _archives_of(part: Part, archives: list[Path]) -> list[Path]:
-    """Those of a part by a word of their names; where not both parts are there, all train."""
-    by_part: dict[str | None, list[Path]] = {}
-    for path in archives:
-        words = (part_of(word) for word in re.findall("[a-z]+", path.stem.lower()))
-        by_part.setdefault(next((word for word in words if word), None), []).append(path)
-    val = by_part.get("val") or by_part.get("test") or []
-    if by_part.get("train") and val:
-        return by_part["train"] if part == "train" else val
-    return archives if part == "train" else []
+def _require_labels(images: Images | None, data: str) -> LabelledImages | None:
+    """Raise DataError for images of which not each has a class."""
+    if images is None or isinstance(images, LabelledImages):
+        return images
+    raise DataError(
+        f"not every image of '{data}' has a class",
+        why="tables have it in a column 'label', stacks in a file labels.npy beside them",
+        fix="add the classes that are lacking",
+    )
