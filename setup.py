@@ -1,4 +1,4 @@
-"""The kernels in C, where there is a compiler; the package works without. All else: pyproject.toml."""
+"""Kernels in C, where there is a compiler; the package works without. All else: pyproject.toml."""
 
 import sys
 

@@ -14,7 +14,7 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from functools import partial
 from itertools import repeat
 from pathlib import Path
@@ -74,7 +74,7 @@ class Feed:
         self.workers = loader.workers
         return loader
 
-    def _fed(self) -> Iterator[Batch]:
+    def _fed(self) -> Generator[Batch]:
         """Batches of the loader, for ever: its processes stay between the rounds."""
         for step in ahead(self._loader(None), self.config, self.device):
             yield from step.on_device()

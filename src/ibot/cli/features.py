@@ -45,7 +45,9 @@ def run(options: argparse.Namespace) -> None:
         )
     from ibot.data.sets.images import LabelledImages
     from ibot.data.sets.open import open_images
+    from ibot.data.sets.trimmed import trimmed
     from ibot.eval.features.tokens import extract_features
+    from ibot.eval.request import trims_borders
     from ibot.system.device import choose_device
     from ibot.system.files import write_named
     from ibot.weights.export import create_parents
@@ -60,6 +62,7 @@ def run(options: argparse.Namespace) -> None:
         channels=reading(options, loaded),
         windows=windows_of(options.weights, options.window, options.window_content),
     )
+    source = trimmed(source, trims_borders(options.weights))
     print_notes(source.notes, options.quiet)
     create_parents(out)  # what fails shall fail before the work
     features = extract_features(

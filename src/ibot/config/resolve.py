@@ -143,6 +143,8 @@ def _window_problems(data: DataConfig) -> Iterator[str]:
         yield f"data.window_content={data.window_content} must be a share, 0..1"
     if not data.window and (data.windows or data.window_content):
         yield "data.windows and data.window_content are of windows: data.window gives their side"
+    if data.window and data.trim_border:
+        yield "data.trim_border cuts off borders of whole images, and data.window reads parts"
 
 
 def _view_problems(config: Config) -> Iterator[str]:
@@ -172,6 +174,7 @@ def _view_problems(config: Config) -> Iterator[str]:
         low, high = getattr(augment, name)
         if not 0 < low <= high <= 1:
             yield f"augment.{name}={low:g},{high:g} must rise within 0 and 1"
+    yield from _turn_problems(config)
     for mean, half_width in config.mask.ratio:
         if not 0 <= mean - half_width <= mean + half_width <= 1:
             yield (
@@ -182,6 +185,21 @@ def _view_problems(config: Config) -> Iterator[str]:
         yield "mask.ratio is empty"
     if config.mask.views == "all":
         yield from _local_mask_problems(config)
+
+
+def _turn_problems(config: Config) -> Iterator[str]:
+    augment, data = config.augment, config.data
+    for name in ("flip", "vertical_flip", "turn"):
+        if not 0 <= (value := getattr(augment, name)) <= 1:
+            yield f"augment.{name}={value:g} is a probability: it must lie within 0 and 1"
+    sizes = {"global_size": augment.global_size}
+    if augment.num_local:
+        sizes["local_size"] = augment.local_size
+    for name, (height, width) in sizes.items():
+        if augment.turn > 0 and height != width:
+            yield f"augment.turn needs square views, and augment.{name}={height},{width}"
+    if data.trim_border and data.window:
+        yield "data.trim_border is of whole images, and data.window reads parts of them"
 
 
 def _local_mask_problems(config: Config) -> Iterator[str]:

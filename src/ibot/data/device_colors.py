@@ -17,8 +17,8 @@ from ibot.data.params import NO_JITTER
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 """Numbers of the operations in `ViewParams.jitter_order`."""
-_LUMA = (19595.0, 38470.0, 7471.0)
-"""Shares of red, green and blue in a gray level, of 65536: sums of bytes are exact in float32."""
+_LUMA = (19595 / 65536, 38470 / 65536, 7471 / 65536)
+"""Shares of red, green and blue in a gray level: sums of bytes are exact in float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +70,9 @@ def blend(views: Tensor, factor: Tensor, with_gray: Tensor, with_mean: Tensor) -
 
 def luma(views: Tensor) -> Tensor:
     """Gray levels [n, h, 1, w] of views [n, h, 3, w]."""
-    red, green, blue = (
-        share * channel for share, channel in zip(_LUMA, views.split(1, dim=2), strict=True)
-    )
-    return ((red + green + blue + 32768) / 65536).floor_()
+    red, green, blue = views.split(1, dim=2)
+    gray = (red * _LUMA[0]).add_(green, alpha=_LUMA[1]).add_(blue, alpha=_LUMA[2])
+    return gray.add_(0.5).floor_()
 
 
 def hue(views: Tensor, shift: Tensor) -> Tensor:

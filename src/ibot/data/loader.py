@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from ibot.config.resolve import largest_power_of_two
-from ibot.config.schema import RGB, Config
+from ibot.config.schema import PICTURES, Config
 from ibot.data.decode import UnreadableImage
 from ibot.data.masks import make_masks
 from ibot.data.needed import Part, in_parts, read_part
@@ -27,12 +27,14 @@ from ibot.data.pairs import make_pairs
 from ibot.data.params import view_params
 from ibot.data.pixels_batch import render_batch
 from ibot.data.sets.images import Images, Pixels, of_epoch
+from ibot.data.sets.trimmed import trimmed
 from ibot.data.sets.variants import read_as
 from ibot.data.workers import fitting, read_items
 from ibot.errors import ConfigError, DataError
 from ibot.rng import Purpose, permutation, uniform
 from ibot.system.machine import own_cores
-from ibot.types import Batch, Masks, UndrawnBatch, ViewParams
+from ibot.system.stopwatch import Stopwatch
+from ibot.types import Batch, Made, Masks, UndrawnBatch, ViewParams
 from ibot.words import counted
 
 READ_AHEAD = 4 * 2**30
@@ -59,7 +61,8 @@ class MicroBatches(Dataset["Batch | UndrawnBatch | DataError"]):
         self.config, self.grid = config, grid
         data = config.data
         decoder = "fast" if data.pixels in ("fast", "device") else "pillow"
-        self.source = read_as(source, data.exif_orientation, data.max_pixels, decoder=decoder)
+        images = read_as(source, data.exif_orientation, data.max_pixels, decoder=decoder)
+        self.source = trimmed(images, data.trim_border)
         self.rank, self.world_size = rank, world_size
         self.steps_per_epoch = len(source) // config.train.batch
         self._order: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, np.int64))
@@ -86,11 +89,12 @@ class MicroBatches(Dataset["Batch | UndrawnBatch | DataError"]):
         """Decode each image once, draw the parameters of all at once, and make the views, unless
         the device is to do that.
         """
-        config = self.config
+        config, watch = self.config, Stopwatch()
         parts, index, bad = [], wanted.copy(), []
         for row, i in enumerate(wanted.tolist()):
             part, index[row] = self._decode(i, epoch, bad)
             parts.append(part)
+        decoding = watch.lap()
         images = [part.pixels for part in parts]
         sizes = np.array([part.size for part in parts], dtype=np.int64)
         params = view_params(config.augment, config.train.seed, epoch, index, sizes)
@@ -101,7 +105,7 @@ class MicroBatches(Dataset["Batch | UndrawnBatch | DataError"]):
             masks = make_pairs(config.method.patch_match, params, self.grid)
         content = np.array([content_hash(image) for image in images], dtype=np.int64)
         if config.data.pixels == "device":
-            return UndrawnBatch(
+            made = UndrawnBatch(
                 pictures=packed(images),
                 sizes=np.array([image.shape[:2] for image in images], dtype=np.int64),
                 params=params,
@@ -110,8 +114,11 @@ class MicroBatches(Dataset["Batch | UndrawnBatch | DataError"]):
                 content=content,
                 bad=tuple(bad),
             )
-        global_views, local_views = self._views(images, params)
-        return Batch(global_views, local_views, masks, index, content, tuple(bad))
+        else:
+            made = Batch(*self._views(images, params), masks, index, content, tuple(bad))
+        rendering = watch.lap()
+        took = Made(decode=decoding, render=rendering, busy=watch.busy(), queued=watch.queued())
+        return replace(made, made=took)
 
     def _views(
         self, images: Sequence[Pixels], params: ViewParams
@@ -271,7 +278,7 @@ def micro_batch_bytes(config: Config, source: Images, world_size: int) -> int:
     """Bytes of the pixels of one micro-batch of one process: views, or pictures as decoded."""
     augment, train = config.augment, config.train
     images = train.batch // (world_size * train.accumulate)
-    per_pixel = 3 if source.channels == RGB else 4 * len(source.channels)
+    per_pixel = len(source.channels) * (1 if config.data.reading == PICTURES else 4)
     if config.data.pixels == "device":
         return per_pixel * most_pixels(source, images)
     pixels = augment.num_global * math.prod(augment.global_size) + augment.num_local * math.prod(

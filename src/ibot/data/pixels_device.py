@@ -191,7 +191,8 @@ def _scaled(views: Tensor, crops: _Crops, std: Sequence[float]) -> Tensor:
     """Brightness, contrast and blur of levels [n, h, C, w] of any channels."""
     (deviation,) = _sent(views.device, np.asarray(std, np.float32))
     for factor, shift in device_colors.channel_blends(crops.order, crops.jitter):
-        views = device_colors.blend_channels(views, *_sent(views.device, factor, shift), deviation)
+        scale, moved = _sent(views.device, factor, shift)
+        views = device_colors.blend_channels(views, scale, moved, deviation)
     return _blurred(views, crops.sigma, whole=False)
 
 
@@ -217,8 +218,9 @@ def _operands(device: torch.device, whole: bool) -> torch.dtype:
 
 
 def _whole(levels: Tensor, whole: bool = True) -> Tensor:
-    """Levels rounded to bytes, 0..255, halves up; others as they are."""
-    return levels.add_(0.5).floor_().clamp_(0, 255) if whole else levels
+    """Levels rounded to bytes, 0..255; others as they are."""
+    # Rounds and clips in one pass over the memory, of which there is much.
+    return torch.fake_quantize_per_tensor_affine(levels, 1.0, 0, 0, 255) if whole else levels
 
 
 def _sent(device: torch.device, *arrays: NDArray[Any]) -> list[Tensor]:

@@ -114,9 +114,8 @@ def with_pixels(config: Config, device: torch.device, run: Path | None = None) -
     on, else made by the device on a GPU and fast on others.
     """
     pixels = config.data.pixels
-    if pixels == "auto":
-        known = run is not None and (run / "config.json").is_file()
-        pixels = read_config(run).data.pixels if known else "auto"
+    if pixels == "auto" and run is not None and (run / "config.json").is_file():
+        pixels = read_config(run).data.pixels
     if pixels == "auto":
         pixels = "device" if device.type == "cuda" else "fast"
     return replace(config, data=replace(config.data, pixels=pixels))

@@ -13,10 +13,11 @@ from torch import Tensor
 from ibot.config.schema import Config
 from ibot.data import pixels_device
 from ibot.data.pixels import normalize
+from ibot.engine.meter import Measured
 from ibot.types import Batch, UndrawnBatch
 
-Measure = Callable[[str], AbstractContextManager[object]]
-"""Given "transfer" or "render", what is to surround that."""
+Measure = Callable[[Measured], AbstractContextManager[object]]
+"""Given a stage, what is to surround it."""
 
 
 class ReadStep:
@@ -49,7 +50,8 @@ def ahead(
             yield ReadStep(read, lambda read=read: move(read))
             continue
         with torch.cuda.stream(beside):
-            moved, done = move(read), beside.record_event()
+            moved, done = move(read), torch.cuda.Event()
+            done.record()
         yield ReadStep(read, lambda moved=moved, done=done: _taken(moved, done, device))
         del moved  # what the step was given is freed with it
 
@@ -74,27 +76,26 @@ def to_device(
 
     Bytes travel, not floats. Nothing waits for a GPU.
     """
-    statistics = config.model.statistics
+    undrawn = isinstance(batch, UndrawnBatch)
+
+    def sent(tensor: Tensor) -> Tensor:
+        return tensor.to(device, non_blocking=True)
+
     with measure("transfer"):
-        masks = batch.masks.each(lambda tensor: tensor.to(device, non_blocking=True))
-        sent = [
-            None if tensor is None else tensor.to(device, non_blocking=True)
-            for tensor in (
-                (batch.pictures, None)
-                if isinstance(batch, UndrawnBatch)
-                else (batch.global_views, batch.local_views)
-            )
-        ]
+        masks = batch.masks.each(sent)
+        first = sent(batch.pictures if undrawn else batch.global_views)
+        local_views = None if undrawn or batch.local_views is None else sent(batch.local_views)
     with measure("render"):
-        if isinstance(batch, UndrawnBatch):
-            sent = pixels_device.render(
-                sent[0], batch.sizes, batch.params, config.augment, device, config.model.std
+        if undrawn:
+            first, local_views = pixels_device.render(
+                first, batch.sizes, batch.params, config.augment, device, config.model.std
             )
-        global_views, local_views = (
-            None if views is None else normalize(views, statistics) for views in sent
-        )
-    assert global_views is not None
-    return Batch(global_views, local_views, masks, batch.index, batch.content, batch.bad)
+        statistics = config.model.statistics
+        global_views = normalize(first, statistics)
+        local_views = None if local_views is None else normalize(local_views, statistics)
+    return Batch(
+        global_views, local_views, masks, batch.index, batch.content, batch.bad, batch.made
+    )
 
 
 def _tensors(batch: Batch) -> Iterator[Tensor]:

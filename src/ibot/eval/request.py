@@ -106,6 +106,11 @@ class Request:
         """In which windows images are seen."""
         return windows_of(self.weights, self.window, self.window_content)
 
+    @property
+    def trim_border(self) -> bool:
+        """Whether borders of one colour are cut off, as in the training of the network."""
+        return trims_borders(self.weights)
+
     @classmethod
     def of(cls, weights: str | Path, data: str | Path, options: Mapping[str, Any]) -> Request:
         """What a call from Python asks for: places may be text or `Path`.
@@ -139,6 +144,11 @@ def windows_of(weights: str | Path, side: int = 0, content: float = 0.0) -> Wind
     trained = _trained_on(Path(weights))
     side = side or int(trained.get("window", 0))
     return Windows(side, content=content or float(trained.get("window_content", 0.0)))
+
+
+def trims_borders(weights: str | Path) -> bool:
+    """Whether a run was trained on images without their borders; other weights do not say."""
+    return bool(_trained_on(Path(weights)).get("trim_border", False))
 
 
 def _trained_on(weights: Path) -> Mapping[str, Any]:

@@ -35,7 +35,6 @@ class ChannelImages:
         self.base, self.asked = base, asked
         self.stored = _common_channels(base, _names(asked))
         self.channels = _chosen(self.stored, asked, base.root)
-        self.mean = asked.mean
         # What a number means in one file, it means in others of as many channels alone; and all
         # channels of one file are not all of another.
         numbered = not _names(asked) or any(name.isdigit() for name in self.channels)
@@ -74,7 +73,7 @@ class ChannelImages:
         invalid = np.isnan(values)
         if not invalid.any():
             return values
-        return filled(values, self.mean or self.statistics().mean)
+        return filled(values, self.asked.mean or self.statistics().mean)
 
     def measured(self, index: int) -> NDArray[np.float32]:
         """Levels [H, W, C] of the chosen channels; NaN where nothing was measured.
@@ -102,13 +101,16 @@ class ChannelImages:
 
     def fingerprint(self) -> str:
         """SHA-256 in hex of the base's, the channels, and what stands for missing values."""
-        numbers = np.array([*self.asked.no_data, np.nan, *self.mean], np.float64)
+        numbers = np.array([*self.asked.no_data, np.nan, *self.asked.mean], np.float64)
         parts = ("channels 1", self.base.fingerprint(), *self.channels)
         return fingerprints.digest(*parts, numbers)
 
     def provenance(self) -> dict[str, object]:
-        """What a run notes of its data, and the channels."""
-        return {**self.base.provenance(), "channels": list(self.channels)}
+        """What a run notes of its data, the channels, and how much of a sample was no number."""
+        found = {**self.base.provenance(), "channels": list(self.channels)}
+        for known in self._statistics:
+            found["invalid_share"] = known.invalid / known.values
+        return found
 
     def _places(self, names: tuple[str, ...]) -> list[int]:
         """Where the channels lie in an image that has `names`."""

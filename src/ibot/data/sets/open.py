@@ -5,20 +5,22 @@ opened.
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
-from ibot.config.schema import MAX_PIXELS, WHOLE, Channels, Windows
-from ibot.data.channels.opening import COLOUR, FILES, with_channels
+from ibot.config.schema import MAX_PIXELS, PICTURES, WHOLE, Channels, Windows
+from ibot.data.channels.opening import FILES, with_channels
 from ibot.data.decode import Orientation
 from ibot.data.sets.arrow_files import scan_arrow
 from ibot.data.sets.class_folders import as_classes, open_folder
+from ibot.data.sets.files import FileImages
 from ibot.data.sets.images import Images, LabelledImages
 from ibot.data.sets.lists import LISTS, open_list, scan_list
 from ibot.data.sets.named import open_named
 from ibot.data.sets.parquet import scan_parquet
 from ibot.data.sets.parts import Part
 from ibot.data.sets.places import Place, find_place
-from ibot.data.sets.scan import require_data, scan
+from ibot.data.sets.scan import ONLY_TRAINING, require_data, scan
 from ibot.data.sets.stacks import hold_pictures, open_stacks
 from ibot.data.sets.subsets import split_labelled
 from ibot.data.sets.tars import open_tars, scan_tars
@@ -26,16 +28,13 @@ from ibot.data.sets.variants import matched, read_as
 from ibot.data.sets.windows import labelled_windows, windowed
 from ibot.errors import DataError
 
-COLOURS = Channels()
-"""Colour pictures, as of old."""
-
 
 def open_images(
     data: str,
     *,
     exif_orientation: Orientation = "apply",
     max_pixels: int = MAX_PIXELS,
-    channels: Channels = COLOURS,
+    channels: Channels = PICTURES,
     windows: Windows = WHOLE,
 ) -> Images:
     """Images to train on, labelled or not; where they have parts, those of the training part.
@@ -67,8 +66,13 @@ def open_parts(data: str) -> dict[str, Images]:
 
     Raises DataError as `open_images`.
     """
-    train, val = open_images(data), _scan(data, "val", COLOURS)
-    return {"": train} if val is None else {"train": train, "val": val}
+    train, val = open_images(data), _scan(data, "val", PICTURES)
+    if val is None:
+        return {"": train}
+    if isinstance(train, FileImages):
+        said = tuple(note for note in train.notes if not note.startswith(ONLY_TRAINING))
+        train = replace(train, notes=said)
+    return {"train": train, "val": val}
 
 
 def find_labelled(
@@ -77,7 +81,7 @@ def find_labelled(
     *,
     exif_orientation: Orientation = "apply",
     max_pixels: int = MAX_PIXELS,
-    channels: Channels = COLOURS,
+    channels: Channels = PICTURES,
     windows: Windows = WHOLE,
 ) -> tuple[LabelledImages, LabelledImages] | None:
     """What `open_images` gives and validation images with the same classes, for k-NN during
@@ -118,7 +122,7 @@ def open_labelled(
     seed: int = 0,
     exif_orientation: Orientation = "apply",
     max_pixels: int = MAX_PIXELS,
-    channels: Channels = COLOURS,
+    channels: Channels = PICTURES,
     windows: Windows = WHOLE,
 ) -> tuple[LabelledImages, LabelledImages]:
     """Training and validation images with the same classes, at least two; the latter may lack some.
@@ -187,7 +191,7 @@ def _largest(max_pixels: int, channels: Channels, windows: Windows) -> int:
     """Pixels of the largest image whose header is read: of many channels it is read by the same
     readers as the pixels, of which windows need a part.
     """
-    return sys.maxsize if windows.side and channels.names != COLOUR else max_pixels
+    return sys.maxsize if windows.side and channels != PICTURES else max_pixels
 
 
 def _labelled(images: Images) -> LabelledImages:
@@ -245,7 +249,7 @@ def _scan(data: str, part: Part, channels: Channels, *, held_out: bool = False) 
 
 def _further(channels: Channels) -> frozenset[str]:
     """Extensions of files that are images where their channels are read."""
-    return frozenset() if channels.names == COLOUR else FILES
+    return frozenset() if channels.names == PICTURES.names else FILES
 
 
 def _named(data: str) -> tuple[str, str] | None:
@@ -265,7 +269,7 @@ def _is_list(data: str) -> bool:
 def _place(data: str, part: Part, channels: Channels) -> Place:
     """As `find_place`; a folder of arrays may hold a picture each where channels are read."""
     place = find_place(data, part)
-    if channels.names != COLOUR and place.form == "npy" and hold_pictures(place.files):
+    if channels.names != PICTURES.names and place.form == "npy" and hold_pictures(place.files):
         return Place(folder=place.files[0].parent)
     return place
 

@@ -21,6 +21,7 @@ from ibot.data.regions import Convert, read_level, read_region, resize
 from ibot.data.sets import fingerprints
 from ibot.data.sets.images import Images, LabelledImages, Pixels
 from ibot.data.sets.region_files import Tiles, channels_of, sizes_of, tiles_of, whole
+from ibot.data.sets.subsets import SubsetImages
 from ibot.data.sets.window_places import (
     GridPlaces,
     Place,
@@ -176,6 +177,13 @@ class LabelledWindows(WindowImages):
     def label(self, index: int) -> int:
         """Class of a window."""
         return int(self.labels[index])
+
+
+def in_windows(images: Images) -> bool:
+    """Whether images, or those that a subset is of, are windows."""
+    while isinstance(images, SubsetImages):
+        images = images.base
+    return isinstance(images, WindowImages)
 
 
 def windowed(images: Images, windows: Windows, max_pixels: int = MAX_PIXELS) -> Images:
