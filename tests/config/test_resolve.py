@@ -64,6 +64,9 @@ def test_every_recipe_passes_the_checks(name):
         ("method.teacher_temp=0", "teacher_temp"),
         ("method.momentum=1.5", "momentum"),
         ("train.length=5%", "train.length"),
+        ("data.window=-1", "data.window"),
+        ("data.window_content=0.5", "data.window gives their side"),
+        ("data.window=64 data.trim_border=true", "data.trim_border cuts off"),
         ("augment.turn=1.1", "augment.turn"),
         ("augment.vertical_flip=-0.1", "augment.vertical_flip"),
         ("augment.flip=2", "augment.flip"),
@@ -71,7 +74,7 @@ def test_every_recipe_passes_the_checks(name):
 )
 def test_settings_that_cannot_work_are_named(text, named):
     with pytest.raises(ConfigError, match=named):
-        check(apply(recipe("vit_s16"), [text]))
+        check(apply(recipe("vit_s16"), text.split()))
 
 
 @pytest.mark.parametrize(

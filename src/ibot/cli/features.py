@@ -12,6 +12,7 @@ from ibot.cli.arguments import add_images, add_weights
 from ibot.cli.inputs import read_network, reading
 from ibot.cli.parser import Commands
 from ibot.errors import UserError
+from ibot.eval.request import windows_of
 from ibot.system.progress import counter, print_notes
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ def run(options: argparse.Namespace) -> None:
         exif_orientation=orientation,
         max_pixels=most,
         channels=reading(options, loaded),
+        windows=windows_of(options.weights, options.window, options.window_content),
     )
     source = trimmed(source, trims_borders(options.weights))
     print_notes(source.notes, options.quiet)

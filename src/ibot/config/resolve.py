@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ibot.config.duration import Duration
 from ibot.config.override import show
-from ibot.config.schema import RGB, Config, ModelConfig
+from ibot.config.schema import RGB, Config, DataConfig, ModelConfig
 from ibot.errors import ConfigError
 from ibot.words import counted
 
@@ -127,12 +127,24 @@ def _problems(config: Config) -> Iterator[str]:
         yield f"train.length={train.length} must be a positive number of epochs, steps or images"
     if config.data.max_pixels < 1:
         yield f"data.max_pixels={config.data.max_pixels} must be at least 1"
+    yield from _window_problems(config.data)
     if train.seed < 0:
         yield f"train.seed={train.seed} must not be negative"
     if train.max_steps < 0:
         yield f"train.max_steps={train.max_steps} must not be negative"
     if config.evaluate.match < 0:
         yield f"evaluate.match={config.evaluate.match} images must not be negative"
+
+
+def _window_problems(data: DataConfig) -> Iterator[str]:
+    if data.window < 0 or data.windows < 0:
+        yield f"data.window={data.window} and data.windows={data.windows} must not be negative"
+    if not 0 <= data.window_content <= 1:
+        yield f"data.window_content={data.window_content} must be a share, 0..1"
+    if not data.window and (data.windows or data.window_content):
+        yield "data.windows and data.window_content are of windows: data.window gives their side"
+    if data.window and data.trim_border:
+        yield "data.trim_border cuts off borders of whole images, and data.window reads parts"
 
 
 def _view_problems(config: Config) -> Iterator[str]:

@@ -22,10 +22,11 @@ from ibot.config.resolve import largest_power_of_two
 from ibot.config.schema import PICTURES, Config
 from ibot.data.decode import UnreadableImage
 from ibot.data.masks import make_masks
+from ibot.data.needed import Part, in_parts, read_part
 from ibot.data.pairs import make_pairs
 from ibot.data.params import view_params
 from ibot.data.pixels_batch import render_batch
-from ibot.data.sets.images import Images, Pixels
+from ibot.data.sets.images import Images, Pixels, of_epoch
 from ibot.data.sets.trimmed import trimmed
 from ibot.data.sets.variants import read_as
 from ibot.data.workers import fitting, read_items
@@ -89,13 +90,15 @@ class MicroBatches(Dataset["Batch | UndrawnBatch | DataError"]):
         the device is to do that.
         """
         config, watch = self.config, Stopwatch()
-        images, index, bad = [], wanted.copy(), []
+        parts, index, bad = [], wanted.copy(), []
         for row, i in enumerate(wanted.tolist()):
-            image, index[row] = self._decode(i, epoch, bad)
-            images.append(image)
+            part, index[row] = self._decode(i, epoch, bad)
+            parts.append(part)
         decoding = watch.lap()
-        sizes = np.array([image.shape[:2] for image in images], dtype=np.int64)
+        images = [part.pixels for part in parts]
+        sizes = np.array([part.size for part in parts], dtype=np.int64)
         params = view_params(config.augment, config.train.seed, epoch, index, sizes)
+        params = in_parts(params, parts)
         if config.method.patch_match == "hidden":
             masks = self._masks(epoch, index)
         else:
@@ -104,7 +107,7 @@ class MicroBatches(Dataset["Batch | UndrawnBatch | DataError"]):
         if config.data.pixels == "device":
             made = UndrawnBatch(
                 pictures=packed(images),
-                sizes=sizes,
+                sizes=np.array([image.shape[:2] for image in images], dtype=np.int64),
                 params=params,
                 masks=masks,
                 index=index,
@@ -146,18 +149,20 @@ class MicroBatches(Dataset["Batch | UndrawnBatch | DataError"]):
         )
         return replace(masks, local=local)
 
-    def _decode(self, wanted: int, epoch: int, bad: list[tuple[str, str]]) -> tuple[Pixels, int]:
-        """Pixels of image `wanted`, or of the first readable one among its keyed replacements.
+    def _decode(self, wanted: int, epoch: int, bad: list[tuple[str, str]]) -> tuple[Part, int]:
+        """What the views need of image `wanted`, or of the first readable one among its keyed
+        replacements.
 
         A replacement brings its own views and masks, so it looks as it would in its own place.
         """
-        candidate = wanted
+        candidate, seed = wanted, self.config.train.seed
+        source = of_epoch(self.source, epoch, seed)
         for attempt in range(REPLACEMENTS):
             try:
-                return self.source.read(candidate), candidate
+                return read_part(source, candidate, self.config.augment, seed, epoch), candidate
             except UnreadableImage as error:
-                bad.append((self.source.name(candidate), str(error)))
-                drawn = uniform(self.config.train.seed, epoch, wanted, attempt, Purpose.REPLACE, 1)
+                bad.append((source.name(candidate), str(error)))
+                drawn = uniform(seed, epoch, wanted, attempt, Purpose.REPLACE, 1)
                 candidate = int(drawn[0] * len(self.source))
         raise DataError(
             f"{REPLACEMENTS} images in a row cannot be read",

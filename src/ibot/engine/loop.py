@@ -90,6 +90,7 @@ def train(
                 exif_orientation=data.exif_orientation,
                 max_pixels=data.max_pixels,
                 channels=data.reading.of(*read),
+                windows=data.windowing,
             )
         images = trimmed(images, config.data.trim_border)
         require_channels(images, config.model.channels, "model.channels")

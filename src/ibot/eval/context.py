@@ -206,6 +206,7 @@ class ImagesContext(Context):
             exif_orientation=request.exif_orientation,
             max_pixels=request.max_pixels,
             channels=request.reading,
+            windows=request.windows,
         )
         images = trimmed(images, request.trim_border)
         return OpenedData({"images": images}, list(images.notes))

@@ -58,6 +58,7 @@ class LabelledContext(SplitContext):
             exif_orientation=request.exif_orientation,
             max_pixels=request.max_pixels,
             channels=request.reading,
+            windows=request.windows,
         )
         train, val = (trimmed(part, request.trim_border) for part in (train, val))
         told = [*train.notes, *val.notes, *filter(None, [absent_note(val.labels, val.classes)])]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from ibot.config.override import parse
-from ibot.config.schema import MAX_PIXELS, PICTURES, Channels
+from ibot.config.schema import MAX_PIXELS, PICTURES, Channels, Windows
 from ibot.errors import ConfigError
 
 FEATURE_CACHE = "~/.cache/ibot/features"
@@ -23,6 +23,7 @@ LEAST = {
     "heads": 1,
     "size": 0,
     "max_pixels": 1,
+    "window": 0,
     "seed": 0,
     "workers": 0,
 }
@@ -76,6 +77,10 @@ class Request:
     """Values, with commas, that mean that nothing was measured; empty: those of the training."""
     reading: Channels = field(default=PICTURES, repr=False)
     """What follows from these and the network: set by `ibot.eval.opened`."""
+    window: int = 0
+    """Side in pixels of the windows in which large images are seen; 0: as in training."""
+    window_content: float = 0.0
+    """Least share of tissue or valid pixels of a window, below 1; 0: as in training."""
     seed: int = 0
     """Of splits, starts and orders."""
     device: str = "auto"
@@ -95,6 +100,11 @@ class Request:
             raise ConfigError(
                 "data and images name the same", fix="give --data, or --images with --labels"
             )
+
+    @property
+    def windows(self) -> Windows:
+        """In which windows images are seen."""
+        return windows_of(self.weights, self.window, self.window_content)
 
     @property
     def trim_border(self) -> bool:
@@ -124,6 +134,16 @@ class Request:
                 raise ConfigError(f"no_data={self.no_data} cannot be", why=str(error)) from None
         given = {name: value for name, value in asked.items() if value}
         return replace(self, reading=replace(stored, **given))
+
+
+def windows_of(weights: str | Path, side: int = 0, content: float = 0.0) -> Windows:
+    """The windows that are asked for; else those on which the network of a run was trained.
+
+    weights: a run or a checkpoint in it; other weights do not say, and images are seen whole.
+    """
+    trained = _trained_on(Path(weights))
+    side = side or int(trained.get("window", 0))
+    return Windows(side, content=content or float(trained.get("window_content", 0.0)))
 
 
 def trims_borders(weights: str | Path) -> bool:
@@ -158,7 +178,7 @@ def _wanted(name: str, value: Any) -> str:
         fits = number and isinstance(value, int) and value >= LEAST[name]
         absent = name == "heads" and value is None
         return "" if fits or absent else f"a whole number of at least {LEAST[name]}"
-    if name == "split":
+    if name in ("split", "window_content"):
         return "" if number and 0 <= value < 1 else "a share of at least 0 and below 1"
     if name == "allow_partial":
         return "" if isinstance(value, bool) else "True or False"

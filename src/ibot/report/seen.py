@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -96,12 +96,19 @@ def _images(config: Config) -> tuple[Images, str]:
             exif_orientation=orientation,
             max_pixels=most,
             channels=reading,
+            windows=data.windowing,
         )
     except DataError:
         found = None
     if found is not None:
         return trimmed(found[1], data.trim_border), "validation"
-    images = open_images(data.path, exif_orientation=orientation, max_pixels=most, channels=reading)
+    images = open_images(
+        data.path,
+        exif_orientation=orientation,
+        max_pixels=most,
+        channels=reading,
+        windows=replace(data.windowing, at="grid"),
+    )
     return trimmed(images, data.trim_border), "training"
 
 

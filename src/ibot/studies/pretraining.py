@@ -195,6 +195,7 @@ def labelled_sets(config: Config, say: Say) -> tuple[LabelledImages, LabelledIma
             exif_orientation=orientation,
             max_pixels=most,
             channels=data.reading.of(config.model.channels, config.model.mean),
+            windows=data.windowing,
         )
     except DataError as error:
         if data.val_path:

@@ -161,7 +161,11 @@ def open_data(data: DataConfig) -> Images:
 
     orientation, most = data.exif_orientation, data.max_pixels
     images = open_images(
-        data.path, exif_orientation=orientation, max_pixels=most, channels=data.reading
+        data.path,
+        exif_orientation=orientation,
+        max_pixels=most,
+        channels=data.reading,
+        windows=data.windowing,
     )
     return trimmed(images, data.trim_border)
 

@@ -11,6 +11,7 @@ from ibot.data.borders import without_border
 from ibot.data.sets import fingerprints
 from ibot.data.sets.images import Images, LabelledImages, Pixels
 from ibot.data.sets.subsets import SubsetImages
+from ibot.data.sets.windows import in_windows
 
 RULE = "borders 1"
 """Changed when other borders are found than before."""
@@ -81,8 +82,8 @@ def trimmed(images: LabelledImages, wanted: bool = ...) -> LabelledImages: ...
 def trimmed(images: Images, wanted: bool = ...) -> Images: ...
 def trimmed(images: Images, wanted: bool = True) -> Images:
     """The images without their borders, if that is `wanted`, labelled as they were; those that are
-    trimmed already stay as they are.
+    trimmed already stay as they are, and so do windows, which have no borders.
     """
-    if not wanted or is_trimmed(images):
+    if not wanted or is_trimmed(images) or in_windows(images):
         return images
     return LabelledTrimmed(images) if isinstance(images, LabelledImages) else TrimmedImages(images)

@@ -19,6 +19,7 @@ from ibot.data.sets.files import Decoder, FileImages, LabelledFiles
 from ibot.data.sets.images import Images, LabelledImages
 from ibot.data.sets.subsets import LabelledSubset, SubsetImages
 from ibot.data.sets.trimmed import TrimmedImages
+from ibot.data.sets.windows import WindowImages
 
 AnyImages = TypeVar("AnyImages", bound=Images)
 Labelled = TypeVar("Labelled", bound=LabelledImages)
@@ -38,6 +39,8 @@ def read_as(
     if isinstance(images, SubsetImages):
         base = read_as(images.base, exif_orientation, max_pixels, decoder)
         return type(images)(base, images.indices)
+    if isinstance(images, WindowImages):
+        return replace(images, base=read_as(images.base, exif_orientation, max_pixels, decoder))
     if isinstance(images, TrimmedImages):
         return type(images)(read_as(images.base, exif_orientation, max_pixels, decoder))
     if isinstance(images, FileImages):

@@ -31,6 +31,7 @@ def open_session(session: Session) -> None:
             exif_orientation=request.exif_orientation,
             max_pixels=request.max_pixels,
             channels=request.reading,
+            windows=request.windows,
         )
         images = trimmed(images, request.trim_border)
         session.notes.extend(images.notes)
