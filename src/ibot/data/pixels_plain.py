@@ -95,7 +95,9 @@ def _jittered(view: Tensor, operation: int, factor: float) -> Tensor:
         return _blend(torch.zeros(()), view, factor)
     if operation == CONTRAST:
         return _blend((luma(view).double().mean() + 0.5).floor().float(), view, factor)
-    return _blend(luma(view).float(), view, factor) if operation == SATURATION else hue(view, factor)
+    return (
+        _blend(luma(view).float(), view, factor) if operation == SATURATION else hue(view, factor)
+    )
 
 
 def _blend(base: Tensor, view: Tensor, factor: float) -> Tensor:
