@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
@@ -13,12 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ibot.config.schema import MAX_PIXELS, RGB
-from ibot.data.decode import Orientation, decode, decode_file, file_size, image_size
+from ibot.data import decode as pillow
+from ibot.data.decode import Orientation, file_size, image_size
 from ibot.data.sets import fingerprints
-from ibot.data.sets.archives import Archives
+from ibot.data.sets.archives import Container
 
-Kind = Literal["files", "folder", "list", "tar"]
-"""How a set was opened: by a scan, as class folders, from a list, from archives."""
+Decoder = Literal["pillow", "fast"]
+"""Pillow, or where it can a quicker library: the same files are read, and what is known of them
+(`fingerprint`) stays the same. Evaluations read with Pillow."""
+Kind = Literal["files", "folder", "list", "tar", "parquet", "arrow"]
+"""How a set was opened: by a scan, as class folders, from a list, from archives, from tables."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -30,17 +34,19 @@ class FileImages:
 
     root: Path
     """Folder that the names are relative to."""
-    names: bytes
-    """Relative paths, UTF-8 with surrogates, one after the other."""
+    names: NDArray[np.uint8]
+    """Relative paths, UTF-8 with surrogates, one after the other: in memory or in a mapped file."""
     ends: NDArray[np.int64]
     """int64 [n], where each name ends in `names`."""
     kind: Kind = "files"
-    archives: Archives | None = None
-    """Where the files lie inside of tar archives; None: below the root, by their names."""
+    archives: Container | None = None
+    """Where the files lie inside of archives or tables; None: below the root, by their names."""
     exif_orientation: Orientation = "apply"
     """Whether `read` turns pictures upright by their EXIF tag."""
     max_pixels: int = MAX_PIXELS
     """`read` refuses larger images."""
+    decoder: Decoder = "pillow"
+    """What `read` decodes with."""
     notes: tuple[str, ...] = ()
     """What a user should know of what was and was not taken, a sentence each."""
     _known: list[str] = field(default_factory=list, init=False, repr=False)
@@ -57,7 +63,7 @@ class FileImages:
     def name(self, index: int) -> str:
         """Path of an image relative to the root; inside of archives `ARCHIVE.tar/path/in/it`."""
         start = self.ends[index - 1] if index else 0
-        return os.fsdecode(self.names[start : self.ends[index]])
+        return os.fsdecode(self.names[start : self.ends[index]].tobytes())
 
     def path(self, index: int) -> Path:
         """Path of an image."""
@@ -73,9 +79,12 @@ class FileImages:
     def read(self, index: int) -> NDArray[np.uint8]:
         """Pixels of an image, uint8 [H, W, 3]. Raises UnreadableImage."""
         how = self.exif_orientation, self.max_pixels
+        decoding = pillow
+        if self.decoder == "fast":
+            from ibot.data import decode_fast as decoding
         if self.archives is None:
-            return decode(self.path(index), *how)
-        return decode_file(self.archives.open(self.root, index), *how)
+            return decoding.decode(self.path(index), *how)
+        return decoding.decode_file(self.archives.open(self.root, index), *how)
 
     def fingerprint(self) -> str:
         """SHA-256 in hex of kind, classes, names, labels, and sizes and times of the files: one
@@ -88,7 +97,7 @@ class FileImages:
             other = () if self.exif_orientation == "apply" else (self.exif_orientation,)
             if self.max_pixels != MAX_PIXELS:
                 other = (*other, str(self.max_pixels))
-            if b".tif" in self.names.lower():
+            if b".tif" in self.names.tobytes().lower():
                 other = (*other, fingerprints.TIFF_LEVELS)
             classes, labels = self._labelling()
             parts = self.kind, *classes, self.names, self.ends, labels, self._state(), *other
@@ -101,7 +110,7 @@ class FileImages:
             "root": str(self.root),
             "images": len(self),
             "classes": 0,
-            "names_sha256": hashlib.sha256(self.names).hexdigest()[:16],
+            "names_sha256": hashlib.sha256(self.names.data).hexdigest()[:16],
         }
 
     def _labelling(self) -> tuple[tuple[str, ...], NDArray[np.int32]]:
@@ -140,12 +149,18 @@ class LabelledFiles(FileImages):
 
 
 def file_images(
-    root: Path, names: Sequence[str], kind: Kind = "files", archives: Archives | None = None
+    root: Path, names: Sequence[str], kind: Kind = "files", archives: Container | None = None
 ) -> FileImages:
     """The images `names` (relative to `root`) in their order."""
+    packed, ends = packed_names(names)
+    return FileImages(root=root, names=packed, ends=ends, kind=kind, archives=archives)
+
+
+def packed_names(names: Iterable[str]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Names in one buffer, uint8, and where each ends, int64 [n]."""
     encoded = [os.fsencode(name) for name in names]
     ends = np.cumsum([len(name) for name in encoded], dtype=np.int64)
-    return FileImages(root=root, names=b"".join(encoded), ends=ends, kind=kind, archives=archives)
+    return np.frombuffer(b"".join(encoded), np.uint8), ends
 
 
 def with_labels(
