@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ibot.config.duration import duration
+from ibot.config.override import show
 from ibot.config.schema import Config
 from ibot.engine.checkpoint import find_checkpoint
 from ibot.engine.run import read_config
@@ -28,6 +30,8 @@ from ibot.weights.read import (
     refuse_bad_numbers,
     say_guesses,
 )
+
+log = logging.getLogger("ibot")
 
 HEAD_WARMUP = "1 epochs"
 """How long the backbone is frozen while a new head learns, unless the settings say."""
@@ -71,6 +75,14 @@ def with_weights(config: Config, given: Iterable[str]) -> Config:
     if "model.channels" in keys:
         chosen = [*chosen, "channels", "mean", "std"]
     model = replace(loaded.config, **{name: getattr(config.model, name) for name in chosen})
+    if model.channels == loaded.config.channels and model.statistics != loaded.config.statistics:
+        mean, std = loaded.config.statistics
+        log.warning(
+            "%s was trained with mean %s and deviation %s, not with those that are set",
+            config.train.init,
+            show(mean),
+            show(std),
+        )
     augment = config.augment
     if "augment.global_size" not in keys:
         local = [

@@ -13,6 +13,10 @@ SHOWN = 16
 """Names of channels that a message lists."""
 
 
+SETTING = "model.channels"
+"""Who wants channels, where a network is yet to be trained."""
+
+
 class OtherChannels(DataError):
     """Images have other channels than are asked for."""
 
@@ -30,6 +34,11 @@ def require_channels(images: Images, wanted: Sequence[str], whose: str = "the ne
         return
     if set(wanted) <= set(found):
         fix = f"read those alone: {_option(wanted)}"
+    elif whose == SETTING:
+        fix = (
+            "set model.channels, model.mean and model.std for the images, as `ibot pretrain` does "
+            "by itself"
+        )
     elif tuple(wanted) == RGB:
         fix = "name images in red, green and blue, or weights that were trained on these channels"
     else:
