@@ -169,7 +169,7 @@ def copy_backbone(backbone: Backbone, loaded: Loaded, weights: Weights) -> None:
 
     Raises WeightsError for one of another shape.
     """
-    source = dict(loaded.backbone.named_parameters())
+    source: dict[str, Tensor] = dict(loaded.backbone.named_parameters())
     if EMBEDDING in source:
         kernels, wanted = source[EMBEDDING].detach(), backbone.channels
         source[EMBEDDING] = fitting_embedding(kernels, loaded.backbone.channels, wanted)
