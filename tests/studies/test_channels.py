@@ -7,6 +7,7 @@ import pytest
 import tifffile
 
 from ibot.config.override import apply
+from ibot.config.resolve import check
 from ibot.config.schema import IMAGENET_MEAN, RGB
 from ibot.data.sets.open import open_images
 from ibot.engine.loop import train
@@ -108,6 +109,9 @@ def test_given_statistics_win_and_other_names_are_refused(folder):
     given = ["model.mean=0,0,0,0,0", "model.std=1,1,1,1,2"]
     chosen, _ = for_channels(apply(config, given), images, ["model.mean", "model.std"])
     assert chosen.model.mean == (0,) * 5 and chosen.model.std == (1, 1, 1, 1, 2)
+    check(apply(config, given))  # before the images are looked at
+    with pytest.raises(ConfigError, match="1 number for 5 channels"):
+        for_channels(apply(config, ["model.mean=0.5"]), images, ["model.mean"])
     other = apply(config, ["model.channels=a,b,c,d,e"])
     with pytest.raises(ConfigError, match=r"model\.channels names 5 channels"):
         for_channels(other, images, ["model.channels"])

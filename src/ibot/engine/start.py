@@ -113,10 +113,12 @@ def as_started(config: Config, run: Path, given: Iterable[str]) -> Config:
     started, keys = read_config(run), set(given)
     if started.train.init != config.train.init:
         return config
+    # Mean and deviation of other channels than the weights' came from the images.
+    same = started.model.channels == config.model.channels
     kept = {
         name: getattr(started.model, name)
         for name in READ_BEYOND_SHAPES
-        if f"model.{name}" not in keys
+        if f"model.{name}" not in keys and (same or name not in ("mean", "std"))
     }
     return replace(config, model=replace(config.model, **kept))
 

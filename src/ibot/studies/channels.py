@@ -19,6 +19,7 @@ from ibot.data.sets.images import Images
 from ibot.data.sets.same_channels import named
 from ibot.engine.run import read_config
 from ibot.errors import ConfigError
+from ibot.words import counted
 
 APART = 1.0, 2.0
 """Statistics are told to differ where means are further apart than so many deviations, or
@@ -64,6 +65,12 @@ def for_channels(
 
 
 def _with(config: Config, names: tuple[str, ...], found: dict[str, tuple[float, ...]]) -> Config:
+    for name, values in found.items():
+        if len(values) != len(names):
+            raise ConfigError(
+                f"model.{name} has {counted(len(values), 'number')} for {named(names)}",
+                fix="give one for each, or leave it out: it is measured then",
+            )
     config = replace(config, model=replace(config.model, channels=names, **found))
     check(config)
     return config
