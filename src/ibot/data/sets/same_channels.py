@@ -9,6 +9,9 @@ from ibot.data.sets.images import Images
 from ibot.errors import DataError
 from ibot.words import counted
 
+APART = 1.0, 2.0
+"""Statistics are far apart where means differ by more than so many deviations, or deviations by
+more than this factor."""
 SHOWN = 16
 """Names of channels that a message lists."""
 
@@ -51,6 +54,27 @@ def require_channels(images: Images, wanted: Sequence[str], whose: str = "the ne
         why=f"{whose} reads {named(wanted)}; they have {named(found)}",
         fix=fix,
     )
+
+
+def far_apart(
+    channels: Sequence[str],
+    given: tuple[Sequence[float], Sequence[float]],
+    measured: tuple[Sequence[float], Sequence[float]],
+) -> str:
+    """In words, where mean and deviation of a network are unlike those of the data; else empty.
+
+    given, measured: of the levels of each channel.
+    """
+    rows = zip(channels, *given, *measured, strict=True)
+    apart = [
+        f"{name} {mean:.4g} ± {std:.4g}, here {own_mean:.4g} ± {own_std:.4g}"
+        for name, mean, std, own_mean, own_std in rows
+        if abs(mean - own_mean) > APART[0] * min(std, own_std)
+        or max(std / own_std, own_std / std) > APART[1]
+    ]
+    if not apart:
+        return ""
+    return f"of {len(apart)} of {len(channels)} channels the data's are far from them ({apart[0]})"
 
 
 def named(channels: Sequence[str]) -> str:
