@@ -134,6 +134,7 @@ def _told_by(
         channels=reading.names,
         channel_files=reading.files,
         no_data=reading.no_data,
+        pixels="exact",  # as the published loader makes them
     )
     return replace(config, data=data)
 
