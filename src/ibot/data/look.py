@@ -6,6 +6,7 @@ import hashlib
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,7 +68,9 @@ def look(images: Images, index: int) -> Look:
         pixels = images.read(index)
     except UnreadableImage as error:
         return Look(index, str(error), **file)
-    levels = pixels.astype(np.float32) / 255 if pixels.dtype == np.uint8 else pixels
+    levels = np.asarray(pixels, np.float32)
+    if pixels.dtype == np.uint8:
+        levels /= 255
     flat = levels.reshape(-1, levels.shape[-1])
     small = _thumbnail(levels)
     spread = small.max(-1) - small.min(-1)
@@ -93,7 +96,7 @@ def _thumbnail(levels: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.stack(bands, -1)
 
 
-def _file(images: Images, index: int) -> dict:
+def _file(images: Images, index: int) -> dict[str, Any]:
     """What the file of an image says: fields of `Look`."""
     if not isinstance(images, FileImages):
         return {"format": "array"}
@@ -113,7 +116,8 @@ def _file(images: Images, index: int) -> dict:
     return {"num_bytes": len(content), "sha256": digest, **_header(io.BytesIO(content))}
 
 
-def _header(file) -> dict:
+def _header(file: BinaryIO) -> dict[str, Any]:
+    """What Pillow knows before it reads pixels."""
     with quiet():
         try:
             image = open_image(file, 2**62)
@@ -131,7 +135,7 @@ def _header(file) -> dict:
         }
 
 
-def _depth(image: Image.Image, file) -> int:
+def _depth(image: Image.Image, file: BinaryIO) -> int:
     """Bits of a level in the file, which Pillow's mode does not always say."""
     if isinstance(image, TiffImageFile):
         bits = image.tag_v2.get(_BITS, 1)

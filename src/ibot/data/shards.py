@@ -136,7 +136,9 @@ def check_shard(path: Path, images: FileImages, content: Sequence[Member]) -> Ch
                     if label != _digest(member.label.encode()):
                         return Checked(f"{member.key}.cls")
                 rows.append((member.name, *found))
-            if archive.next() is not None:
+            # The end is two empty blocks, filled up to a record.
+            filled = -(-(archive.offset + 2 * tarfile.BLOCKSIZE) // tarfile.RECORDSIZE)
+            if archive.next() is not None or path.stat().st_size != filled * tarfile.RECORDSIZE:
                 return Checked("more than was packed")
     except (OSError, tarfile.TarError) as error:
         return Checked(str(error))

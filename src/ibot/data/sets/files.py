@@ -101,7 +101,7 @@ class FileImages:
             "root": str(self.root),
             "images": len(self),
             "classes": 0,
-            "names_sha256": hashlib.sha256(self.names).hexdigest()[:16],
+            "names_sha256": hashlib.sha256(self.names.data).hexdigest()[:16],
         }
 
     def _labelling(self) -> tuple[tuple[str, ...], NDArray[np.int32]]:

@@ -20,6 +20,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import math
 import mmap
 import os
 import zlib
@@ -34,6 +35,7 @@ from numpy.typing import NDArray
 from ibot.data.formats import extensions
 from ibot.data.sets.archives import Archives
 from ibot.data.sets.files import FileImages, LabelledFiles, packed_names, with_labels
+from ibot.data.sets.fingerprints import State, is_settled, state_of
 from ibot.system.files import replacing
 
 FOLDER = "~/.cache/ibot/listings"
@@ -41,13 +43,10 @@ FOLDER = "~/.cache/ibot/listings"
 WORTH = 5000
 """Images from which on a listing is kept: to look through folders of fewer takes hundredths of a
 second."""
-SETTLED = 2.0
-"""Seconds before a walk: what changed later may change again within one tick of its clock, and is
-not trusted. File systems count in up to two seconds."""
 MARK = b"ibot listing 2\n"
 """First bytes; another number when the form changes, or what `scan` and `scan_tars` take."""
-HEADER = len(MARK) + 8
-"""Bytes of the mark and of the length of the header."""
+BODY = len(MARK) + 4
+"""Bytes of the mark and of the CRC-32 of all that follows: length of the header, header, arrays."""
 ALIGNED = 64
 FORMS = {
     "names": ("|u1", ()),
@@ -59,15 +58,6 @@ FORMS = {
     "states": ("<i8", (4,)),
 }
 """Type and further sides of each array, in their order."""
-
-State = tuple[int, int, int, int]
-
-
-def state_of(status: os.stat_result) -> State:
-    """Size, time of change in ns, of the entry's own change, and inode: by these a folder or an
-    archive is known to be as it was.
-    """
-    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
 
 def states_of(root: Path, archives: Sequence[str]) -> dict[str, State]:
@@ -106,11 +96,11 @@ def keep_listing(images: FileImages, watched: Mapping[str, State], began: float)
     """
     archives = images.archives.names if images.archives is not None else ()
     file = _place(images.root, archives)
-    states = np.array(list(watched.values()), np.int64).reshape(-1, 4)
-    if file is None or len(images) < WORTH or not len(states):
+    if file is None or len(images) < WORTH or not watched:
         return
-    if states[:, 1:3].max() > (began - SETTLED) * 1e9:
+    if not is_settled(watched.values(), began):
         return
+    states = np.array(list(watched.values()), np.int64)
     names, ends = packed_names(watched)
     arrays: dict[str, NDArray[Any]] = {"names": images.names, "ends": images.ends}
     if isinstance(images, LabelledFiles):
@@ -170,45 +160,43 @@ def _alone(folder: Path) -> Iterator[bool]:
 
 
 def _write(out: BinaryIO, header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
-    parts = [np.ascontiguousarray(a, FORMS[name][0]) for name, a in arrays.items()]
+    whole = {name: np.ascontiguousarray(a, FORMS[name][0]) for name, a in arrays.items()}
+    lengths = {name: len(array) for name, array in whole.items()}
+    text = json.dumps({**header, "lengths": lengths}).encode()
+    parts, place = [len(text).to_bytes(8, "little"), text], BODY + 8 + len(text)
+    for array in whole.values():
+        parts += [bytes(-place % ALIGNED), array.reshape(-1).view(np.uint8).data]
+        place += -place % ALIGNED + array.nbytes
     check = 0
     for part in parts:
-        check = zlib.crc32(part.reshape(-1).view(np.uint8), check)
-    lengths = {name: len(part) for name, part in zip(arrays, parts, strict=True)}
-    text = json.dumps({**header, "lengths": lengths, "check": check}).encode()
-    out.write(MARK + len(text).to_bytes(8, "little") + text)
+        check = zlib.crc32(part, check)
+    out.write(MARK + check.to_bytes(4, "little"))
     for part in parts:
-        out.write(bytes(-out.tell() % ALIGNED))
-        out.write(part.reshape(-1).view(np.uint8).data)
+        out.write(part)
     out.flush()
 
 
 def _read(file: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     """Header and mapped arrays. Raises ValueError and its like for what is no whole listing."""
     with file.open("rb") as content:
-        head = content.read(HEADER)
-        if not head.startswith(MARK):
-            raise ValueError("no listing, or one of another form")
-        size = os.fstat(content.fileno()).st_size
-        start = HEADER + int.from_bytes(head[len(MARK) :], "little")
-        if not HEADER < start <= size:
-            raise ValueError("cut short")
-        header = json.loads(content.read(start - HEADER))
         # Nobody writes into the arrays; as a private copy they need no care with what warns of
         # arrays that cannot be written.
         mapped = mmap.mmap(content.fileno(), 0, access=mmap.ACCESS_COPY)
-    arrays, check = {}, 0
+    body = memoryview(mapped)[BODY:]
+    if mapped[: len(MARK)] != MARK or len(body) < 8:
+        raise ValueError("no listing, or one of another form")
+    if zlib.crc32(body) != int.from_bytes(mapped[len(MARK) : BODY], "little"):
+        raise ValueError("damaged")
+    start = BODY + 8 + int.from_bytes(body[:8], "little")
+    header = json.loads(mapped[BODY + 8 : start])
+    arrays = {}
     for name, (kind, sides) in FORMS.items():
         if name not in header["lengths"]:
             continue
         shape = (int(header["lengths"][name]), *sides)
         start += -start % ALIGNED
-        count = int(np.prod(shape))
-        arrays[name] = np.frombuffer(mapped, kind, count, start).reshape(shape)
+        arrays[name] = np.frombuffer(mapped, kind, math.prod(shape), start).reshape(shape)
         start += arrays[name].nbytes
-        check = zlib.crc32(arrays[name].reshape(-1).view(np.uint8), check)
-    if start != size or check != header["check"]:
-        raise ValueError("damaged")
     return header, arrays
 
 

@@ -4,6 +4,7 @@ opened.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from ibot.config.schema import MAX_PIXELS, Channels
@@ -11,13 +12,14 @@ from ibot.data.channels.opening import COLOUR, FILES, with_channels
 from ibot.data.decode import Orientation
 from ibot.data.sets.arrow_files import scan_arrow
 from ibot.data.sets.class_folders import as_classes, open_folder
+from ibot.data.sets.files import FileImages
 from ibot.data.sets.images import Images, LabelledImages
 from ibot.data.sets.lists import LISTS, open_list, scan_list
 from ibot.data.sets.named import open_named
 from ibot.data.sets.parquet import scan_parquet
 from ibot.data.sets.parts import Part
 from ibot.data.sets.places import Place, find_place
-from ibot.data.sets.scan import require_data, scan
+from ibot.data.sets.scan import ONLY_TRAINING, require_data, scan
 from ibot.data.sets.stacks import hold_pictures, open_stacks
 from ibot.data.sets.subsets import split_labelled
 from ibot.data.sets.tars import open_tars, scan_tars
@@ -62,7 +64,12 @@ def open_parts(data: str) -> dict[str, Images]:
     Raises DataError as `open_images`.
     """
     train, val = open_images(data), _scan(data, "val", COLOURS)
-    return {"": train} if val is None else {"train": train, "val": val}
+    if val is None:
+        return {"": train}
+    if isinstance(train, FileImages):
+        said = tuple(note for note in train.notes if not note.startswith(ONLY_TRAINING))
+        train = replace(train, notes=said)
+    return {"train": train, "val": val}
 
 
 def find_labelled(

@@ -16,7 +16,8 @@ from ibot.data.decode import holds_more
 from ibot.data.formats import FURTHER, PAGED, extension, extensions, is_image, is_litter
 from ibot.data.sets.classes import twins_note
 from ibot.data.sets.files import FileImages, LabelledFiles, file_images, with_labels
-from ibot.data.sets.listings import State, find_listing, keep_listing, state_of
+from ibot.data.sets.fingerprints import State, state_of
+from ibot.data.sets.listings import find_listing, keep_listing
 from ibot.data.sets.parts import find_parts, folder_names, is_folder, part_of, quoted
 from ibot.errors import DataError, printable
 from ibot.words import counted
@@ -25,6 +26,8 @@ RUN_MARKS = ("config.json", "checkpoints")
 """A folder that holds all of these is a run, not a folder of images."""
 FIRST_PAGE_ONLY = "only the first page and up to three bands are read"
 """How the note on further pages begins, which is not true where all channels are read."""
+ONLY_TRAINING = "only the training part"
+"""Begins what is said of a set with others."""
 File = TypeVar("File")
 LOOKED_INTO = 500
 """Files of which `scan` counts those with further pages, frames and bands; of more, so many are
@@ -116,7 +119,7 @@ def _training_part(folder: Path) -> tuple[Path, list[str]]:
     """Where the images to train on lie, and what to say of it. Raises DataError."""
     if parts := find_parts(folder):
         return parts.train, [
-            f"only the training part '{parts.train.name}' is read; beside it {quoted(parts.beside)}"
+            f"{ONLY_TRAINING} '{parts.train.name}' is read; beside it {quoted(parts.beside)}"
         ]
     held = [name for name in folder_names(folder) if part_of(name) in ("val", "test")]
     return folder, [

@@ -131,10 +131,9 @@ def _read(archives: Sequence[str | Path]) -> _Found:
             found.classes.append(PurePosixPath(name).parent.name if text is None else text)
             found.places.append((number, start, size))
     if not found.names:
-        first, *more = paths
-        others = f" and {len(more)} others" if more else ""
+        others = f" and {len(archives) - 1} others" if len(archives) > 1 else ""
         raise DataError(
-            f"no images in '{root / first}'{others}",
+            f"no images in '{archives[0]}'{others}",
             why="; ".join(found.cut_note()),
             fix=f"the extensions read are {' '.join(sorted(extensions()))}",
         )
