@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ibot.config.duration import Duration
 from ibot.config.override import show
-from ibot.config.schema import Config, ModelConfig
+from ibot.config.schema import RGB, Config, ModelConfig
 from ibot.errors import ConfigError
 from ibot.words import counted
 
@@ -265,6 +265,11 @@ def _method_problems(config: Config) -> Iterator[str]:
             yield f"method.{name}={value:g} must be positive and below ten times the student's"
     if not 0 <= method.momentum <= 1:
         yield f"method.momentum={method.momentum:g} must lie within 0 and 1"
+    if method.patch_target == "color" and config.model.channels != RGB:
+        yield (
+            "method.patch_target=color takes the mean colour of a patch: it needs images in red, "
+            "green and blue"
+        )
     if method.patch_match != "hidden" and (
         config.augment.num_global != 2 or method.patch_target != "online"
     ):

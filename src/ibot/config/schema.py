@@ -46,6 +46,10 @@ class Channels:
         return self if colour else replace(self, names=",".join(channels), mean=mean)
 
 
+PICTURES = Channels()
+"""Colour pictures of 8 bits."""
+
+
 @dataclass(frozen=True, slots=True)
 class DataConfig:
     """Where images come from and how a file becomes pixels."""

@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from ibot.config.resolve import largest_power_of_two
-from ibot.config.schema import Config
+from ibot.config.schema import PICTURES, Config
 from ibot.data.decode import UnreadableImage
 from ibot.data.masks import make_masks
 from ibot.data.pairs import make_pairs
 from ibot.data.params import view_params
 from ibot.data.pixels_batch import render_batch
-from ibot.data.sets.images import Images
+from ibot.data.sets.images import Images, Pixels
 from ibot.data.sets.variants import read_as
 from ibot.data.workers import fitting, read_items
 from ibot.errors import ConfigError, DataError
@@ -84,7 +84,10 @@ class MicroBatches(Dataset["Batch | DataError"]):
             images.append(image)
         sizes = np.array([image.shape[:2] for image in images], dtype=np.int64)
         params = view_params(config.augment, config.train.seed, epoch, index, sizes)
-        views = [_planar(pixels) for pixels in render_batch(images, params, config.augment)]
+        views = [
+            _planar(pixels)
+            for pixels in render_batch(images, params, config.augment, config.model.std)
+        ]
         num_global = config.augment.num_global
         if config.method.patch_match == "hidden":
             masks = self._masks(epoch, index)
@@ -115,9 +118,7 @@ class MicroBatches(Dataset["Batch | DataError"]):
         )
         return replace(masks, local=local)
 
-    def _decode(
-        self, wanted: int, epoch: int, bad: list[tuple[str, str]]
-    ) -> tuple[NDArray[np.uint8], int]:
+    def _decode(self, wanted: int, epoch: int, bad: list[tuple[str, str]]) -> tuple[Pixels, int]:
         """Pixels of image `wanted`, or of the first readable one among its keyed replacements.
 
         A replacement brings its own views and masks, so it looks as it would in its own place.
@@ -221,8 +222,8 @@ def check_batch(config: Config, source: Images, world_size: int = 1) -> None:
         )
 
 
-def content_hash(image: NDArray[np.uint8]) -> int:
-    """Hash of about 16 x 16 pixels of an image [H, W, 3], to notice copies; -1 for one colour."""
+def content_hash(image: Pixels) -> int:
+    """Hash of about 16 x 16 pixels of an image [H, W, C], to notice copies; -1 for one colour."""
     height, width = image.shape[:2]
     sample = image[:: max(1, height // 16), :: max(1, width // 16)]
     return -1 if (sample == sample[0, 0]).all() else zlib.crc32(sample.tobytes())
@@ -246,7 +247,8 @@ def micro_batch_bytes(config: Config, world_size: int) -> int:
     pixels = augment.num_global * math.prod(augment.global_size) + augment.num_local * math.prod(
         augment.local_size
     )
-    return 3 * pixels * train.batch // (world_size * train.accumulate)
+    depth = len(config.model.channels) * (1 if config.data.reading == PICTURES else 4)
+    return depth * pixels * train.batch // (world_size * train.accumulate)
 
 
 def read_ahead(config: Config, world_size: int, workers: int) -> int:
@@ -254,6 +256,6 @@ def read_ahead(config: Config, world_size: int, workers: int) -> int:
     return max(1, min(4, READ_AHEAD // (workers * max(1, micro_batch_bytes(config, world_size)))))
 
 
-def _planar(pixels: NDArray[np.uint8]) -> torch.Tensor:
-    """[B, h, w, 3] -> uint8 [B, 3, h, w]."""
+def _planar(pixels: Pixels) -> torch.Tensor:
+    """[B, h, w, C] -> the same type [B, C, h, w]."""
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()

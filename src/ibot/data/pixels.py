@@ -225,4 +225,6 @@ def _planes(statistics: Statistics, views: Tensor) -> list[Tensor]:
             f"mean and deviation of {len(statistics[0])} and {len(statistics[1])} channels for "
             f"views of {views.shape[-3]}"
         )
-    return [torch.tensor(values, device=views.device).view(-1, 1, 1) for values in statistics]
+    # A tensor that is made on a GPU waits for what its stream has to do; a copy does not.
+    planes = (torch.tensor(values).view(-1, 1, 1) for values in statistics)
+    return [plane.to(views.device, non_blocking=True) for plane in planes]

@@ -36,7 +36,8 @@ class MapShape(NamedTuple):
 class Backbone(nn.Module, ABC):
     """A network from images to one class token and a grid of patch tokens.
 
-    Images [B, C, H, W] of the `channels` are normalised by `statistics`. Blocks are counted over all stages.
+    Images [B, C, H, W] of the `channels` are normalised by `statistics`. Blocks are counted over
+    all stages.
     """
 
     family: str

@@ -87,15 +87,21 @@ def _images(config: Config) -> tuple[Images, str]:
     """Validation images where there are some, else those of the training; and which they are."""
     data = config.data
     orientation, most = data.exif_orientation, data.max_pixels
+    reading = data.reading.of(config.model.channels, config.model.mean)
     try:
         found = find_labelled(
-            data.path, data.val_path, exif_orientation=orientation, max_pixels=most
+            data.path,
+            data.val_path,
+            exif_orientation=orientation,
+            max_pixels=most,
+            channels=reading,
         )
     except DataError:
         found = None
     if found is not None:
         return found[1], "validation"
-    return open_images(data.path, exif_orientation=orientation, max_pixels=most), "training"
+    images = open_images(data.path, exif_orientation=orientation, max_pixels=most, channels=reading)
+    return images, "training"
 
 
 def _shown(title: str, picture: NDArray[np.uint8], size: tuple[int, int]) -> Shown:

@@ -160,7 +160,7 @@ def test_a_damaged_or_foreign_listing_is_made_anew(cache, data, walks):
     damaged = [flipped(whole, place) for place in places]
     damaged += [whole[:cut] for cut in (0, 5, 20, 100, length // 2, length - 1)]
     damaged += [whole + b"\0", b"{}", listings.MARK + bytes(100), bytes(length)]
-    damaged.append(whole.replace(b"listing 1", b"listing 2"))
+    damaged.append(whole.replace(b"listing 2", b"listing 1"))
     damaged.append(whole.replace(b'"ends": 5', b'"ends": 4'))
     for number, content in enumerate(damaged):
         before = len(walks)

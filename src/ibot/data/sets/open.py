@@ -7,8 +7,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from ibot.config.schema import MAX_PIXELS, Channels
-from ibot.data.channels.opening import COLOUR, FILES, with_channels
+from ibot.config.schema import MAX_PIXELS, PICTURES, Channels
+from ibot.data.channels.opening import FILES, with_channels
 from ibot.data.decode import Orientation
 from ibot.data.sets.arrow_files import scan_arrow
 from ibot.data.sets.class_folders import as_classes, open_folder
@@ -26,16 +26,13 @@ from ibot.data.sets.tars import open_tars, scan_tars
 from ibot.data.sets.variants import matched, read_as
 from ibot.errors import DataError
 
-COLOURS = Channels()
-"""Colour pictures, as of old."""
-
 
 def open_images(
     data: str,
     *,
     exif_orientation: Orientation = "apply",
     max_pixels: int = MAX_PIXELS,
-    channels: Channels = COLOURS,
+    channels: Channels = PICTURES,
 ) -> Images:
     """Images to train on, labelled or not; where they have parts, those of the training part.
 
@@ -63,7 +60,7 @@ def open_parts(data: str) -> dict[str, Images]:
 
     Raises DataError as `open_images`.
     """
-    train, val = open_images(data), _scan(data, "val", COLOURS)
+    train, val = open_images(data), _scan(data, "val", PICTURES)
     if val is None:
         return {"": train}
     if isinstance(train, FileImages):
@@ -78,7 +75,7 @@ def find_labelled(
     *,
     exif_orientation: Orientation = "apply",
     max_pixels: int = MAX_PIXELS,
-    channels: Channels = COLOURS,
+    channels: Channels = PICTURES,
 ) -> tuple[LabelledImages, LabelledImages] | None:
     """What `open_images` gives and validation images with the same classes, for k-NN during
     training; None where there are no labels or no validation part.
@@ -117,7 +114,7 @@ def open_labelled(
     seed: int = 0,
     exif_orientation: Orientation = "apply",
     max_pixels: int = MAX_PIXELS,
-    channels: Channels = COLOURS,
+    channels: Channels = PICTURES,
 ) -> tuple[LabelledImages, LabelledImages]:
     """Training and validation images with the same classes, at least two; the latter may lack some.
 
@@ -234,7 +231,7 @@ def _scan(data: str, part: Part, channels: Channels, *, held_out: bool = False) 
 
 def _further(channels: Channels) -> frozenset[str]:
     """Extensions of files that are images where their channels are read."""
-    return frozenset() if channels.names == COLOUR else FILES
+    return frozenset() if channels.names == PICTURES.names else FILES
 
 
 def _named(data: str) -> tuple[str, str] | None:
@@ -254,7 +251,7 @@ def _is_list(data: str) -> bool:
 def _place(data: str, part: Part, channels: Channels) -> Place:
     """As `find_place`; a folder of arrays may hold a picture each where channels are read."""
     place = find_place(data, part)
-    if channels.names != COLOUR and place.form == "npy" and hold_pictures(place.files):
+    if channels.names != PICTURES.names and place.form == "npy" and hold_pictures(place.files):
         return Place(folder=place.files[0].parent)
     return place
 

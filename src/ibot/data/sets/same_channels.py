@@ -16,10 +16,13 @@ SHOWN = 16
 def require_channels(images: Images, wanted: Sequence[str], whose: str = "the network") -> None:
     """Raise DataError for images of other channels than `wanted`, or in another order.
 
+    Channels that nothing named have numbers; they fit as many others, in their order.
     whose: who reads those, for the message.
     """
     found = tuple(images.channels)
-    if found == tuple(wanted):
+    if found == tuple(wanted) or (
+        len(found) == len(wanted) and (_unnamed(found) or _unnamed(wanted))
+    ):
         return
     if set(wanted) <= set(found):
         fix = f"read those alone: {_option(wanted)}"
@@ -27,8 +30,8 @@ def require_channels(images: Images, wanted: Sequence[str], whose: str = "the ne
         fix = "name images in red, green and blue, or weights that were trained on these channels"
     else:
         fix = (
-            "name images of those channels; where they have other names, give these in the "
-            "network's order with --channels"
+            "name images of those channels; where theirs have other names, give their numbers in "
+            "the network's order: --channels 3,2,1"
         )
     raise DataError(
         f"the images in '{images.root}' have other channels than {whose} reads",
@@ -42,6 +45,10 @@ def named(channels: Sequence[str]) -> str:
     shown = ", ".join(channels[:SHOWN])
     more = ", ..." if len(channels) > SHOWN else ""
     return f"{counted(len(channels), 'channel')} ({shown}{more})"
+
+
+def _unnamed(channels: Sequence[str]) -> bool:
+    return all(name.isdecimal() for name in channels)
 
 
 def _option(channels: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ibot.config.schema import RGB, Channels
+from ibot.config.schema import PICTURES, RGB
 from ibot.data.pixels import MEAN, STD, normalize
 from ibot.data.sets.images import Images, LabelledImages
 from ibot.data.sets.open import open_images
@@ -177,7 +177,7 @@ def extract_features(
     channels = getattr(network, "channels", RGB)
     images = source
     if isinstance(images, str | Path):
-        reading = Channels() if loaded is None else loaded.reading
+        reading = PICTURES if loaded is None else loaded.reading
         images = open_images(str(images), channels=reading.of(channels, statistics[0]))
     require_channels(images, channels)
     view = View((size, size) if isinstance(size, int) else (size[0], size[1]))
