@@ -16,8 +16,8 @@ import torch
 from benchmarks.step import VALUES, make_batch
 from ibot.config.override import apply
 from ibot.config.schema import Config
-from ibot.engine.loop import to_device
 from ibot.engine.optimizer import build_optimizer
+from ibot.engine.transfer import to_device
 from ibot.engine.update import Update
 from ibot.method.model import StudentTeacher
 from ibot.system.device import autocast, describe_device
@@ -39,7 +39,7 @@ def main() -> None:
             config=config,
             autocast=precision,
         )
-        batch = to_device(make_batch(config), device, config.model)
+        batch = to_device(make_batch(config), device, config)
         for _ in range(20):
             update.step([batch], VALUES)
         torch.cuda.reset_peak_memory_stats()

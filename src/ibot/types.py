@@ -73,6 +73,20 @@ class Masks:
         return Masks(change(self.map), change(self.index), change(self.weight), target, local)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """What it took to make a micro-batch, in seconds of the process that made it."""
+
+    decode: float = 0.0
+    """To read and decode its images."""
+    render: float = 0.0
+    """To draw parameters, views and masks."""
+    busy: float = 0.0
+    """Of both, those in which it computed."""
+    queued: float = 0.0
+    """Of both, those in which it could have, but others had the cores. The rest went into files."""
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """One micro-batch of one process."""
@@ -89,6 +103,7 @@ class Batch:
     """int64 [B], hash of a coarse sample of each image's pixels; -1 for an image of one colour."""
     bad: tuple[tuple[str, str], ...] = ()
     """(path, reason) of files met in this batch that could not be read."""
+    made: Made | None = None
 
     def pin_memory(self) -> Batch:
         """The same batch in page-locked memory; the loader calls this where there is a GPU."""
@@ -97,6 +112,32 @@ class Batch:
         return replace(
             self, global_views=self.global_views.pin_memory(), local_views=local_views, masks=masks
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UndrawnBatch:
+    """One micro-batch of one process whose views are still to be made, on the training device."""
+
+    pictures: Tensor
+    """uint8 [P, 3] or float32 [P, C], the pixels of all pictures as decoded: row by row, one
+    picture after the other."""
+    sizes: np.ndarray
+    """int64 [B, 2], height and width of each picture."""
+    params: ViewParams
+    """What each view does to its picture."""
+    masks: Masks
+    index: np.ndarray
+    """As in `Batch`."""
+    content: np.ndarray | None = None
+    """As in `Batch`."""
+    bad: tuple[tuple[str, str], ...] = ()
+    """As in `Batch`."""
+    made: Made | None = None
+
+    def pin_memory(self) -> UndrawnBatch:
+        """The same batch in page-locked memory; the loader calls this where there is a GPU."""
+        masks = self.masks.each(lambda tensor: tensor.pin_memory())
+        return replace(self, pictures=self.pictures.pin_memory(), masks=masks)
 
 
 @dataclass(frozen=True, slots=True)

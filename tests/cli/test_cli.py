@@ -88,13 +88,13 @@ def test_a_killed_loader_process_is_a_lack_of_resources_not_a_bug(labelled, tmp_
     code = f"""
 import multiprocessing, sys
 from ibot.cli.main import main
-from ibot.engine import loop
-plain = loop.to_device
+from ibot.engine import transfer
+plain = transfer.to_device
 def kill_then_move(batch, *where):
     for child in multiprocessing.active_children():
         child.kill()
     return plain(batch, *where)
-loop.to_device = kill_then_move
+transfer.to_device = kill_then_move
 sys.exit(main(["pretrain", "tiny32", "--data", {str(labelled)!r}, "--device", "cpu",
                "--run", {str(tmp_path / "run")!r}, *{SMALL!r},
                "system.workers=2", "train.length=400 steps"]))

@@ -18,15 +18,25 @@ from ibot.config.schema import (
     SystemConfig,
     TrainConfig,
 )
+from ibot.data import pixels_device
 from ibot.data.decode import decode
-from ibot.data.loader import Loader, choose_workers, content_hash, read_ahead
+from ibot.data.loader import (
+    Loader,
+    choose_workers,
+    content_hash,
+    micro_batch_bytes,
+    packed,
+    read_ahead,
+)
 from ibot.data.masks import make_masks
 from ibot.data.pairs import make_pairs
 from ibot.data.params import view_params
 from ibot.data.pixels import render
+from ibot.data.sets.arrays import ArrayImages
 from ibot.data.sets.scan import scan
 from ibot.errors import ConfigError, DataError
 from ibot.rng import Purpose, permutation, uniform
+from ibot.types import UndrawnBatch
 
 
 @pytest.fixture(scope="module")
@@ -40,10 +50,14 @@ def source(tmp_path_factory):
     return scan(folder)
 
 
-def config(batch=8, accumulate=1, workers=0) -> Config:
+def config(batch=8, accumulate=1, workers=0, pixels="exact") -> Config:
     augment = AugmentConfig(num_local=2, global_size=(16, 16), local_size=(8, 8))
-    train = TrainConfig(batch=batch, accumulate=accumulate)
-    return Config(augment=augment, train=train, system=SystemConfig(workers=workers))
+    return Config(
+        augment=augment,
+        train=TrainConfig(batch=batch, accumulate=accumulate),
+        system=SystemConfig(workers=workers),
+        data=DataConfig(pixels=pixels),
+    )
 
 
 def steps(source, count, start=0, **kwargs):
@@ -54,9 +68,17 @@ def steps(source, count, start=0, **kwargs):
     return list(loader)
 
 
+def views_of(batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Global and local views, made here where the loader left them to the device."""
+    if isinstance(batch, UndrawnBatch):
+        where = config().augment, torch.device("cpu")
+        return pixels_device.render(batch.pictures, batch.sizes, batch.params, *where)
+    return batch.global_views, batch.local_views
+
+
 def assert_equal(a, b):
-    assert np.array_equal(a.index, b.index)
-    assert torch.equal(a.global_views, b.global_views) and torch.equal(a.local_views, b.local_views)
+    assert np.array_equal(a.index, b.index) and type(a) is type(b)
+    assert all(torch.equal(x, y) for x, y in zip(views_of(a), views_of(b), strict=True))
     assert torch.equal(a.masks.map, b.masks.map)
 
 
@@ -89,23 +111,33 @@ def test_an_epoch_shows_every_image_at_most_once_and_the_next_in_another_order(s
     assert not np.array_equal(np.concatenate(first), np.concatenate(second))
 
 
+PIXELS = pytest.mark.parametrize("pixels", ["exact", "fast", "device"])
+
+
+@PIXELS
 @pytest.mark.parametrize("workers", [1, 2])
-def test_workers_do_not_change_the_batches(source, workers):
-    for a, b in zip(steps(source, 5), steps(source, 5, workers=workers), strict=True):
+def test_workers_do_not_change_the_batches(source, workers, pixels):
+    here, there = (steps(source, 5, workers=w, pixels=pixels) for w in (0, workers))
+    for a, b in zip(here, there, strict=True):
         assert_equal(a[0], b[0])
 
 
+@PIXELS
 @pytest.mark.parametrize("start", [1, 2, 3, 7])
-def test_starting_later_gives_the_same_batches(source, start):
-    for a, b in zip(steps(source, 9)[start:], steps(source, 9 - start, start=start), strict=True):
+def test_starting_later_gives_the_same_batches(source, start, pixels):
+    whole = steps(source, 9, pixels=pixels)
+    for a, b in zip(
+        whole[start:], steps(source, 9 - start, start=start, pixels=pixels), strict=True
+    ):
         assert_equal(a[0], b[0])
 
 
+@PIXELS
 @pytest.mark.parametrize(("world_size", "accumulate"), [(2, 1), (1, 2), (2, 2), (4, 1)])
-def test_processes_and_micro_batches_share_the_same_images(source, world_size, accumulate):
-    whole = [s[0] for s in steps(source, 4)]
+def test_processes_and_micro_batches_share_the_same_images(source, world_size, accumulate, pixels):
+    whole = [s[0] for s in steps(source, 4, pixels=pixels)]
     parts = [
-        steps(source, 4, rank=r, world_size=world_size, accumulate=accumulate)
+        steps(source, 4, rank=r, world_size=world_size, accumulate=accumulate, pixels=pixels)
         for r in range(world_size)
     ]
     for step, batch in enumerate(whole):
@@ -113,22 +145,53 @@ def test_processes_and_micro_batches_share_the_same_images(source, world_size, a
         for rank in range(world_size):
             assert len(parts[rank][step]) == accumulate
             for micro in parts[rank][step]:
+                views = views_of(micro)
                 for row, index in enumerate(micro.index):
-                    seen[int(index)] = (micro, row)
+                    seen[int(index)] = (views, micro.masks.map, row)
         assert sorted(seen) == sorted(batch.index.tolist())
+        whole_views = views_of(batch)
         for row, index in enumerate(batch.index.tolist()):
-            micro, other = seen[index]
-            assert torch.equal(batch.global_views[:, row], micro.global_views[:, other])
-            assert torch.equal(batch.masks.map[:, row], micro.masks.map[:, other])
+            views, map_of_part, other = seen[index]
+            for many, some in zip(whole_views, views, strict=True):
+                assert torch.equal(many[:, row], some[:, other])
+            assert torch.equal(batch.masks.map[:, row], map_of_part[:, other])
 
 
-def test_bad_files_are_replaced_by_the_same_images_whoever_reads_them(source, tmp_path):
+@pytest.mark.parametrize("pixels", ["fast", "device"])
+def test_the_ways_to_make_pixels_show_the_same_views(source, pixels):
+    for (a,), (b,) in zip(steps(source, 3), steps(source, 3, pixels=pixels), strict=True):
+        assert np.array_equal(a.index, b.index) and np.array_equal(a.content, b.content)
+        assert torch.equal(a.masks.map, b.masks.map)
+        for many, others in zip(views_of(a), views_of(b), strict=True):
+            assert many.shape == others.shape and others.dtype == torch.uint8
+            assert (many.int() - others.int()).abs().float().mean() < 1.5
+
+
+def test_pixels_that_nobody_resolved_are_exact(source):
+    for (a,), (b,) in zip(steps(source, 2), steps(source, 2, pixels="auto"), strict=True):
+        assert_equal(a, b)
+
+
+def test_pictures_for_the_device_are_as_decoded_and_counted_with_room(source):
+    wanted = config(pixels="device", batch=4)
+    for (batch,) in Loader(wanted, source, grid=(4, 4), end_step=6):
+        pictures = [decode(source.path(i)) for i in batch.index]
+        assert batch.sizes.tolist() == [list(picture.shape[:2]) for picture in pictures]
+        assert torch.equal(batch.pictures, packed(pictures))
+        given, counted = batch.pictures.numel(), micro_batch_bytes(wanted, source, 1)
+        assert given <= counted < 2 * given
+    assert micro_batch_bytes(config(batch=4), source, 1) == 4 * 3 * 2 * (16 * 16 + 8 * 8)
+
+
+@PIXELS
+def test_bad_files_are_replaced_by_the_same_images_whoever_reads_them(source, tmp_path, pixels):
     for i in range(len(source)):
         (tmp_path / source.name(i)).write_bytes(
             source.path(i).read_bytes() if i % 5 else b"not an image"
         )
     damaged = scan(tmp_path)
-    loader = [Loader(config(workers=w), damaged, grid=(4, 4), end_step=6) for w in (0, 2)]
+    made = [config(workers=w, pixels=pixels) for w in (0, 2)]
+    loader = [Loader(one, damaged, grid=(4, 4), end_step=6) for one in made]
     first, second = ([s[0] for s in part] for part in loader)
     bad = {row for batch in first for row in batch.bad}
     assert {name for name, _ in bad} <= {f"{i:02d}.png" for i in range(0, 26, 5)} and len(bad) >= 5
@@ -166,6 +229,7 @@ def test_python_ends_while_batches_are_still_wanted(source):
     script = f"""
 from ibot.config.schema import AugmentConfig, Config, SystemConfig, TrainConfig
 from ibot.data.loader import Loader
+from ibot.data.sets.arrays import ArrayImages
 from ibot.data.sets.scan import scan
 augment = AugmentConfig(num_local=2, global_size=(16, 16), local_size=(8, 8))
 system = SystemConfig(workers=2, device="cpu")
@@ -311,11 +375,40 @@ def test_the_number_of_workers_follows_the_cores(monkeypatch):
     assert replace(config()).system.workers == 0
 
 
-def test_reading_ahead_is_bounded_by_memory():
+def test_reading_ahead_is_bounded_by_memory(source):
+    def ahead(config, world_size, workers):
+        return read_ahead(micro_batch_bytes(config, source, world_size), workers)
+
     small = Config(
         augment=AugmentConfig(global_size=(32, 32), num_local=0), train=TrainConfig(batch=128)
     )
-    assert read_ahead(small, 1, 8) == 4
+    assert ahead(small, 1, 8) == 4
     large = Config(train=TrainConfig(batch=1024))
-    assert read_ahead(large, 1, 15) == 1 and read_ahead(large, 16, 15) == 4
-    assert read_ahead(replace(large, train=TrainConfig(batch=1024, accumulate=4)), 1, 3) > 1
+    assert ahead(large, 1, 15) == 1 and ahead(large, 16, 15) == 4
+    assert ahead(replace(large, train=TrainConfig(batch=1024, accumulate=4)), 1, 3) > 1
+
+
+def test_borders_are_cut_off_before_views_are_drawn_where_that_is_asked(tmp_path):
+    """Scans with a border give the batches of what is inside of it."""
+    rng = np.random.default_rng(0)
+    inside = rng.integers(0, 200, (12, 24, 20, 3)).astype(np.uint8)
+    pages = np.full((12, 30, 30, 3), 250, np.uint8)
+    pages[:, 3:27, 4:24] = inside
+    labels = np.zeros(12, np.int32)
+    scans, plain = (
+        ArrayImages(tmp_path, "train", pixels, labels, ("any",)) for pixels in (pages, inside)
+    )
+    made = config()
+    cut = replace(made, data=replace(made.data, trim_border=True))
+    (a,) = next(iter(Loader(cut, scans, grid=(4, 4))))
+    (b,) = next(iter(Loader(made, plain, grid=(4, 4))))
+    assert_equal(a, b)
+    (c,) = next(iter(Loader(made, scans, grid=(4, 4))))
+    assert not torch.equal(a.global_views, c.global_views)
+
+
+def test_a_batch_says_what_it_took_to_make_it(source):
+    (batch,) = steps(source, 1)[0]
+    made = batch.made
+    assert made.decode > 0 and made.render > 0
+    assert 0 < made.busy <= 1.05 * (made.decode + made.render) + 0.01 and made.queued >= 0

@@ -19,15 +19,15 @@ faulthandler.enable()  # a process that dies of a signal says where
 from pathlib import Path
 import torch
 from ibot.config.override import from_plain
-from ibot.engine import loop
+from ibot.engine import loop, transfer
 folder = Path(sys.argv[1])
 seen = []
-original = loop.to_device
+original = transfer.to_device
 def recording(batch, *where):
     sums = int(batch.masks.map.sum()), int(batch.global_views.long().sum())
     seen.append([batch.index.tolist(), *sums])
     return original(batch, *where)
-loop.to_device = recording
+transfer.to_device = recording
 try:
     config = from_plain(json.loads((folder / "config.json").read_text()))
     loop.train(config, folder / "run", command="test", quiet=True)

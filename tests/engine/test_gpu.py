@@ -2,9 +2,15 @@
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from ibot.config.override import apply
-from ibot.engine.loop import train
+from ibot.data.loader import Loader
+from ibot.data.pixels_device import render
+from ibot.data.sets.scan import scan
+from ibot.engine.checkpoint import find_checkpoint
+from ibot.engine.loop import mask_grid, train
+from ibot.engine.transfer import ahead
 from ibot.eval.neighbours.vote import knn_accuracy
 from ibot.system.device import choose_device, choose_precision
 from ibot.system.jsonl import read_jsonl
@@ -43,3 +49,50 @@ def test_knn_is_the_same_on_both_devices():
     cpu = knn_accuracy(bank, labels, queries, truth, ks=[10])
     gpu = knn_accuracy(bank.cuda(), labels.cuda(), queries.cuda(), truth.cuda(), ks=[10])
     assert gpu[10].top1 == pytest.approx(cpu[10].top1, abs=1.0)
+
+
+def test_views_made_on_the_gpu_are_those_made_on_the_cpu(small):
+    (undrawn,) = next(
+        iter(
+            Loader(
+                apply(small, ["data.pixels=device", "augment.turn=0.5"]),
+                scan(small.data.path),
+                grid=mask_grid(small),
+            )
+        )
+    )
+    given = undrawn.sizes, undrawn.params, small.augment
+    cpu = render(undrawn.pictures, *given, torch.device("cpu"))
+    gpu = render(undrawn.pictures, *given, torch.device("cuda"))
+    for a, b in zip(cpu, gpu, strict=True):
+        apart = (a.int() - b.cpu().int()).abs()
+        assert apart.max() <= 16 and apart.float().mean() < 0.05  # a colour may round otherwise
+
+
+def test_nothing_waits_for_the_gpu_where_views_are_made(small):
+    config = apply(small, ["data.pixels=device", "system.device=cuda", "augment.turn=0.5"])
+    steps = ahead(
+        Loader(config, scan(config.data.path), grid=mask_grid(config), end_step=3),
+        config,
+        torch.device("cuda"),
+    )
+    next(steps)  # memory is page-locked at the first one
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for step in steps:
+            assert step.on_device()[0].global_views.is_cuda
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_a_resumed_run_on_the_gpu_is_the_whole_one(small, tmp_path):
+    small = apply(small, ["system.device=cuda", "train.length=9 steps", "data.pixels=device"])
+    train(small, tmp_path / "whole", quiet=True)
+    for end in (4, 9):
+        train(apply(small, [f"train.max_steps={end}"]), tmp_path / "parts", quiet=True)
+    whole, parts = (
+        load_file(find_checkpoint(tmp_path / name) / "model.safetensors")
+        for name in ("whole", "parts")
+    )
+    for name in whole:
+        torch.testing.assert_close(whole[name], parts[name], rtol=1e-3, atol=1e-5)

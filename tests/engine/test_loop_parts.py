@@ -18,16 +18,18 @@ from ibot.engine import guards, loop
 from ibot.engine.evaluation import fallen_below_start, run_evaluation
 from ibot.engine.guards import FailureCheck, note_bad_files
 from ibot.engine.health import HealthReport
-from ibot.engine.loop import finish, mask_grid, save, to_device, train, write_log
+from ibot.engine.loop import finish, mask_grid, save, train, write_log
+from ibot.engine.meter import StageMeter
 from ibot.engine.schedule import Schedules
 from ibot.engine.trainer import Trainer
+from ibot.engine.transfer import to_device
 from ibot.engine.update import Update
 from ibot.engine.verdicts import Verdict
 from ibot.errors import TrainingStopped
 from ibot.rng import Purpose, torch_seed
 from ibot.system.jsonl import append_jsonl, read_jsonl
 from ibot.system.processes import Processes
-from ibot.types import Batch, ResultRecord, RunState, StepValues
+from ibot.types import Batch, Made, ResultRecord, RunState, StepValues
 
 VALUES = StepValues(
     lr=0.1,
@@ -74,7 +76,7 @@ def trainer(config, tmp_path, step=7, **changes):
         "derived": None,
         "source": None,
         "progress": Notes(),
-        "health": None,
+        "health": SimpleNamespace(meter=StageMeter()),
         "board": Notes(),
         "state": RunState(step=step, images_seen=8 * step, skipped_steps=2),
     }
@@ -308,12 +310,28 @@ def test_the_end_of_a_run_is_recorded_with_its_bad_files(small, tmp_path):
     assert other.run.calls == []
 
 
+def test_the_end_says_what_set_the_pace(small, tmp_path):
+    done = trainer(small, tmp_path, step=20)
+    done.run.bad_files = list
+    meter = done.health.meter = StageMeter(workers=1)
+    batch = Batch(torch.empty(0), None, None, np.arange(8), made=Made(decode=3.0, busy=0.3))
+    meter.observe([batch], 4.0, 2.0)
+    meter.read()
+    finish(done, 20)
+    ((event, row), (last, _)) = done.run.named("event")
+    assert (event, last) == ("pace", "end") and row["step"] == 20
+    assert row["decode_seconds"] == 3.0 and row["wait_fraction"] == 0.5
+    (said,) = done.progress.named("message")[0]
+    assert said == f"pace   {row['text']}"
+    assert "50% of the time goes into waiting" in said and "decode limits" in said
+
+
 def test_views_are_normalised_on_the_device_for_the_network_and_masks_moved_as_they_are(small):
     g = torch.Generator().manual_seed(0)
     views = [torch.randint(0, 256, (n, 2, 3, 8, 8), generator=g, dtype=torch.uint8) for n in (2, 3)]
     masks = masks_from_map(torch.rand(2, 2, 4, generator=g) < 0.5)
-    model = apply(small, ["model.mean=0.1,0.2,0.3", "model.std=0.5,0.6,0.7"]).model
-    moved = to_device(Batch(*views, masks, np.arange(2)), torch.device("cpu"), model)
+    config = apply(small, ["model.mean=0.1,0.2,0.3", "model.std=0.5,0.6,0.7"])
+    moved = to_device(Batch(*views, masks, np.arange(2)), torch.device("cpu"), config)
     for got, given in zip((moved.global_views, moved.local_views), views, strict=True):
         for channel in range(3):
             want = (given[:, :, channel] / 255 - (0.1, 0.2, 0.3)[channel]) / (0.5, 0.6, 0.7)[
@@ -321,13 +339,9 @@ def test_views_are_normalised_on_the_device_for_the_network_and_masks_moved_as_t
             ]
             torch.testing.assert_close(got[:, :, channel], want)
     assert torch.equal(moved.masks.map, masks.map) and torch.equal(moved.masks.weight, masks.weight)
-    assert (
-        to_device(
-            Batch(views[0], None, masks, np.arange(2)), torch.device("cpu"), model
-        ).local_views
-        is None
-    )
-    elsewhere = to_device(Batch(*views, masks, np.arange(2)), torch.device("meta"), model)
+    without = Batch(views[0], None, masks, np.arange(2))
+    assert to_device(without, torch.device("cpu"), config).local_views is None
+    elsewhere = to_device(Batch(*views, masks, np.arange(2)), torch.device("meta"), config)
     for tensor in (
         elsewhere.global_views,
         elsewhere.local_views,

@@ -16,9 +16,10 @@ from ibot.cli.main import main
 from ibot.config.duration import duration
 from ibot.config.override import apply
 from ibot.engine.checkpoint import find_checkpoint
-from ibot.engine.loop import to_device, train
+from ibot.engine.loop import train
 from ibot.engine.run import read_config
 from ibot.engine.start import patch_center, start_from_weights, with_weights
+from ibot.engine.transfer import to_device
 from ibot.errors import ConfigError, TrainingStopped, WeightsError
 from ibot.method.model import StudentTeacher
 from ibot.studies.pretraining import reached_step
@@ -297,7 +298,7 @@ def test_a_run_keeps_what_the_files_beside_its_weights_say(small, foreign, tmp_p
     )
     batch = Batch(torch.zeros(2, 1, 3, 8, 8, dtype=torch.uint8), None, None, np.zeros(1, np.int64))
     batch = replace(batch, masks=SimpleNamespace(each=lambda _: None))
-    views = to_device(batch, torch.device("cpu"), config.model).global_views
+    views = to_device(batch, torch.device("cpu"), config).global_views
     torch.testing.assert_close(views[0, 0, :, 0, 0], torch.tensor([-1.0, -0.8, -1.2]))
 
 

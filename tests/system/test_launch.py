@@ -37,7 +37,19 @@ SMALL = [
     "log.tensorboard=false",
     "log.every=1",
 ]
-OF_THE_MOMENT = ("images_per_second", "wait_fraction", "seconds", "when", "health")
+OF_THE_MOMENT = (
+    "images_per_second",
+    "wait_fraction",
+    "decode_seconds",
+    "render_seconds",
+    "busy_seconds",
+    "queued_seconds",
+    "transfer_seconds",
+    "step_seconds",
+    "seconds",
+    "when",
+    "health",
+)
 
 
 @pytest.fixture(scope="module")
@@ -197,11 +209,11 @@ def test_the_error_of_one_process_is_what_the_user_sees(labelled, tmp_path):
     (tmp_path / "sitecustomize.py").write_text(
         "import os\n"
         "if os.environ.get('RANK') == '1':\n"
-        "    from ibot.engine import loop\n"
+        "    from ibot.engine import transfer\n"
         "    from ibot.errors import DataError\n"
         "    def unplugged(*given):\n"
         "        raise DataError('the disk of this machine is gone', fix='plug it in')\n"
-        "    loop.to_device = unplugged\n"
+        "    transfer.to_device = unplugged\n"
     )
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
     run = start(

@@ -91,8 +91,17 @@ def add_weights(parser: argparse.ArgumentParser) -> None:
     add_network(parser)
     size = "view; default: as in training"
     parser.add_argument("--size", type=COUNT, default=0, metavar="PIXELS", help=size)
+    add_windows(parser)
     add_reading(parser)
     add_device(parser, "auto")
+
+
+def add_windows(parser: argparse.ArgumentParser) -> None:
+    """In which windows images are seen."""
+    window = "see large images in windows of so many pixels, side by side (default: as in training)"
+    parser.add_argument("--window", type=COUNT, default=0, metavar="PIXELS", help=window)
+    content = "leave out windows with less tissue or valid pixels (default: as in training)"
+    parser.add_argument("--window-content", type=SHARE, default=0.0, metavar="SHARE", help=content)
 
 
 def add_reading(parser: argparse.ArgumentParser) -> None:

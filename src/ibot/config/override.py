@@ -163,6 +163,17 @@ def from_plain(plain: dict[str, Any], origin: str = "a saved configuration") -> 
     return config
 
 
+def from_run(plain: dict[str, Any]) -> Config:
+    """Settings of a run from its config.json; runs from before `data.pixels` had exact pixels.
+
+    Raises ConfigError as `from_plain`.
+    """
+    settings = {section: values for section, values in plain.items() if section != "command"}
+    if isinstance(data := settings.get("data"), dict):
+        settings["data"] = {"pixels": "exact", **data}
+    return from_plain(settings, "config.json")
+
+
 def _from_json(value: Any, hint: Any) -> Any:
     """The inverse of `to_plain` for one setting. Raises ValueError."""
     optional = get_origin(hint) in (Union, types.UnionType)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -21,16 +22,19 @@ from ibot.config.resolve import largest_power_of_two
 from ibot.config.schema import PICTURES, Config
 from ibot.data.decode import UnreadableImage
 from ibot.data.masks import make_masks
+from ibot.data.needed import Part, in_parts, read_part
 from ibot.data.pairs import make_pairs
 from ibot.data.params import view_params
 from ibot.data.pixels_batch import render_batch
-from ibot.data.sets.images import Images, Pixels
+from ibot.data.sets.images import Images, Pixels, of_epoch
+from ibot.data.sets.trimmed import trimmed
 from ibot.data.sets.variants import read_as
 from ibot.data.workers import fitting, read_items
 from ibot.errors import ConfigError, DataError
 from ibot.rng import Purpose, permutation, uniform
 from ibot.system.machine import own_cores
-from ibot.types import Batch, Masks
+from ibot.system.stopwatch import Stopwatch
+from ibot.types import Batch, Made, Masks, UndrawnBatch, ViewParams
 from ibot.words import counted
 
 READ_AHEAD = 4 * 2**30
@@ -38,11 +42,13 @@ READ_AHEAD = 4 * 2**30
 REPLACEMENTS = 100
 """Other images tried in place of one that cannot be read."""
 MAX_WORKERS = 16
+SIZED = 64
+"""Headers that are read to know how large pictures are."""
 
 
-class MicroBatches(Dataset["Batch | DataError"]):
+class MicroBatches(Dataset["Batch | UndrawnBatch | DataError"]):
     """Micro-batch number n of this process: step n // accumulate, part n % accumulate. Holds no
-    state but a cache.
+    state but a cache. With `data.pixels=device` views are left to the device.
 
     Data that cannot be used are returned as the error, not raised: a worker would bury it in its
     own traceback.
@@ -51,13 +57,17 @@ class MicroBatches(Dataset["Batch | DataError"]):
     def __init__(
         self, config: Config, source: Images, grid: tuple[int, int], rank: int, world_size: int
     ) -> None:
+        """config: `data.pixels` is resolved; auto makes views as exact does."""
         self.config, self.grid = config, grid
-        self.source = read_as(source, config.data.exif_orientation, config.data.max_pixels)
+        data = config.data
+        decoder = "fast" if data.pixels in ("fast", "device") else "pillow"
+        images = read_as(source, data.exif_orientation, data.max_pixels, decoder=decoder)
+        self.source = trimmed(images, data.trim_border)
         self.rank, self.world_size = rank, world_size
         self.steps_per_epoch = len(source) // config.train.batch
         self._order: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, np.int64))
 
-    def __getitem__(self, number: int) -> Batch | DataError:
+    def __getitem__(self, number: int) -> Batch | UndrawnBatch | DataError:
         step, part = divmod(number, self.config.train.accumulate)
         epoch, position = divmod(step, self.steps_per_epoch)
         try:
@@ -75,32 +85,53 @@ class MicroBatches(Dataset["Batch | DataError"]):
         ]
         return mine.reshape(parts, -1)[part]
 
-    def _read(self, wanted: NDArray[np.int64], epoch: int) -> Batch:
-        """Decode each image once, draw the parameters of all at once, render, stack view-major."""
-        config = self.config
-        images, index, bad = [], wanted.copy(), []
+    def _read(self, wanted: NDArray[np.int64], epoch: int) -> Batch | UndrawnBatch:
+        """Decode each image once, draw the parameters of all at once, and make the views, unless
+        the device is to do that.
+        """
+        config, watch = self.config, Stopwatch()
+        parts, index, bad = [], wanted.copy(), []
         for row, i in enumerate(wanted.tolist()):
-            image, index[row] = self._decode(i, epoch, bad)
-            images.append(image)
-        sizes = np.array([image.shape[:2] for image in images], dtype=np.int64)
+            part, index[row] = self._decode(i, epoch, bad)
+            parts.append(part)
+        decoding = watch.lap()
+        images = [part.pixels for part in parts]
+        sizes = np.array([part.size for part in parts], dtype=np.int64)
         params = view_params(config.augment, config.train.seed, epoch, index, sizes)
-        views = [
-            _planar(pixels)
-            for pixels in render_batch(images, params, config.augment, config.model.std)
-        ]
-        num_global = config.augment.num_global
+        params = in_parts(params, parts)
         if config.method.patch_match == "hidden":
             masks = self._masks(epoch, index)
         else:
             masks = make_pairs(config.method.patch_match, params, self.grid)
-        return Batch(
-            global_views=torch.stack(views[:num_global]),
-            local_views=torch.stack(views[num_global:]) if config.augment.num_local else None,
-            masks=masks,
-            index=index,
-            content=np.array([content_hash(image) for image in images], dtype=np.int64),
-            bad=tuple(bad),
-        )
+        content = np.array([content_hash(image) for image in images], dtype=np.int64)
+        if config.data.pixels == "device":
+            made = UndrawnBatch(
+                pictures=packed(images),
+                sizes=np.array([image.shape[:2] for image in images], dtype=np.int64),
+                params=params,
+                masks=masks,
+                index=index,
+                content=content,
+                bad=tuple(bad),
+            )
+        else:
+            made = Batch(*self._views(images, params), masks, index, content, tuple(bad))
+        rendering = watch.lap()
+        took = Made(decode=decoding, render=rendering, busy=watch.busy(), queued=watch.queued())
+        return replace(made, made=took)
+
+    def _views(
+        self, images: Sequence[Pixels], params: ViewParams
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Global views [G, B, C, h, w] and local ones [L, B, C, h', w'], None without any."""
+        augment, std = self.config.augment, self.config.model.std
+        if self.config.data.pixels == "fast":
+            from ibot.data import pixels_fast
+
+            return pixels_fast.render_batch(images, params, augment, std)
+        views = [_planar(pixels) for pixels in render_batch(images, params, augment, std)]
+        first = augment.num_global
+        return torch.stack(views[:first]), torch.stack(views[first:]) if views[first:] else None
 
     def _masks(self, epoch: int, index: NDArray[np.int64]) -> Masks:
         """Masks of the global views, and where they are wanted those of the local ones."""
@@ -118,18 +149,20 @@ class MicroBatches(Dataset["Batch | DataError"]):
         )
         return replace(masks, local=local)
 
-    def _decode(self, wanted: int, epoch: int, bad: list[tuple[str, str]]) -> tuple[Pixels, int]:
-        """Pixels of image `wanted`, or of the first readable one among its keyed replacements.
+    def _decode(self, wanted: int, epoch: int, bad: list[tuple[str, str]]) -> tuple[Part, int]:
+        """What the views need of image `wanted`, or of the first readable one among its keyed
+        replacements.
 
         A replacement brings its own views and masks, so it looks as it would in its own place.
         """
-        candidate = wanted
+        candidate, seed = wanted, self.config.train.seed
+        source = of_epoch(self.source, epoch, seed)
         for attempt in range(REPLACEMENTS):
             try:
-                return self.source.read(candidate), candidate
+                return read_part(source, candidate, self.config.augment, seed, epoch), candidate
             except UnreadableImage as error:
-                bad.append((self.source.name(candidate), str(error)))
-                drawn = uniform(self.config.train.seed, epoch, wanted, attempt, Purpose.REPLACE, 1)
+                bad.append((source.name(candidate), str(error)))
+                drawn = uniform(seed, epoch, wanted, attempt, Purpose.REPLACE, 1)
                 candidate = int(drawn[0] * len(self.source))
         raise DataError(
             f"{REPLACEMENTS} images in a row cannot be read",
@@ -161,16 +194,16 @@ class Loader:
         self.end_step = end_step
         # Pinned memory lets copies to a GPU run beside the step.
         self.on_gpu = torch.cuda.is_available() and config.system.device != "cpu"
-        self.num_bytes = micro_batch_bytes(config, world_size)
+        self.num_bytes = micro_batch_bytes(config, source, world_size)
         # In shared memory; without a GPU those of the step before too.
         self.held = 1 if self.on_gpu else 2 * self.accumulate
         self.workers = choose_workers(config.system.workers, self.on_gpu)
-        self.ahead = read_ahead(config, world_size, self.workers) if self.workers else 0
+        self.ahead = read_ahead(self.num_bytes, self.workers) if self.workers else 0
         if self.workers:
             self.workers, self.ahead = fitting(self.workers, self.ahead, self.num_bytes, self.held)
 
-    def __iter__(self) -> Iterator[list[Batch]]:
-        """Per step the micro-batches of this process: bytes, on the CPU. Raises DataError."""
+    def __iter__(self) -> Iterator[list[Batch | UndrawnBatch]]:
+        """Per step the micro-batches of this process, on the CPU. Raises DataError."""
         # Before the processes part: so they share the order of their first epoch.
         self.dataset.indices(self.start_step // self.steps_per_epoch, 0, 0)
         micro_batches = read_items(
@@ -241,21 +274,47 @@ def choose_workers(setting: int, on_gpu: bool) -> int:
     return max(1, min(MAX_WORKERS, cores - 1 if on_gpu else cores // 4))
 
 
-def micro_batch_bytes(config: Config, world_size: int) -> int:
-    """Bytes of the views of one micro-batch of one process."""
+def micro_batch_bytes(config: Config, source: Images, world_size: int) -> int:
+    """Bytes of the pixels of one micro-batch of one process: views, or pictures as decoded."""
     augment, train = config.augment, config.train
+    images = train.batch // (world_size * train.accumulate)
+    per_pixel = len(source.channels) * (1 if config.data.reading == PICTURES else 4)
+    if config.data.pixels == "device":
+        return per_pixel * most_pixels(source, images)
     pixels = augment.num_global * math.prod(augment.global_size) + augment.num_local * math.prod(
         augment.local_size
     )
-    depth = len(config.model.channels) * (1 if config.data.reading == PICTURES else 4)
-    return depth * pixels * train.batch // (world_size * train.accumulate)
+    return per_pixel * pixels * images
 
 
-def read_ahead(config: Config, world_size: int, workers: int) -> int:
+def most_pixels(source: Images, images: int) -> int:
+    """Pixels that so many pictures have together, hardly ever more.
+
+    By the headers of some: their mean and four deviations of a sum, but not more than if all were
+    as the largest.
+    """
+    found = []
+    for index in np.linspace(0, len(source) - 1, min(SIZED, len(source))).astype(int).tolist():
+        with suppress(UnreadableImage):
+            found.append(math.prod(source.size(index)))
+    if not found:
+        return 0
+    counts = np.array(found, np.float64)
+    usual = images * counts.mean() + 4 * math.sqrt(images) * counts.std()
+    return math.ceil(min(usual, images * counts.max()))
+
+
+def read_ahead(num_bytes: int, workers: int) -> int:
     """Micro-batches that each worker keeps ready: up to 4, within `READ_AHEAD` bytes for all."""
-    return max(1, min(4, READ_AHEAD // (workers * max(1, micro_batch_bytes(config, world_size)))))
+    return max(1, min(4, READ_AHEAD // (workers * max(1, num_bytes))))
+
+
+def packed(images: Sequence[Pixels]) -> torch.Tensor:
+    """The pixels of images [H, W, C], row by row and one image after the other: [P, C]."""
+    channels = images[0].shape[-1]
+    return torch.from_numpy(np.concatenate([image.reshape(-1, channels) for image in images]))
 
 
 def _planar(pixels: Pixels) -> torch.Tensor:
-    """[B, h, w, C] -> the same type [B, C, h, w]."""
+    """[B, h, w, C] -> [B, C, h, w]."""
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ibot.engine.checkpoint import find_checkpoint
 from ibot.engine.trainer import Trainer
 from ibot.engine.update import UpdateOutput
 from ibot.errors import TrainingStopped
 from ibot.system.distributed import gather
-from ibot.types import Batch, StepValues
+from ibot.types import Batch, StepValues, UndrawnBatch
+
+Batches = Sequence[Batch | UndrawnBatch]
+"""The micro-batches of a step as they were read."""
 
 
 class FailureCheck:
@@ -19,9 +24,9 @@ class FailureCheck:
 
     def __init__(self, trainer: Trainer) -> None:
         self.trainer = trainer
-        self.pending: tuple[int, UpdateOutput, StepValues, list[Batch]] | None = None
+        self.pending: tuple[int, UpdateOutput, StepValues, Batches] | None = None
 
-    def check(self, step: int, out: UpdateOutput, values: StepValues, batches: list[Batch]) -> None:
+    def check(self, step: int, out: UpdateOutput, values: StepValues, batches: Batches) -> None:
         """Look at the step before (GPU) or at this one (CPU). Raises TrainingStopped."""
         self.drain()
         self.pending = (step, out, values, batches)
@@ -59,7 +64,7 @@ class FailureCheck:
         )
 
 
-def note_bad_files(trainer: Trainer, batches: list[Batch]) -> None:
+def note_bad_files(trainer: Trainer, batches: Batches) -> None:
     """Record files that could not be read; stop when there are too many of them."""
     for batch in batches:
         for path, reason in batch.bad:

@@ -11,24 +11,28 @@ from pathlib import Path
 import torch
 
 from ibot.config.override import items
-from ibot.config.schema import Config, ModelConfig
+from ibot.config.schema import Config
 from ibot.data.loader import Loader
-from ibot.data.pixels import normalize
 from ibot.data.sets.images import Images
 from ibot.data.sets.open import open_images
 from ibot.data.sets.same_channels import require_channels
+from ibot.data.sets.trimmed import trimmed
 from ibot.engine.checkpoint import checkpoint_bytes, disk_full, has_checkpoint, save_checkpoint
 from ibot.engine.evaluation import run_evaluation, was_evaluated
 from ibot.engine.guards import FailureCheck, note_bad_files
 from ibot.engine.logging import Progress, StopSignal
+from ibot.engine.meter import StageMeter
 from ibot.engine.patch_history import best_step
+from ibot.engine.stages import pace
+from ibot.engine.start import with_pixels
 from ibot.engine.trainer import Evaluate, Trainer, build_trainer
+from ibot.engine.transfer import ReadStep, ahead
 from ibot.errors import IbotError
 from ibot.system.device import prepared, seed_step
 from ibot.system.distributed import any_true, barrier, check_equal, joined
 from ibot.system.files import is_disk_full, lost
 from ibot.system.records import RESULTS, read_records
-from ibot.types import Batch, RunState, StepValues
+from ibot.types import RunState, StepValues
 from ibot.words import counted
 
 
@@ -77,6 +81,7 @@ def train(
         StopSignal() as signal,
         Progress(quiet=quiet, rank=processes.rank, opening=opening) as progress,
     ):
+        config = with_pixels(config, device, run_path)
         images = source
         if images is None:
             data, read = config.data, (config.model.channels, config.model.mean)
@@ -85,7 +90,9 @@ def train(
                 exif_orientation=data.exif_orientation,
                 max_pixels=data.max_pixels,
                 channels=data.reading.of(*read),
+                windows=data.windowing,
             )
+        images = trimmed(images, config.data.trim_border)
         require_channels(images, config.model.channels, "model.channels")
         check_equal(facts(config, images, evaluate))  # before the first thing that they do together
         trainer = build_trainer(
@@ -171,13 +178,16 @@ def run_steps(trainer: Trainer, signal: StopSignal) -> None:
     if trainer.state.step == 0 and not was_evaluated(trainer):
         run_evaluation(trainer)
     failure = FailureCheck(trainer)
-    for micro_batches, began, wait_seconds in timed(loader, signal, trainer.device):
+    meter = trainer.health.meter = StageMeter(trainer.device, loader.workers)
+    steps = ahead(loader, config, trainer.device, meter.measure)
+    for batches, began, wait_seconds in timed(steps, signal, trainer.device):
         step = trainer.state.step
         values = schedules.at(step)
         seed_step(config.train.seed, step)
-        on_device = [to_device(batch, trainer.device, config.model) for batch in micro_batches]
-        out = trainer.update.step(on_device, values, observe=trainer.health.wants(step))
-        failure.check(step, out, values, micro_batches)
+        on_device = batches.on_device()
+        with meter.measure("step"):
+            out = trainer.update.step(on_device, values, observe=trainer.health.wants(step))
+        failure.check(step, out, values, batches.read)
         trainer.state = replace(
             trainer.state,
             step=step + 1,
@@ -185,8 +195,8 @@ def run_steps(trainer: Trainer, signal: StopSignal) -> None:
             epoch=schedules.epoch(step + 1),
             skipped_steps=trainer.state.skipped_steps + out.skipped,
         )
-        note_bad_files(trainer, micro_batches)
-        trainer.health.observe(step, out, micro_batches, time.perf_counter() - began, wait_seconds)
+        note_bad_files(trainer, batches.read)
+        trainer.health.observe(step, out, batches.read, time.perf_counter() - began, wait_seconds)
         last = trainer.state.step == end
         if trainer.state.step % config.log.every == 0 or last:
             failure.drain()
@@ -204,40 +214,22 @@ def run_steps(trainer: Trainer, signal: StopSignal) -> None:
     finish(trainer, end)
 
 
-def to_device(batch: Batch, device: torch.device, config: ModelConfig) -> Batch:
-    """Move a batch to the device and normalise its views there, for the network of `config`.
-
-    Bytes travel, not floats.
-    """
-
-    def moved(views: torch.Tensor) -> torch.Tensor:
-        return normalize(views.to(device, non_blocking=True), config.statistics)
-
-    return replace(
-        batch,
-        global_views=moved(batch.global_views),
-        local_views=None if batch.local_views is None else moved(batch.local_views),
-        masks=batch.masks.each(lambda tensor: tensor.to(device, non_blocking=True)),
-    )
-
-
 def timed(
-    loader: Loader, signal: StopSignal, device: torch.device
-) -> Iterator[tuple[list[Batch], float, float]]:
-    """Batches until a signal comes to any of the processes: each with the moment when it came, and
-    the wait for it.
+    steps: Iterator[ReadStep], signal: StopSignal, device: torch.device
+) -> Iterator[tuple[ReadStep, float, float]]:
+    """Steps until a signal comes to any of the processes: the batches of each with the moment when
+    they came, and the wait for them.
 
-    From that moment on its step counts: all wait for the slowest process, and for a GPU's last
+    From that moment on the step counts: all wait for the slowest process, and for a GPU's last
     step, in the vote.
     """
-    batches = iter(loader)
     while True:
         asked = time.perf_counter()
-        batch = signal.next_of(batches)
+        batches = signal.next_of(steps)
         came = time.perf_counter()
-        if any_true(signal.stop, device) or batch is None:
+        if any_true(signal.stop, device) or batches is None:
             return
-        yield batch, came, came - asked
+        yield batches, came, came - asked
 
 
 def mask_grid(config: Config) -> tuple[int, int]:
@@ -298,6 +290,11 @@ def finish(trainer: Trainer, end: int) -> None:
     """Say how the run ended."""
     state, run = trainer.state, trainer.run
     done = state.step >= end
+    if (stages := trainer.health.meter.whole()) is not None:
+        said = pace(stages, trainer.config)
+        trainer.progress.message(f"pace   {said}")
+        if trainer.processes.is_main:
+            run.event("pace", step=state.step, text=said, **stages.numbers())
     if trainer.processes.is_main:
         run.event(
             "end" if done else "stopped by signal", step=state.step, bad_files=trainer.bad_files

@@ -22,7 +22,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from ibot.config.override import diff, from_plain, show, to_plain
+from ibot.config.override import diff, from_run, show, to_plain
 from ibot.config.schema import Config
 from ibot.errors import RunError
 from ibot.system.jsonl import append_jsonl, read_jsonl, write_json, write_jsonl
@@ -158,8 +158,7 @@ def read_config(run: Path) -> Config:
         plain = json.loads((run / "config.json").read_text())
     except (OSError, json.JSONDecodeError) as error:
         raise RunError(f"'{run}' holds no readable config.json", why=str(error)) from None
-    plain.pop("command", None)
-    return from_plain(plain)
+    return from_run(plain)
 
 
 def is_in_use(run: Path) -> bool:

@@ -109,6 +109,18 @@ def as_started(config: Config, run: Path, given: Iterable[str]) -> Config:
     return replace(config, model=replace(config.model, **kept))
 
 
+def with_pixels(config: Config, device: torch.device, run: Path | None = None) -> Config:
+    """Settings whose `data.pixels` is resolved: as the run in this folder began, wherever it goes
+    on, else made by the device on a GPU and fast on others.
+    """
+    pixels = config.data.pixels
+    if pixels == "auto" and run is not None and (run / "config.json").is_file():
+        pixels = read_config(run).data.pixels
+    if pixels == "auto":
+        pixels = "device" if device.type == "cuda" else "fast"
+    return replace(config, data=replace(config.data, pixels=pixels))
+
+
 @torch.no_grad()
 def start_from_weights(model: StudentTeacher, config: Config) -> str:
     """Fill student and teacher from `config.train.init`; returns in words what was taken.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from ibot.config.schema import Config
 from ibot.data.decode import UnreadableImage
 from ibot.data.sets.images import Images
 from ibot.data.sets.open import find_labelled, open_images
+from ibot.data.sets.trimmed import trimmed
 from ibot.errors import DataError
 from ibot.eval.features.views import evenly
 from ibot.report.html import jpeg
@@ -95,13 +96,20 @@ def _images(config: Config) -> tuple[Images, str]:
             exif_orientation=orientation,
             max_pixels=most,
             channels=reading,
+            windows=data.windowing,
         )
     except DataError:
         found = None
     if found is not None:
-        return found[1], "validation"
-    images = open_images(data.path, exif_orientation=orientation, max_pixels=most, channels=reading)
-    return images, "training"
+        return trimmed(found[1], data.trim_border), "validation"
+    images = open_images(
+        data.path,
+        exif_orientation=orientation,
+        max_pixels=most,
+        channels=reading,
+        windows=replace(data.windowing, at="grid"),
+    )
+    return trimmed(images, data.trim_border), "training"
 
 
 def _shown(title: str, picture: NDArray[np.uint8], size: tuple[int, int]) -> Shown:

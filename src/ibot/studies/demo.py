@@ -20,6 +20,7 @@ from ibot.data.scenes import CLASSES, write_folder
 from ibot.data.sets.images import LabelledImages
 from ibot.data.sets.open import find_labelled
 from ibot.engine.loop import mask_grid, train
+from ibot.engine.start import with_pixels
 from ibot.method.model import StudentTeacher
 from ibot.models.contract import Backbone
 from ibot.recipes import recipe
@@ -107,9 +108,11 @@ def _train(
 ) -> tuple[Backbone, Backbone] | None:
     """The network before and after the training; None where a signal ended it."""
     say: Say = (lambda text: None) if quiet else print
+    device = choose_device(config.system.device)
+    config = with_pixels(config, device, folder)
     derived = derive(config, len(sets[0]))
     describe(config, derived, sets[0], folder=folder, world_size=1, say=say)
-    probe = probes(config, sets[0], choose_device(config.system.device), say)
+    probe = probes(config, sets[0], device, say)
     initial: list[Backbone] = []
 
     def evaluate(backbone: nn.Module, step: int) -> list[ResultRecord]:

@@ -7,15 +7,17 @@ from pathlib import Path
 
 import torch
 
-from ibot.config.resolve import Derived, derive, warnings
+from ibot.config.resolve import VIEWS_MADE, Derived, derive, warnings
 from ibot.config.schema import Config
 from ibot.data.annotated.label_maps import open_label_maps, with_counted_classes
 from ibot.data.sets.classes import absent_note
 from ibot.data.sets.images import Images, LabelledImages
 from ibot.data.sets.open import find_labelled
+from ibot.data.sets.trimmed import trimmed
 from ibot.engine.checkpoint import find_checkpoint
 from ibot.engine.loop import train
 from ibot.engine.run import RunFolder
+from ibot.engine.start import with_pixels
 from ibot.errors import DataError
 from ibot.eval.probes import during_training, patches_in_training
 from ibot.recipes import beyond_paper
@@ -38,7 +40,9 @@ def pretrain(
         steps_option: the number given with --steps, which is named where it ends the run.
         quiet: say nothing.
     """
-    config, source, folder = prepared.config, prepared.source, prepared.folder
+    source, folder = prepared.source, prepared.folder
+    device = choose_device(prepared.config.system.device)
+    config = with_pixels(prepared.config, device, folder)
     processes = launched_processes()
     derived = derive(config, len(source), processes.world_size)
     said: list[str] = []
@@ -65,7 +69,7 @@ def pretrain(
     describe(config, derived, source, folder=folder, world_size=processes.world_size, say=say)
     for note in prepared.notes:
         say(f"note   {note}")
-    evaluate = probes(config, source, choose_device(config.system.device), say)
+    evaluate = probes(config, source, device, say)
     state = train(
         config,
         folder,
@@ -131,6 +135,7 @@ def describe(
     say(f"data   {counted(len(source), 'image')} in {source.root}")
     for note in source.notes:
         say(f"note   {note}")
+    say(f"views  {VIEWS_MADE[config.data.pixels]} (data.pixels={config.data.pixels})")
     say(
         f"run    {derived.run_steps} of {counted(derived.total_steps, 'step')}, "
         f"{derived.steps_per_epoch} per epoch; "
@@ -190,6 +195,7 @@ def labelled_sets(config: Config, say: Say) -> tuple[LabelledImages, LabelledIma
             exif_orientation=orientation,
             max_pixels=most,
             channels=data.reading.of(config.model.channels, config.model.mean),
+            windows=data.windowing,
         )
     except DataError as error:
         if data.val_path:
@@ -197,6 +203,7 @@ def labelled_sets(config: Config, say: Say) -> tuple[LabelledImages, LabelledIma
         say(f"note   no k-NN during training: {error.what}")
         return None
     if sets is not None:
+        sets = trimmed(sets[0], data.trim_border), trimmed(sets[1], data.trim_border)
         _, val = sets
         for note in (*val.notes, *filter(None, [absent_note(val.labels, val.classes)])):
             say(f"note   validation: {note}")

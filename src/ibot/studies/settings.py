@@ -6,7 +6,7 @@ Heavy packages are imported where they are needed: a mistake in the settings is 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -77,11 +77,14 @@ def prepare(asked: Asked, world_size: int = 1, say: Say = lambda text: None) -> 
     source = open_data(config.data)
     config, notes = for_channels(config, source, asked.keys, asked.folder)
     source = with_mean(source, config.model.mean)
-    if asked.recipe == "adapt" and not began_with_batch(asked.folder, config, len(source)):
+    if asked.recipe == "adapt" and not began_with_batch(
+        asked.folder, config, len(source), asked.keys
+    ):
         config, few = for_few_images(config, len(source), world_size, asked.keys)
         notes = [*notes, *few]
     check_batch(config, source, world_size)
-    return Prepared(config, source, asked.folder or default_folder(config), notes, reasons)
+    folder = asked.folder or default_folder(config, asked.keys)
+    return Prepared(config, source, folder, notes, reasons)
 
 
 def configure(asked: Asked, say: Say) -> Config:
@@ -109,7 +112,7 @@ def configure(asked: Asked, say: Say) -> Config:
     if config.train.init:
         from ibot.engine.start import as_started
 
-        folder = asked.folder or older_folder(config, recipe_model)
+        folder = asked.folder or older_folder(config, recipe_model, asked.keys)
         config = as_started(config, folder, asked.keys)
     check(config)
     for reason in reasons:
@@ -139,36 +142,56 @@ def chosen(asked: Asked) -> tuple[Config, list[str]]:
     memory = device_memory(choose_device(given.system.device))
     length = given.train.length if "train.length" in asked.keys else None
     batch = max(0, given.train.batch) if "train.batch" in asked.keys else 0
-    return choose(Facts(survey(source), memory, launched_processes().world_size, length, batch))
+    return choose(
+        Facts(
+            survey(source),
+            memory,
+            launched_processes().world_size,
+            length,
+            batch,
+            whole=not given.data.window,
+        )
+    )
 
 
 def open_data(data: DataConfig) -> Images:
     """The images to train on."""
     from ibot.data.sets.open import open_images
+    from ibot.data.sets.trimmed import trimmed
 
     orientation, most = data.exif_orientation, data.max_pixels
-    return open_images(
-        data.path, exif_orientation=orientation, max_pixels=most, channels=data.reading
+    images = open_images(
+        data.path,
+        exif_orientation=orientation,
+        max_pixels=most,
+        channels=data.reading,
+        windows=data.windowing,
     )
+    return trimmed(images, data.trim_border)
 
 
-def began_with_batch(folder: Path | None, config: Config, images: int) -> bool:
+def began_with_batch(
+    folder: Path | None, config: Config, images: int, keys: Iterable[str] = ()
+) -> bool:
     """Whether the folder has a run with the recipe's own batch.
 
     Older versions took that for few images too.
     """
     from ibot.engine.run import read_config
 
-    folder = folder or default_folder(config)
+    folder = folder or default_folder(config, keys)
     known = (folder / "config.json").is_file() and config.train.batch <= images
     return known and read_config(folder).train.batch == config.train.batch
 
 
-def default_folder(config: Config) -> Path:
-    """A folder named after the recipe and a hash of the settings.
+def default_folder(config: Config, keys: Iterable[str] = ()) -> Path:
+    """A folder named after the recipe and a hash of the settings, of which `keys` were set.
 
-    So the same command resumes its own run.
+    So the same command resumes its own run. How its views are made is part of its name only where
+    that was set: a run's config.json holds what the device made of auto.
     """
+    if "data.pixels" not in keys:
+        config = replace(config, data=replace(config.data, pixels="auto"))
     plain = to_plain(replace(config, train=replace(config.train, max_steps=0)))
     for section in ("system", "log", "checkpoint", "evaluate"):
         plain.pop(section)
@@ -178,10 +201,10 @@ def default_folder(config: Config) -> Path:
     return Path("runs") / f"{config.recipe or 'run'}-{digest}"
 
 
-def older_folder(config: Config, asked: ModelConfig) -> Path:
+def older_folder(config: Config, asked: ModelConfig, keys: Iterable[str]) -> Path:
     """Default folder of a run from weights by an older version.
 
     That left these settings of the network to the recipe.
     """
     left = {name: getattr(asked, name) for name in ("pos_interp", "act", "mean", "std")}
-    return default_folder(replace(config, model=replace(config.model, **left)))
+    return default_folder(replace(config, model=replace(config.model, **left)), keys)

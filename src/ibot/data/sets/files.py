@@ -13,10 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ibot.config.schema import MAX_PIXELS, RGB
-from ibot.data.decode import Orientation, decode, decode_file, file_size, image_size
+from ibot.data import decode as pillow
+from ibot.data.decode import Orientation, file_size, image_size
 from ibot.data.sets import fingerprints
 from ibot.data.sets.archives import Container
 
+Decoder = Literal["pillow", "fast"]
+"""Pillow, or where it can a quicker library: the same files are read, and what is known of them
+(`fingerprint`) stays the same. Evaluations read with Pillow."""
 Kind = Literal["files", "folder", "list", "tar", "parquet", "arrow"]
 """How a set was opened: by a scan, as class folders, from a list, from archives, from tables."""
 
@@ -41,6 +45,8 @@ class FileImages:
     """Whether `read` turns pictures upright by their EXIF tag."""
     max_pixels: int = MAX_PIXELS
     """`read` refuses larger images."""
+    decoder: Decoder = "pillow"
+    """What `read` decodes with."""
     notes: tuple[str, ...] = ()
     """What a user should know of what was and was not taken, a sentence each."""
     _known: list[str] = field(default_factory=list, init=False, repr=False)
@@ -73,9 +79,12 @@ class FileImages:
     def read(self, index: int) -> NDArray[np.uint8]:
         """Pixels of an image, uint8 [H, W, 3]. Raises UnreadableImage."""
         how = self.exif_orientation, self.max_pixels
+        decoding = pillow
+        if self.decoder == "fast":
+            from ibot.data import decode_fast as decoding
         if self.archives is None:
-            return decode(self.path(index), *how)
-        return decode_file(self.archives.open(self.root, index), *how)
+            return decoding.decode(self.path(index), *how)
+        return decoding.decode_file(self.archives.open(self.root, index), *how)
 
     def fingerprint(self) -> str:
         """SHA-256 in hex of kind, classes, names, labels, and sizes and times of the files: one

@@ -4,10 +4,11 @@ opened.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
-from ibot.config.schema import MAX_PIXELS, PICTURES, Channels
+from ibot.config.schema import MAX_PIXELS, PICTURES, WHOLE, Channels, Windows
 from ibot.data.channels.opening import FILES, with_channels
 from ibot.data.decode import Orientation
 from ibot.data.sets.arrow_files import scan_arrow
@@ -24,6 +25,7 @@ from ibot.data.sets.stacks import hold_pictures, open_stacks
 from ibot.data.sets.subsets import split_labelled
 from ibot.data.sets.tars import open_tars, scan_tars
 from ibot.data.sets.variants import matched, read_as
+from ibot.data.sets.windows import labelled_windows, windowed
 from ibot.errors import DataError
 
 
@@ -33,6 +35,7 @@ def open_images(
     exif_orientation: Orientation = "apply",
     max_pixels: int = MAX_PIXELS,
     channels: Channels = PICTURES,
+    windows: Windows = WHOLE,
 ) -> Images:
     """Images to train on, labelled or not; where they have parts, those of the training part.
 
@@ -43,15 +46,18 @@ def open_images(
         exif_orientation: whether pictures are turned upright by their EXIF tags.
         max_pixels: larger images are not read.
         channels: which are read, where not colour pictures.
+        windows: in which images are seen.
 
     Raises:
         DataError: as `scan`, `scan_list`, `scan_tars`, `scan_parquet`, `scan_arrow`, `open_stacks`,
-            `open_named` and `with_channels`.
+            `open_named`, `with_channels` and `windowed`.
     """
     images = _scan(data, "train", channels)
     if images is None:
         raise _no_training_part(data)
-    return with_channels(read_as(images, exif_orientation, max_pixels), channels)
+    most = _largest(max_pixels, channels, windows)
+    images = with_channels(read_as(images, exif_orientation, most), channels)
+    return windowed(images, windows, max_pixels)
 
 
 def open_parts(data: str) -> dict[str, Images]:
@@ -76,6 +82,7 @@ def find_labelled(
     exif_orientation: Orientation = "apply",
     max_pixels: int = MAX_PIXELS,
     channels: Channels = PICTURES,
+    windows: Windows = WHOLE,
 ) -> tuple[LabelledImages, LabelledImages] | None:
     """What `open_images` gives and validation images with the same classes, for k-NN during
     training; None where there are no labels or no validation part.
@@ -83,7 +90,7 @@ def find_labelled(
     More is taken than by `open_labelled`: class folders may be empty, for training goes on anyway.
     Raises DataError for `val_data` without labels or with a class that the training images lack.
     """
-    how = exif_orientation, max_pixels
+    how = exif_orientation, _largest(max_pixels, channels, windows)
     val = _scan(val_data or data, "val", channels)
     if val is None and val_data:
         val = _scan(val_data, "train", channels, held_out=True)
@@ -96,7 +103,8 @@ def find_labelled(
     elif not isinstance(val, LabelledImages):
         without = val
     else:
-        return train, matched(val, train.classes, (str(train.root), str(val.root)))
+        val = matched(val, train.classes, (str(train.root), str(val.root)))
+        return labelled_windows((train, val), windows, max_pixels)
     if val_data:
         raise DataError(
             f"no class folders in '{without.root}'",
@@ -115,6 +123,7 @@ def open_labelled(
     exif_orientation: Orientation = "apply",
     max_pixels: int = MAX_PIXELS,
     channels: Channels = PICTURES,
+    windows: Windows = WHOLE,
 ) -> tuple[LabelledImages, LabelledImages]:
     """Training and validation images with the same classes, at least two; the latter may lack some.
 
@@ -131,6 +140,7 @@ def open_labelled(
         exif_orientation: whether pictures are turned upright by their EXIF tags.
         max_pixels: larger images are not read.
         channels: which are read, where not colour pictures.
+        windows: in which images are seen, side by side over each.
 
     Raises:
         DataError: something is missing or empty, labels are absent, validation images have a class
@@ -142,7 +152,7 @@ def open_labelled(
             "no data given",
             fix="name a folder, a list, files that hold many images, or a set as in cifar10:DIR",
         )
-    how = exif_orientation, max_pixels
+    how = exif_orientation, _largest(max_pixels, channels, windows)
     train = _open(data, "train", channels)
     if train is None:
         raise _no_training_part(data)
@@ -157,7 +167,7 @@ def open_labelled(
     if val is None and val_data:
         val = _open(val_data, "train", channels, held_out=True)
     if val is None and split:
-        return split_labelled(train, split, seed)
+        return labelled_windows(split_labelled(train, split, seed), windows, max_pixels)
     if val is None:
         raise DataError(
             f"'{data}' has no validation part",
@@ -173,7 +183,15 @@ def open_labelled(
             fix="leave out --split, or name the training images alone",
         )
     val = _labelled(with_channels(read_as(val, *how), channels))
-    return train, matched(val, train.classes, (data, val_data or data))
+    val = matched(val, train.classes, (data, val_data or data))
+    return labelled_windows((train, val), windows, max_pixels)
+
+
+def _largest(max_pixels: int, channels: Channels, windows: Windows) -> int:
+    """Pixels of the largest image whose header is read: of many channels it is read by the same
+    readers as the pixels, of which windows need a part.
+    """
+    return sys.maxsize if windows.side and channels != PICTURES else max_pixels
 
 
 def _labelled(images: Images) -> LabelledImages:

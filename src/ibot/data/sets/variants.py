@@ -15,23 +15,38 @@ from ibot.data.decode import Orientation
 from ibot.data.sets import fingerprints
 from ibot.data.sets.arrays import ArrayImages
 from ibot.data.sets.classes import match_classes
-from ibot.data.sets.files import FileImages, LabelledFiles
+from ibot.data.sets.files import Decoder, FileImages, LabelledFiles
 from ibot.data.sets.images import Images, LabelledImages
 from ibot.data.sets.subsets import LabelledSubset, SubsetImages
+from ibot.data.sets.trimmed import TrimmedImages
+from ibot.data.sets.windows import WindowImages
 
 AnyImages = TypeVar("AnyImages", bound=Images)
 Labelled = TypeVar("Labelled", bound=LabelledImages)
 
 
-def read_as(images: AnyImages, exif_orientation: Orientation, max_pixels: int) -> AnyImages:
-    """The same images, turned upright by their EXIF tags or not, and refused above `max_pixels`.
+def read_as(
+    images: AnyImages,
+    exif_orientation: Orientation,
+    max_pixels: int,
+    decoder: Decoder = "pillow",
+) -> AnyImages:
+    """The same images, turned upright by their EXIF tags or not, refused above `max_pixels`, and
+    read by another decoder.
 
     Those in memory stay as they are, and so do sets of other kinds than those of this package.
     """
     if isinstance(images, SubsetImages):
-        return type(images)(read_as(images.base, exif_orientation, max_pixels), images.indices)
+        base = read_as(images.base, exif_orientation, max_pixels, decoder)
+        return type(images)(base, images.indices)
+    if isinstance(images, WindowImages):
+        return replace(images, base=read_as(images.base, exif_orientation, max_pixels, decoder))
+    if isinstance(images, TrimmedImages):
+        return type(images)(read_as(images.base, exif_orientation, max_pixels, decoder))
     if isinstance(images, FileImages):
-        return replace(images, exif_orientation=exif_orientation, max_pixels=max_pixels)
+        return replace(
+            images, exif_orientation=exif_orientation, max_pixels=max_pixels, decoder=decoder
+        )
     return images
 
 
@@ -87,7 +102,7 @@ def count_shared(train: Images, val: Images) -> int:
 
 
 def _are_files(images: Images) -> bool:
-    if isinstance(images, SubsetImages):
+    if isinstance(images, SubsetImages | TrimmedImages):
         return _are_files(images.base)
     return isinstance(images, FileImages) and images.archives is None
 
