@@ -30,7 +30,7 @@ _TABLES = ("parquet", "arrow")
 """Those with rows that may say to which part they belong."""
 _DOCUMENTS = frozenset({".md", ".json", ".yaml", ".yml"})
 """What may lie beside them in a folder, as cards and manifests do."""
-_NAMED_DOCUMENTS = frozenset({"LICENSE", INDEX})
+_NAMED_DOCUMENTS = frozenset({"LICENSE", INDEX, "_SUCCESS", "_metadata", "_common_metadata"})
 _ZARR_MARKS = ("zarr.json", ".zarray", ".zgroup")
 SPLITS = "dataset_dict.json"
 """Marks a folder of Hugging Face with a folder for each split."""
