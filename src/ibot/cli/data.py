@@ -7,7 +7,7 @@ import json
 import shlex
 from pathlib import Path
 
-from ibot.cli.arguments import COUNT, NATURAL
+from ibot.cli.arguments import COUNT, FORMS, NATURAL
 from ibot.cli.parser import Commands
 from ibot.errors import UserError
 from ibot.words import counted, encodable
@@ -50,7 +50,7 @@ def _declare_pack(actions: Commands) -> None:
 
 
 def _add_data(parser: argparse.ArgumentParser) -> None:
-    data = "folder, list, tar files or NAME:DIR; with train/ and val/ both are read"
+    data = f"folder, {FORMS}; with train/ and val/ both are read"
     parser.add_argument("data", nargs="+", metavar="DATA", help=data)
 
 

@@ -8,7 +8,7 @@ speed or record-keeping, never the result.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from ibot.config.duration import Duration, duration
@@ -27,12 +27,33 @@ terabytes."""
 
 
 @dataclass(frozen=True, slots=True)
+class Channels:
+    """Which channels of images are read, and where they lie: `channels`, `channel_files` and
+    `no_data` of `DataConfig`, for those who open images without a run.
+    """
+
+    names: str = "rgb"
+    files: str = ""
+    no_data: tuple[float, ...] = ()
+    mean: tuple[float, ...] = ()
+    """Levels that stand where nothing was measured; empty: the mean of a sample of the data."""
+
+    def of(self, channels: tuple[str, ...], mean: tuple[float, ...] = ()) -> Channels:
+        """The same, of the channels that a network reads: by their names, with its mean, unless it
+        reads colour pictures of 8 bits.
+        """
+        colour = channels == RGB and self.names == "rgb"
+        return self if colour else replace(self, names=",".join(channels), mean=mean)
+
+
+@dataclass(frozen=True, slots=True)
 class DataConfig:
     """Where images come from and how a file becomes pixels."""
 
     path: str = ""
-    """Images (`--data`): a folder, flat or nested, a list, tar files, or NAME:DIR. With labels and
-    a validation part (as `train/` and `val/` of class folders): a labelled set."""
+    """Images (`--data`): a folder, flat or nested, a list, tar or Parquet files, a folder of
+    Hugging Face, .npy or zarr stacks, or NAME:DIR. With labels and a validation part (as `train/`
+    and `val/` of class folders): a labelled set."""
     val_path: str = ""
     """Labelled images for k-NN during training (`--val-data`); empty: the validation part of
     `path`."""
@@ -64,6 +85,11 @@ class DataConfig:
     """Windows in an epoch; 0: as many as cover the images once."""
     window_content: float = field(default=0.0, repr=False)
     """Windows with a smaller share of tissue or valid pixels (0..1) are drawn anew."""
+
+    @property
+    def reading(self) -> Channels:
+        """Which channels are read."""
+        return Channels(self.channels, self.channel_files, self.no_data)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

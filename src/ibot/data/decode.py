@@ -79,7 +79,7 @@ def decode_file(
         image = open_image(file, max_pixels)
         try:
             image.load()
-            turn = _UPRIGHT.get(_orientation(image)) if exif_orientation == "apply" else None
+            turn = _UPRIGHT.get(orientation_of(image)) if exif_orientation == "apply" else None
             upright = _to_rgb(image)
             return np.asarray(upright if turn is None else upright.transpose(turn))
         except Exception as error:  # on damaged bytes Pillow's readers raise almost anything
@@ -100,7 +100,7 @@ def file_size(
     """As `image_size`, of an open file or a buffer that stands at its start."""
     with quiet():
         image = open_image(file, max_pixels)
-        orientation = _orientation(image)
+        orientation = orientation_of(image)
         if orientation != 1 and isinstance(image, TiffImageFile):
             # Pillow's versions differ in whether loading turns the pixels of a TIFF.
             file.seek(0)
@@ -192,7 +192,7 @@ def _identified(file: BinaryIO, head: bytes) -> Image.Image:
         raise
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation_of(image: Image.Image) -> int:
     """EXIF orientation; 1 where it is absent or damaged, since the pixels may be whole."""
     try:
         return int(image.getexif().get(_EXIF_ORIENTATION, 1))

@@ -39,7 +39,7 @@ def data(tmp_path, make):
 def walks(monkeypatch):
     """The folders that were walked through, one entry a walk."""
     real, walked = scan._walk, []
-    monkeypatch.setattr(scan, "_walk", lambda root: walked.append(root) or real(root))
+    monkeypatch.setattr(scan, "_walk", lambda *of: walked.append(of[0]) or real(*of))
     return walked
 
 
@@ -160,7 +160,7 @@ def test_a_damaged_or_foreign_listing_is_made_anew(cache, data, walks):
     damaged = [flipped(whole, place) for place in places]
     damaged += [whole[:cut] for cut in (0, 5, 20, 100, length // 2, length - 1)]
     damaged += [whole + b"\0", b"{}", listings.MARK + bytes(100), bytes(length)]
-    damaged.append(whole.replace(b"listing 1", b"listing 2"))
+    damaged.append(whole.replace(b"ibot listing", b"ibot listinh"))
     damaged.append(whole.replace(b'"ends": 5', b'"ends": 4'))
     for number, content in enumerate(damaged):
         before = len(walks)
@@ -175,6 +175,14 @@ def test_another_kind_of_files_that_is_read_makes_it_anew(cache, data, walks, mo
     monkeypatch.setattr(listings, "extensions", lambda: frozenset({".jpg"}))
     scan.scan(data)
     assert len(walks) == 2
+
+
+def test_further_kinds_of_files_are_looked_for_each_time(cache, data, walks):
+    np.save(data / "a" / "2.npy", np.zeros((4, 4)))
+    assert len(scan.scan(data)) == 5
+    for _ in range(2):
+        assert len(scan.scan(data, frozenset({".npy"}))) == 6
+    assert len(scan.scan(data)) == 5 and len(walks) == 3
 
 
 @pytest.mark.parametrize("place", ["a file in the way", "nobody's home"])

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from ibot.config.schema import MAX_PIXELS, RGB
 from ibot.data.decode import Orientation, decode, decode_file, file_size, image_size
 from ibot.data.sets import fingerprints
-from ibot.data.sets.archives import Archives
+from ibot.data.sets.archives import Container
 
-Kind = Literal["files", "folder", "list", "tar"]
-"""How a set was opened: by a scan, as class folders, from a list, from archives."""
+Kind = Literal["files", "folder", "list", "tar", "parquet", "arrow"]
+"""How a set was opened: by a scan, as class folders, from a list, from archives, from tables."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -35,8 +35,8 @@ class FileImages:
     ends: NDArray[np.int64]
     """int64 [n], where each name ends in `names`."""
     kind: Kind = "files"
-    archives: Archives | None = None
-    """Where the files lie inside of tar archives; None: below the root, by their names."""
+    archives: Container | None = None
+    """Where the files lie inside of archives or tables; None: below the root, by their names."""
     exif_orientation: Orientation = "apply"
     """Whether `read` turns pictures upright by their EXIF tag."""
     max_pixels: int = MAX_PIXELS
@@ -140,7 +140,7 @@ class LabelledFiles(FileImages):
 
 
 def file_images(
-    root: Path, names: Sequence[str], kind: Kind = "files", archives: Archives | None = None
+    root: Path, names: Sequence[str], kind: Kind = "files", archives: Container | None = None
 ) -> FileImages:
     """The images `names` (relative to `root`) in their order."""
     packed, ends = packed_names(names)

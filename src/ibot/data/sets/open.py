@@ -1,46 +1,60 @@
-"""THE door to images: what a user names (folder, list, archives, a known set), opened."""
+"""THE door to images: what a user names (folder, list, archives, tables, stacks, a known set),
+opened.
+"""
 
 from __future__ import annotations
 
-import glob
-import os
-import re
 from dataclasses import replace
 from pathlib import Path
 
-from ibot.config.schema import MAX_PIXELS
+from ibot.config.schema import MAX_PIXELS, Channels
+from ibot.data.channels.opening import COLOUR, FILES, with_channels
 from ibot.data.decode import Orientation
+from ibot.data.sets.arrow_files import scan_arrow
 from ibot.data.sets.class_folders import as_classes, open_folder
 from ibot.data.sets.files import FileImages
 from ibot.data.sets.images import Images, LabelledImages
 from ibot.data.sets.lists import LISTS, open_list, scan_list
 from ibot.data.sets.named import open_named
-from ibot.data.sets.parts import Part, find_parts, part_of
+from ibot.data.sets.parquet import scan_parquet
+from ibot.data.sets.parts import Part
+from ibot.data.sets.places import Place, find_place
 from ibot.data.sets.scan import ONLY_TRAINING, require_data, scan
+from ibot.data.sets.stacks import hold_pictures, open_stacks
 from ibot.data.sets.subsets import split_labelled
-from ibot.data.sets.tars import INDEX, open_tars, scan_tars
+from ibot.data.sets.tars import open_tars, scan_tars
 from ibot.data.sets.variants import matched, read_as
 from ibot.errors import DataError
 
+COLOURS = Channels()
+"""Colour pictures, as of old."""
+
 
 def open_images(
-    data: str, *, exif_orientation: Orientation = "apply", max_pixels: int = MAX_PIXELS
+    data: str,
+    *,
+    exif_orientation: Orientation = "apply",
+    max_pixels: int = MAX_PIXELS,
+    channels: Channels = COLOURS,
 ) -> Images:
     """Images to train on, labelled or not; where they have parts, those of the training part.
 
     Args:
         data: a folder of images, flat or nested, or of the parts of a set; a list with a column
-            `path` and perhaps `split`; tar files or a set by name, as for `open_labelled`.
+            `path` and perhaps `split`; files that hold many images or a set by name, as for
+            `open_labelled`.
         exif_orientation: whether pictures are turned upright by their EXIF tags.
         max_pixels: larger images are not read.
+        channels: which are read, where not colour pictures.
 
     Raises:
-        DataError: as `scan`, `scan_list`, `scan_tars` and `open_named`.
+        DataError: as `scan`, `scan_list`, `scan_tars`, `scan_parquet`, `scan_arrow`, `open_stacks`,
+            `open_named` and `with_channels`.
     """
-    images = _scan(data, "train")
+    images = _scan(data, "train", channels)
     if images is None:
         raise _no_training_part(data)
-    return read_as(images, exif_orientation, max_pixels)
+    return with_channels(read_as(images, exif_orientation, max_pixels), channels)
 
 
 def open_parts(data: str) -> dict[str, Images]:
@@ -49,7 +63,7 @@ def open_parts(data: str) -> dict[str, Images]:
 
     Raises DataError as `open_images`.
     """
-    train, val = open_images(data), _scan(data, "val")
+    train, val = open_images(data), _scan(data, "val", COLOURS)
     if val is None:
         return {"": train}
     if isinstance(train, FileImages):
@@ -64,6 +78,7 @@ def find_labelled(
     *,
     exif_orientation: Orientation = "apply",
     max_pixels: int = MAX_PIXELS,
+    channels: Channels = COLOURS,
 ) -> tuple[LabelledImages, LabelledImages] | None:
     """What `open_images` gives and validation images with the same classes, for k-NN during
     training; None where there are no labels or no validation part.
@@ -71,20 +86,20 @@ def find_labelled(
     More is taken than by `open_labelled`: class folders may be empty, for training goes on anyway.
     Raises DataError for `val_data` without labels or with a class that the training images lack.
     """
-    val = _scan(val_data or data, "val")
+    how = exif_orientation, max_pixels
+    val = _scan(val_data or data, "val", channels)
     if val is None and val_data:
-        val = _scan(val_data, "train", held_out=True)
+        val = _scan(val_data, "train", channels, held_out=True)
     if val is None:
         return None
-    train = open_images(data)
+    train = open_images(data, exif_orientation=how[0], max_pixels=how[1], channels=channels)
+    val = with_channels(read_as(val, *how), channels)
     if not isinstance(train, LabelledImages) or len(train.classes) < 2:
         without = train
     elif not isinstance(val, LabelledImages):
         without = val
     else:
-        val = matched(val, train.classes, (str(train.root), str(val.root)))
-        how = exif_orientation, max_pixels
-        return read_as(train, *how), read_as(val, *how)
+        return train, matched(val, train.classes, (str(train.root), str(val.root)))
     if val_data:
         raise DataError(
             f"no class folders in '{without.root}'",
@@ -102,20 +117,23 @@ def open_labelled(
     seed: int = 0,
     exif_orientation: Orientation = "apply",
     max_pixels: int = MAX_PIXELS,
+    channels: Channels = COLOURS,
 ) -> tuple[LabelledImages, LabelledImages]:
     """Training and validation images with the same classes, at least two; the latter may lack some.
 
     Args:
         data: a folder with the parts of a set (`train` and `val` or `test`, and `parts.WORDS`), or
-            of class folders; a list with a column `split` or without; a .tar file, a pattern such
-            as 'train-*.tar' or a folder that holds only .tar files; or NAME:DIR with a name of
-            `NAMED_SETS`.
+            of class folders; a list with a column `split` or without; a .tar, .parquet, .arrow or
+            .npy file or a zarr array, a pattern of them such as 'train-*.tar' or
+            'train-{000..199}.tar', or a folder that holds nothing else; or NAME:DIR with a name
+            of `NAMED_SETS`.
         val_data: the validation images, in the same forms; its validation part if it has one.
         split: set this share of each class aside (0..1, exclusive), where there is no validation
             part.
         seed: of that draw.
         exif_orientation: whether pictures are turned upright by their EXIF tags.
         max_pixels: larger images are not read.
+        channels: which are read, where not colour pictures.
 
     Raises:
         DataError: something is missing or empty, labels are absent, validation images have a class
@@ -124,9 +142,11 @@ def open_labelled(
     """
     if not data:
         raise DataError(
-            "no data given", fix="name a folder, a list, tar files, or a set as in cifar10:DIR"
+            "no data given",
+            fix="name a folder, a list, files that hold many images, or a set as in cifar10:DIR",
         )
-    train = _open(data, "train")
+    how = exif_orientation, max_pixels
+    train = _open(data, "train", channels)
     if train is None:
         raise _no_training_part(data)
     if len(train.classes) < 2:
@@ -135,10 +155,10 @@ def open_labelled(
             why=f"all {len(train)} images are labelled '{''.join(train.classes)}'",
             fix="add images of another class",
         )
-    train = read_as(train, exif_orientation, max_pixels)
-    val = _open(val_data or data, "val")
+    train = _labelled(with_channels(read_as(train, *how), channels))
+    val = _open(val_data or data, "val", channels)
     if val is None and val_data:
-        val = _open(val_data, "train", held_out=True)
+        val = _open(val_data, "train", channels, held_out=True)
     if val is None and split:
         return split_labelled(train, split, seed)
     if val is None:
@@ -155,15 +175,28 @@ def open_labelled(
             why=f"they are in '{val.root}'",
             fix="leave out --split, or name the training images alone",
         )
-    val = read_as(val, exif_orientation, max_pixels)
+    val = _labelled(with_channels(read_as(val, *how), channels))
     return train, matched(val, train.classes, (data, val_data or data))
+
+
+def _labelled(images: Images) -> LabelledImages:
+    """Images with labels, still. Raises DataError where folders turned out to be channels."""
+    if isinstance(images, LabelledImages):
+        return images
+    raise DataError(
+        f"the images in '{images.root}' have no classes",
+        why="files of one image lie in folders of different names",
+        fix="put the folders of channels below those of classes",
+    )
 
 
 def _no_training_part(data: str) -> DataError:
     return DataError(f"'{data}' has no training part", fix="mark its images with the split 'train'")
 
 
-def _open(data: str, part: Part, *, held_out: bool = False) -> LabelledImages | None:
+def _open(
+    data: str, part: Part, channels: Channels, *, held_out: bool = False
+) -> LabelledImages | None:
     """One part of what `data` names; None where it has no such part.
 
     Data without parts are training data. Folders hold two classes or more, none empty, unless they
@@ -173,26 +206,35 @@ def _open(data: str, part: Part, *, held_out: bool = False) -> LabelledImages | 
         return open_named(*named, part)
     if _is_list(data):
         return open_list(data, part)
-    folder, archives = _place(data, part)
-    if archives:
-        return open_tars(archives)
-    return folder and open_folder(folder, held_out=held_out or part == "val")
+    place = _place(data, part, channels)
+    if place.form == "tar":
+        return open_tars(place.files)
+    if place.form:
+        return _require_labels(_stored(place), data)
+    also = _further(channels)
+    return place.folder and open_folder(place.folder, held_out=held_out or part == "val", also=also)
 
 
-def _scan(data: str, part: Part, *, held_out: bool = False) -> Images | None:
+def _scan(data: str, part: Part, channels: Channels, *, held_out: bool = False) -> Images | None:
     """As `_open`, with labels where there are some."""
     if (named := _named(data)) is not None:
         return open_named(*named, part)
     if _is_list(data):
         return scan_list(data, part)
-    folder, archives = _place(data, part)
-    if archives:
-        return scan_tars(archives)
-    if folder is None:
+    place = _place(data, part, channels)
+    if place.form:
+        return _stored(place)
+    if place.folder is None:
         return None
+    also = _further(channels)
     if held_out or part == "val":
-        return as_classes(scan(folder))
-    return scan(data)  # which finds the training part itself, and notes what it leaves out
+        return as_classes(scan(place.folder, also))
+    return scan(data, also)  # which finds the training part itself, and notes what it leaves out
+
+
+def _further(channels: Channels) -> frozenset[str]:
+    """Extensions of files that are images where their channels are read."""
+    return frozenset() if channels.names == COLOUR else FILES
 
 
 def _named(data: str) -> tuple[str, str] | None:
@@ -209,57 +251,31 @@ def _is_list(data: str) -> bool:
     return path.suffix.lower() in LISTS and not path.is_dir()
 
 
-def _place(data: str, part: Part) -> tuple[Path | None, list[Path]]:
-    """The folder of a part, None where there is none, and the archives that stand in its place."""
-    path = Path(data)
-    if (parts := find_parts(path)) is not None:
-        path = parts.train if part == "train" else parts.validation()
-        return path, _archives(str(path))
-    if archives := _archives(data):
-        return None, _archives_of(part, archives)
-    return path if part == "train" else None, []
+def _place(data: str, part: Part, channels: Channels) -> Place:
+    """As `find_place`; a folder of arrays may hold a picture each where channels are read."""
+    place = find_place(data, part)
+    if channels.names != COLOUR and place.form == "npy" and hold_pictures(place.files):
+        return Place(folder=place.files[0].parent)
+    return place
 
 
-def _archives(data: str) -> list[Path]:
-    """The .tar files that `data` means: itself, a pattern, or all of a folder with nothing else."""
-    path = Path(data)
-    if path.is_dir():
-        names = []
-        try:
-            with os.scandir(path) as entries:
-                for entry in entries:
-                    if entry.name[0] == "." or entry.name == INDEX:
-                        continue
-                    # Ends at the first other file: this may be a folder of millions of images.
-                    if not _is_tar(path / entry.name):
-                        return []
-                    names.append(entry.name)
-        except OSError:  # `scan` will say so
-            return []
-        return sorted(path / name for name in names)
-    if not path.exists() and glob.has_magic(data):
-        found = [Path(name) for name in sorted(glob.glob(data))]  # noqa: PTH207 - any part may be a pattern
-        if not (archives := [file for file in found if _is_tar(file)]):
-            raise DataError(
-                f"no .tar file matches '{data}'",
-                why=f"{len(found)} other files do",
-                fix="check the pattern",
-            )
-        return archives
-    return [path] if _is_tar(path) else []
+def _stored(place: Place) -> Images | None:
+    """The images in files that hold many; None where none belong to the part."""
+    if place.form == "tar":
+        return scan_tars(place.files)
+    if place.form == "parquet":
+        return scan_parquet(place.files, place.rows)
+    if place.form == "arrow":
+        return scan_arrow(place.files, place.rows)
+    return open_stacks(place.files)
 
 
-def _is_tar(path: Path) -> bool:
-    return path.suffix.lower() == ".tar" and path.is_file()
-
-
-def _archives_of(part: Part, archives: list[Path]) -> list[Path]:
-    """Those of a part by a word of their names; where not both parts are there, all train."""
-    by_part: dict[str | None, list[Path]] = {}
-    for path in archives:
-        words = (part_of(word) for word in re.findall("[a-z]+", path.stem.lower()))
-        by_part.setdefault(next((word for word in words if word), None), []).append(path)
-    val = by_part.get("val") or by_part.get("test") or []
-    if by_part.get("train") and val:
-        return by_part["train"] if part == "train" else val
-    return archives if part == "train" else []
+def _require_labels(images: Images | None, data: str) -> LabelledImages | None:
+    """Raise DataError for images of which not each has a class."""
+    if images is None or isinstance(images, LabelledImages):
+        return images
+    raise DataError(
+        f"not every image of '{data}' has a class",
+        why="tables have it in a column 'label', stacks in a file labels.npy beside them",
+        fix="add the classes that are lacking",
+    )

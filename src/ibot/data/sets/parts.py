@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -36,6 +36,18 @@ def part_of(name: str) -> PartName | None:
     """The part that a name means, as `valid`, `Val`, `test_set` or `val2017`; None for others."""
     found = _NAME.fullmatch(name.lower())
     return next((part for part, words in WORDS.items() if found and found[1] in words), None)
+
+
+def rows_of_part(splits: Sequence[str], part: Part | None) -> list[int]:
+    """Which rows of a list belong to a part, by the split that each of them names.
+
+    Without splits all are training rows; without a part all are taken.
+    """
+    parts = [part_of(split) for split in splits]
+    if part is None or (part == "train" and set(parts) == {None}):
+        return list(range(len(parts)))
+    wanted = "test" if part == "val" and "val" not in parts else part
+    return [i for i, found in enumerate(parts) if found == wanted]
 
 
 @dataclass(frozen=True, slots=True)
