@@ -7,6 +7,7 @@ import pytest
 import tifffile
 
 from ibot.config.override import apply
+from ibot.config.resolve import check
 from ibot.config.schema import IMAGENET_MEAN, RGB
 from ibot.data.sets.open import open_images
 from ibot.engine.loop import train
@@ -84,6 +85,18 @@ def test_evaluations_and_features_open_the_channels_of_the_network(folder, run, 
     assert features.cls.shape == (6, 24) and not features.bad
 
 
+def test_images_unlike_those_of_the_training_are_noticed(folder, run, tmp_path, capsys):
+    options = {"out": tmp_path, "cache": str(tmp_path)}
+    evaluate("match", run, folder / "train", **options)
+    assert "far from them" not in capsys.readouterr().err
+    for number in range(4):
+        values = np.full((40, 40, 5), 60000, np.uint16) - np.arange(40, dtype=np.uint16)[:, None]
+        (tmp_path / "bright").mkdir(exist_ok=True)
+        tifffile.imwrite(tmp_path / "bright" / f"{number}.tif", values, photometric="minisblack")
+    evaluate("match", run, tmp_path / "bright", **options)
+    assert "of 5 of 5 channels the data's are far from them" in capsys.readouterr().err
+
+
 def test_images_of_other_channels_are_refused_with_the_names_of_both(run, tmp_path):
     for number in range(4):
         values = np.zeros((40, 40, 3), np.uint8)
@@ -108,6 +121,9 @@ def test_given_statistics_win_and_other_names_are_refused(folder):
     given = ["model.mean=0,0,0,0,0", "model.std=1,1,1,1,2"]
     chosen, _ = for_channels(apply(config, given), images, ["model.mean", "model.std"])
     assert chosen.model.mean == (0,) * 5 and chosen.model.std == (1, 1, 1, 1, 2)
+    check(apply(config, given))  # before the images are looked at
+    with pytest.raises(ConfigError, match="1 number for 5 channels"):
+        for_channels(apply(config, ["model.mean=0.5"]), images, ["model.mean"])
     other = apply(config, ["model.channels=a,b,c,d,e"])
     with pytest.raises(ConfigError, match=r"model\.channels names 5 channels"):
         for_channels(other, images, ["model.channels"])

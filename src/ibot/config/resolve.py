@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ibot.config.duration import Duration
 from ibot.config.override import show
-from ibot.config.schema import RGB, Config, DataConfig, ModelConfig
+from ibot.config.schema import PICTURES, RGB, Config, DataConfig, ModelConfig
 from ibot.errors import ConfigError
 from ibot.words import counted
 
@@ -219,7 +219,7 @@ def _local_mask_problems(config: Config) -> Iterator[str]:
 def _network_problems(config: Config) -> Iterator[str]:
     model, head = config.model, config.head
     yield from {"vit": _vit_problems, "swin": _swin_problems}[model.kind](model)
-    yield from _channel_problems(model)
+    yield from _channel_problems(config)
     if not 0 <= model.drop_path < 1:
         yield f"model.drop_path={model.drop_path:g} must be at least 0 and below 1"
     if head.layers < 1 or head.out_dim < 2 or head.patch_out_dim < 2:
@@ -251,13 +251,15 @@ def _network_problems(config: Config) -> Iterator[str]:
         )
 
 
-def _channel_problems(model: ModelConfig) -> Iterator[str]:
-    names = model.channels
+def _channel_problems(config: Config) -> Iterator[str]:
+    model, names = config.model, config.model.channels
     if not names or len(set(names)) < len(names) or any(not n or "," in n for n in names):
         yield f"model.channels={show(names)} needs one name or more, each once, without commas"
+    # Where images of other channels are read, they say how many there are.
+    known = names != RGB or config.data.reading == PICTURES
     for name in ("mean", "std"):
         values = getattr(model, name)
-        if len(values) != len(names):
+        if len(values) != len(names) and known:
             yield (
                 f"model.{name} has {counted(len(values), 'number')} for "
                 f"{counted(len(names), 'channel')}: one for each is needed"

@@ -11,18 +11,16 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 from torch import Tensor
 
 from ibot.config.schema import IMAGENET_MEAN, IMAGENET_STD, AugmentConfig
 from ibot.data import pixels_channels
 from ibot.data.params import NO_JITTER, num_views, view_size
+from ibot.data.sets.images import Pixels
 from ibot.types import ViewParams
 
 MEAN, STD = IMAGENET_MEAN, IMAGENET_STD
-Pixels = NDArray[np.uint8] | NDArray[np.float32]
-"""Bytes of colour pictures, or float levels of any channels."""
 Statistics = tuple[Sequence[float], Sequence[float]]
 """Mean and deviation of the levels of each channel; `ModelConfig.statistics` of a network."""
 RESIZE_OVER_CROP = 256 / 224

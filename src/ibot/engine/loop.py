@@ -15,7 +15,7 @@ from ibot.config.schema import Config
 from ibot.data.loader import Loader
 from ibot.data.sets.images import Images
 from ibot.data.sets.open import open_images
-from ibot.data.sets.same_channels import require_channels
+from ibot.data.sets.same_channels import SETTING, require_channels
 from ibot.data.sets.trimmed import trimmed
 from ibot.engine.checkpoint import checkpoint_bytes, disk_full, has_checkpoint, save_checkpoint
 from ibot.engine.evaluation import run_evaluation, was_evaluated
@@ -93,7 +93,7 @@ def train(
                 windows=data.windowing,
             )
         images = trimmed(images, config.data.trim_border)
-        require_channels(images, config.model.channels, "model.channels")
+        require_channels(images, config.model.channels, SETTING)
         check_equal(facts(config, images, evaluate))  # before the first thing that they do together
         trainer = build_trainer(
             config,

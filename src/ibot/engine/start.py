@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ibot.config.duration import duration
+from ibot.config.override import show
 from ibot.config.schema import Config
 from ibot.engine.checkpoint import find_checkpoint
 from ibot.engine.run import read_config
@@ -28,6 +30,8 @@ from ibot.weights.read import (
     refuse_bad_numbers,
     say_guesses,
 )
+
+log = logging.getLogger("ibot")
 
 HEAD_WARMUP = "1 epochs"
 """How long the backbone is frozen while a new head learns, unless the settings say."""
@@ -71,6 +75,14 @@ def with_weights(config: Config, given: Iterable[str]) -> Config:
     if "model.channels" in keys:
         chosen = [*chosen, "channels", "mean", "std"]
     model = replace(loaded.config, **{name: getattr(config.model, name) for name in chosen})
+    if model.channels == loaded.config.channels and model.statistics != loaded.config.statistics:
+        mean, std = loaded.config.statistics
+        log.warning(
+            "%s was trained with mean %s and deviation %s, not with those that are set",
+            config.train.init,
+            show(mean),
+            show(std),
+        )
     augment = config.augment
     if "augment.global_size" not in keys:
         local = [
@@ -101,10 +113,12 @@ def as_started(config: Config, run: Path, given: Iterable[str]) -> Config:
     started, keys = read_config(run), set(given)
     if started.train.init != config.train.init:
         return config
+    # Mean and deviation of other channels than the weights' came from the images.
+    same = started.model.channels == config.model.channels
     kept = {
         name: getattr(started.model, name)
         for name in READ_BEYOND_SHAPES
-        if f"model.{name}" not in keys
+        if f"model.{name}" not in keys and (same or name not in ("mean", "std"))
     }
     return replace(config, model=replace(config.model, **kept))
 
@@ -157,7 +171,7 @@ def copy_backbone(backbone: Backbone, loaded: Loaded, weights: Weights) -> None:
 
     Raises WeightsError for one of another shape.
     """
-    source = dict(loaded.backbone.named_parameters())
+    source: dict[str, Tensor] = dict(loaded.backbone.named_parameters())
     if EMBEDDING in source:
         kernels, wanted = source[EMBEDDING].detach(), backbone.channels
         source[EMBEDDING] = fitting_embedding(kernels, loaded.backbone.channels, wanted)

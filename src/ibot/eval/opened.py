@@ -9,7 +9,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TypeVar
 
-from ibot.data.sets.same_channels import OtherChannels, named, require_channels
+from ibot.data.channels.images import ChannelImages
+from ibot.data.channels.statistics import statistics_of
+from ibot.data.sets.same_channels import OtherChannels, far_apart, named, require_channels
 from ibot.errors import UserError
 from ibot.eval.context import Context, OpenedData
 from ibot.eval.features.cache import weights_hash
@@ -112,6 +114,11 @@ def with_data_of(
     return other
 
 
+def _measurable(images: object) -> bool:
+    """Whether statistics of images of other channels than colours are at hand, or soon are."""
+    return isinstance(images, ChannelImages)
+
+
 def _open_data(kind: type[Context], request: Request, loaded: Loaded) -> OpenedData:
     """The images of a kind of context. Raises DataError for channels that the network lacks."""
     wanted = loaded.config.channels
@@ -126,6 +133,11 @@ def _open_data(kind: type[Context], request: Request, loaded: Loaded) -> OpenedD
     for images in data.fields.values():
         if hasattr(images, "channels"):
             require_channels(images, wanted)
+    first = next(filter(_measurable, data.fields.values()), None)
+    if first is not None:
+        far = far_apart(wanted, loaded.config.statistics, statistics_of(first))
+        if far:
+            data.told.append(f"mean and deviation are those of the weights; {far}")
     return data
 
 

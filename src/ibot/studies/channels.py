@@ -16,13 +16,10 @@ from ibot.config.schema import (
     ModelConfig,
 )
 from ibot.data.sets.images import Images
-from ibot.data.sets.same_channels import named
+from ibot.data.sets.same_channels import far_apart, named
 from ibot.engine.run import read_config
 from ibot.errors import ConfigError
-
-APART = 1.0, 2.0
-"""Statistics are told to differ where means are further apart than so many deviations, or
-deviations by more than this factor, in any channel."""
+from ibot.words import counted
 
 
 def for_channels(
@@ -58,12 +55,20 @@ def for_channels(
         found = {"mean": model.mean, "std": model.std} if kept else {"mean": mean, "std": std}
         found |= own
         if kept and not pictures:
-            notes = list(_differences(model, mean, std))
+            far = far_apart(names, model.statistics, (mean, std))
+            those = "mean and deviation are those of the weights"
+            notes = [f"{those}; {far}: model.mean and model.std set others"] if far else []
             return _with(config, names, found), [*_told(names), *notes]
     return _with(config, names, found), [] if pictures else list(_told(names))
 
 
 def _with(config: Config, names: tuple[str, ...], found: dict[str, tuple[float, ...]]) -> Config:
+    for name, values in found.items():
+        if len(values) != len(names):
+            raise ConfigError(
+                f"model.{name} has {counted(len(values), 'number')} for {named(names)}",
+                fix="give one for each, or leave it out: it is measured then",
+            )
     config = replace(config, model=replace(config.model, channels=names, **found))
     check(config)
     return config
@@ -88,20 +93,3 @@ def _told(names: tuple[str, ...]) -> Iterator[str]:
         f"{named(names)}, read as levels: brightness, contrast and blur change each by itself; "
         "saturation, hue, gray and solarize are not done"
     )
-
-
-def _differences(
-    model: ModelConfig, mean: tuple[float, ...], std: tuple[float, ...]
-) -> Iterator[str]:
-    """What is said where weights were trained with other statistics than the data have."""
-    rows = zip(model.channels, model.mean, model.std, mean, std, strict=True)
-    apart = [
-        f"{name} {m:.4g} ± {s:.4g}, here {own_m:.4g} ± {own_s:.4g}"
-        for name, m, s, own_m, own_s in rows
-        if abs(m - own_m) > APART[0] * min(s, own_s) or max(s / own_s, own_s / s) > APART[1]
-    ]
-    if apart:
-        yield (
-            f"mean and deviation are those of the weights; of {len(apart)} of {len(mean)} channels "
-            f"the data's are far from them ({apart[0]}): model.mean and model.std set others"
-        )

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from ibot.config.schema import RGB
+from ibot.config.schema import RGB, ModelConfig
 from ibot.data.pixels import shorter_side
 from ibot.errors import MissingExtra, WeightsError
 from ibot.models.swin import WindowBlock
@@ -228,26 +228,27 @@ def write_huggingface(loaded: Loaded, out: Path) -> None:
         with_epsilon(backbone_tensors(loaded), config.norm_eps, settings.layer_norm_eps)
     )
     save_tensors(to_huggingface(state), out / "model.safetensors", {"format": "pt"})
-    (out / "preprocessor_config.json").write_text(json.dumps(processor(loaded), indent=2) + "\n")
+    prepared = processor(config, loaded.size)
+    if told_channels(config, loaded.reading):
+        # Levels are not divided. No processor there opens such images, but all read the statistics.
+        prepared |= {"do_convert_rgb": False, "do_rescale": False}
+    (out / "preprocessor_config.json").write_text(json.dumps(prepared, indent=2) + "\n")
 
 
-def processor(loaded: Loaded) -> dict[str, Any]:
+def processor(config: ModelConfig, size: tuple[int, int]) -> dict[str, Any]:
     """Settings of the processor that resizes and crops as evaluations here do.
 
-    ViT's own squashes every picture to a square. Images of other channels than colour pictures are
-    levels, which are not divided; no processor there opens them, but mean and deviation are read.
+    ViT's own squashes every picture to a square.
     """
-    config, size = loaded.config, loaded.size
-    pictures = not told_channels(config, loaded.reading)
     return {
         "image_processor_type": "BitImageProcessor",
-        "do_convert_rgb": pictures,
+        "do_convert_rgb": True,
         "do_resize": True,
         "size": {"shortest_edge": shorter_side(size)},
         "resample": BICUBIC,
         "do_center_crop": True,
         "crop_size": {"height": size[0], "width": size[1]},
-        "do_rescale": pictures,
+        "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
         "image_mean": config.mean,

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ibot.config.schema import AugmentConfig
+from ibot.config.schema import RGB, AugmentConfig
 from ibot.data.decode import UnreadableImage
 from ibot.data.params import view_params
 from ibot.eval.probes.crops import crop_batches
@@ -15,6 +15,8 @@ SIZE = (24, 40)
 
 class Pictures:
     """Random images of many shapes; some cannot be read."""
+
+    channels = RGB
 
     def __init__(self, count, bad=()):
         rng = np.random.default_rng(3)
