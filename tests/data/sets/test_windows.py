@@ -25,6 +25,7 @@ from ibot.data.sets.images import LabelledImages, RegionImages, of_epoch
 from ibot.data.sets.open import find_labelled, open_images, open_labelled
 from ibot.data.sets.scan import scan
 from ibot.data.sets.subsets import SubsetImages
+from ibot.data.sets.variants import count_shared
 from ibot.data.sets.window_places import parse_window, window_name
 from ibot.data.sets.windows import windowed
 from ibot.data.tiled import _header, tiled_picture
@@ -162,6 +163,16 @@ def test_windows_have_the_class_of_their_slide(tmp_path):
     aside, held = open_labelled(str(tmp_path / "train"), windows=Windows(64), split=0.5)
     slides = [{parse_window(s.name(i))[0] for i in range(len(s))} for s in (aside, held)]
     assert slides[0].isdisjoint(slides[1]), "no slide is on both sides"
+
+
+def test_windows_on_both_sides_are_counted(tmp_path):
+    for number, name in enumerate("xy"):
+        (tmp_path / name).mkdir()
+        write_pyramid(tmp_path / name / "a.tif", tissue(128, 128, number), ())
+    all_of_them, one = (
+        windowed(scan(folder), Windows(64)) for folder in (tmp_path, tmp_path / "x")
+    )
+    assert count_shared(all_of_them, one) == 4 == count_shared(one, one)
 
 
 def test_what_cannot_be_read_is_said_and_never_drawn(tmp_path):
