@@ -101,6 +101,10 @@ def test_workers_for_which_there_are_no_cores_are_not_advised(small):
     assert limit_of(on_cpu, exact).advice.endswith("use data.pixels=fast")
     fast = apply(small, ["data.pixels=fast"])
     assert limit_of(on_cpu, fast).advice.endswith("store the images at a smaller size")
+    busy = limit_of(of(workers=1, queued=2.2, busy=1.0), exact)
+    assert (
+        busy.advice == "4 workers would do; the machine is busy (16 cores): use data.pixels=device"
+    )
     drawing = replace(on_cpu, decode=1.0, draw=3.0)
     assert limit_of(drawing, fast).stage == "render"
     assert limit_of(drawing, fast).advice.endswith("use fewer local views (augment.num_local)")

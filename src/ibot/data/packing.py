@@ -14,7 +14,8 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 from ibot.data.sets.files import FileImages, LabelledFiles
@@ -28,7 +29,7 @@ from ibot.system.files import disk_full, is_disk_full, replacing, sync
 from ibot.system.progress import Counter
 from ibot.words import counted
 
-PLAN = "plan.json"
+PLAN = ".plan.json"
 """In the unfinished folder: of which images it is, so that the same command goes on."""
 HEADERS = 1536
 """Bytes that a tar adds to an image with its class, at most usually."""
@@ -88,45 +89,51 @@ def pack(
         _require_plain_classes(images)
     partial = shards.with_name(f"{shards.name}.partial")
     with _own(partial, _plan(parts, size), shards):
-        content = {name: list(members(images)) for name, images in parts.items()}
-        todo = [
-            (name, number, content[name][start : start + size])
-            for name in parts
-            for number, start in enumerate(range(0, len(content[name]), size))
-        ]
         _require_room(parts, partial)
-        rows: list[tuple[str, str, str, int, str]] = []
-        kept = 0
         try:
-            for done, (name, number, few) in enumerate(todo, 1):
-                place = partial / name / f"{number:06d}.tar"
-                found, was_there = _one(place, parts[name], few)
-                kept += was_there
-                relative = place.relative_to(partial).as_posix()
-                rows += [
-                    (relative, *row[:1], parts[name].name(member.index), *row[1:])
-                    for member, row in zip(few, found, strict=True)
-                ]
-                if progress is not None:
-                    progress(done, len(todo))
-            _write_index(partial / INDEX, rows)
+            packed = _write_all(parts, partial, size, progress)
         except OSError as error:
             if is_disk_full(error):
                 again = "it goes on from the shards that are there"
                 raise disk_full(partial, resumes=again) from None
             raise
         _require_same(parts, partial)
-        (partial / PLAN).unlink()
         partial.rename(shards)
+        (shards / PLAN).unlink()
         sync(shards.absolute().parent)
-    return Packed(
-        folder=shards,
-        parts={name: len(images) for name, images in parts.items()},
-        shards=len(todo),
-        kept=kept,
-        num_bytes=sum(row[3] for row in rows),
-        empty=tuple(row[2] for row in rows if not row[3]),
-    )
+    return replace(packed, folder=shards)
+
+
+def _write_all(
+    parts: Mapping[str, FileImages], partial: Path, size: int, progress: Counter
+) -> Packed:
+    """Write all shards but those that are there, and the index: a line for each image, in order."""
+    total = sum(-(-len(images) // size) for images in parts.values())
+    done = kept = num_bytes = 0
+    empty = []
+    with (
+        replacing(partial / INDEX) as temporary,
+        temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+    ):
+        table = csv.writer(file)
+        table.writerow(("shard", "member", "from", "bytes", "sha256"))
+        for part, images in parts.items():
+            every = members(images)
+            for number in range(-(-len(images) // size)):
+                few = list(islice(every, size))
+                place = partial / part / f"{number:06d}.tar"
+                rows, was_there = _one(place, images, few)
+                for member, (name, length, digest) in zip(few, rows, strict=True):
+                    origin = images.name(member.index)
+                    shard = place.relative_to(partial).as_posix()
+                    table.writerow((shard, name, origin, length, digest))
+                    num_bytes += length
+                    empty += [] if length else [origin]
+                done, kept = done + 1, kept + was_there
+                if progress is not None:
+                    progress(done, total)
+    numbers = {name: len(images) for name, images in parts.items()}
+    return Packed(partial, numbers, done, kept, num_bytes, tuple(empty))
 
 
 def _one(
@@ -147,17 +154,6 @@ def _one(
             fix="run the same command again; it goes on from the shards that are whole",
         )
     return checked.rows, False
-
-
-def _write_index(path: Path, rows: Sequence[tuple[str, str, str, int, str]]) -> None:
-    """What lies where: a line for each image, in their order."""
-    with (
-        replacing(path) as temporary,
-        temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
-    ):
-        table = csv.writer(file)
-        table.writerow(("shard", "member", "from", "bytes", "sha256"))
-        table.writerows(rows)
 
 
 def _plan(parts: Mapping[str, Images], size: int) -> dict[str, object]:

@@ -21,6 +21,8 @@ QUIET = 0.05
 """Share of the time below which waiting for images is not worth a word."""
 RESERVE = 1.1
 """Images that the loader processes should be able to make, over those that the step uses."""
+CROWDED = 0.5
+"""Share of their time in which processes wait for a core, above which more of them do not help."""
 SLOW_FILES = 0.5
 """Share of its time in which a process computes, below which it waits for files above all."""
 SECONDS = (
@@ -152,8 +154,15 @@ class Stages:
 
         The host of a GPU needs one. A CPU's step, which shares them, leaves some while it waits.
         """
+        if self.crowded:
+            return False
         free = self.cores - 1 if self.device == "cuda" or self.cores == 1 else self.cores
         return RESERVE * self.busy / max(self.training, 1e-9) <= free
+
+    @property
+    def crowded(self) -> bool:
+        """Whether the processes wait for cores most of the time."""
+        return self.queued > CROWDED * (self.decode + self.draw)
 
     @property
     def limit(self) -> Stage:
@@ -213,10 +222,14 @@ def rates(stages: Stages) -> str:
     """The limiting stage of the loader processes, what they make and what the step would use."""
     stage = "decode" if stages.decode >= stages.draw else "render"
     share = max(stages.decode, stages.draw) / max(stages.decode + stages.draw, 1e-9)
-    made = f"{stages.makes:.0f} images/s, the step would use {stages.uses:.0f}"
-    who = counted(stages.workers, "worker") if stages.workers else "the training process itself"
-    makes = "makes" if stages.workers < 2 else "make"
-    return f"{stage} limits ({share:.0%} of the work on them): {who} {makes} {made}"
+    limits = f"{stage} limits ({share:.0%} of the work on them)"
+    if not stages.workers:
+        return (
+            f"{limits}: they are made between the steps, at {stages.makes:.0f} images/s, and a "
+            f"step would use {stages.uses:.0f}"
+        )
+    makes = f"{counted(stages.workers, 'worker')} {'makes' if stages.workers == 1 else 'make'}"
+    return f"{limits}: {makes} {stages.makes:.0f} images/s, the step would use {stages.uses:.0f}"
 
 
 def remedy(stages: Stages, config: Config) -> str:
@@ -224,9 +237,9 @@ def remedy(stages: Stages, config: Config) -> str:
     wanted = max(stages.wanted, stages.workers + 1)
     would = f"{counted(wanted, 'worker')} would do"
     if not stages.has_room:
-        return f"{would}; this machine has {counted(stages.cores, 'core')}: " + cheaper(
-            stages, config
-        )
+        cores = counted(stages.cores, "core")
+        taken = f"the machine is busy ({cores})" if stages.crowded else f"this machine has {cores}"
+        return f"{would}; {taken}: {cheaper(stages, config)}"
     use = f"{stages.workers} {'is' if stages.workers == 1 else 'are'} in use"
     text = f"{would}; {use}: system.workers={wanted}"
     if stages.busy < SLOW_FILES * stages.making and stages.decode >= stages.draw:

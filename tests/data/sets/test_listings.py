@@ -39,7 +39,7 @@ def data(tmp_path, make):
 def walks(monkeypatch):
     """The folders that were walked through, one entry a walk."""
     real, walked = scan._walk, []
-    monkeypatch.setattr(scan, "_walk", lambda root: walked.append(root) or real(root))
+    monkeypatch.setattr(scan, "_walk", lambda *how: walked.append(how[0]) or real(*how))
     return walked
 
 
@@ -160,7 +160,7 @@ def test_a_damaged_or_foreign_listing_is_made_anew(cache, data, walks):
     damaged = [flipped(whole, place) for place in places]
     damaged += [whole[:cut] for cut in (0, 5, 20, 100, length // 2, length - 1)]
     damaged += [whole + b"\0", b"{}", listings.MARK + bytes(100), bytes(length)]
-    damaged.append(whole.replace(b"listing 1", b"listing 2"))
+    damaged.append(whole.replace(listings.MARK, b"ibot listing 0\n"))
     damaged.append(whole.replace(b'"ends": 5', b'"ends": 4'))
     for number, content in enumerate(damaged):
         before = len(walks)

@@ -15,6 +15,7 @@ from ibot.data.channels.sources import GroupedFiles, LevelImages
 from ibot.data.channels.statistics import Statistics, measured
 from ibot.data.decode import UnreadableImage
 from ibot.data.sets import fingerprints
+from ibot.data.sets.same_channels import OtherChannels
 from ibot.data.sets.scan import FIRST_PAGE_ONLY
 from ibot.errors import DataError
 
@@ -193,7 +194,7 @@ def _chosen(stored: tuple[str, ...], asked: Channels, root: Path) -> tuple[str, 
         elif name.isascii() and name.isdigit() and 1 <= int(name) <= len(stored):
             chosen.append(stored[int(name) - 1])
         else:
-            raise DataError(
+            raise OtherChannels(
                 f"the images in '{root}' have no channel '{name}'",
                 why=f"they have {_few(stored)}",
                 fix="choose by these names or by numbers from 1, or take all (data.channels=all)",
