@@ -272,3 +272,11 @@ def test_the_device_gets_the_parts_that_the_views_need(tmp_path):
         assert undrawn.sizes.prod(1).sum() == len(undrawn.pictures) < 8 * 64 * 64
         boxes = undrawn.params.box
         assert (boxes[..., :2] + boxes[..., 2:] <= undrawn.sizes[:, None]).all()
+
+
+def test_more_windows_are_the_remedy_for_a_batch_that_they_do_not_fill(folder):
+    config = training(folder)
+    images = open_images(str(folder), windows=Windows(64, 7, at="random"))
+    with pytest.raises(DataError, match="a batch of 8 images") as caught:
+        Loader(config, images, grid=(4, 4))
+    assert caught.value.fix == "raise data.windows to 8 or set train.batch=4 or less"
