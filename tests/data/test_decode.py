@@ -402,3 +402,11 @@ def test_a_reader_that_logs_errors_is_not_heard(caplog, tmp_path):
     with pytest.raises(UnreadableImage, match="unsupported TIFF layout"):
         decode(tmp_path / "a.tif")
     assert not caplog.records
+
+
+def test_what_is_beyond_pillows_own_limit_is_told_as_that(tmp_path, monkeypatch):
+    path = tmp_path / "large.tif"
+    Image.new("RGB", (64, 64)).save(path, compression="tiff_deflate")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(UnreadableImage, match="too many pixels for Pillow's reader"):
+        decode(path)

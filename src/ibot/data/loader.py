@@ -29,6 +29,7 @@ from ibot.data.pixels_batch import render_batch
 from ibot.data.sets.images import Images, Pixels, of_epoch
 from ibot.data.sets.trimmed import trimmed
 from ibot.data.sets.variants import read_as
+from ibot.data.sets.windows import in_windows
 from ibot.data.workers import fitting, read_items
 from ibot.errors import ConfigError, DataError
 from ibot.rng import Purpose, permutation, uniform
@@ -241,10 +242,11 @@ def check_batch(config: Config, source: Images, world_size: int = 1) -> None:
     """Raise DataError for a batch larger than the data, ConfigError for one not to be shared."""
     train, shares = config.train, world_size * config.train.accumulate
     if train.batch > len(source):
+        more = f"raise data.windows to {train.batch}" if in_windows(source) else "add images"
         raise DataError(
             f"a batch of {train.batch} images is larger than the data set of {len(source)}",
             why=f"'{source.root}' gives no complete batch",
-            fix=f"add images or set train.batch={largest_power_of_two(len(source))} or less",
+            fix=f"{more} or set train.batch={largest_power_of_two(len(source))} or less",
         )
     if train.batch % shares:
         raise ConfigError(
