@@ -9,7 +9,6 @@ from PIL import Image
 
 from ibot.config.schema import AugmentConfig
 from ibot.data import filters, pixels_device
-from ibot.data.loader import packed
 from ibot.data.params import view_params
 from ibot.data.pixels_batch import render_batch
 from ibot.data.pixels_device import render
@@ -41,6 +40,11 @@ def images() -> list[np.ndarray]:
     return made
 
 
+def flat(images) -> torch.Tensor:
+    """All pixels, [P, C]."""
+    return torch.from_numpy(np.concatenate([image.reshape(-1, image.shape[2]) for image in images]))
+
+
 def drawn(images, config, seed=0, index=None):
     sizes = np.array([image.shape[:2] for image in images])
     index = np.arange(len(images)) if index is None else np.asarray(index)
@@ -50,7 +54,7 @@ def drawn(images, config, seed=0, index=None):
 def made(images, config, **how) -> list[np.ndarray]:
     """V arrays [B, h, w, C]."""
     sizes, params = drawn(images, config, **how)
-    views = render(packed(images), sizes, params, config, CPU)
+    views = render(flat(images), sizes, params, config, CPU)
     return [v.permute(0, 2, 3, 1).numpy() for many in views if many is not None for v in many]
 
 
@@ -132,7 +136,7 @@ def test_levels_of_other_channels_are_scaled_shifted_and_blurred_but_not_clipped
     config = replace(OFF, jitter=1.0, blur=(1.0, 1.0, 1.0))
     sizes, params = drawn(levels, config)
     std = np.array([0.5, 1.0, 2.0, 0.25], np.float32)
-    views = render(packed(levels), sizes, params, config, CPU, std)
+    views = render(flat(levels), sizes, params, config, CPU, std)
     for v, (many, before) in enumerate(zip((*views[0], *views[1]), plain, strict=True)):
         for row, got in enumerate(many.permute(0, 2, 3, 1).numpy()):
             want = before[row].astype(float)
@@ -168,5 +172,5 @@ def test_the_blur_of_a_point_is_pillows(sigma):
 def test_nothing_is_made_of_no_local_views(images):
     config = replace(OFF, num_local=0)
     sizes, params = drawn(images, config)
-    views, none = render(packed(images), sizes, params, config, CPU)
+    views, none = render(flat(images), sizes, params, config, CPU)
     assert none is None and views.shape == (2, len(images), 3, 48, 48)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -27,6 +26,7 @@ from ibot.data.params import view_params
 from ibot.data.pixels_batch import render_batch
 from ibot.data.sets.images import Images, Pixels
 from ibot.data.sets.variants import read_as
+from ibot.data.undrawn import most_bytes, packed
 from ibot.data.workers import fitting, read_items
 from ibot.errors import ConfigError, DataError
 from ibot.rng import Purpose, permutation, uniform
@@ -39,8 +39,6 @@ READ_AHEAD = 4 * 2**30
 REPLACEMENTS = 100
 """Other images tried in place of one that cannot be read."""
 MAX_WORKERS = 16
-SIZED = 64
-"""Headers that are read to know how large pictures are."""
 
 
 class MicroBatches(Dataset["Batch | UndrawnBatch | DataError"]):
@@ -98,9 +96,11 @@ class MicroBatches(Dataset["Batch | UndrawnBatch | DataError"]):
             masks = make_pairs(config.method.patch_match, params, self.grid)
         content = np.array([content_hash(image) for image in images], dtype=np.int64)
         if config.data.pixels == "device":
+            pictures, sizes, reduced = packed(images, params, config)
             return UndrawnBatch(
-                pictures=packed(images),
+                pictures=pictures,
                 sizes=sizes,
+                reduced=reduced,
                 params=params,
                 masks=masks,
                 index=index,
@@ -264,41 +264,18 @@ def micro_batch_bytes(config: Config, source: Images, world_size: int) -> int:
     """Bytes of the pixels of one micro-batch of one process: views, or pictures as decoded."""
     augment, train = config.augment, config.train
     images = train.batch // (world_size * train.accumulate)
-    per_pixel = 3 if source.channels == RGB else 4 * len(source.channels)
     if config.data.pixels == "device":
-        return per_pixel * most_pixels(source, images)
+        return most_bytes(source, images, config)
+    per_pixel = len(RGB) if source.channels == RGB else 4 * len(source.channels)
     pixels = augment.num_global * math.prod(augment.global_size) + augment.num_local * math.prod(
         augment.local_size
     )
     return per_pixel * pixels * images
 
 
-def most_pixels(source: Images, images: int) -> int:
-    """Pixels that so many pictures have together, hardly ever more.
-
-    By the headers of some: their mean and four deviations of a sum, but not more than if all were
-    as the largest.
-    """
-    found = []
-    for index in np.linspace(0, len(source) - 1, min(SIZED, len(source))).astype(int).tolist():
-        with suppress(UnreadableImage):
-            found.append(math.prod(source.size(index)))
-    if not found:
-        return 0
-    counts = np.array(found, np.float64)
-    usual = images * counts.mean() + 4 * math.sqrt(images) * counts.std()
-    return math.ceil(min(usual, images * counts.max()))
-
-
 def read_ahead(num_bytes: int, workers: int) -> int:
     """Micro-batches that each worker keeps ready: up to 4, within `READ_AHEAD` bytes for all."""
     return max(1, min(4, READ_AHEAD // (workers * max(1, num_bytes))))
-
-
-def packed(images: Sequence[Pixels]) -> torch.Tensor:
-    """The pixels of images [H, W, C], row by row and one image after the other: [P, C]."""
-    channels = images[0].shape[-1]
-    return torch.from_numpy(np.concatenate([image.reshape(-1, channels) for image in images]))
 
 
 def _planar(pixels: Pixels) -> torch.Tensor:
