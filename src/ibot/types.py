@@ -78,8 +78,8 @@ class Batch:
     """One micro-batch of one process."""
 
     global_views: Tensor
-    """[G, B, C, H, W]; bytes or float32 levels from the loader, normalised float after the transfer
-    to the device."""
+    """[G, B, C, H, W]; from the loader uint8 of colour pictures and float32 levels of other
+    channels, after the transfer to the device normalised floats."""
     local_views: Tensor | None
     """[L, B, C, H', W'] or None."""
     masks: Masks

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ibot.data.false_colours import as_rgb
 from ibot.errors import MissingExtra
-from ibot.show.colours import PALETTE, as_rgb, between_ends, color_table, in_colors
+from ibot.show.colours import PALETTE, between_ends, color_table, in_colors
 
 
 def test_bytes_of_one_to_three_channels_are_taken_as_they_are():

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ibot.cli.arguments import add_images, add_weights
-from ibot.cli.inputs import read_network
+from ibot.cli.inputs import read_network, reading
 from ibot.cli.parser import Commands
 from ibot.errors import UserError
 from ibot.system.progress import counter, print_notes
@@ -52,7 +52,12 @@ def run(options: argparse.Namespace) -> None:
     device = choose_device(options.device)
     loaded = read_network(options)
     orientation, most = options.exif_orientation, options.max_pixels
-    source = open_images(options.data, exif_orientation=orientation, max_pixels=most)
+    source = open_images(
+        options.data,
+        exif_orientation=orientation,
+        max_pixels=most,
+        channels=reading(options, loaded),
+    )
     print_notes(source.notes, options.quiet)
     create_parents(out)  # what fails shall fail before the work
     features = extract_features(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ibot.eval.request import Request
 
 if TYPE_CHECKING:
+    from ibot.config.schema import Channels
     from ibot.weights.read import Loaded
 
 
@@ -18,6 +19,12 @@ def read_network(options: argparse.Namespace) -> Loaded:
 
     partial = options.allow_partial
     return load(options.weights, options.key, heads=options.heads, allow_partial=partial)
+
+
+def reading(options: argparse.Namespace, loaded: Loaded) -> Channels:
+    """Which channels of images are read for a network: what `add_reading` names, else its own."""
+    request = Request(**of_request(options))
+    return request.with_reading(loaded.reading).reading
 
 
 def of_request(options: argparse.Namespace) -> dict[str, Any]:

@@ -183,6 +183,8 @@ def _from_json(value: Any, hint: Any) -> Any:
     if get_origin(hint) is tuple or optional:
         if not isinstance(value, list):
             raise ValueError(f"expected a list, not {value!r}")
+        if get_args(hint) == (str, ...):  # whose values may hold commas and brackets
+            return tuple(_from_json(one, str) for one in value)
         return parse(show(_as_tuple(value)), hint)
     if not isinstance(value, plain_type) or (isinstance(value, bool) and hint is not bool):
         wanted = {bool: "true or false", int: "a whole number", float: "a number"}.get(hint, "text")

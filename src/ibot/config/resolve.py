@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ibot.config.duration import Duration
 from ibot.config.override import show
-from ibot.config.schema import Config, ModelConfig
+from ibot.config.schema import RGB, Config, ModelConfig
 from ibot.errors import ConfigError
 from ibot.words import counted
 
@@ -191,6 +191,7 @@ def _local_mask_problems(config: Config) -> Iterator[str]:
 def _network_problems(config: Config) -> Iterator[str]:
     model, head = config.model, config.head
     yield from {"vit": _vit_problems, "swin": _swin_problems}[model.kind](model)
+    yield from _channel_problems(model)
     if not 0 <= model.drop_path < 1:
         yield f"model.drop_path={model.drop_path:g} must be at least 0 and below 1"
     if head.layers < 1 or head.out_dim < 2 or head.patch_out_dim < 2:
@@ -220,6 +221,21 @@ def _network_problems(config: Config) -> Iterator[str]:
             f"head.patch_out_dim={head.patch_out_dim}, or head.shared=false and "
             "head.shared_teacher=false"
         )
+
+
+def _channel_problems(model: ModelConfig) -> Iterator[str]:
+    names = model.channels
+    if not names or len(set(names)) < len(names) or any(not n or "," in n for n in names):
+        yield f"model.channels={show(names)} needs one name or more, each once, without commas"
+    for name in ("mean", "std"):
+        values = getattr(model, name)
+        if len(values) != len(names):
+            yield (
+                f"model.{name} has {counted(len(values), 'number')} for "
+                f"{counted(len(names), 'channel')}: one for each is needed"
+            )
+    if any(deviation <= 0 for deviation in model.std):
+        yield f"model.std={show(model.std)} must be positive: images are divided by it"
 
 
 def _vit_problems(model: ModelConfig) -> Iterator[str]:
@@ -257,6 +273,11 @@ def _method_problems(config: Config) -> Iterator[str]:
             yield f"method.{name}={value:g} must be positive and below ten times the student's"
     if not 0 <= method.momentum <= 1:
         yield f"method.momentum={method.momentum:g} must lie within 0 and 1"
+    if method.patch_target == "color" and config.model.channels != RGB:
+        yield (
+            "method.patch_target=color takes the mean colour of a patch: it needs images in red, "
+            "green and blue"
+        )
     if method.patch_match != "hidden" and (
         config.augment.num_global != 2 or method.patch_target != "online"
     ):

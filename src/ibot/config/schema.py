@@ -8,7 +8,7 @@ speed or record-keeping, never the result.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from ibot.config.duration import Duration, duration
@@ -24,6 +24,30 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 MAX_PIXELS = 89_478_485
 """Larger images are refused from their header, unless asked for: a few bytes can declare
 terabytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Channels:
+    """Which channels of images are read, and where they lie: `channels`, `channel_files` and
+    `no_data` of `DataConfig`, for those who open images without a run.
+    """
+
+    names: str = "rgb"
+    files: str = ""
+    no_data: tuple[float, ...] = ()
+    mean: tuple[float, ...] = ()
+    """Levels that stand where nothing was measured; empty: the mean of a sample of the data."""
+
+    def of(self, channels: tuple[str, ...], mean: tuple[float, ...] = ()) -> Channels:
+        """The same, of the channels that a network reads: by their names, with its mean, unless it
+        reads colour pictures of 8 bits.
+        """
+        colour = channels == RGB and self.names == "rgb"
+        return self if colour else replace(self, names=",".join(channels), mean=mean)
+
+
+PICTURES = Channels()
+"""Colour pictures of 8 bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +88,11 @@ class DataConfig:
     """Windows in an epoch; 0: as many as cover the images once."""
     window_content: float = field(default=0.0, repr=False)
     """Windows with a smaller share of tissue or valid pixels (0..1) are drawn anew."""
+
+    @property
+    def reading(self) -> Channels:
+        """Which channels are read."""
+        return Channels(self.channels, self.channel_files, self.no_data)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

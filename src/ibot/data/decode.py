@@ -64,7 +64,7 @@ def decode(
     gray become RGB. Images of more than `max_pixels` pixels are refused.
     Raises UnreadableImage.
     """
-    with _opened(path) as file:
+    with opened(path) as file:
         return decode_file(file, exif_orientation, max_pixels)
 
 
@@ -79,7 +79,7 @@ def decode_file(
         image = open_image(file, max_pixels)
         try:
             image.load()
-            turn = _UPRIGHT.get(_orientation(image)) if exif_orientation == "apply" else None
+            turn = turn_upright(image) if exif_orientation == "apply" else None
             upright = _to_rgb(image)
             return np.asarray(upright if turn is None else upright.transpose(turn))
         except Exception as error:  # on damaged bytes Pillow's readers raise almost anything
@@ -90,7 +90,7 @@ def image_size(
     path: str | Path, exif_orientation: Orientation = "apply", max_pixels: int = MAX_PIXELS
 ) -> tuple[int, int]:
     """Height and width of what `decode` gives, from the header. Raises UnreadableImage."""
-    with _opened(path) as file:
+    with opened(path) as file:
         return file_size(file, exif_orientation, max_pixels)
 
 
@@ -100,7 +100,7 @@ def file_size(
     """As `image_size`, of an open file or a buffer that stands at its start."""
     with quiet():
         image = open_image(file, max_pixels)
-        orientation = _orientation(image)
+        orientation = orientation_of(image)
         if orientation != 1 and isinstance(image, TiffImageFile):
             # Pillow's versions differ in whether loading turns the pixels of a TIFF.
             file.seek(0)
@@ -110,7 +110,8 @@ def file_size(
 
 
 @contextmanager
-def _opened(path: str | Path) -> Iterator[BinaryIO]:
+def opened(path: str | Path) -> Iterator[BinaryIO]:
+    """A file to be read; what keeps it from that is raised as UnreadableImage."""
     try:
         # Not read in one piece: a slide of many gigabytes is refused from its header.
         with open(path, "rb") as file:  # noqa: PTH123 - a path object costs 8 us per image
@@ -192,7 +193,12 @@ def _identified(file: BinaryIO, head: bytes) -> Image.Image:
         raise
 
 
-def _orientation(image: Image.Image) -> int:
+def turn_upright(image: Image.Image) -> Image.Transpose | None:
+    """What turns a picture upright by its EXIF tag; None where it stands so."""
+    return _UPRIGHT.get(orientation_of(image))
+
+
+def orientation_of(image: Image.Image) -> int:
     """EXIF orientation; 1 where it is absent or damaged, since the pixels may be whole."""
     try:
         return int(image.getexif().get(_EXIF_ORIENTATION, 1))

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from ibot.config.resolve import largest_power_of_two
-from ibot.config.schema import RGB, Config
+from ibot.config.schema import Config
 from ibot.data.decode import UnreadableImage
 from ibot.data.masks import make_masks
 from ibot.data.pairs import make_pairs
@@ -26,7 +26,7 @@ from ibot.data.params import view_params
 from ibot.data.pixels_batch import render_batch
 from ibot.data.sets.images import Images, Pixels
 from ibot.data.sets.variants import read_as
-from ibot.data.undrawn import most_bytes, packed
+from ibot.data.undrawn import bytes_per_pixel, most_bytes, packed
 from ibot.data.workers import fitting, read_items
 from ibot.errors import ConfigError, DataError
 from ibot.rng import Purpose, permutation, uniform
@@ -114,12 +114,12 @@ class MicroBatches(Dataset["Batch | UndrawnBatch | DataError"]):
         self, images: Sequence[Pixels], params: ViewParams
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Global views [G, B, C, h, w] and local ones [L, B, C, h', w'], None without any."""
-        augment = self.config.augment
+        augment, std = self.config.augment, self.config.model.std
         if self.config.data.pixels == "fast":
             from ibot.data import pixels_fast
 
-            return pixels_fast.render_batch(images, params, augment)
-        views = [_planar(pixels) for pixels in render_batch(images, params, augment)]
+            return pixels_fast.render_batch(images, params, augment, std)
+        views = [_planar(pixels) for pixels in render_batch(images, params, augment, std)]
         first = augment.num_global
         return torch.stack(views[:first]), torch.stack(views[first:]) if views[first:] else None
 
@@ -266,11 +266,10 @@ def micro_batch_bytes(config: Config, source: Images, world_size: int) -> int:
     images = train.batch // (world_size * train.accumulate)
     if config.data.pixels == "device":
         return most_bytes(source, images, config)
-    per_pixel = len(RGB) if source.channels == RGB else 4 * len(source.channels)
     pixels = augment.num_global * math.prod(augment.global_size) + augment.num_local * math.prod(
         augment.local_size
     )
-    return per_pixel * pixels * images
+    return bytes_per_pixel(config) * pixels * images
 
 
 def read_ahead(num_bytes: int, workers: int) -> int:
@@ -279,5 +278,5 @@ def read_ahead(num_bytes: int, workers: int) -> int:
 
 
 def _planar(pixels: Pixels) -> torch.Tensor:
-    """[B, h, w, C] -> [B, C, h, w]."""
+    """[B, h, w, C] -> the same type [B, C, h, w]."""
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()

@@ -1,12 +1,13 @@
 """Pixels of the views on the CPU: the reference, equal to Pillow bit by bit (spec 2.2).
 
 One image at a time and easy to read; training renders whole batches with `pixels_batch`, which
-gives the same bytes.
+gives the same bytes. Colour pictures are bytes; images of other channels are float levels, of which
+`pixels_channels` makes the views.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -15,13 +16,15 @@ from PIL import Image, ImageFilter
 from torch import Tensor
 
 from ibot.config.schema import IMAGENET_MEAN, IMAGENET_STD, AugmentConfig
+from ibot.data import pixels_channels
 from ibot.data.params import NO_JITTER, num_views, view_size
 from ibot.types import ViewParams
 
 MEAN, STD = IMAGENET_MEAN, IMAGENET_STD
+Pixels = NDArray[np.uint8] | NDArray[np.float32]
+"""Bytes of colour pictures, or float levels of any channels."""
 Statistics = tuple[Sequence[float], Sequence[float]]
-"""Mean and deviation of the levels 0..1 of red, green, blue; `ModelConfig.statistics` of a
-network."""
+"""Mean and deviation of the levels of each channel; `ModelConfig.statistics` of a network."""
 RESIZE_OVER_CROP = 256 / 224
 """The shorter side is resized to this times the crop before the central crop."""
 TURNS = {
@@ -34,13 +37,23 @@ _SOLARIZE = [v if v < 128 else 255 - v for v in range(256)] * 3
 
 
 def render(
-    image: NDArray[np.uint8], params: ViewParams, row: int, config: AugmentConfig
-) -> list[NDArray[np.uint8]]:
+    image: Pixels,
+    params: ViewParams,
+    row: int,
+    config: AugmentConfig,
+    std: Sequence[float] = STD,
+) -> list[Pixels]:
     """All views of one image.
 
-    image: [H, W, 3]. params: of a whole batch, `row` is the image's place in it.
-    Returns V arrays [h, w, 3], global views first.
+    image: uint8 [H, W, 3], or float32 [H, W, C]. params: of a whole batch, `row` is the image's
+    place in it. std: deviation of each channel, which tells how much brighter float levels become.
+    Returns V arrays [h, w, C] of the same type, global views first.
     """
+    if image.dtype != np.uint8:
+        return [
+            pixels_channels.render_view(image, params, row, view, view_size(config, view), std)
+            for view in range(num_views(config))
+        ]
     whole = Image.fromarray(image)
     return [
         np.asarray(render_view(whole, params, row, view, view_size(config, view)))
@@ -51,7 +64,7 @@ def render(
 def render_view(
     image: Image.Image, params: ViewParams, row: int, view: int, size: tuple[int, int]
 ) -> Image.Image:
-    """One view (height, width) of one image, which stands at `row` of the parameters."""
+    """One view (height, width) of a colour picture, which stands at `row` of the parameters."""
     top, left, height, width = params.box[row, view].tolist()
     out = resized_crop(image, top, left, height, width, size)
     if params.flip[row, view]:
@@ -144,14 +157,25 @@ def shorter_side(crop: tuple[int, int]) -> int:
     return round(max(crop) * RESIZE_OVER_CROP)
 
 
+def by_pillow(image: Pixels, change: Callable[[Image.Image], Image.Image]) -> Pixels:
+    """An image [H, W, C] after what Pillow does to pictures: bytes of three channels at once, float
+    levels channel by channel (its mode F, which neither rounds nor clips).
+    """
+    if image.dtype == np.uint8:
+        return np.asarray(change(Image.fromarray(image)))
+    return pixels_channels.by_channel(image, change)
+
+
 def evaluation_view(
-    image: NDArray[np.uint8],
+    image: Pixels,
     resize: int,
     crop: tuple[int, int],
     resample: Image.Resampling = Image.Resampling.BICUBIC,
-) -> NDArray[np.uint8]:
-    """Shorter side to `resize`, then a central crop (height, width): [H, W, 3] -> [h, w, 3]."""
-    return np.asarray(center_crop(resize_shorter(Image.fromarray(image), resize, resample), crop))
+) -> Pixels:
+    """Shorter side to `resize`, then a central crop (height, width): [H, W, C] -> [h, w, C]."""
+    return by_pillow(
+        image, lambda picture: center_crop(resize_shorter(picture, resize, resample), crop)
+    )
 
 
 def resize_shorter(
@@ -176,21 +200,31 @@ def center_crop(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 
 def normalize(views: Tensor, statistics: Statistics = (MEAN, STD)) -> Tensor:
-    """Bytes [..., 3, H, W] -> float32: divided by 255, mean subtracted, divided by the deviation.
+    """Views [..., C, H, W] -> float32: mean subtracted, divided by the deviation.
 
+    Bytes are divided by 255 before; float levels are taken as they are.
     statistics: those of the network that reads the images; ImageNet's by default.
     """
-    shape = (3, 1, 1)
-    mean, std = (torch.tensor(values, device=views.device).view(shape) for values in statistics)
-    return (views.float() / 255 - mean) / std
+    mean, std = _planes(statistics, views)
+    levels = views.float() if views.is_floating_point() else views.float() / 255
+    return (levels - mean) / std
 
 
 def renormalize(images: Tensor, given: Statistics, wanted: Statistics) -> Tensor:
-    """Images [b, 3, H, W] normalised by `given`, as `wanted` would have normalised them."""
+    """Images [b, C, H, W] normalised by `given`, as `wanted` would have normalised them."""
     if given == wanted:
         return images
-    (mean, std), (new_mean, new_std) = (
-        [torch.tensor(values, device=images.device).view(3, 1, 1) for values in pair]
-        for pair in (given, wanted)
-    )
+    (mean, std), (new_mean, new_std) = (_planes(pair, images) for pair in (given, wanted))
     return (images * std + mean - new_mean) / new_std
+
+
+def _planes(statistics: Statistics, views: Tensor) -> list[Tensor]:
+    """Mean and deviation [C, 1, 1] where the views are. Raises ValueError for another number."""
+    if any(len(values) != views.shape[-3] for values in statistics):
+        raise ValueError(
+            f"mean and deviation of {len(statistics[0])} and {len(statistics[1])} channels for "
+            f"views of {views.shape[-3]}"
+        )
+    # A tensor that is made on a GPU waits for what its stream has to do; a copy does not.
+    planes = (torch.tensor(values).view(-1, 1, 1) for values in statistics)
+    return [plane.to(views.device, non_blocking=True) for plane in planes]

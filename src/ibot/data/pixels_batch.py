@@ -15,10 +15,10 @@ from PIL import Image
 
 from ibot.config.schema import AugmentConfig
 from ibot.data.params import NO_JITTER, num_views, view_size
-from ibot.data.pixels import TURNS, blur, render_view, resized_crop
+from ibot.data.pixels import STD, TURNS, Pixels, blur, render, render_view, resized_crop
 from ibot.types import ViewParams
 
-Pixels = NDArray[np.uint8]
+Bytes = NDArray[np.uint8]
 LARGE = 64
 """Side from which a view by itself is faster than together with the others: it stays in the
 processor's cache."""
@@ -26,9 +26,18 @@ _LEVELS = np.arange(256, dtype=np.float32)
 
 
 def render_batch(
-    images: Sequence[Pixels], params: ViewParams, config: AugmentConfig
+    images: Sequence[Pixels],
+    params: ViewParams,
+    config: AugmentConfig,
+    std: Sequence[float] = STD,
 ) -> list[Pixels]:
-    """All views of images [H, W, 3]: V arrays uint8 [B, h, w, 3], global views first."""
+    """All views of images [H, W, C]: V arrays [B, h, w, C], global views first.
+
+    Colour pictures are uint8 with three channels, others float32; `std` as for `pixels.render`.
+    """
+    if images[0].dtype != np.uint8:
+        rendered = [render(image, params, row, config, std) for row, image in enumerate(images)]
+        return [np.stack(views) for views in zip(*rendered, strict=True)]
     pictures = [Image.fromarray(image) for image in images]
     views = []
     for view in range(num_views(config)):
@@ -46,7 +55,7 @@ def render_batch(
 
 def _render_together(
     pictures: Sequence[Image.Image], params: ViewParams, view: int, size: tuple[int, int]
-) -> Pixels:
+) -> Bytes:
     out = np.empty((len(pictures), *size, 3), np.uint8)
     for row, picture in enumerate(pictures):
         top, left, height, width = params.box[row, view].tolist()
@@ -76,27 +85,27 @@ def _render_together(
     return out
 
 
-def luma(images: Pixels) -> Pixels:
+def luma(images: Bytes) -> Bytes:
     """Gray level of every pixel: [n, h, w, 3] -> [n, h, w]."""
     return np.asarray(_tall(images).convert("L")).reshape(images.shape[:-1])
 
 
-def _brightness(images: Pixels, factors: NDArray[np.float32]) -> Pixels:
+def _brightness(images: Bytes, factors: NDArray[np.float32]) -> Bytes:
     return _look_up(images, _blend(np.float32(0), _LEVELS, factors[:, None]))
 
 
-def _contrast(images: Pixels, factors: NDArray[np.float32]) -> Pixels:
+def _contrast(images: Bytes, factors: NDArray[np.float32]) -> Bytes:
     gray = luma(images).reshape(len(images), -1)
     mean = (gray.sum(axis=1, dtype=np.int64) / gray.shape[1] + 0.5).astype(np.int64)
     return _look_up(images, _blend(mean.astype(np.float32)[:, None], _LEVELS, factors[:, None]))
 
 
-def _saturation(images: Pixels, factors: NDArray[np.float32]) -> Pixels:
+def _saturation(images: Bytes, factors: NDArray[np.float32]) -> Bytes:
     gray = luma(images)[..., None].astype(np.float32)
     return _blend(gray, images.astype(np.float32), factors[:, None, None, None])
 
 
-def _hue(images: Pixels, shifts: NDArray[np.float32]) -> Pixels:
+def _hue(images: Bytes, shifts: NDArray[np.float32]) -> Bytes:
     hsv = np.array(_tall(images, "RGB").convert("HSV")).reshape(images.shape)
     # Double precision as in the reference: a float32 product can cross a whole number.
     offset = np.trunc(shifts.astype(np.float64) * 255).astype(np.int64)
@@ -104,7 +113,7 @@ def _hue(images: Pixels, shifts: NDArray[np.float32]) -> Pixels:
     return np.asarray(_tall(hsv, "HSV").convert("RGB")).reshape(images.shape)
 
 
-JITTER: tuple[Callable[[Pixels, NDArray[np.float32]], Pixels], ...] = (
+JITTER: tuple[Callable[[Bytes, NDArray[np.float32]], Bytes], ...] = (
     _brightness,
     _contrast,
     _saturation,
@@ -117,12 +126,12 @@ def _blend(
     base: NDArray[np.float32] | np.float32,
     levels: NDArray[np.float32],
     factors: NDArray[np.float32],
-) -> Pixels:
+) -> Bytes:
     """Pillow's blend: base + factor * (level - base) in float32, clipped, truncated."""
     return (base + factors * (levels - base)).clip(0, 255).astype(np.uint8)
 
 
-def _look_up(images: Pixels, tables: Pixels) -> Pixels:
+def _look_up(images: Bytes, tables: Bytes) -> Bytes:
     """Replace every level by its entry in the image's table [n, 256]."""
     flat = images.reshape(len(images), -1)
     return np.stack([table[pixels] for table, pixels in zip(tables, flat, strict=True)]).reshape(
@@ -130,7 +139,7 @@ def _look_up(images: Pixels, tables: Pixels) -> Pixels:
     )
 
 
-def _tall(images: Pixels, mode: str = "RGB") -> Image.Image:
+def _tall(images: Bytes, mode: str = "RGB") -> Image.Image:
     """Images [n, h, w, 3] as one picture of n * h rows."""
     n, height, width = images.shape[:3]
     data = np.ascontiguousarray(images)

@@ -1,4 +1,4 @@
-"""What Pillow warns of and logs, withheld while a file is read."""
+"""What Pillow and tifffile warn of and log, withheld while a file is read."""
 
 from __future__ import annotations
 
@@ -9,19 +9,22 @@ from contextlib import contextmanager
 
 from ibot.system.process_state import ignored_warnings
 
-_tiff = logging.getLogger("PIL.TiffImagePlugin")  # the only reader that logs errors
+_LOUD = [logging.getLogger(name) for name in ("PIL.TiffImagePlugin", "tifffile")]
+"""The readers that log errors."""
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Within it this thread shows no Python warnings and no errors that Pillow logs; others do."""
+    """Within it this thread shows no Python warnings and no errors that readers log; others do."""
     unheard = _OtherThreads()
-    _tiff.addFilter(unheard)
+    for reader in _LOUD:
+        reader.addFilter(unheard)
     try:
         with ignored_warnings():
             yield
     finally:
-        _tiff.removeFilter(unheard)
+        for reader in _LOUD:
+            reader.removeFilter(unheard)
 
 
 class _OtherThreads(logging.Filter):

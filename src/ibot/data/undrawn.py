@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from ibot.config.schema import RGB, Config
+from ibot.config.schema import PICTURES, Config
 from ibot.data.decode import UnreadableImage
 from ibot.data.params import num_views, view_params, view_size
 from ibot.data.sets.images import Images, Pixels
@@ -68,10 +68,14 @@ def most_bytes(source: Images, images: int, config: Config) -> int:
         return 0
     drawn = np.array(sizes, dtype=np.int64)
     counts = drawn.prod(axis=1).astype(np.float64)
-    if source.channels == RGB:
+    if config.data.reading == PICTURES:
         params = view_params(config.augment, config.train.seed, 0, np.arange(len(drawn)), drawn)
         factors = reductions(params, config)
         counts = np.ceil(drawn / factors[:, None]).prod(axis=1)
     usual = images * counts.mean() + 4 * math.sqrt(images) * counts.std()
-    per_pixel = len(RGB) if source.channels == RGB else 4 * len(source.channels)
-    return per_pixel * math.ceil(min(usual, images * counts.max()))
+    return bytes_per_pixel(config) * math.ceil(min(usual, images * counts.max()))
+
+
+def bytes_per_pixel(config: Config) -> int:
+    """Of what is read: bytes of colour pictures, floats of other channels."""
+    return len(config.model.channels) * (1 if config.data.reading == PICTURES else 4)

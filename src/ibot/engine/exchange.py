@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 import ibot
 from ibot.config.override import apply
 from ibot.config.resolve import check, derive
-from ibot.config.schema import Config
+from ibot.config.schema import RGB, Config
 from ibot.engine.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
 from ibot.engine.optimizer import build_optimizer
 from ibot.engine.run import RunFolder, read_config
@@ -118,14 +119,23 @@ def _told_by(
     """
     arguments = arguments_in(content)
     backbone = to_ours(_below("backbone.", student)).backbone
-    width = len(backbone.get("patch_embed.proj.weight", ()))
-    said = understood(arguments, {}, "student", "published", width, str(file))
+    embedding = backbone.get("patch_embed.proj.weight")
+    width, channels = (0, len(RGB)) if embedding is None else tuple(embedding.shape[:2])
+    said = understood(arguments, {}, "student", "published", width, str(file), channels)
     found = recognise_network(backbone, arguments, said, "published", str(file))
     known = any(setting.partition("=")[0] == "model.heads" for setting in settings)
     guesses = [text for text in found.guesses if not (known and text.startswith("heads:"))]
     say_guesses(file, guesses)
     head = {name: tensor for name, tensor in student.items() if name.startswith("head.")}
-    return config_of(arguments, found.config, found.size, head)
+    config = config_of(arguments, found.config, found.size, head)
+    reading = found.reading
+    data = replace(
+        config.data,
+        channels=reading.names,
+        channel_files=reading.files,
+        no_data=reading.no_data,
+    )
+    return replace(config, data=data)
 
 
 def export_checkpoint(run: Path, out: Path) -> None:

@@ -15,6 +15,7 @@ from ibot.config.schema import Config
 from ibot.data.loader import Loader
 from ibot.data.sets.images import Images
 from ibot.data.sets.open import open_images
+from ibot.data.sets.same_channels import require_channels
 from ibot.engine.checkpoint import checkpoint_bytes, disk_full, has_checkpoint, save_checkpoint
 from ibot.engine.evaluation import run_evaluation, was_evaluated
 from ibot.engine.guards import FailureCheck, note_bad_files
@@ -82,8 +83,12 @@ def train(
         if images is None:
             data = config.data
             images = open_images(
-                data.path, exif_orientation=data.exif_orientation, max_pixels=data.max_pixels
+                data.path,
+                exif_orientation=data.exif_orientation,
+                max_pixels=data.max_pixels,
+                channels=data.reading,
             )
+        require_channels(images, config.model.channels, "model.channels")
         check_equal(facts(config, images, evaluate))  # before the first thing that they do together
         trainer = build_trainer(
             config,

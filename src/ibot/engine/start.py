@@ -15,8 +15,10 @@ from ibot.engine.checkpoint import find_checkpoint
 from ibot.engine.run import read_config
 from ibot.errors import ConfigError, WeightsError
 from ibot.method.model import StudentTeacher
+from ibot.models.contract import Backbone
 from ibot.system.files import read_state
 from ibot.weights.arguments import head_config
+from ibot.weights.channels import EMBEDDING, fitting_embedding, told_embedding
 from ibot.weights.files import is_pickle, locate, read_pickle
 from ibot.weights.read import (
     Loaded,
@@ -29,7 +31,14 @@ from ibot.weights.read import (
 
 HEAD_WARMUP = "1 epochs"
 """How long the backbone is frozen while a new head learns, unless the settings say."""
-CHOSEN_BY_USER = ("model.drop_path", "model.pos_interp", "model.heads", "model.mean", "model.std")
+CHOSEN_BY_USER = (
+    "model.drop_path",
+    "model.pos_interp",
+    "model.heads",
+    "model.channels",
+    "model.mean",
+    "model.std",
+)
 """Settings of the network that the weights do not fix; but for the first one what the file says
 serves unless the user says otherwise."""
 READ_BEYOND_SHAPES = ("heads", "norm_eps", "pos_interp", "act", "mean", "std")
@@ -57,6 +66,10 @@ def with_weights(config: Config, given: Iterable[str]) -> Config:
     say_guesses(config.train.init, loaded.guesses, loaded.notes)
     said = [name for name in ("pos_interp", "mean", "std") if f"model.{name}" in keys]
     chosen = ["drop_path", *said]
+    # Of images with other channels than the weights' these are not theirs to say: whoever opens the
+    # images does.
+    if "model.channels" in keys:
+        chosen = [*chosen, "channels", "mean", "std"]
     model = replace(loaded.config, **{name: getattr(config.model, name) for name in chosen})
     augment = config.augment
     if "augment.global_size" not in keys:
@@ -117,13 +130,12 @@ def start_from_weights(model: StudentTeacher, config: Config) -> str:
     """
     path, taken = config.train.init, []
     student, teacher = load_both(path)
+    embedding = ""
     for network, weights in ((model.teacher, teacher), (model.student, student)):
-        copy_backbone(
-            network.backbone,
-            fit(weights, heads=config.model.heads if config.model.kind == "vit" else None),
-            weights,
-        )
-    taken.append("backbone")
+        loaded = fit(weights, heads=config.model.heads if config.model.kind == "vit" else None)
+        copy_backbone(network.backbone, loaded, weights)
+        embedding = told_embedding(loaded.config.channels, config.model.channels)
+    taken.append(f"backbone ({embedding})" if embedding else "backbone")
     if (
         config.train.head_warmup.value == 0
         and _fits(model.student.head, student)
@@ -140,9 +152,15 @@ def start_from_weights(model: StudentTeacher, config: Config) -> str:
 
 
 @torch.no_grad()
-def copy_backbone(backbone: nn.Module, loaded: Loaded, weights: Weights) -> None:
-    """Copy every parameter of a read backbone. Raises WeightsError for one of another shape."""
+def copy_backbone(backbone: Backbone, loaded: Loaded, weights: Weights) -> None:
+    """Copy every parameter of a read backbone, its patch embedding as the channels want it.
+
+    Raises WeightsError for one of another shape.
+    """
     source = dict(loaded.backbone.named_parameters())
+    if EMBEDDING in source:
+        kernels, wanted = source[EMBEDDING].detach(), backbone.channels
+        source[EMBEDDING] = fitting_embedding(kernels, loaded.backbone.channels, wanted)
     for name, p in backbone.named_parameters():
         if name in source:
             if p.shape != source[name].shape:

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from ibot.config.schema import MAX_PIXELS
+from ibot.config.schema import MAX_PIXELS, PICTURES, Channels
 from ibot.data.annotated.pictures import pictures_of
 from ibot.data.decode import Orientation
 from ibot.data.sets.images import Images
@@ -70,6 +70,8 @@ class Context:
     exif_orientation: Orientation = "apply"
     max_pixels: int = MAX_PIXELS
     """How all images are read, those of further folders included."""
+    reading: Channels = PICTURES
+    """Which channels of them."""
     began: float = field(default_factory=time.perf_counter)
 
     @classmethod
@@ -202,6 +204,7 @@ class ImagesContext(Context):
             pictures_of(request.data or request.images),
             exif_orientation=request.exif_orientation,
             max_pixels=request.max_pixels,
+            channels=request.reading,
         )
         return OpenedData({"images": images}, list(images.notes))
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import ibot
 from ibot.config.override import assign
+from ibot.config.schema import PICTURES
+from ibot.data.sets.same_channels import named
 from ibot.errors import IbotError, UserError
 from ibot.eval.context import Context
 from ibot.eval.opened import opened, with_data_of
@@ -98,6 +100,12 @@ def measure(context: Context, name: str, settings: Any, mark: str) -> list[Resul
 
     All are appended or none: together they say that it is done.
     """
+    if EVALUATIONS[name].pictures and context.reading != PICTURES:
+        raise UserError(
+            f"{name} takes colour pictures of 8 bits",
+            why=f"the network reads {named(context.loaded.config.channels)} as levels",
+            fix="knn, linear, logistic, cluster, match and retrieval take images of any channels",
+        )
     found = [replace(record, asked=mark) for record in EVALUATIONS[name].load()(context, settings)]
     if context.processes.is_main:
         append_jsonl(context.out / RESULTS, *map(asdict, found))

@@ -56,6 +56,7 @@ class LabelledContext(SplitContext):
             seed=request.seed,
             exif_orientation=request.exif_orientation,
             max_pixels=request.max_pixels,
+            channels=request.reading,
         )
         told = [*train.notes, *val.notes, *filter(None, [absent_note(val.labels, val.classes)])]
         train = at_most(train, request.max_train, partial(LabelledSubset, train))

@@ -9,8 +9,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TypeVar
 
+from ibot.data.sets.same_channels import require_channels
 from ibot.errors import UserError
-from ibot.eval.context import Context
+from ibot.eval.context import Context, OpenedData
 from ibot.eval.features.cache import weights_hash
 from ibot.eval.features.views import View
 from ibot.eval.linear_classifier import load_classifier
@@ -48,7 +49,6 @@ def opened(
         UserError: and its kinds, for what a user can mend. OSError: places that cannot be written.
     """
     device = choose_device(request.device)
-    data = kind.open_data(request)
     with said_once():
         loaded = load(
             request.weights,
@@ -56,6 +56,8 @@ def opened(
             heads=request.heads,
             allow_partial=request.allow_partial,
         )
+    request = request.with_reading(loaded.reading)
+    data = _open_data(kind, request, loaded)
     view = view_of(request, loaded)
     out = Path(request.out) if request.out else default_out(Path(request.weights))
     with joined(device) as processes:
@@ -80,6 +82,7 @@ def opened(
             counter=counter if shown else no_counter,
             exif_orientation=request.exif_orientation,
             max_pixels=request.max_pixels,
+            reading=request.reading,
             **data.fields,
         )
         # Each process writes its part of the features there, and reads those of all.
@@ -100,13 +103,22 @@ def with_data_of(
     quiet: nothing is. Raises as `opened`, where they cannot be opened so.
     """
     shared = {f.name: getattr(context, f.name) for f in fields(Context)}
-    data = kind.open_data(request)
+    data = _open_data(kind, request.with_reading(context.loaded.reading), context.loaded)
     news = [note for note in dict.fromkeys(data.told) if note not in told]
     told.update(news)
     print_notes(news, quiet or not context.processes.is_main)
     other = kind(**shared, **data.fields)
     check_equal(other.fingerprints())
     return other
+
+
+def _open_data(kind: type[Context], request: Request, loaded: Loaded) -> OpenedData:
+    """The images of a kind of context. Raises DataError for channels that the network lacks."""
+    data = kind.open_data(request)
+    for images in data.fields.values():
+        if hasattr(images, "channels"):
+            require_channels(images, loaded.config.channels)
+    return data
 
 
 def view_of(request: Request, loaded: Loaded) -> View:

@@ -21,6 +21,8 @@ class Evaluation:
     """Class of the context that opens what it needs."""
     sized_by: str = ""
     """The setting that says how large images are seen, where the size of the request does not."""
+    pictures: bool = False
+    """Whether it changes the colours of pictures: it takes no other channels."""
 
     def context(self) -> Any:
         """The class of its context."""
@@ -49,8 +51,10 @@ def _ours(
     settings: str,
     context: str = "labelled.LabelledContext",
     sized_by: str = "",
+    pictures: bool = False,
 ) -> Evaluation:
-    return Evaluation(summary, f"ibot.eval.{module}", settings, f"ibot.eval.{context}", sized_by)
+    context = f"ibot.eval.{context}"
+    return Evaluation(summary, f"ibot.eval.{module}", settings, context, sized_by, pictures)
 
 
 EVALUATIONS: dict[str, Evaluation] = {
@@ -63,15 +67,23 @@ EVALUATIONS: dict[str, Evaluation] = {
     ),
     "cluster": _ours("unsupervised classification", "probes.cluster", "ClusterSettings"),
     "semi": _ours("the frozen protocols with few labels", "probes.semi", "SemiSettings"),
-    "finetune": _ours("fine-tuning of the whole network", "tune.finetune", "FinetuneSettings"),
+    "finetune": _ours(
+        "fine-tuning of the whole network", "tune.finetune", "FinetuneSettings", pictures=True
+    ),
     "transfer": _ours(
-        "fine-tuning on smaller sets, as published", "tune.transfer", "FinetuneSettings"
+        "fine-tuning on smaller sets, as published",
+        "tune.transfer",
+        "FinetuneSettings",
+        pictures=True,
     ),
     "part_linear": _ours(
         "linear probe on the most attended patches", "probes.part_linear", "PartLinearSettings"
     ),
     "backgrounds": _ours(
-        "backgrounds challenge, ImageNet-9", "robustness.backgrounds", "BackgroundSettings"
+        "backgrounds challenge, ImageNet-9",
+        "robustness.backgrounds",
+        "BackgroundSettings",
+        pictures=True,
     ),
     "calibration": _ours(
         "calibration of the classifier", "robustness.calibration", "CalibrationSettings"
@@ -82,7 +94,10 @@ EVALUATIONS: dict[str, Evaluation] = {
         "NaturalAdversarialSettings",
     ),
     "corruptions": _ours(
-        "corrupted images, ImageNet-C", "robustness.corruptions", "CorruptionSettings"
+        "corrupted images, ImageNet-C",
+        "robustness.corruptions",
+        "CorruptionSettings",
+        pictures=True,
     ),
     "occlusion": _ours("images with patches dropped", "robustness.occlusion", "OcclusionSettings"),
     "shuffle": _ours("images with blocks shuffled", "robustness.shuffle", "ShuffleSettings"),
@@ -129,5 +144,6 @@ EVALUATIONS: dict[str, Evaluation] = {
         "neighbours.copies",
         "CopySettings",
         "neighbours.context.CopyContext",
+        pictures=True,
     ),
 }

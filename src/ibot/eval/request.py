@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from ibot.config.schema import MAX_PIXELS
+from ibot.config.override import parse
+from ibot.config.schema import MAX_PIXELS, PICTURES, Channels
 from ibot.errors import ConfigError
 
 FEATURE_CACHE = "~/.cache/ibot/features"
@@ -66,6 +67,14 @@ class Request:
     """Whether pictures are turned upright by their EXIF tag."""
     max_pixels: int = MAX_PIXELS
     """Larger images are not read."""
+    channels: str = ""
+    """Names or numbers, with commas, of the channels that are read; empty: the network's."""
+    channel_files: str = ""
+    """Pattern of file names where each channel has a file; empty: as in the training."""
+    no_data: str = ""
+    """Values, with commas, that mean that nothing was measured; empty: those of the training."""
+    reading: Channels = field(default=PICTURES, repr=False)
+    """What follows from these and the network: set by `ibot.eval.opened`."""
     seed: int = 0
     """Of splits, starts and orders."""
     device: str = "auto"
@@ -96,6 +105,20 @@ class Request:
         texts: dict[str, Any] = {k: str(v) if isinstance(v, Path) else v for k, v in given.items()}
         return cls(**texts)
 
+    def with_reading(self, stored: Channels) -> Request:
+        """With `reading`: what is asked for, else what is stored with the weights.
+
+        Raises ConfigError for values of `no_data` that are no numbers.
+        """
+        asked = {"names": self.channels, "files": self.channel_files}
+        if self.no_data:
+            try:
+                asked["no_data"] = parse(self.no_data, tuple[float, ...])
+            except ValueError as error:
+                raise ConfigError(f"no_data={self.no_data} cannot be", why=str(error)) from None
+        given = {name: value for name, value in asked.items() if value}
+        return replace(self, reading=replace(stored, **given))
+
 
 def choices(name: str) -> tuple[str, ...]:
     """The values of a field of `Request` that has but a few; else none."""
@@ -116,4 +139,6 @@ def _wanted(name: str, value: Any) -> str:
         return "" if number and 0 <= value < 1 else "a share of at least 0 and below 1"
     if name == "allow_partial":
         return "" if isinstance(value, bool) else "True or False"
+    if name == "reading":
+        return "" if isinstance(value, Channels) else "left to the network"
     return "" if isinstance(value, str) else "text"

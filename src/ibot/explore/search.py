@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ibot.data.false_colours import as_rgb
 from ibot.errors import UserError, WeightsError
 from ibot.eval.context import ImagesContext
 from ibot.eval.features.rows import FeatureSet
@@ -143,7 +144,7 @@ def _write(findings: Findings, searched: Searched, queries: Sequence[Query], out
     outside = {query.index: query.view for query in queries if query.index < 0}
 
     def read(index: int) -> np.ndarray:
-        return outside[index] if index < 0 else searched.read(index)
+        return as_rgb(outside[index] if index < 0 else searched.read(index))
 
     try:
         write_page(findings, read, out / PAGE, f"{TITLE} {searched.source.root}")

@@ -12,9 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ibot.config.schema import PICTURES
+from ibot.data.channels.opening import with_channels
 from ibot.data.decode import UnreadableImage, decode
 from ibot.data.pixels import normalize
-from ibot.data.sets.images import Images
+from ibot.data.sets.files import file_images
+from ibot.data.sets.images import Images, Pixels
+from ibot.data.sets.same_channels import require_channels
 from ibot.errors import DataError, UserError
 from ibot.eval.context import ImagesContext
 from ibot.eval.features.views import View, ViewBatch, in_batches, view_batches
@@ -33,8 +37,8 @@ class Query:
     name: str
     index: int
     """Number in the folder; below 0 for a file outside of it."""
-    view: NDArray[np.uint8]
-    """[H, W, 3], as the network sees it."""
+    view: Pixels
+    """[H, W, C], as the network sees it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +78,8 @@ class Searched:
                 fix=f"give {inside}, or a larger --size",
             )
 
-    def read(self, index: int) -> NDArray[np.uint8]:
-        """View of an image of the folder, [H, W, 3]. Raises UnreadableImage."""
+    def read(self, index: int) -> Pixels:
+        """View of an image of the folder, [H, W, C]. Raises UnreadableImage."""
         return self.view.render(self.source.read(index))
 
     def queries(self, files: Iterable[str | Path]) -> list[Query]:
@@ -92,11 +96,17 @@ class Searched:
             found.append(Query(*named, view))
         return found
 
-    def _view_of(self, file: str | Path) -> NDArray[np.uint8]:
-        """View of an image of any file, [H, W, 3]. Raises DataError."""
+    def _view_of(self, file: str | Path) -> Pixels:
+        """View of an image of any file, [H, W, C]. Raises DataError."""
         context = self.context
         try:
-            return self.view.render(decode(file, context.exif_orientation, context.max_pixels))
+            if context.reading == PICTURES:
+                pixels = decode(file, context.exif_orientation, context.max_pixels)
+            else:
+                alone = with_channels(file_images(Path(), [str(file)]), context.reading)
+                require_channels(alone, self.backbone.channels)
+                pixels = alone.read(0)
+            return self.view.render(pixels)
         except UnreadableImage as error:
             raise DataError(
                 f"the image '{file}' cannot be read",
@@ -110,7 +120,7 @@ class Searched:
         return [Query(self.source.name(i), i, self.read(i)) for i in index[places].tolist()]
 
     def tokens(self, views: Tensor) -> TokenOutput:
-        """Tokens, float32, of `views` uint8 [b, 3, H, W]."""
+        """Tokens, float32, of `views` [b, C, H, W]."""
         with torch.inference_mode():
             output = self.backbone(
                 normalize(views.to(self.context.device), self.backbone.statistics)

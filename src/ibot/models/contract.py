@@ -20,6 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ibot.config.schema import RGB
 from ibot.models.layers import DropPath, Resampling, rising_rates
 from ibot.types import TokenOutput
 
@@ -35,7 +36,8 @@ class MapShape(NamedTuple):
 class Backbone(nn.Module, ABC):
     """A network from images to one class token and a grid of patch tokens.
 
-    Images [B, 3, H, W] are normalised by `statistics`. Blocks are counted over all stages.
+    Images [B, C, H, W] of the `channels` are normalised by `statistics`. Blocks are counted over
+    all stages.
     """
 
     family: str
@@ -55,6 +57,7 @@ class Backbone(nn.Module, ABC):
         patch_size: int,
         depths: Sequence[int],
         statistics: tuple[tuple[float, ...], tuple[float, ...]],
+        channels: Sequence[str] = RGB,
     ) -> None:
         """Tell what is known of every backbone.
 
@@ -63,10 +66,12 @@ class Backbone(nn.Module, ABC):
             patch_size: pixels per output token: the cell of the mask grid.
             depths: blocks of each stage; without stages, one number.
             statistics: mean and deviation of each channel (`ibot.data.pixels.normalize`).
+            channels: their names.
         """
         super().__init__()
         self.embed_dim, self.patch_size = embed_dim, patch_size
         self.depths, self.statistics = tuple(depths), statistics
+        self.channels = tuple(channels)
         self.masked_embed = None
 
     @property

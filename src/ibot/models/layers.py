@@ -32,12 +32,12 @@ def init_linear(module: nn.Module, scheme: Literal["published", "xavier"]) -> No
 class PatchEmbed(nn.Module):
     """Cut an image into patches and project each; a remainder of H, W is cut off."""
 
-    def __init__(self, patch: int, width: int, channels: int = 3) -> None:
+    def __init__(self, patch: int, width: int, channels: int) -> None:
         super().__init__()
         self.proj = nn.Conv2d(channels, width, kernel_size=patch, stride=patch)
 
     def forward(self, images: Tensor) -> Tensor:
-        """[B, 3, H, W] -> [B, N, D], row by row."""
+        """[B, C, H, W] -> [B, N, D], row by row."""
         return self.proj(images).flatten(2).transpose(1, 2)
 
 

@@ -51,10 +51,13 @@ class SwinTransformer(Backbone):
             patch_size=config.stride,
             depths=config.depths,
             statistics=config.statistics,
+            channels=config.channels,
         )
         self.embed_patch = config.patch
         self.masked_embed = nn.Parameter(torch.zeros(1, config.width)) if masked else None
-        self.patch_embed = MapEmbed(config.patch, config.width, config.norm_eps)
+        self.patch_embed = MapEmbed(
+            config.patch, config.width, config.norm_eps, len(config.channels)
+        )
         rates = rising_rates(drop_path, self.num_blocks)
         self.layers = nn.ModuleList()
         for k, (depth, heads) in enumerate(zip(config.depths, config.stage_heads, strict=True)):
@@ -160,13 +163,13 @@ class SwinTransformer(Backbone):
 class MapEmbed(nn.Module):
     """Cut an image into patches, project and normalise each."""
 
-    def __init__(self, patch: int, width: int, norm_eps: float) -> None:
+    def __init__(self, patch: int, width: int, norm_eps: float, channels: int) -> None:
         super().__init__()
-        self.proj = nn.Conv2d(3, width, kernel_size=patch, stride=patch)
+        self.proj = nn.Conv2d(channels, width, kernel_size=patch, stride=patch)
         self.norm = nn.LayerNorm(width, eps=norm_eps)
 
     def forward(self, images: Tensor) -> Tensor:
-        """[B, 3, H, W] -> [B, H / patch, W / patch, C]; a remainder of H, W is cut off."""
+        """[B, c, H, W] -> [B, H / patch, W / patch, C]; a remainder of H, W is cut off."""
         return self.norm(self.proj(images).permute(0, 2, 3, 1))
 
 

@@ -45,6 +45,7 @@ class VisionTransformer(Backbone):
             patch_size=patch,
             depths=(config.depth,),
             statistics=config.statistics,
+            channels=config.channels,
         )
         self.class_heads = config.heads
         self.pos_interp: Resampling = config.pos_interp
@@ -58,7 +59,7 @@ class VisionTransformer(Backbone):
         self.register_tokens = (
             nn.Parameter(torch.zeros(1, config.registers, width)) if config.registers else None
         )
-        self.patch_embed = PatchEmbed(patch, width)
+        self.patch_embed = PatchEmbed(patch, width, len(config.channels))
         hidden = int(width * config.mlp_ratio)
         self.blocks = nn.ModuleList(
             Block(

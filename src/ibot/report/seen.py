@@ -89,13 +89,20 @@ def _images(config: Config) -> tuple[Images, str]:
     orientation, most = data.exif_orientation, data.max_pixels
     try:
         found = find_labelled(
-            data.path, data.val_path, exif_orientation=orientation, max_pixels=most
+            data.path,
+            data.val_path,
+            exif_orientation=orientation,
+            max_pixels=most,
+            channels=data.reading,
         )
     except DataError:
         found = None
     if found is not None:
         return found[1], "validation"
-    return open_images(data.path, exif_orientation=orientation, max_pixels=most), "training"
+    images = open_images(
+        data.path, exif_orientation=orientation, max_pixels=most, channels=data.reading
+    )
+    return images, "training"
 
 
 def _shown(title: str, picture: NDArray[np.uint8], size: tuple[int, int]) -> Shown:

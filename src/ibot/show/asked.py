@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ibot.config.schema import MAX_PIXELS, Config
+from ibot.config.schema import MAX_PIXELS, PICTURES, Channels, Config
 from ibot.data.decode import Orientation
+from ibot.errors import WeightsError
+from ibot.eval.request import Request
 from ibot.show.canvas import Format
 from ibot.show.inputs import SHORT, Fit, Inputs, WholeView, open_inputs
 from ibot.system.device import choose_device
 from ibot.system.progress import Counter, counter, print_notes
-from ibot.weights.read import Loaded, load
+from ibot.weights.read import Loaded, load, load_weights, reading_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +46,12 @@ class Asked:
     format: Format = "png"
     exif_orientation: Orientation = "apply"
     max_pixels: int = MAX_PIXELS
+    channels: str = ""
+    """Channels that are read, by names or numbers; empty: the network's."""
+    channel_files: str = ""
+    """Pattern of file names where each channel has a file; empty: as in the training."""
+    no_data: str = ""
+    """Values that mean that nothing was measured; empty: those of the training."""
     device: str = "auto"
     quiet: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -52,6 +61,16 @@ class Asked:
     def view(self) -> WholeView:
         """How the network sees images."""
         return WholeView(self.size, self.fit)
+
+    @property
+    def reading(self) -> Channels:
+        """Which channels of images are read."""
+        stored = PICTURES if self.config is None else self.config.data.reading
+        if self.config is None:
+            with suppress(WeightsError):  # which is told where the network is read
+                stored = reading_of(load_weights(self.weights, self.key))
+        asked = {name: getattr(self, name) for name in ("channels", "channel_files", "no_data")}
+        return Request(weights=self.weights, **asked).with_reading(stored).reading
 
     def loaded(self) -> Loaded:
         """The network on its device. Raises WeightsError."""
@@ -70,6 +89,7 @@ class Asked:
             seed=self.seed,
             exif_orientation=self.exif_orientation,
             max_pixels=self.max_pixels,
+            channels=self.reading,
         )
         print_notes(inputs.notes, self.quiet)
         return inputs

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ibot.data.false_colours import as_rgb
 from ibot.models.attention import foreground
 from ibot.models.contract import Backbone
 from ibot.show.colours import PALETTE, between_ends, in_colors
@@ -122,7 +123,8 @@ def attention_of(
 
     Args:
         backbone: in evaluation mode.
-        image: as it is in its file; other than three channels as `show.colours` says.
+        image: as it is in its file; float32 of as many channels as the network reads are levels,
+            other than three channels become colours as `show.colours` says.
         view: how the network sees it; None: its shorter side with 480 pixels.
         mass: share of the attention that the masks hold, 0..1.
         norms: lengths of the patch tokens instead.
@@ -130,12 +132,12 @@ def attention_of(
     Raises:
         ValueError: a network without attention, or a mass that is no share.
     """
-    pixels = (view or WholeView()).render(image, backbone.patch_size)
+    pixels = (view or WholeView()).render(image, backbone.patch_size, len(backbone.channels))
     found, source = attention_maps(backbone, network_input(pixels, backbone), norms)
     maps = found[0].float().cpu()
     flat = torch.cat([maps, maps.mean(0, keepdim=True)]).flatten(1)
     masks = foreground(flat, mass).unflatten(1, maps.shape[1:]).numpy()
-    return Attention(pixels, maps.numpy(), masks[:-1], masks[-1], source)
+    return Attention(as_rgb(pixels), maps.numpy(), masks[:-1], masks[-1], source)
 
 
 def overlay(

@@ -49,13 +49,13 @@ def draw(asked: Asked) -> Drawn:
         what = "norms" if found.source == "norms" else "attention"
         name = file_name(viewed.index, viewed.name, f"_{what}")
         high = asked.options["height"]
-        sheet = strip(found, viewed.pixels, heads, mass, title=title, height=high)
+        sheet = strip(found, viewed.shown, heads, mass, title=title, height=high)
         files.append(sheet.save(asked.out / f"{name}.{asked.format}"))
         if asked.options["each_head"]:
             for head in heads:
                 file = asked.out / "heads" / f"{name}_head{head:02}.png"
                 files.append(save_png(file, enlarged(found.coloured(head), *found.view.shape[:2])))
-        small.append(Panel(title, _small(found, viewed.pixels, heads)))
+        small.append(Panel(title, _small(found, viewed.shown, heads)))
         if progress:
             progress(done, len(inputs))
     if len(small) > 1:

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ibot.data.false_colours import as_rgb
 from ibot.models.contract import Backbone
 from ibot.show.asked import Asked
 from ibot.show.canvas import Sheet
@@ -54,12 +55,13 @@ def tokens_of(backbone: Backbone, image: NDArray[Any], view: WholeView | None = 
 
     Args:
         backbone: in evaluation mode.
-        image: as it is in its file; other than three channels as `show.colours` says.
+        image: as it is in its file; float32 of as many channels as the network reads are levels,
+            other than three channels become colours as `show.colours` says.
         view: how the network sees it; None: its shorter side with 480 pixels.
     """
-    pixels = (view or WholeView()).render(image, backbone.patch_size)
+    pixels = (view or WholeView()).render(image, backbone.patch_size, len(backbone.channels))
     tokens = backbone(network_input(pixels, backbone))
-    return Tokens(pixels, tokens.patches[0].float().cpu(), tokens.grid)
+    return Tokens(as_rgb(pixels), tokens.patches[0].float().cpu(), tokens.grid)
 
 
 def features_of(
@@ -113,12 +115,12 @@ def draw(asked: Asked) -> Drawn:
         own = fitted or fit_over([tokens], 1, foreground=not asked.options["whole"])
         colours, title = own.colours(tokens.patches), Path(viewed.name).name
         sheet = strip(
-            tokens, colours, own, viewed.pixels, title=title, height=asked.options["height"]
+            tokens, colours, own, viewed.shown, title=title, height=asked.options["height"]
         )
         name = file_name(viewed.index, viewed.name, f"_features.{asked.format}")
         files.append(sheet.save(asked.out / name))
         bare += not colours.foreground.any()
-        small.append(Panel(title, _small(tokens, colours, viewed.pixels)))
+        small.append(Panel(title, _small(tokens, colours, viewed.shown)))
     many = f"fitted to {counted(len(small), 'image')} together"
     told = (many if len(small) > 1 else "fitted to it alone") if over_set else "each fitted alone"
     steps = fitted.steps if fitted else ()

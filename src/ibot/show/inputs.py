@@ -17,20 +17,22 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from ibot.config.schema import MAX_PIXELS
+from ibot.config.schema import MAX_PIXELS, PICTURES, Channels
 from ibot.data.annotated.pictures import pictures_of
+from ibot.data.channels.opening import with_channels
 from ibot.data.decode import Orientation, UnreadableImage
-from ibot.data.pixels import normalize
+from ibot.data.false_colours import as_rgb
+from ibot.data.pixels import Pixels, by_pillow, normalize
 from ibot.data.sets.files import file_images
 from ibot.data.sets.images import Images
 from ibot.data.sets.lists import LISTS
 from ibot.data.sets.open import open_images
+from ibot.data.sets.same_channels import named
 from ibot.data.sets.variants import read_as
 from ibot.errors import DataError, UserError, printable
 from ibot.models.contract import Backbone
 from ibot.rng import permutation
-from ibot.show.colours import as_rgb
-from ibot.words import by_numbers
+from ibot.words import by_numbers, counted
 
 log = logging.getLogger("ibot")
 
@@ -68,17 +70,22 @@ class WholeView:
         rows, columns = (min(side, MOST_TOKENS // min(sides)) for side in sides)
         return rows * patch, columns * patch
 
-    def render(self, image: NDArray[Any], patch: int) -> NDArray[np.uint8]:
-        """An image [H, W], [H, W, C] of any levels (`show.colours`) as its view uint8 [h, w, 3]."""
-        pixels = as_rgb(image)
+    def render(self, image: NDArray[Any], patch: int, channels: int = 0) -> Pixels:
+        """An image [H, W], [H, W, C] of any levels (`show.colours`) as its view uint8 [h, w, 3].
+
+        channels: of the network; float32 levels of as many become a view float32 [h, w, C].
+        """
+        own = image.dtype == np.float32 and image.shape[2:] == (channels,)
+        pixels = image if own else as_rgb(image)
         height, width = self.size(pixels.shape[0], pixels.shape[1], patch)
         if self.fit == "squash":
             side = self.short if height <= self.short < height + patch else height
-            resized = Image.fromarray(pixels).resize((side, side), Image.Resampling.BILINEAR)
-            return np.asarray(resized)[:height, :width]
+            kind, size = Image.Resampling.BILINEAR, (side, side)
+            return by_pillow(pixels, lambda one: one.resize(size, kind))[:height, :width]
         if pixels.shape[:2] == (height, width):
             return pixels
-        return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC))
+        kind, size = Image.Resampling.BICUBIC, (width, height)
+        return by_pillow(pixels, lambda one: one.resize(size, kind))
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +95,13 @@ class Viewed:
     index: int
     """Its number among all that were named."""
     name: str
-    pixels: NDArray[np.uint8]
-    """uint8 [H, W, 3], as they are in the file."""
+    pixels: Pixels
+    """uint8 [H, W, 3], or float32 [H, W, C] levels of other channels, as they are in the file."""
+
+    @property
+    def shown(self) -> NDArray[np.uint8]:
+        """The same in colours, uint8 [H, W, 3]; see `show.colours`."""
+        return as_rgb(self.pixels)
 
 
 @dataclass(slots=True)
@@ -150,18 +162,19 @@ class Inputs:
 
 
 def open_inputs(
-    named: Sequence[str | Path],
+    places: Sequence[str | Path],
     limit: int = 0,
     *,
     frames: bool = False,
     seed: int = 0,
     exif_orientation: Orientation = "apply",
     max_pixels: int = MAX_PIXELS,
+    channels: Channels = PICTURES,
 ) -> Inputs:
     """The images of files, folders and whatever else `data.sets.open` opens.
 
     Args:
-        named: what a user names, in this order.
+        places: what a user names, in this order.
         limit: of a folder or another set so many images at most, drawn by `seed` (published: 100 or
             300, seed 0); 0: all. Files that are named one by one are all taken.
         frames: those of a set in the order of the numbers in their names, `frame 2` before
@@ -169,6 +182,7 @@ def open_inputs(
         seed: of that choice.
         exif_orientation: whether pictures are turned upright by their EXIF tags.
         max_pixels: larger images are not read.
+        channels: which are read.
 
     Raises:
         DataError: nothing is named, or a set is missing or empty.
@@ -177,13 +191,18 @@ def open_inputs(
     chosen: list[NDArray[np.int64]] = []
     notes: list[str] = []
     start = 0
-    for kind, texts in _grouped([str(text) for text in named]):
+    for kind, texts in _grouped([str(text) for text in places]):
         if kind == "files":
             images: Images = read_as(file_images(Path(), texts), exif_orientation, max_pixels)
+            if channels != PICTURES:
+                images = with_channels(images, channels)
             taken = np.arange(len(images))
         else:
             images = open_images(
-                pictures_of(texts[0]), exif_orientation=exif_orientation, max_pixels=max_pixels
+                pictures_of(texts[0]),
+                exif_orientation=exif_orientation,
+                max_pixels=max_pixels,
+                channels=channels,
             )
             notes += images.notes
             taken = permutation(seed, 0, len(images))[: limit or None]
@@ -222,11 +241,18 @@ def _grouped(named: Sequence[str]) -> Iterator[tuple[Literal["files", "set"], li
         yield "files", files
 
 
-def network_input(view: NDArray[np.uint8], backbone: Backbone) -> Tensor:
-    """Pixels uint8 [h, w, 3] as the network takes them: normalised float32 [1, 3, h, w].
+def network_input(view: Pixels, backbone: Backbone) -> Tensor:
+    """A view [h, w, C] as the network takes it: normalised float32 [1, C, h, w].
 
-    On the device and of the type of the network's parameters.
+    On the device and of the type of the network's parameters. Raises UserError for another number
+    of channels than the network's.
     """
+    if view.shape[2] != len(backbone.channels):
+        raise UserError(
+            f"the network reads {named(backbone.channels)}",
+            why=f"the image has {counted(view.shape[2], 'channel')}",
+            fix="name images of those channels",
+        )
     parameter = next(backbone.parameters())
     pixels = torch.from_numpy(view.copy()).permute(2, 0, 1)[None]
     return normalize(pixels.to(parameter.device), backbone.statistics).to(parameter.dtype)

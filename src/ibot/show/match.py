@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from ibot.data.decode import UnreadableImage
+from ibot.data.false_colours import as_rgb
 from ibot.data.sets.images import Images, LabelledImages
 from ibot.errors import DataError, UserError, printable
 from ibot.eval.probes.correspondence import RADII, Correspondence, Truth, correspond, true_places
@@ -21,7 +22,6 @@ from ibot.eval.probes.match_places import Cells, Placed
 from ibot.models.contract import Backbone
 from ibot.rng import permutation
 from ibot.show.asked import Asked
-from ibot.show.colours import as_rgb
 from ibot.show.disparity import moved_by, read_disparity
 from ibot.show.inputs import Viewed, WholeView, network_input
 from ibot.show.layout import file_name
@@ -130,7 +130,8 @@ def whole_pair(
     not finite where that is unknown.
     """
     patch = backbone.patch_size
-    views = [asked.view.render(image.pixels, patch) for image in images]
+    channels = len(backbone.channels)
+    views = [asked.view.render(image.pixels, patch, channels) for image in images]
     inputs = [network_input(view, backbone) for view in views]
     truth = None if disparity is None else _stereo(asked, backbone, images, disparity)
     found = _found(asked, backbone, inputs[0], inputs[1], truth)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ibot.data.decode import UnreadableImage
+from ibot.data.false_colours import as_rgb
 from ibot.data.sets.images import Images, LabelledImages
 from ibot.errors import UserError
 from ibot.show.patterns import (
@@ -200,6 +201,6 @@ class Patterns:
         @lru_cache(maxsize=VIEWS)
         def view(row: int) -> NDArray[np.uint8]:
             image = self.images.read(int(self.index.index[row]))
-            return self.index.view.enlarged(image, self.times)
+            return as_rgb(self.index.view.enlarged(image, self.times))
 
         return view

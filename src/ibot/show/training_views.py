@@ -97,7 +97,7 @@ def training_views(
         image=image,
         number=number,
         epoch=epoch,
-        views=tuple(render(image, params, 0, augment)),
+        views=tuple(render(image, params, 0, augment, config.model.std)),
         num_global=num_global,
         hidden=hidden,
         local_hidden=local_hidden,

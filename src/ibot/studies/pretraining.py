@@ -189,7 +189,11 @@ def labelled_sets(config: Config, say: Say) -> tuple[LabelledImages, LabelledIma
     orientation, most = data.exif_orientation, data.max_pixels
     try:
         sets = find_labelled(
-            data.path, data.val_path, exif_orientation=orientation, max_pixels=most
+            data.path,
+            data.val_path,
+            exif_orientation=orientation,
+            max_pixels=most,
+            channels=data.reading,
         )
     except DataError as error:
         if data.val_path:

@@ -61,7 +61,7 @@ def prepare(asked: Asked, world_size: int = 1, say: Say = lambda text: None) -> 
     `say` gets the choices of auto, a line each. Raises UserError for a batch that the images do not
     fill or the processes cannot share.
     """
-    notes, reasons = [], []
+    reasons = []
 
     def keep(reason: str) -> None:
         reasons.append(reason)
@@ -71,12 +71,15 @@ def prepare(asked: Asked, world_size: int = 1, say: Say = lambda text: None) -> 
         config = configure(asked, keep)
     from ibot.data.loader import check_batch
     from ibot.recipes.auto import for_few_images
+    from ibot.studies.channels import for_channels
 
     source = open_data(config.data)
+    config, notes = for_channels(config, source, asked.keys, asked.folder)
     if asked.recipe == "adapt" and not began_with_batch(
         asked.folder, config, len(source), asked.keys
     ):
-        config, notes = for_few_images(config, len(source), world_size, asked.keys)
+        config, few = for_few_images(config, len(source), world_size, asked.keys)
+        notes = [*notes, *few]
     check_batch(config, source, world_size)
     folder = asked.folder or default_folder(config, asked.keys)
     return Prepared(config, source, folder, notes, reasons)
@@ -145,7 +148,9 @@ def open_data(data: DataConfig) -> Images:
     from ibot.data.sets.open import open_images
 
     orientation, most = data.exif_orientation, data.max_pixels
-    return open_images(data.path, exif_orientation=orientation, max_pixels=most)
+    return open_images(
+        data.path, exif_orientation=orientation, max_pixels=most, channels=data.reading
+    )
 
 
 def began_with_batch(

@@ -49,11 +49,18 @@ class Remedy:
         return f"name another folder with {self.option}, or replace it:  {self.renew(folder)}"
 
 
+HOW = (
+    *("key", "heads", "size", "max_pixels", "exif_orientation"),
+    *("channels", "channel_files", "no_data"),
+)
+"""Options that say how a network sees images."""
+
+
 def unusual(request: Request, *, without: tuple[str, ...] = ()) -> list[str]:
     """The options that say how a network sees images, as far as they are not the usual ones."""
     usual = {field.name: field.default for field in fields(Request)}
     words = []
-    for name in ("key", "heads", "size", "max_pixels", "exif_orientation"):
+    for name in HOW:
         value = getattr(request, name)
         if name not in without and value != usual[name]:
             words += [f"--{name.replace('_', '-')}", str(value)]

@@ -6,13 +6,14 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from statistics import fmean
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ibot.config.override import from_plain
-from ibot.config.schema import ModelConfig
+from ibot.config.schema import IMAGENET_MEAN, IMAGENET_STD, PICTURES, RGB, Channels, ModelConfig
 from ibot.errors import WeightsError
 from ibot.weights.files import is_configuration
 from ibot.weights.said import Said
@@ -54,6 +55,8 @@ class Recognised:
     tensors: dict[str, Tensor]
     guesses: tuple[str, ...] = ()
     """In words, what neither tensors nor file say, and what is assumed."""
+    reading: Channels = PICTURES
+    """How its images were read."""
 
 
 def recognise_network(
@@ -82,7 +85,10 @@ def recognise_network(
         config = from_plain(dict(settings))
         view = config.augment.global_size
         return Recognised(
-            replace(config.model, pos_size=config.model.pos_size or view), view, tensors
+            replace(config.model, pos_size=config.model.pos_size or view),
+            view,
+            tensors,
+            reading=config.data.reading,
         )
     embedding = tensors.get("patch_embed.proj.weight")
     if embedding is not None and embedding.ndim == 4 and min(embedding.shape) > 0:
@@ -122,10 +128,10 @@ def _absent(tensors: Mapping[str, Tensor]) -> str:
 def _vit(
     tensors: dict[str, Tensor], said: Said, layout: str, source: str, heads: int | None
 ) -> Recognised:
-    width, _, patch, _ = tensors["patch_embed.proj.weight"].shape
+    width, channels, patch, _ = tensors["patch_embed.proj.weight"].shape
     tensors, size = _with_plain_table(tensors, said.sizes, patch, source)
     tensors = _with_biases(tensors)
-    guesses = list(_guesses(said, layout))
+    guesses = list(_guesses(said, layout, channels))
     known = heads or said.heads
     if not known:
         known = KNOWN_HEADS.get(width, max(1, width // HEAD_WIDTH))
@@ -156,17 +162,18 @@ def _vit(
     )
     if said.averages and not config.mean_pooling:
         guesses.append("class output: the class token, where that project averages the patches")
-    return Recognised(_with_said(config, said), size, tensors, tuple(guesses))
+    config = _with_said(config, said, channels)
+    return Recognised(config, size, tensors, tuple(guesses), said.reading)
 
 
 def _swin(tensors: dict[str, Tensor], said: Said, layout: str, source: str) -> Recognised:
-    width, _, patch, _ = tensors["patch_embed.proj.weight"].shape
+    width, channels, patch, _ = tensors["patch_embed.proj.weight"].shape
     stages = _count(tensors, r"layers\.(\d+)\.")
     tables = [
         tensors[f"layers.{k}.blocks.0.attn.relative_position_bias_table"] for k in range(stages)
     ]
     sides = [(math.isqrt(len(table)) + 1) // 2 for table in tables]
-    guesses = list(_guesses(said, layout))
+    guesses = list(_guesses(said, layout, channels))
     sizes = [size for size in said.sizes if _window_sides(size, patch, max(sides), stages) == sides]
     # A stage of fewer tokens than the window has a smaller table: that tells the size for which it
     # was built.
@@ -195,18 +202,35 @@ def _swin(tensors: dict[str, Tensor], said: Said, layout: str, source: str) -> R
         drop_path=0.0,
         pos_size=sizes[0],
     )
-    return Recognised(_with_said(config, said), sizes[0], _with_biases(tensors), tuple(guesses))
+    config = _with_said(config, said, channels)
+    tensors = _with_biases(tensors)
+    return Recognised(config, sizes[0], tensors, tuple(guesses), said.reading)
 
 
-def _with_said(config: ModelConfig, said: Said) -> ModelConfig:
-    """With activation, mean and deviation of the file, where it has some."""
-    given = {"act": said.act, "mean": said.mean, "std": said.std}
+def _with_said(config: ModelConfig, said: Said, channels: int) -> ModelConfig:
+    """With activation, channels, mean and deviation of the file, where it has some."""
+    if channels != len(RGB):
+        config = replace(
+            config,
+            channels=tuple(str(number) for number in range(1, channels + 1)),
+            mean=(fmean(IMAGENET_MEAN),) * channels,
+            std=(fmean(IMAGENET_STD),) * channels,
+        )
+    given = {"act": said.act, "channels": said.channels, "mean": said.mean, "std": said.std}
     return replace(config, **{name: value for name, value in given.items() if value is not None})
 
 
-def _guesses(said: Said, layout: str) -> Iterator[str]:
+def _guesses(said: Said, layout: str, channels: int) -> Iterator[str]:
     """What is assumed of any network; only what files really differ in."""
-    if said.mean is None:
+    if channels != len(RGB) and said.channels is None:
+        last = f" to {channels}" if channels > 1 else ""
+        yield f"channels: called 1{last} (channel_names in a config.json beside it says better)"
+    if said.mean is None and channels != len(RGB):
+        yield (
+            "mean and deviation: of every channel the average of ImageNet's (image_mean and "
+            "image_std in a config.json beside it say better)"
+        )
+    elif said.mean is None:
         yield (
             "mean and deviation: ImageNet's (image_mean and image_std in a config.json beside it "
             "say better)"

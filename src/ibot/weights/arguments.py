@@ -120,7 +120,7 @@ def arguments_of(config: Config, steps_per_epoch: int, total_steps: int) -> argp
     published_widths = {192: "vit_tiny", 384: "vit_small", 768: "vit_base", 1024: "vit_large"}
     arch = "swin_tiny" if model.kind == "swin" else published_widths.get(model.width, "vit_small")
     # No published flags: what those networks all have in common, and no other reader would find.
-    beyond = told(model, model.pos_size or config.augment.global_size)
+    beyond = told(model, model.pos_size or config.augment.global_size, config.data.reading)
     return argparse.Namespace(
         **beyond,
         arch=arch,

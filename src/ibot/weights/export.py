@@ -195,7 +195,7 @@ def _compare(loaded: Loaded, forward: Forward, size: tuple[int, int]) -> Differe
     generator = torch.Generator().manual_seed(0)
     cls_error = patch_error = 0.0
     for batch in (2, 3):  # a batch size frozen into the export would show
-        images = torch.randn(batch, 3, *size, generator=generator)
+        images = torch.randn(batch, len(loaded.config.channels), *size, generator=generator)
         ours = loaded.backbone(images)
         cls, patches = forward(images)
         cls_error = max(cls_error, largest_difference(cls, ours.cls))

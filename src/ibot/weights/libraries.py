@@ -17,16 +17,17 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from ibot.config.schema import ModelConfig
+from ibot.config.schema import RGB
 from ibot.data.pixels import shorter_side
 from ibot.errors import MissingExtra, WeightsError
 from ibot.models.swin import WindowBlock
 from ibot.weights.read import Loaded
 from ibot.weights.rename import to_huggingface, to_timm
+from ibot.weights.said import told_channels
 from ibot.weights.write import save_tensors
 
 Forward = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""Images [B, 3, H, W] -> class tokens [B, D] and patch tokens [B, N, D], computed by the target."""
+"""Images [B, C, H, W] -> class tokens [B, D] and patch tokens [B, N, D], computed by the target."""
 Prepare = Callable[[NDArray[np.uint8]], Tensor]
 """A picture uint8 [H, W, 3] of any size -> the network's input [3, h, w], by the target's own
 rules."""
@@ -93,6 +94,8 @@ def write_timm(loaded: Loaded, out: Path) -> None:
         "mlp_ratio": config.mlp_ratio,
         "patch_size": config.patch,
     }
+    if len(config.channels) != len(RGB):
+        arguments["in_chans"] = len(config.channels)
     if config.kind == "vit":
         architecture = "vit_small_patch16_224"
         arguments |= {
@@ -125,7 +128,7 @@ def write_timm(loaded: Loaded, out: Path) -> None:
         )
     save_tensors(to_timm(state), out / "model.safetensors", {"format": "pt"})
     pretrained = {
-        "input_size": [3, *loaded.size],
+        "input_size": [len(config.channels), *loaded.size],
         "mean": config.mean,
         "std": config.std,
         "interpolation": "bicubic",
@@ -140,6 +143,7 @@ def write_timm(loaded: Loaded, out: Path) -> None:
         "model_args": arguments,
         "pretrained_cfg": pretrained,
         "num_classes": 0,
+        **told_channels(config, loaded.reading),
     }
     (out / "config.json").write_text(json.dumps(settings, indent=2) + "\n")
 
@@ -166,8 +170,10 @@ def open_timm(path: Path, loaded: Loaded) -> Forward:
 
 
 def prepare_timm(path: Path, loaded: Loaded) -> Prepare | None:
-    """Timm's preprocessing by a folder; none for oblong images, which it resizes otherwise."""
-    if loaded.size[0] != loaded.size[1]:
+    """Timm's preprocessing by a folder; none for oblong images, which it resizes otherwise, and for
+    other images than colour pictures.
+    """
+    if loaded.size[0] != loaded.size[1] or told_channels(loaded.config, loaded.reading):
         return None  # resized by another rule there: until it covers the crop
     data = library("timm").data
     network = library("timm").create_model(f"local-dir:{path.resolve()}")
@@ -186,8 +192,10 @@ def write_huggingface(loaded: Loaded, out: Path) -> None:
     if len(sides) > 1:
         raise _cannot("Hugging Face's", f"windows of several sizes, {sorted(sides)}")
     act = HUGGINGFACE_ACT.get(config.act, config.act)
+    named = {"num_channels": len(config.channels), **told_channels(config, loaded.reading)}
     if config.kind == "vit":
         settings = transformers.ViTConfig(
+            **named,
             hidden_size=config.width,
             num_hidden_layers=config.depth,
             num_attention_heads=config.heads,
@@ -201,6 +209,7 @@ def write_huggingface(loaded: Loaded, out: Path) -> None:
         )
     else:
         settings = transformers.SwinConfig(
+            **named,
             image_size=loaded.size[0],
             patch_size=config.patch,
             embed_dim=config.width,
@@ -219,25 +228,26 @@ def write_huggingface(loaded: Loaded, out: Path) -> None:
         with_epsilon(backbone_tensors(loaded), config.norm_eps, settings.layer_norm_eps)
     )
     save_tensors(to_huggingface(state), out / "model.safetensors", {"format": "pt"})
-    (out / "preprocessor_config.json").write_text(
-        json.dumps(processor(config, loaded.size), indent=2) + "\n"
-    )
+    (out / "preprocessor_config.json").write_text(json.dumps(processor(loaded), indent=2) + "\n")
 
 
-def processor(config: ModelConfig, size: tuple[int, int]) -> dict[str, Any]:
+def processor(loaded: Loaded) -> dict[str, Any]:
     """Settings of the processor that resizes and crops as evaluations here do.
 
-    ViT's own squashes every picture to a square.
+    ViT's own squashes every picture to a square. Images of other channels than colour pictures are
+    levels, which are not divided; no processor there opens them, but mean and deviation are read.
     """
+    config, size = loaded.config, loaded.size
+    pictures = not told_channels(config, loaded.reading)
     return {
         "image_processor_type": "BitImageProcessor",
-        "do_convert_rgb": True,
+        "do_convert_rgb": pictures,
         "do_resize": True,
         "size": {"shortest_edge": shorter_side(size)},
         "resample": BICUBIC,
         "do_center_crop": True,
         "crop_size": {"height": size[0], "width": size[1]},
-        "do_rescale": True,
+        "do_rescale": pictures,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
         "image_mean": config.mean,
@@ -270,8 +280,10 @@ def open_huggingface(path: Path, loaded: Loaded) -> Forward:
     return forward
 
 
-def prepare_huggingface(path: Path, loaded: Loaded) -> Prepare:
-    """The image processor of a folder."""
+def prepare_huggingface(path: Path, loaded: Loaded) -> Prepare | None:
+    """The image processor of a folder; none for other images than colour pictures."""
+    if told_channels(loaded.config, loaded.reading):
+        return None
     own = library("transformers").AutoImageProcessor.from_pretrained(path, local_files_only=True)
     return lambda picture: own(Image.fromarray(picture), return_tensors="pt")["pixel_values"][0]
 

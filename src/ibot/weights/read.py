@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ibot.config.schema import ModelConfig
+from ibot.config.override import from_plain
+from ibot.config.schema import PICTURES, RGB, Channels, ModelConfig
 from ibot.errors import WeightsError, printable
 from ibot.models.backbone import build_backbone
 from ibot.models.contract import Backbone
 from ibot.weights.architecture import foreign, recognise_network
-from ibot.weights.files import FOREIGN_FILES, Content, read_content
+from ibot.weights.files import FOREIGN_FILES, Content, is_configuration, read_content
 from ibot.weights.networks import choose_network, find_networks
 from ibot.weights.rename import to_ours
 from ibot.weights.said import other_network, understood
@@ -81,6 +82,8 @@ class Loaded:
     """In words, what the file does not say and what is assumed."""
     notes: tuple[str, ...] = ()
     """In words, what else the file holds."""
+    reading: Channels = PICTURES
+    """How images for it are opened: its channels by their names, from files as in its training."""
 
     @property
     def built_for(self) -> tuple[int, int]:
@@ -172,6 +175,14 @@ def arguments_in(tree: Mapping[str, Any]) -> dict[str, Any]:
     return arguments if isinstance(arguments, dict) else dict(getattr(arguments, "__dict__", {}))
 
 
+def reading_of(weights: Weights) -> Channels:
+    """How images for a network are opened; see `Loaded.reading`. Raises WeightsError."""
+    if not is_configuration(weights.settings):
+        return fit(weights).reading
+    config = from_plain(dict(weights.settings))
+    return config.data.reading.of(config.model.channels, config.model.mean)
+
+
 def load_backbone(
     path: str | Path, key: str = "teacher", *, heads: int | None = None, allow_partial: bool = False
 ) -> Backbone:
@@ -214,15 +225,16 @@ def say_guesses(path: str | Path, guesses: Sequence[str], notes: Sequence[str] =
 def fit(weights: Weights, *, heads: int | None = None, allow_partial: bool = False) -> Loaded:
     """Build the backbone that the tensors belong to, and fill it; see `load_backbone`."""
     embedding = weights.backbone.get("patch_embed.proj.weight")
-    if embedding is not None and embedding.ndim == 4 and embedding.shape[1] != 3:
-        raise WeightsError(
-            f"'{weights.source}' takes images of {embedding.shape[1]} channels",
-            why="images are read as 3 channels",
-            fix="give weights of a network for RGB images",
-        )
     width = embedding.shape[0] if embedding is not None and embedding.ndim else 0
+    count = embedding.shape[1] if embedding is not None and embedding.ndim == 4 else len(RGB)
     said = understood(
-        weights.settings, weights.head, weights.place, weights.layout, width, weights.source
+        weights.settings,
+        weights.head,
+        weights.place,
+        weights.layout,
+        width,
+        weights.source,
+        count,
     )
     network = recognise_network(
         weights.backbone, weights.settings, said, weights.layout, weights.source, heads
@@ -240,8 +252,15 @@ def fit(weights: Weights, *, heads: int | None = None, allow_partial: bool = Fal
     with torch.no_grad():
         for name in report.matched:
             own[name].copy_(given[name])
+    config = network.config
     return Loaded(
-        backbone.eval(), network.config, network.size, report, network.guesses, weights.notes
+        backbone.eval(),
+        config,
+        network.size,
+        report,
+        network.guesses,
+        weights.notes,
+        network.reading.of(config.channels, config.mean),
     )
 
 

@@ -15,9 +15,11 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from ibot.config.schema import IMAGENET_MEAN, IMAGENET_STD, ModelConfig
+from ibot.config.override import to_plain
+from ibot.config.schema import IMAGENET_MEAN, IMAGENET_STD, PICTURES, RGB, Channels, ModelConfig
 from ibot.errors import WeightsError
 from ibot.weights.networks import role_of
+from ibot.words import counted
 
 ACTIVATIONS = {
     **dict.fromkeys(("gelu", "gelu_python", "geluacc"), "gelu"),
@@ -33,7 +35,6 @@ PUBLISHED_WIDTHS = {"vit_tiny": 192, "vit_small": 384, "vit_base": 768, "vit_lar
 """Networks that the arguments of iBOT and DINO name; their heads are 64 wide."""
 MOCO_HEADS = 12
 """Of MoCo v3's ViT-S, 32 wide each."""
-Three = tuple[float, float, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,8 +49,12 @@ class Said:
     norm_eps: float | None = None
     act: str | None = None
     """A value of `ModelConfig.act`."""
-    mean: Three | None = None
-    std: Three | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    channels: tuple[str, ...] | None = None
+    """Names of the channels of its images; only our own files say some."""
+    reading: Channels = PICTURES
+    """How images of these were read in its training."""
     pos_interp: Literal["published", "exact", "antialias"] | None = None
     averages: bool = False
     """Whether its class output is the mean of the patches."""
@@ -62,6 +67,7 @@ def understood(
     layout: str,
     width: int,
     source: str,
+    count: int = len(RGB),
 ) -> Said:
     """Read settings of any known project.
 
@@ -73,6 +79,7 @@ def understood(
         layout: whose names it has; see `ibot.weights.rename`.
         width: of the tokens.
         source: the file, for messages.
+        count: of the channels that the network reads.
 
     Raises WeightsError for an activation or a normalisation that cannot be computed here, and for
     rotary positions.
@@ -80,9 +87,11 @@ def understood(
     given = settings.get
     arguments, pretrained = (_dict(given(name)) for name in ("model_args", "pretrained_cfg"))
     _refuse_rotary(settings, arguments, source)
-    mean, std = _statistics(settings, pretrained, source)
+    channels, reading = _channels(settings, count)
+    mean, std = _statistics(settings, pretrained, count, source)
     project = _project(settings)
-    if mean is None and (project == "ours" and "image_mean" not in settings):
+    ours = project == "ours" and "image_mean" not in settings
+    if mean is None and ours and count == len(RGB):
         mean, std = IMAGENET_MEAN, IMAGENET_STD
     sizes = (
         arguments.get("img_size"),
@@ -101,6 +110,8 @@ def understood(
         act=_act(settings, arguments, source),
         mean=mean,
         std=std,
+        channels=channels,
+        reading=reading,
         pos_interp=_rule(settings, project, place, layout, moco),
         averages=(arguments.get("global_pool") or given("global_pool")) in ("avg", "avgmax"),
     )
@@ -135,12 +146,14 @@ def other_network(settings: Mapping[str, Any], tensors: Mapping[str, Tensor], la
     return "" if said else "it does not say of which width it is"
 
 
-def told(config: ModelConfig, size: tuple[int, int]) -> dict[str, Any]:
+def told(
+    config: ModelConfig, size: tuple[int, int], reading: Channels = PICTURES
+) -> dict[str, Any]:
     """What a file of ours must say beside tensors that are stored without our configuration;
     `understood` reads it.
 
     Only what differs from the published networks is said. size: height and width for which it was
-    built.
+    built. reading: how images of its channels are read.
     """
     published = ModelConfig()
     fields = {
@@ -159,7 +172,15 @@ def told(config: ModelConfig, size: tuple[int, int]) -> dict[str, Any]:
         said["image_size"] = list(size)
     if config.kind == "vit" and config.heads * 64 != config.width:
         said["num_attention_heads"] = config.heads
-    return {"project": "ours", **said}
+    return {"project": "ours", **said, **told_channels(config, reading)}
+
+
+def told_channels(config: ModelConfig, reading: Channels) -> dict[str, Any]:
+    """What a file must say of channels, whatever project it is for; nothing of colour pictures."""
+    if reading.of(config.channels) == PICTURES:
+        return {}
+    kept = {name: value for name, value in to_plain(reading).items() if name != "mean"}
+    return {"channel_names": list(config.channels), "channel_reading": kept}
 
 
 def _project(settings: Mapping[str, Any]) -> Literal["", "ours", "huggingface", "timm"]:
@@ -226,10 +247,24 @@ def _act(settings: Mapping[str, Any], arguments: Mapping[str, Any], source: str)
     return ACTIVATIONS[str(name).lower()]
 
 
+def _channels(settings: Mapping[str, Any], count: int) -> tuple[tuple[str, ...] | None, Channels]:
+    """Names of the channels, where the file has as many, and how images of these were read."""
+    names = settings.get("channel_names")
+    if not isinstance(names, list) or len(names) != count or not all(map(_is_text, names)):
+        return None, PICTURES
+    given = _dict(settings.get("channel_reading"))
+    texts = {name: given[name] for name in ("names", "files") if _is_text(given.get(name))}
+    no_data = given.get("no_data")
+    values = no_data if isinstance(no_data, list) and all(map(_is_number, no_data)) else []
+    return tuple(names), Channels(**texts, no_data=tuple(map(float, values)))
+
+
 def _statistics(
-    settings: Mapping[str, Any], pretrained: Mapping[str, Any], source: str
-) -> tuple[Three | None, Three | None]:
-    """Mean and deviation of levels 0..1, from Hugging Face's processor (0..255) or timm."""
+    settings: Mapping[str, Any], pretrained: Mapping[str, Any], count: int, source: str
+) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
+    """Mean and deviation of the levels of `count` channels, from Hugging Face's processor (0..255)
+    or timm.
+    """
     images = _dict(settings.get("preprocessor")) or settings
     mean, std = images.get("image_mean"), images.get("image_std")
     if images is not settings and not images.get("do_normalize", True):
@@ -240,34 +275,49 @@ def _statistics(
             for name in ("mean", "std")
         )
     elif images is not settings:
-        # The processor scales by `rescale_factor` first; here levels are divided by 255.
-        factor = (
-            float(images.get("rescale_factor", 1 / 255)) if images.get("do_rescale", True) else 1.0
+        # The processor scales by `rescale_factor` first; here bytes are divided by 255. Images of
+        # named channels are levels before it.
+        factor = float(images.get("rescale_factor", 1 / 255))
+        factor = factor if images.get("do_rescale", True) else 1.0
+        levels = math.isclose(255 * factor, 1.0) or settings.get("channel_names")
+        scale = 1.0 if levels else 1 / (255 * factor)
+        mean, std = (
+            [scale * value for value in _numbers(values, count, source)] for values in (mean, std)
         )
-        scale = 1.0 if math.isclose(255 * factor, 1.0) else 1 / (255 * factor)
-        mean, std = ([scale * value for value in _three(values, source)] for values in (mean, std))
     if mean is None or std is None:
         return None, None
-    if min(deviation := _three(std, source)) <= 0:
-        raise WeightsError(
-            f"'{source}' cannot be used", why=f"its images are divided by {deviation}"
-        )
-    return _three(mean, source), deviation
+    mean, std = (_numbers(values, count, source) for values in (mean, std))
+    if min(std) <= 0:
+        raise WeightsError(f"'{source}' cannot be used", why=f"its images are divided by {std}")
+    return mean, std
 
 
-def _three(values: Any, source: str) -> Three:
+def _numbers(values: Any, count: int, source: str) -> tuple[float, ...]:
+    """One number for each of `count` channels.
+
+    Three colours may be said of a network that reads another number of channels, as timm keeps
+    those of the network that it was made from: each then has their average, as there.
+    """
     several = isinstance(values, Sequence) and not isinstance(values, str)
-    values = list(values) if several else [values] * 3
-    if len(values) != 3 or not all(
-        isinstance(value, (int, float)) and math.isfinite(value) for value in values
-    ):
+    values = list(values) if several else [values] * count
+    if len(values) not in (len(RGB), count) or not all(map(_is_number, values)):
         raise WeightsError(
             f"'{source}' cannot be used",
-            why=f"the mean or deviation of its images, {values}, is not three numbers",
+            why=f"the mean or deviation of its images, {values}, is not "
+            f"{'three numbers' if count == len(RGB) else counted(count, 'number')}",
             fix="mend the file beside it that says so: config.json or preprocessor_config.json",
         )
-    red, green, blue = map(float, values)
-    return red, green, blue
+    if len(values) != count:
+        values = [sum(values) / len(values)] * count
+    return tuple(map(float, values))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value)
 
 
 def _pair(size: Any) -> tuple[int, int] | None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ibot.config.override import to_plain
-from ibot.config.schema import AugmentConfig, Config
+from ibot.config.schema import AugmentConfig, Config, DataConfig
 from ibot.data.pixels import shorter_side
 from ibot.models.contract import Backbone
 from ibot.system.process_state import ignored_warnings
@@ -53,7 +53,12 @@ class Target:
 
 def _write_safetensors(loaded: Loaded, out: Path) -> None:
     model = replace(loaded.config, pos_size=loaded.built_for)
-    config = Config(model=model, augment=AugmentConfig(global_size=loaded.size))
+    data = DataConfig(
+        channels=loaded.reading.names,
+        channel_files=loaded.reading.files,
+        no_data=loaded.reading.no_data,
+    )
+    config = Config(data=data, model=model, augment=AugmentConfig(global_size=loaded.size))
     tensors = {
         name: t
         for name, t in backbone_tensors(loaded).items()
@@ -64,7 +69,7 @@ def _write_safetensors(loaded: Loaded, out: Path) -> None:
 
 def _write_published(loaded: Loaded, out: Path) -> None:
     # What no reader can find from the shapes: other readers pass it over.
-    settings = told(loaded.config, loaded.built_for)
+    settings = told(loaded.config, loaded.built_for, loaded.reading)
     torch.save({"state_dict": backbone_tensors(loaded), "settings": settings}, out)
 
 
@@ -97,7 +102,7 @@ def _write_onnx(loaded: Loaded, out: Path) -> None:
     with ignored_warnings(FutureWarning):  # of the exporter about itself
         torch.onnx.export(
             network,
-            (torch.zeros(2, 3, *loaded.size),),
+            (torch.zeros(2, len(loaded.config.channels), *loaded.size),),
             str(out),
             input_names=["images"],
             output_names=["cls", "patches"],
@@ -112,6 +117,7 @@ def _write_onnx(loaded: Loaded, out: Path) -> None:
         "resample": "bicubic",
         "mean": json.dumps(loaded.config.mean),
         "std": json.dumps(loaded.config.std),
+        "channels": json.dumps(loaded.config.channels),
     }
     onnx = library("onnx")
     written = onnx.load(out)

@@ -7,6 +7,7 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as torchvision
 
+from ibot.config.schema import RGB
 from ibot.data.decode import UnreadableImage
 from ibot.eval.features.views import View, in_batches, view_batches
 
@@ -76,6 +77,8 @@ def test_only_a_crop_refuses_strips():
 
 class Pictures:
     """Images by number; some cannot be read."""
+
+    channels = RGB
 
     def __init__(self, bad):
         self.bad = bad

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ibot.config.schema import MAX_PIXELS
+from ibot.config.schema import MAX_PIXELS, PICTURES, Channels
 from ibot.data.annotated.pictures import pictures_of
 from ibot.data.annotated.right_answers import Graded, Places, RightAnswers, SameClass
 from ibot.data.decode import Orientation
@@ -69,6 +69,7 @@ def open_retrieval(
     labels: str = "",
     exif_orientation: Orientation = "apply",
     max_pixels: int = MAX_PIXELS,
+    channels: Channels = PICTURES,
 ) -> RetrievalSet:
     """The retrieval task that a user names.
 
@@ -82,6 +83,7 @@ def open_retrieval(
         labels: that file, where it is another; or a list of images with labels.
         exif_orientation: whether pictures are turned upright by their EXIF tags.
         max_pixels: larger images are not read.
+        channels: which are read, of images in the forms of `open_images`.
 
     Raises:
         DataError: the file is damaged, holds what is no data, or names images that are missing or
@@ -101,12 +103,13 @@ def open_retrieval(
     if not val_data and all(parts):
         data, val_data = map(str, parts)
     named, data = data, pictures_of(data)
-    pair = find_labelled(data, val_data, exif_orientation=how[0], max_pixels=max_pixels)
+    opened = {"exif_orientation": exif_orientation, "max_pixels": max_pixels, "channels": channels}
+    pair = find_labelled(data, val_data, **opened)
     if pair is not None and val_data:
         database, queries = pair
         right = SameClass(queries.labels, database.labels)
         return RetrievalSet(root=database.root, database=database, queries=queries, right=right)
-    database = pair[1] if pair else open_images(data, exif_orientation=how[0], max_pixels=how[1])
+    database = pair[1] if pair else open_images(data, **opened)
     if not isinstance(database, LabelledImages) or len(database.classes) < 2:
         raise DataError(
             f"nothing says which images of '{named}' belong together",

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ibot.config.schema import RGB
 from ibot.data.sets import fingerprints
+from ibot.data.sets.images import Pixels
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -18,19 +19,16 @@ class ArrayImages:
 
     root: Path
     part: str
-    pixels: NDArray[np.uint8]
-    """uint8 [n, H, W, 3]."""
+    pixels: Pixels
+    """uint8 [n, H, W, 3] of colour pictures, or float32 [n, H, W, C], levels of other channels."""
     labels: NDArray[np.int32]
     """int32 [n]."""
     classes: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    channels: tuple[str, ...] = RGB
+    """Their names."""
     _known: list[str] = field(default_factory=list, init=False, repr=False)
     """The fingerprint, once it is computed."""
-
-    @property
-    def channels(self) -> tuple[str, ...]:
-        """Red, green, blue."""
-        return RGB
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -47,14 +45,15 @@ class ArrayImages:
         """Height and width in pixels."""
         return self.pixels.shape[1], self.pixels.shape[2]
 
-    def read(self, index: int) -> NDArray[np.uint8]:
-        """A copy of the pixels of an image, uint8 [H, W, 3]."""
+    def read(self, index: int) -> Pixels:
+        """A copy of the pixels of an image [H, W, C]."""
         return self.pixels[index].copy()
 
     def fingerprint(self) -> str:
         """SHA-256 in hex of kind, classes, part, labels and pixels."""
         if not self._known:
-            about = "array", *self.classes, self.part, self.labels, self.pixels
+            others = () if self.channels == RGB else self.channels
+            about = "array", *others, *self.classes, self.part, self.labels, self.pixels
             self._known.append(fingerprints.digest(*about))
         return self._known[0]
 

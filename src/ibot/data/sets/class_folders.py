@@ -13,14 +13,16 @@ from ibot.data.sets.scan import RUN_MARKS, scan, what_is_there
 from ibot.errors import DataError
 
 
-def open_folder(root: str | Path, *, held_out: bool = False) -> LabelledFiles:
-    """Images below `root` with its first-level folders as classes.
+def open_folder(
+    root: str | Path, *, held_out: bool = False, also: frozenset[str] = frozenset()
+) -> LabelledFiles:
+    """Images below `root` with its first-level folders as classes; `also` as for `scan`.
 
     Raises DataError for images outside of class folders, and as `scan`; unless the images are held
     out from others that have all classes, also for a class folder without images (else a note names
     it) and for a single class.
     """
-    images = as_classes(scan(root)) if held_out else scan(root)
+    images = as_classes(scan(root, also)) if held_out else scan(root, also)
     root = images.root
     if isinstance(images, LabelledFiles):
         used = images.classes

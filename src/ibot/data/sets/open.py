@@ -7,7 +7,8 @@ import os
 import re
 from pathlib import Path
 
-from ibot.config.schema import MAX_PIXELS
+from ibot.config.schema import MAX_PIXELS, Channels
+from ibot.data.channels.opening import COLOUR, FILES, with_channels
 from ibot.data.decode import Orientation
 from ibot.data.sets.class_folders import as_classes, open_folder
 from ibot.data.sets.images import Images, LabelledImages
@@ -20,9 +21,16 @@ from ibot.data.sets.tars import open_tars, scan_tars
 from ibot.data.sets.variants import matched, read_as
 from ibot.errors import DataError
 
+COLOURS = Channels()
+"""Colour pictures, as of old."""
+
 
 def open_images(
-    data: str, *, exif_orientation: Orientation = "apply", max_pixels: int = MAX_PIXELS
+    data: str,
+    *,
+    exif_orientation: Orientation = "apply",
+    max_pixels: int = MAX_PIXELS,
+    channels: Channels = COLOURS,
 ) -> Images:
     """Images to train on, labelled or not; where they have parts, those of the training part.
 
@@ -31,14 +39,15 @@ def open_images(
             `path` and perhaps `split`; tar files or a set by name, as for `open_labelled`.
         exif_orientation: whether pictures are turned upright by their EXIF tags.
         max_pixels: larger images are not read.
+        channels: which are read, where not colour pictures.
 
     Raises:
-        DataError: as `scan`, `scan_list`, `scan_tars` and `open_named`.
+        DataError: as `scan`, `scan_list`, `scan_tars`, `open_named` and `with_channels`.
     """
-    images = _scan(data, "train")
+    images = _scan(data, "train", channels)
     if images is None:
         raise _no_training_part(data)
-    return read_as(images, exif_orientation, max_pixels)
+    return with_channels(read_as(images, exif_orientation, max_pixels), channels)
 
 
 def find_labelled(
@@ -47,6 +56,7 @@ def find_labelled(
     *,
     exif_orientation: Orientation = "apply",
     max_pixels: int = MAX_PIXELS,
+    channels: Channels = COLOURS,
 ) -> tuple[LabelledImages, LabelledImages] | None:
     """What `open_images` gives and validation images with the same classes, for k-NN during
     training; None where there are no labels or no validation part.
@@ -54,20 +64,20 @@ def find_labelled(
     More is taken than by `open_labelled`: class folders may be empty, for training goes on anyway.
     Raises DataError for `val_data` without labels or with a class that the training images lack.
     """
-    val = _scan(val_data or data, "val")
+    how = exif_orientation, max_pixels
+    val = _scan(val_data or data, "val", channels)
     if val is None and val_data:
-        val = _scan(val_data, "train", held_out=True)
+        val = _scan(val_data, "train", channels, held_out=True)
     if val is None:
         return None
-    train = open_images(data)
+    train = open_images(data, exif_orientation=how[0], max_pixels=how[1], channels=channels)
+    val = with_channels(read_as(val, *how), channels)
     if not isinstance(train, LabelledImages) or len(train.classes) < 2:
         without = train
     elif not isinstance(val, LabelledImages):
         without = val
     else:
-        val = matched(val, train.classes, (str(train.root), str(val.root)))
-        how = exif_orientation, max_pixels
-        return read_as(train, *how), read_as(val, *how)
+        return train, matched(val, train.classes, (str(train.root), str(val.root)))
     if val_data:
         raise DataError(
             f"no class folders in '{without.root}'",
@@ -85,6 +95,7 @@ def open_labelled(
     seed: int = 0,
     exif_orientation: Orientation = "apply",
     max_pixels: int = MAX_PIXELS,
+    channels: Channels = COLOURS,
 ) -> tuple[LabelledImages, LabelledImages]:
     """Training and validation images with the same classes, at least two; the latter may lack some.
 
@@ -99,6 +110,7 @@ def open_labelled(
         seed: of that draw.
         exif_orientation: whether pictures are turned upright by their EXIF tags.
         max_pixels: larger images are not read.
+        channels: which are read, where not colour pictures.
 
     Raises:
         DataError: something is missing or empty, labels are absent, validation images have a class
@@ -109,7 +121,8 @@ def open_labelled(
         raise DataError(
             "no data given", fix="name a folder, a list, tar files, or a set as in cifar10:DIR"
         )
-    train = _open(data, "train")
+    how = exif_orientation, max_pixels
+    train = _open(data, "train", channels)
     if train is None:
         raise _no_training_part(data)
     if len(train.classes) < 2:
@@ -118,10 +131,10 @@ def open_labelled(
             why=f"all {len(train)} images are labelled '{''.join(train.classes)}'",
             fix="add images of another class",
         )
-    train = read_as(train, exif_orientation, max_pixels)
-    val = _open(val_data or data, "val")
+    train = _labelled(with_channels(read_as(train, *how), channels))
+    val = _open(val_data or data, "val", channels)
     if val is None and val_data:
-        val = _open(val_data, "train", held_out=True)
+        val = _open(val_data, "train", channels, held_out=True)
     if val is None and split:
         return split_labelled(train, split, seed)
     if val is None:
@@ -138,15 +151,28 @@ def open_labelled(
             why=f"they are in '{val.root}'",
             fix="leave out --split, or name the training images alone",
         )
-    val = read_as(val, exif_orientation, max_pixels)
+    val = _labelled(with_channels(read_as(val, *how), channels))
     return train, matched(val, train.classes, (data, val_data or data))
+
+
+def _labelled(images: Images) -> LabelledImages:
+    """Images with labels, still. Raises DataError where folders turned out to be channels."""
+    if isinstance(images, LabelledImages):
+        return images
+    raise DataError(
+        f"the images in '{images.root}' have no classes",
+        why="files of one image lie in folders of different names",
+        fix="put the folders of channels below those of classes",
+    )
 
 
 def _no_training_part(data: str) -> DataError:
     return DataError(f"'{data}' has no training part", fix="mark its images with the split 'train'")
 
 
-def _open(data: str, part: Part, *, held_out: bool = False) -> LabelledImages | None:
+def _open(
+    data: str, part: Part, channels: Channels, *, held_out: bool = False
+) -> LabelledImages | None:
     """One part of what `data` names; None where it has no such part.
 
     Data without parts are training data. Folders hold two classes or more, none empty, unless they
@@ -159,10 +185,11 @@ def _open(data: str, part: Part, *, held_out: bool = False) -> LabelledImages | 
     folder, archives = _place(data, part)
     if archives:
         return open_tars(archives)
-    return folder and open_folder(folder, held_out=held_out or part == "val")
+    also = _further(channels)
+    return folder and open_folder(folder, held_out=held_out or part == "val", also=also)
 
 
-def _scan(data: str, part: Part, *, held_out: bool = False) -> Images | None:
+def _scan(data: str, part: Part, channels: Channels, *, held_out: bool = False) -> Images | None:
     """As `_open`, with labels where there are some."""
     if (named := _named(data)) is not None:
         return open_named(*named, part)
@@ -173,9 +200,15 @@ def _scan(data: str, part: Part, *, held_out: bool = False) -> Images | None:
         return scan_tars(archives)
     if folder is None:
         return None
+    also = _further(channels)
     if held_out or part == "val":
-        return as_classes(scan(folder))
-    return scan(data)  # which finds the training part itself, and notes what it leaves out
+        return as_classes(scan(folder, also))
+    return scan(data, also)  # which finds the training part itself, and notes what it leaves out
+
+
+def _further(channels: Channels) -> frozenset[str]:
+    """Extensions of files that are images where their channels are read."""
+    return frozenset() if channels.names == COLOUR else FILES
 
 
 def _named(data: str) -> tuple[str, str] | None:

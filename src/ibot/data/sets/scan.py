@@ -21,28 +21,30 @@ from ibot.words import counted
 
 RUN_MARKS = ("config.json", "checkpoints")
 """A folder that holds all of these is a run, not a folder of images."""
+FIRST_PAGE_ONLY = "only the first page and up to three bands are read"
+"""How the note on further pages begins, which is not true where all channels are read."""
 File = TypeVar("File")
 LOOKED_INTO = 500
 """Files of which `scan` counts those with further pages, frames and bands; of more, so many are
 sampled."""
 
 
-def scan(root: str | Path) -> FileImages:
+def scan(root: str | Path, also: frozenset[str] = frozenset()) -> FileImages:
     """All images below `root`, sorted; of a folder that holds the parts of a set (`parts.WORDS`)
     the training part.
 
-    Files are taken by their extension (`formats.extensions`), those without one by their first
-    bytes. Hidden and system files, run folders and empty folders are passed over; `notes` counts
-    them. Symbolic links to folders are followed once, and only to what is not below `root` anyway.
-    First-level folders are classes when every image lies in one and there are at least two: what
-    comes back are `LabelledFiles` then.
+    Files are taken by their extension (`formats.extensions` and `also`), those without one by their
+    first bytes. Hidden and system files, run folders and empty folders are passed over; `notes`
+    counts them. Symbolic links to folders are followed once, and only to what is not below `root`
+    anyway. First-level folders are classes when every image lies in one and there are at least two:
+    what comes back are `LabelledFiles` then.
     Raises DataError for a folder that is missing, unreadable or without images, and for parts not
     to be told apart.
     """
     require_data(str(root))
     folder = require_folder(root)
     folder, notes = _training_part(folder)
-    found = _walk(folder)
+    found = _walk(folder, also)
     if not found.names:
         raise DataError(
             f"no images found under '{folder}'",
@@ -120,11 +122,7 @@ def pages_note(files: Sequence[File], look: Callable[[File], tuple[bool, bool]])
     )
     kinds = [f"{number} with further {kind}" for number, kind in counts if number]
     sample = "" if len(chosen) == len(files) else f"of {len(chosen)} files looked into, "
-    return (
-        [f"only the first page and up to three bands are read: {sample}{', '.join(kinds)}"]
-        if kinds
-        else []
-    )
+    return [f"{FIRST_PAGE_ONLY}: {sample}{', '.join(kinds)}"] if kinds else []
 
 
 def _with_classes(root: Path, names: Sequence[str]) -> FileImages:
@@ -169,8 +167,8 @@ class _Found:
         return notes
 
 
-def _walk(root: Path) -> _Found:
-    found, known = _Found(), extensions()
+def _walk(root: Path, also: frozenset[str]) -> _Found:
+    found, known = _Found(), extensions() | also
     seen: set[tuple[int, int]] = set()
     stack, links = [("", os.fspath(root))], []
     while stack or links:

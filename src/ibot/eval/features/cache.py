@@ -28,6 +28,7 @@ from torch import Tensor
 
 from ibot.data.pixels import normalize
 from ibot.data.sets.images import Images
+from ibot.data.sets.same_channels import require_channels
 from ibot.eval.features.entry import BAD, DONE, Entry, disk_errors, name_of
 from ibot.eval.features.rows import FeatureSet
 from ibot.eval.features.tokens import compute, finite
@@ -44,7 +45,7 @@ POLL_SECONDS = 0.5
 K = TypeVar("K", bound=Hashable)
 """A `Feature`, or what another `Extract` knows. Its text names it in the cache."""
 Extract = Callable[[Tensor, Sequence[K]], Mapping[K, Tensor]]
-"""Normalised images [b, 3, h, w] on the device and features -> rows [b, d] of each, of a type that
+"""Normalised images [b, C, h, w] on the device and features -> rows [b, d] of each, of a type that
 numpy knows: float32 of class tokens, but words or bits may be smaller."""
 
 
@@ -99,11 +100,12 @@ def cached_features(
         progress: called with images done and in all.
 
     Raises:
-        DataError: none of the images can be read.
+        DataError: none of the images can be read, or they have other channels than the network.
         WeightsError: the network's outputs are not finite.
         ResourceError: the disk is full.
         UserError: the cache cannot be written.
     """
+    require_channels(images, backbone.channels)
     entries = {feature: Entry(folder, weights, images, view, feature) for feature in features}
     device, batch = torch.device(device), 1 if view.varies else batch
     extract = extract or cast("Extract[K]", partial(compute, backbone))
@@ -116,7 +118,7 @@ def cached_features(
         barrier()  # nobody changes an entry before everybody has looked
         if missing:  # still: another run may have been waited for
             if processes.is_main:
-                _create(extract, missing, len(images), view, device)
+                _create(extract, missing, images, view, device)
             barrier()
             read = partial(normalize, statistics=backbone.statistics)
             _fill(
@@ -180,16 +182,17 @@ def _locked(lock: IO[str], folder: Path) -> bool:
 
 
 def _create(
-    extract: Extract[K], entries: dict[K, Entry], count: int, view: View, device: torch.device
+    extract: Extract[K], entries: dict[K, Entry], images: Images, view: View, device: torch.device
 ) -> None:
-    """Prepare the entries for a pass over `count` images."""
+    """Prepare the entries for a pass over the images."""
     for entry in entries.values():
         entry.forget_bad()
     new = {feature: entry for feature, entry in entries.items() if not entry.begun()}
     if not new:
         return
+    count, channels = len(images), len(images.channels)
     with torch.inference_mode():
-        found = extract(_blank(view, device), list(new))
+        found = extract(_blank(channels, view, device), list(new))
         shapes = {f: (rows.shape[1], rows.cpu().numpy().dtype) for f, rows in found.items()}
     num_bytes = sum(count * (kind.itemsize * width + 1) for width, kind in shapes.values())
     try:
@@ -202,8 +205,8 @@ def _create(
         raise
 
 
-def _blank(view: View, device: torch.device) -> Tensor:
-    return torch.zeros(1, 3, *view.size, device=device)
+def _blank(channels: int, view: View, device: torch.device) -> Tensor:
+    return torch.zeros(1, channels, *view.size, device=device)
 
 
 def _fill(

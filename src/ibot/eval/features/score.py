@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ibot.data.pixels import normalize
 from ibot.data.sets.images import Images
+from ibot.data.sets.same_channels import require_channels
 from ibot.errors import DataError
 from ibot.eval.features.rows import FeatureSet
 from ibot.eval.features.views import in_batches, view_batches
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from ibot.eval.context import Context
 
 Score = Callable[[Tensor, NDArray[np.int64]], Tensor]
-"""Normalised images [b, 3, h, w] on the device and their numbers int64 [b] -> rows [b, ...]."""
+"""Normalised images [b, C, h, w] on the device and their numbers int64 [b] -> rows [b, ...]."""
 
 
 def score_images(context: Context, images: Images, score: Score, name: str) -> FeatureSet:
@@ -41,8 +42,9 @@ def score_images(context: Context, images: Images, score: Score, name: str) -> F
         Rows [n, ...] of the n readable images, not cached.
 
     Raises:
-        DataError: none of the images can be read.
+        DataError: none of the images can be read, or they have other channels than the network.
     """
+    require_channels(images, context.loaded.backbone.channels)
     whole = in_batches(np.arange(len(images)), context.batch)
     mine = whole[context.processes.rank :: context.processes.world_size]
     counter, total, done = context.counter(name), sum(map(len, mine)), 0

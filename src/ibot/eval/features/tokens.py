@@ -11,15 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ibot.config.schema import PICTURES, RGB
 from ibot.data.pixels import MEAN, STD, normalize
 from ibot.data.sets.images import Images, LabelledImages
 from ibot.data.sets.open import open_images
+from ibot.data.sets.same_channels import require_channels
 from ibot.errors import DataError, WeightsError
 from ibot.eval.features.views import View, in_batches, view_batches
 from ibot.models.contract import Backbone
 from ibot.system.process_state import loaders_forgotten
 from ibot.types import TokenOutput
-from ibot.weights.read import load_backbone
+from ibot.weights.read import load
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +151,7 @@ def extract_features(
     Args:
         backbone: a network, set to evaluation for the call and back afterwards, or what
             `load_backbone` reads. Images are normalised by its `statistics`, by ImageNet's where it
-            has none.
+            has none, and are to have its `channels`.
         source: images, or what `open_images` opens, such as the folder that holds them; `indices`
             picks some of them.
         size: height and width of the view, or one number for both. Images of this size are taken as
@@ -163,13 +165,21 @@ def extract_features(
         progress: called with images done and in all.
 
     Raises:
-        DataError: none of the images can be read, or a folder holds none.
+        DataError: none of the images can be read, a folder holds none, or they have other channels
+            than the network.
         ValueError: a batch or size below 1, or indices of no image.
         WeightsError: the network's outputs are not finite, or a path holds no backbone.
     """
-    network = backbone if isinstance(backbone, nn.Module) else load_backbone(backbone)
-    images = open_images(str(source)) if isinstance(source, str | Path) else source
+    loaded = None if isinstance(backbone, nn.Module) else load(backbone)
+    network = backbone if loaded is None else loaded.backbone
+    assert isinstance(network, nn.Module)
     statistics = getattr(network, "statistics", (MEAN, STD))
+    channels = getattr(network, "channels", RGB)
+    images = source
+    if isinstance(images, str | Path):
+        reading = PICTURES if loaded is None else loaded.reading
+        images = open_images(str(images), channels=reading.of(channels, statistics[0]))
+    require_channels(images, channels)
     view = View((size, size) if isinstance(size, int) else (size[0], size[1]))
     chosen = np.arange(len(images)) if indices is None else np.asarray(indices, np.int64)
     known = not len(chosen) or 0 <= chosen.min() <= chosen.max() < len(images)

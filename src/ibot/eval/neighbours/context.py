@@ -45,7 +45,12 @@ class DescribedContext(Context):
 
     def further(self, data: str) -> Images:
         """Images of a further folder, read as all others are."""
-        return open_images(data, exif_orientation=self.exif_orientation, max_pixels=self.max_pixels)
+        return open_images(
+            data,
+            exif_orientation=self.exif_orientation,
+            max_pixels=self.max_pixels,
+            channels=self.reading,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +71,7 @@ class RetrievalContext(DescribedContext):
             labels=request.labels,
             exif_orientation=request.exif_orientation,
             max_pixels=request.max_pixels,
+            channels=request.reading,
         )
         count = len(task.queries)
         asked = evenly(count, request.max_val) if request.max_val else np.arange(count)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -16,9 +14,10 @@ from torch.utils.data import Dataset
 from ibot.config.schema import AugmentConfig
 from ibot.data.decode import UnreadableImage
 from ibot.data.params import view_params
-from ibot.data.pixels import cut
-from ibot.data.sets.images import Images
+from ibot.data.pixels import by_pillow, cut
+from ibot.data.sets.images import Images, Pixels
 from ibot.data.workers import read_items
+from ibot.eval.features.views import no_views, planar, view_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +27,7 @@ class CropBatch:
     positions: NDArray[np.int64]
     """int64 [b], the images read; those that cannot be are left out."""
     views: Tensor
-    """uint8 [b, 3, h, w]."""
+    """uint8 [b, 3, h, w], or float32 [b, C, h, w] of other channels than colours."""
 
 
 def crop_config(size: tuple[int, int]) -> AugmentConfig:
@@ -56,7 +55,7 @@ def crop_batches(
     workers: int = 0,
 ) -> Iterator[CropBatch]:
     """Crops of the images of each step; each is a function of (seed, epoch, image) alone."""
-    num_bytes = 3 * math.prod(size) * max(map(len, steps), default=0)
+    num_bytes = view_bytes(images.channels, size) * max(map(len, steps), default=0)
     crops = _Crops(images, size, steps, seed, epoch)
     yield from read_items(crops, workers, num_bytes, batch_size=None)
 
@@ -85,7 +84,7 @@ class _Crops(Dataset[CropBatch]):
             except UnreadableImage:
                 continue
         positions = np.array(read, np.int64)
-        views = torch.zeros(0, 3, *self.config.global_size, dtype=torch.uint8)
+        views = no_views(self.images.channels, self.config.global_size)
         if read:
             sizes = np.array([image.shape[:2] for image in pixels], np.int64)
             params = view_params(self.config, self.seed, self.epoch, positions, sizes)
@@ -93,15 +92,17 @@ class _Crops(Dataset[CropBatch]):
                 self._crop(image, params.box[i, 0], params.flip[i, 0])
                 for i, image in enumerate(pixels)
             ]
-            views = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).contiguous()
+            views = planar(crops)
         return CropBatch(positions, views)
 
-    def _crop(
-        self, image: NDArray[np.uint8], box: NDArray[np.int32], flip: np.bool_
-    ) -> NDArray[np.uint8]:
+    def _crop(self, image: Pixels, box: NDArray[np.int32], flip: np.bool_) -> Pixels:
         """Cut, resize bilinearly (torchvision's default, which the published probe used), flip."""
         top, left, height, width = box.tolist()
         size = self.config.global_size
-        part = cut(Image.fromarray(image), left, top, width, height)
-        crop = np.asarray(part.resize((size[1], size[0]), Image.Resampling.BILINEAR))
+        crop = by_pillow(
+            image,
+            lambda picture: cut(picture, left, top, width, height).resize(
+                (size[1], size[0]), Image.Resampling.BILINEAR
+            ),
+        )
         return crop[:, ::-1] if flip else crop

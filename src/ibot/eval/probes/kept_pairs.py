@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from ibot.data.false_colours import as_rgb
 from ibot.data.pixels import Statistics, normalize
 from ibot.data.sets.images import Images
 from ibot.eval.probes.correspondence import Correspondence, Truth, correspond, true_places
@@ -59,9 +60,9 @@ def view_pairs(
     """
     times = max(1, -(-LEAST // min(size)))
     larger = times * size[0], times * size[1]
-    device = next(backbone.parameters()).device
+    device, std = next(backbone.parameters()).device, backbone.statistics[1]
     for number in chosen:
-        (pairs,) = pair_batches(images, size, [np.array([number])], seed)
+        (pairs,) = pair_batches(images, size, [np.array([number])], seed, std=std)
         if not len(pairs.positions):
             continue
         first, second = (_input(view, backbone.statistics, device) for view in pairs.views)
@@ -74,9 +75,11 @@ def view_pairs(
         )
         # The same boxes and colours: they do not depend on the size of the views.
         (shown,) = (
-            pair_batches(images, larger, [np.array([number])], seed) if times > 1 else [pairs]
+            pair_batches(images, larger, [np.array([number])], seed, std=std)
+            if times > 1
+            else [pairs]
         )
-        left, right = (view[0].permute(1, 2, 0).numpy() for view in shown.views)
+        left, right = (as_rgb(view[0].permute(1, 2, 0).numpy()) for view in shown.views)
         yield Pair(names=(images.name(int(number)),), pictures=(left, right), found=found)
 
 

@@ -183,7 +183,9 @@ def match(
     bad: list[tuple[int, str]] = []
     done, total = 0, sum(map(len, mine))
     with torch.inference_mode():
-        for pairs in pair_batches(images, plan.size, mine, plan.seed, plan.workers):
+        for pairs in pair_batches(
+            images, plan.size, mine, plan.seed, plan.workers, plan.statistics[1]
+        ):
             if len(pairs.positions):
                 found = scores(encode, pairs, plan)
                 rows.extend(zip(pairs.positions.tolist(), found.cpu(), strict=True))

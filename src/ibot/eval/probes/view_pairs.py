@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from ibot.config.schema import AugmentConfig
 from ibot.data.decode import UnreadableImage
 from ibot.data.params import view_params
-from ibot.data.pixels import render_view
+from ibot.data.pixels import STD, render
 from ibot.data.sets.images import Images
 from ibot.data.workers import read_items
+from ibot.eval.features.views import no_views, planar, view_bytes
 from ibot.eval.probes.match_places import Placed
 from ibot.rng import Purpose
 
@@ -32,7 +31,7 @@ class PairBatch:
     positions: NDArray[np.int64]
     """int64 [b], the images read."""
     views: tuple[Tensor, Tensor]
-    """uint8 [b, 3, h, w] each."""
+    """uint8 [b, 3, h, w] each, or float32 [b, C, h, w] of other channels than colours."""
     placed: tuple[Placed, Placed]
     sizes: Tensor
     """int64 [b, 2], height and width of the images in pixels."""
@@ -66,10 +65,15 @@ def pair_batches(
     batches: Sequence[NDArray[np.int64]],
     seed: int,
     workers: int = 0,
+    std: Sequence[float] = STD,
 ) -> Iterator[PairBatch]:
-    """Pairs of the images whose numbers stand in `batches`; functions of (seed, image) alone."""
-    num_bytes = 6 * math.prod(size) * max(map(len, batches), default=0)
-    yield from read_items(_Pairs(images, size, batches, seed), workers, num_bytes, batch_size=None)
+    """Pairs of the images whose numbers stand in `batches`; functions of (seed, image) alone.
+
+    std: deviation of each channel, see `ibot.data.pixels.render`.
+    """
+    num_bytes = 2 * view_bytes(images.channels, size) * max(map(len, batches), default=0)
+    pairs = _Pairs(images, size, batches, seed, std)
+    yield from read_items(pairs, workers, num_bytes, batch_size=None)
 
 
 class _Pairs(Dataset[PairBatch]):
@@ -79,9 +83,10 @@ class _Pairs(Dataset[PairBatch]):
         size: tuple[int, int],
         batches: Sequence[NDArray[np.int64]],
         seed: int,
+        std: Sequence[float],
     ) -> None:
         self.images, self.config = images, pair_config(size)
-        self.batches, self.seed = batches, seed
+        self.batches, self.seed, self.std = batches, seed, std
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -97,20 +102,18 @@ class _Pairs(Dataset[PairBatch]):
         positions = np.array(read, np.int64)
         sizes = np.array([image.shape[:2] for image in pixels], np.int64).reshape(-1, 2)
         if not read:
-            blank = torch.zeros(0, 3, *self.config.global_size, dtype=torch.uint8)
+            blank = no_views(self.images.channels, self.config.global_size)
             nowhere = Placed(torch.zeros(0, 4), torch.zeros(0, dtype=torch.bool))
             return PairBatch(
                 positions, (blank, blank), (nowhere, nowhere), torch.from_numpy(sizes), bad
             )
         params = view_params(self.config, self.seed, 0, positions, sizes, PURPOSES)
-        whole = [Image.fromarray(image) for image in pixels]
         views, placed = [], []
+        drawn = [
+            render(image, params, row, self.config, self.std) for row, image in enumerate(pixels)
+        ]
         for view in range(2):
-            drawn = [
-                np.asarray(render_view(image, params, row, view, self.config.global_size))
-                for row, image in enumerate(whole)
-            ]
-            views.append(torch.from_numpy(np.stack(drawn)).permute(0, 3, 1, 2).contiguous())
+            views.append(planar([both[view] for both in drawn]))
             where = params.box[:, view], params.flip[:, view]
             placed.append(Placed(*(torch.from_numpy(part.copy()) for part in where)))
         return PairBatch(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ibot.data.pixels import normalize
+from ibot.data.sets.same_channels import named
 from ibot.errors import WeightsError
 from ibot.eval.features.cache import weights_hash
 from ibot.eval.features.views import View
@@ -102,7 +103,15 @@ class Networks:
     def _inputs(self, path: Path, image: str, scale: int) -> Tensor:
         """An image as a network gets it: normalised [1, 3, H, W]."""
         network = self.get(path)
-        pixels = (self.view or network.view).enlarged(self.shelf.pixels(image), scale)
+        whole, channels = self.shelf.pixels(image), network.loaded.config.channels
+        if whole.shape[2] != len(channels):
+            raise Refused(
+                415,
+                "the network cannot look at it",
+                why=f"it reads {named(channels)}, the image has {whole.shape[2]}",
+                fix="look at images of the data folder",
+            )
+        pixels = (self.view or network.view).enlarged(whole, scale)
         images = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None]
         return normalize(images.to(self.device), network.loaded.backbone.statistics)
 

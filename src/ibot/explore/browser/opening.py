@@ -13,6 +13,7 @@ from ibot.explore.browser.networks import Networks
 from ibot.explore.browser.opening_words import open_words
 from ibot.explore.browser.session import Checkpoint, Session
 from ibot.explore.browser.shelf import Shelf
+from ibot.weights.read import load_weights, reading_of
 
 
 def open_session(session: Session) -> None:
@@ -21,10 +22,14 @@ def open_session(session: Session) -> None:
     images = None
     if request.data:
         session.why = "looking for images"
+        if (weights := _weights(session)) is not None:
+            stored = reading_of(load_weights(weights, request.key))
+            session.request = request = request.with_reading(stored)
         images = open_images(
             pictures_of(request.data),
             exif_orientation=request.exif_orientation,
             max_pixels=request.max_pixels,
+            channels=request.reading,
         )
         session.notes.extend(images.notes)
     session.shelf = Shelf(images, links=session.links)
@@ -42,15 +47,16 @@ def open_session(session: Session) -> None:
     session.unavailable |= dict.fromkeys(("words", "image", "compare", "map"), why)
 
 
+def _weights(session: Session) -> Path | None:
+    """What says which channels of images are read; None for a run without a checkpoint."""
+    path = Path(session.request.weights)
+    return find_checkpoint(path) if session.run == path else path
+
+
 def _checkpoints(session: Session) -> Iterator[Checkpoint]:
     """What there is to look at without an index: the newest of a run, else the weights alone."""
-    path = Path(session.request.weights)
-    if session.run == path:
-        newest = find_checkpoint(path)
-        if newest is None:
-            return
-        path = newest
-    yield named(path)
+    if (path := _weights(session)) is not None:
+        yield named(path)
 
 
 def named(path: Path) -> Checkpoint:

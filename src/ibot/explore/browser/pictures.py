@@ -39,7 +39,7 @@ GRAY = (128, 128, 128)
 def view_picture(session: Session, c: int | None, image: str) -> bytes:
     """The part of an image that the network sees, as sharp as the file has it. Raises Refused."""
     try:
-        pixels, view = session.pictured().pixels(image), session.view(c)
+        pixels, view = session.pictured().shown(image), session.view(c)
         # Enough that the browser need not blow up a few pixels; more where the file has more.
         least = math.ceil(ENLARGED / min(view.size))
         most = max(1, SHARP // max(view.size))
@@ -147,7 +147,7 @@ def _window(
     session: Session, c: int | None, image: str, patch: int, side: int, pixels: int
 ) -> Image.Image:
     try:
-        whole = session.pictured().pixels(image)
+        whole = session.pictured().shown(image)
         view, grid = session.view(c), session.grid(c)
         cell = view.size[0] // grid[0]
         # From the file's own pixels, where it has more than the network sees.
@@ -168,7 +168,7 @@ def _window(
 def _square(session: Session, c: int | None, image: str, pixels: int) -> Image.Image:
     """The view of an image as a tile."""
     try:
-        whole = session.pictured().pixels(image)
+        whole = session.pictured().shown(image)
         view = session.view(c)
         scale = min(FINER, math.ceil(pixels / min(view.size)))
         seen = Image.fromarray(view.enlarged(whole, scale))
@@ -179,7 +179,7 @@ def _square(session: Session, c: int | None, image: str, pixels: int) -> Image.I
 
 def _thumbnail(session: Session, image: str, longest: int) -> Image.Image:
     try:
-        picture = Image.fromarray(session.pictured().pixels(image))
+        picture = Image.fromarray(session.pictured().shown(image))
     except UnreadableImage as error:
         return _missing(longest, str(error))
     return _fitted(picture, longest)
@@ -188,7 +188,7 @@ def _thumbnail(session: Session, image: str, longest: int) -> Image.Image:
 def _middle(session: Session, image: str, pixels: int) -> Image.Image:
     """The largest square in the middle of an image, so that a map holds no empty margins."""
     try:
-        picture = Image.fromarray(session.pictured().pixels(image))
+        picture = Image.fromarray(session.pictured().shown(image))
     except UnreadableImage as error:
         return _missing(pixels, str(error))
     return ImageOps.fit(picture, (pixels, pixels), Image.Resampling.BICUBIC)

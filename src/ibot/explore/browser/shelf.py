@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ibot.data.decode import UnreadableImage, decode_file
+from ibot.data.false_colours import as_rgb
 from ibot.data.sets.files import FileImages
-from ibot.data.sets.images import Images, LabelledImages
+from ibot.data.sets.images import Images, LabelledImages, Pixels
 from ibot.data.sets.subsets import SubsetImages
 from ibot.explore.browser.kept import Kept
 from ibot.explore.browser.refusal import Refused
@@ -52,7 +53,7 @@ class Shelf:
         self._dropped: OrderedDict[str, Dropped] = OrderedDict()
         self._count = itertools.count(1)
         self._lock = threading.Lock()
-        self._decoded: Kept[NDArray[np.uint8]] = Kept(DECODED, lambda pixels: pixels.nbytes)
+        self._decoded: Kept[Pixels] = Kept(DECODED, lambda pixels: pixels.nbytes)
 
     def __len__(self) -> int:
         """Images of the set."""
@@ -89,8 +90,16 @@ class Shelf:
             return None
         return encodable(self.images.classes[self.images.label(row)])
 
-    def pixels(self, image: str) -> NDArray[np.uint8]:
-        """Pixels uint8 [H, W, 3]. Raises UnreadableImage, also for what may not be shown."""
+    def shown(self, image: str) -> NDArray[np.uint8]:
+        """Pixels as colours, uint8 [H, W, 3]; see `ibot.show.colours`. Raises as `pixels`."""
+        pixels = self.pixels(image)
+        return pixels if pixels.dtype == np.uint8 else as_rgb(pixels)
+
+    def pixels(self, image: str) -> Pixels:
+        """Pixels uint8 [H, W, 3], or float32 [H, W, C] of other channels.
+
+        Raises UnreadableImage, also for what may not be shown.
+        """
         return self._decoded.get(image, lambda: self._read(image))
 
     def drop(self, name: str, content: bytes) -> str:
@@ -126,7 +135,7 @@ class Shelf:
                 fix="drop the file again",
             ) from None
 
-    def _read(self, image: str) -> NDArray[np.uint8]:
+    def _read(self, image: str) -> Pixels:
         row = self.row(image)
         if row is None:
             return decode_file(io.BytesIO(self._drop(image).content), "apply", MAX_PIXELS)

@@ -1,0 +1,24 @@
+"""Kernels in C, where there is a compiler; the package works without. All else: pyproject.toml."""
+
+import sys
+
+from setuptools import Extension, setup
+
+# Fused multiply-adds round otherwise than Pillow, and otherwise on every processor.
+EXACT = (
+    ["/O2"]
+    if sys.platform == "win32"
+    else ["-O3", "-std=gnu11", "-ffp-contract=off", "-fno-math-errno"]
+)
+
+setup(
+    ext_modules=[
+        Extension(
+            "ibot.kernels._views",
+            ["src/ibot/kernels/views.c"],
+            extra_compile_args=EXACT,
+            libraries=[] if sys.platform == "win32" else ["m"],
+            optional=True,
+        )
+    ]
+)

@@ -1,0 +1,1 @@
+"""Images of any number of channels, in the types of their files: levels, readers, statistics."""

@@ -1,0 +1,55 @@
+"""Whether images have the channels that somebody needs, and what is said where they do not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ibot.config.schema import RGB
+from ibot.data.sets.images import Images
+from ibot.errors import DataError
+from ibot.words import counted
+
+SHOWN = 16
+"""Names of channels that a message lists."""
+
+
+def require_channels(images: Images, wanted: Sequence[str], whose: str = "the network") -> None:
+    """Raise DataError for images of other channels than `wanted`, or in another order.
+
+    Channels that nothing named have numbers; they fit as many others, in their order.
+    whose: who reads those, for the message.
+    """
+    found = tuple(images.channels)
+    if found == tuple(wanted) or (
+        len(found) == len(wanted) and (_unnamed(found) or _unnamed(wanted))
+    ):
+        return
+    if set(wanted) <= set(found):
+        fix = f"read those alone: {_option(wanted)}"
+    elif tuple(wanted) == RGB:
+        fix = "name images in red, green and blue, or weights that were trained on these channels"
+    else:
+        fix = (
+            "name images of those channels; where theirs have other names, give their numbers in "
+            "the network's order: --channels 3,2,1"
+        )
+    raise DataError(
+        f"the images in '{images.root}' have other channels than {whose} reads",
+        why=f"{whose} reads {named(wanted)}; they have {named(found)}",
+        fix=fix,
+    )
+
+
+def named(channels: Sequence[str]) -> str:
+    """Number and names of channels, for people."""
+    shown = ", ".join(channels[:SHOWN])
+    more = ", ..." if len(channels) > SHOWN else ""
+    return f"{counted(len(channels), 'channel')} ({shown}{more})"
+
+
+def _unnamed(channels: Sequence[str]) -> bool:
+    return all(name.isdecimal() for name in channels)
+
+
+def _option(channels: Sequence[str]) -> str:
+    return "--channels " + ",".join(channels) if len(channels) <= SHOWN else "--channels"
