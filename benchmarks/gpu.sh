@@ -23,6 +23,7 @@ for seed in 0 1 2; do
   $python -m ibot pretrain tiny32 --data "$data" --run "$out/tiny32-$seed" --seed $seed train.length="4000000 images" \
     2>&1 | tee "$out/tiny32-$seed.txt"
 done
+$python -m benchmarks.index "$data" --weights "$out/tiny32-0" --rounds 3 --workers 8 2>&1 | tee "$out/index.txt"
 # The numbers of the CPU and those of the GPU, side by side.
 evaluate() { # PROTOCOL DEVICE SETTINGS
   $python -m ibot eval "$1" "$out/tiny32-0" --data "$data" --device "$2" --out "$out/eval-$2" --cache "$out/cache-$2" \

@@ -75,6 +75,13 @@ def test_an_order_sorts_the_words_of_the_images():
     assert permutation(4, 2, 50).tolist() == want
 
 
+@pytest.mark.parametrize("size", [0, 1, 6, 7, 8, 50])
+def test_an_order_drawn_in_blocks_is_that_drawn_at_once(size, monkeypatch):
+    whole = permutation(4, 2, size)
+    monkeypatch.setattr("ibot.rng.AT_ONCE", 7)
+    np.testing.assert_array_equal(permutation(4, 2, size), whole)
+
+
 def test_a_seed_of_a_step_is_made_of_two_words():
     high, low = words(9, 0, 12, 3, Purpose.DROP_PATH, 2)
     assert torch_seed(9, 12, 3, Purpose.DROP_PATH) == (int(high) % 2**31) * 2**32 + int(low)

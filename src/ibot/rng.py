@@ -14,6 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 
 MAX_DRAWS = 64 * 4
 """Numbers that one (index, view, purpose) can give: 64 blocks of four words."""
+AT_ONCE = 2**16
+"""Images whose words of an order are drawn at a time: what is between takes 150 bytes for each."""
 
 _MULTIPLIERS = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 _KEY_STEPS = 0x9E3779B9, 0xBB67AE85
@@ -37,6 +39,7 @@ class Purpose(IntEnum):
     INIT = 7
     SCENE = 8
     MASK_RANDOM = 9
+    WINDOW = 10
     # Of evaluations; the first two bytes were to keep them apart from a training's.
     DROP_PATCHES = 0x45560000
     SHUFFLE_BLOCKS = 0x45560001
@@ -104,8 +107,13 @@ def permutation(seed: int, epoch: int, size: int) -> NDArray[np.int64]:
 
     Sorting by a keyed 64-bit word; equal words (chance size^2 / 2^65) keep their order.
     """
-    drawn = words(seed, epoch, np.arange(size, dtype=np.uint64), 0, Purpose.ORDER, 2)
-    return np.argsort((drawn[:, 0] << _SHIFT) | drawn[:, 1], kind="stable")
+    keys = np.empty(size, np.uint64)
+    # Each loader process sorts at the start of an epoch, all at the same time.
+    for start in range(0, size, AT_ONCE):
+        index = np.arange(start, min(size, start + AT_ONCE), dtype=np.uint64)
+        drawn = words(seed, epoch, index, 0, Purpose.ORDER, 2)
+        keys[start : start + AT_ONCE] = (drawn[:, 0] << _SHIFT) | drawn[:, 1]
+    return np.argsort(keys, kind="stable")
 
 
 def torch_seed(seed: int, step: int, rank: int, purpose: Purpose) -> int:

@@ -73,6 +73,20 @@ class Masks:
         return Masks(change(self.map), change(self.index), change(self.weight), target, local)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """What it took to make a micro-batch, in seconds of the process that made it."""
+
+    decode: float = 0.0
+    """To read and decode its images."""
+    render: float = 0.0
+    """To draw parameters, views and masks."""
+    busy: float = 0.0
+    """Of both, those in which it computed."""
+    queued: float = 0.0
+    """Of both, those in which it could have, but others had the cores. The rest went into files."""
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """One micro-batch of one process."""
@@ -89,6 +103,7 @@ class Batch:
     """int64 [B], hash of a coarse sample of each image's pixels; -1 for an image of one colour."""
     bad: tuple[tuple[str, str], ...] = ()
     """(path, reason) of files met in this batch that could not be read."""
+    made: Made | None = None
 
     def pin_memory(self) -> Batch:
         """The same batch in page-locked memory; the loader calls this where there is a GPU."""
@@ -119,6 +134,7 @@ class UndrawnBatch:
     """As in `Batch`."""
     bad: tuple[tuple[str, str], ...] = ()
     """As in `Batch`."""
+    made: Made | None = None
 
     def pin_memory(self) -> UndrawnBatch:
         """The same batch in page-locked memory; the loader calls this where there is a GPU."""

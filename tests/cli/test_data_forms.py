@@ -9,12 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from image_forms import write_parts
 from PIL import Image
 
 from ibot.cli.main import main
 from ibot.system.jsonl import read_jsonl
 
-FORMS = ("folders", "list", "archives", "cifar10")
+STORED = ("parquet", "arrow", "npy", "zarr")
+FORMS = ("folders", "list", "archives", *STORED, "cifar10")
 SMALL = [
     *("model.width=48", "model.depth=1", "model.heads=3", "head.out_dim=32"),
     *("head.patch_out_dim=32", "train.batch=8", "system.workers=0", "log.every=1"),
@@ -48,7 +50,12 @@ def data(tmp_path_factory):
         (folder / name).write_bytes(pickle.dumps(batch))
     classes = [f"class {i}" for i in range(10)]
     (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": classes}))
-    return {
+    of_part = {
+        "train": (pixels[:10], labels[:10]),
+        "val": (pixels[10:], labels[10:]),
+    }
+    stored = {form: write_parts(form, root / form, of_part, ("cat", "dog")) for form in STORED}
+    return stored | {
         "folders": str(root / "folders"),
         "list": str(root / "list.csv"),
         "archives": str(root / "archives"),

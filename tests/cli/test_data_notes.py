@@ -105,8 +105,8 @@ def test_images_that_are_too_large_are_refused_with_the_setting_that_allows_them
     options = ["--data", str(data), "--max-pixels", "1000"]
     assert main(["features", str(run[0]), *options, "--out", str(tmp_path / "f.npz")]) == 2
     assert (
-        "too many pixels: 32 x 32; data.max_pixels or --max-pixels allows more"
-        in capsys.readouterr().err
+        "too many pixels: 32 x 32; data.max_pixels or --max-pixels allows more, data.window "
+        "or --window reads it in windows" in capsys.readouterr().err
     )
     arguments = [
         "pretrain",

@@ -64,11 +64,17 @@ def test_every_recipe_passes_the_checks(name):
         ("method.teacher_temp=0", "teacher_temp"),
         ("method.momentum=1.5", "momentum"),
         ("train.length=5%", "train.length"),
+        ("data.window=-1", "data.window"),
+        ("data.window_content=0.5", "data.window gives their side"),
+        ("data.window=64 data.trim_border=true", "data.trim_border cuts off"),
+        ("augment.turn=1.1", "augment.turn"),
+        ("augment.vertical_flip=-0.1", "augment.vertical_flip"),
+        ("augment.flip=2", "augment.flip"),
     ],
 )
 def test_settings_that_cannot_work_are_named(text, named):
     with pytest.raises(ConfigError, match=named):
-        check(apply(recipe("vit_s16"), [text]))
+        check(apply(recipe("vit_s16"), text.split()))
 
 
 @pytest.mark.parametrize(
@@ -102,6 +108,10 @@ def test_settings_that_cannot_work_in_a_swin_are_named(text, named):
         (["augment.num_global=1"], "augment.num_local=1", "augment.num_local=0"),
         ([], "augment.global_size=16,32", "augment.global_size=32,15"),
         ([], "augment.local_size=16", "augment.local_size=15,96"),
+        (["augment.turn=0.5"], "augment.global_size=32", "augment.global_size=32,48"),
+        (["augment.turn=0.5"], "augment.local_size=32", "augment.local_size=32,48"),
+        (["augment.turn=0.5", "augment.num_local=0"], "augment.local_size=32,48", "train.seed=-1"),
+        (["data.window=64"], "data.trim_border=false", "data.trim_border=true"),
         ([], "augment.global_scale=0.01,1", "augment.global_scale=0,1"),
         ([], "augment.global_scale=0.5,0.5", "augment.global_scale=0.5,1.01"),
         ([], "augment.local_scale=0.5,0.5", "augment.local_scale=0.5,0.4"),

@@ -31,6 +31,7 @@ from ibot.data.masks import make_masks
 from ibot.data.pairs import make_pairs
 from ibot.data.params import view_params
 from ibot.data.pixels import render
+from ibot.data.sets.arrays import ArrayImages
 from ibot.data.sets.scan import scan
 from ibot.errors import ConfigError, DataError
 from ibot.rng import Purpose, permutation, uniform
@@ -230,6 +231,7 @@ def test_python_ends_while_batches_are_still_wanted(source):
     script = f"""
 from ibot.config.schema import AugmentConfig, Config, SystemConfig, TrainConfig
 from ibot.data.loader import Loader
+from ibot.data.sets.arrays import ArrayImages
 from ibot.data.sets.scan import scan
 augment = AugmentConfig(num_local=2, global_size=(16, 16), local_size=(8, 8))
 system = SystemConfig(workers=2, device="cpu")
@@ -386,3 +388,29 @@ def test_reading_ahead_is_bounded_by_memory(source):
     large = Config(train=TrainConfig(batch=1024))
     assert ahead(large, 1, 15) == 1 and ahead(large, 16, 15) == 4
     assert ahead(replace(large, train=TrainConfig(batch=1024, accumulate=4)), 1, 3) > 1
+
+
+def test_borders_are_cut_off_before_views_are_drawn_where_that_is_asked(tmp_path):
+    """Scans with a border give the batches of what is inside of it."""
+    rng = np.random.default_rng(0)
+    inside = rng.integers(0, 200, (12, 24, 20, 3)).astype(np.uint8)
+    pages = np.full((12, 30, 30, 3), 250, np.uint8)
+    pages[:, 3:27, 4:24] = inside
+    labels = np.zeros(12, np.int32)
+    scans, plain = (
+        ArrayImages(tmp_path, "train", pixels, labels, ("any",)) for pixels in (pages, inside)
+    )
+    made = config()
+    cut = replace(made, data=replace(made.data, trim_border=True))
+    (a,) = next(iter(Loader(cut, scans, grid=(4, 4))))
+    (b,) = next(iter(Loader(made, plain, grid=(4, 4))))
+    assert_equal(a, b)
+    (c,) = next(iter(Loader(made, scans, grid=(4, 4))))
+    assert not torch.equal(a.global_views, c.global_views)
+
+
+def test_a_batch_says_what_it_took_to_make_it(source):
+    (batch,) = steps(source, 1)[0]
+    made = batch.made
+    assert made.decode > 0 and made.render > 0
+    assert 0 < made.busy <= 1.05 * (made.decode + made.render) + 0.01 and made.queued >= 0

@@ -1,5 +1,5 @@
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -65,6 +65,24 @@ def test_operations_occur_as_often_as_the_recipes_say():
     assert (
         sigma.min() >= 0.1 and sigma.max() <= 2.0 and sigma.mean() == pytest.approx(1.05, abs=0.03)
     )
+
+
+def test_flips_top_to_bottom_and_turns_occur_as_often_as_asked_and_change_nothing_else():
+    plain = draw(6000, 64, 64)
+    assert not plain.vertical_flip.any() and not plain.turn.any()
+    params = draw(6000, 64, 64, replace(CONFIG, vertical_flip=0.3, turn=0.6))
+    assert params.vertical_flip.mean() == pytest.approx(0.3, abs=0.02)
+    shares = np.bincount(params.turn.ravel(), minlength=4) / params.turn.size
+    assert shares == pytest.approx([0.4, 0.2, 0.2, 0.2], abs=0.01)
+    together = np.corrcoef(
+        [part[:, 1].astype(float) for part in (params.flip, params.vertical_flip, params.turn)]
+    )
+    assert np.abs(np.triu(together, 1)).max() < 5 / 6000**0.5
+    kept = (field.name for field in fields(plain) if field.name not in ("vertical_flip", "turn"))
+    for name in kept:
+        np.testing.assert_array_equal(getattr(params, name), getattr(plain, name))
+    always = draw(300, 64, 64, replace(CONFIG, vertical_flip=1.0, turn=1.0))
+    assert always.vertical_flip.all() and set(always.turn.ravel().tolist()) == {1, 2, 3}
 
 
 def test_jitter_factors_and_orders_are_uniform():

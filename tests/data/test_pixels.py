@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -119,9 +120,44 @@ def test_render_applies_the_drawn_operations_in_their_order():
             np.testing.assert_array_equal(got, np.asarray(want))
 
 
-@pytest.mark.parametrize(("seed", "size"), [(0, (32, 24)), (1, (32, 24)), (2, (80, 64))])
-def test_a_batch_renders_to_the_bytes_of_its_single_images(seed, size):
-    config = AugmentConfig(num_local=3, global_size=size, local_size=(16, 16), blur=(0.5, 0.3, 0.5))
+def test_a_turned_view_is_the_view_turned():
+    """Flips and turns move the cut box; blur and colours act on what they moved."""
+    plain = AugmentConfig(
+        num_local=2,
+        global_size=(32, 32),
+        local_size=(16, 16),
+        flip=0.0,
+        blur=(0.0, 0.0, 0.0),
+    )
+    moved = replace(plain, flip=0.5, vertical_flip=0.5, turn=0.75)
+    image = np.random.default_rng(4).integers(0, 256, (64, 48, 3), dtype=np.uint8)
+    index, sizes = np.arange(40), np.tile([[64, 48]], (40, 1))
+    params = view_params(moved, 3, 1, index, sizes)
+    before = view_params(plain, 3, 1, index, sizes)
+    seen = set()
+    for row in index:
+        views = zip(
+            pixels.render(image, params, row, moved),
+            pixels.render(image, before, row, plain),
+            strict=True,
+        )
+        for view, (got, want) in enumerate(views):
+            flip, upside_down = params.flip[row, view], params.vertical_flip[row, view]
+            turn = params.turn[row, view]
+            want = want[:, ::-1] if flip else want
+            want = want[::-1] if upside_down else want
+            np.testing.assert_array_equal(got, np.rot90(want, turn))
+            seen.add((bool(flip), bool(upside_down), int(turn)))
+    assert len(seen) == 16
+
+
+@pytest.mark.parametrize("moves", [{}, {"vertical_flip": 0.5, "turn": 0.75}])
+@pytest.mark.parametrize(("seed", "size"), [(0, (32, 32)), (1, (32, 24)), (2, (80, 64))])
+def test_a_batch_renders_to_the_bytes_of_its_single_images(seed, size, moves):
+    size = (size[0], size[0]) if moves else size
+    config = AugmentConfig(
+        num_local=3, global_size=size, local_size=(16, 16), blur=(0.5, 0.3, 0.5), **moves
+    )
     rng = np.random.default_rng(seed)
     images = [
         rng.integers(0, 256, (*rng.integers(20, 90, 2), 3), dtype=np.uint8) for _ in range(24)

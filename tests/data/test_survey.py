@@ -62,3 +62,20 @@ def test_images_in_memory_are_surveyed_like_files(tmp_path):
     pixels = np.stack(varied(12, size=(32, 32)))
     held = ArrayImages(tmp_path, "train", pixels, np.zeros(12, np.int32), ("any",))
     assert survey(held) == survey(write(tmp_path / "a", list(pixels)))
+
+
+def test_borders_and_images_without_an_up_are_seen(tmp_path):
+    """Scans of noise with white borders, then the same with a light above."""
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 200, (120, 32, 32, 3)).astype(np.uint8)
+    labels = np.zeros(120, np.int32)
+    scans = np.full((120, 40, 40, 3), 250, np.uint8)
+    scans[:90, 4:36, 4:36] = noise[:90]
+    scans[90:] = noise[90:].repeat(2, 1).repeat(2, 2)[:, :40, :40]
+    seen = survey(ArrayImages(tmp_path, "train", scans, labels, ("any",)))
+    assert seen.bordered == 0.75 and seen.looked_at == 120 and seen.no_up and seen.no_side
+    light = np.linspace(1.2, 0.8, 32)[:, None, None]
+    lit = survey(ArrayImages(tmp_path, "train", (noise * light).astype(np.uint8), labels, ("any",)))
+    assert lit.bordered == 0 and not lit.no_up and not lit.no_side
+    few = survey(ArrayImages(tmp_path, "train", noise[:99], labels, ("any",)))
+    assert not few.no_up and few.upside_down < 2

@@ -12,11 +12,12 @@ import torch
 from ibot.config.override import apply
 from ibot.engine import health
 from ibot.engine.health import HealthMonitor, spectrum
+from ibot.engine.meter import StageMeter
 from ibot.engine.schedule import Schedules
 from ibot.engine.update import UpdateOutput
 from ibot.eval.features.spectrum import effective_rank
 from ibot.recipes import recipe
-from ibot.types import Batch
+from ibot.types import Batch, Made
 
 K = 64
 LN_K = math.log(K)
@@ -69,7 +70,9 @@ def output(generator, **changes) -> UpdateOutput:
 
 
 def batch(content) -> Batch:
-    return Batch(torch.empty(0), None, None, np.arange(len(content)), np.asarray(content))
+    index = np.arange(len(content))
+    made = Made(decode=0.3, render=0.1, busy=0.4)
+    return Batch(torch.empty(0), None, None, index, np.asarray(content), made=made)
 
 
 def stream(made, reports, *, start=0, content=range(64), wait=0.0, **changes):
@@ -175,8 +178,11 @@ def test_too_many_prototypes_for_the_images_or_hardly_any_in_use():
 
 
 def test_waiting_for_images_is_said_with_its_share():
-    verdicts, report = stream(monitor(), 6, wait=0.1)
+    made = monitor()
+    made.meter = StageMeter(workers=4)
+    verdicts, report = stream(made, 6, wait=0.1)
     assert [v.kind for _, v in verdicts] == ["data-bound"] and "50%" in verdicts[0][1].evidence
+    assert report.words == "data-bound (decode)"
     assert report.values["wait_fraction"] == pytest.approx(0.5)
 
 
@@ -245,6 +251,9 @@ def test_a_report_holds_the_means_since_the_last_one_by_plain_sums():
             "ln_k_patch": LN_K,
             "images_per_second": 4 * 32 / 1.0,
             "wait_fraction": 0.2,
+            "decode_seconds": 0.3,
+            "render_seconds": 0.1,
+            "workers": 0,
             "cls_prototypes_used": float((used > 0).sum()),
             "cls_prototypes_share": float((used > 0).sum() / min(K, used.sum())),
             "patch_prototypes_share": float((used > 0).sum() / min(K, 3 * used.sum())),
@@ -345,7 +354,7 @@ def test_five_steps_between_two_log_lines_are_observed_and_the_first():
             {"cls_loss": LN_K, "teacher_entropy": 0.991 * LN_K},
             "uniform",
         ),
-        ({"wait": 0.042}, {"wait": 0.044}, "data-bound"),  # beside 0.1 s of work: 0.3 of all
+        ({"wait": 0.005}, {"wait": 0.0055}, "data-bound"),  # beside 0.1 s of work: 0.05 of all
     ],
     ids=[
         "marginal",

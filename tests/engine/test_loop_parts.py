@@ -19,6 +19,7 @@ from ibot.engine.evaluation import fallen_below_start, run_evaluation
 from ibot.engine.guards import FailureCheck, note_bad_files
 from ibot.engine.health import HealthReport
 from ibot.engine.loop import finish, mask_grid, save, train, write_log
+from ibot.engine.meter import StageMeter
 from ibot.engine.schedule import Schedules
 from ibot.engine.trainer import Trainer
 from ibot.engine.transfer import to_device
@@ -28,7 +29,7 @@ from ibot.errors import TrainingStopped
 from ibot.rng import Purpose, torch_seed
 from ibot.system.jsonl import append_jsonl, read_jsonl
 from ibot.system.processes import Processes
-from ibot.types import Batch, ResultRecord, RunState, StepValues
+from ibot.types import Batch, Made, ResultRecord, RunState, StepValues
 
 VALUES = StepValues(
     lr=0.1,
@@ -75,7 +76,7 @@ def trainer(config, tmp_path, step=7, **changes):
         "derived": None,
         "source": None,
         "progress": Notes(),
-        "health": None,
+        "health": SimpleNamespace(meter=StageMeter()),
         "board": Notes(),
         "state": RunState(step=step, images_seen=8 * step, skipped_steps=2),
     }
@@ -307,6 +308,22 @@ def test_the_end_of_a_run_is_recorded_with_its_bad_files(small, tmp_path):
     other.run.bad_files = list
     finish(other, 20)
     assert other.run.calls == []
+
+
+def test_the_end_says_what_set_the_pace(small, tmp_path):
+    done = trainer(small, tmp_path, step=20)
+    done.run.bad_files = list
+    meter = done.health.meter = StageMeter(workers=1)
+    batch = Batch(torch.empty(0), None, None, np.arange(8), made=Made(decode=3.0, busy=0.3))
+    meter.observe([batch], 4.0, 2.0)
+    meter.read()
+    finish(done, 20)
+    ((event, row), (last, _)) = done.run.named("event")
+    assert (event, last) == ("pace", "end") and row["step"] == 20
+    assert row["decode_seconds"] == 3.0 and row["wait_fraction"] == 0.5
+    (said,) = done.progress.named("message")[0]
+    assert said == f"pace   {row['text']}"
+    assert "50% of the time goes into waiting" in said and "decode limits" in said
 
 
 def test_views_are_normalised_on_the_device_for_the_network_and_masks_moved_as_they_are(small):

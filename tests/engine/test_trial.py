@@ -9,7 +9,7 @@ import torch
 
 from ibot.config.override import apply
 from ibot.data.sets.scan import scan
-from ibot.engine import trial
+from ibot.engine import meter, trial
 from ibot.engine.checkpoint import save_checkpoint
 from ibot.engine.optimizer import build_optimizer
 from ibot.engine.trial import run_trial
@@ -40,7 +40,8 @@ def seen(monkeypatch):
 
     monkeypatch.setattr(trial.Update, "step", step)
     monkeypatch.setattr(trial.MicroBatches, "__getitem__", get)
-    monkeypatch.setattr(trial, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    for module in (trial, meter):
+        monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: now[0]))
     return sizes
 
 
@@ -58,7 +59,10 @@ def test_a_trial_takes_no_more_images_than_a_micro_batch_or_the_folder_has(
 ):
     measured = run_trial(apply(small, settings), scan(small.data.path), CPU, images)
     assert seen == [[size]] * 4 and measured.images == size
-    assert (measured.step_seconds, measured.data_seconds) == (30.0, 3.0)  # the first step warms up
+    stages = measured.stages  # of the middle one: the first step warms up
+    assert (stages.step, stages.waited, stages.total) == (30.0, 3.0, 33.0)
+    assert stages.images == size and stages.workers == 0
+    assert 0 < stages.busy <= 1.1 * (stages.decode + stages.draw)
 
 
 def test_a_trial_tells_parameters_memory_and_the_size_of_a_checkpoint(small, seen, tmp_path):

@@ -11,7 +11,17 @@ from ibot.recipes import recipe
 from ibot.recipes.auto import Facts, choose, for_few_images
 
 PHOTOS = Survey(
-    images=50_000, side=375, smallest=300, gray=0.0, variety=20.0, repeated=0.0, unreadable=0.0
+    images=50_000,
+    side=375,
+    smallest=300,
+    gray=0.0,
+    variety=20.0,
+    repeated=0.0,
+    unreadable=0.0,
+    looked_at=200,
+    bordered=0.01,
+    upside_down=8.0,
+    lying=4.0,
 )
 
 
@@ -115,6 +125,29 @@ def test_adapting_to_few_images_takes_a_batch_and_a_teacher_that_suit_them():
     )
     kept, notes = for_few_images(adapt, 92, 1, ["method.momentum"])
     assert kept.method.momentum == adapt.method.momentum and len(notes) == 1
+
+
+@pytest.mark.parametrize("gpu", [0.0, 24.0])
+def test_images_without_an_up_are_turned_over_and_said_to_be_so(gpu):
+    plain, reasons = choose(facts(gpu_memory=gpu))
+    assert plain.augment.vertical_flip == plain.augment.turn == 0 and not plain.data.trim_border
+    assert not any("turn" in reason or "border" in reason for reason in reasons)
+    cells = facts(gpu_memory=gpu, upside_down=1.1, lying=0.9)
+    config, reasons = choose(cells)
+    check(config)
+    assert (config.augment.vertical_flip, config.augment.turn) == (0.5, 0.75)
+    assert any("no up" in reason and "1.1 times" in reason for reason in reasons)
+    layers = choose(facts(gpu_memory=gpu, upside_down=1.1, lying=6.0))[0].augment
+    assert (layers.vertical_flip, layers.turn) == (0.5, 0.0)
+    few = choose(facts(gpu_memory=gpu, upside_down=1.1, lying=0.9, looked_at=99))[0].augment
+    assert few.vertical_flip == few.turn == 0
+
+
+def test_borders_that_many_images_have_are_cut_off_but_not_of_windows():
+    config, reasons = choose(facts(bordered=0.84))
+    assert config.data.trim_border and any("84% of the images" in reason for reason in reasons)
+    assert not choose(facts(bordered=0.49))[0].data.trim_border
+    assert not choose(replace(facts(bordered=0.84), whole=False))[0].data.trim_border
 
 
 def test_doubtful_sets_are_named():

@@ -138,6 +138,19 @@ def test_verdicts_have_the_evidence_of_each_time_until_they_are_many(tmp_path):
     assert "b 3." in text and "b 7." in text
 
 
+def test_the_page_says_what_set_the_pace_and_shows_the_stages(tmp_path):
+    told = "38% of the time goes into waiting; decode limits. 6 workers would do; <4> are in use"
+    seconds = {"decode_seconds": 0.9, "render_seconds": 0.4, "step_seconds": 0.2}
+    rows = [row(step, **seconds) for step in (10, 20, 30)]
+    events = [START, event("pace", step=30, text=told), event("end", step=30)]
+    page = reported(write_run(tmp_path, rows=rows, events=events))
+    text = said(page)
+    assert "What set the pace: 38% of the time" in text and "<4> are in use" in text
+    assert "Stages of a step" in text
+    before = said(reported(write_run(tmp_path / "before", events=[START, event("end", step=30)])))
+    assert "set the pace" not in before and "Stages of a step" not in before
+
+
 def test_a_run_that_was_only_begun_has_a_page_without_curves(tmp_path):
     page = reported(write_run(tmp_path, rows=[], events=[START], results=[]))
     assert "begun" in page.text("span") and "nothing has been logged." in said(page)

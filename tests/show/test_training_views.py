@@ -84,14 +84,29 @@ def test_targets_are_the_centred_and_sharpened_teacher_s(images):
 def test_the_words_say_what_was_done_to_a_view(images):
     config = apply(recipe("tiny32"), SETTINGS)
     every = replace(
-        config.augment, flip=1.0, jitter=1.0, gray=1.0, blur=(1, 1, 1), solarize=(1, 1, 1)
+        config.augment,
+        flip=1.0,
+        vertical_flip=1.0,
+        turn=1.0,
+        jitter=1.0,
+        gray=1.0,
+        blur=(1, 1, 1),
+        solarize=(1, 1, 1),
     )
     never = replace(
         config.augment, flip=0.0, jitter=0.0, gray=0.0, blur=(0, 0, 0), solarize=(0, 0, 0)
     )
     image = images.read(0)
     words = training_views(replace(config, augment=every), image, 0, 0).done(4)
-    for part in ("flipped", "colours changed", "gray", "blurred ", "solarized"):
+    for part in (
+        "flipped",
+        "flipped top to bottom",
+        "turned by ",
+        "colours changed",
+        "gray",
+        "blurred ",
+        "solarized",
+    ):
         assert part in words
     assert training_views(replace(config, augment=never), image, 0, 0).done(0) == ""
 

@@ -37,7 +37,19 @@ SMALL = [
     "log.tensorboard=false",
     "log.every=1",
 ]
-OF_THE_MOMENT = ("images_per_second", "wait_fraction", "seconds", "when", "health")
+OF_THE_MOMENT = (
+    "images_per_second",
+    "wait_fraction",
+    "decode_seconds",
+    "render_seconds",
+    "busy_seconds",
+    "queued_seconds",
+    "transfer_seconds",
+    "step_seconds",
+    "seconds",
+    "when",
+    "health",
+)
 
 
 @pytest.fixture(scope="module")

@@ -27,6 +27,8 @@ def _number(kind: type, words: str, fits: Callable[[Any], bool]) -> Callable[[st
 
 
 COUNT = _number(int, "a whole number of at least 1", lambda number: number >= 1)
+FORMS = "list, tar or Parquet files, Hugging Face folder, .npy, zarr, or NAME:DIR"
+"""What images may lie in beside plain folders, as help texts say it."""
 NATURAL = _number(int, "a whole number of at least 0", lambda number: number >= 0)
 LENGTH = _number(float, "a number above 0", lambda number: number > 0)
 SHARE = _number(float, "a share above 0 and below 1, such as 0.2", lambda number: 0 < number < 1)
@@ -46,7 +48,7 @@ def add_settings(parser: argparse.ArgumentParser, form: str, words: str) -> None
 
 def add_data(parser: argparse.ArgumentParser) -> None:
     """Images to train on, and labelled ones to measure with."""
-    data = "folder of images, list, tar files or NAME:DIR"
+    data = f"folder of images, {FORMS}"
     parser.add_argument("--data", default="", metavar="DATA", help=data)
     val_data = "labelled images for validation"
     parser.add_argument("--val-data", default="", metavar="DATA", help=val_data)
@@ -54,7 +56,7 @@ def add_data(parser: argparse.ArgumentParser) -> None:
 
 def add_images(parser: argparse.ArgumentParser) -> None:
     """Images that a network looks at, labelled or not."""
-    data = "folder, list, tar files or NAME:DIR; of one with train/ and val/ only train/ is read"
+    data = f"folder, {FORMS}; of one with train/ and val/ only train/ is read"
     parser.add_argument("--data", required=True, metavar="DATA", help=data)
 
 
@@ -89,8 +91,17 @@ def add_weights(parser: argparse.ArgumentParser) -> None:
     add_network(parser)
     size = "view; default: as in training"
     parser.add_argument("--size", type=COUNT, default=0, metavar="PIXELS", help=size)
+    add_windows(parser)
     add_reading(parser)
     add_device(parser, "auto")
+
+
+def add_windows(parser: argparse.ArgumentParser) -> None:
+    """In which windows images are seen."""
+    window = "see large images in windows of so many pixels, side by side (default: as in training)"
+    parser.add_argument("--window", type=COUNT, default=0, metavar="PIXELS", help=window)
+    content = "leave out windows with less tissue or valid pixels (default: as in training)"
+    parser.add_argument("--window-content", type=SHARE, default=0.0, metavar="SHARE", help=content)
 
 
 def add_reading(parser: argparse.ArgumentParser) -> None:

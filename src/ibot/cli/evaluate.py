@@ -195,8 +195,9 @@ def _declare_arguments(parser: argparse.ArgumentParser) -> None:
     add_weights(parser)
     add_processes(parser)
     data = (
-        "class folders, with train/ and val/; a CSV list; tar files; or NAME:DIR such as "
-        "cifar10:DIR; for the dense protocols, retrieval and copies see docs/dense.md"
+        "class folders, with train/ and val/; a list (CSV, text, Parquet); tar or Parquet files, a "
+        "Hugging Face folder, .npy or zarr with labels; or NAME:DIR such as cifar10:DIR; for the "
+        "dense protocols, retrieval and copies see docs/dense.md"
     )
     parser.add_argument("--data", default="", metavar="DATA", help=data)
     val_data = "validation images, where --data has none"

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ibot.cli.arguments import COUNT, NATURAL, add_cache, add_weights
+from ibot.cli.arguments import COUNT, FORMS, NATURAL, add_cache, add_weights
 from ibot.cli.inputs import of_request
 from ibot.cli.parser import Commands
 from ibot.errors import UserError
@@ -25,7 +25,7 @@ def declare(commands: Commands) -> None:
     words = "look at words, images, matches, map and training in a browser"
     parser = commands.add("explore", words, run)
     add_weights(parser)
-    data = "the images: folder, list, tar files or NAME:DIR; without: the training alone"
+    data = f"the images: folder, {FORMS}; without: the training alone"
     parser.add_argument("--data", default="", metavar="DATA", help=data)
     index = "index of the words (default: that of `ibot index`; small sets are indexed first)"
     parser.add_argument("--index", default="", metavar="DIR", help=index)

@@ -12,6 +12,7 @@ from ibot.cli.arguments import add_images, add_weights
 from ibot.cli.inputs import read_network, reading
 from ibot.cli.parser import Commands
 from ibot.errors import UserError
+from ibot.eval.request import windows_of
 from ibot.system.progress import counter, print_notes
 
 if TYPE_CHECKING:
@@ -44,7 +45,9 @@ def run(options: argparse.Namespace) -> None:
         )
     from ibot.data.sets.images import LabelledImages
     from ibot.data.sets.open import open_images
+    from ibot.data.sets.trimmed import trimmed
     from ibot.eval.features.tokens import extract_features
+    from ibot.eval.request import trims_borders
     from ibot.system.device import choose_device
     from ibot.system.files import write_named
     from ibot.weights.export import create_parents
@@ -57,7 +60,9 @@ def run(options: argparse.Namespace) -> None:
         exif_orientation=orientation,
         max_pixels=most,
         channels=reading(options, loaded),
+        windows=windows_of(options.weights, options.window, options.window_content),
     )
+    source = trimmed(source, trims_borders(options.weights))
     print_notes(source.notes, options.quiet)
     create_parents(out)  # what fails shall fail before the work
     features = extract_features(

@@ -32,6 +32,7 @@ MODULES = (
     "plan",
     "evaluate",
     "features",
+    "data",
     "search",
     "show",
     "index",

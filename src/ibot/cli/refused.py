@@ -15,6 +15,8 @@ PLACES = {
     "run_folder": "--run",
     "out": "--out",
     "cache": "--cache",
+    "json": "--json",
+    "html": "--html",
     "csv": "--csv",
     "markdown": "--markdown",
     "plot": "--plot",

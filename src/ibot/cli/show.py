@@ -60,7 +60,7 @@ def declare(commands: Commands) -> None:
 
 
 def _add_images(parser: argparse.ArgumentParser, kind: Kind) -> None:
-    images = "image files, folders, lists, tar files or NAME:DIR"
+    images = "image files, folders, lists, tar or Parquet files, .npy, zarr, or NAME:DIR"
     parser.add_argument("images", nargs="*", metavar="IMAGES", help=images)
     data = "the same as one more of the IMAGES, as other commands call it"
     parser.add_argument("--data", default="", metavar="DATA", help=data)

@@ -51,12 +51,31 @@ PICTURES = Channels()
 
 
 @dataclass(frozen=True, slots=True)
+class Windows:
+    """In which windows images are seen: `window`, `windows`, `window_content` of `DataConfig`."""
+
+    side: int = 0
+    """Pixels; 0: images are seen whole."""
+    count: int = 0
+    """Random windows in an epoch; 0: as many as cover the images once."""
+    content: float = 0.0
+    """Least share of tissue or valid pixels."""
+    at: Literal["grid", "random"] = "grid"
+    """Side by side over each image; or where chance has it, in other places each epoch."""
+
+
+WHOLE = Windows()
+"""Images are seen whole."""
+
+
+@dataclass(frozen=True, slots=True)
 class DataConfig:
     """Where images come from and how a file becomes pixels."""
 
     path: str = ""
-    """Images (`--data`): a folder, flat or nested, a list, tar files, or NAME:DIR. With labels and
-    a validation part (as `train/` and `val/` of class folders): a labelled set."""
+    """Images (`--data`): a folder, flat or nested, a list, tar or Parquet files, a folder of
+    Hugging Face, .npy or zarr stacks, or NAME:DIR. With labels and a validation part (as `train/`
+    and `val/` of class folders): a labelled set."""
     val_path: str = ""
     """Labelled images for k-NN during training (`--val-data`); empty: the validation part of
     `path`."""
@@ -93,6 +112,11 @@ class DataConfig:
     def reading(self) -> Channels:
         """Which channels are read."""
         return Channels(self.channels, self.channel_files, self.no_data)
+
+    @property
+    def windowing(self) -> Windows:
+        """The windows to train on."""
+        return Windows(self.window, self.windows, self.window_content, "random")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -141,7 +141,9 @@ def open_image(file: BinaryIO, max_pixels: int = MAX_PIXELS) -> Image.Image:
     if image.width * image.height > max_pixels:
         shape = f"{image.width} x {image.height}"
         raise UnreadableImage(
-            "too many pixels", f"{shape}; data.max_pixels or --max-pixels allows more"
+            "too many pixels",
+            f"{shape}; data.max_pixels or --max-pixels allows more, data.window or --window reads "
+            "it in windows",
         )
     if image.width < 1 or image.height < 1:
         raise UnreadableImage("bad dimensions")

@@ -1,4 +1,4 @@
-"""As `decode`, with JPEG by simplejpeg where that gives Pillow's pixels: a quarter to a half faster.
+"""As `decode`, with JPEG by simplejpeg where that gives Pillow's pixels: a quarter faster.
 
 Pillow reads every header, so that sizes, orientation and what is refused are the same, and decodes
 whatever is not a plain RGB JPEG, whatever simplejpeg refuses or warns of, and everything where

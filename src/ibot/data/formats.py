@@ -24,6 +24,7 @@ FURTHER = {
     "QOI": (".qoi",),
     "JPEG2000": (".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"),
     "AVIF": (".avif", ".avifs"),
+    "TIFF": (".svs", ".ndpi", ".scn", ".bif", ".btf", ".tf8"),
     "HEIF": (".heic", ".heif", ".hif"),
 }
 """Other names and formats of photographs. Icons, drawings and documents that Pillow reads too

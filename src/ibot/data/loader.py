@@ -21,17 +21,20 @@ from ibot.config.resolve import largest_power_of_two
 from ibot.config.schema import Config
 from ibot.data.decode import UnreadableImage
 from ibot.data.masks import make_masks
+from ibot.data.needed import Part, in_parts, read_part
 from ibot.data.pairs import make_pairs
 from ibot.data.params import view_params
 from ibot.data.pixels_batch import render_batch
-from ibot.data.sets.images import Images, Pixels
+from ibot.data.sets.images import Images, Pixels, of_epoch
+from ibot.data.sets.trimmed import trimmed
 from ibot.data.sets.variants import read_as
 from ibot.data.undrawn import bytes_per_pixel, most_bytes, packed
 from ibot.data.workers import fitting, read_items
 from ibot.errors import ConfigError, DataError
 from ibot.rng import Purpose, permutation, uniform
 from ibot.system.machine import own_cores
-from ibot.types import Batch, Masks, UndrawnBatch, ViewParams
+from ibot.system.stopwatch import Stopwatch
+from ibot.types import Batch, Made, Masks, UndrawnBatch, ViewParams
 from ibot.words import counted
 
 READ_AHEAD = 4 * 2**30
@@ -56,7 +59,8 @@ class MicroBatches(Dataset["Batch | UndrawnBatch | DataError"]):
         self.config, self.grid = config, grid
         data = config.data
         decoder = "fast" if data.pixels in ("fast", "device") else "pillow"
-        self.source = read_as(source, data.exif_orientation, data.max_pixels, decoder=decoder)
+        images = read_as(source, data.exif_orientation, data.max_pixels, decoder=decoder)
+        self.source = trimmed(images, data.trim_border)
         self.rank, self.world_size = rank, world_size
         self.steps_per_epoch = len(source) // config.train.batch
         self._order: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, np.int64))
@@ -83,13 +87,16 @@ class MicroBatches(Dataset["Batch | UndrawnBatch | DataError"]):
         """Decode each image once, draw the parameters of all at once, and make the views, unless
         the device is to do that.
         """
-        config = self.config
-        images, index, bad = [], wanted.copy(), []
+        config, watch = self.config, Stopwatch()
+        parts, index, bad = [], wanted.copy(), []
         for row, i in enumerate(wanted.tolist()):
-            image, index[row] = self._decode(i, epoch, bad)
-            images.append(image)
-        sizes = np.array([image.shape[:2] for image in images], dtype=np.int64)
+            part, index[row] = self._decode(i, epoch, bad)
+            parts.append(part)
+        decoding = watch.lap()
+        images = [part.pixels for part in parts]
+        sizes = np.array([part.size for part in parts], dtype=np.int64)
         params = view_params(config.augment, config.train.seed, epoch, index, sizes)
+        params = in_parts(params, parts)
         if config.method.patch_match == "hidden":
             masks = self._masks(epoch, index)
         else:
@@ -97,7 +104,7 @@ class MicroBatches(Dataset["Batch | UndrawnBatch | DataError"]):
         content = np.array([content_hash(image) for image in images], dtype=np.int64)
         if config.data.pixels == "device":
             pictures, sizes, reduced = packed(images, params, config)
-            return UndrawnBatch(
+            made = UndrawnBatch(
                 pictures=pictures,
                 sizes=sizes,
                 reduced=reduced,
@@ -107,8 +114,11 @@ class MicroBatches(Dataset["Batch | UndrawnBatch | DataError"]):
                 content=content,
                 bad=tuple(bad),
             )
-        global_views, local_views = self._views(images, params)
-        return Batch(global_views, local_views, masks, index, content, tuple(bad))
+        else:
+            made = Batch(*self._views(images, params), masks, index, content, tuple(bad))
+        rendering = watch.lap()
+        took = Made(decode=decoding, render=rendering, busy=watch.busy(), queued=watch.queued())
+        return replace(made, made=took)
 
     def _views(
         self, images: Sequence[Pixels], params: ViewParams
@@ -139,18 +149,20 @@ class MicroBatches(Dataset["Batch | UndrawnBatch | DataError"]):
         )
         return replace(masks, local=local)
 
-    def _decode(self, wanted: int, epoch: int, bad: list[tuple[str, str]]) -> tuple[Pixels, int]:
-        """Pixels of image `wanted`, or of the first readable one among its keyed replacements.
+    def _decode(self, wanted: int, epoch: int, bad: list[tuple[str, str]]) -> tuple[Part, int]:
+        """What the views need of image `wanted`, or of the first readable one among its keyed
+        replacements.
 
         A replacement brings its own views and masks, so it looks as it would in its own place.
         """
-        candidate = wanted
+        candidate, seed = wanted, self.config.train.seed
+        source = of_epoch(self.source, epoch, seed)
         for attempt in range(REPLACEMENTS):
             try:
-                return self.source.read(candidate), candidate
+                return read_part(source, candidate, self.config.augment, seed, epoch), candidate
             except UnreadableImage as error:
-                bad.append((self.source.name(candidate), str(error)))
-                drawn = uniform(self.config.train.seed, epoch, wanted, attempt, Purpose.REPLACE, 1)
+                bad.append((source.name(candidate), str(error)))
+                drawn = uniform(seed, epoch, wanted, attempt, Purpose.REPLACE, 1)
                 candidate = int(drawn[0] * len(self.source))
         raise DataError(
             f"{REPLACEMENTS} images in a row cannot be read",
@@ -192,6 +204,8 @@ class Loader:
 
     def __iter__(self) -> Iterator[list[Batch | UndrawnBatch]]:
         """Per step the micro-batches of this process, on the CPU. Raises DataError."""
+        # Before the processes part: so they share the order of their first epoch.
+        self.dataset.indices(self.start_step // self.steps_per_epoch, 0, 0)
         micro_batches = read_items(
             self.dataset,
             self.workers,
@@ -269,7 +283,7 @@ def micro_batch_bytes(config: Config, source: Images, world_size: int) -> int:
     pixels = augment.num_global * math.prod(augment.global_size) + augment.num_local * math.prod(
         augment.local_size
     )
-    return bytes_per_pixel(config) * pixels * images
+    return bytes_per_pixel(source, config) * pixels * images
 
 
 def read_ahead(num_bytes: int, workers: int) -> int:

@@ -45,24 +45,36 @@ def _nearest_places(
 ) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
     """Of each patch [2, B, N]: is its centre in the other view, and the flat nearest patch."""
     box = np.moveaxis(params.box[:, :2].astype(np.float64), 1, 0)  # [2, B, 4]
-    flip = params.flip[:, :2].T[..., None]
+    flip, upside_down, turn = (
+        moved[:, :2].T[..., None, None]
+        for moved in (params.flip, params.vertical_flip, params.turn)
+    )
     rows, columns = grid
-    top, left, height, width = np.moveaxis(box[..., None], 2, 0)  # each [2, B, 1]
-    y = top + height * (np.arange(rows) + 0.5) / rows
-    across = (np.arange(columns) + 0.5) / columns
-    x = left + width * np.where(flip, 1 - across, across)
+    top, left, height, width = np.moveaxis(box[..., None, None], 2, 0)  # each [2, B, 1, 1]
+    down, across = np.meshgrid(np.arange(rows) + 0.5, np.arange(columns) + 0.5, indexing="ij")
+    # Back through the turn, then the flips, into the box; turned views are square.
+    down, across = (
+        np.select([turn == 1, turn == 2, turn == 3], [across, rows - down, rows - across], down),
+        np.select(
+            [turn == 1, turn == 2, turn == 3], [columns - down, columns - across, down], across
+        ),
+    )
+    y = top + height * np.where(upside_down, rows - down, down) / rows
+    share = across / columns
+    x = left + width * np.where(flip, 1 - share, share)
     # In the units of the other view's patches the nearest one is the one that the centre falls
     # into.
     row = (y - top[::-1]) / height[::-1] * rows
+    row = np.where(upside_down[::-1], rows - row, row)
     place = (x - left[::-1]) / width[::-1]
     column = np.where(flip[::-1], 1 - place, place) * columns
-    used = ((row >= 0) & (row < rows))[..., :, None] & ((column >= 0) & (column < columns))[
-        ..., None, :
-    ]
-    inside = (
-        np.floor(row).astype(np.int64)[..., :, None] * columns
-        + np.floor(column).astype(np.int64)[..., None, :]
+    turns = [turn[::-1] == k for k in (1, 2, 3)]
+    row, column = (
+        np.select(turns, [columns - column, rows - row, column], row),
+        np.select(turns, [row, columns - column, rows - row], column),
     )
+    used = (row >= 0) & (row < rows) & (column >= 0) & (column < columns)
+    inside = np.floor(row).astype(np.int64) * columns + np.floor(column).astype(np.int64)
     batch = box.shape[1]
     other = np.arange(2)[::-1, None] * batch + np.arange(batch)  # the other view of each image
     start = other * (rows * columns)

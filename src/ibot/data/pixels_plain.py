@@ -1,30 +1,34 @@
-"""Views of a batch in torch, one at a time: what `pixels_fast` does where its kernel was not built,
-and with images of other channels than red, green and blue in bytes.
+"""Views of a batch without the kernel in C: what `pixels_fast` does where it was not built, and
+with images of other channels than red, green and blue in bytes.
 
-Bytes are resized within 2 of Pillow's levels and brightened, blended, made gray and inverted with
-its rounding; hue and blur keep fractions that Pillow rounds away between its steps. Levels (float32)
-go the ways of `pixels_channels`.
+Bytes are resized by torch, within 2 of Pillow's levels; their hue is moved by tables, within a
+level or two here and there; all else of them is Pillow's, which is fast enough. Levels (float32) go
+the ways of `pixels_channels` in torch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from ibot.config.schema import AugmentConfig
+from ibot.data import pixels
 from ibot.data.params import NO_JITTER, num_views, view_size
 from ibot.data.pixels_channels import BOXES, BRIGHTNESS, CONTRAST, box_radius
 from ibot.types import ViewParams
 
-SATURATION = 2
-"""Number in `ViewParams.jitter_order`; the one that is left is hue."""
-_LUMA = (19595, 38470, 7471)
-"""Of red, green and blue, in 2^16ths."""
+HUE = 3
+"""Number in `ViewParams.jitter_order`."""
+_SPREAD = 511
+_HIGHEST = 256 * _SPREAD
+"""Steps of the table of hues from spread to spread, and from channel to channel."""
 _SECTOR = 255
 """Hues of a sixth of the circle, as the six-fold of a hue in bytes counts them."""
 
@@ -64,72 +68,83 @@ def render_view(
     out = F.interpolate(cut.permute(2, 0, 1)[None], size, mode="bicubic", antialias=True)[0]
     mirrored = [2] * bool(params.flip[row, view]) + [1] * bool(params.vertical_flip[row, view])
     out = torch.rot90(out.flip(mirrored), int(params.turn[row, view]), (1, 2)).contiguous()
-    order, factors = params.jitter_order[row, view].tolist(), params.jitter[row, view].tolist()
-    sigma = float(params.blur_sigma[row, view])
     if out.is_floating_point():
-        for operation in order:
-            if operation == BRIGHTNESS:
-                out = out + (factors[operation] - 1) * torch.tensor(std).view(-1, 1, 1)
-            elif operation == CONTRAST:
-                mean = out.double().mean((1, 2), keepdim=True).float()
-                out = mean + factors[operation] * (out - mean)
-        return blur(out, sigma) if sigma > 0 else out
+        return _changed_levels(out, params, row, view, std)
+    picture = Image.fromarray(out.permute(1, 2, 0).contiguous().numpy())
+    changed = np.array(_changed_picture(picture, params, row, view))
+    return torch.from_numpy(changed).permute(2, 0, 1)
+
+
+def _changed_picture(picture: Image.Image, params: ViewParams, row: int, view: int) -> Image.Image:
+    order, factors = params.jitter_order[row, view].tolist(), params.jitter[row, view].tolist()
     if order[0] != NO_JITTER:
         for operation in order:
-            out = _jittered(out, operation, factors[operation])
+            change = hue if operation == HUE else pixels.JITTER[operation]
+            picture = change(picture, factors[operation])
     if params.gray[row, view]:
-        out = luma(out).to(torch.uint8).expand(3, -1, -1)
+        picture = pixels.grayscale(picture)
+    sigma = float(params.blur_sigma[row, view])
     if sigma > 0:
-        out = blur(out.float(), sigma).round().clamp(0, 255).to(torch.uint8)
-    return torch.where(out < 128, out, 255 - out) if params.solarize[row, view] else out
+        picture = pixels.blur(picture, sigma)
+    return pixels.solarize(picture) if params.solarize[row, view] else picture
 
 
-def luma(view: Tensor) -> Tensor:
-    """Gray levels int32 [h, w] of bytes [3, h, w]."""
-    weighted = view.int() * torch.tensor(_LUMA, dtype=torch.int32).view(3, 1, 1)
-    return (weighted.sum(0, dtype=torch.int32) + 2**15) >> 16
+def _changed_levels(
+    out: Tensor, params: ViewParams, row: int, view: int, std: Sequence[float]
+) -> Tensor:
+    factors = params.jitter[row, view].tolist()
+    for operation in params.jitter_order[row, view].tolist():
+        if operation == BRIGHTNESS:
+            out = out + (factors[operation] - 1) * torch.tensor(std).view(-1, 1, 1)
+        elif operation == CONTRAST:
+            mean = out.double().mean((1, 2), keepdim=True).float()
+            out = mean + factors[operation] * (out - mean)
+    sigma = float(params.blur_sigma[row, view])
+    return blur(out, sigma) if sigma > 0 else out
 
 
-def _jittered(view: Tensor, operation: int, factor: float) -> Tensor:
-    if operation == BRIGHTNESS:
-        return _blend(torch.zeros(()), view, factor)
-    if operation == CONTRAST:
-        return _blend((luma(view).double().mean() + 0.5).floor().float(), view, factor)
-    return (
-        _blend(luma(view).float(), view, factor) if operation == SATURATION else hue(view, factor)
-    )
+def hue(picture: Image.Image, shift: float) -> Image.Image:
+    """Shift the hue in bytes by trunc(255 * shift), modulo 256, by way of HSV bytes as Pillow does.
 
-
-def _blend(base: Tensor, view: Tensor, factor: float) -> Tensor:
-    """Pillow's blend: base + factor * (level - base) in float32, clipped, truncated."""
-    return (base + factor * (view.float() - base)).clamp(0, 255).to(torch.uint8)
-
-
-def hue(view: Tensor, shift: float) -> Tensor:
-    """Bytes [3, h, w] with their hue shifted by trunc(255 * shift) of 255, by way of HSV bytes.
-
-    A channel falls within a sixth of the circle from v to v (1 - s), stays there for two, and rises
-    likewise: one expression for the six cases.
+    Back from there a channel falls within a sixth of the circle from v to v (1 - s), stays there
+    for two, and rises likewise: one expression for the six cases.
     """
-    levels = view.float()
-    value, lowest = levels.amax(0), levels.amin(0)
-    spread = value - lowest
-    red, green, blue = ((value - levels) / spread.clamp(min=1)).unbind()
-    sixths = torch.where(
-        levels[0] == value,
-        blue - green,
-        torch.where(levels[1] == value, 2 + red - blue, 4 + green - red),
+    hues, saturations, falls = _hue_tables()
+    planes = np.ascontiguousarray(np.asarray(picture).transpose(2, 0, 1))
+    value = planes.max(axis=0)
+    spread = (value - planes.min(axis=0)).astype(np.int32)
+    red, green, blue = planes.astype(np.int32)
+    # How far apart the other two lie, after the channel that is highest, the first of equals.
+    place = np.where(
+        planes[0] == value,
+        green - blue,
+        np.where(planes[1] == value, blue - red + _HIGHEST, red - green + 2 * _HIGHEST),
     )
-    saturation = (255 * spread / value.clamp(min=1)).floor() / 255
-    turned = (255 * (sixths / 6).remainder(1)).floor() + int(shift * 255)
-    six = 6 * turned.remainder(256)
-    place = (six + _SECTOR * torch.tensor([5.0, 3.0, 1.0]).view(3, 1, 1)) % (6 * _SECTOR)
-    share = torch.minimum(place, 4 * _SECTOR - place).clamp(0, _SECTOR) / _SECTOR
-    return (value * (1 - saturation * share)).round().to(torch.uint8)
+    place += spread * _SPREAD + 255
+    level = hues.take(place) + np.uint8(int(shift * 255) % 256)
+    brightest = value.astype(np.float32)
+    loss = brightest * saturations.take(spread * 256 + value)
+    out = [brightest - loss * fall.take(level) + np.float32(0.5) for fall in falls]
+    return Image.fromarray(np.stack(out, axis=-1).astype(np.uint8))
+
+
+@cache
+def _hue_tables() -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32]]:
+    """Hue by [highest channel, spread, difference of the others + 255], saturation by [spread,
+    value], and how far red, green and blue have fallen by [channel, hue].
+    """
+    spread, apart = np.arange(256)[:, None], np.arange(-255, 256)
+    sixths = np.array([0, 2, 4])[:, None, None] + apart / np.maximum(spread, 1)
+    hues = (255 * ((sixths / 6) % 1)).astype(np.uint8)
+    hues[:, 0] = 0
+    saturations = np.minimum(255 * spread // np.maximum(np.arange(256), 1), 255) / 255
+    place = (6 * np.arange(256) + _SECTOR * np.array([[5], [3], [1]])) % (6 * _SECTOR)
+    falls = np.minimum(place, 4 * _SECTOR - place).clip(0, _SECTOR) / _SECTOR
+    return hues, saturations.astype(np.float32), falls.astype(np.float32)
 
 
 def blur(view: Tensor, sigma: float) -> Tensor:
-    """Gaussian blur of float channels [C, h, w] by three box blurs as one kernel; border extended."""
+    """Gaussian blur of float channels [C, h, w] by three boxes as one kernel; border extended."""
     radius = box_radius(sigma)
     whole = int(radius)
     box = np.ones(2 * whole + 3)

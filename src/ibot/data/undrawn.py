@@ -73,9 +73,9 @@ def most_bytes(source: Images, images: int, config: Config) -> int:
         factors = reductions(params, config)
         counts = np.ceil(drawn / factors[:, None]).prod(axis=1)
     usual = images * counts.mean() + 4 * math.sqrt(images) * counts.std()
-    return bytes_per_pixel(config) * math.ceil(min(usual, images * counts.max()))
+    return bytes_per_pixel(source, config) * math.ceil(min(usual, images * counts.max()))
 
 
-def bytes_per_pixel(config: Config) -> int:
+def bytes_per_pixel(source: Images, config: Config) -> int:
     """Of what is read: bytes of colour pictures, floats of other channels."""
-    return len(config.model.channels) * (1 if config.data.reading == PICTURES else 4)
+    return len(source.channels) * (1 if config.data.reading == PICTURES else 4)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ibot.config.schema import Config
+from ibot.engine.meter import StageMeter
 from ibot.engine.schedule import Schedules
 from ibot.engine.update import UpdateOutput
 from ibot.engine.verdicts import Judge, Verdict
@@ -42,9 +43,11 @@ class HealthMonitor:
 
     def __init__(self, config: Config, judge: Judge) -> None:
         self.config, self.judge = config, judge
+        self.meter = StageMeter()
+        """Of the loop, which replaces it by one of its device and loader."""
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
-        self._count, self._seconds, self._waited = 0, 0.0, 0.0
+        self._count, self._seconds = 0, 0.0
         self._step = 0
         self._features: Tensor | None = None
         self._use: dict[str, deque[Tensor]] = {}
@@ -92,7 +95,7 @@ class HealthMonitor:
                 self._content.update(zip(batch.index.tolist(), batch.content.tolist(), strict=True))
         self._count += 1
         self._seconds += step_seconds + wait_seconds
-        self._waited += wait_seconds
+        self.meter.observe(batches, step_seconds + wait_seconds, wait_seconds)
         self._step = step + 1
 
     def _add(self, name: str, value: Tensor) -> None:
@@ -105,11 +108,13 @@ class HealthMonitor:
         The only place that waits for the device; every process must call it at the same step.
         """
         values = self._values()
-        verdicts, words = self.judge.judge(self._step, values, self._content)
+        stages = self.meter.read()
+        values |= stages.numbers()
+        verdicts, words = self.judge.judge(self._step, values, self._content, stages)
         self._sums.clear()
         self._counts.clear()
         self._features = None
-        self._count, self._seconds, self._waited = 0, 0.0, 0.0
+        self._count, self._seconds = 0, 0.0
         return HealthReport(values, verdicts, words)
 
     def _values(self) -> dict[str, float]:
@@ -145,7 +150,6 @@ class HealthMonitor:
             )
         seconds = max(self._seconds, 1e-9)
         values["images_per_second"] = self._count * self.config.train.batch / seconds
-        values["wait_fraction"] = self._waited / seconds
         return values
 
     def _prototypes(self, name: str) -> tuple[float, float]:

@@ -16,11 +16,14 @@ from ibot.data.loader import Loader
 from ibot.data.sets.images import Images
 from ibot.data.sets.open import open_images
 from ibot.data.sets.same_channels import require_channels
+from ibot.data.sets.trimmed import trimmed
 from ibot.engine.checkpoint import checkpoint_bytes, disk_full, has_checkpoint, save_checkpoint
 from ibot.engine.evaluation import run_evaluation, was_evaluated
 from ibot.engine.guards import FailureCheck, note_bad_files
 from ibot.engine.logging import Progress, StopSignal
+from ibot.engine.meter import StageMeter
 from ibot.engine.patch_history import best_step
+from ibot.engine.stages import pace
 from ibot.engine.start import with_pixels
 from ibot.engine.trainer import Evaluate, Trainer, build_trainer
 from ibot.engine.transfer import ReadStep, ahead
@@ -81,13 +84,15 @@ def train(
         config = with_pixels(config, device, run_path)
         images = source
         if images is None:
-            data = config.data
+            data, read = config.data, (config.model.channels, config.model.mean)
             images = open_images(
                 data.path,
                 exif_orientation=data.exif_orientation,
                 max_pixels=data.max_pixels,
-                channels=data.reading,
+                channels=data.reading.of(*read),
+                windows=data.windowing,
             )
+        images = trimmed(images, config.data.trim_border)
         require_channels(images, config.model.channels, "model.channels")
         check_equal(facts(config, images, evaluate))  # before the first thing that they do together
         trainer = build_trainer(
@@ -173,12 +178,15 @@ def run_steps(trainer: Trainer, signal: StopSignal) -> None:
     if trainer.state.step == 0 and not was_evaluated(trainer):
         run_evaluation(trainer)
     failure = FailureCheck(trainer)
-    steps = ahead(loader, config, trainer.device)
+    meter = trainer.health.meter = StageMeter(trainer.device, loader.workers)
+    steps = ahead(loader, config, trainer.device, meter.measure)
     for batches, began, wait_seconds in timed(steps, signal, trainer.device):
         step = trainer.state.step
         values = schedules.at(step)
         seed_step(config.train.seed, step)
-        out = trainer.update.step(batches.on_device(), values, observe=trainer.health.wants(step))
+        on_device = batches.on_device()
+        with meter.measure("step"):
+            out = trainer.update.step(on_device, values, observe=trainer.health.wants(step))
         failure.check(step, out, values, batches.read)
         trainer.state = replace(
             trainer.state,
@@ -282,6 +290,11 @@ def finish(trainer: Trainer, end: int) -> None:
     """Say how the run ended."""
     state, run = trainer.state, trainer.run
     done = state.step >= end
+    if (stages := trainer.health.meter.whole()) is not None:
+        said = pace(stages, trainer.config)
+        trainer.progress.message(f"pace   {said}")
+        if trainer.processes.is_main:
+            run.event("pace", step=state.step, text=said, **stages.numbers())
     if trainer.processes.is_main:
         run.event(
             "end" if done else "stopped by signal", step=state.step, bad_files=trainer.bad_files

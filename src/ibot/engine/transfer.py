@@ -13,10 +13,11 @@ from torch import Tensor
 from ibot.config.schema import Config
 from ibot.data import pixels_device
 from ibot.data.pixels import normalize
+from ibot.engine.meter import Measured
 from ibot.types import Batch, UndrawnBatch
 
-Measure = Callable[[str], AbstractContextManager[object]]
-"""Given "transfer" or "render", what is to surround that."""
+Measure = Callable[[Measured], AbstractContextManager[object]]
+"""Given a stage, what is to surround it."""
 
 
 class ReadStep:
@@ -98,7 +99,9 @@ def to_device(
         statistics = config.model.statistics
         global_views = normalize(first, statistics)
         local_views = None if local_views is None else normalize(local_views, statistics)
-    return Batch(global_views, local_views, masks, batch.index, batch.content, batch.bad)
+    return Batch(
+        global_views, local_views, masks, batch.index, batch.content, batch.bad, batch.made
+    )
 
 
 def _tensors(batch: Batch) -> Iterator[Tensor]:

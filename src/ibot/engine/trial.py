@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import resource
-import statistics
 import sys
 import time
 from dataclasses import dataclass, replace
@@ -16,7 +15,9 @@ from ibot.data.loader import MicroBatches
 from ibot.data.sets.images import Images
 from ibot.engine.checkpoint import checkpoint_bytes
 from ibot.engine.loop import mask_grid
+from ibot.engine.meter import StageMeter
 from ibot.engine.optimizer import build_optimizer
+from ibot.engine.stages import Stages
 from ibot.engine.transfer import to_device
 from ibot.engine.update import Update
 from ibot.method.model import StudentTeacher
@@ -40,10 +41,8 @@ class Trial:
 
     images: int
     """Images of one trial step."""
-    step_seconds: float
-    """Of these images, on the device."""
-    data_seconds: float
-    """To read and augment them, in one process."""
+    stages: Stages
+    """Of these images: made by one process, then moved to the device and trained on."""
     memory: float
     """Peak GiB: of the device on a GPU, of the process on a CPU."""
     checkpoint: float
@@ -68,22 +67,24 @@ def run_trial(config: Config, source: Images, device: torch.device, images: int)
         autocast=partial(autocast, device, precision),
     )
     batches = MicroBatches(config, source, mask_grid(config), 0, 1)
-    seconds, waits = [], []
+    measured = []
     for step in range(STEPS + 1):
+        meter = StageMeter(device)
         began = time.perf_counter()
         batch = batches[step]
         if isinstance(batch, Exception):
             raise batch
-        waits.append(time.perf_counter() - began)
-        began = time.perf_counter()
-        update.step([to_device(batch, device, config)], VALUES)
+        came = time.perf_counter()
+        on_device = to_device(batch, device, config, meter.measure)
+        with meter.measure("step"):
+            update.step([on_device], VALUES)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        seconds.append(time.perf_counter() - began)
+        meter.observe([batch], time.perf_counter() - began, came - began)
+        measured.append(meter.read())
     return Trial(
         images=images,
-        step_seconds=statistics.median(seconds[1:]),
-        data_seconds=statistics.median(waits[1:]),
+        stages=Stages.median(measured[1:]),  # the first step warms up
         memory=_peak(device),
         checkpoint=checkpoint_bytes(model, optimizer) / 2**30,
         parameters=sum(p.numel() for p in model.student.parameters() if p.requires_grad),

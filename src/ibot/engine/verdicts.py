@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from ibot.config.resolve import fitting_prototypes
 from ibot.config.schema import Config
 from ibot.engine.schedule import Schedules
+from ibot.engine.stages import Stages, limit_of
 
 UNIFORM_GAP = 0.01
 """Outputs count as uniform when loss and teacher entropy lie within this share of ln K."""
@@ -29,7 +30,6 @@ DIVERGED_GRADIENT = 30.0
 DIVERGED_LOSS = 1.5
 """Loss over ln K."""
 PROTOTYPE_SHARE = 0.02
-WAIT_SHARE = 0.3
 PERSISTENCE = 3
 """Reports in a row that a condition must hold before it is said."""
 REPEAT = 50
@@ -43,6 +43,8 @@ class Verdict:
     kind: str
     evidence: str
     advice: str
+    word: str = ""
+    """For the progress line, where the kind says too little."""
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.evidence}. {self.advice}"
@@ -81,7 +83,11 @@ class Judge:
         )
 
     def judge(
-        self, step: int, values: Mapping[str, float], content: Mapping[int, int]
+        self,
+        step: int,
+        values: Mapping[str, float],
+        content: Mapping[int, int],
+        stages: Stages,
     ) -> tuple[tuple[Verdict, ...], str]:
         """What to say after a report, and a word for the progress line.
 
@@ -89,6 +95,7 @@ class Judge:
             step: steps done.
             values: the numbers of the report (`ibot.engine.health`).
             content: hash of the pixels of the images seen, by image; below 0 for one colour.
+            stages: where the time went.
         """
         self._step, self._reports = step, self._reports + 1
         judgements = (
@@ -98,19 +105,19 @@ class Judge:
             self._diverging(values),
             self._few_prototypes(values),
             self._frozen_teacher(),
-            self._data_bound(values),
+            self._data_bound(stages),
             self._uniform(values),
         )
         found = {verdict.kind: verdict for verdict in judgements if verdict is not None}
         self._held = {kind: self._held.get(kind, 0) + 1 for kind in found}
         verdicts = []
         for kind, verdict in found.items():
-            needed = 1 if kind in ("identical images", "data-bound") else PERSISTENCE
+            needed = 1 if kind == "identical images" else PERSISTENCE
             if self._held[kind] >= needed and (self._held[kind] - needed) % REPEAT == 0:
                 verdicts.append(verdict)
         said = [
-            kind
-            for kind in found
+            verdict.word or kind
+            for kind, verdict in found.items()
             if self._held[kind] >= (1 if kind == "identical images" else PERSISTENCE)
         ]
         return tuple(verdicts), ", ".join(said) or "healthy"
@@ -219,16 +226,13 @@ class Judge:
             f"Lower method.momentum (for this run {enough:.3g} or less)",
         )
 
-    def _data_bound(self, values: Mapping[str, float]) -> Verdict | None:
-        """The step waits for images."""
-        if values["wait_fraction"] < WAIT_SHARE or self._reports < 3:
+    def _data_bound(self, stages: Stages) -> Verdict | None:
+        """Another stage than the step sets the pace."""
+        found = limit_of(stages, self.config)
+        if found is None:
             return None
-        return Verdict(
-            "data-bound",
-            f"{values['wait_fraction']:.0%} of the time goes into waiting for images",
-            f"Raise system.workers (now {self.config.system.workers}; -1 = chosen), keep the files "
-            "on a fast disk, or store them at a smaller size",
-        )
+        word = f"data-bound ({found.stage})"
+        return Verdict("data-bound", found.evidence, found.advice, word)
 
     def _uniform(self, values: Mapping[str, float]) -> Verdict | None:
         """Loss and teacher entropy stay within 1 % of ln K, for `uniform_steps` and more."""

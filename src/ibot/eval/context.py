@@ -22,6 +22,7 @@ from ibot.data.annotated.pictures import pictures_of
 from ibot.data.decode import Orientation
 from ibot.data.sets.images import Images
 from ibot.data.sets.open import open_images
+from ibot.data.sets.trimmed import trimmed
 from ibot.eval.features.cache import Extract, K, cached_features
 from ibot.eval.features.rows import FeatureSet
 from ibot.eval.features.tokens import CLASS_TOKEN
@@ -205,7 +206,9 @@ class ImagesContext(Context):
             exif_orientation=request.exif_orientation,
             max_pixels=request.max_pixels,
             channels=request.reading,
+            windows=request.windows,
         )
+        images = trimmed(images, request.trim_border)
         return OpenedData({"images": images}, list(images.notes))
 
     def fingerprints(self) -> dict[str, str]:

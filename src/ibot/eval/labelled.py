@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from torch import Tensor
@@ -15,6 +15,7 @@ from ibot.data.sets.classes import absent_note
 from ibot.data.sets.images import LabelledImages
 from ibot.data.sets.open import open_labelled
 from ibot.data.sets.subsets import LabelledSubset
+from ibot.data.sets.trimmed import is_trimmed, trimmed
 from ibot.data.sets.variants import Labelled, count_shared, read_as
 from ibot.errors import UserError
 from ibot.eval.context import OpenedData, SplitContext
@@ -57,7 +58,9 @@ class LabelledContext(SplitContext):
             exif_orientation=request.exif_orientation,
             max_pixels=request.max_pixels,
             channels=request.reading,
+            windows=request.windows,
         )
+        train, val = (trimmed(part, request.trim_border) for part in (train, val))
         told = [*train.notes, *val.notes, *filter(None, [absent_note(val.labels, val.classes)])]
         train = at_most(train, request.max_train, partial(LabelledSubset, train))
         val = at_most(val, request.max_val, partial(LabelledSubset, val))
@@ -84,7 +87,8 @@ class LabelledContext(SplitContext):
 
     def read_alike(self, images: Labelled) -> Labelled:
         """Images of a further folder, read as all others are."""
-        return read_as(images, self.exif_orientation, self.max_pixels)
+        alike = read_as(images, self.exif_orientation, self.max_pixels)
+        return cast("Labelled", trimmed(alike, is_trimmed(self.val)))
 
     def features(
         self,

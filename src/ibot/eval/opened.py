@@ -9,7 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TypeVar
 
-from ibot.data.sets.same_channels import require_channels
+from ibot.data.sets.same_channels import OtherChannels, named, require_channels
 from ibot.errors import UserError
 from ibot.eval.context import Context, OpenedData
 from ibot.eval.features.cache import weights_hash
@@ -114,10 +114,18 @@ def with_data_of(
 
 def _open_data(kind: type[Context], request: Request, loaded: Loaded) -> OpenedData:
     """The images of a kind of context. Raises DataError for channels that the network lacks."""
-    data = kind.open_data(request)
+    wanted = loaded.config.channels
+    try:
+        data = kind.open_data(request)
+    except OtherChannels as error:
+        raise OtherChannels(
+            error.what,
+            why=f"{error.why}; the network reads {named(wanted)}",
+            fix="name images of those channels, or say with --channels which of theirs they are",
+        ) from None
     for images in data.fields.values():
         if hasattr(images, "channels"):
-            require_channels(images, loaded.config.channels)
+            require_channels(images, wanted)
     return data
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from ibot.config.override import parse
-from ibot.config.schema import MAX_PIXELS, PICTURES, Channels
+from ibot.config.schema import MAX_PIXELS, PICTURES, Channels, Windows
 from ibot.errors import ConfigError
 
 FEATURE_CACHE = "~/.cache/ibot/features"
@@ -22,6 +23,7 @@ LEAST = {
     "heads": 1,
     "size": 0,
     "max_pixels": 1,
+    "window": 0,
     "seed": 0,
     "workers": 0,
 }
@@ -75,6 +77,10 @@ class Request:
     """Values, with commas, that mean that nothing was measured; empty: those of the training."""
     reading: Channels = field(default=PICTURES, repr=False)
     """What follows from these and the network: set by `ibot.eval.opened`."""
+    window: int = 0
+    """Side in pixels of the windows in which large images are seen; 0: as in training."""
+    window_content: float = 0.0
+    """Least share of tissue or valid pixels of a window, below 1; 0: as in training."""
     seed: int = 0
     """Of splits, starts and orders."""
     device: str = "auto"
@@ -94,6 +100,16 @@ class Request:
             raise ConfigError(
                 "data and images name the same", fix="give --data, or --images with --labels"
             )
+
+    @property
+    def windows(self) -> Windows:
+        """In which windows images are seen."""
+        return windows_of(self.weights, self.window, self.window_content)
+
+    @property
+    def trim_border(self) -> bool:
+        """Whether borders of one colour are cut off, as in the training of the network."""
+        return trims_borders(self.weights)
 
     @classmethod
     def of(cls, weights: str | Path, data: str | Path, options: Mapping[str, Any]) -> Request:
@@ -120,6 +136,33 @@ class Request:
         return replace(self, reading=replace(stored, **given))
 
 
+def windows_of(weights: str | Path, side: int = 0, content: float = 0.0) -> Windows:
+    """The windows that are asked for; else those on which the network of a run was trained.
+
+    weights: a run or a checkpoint in it; other weights do not say, and images are seen whole.
+    """
+    trained = _trained_on(Path(weights))
+    side = side or int(trained.get("window", 0))
+    return Windows(side, content=content or float(trained.get("window_content", 0.0)))
+
+
+def trims_borders(weights: str | Path) -> bool:
+    """Whether a run was trained on images without their borders; other weights do not say."""
+    return bool(_trained_on(Path(weights)).get("trim_border", False))
+
+
+def _trained_on(weights: Path) -> Mapping[str, Any]:
+    """The settings of the data of a run; none of other weights, whatever lies beside them."""
+    for folder in (weights, *weights.parents[:2]):
+        try:
+            found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        data = found.get("data") if isinstance(found, dict) else None
+        return data if isinstance(data, dict) else {}
+    return {}
+
+
 def choices(name: str) -> tuple[str, ...]:
     """The values of a field of `Request` that has but a few; else none."""
     hint = get_type_hints(Request)[name]
@@ -135,7 +178,7 @@ def _wanted(name: str, value: Any) -> str:
         fits = number and isinstance(value, int) and value >= LEAST[name]
         absent = name == "heads" and value is None
         return "" if fits or absent else f"a whole number of at least {LEAST[name]}"
-    if name == "split":
+    if name in ("split", "window_content"):
         return "" if number and 0 <= value < 1 else "a share of at least 0 and below 1"
     if name == "allow_partial":
         return "" if isinstance(value, bool) else "True or False"

@@ -57,7 +57,7 @@ def search(
 
     Args:
         weights: a run, a checkpoint folder or a file of weights.
-        images: a folder, a list, tar files or a set by name, labelled or not.
+        images: a folder, a list, files that hold many images or a set by name, labelled or not.
         queries: files whose neighbours are sought, in the folder or not; none: a few of the folder.
         patch: row and column, from 0 on the view's grid; then also patches like this one of each
             query are sought.

@@ -19,6 +19,7 @@ from ibot.data.pixels import normalize
 from ibot.data.sets.files import file_images
 from ibot.data.sets.images import Images, Pixels
 from ibot.data.sets.same_channels import require_channels
+from ibot.data.sets.window_places import parse_window
 from ibot.errors import DataError, UserError
 from ibot.eval.context import ImagesContext
 from ibot.eval.features.views import View, ViewBatch, in_batches, view_batches
@@ -87,13 +88,15 @@ class Searched:
 
         Raises DataError.
         """
-        views = {file: self._view_of(file) for file in files}
-        number = {self.source.name(i): i for i in range(len(self.source))} if views else {}
+        wanted = list(dict.fromkeys(files))
+        number = {self.source.name(i): i for i in range(len(self.source))} if wanted else {}
         found = []
-        for place, (file, view) in enumerate(views.items()):
+        for place, file in enumerate(wanted):
             name = next(filter(number.__contains__, _names_in(self.source.root, file)), None)
             named = (str(file), -1 - place) if name is None else (name, number[name])
-            found.append(Query(*named, view))
+            # A window is no file.
+            is_window = name is not None and parse_window(name) is not None
+            found.append(Query(*named, self.read(named[1]) if is_window else self._view_of(file)))
         return found
 
     def _view_of(self, file: str | Path) -> Pixels:

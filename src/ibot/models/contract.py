@@ -129,7 +129,7 @@ class Backbone(nn.Module, ABC):
         """What each patch gets of the attention of the others in the last block: [B, heads, h, w].
 
         For pictures of networks without a class token. Every patch gives 1 in all, so that the mean
-        is 1 where nothing else is attended to. Raises ValueError for a network that cannot say.
+        is 1. Raises ValueError for a network that cannot say.
         """
         raise ValueError(f"a {self.family} does not say which patches are attended to")
 

@@ -322,12 +322,17 @@ class WindowBlock(nn.Module):
         return self.attn.probabilities(*self._windows(x))
 
     def received(self, x: Tensor) -> Tensor:
-        """Attention that each patch gets from the others, not from padding: [B, heads, h, w]."""
+        """Attention that each patch gets from all patches, [B, heads, h, w]: 1 on average.
+
+        Of patches and for patches alone: what padding takes is given back to the others, or a map
+        would be dark at borders that are no multiple of the window.
+        """
         height, width = x.shape[1:3]
         given = self.window_probabilities(x).unflatten(0, (x.shape[0], -1))  # [B, n, heads, q, k]
-        # Which queries are patches: ones where the map is, padded and cut like the map itself.
-        real, _ = self._cut(torch.ones_like(x[:, :, :, :1]))
-        got = (given * real[:, :, None]).sum(3)  # [B, n, heads, k]
+        # Which tokens are patches: ones where the map is, padded and cut like the map itself.
+        real = self._cut(torch.ones_like(x[:, :, :, :1]))[0][:, :, None]  # [B, n, 1, q, 1]
+        among = given * real.transpose(3, 4)
+        got = (among / among.sum(4, keepdim=True) * real).sum(3)  # [B, n, heads, k]
         return self._together(got.transpose(2, 3), height, width).permute(0, 3, 1, 2)
 
     def _windows(self, x: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -73,7 +73,7 @@ def source_of(config: Config, key: str) -> str:
 
 def beyond_paper(config: Config) -> list[str]:
     """Options in use that the paper does not have."""
-    method, model = config.method, config.model
+    method, model, augment = config.method, config.model, config.augment
     options = {
         f"method.koleo_weight={method.koleo_weight:g} (KoLeo regulariser)": method.koleo_weight > 0,
         "method.targets=sinkhorn (Sinkhorn-Knopp instead of centering)": method.targets
@@ -83,5 +83,10 @@ def beyond_paper(config: Config) -> list[str]:
         and method.temp_warmup.value > 0,
         f"model.registers={model.registers} (register tokens)": model.registers > 0,
         "model.init=xavier": model.init != "published",
+        f"augment.vertical_flip={augment.vertical_flip:g} (flips top to bottom)": (
+            augment.vertical_flip > 0
+        ),
+        f"augment.turn={augment.turn:g} (quarter turns)": augment.turn > 0,
+        "data.trim_border (borders of one colour are cut off)": config.data.trim_border,
     }
     return [text for text, used in options.items() if used]

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 ENOUGH = 10_000
 """Images below which published weights serve better than training from scratch."""
+BORDERED = 0.5
+"""Share of images with a border from which on borders are cut off."""
 GPU_MEMORY_PER_IMAGE = 0.16
 """GiB of a GPU for one image of ViT-S/16 with two views of 224 and ten of 96 pixels in bfloat16;
 estimated."""
@@ -47,6 +49,8 @@ class Facts:
     """Of the run, where the user gave one: the clocks follow it."""
     batch: int = 0
     """Where the user gave one; else 0."""
+    whole: bool = True
+    """Whether images are read whole, not by windows."""
 
 
 def choose(facts: Facts) -> tuple[Config, list[str]]:
@@ -56,7 +60,8 @@ def choose(facts: Facts) -> tuple[Config, list[str]]:
     """
     reasons = list(_doubts(facts))
     config = _on_gpu(facts, reasons) if facts.gpu_memory else _on_cpu(facts, reasons)
-    config = _clocks(_colours(config, facts, reasons), facts, reasons)
+    config = _moves(_colours(config, facts, reasons), facts, reasons)
+    config = _clocks(config, facts, reasons)
     return replace(config, recipe="auto"), reasons
 
 
@@ -244,6 +249,27 @@ def _colours(config: Config, facts: Facts, reasons: list[str]) -> Config:
             config.augment, jitter_strength=(strength[0], strength[1], 0.0, 0.0), gray=0.0
         ),
     )
+
+
+def _moves(config: Config, facts: Facts, reasons: list[str]) -> Config:
+    """Flips, turns and trimming, beyond the paper, for images that show that they bear them."""
+    data, augment = facts.data, config.augment
+    if data.no_up:
+        turns = data.no_side
+        augment = replace(augment, vertical_flip=0.5, turn=0.75 if turns else 0.0)
+        moves = "flips top to bottom and quarter turns" if turns else "flips top to bottom"
+        reasons.append(
+            f"{moves}, beyond the paper: the images have no up, turned over their average layout "
+            f"changes {data.upside_down:.1f} times as much as by chance (photographs: 4 to 13; "
+            "augment.vertical_flip=0 augment.turn=0 where they have one)"
+        )
+    trims = facts.whole and data.bordered >= BORDERED
+    if trims:
+        reasons.append(
+            f"borders are cut off, beyond the paper: {data.bordered:.0%} of the images have one of "
+            "a single colour (data.trim_border=false keeps them)"
+        )
+    return replace(config, augment=augment, data=replace(config.data, trim_border=trims))
 
 
 def _clocks(config: Config, facts: Facts, reasons: list[str]) -> Config:

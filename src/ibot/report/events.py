@@ -86,6 +86,12 @@ def reasons_of(events: Events) -> list[str]:
     return [text_of(reason) for reason in last] if isinstance(last, list) else []
 
 
+def pace_of(events: Events) -> str:
+    """What set the pace of the training, by its end; empty where that was not measured."""
+    told = [text_of(event.get("text")) for event in events if event.get("event") == "pace"]
+    return told[-1].rstrip(".") if told else ""
+
+
 def verdicts_of(events: Events, batch: int) -> list[Judged]:
     """Those of the run's whole life in the order of their steps, each once.
 

@@ -141,6 +141,17 @@ KINDS = (
         series={"waiting": "wait_fraction"},
         times=100,
     ),
+    Kind(
+        id="stages",
+        title="Stages of a step",
+        unit="seconds",
+        series={
+            "decode": "decode_seconds",
+            "render": "render_seconds",
+            "transfer": "transfer_seconds",
+            "step": "step_seconds",
+        },
+    ),
 )
 LEVELS = ("ln_k", "ln_k_patch")
 LOGGED = (*LEVELS, *sorted({key for kind in KINDS for key in kind.series.values()}))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ibot.report.seen import Seen
 
 LATER = ("agreement", "koleo", "gradients", "lr", "momentum", "temperatures", "weight_decay")
-MACHINE = ("speed", "wait")
+MACHINE = ("speed", "wait", "stages")
 """Curves that are of use when something is wrong; in a part of their own."""
 TOLD = 4
 """Times that a verdict is told with its evidence."""
@@ -34,7 +34,7 @@ def curves(told: Story) -> Iterator[str]:
     how = "Against images seen; rest the pointer on a curve for its values."
     parts = (
         ("Curves", how, [curve for curve in told.curves if curve.id not in later], _marks(told)),
-        ("Schedules, gradients, speed", "", [c for c in told.curves if c.id in later], []),
+        ("Schedules, gradients, speed", _pace(told), [c for c in told.curves if c.id in later], []),
     )
     for title, about, chosen, marked in parts:
         if chosen:
@@ -44,6 +44,10 @@ def curves(told: Story) -> Iterator[str]:
             for curve in chosen:
                 yield from _curve(curve, end, marked)
             yield "</div>\n</section>\n"
+
+
+def _pace(told: Story) -> str:
+    return f"What set the pace: {escaped(told.pace)}." if told.pace else ""
 
 
 def _marks(told: Story) -> list[Mark]:

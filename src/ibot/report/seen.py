@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from ibot.config.schema import Config
 from ibot.data.decode import UnreadableImage
 from ibot.data.sets.images import Images
 from ibot.data.sets.open import find_labelled, open_images
+from ibot.data.sets.trimmed import trimmed
 from ibot.errors import DataError
 from ibot.eval.features.views import evenly
 from ibot.report.html import jpeg
@@ -87,22 +88,28 @@ def _images(config: Config) -> tuple[Images, str]:
     """Validation images where there are some, else those of the training; and which they are."""
     data = config.data
     orientation, most = data.exif_orientation, data.max_pixels
+    reading = data.reading.of(config.model.channels, config.model.mean)
     try:
         found = find_labelled(
             data.path,
             data.val_path,
             exif_orientation=orientation,
             max_pixels=most,
-            channels=data.reading,
+            channels=reading,
+            windows=data.windowing,
         )
     except DataError:
         found = None
     if found is not None:
-        return found[1], "validation"
+        return trimmed(found[1], data.trim_border), "validation"
     images = open_images(
-        data.path, exif_orientation=orientation, max_pixels=most, channels=data.reading
+        data.path,
+        exif_orientation=orientation,
+        max_pixels=most,
+        channels=reading,
+        windows=replace(data.windowing, at="grid"),
     )
-    return images, "training"
+    return trimmed(images, data.trim_border), "training"
 
 
 def _shown(title: str, picture: NDArray[np.uint8], size: tuple[int, int]) -> Shown:

@@ -22,6 +22,7 @@ from ibot.report.events import (
     Judged,
     end_of,
     last_command,
+    pace_of,
     reasons_of,
     resumptions,
     text_of,
@@ -109,6 +110,11 @@ class Story:
         seen = [step * self.batch for step in resumptions(self.events)]
         before = max((images for images in seen if images < self.metrics.images[0]), default=0.0)
         return self.metrics.seconds(before), self.metrics.images[-1] - before
+
+    @property
+    def pace(self) -> str:
+        """What set the pace of the training; empty while it runs, and for those of before."""
+        return pace_of(self.events)
 
     @property
     def end(self) -> Mapping[str, Any] | None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from torch import Tensor, zeros
 
 from ibot.config.override import from_plain
 from ibot.config.schema import Config
+from ibot.data.false_colours import as_rgb
 from ibot.engine.checkpoint import read_centers
 from ibot.errors import UserError
 from ibot.models.contract import Backbone
@@ -79,6 +80,7 @@ def draw(asked: Asked) -> Drawn:
         if predicting:
             made = predicting.backbone, predicting.head, predicting.center, predicting.temp
             targets = targets_of(seen, *made)
+        seen = replace(seen, image=as_rgb(seen.image), views=tuple(map(as_rgb, seen.views)))
         files += _written(asked, viewed, seen, targets, predicting)
         count += 1
         if progress:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ibot.config.schema import Config
+from ibot.data.borders import without_border
 from ibot.data.masks import make_masks
 from ibot.data.params import NO_JITTER, view_params
 from ibot.data.pixels import render
@@ -74,10 +75,12 @@ class Targets:
 def training_views(
     config: Config, image: NDArray[np.uint8], number: int, epoch: int
 ) -> TrainingViews:
-    """The views of an image uint8 [H, W, 3] as image `number` of an epoch, counted from 0.
+    """The views of an image uint8 [H, W, 3] as image `number` of an epoch, counted from 0; of one
+    without its border, where the training cuts that off.
 
     Pairs of patches that an ablation predicts in place of hidden ones hide nothing.
     """
+    image = without_border(image) if config.data.trim_border else image
     seed, augment, index = config.train.seed, config.augment, np.array([number])
     params = view_params(augment, seed, epoch, index, np.array([image.shape[:2]]))
     grid, num_global = mask_grid(config), augment.num_global
@@ -133,6 +136,10 @@ def targets_of(
 def _done(params: ViewParams, view: int) -> Iterator[str]:
     if params.flip[0, view]:
         yield "flipped"
+    if params.vertical_flip[0, view]:
+        yield "flipped top to bottom"
+    if turn := int(params.turn[0, view]):
+        yield f"turned by {90 * turn} degrees"
     if params.jitter_order[0, view, 0] != NO_JITTER:
         yield "colours changed"
     if params.gray[0, view]:

@@ -14,6 +14,7 @@ from ibot.config.resolve import VIEWS_MADE, derive
 from ibot.config.schema import Config
 from ibot.data.loader import choose_workers
 from ibot.data.sets.images import Images
+from ibot.engine.stages import Stages, limit_of
 from ibot.engine.start import with_pixels
 from ibot.engine.trial import Trial, run_trial
 from ibot.system.device import choose_device, describe_device, device_memory
@@ -35,15 +36,19 @@ class Plan:
     device: torch.device
     trial: Trial
     run_steps: int
-    step_seconds: float
-    reading_seconds: float
-    """To read and augment the images of a trial step, by all workers."""
+    stages: Stages
+    """Of a trial step, beside as many loader processes as the run will have."""
     needed: float
     """GiB that a micro-batch may take at most."""
     memory: float
     """GiB of the device, or of the machine."""
     free: float
     """GiB free on the disk of the current folder."""
+
+    @property
+    def step_seconds(self) -> float:
+        """Of an optimizer step of the run."""
+        return self.config.train.batch / self.trial.images * self.stages.total
 
     @property
     def micro_batch(self) -> int:
@@ -57,9 +62,6 @@ def make_plan(config: Config, source: Images) -> Plan:
     config = with_pixels(config, device)
     trial = _trial(config, source, device)
     workers = choose_workers(config.system.workers, device.type == "cuda")
-    reading = trial.data_seconds / max(1, workers)
-    # Workers read beside the step; without any the step waits for the whole of it.
-    beside = max(trial.step_seconds, reading) if workers else trial.step_seconds + reading
     micro = config.train.batch // config.train.accumulate
     own = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return Plan(
@@ -67,8 +69,7 @@ def make_plan(config: Config, source: Images) -> Plan:
         device=device,
         trial=trial,
         run_steps=derive(config, len(source)).run_steps,
-        step_seconds=config.train.batch / trial.images * beside,
-        reading_seconds=reading,
+        stages=trial.stages.beside(workers),
         needed=trial.memory * (micro / trial.images if device.type == "cpu" else 1),
         memory=device_memory(device) or own,
         free=shutil.disk_usage(".").free / 2**30,
@@ -79,7 +80,7 @@ def _trial(config: Config, source: Images, device: torch.device) -> Trial:
     """A trial with enough images: small steps do not scale."""
     micro = config.train.batch // config.train.accumulate
     trial = run_trial(config, source, device, micro if device.type == "cuda" else TRIAL_ON_CPU)
-    while trial.step_seconds < QUICK and trial.images < min(micro, len(source)):
+    while trial.stages.training < QUICK and trial.images < min(micro, len(source)):
         trial = run_trial(config, source, device, 4 * trial.images)
     return trial
 
@@ -96,9 +97,7 @@ def lines(plan: Plan) -> Iterator[str]:
         f"{train.batch / plan.step_seconds:.1f} images/s; "
         f"{duration} for {counted(plan.run_steps, 'step')}"
     )
-    if plan.reading_seconds > trial.step_seconds:
-        seconds = f"{trial.data_seconds:.2f} s for {images} in one process"
-        yield f"note   reading sets the pace: {seconds}"
+    yield f"pace   {paced(plan)}"
     more = f", at most about {plan.needed:.1f} GiB" if plan.needed > trial.memory else ""
     micro = f"a micro-batch is {plan.micro_batch}{more}"
     yield f"memory {trial.memory:.2f} GiB at {images}; {micro}"
@@ -114,6 +113,16 @@ def lines(plan: Plan) -> Iterator[str]:
         f"for {kept} and the one being written; {plan.free:.0f} GiB free here"
     )
     yield f"size   {trial.parameters:,} trained parameters"
+
+
+def paced(plan: Plan) -> str:
+    """Which stage will set the pace, and how many loader processes would do."""
+    stages, config = plan.stages, plan.config
+    if (found := limit_of(stages, config)) is not None:
+        return f"{found.evidence}. {found.advice}"
+    use = f"{stages.workers} {'is' if stages.workers == 1 else 'are'} in use"
+    would = f"{counted(stages.wanted, 'worker')} would do, {use}"
+    return f"the step sets it: {stages.uses:.0f} images/s; {would}"
 
 
 def in_words(hours: float) -> str:

@@ -13,6 +13,7 @@ from ibot.data.annotated.label_maps import open_label_maps, with_counted_classes
 from ibot.data.sets.classes import absent_note
 from ibot.data.sets.images import Images, LabelledImages
 from ibot.data.sets.open import find_labelled
+from ibot.data.sets.trimmed import trimmed
 from ibot.engine.checkpoint import find_checkpoint
 from ibot.engine.loop import train
 from ibot.engine.run import RunFolder
@@ -193,7 +194,8 @@ def labelled_sets(config: Config, say: Say) -> tuple[LabelledImages, LabelledIma
             data.val_path,
             exif_orientation=orientation,
             max_pixels=most,
-            channels=data.reading,
+            channels=data.reading.of(config.model.channels, config.model.mean),
+            windows=data.windowing,
         )
     except DataError as error:
         if data.val_path:
@@ -201,6 +203,7 @@ def labelled_sets(config: Config, say: Say) -> tuple[LabelledImages, LabelledIma
         say(f"note   no k-NN during training: {error.what}")
         return None
     if sets is not None:
+        sets = trimmed(sets[0], data.trim_border), trimmed(sets[1], data.trim_border)
         _, val = sets
         for note in (*val.notes, *filter(None, [absent_note(val.labels, val.classes)])):
             say(f"note   validation: {note}")

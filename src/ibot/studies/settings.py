@@ -69,12 +69,14 @@ def prepare(asked: Asked, world_size: int = 1, say: Say = lambda text: None) -> 
 
     with said_once():
         config = configure(asked, keep)
+    from ibot.data.channels.opening import with_mean
     from ibot.data.loader import check_batch
     from ibot.recipes.auto import for_few_images
     from ibot.studies.channels import for_channels
 
     source = open_data(config.data)
     config, notes = for_channels(config, source, asked.keys, asked.folder)
+    source = with_mean(source, config.model.mean)
     if asked.recipe == "adapt" and not began_with_batch(
         asked.folder, config, len(source), asked.keys
     ):
@@ -140,17 +142,32 @@ def chosen(asked: Asked) -> tuple[Config, list[str]]:
     memory = device_memory(choose_device(given.system.device))
     length = given.train.length if "train.length" in asked.keys else None
     batch = max(0, given.train.batch) if "train.batch" in asked.keys else 0
-    return choose(Facts(survey(source), memory, launched_processes().world_size, length, batch))
+    return choose(
+        Facts(
+            survey(source),
+            memory,
+            launched_processes().world_size,
+            length,
+            batch,
+            whole=not given.data.window,
+        )
+    )
 
 
 def open_data(data: DataConfig) -> Images:
     """The images to train on."""
     from ibot.data.sets.open import open_images
+    from ibot.data.sets.trimmed import trimmed
 
     orientation, most = data.exif_orientation, data.max_pixels
-    return open_images(
-        data.path, exif_orientation=orientation, max_pixels=most, channels=data.reading
+    images = open_images(
+        data.path,
+        exif_orientation=orientation,
+        max_pixels=most,
+        channels=data.reading,
+        windows=data.windowing,
     )
+    return trimmed(images, data.trim_border)
 
 
 def began_with_batch(

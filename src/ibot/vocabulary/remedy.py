@@ -50,7 +50,7 @@ class Remedy:
 
 
 HOW = (
-    *("key", "heads", "size", "max_pixels", "exif_orientation"),
+    *("key", "heads", "size", "window", "window_content", "max_pixels", "exif_orientation"),
     *("channels", "channel_files", "no_data"),
 )
 """Options that say how a network sees images."""

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from ibot.config.override import from_plain
 from ibot.config.resolve import derive
+from ibot.config.schema import PICTURES
 from ibot.data.pixels import shorter_side
 from ibot.errors import ConfigError
 from ibot.system.records import RESULTS, data_name, read_records
 from ibot.types import ResultRecord
 from ibot.weights.files import read_settings
 from ibot.weights.read import Loaded
+from ibot.words import counted
 
 if TYPE_CHECKING:
     from ibot.weights.export import Difference
@@ -45,9 +47,31 @@ _ONNX = """\
 import numpy as np
 import onnxruntime
 
-images = np.zeros((1, 3, *{size}), np.float32)  # in their place: pictures, prepared as above
+images = np.zeros((1, {channels}, *{size}), np.float32)  # instead: pictures, prepared as above
 session = onnxruntime.InferenceSession("{name}")
 cls, patches = session.run(["cls", "patches"], {{"images": images}})"""
+_LEVELS = """\
+import torch
+
+levels = torch.zeros(1, {channels}, *{size})  # in their place: images, prepared as above"""
+_CHANNELS = {
+    "safetensors": """\
+import ibot
+
+# reads files of these channels, of the types and with the pattern of names of the training
+features = ibot.extract_features("{name}", "images", size={size}).cls""",
+    "timm": f"""\
+import timm
+{_LEVELS}
+network = timm.create_model("local-dir:{{name}}", pretrained=True).eval()
+tokens = network.forward_features(levels)""",
+    "huggingface": f"""\
+import transformers
+{_LEVELS}
+network = transformers.AutoModel.from_pretrained("{{name}}", add_pooling_layer=False)
+tokens = network(levels).last_hidden_state""",
+}
+"""The same for images of other channels than colour pictures, which those libraries do not open."""
 USE = {
     "safetensors": _SAFETENSORS,
     "published": _PUBLISHED,
@@ -96,7 +120,8 @@ def model_card(
     """
     backbone = loaded.backbone
     parameters = sum(p.numel() for key, p in backbone.named_parameters() if key != "masked_embed")
-    height, width = loaded.size
+    pictures = loaded.reading == PICTURES
+    use = USE[target] if pictures else _CHANNELS.get(target, USE[target])
     limit = LIMITS.get((target, loaded.config.kind), "")
     lines = [
         f"# {name}",
@@ -105,8 +130,7 @@ def model_card(
         "",
         f"- Network: {loaded.config}; {parameters:,} parameters; tokens of width "
         f"{backbone.embed_dim}",
-        f"- Input: {height} x {width} pixels, RGB, scaled to 0..1, minus {loaded.config.mean}, "
-        f"over {loaded.config.std}",
+        *_channels(loaded),
         f"- Pictures of other sizes: the shorter side is resized to {shorter_side(loaded.size)} "
         "(bicubic, antialiased), then the centre is cropped",
         *[f"- {line}" for line in _training(source, key, weights_hash)],
@@ -114,7 +138,7 @@ def model_card(
         f"In the folder that holds `{name}`; elsewhere give its path:",
         "",
         "```python",
-        USE[target].format(name=name, size=loaded.size),
+        use.format(name=name, size=loaded.size, channels=len(loaded.config.channels)),
         "```",
         "",
         *([limit, ""] if limit else []),
@@ -134,6 +158,23 @@ def model_card(
         "",
     ]
     return "\n".join(lines)
+
+
+def _channels(loaded: Loaded) -> list[str]:
+    """What the network is given of an image."""
+    config, (height, width) = loaded.config, loaded.size
+    if loaded.reading == PICTURES:
+        return [
+            f"- Input: {height} x {width} pixels, RGB, scaled to 0..1, minus {config.mean}, "
+            f"over {config.std}"
+        ]
+    rows = zip(config.channels, config.mean, config.std, strict=True)
+    return [
+        f"- Input: {height} x {width} pixels of {counted(len(config.channels), 'channel')}, as "
+        "levels: values of whole types as a share of their range (0..1), floats as they are",
+        "- Each channel minus its mean, over its deviation: "
+        + "; ".join(f"{name} {mean:.6g}, {std:.6g}" for name, mean, std in rows),
+    ]
 
 
 def _prepared(difference: Difference) -> str:

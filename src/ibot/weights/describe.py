@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
+from ibot.config.schema import PICTURES, RGB
+from ibot.data.sets.same_channels import named
 from ibot.weights.files import Content, is_configuration
 from ibot.weights.networks import find_networks, states
 from ibot.weights.read import Weights, bad_numbers, fit, weights_of
@@ -73,7 +75,9 @@ def _network(
     height, width = loaded.built_for
     count = sum(p.numel() for p in loaded.backbone.parameters())
     yield "network", f"{loaded.config}, built for {height}x{width} pixels; {count:,} parameters"
-    mean, std = loaded.config.statistics
+    if loaded.reading != PICTURES:
+        yield "channels", f"{named(loaded.config.channels)}, read as levels"
+    mean, std = map(_numbers, loaded.config.statistics)
     yield (
         "images",
         f"minus {mean}, over {std}; {loaded.config.act}, epsilon {loaded.config.norm_eps:g}",
@@ -81,6 +85,13 @@ def _network(
     yield from (("note", note) for note in loaded.notes)
     yield from (("guessed", guess) for guess in loaded.guesses)
     yield "fit", str(loaded.report)
+
+
+def _numbers(values: Sequence[float]) -> str:
+    """As they are, of many channels shortened."""
+    if len(values) <= len(RGB):
+        return str(tuple(values))
+    return f"({', '.join(f'{value:.4g}' for value in values)})"
 
 
 def _settings(settings: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@ from ibot.config.schema import RGB, Channels
 from ibot.data.channels import statistics
 from ibot.data.channels.images import ChannelImages
 from ibot.data.channels.levels import to_levels
+from ibot.data.channels.opening import with_mean
 from ibot.data.channels.statistics import compute, statistics_of
 from ibot.data.decode import UnreadableImage
 from ibot.data.sets.images import Images, LabelledImages
@@ -234,6 +235,16 @@ def test_a_given_mean_is_taken_in_place_of_that_of_the_data(holes):
     assert (images.read(0)[:4, :, 0] == 7).all()
     other = open_images(str(holes[0]), channels=ALL)
     assert images.fingerprint() != other.fingerprint()
+
+
+def test_a_run_takes_the_mean_of_its_network(holes):
+    images = open_images(str(holes[0]), channels=ALL)
+    images.statistics()
+    again = with_mean(SubsetImages(images, [1, 0]), (7.0, 8.0))
+    assert (again.read(1)[:4, :, 0] == 7).all()
+    assert not (images.read(0)[:4, :, 0] == 7).any(), "the set itself stays as it is"
+    assert again.base.notes == images.notes
+    assert images.provenance()["invalid_share"] == pytest.approx(4 * 18 / (3 * 24 * 18 * 2))
 
 
 def test_an_image_that_is_mostly_invalid_is_passed_over(holes):

@@ -134,3 +134,28 @@ def test_other_files_are_refused():
     for content, reason in ((b"", "empty"), (b"<html>" * 20, "not an image")):
         with pytest.raises(UnreadableImage, match=reason):
             written.levels(content)
+
+
+def test_altered_bytes_give_levels_or_a_reason(rng):
+    """Whatever stands in a file, its header and its pixels agree, or it is refused."""
+    values = rng.integers(0, 65536, (*SIZE, 3), np.uint16)
+    contents = [
+        npy(values),
+        imagecodecs.png_encode(values),
+        imagecodecs.jpeg2k_encode(values[..., 0].copy(), level=0),
+        written.tiff(values, planarconfig="contig", compression="zlib", rowsperstrip=4),
+        written.pages(*np.moveaxis(values, -1, 0)),
+    ]
+    done = 0
+    for content in contents * 60:
+        altered = bytearray(content)
+        for place in rng.integers(0, min(300, len(content)), 3):
+            altered[place] = rng.integers(256)
+        try:
+            levels = written.levels(bytes(altered), max_pixels=10_000)
+        except UnreadableImage:
+            continue
+        header = written.header(bytes(altered), max_pixels=10_000)
+        assert levels.values.shape == (header.height, header.width, len(header.names))
+        done += 1
+    assert done > 20

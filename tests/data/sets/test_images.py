@@ -7,7 +7,11 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import zarr
+from image_forms import save_to_disk, table
 from PIL import Image
 
 from ibot.config.schema import MAX_PIXELS
@@ -16,17 +20,43 @@ from ibot.data.sets.arrays import ArrayImages
 from ibot.data.sets.class_folders import open_folder
 from ibot.data.sets.images import Images, LabelledImages
 from ibot.data.sets.lists import open_list, scan_list
+from ibot.data.sets.open import open_images
 from ibot.data.sets.scan import scan
+from ibot.data.sets.stacks import StackImages
 from ibot.data.sets.subsets import LabelledSubset, SubsetImages
 from ibot.data.sets.tars import open_tars, scan_tars
 from ibot.data.sets.variants import count_shared, matched, read_as
 
-UNLABELLED = ("flat folder", "bare list", "bare tar", "bare subset")
+LABELLED = ("folder", "list", "tar", "parquet", "parquet list", "arrow", "npy", "array", "subset")
+UNLABELLED = ("flat folder", "bare list", "bare tar", "bare parquet", "bare npy", "bare subset")
 
 
-@pytest.fixture(params=["folder", "list", "tar", "array", "subset", *UNLABELLED])
-def images(request, tmp_path, make, write, tar):
+@pytest.fixture(params=[*LABELLED, *UNLABELLED, "zarr"])
+def images(request, tmp_path, make, write, tar, jpeg):
     kind = request.param
+    bare = kind.startswith("bare ")
+    if kind in ("parquet", "bare parquet", "arrow"):
+        labels = None if bare else [0, 1, 1]
+        made = table([jpeg(10 * i) for i in range(3)], labels, None if bare else ("cat", "dog"))
+        if kind == "arrow":
+            save_to_disk(made, tmp_path / "set", files=2, batch=1)
+            return open_images(str(tmp_path / "set"))
+        pq.write_table(made, tmp_path / "a.parquet", row_group_size=2)
+        return open_images(str(tmp_path / "a.parquet"))
+    if kind == "parquet list":
+        make(tmp_path / "set", "1.jpg", "2.jpg")
+        rows = {"path": ["set/1.jpg", "set/2.jpg"], "label": ["cat", "dog"]}
+        pq.write_table(pa.table(rows), tmp_path / "list.parquet")
+        return open_images(str(tmp_path / "list.parquet"))
+    if kind in ("npy", "bare npy", "zarr"):
+        pixels = np.random.default_rng(0).integers(0, 256, (3, 4, 6, 3), dtype=np.uint8)
+        if kind == "zarr":
+            zarr.create_array(tmp_path / "a.zarr", data=pixels, chunks=(1, 4, 6, 3))
+        else:
+            np.save(tmp_path / "a.npy", pixels)
+        if not bare:
+            np.save(tmp_path / "labels.npy", np.array(["cat", "dog", "dog"]))
+        return open_images(str(tmp_path / ("a.zarr" if kind == "zarr" else "a.npy")))
     if kind == "array":
         pixels = np.random.default_rng(0).integers(0, 256, (3, 4, 6, 3), dtype=np.uint8)
         return ArrayImages(tmp_path, "test", pixels, np.array([0, 1, 1], np.int32), ("cat", "dog"))
@@ -63,7 +93,7 @@ def test_every_set_keeps_to_the_protocol_and_travels_to_workers(images, request)
     np.testing.assert_array_equal(there, pixels)
 
 
-@pytest.mark.parametrize("images", ["folder", "list", "tar", "array", "subset"], indirect=True)
+@pytest.mark.parametrize("images", [*LABELLED, "zarr"], indirect=True)
 def test_every_labelled_image_has_its_class(images):
     assert images.labels.dtype == np.int32 and images.classes == ("cat", "dog")
     assert images.labels.tolist() == [images.label(i) for i in range(len(images))]
@@ -139,6 +169,9 @@ def change(images):
     """Another pixel, or another time of a file."""
     if isinstance(images, ArrayImages):
         images.pixels[0, 0, 0, 0] ^= 1
+    elif isinstance(images, StackImages):
+        file = images.root / images.stacks[0].name
+        os.utime(file / "c" / "0" / "0" / "0" / "0" if file.is_dir() else file, ns=(1, 1))
     else:
         base = images.base if isinstance(images, SubsetImages) else images
         file = base.root / (base.archives.names[0] if base.archives else base.name(0))

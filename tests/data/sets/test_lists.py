@@ -3,7 +3,7 @@ import pickle
 import pytest
 from PIL import Image
 
-from ibot.data.sets.lists import open_list
+from ibot.data.sets.lists import open_list, scan_list
 from ibot.data.sets.open import open_labelled
 
 
@@ -147,3 +147,39 @@ def test_files_of_several_pages_are_counted(tmp_path, make, write):
     assert val.notes == (
         "only the first page and up to three bands are read: 1 with further pages or frames",
     )
+
+
+@pytest.mark.parametrize(
+    ("lines", "labels"),
+    [
+        (["a, 1.jpg", "b 2.jpg", "c.jpg"], None),
+        (["a, 1.jpg,x", "b 2.jpg,y", "c.jpg,x"], ["x", "y", "x"]),
+        (["a, 1.jpg;x", "b 2.jpg;y", "c.jpg;x"], ["x", "y", "x"]),
+        (["a, 1.jpg 5", "b 2.jpg 12", "c.jpg 5"], ["5", "12", "5"]),
+        (["a, 1.jpg\t5", "b 2.jpg\t12", "c.jpg\t5"], ["5", "12", "5"]),
+    ],
+)
+def test_lists_without_a_header_hold_a_path_on_each_line(
+    tmp_path, lines, labels, make, write, names, named_classes, refused
+):
+    make(tmp_path, "a, 1.jpg", "b 2.jpg", "c.jpg")
+    file = write(tmp_path / "list.txt", *lines, "")
+    images = scan_list(file)
+    assert names(images) == ["a, 1.jpg", "b 2.jpg", "c.jpg"]
+    if labels is None:
+        assert not hasattr(images, "labels")
+        refused(open_list, file, match="empty label in line 1")
+    else:
+        assert named_classes(open_list(file)) == named_classes(images) == labels
+
+
+def test_files_without_extension_can_be_listed_without_a_header(tmp_path, make, write, names):
+    make(tmp_path, "one", "two")
+    assert names(scan_list(write(tmp_path / "list.txt", "one", "two"))) == ["one", "two"]
+
+
+def test_a_missing_file_of_a_bare_list_is_named_with_its_line(tmp_path, make, write, refused):
+    make(tmp_path, "1.jpg")
+    file = write(tmp_path / "list.txt", "gone.jpg", "1.jpg")
+    error = refused(scan_list, file, match=r"names 'gone.jpg' \(line 1\)")
+    assert error.why.startswith("1 of 2")

@@ -2,11 +2,12 @@ import gzip
 import io
 import tarfile
 
+import pytest
 from PIL import Image
 
 from ibot.data.formats import extensions
-from ibot.data.sets.open import open_labelled
-from ibot.data.sets.tars import open_tars
+from ibot.data.sets.open import open_images, open_labelled
+from ibot.data.sets.tars import open_tars, scan_tars
 
 
 def test_folders_in_archives_are_classes_and_images_are_read_by_seek(tmp_path, tar, names):
@@ -83,8 +84,8 @@ def test_damaged_and_compressed_archives_are_refused(tmp_path, tar, refused):
     for content in (
         gzip.compress(whole),
         b"",
-        whole[:1500],
-        whole[:2200],
+        whole[:500],
+        b"no archive " * 100,
         whole[:1536] + b"x" * 512 + whole[2048:],
     ):
         (tmp_path / "b.tar").write_bytes(content)
@@ -128,3 +129,77 @@ def test_what_is_passed_over_and_what_holds_more_is_counted(tmp_path, tar):
         pages
         == "only the first page and up to three bands are read: 1 with further pages or frames"
     )
+
+
+def test_a_shard_that_is_cut_short_loses_its_tail_alone_and_is_named(tmp_path, tar, names, jpeg):
+    """Cut at every place: the images that are whole are read, with their classes."""
+    files = {}
+    for key in ("0", "1", "2"):
+        files |= {f"{key}.jpg": None, f"{key}.cls": str(int(key) + 5)}
+    long = tar(tmp_path / "b.tar", **{f"{'long' * 60}.jpg": None, "3.jpg": None})
+    whole = tar(tmp_path / "a.tar", **files)
+    content, size = whole.read_bytes(), len(jpeg())
+    with tarfile.open(whole) as archive:
+        places = [(member.name, member.offset_data) for member in archive]
+    data = [place for name, place in places if name.endswith("jpg")]
+    texts = [place for name, place in places if name.endswith("cls")]
+    end = texts[-1] + 512
+    tar(tmp_path / "c.tar", **{"9.jpg": None, "9.cls": "9"})
+    for cut in (1, 511, 700, data[0] + size - 1, data[0] + size, texts[0], texts[0] + 1, data[1]):
+        (tmp_path / "a.tar").write_bytes(content[: max(cut, 513)])
+        images = open_tars([tmp_path / "a.tar", tmp_path / "c.tar"])
+        kept = cut > texts[0]
+        assert names(images) == ["a.tar/0.jpg"] * kept + ["c.tar/9.jpg"]
+        assert images.classes == ("5", "9")[1 - kept :] and images.read(0).shape == (4, 6, 3)
+        said = f"1 archive of 2 cut short, only whole images are read: 'a.tar ({int(kept)} image"
+        assert [said in note for note in images.notes] == [True]
+    whole.write_bytes(content[:end])
+    assert len(open_tars([whole])) == 3, "no end mark, but nothing is lost"
+    whole.write_bytes(content)
+    assert open_tars([whole]).notes == ()
+    content = long.read_bytes()
+    for cut in (*range(513, len(content) - 10240, 97), len(content) // 512 * 512):
+        long.write_bytes(content[:cut])
+        got = scan_tars([long, tmp_path / "c.tar"])
+        assert names(got)[-1] == "c.tar/9.jpg" and got.read(0).shape == (4, 6, 3)
+
+
+def test_a_shard_without_a_whole_image_is_refused_where_it_is_alone(tmp_path, tar, refused):
+    path = tar(tmp_path / "a.tar", "cat/1.jpg")
+    path.write_bytes(path.read_bytes()[:700])
+    assert "cut short" in refused(scan_tars, [path], match="no images in").why
+
+
+def test_classes_stand_in_json_too_and_hard_links_are_passed_over(tmp_path, tar, named_classes):
+    sides = {"0.json": '{"cls": 3}', "1.json": '{"label": "ant"}', "2.json": "[]", "2.cls": "7"}
+    path = tar(tmp_path / "a.tar", "0.jpg", "1.jpg", "2.jpg", **sides, **{"0.cls": "4"})
+    with tarfile.open(path, "a") as archive:
+        member = tarfile.TarInfo("3.jpg")
+        member.type, member.linkname = tarfile.LNKTYPE, "0.jpg"
+        archive.addfile(member)
+    images = open_tars([path])
+    assert named_classes(images) == ["4", "ant", "7"]
+    assert images.notes == ("2 files passed over: 1 .json, 1 link",)
+
+
+@pytest.mark.parametrize("form", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_long_names_are_read_in_both_forms(tmp_path, jpeg, names, form):
+    name = f"{'folder ü/' * 30}{'n' * 120}.jpg"
+    with tarfile.open(tmp_path / "a.tar", "w", format=form) as archive:
+        member = tarfile.TarInfo(name)
+        member.size = len(jpeg())
+        archive.addfile(member, io.BytesIO(jpeg()))
+    images = scan_tars([tmp_path / "a.tar"])
+    assert names(images) == [f"a.tar/{name}"] and images.read(0).shape == (4, 6, 3)
+
+
+def test_braces_stand_for_shards(tmp_path, tar, names, refused):
+    for i in range(12):
+        tar(tmp_path / f"s-{i:03d}.tar", f"{i}.jpg")
+    images = open_images(f"{tmp_path}/s-{{002..011}}.tar")
+    assert names(images) == [f"s-{i:03d}.tar/{i}.jpg" for i in range(2, 12)]
+    few = open_images(f"{tmp_path}/s-00{{3,1}}.tar")
+    assert names(few) == ["s-003.tar/3.jpg", "s-001.tar/1.jpg"]
+    error = refused(open_images, f"{tmp_path}/s-{{010..012}}.tar", match="s-012.tar' of .*missing")
+    assert error.why == "1 of 3 files are not there"
+    refused(open_images, f"{tmp_path}/s-{{0..99999999}}.tar", match="too many files")

@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ibot.config.schema import Channels
-from ibot.data.channels.levels import filled, names_of
+from ibot.data.channels.levels import Levels, filled, names_of
 from ibot.data.channels.sources import GroupedFiles, LevelImages
 from ibot.data.channels.statistics import Statistics, measured
 from ibot.data.decode import UnreadableImage
 from ibot.data.sets import fingerprints
+from ibot.data.sets.same_channels import OtherChannels
 from ibot.data.sets.scan import FIRST_PAGE_ONLY
 from ibot.errors import DataError
 
@@ -35,7 +36,6 @@ class ChannelImages:
         self.base, self.asked = base, asked
         self.stored = _common_channels(base, _names(asked))
         self.channels = _chosen(self.stored, asked, base.root)
-        self.mean = asked.mean
         # What a number means in one file, it means in others of as many channels alone; and all
         # channels of one file are not all of another.
         numbered = not _names(asked) or any(name.isdigit() for name in self.channels)
@@ -74,23 +74,24 @@ class ChannelImages:
         invalid = np.isnan(values)
         if not invalid.any():
             return values
-        return filled(values, self.mean or self.statistics().mean)
+        return filled(values, self.asked.mean or self.statistics().mean)
 
     def measured(self, index: int) -> NDArray[np.float32]:
         """Levels [H, W, C] of the chosen channels; NaN where nothing was measured.
 
         Raises UnreadableImage for an image of other channels or that is mostly NaN too.
         """
-        levels = self.base.levels(index, self.channels)
+        return mostly_measured(self.chosen(self.base.levels(index, self.channels)))
+
+    def chosen(self, levels: Levels) -> NDArray[np.float32]:
+        """The chosen channels [H, W, C] of levels of an image, or of a part of one.
+
+        Raises UnreadableImage for an image of other channels.
+        """
         values = levels.values
         places = self._places(levels.names)
         if places != list(range(values.shape[2])):
             values = np.ascontiguousarray(values[..., places])
-        invalid = float(np.isnan(values).mean())
-        if invalid > MOSTLY:
-            raise UnreadableImage(
-                "mostly invalid", f"{invalid:.0%} of its values are no numbers or no data"
-            )
         return values
 
     def statistics(self) -> Statistics:
@@ -101,13 +102,16 @@ class ChannelImages:
 
     def fingerprint(self) -> str:
         """SHA-256 in hex of the base's, the channels, and what stands for missing values."""
-        numbers = np.array([*self.asked.no_data, np.nan, *self.mean], np.float64)
+        numbers = np.array([*self.asked.no_data, np.nan, *self.asked.mean], np.float64)
         parts = ("channels 1", self.base.fingerprint(), *self.channels)
         return fingerprints.digest(*parts, numbers)
 
     def provenance(self) -> dict[str, object]:
-        """What a run notes of its data, and the channels."""
-        return {**self.base.provenance(), "channels": list(self.channels)}
+        """What a run notes of its data, the channels, and how much of a sample was no number."""
+        found = {**self.base.provenance(), "channels": list(self.channels)}
+        for known in self._statistics:
+            found["invalid_share"] = known.invalid / known.values
+        return found
 
     def _places(self, names: tuple[str, ...]) -> list[int]:
         """Where the channels lie in an image that has `names`."""
@@ -135,6 +139,16 @@ class LabelledChannelImages(ChannelImages):
     def label(self, index: int) -> int:
         """Class of an image."""
         return int(self.labels[index])
+
+
+def mostly_measured(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The same levels. Raises UnreadableImage where most are no numbers."""
+    invalid = float(np.isnan(values).mean())
+    if invalid > MOSTLY:
+        raise UnreadableImage(
+            "mostly invalid", f"{invalid:.0%} of its values are no numbers or no data"
+        )
+    return values
 
 
 def _names(asked: Channels) -> tuple[str, ...]:
@@ -180,7 +194,7 @@ def _chosen(stored: tuple[str, ...], asked: Channels, root: Path) -> tuple[str, 
         elif name.isascii() and name.isdigit() and 1 <= int(name) <= len(stored):
             chosen.append(stored[int(name) - 1])
         else:
-            raise DataError(
+            raise OtherChannels(
                 f"the images in '{root}' have no channel '{name}'",
                 why=f"they have {_few(stored)}",
                 fix="choose by these names or by numbers from 1, or take all (data.channels=all)",

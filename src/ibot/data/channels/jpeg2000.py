@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import struct
-from typing import BinaryIO, NamedTuple
+from dataclasses import dataclass
+from typing import BinaryIO
 
 from ibot.data.channels.levels import Levels, names_of, to_levels
 from ibot.data.channels.stored import Header, How, require_size
@@ -19,7 +20,8 @@ _WITHIN = 2**16
 _SYCC = b"\0\x12"
 
 
-class _Components(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class _Components:
     height: int
     width: int
     count: int

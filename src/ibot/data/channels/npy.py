@@ -71,7 +71,7 @@ def _read_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
         version = npy.read_magic(file)
         read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
         shape, fortran, dtype = read(file)
-    except (ValueError, EOFError, OSError) as error:
+    except Exception as error:  # the header is Python's text, and its reader raises almost anything
         raise UnreadableImage("corrupt", " ".join(str(error).split())[:100]) from None
     if dtype.hasobject or dtype.names:
         raise UnreadableImage("values that are no numbers", "store whole numbers, floats or bool")

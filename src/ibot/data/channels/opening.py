@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import importlib.util
+from copy import copy
+from dataclasses import is_dataclass, replace
 
 import numpy as np
 
-from ibot.config.schema import Channels
+from ibot.config.schema import PICTURES, Channels
 from ibot.data.channels.groups import group
 from ibot.data.channels.images import ChannelImages, LabelledChannelImages
 from ibot.data.channels.sources import GroupedFiles, LevelFiles, LevelImages, ReadLevels
 from ibot.data.sets.files import FileImages
 from ibot.data.sets.images import Images, LabelledImages
+from ibot.data.sets.stacks import StackImages
 from ibot.errors import DataError, MissingExtra
 
-COLOUR = "rgb"
-"""Colour pictures of 8 bits, as `Images.read` gives them of files by itself."""
 FILES = frozenset({".npy"})
 """Extensions of files that are images only where channels are asked for."""
 NEEDED = ("tifffile", "imagecodecs")
@@ -24,12 +25,12 @@ NEEDED = ("tifffile", "imagecodecs")
 def with_channels(images: Images, asked: Channels) -> Images:
     """The same images, labelled if they are, with the channels that are asked for.
 
-    Colour pictures (`names` rgb) stay as they are. Of files all channels can be had, one file each
+    Colour pictures (`PICTURES`) stay as they are. Of files all channels can be had, one file each
     or one for each channel; of other sets those that they read.
     Raises DataError for channels and patterns that the images do not have, MissingExtra without the
     packages that read them.
     """
-    if asked.names == COLOUR:
+    if asked.names == PICTURES.names:
         if asked.files:
             raise DataError(
                 f"data.channel_files={asked.files} joins files to images of many channels",
@@ -50,6 +51,26 @@ def with_channels(images: Images, asked: Channels) -> Images:
     return LabelledChannelImages(base, asked, labels.astype(np.int32), images.classes)
 
 
+def with_mean(images: Images, mean: tuple[float, ...]) -> Images:
+    """The same images with a network's mean [C] where nothing was measured.
+
+    So a run goes on as it began when its data have changed since, and no process looks at a sample.
+    Those of subsets too; sets of other kinds stay as they are.
+    """
+    if isinstance(images, ChannelImages):
+        again = copy(images)
+        again.asked = replace(images.asked, mean=mean)
+        return again
+    base = getattr(images, "base", None)
+    if not isinstance(base, Images) or (filled := with_mean(base, mean)) is base:
+        return images
+    if is_dataclass(images):
+        return replace(images, base=filled)
+    again = copy(images)
+    again.base, again._fingerprint = filled, ""  # pyright: ignore[reportAttributeAccessIssue]
+    return again
+
+
 def _levels(images: Images, asked: Channels) -> LevelImages:
     if asked.files and not isinstance(images, FileImages):
         raise DataError(
@@ -65,4 +86,6 @@ def _levels(images: Images, asked: Channels) -> LevelImages:
         names = (images.name(i) for i in range(len(images)))
         groups = group(names, asked.files)
         return GroupedFiles(images, groups, asked.no_data)
+    if isinstance(images, StackImages):
+        return replace(images, no_data=asked.no_data)
     return images if isinstance(images, LevelImages) else ReadLevels(images)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO, Protocol, runtime_checkable
+from typing import BinaryIO, Generic, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,10 +20,36 @@ from ibot.data.sets.files import FileImages
 from ibot.data.sets.images import Images
 from ibot.words import counted
 
+B = TypeVar("B", bound=Images)
+
 
 @runtime_checkable
-class LevelImages(Images, Protocol):
-    """Images of which every channel can be had as its file has it."""
+class LevelImages(Protocol):
+    """Images of which every channel can be had as its file has it; the rest as in `Images`."""
+
+    @property
+    def root(self) -> Path:
+        """Folder or file."""
+        ...
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know, a sentence each."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def name(self, index: int) -> str:
+        """What an image is called."""
+        ...
+
+    def fingerprint(self) -> str:
+        """SHA-256 in hex."""
+        ...
+
+    def provenance(self) -> dict[str, object]:
+        """What a run notes of its data."""
+        ...
 
     def header(self, index: int) -> Header:
         """Size and channels of an image, from its header. Raises UnreadableImage."""
@@ -37,10 +63,10 @@ class LevelImages(Images, Protocol):
         ...
 
 
-class _Wrapped:
+class _Wrapped(Generic[B]):
     """What is the same for images however they are read."""
 
-    base: Images
+    base: B
 
     @property
     def root(self) -> Path:
@@ -68,7 +94,7 @@ class _Wrapped:
         return self.base.provenance()
 
 
-class ReadLevels(_Wrapped):
+class ReadLevels(_Wrapped[Images]):
     """What any set reads, colour pictures or stacks, as levels."""
 
     def __init__(self, base: Images) -> None:
@@ -83,7 +109,7 @@ class ReadLevels(_Wrapped):
         return Levels(to_levels(self.base.read(index)), self.base.channels)
 
 
-class LevelFiles(_Wrapped):
+class LevelFiles(_Wrapped[FileImages]):
     """Images in files, each with all of its channels."""
 
     def __init__(self, base: FileImages, no_data: tuple[float, ...] = ()) -> None:
@@ -103,7 +129,7 @@ class LevelFiles(_Wrapped):
             return read_levels(file, self.how)
 
 
-class GroupedFiles(_Wrapped):
+class GroupedFiles(_Wrapped[FileImages]):
     """Images of several files, one for each channel."""
 
     def __init__(self, base: FileImages, groups: Groups, no_data: tuple[float, ...] = ()) -> None:

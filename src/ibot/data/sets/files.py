@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
@@ -16,13 +16,13 @@ from ibot.config.schema import MAX_PIXELS, RGB
 from ibot.data import decode as pillow
 from ibot.data.decode import Orientation, file_size, image_size
 from ibot.data.sets import fingerprints
-from ibot.data.sets.archives import Archives
+from ibot.data.sets.archives import Container
 
 Decoder = Literal["pillow", "fast"]
 """Pillow, or where it can a quicker library: the same files are read, and what is known of them
 (`fingerprint`) stays the same. Evaluations read with Pillow."""
-Kind = Literal["files", "folder", "list", "tar"]
-"""How a set was opened: by a scan, as class folders, from a list, from archives."""
+Kind = Literal["files", "folder", "list", "tar", "parquet", "arrow"]
+"""How a set was opened: by a scan, as class folders, from a list, from archives, from tables."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -34,13 +34,13 @@ class FileImages:
 
     root: Path
     """Folder that the names are relative to."""
-    names: bytes
-    """Relative paths, UTF-8 with surrogates, one after the other."""
+    names: NDArray[np.uint8]
+    """Relative paths, UTF-8 with surrogates, one after the other: in memory or in a mapped file."""
     ends: NDArray[np.int64]
     """int64 [n], where each name ends in `names`."""
     kind: Kind = "files"
-    archives: Archives | None = None
-    """Where the files lie inside of tar archives; None: below the root, by their names."""
+    archives: Container | None = None
+    """Where the files lie inside of archives or tables; None: below the root, by their names."""
     exif_orientation: Orientation = "apply"
     """Whether `read` turns pictures upright by their EXIF tag."""
     max_pixels: int = MAX_PIXELS
@@ -63,7 +63,7 @@ class FileImages:
     def name(self, index: int) -> str:
         """Path of an image relative to the root; inside of archives `ARCHIVE.tar/path/in/it`."""
         start = self.ends[index - 1] if index else 0
-        return os.fsdecode(self.names[start : self.ends[index]])
+        return os.fsdecode(self.names[start : self.ends[index]].tobytes())
 
     def path(self, index: int) -> Path:
         """Path of an image."""
@@ -97,7 +97,7 @@ class FileImages:
             other = () if self.exif_orientation == "apply" else (self.exif_orientation,)
             if self.max_pixels != MAX_PIXELS:
                 other = (*other, str(self.max_pixels))
-            if b".tif" in self.names.lower():
+            if b".tif" in self.names.tobytes().lower():
                 other = (*other, fingerprints.TIFF_LEVELS)
             classes, labels = self._labelling()
             parts = self.kind, *classes, self.names, self.ends, labels, self._state(), *other
@@ -110,7 +110,7 @@ class FileImages:
             "root": str(self.root),
             "images": len(self),
             "classes": 0,
-            "names_sha256": hashlib.sha256(self.names).hexdigest()[:16],
+            "names_sha256": hashlib.sha256(self.names.data).hexdigest()[:16],
         }
 
     def _labelling(self) -> tuple[tuple[str, ...], NDArray[np.int32]]:
@@ -149,12 +149,18 @@ class LabelledFiles(FileImages):
 
 
 def file_images(
-    root: Path, names: Sequence[str], kind: Kind = "files", archives: Archives | None = None
+    root: Path, names: Sequence[str], kind: Kind = "files", archives: Container | None = None
 ) -> FileImages:
     """The images `names` (relative to `root`) in their order."""
+    packed, ends = packed_names(names)
+    return FileImages(root=root, names=packed, ends=ends, kind=kind, archives=archives)
+
+
+def packed_names(names: Iterable[str]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Names in one buffer, uint8, and where each ends, int64 [n]."""
     encoded = [os.fsencode(name) for name in names]
     ends = np.cumsum([len(name) for name in encoded], dtype=np.int64)
-    return FileImages(root=root, names=b"".join(encoded), ends=ends, kind=kind, archives=archives)
+    return np.frombuffer(b"".join(encoded), np.uint8), ends
 
 
 def with_labels(

@@ -14,6 +14,27 @@ TIFF_LEVELS = "levels 2"
 """Changed when TIFF files are read to other levels than before, so that what was computed of
 those serves no more."""
 
+SETTLED = 2.0
+"""Seconds: what changed later than this before it was looked at may change again within one tick of
+its clock, and its times are not trusted. File systems count in up to two seconds."""
+
+State = tuple[int, int, int, int]
+
+
+def state_of(status: os.stat_result) -> State:
+    """Size, time of change in ns, of the entry's own change, and inode: by these a folder or an
+    archive is known to be as it was.
+    """
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+
+
+def is_settled(states: Iterable[State], began: float) -> bool:
+    """Whether none of what was in these states from `began` on, by `time.time()`, may have changed
+    since and look the same.
+    """
+    latest = max((max(state[1], state[2]) for state in states), default=0)
+    return latest < (began - SETTLED) * 1e9
+
 
 def digest(*parts: str | bytes | NDArray[Any]) -> str:
     """SHA-256 in hex of parts that are kept apart."""

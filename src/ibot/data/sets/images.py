@@ -84,6 +84,31 @@ class RegionImages(Images, Protocol):
         """
         ...
 
+    def read_level(
+        self, index: int, box: tuple[int, int, int, int], most: float
+    ) -> tuple[Pixels, tuple[float, float, float, float]]:
+        """Pixels that cover a part of an image [h, w, C], as the coarsest stored level has them of
+        those reduced by `most` or less; and where they lie: top, left, height, width in pixels of
+        `size(index)`, less than a pixel of that level outside of the box.
+
+        Raises UnreadableImage.
+        """
+        ...
+
+
+@runtime_checkable
+class EpochImages(Images, Protocol):
+    """Images that are others in each epoch, as windows that are drawn anew."""
+
+    def for_epoch(self, epoch: int, seed: int) -> Images:
+        """Those of an epoch, as many as there are in each."""
+        ...
+
+
+def of_epoch(images: Images, epoch: int, seed: int) -> Images:
+    """The images of an epoch; most sets are the same in all."""
+    return images.for_epoch(epoch, seed) if isinstance(images, EpochImages) else images
+
 
 @runtime_checkable
 class LabelledImages(Images, Protocol):

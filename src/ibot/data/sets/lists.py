@@ -1,4 +1,4 @@
-"""Lists of image files, with labels or without: tables separated by commas, semicolons or tabs."""
+"""Lists of image files, with labels or without: tables of text, or a path on each line."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ibot.data.decode import holds_more
-from ibot.data.formats import PAGED, extension
+from ibot.data.formats import PAGED, extension, extensions
 from ibot.data.sets.classes import number_classes
 from ibot.data.sets.files import FileImages, LabelledFiles, file_images, with_labels
-from ibot.data.sets.parts import WORDS, Part, part_of
+from ibot.data.sets.parts import WORDS, Part, part_of, rows_of_part
 from ibot.data.sets.scan import pages_note
 from ibot.errors import DataError
 
@@ -35,9 +35,9 @@ def scan_list(
     """Images of a list; None when it has no such part.
 
     The file begins with the column `path` and perhaps `label` and `split` (train, val, test), in
-    any order and among others, separated by commas, semicolons or tabs; or it holds
-    `path<TAB>label` without a header. Paths are relative to its folder. Where every row has a
-    label, what comes back are `LabelledFiles`.
+    any order and among others, separated by commas, semicolons or tabs; or it holds a path on each
+    line, or a path and a label, without a header. Paths are relative to its folder. Where every row
+    has a label, what comes back are `LabelledFiles`.
 
     Args:
         file: UTF-8 or UTF-16 text.
@@ -49,12 +49,7 @@ def scan_list(
     """
     file = Path(file)
     rows = _read_rows(file, labelled)
-    splits = {part_of(row.split) for row in rows}
-    if part is not None and splits != {None}:
-        wanted = "test" if part == "val" and "val" not in splits else part
-        rows = [row for row in rows if part_of(row.split) == wanted]
-    elif part == "val":
-        rows = []
+    rows = [rows[i] for i in rows_of_part([row.split for row in rows], part)]
     if not rows:
         return None
     names, lines = [_name(file.parent, row.path) for row in rows], [row.line for row in rows]
@@ -104,6 +99,12 @@ def _read_rows(file: Path, labelled: bool) -> list[_Row]:
         coding, errors = ("utf-16", "strict") if wide else ("utf-8-sig", "surrogateescape")
         with file.open(encoding=coding, errors=errors, newline="") as text:
             first = text.readline()
+            separator = _separator(first.strip(), file.parent)
+            if separator is not None:
+                lines = enumerate((first, *text), 1)
+                rows = [_plain_row(i, line.strip(), separator) for i, line in lines if line.strip()]
+                _require_whole_rows(rows, labelled, file)
+                return rows
             tabs = "\t" in first
             text.seek(0)
             table = csv.reader(
@@ -131,6 +132,25 @@ def _read_rows(file: Path, labelled: bool) -> list[_Row]:
     ]
     _require_whole_rows(rows, labelled, file)
     return rows
+
+
+def _separator(first: str, root: Path) -> str | None:
+    """What stands between path and label in lines without a header, by the first of them.
+
+    Empty where the line is a path as it is; None where it names no image, as a header does.
+    """
+    if "\t" in first:  # a table, with a header or without
+        return None
+    for separator in ("", *",; "):
+        path = first.rpartition(separator)[0].strip() if separator else first
+        if path and (extension(path) in extensions() or os.path.isfile(root / path)):  # noqa: PTH113
+            return separator
+    return None
+
+
+def _plain_row(number: int, line: str, separator: str) -> _Row:
+    path, _, label = line.rpartition(separator) if separator else (line, "", "")
+    return _Row(number, path.strip(), label.strip(), "")
 
 
 def _cell(row: list[str], column: int | None) -> str:

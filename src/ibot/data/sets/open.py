@@ -1,28 +1,32 @@
-"""THE door to images: what a user names (folder, list, archives, a known set), opened."""
+"""THE door to images: what a user names (folder, list, archives, tables, stacks, a known set),
+opened.
+"""
 
 from __future__ import annotations
 
-import glob
-import os
-import re
+import sys
+from dataclasses import replace
 from pathlib import Path
 
-from ibot.config.schema import MAX_PIXELS, Channels
-from ibot.data.channels.opening import COLOUR, FILES, with_channels
+from ibot.config.schema import MAX_PIXELS, PICTURES, WHOLE, Channels, Windows
+from ibot.data.channels.opening import FILES, with_channels
 from ibot.data.decode import Orientation
+from ibot.data.sets.arrow_files import scan_arrow
 from ibot.data.sets.class_folders import as_classes, open_folder
+from ibot.data.sets.files import FileImages
 from ibot.data.sets.images import Images, LabelledImages
 from ibot.data.sets.lists import LISTS, open_list, scan_list
 from ibot.data.sets.named import open_named
-from ibot.data.sets.parts import Part, find_parts, part_of
-from ibot.data.sets.scan import require_data, scan
+from ibot.data.sets.parquet import scan_parquet
+from ibot.data.sets.parts import Part
+from ibot.data.sets.places import Place, find_place
+from ibot.data.sets.scan import ONLY_TRAINING, require_data, scan
+from ibot.data.sets.stacks import hold_pictures, open_stacks
 from ibot.data.sets.subsets import split_labelled
 from ibot.data.sets.tars import open_tars, scan_tars
 from ibot.data.sets.variants import matched, read_as
+from ibot.data.sets.windows import labelled_windows, windowed
 from ibot.errors import DataError
-
-COLOURS = Channels()
-"""Colour pictures, as of old."""
 
 
 def open_images(
@@ -30,24 +34,45 @@ def open_images(
     *,
     exif_orientation: Orientation = "apply",
     max_pixels: int = MAX_PIXELS,
-    channels: Channels = COLOURS,
+    channels: Channels = PICTURES,
+    windows: Windows = WHOLE,
 ) -> Images:
     """Images to train on, labelled or not; where they have parts, those of the training part.
 
     Args:
         data: a folder of images, flat or nested, or of the parts of a set; a list with a column
-            `path` and perhaps `split`; tar files or a set by name, as for `open_labelled`.
+            `path` and perhaps `split`; files that hold many images or a set by name, as for
+            `open_labelled`.
         exif_orientation: whether pictures are turned upright by their EXIF tags.
         max_pixels: larger images are not read.
         channels: which are read, where not colour pictures.
+        windows: in which images are seen.
 
     Raises:
-        DataError: as `scan`, `scan_list`, `scan_tars`, `open_named` and `with_channels`.
+        DataError: as `scan`, `scan_list`, `scan_tars`, `scan_parquet`, `scan_arrow`, `open_stacks`,
+            `open_named`, `with_channels` and `windowed`.
     """
     images = _scan(data, "train", channels)
     if images is None:
         raise _no_training_part(data)
-    return with_channels(read_as(images, exif_orientation, max_pixels), channels)
+    most = _largest(max_pixels, channels, windows)
+    images = with_channels(read_as(images, exif_orientation, most), channels)
+    return windowed(images, windows, max_pixels)
+
+
+def open_parts(data: str) -> dict[str, Images]:
+    """Images of all that is opened of `data`, by their part: `train` and `val`; of data without
+    parts all, by the name "".
+
+    Raises DataError as `open_images`.
+    """
+    train, val = open_images(data), _scan(data, "val", PICTURES)
+    if val is None:
+        return {"": train}
+    if isinstance(train, FileImages):
+        said = tuple(note for note in train.notes if not note.startswith(ONLY_TRAINING))
+        train = replace(train, notes=said)
+    return {"train": train, "val": val}
 
 
 def find_labelled(
@@ -56,7 +81,8 @@ def find_labelled(
     *,
     exif_orientation: Orientation = "apply",
     max_pixels: int = MAX_PIXELS,
-    channels: Channels = COLOURS,
+    channels: Channels = PICTURES,
+    windows: Windows = WHOLE,
 ) -> tuple[LabelledImages, LabelledImages] | None:
     """What `open_images` gives and validation images with the same classes, for k-NN during
     training; None where there are no labels or no validation part.
@@ -64,7 +90,7 @@ def find_labelled(
     More is taken than by `open_labelled`: class folders may be empty, for training goes on anyway.
     Raises DataError for `val_data` without labels or with a class that the training images lack.
     """
-    how = exif_orientation, max_pixels
+    how = exif_orientation, _largest(max_pixels, channels, windows)
     val = _scan(val_data or data, "val", channels)
     if val is None and val_data:
         val = _scan(val_data, "train", channels, held_out=True)
@@ -77,7 +103,8 @@ def find_labelled(
     elif not isinstance(val, LabelledImages):
         without = val
     else:
-        return train, matched(val, train.classes, (str(train.root), str(val.root)))
+        val = matched(val, train.classes, (str(train.root), str(val.root)))
+        return labelled_windows((train, val), windows, max_pixels)
     if val_data:
         raise DataError(
             f"no class folders in '{without.root}'",
@@ -95,15 +122,17 @@ def open_labelled(
     seed: int = 0,
     exif_orientation: Orientation = "apply",
     max_pixels: int = MAX_PIXELS,
-    channels: Channels = COLOURS,
+    channels: Channels = PICTURES,
+    windows: Windows = WHOLE,
 ) -> tuple[LabelledImages, LabelledImages]:
     """Training and validation images with the same classes, at least two; the latter may lack some.
 
     Args:
         data: a folder with the parts of a set (`train` and `val` or `test`, and `parts.WORDS`), or
-            of class folders; a list with a column `split` or without; a .tar file, a pattern such
-            as 'train-*.tar' or a folder that holds only .tar files; or NAME:DIR with a name of
-            `NAMED_SETS`.
+            of class folders; a list with a column `split` or without; a .tar, .parquet, .arrow or
+            .npy file or a zarr array, a pattern of them such as 'train-*.tar' or
+            'train-{000..199}.tar', or a folder that holds nothing else; or NAME:DIR with a name
+            of `NAMED_SETS`.
         val_data: the validation images, in the same forms; its validation part if it has one.
         split: set this share of each class aside (0..1, exclusive), where there is no validation
             part.
@@ -111,6 +140,7 @@ def open_labelled(
         exif_orientation: whether pictures are turned upright by their EXIF tags.
         max_pixels: larger images are not read.
         channels: which are read, where not colour pictures.
+        windows: in which images are seen, side by side over each.
 
     Raises:
         DataError: something is missing or empty, labels are absent, validation images have a class
@@ -119,9 +149,10 @@ def open_labelled(
     """
     if not data:
         raise DataError(
-            "no data given", fix="name a folder, a list, tar files, or a set as in cifar10:DIR"
+            "no data given",
+            fix="name a folder, a list, files that hold many images, or a set as in cifar10:DIR",
         )
-    how = exif_orientation, max_pixels
+    how = exif_orientation, _largest(max_pixels, channels, windows)
     train = _open(data, "train", channels)
     if train is None:
         raise _no_training_part(data)
@@ -136,7 +167,7 @@ def open_labelled(
     if val is None and val_data:
         val = _open(val_data, "train", channels, held_out=True)
     if val is None and split:
-        return split_labelled(train, split, seed)
+        return labelled_windows(split_labelled(train, split, seed), windows, max_pixels)
     if val is None:
         raise DataError(
             f"'{data}' has no validation part",
@@ -152,7 +183,15 @@ def open_labelled(
             fix="leave out --split, or name the training images alone",
         )
     val = _labelled(with_channels(read_as(val, *how), channels))
-    return train, matched(val, train.classes, (data, val_data or data))
+    val = matched(val, train.classes, (data, val_data or data))
+    return labelled_windows((train, val), windows, max_pixels)
+
+
+def _largest(max_pixels: int, channels: Channels, windows: Windows) -> int:
+    """Pixels of the largest image whose header is read: of many channels it is read by the same
+    readers as the pixels, of which windows need a part.
+    """
+    return sys.maxsize if windows.side and channels != PICTURES else max_pixels
 
 
 def _labelled(images: Images) -> LabelledImages:
@@ -182,11 +221,13 @@ def _open(
         return open_named(*named, part)
     if _is_list(data):
         return open_list(data, part)
-    folder, archives = _place(data, part)
-    if archives:
-        return open_tars(archives)
+    place = _place(data, part, channels)
+    if place.form == "tar":
+        return open_tars(place.files)
+    if place.form:
+        return _require_labels(_stored(place), data)
     also = _further(channels)
-    return folder and open_folder(folder, held_out=held_out or part == "val", also=also)
+    return place.folder and open_folder(place.folder, held_out=held_out or part == "val", also=also)
 
 
 def _scan(data: str, part: Part, channels: Channels, *, held_out: bool = False) -> Images | None:
@@ -195,20 +236,20 @@ def _scan(data: str, part: Part, channels: Channels, *, held_out: bool = False) 
         return open_named(*named, part)
     if _is_list(data):
         return scan_list(data, part)
-    folder, archives = _place(data, part)
-    if archives:
-        return scan_tars(archives)
-    if folder is None:
+    place = _place(data, part, channels)
+    if place.form:
+        return _stored(place)
+    if place.folder is None:
         return None
     also = _further(channels)
     if held_out or part == "val":
-        return as_classes(scan(folder, also))
+        return as_classes(scan(place.folder, also))
     return scan(data, also)  # which finds the training part itself, and notes what it leaves out
 
 
 def _further(channels: Channels) -> frozenset[str]:
     """Extensions of files that are images where their channels are read."""
-    return frozenset() if channels.names == COLOUR else FILES
+    return frozenset() if channels.names == PICTURES.names else FILES
 
 
 def _named(data: str) -> tuple[str, str] | None:
@@ -225,51 +266,31 @@ def _is_list(data: str) -> bool:
     return path.suffix.lower() in LISTS and not path.is_dir()
 
 
-def _place(data: str, part: Part) -> tuple[Path | None, list[Path]]:
-    """The folder of a part, None where there is none, and the archives that stand in its place."""
-    path = Path(data)
-    if (parts := find_parts(path)) is not None:
-        path = parts.train if part == "train" else parts.validation()
-        return path, _archives(str(path))
-    if archives := _archives(data):
-        return None, _archives_of(part, archives)
-    return path if part == "train" else None, []
+def _place(data: str, part: Part, channels: Channels) -> Place:
+    """As `find_place`; a folder of arrays may hold a picture each where channels are read."""
+    place = find_place(data, part)
+    if channels.names != PICTURES.names and place.form == "npy" and hold_pictures(place.files):
+        return Place(folder=place.files[0].parent)
+    return place
 
 
-def _archives(data: str) -> list[Path]:
-    """The .tar files that `data` means: itself, a pattern, or all of a folder with nothing else."""
-    path = Path(data)
-    if path.is_dir():
-        try:
-            names = [name for name in os.listdir(path) if not name.startswith(".")]  # noqa: PTH208
-        except OSError:  # `scan` will say so
-            return []
-        # Ends at the first other file: this may be a folder of millions of images.
-        only_tars = all(_is_tar(path / name) for name in names)
-        return sorted(path / name for name in names) if only_tars else []
-    if not path.exists() and glob.has_magic(data):
-        found = [Path(name) for name in sorted(glob.glob(data))]  # noqa: PTH207 - any part may be a pattern
-        if not (archives := [file for file in found if _is_tar(file)]):
-            raise DataError(
-                f"no .tar file matches '{data}'",
-                why=f"{len(found)} other files do",
-                fix="check the pattern",
-            )
-        return archives
-    return [path] if _is_tar(path) else []
+def _stored(place: Place) -> Images | None:
+    """The images in files that hold many; None where none belong to the part."""
+    if place.form == "tar":
+        return scan_tars(place.files)
+    if place.form == "parquet":
+        return scan_parquet(place.files, place.rows)
+    if place.form == "arrow":
+        return scan_arrow(place.files, place.rows)
+    return open_stacks(place.files)
 
 
-def _is_tar(path: Path) -> bool:
-    return path.suffix.lower() == ".tar" and path.is_file()
-
-
-def _archives_of(part: Part, archives: list[Path]) -> list[Path]:
-    """Those of a part by a word of their names; where not both parts are there, all train."""
-    by_part: dict[str | None, list[Path]] = {}
-    for path in archives:
-        words = (part_of(word) for word in re.findall("[a-z]+", path.stem.lower()))
-        by_part.setdefault(next((word for word in words if word), None), []).append(path)
-    val = by_part.get("val") or by_part.get("test") or []
-    if by_part.get("train") and val:
-        return by_part["train"] if part == "train" else val
-    return archives if part == "train" else []
+def _require_labels(images: Images | None, data: str) -> LabelledImages | None:
+    """Raise DataError for images of which not each has a class."""
+    if images is None or isinstance(images, LabelledImages):
+        return images
+    raise DataError(
+        f"not every image of '{data}' has a class",
+        why="tables have it in a column 'label', stacks in a file labels.npy beside them",
+        fix="add the classes that are lacking",
+    )

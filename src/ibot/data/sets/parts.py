@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from ibot.data.formats import is_litter
+from ibot.data.sets.fingerprints import State, is_settled, state_of
 from ibot.errors import DataError, printable
 
 PartName = Literal["train", "val", "test"]
@@ -22,6 +24,10 @@ WORDS: dict[PartName, tuple[str, ...]] = {
 }
 """What the parts are called (Keras, Roboflow, Hugging Face, torchvision); small and capital
 letters are the same."""
+LARGE = 10_000
+"""Entries of a folder from which on its folders are remembered while it is as it was: opening a set
+asks for them several times."""
+_large: dict[str, tuple[State, tuple[str, ...]]] = {}
 _ANY_WORD = "|".join(word for words in WORDS.values() for word in words)
 _NAME = re.compile(rf"({_ANY_WORD})[\W_]*(?:set|images|data|\d*)")
 
@@ -30,6 +36,18 @@ def part_of(name: str) -> PartName | None:
     """The part that a name means, as `valid`, `Val`, `test_set` or `val2017`; None for others."""
     found = _NAME.fullmatch(name.lower())
     return next((part for part, words in WORDS.items() if found and found[1] in words), None)
+
+
+def rows_of_part(splits: Sequence[str], part: Part | None) -> list[int]:
+    """Which rows of a list belong to a part, by the split that each of them names.
+
+    Without splits all are training rows; without a part all are taken.
+    """
+    parts = [part_of(split) for split in splits]
+    if part is None or (part == "train" and set(parts) == {None}):
+        return list(range(len(parts)))
+    wanted = "test" if part == "val" and "val" not in parts else part
+    return [i for i, found in enumerate(parts) if found == wanted]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,14 +137,22 @@ def _only_one(candidates: tuple[Path, ...], kind: str, fix: str) -> Path:
 def folder_names(folder: Path) -> list[str]:
     """The folders in a folder but those of systems, sorted; none where `scan` will say why."""
     try:
-        with os.scandir(folder) as entries:
-            return sorted(
-                entry.name
-                for entry in entries
-                if not is_litter(entry.name, True) and is_folder(entry)
-            )
+        state, began = state_of(os.stat(folder)), time.time()  # noqa: PTH116
+        known = _large.get(os.path.abspath(folder))  # noqa: PTH100
+        if known is not None and known[0] == state:
+            return list(known[1])
+        entries, found = 0, []
+        with os.scandir(folder) as listing:
+            for entry in listing:
+                entries += 1
+                if is_folder(entry) and not is_litter(entry.name, True):
+                    found.append(entry.name)
     except OSError:
         return []
+    found.sort()
+    if entries >= LARGE and is_settled([state], began):
+        _large[os.path.abspath(folder)] = state, tuple(found)  # noqa: PTH100
+    return found
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:

@@ -13,8 +13,12 @@ SHOWN = 16
 """Names of channels that a message lists."""
 
 
+class OtherChannels(DataError):
+    """Images have other channels than are asked for."""
+
+
 def require_channels(images: Images, wanted: Sequence[str], whose: str = "the network") -> None:
-    """Raise DataError for images of other channels than `wanted`, or in another order.
+    """Raise OtherChannels for images of other channels than `wanted`, or in another order.
 
     Channels that nothing named have numbers; they fit as many others, in their order.
     whose: who reads those, for the message.
@@ -33,7 +37,7 @@ def require_channels(images: Images, wanted: Sequence[str], whose: str = "the ne
             "name images of those channels; where theirs have other names, give their numbers in "
             "the network's order: --channels 3,2,1"
         )
-    raise DataError(
+    raise OtherChannels(
         f"the images in '{images.root}' have other channels than {whose} reads",
         why=f"{whose} reads {named(wanted)}; they have {named(found)}",
         fix=fix,

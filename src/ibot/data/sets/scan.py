@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,6 +16,8 @@ from ibot.data.decode import holds_more
 from ibot.data.formats import FURTHER, PAGED, extension, extensions, is_image, is_litter
 from ibot.data.sets.classes import twins_note
 from ibot.data.sets.files import FileImages, LabelledFiles, file_images, with_labels
+from ibot.data.sets.fingerprints import State, state_of
+from ibot.data.sets.listings import find_listing, keep_listing
 from ibot.data.sets.parts import find_parts, folder_names, is_folder, part_of, quoted
 from ibot.errors import DataError, printable
 from ibot.words import counted
@@ -23,6 +26,8 @@ RUN_MARKS = ("config.json", "checkpoints")
 """A folder that holds all of these is a run, not a folder of images."""
 FIRST_PAGE_ONLY = "only the first page and up to three bands are read"
 """How the note on further pages begins, which is not true where all channels are read."""
+ONLY_TRAINING = "only the training part"
+"""Begins what is said of a set with others."""
 File = TypeVar("File")
 LOOKED_INTO = 500
 """Files of which `scan` counts those with further pages, frames and bands; of more, so many are
@@ -44,7 +49,18 @@ def scan(root: str | Path, also: frozenset[str] = frozenset()) -> FileImages:
     require_data(str(root))
     folder = require_folder(root)
     folder, notes = _training_part(folder)
-    found = _walk(folder, also)
+    images = None if also else find_listing(folder)
+    if images is None:
+        began = time.time()
+        found = _walk(folder, also)
+        images = _found_images(folder, found)
+        if not also:
+            keep_listing(images, found.watched, began)
+    return replace(images, notes=(*notes, *images.notes))
+
+
+def _found_images(folder: Path, found: _Found) -> FileImages:
+    """What a walk found, with what is to be said of it. Raises DataError for no images."""
     if not found.names:
         raise DataError(
             f"no images found under '{folder}'",
@@ -53,10 +69,9 @@ def scan(root: str | Path, also: frozenset[str] = frozenset()) -> FileImages:
             "name another folder",
         )
     images = _with_classes(folder, sorted(found.names))
-    if isinstance(images, LabelledFiles):
-        notes += twins_note(images.classes)
+    twins = twins_note(images.classes) if isinstance(images, LabelledFiles) else []
     more = pages_note(found.paged, lambda name: holds_more(folder / name))
-    return replace(images, notes=(*notes, *found.notes(), *more))
+    return replace(images, notes=(*twins, *found.notes(), *more))
 
 
 def require_data(data: str) -> None:
@@ -93,6 +108,8 @@ def _instead_of(file: Path) -> str:
         (".zip", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar", ".tar")
     ):
         return "unpack it, and name the folder; plain .tar files are read as they are"
+    if extension(file.name) == ".npz":
+        return "save its array as .npy, with its labels in labels.npy beside it"
     if extension(file.name) in (".csv", ".tsv", ".txt"):
         return "name the folder that holds the images; lists are for training and evaluations"
     return "give the folder that holds the images"
@@ -102,7 +119,7 @@ def _training_part(folder: Path) -> tuple[Path, list[str]]:
     """Where the images to train on lie, and what to say of it. Raises DataError."""
     if parts := find_parts(folder):
         return parts.train, [
-            f"only the training part '{parts.train.name}' is read; beside it {quoted(parts.beside)}"
+            f"{ONLY_TRAINING} '{parts.train.name}' is read; beside it {quoted(parts.beside)}"
         ]
     held = [name for name in folder_names(folder) if part_of(name) in ("val", "test")]
     return folder, [
@@ -150,6 +167,8 @@ class _Found:
     """Folders that were not entered, by name."""
     nested: list[str] = field(default_factory=list)
     """Folders further down that hold the parts of a set."""
+    watched: dict[str, State] = field(default_factory=dict)
+    """Folders that were looked into, relative; how each was before it was."""
 
     def notes(self) -> list[str]:
         """A sentence on each kind."""
@@ -178,7 +197,7 @@ def _walk(root: Path, also: frozenset[str]) -> _Found:
             links.sort(reverse=True)
             stack.append(links.pop())
         prefix, folder = stack.pop()
-        entries = _listing(folder, seen)
+        entries = _entries(folder, prefix, found, seen)
         if prefix and {entry.name for entry in entries} >= set(RUN_MARKS):
             found.other_folders[prefix[:-1].rsplit("/", 1)[-1]] += 1
             continue
@@ -242,10 +261,13 @@ def _commonest(kinds: Counter[str], limit: int = 5) -> str:
     return shown + (f" and {len(kinds) - limit} other kinds" if len(kinds) > limit else "")
 
 
-def _listing(folder: str, seen: set[tuple[int, int]]) -> list[os.DirEntry[str]]:
+def _entries(
+    folder: str, prefix: str, found: _Found, seen: set[tuple[int, int]]
+) -> list[os.DirEntry[str]]:
     """What a folder holds; nothing when it was seen before. Raises DataError."""
     try:
         status = os.stat(folder)  # noqa: PTH116 - os calls throughout: this runs over millions of entries
+        found.watched[prefix] = state_of(status)
         if (status.st_dev, status.st_ino) in seen:
             return []
         seen.add((status.st_dev, status.st_ino))

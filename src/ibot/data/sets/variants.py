@@ -18,6 +18,8 @@ from ibot.data.sets.classes import match_classes
 from ibot.data.sets.files import Decoder, FileImages, LabelledFiles
 from ibot.data.sets.images import Images, LabelledImages
 from ibot.data.sets.subsets import LabelledSubset, SubsetImages
+from ibot.data.sets.trimmed import TrimmedImages
+from ibot.data.sets.windows import WindowImages
 
 AnyImages = TypeVar("AnyImages", bound=Images)
 Labelled = TypeVar("Labelled", bound=LabelledImages)
@@ -37,6 +39,10 @@ def read_as(
     if isinstance(images, SubsetImages):
         base = read_as(images.base, exif_orientation, max_pixels, decoder)
         return type(images)(base, images.indices)
+    if isinstance(images, WindowImages):
+        return replace(images, base=read_as(images.base, exif_orientation, max_pixels, decoder))
+    if isinstance(images, TrimmedImages):
+        return type(images)(read_as(images.base, exif_orientation, max_pixels, decoder))
     if isinstance(images, FileImages):
         return replace(
             images, exif_orientation=exif_orientation, max_pixels=max_pixels, decoder=decoder
@@ -96,7 +102,7 @@ def count_shared(train: Images, val: Images) -> int:
 
 
 def _are_files(images: Images) -> bool:
-    if isinstance(images, SubsetImages):
+    if isinstance(images, SubsetImages | TrimmedImages):
         return _are_files(images.base)
     return isinstance(images, FileImages) and images.archives is None
 

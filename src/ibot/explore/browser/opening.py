@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ibot.data.annotated.pictures import pictures_of
 from ibot.data.sets.open import open_images
+from ibot.data.sets.trimmed import trimmed
 from ibot.engine.checkpoint import find_checkpoint
 from ibot.explore.browser.networks import Networks
 from ibot.explore.browser.opening_words import open_words
@@ -30,7 +31,9 @@ def open_session(session: Session) -> None:
             exif_orientation=request.exif_orientation,
             max_pixels=request.max_pixels,
             channels=request.reading,
+            windows=request.windows,
         )
+        images = trimmed(images, request.trim_border)
         session.notes.extend(images.notes)
     session.shelf = Shelf(images, links=session.links)
     session.networks = Networks(request, session.shelf)

@@ -19,6 +19,8 @@ from ibot.data.false_colours import as_rgb
 from ibot.data.sets.files import FileImages
 from ibot.data.sets.images import Images, LabelledImages, Pixels
 from ibot.data.sets.subsets import SubsetImages
+from ibot.data.sets.trimmed import TrimmedImages
+from ibot.data.sets.windows import WindowImages
 from ibot.explore.browser.kept import Kept
 from ibot.explore.browser.refusal import Refused
 from ibot.words import encodable
@@ -150,8 +152,12 @@ class Shelf:
 
 def path_of(images: Images, row: int) -> Path | None:
     """The file of an image; None for one in an archive or in memory."""
-    while isinstance(images, SubsetImages):
-        images, row = images.base, int(images.indices[row])
+    while isinstance(images, SubsetImages | TrimmedImages | WindowImages):
+        if isinstance(images, WindowImages):
+            row = images.place(row).picture
+        elif isinstance(images, SubsetImages):
+            row = int(images.indices[row])
+        images = images.base
     if isinstance(images, FileImages) and images.archives is None:
         return images.path(row)
     return None

@@ -1,0 +1,276 @@
+"""Which stage limits a training - decode, render, transfer, step - and what would help.
+
+Loader processes decode and render beside the training process, which moves batches to its device
+and takes the step. Images are waited for when the processes together make fewer than the step could
+use; then the larger part of their work is the limit, and the ratio says how many would do.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from ibot.config.schema import Config
+from ibot.words import counted
+
+Stage = Literal["decode", "render", "transfer", "step"]
+QUIET = 0.05
+"""Share of the time below which waiting for images is not worth a word."""
+RESERVE = 1.1
+"""Images that the loader processes should be able to make, over those that the step uses."""
+CROWDED = 0.5
+"""Share of their time in which processes wait for a core, above which more of them do not help."""
+SLOW_FILES = 0.5
+"""Share of its time in which a process computes, below which it waits for files above all."""
+SECONDS = (
+    "images",
+    "decode",
+    "draw",
+    "busy",
+    "queued",
+    "transfer",
+    "render",
+    "step",
+    "waited",
+    "total",
+)
+"""What is measured of a step."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stages:
+    """Seconds of the stages of a step in one process, means over some steps."""
+
+    images: float
+    """Of a step of this process."""
+    decode: float
+    """In loader processes, summed over the micro-batches of the step."""
+    draw: float
+    """To draw the views and masks there."""
+    busy: float
+    """Of both, those in which the processes computed."""
+    queued: float
+    """Of both, those in which they waited for a core."""
+    transfer: float
+    """To move a batch to the device and normalise it."""
+    render: float
+    """To draw views on the device."""
+    step: float
+    """Forward, backward, optimizer."""
+    waited: float
+    """By the training process, for images."""
+    total: float
+    """From one step to the next."""
+    workers: int
+    """Loader processes; 0: the training process makes its batches itself."""
+    cores: int
+    """That this process may use."""
+    device: str
+    """Kind of the device: cuda, cpu."""
+
+    @classmethod
+    def of(cls, seconds: Mapping[str, float], *, workers: int, cores: int, device: str) -> Stages:
+        """From means by name; those that are absent are 0."""
+        known = {name: seconds.get(name, 0.0) for name in SECONDS}
+        return cls(**known, workers=workers, cores=cores, device=device)
+
+    @classmethod
+    def mean(cls, readings: Sequence[tuple[int, Stages]]) -> Stages:
+        """Of readings of so many steps each, of one training."""
+        steps, (_, last) = max(1, sum(count for count, _ in readings)), readings[-1]
+        means = {
+            name: sum(count * getattr(stages, name) for count, stages in readings) / steps
+            for name in SECONDS
+        }
+        return replace(last, **means)
+
+    @classmethod
+    def median(cls, readings: Sequence[Stages]) -> Stages:
+        """Of single steps of one training."""
+        medians = {
+            name: statistics.median(getattr(stages, name) for stages in readings)
+            for name in SECONDS
+        }
+        return replace(readings[-1], **medians)
+
+    def beside(self, workers: int) -> Stages:
+        """The same work, where so many loader processes make the batches beside the step."""
+        if not workers:
+            return self
+        made = replace(self, workers=workers)
+        total = max(self.training, self.images / made.makes)
+        return replace(made, waited=total - self.training, total=total)
+
+    @property
+    def training(self) -> float:
+        """Seconds in which the device is at work."""
+        return self.transfer + self.render + self.step
+
+    @property
+    def idle(self) -> float:
+        """Seconds in which the device has no images.
+
+        The host waits longer than a GPU does, as it runs ahead of it.
+        """
+        return min(self.waited, max(0.0, self.total - self.training))
+
+    @property
+    def idle_share(self) -> float:
+        """Of the time, 0..1."""
+        return self.idle / max(self.total, 1e-9)
+
+    @property
+    def making(self) -> float:
+        """Seconds to decode and draw the images of a step, if each process had a core of its own.
+
+        Waiting for a core that others have is no part of the work.
+        """
+        return max(self.busy, self.decode + self.draw - self.queued)
+
+    @property
+    def wanted(self) -> int:
+        """Loader processes that would make the images as fast as the step uses them."""
+        enough = math.ceil(RESERVE * self.making / max(self.training, 1e-9))
+        return max(1, enough)
+
+    @property
+    def makes(self) -> float:
+        """Images per second that those in use make."""
+        at_work = min(max(1, self.workers), max(1, self.cores))
+        fastest = max(self.making / max(1, self.workers), self.busy / at_work)
+        return self.images / max(fastest, 1e-9)
+
+    @property
+    def uses(self) -> float:
+        """Images per second that the device could use."""
+        return self.images / max(self.training, 1e-9)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether the cores suffice for the processes that would do.
+
+        The host of a GPU needs one. A CPU's step, which shares them, leaves some while it waits.
+        """
+        if self.crowded:
+            return False
+        free = self.cores - 1 if self.device == "cuda" or self.cores == 1 else self.cores
+        return RESERVE * self.busy / max(self.training, 1e-9) <= free
+
+    @property
+    def crowded(self) -> bool:
+        """Whether the processes wait for cores most of the time."""
+        return self.queued > CROWDED * (self.decode + self.draw)
+
+    @property
+    def limit(self) -> Stage:
+        """The stage that sets the pace."""
+        if self.idle_share >= QUIET:
+            return "decode" if self.decode >= self.draw else "render"
+        seconds: dict[Stage, float] = {
+            "step": self.step,
+            "transfer": self.transfer,
+            "render": self.render,
+        }
+        return max(seconds, key=seconds.__getitem__)
+
+    def numbers(self) -> dict[str, float]:
+        """What metrics.jsonl keeps, in seconds of a step."""
+        return {
+            "decode_seconds": self.decode,
+            "render_seconds": self.draw + self.render,
+            "busy_seconds": self.busy,
+            "queued_seconds": self.queued,
+            "transfer_seconds": self.transfer,
+            "step_seconds": self.step,
+            "wait_fraction": self.idle_share,
+            "workers": self.workers,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """A stage that holds the training back, in words."""
+
+    stage: Stage
+    evidence: str
+    advice: str
+
+
+def limit_of(stages: Stages, config: Config) -> Limit | None:
+    """What holds the training back, and what would help; None where the step sets the pace."""
+    stage = stages.limit
+    if stage == "step":
+        return None
+    if stages.idle_share < QUIET:
+        share = getattr(stages, stage) / max(stages.training, 1e-9)
+        return Limit(
+            stage,
+            f"{stage} on the device takes {share:.0%} of its time",
+            sentence(cheaper(stages, config)),
+        )
+    return Limit(
+        stage,
+        f"{stages.idle_share:.0%} of the time goes into waiting for images; {rates(stages)}",
+        sentence(remedy(stages, config)),
+    )
+
+
+def rates(stages: Stages) -> str:
+    """The limiting stage of the loader processes, what they make and what the step would use."""
+    stage = "decode" if stages.decode >= stages.draw else "render"
+    share = max(stages.decode, stages.draw) / max(stages.decode + stages.draw, 1e-9)
+    limits = f"{stage} limits ({share:.0%} of the work on them)"
+    if not stages.workers:
+        return (
+            f"{limits}: they are made between the steps, at {stages.makes:.0f} images/s, and a "
+            f"step would use {stages.uses:.0f}"
+        )
+    makes = f"{counted(stages.workers, 'worker')} {'makes' if stages.workers == 1 else 'make'}"
+    return f"{limits}: {makes} {stages.makes:.0f} images/s, the step would use {stages.uses:.0f}"
+
+
+def remedy(stages: Stages, config: Config) -> str:
+    """How many loader processes would do, and what else where the cores are too few for them."""
+    wanted = max(stages.wanted, stages.workers + 1)
+    would = f"{counted(wanted, 'worker')} would do"
+    if not stages.has_room:
+        cores = counted(stages.cores, "core")
+        taken = f"the machine is busy ({cores})" if stages.crowded else f"this machine has {cores}"
+        return f"{would}; {taken}: {cheaper(stages, config)}"
+    use = f"{stages.workers} {'is' if stages.workers == 1 else 'are'} in use"
+    text = f"{would}; {use}: system.workers={wanted}"
+    if stages.busy < SLOW_FILES * stages.making and stages.decode >= stages.draw:
+        text += ". The processes wait for files most of the time: a local disk or shards help too"
+    return text
+
+
+def cheaper(stages: Stages, config: Config) -> str:
+    """What takes less time in the limiting stage."""
+    pixels, on_gpu = config.data.pixels, stages.device == "cuda"
+    if stages.idle_share < QUIET:
+        if stages.limit == "transfer" and pixels != "device":
+            return "use data.pixels=device"
+        return "use fewer local views (augment.num_local)"
+    if pixels == "exact":
+        return f"use data.pixels={'device' if on_gpu else 'fast'}"
+    if stages.decode >= stages.draw:
+        return "store the images at a smaller size"
+    if on_gpu and pixels != "device":
+        return "use data.pixels=device"
+    return "use fewer local views (augment.num_local)"
+
+
+def sentence(text: str) -> str:
+    """With a capital."""
+    return text[:1].upper() + text[1:]
+
+
+def pace(stages: Stages, config: Config) -> str:
+    """What set the pace of a training, in a line."""
+    found = limit_of(stages, config)
+    if found is None:
+        return f"the step sets it: {stages.idle_share:.0%} of the time went into waiting for images"
+    return f"{found.evidence}. {found.advice}"

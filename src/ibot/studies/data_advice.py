@@ -1,0 +1,124 @@
+"""What follows for a training from what a set of images is like: a sentence each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from ibot.config.schema import IMAGENET_MEAN, IMAGENET_STD, MAX_PIXELS, RGB
+from ibot.studies.data_report import DataReport, PartReport
+from ibot.words import counted
+
+FAR = 0.15
+"""Difference of a mean or a deviation to ImageNet's, in levels 0..1, that is worth a setting."""
+MANY = 100_000
+"""Files from which on opening each of them is felt on a network disk."""
+UNEVEN = 10
+"""Images of the largest class for one of the smallest from which on it is said."""
+
+
+def advice(report: DataReport) -> list[str]:
+    """Settings and steps that follow from the training images, the most pressing first."""
+    part = report.parts[0]
+    found = [*_broken(report), *_copies(report), *_pixels(part), *_sizes(part), *_amount(part)]
+    return found or ["nothing stands out: ibot pretrain auto takes these images as they are"]
+
+
+def _broken(report: DataReport) -> Iterator[str]:
+    broken = sum(len(part.broken) for part in report.parts)
+    looked_at = sum(part.looked_at for part in report.parts)
+    if broken:
+        yield (
+            f"{counted(broken, 'file')} of {looked_at} cannot be read: remove or repair what is "
+            "listed; a training passes over them, up to a share of data.max_bad_fraction"
+        )
+
+
+def _copies(report: DataReport) -> Iterator[str]:
+    if report.shared:
+        yield (
+            f"{counted(report.shared, 'validation image')} are in the training part too, or look "
+            "like one there: remove them before results are believed"
+        )
+    again = sum(len(group) - 1 for group in report.exact)
+    looked_at = sum(part.looked_at for part in report.parts)
+    if again:
+        yield (
+            f"{counted(again, 'file')} of {looked_at} are copies, byte by byte: remove all but one "
+            "of each, for what comes twice counts twice"
+        )
+    if (near := sum(len(group) - 1 for group in report.near)) > looked_at / 20:
+        yield (
+            f"{counted(near, 'image')} of {looked_at} look like another: the set is smaller than "
+            "its number; ibot search --duplicates finds them by what a network sees"
+        )
+
+
+def _pixels(part: PartReport) -> Iterator[str]:
+    deep = sum(count for kind, count in part.kinds.items() if int(kind.split()[-2]) > 8)
+    if deep and len(part.channels) == len(RGB):
+        yield (
+            f"{counted(deep, 'image')} of {part.looked_at} have more than 8 bits, of which 8 are "
+            "read: data.channels=all keeps their levels"
+        )
+    if part.gray > 0.9:
+        yield (
+            f"{100 * part.gray:.0f} % are without colour: colour changes of a view do little; "
+            "augment.gray=0"
+        )
+    if part.channels:
+        mean = [channel.mean for channel in part.channels]
+        deviation = [channel.deviation for channel in part.channels]
+        usual = IMAGENET_MEAN, IMAGENET_STD
+        if len(mean) != len(RGB) or np.abs(np.subtract((mean, deviation), usual)).max() > FAR:
+            settings = (
+                f"model.{key}={','.join(f'{value:.3f}' for value in values)}"
+                for key, values in (("mean", mean), ("std", deviation))
+            )
+            yield f"levels are far from those of photographs: {' '.join(settings)}"
+    if part.turned:
+        yield (
+            f"{100 * part.turned:.2g} % lie and are turned upright by their EXIF tag, as "
+            "data.exif_orientation=apply does"
+        )
+
+
+def _sizes(part: PartReport) -> Iterator[str]:
+    side = min(part.middle)
+    if part.looked_at == len(part.broken):
+        return
+    if side < 64:
+        yield f"shorter sides are about {side} pixels: the recipe tiny32 is made for such"
+    elif side < 224:
+        yield (
+            f"shorter sides are about {side} pixels: views of 224 would be enlarged; "
+            f"augment.global_size={side // 16 * 16},{side // 16 * 16}"
+        )
+    if part.largest[0] * part.largest[1] > MAX_PIXELS // 4 or side > 4096:
+        largest = f"{part.largest[0]} x {part.largest[1]}"
+        yield f"images are up to {largest} pixels: data.window=1024 reads random windows of them"
+    if part.aspect[2] > 4 or part.aspect[0] < 0.25:
+        yield (
+            f"width is {part.aspect[0]:.2f} to {part.aspect[2]:.2f} times height: a view of the "
+            "longest images is but a small part of them"
+        )
+
+
+def _amount(part: PartReport) -> Iterator[str]:
+    if part.images < 10_000:
+        yield (
+            f"{part.images:,} images are few to start from nothing: ibot pretrain adapt --init "
+            "WEIGHTS goes on from published weights"
+        )
+    if part.images > MANY and part.loose:
+        yield (
+            f"{part.images:,} files: on a network disk shards open faster; ibot data pack DIR "
+            "--to SHARDS"
+        )
+    counts = [count for count in part.classes.values() if count]
+    if counts and max(counts) > UNEVEN * min(counts):
+        yield (
+            f"classes have {min(counts)} to {max(counts)} images: look at balanced accuracy, which "
+            "every evaluation records"
+        )

@@ -1,0 +1,137 @@
+"""What a run takes for mean and deviation of images of other channels, and how evaluations ask."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import tifffile
+
+from ibot.config.override import apply
+from ibot.config.schema import IMAGENET_MEAN, RGB
+from ibot.data.sets.open import open_images
+from ibot.engine.loop import train
+from ibot.errors import ConfigError, DataError, UserError
+from ibot.eval.evaluate import evaluate
+from ibot.eval.features.tokens import extract_features
+from ibot.recipes import recipe
+from ibot.studies.channels import for_channels
+from ibot.weights.read import load
+
+TINY = [
+    "data.channels=all",
+    "model.width=24",
+    "model.depth=1",
+    "model.heads=2",
+    "head.out_dim=32",
+    "head.patch_out_dim=32",
+    "head.hidden_dim=32",
+    "head.bottleneck_dim=16",
+    "train.batch=8",
+    "train.length=1 steps",
+    "system.workers=0",
+    "system.device=cpu",
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Class folders of two parts: images of five channels of uint16, low and high ones."""
+    root, rng = tmp_path_factory.mktemp("five"), np.random.default_rng(0)
+    for part in ("train", "val"):
+        for level, name in ((3000, "dark"), (20000, "light")):
+            (root / part / name).mkdir(parents=True)
+            for number in range(6):
+                values = rng.normal(level, 500, (40, 36, 5)).clip(0).astype(np.uint16)
+                file = root / part / name / f"{number}.tif"
+                tifffile.imwrite(file, values, photometric="minisblack", planarconfig="contig")
+    return root
+
+
+@pytest.fixture(scope="module")
+def run(folder, tmp_path_factory):
+    """A network that was trained on them for a step."""
+    place = tmp_path_factory.mktemp("runs") / "run"
+    config = apply(recipe("tiny32"), [*TINY, f"data.path={folder}"])
+    images = open_images(str(folder), channels=config.data.reading)
+    config, notes = for_channels(config, images, ["data.channels"])
+    assert "5 channels (1, 2, 3, 4, 5), read as levels" in notes[0]
+    train(config, place, quiet=True)
+    return place
+
+
+def test_a_run_takes_names_and_statistics_of_its_images(folder, run):
+    found = load(run)
+    assert found.config.channels == ("1", "2", "3", "4", "5")
+    images = open_images(str(folder), channels=found.reading)
+    pixels = np.concatenate([images.read(i).reshape(-1, 5) for i in range(len(images))])
+    np.testing.assert_allclose(found.config.mean, pixels.mean(0), rtol=2e-2)
+    np.testing.assert_allclose(found.config.std, pixels.std(0), rtol=2e-2)
+    assert found.reading.mean == found.config.mean
+
+
+def test_evaluations_and_features_open_the_channels_of_the_network(folder, run, tmp_path):
+    (record, *_) = evaluate("knn", run, folder, out=tmp_path, cache=str(tmp_path), quiet=True)
+    assert record.num_train == 12 and record.value > 90  # normalised otherwise all look alike
+    features = extract_features(run, folder / "val" / "dark", size=32)
+    assert features.cls.shape == (6, 24) and not features.bad
+
+
+def test_images_of_other_channels_are_refused_with_the_names_of_both(run, tmp_path):
+    for number in range(4):
+        values = np.zeros((40, 40, 3), np.uint8)
+        (tmp_path / "data").mkdir(exist_ok=True)
+        tifffile.imwrite(tmp_path / "data" / f"{number}.tif", values, photometric="rgb")
+    options = {"out": tmp_path, "cache": str(tmp_path), "quiet": True}
+    with pytest.raises(DataError) as raised:
+        evaluate("match", run, tmp_path / "data", **options)
+    assert "red" in raised.value.why and "reads 5 channels (1, 2, 3, 4, 5)" in raised.value.why
+    with pytest.raises(DataError, match="other channels than the network reads"):
+        evaluate("match", run, tmp_path / "data", channels="1,2", **options)
+
+
+def test_evaluations_that_change_colours_take_pictures_alone(folder, run, tmp_path):
+    with pytest.raises(UserError, match="finetune takes colour pictures"):
+        evaluate("finetune", run, folder, out=tmp_path, cache=str(tmp_path), quiet=True)
+
+
+def test_given_statistics_win_and_other_names_are_refused(folder):
+    config = apply(recipe("tiny32"), [*TINY, f"data.path={folder}"])
+    images = open_images(str(folder), channels=config.data.reading)
+    given = ["model.mean=0,0,0,0,0", "model.std=1,1,1,1,2"]
+    chosen, _ = for_channels(apply(config, given), images, ["model.mean", "model.std"])
+    assert chosen.model.mean == (0,) * 5 and chosen.model.std == (1, 1, 1, 1, 2)
+    other = apply(config, ["model.channels=a,b,c,d,e"])
+    with pytest.raises(ConfigError, match=r"model\.channels names 5 channels"):
+        for_channels(other, images, ["model.channels"])
+
+
+def test_weights_of_other_statistics_are_noticed(folder, run):
+    config = apply(recipe("tiny32"), [*TINY, f"data.path={folder}", f"train.init={run}"])
+    model = load(run).config
+    far = replace(model, mean=(0.9,) * 5, std=model.std, drop_path=0.0)
+    images = open_images(str(folder), channels=config.data.reading)
+    chosen, notes = for_channels(replace(config, model=far), images, ["data.channels"])
+    assert chosen.model.mean == far.mean
+    assert "mean and deviation are those of the weights; of 5 of 5 channels" in notes[1]
+    near, notes = for_channels(replace(config, model=model), images, ["data.channels"])
+    assert near.model.mean == model.mean and len(notes) == 1
+
+
+def test_colour_pictures_keep_what_they_had(tmp_path):
+    class Pictures:
+        channels = RGB
+        root = tmp_path
+
+    config = recipe("tiny32")
+    assert for_channels(config, Pictures(), []) == (config, [])
+    others = replace(config, model=replace(config.model, channels=("x",), mean=(1,), std=(1,)))
+    found, notes = for_channels(others, Pictures(), [])
+    assert found.model.channels == RGB and found.model.mean == IMAGENET_MEAN and not notes
