@@ -88,9 +88,10 @@ class MicroBatches(Dataset["Batch | UndrawnBatch | DataError"]):
         the device is to do that.
         """
         config, watch = self.config, Stopwatch()
+        source = of_epoch(self.source, epoch, config.train.seed)
         parts, index, bad = [], wanted.copy(), []
         for row, i in enumerate(wanted.tolist()):
-            part, index[row] = self._decode(i, epoch, bad)
+            part, index[row] = self._decode(source, i, epoch, bad)
             parts.append(part)
         decoding = watch.lap()
         images = [part.pixels for part in parts]
@@ -149,21 +150,22 @@ class MicroBatches(Dataset["Batch | UndrawnBatch | DataError"]):
         )
         return replace(masks, local=local)
 
-    def _decode(self, wanted: int, epoch: int, bad: list[tuple[str, str]]) -> tuple[Part, int]:
+    def _decode(
+        self, source: Images, wanted: int, epoch: int, bad: list[tuple[str, str]]
+    ) -> tuple[Part, int]:
         """What the views need of image `wanted`, or of the first readable one among its keyed
         replacements.
 
         A replacement brings its own views and masks, so it looks as it would in its own place.
         """
         candidate, seed = wanted, self.config.train.seed
-        source = of_epoch(self.source, epoch, seed)
         for attempt in range(REPLACEMENTS):
             try:
                 return read_part(source, candidate, self.config.augment, seed, epoch), candidate
             except UnreadableImage as error:
                 bad.append((source.name(candidate), str(error)))
                 drawn = uniform(seed, epoch, wanted, attempt, Purpose.REPLACE, 1)
-                candidate = int(drawn[0] * len(self.source))
+                candidate = int(drawn[0] * len(source))
         raise DataError(
             f"{REPLACEMENTS} images in a row cannot be read",
             why=f"the last one: {bad[-1][0]}: {bad[-1][1]}",
