@@ -65,12 +65,13 @@ def test_no_operation_leaves_pillows_pixels_by_more_than_is_allowed(operation):
     for way, differences in fidelity.compared(images, operation, draws=25):
         found.setdefault(way, []).append(differences)
     means = {way: np.mean([part.mean() for part in parts]) for way, parts in found.items()}
-    assert means["plain"] < (0.3 if operation.startswith("resize") else 1.0)
+    for way in ("plain", "device"):
+        assert means[way] < (0.3 if operation.startswith("resize") else 1.0)
     if "kernel" in means:
         exact = not operation.startswith(("brightness", "contrast", "saturation", "hue", "whole"))
         assert means["kernel"] == 0 if exact else means["kernel"] < 0.05
     if operation == "flips":
-        assert means["plain"] == 0
+        assert means["plain"] == means["device"] == 0
 
 
 @pytest.mark.parametrize("seed", range(3))
