@@ -1,7 +1,5 @@
 import io
-import json
 import struct
-import tarfile
 import tracemalloc
 import zlib
 
@@ -19,17 +17,6 @@ from ibot.data.decode import (
 )
 from ibot.data.formats import extensions
 from ibot.data.sets.scan import scan
-
-
-@pytest.fixture(scope="session")
-def broken(shared_data, tmp_path_factory):
-    """The folder of odd and damaged files, with its manifest."""
-    folder = tmp_path_factory.mktemp("broken")
-    with tarfile.open(shared_data / "broken" / "broken.tar") as archive:
-        archive.extractall(folder, filter="tar")
-    return folder / "broken", json.loads((shared_data / "broken" / "manifest.json").read_text())[
-        "files"
-    ]
 
 
 def quadrant_means(image):

@@ -27,7 +27,8 @@ _FIELDS = {
     "solarize": np.bool_,
 }
 """In the order of the arguments."""
-MAX_SIGMA = 1000.0
+MAX_SIGMA, MAX_FACTOR = 1e3, 1e6
+"""Of blur and of colour jitter: far beyond what means anything, within what C can count."""
 
 
 def is_built() -> bool:
@@ -86,7 +87,9 @@ def check(
     _check_boxes(images, params.box.astype(np.int64))
     turn, order = params.turn, params.jitter_order
     jittered = order[order[..., 0] != 255]
-    if (np.sort(jittered, axis=-1) != _ORDER).any() or not np.isfinite(params.jitter).all():
+    if (np.sort(jittered, axis=-1) != _ORDER).any() or not (
+        np.abs(params.jitter) <= MAX_FACTOR
+    ).all():
         raise ValueError("an order or a factor of colour jitter is none")
     if not ((params.blur_sigma >= 0) & (params.blur_sigma <= MAX_SIGMA)).all():
         raise ValueError(f"a radius of blur is not within 0 and {MAX_SIGMA:g}")
