@@ -35,7 +35,11 @@ OPERATIONS = (
     "whole views",
 )
 SETTINGS = AugmentConfig(
-    global_size=(SIDE, SIDE), num_global=1, num_local=0, blur=(0.5, 0.5, 0.5), solarize=(0.2,) * 3
+    global_size=(SIDE, SIDE),
+    num_global=1,
+    num_local=0,
+    blur=(0.5, 0.5, 0.5),
+    solarize=(0.2, 0.2, 0.2),
 )
 
 
@@ -86,7 +90,7 @@ def pieces(
     name, *number = operation.split()
     cut = []
     for _ in range(count):
-        image = images[rng.integers(len(images))]
+        image = images[int(rng.integers(len(images)))]
         size = np.array([SIDE, SIDE])
         if name == "resize":
             size = np.rint(SIDE * float(number[0]) * rng.uniform(0.8, 1.25, 2)).astype(int)
