@@ -131,6 +131,13 @@ def test_a_host_that_waits_while_its_gpu_works_is_no_idle_gpu(small):
     assert of(step=0.98, waited=0.7).limit == "step"
 
 
+def test_what_a_gpu_does_beside_the_step_is_not_counted_twice():
+    beside = of(step=0.9, render=0.95, transfer=0.2, waited=0.0)
+    assert beside.training == beside.total == 1.0 and beside.uses == 64
+    assert beside.limit == "step"
+    assert replace(beside, render=1.2).limit == "render"
+
+
 def test_moving_and_drawing_on_the_device_are_named_where_they_take_more_than_the_step(small):
     fast, device = (apply(small, [f"data.pixels={name}"]) for name in ("fast", "device"))
     moving = of(transfer=0.6, step=0.3, waited=0.0)

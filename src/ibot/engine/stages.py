@@ -23,6 +23,8 @@ RESERVE = 1.1
 """Images that the loader processes should be able to make, over those that the step uses."""
 CROWDED = 0.5
 """Share of their time in which processes wait for a core, above which more of them do not help."""
+BEYOND = 1.2
+"""Times the step that moving or drawing on the device must take to be what limits it."""
 SLOW_FILES = 0.5
 """Share of its time in which a process computes, below which it waits for files above all."""
 SECONDS = (
@@ -106,8 +108,12 @@ class Stages:
 
     @property
     def training(self) -> float:
-        """Seconds in which the device is at work."""
-        return self.transfer + self.render + self.step
+        """Seconds in which the device is at work.
+
+        A GPU moves and draws beside the step, so that the parts may be more than the whole.
+        """
+        parts = self.transfer + self.render + self.step
+        return min(parts, self.total) if self.total else parts
 
     @property
     def idle(self) -> float:
@@ -169,12 +175,10 @@ class Stages:
         """The stage that sets the pace."""
         if self.idle_share >= QUIET:
             return "decode" if self.decode >= self.draw else "render"
-        seconds: dict[Stage, float] = {
-            "step": self.step,
-            "transfer": self.transfer,
-            "render": self.render,
-        }
-        return max(seconds, key=seconds.__getitem__)
+        # Beside a step they take about as long as it does, as they share the device.
+        slower: dict[Stage, float] = {"transfer": self.transfer, "render": self.render}
+        slowest = max(slower, key=slower.__getitem__)
+        return slowest if slower[slowest] > BEYOND * self.step else "step"
 
     def numbers(self) -> dict[str, float]:
         """What metrics.jsonl keeps, in seconds of a step."""
