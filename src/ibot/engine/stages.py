@@ -102,9 +102,9 @@ class Stages:
         """The same work, where so many loader processes make the batches beside the step."""
         if not workers:
             return self
-        made = replace(self, workers=workers)
-        total = max(self.training, self.images / made.makes)
-        return replace(made, waited=total - self.training, total=total)
+        making = max(self.making / workers, self.busy / min(workers, self.cores))
+        total = max(self.training, making)
+        return replace(self, workers=workers, waited=total - self.training, total=total)
 
     @property
     def training(self) -> float:
@@ -144,10 +144,8 @@ class Stages:
 
     @property
     def makes(self) -> float:
-        """Images per second that those in use make."""
-        at_work = min(max(1, self.workers), max(1, self.cores))
-        fastest = max(self.making / max(1, self.workers), self.busy / at_work)
-        return self.images / max(fastest, 1e-9)
+        """Images per second that those in use make, as things are."""
+        return self.images * max(1, self.workers) / max(self.decode + self.draw, 1e-9)
 
     @property
     def uses(self) -> float:
@@ -160,8 +158,6 @@ class Stages:
 
         The host of a GPU needs one. A CPU's step, which shares them, leaves some while it waits.
         """
-        if self.crowded:
-            return False
         free = self.cores - 1 if self.device == "cuda" or self.cores == 1 else self.cores
         return RESERVE * self.busy / max(self.training, 1e-9) <= free
 
@@ -239,11 +235,16 @@ def rates(stages: Stages) -> str:
 def remedy(stages: Stages, config: Config) -> str:
     """How many loader processes would do, and what else where the cores are too few for them."""
     wanted = max(stages.wanted, stages.workers + 1)
+    if stages.crowded:
+        share = stages.queued / (stages.decode + stages.draw)
+        return (
+            f"the processes wait for one of {counted(stages.cores, 'core')} {share:.0%} of their "
+            f"time: {cheaper(stages, config)}"
+        )
     would = f"{counted(wanted, 'worker')} would do"
     if not stages.has_room:
-        cores = counted(stages.cores, "core")
-        taken = f"the machine is busy ({cores})" if stages.crowded else f"this machine has {cores}"
-        return f"{would}; {taken}: {cheaper(stages, config)}"
+        machine = f"this machine has {counted(stages.cores, 'core')}"
+        return f"{would}; {machine}: {cheaper(stages, config)}"
     use = f"{stages.workers} {'is' if stages.workers == 1 else 'are'} in use"
     text = f"{would}; {use}: system.workers={wanted}"
     if stages.busy < SLOW_FILES * stages.making and stages.decode >= stages.draw:
@@ -257,6 +258,8 @@ def cheaper(stages: Stages, config: Config) -> str:
     if stages.idle_share < QUIET:
         if stages.limit == "transfer" and pixels != "device":
             return "use data.pixels=device"
+        if pixels == "device" and not on_gpu:
+            return "use data.pixels=fast"
         return "use fewer local views (augment.num_local)"
     if pixels == "exact":
         return f"use data.pixels={'device' if on_gpu else 'fast'}"
