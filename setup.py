@@ -16,6 +16,10 @@ setup(
         Extension(
             "ibot.kernels._views",
             ["src/ibot/kernels/views.c"],
+            depends=[
+                f"src/ibot/kernels/{part}.h"
+                for part in ("common", "lanes", "resize", "colour", "blur")
+            ],
             extra_compile_args=EXACT,
             libraries=[] if sys.platform == "win32" else ["m"],
             optional=True,

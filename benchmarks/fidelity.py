@@ -1,11 +1,11 @@
-"""How far the fast pixels lie from Pillow's, operation by operation.
+"""How far fast pixels and those of the device lie from Pillow's, operation by operation.
 
     python -m benchmarks.fidelity DIR [--draws 1000] [--seed 0]
 
 Cuts random pieces from the images of DIR, gives them to one operation with random strength, and
 prints the mean and the largest difference of levels (of 255) from `pixels.render`: of the kernel
-in C where it was built, and of the plain way. Colours and blur get pieces of the size of the view,
-so that nothing is resized.
+in C where it was built, of the plain way, and of the device's, on the CPU. Colours and blur get
+pieces of the size of the view, so that nothing is resized.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from ibot.config.schema import AugmentConfig
-from ibot.data import pixels, pixels_plain
+from ibot.data import pixels, pixels_device, pixels_plain
 from ibot.data.params import NO_JITTER, view_params
 from ibot.data.sets.scan import scan
 from ibot.kernels import views as kernel
@@ -35,7 +35,11 @@ OPERATIONS = (
     "whole views",
 )
 SETTINGS = AugmentConfig(
-    global_size=(SIDE, SIDE), num_global=1, num_local=0, blur=(0.5, 0.5, 0.5), solarize=(0.2,) * 3
+    global_size=(SIDE, SIDE),
+    num_global=1,
+    num_local=0,
+    blur=(0.5, 0.5, 0.5),
+    solarize=(0.2, 0.2, 0.2),
 )
 
 
@@ -86,7 +90,7 @@ def pieces(
     name, *number = operation.split()
     cut = []
     for _ in range(count):
-        image = images[rng.integers(len(images))]
+        image = images[int(rng.integers(len(images)))]
         size = np.array([SIDE, SIDE])
         if name == "resize":
             size = np.rint(SIDE * float(number[0]) * rng.uniform(0.8, 1.25, 2)).astype(int)
@@ -102,7 +106,7 @@ def pieces(
 def compared(
     images: Sequence[Bytes], operation: str, draws: int, seed: int = 0
 ) -> Iterator[tuple[str, NDArray[np.int64]]]:
-    """("kernel" where it was built, or "plain", absolute differences) batch by batch."""
+    """(way: "kernel" where it was built, "plain", "device"; absolute differences) by batches."""
     rng = np.random.default_rng([seed, OPERATIONS.index(operation)])
     for _ in range(0, draws, TOGETHER):
         given = pieces(images, operation, rng, min(TOGETHER, draws))
@@ -111,7 +115,10 @@ def compared(
             [pixels.render(image, params, row, SETTINGS)[0] for row, image in enumerate(given)]
         ).transpose(0, 3, 1, 2)
         plain = pixels_plain.render_batch(given, params, SETTINGS, pixels.STD)[0].numpy()
-        ways = {"plain": plain}
+        shapes = np.array([image.shape[:2] for image in given])
+        flat = torch.from_numpy(np.concatenate([image.reshape(-1, 3) for image in given]))
+        device = pixels_device.render(flat, shapes, params, SETTINGS, torch.device("cpu"))[0]
+        ways = {"plain": plain, "device": device.numpy()}
         if kernel.is_built():
             sizes = 1, SETTINGS.global_size, SETTINGS.local_size
             ways["kernel"] = kernel.make_views(given, params, *sizes)[0][0]
@@ -131,9 +138,9 @@ def main() -> None:
     chosen = np.linspace(0, len(source) - 1, min(options.images, len(source))).astype(int)
     images = [source.read(int(i)) for i in chosen]
     print(f"{len(images)} images of {options.data}, {options.draws} draws; of 255: mean / largest")
-    print(f"{'operation':<14}{'kernel':>16}{'plain':>16}")
+    print(f"{'operation':<14}{'kernel':>16}{'plain':>16}{'device':>16}")
     for operation in OPERATIONS:
-        found: dict[str, list[NDArray[np.int64]]] = {"kernel": [], "plain": []}
+        found: dict[str, list[NDArray[np.int64]]] = {"kernel": [], "plain": [], "device": []}
         for way, differences in compared(images, operation, options.draws, options.seed):
             found[way].append(differences)
         cells = [
@@ -142,7 +149,7 @@ def main() -> None:
             else "not built"
             for part in found.values()
         ]
-        print(f"{operation:<14}{cells[0]:>16}{cells[1]:>16}", flush=True)
+        print(f"{operation:<14}" + "".join(f"{cell:>16}" for cell in cells), flush=True)
 
 
 if __name__ == "__main__":

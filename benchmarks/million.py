@@ -92,7 +92,6 @@ def start(data: str, workers: int) -> dict[str, float]:
     """What a training does before its first step, and some batches of it."""
     from ibot.data.loader import Loader
     from ibot.engine.loop import facts, mask_grid
-    from ibot.rng import permutation
     from ibot.studies.pretraining import labelled_sets
     from ibot.studies.settings import Asked, prepare
 
@@ -104,10 +103,10 @@ def start(data: str, workers: int) -> dict[str, float]:
     labelled_sets(config, lambda text: None)
     for _ in range(3):  # the folder, the agreement of the processes, what is said
         facts(config, source, None)
-    permutation(0, 0, len(source))
+    loader = Loader(config, source, grid=mask_grid(config), end_step=BATCHES)
+    loader.dataset.indices(0, 0, 0)
     seconds = {"opened": opened - began, "names": time.perf_counter() - began}
     peak = Peak()
-    loader = Loader(config, source, grid=mask_grid(config), end_step=BATCHES)
     peak.start()
     for number, _ in enumerate(loader):
         if number == 0:

@@ -1,12 +1,13 @@
 """What benchmarks call a result."""
 
+import json
 import sys
 from pathlib import Path
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from benchmarks import rounds
+from benchmarks import million, rounds
 from benchmarks.evaluation import report
 from benchmarks.step import table
 
@@ -63,3 +64,18 @@ def test_the_machine_says_threads_and_how_waiting_threads_wait(monkeypatch):
         "threads" in rounds.machine()
         and "GOMP_SPINCOUNT=10000, OMP_WAIT_POLICY=not set" in rounds.machine()
     )
+
+
+@pytest.mark.slow
+def test_starts_on_generated_names_are_measured_first_and_again(tmp_path, monkeypatch):
+    out = tmp_path / "out.json"
+    sizes = ["--images", "6000", "--folders", "20", "--workers", "2"]
+    monkeypatch.setattr(sys, "argv", ["million", str(tmp_path), *sizes, "--json", str(out)])
+    monkeypatch.chdir(Path(__file__).parents[1])
+    million.main()
+    rows = json.loads(out.read_text())["rows"]
+    assert rows["1,000 names"]["images"] == 1000 and rows["second start"]["images"] == 6000
+    assert len(list((tmp_path / "home").rglob("*.listing"))) == 1, "1,000 names are not worth one"
+    for name in ("first start", "second start"):
+        assert 0 < rows[name]["names"] <= rows[name]["first_batch"]
+        assert abs(rows[name]["above"]) < 1024

@@ -119,10 +119,12 @@ class UndrawnBatch:
     """One micro-batch of one process whose views are still to be made, on the training device."""
 
     pictures: Tensor
-    """uint8 [P, 3] or float32 [P, C], the pixels of all pictures as decoded: row by row, one
-    picture after the other."""
+    """uint8 [P, 3] or float32 [P, C], the pixels of all pictures: row by row, one picture after the
+    other."""
     sizes: np.ndarray
     """int64 [B, 2], height and width of each picture."""
+    reduced: np.ndarray
+    """int64 [B], how much smaller each picture was made than what its boxes are measured in."""
     params: ViewParams
     """What each view does to its picture."""
     masks: Masks

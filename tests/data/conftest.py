@@ -1,6 +1,7 @@
 """Small labelled sets: pictures on disk and in archives, lists, and what the tests ask of them."""
 
 import io
+import json
 import tarfile
 
 import pytest
@@ -91,3 +92,14 @@ def refused():
         return error
 
     return error_of
+
+
+@pytest.fixture(scope="session")
+def broken(shared_data, tmp_path_factory):
+    """The folder of odd and damaged files, with its manifest."""
+    folder = tmp_path_factory.mktemp("broken")
+    with tarfile.open(shared_data / "broken" / "broken.tar") as archive:
+        archive.extractall(folder, filter="tar")
+    return folder / "broken", json.loads((shared_data / "broken" / "manifest.json").read_text())[
+        "files"
+    ]

@@ -1,7 +1,5 @@
 import io
-import json
 import struct
-import tarfile
 import tracemalloc
 import zlib
 
@@ -19,17 +17,6 @@ from ibot.data.decode import (
 )
 from ibot.data.formats import extensions
 from ibot.data.sets.scan import scan
-
-
-@pytest.fixture(scope="session")
-def broken(shared_data, tmp_path_factory):
-    """The folder of odd and damaged files, with its manifest."""
-    folder = tmp_path_factory.mktemp("broken")
-    with tarfile.open(shared_data / "broken" / "broken.tar") as archive:
-        archive.extractall(folder, filter="tar")
-    return folder / "broken", json.loads((shared_data / "broken" / "manifest.json").read_text())[
-        "files"
-    ]
 
 
 def quadrant_means(image):
@@ -402,3 +389,11 @@ def test_a_reader_that_logs_errors_is_not_heard(caplog, tmp_path):
     with pytest.raises(UnreadableImage, match="unsupported TIFF layout"):
         decode(tmp_path / "a.tif")
     assert not caplog.records
+
+
+def test_what_is_beyond_pillows_own_limit_is_told_as_that(tmp_path, monkeypatch):
+    path = tmp_path / "large.tif"
+    Image.new("RGB", (64, 64)).save(path, compression="tiff_deflate")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(UnreadableImage, match="too many pixels for Pillow's reader"):
+        decode(path)

@@ -25,7 +25,6 @@ from ibot.data.loader import (
     choose_workers,
     content_hash,
     micro_batch_bytes,
-    packed,
     read_ahead,
 )
 from ibot.data.masks import make_masks
@@ -72,7 +71,9 @@ def views_of(batch) -> tuple[torch.Tensor, torch.Tensor]:
     """Global and local views, made here where the loader left them to the device."""
     if isinstance(batch, UndrawnBatch):
         where = config().augment, torch.device("cpu")
-        return pixels_device.render(batch.pictures, batch.sizes, batch.params, *where)
+        return pixels_device.render(
+            batch.pictures, batch.sizes, batch.params, *where, reduced=batch.reduced
+        )
     return batch.global_views, batch.local_views
 
 
@@ -177,7 +178,8 @@ def test_pictures_for_the_device_are_as_decoded_and_counted_with_room(source):
     for (batch,) in Loader(wanted, source, grid=(4, 4), end_step=6):
         pictures = [decode(source.path(i)) for i in batch.index]
         assert batch.sizes.tolist() == [list(picture.shape[:2]) for picture in pictures]
-        assert torch.equal(batch.pictures, packed(pictures))
+        flat = np.concatenate([picture.reshape(-1, 3) for picture in pictures])
+        assert np.array_equal(batch.pictures.numpy(), flat) and (batch.reduced == 1).all()
         given, counted = batch.pictures.numel(), micro_batch_bytes(wanted, source, 1)
         assert given <= counted < 2 * given
     assert micro_batch_bytes(config(batch=4), source, 1) == 4 * 3 * 2 * (16 * 16 + 8 * 8)

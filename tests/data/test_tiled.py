@@ -86,6 +86,14 @@ def test_parts_have_the_colours_of_the_whole_picture(tmp_path, kind):
     assert got.shape == want.shape and np.abs(got - want).max() <= (2 if kind == "jpeg" else 1)
 
 
+@pytest.mark.parametrize("codec", ["lzw", "zstd", "webp", "jpeg2000", "aperio_jp2000_ycbc"])
+def test_codecs_that_pillow_may_lack_are_read(tmp_path, codec):
+    pixels = tissue(150, 130)
+    how = {"photometric": "rgb", "compression": codec, "tile": (64, 64)}
+    tifffile.imwrite(tmp_path / "a.tif", pixels, **how)
+    np.testing.assert_array_equal(whole(tiled_picture(tmp_path / "a.tif")), pixels)
+
+
 def test_palette_is_looked_up(tmp_path):
     index = np.random.default_rng(0).integers(0, 256, (80, 90), dtype=np.uint8)
     table = np.random.default_rng(1).integers(0, 256, (3, 256), dtype=np.uint16) * 257

@@ -77,7 +77,9 @@ def test_two_processes_see_the_images_of_one_and_follow_its_losses(steady, tmp_p
         )
     from ibot.data.loader import Loader
     from ibot.data.sets.scan import scan
+    from ibot.engine.run import read_config
 
+    config = read_config(tmp_path / "one")  # how views are made was chosen by the run
     for step, (batch,) in enumerate(
         Loader(config, scan(config.data.path), grid=(4, 4), end_step=50)
     ):

@@ -110,6 +110,7 @@ def test_steps_come_with_their_views_made_and_normalised(small):
         for batch, undrawn, again in zip(ready, step.read, read, strict=True):
             assert isinstance(undrawn, UndrawnBatch) and undrawn.index is batch.index
             views = render(again.pictures, again.sizes, again.params, small.augment, CPU)
+            assert (again.reduced == 1).all()
             for got, made in zip((batch.global_views, batch.local_views), views, strict=True):
                 assert torch.equal(got, normalize(made, small.model.statistics))
             assert torch.equal(batch.masks.map, again.masks.map)

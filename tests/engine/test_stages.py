@@ -102,8 +102,8 @@ def test_workers_for_which_there_are_no_cores_are_not_advised(small):
     fast = apply(small, ["data.pixels=fast"])
     assert limit_of(on_cpu, fast).advice.endswith("store the images at a smaller size")
     busy = limit_of(of(workers=1, queued=2.2, busy=1.0), exact)
-    assert (
-        busy.advice == "4 workers would do; the machine is busy (16 cores): use data.pixels=device"
+    assert busy.advice == (
+        "The processes wait for one of 16 cores 55% of their time: use data.pixels=device"
     )
     drawing = replace(on_cpu, decode=1.0, draw=3.0)
     assert limit_of(drawing, fast).stage == "render"
@@ -131,6 +131,13 @@ def test_a_host_that_waits_while_its_gpu_works_is_no_idle_gpu(small):
     assert of(step=0.98, waited=0.7).limit == "step"
 
 
+def test_what_a_gpu_does_beside_the_step_is_not_counted_twice():
+    beside = of(step=0.9, render=0.95, transfer=0.2, waited=0.0)
+    assert beside.training == beside.total == 1.0 and beside.uses == 64
+    assert beside.limit == "step"
+    assert replace(beside, render=1.2).limit == "render"
+
+
 def test_moving_and_drawing_on_the_device_are_named_where_they_take_more_than_the_step(small):
     fast, device = (apply(small, [f"data.pixels={name}"]) for name in ("fast", "device"))
     moving = of(transfer=0.6, step=0.3, waited=0.0)
@@ -140,6 +147,7 @@ def test_moving_and_drawing_on_the_device_are_named_where_they_take_more_than_th
     drawing = of(render=0.6, step=0.3, waited=0.0)
     assert limit_of(drawing, device).stage == "render"
     assert "num_local" in limit_of(drawing, device).advice
+    assert limit_of(replace(drawing, device="cpu"), device).advice == "Use data.pixels=fast"
 
 
 def test_work_of_one_process_is_scaled_to_loaders_beside_the_step():

@@ -274,6 +274,8 @@ def _tag(image: Image.Image, tag: int, otherwise: int) -> int:
 def _reason(error: Exception) -> str:
     if isinstance(error, MemoryError):
         return "too much memory"
+    if isinstance(error, Image.DecompressionBombError):
+        return "too many pixels for Pillow's reader of this format"
     if isinstance(error, OSError) and error.strerror:
         return f"cannot be read: {error.strerror}"  # the disk's fault, not the file's
     if "truncated" in str(error).lower() or isinstance(error, EOFError):

@@ -41,12 +41,13 @@ def decode_file(
     is_jpeg = file.read(len(_JPEG)) == _JPEG
     file.seek(0)
     if decode_jpeg is not None and is_jpeg:
-        with quiet():
-            image = pillow.open_image(file, max_pixels)
-            turn = pillow.turn_upright(image) if exif_orientation == "apply" else None
-        if image.mode == "RGB" and image.format in ("JPEG", "MPO"):
-            file.seek(0)
-            with suppress(ValueError):  # cut short, or of a kind that it does not know
+        # Whatever goes wrong here, Pillow's reader finds out what it is.
+        with quiet(), suppress(Exception):
+            # Named, as otherwise readers that know no signature are tried before.
+            image = Image.open(file, formats=("JPEG",))
+            if image.mode == "RGB" and image.width * image.height <= max_pixels:
+                turn = pillow.turn_upright(image) if exif_orientation == "apply" else None
+                file.seek(0)
                 pixels = decode_jpeg(file.read(), "RGB")
                 if pixels.shape[:2] == (image.height, image.width):
                     return pixels if turn is None else _turned(pixels, turn)

@@ -8,6 +8,7 @@ stands beside it in the batch, and on whichever device.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -24,24 +25,35 @@ _PASSES = 3
 """Box blurs that stand for a Gaussian, as in Pillow."""
 
 
-def resize_weights(
-    lengths: Tensor, longest: int, out: int, backwards: Tensor, grain: float = GRAIN
-) -> Tensor:
-    """Matrices [n, out, longest] that resize rows of `lengths` pixels to `out` pixels.
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Rows of pixels to be resized."""
+
+    begin: Tensor
+    """float32 [n], where in the first pixel a row begins, 0 to 1."""
+    length: Tensor
+    """float32 [n], of the row in pixels."""
+    pixels: Tensor
+    """[n], how many pixels it touches."""
+    most: int
+    """The largest of them."""
+
+
+def resize_weights(rows: Rows, out: int, backwards: Tensor, grain: float = GRAIN) -> Tensor:
+    """Matrices [n, out, rows.most] that resize rows to `out` pixels.
 
     Bicubic with antialiasing and a = -0.5, as Pillow's: the kernel is as wide as the shrinking asks
-    for, and cut at the ends of the row. lengths: float32 [n], at most `longest`. backwards: bool
-    [n], rows to be turned round.
+    for, and cut at the ends of the row. backwards: bool [n], rows to be turned round.
     """
-    place = torch.arange(out, device=lengths.device, dtype=torch.float32)
+    place = torch.arange(out, device=backwards.device, dtype=torch.float32)
     place = torch.where(backwards[:, None], out - 1 - place, place)
-    scale = lengths[:, None] / out
+    scale = rows.length[:, None] / out
     width = scale.clamp(min=1)
-    centre = (place + 0.5) * scale
+    centre = rows.begin[:, None] + (place + 0.5) * scale
     first = (centre - 2 * width + 0.5).floor().clamp(min=0)
-    end = torch.minimum((centre + 2 * width + 0.5).floor(), lengths[:, None])
-    taps = 2 * math.ceil(2 * max(1.0, longest / out)) + 1
-    pixel = first[..., None] + torch.arange(taps, device=lengths.device)
+    end = torch.minimum((centre + 2 * width + 0.5).floor(), rows.pixels[:, None])
+    taps = 2 * math.ceil(2 * max(1.0, rows.most / out)) + 1
+    pixel = first[..., None] + torch.arange(taps, device=backwards.device)
     kernel = _bicubic((pixel + 0.5 - centre[..., None]) / width[..., None])
     kernel = (kernel * _KERNEL_GRAIN).round() * (pixel < end[..., None])
     weights = (kernel / kernel.sum(dim=-1, keepdim=True) * grain).round() / grain
@@ -49,8 +61,8 @@ def resize_weights(
     left_over = 1 - weights.sum(dim=-1, keepdim=True)
     weights += left_over * (pixel == centre.floor()[..., None])
     # Taps beyond the end weigh nothing, but need columns of their own to be written to.
-    matrices = weights.new_zeros(len(lengths), out, longest + taps)
-    return matrices.scatter_(2, pixel.long(), weights)[..., :longest]
+    matrices = weights.new_zeros(*place.shape, rows.most + taps)
+    return matrices.scatter_(2, pixel.long(), weights)[..., : rows.most]
 
 
 def _bicubic(distance: Tensor) -> Tensor:

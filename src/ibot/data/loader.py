@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from ibot.config.resolve import largest_power_of_two
-from ibot.config.schema import PICTURES, Config
+from ibot.config.schema import Config
 from ibot.data.decode import UnreadableImage
 from ibot.data.masks import make_masks
 from ibot.data.needed import Part, in_parts, read_part
@@ -29,6 +28,8 @@ from ibot.data.pixels_batch import render_batch
 from ibot.data.sets.images import Images, Pixels, of_epoch
 from ibot.data.sets.trimmed import trimmed
 from ibot.data.sets.variants import read_as
+from ibot.data.sets.windows import in_windows
+from ibot.data.undrawn import bytes_per_pixel, most_bytes, packed
 from ibot.data.workers import fitting, read_items
 from ibot.errors import ConfigError, DataError
 from ibot.rng import Purpose, permutation, uniform
@@ -42,8 +43,6 @@ READ_AHEAD = 4 * 2**30
 REPLACEMENTS = 100
 """Other images tried in place of one that cannot be read."""
 MAX_WORKERS = 16
-SIZED = 64
-"""Headers that are read to know how large pictures are."""
 
 
 class MicroBatches(Dataset["Batch | UndrawnBatch | DataError"]):
@@ -90,9 +89,10 @@ class MicroBatches(Dataset["Batch | UndrawnBatch | DataError"]):
         the device is to do that.
         """
         config, watch = self.config, Stopwatch()
+        source = of_epoch(self.source, epoch, config.train.seed)
         parts, index, bad = [], wanted.copy(), []
         for row, i in enumerate(wanted.tolist()):
-            part, index[row] = self._decode(i, epoch, bad)
+            part, index[row] = self._decode(source, i, epoch, bad)
             parts.append(part)
         decoding = watch.lap()
         images = [part.pixels for part in parts]
@@ -105,9 +105,11 @@ class MicroBatches(Dataset["Batch | UndrawnBatch | DataError"]):
             masks = make_pairs(config.method.patch_match, params, self.grid)
         content = np.array([content_hash(image) for image in images], dtype=np.int64)
         if config.data.pixels == "device":
+            pictures, sizes, reduced = packed(images, params, config)
             made = UndrawnBatch(
-                pictures=packed(images),
-                sizes=np.array([image.shape[:2] for image in images], dtype=np.int64),
+                pictures=pictures,
+                sizes=sizes,
+                reduced=reduced,
                 params=params,
                 masks=masks,
                 index=index,
@@ -149,21 +151,22 @@ class MicroBatches(Dataset["Batch | UndrawnBatch | DataError"]):
         )
         return replace(masks, local=local)
 
-    def _decode(self, wanted: int, epoch: int, bad: list[tuple[str, str]]) -> tuple[Part, int]:
+    def _decode(
+        self, source: Images, wanted: int, epoch: int, bad: list[tuple[str, str]]
+    ) -> tuple[Part, int]:
         """What the views need of image `wanted`, or of the first readable one among its keyed
         replacements.
 
         A replacement brings its own views and masks, so it looks as it would in its own place.
         """
         candidate, seed = wanted, self.config.train.seed
-        source = of_epoch(self.source, epoch, seed)
         for attempt in range(REPLACEMENTS):
             try:
                 return read_part(source, candidate, self.config.augment, seed, epoch), candidate
             except UnreadableImage as error:
                 bad.append((source.name(candidate), str(error)))
                 drawn = uniform(seed, epoch, wanted, attempt, Purpose.REPLACE, 1)
-                candidate = int(drawn[0] * len(self.source))
+                candidate = int(drawn[0] * len(source))
         raise DataError(
             f"{REPLACEMENTS} images in a row cannot be read",
             why=f"the last one: {bad[-1][0]}: {bad[-1][1]}",
@@ -241,10 +244,11 @@ def check_batch(config: Config, source: Images, world_size: int = 1) -> None:
     """Raise DataError for a batch larger than the data, ConfigError for one not to be shared."""
     train, shares = config.train, world_size * config.train.accumulate
     if train.batch > len(source):
+        more = f"raise data.windows to {train.batch}" if in_windows(source) else "add images"
         raise DataError(
             f"a batch of {train.batch} images is larger than the data set of {len(source)}",
             why=f"'{source.root}' gives no complete batch",
-            fix=f"add images or set train.batch={largest_power_of_two(len(source))} or less",
+            fix=f"{more} or set train.batch={largest_power_of_two(len(source))} or less",
         )
     if train.batch % shares:
         raise ConfigError(
@@ -278,30 +282,12 @@ def micro_batch_bytes(config: Config, source: Images, world_size: int) -> int:
     """Bytes of the pixels of one micro-batch of one process: views, or pictures as decoded."""
     augment, train = config.augment, config.train
     images = train.batch // (world_size * train.accumulate)
-    per_pixel = len(source.channels) * (1 if config.data.reading == PICTURES else 4)
     if config.data.pixels == "device":
-        return per_pixel * most_pixels(source, images)
+        return most_bytes(source, images, config)
     pixels = augment.num_global * math.prod(augment.global_size) + augment.num_local * math.prod(
         augment.local_size
     )
-    return per_pixel * pixels * images
-
-
-def most_pixels(source: Images, images: int) -> int:
-    """Pixels that so many pictures have together, hardly ever more.
-
-    By the headers of some: their mean and four deviations of a sum, but not more than if all were
-    as the largest.
-    """
-    found = []
-    for index in np.linspace(0, len(source) - 1, min(SIZED, len(source))).astype(int).tolist():
-        with suppress(UnreadableImage):
-            found.append(math.prod(source.size(index)))
-    if not found:
-        return 0
-    counts = np.array(found, np.float64)
-    usual = images * counts.mean() + 4 * math.sqrt(images) * counts.std()
-    return math.ceil(min(usual, images * counts.max()))
+    return bytes_per_pixel(source, config) * pixels * images
 
 
 def read_ahead(num_bytes: int, workers: int) -> int:
@@ -309,12 +295,6 @@ def read_ahead(num_bytes: int, workers: int) -> int:
     return max(1, min(4, READ_AHEAD // (workers * max(1, num_bytes))))
 
 
-def packed(images: Sequence[Pixels]) -> torch.Tensor:
-    """The pixels of images [H, W, C], row by row and one image after the other: [P, C]."""
-    channels = images[0].shape[-1]
-    return torch.from_numpy(np.concatenate([image.reshape(-1, channels) for image in images]))
-
-
 def _planar(pixels: Pixels) -> torch.Tensor:
-    """[B, h, w, C] -> [B, C, h, w]."""
+    """[B, h, w, C] -> the same type [B, C, h, w]."""
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()

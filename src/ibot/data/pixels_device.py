@@ -35,6 +35,7 @@ def render(
     config: AugmentConfig,
     device: torch.device,
     std: Sequence[float] = IMAGENET_STD,
+    reduced: NDArray[np.int64] | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """All views of a batch of pictures.
 
@@ -46,6 +47,8 @@ def render(
         config: numbers and sizes of the views.
         device: where they are made.
         std: deviation of each channel, by which float channels are brightened.
+        reduced: int64 [B], how much smaller each picture was made than what its boxes are measured
+            in; None: not at all.
 
     Returns:
         Global views [G, B, C, h, w] and local views [L, B, C, h', w'], None without any: of the
@@ -53,8 +56,9 @@ def render(
     """
     pictures = pictures.to(device, non_blocking=True)
     first, last = config.num_global, num_views(config)
+    factors = np.ones(len(sizes), np.int64) if reduced is None else reduced
     made = [
-        _views(pictures, _Crops.of(sizes, params, views), view_size(config, views[0]), std)
+        _views(pictures, _Crops.of(sizes, factors, params, views), view_size(config, views[0]), std)
         for views in (range(first), range(first, last))
         if views
     ]
@@ -71,7 +75,9 @@ class _Crops:
     stride: NDArray[np.int64]
     """Its width."""
     box: NDArray[np.int64]
-    """[n, 4]."""
+    """[n, 4], the pixels that are read: top, left, height, width."""
+    place: NDArray[np.float32]
+    """[n, 4], the view's own box within these."""
     mirrored: NDArray[np.bool_]
     """Left to right, with what the turn adds."""
     upended: NDArray[np.bool_]
@@ -85,18 +91,29 @@ class _Crops:
     solarize: NDArray[np.bool_]
 
     @classmethod
-    def of(cls, sizes: NDArray[np.int64], params: ViewParams, views: Sequence[int]) -> _Crops:
-        """Those of the `views` of all images, view-major."""
+    def of(
+        cls,
+        sizes: NDArray[np.int64],
+        factors: NDArray[np.int64],
+        params: ViewParams,
+        views: Sequence[int],
+    ) -> _Crops:
+        """Those of the `views` of all images, view-major; pictures are smaller by `factors` [B]."""
 
         def flat(values: NDArray[Any]) -> NDArray[Any]:
             return np.swapaxes(values[:, list(views)], 0, 1).reshape(-1, *values.shape[2:])
 
         ends = np.cumsum(sizes.prod(axis=1))
         turn = flat(params.turn)
+        box, smaller = flat(params.box).astype(np.int64), np.tile(factors, len(views))[:, None]
+        corner, extent = box[:, :2], box[:, 2:]
+        first, end = corner // smaller, -(-(corner + extent) // smaller)
+        place = np.concatenate([corner / smaller - first, extent / smaller], axis=1)
         return cls(
             start=np.tile(ends - sizes.prod(axis=1), len(views)),
             stride=np.tile(sizes[:, 1], len(views)),
-            box=flat(params.box).astype(np.int64),
+            box=np.concatenate([first, end - first], axis=1),
+            place=place.astype(np.float32),
             mirrored=flat(params.flip) ^ np.isin(turn, (1, 2)),
             upended=flat(params.vertical_flip) ^ np.isin(turn, (2, 3)),
             transposed=turn % 2 == 1,
@@ -145,7 +162,7 @@ def _views(pictures: Tensor, crops: _Crops, size: tuple[int, int], std: Sequence
 def _resized(pictures: Tensor, crops: _Crops, size: tuple[int, int]) -> Tensor:
     """Crops of all views, resized, flipped and turned: [n, h, C, w]; bytes as whole levels."""
     device, whole = pictures.device, pictures.dtype is torch.uint8
-    start, stride, box = _sent(device, crops.start, crops.stride, crops.box)
+    start, stride, box, place = _sent(device, crops.start, crops.stride, crops.box, crops.place)
     (flips,) = _sent(device, np.stack([crops.mirrored, crops.upended, crops.transposed]))
     top, left, height, width = box.unbind(1)
     tall, wide = crops.box[:, 2:].max(axis=0).tolist()
@@ -155,8 +172,10 @@ def _resized(pictures: Tensor, crops: _Crops, size: tuple[int, int]) -> Tensor:
     kind = _operands(device, whole)
     pixels = pictures[index].transpose(2, 3).to(kind, memory_format=torch.contiguous_format)
     grain = filters.GRAIN if whole else filters.FINE
-    across = filters.resize_weights(width.float(), wide, size[1], flips[0], grain).to(kind)
-    down = filters.resize_weights(height.float(), tall, size[0], flips[1], grain).to(kind)
+    rows = filters.Rows(place[:, 0], place[:, 2], height, tall)
+    columns = filters.Rows(place[:, 1], place[:, 3], width, wide)
+    across = filters.resize_weights(columns, size[1], flips[0], grain).to(kind)
+    down = filters.resize_weights(rows, size[0], flips[1], grain).to(kind)
     count, channels = len(index), pictures.shape[1]
     views = filters.product(pixels.flatten(1, 2), across.transpose(1, 2))
     views = _whole(views, whole)

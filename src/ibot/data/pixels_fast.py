@@ -35,10 +35,9 @@ def render_batch(
     """
     sizes = config.num_global, config.global_size, config.local_size
     if images[0].dtype == np.uint8 and kernel.is_built():
-        made = [torch.from_numpy(views) for views in kernel.make_views(images, params, *sizes)]
-    else:
-        kernel.check(images, params, *sizes)
-        views = pixels_plain.render_batch(images, params, config, std)
-        parts = views[: config.num_global], views[config.num_global :]
-        made = [torch.stack(part) if part else None for part in parts]
-    return made[0], made[1] if config.num_local else None
+        views = [torch.from_numpy(part) for part in kernel.make_views(images, params, *sizes)]
+        return views[0], views[1] if config.num_local else None
+    kernel.check(images, params, *sizes)
+    views = pixels_plain.render_batch(images, params, config, std)
+    first = config.num_global
+    return torch.stack(views[:first]), torch.stack(views[first:]) if config.num_local else None

@@ -23,6 +23,8 @@ RESERVE = 1.1
 """Images that the loader processes should be able to make, over those that the step uses."""
 CROWDED = 0.5
 """Share of their time in which processes wait for a core, above which more of them do not help."""
+BEYOND = 1.2
+"""Times the step that moving or drawing on the device must take to be what limits it."""
 SLOW_FILES = 0.5
 """Share of its time in which a process computes, below which it waits for files above all."""
 SECONDS = (
@@ -100,14 +102,18 @@ class Stages:
         """The same work, where so many loader processes make the batches beside the step."""
         if not workers:
             return self
-        made = replace(self, workers=workers)
-        total = max(self.training, self.images / made.makes)
-        return replace(made, waited=total - self.training, total=total)
+        making = max(self.making / workers, self.busy / min(workers, self.cores))
+        total = max(self.training, making)
+        return replace(self, workers=workers, waited=total - self.training, total=total)
 
     @property
     def training(self) -> float:
-        """Seconds in which the device is at work."""
-        return self.transfer + self.render + self.step
+        """Seconds in which the device is at work.
+
+        A GPU moves and draws beside the step, so that the parts may be more than the whole.
+        """
+        parts = self.transfer + self.render + self.step
+        return min(parts, self.total) if self.total else parts
 
     @property
     def idle(self) -> float:
@@ -138,10 +144,8 @@ class Stages:
 
     @property
     def makes(self) -> float:
-        """Images per second that those in use make."""
-        at_work = min(max(1, self.workers), max(1, self.cores))
-        fastest = max(self.making / max(1, self.workers), self.busy / at_work)
-        return self.images / max(fastest, 1e-9)
+        """Images per second that those in use make, as things are."""
+        return self.images * max(1, self.workers) / max(self.decode + self.draw, 1e-9)
 
     @property
     def uses(self) -> float:
@@ -154,8 +158,6 @@ class Stages:
 
         The host of a GPU needs one. A CPU's step, which shares them, leaves some while it waits.
         """
-        if self.crowded:
-            return False
         free = self.cores - 1 if self.device == "cuda" or self.cores == 1 else self.cores
         return RESERVE * self.busy / max(self.training, 1e-9) <= free
 
@@ -169,12 +171,10 @@ class Stages:
         """The stage that sets the pace."""
         if self.idle_share >= QUIET:
             return "decode" if self.decode >= self.draw else "render"
-        seconds: dict[Stage, float] = {
-            "step": self.step,
-            "transfer": self.transfer,
-            "render": self.render,
-        }
-        return max(seconds, key=seconds.__getitem__)
+        # Beside a step they take about as long as it does, as they share the device.
+        slower: dict[Stage, float] = {"transfer": self.transfer, "render": self.render}
+        slowest = max(slower, key=slower.__getitem__)
+        return slowest if slower[slowest] > BEYOND * self.step else "step"
 
     def numbers(self) -> dict[str, float]:
         """What metrics.jsonl keeps, in seconds of a step."""
@@ -235,11 +235,16 @@ def rates(stages: Stages) -> str:
 def remedy(stages: Stages, config: Config) -> str:
     """How many loader processes would do, and what else where the cores are too few for them."""
     wanted = max(stages.wanted, stages.workers + 1)
+    if stages.crowded:
+        share = stages.queued / (stages.decode + stages.draw)
+        return (
+            f"the processes wait for one of {counted(stages.cores, 'core')} {share:.0%} of their "
+            f"time: {cheaper(stages, config)}"
+        )
     would = f"{counted(wanted, 'worker')} would do"
     if not stages.has_room:
-        cores = counted(stages.cores, "core")
-        taken = f"the machine is busy ({cores})" if stages.crowded else f"this machine has {cores}"
-        return f"{would}; {taken}: {cheaper(stages, config)}"
+        machine = f"this machine has {counted(stages.cores, 'core')}"
+        return f"{would}; {machine}: {cheaper(stages, config)}"
     use = f"{stages.workers} {'is' if stages.workers == 1 else 'are'} in use"
     text = f"{would}; {use}: system.workers={wanted}"
     if stages.busy < SLOW_FILES * stages.making and stages.decode >= stages.draw:
@@ -253,6 +258,8 @@ def cheaper(stages: Stages, config: Config) -> str:
     if stages.idle_share < QUIET:
         if stages.limit == "transfer" and pixels != "device":
             return "use data.pixels=device"
+        if pixels == "device" and not on_gpu:
+            return "use data.pixels=fast"
         return "use fewer local views (augment.num_local)"
     if pixels == "exact":
         return f"use data.pixels={'device' if on_gpu else 'fast'}"

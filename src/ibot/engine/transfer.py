@@ -88,7 +88,13 @@ def to_device(
     with measure("render"):
         if undrawn:
             first, local_views = pixels_device.render(
-                first, batch.sizes, batch.params, config.augment, device, config.model.std
+                first,
+                batch.sizes,
+                batch.params,
+                config.augment,
+                device,
+                config.model.std,
+                batch.reduced,
             )
         statistics = config.model.statistics
         global_views = normalize(first, statistics)

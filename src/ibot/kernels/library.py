@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
 
@@ -13,7 +14,7 @@ _ARGUMENTS = [ctypes.c_int32, _IMAGES, _ARRAY, _ARRAY, *[ctypes.c_int32] * 2, *[
 
 
 @cache
-def views_function() -> ctypes._CFuncPtr | None:  # pyright: ignore[reportPrivateUsage]
+def views_function() -> Callable[..., int] | None:
     """`ibot_views` of `views.c`; None where it was not built. Other threads run during a call."""
     spec = find_spec("ibot.kernels._views")  # Found as a module would be, but never imported.
     if spec is None or spec.origin is None:

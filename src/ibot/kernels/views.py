@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +28,8 @@ _FIELDS = {
     "solarize": np.bool_,
 }
 """In the order of the arguments."""
-MAX_SIGMA = 1000.0
+MAX_SIGMA, MAX_FACTOR = 1e3, 1e6
+"""Of blur and of colour jitter: far beyond what means anything, within what C can count."""
 
 
 def is_built() -> bool:
@@ -36,7 +38,7 @@ def is_built() -> bool:
 
 
 def make_views(
-    images: Sequence[Pixels],
+    images: Sequence[NDArray[Any]],
     params: ViewParams,
     num_global: int,
     global_size: Size,
@@ -86,11 +88,13 @@ def check(
     _check_boxes(images, params.box.astype(np.int64))
     turn, order = params.turn, params.jitter_order
     jittered = order[order[..., 0] != 255]
-    if (np.sort(jittered, axis=-1) != _ORDER).any() or not np.isfinite(params.jitter).all():
+    if (np.sort(jittered, axis=-1) != _ORDER).any() or not (
+        np.abs(params.jitter) <= MAX_FACTOR
+    ).all():
         raise ValueError("an order or a factor of colour jitter is none")
     if not ((params.blur_sigma >= 0) & (params.blur_sigma <= MAX_SIGMA)).all():
         raise ValueError(f"a radius of blur is not within 0 and {MAX_SIGMA:g}")
-    turned = (turn % 2).any(axis=0)
+    turned: NDArray[np.uint8] = (turn % 2).max(axis=0)
     for size, views in ((global_size, turned[:num_global]), (local_size, turned[num_global:])):
         if views.any() and size[0] != size[1]:
             raise ValueError(f"a quarter turn of views of {size[0]} x {size[1]}: not square")
@@ -112,7 +116,7 @@ def _check_boxes(images: Sequence[NDArray[np.generic]], box: NDArray[np.int64]) 
         raise ValueError("a box leads out of its image")
 
 
-def _readable(image: Pixels) -> Pixels:
+def _readable(image: NDArray[Any]) -> Pixels:
     """The image with pixels side by side; rows may lie anywhere behind each other."""
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f"{image.dtype} {list(image.shape)} is not uint8 [H, W, 3]")

@@ -2,12 +2,13 @@
 
 import pickle
 import tarfile
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from ibot.config.schema import RGB, Channels
-from ibot.data.channels import statistics
+from ibot.data.channels import opening, statistics
 from ibot.data.channels.images import ChannelImages
 from ibot.data.channels.levels import to_levels
 from ibot.data.channels.opening import with_mean
@@ -16,7 +17,7 @@ from ibot.data.decode import UnreadableImage
 from ibot.data.sets.images import Images, LabelledImages
 from ibot.data.sets.open import find_labelled, open_images, open_labelled
 from ibot.data.sets.subsets import SubsetImages
-from ibot.errors import DataError
+from ibot.errors import DataError, MissingExtra
 
 pytest.importorskip("tifffile")
 pytest.importorskip("imagecodecs")
@@ -140,6 +141,14 @@ def test_npy_files_are_images_where_channels_are_asked_for(tmp_path, rng):
     images = open_images(str(tmp_path), channels=ALL)
     assert len(images) == 3 and images.channels == ("1", "2", "3", "4", "5")
     assert np.array_equal(images.read(1), np.moveaxis(values[2], 0, -1))
+
+
+def test_the_packages_that_read_channels_are_named_where_they_are_missing(folder, monkeypatch):
+    missing = SimpleNamespace(find_spec=lambda name: None if name == "tifffile" else name)
+    monkeypatch.setattr(opening, "importlib", SimpleNamespace(util=missing))
+    with pytest.raises(MissingExtra, match="tifffile"):
+        open_images(str(folder[0]), channels=ALL)
+    assert open_images(str(folder[0])).channels == RGB, "colour needs none of them"
 
 
 # One file for each channel.

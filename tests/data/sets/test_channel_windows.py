@@ -54,6 +54,20 @@ def test_windows_have_the_levels_of_the_whole_image(tmp_path, write):
     np.testing.assert_allclose(small, halved(values, 4)[:16, :24] / 65535, atol=1e-6)
 
 
+def test_channels_of_an_ome_tiff_have_their_names(tmp_path):
+    values = bands(256, 192, 3)
+    names = {"axes": "CYX", "Channel": {"Name": ["DAPI", "FITC", "CY5"]}}
+    how = {"photometric": "minisblack", "tile": (64, 64)}
+    with tifffile.TiffWriter(tmp_path / "a.ome.tif") as file:
+        file.write(np.moveaxis(values, 2, 0), subifds=1, metadata=names, **how)
+        file.write(np.moveaxis(values[::2, ::2], 2, 0), subfiletype=1, **how)
+    images = open_images(str(tmp_path), channels=Channels("CY5,DAPI"), windows=Windows(64))
+    assert images.channels == ("CY5", "DAPI")
+    np.testing.assert_allclose(images.read(4), values[64:128, 64:128, [2, 0]] / 65535, atol=1e-7)
+    part, place = images.read_level(4, (0, 0, 64, 64), 2.0)
+    assert part.shape == (32, 32, 2) and place == (0, 0, 64, 64), "from the SubIFDs of all pages"
+
+
 def test_some_channels_are_chosen_in_their_order(tmp_path):
     values = bands(128, 128, 5)
     interleaved(tmp_path / "a.tif", values)

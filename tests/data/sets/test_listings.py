@@ -177,6 +177,14 @@ def test_another_kind_of_files_that_is_read_makes_it_anew(cache, data, walks, mo
     assert len(walks) == 2
 
 
+def test_further_kinds_of_files_are_looked_for_each_time(cache, data, walks):
+    np.save(data / "a" / "2.npy", np.zeros((4, 4)))
+    assert len(scan.scan(data)) == 5
+    for _ in range(2):
+        assert len(scan.scan(data, frozenset({".npy"}))) == 6
+    assert len(scan.scan(data)) == 5 and len(walks) == 3
+
+
 @pytest.mark.parametrize("place", ["a file in the way", "nobody's home"])
 def test_without_a_cache_it_works_as_before(cache, data, walks, monkeypatch, place):
     if place == "a file in the way":

@@ -12,6 +12,7 @@ from ibot.data.decode import UnreadableImage
 from ibot.data.sets.open import open_images, open_labelled
 from ibot.data.sets.parquet import scan_parquet
 from ibot.data.sets.parquet_cells import _pages, read_cell_plainly
+from ibot.data.sets.parquet_encoding import snappy_blocks, varint
 from ibot.data.sets.parquet_pages import NOT_AS_EXPECTED, find_pages
 from ibot.errors import MissingExtra
 
@@ -259,3 +260,16 @@ def test_without_pyarrow_the_extra_is_named(tmp_path, jpeg, monkeypatch):
     with pytest.raises(MissingExtra) as caught:
         open_images(str(tmp_path / "a.parquet"))
     assert caught.value.fix == 'pip install "ibot[parquet]"'
+
+
+def test_blocks_that_need_those_before_are_not_unpacked_alone():
+    """Writers may look back over 64 KB, though snappy's own does not."""
+    first = np.random.default_rng(0).bytes(1 << 16)
+    literal = bytes([61 << 2]) + (len(first) - 1).to_bytes(2, "little") + first
+    back = bytes([63 << 2 | 2]) + (60_000).to_bytes(2, "little")
+    whole = varint(len(first) + 64) + literal + back
+    unpacked = pa.decompress(whole, len(first) + 64, "snappy", asbytes=True)
+    assert unpacked == first + first[len(first) - 60_000 :][:64]
+    assert snappy_blocks(whole, len(unpacked)) is None
+    plain = varint(len(first) + 5) + literal + bytes([4 << 2]) + b"after"
+    assert snappy_blocks(plain, len(first) + 5).tolist() == [3, 3 + len(literal), len(plain)]

@@ -59,6 +59,11 @@ def test_files_without_rows_have_no_part_but_by_their_names(tmp_path, form):
     assert found(folder, "val") == ([f"dev-0.{form}"], None)
 
 
+def test_what_spark_writes_is_a_folder_of_tables(tmp_path):
+    folder = touch(tmp_path / "set.parquet", "part-1.parquet", "part-0.parquet", "_SUCCESS")
+    assert found(folder, "train") == (["part-0.parquet", "part-1.parquet"], "train")
+
+
 def test_the_only_folder_of_a_folder_is_looked_into(tmp_path):
     folder = touch(tmp_path, "README.md", "data/train-0.parquet", "data/test-0.parquet")
     assert found(folder, "val") == (["data/test-0.parquet"], None)

@@ -25,6 +25,7 @@ from ibot.data.sets.images import LabelledImages, RegionImages, of_epoch
 from ibot.data.sets.open import find_labelled, open_images, open_labelled
 from ibot.data.sets.scan import scan
 from ibot.data.sets.subsets import SubsetImages
+from ibot.data.sets.variants import count_shared
 from ibot.data.sets.window_places import parse_window, window_name
 from ibot.data.sets.windows import windowed
 from ibot.data.tiled import _header, tiled_picture
@@ -164,6 +165,16 @@ def test_windows_have_the_class_of_their_slide(tmp_path):
     assert slides[0].isdisjoint(slides[1]), "no slide is on both sides"
 
 
+def test_windows_on_both_sides_are_counted(tmp_path):
+    for number, name in enumerate("xy"):
+        (tmp_path / name).mkdir()
+        write_pyramid(tmp_path / name / "a.tif", tissue(128, 128, number), ())
+    all_of_them, one = (
+        windowed(scan(folder), Windows(64)) for folder in (tmp_path, tmp_path / "x")
+    )
+    assert count_shared(all_of_them, one) == 4 == count_shared(one, one)
+
+
 def test_what_cannot_be_read_is_said_and_never_drawn(tmp_path):
     write_pyramid(tmp_path / "a.tif", tissue(128, 128), ())
     (tmp_path / "b.tif").write_bytes(b"II*\0" + bytes(30))
@@ -261,3 +272,11 @@ def test_the_device_gets_the_parts_that_the_views_need(tmp_path):
         assert undrawn.sizes.prod(1).sum() == len(undrawn.pictures) < 8 * 64 * 64
         boxes = undrawn.params.box
         assert (boxes[..., :2] + boxes[..., 2:] <= undrawn.sizes[:, None]).all()
+
+
+def test_more_windows_are_the_remedy_for_a_batch_that_they_do_not_fill(folder):
+    config = training(folder)
+    images = open_images(str(folder), windows=Windows(64, 7, at="random"))
+    with pytest.raises(DataError, match="a batch of 8 images") as caught:
+        Loader(config, images, grid=(4, 4))
+    assert caught.value.fix == "raise data.windows to 8 or set train.batch=4 or less"

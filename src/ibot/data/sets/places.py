@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from ibot.data.formats import extension
-from ibot.data.sets.parts import Part, find_parts, part_of
+from ibot.data.sets.parts import Part, find_parts, is_folder, part_of
 from ibot.data.sets.tars import INDEX
 from ibot.errors import DataError
 
@@ -30,7 +30,7 @@ _TABLES = ("parquet", "arrow")
 """Those with rows that may say to which part they belong."""
 _DOCUMENTS = frozenset({".md", ".json", ".yaml", ".yml"})
 """What may lie beside them in a folder, as cards and manifests do."""
-_NAMED_DOCUMENTS = frozenset({"LICENSE", INDEX})
+_NAMED_DOCUMENTS = frozenset({"LICENSE", INDEX, "_SUCCESS", "_metadata", "_common_metadata"})
 _ZARR_MARKS = ("zarr.json", ".zarray", ".zgroup")
 SPLITS = "dataset_dict.json"
 """Marks a folder of Hugging Face with a folder for each split."""
@@ -168,18 +168,24 @@ def _inside(folder: Path) -> list[Path]:
     """All files of one form in a folder that holds nothing else but documents, or in its only
     folder; none in others.
     """
+    names = []
     try:
-        names = [name for name in os.listdir(folder) if not name.startswith(".")]  # noqa: PTH208
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                name = entry.name
+                kind = extension(name)
+                if name[0] == "." or kind in _DOCUMENTS or name in _NAMED_DOCUMENTS:
+                    continue
+                # Ends at the first other file: this may be a folder of millions of images.
+                if kind not in FORMS and not is_folder(entry):
+                    return []
+                names.append(name)
     except OSError:  # `scan` will say so
         return []
-    # Ends at the first other file: this may be a folder of millions of images.
-    names = [
-        name for name in names if extension(name) not in _DOCUMENTS and name not in _NAMED_DOCUMENTS
-    ]
     names = [name for name in names if not is_labels(Path(name))] or names
     if len(names) == 1 and form_of(only := folder / names[0]) is None and only.is_dir():
         return _inside(only) if find_parts(only) is None else []
-    if SPLITS in os.listdir(folder):  # noqa: PTH208
+    if (folder / SPLITS).is_file():
         chosen = [name for name in names if part_of(name) == "train"] or names
         return [file for name in sorted(chosen) for file in _inside(folder / name)]
     first = FORMS.get(extension(names[0])) if names else None

@@ -131,7 +131,7 @@ def _read(archives: Sequence[str | Path]) -> _Found:
             found.classes.append(PurePosixPath(name).parent.name if text is None else text)
             found.places.append((number, start, size))
     if not found.names:
-        others = f" and {len(paths) - 1} others" if len(paths) > 1 else ""
+        others = f" and {len(archives) - 1} others" if len(archives) > 1 else ""
         raise DataError(
             f"no images in '{archives[0]}'{others}",
             why="; ".join(found.cut_note()),

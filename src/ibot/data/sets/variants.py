@@ -102,7 +102,7 @@ def count_shared(train: Images, val: Images) -> int:
 
 
 def _are_files(images: Images) -> bool:
-    if isinstance(images, SubsetImages | TrimmedImages):
+    if isinstance(images, SubsetImages | TrimmedImages | WindowImages):
         return _are_files(images.base)
     return isinstance(images, FileImages) and images.archives is None
 

@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ibot.config.schema import PICTURES, RGB
+from ibot.config.schema import PICTURES, RGB, WHOLE
 from ibot.data.pixels import MEAN, STD, normalize
 from ibot.data.sets.images import Images, LabelledImages
 from ibot.data.sets.open import open_images
 from ibot.data.sets.same_channels import require_channels
 from ibot.errors import DataError, WeightsError
 from ibot.eval.features.views import View, in_batches, view_batches
+from ibot.eval.request import windows_of
 from ibot.models.contract import Backbone
 from ibot.system.process_state import loaders_forgotten
 from ibot.types import TokenOutput
@@ -152,8 +153,8 @@ def extract_features(
         backbone: a network, set to evaluation for the call and back afterwards, or what
             `load_backbone` reads. Images are normalised by its `statistics`, by ImageNet's where it
             has none, and are to have its `channels`.
-        source: images, or what `open_images` opens, such as the folder that holds them; `indices`
-            picks some of them.
+        source: images, or what `open_images` opens, such as the folder that holds them, in windows
+            where the network of a run was trained so; `indices` picks some of them.
         size: height and width of the view, or one number for both. Images of this size are taken as
             they are; others are resized (shorter side to 8/7 of the view's) and cropped at the
             centre.
@@ -178,7 +179,11 @@ def extract_features(
     images = source
     if isinstance(images, str | Path):
         reading = PICTURES if loaded is None else loaded.reading
-        images = open_images(str(images), channels=reading.of(channels, statistics[0]))
+        images = open_images(
+            str(images),
+            channels=reading.of(channels, statistics[0]),
+            windows=WHOLE if isinstance(backbone, nn.Module) else windows_of(backbone),
+        )
     require_channels(images, channels)
     view = View((size, size) if isinstance(size, int) else (size[0], size[1]))
     chosen = np.arange(len(images)) if indices is None else np.asarray(indices, np.int64)

@@ -1,0 +1,81 @@
+"""Pictures on their way to the device that makes their views: packed, large ones made smaller."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import suppress
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from ibot.config.schema import PICTURES, Config
+from ibot.data.decode import UnreadableImage
+from ibot.data.params import num_views, view_params, view_size
+from ibot.data.sets.images import Images, Pixels
+from ibot.types import ViewParams
+
+GAP = 3
+"""A picture is made smaller only so far that every view still shrinks it by this: what antialiasing
+does then hides the way that it came (Pillow's `reducing_gap`)."""
+SIZED = 64
+"""Headers that are read to know how large pictures are."""
+
+
+def packed(
+    images: Sequence[Pixels], params: ViewParams, config: Config
+) -> tuple[torch.Tensor, NDArray[np.int64], NDArray[np.int64]]:
+    """Pixels of images [H, W, C] as they travel: one after the other, row by row.
+
+    Returns uint8 or float32 [P, C]; int64 [B, 2], their sizes; and int64 [B], by how much each was
+    made smaller than what its boxes are measured in. Only colour pictures of bytes are.
+    """
+    factors = reductions(params, config)
+    if images[0].dtype != np.uint8:
+        factors = np.ones_like(factors)
+    smaller = [
+        image if factor == 1 else np.asarray(Image.fromarray(image).reduce(factor))
+        for image, factor in zip(images, factors.tolist(), strict=True)
+    ]
+    channels = smaller[0].shape[-1]
+    pixels = np.concatenate([image.reshape(-1, channels) for image in smaller])
+    sizes = np.array([image.shape[:2] for image in smaller], dtype=np.int64)
+    return torch.from_numpy(pixels), sizes, factors
+
+
+def reductions(params: ViewParams, config: Config) -> NDArray[np.int64]:
+    """Whole factors [B] by which pictures may be made smaller before their views are."""
+    views = range(num_views(config.augment))
+    sides = np.array([view_size(config.augment, view) for view in views])
+    shrinking = (params.box[..., 2:] / sides).min(axis=(1, 2))
+    return np.maximum(1, np.floor(shrinking / GAP)).astype(np.int64)
+
+
+def most_bytes(source: Images, images: int, config: Config) -> int:
+    """Bytes of so many pictures as they travel, hardly ever more.
+
+    By the headers of some, with boxes drawn for them: the mean and four deviations of a sum, but
+    not more than if all were as the largest.
+    """
+    sizes = []
+    chosen = np.linspace(0, len(source) - 1, min(SIZED, len(source))).astype(np.int64)
+    for index in chosen.tolist():
+        with suppress(UnreadableImage):
+            sizes.append(source.size(index))
+    if not sizes:
+        return 0
+    drawn = np.array(sizes, dtype=np.int64)
+    counts = drawn.prod(axis=1).astype(np.float64)
+    if config.data.reading == PICTURES:
+        params = view_params(config.augment, config.train.seed, 0, np.arange(len(drawn)), drawn)
+        factors = reductions(params, config)
+        counts = np.ceil(drawn / factors[:, None]).prod(axis=1)
+    usual = images * counts.mean() + 4 * math.sqrt(images) * counts.std()
+    return bytes_per_pixel(source, config) * math.ceil(min(usual, images * counts.max()))
+
+
+def bytes_per_pixel(source: Images, config: Config) -> int:
+    """Of what is read: bytes of colour pictures, floats of other channels."""
+    return len(source.channels) * (1 if config.data.reading == PICTURES else 4)
