@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+from torch import Tensor
+
 from ibot.engine.checkpoint import find_checkpoint
 from ibot.engine.trainer import Trainer
 from ibot.engine.update import UpdateOutput
@@ -15,21 +18,41 @@ Batches = Sequence[Batch | UndrawnBatch]
 """The micro-batches of a step as they were read."""
 
 
+class Sent:
+    """A number on its way from a GPU: to read it waits for what the GPU did before, not for what it
+    was given since.
+    """
+
+    def __init__(self, value: Tensor) -> None:
+        self.value, self.came = value.to("cpu", non_blocking=True), None
+        if value.is_cuda:
+            self.came = torch.cuda.Event()
+            self.came.record()
+
+    def read(self) -> float:
+        """The number."""
+        if self.came is not None:
+            self.came.synchronize()
+        return self.value.item()
+
+
 class FailureCheck:
     """Stops all processes together when a loss is not finite.
 
     The flag is reduced over the processes in the step itself. On a GPU it is read one step late, so
-    that nothing waits; `drain` reads what is left, and is called before anything is saved.
+    that the GPU always has a step to do; `drain` reads what is left, and is called before anything
+    is saved.
     """
 
     def __init__(self, trainer: Trainer) -> None:
         self.trainer = trainer
-        self.pending: tuple[int, UpdateOutput, StepValues, Batches] | None = None
+        self.pending: tuple[int, Sent, UpdateOutput, StepValues, Batches] | None = None
 
     def check(self, step: int, out: UpdateOutput, values: StepValues, batches: Batches) -> None:
         """Look at the step before (GPU) or at this one (CPU). Raises TrainingStopped."""
+        sent = Sent(out.failed)
         self.drain()
-        self.pending = (step, out, values, batches)
+        self.pending = (step, sent, out, values, batches)
         if self.trainer.device.type == "cpu":
             self.drain()
 
@@ -37,9 +60,9 @@ class FailureCheck:
         """Look at the last step. Raises TrainingStopped."""
         if self.pending is None:
             return
-        step, out, values, batches = self.pending
+        step, failed, out, values, batches = self.pending
         self.pending = None
-        if not out.failed.item():
+        if not failed.read():
             return
         trainer = self.trainer
         source = trainer.source

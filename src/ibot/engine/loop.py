@@ -158,9 +158,8 @@ def facts(config: Config, source: Images, evaluate: Evaluate | None) -> dict[str
         "the names of the images": source.provenance()["names_sha256"],
         "whether the teacher is evaluated": evaluate is not None,
     }
-    return decisive | {
-        key: value for key, value in items(config) if not key.startswith(("system.", "data."))
-    }
+    own = ("system.", "data.path", "data.val_path")  # of each machine
+    return decisive | {key: value for key, value in items(config) if not key.startswith(own)}
 
 
 def run_steps(trainer: Trainer, signal: StopSignal) -> None:

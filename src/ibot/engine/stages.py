@@ -57,9 +57,9 @@ class Stages:
     queued: float
     """Of both, those in which they waited for a core."""
     transfer: float
-    """To move a batch to the device and normalise it."""
+    """To move a batch to the device."""
     render: float
-    """To draw views on the device."""
+    """To draw views on the device, if they are drawn there, and to normalise them."""
     step: float
     """Forward, backward, optimizer."""
     waited: float
