@@ -95,7 +95,7 @@ def test_workers_for_which_there_are_no_cores_are_not_advised(small):
     )
     few = of(cores=2, workers=1)
     assert limit_of(few, exact).advice == (
-        "9 workers would do; this machine has 2 cores: use data.pixels=device"
+        "9 workers would do; this process has 2 cores: use data.pixels=device"
     )
     on_cpu = replace(few, device="cpu")
     assert limit_of(on_cpu, exact).advice.endswith("use data.pixels=fast")

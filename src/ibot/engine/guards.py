@@ -1,17 +1,21 @@
-"""What stops a training: a loss that is not finite, too many files that cannot be read."""
+"""What stops a training: a loss that is not finite, too many files that cannot be read; and what is
+kept of it, whatever it was.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 import torch
 from torch import Tensor
 
-from ibot.engine.checkpoint import find_checkpoint
+from ibot.engine.checkpoint import checkpoint_bytes, disk_full, find_checkpoint
 from ibot.engine.trainer import Trainer
 from ibot.engine.update import UpdateOutput
-from ibot.errors import TrainingStopped
+from ibot.errors import IbotError, TrainingStopped
 from ibot.system.distributed import gather
+from ibot.system.files import is_disk_full, lost
 from ibot.types import Batch, StepValues, UndrawnBatch
 
 Batches = Sequence[Batch | UndrawnBatch]
@@ -24,7 +28,7 @@ class Sent:
     """
 
     def __init__(self, value: Tensor) -> None:
-        self.value, self.came = value.to("cpu", non_blocking=True), None
+        self.value, self.came = value.to("cpu", non_blocking=value.is_cuda), None
         if value.is_cuda:
             self.came = torch.cuda.Event()
             self.came.record()
@@ -100,3 +104,33 @@ def note_bad_files(trainer: Trainer, batches: Batches) -> None:
             f"{trainer.run.path / 'bad_files.jsonl'}",
             fix="repair or remove the files, or raise data.max_bad_fraction",
         )
+
+
+@contextmanager
+def told(trainer: Trainer) -> Iterator[None]:
+    """Keep in the run's events what makes a training fail; an OSError becomes a ResourceError."""
+    try:
+        yield
+    except OSError as error:  # a log line may meet the full disk before a checkpoint does
+        run, needed = trainer.run.path, checkpoint_bytes(trainer.model, trainer.update.optimizer)
+        refused = disk_full(run, needed) if is_disk_full(error) else lost(run, error)
+        tell_failure(trainer, refused)
+        raise refused from None
+    except BaseException as error:
+        tell_failure(trainer, error)
+        raise
+
+
+def tell_failure(trainer: Trainer, error: BaseException) -> None:
+    """Write why the training fails to the run's events, as far as its disk takes it."""
+    if not trainer.processes.is_main:
+        return
+    if isinstance(error, IbotError):
+        words = {"what": error.what, "why": error.why, "fix": error.fix}
+    elif isinstance(error, KeyboardInterrupt):
+        words = {"what": "interrupted in the middle of a step"}
+    else:
+        first = next(iter(str(error).splitlines()), "")[:200]
+        words = {"what": f"{type(error).__name__}: {first}".removesuffix(": ")}
+    with suppress(OSError):
+        trainer.run.event("failed", step=trainer.state.step, **words)

@@ -243,8 +243,8 @@ def remedy(stages: Stages, config: Config) -> str:
         )
     would = f"{counted(wanted, 'worker')} would do"
     if not stages.has_room:
-        machine = f"this machine has {counted(stages.cores, 'core')}"
-        return f"{would}; {machine}: {cheaper(stages, config)}"
+        cores = f"this process has {counted(stages.cores, 'core')}"
+        return f"{would}; {cores}: {cheaper(stages, config)}"
     use = f"{stages.workers} {'is' if stages.workers == 1 else 'are'} in use"
     text = f"{would}; {use}: system.workers={wanted}"
     if stages.busy < SLOW_FILES * stages.making and stages.decode >= stages.draw:

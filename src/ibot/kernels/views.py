@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ibot.config.resolve import MAX_SIGMA
 from ibot.kernels.library import views_function
 from ibot.types import ViewParams
 
@@ -28,9 +29,8 @@ _FIELDS = {
     "solarize": np.bool_,
 }
 """In the order of the arguments."""
-MAX_SIGMA, MAX_FACTOR, MAX_SIDE = 1e3, 1e6, 2**27
-"""Of blur, of colour jitter and of a box: far beyond what means anything, within what C can
-count."""
+MAX_FACTOR, MAX_SIDE = 1e6, 2**27
+"""Of colour jitter and of a box: far beyond what means anything, within what C can count."""
 
 
 def is_built() -> bool:
