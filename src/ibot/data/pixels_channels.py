@@ -15,7 +15,6 @@ they are not done.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +24,6 @@ from ibot.data.params import BRIGHTNESS, CONTRAST, NO_JITTER
 from ibot.types import ViewParams
 
 Levels = NDArray[np.float32]
-Doubles = TypeVar("Doubles", np.float64, NDArray[np.float64])
 BOXES = 3
 """Box blurs each way that make a Gaussian one."""
 
@@ -85,7 +83,7 @@ def by_channel(image: Levels, change: Callable[[Image.Image], Image.Image]) -> L
 
 def blur(image: Levels, sigma: float) -> Levels:
     """Gaussian blur of every channel [H, W, C]; `sigma` in pixels. The border is extended."""
-    radius = float(box_radius(np.float64(sigma)))
+    radius = float(box_radius(np.array(sigma)))
     out = image.astype(np.float64)
     for axis in (0, 1):
         for _ in range(BOXES):
@@ -93,9 +91,9 @@ def blur(image: Levels, sigma: float) -> Levels:
     return out.astype(np.float32)
 
 
-def box_radius(sigma: Doubles) -> Doubles:
-    """Radius of the box that, applied three times, has the variance of a Gaussian of `sigma`, of a
-    number or of each of many.
+def box_radius(sigma: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Radius of the box that, applied three times, has the variance of a Gaussian of `sigma`, for
+    any number of them.
 
     Its whole part counts fully, its fraction is the weight of one pixel more on either side
     (Gwosdek et al. 2011, "Theoretical foundations of Gaussian convolution by extended box
