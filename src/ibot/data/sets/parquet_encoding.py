@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 BLOCK = 1 << 16
 """Bytes that snappy compresses without regard to those before."""
+LARGEST = 32
+"""Bits of the largest number of a value in a dictionary."""
 Bytes = mmap.mmap | bytes
 
 
@@ -21,6 +23,8 @@ def hybrid(packed: bytes, width: int, count: int) -> NDArray[np.int64]:
     """`count` whole numbers of `width` bits from runs and packed groups of eight."""
     if not width:
         return np.zeros(count, np.int64)
+    if width > LARGEST:
+        raise ValueError(f"numbers of {width} bits")
     parts, found, place = [], 0, 0
     while found < count:
         header, place = _read_varint(packed, place)
@@ -94,6 +98,8 @@ def _read_varint(content: Bytes, place: int) -> tuple[int, int]:
         if byte < 128:
             return number, place
         shift += 7
+        if shift >= 70:  # 64 bits; damaged bytes may go on for gigabytes
+            raise ValueError("a number without end")
 
 
 class Thrift:

@@ -163,10 +163,11 @@ def _members(
                     continue
                 if (
                     not member.isreg()
+                    or member.issparse()  # its holes are not stored
                     or is_litter(base, False)
                     or any(is_litter(part, True) for part in folders)
                 ):
-                    other["hidden or of the system" if member.isreg() else "link"] += 1
+                    other[_passed_over(member)] += 1
                     continue
                 kind, stem = extension(name), os.path.splitext(name)[0]  # noqa: PTH122
                 if kind in known or (not kind and is_image(_head(file, member))):
@@ -198,7 +199,16 @@ def _next(archive: tarfile.TarFile, file: BinaryIO, size: int) -> tarfile.TarInf
         if archive.offset == 0 or file.read(1):
             raise
         return None
-    return member if member is None or member.offset_data + member.size <= size else None
+    if member is None or member.issparse():  # of those less is stored than their size
+        return member if archive.offset <= size else None
+    return member if member.offset_data + member.size <= size else None
+
+
+def _passed_over(member: tarfile.TarInfo) -> str:
+    """What a file counts as that is not looked at."""
+    if member.issparse():
+        return "with holes"
+    return "hidden or of the system" if member.isreg() else "link"
 
 
 def _is_cut(archive: tarfile.TarFile, file: BinaryIO, size: int) -> bool:
