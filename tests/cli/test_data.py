@@ -245,6 +245,7 @@ def test_what_cannot_be_done_is_told_in_words(many, tmp_path, capsys):
         ("report", "nowhere"): "there is no folder 'nowhere'",
         ("report", str(many), str(many)): "one set of images at a time",
         ("pack", str(many), "--to", str(many)): "is there already",
+        ("pack", str(many), "--to", "/dev/null/x"): "name another with --to",
         ("pack", "nowhere", "--to", str(tmp_path / "x")): "there is no folder 'nowhere'",
     }.items():
         assert main(["data", *arguments]) == 2

@@ -47,7 +47,7 @@ def _declare_pack(actions: Commands) -> None:
     parser = actions.add("pack", summary, pack)
     _add_data(parser)
     to = "new folder; --data of other commands takes it"
-    parser.add_argument("--to", dest="out", required=True, metavar="SHARDS", help=to)
+    parser.add_argument("--to", required=True, metavar="SHARDS", help=to)
     size = "images in a shard (default: %(default)s)"
     parser.add_argument("--size", type=COUNT, default=500, metavar="N", help=size)
 
@@ -112,7 +112,7 @@ def report(options: argparse.Namespace) -> None:
 
 def pack(options: argparse.Namespace) -> None:
     """Pack, check, and say how to go on."""
-    data, out = _only(options), Path(options.out)
+    data, out = _only(options), Path(options.to)
     from ibot.data.packing import pack as pack_parts
     from ibot.data.packing import parts_to_pack
     from ibot.system.progress import counter, print_notes

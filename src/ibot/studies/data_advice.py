@@ -14,6 +14,8 @@ FAR = 0.15
 """Difference of a mean or a deviation to ImageNet's, in levels 0..1, that is worth a setting."""
 MANY = 100_000
 """Files from which on opening each of them is felt on a network disk."""
+OTHER_CHANNELS = ("unsupported TIFF layout", "data.channels=all")
+"""In the reasons why files are no colour pictures that can be read by their channels."""
 UNEVEN = 10
 """Images of the largest class for one of the smallest from which on it is said."""
 
@@ -33,10 +35,11 @@ def _broken(report: DataReport) -> Iterator[str]:
             f"{counted(broken, 'file')} of {looked_at} cannot be read: remove or repair what is "
             "listed; a training passes over them, up to a share of data.max_bad_fraction"
         )
-    if 2 * broken > looked_at and not report.parts[0].by_channels:
+    reasons = [reason for part in report.parts for _, reason in part.broken]
+    if other := sum(any(word in reason for word in OTHER_CHANNELS) for reason in reasons):
         yield (
-            "most are no colour pictures: ibot data report --channels all looks at every channel "
-            "as it is stored"
+            f"of these {other} may be images of other channels: ibot data report --channels all "
+            "looks at every channel as it is stored"
         )
 
 

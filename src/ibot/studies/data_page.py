@@ -35,7 +35,8 @@ STYLE = """
 .tables > div { min-width: 0; }
 .bar { display: block; height: .7rem; min-width: 2px; background: var(--c1); }
 .bars { width: 100%; }
-.bars td:last-child { width: 55%; min-width: 4rem; }
+.bars td:last-child { width: 40%; min-width: 4rem; }
+.tables table:not(.bars) th { white-space: nowrap; }
 """
 """CSS beside that of all pages."""
 
