@@ -99,6 +99,7 @@ def report(options: argparse.Namespace) -> None:
         sample=options.sample,
         workers=own_cores() if options.workers is None else options.workers,
         progress=None if options.quiet else counter("images"),
+        compared=None if options.quiet else counter("pairs"),
     )
     for line in text_lines(found):
         print(encodable(line))

@@ -99,6 +99,7 @@ def examine(
     sample: int = 5000,
     workers: int = 0,
     progress: Counter = None,
+    compared: Counter = None,
 ) -> DataReport:
     """Look at the images of all parts.
 
@@ -108,6 +109,7 @@ def examine(
         sample: images of a part to look at, evenly spaced; 0: all.
         workers: processes that read them.
         progress: called with the images looked at and in all.
+        compared: called with the pairs of images compared and in all, which are many.
 
     Raises:
         ResourceError: processes cannot be started.
@@ -128,7 +130,7 @@ def examine(
         labels += [label_of(name, images.name(one.index)) for one in found[name]]
         seen += found[name]
     exact = _exact(seen)
-    near = _near(seen, exact)
+    near = _near(seen, exact, compared)
     leaked = {i for group in (*exact, *near) for i in held.intersection(group) if set(group) - held}
     return DataReport(
         data=data,
@@ -218,7 +220,9 @@ def _exact(seen: Sequence[Look]) -> list[list[int]]:
     return sorted((group for group in groups.values() if len(group) > 1), key=lambda g: -len(g))
 
 
-def _near(seen: Sequence[Look], exact: Sequence[Sequence[int]]) -> list[list[int]]:
+def _near(
+    seen: Sequence[Look], exact: Sequence[Sequence[int]], progress: Counter
+) -> list[list[int]]:
     """Groups of places in `seen` that look alike; of the same bytes only the first is compared."""
     again = {place for group in exact for place in group[1:]}
     sizes = Counts(one.thumbnail.size for one in seen if not one.broken).most_common(1)
@@ -234,5 +238,5 @@ def _near(seen: Sequence[Look], exact: Sequence[Sequence[int]]) -> list[list[int
         return []
     table = torch.from_numpy(np.stack([seen[place].thumbnail for place in places]))
     centred = table - table.mean(1, keepdim=True)
-    groups = near_duplicates(centred, NEAR, scale=True)
+    groups = near_duplicates(centred, NEAR, scale=True, progress=progress)
     return [[places[i] for i in group.index.tolist()] for group in groups]

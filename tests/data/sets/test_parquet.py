@@ -172,6 +172,8 @@ def test_lists_of_paths_are_lists_as_in_text(tmp_path, make, names, refused):
         "split": ["train", "train", "val"],
     }
     pq.write_table(pa.table(rows), tmp_path / "list.parquet")
+    rows["path"][1] = "b\\2.jpg"  # as Windows writes it
+    pq.write_table(pa.table(rows), tmp_path / "list.parquet")
     train, val = open_labelled(str(tmp_path / "list.parquet"))
     assert (names(train), names(val)) == (["a/1.jpg", "b/2.jpg"], ["b/3.jpg"])
     assert train.kind == "list" and train.archives is None and val.labels.tolist() == [1]

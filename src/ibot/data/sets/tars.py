@@ -18,7 +18,7 @@ import numpy as np
 from ibot.data.decode import file_holds_more
 from ibot.data.formats import PAGED, extension, extensions, is_image, is_litter
 from ibot.data.sets.archives import Archives
-from ibot.data.sets.classes import number_classes
+from ibot.data.sets.classes import number_classes, twins_note
 from ibot.data.sets.files import FileImages, LabelledFiles, file_images, with_labels
 from ibot.data.sets.listings import find_listing, keep_listing, states_of
 from ibot.data.sets.parts import quoted
@@ -68,7 +68,9 @@ def scan_tars(archives: Sequence[str | Path]) -> FileImages:
         found = _read(archives)
         images = found.images()
         if "" not in found.classes:
-            images = with_labels(images, *number_classes(found.classes))
+            labels, classes = number_classes(found.classes)
+            images = replace(images, notes=(*images.notes, *twins_note(classes)))
+            images = with_labels(images, labels, classes)
         keep_listing(images, before, began)
     return images
 
