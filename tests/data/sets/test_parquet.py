@@ -11,6 +11,7 @@ import pytest
 from image_forms import png, table
 
 from ibot.data.decode import UnreadableImage
+from ibot.data.sets import parquet_encoding
 from ibot.data.sets.open import open_images, open_labelled
 from ibot.data.sets.parquet import scan_parquet
 from ibot.data.sets.parquet_cells import _pages, read_cell_plainly
@@ -240,9 +241,13 @@ def test_damaged_pages_are_never_followed_without_end(tmp_path, version):
     assert 0 < kept < 300
 
 
-def test_numbers_without_end_or_bounds_are_refused():
+def test_numbers_without_end_or_bounds_are_refused(monkeypatch):
     with pytest.raises(ValueError, match="without end"):
         Thrift(b"\x15" + b"\xff" * 200, 0).struct()
+    monkeypatch.setattr(parquet_encoding, "LONGEST", 100)
+    for damaged in (b"\x11" * 200, b"\x19\xf3" + varint(2**40) + bytes(200)):
+        with pytest.raises(ValueError, match="a header without end"):
+            Thrift(damaged, 0).struct()
     with pytest.raises(ValueError, match="200 bits"):
         hybrid(b"\x03" + bytes(400), 200, 8)
 

@@ -16,6 +16,8 @@ BLOCK = 1 << 16
 """Bytes that snappy compresses without regard to those before."""
 LARGEST = 32
 """Bits of the largest number of a value in a dictionary."""
+LONGEST = 1 << 24
+"""Bytes of a header; damaged ones may promise lists of any length."""
 Bytes = mmap.mmap | bytes
 
 
@@ -105,8 +107,8 @@ def _read_varint(content: Bytes, place: int) -> tuple[int, int]:
 class Thrift:
     """A reader of the compact protocol, in which Parquet writes its headers."""
 
-    def __init__(self, content: mmap.mmap, place: int) -> None:
-        self.content, self.place = content, place
+    def __init__(self, content: Bytes, place: int) -> None:
+        self.content, self.place, self.end = content, place, place + LONGEST
 
     def struct(self) -> dict[int, Any]:
         """Fields by their numbers."""
@@ -118,6 +120,8 @@ class Thrift:
         return fields
 
     def _value(self, kind: int) -> Any:
+        if self.place >= self.end:
+            raise ValueError("a header without end")
         if kind in (1, 2):
             return kind == 1
         if kind == 3:
