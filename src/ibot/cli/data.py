@@ -7,7 +7,7 @@ import json
 import shlex
 from pathlib import Path
 
-from ibot.cli.arguments import COUNT, FORMS, NATURAL
+from ibot.cli.arguments import COUNT, FORMS, NATURAL, add_channels
 from ibot.cli.parser import Commands
 from ibot.errors import UserError
 from ibot.words import counted, encodable
@@ -32,6 +32,7 @@ def _declare_report(actions: Commands) -> None:
     _add_data(parser)
     sample = "images of a part to look at, evenly spaced; 0: all (default: %(default)s)"
     parser.add_argument("--sample", type=NATURAL, default=5000, metavar="N", help=sample)
+    add_channels(parser, "channels to look at: all, names or numbers (default: rgb)")
     workers = "processes that read them; 0: none but this one (default: as many as cores)"
     parser.add_argument("--workers", type=NATURAL, metavar="N", help=workers)
     parser.add_argument("--json", default="", metavar="FILE", help="write the numbers there")
@@ -68,7 +69,9 @@ def report(options: argparse.Namespace) -> None:
     data, page = _only(options), Path(options.html)
     from dataclasses import asdict
 
+    from ibot.config.schema import PICTURES
     from ibot.data.sets.open import open_parts
+    from ibot.eval.request import Request
     from ibot.studies.data_advice import advice
     from ibot.studies.data_page import require_place, text_lines, write_page
     from ibot.studies.data_report import examine
@@ -78,7 +81,9 @@ def report(options: argparse.Namespace) -> None:
 
     if options.html:
         require_place(page)
-    parts = open_parts(data)
+    given = {key: getattr(options, key) for key in ("channels", "channel_files", "no_data")}
+    asked = Request(weights="", **given).with_reading(PICTURES).reading
+    parts = open_parts(data, asked)
     for images in parts.values():
         print_notes(images.notes, options.quiet)
     found = examine(

@@ -14,6 +14,8 @@ FAR = 0.15
 """Difference of a mean or a deviation to ImageNet's, in levels 0..1, that is worth a setting."""
 MANY = 100_000
 """Files from which on opening each of them is felt on a network disk."""
+OTHER, BY_CHANNELS = "unsupported TIFF layout", "data.channels=all"
+"""Reasons why an image gives no colour picture that its channels may well have."""
 UNEVEN = 10
 """Images of the largest class for one of the smallest from which on it is said."""
 
@@ -28,7 +30,14 @@ def advice(report: DataReport) -> list[str]:
 def _broken(report: DataReport) -> Iterator[str]:
     broken = sum(len(part.broken) for part in report.parts)
     looked_at = sum(part.looked_at for part in report.parts)
-    if broken:
+    reasons = [reason for part in report.parts for _, reason in part.broken]
+    if other := sum(reason.startswith(OTHER) or BY_CHANNELS in reason for reason in reasons):
+        yield (
+            f"{counted(other, 'image')} of {looked_at} are no colour pictures, or have further "
+            "channels: ibot data report DATA --channels all looks at them, and data.channels=all "
+            "trains on them"
+        )
+    if broken := broken - other:
         yield (
             f"{counted(broken, 'file')} of {looked_at} cannot be read: remove or repair what is "
             "listed; a training passes over them, up to a share of data.max_bad_fraction"
@@ -67,13 +76,13 @@ def _pixels(part: PartReport) -> Iterator[str]:
             f"{100 * part.gray:.0f} % are without colour: colour changes of a view do little; "
             "augment.gray=0"
         )
-    if part.channels:
+    if tuple(channel.name for channel in part.channels) == RGB:  # a training measures others
         mean = [channel.mean for channel in part.channels]
         deviation = [channel.deviation for channel in part.channels]
         usual = IMAGENET_MEAN, IMAGENET_STD
-        if len(mean) != len(RGB) or np.abs(np.subtract((mean, deviation), usual)).max() > FAR:
+        if np.abs(np.subtract((mean, deviation), usual)).max() > FAR:
             settings = (
-                f"model.{key}={','.join(f'{value:.3f}' for value in values)}"
+                f"model.{key}={','.join(f'{value:.4g}' for value in values)}"
                 for key, values in (("mean", mean), ("std", deviation))
             )
             yield f"levels are far from those of photographs: {' '.join(settings)}"
@@ -108,8 +117,8 @@ def _sizes(part: PartReport) -> Iterator[str]:
 def _amount(part: PartReport) -> Iterator[str]:
     if part.images < 10_000:
         yield (
-            f"{part.images:,} images are few to start from nothing: ibot pretrain adapt --init "
-            "WEIGHTS goes on from published weights"
+            f"{part.images:,} {'image is' if part.images == 1 else 'images are'} few to start from "
+            "nothing: ibot pretrain adapt --init WEIGHTS goes on from published weights"
         )
     if part.images > MANY and part.loose:
         yield (
