@@ -251,3 +251,31 @@ def test_what_cannot_be_done_is_told_in_words(many, tmp_path, capsys):
         assert main(["data", *arguments]) == 2
         assert words in capsys.readouterr().err
     assert not any(tmp_path.iterdir())
+
+
+def test_images_of_many_channels_are_looked_at_by_them(tmp_path, capsys):
+    random = np.random.default_rng(0)
+    values = random.integers(0, 2**14, (6, 20, 24, 5), dtype=np.uint16)
+    np.save(tmp_path / "five.npy", values)
+    part = report(tmp_path / "five.npy", tmp_path, "--channels", "2,5")["parts"][0]
+    chosen = values[..., [1, 4]] / (2**16 - 1)
+    assert [channel["name"] for channel in part["channels"]] == ["2", "5"]
+    assert [c["mean"] for c in part["channels"]] == pytest.approx(chosen.mean((0, 1, 2)).tolist())
+    assert (part["broken"], part["middle"]) == ([], [20, 24])
+    found = report(tmp_path / "five.npy", tmp_path)
+    assert len(found["parts"][0]["broken"]) == 6
+    said = " ".join(found["advice"])
+    assert "ibot data report DATA --channels all" in said and "remove or repair" not in said
+
+
+def test_channels_of_both_parts_are_looked_at(tmp_path, capsys):
+    for part in ("train", "val"):
+        for name in "ab":
+            (tmp_path / part / name).mkdir(parents=True)
+            np.save(tmp_path / part / name / "0.npy", np.full((8, 9, 5), 2**15, np.uint16))
+    found = report(tmp_path, tmp_path, "--channels", "all")
+    assert [(p["images"], len(p["channels"]), p["broken"]) for p in found["parts"]] == [
+        (2, 5, []),
+        (2, 5, []),
+    ]
+    assert not any("model.std" in sentence for sentence in found["advice"])

@@ -101,6 +101,8 @@ def test_workers_for_which_there_are_no_cores_are_not_advised(small):
     assert limit_of(on_cpu, exact).advice.endswith("use data.pixels=fast")
     fast = apply(small, ["data.pixels=fast"])
     assert limit_of(on_cpu, fast).advice.endswith("store the images at a smaller size")
+    windows = apply(fast, ["data.window=512"])
+    assert limit_of(on_cpu, windows).advice.endswith("use a smaller data.window")
     busy = limit_of(of(workers=1, queued=2.2, busy=1.0), exact)
     assert busy.advice == (
         "The processes wait for one of 16 cores 55% of their time: use data.pixels=device"

@@ -245,10 +245,13 @@ def check_batch(config: Config, source: Images, world_size: int = 1) -> None:
     train, shares = config.train, world_size * config.train.accumulate
     if train.batch > len(source):
         more = f"raise data.windows to {train.batch}" if in_windows(source) else "add images"
+        most = largest_power_of_two(len(source))
         raise DataError(
             f"a batch of {train.batch} images is larger than the data set of {len(source)}",
             why=f"'{source.root}' gives no complete batch",
-            fix=f"{more} or set train.batch={largest_power_of_two(len(source))} or less",
+            fix=f"{more} or set train.batch={most} or less"
+            if most > 1
+            else f"{more}, or read windows of large ones (data.window=512)",
         )
     if train.batch % shares:
         raise ConfigError(

@@ -179,7 +179,7 @@ def _require_free(shards: Path) -> None:
         raise UserError(
             f"'{shards}' is there already",
             why="nothing is overwritten",
-            fix="name a new folder with --to",
+            fix="name a new folder with --to; one that is packed already goes into --data",
         )
 
 

@@ -277,6 +277,8 @@ def cheaper(stages: Stages, config: Config) -> str:
     if pixels == "exact":
         return f"use data.pixels={'device' if on_gpu else 'fast'}"
     if stages.decode >= stages.draw:
+        if config.data.window:
+            return "use a smaller data.window"
         return "store the images at a smaller size"
     if on_gpu and pixels != "device":
         return "use data.pixels=device"

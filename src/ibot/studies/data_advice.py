@@ -30,16 +30,17 @@ def advice(report: DataReport) -> list[str]:
 def _broken(report: DataReport) -> Iterator[str]:
     broken = sum(len(part.broken) for part in report.parts)
     looked_at = sum(part.looked_at for part in report.parts)
-    if broken:
-        yield (
-            f"{counted(broken, 'file')} of {looked_at} cannot be read: remove or repair what is "
-            "listed; a training passes over them, up to a share of data.max_bad_fraction"
-        )
     reasons = [reason for part in report.parts for _, reason in part.broken]
     if other := sum(any(word in reason for word in OTHER_CHANNELS) for reason in reasons):
         yield (
-            f"of these {other} may be images of other channels: ibot data report --channels all "
-            "looks at every channel as it is stored"
+            f"{counted(other, 'image')} of {looked_at} are no colour pictures, or have further "
+            "channels: ibot data report DATA --channels all looks at them, and data.channels=all "
+            "trains on them"
+        )
+    if broken := broken - other:
+        yield (
+            f"{counted(broken, 'file')} of {looked_at} cannot be read: remove or repair what is "
+            "listed; a training passes over them, up to a share of data.max_bad_fraction"
         )
 
 
@@ -79,9 +80,9 @@ def _pixels(part: PartReport) -> Iterator[str]:
         mean = [channel.mean for channel in part.channels]
         deviation = [channel.deviation for channel in part.channels]
         usual = IMAGENET_MEAN, IMAGENET_STD
-        if len(mean) != len(RGB) or np.abs(np.subtract((mean, deviation), usual)).max() > FAR:
+        if np.abs(np.subtract((mean, deviation), usual)).max() > FAR:
             settings = (
-                f"model.{key}={','.join(f'{value:.3f}' for value in values)}"
+                f"model.{key}={','.join(f'{value:.4g}' for value in values)}"
                 for key, values in (("mean", mean), ("std", deviation))
             )
             yield f"levels are far from those of photographs: {' '.join(settings)}"
@@ -116,8 +117,8 @@ def _sizes(part: PartReport) -> Iterator[str]:
 def _amount(part: PartReport) -> Iterator[str]:
     if part.images < 10_000:
         yield (
-            f"{part.images:,} images are few to start from nothing: ibot pretrain adapt --init "
-            "WEIGHTS goes on from published weights"
+            f"{part.images:,} {'image is' if part.images == 1 else 'images are'} few to start from "
+            "nothing: ibot pretrain adapt --init WEIGHTS goes on from published weights"
         )
     if part.images > MANY and part.loose:
         yield (

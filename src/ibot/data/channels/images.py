@@ -197,7 +197,8 @@ def _chosen(stored: tuple[str, ...], asked: Channels, root: Path) -> tuple[str, 
             raise OtherChannels(
                 f"the images in '{root}' have no channel '{name}'",
                 why=f"they have {_few(stored)}",
-                fix="choose by these names or by numbers from 1, or take all (data.channels=all)",
+                fix="choose by these names or by numbers from 1, or take all (data.channels=all); "
+                "a trained network needs images of its own channels",
             )
     if len(set(chosen)) < len(chosen):
         raise DataError(

@@ -62,13 +62,14 @@ def open_images(
 
 def open_parts(data: str, channels: Channels = PICTURES) -> dict[str, Images]:
     """Images of all that is opened of `data`, by their part: `train` and `val`; of data without
-    parts all, by the name "".
+    parts all, by the name "". `channels`: which are read, where not colour pictures.
 
     Raises DataError as `open_images`.
     """
     train, val = open_images(data, channels=channels), _scan(data, "val", channels)
     if val is None:
         return {"": train}
+    val = with_channels(val, channels)
     if isinstance(train, FileImages):
         said = tuple(note for note in train.notes if not note.startswith(ONLY_TRAINING))
         train = replace(train, notes=said)

@@ -22,6 +22,7 @@ from ibot.data.sets.places import form_of
 from ibot.data.sets.stack_labels import find_labels
 from ibot.data.sets.zarr_stack import open_zarr
 from ibot.errors import DataError
+from ibot.words import counted
 
 _FEW = 4
 """Most channels of pictures; an axis so short beside others is theirs."""
@@ -92,6 +93,12 @@ class StackImages:
         stack = self.stacks[0]
         return stack.dtype == np.uint8 and _channels(stack, self.first) in (1, len(RGB))
 
+    @property
+    def content(self) -> str:
+        """Channels and type of an image, in words."""
+        stack = self.stacks[0]
+        return f"{counted(_channels(stack, self.first), 'channel')} of type {stack.dtype}"
+
     def __len__(self) -> int:
         return int(self.ends[-1])
 
@@ -108,9 +115,7 @@ class StackImages:
     def read(self, index: int) -> NDArray[np.uint8]:
         """Pixels of an image, uint8 [H, W, 3]. Raises UnreadableImage, also for other channels."""
         if not self.colour:
-            stack = self.stacks[0]
-            reason = f"{_channels(stack, self.first)} channels of type {stack.dtype}"
-            raise UnreadableImage(reason, "data.channels=all reads them")
+            raise UnreadableImage(self.content, "data.channels=all reads them")
         values = self._values(index)
         return values if values.shape[2] == len(RGB) else np.repeat(values, len(RGB), axis=2)
 

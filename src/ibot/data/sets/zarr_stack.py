@@ -70,8 +70,8 @@ def open_zarr(path: Path, name: str) -> ZarrStack:
     each = int(array.chunks[0]) if array.chunks else 1
     notes = (
         (
-            f"each image of '{path.name}' is read with the {min(each, array.shape[0])} of its "
-            "chunk: chunks of one image each are read faster",
+            f"an image of '{path.name}' is read with the {min(each, array.shape[0])} of its chunk, "
+            "for each image anew: chunks of one image each are read faster",
         )
         if each > 1
         else ()
