@@ -45,8 +45,10 @@ def run(options: argparse.Namespace) -> None:
         )
     from ibot.data.sets.images import LabelledImages
     from ibot.data.sets.open import open_images
+    from ibot.data.sets.same_channels import require_channels
     from ibot.data.sets.trimmed import trimmed
     from ibot.eval.features.tokens import extract_features
+    from ibot.eval.opened import unlike_training
     from ibot.eval.request import trims_borders
     from ibot.system.device import choose_device
     from ibot.system.files import write_named
@@ -63,7 +65,8 @@ def run(options: argparse.Namespace) -> None:
         windows=windows_of(options.weights, options.window, options.window_content),
     )
     source = trimmed(source, trims_borders(options.weights))
-    print_notes(source.notes, options.quiet)
+    require_channels(source, loaded.config.channels)
+    print_notes([*source.notes, *unlike_training(source, loaded)], options.quiet)
     create_parents(out)  # what fails shall fail before the work
     features = extract_features(
         loaded.backbone.to(device),

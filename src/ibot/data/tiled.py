@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
@@ -66,6 +66,9 @@ class Level:
     """Bands of a page that are stored apart; 1: the bands of a pixel lie together."""
     empty: float
     """The value where no tile is stored."""
+    mask: Level | None = None
+    """Of the same size, zero where the picture holds nothing; None: it holds something everywhere.
+    """
 
     @property
     def page(self) -> TiffPage:
@@ -148,7 +151,8 @@ def _header(path: str, num_bytes: int, changed: int, every_page: bool) -> TiledP
             with TiffFile(path) as file:
                 if file.pages.first.tags.valueof(_ORIENTATION, 1) > 1:
                     return None
-                return TiledPicture(Path(path), tuple(_levels(file, every_page)))
+                levels = _masked(file, list(_levels(file, every_page)))
+                return TiledPicture(Path(path), tuple(levels))
         except UnreadableImage:
             raise
         except Exception as error:  # on damaged bytes the reader raises almost anything
@@ -200,7 +204,23 @@ def _candidates(file: Any, base: Any) -> Iterator[tuple[Any, bool]]:
         with suppress(Exception):
             page = file.pages[number]
             mask_or_overview = page.subfiletype & ~1
-            yield page, bool(page.is_reduced) and not mask_or_overview
+            if not mask_or_overview:
+                yield page, bool(page.is_reduced)
+
+
+def _masked(file: Any, levels: list[Level]) -> list[Level]:
+    """The levels, each with its mask; where the largest has one, those without are left out."""
+    masks: dict[tuple[int, int], Level] = {}
+    for number in range(1, min(len(file.pages), MAX_PAGES)):
+        with suppress(Exception):  # as above
+            page = file.pages[number]
+            if page.is_mask:
+                mask = _level((page,), (1.0, 1.0), False)
+                masks.setdefault((mask.height, mask.width), mask)
+    if (levels[0].height, levels[0].width) not in masks:
+        return levels
+    found = [(level, masks.get((level.height, level.width))) for level in levels]
+    return [replace(level, mask=mask) for level, mask in found if mask is not None]
 
 
 def _reduction(base: Any, page: Any) -> tuple[float, float] | None:

@@ -9,9 +9,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TypeVar
 
-from ibot.data.channels.images import ChannelImages
 from ibot.data.channels.statistics import statistics_of
+from ibot.data.sets.images import Images
 from ibot.data.sets.same_channels import OtherChannels, far_apart, named, require_channels
+from ibot.data.sets.variants import in_levels
 from ibot.errors import UserError
 from ibot.eval.context import Context, OpenedData
 from ibot.eval.features.cache import weights_hash
@@ -114,9 +115,14 @@ def with_data_of(
     return other
 
 
-def _measurable(images: object) -> bool:
-    """Whether statistics of images of other channels than colours are at hand, or soon are."""
-    return isinstance(images, ChannelImages)
+def unlike_training(images: Images, loaded: Loaded) -> list[str]:
+    """What to say of levels of channels whose mean and deviation are far from the network's."""
+    levels = in_levels(images)
+    if levels is None:
+        return []
+    config = loaded.config
+    far = far_apart(config.channels, config.statistics, statistics_of(levels))
+    return [f"mean and deviation are those of the weights; {far}"] if far else []
 
 
 def _open_data(kind: type[Context], request: Request, loaded: Loaded) -> OpenedData:
@@ -133,11 +139,9 @@ def _open_data(kind: type[Context], request: Request, loaded: Loaded) -> OpenedD
     for images in data.fields.values():
         if hasattr(images, "channels"):
             require_channels(images, wanted)
-    first = next(filter(_measurable, data.fields.values()), None)
+    first = next(filter(in_levels, data.fields.values()), None)
     if first is not None:
-        far = far_apart(wanted, loaded.config.statistics, statistics_of(first))
-        if far:
-            data.told.append(f"mean and deviation are those of the weights; {far}")
+        data.told.extend(unlike_training(first, loaded))
     return data
 
 
