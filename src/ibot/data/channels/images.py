@@ -54,8 +54,9 @@ class ChannelImages:
         notes = [note for note in self.base.notes if not note.startswith(FIRST_PAGE_ONLY)]
         if (asked := _names(self.asked)) and set(asked).isdisjoint(self.stored):
             taken = self.chosen_names
-            by_number = f"the files do not name their channels: {_few(taken)} are taken"
-            notes += [] if asked == taken else [f"{by_number} for {_few(asked)}"]
+            nameless = self.stored == names_of(len(self.stored))
+            how = "the files do not name their channels" if nameless else "by their numbers"
+            notes += [] if asked == taken else [f"{how}: {_few(taken)} are taken for {_few(asked)}"]
         if self.channels != self.chosen_names:
             notes.append(f"{_few(self.chosen_names)} are taken for {_few(self.channels)}")
         return (*notes, *(note for known in self._statistics for note in known.notes()))
