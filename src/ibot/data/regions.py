@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ibot.data.sets.images import Pixels
-from ibot.data.tiled import Box, Level, TiledPicture
+from ibot.data.tiled import Box, TiledPicture
 from ibot.data.tiled_colours import to_rgb
+from ibot.data.tiled_levels import Level
 
 Read = Callable[[TiledPicture, Level, Box], Pixels]
 """A box of a level of a picture as uint8 [h, w, 3] or float32 [h, w, C]."""

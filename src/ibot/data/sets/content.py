@@ -11,7 +11,8 @@ from ibot.data.decode import UnreadableImage
 from ibot.data.regions import around
 from ibot.data.sets.images import Images, Pixels
 from ibot.data.sets.region_files import Tiles, tiles_of, whole
-from ibot.data.tiled import Box, Level
+from ibot.data.tiled import Box
+from ibot.data.tiled_levels import Level
 
 SIDE = 16
 """Pixels a side that a window has at least in the level in which its content is counted."""

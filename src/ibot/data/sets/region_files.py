@@ -18,7 +18,8 @@ from ibot.data.regions import Read, read_colours
 from ibot.data.sets.files import FileImages
 from ibot.data.sets.images import Images, Pixels
 from ibot.data.sets.subsets import SubsetImages
-from ibot.data.tiled import Box, Level, TiledPicture, tiled_picture
+from ibot.data.tiled import Box, TiledPicture, tiled_picture
+from ibot.data.tiled_levels import Level
 
 _LEVELS = (0, 1, 2, 3)
 """Photometric interpretations whose values are levels part by part: gray, RGB, palette."""
