@@ -2,10 +2,16 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.complete
+# The kernel in C, which is built where there is a compiler; the package works without.
+KERNEL := .venv/.kernel
 
 .PHONY: env demo test test-all mutants lint format bench clean
 
-env: $(STAMP)
+env: $(STAMP) $(KERNEL)
+
+$(KERNEL): $(STAMP) setup.py $(wildcard src/ibot/kernels/*.[ch])
+	@$(BIN)/python setup.py --quiet build_ext --inplace > /dev/null 2>&1 || echo "without a compiler: data.pixels=fast is slower"
+	@touch $(KERNEL)
 
 $(STAMP): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make env PYTHON=python3.12"; exit 2; }

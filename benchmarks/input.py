@@ -19,7 +19,6 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -76,12 +75,14 @@ def ways(source: SubsetImages, config: Config) -> dict[str, Callable[[], object]
 
     found: dict[str, Callable[[], object]] = {PUBLISHED: published}
     for pixels in PIXELS:
-        batches = micro_batches(source, config, pixels)
-        numbers = itertools.count()
-        found[pixels] = partial(
-            lambda batches, numbers: made(batches, next(numbers)), batches, numbers
-        )
+        found[pixels] = one_after_another(micro_batches(source, config, pixels))
     return found
+
+
+def one_after_another(batches: MicroBatches) -> Callable[[], object]:
+    """What makes the next micro-batch at every call."""
+    numbers = itertools.count()
+    return lambda: made(batches, next(numbers))
 
 
 def files(source: SubsetImages) -> FileImages:

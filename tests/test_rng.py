@@ -99,8 +99,9 @@ def test_purposes_keep_their_numbers():
         "INIT",
         "SCENE",
         "MASK_RANDOM",
+        "WINDOW",
     ]
-    assert [Purpose[name].value for name in of_training] == list(range(10))
+    assert [Purpose[name].value for name in of_training] == list(range(11))
     of_evaluations = {
         "DROP_PATCHES": 0x45560000,
         "SHUFFLE_BLOCKS": 0x45560001,

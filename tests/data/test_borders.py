@@ -30,6 +30,12 @@ def test_a_border_of_one_colour_is_cut_off(widths, colour):
     np.testing.assert_array_equal(without_border(framed(inside, widths, colour)), inside)
 
 
+def test_a_deep_border_is_cut_off_whole():
+    inside = noise((400, 300))
+    for widths in ((130, 70, 0, 0), (1, 64, 3, 127)):
+        np.testing.assert_array_equal(without_border(framed(inside, widths, 255)), inside)
+
+
 def test_borders_of_several_colours_that_meet_in_corners_are_cut_off():
     inside = noise((40, 50))
     black = framed(inside, (0, 0, 4, 5), 0)

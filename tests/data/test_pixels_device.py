@@ -148,6 +148,22 @@ def test_a_plain_image_stays_plain(images):
         assert (view == (13, 130, 250)).all()
 
 
+def test_weights_and_their_sums_are_exact_in_half_precision_also_where_views_are_enlarged():
+    g = torch.Generator().manual_seed(0)
+    for out in (7, 32, 48):
+        length = torch.rand(400, generator=g) * 3 * out + 1
+        begin = torch.rand(400, generator=g)
+        pixels = (begin + length).ceil().long()
+        rows = filters.Rows(begin, length, pixels, int(pixels.max()))
+        weights = filters.resize_weights(rows, out, torch.rand(400, generator=g) < 0.5)
+        assert weights.max() > 1.05, "at the ends of enlarged rows"
+        assert torch.equal(weights.half().float(), weights)
+        assert (weights.sum(dim=-1) == 1).all()
+        levels = torch.randint(0, 256, (400, rows.most, 1), generator=g).float()
+        sums = filters.product(weights, levels)
+        assert torch.equal(sums.double(), torch.bmm(weights.double(), levels.double()))
+
+
 @pytest.mark.parametrize("sigma", [0.1, 0.5, 1.0, 1.7, 2.0])
 def test_the_blur_of_a_point_is_pillows(sigma):
     point = np.zeros((41, 41), np.uint8)

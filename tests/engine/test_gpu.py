@@ -9,9 +9,14 @@ from ibot.data.loader import Loader
 from ibot.data.pixels_device import render
 from ibot.data.sets.scan import scan
 from ibot.engine.checkpoint import find_checkpoint
+from ibot.engine.guards import Sent
 from ibot.engine.loop import mask_grid, train
+from ibot.engine.optimizer import build_optimizer
 from ibot.engine.transfer import ahead
+from ibot.engine.trial import VALUES
+from ibot.engine.update import Update
 from ibot.eval.neighbours.vote import knn_accuracy
+from ibot.method.model import StudentTeacher
 from ibot.system.device import choose_device, choose_precision
 from ibot.system.jsonl import read_jsonl
 
@@ -83,6 +88,27 @@ def test_nothing_waits_for_the_gpu_where_views_are_made(small):
             assert step.on_device()[0].global_views.is_cuda
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def test_nothing_waits_for_the_gpu_in_a_step(small):
+    model = StudentTeacher(small).to("cuda")
+    update = Update(
+        model=model,
+        student=model.student,
+        optimizer=build_optimizer(model.student, small.optim),
+        config=small,
+    )
+    loader = Loader(small, scan(small.data.path), grid=mask_grid(small), end_step=3)
+    steps = ahead(loader, small, torch.device("cuda"))
+    update.step(next(steps).on_device(), VALUES, observe=False)  # memory is taken at the first one
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for step in steps:
+            out = update.step(step.on_device(), VALUES, observe=False)
+            failed = Sent(out.failed)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert failed.read() == 0
 
 
 def test_a_resumed_run_on_the_gpu_is_the_whole_one(small, tmp_path):

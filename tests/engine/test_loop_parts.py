@@ -189,6 +189,31 @@ def test_on_a_gpu_a_failure_is_read_one_step_late_and_before_anything_is_saved(s
         check.drain()
 
 
+def test_on_a_gpu_the_step_before_is_waited_for_and_not_this_one(small, tmp_path, monkeypatch):
+    said = []
+
+    class Event:
+        def record(self):
+            self.step = len(said)
+            said.append(("on its way after", self.step))
+
+        def synchronize(self):
+            said.append(("waited for", self.step))
+
+    class OnGpu:
+        is_cuda = True
+
+        def to(self, where, non_blocking):
+            assert where == "cpu" and non_blocking
+            return torch.tensor(0.0)
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    check = FailureCheck(trainer(small, tmp_path, device=torch.device("cuda", 0)))
+    for step in (0, 1):
+        check.check(step, SimpleNamespace(failed=OnGpu(), metrics=LOSSES), VALUES, [batch()])
+    assert said == [("on its way after", 0), ("on its way after", 1), ("waited for", 0)]
+
+
 @pytest.mark.parametrize(
     ("fraction", "images", "world_size", "allowed"),
     [(0.1, 100, 1, 20), (0.1, 300, 1, 30), (0.1, 1000, 2, 50), (0.1, 1000, 1, 100)],

@@ -8,21 +8,25 @@ import torch
 from safetensors.torch import load_file
 
 from ibot.config.override import apply
+from ibot.data import decode_fast, pixels_fast
 from ibot.data.loader import Loader
 from ibot.data.pixels import normalize
 from ibot.data.pixels_device import render
 from ibot.data.sets.scan import scan
 from ibot.engine.checkpoint import find_checkpoint
-from ibot.engine.loop import mask_grid, train
+from ibot.engine.loop import facts, mask_grid, train
+from ibot.engine.makers import makers
 from ibot.engine.run import read_config
 from ibot.engine.start import with_pixels
 from ibot.engine.transfer import ahead
 from ibot.errors import RunError
+from ibot.kernels import views as kernel
 from ibot.recipes import recipe
 from ibot.studies.settings import default_folder
 from ibot.types import UndrawnBatch
 
 CPU = torch.device("cpu")
+WAYS = "fast", "exact"
 
 
 def quiet(config, run, **changes):
@@ -77,6 +81,39 @@ def test_a_run_from_before_the_setting_goes_on_with_exact_pixels(small, tmp_path
     assert quiet(small, run, **settings).step == 6
     a, b = weights(tmp_path / "exact"), weights(run)
     assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_run_that_goes_on_by_other_libraries_says_so(small, tmp_path, monkeypatch):
+    def said():
+        return [line for line in (run / "log.txt").read_text().splitlines() if "from here" in line]
+
+    small, run = apply(small, ["data.pixels=fast", "train.length=5 steps"]), tmp_path / "run"
+    monkeypatch.setattr(kernel, "is_built", lambda: True)
+    now = makers(small, CPU)
+    assert now["views"] == "the kernel in C" and now["JPEG"].startswith(("simplejpeg", "Pillow"))
+    assert makers(apply(small, ["data.pixels=exact"]), CPU)["JPEG"].startswith("Pillow")
+    assert makers(apply(small, ["data.pixels=device"]), CPU)["views"] == "torch on cpu"
+    monkeypatch.undo()
+
+    monkeypatch.setattr(decode_fast, "reader", lambda: "another 1.0")
+    for end in (1, 2):
+        quiet(small, run, train__max_steps=end)
+    assert not said(), "nothing changed"
+    monkeypatch.setattr(decode_fast, "reader", lambda: "")
+    monkeypatch.setattr(pixels_fast, "maker", lambda: "something slower")
+    quiet(small, run, train__max_steps=3)
+    of_jpeg, of_views = said()
+    assert "JPEG by Pillow" in of_jpeg and "by another 1.0 before" in of_jpeg
+    assert "views by something slower" in of_views
+    quiet(small, run, train__max_steps=4)
+    assert len(said()) == 2, "said where it changes"
+
+
+def test_processes_must_agree_on_how_views_are_made(small):
+    source = scan(small.data.path)
+    fast, exact = (facts(apply(small, [f"data.pixels={way}"]), source, None) for way in WAYS)
+    assert {key for key in fast if fast[key] != exact[key]} == {"data.pixels"}
+    assert "data.path" not in fast and "system.workers" not in fast
 
 
 def test_a_folder_is_named_after_how_views_are_made_only_where_that_was_set(small):

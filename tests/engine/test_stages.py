@@ -95,7 +95,7 @@ def test_workers_for_which_there_are_no_cores_are_not_advised(small):
     )
     few = of(cores=2, workers=1)
     assert limit_of(few, exact).advice == (
-        "9 workers would do; this machine has 2 cores: use data.pixels=device"
+        "9 workers would do; this process has 2 cores: use data.pixels=device"
     )
     on_cpu = replace(few, device="cpu")
     assert limit_of(on_cpu, exact).advice.endswith("use data.pixels=fast")
@@ -129,6 +129,15 @@ def test_a_host_that_waits_while_its_gpu_works_is_no_idle_gpu(small):
     stages = of(step=0.9, waited=0.7)
     assert stages.idle == pytest.approx(0.1)
     assert of(step=0.98, waited=0.7).limit == "step"
+
+
+def test_loaders_that_make_enough_and_had_to_start_first_are_not_what_limits(small):
+    starting = of(workers=9, waited=0.4)
+    assert starting.makes > 1.1 * starting.uses and starting.idle_share == pytest.approx(0.4)
+    assert limit_of(starting, small) is None and "40% of the time" in pace(starting, small)
+    assert of(workers=8, waited=0.4).limit == "decode", "no more than the step uses"
+    few_cores = of(workers=9, cores=4, busy=4.0, waited=0.4)
+    assert few_cores.makes == pytest.approx(64) and few_cores.limit == "decode"
 
 
 def test_what_a_gpu_does_beside_the_step_is_not_counted_twice():

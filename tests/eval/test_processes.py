@@ -51,6 +51,10 @@ class Case:
     summary = "a case"
 
     @property
+    def pictures(self):
+        return KNOWN[self.name].pictures
+
+    @property
     def settings(self):
         return KNOWN[self.name].settings
 

@@ -8,7 +8,8 @@ from ibot.config.duration import duration
 from ibot.config.resolve import check, derive, warnings
 from ibot.data.survey import Survey
 from ibot.recipes import recipe
-from ibot.recipes.auto import Facts, choose, for_few_images
+from ibot.recipes.auto import Facts, choose
+from ibot.recipes.fitting import for_few_images
 
 PHOTOS = Survey(
     images=50_000,

@@ -13,6 +13,8 @@ from ibot.words import counted
 
 MOST_PROTOTYPES = 8192
 """As many as published."""
+MAX_SIGMA = 1e3
+"""Of blur: far beyond what means anything, within what a kernel in C can count."""
 
 VIEWS_MADE = {
     "exact": "as Pillow makes them, bit by bit",
@@ -174,6 +176,12 @@ def _view_problems(config: Config) -> Iterator[str]:
         low, high = getattr(augment, name)
         if not 0 < low <= high <= 1:
             yield f"augment.{name}={low:g},{high:g} must rise within 0 and 1"
+    low, high = augment.aspect
+    if not 0 < low <= high:
+        yield f"augment.aspect={low:g},{high:g} must rise above 0"
+    low, high = augment.blur_sigma
+    if not 0 <= low <= high <= MAX_SIGMA:
+        yield f"augment.blur_sigma={low:g},{high:g} must rise within 0 and {MAX_SIGMA:g} pixels"
     yield from _turn_problems(config)
     for mean, half_width in config.mask.ratio:
         if not 0 <= mean - half_width <= mean + half_width <= 1:
@@ -188,7 +196,7 @@ def _view_problems(config: Config) -> Iterator[str]:
 
 
 def _turn_problems(config: Config) -> Iterator[str]:
-    augment, data = config.augment, config.data
+    augment = config.augment
     for name in ("flip", "vertical_flip", "turn"):
         if not 0 <= (value := getattr(augment, name)) <= 1:
             yield f"augment.{name}={value:g} is a probability: it must lie within 0 and 1"
@@ -198,8 +206,6 @@ def _turn_problems(config: Config) -> Iterator[str]:
     for name, (height, width) in sizes.items():
         if augment.turn > 0 and height != width:
             yield f"augment.turn needs square views, and augment.{name}={height},{width}"
-    if data.trim_border and data.window:
-        yield "data.trim_border is of whole images, and data.window reads parts of them"
 
 
 def _local_mask_problems(config: Config) -> Iterator[str]:

@@ -15,6 +15,8 @@ from ibot.data.sets.images import Pixels
 
 TOLERANCE = 12 / 255
 """Of the range: of bytes, or of the levels of the picture's channel."""
+TOGETHER = 64
+"""Lines that are compared at a time, as floats: large pictures have many."""
 LEFT = 0.5
 """Share of either side that must be left."""
 
@@ -50,11 +52,12 @@ def _tolerance(image: Pixels) -> NDArray[np.float32] | float:
 def _in_border(lines: Pixels, tolerance: NDArray[np.float32] | float) -> int:
     """How many of the first lines [n, m, C] have the colour of their corner."""
     count, corner = 0, lines[0, 0].astype(np.float32)
-    # Most pictures have no border: one line says so.
-    for end in (1, len(lines)):
-        same = np.abs(lines[count:end] - corner) <= tolerance
+    # Most pictures have no border: one line says so. Of others never many are looked at together.
+    together = 1
+    while count < len(lines):
+        same = np.abs(lines[count : count + together] - corner) <= tolerance
         uniform = same.all(axis=(1, 2))
         if not uniform.all():
             return count + int(uniform.argmin())
-        count = end
+        count, together = count + len(uniform), min(2 * together, TOGETHER)
     return count

@@ -25,6 +25,15 @@ from ibot.data.quiet import quiet
 _JPEG = b"\xff\xd8\xff"
 
 
+def reader() -> str:
+    """What decodes plain JPEG files, with its version; empty where simplejpeg is not installed."""
+    if _decoder() is None:
+        return ""
+    import simplejpeg
+
+    return f"simplejpeg {simplejpeg.__version__}"
+
+
 def decode(
     path: str | Path, exif_orientation: Orientation = "apply", max_pixels: int = MAX_PIXELS
 ) -> NDArray[np.uint8]:

@@ -13,10 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ibot.data.params import NO_JITTER
+from ibot.data.params import BRIGHTNESS, CONTRAST, HUE, NO_JITTER, SATURATION
 
-BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
-"""Numbers of the operations in `ViewParams.jitter_order`."""
 _LUMA = (19595 / 65536, 38470 / 65536, 7471 / 65536)
 """Shares of red, green and blue in a gray level: sums of bytes are exact in float32."""
 

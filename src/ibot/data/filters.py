@@ -15,14 +15,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ibot.data.pixels_channels import BOXES, box_radius
+
 GRAIN = 2.0**11
-"""Weights are multiples of one over it; half precision holds them exactly up to 1."""
+"""Weights are multiples of one over it; half precision holds them exactly up to 1, and beyond that
+multiples of twice as much."""
 FINE = 2.0**20
 """The same for levels that are no bytes, whose sums are rounded anyway."""
 _KERNEL_GRAIN = 2.0**16
 """The same of the kernel's values before they are divided by their sum, which is exact by it."""
-_PASSES = 3
-"""Box blurs that stand for a Gaussian, as in Pillow."""
+_NEARLY_ONE = 0.99
+"""From here on what rounding leaves over may take a weight beyond 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +59,10 @@ def resize_weights(rows: Rows, out: int, backwards: Tensor, grain: float = GRAIN
     pixel = first[..., None] + torch.arange(taps, device=backwards.device)
     kernel = _bicubic((pixel + 0.5 - centre[..., None]) / width[..., None])
     kernel = (kernel * _KERNEL_GRAIN).round() * (pixel < end[..., None])
-    weights = (kernel / kernel.sum(dim=-1, keepdim=True) * grain).round() / grain
+    weights = kernel / kernel.sum(dim=-1, keepdim=True)
+    # At the ends of enlarged rows weights pass 1, where half precision is coarser.
+    grains = torch.where(weights.amax(dim=-1, keepdim=True) > _NEARLY_ONE, grain / 2, grain)
+    weights = (weights * grains).round() / grains
     # What rounding left over goes to the pixel in the middle: a plain area keeps its level.
     left_over = 1 - weights.sum(dim=-1, keepdim=True)
     weights += left_over * (pixel == centre.floor()[..., None])
@@ -73,23 +79,25 @@ def _bicubic(distance: Tensor) -> Tensor:
 
 
 def blur_steps(sigma: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Sums of the first 0, 1, ... taps of the blur of each `sigma` [n] > 0: [n, 2 r + 2].
+    """Sums of the first 0, 1, ... taps of `blur_kernels` of each `sigma` [n] > 0: [n, 2 r + 2]."""
+    kernels = blur_kernels(sigma.astype(np.float64))
+    steps = np.concatenate([np.zeros((len(sigma), 1)), np.cumsum(kernels, axis=1)], axis=1)
+    return (np.rint(steps * GRAIN) / GRAIN).astype(np.float32)
 
-    The kernel of Pillow's Gaussian, three box blurs, at once; r is the largest radius.
+
+def blur_kernels(sigma: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Kernels [n, 2 r + 1] of Pillow's Gaussian blur, three box blurs, of each `sigma` [n] > 0; r
+    is the largest radius.
     """
-    variance = sigma.astype(np.float64) ** 2 / _PASSES
-    whole = np.floor((np.sqrt(12 * variance + 1) - 1) / 2)
-    part = (2 * whole + 1) * (whole * (whole + 1) - 3 * variance)
-    radius = whole + part / (6 * (variance - (whole + 1) ** 2))
-    reach = int(whole.max()) + 1
+    radius = box_radius(sigma)
+    reach = int(radius.max()) + 1
     distance = np.abs(np.arange(-reach, reach + 1))
     covered = (radius[:, None] + 1 - distance).clip(0, 1)  # of the pixel at that distance
     box = covered / (2 * radius[:, None] + 1)
     kernel = box
-    for _ in range(_PASSES - 1):
+    for _ in range(BOXES - 1):
         kernel = _convolved(kernel, box)
-    steps = np.concatenate([np.zeros((len(sigma), 1)), np.cumsum(kernel, axis=1)], axis=1)
-    return (np.rint(steps * GRAIN) / GRAIN).astype(np.float32)
+    return kernel
 
 
 def _convolved(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -14,6 +14,8 @@ from ibot.rng import Purpose, uniform
 from ibot.types import ViewParams
 
 BOX_ATTEMPTS = 10
+BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
+"""Operations of colour jitter, as `ViewParams.jitter_order` numbers them."""
 NO_JITTER = 255
 """Value of `ViewParams.jitter_order` of a view without colour jitter."""
 

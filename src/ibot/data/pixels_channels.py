@@ -14,19 +14,16 @@ they are not done.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ibot.data.params import NO_JITTER
+from ibot.data.params import BRIGHTNESS, CONTRAST, NO_JITTER
 from ibot.types import ViewParams
 
 Levels = NDArray[np.float32]
-BRIGHTNESS, CONTRAST = 0, 1
-"""Numbers in `ViewParams.jitter_order`."""
 BOXES = 3
 """Box blurs each way that make a Gaussian one."""
 
@@ -86,7 +83,7 @@ def by_channel(image: Levels, change: Callable[[Image.Image], Image.Image]) -> L
 
 def blur(image: Levels, sigma: float) -> Levels:
     """Gaussian blur of every channel [H, W, C]; `sigma` in pixels. The border is extended."""
-    radius = box_radius(sigma)
+    radius = float(box_radius(np.array(sigma)))
     out = image.astype(np.float64)
     for axis in (0, 1):
         for _ in range(BOXES):
@@ -94,15 +91,16 @@ def blur(image: Levels, sigma: float) -> Levels:
     return out.astype(np.float32)
 
 
-def box_radius(sigma: float) -> float:
-    """Radius of the box that, applied three times, has the variance of a Gaussian of `sigma`.
+def box_radius(sigma: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Radius of the box that, applied three times, has the variance of a Gaussian of `sigma`, for
+    any number of them.
 
     Its whole part counts fully, its fraction is the weight of one pixel more on either side
     (Gwosdek et al. 2011, "Theoretical foundations of Gaussian convolution by extended box
     filtering", equations 10 and 12).
     """
     variance = sigma * sigma / BOXES
-    whole = math.floor((math.sqrt(12 * variance + 1) - 1) / 2)
+    whole = np.floor((np.sqrt(12 * variance + 1) - 1) / 2)
     share = (2 * whole + 1) * (whole * (whole + 1) - 3 * variance)
     return whole + share / (6 * (variance - (whole + 1) ** 2))
 

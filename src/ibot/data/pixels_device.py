@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ibot.config.schema import IMAGENET_STD, RGB, AugmentConfig
 from ibot.data import device_colors, filters
-from ibot.data.params import num_views, view_size
+from ibot.data.params import HUE, num_views, view_size
 from ibot.types import ViewParams
 
 CROPPED = {"cpu": 2**20, "cuda": 2**25}
@@ -193,7 +193,7 @@ def _colored(views: Tensor, crops: _Crops) -> Tensor:
             views, *_sent(views.device, step.factor, step.with_gray, step.with_mean)
         )
         if len(step.hue_rows):
-            levels = np.trunc(crops.jitter[step.hue_rows, device_colors.HUE].astype(float) * 255)
+            levels = np.trunc(crops.jitter[step.hue_rows, HUE].astype(float) * 255)
             rows, shift = _sent(views.device, step.hue_rows, levels.astype(np.int64))
             views[rows] = device_colors.hue(views[rows], shift)
     if crops.gray.any():

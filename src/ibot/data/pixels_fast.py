@@ -21,6 +21,11 @@ from ibot.kernels import views as kernel
 from ibot.types import ViewParams
 
 
+def maker() -> str:
+    """What makes the views of colour pictures."""
+    return "the kernel in C" if kernel.is_built() else f"torch {torch.__version__} and Pillow"
+
+
 def render_batch(
     images: Sequence[Pixels],
     params: ViewParams,

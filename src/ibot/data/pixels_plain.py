@@ -19,13 +19,10 @@ from PIL import Image
 from torch import Tensor
 
 from ibot.config.schema import AugmentConfig
-from ibot.data import pixels
-from ibot.data.params import NO_JITTER, num_views, view_size
-from ibot.data.pixels_channels import BOXES, BRIGHTNESS, CONTRAST, box_radius
+from ibot.data import filters, pixels
+from ibot.data.params import BRIGHTNESS, CONTRAST, HUE, NO_JITTER, num_views, view_size
 from ibot.types import ViewParams
 
-HUE = 3
-"""Number in `ViewParams.jitter_order`."""
 _SPREAD = 511
 _HIGHEST = 256 * _SPREAD
 """Steps of the table of hues from spread to spread, and from channel to channel."""
@@ -145,13 +142,7 @@ def _hue_tables() -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.fl
 
 def blur(view: Tensor, sigma: float) -> Tensor:
     """Gaussian blur of float channels [C, h, w] by three boxes as one kernel; border extended."""
-    radius = box_radius(sigma)
-    whole = int(radius)
-    box = np.ones(2 * whole + 3)
-    box[[0, -1]] = radius - whole
-    kernel = np.ones(1)
-    for _ in range(BOXES):
-        kernel = np.convolve(kernel, box / box.sum())
+    kernel = filters.blur_kernels(np.array([sigma]))[0]
     reach, weights = len(kernel) // 2, torch.from_numpy(kernel).float()
     out = F.pad(view[:, None], [reach] * 4, mode="replicate")
     return F.conv2d(F.conv2d(out, weights.view(1, 1, 1, -1)), weights.view(1, 1, -1, 1))[:, 0]

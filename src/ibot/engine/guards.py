@@ -1,35 +1,62 @@
-"""What stops a training: a loss that is not finite, too many files that cannot be read."""
+"""What stops a training: a loss that is not finite, too many files that cannot be read; and what is
+kept of it, whatever it was.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 
-from ibot.engine.checkpoint import find_checkpoint
+import torch
+from torch import Tensor
+
+from ibot.engine.checkpoint import checkpoint_bytes, disk_full, find_checkpoint
 from ibot.engine.trainer import Trainer
 from ibot.engine.update import UpdateOutput
-from ibot.errors import TrainingStopped
+from ibot.errors import IbotError, TrainingStopped
 from ibot.system.distributed import gather
+from ibot.system.files import is_disk_full, lost
 from ibot.types import Batch, StepValues, UndrawnBatch
 
 Batches = Sequence[Batch | UndrawnBatch]
 """The micro-batches of a step as they were read."""
 
 
+class Sent:
+    """A number on its way from a GPU: to read it waits for what the GPU did before, not for what it
+    was given since.
+    """
+
+    def __init__(self, value: Tensor) -> None:
+        self.value, self.came = value.to("cpu", non_blocking=value.is_cuda), None
+        if value.is_cuda:
+            self.came = torch.cuda.Event()
+            self.came.record()
+
+    def read(self) -> float:
+        """The number."""
+        if self.came is not None:
+            self.came.synchronize()
+        return self.value.item()
+
+
 class FailureCheck:
     """Stops all processes together when a loss is not finite.
 
     The flag is reduced over the processes in the step itself. On a GPU it is read one step late, so
-    that nothing waits; `drain` reads what is left, and is called before anything is saved.
+    that the GPU always has a step to do; `drain` reads what is left, and is called before anything
+    is saved.
     """
 
     def __init__(self, trainer: Trainer) -> None:
         self.trainer = trainer
-        self.pending: tuple[int, UpdateOutput, StepValues, Batches] | None = None
+        self.pending: tuple[int, Sent, UpdateOutput, StepValues, Batches] | None = None
 
     def check(self, step: int, out: UpdateOutput, values: StepValues, batches: Batches) -> None:
         """Look at the step before (GPU) or at this one (CPU). Raises TrainingStopped."""
+        sent = Sent(out.failed)
         self.drain()
-        self.pending = (step, out, values, batches)
+        self.pending = (step, sent, out, values, batches)
         if self.trainer.device.type == "cpu":
             self.drain()
 
@@ -37,9 +64,9 @@ class FailureCheck:
         """Look at the last step. Raises TrainingStopped."""
         if self.pending is None:
             return
-        step, out, values, batches = self.pending
+        step, failed, out, values, batches = self.pending
         self.pending = None
-        if not out.failed.item():
+        if not failed.read():
             return
         trainer = self.trainer
         source = trainer.source
@@ -77,3 +104,33 @@ def note_bad_files(trainer: Trainer, batches: Batches) -> None:
             f"{trainer.run.path / 'bad_files.jsonl'}",
             fix="repair or remove the files, or raise data.max_bad_fraction",
         )
+
+
+@contextmanager
+def told(trainer: Trainer) -> Iterator[None]:
+    """Keep in the run's events what makes a training fail; an OSError becomes a ResourceError."""
+    try:
+        yield
+    except OSError as error:  # a log line may meet the full disk before a checkpoint does
+        run, needed = trainer.run.path, checkpoint_bytes(trainer.model, trainer.update.optimizer)
+        refused = disk_full(run, needed) if is_disk_full(error) else lost(run, error)
+        tell_failure(trainer, refused)
+        raise refused from None
+    except BaseException as error:
+        tell_failure(trainer, error)
+        raise
+
+
+def tell_failure(trainer: Trainer, error: BaseException) -> None:
+    """Write why the training fails to the run's events, as far as its disk takes it."""
+    if not trainer.processes.is_main:
+        return
+    if isinstance(error, IbotError):
+        words = {"what": error.what, "why": error.why, "fix": error.fix}
+    elif isinstance(error, KeyboardInterrupt):
+        words = {"what": "interrupted in the middle of a step"}
+    else:
+        first = next(iter(str(error).splitlines()), "")[:200]
+        words = {"what": f"{type(error).__name__}: {first}".removesuffix(": ")}
+    with suppress(OSError):
+        trainer.run.event("failed", step=trainer.state.step, **words)

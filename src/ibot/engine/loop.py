@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,9 +16,9 @@ from ibot.data.sets.images import Images
 from ibot.data.sets.open import open_images
 from ibot.data.sets.same_channels import SETTING, require_channels
 from ibot.data.sets.trimmed import trimmed
-from ibot.engine.checkpoint import checkpoint_bytes, disk_full, has_checkpoint, save_checkpoint
+from ibot.engine.checkpoint import has_checkpoint, save_checkpoint
 from ibot.engine.evaluation import run_evaluation, was_evaluated
-from ibot.engine.guards import FailureCheck, note_bad_files
+from ibot.engine.guards import FailureCheck, note_bad_files, told
 from ibot.engine.logging import Progress, StopSignal
 from ibot.engine.meter import StageMeter
 from ibot.engine.patch_history import best_step
@@ -27,10 +26,8 @@ from ibot.engine.stages import pace
 from ibot.engine.start import with_pixels
 from ibot.engine.trainer import Evaluate, Trainer, build_trainer
 from ibot.engine.transfer import ReadStep, ahead
-from ibot.errors import IbotError
 from ibot.system.device import prepared, seed_step
 from ibot.system.distributed import any_true, barrier, check_equal, joined
-from ibot.system.files import is_disk_full, lost
 from ibot.system.records import RESULTS, read_records
 from ibot.types import RunState, StepValues
 from ibot.words import counted
@@ -122,45 +119,14 @@ def train(
     return trainer.state
 
 
-@contextmanager
-def told(trainer: Trainer) -> Iterator[None]:
-    """Keep in the run's events what makes a training fail; an OSError becomes a ResourceError."""
-    try:
-        yield
-    except OSError as error:  # a log line may meet the full disk before a checkpoint does
-        run, needed = trainer.run.path, checkpoint_bytes(trainer.model, trainer.update.optimizer)
-        refused = disk_full(run, needed) if is_disk_full(error) else lost(run, error)
-        tell_failure(trainer, refused)
-        raise refused from None
-    except BaseException as error:
-        tell_failure(trainer, error)
-        raise
-
-
-def tell_failure(trainer: Trainer, error: BaseException) -> None:
-    """Write why the training fails to the run's events, as far as its disk takes it."""
-    if not trainer.processes.is_main:
-        return
-    if isinstance(error, IbotError):
-        words = {"what": error.what, "why": error.why, "fix": error.fix}
-    elif isinstance(error, KeyboardInterrupt):
-        words = {"what": "interrupted in the middle of a step"}
-    else:
-        first = next(iter(str(error).splitlines()), "")[:200]
-        words = {"what": f"{type(error).__name__}: {first}".removesuffix(": ")}
-    with suppress(OSError):
-        trainer.run.event("failed", step=trainer.state.step, **words)
-
-
 def facts(config: Config, source: Images, evaluate: Evaluate | None) -> dict[str, object]:
     """What all processes must agree on, as they decide by it when to work together."""
     decisive = {
         "the names of the images": source.provenance()["names_sha256"],
         "whether the teacher is evaluated": evaluate is not None,
     }
-    return decisive | {
-        key: value for key, value in items(config) if not key.startswith(("system.", "data."))
-    }
+    own = ("system.", "data.path", "data.val_path")  # of each machine
+    return decisive | {key: value for key, value in items(config) if not key.startswith(own)}
 
 
 def run_steps(trainer: Trainer, signal: StopSignal) -> None:

@@ -57,9 +57,9 @@ class Stages:
     queued: float
     """Of both, those in which they waited for a core."""
     transfer: float
-    """To move a batch to the device and normalise it."""
+    """To move a batch to the device."""
     render: float
-    """To draw views on the device."""
+    """To draw views on the device, if they are drawn there, and to normalise them."""
     step: float
     """Forward, backward, optimizer."""
     waited: float
@@ -102,7 +102,7 @@ class Stages:
         """The same work, where so many loader processes make the batches beside the step."""
         if not workers:
             return self
-        making = max(self.making / workers, self.busy / min(workers, self.cores))
+        making = self.making_by(workers, self.making)
         total = max(self.training, making)
         return replace(self, workers=workers, waited=total - self.training, total=total)
 
@@ -136,6 +136,10 @@ class Stages:
         """
         return max(self.busy, self.decode + self.draw - self.queued)
 
+    def making_by(self, workers: int, seconds: float) -> float:
+        """What is left of `seconds` of work where so many processes share it and the cores."""
+        return max(seconds / workers, self.busy / min(workers, self.cores))
+
     @property
     def wanted(self) -> int:
         """Loader processes that would make the images as fast as the step uses them."""
@@ -145,7 +149,8 @@ class Stages:
     @property
     def makes(self) -> float:
         """Images per second that those in use make, as things are."""
-        return self.images * max(1, self.workers) / max(self.decode + self.draw, 1e-9)
+        seconds = self.making_by(max(1, self.workers), self.decode + self.draw)
+        return self.images / max(seconds, 1e-9)
 
     @property
     def uses(self) -> float:
@@ -162,6 +167,14 @@ class Stages:
         return RESERVE * self.busy / max(self.training, 1e-9) <= free
 
     @property
+    def starved(self) -> bool:
+        """Whether images are waited for as they are made too slowly: not while the processes that
+        make enough of them start.
+        """
+        slow = not self.workers or self.makes < RESERVE * self.uses
+        return slow and self.idle_share >= QUIET
+
+    @property
     def crowded(self) -> bool:
         """Whether the processes wait for cores most of the time."""
         return self.queued > CROWDED * (self.decode + self.draw)
@@ -169,7 +182,7 @@ class Stages:
     @property
     def limit(self) -> Stage:
         """The stage that sets the pace."""
-        if self.idle_share >= QUIET:
+        if self.starved:
             return "decode" if self.decode >= self.draw else "render"
         # Beside a step they take about as long as it does, as they share the device.
         slower: dict[Stage, float] = {"transfer": self.transfer, "render": self.render}
@@ -204,7 +217,7 @@ def limit_of(stages: Stages, config: Config) -> Limit | None:
     stage = stages.limit
     if stage == "step":
         return None
-    if stages.idle_share < QUIET:
+    if not stages.starved:
         share = getattr(stages, stage) / max(stages.training, 1e-9)
         return Limit(
             stage,
@@ -243,8 +256,8 @@ def remedy(stages: Stages, config: Config) -> str:
         )
     would = f"{counted(wanted, 'worker')} would do"
     if not stages.has_room:
-        machine = f"this machine has {counted(stages.cores, 'core')}"
-        return f"{would}; {machine}: {cheaper(stages, config)}"
+        cores = f"this process has {counted(stages.cores, 'core')}"
+        return f"{would}; {cores}: {cheaper(stages, config)}"
     use = f"{stages.workers} {'is' if stages.workers == 1 else 'are'} in use"
     text = f"{would}; {use}: system.workers={wanted}"
     if stages.busy < SLOW_FILES * stages.making and stages.decode >= stages.draw:
@@ -255,7 +268,7 @@ def remedy(stages: Stages, config: Config) -> str:
 def cheaper(stages: Stages, config: Config) -> str:
     """What takes less time in the limiting stage."""
     pixels, on_gpu = config.data.pixels, stages.device == "cuda"
-    if stages.idle_share < QUIET:
+    if not stages.starved:
         if stages.limit == "transfer" and pixels != "device":
             return "use data.pixels=device"
         if pixels == "device" and not on_gpu:

@@ -24,6 +24,7 @@ from ibot.engine.checkpoint import (
 )
 from ibot.engine.health import HealthMonitor
 from ibot.engine.logging import Progress, TensorBoard
+from ibot.engine.makers import note_makers
 from ibot.engine.optimizer import build_optimizer
 from ibot.engine.patch_history import best_step
 from ibot.engine.run import LOG, RunFolder
@@ -113,7 +114,7 @@ def build_trainer(
         scaler=torch.amp.GradScaler(device.type) if precision is torch.float16 else None,
         autocast=partial(autocast, device, precision),
     )
-    state = begin(update, run, processes, progress)
+    state = begin(update, run, processes, progress, device)
     set_part(model.student, processes.rank, processes.world_size)
     update.student = wrap_student(model.student, processes, device)  # all from the same weights
     schedules = Schedules.of(config, derived)
@@ -136,7 +137,13 @@ def build_trainer(
     )
 
 
-def begin(update: Update, run: RunFolder, processes: Processes, progress: Progress) -> RunState:
+def begin(
+    update: Update,
+    run: RunFolder,
+    processes: Processes,
+    progress: Progress,
+    device: torch.device,
+) -> RunState:
     """Fill networks and optimizer from the run's last checkpoint, else from `train.init`.
 
     Says which, and returns where the run stands.
@@ -154,6 +161,8 @@ def begin(update: Update, run: RunFolder, processes: Processes, progress: Progre
         taken = start_from_weights(update.model, update.config)
         progress.message(f"{taken} from {update.config.train.init}")
     if processes.is_main:
+        for note in note_makers(run, update.config, device):
+            progress.message(note)
         run.forget_after(state.step)
         mark_best_dense(run.path, best_step(read_records(run.path / RESULTS)))
     check_equal({"the step to go on from": state.step})

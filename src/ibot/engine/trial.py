@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import resource
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -18,11 +20,11 @@ from ibot.engine.loop import mask_grid
 from ibot.engine.meter import StageMeter
 from ibot.engine.optimizer import build_optimizer
 from ibot.engine.stages import Stages
-from ibot.engine.transfer import to_device
+from ibot.engine.transfer import ahead
 from ibot.engine.update import Update
 from ibot.method.model import StudentTeacher
 from ibot.system.device import autocast, choose_precision
-from ibot.types import StepValues
+from ibot.types import Batch, StepValues, UndrawnBatch
 
 STEPS = 3
 VALUES = StepValues(
@@ -44,7 +46,8 @@ class Trial:
     stages: Stages
     """Of these images: made by one process, then moved to the device and trained on."""
     memory: float
-    """Peak GiB: of the device on a GPU, of the process on a CPU."""
+    """Peak GiB: of a GPU what was kept, with views on a stream of their own as in a run; of the
+    process on a CPU."""
     checkpoint: float
     """GiB of one checkpoint."""
     parameters: int
@@ -67,20 +70,18 @@ def run_trial(config: Config, source: Images, device: torch.device, images: int)
         autocast=partial(autocast, device, precision),
     )
     batches = MicroBatches(config, source, mask_grid(config), 0, 1)
-    measured = []
-    for step in range(STEPS + 1):
-        meter = StageMeter(device)
+    meter, measured = StageMeter(device), []
+    steps = ahead(_read(batches, pin=device.type == "cuda"), config, device, meter.measure)
+    for _ in range(STEPS + 1):
         began = time.perf_counter()
-        batch = batches[step]
-        if isinstance(batch, Exception):
-            raise batch
+        step = next(steps)
         came = time.perf_counter()
-        on_device = to_device(batch, device, config, meter.measure)
+        on_device = step.on_device()
         with meter.measure("step"):
-            update.step([on_device], VALUES)
+            update.step(on_device, VALUES)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        meter.observe([batch], time.perf_counter() - began, came - began)
+        meter.observe(step.read, time.perf_counter() - began, came - began)
         measured.append(meter.read())
     return Trial(
         images=images,
@@ -91,8 +92,18 @@ def run_trial(config: Config, source: Images, device: torch.device, images: int)
     )
 
 
+def _read(batches: MicroBatches, pin: bool) -> Iterator[list[Batch | UndrawnBatch]]:
+    """Steps of one micro-batch each. Raises the DataError of one that cannot be made."""
+    for number in itertools.count():
+        batch = batches[number]
+        if isinstance(batch, Exception):
+            raise batch
+        yield [batch.pin_memory() if pin else batch]
+
+
 def _peak(device: torch.device) -> float:
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**30
+        # Not what was given out at a time: views are made on a stream that keeps its own memory.
+        return torch.cuda.max_memory_reserved(device) / 2**30
     unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB on Linux
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30

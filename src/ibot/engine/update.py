@@ -57,13 +57,16 @@ class Update:
     scaler: torch.amp.GradScaler | None = None
     autocast: Callable[[], AbstractContextManager[object]] = nullcontext
     _averaged: list[tuple[Tensor, Tensor]] = field(init=False)
-    _part_of: list[int] = field(init=False)
+    _part_of: Tensor = field(init=False)
+    """int64 [number of trained tensors], places in `PARTS`."""
 
     def __post_init__(self) -> None:
         self._averaged = self.model.averaged()
-        self._part_of = [
-            _part(name) for name, p in self.model.student.named_parameters() if p.requires_grad
-        ]
+        trained = [item for item in self.model.student.named_parameters() if item[1].requires_grad]
+        # Made once: a GPU would have to be waited for at every step.
+        self._part_of = torch.tensor(
+            [_part(name) for name, _ in trained], device=trained[0][1].device
+        )
 
     def step(
         self, micro_batches: Sequence[Batch], values: StepValues, observe: bool = True
@@ -125,10 +128,7 @@ class Update:
         return output
 
     def _by_part(self, norms: Tensor) -> dict[str, Tensor]:
-        part = torch.tensor(self._part_of, device=norms.device)
-        total = torch.zeros(len(PARTS), dtype=norms.dtype, device=norms.device).index_add_(
-            0, part, norms.square()
-        )
+        total = norms.new_zeros(len(PARTS)).index_add_(0, self._part_of, norms.square())
         return dict(zip(PARTS, total.sqrt().unbind(), strict=True))
 
 

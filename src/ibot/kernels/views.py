@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ibot.config.resolve import MAX_SIGMA
 from ibot.kernels.library import views_function
 from ibot.types import ViewParams
 
@@ -28,8 +29,8 @@ _FIELDS = {
     "solarize": np.bool_,
 }
 """In the order of the arguments."""
-MAX_SIGMA, MAX_FACTOR = 1e3, 1e6
-"""Of blur and of colour jitter: far beyond what means anything, within what C can count."""
+MAX_FACTOR, MAX_SIDE = 1e6, 2**27
+"""Of colour jitter and of a box: far beyond what means anything, within what C can count."""
 
 
 def is_built() -> bool:
@@ -114,6 +115,8 @@ def _check_boxes(images: Sequence[NDArray[np.generic]], box: NDArray[np.int64]) 
     start, extent = box[..., :2], box[..., 2:]
     if (start < 0).any() or (extent < 1).any() or (start + extent > sizes).any():
         raise ValueError("a box leads out of its image")
+    if (extent > MAX_SIDE).any():
+        raise ValueError(f"a box of more than {MAX_SIDE} pixels a side")
 
 
 def _readable(image: NDArray[Any]) -> Pixels:

@@ -71,7 +71,7 @@ def prepare(asked: Asked, world_size: int = 1, say: Say = lambda text: None) -> 
         config = configure(asked, keep)
     from ibot.data.channels.opening import with_mean
     from ibot.data.loader import check_batch
-    from ibot.recipes.auto import for_few_images
+    from ibot.recipes.fitting import for_few_images
     from ibot.studies.channels import for_channels
 
     source = open_data(config.data)
