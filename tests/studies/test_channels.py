@@ -157,6 +157,22 @@ def test_a_mismatch_is_said_of_windows_subsets_and_features(folder, run, bands, 
     assert words in capsys.readouterr().err
 
 
+def test_features_tell_the_channels_of_network_and_images(run, tmp_path, capsys):
+    from ibot.cli.main import main
+
+    for count in (3, 7):
+        (tmp_path / str(count)).mkdir()
+        values = np.random.default_rng(count).integers(0, 9000, (40, 40, count), dtype=np.uint16)
+        file = tmp_path / str(count) / "a.tif"
+        tifffile.imwrite(file, values, photometric="minisblack", planarconfig="contig")
+    command = ["features", str(run), "--device", "cpu", "--out", str(tmp_path / "f.npz"), "--data"]
+    assert main([*command, str(tmp_path / "3")]) == 2
+    assert "the network reads 5 channels (1, 2, 3, 4, 5)" in capsys.readouterr().err
+    assert main([*command, str(tmp_path / "7")]) == 0
+    said = capsys.readouterr().err
+    assert "of 7 (1,2,3,4,5,6,7) without names 5 (1,2,3,4,5) are taken" in said
+
+
 def test_evaluations_that_change_colours_take_pictures_alone(folder, run, tmp_path):
     with pytest.raises(UserError, match="finetune takes colour pictures"):
         evaluate("finetune", run, folder, out=tmp_path, cache=str(tmp_path), quiet=True)

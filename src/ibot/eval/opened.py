@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -115,6 +115,19 @@ def with_data_of(
     return other
 
 
+@contextmanager
+def channels_of_network_told(wanted: Sequence[str]) -> Iterator[None]:
+    """Where images lack the channels that a network wants, an error that names those of both."""
+    try:
+        yield
+    except OtherChannels as error:
+        raise OtherChannels(
+            error.what,
+            why=f"{error.why}; the network reads {named(wanted)}",
+            fix="name images of those channels, or say with --channels which of theirs they are",
+        ) from None
+
+
 def unlike_training(images: Images, loaded: Loaded) -> list[str]:
     """What to say of levels of channels whose mean and deviation are far from the network's."""
     levels = in_levels(images)
@@ -128,14 +141,8 @@ def unlike_training(images: Images, loaded: Loaded) -> list[str]:
 def _open_data(kind: type[Context], request: Request, loaded: Loaded) -> OpenedData:
     """The images of a kind of context. Raises DataError for channels that the network lacks."""
     wanted = loaded.config.channels
-    try:
+    with channels_of_network_told(wanted):
         data = kind.open_data(request)
-    except OtherChannels as error:
-        raise OtherChannels(
-            error.what,
-            why=f"{error.why}; the network reads {named(wanted)}",
-            fix="name images of those channels, or say with --channels which of theirs they are",
-        ) from None
     for images in data.fields.values():
         if hasattr(images, "channels"):
             require_channels(images, wanted)

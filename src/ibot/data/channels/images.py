@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -52,13 +52,7 @@ class ChannelImages:
     def notes(self) -> tuple[str, ...]:
         """What was and was not taken, and how much of a sample is no number, once it is known."""
         notes = [note for note in self.base.notes if not note.startswith(FIRST_PAGE_ONLY)]
-        if (asked := _names(self.asked)) and set(asked).isdisjoint(self.stored):
-            taken = self.chosen_names
-            nameless = self.stored == names_of(len(self.stored))
-            how = "the files do not name their channels" if nameless else "by their numbers"
-            notes += [] if asked == taken else [f"{how}: {_few(taken)} are taken for {_few(asked)}"]
-        if self.channels != self.chosen_names:
-            notes.append(f"{_few(self.chosen_names)} are taken for {_few(self.channels)}")
+        notes += self._taken()
         return (*notes, *(note for known in self._statistics for note in known.notes()))
 
     def __len__(self) -> int:
@@ -117,6 +111,18 @@ class ChannelImages:
         for known in self._statistics:
             found["invalid_share"] = known.invalid / known.values
         return found
+
+    def _taken(self) -> Iterator[str]:
+        """Where channels were not found by the names that were asked for, what was taken."""
+        asked, taken = _names(self.asked), self.chosen_names
+        nameless = self.stored == names_of(len(self.stored))
+        if asked not in ((), taken) and set(asked).isdisjoint(self.stored):
+            how = "the files do not name their channels" if nameless else "by their numbers"
+            yield f"{how}: {_few(taken)} are taken for {_few(asked)}"
+        elif asked and nameless and self._by_place and len(taken) < len(self.stored):
+            yield f"of {_few(self.stored)} without names {_few(taken)} are taken"
+        if self.channels != taken:
+            yield f"{_few(taken)} are taken for {_few(self.channels)}"
 
     def _places(self, names: tuple[str, ...]) -> list[int]:
         """Where the channels lie in an image that has `names`."""
