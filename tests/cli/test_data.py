@@ -127,6 +127,48 @@ def test_names_that_want_to_break_out_stay_names(tmp_path):
     assert not page.all("script") and len(page.all("img")) == len(NAMES) - 1
 
 
+def test_channels_are_reported_as_they_are_stored(tmp_path):
+    random = np.random.default_rng(0)
+    values = random.integers(0, 2**15, (6, 20, 24, 4), dtype=np.int16)
+    np.save(tmp_path / "a.npy", values)
+    found = report(tmp_path / "a.npy", tmp_path)
+    assert len(found["parts"][0]["broken"]) == 6
+    assert any("--channels all" in sentence for sentence in found["advice"])
+    page = tmp_path / "page.html"
+    options = ("--channels", "all", "--no-data", "-1", "--html", str(page))
+    found = report(tmp_path / "a.npy", tmp_path, *options)
+    (part,) = found["parts"]
+    levels = (values.astype(np.float64) + 2**15) / (2**16 - 1)
+    assert not part["broken"] and len(Page(page).images()) == 6
+    assert [one["name"] for one in part["channels"]] == ["1", "2", "3", "4"]
+    means = [one["mean"] for one in part["channels"]]
+    np.testing.assert_allclose(means, levels.mean((0, 1, 2)), atol=1e-6)
+    assert not any("model.mean" in sentence for sentence in found["advice"])
+
+
+def test_lists_may_name_images_from_the_root_on(data, tmp_path):
+    """Copies across the parts are counted, and shown under the name of their part."""
+    train, val = data / "train" / "cat" / "0.png", data / "val" / "cat" / "own.png"
+    rows = [f"{train},cat,train", f"{data}/train/dog/copy.png,dog,val", f"{val},cat,val"]
+    (tmp_path / "list.csv").write_text("\n".join(["path,label,split", *rows]))
+    page = tmp_path / "page.html"
+    found = report(tmp_path / "list.csv", tmp_path, "--html", str(page))
+    assert found["shared"] == 1
+    assert found["exact"] == [[f"train/{train}", f"val/{data}/train/dog/copy.png"]]
+    assert len(Page(page).images()) == 3 + 2
+
+
+@pytest.mark.parametrize("content", ["one image", "one broken file"])
+def test_the_smallest_sets_are_reported(tmp_path, content):
+    save(tmp_path / "set" / "a.png", np.zeros((5, 7, 3), np.uint8))
+    if content == "one broken file":
+        (tmp_path / "set" / "a.png").write_bytes(b"nothing")
+    page = tmp_path / "page.html"
+    (part,) = report(tmp_path / "set", tmp_path, "--html", str(page))["parts"]
+    assert part["looked_at"] == 1 and len(part["broken"]) == (content == "one broken file")
+    assert len(Page(page).images()) == (content == "one image")
+
+
 def test_archives_and_pictures_in_memory_are_looked_at_too(data, tmp_path):
     pack(parts_to_pack(str(data)), tmp_path / "shards", size=4)
     folder, shards = report(data, tmp_path), report(tmp_path / "shards", tmp_path)
@@ -203,6 +245,7 @@ def test_what_cannot_be_done_is_told_in_words(many, tmp_path, capsys):
         ("report", "nowhere"): "there is no folder 'nowhere'",
         ("report", str(many), str(many)): "one set of images at a time",
         ("pack", str(many), "--to", str(many)): "is there already",
+        ("pack", str(many), "--to", "/dev/null/x"): "name another with --to",
         ("pack", "nowhere", "--to", str(tmp_path / "x")): "there is no folder 'nowhere'",
     }.items():
         assert main(["data", *arguments]) == 2

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import os
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -257,6 +258,36 @@ def test_bytes_that_the_disk_changes_are_noticed(tmp_path, monkeypatch):
     monkeypatch.setattr(packing, "write_shard", worn)
     with pytest.raises(DataError, match="is not what was written"):
         pack(parts_to_pack(str(folder)), tmp_path / "shards")
+
+
+@pytest.mark.parametrize("what", ["another content", "gone"])
+def test_images_that_change_meanwhile_are_noticed(tmp_path, monkeypatch, what):
+    folder = write(tmp_path / "set", *LABELLED)
+    real, file = packing.write_shard, folder / "9" / "0.jpg"
+
+    def meanwhile(place, *rest):
+        if place.name == "000001.tar":
+            file.unlink() if what == "gone" else file.write_bytes(b"another")
+        real(place, *rest)
+
+    monkeypatch.setattr(packing, "write_shard", meanwhile)
+    with pytest.raises(DataError, match="changed while they were packed"):
+        pack(parts_to_pack(str(folder)), tmp_path / "shards", size=2)
+    assert not (tmp_path / "shards").exists()
+
+
+def test_disks_without_locks_and_places_without_a_name(tmp_path, monkeypatch):
+    folder = write(tmp_path / "set", *LABELLED)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(UserError, match=r"'\.' is no new folder"):
+        pack(parts_to_pack(str(folder)), Path())
+
+    def refuse(*_):
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(packing.fcntl, "flock", refuse)
+    assert pack(parts_to_pack(str(folder)), tmp_path / "shards").shards == 1
 
 
 def test_what_is_no_file_and_what_no_shard_can_keep_is_refused(tmp_path):

@@ -108,15 +108,20 @@ def add_reading(parser: argparse.ArgumentParser) -> None:
     """How files of images are read."""
     most = "read images of up to N pixels (default: %(default)s)"
     parser.add_argument("--max-pixels", type=COUNT, default=MAX_PIXELS, metavar="N", help=most)
-    channels = "channels that are read, by names or numbers (default: the network's)"
+    add_channels(parser, "the network's")
+    turn = "turn pictures upright by their EXIF tag, or not, as published (default: apply)"
+    choices = ("apply", "ignore")
+    parser.add_argument("--exif-orientation", choices=choices, default="apply", help=turn)
+
+
+def add_channels(parser: argparse.ArgumentParser, default: str) -> None:
+    """Which channels of images are read; `default` says which else."""
+    channels = f"channels that are read, by names or numbers (default: {default})"
     parser.add_argument("--channels", default="", metavar="NAMES", help=channels)
     files = "where each channel has a file: a pattern as {name}_{channel}.tif"
     parser.add_argument("--channel-files", default="", metavar="PATTERN", help=files)
     no_data = "values that mean that nothing was measured"
     parser.add_argument("--no-data", default="", metavar="VALUES", help=no_data)
-    turn = "turn pictures upright by their EXIF tag, or not, as published (default: apply)"
-    choices = ("apply", "ignore")
-    parser.add_argument("--exif-orientation", choices=choices, default="apply", help=turn)
 
 
 def add_network(parser: argparse.ArgumentParser, more: str = "") -> None:

@@ -7,8 +7,10 @@ import json
 import shlex
 from pathlib import Path
 
-from ibot.cli.arguments import COUNT, FORMS, NATURAL
+from ibot.cli.arguments import COUNT, FORMS, NATURAL, add_channels
 from ibot.cli.parser import Commands
+from ibot.config.override import parse
+from ibot.config.schema import PICTURES, Channels
 from ibot.errors import UserError
 from ibot.words import counted, encodable
 
@@ -37,6 +39,7 @@ def _declare_report(actions: Commands) -> None:
     parser.add_argument("--json", default="", metavar="FILE", help="write the numbers there")
     page = "write one page that needs nothing else"
     parser.add_argument("--html", default="", metavar="FILE", help=page)
+    add_channels(parser, "rgb, colour pictures; all: every one")
 
 
 def _declare_pack(actions: Commands) -> None:
@@ -44,7 +47,7 @@ def _declare_pack(actions: Commands) -> None:
     parser = actions.add("pack", summary, pack)
     _add_data(parser)
     to = "new folder; --data of other commands takes it"
-    parser.add_argument("--to", dest="out", required=True, metavar="SHARDS", help=to)
+    parser.add_argument("--to", required=True, metavar="SHARDS", help=to)
     size = "images in a shard (default: %(default)s)"
     parser.add_argument("--size", type=COUNT, default=500, metavar="N", help=size)
 
@@ -63,6 +66,15 @@ def _only(options: argparse.Namespace) -> str:
     return options.data[0]
 
 
+def _channels(options: argparse.Namespace) -> Channels:
+    """What the options of `add_channels` say. Raises UserError for values that are no numbers."""
+    try:
+        no_data = parse(options.no_data, tuple[float, ...]) if options.no_data else ()
+    except ValueError as error:
+        raise UserError(f"--no-data {options.no_data} cannot be", why=str(error)) from None
+    return Channels(options.channels or PICTURES.names, options.channel_files, no_data)
+
+
 def report(options: argparse.Namespace) -> None:
     """Look at the images, and say what they are like."""
     data, page = _only(options), Path(options.html)
@@ -78,7 +90,7 @@ def report(options: argparse.Namespace) -> None:
 
     if options.html:
         require_place(page)
-    parts = open_parts(data)
+    parts = open_parts(data, _channels(options))
     for images in parts.values():
         print_notes(images.notes, options.quiet)
     found = examine(
@@ -87,6 +99,7 @@ def report(options: argparse.Namespace) -> None:
         sample=options.sample,
         workers=own_cores() if options.workers is None else options.workers,
         progress=None if options.quiet else counter("images"),
+        compared=None if options.quiet else counter("pairs"),
     )
     for line in text_lines(found):
         print(encodable(line))
@@ -100,7 +113,7 @@ def report(options: argparse.Namespace) -> None:
 
 def pack(options: argparse.Namespace) -> None:
     """Pack, check, and say how to go on."""
-    data, out = _only(options), Path(options.out)
+    data, out = _only(options), Path(options.to)
     from ibot.data.packing import pack as pack_parts
     from ibot.data.packing import parts_to_pack
     from ibot.system.progress import counter, print_notes

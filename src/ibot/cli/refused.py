@@ -14,6 +14,7 @@ from ibot.system.places import DISK_FULL
 PLACES = {
     "run_folder": "--run",
     "out": "--out",
+    "to": "--to",
     "cache": "--cache",
     "json": "--json",
     "html": "--html",

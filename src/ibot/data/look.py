@@ -14,6 +14,8 @@ from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 from torch.utils.data import Dataset
 
+from ibot.data.channels.images import ChannelImages
+from ibot.data.channels.sources import LevelFiles
 from ibot.data.decode import UnreadableImage, open_image
 from ibot.data.quiet import quiet
 from ibot.data.sets.files import FileImages
@@ -40,7 +42,9 @@ class Look:
     broken: str = ""
     """Why it gives no pixels; then most of what follows is empty."""
     format: str = ""
-    """Pillow's word for its form; "array" of pixels in memory, "?" where it is unknown."""
+    """Pillow's word for its form; "array" of pixels in memory and of images of several files, "?"
+    where it is unknown.
+    """
     mode: str = ""
     """Pillow's word for its bands, as RGB, L, CMYK."""
     bits: int = 8
@@ -98,6 +102,8 @@ def _thumbnail(levels: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def _file(images: Images, index: int) -> dict[str, Any]:
     """What the file of an image says: fields of `Look`."""
+    if isinstance(images, ChannelImages) and isinstance(images.base, LevelFiles):
+        images = images.base.base
     if not isinstance(images, FileImages):
         return {"format": "array"}
     try:

@@ -8,6 +8,7 @@ everything is there and checked; a packing that was killed goes on where it stop
 from __future__ import annotations
 
 import csv
+import errno
 import fcntl
 import json
 import os
@@ -22,6 +23,7 @@ from ibot.data.sets.files import FileImages, LabelledFiles
 from ibot.data.sets.fingerprints import file_state
 from ibot.data.sets.images import Images
 from ibot.data.sets.open import open_parts
+from ibot.data.sets.parts import quoted
 from ibot.data.sets.tars import INDEX, scan_tars
 from ibot.data.shards import Member, check_shard, members, write_shard
 from ibot.errors import DataError, UserError
@@ -31,6 +33,10 @@ from ibot.words import counted
 
 PLAN = ".plan.json"
 """In the unfinished folder: of which images it is, so that the same command goes on."""
+_NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
+"""What the disks of some clusters say, which know no locks: nobody is warned of a second process
+there.
+"""
 HEADERS = 1536
 """Bytes that a tar adds to an image with its class, at most usually."""
 
@@ -82,13 +88,13 @@ def pack(
     Raises:
         UserError: there is something in the place, or another packing; classes whose names cannot
             be kept. ResourceError: the disk is full. DataError: what was read back is not what was
-            written.
+            written, or the images changed meanwhile.
     """
     _require_free(shards)
     for images in parts.values():
         _require_plain_classes(images)
-    partial = shards.with_name(f"{shards.name}.partial")
-    with _own(partial, _plan(parts, size), shards):
+    partial, plan = shards.with_name(f"{shards.name}.partial"), _plan(parts, size)
+    with _own(partial, plan, shards):
         _require_room(parts, partial)
         try:
             packed = _write_all(parts, partial, size, progress)
@@ -98,6 +104,8 @@ def pack(
                 raise disk_full(partial, resumes=again) from None
             raise
         _require_same(parts, partial)
+        if _plan({name: replace(images) for name, images in parts.items()}, size) != plan:
+            raise _changed(parts, partial)
         partial.rename(shards)
         (shards / PLAN).unlink()
         sync(shards.absolute().parent)
@@ -163,6 +171,10 @@ def _plan(parts: Mapping[str, Images], size: int) -> dict[str, object]:
 
 def _require_free(shards: Path) -> None:
     """Raise UserError where there is anything but an empty folder."""
+    if not shards.name:
+        raise UserError(
+            f"'{shards}' is no new folder", why="it is open", fix="name a new folder with --to"
+        )
     if os.path.lexists(shards) and not (shards.is_dir() and not any(shards.iterdir())):
         raise UserError(
             f"'{shards}' is there already",
@@ -214,14 +226,18 @@ def _locked(folder: Path) -> Iterator[None]:
     """The folder itself is locked, as nothing but shards is to be in it. Raises UserError."""
     handle = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"'{folder}' is in use",
+                why="another process packs there",
+                fix="wait for it, or name another folder with --to",
+            ) from None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
         yield
-    except BlockingIOError:
-        raise UserError(
-            f"'{folder}' is in use",
-            why="another process packs there",
-            fix="wait for it, or name another folder with --to",
-        ) from None
     finally:
         os.close(handle)
 
@@ -262,6 +278,18 @@ def _require_same(parts: Mapping[str, FileImages], partial: Path) -> None:
                 why=f"{counted(len(found), 'image')} of {len(images)}, or other classes",
                 fix="tell the makers of ibot: this is a mistake of the program",
             )
+
+
+def _changed(parts: Mapping[str, FileImages], partial: Path) -> DataError:
+    """The error for files that are others than at the start: some were packed as they were, some as
+    they are, and those of a disk that went away as empty ones.
+    """
+    roots = quoted({str(images.root) for images in parts.values()})
+    return DataError(
+        f"the images in {roots} changed while they were packed",
+        why="sizes or times of files are not those of the start, or files are gone",
+        fix=f"remove '{partial}', and run the same command again when they stay as they are",
+    )
 
 
 def _texts(images: FileImages) -> list[str]:

@@ -14,6 +14,8 @@ FAR = 0.15
 """Difference of a mean or a deviation to ImageNet's, in levels 0..1, that is worth a setting."""
 MANY = 100_000
 """Files from which on opening each of them is felt on a network disk."""
+OTHER_CHANNELS = ("unsupported TIFF layout", "data.channels=all")
+"""In the reasons why files are no colour pictures that can be read by their channels."""
 UNEVEN = 10
 """Images of the largest class for one of the smallest from which on it is said."""
 
@@ -33,41 +35,47 @@ def _broken(report: DataReport) -> Iterator[str]:
             f"{counted(broken, 'file')} of {looked_at} cannot be read: remove or repair what is "
             "listed; a training passes over them, up to a share of data.max_bad_fraction"
         )
+    reasons = [reason for part in report.parts for _, reason in part.broken]
+    if other := sum(any(word in reason for word in OTHER_CHANNELS) for reason in reasons):
+        yield (
+            f"of these {other} may be images of other channels: ibot data report --channels all "
+            "looks at every channel as it is stored"
+        )
 
 
 def _copies(report: DataReport) -> Iterator[str]:
     if report.shared:
         yield (
-            f"{counted(report.shared, 'validation image')} are in the training part too, or look "
-            "like one there: remove them before results are believed"
+            f"in the training part too, or hardly different there: "
+            f"{counted(report.shared, 'validation image')}; remove them before results are believed"
         )
     again = sum(len(group) - 1 for group in report.exact)
     looked_at = sum(part.looked_at for part in report.parts)
     if again:
         yield (
-            f"{counted(again, 'file')} of {looked_at} are copies, byte by byte: remove all but one "
-            "of each, for what comes twice counts twice"
+            f"copies, byte by byte: {counted(again, 'file')} of {looked_at}; remove all but one of "
+            "each, for what comes twice counts twice"
         )
     if (near := sum(len(group) - 1 for group in report.near)) > looked_at / 20:
         yield (
-            f"{counted(near, 'image')} of {looked_at} look like another: the set is smaller than "
-            "its number; ibot search --duplicates finds them by what a network sees"
+            f"hardly different from another: {counted(near, 'image')} of {looked_at}; the set is "
+            "smaller than its number. ibot search --duplicates finds them by what a network sees"
         )
 
 
 def _pixels(part: PartReport) -> Iterator[str]:
     deep = sum(count for kind, count in part.kinds.items() if int(kind.split()[-2]) > 8)
-    if deep and len(part.channels) == len(RGB):
+    if deep and not part.by_channels and len(part.channels) == len(RGB):
         yield (
-            f"{counted(deep, 'image')} of {part.looked_at} have more than 8 bits, of which 8 are "
-            "read: data.channels=all keeps their levels"
+            f"more than 8 bits, of which 8 are read: {counted(deep, 'image')} of "
+            f"{part.looked_at}; data.channels=all keeps their levels"
         )
     if part.gray > 0.9:
         yield (
             f"{100 * part.gray:.0f} % are without colour: colour changes of a view do little; "
             "augment.gray=0"
         )
-    if part.channels:
+    if part.channels and not part.by_channels:  # those come from the data by themselves
         mean = [channel.mean for channel in part.channels]
         deviation = [channel.deviation for channel in part.channels]
         usual = IMAGENET_MEAN, IMAGENET_STD

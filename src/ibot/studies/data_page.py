@@ -15,7 +15,7 @@ from ibot.data.sets.images import Images, Pixels
 from ibot.errors import UserError, printable
 from ibot.report.html import END, escaped, head, image, is_ours, name, thumbnail
 from ibot.studies.data_advice import advice
-from ibot.studies.data_report import DataReport, PartReport, evenly
+from ibot.studies.data_report import DataReport, PartReport, evenly, label_of
 from ibot.system.files import write_named
 from ibot.words import counted
 
@@ -30,8 +30,13 @@ STYLE = """
 .facts li { padding: .7rem .9rem .75rem; background: var(--panel); border-radius: var(--round); }
 .facts strong { display: block; font-size: 1.45rem; font-weight: 600; line-height: 1.25; }
 .facts small { display: block; line-height: 1.35; }
-.bar { display: block; height: .7rem; min-width: 1px; background: var(--c1); }
-.bars td:last-child { width: 16rem; }
+.tables { display: grid; column-gap: 3rem;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 21rem), 1fr)); }
+.tables > div { min-width: 0; }
+.bar { display: block; height: .7rem; min-width: 2px; background: var(--c1); }
+.bars { width: 100%; }
+.bars td:last-child { width: 40%; min-width: 4rem; }
+.tables table:not(.bars) th { white-space: nowrap; }
 """
 """CSS beside that of all pages."""
 
@@ -63,10 +68,11 @@ def _part_lines(part: PartReport) -> Iterator[str]:
         if table:
             number = f"{len(table)}: " if title in ("classes", "folders") else ""
             yield f"  {title:11}{number}{_commonest(table, ordered=title == 'sides')}"
-    least, middle, most = (f"{h} x {w}" for h, w in (part.smallest, part.middle, part.largest))
-    yield f"  {'sizes':11}{least} to {most}, median {middle} (height x width)"
-    ratios = [f"{ratio:.2f}" for ratio in part.aspect]
-    yield f"  {'aspect':11}{ratios[0]} to {ratios[2]}, median {ratios[1]} (width over height)"
+    if part.looked_at > len(part.broken):
+        least, middle, most = (f"{h} x {w}" for h, w in (part.smallest, part.middle, part.largest))
+        yield f"  {'sizes':11}{least} to {most}, median {middle} (height x width)"
+        ratios = [f"{ratio:.2f}" for ratio in part.aspect]
+        yield f"  {'aspect':11}{ratios[0]} to {ratios[2]}, median {ratios[1]} (width over height)"
     for channel in part.channels:
         yield (
             f"  {'channel':11}{printable(channel.name)}: mean {channel.mean:.4f}, deviation "
@@ -156,21 +162,33 @@ def _part(part: PartReport, images: Images) -> Iterator[str]:
     for index in evenly(len(images), SHOWN).tolist():
         yield f"<li>{_figure(images, index, images.name(index))}</li>\n"
     yield "</ul>\n"
+    yield '<div class="tables">\n'
     yield from _table("Kinds", part.kinds)
-    yield from _table("Shorter sides in pixels", part.sides, ordered=True)
-    sizes = [("least", part.smallest), ("median", part.middle), ("most", part.largest)]
-    rows = [(title, f"{h} x {w}") for title, (h, w) in sizes]
-    titles = "width over height, least", "median", "most"
-    rows += [(title, f"{ratio:.2f}") for title, ratio in zip(titles, part.aspect, strict=True)]
-    rows += [("without colour", f"{part.gray:.1%}"), ("turned by EXIF", f"{part.turned:.1%}")]
-    yield from _plain("Sizes (height x width) and shares", rows)
+    if part.looked_at > len(part.broken):
+        yield from _sizes(part)
     channels = [(one.name, f"{one.mean:.4f} ± {one.deviation:.4f}") for one in part.channels]
     yield from _plain("Channels: mean and deviation of levels", channels)
     yield from _table("Classes", part.classes)
     yield from _table("Folders", {} if part.classes else part.folders)
     yield from _table("Extensions", part.extensions)
+    yield "</div>\n"
     yield from _plain("Broken", list(part.broken))
     yield "</section>\n"
+
+
+def _sizes(part: PartReport) -> Iterator[str]:
+    filled = [place for place, count in enumerate(part.sides.values()) if count]
+    sides = dict(list(part.sides.items())[filled[0] : filled[-1] + 1])
+    yield from _table("Shorter sides in pixels", sides, ordered=True)
+    least, middle, most = (f"{h} x {w}" for h, w in (part.smallest, part.middle, part.largest))
+    narrow, usual, wide = (f"{ratio:.2f}" for ratio in part.aspect)
+    rows = [
+        ("height x width", f"{least} to {most}, median {middle}"),
+        ("width over height", f"{narrow} to {wide}, median {usual}"),
+        ("without colour", f"{part.gray:.1%}"),
+        ("turned by EXIF", f"{part.turned:.1%}"),
+    ]
+    yield from _plain("Sizes and shares", rows)
 
 
 def _table(title: str, table: Mapping[str, int], *, ordered: bool = False) -> Iterator[str]:
@@ -179,23 +197,25 @@ def _table(title: str, table: Mapping[str, int], *, ordered: bool = False) -> It
         return
     items = list(table.items()) if ordered else sorted(table.items(), key=lambda item: -item[1])
     most = max(1, *table.values())
-    yield f'<h3>{escaped(title)}</h3>\n<div class="scroll"><table class="bars">\n<tbody>\n'
+    yield f'<div><h3>{escaped(title)}</h3>\n<div class="scroll"><table class="bars">\n<tbody>\n'
     for key, count in items[: None if ordered else ROWS]:
-        bar = f'<span class="bar" style="width:{100 * count / most:.1f}%"></span>'
+        share = f"{100 * count / most:.1f}"
+        bar = f'<span class="bar" style="width:{share}%"></span>' if count else ""
         yield f'<tr><th>{name(key or ".")}</th><td class="number">{count:,}</td>'
         yield f"<td>{bar}</td></tr>\n"
     yield "</tbody>\n</table></div>\n"
     if not ordered and len(items) > ROWS:
         yield f"<p>The first {ROWS} of {len(items)} are shown.</p>\n"
+    yield "</div>\n"
 
 
 def _plain(title: str, rows: Sequence[tuple[str, str]]) -> Iterator[str]:
     if not rows:
         return
-    yield f'<h3>{escaped(title)}</h3>\n<div class="scroll"><table>\n<tbody>\n'
+    yield f'<div><h3>{escaped(title)}</h3>\n<div class="scroll"><table>\n<tbody>\n'
     for key, value in rows[: 10 * ROWS]:
         yield f"<tr><th>{name(key)}</th><td>{escaped(value)}</td></tr>\n"
-    yield "</tbody>\n</table></div>\n"
+    yield "</tbody>\n</table></div></div>\n"
 
 
 def _groups(
@@ -221,8 +241,8 @@ def _reader(parts: Mapping[str, Images]) -> Callable[[str], str]:
     def read(label: str) -> str:
         if not places:
             for part, images in parts.items():
-                start = f"{part}/" if part else ""
-                places.update((f"{start}{images.name(i)}", (images, i)) for i in range(len(images)))
+                every = range(len(images))
+                places.update((label_of(part, images.name(i)), (images, i)) for i in every)
         images, index = places[label]
         return _figure(images, index, label)
 

@@ -4,7 +4,6 @@ for a training.
 
 from __future__ import annotations
 
-import os
 from collections import Counter as Counts
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ibot.data.channels.images import ChannelImages
 from ibot.data.formats import extension
 from ibot.data.look import Look, looks
 from ibot.data.sets.files import FileImages
@@ -49,6 +49,8 @@ class PartReport:
     images: int
     loose: bool
     """Whether each has a file of its own."""
+    by_channels: bool
+    """Whether channels are read as they are stored, else colour pictures of 8 bits."""
     looked_at: int
     classes: Mapping[str, int]
     """Images of each class; empty without labels."""
@@ -97,6 +99,7 @@ def examine(
     sample: int = 5000,
     workers: int = 0,
     progress: Counter = None,
+    compared: Counter = None,
 ) -> DataReport:
     """Look at the images of all parts.
 
@@ -106,6 +109,7 @@ def examine(
         sample: images of a part to look at, evenly spaced; 0: all.
         workers: processes that read them.
         progress: called with the images looked at and in all.
+        compared: called with the pairs of images compared and in all, which are many.
 
     Raises:
         ResourceError: processes cannot be started.
@@ -119,13 +123,14 @@ def examine(
             done += 1
             if progress is not None:
                 progress(done, total)
-    labels, seen = [], []
+    labels, seen, held = [], [], set()
     for name, images in parts.items():
-        labels += [os.path.join(name, images.name(one.index)) for one in found[name]]  # noqa: PTH118
+        if name == "val":
+            held = set(range(len(seen), len(seen) + len(found[name])))
+        labels += [label_of(name, images.name(one.index)) for one in found[name]]
         seen += found[name]
     exact = _exact(seen)
-    near = _near(seen, exact)
-    held = {i for i, label in enumerate(labels) if "val" in parts and label.startswith("val/")}
+    near = _near(seen, exact, compared)
     leaked = {i for group in (*exact, *near) for i in held.intersection(group) if set(group) - held}
     return DataReport(
         data=data,
@@ -134,6 +139,11 @@ def examine(
         near=tuple(tuple(labels[i] for i in group) for group in near),
         shared=len(leaked),
     )
+
+
+def label_of(part: str, name: str) -> str:
+    """What the report calls an image: PART/NAME, also where a list names it from the root on."""
+    return f"{part}/{name}" if part else name
 
 
 def evenly(count: int, sample: int) -> NDArray[np.int64]:
@@ -157,10 +167,11 @@ def part_report(name: str, images: Images, seen: Sequence[Look]) -> PartReport:
         root=str(images.root),
         images=len(images),
         loose=isinstance(images, FileImages) and images.archives is None,
+        by_channels=isinstance(images, ChannelImages),
         looked_at=len(seen),
         classes=_classes(images),
         folders=dict(Counts(one.rpartition("/")[0] for one in names).most_common()),
-        extensions=dict(Counts(extension(one) for one in names).most_common()),
+        extensions=dict(Counts(extension(one) or "none" for one in names).most_common()),
         kinds=dict(kinds.most_common()),
         sides=dict(zip(_ranges(), sides.tolist() if whole else [0] * len(sides), strict=True)),
         smallest=(int(height[order[0]]), int(width[order[0]])),
@@ -209,7 +220,9 @@ def _exact(seen: Sequence[Look]) -> list[list[int]]:
     return sorted((group for group in groups.values() if len(group) > 1), key=lambda g: -len(g))
 
 
-def _near(seen: Sequence[Look], exact: Sequence[Sequence[int]]) -> list[list[int]]:
+def _near(
+    seen: Sequence[Look], exact: Sequence[Sequence[int]], progress: Counter
+) -> list[list[int]]:
     """Groups of places in `seen` that look alike; of the same bytes only the first is compared."""
     again = {place for group in exact for place in group[1:]}
     sizes = Counts(one.thumbnail.size for one in seen if not one.broken).most_common(1)
@@ -225,5 +238,5 @@ def _near(seen: Sequence[Look], exact: Sequence[Sequence[int]]) -> list[list[int
         return []
     table = torch.from_numpy(np.stack([seen[place].thumbnail for place in places]))
     centred = table - table.mean(1, keepdim=True)
-    groups = near_duplicates(centred, NEAR, scale=True)
+    groups = near_duplicates(centred, NEAR, scale=True, progress=progress)
     return [[places[i] for i in group.index.tolist()] for group in groups]

@@ -42,6 +42,27 @@ def test_rows_without_an_image_are_unreadable_and_no_others(tmp_path, jpeg, miss
     assert [abs(int(images.read(i)[0, 0, 0]) - gray) <= 2 for i, gray in ((0, 10), (2, 90))]
 
 
+def test_a_batch_without_any_image_is_no_compressed_one(tmp_path, jpeg):
+    save_to_disk(table([None] * 3 + [jpeg(90)] * 3), tmp_path / "set", batch=3)
+    images = open_images(str(tmp_path / "set"))
+    with pytest.raises(UnreadableImage, match="no image in this row"):
+        images.read(2)
+    assert abs(int(images.read(3)[0, 0, 0]) - 90) <= 2
+
+
+def test_a_set_of_paths_alone_is_refused(tmp_path, refused):
+    """As `datasets` keeps a folder of images in its cache."""
+    save_to_disk(table([None] * 3, paths=["/x/1.jpg", "/x/2.jpg", "/x/3.jpg"]), tmp_path / "set")
+    error = refused(open_images, str(tmp_path / "set"), match="no row of .* holds an image")
+    assert "only paths" in error.why
+
+
+def test_views_are_refused(tmp_path, jpeg, refused):
+    made = pa.table({"image": pa.array([jpeg(), jpeg()], pa.binary_view())})
+    save_to_disk(made, tmp_path / "set")
+    refused(open_images, str(tmp_path / "set"), match="holds views")
+
+
 def test_classes_have_the_names_of_dataset_info_where_the_schema_has_none(tmp_path, jpeg):
     save_to_disk(table([jpeg()] * 2, [1, 0]), tmp_path / "set")
     info = {"features": features(["cat", "dog"])}

@@ -1,9 +1,11 @@
 import unicodedata
 
 import numpy as np
+import pyarrow.parquet as pq
+from image_forms import table
 
 from ibot.data.sets.classes import absent_note, match_classes
-from ibot.data.sets.open import find_labelled, open_labelled
+from ibot.data.sets.open import find_labelled, open_images, open_labelled
 from ibot.data.sets.scan import scan
 
 WHERE = ("a", "b")
@@ -45,8 +47,7 @@ def test_names_that_only_look_alike_are_refused_with_their_difference_shown(refu
 def test_class_folders_that_look_the_same_are_told(tmp_path, make):
     make(tmp_path, "caf\xe9/1.jpg", "cafe\u0301/1.jpg", "b/1.jpg")
     assert scan(tmp_path).notes == (
-        "class folders whose names are the same to the eye count as two: 'cafe\\u0301' and "
-        "'caf\\xe9'",
+        "classes whose names are the same to the eye count as two: 'cafe\\u0301' and 'caf\\xe9'",
     )
 
 
@@ -76,3 +77,15 @@ def test_a_validation_set_that_lacks_classes_keeps_the_numbers_of_training(
     train, val = find_labelled(str(tmp_path / "one"))
     note = absent_note(val.labels, val.classes)
     assert val.labels.tolist() == [2] and note.startswith("2 of 3 classes have no validation")
+
+
+def test_classes_that_look_the_same_are_told_in_every_form(tmp_path, make, tar, jpeg):
+    """An e with its accent, and one that is followed by it."""
+    both = "caf\u00e9", "cafe\u0301"
+    make(tmp_path / "folder", *(f"{name}/1.jpg" for name in both))
+    tar(tmp_path / "a.tar", *(f"{name}/1.jpg" for name in both))
+    pq.write_table(table([jpeg()] * 2, both), tmp_path / "a.parquet")
+    for form in ("folder", "a.tar", "a.parquet"):
+        images = open_images(str(tmp_path / form))
+        (note,) = images.notes
+        assert len(images.classes) == 2 and "the same to the eye count as two" in note

@@ -195,6 +195,28 @@ def test_without_a_cache_it_works_as_before(cache, data, walks, monkeypatch, pla
     assert told(scan.scan(data)) == told(scan.scan(data)) and len(walks) == 2
 
 
+@pytest.mark.parametrize("whose", ["another user's", "open to a group", "open to all"])
+def test_what_others_may_have_written_is_not_trusted(cache, data, walks, monkeypatch, whose):
+    scan.scan(data)
+    (file,) = cache.glob("*.listing")
+    assert file.stat().st_mode & 0o777 == 0o600 and cache.stat().st_mode & 0o777 == 0o700
+    if whose == "another user's":
+        own = os.geteuid()
+        monkeypatch.setattr(listings.os, "geteuid", lambda: own + 1)
+    else:
+        file.chmod(0o620 if whose == "open to a group" else 0o602)
+    scan.scan(data)
+    assert len(walks) == 2
+
+
+def test_nothing_is_written_where_others_may_write(cache, data, walks):
+    """A link in the place of the new file would lead the writing elsewhere."""
+    cache.mkdir(parents=True)
+    cache.chmod(0o777)
+    assert told(scan.scan(data)) == told(scan.scan(data)) and len(walks) == 2
+    assert not any(cache.iterdir())
+
+
 def test_a_full_disk_leaves_nothing_half_written(cache, data, walks, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
@@ -249,7 +271,7 @@ def test_processes_share_the_pages_of_a_large_listing(cache, tmp_path):
     labels = np.arange(100_000, dtype=np.int32) % 100
     classes = tuple(f"class{i:02d}" for i in range(100))
     images = with_labels(file_images(tmp_path, names), labels, classes)
-    cache.mkdir(parents=True)
+    cache.mkdir(mode=0o700, parents=True)
     watched = {"": fingerprints.state_of(tmp_path.stat())}
     listings.keep_listing(images, watched, time.time())
     with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as pool:

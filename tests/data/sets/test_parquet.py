@@ -1,6 +1,8 @@
 import json
 import pickle
+import resource
 import sys
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -9,10 +11,11 @@ import pytest
 from image_forms import png, table
 
 from ibot.data.decode import UnreadableImage
+from ibot.data.sets import parquet_encoding
 from ibot.data.sets.open import open_images, open_labelled
 from ibot.data.sets.parquet import scan_parquet
 from ibot.data.sets.parquet_cells import _pages, read_cell_plainly
-from ibot.data.sets.parquet_encoding import snappy_blocks, varint
+from ibot.data.sets.parquet_encoding import Thrift, hybrid, snappy_blocks, varint
 from ibot.data.sets.parquet_pages import NOT_AS_EXPECTED, find_pages
 from ibot.errors import MissingExtra
 
@@ -170,6 +173,8 @@ def test_lists_of_paths_are_lists_as_in_text(tmp_path, make, names, refused):
         "split": ["train", "train", "val"],
     }
     pq.write_table(pa.table(rows), tmp_path / "list.parquet")
+    rows["path"][1] = "b\\2.jpg"  # as Windows writes it
+    pq.write_table(pa.table(rows), tmp_path / "list.parquet")
     train, val = open_labelled(str(tmp_path / "list.parquet"))
     assert (names(train), names(val)) == (["a/1.jpg", "b/2.jpg"], ["b/3.jpg"])
     assert train.kind == "list" and train.archives is None and val.labels.tolist() == [1]
@@ -234,6 +239,56 @@ def test_damaged_pages_are_never_followed_without_end(tmp_path, version):
         kept += 1
         assert found.cells.shape == (12, 3)
     assert 0 < kept < 300
+
+
+def test_numbers_without_end_or_bounds_are_refused(monkeypatch):
+    with pytest.raises(ValueError, match="without end"):
+        Thrift(b"\x15" + b"\xff" * 200, 0).struct()
+    monkeypatch.setattr(parquet_encoding, "LONGEST", 100)
+    for damaged in (b"\x11" * 200, b"\x19\xf3" + varint(2**40) + bytes(200)):
+        with pytest.raises(ValueError, match="a header without end"):
+            Thrift(damaged, 0).struct()
+    with pytest.raises(ValueError, match="200 bits"):
+        hybrid(b"\x03" + bytes(400), 200, 8)
+
+
+def test_a_page_that_claims_more_rows_than_its_chunk_has_is_left_to_pyarrow(tmp_path):
+    path = tmp_path / "a.parquet"
+    pq.write_table(table([b"x" * 50] * 3), path, compression="none", use_dictionary=False)
+    (chunk,) = scan_parquet([path]).archives.chunks
+    whole, rows = path.read_bytes(), b"\x15\x06"  # an i32 of 3, in zigzag
+    place = whole.index(rows, chunk.start)
+    path.write_bytes(whole[:place] + b"\x15" + varint(2**40) + whole[place + 2 :])
+    with pytest.raises(ValueError, match=f"{2**39} rows of 3"):
+        find_pages(path, (chunk.start, chunk.bytes), 3, chunk.codec, chunk.depth)
+
+
+def test_more_files_are_read_than_may_be_open(tmp_path, jpeg):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for i in range(80):
+        pq.write_table(table([jpeg(i)], [i % 2]), tmp_path / f"{i:02d}.parquet")
+    few = len(list(Path("/proc/self/fd").iterdir())) + 30
+    resource.setrlimit(resource.RLIMIT_NOFILE, (few, hard))
+    try:
+        images = open_images(str(tmp_path))
+        assert len(images) == 80 and images.labels.sum() == 40 and images.read(79).size
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_views_are_bytes_and_texts_too(tmp_path, jpeg, names):
+    """As polars writes them."""
+    made = pa.table(
+        {
+            "image": pa.array([jpeg(10), None, jpeg(200)], pa.binary_view()),
+            "path": pa.array(["a", "b", "c"], pa.string_view()),
+            "label": pa.array(["u", "v", "u"], pa.string_view()),
+        }
+    )
+    pq.write_table(made, tmp_path / "a.parquet")
+    images = open_images(str(tmp_path / "a.parquet"))
+    assert names(images)[2] == "a.parquet/c" and images.labels.tolist() == [0, 1, 0]
+    assert abs(int(images.read(2)[0, 0, 0]) - 200) <= 2
 
 
 def test_a_set_travels_in_few_bytes_and_without_open_files(tmp_path, jpeg):

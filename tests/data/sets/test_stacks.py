@@ -106,6 +106,7 @@ def test_a_folder_of_single_pictures_is_read_by_channels(tmp_path):
         (np.zeros((9, 8), np.uint8), "is no stack", "[9, 8]"),
         (np.zeros((0, 9, 8, 3), np.uint8), "holds no pictures", "[0, 9, 8, 3]"),
         (np.array(["a", "b"]), "holds values of type", ""),
+        (np.zeros((5, 9, 8, 3), np.int64), "holds values of type int64", "nobody scales"),
     ],
 )
 def test_other_arrays_are_refused(tmp_path, values, what, why, refused):

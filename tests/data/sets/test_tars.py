@@ -182,6 +182,24 @@ def test_classes_stand_in_json_too_and_hard_links_are_passed_over(tmp_path, tar,
     assert images.notes == ("2 files passed over: 1 .json, 1 link",)
 
 
+def test_files_with_holes_are_passed_over_and_what_follows_is_read(tmp_path, tar, names, jpeg):
+    """As `tar --sparse` stores them: less of them lies in the archive than they are long."""
+    content = jpeg().ljust(1024, b"\0")
+    holes = tarfile.TarInfo("cat/0.jpg")
+    holes.type, holes.size = tarfile.GNUTYPE_SPARSE, len(content)
+    header = bytearray(holes.tobuf(tarfile.GNU_FORMAT))
+    real = 10**9
+    header[386:410] = b"%011o\0%011o\0" % (real - len(content), len(content))
+    header[483:495] = b"%011o\0" % real
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    path = tar(tmp_path / "a.tar", "cat/1.jpg", "dog/2.jpg")
+    path.write_bytes(bytes(header) + content + path.read_bytes())
+    images = open_tars([path])
+    assert names(images) == ["a.tar/cat/1.jpg", "a.tar/dog/2.jpg"]
+    assert images.notes == ("1 file passed over: 1 with holes",)
+
+
 @pytest.mark.parametrize("form", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 def test_long_names_are_read_in_both_forms(tmp_path, jpeg, names, form):
     name = f"{'folder ü/' * 30}{'n' * 120}.jpg"

@@ -63,7 +63,14 @@ def scan_arrow(paths: Sequence[Path], part: Part | None = None) -> FileImages | 
             _places(table, whole, columns.image, number, path)
             for number, ((table, whole), path) in enumerate(zip(opened, paths, strict=True))
         ]
-        return Archives(names, np.concatenate(every)[chosen])
+        found = np.concatenate(every)[chosen]
+        if (found[:, 2] < 0).all():
+            raise DataError(
+                f"no row of '{rows.origin}' holds an image",
+                why=f"the column '{columns.image}' is empty, as where only paths are kept",
+                fix="save the data set with its images, as save_to_disk does",
+            )
+        return Archives(names, found)
 
     return images_of_rows(rows, part, "arrow", places)
 
@@ -126,14 +133,21 @@ def _places(
     for chunk in table.column(outer if inner else column).chunks:
         values = chunk.field(inner) if inner else chunk
         valid = np.asarray(values.is_valid()) & np.asarray(chunk.is_valid())
+        if types.is_binary_view(values.type):
+            raise DataError(
+                f"the column '{column}' of '{path}' holds views, which lie in pieces",
+                fix="save it as binary, or as Parquet",
+            )
         wide = types.is_large_binary(values.type)
         _, offsets, data = values.buffers()
         ends = np.frombuffer(offsets, np.int64 if wide else np.int32)
         ends = ends[values.offset : values.offset + len(values) + 1].astype(np.int64)
         found.append(np.stack([np.full(len(values), number), ends[:-1], np.diff(ends)], 1))
         found[-1][~valid, 2] = -1
-        start = data.address - whole.address if data is not None else 0
-        if not 0 <= start <= whole.size - (data.size if data is not None else 0):
+        size = data.size if data is not None else 0
+        # Where all rows are empty their bytes lie nowhere.
+        start = data.address - whole.address if data is not None and size else 0
+        if not 0 <= start <= whole.size - size:
             raise DataError(
                 f"the column '{column}' of '{path}' is compressed",
                 fix="save the data set again without compression, as save_to_disk does",

@@ -67,11 +67,7 @@ def twins_note(classes: Sequence[str]) -> list[str]:
     seen: dict[str, str] = {}
     pairs = [(seen.setdefault(unicodedata.normalize("NFC", name), name), name) for name in classes]
     twins = "; ".join(f"{one!a} and {other!a}" for one, other in pairs if one != other)
-    return (
-        [f"class folders whose names are the same to the eye count as two: {twins}"]
-        if twins
-        else []
-    )
+    return [f"classes whose names are the same to the eye count as two: {twins}"] if twins else []
 
 
 def _alike(train: Sequence[str], val: Sequence[str]) -> str:

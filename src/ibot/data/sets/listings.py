@@ -11,8 +11,8 @@ without extension that becomes an image, a link whose target appears or goes. Wh
 is for `Images.fingerprint`, which evaluations ask and which looks at every file; pre-training asks
 for names alone.
 
-A listing that is damaged, foreign or of another form counts as none, and is replaced. Where the
-cache cannot be written there is none.
+A listing that is damaged, of another form, or that others than its user may have written counts as
+none, and is replaced. Where the cache cannot be written, or others may write there, there is none.
 """
 
 from __future__ import annotations
@@ -115,11 +115,15 @@ def keep_listing(images: FileImages, watched: Mapping[str, State], began: float)
         "classes": [_text(name) for name in getattr(images, "classes", ())],
     }
     with suppress(OSError):
-        file.parent.mkdir(parents=True, exist_ok=True)
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not _is_own(file.parent.stat()):
+            return  # a link in the place of the new file would lead the writing elsewhere
         with _alone(file.parent) as alone:
             if alone:
-                with replacing(file) as temporary, temporary.open("wb") as out:
-                    _write(out, header, arrays)
+                with replacing(file) as temporary:
+                    temporary.touch(mode=0o600)
+                    with temporary.open("wb") as out:
+                        _write(out, header, arrays)
 
 
 def _place(root: Path, archives: Sequence[str]) -> Path | None:
@@ -145,6 +149,11 @@ def _text(name: str) -> str:
 
 def _name(text: str) -> str:
     return os.fsdecode(text.encode("latin-1"))
+
+
+def _is_own(status: os.stat_result) -> bool:
+    """Whether nobody else can have written it: names of a stranger's would be files to be read."""
+    return status.st_uid == os.geteuid() and not status.st_mode & 0o022
 
 
 @contextmanager
@@ -179,6 +188,8 @@ def _write(out: BinaryIO, header: Mapping[str, Any], arrays: Mapping[str, NDArra
 def _read(file: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     """Header and mapped arrays. Raises ValueError and its like for what is no whole listing."""
     with file.open("rb") as content:
+        if not _is_own(os.fstat(content.fileno())):
+            raise ValueError("of somebody else")
         # Nobody writes into the arrays; as a private copy they need no care with what warns of
         # arrays that cannot be written.
         mapped = mmap.mmap(content.fileno(), 0, access=mmap.ACCESS_COPY)

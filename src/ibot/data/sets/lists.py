@@ -52,7 +52,7 @@ def scan_list(
     rows = [rows[i] for i in rows_of_part([row.split for row in rows], part)]
     if not rows:
         return None
-    names, lines = [_name(file.parent, row.path) for row in rows], [row.line for row in rows]
+    names, lines = [row.path for row in rows], [row.line for row in rows]
     images = listed_files(file.parent, names, f"'{file}'", lines)
     texts = [row.label for row in rows]
     return with_labels(images, *number_classes(texts)) if all(texts) else images
@@ -70,6 +70,7 @@ def listed_files(
 
     `origin` says whose list it is, `lines` where each name stands in it.
     """
+    names = [_name(root, name) for name in names]
     gone = [i for i, name in enumerate(names) if not os.path.isfile(os.path.join(root, name))]  # noqa: PTH113, PTH118
     if gone:
         line = f" (line {lines[gone[0]]})" if lines else ""

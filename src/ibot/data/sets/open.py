@@ -60,19 +60,19 @@ def open_images(
     return windowed(images, windows, max_pixels)
 
 
-def open_parts(data: str) -> dict[str, Images]:
+def open_parts(data: str, channels: Channels = PICTURES) -> dict[str, Images]:
     """Images of all that is opened of `data`, by their part: `train` and `val`; of data without
     parts all, by the name "".
 
     Raises DataError as `open_images`.
     """
-    train, val = open_images(data), _scan(data, "val", PICTURES)
+    train, val = open_images(data, channels=channels), _scan(data, "val", channels)
     if val is None:
         return {"": train}
     if isinstance(train, FileImages):
         said = tuple(note for note in train.notes if not note.startswith(ONLY_TRAINING))
         train = replace(train, notes=said)
-    return {"train": train, "val": val}
+    return {"train": train, "val": with_channels(val, channels)}
 
 
 def find_labelled(

@@ -24,7 +24,7 @@ from ibot.errors import DataError
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from pyarrow.parquet import ParquetFile
+    from pyarrow.parquet import FileMetaData, ParquetFile
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,7 +68,10 @@ def scan_parquet(paths: Sequence[Path], part: Part | None = None) -> FileImages 
         MissingExtra: pyarrow is not installed.
     """
     root = Path(os.path.commonpath([path.parent for path in paths]))
-    files = [_open(path) for path in paths]
+    files = []
+    for path in paths:
+        with _open(path) as file:  # there may be more than a process may hold open
+            files.append(file)
     found = [find_columns(f.schema_arrow, str(p)) for f, p in zip(files, paths, strict=True)]
     columns = common_columns(found, paths)
     if part == "val" and columns.split is None:
@@ -99,18 +102,19 @@ def _slow_note(chunks: Sequence[Chunk]) -> list[str]:
     ]
 
 
-def _open(path: Path) -> ParquetFile:
+def _open(path: Path, footer: FileMetaData | None = None) -> ParquetFile:
     parquet = arrow("pyarrow.parquet")
     try:
-        return parquet.ParquetFile(path, memory_map=True)
-    except (OSError, ValueError) as error:  # those of pyarrow are of these kinds
+        return parquet.ParquetFile(path, metadata=footer, memory_map=True)
+    except (OSError, ValueError, NotImplementedError) as error:  # pyarrow's are of these kinds
         raise _unreadable(path, error) from None
 
 
-def _read(file: ParquetFile, columns: list[str], path: Path) -> pa.Table:
+def _read(closed: ParquetFile, columns: list[str], path: Path) -> pa.Table:
     try:
-        return file.read(columns=columns, use_threads=False)
-    except (OSError, ValueError) as error:
+        with _open(path, closed.metadata) as file:
+            return file.read(columns=columns, use_threads=False)
+    except (OSError, ValueError, NotImplementedError) as error:
         raise _unreadable(path, error) from None
 
 

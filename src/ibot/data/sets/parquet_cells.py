@@ -84,7 +84,7 @@ def read_cell(path: Path, column: str, chunk: Chunk, row: int) -> bytes | None:
     except OSError as error:
         reason = f"cannot be read: {error.strerror}" if error.strerror else "corrupt"
         raise UnreadableImage(reason) from None
-    except (ValueError, LookupError, MemoryError):
+    except (ValueError, TypeError, LookupError, MemoryError, NotImplementedError):
         raise UnreadableImage("corrupt") from None
 
 

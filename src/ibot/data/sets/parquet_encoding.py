@@ -14,6 +14,10 @@ from numpy.typing import NDArray
 
 BLOCK = 1 << 16
 """Bytes that snappy compresses without regard to those before."""
+LARGEST = 32
+"""Bits of the largest number of a value in a dictionary."""
+LONGEST = 1 << 24
+"""Bytes of a header; damaged ones may promise lists of any length."""
 Bytes = mmap.mmap | bytes
 
 
@@ -21,6 +25,8 @@ def hybrid(packed: bytes, width: int, count: int) -> NDArray[np.int64]:
     """`count` whole numbers of `width` bits from runs and packed groups of eight."""
     if not width:
         return np.zeros(count, np.int64)
+    if width > LARGEST:
+        raise ValueError(f"numbers of {width} bits")
     parts, found, place = [], 0, 0
     while found < count:
         header, place = _read_varint(packed, place)
@@ -94,13 +100,15 @@ def _read_varint(content: Bytes, place: int) -> tuple[int, int]:
         if byte < 128:
             return number, place
         shift += 7
+        if shift >= 70:  # 64 bits; damaged bytes may go on for gigabytes
+            raise ValueError("a number without end")
 
 
 class Thrift:
     """A reader of the compact protocol, in which Parquet writes its headers."""
 
-    def __init__(self, content: mmap.mmap, place: int) -> None:
-        self.content, self.place = content, place
+    def __init__(self, content: Bytes, place: int) -> None:
+        self.content, self.place, self.end = content, place, place + LONGEST
 
     def struct(self) -> dict[int, Any]:
         """Fields by their numbers."""
@@ -112,6 +120,8 @@ class Thrift:
         return fields
 
     def _value(self, kind: int) -> Any:
+        if self.place >= self.end:
+            raise ValueError("a header without end")
         if kind in (1, 2):
             return kind == 1
         if kind == 3:

@@ -31,6 +31,10 @@ _DATA, _DICTIONARY, _DATA_V2 = 0, 2, 3
 """Types of pages."""
 _PLAIN, _BY_NUMBER = 0, (2, 8)
 """Encodings: values one after the other, and numbers of those in the dictionary."""
+_RUNS = 3
+"""Encoding of levels as `hybrid` reads them."""
+_LARGEST = 2**31 - 1
+"""Bytes of the largest page."""
 NOT_AS_EXPECTED = (
     OSError,
     ValueError,
@@ -39,6 +43,7 @@ NOT_AS_EXPECTED = (
     OverflowError,
     MemoryError,
     RecursionError,
+    NotImplementedError,
     struct.error,
 )
 """What is met in chunks that are written otherwise, or damaged."""
@@ -106,7 +111,7 @@ def find_pages(path: Path, span: tuple[int, int], rows: int, codec: str, depth: 
         walk = _Walk(content, _CODECS.get(codec, ""), depth)
         place, end, found = span[0], sum(span), 0
         while found < rows and place < end:
-            place, count = walk.page(place)
+            place, count = walk.page(place, rows - found)
             found += count
     if found != rows:
         raise ValueError(f"{found} of {rows} rows")
@@ -137,44 +142,51 @@ class _Walk:
         self.cells: list[NDArray[np.int64]] = []
         self.dictionary = np.empty((0, 3), np.int64)
 
-    def page(self, place: int) -> tuple[int, int]:
-        """Where the next page begins, and how many rows that at `place` has."""
+    def page(self, place: int, left: int) -> tuple[int, int]:
+        """Where the next page begins, and how many rows of the `left` ones that at `place` has."""
         thrift = Thrift(self.content, place)
         header = thrift.struct()
         start, kind, size, stored = thrift.place, header[1], header[2], header[3]
-        if min(size, stored) < 0:
-            raise ValueError("a negative size")
+        if min(size, stored) < 0 or max(size, stored) > _LARGEST:
+            raise ValueError("a size that no page has")
         if kind == _DICTIONARY:
             unpacked, base = self._open(start, stored, size, self.codec)
             self.dictionary = self._plain(unpacked, base, base, header[7][1])
             return start + stored, 0
+        if kind not in (_DATA, _DATA_V2):
+            return start + stored, 0
+        head = header[5 if kind == _DATA else 8]
+        rows = head[1]
+        if not 0 <= rows <= left:
+            raise ValueError(f"{rows} rows of {left}")
+        width = self.depth.bit_length()
         if kind == _DATA:
-            rows, encoding = header[5][1], header[5][2]
+            encoding = head[2]
             unpacked, base = self._open(start, stored, size, self.codec)
             first, levels = base, np.full(rows, self.depth)
             if self.depth:
+                if head[3] != _RUNS:
+                    raise ValueError(f"levels in encoding {head[3]}")
                 (length,) = struct.unpack_from("<I", unpacked, base)
                 first = base + 4 + length
-                levels = hybrid(unpacked[base + 4 : first], self.depth.bit_length(), rows)
-        elif kind == _DATA_V2:
-            head = header[8]
-            rows, encoding, length = head[1], head[4], head[5]
+                levels = hybrid(unpacked[base + 4 : first], width, rows)
+        else:
+            encoding, length = head[4], head[5]
             if head[6]:
                 raise ValueError("lists")
-            levels = hybrid(
-                self.content[start : start + length], self.depth.bit_length(), rows
-            )  # without a depth there are none, and all are 0
+            # Without a depth there are no levels, and all are 0.
+            levels = hybrid(self.content[start : start + length], width, rows)
             codec = self.codec if head.get(7, True) else ""
             unpacked, base = self._open(start + length, stored - length, size - length, codec)
             first = base
-        else:
-            return start + stored, 0
-        self.cells.append(self._cells(unpacked, base, first, levels, encoding, size))
+        self.cells.append(self._cells(unpacked, base, first, levels, encoding))
         return start + stored, rows
 
     def _open(self, start: int, stored: int, size: int, codec: str) -> tuple[Bytes, int]:
         """The bytes of a page, and where it begins among them."""
         if not codec:
+            if stored != size:
+                raise ValueError("bytes that are missing")
             self.pages.append(Page(start, stored, size, "", None))
             return self.content, start
         packed = self.content[start : start + stored]
@@ -199,7 +211,6 @@ class _Walk:
         first: int,
         levels: NDArray[np.int64],
         encoding: int,
-        size: int,
     ) -> NDArray[np.int64]:
         """Cells of the rows of a page whose values begin at `first`."""
         present = levels == self.depth
@@ -207,7 +218,8 @@ class _Walk:
         if encoding == _PLAIN:
             values = self._plain(unpacked, base, first, count)
         elif encoding in _BY_NUMBER:
-            numbers = unpacked[first + 1 : base + size] if count else b""
+            end = base + self.pages[-1].size
+            numbers = unpacked[first + 1 : end] if count else b""
             values = self.dictionary[hybrid(numbers, unpacked[first] if count else 0, count)]
         else:
             raise ValueError(f"encoding {encoding}")

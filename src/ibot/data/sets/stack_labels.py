@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from ibot.data.sets.classes import number_classes
@@ -51,7 +52,8 @@ def _of_stack(path: Path) -> tuple[NDArray[Any], str] | None:
 
 def _load(path: Path) -> NDArray[Any]:
     try:
-        return np.load(path, allow_pickle=False)
+        with path.open("rb") as file:
+            return npy.read_array(file, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         why = " ".join(str(error).split())[:100]
         fix = "save an array of whole numbers or texts, without objects"

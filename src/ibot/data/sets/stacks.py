@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ibot.config.schema import RGB
-from ibot.data.channels.levels import Levels, names_of, to_levels
+from ibot.data.channels.levels import LARGEST_WHOLE, Levels, names_of, to_levels
 from ibot.data.channels.stored import Header
 from ibot.data.decode import UnreadableImage
 from ibot.data.sets import fingerprints
@@ -248,6 +248,12 @@ def _require_pictures(stack: Stack, path: Path) -> None:
             why="as lists of arrays of different sizes do" if kind.hasobject else "",
             fix="store whole numbers, floats or bool; pictures of different sizes as files",
         )
+    if kind.kind in "ui" and kind.itemsize > LARGEST_WHOLE:
+        raise DataError(
+            f"'{path}' holds values of type {kind}",
+            why="nobody scales by the range of these",
+            fix="store them in the type that they were measured in, as uint8 or uint16",
+        )
     one = len(shape) == 3 and shape[2] <= _FEW
     if len(shape) not in (3, 4) or one:
         raise DataError(
@@ -256,7 +262,7 @@ def _require_pictures(stack: Stack, path: Path) -> None:
             fix="stack them as [N, H, W, C] or [N, H, W]; files of one picture each are read from "
             "a folder by data.channels=all",
         )
-    if 0 in shape:
+    if min(shape) < 1:
         raise DataError(f"'{path}' holds no pictures", why=f"it is {list(shape)}", fix="check it")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ibot.data.sets.archives import Container
+from ibot.data.sets.classes import twins_note
 from ibot.data.sets.files import FileImages, Kind, file_images, with_labels
 from ibot.data.sets.lists import listed_files
 from ibot.data.sets.parts import WORDS, Part, part_of, rows_of_part
@@ -76,7 +77,10 @@ def images_of_rows(
         return images
     labels = [column_of(table, columns.label) for table in rows.tables]
     found = label_images(labels, columns.classes, rows.origin, chosen)
-    return images if found is None else with_labels(images, *found)
+    if found is None:
+        return images
+    noted = replace(images, notes=(*images.notes, *twins_note(found[1])))
+    return with_labels(noted, *found)
 
 
 def _of_part(rows: Rows, part: Part | None) -> NDArray[np.int64]:

@@ -204,11 +204,11 @@ def _names_inside(kind: pa.DataType) -> list[str]:
 
 def _is_bytes(kind: pa.DataType) -> bool:
     types = arrow().types
-    return types.is_binary(kind) or types.is_large_binary(kind)
+    return types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind)
 
 
 def _is_text(kind: pa.DataType) -> bool:
     types = arrow().types
     if types.is_dictionary(kind):
         kind = kind.value_type
-    return types.is_string(kind) or types.is_large_string(kind)
+    return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)

@@ -18,7 +18,7 @@ import numpy as np
 from ibot.data.decode import file_holds_more
 from ibot.data.formats import PAGED, extension, extensions, is_image, is_litter
 from ibot.data.sets.archives import Archives
-from ibot.data.sets.classes import number_classes
+from ibot.data.sets.classes import number_classes, twins_note
 from ibot.data.sets.files import FileImages, LabelledFiles, file_images, with_labels
 from ibot.data.sets.listings import find_listing, keep_listing, states_of
 from ibot.data.sets.parts import quoted
@@ -68,7 +68,9 @@ def scan_tars(archives: Sequence[str | Path]) -> FileImages:
         found = _read(archives)
         images = found.images()
         if "" not in found.classes:
-            images = with_labels(images, *number_classes(found.classes))
+            labels, classes = number_classes(found.classes)
+            images = replace(images, notes=(*images.notes, *twins_note(classes)))
+            images = with_labels(images, labels, classes)
         keep_listing(images, before, began)
     return images
 
@@ -163,10 +165,11 @@ def _members(
                     continue
                 if (
                     not member.isreg()
+                    or member.issparse()  # its holes are not stored
                     or is_litter(base, False)
                     or any(is_litter(part, True) for part in folders)
                 ):
-                    other["hidden or of the system" if member.isreg() else "link"] += 1
+                    other[_passed_over(member)] += 1
                     continue
                 kind, stem = extension(name), os.path.splitext(name)[0]  # noqa: PTH122
                 if kind in known or (not kind and is_image(_head(file, member))):
@@ -198,7 +201,16 @@ def _next(archive: tarfile.TarFile, file: BinaryIO, size: int) -> tarfile.TarInf
         if archive.offset == 0 or file.read(1):
             raise
         return None
-    return member if member is None or member.offset_data + member.size <= size else None
+    if member is None or member.issparse():  # of those less is stored than their size
+        return member if archive.offset <= size else None
+    return member if member.offset_data + member.size <= size else None
+
+
+def _passed_over(member: tarfile.TarInfo) -> str:
+    """What a file counts as that is not looked at."""
+    if member.issparse():
+        return "with holes"
+    return "hidden or of the system" if member.isreg() else "link"
 
 
 def _is_cut(archive: tarfile.TarFile, file: BinaryIO, size: int) -> bool:

@@ -85,7 +85,12 @@ def zarr_labels(path: Path) -> NDArray[Any] | None:
     if not any((beside / name).is_file() for name in _METADATA):
         return None
     array = _opened(beside)
-    return np.asarray(array[:]) if hasattr(array, "shape") and array.dtype.kind != "O" else None
+    if not hasattr(array, "shape") or array.dtype.kind == "O":
+        return None
+    try:
+        return np.asarray(array[...])
+    except Exception as error:  # as below
+        raise _unreadable(beside, error) from None
 
 
 def _opened(path: Path) -> Any:
@@ -100,12 +105,15 @@ def _opened(path: Path) -> Any:
             raise ValueError("its values are pickled, and would run code")
         return zarr.open(str(path), mode="r")
     except Exception as error:  # of zarr's, for what is not as it should be
-        words = " ".join(str(error).split())[:100]
-        raise DataError(
-            f"'{path}' cannot be read as a zarr array",
-            why=words or type(error).__name__,
-            fix="name the folder of an array, with zarr.json or .zarray",
-        ) from None
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: Exception) -> DataError:
+    return DataError(
+        f"'{path}' cannot be read as a zarr array",
+        why=" ".join(str(error).split())[:100] or type(error).__name__,
+        fix="name the folder of an array, with zarr.json or .zarray",
+    )
 
 
 # What a process remembers holds no files open; forked ones start zarr's threads anew.
