@@ -181,7 +181,7 @@ def test_a_file_that_changed_is_read_anew(tmp_path):
 
 
 def test_a_tile_that_declares_more_than_memory_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("ibot.data.tiled.MAX_TILE", 64 * 64 * 3 - 1)
+    monkeypatch.setattr("ibot.data.tiled_levels.MAX_TILE", 64 * 64 * 3 - 1)
     with pytest.raises(UnreadableImage, match="too large a tile"):
         tiled_picture(write_pyramid(tmp_path / "a.tif", tissue(128, 128)))
 

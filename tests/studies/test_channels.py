@@ -110,6 +110,69 @@ def test_images_of_other_channels_are_refused_with_the_names_of_both(run, tmp_pa
         evaluate("match", run, tmp_path / "data", channels="1,2", **options)
 
 
+@pytest.fixture
+def bands(tmp_path):
+    """Images whose five channels have names."""
+    rng = np.random.default_rng(1)
+    (tmp_path / "bands").mkdir()
+    for number in range(4):
+        values = rng.normal(9000, 500, (5, 40, 40)).astype(np.uint16)
+        about = {"axes": "CYX", "Channel": {"Name": ["B02", "B03", "B04", "B08", "B11"]}}
+        file = tmp_path / "bands" / f"{number}.ome.tif"
+        tifffile.imwrite(file, values, photometric="minisblack", metadata=about)
+    return tmp_path / "bands"
+
+
+def test_a_user_may_say_which_channels_are_those_of_a_network(bands, tmp_path, capsys):
+    config = apply(recipe("tiny32"), [*TINY, f"data.path={bands}", "train.batch=4"])
+    config, _ = for_channels(config, open_images(str(bands), channels=config.data.reading), [])
+    train(config, tmp_path / "run", quiet=True)
+    for number in range(4):
+        values = np.random.default_rng(number).integers(0, 9000, (40, 40, 7), dtype=np.uint16)
+        about = {"axes": "YXC", "Channel": {"Name": list("abcdefg")}}
+        (tmp_path / "other").mkdir(exist_ok=True)
+        file = tmp_path / "other" / f"{number}.ome.tif"
+        tifffile.imwrite(file, np.moveaxis(values, 2, 0), metadata={**about, "axes": "CYX"})
+    options = {"out": tmp_path, "cache": str(tmp_path)}
+    with pytest.raises(DataError, match="have no channel 'B02'"):
+        evaluate("match", tmp_path / "run", tmp_path / "other", **options)
+    for chosen in ("a,b,c,d,g", "1,2,3,4,7"):
+        evaluate("match", tmp_path / "run", tmp_path / "other", channels=chosen, **options)
+        said = capsys.readouterr().err
+        assert "5 (a,b,c,d,g) are taken for 5 (B02,B03,B04,B08,B11)" in said
+    with pytest.raises(DataError, match="other channels than the network reads"):
+        evaluate("match", tmp_path / "run", bands, channels="B03,B02,B04,B08,B11", **options)
+
+
+def test_a_mismatch_is_said_of_windows_subsets_and_features(folder, run, bands, tmp_path, capsys):
+    from ibot.cli.main import main
+
+    words = "of 5 of 5 channels the data's are far from them"
+    options = {"out": tmp_path, "cache": str(tmp_path)}
+    for how in ({"window": 32}, {"max_val": 2}):
+        evaluate("match", run, bands, **how, **options)
+        assert words in capsys.readouterr().err, how
+    command = ["features", str(run), "--data", str(bands), "--out", str(tmp_path / "f.npz")]
+    assert main([*command, "--device", "cpu"]) == 0
+    assert words in capsys.readouterr().err
+
+
+def test_features_tell_the_channels_of_network_and_images(run, tmp_path, capsys):
+    from ibot.cli.main import main
+
+    for count in (3, 7):
+        (tmp_path / str(count)).mkdir()
+        values = np.random.default_rng(count).integers(0, 9000, (40, 40, count), dtype=np.uint16)
+        file = tmp_path / str(count) / "a.tif"
+        tifffile.imwrite(file, values, photometric="minisblack", planarconfig="contig")
+    command = ["features", str(run), "--device", "cpu", "--out", str(tmp_path / "f.npz"), "--data"]
+    assert main([*command, str(tmp_path / "3")]) == 2
+    assert "the network reads 5 channels (1, 2, 3, 4, 5)" in capsys.readouterr().err
+    assert main([*command, str(tmp_path / "7")]) == 0
+    said = capsys.readouterr().err
+    assert "of 7 (1,2,3,4,5,6,7) without names 5 (1,2,3,4,5) are taken" in said
+
+
 def test_evaluations_that_change_colours_take_pictures_alone(folder, run, tmp_path):
     with pytest.raises(UserError, match="finetune takes colour pictures"):
         evaluate("finetune", run, folder, out=tmp_path, cache=str(tmp_path), quiet=True)

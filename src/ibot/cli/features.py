@@ -45,8 +45,10 @@ def run(options: argparse.Namespace) -> None:
         )
     from ibot.data.sets.images import LabelledImages
     from ibot.data.sets.open import open_images
+    from ibot.data.sets.same_channels import require_channels
     from ibot.data.sets.trimmed import trimmed
     from ibot.eval.features.tokens import extract_features
+    from ibot.eval.opened import channels_of_network_told, unlike_training
     from ibot.eval.request import trims_borders
     from ibot.system.device import choose_device
     from ibot.system.files import write_named
@@ -55,15 +57,17 @@ def run(options: argparse.Namespace) -> None:
     device = choose_device(options.device)
     loaded = read_network(options)
     orientation, most = options.exif_orientation, options.max_pixels
-    source = open_images(
-        options.data,
-        exif_orientation=orientation,
-        max_pixels=most,
-        channels=reading(options, loaded),
-        windows=windows_of(options.weights, options.window, options.window_content),
-    )
+    with channels_of_network_told(loaded.config.channels):
+        source = open_images(
+            options.data,
+            exif_orientation=orientation,
+            max_pixels=most,
+            channels=reading(options, loaded),
+            windows=windows_of(options.weights, options.window, options.window_content),
+        )
     source = trimmed(source, trims_borders(options.weights))
-    print_notes(source.notes, options.quiet)
+    require_channels(source, loaded.config.channels)
+    print_notes([*source.notes, *unlike_training(source, loaded)], options.quiet)
     create_parents(out)  # what fails shall fail before the work
     features = extract_features(
         loaded.backbone.to(device),

@@ -37,6 +37,8 @@ class Channels:
     no_data: tuple[float, ...] = ()
     mean: tuple[float, ...] = ()
     """Levels that stand where nothing was measured; empty: the mean of a sample of the data."""
+    called: tuple[str, ...] = ()
+    """Names by which a network knows the channels that a user chose for it, in the same order."""
 
     def of(self, channels: tuple[str, ...], mean: tuple[float, ...] = ()) -> Channels:
         """The same, of the channels that a network reads: by their names, with its mean, unless it

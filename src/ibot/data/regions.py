@@ -9,25 +9,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from ibot.data.sets.images import Pixels
-from ibot.data.tiled import Box, Level, TiledPicture
+from ibot.data.tiled import Box, TiledPicture
 from ibot.data.tiled_colours import to_rgb
+from ibot.data.tiled_levels import Level
 
-Convert = Callable[[NDArray[Any], Level], Pixels]
-"""From stored values [h, w, C] of a level to uint8 [h, w, 3] or float32 [h, w, C]."""
+Read = Callable[[TiledPicture, Level, Box], Pixels]
+"""A box of a level of a picture as uint8 [h, w, 3] or float32 [h, w, C]."""
 AT_ONCE = 2**24
 """Pixels of a level that are resized in one piece."""
 _BICUBIC = Image.Resampling.BICUBIC
 
 
+def read_colours(picture: TiledPicture, level: Level, box: Box) -> NDArray[np.uint8]:
+    """Colours uint8 [h, w, 3] of a box of a level. Raises UnreadableImage."""
+    return to_rgb(picture.read(level, box), level)
+
+
 def read_region(
-    picture: TiledPicture, box: Box, size: tuple[int, int], convert: Convert = to_rgb
+    picture: TiledPicture, box: Box, size: tuple[int, int], read: Read = read_colours
 ) -> Pixels:
     """A box of a picture, in pixels of its largest level, resized to `size` (height, width).
 
@@ -44,11 +49,11 @@ def read_region(
         min(left - outer[1] + width, outer[3]),
         min(top - outer[0] + height, outer[2]),
     )
-    return _resized(picture, level, outer, inner, size, convert)
+    return _resized(picture, level, outer, inner, size, read)
 
 
 def read_level(
-    picture: TiledPicture, box: Box, most: float, convert: Convert = to_rgb
+    picture: TiledPicture, box: Box, most: float, read: Read = read_colours
 ) -> tuple[Pixels, tuple[float, float, float, float]]:
     """What covers a box in the coarsest level that is reduced by `most` or less, as it is stored.
 
@@ -58,7 +63,7 @@ def read_level(
     _require_inside(box, picture.size)
     level = picture.level(most)
     outer = around(box, level)[0]
-    pixels = convert(picture.read(level, outer), level)
+    pixels = read(picture, level, outer)
     high, wide = level.reduced
     return pixels, (outer[0] * high, outer[1] * wide, outer[2] * high, outer[3] * wide)
 
@@ -88,12 +93,12 @@ def _resized(
     outer: Box,
     inner: tuple[float, float, float, float],
     size: tuple[int, int],
-    convert: Convert,
+    read: Read,
 ) -> Pixels:
     """The box `inner` (left, top, right, bottom) of the pixels `outer` of a level, resized."""
     top, left, height, width = outer
     if height * width <= AT_ONCE:
-        pixels = convert(picture.read(level, outer), level)
+        pixels = read(picture, level, outer)
         same = inner == (0, 0, width, height) and size == (height, width)
         return pixels if same else resize(pixels, size, inner)
     narrow, across = [], (inner[0], inner[2])
@@ -102,7 +107,7 @@ def _resized(
     while start < top + height:
         # To the end of this row of tiles, so that each is decoded once.
         end = min(top + height, (start // step + 1) * step)
-        band = convert(picture.read(level, (start, left, end - start, width)), level)
+        band = read(picture, level, (start, left, end - start, width))
         narrow.append(resize(band, (len(band), size[1]), (across[0], 0, across[1], len(band))))
         start = end
     return resize(np.concatenate(narrow), size, (0, inner[1], size[1], inner[3]))

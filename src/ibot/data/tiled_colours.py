@@ -15,7 +15,7 @@ from PIL import Image
 
 from ibot.data.channels.levels import to_levels
 from ibot.data.decode import BACKGROUND, UnreadableImage
-from ibot.data.tiled import Level
+from ibot.data.tiled_levels import Level
 
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCBCR = 0, 1, 2, 3, 5, 6
 """Photometric interpretations."""

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import TypeVar
 
-from ibot.data.channels.images import ChannelImages
 from ibot.data.channels.statistics import statistics_of
+from ibot.data.sets.images import Images
 from ibot.data.sets.same_channels import OtherChannels, far_apart, named, require_channels
+from ibot.data.sets.variants import in_levels
 from ibot.errors import UserError
 from ibot.eval.context import Context, OpenedData
 from ibot.eval.features.cache import weights_hash
@@ -114,30 +115,40 @@ def with_data_of(
     return other
 
 
-def _measurable(images: object) -> bool:
-    """Whether statistics of images of other channels than colours are at hand, or soon are."""
-    return isinstance(images, ChannelImages)
-
-
-def _open_data(kind: type[Context], request: Request, loaded: Loaded) -> OpenedData:
-    """The images of a kind of context. Raises DataError for channels that the network lacks."""
-    wanted = loaded.config.channels
+@contextmanager
+def channels_of_network_told(wanted: Sequence[str]) -> Iterator[None]:
+    """Where images lack the channels that a network wants, an error that names those of both."""
     try:
-        data = kind.open_data(request)
+        yield
     except OtherChannels as error:
         raise OtherChannels(
             error.what,
             why=f"{error.why}; the network reads {named(wanted)}",
             fix="name images of those channels, or say with --channels which of theirs they are",
         ) from None
+
+
+def unlike_training(images: Images, loaded: Loaded) -> list[str]:
+    """What to say of levels of channels whose mean and deviation are far from the network's."""
+    levels = in_levels(images)
+    if levels is None:
+        return []
+    config = loaded.config
+    far = far_apart(config.channels, config.statistics, statistics_of(levels))
+    return [f"mean and deviation are those of the weights; {far}"] if far else []
+
+
+def _open_data(kind: type[Context], request: Request, loaded: Loaded) -> OpenedData:
+    """The images of a kind of context. Raises DataError for channels that the network lacks."""
+    wanted = loaded.config.channels
+    with channels_of_network_told(wanted):
+        data = kind.open_data(request)
     for images in data.fields.values():
         if hasattr(images, "channels"):
             require_channels(images, wanted)
-    first = next(filter(_measurable, data.fields.values()), None)
+    first = next(filter(in_levels, data.fields.values()), None)
     if first is not None:
-        far = far_apart(wanted, loaded.config.statistics, statistics_of(first))
-        if far:
-            data.told.append(f"mean and deviation are those of the weights; {far}")
+        data.told.extend(unlike_training(first, loaded))
     return data
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from ibot.config.override import parse
-from ibot.config.schema import MAX_PIXELS, PICTURES, Channels, Windows
+from ibot.config.schema import MAX_PIXELS, PICTURES, RGB, Channels, Windows
 from ibot.errors import ConfigError
 
 FEATURE_CACHE = "~/.cache/ibot/features"
@@ -126,13 +126,16 @@ class Request:
 
         Raises ConfigError for values of `no_data` that are no numbers.
         """
-        asked = {"names": self.channels, "files": self.channel_files}
+        asked: dict[str, Any] = {"names": self.channels, "files": self.channel_files}
         if self.no_data:
             try:
                 asked["no_data"] = parse(self.no_data, tuple[float, ...])
             except ValueError as error:
                 raise ConfigError(f"no_data={self.no_data} cannot be", why=str(error)) from None
         given = {name: value for name, value in asked.items() if value}
+        if self.channels:  # the user says which of the images' they are
+            names = tuple(stored.names.split(","))
+            given["called"] = RGB if stored.names == PICTURES.names else names
         return replace(self, reading=replace(stored, **given))
 
 

@@ -179,7 +179,7 @@ def told_channels(config: ModelConfig, reading: Channels) -> dict[str, Any]:
     """What a file must say of channels, whatever project it is for; nothing of colour pictures."""
     if reading.of(config.channels) == PICTURES:
         return {}
-    kept = {name: value for name, value in to_plain(reading).items() if name != "mean"}
+    kept = {name: to_plain(reading)[name] for name in ("names", "files", "no_data")}
     return {"channel_names": list(config.channels), "channel_reading": kept}
 
 

@@ -56,3 +56,7 @@ def test_a_pattern_without_both_words_is_refused(pattern):
 def test_a_pattern_that_fits_nothing_is_refused():
     with pytest.raises(DataError, match="no file fits"):
         group(["a.tif"], "{name}_{channel}.png")
+
+
+def test_names_that_look_like_numbers_are_names():
+    assert group(["a_m².tif", "a_b2.tif"], "{name}_{channel}.tif").channels == ("b2", "m²")

@@ -5,8 +5,11 @@ import json
 import numpy as np
 import pytest
 
+from ibot.config.schema import Channels
 from ibot.data.channels.read import read_header, read_levels
+from ibot.data.channels.statistics import statistics_of
 from ibot.data.channels.stored import How
+from ibot.data.sets.open import open_images
 
 pytest.importorskip("tifffile")
 pytest.importorskip("imagecodecs")
@@ -55,6 +58,19 @@ def test_values_are_those_of_the_index(scientific, name):
         (np.nanstd(values, 0), "std"),
     ):
         assert found == pytest.approx(np.array(wanted[key]).reshape(-1), rel=2e-6, abs=1e-6), key
+
+
+def test_a_stack_has_the_values_and_statistics_of_the_index(scientific, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    name = "s2_stack_5x101x100x13_uint16.npy"
+    wanted = json.loads((scientific / "index.json").read_text())[name]
+    images = open_images(str(scientific / name), channels=Channels("all"))
+    stored = np.load(scientific / name)
+    for i in range(len(images)):
+        np.testing.assert_allclose(images.read(i) * 65535, stored[i], rtol=1e-6)
+    mean, std = statistics_of(images)
+    assert np.array(mean) * 65535 == pytest.approx(np.array(wanted["mean"]), rel=1e-6)
+    assert np.array(std) * 65535 == pytest.approx(np.array(wanted["std"]), rel=1e-6)
 
 
 def test_all_ways_to_lay_out_the_same_cells_agree(scientific):

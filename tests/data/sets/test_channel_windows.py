@@ -138,3 +138,47 @@ def test_real_bands_are_seen_in_windows(shared_data):
         assert len(images) == 4
         want = values[48:96, 48:96] / 65535
         np.testing.assert_allclose(images.read(3), want, atol=1e-7)
+
+
+@pytest.mark.parametrize("overview", [True, False])
+def test_a_mask_hides_the_same_in_windows_as_in_the_whole(tmp_path, overview):
+    values, mask = bands(256, 192, 2), np.ones((256, 192), bool)
+    mask[:20, 64:] = mask[200:220, :100] = False
+    how = {"compression": "zlib", "tile": (64, 64), "metadata": None}
+    levels = {"photometric": "minisblack", "planarconfig": "contig", **how}
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        file.write(values, **levels)
+        file.write(mask, photometric="mask", subfiletype=4, **how)
+        file.write(halved(values, 4), subfiletype=1, **levels)
+        if overview:
+            file.write(mask[::4, ::4], photometric="mask", subfiletype=5, **how)
+    images = open_images(str(tmp_path), channels=ALL, windows=Windows(64))
+    whole = open_images(str(tmp_path), channels=ALL)
+    assert isinstance(whole, ChannelImages) and np.isnan(whole.measured(0)).any()
+    for index in (0, 1, 9):
+        _, (top, left, height, width) = images.place(index)
+        want = whole.measured(0)[top : top + height, left : left + width]
+        np.testing.assert_array_equal(images.measured(index), want)
+    part, place = images.read_level(5, (0, 0, 64, 64), 4.0)
+    assert not np.isnan(part).any() and place == (0, 0, 64, 64)
+    assert part.shape == ((16, 16, 2) if overview else (64, 64, 2)), "no level without its mask"
+    assert content(images.base, 0, (192, 0, 64, 64)) == pytest.approx(44 / 64)
+
+
+def test_bands_that_are_stored_in_different_ways_are_read_as_in_the_whole(tmp_path):
+    values = bands(128, 128, 2)
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        for band, compression in zip(np.moveaxis(values, 2, 0), ("zlib", None), strict=True):
+            how = {"photometric": "minisblack", "tile": (64, 64), "metadata": None}
+            file.write(band, compression=compression, **how)
+    images = open_images(str(tmp_path), channels=ALL, windows=Windows(64))
+    np.testing.assert_allclose(images.read(3), values[64:, 64:] / 65535, atol=1e-7)
+
+
+def test_how_many_values_of_windows_are_none_is_said(tmp_path):
+    values = bands(128, 128, 2, np.float32)
+    values[:16, :16, 0] = np.nan
+    write_pyramid(tmp_path / "a.tif", values, (), photometric="minisblack", planarconfig="contig")
+    images = open_images(str(tmp_path), channels=ALL, windows=Windows(64))
+    statistics_of(images)
+    assert any(note.startswith("256 of 32768 values in 4 sampled images") for note in images.notes)

@@ -16,7 +16,7 @@ from ibot.config.schema import (
     TrainConfig,
     Windows,
 )
-from ibot.data.decode import UnreadableImage
+from ibot.data.decode import UnreadableImage, decode
 from ibot.data.loader import Loader
 from ibot.data.sets import content as counted_content
 from ibot.data.sets.content import content
@@ -280,3 +280,25 @@ def test_more_windows_are_the_remedy_for_a_batch_that_they_do_not_fill(folder):
     with pytest.raises(DataError, match="a batch of 8 images") as caught:
         Loader(config, images, grid=(4, 4))
     assert caught.value.fix == "raise data.windows to 8 or set train.batch=4 or less"
+
+
+def test_a_damaged_tile_costs_the_windows_that_it_lies_in_alone(tmp_path):
+    path = write_pyramid(tmp_path / "a.tif", tissue(256, 256), ())
+    start = int(tiled_picture(path).levels[0].offsets[0, 5])
+    stored = bytearray(path.read_bytes())
+    stored[start : start + 30] = bytes(30)
+    path.write_bytes(stored)
+    config = training(tmp_path)
+    config = replace(config, data=replace(config.data, window=48, window_content=0.3))
+    found = batches(config)
+    bad = [one for batch in found for one in batch.bad]
+    assert bad and all(parse_window(name)[0] == "a.tif" for name, _ in bad)
+    images = open_images(str(tmp_path), windows=Windows(64, content=0.9))
+    assert {images.place(i).box[0] for i in range(len(images))} == {0, 64}, "glass is left out"
+
+
+def test_luma_that_no_tile_turns_to_colours_is_read_whole(tmp_path):
+    file = tmp_path / "a.tif"
+    Image.fromarray(tissue(96, 80)).convert("YCbCr").save(file, compression="tiff_lzw")
+    images = open_images(str(tmp_path), windows=Windows(48))
+    np.testing.assert_array_equal(images.read(0), decode(file)[:48, :48])

@@ -85,4 +85,4 @@ def _expression(pattern: str) -> re.Pattern[str]:
 def _in_order(name: str) -> list[tuple[bool, int, str]]:
     """Numbers within names by their value: B2 before B10, B8 before B8A."""
     parts = NUMBER_PARTS.split(name)
-    return [(False, int(part), "") if part.isdigit() else (True, 0, part) for part in parts]
+    return [(False, int(part), "") if part.isdecimal() else (True, 0, part) for part in parts]

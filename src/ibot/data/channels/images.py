@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -35,10 +35,11 @@ class ChannelImages:
         """Raises DataError for channels that the images do not have, and where none can be read."""
         self.base, self.asked = base, asked
         self.stored = _common_channels(base, _names(asked))
-        self.channels = _chosen(self.stored, asked, base.root)
+        self.chosen_names = _chosen(self.stored, asked, base.root)
+        self.channels = _called(self.chosen_names, asked.called)
         # What a number means in one file, it means in others of as many channels alone; and all
         # channels of one file are not all of another.
-        numbered = not _names(asked) or any(name.isdigit() for name in self.channels)
+        numbered = not _names(asked) or any(name.isdigit() for name in self.chosen_names)
         self._by_place = numbered and not isinstance(base, GroupedFiles)
         self._statistics: list[Statistics] = []
 
@@ -51,9 +52,7 @@ class ChannelImages:
     def notes(self) -> tuple[str, ...]:
         """What was and was not taken, and how much of a sample is no number, once it is known."""
         notes = [note for note in self.base.notes if not note.startswith(FIRST_PAGE_ONLY)]
-        if (asked := _names(self.asked)) and set(asked).isdisjoint(self.stored):
-            by_number = f"the files do not name their channels: {_few(self.channels)} are taken"
-            notes += [] if asked == self.channels else [f"{by_number} for {_few(asked)}"]
+        notes += self._taken()
         return (*notes, *(note for known in self._statistics for note in known.notes()))
 
     def __len__(self) -> int:
@@ -81,7 +80,7 @@ class ChannelImages:
 
         Raises UnreadableImage for an image of other channels or that is mostly NaN too.
         """
-        return mostly_measured(self.chosen(self.base.levels(index, self.channels)))
+        return mostly_measured(self.chosen(self.base.levels(index, self.chosen_names)))
 
     def chosen(self, levels: Levels) -> NDArray[np.float32]:
         """The chosen channels [H, W, C] of levels of an image, or of a part of one.
@@ -103,23 +102,35 @@ class ChannelImages:
     def fingerprint(self) -> str:
         """SHA-256 in hex of the base's, the channels, and what stands for missing values."""
         numbers = np.array([*self.asked.no_data, np.nan, *self.asked.mean], np.float64)
-        parts = ("channels 1", self.base.fingerprint(), *self.channels)
+        parts = ("channels 1", self.base.fingerprint(), *self.chosen_names)
         return fingerprints.digest(*parts, numbers)
 
     def provenance(self) -> dict[str, object]:
         """What a run notes of its data, the channels, and how much of a sample was no number."""
-        found = {**self.base.provenance(), "channels": list(self.channels)}
+        found = {**self.base.provenance(), "channels": list(self.chosen_names)}
         for known in self._statistics:
             found["invalid_share"] = known.invalid / known.values
         return found
 
+    def _taken(self) -> Iterator[str]:
+        """Where channels were not found by the names that were asked for, what was taken."""
+        asked, taken = _names(self.asked), self.chosen_names
+        nameless = self.stored == names_of(len(self.stored))
+        if asked not in ((), taken) and set(asked).isdisjoint(self.stored):
+            how = "the files do not name their channels" if nameless else "by their numbers"
+            yield f"{how}: {_few(taken)} are taken for {_few(asked)}"
+        elif asked and nameless and self._by_place and len(taken) < len(self.stored):
+            yield f"of {_few(self.stored)} without names {_few(taken)} are taken"
+        if self.channels != taken:
+            yield f"{_few(taken)} are taken for {_few(self.channels)}"
+
     def _places(self, names: tuple[str, ...]) -> list[int]:
         """Where the channels lie in an image that has `names`."""
         place = {name: i for i, name in enumerate(names)}
-        missing = [name for name in self.channels if name not in place]
+        missing = [name for name in self.chosen_names if name not in place]
         if missing or (self._by_place and set(names) != set(self.stored)):
             raise UnreadableImage("other channels", f"{_few(names)}, not {_few(self.stored)}")
-        return [place[name] for name in self.channels]
+        return [place[name] for name in self.chosen_names]
 
 
 class LabelledChannelImages(ChannelImages):
@@ -205,6 +216,15 @@ def _chosen(stored: tuple[str, ...], asked: Channels, root: Path) -> tuple[str, 
             f"data.channels={asked.names} names a channel twice", fix="name each one once"
         )
     return tuple(chosen)
+
+
+def _called(chosen: tuple[str, ...], called: tuple[str, ...]) -> tuple[str, ...]:
+    """What a network calls the channels that were chosen for it; their own names where those are
+    more or fewer, or one of the network's stands in another place.
+    """
+    known = {name: place for place, name in enumerate(called)}
+    moved = any(known.get(name, place) != place for place, name in enumerate(chosen))
+    return chosen if moved or len(called) != len(chosen) else called
 
 
 def _few(names: Sequence[str]) -> str:

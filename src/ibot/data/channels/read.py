@@ -9,12 +9,13 @@ from ibot.data.channels.levels import Levels, to_levels
 from ibot.data.channels.pictures import picture_header, read_picture
 from ibot.data.channels.stored import Header, How
 from ibot.data.decode import UnreadableImage, decode_file, file_size
+from ibot.data.tiled import SIGNATURES as TIFF
 
 
 def read_header(file: BinaryIO, how: How) -> Header:
     """Size and channels of a file that stands at its start. Raises UnreadableImage."""
     head = _head(file)
-    if head.startswith(tiff.SIGNATURES):
+    if head.startswith(TIFF):
         with tiff.opened_tiff(file) as opened:
             found = tiff.layout(opened, how)
         if not found.ordinary:
@@ -33,7 +34,7 @@ def read_header(file: BinaryIO, how: How) -> Header:
 def read_levels(file: BinaryIO, how: How) -> Levels:
     """All channels of a file that stands at its start. Raises UnreadableImage, MissingExtra."""
     head = _head(file)
-    if head.startswith(tiff.SIGNATURES):
+    if head.startswith(TIFF):
         with tiff.opened_tiff(file) as opened:
             found = tiff.layout(opened, how)
             if not found.ordinary:

@@ -21,8 +21,6 @@ from ibot.errors import MissingExtra
 if TYPE_CHECKING:
     from tifffile import TiffFile, TiffPage
 
-SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-"""Of TIFF and of BigTIFF, in either byte order."""
 _NO_DATA, _ORIENTATION = 42113, 274
 """Tags: of GDAL, the value of pixels that were not measured, as text; and EXIF's."""
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _MASK, _YCBCR = 0, 1, 2, 3, 4, 6

@@ -7,10 +7,12 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from ibot.data.decode import UnreadableImage
 from ibot.data.regions import around
 from ibot.data.sets.images import Images, Pixels
 from ibot.data.sets.region_files import Tiles, tiles_of, whole
-from ibot.data.tiled import Box, Level
+from ibot.data.tiled import Box
+from ibot.data.tiled_levels import Level
 
 SIDE = 16
 """Pixels a side that a window has at least in the level in which its content is counted."""
@@ -37,10 +39,10 @@ def content(images: Images, picture: int, box: Box) -> float:
         return float(tissue(part[::step, ::step]).mean())
     level = tiles.picture.level(most)
     place = around(box, level)[0]
-    if level.height * level.width > KEPT:
-        return float(tissue(tiles.convert(tiles.picture.read(level, place), level)).mean())
+    sums = _sums(tiles, level) if level.height * level.width <= KEPT else None
+    if sums is None:
+        return float(tissue(tiles.read(tiles.picture, level, place)).mean())
     top, left, height, width = place
-    sums = _sums(tiles, level)
     bottom, right = top + height, left + width
     inside = sums[bottom, right] - sums[top, right] - sums[bottom, left] + sums[top, left]
     return float(inside) / (height * width)
@@ -58,10 +60,15 @@ def tissue(pixels: Pixels) -> NDArray[np.bool_]:
 
 
 @lru_cache(maxsize=4)
-def _sums(tiles: Tiles, level: Level) -> NDArray[np.int32]:
-    """Pixels of tissue above and left of each corner of a level: int32 [h + 1, w + 1]."""
+def _sums(tiles: Tiles, level: Level) -> NDArray[np.int32] | None:
+    """Pixels of tissue above and left of each corner of a level: int32 [h + 1, w + 1]; None where a
+    tile of it cannot be read, which is no reason to do without the others.
+    """
     whole_level = 0, 0, level.height, level.width
-    mask = tissue(tiles.convert(tiles.picture.read(level, whole_level), level))
+    try:
+        mask = tissue(tiles.read(tiles.picture, level, whole_level))
+    except UnreadableImage:
+        return None
     sums = np.zeros((level.height + 1, level.width + 1), np.int32)
     np.cumsum(np.cumsum(mask, axis=0, dtype=np.int32), axis=1, out=sums[1:, 1:])
     return sums

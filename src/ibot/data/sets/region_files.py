@@ -3,35 +3,38 @@
 from __future__ import annotations
 
 from functools import lru_cache, partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ibot.config.schema import RGB
 from ibot.data.channels.images import ChannelImages
 from ibot.data.channels.levels import Levels
 from ibot.data.channels.sources import LevelFiles
 from ibot.data.channels.tiff import page_levels
 from ibot.data.decode import UnreadableImage
-from ibot.data.regions import Convert
+from ibot.data.regions import Read, read_colours
 from ibot.data.sets.files import FileImages
 from ibot.data.sets.images import Images, Pixels
 from ibot.data.sets.subsets import SubsetImages
-from ibot.data.tiled import Level, TiledPicture, tiled_picture
-from ibot.data.tiled_colours import to_rgb
+from ibot.data.tiled import Box, TiledPicture, tiled_picture
+from ibot.data.tiled_levels import Level
 
 _LEVELS = (0, 1, 2, 3)
 """Photometric interpretations whose values are levels part by part: gray, RGB, palette."""
-_JPEG_LUMA = 6
-"""That of luma and colour difference; the decoder of JPEG gives RGB."""
+_PALETTE, _LUMA = 3, 6
+"""That of a palette; and of luma and colour difference."""
+_COLOUR_CODECS = (6, 7, 33003, 33005)
+"""Compressions (JPEG, Aperio's JPEG 2000) of which tiles are decoded to RGB."""
 
 
 class Tiles(NamedTuple):
-    """A picture that is read in parts, and what its stored values mean."""
+    """A picture that is read in parts, and how."""
 
     picture: TiledPicture
-    convert: Convert
-    """To uint8 [h, w, 3], or float32 [h, w, C] with NaN where nothing was measured."""
+    read: Read
+    """As uint8 [h, w, 3], or float32 [h, w, C] with NaN where nothing was measured."""
 
 
 def tiles_of(images: Images, index: int) -> Tiles | None:
@@ -43,7 +46,7 @@ def tiles_of(images: Images, index: int) -> Tiles | None:
     images, index = _unwrapped(images, index)
     if isinstance(images, FileImages) and images.archives is None:
         picture = tiled_picture(images.path(index))
-        return picture and Tiles(picture, to_rgb)
+        return picture and (Tiles(picture, read_colours) if _has_colours(picture) else None)
     if not (isinstance(images, ChannelImages) and isinstance(images.base, LevelFiles)):
         return None
     files = images.base.base
@@ -53,27 +56,39 @@ def tiles_of(images: Images, index: int) -> Tiles | None:
     if picture is None or not _has_levels(picture):
         return None
     names = _names(images.base, index)
-    return Tiles(picture, _converter(images, names))
+    # Pages that are stored in different ways are no bands of one picture here.
+    if len(names) != (len(RGB) if _is_palette(picture) else picture.levels[0].bands):
+        return None
+    return Tiles(picture, _reader(images, names))
 
 
 @lru_cache(maxsize=64)
-def _converter(images: ChannelImages, names: tuple[str, ...]) -> Convert:
+def _reader(images: ChannelImages, names: tuple[str, ...]) -> Read:
     """One for all files alike, so that they are told apart by their pictures alone."""
     return partial(_chosen_levels, images, names)
 
 
 def _chosen_levels(
-    images: ChannelImages, names: tuple[str, ...], values: NDArray[Any], level: Level
+    images: ChannelImages, names: tuple[str, ...], picture: TiledPicture, level: Level, box: Box
 ) -> NDArray[np.float32]:
-    levels = page_levels(level.page, values, images.asked.no_data)
+    levels = page_levels(level.page, picture.read(level, box), images.asked.no_data)
+    if level.mask is not None:
+        levels[picture.read(level.mask, box)[..., 0] == 0] = np.nan
     return images.chosen(Levels(levels, names))
 
 
 def _has_levels(picture: TiledPicture) -> bool:
-    kind = int(picture.levels[0].page.photometric)
-    # Of these codecs alone luma becomes RGB.
-    jpeg = kind == _JPEG_LUMA and picture.levels[0].page.compression in (6, 7, 33003, 33005)
-    return kind in _LEVELS or jpeg
+    return int(picture.levels[0].page.photometric) in (*_LEVELS, _LUMA) and _has_colours(picture)
+
+
+def _has_colours(picture: TiledPicture) -> bool:
+    """Whether luma and colour difference, where it is stored, becomes RGB with its tiles."""
+    page = picture.levels[0].page
+    return page.photometric != _LUMA or page.compression in _COLOUR_CODECS
+
+
+def _is_palette(picture: TiledPicture) -> bool:
+    return picture.levels[0].page.photometric == _PALETTE
 
 
 @lru_cache(maxsize=4096)

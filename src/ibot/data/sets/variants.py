@@ -11,6 +11,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from ibot.data.channels.images import ChannelImages
 from ibot.data.decode import Orientation
 from ibot.data.sets import fingerprints
 from ibot.data.sets.arrays import ArrayImages
@@ -48,6 +49,17 @@ def read_as(
             images, exif_orientation=exif_orientation, max_pixels=max_pixels, decoder=decoder
         )
     return images
+
+
+def in_levels(images: Images) -> Images | None:
+    """Below other images those, whole or in windows, whose channels are measured as they are
+    stored; None for colour pictures.
+    """
+    while isinstance(images, SubsetImages | TrimmedImages):
+        images = images.base
+    if isinstance(images, WindowImages):
+        return images if in_levels(images.base) else None
+    return images if isinstance(images, ChannelImages) else None
 
 
 def matched(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -84,6 +84,12 @@ class RandomPlaces:
     count: int
     epoch: int = 0
     seed: int = 0
+    ends: NDArray[np.float64] = field(init=False, repr=False)
+    """float64 [n], pixels of all images up to the end of each."""
+
+    def __post_init__(self) -> None:
+        ends = np.cumsum(np.prod(self.sizes, axis=1, dtype=np.float64))
+        object.__setattr__(self, "ends", ends)
 
     def __len__(self) -> int:
         return self.count
@@ -92,14 +98,14 @@ class RandomPlaces:
         """The first drawn place with enough content; of `ATTEMPTS` without, that with the most.
 
         A redrawn window may lie in another image, so images get windows in proportion to their
-        content. Raises UnreadableImage.
+        content.
         """
         best, most = self._drawn(number, 0), -1.0
         if not self.windows.content:
             return best
         for attempt in range(ATTEMPTS):
             place = self._drawn(number, attempt)
-            share = content(base, place.picture, place.box)
+            share = _share(base, place.picture, place.box)
             if share >= self.windows.content:
                 return place
             if share > most:
@@ -108,8 +114,7 @@ class RandomPlaces:
 
     def _drawn(self, number: int, attempt: int) -> Place:
         drawn = uniform(self.seed, self.epoch, number, attempt, Purpose.WINDOW, 3)
-        ends = np.cumsum(np.prod(self.sizes, axis=1, dtype=np.float64))
-        picture = int(np.searchsorted(ends, drawn[0] * ends[-1], side="right"))
+        picture = int(np.searchsorted(self.ends, drawn[0] * self.ends[-1], side="right"))
         height, width = self.sizes[picture].tolist()
         h, w = min(self.windows.side, height), min(self.windows.side, width)
         top, left = int(drawn[1] * (height - h + 1)), int(drawn[2] * (width - w + 1))

@@ -16,8 +16,7 @@ from ibot.config.schema import MAX_PIXELS, Windows
 from ibot.data.channels.images import mostly_measured
 from ibot.data.channels.levels import filled
 from ibot.data.channels.statistics import Statistics, measured
-from ibot.data.decode import UnreadableImage
-from ibot.data.regions import Convert, read_level, read_region, resize
+from ibot.data.regions import Read, read_level, read_region, resize
 from ibot.data.sets import fingerprints
 from ibot.data.sets.images import Images, LabelledImages, Pixels
 from ibot.data.sets.region_files import Tiles, channels_of, sizes_of, tiles_of, whole
@@ -58,8 +57,11 @@ class WindowImages:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Those of the images, and how many windows they have."""
-        return (*self.base.notes, *self.further_notes)
+        """Those of the images, how many windows they have, and how much of a sample of these is no
+        number, once it is known.
+        """
+        invalid = (note for known in self._statistics for note in known.notes())
+        return (*self.base.notes, *self.further_notes, *invalid)
 
     @property
     def channels(self) -> tuple[str, ...]:
@@ -70,7 +72,7 @@ class WindowImages:
         return len(self.places)
 
     def place(self, index: int) -> Place:
-        """Where a window lies. Raises UnreadableImage where that depends on pixels."""
+        """Where a window lies."""
         if (known := self._last.get(index)) is not None:
             return known
         place = self.places.place(self.base, index)
@@ -80,14 +82,11 @@ class WindowImages:
 
     def name(self, index: int) -> str:
         """Name of the image with the place of the window."""
-        try:
-            picture, box = self.place(index)
-        except UnreadableImage:
-            return f"window {index}"
+        picture, box = self.place(index)
         return window_name(self.base.name(picture), box)
 
     def size(self, index: int) -> tuple[int, int]:
-        """Height and width in pixels. Raises UnreadableImage."""
+        """Height and width in pixels."""
         return self.place(index).box[2:]
 
     def read(self, index: int) -> Pixels:
@@ -100,7 +99,7 @@ class WindowImages:
         picture, box = self.place(index)
         tiles = tiles_of(self.base, picture)
         if tiles is not None:
-            return mostly_measured(read_region(tiles.picture, box, box[2:], tiles.convert))
+            return mostly_measured(read_region(tiles.picture, box, box[2:], tiles.read))
         return mostly_measured(_cut(whole(self.base, picture), box))
 
     def read_region(self, index: int, box: Box, size: tuple[int, int]) -> Pixels:
@@ -117,7 +116,7 @@ class WindowImages:
         if (tiles := tiles_of(self.base, picture)) is None:
             pixels, place = self._region(picture, part, part[2:]), part
         else:
-            pixels, place = read_level(tiles.picture, part, most, self._converted(tiles))
+            pixels, place = read_level(tiles.picture, part, most, self._reader(tiles))
         return pixels, (place[0] - window[0], place[1] - window[1], place[2], place[3])
 
     def statistics(self) -> Statistics:
@@ -128,12 +127,12 @@ class WindowImages:
 
     def _region(self, picture: int, box: Box, size: tuple[int, int]) -> Pixels:
         if (tiles := tiles_of(self.base, picture)) is not None:
-            return read_region(tiles.picture, box, size, self._converted(tiles))
+            return read_region(tiles.picture, box, size, self._reader(tiles))
         pixels = self._filled(_cut(whole(self.base, picture), box))
         return pixels if size == box[2:] else resize(pixels, size, (0, 0, box[3], box[2]))
 
-    def _converted(self, tiles: Tiles) -> Convert:
-        return lambda values, level: self._filled(tiles.convert(values, level))
+    def _reader(self, tiles: Tiles) -> Read:
+        return lambda picture, level, box: self._filled(tiles.read(picture, level, box))
 
     def _filled(self, pixels: Pixels) -> Pixels:
         """With the mean of its channel where nothing was measured.

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from ibot.data.annotated.pictures import pictures_of
 from ibot.data.sets.open import open_images
 from ibot.data.sets.trimmed import trimmed
 from ibot.engine.checkpoint import find_checkpoint
+from ibot.errors import WeightsError
 from ibot.explore.browser.networks import Networks
 from ibot.explore.browser.opening_words import open_words
 from ibot.explore.browser.session import Checkpoint, Session
@@ -24,8 +26,9 @@ def open_session(session: Session) -> None:
     if request.data:
         session.why = "looking for images"
         if (weights := _weights(session)) is not None:
-            stored = reading_of(load_weights(weights, request.key))
-            session.request = request = request.with_reading(stored)
+            with suppress(WeightsError):  # which is told where the network is read
+                stored = reading_of(load_weights(weights, request.key))
+                session.request = request = request.with_reading(stored)
         images = open_images(
             pictures_of(request.data),
             exif_orientation=request.exif_orientation,
