@@ -216,9 +216,15 @@ def test_on_a_gpu_the_step_before_is_waited_for_and_not_this_one(small, tmp_path
 
 @pytest.mark.parametrize(
     ("fraction", "images", "world_size", "allowed"),
-    [(0.1, 100, 1, 20), (0.1, 300, 1, 30), (0.1, 1000, 2, 50), (0.1, 1000, 1, 100)],
+    [
+        (0.1, 9, 1, 4),
+        (0.1, 100, 1, 20),
+        (0.1, 300, 1, 30),
+        (0.1, 1000, 2, 50),
+        (0.1, 1000, 1, 100),
+    ],
 )
-def test_unreadable_files_stop_a_run_beyond_twenty_and_the_share_of_this_process(
+def test_unreadable_files_stop_a_run_beyond_twenty_or_half_and_the_share_of_this_process(
     small, tmp_path, fraction, images, world_size, allowed
 ):
     config = apply(small, [f"data.max_bad_fraction={fraction}"])

@@ -87,7 +87,8 @@ class DataConfig:
     """Larger images are refused from their header: a small file can declare more than the memory
     holds."""
     max_bad_fraction: float = 0.2
-    """Stop when more than this share of the files read so far is unreadable."""
+    """Stop when more files than this share of all are unreadable; up to 20 never stop a run, unless
+    they are half of all."""
     pixels: Literal["auto", "exact", "fast", "device"] = field(default="auto", repr=False)
     """How views are made of pictures: as Pillow does, bit by bit (exact); faster on the CPU, some
     grey levels off (fast); in batches on the training device, where loaders only decode (device).

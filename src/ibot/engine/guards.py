@@ -19,6 +19,8 @@ from ibot.system.files import is_disk_full, lost
 from ibot.types import Batch, StepValues, UndrawnBatch
 
 Batches = Sequence[Batch | UndrawnBatch]
+FEW = 20
+"""Unreadable files that stop no run, unless they are half of the images that a process reads."""
 """The micro-batches of a step as they were read."""
 
 
@@ -97,7 +99,8 @@ def note_bad_files(trainer: Trainer, batches: Batches) -> None:
         for path, reason in batch.bad:
             trainer.bad_files += trainer.run.bad_file(path, reason)
     limit = trainer.config.data.max_bad_fraction
-    if trainer.bad_files > max(20, limit * len(trainer.source) / trainer.processes.world_size):
+    share = len(trainer.source) / trainer.processes.world_size
+    if trainer.bad_files > max(min(FEW, share / 2), limit * share):
         raise TrainingStopped(
             f"{trainer.bad_files} of {len(trainer.source)} files cannot be read",
             why=f"more than data.max_bad_fraction={limit:g}; see "
