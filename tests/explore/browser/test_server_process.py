@@ -11,6 +11,8 @@ from pathlib import Path
 from commands import ibot, start_ibot
 from explored import write_run
 
+from ibot.explore.browser import server
+
 
 def address_of(started):
     """Host and port that the command prints."""
@@ -86,3 +88,12 @@ def test_what_cannot_be_opened_ends_the_command(run, tmp_path):
         done = ibot("explore", *arguments, "--no-browser")
         assert done.returncode == 2 and "there is no" in done.stderr
         assert done.stdout == ""
+
+
+def test_ctrl_c_is_not_raised_where_the_event_loop_is_made():
+    before = signal.getsignal(signal.SIGINT)
+    ended = []
+    with server._interrupted(lambda: ended.append("ended")):
+        signal.raise_signal(signal.SIGINT)
+    assert ended == ["ended"]
+    assert signal.getsignal(signal.SIGINT) is before

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 import sys
 import threading
 import time
 import webbrowser
-from collections.abc import MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +161,8 @@ def serve(session: Session, port: int | None, *, browser: bool = True, quiet: bo
                 named = filter(None, (session.request.weights, session.request.data))
                 print(encodable(f"opening {' and '.join(named)}"), file=sys.stderr)
             threading.Thread(target=work, daemon=True).start()
-            server.run(sockets=[bound])
+            with _interrupted(lambda: setattr(server, "should_exit", True)):
+                server.run(sockets=[bound])
         except KeyboardInterrupt:  # the way to end it
             pass
         finally:
@@ -174,6 +177,21 @@ def serve(session: Session, port: int | None, *, browser: bool = True, quiet: bo
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)
+
+
+@contextmanager
+def _interrupted(end: Callable[[], None]) -> Iterator[None]:
+    """Ctrl-C calls `end` instead of being raised wherever it comes: in the middle of making its
+    event loop, asyncio leaves a traceback. Outside of the main thread nothing changes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, lambda *_: end())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _bound(port: int | None) -> socket.socket:
