@@ -133,6 +133,7 @@ def test_a_second_run_with_other_settings_reads_the_features(world, tmp_path, mo
     assert [row["settings"]["k"] for row in rows if row["protocol"] == "knn"][-2:] == [3, 5]
 
 
+@pytest.mark.slow
 def test_files_of_other_projects_get_the_numbers_of_the_run(world, tmp_path):
     """One network as a run writes it and as iBOT, timm and Hugging Face do."""
     files = {

@@ -146,6 +146,7 @@ def test_a_run_folder_that_was_removed_ends_the_run_with_code_4(
     assert not folder.exists(), "a folder with checkpoints alone would be no run"
 
 
+@pytest.mark.slow
 def test_training_survives_its_terminal_workers_included(labelled, tmp_path):
     """The terminal is closed under the bar: the kernel sends SIGHUP, and writes fail with EIO."""
     folder, (ours, theirs) = tmp_path / "run", pty.openpty()

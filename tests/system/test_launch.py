@@ -173,6 +173,7 @@ def test_before_any_process_is_started_a_signal_ends_the_launcher():
         signal.raise_signal(signal.SIGINT)
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_two_processes_train_and_evaluate_as_one_does(labelled, tmp_path):
     training = [

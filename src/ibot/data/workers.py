@@ -93,10 +93,17 @@ def read_items(
             yield item
     finally:
         waiting.done.set()
+        for process in filter(_is_stoppable, processes):
+            # One that is stopped may hold a lock for which the shutdown would wait for ever.
+            os.kill(process.pid, signal.SIGCONT)
         if processes:
             items._shutdown_workers()  # pyright: ignore[reportAttributeAccessIssue]
         for process in processes:
-            process.kill()  # one that is stopped or waits for a disk has obeyed nothing else
+            process.kill()  # one that waits for a disk has obeyed nothing else
+
+
+def _is_stoppable(process: Any) -> bool:
+    return sys.platform != "win32" and process.is_alive()
 
 
 def _started(loader: DataLoader[Any]) -> Iterator[Any]:
