@@ -25,7 +25,8 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.rounds import machine, shown, spread
-from ibot.config.schema import AugmentConfig, Windows
+from ibot.config.reading import Windows
+from ibot.config.schema import AugmentConfig
 from ibot.data.needed import in_parts, read_part
 from ibot.data.params import view_params
 from ibot.data.pixels import render

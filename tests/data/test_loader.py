@@ -8,10 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
+from ibot.config.reading import DataConfig
 from ibot.config.schema import (
     AugmentConfig,
     Config,
-    DataConfig,
     MaskConfig,
     MethodConfig,
     ModelConfig,

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from slides import tissue, write_pyramid
 
-from ibot.config.schema import AugmentConfig, Windows
+from ibot.config.reading import Windows
+from ibot.config.schema import AugmentConfig
 from ibot.data.needed import in_parts, read_part
 from ibot.data.params import view_params
 from ibot.data.pixels import render

@@ -7,8 +7,8 @@ import torch
 from tests.data.in_memory import NAMES, channel_images
 
 from ibot.config.override import apply
+from ibot.config.reading import RGB
 from ibot.config.resolve import check
-from ibot.config.schema import RGB
 from ibot.engine.loop import train
 from ibot.engine.start import start_from_weights
 from ibot.errors import ConfigError, DataError

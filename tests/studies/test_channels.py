@@ -7,8 +7,8 @@ import pytest
 import tifffile
 
 from ibot.config.override import apply
+from ibot.config.reading import IMAGENET_MEAN, RGB
 from ibot.config.resolve import check
-from ibot.config.schema import IMAGENET_MEAN, RGB
 from ibot.data.sets.open import open_images
 from ibot.engine.loop import train
 from ibot.errors import ConfigError, DataError, UserError

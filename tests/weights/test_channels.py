@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from ibot.config.schema import PICTURES, RGB, Channels, ModelConfig
+from ibot.config.reading import PICTURES, RGB, Channels
+from ibot.config.schema import ModelConfig
 from ibot.models.backbone import build_backbone
 from ibot.weights.card import model_card
 from ibot.weights.channels import fitting_embedding, told_embedding

@@ -6,7 +6,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ibot.config.schema import IMAGENET_MEAN, ModelConfig
+from ibot.config.reading import IMAGENET_MEAN
+from ibot.config.schema import ModelConfig
 from ibot.models.backbone import build_backbone
 from ibot.weights.read import load
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ibot.config.override import parse
-from ibot.config.schema import MAX_PIXELS
+from ibot.config.reading import MAX_PIXELS
 from ibot.eval.request import FEATURE_CACHE
 
 

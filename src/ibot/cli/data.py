@@ -10,7 +10,7 @@ from pathlib import Path
 from ibot.cli.arguments import COUNT, FORMS, NATURAL, add_channels
 from ibot.cli.parser import Commands
 from ibot.config.override import parse
-from ibot.config.schema import PICTURES, Channels
+from ibot.config.reading import PICTURES, Channels
 from ibot.errors import UserError
 from ibot.words import counted, encodable
 

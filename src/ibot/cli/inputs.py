@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ibot.eval.request import Request
 
 if TYPE_CHECKING:
-    from ibot.config.schema import Channels
+    from ibot.config.reading import Channels
     from ibot.weights.read import Loaded
 
 

@@ -6,24 +6,23 @@ import ast
 import inspect
 from dataclasses import fields
 
-from ibot.config import schema
+from ibot.config.schema import Config
 
 
 def meanings() -> dict[str, str]:
     """section.key -> its docstring, one paragraph."""
-    tree = ast.parse(inspect.getsource(schema))
-    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
-    sections = {field.name: str(field.type) for field in fields(schema.Config)}
     return {
-        f"{section}.{name}": text
-        for section, kind in sections.items()
-        if kind in classes
-        for name, text in _documented(classes[kind]).items()
+        f"{section.name}.{name}": text
+        for section in fields(Config)
+        if isinstance(kind := section.default_factory, type)
+        for name, text in _documented(kind).items()
     }
 
 
-def _documented(node: ast.ClassDef) -> dict[str, str]:
+def _documented(kind: type) -> dict[str, str]:
     """Attributes of a class that are followed by a string."""
+    (node,) = ast.parse(inspect.getsource(kind)).body
+    assert isinstance(node, ast.ClassDef)
     found = {}
     for statement, after in zip(node.body, node.body[1:], strict=False):
         if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):

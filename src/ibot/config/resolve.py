@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from ibot.config.duration import Duration
 from ibot.config.override import show
-from ibot.config.schema import PICTURES, RGB, Config, DataConfig, ModelConfig
+from ibot.config.reading import PICTURES, RGB, DataConfig
+from ibot.config.schema import Config, ModelConfig
 from ibot.errors import ConfigError
 from ibot.words import counted
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ibot.config.schema import MAX_PIXELS
+from ibot.config.reading import MAX_PIXELS
 from ibot.data import decode as pillow
 from ibot.data.decode import Orientation
 from ibot.data.quiet import quiet

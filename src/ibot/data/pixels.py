@@ -14,7 +14,8 @@ import torch
 from PIL import Image, ImageFilter
 from torch import Tensor
 
-from ibot.config.schema import IMAGENET_MEAN, IMAGENET_STD, AugmentConfig
+from ibot.config.reading import IMAGENET_MEAN, IMAGENET_STD
+from ibot.config.schema import AugmentConfig
 from ibot.data import pixels_channels
 from ibot.data.params import NO_JITTER, num_views, view_size
 from ibot.data.sets.images import Pixels

@@ -17,7 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ibot.config.schema import IMAGENET_STD, RGB, AugmentConfig
+from ibot.config.reading import IMAGENET_STD, RGB
+from ibot.config.schema import AugmentConfig
 from ibot.data import device_colors, filters
 from ibot.data.params import HUE, num_views, view_size
 from ibot.types import ViewParams

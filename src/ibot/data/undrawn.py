@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from ibot.config.schema import PICTURES, Config
+from ibot.config.reading import PICTURES
+from ibot.config.schema import Config
 from ibot.data.decode import UnreadableImage
 from ibot.data.params import num_views, view_params, view_size
 from ibot.data.sets.images import Images, Pixels

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 import ibot
 from ibot.config.override import apply
+from ibot.config.reading import RGB
 from ibot.config.resolve import check, derive
-from ibot.config.schema import RGB, Config
+from ibot.config.schema import Config
 from ibot.engine.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
 from ibot.engine.optimizer import build_optimizer
 from ibot.engine.run import RunFolder, read_config

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from ibot.config.schema import MAX_PIXELS, PICTURES, Channels
+from ibot.config.reading import MAX_PIXELS, PICTURES, Channels
 from ibot.data.annotated.pictures import pictures_of
 from ibot.data.decode import Orientation
 from ibot.data.sets.images import Images

@@ -10,7 +10,7 @@ from typing import Any
 
 import ibot
 from ibot.config.override import assign
-from ibot.config.schema import PICTURES
+from ibot.config.reading import PICTURES
 from ibot.data.sets.same_channels import named
 from ibot.errors import IbotError, UserError
 from ibot.eval.context import Context

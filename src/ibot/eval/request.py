@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from ibot.config.override import parse
-from ibot.config.schema import MAX_PIXELS, PICTURES, RGB, Channels, Windows
+from ibot.config.reading import MAX_PIXELS, PICTURES, RGB, Channels, Windows
 from ibot.errors import ConfigError
 
 FEATURE_CACHE = "~/.cache/ibot/features"

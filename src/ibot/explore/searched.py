@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ibot.config.schema import PICTURES
+from ibot.config.reading import PICTURES
 from ibot.data.channels.opening import with_channels
 from ibot.data.decode import UnreadableImage, decode
 from ibot.data.pixels import normalize

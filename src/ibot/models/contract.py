@@ -20,7 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ibot.config.schema import RGB
+from ibot.config.reading import RGB
 from ibot.models.layers import DropPath, Resampling, rising_rates
 from ibot.types import TokenOutput
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ibot.config.schema import MAX_PIXELS, PICTURES, Channels, Config
+from ibot.config.reading import MAX_PIXELS, PICTURES, Channels
+from ibot.config.schema import Config
 from ibot.data.decode import Orientation
 from ibot.errors import WeightsError
 from ibot.eval.request import Request

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from ibot.config.schema import MAX_PIXELS, PICTURES, Channels
+from ibot.config.reading import MAX_PIXELS, PICTURES, Channels
 from ibot.data.annotated.pictures import pictures_of
 from ibot.data.channels.opening import with_channels
 from ibot.data.decode import Orientation, UnreadableImage

@@ -6,15 +6,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from ibot.config.reading import IMAGENET_MEAN, IMAGENET_STD, PICTURES, RGB
 from ibot.config.resolve import check
-from ibot.config.schema import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    PICTURES,
-    RGB,
-    Config,
-    ModelConfig,
-)
+from ibot.config.schema import Config, ModelConfig
 from ibot.data.sets.images import Images
 from ibot.data.sets.same_channels import far_apart, named
 from ibot.data.sets.stacks import StackImages

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ibot.config.schema import IMAGENET_MEAN, IMAGENET_STD, MAX_PIXELS, RGB
+from ibot.config.reading import IMAGENET_MEAN, IMAGENET_STD, MAX_PIXELS, RGB
 from ibot.studies.data_report import DataReport, PartReport
 from ibot.words import counted
 

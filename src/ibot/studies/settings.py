@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ibot.config.override import apply, later_at_default, to_plain
+from ibot.config.reading import DataConfig
 from ibot.config.resolve import check
-from ibot.config.schema import Config, DataConfig, ModelConfig
+from ibot.config.schema import Config, ModelConfig
 from ibot.errors import UserError
 from ibot.recipes import recipe
 from ibot.system.processes import launched_processes, said_once

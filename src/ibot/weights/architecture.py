@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from ibot.config.override import from_plain
-from ibot.config.schema import IMAGENET_MEAN, IMAGENET_STD, PICTURES, RGB, Channels, ModelConfig
+from ibot.config.reading import IMAGENET_MEAN, IMAGENET_STD, PICTURES, RGB, Channels
+from ibot.config.schema import ModelConfig
 from ibot.errors import WeightsError
 from ibot.weights.files import is_configuration
 from ibot.weights.said import Said

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ibot.config.override import from_plain
+from ibot.config.reading import PICTURES
 from ibot.config.resolve import derive
-from ibot.config.schema import PICTURES
 from ibot.data.pixels import shorter_side
 from ibot.errors import ConfigError
 from ibot.system.records import RESULTS, data_name, read_records

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ibot.config.schema import PICTURES, RGB
+from ibot.config.reading import PICTURES, RGB
 from ibot.data.sets.same_channels import named
 from ibot.weights.files import Content, is_configuration
 from ibot.weights.networks import find_networks, states

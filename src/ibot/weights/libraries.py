@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from ibot.config.schema import RGB, ModelConfig
+from ibot.config.reading import RGB
+from ibot.config.schema import ModelConfig
 from ibot.data.pixels import shorter_side
 from ibot.errors import MissingExtra, WeightsError
 from ibot.models.swin import WindowBlock

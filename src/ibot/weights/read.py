@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from ibot.config.override import from_plain
-from ibot.config.schema import PICTURES, RGB, Channels, ModelConfig
+from ibot.config.reading import PICTURES, RGB, Channels
+from ibot.config.schema import ModelConfig
 from ibot.errors import WeightsError, printable
 from ibot.models.backbone import build_backbone
 from ibot.models.contract import Backbone

@@ -16,7 +16,8 @@ from typing import Any, Literal
 from torch import Tensor
 
 from ibot.config.override import to_plain
-from ibot.config.schema import IMAGENET_MEAN, IMAGENET_STD, PICTURES, RGB, Channels, ModelConfig
+from ibot.config.reading import IMAGENET_MEAN, IMAGENET_STD, PICTURES, RGB, Channels
+from ibot.config.schema import ModelConfig
 from ibot.errors import WeightsError
 from ibot.weights.networks import role_of
 from ibot.words import counted

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from ibot.config.override import to_plain
-from ibot.config.schema import AugmentConfig, Config, DataConfig
+from ibot.config.reading import DataConfig
+from ibot.config.schema import AugmentConfig, Config
 from ibot.data.pixels import shorter_side
 from ibot.models.contract import Backbone
 from ibot.system.process_state import ignored_warnings

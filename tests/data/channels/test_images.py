@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from ibot.config.schema import RGB, Channels
+from ibot.config.reading import RGB, Channels
 from ibot.data.channels import opening, statistics
 from ibot.data.channels.images import ChannelImages
 from ibot.data.channels.levels import to_levels

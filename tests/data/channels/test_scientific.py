@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from ibot.config.schema import Channels
+from ibot.config.reading import Channels
 from ibot.data.channels.read import read_header, read_levels
 from ibot.data.channels.statistics import statistics_of
 from ibot.data.channels.stored import How

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from slides import halved, write_pyramid
 
-from ibot.config.schema import AugmentConfig, Channels, Windows
+from ibot.config.reading import Channels, Windows
+from ibot.config.schema import AugmentConfig
 from ibot.data.channels.images import ChannelImages
 from ibot.data.channels.opening import with_channels
 from ibot.data.channels.statistics import statistics_of

@@ -14,7 +14,7 @@ import zarr
 from image_forms import save_to_disk, table
 from PIL import Image
 
-from ibot.config.schema import MAX_PIXELS
+from ibot.config.reading import MAX_PIXELS
 from ibot.data.decode import UnreadableImage
 from ibot.data.sets.arrays import ArrayImages
 from ibot.data.sets.class_folders import open_folder

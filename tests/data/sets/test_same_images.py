@@ -5,7 +5,8 @@ import pytest
 import torch
 from image_forms import FORMS, write_parts
 
-from ibot.config.schema import AugmentConfig, Config, DataConfig, SystemConfig, TrainConfig
+from ibot.config.reading import DataConfig
+from ibot.config.schema import AugmentConfig, Config, SystemConfig, TrainConfig
 from ibot.data.loader import Loader
 from ibot.data.sets.open import find_labelled, open_images, open_labelled
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import zarr
 
-from ibot.config.schema import RGB, Channels
+from ibot.config.reading import RGB, Channels
 from ibot.data.decode import UnreadableImage
 from ibot.data.sets.open import find_labelled, open_images, open_labelled
 from ibot.errors import MissingExtra

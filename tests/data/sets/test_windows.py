@@ -8,14 +8,8 @@ import torch
 from PIL import Image
 from slides import tissue, write_pyramid, write_svs
 
-from ibot.config.schema import (
-    AugmentConfig,
-    Config,
-    DataConfig,
-    SystemConfig,
-    TrainConfig,
-    Windows,
-)
+from ibot.config.reading import DataConfig, Windows
+from ibot.config.schema import AugmentConfig, Config, SystemConfig, TrainConfig
 from ibot.data.decode import UnreadableImage, decode
 from ibot.data.loader import Loader
 from ibot.data.sets import content as counted_content

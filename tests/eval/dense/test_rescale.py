@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ibot.config.schema import IMAGENET_MEAN, IMAGENET_STD
+from ibot.config.reading import IMAGENET_MEAN, IMAGENET_STD
 from ibot.errors import MissingExtra
 from ibot.eval.dense.rescale import (
     opencv,

@@ -7,7 +7,7 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as torchvision
 
-from ibot.config.schema import RGB
+from ibot.config.reading import RGB
 from ibot.data.decode import UnreadableImage
 from ibot.eval.features.views import View, in_batches, view_batches
 

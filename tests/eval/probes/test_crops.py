@@ -5,7 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from ibot.config.schema import RGB, AugmentConfig
+from ibot.config.reading import RGB
+from ibot.config.schema import AugmentConfig
 from ibot.data.decode import UnreadableImage
 from ibot.data.params import view_params
 from ibot.eval.probes.crops import crop_batches

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ibot.config.schema import RGB
+from ibot.config.reading import RGB
 from ibot.data.annotated.bitmaps import bitmap
 from ibot.data.annotated.coco_file import HANDFUL, SHARE, Annotations, CocoFile
 from ibot.data.decode import UnreadableImage

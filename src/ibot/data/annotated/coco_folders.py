@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ibot.config.schema import MAX_PIXELS
+from ibot.config.reading import MAX_PIXELS
 from ibot.data.annotated.coco import CocoImages, coco_images
 from ibot.data.annotated.coco_file import read_coco_file
 from ibot.data.decode import Orientation

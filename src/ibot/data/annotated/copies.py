@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ibot.config.schema import MAX_PIXELS
+from ibot.config.reading import MAX_PIXELS
 from ibot.data.annotated.pictures import ORIGINALS, pictures_of
 from ibot.data.annotated.right_answers import Places
 from ibot.data.decode import Orientation

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ibot.config.schema import MAX_PIXELS
+from ibot.config.reading import MAX_PIXELS
 from ibot.data.decode import Orientation, UnreadableImage
 from ibot.data.formats import extension, extensions, is_litter
 from ibot.data.sets.files import FileImages, file_images

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ibot.config.schema import MAX_PIXELS, PICTURES, Channels
+from ibot.config.reading import MAX_PIXELS, PICTURES, Channels
 from ibot.data.annotated.pictures import pictures_of
 from ibot.data.annotated.right_answers import Graded, Places, RightAnswers, SameClass
 from ibot.data.decode import Orientation

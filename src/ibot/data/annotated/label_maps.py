@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ibot.config.schema import MAX_PIXELS, RGB
+from ibot.config.reading import MAX_PIXELS, RGB
 from ibot.data.annotated.label_coding import (
     CLASS_FILES,
     Coding,

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ibot.config.schema import MAX_PIXELS
+from ibot.config.reading import MAX_PIXELS
 from ibot.data.annotated.frames import Video, VideoFrames
 from ibot.data.decode import UnreadableImage, image_size, open_image
 from ibot.data.quiet import quiet

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ibot.config.schema import Channels
+from ibot.config.reading import Channels
 from ibot.data.channels.levels import Levels, filled, names_of
 from ibot.data.channels.sources import GroupedFiles, LevelImages
 from ibot.data.channels.statistics import Statistics, measured

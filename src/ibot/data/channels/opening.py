@@ -8,7 +8,7 @@ from dataclasses import is_dataclass, replace
 
 import numpy as np
 
-from ibot.config.schema import PICTURES, Channels
+from ibot.config.reading import PICTURES, Channels
 from ibot.data.channels.groups import group
 from ibot.data.channels.images import ChannelImages, LabelledChannelImages
 from ibot.data.channels.sources import GroupedFiles, LevelFiles, LevelImages, ReadLevels

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ibot.config.schema import RGB
+from ibot.config.reading import RGB
 from ibot.data.channels.levels import Levels, to_levels
 from ibot.data.channels.stored import Header, How, is_transposed, require_size, upright
 from ibot.data.decode import SCALED_MODES, UnreadableImage, decode_file, open_image, orientation_of

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ibot.config.schema import MAX_PIXELS
+from ibot.config.reading import MAX_PIXELS
 from ibot.data.decode import Orientation, UnreadableImage
 
 VALUES_PER_PIXEL = 16

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from ibot.config.schema import RGB
+from ibot.config.reading import RGB
 from ibot.data.channels.levels import Levels, to_levels
 from ibot.data.channels.stored import Header, How, is_transposed, require_size, upright
 from ibot.data.channels.tiff_names import page_names, pictures_in_depth

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ibot.config.schema import RGB
+from ibot.config.reading import RGB
 from ibot.data.sets import fingerprints
 from ibot.data.sets.images import Pixels
 

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ibot.config.schema import MAX_PIXELS, RGB
+from ibot.config.reading import MAX_PIXELS, RGB
 from ibot.data import decode as pillow
 from ibot.data.decode import Orientation, file_size, image_size
 from ibot.data.sets import fingerprints

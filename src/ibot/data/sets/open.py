@@ -8,7 +8,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from ibot.config.schema import MAX_PIXELS, PICTURES, WHOLE, Channels, Windows
+from ibot.config.reading import MAX_PIXELS, PICTURES, WHOLE, Channels, Windows
 from ibot.data.channels.opening import FILES, with_channels
 from ibot.data.decode import Orientation
 from ibot.data.sets.arrow_files import scan_arrow

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ibot.config.schema import RGB
+from ibot.config.reading import RGB
 from ibot.data.channels.images import ChannelImages
 from ibot.data.channels.levels import Levels
 from ibot.data.channels.sources import LevelFiles

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ibot.config.schema import RGB
+from ibot.config.reading import RGB
 from ibot.data.sets.images import Images
 from ibot.errors import DataError
 from ibot.words import counted

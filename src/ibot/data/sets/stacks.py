@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ibot.config.schema import RGB
+from ibot.config.reading import RGB
 from ibot.data.channels.levels import LARGEST_WHOLE, Levels, names_of, to_levels
 from ibot.data.channels.stored import Header
 from ibot.data.decode import UnreadableImage

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ibot.config.schema import Windows
+from ibot.config.reading import Windows
 from ibot.data.decode import UnreadableImage
 from ibot.data.sets import fingerprints
 from ibot.data.sets.content import content

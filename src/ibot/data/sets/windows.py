@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ibot.config.schema import MAX_PIXELS, Windows
+from ibot.config.reading import MAX_PIXELS, Windows
 from ibot.data.channels.images import mostly_measured
 from ibot.data.channels.levels import filled
 from ibot.data.channels.statistics import Statistics, measured

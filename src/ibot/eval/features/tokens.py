@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ibot.config.schema import PICTURES, RGB, WHOLE
+from ibot.config.reading import PICTURES, RGB, WHOLE
 from ibot.data.pixels import MEAN, STD, normalize
 from ibot.data.sets.images import Images, LabelledImages
 from ibot.data.sets.open import open_images

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ibot.config.schema import RGB
+from ibot.config.reading import RGB
 from ibot.data.decode import UnreadableImage
 from ibot.data.pixels import Pixels, by_pillow, evaluation_view, shorter_side
 from ibot.data.sets.images import Images

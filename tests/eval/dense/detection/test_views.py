@@ -6,7 +6,7 @@ import torch
 from coco_folder import EMPTY, write_coco
 from PIL import Image
 
-from ibot.config.schema import IMAGENET_MEAN, IMAGENET_STD
+from ibot.config.reading import IMAGENET_MEAN, IMAGENET_STD
 from ibot.data.annotated.coco import Objects
 from ibot.data.annotated.coco_folders import open_coco
 from ibot.errors import DataError

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import ibot
-from ibot.config.schema import IMAGENET_MEAN, IMAGENET_STD
+from ibot.config.reading import IMAGENET_MEAN, IMAGENET_STD
 from ibot.data.annotated.frames import Video, VideoFrames
 from ibot.data.annotated.object_masks import (
     VideoObjects,
