@@ -119,6 +119,17 @@ def test_what_is_measured_once_serves_every_network_of_the_architecture(
     ibot.evaluate("knn", other, scenes, settings="k=3", baselines="auto", **places)
 
 
+def test_networks_that_normalise_otherwise_are_beside_the_same_pixels_and_colours(
+    weights, scenes, places, tmp_path
+):
+    other = ("model.mean=0.1,0.2,0.3", "model.std=0.5,1,0.7")
+    other = write_random(tmp_path / "other.safetensors", *VIT, *other)
+    given = {"settings": "k=5", "baselines": "pixels,colours", **places}
+    found = [ibot.evaluate("knn", file, scenes, **given) for file in (weights, other)]
+    assert [[r.value for r in one[1:]] for one in found] == [[r.value for r in found[0][1:]]] * 2
+    assert found[0][0].value != found[1][0].value
+
+
 def test_the_command_shows_them_unless_it_is_told_not_to(weights, scenes, places, capsys):
     command = ["eval", "knn", str(weights), "--data", str(scenes), "k=5", "--device", "cpu"]
     command += ["--out", places["out"], "--cache", places["cache"]]
