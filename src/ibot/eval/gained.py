@@ -41,25 +41,19 @@ def gained(own: Sequence[ResultRecord], others: Sequence[ResultRecord]) -> str:
         return ""
     first = own[0]
     numbers = ", ".join(f"{TITLES[name]} {record.value:.1f}" for name, record in found.items())
-    said = [_compared(first.value, TITLES[name], record) for name, record in found.items()]
-    return f"{first.row or first.metric}: {_number(first)}, {numbers}: {'; '.join(said)}"
-
-
-def _number(record: ResultRecord) -> str:
-    span = f" ({_span(record.interval)})" if record.interval else ""
-    return f"{record.value:.1f}{span}"
+    apart, same = [], []
+    for name, record in found.items():
+        low, high = record.interval or (record.value, record.value)
+        if low <= first.value <= high:
+            same.append(TITLES[name] + (f" ({_span((low, high))})" if record.interval else ""))
+        else:
+            side = "above" if first.value > high else "below"
+            apart.append(f"{abs(first.value - record.value):.1f} {side} {TITLES[name]}")
+    said = [", ".join(apart), f"not told apart from {' and '.join(same)}" if same else ""]
+    own_span = f" ({_span(first.interval)})" if first.interval else ""
+    name = first.row or first.metric
+    return f"{name}: {first.value:.1f}{own_span}, {numbers}: {'; '.join(filter(None, said))}"
 
 
 def _span(interval: tuple[float, float]) -> str:
     return f"{interval[0]:.1f} to {interval[1]:.1f}"
-
-
-def _compared(value: float, title: str, record: ResultRecord) -> str:
-    low, high = record.interval or (record.value, record.value)
-    difference = f"{abs(value - record.value):.1f}"
-    if value > high:
-        return f"{difference} above {title}"
-    if value < low:
-        return f"{difference} below {title}"
-    span = f", whose interval is {_span((low, high))}" if record.interval else ""
-    return f"not told apart from {title}{span}"
