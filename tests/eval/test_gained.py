@@ -59,7 +59,7 @@ def test_rows_that_are_named_after_what_was_chosen_are_matched_by_their_place():
 def test_several_that_are_not_told_apart_stand_together():
     others = [record(50.0, "random", (40.0, 60.0)), record(52.0, "pixels", (42.0, 62.0))]
     line = gained([record(53.0)], others)
-    assert said.endswith(
+    assert line.endswith(
         "not told apart from random start (40.0 to 60.0) and pixels (42.0 to 62.0)"
     )
 
