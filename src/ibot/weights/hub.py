@@ -57,16 +57,14 @@ def from_hub(repository: str, revision: str, file: str, name: str) -> Path:
             cannot be reached. MissingExtra: without huggingface_hub.
     """
     try:
-        import huggingface_hub
+        from huggingface_hub import HfApi, constants, snapshot_download
     except ImportError:
         raise MissingExtra("huggingface_hub", "export") from None
     try:
-        held = huggingface_hub.HfApi().model_info(repository, revision=revision, timeout=SECONDS)
+        held = HfApi().model_info(repository, revision=revision, timeout=SECONDS)
         files = [one.rfilename for one in held.siblings or ()]
         chosen, wanted = _choose(files, file, name)
-        folder = huggingface_hub.snapshot_download(
-            repository, revision=revision, allow_patterns=wanted
-        )
+        folder = snapshot_download(repository, revision=revision, allow_patterns=wanted)
         return Path(folder) / chosen
     except WeightsError:
         raise
@@ -75,7 +73,7 @@ def from_hub(repository: str, revision: str, file: str, name: str) -> Path:
         here = _in_cache(repository, revision)
         if here is None:
             raise _not_had(repository, revision, name, error) from None
-        if not huggingface_hub.constants.HF_HUB_OFFLINE:
+        if not constants.HF_HUB_OFFLINE:
             log.warning("%s: the copy in the cache is used: %s", name, _line(error))
     names = [one.relative_to(here).as_posix() for one in here.rglob("*") if one.is_file()]
     return here / _choose(names, file, name)[0]
