@@ -136,13 +136,6 @@ def test_one_safetensors_file_is_taken_before_pickles_and_shards_as_one(constant
     assert same(load("hf:me/shards"), network)
 
 
-def test_a_repository_without_weights_says_what_it_holds(constants):
-    (in_cache(constants, "me/data") / "README.md").write_text("hello")
-    with pytest.raises(WeightsError) as error:
-        load("hf:me/data")
-    assert "holds no weights" in error.value.what and "README.md" in error.value.why
-
-
 @pytest.fixture
 def server(constants, monkeypatch, network, tmp_path):
     """A hub with the repository me/net."""
@@ -195,6 +188,25 @@ def test_the_hub_is_asked_and_the_library_keeps_what_it_gives(server, constants,
     constants.ENDPOINT = "http://127.0.0.1:9"  # nobody answers there
     assert same(load("hf:me/net"), network)
     assert "the copy in the cache is used" in caplog.text
+
+
+def test_a_repository_without_weights_says_what_it_holds(server):
+    serve_repository(server, "me/data", {"README.md": b"hello"})
+    with pytest.raises(WeightsError) as error:
+        load("hf:me/data")
+    assert "holds no weights" in error.value.what and "README.md" in error.value.why
+
+
+def test_a_download_that_ends_too_early_is_told_and_not_taken_for_an_empty_repository(
+    server, network
+):
+    path = f"/me/net/resolve/{COMMIT}/model.safetensors"
+    content = server.files.pop(path)
+    with pytest.raises(UserError) as error:
+        load("hf:me/net")
+    assert "is not on this machine" in error.value.what
+    server.files[path] = content
+    assert same(load("hf:me/net"), network)
 
 
 def test_an_unknown_repository_and_revision_are_told(server, constants, network):

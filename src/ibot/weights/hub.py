@@ -70,12 +70,11 @@ def from_hub(repository: str, revision: str, file: str, name: str) -> Path:
         raise
     # Its errors are those of the library that it uses for HTTP, which changes with its version.
     except Exception as error:
-        here = _in_cache(repository, revision)
-        if here is None:
+        here, names = _in_cache(repository, revision)
+        if not any(one.endswith(SUFFIXES) for one in names):
             raise _not_had(repository, revision, name, error) from None
         if not constants.HF_HUB_OFFLINE:
             log.warning("%s: the copy in the cache is used: %s", name, _line(error))
-    names = [one.relative_to(here).as_posix() for one in here.rglob("*") if one.is_file()]
     return here / _choose(names, file, name)[0]
 
 
@@ -152,8 +151,8 @@ def _only(weights: list[str]) -> str:
     return ""
 
 
-def _in_cache(repository: str, revision: str) -> Path | None:
-    """The folder of a revision as the library keeps it, where something of it is there.
+def _in_cache(repository: str, revision: str) -> tuple[Path, list[str]]:
+    """The folder of a revision as the library keeps it, and the files that are in it.
 
     CACHE/models--OWNER--NAME/refs/REVISION names a commit, whose files are in snapshots/COMMIT.
     """
@@ -161,7 +160,9 @@ def _in_cache(repository: str, revision: str) -> Path | None:
     reference = base / "refs" / revision
     commit = reference.read_text().strip() if reference.is_file() else revision
     folder = base / "snapshots" / commit
-    return folder if folder.is_dir() else None
+    return folder, [
+        one.relative_to(folder).as_posix() for one in folder.rglob("*") if one.is_file()
+    ]
 
 
 def _cache_of(repository: str) -> Path:
