@@ -4,6 +4,9 @@ answers as the hub does.
 
 import hashlib
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -16,6 +19,7 @@ from ibot.models.backbone import build_backbone
 from ibot.weights import hub
 from ibot.weights.hub import from_hub_named
 from ibot.weights.named import located
+from ibot.weights.origin import origin
 from ibot.weights.read import load
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -134,6 +138,12 @@ def test_one_safetensors_file_is_taken_before_pickles_and_shards_as_one(constant
     index = folder / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": names}))
     assert same(load("hf:me/shards"), network)
+    before = origin("hf:me/shards")
+    whole = sum(file.stat().st_size for file in folder.iterdir())
+    assert (before["name"], before["bytes"]) == ("hf:me/shards", whole)
+    save_file({name: t + 1 for name, t in halves[1].items()}, folder / file)
+    after = origin("hf:me/shards")
+    assert after["file"] == before["file"] and after["sha256"] != before["sha256"]
 
 
 @pytest.fixture
@@ -184,6 +194,10 @@ def test_the_hub_is_asked_and_the_library_keeps_what_it_gives(server, constants,
     assert same(load("hf:me/net"), network)
     got = {path.rpartition("/")[2] for path, _ in server.asked if "/resolve/" in path}
     assert got == {"model.safetensors", "config.json"}, "no pickle beside safetensors"
+    server.asked.clear()
+    hub.from_hub.cache_clear()
+    assert same(load("hf:me/net"), network)
+    assert [path for path, _ in server.asked if "/models/" not in path] == [], "it is here"
     hub.from_hub.cache_clear()
     constants.ENDPOINT = "http://127.0.0.1:9"  # nobody answers there
     assert same(load("hf:me/net"), network)
@@ -222,3 +236,19 @@ def test_an_unknown_repository_and_revision_are_told(server, constants, network)
     with pytest.raises(WeightsError, match="accept its terms") as error:
         load("hf:me/gated")
     assert "hf auth login" in error.value.fix
+
+
+@pytest.mark.slow
+def test_the_library_s_variables_hold_in_a_process_of_its_own(server, tmp_path):
+    def inspect(**variables):
+        words = [sys.executable, "-m", "ibot", "weights", "inspect", "hf:me/net"]
+        given = {**os.environ, "HF_HOME": str(tmp_path / "home"), **variables}
+        return subprocess.run(words, env=given, capture_output=True, text=True, timeout=100)
+
+    first = inspect(HF_ENDPOINT=server.address)
+    assert first.returncode == 0 and str(tmp_path / "home" / "hub") in first.stdout
+    asked = len(server.asked)
+    assert inspect(HF_ENDPOINT=server.address, HF_HUB_OFFLINE="1").stdout == first.stdout
+    assert len(server.asked) == asked
+    refused = inspect(HF_HOME=str(tmp_path / "empty"), HF_HUB_OFFLINE="1")
+    assert refused.returncode == 2 and str(tmp_path / "empty" / "hub") in refused.stderr

@@ -41,8 +41,12 @@ def fetched(name: str) -> Path:
     if model.file.is_file():
         _check_here(model)
     else:
-        fetch(model.address, model.file, f"ibot:{name}", lambda part: _check(part, model))
-        _pin(model)
+
+        def accept(part: Path) -> None:
+            _check(part, model)
+            _pin(part, model)
+
+        fetch(model.address, model.file, f"ibot:{name}", accept)
     return model.file
 
 
@@ -52,7 +56,7 @@ def _check_here(model: PublishedFile) -> None:
     if known.get("bytes") == file.stat().st_size and known.get("time") == file.stat().st_mtime_ns:
         return  # its hash takes seconds
     _check(file, model)
-    _pin(model)
+    _pin(file, model)
 
 
 def _check(file: Path, model: PublishedFile) -> None:
@@ -87,13 +91,13 @@ def _known(model: PublishedFile) -> dict[str, Any]:
     return {}
 
 
-def _pin(model: PublishedFile) -> None:
+def _pin(file: Path, model: PublishedFile) -> None:
     """Keep size and hash of a file that was checked; its time tells whether to hash it again."""
-    known, about = _known(model), model.file.stat()
+    known, about = _known(model), file.stat()
     pinned = {
         "address": model.address,
         "bytes": about.st_size,
-        "sha256": known.get("sha256") or _sha256(model.file),
+        "sha256": known.get("sha256") or _sha256(file),
         "date": known.get("date") or time.strftime("%Y-%m-%d"),
         "time": about.st_mtime_ns,
     }

@@ -64,8 +64,11 @@ def from_hub(repository: str, revision: str, file: str, name: str) -> Path:
         held = HfApi().model_info(repository, revision=revision, timeout=SECONDS)
         files = [one.rfilename for one in held.siblings or ()]
         chosen, wanted = _choose(files, file, name)
-        folder = snapshot_download(repository, revision=revision, allow_patterns=wanted)
-        return Path(folder) / chosen
+        here, _ = _in_cache(repository, revision)
+        # What is there already needs no second look, and no bar of progress.
+        if here.name != held.sha or not all((here / one).is_file() for one in wanted):
+            here = Path(snapshot_download(repository, revision=revision, allow_patterns=wanted))
+        return here / chosen
     except WeightsError:
         raise
     # Its errors are those of the library that it uses for HTTP, which changes with its version.
