@@ -26,6 +26,8 @@ from ibot.system.waiting import in_force
 
 MODULES = {"pillow": "PIL"}
 """What packages are imported as, where that is another name."""
+PARTIAL = {"torchvision": "sets by name (cifar10:DIR) and detection need it"}
+"""Packages without which all but a part works."""
 SHARED = 2**30
 """Bytes of shared memory below which loader processes of usual batches may lack it."""
 FILES = 1024
@@ -93,7 +95,11 @@ def _needed(need: str) -> Check | None:
         importlib.import_module(MODULES.get(package, package))
     except Exception as error:  # whatever a broken installation raises
         words = f"cannot be imported: {_first_line(error)}"
-        return Check(package, words, f"install it again: {fix}", fatal=True)
+        if part := PARTIAL.get(package):
+            words += f"; {part}"
+        together = f"install torch and torchvision anew, both from one place: {PAGE}"
+        advice = together if package.startswith("torch") else f"install it again: {fix}"
+        return Check(package, words, advice, fatal=package not in PARTIAL)
     return None
 
 

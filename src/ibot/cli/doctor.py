@@ -28,11 +28,11 @@ def run(options: argparse.Namespace) -> int:
         print(json.dumps(whole, indent=2))
         return UserError.exit_code if broken else 0
     for check in found:
-        print(f"{check.name:13}{check.found}")
+        print(f"{check.name:15}{check.found}")
         if check.advice:
-            print(f"{'':13}  -> {check.advice}")
+            print(f"{'':15}-> {check.advice}")
     if broken:
-        print(f"{'verdict':13}nothing works before this is mended: {', '.join(broken)}")
+        print(f"{'verdict':15}nothing works before this is mended: {', '.join(broken)}")
         return UserError.exit_code
-    print(f"{'verdict':13}ready; next: ibot pretrain auto --data DIR   on your own images")
+    print(f"{'verdict':15}ready; next: ibot pretrain auto --data DIR   on your own images")
     return 0
