@@ -4,8 +4,6 @@ from ibot.extras import command, extras, missing, name_of
 
 INTERRUPTED = 130
 """Exit code of Ctrl-C."""
-PIPE_CLOSED = 141
-"""Exit code of a list whose reader left: 128 and the number of SIGPIPE, where there is one."""
 
 
 class IbotError(Exception):

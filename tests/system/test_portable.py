@@ -303,6 +303,6 @@ def test_spawned_loader_processes_give_the_same_training_as_forked_ones(tmp_path
         command = f"eval knn {method} --data set --split 0.5 --workers 1 --cache c-{method}"
         done = start_script(script, method, *command.split(), cwd=tmp_path).ended()
         assert done.returncode == 0, done.stdout + done.stderr
-    losses = [[json.loads(row)["cls"] for row in rows[method]] for method in rows]
+    losses = [[json.loads(row)["cls_loss"] for row in rows[method]] for method in rows]
     assert losses[0] == losses[1] and len(losses[0]) == 2
     assert not multiprocessing.active_children()

@@ -12,7 +12,7 @@ from importlib import import_module
 import ibot
 from ibot.cli.parser import Commands, Parser, check_words
 from ibot.cli.refused import lack, refusal
-from ibot.errors import INTERRUPTED, PIPE_CLOSED, IbotError, ResourceError
+from ibot.errors import INTERRUPTED, IbotError, ResourceError
 from ibot.system.output import Output, unwatched
 from ibot.system.portable import name_user
 from ibot.system.processes import launched_processes
@@ -45,6 +45,9 @@ MODULES = (
 """Modules of this package that declare commands, in the order of the help."""
 LISTS = ("ibot recipes", "ibot results", "ibot plan", "ibot doctor", "ibot weights inspect")
 """Commands that only print, beside the lists of `ibot ablate`."""
+
+PIPE_CLOSED = 141
+"""Exit code of a list whose reader left: 128 and the number of SIGPIPE, where there is one."""
 
 
 def build_parser() -> argparse.ArgumentParser:
