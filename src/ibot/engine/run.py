@@ -10,7 +10,6 @@ bad_files.jsonl.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import platform
@@ -27,6 +26,7 @@ from ibot.config.schema import Config
 from ibot.errors import RunError
 from ibot.system.jsonl import append_jsonl, read_jsonl, write_json, write_jsonl
 from ibot.system.places import make_writable
+from ibot.system.portable import lock
 from ibot.system.processes import Processes
 from ibot.system.records import RESULTS
 from ibot.system.versions import software
@@ -85,7 +85,7 @@ class RunFolder:
                 f"'{path}' holds files but no run", fix="name a new or empty folder with --run"
             )
         make_writable(path)
-        lock = _acquire(path)
+        held = _acquire(path)
         try:
             if known:
                 _compare(path, config, source_info)
@@ -94,9 +94,9 @@ class RunFolder:
                 write_json(path / "provenance.json", provenance)
                 write_json(path / "config.json", {**to_plain(config), "command": command})
         except BaseException:
-            lock.close()
+            held.close()
             raise
-        run = cls(path, lock)
+        run = cls(path, held)
         run.event("start", command=command)
         return run
 
@@ -166,7 +166,7 @@ def is_in_use(run: Path) -> bool:
     """Whether a training writes into the folder now, on whatever machine. Writes nothing."""
     try:
         with (run / "lock").open() as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            lock(file, shared=True)
     except BlockingIOError:
         return True
     except OSError:
@@ -179,10 +179,10 @@ def _acquire(path: Path) -> IO[str]:
     file = (path / "lock").open("a+")
     try:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(file)
         except BlockingIOError:  # by `is_in_use` for a moment?
             time.sleep(0.05)
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(file)
     except BlockingIOError:
         file.seek(0)
         owner = file.read().strip() or "another process"
