@@ -10,7 +10,6 @@ bad_files.jsonl.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import platform
@@ -27,10 +26,12 @@ from ibot.config.schema import Config
 from ibot.errors import RunError
 from ibot.system.jsonl import append_jsonl, read_jsonl, write_json, write_jsonl
 from ibot.system.places import make_writable
+from ibot.system.portable import lock
 from ibot.system.processes import Processes
 from ibot.system.records import RESULTS
 from ibot.system.versions import software
 from ibot.types import ResultRecord
+from ibot.weights.origin import origin
 
 if TYPE_CHECKING:
     from ibot.engine.verdicts import Verdict
@@ -84,18 +85,18 @@ class RunFolder:
                 f"'{path}' holds files but no run", fix="name a new or empty folder with --run"
             )
         make_writable(path)
-        lock = _acquire(path)
+        held = _acquire(path)
         try:
             if known:
                 _compare(path, config, source_info)
             else:
-                provenance = _provenance(source_info)
+                provenance = _provenance(source_info, config)
                 write_json(path / "provenance.json", provenance)
                 write_json(path / "config.json", {**to_plain(config), "command": command})
         except BaseException:
-            lock.close()
+            held.close()
             raise
-        run = cls(path, lock)
+        run = cls(path, held)
         run.event("start", command=command)
         return run
 
@@ -165,7 +166,7 @@ def is_in_use(run: Path) -> bool:
     """Whether a training writes into the folder now, on whatever machine. Writes nothing."""
     try:
         with (run / "lock").open() as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            lock(file, shared=True)
     except BlockingIOError:
         return True
     except OSError:
@@ -178,10 +179,10 @@ def _acquire(path: Path) -> IO[str]:
     file = (path / "lock").open("a+")
     try:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(file)
         except BlockingIOError:  # by `is_in_use` for a moment?
             time.sleep(0.05)
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(file)
     except BlockingIOError:
         file.seek(0)
         owner = file.read().strip() or "another process"
@@ -231,7 +232,10 @@ def _compare(path: Path, config: Config, source_info: dict[str, Any]) -> None:
         )
 
 
-def _provenance(source_info: dict[str, Any]) -> dict[str, Any]:
+def _provenance(source_info: dict[str, Any], config: Config) -> dict[str, Any]:
+    # A name may mean another file tomorrow, and a path another file already.
+    used = {"init": config.train.init, "tokenizer": config.method.tokenizer}
+    weights = {use: origin(text) for use, text in used.items() if text}
     return {
         **software(),
         "platform": platform.platform(),
@@ -239,5 +243,6 @@ def _provenance(source_info: dict[str, Any]) -> dict[str, Any]:
         "host": socket.gethostname(),
         "argv": sys.argv,
         "data": source_info,
+        **({"weights": weights} if weights else {}),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S"),
     }

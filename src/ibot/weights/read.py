@@ -19,6 +19,7 @@ from ibot.models.backbone import build_backbone
 from ibot.models.contract import Backbone
 from ibot.weights.architecture import foreign, recognise_network
 from ibot.weights.files import FOREIGN_FILES, Content, is_configuration, read_content
+from ibot.weights.forms import is_published
 from ibot.weights.networks import choose_network, find_networks
 from ibot.weights.rename import to_ours
 from ibot.weights.said import other_network, understood
@@ -96,19 +97,19 @@ def load_weights(path: str | Path, key: str = "teacher") -> Weights:
     """Read the weights of a run, a checkpoint, or a file or folder of another project.
 
     Args:
-        path: what to read.
+        path: what to read, or a name (`ibot.weights.named`).
         key: which network, where there are several: "teacher", "student", or what `ibot weights
             inspect` names.
 
     Raises:
         WeightsError: absent, damaged or unknown; contents that would run code are refused.
     """
-    return weights_of(read_content(Path(path), key), key)
+    return weights_of(read_content(path, key), key)
 
 
 def load_both(path: str | Path) -> tuple[Weights, Weights]:
     """Student and teacher; one network stands for both if it is alone. Raises WeightsError."""
-    contents = {key: read_content(Path(path), key) for key in ("student", "teacher")}
+    contents = {key: read_content(path, key) for key in ("student", "teacher")}
     roles = {
         key: {network.role for network in find_networks(content.tree)}
         for key, content in contents.items()
@@ -194,7 +195,8 @@ def load_backbone(
     Args:
         path: a run, a checkpoint, or weights of another project: a ViT or Swin of iBOT, DINO,
             DINOv2, MAE, MoCo v3, SimMIM, timm, torchvision, Hugging Face, or one that a training
-            framework has wrapped.
+            framework has wrapped. Or a name: "hf:OWNER/NAME", "timm:NAME", "ibot:vit_s16", whose
+            file is downloaded where it is not here.
         key: which network, where there are several: "teacher", "student", or a part of the names.
         heads: attention heads of a ViT, where the file does not say.
         allow_partial: accept tensors that are missing (they stay random), unused or of another
@@ -216,10 +218,13 @@ def load(
 
 
 def say_guesses(path: str | Path, guesses: Sequence[str], notes: Sequence[str] = ()) -> None:
-    """Tell what else the file holds (`notes`), and in one line what it does not say."""
+    """Tell what else the file holds (`notes`), and in one line what it does not say.
+
+    Of the published files by name that is known: what is guessed of any file is what they are.
+    """
     for note in notes:
         log.warning("%s: %s", path, printable(note))
-    if guesses:
+    if guesses and not is_published(path):
         log.warning("%s does not say all; guessed: %s", path, "; ".join(guesses))
 
 
