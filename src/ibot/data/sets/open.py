@@ -5,6 +5,7 @@ opened.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from ibot.data.channels.opening import FILES, with_channels
 from ibot.data.decode import Orientation
 from ibot.data.sets.arrow_files import scan_arrow
 from ibot.data.sets.class_folders import as_classes, open_folder
-from ibot.data.sets.files import FileImages
+from ibot.data.sets.files import FileImages, file_images
 from ibot.data.sets.images import Images, LabelledImages
 from ibot.data.sets.lists import LISTS, open_list, scan_list
 from ibot.data.sets.named import open_named
@@ -58,6 +59,20 @@ def open_images(
     most = _largest(max_pixels, channels, windows)
     images = with_channels(read_as(images, exif_orientation, most), channels)
     return windowed(images, windows, max_pixels)
+
+
+def open_files(
+    paths: Sequence[str],
+    *,
+    exif_orientation: Orientation = "apply",
+    max_pixels: int = MAX_PIXELS,
+    channels: Channels = PICTURES,
+    windows: Windows = WHOLE,
+) -> Images:
+    """Files of an image each, in this order, by their paths; the rest as for `open_images`."""
+    most = _largest(max_pixels, channels, windows)
+    images = read_as(file_images(Path(), paths), exif_orientation, most)
+    return windowed(with_channels(images, channels), windows, max_pixels)
 
 
 def open_parts(data: str, channels: Channels = PICTURES) -> dict[str, Images]:
