@@ -209,6 +209,9 @@ class ResultRecord:
     weights: str = ""
     key: str = ""
     """Which network of the file: teacher or student."""
+    baseline: str = ""
+    """What was measured in the place of those weights, to be shown beside them: "random" (a fresh
+    start of the same architecture), "pixels" or "colours"; empty: the network itself."""
     weights_hash: str = ""
     """SHA-256 of the network's tensors."""
     architecture: str = ""

@@ -54,6 +54,8 @@ class Context:
     weights: str
     """Where it was read from."""
     key: str = "teacher"
+    baseline: str = ""
+    """What stands in the place of the network (`ibot.eval.baselines`); empty: nothing does."""
     weights_hash: str
     view: View
     device: torch.device
@@ -164,6 +166,7 @@ class Context:
             mode=self.mode,
             weights=self.weights,
             key=self.key,
+            baseline=self.baseline,
             weights_hash=self.weights_hash,
             architecture=str(self.loaded.config),
             data=self.about_data(),

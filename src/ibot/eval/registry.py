@@ -8,6 +8,41 @@ from functools import cached_property
 from importlib import import_module
 from typing import Any
 
+from ibot.eval.request import BASELINES
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What a network is shown beside in an evaluation; see `ibot.eval.baselines`."""
+
+    names: tuple[str, ...] = ()
+    """Of the baselines, those that mean something there."""
+    unasked: bool = False
+    """Whether they cost little enough to be shown without being asked for."""
+    own_pixels: bool = False
+    """Whether the evaluation compares pixels itself: by its setting features=pixels."""
+
+    def chosen(self, wanted: str) -> tuple[str, ...]:
+        """Those that `Request.baselines` names and that apply."""
+        if wanted == "auto":
+            return self.names if self.unasked else ()
+        return tuple(name for name in self.names if name in wanted.split(","))
+
+
+IMAGES = Beside(BASELINES, unasked=True)
+"""Whole images, frozen."""
+IMAGES_TRAINED = Beside(BASELINES)
+"""The same, with heads that take their time."""
+SEARCHED = Beside(BASELINES, unasked=True, own_pixels=True)
+PATCHES = Beside(("random", "pixels"), unasked=True, own_pixels=True)
+"""A histogram of the image says nothing of its parts."""
+PATCHES_TRAINED = Beside(("random", "pixels"), own_pixels=True)
+NETWORK = Beside(("random",), unasked=True)
+"""What asks for the grid of patches of a network."""
+NETWORK_TRAINED = Beside(("random",))
+NOTHING = Beside()
+"""Tests of a classifier: what another one would do is no answer."""
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -23,6 +58,7 @@ class Evaluation:
     """The setting that says how large images are seen, where the size of the request does not."""
     pictures: bool = False
     """Whether it changes the colours of pictures: it takes no other channels."""
+    beside: Beside = NOTHING
 
     def context(self) -> Any:
         """The class of its context."""
@@ -52,32 +88,62 @@ def _ours(
     context: str = "labelled.LabelledContext",
     sized_by: str = "",
     pictures: bool = False,
+    beside: Beside = NOTHING,
 ) -> Evaluation:
-    context = f"ibot.eval.{context}"
-    return Evaluation(summary, f"ibot.eval.{module}", settings, context, sized_by, pictures)
+    module, context = f"ibot.eval.{module}", f"ibot.eval.{context}"
+    return Evaluation(summary, module, settings, context, sized_by, pictures, beside)
 
 
 EVALUATIONS: dict[str, Evaluation] = {
-    "knn": _ours("weighted k-nearest neighbours", "probes.knn", "KnnSettings"),
+    "knn": _ours(
+        "weighted k-nearest neighbours",
+        "probes.knn",
+        "KnnSettings",
+        beside=IMAGES,
+    ),
     "linear": _ours(
-        "linear probe, 45 learning rates in one pass", "probes.linear", "LinearSettings"
+        "linear probe, 45 learning rates in one pass",
+        "probes.linear",
+        "LinearSettings",
+        beside=IMAGES_TRAINED,
     ),
     "logistic": _ours(
-        "logistic regression on frozen features", "probes.logistic", "LogisticSettings"
+        "logistic regression on frozen features",
+        "probes.logistic",
+        "LogisticSettings",
+        beside=IMAGES,
     ),
-    "cluster": _ours("unsupervised classification", "probes.cluster", "ClusterSettings"),
-    "semi": _ours("the frozen protocols with few labels", "probes.semi", "SemiSettings"),
+    "cluster": _ours(
+        "unsupervised classification",
+        "probes.cluster",
+        "ClusterSettings",
+        beside=IMAGES,
+    ),
+    "semi": _ours(
+        "the frozen protocols with few labels",
+        "probes.semi",
+        "SemiSettings",
+        beside=IMAGES_TRAINED,
+    ),
     "finetune": _ours(
-        "fine-tuning of the whole network", "tune.finetune", "FinetuneSettings", pictures=True
+        "fine-tuning of the whole network",
+        "tune.finetune",
+        "FinetuneSettings",
+        pictures=True,
+        beside=NETWORK_TRAINED,
     ),
     "transfer": _ours(
         "fine-tuning on smaller sets, as published",
         "tune.transfer",
         "FinetuneSettings",
         pictures=True,
+        beside=NETWORK_TRAINED,
     ),
     "part_linear": _ours(
-        "linear probe on the most attended patches", "probes.part_linear", "PartLinearSettings"
+        "linear probe on the most attended patches",
+        "probes.part_linear",
+        "PartLinearSettings",
+        beside=NETWORK_TRAINED,
     ),
     "backgrounds": _ours(
         "backgrounds challenge, ImageNet-9",
@@ -106,18 +172,21 @@ EVALUATIONS: dict[str, Evaluation] = {
         "probes.dense_knn",
         "DenseKnnSettings",
         "segmented.SegmentedContext",
+        beside=PATCHES,
     ),
     "match": _ours(
         "patches found again in another view of their image",
         "probes.match",
         "MatchSettings",
         "context.ImagesContext",
+        beside=PATCHES,
     ),
     "segmentation": _ours(
         "a class for every pixel: linear head or UPerNet",
         "dense.segmentation.segmentation",
         "SegmentationSettings",
         "segmented.SegmentedContext",
+        beside=PATCHES_TRAINED,
     ),
     "detection": _ours(
         "boxes and masks of objects: Cascade Mask R-CNN",
@@ -125,6 +194,7 @@ EVALUATIONS: dict[str, Evaluation] = {
         "DetectionSettings",
         "dense.detection.context.DetectionContext",
         sized_by="short",
+        beside=NETWORK_TRAINED,
     ),
     "video_segmentation": _ours(
         "objects of a video's first frame found again in the others, nothing trained",
@@ -132,12 +202,14 @@ EVALUATIONS: dict[str, Evaluation] = {
         "VideoSettings",
         "dense.video.context.VideosContext",
         sized_by="size",
+        beside=NETWORK,
     ),
     "retrieval": _ours(
         "image retrieval: mAP, precision, recall of rankings",
         "neighbours.retrieval",
         "RetrievalSettings",
         "neighbours.context.RetrievalContext",
+        beside=SEARCHED,
     ),
     "copy_detection": _ours(
         "altered copies of images found among originals",
@@ -145,5 +217,6 @@ EVALUATIONS: dict[str, Evaluation] = {
         "CopySettings",
         "neighbours.context.CopyContext",
         pictures=True,
+        beside=SEARCHED,
     ),
 }

@@ -17,6 +17,10 @@ FEATURE_CACHE = "~/.cache/ibot/features"
 Mode = Literal["clean", "published"]
 """Choose on held-out training images, or as the paper's tables on the split that is reported."""
 
+BASELINES = ("random", "pixels", "colours")
+"""What a network is shown beside: a random start of its architecture, plain pixels, histograms of
+colours."""
+
 LEAST = {
     "max_train": 0,
     "max_val": 0,
@@ -90,6 +94,8 @@ class Request:
     """Folder for records and states to resume from; empty: the run's, else results/NAME."""
     cache: str = FEATURE_CACHE
     """Folder of features, shared by all evaluations."""
+    baselines: str = "auto"
+    """Which of `BASELINES`, with commas, are measured too; auto: those that cost little, none."""
 
     def __post_init__(self) -> None:
         for name in (f.name for f in fields(self)):
@@ -185,6 +191,9 @@ def _wanted(name: str, value: Any) -> str:
         return "" if number and 0 <= value < 1 else "a share of at least 0 and below 1"
     if name == "allow_partial":
         return "" if isinstance(value, bool) else "True or False"
+    if name == "baselines":
+        known = isinstance(value, str) and all(part in BASELINES for part in value.split(","))
+        return "" if known or value in ("auto", "none") else f"auto, none or {','.join(BASELINES)}"
     if name == "reading":
         return "" if isinstance(value, Channels) else "left to the network"
     return "" if isinstance(value, str) else "text"

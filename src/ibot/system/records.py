@@ -10,6 +10,10 @@ from ibot.types import ResultRecord
 
 RESULTS = "results.jsonl"
 """Their name in the folder of a run, or of what was evaluated."""
+BESIDE = "baselines.jsonl"
+"""Name of the file beside it: records of what has learnt nothing, measured in the place of the
+network (`ResultRecord.baseline`). A file of their own, so that nobody takes them for the network's.
+"""
 
 
 def read_records(file: Path) -> list[ResultRecord]:
