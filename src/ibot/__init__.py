@@ -15,6 +15,8 @@ _LAZY = {
     "extract_features": "ibot.eval.features.tokens",
     "knn_accuracy": "ibot.eval.neighbours.vote",
     "evaluate": "ibot.eval.evaluate",
+    "load_classifier": "ibot.eval.classifiers",
+    "predict": "ibot.eval.predict",
     "train": "ibot.engine.loop",
     "recipe": "ibot.recipes",
     "apply": "ibot.config.override",
