@@ -65,16 +65,19 @@ def run(options: argparse.Namespace) -> None:
         )
     from ibot.eval.classifiers import find_classifier
     from ibot.eval.opened import unlike_training
-    from ibot.eval.predict import labels_for, open_for, predicted
+    from ibot.eval.predict import labels_for, open_for, predicted, unknown_note
     from ibot.system.device import choose_device
 
     device = choose_device(options.device)
     found = find_classifier(options.classifier)
     classifier = found.classifier.to(device)
     sets = open_for(classifier, options.images, _opening(options, classifier.opening))
-    notes = [note for images in sets for note in images.notes]
-    far = [note for images in sets for note in unlike_training(images, classifier)]
-    print_notes([*filter(None, [found.note]), *notes, *far], options.quiet)
+    notes = list(filter(None, [found.note]))
+    for images in sets:
+        notes += images.notes
+        notes += unlike_training(images, classifier)
+        notes += unknown_note(images, classifier.classes)
+    print_notes(dict.fromkeys(notes), options.quiet)
     count = _Counted()
     parts = predicted(
         classifier,

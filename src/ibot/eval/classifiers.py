@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,10 @@ from ibot.eval.opened import default_out
 from ibot.system.records import RESULTS, data_name, read_records
 from ibot.types import ResultRecord
 from ibot.words import counted
+
+CONFIG = "config.json"
+WEIGHTS = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
+"""What runs hold, and how files of weights end: they can be evaluated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,13 +104,11 @@ def _of(count: int) -> str:
 
 def _none(path: Path, folder: Path, deleted: int) -> UserError:
     if deleted:
-        files = counted(deleted, "file")
-        why = f"evaluations wrote {files} into '{folder}', which are gone"
+        why = f"evaluations left {counted(deleted, 'file')} in '{folder}', which are gone"
     else:
         why = f"no evaluation with a trained head has left one in '{folder}'"
-    return UserError(
-        f"'{path}' holds no classifier",
-        why=why,
-        fix=f"ibot eval logistic {path} --data DIR trains one on labelled images (also linear, "
-        "finetune); then the same command again",
-    )
+    is_network = (path / CONFIG).is_file() or (path.is_file() and path.suffix in WEIGHTS)
+    network = shlex.quote(str(path)) if is_network else "RUN"
+    train = f"ibot eval logistic {network} --data DIR trains one on labelled images (so do linear"
+    first = "" if is_network else "name the classifier first, then images; "
+    return UserError(f"'{path}' holds no classifier", why=why, fix=f"{first}{train} and finetune)")

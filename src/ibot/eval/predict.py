@@ -17,7 +17,7 @@ from ibot.data.sets.open import open_files, open_images
 from ibot.data.sets.same_channels import require_channels
 from ibot.data.sets.several import grouped
 from ibot.data.sets.trimmed import trimmed
-from ibot.errors import DataError
+from ibot.errors import DataError, printable
 from ibot.eval.classifiers import load_classifier
 from ibot.eval.features.views import in_batches, view_batches
 from ibot.eval.linear_classifier import LinearClassifier
@@ -185,10 +185,25 @@ def predicted(
 
 
 def labels_for(images: Images, classes: tuple[str, ...]) -> list[str]:
-    """The class of each image of a set whose classes are all among `classes`; else none."""
-    if not isinstance(images, LabelledImages) or not set(images.classes) <= set(classes):
+    """The class of each image by its set, empty where `classes` lack it; none of a set without."""
+    if not isinstance(images, LabelledImages) or not set(images.classes) & set(classes):
         return []
-    return [images.classes[label] for label in images.labels.tolist()]
+    names = [name if name in classes else "" for name in images.classes]
+    return [names[label] for label in images.labels.tolist()]
+
+
+def unknown_note(images: Images, classes: tuple[str, ...]) -> list[str]:
+    """What to say of a set some of whose classes, but not all, the classifier knows."""
+    if not isinstance(images, LabelledImages):
+        return []
+    unknown = [name for name in images.classes if name not in classes]
+    if not unknown or len(unknown) == len(images.classes):
+        return []
+    some = ", ".join(map(printable, unknown[:3])) + (", ..." if unknown[3:] else "")
+    return [
+        f"{len(unknown)} of the {len(images.classes)} classes of '{images.root}' are none of the "
+        f"classifier's: {some}; their images have no label"
+    ]
 
 
 @torch.inference_mode()

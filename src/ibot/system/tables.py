@@ -39,11 +39,13 @@ def fill_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]])
 def print_table(file: TextIO, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """As `write_table`, onto a stream for other programs: a line for each row, which ends in LF.
 
-    Invisible letters of names become escapes.
+    Invisible letters of names become escapes. Nothing is written before there is a row.
     """
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows([printable(cell) for cell in _cells(row)] for row in rows)
+    for number, row in enumerate(rows):
+        if not number:
+            writer.writerow(header)
+        writer.writerow([printable(cell) for cell in _cells(row)])
 
 
 def _cells(row: Sequence[Any]) -> list[str]:
