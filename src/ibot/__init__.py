@@ -13,6 +13,7 @@ _LAZY = {
     "load_backbone": "ibot.weights.read",
     "scan": "ibot.data.sets.scan",
     "extract_features": "ibot.eval.features.tokens",
+    "transform": "ibot.eval.features.transform",
     "knn_accuracy": "ibot.eval.neighbours.vote",
     "evaluate": "ibot.eval.evaluate",
     "load_classifier": "ibot.eval.classifiers",

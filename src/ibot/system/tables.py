@@ -49,4 +49,8 @@ def print_table(file: TextIO, header: Sequence[str], rows: Iterable[Sequence[Any
 
 
 def _cells(row: Sequence[Any]) -> list[str]:
-    return ["" if cell is None else _NO_BYTE.sub("\ufffd", str(cell)) for cell in row]
+    return ["" if cell is None else _storable(str(cell)) for cell in row]
+
+
+def _storable(text: str) -> str:
+    return text if text.isascii() else _NO_BYTE.sub("\ufffd", text)
