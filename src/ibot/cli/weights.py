@@ -80,6 +80,7 @@ def inspect(options: argparse.Namespace) -> None:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()[:16]
     size = content.file.stat().st_size / 2**20
     print(f"file      {content.file} ({size:.1f} MiB, sha256 {digest})")
+    _tell_classifier(content.file)
     lines = describe(
         content,
         options.key,
@@ -89,6 +90,16 @@ def inspect(options: argparse.Namespace) -> None:
     )
     for title, text in lines:
         print(f"{title:9} {printable(text)}", flush=True)  # before what may be wrong
+
+
+def _tell_classifier(file: Path) -> None:
+    """What is known of a classifier, if the file holds one."""
+    from ibot.eval.classifiers import about
+    from ibot.eval.linear_classifier import load_classifier
+
+    if (classifier := load_classifier(file)) is not None:
+        for title, text in about(classifier).items():
+            print(f"{title:10}{printable(text)}")
 
 
 def convert(options: argparse.Namespace) -> None:
@@ -205,7 +216,7 @@ def _export_classifier(place: str, out: Path) -> None:
     if found.note:
         print(f"note: {found.note}", file=sys.stderr)
     for title, text in about(found.classifier).items():
-        print(f"{title:11}{printable(text)}")
+        print(f"{title:10} {printable(text)}")
     print(f"use it:    {shlex.join(['ibot', 'predict', str(out)])} IMAGES")
 
 

@@ -88,7 +88,7 @@ def about(classifier: LinearClassifier) -> dict[str, Any]:
     height, width = view.size
     learnt = {k: v for k, v in classifier.about.items() if k != "protocol"}
     return {
-        "classifier": " ".join(
+        "head": " ".join(
             [str(classifier.about.get("protocol", "")), *(f"{k}={v}" for k, v in learnt.items())]
         ),
         "classes": f"{len(classifier.classes)}: {', '.join(classifier.classes)}",

@@ -163,6 +163,8 @@ def _opening(stored: dict[str, Any]) -> Opening:
     """The inverse of `asdict` as JSON has it, whose lists were tuples."""
     if not stored:
         return Opening()
-    channels = {k: tuple(v) if isinstance(v, list) else v for k, v in stored["channels"].items()}
+    channels: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in stored["channels"].items()
+    }
     parts = {"channels": Channels(**channels), "windows": Windows(**stored["windows"])}
     return Opening(**{**stored, **parts})
