@@ -127,13 +127,12 @@ def test_names_that_want_to_break_out_stay_names(tmp_path):
     assert not page.all("script") and len(page.all("img")) == len(NAMES) - 1
 
 
-def test_channels_are_reported_as_they_are_stored(tmp_path):
+def test_channels_are_reported_as_they_are_stored(tmp_path, capsys):
     random = np.random.default_rng(0)
     values = random.integers(0, 2**15, (6, 20, 24, 4), dtype=np.int16)
     np.save(tmp_path / "a.npy", values)
-    found = report(tmp_path / "a.npy", tmp_path)
-    assert len(found["parts"][0]["broken"]) == 6
-    assert any("--channels all" in sentence for sentence in found["advice"])
+    assert main(["data", "report", str(tmp_path / "a.npy")]) == 2
+    assert "--channels all" in capsys.readouterr().err
     page = tmp_path / "page.html"
     options = ("--channels", "all", "--no-data", "-1", "--html", str(page))
     found = report(tmp_path / "a.npy", tmp_path, *options)
@@ -253,7 +252,7 @@ def test_what_cannot_be_done_is_told_in_words(many, tmp_path, capsys):
     assert not any(tmp_path.iterdir())
 
 
-def test_images_of_many_channels_are_looked_at_by_them(tmp_path, capsys):
+def test_images_of_many_channels_are_looked_at_by_them(tmp_path):
     random = np.random.default_rng(0)
     values = random.integers(0, 2**14, (6, 20, 24, 5), dtype=np.uint16)
     np.save(tmp_path / "five.npy", values)
@@ -262,10 +261,6 @@ def test_images_of_many_channels_are_looked_at_by_them(tmp_path, capsys):
     assert [channel["name"] for channel in part["channels"]] == ["2", "5"]
     assert [c["mean"] for c in part["channels"]] == pytest.approx(chosen.mean((0, 1, 2)).tolist())
     assert (part["broken"], part["middle"]) == ([], [20, 24])
-    found = report(tmp_path / "five.npy", tmp_path)
-    assert len(found["parts"][0]["broken"]) == 6
-    said = " ".join(found["advice"])
-    assert "ibot data report DATA --channels all" in said and "remove or repair" not in said
 
 
 def test_channels_of_both_parts_are_looked_at(tmp_path, capsys):

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from ibot.config.reading import IMAGENET_MEAN, IMAGENET_STD, MAX_PIXELS, RGB
+from ibot.data.channels.needed import are_other_channels
 from ibot.studies.data_report import DataReport, PartReport
 from ibot.words import counted
 
@@ -14,8 +15,6 @@ FAR = 0.15
 """Difference of a mean or a deviation to ImageNet's, in levels 0..1, that is worth a setting."""
 MANY = 100_000
 """Files from which on opening each of them is felt on a network disk."""
-OTHER_CHANNELS = ("unsupported TIFF layout", "data.channels=all")
-"""In the reasons why files are no colour pictures that can be read by their channels."""
 UNEVEN = 10
 """Images of the largest class for one of the smallest from which on it is said."""
 
@@ -31,7 +30,7 @@ def _broken(report: DataReport) -> Iterator[str]:
     broken = sum(len(part.broken) for part in report.parts)
     looked_at = sum(part.looked_at for part in report.parts)
     reasons = [reason for part in report.parts for _, reason in part.broken]
-    if other := sum(any(word in reason for word in OTHER_CHANNELS) for reason in reasons):
+    if other := sum(map(are_other_channels, reasons)):
         yield (
             f"{counted(other, 'image')} of {looked_at} are no colour pictures, or have further "
             "channels: ibot data report DATA --channels all looks at them, and data.channels=all "
