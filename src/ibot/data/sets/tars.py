@@ -22,7 +22,8 @@ from ibot.data.sets.classes import number_classes, twins_note
 from ibot.data.sets.files import FileImages, LabelledFiles, file_images, with_labels
 from ibot.data.sets.listings import find_listing, keep_listing, states_of
 from ibot.data.sets.parts import quoted
-from ibot.data.sets.scan import kind_of, pages_note, passed_over_note
+from ibot.data.sets.passed_over import kind_of, passed_over_note
+from ibot.data.sets.scan import pages_note
 from ibot.errors import DataError
 from ibot.words import counted
 
