@@ -274,3 +274,27 @@ def test_channels_of_both_parts_are_looked_at(tmp_path, capsys):
         (2, 5, []),
     ]
     assert not any("model.std" in sentence for sentence in found["advice"])
+
+
+def test_copies_are_found_among_all_files_however_few_are_looked_at(data, tmp_path, capsys):
+    found = report(data, tmp_path, "--sample", "2")
+    assert ["train/cat/0.png", "train/dog/copy.png"] in found["exact"]
+    assert (found["exact_among"], found["near_among"]) == (14, 4)
+    assert "compared     bytes of 14 images (1 copy), looks of 4 images" in capsys.readouterr().out
+
+
+def test_a_report_of_one_file_names_that_file(data, tmp_path, capsys):
+    picture = data / "train" / "cat" / "0.png"
+    assert report(picture, tmp_path)["parts"][0]["root"] == str(picture)
+    np.save(tmp_path / "a.npy", np.full((4, 9, 8, 5), 7, np.uint16))
+    part = report(tmp_path / "a.npy", tmp_path, "--channels", "all")["parts"][0]
+    assert part["root"] == str(tmp_path / "a.npy") and part["extensions"] == {".npy": 4}
+    said = capsys.readouterr().out
+    assert "mean 0.0001068, deviation 0" in said and "shares" not in said.partition("a.npy")[2]
+
+
+def test_large_images_are_looked_at_in_windows(tmp_path, capsys):
+    save(tmp_path / "a" / "0.png", np.zeros((64, 96, 3), np.uint8))
+    part = report(tmp_path / "a", tmp_path, "--window", "32")["parts"][0]
+    assert part["images"] == 6 and part["largest"] == [32, 32]
+    assert "seen in 6 windows of 32 pixels" in capsys.readouterr().err

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import logging
 import math
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -29,6 +30,9 @@ from ibot.data.sets.lists import LISTS
 from ibot.data.sets.open import open_images
 from ibot.data.sets.same_channels import named
 from ibot.data.sets.variants import read_as
+from ibot.data.sets.window_places import parse_window
+from ibot.data.sets.windows import windows_at
+from ibot.data.tiled import Box
 from ibot.errors import DataError, UserError, printable
 from ibot.models.contract import Backbone
 from ibot.rng import permutation
@@ -192,10 +196,15 @@ def open_inputs(
     notes: list[str] = []
     start = 0
     for kind, texts in _grouped([str(text) for text in places]):
-        if kind == "files":
-            images: Images = read_as(file_images(Path(), texts), exif_orientation, max_pixels)
+        if kind != "set":
+            boxes = [found for text in texts if (found := _window(text)) is not None]
+            files = [name for name, _ in boxes] or texts
+            most = sys.maxsize if boxes else max_pixels
+            images: Images = read_as(file_images(Path(), files), exif_orientation, most)
             if channels != PICTURES:
                 images = with_channels(images, channels)
+            if boxes:
+                images = windows_at(images, [box for _, box in boxes])
             taken = np.arange(len(images))
         else:
             images = open_images(
@@ -220,12 +229,27 @@ def open_inputs(
     return Inputs(sets, np.concatenate(chosen), tuple(notes))
 
 
-def _grouped(named: Sequence[str]) -> Iterator[tuple[Literal["files", "set"], list[str]]]:
-    """Consecutive image files together, each set alone. Raises DataError for what is missing."""
+def _window(text: str) -> tuple[str, Box] | None:
+    """The file and the place in it that a name as `slide.svs#x=0,y=512,w=512,h=512` means."""
+    found = None if Path(text).is_file() else parse_window(text)
+    return found if found is not None and Path(found[0]).is_file() else None
+
+
+def _grouped(
+    named: Sequence[str],
+) -> Iterator[tuple[Literal["files", "windows", "set"], list[str]]]:
+    """Consecutive image files together, and windows of such, each set alone. Raises DataError for
+    what is missing.
+    """
     files: list[str] = []
+    kind: Literal["files", "windows"] = "files"
     for text in named:
-        path = Path(text)
-        if path.is_file() and path.suffix.lower() not in (*LISTS, ".tar"):
+        path, is_window = Path(text), _window(text) is not None
+        if is_window or (path.is_file() and path.suffix.lower() not in (*LISTS, ".tar")):
+            if files and is_window != (kind == "windows"):
+                yield kind, files
+                files = []
+            kind = "windows" if is_window else "files"
             files.append(text)
             continue
         if text and not (path.exists() or ":" in text or glob.has_magic(text)):
@@ -234,11 +258,11 @@ def _grouped(named: Sequence[str]) -> Iterator[tuple[Literal["files", "set"], li
                 fix="check the path: files, folders and sets follow the weights",
             )
         if files:
-            yield "files", files
+            yield kind, files
             files = []
         yield "set", [text]
     if files:
-        yield "files", files
+        yield kind, files
 
 
 def network_input(view: Pixels, backbone: Backbone) -> Tensor:

@@ -36,7 +36,12 @@ def _broken(report: DataReport) -> Iterator[str]:
             "channels: ibot data report DATA --channels all looks at them, and data.channels=all "
             "trains on them"
         )
-    if broken := broken - other:
+    if mixed := sum(reason.startswith("other channels") for reason in reasons):
+        yield (
+            f"{counted(mixed, 'image')} of {looked_at} have other channels than most and are "
+            "passed over: put images of the same channels into a folder of their own"
+        )
+    if broken := broken - other - mixed:
         yield (
             f"{counted(broken, 'file')} of {looked_at} cannot be read: remove or repair what is "
             "listed; a training passes over them, up to a share of data.max_bad_fraction"
@@ -53,8 +58,8 @@ def _copies(report: DataReport) -> Iterator[str]:
     looked_at = sum(part.looked_at for part in report.parts)
     if again:
         yield (
-            f"copies, byte by byte: {counted(again, 'file')} of {looked_at}; remove all but one of "
-            "each, for what comes twice counts twice"
+            f"copies, byte by byte: {counted(again, 'file')} of {report.exact_among}; remove all "
+            "but one of each, for what comes twice counts twice"
         )
     if (near := sum(len(group) - 1 for group in report.near)) > looked_at / 20:
         yield (

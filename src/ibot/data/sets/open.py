@@ -74,8 +74,11 @@ def open_parts(
     if train is None:
         raise _no_training_part(data)
     parts = {"": train} if val is None else {"train": _without_parts(train), "val": val}
-    seen = {name: with_channels(images, channels) for name, images in parts.items()}
-    return {name: windowed(images, windows) for name, images in seen.items()}
+    most = _largest(MAX_PIXELS, channels, windows)
+    seen = {name: read_as(images, "apply", most) for name, images in parts.items()}
+    return {
+        name: windowed(with_channels(images, channels), windows) for name, images in seen.items()
+    }
 
 
 def find_labelled(

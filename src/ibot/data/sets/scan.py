@@ -22,7 +22,7 @@ from ibot.data.sets.fingerprints import State, state_of
 from ibot.data.sets.listings import find_listing, keep_listing
 from ibot.data.sets.parts import find_parts, folder_names, is_folder, part_note, part_of, quoted
 from ibot.data.sets.passed_over import commonest, kind_of, passed_over_note
-from ibot.errors import DataError
+from ibot.errors import DataError, printable
 from ibot.words import counted
 
 RUN_MARKS = ("config.json", "checkpoints")
@@ -116,7 +116,8 @@ def one_file(file: Path, also: frozenset[str] = frozenset()) -> FileImages | Non
                 return None
     paged = [file] if extension(file.name) in PAGED else []
     images = file_images(file.parent, [file.name])
-    return replace(images, notes=tuple(pages_note(paged, holds_more)))
+    alone = f"'{printable(file.name)}' alone is read"
+    return replace(images, notes=(alone, *pages_note(paged, holds_more)))
 
 
 def _instead_of(file: Path) -> str:

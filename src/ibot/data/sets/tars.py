@@ -69,7 +69,7 @@ def scan_tars(archives: Sequence[str | Path]) -> FileImages:
         found = _read(archives)
         images = found.images()
         if "" not in found.classes:
-            labels, classes = number_classes(found.classes)
+            labels, classes = number_classes(found.classes, folders=found.in_folders)
             images = replace(images, notes=(*images.notes, *twins_note(classes)))
             images = with_labels(images, labels, classes)
         keep_listing(images, before, began)
@@ -91,6 +91,13 @@ class _Found:
     """Files that are not read, by their kind."""
     cut: dict[str, int] = field(default_factory=dict)
     """Whole images in archives whose end is missing, by their names."""
+
+    @property
+    def in_folders(self) -> bool:
+        """Whether each class is the name of a folder above its image."""
+        return all(
+            f"/{text}/" in f"/{name}" for name, text in zip(self.names, self.classes, strict=True)
+        )
 
     def images(self) -> FileImages:
         archives = Archives(self.archives, np.array(self.places, np.int64))
