@@ -164,6 +164,13 @@ def holds_more(path: str | Path) -> tuple[bool, bool]:
     return False, False
 
 
+def is_gray(path: str | Path) -> bool:
+    """Whether a file holds one band of levels, by its header; damaged ones: no."""
+    with suppress(UnreadableImage), opened(path) as file, quiet():
+        return open_image(file, sys.maxsize).mode in ("1", "L", *SCALED_MODES)
+    return False
+
+
 def file_holds_more(file: BinaryIO) -> tuple[bool, bool]:
     """As `holds_more`, of an open file or a buffer that stands at its start."""
     with quiet(), suppress(OSError, UnreadableImage):

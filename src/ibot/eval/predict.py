@@ -15,7 +15,7 @@ from ibot.data.pixels import normalize
 from ibot.data.sets.images import Images, LabelledImages
 from ibot.data.sets.open import open_files, open_images
 from ibot.data.sets.same_channels import require_channels
-from ibot.data.sets.several import grouped
+from ibot.data.sets.several import Kind, grouped
 from ibot.data.sets.trimmed import trimmed
 from ibot.errors import DataError, printable
 from ibot.eval.classifiers import load_classifier
@@ -134,14 +134,14 @@ def open_for(
     return sets
 
 
-def _opened(kind: str, named: list[str], how: Opening) -> Images:
+def _opened(kind: Kind, named: list[str], how: Opening) -> Images:
     settings = {
         "exif_orientation": how.exif_orientation,
         "max_pixels": how.max_pixels,
         "channels": how.channels,
         "windows": how.windows,
     }
-    return open_files(named, **settings) if kind == "files" else open_images(named[0], **settings)
+    return open_images(named[0], **settings) if kind == "set" else open_files(named, **settings)
 
 
 def predicted(

@@ -193,7 +193,7 @@ def open_inputs(
         "channels": channels,
     }
     for kind, texts in grouped([str(text) for text in places], channels):
-        if kind == "files":
+        if kind != "set":
             images = open_files(texts, **how)
             taken = np.arange(len(images))
         else:
