@@ -79,5 +79,7 @@ def test_windows_are_predicted_each(tmp_path, capsys):
     rows, said = predicted(capsys, file, tmp_path / "data" / "val")
     assert len(rows) > 4 and accuracy(rows) == pytest.approx(value)
     assert all("#x=" in row["name"] for row in rows) and "windows of 128 pixels" in said
+    (alone,), _ = predicted(capsys, file, rows[2]["name"])
+    assert {name: rows[2][name] for name in alone} == alone
     wide, _ = predicted(capsys, file, tmp_path / "data" / "val", "--window", "256")
     assert 0 < len(wide) < len(rows)

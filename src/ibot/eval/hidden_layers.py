@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
-from ibot.eval.tune.network import UnitLength
-from ibot.models.head import Prototypes
+from ibot.models.head import Prototypes, UnitLength
 
 KINDS: dict[str, type[nn.Module]] = {
     "linear": nn.Linear,

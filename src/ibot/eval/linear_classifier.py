@@ -122,7 +122,9 @@ def load_classifier(path: str | Path) -> LinearClassifier | None:
                 return None
             about = json.loads(metadata["classifier"])
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
-        return _built(str(file), about, tensors)
+        # The start that the weights replace is no business of the caller's random numbers.
+        with torch.random.fork_rng([]):
+            return _built(str(file), about, tensors)
     except (SafetensorError, OSError, ValueError, LookupError, TypeError, RuntimeError) as error:
         why = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
         raise WeightsError(f"'{file}' cannot be read", why=why, fix="copy the file again") from None
