@@ -14,6 +14,7 @@ from ibot.cli.parser import Commands
 from ibot.errors import UserError
 from ibot.eval.request import windows_of
 from ibot.system.progress import counter, print_notes
+from ibot.words import sides
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -82,7 +83,7 @@ def run(options: argparse.Namespace) -> None:
     write_named(
         out, lambda path: _write(path, out.suffix, tensors, features.names, classes), "--out"
     )
-    shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in tensors.items())
+    shapes = ", ".join(f"{name} {sides(tensor.shape)}" for name, tensor in tensors.items())
     print(f"{len(features.names)} images: {shapes} -> {out}")
     for path, reason in features.bad:
         print(f"not read: {path}: {reason}")
