@@ -11,6 +11,7 @@ from ibot.cli.parser import Commands
 from ibot.eval.features.forms import check_form
 from ibot.eval.request import windows_of
 from ibot.system.progress import counter, print_notes
+from ibot.words import sides
 
 
 def declare(commands: Commands) -> None:
@@ -68,7 +69,7 @@ def run(options: argparse.Namespace) -> None:
     classes = source.classes if isinstance(source, LabelledImages) else ()
     write_named(out, lambda path: write_features(path, out.suffix, features, classes), "--out")
     tensors = tensors_of(features)
-    shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in tensors.items())
+    shapes = ", ".join(f"{name} {sides(tensor.shape)}" for name, tensor in tensors.items())
     print(f"{len(features.names)} images: {shapes} -> {out}")
     for path, reason in features.bad:
         print(f"not read: {path}: {reason}")

@@ -32,9 +32,9 @@ def _broken(report: DataReport) -> Iterator[str]:
     reasons = [reason for part in report.parts for _, reason in part.broken]
     if other := sum(map(are_other_channels, reasons)):
         yield (
-            f"{counted(other, 'image')} of {looked_at} are no colour pictures, or have further "
-            "channels: ibot data report DATA --channels all looks at them, and data.channels=all "
-            "trains on them"
+            f"no colour pictures, or of further channels: {counted(other, 'image')} of "
+            f"{looked_at}; ibot data report DATA --channels all looks at them, and "
+            "data.channels=all trains on them"
         )
     if mixed := sum(reason.startswith("other channels") for reason in reasons):
         yield (
