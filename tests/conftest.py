@@ -2,8 +2,11 @@ import os
 from pathlib import Path
 
 import pytest
+from photos_world import photos_world
 
 from ibot.system.waiting import spin_shortly
+
+__all__ = ["photos_world"]
 
 spin_shortly()  # before torch is loaded, here and in the processes that tests start
 

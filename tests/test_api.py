@@ -22,7 +22,10 @@ import ibot.errors
 from ibot.config.override import apply
 from ibot.data.scenes import write_folder
 
-API = {"load_backbone", "scan", "extract_features", "knn_accuracy", "train", "recipe", "apply"}
+API = {
+    *("load_backbone", "scan", "extract_features", "knn_accuracy", "train", "recipe", "apply"),
+    *("transform", "evaluate", "load_classifier", "predict"),
+}
 SIGNALS = sorted(signal.valid_signals())
 SETTINGS = [
     "model.width=24",
@@ -58,6 +61,8 @@ def world(tmp_path_factory):
     write_folder(root / "scenes", train=20, val=10, size=32)
     config = apply(ibot.recipe("tiny32"), [f"data.path={root / 'scenes'}", *SETTINGS])
     ibot.train(config, root / "run", quiet=True)
+    given = {"cache": root / "cache", "quiet": True, "device": "cpu"}
+    ibot.evaluate("logistic", root / "run", root / "scenes", settings="penalties=0.1", **given)
     return root, config
 
 
@@ -126,6 +131,11 @@ def call_everything(root, config, folder):
     ibot.scan(root / "scenes" / "val")
     features = ibot.extract_features(backbone, source, size=(32, 32), workers=1)
     ibot.extract_features(str(root / "run"), str(root / "scenes"), size=24, indices=[0, 1])
+    ibot.extract_features(root / "run", root / "scenes", indices=[0])
+    ibot.transform(backbone, 32)(source.read(0))
+    classifier = ibot.load_classifier(root / "run")
+    ibot.predict(classifier, source, workers=1)
+    ibot.predict(str(root / "run"), [root / "scenes" / "val"])
     ibot.knn_accuracy(features, test=features)
     bank = torch.randn(20_000, 16, generator=torch.Generator().manual_seed(0))
     ibot.knn_accuracy(bank, torch.arange(20_000) % 5, bank[:300], torch.arange(300) % 5)

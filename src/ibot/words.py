@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 
 def encodable(text: str) -> str:
@@ -19,6 +20,11 @@ def counted(number: float, noun: str) -> str:
     )
     digits = repr(number).removesuffix(".0") if isinstance(number, float) else str(number)
     return f"{digits} {noun if number == 1 else plural}"
+
+
+def sides(shape: Sequence[int]) -> str:
+    """The sides of an array, as in `48 x 40 x 3`."""
+    return " x ".join(map(str, shape)) or "a single value"
 
 
 def by_numbers(text: str) -> list[tuple[bool, int, str]]:

@@ -18,6 +18,17 @@ def test_a_plan_names_time_memory_and_disk_and_leaves_nothing(tmp_path, capsys, 
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 
+def test_a_plan_names_the_load_beside_which_it_was_made(tmp_path, capsys, monkeypatch):
+    write_folder(tmp_path / "data", train=24, val=0, seed=0, size=32)
+    command = ["plan", "tiny32", "--data", str(tmp_path / "data"), "model.depth=1"]
+    for others, said in ((0.52, True), (0.02, False)):
+        monkeypatch.setattr("ibot.system.load.Load.read", lambda self, others=others: others)
+        assert main(command) == 0
+        out = capsys.readouterr().out
+        assert ("load   other processes take 52% of " in out) == said
+        assert ("alone it would be about " in out) == said
+
+
 def test_a_plan_beyond_the_memory_names_the_setting_that_helps(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("ibot.studies.plan.device_memory", lambda device: 0.01)
     write_folder(tmp_path / "data", train=64, val=0, seed=0, size=32)

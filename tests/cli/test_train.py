@@ -1,5 +1,7 @@
 """The parts of `ibot pretrain` that need no run."""
 
+from dataclasses import replace
+
 import pytest
 
 from ibot.cli.main import build_parser, main
@@ -7,7 +9,8 @@ from ibot.cli.train import asked_by
 from ibot.config.override import apply, to_plain
 from ibot.data.scenes import write_folder
 from ibot.recipes import recipe
-from ibot.studies.settings import began_with_batch, default_folder, prepare
+from ibot.recipes.fitting import for_fewer_than_a_batch
+from ibot.studies.settings import Asked, began_with_batch, default_folder, prepare
 from ibot.system.jsonl import write_json
 from ibot.system.processes import Processes
 
@@ -36,7 +39,8 @@ def test_a_batch_larger_than_the_data_is_refused_before_anything_is_said_or_made
     command, photos, tmp_path, capsys
 ):
     run = tmp_path / "run"
-    assert main([command, "tiny32", "--data", str(photos), "--run", str(run)]) == 2
+    asked = [command, "tiny32", "--data", str(photos), "--run", str(run), "train.batch=64"]
+    assert main(asked) == 2
     said = capsys.readouterr()
     assert (
         "larger than the data set of 24" in said.err
@@ -44,6 +48,31 @@ def test_a_batch_larger_than_the_data_is_refused_before_anything_is_said_or_made
         and said.out == ""
     )
     assert not run.exists()
+
+
+def test_a_named_recipe_gets_a_batch_that_few_images_fill(photos):
+    """And is left as it is where they fill its own, but for a word where it is a large part."""
+
+    def found(count, *settings):
+        config = apply(recipe("tiny32"), [f"data.path={photos}", *settings])
+        given = [setting.partition("=")[0] for setting in settings]
+        return for_fewer_than_a_batch(config, count, 1, given), config
+
+    (fitted, notes), config = found(24)
+    assert fitted.train.batch == 8 and notes == [
+        "train.batch=8 in place of 128: the set has 24 images"
+    ]
+    assert fitted == replace(config, train=replace(config.train, batch=8))
+    (same, notes), config = found(300)
+    assert same == config and notes == [
+        "a batch of 128 is a large part of 300 images, 2 steps an epoch: train.batch=32 suits so "
+        "few"
+    ]
+    for count in (1, 512, 5000):
+        (same, notes), config = found(count)
+        assert same == config and not notes
+    prepared = prepare(Asked("tiny32", (f"data.path={photos}",)))
+    assert prepared.config.train.batch == 8 and "the set has 24 images" in prepared.notes[0]
 
 
 def test_a_batch_that_cannot_be_shared_is_refused_before_anything_is_said_or_made(

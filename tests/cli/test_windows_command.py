@@ -66,6 +66,25 @@ def test_a_search_names_the_places_and_seeks_what_is_like_a_window(run, slides, 
     assert rows[0]["name"] in (tmp_path / "out" / "search.html").read_text()
 
 
+def test_a_picture_shows_a_window_by_its_name_and_says_what_is_seen_whole(
+    run, slides, tmp_path, capsys
+):
+    def show(*images):
+        how = ("--out", str(tmp_path), "--device", "cpu", "--size", "32")
+        return main(["show", "attention", str(run), *images, *how])
+
+    window = f"{slides / '1.tif'}#x=128,y=0,w=128,h=128"
+    assert show(window) == 0
+    said = capsys.readouterr()
+    assert "1 image" in said.out and "whole" not in said.err
+    assert show(window, str(slides / "0.tif")) == 0
+    said = capsys.readouterr()
+    assert "2 images" in said.out
+    assert "seen whole, not in windows of 128 pixels" in said.err and "#x=" in said.err
+    assert show(f"{slides / '1.tif'}#x=500,y=0,w=128,h=128") == 2
+    assert "512 pixels wide and 640 high" in capsys.readouterr().err
+
+
 def test_without_windows_a_large_image_is_refused_with_the_setting(slides, tmp_path, capsys):
     command = ["pretrain", "tiny32", "--data", str(slides), "--run", str(tmp_path / "r")]
     assert main([*command, "--steps", "1", "data.max_pixels=1000", *SMALL, "train.batch=2"]) != 0

@@ -354,7 +354,7 @@ def test_five_steps_between_two_log_lines_are_observed_and_the_first():
             {"cls_loss": LN_K, "teacher_entropy": 0.991 * LN_K},
             "uniform",
         ),
-        ({"wait": 0.005}, {"wait": 0.0055}, "data-bound"),  # beside 0.1 s of work: 0.05 of all
+        ({"wait": 0.017}, {"wait": 0.018}, "data-bound"),  # beside 0.1 s of work: 0.15 of all
     ],
     ids=[
         "marginal",

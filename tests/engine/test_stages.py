@@ -64,7 +64,7 @@ def test_the_slow_stage_is_named_with_the_workers_that_would_do(small, monkeypat
     slow = stage == "step"
     stages = watched(config, source, lambda waited: 0.02 + 30 * waited if slow else 0.036)
     assert stages.limit == stage and stages.images == IMAGES and stages.workers == workers
-    found = limit_of(replace(stages, cores=16), config)
+    found = limit_of(replace(stages, cores=16, others=0.0), config)
     if stage == "step":
         assert found is None and "the step sets it" in pace(stages, config)
         assert stages.wanted == 1 and stages.idle_share < 0.05
@@ -111,6 +111,21 @@ def test_workers_for_which_there_are_no_cores_are_not_advised(small):
     assert limit_of(drawing, fast).stage == "render"
     assert limit_of(drawing, fast).advice.endswith("use fewer local views (augment.num_local)")
     assert limit_of(replace(drawing, device="cuda"), fast).advice.endswith("use data.pixels=device")
+
+
+def test_a_busy_machine_is_named_in_place_of_the_images(small):
+    stages = replace(of(workers=1, cores=2, queued=2.2, busy=1.0), others=0.44)
+    advice = limit_of(stages, small).advice
+    assert advice == "Other processes take 44% of 2 cores: images come faster without them"
+    assert replace(stages, others=0.1).load == ""
+    at_work = replace(of(step=0.9, waited=0.1), others=0.44)
+    assert limit_of(at_work, small) is None
+    assert pace(at_work, small).endswith("images; other processes take 44% of 16 cores")
+
+
+def test_a_little_waiting_is_not_worth_a_word(small):
+    assert limit_of(of(step=0.87, waited=0.13), small) is None
+    assert limit_of(of(step=0.84, waited=0.16), small) is not None
 
 
 def test_files_that_are_waited_for_take_workers_but_no_cores(small):

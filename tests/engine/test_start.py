@@ -151,7 +151,7 @@ def test_a_file_of_one_network_fills_both_and_has_no_centers(small, source, tmp_
 def test_a_backbone_of_another_shape_is_refused_by_name(small, source):
     wide = replace(small, model=replace(small.model, mlp_ratio=2.0))
     with pytest.raises(
-        WeightsError, match=r"holds blocks\.0\.mlp\.fc1\.weight as \(96, 24\), not \(48, 24\)"
+        WeightsError, match=r"holds blocks\.0\.mlp\.fc1\.weight as 96 x 24, not 48 x 24"
     ):
         filled(wide, source)
 

@@ -214,12 +214,3 @@ def test_colour_pictures_keep_what_they_had(tmp_path):
     others = replace(config, model=replace(config.model, channels=("x",), mean=(1,), std=(1,)))
     found, notes = for_channels(others, Pictures(), [])
     assert found.model.channels == RGB and found.model.mean == IMAGENET_MEAN and not notes
-
-
-@pytest.mark.parametrize("dtype, count", [(np.uint16, 5), (np.float32, 3), (np.uint8, 4)])
-def test_a_stack_that_holds_no_colour_pictures_is_refused_with_the_setting(tmp_path, dtype, count):
-    np.save(tmp_path / "a.npy", np.zeros((3, 9, 8, count), dtype))
-    images = open_images(str(tmp_path / "a.npy"))
-    with pytest.raises(ConfigError, match=f"{count} channels of type .* no colour") as caught:
-        for_channels(recipe("tiny32"), images, ())
-    assert "data.channels=all" in str(caught.value.fix)

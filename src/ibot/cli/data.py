@@ -10,7 +10,7 @@ from pathlib import Path
 from ibot.cli.arguments import COUNT, FORMS, NATURAL, add_channels
 from ibot.cli.parser import Commands
 from ibot.config.override import parse
-from ibot.config.reading import PICTURES, Channels
+from ibot.config.reading import PICTURES, Channels, Windows
 from ibot.errors import UserError
 from ibot.words import counted, encodable
 
@@ -40,6 +40,8 @@ def _declare_report(actions: Commands) -> None:
     page = "write one page that needs nothing else"
     parser.add_argument("--html", default="", metavar="FILE", help=page)
     add_channels(parser, "rgb, colour pictures; all: every one")
+    window = "look at large images in windows of so many pixels, side by side"
+    parser.add_argument("--window", type=COUNT, default=0, metavar="PIXELS", help=window)
 
 
 def _declare_pack(actions: Commands) -> None:
@@ -90,7 +92,7 @@ def report(options: argparse.Namespace) -> None:
 
     if options.html:
         require_place(page)
-    parts = open_parts(data, _channels(options))
+    parts = open_parts(data, _channels(options), Windows(options.window))
     for images in parts.values():
         print_notes(images.notes, options.quiet)
     found = examine(

@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ibot.cli.arguments import add_images, add_weights
 from ibot.cli.inputs import read_network, reading
 from ibot.cli.parser import Commands
-from ibot.errors import UserError
+from ibot.eval.features.forms import check_form
 from ibot.eval.request import windows_of
 from ibot.system.progress import counter, print_notes
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from ibot.eval.features.tokens import Features
-
-SUFFIXES = (".npz", ".safetensors")
+from ibot.words import sides
 
 
 def declare(commands: Commands) -> None:
@@ -29,7 +20,8 @@ def declare(commands: Commands) -> None:
     parser = commands.add("features", summary, run)
     add_weights(parser)
     add_images(parser)
-    parser.add_argument("--out", required=True, metavar="FILE", help=".npz or .safetensors")
+    out = ".npz, .safetensors, .csv (class tokens) or .parquet (pip install pyarrow)"
+    parser.add_argument("--out", required=True, metavar="FILE", help=out)
     parser.add_argument("--patches", action="store_true", help="write patch tokens too")
     # argparse may part --out from FILE
     parser.usage = "%(prog)s [options] WEIGHTS_OR_RUN --data DATA --out FILE"
@@ -38,15 +30,12 @@ def declare(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> None:
     """Write class tokens, and patch tokens if asked, with the file names and labels."""
     out = Path(options.out)
-    if out.suffix not in SUFFIXES:
-        raise UserError(
-            f"cannot write features as '{out.suffix}'",
-            fix=f"end --out with {' or '.join(SUFFIXES)}",
-        )
+    check_form(out.suffix, options.patches)
     from ibot.data.sets.images import LabelledImages
     from ibot.data.sets.open import open_images
     from ibot.data.sets.same_channels import require_channels
     from ibot.data.sets.trimmed import trimmed
+    from ibot.eval.features.files import tensors_of, write_features
     from ibot.eval.features.tokens import extract_features
     from ibot.eval.opened import channels_of_network_told, unlike_training
     from ibot.eval.request import trims_borders
@@ -77,39 +66,10 @@ def run(options: argparse.Namespace) -> None:
         device=device,
         progress=None if options.quiet else counter("images"),
     )
-    tensors = _tensors(features)
     classes = source.classes if isinstance(source, LabelledImages) else ()
-    write_named(
-        out, lambda path: _write(path, out.suffix, tensors, features.names, classes), "--out"
-    )
-    shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in tensors.items())
+    write_named(out, lambda path: write_features(path, out.suffix, features, classes), "--out")
+    tensors = tensors_of(features)
+    shapes = ", ".join(f"{name} {sides(tensor.shape)}" for name, tensor in tensors.items())
     print(f"{len(features.names)} images: {shapes} -> {out}")
     for path, reason in features.bad:
         print(f"not read: {path}: {reason}")
-
-
-def _tensors(features: Features) -> dict[str, Tensor]:
-    """What there is of the features, by the names in the file."""
-    found = {"cls": features.cls, "patches": features.patches, "labels": features.labels}
-    return {name: tensor for name, tensor in found.items() if tensor is not None}
-
-
-def _write(
-    path: Path,
-    suffix: str,
-    tensors: dict[str, Tensor],
-    names: Sequence[str],
-    classes: Sequence[str],
-) -> None:
-    """Write a file of the form that `suffix` says."""
-    if suffix == ".npz":
-        import numpy as np
-
-        arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
-        arrays |= {"names": np.array(names), "classes": np.array(classes)}
-        with path.open("wb") as file:  # a path would get its suffix
-            np.savez(file, allow_pickle=False, **arrays)
-    else:
-        from ibot.weights.write import save_tensors
-
-        save_tensors(tensors, path, {"names": json.dumps(names), "classes": json.dumps(classes)})

@@ -30,6 +30,7 @@ MODULES = (
     "plan",
     "evaluate",
     "features",
+    "predict",
     "data",
     "search",
     "show",
@@ -152,8 +153,10 @@ def _undelivered(options: argparse.Namespace, output: Output) -> int:
 
 
 def _only_prints(options: argparse.Namespace) -> bool:
-    return options.command.startswith(LISTS) or (
-        options.command == "ibot ablate" and (options.list or not options.name)
+    return (
+        options.command.startswith(LISTS)
+        or (options.command == "ibot ablate" and (options.list or not options.name))
+        or (options.command == "ibot predict" and not options.out)
     )
 
 

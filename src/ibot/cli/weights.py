@@ -57,7 +57,11 @@ def _declare_export(actions: Commands) -> None:
     summary = "write weights for another project, and compare there"
     parser = actions.add("export", summary, export)
     add_network(parser)
-    to = f"{', '.join(SUFFIXES)} (all of a run, published layout)"
+    listed = ", ".join(name for name in SUFFIXES if name not in ("checkpoint", "classifier"))
+    to = (
+        f"{listed}; checkpoint (all of a run, published layout); classifier (with its head, for "
+        "ibot predict)"
+    )
     parser.add_argument("--to", required=True, choices=tuple(SUFFIXES), metavar="TARGET", help=to)
     out = (
         "a new folder for timm and huggingface, else a new file: .safetensors, .pth "
@@ -106,6 +110,7 @@ def inspect(options: argparse.Namespace) -> None:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()[:16]
     size = content.file.stat().st_size / 2**20
     print(f"file      {content.file} ({size:.1f} MiB, sha256 {digest})")
+    _tell_classifier(content.file)
     lines = describe(
         content,
         options.key,
@@ -115,6 +120,16 @@ def inspect(options: argparse.Namespace) -> None:
     )
     for title, text in lines:
         print(f"{title:9} {printable(text)}", flush=True)  # before what may be wrong
+
+
+def _tell_classifier(file: Path) -> None:
+    """What is known of a classifier, if the file holds one."""
+    from ibot.eval.classifiers import about
+    from ibot.eval.linear_classifier import load_classifier
+
+    if (classifier := load_classifier(file)) is not None:
+        for title, text in about(classifier).items():
+            print(f"{title:10}{printable(text)}")
 
 
 def convert(options: argparse.Namespace) -> None:
@@ -200,6 +215,9 @@ def export(options: argparse.Namespace) -> None:
             f"student, teacher, optimizer, centers and arguments in the published layout -> {out}"
         )
         return
+    if options.to == "classifier":
+        _export_classifier(options.weights, out)
+        return
     from ibot.weights.export import TOLERANCE, export_backbone
 
     loaded = read_network(options)
@@ -218,6 +236,20 @@ def export(options: argparse.Namespace) -> None:
         f"tokens of equal inputs differ by less than {TOLERANCE:g}. Weights: {out}   model card: "
         f"{card}"
     )
+
+
+def _export_classifier(place: str, out: Path) -> None:
+    """Write the classifier that evaluations left, its network included, into a file of its own."""
+    from ibot.eval.classifiers import about, find_classifier
+    from ibot.system.files import write_named
+
+    found = find_classifier(place)
+    write_named(out, found.classifier.write, "--out")
+    if found.note:
+        print(f"note: {found.note}", file=sys.stderr)
+    for title, text in about(found.classifier).items():
+        print(f"{title:10} {printable(text)}")
+    print(f"use it:    {shlex.join(['ibot', 'predict', str(out)])} IMAGES")
 
 
 def _write_card(options: argparse.Namespace, loaded: Loaded, differences: list[Difference]) -> Path:

@@ -58,6 +58,20 @@ WHOLE = Windows()
 """Images are seen whole."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opening:
+    """How a set of images is opened: what a classifier keeps, so that new images are read like
+    those it learnt from.
+    """
+
+    channels: Channels = PICTURES
+    windows: Windows = WHOLE
+    exif_orientation: Literal["apply", "ignore"] = "apply"
+    max_pixels: int = MAX_PIXELS
+    trim_border: bool = False
+    """Whether a border of one colour is cut off."""
+
+
 @dataclass(frozen=True, slots=True)
 class DataConfig:
     """Where images come from and how a file becomes pixels."""

@@ -77,13 +77,18 @@ def decode_file(
     """
     with quiet():
         image = open_image(file, max_pixels)
-        try:
-            image.load()
-            turn = turn_upright(image) if exif_orientation == "apply" else None
-            upright = _to_rgb(image)
-            return np.asarray(upright if turn is None else upright.transpose(turn))
-        except Exception as error:  # on damaged bytes Pillow's readers raise almost anything
-            raise UnreadableImage(_reason(error)) from None
+        return pixels_of(image, exif_orientation)
+
+
+def pixels_of(image: Image.Image, exif_orientation: Orientation = "apply") -> NDArray[np.uint8]:
+    """As `decode`, of an image that Pillow has opened. Raises UnreadableImage."""
+    try:
+        image.load()
+        turn = turn_upright(image) if exif_orientation == "apply" else None
+        upright = _to_rgb(image)
+        return np.asarray(upright if turn is None else upright.transpose(turn))
+    except Exception as error:  # on damaged bytes Pillow's readers raise almost anything
+        raise UnreadableImage(_reason(error)) from None
 
 
 def image_size(
@@ -157,6 +162,13 @@ def holds_more(path: str | Path) -> tuple[bool, bool]:
     with suppress(OSError), open(path, "rb") as file:  # noqa: PTH123
         return file_holds_more(file)
     return False, False
+
+
+def is_gray(path: str | Path) -> bool:
+    """Whether a file holds one band of levels, by its header; damaged ones: no."""
+    with suppress(UnreadableImage), opened(path) as file, quiet():
+        return open_image(file, sys.maxsize).mode in ("1", "L", *SCALED_MODES)
+    return False
 
 
 def file_holds_more(file: BinaryIO) -> tuple[bool, bool]:

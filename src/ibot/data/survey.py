@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ibot.data.borders import without_border
+from ibot.data.channels.needed import fix_of
 from ibot.data.decode import UnreadableImage
 from ibot.data.sets.images import Images
 from ibot.data.upright import ENOUGH, NO_UP, layout, lying, reduced, upside_down
@@ -82,7 +83,7 @@ def survey(source: Images, sample: int = SAMPLE) -> Survey:
         raise DataError(
             f"none of {len(chosen)} sampled images under '{source.root}' can be read",
             why=f"the first, {bad[0]}",
-            fix="look at the files, or name another folder",
+            fix=fix_of(bad),
         )
     table = np.stack(thumbnails)
     return Survey(

@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 
 from ibot.engine.stages import Stages
+from ibot.system.load import Load
 from ibot.system.machine import own_cores
 from ibot.types import Batch, UndrawnBatch
 
@@ -28,6 +29,7 @@ class StageMeter:
         self._seconds: dict[str, float] = {}
         self._steps = 0
         self._readings: list[tuple[int, Stages]] = []
+        self._load = Load()
 
     @contextmanager
     def measure(self, stage: Measured) -> Iterator[None]:
@@ -75,7 +77,13 @@ class StageMeter:
         self._events = left
         steps, found = max(1, self._steps), self._seconds
         mean = {name: value / steps for name, value in found.items()}
-        stages = Stages.of(mean, workers=self.workers, cores=self.cores, device=self.device.type)
+        stages = Stages.of(
+            mean,
+            workers=self.workers,
+            cores=self.cores,
+            device=self.device.type,
+            others=self._load.read(),
+        )
         self._readings.append((self._steps, stages))
         self._seconds, self._steps = {}, 0
         return stages

@@ -17,10 +17,12 @@ from ibot.config.schema import Config
 from ibot.words import counted
 
 Stage = Literal["decode", "render", "transfer", "step"]
-QUIET = 0.05
+QUIET = 0.15
 """Share of the time below which waiting for images is not worth a word."""
 RESERVE = 1.1
 """Images that the loader processes should be able to make, over those that the step uses."""
+BUSY = 0.15
+"""Share of the cores that other processes take from which on that is what is said first."""
 CROWDED = 0.5
 """Share of their time in which processes wait for a core, above which more of them do not help."""
 BEYOND = 1.2
@@ -72,12 +74,22 @@ class Stages:
     """That this process may use."""
     device: str
     """Kind of the device: cuda, cpu."""
+    others: float = 0.0
+    """Share of the cores that other processes took meanwhile, 0..1; 0 where that is not known."""
 
     @classmethod
-    def of(cls, seconds: Mapping[str, float], *, workers: int, cores: int, device: str) -> Stages:
+    def of(
+        cls,
+        seconds: Mapping[str, float],
+        *,
+        workers: int,
+        cores: int,
+        device: str,
+        others: float = 0.0,
+    ) -> Stages:
         """From means by name; those that are absent are 0."""
         known = {name: seconds.get(name, 0.0) for name in SECONDS}
-        return cls(**known, workers=workers, cores=cores, device=device)
+        return cls(**known, workers=workers, cores=cores, device=device, others=others)
 
     @classmethod
     def mean(cls, readings: Sequence[tuple[int, Stages]]) -> Stages:
@@ -85,7 +97,7 @@ class Stages:
         steps, (_, last) = max(1, sum(count for count, _ in readings)), readings[-1]
         means = {
             name: sum(count * getattr(stages, name) for count, stages in readings) / steps
-            for name in SECONDS
+            for name in (*SECONDS, "others")
         }
         return replace(last, **means)
 
@@ -94,7 +106,7 @@ class Stages:
         """Of single steps of one training."""
         medians = {
             name: statistics.median(getattr(stages, name) for stages in readings)
-            for name in SECONDS
+            for name in (*SECONDS, "others")
         }
         return replace(readings[-1], **medians)
 
@@ -175,6 +187,13 @@ class Stages:
         return slow and self.idle_share >= QUIET
 
     @property
+    def load(self) -> str:
+        """What other processes take of the cores, in words; empty where it is not worth one."""
+        if self.others < BUSY:
+            return ""
+        return f"other processes take {self.others:.0%} of {counted(self.cores, 'core')}"
+
+    @property
     def crowded(self) -> bool:
         """Whether the processes wait for cores most of the time."""
         return self.queued > CROWDED * (self.decode + self.draw)
@@ -248,6 +267,8 @@ def rates(stages: Stages) -> str:
 def remedy(stages: Stages, config: Config) -> str:
     """How many loader processes would do, and what else where the cores are too few for them."""
     wanted = max(stages.wanted, stages.workers + 1)
+    if stages.load:
+        return f"{stages.load}: images come faster without them"
     if stages.crowded:
         share = stages.queued / (stages.decode + stages.draw)
         return (
@@ -294,5 +315,7 @@ def pace(stages: Stages, config: Config) -> str:
     """What set the pace of a training, in a line."""
     found = limit_of(stages, config)
     if found is None:
-        return f"the step sets it: {stages.idle_share:.0%} of the time went into waiting for images"
+        load = f"; {stages.load}" if stages.load else ""
+        waited = f"{stages.idle_share:.0%} of the time went into waiting for images"
+        return f"the step sets it: {waited}{load}"
     return f"{found.evidence}. {found.advice}"

@@ -31,6 +31,7 @@ from ibot.weights.read import (
     refuse_bad_numbers,
     say_guesses,
 )
+from ibot.words import sides
 
 log = logging.getLogger("ibot")
 
@@ -180,8 +181,8 @@ def copy_backbone(backbone: Backbone, loaded: Loaded, weights: Weights) -> None:
         if name in source:
             if p.shape != source[name].shape:
                 raise WeightsError(
-                    f"'{weights.source}' holds {name} as {tuple(source[name].shape)}, not "
-                    f"{tuple(p.shape)}"
+                    f"'{weights.source}' holds {name} as {sides(source[name].shape)}, not "
+                    f"{sides(p.shape)}"
                 )
             p.copy_(source[name])
         elif name == "masked_embed" and name in weights.backbone:

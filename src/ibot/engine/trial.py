@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import statistics
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ from ibot.engine.update import Update
 from ibot.method.model import StudentTeacher
 from ibot.system.device import autocast, choose_precision
 from ibot.system.portable import peak_memory
+from ibot.system.stopwatch import Stopwatch
 from ibot.types import Batch, StepValues, UndrawnBatch
 
 STEPS = 3
@@ -51,6 +53,9 @@ class Trial:
     """GiB of one checkpoint."""
     parameters: int
     """Trained parameters, head included."""
+    queued: float = 0.0
+    """Share of the time of a step in which the process could have worked, but others had the
+    cores, 0..1."""
 
 
 def run_trial(config: Config, source: Images, device: torch.device, images: int) -> Trial:
@@ -71,8 +76,9 @@ def run_trial(config: Config, source: Images, device: torch.device, images: int)
     batches = MicroBatches(config, source, mask_grid(config), 0, 1)
     meter, measured = StageMeter(device), []
     steps = ahead(_read(batches, pin=device.type == "cuda"), config, device, meter.measure)
+    queued = []
     for _ in range(STEPS + 1):
-        began = time.perf_counter()
+        began, watch = time.perf_counter(), Stopwatch()
         step = next(steps)
         came = time.perf_counter()
         on_device = step.on_device()
@@ -80,13 +86,16 @@ def run_trial(config: Config, source: Images, device: torch.device, images: int)
             update.step(on_device, VALUES)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        meter.observe(step.read, time.perf_counter() - began, came - began)
+        seconds = time.perf_counter() - began
+        meter.observe(step.read, seconds, came - began)
+        queued.append(min(1.0, watch.queued() / seconds))
         measured.append(meter.read())
     return Trial(
         images=images,
         stages=Stages.median(measured[1:]),  # the first step warms up
         memory=_peak(device),
         checkpoint=checkpoint_bytes(model, optimizer) / 2**30,
+        queued=statistics.median(queued[1:]),
         parameters=sum(p.numel() for p in model.student.parameters() if p.requires_grad),
     )
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from torch import Tensor
 
+from ibot.config.reading import WHOLE, Opening, Windows
 from ibot.data.sets.classes import absent_note
 from ibot.data.sets.images import LabelledImages
 from ibot.data.sets.open import open_labelled
@@ -42,6 +43,8 @@ class LabelledContext(SplitContext):
     val: LabelledImages
     data: str = ""
     """What the user named as data, a set's name included."""
+    windows: Windows = WHOLE
+    """In which images are seen."""
 
     @classmethod
     def open_data(cls, request: Request) -> OpenedData:
@@ -67,12 +70,24 @@ class LabelledContext(SplitContext):
         if shared := count_shared(train, val):
             with said_once():
                 log.warning("%d of %d validation images are training images", shared, len(val))
-        return OpenedData({"train": train, "val": val, "data": request.data}, told)
+        found = {"train": train, "val": val, "data": request.data, "windows": request.windows}
+        return OpenedData(found, told)
 
     @property
     def num_classes(self) -> int:
         """C."""
         return len(self.train.classes)
+
+    @property
+    def opening(self) -> Opening:
+        """How the images were opened."""
+        return Opening(
+            channels=self.reading,
+            windows=self.windows,
+            exif_orientation=self.exif_orientation,
+            max_pixels=self.max_pixels,
+            trim_border=is_trimmed(self.val),
+        )
 
     def about_data(self) -> dict[str, Any]:
         """Root, fingerprints, classes, and the share of the largest one in per cent."""

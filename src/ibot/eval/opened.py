@@ -17,7 +17,7 @@ from ibot.errors import UserError
 from ibot.eval.context import Context, OpenedData
 from ibot.eval.features.cache import weights_hash
 from ibot.eval.features.views import View
-from ibot.eval.linear_classifier import load_classifier
+from ibot.eval.linear_classifier import LinearClassifier, load_classifier
 from ibot.eval.request import FEATURE_CACHE, Request
 from ibot.models.contract import Backbone
 from ibot.system.device import choose_device
@@ -129,7 +129,7 @@ def channels_of_network_told(wanted: Sequence[str]) -> Iterator[None]:
         ) from None
 
 
-def unlike_training(images: Images, loaded: Loaded) -> list[str]:
+def unlike_training(images: Images, loaded: Loaded | LinearClassifier) -> list[str]:
     """What to say of levels of channels whose mean and deviation are far from the network's."""
     levels = in_levels(images)
     if levels is None:

@@ -130,6 +130,14 @@ class ProjectionHead(nn.Module):
             return self.cls_layer(cls), self.patch_layer(patches)
 
 
+class UnitLength(nn.Module):
+    """Rows [B, d] scaled to length 1, in float32 or wider."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The same direction."""
+        return F.normalize(at_least_float32(x), dim=-1)
+
+
 def at_least_float32(x: Tensor) -> Tensor:
     """Float16 and bfloat16 become float32; float32 and float64 stay."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

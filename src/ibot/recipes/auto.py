@@ -74,6 +74,11 @@ def _doubts(facts: Facts) -> Iterator[str]:
             "published weights already know; better: ibot pretrain adapt --init WEIGHTS --data "
             "DIR. Training goes on as asked"
         )
+    if data.unreadable:
+        yield (
+            f"{data.unreadable:.0%} of the sampled images cannot be read: ibot data report DIR "
+            "lists them with their reasons"
+        )
     if data.repeated > 0.2:
         yield (
             f"{data.repeated:.0%} of the sampled images have a near twin: the set is smaller than "

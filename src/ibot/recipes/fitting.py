@@ -9,6 +9,9 @@ from ibot.config.resolve import derive, largest_power_of_two
 from ibot.config.schema import Config
 from ibot.words import counted
 
+FEW_STEPS = 4
+"""Of an epoch, below which a batch is said to be a large part of the images."""
+
 
 def for_few_images(
     config: Config, images: int, processes: int, given: Collection[str] = ()
@@ -42,6 +45,26 @@ def for_few_images(
         f"{counted(steps, 'step')}"
     )
     return replace(config, method=replace(config.method, momentum=momentum)), notes
+
+
+def for_fewer_than_a_batch(
+    config: Config, images: int, processes: int, given: Collection[str] = ()
+) -> tuple[Config, list[str]]:
+    """A named recipe as it is, with the batch that would suit so few images in words; where these
+    do not fill its batch, with that one, as `for_few_images`.
+
+    One image alone leaves it as it is: nothing suits it.
+    """
+    batch, most = fitting_batch(config.train.batch, images, processes), config.train.batch
+    if 1 < images < most:
+        return for_few_images(config, images, processes, given)
+    if images > 1 and batch < most and images < FEW_STEPS * most:
+        steps = counted(images // most, "step")
+        return config, [
+            f"a batch of {most} is a large part of {counted(images, 'image')}, {steps} an epoch: "
+            f"train.batch={batch} suits so few"
+        ]
+    return config, []
 
 
 def fitting_batch(most: int, images: int, processes: int = 1) -> int:

@@ -11,8 +11,9 @@ from typing import Any
 from ibot.config.reading import MAX_PIXELS, PICTURES, Channels
 from ibot.config.schema import Config
 from ibot.data.decode import Orientation
+from ibot.data.sets.windows import in_windows, seen_whole
 from ibot.errors import WeightsError
-from ibot.eval.request import Request
+from ibot.eval.request import Request, windows_of
 from ibot.show.canvas import Format
 from ibot.show.inputs import SHORT, Fit, Inputs, WholeView, open_inputs
 from ibot.system.device import choose_device
@@ -92,7 +93,13 @@ class Asked:
             max_pixels=self.max_pixels,
             channels=self.reading,
         )
-        print_notes(inputs.notes, self.quiet)
+        windows = windows_of(self.weights)
+        whole = any(not in_windows(images) for images in inputs.sets)
+        notes = list(inputs.notes)
+        if whole and windows.side:
+            how = "a name such as slide.svs#x=0,y=512,w=256,h=256 means one"
+            notes.append(f"{seen_whole(windows)}: {how}")
+        print_notes(notes, self.quiet)
         return inputs
 
     def counter(self, name: str) -> Counter:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import logging
 import math
 from collections.abc import Iterator, Sequence
@@ -19,16 +18,13 @@ from torch import Tensor
 
 from ibot.config.reading import MAX_PIXELS, PICTURES, Channels
 from ibot.data.annotated.pictures import pictures_of
-from ibot.data.channels.opening import with_channels
 from ibot.data.decode import Orientation, UnreadableImage
 from ibot.data.false_colours import as_rgb
 from ibot.data.pixels import Pixels, by_pillow, normalize
-from ibot.data.sets.files import file_images
 from ibot.data.sets.images import Images
-from ibot.data.sets.lists import LISTS
-from ibot.data.sets.open import open_images
+from ibot.data.sets.open import open_files, open_images
 from ibot.data.sets.same_channels import named
-from ibot.data.sets.variants import read_as
+from ibot.data.sets.several import grouped
 from ibot.errors import DataError, UserError, printable
 from ibot.models.contract import Backbone
 from ibot.rng import permutation
@@ -191,19 +187,17 @@ def open_inputs(
     chosen: list[NDArray[np.int64]] = []
     notes: list[str] = []
     start = 0
-    for kind, texts in _grouped([str(text) for text in places]):
-        if kind == "files":
-            images: Images = read_as(file_images(Path(), texts), exif_orientation, max_pixels)
-            if channels != PICTURES:
-                images = with_channels(images, channels)
+    how: Any = {
+        "exif_orientation": exif_orientation,
+        "max_pixels": max_pixels,
+        "channels": channels,
+    }
+    for kind, texts in grouped([str(text) for text in places], channels):
+        if kind != "set":
+            images = open_files(texts, **how)
             taken = np.arange(len(images))
         else:
-            images = open_images(
-                pictures_of(texts[0]),
-                exif_orientation=exif_orientation,
-                max_pixels=max_pixels,
-                channels=channels,
-            )
+            images = open_images(pictures_of(texts[0]), **how)
             notes += images.notes
             taken = permutation(seed, 0, len(images))[: limit or None]
             if len(taken) < len(images):
@@ -218,27 +212,6 @@ def open_inputs(
     if not sets:
         raise DataError("no images named", fix="name files or a folder behind the weights")
     return Inputs(sets, np.concatenate(chosen), tuple(notes))
-
-
-def _grouped(named: Sequence[str]) -> Iterator[tuple[Literal["files", "set"], list[str]]]:
-    """Consecutive image files together, each set alone. Raises DataError for what is missing."""
-    files: list[str] = []
-    for text in named:
-        path = Path(text)
-        if path.is_file() and path.suffix.lower() not in (*LISTS, ".tar"):
-            files.append(text)
-            continue
-        if text and not (path.exists() or ":" in text or glob.has_magic(text)):
-            raise DataError(
-                f"there is no file or folder '{printable(text)}'",
-                fix="check the path: files, folders and sets follow the weights",
-            )
-        if files:
-            yield "files", files
-            files = []
-        yield "set", [text]
-    if files:
-        yield "files", files
 
 
 def network_input(view: Pixels, backbone: Backbone) -> Tensor:

@@ -11,7 +11,6 @@ from ibot.config.resolve import check
 from ibot.config.schema import Config, ModelConfig
 from ibot.data.sets.images import Images
 from ibot.data.sets.same_channels import far_apart, named
-from ibot.data.sets.stacks import StackImages
 from ibot.engine.run import read_config
 from ibot.errors import ConfigError
 from ibot.words import counted
@@ -26,7 +25,7 @@ def for_channels(
     there; else those of the weights to start from, where these read channels of the same names;
     else those of the data, which for colour pictures of 8 bits are taken to be ImageNet's.
 
-    Raises ConfigError for `model.channels` of other images, and for stacks that are no pictures.
+    Raises ConfigError for `model.channels` of other images.
     """
     keys, names, model = set(given), tuple(images.channels), config.model
     pictures = config.data.reading == PICTURES
@@ -35,12 +34,6 @@ def for_channels(
             f"model.channels names {named(model.channels)}",
             why=f"the images in '{images.root}' have {named(names)}",
             fix="leave it out, or choose channels of the images with data.channels",
-        )
-    if pictures and isinstance(images, StackImages) and not images.colour:
-        raise ConfigError(
-            f"'{images.root}' holds {images.content}, no colour pictures",
-            why="data.channels=rgb reads bytes of one or three channels alone",
-            fix="set data.channels=all, or name some by their numbers",
         )
     if pictures and model.channels == names:
         return config, []

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from ibot.config.reading import IMAGENET_MEAN, IMAGENET_STD, MAX_PIXELS, RGB
+from ibot.data.channels.needed import are_other_channels
 from ibot.studies.data_report import DataReport, PartReport
 from ibot.words import counted
 
@@ -14,8 +15,6 @@ FAR = 0.15
 """Difference of a mean or a deviation to ImageNet's, in levels 0..1, that is worth a setting."""
 MANY = 100_000
 """Files from which on opening each of them is felt on a network disk."""
-OTHER_CHANNELS = ("unsupported TIFF layout", "data.channels=all")
-"""In the reasons why files are no colour pictures that can be read by their channels."""
 UNEVEN = 10
 """Images of the largest class for one of the smallest from which on it is said."""
 
@@ -31,13 +30,18 @@ def _broken(report: DataReport) -> Iterator[str]:
     broken = sum(len(part.broken) for part in report.parts)
     looked_at = sum(part.looked_at for part in report.parts)
     reasons = [reason for part in report.parts for _, reason in part.broken]
-    if other := sum(any(word in reason for word in OTHER_CHANNELS) for reason in reasons):
+    if other := sum(map(are_other_channels, reasons)):
         yield (
-            f"{counted(other, 'image')} of {looked_at} are no colour pictures, or have further "
-            "channels: ibot data report DATA --channels all looks at them, and data.channels=all "
-            "trains on them"
+            f"no colour pictures, or of further channels: {counted(other, 'image')} of "
+            f"{looked_at}; ibot data report DATA --channels all looks at them, and "
+            "data.channels=all trains on them"
         )
-    if broken := broken - other:
+    if mixed := sum(reason.startswith("other channels") for reason in reasons):
+        yield (
+            f"{counted(mixed, 'image')} of {looked_at} have other channels than most and are "
+            "passed over: put images of the same channels into a folder of their own"
+        )
+    if broken := broken - other - mixed:
         yield (
             f"{counted(broken, 'file')} of {looked_at} cannot be read: remove or repair what is "
             "listed; a training passes over them, up to a share of data.max_bad_fraction"
@@ -54,8 +58,8 @@ def _copies(report: DataReport) -> Iterator[str]:
     looked_at = sum(part.looked_at for part in report.parts)
     if again:
         yield (
-            f"copies, byte by byte: {counted(again, 'file')} of {looked_at}; remove all but one of "
-            "each, for what comes twice counts twice"
+            f"copies, byte by byte: {counted(again, 'file')} of {report.exact_among}; remove all "
+            "but one of each, for what comes twice counts twice"
         )
     if (near := sum(len(group) - 1 for group in report.near)) > looked_at / 20:
         yield (

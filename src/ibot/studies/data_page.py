@@ -50,8 +50,20 @@ def text_lines(report: DataReport) -> Iterator[str]:
             yield f"{what:13}{', '.join(map(printable, group[:4]))}{_more(len(group) - 4)}"
         if len(groups) > 5:
             yield f"{'':13}and {counted(len(groups) - 5, 'other group')}"
+    yield f"{'compared':13}{compared(report)}"
     for sentence in advice(report):
         yield f"{'advice':13}{sentence}"
+
+
+def compared(report: DataReport) -> str:
+    """Among how many images copies were sought, and how many there are."""
+    copies, near = (
+        sum(len(group) - 1 for group in groups) for groups in (report.exact, report.near)
+    )
+    return (
+        f"bytes of {counted(report.exact_among, 'image')} ({counted(copies, 'copy')}), looks of "
+        f"{counted(report.near_among, 'image')} ({near} like another)"
+    )
 
 
 def _part_lines(part: PartReport) -> Iterator[str]:
@@ -75,10 +87,11 @@ def _part_lines(part: PartReport) -> Iterator[str]:
         yield f"  {'aspect':11}{ratios[0]} to {ratios[2]}, median {ratios[1]} (width over height)"
     for channel in part.channels:
         yield (
-            f"  {'channel':11}{printable(channel.name)}: mean {channel.mean:.4f}, deviation "
-            f"{channel.deviation:.4f}"
+            f"  {'channel':11}{printable(channel.name)}: mean {channel.mean:.4g}, deviation "
+            f"{channel.deviation:.4g}"
         )
-    yield f"  {'shares':11}gray {part.gray:.1%}, turned by EXIF {part.turned:.1%}"
+    if not part.by_channels:
+        yield f"  {'shares':11}gray {part.gray:.1%}, turned by EXIF {part.turned:.1%}"
     for file, reason in part.broken[:10]:
         yield f"  {'broken':11}{printable(file)}: {printable(reason)}"
     if len(part.broken) > 10:
@@ -120,6 +133,7 @@ def _page(report: DataReport, parts: Mapping[str, Images]) -> Iterator[str]:
     yield head(f"{TITLE} {report.data}", STYLE)
     yield f"<h1>{name(report.data)}</h1>\n"
     yield from _facts(report)
+    yield f'<p class="quiet">Compared: {escaped(compared(report))}.</p>\n'
     yield "<h2>What follows</h2>\n<ul>\n"
     for sentence in advice(report):
         yield f"<li>{escaped(sentence)}</li>\n"
@@ -166,7 +180,7 @@ def _part(part: PartReport, images: Images) -> Iterator[str]:
     yield from _table("Kinds", part.kinds)
     if part.looked_at > len(part.broken):
         yield from _sizes(part)
-    channels = [(one.name, f"{one.mean:.4f} ± {one.deviation:.4f}") for one in part.channels]
+    channels = [(one.name, f"{one.mean:.4g} ± {one.deviation:.4g}") for one in part.channels]
     yield from _plain("Channels: mean and deviation of levels", channels)
     yield from _table("Classes", part.classes)
     yield from _table("Folders", {} if part.classes else part.folders)

@@ -8,14 +8,17 @@ from collections import Counter as Counts
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from ibot.data.channels.images import ChannelImages
+from ibot.data.channels.sources import LevelFiles
 from ibot.data.formats import extension
 from ibot.data.look import Look, looks
+from ibot.data.same_bytes import same_bytes
 from ibot.data.sets.files import FileImages
 from ibot.data.sets.images import Images, LabelledImages
 from ibot.explore.duplicates import near_duplicates
@@ -90,6 +93,10 @@ class DataReport:
     """Images that look alike and are not the same file."""
     shared: int
     """Images of `val` that are in `train` too, by their bytes or their looks."""
+    exact_among: int
+    """Images of which bytes were compared: all of loose files, else those that were looked at."""
+    near_among: int
+    """Images of which looks were compared: those that were looked at."""
 
 
 def examine(
@@ -123,22 +130,43 @@ def examine(
             done += 1
             if progress is not None:
                 progress(done, total)
-    labels, seen, held = [], [], set()
-    for name, images in parts.items():
-        if name == "val":
-            held = set(range(len(seen), len(seen) + len(found[name])))
-        labels += [label_of(name, images.name(one.index)) for one in found[name]]
-        seen += found[name]
-    exact = _exact(seen)
-    near = _near(seen, exact, compared)
-    leaked = {i for group in (*exact, *near) for i in held.intersection(group) if set(group) - held}
+    labels = [label_of(name, parts[name].name(one.index)) for name in found for one in found[name]]
+    seen = [one for name in found for one in found[name]]
+    again = _exact(seen)
+    near = [tuple(labels[i] for i in group) for group in _near(seen, again, compared)]
+    if (files := _files(parts)) is not None:
+        exact, among = [tuple(group) for group in same_bytes(files)], len(files)
+    else:
+        exact, among = [tuple(labels[i] for i in group) for group in again], len(seen)
     return DataReport(
         data=data,
-        parts=tuple(part_report(name, images, found[name]) for name, images in parts.items()),
-        exact=tuple(tuple(labels[i] for i in group) for group in exact),
-        near=tuple(tuple(labels[i] for i in group) for group in near),
-        shared=len(leaked),
+        parts=tuple(part_report(name, images, found[name], data) for name, images in parts.items()),
+        exact=tuple(exact),
+        near=tuple(near),
+        shared=len({label for group in (*exact, *near) for label in _leaked(group)})
+        if "val" in parts
+        else 0,
+        exact_among=among,
+        near_among=len(seen),
     )
+
+
+def _leaked(group: Sequence[str]) -> list[str]:
+    """The validation images of a group of images that are the same, if some are of training."""
+    held = [label for label in group if label.startswith(label_of("val", ""))]
+    return held if len(held) < len(group) else []
+
+
+def _files(parts: Mapping[str, Images]) -> dict[str, Path] | None:
+    """The file of each image, by what the report calls it; None where not each has its own."""
+    found: dict[str, Path] = {}
+    for name, images in parts.items():
+        if isinstance(images, ChannelImages) and isinstance(images.base, LevelFiles):
+            images = images.base.base
+        if not isinstance(images, FileImages) or images.archives is not None:
+            return None
+        found |= {label_of(name, images.name(i)): images.path(i) for i in range(len(images))}
+    return found
 
 
 def label_of(part: str, name: str) -> str:
@@ -152,8 +180,8 @@ def evenly(count: int, sample: int) -> NDArray[np.int64]:
     return np.unique(np.linspace(0, count - 1, few).astype(np.int64))
 
 
-def part_report(name: str, images: Images, seen: Sequence[Look]) -> PartReport:
-    """What was seen of a part, summed up."""
+def part_report(name: str, images: Images, seen: Sequence[Look], data: str) -> PartReport:
+    """What was seen of a part, summed up; `data`: what a user calls the set."""
     names = [images.name(i) for i in range(len(images))]
     whole = [one for one in seen if not one.broken]
     kinds = Counts(f"{one.format} {one.mode} {one.bits} bit" for one in seen if one.mode)
@@ -164,14 +192,14 @@ def part_report(name: str, images: Images, seen: Sequence[Look]) -> PartReport:
     aspect = width / np.maximum(height, 1)
     return PartReport(
         name=name,
-        root=str(images.root),
+        root=str(images.root) if name else data,
         images=len(images),
         loose=isinstance(images, FileImages) and images.archives is None,
         by_channels=isinstance(images, ChannelImages),
         looked_at=len(seen),
         classes=_classes(images),
         folders=dict(Counts(one.rpartition("/")[0] for one in names).most_common()),
-        extensions=dict(Counts(extension(one) or "none" for one in names).most_common()),
+        extensions=dict(Counts(_ending(one) for one in names).most_common()),
         kinds=dict(kinds.most_common()),
         sides=dict(zip(_ranges(), sides.tolist() if whole else [0] * len(sides), strict=True)),
         smallest=(int(height[order[0]]), int(width[order[0]])),
@@ -184,6 +212,12 @@ def part_report(name: str, images: Images, seen: Sequence[Look]) -> PartReport:
         channels=_channels(images.channels, whole),
         notes=tuple(images.notes),
     )
+
+
+def _ending(name: str) -> str:
+    """The extension of a file; of one of many in a stack or a slide that of the whole."""
+    whole = name.partition("#x=")[0]
+    return extension(whole) or extension(whole.rpartition("/")[0]) or "none"
 
 
 def _ranges() -> list[str]:

@@ -96,6 +96,8 @@ def lines(plan: Plan) -> Iterator[str]:
         f"{train.batch / plan.step_seconds:.1f} images/s; "
         f"{duration} for {counted(plan.run_steps, 'step')}"
     )
+    if plan.stages.load:
+        yield f"load   {loaded(plan)}"
     yield f"pace   {paced(plan)}"
     more = f", at most about {plan.needed:.1f} GiB" if plan.needed > trial.memory else ""
     micro = f"a micro-batch is {plan.micro_batch}{more}"
@@ -113,6 +115,15 @@ def lines(plan: Plan) -> Iterator[str]:
         f"for {kept} and the one being written; {plan.free:.0f} GiB free here"
     )
     yield f"size   {trial.parameters:,} trained parameters"
+
+
+def loaded(plan: Plan) -> str:
+    """What other processes took of the cores meanwhile, and what that may have cost."""
+    alone = plan.config.train.batch / plan.step_seconds / max(1 - plan.trial.queued, 0.05)
+    return (
+        f"{plan.stages.load}, so that these times are long; alone it would be about {alone:.0f} "
+        "images/s"
+    )
 
 
 def paced(plan: Plan) -> str:

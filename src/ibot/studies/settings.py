@@ -72,7 +72,8 @@ def prepare(asked: Asked, world_size: int = 1, say: Say = lambda text: None) -> 
         config = configure(asked, keep)
     from ibot.data.channels.opening import with_mean
     from ibot.data.loader import check_batch
-    from ibot.recipes.fitting import for_few_images
+    from ibot.data.sets.windows import in_windows
+    from ibot.recipes.fitting import for_few_images, for_fewer_than_a_batch
     from ibot.studies.channels import for_channels
 
     source = open_data(config.data)
@@ -82,6 +83,9 @@ def prepare(asked: Asked, world_size: int = 1, say: Say = lambda text: None) -> 
         asked.folder, config, len(source), asked.keys
     ):
         config, few = for_few_images(config, len(source), world_size, asked.keys)
+        notes = [*notes, *few]
+    elif asked.recipe != "auto" and "train.batch" not in asked.keys and not in_windows(source):
+        config, few = for_fewer_than_a_batch(config, len(source), world_size, asked.keys)
         notes = [*notes, *few]
     check_batch(config, source, world_size)
     folder = asked.folder or default_folder(config, asked.keys)

@@ -191,7 +191,9 @@ def write_huggingface(loaded: Loaded, out: Path) -> None:
             raise _cannot("Hugging Face's", f"model.{name}")
     sides = {part.side for part in loaded.backbone.modules() if isinstance(part, WindowBlock)}
     if len(sides) > 1:
-        raise _cannot("Hugging Face's", f"windows of several sizes, {sorted(sides)}")
+        raise _cannot(
+            "Hugging Face's", f"windows of several sizes, {', '.join(map(str, sorted(sides)))}"
+        )
     act = HUGGINGFACE_ACT.get(config.act, config.act)
     named = {"num_channels": len(config.channels), **told_channels(config, loaded.reading)}
     if config.kind == "vit":

@@ -23,6 +23,7 @@ from ibot.weights.forms import is_published
 from ibot.weights.networks import choose_network, find_networks
 from ibot.weights.rename import to_ours
 from ibot.weights.said import other_network, understood
+from ibot.words import sides
 
 log = logging.getLogger("ibot")
 
@@ -280,7 +281,7 @@ def _report(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> KeyReport
 
 
 def _misfit(name: str, wanted: Tensor, got: Tensor | None) -> str:
-    return name if got is None else f"{name} {tuple(got.shape)} for {tuple(wanted.shape)}"
+    return name if got is None else f"{name} {sides(got.shape)} for {sides(wanted.shape)}"
 
 
 def _check_partial(

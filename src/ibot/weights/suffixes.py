@@ -13,6 +13,7 @@ SUFFIXES = {
     "huggingface": "",
     "onnx": ".onnx",
     "checkpoint": "",
+    "classifier": ".safetensors",
 }
 """Targets, and the suffix of the file; empty for a folder and a checkpoint (a file of any name)."""
 

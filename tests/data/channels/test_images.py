@@ -1,5 +1,7 @@
 """Sets of chosen channels: from folders, lists, archives and files joined by a pattern."""
 
+import json
+import math
 import pickle
 import tarfile
 from types import SimpleNamespace
@@ -237,6 +239,29 @@ def test_the_mean_of_the_channel_stands_where_there_is_no_number(holes):
     assert images.read(1)[0, 0, 1] == np.float32(mean[1])
     invalid = 4 * SHAPE[1] + 1
     assert any(note.startswith(f"{invalid} of ") for note in images.notes)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        lambda kept: kept[: len(kept) // 2],
+        lambda kept: b"[1, 2]",
+        lambda kept: json.dumps({**json.loads(kept), "mean": [0.5], "std": [1.0]}).encode(),
+        lambda kept: json.dumps({**json.loads(kept), "std": [1.0, 0.0]}).encode(),
+        lambda kept: json.dumps({**json.loads(kept), "mean": [1.0, math.nan]}).encode(),
+        lambda kept: json.dumps({**json.loads(kept), "about": "another set"}).encode(),
+        lambda kept: json.dumps({**json.loads(kept), "images": 0}).encode(),
+    ],
+)
+def test_statistics_in_the_cache_that_cannot_be_of_these_images_are_computed_again(
+    holes, cache, broken
+):
+    root, _ = holes
+    right = open_images(str(root), channels=ALL).statistics()
+    (file,) = cache.iterdir()
+    file.write_bytes(broken(file.read_bytes()))
+    assert open_images(str(root), channels=ALL).statistics() == right
+    assert json.loads(file.read_bytes())["mean"] == list(right.mean)
 
 
 def test_a_given_mean_is_taken_in_place_of_that_of_the_data(holes):

@@ -178,7 +178,8 @@ def test_what_a_run_notes_of_its_data_follows_the_names(tmp_path):
 def test_what_is_no_folder_is_refused_with_what_to_do(tmp_path, monkeypatch, name, what, fix):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.zip").with_name(name.split("/")[-1]).touch()
-    for read in (scan, open_images, open_labelled) if name != "a.csv" else (scan,):
+    others = {"a.csv": (), "a.jpg": (open_labelled,)}.get(name, (open_images, open_labelled))
+    for read in (scan, *others):
         with pytest.raises(DataError, match=what) as caught:
             read(name)
         assert fix in caught.value.fix

@@ -7,7 +7,7 @@ import zarr
 from ibot.config.reading import RGB, Channels
 from ibot.data.decode import UnreadableImage
 from ibot.data.sets.open import find_labelled, open_images, open_labelled
-from ibot.errors import MissingExtra
+from ibot.errors import DataError, MissingExtra
 
 ALL = Channels(names="all")
 
@@ -35,9 +35,9 @@ def test_bytes_in_three_channels_or_one_are_colour_pictures(tmp_path, order, ver
 def test_other_types_and_channels_are_levels(tmp_path, dtype):
     values = pictures(shape=(9, 8, 5), dtype=dtype)
     np.save(tmp_path / "a.npy", values)
-    plain = open_images(str(tmp_path / "a.npy"))
-    with pytest.raises(UnreadableImage, match=r"5 channels of type .*data.channels=all"):
-        plain.read(0)
+    with pytest.raises(DataError, match="no colour pictures") as refused:
+        open_images(str(tmp_path / "a.npy"))
+    assert "5 channels of type" in refused.value.why and "data.channels=all" in refused.value.fix
     images = open_images(str(tmp_path / "a.npy"), channels=ALL)
     got = images.read(3)
     kind = np.dtype(dtype)
@@ -47,6 +47,17 @@ def test_other_types_and_channels_are_levels(tmp_path, dtype):
     wanted = (values[3].astype(np.float64) - shift) / span
     assert got.dtype == np.float32 and images.channels == ("1", "2", "3", "4", "5")
     np.testing.assert_allclose(got, wanted, rtol=1e-6)
+
+
+def test_the_fourth_channel_of_bytes_is_left_out_and_named(tmp_path):
+    values = pictures(shape=(9, 8, 4))
+    np.save(tmp_path / "a.npy", values)
+    images = open_images(str(tmp_path / "a.npy"))
+    (note,) = images.notes
+    assert "the fourth left out" in note and "data.channels=all" in note
+    assert images.channels == RGB and np.array_equal(images.read(3), values[3][..., :3])
+    every = open_images(str(tmp_path / "a.npy"), channels=ALL)
+    assert every.notes == () and every.read(3).shape == (9, 8, 4)
 
 
 def test_what_was_not_measured_is_the_mean_of_its_channel(tmp_path):
@@ -68,7 +79,7 @@ def test_channels_that_come_first_are_put_last_and_said(tmp_path):
     images = open_images(str(tmp_path / "a.npy"))
     assert images.size(0) == (20, 30)
     assert np.array_equal(images.read(2), values[2].transpose(1, 2, 0))
-    assert images.notes == ("taken for [N, C, H, W]: 'a.npy uint8 [5, 3, 20, 30]'",)
+    assert images.notes == ("taken for [N, C, H, W]: 'a.npy uint8 5 x 3 x 20 x 30'",)
 
 
 def test_several_stacks_are_one_set_with_the_labels_of_all(tmp_path, names):
@@ -103,8 +114,8 @@ def test_a_folder_of_single_pictures_is_read_by_channels(tmp_path):
     [
         (np.array([np.zeros((2, 2)), np.zeros((3, 3))], object), "holds values of type object", ""),
         (np.zeros((9, 8, 3), np.uint8), "is no stack", "one picture"),
-        (np.zeros((9, 8), np.uint8), "is no stack", "[9, 8]"),
-        (np.zeros((0, 9, 8, 3), np.uint8), "holds no pictures", "[0, 9, 8, 3]"),
+        (np.zeros((9, 8), np.uint8), "is no stack", "9 x 8"),
+        (np.zeros((0, 9, 8, 3), np.uint8), "holds no pictures", "0 x 9 x 8 x 3"),
         (np.array(["a", "b"]), "holds values of type", ""),
         (np.zeros((5, 9, 8, 3), np.int64), "holds values of type int64", "nobody scales"),
     ],

@@ -43,6 +43,18 @@ def test_side_entries_give_the_class_as_in_webdataset(tmp_path, tar, named_class
     ]  # keys repeat over shards
 
 
+def test_classes_of_digits_keep_the_order_of_their_folders(tmp_path, tar):
+    """Beside their own folder as `ibot data pack` writes them, or with no word beside them."""
+    for name in ("10", "9"):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "set" / name / "1.jpg")
+    order = open_images(str(tmp_path / "set")).classes
+    files = {"9/1.jpg": None, "9/1.cls": "9", "10/1.jpg": None, "10/1.cls": "10"}
+    for shard in (tar(tmp_path / "a.tar", **files), tar(tmp_path / "b.tar", "9/1.jpg", "10/1.jpg")):
+        images = open_tars([shard])
+        assert images.classes == order == ("10", "9") and images.labels.tolist() == [1, 0]
+
+
 def test_a_pattern_reaches_into_several_folders(tmp_path, tar, names):
     for name in ("a", "b"):
         tar(tmp_path / name / "x.tar", f"{name}/1.jpg")

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from slides import tissue, write_pyramid, write_svs
 
-from ibot.config.reading import DataConfig, Windows
+from ibot.config.reading import RGB, Channels, DataConfig, Windows
 from ibot.config.schema import AugmentConfig, Config, SystemConfig, TrainConfig
 from ibot.data.decode import UnreadableImage, decode
 from ibot.data.loader import Loader
@@ -296,3 +296,13 @@ def test_luma_that_no_tile_turns_to_colours_is_read_whole(tmp_path):
     Image.fromarray(tissue(96, 80)).convert("YCbCr").save(file, compression="tiff_lzw")
     images = open_images(str(tmp_path), windows=Windows(48))
     np.testing.assert_array_equal(images.read(0), decode(file)[:48, :48])
+
+
+def test_a_slide_has_the_channels_of_its_first_page(tmp_path):
+    pixels = tissue(320, 256)
+    slide = write_svs(tmp_path / "a.svs", pixels)
+    images = open_images(str(slide), channels=Channels("all"))
+    plain = open_images(str(slide))
+    assert images.channels == RGB and np.array_equal(images.read(0) * 255, plain.read(0))
+    seen = open_images(str(slide), channels=Channels("all"), windows=Windows(64))
+    assert len(seen) == 20 and np.array_equal(seen.read(5), images.read(0)[64:128, 64:128])

@@ -82,7 +82,7 @@ def test_the_last_epoch_is_reported_or_as_published_the_best(context, training, 
     assert list(record.notes) == [
         "the batch is smaller",
         "2 images cannot be read, the first: a.png: broken",
-        f"the tuned network is in {file}",
+        f"the classifier is in {file}; use it: ibot predict {file} IMAGES",
     ]
     stored = load_classifier(file)
     ones = all((value == 1).all() for value in stored.backbone.state_dict().values())
@@ -102,16 +102,18 @@ def test_the_last_epoch_is_reported_or_as_published_the_best(context, training, 
     assert training["classifier"].backbone is not context.loaded.backbone
 
 
-def test_layers_of_the_projection_head_make_no_linear_classifier(context, training, monkeypatch):
+def test_layers_of_the_projection_head_are_part_of_the_classifier(context, training, monkeypatch):
     config = apply(recipe("tiny32"), ["head.hidden_dim=16", "head.out_dim=8"]).head
     head, asked = ProjectionHead(24, config, shared=True), []
     monkeypatch.setattr(protocol, "load_weights", lambda *given: asked.append(given) or "weights")
     monkeypatch.setattr(protocol, "projection_head", lambda *given: asked.append(given) or head)
     record = protocol.tune(context, FinetuneSettings(head_layers=1), "semi")
     assert asked == [("random.safetensors", "teacher"), ("weights", 24, "teacher")]
-    assert record.extra["classifier"] == ""
-    assert len(record.notes) == 2 and not list(context.out.glob("*.safetensors"))
-    assert training["classifier"].head.in_features == 16
+    tuned, stored = training["classifier"].eval(), load_classifier(record.extra["classifier"])
+    assert tuned.head.in_features == 16 and len(stored.hidden) == len(tuned.projection) > 0
+    images = torch.randn(3, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(stored.logits(images), tuned(images))
 
 
 def test_only_square_crops_are_tuned(context, training):

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ibot.config.reading import Channels
 from ibot.data.channels.levels import Levels, filled, names_of
+from ibot.data.channels.needed import fix_of
 from ibot.data.channels.sources import GroupedFiles, LevelImages
 from ibot.data.channels.statistics import Statistics, measured
 from ibot.data.decode import UnreadableImage
@@ -185,7 +186,7 @@ def _common_channels(base: LevelImages, wanted: Sequence[str]) -> tuple[str, ...
         raise DataError(
             f"none of {len(bad)} sampled images under '{base.root}' can be read",
             why=f"the first, {bad[0]}",
-            fix="look at the files, or name another folder",
+            fix=fix_of(bad),
         )
     fitting = {names: n for names, n in found.items() if set(wanted) <= set(names)}
     return Counter(fitting or found).most_common(1)[0][0]

@@ -11,10 +11,11 @@ import numpy as np
 from ibot.config.reading import PICTURES, Channels
 from ibot.data.channels.groups import group
 from ibot.data.channels.images import ChannelImages, LabelledChannelImages
+from ibot.data.channels.needed import EVERY_CHANNEL
 from ibot.data.channels.sources import GroupedFiles, LevelFiles, LevelImages, ReadLevels
 from ibot.data.sets.files import FileImages
 from ibot.data.sets.images import Images, LabelledImages
-from ibot.data.sets.stacks import StackImages
+from ibot.data.sets.stacks import COLOURS_OF_FOUR, StackImages
 from ibot.errors import DataError, MissingExtra
 
 FILES = frozenset({".npy"})
@@ -37,7 +38,7 @@ def with_channels(images: Images, asked: Channels) -> Images:
                 why="data.channels=rgb reads colour pictures",
                 fix="set data.channels=all too, or name the channels",
             )
-        return images
+        return _pictures(images)
     base = _levels(images, asked)
     if not isinstance(images, LabelledImages):
         return ChannelImages(base, asked)
@@ -71,6 +72,17 @@ def with_mean(images: Images, mean: tuple[float, ...]) -> Images:
     return again
 
 
+def _pictures(images: Images) -> Images:
+    """The same images. Raises DataError for stacks of anything else than colour pictures."""
+    if isinstance(images, StackImages) and not images.colour:
+        raise DataError(
+            f"'{images.root}' holds no colour pictures",
+            why=f"'{images.stacks[0].name}' has images of {images.content}",
+            fix=f"read every channel: {EVERY_CHANNEL}",
+        )
+    return images
+
+
 def _levels(images: Images, asked: Channels) -> LevelImages:
     if asked.files and not isinstance(images, FileImages):
         raise DataError(
@@ -87,5 +99,6 @@ def _levels(images: Images, asked: Channels) -> LevelImages:
         groups = group(names, asked.files)
         return GroupedFiles(images, groups, asked.no_data)
     if isinstance(images, StackImages):
-        return replace(images, no_data=asked.no_data)
+        said = tuple(note for note in images.notes if not note.startswith(COLOURS_OF_FOUR))
+        return replace(images, no_data=asked.no_data, notes=said)
     return images if isinstance(images, LevelImages) else ReadLevels(images)

@@ -16,6 +16,7 @@ from ibot.data.channels.read import read_header, read_levels
 from ibot.data.channels.stored import Header, How
 from ibot.data.decode import UnreadableImage
 from ibot.data.sets import fingerprints
+from ibot.data.sets.channel_names import CHANNEL_FILES
 from ibot.data.sets.files import FileImages
 from ibot.data.sets.images import Images
 from ibot.words import counted
@@ -139,7 +140,8 @@ class GroupedFiles(_Wrapped[FileImages]):
     @property
     def notes(self) -> tuple[str, ...]:
         """As of the base, and what was joined."""
-        groups, notes = self.groups, self.base.notes
+        groups = self.groups
+        notes = tuple(note for note in self.base.notes if not note.startswith(CHANNEL_FILES))
         whole = int((groups.members >= 0).all(axis=1).sum())
         if whole < len(self):
             lacking = counted(len(self) - whole, "image")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ibot.data.channels.levels import to_levels
+from ibot.data.channels.needed import fix_of
 from ibot.data.decode import UnreadableImage
 from ibot.data.sets.images import Images
 from ibot.errors import DataError
@@ -24,6 +26,7 @@ FOLDER = "~/.cache/ibot/statistics"
 """Beside the cached features."""
 SAMPLE = 256
 """Images looked at, evenly spaced."""
+_COUNTS = ("values", "invalid", "images", "unreadable")
 FLAT = 1e-7
 """Share of its mean below which a deviation is rounding: the channel has one value."""
 
@@ -75,14 +78,16 @@ def statistics_of(images: Images) -> tuple[tuple[float, ...], tuple[float, ...]]
 
 def measured(images: Images) -> Statistics:
     """Statistics of a sample, from the cache where they lie. Raises DataError."""
-    if (place := _place(images)) is not None and (known := _kept(place)) is not None:
+    place = _place(images)
+    known = None if place is None else _kept(place, len(images.channels))
+    if known is not None:
         return known
     show = counter("statistics of channels") if launched_processes().is_main else None
     found = compute(images, show)
     if place is not None:
         with suppress(OSError):  # what cannot be kept is computed again
             place.parent.mkdir(parents=True, exist_ok=True)
-            write_json(place, asdict(found))
+            write_json(place, {"about": place.stem, **asdict(found)})
     return found
 
 
@@ -102,7 +107,7 @@ def compute(images: Images, show: Callable[[int, int], None] | None = None) -> S
         raise DataError(
             f"none of {len(chosen)} sampled images under '{images.root}' can be read",
             why=f"the first, {bad[0]}",
-            fix="look at the files, or name another folder",
+            fix=fix_of(bad),
         )
     mean, std = total.result()
     return Statistics(
@@ -154,10 +159,17 @@ def _place(images: Images) -> Path | None:
     return None
 
 
-def _kept(place: Path) -> Statistics | None:
+def _kept(place: Path, channels: int) -> Statistics | None:
+    """What a file of the cache says; None where it is damaged, of other images or channels: every
+    pixel is divided by what it says.
+    """
     try:
-        plain: dict[str, Any] = json.loads(place.read_text())
+        plain: dict[str, Any] = json.loads(place.read_bytes())
         mean, std = tuple(map(float, plain.pop("mean"))), tuple(map(float, plain.pop("std")))
-        return Statistics(mean=mean, std=std, **plain)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        found = Statistics(mean=mean, std=std, **{key: int(plain[key]) for key in _COUNTS})
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
+    whole = plain.get("about") == place.stem and len(mean) == len(std) == channels
+    usable = all(map(math.isfinite, (*mean, *std))) and min(std, default=0.0) > 0
+    counts = 0 <= found.invalid <= found.values and found.images > 0
+    return found if whole and usable and counts else None

@@ -74,6 +74,8 @@ def layout(tiff: TiffFile, how: How) -> Layout:
         raise UnreadableImage("corrupt", "no page")
     all_pages: Sequence[Any] = list(tiff.pages)
     pages = [page for page in all_pages if not (page.is_reduced or page.is_mask)] or [all_pages[0]]
+    if _is_slide(tiff):  # further pages are its levels, its label and a view of the whole glass
+        pages = [all_pages[0]]
     first = pages[0]
     count = 3 if first.photometric == _PALETTE else len(pages) * first.samplesperpixel
     require_size(first.imagelength, first.imagewidth, count, how)
@@ -153,6 +155,11 @@ def require_whole(tiff: TiffFile, page: TiffPage) -> None:
     places = zip(page.dataoffsets, page.databytecounts, strict=True)
     if any(start + size > end for start, size in places):
         raise UnreadableImage("truncated")
+
+
+def _is_slide(tiff: TiffFile) -> bool:
+    """Whether a scanner of slides wrote it, as told by its own words."""
+    return tiff.is_svs or tiff.is_ndpi or tiff.is_scn or tiff.is_bif or tiff.is_philips
 
 
 def _require_equal(pages: Sequence[TiffPage]) -> None:

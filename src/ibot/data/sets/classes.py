@@ -12,10 +12,14 @@ from ibot.data.sets.parts import quoted
 from ibot.errors import DataError
 
 
-def number_classes(texts: Sequence[str]) -> tuple[NDArray[np.int32], tuple[str, ...]]:
-    """Labels int32 [n] and the classes in order: by value where all are numbers (9 before 10)."""
+def number_classes(
+    texts: Sequence[str], *, folders: bool = False
+) -> tuple[NDArray[np.int32], tuple[str, ...]]:
+    """Labels int32 [n] and the classes in order: by value where all are numbers (9 before 10), but
+    as text where they are names of `folders`, so that shards have the order of what they hold.
+    """
     classes = sorted(set(texts))
-    if all(text.isascii() and text.isdigit() for text in classes):
+    if not folders and all(text.isascii() and text.isdigit() for text in classes):
         classes.sort(key=int)
     number = {text: i for i, text in enumerate(classes)}
     return np.fromiter((number[text] for text in texts), np.int32, len(texts)), tuple(classes)

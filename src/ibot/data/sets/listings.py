@@ -43,7 +43,7 @@ FOLDER = "~/.cache/ibot/listings"
 WORTH = 5000
 """Images from which on a listing is kept: to look through folders of fewer takes hundredths of a
 second."""
-MARK = b"ibot listing 3\n"
+MARK = b"ibot listing 4\n"
 """First bytes; another number when the form changes, or what `scan` and `scan_tars` take."""
 BODY = len(MARK) + 4
 """Bytes of the mark and of the CRC-32 of all that follows: length of the header, header, arrays."""

@@ -14,7 +14,7 @@ from ibot.data.decode import holds_more
 from ibot.data.formats import PAGED, extension, extensions
 from ibot.data.sets.classes import number_classes
 from ibot.data.sets.files import FileImages, LabelledFiles, file_images, with_labels
-from ibot.data.sets.parts import WORDS, Part, part_of, rows_of_part
+from ibot.data.sets.parts import WORDS, Part, part_of, rows_of_part, split_note
 from ibot.data.sets.scan import pages_note
 from ibot.errors import DataError
 
@@ -49,11 +49,13 @@ def scan_list(
     """
     file = Path(file)
     rows = _read_rows(file, labelled)
-    rows = [rows[i] for i in rows_of_part([row.split for row in rows], part)]
+    splits = [row.split for row in rows]
+    rows = [rows[i] for i in rows_of_part(splits, part)]
     if not rows:
         return None
     names, lines = [row.path for row in rows], [row.line for row in rows]
     images = listed_files(file.parent, names, f"'{file}'", lines)
+    images = replace(images, notes=(*images.notes, *split_note(splits, part)))
     texts = [row.label for row in rows]
     return with_labels(images, *number_classes(texts)) if all(texts) else images
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ibot.data.decode import UnreadableImage
 from ibot.data.sets.fingerprints import file_state
 from ibot.errors import DataError
+from ibot.words import sides
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,7 +73,7 @@ def open_npy(path: Path, name: str) -> NpyStack:
     if not dtype.hasobject and path.stat().st_size < wanted:
         raise DataError(
             f"'{path}' is cut short",
-            why=f"{dtype} {list(shape)} takes {wanted} bytes; it has {path.stat().st_size}",
+            why=f"{dtype} {sides(shape)} takes {wanted} bytes; it has {path.stat().st_size}",
             fix="copy it again",
         )
     return NpyStack(name, shape, dtype, columns_first, start)

@@ -5,27 +5,30 @@ opened.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from ibot.config.reading import MAX_PIXELS, PICTURES, WHOLE, Channels, Windows
 from ibot.data.channels.opening import FILES, with_channels
 from ibot.data.decode import Orientation
 from ibot.data.sets.arrow_files import scan_arrow
 from ibot.data.sets.class_folders import as_classes, open_folder
-from ibot.data.sets.files import FileImages
+from ibot.data.sets.files import FileImages, file_images
 from ibot.data.sets.images import Images, LabelledImages
 from ibot.data.sets.lists import LISTS, open_list, scan_list
 from ibot.data.sets.named import open_named
 from ibot.data.sets.parquet import scan_parquet
-from ibot.data.sets.parts import Part
+from ibot.data.sets.parts import ONLY_TRAINING, Part
 from ibot.data.sets.places import Place, find_place
-from ibot.data.sets.scan import ONLY_TRAINING, require_data, scan
-from ibot.data.sets.stacks import hold_pictures, open_stacks
+from ibot.data.sets.scan import one_file, require_data, scan
+from ibot.data.sets.several import window_of
+from ibot.data.sets.stacks import StackImages, hold_pictures, open_stacks
 from ibot.data.sets.subsets import split_labelled
 from ibot.data.sets.tars import open_tars, scan_tars
 from ibot.data.sets.variants import matched, read_as
-from ibot.data.sets.windows import labelled_windows, windowed
+from ibot.data.sets.windows import labelled_windows, windowed, windows_at
 from ibot.errors import DataError
 
 
@@ -60,20 +63,45 @@ def open_images(
     return windowed(images, windows, max_pixels)
 
 
-def open_parts(data: str, channels: Channels = PICTURES) -> dict[str, Images]:
+def open_files(
+    paths: Sequence[str],
+    *,
+    exif_orientation: Orientation = "apply",
+    max_pixels: int = MAX_PIXELS,
+    channels: Channels = PICTURES,
+    windows: Windows = WHOLE,
+) -> Images:
+    """Files of an image each, in this order, by their paths; the rest as for `open_images`.
+
+    All paths or none may name a window of a file, as `slide.svs#x=0,y=512,w=512,h=512`.
+    """
+    named = [found for path in paths if (found := window_of(path)) is not None]
+    most = sys.maxsize if named else _largest(max_pixels, channels, windows)
+    files = file_images(Path(), [file for file, _ in named] or paths)
+    images = with_channels(read_as(files, exif_orientation, most), channels)
+    if named:
+        return windows_at(images, [box for _, box in named])
+    return windowed(images, windows, max_pixels)
+
+
+def open_parts(
+    data: str, channels: Channels = PICTURES, windows: Windows = WHOLE
+) -> dict[str, Images]:
     """Images of all that is opened of `data`, by their part: `train` and `val`; of data without
-    parts all, by the name "". `channels`: which are read, where not colour pictures.
+    parts all, by the name "". `channels`: which are read, where not colour pictures; `windows`: in
+    which they are seen.
 
     Raises DataError as `open_images`.
     """
-    train, val = open_images(data, channels=channels), _scan(data, "val", channels)
-    if val is None:
-        return {"": train}
-    val = with_channels(val, channels)
-    if isinstance(train, FileImages):
-        said = tuple(note for note in train.notes if not note.startswith(ONLY_TRAINING))
-        train = replace(train, notes=said)
-    return {"train": train, "val": with_channels(val, channels)}
+    train, val = _scan(data, "train", channels), _scan(data, "val", channels)
+    if train is None:
+        raise _no_training_part(data)
+    parts = {"": train} if val is None else {"train": _without_parts(train), "val": val}
+    most = _largest(MAX_PIXELS, channels, windows)
+    seen = {name: read_as(images, "apply", most) for name, images in parts.items()}
+    return {
+        name: windowed(with_channels(images, channels), windows) for name, images in seen.items()
+    }
 
 
 def find_labelled(
@@ -163,8 +191,10 @@ def open_labelled(
             why=f"all {len(train)} images are labelled '{''.join(train.classes)}'",
             fix="add images of another class",
         )
-    train = _labelled(with_channels(read_as(train, *how), channels))
     val = _open(val_data or data, "val", channels)
+    if val is not None and not val_data:
+        train = _without_parts(train)
+    train = _labelled(with_channels(read_as(train, *how), channels))
     if val is None and val_data:
         val = _open(val_data, "train", channels, held_out=True)
     if val is None and split:
@@ -186,6 +216,17 @@ def open_labelled(
     val = _labelled(with_channels(read_as(val, *how), channels))
     val = matched(val, train.classes, (data, val_data or data))
     return labelled_windows((train, val), windows, max_pixels)
+
+
+T = TypeVar("T", bound=Images)
+
+
+def _without_parts(images: T) -> T:
+    """The same images without the note that others are left out, where those are read too."""
+    if not isinstance(images, FileImages | StackImages):
+        return images
+    said = tuple(note for note in images.notes if not note.startswith(ONLY_TRAINING))
+    return replace(images, notes=said)
 
 
 def _largest(max_pixels: int, channels: Channels, windows: Windows) -> int:
@@ -224,11 +265,14 @@ def _open(
         return open_list(data, part)
     place = _place(data, part, channels)
     if place.form == "tar":
-        return open_tars(place.files)
+        return _noted(open_tars(place.files), place)
     if place.form:
-        return _require_labels(_stored(place), data)
+        return _require_labels(_noted(_stored(place), place), data)
+    if place.folder is None:
+        return None
     also = _further(channels)
-    return place.folder and open_folder(place.folder, held_out=held_out or part == "val", also=also)
+    images = open_folder(place.folder, held_out=held_out or part == "val", also=also)
+    return _noted(images, place)
 
 
 def _scan(data: str, part: Part, channels: Channels, *, held_out: bool = False) -> Images | None:
@@ -239,13 +283,23 @@ def _scan(data: str, part: Part, channels: Channels, *, held_out: bool = False) 
         return scan_list(data, part)
     place = _place(data, part, channels)
     if place.form:
-        return _stored(place)
+        return _noted(_stored(place), place)
     if place.folder is None:
         return None
     also = _further(channels)
     if held_out or part == "val":
-        return as_classes(scan(place.folder, also))
+        return _noted(as_classes(scan(place.folder, also)), place)
+    if (alone := one_file(place.folder, also)) is not None:
+        return alone
     return scan(data, also)  # which finds the training part itself, and notes what it leaves out
+
+
+S = TypeVar("S", bound=FileImages | StackImages | None)
+
+
+def _noted(images: S, place: Place) -> S:
+    """The same images, with what is said of their place."""
+    return images if images is None else replace(images, notes=(*place.notes, *images.notes))
 
 
 def _further(channels: Channels) -> frozenset[str]:
@@ -275,7 +329,7 @@ def _place(data: str, part: Part, channels: Channels) -> Place:
     return place
 
 
-def _stored(place: Place) -> Images | None:
+def _stored(place: Place) -> FileImages | StackImages | None:
     """The images in files that hold many; None where none belong to the part."""
     if place.form == "tar":
         return scan_tars(place.files)

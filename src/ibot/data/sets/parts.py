@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Literal
 from ibot.data.formats import is_litter
 from ibot.data.sets.fingerprints import State, is_settled, state_of
 from ibot.errors import DataError, printable
+from ibot.words import counted
 
 PartName = Literal["train", "val", "test"]
 Part = Literal["train", "val"]
@@ -38,6 +40,36 @@ def part_of(name: str) -> PartName | None:
     return next((part for part, words in WORDS.items() if found and found[1] in words), None)
 
 
+ONLY_TRAINING = "only the training part"
+"""Begins what is said of a set with others."""
+ONE_OF_HELD = "of the parts held out"
+"""Begins what is said of a set with several."""
+
+
+def part_note(part: Part, read: str, beside: Iterable[str]) -> list[str]:
+    """A sentence on what is read of a set with parts, and what lies beside it; none of nothing."""
+    names = quoted(beside)
+    if names == "none":
+        return []
+    if part == "train":
+        return [f"{ONLY_TRAINING} '{read}' is read; beside it {names}"]
+    return [f"{ONE_OF_HELD} '{read}' is read; not read: {names}"]
+
+
+def split_note(splits: Sequence[str], part: Part | None) -> list[str]:
+    """The same of rows, by the split that each of them names."""
+    if part is None:
+        return []
+    counts = Counter(splits)
+    read = {splits[row] for row in rows_of_part(splits, part)}
+    left = [
+        f"{word or 'without a split'} ({counted(count, 'row')})"
+        for word, count in counts.items()
+        if word not in read and (part == "train" or part_of(word) != "train")
+    ]
+    return part_note(part, " and ".join(sorted(read)), left)
+
+
 def rows_of_part(splits: Sequence[str], part: Part | None) -> list[int]:
     """Which rows of a list belong to a part, by the split that each of them names.
 
@@ -59,6 +91,10 @@ class Parts:
     test: tuple[Path, ...]
     beside: tuple[str, ...]
     """Names of all folders but the training part."""
+
+    def left(self, chosen: Path) -> tuple[str, ...]:
+        """Names of those held out but the chosen one."""
+        return tuple(path.name for path in (*self.val, *self.test) if path != chosen)
 
     def validation(self) -> Path:
         """The part called validation, else the one called test. Raises DataError for two."""

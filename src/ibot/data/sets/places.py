@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from ibot.data.formats import extension
-from ibot.data.sets.parts import Part, find_parts, is_folder, part_of
+from ibot.data.sets.parts import Part, find_parts, is_folder, part_note, part_of
 from ibot.data.sets.tars import INDEX
 from ibot.errors import DataError
 
@@ -51,6 +51,9 @@ class Place:
     form: Form | None = None
     rows: Part | None = None
     """The part to which the rows of the files must belong; None where all do."""
+    notes: tuple[str, ...] = ()
+    """What lies beside it and belongs to other parts, a sentence each; of a folder to train on
+    `scan` says it."""
 
 
 def find_place(data: str, part: Part) -> Place:
@@ -65,7 +68,11 @@ def find_place(data: str, part: Part) -> Place:
     if (parts := find_parts(path)) is not None:
         chosen = parts.train if part == "train" else parts.validation()
         files = _files(str(chosen))
-        return _place(files) if files else Place(chosen)
+        others = parts.beside if part == "train" else parts.left(chosen)
+        notes = tuple(part_note(part, chosen.name, others))
+        if files:
+            return replace(_place(files), notes=notes)
+        return Place(chosen, notes=() if part == "train" else notes)
     if files := _files(data):
         return _of_part(part, files)
     return Place(path) if part == "train" else Place()
@@ -204,7 +211,11 @@ def _of_part(part: Part, files: list[Path]) -> Place:
         by_part.setdefault(next((word for word in words if word), None), []).append(path)
     val = by_part.get("val") or by_part.get("test") or []
     if by_part.get("train") and val:
-        return _place(by_part["train"] if part == "train" else val)
+        chosen = by_part["train"] if part == "train" else val
+        known = {*chosen, *(by_part["train"] if part == "val" else ())}
+        beside = [path.name for path in files if path not in known]
+        first = chosen[0].name + (f" and {len(chosen) - 1} more" if chosen[1:] else "")
+        return replace(_place(chosen), notes=tuple(part_note(part, first, beside)))
     whole = _place(files)
     if whole.form in _TABLES:
         return replace(whole, rows=part)

@@ -6,19 +6,22 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
-from ibot.data.decode import holds_more
-from ibot.data.formats import FURTHER, PAGED, extension, extensions, is_image, is_litter
+from ibot.data.decode import holds_more, is_gray
+from ibot.data.formats import PAGED, extension, extensions, is_image, is_litter
+from ibot.data.sets.channel_names import channel_files_note
 from ibot.data.sets.classes import twins_note
 from ibot.data.sets.files import FileImages, LabelledFiles, file_images, with_labels
 from ibot.data.sets.fingerprints import State, state_of
 from ibot.data.sets.listings import find_listing, keep_listing
-from ibot.data.sets.parts import find_parts, folder_names, is_folder, part_of, quoted
+from ibot.data.sets.parts import find_parts, folder_names, is_folder, part_note, part_of, quoted
+from ibot.data.sets.passed_over import commonest, kind_of, passed_over_note
 from ibot.errors import DataError, printable
 from ibot.words import counted
 
@@ -26,8 +29,6 @@ RUN_MARKS = ("config.json", "checkpoints")
 """A folder that holds all of these is a run, not a folder of images."""
 FIRST_PAGE_ONLY = "only the first page and up to three bands are read"
 """How the note on further pages begins, which is not true where all channels are read."""
-ONLY_TRAINING = "only the training part"
-"""Begins what is said of a set with others."""
 File = TypeVar("File")
 LOOKED_INTO = 500
 """Files of which `scan` counts those with further pages, frames and bands; of more, so many are
@@ -68,10 +69,12 @@ def _found_images(folder: Path, found: _Found) -> FileImages:
             fix=f"the extensions read are {' '.join(sorted(extensions()))}; convert the files or "
             "name another folder",
         )
-    images = _with_classes(folder, sorted(found.names))
+    names = sorted(found.names)
+    images = _with_classes(folder, names)
     twins = twins_note(images.classes) if isinstance(images, LabelledFiles) else []
     more = pages_note(found.paged, lambda name: holds_more(folder / name))
-    return replace(images, notes=(*twins, *found.notes(), *more))
+    channels = channel_files_note(names, lambda name: is_gray(folder / name))
+    return replace(images, notes=(*twins, *channels, *found.notes(), *more))
 
 
 def require_data(data: str) -> None:
@@ -103,6 +106,20 @@ def require_folder(root: str | Path, option: str = "--data") -> Path:
     return folder
 
 
+def one_file(file: Path, also: frozenset[str] = frozenset()) -> FileImages | None:
+    """An image file as a set of one; None for anything else. `also` as for `scan`."""
+    if not file.is_file():
+        return None
+    if extension(file.name) not in extensions() | also:
+        with suppress(OSError), file.open("rb") as content:
+            if not is_image(content.read(32)):
+                return None
+    paged = [file] if extension(file.name) in PAGED else []
+    images = file_images(file.parent, [file.name])
+    alone = f"'{printable(file.name)}' alone is read"
+    return replace(images, notes=(alone, *pages_note(paged, holds_more)))
+
+
 def _instead_of(file: Path) -> str:
     if file.name.lower().endswith(
         (".zip", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar", ".tar")
@@ -118,9 +135,7 @@ def _instead_of(file: Path) -> str:
 def _training_part(folder: Path) -> tuple[Path, list[str]]:
     """Where the images to train on lie, and what to say of it. Raises DataError."""
     if parts := find_parts(folder):
-        return parts.train, [
-            f"{ONLY_TRAINING} '{parts.train.name}' is read; beside it {quoted(parts.beside)}"
-        ]
+        return parts.train, part_note("train", parts.train.name, parts.beside)
     held = [name for name in folder_names(folder) if part_of(name) in ("val", "test")]
     return folder, [
         f"'{name}' is read like any other folder: no training part lies beside it" for name in held
@@ -176,7 +191,7 @@ class _Found:
         if self.other_folders:
             notes.append(
                 f"{counted(self.other_folders.total(), 'folder')} passed over: "
-                f"{_commonest(self.other_folders)}"
+                f"{commonest(self.other_folders)}"
             )
         if self.nested:
             notes.append(
@@ -208,6 +223,9 @@ def _walk(root: Path, also: frozenset[str]) -> _Found:
                 if is_litter(name, True):
                     found.other_folders[name] += 1
                     continue
+                if extension(name) == ".zarr":  # an array, of many files
+                    found.other_files[".zarr"] += 1
+                    continue
                 parts.add(part_of(name))
                 (links if entry.is_symlink() else stack).append((f"{prefix}{name}/", entry.path))
                 continue
@@ -232,33 +250,6 @@ def _begins_as_image(entry: os.DirEntry[str]) -> bool:
             return is_image(file.read(32))
     except OSError:
         return False
-
-
-def passed_over_note(kinds: Counter[str]) -> list[str]:
-    """How many files are not read, by their kind; none of none."""
-    if not kinds:
-        return []
-    remedy = (
-        " (pip install pillow-heif makes .heic readable)"
-        if set(kinds) & set(FURTHER["HEIF"])
-        else ""
-    )
-    return [f"{counted(kinds.total(), 'file')} passed over: {_commonest(kinds)}{remedy}"]
-
-
-def kind_of(name: str) -> str:
-    """What a file that is not read counts as."""
-    return (
-        "hidden or of the system"
-        if is_litter(name, False)
-        else extension(name) or "without extension"
-    )
-
-
-def _commonest(kinds: Counter[str], limit: int = 5) -> str:
-    """The most frequent kinds with their numbers, and how many other kinds there are."""
-    shown = ", ".join(f"{count} {printable(kind)}" for kind, count in kinds.most_common(limit))
-    return shown + (f" and {len(kinds) - limit} other kinds" if len(kinds) > limit else "")
 
 
 def _entries(
@@ -301,4 +292,4 @@ def what_is_there(folder: Path) -> str:
     for _, _, files in os.walk(folder):
         folders += 1
         kinds.update(extension(name) or "without extension" for name in files)
-    return f"looked into {folders} folders and saw {_commonest(kinds, 4) or 'no files'}"
+    return f"looked into {folders} folders and saw {commonest(kinds, 4) or 'no files'}"

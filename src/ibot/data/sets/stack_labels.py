@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ibot.data.sets.classes import number_classes
 from ibot.data.sets.zarr_stack import zarr_labels
 from ibot.errors import DataError
+from ibot.words import sides
 
 
 def find_labels(
@@ -65,7 +66,7 @@ def _texts(labels: NDArray[Any], origin: str, stack: str, count: int) -> list[st
     if labels.ndim != 1 or labels.dtype.kind not in "uibUS":
         raise DataError(
             f"'{origin}' holds no labels",
-            why=f"it is {labels.dtype} {list(labels.shape)}",
+            why=f"it is {labels.dtype} {sides(labels.shape)}",
             fix="one whole number or text for each image, [N]",
         )
     if len(labels) != count:

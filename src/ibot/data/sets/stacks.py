@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,8 +22,12 @@ from ibot.data.sets.places import form_of
 from ibot.data.sets.stack_labels import find_labels
 from ibot.data.sets.zarr_stack import open_zarr
 from ibot.errors import DataError
-from ibot.words import counted
+from ibot.words import counted, sides
 
+ALPHA = 4
+"""Channels of colour pictures with transparency, which is left out."""
+COLOURS_OF_FOUR = "the first three of 4 channels are read as colours, the fourth left out"
+"""Begins what is said of them, which is not true where all channels are read."""
 _FEW = 4
 """Most channels of pictures; an axis so short beside others is theirs."""
 _SIDE = 8
@@ -66,8 +70,8 @@ class Stack(Protocol):
 class StackImages:
     """Images in stacks, one after the other, named by stack and number.
 
-    Those of bytes in one channel or three are colour pictures; of others `read` gives nothing, and
-    `levels` all.
+    Those of bytes in one, three or four channels are colour pictures; of others `read` gives
+    nothing, and `levels` all.
     """
 
     root: Path
@@ -89,9 +93,9 @@ class StackImages:
 
     @property
     def colour(self) -> bool:
-        """Whether these are colour pictures, or gray ones of 8 bits."""
+        """Whether these are colour pictures, with alpha or without, or gray ones of 8 bits."""
         stack = self.stacks[0]
-        return stack.dtype == np.uint8 and _channels(stack, self.first) in (1, len(RGB))
+        return stack.dtype == np.uint8 and _channels(stack, self.first) in (1, len(RGB), ALPHA)
 
     @property
     def content(self) -> str:
@@ -117,7 +121,9 @@ class StackImages:
         if not self.colour:
             raise UnreadableImage(self.content, "data.channels=all reads them")
         values = self._values(index)
-        return values if values.shape[2] == len(RGB) else np.repeat(values, len(RGB), axis=2)
+        if values.shape[2] == 1:
+            return np.repeat(values, len(RGB), axis=2)
+        return np.ascontiguousarray(values[..., : len(RGB)])
 
     def header(self, index: int) -> Header:
         """Size and channels of an image."""
@@ -227,6 +233,9 @@ def open_stacks(paths: Sequence[Path]) -> StackImages:
         first=first,
         notes=tuple(notes),
     )
+    if images.colour and _channels(stacks[0], first) == ALPHA:
+        also = f"{COLOURS_OF_FOUR}, as transparency (data.channels=all reads all four)"
+        images = replace(images, notes=(*images.notes, also))
     found = find_labels(paths, [stack.shape[0] for stack in stacks])
     if found is None:
         return images
@@ -263,12 +272,12 @@ def _require_pictures(stack: Stack, path: Path) -> None:
     if len(shape) not in (3, 4) or one:
         raise DataError(
             f"'{path}' is no stack of pictures",
-            why=f"it is {list(shape)}, as one picture [H, W, C]" if one else f"it is {list(shape)}",
+            why=f"it is {sides(shape)}" + (", as one picture [H, W, C]" if one else ""),
             fix="stack them as [N, H, W, C] or [N, H, W]; files of one picture each are read from "
             "a folder by data.channels=all",
         )
     if min(shape) < 1:
-        raise DataError(f"'{path}' holds no pictures", why=f"it is {list(shape)}", fix="check it")
+        raise DataError(f"'{path}' holds no pictures", why=f"it is {sides(shape)}", fix="check it")
 
 
 def _comes_first(stack: Stack) -> bool:
@@ -281,4 +290,4 @@ def _channels(stack: Stack, first: bool) -> int:
 
 
 def _shape(stack: Stack) -> str:
-    return f"{stack.name} {stack.dtype} {list(stack.shape)}"
+    return f"{stack.name} {stack.dtype} {sides(stack.shape)}"

@@ -14,7 +14,7 @@ from ibot.data.sets.archives import Container
 from ibot.data.sets.classes import twins_note
 from ibot.data.sets.files import FileImages, Kind, file_images, with_labels
 from ibot.data.sets.lists import listed_files
-from ibot.data.sets.parts import WORDS, Part, part_of, rows_of_part
+from ibot.data.sets.parts import WORDS, Part, part_of, rows_of_part, split_note
 from ibot.data.sets.tables import Columns, column_of, label_images, texts_of
 from ibot.errors import DataError
 
@@ -73,6 +73,7 @@ def images_of_rows(
         called = _names(rows)
         names = [called[row] for row in chosen.tolist()]
         images = file_images(rows.root, names, kind, container(chosen))
+    images = replace(images, notes=(*images.notes, *_notes(rows, part)))
     if columns.label is None:
         return images
     labels = [column_of(table, columns.label) for table in rows.tables]
@@ -81,6 +82,14 @@ def images_of_rows(
         return images
     noted = replace(images, notes=(*images.notes, *twins_note(found[1])))
     return with_labels(noted, *found)
+
+
+def _notes(rows: Rows, part: Part | None) -> list[str]:
+    """What is left out of the rows and columns, a sentence each."""
+    columns, notes = rows.columns, list(rows.columns.notes)
+    if columns.split is not None:
+        notes += split_note(rows.texts(columns.split), part)
+    return notes
 
 
 def _of_part(rows: Rows, part: Part | None) -> NDArray[np.int64]:

@@ -6,9 +6,9 @@ Tables are those of pyarrow, from Parquet files or data sets of Hugging Face on 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +41,8 @@ class Columns:
     classes: tuple[str, ...]
     """What the numbers in `label` mean; empty where nothing says so."""
     split: str | None
+    notes: tuple[str, ...] = field(default=(), compare=False)
+    """What was chosen of several, and what was not found, a sentence each."""
 
     @property
     def texts(self) -> list[str]:
@@ -97,6 +99,7 @@ def find_columns(schema: pa.Schema, origin: str, features: dict[str, Any] | None
         label=label,
         classes=tuple(map(str, (features.get(label) or {}).get("names") or ())) if label else (),
         split=by_name.get("split") if by_name.get("split") in texts else None,
+        notes=tuple(_notes(schema, image, path, label)),
     )
 
 
@@ -152,6 +155,34 @@ def column_of(table: pa.Table, name: str) -> pa.ChunkedArray:
 def texts_of(column: pa.ChunkedArray) -> list[str]:
     """The texts of a column; empty for nulls."""
     return [text or "" for text in column.to_pylist()]
+
+
+def _notes(
+    schema: pa.Schema, image: str | None, path: str | None, label: str | None
+) -> Iterator[str]:
+    """Which column is taken where others could be meant, and how another is."""
+    types = arrow().types
+    pictures = [field.name for field in schema if _holds_files(field.type)]
+    if image is not None and (others := [name for name in pictures if name != image]):
+        yield (
+            f"pictures are those of the column '{image}'; not read: {quoted(others)} (one that is "
+            f"called '{_IMAGES[0]}' goes first)"
+        )
+    taken = (image, path, label)
+    further = [
+        field.name
+        for field in schema
+        if (_is_text(field.type) or types.is_integer(field.type))
+        and field.name not in taken
+        and field.name.lower() != "split"
+    ]
+    if image is not None and label is None and further:
+        yield (
+            f"no classes: no column is called '{_LABELS[0]}'; there are {quoted(further)} (rename "
+            f"one to '{_LABELS[0]}' if it holds them)"
+        )
+    elif label is not None and label.lower() != _LABELS[0]:
+        yield f"classes are those of the column '{label}'"
 
 
 def _features(schema: pa.Schema) -> dict[str, Any]:

@@ -22,7 +22,8 @@ from ibot.data.sets.classes import number_classes, twins_note
 from ibot.data.sets.files import FileImages, LabelledFiles, file_images, with_labels
 from ibot.data.sets.listings import find_listing, keep_listing, states_of
 from ibot.data.sets.parts import quoted
-from ibot.data.sets.scan import kind_of, pages_note, passed_over_note
+from ibot.data.sets.passed_over import kind_of, passed_over_note
+from ibot.data.sets.scan import pages_note
 from ibot.errors import DataError
 from ibot.words import counted
 
@@ -68,7 +69,7 @@ def scan_tars(archives: Sequence[str | Path]) -> FileImages:
         found = _read(archives)
         images = found.images()
         if "" not in found.classes:
-            labels, classes = number_classes(found.classes)
+            labels, classes = number_classes(found.classes, folders=found.in_folders)
             images = replace(images, notes=(*images.notes, *twins_note(classes)))
             images = with_labels(images, labels, classes)
         keep_listing(images, before, began)
@@ -90,6 +91,13 @@ class _Found:
     """Files that are not read, by their kind."""
     cut: dict[str, int] = field(default_factory=dict)
     """Whole images in archives whose end is missing, by their names."""
+
+    @property
+    def in_folders(self) -> bool:
+        """Whether each class is the name of a folder above its image."""
+        return all(
+            f"/{text}/" in f"/{name}" for name, text in zip(self.names, self.classes, strict=True)
+        )
 
     def images(self) -> FileImages:
         archives = Archives(self.archives, np.array(self.places, np.int64))

@@ -60,6 +60,11 @@ class GridPlaces:
     boxes: NDArray[np.int64]
     """int64 [n, 4]: top, left, height, width."""
 
+    @classmethod
+    def one_each(cls, boxes: Sequence[Box]) -> GridPlaces:
+        """One window of each of so many images."""
+        return cls(np.arange(len(boxes)), np.array(boxes, np.int64).reshape(-1, 4))
+
     def __len__(self) -> int:
         return len(self.picture)
 

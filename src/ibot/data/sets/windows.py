@@ -6,6 +6,8 @@ at random each epoch has others, drawn by (seed, epoch, number), for training.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from ibot.config.reading import MAX_PIXELS, Windows
 from ibot.data.channels.images import mostly_measured
 from ibot.data.channels.levels import filled
 from ibot.data.channels.statistics import Statistics, measured
+from ibot.data.decode import UnreadableImage
 from ibot.data.regions import Read, read_level, read_region, resize
 from ibot.data.sets import fingerprints
 from ibot.data.sets.images import Images, LabelledImages, Pixels
@@ -178,11 +181,34 @@ class LabelledWindows(WindowImages):
         return int(self.labels[index])
 
 
+def windows_at(images: Images, boxes: Sequence[Box]) -> WindowImages:
+    """A window of each image: top, left, height and width in its pixels.
+
+    Raises DataError for one that does not lie within its image.
+    """
+    for index, (top, left, height, width) in enumerate(boxes):
+        with suppress(UnreadableImage):  # whoever reads it will say so
+            h, w = images.size(index)
+            if min(height, width) < 1 or top + height > h or left + width > w:
+                raise DataError(
+                    f"there is no window x={left},y={top},w={width},h={height} in "
+                    f"'{images.name(index)}'",
+                    why=f"it is {w} pixels wide and {h} high",
+                    fix="name one that lies within, as features and search call them",
+                )
+    return WindowImages(base=images, places=GridPlaces.one_each(boxes))
+
+
 def in_windows(images: Images) -> bool:
     """Whether images, or those that a subset is of, are windows."""
     while isinstance(images, SubsetImages):
         images = images.base
     return isinstance(images, WindowImages)
+
+
+def seen_whole(windows: Windows) -> str:
+    """What to say where windows are asked for, or were trained on, and none are made."""
+    return f"images are seen whole, not in windows of {windows.side} pixels"
 
 
 def windowed(images: Images, windows: Windows, max_pixels: int = MAX_PIXELS) -> Images:

@@ -17,7 +17,7 @@ from ibot.data.sets.images import Images, LabelledImages
 from ibot.data.sets.open import open_images
 from ibot.data.sets.same_channels import require_channels
 from ibot.errors import DataError, WeightsError
-from ibot.eval.features.views import View, in_batches, view_batches
+from ibot.eval.features.views import in_batches, view_batches, view_sized
 from ibot.eval.request import windows_of
 from ibot.models.contract import Backbone
 from ibot.system.process_state import loaders_forgotten
@@ -137,7 +137,7 @@ def extract_features(
     backbone: nn.Module | str | Path,
     source: Images | str | Path,
     *,
-    size: int | tuple[int, int],
+    size: int | tuple[int, int] | None = None,
     indices: Sequence[int] | None = None,
     patches: bool = False,
     batch: int = 256,
@@ -155,9 +155,9 @@ def extract_features(
             has none, and are to have its `channels`.
         source: images, or what `open_images` opens, such as the folder that holds them, in windows
             where the network of a run was trained so; `indices` picks some of them.
-        size: height and width of the view, or one number for both. Images of this size are taken as
-            they are; others are resized (shorter side to 8/7 of the view's) and cropped at the
-            centre.
+        size: height and width of the view, or one number for both; None: as in the training of
+            weights that are named by their path. Images of this size are taken as they are; others
+            are resized (shorter side to 8/7 of the view's) and cropped at the centre.
         indices: positions in `source`, all by default.
         patches: also return patch tokens.
         batch: images per forward pass.
@@ -185,7 +185,11 @@ def extract_features(
             windows=WHOLE if isinstance(backbone, nn.Module) else windows_of(backbone),
         )
     require_channels(images, channels)
-    view = View((size, size) if isinstance(size, int) else (size[0], size[1]))
+    if size is None:
+        if loaded is None:
+            raise ValueError("a network does not say with which size it was trained: give size=")
+        size = loaded.size
+    view = view_sized(size)
     chosen = np.arange(len(images)) if indices is None else np.asarray(indices, np.int64)
     known = not len(chosen) or 0 <= chosen.min() <= chosen.max() < len(images)
     if batch < 1 or min(view.size) < 1 or not known:

@@ -106,6 +106,11 @@ class View:
         return replace(self, size=size, resize=resize, keep=False).render(image)
 
 
+def view_sized(size: int | tuple[int, int]) -> View:
+    """The view of a height and width, or of one number for both."""
+    return View((size, size) if isinstance(size, int) else (size[0], size[1]))
+
+
 def _reduced(
     picture: Image.Image, size: tuple[int, int], resample: Image.Resampling
 ) -> Image.Image:

@@ -13,6 +13,7 @@ from ibot.data.annotated.ground_truth import RetrievalSet, open_retrieval
 from ibot.data.sets.images import Images
 from ibot.data.sets.open import open_images
 from ibot.data.sets.subsets import SubsetImages
+from ibot.data.sets.windows import seen_whole
 from ibot.eval.context import Context, OpenedData
 from ibot.eval.features.rows import FeatureSet
 from ibot.eval.features.views import View, evenly
@@ -53,6 +54,11 @@ class DescribedContext(Context):
         )
 
 
+def _whole(request: Request) -> list[str]:
+    """What to say where windows are asked for or were trained on; none of whole images."""
+    return [seen_whole(request.windows)] if request.windows.side else []
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetrievalContext(DescribedContext):
     """Queries, what is searched, and what is right."""
@@ -75,7 +81,7 @@ class RetrievalContext(DescribedContext):
         )
         count = len(task.queries)
         asked = evenly(count, request.max_val) if request.max_val else np.arange(count)
-        told = [*task.database.notes, *task.queries.notes]
+        told = [*task.database.notes, *task.queries.notes, *_whole(request)]
         return OpenedData({"task": task, "asked": asked, "asked_size": request.size}, told)
 
     def fingerprints(self) -> dict[str, str]:
@@ -118,7 +124,8 @@ class CopyContext(DescribedContext):
             exif_orientation=request.exif_orientation,
             max_pixels=request.max_pixels,
         )
-        return OpenedData({"task": task, "asked_size": request.size}, list(task.originals.notes))
+        told = [*task.originals.notes, *_whole(request)]
+        return OpenedData({"task": task, "asked_size": request.size}, told)
 
     def fingerprints(self) -> dict[str, str]:
         """Those of the originals and of each block."""

@@ -14,7 +14,7 @@ from ibot.eval.context import plain
 from ibot.eval.features.rows import LabelledFeatures, rows_of, unreadable
 from ibot.eval.features.tokens import Feature, compute, probe_feature
 from ibot.eval.labelled import LabelledContext
-from ibot.eval.linear_classifier import LinearClassifier
+from ibot.eval.linear_classifier import LinearClassifier, use_note
 from ibot.eval.probes.linear_sweep import LinearSweep, Optimizer
 from ibot.eval.probes.settings import LinearSettings
 from ibot.eval.probes.sweep_steps import crop_steps, row_steps
@@ -45,7 +45,7 @@ def run(context: LabelledContext, settings: LinearSettings) -> list[ResultRecord
         ConfigError: settings that fit neither network nor data.
         DataError: no held-out image can be read.
     """
-    return probe(context, settings, keep_classifiers=True)
+    return probe(context, settings, keep_classifiers=not context.baseline)
 
 
 def probe(
@@ -168,7 +168,7 @@ def _record(
         if context.processes.is_main:
             classifier.save(file)
         extra["classifier"] = str(file)
-        notes.append(f"the classifier is in {file}")
+        notes.append(use_note(file))
     with torch.no_grad():
         logits = torch.cat([classifier.head(r.to(context.device)) for r in val.rows.split(4096)])
     return context.top(
@@ -196,6 +196,7 @@ def _classifier(
         feature=feature,
         unit=False,
         view=context.view,
+        opening=context.opening,
         classes=context.train.classes,
         about={
             "protocol": "linear",

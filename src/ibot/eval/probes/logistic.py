@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from ibot.eval.context import plain
 from ibot.eval.features.rows import LabelledFeatures, unreadable
 from ibot.eval.features.tokens import CLASS_TOKEN
 from ibot.eval.labelled import LabelledContext
+from ibot.eval.linear_classifier import LinearClassifier, use_note
 from ibot.eval.probes.logistic_fit import (
     CHUNK,
     Rows,
@@ -32,7 +34,8 @@ FITS = "logistic fits"
 def run(context: LabelledContext, settings: LogisticSettings) -> list[ResultRecord]:
     """One record: the penalty is chosen by cross-validation, or as published on the reported split.
 
-    Raises ConfigError for penalties or folds that make no sense.
+    The classifier is written beside the results. Raises ConfigError for penalties or folds that
+    make no sense.
     """
     if not settings.penalties or min(settings.penalties) <= 0 or settings.folds < 2:
         raise ConfigError(
@@ -41,7 +44,8 @@ def run(context: LabelledContext, settings: LogisticSettings) -> list[ResultReco
         )
     train = context.features(context.train, "train")[CLASS_TOKEN]
     val = context.features(context.val, "val")[CLASS_TOKEN]
-    return [probe(context, settings, train, val)]
+    file = context.out / f"logistic-{context.identity('logistic', plain(settings))}.safetensors"
+    return [probe(context, settings, train, val, None if context.baseline else file)]
 
 
 def probe(
@@ -49,8 +53,12 @@ def probe(
     settings: LogisticSettings,
     train: LabelledFeatures,
     val: LabelledFeatures,
+    file: Path | None = None,
 ) -> ResultRecord:
-    """Fit on `train` and score on `val`; features are brought to length 1, as the paper does."""
+    """Fit on `train` and score on `val`; features are brought to length 1, as the paper does.
+
+    file: where the classifier is written, if it is to be kept.
+    """
     # A GPU holds the features; a CPU reads them where they lie, in the file of the cache.
     rows, queries = (Rows(part.rows.to(context.device), unit=True) for part in (train, val))
     labels, truth = train.labels.to(context.device), val.labels.to(context.device)
@@ -61,6 +69,12 @@ def probe(
     else:
         found = best_by_cross_validation(fits, settings.folds, context.seed)
     name = f"lambda {by_strength[found.penalty]:g}/n"
+    notes, extra = unreadable(train, val), {}
+    if file is not None:
+        if context.processes.is_main:
+            _classifier(context, found.weight, name).save(file)
+        extra["classifier"] = str(file)
+        notes.append(use_note(file))
     return context.top(
         "logistic",
         _logits(queries, found.weight),
@@ -71,7 +85,24 @@ def probe(
         chosen=name,
         chosen_on=found.chosen_on,
         penalties={f"{by_strength[penalty]:g}": score for penalty, score in found.scores.items()},
-        notes=unreadable(train, val),
+        notes=notes,
+        **extra,
+    )
+
+
+def _classifier(context: LabelledContext, weight: Tensor, chosen: str) -> LinearClassifier:
+    weight = weight.float()
+    return LinearClassifier(
+        backbone=context.loaded.backbone,
+        config=replace(context.loaded.config, pos_size=context.loaded.built_for),
+        weight=weight,
+        bias=weight.new_zeros(len(weight)),
+        feature=CLASS_TOKEN,
+        unit=True,
+        view=context.view,
+        opening=context.opening,
+        classes=context.train.classes,
+        about={"protocol": "logistic", "chosen": chosen},
     )
 
 

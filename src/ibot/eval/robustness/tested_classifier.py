@@ -59,6 +59,7 @@ def _fitted(context: LabelledContext) -> LinearClassifier:
         feature=CLASS_TOKEN,
         unit=True,
         view=context.view,
+        opening=context.opening,
         classes=context.train.classes,
         about={
             "protocol": "logistic",

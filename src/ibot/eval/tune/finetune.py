@@ -11,7 +11,7 @@ from ibot.eval.context import plain
 from ibot.eval.features.rows import unread
 from ibot.eval.features.tokens import CLASS_TOKEN
 from ibot.eval.labelled import LabelledContext
-from ibot.eval.linear_classifier import LinearClassifier
+from ibot.eval.linear_classifier import LinearClassifier, use_note
 from ibot.eval.tune.augment import validation_view
 from ibot.eval.tune.network import Classifier
 from ibot.eval.tune.settings import Architecture, FinetuneSettings, imagenet_settings, sane_settings
@@ -103,11 +103,10 @@ def _report(
     logits = result.best_logits if published else result.last_logits
     epoch = result.best_epoch if published else len(result.scores) - 1
     notes = [*result.notes, *unread([(name, reason) for _, name, reason in result.bad])]
-    # With layers of the projection head between it is no linear classifier.
-    if not settings.head_layers:
+    if not context.baseline:
         if context.processes.is_main:
             _tuned(context, protocol, classifier, result).save(file)
-        notes.append(f"the tuned network is in {file}")
+        notes.append(use_note(file))
     return context.top(
         "finetune" if protocol == "semi" else protocol,
         logits,
@@ -117,7 +116,7 @@ def _report(
         chosen=f"epoch {epoch + 1}",
         chosen_on="val, over epochs" if published else "nothing: the last epoch",
         epochs=[[score.train_loss, score.top1] for score in result.scores],
-        classifier="" if settings.head_layers else str(file),
+        classifier="" if context.baseline else str(file),
         notes=notes,
     )
 
@@ -135,7 +134,9 @@ def _tuned(
         bias=classifier.head.bias,
         feature=CLASS_TOKEN,
         unit=False,
+        hidden=classifier.projection,
         view=context.view,
+        opening=context.opening,
         classes=context.train.classes,
         about={"protocol": protocol},
     )

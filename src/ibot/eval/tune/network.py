@@ -5,13 +5,12 @@ from __future__ import annotations
 import copy
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ibot.errors import WeightsError
 from ibot.eval.tune.settings import FinetuneSettings
 from ibot.models.contract import Backbone
-from ibot.models.head import ProjectionHead, Prototypes, at_least_float32
+from ibot.models.head import ProjectionHead, Prototypes, UnitLength
 from ibot.rng import Purpose, torch_seed
 
 
@@ -65,14 +64,6 @@ class Classifier(nn.Module):
         rows, columns = self.backbone.token_grid(images.shape[-2], images.shape[-1])
         index = torch.arange(len(images), device=images.device) * (1 + rows * columns)
         return self.head(self.projection(self.backbone.forward_rows(images, None, index)))
-
-
-class UnitLength(nn.Module):
-    """Rows [B, d] scaled to length 1, in float32 or wider."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The same direction."""
-        return F.normalize(at_least_float32(x), dim=-1)
 
 
 def projection_layers(head: ProjectionHead | None, count: int) -> nn.Sequential:
