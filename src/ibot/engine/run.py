@@ -99,6 +99,14 @@ class RunFolder:
         run.event("start", command=command)
         return run
 
+    @classmethod
+    def again(cls, path: Path) -> RunFolder:
+        """The folder of a run that this process has just closed, to add to its records.
+
+        Raises RunError where it is in use.
+        """
+        return cls(path, _acquire(path))
+
     def metrics(self, row: dict[str, Any]) -> None:
         """Append a log row to metrics.jsonl."""
         append_jsonl(self.path / "metrics.jsonl", row)

@@ -8,6 +8,7 @@ measured.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 ENOUGH = 10_000
 """Images below which published weights serve better than training from scratch."""
+PUBLISHED = "ibot:vit_s16"
+"""Those that are offered first: the smallest that are published, by name (`ibot weights list`)."""
 BORDERED = 0.5
 """Share of images with a border from which on borders are cut off."""
 GPU_MEMORY_PER_IMAGE = 0.16
@@ -52,6 +55,10 @@ class Facts:
     """Where the user gave one; else 0."""
     whole: bool = True
     """Whether images are read whole, not by windows."""
+    path: str = ""
+    """Of the images, as it stands in a command; empty: DIR does."""
+    from_weights: bool = False
+    """Whether the run starts from weights."""
 
 
 def choose(facts: Facts) -> tuple[Config, list[str]]:
@@ -68,11 +75,13 @@ def choose(facts: Facts) -> tuple[Config, list[str]]:
 
 def _doubts(facts: Facts) -> Iterator[str]:
     data = facts.data
-    if data.images < ENOUGH:
+    if data.images < ENOUGH and not facts.from_weights:
+        path = shlex.quote(facts.path) if facts.path else "DIR"
         yield (
             f"too few images: {data.images} of at least {ENOUGH} to learn from scratch what "
-            "published weights already know; better: ibot pretrain adapt --init WEIGHTS --data "
-            "DIR. Training goes on as asked"
+            "published weights already know. First choice: ibot pretrain adapt --init "
+            f"{PUBLISHED} --data {path} (others: ibot weights list), which first compares them, as "
+            "they are, with a random start. Training goes on as asked"
         )
     if data.repeated > 0.2:
         yield (

@@ -151,6 +151,8 @@ def chosen(asked: Asked) -> tuple[Config, list[str]]:
             length,
             batch,
             whole=not given.data.window,
+            path=given.data.path,
+            from_weights=bool(given.train.init),
         )
     )
 
