@@ -190,7 +190,7 @@ def _next(found: Comparison, now: Situation) -> str:
 def longer_run(now: Situation) -> str:
     """The command of a new run twice as long."""
     length, settings = now.config.train.length, shlex.quote(f"{now.run}/config.json")
-    return f"ibot pretrain {settings} {now.data} 'train.length={2 * length.value:g} {length.unit}'"
+    return f"ibot pretrain {settings} 'train.length={2 * length.value:g} {length.unit}' {now.data}"
 
 
 def adapt(now: Situation) -> str:
