@@ -9,6 +9,7 @@ from typing import Any
 from ibot.config.override import parse
 from ibot.config.reading import MAX_PIXELS
 from ibot.eval.request import FEATURE_CACHE
+from ibot.weights.forms import NAMES
 
 
 def _number(kind: type, words: str, fits: Callable[[Any], bool]) -> Callable[[str], Any]:
@@ -126,7 +127,7 @@ def add_channels(parser: argparse.ArgumentParser, default: str) -> None:
 
 def add_network(parser: argparse.ArgumentParser, more: str = "") -> None:
     """Which network to read, and how; `more` words of what may be named."""
-    weights = f"run folder, checkpoint folder or weights file {more}".strip()
+    weights = f"run folder, checkpoint folder, weights file or name ({NAMES}) {more}".strip()
     parser.add_argument("weights", metavar="WEIGHTS_OR_RUN", help=weights)
     key = "teacher, student, or another that `ibot weights inspect` names (default: teacher)"
     parser.add_argument("--key", default="teacher", metavar="KEY", help=key)

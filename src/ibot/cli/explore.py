@@ -105,10 +105,11 @@ def _check(options: argparse.Namespace) -> None:
         )
     if options.port is not None and options.port > MAX_PORT:
         raise UserError(f"there is no port {options.port}", fix=f"--port 0 to {MAX_PORT}")
-    if not Path(options.weights).exists():
+    from ibot.weights.forms import is_named, meant
+
+    if not is_named(options.weights) and not Path(options.weights).exists():
         raise UserError(
-            f"there is no file or folder '{options.weights}'",
-            fix="name a run, a checkpoint folder or a file of weights",
+            f"there is no file or folder '{options.weights}'", fix=meant(Path(options.weights))
         )
     if options.data and "://" not in options.data and not _may_be_images(options.data):
         raise UserError(f"there is no folder '{options.data}'", fix="check --data")

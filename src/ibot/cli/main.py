@@ -45,7 +45,14 @@ MODULES = (
     "doctor",
 )
 """Modules of this package that declare commands, in the order of the help."""
-LISTS = ("ibot recipes", "ibot results", "ibot plan", "ibot doctor", "ibot weights inspect")
+LISTS = (
+    "ibot recipes",
+    "ibot results",
+    "ibot plan",
+    "ibot doctor",
+    "ibot weights inspect",
+    "ibot weights list",
+)
 """Commands that only print, beside the lists of `ibot ablate`."""
 
 

@@ -132,6 +132,7 @@ def run(name: str, options: argparse.Namespace) -> None:
     from ibot.eval.opened import default_out
     from ibot.show.asked import Asked
     from ibot.show.inputs import check_folder
+    from ibot.weights.forms import is_named
 
     kind = PICTURES[name]
     out = Path(options.out) if options.out else default_out(Path(options.weights)) / "pictures"
@@ -142,8 +143,8 @@ def run(name: str, options: argparse.Namespace) -> None:
         raise UserError("no images named", fix=_images_to_name(name, options))
     place = out if options.out else out / name
     given |= {"images": images, "out": place, "picture": name}
-    named = kind.recipe and not Path(options.weights).exists()
-    config = recipe(options.weights) if named else None
+    there = is_named(options.weights) or Path(options.weights).exists()
+    config = recipe(options.weights) if kind.recipe and not there else None
     asked = Asked(**given, config=config, options={key: getattr(options, key) for key in own})
     check_folder(asked.out)
     drawn = import_module(f"ibot.show.{kind.module}").draw(asked)

@@ -18,6 +18,7 @@ from ibot.cli.arguments import (
 )
 from ibot.cli.parser import Commands
 from ibot.system.processes import launched_processes
+from ibot.weights.forms import NAMES
 
 if TYPE_CHECKING:
     from ibot.studies.settings import Asked, Say
@@ -48,7 +49,7 @@ def declare_run(parser: argparse.ArgumentParser) -> None:
     seed = "seed of everything random"
     parser.add_argument("--seed", type=NATURAL, metavar="S", help=seed)
     add_device(parser)
-    init = "start from weights: a run, or a file of any known project"
+    init = f"start from weights: a run, a file of any known project, or a name: {NAMES}"
     parser.add_argument("--init", metavar="WEIGHTS", help=init)
     add_settings(parser, "section.key=value", "any other setting")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import shlex
 import sys
 from dataclasses import replace
@@ -25,11 +26,13 @@ def declare(commands: Commands) -> None:
     """Declare `ibot weights` with its actions."""
     actions = commands.add_group(
         "weights",
-        summary="inspect, convert and export weights",
+        summary="list, inspect, convert and export weights",
         description="Weights of this and other projects.",
         title="actions",
         metavar="ACTION",
     )
+    listed = actions.add("list", "the published weights, and how to name them", list_all)
+    listed.add_argument("--json", action="store_true", help="as JSON, with addresses and places")
     inspected = actions.add("inspect", "what a file of weights holds", inspect)
     add_network(inspected)
     every = "every name of the file with its shape and type"
@@ -66,12 +69,39 @@ def _declare_export(actions: Commands) -> None:
     parser.usage = "%(prog)s [options] WEIGHTS_OR_RUN --to TARGET --out PATH"
 
 
+def list_all(options: argparse.Namespace) -> None:
+    """The published weights: what they are, their terms, and whether they are on this machine."""
+    from ibot.recipes.offers import offers
+    from ibot.weights.forms import FULL
+    from ibot.weights.published import MIRROR
+
+    known = offers()
+    if options.json:
+        print(json.dumps([offer.plain() for offer in known], indent=2))
+        return
+    print(f"{'name':20}{'network':10}{'data':14}{'parameters':>11}{'size':>11}{'k-NN':>7}  holds")
+    for offer in known:
+        size = f"~{offer.bytes_calculated / 2**20:,.0f} MiB"
+        here = "   here" if offer.is_here else ""
+        print(
+            f"{offer.name:20}{offer.called:10}{offer.data:14}{offer.parameters:11,}{size:>11}{offer.knn:7.1f}"
+            f"  {offer.key}{here}"
+        )
+    print(f"terms: {known[0].terms}. k-NN: published, ImageNet-1K, %. size: calculated from the")
+    print(f"parameters. {FULL} behind a name: student, teacher, heads, optimizer, arguments")
+    folder = Path(known[0].file).parents[1]
+    print(f"\nkept in {folder}; a mirror: {MIRROR}=ADDRESS_OR_FOLDER")
+    print(f"start from one:  ibot pretrain adapt --init {known[0].name} --data DIR")
+    print(f"look at images:  ibot features {known[0].name} --data DIR --out features.npz")
+    print("others by name:  hf:owkin/phikon, timm:vit_small_patch16_224.dino; see docs/weights.md")
+
+
 def inspect(options: argparse.Namespace) -> None:
     """What a file of weights holds, also one that cannot be used; nothing in it is executed."""
     from ibot.weights.describe import describe
     from ibot.weights.files import read_content
 
-    content = read_content(Path(options.weights), options.key)
+    content = read_content(options.weights, options.key)
     with content.file.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()[:16]
     size = content.file.stat().st_size / 2**20
@@ -91,10 +121,12 @@ def convert(options: argparse.Namespace) -> None:
     """A published full checkpoint becomes a run; any other weights become a folder of ours."""
     from ibot.engine.exchange import is_full_checkpoint
     from ibot.weights.files import is_pickle, locate, read_pickle
+    from ibot.weights.forms import meant
+    from ibot.weights.named import located
 
-    file = Path(options.weights)
+    file = located(options.weights)
     if not file.exists():
-        raise WeightsError(f"there is no file or folder '{file}'", fix="check the path")
+        raise WeightsError(f"there is no file or folder '{file}'", fix=meant(file))
     pickled = file.is_file() and is_pickle(locate(file, options.key))
     if pickled and is_full_checkpoint(read_pickle(file)):
         _convert_checkpoint(options, file)

@@ -31,6 +31,7 @@ from ibot.system.processes import Processes
 from ibot.system.records import RESULTS
 from ibot.system.versions import software
 from ibot.types import ResultRecord
+from ibot.weights.files import origin
 
 if TYPE_CHECKING:
     from ibot.engine.verdicts import Verdict
@@ -89,7 +90,7 @@ class RunFolder:
             if known:
                 _compare(path, config, source_info)
             else:
-                provenance = _provenance(source_info)
+                provenance = _provenance(source_info, config)
                 write_json(path / "provenance.json", provenance)
                 write_json(path / "config.json", {**to_plain(config), "command": command})
         except BaseException:
@@ -239,7 +240,10 @@ def _compare(path: Path, config: Config, source_info: dict[str, Any]) -> None:
         )
 
 
-def _provenance(source_info: dict[str, Any]) -> dict[str, Any]:
+def _provenance(source_info: dict[str, Any], config: Config) -> dict[str, Any]:
+    # A name may mean another file tomorrow, and a path another file already.
+    used = {"init": config.train.init, "tokenizer": config.method.tokenizer}
+    weights = {use: origin(text) for use, text in used.items() if text}
     return {
         **software(),
         "platform": platform.platform(),
@@ -247,5 +251,6 @@ def _provenance(source_info: dict[str, Any]) -> dict[str, Any]:
         "host": socket.gethostname(),
         "argv": sys.argv,
         "data": source_info,
+        **({"weights": weights} if weights else {}),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S"),
     }

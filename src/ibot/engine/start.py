@@ -22,6 +22,7 @@ from ibot.system.files import read_state
 from ibot.weights.arguments import head_config
 from ibot.weights.channels import EMBEDDING, fitting_embedding, told_embedding
 from ibot.weights.files import is_pickle, locate, read_pickle
+from ibot.weights.named import located
 from ibot.weights.read import (
     Loaded,
     Weights,
@@ -224,6 +225,7 @@ def _centers(path: Path) -> dict[str, Tensor]:
 
 def _stored_centers(path: Path) -> dict[str, Tensor]:
     """Centers beside the weights of a checkpoint of ours, or in a published one; none elsewhere."""
+    path = located(path)
     file = locate(path, "teacher") if path.is_file() else path
     if file.is_file() and is_pickle(file):
         stored = read_pickle(file)

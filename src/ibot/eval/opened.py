@@ -26,6 +26,7 @@ from ibot.system.places import make_writable
 from ibot.system.processes import said_once
 from ibot.system.progress import counter, no_counter, print_notes
 from ibot.system.watch import said_if_interrupted
+from ibot.weights.forms import plain_name
 from ibot.weights.read import Loaded, load
 
 log = logging.getLogger("ibot")
@@ -199,4 +200,4 @@ def default_out(weights: Path) -> Path:
     """A run keeps its results; those of other weights go below `results`."""
     if (weights / "config.json").is_file():
         return weights
-    return Path("results") / (weights.stem or "weights")
+    return Path("results") / plain_name(weights)

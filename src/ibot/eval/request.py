@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from ibot.config.override import parse
 from ibot.config.reading import MAX_PIXELS, PICTURES, RGB, Channels, Windows
 from ibot.errors import ConfigError
+from ibot.weights.forms import is_named
 
 FEATURE_CACHE = "~/.cache/ibot/features"
 
@@ -43,7 +44,7 @@ class Request:
     """
 
     weights: str
-    """A run, a checkpoint folder or a file of weights."""
+    """A run, a checkpoint folder, a file of weights, or a name (`ibot.weights.named`)."""
     data: str = ""
     """Images; see `ibot.data.sets.open`, for others than of classes `ibot.data.annotated`."""
     val_data: str = ""
@@ -162,6 +163,8 @@ def trims_borders(weights: str | Path) -> bool:
 
 def _trained_on(weights: Path) -> Mapping[str, Any]:
     """The settings of the data of a run; none of other weights, whatever lies beside them."""
+    if is_named(weights):  # its beginning is no folder
+        return {}
     for folder in (weights, *weights.parents[:2]):
         try:
             found = json.loads((folder / "config.json").read_text(encoding="utf-8"))

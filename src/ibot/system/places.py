@@ -7,8 +7,27 @@ import os
 import socket
 from pathlib import Path
 
+from ibot.errors import UserError
+
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What the system says of a write for which there is no room."""
+
+
+def user_cache(name: str) -> Path:
+    """The folder of one kind of things that can be fetched again, below XDG_CACHE_HOME or ~/.cache.
+
+    Raises UserError for somebody without a home.
+    """
+    given = os.environ.get("XDG_CACHE_HOME", "")
+    try:  # a relative one is to be passed over, by the specification
+        base = Path(given) if os.path.isabs(given) else Path.home() / ".cache"  # noqa: PTH117
+    except RuntimeError as error:
+        raise UserError(
+            "there is no home folder to keep files in",
+            why=str(error),
+            fix="name a folder that you may write to:  export XDG_CACHE_HOME=DIR",
+        ) from None
+    return base / "ibot" / name
 
 
 def is_writable(folder: Path) -> bool:

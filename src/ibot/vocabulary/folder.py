@@ -23,6 +23,7 @@ from ibot.system.files import write_atomically
 from ibot.system.places import is_writable
 from ibot.vocabulary.assign import last_weight
 from ibot.vocabulary.remedy import Remedy
+from ibot.weights.forms import is_named
 
 FILE, FORMAT = "index.json", 2
 MISFITS = {
@@ -175,7 +176,7 @@ def default_folder(weights: Path) -> Path:
 
 def run_of(weights: Path) -> Path:
     """The run that weights belong to: itself, or that of the checkpoint; else the weights."""
-    for folder in (weights, *weights.absolute().parents[:3]):
+    for folder in () if is_named(weights) else (weights, *weights.absolute().parents[:3]):
         if is_run(folder):
             return folder
     return weights

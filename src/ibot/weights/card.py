@@ -13,6 +13,7 @@ from ibot.errors import ConfigError
 from ibot.system.records import RESULTS, data_name, read_records
 from ibot.types import ResultRecord
 from ibot.weights.files import read_settings
+from ibot.weights.forms import is_named
 from ibot.weights.read import Loaded
 from ibot.words import counted
 
@@ -188,6 +189,8 @@ def _prepared(difference: Difference) -> str:
 
 def _training(source: Path, key: str, weights_hash: str) -> list[str]:
     """What a run folder says about the training."""
+    if is_named(source):
+        return [f"Source: {source}"]
     source = source.absolute()
     run = next(
         (

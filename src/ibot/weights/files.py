@@ -7,18 +7,18 @@ in their place.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
 import pickletools
 import re
 import threading
-import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import IO, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -26,6 +26,9 @@ from torch import Tensor
 
 from ibot.errors import WeightsError
 from ibot.system.inert import ALLOWED, InertUnpickler, as_tensors
+from ibot.weights.beginning import PICKLE, not_weights, taken_for_weights
+from ibot.weights.forms import as_text, meant
+from ibot.weights.named import located
 
 OWN_FILES = {"teacher": "teacher.safetensors", "student": "model.safetensors"}
 WHOLE_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -33,8 +36,6 @@ FOREIGN_FILES = (*WHOLE_FILES, *(f"{name}.index.json" for name in WHOLE_FILES))
 """What a folder of Hugging Face or timm holds beside its config.json: one file, or the index of
 its shards."""
 FORMATS = "a run folder, .safetensors, and what torch.save writes (.pth, .pt, .bin, .ckpt)"
-ZIP, PICKLE = b"PK\x03\x04", b"\x80"
-"""How the files of torch.save begin: new ones and old ones."""
 MAGIC = torch.serialization.MAGIC_NUMBER
 _ALLOWING = threading.Lock()
 RUNS_CODE = {
@@ -63,8 +64,8 @@ class Content:
     """Classes and functions of which the file holds objects that were passed over."""
 
 
-def read_content(path: Path, key: str) -> Content:
-    """Read a run folder, a checkpoint folder, or a file or folder of another project.
+def read_content(path: str | Path, key: str) -> Content:
+    """Read a run folder, a checkpoint folder, a file or folder of another project, or by name.
 
     key: which network's file, "teacher" or "student", where there are two.
 
@@ -87,12 +88,13 @@ def is_pickle(file: Path) -> bool:
     return not file.name.endswith((".safetensors", ".index.json"))
 
 
-def locate(path: Path, key: str) -> Path:
-    """The file of weights that a path means; see `read_content`."""
+def locate(path: str | Path, key: str) -> Path:
+    """The file of weights that a path or a name means; see `read_content`, `ibot.weights.named`."""
+    path = located(path)
     if path.is_dir():
         return _in_folder(path, key)
     if not path.is_file():
-        raise WeightsError(f"there is no file or folder '{path}'", fix="check the path")
+        raise WeightsError(f"there is no file or folder '{path}'", fix=meant(path))
     if path.parent.name == "checkpoints" and path.name in (
         "last",
         "best_dense",
@@ -104,6 +106,18 @@ def locate(path: Path, key: str) -> Path:
             fix="name the run or weights from which it was made",
         )
     return path
+
+
+def origin(weights: str | Path) -> dict[str, Any]:
+    """What a run that starts from weights keeps about them: name, file, bytes, SHA-256.
+
+    Raises as `locate`.
+    """
+    file = locate(weights, "teacher")
+    with file.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    about = {"file": str(file.absolute()), "bytes": file.stat().st_size, "sha256": digest}
+    return {"name": as_text(weights), **about}
 
 
 def _in_folder(path: Path, key: str) -> Path:
@@ -155,8 +169,9 @@ def _read_safetensors(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             metadata = stored.metadata() or {}
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
+        why = taken_for_weights(file) if file.is_file() else ""
         raise WeightsError(
-            f"'{file}' cannot be read", why=str(error), fix="copy the file again"
+            f"'{file}' cannot be read", why=why or str(error), fix="copy the file again"
         ) from None
     settings: Any = {}
     with suppress(ValueError):  # a stranger's
@@ -271,9 +286,7 @@ def _unreadable(file: Path, error: Exception) -> WeightsError:
             why=error.strerror or str(error),
             fix="check its permissions",
         )
-    with file.open("rb") as stream:
-        other = _not_weights(file, stream)
-    if other:
+    if other := not_weights(file):
         return WeightsError(f"'{file}' is no weights file", why=other, fix=f"known are {FORMATS}")
     if isinstance(error, pickle.UnpicklingError):
         named = re.search(r"GLOBAL (\S+)", str(error))
@@ -281,18 +294,3 @@ def _unreadable(file: Path, error: Exception) -> WeightsError:
     words = str(error).strip().splitlines()
     why = words[0][:200] if words else f"it is cut off ({type(error).__name__})"
     return WeightsError(f"'{file}' cannot be read", why=why, fix="copy the file again")
-
-
-def _not_weights(file: Path, stream: IO[bytes]) -> str:
-    """In words, how a file shows by its beginning that torch did not write it; else empty."""
-    start = stream.read(4)
-    if not start:
-        return "it is empty"
-    if start == ZIP:
-        with suppress(zipfile.BadZipFile), zipfile.ZipFile(file) as archive:
-            if not any(name.endswith("/data.pkl") for name in archive.namelist()):
-                return "it is a zip archive that torch.save did not write"
-        return ""
-    if start[:1] == PICKLE:
-        return ""
-    return "it is neither a zip archive nor a pickle, as torch.save writes them"

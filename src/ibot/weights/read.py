@@ -96,19 +96,19 @@ def load_weights(path: str | Path, key: str = "teacher") -> Weights:
     """Read the weights of a run, a checkpoint, or a file or folder of another project.
 
     Args:
-        path: what to read.
+        path: what to read, or a name (`ibot.weights.named`).
         key: which network, where there are several: "teacher", "student", or what `ibot weights
             inspect` names.
 
     Raises:
         WeightsError: absent, damaged or unknown; contents that would run code are refused.
     """
-    return weights_of(read_content(Path(path), key), key)
+    return weights_of(read_content(path, key), key)
 
 
 def load_both(path: str | Path) -> tuple[Weights, Weights]:
     """Student and teacher; one network stands for both if it is alone. Raises WeightsError."""
-    contents = {key: read_content(Path(path), key) for key in ("student", "teacher")}
+    contents = {key: read_content(path, key) for key in ("student", "teacher")}
     roles = {
         key: {network.role for network in find_networks(content.tree)}
         for key, content in contents.items()
@@ -194,7 +194,8 @@ def load_backbone(
     Args:
         path: a run, a checkpoint, or weights of another project: a ViT or Swin of iBOT, DINO,
             DINOv2, MAE, MoCo v3, SimMIM, timm, torchvision, Hugging Face, or one that a training
-            framework has wrapped.
+            framework has wrapped. Or a name: "hf:OWNER/NAME", "timm:NAME", "ibot:vit_s16", whose
+            file is downloaded where it is not here.
         key: which network, where there are several: "teacher", "student", or a part of the names.
         heads: attention heads of a ViT, where the file does not say.
         allow_partial: accept tensors that are missing (they stay random), unused or of another

@@ -16,6 +16,7 @@ from ibot.explore.browser.networks import Networks
 from ibot.explore.browser.opening_words import open_words
 from ibot.explore.browser.session import Checkpoint, Session
 from ibot.explore.browser.shelf import Shelf
+from ibot.weights.named import located
 from ibot.weights.read import load_weights, reading_of
 
 
@@ -55,7 +56,7 @@ def open_session(session: Session) -> None:
 
 def _weights(session: Session) -> Path | None:
     """What says which channels of images are read; None for a run without a checkpoint."""
-    path = Path(session.request.weights)
+    path = located(session.request.weights)
     return find_checkpoint(path) if session.run == path else path
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ibot.errors import IbotError
 from ibot.explore.browser.refusal import Refused
+from ibot.weights.forms import is_named
 
 if TYPE_CHECKING:
     from ibot.data.sets.images import Images
@@ -161,7 +162,7 @@ def run_of(weights: Path) -> Path | None:
     if weights.is_dir() and (weights / "config.json").is_file():
         started = (weights / "checkpoints").is_dir() or (weights / "events.jsonl").is_file()
         return weights if started else None
-    for folder in weights.absolute().parents[:3]:
+    for folder in () if is_named(weights) else weights.absolute().parents[:3]:
         if (folder / "config.json").is_file() and (folder / "checkpoints").is_dir():
             return folder
     return None
