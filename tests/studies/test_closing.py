@@ -44,7 +44,7 @@ def situation(*settings, **more):
     [
         ((20, 40, 52, 30), "worse", "worse than those of a random network"),
         ((41, 40, 52, 30), "nothing", "cannot be told from those of a random network"),
-        ((53, 40, 52.5, 30), "plain", "learnt something, but plain pixels alone is as good"),
+        ((53, 40, 52.5, 30), "plain", "learnt something, but plain pixels alone are as good"),
         ((53, 40, 58, 57), "plain", "plain pixels and colour histograms alone are better"),
         ((53, 40, 45, 30), "good", "more of these classes than their pixels and colours show"),
         ((53, 40), "good", "whether more than colours is not known"),
@@ -83,7 +83,7 @@ def test_what_most_images_are_is_named_where_it_explains_the_number():
 )
 def test_what_to_do_next_follows_from_it_and_the_commands_are_ones(values, more, advice):
     last = closing(compared(*values), situation(**more))[1]
-    _, _, then = last.partition(". Next: ")
+    _, _, then = last.partition(". Best next: ")
     assert advice in then
     for command in commands(then):
         build_parser().parse_args(command)

@@ -69,7 +69,7 @@ def closing(found: Comparison | None, now: Situation) -> list[str]:
     if found is None or found.now.metric != KNN:
         return without_labels(found, now)
     said = gained(found, from_weights=bool(now.config.train.init))
-    return [said, f"{_health(now, means(found))}. Next: {_next(found, now)}"]
+    return [said, f"{_health(now, means(found))}. Best next: {_next(found, now)}"]
 
 
 def gained(found: Comparison, *, from_weights: bool = False) -> str:
@@ -141,7 +141,7 @@ def means(found: Comparison) -> str:
     """What k-NN says of a training, in a sentence."""
     alone = [NAMES[name] for name in _as_good(found)]
     better = any(found.sign(name) < 0 for name in _as_good(found))
-    verb = f"{'is' if alone == [NAMES['pixels']] else 'are'} {'better' if better else 'as good'}"
+    verb = "are better" if better else "are as good"
     also = f", and {_listed(alone)} alone {verb}" if alone else ""
     if found.start is not None:
         change = {
@@ -212,7 +212,7 @@ def without_labels(found: Comparison | None, now: Situation) -> list[str]:
     if now.rank is not None:
         first = f" ({now.first_rank:.1f} in the first report)" if now.first_rank else ""
         parts.append(f"class tokens fill {now.rank:.1f} directions{first}")
-    return ["; ".join(parts), f"{_told(found, now)}. Next: {_next_without_labels(found, now)}"]
+    return ["; ".join(parts), f"{_told(found, now)}. Best next: {_next_without_labels(found, now)}"]
 
 
 def _found_again(found: Comparison, now: Situation) -> str:

@@ -90,18 +90,22 @@ def close(
 
     In the main process, after the others have ended.
     """
-    with _harmless("what was gained is not said", say):
+    said: list[str] = []
+    with _harmless("what was gained is not said", said):
         with prepared(config.system.device, config.system.threads, False) as device:
             found = at_the_end(config, folder, evaluated, step, device)
         lines = closing(found, situation(config, folder, evaluated, derived, step, found))
-        said = [f"gained {lines[0]}", f"means  {lines[1]}"]
+        said += [f"gained {lines[0]}", f"means  {lines[1]}"]
         _keep(folder, step, said, found)
-        for line in said:
-            say(line)
-    with _harmless("the report is not written", say):
+    for line in said:
+        say(line)
+    said = []
+    with _harmless("the report is not written", said):
         page = folder / "report.html"
         write_report(folder, page, PICTURES)
-        say(f"report {page}")
+        said.append(f"report {page}")
+    for line in said:
+        say(line)
 
 
 def said_before(folder: Path, step: int) -> list[str]:
@@ -110,12 +114,13 @@ def said_before(folder: Path, step: int) -> list[str]:
 
 
 @contextmanager
-def _harmless(what: str, say: Say) -> Iterator[None]:
+def _harmless(what: str, said: list[str]) -> Iterator[None]:
+    """Within, an error is a line for the user."""
     try:
         yield
     except (IbotError, OSError, RuntimeError, ValueError, MemoryError) as error:
         why = error.what if isinstance(error, IbotError) else str(error) or type(error).__name__
-        say(f"note   {what}: {why}")
+        said.append(f"note   {what}: {why}")
 
 
 def _keep(folder: Path, step: int, said: list[str], found: Comparison | None) -> None:
