@@ -52,12 +52,13 @@ def in_place(context: C, name: str) -> C:
 
     Pixels are standardised over the training images, where there are such. Features are those of
     any network that is asked for the same: of a random start for an architecture, of the others for
-    all. What an evaluation leaves lies in the cache beside them.
+    all that normalise alike. What an evaluation leaves lies in the cache beside them.
 
     Raises as `cached_features`.
     """
-    loaded, images = context.loaded, f"{context.loaded.config.channels}"
+    loaded = context.loaded
     channels, statistics = loaded.config.channels, loaded.config.statistics
+    images = f"of {channels} normalised by {statistics}"
     if name == "random":
         # Stochastic depth is of the training.
         config = replace(loaded.config, drop_path=0.0)

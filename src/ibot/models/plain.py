@@ -91,14 +91,15 @@ class Pixels(Plain):
         self.deviation = spread.clamp(min=1e-6)
         return self
 
-    def standardised(self, rows: Tensor) -> Tensor:
-        """Rows [n, D] of pixels less their mean, over their deviation."""
-        return (rows - self.mean) / self.deviation
-
     def rows(self, images: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, D]."""
-        small = F.interpolate(images, size=(self.size, self.size), mode="area")
-        return self.standardised(small.flatten(1))
+        return self.standardised(
+            F.interpolate(images, size=(self.size, self.size), mode="area").flatten(1)
+        )
+
+    def standardised(self, rows: Tensor) -> Tensor:
+        """Rows [n, D] that were made before `fitted`, as they are made after it."""
+        return (rows - self.mean) / self.deviation
 
     def __str__(self) -> str:
         return f"pixels at {self.size} x {self.size}"

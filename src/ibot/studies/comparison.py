@@ -70,12 +70,14 @@ def accuracy(bank: Features, queries: Features, config: Config) -> float:
 
 
 def pixel_accuracy(sets: Sets, config: Config) -> float:
-    """The same vote among raw pixels, standardised one by one."""
+    """The same vote among raw pixels, standardised one by one over the training images."""
     pixels = Pixels(config.model.statistics, config.model.channels)
-    bank = extract_features(pixels, sets[0], size=config.augment.global_size)
+    bank, queries = (
+        extract_features(pixels, part, size=config.augment.global_size) for part in sets
+    )
     pixels.fitted(bank.cls)
-    queries = extract_features(pixels, sets[1], size=config.augment.global_size)
-    return accuracy(replace(bank, cls=pixels.standardised(bank.cls)), queries, config)
+    bank, queries = (replace(part, cls=pixels.standardised(part.cls)) for part in (bank, queries))
+    return accuracy(bank, queries, config)
 
 
 def print_comparison(before: Backbone, after: Backbone, sets: Sets, config: Config) -> Compared:
