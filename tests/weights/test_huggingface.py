@@ -182,3 +182,22 @@ def test_an_unknown_activation_is_refused_by_name(transformers, tmp_path):
     network.save_pretrained(tmp_path)
     with pytest.raises(WeightsError, match="activation 'mish'"):
         load(tmp_path)
+
+
+def test_a_vit_of_the_hub_is_read_by_its_name(transformers, tmp_path, monkeypatch):
+    """As the library keeps it: what `hf:owkin/phikon` finds after `hf download owkin/phikon`."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    folder = tmp_path / "models--owkin--phikon"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text("0123")
+    torch.manual_seed(0)
+    theirs = transformers.ViTModel(transformers.ViTConfig(**VIT, **MLP)).eval()
+    theirs.save_pretrained(folder / "snapshots" / "0123")
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        wanted = theirs(images).last_hidden_state
+        got = load("hf:owkin/phikon").backbone(images)
+    assert (torch.cat([got.cls[:, None], got.patches], 1) - wanted).abs().max() < 1e-5

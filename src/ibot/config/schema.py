@@ -224,7 +224,7 @@ class MethodConfig:
     """Targets of hidden patches: the distribution (the method), or all on its largest entry
     (ablation, table 18)."""
     tokenizer: str = ""
-    """Weights of the frozen tokenizer, with their head."""
+    """Weights of the frozen tokenizer, with their head; a run, or a name: ibot:vit_s16-full."""
     center_momentum: float = 0.9
     """Momentum of the class center; with 1 it stays at zero: no centering."""
     center_momentum_patch: float = 0.9
@@ -277,8 +277,8 @@ class TrainConfig:
     """Micro-batches per optimizer step and process: less memory, same result of the paper's
     losses."""
     init: str = ""
-    """Weights to start from (`--init`): a run, a checkpoint, or a file of another project;
-    empty: random ones."""
+    """Weights to start from (`--init`): a run, a checkpoint, a file of another project, or a name
+    (ibot:vit_s16, hf:OWNER/NAME, timm:NAME); empty: random ones."""
     head_warmup: Duration = field(default_factory=lambda: duration("0 epochs"))
     """The backbone stays as it is for this long, while the head learns; set where `init` has no
     head."""

@@ -31,7 +31,7 @@ from ibot.system.processes import Processes
 from ibot.system.records import RESULTS
 from ibot.system.versions import software
 from ibot.types import ResultRecord
-from ibot.weights.files import origin
+from ibot.weights.origin import origin
 
 if TYPE_CHECKING:
     from ibot.engine.verdicts import Verdict

@@ -57,7 +57,7 @@ def with_tokenizer(config: Config) -> Config:
     if config.method.patch_target == "frozen" and not config.method.tokenizer:
         raise ConfigError(
             "method.patch_target=frozen needs weights",
-            fix="name them with method.tokenizer=WEIGHTS",
+            fix="name them with method.tokenizer=WEIGHTS: a run, or ibot:vit_s16-full",
         )
     head = replace(
         config.head, shared=False, shared_teacher=False, patch_out_dim=tokenizer_size(config)
@@ -182,6 +182,6 @@ def _head(path: str) -> HeadConfig:
     if head is None or not head.bottleneck_dim:
         raise WeightsError(
             f"'{path}' holds no projection head",
-            fix="a tokenizer is a run, or a full published checkpoint",
+            fix="a tokenizer is a run, or a full published checkpoint: ibot:vit_s16-full",
         )
     return head

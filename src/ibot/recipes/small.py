@@ -101,8 +101,8 @@ def one_gpu() -> Config:
 
 
 def adapt() -> Config:
-    """Continue from good weights on your own photographs (`--init`): slow clocks, and a guard that
-    stops a decline.
+    """Continue from good weights on your own photographs (`--init ibot:vit_s16`): slow clocks, and
+    a guard that stops a decline.
 
     Network, crops and head follow the weights; a new head first learns on the frozen backbone.
     Below 2,048 images the batch and the teacher's clock follow the data.

@@ -118,7 +118,8 @@ def _amount(part: PartReport) -> Iterator[str]:
     if part.images < 10_000:
         yield (
             f"{part.images:,} {'image is' if part.images == 1 else 'images are'} few to start from "
-            "nothing: ibot pretrain adapt --init WEIGHTS goes on from published weights"
+            "nothing: ibot pretrain adapt --init ibot:vit_s16 goes on from published weights (ibot "
+            "weights list)"
         )
     if part.images > MANY and part.loose:
         yield (

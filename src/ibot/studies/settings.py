@@ -99,7 +99,9 @@ def configure(asked: Asked, say: Say) -> Config:
     config = apply(base, asked.settings)
     if asked.recipe == "adapt" and not config.train.init:
         raise UserError(
-            "the recipe adapt goes on from weights", fix="name them with --init WEIGHTS"
+            "the recipe adapt goes on from weights",
+            fix="name them:  --init ibot:vit_s16 (others: ibot weights list), hf:OWNER/NAME, or a "
+            "run or file",
         )
     recipe_model = config.model
     if config.train.init:

@@ -121,7 +121,7 @@ def _complete(part: _Part, title: str) -> None:
         try:
             if _receive(part, title):
                 return
-            why = "the connection ended before the file did"
+            why, answered = "the connection ended before the file did", True
         except HTTPError as error:
             why = f"the server answers {error.code} {error.reason}"
             if error.code not in _TEMPORARY:
@@ -200,7 +200,11 @@ def _reason(error: Exception) -> str:
 def _out_of_reach(part: _Part, why: str) -> UserError:
     """What to do by hand about a file that cannot be had."""
     held = part.size()
-    kept = f" ({held >> 20} MiB are here, and the same command goes on from there)" if held else ""
+    kept = (
+        f" ({held / 2**20:.1f} MiB are here, and the same command goes on from there)"
+        if held
+        else ""
+    )
     return UserError(
         f"'{part.address}' cannot be downloaded",
         why=f"{why}{kept}",

@@ -57,7 +57,8 @@ def tokenizer(context: Context, weights: Weights | None = None) -> ProjectionHea
             f"'{context.weights}' holds no projection head",
             why="words are the prototypes of the head; without it there are attention, features, "
             "matches and the map",
-            fix="give a run, one of its checkpoints, or a full published checkpoint",
+            fix="give a run, one of its checkpoints, or a full published checkpoint: "
+            "ibot:vit_s16-full",
         )
     _check_same(context, weights)
     return head.to(context.device)

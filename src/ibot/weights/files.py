@@ -7,7 +7,6 @@ in their place.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import pickle
 import pickletools
@@ -27,7 +26,7 @@ from torch import Tensor
 from ibot.errors import WeightsError
 from ibot.system.inert import ALLOWED, InertUnpickler, as_tensors
 from ibot.weights.beginning import PICKLE, not_weights, taken_for_weights
-from ibot.weights.forms import as_text, meant
+from ibot.weights.forms import meant
 from ibot.weights.named import located
 
 OWN_FILES = {"teacher": "teacher.safetensors", "student": "model.safetensors"}
@@ -108,18 +107,6 @@ def locate(path: str | Path, key: str) -> Path:
     return path
 
 
-def origin(weights: str | Path) -> dict[str, Any]:
-    """What a run that starts from weights keeps about them: name, file, bytes, SHA-256.
-
-    Raises as `locate`.
-    """
-    file = locate(weights, "teacher")
-    with file.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    about = {"file": str(file.absolute()), "bytes": file.stat().st_size, "sha256": digest}
-    return {"name": as_text(weights), **about}
-
-
 def _in_folder(path: Path, key: str) -> Path:
     last = path / "checkpoints" / "last"
     if last.is_file():
@@ -181,6 +168,16 @@ def _read_safetensors(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def _read_shards(index: Path) -> dict[str, Tensor]:
     """All tensors of the files that an index names."""
+    tensors: dict[str, Tensor] = {}
+    for file in shards_of(index):
+        tensors |= (
+            _read_safetensors(file)[0] if file.suffix == ".safetensors" else read_pickle(file)
+        )
+    return tensors
+
+
+def shards_of(index: Path) -> list[Path]:
+    """The files that an index names. Raises WeightsError where one is missing."""
     names = read_settings(index).get("weight_map")
     if not isinstance(names, dict):
         raise WeightsError(
@@ -194,12 +191,7 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
             why=f"{len(absent)} of its {len(files)} shards are missing, the first is {absent[0]}",
             fix="copy the folder again",
         )
-    tensors: dict[str, Tensor] = {}
-    for file in files:
-        tensors |= (
-            _read_safetensors(file)[0] if file.suffix == ".safetensors" else read_pickle(file)
-        )
-    return tensors
+    return files
 
 
 def read_pickle(file: Path) -> Any:

@@ -8,23 +8,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from ibot.weights.published import FOLDERS, FULL
+
 NAMES = "hf:OWNER/NAME, timm:NAME, ibot:vit_s16"
 """What a user may write, as messages and help texts say it; the last stands for all of `ibot
 weights list`."""
-FULL = "-full"
-"""End of the name of what holds both networks, heads, optimizer and arguments."""
-FOLDERS = {
-    "vit_s16": "vits_16",
-    "swin_t7": "swint_7",
-    "swin_t14": "swint_14",
-    "vit_b16": "vitb_16",
-    "vit_b16_rand": "vitb_16_rand_mask",
-    "vit_l16": "vitl_16",
-    "vit_l16_rand": "vitl_16_rand_mask",
-    "vit_b16_in22k": "vitb_16_pt22k",
-    "vit_l16_in22k": "vitl_16_pt22k",
-}
-"""Folders of the published files, by recipe."""
 _NAME = re.compile(r"(hf|timm|ibot):(.*)", re.DOTALL)
 
 
@@ -37,6 +25,12 @@ def parts_of(weights: str | Path) -> tuple[str, str] | None:
 def is_named(weights: str | Path) -> bool:
     """Whether it is a name, not a path."""
     return parts_of(weights) is not None
+
+
+def is_published(weights: str | Path) -> bool:
+    """Whether it is a name of the published iBOT weights."""
+    parts = parts_of(weights)
+    return parts is not None and parts[0] == "ibot"
 
 
 def as_text(weights: str | Path) -> str:

@@ -57,27 +57,27 @@ def from_hub(repository: str, revision: str, file: str, name: str) -> Path:
             cannot be reached. MissingExtra: without huggingface_hub.
     """
     try:
-        import huggingface_hub
+        from huggingface_hub import HfApi, constants, snapshot_download
     except ImportError:
         raise MissingExtra("huggingface_hub", "export") from None
     try:
-        held = huggingface_hub.HfApi().model_info(repository, revision=revision, timeout=SECONDS)
+        held = HfApi().model_info(repository, revision=revision, timeout=SECONDS)
         files = [one.rfilename for one in held.siblings or ()]
         chosen, wanted = _choose(files, file, name)
-        folder = huggingface_hub.snapshot_download(
-            repository, revision=revision, allow_patterns=wanted
-        )
-        return Path(folder) / chosen
+        here, _ = _in_cache(repository, revision)
+        # What is there already needs no second look, and no bar of progress.
+        if here.name != held.sha or not all((here / one).is_file() for one in wanted):
+            here = Path(snapshot_download(repository, revision=revision, allow_patterns=wanted))
+        return here / chosen
     except WeightsError:
         raise
     # Its errors are those of the library that it uses for HTTP, which changes with its version.
     except Exception as error:
-        here = _in_cache(repository, revision)
-        if here is None:
+        here, names = _in_cache(repository, revision)
+        if not any(one.endswith(SUFFIXES) for one in names):
             raise _not_had(repository, revision, name, error) from None
-        if not huggingface_hub.constants.HF_HUB_OFFLINE:
+        if not constants.HF_HUB_OFFLINE:
             log.warning("%s: the copy in the cache is used: %s", name, _line(error))
-    names = [one.relative_to(here).as_posix() for one in here.rglob("*") if one.is_file()]
     return here / _choose(names, file, name)[0]
 
 
@@ -154,8 +154,8 @@ def _only(weights: list[str]) -> str:
     return ""
 
 
-def _in_cache(repository: str, revision: str) -> Path | None:
-    """The folder of a revision as the library keeps it, where something of it is there.
+def _in_cache(repository: str, revision: str) -> tuple[Path, list[str]]:
+    """The folder of a revision as the library keeps it, and the files that are in it.
 
     CACHE/models--OWNER--NAME/refs/REVISION names a commit, whose files are in snapshots/COMMIT.
     """
@@ -163,7 +163,9 @@ def _in_cache(repository: str, revision: str) -> Path | None:
     reference = base / "refs" / revision
     commit = reference.read_text().strip() if reference.is_file() else revision
     folder = base / "snapshots" / commit
-    return folder if folder.is_dir() else None
+    return folder, [
+        one.relative_to(folder).as_posix() for one in folder.rglob("*") if one.is_file()
+    ]
 
 
 def _cache_of(repository: str) -> Path:

@@ -6,11 +6,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ibot.weights.fetched import fetched
 from ibot.weights.forms import parts_of
 from ibot.weights.hub import from_hub_named, from_timm
-from ibot.weights.published import published
 
-_KNOWN_BY = {"hf": from_hub_named, "timm": from_timm, "ibot": published}
+_KNOWN_BY = {"hf": from_hub_named, "timm": from_timm, "ibot": fetched}
 
 
 def located(weights: str | Path) -> Path:

@@ -1,32 +1,34 @@
 """The published iBOT weights by the names of their recipes: where they lie on the web and here.
 
-Nobody publishes their sizes or checksums. The first file that comes is taken at its word: its hash
-is kept beside it, and another file in its place is refused.
+Imports nothing heavy; what fetches them is `ibot.weights.fetched`.
 """
 
 from __future__ import annotations
 
-import difflib
-import hashlib
-import json
 import os
-import time
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from ibot.errors import WeightsError
-from ibot.system.download import fetch
-from ibot.system.jsonl import write_json
 from ibot.system.places import user_cache
-from ibot.weights.beginning import is_cut_short, not_weights
-from ibot.weights.forms import FOLDERS, FULL
 
 ADDRESS = "https://lf3-nlp-opensource.bytetos.com/obj/nlp-opensource/archive/2022/ibot"
 MIRROR = "IBOT_WEIGHTS_MIRROR"
 """Variable with another address, or a folder, that holds the same folders."""
 TERMS = "Apache-2.0"
+FULL = "-full"
+"""End of the name of what holds both networks, heads, optimizer and arguments."""
+FOLDERS = {
+    "vit_s16": "vits_16",
+    "swin_t7": "swint_7",
+    "swin_t14": "swint_14",
+    "vit_b16": "vitb_16",
+    "vit_b16_rand": "vitb_16_rand_mask",
+    "vit_l16": "vitl_16",
+    "vit_l16_rand": "vitl_16_rand_mask",
+    "vit_b16_in22k": "vitb_16_pt22k",
+    "vit_l16_in22k": "vitl_16_pt22k",
+}
+"""Folders of the published files, by recipe."""
 STUDENTS = ("vit_b16_in22k", "vit_l16_in22k")
 """Models of which the student's backbone was published, in place of the teacher's."""
 
@@ -76,88 +78,3 @@ class PublishedFile:
 def published_files() -> list[PublishedFile]:
     """The backbones; each has a full checkpoint beside it."""
     return [PublishedFile(name) for name in FOLDERS]
-
-
-def published(name: str) -> Path:
-    """The file with a published model, downloaded where it is not there yet.
-
-    Raises:
-        WeightsError: there is no such name, or the file is cut short, no weights, or another than
-            the one that was here before. UserError: it cannot be downloaded.
-    """
-    if name.removesuffix(FULL) not in FOLDERS:
-        known = [*FOLDERS, *(f"{one}{FULL}" for one in FOLDERS)]
-        nearest = difflib.get_close_matches(name, known, 2, 0.5)
-        words = " or ".join(f"ibot:{one}" for one in nearest)
-        raise WeightsError(
-            f"there are no published weights 'ibot:{name}'",
-            why=f"there are {', '.join(FOLDERS)}, and each with {FULL} behind it",
-            fix=f"did you mean {words}?   all: ibot weights list" if words else "ibot weights list",
-        )
-    model = PublishedFile(name)
-    if model.file.is_file():
-        _check_here(model)
-    else:
-        fetch(model.address, model.file, f"ibot:{name}", lambda part: _check(part, model))
-        _pin(model)
-    return model.file
-
-
-def _check_here(model: PublishedFile) -> None:
-    """A file that lies in the cache: as it was pinned, or just copied there."""
-    known, file = _known(model), model.file
-    if known.get("bytes") == file.stat().st_size and known.get("time") == file.stat().st_mtime_ns:
-        return  # its hash takes seconds
-    _check(file, model)
-    _pin(model)
-
-
-def _check(file: Path, model: PublishedFile) -> None:
-    """Raise WeightsError for what are no weights, or others than those that were pinned."""
-    if wrong := not_weights(file):
-        raise WeightsError(
-            f"what was to be 'ibot:{model.name}' is no weights file",
-            why=f"{wrong}; '{file}'",
-            fix=f"look at {model.address}, or copy the file to '{model.file}'",
-        )
-    if is_cut_short(file):
-        raise WeightsError(
-            f"'{file}' is cut short",
-            why=f"its end is missing after {file.stat().st_size / 2**20:.1f} MiB",
-            fix="delete it and run the same command, or copy it again",
-        )
-    known = _known(model)
-    if known and (found := _sha256(file)) != known["sha256"]:
-        raise WeightsError(
-            f"'ibot:{model.name}' is another file than before",
-            why=f"sha256 {known['sha256'][:16]} on {known['date']}, now {found[:16]}",
-            fix=f"where that is meant to be, delete '{model.pin}'; else copy the file again",
-        )
-
-
-def _known(model: PublishedFile) -> dict[str, Any]:
-    """What was written beside the file when it came; empty before that."""
-    with suppress(OSError, ValueError):
-        known = json.loads(model.pin.read_text())
-        if isinstance(known, dict) and isinstance(known.get("sha256"), str):
-            return {"date": "an unknown day", **known}
-    return {}
-
-
-def _pin(model: PublishedFile) -> None:
-    """Keep size and hash of a file that was checked; its time tells whether to hash it again."""
-    known, about = _known(model), model.file.stat()
-    pinned = {
-        "address": model.address,
-        "bytes": about.st_size,
-        "sha256": known.get("sha256") or _sha256(model.file),
-        "date": known.get("date") or time.strftime("%Y-%m-%d"),
-        "time": about.st_mtime_ns,
-    }
-    with suppress(OSError):  # a cache that others share may be read only
-        write_json(model.pin, pinned)
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -19,6 +19,7 @@ from ibot.models.backbone import build_backbone
 from ibot.models.contract import Backbone
 from ibot.weights.architecture import foreign, recognise_network
 from ibot.weights.files import FOREIGN_FILES, Content, is_configuration, read_content
+from ibot.weights.forms import is_published
 from ibot.weights.networks import choose_network, find_networks
 from ibot.weights.rename import to_ours
 from ibot.weights.said import other_network, understood
@@ -217,10 +218,13 @@ def load(
 
 
 def say_guesses(path: str | Path, guesses: Sequence[str], notes: Sequence[str] = ()) -> None:
-    """Tell what else the file holds (`notes`), and in one line what it does not say."""
+    """Tell what else the file holds (`notes`), and in one line what it does not say.
+
+    Of the published files by name that is known: what is guessed of any file is what they are.
+    """
     for note in notes:
         log.warning("%s: %s", path, printable(note))
-    if guesses:
+    if guesses and not is_published(path):
         log.warning("%s does not say all; guessed: %s", path, "; ".join(guesses))
 
 

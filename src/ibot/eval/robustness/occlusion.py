@@ -86,7 +86,8 @@ def run(context: LabelledContext, settings: OcclusionSettings) -> list[ResultRec
         notes.append("neighbouring images share a random choice, as in the published runs")
     if context.mode == "published" and not settings.saliency:
         notes.append(
-            "the evaluated network decides what is salient; published: saliency=DINO_VIT_S16 head=1"
+            "the evaluated network decides what is salient; published: DINO's, "
+            "saliency=timm:vit_small_patch16_224.dino head=1"
         )
     used = {**plain(settings), **head_settings(classifier)}
     curves = [curve for curve in NAMES if any(drop.curve == curve for drop in drops)]

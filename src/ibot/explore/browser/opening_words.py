@@ -17,6 +17,7 @@ from ibot.vocabulary.folder import FILE, default_folder, other_images
 from ibot.vocabulary.index import build, open_index
 from ibot.vocabulary.opened import Vocabulary
 from ibot.vocabulary.word_index import WordIndex
+from ibot.weights.named import located
 from ibot.words import counted
 
 MAX_FIRST = 5000
@@ -133,4 +134,4 @@ def _place(session: Session, index: WordIndex) -> Path | None:
     """Where the weights of an index lie, or lay."""
     if session.run is not None and index.step is not None:
         return session.run / CHECKPOINTS / f"step_{index.step:08d}"
-    return Path(session.request.weights)
+    return located(session.request.weights)
