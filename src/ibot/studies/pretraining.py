@@ -59,7 +59,12 @@ def pretrain(
     if reached >= derived.run_steps:
         # Opened all the same, so that other settings, other images and a run in progress are told.
         RunFolder.create(
-            folder, config, command=command, source_info=source.provenance(), processes=processes
+            folder,
+            config,
+            command=command,
+            source_info=source.provenance(),
+            processes=processes,
+            images=source,
         ).close()
         whole = f"the schedule has {counted(derived.total_steps, 'step')}"
         end = f"{limit} {config.train.max_steps}" if limit else whole
