@@ -54,7 +54,10 @@ def test_a_longer_run_counts_its_epochs_from_the_beginning_and_those_to_come_by_
 
 def test_warm_ups_are_those_of_the_run_as_it_began():
     asked = ("optim.warmup=10 percent", "method.temp_warmup=1 epochs", "optim.freeze_last_layer=2%")
-    before, after = derive(run(*asked), 100), derive(extended(run(*asked), 100, 60, duration("600 steps")), 100)
+    before, after = (
+        derive(run(*asked), 100),
+        derive(extended(run(*asked), 100, 60, duration("600 steps")), 100),
+    )
     for name in ("warmup_steps", "temp_warmup_steps", "freeze_steps", "head_warmup_steps"):
         assert getattr(before, name) == getattr(after, name), name
 

@@ -1,6 +1,7 @@
 """Schedules against the arrays that the published trainer builds (spec 5.4, 6.1)."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -150,6 +151,6 @@ def test_a_run_made_longer_twice_moves_from_where_it_stood_each_time():
     made = longer((40, 140), (42, 242))  # while it still warmed up
     assert made.at(41) == longer((40, 140)).at(41)
     steps = [made.at(step).lr for step in range(39, 60)]
-    largest = max(abs(b - a) for a, b in zip(steps, steps[1:], strict=False))
+    largest = max(abs(b - a) for a, b in pairwise(steps))
     assert largest < 0.02 < abs(made.at(52).lr - made.at(39).lr)
     assert made.at(200) == replace(schedules(), total_steps=242).at(200)

@@ -60,9 +60,7 @@ class Epochs:
 def begun(train: TrainConfig, images: int) -> TrainConfig:
     """The same settings with the first entries of the history: so many images, and the length."""
     epochs = Epochs.of(train, images)
-    steps = train.length.steps(
-        batch=train.batch, steps_per_epoch=epochs.lists[0][2], total_steps=0
-    )
+    steps = train.length.steps(batch=train.batch, steps_per_epoch=epochs.lists[0][2], total_steps=0)
     return replace(
         train,
         lengths=train.lengths or ((0, max(1, steps)),),

@@ -1,4 +1,4 @@
-"""Which images a run was trained on: their names, kept beside it, so that it can say what changed."""
+"""Which images a run was trained on: their names lie beside it, so that it can say what changed."""
 
 from __future__ import annotations
 
@@ -88,8 +88,11 @@ def changed(run: Path, recorded: Mapping[str, Any], images: Images) -> Changed |
     return Changed(before, len(new), added, [name for name in old if name not in there])
 
 
-def refusal(run: Path, change: Changed) -> RunError:
-    """The error for images that a run does not take by itself, with the command that has it do so."""
+def refusal(run: Path, change: Changed, data: str = "") -> RunError:
+    """The error for images that a run does not take by itself, with the command that does.
+
+    data: where they lie, if not where the run was started on them.
+    """
     new = "start anew in another folder with --run"
     if change.none_left:
         return RunError(
@@ -100,8 +103,9 @@ def refusal(run: Path, change: Changed) -> RunError:
     return RunError(
         f"'{run}' was started on other images",
         why=str(change),
-        fix=f"to go on with the images as they are now:  ibot pretrain --run {shlex.quote(str(run))}"
-        f" --accept-images\n        or put back what is gone, or {new}",
+        fix="to go on with the images as they are now:  ibot pretrain --run "
+        f"{shlex.quote(str(run))}{f' --data {shlex.quote(data)}' if data else ''} --accept-images\n"
+        f"        or put back what is gone, or {new}",
     )
 
 

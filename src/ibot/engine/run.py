@@ -1,8 +1,8 @@
 """The folder of a run: settings, provenance, records, and the lock that keeps a second writer out.
 
     config.json  provenance.json  metrics.jsonl  results.jsonl  events.jsonl  bad_files.jsonl
-    images.txt.gz  log.txt  tensorboard/  checkpoints/step_00001000/  checkpoints/last  checkpoints/best_dense
-    pictures/
+    images.txt.gz  log.txt  tensorboard/  pictures/
+    checkpoints/step_00001000/  checkpoints/last  checkpoints/best_dense
 
 JSON lines are the truth; everything else is derived. Only the main process writes, but for
 bad_files.jsonl.
@@ -73,8 +73,8 @@ class RunFolder:
         processes: Processes,
         images: Images | None = None,
     ) -> RunFolder:
-        """Create the folder, or reopen one of the same settings, or whose run was made longer or got
-        other images since: that is written into its settings and events.
+        """Create the folder, or reopen one of the same settings. That its run was made longer, or
+        got other images, is written into these and into its events.
 
         images: those of `source_info`, whose names are kept.
 
