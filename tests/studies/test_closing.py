@@ -73,7 +73,11 @@ def test_what_most_images_are_is_named_where_it_explains_the_number():
     "values, more, advice",
     [
         ((53, 40, 52, 30), {"images": 600}, "ibot pretrain adapt --init ibot:vit_s16 --data"),
-        ((53, 40, 52, 30), {"rising": True}, "train longer: ibot pretrain runs/a/config.json"),
+        (
+            (53, 40, 52, 30),
+            {"rising": True},
+            "train longer: ibot pretrain --run runs/a --extend-to",
+        ),
         ((53, 40, 52, 30), {}, "other settings"),
         ((53, 40, 45, 30), {"images": 600}, "ibot eval knn ibot:vit_s16 --data 'my photos'"),
         ((53, 40, 45, 30), {}, "use it: ibot features runs/a --data 'my photos'"),

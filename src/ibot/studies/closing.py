@@ -188,9 +188,9 @@ def _next(found: Comparison, now: Situation) -> str:
 
 
 def longer_run(now: Situation) -> str:
-    """The command of a new run twice as long."""
-    length, settings = now.config.train.length, shlex.quote(f"{now.run}/config.json")
-    return f"ibot pretrain {settings} 'train.length={2 * length.value:g} {length.unit}' {now.data}"
+    """The command that makes the run twice as long."""
+    length = now.config.train.length
+    return f'ibot pretrain --run {now.run} --extend-to "{2 * length.value:g} {length.unit}"'
 
 
 def adapt(now: Situation) -> str:

@@ -6,6 +6,7 @@ Weights and records are safe by then: nothing here makes a training fail.
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import nn
 
 from ibot.config.resolve import Derived
 from ibot.config.schema import Config
+from ibot.data.sets.images import Images
 from ibot.engine.logging import Progress
 from ibot.engine.run import LOG, RunFolder
 from ibot.errors import IbotError
@@ -108,9 +110,16 @@ def close(
         say(line)
 
 
-def said_before(folder: Path, step: int) -> list[str]:
-    """What was said of a run that has ended at this step before; empty for nothing."""
-    return closing_of([*rows_of(folder / "events.jsonl")], step)
+def close_again(
+    config: Config, folder: Path, source: Images, derived: Derived, step: int, say: Say
+) -> None:
+    """As `close`, of a run that had ended before: what was said then, if anything was."""
+    said = closing_of([*rows_of(folder / "events.jsonl")], step)
+    for line in said:
+        say(line)
+    if not said:  # by an older version
+        with _harmless("what was gained is not said", said):
+            close(config, folder, Evaluated.of(config, source, say), derived, step, say)
 
 
 @contextmanager
@@ -153,7 +162,7 @@ def situation(
     classes = evaluated.source.provenance().get("classes")
     return Situation(
         config=config,
-        run=str(folder),
+        run=shlex.quote(str(folder)),
         images=len(evaluated.source),
         classes=isinstance(classes, int) and classes > 1,
         left=max(0, derived.total_steps - step),

@@ -8,25 +8,26 @@ from pathlib import Path
 from ibot.config.resolve import VIEWS_MADE, Derived, derive, warnings
 from ibot.config.schema import Config
 from ibot.data.sets.images import Images
-from ibot.engine.checkpoint import find_checkpoint
 from ibot.engine.loop import train
 from ibot.engine.run import RunFolder
 from ibot.engine.start import with_pixels
 from ibot.recipes import beyond_paper
-from ibot.studies.ending import close, said_before, with_start
+from ibot.studies.ending import close, close_again, with_start
+from ibot.studies.going_on import reached_step
 from ibot.studies.probes import Evaluated, probes
 from ibot.studies.settings import Prepared, Say
 from ibot.system.device import choose_device
 from ibot.system.processes import launched_processes
 from ibot.system.watch import from_main
-from ibot.weights.files import read_settings
 from ibot.words import counted
 
 
 def pretrain(
     prepared: Prepared, *, command: str, steps_option: int | None = None, quiet: bool = False
-) -> None:
+) -> bool:
     """Pre-train, or resume; says what will be done before and where the results are after.
+
+    Returns whether it came to its end, where a signal may have stopped it before.
 
     Args:
         prepared: settings, images and folder.
@@ -38,7 +39,8 @@ def pretrain(
     device = choose_device(prepared.config.system.device)
     config = with_pixels(prepared.config, device, folder)
     processes = launched_processes()
-    derived = derive(config, len(source), processes.world_size)
+    images = prepared.seen["images"] if prepared.seen else len(source)
+    derived = derive(config, images, processes.world_size)
     said: list[str] = []
 
     def say(text: str) -> None:
@@ -53,19 +55,22 @@ def pretrain(
     if reached >= derived.run_steps:
         # Opened all the same, so that other settings, other images and a run in progress are told.
         RunFolder.create(
-            folder, config, command=command, source_info=source.provenance(), processes=processes
+            folder,
+            config,
+            command=command,
+            source_info=prepared.seen or source.provenance(),
+            processes=processes,
+            images=source if prepared.seen is None else None,
         ).close()
         whole = f"the schedule has {counted(derived.total_steps, 'step')}"
         end = f"{limit} {config.train.max_steps}" if limit else whole
         say(f"already at step {reached}: nothing to do ({end})")
-        if processes.is_main:
-            told = said_before(folder, reached)
-            for line in told:
-                say(line)
-            if not told:  # it ended in an older version
-                close(config, folder, Evaluated.of(config, source, say), derived, reached, say)
+        for note in prepared.notes:
+            say(f"note   {note}")
+        if processes.is_main and prepared.seen is None:
+            close_again(config, folder, source, derived, reached, say)
         say_next(folder, source, reached, derived, limit, say)
-        return
+        return True
     describe(config, derived, source, folder=folder, world_size=processes.world_size, say=say)
     for note in prepared.notes:
         say(f"note   {note}")
@@ -81,7 +86,7 @@ def pretrain(
         evaluate=evaluate,
         quiet=quiet,
         opening=[*(f"auto   {reason}" for reason in prepared.reasons), *said],
-        reasons=[*prepared.reasons, *prepared.notes],
+        reasons=[] if prepared.goes_on else [*prepared.reasons, *prepared.notes],
     )
     if state.step >= derived.run_steps:
         done = f"{counted(state.step, 'step')}, {counted(state.images_seen, 'image')}"
@@ -89,15 +94,7 @@ def pretrain(
         if processes.is_main:
             close(config, folder, evaluated, derived, state.step, say)
     say_next(folder, source, state.step, derived, limit, say)
-
-
-def reached_step(folder: Path) -> int:
-    """Step of the last checkpoint of a run; 0 for none.
-
-    Also for a damaged one, which the resumption will name.
-    """
-    checkpoint = find_checkpoint(folder)
-    return read_settings(checkpoint / "state.json").get("step", 0) if checkpoint else 0
+    return state.step >= derived.run_steps
 
 
 def say_next(
