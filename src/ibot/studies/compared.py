@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from ibot.config.schema import Config
+from ibot.eval import gained
 from ibot.eval.baselines import random_start
 from ibot.eval.probes.during_training import Probe, knn_probe
 from ibot.eval.probes.patches_in_training import match_probe
@@ -30,8 +31,6 @@ ALWAYS = 4_000
 SHARE = 0.5
 """Looks at images, over those of the training, that it may take else. One of a training costs at
 least ten times as much, two views and more with their gradients: a twentieth of its time."""
-CLEAR = 1.96
-"""Standard errors from which a difference counts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,16 +50,8 @@ class Comparison:
         return self.now.value - self._other(name).value
 
     def sign(self, name: str) -> int:
-        """Whether it is above (1) or below (-1) a baseline or the start, or level with it as far as
-        so many images can tell (0).
-
-        The errors of both are added as if they came of different images: where they do not, smaller
-        differences would count.
-        """
-        other = self._other(name)
-        error = (standard_error(self.now) ** 2 + standard_error(other) ** 2) ** 0.5
-        gain = self.gain(name)
-        return 0 if abs(gain) <= CLEAR * error else 1 if gain > 0 else -1
+        """Whether it is above (1) or below (-1) a baseline or the start, or not told apart (0)."""
+        return gained.sign(_with_interval(self.now), _with_interval(self._other(name)))
 
     def numbers(self) -> dict[str, object]:
         """All of it as plain data: the metric, and by name the values and their intervals."""
@@ -79,10 +70,9 @@ class Comparison:
         return other
 
 
-def standard_error(record: ResultRecord) -> float:
-    """Of a value, by its 95 % interval; 0 where that is not known."""
-    ends = interval_of(record)
-    return (ends[1] - ends[0]) / (2 * CLEAR) if ends else 0.0
+def _with_interval(record: ResultRecord) -> ResultRecord:
+    """Trainings of older versions kept none of k-NN."""
+    return replace(record, interval=interval_of(record))
 
 
 def metric_of(evaluated: Evaluated, config: Config) -> str:
@@ -134,16 +124,13 @@ def from_records(
 
 
 def still_rising(records: Sequence[ResultRecord], now: ResultRecord) -> bool:
-    """Whether a training's number was more than a standard error higher at its end than half way;
-    False where it was not measured in between.
+    """Whether a training's number was clearly higher at its end than half way; False where it was
+    not measured in between.
     """
     half = (now.step or 0) / 2
     alike = [r for r in records if r.metric == now.metric and not r.baseline and r.step is not None]
     earlier = [r for r in alike if 0 < (r.step or 0) <= half and _comparable(r, now)]
-    if not earlier:
-        return False
-    error = (standard_error(now) ** 2 + standard_error(earlier[-1]) ** 2) ** 0.5
-    return now.value - earlier[-1].value > error
+    return bool(earlier) and gained.sign(_with_interval(now), _with_interval(earlier[-1])) > 0
 
 
 def _comparable(one: ResultRecord, other: ResultRecord) -> bool:
