@@ -46,6 +46,7 @@ def situation(*settings, **more):
         ((41, 40, 52, 30), "nothing", "cannot be told from those of a random network"),
         ((53, 40, 52.5, 30), "plain", "learnt something, but plain pixels alone are as good"),
         ((53, 40, 58, 57), "plain", "plain pixels and colour histograms alone are better"),
+        ((53, 40, 58, 53), "plain", "but plain pixels alone are better"),
         ((53, 40, 45, 30), "good", "more of these classes than their pixels and colours show"),
         ((53, 40), "good", "whether more than colours is not known"),
     ],

@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from ibot.config.reading import RGB
 from ibot.config.schema import Config
 from ibot.engine.verdicts import LOW_RANK
-from ibot.recipes.auto import ENOUGH, PUBLISHED
+from ibot.recipes.auto import ENOUGH, PUBLISHED, adapting, named
 from ibot.report.history import interval_of
 from ibot.studies.compared import KNN, Comparison
 from ibot.types import ResultRecord
@@ -54,9 +55,12 @@ class Situation:
     @property
     def data(self) -> str:
         """The images as they stand in a command."""
-        data = self.config.data
-        val = f" --val-data {shlex.quote(data.val_path)}" if data.val_path else ""
-        return f"--data {shlex.quote(data.path) or 'DIR'}{val}"
+        return named(self.config.data)
+
+    @property
+    def adapt(self) -> str:
+        """The command that starts from published weights."""
+        return adapting(self.config.data)
 
     @property
     def few(self) -> bool:
@@ -139,8 +143,8 @@ def judged(found: Comparison) -> Judgement:
 
 def means(found: Comparison) -> str:
     """What k-NN says of a training, in a sentence."""
-    alone = [NAMES[name] for name in _as_good(found)]
-    better = any(found.sign(name) < 0 for name in _as_good(found))
+    better = [NAMES[name] for name in _as_good(found) if found.sign(name) < 0]
+    alone = better or [NAMES[name] for name in _as_good(found)]
     verb = "are better" if better else "are as good"
     also = f", and {_listed(alone)} alone {verb}" if alone else ""
     if found.start is not None:
@@ -183,8 +187,8 @@ def _next(found: Comparison, now: Situation) -> str:
             return f"see what published weights reach untrained: {untrained(now)}"
         return f"use it: ibot features {now.run} {now.data} --out FILE"
     if now.few and found.start is None:
-        return f"start from published weights, {counted(now.images, 'image')} are few: {adapt(now)}"
-    return longer or f"other settings (its curves: ibot report {now.run}), or {adapt(now)}"
+        return f"start from published weights, {counted(now.images, 'image')} are few: {now.adapt}"
+    return longer or f"other settings (its curves: ibot report {now.run}), or {now.adapt}"
 
 
 def longer_run(now: Situation) -> str:
@@ -193,13 +197,10 @@ def longer_run(now: Situation) -> str:
     return f'ibot pretrain --run {now.run} --extend-to "{2 * length.value:g} {length.unit}"'
 
 
-def adapt(now: Situation) -> str:
-    """The command that starts from published weights."""
-    return f"ibot pretrain adapt --init {PUBLISHED} {now.data}"
-
-
 def untrained(now: Situation) -> str:
     """The command that measures published weights as they are."""
+    if now.config.model.channels != RGB:
+        return now.adapt
     return f"ibot eval knn {PUBLISHED} {now.data}"
 
 
@@ -249,7 +250,7 @@ def _next_without_labels(found: Comparison | None, now: Situation) -> str:
     label = f"sort a few hundred images into a folder per class and measure it: {split_knn(now)}"
     good = found is not None and judged(found) == "good"
     if now.few and not now.config.train.init and not good:
-        return f"{label}; {counted(now.images, 'image')} are few, {adapt(now)} may do better"
+        return f"{label}; {counted(now.images, 'image')} are few, {now.adapt} may do better"
     return label
 
 

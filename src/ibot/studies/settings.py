@@ -177,7 +177,7 @@ def chosen(asked: Asked) -> tuple[Config, list[str]]:
             length,
             batch,
             whole=not given.data.window,
-            path=given.data.path,
+            images_from=given.data,
             from_weights=bool(given.train.init),
         )
     )
