@@ -99,6 +99,17 @@ def test_records_stand_beside_the_network_in_a_file_of_their_own(weights, scenes
     assert others[1].architecture == "colour histogram of 512 bins"
 
 
+def test_what_an_evaluation_shows_by_itself_is_among_what_it_can_be_asked_for():
+    for name, evaluation in EVALUATIONS.items():
+        beside = evaluation.beside
+        assert set(beside.chosen("auto")) <= set(beside.chosen(",".join(BASELINES))), name
+        assert beside.chosen("none") == ()
+        assert not beside.own_pixels or evaluation.settings.features == "network", name
+    assert EVALUATIONS["logistic"].beside.chosen("auto") == ("random", "colours")
+    assert EVALUATIONS["linear"].beside.chosen("auto") == ()
+    assert EVALUATIONS["linear"].beside.chosen("colours,random") == ("random", "colours")
+
+
 def test_from_python_there_are_none_unless_they_are_asked_for(weights, scenes, places, tmp_path):
     (own,) = ibot.evaluate("knn", weights, scenes, settings="k=5", **places)
     assert not own.baseline and not (tmp_path / "out" / BESIDE).exists()

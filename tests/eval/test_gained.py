@@ -28,8 +28,7 @@ def test_the_line_says_what_is_above_within_and_below():
     ]
     assert gained(own, others) == (
         "k = 10: 53.3 (44.0 to 62.0), random start 40.0, pixels 52.5, colours 70.0: "
-        "13.3 above random start; "
-        "not told apart from pixels, whose interval is 43.0 to 61.5; 16.7 below colours"
+        "13.3 above random start, 16.7 below colours; not told apart from pixels (43.0 to 61.5)"
     )
     assert {name: one.value for name, one in beside(own, others, 1).items()} == {
         "random": 41.0,
@@ -62,6 +61,14 @@ def test_rows_that_are_named_after_what_was_chosen_are_matched_by_their_place():
     assert beside([own], [other], 0) == {"random": other}
     more = record(3.0, "random", row="lambda 0.1/n")
     assert beside([own], [other, more], 0) == {"random": more}
+
+
+def test_several_that_are_not_told_apart_stand_together():
+    others = [record(50.0, "random", (40.0, 60.0)), record(52.0, "pixels", (42.0, 62.0))]
+    line = gained([record(53.0)], others)
+    assert line.endswith(
+        "not told apart from random start (40.0 to 60.0) and pixels (42.0 to 62.0)"
+    )
 
 
 def test_nothing_is_said_without_baselines():

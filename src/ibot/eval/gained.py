@@ -42,13 +42,19 @@ def gained(own: Sequence[ResultRecord], others: Sequence[ResultRecord]) -> str:
         return ""
     first = own[0]
     numbers = ", ".join(f"{TITLES[name]} {record.value:.1f}" for name, record in found.items())
-    said = [_compared(first, TITLES[name], record) for name, record in found.items()]
-    return f"{first.row or first.metric}: {_number(first)}, {numbers}: {'; '.join(said)}"
-
-
-def _number(record: ResultRecord) -> str:
-    span = f" ({_span(record.interval)})" if record.interval else ""
-    return f"{record.value:.1f}{span}"
+    apart, same = [], []
+    for name, record in found.items():
+        side = sign(first, record)
+        if side == 0:
+            span = f" ({_span(record.interval)})" if record.interval else ""
+            same.append(TITLES[name] + span)
+        else:
+            difference = f"{abs(first.value - record.value):.1f}"
+            apart.append(f"{difference} {'above' if side > 0 else 'below'} {TITLES[name]}")
+    said = [", ".join(apart), f"not told apart from {' and '.join(same)}" if same else ""]
+    own_span = f" ({_span(first.interval)})" if first.interval else ""
+    name = first.row or first.metric
+    return f"{name}: {first.value:.1f}{own_span}, {numbers}: {'; '.join(filter(None, said))}"
 
 
 def _span(interval: tuple[float, float]) -> str:
@@ -69,12 +75,3 @@ def sign(own: ResultRecord, other: ResultRecord) -> int:
 
 def _half(record: ResultRecord) -> float:
     return (record.interval[1] - record.interval[0]) / 2 if record.interval else 0.0
-
-
-def _compared(own: ResultRecord, title: str, other: ResultRecord) -> str:
-    difference = f"{abs(own.value - other.value):.1f}"
-    found = sign(own, other)
-    if found:
-        return f"{difference} {'above' if found > 0 else 'below'} {title}"
-    span = f", whose interval is {_span(other.interval)}" if other.interval else ""
-    return f"not told apart from {title}{span}"
