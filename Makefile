@@ -2,23 +2,28 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.complete
+# The package itself, which is installed anew, alone, where only pyproject.toml has changed.
+INSTALLED := .venv/.installed
 # The kernel in C, which is built where there is a compiler; the package works without.
 KERNEL := .venv/.kernel
 
 .PHONY: env demo test test-all mutants lint format bench clean
 
-env: $(STAMP) $(KERNEL)
+env: $(INSTALLED) $(KERNEL)
 
-$(KERNEL): $(STAMP) setup.py $(wildcard src/ibot/kernels/*.[ch])
+$(KERNEL): $(INSTALLED) setup.py $(wildcard src/ibot/kernels/*.[ch])
 	@$(BIN)/python setup.py --quiet build_ext --inplace > /dev/null 2>&1 || echo "without a compiler: data.pixels=fast is slower"
 	@touch $(KERNEL)
 
-$(STAMP): requirements.txt pyproject.toml
+$(INSTALLED): $(STAMP) pyproject.toml
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $(INSTALLED)
+
+$(STAMP): requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make env PYTHON=python3.12"; exit 2; }
 	@echo "building .venv: torch and the tools, a few minutes on the first call"
 	@$(PYTHON) -m venv --clear .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $(STAMP)
 
 demo: env

@@ -1,5 +1,7 @@
 """Errors that a user can cause or cure, with their exit codes. Only `cli.main` catches them."""
 
+from ibot.extras import command, extras, missing, name_of
+
 INTERRUPTED = 130
 """Exit code of Ctrl-C."""
 STOPPED = 75
@@ -61,11 +63,18 @@ class RunError(UserError):
 
 
 class MissingExtra(UserError):
-    """An optional package that is not installed."""
+    """An optional package that is not installed.
+
+    package: its name where packages are installed. extra: of pyproject.toml, to which it belongs;
+    the remedy names what else of it is missing, so that the next step meets no other.
+    """
 
     def __init__(self, package: str, extra: str) -> None:
+        known = {name_of(need): need for need in extras().get(extra, ())}
+        others = [need for need in missing(extra) if name_of(need) != package]
         super().__init__(
-            f"the package '{package}' is not installed", fix=f'pip install "ibot[{extra}]"'
+            f"the package '{package}' is not installed",
+            fix=command([known.get(package, package), *others]),
         )
 
 

@@ -189,7 +189,8 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(
 ):
     write(tmp_path / "data")
     monkeypatch.setitem(sys.modules, package, None)
-    refused(name, tmp_path / "data", "ibot[dense]")
+    needed = {"cv2": "opencv-python-headless>=", "faster_coco_eval": "faster-coco-eval>="}
+    refused(name, tmp_path / "data", f'pip install "{needed[package]}')
 
 
 def test_pillow_alone_serves_match_retrieval_and_copies(

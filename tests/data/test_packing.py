@@ -20,6 +20,7 @@ from ibot.data.sets.open import open_images, open_labelled, open_parts
 from ibot.data.shards import members
 from ibot.errors import DataError, ResourceError, UserError
 from ibot.recipes import recipe
+from ibot.system import portable
 
 
 def write(folder, *names, seed=0):
@@ -286,7 +287,7 @@ def test_disks_without_locks_and_places_without_a_name(tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError(38, "Function not implemented")
 
-    monkeypatch.setattr(packing.fcntl, "flock", refuse)
+    monkeypatch.setattr(portable, "lock", refuse)
     assert pack(parts_to_pack(str(folder)), tmp_path / "shards").shards == 1
 
 

@@ -197,10 +197,10 @@ def test_a_lock_of_a_dead_process_is_taken_over(small, tmp_path):
 def test_a_file_system_without_locks_is_not_told_as_a_folder_in_use(
     small, tmp_path, monkeypatch, number
 ):
-    def flock(file, how):
+    def refuse(file):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(run_module.fcntl, "flock", flock)
+    monkeypatch.setattr(run_module, "lock", refuse)
     with pytest.raises(RunError, match="cannot be locked") as caught:
         open_run(tmp_path / "run", small)
     assert os.strerror(number) in caught.value.why and "another disk" in caught.value.fix

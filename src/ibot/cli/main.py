@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import argparse
 import errno
-import getpass
-import os
-import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +14,7 @@ from ibot.cli.parser import Commands, Parser, check_words
 from ibot.cli.refused import lack, refusal
 from ibot.errors import INTERRUPTED, IbotError, ResourceError
 from ibot.system.output import Output, unwatched
+from ibot.system.portable import name_user
 from ibot.system.processes import launched_processes
 from ibot.system.waiting import spin_shortly
 
@@ -55,6 +53,9 @@ LISTS = (
 )
 """Commands that only print, beside the lists of `ibot ablate`."""
 
+PIPE_CLOSED = 141
+"""Exit code of a list whose reader left: 128 and the number of SIGPIPE, where there is one."""
+
 
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
@@ -82,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if "torch" not in sys.modules:  # else it is too late
         spin_shortly()
     options = argparse.Namespace(traceback=False)
-    _name_user()
+    name_user()
     with unwatched() as output:
         try:
             code = _run(options, arguments)
@@ -143,7 +144,7 @@ def _undelivered(options: argparse.Namespace, output: Output) -> int:
     why = output.error.strerror or str(output.error)
     if _only_prints(options):
         if output.error.errno == errno.EPIPE:
-            return 128 + signal.SIGPIPE
+            return PIPE_CLOSED
         return _report(ResourceError("the output cannot be written", why=why))
     if output.error.errno not in (errno.EPIPE, errno.EIO, errno.EBADF):  # nobody reads there
         print(f"ibot: done, but what it printed could not be written: {why}", file=sys.stderr)
@@ -160,14 +161,3 @@ def _report(error: IbotError) -> int:
     if not error.told:
         print(f"ibot: error: {error}", file=sys.stderr)
     return error.exit_code
-
-
-def _name_user() -> None:
-    """Name a user whom the system does not know, as in a container with a number for one.
-
-    torch wants a name.
-    """
-    try:
-        getpass.getuser()
-    except (KeyError, OSError):
-        os.environ["USER"] = f"uid{os.getuid()}"

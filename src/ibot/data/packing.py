@@ -8,13 +8,11 @@ everything is there and checked; a packing that was killed goes on where it stop
 from __future__ import annotations
 
 import csv
-import errno
-import fcntl
 import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -28,15 +26,12 @@ from ibot.data.sets.tars import INDEX, scan_tars
 from ibot.data.shards import Member, check_shard, members, write_shard
 from ibot.errors import DataError, UserError
 from ibot.system.files import disk_full, is_disk_full, replacing, sync
+from ibot.system.portable import locked_folder
 from ibot.system.progress import Counter
 from ibot.words import counted
 
 PLAN = ".plan.json"
 """In the unfinished folder: of which images it is, so that the same command goes on."""
-_NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
-"""What the disks of some clusters say, which know no locks: nobody is warned of a second process
-there.
-"""
 HEADERS = 1536
 """Bytes that a tar adds to an image with its class, at most usually."""
 
@@ -224,22 +219,16 @@ def _own(partial: Path, plan: Mapping[str, object], shards: Path) -> Iterator[No
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """The folder itself is locked, as nothing but shards is to be in it. Raises UserError."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.enter_context(locked_folder(folder))
         except BlockingIOError:
             raise UserError(
                 f"'{folder}' is in use",
                 why="another process packs there",
                 fix="wait for it, or name another folder with --to",
             ) from None
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise
         yield
-    finally:
-        os.close(handle)
 
 
 def _read_plan(path: Path) -> object | None:

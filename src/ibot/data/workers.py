@@ -6,8 +6,8 @@ import logging
 import math
 import multiprocessing.queues
 import os
+import shutil
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -19,6 +19,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from ibot.errors import IbotError, ResourceError
+from ibot.system import portable
 from ibot.system.machine import local_world_size
 
 log = logging.getLogger("ibot")
@@ -73,9 +74,7 @@ def read_items(
         worker_init_fn=_start_worker,
         pin_memory=pin,
         generator=torch.Generator(),  # or the loader draws from torch's own, which is the caller's
-        # A spawned process would import torch again; forked ones never touch the GPU. Only Linux
-        # forks safely.
-        multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
+        multiprocessing_context=portable.START_METHOD if workers else None,
         **grouping,
     )
     items = _started(loader)
@@ -93,17 +92,14 @@ def read_items(
             yield item
     finally:
         waiting.done.set()
-        for process in filter(_is_stoppable, processes):
+        for process in processes:
             # One that is stopped may hold a lock for which the shutdown would wait for ever.
-            os.kill(process.pid, signal.SIGCONT)
+            if process.is_alive():
+                portable.go_on(process.pid)
         if processes:
             items._shutdown_workers()  # pyright: ignore[reportAttributeAccessIssue]
         for process in processes:
             process.kill()  # one that waits for a disk has obeyed nothing else
-
-
-def _is_stoppable(process: Any) -> bool:
-    return sys.platform != "win32" and process.is_alive()
 
 
 def _started(loader: DataLoader[Any]) -> Iterator[Any]:
@@ -157,10 +153,9 @@ def fitting(workers: int, ahead: int, num_bytes: int, held: int) -> tuple[int, i
 def shared_memory() -> int | None:
     """Bytes of shared memory that are free; None where that is not known."""
     try:
-        stats = os.statvfs(SHARED)
+        return shutil.disk_usage(SHARED).free
     except OSError:
         return None
-    return stats.f_bavail * stats.f_frsize
 
 
 def _room() -> str:
@@ -176,19 +171,10 @@ def _start_worker(_: int) -> None:
     # Schedulers and terminals signal every process of a job. Only the main process decides what
     # that means: a worker that dies of it stops the run before it is saved.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if sys.platform == "linux":
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_end_when_told, args=(os.getppid(),), daemon=True).start()
+    portable.obey_parent_alone(os.getppid())
     torch.set_num_threads(1)
     # Python drops what cannot be sent, and the main process would wait for it for ever.
     multiprocessing.queues.Queue._on_queue_feeder_error = _send_reason  # pyright: ignore
-
-
-def _end_when_told(parent: int) -> None:
-    """Obey SIGTERM of the parent alone: it must not be ignored, as Python ends workers with it."""
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
-        pass
-    os._exit(0)
 
 
 def _send_reason(queue: Any, error: Exception, item: tuple[int, object]) -> None:

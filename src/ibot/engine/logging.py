@@ -14,6 +14,7 @@ from types import FrameType, TracebackType
 from typing import Any, TextIO, TypeVar, cast
 
 from ibot.system.output import Output, without_hangup
+from ibot.system.portable import signals
 
 T = TypeVar("T")
 
@@ -208,7 +209,7 @@ class StopSignal:
 
     def __enter__(self) -> StopSignal:
         self._stack.enter_context(without_hangup())
-        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+        for number in signals("SIGTERM", "SIGUSR1", "SIGINT"):
             try:
                 self._old[number] = signal.signal(number, self._handle)
             # Not in the main thread, as in a notebook's server: signals stay as they are.

@@ -10,7 +10,6 @@ bad_files.jsonl.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import platform
@@ -29,6 +28,7 @@ from ibot.engine.image_list import NAMES, Changed, changed, refusal, write_names
 from ibot.errors import RunError
 from ibot.system.jsonl import append_jsonl, read_jsonl, write_json, write_jsonl
 from ibot.system.places import make_writable
+from ibot.system.portable import lock
 from ibot.system.processes import Processes
 from ibot.system.records import RESULTS
 from ibot.system.versions import software
@@ -92,7 +92,7 @@ class RunFolder:
                 f"'{path}' holds files but no run", fix="name a new or empty folder with --run"
             )
         make_writable(path)
-        lock = _acquire(path)
+        held = _acquire(path)
         try:
             if known:
                 grown = _compare(path, config, source_info, images)
@@ -104,9 +104,9 @@ class RunFolder:
                 write_json(path / "provenance.json", provenance)
                 write_json(path / "config.json", {**to_plain(config), "command": command})
         except BaseException:
-            lock.close()
+            held.close()
             raise
-        run = cls(path, lock)
+        run = cls(path, held)
         run.event("start", command=command)
         if grown:
             run.event("changed", **grown)
@@ -186,7 +186,7 @@ def is_in_use(run: Path) -> bool:
     """Whether a training writes into the folder now, on whatever machine. Writes nothing."""
     try:
         with (run / "lock").open() as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            lock(file, shared=True)
     except BlockingIOError:
         return True
     except OSError:
@@ -199,10 +199,10 @@ def _acquire(path: Path) -> IO[str]:
     file = (path / "lock").open("a+")
     try:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(file)
         except BlockingIOError:  # by `is_in_use` for a moment?
             time.sleep(0.05)
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(file)
     except BlockingIOError:
         file.seek(0)
         owner = file.read().strip() or "another process"

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import resource
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -24,6 +22,7 @@ from ibot.engine.transfer import ahead
 from ibot.engine.update import Update
 from ibot.method.model import StudentTeacher
 from ibot.system.device import autocast, choose_precision
+from ibot.system.portable import peak_memory
 from ibot.types import Batch, StepValues, UndrawnBatch
 
 STEPS = 3
@@ -47,7 +46,7 @@ class Trial:
     """Of these images: made by one process, then moved to the device and trained on."""
     memory: float
     """Peak GiB: of a GPU what was kept, with views on a stream of their own as in a run; of the
-    process on a CPU."""
+    process on a CPU, nan where the system does not tell."""
     checkpoint: float
     """GiB of one checkpoint."""
     parameters: int
@@ -106,5 +105,4 @@ def _peak(device: torch.device) -> float:
     if device.type == "cuda":
         # Not what was given out at a time: views are made on a stream that keeps its own memory.
         return torch.cuda.max_memory_reserved(device) / 2**30
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB on Linux
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+    return peak_memory()

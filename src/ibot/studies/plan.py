@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from ibot.data.sets.images import Images
 from ibot.engine.stages import Stages, limit_of
 from ibot.engine.start import with_pixels
 from ibot.engine.trial import Trial, run_trial
+from ibot.system import limits
 from ibot.system.device import choose_device, describe_device, device_memory
 from ibot.words import counted
 
@@ -63,7 +63,6 @@ def make_plan(config: Config, source: Images) -> Plan:
     trial = _trial(config, source, device)
     workers = choose_workers(config.system.workers, device.type == "cuda")
     micro = config.train.batch // config.train.accumulate
-    own = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return Plan(
         config=config,
         device=device,
@@ -71,7 +70,7 @@ def make_plan(config: Config, source: Images) -> Plan:
         run_steps=derive(config, len(source)).run_steps,
         stages=trial.stages.beside(workers),
         needed=trial.memory * (micro / trial.images if device.type == "cpu" else 1),
-        memory=device_memory(device) or own,
+        memory=device_memory(device) or limits.memory(),
         free=shutil.disk_usage(".").free / 2**30,
     )
 
@@ -100,7 +99,8 @@ def lines(plan: Plan) -> Iterator[str]:
     yield f"pace   {paced(plan)}"
     more = f", at most about {plan.needed:.1f} GiB" if plan.needed > trial.memory else ""
     micro = f"a micro-batch is {plan.micro_batch}{more}"
-    yield f"memory {trial.memory:.2f} GiB at {images}; {micro}"
+    took = "not known here" if math.isnan(trial.memory) else f"{trial.memory:.2f} GiB"
+    yield f"memory {took} at {images}; {micro}"
     if plan.needed > plan.memory:
         parts = train.accumulate * 2 ** math.ceil(math.log2(plan.needed / (ROOM * plan.memory)))
         yield (

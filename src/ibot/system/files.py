@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 
 from ibot.errors import ResourceError, UserError, WeightsError
 from ibot.system.places import DISK_FULL
+from ibot.system.portable import sync
 
 _GONE = (errno.EIO, errno.EROFS, errno.ESTALE, errno.ENODEV, errno.ENXIO)
 """What a write into an open file meets on a disk that was taken away or became read-only."""
@@ -112,15 +113,6 @@ def read_state(path: Path, belongs_to: Path | None = None) -> Any:
             why=str(error).splitlines()[0] if str(error) else type(error).__name__,
             fix=f"delete {what} and run the same command: it starts again",
         ) from None
-
-
-def sync(path: Path) -> None:
-    """Return when a file, or the names in a folder, are on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def is_disk_full(error: Exception) -> bool:

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from ibot.errors import IbotError, ResourceError, UserError
 from ibot.system.machine import usable_cores
+from ibot.system.portable import signals
 from ibot.system.processes import launched_processes
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.agent.server import RunResult
 
-FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+FORWARDED = signals("SIGINT", "SIGTERM", "SIGUSR1")
 """The processes decide what these mean: to save and to end. They have no terminal to hear."""
 ENDED = tuple(128 + number for number in FORWARDED)
 """Exit codes of what they ended before it could decide, and of Ctrl-C."""
@@ -111,7 +112,7 @@ def forwarding(started: Callable[[], list[int]]) -> Iterator[list[int]]:
                 continue
 
     before = {number: signal.signal(number, forward) for number in FORWARDED}
-    before[signal.SIGHUP] = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    before |= {number: signal.signal(number, signal.SIG_IGN) for number in signals("SIGHUP")}
     try:
         yield heard
     finally:
@@ -127,7 +128,7 @@ def code_of(who: str, code: int) -> int:
     """
     if code >= 0:
         return code
-    if -code == signal.SIGKILL:
+    if -code in signals("SIGKILL"):
         raise ResourceError(
             f"{who} was killed",
             why="most often the system does that when memory runs out",
@@ -145,5 +146,5 @@ def _exit_code(result: RunResult) -> int:
         return 0
     if told := [code for code in codes.values() if code > 0]:
         return told[0]
-    rank, code = min(codes.items(), key=lambda item: item[1] != -signal.SIGKILL)
+    rank, code = min(codes.items(), key=lambda item: -item[1] not in signals("SIGKILL"))
     return code_of(f"process {rank}", code)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Mapping
 
 from ibot.errors import UserError
+from ibot.system.limits import core_limit
 
 
 def usable_cores() -> int:
-    """Cores that the system lets this process run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Cores that the system lets this process run on, and a container lets it keep busy."""
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, math.ceil(min(bound or 1, core_limit() or math.inf)))
 
 
 def own_cores(environment: Mapping[str, str] = os.environ) -> int:

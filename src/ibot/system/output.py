@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
+from ibot.system.portable import signals
+
 
 class Output:
     """A text stream that drops what it cannot write.
@@ -83,18 +85,18 @@ def unwatched() -> Iterator[Output]:
 @contextmanager
 def without_hangup() -> Iterator[None]:
     """Ignore SIGHUP, which says that the terminal is gone, unless it is handled already."""
+    ours = [n for n in signals("SIGHUP") if signal.getsignal(n) == signal.SIG_DFL]
     # Other threads can set no handlers.
     try:
-        ours = signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
-        if ours:
-            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        for number in ours:
+            signal.signal(number, signal.SIG_IGN)
     except ValueError:
-        ours = False
+        ours = []
     try:
         yield
     finally:
-        if ours:
-            signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _silence(output: Output) -> None:

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from ibot.system.portable import signals
+
 
 @contextmanager
 def ignored_warnings(category: type[Warning] = Warning, message: str = "") -> Iterator[None]:
@@ -46,13 +48,15 @@ class _OfThisThread:
 @contextmanager
 def loaders_forgotten() -> Iterator[None]:
     """Loader processes started inside leave no handler of SIGCHLD behind, as torch's would."""
-    before = signal.getsignal(signal.SIGCHLD)
+    before = {number: signal.getsignal(number) for number in signals("SIGCHLD")}
     try:
         yield
     finally:
         here = threading.current_thread() is threading.main_thread()
-        if here and before is not None and signal.getsignal(signal.SIGCHLD) is not before:
-            signal.signal(signal.SIGCHLD, before)
+        for number, handler in before.items():
+            if not here or handler is None or signal.getsignal(number) is handler:
+                continue
+            signal.signal(number, handler)
             # The next loader of the caller is to install it again.
             module: Any = sys.modules.get("torch.utils.data._utils.signal_handling")
             if hasattr(module, "_SIGCHLD_handler_set"):

@@ -27,6 +27,7 @@ import torch
 import torch.distributed as dist
 
 from ibot.errors import INTERRUPTED, IbotError, ResourceError, UserError
+from ibot.system.portable import in_forked_child
 from ibot.system.processes import Processes, launched_processes
 
 log = logging.getLogger("ibot")
@@ -227,7 +228,7 @@ def _let_go() -> None:
         _current.let_go()
 
 
-os.register_at_fork(after_in_child=_let_go)
+in_forked_child(_let_go)
 
 
 @contextmanager

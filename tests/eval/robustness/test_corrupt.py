@@ -17,7 +17,7 @@ from ibot.eval.robustness.corrupt import (
 
 @pytest.fixture
 def library():
-    return pytest.importorskip("imagecorruptions", reason='pip install "ibot[corruptions]"')
+    return pytest.importorskip("imagecorruptions", reason="pip install imagecorruptions-imaug")
 
 
 def scene(height: int, width: int) -> np.ndarray:

@@ -23,7 +23,7 @@ FEW = CorruptionSettings(corruptions=("contrast", "gaussian_noise"), severities=
 
 @pytest.fixture
 def library():
-    return pytest.importorskip("imagecorruptions", reason='pip install "ibot[corruptions]"')
+    return pytest.importorskip("imagecorruptions", reason="pip install imagecorruptions-imaug")
 
 
 @pytest.fixture

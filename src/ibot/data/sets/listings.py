@@ -17,7 +17,6 @@ none, and is replaced. Where the cache cannot be written, or others may write th
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import math
@@ -37,6 +36,7 @@ from ibot.data.sets.archives import Archives
 from ibot.data.sets.files import FileImages, LabelledFiles, packed_names, with_labels
 from ibot.data.sets.fingerprints import State, is_settled, state_of
 from ibot.system.files import replacing
+from ibot.system.portable import is_own, lock
 
 FOLDER = "~/.cache/ibot/listings"
 """Where listings are kept, beside the features."""
@@ -116,7 +116,7 @@ def keep_listing(images: FileImages, watched: Mapping[str, State], began: float)
     }
     with suppress(OSError):
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not _is_own(file.parent.stat()):
+        if not is_own(file.parent.stat()):
             return  # a link in the place of the new file would lead the writing elsewhere
         with _alone(file.parent) as alone:
             if alone:
@@ -151,17 +151,12 @@ def _name(text: str) -> str:
     return os.fsdecode(text.encode("latin-1"))
 
 
-def _is_own(status: os.stat_result) -> bool:
-    """Whether nobody else can have written it: names of a stranger's would be files to be read."""
-    return status.st_uid == os.geteuid() and not status.st_mode & 0o022
-
-
 @contextmanager
 def _alone(folder: Path) -> Iterator[bool]:
     """Whether no other process writes a listing now: one of two that found the same is enough."""
-    with (folder / "lock").open("a") as lock:
+    with (folder / "lock").open("a") as file:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(file)
         except OSError:
             yield False
         else:
@@ -188,7 +183,7 @@ def _write(out: BinaryIO, header: Mapping[str, Any], arrays: Mapping[str, NDArra
 def _read(file: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     """Header and mapped arrays. Raises ValueError and its like for what is no whole listing."""
     with file.open("rb") as content:
-        if not _is_own(os.fstat(content.fileno())):
+        if not is_own(os.fstat(content.fileno())):
             raise ValueError("of somebody else")
         # Nobody writes into the arrays; as a private copy they need no care with what warns of
         # arrays that cannot be written.

@@ -11,7 +11,6 @@ rows, one computes them and the other waits.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import logging
 import time
@@ -35,6 +34,7 @@ from ibot.eval.features.tokens import compute, finite
 from ibot.eval.features.views import View, in_batches, view_batches
 from ibot.models.contract import Backbone
 from ibot.system.distributed import any_true, barrier
+from ibot.system.portable import lock, unlock
 from ibot.system.processes import Processes
 from ibot.weights.read import Loaded
 
@@ -184,14 +184,14 @@ def filled(
 @contextmanager
 def alone(folder: Path, name: str, device: torch.device, processes: Processes) -> Iterator[None]:
     """Wait for other runs to leave what the lock `name` guards in a folder, then keep them out."""
-    lock, told = None, False
+    file, told = None, False
     if processes.is_main:
         with disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            lock = (folder / name).open("a")
+            file = (folder / name).open("a")
     try:
         # Polled: the other processes would give up a single long wait.
-        while not any_true(lock is not None and _locked(lock, folder), device):
+        while not any_true(file is not None and _locked(file, folder), device):
             if processes.is_main and not told:
                 log.warning(
                     "waiting for another process that computes the same features in '%s'", folder
@@ -200,17 +200,17 @@ def alone(folder: Path, name: str, device: torch.device, processes: Processes) -
             time.sleep(POLL_SECONDS)
         yield
     finally:
-        if lock is not None:
+        if file is not None:
             # Closing does not suffice while a loader process lives.
-            fcntl.flock(lock, fcntl.LOCK_UN)
-            lock.close()
+            unlock(file)
+            file.close()
 
 
-def _locked(lock: IO[str], folder: Path) -> bool:
+def _locked(file: IO[str], folder: Path) -> bool:
     """Take the lock if it is free."""
     with disk_errors(folder):
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(file)
         except BlockingIOError:
             return False
         return True
