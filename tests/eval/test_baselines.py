@@ -146,10 +146,10 @@ def test_the_command_shows_them_unless_it_is_told_not_to(weights, scenes, places
     command += ["--out", places["out"], "--cache", places["cache"]]
     assert main(command) == 0
     said = capsys.readouterr().out
-    assert "random start  pixels  colours" in said and "\nk = 5: " in said
+    assert "random start  pixels  colours" in said and "\ngain: k = 5: " in said
     assert main([*command, "--baselines", "none"]) == 0
     said = capsys.readouterr().out
-    assert "random" not in said and "\nk = 5: " not in said
+    assert "random" not in said and "\ngain: k = 5: " not in said
     assert main([*command, "--baselines", "pixels"]) == 0
     said = capsys.readouterr().out
     assert "  pixels" in said and "random" not in said and "colours" not in said

@@ -107,7 +107,7 @@ def _show(records: Sequence[ResultRecord], options: argparse.Namespace) -> None:
     print(_images(first))
     print(table(own, others), end="")
     if line := gained(own, others):
-        print(line)
+        print(f"gain: {line}")
     for note in dict.fromkeys(note for record in own for note in record.notes):
         print(f"note: {note}")
     print(f"{own[-1].seconds:.1f} s; records in {_place(options)}")
