@@ -86,7 +86,6 @@ def resumed(asked: Asked, folder: Path, world_size: int = 1) -> Prepared:
     check(config)
     with said_once():
         source = _open(config, asked, folder)
-    from ibot.data.loader import check_batch
     from ibot.engine.image_list import changed, refusal
     from ibot.studies.settings import Prepared
     from ibot.system.watch import from_main
@@ -104,7 +103,7 @@ def resumed(asked: Asked, folder: Path, world_size: int = 1) -> Prepared:
     done = reached >= derive(config, len(source), world_size).total_steps
     if change is not None:
         notes = [_told_images(change, reached, done, folder), *notes]
-    check_batch(config, source, world_size)
+    _check_batch(config, source, world_size)
     if asked.recipe == "auto" or (asked.recipe is None and own.recipe == "auto" and change):
         notes = [*notes, *_otherwise(config, source, {*asked.keys, *_set_at_first(folder)})]
     if done:  # what it was trained on stays noted
@@ -218,6 +217,21 @@ def _open(config: Config, asked: Asked, folder: Path) -> Images:
             error.what, why="the run was started on these images", fix=f"if they moved:  {where}"
         ) from None
     return with_mean(source, config.model.mean)
+
+
+def _check_batch(config: Config, source: Images, world_size: int) -> None:
+    """Raise DataError or ConfigError, with a remedy that leaves the run its batch."""
+    from ibot.data.loader import check_batch
+
+    batch = config.train.batch
+    try:
+        check_batch(config, source, world_size)
+    except ConfigError as error:
+        fix = f"the run keeps its batch: a number of processes that {batch} is a multiple of"
+        raise ConfigError(error.what, why=error.why, fix=fix) from None
+    except DataError as error:
+        fix = f"the run keeps its batch: it needs {batch} images at least, or a new --run"
+        raise DataError(error.what, why=error.why, fix=fix) from None
 
 
 def _longer(
