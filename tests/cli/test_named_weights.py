@@ -162,6 +162,7 @@ def test_a_run_keeps_the_name_and_the_hash_of_the_file(folder):
     assert kept["init"]["file"] == str(file) and kept["init"]["sha256"] == pinned["sha256"]
 
 
+@pytest.mark.slow
 def test_a_run_that_was_started_from_a_name_goes_on(folder, capsys):
     words = ["pretrain", "adapt", "--init", "ibot:vit_s16", "--data", "photos", "--run", "r"]
     run(*words)

@@ -4,8 +4,6 @@ absent.
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import http.client
 import json
 import logging
@@ -20,9 +18,10 @@ from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 from ibot.errors import UserError
-from ibot.system.files import disk_full, is_disk_full, sync
+from ibot.system.files import disk_full, is_disk_full
 from ibot.system.jsonl import write_json
 from ibot.system.places import make_writable
+from ibot.system.portable import lock, sync, unlock
 from ibot.system.progress import counter
 
 log = logging.getLogger("ibot")
@@ -216,8 +215,8 @@ def _out_of_reach(part: _Part, why: str) -> UserError:
 def _alone(file: Path, title: str) -> Iterator[None]:
     """Wait for another process that fetches the same file, then keep others out."""
     told = False
-    with file.with_name(f".{file.name}.lock").open("a") as lock:
-        while not _locked(lock):
+    with file.with_name(f".{file.name}.lock").open("a") as held:
+        while not _locked(held):
             if not told:
                 log.warning("waiting for another process that downloads %s", title)
                 told = True
@@ -226,13 +225,15 @@ def _alone(file: Path, title: str) -> Iterator[None]:
             yield
         finally:
             with suppress(OSError):
-                fcntl.flock(lock, fcntl.LOCK_UN)
+                unlock(held)
 
 
-def _locked(lock: IO[str]) -> bool:
+def _locked(file: IO[str]) -> bool:
     """Take the lock if it is free, or there are none on its file system."""
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        return error.errno not in (errno.EWOULDBLOCK, errno.EACCES)
+        lock(file)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass  # two downloads are but a waste
     return True

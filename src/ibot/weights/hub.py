@@ -59,7 +59,7 @@ def from_hub(repository: str, revision: str, file: str, name: str) -> Path:
     try:
         from huggingface_hub import HfApi, constants, snapshot_download
     except ImportError:
-        raise MissingExtra("huggingface_hub", "export") from None
+        raise MissingExtra("huggingface_hub", "hub") from None
     try:
         held = HfApi().model_info(repository, revision=revision, timeout=SECONDS)
         files = [one.rfilename for one in held.siblings or ()]
@@ -89,7 +89,7 @@ def from_timm(name: str) -> Path:
     try:
         from timm.models import get_pretrained_cfg, list_pretrained
     except ImportError:
-        raise MissingExtra("timm", "export") from None
+        raise MissingExtra("timm", "hub") from None
     try:
         known = get_pretrained_cfg(name)
     except RuntimeError:  # a tag that its model does not have
