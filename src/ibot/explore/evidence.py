@@ -15,7 +15,8 @@ def told(duplicates: Duplicates) -> str:
     """What makes a group of near-duplicates."""
     evidence, threshold = duplicates.evidence, duplicates.threshold
     if evidence is None:
-        return f"Groups of images of which any two have a similarity of {threshold:g} or more"
+        of = "" if threshold is None else f" of {threshold:g} or more"
+        return f"Groups of images of which any two have a similarity{of}"
     pictures = f"Groups of images whose small gray pictures agree to {evidence.same:.3f} or more"
     if threshold is None:
         return pictures
