@@ -75,7 +75,7 @@ def cosine_from(pairs: Pairs) -> float | None:
 
 def upper_tail(cosine: Tensor, share: float) -> float:
     """The cosine that a share of many like those of [n] exceeds: exponential above their tenth."""
-    depth = -torch.log1p(-cosine.double().clamp_max(1 - 1e-7)).sort().values
+    depth = (-torch.log1p(-cosine.double().clamp_max(1 - 1e-7))).sort().values
     start = depth[int((1 - TAIL) * (len(depth) - 1))]
     excess = (depth[depth > start] - start).mean() if bool((depth > start).any()) else 0.0
     return 1 - math.exp(-float(start + excess * math.log(TAIL / share)))

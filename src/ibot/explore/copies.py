@@ -19,7 +19,7 @@ from ibot.eval.features.views import evenly
 from ibot.explore.altered import KINDS, AlteredImages
 from ibot.explore.calibration import LIKE, TELLS, cosine_from, same_from
 from ibot.explore.findings import Altered, Duplicates, Evidence, Group
-from ibot.explore.glimpses import GLIMPSE, agreement, glimpses
+from ibot.explore.glimpses import GLIMPSE, glimpses
 from ibot.explore.linking import Fits, complete_groups, pairs_within
 from ibot.explore.pairs import EXACT, Likeness, Pairs, cosines, once
 from ibot.explore.searched import Searched
@@ -130,13 +130,11 @@ def _altered(
     tokens, small = seen(searched.context, AlteredImages(base), "altered copies")
     kind, which = (torch.from_numpy(part) for part in np.divmod(tokens.index, len(base)))
     original = torch.from_numpy(places)[which]
-    both = torch.cat([rows[original.to(rows.device)].cpu(), tokens.rows])
     number = torch.arange(len(original))
-    cosine = cosines(both, number, number + len(original))
-    agreed = [
-        agreement(pictures.rows[original[part]], small.rows[part]) for part in number.split(256)
-    ]
-    return kind, cosine, torch.cat(agreed)
+    both = torch.cat([rows[original.to(rows.device)].cpu(), tokens.rows])
+    small_ones = torch.cat([pictures.rows[original], small.rows])
+    pairs = Likeness.of(both, small_ones).measured(number, number + len(original))
+    return kind, pairs.cosine, pairs.agreement
 
 
 def _evidence(

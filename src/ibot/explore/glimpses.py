@@ -17,6 +17,9 @@ COARSE = 8
 """Pixels a side by which candidates are sought."""
 GLIMPSE = f"gray{SIDE}"
 """The name of these pictures among cached features."""
+LUMA = [0.299, 0.587, 0.114]
+"""Shares of red, green and blue, as where a picture is stored without colour; of other channels all
+count alike."""
 FLAT = 0.02
 """Deviation, in that of the network's statistics, below which a picture shows nothing."""
 LEVELS = 40.0
@@ -33,7 +36,11 @@ def glimpses(views: Tensor) -> Tensor:
 
     Each is brought to mean 0 and deviation `LEVELS`; zeros where the view shows nothing.
     """
-    gray = F.adaptive_avg_pool2d(views.float().mean(1, keepdim=True), SIDE).flatten(1)
+    shares = views.new_tensor(
+        LUMA if views.shape[1] == 3 else [1 / views.shape[1]] * views.shape[1]
+    )
+    gray = torch.einsum("bchw,c->bhw", views.float(), shares.float())[:, None]
+    gray = F.adaptive_avg_pool2d(gray, SIDE).flatten(1)
     gray = gray - gray.mean(1, keepdim=True)
     deviation = gray.std(1, keepdim=True)
     scaled = torch.where(deviation > FLAT, gray * (LEVELS / deviation.clamp_min(FLAT)), 0.0)
