@@ -1,9 +1,11 @@
 """Searches of small folders, run for real: every answer against all cosines."""
 
+import re
 import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -266,3 +268,35 @@ def test_a_single_image_has_neither_neighbours_nor_outliers(find, scenes, tmp_pa
 
 def test_of_a_folder_with_parts_only_the_training_images_are_searched(find, scenes):
     assert f"33 of {scenes}\n" in find("--data", scenes.parent)[0].out
+
+
+def test_links_lead_from_the_page_to_the_files(find, scenes, tmp_path):
+    outside = tmp_path / "out: side %.png"
+    shutil.copy(scenes / "mug" / "00009.png", outside)
+    find("--data", scenes, "--image", outside, "--k", 2, "--outliers", 0, out="deep/er")
+    page = tmp_path / "deep" / "er" / "search.html"
+    links = re.findall('<a href="([^"#]+)"', page.read_text())
+    files = [(page.parent / unquote(link)).resolve() for link in links]
+    assert files[0] == outside and scenes / "mug" / "00009.png" in files
+    assert all(link.startswith("./") for link in links) and all(f.is_file() for f in files)
+
+
+def test_copies_are_found_by_a_network_that_tells_nothing(find, scenes, tmp_path):
+    """The default: small pictures decide, and the page has the evidence."""
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    for number in range(30):
+        blobs = random.integers(0, 256, (6, 6, 3), np.uint8)
+        image = Image.fromarray(blobs).resize((90, 80), Image.Resampling.BICUBIC)
+        image.save(folder / f"{number:02d}.png")
+        if number == 7:
+            image.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(folder / "mirrored.jpg")
+        if number == 11:
+            image.resize((45, 40)).save(folder / "small.jpg", quality=60)
+    printed, rows, page = find("--data", folder)
+    names = [row["name"] for row in of(rows, "near-duplicate")]
+    assert names == ["07.png", "mirrored.jpg", "11.png", "small.jpg"]
+    assert "2 groups of 4 images; pictures agree at 0.950" in printed.out
+    assert "altered copies are known again" in printed.out
+    assert any("Copies were made of some of these images" in text for text in page.paragraphs)
