@@ -21,6 +21,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageEnhance
@@ -105,11 +106,12 @@ def write_copies(images: Images, count: int, folder: Path) -> dict[frozenset[str
 
 
 def compared(
-    weights: str, folder: Path, copies: dict[frozenset[str], str], given: dict[str, str]
+    weights: str, folder: Path, copies: dict[frozenset[str], str], given: dict[str, Any]
 ) -> Iterator[dict[str, object]]:
     """Figures of each way with one network."""
-    calibrated = search(weights, folder, outliers=0, quiet=True, **given).duplicates
-    fixed = search(weights, folder, outliers=0, duplicates=FIXED, quiet=True, **given).duplicates
+    print(f"{weights} ...", flush=True)
+    calibrated = search(weights, folder, outliers=0, **given).duplicates
+    fixed = search(weights, folder, outliers=0, duplicates=FIXED, **given).duplicates
     assert calibrated is not None and fixed is not None
     ways = {
         f"fixed {FIXED}, around the first": around_the_first(weights, folder, given),
@@ -123,7 +125,7 @@ def compared(
     print(f"{weights}: {evidence}")
 
 
-def around_the_first(weights: str, folder: Path, given: dict[str, str]) -> list[list[str]]:
+def around_the_first(weights: str, folder: Path, given: dict[str, Any]) -> list[list[str]]:
     """Groups as they were found before there was a calibration."""
     with opened(ImagesContext, Request.of(weights, folder, given), quiet=True) as context:
         features = context.feature_sets(context.images, "images")[CLASS_TOKEN]

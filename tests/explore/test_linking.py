@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ibot.explore import linking
-from ibot.explore.calibration import SAME, cosine_from, same_from, upper_tail
+from ibot.explore.calibration import SAME, cosine_from, knows_again, same_from, upper_tail
 from ibot.explore.linking import complete_groups, pairs_within
 from ibot.explore.pairs import Pairs
 
@@ -97,3 +97,10 @@ def test_images_that_agree_without_being_copies_raise_the_agreement_of_copies():
     apart[:50] = 0.99
     apart[50:3000] = 0.9999
     assert same_from(Pairs(first, second, cosine, apart), count) == SAME
+
+
+def test_a_network_is_judged_by_what_pictures_leave_open():
+    agreement = torch.tensor([0.99, 0.99, 0.99, 0.9, 0.9, 0.5, 0.5, 0.5])
+    assert not knows_again(torch.tensor([1, 1, 1, 0, 0, 1, 1, 1]).bool(), agreement, SAME)
+    assert knows_again(torch.tensor([0, 0, 0, 1, 0, 0, 0, 0]).bool(), agreement, SAME)
+    assert not knows_again(torch.ones(3).bool(), agreement[:3], SAME)

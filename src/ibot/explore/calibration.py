@@ -32,7 +32,9 @@ TAIL = 0.1
 ENOUGH = 50
 """Such pairs below which the network is not asked."""
 TELLS = 0.5
-"""Share of altered copies, those saved as JPEG left out, that must be as alike as the threshold."""
+"""Share of altered copies whose pictures leave it open, from `LIKE` to the agreement of copies,
+that must be as alike as the threshold. Of 66 such copies of photographs a network after 781 steps
+of training had 54 above it, its random start 25."""
 STORED_ANEW = 0.9995
 """Agreement of files that were stored anew: these say nothing about images that are no copies."""
 RANK, RANK_SHARE, MOST_SAME = 5, 0.99, 0.999
@@ -71,6 +73,16 @@ def cosine_from(pairs: Pairs) -> float | None:
     if len(null) < ENOUGH:
         return None
     return min(upper_tail(null, FALSE_SHARE), EXACT)
+
+
+def knows_again(close: Tensor, agreement: Tensor, same: float) -> bool:
+    """Whether a network helps where pictures leave it open.
+
+    close: bool [c], which altered copies it finds as alike as its threshold; agreement: [c], of
+    their pictures; same: from which these suffice. False where there are none such.
+    """
+    left_open = (agreement >= LIKE) & (agreement < same)
+    return bool(left_open.any()) and close[left_open].float().mean().item() >= TELLS
 
 
 def upper_tail(cosine: Tensor, share: float) -> float:

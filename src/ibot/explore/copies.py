@@ -17,7 +17,7 @@ from ibot.eval.features.rows import FeatureSet, rows_of
 from ibot.eval.features.tokens import CLASS_TOKEN, Feature, compute
 from ibot.eval.features.views import evenly
 from ibot.explore.altered import KINDS, AlteredImages
-from ibot.explore.calibration import LIKE, TELLS, cosine_from, same_from
+from ibot.explore.calibration import LIKE, cosine_from, knows_again, same_from
 from ibot.explore.findings import Altered, Duplicates, Evidence, Group
 from ibot.explore.glimpses import GLIMPSE, glimpses
 from ibot.explore.linking import Fits, complete_groups, pairs_within
@@ -35,7 +35,7 @@ def seen(context: ImagesContext, images: Images, name: str) -> tuple[FeatureSet,
         features = [feature for feature in wanted if isinstance(feature, Feature)]
         found: dict[Feature | str, Tensor] = {}
         if features:
-            found.update(compute(context.loaded.backbone, views, features))
+            found |= compute(context.loaded.backbone, views, features)
         if GLIMPSE in wanted:
             found[GLIMPSE] = glimpses(views)
         return found
@@ -146,10 +146,11 @@ def _evidence(
 ) -> Evidence:
     """What the thresholds find of the altered copies, and whether the network tells any."""
     kinds: list[Altered] = []
-    by_network: list[float] = []
+    tells = cosine is not None
     if altered is not None:
         kind, cosines_of, agreed = altered
         close = cosines_of >= (2.0 if cosine is None else cosine)
+        tells = tells and knows_again(close, agreed, same)
         for number, name in enumerate(KINDS):
             own = kind == number
             if bool(own.any()):
@@ -157,8 +158,6 @@ def _evidence(
                 either = alone | (network & (agreed[own] >= LIKE))
                 shares = (part.float().mean().item() for part in (alone, network, either))
                 kinds.append(Altered(KINDS[name], int(own.sum()), *shares))
-        by_network = [found.by_network for found in kinds[1:]]
-    tells = cosine is not None and (not by_network or float(np.mean(by_network)) >= TELLS)
     other = pairs.where(pairs.agreement < LIKE)
     nearest = torch.full((count,), -torch.inf)
     for ends in (other.first, other.second):

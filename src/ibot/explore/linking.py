@@ -40,7 +40,7 @@ def complete_groups(first: Tensor, second: Tensor, strength: Tensor, fits: Fits)
         if one == other or (min(one, other), max(one, other)) in apart:
             continue
         members = [groups.get(root, [root]) for root in (one, other)]
-        if not _all_fit(*members, fits):
+        if not _all_fit(members[0], members[1], fits):
             apart.add((min(one, other), max(one, other)))
             continue
         if len(members[0]) < len(members[1]):
