@@ -49,10 +49,8 @@ def _text(image: Image.Image) -> Image.Image:
 
 
 def _crop(image: Image.Image) -> Image.Image:
-    width, height = image.size
-    return image.crop(
-        tuple(round(s) for s in (0.05 * width, 0.05 * height, 0.95 * width, 0.95 * height))
-    )
+    left, top = round(0.05 * image.width), round(0.05 * image.height)
+    return image.crop((left, top, image.width - left, image.height - top))
 
 
 KINDS = {
@@ -67,7 +65,7 @@ KINDS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", help="images")
     parser.add_argument("--weights", nargs="+", required=True)
     parser.add_argument("--images", type=int, default=3000)

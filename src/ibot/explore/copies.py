@@ -35,7 +35,8 @@ def seen(context: ImagesContext, images: Images, name: str) -> tuple[FeatureSet,
         features = [feature for feature in wanted if isinstance(feature, Feature)]
         found: dict[Feature | str, Tensor] = {}
         if features:
-            found |= compute(context.loaded.backbone, views, features)
+            for feature, rows in compute(context.loaded.backbone, views, features).items():
+                found[feature] = rows
         if GLIMPSE in wanted:
             found[GLIMPSE] = glimpses(views)
         return found
