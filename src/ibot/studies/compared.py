@@ -200,7 +200,7 @@ def _random(config: Config) -> Backbone:
 def keep(folder: Path, records: Sequence[ResultRecord]) -> None:
     """Add records of baselines to those of a run."""
     if records:
-        append_jsonl(folder / BESIDE, *map(asdict, records))
+        append_jsonl(folder / BESIDE, *(asdict(record) for record in records))
 
 
 def affordable(needed: int, seen: int) -> bool:

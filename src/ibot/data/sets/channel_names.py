@@ -41,7 +41,7 @@ def channel_files_note(names: Sequence[str], is_gray: Callable[[str], bool]) -> 
         return
     pattern, channels, images = found
     chosen = np.linspace(0, len(names) - 1, min(_LOOKED_INTO, len(names))).astype(int)
-    if not all(is_gray(names[place]) for place in chosen.tolist()):
+    if not all(is_gray(names[int(place)]) for place in chosen):
         return
     few = ", ".join(channels[:8]) + (", ..." if len(channels) > 8 else "")
     yield (
