@@ -28,8 +28,9 @@ from ibot.eval.probes.settings import LinearSettings
 from ibot.method.model import Teacher
 from ibot.models.backbone import build_backbone
 from ibot.recipes import recipe
+from ibot.system.records import BESIDE, read_records
 
-ROUTE = ["--workers", "0"]
+ROUTE = ["--workers", "0", "--baselines", "none"]
 
 
 @pytest.fixture(scope="module")
@@ -290,7 +291,7 @@ def command(world, tmp_path, *arguments, out):
         str(tmp_path / "cache"),
     ]
     weights = str(world / "weights.safetensors")
-    return ["eval", arguments[0], weights, *base, *arguments[1:]]
+    return ["eval", arguments[0], weights, *base, "--baselines", "none", *arguments[1:]]
 
 
 def test_a_killed_linear_probe_goes_on_and_ends_bit_identical(world, tmp_path):
@@ -322,7 +323,7 @@ def test_a_killed_linear_probe_goes_on_and_ends_bit_identical(world, tmp_path):
 @pytest.mark.distributed
 def test_two_processes_give_the_numbers_of_one(world, tmp_path):
     for protocol in (
-        ("knn",),
+        ("knn", "--baselines", "auto"),
         ("linear", "epochs=3", "batch=64"),
         ("logistic",),
         ("occlusion", "steps=2"),
@@ -332,6 +333,8 @@ def test_two_processes_give_the_numbers_of_one(world, tmp_path):
         assert main(one) == 0
         for done in ibot_in_two(*two):
             assert done.returncode == 0, done.stderr
+    beside = [read_records(tmp_path / out / BESIDE) for out in ("one", "two")]
+    assert len(beside[0]) == 12 and [r.value for r in beside[0]] == [r.value for r in beside[1]]
     first, second = records(tmp_path, "one"), records(tmp_path, "two")
     assert [row["metric"] for row in first] == [row["metric"] for row in second], (
         "one process writes"

@@ -7,7 +7,7 @@ from drawn_videos import moving_squares, write_davis
 from registered import only
 
 from ibot.cli.main import main
-from ibot.system.records import read_records
+from ibot.system.records import BESIDE, read_records
 
 QUICK = ("knn", "dense_knn", "match", "video_segmentation", "retrieval", "copy_detection")
 """Evaluations that train nothing: one or two of each kind of data."""
@@ -25,6 +25,8 @@ def run(small_weights, tmp_path, capsys):
         file = tmp_path / "out" / "results.jsonl"
         for record in read_records(file) if file.exists() else ():
             found.setdefault(record.protocol, []).append(record)
+        beside = read_records(tmp_path / "out" / BESIDE)
+        assert {record.protocol for record in beside} == found.keys(), "all have baselines"
         return code, found, capsys.readouterr().err
 
     return run

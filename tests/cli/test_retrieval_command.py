@@ -31,6 +31,7 @@ def test_two_processes_find_what_one_finds(name, small_weights, tmp_path):
         altered = where.replace("original", "strong")
         save(data / altered / f"{i:02d}00xx_1.png", blobs(i, 20, 50) // 2)
     command = ["eval", name, small_weights, "--data", data, "size=48", "--device", "cpu"]
+    command += ["--baselines", "none"]
     places = [["--out", tmp_path / part, "--cache", tmp_path / f"cache_{part}"] for part in "ab"]
     alone = ibot(*command, *places[0])
     assert alone.returncode == 0 and f"pictures: {tmp_path / 'a' / name}" in alone.stdout

@@ -169,6 +169,8 @@ def evaluate_all(out="out"):
             "0",
             "--device",
             "cpu",
+            "--baselines",
+            "none",
         ]
     )
 

@@ -229,7 +229,8 @@ def test_what_makes_no_pair_is_an_error(weights, photos, tmp_path):
 
 def test_an_evaluation_leaves_pairs_and_the_command_draws_them(weights, photos, tmp_path):
     out, cache = tmp_path / "out", ("--cache", tmp_path / "cache")
-    done = ibot("eval", "match", weights, "--data", photos, "--out", out, *cache)
+    alone = ("--baselines", "none")
+    done = ibot("eval", "match", weights, "--data", photos, "--out", out, *cache, *alone)
     assert done.returncode == 0, done.stderr
     (folder,) = out.glob("match-*")
     assert f"pictures: {folder / '00.png'} and 5 more" in done.stdout

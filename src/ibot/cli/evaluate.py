@@ -23,6 +23,7 @@ from ibot.cli.arguments import (
 from ibot.cli.inputs import of_request
 from ibot.cli.parser import Commands
 from ibot.config.override import settings_of
+from ibot.eval.gained import TITLES, beside, gained
 from ibot.eval.registry import EVALUATIONS
 from ibot.eval.request import Request, choices
 from ibot.show.evaluated import draw_evaluated
@@ -99,15 +100,18 @@ def _show(records: Sequence[ResultRecord], options: argparse.Namespace) -> None:
         for record in records:
             print(json.dumps(asdict(record)))
         return
-    first = records[0]
+    own = [record for record in records if not record.baseline]
+    others, first = records[len(own) :], records[0]
     seen = "".join(f", {size}" for size in filter(None, [_size(first)]))
     print(f"\n{first.protocol}: {first.weights} ({first.key}), {first.mode}{seen}")
     print(_images(first))
-    print(table(records), end="")
-    for note in dict.fromkeys(note for record in records for note in record.notes):
+    print(table(own, others), end="")
+    if line := gained(own, others):
+        print(f"gain: {line}")
+    for note in dict.fromkeys(note for record in own for note in record.notes):
         print(f"note: {note}")
-    print(f"{records[-1].seconds:.1f} s; records in {_place(options)}")
-    if drawn := draw_evaluated(first.protocol, records, _place(options).parent):
+    print(f"{own[-1].seconds:.1f} s; records in {_place(options)}")
+    if drawn := draw_evaluated(first.protocol, own, _place(options).parent):
         print(f"pictures: {drawn[0]}" + (f" and {len(drawn) - 1} more" if drawn[1:] else ""))
 
 
@@ -132,11 +136,19 @@ def _images(record: ResultRecord) -> str:
     )
 
 
-def table(records: Sequence[ResultRecord]) -> str:
-    """Rows of an evaluation: the score with its interval, and what else is known of it."""
+def table(records: Sequence[ResultRecord], others: Sequence[ResultRecord] = ()) -> str:
+    """Rows of an evaluation: the score with its interval, baselines, and what else is known of it.
+
+    others: records of the baselines.
+    """
+    found = [beside(records, others, i) for i in range(len(records))]
     columns = {
         "score": [f"{record.value:.2f}" for record in records],
         "95 % interval": [_span(record.interval) for record in records],
+        **{
+            title: [_number(one[name].value if name in one else None) for one in found]
+            for name, title in TITLES.items()
+        },
         "top-5": [_number(record.extra.get("top5")) for record in records],
         "balanced": [_number(record.extra.get("balanced")) for record in records],
         "by chance": [_number(record.extra.get("chance")) for record in records],
@@ -224,7 +236,13 @@ def _declare_arguments(parser: argparse.ArgumentParser) -> None:
     out = "results and states to resume from (default: the run's folder, else results/NAME)"
     parser.add_argument("--out", default="", metavar="DIR", help=out)
     add_cache(parser)
-    as_json = "print records instead of a table"
+    baselines = (
+        "what has learnt nothing, measured too: random (a random start of the same architecture), "
+        "pixels, colours; auto: those that cost little (no head is trained long), or none"
+    )
+    names = "auto|none|NAME[,NAME]"
+    parser.add_argument("--baselines", default="auto", metavar=names, help=baselines)
+    as_json = "print records instead of a table, those of baselines too"
     parser.add_argument("--json", action="store_true", help=as_json)
 
 

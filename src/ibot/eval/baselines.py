@@ -20,6 +20,7 @@ from ibot.eval.context import Context, SplitContext
 from ibot.eval.features.cache import weights_hash
 from ibot.eval.features.tokens import CLASS_TOKEN
 from ibot.eval.features.views import evenly
+from ibot.eval.gained import TITLES
 from ibot.eval.request import BASELINES as BASELINES
 from ibot.models.backbone import build_backbone
 from ibot.models.contract import Backbone
@@ -27,8 +28,6 @@ from ibot.models.plain import Colours, Pixels, Plain
 from ibot.rng import Purpose, torch_seed
 from ibot.weights.read import KeyReport, Loaded
 
-TITLES = {"random": "random start", "pixels": "pixels", "colours": "colours"}
-"""What the baselines are called among people."""
 BANK = 2048
 """Training images that say how far each pixel varies, evenly spaced."""
 
@@ -53,12 +52,13 @@ def in_place(context: C, name: str) -> C:
 
     Pixels are standardised over the training images, where there are such. Features are those of
     any network that is asked for the same: of a random start for an architecture, of the others for
-    all. What an evaluation leaves lies in the cache beside them.
+    all that normalise alike. What an evaluation leaves lies in the cache beside them.
 
     Raises as `cached_features`.
     """
-    loaded, images = context.loaded, f"{context.loaded.config.channels}"
+    loaded = context.loaded
     channels, statistics = loaded.config.channels, loaded.config.statistics
+    images = f"of {channels} normalised by {statistics}"
     if name == "random":
         # Stochastic depth is of the training.
         config = replace(loaded.config, drop_path=0.0)

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+import ibot
 from ibot.config.reading import MAX_PIXELS, PICTURES, Channels
 from ibot.data.annotated.pictures import pictures_of
 from ibot.data.decode import Orientation
@@ -25,6 +26,7 @@ from ibot.data.sets.open import open_images
 from ibot.data.sets.trimmed import trimmed
 from ibot.eval.features.cache import Extract, K, cached_features
 from ibot.eval.features.rows import FeatureSet
+from ibot.eval.features.together import Network, features_together
 from ibot.eval.features.tokens import CLASS_TOKEN
 from ibot.eval.features.views import View
 from ibot.eval.request import Mode, Request
@@ -57,6 +59,8 @@ class Context:
     baseline: str = ""
     """What stands in the place of the network (`ibot.eval.baselines`); empty: nothing does."""
     weights_hash: str
+    companions: tuple[Network, ...] = ()
+    """Others whose features are made wherever those of this one are, in the same pass."""
     view: View
     device: torch.device
     cache: Path
@@ -115,19 +119,19 @@ class Context:
         `name` stands beside the progress; `extract` makes other features than class tokens and
         means, as for `cached_features`.
         """
+        how: dict[str, Any] = {
+            "batch": self.batch,
+            "device": self.device,
+            "workers": self.workers,
+            "processes": self.processes,
+            "progress": self.counter(name),
+        }
+        own = self.loaded.backbone, self.weights_hash
+        if self.companions and extract is None:
+            networks = [own, *self.companions]
+            return features_together(networks, images, self.view, features, self.cache, **how)  # pyright: ignore
         return cached_features(
-            self.loaded.backbone,
-            self.weights_hash,
-            images,
-            self.view,
-            features,
-            self.cache,
-            extract=extract,
-            batch=self.batch,
-            device=self.device,
-            workers=self.workers,
-            processes=self.processes,
-            progress=self.counter(name),
+            *own, images, self.view, features, self.cache, extract=extract, **how
         )
 
     def record(
@@ -193,6 +197,16 @@ class Context:
             self.batch,
         ]
         return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:12]
+
+    def mark(self, protocol: str, settings: object) -> str:
+        """Hash of an evaluation: with the same one it would give what it gave."""
+        about = {
+            "settings": repr(settings),
+            "exif_orientation": self.exif_orientation,
+            "max_pixels": self.max_pixels,
+            "ibot": ibot.__version__,
+        }
+        return self.identity(protocol, about)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import ibot
 from ibot.config.override import assign
 from ibot.config.reading import PICTURES
 from ibot.data.sets.same_channels import named
 from ibot.errors import IbotError, UserError
+from ibot.eval.beside import check_baselines, measure_beside
 from ibot.eval.context import Context
 from ibot.eval.opened import opened, with_data_of
 from ibot.eval.registry import EVALUATIONS
@@ -20,7 +20,7 @@ from ibot.eval.request import Request
 from ibot.system.distributed import check_equal
 from ibot.system.jsonl import append_jsonl
 from ibot.system.places import make_writable
-from ibot.system.records import RESULTS, read_records
+from ibot.system.records import BESIDE, RESULTS, read_records
 from ibot.system.watch import from_all
 from ibot.types import ResultRecord
 
@@ -33,6 +33,7 @@ def evaluate(
     settings: str | Sequence[str] = (),
     quiet: bool = False,
     progress: bool = True,
+    baselines: str = "none",
     **options: Any,
 ) -> list[ResultRecord]:
     """Evaluate a network on images, as `ibot eval NAME WEIGHTS --data DATA` does.
@@ -51,10 +52,13 @@ def evaluate(
         settings: `key=value` of the evaluation, one or several.
         quiet: neither notes nor progress on the error output.
         progress: show it, unless `quiet`.
+        baselines: what has learnt nothing and is measured too: "random,pixels,colours" or some of
+            them, or "auto": those that cost little in this evaluation, as the command does.
         **options: further fields of `ibot.eval.request.Request`, such as `val_data` or `device`.
 
     Returns:
-        The records of this evaluation.
+        The records of the network; then those of baselines, which have a `baseline` and are
+        appended to baselines.jsonl.
 
     Raises:
         UserError: and its kinds, for what a user can mend. TypeError: unknown options.
@@ -62,13 +66,15 @@ def evaluate(
     settings = [settings] if isinstance(settings, str) else settings
     known(name)
     given(name, EVALUATIONS[name].settings, settings)  # mistakes are told before anything is loaded
-    request = Request.of(weights, data, options)
+    request = Request.of(weights, data, {**options, "baselines": baselines})
+    check_baselines(name, baselines)
     _require_size_used(name, request.size)
     kind = EVALUATIONS[name].context()
     with opened(kind, request, quiet=quiet, progress=progress) as context:
         make_writable(context.out, RESULTS)  # what fails shall fail before the work
         chosen = given(name, EVALUATIONS[name].defaults(context), settings)
-        return measure(context, name, chosen, asked(context, name, chosen))
+        own = measure(context, name, chosen, context.mark(name, chosen))
+        return [*own, *measure_beside(context, name, chosen, baselines, own)]
 
 
 def known(name: str, option: str = "") -> None:
@@ -96,7 +102,7 @@ def given(name: str, settings: Any, texts: Sequence[str]) -> Any:
 
 
 def measure(context: Context, name: str, settings: Any, mark: str) -> list[ResultRecord]:
-    """Run an evaluation and append its records, with the mark that `asked` gave.
+    """Run an evaluation and append its records, with the mark that `Context.mark` gave.
 
     All are appended or none: together they say that it is done.
     """
@@ -112,15 +118,14 @@ def measure(context: Context, name: str, settings: Any, mark: str) -> list[Resul
     return found
 
 
-def asked(context: Context, protocol: str, settings: object) -> str:
-    """Hash of an evaluation: with the same one it would give what it gave."""
-    about = {
-        "settings": repr(settings),
-        "exif_orientation": context.exif_orientation,
-        "max_pixels": context.max_pixels,
-        "ibot": ibot.__version__,
-    }
-    return context.identity(protocol, about)
+def _done(out: Path) -> tuple[dict[str, list[ResultRecord]], set[tuple[str, str]]]:
+    """What a folder of results holds: records by their mark, and which baselines beside which
+    weights (`measure_beside`).
+    """
+    done: dict[str, list[ResultRecord]] = {}
+    for record in read_records(out / RESULTS):
+        done.setdefault(record.asked, []).append(record)
+    return done, {(record.asked, record.weights_hash) for record in read_records(out / BESIDE)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +134,7 @@ class Outcome:
 
     name: str
     records: tuple[ResultRecord, ...] = ()
+    """Of the network, then of the baselines beside it."""
     problem: str = ""
     """Why it failed."""
     done_before: bool = False
@@ -153,8 +159,9 @@ def evaluate_each(
     where an evaluation fails in some processes only: the next one would leave them alone.
     """
     make_writable(context.out, RESULTS)
-    done = set() if again else {record.asked for record in read_records(context.out / RESULTS)}
-    check_equal({"the evaluations that are done": sorted(filter(None, done))})
+    done, beside = ({}, set()) if again else _done(context.out)
+    marks = [*done, *(mark for mark, _ in beside)]
+    check_equal({"the evaluations that are done": sorted(filter(None, marks))})
     opened_as, told = {type(context): context}, set[str]()
     for name in names:
         problem, records = "", []
@@ -164,10 +171,13 @@ def evaluate_each(
                 opened_as[kind] = with_data_of(context, kind, request, told, quiet=quiet)
             context = replace(opened_as[kind], began=time.perf_counter())
             settings = EVALUATIONS[name].defaults(context)
-            if (mark := asked(context, name, settings)) in done:
+            mark = context.mark(name, settings)
+            own = done.get(mark) or measure(context, name, settings, mark)
+            more = measure_beside(context, name, settings, request.baselines, own, beside)
+            if mark in done and not more:
                 yield Outcome(name, done_before=True)
                 continue
-            records = measure(context, name, settings, mark)
+            records = [*own, *more]
         except IbotError as error:
             problem = error.what
         votes = from_all(name, problem)

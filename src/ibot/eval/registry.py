@@ -17,27 +17,29 @@ class Beside:
 
     names: tuple[str, ...] = ()
     """Of the baselines, those that mean something there."""
-    unasked: bool = False
-    """Whether they cost little enough to be shown without being asked for."""
+    unasked: tuple[str, ...] = ()
+    """Of these, those that cost little enough to be shown without being asked for."""
     own_pixels: bool = False
     """Whether the evaluation compares pixels itself: by its setting features=pixels."""
 
     def chosen(self, wanted: str) -> tuple[str, ...]:
         """Those that `Request.baselines` names and that apply."""
         if wanted == "auto":
-            return self.names if self.unasked else ()
+            return self.unasked
         return tuple(name for name in self.names if name in wanted.split(","))
 
 
-IMAGES = Beside(BASELINES, unasked=True)
+IMAGES = Beside(BASELINES, unasked=BASELINES)
 """Whole images, frozen."""
+IMAGES_FITTED = Beside(BASELINES, unasked=("random", "colours"))
+"""The same; what is fitted to as many numbers as an image has pixels takes its time."""
 IMAGES_TRAINED = Beside(BASELINES)
 """The same, with heads that take their time."""
-SEARCHED = Beside(BASELINES, unasked=True, own_pixels=True)
-PATCHES = Beside(("random", "pixels"), unasked=True, own_pixels=True)
+SEARCHED = Beside(BASELINES, unasked=BASELINES, own_pixels=True)
+PATCHES = Beside(("random", "pixels"), unasked=("random", "pixels"), own_pixels=True)
 """A histogram of the image says nothing of its parts."""
 PATCHES_TRAINED = Beside(("random", "pixels"), own_pixels=True)
-NETWORK = Beside(("random",), unasked=True)
+NETWORK = Beside(("random",), unasked=("random",))
 """What asks for the grid of patches of a network."""
 NETWORK_TRAINED = Beside(("random",))
 NOTHING = Beside()
@@ -111,7 +113,7 @@ EVALUATIONS: dict[str, Evaluation] = {
         "logistic regression on frozen features",
         "probes.logistic",
         "LogisticSettings",
-        beside=IMAGES,
+        beside=IMAGES_FITTED,
     ),
     "cluster": _ours(
         "unsupervised classification",

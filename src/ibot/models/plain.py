@@ -93,8 +93,13 @@ class Pixels(Plain):
 
     def rows(self, images: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, D]."""
-        small = F.interpolate(images, size=(self.size, self.size), mode="area").flatten(1)
-        return (small - self.mean) / self.deviation
+        return self.standardised(
+            F.interpolate(images, size=(self.size, self.size), mode="area").flatten(1)
+        )
+
+    def standardised(self, rows: Tensor) -> Tensor:
+        """Rows [n, D] that were made before `fitted`, as they are made after it."""
+        return (rows - self.mean) / self.deviation
 
     def __str__(self) -> str:
         return f"pixels at {self.size} x {self.size}"

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-import torch
-
 from ibot.config.schema import Config
 from ibot.data.sets.images import LabelledImages
 from ibot.eval.features.spectrum import effective_rank, whiten
 from ibot.eval.features.tokens import Features, extract_features
 from ibot.eval.neighbours.vote import knn_accuracy
 from ibot.models.contract import Backbone
+from ibot.models.plain import Pixels
 
 WHITENED_DIMS = (8, 16, 32, 64)
 
@@ -60,16 +58,13 @@ def accuracy(bank: Features, queries: Features, config: Config) -> float:
 
 
 def pixel_accuracy(sets: Sets, config: Config) -> float:
-    """The same vote among raw pixels, standardised one by one."""
-    pixels = []
-    for part in sets:
-        images = np.stack([part.read(i) for i in range(len(part))])
-        pixels.append((torch.from_numpy(images).flatten(1).float(), part))
-    mean, std = pixels[0][0].mean(0), pixels[0][0].std(0).clamp(min=1e-6)
+    """The same vote among raw pixels, standardised one by one over the training images."""
+    pixels = Pixels(config.model.statistics, config.model.channels)
     bank, queries = (
-        Features((x - mean) / std, None, torch.from_numpy(part.labels).long(), [])  # pyright: ignore[reportArgumentType]
-        for x, part in pixels
+        extract_features(pixels, part, size=config.augment.global_size) for part in sets
     )
+    pixels.fitted(bank.cls)
+    bank, queries = (replace(part, cls=pixels.standardised(part.cls)) for part in (bank, queries))
     return accuracy(bank, queries, config)
 
 

@@ -16,7 +16,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -105,14 +105,49 @@ def cached_features(
         ResourceError: the disk is full.
         UserError: the cache cannot be written.
     """
-    require_channels(images, backbone.channels)
     entries = {feature: Entry(folder, weights, images, view, feature) for feature in features}
-    device, batch = torch.device(device), 1 if view.varies else batch
     extract = extract or cast("Extract[K]", partial(compute, backbone))
+    return filled(
+        entries,
+        extract,
+        backbone,
+        images,
+        view,
+        batch=batch,
+        device=torch.device(device),
+        workers=workers,
+        processes=processes,
+        progress=progress,
+    )
+
+
+def filled(
+    entries: Mapping[K, Entry],
+    extract: Extract[K],
+    backbone: Backbone,
+    images: Images,
+    view: View,
+    *,
+    batch: int,
+    device: torch.device,
+    workers: int,
+    processes: Processes,
+    progress: Callable[[int, int], None] | None,
+) -> dict[K, FeatureSet]:
+    """What `entries` of any networks hold after a pass for those that lack rows.
+
+    `backbone` says how the images are normalised; all else as of `cached_features`.
+    """
+    require_channels(images, backbone.channels)
+    batch = 1 if view.varies else batch
     if not any_true(not all(entry.complete() for entry in entries.values()), device):
         return {feature: entry.read(images, cached=True) for feature, entry in entries.items()}
-    lock = name_of({**entries[features[0]].about, "feature": "any"}) + ".lock"
-    with alone(folder, lock, device, processes):
+    folder = next(iter(entries.values())).folder
+    with ExitStack() as locks:
+        # In an order that all runs keep, or two would wait for each other.
+        names = {name_of({**entry.about, "feature": "any"}) for entry in entries.values()}
+        for lock in sorted(f"{name}.lock" for name in names):
+            locks.enter_context(alone(folder, lock, device, processes))
         missing = {feature: entry for feature, entry in entries.items() if not entry.complete()}
         before = {feature: entry.num_done() for feature, entry in entries.items()}
         barrier()  # nobody changes an entry before everybody has looked

@@ -38,8 +38,7 @@ def run(context: LabelledContext, settings: ClusterSettings) -> list[ResultRecor
         raise ConfigError(
             f"{len(val.rows)} validation images cannot make {count} clusters", fix="a smaller k"
         )
-    weights, width = load_weights(context.weights, context.key), context.loaded.backbone.embed_dim
-    logits = prototype_logits(projection_head(weights, width, context.key), val.rows)
+    logits = prototype_logits(_head(context), val.rows)
     by = settings.by
     if by == "auto":
         by = "prototypes" if logits.shape[1] == context.num_classes else "kmeans"
@@ -77,6 +76,14 @@ def run(context: LabelledContext, settings: ClusterSettings) -> list[ResultRecor
         )
         for name in ("acc", "majority", "nmi", "ari", "fmi")
     ]
+
+
+def _head(context: LabelledContext) -> ProjectionHead | None:
+    """That of the weights; what stands in their place has none."""
+    if context.baseline:
+        return None
+    weights, width = load_weights(context.weights, context.key), context.loaded.backbone.embed_dim
+    return projection_head(weights, width, context.key)
 
 
 def prototype_logits(head: ProjectionHead | None, tokens: Tensor) -> Tensor:

@@ -84,7 +84,7 @@ def nearest_architecture(width: int) -> Architecture:
 
 def _head(context: LabelledContext, settings: FinetuneSettings) -> ProjectionHead | None:
     """The pre-trained projection head, where its layers are kept."""
-    if not settings.head_layers:
+    if not settings.head_layers or context.baseline:
         return None
     return projection_head(
         load_weights(context.weights, context.key), context.loaded.backbone.embed_dim, context.key

@@ -80,6 +80,7 @@ def test_records_masks_and_pictures_of_two_drawn_videos(network, networks, tmp_p
     data = write_davis(tmp_path / "set", videos, palette)
     command = ["eval", "video_segmentation", str(networks[network]), "--data", str(data)]
     command += ["--device", "cpu", "--out", str(tmp_path / "out"), "size=64", "context_frames=3"]
+    command += ["--baselines", "none"]
     assert main(command) == 0
     printed = capsys.readouterr().out
     assert "11 frames of 2 videos" in printed and "71 x 40 pixels seen as 112 x 64" in printed
