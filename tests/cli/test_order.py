@@ -1,6 +1,7 @@
 """Options, words and settings of a command in every order in which people type them."""
 
 import random
+from itertools import chain
 
 import pytest
 
@@ -11,7 +12,8 @@ from ibot.cli.parser import check_words
 def read(*words):
     options, extra = build_parser().parse_known_args(words)
     check_words(options, extra)
-    return {key: value for key, value in vars(options).items() if key != "run"}
+    found = {key: value for key, value in vars(options).items() if key != "run"}
+    return {**found, "settings": sorted(options.settings)}
 
 
 COMMANDS = {
@@ -28,21 +30,19 @@ COMMANDS = {
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_order_says_the_same(command):
     words = COMMANDS[command]
-    name, usual = command.split(), sum(words, [])
+    name, usual = command.split(), list(chain(*words))
     wanted = read(*name, *usual)
     shuffler = random.Random(0)
     for _ in range(8):
         mixed = shuffler.sample(words, len(words))
         if command == "show attention" and mixed.index(["a.png"]) < mixed.index(["R"]):
             continue  # which is the network is said by their order alone
-        assert read(*name, *sum(mixed, [])) == wanted, mixed
+        assert read(*name, *chain(*mixed)) == wanted, mixed
 
 
 def test_words_between_options_are_one_list():
     assert read("results", "A", "--all", "B", "--csv", "c.csv", "C")["folders"] == ["A", "B", "C"]
-    shown = read(
-        "show", "attention", "--size", "64", "R", "--out", "O", "a.png", "--quiet", "b.png"
-    )
+    shown = read("show", "attention", "R", "--out", "O", "a.png", "--quiet", "b.png")
     assert shown["weights"] == "R" and shown["images"] == ["a.png", "b.png"]
 
 
