@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import Any
 
 from ibot.eval.request import BASELINES
+from ibot.types import ResultRecord
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,8 @@ class Evaluation:
     pictures: bool = False
     """Whether it changes the colours of pictures: it takes no other channels."""
     beside: Beside = NOTHING
+    lower: tuple[str, ...] = ()
+    """How metrics begin, after the evaluation's name, that are the better the lower."""
 
     def context(self) -> Any:
         """The class of its context."""
@@ -91,9 +94,10 @@ def _ours(
     sized_by: str = "",
     pictures: bool = False,
     beside: Beside = NOTHING,
+    lower: tuple[str, ...] = (),
 ) -> Evaluation:
     module, context = f"ibot.eval.{module}", f"ibot.eval.{context}"
-    return Evaluation(summary, module, settings, context, sized_by, pictures, beside)
+    return Evaluation(summary, module, settings, context, sized_by, pictures, beside, lower)
 
 
 EVALUATIONS: dict[str, Evaluation] = {
@@ -152,20 +156,26 @@ EVALUATIONS: dict[str, Evaluation] = {
         "robustness.backgrounds",
         "BackgroundSettings",
         pictures=True,
+        lower=("gap",),
     ),
     "calibration": _ours(
-        "calibration of the classifier", "robustness.calibration", "CalibrationSettings"
+        "calibration of the classifier",
+        "robustness.calibration",
+        "CalibrationSettings",
+        lower=("rms",),
     ),
     "natural_adversarial": _ours(
         "hard natural images, ImageNet-A",
         "robustness.natural_adversarial",
         "NaturalAdversarialSettings",
+        lower=("rms",),
     ),
     "corruptions": _ours(
         "corrupted images, ImageNet-C",
         "robustness.corruptions",
         "CorruptionSettings",
         pictures=True,
+        lower=("",),
     ),
     "occlusion": _ours("images with patches dropped", "robustness.occlusion", "OcclusionSettings"),
     "shuffle": _ours("images with blocks shuffled", "robustness.shuffle", "ShuffleSettings"),
@@ -222,3 +232,10 @@ EVALUATIONS: dict[str, Evaluation] = {
         beside=SEARCHED,
     ),
 }
+
+
+def lower_is_better(record: ResultRecord) -> bool:
+    """Whether a number counts errors or the like: false of what no evaluation here is known for."""
+    known = EVALUATIONS.get(record.protocol)
+    name = record.metric.removeprefix(f"{record.protocol}_")
+    return known is not None and name.startswith(known.lower)
