@@ -69,7 +69,7 @@ def _apart(
         if not known:
             alone.append(name)
             continue
-        turn = -1 if lower_is_better(own[0]) else 1
+        turn = -1 if _low(own[0]) else 1
         sides = {title: turn * sign(own[0], other) for title, other in known.items()}
         nearest = max(known.values(), key=lambda record: turn * record.value)
         gap = f"{abs(own[0].value - nearest.value):.1f}"
@@ -96,10 +96,14 @@ def _best(found: Mapping[str, Sequence[ResultRecord]]) -> list[str]:
             if known is None or record.value > known.value:
                 first[kind] = record
     return [
-        f"{kind} {record.value:.1f}{' (lower is better)' if lower_is_better(record) else ''}"
+        f"{kind} {record.value:.1f}{' (lower is better)' if _low(record) else ''}"
         + ("" if kind == record.protocol else f" ({record.protocol})")
         for kind, record in first.items()
     ]
+
+
+def _low(record: ResultRecord) -> bool:
+    return lower_is_better(record.protocol, record.metric)
 
 
 def _lacking(failed: Mapping[str, str], skipped: Sequence[str]) -> list[str]:

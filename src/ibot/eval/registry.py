@@ -9,7 +9,6 @@ from importlib import import_module
 from typing import Any
 
 from ibot.eval.request import BASELINES
-from ibot.types import ResultRecord
 
 
 @dataclass(frozen=True)
@@ -234,8 +233,7 @@ EVALUATIONS: dict[str, Evaluation] = {
 }
 
 
-def lower_is_better(record: ResultRecord) -> bool:
-    """Whether a number counts errors or the like: false of what no evaluation here is known for."""
-    known = EVALUATIONS.get(record.protocol)
-    name = record.metric.removeprefix(f"{record.protocol}_")
-    return known is not None and name.startswith(known.lower)
+def lower_is_better(protocol: str, metric: str) -> bool:
+    """Whether a metric counts errors or the like; false of what no evaluation here is known for."""
+    known = EVALUATIONS.get(protocol)
+    return known is not None and metric.removeprefix(f"{protocol}_").startswith(known.lower)
