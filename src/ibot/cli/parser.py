@@ -36,8 +36,10 @@ class Parser(argparse.ArgumentParser):
     _inside = False
     """Whether one of the two passes of a command runs."""
 
-    # The base class offers another type by an overload.
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+    # The base class has overloads for kinds of namespaces.
+    def parse_known_args(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, args: Any = None, namespace: Any = None
+    ) -> Any:
         """Options first, wherever they stand, then what is left: words, and settings last.
 
         The base class would fill a list of words from the first place where one can stand: of

@@ -6,7 +6,7 @@ CHANGE: dict[str, str] = {
     "train.accumulate": "the batch does not fit: micro-batches use less memory, and more time",
     "train.init": "there are fewer than some 10,000 images, or weights of a similar set exist",
     "optim.lr": "the loss jumps or steps are skipped (lower), or weights are given (lower)",
-    "optim.warmup": "the loss jumps in the first epochs (longer), or the run is short (a tenth of it)",
+    "optim.warmup": "the loss jumps in the first epochs (longer), or the run is short (shorter)",
     "optim.weight_decay_end": "the run is short or starts from weights (lower)",
     "optim.clip": "gradients explode in a large network (lower, such as 0.3)",
     "augment.num_local": "time is short (fewer: each costs about a fifth of a global view)",
