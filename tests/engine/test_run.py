@@ -11,6 +11,7 @@ from ibot.config.override import apply
 from ibot.engine import run as run_module
 from ibot.engine.logging import Progress, TensorBoard
 from ibot.engine.run import RunFolder, is_in_use, read_config
+from ibot.engine.tags import GROUPS
 from ibot.errors import RunError
 from ibot.system import files
 from ibot.system.jsonl import read_jsonl, write_json
@@ -290,9 +291,18 @@ def test_warnings_of_the_other_processes_are_said_with_their_number(capsys):
 def test_tensorboard_events_are_written(tmp_path):
     pytest.importorskip("tensorboard")
     board = TensorBoard(tmp_path)
-    board.scalars({"cls_loss": 1.5, "health": "healthy"}, 3)
+    board.scalars({"cls_loss": 1.5, "step_seconds": 2.0, "health": "healthy"}, 3)
+    board.scalars({"cls_loss": 1.0, "of_a_plugin": 1}, 4)
+    board.scalars({"knn_top1": 40.0}, 4, "evaluate")
     board.close()
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(tmp_path)).Reload()
-    assert [(event.step, event.value) for event in events.Scalars("cls_loss")] == [(3, 1.5)]
+    assert [(event.step, event.value) for event in events.Scalars("loss/cls_loss")] == [
+        (3, 1.5),
+        (4, 1.0),
+    ]
+    tags = {"loss/cls_loss", "clock/step_seconds", "health/of_a_plugin", "evaluate/knn_top1"}
+    assert set(events.Tags()["scalars"]) == tags
+    words = events.SummaryMetadata("loss/cls_loss").summary_description
+    assert words == GROUPS["loss"]["cls_loss"]

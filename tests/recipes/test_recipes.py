@@ -2,12 +2,14 @@ import pytest
 import torch
 
 from ibot.cli.main import main
+from ibot.config.advice import CHANGE
 from ibot.config.meaning import meanings
 from ibot.config.override import items
 from ibot.config.schema import Config
 from ibot.models.backbone import build_backbone
 from ibot.recipes import RECIPES, beyond_paper, recipe
 from ibot.recipes.paper import PUBLISHED, SOURCES, v100_hours
+from ibot.studies.auto_examples import CASES
 
 
 def test_every_setting_has_a_meaning():
@@ -69,5 +71,20 @@ def test_a_setting_is_explained_with_its_values_and_sources(capsys):
     assert out.splitlines()[-1].endswith("o own")
     named = [line.split()[0] for line in out.splitlines() if line.startswith("  ")]
     assert named == ["default", *PUBLISHED, "demo", "tiny32", "tiny64", "one_gpu", "adapt"]
+    assert f"\nchange it when {CHANGE['optim.clip']}\n" in out
     assert main(["recipes", "why", "clip"]) == 2
     assert "optim.clip" in capsys.readouterr().err
+
+
+def test_advice_is_about_settings_that_there_are():
+    assert set(CHANGE) <= set(meanings()) and len(CHANGE) >= 20
+
+
+def test_auto_is_shown_by_what_it_chooses_for_whom(capsys):
+    assert main(["recipes", "show", "auto"]) == 0
+    out = capsys.readouterr().out
+    rows = {line.split()[0]: line.split()[1:] for line in out.splitlines() if line[:1] not in "# "}
+    assert len(rows["train.batch"]) == len(CASES) and len(set(rows["model.patch"])) > 1
+    assert "data.workers" not in rows and all(len(set(values)) > 1 for values in rows.values())
+    assert main(["recipes", "why", "model.patch"]) == 0
+    assert "auto:" in capsys.readouterr().out

@@ -185,14 +185,14 @@ def test_which_rows_were_asked_for_makes_no_row(show, tmp_path):
     first, second = (numbers(rows, f"{name}, teacher") for name in ("a.pth", "b.pth"))
     alike = {
         "semi, 10% seed 0, knn": "1.00",
-        "corruptions, snow, error": "3.00",
+        "corruptions, snow, error (lower is better)": "3.00",
         "occlusion, R.5 (random)": "4.00",
         "shuffle, 4 x 4": "2.00",
-        "backgrounds, gap": "5.00",
+        "backgrounds, gap (lower is better)": "5.00",
     }
     # A mean over other corruptions is another number.
-    assert first == {**alike, "corruptions, mean, corruptions=fog,snow": "6.00"}
-    assert second == {**alike, "corruptions, mean, corruptions=snow": "7.00"}
+    assert first == {**alike, "corruptions, mean, corruptions=fog,snow (lower is better)": "6.00"}
+    assert second == {**alike, "corruptions, mean, corruptions=snow (lower is better)": "7.00"}
 
 
 def test_records_of_an_unknown_protocol_are_compared_as_a_whole(show, tmp_path):

@@ -30,6 +30,7 @@ from ibot.show.evaluated import draw_evaluated
 from ibot.system.records import RESULTS
 
 if TYPE_CHECKING:
+    from ibot.eval.evaluate import Outcome
     from ibot.types import ResultRecord
 
 HELP_WIDTH = 78
@@ -52,9 +53,10 @@ def run(options: argparse.Namespace) -> int:
 
 
 def run_all(options: argparse.Namespace) -> int:
-    """Every evaluation that the data allow; what fails is named at the end.
+    """Every evaluation that the data allow: what they say in five lines, then their tables.
 
-    It is an error if nothing ran. The same command goes on after an interruption.
+    What fails is named at the end; it is an error if nothing ran. What is done is shown after an
+    interruption too, and the same command goes on.
     """
     from ibot.eval.context import Context
     from ibot.eval.evaluate import evaluate_each, known
@@ -64,24 +66,67 @@ def run_all(options: argparse.Namespace) -> int:
     for name in skipped:
         known(name, "--skip")
     chosen = [name for name in EVALUATIONS if name not in skipped]
-    failed: dict[str, list[str]] = {}
+    outcomes: list[Outcome] = []
     request = Request(**of_request(options))
     shown = not options.json
     with opened(Context, request, quiet=options.quiet, progress=shown) as context:
         is_main = context.processes.is_main
         each = evaluate_each(context, request, chosen, again=options.again, quiet=options.quiet)
-        for outcome in each:
-            if outcome.records:
-                _show(outcome.records, options)
-            elif outcome.problem:
-                failed.setdefault(outcome.problem, []).append(outcome.name)
-            elif outcome.done_before and is_main and not options.quiet:
-                again = f"done before, see {_place(options)}; --again repeats it"
-                print(f"{outcome.name}: {again}", file=sys.stderr)
+        try:
+            for outcome in each:
+                outcomes.append(outcome)
+                if is_main:
+                    _tell(outcome, options)
+        finally:
+            if is_main and shown:
+                _show_all(outcomes, skipped, options)
+    failed = _by_reason(outcomes)
     if failed and is_main:
         lines = [f"  {', '.join(names)}: {problem}" for problem, names in failed.items()]
         print("not run:", *lines, sep="\n", file=sys.stderr)
-    return 2 if chosen and sum(map(len, failed.values())) == len(chosen) else 0
+    return 2 if chosen and all(outcome.problem for outcome in outcomes) else 0
+
+
+def _tell(outcome: Outcome, options: argparse.Namespace) -> None:
+    """One line of what an evaluation gave, as soon as it is there; its records where they are asked
+    for.
+    """
+    if outcome.done_before:
+        said = f"done before, see {_place(options)}; --again repeats it"
+    elif outcome.records and options.json:
+        _show(outcome.records, options)
+        return
+    elif outcome.records:
+        first = outcome.records[0]
+        said = f"{first.row or first.metric} {first.value:.2f} ({first.seconds:.1f} s)"
+    else:
+        return
+    if not options.quiet:
+        print(f"{outcome.name}: {said}", file=sys.stderr)
+
+
+def _show_all(
+    outcomes: Sequence[Outcome], skipped: Sequence[str], options: argparse.Namespace
+) -> None:
+    """The summary, and the tables of what was measured now; nothing where nothing was."""
+    from ibot.eval.overview import overview
+
+    found = {outcome.name: outcome.records for outcome in outcomes if outcome.records}
+    failed = {outcome.name: outcome.problem for outcome in outcomes if outcome.problem}
+    if found:
+        print(*overview(found, failed, skipped, _place(options)), sep="\n")
+    for outcome in outcomes:
+        if not outcome.done_before:
+            _show(outcome.records, options)
+
+
+def _by_reason(outcomes: Sequence[Outcome]) -> dict[str, list[str]]:
+    """Evaluations that failed, by what they said."""
+    failed: dict[str, list[str]] = {}
+    for outcome in outcomes:
+        if outcome.problem:
+            failed.setdefault(outcome.problem, []).append(outcome.name)
+    return failed
 
 
 def _place(options: argparse.Namespace) -> Path:

@@ -8,7 +8,7 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from ibot.config.override import items, settings_of
 from ibot.config.schema import Config
@@ -20,12 +20,52 @@ KINDS = ("COMMAND", "PROTOCOL", "ACTION", "PICTURE")
 OF_ALL = ("--again", "--skip")
 """Options of `ibot eval all` alone."""
 
+SETTING = re.compile(r"[a-z]\w*(\.[a-z]\w*)?=")
+"""How a setting begins."""
+
 Run = Callable[[argparse.Namespace], int | None]
 """Carries out a command: options in, exit code out, None for 0."""
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors look like all others, without the usage of every option before them."""
+    """A parser whose errors look like all others, without the usage of every option before them.
+
+    Options, words and settings come in any order.
+    """
+
+    _inside = False
+    """Whether one of the two passes of a command runs."""
+
+    # The base class has overloads for kinds of namespaces.
+    def parse_known_args(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, args: Any = None, namespace: Any = None
+    ) -> Any:
+        """Options first, wherever they stand, then what is left: words, and settings last.
+
+        The base class would fill a list of words from the first place where one can stand: of
+        `WEIGHTS --data DATA key=value` the list would be empty, of `key=value WEIGHTS` the setting
+        would be the weights.
+        """
+        words = self._get_positional_actions()
+        if self._inside or not words or any(word.nargs == argparse.PARSER for word in words):
+            found, extra = super().parse_known_args(args, namespace)
+            return found, self._settings_last(extra) if self._inside and extra else extra
+        self._inside = True
+        try:
+            found, extra = self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._inside = False
+        return found, extra
+
+    def _settings_last(self, left: list[str]) -> list[str]:
+        """What the options left, with settings behind the words where a command takes both."""
+        words = self._get_positional_actions()
+        settings = [text for text in left if SETTING.match(text)]
+        others = [text for text in left if text not in settings]
+        takes_settings = any(word.dest == "settings" for word in words)
+        named = sum(not text.startswith("-") for text in others)
+        # Of a folder whose name has an equals sign there is no other word in its place.
+        return [*others, *settings] if takes_settings and named >= len(words) - 1 else left
 
     def error(self, message: str) -> NoReturn:
         """Raise UserError with the nearest name for one that is not known.

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import difflib
 import textwrap
+from typing import Any
 
 from ibot.cli.parser import Commands
+from ibot.config.advice import CHANGE
 from ibot.config.meaning import meanings
 from ibot.config.override import diff, items
 from ibot.config.override import show as shown
@@ -25,6 +27,7 @@ COLUMNS = {
     "tuned": 7,
     "V100 hours": 12,
 }
+AUTO = "auto"
 LINE = 80
 """Letters of a line of what is printed about a recipe."""
 SPEED_ONLY = ("system.", "log.", "checkpoint.")
@@ -45,7 +48,7 @@ def declare(commands: Commands) -> None:
     compared = actions.add("diff", "settings in which two recipes or runs differ", compare)
     compared.add_argument("first", metavar="A")
     compared.add_argument("second", metavar="B")
-    summary = "what a setting means, its unit and where its value comes from"
+    summary = "what a setting means, when to change it, and its value in every recipe"
     actions.add("why", summary, why).add_argument("key", metavar="section.key")
 
 
@@ -84,16 +87,48 @@ def why(options: argparse.Namespace) -> None:
             else "list all: ibot recipes show vit_s16",
         )
     print(f"{options.key}: {known[options.key]}")
+    if advice := CHANGE.get(options.key):
+        print(f"change it when {advice}")
     print(f"  default {shown(dict(items(Config()))[options.key])}")
     for name in (*PUBLISHED, *(name for name in RECIPES if name not in PUBLISHED)):
         config = recipe(name)
         value = shown(dict(items(config))[options.key])
         print(f"  {name:15}{value:24}{source_of(config, options.key)}".rstrip())
+    chosen = _chosen_by_auto()
+    values = {name: shown(values[options.key]) for name, values in chosen.items()}
+    if len(set(values.values())) > 1:
+        print("auto:", *(f"{value} ({name})" for name, value in values.items()), sep="  ")
     print(f"{MARKS}, {OWN} own")
+
+
+def _chosen_by_auto() -> dict[str, dict[str, Any]]:
+    """Settings that auto chooses, by case."""
+    from ibot.studies.auto_examples import examples
+
+    return {name: dict(items(config)) for name, config in examples().items()}
+
+
+def _show_auto() -> None:
+    """The settings that auto chooses by the images and the machine, in some usual cases."""
+    chosen = _chosen_by_auto()
+    print(
+        "# auto is chosen from the images and the machine; photographs of 375 (small: 32) pixels,"
+    )
+    print("# a GPU of 24 GiB. For your own: ibot plan auto --data DIR, which says why as well.")
+    print("# Settings that differ between these cases:")
+    print(f"{'':26}{''.join(f'{name:22}' for name in chosen)}".rstrip())
+    for key in next(iter(chosen.values())):
+        values = [shown(values[key]) for values in chosen.values()]
+        if len(set(values)) > 1:
+            print(f"{key:26}{''.join(f'{value:22}' for value in values)}".rstrip())
+    print("# The others: ibot recipes show one_gpu (with a GPU) or tiny32 (without)")
 
 
 def show(options: argparse.Namespace) -> None:
     """Every setting with the mark of its source."""
+    if options.name == AUTO:
+        _show_auto()
+        return
     config = recipe(options.name)
     print(
         f"# {MARKS}" + ("" if options.name in SOURCES else f"\n# {OWN} own: no publication has it")

@@ -14,6 +14,7 @@ from ibot.words import counted
 
 if TYPE_CHECKING:
     from ibot.report.records import Entry
+    from ibot.report.table import Table
 
 
 def declare(commands: Commands) -> None:
@@ -21,49 +22,61 @@ def declare(commands: Commands) -> None:
     parser = commands.add("results", "results of runs and weights side by side", run)
     folders = "runs, folders of results, or folders that hold such"
     parser.add_argument("folders", nargs="+", metavar="DIR", help=folders)
-    every = "every record, with its date and the settings that differ"
+    every = "all rows, and every record with its date and the settings that differ"
     parser.add_argument("--all", action="store_true", help=every)
-    csv = "write the table as CSV, with the 95 %% intervals"
+    csv = "write all rows as CSV, with the 95 %% intervals; with --all every record"
     parser.add_argument("--csv", default="", metavar="FILE", help=csv)
-    text = "write the table as Markdown"
+    text = "the same as Markdown"
     parser.add_argument("--markdown", default="", metavar="FILE", help=text)
-    plot = "draw bars with the 95 %% intervals"
+    plot = "draw bars with the 95 %% intervals: a panel per protocol, a colour per run"
     parser.add_argument("--plot", default="", metavar="FILE.png", help=plot)
 
 
 def run(options: argparse.Namespace) -> None:
     """Print the table, or the list of all records, and write it where that is asked for."""
+    from ibot.report.names import brief_names
     from ibot.report.table import cells_of, list_of, side_by_side
     from ibot.report.text import aligned, folded, markdown, write_csv
     from ibot.system.files import write_named
 
     _check_files(options)
-    entries = _read(options)
-    table = side_by_side(entries)
+    entries, beside = _read(options)
+    table = side_by_side(entries, beside)
+    shown = table if options.all else table.main()
     if options.plot:
         from ibot.report import chart
 
-        bars = chart.bars_of(table)
-        write_named(Path(options.plot), lambda path: chart.results_picture(bars, path), "--plot")
-    lines = list_of(entries) if options.all else cells_of(table)
+        panels = chart.panels_of(shown)
+        write_named(Path(options.plot), lambda path: chart.results_picture(panels, path), "--plot")
+    lines = list_of(entries) if options.all else []
     if options.csv:
-        wide = lines if options.all else cells_of(table, intervals=True, ranges=True)
+        wide = lines or cells_of(table, intervals=True, ranges=True)
         write_named(Path(options.csv), lambda path: write_csv(path, wide), "--csv")
     if options.markdown:
-        text = markdown(lines if options.all else cells_of(table, ranges=True))
+        text = markdown(lines or cells_of(table, ranges=True))
         write_named(
             Path(options.markdown),
             lambda path: path.write_text(text, encoding="utf-8"),
             "--markdown",
         )
-    print(aligned(lines if options.all else folded(lines)), end="")
+    print(aligned(folded(cells_of(shown, names=brief_names(table)))), end="")
+    if options.all:
+        print("\n" + aligned(lines), end="")
     if not options.quiet:
-        hidden = "" if options.all else "; --all lists them with dates and settings"
-        print(
-            f"{counted(len(table.networks), 'network')}, {counted(len(entries), 'record')}{hidden}"
-        )
+        print(_counts(table, shown, len(entries), options.all))
     for name in filter(None, (options.csv, options.markdown, options.plot)):
         print(f"written: {name}")
+
+
+def _counts(table: Table, shown: Table, records: int, everything: bool) -> str:
+    """The last line: how much there is, and how the rest is seen."""
+    networks = counted(len(table.networks) - len(table.baselines), "network")
+    said = f"{networks}, {counted(records, 'record')}"
+    left_out = len(table.rows) - len(shown.rows)
+    if everything:
+        return said
+    rest = f"; {counted(left_out, 'row')} left out" if left_out else ""
+    return f"{said}{rest}; --all shows everything, with dates and settings"
 
 
 def _check_files(options: argparse.Namespace) -> None:
@@ -78,13 +91,13 @@ def _check_files(options: argparse.Namespace) -> None:
         )
 
 
-def _read(options: argparse.Namespace) -> list[Entry]:
-    """The records of all folders; those without any are named.
+def _read(options: argparse.Namespace) -> tuple[list[Entry], list[Entry]]:
+    """The records of all folders, and those of baselines; folders without any are named.
 
     Raises UserError where no folder has one.
     """
     from ibot.report.records import read_folders
-    from ibot.system.records import RESULTS
+    from ibot.system.records import BESIDE, RESULTS
 
     entries, empty = read_folders(options.folders)
     if not entries:
@@ -95,4 +108,4 @@ def _read(options: argparse.Namespace) -> list[Entry]:
         )
     left_out = (f"no results in or below '{folder}': it is left out" for folder in empty)
     print_notes(left_out, options.quiet)
-    return entries
+    return entries, read_folders(options.folders, BESIDE)[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ibot.engine.patch_history import best_step, worse_patches
+from ibot.engine.tags import EVALUATED
 from ibot.engine.trainer import Trainer
 from ibot.errors import TrainingStopped
 from ibot.system.distributed import any_true
@@ -25,7 +26,7 @@ def run_evaluation(trainer: Trainer) -> bool:
         known = [*read_records(trainer.run.path / RESULTS), *records]
         for record in records:
             trainer.run.result(record)
-            trainer.board.scalars({record.metric: record.value}, trainer.state.step)
+            trainer.board.scalars({record.metric: record.value}, trainer.state.step, EVALUATED)
             trainer.progress.message(
                 f"step {trainer.state.step}: {record.metric} {record.value:.1f}"
             )

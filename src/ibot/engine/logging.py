@@ -13,6 +13,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, TextIO, TypeVar, cast
 
+from ibot.engine.tags import tag_of
 from ibot.system.output import Output, without_hangup
 from ibot.system.portable import signals
 
@@ -162,29 +163,42 @@ class TensorBoard:
 
     def __init__(self, folder: Path | None) -> None:
         self._writer: Any = None
+        self._told: set[str] = set()
         if folder is None:
             return
         try:
             from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
-            from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
+            from tensorboard.compat.proto.summary_pb2 import (
+                Summary,  # pyright: ignore[reportAttributeAccessIssue]
+                SummaryMetadata,  # pyright: ignore[reportAttributeAccessIssue]
+            )
             from tensorboard.summary.writer.event_file_writer import EventFileWriter
         except ImportError:
             return
-        self._event, self._summary = Event, Summary
+        self._event, self._summary, self._metadata = Event, Summary, SummaryMetadata
         self._writer = EventFileWriter(str(folder))
 
-    def scalars(self, row: dict[str, Any], step: int) -> None:
-        """Write the numbers of a row."""
+    def scalars(self, row: dict[str, Any], step: int, group: str = "") -> None:
+        """Write the numbers of a row, in a group or in those of `ibot.engine.tags`; the first of
+        each with what it is.
+        """
         if self._writer is None:
             return
-        values = [
-            self._summary.Value(tag=name, simple_value=float(value))
-            for name, value in row.items()
-            if isinstance(value, (int, float)) and not isinstance(value, bool)
-        ]
+        values = []
+        for name, value in row.items():
+            if isinstance(value, (int, float)) and not isinstance(value, bool):
+                tag, words = (f"{group}/{name}", "") if group else tag_of(name)
+                about = {} if tag in self._told else {"metadata": self._about(words)}
+                self._told.add(tag)
+                values.append(self._summary.Value(tag=tag, simple_value=float(value), **about))
         self._writer.add_event(
             self._event(wall_time=time.time(), step=step, summary=self._summary(value=values))
         )
+
+    def _about(self, words: str) -> Any:
+        """What TensorBoard shows beside the title of a number."""
+        scalars = self._metadata.PluginData(plugin_name="scalars")
+        return self._metadata(summary_description=words, plugin_data=scalars)
 
     def close(self) -> None:
         """Flush what is left; a failure hides no other error, as the events are derived."""

@@ -118,14 +118,36 @@ def measure(context: Context, name: str, settings: Any, mark: str) -> list[Resul
     return found
 
 
-def _done(out: Path) -> tuple[dict[str, list[ResultRecord]], set[tuple[str, str]]]:
-    """What a folder of results holds: records by their mark, and which baselines beside which
-    weights (`measure_beside`).
+Marked = dict[tuple[str, str], list[ResultRecord]]
+"""Records by what was asked and the hash of the weights."""
+
+
+def _done(out: Path) -> tuple[dict[str, list[ResultRecord]], Marked]:
+    """What a folder of results holds: records by their mark, and those of baselines, which stand
+    beside weights (`measure_beside`).
     """
     done: dict[str, list[ResultRecord]] = {}
     for record in read_records(out / RESULTS):
         done.setdefault(record.asked, []).append(record)
-    return done, {(record.asked, record.weights_hash) for record in read_records(out / BESIDE)}
+    beside: Marked = {}
+    for record in read_records(out / BESIDE):
+        beside.setdefault((record.asked, record.weights_hash), []).append(record)
+    return done, beside
+
+
+def _stored(own: Sequence[ResultRecord], beside: Marked) -> list[ResultRecord]:
+    """The last records of each baseline that stand beside a network's, `own`."""
+    same = [_kind(record) for record in own]
+    found: dict[str, list[ResultRecord]] = {}
+    for records in beside.values():
+        if [_kind(record) for record in records] == same:
+            found[records[0].baseline] = records
+    return [record for records in found.values() for record in records]
+
+
+def _kind(record: ResultRecord) -> tuple[Any, ...]:
+    counts = record.num_train, record.num_val
+    return record.protocol, record.metric, record.weights_hash, record.mode, record.seed, *counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +181,7 @@ def evaluate_each(
     where an evaluation fails in some processes only: the next one would leave them alone.
     """
     make_writable(context.out, RESULTS)
-    done, beside = ({}, set()) if again else _done(context.out)
+    done, beside = ({}, {}) if again else _done(context.out)
     marks = [*done, *(mark for mark, _ in beside)]
     check_equal({"the evaluations that are done": sorted(filter(None, marks))})
     opened_as, told = {type(context): context}, set[str]()
@@ -175,7 +197,7 @@ def evaluate_each(
             own = done.get(mark) or measure(context, name, settings, mark)
             more = measure_beside(context, name, settings, request.baselines, own, beside)
             if mark in done and not more:
-                yield Outcome(name, done_before=True)
+                yield Outcome(name, (*own, *_stored(own, beside)), done_before=True)
                 continue
             records = [*own, *more]
         except IbotError as error:

@@ -61,6 +61,8 @@ class Evaluation:
     pictures: bool = False
     """Whether it changes the colours of pictures: it takes no other channels."""
     beside: Beside = NOTHING
+    lower: tuple[str, ...] = ()
+    """How metrics begin, after the evaluation's name, that are the better the lower."""
 
     def context(self) -> Any:
         """The class of its context."""
@@ -91,9 +93,10 @@ def _ours(
     sized_by: str = "",
     pictures: bool = False,
     beside: Beside = NOTHING,
+    lower: tuple[str, ...] = (),
 ) -> Evaluation:
     module, context = f"ibot.eval.{module}", f"ibot.eval.{context}"
-    return Evaluation(summary, module, settings, context, sized_by, pictures, beside)
+    return Evaluation(summary, module, settings, context, sized_by, pictures, beside, lower)
 
 
 EVALUATIONS: dict[str, Evaluation] = {
@@ -152,20 +155,26 @@ EVALUATIONS: dict[str, Evaluation] = {
         "robustness.backgrounds",
         "BackgroundSettings",
         pictures=True,
+        lower=("gap",),
     ),
     "calibration": _ours(
-        "calibration of the classifier", "robustness.calibration", "CalibrationSettings"
+        "calibration of the classifier",
+        "robustness.calibration",
+        "CalibrationSettings",
+        lower=("rms",),
     ),
     "natural_adversarial": _ours(
         "hard natural images, ImageNet-A",
         "robustness.natural_adversarial",
         "NaturalAdversarialSettings",
+        lower=("rms",),
     ),
     "corruptions": _ours(
         "corrupted images, ImageNet-C",
         "robustness.corruptions",
         "CorruptionSettings",
         pictures=True,
+        lower=("",),
     ),
     "occlusion": _ours("images with patches dropped", "robustness.occlusion", "OcclusionSettings"),
     "shuffle": _ours("images with blocks shuffled", "robustness.shuffle", "ShuffleSettings"),
@@ -222,3 +231,9 @@ EVALUATIONS: dict[str, Evaluation] = {
         beside=SEARCHED,
     ),
 }
+
+
+def lower_is_better(protocol: str, metric: str) -> bool:
+    """Whether a metric counts errors or the like; false of what no evaluation here is known for."""
+    known = EVALUATIONS.get(protocol)
+    return known is not None and metric.removeprefix(f"{protocol}_").startswith(known.lower)

@@ -28,6 +28,8 @@ class Entry:
     """Start of the hash of the network's weights, empty where it is not known."""
     unnamed_step: int | None = None
     """Where a training's own record belongs to weights that no evaluation has named: their step."""
+    trained: int | None = None
+    """Step of the training that these weights are of, where the order of the records tells it."""
     place: int = 0
     """Of the folder below which it was found among those that were named."""
 
@@ -40,6 +42,11 @@ class Entry:
     def version(self) -> str:
         """What tells the weights from others of the same run and network: one column each."""
         return self.weights if self.unnamed_step is None else f"step {self.unnamed_step}"
+
+    @property
+    def label(self) -> str:
+        """The version as people call it: the step of the training, else the hash."""
+        return self.version if self.trained is None else f"step {self.trained}"
 
     @property
     def metric(self) -> str:
@@ -77,8 +84,12 @@ def span_of(record: ResultRecord | None) -> tuple[float, float] | None:
     return (span[0], span[1]) if all(isinstance(end, int | float) for end in span) else None
 
 
-def read_folders(folders: Iterable[str | Path]) -> tuple[list[Entry], list[str]]:
+def read_folders(
+    folders: Iterable[str | Path], name: str = RESULTS
+) -> tuple[list[Entry], list[str]]:
     """The records in and below folders, in order of time; and the folders without any.
+
+    name: of the files that are read: `RESULTS`, or `BESIDE` for the records of baselines.
 
     A folder may be given twice, by two names, or below another one: its records come once. Raises
     UserError for a folder that is missing.
@@ -87,7 +98,7 @@ def read_folders(folders: Iterable[str | Path]) -> tuple[list[Entry], list[str]]
     empty = []
     named = dict.fromkeys(os.path.normpath(folder) for folder in folders)
     for place, folder in enumerate(named):
-        found = read_folder(Path(folder))
+        found = read_folder(Path(folder), name)
         if not found:
             empty.append(folder)
         for entry in found:
@@ -96,7 +107,7 @@ def read_folders(folders: Iterable[str | Path]) -> tuple[list[Entry], list[str]]
     return sorted(known.values(), key=lambda entry: entry.record.when), empty
 
 
-def read_folder(folder: Path) -> list[Entry]:
+def read_folder(folder: Path, name: str = RESULTS) -> list[Entry]:
     """The records in and below a folder, in the order of the files.
 
     Of a training's own they are those of its last step. Raises UserError for a folder that is
@@ -106,20 +117,40 @@ def read_folder(folder: Path) -> list[Entry]:
         kind = "is a file" if folder.exists() else "does not exist"
         raise UserError(f"'{folder}' {kind}", fix="name a run, or a folder with results below it")
     found: list[Entry] = []
-    for file in _files(folder):
+    for file in _files(folder, name):
         try:
             records = read_records(file)
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(
                 f"'{file}' cannot be read", why=str(error), fix="mend it, or move it away"
             ) from None
-        found += _entries(file.parent, _without_early_steps(records))
+        steps = _steps(file.parent, records)
+        found += [
+            replace(entry, trained=steps.get((entry.subject, entry.weights)))
+            for entry in _entries(file.parent, _without_early_steps(records))
+        ]
     return found
 
 
-def _files(folder: Path) -> list[Path]:
-    """Files of results in and below a folder, sorted; links to folders are not followed."""
-    return sorted(Path(place) / RESULTS for place, _, names in os.walk(folder) if RESULTS in names)
+def _files(folder: Path, name: str) -> list[Path]:
+    """Files of a name in and below a folder, sorted; links to folders are not followed."""
+    return sorted(Path(place) / name for place, _, names in os.walk(folder) if name in names)
+
+
+def _steps(folder: Path, records: Sequence[ResultRecord]) -> dict[tuple[tuple[str, str], str], int]:
+    """Step of the weights of a run, by subject and start of their hash: that of the last record of
+    the training before the first evaluation. The start alone, at step 0, names nothing.
+    """
+    found: dict[tuple[tuple[str, str], str], int] = {}
+    last = 0
+    for record in records:
+        subject = Entry(_subject(folder, record), record).subject
+        weights = record.weights_hash[:HASH_LETTERS]
+        if record.step is not None:
+            last = record.step
+        elif last and weights and subject[0] == str(folder):
+            found.setdefault((subject, weights), last)
+    return found
 
 
 def _without_early_steps(records: Sequence[ResultRecord]) -> list[ResultRecord]:

@@ -1,0 +1,30 @@
+"""When to change a setting: one sentence on each that people change most."""
+
+CHANGE: dict[str, str] = {
+    "train.length": "the scores still rise at the end (longer), or it is a first try (shorter)",
+    "train.batch": "memory is short (smaller), or a GPU has room left (larger); `optim.lr` follows",
+    "train.accumulate": "the batch does not fit: micro-batches use less memory, and more time",
+    "train.init": "there are fewer than some 10,000 images, or weights of a similar set exist",
+    "optim.lr": "the loss jumps or steps are skipped (lower), or weights are given (lower)",
+    "optim.warmup": "the loss jumps in the first epochs (longer), or the run is short (shorter)",
+    "optim.weight_decay_end": "the run is short or starts from weights (lower)",
+    "optim.clip": "gradients explode in a large network (lower, such as 0.3)",
+    "augment.num_local": "time is short (fewer: each costs about a fifth of a global view)",
+    "augment.global_size": "images are smaller than the view, or what matters in them is small",
+    "augment.local_size": "the global views change: keep about 0.43 of them, whole patches",
+    "augment.global_scale": "what matters fills the image (raise the lower end), or covers little",
+    "augment.jitter": "colour itself is what tells things apart (lower: stains, minerals, bands)",
+    "augment.vertical_flip": "images have no up, as from a microscope or from above (0.5)",
+    "mask.ratio": "patches are learnt too easily or not at all: more or less is hidden",
+    "model.patch": "details are small (smaller: four times the tokens for half the side)",
+    "model.drop_path": "the network is large or the run long (more), or small and short (0)",
+    "head.out_dim": "images are few: prototypes that none uses help nobody (about an eighth)",
+    "method.teacher_temp": "agreement stays low (lower), or few prototypes are used (higher)",
+    "method.patch_temp": "patch targets stay uniform (lower), or few are used (higher)",
+    "method.momentum": "the run has few steps (lower, such as 0.99), or batches are small (higher)",
+    "method.koleo_weight": "the effective rank falls or few prototypes are used (0.1)",
+    "method.targets": "a small network collapses or learns late: sinkhorn instead of centering",
+    "evaluate.every": "you want to see the scores on the way, or stop when they fall",
+    "system.workers": "the log says data-bound (more), or memory is short (fewer)",
+}
+"""section.key -> in which case, and which way; `ibot recipes why` prints it."""
