@@ -327,9 +327,16 @@ def wait_for_step(run, step, process):
     raise AssertionError(f"no step {step}: {process.ended(1)}")
 
 
-def test_sigterm_saves_and_the_same_command_resumes_to_equal_weights(small, tmp_path):
+@pytest.fixture(scope="module")
+def whole(small, tmp_path_factory):
+    """A run of 100 steps that nothing broke."""
+    run = tmp_path_factory.mktemp("whole") / "run"
+    quiet(apply(small, ["train.length=100 steps", "checkpoint.every=100 steps"]), run)
+    return run
+
+
+def test_sigterm_saves_and_the_same_command_resumes_to_equal_weights(small, whole, tmp_path):
     small = apply(small, ["train.length=100 steps", "checkpoint.every=1000 steps", "log.every=1"])
-    quiet(small, tmp_path / "whole")
     process = start(small, tmp_path / "run", tmp_path)
     wait_for_step(tmp_path / "run", 20, process)
     process.send_signal(signal.SIGTERM)
@@ -338,7 +345,7 @@ def test_sigterm_saves_and_the_same_command_resumes_to_equal_weights(small, tmp_
     step = json.loads((find_checkpoint(tmp_path / "run") / "state.json").read_text())["step"]
     assert 20 <= step < 100
     quiet(small, tmp_path / "run")
-    assert_equal_runs(tmp_path / "whole", tmp_path / "run")
+    assert_equal_runs(whole, tmp_path / "run")
 
 
 def kill_and_resume(small, tmp_path, kills, seed) -> int:
@@ -365,12 +372,11 @@ def _newer(run, began) -> bool:
     return (last is not None and last.name != began[0]) or time.monotonic() - began[1] > 30
 
 
-def test_kill_nine_during_saves_loses_nothing(small, tmp_path):
+def test_kill_nine_during_saves_loses_nothing(small, whole, tmp_path):
     small = apply(small, ["train.length=100 steps", "checkpoint.every=1 steps", "log.every=1"])
-    quiet(apply(small, ["checkpoint.every=100 steps"]), tmp_path / "whole")
     assert kill_and_resume(small, tmp_path, kills=2, seed=0) == 2
     assert quiet(apply(small, ["checkpoint.every=100 steps"]), tmp_path / "run").step == 100
-    assert_equal_runs(tmp_path / "whole", tmp_path / "run")
+    assert_equal_runs(whole, tmp_path / "run")
 
 
 @pytest.mark.slow
