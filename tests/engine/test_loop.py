@@ -329,21 +329,21 @@ def wait_for_step(run, step, process):
 
 @pytest.fixture(scope="module")
 def whole(small, tmp_path_factory):
-    """A run of 100 steps that nothing broke."""
+    """A run of 60 steps that nothing broke."""
     run = tmp_path_factory.mktemp("whole") / "run"
-    quiet(apply(small, ["train.length=100 steps", "checkpoint.every=100 steps"]), run)
+    quiet(apply(small, ["train.length=60 steps", "checkpoint.every=60 steps"]), run)
     return run
 
 
 def test_sigterm_saves_and_the_same_command_resumes_to_equal_weights(small, whole, tmp_path):
-    small = apply(small, ["train.length=100 steps", "checkpoint.every=1000 steps", "log.every=1"])
+    small = apply(small, ["train.length=60 steps", "checkpoint.every=1000 steps", "log.every=1"])
     process = start(small, tmp_path / "run", tmp_path)
-    wait_for_step(tmp_path / "run", 20, process)
+    wait_for_step(tmp_path / "run", 10, process)
     process.send_signal(signal.SIGTERM)
     done = process.ended(60)
     assert done.returncode == 0 and "the same command resumes" in done.stdout
     step = json.loads((find_checkpoint(tmp_path / "run") / "state.json").read_text())["step"]
-    assert 20 <= step < 100
+    assert 10 <= step < 60
     quiet(small, tmp_path / "run")
     assert_equal_runs(whole, tmp_path / "run")
 
@@ -373,9 +373,9 @@ def _newer(run, began) -> bool:
 
 
 def test_kill_nine_during_saves_loses_nothing(small, whole, tmp_path):
-    small = apply(small, ["train.length=100 steps", "checkpoint.every=1 steps", "log.every=1"])
+    small = apply(small, ["train.length=60 steps", "checkpoint.every=1 steps", "log.every=1"])
     assert kill_and_resume(small, tmp_path, kills=2, seed=0) == 2
-    assert quiet(apply(small, ["checkpoint.every=100 steps"]), tmp_path / "run").step == 100
+    assert quiet(apply(small, ["checkpoint.every=60 steps"]), tmp_path / "run").step == 60
     assert_equal_runs(whole, tmp_path / "run")
 
 
