@@ -161,7 +161,7 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch):
         raise ImportError(name)
 
     monkeypatch.setattr(importlib, "import_module", absent)
-    with pytest.raises(MissingExtra, match="pip install .imagecorruptions-imaug"):
+    with pytest.raises(MissingExtra, match=r"pip install .imagecorruptions-imaug"):
         corrupt(scene(64, 64), "fog", 1, seed=0)
 
 
