@@ -55,6 +55,10 @@ class Case:
         return KNOWN[self.name].pictures
 
     @property
+    def beside(self):
+        return KNOWN[self.name].beside
+
+    @property
     def settings(self):
         return KNOWN[self.name].settings
 
