@@ -1,10 +1,12 @@
-"""Commands in processes of their own that need not import torch first: a server that has done so
-forks them.
+"""Commands as tests run them: `ibot` within the test's own process, the others in processes of
+their own that need not import torch first, as a server that has done so forks them.
 
 The server has computed nothing, so its children may use threads. What imports cost, and what
 happens before them, is for the tests that start `python -m ibot` itself.
 """
 
+import contextlib
+import io
 import multiprocessing
 import os
 import runpy
@@ -73,7 +75,28 @@ def start_ibot(*arguments, cwd=None, **environment):
 
 
 def ibot(*arguments, cwd=None):
-    """Run `ibot` with these arguments to its end."""
+    """Run `ibot` with these arguments to its end in this process, as `main` and no more."""
+    from ibot.cli.main import main
+
+    words, before = [str(word) for word in arguments], sys.argv
+    out, err = io.StringIO(), io.StringIO()
+    sys.argv = ["ibot", *words]
+    with (
+        contextlib.chdir(cwd or Path.cwd()),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        try:
+            code = main(words)
+        except SystemExit as ended:  # of --help
+            code = ended.code or 0
+        finally:
+            sys.argv = before
+    return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
+
+
+def ibot_apart(*arguments, cwd=None):
+    """Run `ibot` with these arguments to its end in a process of its own."""
     done = start_ibot(*arguments, cwd=cwd).ended()
     assert "Traceback" not in done.stderr, done.stderr
     return done

@@ -1,4 +1,6 @@
+import gc
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,9 +10,22 @@ from ibot.system.waiting import spin_shortly
 
 __all__ = ["photos_world"]
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # networks of tests are too small to share
 spin_shortly()  # before torch is loaded, here and in the processes that tests start
+os.fsync = lambda handle: None  # no test cuts the power, and each waits for the disk
+gc.set_threshold(20_000, 20, 20)  # of all libraries together there are millions of objects
 
 HERE = Path(__file__).parent
+
+
+@pytest.fixture(autouse=True)
+def _no_pictures(monkeypatch):
+    """Trainings end with reports without pictures, which cost more than they do.
+
+    In processes of their own they end as users' do.
+    """
+    if ending := sys.modules.get("ibot.studies.ending"):
+        monkeypatch.setattr(ending, "PICTURES", 0)
 
 
 @pytest.fixture

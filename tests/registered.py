@@ -2,6 +2,7 @@
 
 from contextlib import contextmanager
 
+from ibot.cli.main import build_parser
 from ibot.eval.registry import EVALUATIONS
 
 
@@ -12,8 +13,10 @@ def only(chosen):
     entries = chosen if isinstance(chosen, dict) else {name: known[name] for name in chosen}
     EVALUATIONS.clear()
     EVALUATIONS.update(entries)
+    build_parser.cache_clear()
     try:
         yield
     finally:
         EVALUATIONS.clear()
         EVALUATIONS.update(known)
+        build_parser.cache_clear()

@@ -47,7 +47,8 @@ def shorten_training(monkeypatch):
     train = loop.train
     short = (
         "train.max_steps=2 system.device=cpu system.workers=0 model.width=24 model.depth=2 "
-        "model.heads=2 head.out_dim=32 head.patch_out_dim=32 train.batch=8 log.tensorboard=false"
+        "model.heads=2 head.out_dim=32 head.patch_out_dim=32 head.hidden_dim=32 train.batch=8 "
+        "log.tensorboard=false"
     )
     settings = short.split()
     monkeypatch.setattr(

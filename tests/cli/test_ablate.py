@@ -28,6 +28,8 @@ SMALL = [
     "head.bottleneck_dim=8",
     "train.batch=8",
     "train.length=2 steps",
+    "augment.num_local=1",
+    "evaluate.match=0",
     "system.workers=0",
     "evaluate.k=3",
 ]
@@ -89,10 +91,15 @@ def test_names_and_titles_of_the_tables_stand_apart(capsys):
     assert [line.split()[0] for line in lines] == list(ABLATIONS)
 
 
-def test_a_table_is_run_resumed_and_printed(tmp_path, monkeypatch):
+@pytest.fixture
+def here(monkeypatch):
+    """Trainings of a table run in this process."""
     monkeypatch.setattr(
         ablation, "_finished", lambda command: (ibot(*command[3:]).returncode, False)
     )
+
+
+def test_a_table_is_run_resumed_and_printed(here, tmp_path):
     write_folder(tmp_path / "data", train=40, val=20, seed=0, size=32)
     command = [
         "ablate",
@@ -132,7 +139,7 @@ def test_a_number_that_makes_no_run_is_refused(option, capsys):
     )
 
 
-def test_an_unknown_table_and_a_failing_row_are_user_errors(tmp_path, capsys):
+def test_an_unknown_table_and_a_failing_row_are_user_errors(here, tmp_path, capsys):
     assert main(["ablate", "tokeniser", "--data", str(tmp_path)]) == 2
     printed = capsys.readouterr()
     assert "heads" in printed.out and "did you mean tokenizer?" in printed.err

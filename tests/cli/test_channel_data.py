@@ -15,7 +15,7 @@ imagecodecs = pytest.importorskip("imagecodecs")
 SMALL = [
     *("model.width=48", "model.depth=1", "model.heads=3", "head.out_dim=32"),
     *("head.patch_out_dim=32", "train.batch=8", "system.workers=0", "log.every=1"),
-    *("evaluate.match=0", "head.hidden_dim=64"),
+    *("evaluate.match=0", "head.hidden_dim=32", "augment.num_local=1"),
 ]
 FORMS = ("planes", "interleaved", "pages", "npy", "files")
 OPTIONS = {"files": ["data.channel_files={name}_{channel}.jp2"]}

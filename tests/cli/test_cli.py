@@ -1,4 +1,4 @@
-"""The command as a person runs it: in a process of its own."""
+"""The command as a person runs it; where the process is the point, in one of its own."""
 
 import json
 import signal
@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import ibot, start_ibot, start_script
+from commands import ibot, ibot_apart, start_ibot, start_script
+from pages import Page
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]
@@ -32,6 +33,8 @@ SMALL = [
     "model.depth=1",
     "head.out_dim=32",
     "head.patch_out_dim=32",
+    "head.hidden_dim=32",
+    "head.bottleneck_dim=16",
     "log.every=2",
     "system.workers=0",
 ]
@@ -40,7 +43,7 @@ SMALL = [
 @pytest.fixture(scope="module")
 def run(labelled, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "run"
-    done = ibot(
+    done = ibot_apart(
         "pretrain",
         "tiny32",
         "--data",
@@ -67,6 +70,7 @@ def test_pretrain_says_what_it_does_and_where_the_results_are(run):
     assert "beyond the paper" in output and "KoLeo" in output and "Sinkhorn" in output
     assert "step 0: knn_top1" in output and "step 4/4" in output and "next: ibot eval knn" in output
     assert json.loads((folder / "config.json").read_text())["train"]["max_steps"] == 4
+    assert len(Page(folder / "report.html").images()) == 4 * 4, "what it makes of four images"
 
 
 def test_knn_on_the_run_prints_every_k_and_keeps_a_record(run, labelled):
@@ -165,8 +169,8 @@ def test_features_are_written_with_names(run, labelled, tmp_path, suffix):
             "extensions",
         ),
         (
-            ["features", "{run}", "--data", "{data}", "--out", "x.csv"],
-            "cannot write features as '.csv'",
+            ["features", "{run}", "--data", "{data}", "--out", "x.txt"],
+            "cannot write features as '.txt'",
             ".npz",
         ),
         (["recipes", "show", "vit_s61"], "unknown recipe", "vit_s16"),

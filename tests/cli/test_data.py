@@ -208,7 +208,7 @@ def test_a_packing_that_is_killed_again_and_again_ends_as_one_that_is_not(many, 
     pack(parts_to_pack(str(many)), tmp_path / "whole", size=2)
     arguments = ["data", "pack", many, "--to", tmp_path / "shards", "--size", 2, "--quiet"]
     partial = tmp_path / "shards.partial"
-    for number in (1, 5, 9, 14):
+    for number in (1, 12):
         killed(arguments, partial, number)
         assert partial.exists() and not (tmp_path / "shards").exists()
     done = ibot(*arguments)

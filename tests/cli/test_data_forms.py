@@ -20,6 +20,7 @@ FORMS = ("folders", "list", "archives", *STORED, "cifar10")
 SMALL = [
     *("model.width=48", "model.depth=1", "model.heads=3", "head.out_dim=32"),
     *("head.patch_out_dim=32", "train.batch=8", "system.workers=0", "log.every=1"),
+    *("head.hidden_dim=32", "head.bottleneck_dim=16", "augment.num_local=1"),
 ]
 
 

@@ -16,6 +16,8 @@ SMALL = [
         "model.heads=3",
         "head.out_dim=32",
         "head.patch_out_dim=32",
+        "head.hidden_dim=32",
+        "head.bottleneck_dim=16",
     ),
     *("train.batch=8", "system.workers=0", "evaluate.max_val=4", "evaluate.max_train=8"),
 ]

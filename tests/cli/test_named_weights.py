@@ -34,7 +34,7 @@ COMMANDS = [
 SHORT = (
     *("--steps", "1", "--device", "cpu", "train.batch=4", "head.out_dim=32"),
     *("head.patch_out_dim=32", "augment.num_local=1", "system.workers=0", "log.tensorboard=false"),
-    *("evaluate.max_train=8", "evaluate.max_val=4"),
+    *("evaluate.max_train=8", "evaluate.max_val=4", "head.hidden_dim=32", "head.bottleneck_dim=16"),
 )
 SEEN = ("--device", "cpu")
 

@@ -13,6 +13,10 @@ SMALL = [
     "model.depth=1",
     "head.out_dim=32",
     "head.patch_out_dim=32",
+    "model.width=24",
+    "model.heads=2",
+    "head.hidden_dim=32",
+    "head.bottleneck_dim=16",
     "system.workers=0",
 ]
 

@@ -7,11 +7,17 @@ from ibot.data.scenes import write_folder
 from ibot.studies.plan import in_words
 from ibot.system.jsonl import read_jsonl
 
+SMALL = [
+    *("model.width=24", "model.depth=1", "model.heads=2", "head.hidden_dim=32"),
+    *("head.bottleneck_dim=16", "head.out_dim=32", "head.patch_out_dim=32"),
+]
+
 
 def test_a_plan_names_time_memory_and_disk_and_leaves_nothing(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_folder(tmp_path / "data", train=64, val=0, seed=0, size=32)
-    assert main(["plan", "tiny32", "--data", "data", "train.batch=32", "--epochs", "3"]) == 0
+    settings = ["train.batch=32", "--epochs", "3", *SMALL]
+    assert main(["plan", "tiny32", "--data", "data", *settings]) == 0
     out = capsys.readouterr().out
     assert "6 of 6 steps" in out and "a micro-batch is 32" in out and "trained parameters" in out
     assert float(re.search(r"time +([\d.]+) s a step", out)[1]) > 0
@@ -20,7 +26,7 @@ def test_a_plan_names_time_memory_and_disk_and_leaves_nothing(tmp_path, capsys, 
 
 def test_a_plan_names_the_load_beside_which_it_was_made(tmp_path, capsys, monkeypatch):
     write_folder(tmp_path / "data", train=24, val=0, seed=0, size=32)
-    command = ["plan", "tiny32", "--data", str(tmp_path / "data"), "model.depth=1"]
+    command = ["plan", "tiny32", "--data", str(tmp_path / "data"), *SMALL]
     for others, said in ((0.52, True), (0.02, False)):
         monkeypatch.setattr("ibot.system.load.Load.read", lambda self, others=others: others)
         assert main(command) == 0

@@ -190,6 +190,10 @@ def test_a_training_and_an_evaluation_meet_in_one_column(tmp_path):
         "model.depth=1",
         "head.out_dim=32",
         "head.patch_out_dim=32",
+        "model.width=24",
+        "model.heads=2",
+        "head.hidden_dim=32",
+        "head.bottleneck_dim=16",
         "train.batch=8",
         "system.workers=0",
     ]

@@ -2,12 +2,11 @@
 
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from commands import ibot_apart
 from searched_folder import Page, of
 
 from ibot.cli.main import build_parser, main
@@ -86,23 +85,9 @@ def test_an_earlier_search_is_replaced_and_nothing_else(find, scenes, tmp_path, 
 def test_results_lie_beside_the_run_and_the_command_works_in_a_process_of_its_own(
     scenes, weights, tmp_path
 ):
-    given = [
-        "search",
-        weights,
-        "--data",
-        scenes,
-        "--image",
-        scenes / "car" / "00001.png",
-        "--patch",
-        "0,0",
-    ]
-    done = subprocess.run(
-        [sys.executable, "-m", "ibot", *map(str, given), "--cache", "cache", "--device", "cpu"],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        timeout=300,
-    )
+    image = ("--image", scenes / "car" / "00001.png", "--patch", "0,0")
+    given = ("search", weights, "--data", scenes, *image, "--cache", "cache", "--device", "cpu")
+    done = ibot_apart(*given, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (
         "page:             results/net/search/train/search.html" in done.stdout

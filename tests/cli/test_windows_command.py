@@ -13,7 +13,7 @@ from ibot.system.jsonl import read_jsonl
 pytest.importorskip("tifffile", reason="extra slides")
 SMALL = ["model.width=24", "model.depth=1", "model.heads=3", "model.patch=16", "train.batch=8"]
 SMALL += ["head.out_dim=64", "head.patch_out_dim=64", "evaluate.match=0", "system.device=cpu"]
-SMALL += ["data.pixels=exact"]
+SMALL += ["data.pixels=exact", "head.hidden_dim=32", "head.bottleneck_dim=16"]
 
 
 @pytest.fixture(scope="module")

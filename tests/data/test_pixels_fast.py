@@ -169,10 +169,10 @@ def test_parameters_that_lead_nowhere_are_refused(way, change):
 
 
 def test_a_box_too_large_to_count_in_is_refused(way):
-    tall = np.broadcast_to(np.zeros((1, 1, 3), np.uint8), (2**28, 1, 3))
+    tall = np.broadcast_to(np.zeros((1, 1, 3), np.uint8), (2**27 + 8, 1, 3))
     config = replace(CONFIG, num_global=1, num_local=0, global_size=(1, 1))
     with pytest.raises(ValueError, match="more than 134217728 pixels"):
-        pixels_fast.render_batch([tall], fidelity.unchanged([(2**28, 1)]), config)
+        pixels_fast.render_batch([tall], fidelity.unchanged([(2**27 + 8, 1)]), config)
 
 
 def test_a_quarter_turn_of_a_view_that_is_not_square_is_refused(way):

@@ -45,9 +45,13 @@ def train_in_two(config, folder):
     return done, [json.loads((folder / f"seen{rank}.json").read_text()) for rank in range(2)]
 
 
+STEPS = 16
+
+
 @pytest.fixture
 def steady(small):
-    return apply(small, ["train.length=50 steps", "log.every=1", "checkpoint.every=50 steps"])
+    settings = [f"train.length={STEPS} steps", "log.every=1", f"checkpoint.every={STEPS} steps"]
+    return apply(small, settings)
 
 
 @pytest.mark.distributed
@@ -65,7 +69,7 @@ def test_two_processes_see_the_images_of_one_and_follow_its_losses(steady, tmp_p
         )
         for run in (tmp_path / "one", tmp_path / "two" / "run")
     ]
-    assert losses[0].shape == (50, 2)
+    assert losses[0].shape == (STEPS, 2)
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
     a, b = (
         load_file(find_checkpoint(run) / "teacher.safetensors")
@@ -81,7 +85,7 @@ def test_two_processes_see_the_images_of_one_and_follow_its_losses(steady, tmp_p
 
     config = read_config(tmp_path / "one")  # how views are made was chosen by the run
     for step, (batch,) in enumerate(
-        Loader(config, scan(config.data.path), grid=(4, 4), end_step=50)
+        Loader(config, scan(config.data.path), grid=(4, 4), end_step=STEPS)
     ):
         together = [seen[0][step], seen[1][step]]
         assert sorted(together[0][0] + together[1][0]) == sorted(batch.index.tolist())
@@ -95,4 +99,4 @@ def test_a_non_finite_loss_stops_all_processes_together(steady, tmp_path):
     done, seen = train_in_two(broken, tmp_path / "two")
     for process in done:
         assert process.returncode and "the loss is not finite at step" in process.stderr
-    assert len(seen[0]) == len(seen[1]) < 50
+    assert len(seen[0]) == len(seen[1]) < STEPS

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ibot.cli.main import main
+from ibot.config.override import apply
 from ibot.engine.exchange import convert_checkpoint, export_checkpoint
 from ibot.engine.loop import train
 from ibot.errors import WeightsError
@@ -178,6 +179,7 @@ def test_every_head_survives_the_way_out_and_back(tmp_path, head, small):
     """Also with an optimizer that has moments, and duplicates of a shared last layer in the
     file.
     """
+    small = apply(small, ["train.length=4 steps"])
     train(replace(small, head=replace(small.head, **head)), tmp_path / "run", quiet=True)
     export_checkpoint(tmp_path / "run", tmp_path / "a.pth")
     convert_checkpoint(

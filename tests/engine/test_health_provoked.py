@@ -132,8 +132,8 @@ def test_far_too_many_prototypes_are_noticed(scenes, tmp_path):
     found = verdicts(
         scenes,
         tmp_path / "run",
-        "head.out_dim=8192",
-        "head.patch_out_dim=8192",
+        "head.out_dim=2048",
+        "head.patch_out_dim=2048",
         "train.length=80 steps",
         "train.max_steps=40",
     )

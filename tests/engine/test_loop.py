@@ -65,22 +65,25 @@ def test_a_run_leaves_weights_and_records(small, tmp_path):
     }
 
 
+@pytest.fixture(scope="module")
+def unbroken(small, tmp_path_factory):
+    """A run of `small`; it is not to be changed."""
+    run = tmp_path_factory.mktemp("unbroken") / "run"
+    quiet(small, run)
+    return run
+
+
 @pytest.mark.parametrize("first_part", [3, 10, 13])
-def test_stopping_in_mid_epoch_and_resuming_changes_nothing(small, tmp_path, first_part):
-    quiet(small, tmp_path / "whole")
+def test_stopping_in_mid_epoch_and_resuming_changes_nothing(small, unbroken, tmp_path, first_part):
     stopped = quiet(
         replace(small, train=replace(small.train, max_steps=first_part)), tmp_path / "parts"
     )
     assert stopped.step == first_part
     assert quiet(small, tmp_path / "parts").step == 20
-    assert_equal_runs(tmp_path / "whole", tmp_path / "parts")
+    assert_equal_runs(unbroken, tmp_path / "parts")
     kept = [
-        [
-            row["cls_loss"]
-            for row in read_jsonl(tmp_path / run / "metrics.jsonl")
-            if row["step"] == 20
-        ]
-        for run in ("whole", "parts")
+        [row["cls_loss"] for row in read_jsonl(run / "metrics.jsonl") if row["step"] == 20]
+        for run in (unbroken, tmp_path / "parts")
     ]
     # The last log row averages over the steps since the resumption.
     assert len(kept[0]) == len(kept[1]) == 1
@@ -94,10 +97,9 @@ def test_a_run_may_stop_at_a_step_that_was_not_observed(small, tmp_path):
     assert [row["step"] for row in rows] == [3, 4] and all("teacher_entropy" in row for row in rows)
 
 
-def test_workers_do_not_change_the_weights(small, tmp_path):
-    quiet(small, tmp_path / "none")
+def test_workers_do_not_change_the_weights(small, unbroken, tmp_path):
     quiet(replace(small, system=replace(small.system, workers=2)), tmp_path / "two")
-    assert_equal_runs(tmp_path / "none", tmp_path / "two")
+    assert_equal_runs(unbroken, tmp_path / "two")
 
 
 def test_micro_batches_give_the_large_batch_up_to_rounding(small, tmp_path):
@@ -327,18 +329,25 @@ def wait_for_step(run, step, process):
     raise AssertionError(f"no step {step}: {process.ended(1)}")
 
 
-def test_sigterm_saves_and_the_same_command_resumes_to_equal_weights(small, tmp_path):
-    small = apply(small, ["train.length=100 steps", "checkpoint.every=1000 steps", "log.every=1"])
-    quiet(small, tmp_path / "whole")
+@pytest.fixture(scope="module")
+def whole(small, tmp_path_factory):
+    """A run of 60 steps that nothing broke."""
+    run = tmp_path_factory.mktemp("whole") / "run"
+    quiet(apply(small, ["train.length=60 steps", "checkpoint.every=60 steps"]), run)
+    return run
+
+
+def test_sigterm_saves_and_the_same_command_resumes_to_equal_weights(small, whole, tmp_path):
+    small = apply(small, ["train.length=60 steps", "checkpoint.every=1000 steps", "log.every=1"])
     process = start(small, tmp_path / "run", tmp_path)
-    wait_for_step(tmp_path / "run", 20, process)
+    wait_for_step(tmp_path / "run", 10, process)
     process.send_signal(signal.SIGTERM)
     done = process.ended(60)
     assert done.returncode == 0 and "the same command resumes" in done.stdout
     step = json.loads((find_checkpoint(tmp_path / "run") / "state.json").read_text())["step"]
-    assert 20 <= step < 100
+    assert 10 <= step < 60
     quiet(small, tmp_path / "run")
-    assert_equal_runs(tmp_path / "whole", tmp_path / "run")
+    assert_equal_runs(whole, tmp_path / "run")
 
 
 def kill_and_resume(small, tmp_path, kills, seed) -> int:
@@ -365,12 +374,11 @@ def _newer(run, began) -> bool:
     return (last is not None and last.name != began[0]) or time.monotonic() - began[1] > 30
 
 
-def test_kill_nine_during_saves_loses_nothing(small, tmp_path):
-    small = apply(small, ["train.length=100 steps", "checkpoint.every=1 steps", "log.every=1"])
-    quiet(apply(small, ["checkpoint.every=100 steps"]), tmp_path / "whole")
+def test_kill_nine_during_saves_loses_nothing(small, whole, tmp_path):
+    small = apply(small, ["train.length=60 steps", "checkpoint.every=1 steps", "log.every=1"])
     assert kill_and_resume(small, tmp_path, kills=2, seed=0) == 2
-    assert quiet(apply(small, ["checkpoint.every=100 steps"]), tmp_path / "run").step == 100
-    assert_equal_runs(tmp_path / "whole", tmp_path / "run")
+    assert quiet(apply(small, ["checkpoint.every=60 steps"]), tmp_path / "run").step == 60
+    assert_equal_runs(whole, tmp_path / "run")
 
 
 @pytest.mark.slow

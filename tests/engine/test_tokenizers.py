@@ -120,18 +120,18 @@ def test_a_run_on_fixed_classes_learns_them_and_resumes(small, tmp_path, kind):
         f"method.patch_target={kind}",
         "method.cls_weight=0",
         "mask.ratio=0.4:0.1",
-        "train.length=60 steps",
+        "train.length=30 steps",
         "optim.lr=0.05",
         "head.patch_out_dim=8",
-        "checkpoint.every=30 steps",
+        "checkpoint.every=15 steps",
     ]
     config = with_tokenizer(apply(small, settings))
     assert not config.head.shared and config.head.patch_out_dim == (512 if kind == "color" else 8)
-    train(replace(config, train=replace(config.train, max_steps=30)), tmp_path / "run", quiet=True)
+    train(replace(config, train=replace(config.train, max_steps=15)), tmp_path / "run", quiet=True)
     first = load_file(tmp_path / "run" / "tokenizer.safetensors") if kind == "clusters" else {}
     train(config, tmp_path / "run", quiet=True)
     train(config, tmp_path / "whole", quiet=True)
-    last = "checkpoints/step_00000060/model.safetensors"
+    last = "checkpoints/step_00000030/model.safetensors"
     a, b = load_file(tmp_path / "run" / last), load_file(tmp_path / "whole" / last)
     assert all(torch.equal(a[name], b[name]) for name in a)
     if first:

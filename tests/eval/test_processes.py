@@ -55,6 +55,10 @@ class Case:
         return KNOWN[self.name].pictures
 
     @property
+    def beside(self):
+        return KNOWN[self.name].beside
+
+    @property
     def settings(self):
         return KNOWN[self.name].settings
 
@@ -88,6 +92,7 @@ CASES = (
     STORED,
     Case("shuffle", ("grids=2:2,4:4",)),
     Case("shuffle", ("grids=2:2,4:4",), "published"),
+    Case("occlusion", ("steps=2",)),
     Case("transfer", ("epochs=2", "warmup_epochs=1", "init_scale=1")),
 )
 

@@ -48,12 +48,6 @@ def world(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(autouse=True)
-def _no_pictures(monkeypatch):
-    """Reports without pictures, which cost seconds."""
-    monkeypatch.setattr(ending, "PICTURES", 0)
-
-
 def configured(world, data, *settings):
     return apply(recipe("tiny32"), [f"data.path={world / data}", *SMALL, *settings])
 

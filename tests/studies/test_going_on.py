@@ -16,6 +16,7 @@ from ibot.cli.main import main
 from ibot.data.scenes import write_folder
 from ibot.engine.checkpoint import checkpoints_of, find_checkpoint
 from ibot.engine.run import read_config
+from ibot.studies import ending
 from ibot.system.jsonl import read_jsonl, write_json
 from ibot.system.processes import Processes
 
@@ -34,6 +35,7 @@ TINY = [
     "log.tensorboard=false",
     "log.every=2",
     "evaluate.match=0",
+    "augment.num_local=1",
 ]
 SHORT = ["checkpoint.every=4 steps", "checkpoint.keep=99", "--device", "cpu", *TINY]
 
@@ -61,7 +63,9 @@ def begun(tmp_path_factory):
 
 @pytest.fixture
 def here(begun, tmp_path, monkeypatch):
-    """A copy of it, as the current folder."""
+    """A copy of it, as the current folder; at their end runs measure and report nothing."""
+    monkeypatch.setattr(ending, "at_the_end", lambda *given: None)
+    monkeypatch.setattr(ending, "write_report", lambda *given: None)
     shutil.copytree(begun, tmp_path / "here")
     monkeypatch.chdir(tmp_path / "here")
     return tmp_path / "here"
@@ -307,7 +311,7 @@ def test_what_auto_would_choose_otherwise_is_told_and_the_run_keeps_its_own(here
     options = [*auto, *(word for word in SHORT if "out_dim" not in word and "batch" not in word)]
     assert main(["pretrain", *options, "--steps", "3"]) == 0
     plain = json.loads(Path("runs/auto/config.json").read_text())
-    assert (plain["recipe"] == "auto" and plain["head"]["out_dim"] == 24 - 24 % 8) or True
+    assert plain["recipe"] == "auto"
     capsys.readouterr()
     # As if it had been chosen for other data, or by another version.
     plain["method"]["teacher_temp"] = 0.05

@@ -65,10 +65,10 @@ IBOT = "import sys; from ibot.cli.main import main; sys.exit(main())"
 ENDS = "import os, sys; sys.exit(int(os.environ['CODE']))"
 
 
-def stand_in(place, name, code):
-    """A command of this name."""
+def stand_in(place, name, code, options=" -IS"):
+    """A command of this name, which needs nothing but the library of Python itself."""
     file = place / name
-    file.write_text(f"#!{sys.executable}\n{code}")
+    file.write_text(f"#!{sys.executable}{options}\n{code}")
     file.chmod(0o755)
 
 
@@ -77,8 +77,9 @@ def job(tmp_path, monkeypatch):
     """A folder with photos/, and the variables of a job of two tasks."""
     monkeypatch.chdir(tmp_path)
     Path("bin").mkdir()
-    for name, code in (("srun", SRUN), ("scontrol", SCONTROL), ("ssh", SSH), ("ibot", IBOT)):
+    for name, code in (("srun", SRUN), ("scontrol", SCONTROL), ("ssh", SSH)):
         stand_in(tmp_path / "bin", name, code)
+    stand_in(tmp_path / "bin", "ibot", IBOT, options="")
     Path("photos").mkdir()
     random = np.random.default_rng()
     for i in range(16):

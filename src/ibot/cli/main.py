@@ -7,6 +7,7 @@ import errno
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from importlib import import_module
 
 import ibot
@@ -58,6 +59,7 @@ PIPE_CLOSED = 141
 """Exit code of a list whose reader left: 128 and the number of SIGPIPE, where there is one."""
 
 
+@cache  # it has a thousand options, and who calls `main` twice asks for it twice
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
     parser = Parser(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -175,6 +176,7 @@ def _trained_on(weights: Path) -> Mapping[str, Any]:
     return {}
 
 
+@cache
 def choices(name: str) -> tuple[str, ...]:
     """The values of a field of `Request` that has but a few; else none."""
     hint = get_type_hints(Request)[name]

@@ -45,8 +45,9 @@ class Load:
         if launched_processes().world_size > 1:
             return None
         with suppress(OSError, ValueError, IndexError):
+            busy, own = self._busy(), self._own()  # where they can be read there is sysconf
             tick = os.sysconf("SC_CLK_TCK")
-            return time.perf_counter(), self._busy() / tick, self._own() / tick
+            return time.perf_counter(), busy / tick, own / tick
         return None
 
     def _busy(self) -> int:

@@ -6,12 +6,14 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from commands import start_script
 from PIL import Image
 
 from ibot.config.schema import ModelConfig
@@ -58,16 +60,17 @@ def counting(network, batch, features):
     if len(batch) > 1:
         if role == "first" and not computed:
             print("begun", flush=True)
-            sys.stdin.readline()
+            (folder / "go").read_text()
         computed += len(batch)
     return compute(network, batch, features)
 cache.compute = counting
-kinds = cache.cached_features(backbone, "weights", images, View((32, 32)), [Feature()], folder)
+kinds = cache.cached_features(backbone, "weights", images, View((32, 32)), [Feature()],
+                              folder / "cache")
 features = kinds[Feature()]
 print(computed, float(features.rows.double().sum()), flush=True)
 """
-"""Features of 2000 images, 192 kB; the first of two runs stops before its first batch until it
-gets a line."""
+"""Features of 2000 images, 192 kB; the first of two runs stops before its first batch until
+somebody writes into the pipe `go`."""
 
 
 @pytest.fixture
@@ -452,27 +455,31 @@ def test_a_cache_that_cannot_be_made_is_told_with_a_remedy(network, images, tmp_
 
 
 def test_of_two_runs_at_the_same_moment_one_waits_and_reads(tmp_path):
+    (tmp_path / "run.py").write_text(RUN)
+    os.mkfifo(tmp_path / "go")
+
     def start(role):
-        return subprocess.Popen(
-            [sys.executable, "-c", RUN, role, tmp_path],
-            text=True,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
+        return start_script(tmp_path / "run.py", role, tmp_path)
+
+    def until(process, name, words):
+        file = Path(process.folder.name, name)
+        while not file.exists() or words not in file.read_text():
+            assert process.poll() is None, process.ended()
+            time.sleep(0.01)
 
     first = start("first")
     second = None
     try:
-        assert first.stdout.readline() == "begun\n"
+        until(first, "stdout", "begun\n")
         second = start("second")
-        assert "waiting" in second.stderr.readline()
-        first_out, _ = first.communicate("go\n", timeout=60)
-        second_out, _ = second.communicate(timeout=60)
+        until(second, "stderr", "waiting")
+        (tmp_path / "go").write_text("go")
+        done = [first.ended(60), second.ended(60)]
     finally:
         for process in filter(None, (first, second)):
             process.kill()
-    computed, total = zip(*(line.split() for line in (first_out, second_out)), strict=True)
+    told = [one.stdout.splitlines()[-1].split() for one in done]
+    computed, total = zip(*told, strict=True)
     assert computed == ("2000", "0") and total[0] == total[1]
 
 

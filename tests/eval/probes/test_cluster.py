@@ -214,7 +214,7 @@ def test_shapes_that_do_not_fit_are_refused():
 @pytest.mark.parametrize("module", ["sklearn.metrics", "scipy.optimize", "sklearn.cluster"])
 def test_a_missing_library_names_the_extra(monkeypatch, module):
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(MissingExtra, match=r"ibot\[eval\]"):
+    with pytest.raises(MissingExtra, match=r"pip install .scikit-learn"):
         kmeans_clusters(torch.eye(3), 2, seed=0) if module == "sklearn.cluster" else scores(
             [0, 1], [0, 1]
         )

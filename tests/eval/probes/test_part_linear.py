@@ -14,6 +14,14 @@ from ibot.eval.probes import logistic, part_linear
 from ibot.eval.probes.settings import LogisticSettings, PartLinearSettings
 
 
+@pytest.fixture
+def quick(monkeypatch):
+    """Logistic regressions of one strength."""
+    settings = LogisticSettings(penalties=(0.1,), folds=2)
+    monkeypatch.setattr(part_linear, "LogisticSettings", lambda: settings)
+    return settings
+
+
 @pytest.mark.parametrize("smallest", [False, True])
 def test_part_means_are_those_of_a_loop(smallest):
     torch.manual_seed(0)
@@ -44,7 +52,7 @@ def test_tokens_and_attention_come_from_one_pass(lab, context, registers):
     torch.testing.assert_close(all_of_them, plain.patches.mean(dim=1), rtol=1e-5, atol=1e-5)
 
 
-def test_all_patches_score_as_the_plain_mean_of_the_patches(context):
+def test_all_patches_score_as_the_plain_mean_of_the_patches(context, quick):
     records = part_linear.run(context, PartLinearSettings(shares=(0.0, 0.5, 1.0)))
     assert [record.settings["k"] for record in records] == [1, 8, 16]
     mean = Feature(1, 1)
@@ -52,13 +60,14 @@ def test_all_patches_score_as_the_plain_mean_of_the_patches(context):
         context.features(images, name, (mean,))[mean]
         for images, name in ((context.train, "train"), (context.val, "val"))
     )
-    want = logistic.probe(context, LogisticSettings(), train, val)
+    want = logistic.probe(context, quick, train, val)
     assert records[2].value == pytest.approx(want.value) and records[2].protocol == "part_linear"
     assert records[0].row == "1 of 16 patches" and records[0].metric == "part_linear_top1"
     (whole,) = part_linear.run(context, PartLinearSettings(shares=(1.0,), smallest=True))
     assert whole.value == pytest.approx(want.value)
 
 
+@pytest.mark.usefixtures("quick")
 def test_parts_are_kept_in_the_cache_and_only_new_ones_are_computed(context, monkeypatch):
     first = part_linear.run(context, PartLinearSettings(shares=(0.5, 1.0)))
     kept = {path.parent for path in context.cache.glob("*/done")}
@@ -80,6 +89,7 @@ def test_parts_are_kept_in_the_cache_and_only_new_ones_are_computed(context, mon
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="this system does not show what is mapped")
+@pytest.mark.usefixtures("quick")
 def test_means_of_parts_are_mapped_from_files(context, monkeypatch):
     seen, probe = [], logistic.probe
     monkeypatch.setattr(logistic, "probe", lambda *given: seen.extend(given[2:]) or probe(*given))

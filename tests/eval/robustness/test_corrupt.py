@@ -30,6 +30,13 @@ def scene(height: int, width: int) -> np.ndarray:
     return image.astype(np.uint8)
 
 
+ALWAYS_THE_SAME = {
+    *("defocus_blur", "zoom_blur", "brightness", "contrast", "pixelate", "jpeg_compression"),
+    *("gaussian_blur", "saturate"),
+}
+"""Those that draw nothing."""
+
+
 def mean_change(image: np.ndarray, name: str, severity: int, seeds: range) -> float:
     return float(
         np.mean(
@@ -49,7 +56,7 @@ def test_fifteen_common_and_four_extra_in_the_order_of_the_library(library):
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
 def test_every_corruption_keeps_shape_and_type_and_leaves_the_input(library, name, capsys):
-    for size in ((224, 224), (48, 70), (32, 32)):
+    for size in ((96, 96), (48, 70), (32, 32)):
         image = scene(*size)
         for severity in (1, 5):
             got = corrupt(image, name, severity, seed=3)
@@ -61,7 +68,8 @@ def test_every_corruption_keeps_shape_and_type_and_leaves_the_input(library, nam
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
 def test_severity_raises_the_mean_change(library, name):
-    changes = [mean_change(scene(224, 224), name, severity, range(4)) for severity in SEVERITIES]
+    seeds = range(1 if name in ALWAYS_THE_SAME else 4)
+    changes = [mean_change(scene(224, 224), name, severity, seeds) for severity in SEVERITIES]
     if name == "saturate":
         # By its definition: 1 and 2 take colour away, 3 to 5 add it.
         assert changes[0] < changes[1] and changes[2] < changes[3] < changes[4]
@@ -82,10 +90,7 @@ def test_same_seed_gives_the_same_pixels(library, name):
     first = corrupt(image, name, 3, seed=5)
     np.random.rand(7)
     np.testing.assert_array_equal(first, corrupt(image, name, 3, seed=5))
-    drawn = name not in {
-        *("defocus_blur", "zoom_blur", "brightness", "contrast", "pixelate", "jpeg_compression"),
-        *("gaussian_blur", "saturate"),
-    }
+    drawn = name not in ALWAYS_THE_SAME
     assert np.array_equal(first, corrupt(image, name, 3, seed=6)) != drawn
 
 
@@ -156,7 +161,7 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch):
         raise ImportError(name)
 
     monkeypatch.setattr(importlib, "import_module", absent)
-    with pytest.raises(MissingExtra, match=r"ibot\[corruptions\]"):
+    with pytest.raises(MissingExtra, match=r"pip install .imagecorruptions-imaug"):
         corrupt(scene(64, 64), "fog", 1, seed=0)
 
 

@@ -8,7 +8,8 @@ import socket
 import time
 from pathlib import Path
 
-from commands import ibot, start_ibot
+from commands import ibot_apart as ibot
+from commands import start_ibot
 from explored import write_run
 
 from ibot.explore.browser import server
