@@ -66,7 +66,7 @@ def file_keys(paths: Sequence[str], how: str) -> NDArray[np.uint64]:
     keys = np.zeros((len(paths), 2), np.uint64)
     for place, path in enumerate(paths):
         try:
-            state = state_of(os.stat(path))
+            state = state_of(os.stat(path))  # noqa: PTH116 - speed
         except OSError:
             continue
         text = os.fsencode("\0".join([how, *map(str, state), path]))
