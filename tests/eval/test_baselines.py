@@ -262,3 +262,15 @@ def test_features_made_together_are_those_made_alone(weights, tmp_path, monkeypa
         assert all(rows.cached for rows in found.values())
         assert all(torch.equal(found[f].rows, features[f].rows) for f in features)
     assert len(read) == 7 and first[CLASS_TOKEN].rows.equal(alone[0][CLASS_TOKEN].rows)
+
+
+def test_pixels_of_many_images_are_left_out_unless_they_are_asked_for(
+    weights, scenes, places, monkeypatch, caplog
+):
+    monkeypatch.setattr(beside_module, "MOST_BYTES", 12_288)
+    with caplog.at_level(logging.WARNING, "ibot"):
+        found = ibot.evaluate("knn", weights, scenes, settings="k=5", baselines="auto", **places)
+    assert [record.baseline for record in found] == ["", "random", "colours"]
+    assert "not shown beside pixels, whose rows" in caplog.text and "asks for them" in caplog.text
+    asked = ibot.evaluate("knn", weights, scenes, settings="k=5", baselines="pixels", **places)
+    assert asked[1].baseline == "pixels"

@@ -1,5 +1,9 @@
 """What a network gained over what has learnt nothing, in one line."""
 
+from dataclasses import replace
+
+import pytest
+
 from ibot.eval.gained import beside, gained, sign
 from ibot.types import ResultRecord
 
@@ -73,3 +77,22 @@ def test_several_that_are_not_told_apart_stand_together():
 
 def test_nothing_is_said_without_baselines():
     assert gained([record(1.0)], []) == "" == gained([], [])
+
+
+@pytest.mark.parametrize(
+    ("count", "own", "other", "told"),
+    [
+        (1, 100, 0, 0),
+        (5, 100, 0, 0),
+        (6, 100, 0, 1),
+        (20, 100, 75, 0),
+        (20, 70, 100, -1),
+        (1000, 100, 99.5, 0),
+        (1000, 100, 99.3, 1),
+    ],
+)
+def test_few_images_that_are_all_right_tell_nothing(count, own, other, told):
+    """Whatever bootstrapped intervals say, which have no width there."""
+    sides = (own, other)
+    first, second = (replace(record(v, interval=(v, v)), num_val=count) for v in sides)
+    assert sign(first, second) == told

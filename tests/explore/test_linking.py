@@ -7,6 +7,8 @@ import torch
 
 from ibot.explore import linking
 from ibot.explore.calibration import SAME, cosine_from, knows_again, same_from, upper_tail
+from ibot.explore.evidence import verdict
+from ibot.explore.findings import Evidence
 from ibot.explore.linking import complete_groups, pairs_within
 from ibot.explore.pairs import Pairs
 
@@ -101,6 +103,21 @@ def test_images_that_agree_without_being_copies_raise_the_agreement_of_copies():
 
 def test_a_network_is_judged_by_what_pictures_leave_open():
     agreement = torch.tensor([0.99, 0.99, 0.99, 0.9, 0.9, 0.5, 0.5, 0.5])
-    assert not knows_again(torch.tensor([1, 1, 1, 0, 0, 1, 1, 1]).bool(), agreement, SAME)
-    assert knows_again(torch.tensor([0, 0, 0, 1, 0, 0, 0, 0]).bool(), agreement, SAME)
-    assert not knows_again(torch.ones(3).bool(), agreement[:3], SAME)
+    agreement = agreement.repeat(5)
+    for close, told in (([1, 1, 1, 0, 0, 1, 1, 1], False), ([0, 0, 0, 1, 0, 0, 0, 0], True)):
+        assert knows_again(torch.tensor(close).bool().repeat(5), agreement, SAME) is told
+
+
+def test_few_copies_say_nothing_of_a_network():
+    agreement = torch.tensor([0.99] * 50 + [0.9] * 9)
+    assert knows_again(torch.ones(59).bool(), agreement, SAME) is None
+    more = torch.cat([agreement, torch.tensor([0.9])])
+    assert knows_again(torch.ones(60).bool(), more, SAME) is True
+
+
+def test_the_page_says_why_a_network_was_not_asked():
+    untested = verdict(Evidence(same=SAME, like=0.85, cosine=0.9, tells=None))
+    weak = verdict(Evidence(same=SAME, like=0.85, cosine=0.9, tells=False))
+    unknown = verdict(Evidence(same=SAME, like=0.85, cosine=None, tells=None))
+    assert "too few altered copies" in untested and "do not separate" in weak
+    assert "too few pairs of other images" in unknown

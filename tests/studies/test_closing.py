@@ -1,12 +1,14 @@
 """What a training says of itself at its end, by its numbers."""
 
 import shlex
+from dataclasses import replace
 
 import pytest
 
 from ibot.cli.main import build_parser
 from ibot.config.override import apply
 from ibot.recipes import recipe
+from ibot.studies import compared as compared_module
 from ibot.studies.closing import Situation, before, closing, gained, judged, means
 from ibot.studies.compared import Comparison, from_records, still_rising
 from ibot.types import ResultRecord
@@ -149,3 +151,25 @@ def test_the_start_of_a_run_is_its_random_start_unless_it_began_from_weights():
     assert "random" not in found.beside
     assert from_records(rows, "knn_top1", 11, from_weights=False) is None
     assert still_rising(rows, rows[3]) and not still_rising(rows[3:], rows[3])
+
+
+def test_nothing_is_said_of_what_was_not_measured():
+    """A resumed run whose images are counted otherwise has no start to compare with."""
+    assert "not known: no random start" in means(compared(53))
+    assert "plain pixels alone are better" in means(compared(53, pixels=60))
+    assert means(compared(53, 40, colours=30)).endswith("than their colours show")
+    patches = {"metric": "match_r1"}
+    assert "was not measured" in closing(compared(32, **patches), situation())[1]
+    known = closing(compared(32, 20, **patches), situation())[1]
+    assert "better than before;" in known and "pixels" not in known.partition(". Best next")[0]
+
+
+def test_pixels_of_many_channels_are_no_baseline_of_a_training(monkeypatch):
+    looked = 12_000
+    monkeypatch.setattr(compared_module, "looks", lambda *_: looked)
+    for count, names in ((13, ["random", "pixels", "colours"]), (200, ["random", "colours"])):
+        channels = tuple(f"band{i}" for i in range(count))
+        config = recipe("tiny32")
+        config = replace(config, model=replace(config.model, channels=channels))
+        assert compared_module.possible("knn_top1", config, None) == names
+        assert compared_module.possible("match_r1", config, None) == ["random", "pixels"]

@@ -20,13 +20,14 @@ from ibot.eval.context import Context
 from ibot.eval.features.entry import disk_errors
 from ibot.eval.gained import TITLES
 from ibot.eval.registry import EVALUATIONS
-from ibot.models.plain import Plain
+from ibot.models.plain import MOST_BYTES, Plain, bytes_of_pixels
 from ibot.system.distributed import any_true
 from ibot.system.jsonl import append_jsonl, write_jsonl
 from ibot.system.processes import said_once
 from ibot.system.records import BESIDE, read_records
 from ibot.system.watch import from_all
 from ibot.types import ResultRecord
+from ibot.words import counted
 
 log = logging.getLogger("ibot")
 
@@ -63,7 +64,11 @@ def measure_beside(
     if beside.own_pixels and settings.features == "pixels":
         return []  # the network is not looked at
     plans: list[_Plan] = []
-    for baseline in beside.chosen(wanted):
+    chosen = beside.chosen(wanted)
+    unasked = wanted == "auto" and beside.of_whole_images and "pixels" in chosen
+    if unasked and _too_large(context, name, own):
+        chosen = tuple(baseline for baseline in chosen if baseline != "pixels")
+    for baseline in chosen:
         with _failing_alike(name, baseline):
             plan = _Plan.of(context, name, settings, baseline, own)
             if (plan.mark, context.weights_hash) not in known:
@@ -77,6 +82,22 @@ def measure_beside(
     if context.processes.is_main and found:
         append_jsonl(context.out / BESIDE, *map(asdict, found))
     return found
+
+
+def _too_large(context: Context, name: str, own: Sequence[ResultRecord]) -> bool:
+    """Whether pixels of the images of a network's records, `own`, would fill the cache; says so."""
+    images = max((record.num_train + record.num_val for record in own), default=0)
+    needed = bytes_of_pixels(images, len(context.loaded.config.channels))
+    if needed > MOST_BYTES:
+        with said_once():
+            log.warning(
+                "%s: not shown beside pixels, whose rows of %s would take %.1f GiB of the cache: "
+                "--baselines pixels asks for them",
+                name,
+                counted(images, "image"),
+                needed / 2**30,
+            )
+    return needed > MOST_BYTES
 
 
 @contextmanager

@@ -10,6 +10,10 @@ from ibot.types import ResultRecord
 TITLES = {"random": "random start", "pixels": "pixels", "colours": "colours"}
 """What the baselines are called among people."""
 
+FEWEST = 6
+"""Images that one network has right and another wrong, none the other way round, from which on that
+is no chance: at 5, a sign test gives 6 %."""
+
 
 def beside(
     own: Sequence[ResultRecord], others: Sequence[ResultRecord], i: int
@@ -67,10 +71,23 @@ def sign(own: ResultRecord, other: ResultRecord) -> int:
 
     Half intervals of both are added as those of different images. They are the same ones, so that
     it is rather too careful: of 4,000 simulated pairs of equals, 0.7 to 5 % are told apart, and
-    with the other's interval alone it would be 5 to 17 %.
+    with the other's interval alone it would be 5 to 17 %. Intervals of few images are too narrow,
+    of none right or all right they have no width: less than `FEWEST` images tell nothing.
     """
+    if _too_few(own, other):
+        return 0
     gap, error = own.value - other.value, math.hypot(_half(own), _half(other))
     return 0 if abs(gap) <= error else 1 if gap > 0 else -1
+
+
+def _too_few(own: ResultRecord, other: ResultRecord) -> bool:
+    """Whether so few images make the difference that it may be chance, where images are right or
+    wrong; of other measures, whether there are so few images at all.
+    """
+    count = own.num_val
+    if count and own.metric.endswith("_top1"):
+        return abs(own.value - other.value) * count < 100 * FEWEST - 1e-6
+    return 0 < count < FEWEST
 
 
 def _half(record: ResultRecord) -> float:

@@ -22,6 +22,11 @@ class Beside:
     own_pixels: bool = False
     """Whether the evaluation compares pixels itself: by its setting features=pixels."""
 
+    @property
+    def of_whole_images(self) -> bool:
+        """Whether a baseline gives a row for each image, which the cache keeps."""
+        return "colours" in self.names
+
     def chosen(self, wanted: str) -> tuple[str, ...]:
         """Those that `Request.baselines` names and that apply."""
         if wanted == "auto":

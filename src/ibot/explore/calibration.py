@@ -35,6 +35,8 @@ TELLS = 0.5
 """Share of altered copies whose pictures leave it open, from `LIKE` to the agreement of copies,
 that must be as alike as the threshold. Of 66 such copies of photographs a network after 781 steps
 of training had 54 above it, its random start 25."""
+LEAST_OPEN = 10
+"""Such copies below which they say nothing of the network."""
 STORED_ANEW = 0.9995
 """Agreement of files that were stored anew: these say nothing about images that are no copies."""
 RANK, RANK_SHARE, MOST_SAME = 5, 0.99, 0.999
@@ -75,14 +77,16 @@ def cosine_from(pairs: Pairs) -> float | None:
     return min(upper_tail(null, FALSE_SHARE), EXACT)
 
 
-def knows_again(close: Tensor, agreement: Tensor, same: float) -> bool:
+def knows_again(close: Tensor, agreement: Tensor, same: float) -> bool | None:
     """Whether a network helps where pictures leave it open.
 
     close: bool [c], which altered copies it finds as alike as its threshold; agreement: [c], of
-    their pictures; same: from which these suffice. False where there are none such.
+    their pictures; same: from which these suffice. None: there are too few such to tell.
     """
     left_open = (agreement >= LIKE) & (agreement < same)
-    return bool(left_open.any()) and close[left_open].float().mean().item() >= TELLS
+    if int(left_open.sum()) < LEAST_OPEN:
+        return None
+    return close[left_open].float().mean().item() >= TELLS
 
 
 def upper_tail(cosine: Tensor, share: float) -> float:

@@ -147,11 +147,11 @@ def _evidence(
 ) -> Evidence:
     """What the thresholds find of the altered copies, and whether the network tells any."""
     kinds: list[Altered] = []
-    tells = cosine is not None
+    tells: bool | None = None  # unseen, it is not asked
     if altered is not None:
         kind, cosines_of, agreed = altered
         close = cosines_of >= (2.0 if cosine is None else cosine)
-        tells = tells and knows_again(close, agreed, same)
+        tells = None if cosine is None else knows_again(close, agreed, same)
         for number, name in enumerate(KINDS):
             own = kind == number
             if bool(own.any()):

@@ -31,8 +31,13 @@ def verdict(evidence: Evidence) -> str:
         return "this network's similarities separate copies: they are used beside the pictures"
     if evidence.cosine is None:
         return (
-            "too few images to say from which similarity on they are copies: showing only "
-            "pixel-verified pairs"
+            "too few pairs of other images to say from which similarity on they are copies: "
+            "showing only pixel-verified pairs"
+        )
+    if evidence.tells is None:
+        return (
+            "too few altered copies that say whether this network's similarities separate copies: "
+            "showing only pixel-verified pairs"
         )
     return f"{WEAK}: showing only pixel-verified pairs"
 
@@ -48,8 +53,8 @@ def evidence(found: Evidence) -> Iterator[str]:
         yield "To the nearest image that is no copy half of the images have a similarity of "
         yield f"{middle:.3f} or more, one in a hundred {high:.3f} or more. "
     if found.cosine is not None:
-        yield "Of pairs that agree a little and are no copies one in 200 has a similarity of "
-        yield f"{found.cosine:.3f} or more. "
+        yield "Of pairs that agree a little and are no copies about one in 200 has a similarity of "
+        yield f"{found.cosine:.3f} or more, by the tail of theirs. "
     yield "</p>\n"
     if not found.altered:
         return

@@ -93,9 +93,9 @@ class Evidence:
     like: float
     """Agreement below which they are none, however similar."""
     cosine: float | None
-    """Similarity from which images between these two are; None: too few images to tell."""
-    tells: bool
-    """Whether the network knows enough altered copies again to be asked."""
+    """Similarity from which images between these two are; None: too few other pairs to tell."""
+    tells: bool | None
+    """Whether the network knows enough altered copies again to be asked; None: too few say so."""
     altered: Sequence[Altered] = ()
     nearest: tuple[float, float] | None = None
     """Similarity of an image to the nearest one that is no copy: the middle, and what 1 in 100

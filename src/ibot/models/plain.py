@@ -26,6 +26,13 @@ LEVEL_BINS = 32
 """Of each channel where they are no colours."""
 WIDEST = 3.0
 """Deviations from the mean that those bins span on either side; the outer ones take the rest."""
+MOST_BYTES = 2 << 30
+"""Of rows of pixels that are made without being asked for: of 174,000 colour pictures."""
+
+
+def bytes_of_pixels(images: int, channels: int, size: int = 32) -> int:
+    """What rows of `Pixels` of so many images take."""
+    return 4 * images * channels * size * size
 
 
 class Plain(Backbone):

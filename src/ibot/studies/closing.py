@@ -145,6 +145,7 @@ def means(found: Comparison) -> str:
     """What k-NN says of a training, in a sentence."""
     better = [NAMES[name] for name in _as_good(found) if found.sign(name) < 0]
     alone = better or [NAMES[name] for name in _as_good(found)]
+    known = [name for name in ("pixels", "colours") if name in found.beside]
     verb = "are better" if better else "are as good"
     also = f", and {_listed(alone)} alone {verb}" if alone else ""
     if found.start is not None:
@@ -153,15 +154,17 @@ def means(found: Comparison) -> str:
             "nothing": "has changed nothing that these classes show",
         }.get(judged(found), "has improved the weights for these classes")
         return f"the training {change}{also}"
+    if "random" not in found.beside:
+        return f"whether it has learnt anything is not known: no random start was measured{also}"
     if judged(found) == "worse":
         return f"these features are worse than those of a random network{also}"
     if judged(found) == "nothing":
         return f"these features cannot be told from those of a random network{also}"
     if alone:
         return f"it has learnt something, but {_listed(alone)} alone {verb} for these classes"
-    if not {"pixels", "colours"} & set(found.beside):
+    if not known:
         return "it has learnt something, whether more than colours is not known"
-    return "it has learnt more of these classes than their pixels and colours show"
+    return f"it has learnt more of these classes than their {' and '.join(known)} show"
 
 
 def _health(now: Situation, said: str) -> str:
@@ -230,11 +233,14 @@ def _told(found: Comparison | None, now: Situation) -> str:
     what = "of the classes only labels tell"
     if found is None:
         return _health(now, f"no measure of patches was asked for, and {what}")
+    if found.start is None and "random" not in found.beside:
+        return _health(now, f"what a random start finds again was not measured, and {what}")
+    pixels = ", and than by their pixels" if "pixels" in found.beside else ""
     said = {
         "worse": "places are told apart worse than before",
         "nothing": "places are told apart no better than before",
         "plain": "places are told apart better than before, but no better than by their pixels",
-        "good": "places are told apart better than before, and than by their pixels",
+        "good": f"places are told apart better than before{pixels}",
     }[judged(found)]
     return _health(now, f"{said}; {what}")
 

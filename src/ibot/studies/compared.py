@@ -17,7 +17,7 @@ from ibot.eval.baselines import random_start
 from ibot.eval.probes.during_training import Probe, knn_probe
 from ibot.eval.probes.patches_in_training import match_probe
 from ibot.models.contract import Backbone
-from ibot.models.plain import Colours, Pixels
+from ibot.models.plain import MOST_BYTES, Colours, Pixels, bytes_of_pixels
 from ibot.report.history import interval_of
 from ibot.studies.probes import Evaluated
 from ibot.system.jsonl import append_jsonl
@@ -97,7 +97,7 @@ def at_the_end(
     found = from_records(known, metric, step, from_weights=bool(config.train.init))
     if found is None:
         return None
-    missing = [name for name in baselines_of(metric) if name not in found.beside]
+    missing = [name for name in possible(metric, config, evaluated) if name not in found.beside]
     needed = looks(metric, missing, config, evaluated)
     if not affordable(needed, step * config.train.batch):
         return replace(found, too_dear=needed)
@@ -146,6 +146,16 @@ def _settings(record: ResultRecord) -> dict[str, object]:
 def baselines_of(metric: str) -> tuple[str, ...]:
     """Those that mean something for it: patches have no histogram."""
     return ("random", "pixels", "colours") if metric == KNN else ("random", "pixels")
+
+
+def possible(metric: str, config: Config, evaluated: Evaluated) -> list[str]:
+    """Those of them that fit into memory: rows of pixels of many channels may not, which are held
+    three times where they are standardised.
+    """
+    names = baselines_of(metric)
+    rows = 3 * looks(metric, names[:1], config, evaluated)
+    wide = bytes_of_pixels(rows, len(config.model.channels)) > MOST_BYTES
+    return [name for name in names if not (name == "pixels" and metric == KNN and wide)]
 
 
 def looks(metric: str, names: Sequence[str], config: Config, evaluated: Evaluated) -> int:

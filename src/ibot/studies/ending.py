@@ -29,11 +29,11 @@ from ibot.studies.compared import (
     Comparison,
     affordable,
     at_the_end,
-    baselines_of,
     keep,
     looks,
     measured,
     metric_of,
+    possible,
     still_rising,
 )
 from ibot.studies.probes import Evaluated
@@ -63,7 +63,7 @@ def with_start(
     are, with baselines, and says whether training is needed.
     """
     metric = metric_of(evaluated, config)
-    names = baselines_of(metric) if metric else ()
+    names = possible(metric, config, evaluated) if metric else ()
     seen = derived.run_steps * config.train.batch
     known = affordable(looks(metric, names, config, evaluated), seen)
 

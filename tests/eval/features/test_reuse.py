@@ -112,3 +112,33 @@ def test_what_cannot_be_read_is_not_taken_for_known(features, tmp_path):
     add(folder, "3.png", 3)
     found, computed = features(scan(folder))
     assert computed == 1 and found.known == 3 and [name for name, _ in found.bad] == ["broken.png"]
+
+
+def test_another_file_with_the_size_and_times_of_one_before_is_computed(features, tmp_path):
+    """As archives unpack them, all of one time, uncompressed images being of one size."""
+    folder = tmp_path / "photos"
+    for i in range(3):
+        add(folder, f"{i}.bmp", i)
+        os.utime(folder / f"{i}.bmp", (10**9, 10**9))
+    features(scan(folder))
+    before = (folder / "1.bmp").stat()
+    add(folder, "1.bmp", 77)
+    os.utime(folder / "1.bmp", (10**9, 10**9))
+    after = (folder / "1.bmp").stat()
+    assert (after.st_size, after.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    add(folder, "3.bmp", 3)
+    found, computed = features(scan(folder))
+    assert computed == 2 and found.known == 2
+    torch.testing.assert_close(found.rows, features(scan(folder), place="fresh")[0].rows)
+
+
+@pytest.mark.parametrize("name", ["keys.npy", "about.json", "state.npy", "rows.npy"])
+def test_what_is_damaged_or_gone_in_the_cache_is_computed(features, tmp_path, name):
+    folder = tmp_path / "photos"
+    for i in range(3):
+        add(folder, f"{i}.png", i)
+    features(scan(folder))
+    (damaged,) = (tmp_path / "cache").glob(f"*/{name}")
+    damaged.write_bytes(damaged.read_bytes()[:7])
+    add(folder, "3.png", 3)
+    assert features(scan(folder))[1] == 4

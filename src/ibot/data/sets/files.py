@@ -103,15 +103,17 @@ class FileImages:
         return self._known[0]
 
     def keys(self) -> NDArray[np.uint64] | None:
-        """uint64 [n, 2], of the whole path, size and time of each file and how it is read; None
-        inside of archives.
+        """uint64 [n, 2], of each file's whole path and state and of how it is read; None inside of
+        archives.
+
+        Another file of the same size and time of change, as archives unpack them, is another one.
         """
         if self.archives is not None:
             return None
         root = os.path.realpath(self.root)
         how = " ".join((*self._how(), fingerprints.TIFF_LEVELS))
-        paths = (os.path.join(root, self.name(i)) for i in range(len(self)))  # noqa: PTH118 - speed
-        return fingerprints.file_keys(paths, self._state(), how)
+        paths = [os.path.join(root, self.name(i)) for i in range(len(self))]  # noqa: PTH118 - speed
+        return fingerprints.file_keys(paths, how)
 
     def provenance(self) -> dict[str, object]:
         """What a run notes of its data: folder, images, classes, and a hash of the names."""

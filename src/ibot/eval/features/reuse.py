@@ -1,8 +1,8 @@
 """Rows that the cache holds already for images of a set that is new to it: a set that grew, a part
 of one, the same images with labels.
 
-Known are images one by one (`KeyedImages`): by path, size and time of their files. Rows that
-were computed in another batch may differ from new ones by rounding.
+Known are images one by one (`KeyedImages`): by path and state of their files. Rows that were
+computed in another batch may differ from new ones by rounding.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ibot.eval.features.entry import CHUNK, DONE, Entry, mapped
+from ibot.system.files import replacing
 
 K = TypeVar("K")
 KEYS = "keys.npy"
@@ -36,17 +37,21 @@ def take_known(entries: Mapping[K, Entry], keys: NDArray[np.uint64] | None) -> d
     taken = {}
     for name, entry in entries.items():
         taken[name] = sum(_take(entry, other, keys) for other in _like(entry))
-        np.save(entry.path / KEYS, keys)
+        with replacing(entry.path / KEYS) as temporary, temporary.open("wb") as file:
+            np.save(file, keys)
     return taken
 
 
 def _like(entry: Entry) -> Iterator[Path]:
     """Folders of the cache that hold the same feature of other images."""
     for file in sorted(entry.folder.glob(f"*/{KEYS}")):
-        about = file.with_name("about.json")
-        if file.parent == entry.path or not about.is_file():
+        if file.parent == entry.path:
             continue
-        if _but_images(json.loads(about.read_text())) == _but_images(entry.about):
+        try:
+            about = json.loads(file.with_name("about.json").read_text())
+        except (OSError, ValueError):  # deleted meanwhile, or cut short by a full disk
+            continue
+        if _but_images(about) == _but_images(entry.about):
             yield file.parent
 
 
@@ -55,12 +60,22 @@ def _but_images(about: dict[str, Any]) -> dict[str, Any]:
 
 
 def _take(entry: Entry, other: Path, keys: NDArray[np.uint64]) -> int:
-    """Copy the rows that are done there and wanted here; how many."""
-    state, theirs = entry.state("r+"), np.load(other / KEYS)
-    there = np.flatnonzero(mapped(other / "state.npy", "r") == DONE)
+    """Copy the rows that are done there and wanted here; how many.
+
+    None from what was deleted meanwhile or is damaged: all can be computed.
+    """
+    state = entry.state("r+")
+    try:
+        theirs, done = np.load(other / KEYS), mapped(other / "state.npy", "r") == DONE
+        source = mapped(other / "rows.npy", "r")
+    except (OSError, ValueError, EOFError):
+        return 0
+    if not len(theirs) == len(done) == len(source):
+        return 0
+    there = np.flatnonzero(done)
     wanted = np.flatnonzero((state != DONE) & keys.any(axis=1))
     _, mine, found = np.intersect1d(_flat(keys[wanted]), _flat(theirs[there]), return_indices=True)
-    source, target = mapped(other / "rows.npy", "r"), entry.rows("r+")
+    target = entry.rows("r+")
     for start in range(0, len(mine), CHUNK):
         part = slice(start, start + CHUNK)
         target[wanted[mine[part]]] = source[there[found[part]]]
