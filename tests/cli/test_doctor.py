@@ -35,6 +35,12 @@ def test_a_whole_machine_is_ready_and_every_line_says_something(capsys):
     assert all(len(line.split(maxsplit=1)) == 2 for line in lines)
 
 
+def test_where_nothing_can_be_written_the_next_command_names_another_place(capsys, monkeypatch):
+    monkeypatch.setattr("ibot.system.places.is_writable", lambda folder: False)
+    assert main(["doctor"]) == 0
+    assert "ibot pretrain auto --data DIR --run DIR " in capsys.readouterr().out
+
+
 def test_text_and_json_tell_the_same(capsys, doctor):
     _, checks = doctor()
     main(["doctor"])
