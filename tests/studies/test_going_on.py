@@ -162,6 +162,7 @@ def test_where_the_checkpoints_after_it_became_longer_are_gone_it_becomes_longer
         ("2 epochs", ["longer than 2 epochs already", "12 steps", '--extend-to "8 epochs"']),
         ("soon", ["'soon' is no length", "'40 epochs'"]),
         ("50 percent", ["'50 percent' is no length", "'40 epochs'"]),
+        ("1e400 steps", ["'1e400 steps' is no length", "'40 epochs'"]),
     ],
 )
 def test_a_length_that_makes_no_run_longer_is_refused(here, capsys, length, words):
