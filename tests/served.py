@@ -19,6 +19,8 @@ class Served:
         """The next answers end after so many bytes each, whatever they promised."""
         self.codes: list[int] = []
         """The next answers are these errors."""
+        self.lengths: str | None = None
+        """What answers say of their length; None: the truth."""
         self.ranges = True
         """Whether parts of files are given."""
         self.asked: list[tuple[str, str]] = []
@@ -85,7 +87,8 @@ def _answer(handler, held, *, body):
     handler.send_response(206 if begin else 200)
     if begin:
         handler.send_header("Content-Range", f"bytes {begin}-{len(content) - 1}/{len(content)}")
-    handler.send_header("Content-Length", str(len(content) - begin))
+    length = str(len(content) - begin) if held.lengths is None else held.lengths
+    handler.send_header("Content-Length", length)
     if held.tag:
         handler.send_header("ETag", held.tag)
     for name, value in held.headers.get(path, {}).items():

@@ -15,14 +15,13 @@ from safetensors.torch import load_file, save_file
 from ibot.cli.main import main
 from ibot.config.duration import duration
 from ibot.config.override import apply
-from ibot.engine.checkpoint import find_checkpoint
+from ibot.engine.checkpoint import find_checkpoint, reached_step
 from ibot.engine.loop import train
 from ibot.engine.run import read_config
 from ibot.engine.start import patch_center, start_from_weights, with_weights
 from ibot.engine.transfer import to_device
 from ibot.errors import ConfigError, TrainingStopped, WeightsError
 from ibot.method.model import StudentTeacher
-from ibot.studies.pretraining import reached_step
 from ibot.studies.settings import default_folder
 from ibot.system.jsonl import read_jsonl
 from ibot.types import Batch, ResultRecord

@@ -9,6 +9,7 @@ from ibot.config.override import apply
 from ibot.config.resolve import derive
 from ibot.data.scenes import write_folder
 from ibot.data.sets.open import open_images
+from ibot.engine.checkpoint import reached_step
 from ibot.errors import DataError
 from ibot.eval.neighbours.vote import knn_accuracy
 from ibot.method.model import StudentTeacher
@@ -17,7 +18,7 @@ from ibot.report.story import story
 from ibot.report.summary import Summary
 from ibot.studies import ending
 from ibot.studies.compared import measured
-from ibot.studies.pretraining import pretrain, reached_step
+from ibot.studies.pretraining import pretrain
 from ibot.studies.probes import Evaluated, probes
 from ibot.studies.settings import Prepared
 from ibot.system.distributed import joined

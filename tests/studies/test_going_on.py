@@ -166,6 +166,7 @@ def test_where_the_checkpoints_after_it_became_longer_are_gone_it_becomes_longer
         ("2 epochs", ["longer than 2 epochs already", "12 steps", '--extend-to "8 epochs"']),
         ("soon", ["'soon' is no length", "'40 epochs'"]),
         ("50 percent", ["'50 percent' is no length", "'40 epochs'"]),
+        ("1e400 steps", ["'1e400 steps' is no length", "'40 epochs'"]),
     ],
 )
 def test_a_length_that_makes_no_run_longer_is_refused(here, capsys, length, words):
@@ -233,6 +234,34 @@ def test_images_that_are_gone_stop_the_run_with_the_command_that_goes_on(here, c
         assert pretrain("--data", "elsewhere", *accept) == 2
         said = capsys.readouterr().err
         assert "started on other images" in said and "--accept" not in said
+
+
+@pytest.mark.parametrize("last", ["config.json", "images.txt.gz"])
+def test_killed_while_it_notes_other_images_it_goes_on_with_them(here, monkeypatch, capsys, last):
+    from ibot.engine import run
+
+    back_to("runs/photos", 8)
+    add_images()
+
+    def killed_after(write, name):
+        def writing(path, *rest):
+            write(path, *rest)
+            if last in (name, path.name):
+                raise KeyboardInterrupt
+
+        return writing
+
+    with monkeypatch.context() as killed:
+        killed.setattr(run, "write_json", killed_after(run.write_json, ""))
+        killed.setattr(run, "write_names", killed_after(run.write_names, run.NAMES))
+        assert pretrain() == 130
+    assert pretrain() == 0, capsys.readouterr().err
+    assert read_config(Path("runs/photos")).train.lists == ((0, 0, 24), (8, 3, 32))
+    provenance = json.loads(Path("runs/photos/provenance.json").read_text())
+    assert provenance["data"]["images"] == 32
+    (Path("photos") / "24.png").unlink()
+    back_to("runs/photos", 8)
+    assert pretrain() == 2 and "1 gone (24.png)" in capsys.readouterr().err
 
 
 def test_runs_of_before_did_not_keep_names_and_do_so_from_now_on(here, capsys):

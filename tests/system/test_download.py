@@ -96,6 +96,37 @@ def test_servers_that_give_no_parts_give_the_whole_file_again(server, tmp_path):
     assert fetched(server, tmp_path).read_bytes() == CONTENT
 
 
+def test_without_a_word_for_the_version_the_rest_is_not_taken_for_the_same_file(server, tmp_path):
+    server.tag, server.cuts = None, [1_000_000, *[0] * download.TRIES]
+    with pytest.raises(UserError) as error:
+        fetched(server, tmp_path)
+    assert "goes on from there" not in error.value.why
+    server.files["/w.pth"] = CONTENT[::-1]  # as long as the other
+    assert fetched(server, tmp_path).read_bytes() == CONTENT[::-1]
+
+
+def test_a_server_that_promises_more_than_it_has_is_given_up(server, tmp_path):
+    server.lengths = str(10**15)
+    with pytest.raises(UserError, match="cannot be downloaded"):
+        fetched(server, tmp_path)
+    assert len(server.asked) == 1 + download.TRIES
+
+
+@pytest.mark.parametrize("length", ["abc", "-5", "9" * 5000])
+def test_a_length_that_is_no_number_is_none(server, tmp_path, length):
+    server.lengths = length
+    assert fetched(server, tmp_path).read_bytes() == CONTENT
+
+
+def test_a_server_cannot_send_us_to_files_of_this_machine(server, tmp_path):
+    (tmp_path / "secret").write_text("mine")
+    server.codes = [302]
+    server.headers["/w.pth"] = {"Location": (tmp_path / "secret").as_uri()}
+    with pytest.raises(UserError, match="cannot be downloaded") as error:
+        fetched(server, tmp_path)
+    assert "not allowed" in error.value.why and "\n" not in error.value.why
+
+
 def test_a_busy_server_is_asked_again_and_another_error_is_not(server, tmp_path):
     server.codes = [503, 500]
     assert fetched(server, tmp_path).read_bytes() == CONTENT

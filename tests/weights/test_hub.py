@@ -103,7 +103,9 @@ def test_offline_the_error_says_what_to_copy_where(constants):
     assert f"to '{place}'" in error.value.fix and "\n" not in error.value.fix
 
 
-@pytest.mark.parametrize("name", ["phikon", "a/../b", "/a/b", "a/", "a/b/../c", ""])
+@pytest.mark.parametrize(
+    "name", ["phikon", "a/../b", "/a/b", "a/", "a/b/../c", "a/b@/", "a/b@../..", "a/b@", ""]
+)
 def test_what_is_no_repository_is_told_at_once(name):
     with pytest.raises(WeightsError, match="names no repository"):
         from_hub_named(name)

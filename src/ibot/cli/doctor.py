@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import asdict
+from pathlib import Path
 
 from ibot.cli.parser import Commands
 from ibot.errors import UserError
@@ -34,5 +35,17 @@ def run(options: argparse.Namespace) -> int:
     if broken:
         print(f"{'verdict':15}nothing works before this is mended: {', '.join(broken)}")
         return UserError.exit_code
-    print(f"{'verdict':15}ready; next: ibot pretrain auto --data DIR   on your own images")
+    print(
+        f"{'verdict':15}ready; next: ibot pretrain auto --data DIR{_place()}   on your own images"
+    )
     return 0
+
+
+def _place() -> str:
+    """What the next command needs where nothing can be made in the current folder."""
+    from ibot.system.places import is_writable
+
+    try:
+        return "" if is_writable(Path.cwd()) else " --run DIR"
+    except OSError:  # it was removed
+        return " --run DIR"

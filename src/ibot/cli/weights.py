@@ -176,8 +176,9 @@ def _convert_checkpoint(options: argparse.Namespace, file: Path) -> None:
             "      --data DIR or --images N gives the right one (convert again, into a new folder)"
         )
     print("note: a float16 loss scale is not kept; training goes on in float32 or bfloat16")
-    print(f"go on:    ibot pretrain {out}/config.json --run {out} --data DIR")
-    print(f"evaluate: ibot eval knn {out} --data DIR")
+    run = shlex.quote(str(out))
+    print(f"go on:    ibot pretrain --run {run} --data DIR")
+    print(f"evaluate: ibot eval knn {run} --data DIR")
 
 
 def _convert_network(options: argparse.Namespace, file: Path) -> None:
@@ -199,7 +200,7 @@ def _convert_network(options: argparse.Namespace, file: Path) -> None:
     export_backbone(loaded, "safetensors", out / "model.safetensors")
     print(
         "no projection head, so no run to go on with.\nstart from it: ibot pretrain RECIPE "
-        f"--init {out} --data DIR"
+        f"--init {shlex.quote(str(out))} --data DIR"
     )
 
 

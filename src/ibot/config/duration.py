@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -22,8 +23,8 @@ class Duration:
         if match:
             unit = "percent" if match[2] == "%" else match[2]
             unit = next((u for u in DURATION_UNITS if unit in (u, u.rstrip("s"))), None)
-            if unit:
-                return cls(float(match[1]), unit)
+            if unit and math.isfinite(value := float(match[1])):
+                return cls(value, unit)
         raise ValueError(
             f"'{text}' is not a duration; write for example '10 epochs', '500 steps' or '5 percent'"
         )

@@ -29,6 +29,7 @@ from ibot.method.model import StudentTeacher
 from ibot.system import files
 from ibot.system.files import is_disk_full, read_state, replacing, sync
 from ibot.types import RunState
+from ibot.weights.files import read_settings
 from ibot.weights.write import save_tensors
 
 FOLDER = "checkpoints"
@@ -99,6 +100,15 @@ def find_checkpoint(run: Path) -> Path | None:
     """The newest complete checkpoint of a run, or None."""
     complete = checkpoints_of(run)
     return complete[-1] if complete else None
+
+
+def reached_step(run: Path) -> int:
+    """Step of the newest checkpoint of a run; 0 for none.
+
+    Also for a damaged one, which the resumption will name.
+    """
+    checkpoint = find_checkpoint(run)
+    return read_settings(checkpoint / "state.json").get("step", 0) if checkpoint else 0
 
 
 def has_checkpoint(run: Path, step: int) -> bool:

@@ -24,6 +24,7 @@ from typing import IO, TYPE_CHECKING, Any
 from ibot.config.history import WRITTEN, continues
 from ibot.config.override import diff, from_run, show, to_plain
 from ibot.config.schema import Config
+from ibot.engine.checkpoint import reached_step
 from ibot.engine.image_list import NAMES, Changed, changed, refusal, write_names
 from ibot.errors import RunError
 from ibot.system.jsonl import append_jsonl, read_jsonl, write_json, write_jsonl
@@ -253,20 +254,28 @@ def _compare(
         )
     # A converted run was started elsewhere, on images that nobody recorded.
     others = known and old["names_sha256"] != source_info.get("names_sha256")
-    if others and before.train.lists == config.train.lists:
+    kept = before.train.lists == config.train.lists
+    if others and kept and not _begins(path, config, source_info):
         change = changed(path, old, images) if images is not None else None
         raise refusal(path, change or Changed(old["images"], source_info["images"], None, None))
+    # In this order: killed between any two, the run still knows that the rest is to be written.
+    if images is not None and known and (others or not (path / NAMES).exists()):
+        write_names(path, images)
     if grows:
         _grow(path, before, config)
     if others:
         provenance["data_before"] = [*provenance.get("data_before", []), old]
         write_json(path / "provenance.json", {**provenance, "data": source_info})
-    if images is not None and known and (others or not (path / NAMES).exists()):
-        write_names(path, images)
-    if not grows:
-        return {}
     found = {key: [show(then), show(now)] for key, then, now in rows if key in WRITTEN}
     return found | ({"images": [old["images"], source_info["images"]]} if others else {})
+
+
+def _begins(path: Path, config: Config, source_info: dict[str, Any]) -> bool:
+    """Whether the settings say already that the run goes on with other images, so many, of which it
+    has seen none: it was killed before it had noted which.
+    """
+    step, _, images = config.train.lists[-1] if config.train.lists else (-1, 0, 0)
+    return step >= reached_step(path) and images == source_info["images"]
 
 
 def _grow(path: Path, before: Config, config: Config) -> None:

@@ -71,6 +71,7 @@ def resumed(asked: Asked, folder: Path, world_size: int = 1) -> Prepared:
     check(config)
     with said_once():
         source = _open(config, asked, folder)
+    from ibot.engine.checkpoint import reached_step
     from ibot.engine.image_list import changed, refusal
     from ibot.studies.settings import Prepared
     from ibot.system.watch import from_main
@@ -103,18 +104,6 @@ def resumed(asked: Asked, folder: Path, world_size: int = 1) -> Prepared:
         goes_on=True,
         seen=recorded if done and change is not None else None,
     )
-
-
-def reached_step(folder: Path) -> int:
-    """Step of the last checkpoint of a run; 0 for none.
-
-    Also for a damaged one, which the resumption will name.
-    """
-    from ibot.engine.checkpoint import find_checkpoint
-    from ibot.weights.files import read_settings
-
-    checkpoint = find_checkpoint(folder)
-    return read_settings(checkpoint / "state.json").get("step", 0) if checkpoint else 0
 
 
 def _with_given(own: Config, asked: Asked, folder: Path, images: int) -> Config:

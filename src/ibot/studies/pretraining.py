@@ -8,12 +8,12 @@ from pathlib import Path
 from ibot.config.resolve import VIEWS_MADE, Derived, derive, warnings
 from ibot.config.schema import Config
 from ibot.data.sets.images import Images
+from ibot.engine.checkpoint import reached_step
 from ibot.engine.loop import train
 from ibot.engine.run import RunFolder
 from ibot.engine.start import with_pixels
 from ibot.recipes import beyond_paper
 from ibot.studies.ending import close, close_again, with_start
-from ibot.studies.going_on import reached_step
 from ibot.studies.probes import Evaluated, probes
 from ibot.studies.settings import Prepared, Say
 from ibot.system.device import choose_device

@@ -6,6 +6,7 @@ Heavy packages are imported where they are needed: a mistake in the settings is 
 from __future__ import annotations
 
 import hashlib
+import shlex
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -106,7 +107,8 @@ def prepare(asked: Asked, world_size: int = 1, say: Say = lambda text: None) -> 
     if is_run(folder):
         return resumed(asked, folder, world_size)
     if asked.recipe is not None and is_run(Path(asked.recipe)):
-        notes = [*notes, f"a new run; to go on with that one:  ibot pretrain --run {asked.recipe}"]
+        other = shlex.quote(asked.recipe)
+        notes = [*notes, f"a new run; to go on with that one:  ibot pretrain --run {other}"]
     return Prepared(config, source, folder, notes, reasons)
 
 

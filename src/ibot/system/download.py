@@ -7,6 +7,7 @@ from __future__ import annotations
 import http.client
 import json
 import logging
+import re
 import ssl
 import time
 from collections.abc import Callable, Iterator
@@ -115,14 +116,14 @@ class _Part:
 
 def _complete(part: _Part, title: str) -> None:
     """Attempts until the file is whole. Raises as `fetch`."""
-    idle, held, answered = 0, part.size(), False
+    idle, most, answered = 0, part.size(), False
     while True:
         try:
             if _receive(part, title):
                 return
             why, answered = "the connection ended before the file did", True
         except HTTPError as error:
-            why = f"the server answers {error.code} {error.reason}"
+            why = f"the server answers {error.code} {error.reason}".splitlines()[0]
             if error.code not in _TEMPORARY:
                 raise _out_of_reach(part, why) from None
             answered = True
@@ -132,10 +133,11 @@ def _complete(part: _Part, title: str) -> None:
             if is_disk_full(error):
                 raise disk_full(part.file.parent, resumes="it goes on with the download") from None
             raise
-        idle = 0 if part.size() > held else idle + 1
-        held = part.size()
+        # More than there ever was: a server that contradicts itself begins again without end.
+        idle = 0 if part.size() > most else idle + 1
+        most = max(most, part.size())
         # Where nothing ever came there is no network to wait for.
-        if idle >= TRIES or not (held or answered):
+        if idle >= TRIES or not (most or answered):
             raise _out_of_reach(part, why)
         log.warning("%s: %s; trying again", title, why)
         time.sleep(WAIT * 2 ** (idle - 1) if idle else 0)
@@ -147,10 +149,9 @@ def _receive(part: _Part, title: str) -> bool:
     if held and held == said.get("bytes"):
         return True
     headers = {"User-Agent": "ibot", "Accept-Encoding": "identity"}
-    if held and said:
-        headers["Range"] = f"bytes={held}-"
-        if said.get("version"):  # else the whole file comes again
-            headers["If-Range"] = said["version"]
+    if held and said.get("version"):  # without one the rest may be of another file
+        # Of another version the whole file comes again.
+        headers |= {"Range": f"bytes={held}-", "If-Range": said["version"]}
     try:
         answer = urlopen(Request(part.address, headers=headers), timeout=TIMEOUT)
     except HTTPError as error:
@@ -160,8 +161,8 @@ def _receive(part: _Part, title: str) -> bool:
         return False
     with answer:
         begin = held if answer.status == http.HTTPStatus.PARTIAL_CONTENT else 0
-        length = answer.headers.get("Content-Length")
-        whole = None if length is None else begin + int(length)
+        length = answer.headers.get("Content-Length") or ""
+        whole = begin + int(length) if re.fullmatch(r"[0-9]{1,18}", length) else None
         if begin and whole != said.get("bytes"):
             part.forget()
             return False
@@ -198,7 +199,7 @@ def _reason(error: Exception) -> str:
 
 def _out_of_reach(part: _Part, why: str) -> UserError:
     """What to do by hand about a file that cannot be had."""
-    held = part.size()
+    held = part.size() if part.said().get("version") else 0
     kept = (
         f" ({held / 2**20:.1f} MiB are here, and the same command goes on from there)"
         if held

@@ -30,9 +30,11 @@ SECONDS = 20
 
 def from_hub_named(name: str) -> Path:
     """The file of `OWNER/NAME`, `OWNER/NAME@REVISION` or `OWNER/NAME/FILE`. Raises as `located`."""
-    path, _, revision = name.partition("@")
+    path, at, revision = name.partition("@")
     parts = path.split("/")
-    if len(parts) < 2 or not all(re.fullmatch(r"\w[\w.-]*", part) for part in parts):
+    # All become folders of the cache: nothing may lead out of it.
+    words = [*parts, *(revision.split("/") if at else ())]
+    if len(parts) < 2 or not all(re.fullmatch(r"\w[\w.+-]*", word) for word in words):
         raise WeightsError(
             f"'hf:{name}' names no repository",
             fix="write hf:OWNER/NAME, hf:OWNER/NAME@REVISION, or hf:OWNER/NAME/FILE",
