@@ -95,7 +95,7 @@ class Progress:
         if self._bar is not None:
             self._move(step, total)
         elif time.monotonic() - self._shown >= SILENT_SECONDS:
-            self.message(f"step {step}/{total}  left {left}")
+            self.message(f"step {step}/{total}" + (f"  left {left}" if left != "-" else ""))
 
     def update(self, step: int, total: int, row: dict[str, Any]) -> None:
         """Show where the run stands; `row` is a row of metrics.jsonl."""
