@@ -104,3 +104,21 @@ def test_a_written_set_is_labelled_balanced_and_kept(tmp_path):
     before = first.stat().st_mtime_ns
     write_folder(tmp_path / "set", train=40, val=20, seed=2)
     assert first.stat().st_mtime_ns == before
+
+
+def test_drawing_that_was_interrupted_goes_on_and_other_numbers_begin_anew(tmp_path):
+    folder = tmp_path / "set"
+
+    def stop(done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_folder(folder, train=20, val=10, seed=2, progress=stop)
+    drawn, missing = (folder / "train" / CLASSES[i] / f"0000{i}.png" for i in (3, 4))
+    before = drawn.stat().st_mtime_ns
+    missing.unlink()
+    write_folder(folder, train=20, val=10, seed=2)
+    assert drawn.stat().st_mtime_ns == before and len(list(folder.rglob("*.png"))) == 30
+    np.testing.assert_array_equal(np.asarray(Image.open(missing)), draw_scene(2, 4).image)
+    write_folder(folder, train=20, val=10, seed=3)
+    np.testing.assert_array_equal(np.asarray(Image.open(drawn)), draw_scene(3, 3).image)

@@ -260,6 +260,11 @@ def test_a_score_is_recorded_shown_and_compared_with_the_first_of_the_run(small,
     assert [r.metric for (r,) in made.run.named("result")] == ["knn_top1", "knn_k5"]
     assert made.board.calls == [("scalars", {"knn_top1": 50.0}, 7), ("scalars", {"knn_k5": 1.0}, 7)]
     assert made.progress.named("message") == [("step 7: knn_top1 50.0",), ("step 7: knn_k5 1.0",)]
+    begun = trainer(config, tmp_path, step=0, evaluate=evaluate)
+    run_evaluation(begun)
+    first, second = (text for (text,) in begun.progress.named("message"))
+    assert first.startswith("step 0: knn_top1 50.0 (% of validation images that k-NN names rightly")
+    assert second == "step 0: knn_k5 1.0"
     other = trainer(config, tmp_path, evaluate=evaluate, processes=Processes(1, 2))
     run_evaluation(other)
     assert other.run.calls == other.progress.calls == []

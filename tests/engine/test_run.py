@@ -271,6 +271,27 @@ def test_progress_away_from_a_terminal_is_plain_lines(capsys):
     assert capsys.readouterr().out == ""
 
 
+def test_a_slow_step_is_shown_before_the_first_numbers(monkeypatch, capsys, tmp_path):
+    now = iter(range(1000, 9000, 20))  # a clock that is looked at every 20 s
+    monkeypatch.setattr("ibot.engine.logging.time.monotonic", lambda: float(next(now)))
+    with Progress() as progress:
+        progress.keep(tmp_path / "log.txt")
+        for step in (1, 2, 3):
+            progress.step(step, 10)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "step 1/10" and lines[1].startswith("step 2/10  left 0:0")
+    assert [line.partition("  ")[2] for line in (tmp_path / "log.txt").open()] == [
+        line + "\n" for line in lines
+    ]
+
+
+def test_quick_steps_say_nothing_of_their_own(capsys):
+    with Progress() as progress:
+        for step in range(1, 50):
+            progress.step(step, 100)
+    assert capsys.readouterr().out == ""
+
+
 def test_warnings_of_a_quiet_main_process_are_in_its_log_from_the_start(tmp_path, capsys):
     with Progress(quiet=True, opening=["shown before"]) as progress:
         logging.getLogger("ibot").warning("early")

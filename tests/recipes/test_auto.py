@@ -57,6 +57,11 @@ def test_small_sets_are_called_too_small_and_pointed_to_published_weights():
     assert not any("too few" in reason for reason in choose(facts(images=50_000))[1])
 
 
+def test_two_broken_files_of_six_hundred_are_not_no_files():
+    reasons = choose(facts(images=608, unreadable=2 / 608))[1]
+    assert any(reason.startswith("0.33 % of the sampled images cannot") for reason in reasons)
+
+
 def test_the_command_that_is_offered_first_reads_the_same_images_in_the_same_way():
     data = DataConfig(path="my photos", val_path="others", channels="all", trim_border=True)
     found = adapting(data)

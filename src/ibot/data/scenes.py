@@ -269,25 +269,36 @@ def write_folder(
 ) -> None:
     """Write a labelled set of still scenes: `root/train/CLASS/00000.png`, and `val` likewise.
 
-    A set that is already there with the same numbers is kept.
+    A set that is already there with the same numbers is kept, and one that was interrupted is gone
+    on with: its pictures are whole.
     """
-    mark = root / "scenes.txt"
+    mark, begun = root / "scenes.txt", root / "begun.txt"
     content = f"seed {seed} size {size} train {train} val {val}\n"
     if mark.exists() and mark.read_text() == content:
         return
+    keep = begun.exists() and begun.read_text() == content
     jobs = [("train", i) for i in range(train)] + [("val", train + i) for i in range(val)]
     for split in ("train", "val"):
         for name in CLASSES:
             (root / split / name).mkdir(parents=True, exist_ok=True)
+    mark.unlink(missing_ok=True)
+    begun.write_text(content)
     with ProcessPoolExecutor() as pool:
         chunks = [jobs[i : i + 500] for i in range(0, len(jobs), 500)]
-        for done, _ in enumerate(pool.map(partial(_write, root, seed, size), chunks), 1):
+        for done, _ in enumerate(pool.map(partial(_write, root, seed, size, keep), chunks), 1):
             if progress is not None:
                 progress(min(done * 500, len(jobs)), len(jobs))
-    mark.write_text(content)
+    begun.replace(mark)
 
 
-def _write(root: Path, seed: int, size: int, jobs: list[tuple[str, int]]) -> None:
+def _write(root: Path, seed: int, size: int, keep: bool, jobs: list[tuple[str, int]]) -> None:
+    """Draw scenes; with `keep` those alone whose pictures are missing."""
     for split, index in jobs:
-        scene = draw_scene(seed, index, size=size)
-        Image.fromarray(scene.image).save(root / split / CLASSES[scene.label] / f"{index:05d}.png")
+        place = root / split / CLASSES[index % len(CLASSES)] / f"{index:05d}.png"
+        if keep and place.exists():
+            continue
+        image = Image.fromarray(draw_scene(seed, index, size=size).image)
+        # Not by system/files.py: waiting for the disk 14,000 times takes longer than drawing.
+        unfinished = place.with_suffix(".tmp")
+        image.save(unfinished, format="PNG")
+        unfinished.replace(place)

@@ -12,6 +12,13 @@ from ibot.system.distributed import any_true
 from ibot.system.records import RESULTS, read_records
 from ibot.types import ResultRecord
 
+MEANING = {
+    "knn_top1": " (% of validation images that k-NN names rightly)",
+    "match_r1": " (% of patches found again in another view of their image)",
+    "dense_knn_miou": " (mIoU of patches named by their neighbours)",
+}
+"""What is said of a metric where it appears first, before the first step."""
+
 
 def run_evaluation(trainer: Trainer) -> bool:
     """Evaluate the teacher; all processes share the work, the main one keeps the records.
@@ -27,8 +34,9 @@ def run_evaluation(trainer: Trainer) -> bool:
         for record in records:
             trainer.run.result(record)
             trainer.board.scalars({record.metric: record.value}, trainer.state.step, EVALUATED)
+            meaning = "" if trainer.state.step else MEANING.get(record.metric, "")
             trainer.progress.message(
-                f"step {trainer.state.step}: {record.metric} {record.value:.1f}"
+                f"step {trainer.state.step}: {record.metric} {record.value:.1f}{meaning}"
             )
             fallen = fallen or fallen_below_start(trainer, record)
         best = bool(trainer.state.step) and best_step(known) == trainer.state.step

@@ -20,6 +20,8 @@ from ibot.system.portable import signals
 T = TypeVar("T")
 
 _BAR_WIDTH = 16
+SILENT_SECONDS = 30
+"""After which a step shows itself where no line of numbers is due."""
 
 
 class Progress:
@@ -40,6 +42,7 @@ class Progress:
         self._bar: Any = None
         self._task: Any = None
         self._start: tuple[float, int] | None = None
+        self._shown = time.monotonic()
 
     def __enter__(self) -> Progress:
         self._out = Output(sys.stdout)
@@ -83,6 +86,18 @@ class Progress:
         for line in self._early:
             self._append(line)
 
+    def step(self, step: int, total: int) -> None:
+        """Show that a step is done, between two lines of numbers: the bar moves from the first.
+
+        Without a bar it is a line, after half a minute of silence: on a slow machine the first
+        numbers come after minutes, and till then nothing tells a training from one that hangs.
+        """
+        left = self._time_left(step, total)
+        if self._bar is not None:
+            self._move(step, total)
+        elif time.monotonic() - self._shown >= SILENT_SECONDS:
+            self.message(f"step {step}/{total}" + (f"  left {left}" if left != "-" else ""))
+
     def update(self, step: int, total: int, row: dict[str, Any]) -> None:
         """Show where the run stands; `row` is a row of metrics.jsonl."""
         words = _words(row)
@@ -90,10 +105,13 @@ class Progress:
         self._append(line)
         if self._bar is None:
             self._print(line)
-            return
+        else:
+            self._move(step, total, words=words)
+
+    def _move(self, step: int, total: int, **words: str) -> None:
         if self._task is None:
-            self._task = self._bar.add_task("", total=total, words=words)
-        self._bar.update(self._task, completed=step, total=total, words=words)
+            self._task = self._bar.add_task("", total=total, **({"words": ""} | words))
+        self._bar.update(self._task, completed=step, total=total, **words)
 
     def message(self, text: str) -> None:
         """A line of its own above the bar."""
@@ -104,6 +122,7 @@ class Progress:
             self._bar.console.print(text, markup=False)
 
     def _print(self, line: str) -> None:
+        self._shown = time.monotonic()
         if not self.quiet:
             print(line, file=self._out, flush=True)
 

@@ -167,6 +167,8 @@ def run_steps(trainer: Trainer, signal: StopSignal) -> None:
         if trainer.state.step % config.log.every == 0 or last:
             failure.drain()
             write_log(trainer, values, end)
+        else:
+            trainer.progress.step(trainer.state.step, end)
         evaluated = trainer.every(config.evaluate.every) or last
         best_dense = evaluated and run_evaluation(trainer)
         if trainer.every(config.checkpoint.every) or last or best_dense:

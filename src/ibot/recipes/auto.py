@@ -88,8 +88,8 @@ def _doubts(facts: Facts) -> Iterator[str]:
         )
     if data.unreadable:
         yield (
-            f"{data.unreadable:.0%} of the sampled images cannot be read: ibot data report DIR "
-            "lists them with their reasons"
+            f"{100 * data.unreadable:.2g} % of the sampled images cannot be read: "
+            "ibot data report DIR lists them with their reasons"
         )
     if data.repeated > 0.2:
         yield (

@@ -36,6 +36,7 @@ from ibot.studies.settings import Say
 from ibot.system.device import choose_device
 from ibot.system.files import write_named
 from ibot.system.jsonl import read_jsonl
+from ibot.system.progress import counter
 from ibot.types import ResultRecord
 from ibot.weights.read import load_backbone
 
@@ -66,7 +67,7 @@ def demo(
     """
     began = time.perf_counter()
     say: Say = (lambda text: None) if quiet else print
-    config, sets = _scenes(folder, seed, paper, say)
+    config, sets = _scenes(folder, seed, paper, quiet)
     networks = _train(config, sets, folder, quiet)
     if networks is None:
         return
@@ -90,18 +91,21 @@ def demo(
     say(f"next:    ibot pretrain auto --data DIR    ibot features {folder} --data DIR --out FILE")
 
 
-def _scenes(folder: Path, seed: int, paper: bool, say: Say) -> tuple[Config, Sets]:
+def _scenes(folder: Path, seed: int, paper: bool, quiet: bool) -> tuple[Config, Sets]:
     """Settings of the demo, and its scenes in a folder beside the run."""
     data = folder.parent / f"{folder.name}-images-{seed}"
-    say(
-        f"drawing {TRAIN_IMAGES + VAL_IMAGES} scenes of {len(CLASSES)} classes "
-        f"({', '.join(CLASSES)}) into {data}"
-    )
+    if not quiet:
+        print(
+            f"drawing {TRAIN_IMAGES + VAL_IMAGES} scenes of {len(CLASSES)} classes "
+            f"({', '.join(CLASSES)}) into {data}",
+            "(stopped by Ctrl-C, the same command goes on)",
+        )
     config = apply(recipe("demo"), [f"data.path={data}", f"train.seed={seed}"])
     if paper:
         config = apply(config, CONTROLS["paper's losses"])
     size = config.augment.global_size[0]
-    write_folder(data, train=TRAIN_IMAGES, val=VAL_IMAGES, seed=seed, size=size)
+    shown = None if quiet else counter("drawing")
+    write_folder(data, train=TRAIN_IMAGES, val=VAL_IMAGES, seed=seed, size=size, progress=shown)
     sets = find_labelled(str(data))
     assert sets is not None
     return config, sets
