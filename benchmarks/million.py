@@ -92,7 +92,7 @@ def start(data: str, workers: int) -> dict[str, float]:
     """What a training does before its first step, and some batches of it."""
     from ibot.data.loader import Loader
     from ibot.engine.loop import facts, mask_grid
-    from ibot.studies.pretraining import labelled_sets
+    from ibot.studies.probes import labelled_sets
     from ibot.studies.settings import Asked, prepare
 
     asked = Asked("tiny32", (f"data.path={data}", f"system.workers={workers}", *SETTINGS))

@@ -4,6 +4,9 @@ from ibot.extras import command, extras, missing, name_of
 
 INTERRUPTED = 130
 """Exit code of Ctrl-C."""
+STOPPED = 75
+"""Exit code of a training that a signal ended before its end: all is saved, the same command goes
+on. A number that says so elsewhere too (EX_TEMPFAIL of sysexits.h)."""
 
 
 class IbotError(Exception):

@@ -146,7 +146,8 @@ def test_an_unknown_table_and_a_failing_row_are_user_errors(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("ended", "heard", "code", "words"),
     [
-        (0, True, 0, "stopped by a signal"),  # it saved and ended
+        (75, True, 75, "stopped by a signal"),  # it saved and ended
+        (0, True, 75, "stopped by a signal"),  # it was done
         (130, True, 130, ""),  # it said so
         (-signal.SIGTERM, True, 143, ""),  # before it could decide
         (-signal.SIGKILL, False, 4, "'0.5', seed 0 was killed"),
@@ -174,13 +175,13 @@ def test_a_row_that_was_stopped_by_a_signal_of_its_own_is_not_finished(
         folder = Path(command[command.index("--run") + 1])
         folder.mkdir(parents=True, exist_ok=True)
         append_jsonl(folder / "events.jsonl", {"event": "stopped by signal"})
-        return 0, False
+        return 75, False
 
     monkeypatch.setattr(ablation, "_finished", stopped)
     for _ in range(2):
         assert (
             main(["ablate", "loss_ratio", "--data", str(tmp_path), "--run", str(tmp_path / "runs")])
-            == 0
+            == 75
         )
         assert (
             "stopped by a signal" in capsys.readouterr().out

@@ -170,7 +170,7 @@ def test_features_are_written_with_names(run, labelled, tmp_path, suffix):
             ".npz",
         ),
         (["recipes", "show", "vit_s61"], "unknown recipe", "vit_s16"),
-        (["pretrain"], "required: RECIPE\n", "ibot pretrain --help"),
+        (["pretrain"], "required: RECIPE, or --run", "ibot pretrain auto --data DIR"),
         (
             ["pretrain", "tiny32", "--data", "{data}", "train.seed=-1"],
             "train.seed=-1 must not be negative",

@@ -64,7 +64,9 @@ class Notes:
 
 
 def trainer(config, tmp_path, step=7, **changes):
-    schedules = SimpleNamespace(steps_per_epoch=6, total_steps=20)
+    schedules = SimpleNamespace(
+        steps_per_epoch=6, total_steps=20, epochs_passed=lambda step: step / 6
+    )
     made = {
         "config": config,
         "run": Notes(tmp_path),

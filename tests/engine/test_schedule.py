@@ -1,6 +1,7 @@
 """Schedules against the arrays that the published trainer builds (spec 5.4, 6.1)."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -118,3 +119,38 @@ def test_temperatures_warm_up_by_epoch_or_step_those_of_patches_from_the_first_m
     np.testing.assert_allclose([v.teacher_temp for v in values], reference(0.04, 0.07, 0))
     np.testing.assert_allclose([v.patch_temp for v in values], reference(0.05, 0.09, start_epoch))
     assert len({v.patch_temp for v in values}) == (3 if schedule == "epoch" else 12)
+
+
+def longer(*lengths):
+    """The same run with these lengths since."""
+    return replace(schedules(), total_steps=lengths[-1][1], lengths=((0, 40), *lengths))
+
+
+def test_a_run_made_longer_is_on_the_schedules_of_its_new_length_after_a_twentieth_of_it():
+    made, plain = longer((40, 140)), replace(schedules(), total_steps=140)
+    assert [made.at(step) for step in range(40)] == [schedules().at(step) for step in range(40)]
+    assert [made.at(step) for step in range(45, 140)] == [plain.at(step) for step in range(45, 140)]
+    # From where it stood it moves there evenly: by a sixth of what is left at the first step.
+    stood = schedules().at(39)
+    for name in ("lr", "weight_decay", "momentum"):
+        before = getattr(stood, name)
+        for i, step in enumerate(range(40, 45)):
+            want = before + (i + 1) / 6 * (getattr(plain.at(step), name) - before)
+            assert getattr(made.at(step), name) == pytest.approx(want, rel=1e-12)
+    assert made.at(45).lr > 3 * stood.lr and made.at(45).momentum < stood.momentum
+    assert not any(made.at(s).freeze_last_layer or made.at(s).freeze_backbone for s in (40, 139))
+
+
+def test_the_longer_a_run_is_to_go_on_the_more_it_warms_up_again():
+    rates = [longer((40, total)).at(total // 2 + 40).lr for total in (80, 160, 320)]
+    peaks = [max(longer((40, total)).at(s).lr for s in range(40, total)) for total in (44, 80, 400)]
+    assert peaks == sorted(peaks) and peaks[-1] < schedules().peak_lr and min(rates) > 0
+
+
+def test_a_run_made_longer_twice_moves_from_where_it_stood_each_time():
+    made = longer((40, 140), (42, 242))  # while it still warmed up
+    assert made.at(41) == longer((40, 140)).at(41)
+    steps = [made.at(step).lr for step in range(39, 60)]
+    largest = max(abs(b - a) for a, b in pairwise(steps))
+    assert largest < 0.02 < abs(made.at(52).lr - made.at(39).lr)
+    assert made.at(200) == replace(schedules(), total_steps=242).at(200)

@@ -1,6 +1,6 @@
 """What a network gained over what has learnt nothing, in one line."""
 
-from ibot.eval.gained import beside, gained
+from ibot.eval.gained import beside, gained, sign
 from ibot.types import ResultRecord
 
 
@@ -40,6 +40,13 @@ def test_the_line_says_what_is_above_within_and_below():
 def test_the_ends_of_an_interval_belong_to_it():
     for value, words in ((49.0, "not told"), (49.1, "above"), (31.0, "not told"), (30.9, "below")):
         assert words in gained([record(value)], [record(40.0, "random", (31.0, 49.0))])
+
+
+def test_the_intervals_of_both_count():
+    other = record(40.0, "random", (31.0, 49.0))
+    assert sign(record(52.0), other) == 1 and sign(record(28.0), other) == -1
+    assert sign(record(52.0, interval=(43.0, 61.0)), other) == 0
+    assert sign(record(53.0, interval=(44.0, 62.0)), other) == 1
 
 
 def test_without_intervals_the_difference_alone_counts():

@@ -1,14 +1,17 @@
 """Settings chosen from the data and the device."""
 
+import shlex
 from dataclasses import replace
 
 import pytest
 
+from ibot.cli.main import build_parser
 from ibot.config.duration import duration
+from ibot.config.reading import DataConfig
 from ibot.config.resolve import check, derive, warnings
 from ibot.data.survey import Survey
 from ibot.recipes import recipe
-from ibot.recipes.auto import Facts, choose
+from ibot.recipes.auto import Facts, adapting, choose
 from ibot.recipes.fitting import for_few_images
 
 PHOTOS = Survey(
@@ -52,6 +55,20 @@ def test_small_sets_are_called_too_small_and_pointed_to_published_weights():
         and "--init" in choose(facts(images=200))[1][0]
     )
     assert not any("too few" in reason for reason in choose(facts(images=50_000))[1])
+
+
+def test_the_command_that_is_offered_first_reads_the_same_images_in_the_same_way():
+    data = DataConfig(path="my photos", val_path="others", channels="all", trim_border=True)
+    found = adapting(data)
+    assert found == (
+        "ibot pretrain adapt data.channels=all --init ibot:vit_s16 --data 'my photos' "
+        "--val-data others"
+    )
+    build_parser().parse_args(shlex.split(found)[1:])
+    small = replace(PHOTOS, images=200)
+    (first, *_) = choose(Facts(small, 0.0, images_from=data))[1]
+    assert found in first and first.endswith("Training goes on as asked")
+    assert "too few" not in " ".join(choose(Facts(small, 0.0, from_weights=True))[1])
 
 
 def test_views_follow_the_images_and_the_device():

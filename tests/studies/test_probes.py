@@ -14,7 +14,7 @@ from ibot.errors import ConfigError, DataError, TrainingStopped, UserError
 from ibot.eval.probes import during_training
 from ibot.method.model import StudentTeacher
 from ibot.recipes import recipe
-from ibot.studies.pretraining import probes
+from ibot.studies.probes import Evaluated, probes
 from ibot.system.distributed import joined
 
 CPU = torch.device("cpu")
@@ -51,7 +51,8 @@ def made(world, data, *settings):
     config = apply(recipe("tiny32"), [f"data.path={world / data}", *SMALL, *settings])
     torch.manual_seed(0)
     backbone = StudentTeacher(config).teacher.backbone
-    return probes(config, open_images(str(world / data)), CPU, said.append), backbone, said
+    evaluated = Evaluated.of(config, open_images(str(world / data)), said.append)
+    return probes(config, evaluated, CPU, said.append), backbone, said
 
 
 def test_patches_are_evaluated_without_labels_and_k_nn_with_them(world):

@@ -77,9 +77,9 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit code.
 
-    0 done, 1 a bug, 2 user error, 3 training stopped, 4 out of disk or memory, 130 Ctrl-C; for what
-    only prints, 141 when its reader left, as `| head` does, and 4 when the text could not be
-    written.
+    0 done, 1 a bug, 2 user error, 3 training stopped, 4 out of disk or memory, 75 a training that a
+    signal ended, saved and not done, 130 Ctrl-C; for what only prints, 141 when its reader left, as
+    `| head` does, and 4 when the text could not be written.
     """
     if "torch" not in sys.modules:  # else it is too late
         spin_shortly()

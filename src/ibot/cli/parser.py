@@ -66,12 +66,15 @@ class Commands:
 
 
 def check_words(options: argparse.Namespace, extra: Sequence[str]) -> None:
-    """Take words that the parser left over as settings, where a command has some.
+    """Take words that the parser left over as settings, where a command has some, and as the recipe
+    where that may be left out.
 
     Raises UserError for what is no setting.
     """
     has_settings = hasattr(options, "settings")
     options.settings = [*getattr(options, "settings", ()), *extra]
+    if hasattr(options, "recipe") and has_settings:
+        _place_recipe(options)
     unknown = [
         text
         for text in options.settings
@@ -82,6 +85,14 @@ def check_words(options: argparse.Namespace, extra: Sequence[str]) -> None:
             f"unrecognized arguments: {' '.join(unknown)}",
             fix=_meant(options, unknown, has_settings),
         )
+
+
+def _place_recipe(options: argparse.Namespace) -> None:
+    """Tell a recipe from settings, wherever it stands between options."""
+    words = [*([] if options.recipe is None else [options.recipe]), *options.settings]
+    named = [i for i, text in enumerate(words) if "=" not in text and not text.startswith("-")]
+    options.recipe = words.pop(named[0]) if named else None
+    options.settings = words
 
 
 def _meant(options: argparse.Namespace, unknown: Sequence[str], has_settings: bool) -> str:

@@ -17,6 +17,7 @@ from ibot.cli.arguments import (
     add_settings,
 )
 from ibot.cli.parser import Commands
+from ibot.errors import STOPPED
 from ibot.system.processes import launched_processes
 from ibot.weights.forms import NAMES
 
@@ -35,12 +36,16 @@ def declare_run(parser: argparse.ArgumentParser) -> None:
     """What describes a run."""
     recipe = (
         "a name from `ibot recipes list`, a run's config.json, or auto: chosen from the data "
-        "and the device"
+        "and the device; not needed with a --run that exists"
     )
-    parser.add_argument("recipe", metavar="RECIPE", help=recipe)
+    parser.add_argument("recipe", nargs="?", metavar="RECIPE", help=recipe)
     add_data(parser)
-    folder = "run folder; the same command resumes it"
+    folder = "run folder; one that exists goes on with its own settings and images"
     parser.add_argument("--run", dest="run_folder", metavar="DIR", help=folder)
+    longer = 'make the run in --run longer: its length in all, such as "40 epochs"'
+    parser.add_argument("--extend-to", default="", metavar="LENGTH", help=longer)
+    accept = "go on with the images as they are now, though some of before are gone"
+    parser.add_argument("--accept-images", action="store_true", help=accept)
     add_length(
         parser,
         steps="stop after N steps, schedules unchanged",
@@ -54,15 +59,20 @@ def declare_run(parser: argparse.ArgumentParser) -> None:
     add_settings(parser, "section.key=value", "any other setting")
 
 
-def run(options: argparse.Namespace) -> None:
-    """Pre-train, or resume; prints what will be done before and where the results are after."""
+def run(options: argparse.Namespace) -> int:
+    """Pre-train, or resume; prints what will be done before and where the results are after.
+
+    Returns the exit code: of several processes the main one, which ends last, says that a signal
+    stopped them, else launchers would end it for the others' sake.
+    """
     from ibot.studies.settings import prepare
 
     prepared = prepare(asked_by(options), launched_processes().world_size, sayer(options))
     from ibot.studies.pretraining import pretrain
 
     command = shlex.join(["ibot", *sys.argv[1:]])
-    pretrain(prepared, command=command, steps_option=options.steps, quiet=options.quiet)
+    done = pretrain(prepared, command=command, steps_option=options.steps, quiet=options.quiet)
+    return 0 if done or not launched_processes().is_main else STOPPED
 
 
 def asked_by(options: argparse.Namespace) -> Asked:
@@ -80,7 +90,13 @@ def asked_by(options: argparse.Namespace) -> Asked:
     }
     given = [f"{key}={value}" for key, value in short.items() if value not in (None, "")]
     folder = Path(options.run_folder) if options.run_folder else None
-    return Asked(options.recipe, (*given, *options.settings), folder)
+    return Asked(
+        options.recipe,
+        (*given, *options.settings),
+        folder,
+        extend_to=options.extend_to,
+        accept_images=options.accept_images,
+    )
 
 
 def sayer(options: argparse.Namespace) -> Say:

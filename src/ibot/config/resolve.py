@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ibot.config.duration import Duration
+from ibot.config.history import Epochs
 from ibot.config.override import show
 from ibot.config.reading import PICTURES, RGB, DataConfig
 from ibot.config.schema import Config, ModelConfig
@@ -31,8 +32,11 @@ class Derived:
     """Values derived from a configuration, the number of images and the number of processes."""
 
     steps_per_epoch: int
+    """Of the images that it trains on now."""
     total_steps: int
     """Length of the schedules."""
+    lengths: tuple[tuple[int, int], ...]
+    """First step and total steps of each length that the run was given."""
     run_steps: int
     """Where the run stops: the total, or `train.max_steps` before it."""
     warmup_steps: int
@@ -52,12 +56,15 @@ def derive(config: Config, num_images: int, world_size: int = 1) -> Derived:
     An epoch of fewer images than a batch counts one step here; the loader refuses it.
     """
     train, notes = config.train, []
-    steps_per_epoch = max(1, num_images // train.batch)
+    epochs = Epochs.of(train, num_images)
+    # Warm-ups are those of the run as it began, whatever became of it.
+    steps_per_epoch = epochs.lists[0][2]
 
     def steps(length: Duration, total: int = 0) -> int:
         return length.steps(batch=train.batch, steps_per_epoch=steps_per_epoch, total_steps=total)
 
-    total = max(1, steps(train.length))
+    lengths = train.lengths or ((0, max(1, steps(train.length))),)
+    total, whole = lengths[0][1], lengths[-1][1]
 
     def clipped(name: str, length: Duration, longest: int, instead: int) -> int:
         wanted = steps(length, total)
@@ -72,9 +79,10 @@ def derive(config: Config, num_images: int, world_size: int = 1) -> Derived:
     whole_epochs = max(1, total // steps_per_epoch) * steps_per_epoch
     temp_limit = max(0, whole_epochs - config.mask.start_epoch * steps_per_epoch)
     return Derived(
-        steps_per_epoch=steps_per_epoch,
-        total_steps=total,
-        run_steps=min(total, train.max_steps) if train.max_steps else total,
+        steps_per_epoch=epochs.lists[-1][2],
+        total_steps=whole,
+        lengths=lengths,
+        run_steps=min(whole, train.max_steps) if train.max_steps else whole,
         # A clipped ramp leaves half of the run to the cosine; a published one may be as long as the
         # run.
         warmup_steps=clipped("optim.warmup", config.optim.warmup, total, total // 2),

@@ -287,6 +287,12 @@ class TrainConfig:
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Matrix products; auto: bfloat16 on a GPU that has it, else float32. Logits and losses stay
     float32."""
+    lengths: tuple[tuple[int, int], ...] = field(default=(), repr=False)
+    """Written by a run that was made longer (`--extend-to`): from which step on, how many steps in
+    all."""
+    lists: tuple[tuple[int, int, int], ...] = field(default=(), repr=False)
+    """Written by a run whose images changed: from which step on, the epoch that began there, how
+    many images."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
+from ibot.config.history import Epochs
 from ibot.config.resolve import largest_power_of_two
 from ibot.config.schema import Config
 from ibot.data.decode import UnreadableImage
@@ -63,12 +64,12 @@ class MicroBatches(Dataset["Batch | UndrawnBatch | DataError"]):
         images = read_as(source, data.exif_orientation, data.max_pixels, decoder=decoder)
         self.source = trimmed(images, data.trim_border)
         self.rank, self.world_size = rank, world_size
-        self.steps_per_epoch = len(source) // config.train.batch
+        self.epochs = Epochs.of(config.train, len(source))
         self._order: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, np.int64))
 
     def __getitem__(self, number: int) -> Batch | UndrawnBatch | DataError:
         step, part = divmod(number, self.config.train.accumulate)
-        epoch, position = divmod(step, self.steps_per_epoch)
+        epoch, position = self.epochs.place(step)
         try:
             return self._read(self.indices(epoch, position, part), epoch)
         except DataError as error:
@@ -191,7 +192,6 @@ class Loader:
         """Check that the batch fits data, processes and memory. Raises an IbotError."""
         check_batch(config, source, world_size)
         self.dataset = MicroBatches(config, source, grid, rank, world_size)
-        self.steps_per_epoch = self.dataset.steps_per_epoch
         self.accumulate = config.train.accumulate
         self.start_step = start_step
         self.end_step = end_step
@@ -208,7 +208,7 @@ class Loader:
     def __iter__(self) -> Iterator[list[Batch | UndrawnBatch]]:
         """Per step the micro-batches of this process, on the CPU. Raises DataError."""
         # Before the processes part: so they share the order of their first epoch.
-        self.dataset.indices(self.start_step // self.steps_per_epoch, 0, 0)
+        self.dataset.indices(self.dataset.epochs.place(self.start_step)[0], 0, 0)
         micro_batches = read_items(
             self.dataset,
             self.workers,

@@ -211,7 +211,7 @@ def write_log(trainer: Trainer, values: StepValues, end: int) -> None:
     row = {
         "step": state.step,
         "images_seen": state.images_seen,
-        "epoch": state.step / trainer.schedules.steps_per_epoch,
+        "epoch": trainer.schedules.epochs_passed(state.step),
         "skipped_steps": state.skipped_steps,
         "lr": values.lr,
         "weight_decay": values.weight_decay,

@@ -1,8 +1,8 @@
 """The folder of a run: settings, provenance, records, and the lock that keeps a second writer out.
 
     config.json  provenance.json  metrics.jsonl  results.jsonl  events.jsonl  bad_files.jsonl
-    log.txt tensorboard/  checkpoints/step_00001000/  checkpoints/last  checkpoints/best_dense
-    pictures/
+    images.txt.gz  log.txt  tensorboard/  pictures/
+    checkpoints/step_00001000/  checkpoints/last  checkpoints/best_dense
 
 JSON lines are the truth; everything else is derived. Only the main process writes, but for
 bad_files.jsonl.
@@ -16,13 +16,15 @@ import platform
 import socket
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from ibot.config.history import WRITTEN, continues
 from ibot.config.override import diff, from_run, show, to_plain
 from ibot.config.schema import Config
+from ibot.engine.image_list import NAMES, Changed, changed, refusal, write_names
 from ibot.errors import RunError
 from ibot.system.jsonl import append_jsonl, read_jsonl, write_json, write_jsonl
 from ibot.system.places import make_writable
@@ -34,6 +36,7 @@ from ibot.types import ResultRecord
 from ibot.weights.origin import origin
 
 if TYPE_CHECKING:
+    from ibot.data.sets.images import Images
     from ibot.engine.verdicts import Verdict
 
 LOG = "log.txt"
@@ -69,8 +72,12 @@ class RunFolder:
         command: str,
         source_info: dict[str, Any],
         processes: Processes,
+        images: Images | None = None,
     ) -> RunFolder:
-        """Create the folder, or reopen one of the same settings.
+        """Create the folder, or reopen one of the same settings. That its run was made longer, or
+        got other images, is written into these and into its events.
+
+        images: those of `source_info`, whose names are kept.
 
         Raises RunError for a folder that is in use, that belongs to other settings or data, or that
         is no run.
@@ -88,9 +95,12 @@ class RunFolder:
         held = _acquire(path)
         try:
             if known:
-                _compare(path, config, source_info)
+                grown = _compare(path, config, source_info, images)
             else:
+                grown = {}
                 provenance = _provenance(source_info, config)
+                if images is not None:
+                    write_names(path, images)
                 write_json(path / "provenance.json", provenance)
                 write_json(path / "config.json", {**to_plain(config), "command": command})
         except BaseException:
@@ -98,7 +108,17 @@ class RunFolder:
             raise
         run = cls(path, held)
         run.event("start", command=command)
+        if grown:
+            run.event("changed", **grown)
         return run
+
+    @classmethod
+    def again(cls, path: Path) -> RunFolder:
+        """The folder of a run that this process has just closed, to add to its records.
+
+        Raises RunError where it is in use.
+        """
+        return cls(path, _acquire(path))
 
     def metrics(self, row: dict[str, Any]) -> None:
         """Append a log row to metrics.jsonl."""
@@ -208,28 +228,64 @@ def _acquire(path: Path) -> IO[str]:
     return file
 
 
-def _compare(path: Path, config: Config, source_info: dict[str, Any]) -> None:
-    changed = [
-        row for row in diff(read_config(path), config) if not row[0].startswith(FREE_TO_CHANGE)
+def _compare(
+    path: Path, config: Config, source_info: dict[str, Any], images: Images | None
+) -> dict[str, Any]:
+    """Compare settings and images with those of the run; write and return what it became since.
+
+    Raises RunError for anything else that differs.
+    """
+    before, provenance = read_config(path), json.loads((path / "provenance.json").read_text())
+    old = provenance.get("data", {})
+    known = old.get("names_sha256") is not None
+    grows = continues(before, config, int(old["images"]) if known else source_info["images"])
+    rows = diff(before, config)
+    refused = [
+        row
+        for row in rows
+        if not row[0].startswith(FREE_TO_CHANGE) and not (grows and row[0] in WRITTEN)
     ]
-    advice = "name another folder with --run, or give the settings it was started with"
-    if changed:
-        listed = "; ".join(f"{key}: {show(old)} -> {show(new)}" for key, old, new in changed[:5])
-        more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
+    if refused:
         raise RunError(
-            f"'{path}' belongs to a run with other settings", why=listed + more, fix=advice
+            f"'{path}' belongs to a run with other settings",
+            why=told_changes(refused),
+            fix="name another folder with --run, or give the settings it was started with",
         )
-    old = json.loads((path / "provenance.json").read_text()).get("data", {})
     # A converted run was started elsewhere, on images that nobody recorded.
-    if old.get("names_sha256") not in (None, source_info.get("names_sha256")):
-        raise RunError(
-            f"'{path}' was started on other images",
-            why=f"{old.get('images')} images in {old.get('root')} then, "
-            f"{source_info.get('images')} now; newer versions read more kinds of files (.avif, "
-            ".jfif, without extension) and leave validation parts (valid/) out",
-            fix="name the folder of the training images, with what did not belong to them moved "
-            "out of it, or start anew in another folder with --run",
-        )
+    others = known and old["names_sha256"] != source_info.get("names_sha256")
+    if others and before.train.lists == config.train.lists:
+        change = changed(path, old, images) if images is not None else None
+        raise refusal(path, change or Changed(old["images"], source_info["images"], None, None))
+    if grows:
+        _grow(path, before, config)
+    if others:
+        provenance["data_before"] = [*provenance.get("data_before", []), old]
+        write_json(path / "provenance.json", {**provenance, "data": source_info})
+    if images is not None and known and (others or not (path / NAMES).exists()):
+        write_names(path, images)
+    if not grows:
+        return {}
+    found = {key: [show(then), show(now)] for key, then, now in rows if key in WRITTEN}
+    return found | ({"images": [old["images"], source_info["images"]]} if others else {})
+
+
+def _grow(path: Path, before: Config, config: Config) -> None:
+    """Write what a run became into its settings; all others stay as it was started with."""
+    written = {key.partition(".")[2] for key in WRITTEN}
+    history = {name: getattr(config.train, name) for name in written}
+    command = json.loads((path / "config.json").read_text()).get("command", "")
+    grown = replace(before, train=replace(before.train, **history))
+    write_json(path / "config.json", {**to_plain(grown), "command": command})
+
+
+def told_changes(rows: Sequence[tuple[str, Any, Any]]) -> str:
+    """Settings with what they were and are now to be, five of them."""
+    listed = "; ".join(f"{key}: {_shown(old)} -> {_shown(new)}" for key, old, new in rows[:5])
+    return listed + (f" and {len(rows) - 5} more" if len(rows) > 5 else "")
+
+
+def _shown(value: Any) -> str:
+    return show(value) or "none"
 
 
 def _provenance(source_info: dict[str, Any], config: Config) -> dict[str, Any]:

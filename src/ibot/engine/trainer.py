@@ -97,7 +97,12 @@ def build_trainer(
     check_batch(config, source, processes.world_size)  # what is refused leaves no folder behind
     derived = derive(config, len(source), processes.world_size)
     run = RunFolder.create(
-        run_path, config, command=command, source_info=source.provenance(), processes=processes
+        run_path,
+        config,
+        command=command,
+        source_info=source.provenance(),
+        processes=processes,
+        images=source,
     )
     if processes.is_main:
         progress.keep(run.path / LOG)

@@ -61,7 +61,8 @@ class Trial:
 def run_trial(config: Config, source: Images, device: torch.device, images: int) -> Trial:
     """Train `STEPS` steps of at most `images` real images; nothing is kept."""
     images = min(images, config.train.batch // config.train.accumulate, len(source))
-    config = replace(config, train=replace(config.train, batch=images, accumulate=1))
+    train = replace(config.train, batch=images, accumulate=1, lengths=(), lists=())
+    config = replace(config, train=train)
     torch.manual_seed(0)
     model = StudentTeacher(config).to(device)
     optimizer = build_optimizer(model.student, config.optim)

@@ -8,10 +8,13 @@ measured.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from ibot.config.override import diff, show
+from ibot.config.reading import DataConfig
 from ibot.config.resolve import derive, fitting_prototypes
 from ibot.config.schema import (
     CheckpointConfig,
@@ -31,6 +34,10 @@ if TYPE_CHECKING:
 
 ENOUGH = 10_000
 """Images below which published weights serve better than training from scratch."""
+PUBLISHED = "ibot:vit_s16"
+"""Those that are offered first: the smallest that are published, by name (`ibot weights list`)."""
+NAMED = ("data.path", "data.val_path", "data.pixels", "data.trim_border")
+"""Settings of the images that options name, or that are chosen."""
 BORDERED = 0.5
 """Share of images with a border from which on borders are cut off."""
 GPU_MEMORY_PER_IMAGE = 0.16
@@ -52,6 +59,10 @@ class Facts:
     """Where the user gave one; else 0."""
     whole: bool = True
     """Whether images are read whole, not by windows."""
+    images_from: DataConfig = field(default_factory=DataConfig)
+    """Where the images are, and how they are read."""
+    from_weights: bool = False
+    """Whether the run starts from weights."""
 
 
 def choose(facts: Facts) -> tuple[Config, list[str]]:
@@ -68,11 +79,12 @@ def choose(facts: Facts) -> tuple[Config, list[str]]:
 
 def _doubts(facts: Facts) -> Iterator[str]:
     data = facts.data
-    if data.images < ENOUGH:
+    if data.images < ENOUGH and not facts.from_weights:
         yield (
             f"too few images: {data.images} of at least {ENOUGH} to learn from scratch what "
-            "published weights already know; better: ibot pretrain adapt --init WEIGHTS --data "
-            "DIR. Training goes on as asked"
+            f"published weights already know. First choice: {adapting(facts.images_from)} (others: "
+            "ibot weights list), which first compares them, as they are, with a random start. "
+            "Training goes on as asked"
         )
     if data.unreadable:
         yield (
@@ -89,6 +101,19 @@ def _doubts(facts: Facts) -> Iterator[str]:
             f"the images look alike (variety {data.variety:.1f}): expect a low rank and little to "
             "learn"
         )
+
+
+def adapting(data: DataConfig) -> str:
+    """The command that starts from published weights on the same images, read in the same way."""
+    rows = diff(Config(), replace(Config(), data=data))
+    how = [shlex.quote(f"{key}={show(value)}") for key, _, value in rows if key not in NAMED]
+    return " ".join(["ibot pretrain adapt", *how, f"--init {PUBLISHED}", named(data)])
+
+
+def named(data: DataConfig) -> str:
+    """The images as options of a command."""
+    val = f" --val-data {shlex.quote(data.val_path)}" if data.val_path else ""
+    return f"--data {shlex.quote(data.path) if data.path else 'DIR'}{val}"
 
 
 def _on_cpu(facts: Facts, reasons: list[str]) -> Config:

@@ -16,6 +16,8 @@ from ibot.words import encodable
 END = "end"
 ENDS = (END, "stopped by signal", "failed")
 """Events after which a run no longer trains, until it starts again."""
+CLOSING = "closing"
+"""What was said after the end."""
 
 Events = Sequence[Mapping[str, Any]]
 
@@ -38,17 +40,40 @@ def end_of(events: Events) -> Mapping[str, Any] | None:
     A finished run that is started again has nothing to do, unless more was asked for: then it says
     that it resumes.
     """
-    before = [*events]
+    before = _of_training(events)
+    every = len(before)
     while before and before[-1].get("event") == "start":
         before.pop()
     last = before[-1] if before else {}
-    ends = ENDS if len(before) == len(events) else (END,)
+    ends = ENDS if len(before) == every else (END,)
     return last if last.get("event") in ends else None
 
 
 def was_guarded(events: Events) -> bool:
     """Whether its own guard ended the run, as features got worse than at the start."""
-    return [event.get("event") for event in events[-2:]] == ["guard", "failed"]
+    last = _of_training(events)[-2:]
+    return [event.get("event") for event in last] == ["guard", "failed"]
+
+
+def has_ended(events: Events) -> bool:
+    """Whether the run no longer trains, by the last thing that it did."""
+    return any(event.get("event") in ENDS for event in _of_training(events)[-1:])
+
+
+def _of_training(events: Events) -> list[Mapping[str, Any]]:
+    """Without what was said after a training."""
+    return [event for event in events if event.get("event") != CLOSING]
+
+
+def closing_of(events: Events, step: int | None = None) -> list[str]:
+    """What was said at the end of the training, of what it gained; empty where nothing was, or not
+    at this step.
+    """
+    found = [event for event in events if event.get("event") == CLOSING]
+    if not found or step not in (None, number(found[-1].get("step"))):
+        return []
+    said = found[-1].get("said")
+    return [text_of(line) for line in said] if isinstance(said, list) else []
 
 
 def last_command(events: Events) -> str:

@@ -18,9 +18,10 @@ from typing import Any, Literal
 from ibot.engine.run import is_in_use
 from ibot.errors import UserError
 from ibot.report.events import (
-    ENDS,
     Judged,
+    closing_of,
     end_of,
+    has_ended,
     last_command,
     pace_of,
     reasons_of,
@@ -120,6 +121,11 @@ class Story:
     def end(self) -> Mapping[str, Any] | None:
         """The event that ended the run; None while it goes on, or where it just ceased."""
         return end_of(self.events)
+
+    @property
+    def closing(self) -> list[str]:
+        """What was said at its end of what it gained; empty where it has trained on since."""
+        return closing_of(self.events, self.step)
 
     @property
     def guarded(self) -> bool:
@@ -237,8 +243,7 @@ def _state(run: Path, config: Mapping[str, Any], events: Sequence[Mapping[str, A
     if not config and not (run / METRICS).exists():
         return "none"
     # Asked only where it may be: the lock is better left alone.
-    done = bool(events) and events[-1].get("event") in ENDS
-    if not done and is_in_use(run):
+    if not has_ended(events) and is_in_use(run):
         return "running"
     return "ended" if (run / METRICS).exists() else "none"
 

@@ -129,6 +129,7 @@ class Summary:
         yield self._trained()
         yield self._ended()
         yield self._learnt()
+        yield from self._gained()
         yield self._judged()
 
     def _trained(self) -> str:
@@ -222,6 +223,12 @@ class Summary:
             f"<strong>{scored(last)}</strong> after step {last.step}, on {on}{self._chance()}."
             f"{_overlap(first, last)}{self._best()}"
         )
+
+    def _gained(self) -> Iterator[str]:
+        """What was said at the end, over a random start and what needs no network."""
+        for line in self.story.closing:
+            word, _, text = line.partition(" ")
+            yield f"<strong>{escaped(word.capitalize())}:</strong> {escaped(text.strip())}."
 
     def _best(self) -> str:
         best = max(self.knn, key=lambda record: record.value)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ibot.errors import IbotError
+from ibot.errors import STOPPED, IbotError
 from ibot.recipes.ablations import ABLATIONS, Ablation, Row
 from ibot.studies.measured import knn_by_step
 from ibot.system.files import write_named
@@ -82,13 +82,13 @@ def train(job: Job, quiet: bool) -> int | None:
     code = code_of(name, ended)
     if code in ENDED:
         return code
+    if code == STOPPED or (not code and (heard or _stops(job.folder) > stops)):
+        print("stopped by a signal; the same command goes on")
+        return STOPPED
     if code:
         failed = IbotError(f"{name} failed", fix="mend the cause and run the same again")
         failed.exit_code = code
         raise failed
-    if heard or _stops(job.folder) > stops:
-        print("stopped by a signal; the same command goes on")
-        return 0
     return None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from ibot.config.schema import Config
 from ibot.data.sets.images import LabelledImages
@@ -12,11 +13,22 @@ from ibot.eval.features.tokens import Features, extract_features
 from ibot.eval.neighbours.vote import knn_accuracy
 from ibot.models.contract import Backbone
 from ibot.models.plain import Pixels
+from ibot.studies.compared import KNN, Comparison
+from ibot.types import ResultRecord
 
 WHITENED_DIMS = (8, 16, 32, 64)
 
 Sets = tuple[LabelledImages, LabelledImages]
 """Training and validation images with labels."""
+
+
+class Compared(NamedTuple):
+    """The networks of a training and raw pixels."""
+
+    levels: dict[str, float]
+    """Name -> accuracy of what has learnt nothing, for the picture."""
+    found: Comparison
+    """The pre-trained network beside them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +80,8 @@ def pixel_accuracy(sets: Sets, config: Config) -> float:
     return accuracy(bank, queries, config)
 
 
-def print_comparison(
-    before: Backbone, after: Backbone, sets: Sets, config: Config
-) -> dict[str, float]:
-    """Print the scores of both networks; returns the levels for the picture."""
+def print_comparison(before: Backbone, after: Backbone, sets: Sets, config: Config) -> Compared:
+    """Print the scores of both networks."""
     untrained, trained = scores(before, sets, config), scores(after, sets, config)
     pixels = pixel_accuracy(sets, config)
     chance = 100 / len(sets[0].classes)
@@ -81,11 +91,18 @@ def print_comparison(
     print(untrained.line("random network"))
     print(trained.line("pre-trained"))
     best = max(untrained.white.values())
-    print(
-        f"gain over the random network {trained.plain - untrained.plain:+.1f}, "
-        f"over its best whitening {trained.plain - best:+.1f}"
+    print(f"gain over the random network's best whitening {trained.plain - best:+.1f}")
+    levels = {"random network": untrained.plain, "random, whitened": best, "raw pixels": pixels}
+    values = {"now": trained.plain, "random": untrained.plain, "pixels": pixels}
+    records = {name: _record(value, sets) for name, value in values.items()}
+    return Compared(levels, Comparison(now=records.pop("now"), beside=records))
+
+
+def _record(value: float, sets: Sets) -> ResultRecord:
+    train, val = map(len, sets)
+    return ResultRecord(
+        protocol="knn", metric=KNN, value=value, settings={}, num_train=train, num_val=val
     )
-    return {"random network": untrained.plain, "random, whitened": best}
 
 
 def _titles(dims: Sequence[int]) -> str:

@@ -5,34 +5,29 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-import torch
-
 from ibot.config.resolve import VIEWS_MADE, Derived, derive, warnings
 from ibot.config.schema import Config
-from ibot.data.annotated.label_maps import open_label_maps, with_counted_classes
-from ibot.data.sets.classes import absent_note
-from ibot.data.sets.images import Images, LabelledImages
-from ibot.data.sets.open import find_labelled
-from ibot.data.sets.trimmed import trimmed
-from ibot.engine.checkpoint import find_checkpoint
+from ibot.data.sets.images import Images
 from ibot.engine.loop import train
 from ibot.engine.run import RunFolder
 from ibot.engine.start import with_pixels
-from ibot.errors import DataError
-from ibot.eval.probes import during_training, patches_in_training
 from ibot.recipes import beyond_paper
+from ibot.studies.ending import close, close_again, with_start
+from ibot.studies.going_on import reached_step
+from ibot.studies.probes import Evaluated, probes
 from ibot.studies.settings import Prepared, Say
 from ibot.system.device import choose_device
 from ibot.system.processes import launched_processes
 from ibot.system.watch import from_main
-from ibot.weights.files import read_settings
 from ibot.words import counted
 
 
 def pretrain(
     prepared: Prepared, *, command: str, steps_option: int | None = None, quiet: bool = False
-) -> None:
+) -> bool:
     """Pre-train, or resume; says what will be done before and where the results are after.
+
+    Returns whether it came to its end, where a signal may have stopped it before.
 
     Args:
         prepared: settings, images and folder.
@@ -44,7 +39,8 @@ def pretrain(
     device = choose_device(prepared.config.system.device)
     config = with_pixels(prepared.config, device, folder)
     processes = launched_processes()
-    derived = derive(config, len(source), processes.world_size)
+    images = prepared.seen["images"] if prepared.seen else len(source)
+    derived = derive(config, images, processes.world_size)
     said: list[str] = []
 
     def say(text: str) -> None:
@@ -59,17 +55,29 @@ def pretrain(
     if reached >= derived.run_steps:
         # Opened all the same, so that other settings, other images and a run in progress are told.
         RunFolder.create(
-            folder, config, command=command, source_info=source.provenance(), processes=processes
+            folder,
+            config,
+            command=command,
+            source_info=prepared.seen or source.provenance(),
+            processes=processes,
+            images=source if prepared.seen is None else None,
         ).close()
         whole = f"the schedule has {counted(derived.total_steps, 'step')}"
         end = f"{limit} {config.train.max_steps}" if limit else whole
         say(f"already at step {reached}: nothing to do ({end})")
+        for note in prepared.notes:
+            say(f"note   {note}")
+        if processes.is_main and prepared.seen is None:
+            close_again(config, folder, source, derived, reached, say)
         say_next(folder, source, reached, derived, limit, say)
-        return
+        return True
     describe(config, derived, source, folder=folder, world_size=processes.world_size, say=say)
     for note in prepared.notes:
         say(f"note   {note}")
-    evaluate = probes(config, source, device, say)
+    evaluated = Evaluated.of(config, source, say)
+    evaluate = probes(config, evaluated, device, say)
+    if config.train.init and evaluate is not None:
+        evaluate = with_start(evaluate, config, folder, evaluated, derived, device)
     state = train(
         config,
         folder,
@@ -78,21 +86,15 @@ def pretrain(
         evaluate=evaluate,
         quiet=quiet,
         opening=[*(f"auto   {reason}" for reason in prepared.reasons), *said],
-        reasons=[*prepared.reasons, *prepared.notes],
+        reasons=[] if prepared.goes_on else [*prepared.reasons, *prepared.notes],
     )
     if state.step >= derived.run_steps:
         done = f"{counted(state.step, 'step')}, {counted(state.images_seen, 'image')}"
         say(f"done: {done}. Weights: {folder}")
+        if processes.is_main:
+            close(config, folder, evaluated, derived, state.step, say)
     say_next(folder, source, state.step, derived, limit, say)
-
-
-def reached_step(folder: Path) -> int:
-    """Step of the last checkpoint of a run; 0 for none.
-
-    Also for a damaged one, which the resumption will name.
-    """
-    checkpoint = find_checkpoint(folder)
-    return read_settings(checkpoint / "state.json").get("step", 0) if checkpoint else 0
+    return state.step >= derived.run_steps
 
 
 def say_next(
@@ -149,62 +151,3 @@ def describe(
     extra = beyond_paper(config)
     if extra:
         say("beyond the paper: " + "; ".join(extra))
-
-
-def probes(
-    config: Config, source: Images, device: torch.device, say: Say
-) -> during_training.Probe | None:
-    """What is evaluated on the way: k-NN where the data have labels, and what settings ask for.
-
-    Raises DataError for `evaluate.dense_data` that cannot be used.
-    """
-    processes, settings = launched_processes(), config.evaluate
-    found: dict[str, during_training.Probe] = {}
-    images = source
-    if (sets := labelled_sets(config, say)) is not None:
-        train, images = sets
-        found["k-NN"] = during_training.knn_probe(config, train, images, device, processes)
-    if settings.match:
-        found["match"] = patches_in_training.match_probe(config, images, device, processes)
-    if settings.dense_data:
-        maps = open_label_maps(
-            settings.dense_data,
-            exif_orientation=config.data.exif_orientation,
-            max_pixels=config.data.max_pixels,
-        )
-        train, val = with_counted_classes(*maps)
-        for note in dict.fromkeys((*train.notes, *val.notes)):
-            say(f"note   label maps: {note}")
-        found["dense k-NN"] = patches_in_training.dense_knn_probe(
-            config, train, val, device, processes
-        )
-    return during_training.in_turn(found)
-
-
-def labelled_sets(config: Config, say: Say) -> tuple[LabelledImages, LabelledImages] | None:
-    """The labelled images of the data, to learn from and to be judged on; None without labels.
-
-    Labels that cannot be used are no reason not to train, unless --val-data asked for them.
-    """
-    data = config.data
-    orientation, most = data.exif_orientation, data.max_pixels
-    try:
-        sets = find_labelled(
-            data.path,
-            data.val_path,
-            exif_orientation=orientation,
-            max_pixels=most,
-            channels=data.reading.of(config.model.channels, config.model.mean),
-            windows=data.windowing,
-        )
-    except DataError as error:
-        if data.val_path:
-            raise
-        say(f"note   no k-NN during training: {error.what}")
-        return None
-    if sets is not None:
-        sets = trimmed(sets[0], data.trim_border), trimmed(sets[1], data.trim_border)
-        _, val = sets
-        for note in (*val.notes, *filter(None, [absent_note(val.labels, val.classes)])):
-            say(f"note   validation: {note}")
-    return sets

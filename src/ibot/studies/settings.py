@@ -9,14 +9,15 @@ import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ibot.config.override import apply, later_at_default, to_plain
 from ibot.config.reading import DataConfig
 from ibot.config.resolve import check
 from ibot.config.schema import Config, ModelConfig
-from ibot.errors import UserError
+from ibot.errors import ConfigError, UserError
 from ibot.recipes import recipe
+from ibot.studies.going_on import is_run, not_begun, resumed
 from ibot.system.processes import launched_processes, said_once
 
 if TYPE_CHECKING:
@@ -30,12 +31,17 @@ Say = Callable[[str], None]
 class Asked:
     """What a user asks of a run."""
 
-    recipe: str
-    """A name, a run's config.json, or auto: chosen from the data and the device."""
+    recipe: str | None
+    """A name, a run's config.json, or auto: chosen from the data and the device; None: that of the
+    run in the folder."""
     settings: tuple[str, ...] = ()
     """Assignments `section.key=value`, in order."""
     folder: Path | None = None
     """Of the run; None: named after the settings."""
+    extend_to: str = ""
+    """Length in all to which the run in the folder is made longer; empty: it stays as long."""
+    accept_images: bool = False
+    """Whether the run in the folder goes on though images of it are gone."""
 
     @property
     def keys(self) -> list[str]:
@@ -54,14 +60,22 @@ class Prepared:
     """What the number of images changed in the recipe, in words."""
     reasons: list[str]
     """Of the choices of auto."""
+    goes_on: bool = False
+    """Whether the run exists: `notes` say what became of it."""
+    seen: dict[str, Any] | None = None
+    """What a finished run noted of its images, where they are others by now."""
 
 
 def prepare(asked: Asked, world_size: int = 1, say: Say = lambda text: None) -> Prepared:
-    """Settings and images of a run in `world_size` processes.
+    """Settings and images of a run in `world_size` processes; of one that exists its own.
 
     `say` gets the choices of auto, a line each. Raises UserError for a batch that the images do not
-    fill or the processes cannot share.
+    fill or the processes cannot share, and for what a run that exists does not take.
     """
+    if asked.folder is not None and is_run(asked.folder):
+        return resumed(asked, asked.folder, world_size)
+    if (error := not_begun(asked)) is not None:
+        raise error
     reasons = []
 
     def keep(reason: str) -> None:
@@ -89,6 +103,10 @@ def prepare(asked: Asked, world_size: int = 1, say: Say = lambda text: None) -> 
         notes = [*notes, *few]
     check_batch(config, source, world_size)
     folder = asked.folder or default_folder(config, asked.keys)
+    if is_run(folder):
+        return resumed(asked, folder, world_size)
+    if asked.recipe is not None and is_run(Path(asked.recipe)):
+        notes = [*notes, f"a new run; to go on with that one:  ibot pretrain --run {asked.recipe}"]
     return Prepared(config, source, folder, notes, reasons)
 
 
@@ -98,9 +116,15 @@ def configure(asked: Asked, say: Say) -> Config:
     `say` gets the reasons of auto. Raises UserError for settings that contradict each other.
     """
     base, reasons = _base(asked)
-    # Of a run's config.json: where one call was to stop is no part of the recipe.
-    base = replace(base, train=replace(base.train, max_steps=0))
+    # Of a run's config.json: where one call was to stop is no part of the recipe, nor what became
+    # of the run on its way.
+    base = replace(base, train=replace(base.train, max_steps=0, lengths=(), lists=()))
     config = apply(base, asked.settings)
+    if config.train.lengths or config.train.lists:
+        raise ConfigError(
+            "train.lengths and train.lists are written by a run itself",
+            fix='to make one longer:  ibot pretrain --run DIR --extend-to "40 epochs"',
+        )
     if asked.recipe == "adapt" and not config.train.init:
         raise UserError(
             "the recipe adapt goes on from weights",
@@ -131,7 +155,7 @@ def _base(asked: Asked) -> tuple[Config, list[str]]:
     """The recipe, with the reasons for the choices of auto."""
     if asked.recipe == "auto":
         return chosen(asked)
-    return recipe(asked.recipe, beside=["auto"]), []
+    return recipe(asked.recipe or "", beside=["auto"]), []
 
 
 def chosen(asked: Asked) -> tuple[Config, list[str]]:
@@ -157,6 +181,8 @@ def chosen(asked: Asked) -> tuple[Config, list[str]]:
             length,
             batch,
             whole=not given.data.window,
+            images_from=given.data,
+            from_weights=bool(given.train.init),
         )
     )
 

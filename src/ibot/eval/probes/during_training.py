@@ -21,6 +21,8 @@ from ibot.eval.features.spectrum import effective_rank
 from ibot.eval.features.tokens import extract_features
 from ibot.eval.features.views import evenly, in_batches
 from ibot.eval.neighbours.vote import knn_accuracy
+from ibot.eval.scores import bootstrap_mean
+from ibot.models.plain import Pixels
 from ibot.system.distributed import check_equal, gather
 from ibot.system.processes import Processes
 from ibot.types import ResultRecord
@@ -62,7 +64,7 @@ def knn_probe(
     device: torch.device,
     processes: Processes,
 ) -> Probe:
-    """k-NN of `val` against `train`."""
+    """k-NN of `val` against `train`; plain pixels are standardised over the bank."""
     settings = config.evaluate
     sets = [
         (train, evenly(len(train), settings.max_train)),
@@ -71,18 +73,26 @@ def knn_probe(
 
     def evaluate(backbone: nn.Module, step: int) -> list[ResultRecord]:
         features = partial(_features, backbone, config.augment.global_size, device, processes)
-        (bank, bank_labels), (queries, labels) = (features(*part) for part in sets)
+        bank, bank_labels = features(*sets[0])
+        if isinstance(backbone, Pixels):
+            bank = backbone.fitted(bank).standardised(bank)
+            backbone.to(device)
+        queries, labels = features(*sets[1])
         k, temperature = settings.k, settings.temperature
         found = knn_accuracy(bank, bank_labels, queries, labels, ks=k, temperature=temperature)
         (score,) = found.values()
         chosen = {"k": k, "temperature": temperature, "feature": "cls", "normalised": True}
         extra = {"balanced": score.balanced, "effective_rank": effective_rank(queries)}
+        largest = 100 * labels.bincount().max().item() / len(labels)
+        classes = len(train.classes)
         return [
             ResultRecord(
                 protocol="knn",
                 metric="knn_top1",
                 value=score.top1,
                 settings=chosen,
+                interval=bootstrap_mean(100 * score.hits.double()),
+                data={"root": str(val.root), "classes": classes, "largest_class": largest},
                 num_train=len(bank),
                 num_val=len(queries),
                 step=step,

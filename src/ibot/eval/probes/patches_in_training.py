@@ -22,7 +22,7 @@ from ibot.eval.label_scores import LabelScores, miou_interval
 from ibot.eval.probes.dense_knn import DenseKnn
 from ibot.eval.probes.during_training import Probe
 from ibot.eval.probes.match import RADII, MatchPlan, about, match
-from ibot.eval.probes.patch_tokens import encoder
+from ibot.eval.probes.patch_tokens import PatchFeature, encoder
 from ibot.eval.probes.settings import DenseKnnSettings
 from ibot.eval.scores import bootstrap_mean
 from ibot.models.contract import Backbone
@@ -42,9 +42,16 @@ DENSE_BANK = 20_000
 
 
 def match_probe(
-    config: Config, images: Images, device: torch.device, processes: Processes
+    config: Config,
+    images: Images,
+    device: torch.device,
+    processes: Processes,
+    features: PatchFeature = "network",
 ) -> Probe:
-    """Patches of `evaluate.match` images that are found in another view at most a patch away."""
+    """Patches of `evaluate.match` images that are found in another view at most a patch away.
+
+    features: "pixels" compares those of the patches, in the grid of the network.
+    """
     chosen, size = evenly(len(images), config.evaluate.match), config.augment.global_size
     place = RADII.index(RADIUS)
 
@@ -53,7 +60,7 @@ def match_probe(
         plan = MatchPlan.of(network, size, seed=0, batch=PAIRS, device=device)
         try:
             with loaders_forgotten(), evaluating(network):
-                matched = match(encoder(network, "network"), images, chosen, plan, processes)
+                matched = match(encoder(network, features), images, chosen, plan, processes)
         except DataError as error:  # nobody asked for it: no reason not to train
             with said_once():
                 log.warning("match is not measured: %s", error.what)
@@ -64,7 +71,7 @@ def match_probe(
                 protocol="match",
                 metric=f"match_r{RADIUS}",
                 value=found.mean().item(),
-                settings={"images": len(chosen), "features": "network", "radius": RADIUS},
+                settings={"images": len(chosen), "features": features, "radius": RADIUS},
                 interval=bootstrap_mean(found),
                 num_val=len(found),
                 data={"root": str(images.root)},
