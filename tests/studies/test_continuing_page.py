@@ -21,7 +21,8 @@ PAGE = Path(__file__).parents[2] / "docs" / "continuing.md"
 COMMANDS = re.findall(r"^```\n(ibot .*?)\n```", PAGE.read_text(), re.S | re.M)
 SHORT = (
     "--device cpu train.batch=8 system.workers=0 system.threads=1 evaluate.match=0 log.every=2 "
-    "log.tensorboard=false augment.global_size=32 augment.local_size=16 augment.num_local=1"
+    "log.tensorboard=false augment.global_size=32 augment.local_size=16 augment.num_local=1 "
+    "checkpoint.every=20steps"
 )
 TINY = "model.width=24 model.depth=1 model.heads=2 model.patch=8 head.hidden_dim=32"
 RUN = Path("runs/photos")

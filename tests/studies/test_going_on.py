@@ -17,6 +17,7 @@ from ibot.data.scenes import write_folder
 from ibot.engine.checkpoint import checkpoints_of, find_checkpoint
 from ibot.engine.run import read_config
 from ibot.system.jsonl import read_jsonl, write_json
+from ibot.system.processes import Processes
 
 TINY = [
     "model.width=24",
@@ -272,6 +273,20 @@ def test_a_changed_setting_is_named_with_both_values_and_the_ways_on(
     said = capsys.readouterr().err
     assert why in said and fix in said, said
     assert Path("runs/photos/config.json").read_text() == before
+
+
+def test_a_number_of_processes_or_images_that_does_not_fit_leaves_the_run_its_batch(
+    here, capsys, monkeypatch
+):
+    for image in sorted(Path("photos").iterdir())[5:]:
+        image.unlink()
+    assert pretrain("--accept-images") == 2
+    assert "needs 8 images at least" in capsys.readouterr().err
+    shutil.copytree("more", "photos", dirs_exist_ok=True)
+    monkeypatch.setattr("ibot.cli.train.launched_processes", lambda: Processes(0, 3))
+    assert pretrain("--accept-images") == 2
+    said = capsys.readouterr().err
+    assert "cannot be shared equally" in said and "that 8 is a multiple of" in said
 
 
 def test_speed_and_records_may_change_and_settings_stand_anywhere(here):

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +21,8 @@ from ibot.config.resolve import check, derive
 from ibot.config.schema import Config
 from ibot.errors import ConfigError, DataError, RunError, UserError
 from ibot.recipes import RECIPES, recipe
-from ibot.system.processes import launched_processes, said_once
+from ibot.studies.chosen_today import otherwise, set_at_first
+from ibot.system.processes import said_once
 from ibot.words import counted
 
 if TYPE_CHECKING:
@@ -32,21 +32,6 @@ if TYPE_CHECKING:
 
 Rows = list[tuple[str, Any, Any]]
 """Keys of settings that differ, with both values."""
-CHOSEN = (
-    "augment.",
-    "model.width",
-    "model.depth",
-    "model.heads",
-    "model.patch",
-    "head.",
-    "method.",
-    "optim.",
-    "train.batch",
-    "train.accumulate",
-    "train.length",
-    "data.trim_border",
-)
-"""Settings that `auto` chooses by the data and the device."""
 
 
 def is_run(folder: Path | None) -> bool:
@@ -86,7 +71,6 @@ def resumed(asked: Asked, folder: Path, world_size: int = 1) -> Prepared:
     check(config)
     with said_once():
         source = _open(config, asked, folder)
-    from ibot.data.loader import check_batch
     from ibot.engine.image_list import changed, refusal
     from ibot.studies.settings import Prepared
     from ibot.system.watch import from_main
@@ -104,9 +88,9 @@ def resumed(asked: Asked, folder: Path, world_size: int = 1) -> Prepared:
     done = reached >= derive(config, len(source), world_size).total_steps
     if change is not None:
         notes = [_told_images(change, reached, done, folder), *notes]
-    check_batch(config, source, world_size)
+    _check_batch(config, source, world_size)
     if asked.recipe == "auto" or (asked.recipe is None and own.recipe == "auto" and change):
-        notes = [*notes, *_otherwise(config, source, {*asked.keys, *_set_at_first(folder)})]
+        notes = [*notes, *otherwise(config, source, {*asked.keys, *set_at_first(folder)})]
     if done:  # what it was trained on stays noted
         kept = {"lengths": own.train.lengths, "lists": own.train.lists}
         config = replace(config, train=replace(config.train, **kept))
@@ -220,6 +204,21 @@ def _open(config: Config, asked: Asked, folder: Path) -> Images:
     return with_mean(source, config.model.mean)
 
 
+def _check_batch(config: Config, source: Images, world_size: int) -> None:
+    """Raise DataError or ConfigError, with a remedy that leaves the run its batch."""
+    from ibot.data.loader import check_batch
+
+    batch = config.train.batch
+    try:
+        check_batch(config, source, world_size)
+    except ConfigError as error:
+        fix = f"the run keeps its batch: a number of processes that {batch} is a multiple of"
+        raise ConfigError(error.what, why=error.why, fix=fix) from None
+    except DataError as error:
+        fix = f"the run keeps its batch: it needs {batch} images at least, or a new --run"
+        raise DataError(error.what, why=error.why, fix=fix) from None
+
+
 def _longer(
     config: Config, text: str, folder: Path, *, before: int, reached: int
 ) -> tuple[Config, list[str]]:
@@ -263,52 +262,6 @@ def _told_images(change: Changed, reached: int, done: bool, folder: Path) -> str
             f'{_word(folder)} --extend-to "N epochs"'
         )
     return f"{told}. From step {reached} on a new epoch begins, of the images as they are now"
-
-
-def _otherwise(config: Config, source: Images, keys: Collection[str]) -> Iterator[str]:
-    """What `auto` would choose otherwise for these data on this device, in words."""
-    from ibot.data.survey import survey
-    from ibot.engine.run import told_changes
-    from ibot.recipes.auto import Facts, choose
-    from ibot.system.device import choose_device, device_memory
-
-    today, _ = choose(
-        Facts(
-            survey(source),
-            device_memory(choose_device(config.system.device)),
-            launched_processes().world_size,
-            config.train.length if "train.length" in keys or config.train.lengths else None,
-            config.train.batch if "train.batch" in keys else 0,
-            whole=not config.data.window,
-        )
-    )
-    # The network, its head and its views came with the weights.
-    fixed = ("model.", "head.", "augment.") if config.train.init else ()
-    rows = [
-        row
-        for row in diff(config, today)
-        if row[0].startswith(CHOSEN) and not row[0].startswith(fixed) and row[0] not in keys
-    ]
-    if rows:
-        yield (
-            f"auto would choose otherwise today: {told_changes(rows)}. The run keeps its own "
-            "settings; a new --run would have those"
-        )
-
-
-def _set_at_first(folder: Path) -> Iterator[str]:
-    """Keys that the command set by which the run was begun."""
-    command = json.loads((folder / "config.json").read_text()).get("command", "")
-    try:
-        words = shlex.split(command)
-    except ValueError:
-        return
-    for word in words:
-        option, equals, _ = word.partition("=")
-        if option == "--epochs":
-            yield "train.length"
-        elif equals:
-            yield option
 
 
 def _twice(length: Duration) -> Duration:
