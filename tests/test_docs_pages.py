@@ -5,6 +5,7 @@ folder, or it is listed here with the reason why not.
 import re
 import shlex
 import shutil
+from functools import cache
 
 import pytest
 from doc_commands import PAGES, README, ROOT, commands, is_command, mentioned, run
@@ -80,10 +81,16 @@ def complete(command):
     return "..." not in words and parses(words[1:])
 
 
+@cache
+def parser():
+    """That of the command, built once."""
+    return build_parser()
+
+
 def parses(words):
     """Whether a command line is one, settings left out."""
     try:
-        options, extra = build_parser().parse_known_args(words)
+        options, extra = parser().parse_known_args(words)
         check_words(options, extra)
     except SystemExit as ended:
         return ended.code == 0
@@ -141,19 +148,19 @@ def test_every_command_that_a_page_names_exists_with_its_options(name):
 
 def unknown(words):
     """Commands and options that there are not; for a protocol that is left open k-NN."""
-    parser, wrong = build_parser(), []
+    place, wrong = parser(), []
     if words[0] == "eval" and len(words) > 1 and not re.fullmatch(r"[a-z_|]+", words[1]):
         words = ["eval", "knn", *words[2:]]
     for word in words:
-        subs = [a.choices for a in parser._actions if isinstance(a.choices, dict)]
+        subs = [a.choices for a in place._actions if isinstance(a.choices, dict)]
         if word.startswith("--"):
             option = re.match(r"--[\w-]*", word)[0]
-            wrong += [] if option in parser._option_string_actions else [word]
+            wrong += [] if option in place._option_string_actions else [word]
         elif subs and re.fullmatch(r"[a-z_|]+", word):
             for each in word.split("|"):
                 if each not in subs[0]:
                     wrong.append(each)
-            parser = subs[0].get(word.split("|")[0], parser)
+            place = subs[0].get(word.split("|")[0], place)
     return wrong
 
 
