@@ -114,7 +114,7 @@ def special_images(folder: Path) -> None:
     scenes(folder / "scenes", 16, 8)
     for seed, part in enumerate(("train/crop", "train/forest", "val/crop", "val/forest")):
         scenes(folder / "labelled_scenes" / part, 4, seed)
-    scenes(folder / "large_scenes", 2, 9, (320, 384))
+    scenes(folder / "large_scenes", 2, 9, (512, 768))
     channel_files(folder / "cells", 12)
     (folder / "slides").mkdir()
     for i in range(2):

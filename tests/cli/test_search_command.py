@@ -12,7 +12,7 @@ from searched_folder import Page, of
 
 from ibot.cli.main import build_parser, main
 from ibot.cli.search import summary
-from ibot.explore import comparisons, search
+from ibot.explore import pairs, search
 from ibot.explore.findings import Compared, Duplicates, Findings, Group, Picture
 
 
@@ -21,13 +21,13 @@ from ibot.explore.findings import Compared, Duplicates, Findings, Group, Picture
 )
 def test_advice_comes_above_one_image_in_twenty(alike, count, advised):
     group = Group([Picture(i, str(i), 1.0) for i in range(alike)])
-    for threshold in (0.95, comparisons.EXACT):
+    for threshold in (0.95, pairs.EXACT):
         duplicates = Duplicates(threshold, [group])
         findings = Findings(duplicates=duplicates, compared=Compared("photos", count))
         text = "\n".join(summary(findings))
         assert text.count("a better trained network") == advised
         assert text.count("higher --duplicates") == advised * (
-            threshold < comparisons.EXACT
+            threshold < pairs.EXACT
         )  # none is higher than exact
 
 
@@ -105,9 +105,10 @@ def test_results_lie_beside_the_run_and_the_command_works_in_a_process_of_its_ow
     )
     assert done.returncode == 0, done.stderr
     assert (
-        "page:             results/net/search/search.html" in done.stdout and "next:" in done.stdout
+        "page:             results/net/search/train/search.html" in done.stdout
+        and "next:" in done.stdout
     )
-    assert Page(tmp_path / "results" / "net" / "search" / "search.html").queries == 2
+    assert Page(tmp_path / "results" / "net" / "search" / "train" / "search.html").queries == 2
 
 
 @pytest.mark.parametrize(
@@ -204,5 +205,40 @@ def test_the_help_says_that_only_training_images_are_read(command, capsys):
     )
 
 
-def test_the_default_threshold_is_the_one_that_was_measured():
-    assert build_parser().parse_args(["search", "w", "--data", "d"]).duplicates == search.THRESHOLD
+def test_without_a_threshold_the_images_give_it():
+    assert build_parser().parse_args(["search", "w", "--data", "d"]).duplicates is None
+
+
+def test_a_second_search_overwrites_nothing(scenes, weights, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    given = ["search", weights, "--data", scenes, "--cache", "cache", "--device", "cpu"]
+    for k in (3, 4):
+        assert main([*map(str, given), "--k", str(k)]) == 0
+    found = Path("results/net/search")
+    assert sorted(folder.name for folder in found.iterdir()) == ["train", "train-2"]
+    page = found / "train" / "search.html"
+    before = page.read_bytes()
+    capsys.readouterr()
+    given[3] = scenes.parent / "val"
+    assert main([*map(str, given), "--out", str(page.parent)]) == 2
+    assert "in other images or by another network" in capsys.readouterr().err
+    assert (
+        page.read_bytes() == before and (found / "train-2" / "search.html").read_bytes() != before
+    )
+
+
+def test_images_that_came_later_are_the_only_ones_computed(
+    find, scenes, tmp_path, monkeypatch, capsys
+):
+    grown = tmp_path / "grown"
+    grown.mkdir()
+    files = sorted(scenes.rglob("*.png"))
+    for number, file in enumerate(files[:8]):
+        shutil.copy(file, grown / f"b{number}.png")
+    find("--data", grown, "--duplicates", 0.99)
+    shutil.copy(files[9], grown / "a0.png")  # comes first: all numbers change
+    shutil.copy(files[10], grown / "c0.png")
+    printed, rows, _ = find("--data", grown, "--duplicates", 0.99)
+    assert f"10 of {grown}, features of 8 from the cache" in printed.out
+    shutil.rmtree(tmp_path / "cache")
+    assert find("--data", grown, "--duplicates", 0.99)[1] == rows

@@ -7,7 +7,18 @@ import pytest
 from pages import NAMES, Page
 
 from ibot.data.decode import UnreadableImage
-from ibot.explore.findings import Duplicates, Findings, Group, Nearest, Picture, Square
+from ibot.explore.evidence import WEAK
+from ibot.explore.findings import (
+    Altered,
+    Compared,
+    Duplicates,
+    Evidence,
+    Findings,
+    Group,
+    Nearest,
+    Picture,
+    Square,
+)
 from ibot.explore.page import MAX_GROUPS, MAX_PICTURES, THUMBNAIL, write_page
 from ibot.explore.table import Row, csv_rows, write_csv
 from ibot.system import files
@@ -90,7 +101,7 @@ def test_the_page_needs_no_network(tmp_path):
         value
         for _, attrs in page.elements
         for key, value in attrs.items()
-        if key in ("src", "href", "srcset")
+        if key in ("src", "href", "srcset") and not value.startswith("#")
     ]
     assert links and all(link.startswith("data:image/jpeg;base64,") for link in links)
     assert "url(" not in page.source and "@import" not in page.source and "://" not in page.source
@@ -275,3 +286,64 @@ def test_a_file_is_replaced_in_one_step(tmp_path, monkeypatch):
     # Each time the new file is complete on the disk before it takes the place, and after.
     assert seen[:3] == ["old", table, table] and "<title>title</title>" in seen[3]
     assert list(tmp_path.iterdir()) == [path]
+
+
+EVIDENCE = Evidence(
+    same=0.95,
+    like=0.85,
+    cosine=0.991,
+    tells=False,
+    altered=[Altered("saved <again>", 40, 0.95, 0.2, 0.975)],
+    nearest=(0.953, 0.997),
+)
+
+
+def test_a_network_that_cannot_tell_copies_is_called_so(tmp_path):
+    group = Group([Picture(0, "a", 1.0), Picture(1, "b", 0.9)], least=0.9, agreement=0.96)
+    page = shown(tmp_path, Findings(duplicates=Duplicates(None, [group], EVIDENCE)))
+    text = " ".join(page.text("p"))
+    assert f"{WEAK}: showing only pixel-verified pairs" in text
+    assert "small gray pictures agree to 0.950 or more: 1." in text
+    assert "half of the images have a similarity of 0.953" in text
+    assert page.text("h3") == [
+        "Group 1: 2 images, smallest similarity of two 0.900, smallest agreement 0.960"
+    ]
+    assert page.text("td") == ["40", "95%", "20%", "98%"] and "saved <again>" in page.text("th")
+
+
+def test_a_network_that_tells_copies_has_its_threshold_named(tmp_path):
+    asked = Duplicates(0.991, [], replace(EVIDENCE, tells=True))
+    text = " ".join(shown(tmp_path, Findings(duplicates=asked)).text("p"))
+    assert "or to 0.850 where their similarity is 0.991 or more: 0." in text and WEAK not in text
+
+
+def test_contents_lead_to_each_section(tmp_path):
+    page = shown(tmp_path, everything())
+    places = [link["href"].removeprefix("#") for link in page.all("a")]
+    assert places == ["nearest-1", "nearest-2", "near-duplicates", "outliers"]
+    assert [section["id"] for section in page.all("section")] == places
+
+
+def test_pictures_without_a_square_are_whole_and_lead_to_their_files(tmp_path):
+    """Squares lie on what the network sees."""
+    square = on_grid(5, (2, 3))
+    nearest = [Nearest(Picture(3, "a b.jpg", square=square), [Picture(5, "c.jpg", 0.5)])]
+    write_page(
+        Findings(nearest),
+        plain,
+        tmp_path / "page.html",
+        "title",
+        view=lambda _: np.zeros((40, 40, 3), np.uint8),
+        link=lambda index: "./../a%20b.jpg" if index == 3 else "",
+    )
+    page = Page(tmp_path / "page.html")
+    sizes = [picture.size for picture in page.images()]
+    assert sizes[0] == (THUMBNAIL, THUMBNAIL) and sizes[1][0] > sizes[1][1]
+    assert [link["href"] for link in page.all("a")] == ["./../a%20b.jpg"]
+
+
+def test_the_page_says_what_the_network_saw(tmp_path):
+    compared = Compared("photos", 64, view=(224, 224), grid=(14, 14), network="runs/photos")
+    text = shown(tmp_path, Findings(compared=compared)).source
+    assert "64 images of <bdi>photos</bdi>, seen by <bdi>runs/photos</bdi> as 224 x 224" in text
+    assert "14 rows and 14 columns of patches" in text

@@ -34,13 +34,16 @@ def declare(commands: Commands) -> None:
     parser.add_argument("--patch", default="", metavar="ROW,COLUMN", help=patch)
     k = "answers to each query (default: %(default)s)"
     parser.add_argument("--k", type=COUNT, default=10, metavar="N", help=k)
-    threshold = "cosine of near-duplicates, 0..1 (default: %(default)s)"
+    threshold = "cosine of near-duplicates, 0..1 (default: what the images say, with its evidence)"
     parser.add_argument(
-        "--duplicates", type=COSINE, default=0.95, metavar="THRESHOLD", help=threshold
+        "--duplicates", type=COSINE, default=None, metavar="THRESHOLD", help=threshold
     )
     outliers = "images to name as outliers; 0: none (default: %(default)s)"
     parser.add_argument("--outliers", type=NATURAL, default=12, metavar="N", help=outliers)
-    out = "search.html and search.csv (default: search/ in the run, else results/NAME/search)"
+    out = (
+        "for search.html and search.csv (default: search/DATA in the run, else "
+        "results/NAME/search/DATA; DATA-2 for the second search)"
+    )
     parser.add_argument("--out", default="", metavar="DIR", help=out)
     add_cache(parser)
 
@@ -49,9 +52,12 @@ def run(options: argparse.Namespace) -> None:
     """Search, write the page and the table, and say in a line each what was found."""
     patch = _checked(options)
     from ibot.eval.opened import default_out
-    from ibot.explore.search import PAGE, TABLE, search
+    from ibot.explore.search import PAGE, TABLE, free_folder, search
 
-    out = Path(options.out) if options.out else default_out(Path(options.weights)) / "search"
+    if options.out:
+        out = Path(options.out)
+    else:
+        out = free_folder(default_out(Path(options.weights)) / "search", options.data)
     given = {**of_request(options), "out": out}
     findings = search(
         given.pop("weights"),
@@ -92,8 +98,15 @@ def summary(findings: Findings) -> Iterator[str]:
     """One line for each kind of finding."""
     compared = findings.compared
     assert compared is not None
-    from_cache = ", features from the cache" if compared.cached else ""
+    from_cache = ""
+    if compared.cached:
+        from_cache = ", features from the cache"
+    elif compared.known:
+        from_cache = f", features of {compared.known} from the cache"
     yield f"images:           {compared.count} of {compared.folder}{from_cache}"
+    if compared.view is not None and compared.grid is not None:
+        (height, width), (rows, columns) = compared.view, compared.grid
+        yield f"seen as:          {height} x {width} pixels, {rows} x {columns} patches"
     if compared.bad:
         name, reason = compared.bad[0]
         count = counted(len(compared.bad), "image")
@@ -114,18 +127,34 @@ def summary(findings: Findings) -> Iterator[str]:
 
 
 def _about_duplicates(findings: Findings, count: int) -> Iterator[str]:
-    """How many near-duplicates there are among `count` images, and advice where they are many."""
+    """How many near-duplicates there are among `count` images, on what they rest, and advice."""
     if findings.duplicates is None:
         return
-    from ibot.explore.comparisons import EXACT
+    from ibot.explore.evidence import verdict
+    from ibot.explore.pairs import EXACT
 
-    groups, threshold = findings.duplicates.groups, findings.duplicates.threshold
-    alike = sum(len(group.pictures) for group in groups)
-    of = f"{counted(len(groups), 'group')} of {counted(alike, 'image')}"
-    yield f"near-duplicates:  {of} at {threshold:g} or more"
-    if alike > MANY * count:
-        higher = "a higher --duplicates or " if threshold < EXACT else ""
-        yield (
-            f"advice:           {alike / count:.1%} of the images are in groups; "
-            f"if they are no copies, use {higher}a better trained network"
-        )
+    found = findings.duplicates
+    alike = sum(len(group.pictures) for group in found.groups)
+    of = f"{counted(len(found.groups), 'group')} of {counted(alike, 'image')}"
+    if found.evidence is None:
+        at = "" if found.threshold is None else f" at {found.threshold:g} or more"
+        yield f"near-duplicates:  {of}{at}"
+        if alike > MANY * count:
+            higher = "a higher --duplicates or " if (found.threshold or 1) < EXACT else ""
+            yield (
+                f"advice:           {alike / count:.1%} of the images are in groups; if they are "
+                f"no copies, use {higher}a better trained network, or leave --duplicates out"
+            )
+        return
+    evidence = found.evidence
+    network = (
+        ""
+        if found.threshold is None
+        else f", or at {evidence.like:.2f} with a similarity of {found.threshold:.3f}"
+    )
+    yield f"near-duplicates:  {of}; pictures agree at {evidence.same:.3f}{network}"
+    yield f"calibration:      {verdict(evidence)}"
+    if evidence.altered:
+        share = sum(kind.found * kind.count for kind in evidence.altered)
+        made = sum(kind.count for kind in evidence.altered)
+        yield f"                  {share / made:.0%} of {made} altered copies are known again"

@@ -1,4 +1,4 @@
-"""What a search compares, as findings: nearest images and patches, near-duplicates, outliers."""
+"""What a search compares, as findings: nearest images and patches, outliers."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ibot.explore.duplicates import near_duplicates
-from ibot.explore.findings import Duplicates, Group, Nearest, Picture
-from ibot.explore.resemblance import nearest_images, nearest_patches, outliers
+from ibot.explore.findings import Nearest, Picture
+from ibot.explore.resemblance import nearest_images, nearest_patches, strangest
 from ibot.explore.searched import Query, Searched
 
-EXACT = 0.9999
-"""The highest threshold in use: rounding takes exact copies below 1."""
+ALIKE = 8
+"""Nearest others of each image among which its copies are sought; groups may be larger."""
 NEIGHBOURS = 5
 """Whose mean similarity says how strange an image is; more than one, so that a strange image
 with a copy stays so."""
@@ -98,24 +97,23 @@ def _best(
     return image[order], patch[order], similarity[order]
 
 
-def find_duplicates(searched: Searched, rows: Tensor, index: Index, threshold: float) -> Duplicates:
-    """Groups of near-duplicates."""
-    threshold = min(threshold, EXACT)
-    progress = searched.context.counter("duplicates, pairs")
-    found = near_duplicates(rows, threshold, scale=True, progress=progress)
-    groups = [
-        Group(searched.pictures(index[group.index.cpu().numpy()], group.similarity))
-        for group in found
-    ]
-    return Duplicates(threshold, groups)
+def find_neighbours(searched: Searched, rows: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Cosines [n, k] falling and rows int64 [n, k] of the nearest others of each image [n, D].
+
+    None where there are no others. All that looks at every pair rests on this one pass.
+    """
+    if len(rows) < 2:
+        return None
+    progress = searched.context.counter("nearest of all images")
+    own = torch.arange(len(rows), device=rows.device)
+    return nearest_images(rows, rows, ALIKE, own, scale=True, progress=progress)
 
 
 def find_outliers(
-    searched: Searched, rows: Tensor, index: Index, count: int
+    searched: Searched, similarity: Tensor, index: Index, count: int
 ) -> list[Picture] | None:
-    """The strangest images; None where none are asked for, or there are no others."""
-    if not count or len(rows) < 2:
+    """The strangest images, by cosines [n, k] to their nearest; None where none are asked for."""
+    if not count:
         return None
-    progress = searched.context.counter("outliers")
-    similarity, places = outliers(rows, NEIGHBOURS, count, scale=True, progress=progress)
-    return searched.pictures(index[places.cpu().numpy()], similarity)
+    mean, places = strangest(similarity[:, :NEIGHBOURS], count)
+    return searched.pictures(index[places.cpu().numpy()], mean)

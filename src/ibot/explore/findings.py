@@ -55,10 +55,14 @@ class Nearest:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Near-duplicates of the first of them."""
+    """Near-duplicates of each other."""
 
     pictures: Sequence[Picture]
     """Each with its similarity to the first, which has 1."""
+    least: float | None = None
+    """Smallest similarity of any two of them; None: not known."""
+    agreement: float | None = None
+    """Smallest agreement of the small pictures of any two; None: not compared."""
 
     @property
     def smallest(self) -> float:
@@ -67,12 +71,46 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
+class Altered:
+    """Altered copies of images of the set, all of one kind, and which were known again."""
+
+    kind: str
+    count: int
+    by_pictures: float
+    """Share, 0..1, whose small pictures agree with the original's."""
+    by_network: float
+    """Share as similar as the network's threshold."""
+    found: float
+    """Share that would be called near-duplicates where the network is used."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """On what a threshold rests that the set's own images gave."""
+
+    same: float
+    """Agreement of small pictures from which two images are near-duplicates."""
+    like: float
+    """Agreement below which they are none, however similar."""
+    cosine: float | None
+    """Similarity from which images between these two are; None: too few images to tell."""
+    tells: bool
+    """Whether the network knows enough altered copies again to be asked."""
+    altered: Sequence[Altered] = ()
+    nearest: tuple[float, float] | None = None
+    """Similarity of an image to the nearest one that is no copy: the middle, and what 1 in 100
+    exceed."""
+
+
+@dataclass(frozen=True, slots=True)
 class Duplicates:
     """All groups of near-duplicates."""
 
-    threshold: float
-    """Cosine to the first image of a group from which an image belongs to it."""
+    threshold: float | None
+    """Similarity that counts; None: the network was not asked."""
     groups: Sequence[Group]
+    evidence: Evidence | None = None
+    """None: the threshold was given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +124,14 @@ class Compared:
     """(name, reason) of the others."""
     cached: bool = False
     """Whether nothing had to be computed for them."""
+    known: int = 0
+    """Images whose features were there already."""
+    view: tuple[int, int] | None = None
+    """Height and width of what the network sees."""
+    grid: tuple[int, int] | None = None
+    """Rows and columns of patches on it."""
+    network: str = ""
+    """Its weights, as they were named."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,7 @@ def nearest_images(
     scale: bool = False,
     chunk: int = CHUNK,
     block: int = BLOCK,
+    progress: Progress | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The k most similar images of each query.
 
@@ -45,6 +46,7 @@ def nearest_images(
             way.
         chunk: queries at a time.
         block: features at a time.
+        progress: called with the features compared and in all.
 
     Returns:
         Cosine [q, k] falling, and index int64 [q, k]. The order of equal ones is not defined.
@@ -63,7 +65,9 @@ def nearest_images(
         )
     if exclude is not None:
         _check_exclude(exclude, len(features), len(queries))
-    return _nearest_others(features, queries, k, exclude, scale=scale, chunk=chunk, block=block)
+    return _nearest_others(
+        features, queries, k, exclude, scale=scale, chunk=chunk, block=block, progress=progress
+    )
 
 
 def outliers(
@@ -104,6 +108,14 @@ def outliers(
     similarity, _ = _nearest_others(
         features, features, k, own, scale=scale, chunk=chunk, block=block, progress=progress
     )
+    return strangest(similarity, count)
+
+
+def strangest(similarity: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Of images with cosines [n, k] to their nearest others those with the lowest means.
+
+    Mean [count] rising, and index int64 [count]; equal ones come by index.
+    """
     mean = similarity.mean(dim=1)
     order = mean.argsort(stable=True)[:count]
     return mean[order], order

@@ -5,37 +5,38 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from ibot.data.false_colours import as_rgb
 from ibot.errors import UserError, WeightsError
 from ibot.eval.context import ImagesContext
 from ibot.eval.features.rows import FeatureSet
 from ibot.eval.features.tokens import CLASS_TOKEN
 from ibot.eval.opened import opened
 from ibot.eval.request import Request
-from ibot.explore.comparisons import find_duplicates, find_images, find_outliers, find_patches
-from ibot.explore.findings import Compared, Findings
+from ibot.explore.comparisons import (
+    find_images,
+    find_neighbours,
+    find_outliers,
+    find_patches,
+)
+from ibot.explore.copies import calibrated_copies, copies_at, seen
+from ibot.explore.findings import Compared, Duplicates, Findings
 from ibot.explore.page import write_page
 from ibot.explore.resemblance import unscalable
 from ibot.explore.searched import Query, Searched
+from ibot.explore.shown import ShownImages
 from ibot.explore.table import Row, csv_rows, write_csv
-from ibot.report.html import is_ours
+from ibot.report.html import escaped, is_ours
 
 PAGE, TABLE = "search.html", "search.csv"
-TITLE = "ibot search in"
-"""Start of the page's title, by which the page of an earlier search is known."""
-THRESHOLD = 0.95
-"""Cosine from which two images are near-duplicates. Measured with a tiny32 run (400,000 images
-seen) on 4,167 images of CIFAR-10: of copies saved again as JPEG 75, resized to 3/4 and back or made
-a tenth brighter, 99 % are above it; the nearest other image is above 0.94 for one image in a
-thousand. Networks that find all images alike need a higher one."""
+TITLE, BY = "ibot search in", " by "
+"""Parts of the page's title, by which the page of an earlier search is known."""
 QUERIES = 4
 """Images of the folder whose neighbours are shown where no image is given."""
 
@@ -47,7 +48,7 @@ def search(
     queries: Sequence[str | Path] = (),
     patch: tuple[int, int] | None = None,
     k: int = 10,
-    duplicates: float = THRESHOLD,
+    duplicates: float | None = None,
     outliers: int = 12,
     out: str | Path | None = None,
     quiet: bool = False,
@@ -62,7 +63,8 @@ def search(
         patch: row and column, from 0 on the view's grid; then also patches like this one of each
             query are sought.
         k: answers to each query.
-        duplicates: cosine of near-duplicates, 0..1.
+        duplicates: cosine of near-duplicates, 0..1; None: what the images themselves say, with its
+            evidence.
         outliers: images to name as outliers; 0: none.
         out: folder for search.html and search.csv; None: nothing is written.
         quiet: neither notes nor progress on the error output.
@@ -80,8 +82,8 @@ def search(
             searched.check(patch)
         asked = searched.queries(queries)
         if folder is not None:
-            _prepare(folder)  # what fails shall fail before the work
-        features = _class_tokens(context)
+            _prepare(folder, _title(searched))  # what fails shall fail before the work
+        features, pictures = _seen(context, with_pictures=duplicates is None)
         index = features.index
         asked = asked or searched.evenly(index, QUERIES)
         # A GPU holds the features; a CPU reads them where they lie, in the file of the cache.
@@ -89,20 +91,45 @@ def search(
         nearest = find_images(searched, rows, index, asked, k)
         if patch is not None:
             nearest += find_patches(searched, index, asked, patch, k)
-        findings = Findings(
-            nearest,
-            find_duplicates(searched, rows, index, duplicates),
-            find_outliers(searched, rows, index, outliers),
-            Compared(str(context.images.root), len(index), features.bad, features.cached),
-        )
+        found = find_neighbours(searched, rows)
+        alike, strange = Duplicates(duplicates, []), None
+        if found is not None:
+            similarity, neighbours = found
+            if pictures is None:
+                assert duplicates is not None
+                alike = copies_at(searched, rows, index, neighbours, duplicates)
+            else:
+                alike = calibrated_copies(searched, rows, pictures, neighbours)
+            strange = find_outliers(searched, similarity, index, outliers)
+        findings = Findings(nearest, alike, strange, _compared(searched, features))
         if folder is not None:
             _write(findings, searched, asked, folder)
         return findings
 
 
-def _class_tokens(context: ImagesContext) -> FeatureSet:
-    """Class tokens of all readable images. Raises WeightsError for some without a direction."""
-    features = context.feature_sets(context.images, "images")[CLASS_TOKEN]
+def _compared(searched: Searched, features: FeatureSet) -> Compared:
+    return Compared(
+        str(searched.source.root),
+        len(features.index),
+        features.bad,
+        cached=features.cached,
+        known=features.known,
+        view=searched.view.size,
+        grid=searched.grid,
+        network=searched.context.weights,
+    )
+
+
+def _seen(context: ImagesContext, *, with_pictures: bool) -> tuple[FeatureSet, FeatureSet | None]:
+    """Class tokens of all readable images, and small pictures where they are needed.
+
+    Raises WeightsError for tokens without a direction.
+    """
+    if with_pictures:
+        features, pictures = seen(context, context.images, "images")
+    else:
+        features = context.feature_sets(context.images, "images")[CLASS_TOKEN]
+        pictures = None
     wrong = unscalable(features.rows)
     if len(wrong):
         name = context.images.name(int(features.index[int(wrong[0])]))
@@ -111,13 +138,28 @@ def _class_tokens(context: ImagesContext) -> FeatureSet:
             why=f"seen for '{name}'",
             fix="use other weights",
         )
-    return features
+    return features, pictures
 
 
-def _prepare(out: Path) -> None:
+def free_folder(base: Path, data: str) -> Path:
+    """A folder below `base` for a search in the images that `data` names, in which none lies yet.
+
+    It is called as they are: photos, then photos-2, photos-3.
+    """
+    last = Path(data).resolve().name or "images"
+    wanted = re.sub(r"[^\w.-]+", "_", last)
+    for number in itertools.count(1):
+        folder = base / (wanted if number == 1 else f"{wanted}-{number}")
+        if not any(os.path.lexists(folder / name) for name in (PAGE, TABLE)):
+            return folder
+    raise AssertionError
+
+
+def _prepare(out: Path, title: str) -> None:
     """Make the folder.
 
-    Raises UserError where that cannot be done, or where other files have the names of ours.
+    Raises UserError where that cannot be done, where other files have the names of ours, or where
+    the page of a search in other images or by another network lies there.
     """
     # Tables of earlier versions begin alike and have fewer columns.
     columns = ",".join(field.name for field in fields(Row)[:2]) + ","
@@ -129,6 +171,16 @@ def _prepare(out: Path) -> None:
                 why="it was not written by a search",
                 fix="name another folder with --out",
             )
+    page = out / PAGE
+    # Pages of earlier versions do not name the network.
+    images = title.partition(BY)[0]
+    marks = [f"<title>{escaped(text)}</title>" for text in (title, images)]
+    if os.path.lexists(page) and not any(is_ours(page, mark) for mark in marks):
+        raise UserError(
+            f"'{page}' is in the way",
+            why="it shows a search in other images or by another network",
+            fix="name another folder with --out",
+        )
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -139,15 +191,22 @@ def _prepare(out: Path) -> None:
         ) from None
 
 
+def _title(searched: Searched) -> str:
+    return f"{TITLE} {searched.source.root}{BY}{searched.context.weights}"
+
+
 def _write(findings: Findings, searched: Searched, queries: Sequence[Query], out: Path) -> None:
     """Write page and table. Raises UserError."""
-    outside = {query.index: query.view for query in queries if query.index < 0}
-
-    def read(index: int) -> np.ndarray:
-        return as_rgb(outside[index] if index < 0 else searched.read(index))
-
+    shown = ShownImages.of(searched, queries, out)
     try:
-        write_page(findings, read, out / PAGE, f"{TITLE} {searched.source.root}")
+        write_page(
+            findings,
+            shown.whole,
+            out / PAGE,
+            _title(searched),
+            view=shown.view,
+            link=shown.link,
+        )
         write_csv(csv_rows(findings), out / TABLE)
     except OSError as error:
         raise UserError(

@@ -40,6 +40,8 @@ class Query:
     """Number in the folder; below 0 for a file outside of it."""
     view: Pixels
     """[H, W, C], as the network sees it."""
+    whole: Pixels | None = None
+    """[H, W, C] of a file outside of the folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +98,15 @@ class Searched:
             named = (str(file), -1 - place) if name is None else (name, number[name])
             # A window is no file.
             is_window = name is not None and parse_window(name) is not None
-            found.append(Query(*named, self.read(named[1]) if is_window else self._view_of(file)))
+            if is_window:
+                found.append(Query(*named, self.read(named[1])))
+            else:
+                view, whole = self._pixels_of(file)
+                found.append(Query(*named, view, whole if name is None else None))
         return found
 
-    def _view_of(self, file: str | Path) -> Pixels:
-        """View of an image of any file, [H, W, C]. Raises DataError."""
+    def _pixels_of(self, file: str | Path) -> tuple[Pixels, Pixels]:
+        """View of an image of any file, and all of it, [H, W, C]. Raises DataError."""
         context = self.context
         try:
             if context.reading == PICTURES:
@@ -109,7 +115,7 @@ class Searched:
                 alone = with_channels(file_images(Path(), [str(file)]), context.reading)
                 require_channels(alone, self.backbone.channels)
                 pixels = alone.read(0)
-            return self.view.render(pixels)
+            return self.view.render(pixels), pixels
         except UnreadableImage as error:
             raise DataError(
                 f"the image '{file}' cannot be read",

@@ -94,15 +94,24 @@ class FileImages:
         is a set whose levels an earlier version read otherwise.
         """
         if not self._known:
-            other = () if self.exif_orientation == "apply" else (self.exif_orientation,)
-            if self.max_pixels != MAX_PIXELS:
-                other = (*other, str(self.max_pixels))
+            other = self._how()
             if b".tif" in self.names.tobytes().lower():
                 other = (*other, fingerprints.TIFF_LEVELS)
             classes, labels = self._labelling()
             parts = self.kind, *classes, self.names, self.ends, labels, self._state(), *other
             self._known.append(fingerprints.digest(*parts))
         return self._known[0]
+
+    def keys(self) -> NDArray[np.uint64] | None:
+        """uint64 [n, 2], of the whole path, size and time of each file and how it is read; None
+        inside of archives.
+        """
+        if self.archives is not None:
+            return None
+        root = os.path.realpath(self.root)
+        how = " ".join((*self._how(), fingerprints.TIFF_LEVELS))
+        paths = (os.path.join(root, self.name(i)) for i in range(len(self)))  # noqa: PTH118 - speed
+        return fingerprints.file_keys(paths, self._state(), how)
 
     def provenance(self) -> dict[str, object]:
         """What a run notes of its data: folder, images, classes, and a hash of the names."""
@@ -112,6 +121,11 @@ class FileImages:
             "classes": 0,
             "names_sha256": hashlib.sha256(self.names.data).hexdigest()[:16],
         }
+
+    def _how(self) -> tuple[str, ...]:
+        """How pictures are read, where that is not the usual way."""
+        other = () if self.exif_orientation == "apply" else (self.exif_orientation,)
+        return other if self.max_pixels == MAX_PIXELS else (*other, str(self.max_pixels))
 
     def _labelling(self) -> tuple[tuple[str, ...], NDArray[np.int32]]:
         """Classes and labels for the fingerprint.

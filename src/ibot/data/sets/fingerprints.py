@@ -56,3 +56,16 @@ def file_state(paths: Iterable[str]) -> NDArray[np.int64]:
         except OSError:
             states.append((-1, -1))
     return np.array(states, np.int64).reshape(-1, 2)
+
+
+def file_keys(paths: Iterable[str], states: NDArray[np.int64], how: str) -> NDArray[np.uint64]:
+    """What names each file in its state int64 [n, 2], read in a way `how`: uint64 [n, 2].
+
+    Zeros for files that are not there.
+    """
+    keys = np.zeros((len(states), 2), np.uint64)
+    for place, (path, (size, changed)) in enumerate(zip(paths, states.tolist(), strict=True)):
+        if size >= 0:
+            text = os.fsencode(f"{how}\0{size}\0{changed}\0{path}")
+            keys[place] = np.frombuffer(hashlib.blake2b(text, digest_size=16).digest(), np.uint64)
+    return keys

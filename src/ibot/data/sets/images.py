@@ -111,6 +111,22 @@ def of_epoch(images: Images, epoch: int, seed: int) -> Images:
 
 
 @runtime_checkable
+class KeyedImages(Images, Protocol):
+    """Images that are known one by one, also in a set that has others beside them."""
+
+    def keys(self) -> NDArray[np.uint64] | None:
+        """uint64 [n, 2]: images of equal keys have the same pixels, in whatever set; zeros where
+        nothing is known of an image. None where that holds for all.
+        """
+        ...
+
+
+def keys_of(images: Images) -> NDArray[np.uint64] | None:
+    """The keys of images that have any."""
+    return images.keys() if isinstance(images, KeyedImages) else None
+
+
+@runtime_checkable
 class LabelledImages(Images, Protocol):
     """Images with a class each."""
 

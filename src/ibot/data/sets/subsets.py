@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ibot.data.sets import fingerprints
-from ibot.data.sets.images import Images, LabelledImages
+from ibot.data.sets.images import Images, LabelledImages, keys_of
 from ibot.errors import DataError
 from ibot.rng import permutation
 
@@ -53,6 +53,11 @@ class SubsetImages:
         if not self._fingerprint:
             self._fingerprint = fingerprints.digest("subset", self.base.fingerprint(), self.indices)
         return self._fingerprint
+
+    def keys(self) -> NDArray[np.uint64] | None:
+        """uint64 [n, 2], as in the base."""
+        found = keys_of(self.base)
+        return None if found is None else found[self.indices]
 
     def provenance(self) -> dict[str, object]:
         """What a run notes of its data; the hash is of the base's and the indices."""

@@ -1,7 +1,8 @@
 """Features on disk, shared by all evaluations of one network on one set of images.
 
 A folder of the cache belongs to one feature of one set: its name is a hash of the weights, the
-images, the view and the feature, so changed weights or images never meet old features. Rows are
+images, the view and the feature, so changed weights or images never meet old features. A set that
+grew takes the rows of its older images from where they lie and computes the others. Rows are
 written at the place of their image, and a byte per image says whether it is done: an interrupted
 pass goes on where it stopped, and several processes write into one file. Images that could not be
 read are tried again by every later pass: the disk may have been at fault. Rows are mapped, not
@@ -26,9 +27,10 @@ import torch
 from torch import Tensor
 
 from ibot.data.pixels import normalize
-from ibot.data.sets.images import Images
+from ibot.data.sets.images import Images, keys_of
 from ibot.data.sets.same_channels import require_channels
 from ibot.eval.features.entry import BAD, DONE, Entry, disk_errors, name_of
+from ibot.eval.features.reuse import take_known
 from ibot.eval.features.rows import FeatureSet
 from ibot.eval.features.tokens import compute, finite
 from ibot.eval.features.views import View, in_batches, view_batches
@@ -141,7 +143,8 @@ def filled(
     require_channels(images, backbone.channels)
     batch = 1 if view.varies else batch
     if not any_true(not all(entry.complete() for entry in entries.values()), device):
-        return {feature: entry.read(images, cached=True) for feature, entry in entries.items()}
+        whole = len(images)
+        return {f: entry.read(images, cached=True, known=whole) for f, entry in entries.items()}
     folder = next(iter(entries.values())).folder
     with ExitStack() as locks:
         # In an order that all runs keep, or two would wait for each other.
@@ -150,10 +153,11 @@ def filled(
             locks.enter_context(alone(folder, lock, device, processes))
         missing = {feature: entry for feature, entry in entries.items() if not entry.complete()}
         before = {feature: entry.num_done() for feature, entry in entries.items()}
+        taken: dict[K, int] = {}  # of other sets; told by the main process alone
         barrier()  # nobody changes an entry before everybody has looked
         if missing:  # still: another run may have been waited for
             if processes.is_main:
-                _create(extract, missing, images, view, device)
+                taken = _create(extract, missing, images, view, device)
             barrier()
             read = partial(normalize, statistics=backbone.statistics)
             _fill(
@@ -174,7 +178,11 @@ def filled(
                     entry.finish()
             barrier()
         found = {
-            f: entry.read(images, cached=entry.num_done() == before[f])
+            f: entry.read(
+                images,
+                cached=entry.num_done() == before[f],
+                known=before[f] + taken.get(f, 0),
+            )
             for f, entry in entries.items()
         }
         barrier()  # no other run changes an entry before everybody has mapped it
@@ -218,13 +226,16 @@ def _locked(file: IO[str], folder: Path) -> bool:
 
 def _create(
     extract: Extract[K], entries: dict[K, Entry], images: Images, view: View, device: torch.device
-) -> None:
-    """Prepare the entries for a pass over the images."""
+) -> dict[K, int]:
+    """Prepare the entries for a pass over the images.
+
+    New ones begin with what is known of these images from other sets; returns how many rows.
+    """
     for entry in entries.values():
         entry.forget_bad()
     new = {feature: entry for feature, entry in entries.items() if not entry.begun()}
     if not new:
-        return
+        return {}
     count, channels = len(images), len(images.channels)
     with torch.inference_mode():
         found = extract(_blank(channels, view, device), list(new))
@@ -234,6 +245,7 @@ def _create(
         with disk_errors(next(iter(new.values())).folder, num_bytes):
             for feature, entry in new.items():
                 entry.create(count, *shapes[feature])
+            return take_known(new, keys_of(images))
     except BaseException:
         for entry in new.values():
             entry.remove()

@@ -55,7 +55,7 @@ class Entry:
     """One folder of the cache: rows.npy, state.npy, about.json, and `done` once all rows are there.
 
     Without `done` there may be bad.jsonl, why images could not be read, and readable.npy, the rows
-    of the others.
+    of the others. With keys.npy a set that holds some of these images takes their rows (`reuse`).
     """
 
     def __init__(
@@ -130,8 +130,11 @@ class Entry:
         with disk_errors(self.folder):
             (self.path / "bad.jsonl").unlink(missing_ok=True)
 
-    def read(self, images: Images, cached: bool) -> FeatureSet:
-        """The rows of readable images. Raises DataError where there are none."""
+    def read(self, images: Images, cached: bool, known: int) -> FeatureSet:
+        """The rows of readable images, of which `known` were there before.
+
+        Raises DataError where there are none.
+        """
         state = self.state("r")
         index = np.flatnonzero(state == DONE)
         reasons = {line["position"]: line["reason"] for line in read_jsonl(self.path / "bad.jsonl")}
@@ -143,7 +146,7 @@ class Entry:
             )
         with disk_errors(self.folder):
             rows = stored(self.path)[0]
-        return FeatureSet(torch.from_numpy(rows), index, bad, cached)
+        return FeatureSet(torch.from_numpy(rows), index, bad, cached, known=known)
 
 
 def name_of(about: dict[str, Any]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Self, TypeVar
 
 import numpy as np
@@ -26,6 +26,8 @@ class FeatureSet:
     """(name, reason) of images that could not be read."""
     cached: bool
     """Whether nothing had to be computed."""
+    known: int = field(default=0, kw_only=True)
+    """Rows that were there before: all where it is cached, of a set that grew the older ones."""
 
     def unit(self) -> Tensor:
         """Rows of length 1, a copy in memory: for k-means, which needs them all, and small sets.
@@ -50,7 +52,14 @@ class LabelledFeatures(FeatureSet):
     def of(cls, features: FeatureSet, images: LabelledImages) -> LabelledFeatures:
         """Features of `images` with their labels."""
         labels = torch.from_numpy(np.asarray(images.labels, dtype=np.int64)[features.index])
-        return cls(features.rows, features.index, features.bad, features.cached, labels)
+        return cls(
+            features.rows,
+            features.index,
+            features.bad,
+            features.cached,
+            labels,
+            known=features.known,
+        )
 
     def take(self, places: NDArray[np.int64]) -> Self:
         """Some of the rows, by their row numbers."""
