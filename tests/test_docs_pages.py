@@ -8,7 +8,7 @@ import shutil
 from functools import cache
 
 import pytest
-from doc_commands import PAGES, README, ROOT, commands, is_command, mentioned, run
+from doc_commands import PAGES, README, ROOT, blocks, commands, is_command, mentioned, run
 from docs_world import hub, special_images
 
 from ibot.cli.main import build_parser
@@ -38,6 +38,12 @@ ELSEWHERE = {
     "python.md": "tests/test_python_docs.py",
 }
 """Pages whose commands tests of their own run, with what each of them must have done."""
+PYTHON_ELSEWHERE = {
+    "README.md": "tests/test_readme.py",
+    "pictures.md": "the lines that counted its table, of an index of 1,500 images",
+    **ELSEWHERE,
+}
+"""Pages whose Python other tests run, or none."""
 PLACEHOLDER = re.compile(r"(?<![\w.])(\.\.\.|[A-Z_]{3,}\b|\w+\|\w+|\[\w+)|\[--")
 """A word that a reader replaces, in a line that says how a command is written."""
 QUICK = (
@@ -99,7 +105,16 @@ def parses(words):
     return True
 
 
-OURS = [name for name in PAGES if name not in ELSEWHERE and to_run(PAGES[name])]
+def python_of(name):
+    """Blocks of Python that are run here, after the page's commands."""
+    return (
+        [] if name in PYTHON_ELSEWHERE else [t for how, t in blocks(PAGES[name]) if how == "python"]
+    )
+
+
+OURS = [
+    name for name in PAGES if name not in ELSEWHERE and (to_run(PAGES[name]) or python_of(name))
+]
 
 
 @pytest.mark.slow
@@ -116,6 +131,8 @@ def test_the_commands_of_a_page_do_what_they_say(name, docs_here, monkeypatch):
             shutil.copy(docs_here / "photos" / "dog.jpg", docs_here / named)
     for line in lines:
         run(line)
+    for block in python_of(name):
+        exec(compile(block, str(PAGES[name]), "exec"), {"__name__": "page"})
 
 
 def test_the_short_commands_of_the_readme_do_what_they_say(docs_here):
