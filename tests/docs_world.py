@@ -80,7 +80,8 @@ def docs_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(folder / "photos", folder / "new")
     for name in ("products", "catalogue"):
         shutil.copytree(folder / "photos", folder / name)
-    shutil.copy(folder / "photos" / "dog.jpg", folder / "query.jpg")
+    for name in ("dog.jpg", "query.jpg"):
+        shutil.copy(folder / "photos" / "dog.jpg", folder / name)
     pictures(folder / "xrays", 16, 5, mode="16 bits")
     table(folder)
     shutil.copy(GOLDEN / "published_checkpoint.pth", folder / "FILE")
