@@ -4,11 +4,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from docs_world import docs_here, docs_world
 from photos_world import photos_world
 
 from ibot.system.waiting import spin_shortly
 
-__all__ = ["photos_world"]
+__all__ = ["docs_here", "docs_world", "photos_world"]
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # networks of tests are too small to share
 spin_shortly()  # before torch is loaded, here and in the processes that tests start

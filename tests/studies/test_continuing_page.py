@@ -25,7 +25,7 @@ SHORT = (
     "checkpoint.every=20steps"
 )
 TINY = "model.width=24 model.depth=1 model.heads=2 model.patch=8 head.hidden_dim=32"
-RUN = Path("runs/photos")
+RUN = Path("runs/album")
 
 
 def picture(name):
@@ -62,7 +62,7 @@ def test_the_commands_of_the_page_follow_each_other(tmp_path, monkeypatch, capsy
     config = read_config(RUN)
     assert Epochs.of(config.train, 24).passed(140) == pytest.approx(60, abs=1)
     assert [row["step"] for row in read_jsonl(RUN / "metrics.jsonl")] == [*range(2, 141, 2)]
-    assert "from runs/photos" in run(init, f"{SHORT} --steps 2")
+    assert "from runs/album" in run(init, f"{SHORT} --steps 2")
     assert "nothing to do" in run(moved)
     assert json.loads((RUN / "provenance.json").read_text())["data"]["images"] == 24
-    assert sorted(path.name for path in Path("runs").iterdir()) == ["larger", "photos"]
+    assert sorted(path.name for path in Path("runs").iterdir()) == ["album", "larger"]

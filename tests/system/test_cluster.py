@@ -24,7 +24,7 @@ from ibot.system.jsonl import read_jsonl
 PAGE = Path(__file__).parents[2] / "docs" / "cluster.md"
 SCRIPTS = re.findall(r"^```bash\n(.*?)^```", PAGE.read_text(), re.S | re.M)
 ONE_NODE, TWO_NODES, BY_SSH = range(3)
-RUN = Path("runs/photos")
+RUN = Path("runs/vit_b16")
 ADDED = (
     "--device cpu --steps 400 train.batch=8 head.out_dim=32 head.patch_out_dim=32 "
     "augment.global_size=32 augment.num_local=0 system.workers=0 evaluate.match=0 log.every=1 "
