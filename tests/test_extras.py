@@ -107,5 +107,5 @@ def test_what_the_code_asks_for_belongs_to_the_extra_that_it_names():
 def test_nothing_tells_anybody_to_install_the_project_that_has_our_old_name():
     texts = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "src").rglob("*.py")]
     for path in texts:
-        assert not re.search(r"pip install[^`\n]*[\s\"']ibot[\[\s\"'`]", path.read_text()), path
+        assert not re.search(r"pip install[^`\n]*[ \"']ibot[\[\s\"'`]", path.read_text()), path
         assert "ibot[" not in path.read_text(), path
