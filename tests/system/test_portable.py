@@ -46,7 +46,7 @@ HANDLED = {
     "eval/features/entry.py": {"posix_fallocate"},
     "explore/browser/embedding.py": {"nice"},
     "system/launch.py": {"kill"},
-    "system/load.py": {"sysconf"},
+    "system/load.py": {"sched_getaffinity", "sysconf"},
     "system/machine.py": {"getsid", "sched_getaffinity"},
 }
 """Where the call stands beside what is done without it."""

@@ -425,8 +425,8 @@ def test_arguments_that_do_not_fit_are_refused():
             parted(torch.arange(5), 5)
 
 
-def test_a_missing_scipy_names_the_extra(monkeypatch):
+def test_a_missing_scipy_names_its_package(monkeypatch):
     features, labels = noisy_classes(6, 3, 4, seed=15)
     monkeypatch.setitem(sys.modules, "scipy.optimize", None)
-    with pytest.raises(MissingExtra, match=r"pip install .scikit-learn"):
+    with pytest.raises(MissingExtra, match=r"pip install .scipy>="):
         fit_logistic(features, labels, 3, 1.0)
