@@ -72,7 +72,7 @@ def probe(
     notes, extra = unreadable(train, val), {}
     if file is not None:
         if context.processes.is_main:
-            _classifier(context, found.weight, name).save(file)
+            classifier_of(context, found.weight, chosen=name).save(file)
         extra["classifier"] = str(file)
         notes.append(use_note(file))
     return context.top(
@@ -90,7 +90,8 @@ def probe(
     )
 
 
-def _classifier(context: LabelledContext, weight: Tensor, chosen: str) -> LinearClassifier:
+def classifier_of(context: LabelledContext, weight: Tensor, **about: str) -> LinearClassifier:
+    """The network with a fitted head `weight` [C, D], without intercept; `about`: how it was."""
     weight = weight.float()
     return LinearClassifier(
         backbone=context.loaded.backbone,
@@ -102,7 +103,7 @@ def _classifier(context: LabelledContext, weight: Tensor, chosen: str) -> Linear
         view=context.view,
         opening=context.opening,
         classes=context.train.classes,
-        about={"protocol": "logistic", "chosen": chosen},
+        about={"protocol": "logistic", **about},
     )
 
 

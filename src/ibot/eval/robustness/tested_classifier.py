@@ -15,6 +15,7 @@ from ibot.eval.features.score import Score, score_images
 from ibot.eval.features.tokens import CLASS_TOKEN
 from ibot.eval.labelled import LabelledContext
 from ibot.eval.linear_classifier import LinearClassifier, load_classifier
+from ibot.eval.probes.logistic import classifier_of
 from ibot.eval.probes.logistic_fit import Rows, fit_logistic
 from ibot.eval.request import Mode
 
@@ -50,23 +51,9 @@ def classifier_for(context: LabelledContext) -> LinearClassifier:
 def _fitted(context: LabelledContext) -> LinearClassifier:
     train = context.features(context.train, "train")[CLASS_TOKEN]
     rows, labels = Rows(train.rows.to(context.device), unit=True), train.labels.to(context.device)
-    weight = fit_logistic(rows, labels, context.num_classes, PENALTY / len(rows)).float()
-    return LinearClassifier(
-        backbone=context.loaded.backbone,
-        config=replace(context.loaded.config, pos_size=context.loaded.built_for),
-        weight=weight,
-        bias=weight.new_zeros(len(weight)),
-        feature=CLASS_TOKEN,
-        unit=True,
-        view=context.view,
-        opening=context.opening,
-        classes=context.train.classes,
-        about={
-            "protocol": "logistic",
-            "penalty": f"{PENALTY:g}/n",
-            "fitted_on": str(context.train.root),
-        },
-    )
+    weight = fit_logistic(rows, labels, context.num_classes, PENALTY / len(rows))
+    about = {"penalty": f"{PENALTY:g}/n", "fitted_on": str(context.train.root)}
+    return classifier_of(context, weight, **about)
 
 
 def head_notes(context: LabelledContext, classifier: LinearClassifier) -> list[str]:
