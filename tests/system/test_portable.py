@@ -46,7 +46,7 @@ HANDLED = {
     "eval/features/entry.py": {"posix_fallocate"},
     "explore/browser/embedding.py": {"nice"},
     "system/launch.py": {"kill"},
-    "system/machine.py": {"getsid", "sched_getaffinity"},
+    "system/machine.py": {"getsid"},
 }
 """Where the call stands beside what is done without it."""
 EVERYWHERE = {"SIGINT", "SIGTERM", "SIG_DFL", "SIG_IGN"}
