@@ -50,7 +50,7 @@ def test_the_commands_of_the_page_follow_each_other(tmp_path, monkeypatch, capsy
 
     assert "4 of 40 steps" in run(begin, f"{SHORT} {TINY} --steps 4")
     assert "resumed from step 4" in run(tomorrow)
-    assert "longer: 40 epochs in all, 80 steps, in place of 20 epochs" in run(longer)
+    assert "longer: 40 epochs = 80 steps in all, in place of 20 epochs" in run(longer)
     assert "already at step 80: nothing to do" in run(longer)
     for i in range(16, 24):
         picture(f"{i}.png")

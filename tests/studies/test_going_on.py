@@ -124,7 +124,7 @@ def test_a_run_made_longer_goes_on_in_one_axis_and_is_the_same_however_it_was_br
     shutil.copytree("runs/photos", "runs/broken")
     assert pretrain("--extend-to", "8 epochs") == 0
     said = capsys.readouterr().out
-    assert "longer: 8 epochs in all, 24 steps, in place of 4 epochs, 12 steps" in said
+    assert "longer: 8 epochs = 24 steps in all, in place of 4 epochs = 12 steps" in said
     assert (
         "resumed from step 12" in said and "move to the schedules of that length by step 13" in said
     )

@@ -1,9 +1,11 @@
 """A file from the web is whole or absent, is gone on with, and is fetched by one process."""
 
+import errno
 import hashlib
 import multiprocessing
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -153,6 +155,20 @@ def test_a_folder_takes_the_place_of_a_server(tmp_path):
     file = tmp_path / "cache" / "w.pth"
     fetch((tmp_path / "mirror" / "w.pth").as_uri(), file, "w", lambda path: None)
     assert file.read_bytes() == CONTENT
+
+
+def test_what_another_user_left_half_done_is_told(server, tmp_path, monkeypatch):
+    opened = Path.open
+
+    def refused(path, mode="r", *rest, **named):  # root may open all
+        if path.name == ".w.pth.lock":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return opened(path, mode, *rest, **named)
+
+    monkeypatch.setattr(Path, "open", refused)
+    with pytest.raises(UserError, match="has no place to go to") as error:
+        fetched(server, tmp_path)
+    assert "w.pth.lock: Permission denied" in error.value.why and "XDG_CACHE" in error.value.fix
 
 
 def test_one_process_downloads_while_others_wait(server, tmp_path):

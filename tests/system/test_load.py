@@ -13,7 +13,7 @@ def proc(tmp_path, monkeypatch):
     """A maker of what two of four cores and a few processes have done so far, in ticks."""
     clock = {"now": 0.0}
     monkeypatch.setattr(load.time, "perf_counter", lambda: clock["now"])
-    monkeypatch.setattr(load, "_cores", lambda: [0, 2])
+    monkeypatch.setattr(load, "cores", lambda: [0, 2])
     tick = os.sysconf("SC_CLK_TCK")
 
     def tell(now, cores, processes):
@@ -52,6 +52,13 @@ def test_what_this_process_and_those_below_it_take_is_not_others(proc):
 
 def test_nothing_is_claimed_where_no_system_tells(tmp_path):
     assert Load(tmp_path / "nowhere").read() == 0.0
+
+
+def test_nothing_is_claimed_where_it_tells_of_other_cores(proc, monkeypatch):
+    watched = Load(proc(10.0, [1.0, 1.0], {os.getpid(): (1, 1.0)}))
+    assert watched.read() == 0.0
+    monkeypatch.delattr(os, "sysconf")
+    assert Load(proc(20.0, [30.0, 99.0, 3.0, 0.0], {})).read() == 0.0
 
 
 def test_the_system_at_hand_gives_a_share():

@@ -227,13 +227,13 @@ def _longer(
     if total < now:
         raise UserError(
             f"the run in '{folder}' is longer than {length} already",
-            why=f"its length is {own}, {now} steps, of which {reached} are done; --extend-to names "
-            f"the length in all, and {length} would be {total} steps",
+            why=f"its length is {_in_steps(own, now)}, of which {reached} steps are done; "
+            f"--extend-to names the length in all, here {_in_steps(length, total)}",
             fix=f'for example  ibot pretrain --run {_word(folder)} --extend-to "{_twice(own)}"',
         )
     if total == now:
         return config, []
-    notes = [f"longer: {length} in all, {counted(total, 'step')}, in place of {own}, {now} steps"]
+    notes = [f"longer: {_in_steps(length, total)} in all, in place of {_in_steps(own, now)}"]
     if reached:
         joins = rewarmed_at(reached, total)
         notes.append(
@@ -251,6 +251,10 @@ def _told_images(change: Changed, reached: int, done: bool, folder: Path) -> str
             f'{_word(folder)} --extend-to "N epochs"'
         )
     return f"{told}. From step {reached} on a new epoch begins, of the images as they are now"
+
+
+def _in_steps(length: Duration, steps: int) -> str:
+    return str(length) if length.unit == "steps" else f"{length} = {counted(steps, 'step')}"
 
 
 def _twice(length: Duration) -> Duration:

@@ -61,25 +61,13 @@ def fetch(address: str, file: Path, title: str, check: Callable[[Path], object])
     try:
         make_writable(file.parent)
     except OSError as error:
-        raise UserError(
-            f"'{address}' has no place to go to",
-            why=f"{error.filename}: {error.strerror}",
-            fix="name another folder for what is downloaded:  export XDG_CACHE_HOME=DIR",
-        ) from None
-    with _alone(file, title):
-        if file.is_file():
-            return
-        part = _Part(address, file)
-        _complete(part, title)
-        try:
-            check(part.path)
-        except UserError:
-            part.forget()
-            raise
-        sync(part.path)
-        part.path.replace(file)
-        sync(file.parent)
-        part.forget()
+        raise _no_place(address, error) from None
+    try:
+        with _alone(file, title):
+            if not file.is_file():
+                _fetch_alone(_Part(address, file), title, check)
+    except PermissionError as error:  # of what another user left in a folder that both may write to
+        raise _no_place(address, error) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +100,20 @@ class _Part:
     def forget(self) -> None:
         self.path.unlink(missing_ok=True)
         self.about.unlink(missing_ok=True)
+
+
+def _fetch_alone(part: _Part, title: str, check: Callable[[Path], object]) -> None:
+    """Nobody else is at it. Raises as `fetch`."""
+    _complete(part, title)
+    try:
+        check(part.path)
+    except UserError:
+        part.forget()
+        raise
+    sync(part.path)
+    part.path.replace(part.file)
+    sync(part.file.parent)
+    part.forget()
 
 
 def _complete(part: _Part, title: str) -> None:
@@ -195,6 +197,14 @@ def _reason(error: Exception) -> str:
     cause = error.reason if isinstance(error, URLError) else error
     words = getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
     return str(words).splitlines()[0]
+
+
+def _no_place(address: str, error: OSError) -> UserError:
+    return UserError(
+        f"'{address}' has no place to go to",
+        why=f"{error.filename}: {error.strerror}",
+        fix="name another folder for what is downloaded:  export XDG_CACHE_HOME=DIR",
+    )
 
 
 def _out_of_reach(part: _Part, why: str) -> UserError:

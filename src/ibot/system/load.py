@@ -7,6 +7,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from ibot.system.portable import cores, ticks
 from ibot.system.processes import launched_processes
 
 PROC = Path("/proc")
@@ -37,23 +38,23 @@ class Load:
         if seconds < 0.1:  # the system counts in hundredths
             return self.others
         self._last = now
-        self.others = min(1.0, max(0.0, (busy - own) / (seconds * len(_cores()))))
+        self.others = min(1.0, max(0.0, (busy - own) / (seconds * len(cores()))))
         return self.others
 
     def _now(self) -> tuple[float, float, float] | None:
         """Seconds on the clock, of the cores at work, and of this process and those below it."""
         if launched_processes().world_size > 1:
             return None
-        with suppress(OSError, ValueError, IndexError):
-            busy, own = self._busy(), self._own()  # where they can be read there is sysconf
-            tick = os.sysconf("SC_CLK_TCK")
-            return time.perf_counter(), busy / tick, own / tick
+        # A container may be told of other cores than those that it runs on.
+        with suppress(OSError, ValueError, LookupError):
+            tick = ticks()
+            return time.perf_counter(), self._busy() / tick, self._own() / tick
         return None
 
     def _busy(self) -> int:
         lines = (self.proc / "stat").read_text().splitlines()
         times = {line.split()[0]: line.split()[1:] for line in lines if line.startswith("cpu")}
-        return sum(int(times[f"cpu{core}"][place]) for core in _cores() for place in _BUSY)
+        return sum(int(times[f"cpu{core}"][place]) for core in cores() for place in _BUSY)
 
     def _own(self) -> int:
         found = {}
@@ -67,9 +68,3 @@ class Load:
             told = len(own)
             own |= {process for process, line in found.items() if int(line[_PARENT]) in own}
         return sum(sum(map(int, found[process][_TIMES])) for process in own if process in found)
-
-
-def _cores() -> list[int]:
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))

@@ -9,12 +9,12 @@ from collections.abc import Mapping
 
 from ibot.errors import UserError
 from ibot.system.limits import core_limit
+from ibot.system.portable import cores
 
 
 def usable_cores() -> int:
     """Cores that the system lets this process run on, and a container lets it keep busy."""
-    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, math.ceil(min(bound or 1, core_limit() or math.inf)))
+    return max(1, math.ceil(min(len(cores()), core_limit() or math.inf)))
 
 
 def own_cores(environment: Mapping[str, str] = os.environ) -> int:

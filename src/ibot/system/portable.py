@@ -155,6 +155,20 @@ def is_own(status: os.stat_result) -> bool:
     return status.st_uid == os.geteuid() and not status.st_mode & 0o022
 
 
+def cores() -> list[int]:
+    """Numbers of the cores on which the system lets this process run."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def ticks() -> int:
+    """Units in a second, in which /proc counts; raises OSError where there is no such thing."""
+    if not hasattr(os, "sysconf"):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    return os.sysconf("SC_CLK_TCK")
+
+
 def peak_memory() -> float:
     """GiB that this process held at most; nan where the system does not tell."""
     if not (resource := _module("resource")):
