@@ -26,10 +26,9 @@ CHOSEN = (
     "optim.",
     "train.batch",
     "train.accumulate",
-    "train.length",
     "data.trim_border",
 )
-"""Settings that `auto` chooses by the data and the device."""
+"""Settings that `auto` chooses by the data and the device, by how their names begin."""
 
 
 def otherwise(config: Config, source: Images, keys: Collection[str]) -> Iterator[str]:
@@ -54,7 +53,10 @@ def otherwise(config: Config, source: Images, keys: Collection[str]) -> Iterator
     rows = [
         row
         for row in diff(config, today)
-        if row[0].startswith(CHOSEN) and not row[0].startswith(fixed) and row[0] not in keys
+        # Not `train.lengths`, which keeps how a run was made longer.
+        if (row[0].startswith(CHOSEN) or row[0] == "train.length")
+        and not row[0].startswith(fixed)
+        and row[0] not in keys
     ]
     if rows:
         yield (
