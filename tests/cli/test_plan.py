@@ -1,10 +1,13 @@
 import re
+from types import SimpleNamespace
 
 import pytest
+import torch
 
+from ibot import apply, recipe
 from ibot.cli.main import main
 from ibot.data.scenes import write_folder
-from ibot.studies.plan import in_words
+from ibot.studies.plan import Plan, in_words
 from ibot.system.jsonl import read_jsonl
 
 SMALL = [
@@ -33,6 +36,35 @@ def test_a_plan_names_the_load_beside_which_it_was_made(tmp_path, capsys, monkey
         out = capsys.readouterr().out
         assert ("load   other processes take 52% of " in out) == said
         assert ("alone it would be about " in out) == said
+
+
+def test_a_plan_for_several_processes_starts_none_and_shares_the_batch(tmp_path, capsys):
+    write_folder(tmp_path / "data", train=32, val=0, seed=0, size=32)
+    command = ["plan", "tiny32", "--data", str(tmp_path / "data"), "model.depth=1"]
+    assert main([*command, "train.batch=32", "--processes", "8", "--device", "cpu"]) == 0
+    out = capsys.readouterr().out
+    assert "batch 32 = 8 processes x 4" in out and "a micro-batch is 4 in each process" in out
+    assert "8 processes would share the cores of this machine" in out
+    assert main([*command, "train.batch=20", "--processes", "8"]) == 2
+    assert "cannot be shared equally" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("device", "seconds"), [("cuda", 2.0), ("cpu", 16.0)])
+def test_gpus_share_the_time_of_a_step_and_processes_of_a_cpu_do_not(device, seconds):
+    config = apply(recipe("tiny32"), ["train.batch=64"])
+    stages = SimpleNamespace(total=1.0)
+    plan = Plan(
+        config=config,
+        device=torch.device(device),
+        trial=SimpleNamespace(images=4),
+        run_steps=1,
+        stages=stages,
+        needed=1.0,
+        memory=1.0,
+        free=1.0,
+        processes=8,
+    )
+    assert (plan.step_seconds, plan.micro_batch) == (seconds, 8)
 
 
 def test_a_plan_beyond_the_memory_names_the_setting_that_helps(tmp_path, capsys, monkeypatch):

@@ -44,40 +44,52 @@ class Plan:
     """GiB of the device, or of the machine."""
     free: float
     """GiB free on the disk of the current folder."""
+    processes: int = 1
+    """That the run will have: one per GPU, or parts of one CPU."""
 
     @property
     def step_seconds(self) -> float:
-        """Of an optimizer step of the run."""
-        return self.config.train.batch / self.trial.images * self.stages.total
+        """Of an optimizer step of the run; processes on one CPU share its cores."""
+        devices = self.processes if self.device.type == "cuda" else 1
+        return self.config.train.batch / devices / self.trial.images * self.stages.total
 
     @property
     def micro_batch(self) -> int:
-        """Images of a micro-batch."""
-        return self.config.train.batch // self.config.train.accumulate
+        """Images of a micro-batch of one process."""
+        return _micro_batch(self.config, self.processes)
 
 
-def make_plan(config: Config, source: Images) -> Plan:
-    """Train a few steps of real images and scale what they took; nothing is kept."""
+def make_plan(config: Config, source: Images, processes: int = 1) -> Plan:
+    """Train a few steps of real images and scale what they took; nothing is kept.
+
+    With several `processes`, which share the batch, one is tried with the share of each.
+    """
     device = choose_device(config.system.device)
     config = with_pixels(config, device)
-    trial = _trial(config, source, device)
+    devices = processes if device.type == "cuda" else 1
+    micro = _micro_batch(config, devices)
+    trial = _trial(config, source, device, micro)
     workers = choose_workers(config.system.workers, device.type == "cuda")
-    micro = config.train.batch // config.train.accumulate
     return Plan(
         config=config,
         device=device,
         trial=trial,
-        run_steps=derive(config, len(source)).run_steps,
+        run_steps=derive(config, len(source), processes).run_steps,
         stages=trial.stages.beside(workers),
         needed=trial.memory * (micro / trial.images if device.type == "cpu" else 1),
         memory=device_memory(device) or limits.memory(),
         free=shutil.disk_usage(".").free / 2**30,
+        processes=processes,
     )
 
 
-def _trial(config: Config, source: Images, device: torch.device) -> Trial:
+def _micro_batch(config: Config, processes: int) -> int:
+    """Images that one of the processes holds at a time."""
+    return config.train.batch // config.train.accumulate // processes
+
+
+def _trial(config: Config, source: Images, device: torch.device, micro: int) -> Trial:
     """A trial with enough images: small steps do not scale."""
-    micro = config.train.batch // config.train.accumulate
     trial = run_trial(config, source, device, micro if device.type == "cuda" else TRIAL_ON_CPU)
     while trial.stages.training < QUICK and trial.images < min(micro, len(source)):
         trial = run_trial(config, source, device, 4 * trial.images)
@@ -96,11 +108,14 @@ def lines(plan: Plan) -> Iterator[str]:
         f"{train.batch / plan.step_seconds:.1f} images/s; "
         f"{duration} for {counted(plan.run_steps, 'step')}"
     )
+    if plan.processes > 1:
+        yield f"note   {shared(plan)}"
     if plan.stages.load:
         yield f"load   {loaded(plan)}"
     yield f"pace   {paced(plan)}"
     more = f", at most about {plan.needed:.1f} GiB" if plan.needed > trial.memory else ""
-    micro = f"a micro-batch is {plan.micro_batch}{more}"
+    each = " in each process" if plan.processes > 1 else ""
+    micro = f"a micro-batch is {plan.micro_batch}{each}{more}"
     took = "not known here" if math.isnan(trial.memory) else f"{trial.memory:.2f} GiB"
     yield f"memory {took} at {images}; {micro}"
     if plan.needed > plan.memory:
@@ -117,11 +132,24 @@ def lines(plan: Plan) -> Iterator[str]:
     yield f"size   {trial.parameters:,} trained parameters"
 
 
+def shared(plan: Plan) -> str:
+    """How the figures of several processes were reckoned from a trial of one."""
+    if plan.device.type == "cuda":
+        return (
+            f"reckoned from one GPU with its share of the batch, as if {plan.processes} like it, "
+            "each with as many cores, lost nothing by exchanging gradients"
+        )
+    return (
+        f"{plan.processes} processes would share the cores of this machine: time and memory are "
+        "of all together, tried in one; for GPUs give this command on a machine that has one"
+    )
+
+
 def loaded(plan: Plan) -> str:
     """What other processes took of the cores meanwhile, and what that may have cost."""
     alone = plan.config.train.batch / plan.step_seconds / max(1 - plan.trial.queued, 0.05)
     return (
-        f"{plan.stages.load}, so that these times are long; alone it would be about {alone:.0f} "
+        f"{plan.stages.load}, so that these times are long; alone it would be about {_rate(alone)} "
         "images/s"
     )
 
@@ -133,7 +161,12 @@ def paced(plan: Plan) -> str:
         return f"{found.evidence}. {found.advice}"
     use = f"{stages.workers} {'is' if stages.workers == 1 else 'are'} in use"
     would = f"{counted(stages.wanted, 'worker')} would do, {use}"
-    return f"the step sets it: {stages.uses:.0f} images/s; {would}"
+    return f"the step sets it: {_rate(stages.uses)} images/s; {would}"
+
+
+def _rate(images: float) -> str:
+    """Images per second: of a large network on a CPU, below one."""
+    return f"{images:.0f}" if images >= 10 else f"{images:.1f}"
 
 
 def in_words(hours: float) -> str:
