@@ -92,7 +92,7 @@ CASES = (
     STORED,
     Case("shuffle", ("grids=2:2,4:4",)),
     Case("shuffle", ("grids=2:2,4:4",), "published"),
-    Case("occlusion", ("steps=2", "masses=0.5")),
+    Case("occlusion", ("steps=2",)),
     Case("transfer", ("epochs=2", "warmup_epochs=1", "init_scale=1")),
 )
 
