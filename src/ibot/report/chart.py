@@ -9,9 +9,9 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-from ibot.errors import MissingExtra
 from ibot.report.names import brief_names
 from ibot.report.table import Table, low_mark
+from ibot.show.plotting import pyplot
 from ibot.show.training import ACCENT, INK, QUIET
 from ibot.words import encodable
 
@@ -69,13 +69,7 @@ def results_picture(panels: Mapping[str, Panel], out: Path) -> None:
         MissingExtra: matplotlib is not installed.
         OSError: the file cannot be written.
     """
-    try:
-        import matplotlib as mpl
-
-        mpl.use("agg")
-        import matplotlib.pyplot as plt
-    except ImportError:
-        raise MissingExtra("matplotlib", "show") from None
+    plt = pyplot()
     columns = 1 if len(panels) == 1 else 2
     titles = list(panels)
     pairs = [titles[i : i + columns] for i in range(0, len(titles), columns)]

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ibot.errors import MissingExtra
 from ibot.show.layout import masked_image
+from ibot.show.plotting import pyplot
 
 INK, QUIET, ACCENT, SECOND = "#1f2430", "#8a91a0", "#1f6fb2", "#d1602b"
 
@@ -51,13 +51,7 @@ def training_picture(
     Raises:
         MissingExtra: matplotlib is not installed.
     """
-    try:
-        import matplotlib as mpl
-
-        mpl.use("agg")
-        import matplotlib.pyplot as plt
-    except ImportError:
-        raise MissingExtra("matplotlib", "show") from None
+    plt = pyplot()
     size = (1.35 * max(4, len(examples)) + 1.2, 7.6)
     figure = plt.figure(figsize=size, dpi=130, facecolor="white")
     figure.suptitle(title, x=0.09, ha="left", fontsize=11, color=INK)

@@ -1,0 +1,29 @@
+"""matplotlib without a screen, for those who draw with axes."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from ibot.errors import MissingExtra
+
+
+def pyplot() -> Any:
+    """Matplotlib's pyplot, which draws into files. Raises MissingExtra where it is not installed.
+
+    Without a home it warns of where its fonts are kept instead, in the middle of what is shown;
+    nothing follows from it.
+    """
+    said = logging.getLogger("matplotlib")
+    before = said.level
+    said.setLevel(logging.ERROR)
+    try:
+        import matplotlib as mpl
+
+        mpl.use("agg")
+        import matplotlib.pyplot as plt
+    except ImportError:
+        raise MissingExtra("matplotlib", "show") from None
+    finally:
+        said.setLevel(before)
+    return plt
