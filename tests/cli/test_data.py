@@ -298,3 +298,17 @@ def test_large_images_are_looked_at_in_windows(tmp_path, capsys):
     part = report(tmp_path / "a", tmp_path, "--window", "32")["parts"][0]
     assert part["images"] == 6 and part["largest"] == [32, 32]
     assert "seen in 6 windows of 32 pixels" in capsys.readouterr().err
+
+
+def test_files_that_are_broken_alike_share_a_line_and_the_advice_fits_their_channels(
+    tmp_path, capsys
+):
+    tifffile = pytest.importorskip("tifffile")
+    for name in "abcde":
+        bands = np.random.default_rng(ord(name)).integers(0, 9, (20, 20, 7), dtype=np.uint16)
+        tifffile.imwrite(tmp_path / f"{name}.tif", bands, photometric="minisblack")
+    assert main(["data", "report", str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    (line,) = [line for line in text.splitlines() if line.startswith("  broken ")]
+    assert "a.tif, b.tif, c.tif and 2 more: " in line
+    assert "--init ibot:vit_s16 data.channels=all goes on" in text

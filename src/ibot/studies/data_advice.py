@@ -120,10 +120,12 @@ def _sizes(part: PartReport) -> Iterator[str]:
 
 def _amount(part: PartReport) -> Iterator[str]:
     if part.images < 10_000:
+        other = part.by_channels or any(are_other_channels(reason) for _, reason in part.broken)
+        channels = " data.channels=all" if other else ""
         yield (
             f"{part.images:,} {'image is' if part.images == 1 else 'images are'} few to start from "
-            "nothing: ibot pretrain adapt --init ibot:vit_s16 goes on from published weights (ibot "
-            "weights list)"
+            f"nothing: ibot pretrain adapt --init ibot:vit_s16{channels} goes on from published "
+            "weights (ibot weights list)"
         )
     if part.images > MANY and part.loose:
         yield (

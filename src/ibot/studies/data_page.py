@@ -92,10 +92,12 @@ def _part_lines(part: PartReport) -> Iterator[str]:
         )
     if not part.by_channels:
         yield f"  {'shares':11}gray {part.gray:.1%}, turned by EXIF {part.turned:.1%}"
-    for file, reason in part.broken[:10]:
-        yield f"  {'broken':11}{printable(file)}: {printable(reason)}"
-    if len(part.broken) > 10:
-        yield f"  {'':11}and {counted(len(part.broken) - 10, 'other')}"
+    files: dict[str, list[str]] = {}
+    for file, reason in part.broken:
+        files.setdefault(reason, []).append(printable(file))
+    for reason, names in list(files.items())[:ROWS]:
+        shown = f"{', '.join(names[:3])}{_more(len(names) - 3)}"
+        yield f"  {'broken':11}{shown}: {printable(reason)}"
 
 
 def _commonest(table: Mapping[str, int], *, ordered: bool, limit: int = 6) -> str:
