@@ -306,7 +306,7 @@ def test_files_that_are_broken_alike_share_a_line_and_the_advice_fits_their_chan
     tifffile = pytest.importorskip("tifffile")
     for name in "abcde":
         bands = np.random.default_rng(ord(name)).integers(0, 9, (20, 20, 7), dtype=np.uint16)
-        tifffile.imwrite(tmp_path / f"{name}.tif", bands, photometric="minisblack")
+        tifffile.imwrite(tmp_path / f"{name}.tif", bands, planarconfig="contig")
     assert main(["data", "report", str(tmp_path)]) == 0
     text = capsys.readouterr().out
     (line,) = [line for line in text.splitlines() if line.startswith("  broken ")]
