@@ -230,8 +230,10 @@ def test_a_training_and_an_evaluation_meet_in_one_column(tmp_path):
     ]
     last = [row for row in rows if (row["metric"], row["step"]) == ("knn_top1", 2)][-1]
     lines = [line.split() for line in ibot("results", "runs").splitlines()]
-    assert lines[0] == ["protocol", "row", "a"]
-    assert [line[-1] for line in lines[1:3]] == [f"{row['value']:.2f}" for row in (rows[-1], last)]
+    assert lines[0] == ["protocol", "row", "a", "pixels", "colours"]
+    # Beside the training's stand pixels and colours.
+    found = [line[place] for line, place in zip(lines[1:3], (-1, -3), strict=True)]
+    assert found == [f"{row['value']:.2f}" for row in (rows[-1], last)]
     assert lines[-1][:4] == ["1", "network,", "3", "records;"]
 
 

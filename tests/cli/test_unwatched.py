@@ -79,7 +79,8 @@ def test_training_goes_on_without_its_reader_and_logs_what_it_would_have_shown(r
     lines = (run / "log.txt").read_text().splitlines()
     assert "recipe tiny32" in lines[0] and sum("step 12/12" in line for line in lines) == 1
     assert (run / "checkpoints" / "last").read_text() == "step_00000012\n"
-    assert json.loads((run / "events.jsonl").read_text().splitlines()[-1])["event"] == "end"
+    events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+    assert [event["event"] for event in events[-2:]] == ["end", "closing"]
 
 
 @pytest.mark.parametrize("kind", ["pipe", "full"])

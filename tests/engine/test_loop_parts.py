@@ -258,7 +258,10 @@ def test_a_score_is_recorded_shown_and_compared_with_the_first_of_the_run(small,
     run_evaluation(made)
     assert asked == [("the backbone", 7)]
     assert [r.metric for (r,) in made.run.named("result")] == ["knn_top1", "knn_k5"]
-    assert made.board.calls == [("scalars", {"knn_top1": 50.0}, 7), ("scalars", {"knn_k5": 1.0}, 7)]
+    assert made.board.calls == [
+        ("scalars", {"knn_top1": 50.0}, 7, "evaluate"),
+        ("scalars", {"knn_k5": 1.0}, 7, "evaluate"),
+    ]
     assert made.progress.named("message") == [("step 7: knn_top1 50.0",), ("step 7: knn_k5 1.0",)]
     begun = trainer(config, tmp_path, step=0, evaluate=evaluate)
     run_evaluation(begun)

@@ -214,7 +214,7 @@ def test_a_series_goes_on_with_what_is_missing_beside_the_network(
     for baselines, shown in (("none", False), ("auto", True), ("auto", False)):
         assert main([*command, "--baselines", baselines]) == 0
         said = capsys.readouterr()
-        assert ("random start" in said.out) == shown
+        assert ("random start  " in said.out) == shown, "a column of the table"
         assert ("done before" in said.err) == (baselines == "auto" and not shown)
     assert len(read_records(tmp_path / "out" / RESULTS)) == 3, "measured once"
     assert len(read_records(tmp_path / "out" / BESIDE)) == 9
