@@ -50,20 +50,11 @@ class Case:
     mode: str = "clean"
     summary = "a case"
 
-    @property
-    def pictures(self):
-        return KNOWN[self.name].pictures
-
-    @property
-    def beside(self):
-        return KNOWN[self.name].beside
-
-    @property
-    def settings(self):
-        return KNOWN[self.name].settings
-
-    def context(self):
-        return KNOWN[self.name].context()
+    def __getattr__(self, attribute):
+        """What it does not say itself is that of the evaluation."""
+        if attribute.startswith("__"):  # asked of a copy that has no name yet
+            raise AttributeError(attribute)
+        return getattr(KNOWN[self.name], attribute)
 
     def defaults(self, context):
         return assign(KNOWN[self.name].defaults(context), self.given, "")
