@@ -1,5 +1,6 @@
 """`--processes 2` as people type it: real processes, real signals."""
 
+import gc
 import json
 import logging
 import os
@@ -8,6 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from types import SimpleNamespace
 
@@ -302,3 +304,16 @@ def test_a_killed_process_ends_the_run_as_a_lack_of_resources(labelled, tmp_path
         and "memory" in errors
         and "Traceback" not in errors
     )
+
+
+def test_a_launcher_leaves_no_thread_that_python_would_stop_within_the_store(monkeypatch):
+    """Some runs ended with 'terminate called without an active exception', after all was done."""
+    monkeypatch.setitem(os.environ, "OMP_NUM_THREADS", "1")
+    monkeypatch.setitem(os.environ, "TORCHELASTIC_SIGNALS_TO_HANDLE", "SIGQUIT")
+    before = set(threading.enumerate())
+    gc.disable()  # it may collect the launcher with its thread in time, or not
+    try:
+        assert launch.launch(2, ["--version"]) == 0
+        assert set(threading.enumerate()) <= before
+    finally:
+        gc.enable()

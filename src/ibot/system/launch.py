@@ -68,10 +68,11 @@ def launch(count: int, arguments: Sequence[str]) -> int:
     meeting = RendezvousParameters(
         "c10d", "localhost:0", uuid.uuid4().hex, min_nodes=1, max_nodes=1, local_addr="localhost"
     )
+    place = get_rendezvous_handler(meeting)
     spec = WorkerSpec(
         role="ibot",
         local_world_size=count,
-        rdzv_handler=get_rendezvous_handler(meeting),
+        rdzv_handler=place,
         entrypoint=sys.executable,
         # -P: a file of the current folder must not stand in for a module.
         args=("-P", "-m", "ibot", *arguments),
@@ -84,9 +85,14 @@ def launch(count: int, arguments: Sequence[str]) -> int:
     def started() -> list[int]:
         return [worker.id for worker in agent.get_worker_group().workers if worker.id]
 
-    with forwarding(started):
-        result: Any = agent.run()
-        return _exit_code(result)
+    try:
+        with forwarding(started):
+            result: Any = agent.run()
+            return _exit_code(result)
+    finally:
+        # A thread of it tells a store every few seconds that it lives. Python's end would stop it
+        # within C++, which aborts the whole process.
+        place.shutdown()
 
 
 @contextmanager
