@@ -123,26 +123,3 @@ def special_images(folder: Path) -> None:
     random = np.random.default_rng(0)
     (folder / "stack").mkdir()
     np.save(folder / "stack" / "images.npy", random.integers(0, 256, (16, 40, 44, 3), np.uint8))
-
-
-def hub(folder: Path, patch: pytest.MonkeyPatch) -> None:
-    """A network where the hub's cache would have it, and no network."""
-    constants = pytest.importorskip("huggingface_hub.constants")
-    import torch
-
-    from ibot.config.schema import ModelConfig
-    from ibot.models.backbone import build_backbone
-    from ibot.weights import hub
-    from ibot.weights.write import save_tensors
-
-    torch.manual_seed(0)
-    tensors = build_backbone(ModelConfig(width=64, depth=2, heads=1, patch=8), (32, 32))
-    for name in ("owkin--phikon",):
-        place = folder / "hub" / f"models--{name}"
-        (place / "refs").mkdir(parents=True)
-        (place / "refs" / "main").write_text("0123")
-        (place / "snapshots" / "0123").mkdir(parents=True)
-        save_tensors(tensors.state_dict(), place / "snapshots" / "0123" / "model.safetensors", {})
-    patch.setattr(constants, "HF_HUB_CACHE", str(folder / "hub"))
-    patch.setattr(constants, "HF_HUB_OFFLINE", True)
-    hub.from_hub.cache_clear()

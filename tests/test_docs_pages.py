@@ -9,7 +9,8 @@ from functools import cache
 
 import pytest
 from doc_commands import PAGES, README, ROOT, blocks, commands, is_command, mentioned, run
-from docs_world import hub, special_images
+from docs_world import special_images
+from hub_cache import offline_hub
 
 from ibot.cli.main import build_parser
 from ibot.cli.parser import check_words
@@ -123,7 +124,7 @@ def test_the_commands_of_a_page_do_what_they_say(name, docs_here, monkeypatch):
     lines = to_run(PAGES[name])
     text = " ".join(lines)
     if "hf:" in text:
-        hub(docs_here, monkeypatch)
+        offline_hub(docs_here / "hub", ["owkin--phikon"], monkeypatch)
     if re.search("scenes|cells/|slides/|stack/", text):
         special_images(docs_here)
     for named in re.findall(r"photos/\w+\.\w+", text):

@@ -13,15 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hub_cache import offline_hub
 from PIL import Image
 
 import ibot
 from ibot.cli.main import main
-from ibot.config.schema import ModelConfig
-from ibot.models.backbone import build_backbone
 from ibot.weights import hub
 from ibot.weights.files import read_pickle
-from ibot.weights.write import save_tensors
 
 PAGE = (Path(__file__).parents[2] / "docs" / "weights.md").read_text()
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", PAGE, re.S | re.M)
@@ -56,21 +54,11 @@ def folder(tmp_path, monkeypatch, golden):
     ]:
         file = tmp_path / "mirror" / "vits_16" / theirs
         file.write_bytes((golden / ours).read_bytes())
-    constants = pytest.importorskip("huggingface_hub.constants")
-    torch.manual_seed(0)
-    tensors = build_backbone(ModelConfig(width=64, depth=2, heads=1, patch=8), (32, 32))
-    for name in ("owkin--phikon", "timm--vit_small_patch16_224.dino"):
-        place = tmp_path / "hub" / f"models--{name}"
-        (place / "refs").mkdir(parents=True)
-        (place / "refs" / "main").write_text("0123")
-        (place / "snapshots" / "0123").mkdir(parents=True)
-        save_tensors(tensors.state_dict(), place / "snapshots" / "0123" / "model.safetensors", {})
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    repositories = ["owkin--phikon", "timm--vit_small_patch16_224.dino"]
+    offline_hub(tmp_path / "hub", repositories, monkeypatch)
     monkeypatch.setenv("IBOT_WEIGHTS_MIRROR", str(tmp_path / "mirror"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
-    hub.from_hub.cache_clear()
     yield tmp_path
     hub.from_hub.cache_clear()
 

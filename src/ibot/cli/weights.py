@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import shlex
 import sys
@@ -102,12 +101,12 @@ def list_all(options: argparse.Namespace) -> None:
 
 def inspect(options: argparse.Namespace) -> None:
     """What a file of weights holds, also one that cannot be used; nothing in it is executed."""
+    from ibot.system.files import sha256_of
     from ibot.weights.describe import describe
     from ibot.weights.files import read_content
 
     content = read_content(options.weights, options.key)
-    with content.file.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()[:16]
+    digest = sha256_of(content.file)[:16]
     size = content.file.stat().st_size / 2**20
     print(f"file      {content.file} ({size:.1f} MiB, sha256 {digest})")
     _tell_classifier(content.file)

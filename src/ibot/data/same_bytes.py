@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar
+
+from ibot.system.files import sha256_of
 
 HEAD = 4096
 """Bytes that are compared before files are read whole."""
@@ -18,7 +19,7 @@ def same_bytes(files: Mapping[Key, Path]) -> list[list[Key]]:
     Empty files, and those that cannot be read, are in none.
     """
     groups = [list(files)]
-    for look in (_size, _head, _digest):
+    for look in (_size, _head, sha256_of):
         groups = [same for group in groups for same in _alike(group, files, look)]
     return sorted(groups, key=lambda group: -len(group))
 
@@ -45,8 +46,3 @@ def _size(path: Path) -> int:
 def _head(path: Path) -> bytes:
     with path.open("rb") as file:
         return file.read(HEAD)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

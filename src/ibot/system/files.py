@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import pickle
 import shutil
@@ -113,6 +114,12 @@ def read_state(path: Path, belongs_to: Path | None = None) -> Any:
             why=str(error).splitlines()[0] if str(error) else type(error).__name__,
             fix=f"delete {what} and run the same command: it starts again",
         ) from None
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of what a file holds, in hexadecimal. Raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def is_disk_full(error: Exception) -> bool:

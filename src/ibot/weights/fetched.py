@@ -7,7 +7,6 @@ is kept beside it, and another file in its place is refused.
 from __future__ import annotations
 
 import difflib
-import hashlib
 import json
 import time
 from contextlib import suppress
@@ -16,6 +15,7 @@ from typing import Any
 
 from ibot.errors import WeightsError
 from ibot.system.download import fetch
+from ibot.system.files import sha256_of
 from ibot.system.jsonl import write_json
 from ibot.weights.beginning import is_cut_short, not_weights
 from ibot.weights.published import FOLDERS, FULL, PublishedFile
@@ -74,7 +74,7 @@ def _check(file: Path, model: PublishedFile) -> None:
             fix="delete it and run the same command, or copy it again",
         )
     known = _known(model)
-    if known and (found := _sha256(file)) != known["sha256"]:
+    if known and (found := sha256_of(file)) != known["sha256"]:
         raise WeightsError(
             f"'ibot:{model.name}' is another file than before",
             why=f"sha256 {known['sha256'][:16]} on {known['date']}, now {found[:16]}",
@@ -97,14 +97,9 @@ def _pin(file: Path, model: PublishedFile) -> None:
     pinned = {
         "address": model.address,
         "bytes": about.st_size,
-        "sha256": known.get("sha256") or _sha256(file),
+        "sha256": known.get("sha256") or sha256_of(file),
         "date": known.get("date") or time.strftime("%Y-%m-%d"),
         "time": about.st_mtime_ns,
     }
     with suppress(OSError):  # a cache that others share may be read only
         write_json(model.pin, pinned)
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
