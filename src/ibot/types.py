@@ -214,6 +214,8 @@ class ResultRecord:
     start of the same architecture), "pixels" or "colours"; empty: the network itself."""
     weights_hash: str = ""
     """SHA-256 of the network's tensors."""
+    trained: int | None = None
+    """Step of the training of these weights, where their file says it."""
     architecture: str = ""
     data: dict[str, Any] = field(default_factory=dict)
     """Root and fingerprints of the images; of labelled ones the number of classes, and

@@ -123,7 +123,7 @@ def test_nobody_without_a_home_and_without_a_place_for_temporary_files(doctor, m
     def full():
         raise FileNotFoundError("No usable temporary directory found")
 
-    monkeypatch.setattr(checkup.Path, "expanduser", nowhere)
+    monkeypatch.setattr(checkup, "expanded", nowhere)
     assert "there is no home folder" in doctor()[1]["cache"]["found"]
     monkeypatch.setattr(checkup.tempfile, "gettempdir", full)
     code, checks = doctor()

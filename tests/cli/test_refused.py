@@ -204,6 +204,8 @@ def test_features_are_kept_beside_the_results_where_the_home_cannot_be_written(
         cache_folder(FEATURE_CACHE, world / "out")
         == world / "home" / ".cache" / "ibot" / "features"
     )
+    monkeypatch.setenv("XDG_CACHE_HOME", str(world / "caches"))
+    assert cache_folder(FEATURE_CACHE, world / "out") == world / "caches" / "ibot" / "features"
     with pytest.raises(UserError, match="cannot be used"):
         cache_folder("~nobody-has-this-name/x", world)
 

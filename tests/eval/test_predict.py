@@ -15,13 +15,19 @@ from safetensors.torch import save_file
 
 import ibot
 from ibot.cli.main import main
+from ibot.config.override import apply, to_plain
 from ibot.config.reading import Opening, Windows
 from ibot.data.sets.arrays import ArrayImages
 from ibot.data.sets.open import open_images
+from ibot.engine.checkpoint import save_checkpoint
+from ibot.engine.optimizer import build_optimizer
 from ibot.errors import DataError, UserError, WeightsError
 from ibot.eval.classifiers import find_classifier
 from ibot.eval.linear_classifier import LinearClassifier
-from ibot.system.records import read_records
+from ibot.method.model import StudentTeacher
+from ibot.recipes.small import tiny32
+from ibot.system.records import BESIDE, read_records
+from ibot.types import RunState
 
 HEADS = {
     "logistic": ["penalties=0.1"],
@@ -163,6 +169,33 @@ def test_of_several_the_best_on_the_images_that_were_evaluated_last(world, tmp_p
     assert "70.00 %" in found.note and "'photos'" in found.note and "best of 3" in found.note
     found.file.unlink()
     assert find_classifier(folder).file == folder / "c.safetensors"
+
+
+def test_of_a_run_that_trained_on_the_classifier_says_of_which_step_it_is(world, tmp_path):
+    config = apply(
+        tiny32(), ["model.width=16", "model.heads=2", "model.depth=1", "head.hidden_dim=16"]
+    )
+    run, model = tmp_path / "run", StudentTeacher(config)
+    optimizer = build_optimizer(model.student, config.optim)
+    run.mkdir()
+    (run / "config.json").write_text(json.dumps(to_plain(config)))
+    save_checkpoint(run, model, optimizer, RunState(step=3), config=config)
+    records = ibot.evaluate(
+        "logistic",
+        run,
+        world / "data",
+        settings=HEADS["logistic"],
+        device="cpu",
+        baselines="random",
+        quiet=True,
+    )
+    of_the_run = [record.trained for record in records if not record.baseline]
+    assert of_the_run == [3] * len(of_the_run) and len(records) > len(of_the_run) > 0
+    assert {record.trained for record in read_records(run / BESIDE)} == {None}
+    assert "step" not in find_classifier(run).note
+    save_checkpoint(run, model, optimizer, RunState(step=5), config=config)
+    note = find_classifier(run).note
+    assert "of step 3, the run is at step 5" in note and f"ibot eval logistic {run}" in note
 
 
 def test_what_holds_no_classifier_says_which_command_makes_one(world, tmp_path, monkeypatch):

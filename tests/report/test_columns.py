@@ -88,6 +88,17 @@ def test_what_a_training_measured_after_the_last_evaluation_is_of_other_weights(
     )
 
 
+def test_an_earlier_checkpoint_that_is_evaluated_later_is_of_its_own_step(show, tmp_path):
+    earlier = knn(20, 35, weights="runs/photos", weights_hash="c" * 64, trained=40)
+    write(trained_on(tmp_path / "runs" / "photos"), earlier)
+    _, rows = show("runs")
+    assert numbers(rows, "runs/photos, teacher, step 40") == {"knn, k = 20, clean": "35.00"}
+    assert numbers(rows, "runs/photos, teacher, step 260") == {
+        "knn, k = 20, pre-training": "50.00",
+        "linear, top1": "60.00",
+    }
+
+
 def test_weights_that_did_not_change_stay_one_column(show, tmp_path):
     write(
         tmp_path / "a", knn(20, 40, weights_hash=OLD), record("linear_top1", 60, weights_hash=OLD)

@@ -21,7 +21,7 @@ from ibot import extras
 from ibot.eval.request import FEATURE_CACHE
 from ibot.system import limits, portable
 from ibot.system.machine import usable_cores
-from ibot.system.places import is_writable
+from ibot.system.places import expanded, is_writable
 from ibot.system.waiting import in_force
 
 MODULES = {"pillow": "PIL"}
@@ -228,7 +228,7 @@ def _temporary() -> Check:
 
 def _cache() -> Check:
     try:
-        folder = Path(FEATURE_CACHE).expanduser().parent
+        folder = expanded(FEATURE_CACHE).parent
     except RuntimeError:
         advice = "set HOME to a folder that can be written, or features are kept beside results"
         return Check("cache", "there is no home folder", advice)

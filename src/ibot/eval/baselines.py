@@ -63,7 +63,7 @@ def in_place(context: C, name: str) -> C:
         # Stochastic depth is of the training.
         config = replace(loaded.config, drop_path=0.0)
         random = random_start(config, built_for=loaded.built_for)
-        fresh = replace(loaded, backbone=random, config=config, report=KeyReport())
+        fresh = replace(loaded, backbone=random, config=config, report=KeyReport(), step=None)
         return _with(context, name, fresh, weights_hash(fresh))
     if name == "colours":
         return _with_plain(context, name, Colours(statistics, channels), f"colours {images}")
@@ -80,7 +80,7 @@ def in_place(context: C, name: str) -> C:
 
 def _with_plain(context: C, name: str, plain: Plain, about: str) -> C:
     """`about` says all that decides the rows: they are the same beside any network."""
-    fresh = replace(context.loaded, backbone=plain.eval(), report=KeyReport())
+    fresh = replace(context.loaded, backbone=plain.eval(), report=KeyReport(), step=None)
     return _with(context, name, fresh, hashlib.sha256(about.encode()).hexdigest())
 
 

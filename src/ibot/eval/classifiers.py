@@ -13,6 +13,7 @@ from ibot.eval.linear_classifier import load_classifier as read_file
 from ibot.eval.opened import default_out
 from ibot.system.records import RESULTS, data_name, read_records
 from ibot.types import ResultRecord
+from ibot.weights.files import locate, read_settings
 from ibot.words import counted
 
 CONFIG = "config.json"
@@ -69,9 +70,8 @@ def find_classifier(place: str | Path) -> Found:
     found = read_file(file)
     if found is None:
         raise WeightsError(f"'{file}' cannot be read", why="it holds no classifier any more")
-    return Found(
-        found, file, f"{file} is used: {said(record)}{_of(len({file for _, file in same}))}"
-    )
+    chosen = f"{said(record)}{_of(len({file for _, file in same}))}{_earlier(folder, record)}"
+    return Found(found, file, f"{file} is used: {chosen}")
 
 
 def said(record: ResultRecord) -> str:
@@ -100,6 +100,20 @@ def about(classifier: LinearClassifier) -> dict[str, Any]:
 
 def _of(count: int) -> str:
     return f"; the best of {count} on these images" if count > 1 else ""
+
+
+def _earlier(run: Path, record: ResultRecord) -> str:
+    """That a run has trained on since its classifier did, where files and record say it."""
+    if record.trained is None or not (run / CONFIG).is_file():
+        return ""
+    try:
+        now = read_settings(locate(run, record.key or "teacher").parent / "state.json").get("step")
+    except WeightsError:  # checkpoints that are gone
+        return ""
+    if now is None or now <= record.trained:
+        return ""
+    again = f"ibot eval {record.protocol} {shlex.quote(str(run))} --data DIR"
+    return f"; of step {record.trained}, the run is at step {now}: {again} trains a newer one"
 
 
 def _none(path: Path, folder: Path, deleted: int) -> UserError:

@@ -172,6 +172,7 @@ class Context:
             key=self.key,
             baseline=self.baseline,
             weights_hash=self.weights_hash,
+            trained=self.loaded.step,
             architecture=str(self.loaded.config),
             data=self.about_data(),
             seed=self.seed,

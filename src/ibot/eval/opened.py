@@ -22,7 +22,7 @@ from ibot.eval.request import FEATURE_CACHE, Request
 from ibot.models.contract import Backbone
 from ibot.system.device import choose_device
 from ibot.system.distributed import check_equal, joined
-from ibot.system.places import make_writable
+from ibot.system.places import expanded, make_writable
 from ibot.system.processes import said_once
 from ibot.system.progress import counter, no_counter, print_notes
 from ibot.system.watch import said_if_interrupted
@@ -180,7 +180,7 @@ def cache_folder(named: str, out: Path) -> Path:
     Raises UserError for the home of somebody who is not known.
     """
     try:
-        folder = Path(named).expanduser()
+        folder = expanded(named)
         if named == FEATURE_CACHE:
             make_writable(folder)
         return folder

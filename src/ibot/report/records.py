@@ -29,7 +29,8 @@ class Entry:
     unnamed_step: int | None = None
     """Where a training's own record belongs to weights that no evaluation has named: their step."""
     trained: int | None = None
-    """Step of the training that these weights are of, where the order of the records tells it."""
+    """Step of the training that these weights are of, where the record or the order of all tells
+    it."""
     place: int = 0
     """Of the folder below which it was found among those that were named."""
 
@@ -138,8 +139,10 @@ def _files(folder: Path, name: str) -> list[Path]:
 
 
 def _steps(folder: Path, records: Sequence[ResultRecord]) -> dict[tuple[tuple[str, str], str], int]:
-    """Step of the weights of a run, by subject and start of their hash: that of the last record of
-    the training before the first evaluation. The start alone, at step 0, names nothing.
+    """Step of the weights of a run, by subject and start of their hash.
+
+    Where no record of theirs says it (older ones), that of the last record of the training before
+    their first evaluation; the start alone, at step 0, names nothing then.
     """
     found: dict[tuple[tuple[str, str], str], int] = {}
     last = 0
@@ -148,6 +151,8 @@ def _steps(folder: Path, records: Sequence[ResultRecord]) -> dict[tuple[tuple[st
         weights = record.weights_hash[:HASH_LETTERS]
         if record.step is not None:
             last = record.step
+        elif record.trained is not None:
+            found[subject, weights] = record.trained
         elif last and weights and subject[0] == str(folder):
             found.setdefault((subject, weights), last)
     return found

@@ -18,16 +18,26 @@ def user_cache(name: str) -> Path:
 
     Raises UserError for somebody without a home.
     """
-    given = os.environ.get("XDG_CACHE_HOME", "")
-    try:  # a relative one is to be passed over, by the specification
-        base = Path(given) if os.path.isabs(given) else Path.home() / ".cache"  # noqa: PTH117
+    try:
+        return expanded(f"~/.cache/ibot/{name}")
     except RuntimeError as error:
         raise UserError(
             "there is no home folder to keep files in",
             why=str(error),
             fix="name a folder that you may write to:  export XDG_CACHE_HOME=DIR",
         ) from None
-    return base / "ibot" / name
+
+
+def expanded(place: str) -> Path:
+    """A place with `~` replaced, and `~/.cache` by XDG_CACHE_HOME where that is set.
+
+    Raises RuntimeError for the home of nobody who is known.
+    """
+    caches, base = "~/.cache/", os.environ.get("XDG_CACHE_HOME", "")
+    # A relative one is to be passed over, by the specification.
+    if place.startswith(caches) and os.path.isabs(base):  # noqa: PTH117
+        return Path(base, place.removeprefix(caches))
+    return Path(place).expanduser()
 
 
 def is_writable(folder: Path) -> bool:

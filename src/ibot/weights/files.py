@@ -61,6 +61,8 @@ class Content:
     other weights."""
     foreign: tuple[str, ...] = ()
     """Classes and functions of which the file holds objects that were passed over."""
+    step: int | None = None
+    """Of the training, where a checkpoint of ours says it."""
 
 
 def read_content(path: str | Path, key: str) -> Content:
@@ -73,13 +75,15 @@ def read_content(path: str | Path, key: str) -> Content:
     file = locate(path, key)
     foreign: tuple[str, ...] = ()
     settings: dict[str, Any] = {}
+    step = None
     if file.name.endswith(".index.json"):
         tree = _read_shards(file)
     elif not is_pickle(file):
-        tree, settings = _read_safetensors(file)
+        tree, settings, step = _read_safetensors(file)
     else:
         tree, foreign = _read_pickle(file)
-    return Content(tree, file, settings, {} if settings else _beside(file.parent), foreign)
+    beside = {} if settings else _beside(file.parent)
+    return Content(tree, file, settings, beside, foreign, step)
 
 
 def is_pickle(file: Path) -> bool:
@@ -150,7 +154,8 @@ def read_settings(file: Path) -> dict[str, Any]:
     return settings if isinstance(settings, dict) else {}
 
 
-def _read_safetensors(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _read_safetensors(file: Path) -> tuple[dict[str, Tensor], dict[str, Any], int | None]:
+    """Tensors by name, and our settings and the step of the training, where they are ours."""
     try:
         with safe_open(file, framework="pt") as stored:
             metadata = stored.metadata() or {}
@@ -163,7 +168,10 @@ def _read_safetensors(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     settings: Any = {}
     with suppress(ValueError):  # a stranger's
         settings = json.loads(metadata.get("config", "{}"))
-    return tensors, settings if isinstance(settings, dict) and is_configuration(settings) else {}
+    if not (isinstance(settings, dict) and is_configuration(settings)):
+        return tensors, {}, None
+    step = metadata.get("step", "")
+    return tensors, settings, int(step) if step.isdecimal() else None
 
 
 def _read_shards(index: Path) -> dict[str, Tensor]:

@@ -49,6 +49,8 @@ class Weights:
     """Where in the file it was; see `ibot.weights.networks`."""
     notes: tuple[str, ...] = ()
     """In words, what else the file holds that might have been meant."""
+    step: int | None = None
+    """Of the training, where a checkpoint of ours says it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,8 @@ class Loaded:
     """In words, what else the file holds."""
     reading: Channels = PICTURES
     """How images for it are opened: its channels by their names, from files as in its training."""
+    step: int | None = None
+    """Of the training, where a checkpoint of ours says it."""
 
     @property
     def built_for(self) -> tuple[int, int]:
@@ -146,6 +150,7 @@ def weights_of(content: Content, key: str) -> Weights:
         layout=renamed.layout,
         place=network.place,
         notes=tuple(notes),
+        step=content.step,
     )
 
 
@@ -268,6 +273,7 @@ def fit(weights: Weights, *, heads: int | None = None, allow_partial: bool = Fal
         network.guesses,
         weights.notes,
         network.reading.of(config.channels, config.mean),
+        weights.step,
     )
 
 

@@ -19,6 +19,7 @@ from ibot.data.decode import UnreadableImage
 from ibot.data.sets.images import Images
 from ibot.errors import DataError
 from ibot.system.jsonl import write_json
+from ibot.system.places import expanded
 from ibot.system.processes import launched_processes
 from ibot.system.progress import counter
 
@@ -155,7 +156,7 @@ class _Sums:
 def _place(images: Images) -> Path | None:
     """The file of the cache; None for somebody without a home."""
     with suppress(RuntimeError):
-        return Path(FOLDER).expanduser() / f"{images.fingerprint()}.json"
+        return expanded(FOLDER) / f"{images.fingerprint()}.json"
     return None
 
 

@@ -36,6 +36,7 @@ from ibot.data.sets.archives import Archives
 from ibot.data.sets.files import FileImages, LabelledFiles, packed_names, with_labels
 from ibot.data.sets.fingerprints import State, is_settled, state_of
 from ibot.system.files import replacing
+from ibot.system.places import expanded
 from ibot.system.portable import is_own, lock
 
 FOLDER = "~/.cache/ibot/listings"
@@ -131,7 +132,7 @@ def _place(root: Path, archives: Sequence[str]) -> Path | None:
     key = "\0".join([os.path.abspath(root), *archives])  # noqa: PTH100 - links are watched, not resolved
     name = hashlib.sha256(os.fsencode(key)).hexdigest()[:32]
     try:
-        return Path(FOLDER).expanduser() / f"{name}.listing"
+        return expanded(FOLDER) / f"{name}.listing"
     except RuntimeError:
         return None
 
