@@ -58,6 +58,18 @@ def test_a_training_is_worth_what_it_is_above(values, word, said):
     assert judged(found) == word and said in means(found)
 
 
+def test_where_more_images_would_tell_a_gain_their_number_is_said():
+    few = compared(31, 24, 23.5, 32.5, num_val=200)
+    assert judged(few) == "nothing" and few.sign("random") == 0
+    needed = few.images_needed("random")
+    assert "200 validation images cannot tell" in means(few)
+    assert f"{needed} would, if they are 7.0 points better" in means(few)
+    for count, sign in ((needed, 1), (needed // 2, 0)):
+        assert compared(31, 24, 23.5, 32.5, num_val=count).sign("random") == sign
+    for value in (24.1, 23.0):
+        assert "cannot be told from those of a random" in means(compared(value, 24, num_val=200))
+
+
 def test_few_images_tell_only_large_differences():
     few, many = compared(53, 47, num_val=100), compared(53, 47, num_val=2000)
     assert few.sign("random") == 0 and many.sign("random") == 1

@@ -76,8 +76,20 @@ def sign(own: ResultRecord, other: ResultRecord) -> int:
     """
     if _too_few(own, other):
         return 0
-    gap, error = own.value - other.value, math.hypot(_half(own), _half(other))
+    gap, error = own.value - other.value, _error(own, other)
     return 0 if abs(gap) <= error else 1 if gap > 0 else -1
+
+
+def images_needed(own: ResultRecord, other: ResultRecord) -> int:
+    """Validation images that would tell as large a difference apart, by two figures; 0 where there
+    is none, or where neither has an interval. An interval halves with four times the images.
+    """
+    gap, error = own.value - other.value, _error(own, other)
+    if not gap or not error:
+        return 0
+    needed = own.num_val * (error / gap) ** 2
+    unit = 10 ** max(0, math.floor(math.log10(max(needed, 1))) - 1)
+    return unit * math.ceil(needed / unit)
 
 
 def _too_few(own: ResultRecord, other: ResultRecord) -> bool:
@@ -88,6 +100,10 @@ def _too_few(own: ResultRecord, other: ResultRecord) -> bool:
     if count and own.metric.endswith("_top1"):
         return abs(own.value - other.value) * count < 100 * FEWEST - 1e-6
     return 0 < count < FEWEST
+
+
+def _error(own: ResultRecord, other: ResultRecord) -> float:
+    return math.hypot(_half(own), _half(other))
 
 
 def _half(record: ResultRecord) -> float:

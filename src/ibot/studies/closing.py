@@ -24,6 +24,8 @@ Judgement = Literal["worse", "nothing", "plain", "good"]
 FEW_ERRORS = 0.5
 """Errors of weights as they are, over those of the best baseline, up to which training may not be
 needed: a choice."""
+MOST_MORE = 4
+"""Times the validation images up to which it is said how many would tell a difference apart."""
 NAMES = {"random": "a random start", "pixels": "plain pixels", "colours": "colour histograms"}
 NAMES_OF_PATCHES = {"random": "a random start", "pixels": "the pixels of the patches"}
 
@@ -159,12 +161,23 @@ def means(found: Comparison) -> str:
     if judged(found) == "worse":
         return f"these features are worse than those of a random network{also}"
     if judged(found) == "nothing":
-        return f"these features cannot be told from those of a random network{also}"
+        return f"{_untold(found)}{also}"
     if alone:
         return f"it has learnt something, but {_listed(alone)} alone {verb} for these classes"
     if not known:
         return "it has learnt something, whether more than colours is not known"
     return f"it has learnt more of these classes than their {' and '.join(known)} show"
+
+
+def _untold(found: Comparison) -> str:
+    """Features that are level with those of a random network, or seem better on too few images."""
+    needed, count = found.images_needed("random"), found.now.num_val
+    if found.gain("random") <= 0 or needed > MOST_MORE * count:
+        return "these features cannot be told from those of a random network"
+    return (
+        f"{counted(count, 'validation image')} cannot tell these features from those of a random "
+        f"network; {needed:,} would, if they are {found.gain('random'):.1f} points better"
+    )
 
 
 def _health(now: Situation, said: str) -> str:

@@ -53,6 +53,10 @@ class Comparison:
         """Whether it is above (1) or below (-1) a baseline or the start, or not told apart (0)."""
         return gained.sign(_with_interval(self.now), _with_interval(self._other(name)))
 
+    def images_needed(self, name: str) -> int:
+        """Validation images that would tell it apart, were the difference as it looks."""
+        return gained.images_needed(_with_interval(self.now), _with_interval(self._other(name)))
+
     def numbers(self) -> dict[str, object]:
         """All of it as plain data: the metric, and by name the values and their intervals."""
         records = {"now": self.now, "start": self.start, **self.beside}
