@@ -92,6 +92,13 @@ def test_views_follow_the_images_and_the_device():
     }
 
 
+@pytest.mark.parametrize("gpu", [0.0, 40.0])
+def test_a_start_from_weights_names_no_network_of_its_own(gpu):
+    said = " ".join(choose(replace(facts(gpu), from_weights=True))[1])
+    assert "those of the weights" in said and "ViT" not in said and "patches of" not in said
+    assert "ViT" in " ".join(choose(facts(gpu))[1])
+
+
 def test_gray_images_get_no_colour_jitter():
     config, reasons = choose(facts(gray=1.0))
     assert config.augment.jitter_strength[2:] == (0.0, 0.0) and any(

@@ -43,6 +43,7 @@ BORDERED = 0.5
 GPU_MEMORY_PER_IMAGE = 0.16
 """GiB of a GPU for one image of ViT-S/16 with two views of 224 and ten of 96 pixels in bfloat16;
 estimated."""
+OF_WEIGHTS = "network and patches: those of the weights"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,9 +124,8 @@ def _on_cpu(facts: Facts, reasons: list[str]) -> Config:
     reasons.append(
         f"views of {size} pixels: images of {facts.data.side} pixels, and no GPU for more"
     )
-    reasons.append(
-        f"a small ViT (width 128, 5 blocks, patch {patch}, 16 tokens): what a CPU trains in an hour"
-    )
+    small = f"a small ViT (width 128, 5 blocks, patch {patch}, 16 tokens)"
+    reasons.append(OF_WEIGHTS if facts.from_weights else f"{small}: what a CPU trains in an hour")
     reasons.append(
         "Sinkhorn-Knopp and KoLeo, beyond the paper: the paper's losses alone learn far later at "
         "this size"
@@ -153,13 +153,11 @@ def _on_gpu(facts: Facts, reasons: list[str]) -> Config:
     base = facts.data.images >= 1_000_000 and facts.gpu_memory * facts.processes >= 320
     width, heads = (768, 12) if base else (384, 6)
     local = max(2 * patch, round(size * 96 / 224 / patch) * patch)
-    reasons.append(
-        f"views of {size} pixels with patches of {patch}: images of {facts.data.side} pixels"
-    )
-    reasons.append(
-        f"ViT-{'B' if base else 'S'}: {facts.data.images} images, {facts.gpu_memory:.0f} GiB per "
-        "GPU"
-    )
+    patches = "" if facts.from_weights else f" with patches of {patch}"
+    reasons.append(f"views of {size} pixels{patches}: images of {facts.data.side} pixels")
+    vit = f"ViT-{'B' if base else 'S'}: {facts.data.images} images"
+    gpu = f"{facts.gpu_memory:.0f} GiB per GPU"
+    reasons.append(OF_WEIGHTS if facts.from_weights else f"{vit}, {gpu}")
     locals_ = 10 if size == 224 else 6
     reasons.append(f"{locals_} local views of {local} pixels")
     config = replace(
