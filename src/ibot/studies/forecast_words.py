@@ -76,7 +76,7 @@ def work(forecast: Forecast) -> str:
 
 def operations(count: float) -> str:
     """In words."""
-    return f"{count / 1e9:.3g} GFLOP"
+    return f"{count / 1e12:.3g} TFLOP" if count >= 1e12 else f"{count / 1e9:.3g} GFLOP"
 
 
 def time(forecast: Forecast) -> str:
@@ -102,7 +102,7 @@ def share(forecast: Forecast) -> str:
     slow, fast = (in_words(forecast.hours * of_peak / seen) for seen in SEEN)
     return (
         f"{told}; public logs of DINOv3 and DINOv2 reach {SEEN[0]:.0%} to {SEEN[1]:.0%} of the "
-        f"peak, where this is {of_peak:.0%}: {fast} to {slow}"
+        f"peak, where this is {of_peak:.0%}: {fast} to {slow.removeprefix('about ')}"
     )
 
 
@@ -130,7 +130,7 @@ def memory(forecast: Forecast) -> Iterator[str]:
     of = "a device" if forecast.machine.device.gpu else "a process"
     yield f"memory {needed.peak / GIB:.1f} GiB {of} at {counted(micro, 'image')}: {parts}"
     largest = forecast.largest
-    each = "weights alone do not fit" if not largest else f"{counted(largest, 'image')} would fit"
+    each = "not one image fits" if not largest else f"{counted(largest, 'image')} would fit"
     yield f"fits   {each} on {of} of {forecast.machine.device.memory:.0f} GiB"
     if largest and micro > largest:
         parts_of = next(n for n in range(1, micro + 1) if micro % n == 0 and micro // n <= largest)

@@ -15,6 +15,8 @@ from ibot.words import in_words, rate
 HOURS = {"m": 1 / 60, "min": 1 / 60, "h": 1.0, "d": 24.0}
 RESERVE = 0.95
 """Of the time, what the steps may take: evaluations and checkpoints need the rest."""
+ENOUGH = 0.9
+"""Of the images that a network should see, what will do."""
 MOST_EPOCHS = 800
 """As many as published."""
 
@@ -45,7 +47,7 @@ SMALLEST = 400_000.0
 
 def hours_of(text: str) -> float:
     """Hours of a time such as "12h", "90min" or "2d"; raises ValueError."""
-    found = re.fullmatch(r"([0-9.]+)\s*(m|min|h|d)", text.strip().lower())
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]*)?)\s*(m|min|h|d)", text.strip().lower())
     if found is None or not (hours := float(found[1]) * HOURS[found[2]]) > 0:
         raise ValueError(f"'{text}' is no time; write 12h, 90min or 2d")
     return hours
@@ -96,7 +98,7 @@ def ways(base: Forecast, hours: float) -> list[Option]:
         for local in _local_views(base.config)
     ]
     able = [option for option in found if option.fits] or found
-    enough = [option for option in able if option.reach >= 1]
+    enough = [option for option in able if option.reach >= ENOUGH]
     chosen = max(enough or able, key=_size if enough else lambda option: option.reach)
     return [chosen, *(option for option in found if option is not chosen)]
 
@@ -167,7 +169,7 @@ def why(option: Option) -> str:
     """What speaks for or against it."""
     if not option.fits:
         return "too large for the memory"
-    if option.reach < 1:
+    if option.reach < ENOUGH:
         return f"sees {option.reach:.0%} of the images that it should"
     if option.epochs == MOST_EPOCHS:
         return "as long as any published run"
