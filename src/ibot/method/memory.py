@@ -52,13 +52,13 @@ class StepMemory:
     optimizer: float
     teacher: float
     casts: float
-    """Weights once more in half precision, while a step needs them."""
+    """The student's weights in half precision, while a step needs them."""
     views: float
     """The images of a micro-batch, as floats."""
     activations: float
     """What the student keeps for the backward pass."""
     scores: float
-    """Logits, targets and their gradients, all of K columns."""
+    """Logits, targets and their gradients, all of K columns, and the prototypes at unit length."""
     accumulates: bool
     """Whether gradients of an earlier micro-batch are held beside the activations."""
 
@@ -89,6 +89,7 @@ def step_memory(
     half: bool = False,
     shards: int = 1,
     flat_gradients: bool = False,
+    plain_attention: bool = False,
 ) -> StepMemory:
     """Of a micro-batch of so many images.
 
@@ -98,6 +99,7 @@ def step_memory(
         half: products in bfloat16 or float16.
         shards: devices among which weights, gradients, moments and teacher are divided.
         flat_gradients: several processes keep gradients from step to step, as they exchange them.
+        plain_attention: its probabilities are stored, as in half precision on a processor.
 
     Returns:
         The parts, in bytes.
@@ -112,22 +114,22 @@ def step_memory(
         gradients=SINGLE * count.trained / shards,
         optimizer=SINGLE * moments * count.trained / shards,
         teacher=SINGLE * count.teacher / shards,
-        casts=HALF * (count.student + count.teacher) / shards if half else 0,
+        casts=HALF * count.student / shards if half else 0,
         views=SINGLE * images * len(config.model.channels) * pixels,
-        activations=images * _kept(config, width),
-        scores=images * _scores(config),
+        activations=images * _kept(config, width, plain_attention),
+        scores=images * _scores(config) + _prototypes(config),
         accumulates=config.train.accumulate > 1 or flat_gradients,
     )
 
 
-def _kept(config: Config, width: int) -> float:
+def _kept(config: Config, width: int, plain: bool) -> float:
     """Bytes that the student keeps of one image; `width` bytes for what products make."""
     augment, rows = config.augment, Rows.of(config)
     chosen = 1 + (rows.masked - rows.masked_local) / augment.num_global
-    kept = augment.num_global * _backbone(config, augment.global_size, width, chosen)
+    kept = augment.num_global * _backbone(config, augment.global_size, width, chosen, plain)
     if augment.num_local:
         chosen = 1 + rows.masked_local / augment.num_local
-        kept += augment.num_local * _backbone(config, augment.local_size, width, chosen)
+        kept += augment.num_local * _backbone(config, augment.local_size, width, chosen, plain)
     head = config.head
     seen = augment.num_global + augment.num_local + rows.masked
     if head.norm in ("bn", "syncbn"):
@@ -137,7 +139,7 @@ def _kept(config: Config, width: int) -> float:
     return kept + seen * (width * (widths[0] + 2 * sum(widths[1:-1])) + 2 * SINGLE * widths[-1])
 
 
-def _backbone(config: Config, size: Size, width: int, rows: float) -> float:
+def _backbone(config: Config, size: Size, width: int, rows: float, plain: bool) -> float:
     """Of one view: two residual maps, and what the products of each block read."""
     model, kept = config.model, 0.0
     for k, tokens in enumerate(token_counts(model, size)):
@@ -146,6 +148,9 @@ def _backbone(config: Config, size: Size, width: int, rows: float) -> float:
             wide, depth, heads = model.width * 2**k, model.depths[k], model.stage_heads[k]
         # Norm, queries, keys, values and their mixture; statistics of norm and softmax.
         mixing = SINGLE * wide + width * 5 * wide + SINGLE * (2 + heads)
+        if plain and model.kind == "vit":
+            # Probabilities in float32, and as the product with the values reads them.
+            mixing += (SINGLE + width) * heads * tokens
         # Residual, norm, MLP before and behind its activation.
         after = SINGLE * wide + width * wide * (1 + 2 * model.mlp_ratio) + SINGLE * 2
         if model.kind == "swin":
@@ -156,6 +161,16 @@ def _backbone(config: Config, size: Size, width: int, rows: float) -> float:
         finished = tokens if model.mean_pooling or not last else rows
         kept += depth * tokens * mixing + ((depth - 1) * tokens + finished) * after
     return kept + SINGLE * rows * embed_dim(model)
+
+
+def _prototypes(config: Config) -> float:
+    """Of the last layers' weights at unit length, student and teacher."""
+    head = config.head
+    if not head.bottleneck_dim:
+        return 0.0
+    shared = (head.shared, head.shared_teacher)
+    rows = sum(head.out_dim + (0 if one else head.patch_out_dim) for one in shared)
+    return SINGLE * rows * head.bottleneck_dim
 
 
 def _scores(config: Config) -> float:

@@ -208,9 +208,13 @@ class Forecast:
 
     def memory(self, images: int) -> StepMemory:
         """Of a micro-batch of so many images, on each device."""
-        flat = self.machine.count > 1 and not self.sharded
         return step_memory(
-            self.config, images, half=self.half, shards=self.shards, flat_gradients=flat
+            self.config,
+            images,
+            half=self.half,
+            shards=self.shards,
+            flat_gradients=self.machine.count > 1 and not self.sharded,
+            plain_attention=self.half and not self.machine.device.gpu,
         )
 
     @property
