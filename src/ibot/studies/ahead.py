@@ -10,6 +10,7 @@ from ibot.config.resolve import check
 from ibot.config.schema import Config
 from ibot.errors import UserError
 from ibot.recipes import recipe
+from ibot.recipes.fitting import for_few_images, for_fewer_than_a_batch
 from ibot.studies.forecast import Machine
 from ibot.studies.settings import Asked, configure, open_data
 
@@ -47,6 +48,10 @@ def planned(asked: Asked, machine: Machine, images: int, say: Callable[[str], No
         check(config)
     else:
         config = configure(asked, say)
+        fitted = for_few_images if asked.recipe == "adapt" else for_fewer_than_a_batch
+        config, notes = fitted(config, count, machine.count, asked.keys)
+        for note in notes:
+            say(f"note   {note}")
     whole = config.train.accumulate * machine.count
     if config.train.batch % whole:
         parts = f"{machine.count} devices x {config.train.accumulate} micro-batches"

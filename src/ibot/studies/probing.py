@@ -114,11 +114,13 @@ def _copies(device: torch.device) -> float:
     return 2 * 4 * COPIED / _timed(lambda: b.copy_(a), device) / 1e12
 
 
-def probe(config: Config, device: torch.device, seconds: float = SECONDS) -> Probe:
+def probe(config: Config, device: torch.device, seconds: float = 0.0) -> Probe:
     """Steps of random images of this network, few and four times as many in turn, for so long.
 
     What a step takes in any case and what each image adds are the line through both medians.
+    seconds: 0 for `SECONDS`.
     """
+    seconds = seconds or SECONDS
     torch.manual_seed(0)
     step = _stepper(config, device)
     small, large = SMALL, LARGE

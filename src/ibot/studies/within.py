@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ibot.config.schema import Config, ModelConfig
+from ibot.recipes.auto import ENOUGH as FEW
 from ibot.studies.forecast import Forecast
 from ibot.words import in_words, rate
 
@@ -162,6 +163,8 @@ def lines(found: Sequence[Option], hours: float, given: Sequence[str]) -> Iterat
         speed = rate(option.forecast.images_per_second)
         row = f"{mark:7}{option.name:12}{option.views:18}{speed:>9}{_epochs(option):>8}  {takes:16}"
         yield f"{row}{why(option)}".rstrip()
+    if found[0].forecast.images < FEW:
+        yield f"note   below {FEW:,} images published weights serve better: ibot pretrain adapt"
     yield f"next   {command(found[0], given)}"
 
 
