@@ -14,8 +14,9 @@ from ibot import apply, recipe
 from ibot.engine.optimizer import build_optimizer
 from ibot.engine.update import Update
 from ibot.kernels.choice import using
-from ibot.method.memory import step_memory
+from ibot.method.memory import Parameters, step_memory
 from ibot.method.model import StudentTeacher
+from ibot.models.parameters import largest_block
 from ibot.studies.probing import random_batch
 from ibot.system.device import autocast
 
@@ -77,6 +78,9 @@ def test_parts_scale_as_they_should():
     assert (four.weights, four.optimizer, four.teacher) == (one.weights, one.optimizer, one.teacher)
     shared = step_memory(config, 16, shards=8)
     assert shared.states == pytest.approx(one.states / 8) and shared.activations == one.activations
+    block, depth = largest_block(config.model), config.model.depth
+    whole = Parameters.of(config).student - (depth - 1) * block
+    assert shared.gathered == 8 * whole and one.gathered == 0
     assert one.accumulates and one.peak == sum(one.parts().values())
     assert not step_memory(recipe("vit_s16"), 16).accumulates
     assert step_memory(recipe("vit_s16"), 16, flat_gradients=True).accumulates

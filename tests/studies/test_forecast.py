@@ -7,6 +7,8 @@ from dataclasses import replace
 import pytest
 
 from ibot import apply, recipe
+from ibot.method.memory import Parameters
+from ibot.method.traffic import exchanged
 from ibot.studies.forecast import Forecast, Machine, Probe
 from ibot.studies.within import calibrated, hours_of, ways
 from ibot.system.accelerators import ACCELERATORS
@@ -51,6 +53,15 @@ def test_gradients_pass_a_ring_twice_and_wait_for_slow_links():
     waiting = replace(found, machine=Machine(device=slow, devices=8))
     assert waiting.step_seconds > waiting.exchange_seconds > found.step_seconds
     assert forecast().exchanged == 0
+
+
+def test_sharded_weights_are_gathered_for_every_pass():
+    config = recipe("vit_s16")
+    count = Parameters.of(config)
+    whole = {"devices": 10**9, "sharded": True}
+    each = count.teacher + 2 * count.student + count.trained
+    assert exchanged(config, packed=True, **whole) == pytest.approx(4 * each)
+    assert exchanged(config, **whole) == pytest.approx(4 * (2 * each - count.teacher))
 
 
 def test_the_largest_batch_fits_and_one_image_more_does_not():

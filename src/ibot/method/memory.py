@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 from ibot.config.schema import Config
 from ibot.method.flops import Rows
 from ibot.models.flops import Size, embed_dim, head_widths, token_counts
-from ibot.models.parameters import backbone_parameters, head_parameters
+from ibot.models.parameters import backbone_parameters, head_parameters, largest_block
 
 SINGLE, HALF = 4, 2
 """Bytes of float32, and of bfloat16 and float16."""
@@ -51,6 +51,9 @@ class StepMemory:
     gradients: float
     optimizer: float
     teacher: float
+    gathered: float
+    """Of weights that are divided among devices, what is whole at a time: one block, and all that
+    is in none, with gradients."""
     casts: float
     """The student's weights in half precision, while a step needs them."""
     views: float
@@ -73,7 +76,7 @@ class StepMemory:
 
         The first micro-batch of a step begins without gradients, and they come as activations go.
         """
-        step = self.casts + self.activations + self.scores
+        step = self.gathered + self.casts + self.activations + self.scores
         together = step + self.gradients if self.accumulates else max(step, self.gradients)
         return self.states + self.views + together
 
@@ -114,12 +117,22 @@ def step_memory(
         gradients=SINGLE * count.trained / shards,
         optimizer=SINGLE * moments * count.trained / shards,
         teacher=SINGLE * count.teacher / shards,
-        casts=HALF * count.student / shards if half else 0,
+        gathered=2 * SINGLE * _gathered(config, count) if shards > 1 else 0,
+        casts=HALF * count.student if half else 0,
         views=SINGLE * images * len(config.model.channels) * pixels,
         activations=images * _kept(config, width, plain_attention),
         scores=images * _scores(config) + _prototypes(config),
         accumulates=config.train.accumulate > 1 or flat_gradients,
     )
+
+
+def _gathered(config: Config, count: Parameters) -> float:
+    """Parameters of a block, and of all that is in none."""
+    model = config.model
+    block = largest_block(model)
+    if model.kind == "swin":  # what else is in none is small
+        return block + head_parameters(model, config.head, shared=config.head.shared)[0]
+    return count.student - (model.depth - 1) * block
 
 
 def _kept(config: Config, width: int, plain: bool) -> float:
@@ -141,7 +154,8 @@ def _kept(config: Config, width: int, plain: bool) -> float:
 
 def _backbone(config: Config, size: Size, width: int, rows: float, plain: bool) -> float:
     """Of one view: two residual maps, and what the products of each block read."""
-    model, kept = config.model, 0.0
+    model, kept, whole = config.model, 0.0, 0.0
+    recomputed = getattr(config.system, "checkpoint_activations", "off")
     for k, tokens in enumerate(token_counts(model, size)):
         wide, depth, heads = model.width, model.depth, model.heads
         if model.kind == "swin":
@@ -157,9 +171,17 @@ def _backbone(config: Config, size: Size, width: int, rows: float, plain: bool) 
             # The plain attention with a bias keeps its probabilities; windows are copied once.
             mixing += width * wide + SINGLE * heads * model.window**2
             rows = tokens
+        whole = max(whole, tokens * (mixing + after))
+        if recomputed == "blocks":
+            mixing, after = SINGLE * wide, 0.0
+        elif recomputed == "selective":  # results of products alone
+            mixing = SINGLE * wide + width * 5 * wide + SINGLE * heads
+            after = width * wide * (1 + model.mlp_ratio)
         last = k == len(model.depths) - 1 or model.kind == "vit"
         finished = tokens if model.mean_pooling or not last else rows
         kept += depth * tokens * mixing + ((depth - 1) * tokens + finished) * after
+    if recomputed != "off":
+        kept += whole  # of the block whose turn it is
     return kept + SINGLE * rows * embed_dim(model)
 
 

@@ -35,14 +35,16 @@ def _tokens(config: Config, size: Size) -> float:
     return sum(depth * count * model.width * 2**k for k, (depth, count) in enumerate(stages))
 
 
-def exchanged(config: Config, *, devices: int, sharded: bool) -> float:
+def exchanged(config: Config, *, devices: int, sharded: bool, packed: bool = False) -> float:
     """Bytes that each of several devices sends for a step.
 
-    A sum over all devices passes a ring twice. Sharded, weights of the student are gathered for
-    forward and backward, those of the teacher once, and the gradients' sums are scattered.
+    A sum over all devices passes a ring twice. Sharded, weights are gathered for each forward and
+    backward pass of the student and for the teacher's, and sums of gradients are scattered. packed:
+    global and local views go through the student together, else one after the other.
     """
     count = Parameters.of(config)
-    passes = 2 * count.trained
+    sent = 2 * count.trained
     if sharded:
-        passes = 2 * count.student + count.teacher + count.trained
-    return SINGLE * passes * (devices - 1) / devices
+        passes = 1 if packed or not config.augment.num_local else 2
+        sent = count.teacher + passes * (2 * count.student + count.trained)
+    return SINGLE * sent * (devices - 1) / devices

@@ -21,6 +21,12 @@ def backbone_parameters(model: ModelConfig, built_for: Size, *, masked: bool) ->
     return embed + tokens + model.depth * (_block(width, hidden) + gains) + 2 * width
 
 
+def largest_block(model: ModelConfig) -> int:
+    """Of the largest block, without a Swin's biases."""
+    width = model.width if model.kind == "vit" else model.width * 2 ** (len(model.depths) - 1)
+    return _block(width, int(width * model.mlp_ratio))
+
+
 def _block(width: int, hidden: int) -> int:
     """Two norms, attention, MLP."""
     return 4 * width + 4 * width**2 + 4 * width + 2 * width * hidden + hidden + width

@@ -174,7 +174,12 @@ class Forecast:
         """Bytes that each device sends for a step."""
         if self.machine.count == 1:
             return 0.0
-        return exchanged(self.config, devices=self.machine.count, sharded=self.sharded)
+        return exchanged(
+            self.config,
+            devices=self.machine.count,
+            sharded=self.sharded,
+            packed=self.machine.device.gpu and self.config.model.kind == "vit",
+        )
 
     @property
     def exchange_seconds(self) -> float:
