@@ -34,8 +34,9 @@ SIZES = {
     "wide scores, no local views": (
         "vit_s16",
         [
-            *("train.batch=4", "augment.num_local=0", "augment.global_size=96", "model.depth=4"),
-            *("model.drop_path=0", "head.out_dim=4096", "head.patch_out_dim=4096"),
+            *("train.batch=8", "augment.num_local=0", "augment.global_size=96", "model.depth=4"),
+            *("model.width=192", "model.heads=3", "model.drop_path=0", "head.hidden_dim=512"),
+            *("head.out_dim=4096", "head.patch_out_dim=4096"),
         ],
     ),
 }

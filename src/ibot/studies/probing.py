@@ -125,8 +125,10 @@ def probe(config: Config, device: torch.device, seconds: float = 0.0) -> Probe:
     step = _stepper(config, device)
     small, large = SMALL, LARGE
     most = max(1, config.train.batch // config.train.accumulate)
+    step(small)  # the first step allocates
     while _timed_step(step, small) < SHORT and 4 * large <= most:
         small, large = 4 * small, 4 * large
+        step(small)
     step(large)
     took: dict[int, list[float]] = {small: [], large: []}
     began = time.perf_counter()
