@@ -18,8 +18,9 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.peaks import held_at_most
 from benchmarks.rounds import interleaved, machine, spread, write_record
-from benchmarks.step import CASES, VALUES, held_at_most
+from benchmarks.step import CASES, VALUES
 from ibot.config.override import apply
 from ibot.config.schema import Config
 from ibot.engine.optimizer import build_optimizer

@@ -34,6 +34,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.peaks import held_at_most, resident_at_most
 from benchmarks.published_step import PublishedStep
 from benchmarks.rounds import (
     interleaved,
@@ -193,50 +194,20 @@ def kind_of(name: str) -> str:
     return "float32" if name == "published" else parted(name)[0]
 
 
-def peak_memory(case: str, name: str) -> float:
-    """Peak resident MiB of the second step above what imports take (Linux)."""
+def peak(what: str, case: str, name: str) -> float:
+    """MiB that a step takes beyond imports (resident) or beyond what was there (tensors)."""
     config = apply(Config(), CASES[case])
-    base = _status("VmRSS")
-    step = make_variant(config, name, make_batch(config))
-    step()
-    Path("/proc/self/clear_refs").write_text("5")
-    step()
-    return _status("VmHWM") - base
 
+    def make() -> Callable[[], object]:
+        return make_variant(config, name, make_batch(config))
 
-def peak_tensors(case: str, name: str) -> float:
-    """Most MiB that tensors hold at once in the second step, beyond what they hold before it."""
-    config = apply(Config(), CASES[case])
-    return held_at_most(make_variant(config, name, make_batch(config)))
-
-
-def held_at_most(step: Callable[[], object]) -> float:
-    """Most MiB of new tensors at once in the second `step`; what the first left is not counted, nor
-    when it is freed.
-    """
-    step()
-    with torch.profiler.profile(
-        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
-    ) as profile:
-        step()
-    events = [
-        event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"
-    ]
-    held = np.cumsum(
-        [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
-    )
-    return float(held.max()) / 2**20
+    return resident_at_most(make) if what == "memory" else held_at_most(make())
 
 
 def alone(what: str, case: str, name: str) -> float:
     """What `--memory` or `--tensors` prints in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.step", f"--{what}", case, name]
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-
-
-def _status(key: str) -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(float(line.split()[1]) / 1024 for line in lines if line.startswith(key))
 
 
 def variants_of(case: str, kinds: list[str], each: bool) -> tuple[str, ...]:
@@ -267,8 +238,8 @@ def main() -> None:
     )
     options = parser.parse_args()
     if options.memory or options.tensors:
-        peak = peak_memory(*options.memory) if options.memory else peak_tensors(*options.tensors)
-        print(f"{peak:.0f}")
+        what, of = ("memory", options.memory) if options.memory else ("tensors", options.tensors)
+        print(f"{peak(what, *of):.0f}")
         return
     print(machine())
     rows = []
@@ -307,14 +278,14 @@ def table(rows: list[dict]) -> str:
         share = f"{100 * row['share']:.0f} % of {row['product_gflops']:.0f} GFLOP/s"
         if row["verdict"]:
             times, share = [row["verdict"], "-", "-"], "-"
-        peak = f"{min(row['peaks_mib']):.0f} to {max(row['peaks_mib']):.0f}"
+        resident = f"{min(row['peaks_mib']):.0f} to {max(row['peaks_mib']):.0f}"
         cells = [
             row["case"],
             row["variant"],
             *times,
             f"{100 * row['spread']:.0f} %",
             share,
-            peak,
+            resident,
             f"{row['tensors_mib']:.0f}",
         ]
         lines.append(f"| {' | '.join(cells)} |")

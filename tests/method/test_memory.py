@@ -8,7 +8,8 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from benchmarks.step import VALUES, held_at_most
+from benchmarks.peaks import held_at_most
+from benchmarks.step import VALUES
 
 from ibot import apply, recipe
 from ibot.engine.optimizer import build_optimizer

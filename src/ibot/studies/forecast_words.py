@@ -60,8 +60,10 @@ def device(forecast: Forecast) -> str:
     nodes = f"{machine.nodes} machines with " if machine.nodes > 1 else ""
     peak = found.peak(forecast.precision)
     by = "as measured now" if found.measured else "by its data sheet"
-    rate = f"{peak:.3g} TFLOP/s" if peak >= 1 else f"{1000 * peak:.0f} GFLOP/s"
-    return f"{nodes}{many}{found.name}, {found.memory:.0f} GiB; {rate} of {forecast.precision} {by}"
+    speed = f"{peak:.3g} TFLOP/s" if peak >= 1 else f"{1000 * peak:.0f} GFLOP/s"
+    return (
+        f"{nodes}{many}{found.name}, {found.memory:.0f} GiB; {speed} of {forecast.precision} {by}"
+    )
 
 
 def work(forecast: Forecast) -> str:
