@@ -102,6 +102,8 @@ def share(forecast: Forecast) -> str:
     if of_peak < SEEN[0]:
         return f"{told}: so small a network waits for memory and for kernels to start"
     slow, fast = (in_words(forecast.hours * of_peak / seen) for seen in SEEN)
+    if slow == fast:
+        return told
     return (
         f"{told}; public logs of DINOv3 and DINOv2 reach {SEEN[0]:.0%} to {SEEN[1]:.0%} of the "
         f"peak, where this is {of_peak:.0%}: {fast} to {slow.removeprefix('about ')}"

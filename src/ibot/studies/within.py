@@ -156,12 +156,12 @@ def _option(
 def lines(found: Sequence[Option], hours: float, given: Sequence[str]) -> Iterator[str]:
     """The table, and the command of its first line; `given`: words of it that were asked for."""
     yield f"within {in_words(hours).removeprefix('about ')}, the first line is chosen"
-    yield f"{'':7}{'network':12}{'views':18}{'images/s':>9}{'epochs':>8}  {'takes':16}"
+    yield f"{'':7}{'network':12}{'views':18}{'images/s':>9}{'epochs':>8}  {'takes':18}"
     for number, option in enumerate(found):
         mark = "chosen" if number == 0 else ""
         takes = in_words(option.hours) if option.fits else "-"
         speed = rate(option.forecast.images_per_second)
-        row = f"{mark:7}{option.name:12}{option.views:18}{speed:>9}{_epochs(option):>8}  {takes:16}"
+        row = f"{mark:7}{option.name:12}{option.views:18}{speed:>9}{_epochs(option):>8}  {takes:18}"
         yield f"{row}{why(option)}".rstrip()
     if found[0].forecast.images < FEW:
         yield f"note   below {FEW:,} images published weights serve better: ibot pretrain adapt"
@@ -173,7 +173,8 @@ def why(option: Option) -> str:
     if not option.fits:
         return "too large for the memory"
     if option.reach < ENOUGH:
-        return f"sees {option.reach:.0%} of the images that it should"
+        share = f"{option.reach:.0%}" if option.reach >= 0.01 else "below 1%"
+        return f"sees {share} of the images that it should"
     if option.epochs == MOST_EPOCHS:
         return "as long as any published run"
     return "sees enough"
