@@ -49,16 +49,16 @@ OWN = {
 """Cases beside those of `benchmarks.step`: recipe and settings."""
 
 
-def config_of(case: str, kind: str) -> Config:
+def config_of(case: str, kind: str, kernels: str) -> Config:
     """Settings of a case, with products in `kind`."""
     name, settings = OWN.get(case, ("", []))
     config = recipe(name) if name else apply(Config(), CASES[case])
-    return apply(config, [*settings, f"train.precision={kind}"])
+    return apply(config, [*settings, f"train.precision={kind}", f"system.kernels={kernels}"])
 
 
-def row_of(case: str, kind: str, device: Accelerator, seconds: float, rounds: int) -> dict:
+def row_of(case: str, config: Config, device: Accelerator, seconds: float, rounds: int) -> dict:
     """Forecast and measured."""
-    config = config_of(case, kind)
+    kind = config.train.precision
     formula = Forecast(config=config, machine=Machine(device=device), images=100_000)
     probed = Forecast(
         config=config,
@@ -145,7 +145,8 @@ def main() -> None:
     with using(options.kernels):
         for case in options.cases:
             for kind in options.precision:
-                rows.append(row_of(case, kind, device, options.seconds, options.rounds))
+                config = config_of(case, kind, options.kernels)
+                rows.append(row_of(case, config, device, options.seconds, options.rounds))
                 print(rows[-1], flush=True)
     print(f"\n{table(rows)}")
     if options.json:

@@ -61,10 +61,9 @@ def step_of(config, kind):
 @pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize(("name", "settings"), SIZES.values(), ids=SIZES)
 def test_the_peak_of_a_step_is_within_a_tenth_of_the_formula(name, settings, kind):
-    config = apply(recipe(name), settings)
-    half = kind is torch.bfloat16
-    formula = step_memory(config, config.train.batch, half=half, plain_attention=half)
-    with using("reference"):
+    config = apply(recipe(name), [*settings, "system.kernels=reference"])
+    formula = step_memory(config, config.train.batch, half=kind is torch.bfloat16)
+    with using(config.system.kernels):
         held = held_at_most(step_of(config, kind)) * MIB
     # The profiler counts neither what was there before the step nor that gradients of the step
     # before are freed; the views are there before.

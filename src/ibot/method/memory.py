@@ -1,9 +1,9 @@
 """Memory of a training step on one device, part by part, by formula.
 
 Counted is what tensors hold, not what an allocator keeps beside it. Activations are those that
-autograd keeps of our own blocks as `ibot.models.layers` writes them, without recomputation; of a
-Swin, whose windows are copied to and fro, they are an estimate. The tests compare the sum with the
-peak that torch's profiler counts.
+autograd keeps of our own blocks, as `ibot.models.layers` writes them or, on a processor, as
+`ibot.models.fused` does; of a Swin, whose windows are copied to and fro, they are an estimate. The
+tests compare the sum with the peak that torch's profiler counts.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from ibot.models.parameters import backbone_parameters, head_parameters, largest
 
 SINGLE, HALF = 4, 2
 """Bytes of float32, and of bfloat16 and float16."""
+CHUNK = {False: 2**20, True: 2**25}
+"""Scores that the fused losses make at a time (`ibot.method.fused`), on a processor and a GPU."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +57,7 @@ class StepMemory:
     """Of weights that are divided among devices, what is whole at a time: one block, and all that
     is in none, with gradients."""
     casts: float
-    """The student's weights in half precision, while a step needs them."""
+    """Weights of the student in half precision, while a step needs them."""
     views: float
     """The images of a micro-batch, as floats."""
     activations: float
@@ -92,7 +94,7 @@ def step_memory(
     half: bool = False,
     shards: int = 1,
     flat_gradients: bool = False,
-    plain_attention: bool = False,
+    gpu: bool = False,
 ) -> StepMemory:
     """Of a micro-batch of so many images.
 
@@ -102,7 +104,7 @@ def step_memory(
         half: products in bfloat16 or float16.
         shards: devices among which weights, gradients, moments and teacher are divided.
         flat_gradients: several processes keep gradients from step to step, as they exchange them.
-        plain_attention: its probabilities are stored, as in half precision on a processor.
+        gpu: whether the device is one; `system.kernels` says whether the fast paths run.
 
     Returns:
         The parts, in bytes.
@@ -118,12 +120,19 @@ def step_memory(
         optimizer=SINGLE * moments * count.trained / shards,
         teacher=SINGLE * count.teacher / shards,
         gathered=2 * SINGLE * _gathered(config, count) if shards > 1 else 0,
-        casts=HALF * count.student if half else 0,
+        casts=HALF * _cast(config, count, gpu) if half else 0,
         views=SINGLE * images * len(config.model.channels) * pixels,
-        activations=images * _kept(config, width, plain_attention),
-        scores=images * _scores(config) + _prototypes(config),
+        activations=images * _kept(config, width, gpu),
+        scores=_scores(config, images, gpu),
         accumulates=config.train.accumulate > 1 or flat_gradients,
     )
+
+
+def _cast(config: Config, count: Parameters, gpu: bool) -> int:
+    """Parameters whose casts autocast keeps; fused blocks make theirs anew."""
+    if fused_blocks(config, gpu):
+        return head_parameters(config.model, config.head, shared=config.head.shared)[0]
+    return count.student
 
 
 def _gathered(config: Config, count: Parameters) -> float:
@@ -135,14 +144,14 @@ def _gathered(config: Config, count: Parameters) -> float:
     return count.student - (model.depth - 1) * block
 
 
-def _kept(config: Config, width: int, plain: bool) -> float:
+def _kept(config: Config, width: int, gpu: bool) -> float:
     """Bytes that the student keeps of one image; `width` bytes for what products make."""
     augment, rows = config.augment, Rows.of(config)
     chosen = 1 + (rows.masked - rows.masked_local) / augment.num_global
-    kept = augment.num_global * _backbone(config, augment.global_size, width, chosen, plain)
+    kept = augment.num_global * _backbone(config, augment.global_size, width, chosen, gpu)
     if augment.num_local:
         chosen = 1 + rows.masked_local / augment.num_local
-        kept += augment.num_local * _backbone(config, augment.local_size, width, chosen, plain)
+        kept += augment.num_local * _backbone(config, augment.local_size, width, chosen, gpu)
     head = config.head
     seen = augment.num_global + augment.num_local + rows.masked
     if head.norm in ("bn", "syncbn"):
@@ -152,30 +161,27 @@ def _kept(config: Config, width: int, plain: bool) -> float:
     return kept + seen * (width * (widths[0] + 2 * sum(widths[1:-1])) + 2 * SINGLE * widths[-1])
 
 
-def _backbone(config: Config, size: Size, width: int, rows: float, plain: bool) -> float:
+def fused_blocks(config: Config, gpu: bool) -> bool:
+    """Whether the blocks of a processor are one function each, as far as settings tell."""
+    model = config.model
+    usual = model.kind == "vit" and model.act == "gelu" and not model.layer_scale
+    return not gpu and usual and config.system.kernels != "reference"
+
+
+def _backbone(config: Config, size: Size, width: int, rows: float, gpu: bool) -> float:
     """Of one view: two residual maps, and what the products of each block read."""
     model, kept, whole = config.model, 0.0, 0.0
     recomputed = getattr(config.system, "checkpoint_activations", "off")
     for k, tokens in enumerate(token_counts(model, size)):
-        wide, depth, heads = model.width, model.depth, model.heads
+        wide, depth = model.width, model.depth
         if model.kind == "swin":
-            wide, depth, heads = model.width * 2**k, model.depths[k], model.stage_heads[k]
-        # Norm, queries, keys, values and their mixture; statistics of norm and softmax.
-        mixing = SINGLE * wide + width * 5 * wide + SINGLE * (2 + heads)
-        if plain and model.kind == "vit":
-            # Probabilities in float32, and as the product with the values reads them.
-            mixing += (SINGLE + width) * heads * tokens
-        # Residual, norm, MLP before and behind its activation.
-        after = SINGLE * wide + width * wide * (1 + 2 * model.mlp_ratio) + SINGLE * 2
-        if model.kind == "swin":
-            # The plain attention with a bias keeps its probabilities; windows are copied once.
-            mixing += width * wide + SINGLE * heads * model.window**2
-            rows = tokens
+            wide, depth, rows = model.width * 2**k, model.depths[k], tokens
+        mixing, after = _of_token(config, k, tokens, width, gpu)
         whole = max(whole, tokens * (mixing + after))
         if recomputed == "blocks":
             mixing, after = SINGLE * wide, 0.0
         elif recomputed == "selective":  # results of products alone
-            mixing = SINGLE * wide + width * 5 * wide + SINGLE * heads
+            mixing = SINGLE * wide + width * 5 * wide
             after = width * wide * (1 + model.mlp_ratio)
         last = k == len(model.depths) - 1 or model.kind == "vit"
         finished = tokens if model.mean_pooling or not last else rows
@@ -185,18 +191,31 @@ def _backbone(config: Config, size: Size, width: int, rows: float, plain: bool) 
     return kept + SINGLE * rows * embed_dim(model)
 
 
-def _prototypes(config: Config) -> float:
-    """Of the last layers' weights at unit length, student and teacher."""
-    head = config.head
-    if not head.bottleneck_dim:
-        return 0.0
-    shared = (head.shared, head.shared_teacher)
-    rows = sum(head.out_dim + (0 if one else head.patch_out_dim) for one in shared)
-    return SINGLE * rows * head.bottleneck_dim
+def _of_token(
+    config: Config, stage: int, tokens: int, width: int, gpu: bool
+) -> tuple[float, float]:
+    """Bytes that a block keeps of a token: up to the attention, and behind it."""
+    model = config.model
+    wide, heads, ratio = model.width, model.heads, model.mlp_ratio
+    # The residual map, queries, keys, values and their mixture; statistics of norm and softmax.
+    if fused_blocks(config, gpu):  # norms and GELU are made again
+        mixing = SINGLE * (wide + 2 + heads) + width * 4 * wide
+        return mixing, SINGLE * (wide + 2) + width * wide * ratio
+    if model.kind == "swin":
+        wide, heads = model.width * 2**stage, model.stage_heads[stage]
+    # Beside these both norms, and the MLP before and behind its activation.
+    mixing = SINGLE * (wide + 2 + heads) + width * 5 * wide
+    if model.kind == "swin":
+        # With a bias the plain attention keeps its probabilities; windows are copied once.
+        mixing += width * wide + SINGLE * heads * model.window**2
+    elif width == HALF and not gpu:
+        # Plain attention: probabilities in float32, and as the product with the values reads them.
+        mixing += (SINGLE + width) * heads * tokens
+    return mixing, SINGLE * (wide + 2) + width * wide * (1 + 2 * ratio)
 
 
-def _scores(config: Config) -> float:
-    """Of one image: rows of K numbers in float32 when the losses begin their backward pass."""
+def _scores(config: Config, images: int, gpu: bool) -> float:
+    """Of a micro-batch, when the losses begin their backward pass, all in float32."""
     augment, head, rows = config.augment, config.head, Rows.of(config)
     patch = head.out_dim if head.shared else head.patch_out_dim
     target = head.out_dim if head.shared_teacher else head.patch_out_dim
@@ -204,4 +223,15 @@ def _scores(config: Config) -> float:
     teacher = augment.num_global * head.out_dim + rows.masked * target
     # Student: logits, logits over the temperature, and two gradients of these. Teacher: logits and
     # probabilities.
-    return SINGLE * (4 * student + 2 * teacher)
+    plain = SINGLE * images * (4 * student + 2 * teacher)
+    if not head.bottleneck_dim:
+        return plain
+    # The prototypes at unit length, student and teacher.
+    prototypes = (head.out_dim + (0 if head.shared else patch)) * head.bottleneck_dim
+    followed = (head.out_dim + (0 if head.shared_teacher else target)) * head.bottleneck_dim
+    plain += SINGLE * (prototypes + followed)
+    if config.system.kernels == "reference":
+        return plain
+    # In chunks: scores and targets of one, and a gradient of the prototypes for each loss.
+    chunk = 2 * SINGLE * CHUNK[gpu]
+    return min(plain, chunk + SINGLE * (2 * prototypes + prototypes + followed))

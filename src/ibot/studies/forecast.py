@@ -219,7 +219,7 @@ class Forecast:
             half=self.half,
             shards=self.shards,
             flat_gradients=self.machine.count > 1 and not self.sharded,
-            plain_attention=self.half and not self.machine.device.gpu,
+            gpu=self.machine.device.gpu,
         )
 
     @property
