@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ def held_at_most(step: Callable[[], object]) -> float:
     when it is freed.
     """
     step()
+    gc.collect()  # what an earlier measurement left would be freed inside, and counted
     with torch.profiler.profile(
         activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
     ) as profile:
