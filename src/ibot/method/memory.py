@@ -1,0 +1,237 @@
+"""Memory of a training step on one device, part by part, by formula.
+
+Counted is what tensors hold, not what an allocator keeps beside it. Activations are those that
+autograd keeps of our own blocks, as `ibot.models.layers` writes them or, on a processor, as
+`ibot.models.fused` does; of a Swin, whose windows are copied to and fro, they are an estimate. The
+tests compare the sum with the peak that torch's profiler counts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from ibot.config.schema import Config
+from ibot.method.flops import Rows
+from ibot.models.flops import Size, embed_dim, head_widths, token_counts
+from ibot.models.parameters import backbone_parameters, head_parameters, largest_block
+
+SINGLE, HALF = 4, 2
+"""Bytes of float32, and of bfloat16 and float16."""
+CHUNK = {False: 2**20, True: 2**25}
+"""Scores that the fused losses make at a time (`ibot.method.fused`), on a processor and a GPU."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parameters:
+    """Numbers of parameters."""
+
+    student: int
+    trained: int
+    """Of the student's; all but the lengths of the prototypes where these are fixed."""
+    teacher: int
+
+    @classmethod
+    def of(cls, config: Config) -> Parameters:
+        """Of the networks of a run."""
+        model, head = config.model, config.head
+        built = model.pos_size or config.augment.global_size
+        own, trained = head_parameters(model, head, shared=head.shared)
+        followed, _ = head_parameters(model, head, shared=head.shared_teacher)
+        backbone = backbone_parameters(model, built, masked=True)
+        return cls(
+            student=backbone + own,
+            trained=backbone + trained,
+            teacher=backbone_parameters(model, built, masked=False) + followed,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepMemory:
+    """Bytes on one device."""
+
+    weights: float
+    gradients: float
+    optimizer: float
+    teacher: float
+    gathered: float
+    """Of weights that are divided among devices, what is whole at a time: one block, and all that
+    is in none, with gradients."""
+    casts: float
+    """Weights of the student in half precision, while a step needs them."""
+    views: float
+    """The images of a micro-batch, as floats."""
+    activations: float
+    """What the student keeps for the backward pass."""
+    scores: float
+    """Logits, targets and their gradients, all of K columns, and the prototypes at unit length."""
+    accumulates: bool
+    """Whether gradients of an earlier micro-batch are held beside the activations."""
+
+    @property
+    def states(self) -> float:
+        """What is held between two steps, without gradients."""
+        return self.weights + self.optimizer + self.teacher
+
+    @property
+    def peak(self) -> float:
+        """The most that is held at once.
+
+        The first micro-batch of a step begins without gradients, and they come as activations go.
+        """
+        step = self.gathered + self.casts + self.activations + self.scores
+        together = step + self.gradients if self.accumulates else max(step, self.gradients)
+        return self.states + self.views + together
+
+    def parts(self) -> dict[str, float]:
+        """Bytes by name."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "accumulates"}
+
+
+def step_memory(
+    config: Config,
+    images: int,
+    *,
+    half: bool = False,
+    shards: int = 1,
+    flat_gradients: bool = False,
+    gpu: bool = False,
+) -> StepMemory:
+    """Of a micro-batch of so many images.
+
+    Args:
+        config: the settings.
+        images: B of one device.
+        half: products in bfloat16 or float16.
+        shards: devices among which weights, gradients, moments and teacher are divided.
+        flat_gradients: several processes keep gradients from step to step, as they exchange them.
+        gpu: whether the device is one; `system.kernels` says whether the fast paths run.
+
+    Returns:
+        The parts, in bytes.
+    """
+    count, augment = Parameters.of(config), config.augment
+    moments = 2 if config.optim.name == "adamw" else 1
+    width = HALF if half else SINGLE
+    pixels = augment.num_global * augment.global_size[0] * augment.global_size[1]
+    pixels += augment.num_local * augment.local_size[0] * augment.local_size[1]
+    return StepMemory(
+        weights=SINGLE * count.student / shards,
+        gradients=SINGLE * count.trained / shards,
+        optimizer=SINGLE * moments * count.trained / shards,
+        teacher=SINGLE * count.teacher / shards,
+        gathered=2 * SINGLE * _gathered(config, count) if shards > 1 else 0,
+        casts=HALF * _cast(config, count, gpu) if half else 0,
+        views=SINGLE * images * len(config.model.channels) * pixels,
+        activations=images * _kept(config, width, gpu),
+        scores=_scores(config, images, gpu),
+        accumulates=config.train.accumulate > 1 or flat_gradients,
+    )
+
+
+def _cast(config: Config, count: Parameters, gpu: bool) -> int:
+    """Parameters whose casts autocast keeps; fused blocks make theirs anew."""
+    if fused_blocks(config, gpu):
+        return head_parameters(config.model, config.head, shared=config.head.shared)[0]
+    return count.student
+
+
+def _gathered(config: Config, count: Parameters) -> float:
+    """Parameters of a block, and of all that is in none."""
+    model = config.model
+    block = largest_block(model)
+    if model.kind == "swin":  # what else is in none is small
+        return block + head_parameters(model, config.head, shared=config.head.shared)[0]
+    return count.student - (model.depth - 1) * block
+
+
+def _kept(config: Config, width: int, gpu: bool) -> float:
+    """Bytes that the student keeps of one image; `width` bytes for what products make."""
+    augment, rows = config.augment, Rows.of(config)
+    chosen = 1 + (rows.masked - rows.masked_local) / augment.num_global
+    kept = augment.num_global * _backbone(config, augment.global_size, width, chosen, gpu)
+    if augment.num_local:
+        chosen = 1 + rows.masked_local / augment.num_local
+        kept += augment.num_local * _backbone(config, augment.local_size, width, chosen, gpu)
+    head = config.head
+    seen = augment.num_global + augment.num_local + rows.masked
+    if head.norm in ("bn", "syncbn"):
+        seen = augment.num_global * (1 + rows.places) + augment.num_local * (1 + rows.local_places)
+    widths = head_widths(config.model, head)
+    # Each hidden layer before and behind its activation; the bottleneck before and behind its norm.
+    return kept + seen * (width * (widths[0] + 2 * sum(widths[1:-1])) + 2 * SINGLE * widths[-1])
+
+
+def fused_blocks(config: Config, gpu: bool) -> bool:
+    """Whether the blocks of a processor are one function each, as far as settings tell."""
+    model = config.model
+    usual = model.kind == "vit" and model.act == "gelu" and not model.layer_scale
+    return not gpu and usual and config.system.kernels != "reference"
+
+
+def _backbone(config: Config, size: Size, width: int, rows: float, gpu: bool) -> float:
+    """Of one view: two residual maps, and what the products of each block read."""
+    model, kept, whole = config.model, 0.0, 0.0
+    recomputed = getattr(config.system, "checkpoint_activations", "off")
+    for k, tokens in enumerate(token_counts(model, size)):
+        wide, depth = model.width, model.depth
+        if model.kind == "swin":
+            wide, depth, rows = model.width * 2**k, model.depths[k], tokens
+        mixing, after = _of_token(config, k, tokens, width, gpu)
+        whole = max(whole, tokens * (mixing + after))
+        if recomputed == "blocks":
+            mixing, after = SINGLE * wide, 0.0
+        elif recomputed == "selective":  # results of products alone
+            mixing = SINGLE * wide + width * 5 * wide
+            after = width * wide * (1 + model.mlp_ratio)
+        last = k == len(model.depths) - 1 or model.kind == "vit"
+        finished = tokens if model.mean_pooling or not last else rows
+        kept += depth * tokens * mixing + ((depth - 1) * tokens + finished) * after
+    if recomputed != "off":
+        kept += whole  # of the block whose turn it is
+    return kept + SINGLE * rows * embed_dim(model)
+
+
+def _of_token(
+    config: Config, stage: int, tokens: int, width: int, gpu: bool
+) -> tuple[float, float]:
+    """Bytes that a block keeps of a token: up to the attention, and behind it."""
+    model = config.model
+    wide, heads, ratio = model.width, model.heads, model.mlp_ratio
+    # The residual map, queries, keys, values and their mixture; statistics of norm and softmax.
+    if fused_blocks(config, gpu):  # norms and GELU are made again
+        mixing = SINGLE * (wide + 2 + heads) + width * 4 * wide
+        return mixing, SINGLE * (wide + 2) + width * wide * ratio
+    if model.kind == "swin":
+        wide, heads = model.width * 2**stage, model.stage_heads[stage]
+    # Beside these both norms, and the MLP before and behind its activation.
+    mixing = SINGLE * (wide + 2 + heads) + width * 5 * wide
+    if model.kind == "swin":
+        # With a bias the plain attention keeps its probabilities; windows are copied once.
+        mixing += width * wide + SINGLE * heads * model.window**2
+    elif width == HALF and not gpu:
+        # Plain attention: probabilities in float32, and as the product with the values reads them.
+        mixing += (SINGLE + width) * heads * tokens
+    return mixing, SINGLE * (wide + 2) + width * wide * (1 + 2 * ratio)
+
+
+def _scores(config: Config, images: int, gpu: bool) -> float:
+    """Of a micro-batch, when the losses begin their backward pass, all in float32."""
+    augment, head, rows = config.augment, config.head, Rows.of(config)
+    patch = head.out_dim if head.shared else head.patch_out_dim
+    target = head.out_dim if head.shared_teacher else head.patch_out_dim
+    student = (augment.num_global + augment.num_local) * head.out_dim + rows.masked * patch
+    teacher = augment.num_global * head.out_dim + rows.masked * target
+    # Student: logits, logits over the temperature, and two gradients of these. Teacher: logits and
+    # probabilities.
+    plain = SINGLE * images * (4 * student + 2 * teacher)
+    if not head.bottleneck_dim:
+        return plain
+    # The prototypes at unit length, student and teacher.
+    prototypes = (head.out_dim + (0 if head.shared else patch)) * head.bottleneck_dim
+    followed = (head.out_dim + (0 if head.shared_teacher else target)) * head.bottleneck_dim
+    plain += SINGLE * (prototypes + followed)
+    if config.system.kernels == "reference":
+        return plain
+    # In chunks: scores and targets of one, and a gradient of the prototypes for each loss.
+    chunk = 2 * SINGLE * CHUNK[gpu]
+    return min(plain, chunk + SINGLE * (2 * prototypes + prototypes + followed))
