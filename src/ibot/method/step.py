@@ -41,13 +41,17 @@ def training_step(
     before; call `update_centers` after the last micro-batch. With `observe` the metrics hold more
     than the losses.
     """
-    teacher: TeacherOutput = model.teacher(batch.global_views, batch.masks, batch.local_views)
-    output: StudentOutput = student(batch.global_views, batch.masks, batch.local_views)
+    functions = fusing(model.student.head, batch.global_views)
+    scored = {} if functions is None else {"scored": True}
+    views = batch.global_views, batch.masks, batch.local_views
+    # Sinkhorn-Knopp balances all rows at once.
+    teacher: TeacherOutput = model.teacher(*views, **(scored if method.targets == "center" else {}))
+    output: StudentOutput = student(*views, **scored)
     cls_target, patch_target = _targets(model, teacher, batch, values, method)
-    temp, num_views = method.student_temp, batch.masks.loss_views
-    cls = cls_loss(output.cls, cls_target, temp)
-    weight = loss_weight(batch.masks).to(output.patch.dtype)
-    patch = patch_loss(output.patch, patch_target, weight, num_views, temp)
+    weight = loss_weight(batch.masks).to(teacher.cls_mean.dtype)
+    seen = _sums(cls_target, patch_target, weight) if observe else (None, None)
+    if functions is None:
+        cls, patch = _plain_losses(output, cls_target, patch_target, weight, batch, method, seen)
     loss = method.cls_weight * cls + method.patch_weight * patch
     metrics = {"cls_loss": cls, "patch_loss": patch}
     if method.koleo_weight:
@@ -57,7 +61,7 @@ def training_step(
     model.cls_center.add(teacher.cls_mean, views)
     model.patch_center.add(teacher.patch_mean, views)
     if observe:
-        metrics.update(_observations(teacher, output, cls_target, patch_target, batch))
+        metrics.update(observations(teacher, output, *seen, batch.masks, weight))
     metrics = {name: value.detach() for name, value in metrics.items()}
     return StepOutput(loss, metrics, output, teacher)
 
