@@ -40,7 +40,7 @@ def cross_entropy_rows(
         target = _sum([p for t, p in enumerate(probs) if not (own and t == view)])
         if target is None:  # nobody teaches it
             part.zero_()
-            losses[view] = 0.0
+            losses[view] = scale * 0.0
             continue
         part.div_(temp)
         log_norm, mass = part.logsumexp(dim=1), target.sum(dim=1)

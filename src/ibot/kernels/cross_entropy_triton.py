@@ -17,35 +17,35 @@ LARGEST_BLOCK = 8192
 
 @triton.jit
 def _merge(top, total, x):
-    """The largest entry and the sum of exp(entry - largest), with those of a block `x` added."""
+    """The largest entry and the sum of exp(entry - largest), with those of `x` added."""
     new = tl.maximum(top, tl.max(x, axis=0))
     finite = tl.where(new == -float("inf"), 0.0, new)  # a block of nothing but -inf adds nothing
     return new, total * tl.exp(top - finite) + tl.sum(tl.exp(x - finite), axis=0)
 
 
 @triton.jit
-def _softmax_kernel(logits, center, temp, size, BLOCK: tl.constexpr):
+def _softmax_kernel(logits, center, temp, size, block: tl.constexpr):
     row = logits + tl.program_id(0).to(tl.int64) * size
     top, total = -float("inf"), 0.0
-    for start in range(0, size, BLOCK):
-        k = start + tl.arange(0, BLOCK)
+    for start in range(0, size, block):
+        k = start + tl.arange(0, block)
         x = tl.load(row + k, mask=k < size, other=-float("inf"))
         x = (x - tl.load(center + k, mask=k < size, other=0.0)) / temp
         top, total = _merge(top, total, x)
-    for start in range(0, size, BLOCK):
-        k = start + tl.arange(0, BLOCK)
+    for start in range(0, size, block):
+        k = start + tl.arange(0, block)
         x = tl.load(row + k, mask=k < size, other=-float("inf"))
         x = (x - tl.load(center + k, mask=k < size, other=0.0)) / temp
         tl.store(row + k, tl.exp(x - top) / total, mask=k < size)
 
 
 @triton.jit
-def _targets(probs, k, size, num_rows, view, NUM_TEACHERS: tl.constexpr, OWN: tl.constexpr):
+def _targets(probs, k, size, num_rows, view, num_teachers: tl.constexpr, own: tl.constexpr):
     """Sum of the targets of a student view at prototypes `k`; `probs` is the first view's row."""
     q = tl.zeros_like(k).to(tl.float32)
-    for t in tl.static_range(NUM_TEACHERS):
+    for t in tl.static_range(num_teachers):
         wanted = k < size
-        if OWN:
+        if own:
             wanted = wanted & (view != t)
         q += tl.load(probs + t * num_rows * size + k, mask=wanted, other=0.0)
     return q
@@ -60,29 +60,29 @@ def _cross_entropy_kernel(
     temp,
     size,
     num_rows,
-    NUM_TEACHERS: tl.constexpr,
-    OWN: tl.constexpr,
-    BLOCK: tl.constexpr,
+    num_teachers: tl.constexpr,
+    own: tl.constexpr,
+    block: tl.constexpr,
 ):
     program = tl.program_id(0).to(tl.int64)
     view, place = program // num_rows, program % num_rows
     scores += program * size
     probs += place * size
     top, total, mass, agreement = -float("inf"), 0.0, 0.0, 0.0
-    for start in range(0, size, BLOCK):
-        k = start + tl.arange(0, BLOCK)
+    for start in range(0, size, block):
+        k = start + tl.arange(0, block)
         s = tl.load(scores + k, mask=k < size, other=-float("inf")) / temp
-        q = _targets(probs, k, size, num_rows, view, NUM_TEACHERS, OWN)
+        q = _targets(probs, k, size, num_rows, view, num_teachers, own)
         top, total = _merge(top, total, s)
         mass += tl.sum(q, axis=0)
         agreement += tl.sum(q * tl.where(k < size, s, 0.0), axis=0)
     log_norm = top + tl.log(total)
     weight = tl.load(scale + place)
     tl.store(losses + program, (mass * log_norm - agreement) * weight)
-    for start in range(0, size, BLOCK):
-        k = start + tl.arange(0, BLOCK)
+    for start in range(0, size, block):
+        k = start + tl.arange(0, block)
         s = tl.load(scores + k, mask=k < size, other=-float("inf")) / temp
-        q = _targets(probs, k, size, num_rows, view, NUM_TEACHERS, OWN)
+        q = _targets(probs, k, size, num_rows, view, num_teachers, own)
         gradient = (mass * tl.exp(s - log_norm) - q) * (weight / temp)
         tl.store(scores + k, gradient, mask=k < size)
 
@@ -109,8 +109,8 @@ def cross_entropy_rows(
             temp,
             size,
             num_rows,
-            NUM_TEACHERS=len(probs),
-            OWN=own,
+            num_teachers=len(probs),
+            own=own,
             **_launch(size),
         )
     return losses
@@ -119,7 +119,7 @@ def cross_entropy_rows(
 def _launch(size: int) -> dict[str, int]:
     """Block and warps for rows of `size` prototypes."""
     block = min(triton.next_power_of_2(size), LARGEST_BLOCK)
-    return {"BLOCK": block, "num_warps": max(1, min(8, block // 512))}
+    return {"block": block, "num_warps": max(1, min(8, block // 512))}
 
 
 def _whole(tensor: Tensor) -> Tensor:

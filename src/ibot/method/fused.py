@@ -3,13 +3,13 @@
 A chunk of rows goes all the way at once: teacher logits, their probabilities, student scores, the
 losses, the gradient by the scores, and its products with the rows and the prototypes. So nothing of
 size rows x prototypes is kept for the backward pass, which only scales what is there (spec 5.7, I6,
-I7; ../performance: identity 6). Logits and losses are float32 or wider, as in the plain form.
+I7). Logits and losses are float32 or wider, as in the plain form.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
@@ -19,8 +19,8 @@ from torch.autograd.function import once_differentiable
 
 from ibot.kernels import cross_entropy
 from ibot.kernels.choice import chosen
-from ibot.method.losses import hard_labels
 from ibot.method.observed import TargetSums
+from ibot.method.targets import Targets
 from ibot.models.head import ProjectionHead, Scored, at_least_float32
 
 CPU_CHUNK, GPU_CHUNK = 2**20, 2**25
@@ -35,25 +35,6 @@ class RowFunctions(NamedTuple):
 
 
 PLAIN = RowFunctions(cross_entropy.softmax_rows, cross_entropy.cross_entropy_rows)
-
-
-@dataclass(frozen=True, slots=True)
-class Targets:
-    """Where the target probabilities of a loss come from; no gradient."""
-
-    source: Scored | Tensor
-    """Rows [..., d] whose logits are centred and sharpened, or probabilities [..., K]."""
-    center: Tensor | None = None
-    """[K] of rows."""
-    temp: float = 1.0
-    """The teacher's temperature of rows."""
-    hard: bool = False
-    """All of each row on its largest entry."""
-
-    @property
-    def rows(self) -> Tensor:
-        """Rows or probabilities, [..., d or K]."""
-        return self.source.rows if isinstance(self.source, Scored) else self.source
 
 
 def fusing(head: ProjectionHead, like: Tensor) -> RowFunctions | None:
@@ -115,7 +96,13 @@ def fused_patch_loss(
     scale = weight.to(student.weight.dtype) / num_views
     how = _How(student_temp, False, functions, chunk)
     rows = student.rows[None]
+    teacher = replace(teacher, source=_stacked(teacher.source))
     return _FusedCrossEntropy.apply(rows, student.weight, scale, teacher, how, seen)  # pyright: ignore[reportReturnType]
+
+
+def _stacked(source: Tensor | Scored) -> Tensor | Scored:
+    """The same as rows of one view."""
+    return source._replace(rows=source.rows[None]) if isinstance(source, Scored) else source[None]
 
 
 class _How(NamedTuple):
@@ -181,28 +168,12 @@ def _chunks(
     size, count = len(weight), num_views * total * len(weight)
     limit = how.chunk or (GPU_CHUNK if rows.device.type == "cuda" else CPU_CHUNK)
     longest = -(-total // min(total, -(-count // limit)))
-    given = teacher.rows.reshape(-1, total, teacher.rows.shape[-1])
     ours, theirs = (
-        weight.new_empty(views * longest * size) for views in (num_views, len(given))
+        weight.new_empty(views * longest * size) for views in (num_views, len(teacher.rows))
     )
     for start in range(0, total, longest):
         part = slice(start, min(start + longest, total))
-        probs = _probabilities(given[:, part], theirs, teacher, how.functions.softmax)
+        probs = teacher.part(part, theirs, how.functions.softmax)
         z = at_least_float32(rows[:, part]).flatten(0, 1)
         scores = torch.mm(z, weight.T, out=ours[: len(z) * size].view(-1, size))
         yield part, z, scores.view(num_views, -1, size), probs
-
-
-def _probabilities(
-    given: Tensor, buffer: Tensor, teacher: Targets, softmax: Callable[..., None]
-) -> Tensor:
-    """Targets [G, r, K] of a part of the teacher's rows, or of the probabilities themselves."""
-    if isinstance(teacher.source, Scored):
-        weight, z = teacher.source.weight, at_least_float32(given).flatten(0, 1)
-        flat = torch.mm(z, weight.T, out=buffer[: len(z) * len(weight)].view(len(z), -1))
-        assert teacher.center is not None
-        softmax(flat, teacher.center, teacher.temp)
-        probs = flat.view(*given.shape[:2], -1)
-    else:
-        probs = at_least_float32(given).contiguous()
-    return hard_labels(probs) if teacher.hard else probs
