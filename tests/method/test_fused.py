@@ -1,5 +1,7 @@
 """The losses joined with the last layer against those of logits that exist as a whole."""
 
+import os
+
 import pytest
 import torch
 from torch.nn.functional import normalize
@@ -13,6 +15,8 @@ from ibot.method.targets import Targets
 from ibot.models.head import ProjectionHead, Scored
 
 TEMP, TEACHER_TEMP = 0.1, 0.05
+# The kernels run on a GPU where there is one, else in their interpreter (tests/conftest.py).
+KERNEL_DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
 KINDS = pytest.mark.parametrize("kind", ["rows", "logits", "probabilities", "hard"])
 
 
@@ -30,28 +34,38 @@ class Problem:
         self.center = torch.randn(size, generator=g, dtype=torch.float64) / 5
         self.probs = teacher_probs(self.teacher.logits(), self.center, TEACHER_TEMP)
 
-    def targets(self, kind: str, dtype=torch.float64) -> Targets:
-        center, teacher = self.center.to(dtype), Scored(*(t.to(dtype) for t in self.teacher))
+    def targets(self, kind: str, dtype=torch.float64, device="cpu") -> Targets:
+        center, probs, *teacher = (
+            t.to(device, dtype) for t in (self.center, self.probs, *self.teacher)
+        )
+        teacher = Scored(*teacher)
         if kind == "probabilities":
-            return Targets(source=self.probs.to(dtype))
+            return Targets(source=probs)
         source = teacher.logits() if kind == "logits" else teacher
         return Targets(source=source, center=center, temp=TEACHER_TEMP, hard=kind == "hard")
 
-    def compare(self, plain, fused, kind, dtype=torch.float64, rows=torch.float64, tolerance=1e-9):
+    def compare(
+        self,
+        plain,
+        fused,
+        kind,
+        dtype=torch.float64,
+        rows=torch.float64,
+        tolerance=1e-9,
+        device="cpu",
+    ):
         """Loss and gradients of `plain(logits, probs)` against `fused(Scored, Targets)`."""
+        rounded = self.z.to(rows)  # alike for both
+        z, weight = rounded.double().requires_grad_(), self.weight.clone().requires_grad_()
         probs = hard_labels(self.probs) if kind == "hard" else self.probs
-        z = self.z.to(rows)  # rounded alike
-        results = []
-        for loss_of, of in ((plain, torch.float64), (fused, dtype)):
-            z_own = z.to(rows if loss_of is fused else torch.float64).requires_grad_()
-            weight = self.weight.to(of).requires_grad_()
-            scored = Scored(z_own, weight)
-            if loss_of is plain:
-                loss = plain(scored.logits(), probs)
-            else:
-                loss = fused(scored, self.targets(kind, dtype))
-            # Not 1: what follows the loss scales its gradient.
-            results.append((loss, *torch.autograd.grad(3 * loss, (z_own, weight))))
+        loss = plain(Scored(z, weight).logits(), probs)
+        # Not 1: what follows the loss scales its gradient.
+        results = [(loss, *torch.autograd.grad(3 * loss, (z, weight)))]
+        z = rounded.to(device).requires_grad_()
+        weight = self.weight.to(device, dtype).requires_grad_()
+        loss = fused(Scored(z, weight), self.targets(kind, dtype, device))
+        gradients = torch.autograd.grad(3 * loss, (z, weight))
+        results.append([result.cpu() for result in (loss, *gradients)])
         for want, got in zip(*results, strict=True):
             scale = want.abs().max().item() if want.numel() else 0.0
             torch.testing.assert_close(
@@ -84,7 +98,13 @@ def of_patches(rows: int, functions=PLAIN, chunk=0):
     return (
         lambda logits, probs: patch_loss(logits, probs, weight, 4, TEMP),
         lambda student, targets: fused_patch_loss(
-            student, targets, weight, 4, TEMP, functions=functions, chunk=chunk
+            student,
+            targets,
+            weight.to(student.weight.device),
+            4,
+            TEMP,
+            functions=functions,
+            chunk=chunk,
         ),
     )
 
@@ -98,10 +118,12 @@ def test_patch_loss_and_gradients_are_those_of_whole_logits(rows, chunk, kind):
 @pytest.mark.parametrize("functions", ["torch", "triton"])
 @pytest.mark.parametrize("rows", [torch.float32, torch.bfloat16, torch.float16])
 def test_rows_of_every_type_are_raised_to_float32(rows, functions):
-    how = PLAIN if functions == "torch" else triton_rows()
+    how, device = (PLAIN, "cpu") if functions == "torch" else (triton_rows(), KERNEL_DEVICE)
     plain, fused = of_patches(3, how, chunk=600)
     tolerance = 1e-5 if rows is torch.float32 else 1e-2  # of the gradient's own type
-    results = Problem((3,), (3,), 257).compare(plain, fused, "rows", torch.float32, rows, tolerance)
+    results = Problem((3,), (3,), 257).compare(
+        plain, fused, "rows", torch.float32, rows, tolerance, device
+    )
     assert results[1][1].dtype is rows and results[1][0].dtype is torch.float32
     assert results[1][0].item() == pytest.approx(results[0][0].item(), rel=1e-5)
 
@@ -126,6 +148,7 @@ def test_kernels_give_the_class_loss(student, teacher, batch, size, kind):
         torch.float32,
         torch.float32,
         1e-5,
+        KERNEL_DEVICE,
     )
 
 
@@ -135,7 +158,9 @@ def test_kernels_give_the_class_loss(student, teacher, batch, size, kind):
 )
 def test_kernels_give_the_patch_loss(rows, size, kind):
     plain, fused = of_patches(rows, triton_rows())
-    Problem((rows,), (rows,), size).compare(plain, fused, kind, torch.float32, torch.float32, 1e-5)
+    Problem((rows,), (rows,), size).compare(
+        plain, fused, kind, torch.float32, torch.float32, 1e-5, KERNEL_DEVICE
+    )
 
 
 def test_a_single_view_has_no_pair_as_before():

@@ -4,6 +4,9 @@ Imported where Triton is there. Float32 alone: what is narrower was raised befor
 and what is wider is for tests.
 """
 
+# Triton gives these functions another meaning than their text has.
+# pyright: reportGeneralTypeIssues=false, reportArgumentType=false
+
 from __future__ import annotations
 
 import torch
@@ -118,7 +121,7 @@ def cross_entropy_rows(
 
 def _launch(size: int) -> dict[str, int]:
     """Block and warps for rows of `size` prototypes."""
-    block = min(triton.next_power_of_2(size), LARGEST_BLOCK)
+    block = min(1 << (size - 1).bit_length(), LARGEST_BLOCK)
     return {"block": block, "num_warps": max(1, min(8, block // 512))}
 
 
