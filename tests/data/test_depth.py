@@ -51,3 +51,12 @@ def test_kept_branches_are_scaled_so_that_the_mean_stays():
     factors = branch_factors(RATES, 1, 0, 0, np.arange(20000))
     assert (factors.double().mean(-1) - 1).abs().max() < 0.03
     assert {round(value, 5) for value in factors[2].unique().tolist()} == {0, round(4 / 3, 5)}
+
+
+def test_a_network_may_be_deeper_than_one_image_has_numbers():
+    rates = np.full(300, 0.5)
+    dropped = branch_factors(rates, 2, 0, 0, np.arange(40)) == 0
+    assert dropped.shape == (300, 2, 80)
+    assert len(dropped.flatten(1).unique(dim=0)) == 300
+    first = branch_factors(rates[:100], 2, 0, 0, np.arange(40)) == 0
+    assert torch.equal(dropped[:100], first)
