@@ -121,6 +121,15 @@ def test_micro_batches_give_the_large_batch_up_to_rounding(small, tmp_path):
         )
 
 
+def test_a_run_says_once_which_kernels_run_and_goes_on_with_others(small, tmp_path):
+    quiet(apply(small, ["train.max_steps=2"]), tmp_path / "run")
+    plain = apply(small, ["train.max_steps=3", "system.kernels=reference"])
+    assert quiet(plain, tmp_path / "run").step == 3
+    lines = (tmp_path / "run" / "log.txt").read_text().splitlines()
+    first, second = (line for line in lines if "kernels: " in line)
+    assert "plain forms alone" in second and "plain forms alone" not in first
+
+
 def test_a_finished_run_started_again_does_nothing(small, tmp_path):
     quiet(small, tmp_path / "run")
     before = weights(tmp_path / "run")

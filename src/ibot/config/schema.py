@@ -356,6 +356,9 @@ class SystemConfig:
     """Threads of matrix products on the CPU; 0: torch's choice."""
     deterministic: bool = False
     """Refuse GPU kernels whose result varies from run to run."""
+    kernels: Literal["auto", "reference", "require"] = "auto"
+    """Fast paths of the step: those that are there and pay; none, the plain forms alone; or as
+    auto, but a path for which this machine lacks something is an error."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,6 +26,7 @@ from ibot.engine.stages import pace
 from ibot.engine.start import with_pixels
 from ibot.engine.trainer import Evaluate, Trainer, build_trainer
 from ibot.engine.transfer import ReadStep, ahead
+from ibot.kernels.choice import Choices, using
 from ibot.system.device import prepared, seed_step
 from ibot.system.distributed import any_true, barrier, check_equal, joined
 from ibot.system.records import RESULTS, read_records
@@ -75,6 +76,7 @@ def train(
             config.system.device, config.system.threads, config.system.deterministic
         ) as device,
         joined(device) as processes,
+        using(config.system.kernels) as kernels,
         StopSignal() as signal,
         Progress(quiet=quiet, rank=processes.rank, opening=opening) as progress,
     ):
@@ -106,7 +108,7 @@ def train(
             with told(trainer):
                 if processes.is_main and reasons:
                     trainer.run.event("choices", reasons=list(reasons))
-                run_steps(trainer, signal)
+                run_steps(trainer, signal, kernels)
                 interrupted = any_true(signal.interrupted, device)
         finally:
             # The wrapper goes before its group of processes: if it held the last reference, its end
@@ -129,8 +131,11 @@ def facts(config: Config, source: Images, evaluate: Evaluate | None) -> dict[str
     return decisive | {key: value for key, value in items(config) if not key.startswith(own)}
 
 
-def run_steps(trainer: Trainer, signal: StopSignal) -> None:
-    """The loop. Stops at the end, at `train.max_steps`, or after the step of a signal."""
+def run_steps(trainer: Trainer, signal: StopSignal, kernels: Choices) -> None:
+    """The loop. Stops at the end, at `train.max_steps`, or after the step of a signal.
+
+    What `kernels` holds after the first step is said.
+    """
     config, schedules, end = trainer.config, trainer.schedules, trainer.derived.run_steps
     loader = Loader(
         config,
@@ -144,7 +149,7 @@ def run_steps(trainer: Trainer, signal: StopSignal) -> None:
     )
     if trainer.state.step == 0 and not was_evaluated(trainer):
         run_evaluation(trainer)
-    failure = FailureCheck(trainer)
+    failure, began_at = FailureCheck(trainer), trainer.state.step
     meter = trainer.health.meter = StageMeter(trainer.device, loader.workers)
     steps = ahead(loader, config, trainer.device, meter.measure)
     for batches, began, wait_seconds in timed(steps, signal, trainer.device):
@@ -154,6 +159,8 @@ def run_steps(trainer: Trainer, signal: StopSignal) -> None:
         on_device = batches.on_device()
         with meter.measure("step"):
             out = trainer.update.step(on_device, values, observe=trainer.health.wants(step))
+        if step == began_at:
+            trainer.progress.message(kernels.text())
         failure.check(step, out, values, batches.read)
         trainer.state = replace(
             trainer.state,

@@ -21,6 +21,7 @@ from ibot.engine.optimizer import build_optimizer
 from ibot.engine.stages import Stages
 from ibot.engine.transfer import ahead
 from ibot.engine.update import Update
+from ibot.kernels.choice import using
 from ibot.method.model import StudentTeacher
 from ibot.system.device import autocast, choose_precision
 from ibot.system.portable import peak_memory
@@ -84,7 +85,7 @@ def run_trial(config: Config, source: Images, device: torch.device, images: int)
         step = next(steps)
         came = time.perf_counter()
         on_device = step.on_device()
-        with meter.measure("step"):
+        with meter.measure("step"), using(config.system.kernels):
             update.step(on_device, VALUES)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
