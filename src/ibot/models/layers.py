@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ibot.models.skipped import added, skips
+
 Resampling = Literal["published", "exact", "antialias"]
 """How a position table is brought to another grid; see `resample_positions`."""
 
@@ -219,6 +221,9 @@ class Block(nn.Module):
         Keys and values need all tokens, what follows only the rows that are read (spec 5.7, I5).
         drop: [2, B], factors of the branches of attention and MLP; see `DropPath`.
         """
+        if rows is None and drop is not None and skips(x, drop):
+            x = added(x, self._attention, drop[0])
+            return added(x, self._mlp, drop[1])
         images, tokens = x.shape[:2]
         mixed, sample = self.attn.attend(self.norm1(x)), None
         if rows is not None:
@@ -226,8 +231,13 @@ class Block(nn.Module):
         first, second = (None, None) if drop is None else drop.unbind()
         branch = _scaled(self.attn.proj(mixed), self.gamma_1)
         x = x + self.drop_path(branch, images, sample, first)
-        branch = _scaled(self.mlp(self.norm2(x)), self.gamma_2)
-        return x + self.drop_path(branch, images, sample, second)
+        return x + self.drop_path(self._mlp(x), images, sample, second)
+
+    def _attention(self, x: Tensor) -> Tensor:
+        return _scaled(self.attn.proj(self.attn.attend(self.norm1(x))), self.gamma_1)
+
+    def _mlp(self, x: Tensor) -> Tensor:
+        return _scaled(self.mlp(self.norm2(x)), self.gamma_2)
 
 
 def _scaled(branch: Tensor, gamma: Tensor | None) -> Tensor:
