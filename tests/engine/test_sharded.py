@@ -180,7 +180,6 @@ def steady(small):
             "log.every=1",
             "checkpoint.every=3 steps",
             "method.koleo_weight=0.1",
-            "model.drop_path=0",
         ],
     )
 
