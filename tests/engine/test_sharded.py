@@ -4,6 +4,8 @@ import json
 import os
 import pickle
 import signal
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -31,7 +33,7 @@ from ibot.types import Batch, StepValues
 from ibot.weights.read import load_weights
 
 CPU = torch.device("cpu")
-VALUES = {"lr": 0.01, "weight_decay": 0.04, "momentum": 0.9, "teacher_temp": 0.04}
+VALUES = {"lr": 0.5, "weight_decay": 0.04, "momentum": 0.9, "teacher_temp": 0.04}
 STEPS = (
     StepValues(**VALUES, patch_temp=0.05, freeze_last_layer=True),
     StepValues(**VALUES, patch_temp=0.05, freeze_last_layer=False),
@@ -82,10 +84,11 @@ def updated(config, micro_batches=1):
 
 
 @pytest.mark.distributed
-@pytest.mark.parametrize("optimizer", ["adamw", pytest.param("lars", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("optimizer", ["sgd", pytest.param("lars", marks=pytest.mark.slow)])
 def test_processes_with_unequal_numbers_of_masked_patches_do_what_one_does(
     small, tmp_path, optimizer
 ):
+    # Not AdamW: where a gradient is zero, as a key's bias has, it makes steps of rounding errors.
     settings = [f"optim.name={optimizer}", "model.drop_path=0", "method.koleo_weight=0.1"]
     config = apply(small, [*settings, "optim.clip=0.05", "head.norm_last_layer=false"])
     whole = updated(config, 2)
@@ -241,6 +244,32 @@ def test_a_killed_process_ends_the_others_and_leaves_the_checkpoint_before(
     assert len(trained(config, tmp_path, 2)) == 6
     names = sorted(path.name for path in (run / "checkpoints").iterdir())
     assert names == ["last", "step_00000003", "step_00000006"]  # no leftovers
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+@pytest.mark.parametrize("shard", ["none", "fsdp"])
+def test_torchrun_starts_again_where_a_process_was_lost(steady, tmp_path, shard):
+    config = apply(steady, [f"system.shard={shard}"])
+    (tmp_path / "config.json").write_text(json.dumps(to_plain(config)))
+    first = 'if os.environ["TORCHELASTIC_RESTART_COUNT"] != "0":\n    death = ()\n'
+    before, after = CODE.split("if death and")
+    (tmp_path / "script.py").write_text(f"{before}{first}if death and{after}")
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+            *("--nproc-per-node=2", "--max-restarts=1", tmp_path / "script.py", tmp_path),
+            *("step", "1", "5"),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    run = tmp_path / "run"
+    assert done.returncode == 0 and (tmp_path / "died").exists(), done.stderr
+    events = [event["event"] for event in read_jsonl(run / "events.jsonl")]
+    assert events.count("resume") == 1
+    np.testing.assert_allclose(losses(run), trained(steady, tmp_path / "one", 1), rtol=1e-4)
 
 
 @pytest.fixture

@@ -127,6 +127,7 @@ def facts(config: Config, source: Images, evaluate: Evaluate | None) -> dict[str
     decisive = {
         "the names of the images": source.provenance()["names_sha256"],
         "whether the teacher is evaluated": evaluate is not None,
+        "system.shard": config.system.shard,
     }
     own = ("system.", "data.path", "data.val_path")  # of each machine
     return decisive | {key: value for key, value in items(config) if not key.startswith(own)}

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -73,7 +74,7 @@ def load_moments(optimizer: torch.optim.Optimizer, folder: Path) -> dict[int, di
         tensors = {f"{i}.{name}": t for i, named in state.items() for name, t in named.items()}
         with _plain_errors():
             dcp.load(tensors, storage_reader=reader, no_dist=True)
-    except (OSError, RuntimeError, ValueError, LookupError, pickle.UnpicklingError) as error:
+    except (EOFError, LookupError, OSError, RuntimeError, ValueError, UnpicklingError) as error:
         why = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise WeightsError(f"'{folder}' cannot be read", why=why) from None
     return state
@@ -83,7 +84,7 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if name in INERT.get(module, ()):
             return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"it names {module}.{name}")
+        raise UnpicklingError(f"it names {module}.{name}")
 
 
 class _Reader(FileSystemReader):
