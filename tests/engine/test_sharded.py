@@ -155,7 +155,7 @@ def train_together(config, folder, count, *death):
     (folder / "config.json").write_text(json.dumps(to_plain(config)))
     (folder / "script.py").write_text(CODE)
     script = folder / "script.py"
-    return [one.ended() for one in script_in_several(count, script, folder, *death)]
+    return [one.ended(600) for one in script_in_several(count, script, folder, *death)]
 
 
 def losses(run):

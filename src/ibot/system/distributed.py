@@ -155,6 +155,7 @@ def wrap_student(student: nn.Module, processes: Processes, device: torch.device)
     """The student with gradients averaged over processes; the student itself for a single one."""
     if processes.world_size == 1:
         return student
+    check_norms(student, processes, device)
     devices = [device] if device.type == "cuda" else None
     return DistributedDataParallel(
         student, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
