@@ -101,9 +101,10 @@ def _observations(
     rows = cls_target.flatten(0, 1)
     weight = loss_weight(batch.masks).to(patch_target.dtype)
     masked = weight.sum().round()  # the weights of a view sum to 1
-    counts = weight.new_tensor([len(rows), len(patch_target), 1])
-    own = [rows.sum(dim=0), patch_target.sum(dim=0), masked, counts]
-    cls_sum, patch_sum, masked, (num_rows, num_patches, processes) = sum_over_processes(own)
+    # Each filled where it is used: a list of numbers would be copied to a GPU, which is waited for.
+    counts = [weight.new_full((), float(n)) for n in (len(rows), len(patch_target), 1)]
+    own = [rows.sum(dim=0), patch_target.sum(dim=0), masked, *counts]
+    cls_sum, patch_sum, masked, num_rows, num_patches, processes = sum_over_processes(own)
     # The patch loss counts views without a mask as zero; per hidden view it compares with ln K.
     masked_views = masked.clamp(min=1) / processes
     last_global = teacher.cls.shape[0] - 1
@@ -115,8 +116,18 @@ def _observations(
         "marginal_entropy": entropy(cls_sum / num_rows),
         "patch_marginal_entropy": entropy(patch_sum / num_patches.clamp(min=1)),
         "agreement": agree.float().mean(),
-        "cls_prototypes": rows.argmax(-1).bincount(minlength=rows.shape[-1]),
-        "patch_prototypes": patch_target.argmax(-1).bincount(minlength=patch_target.shape[-1]),
+        "cls_prototypes": _times_largest(rows),
+        "patch_prototypes": _times_largest(patch_target),
         "features": teacher.features.flatten(0, 1),
-        "masked_fraction": weight.new_tensor(len(batch.masks.index) / batch.masks.map.numel()),
+        "masked_fraction": weight.new_full((), len(batch.masks.index) / batch.masks.map.numel()),
     }
+
+
+def _times_largest(probs: Tensor) -> Tensor:
+    """How often each entry is the largest of its row: [R, K] -> int64 [K].
+
+    `bincount` would wait for a GPU, as its size follows from the values.
+    """
+    largest = probs.argmax(dim=-1)
+    counts = largest.new_zeros(probs.shape[-1])
+    return counts.scatter_add_(0, largest, torch.ones_like(largest))
