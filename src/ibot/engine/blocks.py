@@ -1,22 +1,21 @@
 """How the blocks of a network run in a training step: recomputed in the backward pass, compiled.
 
-In this order, as a compiled block may then choose for itself what it recomputes; sharding comes
-after both. Each is done in place, on the `forward` of the block itself: parameters keep their names,
-a copy of the network is as plain as before, and so is the network in eval mode, where images have
-any size.
+In this order, as a compiled block must see what it recomputes; sharding comes after both. Each is
+done in place, on the `forward` of the block itself: parameters keep their names, a copy of the
+network is as plain as before, and so is the network in eval mode, where images have any size.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.checkpoint import (
     CheckpointPolicy,
     checkpoint,
@@ -26,6 +25,7 @@ from torch.utils.checkpoint import (
 
 from ibot.config.schema import SystemConfig
 from ibot.kernels.choice import chosen
+from ibot.method.model import StudentTeacher
 
 aten = torch.ops.aten
 EXPENSIVE = frozenset(
@@ -45,59 +45,60 @@ blocks at four sizes for two sizes of views and two networks."""
 
 
 def prepare_blocks(
-    blocks: Iterable[nn.Module],
-    config: SystemConfig,
-    device: torch.device,
-    *,
-    trained: bool,
-    backend: str = "inductor",
+    model: StudentTeacher, config: SystemConfig, device: torch.device, *, backend: str = "inductor"
 ) -> None:
-    """Make blocks recompute and compile as `config` says, in place.
+    """Make the blocks of student and teacher recompute and compile as `config` says, in place.
 
     Args:
-        blocks: of a backbone, `Backbone.blocks_for_sharding`.
+        model: on whatever device; before it is sharded.
         config: `compile` and `checkpoint_activations` are read.
-        device: where they run.
-        trained: whether gradients flow through them: otherwise nothing is kept for a backward pass.
+        device: where it will run.
         backend: what torch.compile makes of a block.
     """
-    recompute = config.checkpoint_activations if trained else "off"
     compiled = _compiles(config, device)
-    if recompute == "off" and not compiled:
-        return
     if compiled:
         # Beyond torch's limit of 8 blocks would silently run as they were written.
         limits = torch._dynamo.config
         limits.recompile_limit = max(limits.recompile_limit, GRAPHS)  # pyright: ignore
-    for block in blocks:
-        run = plain = block.forward
-        if recompute != "off":
-            run = _recomputed(plain, selective=recompute == "selective")
-        if compiled:
-            run = torch.compile(run, dynamic=False, backend=backend)
-        block.forward = TrainingForward(plain, run, recurring=compiled)
+    for network in (model.student, model.teacher):
+        # The teacher keeps nothing for a backward pass.
+        recompute = "off" if network is model.teacher else config.checkpoint_activations
+        for block in network.backbone.blocks_for_sharding():
+            eager = plain = block.forward
+            if recompute != "off":
+                eager = _recomputed(plain, selective=recompute == "selective")
+            run = torch.compile(eager, dynamic=False, backend=backend) if compiled else eager
+            if run is not plain:
+                block.forward = TrainingForward(plain, eager, run)
 
 
 class TrainingForward:
     """The forward pass of a block while it trains; in eval mode the plain one."""
 
     def __init__(
-        self, plain: Callable[..., Tensor], run: Callable[..., Tensor], recurring: bool
+        self,
+        plain: Callable[..., Tensor],
+        eager: Callable[..., Tensor],
+        run: Callable[..., Tensor],
     ) -> None:
-        """plain: the block's own method. recurring: numbers of rows are padded, so that they recur.
-        """
-        self.plain, self.run, self.recurring = plain, run, recurring
+        """plain: the block's own method. eager: where it trains. run: the same, compiled or not."""
+        self.plain, self.eager, self.run = plain, eager, run
 
-    def __call__(self, *args: Any, rows: Tensor | None = None, **kwargs: Any) -> Tensor:
-        """As the block's own; of padded rows the result is cut off again."""
-        block: nn.Module = self.plain.__self__  # pyright: ignore[reportFunctionMemberAccess]
-        run = self.run if block.training else self.plain
-        if rows is None:
-            return run(*args, **kwargs)
-        if not (self.recurring and block.training):
-            return run(*args, rows=rows, **kwargs)
-        padded = F.pad(rows, (0, recurring(len(rows)) - len(rows)))
-        return run(*args, rows=padded, **kwargs)[: len(rows)]
+    def __call__(
+        self, x: Tensor, rows: Tensor | None = None, drop: Tensor | None = None, **others: Any
+    ) -> Tensor:
+        """As the block's own; numbers of rows are padded for a compiled one, so that they recur."""
+        block: Any = self.plain.__self__  # pyright: ignore[reportFunctionMemberAccess]
+        given = {"rows": rows, "drop": drop, **others}
+        given = {name: value for name, value in given.items() if value is not None}
+        if not block.training:
+            return self.plain(x, **given)
+        # A block that draws for itself would draw otherwise when compiled.
+        run = self.eager if drop is None and block.drop_path.rate else self.run
+        if rows is None or run is self.eager:
+            return run(x, **given)
+        given["rows"] = F.pad(rows, (0, recurring(len(rows)) - len(rows)))
+        return run(x, **given)[: len(rows)]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Callable[..., Tensor]:
         return copy.deepcopy(self.plain, memo)

@@ -16,6 +16,7 @@ from ibot.config.resolve import Derived, derive
 from ibot.config.schema import Config
 from ibot.data.loader import check_batch
 from ibot.data.sets.images import Images
+from ibot.engine.blocks import prepare_blocks
 from ibot.engine.checkpoint import (
     find_checkpoint,
     load_checkpoint,
@@ -115,6 +116,7 @@ def build_trainer(
     model = StudentTeacher(config)
     model.tokenizer = build_tokenizer(config, source, run.path, processes)
     model.to(device)
+    prepare_blocks(model, config.system, device)
     precision = choose_precision(config.train.precision, device)
     update = Update(
         model=model,
