@@ -254,7 +254,7 @@ def main() -> None:
     options = parser.parse_args()
     began, device = time.monotonic(), torch.device(options.device)
     rate = product_rate(device, 64 if options.smoke else 8192)
-    backend = "aot_eager" if options.smoke else "inductor"
+    backend = "eager" if options.smoke else "inductor"
     bench = Bench(device=device, smoke=options.smoke, rate=rate, backend=backend)
     where = describe_device(device) if device.type == "cuda" else machine()
     print(f"{where}, torch {torch.__version__}: product of bfloat16 {rate / 1e12:.3g} TFLOP/s")

@@ -32,7 +32,9 @@ SWIN = [
 def first_batch(config, seed=0) -> Batch:
     """Real views in float64, with other masks for another seed."""
     config = apply(config, [f"train.seed={seed}"])
-    loader = Loader(config, scan(config.data.path), grid=mask_grid(config), end_step=1)
+    rates = StudentTeacher(config).student.backbone.drop_rates
+    source = scan(config.data.path)
+    loader = Loader(config, source, grid=mask_grid(config), end_step=1, drop_rates=rates)
     batch = to_device(next(iter(loader))[0], CPU, config)
     local = None if batch.local_views is None else batch.local_views.double()
     return Batch(batch.global_views.double(), local, batch.masks, batch.index, drop=batch.drop)
@@ -118,8 +120,14 @@ def test_blocks_that_draw_for_themselves_draw_alike_when_recomputed(config):
     same(found[2], found[0])
 
 
-@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
-@pytest.mark.parametrize("kept", ["off", "selective", "blocks"])
+@pytest.mark.parametrize(
+    ("backend", "kept"),
+    [
+        ("aot_eager", "selective"),
+        pytest.param("aot_eager", "off", marks=pytest.mark.slow),
+        pytest.param("aot_eager", "blocks", marks=pytest.mark.slow),
+    ],
+)
 def test_compiled_blocks_give_the_same_step_under_the_same_names(config, backend, kept):
     settings = ["system.compile=on", f"system.checkpoint_activations={kept}"]
     batch, plain = first_batch(config), build(config)
@@ -149,7 +157,7 @@ def test_other_masks_and_deeper_networks_compile_nothing_anew(config):
 def test_numbers_of_rows_recur_and_are_an_eighth_more_on_average():
     padded = {n: recurring(n) for n in range(1, 9000)}
     assert all(n <= more for n, more in padded.items())
-    assert len({more for n, more in padded.items() if 2500 < n <= 5000}) == 6
+    assert len({more for n, more in padded.items() if 2500 < n <= 5000}) == 5
     extra = [more / n for n, more in padded.items() if n > 1000]
     assert max(extra) < 1.25 and sum(extra) / len(extra) < 1.13
 

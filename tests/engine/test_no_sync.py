@@ -73,7 +73,8 @@ def test_a_step_and_what_health_notes_of_it_read_nothing_back(small, name):
         config=config,
     )
     health = HealthMonitor.of(config, Schedules.of(config, derive(config, 48)), num_images=48)
-    loader = Loader(config, scan(config.data.path), grid=mask_grid(config), end_step=2)
+    source, rates = scan(config.data.path), model.student.backbone.drop_rates
+    loader = Loader(config, source, grid=mask_grid(config), end_step=2, drop_rates=rates)
     for i, step in enumerate(ahead(loader, config, torch.device("cpu"))):
         on_device = step.on_device()
         with NoWaiting():

@@ -20,7 +20,6 @@ from torch.utils.checkpoint import (
     CheckpointPolicy,
     checkpoint,
     create_selective_checkpoint_contexts,
-    noop_context_fn,
 )
 
 from ibot.config.schema import SystemConfig
@@ -129,14 +128,10 @@ def _recomputed(forward: Callable[..., Tensor], selective: bool) -> Callable[...
 
     The same numbers: whatever a block draws is drawn alike.
     """
-    contexts = noop_context_fn
-    if selective:
-        contexts = partial(create_selective_checkpoint_contexts, _policy)
-
-    def run(*args: Any, **kwargs: Any) -> Tensor:
-        return checkpoint(forward, *args, use_reentrant=False, context_fn=contexts, **kwargs)
-
-    return run
+    if not selective:
+        return partial(checkpoint, forward, use_reentrant=False)
+    contexts = partial(create_selective_checkpoint_contexts, _policy)
+    return partial(checkpoint, forward, use_reentrant=False, context_fn=contexts)
 
 
 def _policy(_context: object, operator: object, *_: object, **__: object) -> CheckpointPolicy:
