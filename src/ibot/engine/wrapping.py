@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ibot.config.schema import Config
+from ibot.engine.blocks import prepare_blocks
 from ibot.method.model import StudentTeacher
 from ibot.models.backbone import build_backbone
 from ibot.models.contract import Backbone
@@ -27,6 +28,7 @@ def place(
     Before the optimizer is built: sharded parameters are new tensors.
     """
     check_norms(model.student, processes, device)
+    prepare_blocks(model, config.system, device)
     if config.system.shard == "fsdp" and processes.world_size > 1:
         for network in (model.student, model.teacher):
             shard(network, network.backbone.blocks_for_sharding(), device)
