@@ -216,7 +216,7 @@ class Stage(nn.Module):
         drops: of each block, as it takes them.
         """
         for block, drop in zip(self.blocks, drops, strict=True):
-            x = block(x, drop)
+            x = block(x, drop=drop)
         return self.merge(x)
 
     def merge(self, x: Tensor) -> Tensor:
