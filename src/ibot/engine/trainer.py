@@ -71,6 +71,11 @@ class Trainer:
         steps = self.steps(interval)
         return steps > 0 and self.state.step % steps == 0
 
+    @property
+    def drop_rates(self) -> tuple[float, ...]:
+        """Stochastic depth of each block that the loader draws for; empty: nothing to draw."""
+        return self.model.student.backbone.drop_rates if self.state.draws > 1 else ()
+
     def steps(self, interval: Duration) -> int:
         """An interval in optimizer steps, at least 1 unless it is 0."""
         schedules = self.schedules
@@ -120,7 +125,8 @@ def build_trainer(
         autocast=partial(autocast, device, precision),
     )
     state = begin(update, run, processes, progress, device)
-    set_part(model.student, processes.rank, processes.world_size)
+    if state.draws == 1:
+        set_part(model.student, processes.rank, processes.world_size)
     update.student = wrap_student(model.student, processes, device)  # all from the same weights
     schedules = Schedules.of(config, derived)
     shown = config.log.tensorboard and processes.is_main

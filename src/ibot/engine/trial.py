@@ -75,7 +75,8 @@ def run_trial(config: Config, source: Images, device: torch.device, images: int)
         config=config,
         autocast=partial(autocast, device, precision),
     )
-    batches = MicroBatches(config, source, mask_grid(config), 0, 1)
+    rates = model.student.backbone.drop_rates
+    batches = MicroBatches(config, source, mask_grid(config), 0, 1, rates)
     meter, measured = StageMeter(device), []
     steps = ahead(_read(batches, pin=device.type == "cuda"), config, device, meter.measure)
     queued = []

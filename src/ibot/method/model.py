@@ -60,33 +60,41 @@ class Student(Network):
         super().__init__(config, drop_path=drop_path, masked=True, shared=shared)
 
     def forward(
-        self, global_views: Tensor, masks: Masks, local_views: Tensor | None
+        self,
+        global_views: Tensor,
+        masks: Masks,
+        local_views: Tensor | None,
+        drop: Tensor | None = None,
     ) -> StudentOutput:
         """One pass over all views: global [G, B, 3, H, W] with masks, local [L, B, 3, H', W'].
 
         Local views are whole, unless `masks.local` hides patches of theirs, which come last.
+        drop: factors of stochastic depth, as in `Batch`.
         """
         num_global, batch = global_views.shape[:2]
+        drop_local = None
+        if drop is not None:
+            drop, drop_local = drop.tensor_split([num_global * batch], dim=-1)
         num_tokens = 1 + masks.map.shape[-1]
         cls_rows = torch.arange(num_global * batch, device=masks.index.device) * num_tokens
         images, hidden = global_views.flatten(0, 1), masks.map.flatten(0, 1)
         if self.head.sees_batch:
-            cls, patch, features = self._dense_pass(images, hidden, masks.index)
+            cls, patch, features = self._dense_pass(images, hidden, masks.index, drop)
             if local_views is not None:
                 images, hidden, places = local_views.flatten(0, 1), None, None
                 if masks.local is not None:
                     hidden, places = masks.local.map.flatten(0, 1), masks.local.index
-                cls_local, patch_local, _ = self._dense_pass(images, hidden, places)
+                cls_local, patch_local, _ = self._dense_pass(images, hidden, places, drop_local)
                 cls, patch = torch.cat([cls, cls_local]), torch.cat([patch, patch_local])
             logits, patch = self.head.logits(cls, patch)
         else:
             rows = torch.cat([cls_rows, flat_token_rows(masks)])
-            tokens = self.backbone.forward_rows(images, hidden, rows)
+            tokens = self.backbone.forward_rows(images, hidden, rows, drop)
             features, patches = tokens.split([len(cls_rows), len(rows) - len(cls_rows)])
             cls = features
             if local_views is not None:
                 images = local_views.flatten(0, 1)
-                cls_local, patches_local = self._local_tokens(images, masks.local)
+                cls_local, patches_local = self._local_tokens(images, masks.local, drop_local)
                 cls, patches = torch.cat([features, cls_local]), torch.cat([patches, patches_local])
             z_cls, z_patch = self.head.project_both(cls, patches)
             logits, patch = self.head.logits(z_cls, z_patch)
@@ -94,22 +102,24 @@ class Student(Network):
             logits.unflatten(0, (-1, batch)), patch, features.unflatten(0, (num_global, batch))
         )
 
-    def _local_tokens(self, images: Tensor, masks: Masks | None) -> tuple[Tensor, Tensor]:
+    def _local_tokens(
+        self, images: Tensor, masks: Masks | None, drop: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """Class tokens [B, D] of local views, and the tokens [M, D] of patches that are hidden."""
         height, width = self.backbone.token_grid(*images.shape[-2:])
         cls_rows = torch.arange(len(images), device=images.device) * (1 + height * width)
         if masks is None:
-            cls = self.backbone.forward_rows(images, None, cls_rows)
+            cls = self.backbone.forward_rows(images, None, cls_rows, drop)
             return cls, cls[:0]
         rows = torch.cat([cls_rows, flat_token_rows(masks)])
-        tokens = self.backbone.forward_rows(images, masks.map.flatten(0, 1), rows)
+        tokens = self.backbone.forward_rows(images, masks.map.flatten(0, 1), rows, drop)
         return tokens[: len(images)], tokens[len(images) :]
 
     def _dense_pass(
-        self, images: Tensor, hidden: Tensor | None, places: Tensor | None
+        self, images: Tensor, hidden: Tensor | None, places: Tensor | None, drop: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Every token through the head, for batch norm: projected rows, and the class tokens."""
-        output = self.backbone(images, hidden)
+        output = self.backbone(images, hidden, drop)
         cls, patches = self.head.project_both(output.cls, output.patches.flatten(0, 1))
         return cls, patches[places] if places is not None else patches[:0], output.cls
 

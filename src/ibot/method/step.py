@@ -42,7 +42,7 @@ def training_step(
     than the losses.
     """
     teacher: TeacherOutput = model.teacher(batch.global_views, batch.masks, batch.local_views)
-    output: StudentOutput = student(batch.global_views, batch.masks, batch.local_views)
+    output: StudentOutput = student(batch.global_views, batch.masks, batch.local_views, batch.drop)
     cls_target, patch_target = _targets(model, teacher, batch, values, method)
     temp, num_views = method.student_temp, batch.masks.loss_views
     cls = cls_loss(output.cls, cls_target, temp)

@@ -84,8 +84,14 @@ class Backbone(nn.Module, ABC):
         """Rows and columns of the patch tokens of an image of that many pixels."""
 
     @abstractmethod
-    def forward(self, images: Tensor, mask: Tensor | None = None) -> TokenOutput:
-        """All tokens; `mask` bool [B, N], True = hidden, None = nothing hidden."""
+    def forward(
+        self, images: Tensor, mask: Tensor | None = None, drop: Tensor | None = None
+    ) -> TokenOutput:
+        """All tokens; `mask` bool [B, N], True = hidden, None = nothing hidden.
+
+        drop: [num_blocks, 2, B], what stochastic depth multiplies the branches of the blocks by
+        (`factors_of_blocks`); None: each `DropPath` draws for itself.
+        """
 
     @abstractmethod
     def last_layers(self, images: Tensor, num: int, norm: bool = True) -> list[TokenOutput]:
@@ -101,12 +107,14 @@ class Backbone(nn.Module, ABC):
         Each has a `drop_path` (`ibot.models.layers.DropPath`) behind its branches.
         """
 
-    def forward_rows(self, images: Tensor, mask: Tensor | None, rows: Tensor) -> Tensor:
+    def forward_rows(
+        self, images: Tensor, mask: Tensor | None, rows: Tensor, drop: Tensor | None = None
+    ) -> Tensor:
         """Rows `rows` int64 [R] of the tokens [B * (1 + N), D], class token first: [R, D].
 
-        A network that can do so leaves out what only other rows need.
+        A network that can do so leaves out what only other rows need. drop: as in `forward`.
         """
-        output = self(images, mask)
+        output = self(images, mask, drop)
         return torch.cat([output.cls[:, None], output.patches], dim=1).flatten(0, 1)[rows]
 
     def tokens_and_attention(self, images: Tensor, norm: bool = True) -> tuple[TokenOutput, Tensor]:
@@ -172,6 +180,20 @@ class Backbone(nn.Module, ABC):
         rows, columns = self.token_grid(height, width)
         channels, stride = self.map_shape(1)
         return rows * columns * (self.patch_size // stride) ** 2 * channels // self.embed_dim
+
+    @property
+    def drop_rates(self) -> tuple[float, ...]:
+        """Stochastic depth of each block; empty where no block has any."""
+        paths = [block.get_submodule("drop_path") for block in self.blocks_for_sharding()]
+        rates = tuple(path.rate for path in paths if isinstance(path, DropPath))
+        return rates if any(rates) else ()
+
+    def factors_of_blocks(self, drop: Tensor | None) -> list[Tensor | None]:
+        """Of `drop` [num_blocks, 2, B] the factors [2, B] of each block; None: it drops nothing."""
+        if drop is None:
+            return [None] * self.num_blocks
+        pairs = zip(drop.unbind(), self.drop_rates, strict=True)
+        return [own if rate else None for own, rate in pairs]
 
     def set_drop_path(self, rate: float) -> None:
         """Stochastic depth from 0 in the first block to `rate` in the last, as if built with it."""

@@ -86,24 +86,29 @@ class VisionTransformer(Backbone):
         """Rows and columns of patches; a remainder is cut off."""
         return height // self.patch_size, width // self.patch_size
 
-    def forward(self, images: Tensor, mask: Tensor | None = None) -> TokenOutput:
+    def forward(
+        self, images: Tensor, mask: Tensor | None = None, drop: Tensor | None = None
+    ) -> TokenOutput:
         """All tokens; patches where `mask` bool [B, N] is True are hidden behind the mask token."""
         x, grid = self._embed(images, mask)
-        for block in self.blocks:
-            x = block(x)
+        for block, factors in zip(self.blocks, self.factors_of_blocks(drop), strict=True):
+            x = block(x, None, factors)
         return self._output(x, grid)
 
-    def forward_rows(self, images: Tensor, mask: Tensor | None, rows: Tensor) -> Tensor:
+    def forward_rows(
+        self, images: Tensor, mask: Tensor | None, rows: Tensor, drop: Tensor | None = None
+    ) -> Tensor:
         """As in the contract; the last block is computed for the chosen rows alone."""
         if self.fc_norm is not None:  # the class output is the mean of all patches: nothing to save
-            return super().forward_rows(images, mask, rows)
+            return super().forward_rows(images, mask, rows, drop)
         x, grid = self._embed(images, mask)
-        for block in self.blocks[:-1]:
-            x = block(x)
+        *earlier, last = self.factors_of_blocks(drop)
+        for block, factors in zip(self.blocks[:-1], earlier, strict=True):
+            x = block(x, None, factors)
         outputs = 1 + grid[0] * grid[1]
         # Registers stand behind the patches: rows shift by those of the earlier images.
         rows_with_registers = rows + (rows // outputs) * (x.shape[1] - outputs)
-        return self.norm(self.blocks[-1](x, rows_with_registers))
+        return self.norm(self.blocks[-1](x, rows_with_registers, last))
 
     def last_layers(self, images: Tensor, num: int, norm: bool = True) -> list[TokenOutput]:
         """Outputs of the last `num` blocks, each through the final norm unless told otherwise."""
