@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ibot.models import fused
+
 Resampling = Literal["published", "exact", "antialias"]
 """How a position table is brought to another grid; see `resample_positions`."""
 
@@ -219,6 +221,8 @@ class Block(nn.Module):
         Keys and values need all tokens, what follows only the rows that are read (spec 5.7, I5).
         drop: [2, B], factors of the branches of attention and MLP; see `DropPath`.
         """
+        if fused.takes(self, x):
+            return fused.forward(self, x, rows, drop)
         images, tokens = x.shape[:2]
         mixed, sample = self.attn.attend(self.norm1(x)), None
         if rows is not None:
