@@ -21,7 +21,10 @@ BLOCKS = (
         Extension(
             "ibot.kernels._blocks",
             ["src/ibot/kernels/blocks.c"],
-            depends=[f"src/ibot/kernels/{part}.h" for part in ("vectors", "rows", "attend")],
+            depends=[
+                f"src/ibot/kernels/{part}.h"
+                for part in ("vectors", "rows", "attend", "attend_amx", "part")
+            ],
             extra_compile_args=[*FAST, *THREADS],
             extra_link_args=THREADS,
             libraries=["m"],

@@ -70,15 +70,18 @@ def test_without_factors_the_same_ones_are_drawn():
         assert not outputs[0].equal(block.eval()(x))
 
 
-def test_bfloat16_differs_from_float32_no_more_than_the_plain_form_does():
-    block, x = a_block(96, 3, 192), torch.randn(3, 33, 96)
+@pytest.mark.parametrize("level", [1, 2, 3])
+@pytest.mark.parametrize("tokens", [5, 32, 33, 70])
+def test_bfloat16_differs_from_float32_no_more_than_the_plain_form_does(tokens, level, monkeypatch):
+    monkeypatch.setattr(blocks, "BEST", level)
+    block, x = a_block(96, 3, 192), torch.randn(3, tokens, 96)
     exact = results(block, x, "reference")
     fast, plain = (
         results(block, x, mode, dtype=torch.bfloat16) for mode in ("require", "reference")
     )
     for a, b, c in zip(fast, plain, exact, strict=True):
         assert a.dtype == b.dtype
-        assert (a - c).norm() < 1.2 * (b - c).norm() + 1e-3 * c.norm()
+        assert (a - c).norm() < 1.5 * (b - c).norm() + 1e-3 * c.norm()
 
 
 def test_tokens_that_do_not_lie_in_order_and_other_forms_of_blocks():

@@ -5,6 +5,16 @@
  * caller. Every function is compiled three times and chosen by what the processor has.
  */
 
+#if defined(__x86_64__) && defined(__linux__) && (defined(__clang__) || __GNUC__ >= 11)
+#define WITH_AMX 1
+#define _GNU_SOURCE
+#include <cpuid.h>
+#include <immintrin.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#else
+#define WITH_AMX 0
+#endif
 #include "rows.h"
 
 #if defined(_OPENMP)
@@ -38,17 +48,38 @@ enum { ADD_NORM, NORM_BACKWARD, SCALE, GELU, GELU_BACKWARD, ATTEND, ATTEND_BACKW
 #include "part.h"
 #undef KIND
 #pragma GCC pop_options
+#if WITH_AMX
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,fma,avx512bf16,amx-tile,amx-bf16,prefer-vector-width=512")
+#include "attend_amx.h"
+#pragma GCC pop_options
+
+/* Linux lends the tiles to a process that asks for them; the processor must have them. */
+static int has_tiles(void) {
+    static int known = -1;
+    if (known >= 0) return known;
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    const int there = __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d >> 22 & 1) && (d >> 24 & 1) &&
+                      __builtin_cpu_supports("avx512bf16");
+    known = there && syscall(SYS_arch_prctl, 0x1023 /* request */, 18 /* tile data */) == 0;
+    return known;
+}
+#endif
 #endif
 
 typedef void (*worker)(int, const job *, ptrdiff_t, ptrdiff_t, float *, float *, int);
 
-/* By what the processor has, up to `level`: 2 is AVX-512, 1 AVX2; null if it has neither. */
+/* By what the processor has, up to `level`: 3 is AMX, 2 AVX-512, 1 AVX2; null if it has neither. */
 static worker choose(int32_t level) {
 #if defined(__x86_64__)
     __builtin_cpu_init();
     if (level >= 2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
+#if WITH_AMX
+        if (level >= 3 && has_tiles()) return part_amx;
+#endif
         return part_avx512;
+    }
 #ifndef ONLY_AVX512
     if (level >= 1 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
         return part_avx2;

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from ibot.kernels.library import blocks_function
 
-BEST = 2
-"""Widest vectors that are used where the processor has them; 1 is AVX2, 0 none but the usual."""
+BEST = 3
+"""Widest vectors that are used where the processor has them; 3 is AMX, 2 AVX-512, 1 AVX2."""
 LANES = 16
 """Widths are multiples of it."""
 MAX_TOKENS = 1024
@@ -145,7 +145,7 @@ def attend(qkv: Tensor, bias: Tensor, tokens: int, heads: int) -> tuple[Tensor, 
     rows, width = len(qkv), qkv.shape[1] // 3
     out, norms = qkv.new_empty(rows, width), qkv.new_empty(rows * heads, dtype=torch.float32)
     job = _job(qkv, branch=qkv, bias=bias, out=out, norms=norms)
-    dims, padded = width // heads, -(-tokens // LANES) * LANES
+    dims, padded = width // heads, -(-tokens // 32) * 32
     memory = 3 * tokens * dims + (dims + _QUERIES) * padded + _QUERIES * dims
     _attention(_What.ATTEND, job, (rows // tokens, tokens, heads, dims), memory, qkv, 0)
     return out, norms
@@ -157,8 +157,8 @@ def attend_backward(
     """Backward of `attend`: the gradient of qkv [R, 3 D], and its sums over rows [3 D]."""
     result, width = torch.empty_like(qkv), qkv.shape[1] // 3
     job = _job(qkv, branch=qkv, bias=bias, gradient=gradient, out=out, out2=result, norms=norms)
-    dims, padded = width // heads, -(-tokens // LANES) * LANES
-    memory = 7 * tokens * dims + 2 * (dims + _QUERIES) * padded
+    dims, padded = width // heads, -(-tokens // 32) * 32
+    memory = 7 * padded * dims + 2 * (dims + 64) * padded + 64 * dims
     counts = (len(qkv) // tokens, tokens, heads, dims)
     return result, _attention(_What.ATTEND_BACKWARD, job, counts, memory, qkv, 3 * width)
 
