@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ibot.models import fused
 from ibot.models.packed import Packing, attend_packed
 from ibot.models.skipped import added, skips
 
@@ -236,6 +237,8 @@ class Block(nn.Module):
         drop: [2, B], factors of the branches of attention and MLP; see `DropPath`. packing: of x
         [B*T, D], the rows of views of several sizes; the result are rows then as well.
         """
+        if packing is None and fused.takes(self, x):
+            return fused.forward(self, x, rows, drop)
         if rows is None and packing is None and drop is not None and skips(x, drop):
             x = added(x, self._attention, drop[0])
             return added(x, self._mlp, drop[1])
