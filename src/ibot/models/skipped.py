@@ -14,7 +14,7 @@ from torch import Tensor
 from ibot.kernels.choice import chosen
 
 MOST_KEPT = 0.9
-"""Share of the samples up to which it pays: to gather them takes 1 to 6 % of a block's time."""
+"""Share of the samples up to which it pays: gathering them takes time too (docs/log.md)."""
 
 
 def skips(x: Tensor, drop: Tensor | None) -> bool:
