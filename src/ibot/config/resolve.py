@@ -9,7 +9,7 @@ from ibot.config.duration import Duration
 from ibot.config.history import Epochs
 from ibot.config.override import show
 from ibot.config.reading import PICTURES, RGB, DataConfig
-from ibot.config.schema import Config, ModelConfig
+from ibot.config.schema import Config, ModelConfig, TrainConfig
 from ibot.errors import ConfigError
 from ibot.words import counted
 
@@ -122,6 +122,18 @@ def check(config: Config) -> None:
             what,
             why="; ".join(problems) if len(problems) > 1 else "",
             fix="change the settings named",
+        )
+
+
+def check_shares(train: TrainConfig, world_size: int) -> None:
+    """Raise ConfigError for a batch that so many processes cannot share equally."""
+    shares = world_size * train.accumulate
+    if train.batch % shares:
+        raise ConfigError(
+            f"train.batch={train.batch} cannot be shared equally",
+            why=f"{counted(world_size, 'process')} x train.accumulate={train.accumulate} "
+            "micro-batches",
+            fix=f"make train.batch a multiple of {shares}",
         )
 
 

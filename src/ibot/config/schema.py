@@ -354,11 +354,19 @@ class SystemConfig:
     process."""
     threads: int = 0
     """Threads of matrix products on the CPU; 0: torch's choice."""
+    shard: Literal["none", "fsdp"] = "none"
+    """What each of several processes holds of networks, gradients and optimizer: none: all of them
+    (DDP); fsdp: its part, for networks that are too large otherwise (FSDP2)."""
     deterministic: bool = False
     """Refuse GPU kernels whose result varies from run to run."""
     kernels: Literal["auto", "reference", "require"] = "auto"
     """Fast paths of the step: those that are there and pay; none, the plain forms alone; or as
     auto, but a path for which this machine lacks something is an error."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Compile the blocks by torch.compile, which takes a minute at the start; auto: on a GPU."""
+    checkpoint_activations: Literal["off", "selective", "blocks"] = "off"
+    """Make again in the backward pass, for less memory and the same numbers: nothing; what costs
+    little (norms, activations); or all of each block, for a quarter of the step's time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ibot.rng import Purpose, uniform
+from ibot.rng import MAX_DRAWS, Purpose, uniform
+
+FURTHER = 2**20
+"""Added to the numbers of views for every `MAX_DRAWS` / 2 blocks that a network is deeper."""
 
 
 def branch_factors(
@@ -24,14 +27,18 @@ def branch_factors(
     A branch is dropped, factor 0, with the rate of its block; else the factor is 1 / (1 - rate).
 
     Args:
-        rates: of each block; at most `ibot.rng.MAX_DRAWS` / 2 (ValueError).
+        rates: of each block.
         num_views: of each image, global ones first.
         seed: of the training.
         epoch: of the step.
         index: [B], numbers of the images among all.
     """
-    views = np.arange(num_views)[:, None]
-    drawn = uniform(seed, epoch, index, views, Purpose.BRANCH, 2 * len(rates))  # [V, B, 2 * blocks]
+    views, numbers = np.arange(num_views)[:, None], 2 * len(rates)
+    parts = [
+        uniform(seed, epoch, index, views + i * FURTHER, Purpose.BRANCH, min(MAX_DRAWS, left))
+        for i, left in enumerate(range(numbers, 0, -MAX_DRAWS))
+    ]
+    drawn = np.concatenate(parts, axis=-1)  # [V, B, 2 * num_blocks]
     drawn = drawn.reshape(-1, len(rates), 2).transpose(1, 2, 0)
     rate = np.array(rates)[:, None, None]
     return torch.from_numpy(np.where(drawn < rate, 0, 1 / (1 - rate)).astype(np.float32, order="C"))

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from ibot.config.history import Epochs
-from ibot.config.resolve import largest_power_of_two
+from ibot.config.resolve import check_shares, largest_power_of_two
 from ibot.config.schema import Config
 from ibot.data.decode import UnreadableImage
 from ibot.data.depth import branch_factors
@@ -33,12 +33,11 @@ from ibot.data.sets.variants import read_as
 from ibot.data.sets.windows import in_windows
 from ibot.data.undrawn import bytes_per_pixel, most_bytes, packed
 from ibot.data.workers import fitting, read_items
-from ibot.errors import ConfigError, DataError
+from ibot.errors import DataError
 from ibot.rng import Purpose, permutation, uniform
 from ibot.system.machine import own_cores
 from ibot.system.stopwatch import Stopwatch
 from ibot.types import Batch, Made, Masks, UndrawnBatch, ViewParams
-from ibot.words import counted
 
 READ_AHEAD = 4 * 2**30
 """Bytes of views that the workers of one process may hold ready."""
@@ -257,7 +256,7 @@ class _Numbers:
 
 def check_batch(config: Config, source: Images, world_size: int = 1) -> None:
     """Raise DataError for a batch larger than the data, ConfigError for one not to be shared."""
-    train, shares = config.train, world_size * config.train.accumulate
+    train = config.train
     if train.batch > len(source):
         more = f"raise data.windows to {train.batch}" if in_windows(source) else "add images"
         most = largest_power_of_two(len(source))
@@ -268,13 +267,7 @@ def check_batch(config: Config, source: Images, world_size: int = 1) -> None:
             if most > 1
             else f"{more}, or read windows of large ones (data.window=512)",
         )
-    if train.batch % shares:
-        raise ConfigError(
-            f"train.batch={train.batch} cannot be shared equally",
-            why=f"{counted(world_size, 'process')} x train.accumulate={train.accumulate} "
-            "micro-batches",
-            fix=f"make train.batch a multiple of {shares}",
-        )
+    check_shares(train, world_size)
 
 
 def content_hash(image: Pixels) -> int:

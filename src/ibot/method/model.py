@@ -20,6 +20,7 @@ from ibot.config.schema import Config
 from ibot.method.center import Center
 from ibot.method.network import Network
 from ibot.method.tokenizers import PatchTokenizer
+from ibot.models.contract import Views
 from ibot.models.head import ProjectionHead, Scored, at_least_float32
 from ibot.types import Masks
 
@@ -74,13 +75,11 @@ class Student(Network):
         the losses.
         """
         num_global, batch = global_views.shape[:2]
-        drop_local = None
-        if drop is not None:
-            drop, drop_local = drop.tensor_split([num_global * batch], dim=-1)
-        num_tokens = 1 + masks.map.shape[-1]
-        cls_rows = torch.arange(num_global * batch, device=masks.index.device) * num_tokens
-        images, hidden = global_views.flatten(0, 1), masks.map.flatten(0, 1)
         if self.head.sees_batch:
+            drop_local = None
+            if drop is not None:
+                drop, drop_local = drop.tensor_split([num_global * batch], dim=-1)
+            images, hidden = global_views.flatten(0, 1), masks.map.flatten(0, 1)
             cls, patch, features = self._dense_pass(images, hidden, masks.index, drop)
             if local_views is not None:
                 images, hidden, places = local_views.flatten(0, 1), None, None
@@ -89,30 +88,25 @@ class Student(Network):
                 cls_local, patch_local, _ = self._dense_pass(images, hidden, places, drop_local)
                 cls, patch = torch.cat([cls, cls_local]), torch.cat([patch, patch_local])
         else:
-            rows = torch.cat([cls_rows, flat_token_rows(masks)])
-            tokens = self.backbone.forward_rows(images, hidden, rows, drop)
-            features, patches = tokens.split([len(cls_rows), len(rows) - len(cls_rows)])
-            cls = features
+            views = [self._views(global_views, masks)]
             if local_views is not None:
-                images = local_views.flatten(0, 1)
-                cls_local, patches_local = self._local_tokens(images, masks.local, drop_local)
-                cls, patches = torch.cat([features, cls_local]), torch.cat([patches, patches_local])
-            cls, patch = self.head.project_both(cls, patches)
+                views.append(self._views(local_views, masks.local))
+            # Of each size class tokens, then hidden patches.
+            tokens = self.backbone.forward_views(views, drop)
+            parts = tokens.split([n for v in views for n in (len(v.images), v.num_patches)])
+            features = parts[0]
+            cls, patch = self.head.project_both(torch.cat(parts[::2]), torch.cat(parts[1::2]))
         cls, patch = _last_layer(self.head, cls, patch, batch, scored)
         return StudentOutput(cls, patch, features.unflatten(0, (num_global, batch)))
 
-    def _local_tokens(
-        self, images: Tensor, masks: Masks | None, drop: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Class tokens [B, D] of local views, and the tokens [M, D] of patches that are hidden."""
+    def _views(self, views: Tensor, masks: Masks | None) -> Views:
+        """Views [V, B, C, H, W] of which class tokens, then hidden patches are read."""
+        images = views.flatten(0, 1)
         height, width = self.backbone.token_grid(*images.shape[-2:])
-        cls_rows = torch.arange(len(images), device=images.device) * (1 + height * width)
+        rows = torch.arange(len(images), device=images.device) * (1 + height * width)
         if masks is None:
-            cls = self.backbone.forward_rows(images, None, cls_rows, drop)
-            return cls, cls[:0]
-        rows = torch.cat([cls_rows, flat_token_rows(masks)])
-        tokens = self.backbone.forward_rows(images, masks.map.flatten(0, 1), rows, drop)
-        return tokens[: len(images)], tokens[len(images) :]
+            return Views(images, None, rows)
+        return Views(images, masks.map.flatten(0, 1), torch.cat([rows, flat_token_rows(masks)]))
 
     def _dense_pass(
         self, images: Tensor, hidden: Tensor | None, places: Tensor | None, drop: Tensor | None

@@ -33,6 +33,22 @@ class MapShape(NamedTuple):
     """Pixels per cell."""
 
 
+class Views(NamedTuple):
+    """Views of one size on their way through a backbone, and what is read of them."""
+
+    images: Tensor
+    """[B, C, H, W]."""
+    mask: Tensor | None
+    """bool [B, N], True = hidden."""
+    rows: Tensor
+    """int64 [R] into their tokens [B * (1 + N), D], class token first."""
+
+    @property
+    def num_patches(self) -> int:
+        """Rows beyond a class token of each view."""
+        return len(self.rows) - len(self.images)
+
+
 class Backbone(nn.Module, ABC):
     """A network from images to one class token and a grid of patch tokens.
 
@@ -116,6 +132,17 @@ class Backbone(nn.Module, ABC):
         """
         output = self(images, mask, drop)
         return torch.cat([output.cls[:, None], output.patches], dim=1).flatten(0, 1)[rows]
+
+    def forward_views(self, views: Sequence[Views], drop: Tensor | None = None) -> Tensor:
+        """`forward_rows` of views of several sizes, one after the other: [R of all, D].
+
+        A network that can do so takes them in one pass. drop: as in `forward`, of all views.
+        """
+        drops = [None] * len(views)
+        if drop is not None:
+            drops = drop.split([each.images.shape[0] for each in views], dim=-1)
+        rows = [self.forward_rows(*each, own) for each, own in zip(views, drops, strict=True)]
+        return torch.cat(rows)
 
     def tokens_and_attention(self, images: Tensor, norm: bool = True) -> tuple[TokenOutput, Tensor]:
         """Output tokens, and the attention of the class token to the patches in the last block.

@@ -10,6 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ibot.models import fused
+from ibot.models.packed import Packing, attend_packed
+from ibot.models.skipped import added, skips
+
 Resampling = Literal["published", "exact", "antialias"]
 """How a position table is brought to another grid; see `resample_positions`."""
 
@@ -158,14 +162,21 @@ class Attention(nn.Module):
 
     def split_heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens [B, T, D] -> queries, keys, values [B, heads, T, D / heads]."""
-        batch, tokens, width = x.shape
-        qkv = self.qkv(x).reshape(batch, tokens, 3, self.heads, width // self.heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)
-        return q, k, v
+        return self._heads_of(self.qkv(x))
 
     def attend(self, x: Tensor) -> Tensor:
         """Mix values by attention: [B, T, D] -> [B, T, D]."""
-        return fused_attention(*self.split_heads(x)).transpose(1, 2).flatten(2)
+        return self.mix(self.qkv(x))
+
+    def mix(self, qkv: Tensor) -> Tensor:
+        """`attend` of queries, keys and values side by side [B, T, 3D]."""
+        return fused_attention(*self._heads_of(qkv)).transpose(1, 2).flatten(2)
+
+    def _heads_of(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        batch, tokens, width = qkv.shape
+        qkv = qkv.reshape(batch, tokens, 3, self.heads, width // (3 * self.heads))
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        return q, k, v
 
     def probabilities(self, x: Tensor, queries: int | None = None) -> Tensor:
         """Attention of every token to every token [B, heads, T, T], by the plain path.
@@ -213,21 +224,44 @@ class Block(nn.Module):
         self.gamma_1 = nn.Parameter(torch.full((width,), layer_scale)) if layer_scale else None
         self.gamma_2 = nn.Parameter(torch.full((width,), layer_scale)) if layer_scale else None
 
-    def forward(self, x: Tensor, rows: Tensor | None = None, drop: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        rows: Tensor | None = None,
+        drop: Tensor | None = None,
+        packing: Packing | None = None,
+    ) -> Tensor:
         """Transform tokens [B, T, D]; with `rows` int64 [R] into B*T only those: [R, D].
 
         Keys and values need all tokens, what follows only the rows that are read (spec 5.7, I5).
-        drop: [2, B], factors of the branches of attention and MLP; see `DropPath`.
+        drop: [2, B], factors of the branches of attention and MLP; see `DropPath`. packing: of x
+        [B*T, D], the rows of views of several sizes; the result are rows then as well.
         """
-        images, tokens = x.shape[:2]
-        mixed, sample = self.attn.attend(self.norm1(x)), None
-        if rows is not None:
-            x, mixed, sample = x.flatten(0, 1)[rows], mixed.flatten(0, 1)[rows], rows // tokens
+        if packing is None and fused.takes(self, x):
+            return fused.forward(self, x, rows, drop)
+        if rows is None and packing is None and drop is not None and skips(x, drop):
+            x = added(x, self._attention, drop[0])
+            return added(x, self._mlp, drop[1])
+        if packing is None:
+            images, tokens = x.shape[:2]
+            mixed, sample = self.attn.attend(self.norm1(x)), None
+            if rows is not None:
+                x, mixed, sample = x.flatten(0, 1)[rows], mixed.flatten(0, 1)[rows], rows // tokens
+        else:
+            images, sample = packing.num_views, packing.view
+            mixed = attend_packed(self.attn, self.norm1(x), packing)
+            if rows is not None:
+                x, mixed, sample = x[rows], mixed[rows], sample[rows]
         first, second = (None, None) if drop is None else drop.unbind()
         branch = _scaled(self.attn.proj(mixed), self.gamma_1)
         x = x + self.drop_path(branch, images, sample, first)
-        branch = _scaled(self.mlp(self.norm2(x)), self.gamma_2)
-        return x + self.drop_path(branch, images, sample, second)
+        return x + self.drop_path(self._mlp(x), images, sample, second)
+
+    def _attention(self, x: Tensor) -> Tensor:
+        return _scaled(self.attn.proj(self.attn.attend(self.norm1(x))), self.gamma_1)
+
+    def _mlp(self, x: Tensor) -> Tensor:
+        return _scaled(self.mlp(self.norm2(x)), self.gamma_2)
 
 
 def _scaled(branch: Tensor, gamma: Tensor | None) -> Tensor:

@@ -28,6 +28,7 @@ from ibot.models.layers import (
     init_linear,
     rising_rates,
 )
+from ibot.models.skipped import added, skips
 from ibot.types import TokenOutput
 
 SHIFT_PENALTY = -100.0
@@ -215,7 +216,7 @@ class Stage(nn.Module):
         drops: of each block, as it takes them.
         """
         for block, drop in zip(self.blocks, drops, strict=True):
-            x = block(x, drop)
+            x = block(x, drop=drop)
         return self.merge(x)
 
     def merge(self, x: Tensor) -> Tensor:
@@ -310,12 +311,20 @@ class WindowBlock(nn.Module):
 
         drop: [2, B], factors of the branches of attention and MLP; see `DropPath`.
         """
-        batch, height, width = x.shape[:3]
-        windows, penalty = self._windows(x)
-        mixed = self._together(self.attn(windows, penalty), height, width)
+        if drop is not None and skips(x, drop):
+            return added(added(x, self._attention, drop[0]), self._mlp, drop[1])
+        batch = x.shape[0]
         first, second = (None, None) if drop is None else drop.unbind()
-        x = x + self.drop_path(mixed, batch, None, first)
-        return x + self.drop_path(self.mlp(self.norm2(x)), batch, None, second)
+        x = x + self.drop_path(self._attention(x), batch, None, first)
+        return x + self.drop_path(self._mlp(x), batch, None, second)
+
+    def _attention(self, x: Tensor) -> Tensor:
+        height, width = x.shape[1:3]
+        windows, penalty = self._windows(x)
+        return self._together(self.attn(windows, penalty), height, width)
+
+    def _mlp(self, x: Tensor) -> Tensor:
+        return self.mlp(self.norm2(x))
 
     def _together(self, windows: Tensor, height: int, width: int) -> Tensor:
         """Windows [B, n, q * q, C] as the map [B, h, w, C] that they were cut from."""

@@ -11,11 +11,14 @@ Parameter names are those of the published code (and of timm, but for `masked_em
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from ibot.config.schema import ModelConfig
-from ibot.models.contract import Backbone
+from ibot.kernels.choice import chosen
+from ibot.models.contract import Backbone, Views
 from ibot.models.layers import (
     Block,
     PatchEmbed,
@@ -24,6 +27,7 @@ from ibot.models.layers import (
     resample_positions,
     rising_rates,
 )
+from ibot.models.packed import pack
 from ibot.types import TokenOutput
 
 
@@ -92,7 +96,7 @@ class VisionTransformer(Backbone):
         """All tokens; patches where `mask` bool [B, N] is True are hidden behind the mask token."""
         x, grid = self._embed(images, mask)
         for block, factors in zip(self.blocks, self.factors_of_blocks(drop), strict=True):
-            x = block(x, None, factors)
+            x = block(x, drop=factors)
         return self._output(x, grid)
 
     def forward_rows(
@@ -104,11 +108,32 @@ class VisionTransformer(Backbone):
         x, grid = self._embed(images, mask)
         *earlier, last = self.factors_of_blocks(drop)
         for block, factors in zip(self.blocks[:-1], earlier, strict=True):
-            x = block(x, None, factors)
-        outputs = 1 + grid[0] * grid[1]
-        # Registers stand behind the patches: rows shift by those of the earlier images.
-        rows_with_registers = rows + (rows // outputs) * (x.shape[1] - outputs)
-        return self.norm(self.blocks[-1](x, rows_with_registers, last))
+            x = block(x, drop=factors)
+        rows = _rows_of_tokens(rows, x.shape[1], grid)
+        return self.norm(self.blocks[-1](x, rows=rows, drop=last))
+
+    def forward_views(self, views: Sequence[Views], drop: Tensor | None = None) -> Tensor:
+        """As in the contract; views of all sizes in one pass where that pays."""
+        if not self._packs(views, drop):
+            return super().forward_views(views, drop)
+        parts = [self._embed(each.images, each.mask) for each in views]
+        x, packing = pack([tokens for tokens, _ in parts])
+        rows, first = [], 0
+        for each, (tokens, grid) in zip(views, parts, strict=True):
+            rows.append(first + _rows_of_tokens(each.rows, tokens.shape[1], grid))
+            first += tokens.shape[0] * tokens.shape[1]
+        *earlier, last = self.factors_of_blocks(drop)
+        for block, factors in zip(self.blocks[:-1], earlier, strict=True):
+            x = block(x, drop=factors, packing=packing)
+        return self.norm(self.blocks[-1](x, rows=torch.cat(rows), drop=last, packing=packing))
+
+    def _packs(self, views: Sequence[Views], drop: Tensor | None) -> bool:
+        """Whether views of several sizes go through together."""
+        # A block that draws for itself would draw for other numbers of views.
+        drawn = drop is not None or not (self.training and self.drop_rates)
+        if self.fc_norm is not None or not drawn or len(views) == 1:
+            return False
+        return views[0].images.is_cuda and chosen("packed views", "one pass")
 
     def last_layers(self, images: Tensor, num: int, norm: bool = True) -> list[TokenOutput]:
         """Outputs of the last `num` blocks, each through the final norm unless told otherwise."""
@@ -193,3 +218,9 @@ class VisionTransformer(Backbone):
 
     def _split(self, x: Tensor, grid: tuple[int, int]) -> TokenOutput:
         return TokenOutput(x[:, 0], x[:, 1 : 1 + grid[0] * grid[1]], grid)
+
+
+def _rows_of_tokens(rows: Tensor, tokens: int, grid: tuple[int, int]) -> Tensor:
+    """Rows of outputs as rows of `tokens` an image: registers stand behind the patches."""
+    outputs = 1 + grid[0] * grid[1]
+    return rows + (rows // outputs) * (tokens - outputs)

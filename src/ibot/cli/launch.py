@@ -1,0 +1,85 @@
+"""`ibot launch slurm`: a training as a job of a cluster."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from ibot.cli.arguments import COUNT, NATURAL
+from ibot.cli.parser import Commands
+from ibot.cli.train import asked_by, declare_run
+from ibot.errors import UserError
+
+
+def declare(commands: Commands) -> None:
+    """Declare `ibot launch slurm`."""
+    group = commands.add_group(
+        "launch",
+        summary="a training as a job of a cluster",
+        description="print or submit a training as a job of a cluster",
+        title="clusters",
+        metavar="COMMAND",
+    )
+    summary = "print a job script for SLURM, or submit it: saved and queued again in time"
+    parser = group.add("slurm", summary, run)
+    declare_run(parser)
+    parser.add_argument("--nodes", type=COUNT, default=1, metavar="N", help="machines (1)")
+    gpus = "of each node, a process for each; 0: none, one process a node (8)"
+    parser.add_argument("--gpus-per-node", type=NATURAL, default=8, metavar="G", help=gpus)
+    cpus = "cores of each process, which decode images (12)"
+    parser.add_argument("--cpus-per-task", type=COUNT, default=12, metavar="C", help=cpus)
+    time = "of one turn in the queue; it takes as many as it needs (24:00:00)"
+    parser.add_argument("--time", default="24:00:00", metavar="T", help=time)
+    name = "of the job (default: that of the run folder)"
+    parser.add_argument("--job-name", default="", metavar="NAME", help=name)
+    more = "any other option of sbatch, such as partition=long; as often as wanted"
+    parser.add_argument("--sbatch", action="append", default=[], metavar="OPTION", help=more)
+    parser.add_argument("--submit", action="store_true", help="hand it to sbatch at once")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Print the script, or what sbatch answers."""
+    from ibot.system.slurm import Job, job_script, submit
+
+    if not options.run_folder:
+        raise UserError(
+            "a job needs the folder of its run",
+            why="it goes on there when its turn comes again",
+            fix="such as --run runs/photos, where all nodes see it",
+        )
+    job = Job(
+        name=options.job_name or Path(options.run_folder).resolve().name,
+        nodes=options.nodes,
+        gpus=options.gpus_per_node,
+        cpus=options.cpus_per_task,
+        time=options.time,
+        more=tuple(options.sbatch),
+    )
+    _check(options, job.nodes * job.tasks)
+    script = job_script(job, ["ibot", "pretrain", *words_of(options)])
+    print(submit(script) if options.submit else script, end="\n" if options.submit else "")
+
+
+def _check(options: argparse.Namespace, processes: int) -> None:
+    """Refuse now what the job would refuse when its turn comes, as far as that needs no images."""
+    from ibot.config.override import apply
+    from ibot.config.resolve import check, check_shares
+    from ibot.recipes import RECIPES, recipe
+
+    if options.recipe in RECIPES:
+        config = apply(recipe(options.recipe), asked_by(options).settings)
+        check(config)
+        check_shares(config.train, processes)
+
+
+def words_of(options: argparse.Namespace) -> list[str]:
+    """The arguments of a run that `options` hold, as a command line has them."""
+    described = argparse.ArgumentParser(add_help=False)
+    declare_run(described)
+    words = [options.recipe] if options.recipe else []
+    for action in described._actions:
+        value: Any = getattr(options, action.dest)
+        if action.option_strings and value != action.default:
+            words += [action.option_strings[0], *([] if value is True else [str(value)])]
+    return [*words, *options.settings]
