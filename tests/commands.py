@@ -117,13 +117,18 @@ def start_script(path, *arguments, cwd=None, **environment):
 
 def script_in_two(path, *arguments, cwd=None):
     """Start a Python script in two processes, as a launcher does."""
-    return [start_script(path, *arguments, cwd=cwd, **own) for own in _launched()]
+    return script_in_several(2, path, *arguments, cwd=cwd)
 
 
-def _launched():
+def script_in_several(count, path, *arguments, cwd=None):
+    """Start a Python script in `count` processes, as a launcher does."""
+    return [start_script(path, *arguments, cwd=cwd, **own) for own in _launched(count)]
+
+
+def _launched(count=2):
     return [
         {**own, "LOCAL_RANK": own["RANK"], "LOCAL_WORLD_SIZE": own["WORLD_SIZE"]}
-        for own in addresses(2)
+        for own in addresses(count)
     ]
 
 

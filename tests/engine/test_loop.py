@@ -17,7 +17,7 @@ from commands import start_script
 from safetensors.torch import load_file
 
 from ibot.config.override import apply, to_plain
-from ibot.engine import loop, trainer
+from ibot.engine import loop, wrapping
 from ibot.engine.checkpoint import find_checkpoint
 from ibot.engine.loop import train
 from ibot.errors import DataError, ResourceError, RunError, TrainingStopped, UserError
@@ -304,7 +304,7 @@ def test_processes_that_go_on_from_different_steps_are_refused(small, tmp_path, 
         distributed, "gather", lambda own: [own, {**own, key: 5} if key in own else own]
     )
     monkeypatch.setattr(
-        trainer, "wrap_student", lambda *given: pytest.fail("they would wait for each other there")
+        wrapping, "wrap_student", lambda *given: pytest.fail("they would wait for each other there")
     )
     with pytest.raises(UserError, match=f"differ in {key}"):
         quiet(small, tmp_path / "run")
@@ -424,7 +424,7 @@ def test_the_wrapper_of_the_student_goes_before_its_group_of_processes(
         wrappers.append(weakref.ref(wrapper))
         return wrapper
 
-    monkeypatch.setattr(trainer, "wrap_student", wrap)
+    monkeypatch.setattr(wrapping, "wrap_student", wrap)
     monkeypatch.setattr(
         distributed, "shutdown", lambda: alive.append([w() is not None for w in wrappers])
     )

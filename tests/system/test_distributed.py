@@ -45,7 +45,7 @@ def test_a_single_process_sums_nothing_and_copies_nothing():
     tensor = torch.randn(3)
     assert sum_over_processes([tensor])[0] is tensor
     assert sum_in_place(tensor) is tensor and largest_in_place(tensor) is tensor
-    assert gather("own") == ["own"] and any_true(True, torch.device("cpu"))
+    assert gather("own") == ["own"] and any_true(True)
 
 
 def test_sums_of_several_tensors_take_one_collective_and_keep_their_shapes(monkeypatch):
@@ -64,4 +64,4 @@ def test_sums_of_several_tensors_take_one_collective_and_keep_their_shapes(monke
     assert first.eq(1).all() and not summed[1].requires_grad
     assert sum_in_place(first).eq(3).all() and first.eq(3).all()
     assert largest_in_place(torch.tensor([0.0, 1.0])).tolist() == [0.5, 1.0] and calls[-1] == "max"
-    assert any_true(True, torch.device("cpu")) and not any_true(False, torch.device("cpu"))
+    assert any_true(True) and not any_true(False)

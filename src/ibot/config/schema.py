@@ -354,6 +354,9 @@ class SystemConfig:
     process."""
     threads: int = 0
     """Threads of matrix products on the CPU; 0: torch's choice."""
+    shard: Literal["none", "fsdp"] = "none"
+    """What each of several processes holds of networks, gradients and optimizer: none: all of them
+    (DDP); fsdp: its part, for networks that are too large otherwise (FSDP2)."""
     deterministic: bool = False
     """Refuse GPU kernels whose result varies from run to run."""
     kernels: Literal["auto", "reference", "require"] = "auto"

@@ -3,6 +3,8 @@
 RUN/checkpoints/step_00001000/model.safetensors    student: backbone.* and head.*
                               teacher.safetensors  the weights to use: backbone.* and head.*
                               training.pt          optimizer, centers, scaler: plain tensors
+                              optimizer/           of sharded networks, instead of there: a part
+                                                   for each process (`ibot.engine.moments`)
                               state.json           written last: without it, no checkpoint
 RUN/checkpoints/last                               name of the newest folder
 RUN/checkpoints/best_dense                         name of the one with the best patches, if known
@@ -20,20 +22,25 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from ibot.config.override import to_plain
 from ibot.config.schema import Config
 from ibot.errors import ResourceError, WeightsError
 from ibot.method.model import StudentTeacher
 from ibot.system import files
+from ibot.system.distributed import gather
 from ibot.system.files import is_disk_full, read_state, replacing, sync
+from ibot.system.processes import launched_processes
+from ibot.system.sharding import is_sharded, load_part, load_whole, whole_tensors
 from ibot.types import RunState
 from ibot.weights.files import read_settings
 from ibot.weights.write import save_tensors
 
 FOLDER = "checkpoints"
 BEST_DENSE = "best_dense"
+MOMENTS = "optimizer"
+"""Folder of what the optimizer of sharded networks remembers."""
 
 
 def save_checkpoint(
@@ -51,30 +58,37 @@ def save_checkpoint(
     """Write a checkpoint beside the old ones, make it `last`, then delete all but the newest `keep`
     and the protected. That of the step `best_dense` is named and never deleted.
 
+    With sharded networks every process must call it: all gather the networks, which the main one
+    writes whole, and write their parts of what the optimizer remembers.
+
     Raises ResourceError when the disk is full; the checkpoints before stay whole.
     """
-    folder = run / FOLDER
+    folder, sharded = run / FOLDER, is_sharded(model.student)
+    writes = not sharded or launched_processes().is_main
     final = _folder_of(run, state.step)
-    temporary = folder / f".tmp_{final.name}_{os.getpid()}"
+    temporary = folder / f".tmp_{final.name}_{gather(os.getpid())[0] if sharded else os.getpid()}"
     try:
-        folder.mkdir(exist_ok=True)  # not a run folder that was removed
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
+        if writes:
+            folder.mkdir(exist_ok=True)  # not a run folder that was removed
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir()
         metadata = {"config": json.dumps(to_plain(config)), "step": str(state.step)}
-        save_tensors(_unique_tensors(model.student), temporary / "model.safetensors", metadata)
-        save_tensors(_unique_tensors(model.teacher), temporary / "teacher.safetensors", metadata)
-        training = {
-            "optimizer": optimizer.state_dict(),
-            "centers": {"cls": model.cls_center.value, "patch": model.patch_center.value},
-            "scaler": scaler.state_dict() if scaler is not None else None,
-        }
-        torch.save(training, temporary / "training.pt")
+        for name, network in (("model", model.student), ("teacher", model.teacher)):
+            tensors = whole_tensors(network, keep=writes)
+            if writes:
+                save_tensors(tensors, temporary / f"{name}.safetensors", metadata)
+        if sharded:
+            from ibot.engine.moments import save_moments  # slow to import
+
+            save_moments(optimizer, temporary / MOMENTS)
+        if not writes:
+            return final
+        torch.save(_training(model, optimizer, scaler, sharded), temporary / "training.pt")
         (temporary / "state.json").write_text(
             json.dumps({**asdict(state), "config": to_plain(config)}, indent=2)
         )
-        for file in temporary.iterdir():
+        for file in (*temporary.iterdir(), temporary):
             sync(file)
-        sync(temporary)
         if final.exists():  # saved again at the same step: the old one goes only now
             shutil.rmtree(final)
         temporary.rename(final)
@@ -89,6 +103,21 @@ def save_checkpoint(
         raise
     _delete_old(folder, keep, lambda step: step == best_dense or protect(step))
     return final
+
+
+def _training(
+    model: StudentTeacher,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler | None,
+    sharded: bool,
+) -> dict[str, object]:
+    """What training.pt holds; of a sharded optimizer the settings alone."""
+    state = optimizer.state_dict()
+    return {
+        "optimizer": {**state, "state": {}} if sharded else state,
+        "centers": {"cls": model.cls_center.value, "patch": model.patch_center.value},
+        "scaler": scaler.state_dict() if scaler is not None else None,
+    }
 
 
 def checkpoints_of(run: Path) -> list[Path]:
@@ -150,9 +179,10 @@ def load_checkpoint(
     """
     try:
         stored = json.loads((path / "state.json").read_text())
-        model.student.load_state_dict(load_file(path / "model.safetensors"))
-        model.teacher.load_state_dict(load_file(path / "teacher.safetensors"))
+        load_whole(model.student, load_file(path / "model.safetensors"))
+        load_whole(model.teacher, load_file(path / "teacher.safetensors"))
         training = read_state(path / "training.pt")
+        training["optimizer"]["state"] = _moments(path, training["optimizer"]["state"], optimizer)
     except (OSError, RuntimeError, ValueError, SafetensorError, WeightsError) as error:
         raise WeightsError(
             f"checkpoint '{path}' is damaged",
@@ -168,6 +198,18 @@ def load_checkpoint(
     return RunState(**{"draws": 1, **stored})
 
 
+def _moments(
+    path: Path, stored: dict[int, dict[str, Tensor]], optimizer: torch.optim.Optimizer
+) -> dict[int, dict[str, Tensor]]:
+    """What the optimizer of this process is to remember: all, or of its parts."""
+    if (path / MOMENTS).is_dir():
+        from ibot.engine.moments import load_moments  # slow to import
+
+        return load_moments(optimizer, path / MOMENTS)
+    own = [p for group in optimizer.param_groups for p in group["params"]]
+    return {index: load_part(state, own[index]) for index, state in stored.items()}
+
+
 def read_centers(path: Path) -> tuple[Tensor, Tensor] | None:
     """Centers [K] and [K'] of the class and patch logits of a checkpoint; None where it has none.
 
@@ -178,13 +220,6 @@ def read_centers(path: Path) -> tuple[Tensor, Tensor] | None:
         return None
     centers = torch.load(file, map_location="cpu", weights_only=True, mmap=True)["centers"]
     return centers["cls"].clone(), centers["patch"].clone()
-
-
-def _unique_tensors(network: nn.Module) -> dict[str, Tensor]:
-    """Tensors of a network by name; a norm used twice has both names."""
-    return {
-        name: tensor.detach().clone().contiguous() for name, tensor in network.state_dict().items()
-    }
 
 
 def _complete(folder: Path) -> list[Path]:
@@ -224,6 +259,6 @@ def disk_full(run: Path, expected: int) -> ResourceError:
     expected: bytes of a checkpoint, if there is none yet.
     """
     last = find_checkpoint(run)
-    size = sum(file.stat().st_size for file in last.iterdir()) if last else expected
+    size = sum(file.stat().st_size for file in last.rglob("*")) if last else expected
     needed = f"a checkpoint takes {size / 2**20:.1f} MiB"
     return files.disk_full(run, needed, f"it resumes from {last.name if last else 'the start'}")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from ibot.engine.patch_history import best_step, worse_patches
 from ibot.engine.tags import EVALUATED
 from ibot.engine.trainer import Trainer
+from ibot.engine.wrapping import whole_backbone
 from ibot.errors import TrainingStopped
 from ibot.system.distributed import any_true
 from ibot.system.records import RESULTS, read_records
@@ -28,7 +29,8 @@ def run_evaluation(trainer: Trainer) -> bool:
     if trainer.evaluate is None:
         return False
     fallen, best = "", False
-    records = trainer.evaluate(trainer.model.teacher.backbone, trainer.state.step)
+    backbone = whole_backbone(trainer.model, trainer.config, trainer.device)
+    records = trainer.evaluate(backbone, trainer.state.step)
     if trainer.processes.is_main:
         known = [*read_records(trainer.run.path / RESULTS), *records]
         for record in records:
@@ -41,14 +43,14 @@ def run_evaluation(trainer: Trainer) -> bool:
             fallen = fallen or fallen_below_start(trainer, record)
         best = bool(trainer.state.step) and best_step(known) == trainer.state.step
         say_worse_patches(trainer, known)
-    if any_true(bool(fallen), trainer.device):
+    if any_true(bool(fallen)):
         raise TrainingStopped(
             "the features got worse than those it started from",
             why=fallen or "k-NN on the main process",
             fix="lower optim.lr, raise method.momentum, lengthen train.head_warmup; or "
             "evaluate.guard=0 to go on",
         )
-    return any_true(best, trainer.device)
+    return any_true(best)
 
 
 def say_worse_patches(trainer: Trainer, known: Sequence[ResultRecord]) -> None:
@@ -63,7 +65,7 @@ def say_worse_patches(trainer: Trainer, known: Sequence[ResultRecord]) -> None:
 def was_evaluated(trainer: Trainer) -> bool:
     """Whether this step has a record from before an interruption; all get the main one's word."""
     known = read_records(trainer.run.path / RESULTS) if trainer.processes.is_main else []
-    return any_true(any(r.step == trainer.state.step for r in known), trainer.device)
+    return any_true(any(r.step == trainer.state.step for r in known))
 
 
 def fallen_below_start(trainer: Trainer, record: ResultRecord) -> str:

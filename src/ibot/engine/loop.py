@@ -30,6 +30,7 @@ from ibot.kernels.choice import Choices, using
 from ibot.system.device import prepared, seed_step
 from ibot.system.distributed import any_true, barrier, check_equal, joined
 from ibot.system.records import RESULTS, read_records
+from ibot.system.sharding import is_sharded
 from ibot.types import RunState, StepValues
 from ibot.words import counted
 
@@ -109,7 +110,7 @@ def train(
                 if processes.is_main and reasons:
                     trainer.run.event("choices", reasons=list(reasons))
                 run_steps(trainer, signal, kernels)
-                interrupted = any_true(signal.interrupted, device)
+                interrupted = any_true(signal.interrupted)
         finally:
             # The wrapper goes before its group of processes: if it held the last reference, its end
             # would wait for threads that wait for Python's lock.
@@ -126,6 +127,7 @@ def facts(config: Config, source: Images, evaluate: Evaluate | None) -> dict[str
     decisive = {
         "the names of the images": source.provenance()["names_sha256"],
         "whether the teacher is evaluated": evaluate is not None,
+        "system.shard": config.system.shard,
     }
     own = ("system.", "data.path", "data.val_path")  # of each machine
     return decisive | {key: value for key, value in items(config) if not key.startswith(own)}
@@ -203,7 +205,7 @@ def timed(
         asked = time.perf_counter()
         batches = signal.next_of(steps)
         came = time.perf_counter()
-        if any_true(signal.stop, device) or batches is None:
+        if any_true(signal.stop) or batches is None:
             return
         yield batches, came, came - asked
 
@@ -241,12 +243,14 @@ def write_log(trainer: Trainer, values: StepValues, end: int) -> None:
 
 
 def save(trainer: Trainer) -> None:
-    """Checkpoint on the main process, unless there is one of this step; the others wait for it.
+    """Checkpoint, unless there is one of this step. The main process writes it, of sharded networks
+    each its part; all wait for the end.
 
     So none runs ahead of a failing disk. That of the best patches is kept, and named.
     """
-    run = trainer.run.path
-    if trainer.processes.is_main and not has_checkpoint(run, trainer.state.step):
+    run, main = trainer.run.path, trainer.processes.is_main
+    missing = any_true(main and not has_checkpoint(run, trainer.state.step))
+    if missing and (main or is_sharded(trainer.model.student)):
         keep_every = trainer.steps(trainer.config.checkpoint.keep_every)
         save_checkpoint(
             run,

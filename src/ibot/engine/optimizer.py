@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ibot.config.schema import OptimConfig
 from ibot.models.head import ProjectionHead
+from ibot.system.sharding import l2_norms, local
 from ibot.types import StepValues
 
 LARS_ETA = 0.001
@@ -82,11 +83,11 @@ def clip_gradients(parameters: Iterable[nn.Parameter], limit: float) -> Tensor:
     `parameters` (spec 6.4).
     """
     grads = [p.grad for p in parameters if p.grad is not None]
-    norms = torch._foreach_norm(grads)
+    norms = l2_norms(grads)
     if limit:
-        factors = [(limit / (norm + 1e-6)).clamp(max=1.0) for norm in norms]
-        torch._foreach_mul_(grads, factors)
-    return torch.stack(norms)
+        factors = (limit / (norms + 1e-6)).clamp(max=1.0)
+        torch._foreach_mul_([local(grad) for grad in grads], list(factors.unbind()))
+    return norms
 
 
 def drop_last_layer_gradients(head: ProjectionHead) -> None:

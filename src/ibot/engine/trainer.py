@@ -16,7 +16,6 @@ from ibot.config.resolve import Derived, derive
 from ibot.config.schema import Config
 from ibot.data.loader import check_batch
 from ibot.data.sets.images import Images
-from ibot.engine.blocks import prepare_blocks
 from ibot.engine.checkpoint import (
     find_checkpoint,
     load_checkpoint,
@@ -33,11 +32,12 @@ from ibot.engine.schedule import Schedules
 from ibot.engine.start import start_from_weights
 from ibot.engine.tokenizers import build_tokenizer
 from ibot.engine.update import Update
+from ibot.engine.wrapping import averaging, place
 from ibot.method.model import StudentTeacher
 from ibot.models.layers import set_part
 from ibot.rng import Purpose, torch_seed
 from ibot.system.device import autocast, choose_precision
-from ibot.system.distributed import check_equal, wrap_student
+from ibot.system.distributed import check_equal
 from ibot.system.processes import Processes
 from ibot.system.records import RESULTS, read_records
 from ibot.types import ResultRecord, RunState
@@ -115,8 +115,8 @@ def build_trainer(
     torch.manual_seed(torch_seed(config.train.seed, 0, 0, Purpose.INIT))
     model = StudentTeacher(config)
     model.tokenizer = build_tokenizer(config, source, run.path, processes)
-    model.to(device)
-    prepare_blocks(model, config.system, device)
+    checkpoint = prepare(model, config, run, progress)
+    place(model, config, processes, device)
     precision = choose_precision(config.train.precision, device)
     update = Update(
         model=model,
@@ -126,10 +126,10 @@ def build_trainer(
         scaler=torch.amp.GradScaler(device.type) if precision is torch.float16 else None,
         autocast=partial(autocast, device, precision),
     )
-    state = begin(update, run, processes, progress, device)
+    state = begin(update, run, checkpoint, processes, progress, device)
     if state.draws == 1:
         set_part(model.student, processes.rank, processes.world_size)
-    update.student = wrap_student(model.student, processes, device)  # all from the same weights
+    update.student = averaging(model.student, processes, device)  # all from the same weights
     schedules = Schedules.of(config, derived)
     shown = config.log.tensorboard and processes.is_main
     return Trainer(
@@ -150,29 +150,34 @@ def build_trainer(
     )
 
 
+def prepare(
+    model: StudentTeacher, config: Config, run: RunFolder, progress: Progress
+) -> Path | None:
+    """The run's last checkpoint; without one the networks are filled from `train.init`, if set."""
+    checkpoint = find_checkpoint(run.path)
+    if checkpoint is None and config.train.init:
+        taken = start_from_weights(model, config)
+        progress.message(f"{taken} from {config.train.init}")
+    return checkpoint
+
+
 def begin(
     update: Update,
     run: RunFolder,
+    checkpoint: Path | None,
     processes: Processes,
     progress: Progress,
     device: torch.device,
 ) -> RunState:
-    """Fill networks and optimizer from the run's last checkpoint, else from `train.init`.
-
-    Says which, and returns where the run stands.
-    """
+    """Fill networks and optimizer from the checkpoint, if any; returns where the run stands."""
     state = RunState(versions={"ibot": ibot.__version__, "torch": torch.__version__})
     if processes.is_main:
         remove_leftovers(run.path)
-    checkpoint = find_checkpoint(run.path)
     if checkpoint is not None:
         state = load_checkpoint(checkpoint, update.model, update.optimizer, scaler=update.scaler)
         if processes.is_main:
             run.event("resume", step=state.step)
         progress.message(f"resumed from step {state.step} ({checkpoint.name})")
-    elif update.config.train.init:
-        taken = start_from_weights(update.model, update.config)
-        progress.message(f"{taken} from {update.config.train.init}")
     if processes.is_main:
         for note in note_makers(run, update.config, device):
             progress.message(note)

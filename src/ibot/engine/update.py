@@ -21,6 +21,7 @@ from ibot.method.ema import update_teacher
 from ibot.method.model import StudentTeacher
 from ibot.method.step import StepOutput, training_step
 from ibot.system.distributed import sum_in_place
+from ibot.system.sharding import local
 from ibot.types import Batch, StepValues
 
 SUMMED = ("cls_prototypes", "patch_prototypes")
@@ -61,7 +62,9 @@ class Update:
     """int64 [number of trained tensors], places in `PARTS`."""
 
     def __post_init__(self) -> None:
-        self._averaged = self.model.averaged()
+        pairs = self.model.averaged()
+        # Of sharded networks every process moves its own part: they are cut alike.
+        self._averaged = [(local(teacher), local(student)) for teacher, student in pairs]
         trained = [item for item in self.model.student.named_parameters() if item[1].requires_grad]
         # Made once: a GPU would have to be waited for at every step.
         self._part_of = torch.tensor(
@@ -115,7 +118,8 @@ class Update:
         self, batch: Batch, values: StepValues, i: int, count: int, observe: bool
     ) -> StepOutput:
         last = i == count - 1
-        # Gradients are averaged over processes once, at the last micro-batch.
+        # DDP averages gradients over processes once, at the last micro-batch; sharded ones are
+        # averaged at each, or every process would keep all of them whole.
         alone = last or self.student is self.model.student
         no_sync = nullcontext() if alone else self.student.no_sync()  # pyright: ignore
         with no_sync:  # pyright: ignore[reportGeneralTypeIssues, reportOptionalContextManager]

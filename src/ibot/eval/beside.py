@@ -148,7 +148,7 @@ class _Plan:
         mark = there.mark(name, settings)
         with disk_errors(there.cache):
             kept = read_records(_file(there, name, mark))
-        if any_true(_counts(kept) != _counts(own), there.device):
+        if any_true(_counts(kept) != _counts(own)):
             kept = []
         return cls(baseline=baseline, there=there, settings=settings, mark=mark, kept=kept)
 

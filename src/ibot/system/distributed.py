@@ -31,14 +31,14 @@ def joined(device: torch.device) -> Iterator[Processes]:
 
 
 def init_processes(device: torch.device) -> Processes:
-    """Join the other processes (NCCL on GPUs, gloo on CPUs), if there are any."""
+    """Join the other processes, if there are any: NCCL for tensors of GPUs, gloo for others."""
     processes = launched_processes()
     if device.type == "cuda":
         torch.cuda.set_device(device if device.index is not None else processes.local_rank)
     if processes.world_size > 1:
         host = f"[{processes.address}]" if ":" in processes.address else processes.address
         dist.init_process_group(
-            "nccl" if device.type == "cuda" and dist.is_nccl_available() else "gloo",
+            "cpu:gloo,cuda:nccl" if device.type == "cuda" and dist.is_nccl_available() else "gloo",
             init_method=f"tcp://{host}:{processes.port}",
             rank=processes.rank,
             world_size=processes.world_size,
@@ -87,11 +87,11 @@ def barrier() -> None:
         dist.barrier()
 
 
-def any_true(flag: bool, device: torch.device) -> bool:
-    """Whether `flag` is set on any process."""
+def any_true(flag: bool) -> bool:
+    """Whether `flag` is set on any process; they vote on the CPU, so that no GPU is waited for."""
     if not several_processes():
         return flag
-    return sum_in_place(torch.tensor(float(flag), device=device)).item() > 0
+    return sum_in_place(torch.tensor(float(flag))).item() > 0
 
 
 def sum_in_place(tensor: Tensor) -> Tensor:
@@ -139,17 +139,23 @@ def sum_over_processes(tensors: Sequence[Tensor]) -> list[Tensor]:
     return [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)]
 
 
-def wrap_student(student: nn.Module, processes: Processes, device: torch.device) -> nn.Module:
-    """The student with gradients averaged over processes; the student itself for a single one."""
-    if processes.world_size == 1:
-        return student
+def check_norms(student: nn.Module, processes: Processes, device: torch.device) -> None:
+    """Raise UserError for batch norms over several processes where torch has none."""
     if (
-        any(isinstance(part, nn.SyncBatchNorm) for part in student.modules())
+        processes.world_size > 1
         and device.type != "cuda"
+        and any(isinstance(part, nn.SyncBatchNorm) for part in student.modules())
     ):
         raise UserError(
             "head.norm=syncbn runs on GPUs only", fix="use head.norm=ln or none on CPUs"
         )
+
+
+def wrap_student(student: nn.Module, processes: Processes, device: torch.device) -> nn.Module:
+    """The student with gradients averaged over processes; the student itself for a single one."""
+    if processes.world_size == 1:
+        return student
+    check_norms(student, processes, device)
     devices = [device] if device.type == "cuda" else None
     return DistributedDataParallel(
         student, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True

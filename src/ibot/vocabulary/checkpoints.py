@@ -117,7 +117,7 @@ def _read(path: Path, context: ImagesContext) -> Checkpoint | None:
     except WeightsError:
         if path.exists():
             raise
-    return None if any_true(checkpoint is None, context.device) else checkpoint
+    return None if any_true(checkpoint is None) else checkpoint
 
 
 def _with_weights(

@@ -84,13 +84,13 @@ def build(
     temperatures = temperatures_of(checkpoint.weights)
     place = place_of(folder, context.weights_hash, head, temperatures)
     whole = (place / ABOUT).is_file() and not (again and unfit(folder, shared))
-    if not any_true(not whole, context.device):
+    if not any_true(not whole):
         # Without a lock: what is whole may be read where nothing can be written.
         check_fits(folder, Shared.read(folder, remedy), shared, remedy)
         return open_one(place, shared, remedy)
     with _written(folder, remedy):
         folder.mkdir(parents=True, exist_ok=True)
-        with alone(folder, ".lock", context.device, context.processes):
+        with alone(folder, ".lock", context.processes):
             if context.processes.is_main:
                 if again and (was := make_room(folder, shared)):
                     note = f"the index in '{folder}' is replaced: {was}"

@@ -142,7 +142,7 @@ def filled(
     """
     require_channels(images, backbone.channels)
     batch = 1 if view.varies else batch
-    if not any_true(not all(entry.complete() for entry in entries.values()), device):
+    if not any_true(not all(entry.complete() for entry in entries.values())):
         whole = len(images)
         return {f: entry.read(images, cached=True, known=whole) for f, entry in entries.items()}
     folder = next(iter(entries.values())).folder
@@ -150,7 +150,7 @@ def filled(
         # In an order that all runs keep, or two would wait for each other.
         names = {name_of({**entry.about, "feature": "any"}) for entry in entries.values()}
         for lock in sorted(f"{name}.lock" for name in names):
-            locks.enter_context(alone(folder, lock, device, processes))
+            locks.enter_context(alone(folder, lock, processes))
         missing = {feature: entry for feature, entry in entries.items() if not entry.complete()}
         before = {feature: entry.num_done() for feature, entry in entries.items()}
         taken: dict[K, int] = {}  # of other sets; told by the main process alone
@@ -190,7 +190,7 @@ def filled(
 
 
 @contextmanager
-def alone(folder: Path, name: str, device: torch.device, processes: Processes) -> Iterator[None]:
+def alone(folder: Path, name: str, processes: Processes) -> Iterator[None]:
     """Wait for other runs to leave what the lock `name` guards in a folder, then keep them out."""
     file, told = None, False
     if processes.is_main:
@@ -199,7 +199,7 @@ def alone(folder: Path, name: str, device: torch.device, processes: Processes) -
             file = (folder / name).open("a")
     try:
         # Polled: the other processes would give up a single long wait.
-        while not any_true(file is not None and _locked(file, folder), device):
+        while not any_true(file is not None and _locked(file, folder)):
             if processes.is_main and not told:
                 log.warning(
                     "waiting for another process that computes the same features in '%s'", folder
