@@ -121,13 +121,12 @@ def test_blocks_that_draw_for_themselves_draw_alike_when_recomputed(config):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 @pytest.mark.parametrize("kept", ["off", "selective", "blocks"])
-def test_compiled_blocks_give_the_same_step_under_the_same_names(config, backend, kept):
+def test_compiled_blocks_give_the_same_step_under_the_same_names(config, kept):
     settings = ["system.compile=on", f"system.checkpoint_activations={kept}"]
     batch, plain = first_batch(config), build(config)
     torch._dynamo.reset()
-    compiled = build(apply(config, settings), backend)
+    compiled = build(apply(config, settings), "aot_eager")
     assert list(compiled.model.state_dict()) == list(plain.model.state_dict())
     same(gradients(compiled, batch), gradients(plain, batch))
 
