@@ -37,7 +37,7 @@ EXPENSIVE = frozenset(
     ]
 )
 """What selective recomputation keeps: products and attention. Norms, activations, gains and sums
-are made again: they take little time, and half of the memory."""
+are made again: they take little time, and a third of the memory."""
 GRAPHS = 64
 """Shapes for which a block may be compiled; all blocks count together, and a Swin has two kinds of
 blocks at four sizes for two sizes of views and two networks."""
