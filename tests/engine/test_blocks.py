@@ -5,21 +5,21 @@ from collections import Counter
 
 import pytest
 import torch
-from torch import nn
 from torch._dynamo.utils import counters
 
 from ibot.config.override import apply
 from ibot.data.loader import Loader
-from ibot.data.masks import masks_from_map
 from ibot.data.sets.scan import scan
 from ibot.engine.blocks import prepare_blocks, recurring
-from ibot.engine.loop import mask_grid
+from ibot.engine.loop import mask_grid, train
 from ibot.engine.optimizer import build_optimizer
 from ibot.engine.transfer import to_device
 from ibot.engine.trial import VALUES
 from ibot.engine.update import Update
 from ibot.method.model import StudentTeacher
+from ibot.models.contract import Views
 from ibot.models.vit import VisionTransformer
+from ibot.system.jsonl import read_jsonl
 from ibot.types import Batch
 
 CPU = torch.device("cpu")
@@ -84,24 +84,18 @@ def test_recomputed_blocks_give_the_same_step_for_less_memory(small, network, ke
     same(gradients(other, batch), want)
     for name, update in (("plain", plain), ("recomputed", other)):
         held[name] = held_by_blocks(update, batch)
-    assert held["recomputed"] < (0.7 if kept == "selective" else 0.3) * held["plain"]
+    assert held["recomputed"] < (0.75 if kept == "selective" else 0.3) * held["plain"]
 
 
 def held_by_blocks(update: Update, batch: Batch) -> int:
-    """Bytes that blocks keep for the backward pass, beyond parameters."""
-    student, kept = update.model.student, {}
-    known = {p.untyped_storage().data_ptr() for p in student.parameters()}
-
-    def keep(tensor):
-        if tensor.untyped_storage().data_ptr() not in known:
-            kept[tensor.untyped_storage().data_ptr()] = tensor
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        out = student.backbone(batch.global_views.flatten(0, 1), None, None)
-    total = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    """Bytes that a forward pass leaves for the backward pass."""
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
+        out = update.model.student.backbone(batch.global_views.flatten(0, 1), None, None)
+    events = profile.profiler.kineto_results.events()
+    held = sum(event.nbytes() for event in events if event.name() == "[memory]")
     del out
-    return total
+    return held
 
 
 def test_blocks_that_draw_for_themselves_draw_alike_when_recomputed(config):
@@ -120,19 +114,13 @@ def test_blocks_that_draw_for_themselves_draw_alike_when_recomputed(config):
     same(found[2], found[0])
 
 
-@pytest.mark.parametrize(
-    ("backend", "kept"),
-    [
-        ("aot_eager", "selective"),
-        pytest.param("aot_eager", "off", marks=pytest.mark.slow),
-        pytest.param("aot_eager", "blocks", marks=pytest.mark.slow),
-    ],
-)
-def test_compiled_blocks_give_the_same_step_under_the_same_names(config, backend, kept):
+@pytest.mark.slow
+@pytest.mark.parametrize("kept", ["off", "selective", "blocks"])
+def test_compiled_blocks_give_the_same_step_under_the_same_names(config, kept):
     settings = ["system.compile=on", f"system.checkpoint_activations={kept}"]
     batch, plain = first_batch(config), build(config)
     torch._dynamo.reset()
-    compiled = build(apply(config, settings), backend)
+    compiled = build(apply(config, settings), "aot_eager")
     assert list(compiled.model.state_dict()) == list(plain.model.state_dict())
     same(gradients(compiled, batch), gradients(plain, batch))
 
@@ -142,7 +130,7 @@ def test_other_masks_and_deeper_networks_compile_nothing_anew(config):
     counters.clear()
     update = build(apply(config, ["system.compile=on", "model.depth=4"]), "eager")
     batch = first_batch(apply(config, ["model.depth=4"]))
-    gradients(update, batch)
+    same(gradients(update, batch), gradients(build(apply(config, ["model.depth=4"])), batch))
     # Teacher; global and local views of the student, the last block, and the first, never dropped.
     assert counters["stats"]["unique_graphs"] == 7 and not counters["graph_break"]
     shown = []
@@ -180,6 +168,19 @@ def test_an_evaluation_and_a_copy_run_what_was_written(config):
     assert not counters["stats"]
 
 
+def test_a_run_that_recomputes_is_the_run_that_does_not(small, tmp_path):
+    rows = []
+    for kept in ("off", "selective"):
+        settings = ["train.max_steps=4", "log.every=1", f"system.checkpoint_activations={kept}"]
+        train(apply(small, settings), tmp_path / kept, quiet=True)
+        rows.append(read_jsonl(tmp_path / kept / "metrics.jsonl"))
+    assert len(rows[0]) == 4
+    for plain, recomputed in zip(*rows, strict=True):
+        assert [plain[name] for name in ("cls_loss", "grad_backbone")] == pytest.approx(
+            [recomputed[name] for name in ("cls_loss", "grad_backbone")], rel=1e-6
+        )
+
+
 # Packed views.
 
 
@@ -207,17 +208,17 @@ def test_views_of_both_sizes_in_one_pass_give_the_same_step(config, settings, mo
 
 
 def test_packed_compiled_and_recomputed_together_give_the_same_step(config, monkeypatch):
-    batch, want = first_batch(config), None
+    batch = first_batch(config)
     want = gradients(build(config), batch)
     monkeypatch.setattr(VisionTransformer, "_packs", lambda self, views, drop: len(views) > 1)
     torch._dynamo.reset()
     settings = ["system.compile=on", "system.checkpoint_activations=selective"]
-    same(gradients(build(apply(config, settings), "aot_eager"), batch), want)
+    same(gradients(build(apply(config, settings), "eager"), batch), want)
 
 
-def test_blocks_that_draw_for_themselves_are_not_packed(config):
-    backbone = build(config).model.student.backbone
-    images = torch.randn(2, 3, 32, 32)
-    views = [masks_from_map(torch.zeros(1, 2, 16, dtype=torch.bool))]
-    assert isinstance(backbone, nn.Module) and views
-    assert not backbone._packs([images, images], None)
+def test_blocks_that_draw_for_themselves_are_not_packed(config, monkeypatch):
+    monkeypatch.setattr("ibot.models.vit.chosen", lambda *_, **__: True)
+    student, images = build(config).model.student, torch.empty(2, 3, 32, 32, device="meta")
+    views = [Views(images, None, torch.arange(2))] * 2
+    assert not student.backbone._packs(views, None)
+    assert not student.eval().backbone._packs(views[:1], None)

@@ -37,7 +37,7 @@ EXPENSIVE = frozenset(
     ]
 )
 """What selective recomputation keeps: products and attention. Norms, activations, gains and sums
-are made again: they take little time, and half of the memory."""
+are made again: they take little time, and a third of the memory."""
 GRAPHS = 64
 """Shapes for which a block may be compiled; all blocks count together, and a Swin has two kinds of
 blocks at four sizes for two sizes of views and two networks."""
@@ -129,9 +129,10 @@ def _recomputed(forward: Callable[..., Tensor], selective: bool) -> Callable[...
     The same numbers: whatever a block draws is drawn alike.
     """
     if not selective:
-        return partial(checkpoint, forward, use_reentrant=False)
+        return partial(checkpoint, forward, use_reentrant=False)  # pyright: ignore[reportReturnType]
     contexts = partial(create_selective_checkpoint_contexts, _policy)
-    return partial(checkpoint, forward, use_reentrant=False, context_fn=contexts)
+    run = partial(checkpoint, forward, use_reentrant=False, context_fn=contexts)
+    return run  # pyright: ignore[reportReturnType]
 
 
 def _policy(_context: object, operator: object, *_: object, **__: object) -> CheckpointPolicy:
