@@ -62,13 +62,13 @@ def is_sharded(network: nn.Module) -> bool:
 @torch.no_grad()
 def local(tensor: Tensor) -> Tensor:
     """What this process holds of it, in the same memory; of a plain tensor all."""
-    return tensor.to_local() if is_part(tensor) else tensor  # pyright: ignore[reportCallIssue]
+    return tensor.to_local() if is_part(tensor) else tensor  # pyright: ignore[reportAttributeAccessIssue]
 
 
 @torch.no_grad()
 def whole(tensor: Tensor) -> Tensor:
     """All of it; every process must ask at once."""
-    return tensor.full_tensor() if is_part(tensor) else tensor  # pyright: ignore[reportCallIssue]
+    return tensor.full_tensor() if is_part(tensor) else tensor  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def whole_tensors(network: nn.Module, keep: bool = True) -> dict[str, Tensor]:
