@@ -62,13 +62,15 @@ def is_sharded(network: nn.Module) -> bool:
 @torch.no_grad()
 def local(tensor: Tensor) -> Tensor:
     """What this process holds of it, in the same memory; of a plain tensor all."""
-    return tensor.to_local() if is_part(tensor) else tensor  # pyright: ignore[reportCallIssue]
+    part: Any = tensor
+    return part.to_local() if is_part(tensor) else tensor
 
 
 @torch.no_grad()
 def whole(tensor: Tensor) -> Tensor:
     """All of it; every process must ask at once."""
-    return tensor.full_tensor() if is_part(tensor) else tensor  # pyright: ignore[reportCallIssue]
+    part: Any = tensor
+    return part.full_tensor() if is_part(tensor) else tensor
 
 
 def whole_tensors(network: nn.Module, keep: bool = True) -> dict[str, Tensor]:
