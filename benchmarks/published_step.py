@@ -40,8 +40,8 @@ class PublishedStep:
         z = network.head.project(tokens.flatten(0, 1)).unflatten(0, tokens.shape[:2])
         return network.head.cls_layer(z[:, 0]), network.head.patch_layer(z[:, 1:])
 
-    def step(self, batch: Batch, values: StepValues) -> float:
-        """Run one step; returns the loss."""
+    def loss(self, batch: Batch, values: StepValues) -> Tensor:
+        """Forward passes, loss and centers."""
         num_global, num_images = batch.global_views.shape[:2]
         images, masks = batch.global_views.flatten(0, 1), batch.masks.map.flatten(0, 1)
         with torch.no_grad():
@@ -76,11 +76,15 @@ class PublishedStep:
                         total_cls + (-target[q] * F.log_softmax(score, dim=-1)).sum(-1).mean()
                     )
                     pairs += 1
-        loss = total_cls / pairs + total_patch / same
         self.center = 0.9 * self.center + 0.1 * teacher_cls.mean(0, keepdim=True)
         self.center_patch = (
             0.9 * self.center_patch + 0.1 * teacher_patch.mean(1).mean(0, keepdim=True)[:, None]
         )
+        return total_cls / pairs + total_patch / same
+
+    def step(self, batch: Batch, values: StepValues) -> float:
+        """Run one step; returns the loss."""
+        loss = self.loss(batch, values)
         self.optimizer.zero_grad()
         loss.backward()
         for p in self.model.student.parameters():

@@ -1,11 +1,19 @@
 """Time and memory of a training step against the published arithmetic, interleaved.
 
-    python -m benchmarks.step [--cases b c] [--rounds 7] [--precision float32 bfloat16]
+    python -m benchmarks.step [--cases a b c] [--rounds 7] [--precision float32 bfloat16] [--each]
+                              [--json FILE]
 
 Random images; masks from our block generator; drop path 0.1; every variant has its own weights and
-optimizer and runs once per round in rotated order. Prints every round, their spread and the table
-of docs/results.md, in about eight minutes on two cores; rounds that differ by more than 10 % are
-called no result, as something else was running. Appends rows to benchmarks/results/step.jsonl.
+optimizer and runs once per round in rotated order. Cases: a, ViT-S/16 with two views of 224 and ten
+of 96 pixels, batch 4; b, the same without the ten; c, ViT-T/4 on 32 pixels, batch 16. Prints every
+round, their spread and the table of docs/performance.md, which `python -m benchmarks.report` makes
+from the records; about eight minutes for b and c on two cores.
+
+Rounds in which other processes took more than a tenth of a core are left out where three others
+remain. Rounds that differ by more than 10 % are called no result: something else was running.
+
+`--each` adds what the fast paths are worth: the plain forms alone (`system.kernels=reference`), and
+for each path that ran the step without it.
 
 Memory is told twice, each from a process that runs one variant alone: the resident peak, which
 includes what the allocator keeps and differs from run to run, so it is taken three times; and the
@@ -16,12 +24,10 @@ the same in every run. `--memory CASE VARIANT` and `--tensors CASE VARIANT` prin
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import subprocess
 import sys
-import time
-from dataclasses import replace
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -29,12 +35,23 @@ import numpy as np
 import torch
 
 from benchmarks.published_step import PublishedStep
-from benchmarks.rounds import interleaved, machine, ratios, shown, spread, verdict
+from benchmarks.rounds import (
+    interleaved,
+    machine,
+    product_rate,
+    ratios,
+    shown,
+    spread,
+    verdict,
+    write_record,
+)
 from ibot.config.override import apply
 from ibot.config.schema import Config
 from ibot.data.masks import make_masks
 from ibot.engine.optimizer import build_optimizer
 from ibot.engine.update import Update
+from ibot.kernels.choice import Mode, using
+from ibot.method.flops import published_flops, step_flops
 from ibot.method.model import StudentTeacher
 from ibot.system.device import autocast
 from ibot.types import Batch, StepValues
@@ -57,7 +74,11 @@ CASES = {
     ],
 }
 VARIANTS = ("published", "float32", "bfloat16")
+PLAIN, WITHOUT = " reference", " without "
+"""Behind a precision: the plain forms alone; and all but one fast path, whose name follows."""
 MEMORY_RUNS = 3
+FOREIGN, ENOUGH = 0.1, 3
+"""Cores that others may take in a round that counts, and how many such rounds there must be."""
 
 
 def make_batch(config: Config) -> Batch:
@@ -79,21 +100,50 @@ def make_batch(config: Config) -> Batch:
     return Batch(global_views, local_views, masks, np.arange(size))
 
 
-def make_variant(config: Config, name: str, batch: Batch):
+def make_variant(config: Config, name: str, batch: Batch) -> Callable[[], object]:
     """A function that runs one step."""
     torch.manual_seed(0)
     if name == "published":
-        return partial(PublishedStep(config).step, batch, VALUES)
+        # Our fast paths must not serve what they are compared with.
+        mode, without, run = "reference", (), partial(PublishedStep(config).step, batch, VALUES)
+    else:
+        kind, mode, without = parted(name)
+        run = partial(make_update(config, kind).step, [batch], VALUES)
+
+    def step() -> object:
+        with using(mode, without):
+            return run()
+
+    return step
+
+
+def make_update(config: Config, kind: str) -> Update:
+    """Our step, in a precision."""
     model = StudentTeacher(config)
-    precision = partial(autocast, torch.device("cpu"), getattr(torch, name))
-    update = Update(
+    return Update(
         model=model,
         student=model.student,
         optimizer=build_optimizer(model.student, config.optim),
         config=config,
-        autocast=precision,
+        autocast=partial(autocast, torch.device("cpu"), getattr(torch, kind)),
     )
-    return partial(update.step, [batch], VALUES)
+
+
+def parted(name: str) -> tuple[str, Mode, tuple[str, ...]]:
+    """Precision, `system.kernels`, and the fast paths that are switched off."""
+    if name.endswith(PLAIN):
+        return name.removesuffix(PLAIN), "reference", ()
+    kind, _, path = name.partition(WITHOUT)
+    return kind, "auto", (path,) if path else ()
+
+
+def paths_of(case: str, kind: str) -> list[str]:
+    """Names of the fast paths that a step of this case takes."""
+    config = apply(Config(), CASES[case])
+    update, batch = make_update(config, kind), make_batch(config)
+    with using("auto") as choices:
+        update.step([batch], VALUES)
+    return list(choices.taken)
 
 
 def run_case(case: str, rounds: int, variants: tuple[str, ...]) -> list[dict]:
@@ -101,33 +151,51 @@ def run_case(case: str, rounds: int, variants: tuple[str, ...]) -> list[dict]:
     config = apply(Config(), CASES[case])
     batch = make_batch(config)
     steps = {name: make_variant(config, name, batch) for name in variants}
-    seconds = interleaved(steps, rounds)
+    kinds = sorted({kind_of(name) for name in variants})
+    before = {kind: product_rate(getattr(torch, kind)) for kind in kinds}
+    others: list[float] = []
+    seconds = interleaved(steps, rounds, others)
+    rates = {kind: max(before[kind], product_rate(getattr(torch, kind))) for kind in kinds}
+    quiet = [i for i, cores in enumerate(others) if cores <= FOREIGN]
+    if len(quiet) >= ENOUGH:
+        seconds = {name: [took[i] for i in quiet] for name, took in seconds.items()}
+    masked = len(batch.masks.index) / config.train.batch
+    work = {
+        name: (published_flops(config) if name == "published" else step_flops(config, masked)).total
+        for name in variants
+    }
     rows = []
     for name in variants:
-        faster = ratios(seconds, "published", name)
-        median = statistics.median(seconds[name])
-        row = {
-            "case": case,
-            "variant": name,
-            "median_seconds": median,
-            "images_per_second": config.train.batch / median,
-        }
-        row |= {
-            "published_over_this": statistics.median(faster),
-            "ratios": [round(x, 2) for x in faster],
-        }
-        row |= {
-            "seconds": [round(x, 4) for x in seconds[name]],
-            "spread": round(spread(seconds[name]), 3),
-        }
-        pair = {kind: seconds[kind] for kind in ("published", name)}
-        rows.append({**row, "verdict": verdict(pair)})
+        median, faster = statistics.median(seconds[name]), ratios(seconds, "published", name)
+        reached = work[name] * config.train.batch / median / 1e9
+        rows.append(
+            {
+                "case": case,
+                "variant": name,
+                "seconds": round(median, 4),
+                "images_per_second": round(config.train.batch / median, 2),
+                "ratio": round(statistics.median(faster), 3),
+                "ratios": [round(x, 2) for x in faster],
+                "rounds": [round(x, 4) for x in seconds[name]],
+                "spread": round(spread(seconds[name]), 3),
+                "verdict": verdict({kind: seconds[kind] for kind in ("published", name)}),
+                "others": others,
+                "gflops": round(reached, 1),
+                "product_gflops": round(rates[kind_of(name)], 1),
+                "share": round(reached / rates[kind_of(name)], 3),
+            }
+        )
     return rows
+
+
+def kind_of(name: str) -> str:
+    """Precision of a variant's products."""
+    return "float32" if name == "published" else parted(name)[0]
 
 
 def peak_memory(case: str, name: str) -> float:
     """Peak resident MiB of the second step above what imports take (Linux)."""
-    config = apply(replace(Config()), CASES[case])
+    config = apply(Config(), CASES[case])
     base = _status("VmRSS")
     step = make_variant(config, name, make_batch(config))
     step()
@@ -139,7 +207,13 @@ def peak_memory(case: str, name: str) -> float:
 def peak_tensors(case: str, name: str) -> float:
     """Most MiB that tensors hold at once in the second step, beyond what they hold before it."""
     config = apply(Config(), CASES[case])
-    step = make_variant(config, name, make_batch(config))
+    return held_at_most(make_variant(config, name, make_batch(config)))
+
+
+def held_at_most(step: Callable[[], object]) -> float:
+    """Most MiB of new tensors at once in the second `step`; what the first left is not counted, nor
+    when it is freed.
+    """
     step()
     with torch.profiler.profile(
         activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
@@ -165,6 +239,15 @@ def _status(key: str) -> float:
     return next(float(line.split()[1]) / 1024 for line in lines if line.startswith(key))
 
 
+def variants_of(case: str, kinds: list[str], each: bool) -> tuple[str, ...]:
+    """What is compared in a case."""
+    names = ["published", *kinds]
+    for kind in kinds if each else ():
+        names.append(kind + PLAIN)
+        names += [f"{kind}{WITHOUT}{path}" for path in paths_of(case, kind)]
+    return tuple(names)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -174,6 +257,8 @@ def main() -> None:
     parser.add_argument(
         "--precision", nargs="+", default=["float32", "bfloat16"], choices=VARIANTS[1:]
     )
+    parser.add_argument("--each", action="store_true", help="with each fast path left out, too")
+    parser.add_argument("--json", metavar="FILE", help="where the record goes")
     parser.add_argument(
         "--memory", nargs=2, metavar=("CASE", "VARIANT"), help="print the resident peak in MiB"
     )
@@ -186,51 +271,49 @@ def main() -> None:
         print(f"{peak:.0f}")
         return
     print(machine())
-    rows = [
-        row
-        for case in options.cases
-        for row in run_case(case, options.rounds, ("published", *options.precision))
-    ]
+    rows = []
+    for case in options.cases:
+        variants = variants_of(case, options.precision, options.each)
+        rows += (found := run_case(case, options.rounds, variants))
+        for row in found:
+            name = f"case {row['case']} {row['variant']}"
+            print(
+                f"{name:20} seconds {shown(row['rounds'])}; published : this "
+                f"{shown(row['ratios'])} {row['verdict']}",
+                flush=True,
+            )
     for row in rows:
-        name = f"case {row['case']} {row['variant']}"
-        print(
-            f"{name:20} seconds {shown(row['seconds'])}; published : this {shown(row['ratios'])} "
-            f"{row['verdict']}"
-        )
-    for row in rows:
-        row["peak_mib"] = [alone("memory", row["case"], row["variant"]) for _ in range(MEMORY_RUNS)]
+        resident = [alone("memory", row["case"], row["variant"]) for _ in range(MEMORY_RUNS)]
+        row["peak_mib"], row["peaks_mib"] = statistics.median(resident), resident
         row["tensors_mib"] = alone("tensors", row["case"], row["variant"])
     print(f"\n{table(rows)}")
-    out = Path(__file__).parent / "results" / "step.jsonl"
-    out.parent.mkdir(exist_ok=True)
-    with out.open("a") as file:
-        for row in rows:
-            file.write(
-                json.dumps({**row, "machine": machine(), "when": time.strftime("%Y-%m-%d")}) + "\n"
-            )
+    if options.json:
+        write_record(Path(options.json), "step", rows)
 
 
 def table(rows: list[dict]) -> str:
-    """The rows as in docs/results.md; no figures of time where the rounds differ."""
+    """The rows as in docs/performance.md; no figures of time where the rounds differ."""
     lines = [
-        "| case | variant | seconds a step | images/s | published : this | spread | resident MiB "
-        "| tensors MiB |",
-        "|---|---|---|---|---|---|---|---|",
+        "| case | variant | seconds a step | images/s | published : this | spread | "
+        "share of the product rate | resident MiB | tensors MiB |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         times = [
-            f"{row['median_seconds']:.2f}",
+            f"{row['seconds']:.2f}",
             f"{row['images_per_second']:.3g}",
-            f"{row['published_over_this']:.2f}",
+            f"{row['ratio']:.2f}",
         ]
+        share = f"{100 * row['share']:.0f} % of {row['product_gflops']:.0f} GFLOP/s"
         if row["verdict"]:
-            times = [row["verdict"], "-", "-"]
-        peak = f"{min(row['peak_mib']):.0f} to {max(row['peak_mib']):.0f}"
+            times, share = [row["verdict"], "-", "-"], "-"
+        peak = f"{min(row['peaks_mib']):.0f} to {max(row['peaks_mib']):.0f}"
         cells = [
             row["case"],
             row["variant"],
             *times,
             f"{100 * row['spread']:.0f} %",
+            share,
             peak,
             f"{row['tensors_mib']:.0f}",
         ]

@@ -38,6 +38,8 @@ ADDED = {
     "ibot pretrain --run": "--device cpu --steps 4 system.workers=0",
     "ibot pretrain": f"{SHORT} {TINY}",
     "torchrun": f"{SHORT} {TINY}",
+    "ibot plan vit_s16 --device": "",  # by formula: nothing is made smaller
+    "ibot plan one_gpu --device": "",
     "ibot plan": "--device cpu model.width=24 model.depth=2 model.heads=2 augment.global_size=64",
     "ibot eval all": f"{SEEN} --max-train 12 --max-val 6 --baselines none --json",
     "ibot eval": SEEN,

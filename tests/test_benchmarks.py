@@ -9,7 +9,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks import million, rounds
 from benchmarks.evaluation import report
-from benchmarks.step import table
+from benchmarks.report import PAGE, RESULTS, normal, page
+from benchmarks.step import kind_of, parted, table
 
 QUIET, BUSY = [1.0, 1.02, 0.99, 1.05, 1.0], [1.0, 1.02, 0.99, 1.3, 1.0]
 
@@ -40,21 +41,27 @@ def test_the_search_shows_all_rounds_and_no_ratio_of_a_busy_machine(capsys):
 
 
 def test_the_step_table_has_no_times_of_a_busy_machine():
-    row = {"case": "b", "variant": "float32", "median_seconds": 1.5, "images_per_second": 2.7}
-    row |= {
-        "published_over_this": 1.6,
-        "spread": 0.06,
-        "peak_mib": [1300.0, 1341.0],
-        "tensors_mib": 800.0,
-    }
-    lines = table(
-        [{**row, "verdict": ""}, {**row, "verdict": "no result: rounds differ by 31 %"}]
-    ).splitlines()
-    assert lines[2] == "| b | float32 | 1.50 | 2.7 | 1.60 | 6 % | 1300 to 1341 | 800 |"
-    assert (
-        lines[3]
-        == "| b | float32 | no result: rounds differ by 31 % | - | - | 6 % | 1300 to 1341 | 800 |"
-    )
+    row = {"case": "b", "variant": "float32", "seconds": 1.5, "images_per_second": 2.7}
+    row |= {"ratio": 1.6, "spread": 0.06, "share": 0.8, "product_gflops": 150.0}
+    row |= {"peaks_mib": [1300.0, 1341.0], "tensors_mib": 800.0}
+    noise = "no result: rounds differ by 31 %"
+    lines = table([{**row, "verdict": ""}, {**row, "verdict": noise}]).splitlines()
+    end = "| 1300 to 1341 | 800 |"
+    assert lines[2] == f"| b | float32 | 1.50 | 2.7 | 1.60 | 6 % | 80 % of 150 GFLOP/s {end}"
+    assert lines[3] == f"| b | float32 | {noise} | - | - | 6 % | - {end}"
+
+
+def test_a_variant_says_which_fast_paths_run():
+    assert parted("float32") == ("float32", "auto", ())
+    assert parted("bfloat16 reference") == ("bfloat16", "reference", ())
+    assert parted("bfloat16 without losses") == ("bfloat16", "auto", ("losses",))
+    assert kind_of("published") == "float32" and kind_of("bfloat16 reference") == "bfloat16"
+
+
+def test_the_cores_that_others_took_are_told_for_every_round():
+    others = []
+    rounds.interleaved({"a": lambda: None}, 4, others)
+    assert len(others) == 4 and all(cores >= 0 for cores in others)
 
 
 def test_the_machine_says_threads_and_how_waiting_threads_wait(monkeypatch):
@@ -79,3 +86,43 @@ def test_starts_on_generated_names_are_measured_first_and_again(tmp_path, monkey
     for name in ("first start", "second start"):
         assert 0 < rows[name]["names"] <= rows[name]["first_batch"]
         assert abs(rows[name]["above"]) < 1024
+
+
+def record(folder, **row):
+    """A step's record of one row."""
+    row = {"case": "b", "variant": "float32", "seconds": 1.5, "images_per_second": 2.7, **row}
+    row = {"ratio": 1.6, "ratios": [1.5, 1.6, 1.7], "spread": 0.06, "verdict": "", **row}
+    row = {"share": 0.8, "product_gflops": 150.0, "peaks_mib": [1300.0, 1341.0], **row}
+    whole = {"benchmark": "step", "command": "python -m benchmarks.step", "commit": "1a2b3c4"}
+    whole |= {"machine": "a machine", "when": "2026-12-01", "rows": [{**row, "tensors_mib": 800.0}]}
+    (folder / f"step-{len(list(folder.iterdir()))}.json").write_text(json.dumps(whole))
+
+
+def test_the_page_of_records_says_where_each_table_is_from_and_that_no_gpu_was_measured(tmp_path):
+    record(tmp_path)
+    record(tmp_path, verdict="no result: rounds differ by 31 %")
+    text = page(tmp_path)
+    assert "`python -m benchmarks.step` a machine; commit 1a2b3c4, 2026-12-01." in text
+    assert (
+        "| b | float32 | 1.5 | 2.7 | 1.60 | 1.50 1.60 1.70 | 6% | 80% of 150 | 1300 to 1341" in text
+    )
+    assert "| b | float32 | no result: rounds differ by 31 % | - | - |" in text
+    assert "There is no figure of a GPU on this page" in text
+    row = {"model": "vit_s16", "images_per_second": 1234.5, "when": "2027-01-01", "device": "H200"}
+    (tmp_path / "step_gpu.jsonl").write_text(f"{json.dumps(row)}\n")
+    text = page(tmp_path)
+    assert "There is no figure of a GPU" not in text and "| vit_s16 | 1,234 | H200 |" in text
+
+
+def test_rows_of_before_are_read_by_the_names_of_today():
+    old = {
+        "median_seconds": 2.0,
+        "published_over_this": 1.5,
+        "seconds": [1.9, 2.0],
+        "peak_mib": 9.0,
+    }
+    assert normal(old) == {"seconds": 2.0, "ratio": 1.5, "rounds": [1.9, 2.0], "peaks_mib": [9.0]}
+
+
+def test_the_page_in_the_documentation_is_what_the_records_give():
+    assert PAGE.read_text() == page(RESULTS), "python -m benchmarks.report"

@@ -22,6 +22,21 @@ def counted(number: float, noun: str) -> str:
     return f"{digits} {noun if number == 1 else plural}"
 
 
+def in_words(hours: float) -> str:
+    """A time in the unit that suits it."""
+    minutes = round(hours * 60)
+    if minutes == 0:
+        return "less than a minute"
+    if hours < 1.5:
+        return f"about {counted(minutes, 'minute')}"
+    return f"about {hours:.0f} hours" if hours < 72 else f"about {hours / 24:,.0f} days"
+
+
+def rate(images: float) -> str:
+    """Images per second: of a large network on a CPU, below one."""
+    return f"{images:,.0f}" if images >= 10 else f"{images:.1f}"
+
+
 def sides(shape: Sequence[int]) -> str:
     """The sides of an array, as in `48 x 40 x 3`."""
     return " x ".join(map(str, shape)) or "a single value"

@@ -1,4 +1,6 @@
+import json
 import re
+import shlex
 from types import SimpleNamespace
 
 import pytest
@@ -49,22 +51,121 @@ def test_a_plan_for_several_processes_starts_none_and_shares_the_batch(tmp_path,
     assert "cannot be shared equally" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("device", "seconds"), [("cuda", 2.0), ("cpu", 16.0)])
-def test_gpus_share_the_time_of_a_step_and_processes_of_a_cpu_do_not(device, seconds):
+def test_one_process_of_several_is_tried_with_its_share_of_the_cores(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("ibot.system.machine.usable_cores", lambda: 8)
+    threads, seen = torch.get_num_threads(), []
+    monkeypatch.setattr(torch, "set_num_threads", seen.append)
+    write_folder(tmp_path / "data", train=32, val=0, seed=0, size=32)
+    command = ["plan", "tiny32", "--data", str(tmp_path / "data"), *SMALL, "train.batch=32"]
+    assert main([*command, "--processes", "4", "--device", "cpu"]) == 0
+    assert seen == [2, threads], "and as before afterwards"
+    assert "4 processes would share the cores of this machine, 2 threads each" in (
+        capsys.readouterr().out
+    )
+
+
+@pytest.mark.parametrize(("device", "memory"), [("cuda", 1.0), ("cpu", 8.0)])
+def test_processes_work_at_once_and_those_of_a_cpu_share_its_memory(device, memory):
     config = apply(recipe("tiny32"), ["train.batch=64"])
-    stages = SimpleNamespace(total=1.0)
     plan = Plan(
         config=config,
         device=torch.device(device),
         trial=SimpleNamespace(images=4),
         run_steps=1,
-        stages=stages,
+        stages=SimpleNamespace(total=1.0),
         needed=1.0,
         memory=1.0,
         free=1.0,
         processes=8,
     )
-    assert (plan.step_seconds, plan.micro_batch) == (seconds, 8)
+    assert (plan.step_seconds, plan.micro_batch, plan.together) == (2.0, 8, memory)
+
+
+ELSEWHERE = ["plan", "vit_s16", "--device", "h200", "--images", "1281167"]
+
+
+def test_a_plan_for_elsewhere_needs_no_data(capsys):
+    assert main([*ELSEWHERE, "--devices", "8", "--nodes", "2", "--price", "3"]) == 0
+    out = capsys.readouterr().out
+    for words in (
+        "batch 1024 = 16 devices x 64",
+        "2 machines with 8 x H200 SXM",
+        "124 GFLOP an image",
+        "an estimate that nothing here has measured",
+        "hidden behind the backward pass",
+        " at 3 an hour",
+        "29,280,768 trained parameters",
+    ):
+        assert words in out, words
+
+
+def test_a_plan_for_elsewhere_as_json_has_plain_numbers(capsys):
+    assert main([*ELSEWHERE, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["parameters"], found["micro_batch"], found["share_is"]) == (
+        29_280_768,
+        1024,
+        "estimated",
+    )
+    assert found["hours"] == pytest.approx(found["steps"] * found["step_seconds"] / 3600)
+    assert found["memory_gib"]["weights"] == pytest.approx(29_280_768 * 4 / 2**30)
+
+
+def test_time_that_is_given_is_spent_and_the_command_can_be_given(capsys, tmp_path):
+    command = ["plan", "one_gpu", "--device", "h200", "--images", "1281167", "--fit", "12h"]
+    assert main([*command, "--seed", "3"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    chosen = next(i for i, line in enumerate(lines) if line.startswith("chosen"))
+    assert lines[chosen].split()[1] == "ViT-S" and "network" in lines[chosen - 1]
+    words = shlex.split(lines[-1].removeprefix("next"))
+    assert words[:5] == ["ibot", "pretrain", "one_gpu", "--data", "DIR"]
+    assert "train.seed=3" in words
+    folder = tmp_path / "data"
+    write_folder(folder, train=260, val=0, seed=0, size=32)
+    words[words.index("DIR")] = str(folder)
+    assert main(["plan", *words[2:], "--device", "h200"]) == 0, "settings that work together"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["vit_s16", "--device", "h300", "--images", "9"], "unknown device 'h300'"),
+        (["vit_s16", "--device", "h200"], "how many images?"),
+        (["--device", "h200", "--images", "9"], "name a recipe"),
+        (
+            ["vit_s16", "--device", "h200", "--images", "99999", "--devices", "3"],
+            "train.batch=1023",
+        ),
+        (["vit_s16", "--device", "h200", "--images", "9", "--probe"], "--probe measures this"),
+        (["vit_s16", "--fit", "soon"], "write 12h, 90min or 2d"),
+    ],
+)
+def test_what_cannot_be_reckoned_is_refused(words, said, capsys):
+    assert main(["plan", *words]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_auto_chooses_for_the_device_that_is_named(capsys):
+    command = ["plan", "auto", "--images", "1281167", "--device"]
+    assert main([*command, "b200", "--devices", "8"]) == 0
+    out = capsys.readouterr().out
+    assert "nobody has seen the images: reckoned as photographs" in out and "ViT-B" in out
+    assert main([*command, "l4"]) == 0
+    assert "ViT-S: 1281167 images, 22 GiB per GPU" in capsys.readouterr().out
+
+
+def test_this_device_is_measured_and_a_probe_takes_the_place_of_the_estimate(capsys, monkeypatch):
+    monkeypatch.setattr("ibot.studies.probing.SIDE", 64)
+    monkeypatch.setattr("ibot.studies.probing.COPIED", 1000)
+    monkeypatch.setattr("ibot.studies.probing.SECONDS", 0.01)
+    monkeypatch.setattr("ibot.system.load.Load.read", lambda self: 0.5)
+    command = ["plan", "tiny32", *SMALL, "--images", "1000", "--device", "cpu", "train.batch=8"]
+    assert main(command) == 0
+    out = capsys.readouterr().out
+    assert "as measured now" in out and "--probe measures steps of this network" in out
+    assert "load   other processes take 50% of" in out
+    assert main([*command, "--probe", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["share_is"] == "measured"
 
 
 def test_a_plan_beyond_the_memory_names_the_setting_that_helps(tmp_path, capsys, monkeypatch):

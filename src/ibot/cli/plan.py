@@ -1,40 +1,180 @@
-"""`ibot plan`: what a run will do and need, from the settings, the data and a short trial."""
+"""`ibot plan`: what a run will do and need, by a short trial here or by formula for elsewhere."""
 
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from ibot.cli.arguments import COUNT
+from ibot.cli.arguments import COUNT, LENGTH
 from ibot.cli.parser import Commands
 from ibot.cli.train import asked_by, declare_run, sayer
+from ibot.errors import UserError
+from ibot.system.accelerators import ACCELERATORS, Accelerator
+
+if TYPE_CHECKING:
+    from ibot.studies.forecast import Forecast, Machine, Probe
+    from ibot.studies.settings import Asked
+
+HERE = ("auto", "cpu", "cuda", "mps")
+"""Devices of this machine, by the beginning of their names."""
+ELSEWHERE = ("images", "devices", "nodes", "price", "fit")
+"""Options that ask for a forecast."""
 
 
 def declare(commands: Commands) -> None:
     """Declare `ibot plan`."""
-    summary = "what a run would do and need: time, memory, disk, by a short trial"
+    summary = "what a run would do and need: time, memory, disk, by a short trial or by formula"
     parser = commands.add("plan", summary, run)
+    parser.epilog = (
+        "by formula, for a machine that is not here: --device "
+        f"{', '.join(ACCELERATORS)}; without data with --images"
+    )
     declare_run(parser)
     # Not named `processes`, which starts them: one tries what each of them would do.
     words = "reckon for N processes, one per GPU, that share train.batch; none is started"
     parser.add_argument("--processes", dest="shares", type=COUNT, metavar="N", help=words)
+    devices = "by formula: N devices in each machine"
+    parser.add_argument("--devices", type=COUNT, metavar="N", help=devices)
+    parser.add_argument("--nodes", type=COUNT, metavar="N", help="by formula: N machines")
+    images = "by formula: of a data set of N images, which need not be here"
+    parser.add_argument("--images", type=COUNT, metavar="N", help=images)
+    price = "by formula: what a device costs an hour"
+    parser.add_argument("--price", type=LENGTH, metavar="PRICE", help=price)
+    fit = "which network, views and length fit into a time, such as 12h, 90min or 2d"
+    parser.add_argument("--fit", type=_hours, metavar="TIME", help=fit)
+    probe = "measure steps of this network here for ten seconds"
+    parser.add_argument("--probe", action="store_true", help=probe)
+    parser.add_argument("--json", action="store_true", help="the numbers as JSON, for programs")
+
+
+def _hours(text: str) -> float:
+    from ibot.studies.within import hours_of
+
+    try:
+        return hours_of(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def run(options: argparse.Namespace) -> None:
-    """Print the plan; train a few steps for it, and keep nothing."""
+    """Print the plan; train a few steps for it where it is for this machine, and keep nothing."""
+    named = ACCELERATORS.get(options.device or "")
+    if options.device and named is None and not options.device.startswith(HERE):
+        raise UserError(
+            f"unknown device '{options.device}'",
+            fix=f"auto, cpu, cuda or mps of this machine, or by formula {', '.join(ACCELERATORS)}",
+        )
+    if named is None and all(getattr(options, name) is None for name in ELSEWHERE):
+        _trial(options)
+        return
+    if named is not None:
+        options.device = None
+        if options.probe:
+            raise UserError(
+                f"--probe measures this machine, and --device {named.name} is another",
+                fix="leave out one of them",
+            )
+    _forecast(options, named)
+
+
+def _trial(options: argparse.Namespace) -> None:
+    """By a short trial here."""
     from ibot.studies.settings import prepare
 
     processes = options.shares or 1
-    prepared = prepare(asked_by(options), processes, sayer(options))
+    say = (lambda text: None) if options.json else print
+    heard = say if options.json else sayer(options)
+    prepared = prepare(asked_by(options), processes, heard)
     from ibot.config.resolve import derive
-    from ibot.studies.plan import lines, make_plan
+    from ibot.studies.plan import lines, make_plan, plain, probed
     from ibot.studies.pretraining import describe
 
     config, source = prepared.config, prepared.source
     folder = Path(options.run_folder or "runs/...")
     derived = derive(config, len(source), processes)
-    describe(config, derived, source, folder=folder, world_size=processes, say=print)
+    describe(config, derived, source, folder=folder, world_size=processes, say=say)
     for note in prepared.notes:
-        print(f"note   {note}")
-    for line in lines(make_plan(config, source, processes)):
+        say(f"note   {note}")
+    plan = make_plan(config, source, processes)
+    for line in lines(plan):
+        say(line)
+    forecast = probed(plan, len(source)) if options.probe else None
+    if forecast is not None:
+        from ibot.studies.forecast_words import beside
+
+        say(f"probe  {beside(forecast)}")
+    if options.json:
+        _print_json(plain(plan) | ({} if forecast is None else {"probe": _plain(forecast)}))
+
+
+def _forecast(options: argparse.Namespace, named: Accelerator | None) -> None:
+    """By formula, of a device by name or of this one's measured rates."""
+    from ibot.studies.ahead import planned
+    from ibot.studies.forecast import Forecast, Machine
+    from ibot.studies.forecast_words import lines
+
+    asked, load = asked_by(options), ""
+    device = named
+    if device is None:
+        from ibot.studies.probing import measured_here
+
+        device, load = measured_here(options.device or "auto")
+    machine = Machine(
+        device=device, devices=options.devices or options.shares or 1, nodes=options.nodes or 1
+    )
+    heard = (lambda text: None) if options.json else sayer(options)
+    found = planned(asked, machine, options.images or 0, heard)
+    forecast = Forecast(
+        config=found.config,
+        machine=machine,
+        images=found.images,
+        price=options.price or 0.0,
+        probe=_probe(found.config, machine) if options.probe else None,
+    )
+    if options.fit:
+        _fit(options, asked, forecast, load)
+    elif options.json:
+        _print_json({**_plain(forecast), "load": load})
+    else:
+        for line in lines(forecast):
+            print(line)
+        if load:
+            print(f"load   {load}")
+
+
+def _probe(config: Any, machine: Machine) -> Probe:
+    from ibot.studies.probing import probe
+    from ibot.system.device import choose_device
+
+    return probe(config, choose_device(config.system.device))
+
+
+def _fit(options: argparse.Namespace, asked: Asked, forecast: Forecast, load: str) -> None:
+    """Which way to spend the time."""
+    from ibot.studies.forecast_words import device
+    from ibot.studies.within import calibrated, lines, plain, ways
+
+    found = ways(calibrated(forecast), options.fit)
+    if options.json:
+        _print_json({"hours": options.fit, "ways": plain(found), "load": load})
+        return
+    print(f"device {device(forecast)}")
+    own = ("train.length", "train.accumulate", "augment.num_local", "data.path", "model.width")
+    own = (*own, "model.depth", "model.heads", "system.device")
+    given = [text for text in asked.settings if text.partition("=")[0] not in own]
+    for line in lines(found, options.fit, ["--data", options.data or "DIR", *given]):
         print(line)
+    if load:
+        print(f"load   {load}")
+
+
+def _plain(forecast: Forecast) -> dict[str, Any]:
+    from ibot.studies.forecast_words import plain
+
+    return plain(forecast)
+
+
+def _print_json(whole: dict[str, Any]) -> None:
+    print(json.dumps(whole, indent=2))

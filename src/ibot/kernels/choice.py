@@ -7,7 +7,7 @@ log of a run: `Choices.text`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Literal
 
@@ -21,8 +21,8 @@ Mode = Literal["auto", "reference", "require"]
 class Choices:
     """What was answered so far, by the name of the fast path."""
 
-    def __init__(self, mode: Mode) -> None:
-        self.mode = mode
+    def __init__(self, mode: Mode, without: Collection[str] = ()) -> None:
+        self.mode, self.without = mode, without
         self.taken: dict[str, str] = {}
         """How each path runs that was taken at least once."""
         self.plain: dict[str, str] = {}
@@ -44,14 +44,14 @@ _current = Choices("auto")
 
 
 @contextmanager
-def using(mode: Mode) -> Iterator[Choices]:
+def using(mode: Mode, without: Collection[str] = ()) -> Iterator[Choices]:
     """Choose by `mode` until the end, then as before.
 
     auto: what is there and pays. reference: the plain forms alone. require: as auto, but a path
-    that this machine lacks something for is an error.
+    that this machine lacks something for is an error. without: names of paths that do not run.
     """
     global _current
-    before, _current = _current, Choices(mode)
+    before, _current = _current, Choices(mode, without)
     try:
         yield _current
     finally:
@@ -61,8 +61,9 @@ def using(mode: Mode) -> Iterator[Choices]:
 def chosen(name: str, how: str = "", *, lacks: str = "", unfit: str = "") -> bool:
     """Whether the fast path `name` runs here; if not, its plain form does.
 
-    Outside of `using` the answer is that of auto. While torch exports or traces a network no fast
-    path runs: what is written must not hold calls that only this machine has.
+    Outside of `using` the answer is that of auto. While torch exports, traces or compiles a network
+    no fast path runs: what is written must not hold calls that only this machine has, and a
+    compiled block is fast by itself.
 
     Args:
         name: what it computes, a noun of the log: "losses".
@@ -73,11 +74,13 @@ def chosen(name: str, how: str = "", *, lacks: str = "", unfit: str = "") -> boo
     Raises:
         UserError: something is lacking, and `system.kernels=require`.
     """
-    if torch.jit.is_tracing() or torch.compiler.is_exporting():
+    if torch.jit.is_tracing() or torch.compiler.is_compiling():
         return False
     choices = _current
     if choices.mode == "reference":
         return False
+    if name in choices.without:
+        unfit = "switched off"
     if not (lacks or unfit):
         choices.taken[name] = how
         return True

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -16,9 +18,12 @@ from ibot.data.sets.images import Images
 from ibot.engine.stages import Stages, limit_of
 from ibot.engine.start import with_pixels
 from ibot.engine.trial import Trial, run_trial
+from ibot.studies.forecast import Forecast, Machine
+from ibot.studies.probing import probe, this_device
 from ibot.system import limits
 from ibot.system.device import choose_device, describe_device, device_memory
-from ibot.words import counted
+from ibot.system.machine import threads_of_each
+from ibot.words import counted, in_words, rate
 
 TRIAL_ON_CPU = 16
 """Images of a trial step without a GPU, to begin with."""
@@ -49,9 +54,13 @@ class Plan:
 
     @property
     def step_seconds(self) -> float:
-        """Of an optimizer step of the run; processes on one CPU share its cores."""
-        devices = self.processes if self.device.type == "cuda" else 1
-        return self.config.train.batch / devices / self.trial.images * self.stages.total
+        """Of an optimizer step of the run; its processes work at once."""
+        return self.config.train.batch / self.processes / self.trial.images * self.stages.total
+
+    @property
+    def together(self) -> float:
+        """GiB that the processes of one memory need: each GPU has its own."""
+        return self.needed * (1 if self.device.type == "cuda" else self.processes)
 
     @property
     def micro_batch(self) -> int:
@@ -62,13 +71,14 @@ class Plan:
 def make_plan(config: Config, source: Images, processes: int = 1) -> Plan:
     """Train a few steps of real images and scale what they took; nothing is kept.
 
-    With several `processes`, which share the batch, one is tried with the share of each.
+    With several `processes`, which share the batch, one is tried with the share of each: of the
+    batch, and of the cores, as they would be started.
     """
     device = choose_device(config.system.device)
     config = with_pixels(config, device)
-    devices = processes if device.type == "cuda" else 1
-    micro = _micro_batch(config, devices)
-    trial = _trial(config, source, device, micro)
+    micro = _micro_batch(config, processes)
+    with threads(_threads(config, processes)):
+        trial = _trial(config, source, device, micro)
     workers = choose_workers(config.system.workers, device.type == "cuda")
     return Plan(
         config=config,
@@ -86,6 +96,22 @@ def make_plan(config: Config, source: Images, processes: int = 1) -> Plan:
 def _micro_batch(config: Config, processes: int) -> int:
     """Images that one of the processes holds at a time."""
     return config.train.batch // config.train.accumulate // processes
+
+
+def _threads(config: Config, processes: int) -> int:
+    """Of each process: as set, or its share of the cores; 0: torch's choice."""
+    return config.system.threads or (threads_of_each(processes) if processes > 1 else 0)
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """So many threads for products inside; 0: as it is."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _trial(config: Config, source: Images, device: torch.device, micro: int) -> Trial:
@@ -118,8 +144,8 @@ def lines(plan: Plan) -> Iterator[str]:
     micro = f"a micro-batch is {plan.micro_batch}{each}{more}"
     took = "not known here" if math.isnan(trial.memory) else f"{trial.memory:.2f} GiB"
     yield f"memory {took} at {images}; {micro}"
-    if plan.needed > plan.memory:
-        parts = train.accumulate * 2 ** math.ceil(math.log2(plan.needed / (ROOM * plan.memory)))
+    if plan.together > plan.memory:
+        parts = train.accumulate * 2 ** math.ceil(math.log2(plan.together / (ROOM * plan.memory)))
         yield (
             f"note   more than the {plan.memory:.0f} GiB here: train.accumulate={parts} gives the "
             "same result in less memory"
@@ -139,9 +165,10 @@ def shared(plan: Plan) -> str:
             f"reckoned from one GPU with its share of the batch, as if {plan.processes} like it, "
             "each with as many cores, lost nothing by exchanging gradients"
         )
+    each = counted(threads_of_each(plan.processes), "thread")
     return (
-        f"{plan.processes} processes would share the cores of this machine: time and memory are "
-        "of all together, tried in one; for GPUs give this command on a machine that has one"
+        f"{plan.processes} processes would share the cores of this machine, {each} each: one was "
+        "tried with its share, alone; for GPUs name them, as in --device h200 --devices 8"
     )
 
 
@@ -149,7 +176,7 @@ def loaded(plan: Plan) -> str:
     """What other processes took of the cores meanwhile, and what that may have cost."""
     alone = plan.config.train.batch / plan.step_seconds / max(1 - plan.trial.queued, 0.05)
     return (
-        f"{plan.stages.load}, so that these times are long; alone it would be about {_rate(alone)} "
+        f"{plan.stages.load}, so that these times are long; alone it would be about {rate(alone)} "
         "images/s"
     )
 
@@ -161,19 +188,36 @@ def paced(plan: Plan) -> str:
         return f"{found.evidence}. {found.advice}"
     use = f"{stages.workers} {'is' if stages.workers == 1 else 'are'} in use"
     would = f"{counted(stages.wanted, 'worker')} would do, {use}"
-    return f"the step sets it: {_rate(stages.uses)} images/s; {would}"
+    return f"the step sets it: {rate(stages.uses)} images/s; {would}"
 
 
-def _rate(images: float) -> str:
-    """Images per second: of a large network on a CPU, below one."""
-    return f"{images:.0f}" if images >= 10 else f"{images:.1f}"
+def plain(plan: Plan) -> dict[str, Any]:
+    """For JSON: seconds, GiB."""
+    found = limit_of(plan.stages, plan.config)
+    return {
+        "recipe": plan.config.recipe,
+        "device": str(plan.device),
+        "processes": plan.processes,
+        "steps": plan.run_steps,
+        "batch": plan.config.train.batch,
+        "micro_batch": plan.micro_batch,
+        "trial_images": plan.trial.images,
+        "step_seconds": plan.step_seconds,
+        "images_per_second": plan.config.train.batch / plan.step_seconds,
+        "hours": plan.step_seconds * plan.run_steps / 3600,
+        "limit": "step" if found is None else found.stage,
+        "load": plan.stages.load,
+        "trial_gib": plan.trial.memory,
+        "micro_batch_gib": plan.needed,
+        "checkpoint_gib": plan.trial.checkpoint,
+        "free_gib": plan.free,
+        "parameters": plan.trial.parameters,
+    }
 
 
-def in_words(hours: float) -> str:
-    """A time in the unit that suits it."""
-    minutes = round(hours * 60)
-    if minutes == 0:
-        return "less than a minute"
-    if hours < 1.5:
-        return f"about {counted(minutes, 'minute')}"
-    return f"about {hours:.0f} hours" if hours < 72 else f"about {hours / 24:.0f} days"
+def probed(plan: Plan, images: int) -> Forecast:
+    """The same run by ten seconds of steps of random images, beside its formula."""
+    with threads(_threads(plan.config, plan.processes)):
+        machine = Machine(device=this_device(plan.device), devices=plan.processes)
+        measured = probe(plan.config, plan.device)
+    return Forecast(config=plan.config, machine=machine, images=images, probe=measured)

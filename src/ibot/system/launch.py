@@ -13,7 +13,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from ibot.errors import IbotError, ResourceError, UserError
-from ibot.system.machine import usable_cores
+from ibot.system.machine import threads_of_each
 from ibot.system.portable import signals
 from ibot.system.processes import launched_processes
 
@@ -61,7 +61,7 @@ def launch(count: int, arguments: Sequence[str]) -> int:
 
     # The process that fails says why; the launcher's report of it would bury that.
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // count)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads_of_each(count)))
     # Those that end a run are forwarded below.
     os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGQUIT"
     # local_addr: else they meet at the name of this machine, which need not resolve.

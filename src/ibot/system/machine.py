@@ -17,6 +17,11 @@ def usable_cores() -> int:
     return max(1, math.ceil(min(len(cores()), core_limit() or math.inf)))
 
 
+def threads_of_each(processes: int) -> int:
+    """Threads for products in each of so many processes that share this machine's cores."""
+    return max(1, usable_cores() // processes)
+
+
 def own_cores(environment: Mapping[str, str] = os.environ) -> int:
     """This process's share of the cores, at least 1.
 
