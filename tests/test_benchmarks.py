@@ -11,6 +11,7 @@ from benchmarks import million, rounds
 from benchmarks.evaluation import report
 from benchmarks.report import PAGE, RESULTS, normal, page
 from benchmarks.step import kind_of, parted, table
+from benchmarks.trainings import rate
 
 QUIET, BUSY = [1.0, 1.02, 0.99, 1.05, 1.0], [1.0, 1.02, 0.99, 1.3, 1.0]
 
