@@ -11,7 +11,8 @@ mkdir -p "$out"
 export PYTHONUNBUFFERED=1 PYTHONPATH="src:${PYTHONPATH:-}"
 $python -m ibot doctor 2>&1 | tee "$out/doctor.txt"
 $python -m pytest -m gpu -q 2>&1 | tee "$out/gpu-tests.txt"
-$python -m benchmarks.step_gpu --out "$out/step_gpu.jsonl" 2>&1 | tee "$out/step_gpu.txt"
+# ViT-S, B, L and Swin-T, with each fast path on and off: ten minutes.
+$python -m benchmarks.step_gpu --minutes 9 --out "$out/step_gpu.jsonl" 2>&1 | tee "$out/step_gpu.txt"
 # Views of 256 images x 12 made on the GPU as a share of a step; images/s from JPEG against ready tensors.
 if [ -n "$photos" ]; then
   $python -m benchmarks.input "$photos" --json "$out/input.json" 2>&1 | tee "$out/input.txt"

@@ -12,6 +12,8 @@ from ibot.system.waiting import spin_shortly
 __all__ = ["docs_here", "docs_world", "photos_world"]
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # networks of tests are too small to share
+if not Path("/dev/nvidiactl").exists():  # kernels for a GPU run in their interpreter
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # which Triton asks when it is imported
 spin_shortly()  # before torch is loaded, here and in the processes that tests start
 os.fsync = lambda handle: None  # no test cuts the power, and each waits for the disk
 gc.set_threshold(20_000, 20, 20)  # of all libraries together there are millions of objects

@@ -100,8 +100,9 @@ def test_purposes_keep_their_numbers():
         "SCENE",
         "MASK_RANDOM",
         "WINDOW",
+        "BRANCH",
     ]
-    assert [Purpose[name].value for name in of_training] == list(range(11))
+    assert [Purpose[name].value for name in of_training] == list(range(12))
     of_evaluations = {
         "DROP_PATCHES": 0x45560000,
         "SHUFFLE_BLOCKS": 0x45560001,

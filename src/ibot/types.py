@@ -104,13 +104,19 @@ class Batch:
     bad: tuple[tuple[str, str], ...] = ()
     """(path, reason) of files met in this batch that could not be read."""
     made: Made | None = None
+    drop: Tensor | None = None
+    """float32 [num_blocks, 2, V * B]: what stochastic depth multiplies the branches of attention
+    and MLP of each view by, view-major, 0 = dropped. None: nothing was drawn."""
 
     def pin_memory(self) -> Batch:
         """The same batch in page-locked memory; the loader calls this where there is a GPU."""
         local_views = None if self.local_views is None else self.local_views.pin_memory()
-        masks = self.masks.each(lambda tensor: tensor.pin_memory())
         return replace(
-            self, global_views=self.global_views.pin_memory(), local_views=local_views, masks=masks
+            self,
+            global_views=self.global_views.pin_memory(),
+            local_views=local_views,
+            masks=self.masks.each(lambda tensor: tensor.pin_memory()),
+            drop=None if self.drop is None else self.drop.pin_memory(),
         )
 
 
@@ -135,11 +141,14 @@ class UndrawnBatch:
     bad: tuple[tuple[str, str], ...] = ()
     """As in `Batch`."""
     made: Made | None = None
+    drop: Tensor | None = None
+    """As in `Batch`."""
 
     def pin_memory(self) -> UndrawnBatch:
         """The same batch in page-locked memory; the loader calls this where there is a GPU."""
         masks = self.masks.each(lambda tensor: tensor.pin_memory())
-        return replace(self, pictures=self.pictures.pin_memory(), masks=masks)
+        drop = None if self.drop is None else self.drop.pin_memory()
+        return replace(self, pictures=self.pictures.pin_memory(), masks=masks, drop=drop)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +188,9 @@ class RunState:
     skipped_steps: int = 0
     """Optimizer steps skipped because of float16 overflow."""
     versions: dict[str, str] = field(default_factory=dict)
+    draws: int = 2
+    """Rule by which stochastic depth draws. 1: from torch's generator, seeded by the step, one
+    micro-batch after the other: what runs have that do not say. 2: by image, `ibot.data.depth`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -51,7 +51,7 @@ STEPS = 16
 @pytest.fixture
 def steady(small):
     settings = [f"train.length={STEPS} steps", "log.every=1", f"checkpoint.every={STEPS} steps"]
-    return apply(small, settings)
+    return apply(small, [*settings, "model.drop_path=0.3"])
 
 
 @pytest.mark.distributed

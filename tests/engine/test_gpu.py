@@ -5,13 +5,17 @@ import torch
 from safetensors.torch import load_file
 
 from ibot.config.override import apply
+from ibot.config.resolve import derive
 from ibot.data.loader import Loader
 from ibot.data.pixels_device import render
 from ibot.data.sets.scan import scan
+from ibot.engine.blocks import prepare_blocks
 from ibot.engine.checkpoint import find_checkpoint
 from ibot.engine.guards import Sent
+from ibot.engine.health import HealthMonitor
 from ibot.engine.loop import mask_grid, train
 from ibot.engine.optimizer import build_optimizer
+from ibot.engine.schedule import Schedules
 from ibot.engine.transfer import ahead
 from ibot.engine.trial import VALUES
 from ibot.engine.update import Update
@@ -90,25 +94,50 @@ def test_nothing_waits_for_the_gpu_where_views_are_made(small):
         torch.cuda.set_sync_debug_mode("default")
 
 
-def test_nothing_waits_for_the_gpu_in_a_step(small):
+@pytest.mark.parametrize("compiled", ["on", "off"])
+def test_nothing_waits_for_the_gpu_in_a_step(small, compiled):
+    small = apply(small, [f"system.compile={compiled}"])
     model = StudentTeacher(small).to("cuda")
+    prepare_blocks(model, small.system, torch.device("cuda"))
     update = Update(
         model=model,
         student=model.student,
         optimizer=build_optimizer(model.student, small.optim),
         config=small,
     )
-    loader = Loader(small, scan(small.data.path), grid=mask_grid(small), end_step=3)
-    steps = ahead(loader, small, torch.device("cuda"))
-    update.step(next(steps).on_device(), VALUES, observe=False)  # memory is taken at the first one
+    health = HealthMonitor.of(small, Schedules.of(small, derive(small, 48)), num_images=48)
+
+    def three_steps():
+        source, rates = scan(small.data.path), model.student.backbone.drop_rates
+        loader = Loader(small, source, grid=mask_grid(small), end_step=3, drop_rates=rates)
+        for i, step in enumerate(ahead(loader, small, torch.device("cuda"))):
+            out = update.step(step.on_device(), VALUES, observe=True)
+            health.observe(i, out, step.read, 0.1, 0.0)
+            failed = Sent(out.failed)
+        return failed
+
+    three_steps()  # memory is taken and blocks are compiled at the first ones
     torch.cuda.set_sync_debug_mode("error")
     try:
-        for step in steps:
-            out = update.step(step.on_device(), VALUES, observe=False)
-            failed = Sent(out.failed)
+        failed = three_steps()
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert failed.read() == 0
+
+
+@pytest.mark.parametrize(("precision", "apart"), [("float32", 1e-5), ("bfloat16", 1e-2)])
+def test_twenty_steps_with_all_fast_paths_follow_the_plain_forms(small, tmp_path, precision, apart):
+    small = apply(small, ["system.device=cuda", f"train.precision={precision}", "log.every=1"])
+    for name, settings in (
+        ("plain", ["system.kernels=reference"]),
+        ("fast", ["system.compile=on", "system.checkpoint_activations=selective"]),
+    ):
+        train(apply(small, settings), tmp_path / name, quiet=True)
+    plain, fast = (read_jsonl(tmp_path / name / "metrics.jsonl") for name in ("plain", "fast"))
+    assert len(plain) == 20
+    for a, b in zip(plain, fast, strict=True):
+        for name in ("cls_loss", "patch_loss"):
+            assert b[name] == pytest.approx(a[name], rel=apart)
 
 
 def test_a_resumed_run_on_the_gpu_is_the_whole_one(small, tmp_path):

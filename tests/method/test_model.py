@@ -23,9 +23,11 @@ from ibot.data.masks import masks_from_map
 from ibot.engine.optimizer import build_optimizer
 from ibot.engine.update import Update
 from ibot.method.center import sinkhorn_probs, update_centers
+from ibot.method.fused import PLAIN
 from ibot.method.losses import cls_loss, patch_loss, teacher_probs
-from ibot.method.model import StudentTeacher, flat_token_rows
+from ibot.method.model import StudentTeacher, _with_more_rows, flat_token_rows
 from ibot.method.step import training_step
+from ibot.models.contract import Views
 from ibot.models.layers import DropPath
 from ibot.types import Batch, Masks, StepValues
 
@@ -152,8 +154,11 @@ def plain_loss(model: StudentTeacher, batch: Batch, temp: float, patch_temp: flo
     ],
     ids=lambda k: str(k),
 )
-@pytest.mark.parametrize("seed", [0, 1])
-def test_used_rows_alone_give_the_loss_and_gradients_of_all_tokens(kwargs, seed):
+@pytest.mark.parametrize(("seed", "few_sizes"), [(0, False), (1, True)])
+def test_used_rows_alone_give_the_loss_and_gradients_of_all_tokens(
+    kwargs, seed, few_sizes, monkeypatch
+):
+    monkeypatch.setattr("ibot.method.model._few_sizes", lambda device: few_sizes)
     config = settings(**kwargs)
     torch.manual_seed(seed)
     model = StudentTeacher(config).double()
@@ -396,6 +401,21 @@ def test_rows_of_masked_patches_skip_the_class_tokens():
     assert flat_token_rows(masks_from_map(maps)).tolist() == [1, 3, 6]
 
 
+def test_steps_have_few_numbers_of_rows_and_none_of_the_more_comes_twice():
+    generator, sizes = torch.Generator().manual_seed(0), set()
+    for share in torch.linspace(0.05, 0.3, 40):
+        maps = torch.rand(32, 16, generator=generator) < share
+        rows = torch.cat([torch.arange(32) * 17, flat_token_rows(masks_from_map(maps[None]))])
+        views, more = _with_more_rows(Views(torch.zeros(32, 3, 8, 8), maps, rows))
+        assert views.rows[: len(rows)].equal(rows) and len(views.rows) == len(rows) + more
+        assert views.rows.unique().shape == views.rows.shape and int(views.rows.max()) < 32 * 17
+        sizes.add(len(views.rows))
+    assert len(sizes) <= 9
+    hidden = torch.ones(2, 3, dtype=torch.bool)
+    all_rows = Views(torch.zeros(2, 3, 8, 8), hidden, torch.arange(8))
+    assert _with_more_rows(all_rows) == (all_rows, 0)
+
+
 def test_entropies_of_a_fresh_teacher_lie_below_ln_k():
     config = settings()
     model = StudentTeacher(config).double()
@@ -509,8 +529,9 @@ def test_the_teacher_starts_with_the_student_s_layers_however_they_are_shared(st
 @pytest.mark.parametrize(
     "method", [{}, {"targets": "sinkhorn", "koleo_weight": 0.1}, {"patch_match": "feature"}]
 )
-def test_a_step_on_a_gpu_makes_nothing_on_the_cpu(kwargs, method):
+def test_a_step_on_a_gpu_makes_nothing_on_the_cpu(kwargs, method, monkeypatch):
     """On tensors without values, whose device is checked in every operation."""
+    monkeypatch.setattr("ibot.method.fused.triton_rows", lambda: PLAIN)  # a kernel needs values
     config = dataclasses.replace(settings(**kwargs), method=MethodConfig(**method))
     given = random_batch(config, 0)
     model = StudentTeacher(config)

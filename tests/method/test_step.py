@@ -69,6 +69,7 @@ class Case:
         self.fixed = draw(count, K_PATCH).softmax(-1)
         self.asked = []
         self.model = SimpleNamespace(
+            student=SimpleNamespace(head=SimpleNamespace(normalized=False)),
             teacher=self._teacher,
             tokenizer=SimpleNamespace(targets=self._targets) if variant == "tokenizer" else None,
             cls_center=Center(K, 0.9).double(),
@@ -82,7 +83,7 @@ class Case:
         assert local_views is self.batch.local_views
         return self.teacher
 
-    def _student(self, global_views, masks, local_views):
+    def _student(self, global_views, masks, local_views, drop):
         assert global_views is self.batch.global_views and masks is self.masks
         assert local_views is self.batch.local_views
         return self.student
@@ -219,7 +220,7 @@ def test_observations_of_processes_that_see_the_same_are_those_of_one(monkeypatc
     """Their means over processes are logged, so none may count the others twice."""
     alone = Case(seed=1).step(METHOD).metrics
     monkeypatch.setattr(
-        "ibot.method.step.sum_over_processes", lambda sums: [2 * part for part in sums]
+        "ibot.method.observed.sum_over_processes", lambda sums: [2 * part for part in sums]
     )
     shared = Case(seed=1).step(METHOD).metrics
     for name, value in alone.items():

@@ -37,8 +37,9 @@ class Mixing(nn.Module):
         self.conv = nn.Conv2d(width, width, 3, padding=1, groups=width)
         self.drop_path = DropPath(0.0)
 
-    def forward(self, x):
-        return x + self.drop_path(self.conv(x).tanh(), x.shape[0])
+    def forward(self, x, drop=None):
+        factor = None if drop is None else drop[0]
+        return x + self.drop_path(self.conv(x).tanh(), x.shape[0], None, factor)
 
 
 class Averaged(Backbone):
@@ -60,13 +61,13 @@ class Averaged(Backbone):
     def token_grid(self, height, width):
         return height // self.patch_size, width // self.patch_size
 
-    def forward(self, images, mask=None):
-        return self.last_layers(images, 1)[0]
+    def forward(self, images, mask=None, drop=None):
+        return self.last_layers(images, 1, drop=drop)[0]
 
-    def last_layers(self, images, num, norm=True):
+    def last_layers(self, images, num, norm=True, drop=None):
         x, outputs = self.patch_embed(images), []
-        for block in self.blocks:
-            x = block(x)
+        for block, factors in zip(self.blocks, self.factors_of_blocks(drop), strict=True):
+            x = block(x, factors)
             tokens = x.flatten(2).transpose(1, 2)
             tokens = self.norm(tokens) if norm else tokens
             outputs.append(TokenOutput(tokens.mean(dim=1), tokens, tuple(x.shape[-2:])))

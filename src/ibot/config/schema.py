@@ -359,6 +359,11 @@ class SystemConfig:
     kernels: Literal["auto", "reference", "require"] = "auto"
     """Fast paths of the step: those that are there and pay; none, the plain forms alone; or as
     auto, but a path for which this machine lacks something is an error."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Compile the blocks by torch.compile, which takes a minute at the start; auto: on a GPU."""
+    checkpoint_activations: Literal["off", "selective", "blocks"] = "off"
+    """Make again in the backward pass, for less memory and the same numbers: nothing; what costs
+    little (norms, activations); or all of each block, for a quarter of the step's time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,6 +21,7 @@ from ibot.config.history import Epochs
 from ibot.config.resolve import largest_power_of_two
 from ibot.config.schema import Config
 from ibot.data.decode import UnreadableImage
+from ibot.data.depth import branch_factors
 from ibot.data.masks import make_masks
 from ibot.data.needed import Part, in_parts, read_part
 from ibot.data.pairs import make_pairs
@@ -55,10 +56,19 @@ class MicroBatches(Dataset["Batch | UndrawnBatch | DataError"]):
     """
 
     def __init__(
-        self, config: Config, source: Images, grid: tuple[int, int], rank: int, world_size: int
+        self,
+        config: Config,
+        source: Images,
+        grid: tuple[int, int],
+        rank: int,
+        world_size: int,
+        drop_rates: Sequence[float] = (),
     ) -> None:
-        """config: `data.pixels` is resolved; auto makes views as exact does."""
-        self.config, self.grid = config, grid
+        """config: `data.pixels` is resolved; auto makes views as exact does.
+
+        drop_rates: stochastic depth of each block; empty: nothing is drawn for it.
+        """
+        self.config, self.grid, self.drop_rates = config, grid, drop_rates
         data = config.data
         decoder = "fast" if data.pixels in ("fast", "device") else "pillow"
         images = read_as(source, data.exif_orientation, data.max_pixels, decoder=decoder)
@@ -104,6 +114,10 @@ class MicroBatches(Dataset["Batch | UndrawnBatch | DataError"]):
             masks = self._masks(epoch, index)
         else:
             masks = make_pairs(config.method.patch_match, params, self.grid)
+        drop = None
+        if self.drop_rates:
+            views = params.flip.shape[1]
+            drop = branch_factors(self.drop_rates, views, config.train.seed, epoch, index)
         content = np.array([content_hash(image) for image in images], dtype=np.int64)
         if config.data.pixels == "device":
             pictures, sizes, reduced = packed(images, params, config)
@@ -121,7 +135,7 @@ class MicroBatches(Dataset["Batch | UndrawnBatch | DataError"]):
             made = Batch(*self._views(images, params), masks, index, content, tuple(bad))
         rendering = watch.lap()
         took = Made(decode=decoding, render=rendering, busy=watch.busy(), queued=watch.queued())
-        return replace(made, made=took)
+        return replace(made, made=took, drop=drop)
 
     def _views(
         self, images: Sequence[Pixels], params: ViewParams
@@ -188,10 +202,11 @@ class Loader:
         world_size: int = 1,
         start_step: int = 0,
         end_step: int | None = None,
+        drop_rates: Sequence[float] = (),
     ) -> None:
         """Check that the batch fits data, processes and memory. Raises an IbotError."""
         check_batch(config, source, world_size)
-        self.dataset = MicroBatches(config, source, grid, rank, world_size)
+        self.dataset = MicroBatches(config, source, grid, rank, world_size, drop_rates)
         self.accumulate = config.train.accumulate
         self.start_step = start_step
         self.end_step = end_step

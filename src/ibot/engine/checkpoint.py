@@ -165,7 +165,7 @@ def load_checkpoint(
     if scaler is not None and training["scaler"] is not None:
         scaler.load_state_dict(training["scaler"])
     stored.pop("config")
-    return RunState(**stored)
+    return RunState(**{"draws": 1, **stored})
 
 
 def read_centers(path: Path) -> tuple[Tensor, Tensor] | None:

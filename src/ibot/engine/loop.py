@@ -145,6 +145,7 @@ def run_steps(trainer: Trainer, signal: StopSignal, kernels: Choices) -> None:
         world_size=trainer.processes.world_size,
         start_step=trainer.state.step,
         end_step=end,
+        drop_rates=trainer.drop_rates,
     )
     if trainer.state.step == 0 and not was_evaluated(trainer):
         run_evaluation(trainer)

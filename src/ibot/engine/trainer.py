@@ -16,6 +16,7 @@ from ibot.config.resolve import Derived, derive
 from ibot.config.schema import Config
 from ibot.data.loader import check_batch
 from ibot.data.sets.images import Images
+from ibot.engine.blocks import prepare_blocks
 from ibot.engine.checkpoint import (
     find_checkpoint,
     load_checkpoint,
@@ -71,6 +72,11 @@ class Trainer:
         steps = self.steps(interval)
         return steps > 0 and self.state.step % steps == 0
 
+    @property
+    def drop_rates(self) -> tuple[float, ...]:
+        """Stochastic depth of each block that the loader draws for; empty: nothing to draw."""
+        return self.model.student.backbone.drop_rates if self.state.draws > 1 else ()
+
     def steps(self, interval: Duration) -> int:
         """An interval in optimizer steps, at least 1 unless it is 0."""
         schedules = self.schedules
@@ -110,6 +116,7 @@ def build_trainer(
     model = StudentTeacher(config)
     model.tokenizer = build_tokenizer(config, source, run.path, processes)
     model.to(device)
+    prepare_blocks(model, config.system, device)
     precision = choose_precision(config.train.precision, device)
     update = Update(
         model=model,
@@ -120,7 +127,8 @@ def build_trainer(
         autocast=partial(autocast, device, precision),
     )
     state = begin(update, run, processes, progress, device)
-    set_part(model.student, processes.rank, processes.world_size)
+    if state.draws == 1:
+        set_part(model.student, processes.rank, processes.world_size)
     update.student = wrap_student(model.student, processes, device)  # all from the same weights
     schedules = Schedules.of(config, derived)
     shown = config.log.tensorboard and processes.is_main

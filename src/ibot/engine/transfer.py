@@ -85,6 +85,7 @@ def to_device(
         masks = batch.masks.each(sent)
         first = sent(batch.pictures if undrawn else batch.global_views)
         local_views = None if undrawn or batch.local_views is None else sent(batch.local_views)
+        drop = None if batch.drop is None else sent(batch.drop)
     with measure("render"):
         if undrawn:
             first, local_views = pixels_device.render(
@@ -100,7 +101,7 @@ def to_device(
         global_views = normalize(first, statistics)
         local_views = None if local_views is None else normalize(local_views, statistics)
     return Batch(
-        global_views, local_views, masks, batch.index, batch.content, batch.bad, batch.made
+        global_views, local_views, masks, batch.index, batch.content, batch.bad, batch.made, drop
     )
 
 
@@ -108,5 +109,5 @@ def _tensors(batch: Batch) -> Iterator[Tensor]:
     """All tensors of a batch."""
     found: list[Tensor] = []
     batch.masks.each(lambda tensor: found.append(tensor) or tensor)
-    views = (batch.global_views, batch.local_views)
-    yield from (tensor for tensor in (*views, *found) if tensor is not None)
+    own = (batch.global_views, batch.local_views, batch.drop)
+    yield from (tensor for tensor in (*own, *found) if tensor is not None)

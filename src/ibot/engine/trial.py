@@ -14,6 +14,7 @@ import torch
 from ibot.config.schema import Config
 from ibot.data.loader import MicroBatches
 from ibot.data.sets.images import Images
+from ibot.engine.blocks import prepare_blocks
 from ibot.engine.checkpoint import checkpoint_bytes
 from ibot.engine.loop import mask_grid
 from ibot.engine.meter import StageMeter
@@ -66,6 +67,8 @@ def run_trial(config: Config, source: Images, device: torch.device, images: int)
     config = replace(config, train=train)
     torch.manual_seed(0)
     model = StudentTeacher(config).to(device)
+    with using(config.system.kernels):
+        prepare_blocks(model, config.system, device)
     optimizer = build_optimizer(model.student, config.optim)
     precision = choose_precision(config.train.precision, device)
     update = Update(
@@ -75,7 +78,8 @@ def run_trial(config: Config, source: Images, device: torch.device, images: int)
         config=config,
         autocast=partial(autocast, device, precision),
     )
-    batches = MicroBatches(config, source, mask_grid(config), 0, 1)
+    rates = model.student.backbone.drop_rates
+    batches = MicroBatches(config, source, mask_grid(config), 0, 1, rates)
     meter, measured = StageMeter(device), []
     steps = ahead(_read(batches, pin=device.type == "cuda"), config, device, meter.measure)
     queued = []

@@ -17,10 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ibot.config.schema import Config
+from ibot.kernels.choice import chosen
 from ibot.method.center import Center
 from ibot.method.network import Network
 from ibot.method.tokenizers import PatchTokenizer
-from ibot.models.head import at_least_float32
+from ibot.models.contract import Views
+from ibot.models.head import ProjectionHead, Scored, at_least_float32
 from ibot.types import Masks
 
 
@@ -28,9 +30,9 @@ from ibot.types import Masks
 class TeacherOutput:
     """What the teacher makes of the whole global views; no gradient."""
 
-    cls: Tensor
+    cls: Tensor | Scored
     """[G, B, K] class logits."""
-    patch: Tensor
+    patch: Tensor | Scored
     """[M, K'] patch logits to predict: of the masked places, or of an ablation's partners."""
     cls_mean: Tensor
     """[K], mean class logits, for the center."""
@@ -44,9 +46,9 @@ class TeacherOutput:
 class StudentOutput:
     """What the student makes of the masked global views and the local views."""
 
-    cls: Tensor
+    cls: Tensor | Scored
     """[V, B, K] class logits."""
-    patch: Tensor
+    patch: Tensor | Scored
     """[M, K'] patch logits of the masked patches."""
     features: Tensor
     """[G, B, D] class tokens of the global views."""
@@ -60,56 +62,61 @@ class Student(Network):
         super().__init__(config, drop_path=drop_path, masked=True, shared=shared)
 
     def forward(
-        self, global_views: Tensor, masks: Masks, local_views: Tensor | None
+        self,
+        global_views: Tensor,
+        masks: Masks,
+        local_views: Tensor | None,
+        drop: Tensor | None = None,
+        scored: bool = False,
     ) -> StudentOutput:
         """One pass over all views: global [G, B, 3, H, W] with masks, local [L, B, 3, H', W'].
 
         Local views are whole, unless `masks.local` hides patches of theirs, which come last.
+        drop: factors of stochastic depth, as in `Batch`. With `scored` the last layer is left to
+        the losses.
         """
         num_global, batch = global_views.shape[:2]
-        num_tokens = 1 + masks.map.shape[-1]
-        cls_rows = torch.arange(num_global * batch, device=masks.index.device) * num_tokens
-        images, hidden = global_views.flatten(0, 1), masks.map.flatten(0, 1)
         if self.head.sees_batch:
-            cls, patch, features = self._dense_pass(images, hidden, masks.index)
+            drop_local = None
+            if drop is not None:
+                drop, drop_local = drop.tensor_split([num_global * batch], dim=-1)
+            images, hidden = global_views.flatten(0, 1), masks.map.flatten(0, 1)
+            cls, patch, features = self._dense_pass(images, hidden, masks.index, drop)
             if local_views is not None:
                 images, hidden, places = local_views.flatten(0, 1), None, None
                 if masks.local is not None:
                     hidden, places = masks.local.map.flatten(0, 1), masks.local.index
-                cls_local, patch_local, _ = self._dense_pass(images, hidden, places)
+                cls_local, patch_local, _ = self._dense_pass(images, hidden, places, drop_local)
                 cls, patch = torch.cat([cls, cls_local]), torch.cat([patch, patch_local])
-            logits, patch = self.head.logits(cls, patch)
         else:
-            rows = torch.cat([cls_rows, flat_token_rows(masks)])
-            tokens = self.backbone.forward_rows(images, hidden, rows)
-            features, patches = tokens.split([len(cls_rows), len(rows) - len(cls_rows)])
-            cls = features
+            views, num_more = [self._views(global_views, masks)], 0
+            if masks.target is None and masks.local is None and _few_sizes(global_views.device):
+                views[0], num_more = _with_more_rows(views[0])
             if local_views is not None:
-                images = local_views.flatten(0, 1)
-                cls_local, patches_local = self._local_tokens(images, masks.local)
-                cls, patches = torch.cat([features, cls_local]), torch.cat([patches, patches_local])
-            z_cls, z_patch = self.head.project_both(cls, patches)
-            logits, patch = self.head.logits(z_cls, z_patch)
-        return StudentOutput(
-            logits.unflatten(0, (-1, batch)), patch, features.unflatten(0, (num_global, batch))
-        )
+                views.append(self._views(local_views, masks.local))
+            # Of each size class tokens, then hidden patches.
+            tokens = self.backbone.forward_views(views, drop)
+            parts = tokens.split([n for v in views for n in (len(v.images), v.num_patches)])
+            features = parts[0]
+            cls, patch = self.head.project_both(torch.cat(parts[::2]), torch.cat(parts[1::2]))
+            patch = patch[: len(patch) - num_more]
+        cls, patch = _last_layer(self.head, cls, patch, batch, scored)
+        return StudentOutput(cls, patch, features.unflatten(0, (num_global, batch)))
 
-    def _local_tokens(self, images: Tensor, masks: Masks | None) -> tuple[Tensor, Tensor]:
-        """Class tokens [B, D] of local views, and the tokens [M, D] of patches that are hidden."""
+    def _views(self, views: Tensor, masks: Masks | None) -> Views:
+        """Views [V, B, C, H, W] of which class tokens, then hidden patches are read."""
+        images = views.flatten(0, 1)
         height, width = self.backbone.token_grid(*images.shape[-2:])
-        cls_rows = torch.arange(len(images), device=images.device) * (1 + height * width)
+        rows = torch.arange(len(images), device=images.device) * (1 + height * width)
         if masks is None:
-            cls = self.backbone.forward_rows(images, None, cls_rows)
-            return cls, cls[:0]
-        rows = torch.cat([cls_rows, flat_token_rows(masks)])
-        tokens = self.backbone.forward_rows(images, masks.map.flatten(0, 1), rows)
-        return tokens[: len(images)], tokens[len(images) :]
+            return Views(images, None, rows)
+        return Views(images, masks.map.flatten(0, 1), torch.cat([rows, flat_token_rows(masks)]))
 
     def _dense_pass(
-        self, images: Tensor, hidden: Tensor | None, places: Tensor | None
+        self, images: Tensor, hidden: Tensor | None, places: Tensor | None, drop: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Every token through the head, for batch norm: projected rows, and the class tokens."""
-        output = self.backbone(images, hidden)
+        output = self.backbone(images, hidden, drop)
         cls, patches = self.head.project_both(output.cls, output.patches.flatten(0, 1))
         return cls, patches[places] if places is not None else patches[:0], output.cls
 
@@ -124,11 +131,16 @@ class Teacher(Network):
 
     @torch.no_grad()
     def forward(
-        self, global_views: Tensor, masks: Masks, local_views: Tensor | None = None
+        self,
+        global_views: Tensor,
+        masks: Masks,
+        local_views: Tensor | None = None,
+        scored: bool = False,
     ) -> TeacherOutput:
         """One pass over the whole global views [G, B, 3, H, W].
 
-        And over the local ones [L, B, 3, H', W'], where `masks.local` hides patches of theirs.
+        And over the local ones [L, B, 3, H', W'], where `masks.local` hides patches of theirs. With
+        `scored` the last layer is left to the losses, but for the means.
         """
         num_global, batch = global_views.shape[:2]
         output = self.backbone(global_views.flatten(0, 1))
@@ -141,13 +153,14 @@ class Teacher(Network):
             local = self.backbone(local_views.flatten(0, 1))
             _, z_local = self.head.project_both(local.cls, local.patches.flatten(0, 1))
             wanted = torch.cat([wanted, z_local[masks.local.index]])
-        cls, patch = self.head.logits(z_cls, wanted)
+        cls, patch = _last_layer(self.head, z_cls, wanted, batch, scored)
         # By linearity the mean of all logits is the last layer of the mean row (spec 5.7, I1).
-        _, patch_mean = self.head.logits(z_cls[:0], z_patches.mean(dim=0, keepdim=True))
+        mean_row = z_cls.mean(dim=0, keepdim=True) if scored else z_cls[:0]
+        cls_mean, patch_mean = self.head.logits(mean_row, z_patches.mean(dim=0, keepdim=True))
         return TeacherOutput(
-            cls=cls.unflatten(0, (num_global, batch)),
+            cls=cls,
             patch=patch,
-            cls_mean=cls.mean(dim=0),
+            cls_mean=cls.flatten(0, 1).mean(dim=0) if isinstance(cls, Tensor) else cls_mean[0],
             patch_mean=patch_mean[0],
             features=output.cls.unflatten(0, (num_global, batch)),
         )
@@ -191,6 +204,20 @@ class StudentTeacher(nn.Module):
         return [(p, trained[name]) for name, p in teacher if name in trained]
 
 
+def _last_layer(
+    head: ProjectionHead, cls: Tensor, patches: Tensor, batch: int, scored: bool
+) -> tuple[Tensor | Scored, Tensor | Scored]:
+    """Projected class rows [views * B, d] and patch rows [M, d] -> logits [views, B, K], [M, K'].
+
+    Or, with `scored`, what they will be computed from.
+    """
+    if scored:
+        of_cls, of_patches = head.scored(cls, patches)
+        return of_cls._replace(rows=cls.unflatten(0, (-1, batch))), of_patches
+    logits, of_patches = head.logits(cls, patches)
+    return logits.unflatten(0, (-1, batch)), of_patches
+
+
 def most_similar(patches: Tensor) -> Tensor:
     """For each patch of two views [2, B, N, D] the most similar one (cosine) of the other view.
 
@@ -201,6 +228,32 @@ def most_similar(patches: Tensor) -> Tensor:
     views, batch, cells = nearest.shape
     start = torch.arange(views * batch, device=nearest.device).view(views, batch, 1).flip(0) * cells
     return (nearest + start).flatten()
+
+
+def _few_sizes(device: torch.device) -> bool:
+    """Whether steps are to have few numbers of rows, for products that are built for each size.
+
+    So are those of oneDNN in bfloat16, for a millisecond each, and no two masks hide as many.
+    """
+    if device.type != "cpu":
+        return False
+    half = torch.is_autocast_enabled("cpu")
+    return chosen("rows of few sizes", unfit="" if half else "float32 products suit any")
+
+
+def _with_more_rows(views: Views) -> tuple[Views, int]:
+    """Views with more rows, of visible patches, up to one of few numbers; and how many more.
+
+    They come last. No row comes twice, and none where too few patches are visible.
+    """
+    assert views.mask is not None
+    num_patches, num_rows = views.mask.shape[-1], len(views.rows)
+    more = -num_rows % max(16, 2 ** (num_rows.bit_length() - 4))
+    if more > len(views.images) * (1 + num_patches) - num_rows:
+        return views, 0
+    visible = views.mask.flatten().byte().argsort(stable=True)[:more]
+    rows = torch.cat([views.rows, visible + visible // num_patches + 1])
+    return views._replace(rows=rows), more
 
 
 def flat_token_rows(masks: Masks) -> Tensor:

@@ -33,6 +33,22 @@ class MapShape(NamedTuple):
     """Pixels per cell."""
 
 
+class Views(NamedTuple):
+    """Views of one size on their way through a backbone, and what is read of them."""
+
+    images: Tensor
+    """[B, C, H, W]."""
+    mask: Tensor | None
+    """bool [B, N], True = hidden."""
+    rows: Tensor
+    """int64 [R] into their tokens [B * (1 + N), D], class token first."""
+
+    @property
+    def num_patches(self) -> int:
+        """Rows beyond a class token of each view."""
+        return len(self.rows) - len(self.images)
+
+
 class Backbone(nn.Module, ABC):
     """A network from images to one class token and a grid of patch tokens.
 
@@ -84,8 +100,14 @@ class Backbone(nn.Module, ABC):
         """Rows and columns of the patch tokens of an image of that many pixels."""
 
     @abstractmethod
-    def forward(self, images: Tensor, mask: Tensor | None = None) -> TokenOutput:
-        """All tokens; `mask` bool [B, N], True = hidden, None = nothing hidden."""
+    def forward(
+        self, images: Tensor, mask: Tensor | None = None, drop: Tensor | None = None
+    ) -> TokenOutput:
+        """All tokens; `mask` bool [B, N], True = hidden, None = nothing hidden.
+
+        drop: [num_blocks, 2, B], what stochastic depth multiplies the branches of the blocks by
+        (`factors_of_blocks`); None: each `DropPath` draws for itself.
+        """
 
     @abstractmethod
     def last_layers(self, images: Tensor, num: int, norm: bool = True) -> list[TokenOutput]:
@@ -101,13 +123,26 @@ class Backbone(nn.Module, ABC):
         Each has a `drop_path` (`ibot.models.layers.DropPath`) behind its branches.
         """
 
-    def forward_rows(self, images: Tensor, mask: Tensor | None, rows: Tensor) -> Tensor:
+    def forward_rows(
+        self, images: Tensor, mask: Tensor | None, rows: Tensor, drop: Tensor | None = None
+    ) -> Tensor:
         """Rows `rows` int64 [R] of the tokens [B * (1 + N), D], class token first: [R, D].
 
-        A network that can do so leaves out what only other rows need.
+        A network that can do so leaves out what only other rows need. drop: as in `forward`.
         """
-        output = self(images, mask)
+        output = self(images, mask, drop)
         return torch.cat([output.cls[:, None], output.patches], dim=1).flatten(0, 1)[rows]
+
+    def forward_views(self, views: Sequence[Views], drop: Tensor | None = None) -> Tensor:
+        """`forward_rows` of views of several sizes, one after the other: [R of all, D].
+
+        A network that can do so takes them in one pass. drop: as in `forward`, of all views.
+        """
+        drops = [None] * len(views)
+        if drop is not None:
+            drops = drop.split([each.images.shape[0] for each in views], dim=-1)
+        rows = [self.forward_rows(*each, own) for each, own in zip(views, drops, strict=True)]
+        return torch.cat(rows)
 
     def tokens_and_attention(self, images: Tensor, norm: bool = True) -> tuple[TokenOutput, Tensor]:
         """Output tokens, and the attention of the class token to the patches in the last block.
@@ -172,6 +207,20 @@ class Backbone(nn.Module, ABC):
         rows, columns = self.token_grid(height, width)
         channels, stride = self.map_shape(1)
         return rows * columns * (self.patch_size // stride) ** 2 * channels // self.embed_dim
+
+    @property
+    def drop_rates(self) -> tuple[float, ...]:
+        """Stochastic depth of each block; empty where no block has any."""
+        paths = [block.get_submodule("drop_path") for block in self.blocks_for_sharding()]
+        rates = tuple(path.rate for path in paths if isinstance(path, DropPath))
+        return rates if any(rates) else ()
+
+    def factors_of_blocks(self, drop: Tensor | None) -> list[Tensor | None]:
+        """Of `drop` [num_blocks, 2, B] the factors [2, B] of each block; None: it drops nothing."""
+        if drop is None:
+            return [None] * self.num_blocks
+        pairs = zip(drop.unbind(), self.drop_rates, strict=True)
+        return [own if rate else None for own, rate in pairs]
 
     def set_drop_path(self, rate: float) -> None:
         """Stochastic depth from 0 in the first block to `rate` in the last, as if built with it."""

@@ -10,7 +10,7 @@ an ablation the patch tokens may leave the common MLP early, through layers of t
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +25,23 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {
     "ln": nn.LayerNorm,
 }
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU}
+
+
+class Scored(NamedTuple):
+    """Logits that were not computed: the losses do it for a few rows at a time.
+
+    A tuple, so that what wraps a network finds the tensors in its output.
+    """
+
+    rows: Tensor
+    """[..., d], projected tokens."""
+    weight: Tensor
+    """[K, d] of the last layer, which has no bias."""
+
+    def logits(self) -> Tensor:
+        """[..., K], float32 or wider."""
+        with torch.autocast(self.rows.device.type, enabled=False):
+            return F.linear(at_least_float32(self.rows), self.weight)
 
 
 class Prototypes(nn.Module):
@@ -128,6 +145,13 @@ class ProjectionHead(nn.Module):
                 both = self.cls_layer(torch.cat([cls, patches]))
                 return both[: len(cls)], both[len(cls) :]
             return self.cls_layer(cls), self.patch_layer(patches)
+
+    def scored(self, cls: Tensor, patches: Tensor) -> tuple[Scored, Scored]:
+        """What `logits` would compute, for heads that are `normalized`."""
+        with torch.autocast(cls.device.type, enabled=False):
+            weight = self.last_layer.weight
+            own = weight if self.last_layer2 is None else self.last_layer2.weight
+        return Scored(cls, weight), Scored(patches, own)
 
 
 class UnitLength(nn.Module):

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ibot.kernels.choice import chosen
+from ibot.models.packed import Packing, attend_packed
 
 Resampling = Literal["published", "exact", "antialias"]
 """How a position table is brought to another grid; see `resample_positions`."""
@@ -80,9 +81,10 @@ def resample_positions(
 class DropPath(nn.Module):
     """Stochastic depth: drop a residual branch for whole samples, scale the others (spec 3.1.4).
 
-    It draws for every image of a step, whatever parts the step is cut into: part number `part` of
-    `parts` holds the images part, part + parts, ... and the generator must stand at the same place
-    for each of them. See `set_part`.
+    Pre-training hands in the factors of a step (`ibot.data.depth`). Without them, as in fine-tuning
+    and in runs that began before, torch's generator draws for every image of a step, whatever parts
+    the step is cut into: part number `part` of `parts` holds the images part, part + parts, ... and
+    the generator must stand at the same place for each of them. See `set_part`.
     """
 
     def __init__(self, rate: float) -> None:
@@ -90,13 +92,24 @@ class DropPath(nn.Module):
         self.rate = rate
         self.part, self.parts = 0, 1
 
-    def forward(self, branch: Tensor, num_samples: int, sample: Tensor | None = None) -> Tensor:
-        """Apply to `branch` [B, ..., D], or to rows [R, D] of the images `sample` int64 [R]."""
-        if self.rate == 0.0 or not self.training:
-            return branch
-        keep = 1 - self.rate
-        drawn = torch.rand(num_samples * self.parts, device=branch.device)[self.part :: self.parts]
-        factor = torch.floor(keep + drawn).to(branch.dtype) / keep
+    def forward(
+        self,
+        branch: Tensor,
+        num_samples: int,
+        sample: Tensor | None = None,
+        factor: Tensor | None = None,
+    ) -> Tensor:
+        """Apply to `branch` [B, ..., D], or to rows [R, D] of the images `sample` int64 [R].
+
+        factor: [B], 0 for the images whose branch is dropped; whoever gives it has drawn.
+        """
+        if factor is None:
+            if not self.training or self.rate == 0.0:
+                return branch
+            keep, every = 1 - self.rate, num_samples * self.parts
+            drawn = torch.rand(every, device=branch.device)[self.part :: self.parts]
+            factor = torch.floor(keep + drawn).to(branch.dtype) / keep
+        factor = factor.to(branch.dtype)
         factor = factor if sample is None else factor[sample]
         return branch * factor.view(-1, *[1] * (branch.dim() - 1))
 
@@ -107,7 +120,7 @@ def rising_rates(rate: float, num_blocks: int) -> list[float]:
 
 
 def set_part(network: nn.Module, part: int, parts: int) -> None:
-    """Say which part of the step comes next, or which one a process has; see `DropPath`."""
+    """Say which part of the step comes next, or which one a process has, where `DropPath` draws."""
     for module in network.modules():
         if isinstance(module, DropPath):
             module.part, module.parts = part, parts
@@ -162,14 +175,21 @@ class Attention(nn.Module):
 
     def split_heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens [B, T, D] -> queries, keys, values [B, heads, T, D / heads]."""
-        batch, tokens, width = x.shape
-        qkv = self.qkv(x).reshape(batch, tokens, 3, self.heads, width // self.heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)
-        return q, k, v
+        return self._heads_of(self.qkv(x))
 
     def attend(self, x: Tensor) -> Tensor:
         """Mix values by attention: [B, T, D] -> [B, T, D]."""
-        return fused_attention(*self.split_heads(x)).transpose(1, 2).flatten(2)
+        return self.mix(self.qkv(x))
+
+    def mix(self, qkv: Tensor) -> Tensor:
+        """`attend` of queries, keys and values side by side [B, T, 3D]."""
+        return fused_attention(*self._heads_of(qkv)).transpose(1, 2).flatten(2)
+
+    def _heads_of(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        batch, tokens, width = qkv.shape
+        qkv = qkv.reshape(batch, tokens, 3, self.heads, width // (3 * self.heads))
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        return q, k, v
 
     def probabilities(self, x: Tensor, queries: int | None = None) -> Tensor:
         """Attention of every token to every token [B, heads, T, T], by the plain path.
@@ -217,17 +237,34 @@ class Block(nn.Module):
         self.gamma_1 = nn.Parameter(torch.full((width,), layer_scale)) if layer_scale else None
         self.gamma_2 = nn.Parameter(torch.full((width,), layer_scale)) if layer_scale else None
 
-    def forward(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        rows: Tensor | None = None,
+        drop: Tensor | None = None,
+        packing: Packing | None = None,
+    ) -> Tensor:
         """Transform tokens [B, T, D]; with `rows` int64 [R] into B*T only those: [R, D].
 
         Keys and values need all tokens, what follows only the rows that are read (spec 5.7, I5).
+        drop: [2, B], factors of the branches of attention and MLP; see `DropPath`. packing: of x
+        [B*T, D], the rows of views of several sizes; the result are rows then as well.
         """
-        images, tokens = x.shape[:2]
-        mixed, sample = self.attn.attend(self.norm1(x)), None
-        if rows is not None:
-            x, mixed, sample = x.flatten(0, 1)[rows], mixed.flatten(0, 1)[rows], rows // tokens
-        x = x + self.drop_path(_scaled(self.attn.proj(mixed), self.gamma_1), images, sample)
-        return x + self.drop_path(_scaled(self.mlp(self.norm2(x)), self.gamma_2), images, sample)
+        if packing is None:
+            images, tokens = x.shape[:2]
+            mixed, sample = self.attn.attend(self.norm1(x)), None
+            if rows is not None:
+                x, mixed, sample = x.flatten(0, 1)[rows], mixed.flatten(0, 1)[rows], rows // tokens
+        else:
+            images, sample = packing.num_views, packing.view
+            mixed = attend_packed(self.attn, self.norm1(x), packing)
+            if rows is not None:
+                x, mixed, sample = x[rows], mixed[rows], sample[rows]
+        first, second = (None, None) if drop is None else drop.unbind()
+        branch = _scaled(self.attn.proj(mixed), self.gamma_1)
+        x = x + self.drop_path(branch, images, sample, first)
+        branch = _scaled(self.mlp(self.norm2(x)), self.gamma_2)
+        return x + self.drop_path(branch, images, sample, second)
 
 
 def _scaled(branch: Tensor, gamma: Tensor | None) -> Tensor:

@@ -54,10 +54,14 @@ class Plain(Backbone):
         """One patch, whatever the size."""
         return 1, 1
 
-    def forward(self, images: Tensor, mask: Tensor | None = None) -> TokenOutput:
-        """The rows as class token and as the only patch. Raises ValueError for masked images."""
-        if mask is not None:
-            raise ValueError("a plain image has no mask token")
+    def forward(
+        self, images: Tensor, mask: Tensor | None = None, drop: Tensor | None = None
+    ) -> TokenOutput:
+        """The rows as class token and as the only patch. Raises ValueError for masked images, and
+        for branches to drop.
+        """
+        if mask is not None or drop is not None:
+            raise ValueError("a plain image has no mask token, and no blocks")
         rows = self.rows(images.float())
         return TokenOutput(rows, rows[:, None], (1, 1))
 

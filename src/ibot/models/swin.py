@@ -11,6 +11,7 @@ Parameter names are those of the published code.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
@@ -85,14 +86,16 @@ class SwinTransformer(Backbone):
             grid = (grid[0] + 1) // 2, (grid[1] + 1) // 2
         return grid
 
-    def forward(self, images: Tensor, mask: Tensor | None = None) -> TokenOutput:
+    def forward(
+        self, images: Tensor, mask: Tensor | None = None, drop: Tensor | None = None
+    ) -> TokenOutput:
         """All tokens; `mask` bool [B, N] lies on the output grid.
 
         With a mask, H and W must be multiples of the stride (ValueError).
         """
-        x = self._embed(images, mask)
-        for stage in self.layers:
-            x = stage(x)
+        x, factors = self._embed(images, mask), iter(self.factors_of_blocks(drop))
+        for stage in self.stages:
+            x = stage(x, [next(factors) for _ in stage.blocks])
         return _tokens(self.norm(x))
 
     @property
@@ -206,10 +209,13 @@ class Stage(nn.Module):
         )
         self.downsample = PatchMerging(width, norm_eps) if merge else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, h, w, C] -> [B, ceil(h / 2), ceil(w / 2), 2C], or the same in the last stage."""
-        for block in self.blocks:
-            x = block(x)
+    def forward(self, x: Tensor, drops: Sequence[Tensor | None]) -> Tensor:
+        """[B, h, w, C] -> [B, ceil(h / 2), ceil(w / 2), 2C], or the same in the last stage.
+
+        drops: of each block, as it takes them.
+        """
+        for block, drop in zip(self.blocks, drops, strict=True):
+            x = block(x, drop=drop)
         return self.merge(x)
 
     def merge(self, x: Tensor) -> Tensor:
@@ -299,13 +305,17 @@ class WindowBlock(nn.Module):
         self.mlp = Mlp(width, mlp_hidden, act)
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Transform a map [B, h, w, C]."""
+    def forward(self, x: Tensor, drop: Tensor | None = None) -> Tensor:
+        """Transform a map [B, h, w, C].
+
+        drop: [2, B], factors of the branches of attention and MLP; see `DropPath`.
+        """
         batch, height, width = x.shape[:3]
         windows, penalty = self._windows(x)
         mixed = self._together(self.attn(windows, penalty), height, width)
-        x = x + self.drop_path(mixed, batch)
-        return x + self.drop_path(self.mlp(self.norm2(x)), batch)
+        first, second = (None, None) if drop is None else drop.unbind()
+        x = x + self.drop_path(mixed, batch, None, first)
+        return x + self.drop_path(self.mlp(self.norm2(x)), batch, None, second)
 
     def _together(self, windows: Tensor, height: int, width: int) -> Tensor:
         """Windows [B, n, q * q, C] as the map [B, h, w, C] that they were cut from."""

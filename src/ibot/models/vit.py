@@ -11,11 +11,14 @@ Parameter names are those of the published code (and of timm, but for `masked_em
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from ibot.config.schema import ModelConfig
-from ibot.models.contract import Backbone
+from ibot.kernels.choice import chosen
+from ibot.models.contract import Backbone, Views
 from ibot.models.layers import (
     Block,
     PatchEmbed,
@@ -24,6 +27,7 @@ from ibot.models.layers import (
     resample_positions,
     rising_rates,
 )
+from ibot.models.packed import pack
 from ibot.types import TokenOutput
 
 
@@ -86,24 +90,50 @@ class VisionTransformer(Backbone):
         """Rows and columns of patches; a remainder is cut off."""
         return height // self.patch_size, width // self.patch_size
 
-    def forward(self, images: Tensor, mask: Tensor | None = None) -> TokenOutput:
+    def forward(
+        self, images: Tensor, mask: Tensor | None = None, drop: Tensor | None = None
+    ) -> TokenOutput:
         """All tokens; patches where `mask` bool [B, N] is True are hidden behind the mask token."""
         x, grid = self._embed(images, mask)
-        for block in self.blocks:
-            x = block(x)
+        for block, factors in zip(self.blocks, self.factors_of_blocks(drop), strict=True):
+            x = block(x, drop=factors)
         return self._output(x, grid)
 
-    def forward_rows(self, images: Tensor, mask: Tensor | None, rows: Tensor) -> Tensor:
+    def forward_rows(
+        self, images: Tensor, mask: Tensor | None, rows: Tensor, drop: Tensor | None = None
+    ) -> Tensor:
         """As in the contract; the last block is computed for the chosen rows alone."""
         if self.fc_norm is not None:  # the class output is the mean of all patches: nothing to save
-            return super().forward_rows(images, mask, rows)
+            return super().forward_rows(images, mask, rows, drop)
         x, grid = self._embed(images, mask)
-        for block in self.blocks[:-1]:
-            x = block(x)
-        outputs = 1 + grid[0] * grid[1]
-        # Registers stand behind the patches: rows shift by those of the earlier images.
-        rows_with_registers = rows + (rows // outputs) * (x.shape[1] - outputs)
-        return self.norm(self.blocks[-1](x, rows_with_registers))
+        *earlier, last = self.factors_of_blocks(drop)
+        for block, factors in zip(self.blocks[:-1], earlier, strict=True):
+            x = block(x, drop=factors)
+        rows = _rows_of_tokens(rows, x.shape[1], grid)
+        return self.norm(self.blocks[-1](x, rows=rows, drop=last))
+
+    def forward_views(self, views: Sequence[Views], drop: Tensor | None = None) -> Tensor:
+        """As in the contract; views of all sizes in one pass where that pays."""
+        if not self._packs(views, drop):
+            return super().forward_views(views, drop)
+        parts = [self._embed(each.images, each.mask) for each in views]
+        x, packing = pack([tokens for tokens, _ in parts])
+        rows, first = [], 0
+        for each, (tokens, grid) in zip(views, parts, strict=True):
+            rows.append(first + _rows_of_tokens(each.rows, tokens.shape[1], grid))
+            first += tokens.shape[0] * tokens.shape[1]
+        *earlier, last = self.factors_of_blocks(drop)
+        for block, factors in zip(self.blocks[:-1], earlier, strict=True):
+            x = block(x, drop=factors, packing=packing)
+        return self.norm(self.blocks[-1](x, rows=torch.cat(rows), drop=last, packing=packing))
+
+    def _packs(self, views: Sequence[Views], drop: Tensor | None) -> bool:
+        """Whether views of several sizes go through together."""
+        # A block that draws for itself would draw for other numbers of views.
+        drawn = drop is not None or not (self.training and self.drop_rates)
+        if self.fc_norm is not None or not drawn or len(views) == 1:
+            return False
+        return views[0].images.is_cuda and chosen("packed views", "one pass")
 
     def last_layers(self, images: Tensor, num: int, norm: bool = True) -> list[TokenOutput]:
         """Outputs of the last `num` blocks, each through the final norm unless told otherwise."""
@@ -188,3 +218,9 @@ class VisionTransformer(Backbone):
 
     def _split(self, x: Tensor, grid: tuple[int, int]) -> TokenOutput:
         return TokenOutput(x[:, 0], x[:, 1 : 1 + grid[0] * grid[1]], grid)
+
+
+def _rows_of_tokens(rows: Tensor, tokens: int, grid: tuple[int, int]) -> Tensor:
+    """Rows of outputs as rows of `tokens` an image: registers stand behind the patches."""
+    outputs = 1 + grid[0] * grid[1]
+    return rows + (rows // outputs) * (tokens - outputs)

@@ -92,7 +92,9 @@ def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextMan
 
 
 def seed_step(seed: int, step: int) -> None:
-    """Seed stochastic depth for a step, alike in all processes and after a resumption."""
+    """Seed torch for a step, alike in all processes and after a resumption: for what draws there,
+    as stochastic depth does in fine-tuning and in runs of the first rule (`RunState.draws`).
+    """
     torch.manual_seed(torch_seed(seed, step, 0, Purpose.DROP_PATH))
 
 
