@@ -1,4 +1,4 @@
-"""The compiled kernels, where they were built: a library of C functions beside this file."""
+"""The compiled kernels, where they were built: libraries of C functions beside this file."""
 
 from __future__ import annotations
 
@@ -9,22 +9,37 @@ from importlib.util import find_spec
 
 INTERFACE = 1
 """Of `views.c`, which says the same: one built from other sources is not called."""
+BLOCKS_INTERFACE = 1
+"""Likewise of `blocks.c`."""
 _IMAGES, _ARRAY = ctypes.c_int64, ctypes.c_void_p
-_ARGUMENTS = [ctypes.c_int32, _IMAGES, _ARRAY, _ARRAY, *[ctypes.c_int32] * 2, *[_ARRAY] * 12]
+_VIEWS = [ctypes.c_int32, _IMAGES, _ARRAY, _ARRAY, *[ctypes.c_int32] * 2, *[_ARRAY] * 12]
+_BLOCKS = [*[ctypes.c_int32] * 4, *[ctypes.c_int64] * 2, _ARRAY]
 
 
 @cache
 def views_function() -> Callable[..., int] | None:
     """`ibot_views` of `views.c`; None where it was not built. Other threads run during a call."""
-    spec = find_spec("ibot.kernels._views")  # Found as a module would be, but never imported.
+    return _function("views", INTERFACE, _VIEWS, ctypes.c_int32)
+
+
+@cache
+def blocks_function() -> Callable[..., None] | None:
+    """`ibot_blocks` of `blocks.c`; None where it was not built. Other threads run during a call."""
+    import torch  # noqa: F401 - brings the OpenMP whose threads the kernels then share
+
+    return _function("blocks", BLOCKS_INTERFACE, _BLOCKS, None)
+
+
+def _function(name: str, interface: int, arguments: list[type], result: type | None):
+    spec = find_spec(f"ibot.kernels._{name}")  # Found as a module would be, but never imported.
     if spec is None or spec.origin is None:
         return None
     try:
         library = ctypes.CDLL(spec.origin)
-        if library.ibot_views_interface() != INTERFACE:
+        if getattr(library, f"ibot_{name}_interface")() != interface:
             return None
-        function = library.ibot_views
+        function = getattr(library, f"ibot_{name}")
     except (OSError, AttributeError):  # of another machine, or another version
         return None
-    function.argtypes, function.restype = _ARGUMENTS, ctypes.c_int32
+    function.argtypes, function.restype = arguments, result
     return function

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ibot.kernels.choice import chosen
+from ibot.models import fused
 from ibot.models.packed import Packing, attend_packed
 
 Resampling = Literal["published", "exact", "antialias"]
@@ -250,6 +251,8 @@ class Block(nn.Module):
         drop: [2, B], factors of the branches of attention and MLP; see `DropPath`. packing: of x
         [B*T, D], the rows of views of several sizes; the result are rows then as well.
         """
+        if packing is None and fused.takes(self, x):
+            return fused.forward(self, x, rows, drop)
         if packing is None:
             images, tokens = x.shape[:2]
             mixed, sample = self.attn.attend(self.norm1(x)), None
