@@ -13,53 +13,29 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections import defaultdict
 from pathlib import Path
 
+from benchmarks.trainings import Training
 from ibot.data.scenes import write_folder
-from ibot.system.waiting import CHOICES
+from ibot.recipes import recipe
 
 WAYS = {
-    "unset": None,  # `ibot` would choose, so the runs start below its command line
+    "unset": None,  # the runs start below the command line, which would choose
     "passive": {"OMP_WAIT_POLICY": "passive"},
     **{f"{spins} spins": {"GOMP_SPINCOUNT": str(spins)} for spins in (100, 1_000, 10_000, 100_000)},
 }
-RUN = """
-import sys, time, torch
-from ibot.cli.main import main
-sys.exit(main(sys.argv[1:]))
-"""
-"""With torch loaded first, `ibot` chooses nothing."""
 
 
-def start(way: str, data: Path, run: Path, steps: int) -> subprocess.Popen[bytes]:
-    """A training in a process of its own."""
-    environment = {name: value for name, value in os.environ.items() if name not in CHOICES}
-    environment.update(WAYS[way] or {})
-    options = ["--data", str(data), "--run", str(run), "--steps", str(steps), "--device", "cpu"]
-    command = [sys.executable, "-c", RUN, "pretrain", "tiny32", *options, "--quiet", "log.every=1"]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
-
-
-def seconds(way: str, data: Path, folder: Path, count: int, steps: int) -> tuple[float, float]:
-    """Mean seconds from first to last step of `count` runs at once, and images/s of one."""
-    runs = [folder / f"{time.monotonic_ns()}" for _ in range(count)]
-    processes = [start(way, data, run, steps) for run in runs]
-    if any(process.wait() for process in processes):
-        raise SystemExit(f"a run with {way} failed")
-    rates = []
-    for run in runs:
-        rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()][1:]
-        images = rows[1]["images_seen"] - rows[0]["images_seen"]
-        rates.append(images * len(rows) / sum(images / row["images_per_second"] for row in rows))
-    return statistics.mean(images * len(rows) / rate for rate in rates), statistics.mean(rates)
+def seconds(way: str, training: Training, folder: Path, count: int) -> tuple[float, float]:
+    """Mean seconds of the steps of `count` runs at once, and images/s of one."""
+    rates = training.rates(folder, WAYS[way] or {}, count)
+    images = recipe(training.recipe).train.batch * training.steps
+    return statistics.mean(images / rate for rate in rates), statistics.mean(rates)
 
 
 def main() -> None:
@@ -76,11 +52,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         data, folder = Path(temporary) / "data", Path(temporary)
         write_folder(data, train=2000, val=0, seed=0)
+        training = Training(recipe="tiny32", data=data, steps=options.steps)
         for turn in range(options.rounds):
             for way in names[turn % len(names) :] + names[: turn % len(names)]:
                 for count in (1, 2):
                     if time.monotonic() - began < options.seconds:
-                        found[way, count].append(seconds(way, data, folder, count, options.steps))
+                        found[way, count].append(seconds(way, training, folder, count))
     print(f"{'':14}{'alone, s':>10}{'images/s':>10}{'two at once, s':>16}   all: alone | two")
     rows = []
     for way in names:

@@ -11,6 +11,7 @@ from benchmarks import million, rounds
 from benchmarks.evaluation import report
 from benchmarks.report import PAGE, RESULTS, normal, page
 from benchmarks.step import kind_of, parted, table
+from benchmarks.trainings import rate
 
 QUIET, BUSY = [1.0, 1.02, 0.99, 1.05, 1.0], [1.0, 1.02, 0.99, 1.3, 1.0]
 
@@ -126,3 +127,14 @@ def test_rows_of_before_are_read_by_the_names_of_today():
 
 def test_the_page_in_the_documentation_is_what_the_records_give():
     assert PAGE.read_text() == page(RESULTS), "python -m benchmarks.report"
+
+
+def test_the_rate_of_a_training_is_that_of_all_rows_but_the_first(tmp_path):
+    rows = [(10, 1.0), (30, 20.0), (40, 5.0)]  # 20 images in 1 s, then 10 in 2 s
+    (tmp_path / "metrics.jsonl").write_text(
+        "".join(
+            json.dumps({"images_seen": seen, "images_per_second": speed}) + "\n"
+            for seen, speed in rows
+        )
+    )
+    assert rate(tmp_path) == pytest.approx(30 / 3)

@@ -25,8 +25,9 @@ from ibot.engine.update import Update
 from ibot.method.center import sinkhorn_probs, update_centers
 from ibot.method.fused import PLAIN
 from ibot.method.losses import cls_loss, patch_loss, teacher_probs
-from ibot.method.model import StudentTeacher, flat_token_rows
+from ibot.method.model import StudentTeacher, _with_more_rows, flat_token_rows
 from ibot.method.step import training_step
+from ibot.models.contract import Views
 from ibot.models.layers import DropPath
 from ibot.types import Batch, Masks, StepValues
 
@@ -153,8 +154,11 @@ def plain_loss(model: StudentTeacher, batch: Batch, temp: float, patch_temp: flo
     ],
     ids=lambda k: str(k),
 )
-@pytest.mark.parametrize("seed", [0, 1])
-def test_used_rows_alone_give_the_loss_and_gradients_of_all_tokens(kwargs, seed):
+@pytest.mark.parametrize(("seed", "few_sizes"), [(0, False), (1, True)])
+def test_used_rows_alone_give_the_loss_and_gradients_of_all_tokens(
+    kwargs, seed, few_sizes, monkeypatch
+):
+    monkeypatch.setattr("ibot.method.model._few_sizes", lambda device: few_sizes)
     config = settings(**kwargs)
     torch.manual_seed(seed)
     model = StudentTeacher(config).double()
@@ -395,6 +399,21 @@ def test_patches_across_views_are_paired_as_by_loops(match, seed):
 def test_rows_of_masked_patches_skip_the_class_tokens():
     maps = torch.tensor([[[True, False, True], [False, True, False]]])
     assert flat_token_rows(masks_from_map(maps)).tolist() == [1, 3, 6]
+
+
+def test_steps_have_few_numbers_of_rows_and_none_of_the_more_comes_twice():
+    generator, sizes = torch.Generator().manual_seed(0), set()
+    for share in torch.linspace(0.05, 0.3, 40):
+        maps = torch.rand(32, 16, generator=generator) < share
+        rows = torch.cat([torch.arange(32) * 17, flat_token_rows(masks_from_map(maps[None]))])
+        views, more = _with_more_rows(Views(torch.zeros(32, 3, 8, 8), maps, rows))
+        assert views.rows[: len(rows)].equal(rows) and len(views.rows) == len(rows) + more
+        assert views.rows.unique().shape == views.rows.shape and int(views.rows.max()) < 32 * 17
+        sizes.add(len(views.rows))
+    assert len(sizes) <= 9
+    hidden = torch.ones(2, 3, dtype=torch.bool)
+    all_rows = Views(torch.zeros(2, 3, 8, 8), hidden, torch.arange(8))
+    assert _with_more_rows(all_rows) == (all_rows, 0)
 
 
 def test_entropies_of_a_fresh_teacher_lie_below_ln_k():

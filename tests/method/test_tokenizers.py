@@ -11,10 +11,10 @@ from ibot.method.tokenizers import (
     ClusterTokenizer,
     ColorTokenizer,
     FrozenTokenizer,
-    cut_patches,
     hidden_patches,
     nearest,
 )
+from ibot.models.layers import cut_patches
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.25)
 

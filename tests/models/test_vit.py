@@ -6,10 +6,18 @@ import torch
 import torch.nn.functional as F
 
 from ibot.config.schema import HeadConfig, ModelConfig
+from ibot.kernels.choice import using
 from ibot.models.backbone import build_backbone
 from ibot.models.contract import Backbone
 from ibot.models.head import ProjectionHead
-from ibot.models.layers import Attention, Block, DropPath, resample_positions, set_part
+from ibot.models.layers import (
+    Attention,
+    Block,
+    DropPath,
+    PatchEmbed,
+    resample_positions,
+    set_part,
+)
 
 CONFIG = ModelConfig(width=24, depth=3, heads=3, patch=8, drop_path=0.0)
 VARIANTS = [
@@ -374,3 +382,19 @@ def test_half_precision_ends_before_the_logits():
         z = head.project(torch.randn(6, 24))
         cls, _ = head.logits(z, z[:0])
     assert z.dtype is torch.float32 and cls.dtype is torch.float32
+
+
+@pytest.mark.parametrize(("size", "channels"), [((32, 24), 3), ((19, 40), 5)])
+def test_patches_cut_and_projected_equal_the_convolution_in_values_and_gradients(size, channels):
+    torch.manual_seed(0)
+    embed = PatchEmbed(8, 12, channels).double()
+    images = torch.randn(3, channels, *size, dtype=torch.float64, requires_grad=True)
+    found = []
+    for mode in ("reference", "auto"):
+        with using(mode) as choices:
+            tokens = embed(images)
+        assert ("patch embedding" in choices.taken) == (mode == "auto")
+        grads = torch.autograd.grad(tokens.square().sum(), [images, *embed.parameters()])
+        found.append([tokens, *grads])
+    for plain, fast in zip(*found, strict=True):
+        torch.testing.assert_close(fast, plain, rtol=1e-12, atol=1e-12)

@@ -23,9 +23,9 @@ from ibot.method.tokenizers import (
     ColorTokenizer,
     FrozenTokenizer,
     PatchTokenizer,
-    cut_patches,
     nearest,
 )
+from ibot.models.layers import cut_patches
 from ibot.system.distributed import barrier
 from ibot.system.files import write_atomically
 from ibot.system.processes import Processes

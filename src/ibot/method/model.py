@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ibot.config.schema import Config
+from ibot.kernels.choice import chosen
 from ibot.method.center import Center
 from ibot.method.network import Network
 from ibot.method.tokenizers import PatchTokenizer
@@ -88,7 +89,9 @@ class Student(Network):
                 cls_local, patch_local, _ = self._dense_pass(images, hidden, places, drop_local)
                 cls, patch = torch.cat([cls, cls_local]), torch.cat([patch, patch_local])
         else:
-            views = [self._views(global_views, masks)]
+            views, num_more = [self._views(global_views, masks)], 0
+            if masks.target is None and masks.local is None and _few_sizes(global_views.device):
+                views[0], num_more = _with_more_rows(views[0])
             if local_views is not None:
                 views.append(self._views(local_views, masks.local))
             # Of each size class tokens, then hidden patches.
@@ -96,6 +99,7 @@ class Student(Network):
             parts = tokens.split([n for v in views for n in (len(v.images), v.num_patches)])
             features = parts[0]
             cls, patch = self.head.project_both(torch.cat(parts[::2]), torch.cat(parts[1::2]))
+            patch = patch[: len(patch) - num_more]
         cls, patch = _last_layer(self.head, cls, patch, batch, scored)
         return StudentOutput(cls, patch, features.unflatten(0, (num_global, batch)))
 
@@ -224,6 +228,32 @@ def most_similar(patches: Tensor) -> Tensor:
     views, batch, cells = nearest.shape
     start = torch.arange(views * batch, device=nearest.device).view(views, batch, 1).flip(0) * cells
     return (nearest + start).flatten()
+
+
+def _few_sizes(device: torch.device) -> bool:
+    """Whether steps are to have few numbers of rows, for products that are built for each size.
+
+    So are those of oneDNN in bfloat16, for a millisecond each, and no two masks hide as many.
+    """
+    if device.type != "cpu":
+        return False
+    half = torch.is_autocast_enabled("cpu")
+    return chosen("rows of few sizes", unfit="" if half else "float32 products suit any")
+
+
+def _with_more_rows(views: Views) -> tuple[Views, int]:
+    """Views with more rows, of visible patches, up to one of few numbers; and how many more.
+
+    They come last. No row comes twice, and none where too few patches are visible.
+    """
+    assert views.mask is not None
+    num_patches, num_rows = views.mask.shape[-1], len(views.rows)
+    more = -num_rows % max(16, 2 ** (num_rows.bit_length() - 4))
+    if more > len(views.images) * (1 + num_patches) - num_rows:
+        return views, 0
+    visible = views.mask.flatten().byte().argsort(stable=True)[:more]
+    rows = torch.cat([views.rows, visible + visible // num_patches + 1])
+    return views._replace(rows=rows), more
 
 
 def flat_token_rows(masks: Masks) -> Tensor:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ibot.method.network import Network
+from ibot.models.layers import cut_patches
 from ibot.types import Masks
 
 COLOR_LEVELS = 8
@@ -88,17 +89,6 @@ PatchTokenizer = ColorTokenizer | ClusterTokenizer | FrozenTokenizer
 def hidden_patches(global_views: Tensor, masks: Masks, patch: int) -> Tensor:
     """Pixels of the hidden patches of global_views [G, B, 3, H, W]: [M, 3 * patch * patch]."""
     return cut_patches(global_views.flatten(0, 1), patch).flatten(0, 1)[masks.index]
-
-
-def cut_patches(images: Tensor, patch: int) -> Tensor:
-    """Pixels of all patches of images [B, C, H, W]: [B, N, C * patch * patch], by channels.
-
-    A remainder of H, W is left out.
-    """
-    rows, columns = images.shape[-2] // patch, images.shape[-1] // patch
-    cut = images[..., : rows * patch, : columns * patch]
-    cut = cut.unflatten(-2, (rows, patch)).unflatten(-1, (columns, patch))
-    return cut.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
 
 
 def nearest(rows: Tensor, centers: Tensor, chunk: int = 4096) -> Tensor:

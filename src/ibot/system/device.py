@@ -11,6 +11,7 @@ import torch
 
 from ibot.errors import UserError
 from ibot.rng import Purpose, torch_seed
+from ibot.system.freed import freed_memory_kept
 from ibot.system.machine import local_world_size
 from ibot.system.process_state import loaders_forgotten
 from ibot.system.processes import launched_processes
@@ -102,8 +103,9 @@ def prepared(name: str, threads: int, deterministic: bool) -> Iterator[torch.dev
     """The device `name` for a training, with the threads (0: torch's choice) and the kernels that
     were asked for.
 
-    All of that belongs to the process, and so to whoever called the training from Python:
-    afterwards it is as before, the state of torch's random numbers included. Raises UserError for a
+    On a CPU freed memory is kept for the next step. All of that belongs to the process, and so to
+    whoever called the training from Python: afterwards it is as before, the state of torch's random
+    numbers included. Raises UserError for a
     device that is absent.
     """
     own, workspace = torch.get_num_threads(), os.environ.get(WORKSPACE)
@@ -121,6 +123,7 @@ def prepared(name: str, threads: int, deterministic: bool) -> Iterator[torch.dev
             loaders_forgotten(),
             torch.random.fork_rng([device] if on_gpu else []),
             torch.cuda.device(device if on_gpu else -1),
+            nullcontext() if on_gpu else freed_memory_kept(),
         ):
             yield device
     finally:
