@@ -127,7 +127,7 @@ class _FusedCrossEntropy(torch.autograd.Function):
     ) -> Tensor:
         by_rows, by_weight = ctx.needs_input_grad[:2]
         rows_gradient = torch.empty_like(at_least_float32(rows)) if by_rows else None
-        weight_gradient = torch.zeros_like(weight) if by_weight else None
+        weight_gradient = torch.empty_like(weight) if by_weight else None
         losses = []
         with torch.autocast(rows.device.type, enabled=False):
             for part, z, scores, probs in _chunks(rows, weight, teacher, how):
@@ -140,7 +140,9 @@ class _FusedCrossEntropy(torch.autograd.Function):
                 if rows_gradient is not None:
                     rows_gradient[:, part] = (flat @ weight).view_as(rows_gradient[:, part])
                 if weight_gradient is not None:
-                    weight_gradient.addmm_(flat.T, z)
+                    weight_gradient.addmm_(flat.T, z, beta=len(losses) > 1)
+        if weight_gradient is not None and not losses:
+            weight_gradient.zero_()
         ctx.save_for_backward(rows_gradient, weight_gradient)
         ctx.dtype = rows.dtype
         return torch.stack(losses).sum() if losses else scale.sum()
@@ -148,10 +150,11 @@ class _FusedCrossEntropy(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        # In place, as prototypes are many; a second pass through the same graph is an error then.
         by_rows, by_weight = ctx.saved_tensors
         return (
-            None if by_rows is None else (by_rows * gradient).to(ctx.dtype),
-            None if by_weight is None else by_weight * gradient,
+            None if by_rows is None else by_rows.mul_(gradient).to(ctx.dtype),
+            None if by_weight is None else by_weight.mul_(gradient),
             *[None] * 4,
         )
 
