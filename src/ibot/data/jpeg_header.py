@@ -1,0 +1,51 @@
+"""Height and width of the plainest JPEG files, without what Pillow's reader of headers costs."""
+
+from __future__ import annotations
+
+_FRAMES = 0xC0, 0xC1, 0xC2
+"""Markers of baseline, extended and progressive frames."""
+_SCAN, _TABLES, _PROFILE, _ADOBE = 0xDA, 0xDB, 0xE2, 0xEE
+_OTHERS = 0xC4, 0xDD, 0xE0, 0xFE
+"""Of Huffman tables, restarts, JFIF and comments, in which Pillow takes offence at nothing."""
+_ICC = b"ICC_PROFILE\0"
+_ENOUGH = {_PROFILE: 16, _ADOBE: 14}
+"""Bytes of a segment of which Pillow takes some without asking whether they are there."""
+
+
+def plain_size(head: bytes) -> tuple[int, int] | None:
+    """Height and width of a JPEG of three channels that Pillow opens as RGB and turns nowhere.
+
+    head: its first bytes. None where Pillow itself must look: at EXIF, at whatever else is not
+    known here, and at headers that go on after `head`.
+    """
+    try:
+        return _size(head)
+    except IndexError:
+        return None
+
+
+def _size(head: bytes) -> tuple[int, int] | None:
+    size, place = None, 2
+    while head[place] == 0xFF:
+        kind, length = head[place + 1], head[place + 2] << 8 | head[place + 3]
+        if kind == _SCAN:
+            # Of one to three channels, and all there.
+            return size if length in (8, 10, 12) and head[place + 1 + length] >= 0 else None
+        if kind in _FRAMES:
+            if size is not None or (length, head[place + 4], head[place + 9]) != (17, 8, 3):
+                return None  # further frames, other than 8 bits or three channels
+            size = head[place + 5] << 8 | head[place + 6], head[place + 7] << 8 | head[place + 8]
+            if 0 in size:
+                return None  # the height comes after the first scan
+        elif kind == _TABLES:
+            first = range(place + 4, place + 2 + length, 65)
+            if (length - 2) % 65 or any(head[i] > 15 for i in first):
+                return None  # others than of bytes
+        elif kind in _ENOUGH:
+            known = kind == _ADOBE or head.startswith(_ICC, place + 4)
+            if length < _ENOUGH[kind] or not known:
+                return None
+        elif kind not in _OTHERS or length < 2:
+            return None
+        place += 2 + length
+    return None
