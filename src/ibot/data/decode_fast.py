@@ -7,9 +7,12 @@ refuses or warns of, and everything where simplejpeg is not installed.
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
+from io import BytesIO, FileIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -24,8 +27,9 @@ from ibot.data.jpeg_header import plain_size
 from ibot.data.quiet import quiet
 from ibot.data.sets.images import Room
 
-USUAL = 2**20
-"""Bytes that are read before a header is looked at: nearly all files whole, in one piece."""
+USUAL, HEAD = 2**20, 2**13
+"""Bytes of which nearly all files have less, and in which their headers end."""
+_OWN = threading.local()
 _JPEG = b"\xff\xd8\xff"
 
 
@@ -45,6 +49,10 @@ def decode(
     room: Room | None = None,
 ) -> NDArray[np.uint8]:
     """As `decode.decode`: uint8 [H, W, 3], in `room` where they can be. Raises UnreadableImage."""
+    # By the name, as a guess that costs nothing where it is wrong: files are read twice otherwise.
+    if _decoder() is not None and os.fspath(path).lower().endswith((".jpg", ".jpeg")):
+        with suppress(Exception):  # as below
+            return _plain(_content(path), max_pixels, room)
     with pillow.opened(path) as file:
         return decode_file(file, exif_orientation, max_pixels, room)
 
@@ -63,18 +71,38 @@ def decode_file(
     if _decoder() is not None and is_jpeg:
         # Whatever goes wrong here, Pillow's reader finds out what it is.
         with suppress(Exception):
-            data = file.read(USUAL)
-            size, turn = plain_size(data), None
-            if size is None:
-                size, turn = _opened(file, exif_orientation)
-                file.seek(len(data))
-            if size[0] * size[1] <= max_pixels:
-                if len(data) == USUAL:
-                    data += file.read()
-                pixels = _decoded(data, size, None if turn is not None else room)
+            if isinstance(file, BytesIO):
+                return _plain(file.getbuffer(), max_pixels, room)
+        with suppress(Exception):
+            (height, width), turn = _opened(file, exif_orientation)
+            if height * width <= max_pixels:
+                file.seek(0)
+                pixels = _decoded(file.read(), (height, width), room if turn is None else None)
                 return pixels if turn is None else _turned(pixels, turn)
         file.seek(0)
     return pillow.decode_file(file, exif_orientation, max_pixels)
+
+
+def _content(path: str | Path) -> memoryview:
+    """All bytes of a file, until this thread reads the next one. Raises ValueError for large ones.
+
+    A new piece of memory for each, and the layers of `open`, cost as much as the reading.
+    """
+    if not hasattr(_OWN, "memory"):
+        _OWN.memory = memoryview(bytearray(USUAL))
+    with FileIO(path) as file:
+        size = file.readinto(_OWN.memory)
+    if size == USUAL:
+        raise ValueError("there may be more of it")
+    return _OWN.memory[:size]
+
+
+def _plain(data: memoryview, max_pixels: int, room: Room | None) -> NDArray[np.uint8]:
+    """Pixels of a JPEG with a plain header. Raises anything for others."""
+    size = plain_size(bytes(data[:HEAD]))
+    if size is None or size[0] * size[1] > max_pixels:
+        raise ValueError("for Pillow")
+    return _decoded(data, size, room)
 
 
 def _opened(
@@ -93,7 +121,9 @@ def _opened(
     return (image.height, image.width), turn
 
 
-def _decoded(data: bytes, size: tuple[int, int], room: Room | None) -> NDArray[np.uint8]:
+def _decoded(
+    data: bytes | memoryview, size: tuple[int, int], room: Room | None
+) -> NDArray[np.uint8]:
     """Pixels of a JPEG of `size` by simplejpeg. Raises anything."""
     decode_jpeg, place = _decoder(), None if room is None else room(*size)
     assert decode_jpeg is not None

@@ -38,8 +38,8 @@ def _size(head: bytes) -> tuple[int, int] | None:
             if 0 in size:
                 return None  # the height comes after the first scan
         elif kind == _TABLES:
-            first = range(place + 4, place + 2 + length, 65)
-            if (length - 2) % 65 or any(head[i] > 15 for i in first):
+            first = head[place + 4 : place + 2 + length : 65]
+            if (length - 2) % 65 or length < 67 or max(first) > 15:
                 return None  # others than of bytes
         elif kind in _ENOUGH:
             known = kind == _ADOBE or head.startswith(_ICC, place + 4)
