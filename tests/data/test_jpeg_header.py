@@ -54,7 +54,6 @@ def test_all_that_may_turn_or_stop_pillow_is_left_to_it():
         saved(xmp=b'<x tiff:Orientation="6"/>'),
         saved(PICTURE.convert("L")),
         saved(PICTURE.convert("CMYK")),
-        data[:2] + b"\xff\xed\x00\x14Photoshop 3.0\x008BI" + data[2:],
         data[:2] + b"\xff\xe2\x00\x0eICC_PROFILE\0" + data[2:],
         data[:2] + b"\xff\xee\x00\x07Adobe" + data[2:],
         data[:2] + b"\xff\xff" + data[2:],
@@ -63,6 +62,17 @@ def test_all_that_may_turn_or_stop_pillow_is_left_to_it():
         b"",
     ):
         assert plain_size(other) is None
+
+
+def test_what_photoshop_added_is_passed_where_pillow_passes_it():
+    data, found = saved(), []
+    block = b"8BIM\x04\x04\x03abc\0\0\0\x05words\0" + b"8BIM\x03\xed\0\0\0\0\0\x02ab"
+    for length in range(len(block) + 1):
+        added = b"Photoshop 3.0\0" + block[:length]
+        other = data[:2] + b"\xff\xed" + (len(added) + 2).to_bytes(2, "big") + added + data[2:]
+        assert plain_size(other) == (by_pillow(other) or None), length
+        found.append(plain_size(other))
+    assert found.count(None) == 2 and len(found) > 30
 
 
 def test_no_damaged_header_is_read_otherwise_than_by_pillow():

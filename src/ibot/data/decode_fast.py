@@ -27,7 +27,7 @@ from ibot.data.jpeg_header import plain_size
 from ibot.data.quiet import quiet
 from ibot.data.sets.images import Room
 
-USUAL, HEAD = 2**20, 2**13
+USUAL, HEAD = 2**20, 2**15
 """Bytes of which nearly all files have less, and in which their headers end."""
 _OWN = threading.local()
 _JPEG = b"\xff\xd8\xff"

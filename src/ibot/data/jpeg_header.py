@@ -4,7 +4,7 @@ from __future__ import annotations
 
 _FRAMES = 0xC0, 0xC1, 0xC2
 """Markers of baseline, extended and progressive frames."""
-_SCAN, _TABLES, _PROFILE, _ADOBE = 0xDA, 0xDB, 0xE2, 0xEE
+_SCAN, _TABLES, _PROFILE, _PHOTOSHOP, _ADOBE = 0xDA, 0xDB, 0xE2, 0xED, 0xEE
 _OTHERS = 0xC4, 0xDD, 0xE0, 0xFE
 """Of Huffman tables, restarts, JFIF and comments, in which Pillow takes offence at nothing."""
 _ICC = b"ICC_PROFILE\0"
@@ -45,7 +45,26 @@ def _size(head: bytes) -> tuple[int, int] | None:
             known = kind == _ADOBE or head.startswith(_ICC, place + 4)
             if length < _ENOUGH[kind] or not known:
                 return None
+        elif kind == _PHOTOSHOP:
+            if length < 2 or not _resources_end_well(head[place + 4 : place + 2 + length]):
+                return None
         elif kind not in _OTHERS or length < 2:
             return None
         place += 2 + length
     return None
+
+
+def _resources_end_well(segment: bytes) -> bool:
+    """Whether what Photoshop added does not stop at the length of a name, of all places."""
+    if not segment.startswith(b"Photoshop 3.0\0"):
+        return True
+    place = 14
+    while segment[place : place + 4] == b"8BIM":
+        place += 6
+        if place >= len(segment):
+            return place > len(segment)
+        place += 1 + segment[place]
+        place += place & 1
+        place += 4 + int.from_bytes(segment[place : place + 4], "big")
+        place += place & 1
+    return True
