@@ -45,7 +45,8 @@ def view_params(
     views = np.arange(num_views(config))
     is_global = views < config.num_global
     scale = np.where(is_global[:, None], config.global_scale, config.local_scale)
-    box = _boxes(seed, epoch, index, views, purposes[0], sizes, scale, config.aspect)
+    key = seed, epoch, index, views, purposes[0]
+    box = _boxes(*key, sizes=sizes, scale=scale, aspect=config.aspect)
     color = uniform(seed, epoch, index[:, None], views, purposes[1], 16)
     recipe = np.where(is_global, np.minimum(views, 1), 2)
     order = np.argsort(color[..., 8:12], axis=-1, kind="stable").astype(np.uint8)
@@ -80,6 +81,7 @@ def _boxes(
     index: NDArray[np.int64],
     views: NDArray[np.int64],
     purpose: Purpose,
+    *,
     sizes: NDArray[np.int64],
     scale: NDArray[np.float64],
     aspect: tuple[float, float],
@@ -100,7 +102,8 @@ def _boxes(
         box[missing], fits = _first_fitting(drawn, sizes[rows], scale[columns], aspect)
         missing = missing[~fits]
     for row in missing.tolist():
-        box[row] = _central_box(*sizes[image[row]].tolist(), aspect)
+        height, width = sizes[image[row]].tolist()
+        box[row] = _central_box(height, width, aspect)
     return box.reshape(len(index), len(views), 4)
 
 
