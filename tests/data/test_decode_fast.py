@@ -29,8 +29,8 @@ def by_simplejpeg(monkeypatch):
     simplejpeg = pytest.importorskip("simplejpeg")
     pictures = []
 
-    def decode_jpeg(data, space):
-        pictures.append(simplejpeg.decode_jpeg(data, space))
+    def decode_jpeg(data, space, **place):
+        pictures.append(simplejpeg.decode_jpeg(data, space, **place))
         return pictures[-1]
 
     monkeypatch.setattr(decode_fast, "_decoder", lambda: decode_jpeg)
@@ -128,3 +128,28 @@ def test_without_simplejpeg_all_is_pillows(noise, tmp_path, monkeypatch):
     noise.save(path)
     np.testing.assert_array_equal(decode_fast.decode(path), decode(path))
     assert outcome(decode_fast.decode, tmp_path / "none.jpg") == "missing"
+
+
+def test_pixels_are_laid_into_room_where_there_is_some(noise, broken, by_simplejpeg):
+    folder, entries = broken
+    paths = [folder / (entry if isinstance(entry, str) else entry["file"]) for entry in entries]
+    memory, offered = np.empty(4 * 10**6, np.uint8), []
+
+    def room(height, width):
+        if 3 * height * width > len(memory):
+            return None
+        offered.append(memory[: 3 * height * width].reshape(height, width, 3))
+        return offered[-1]
+
+    laid = 0
+    for path in paths:
+        memory[:] = 7
+        got = outcome(decode_fast.decode, path, "apply", 10**8, room)
+        assert same(got, outcome(decode, path, "apply", 10**8)), path.name
+        laid += any(got is place for place in offered)
+    buffer = io.BytesIO()
+    noise.save(buffer, "JPEG")
+    buffer.seek(0)
+    assert decode_fast.decode_file(buffer, room=room) is offered[-1] and laid
+    buffer.seek(0)
+    assert decode_fast.decode_file(buffer, room=lambda *_: None).base is not memory

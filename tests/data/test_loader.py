@@ -185,6 +185,24 @@ def test_pictures_for_the_device_are_as_decoded_and_counted_with_room(source):
     assert micro_batch_bytes(config(batch=4), source, 1) == 4 * 3 * 2 * (16 * 16 + 8 * 8)
 
 
+def test_pictures_of_all_kinds_lie_one_after_the_other_for_the_device(source, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for i in range(len(source)):
+        picture = Image.open(source.path(i)).convert("RGB")
+        name, how = [("jpg", {}), ("jpg", {"exif": exif}), ("png", {}), ("jpg", {})][i % 4]
+        picture.save(tmp_path / f"{i:02d}.{name}", **how)
+    (tmp_path / "03.jpg").write_bytes((tmp_path / "03.jpg").read_bytes()[:-200])
+    mixed, bad = scan(tmp_path), []
+    for (batch,) in Loader(config(pixels="device"), mixed, grid=(4, 4), end_step=6):
+        pictures = [decode(mixed.path(i)) for i in batch.index]
+        assert batch.sizes.tolist() == [list(picture.shape[:2]) for picture in pictures]
+        flat = np.concatenate([picture.reshape(-1, 3) for picture in pictures])
+        assert np.array_equal(batch.pictures.numpy(), flat)
+        bad += [name for name, _ in batch.bad]
+    assert set(bad) == {"03.jpg"}
+
+
 @PIXELS
 def test_bad_files_are_replaced_by_the_same_images_whoever_reads_them(source, tmp_path, pixels):
     for i in range(len(source)):

@@ -12,7 +12,7 @@ from ibot.data.params import view_params
 from ibot.data.pixels_batch import render_batch
 from ibot.data.pixels_device import render
 from ibot.data.sets.scan import scan
-from ibot.data.undrawn import GAP, most_bytes, packed, reductions
+from ibot.data.undrawn import GAP, Together, most_bytes, packed, reductions
 
 CONFIG = Config(
     augment=AugmentConfig(
@@ -89,3 +89,26 @@ def test_the_room_for_a_batch_is_counted_of_what_travels(images, tmp_path):
     assert most_bytes(scan(only), 4, CONFIG) == 0
     tiny = replace(CONFIG, augment=replace(CONFIG.augment, global_size=(512, 512)))
     assert most_bytes(source, 4, tiny) > counted, "nothing can be made smaller"
+
+
+def test_pictures_travel_from_where_they_were_read(images):
+    small = [image[:40, :50] for image in images]
+    want = packed(small, drawn(small), CONFIG)[0]
+    for most, stays in ((3 * 2000, False), (4 * 2000, True)):
+        together = Together(most)
+        read = []
+        for number, image in enumerate(small):
+            place = together.room(60, 10)  # what is given up
+            place = together.room(*image.shape[:2]) if number % 2 else None
+            if place is not None:
+                place[...] = image
+            read.append(image if place is None else place)
+            together.take(read[-1])
+        pixels, sizes, _ = packed(read, drawn(small), CONFIG, together)
+        assert torch.equal(pixels, want) and sizes.tolist() == [[40, 50]] * 4
+        assert np.shares_memory(pixels.numpy(), read[1]) is stays
+    levels = [image.astype(np.float32) for image in small]
+    together = Together(4 * 2000)
+    for level in levels:
+        together.take(level)
+    assert packed(levels, drawn(levels), CONFIG, together)[0].dtype == torch.float32

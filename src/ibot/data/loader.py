@@ -31,7 +31,7 @@ from ibot.data.sets.images import Images, Pixels, of_epoch
 from ibot.data.sets.trimmed import trimmed
 from ibot.data.sets.variants import read_as
 from ibot.data.sets.windows import in_windows
-from ibot.data.undrawn import bytes_per_pixel, most_bytes, packed
+from ibot.data.undrawn import Together, bytes_per_pixel, most_bytes, packed
 from ibot.data.workers import fitting, read_items
 from ibot.errors import DataError
 from ibot.rng import Purpose, permutation, uniform
@@ -44,6 +44,8 @@ READ_AHEAD = 4 * 2**30
 REPLACEMENTS = 100
 """Other images tried in place of one that cannot be read."""
 MAX_WORKERS = 16
+MORE_ROOM = 1.25
+"""Pixels for which a batch of pictures has room, for each of the largest before it."""
 
 
 class MicroBatches(Dataset["Batch | UndrawnBatch | DataError"]):
@@ -75,6 +77,8 @@ class MicroBatches(Dataset["Batch | UndrawnBatch | DataError"]):
         self.rank, self.world_size = rank, world_size
         self.epochs = Epochs.of(config.train, len(source))
         self._order: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, np.int64))
+        self._pixels = 0
+        """Of the largest batch of pictures that travelled as they are, and some."""
 
     def __getitem__(self, number: int) -> Batch | UndrawnBatch | DataError:
         step, part = divmod(number, self.config.train.accumulate)
@@ -101,8 +105,9 @@ class MicroBatches(Dataset["Batch | UndrawnBatch | DataError"]):
         config, watch = self.config, Stopwatch()
         source = of_epoch(self.source, epoch, config.train.seed)
         parts, index, bad = [], wanted.copy(), []
+        together = Together(self._pixels) if config.data.pixels == "device" else None
         for row, i in enumerate(wanted.tolist()):
-            part, index[row] = self._decode(source, i, epoch, bad)
+            part, index[row] = self._decode(source, i, epoch, bad, together)
             parts.append(part)
         decoding = watch.lap()
         images = [part.pixels for part in parts]
@@ -119,7 +124,9 @@ class MicroBatches(Dataset["Batch | UndrawnBatch | DataError"]):
             drop = branch_factors(self.drop_rates, views, config.train.seed, epoch, index)
         content = np.array([content_hash(image) for image in images], dtype=np.int64)
         if config.data.pixels == "device":
-            pictures, sizes, reduced = packed(images, params, config)
+            pictures, sizes, reduced = packed(images, params, config, together)
+            if (reduced == 1).all():
+                self._pixels = max(self._pixels, int(MORE_ROOM * len(pictures)))
             made = UndrawnBatch(
                 pictures=pictures,
                 sizes=sizes,
@@ -166,7 +173,12 @@ class MicroBatches(Dataset["Batch | UndrawnBatch | DataError"]):
         return replace(masks, local=local)
 
     def _decode(
-        self, source: Images, wanted: int, epoch: int, bad: list[tuple[str, str]]
+        self,
+        source: Images,
+        wanted: int,
+        epoch: int,
+        bad: list[tuple[str, str]],
+        together: Together | None,
     ) -> tuple[Part, int]:
         """What the views need of image `wanted`, or of the first readable one among its keyed
         replacements.
@@ -174,13 +186,18 @@ class MicroBatches(Dataset["Batch | UndrawnBatch | DataError"]):
         A replacement brings its own views and masks, so it looks as it would in its own place.
         """
         candidate, seed = wanted, self.config.train.seed
+        room = None if together is None else together.room
         for attempt in range(REPLACEMENTS):
             try:
-                return read_part(source, candidate, self.config.augment, seed, epoch), candidate
+                part = read_part(source, candidate, self.config.augment, seed, epoch, room)
             except UnreadableImage as error:
                 bad.append((source.name(candidate), str(error)))
                 drawn = uniform(seed, epoch, wanted, attempt, Purpose.REPLACE, 1)
                 candidate = int(drawn[0] * len(source))
+                continue
+            if together is not None:
+                together.take(part.pixels)
+            return part, candidate
         raise DataError(
             f"{REPLACEMENTS} images in a row cannot be read",
             why=f"the last one: {bad[-1][0]}: {bad[-1][1]}",
@@ -273,8 +290,9 @@ def check_batch(config: Config, source: Images, world_size: int = 1) -> None:
 def content_hash(image: Pixels) -> int:
     """Hash of about 16 x 16 pixels of an image [H, W, C], to notice copies; -1 for one colour."""
     height, width = image.shape[:2]
-    sample = image[:: max(1, height // 16), :: max(1, width // 16)]
-    return -1 if (sample == sample[0, 0]).all() else zlib.crc32(sample.tobytes())
+    sample = image[:: max(1, height // 16), :: max(1, width // 16)].tobytes()
+    pixel = image[0, 0].tobytes()
+    return -1 if sample == pixel * (len(sample) // len(pixel)) else zlib.crc32(sample)
 
 
 def choose_workers(setting: int, on_gpu: bool) -> int:

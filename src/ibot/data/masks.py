@@ -1,18 +1,19 @@
 """Block-wise and random masks of the global views (paper section 3.1 and appendix B, spec 2.3).
 
-Each mask is a function of (seed, epoch, image, view). Block masks are set by array slices; the only
-loop is over the blocks of one mask, because each block depends on what the earlier ones left.
+Each mask is a function of (seed, epoch, image, view). The only loop is over the blocks of one mask,
+because each block depends on what the earlier ones left.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import cache
 from itertools import count
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from ibot.config.schema import MaskConfig
@@ -21,7 +22,9 @@ from ibot.types import Masks
 
 ATTEMPTS = 10
 """Rectangles tried in a row before a mask is left as it is."""
-DRAWS_PER_FETCH = 64
+DRAWS_PER_FETCH, FETCHED = 64, 2
+"""Numbers that are drawn for a mask at a time, and how often for all masks of a batch: a quarter of
+those of published sizes need the second."""
 LOG_ASPECT = math.log(1 / 0.3)
 """Blocks have an aspect between 0.3 and 1 / 0.3, drawn on a log scale."""
 
@@ -91,27 +94,35 @@ def _block_masks(
     """Maps bool [V, B, h, w] with about `targets` [V, B] hidden cells in rectangles (2.3.2)."""
     maps = np.zeros((*targets.shape, *grid), dtype=bool)
     limits = grid if config.full_width else (grid[0] - 1, grid[1] - 1)
-    drawn = uniform(
-        seed, epoch, index, views[:, None], Purpose.MASK_BLOCK, DRAWS_PER_FETCH
-    ).tolist()
-    for view, i in zip(*np.nonzero(targets >= 1), strict=True):
-        key = (seed, epoch, int(index[i]), int(views[view]))
-        _fill_with_blocks(
-            maps[view, i], float(targets[view, i]), limits, _four_at_a_time(drawn[view][i], key)
-        )
+    view, image = np.nonzero(targets >= 1)
+    if not len(view):
+        return maps
+    keys = index[image], views[view]
+    drawn = _draws(seed, epoch, *keys, np.arange(FETCHED)).tolist()
+    # A mask is one whole number with a bit for each cell: to set a block is a few operations.
+    num_bytes = -(-grid[0] * grid[1] // 8)
+    numbers = []
+    for target, few, i, v in zip(
+        targets[view, image].tolist(), drawn, *(key.tolist() for key in keys), strict=True
+    ):
+        draws = _four_at_a_time(few, (seed, epoch, i, v))
+        numbers.append(_blocks(target, grid, limits, draws).to_bytes(num_bytes, "little"))
+    bits = np.frombuffer(b"".join(numbers), np.uint8).reshape(-1, num_bytes)
+    cells = np.unpackbits(bits, axis=1, count=grid[0] * grid[1], bitorder="little")
+    maps[view, image] = cells.reshape(-1, *grid)
     return maps
 
 
-def _fill_with_blocks(
-    mask: NDArray[np.bool_],
-    target: float,
-    limits: tuple[int, int],
-    draws: Iterator[Sequence[float]],
-) -> None:
-    """Set rectangles in `mask` [h, w] until `target` cells are hidden or ten in a row fail."""
-    height, width = mask.shape
+def _blocks(
+    target: float, grid: tuple[int, int], limits: tuple[int, int], draws: Iterator[Sequence[float]]
+) -> int:
+    """Cells of rectangles on a grid [h, w], until `target` are hidden or ten rectangles in a row
+    fail: cell (y, x) is bit y * w + x.
+    """
+    height, width = grid
     low = (min(height, width) // 3) ** 2
-    hidden, failures = 0, 0
+    mask, hidden, failures = 0, 0, 0
+    first_column = _first_columns(height, width)
     # With less than one cell of room nothing fits any more (quirk Q17: the published code tries ten
     # times).
     while target - hidden >= 1 and failures < ATTEMPTS:
@@ -125,24 +136,45 @@ def _fill_with_blocks(
         if not (0 < block_h <= limits[0] and 0 < block_w <= limits[1]):
             continue
         top, left = int(u_top * (height - block_h + 1)), int(u_left * (width - block_w + 1))
-        block = mask[top : top + block_h, left : left + block_w]
-        new = block_h * block_w - int(np.count_nonzero(block))
+        # A row of ones at each cell of the first column.
+        block = ((1 << block_w) - 1) * first_column[block_h] << (top * width + left)
+        new = block_h * block_w - (mask & block).bit_count()
         if 0 < new <= room:
-            block[...] = True
+            mask |= block
             hidden, failures = hidden + new, 0
+    return mask
+
+
+@cache
+def _first_columns(height: int, width: int) -> tuple[int, ...]:
+    """The first column of a grid down to each row: none of it, its uppermost cell, ..."""
+    columns = [0]
+    for row in range(height):
+        columns.append(columns[-1] | 1 << (row * width))
+    return tuple(columns)
 
 
 def _four_at_a_time(
     drawn: list[float], key: tuple[int, int, int, int]
 ) -> Iterator[Sequence[float]]:
     """Endless groups of four numbers for one mask: those of the batch, then further ones."""
-    seed, epoch, index, view = key
-    for fetched in count():
+    for fetched in count(FETCHED):
         for i in range(0, len(drawn), 4):
             yield drawn[i : i + 4]
-        # Views beyond the real ones continue the stream of this mask.
-        later = view + 256 * (fetched + 1)
-        drawn = uniform(seed, epoch, index, later, Purpose.MASK_BLOCK, DRAWS_PER_FETCH).tolist()
+        drawn = _draws(*key, fetched).tolist()
+
+
+def _draws(
+    seed: int, epoch: int, index: ArrayLike, view: ArrayLike, fetched: ArrayLike
+) -> NDArray[np.float64]:
+    """Numbers of the masks of n images and views, those of all fetches [f] in a row: [n, f * 64],
+    or of a single mask and fetch [64].
+    """
+    # Views beyond the real ones continue the stream of a mask.
+    views = np.asarray(view)[..., None] + 256 * np.asarray(fetched)
+    index = np.asarray(index)[..., None]
+    drawn = uniform(seed, epoch, index, views, Purpose.MASK_BLOCK, DRAWS_PER_FETCH)
+    return drawn.reshape(*drawn.shape[:-2], -1)
 
 
 def _random_masks(

@@ -13,7 +13,7 @@ from ibot.config.schema import AugmentConfig
 from ibot.rng import Purpose, uniform
 from ibot.types import ViewParams
 
-BOX_ATTEMPTS = 10
+BOX_ATTEMPTS, FIRST_ATTEMPTS = 10, 2
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 """Operations of colour jitter, as `ViewParams.jitter_order` numbers them."""
 NO_JITTER = 255
@@ -45,8 +45,8 @@ def view_params(
     views = np.arange(num_views(config))
     is_global = views < config.num_global
     scale = np.where(is_global[:, None], config.global_scale, config.local_scale)
-    drawn = uniform(seed, epoch, index[:, None], views, purposes[0], 4 * BOX_ATTEMPTS)
-    box = boxes(drawn, sizes, scale, config.aspect)
+    key = seed, epoch, index, views, purposes[0]
+    box = _boxes(*key, sizes=sizes, scale=scale, aspect=config.aspect)
     color = uniform(seed, epoch, index[:, None], views, purposes[1], 16)
     recipe = np.where(is_global, np.minimum(views, 1), 2)
     order = np.argsort(color[..., 8:12], axis=-1, kind="stable").astype(np.uint8)
@@ -75,37 +75,61 @@ def _turns(drawn: NDArray[np.float64], probability: float) -> NDArray[np.uint8]:
     return np.where(turned, 1 + np.minimum(third, 2), 0).astype(np.uint8)
 
 
-def boxes(
-    drawn: NDArray[np.float64],
+def _boxes(
+    seed: int,
+    epoch: int,
+    index: NDArray[np.int64],
+    views: NDArray[np.int64],
+    purpose: Purpose,
+    *,
     sizes: NDArray[np.int64],
     scale: NDArray[np.float64],
     aspect: tuple[float, float],
 ) -> NDArray[np.int32]:
     """Random resized crop (spec 2.1): the first of ten boxes that fits, else the central one.
 
-    drawn: numbers in [0, 1) [B, V, 40]. sizes: [B, 2]. scale: [V, 2].
-    Returns int32 [B, V, 4]: top, left, height, width.
+    sizes: [B, 2]. scale: [V, 2]. Returns int32 [B, V, 4]: top, left, height, width.
     """
-    height, width = (sizes[:, None, None, i].astype(np.float64) for i in range(2))
-    u = drawn.reshape(*drawn.shape[:2], BOX_ATTEMPTS, 4)
-    area = (
-        height * width * (scale[:, None, 0] + (scale[:, None, 1] - scale[:, None, 0]) * u[..., 0])
-    )
+    image, view = (row.ravel() for row in np.indices((len(index), len(views))))
+    box = np.empty((len(image), 4), np.int32)
+    missing = np.arange(len(image))
+    # Most views have found theirs after two; the numbers of the others are drawn only then.
+    for attempts in (FIRST_ATTEMPTS, BOX_ATTEMPTS):
+        if not len(missing):
+            break
+        rows, columns = image[missing], view[missing]
+        drawn = uniform(seed, epoch, index[rows], views[columns], purpose, 4 * attempts)
+        box[missing], fits = _first_fitting(drawn, sizes[rows], scale[columns], aspect)
+        missing = missing[~fits]
+    for row in missing.tolist():
+        height, width = sizes[image[row]].tolist()
+        box[row] = _central_box(height, width, aspect)
+    return box.reshape(len(index), len(views), 4)
+
+
+def _first_fitting(
+    drawn: NDArray[np.float64],
+    sizes: NDArray[np.int64],
+    scale: NDArray[np.float64],
+    aspect: tuple[float, float],
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Of some boxes for each of n views the first that fits into its image, and whether one does.
+
+    drawn: numbers in [0, 1) [n, 4 * boxes]. sizes: [n, 2]. scale: [n, 2].
+    Returns [n, 4], top, left, height, width; and [n].
+    """
+    height, width = (sizes[:, i, None].astype(np.float64) for i in range(2))
+    u = drawn.reshape(len(drawn), -1, 4)
+    area = height * width * (scale[:, :1] + (scale[:, 1:] - scale[:, :1]) * u[..., 0])
     log_low, log_high = np.log(np.asarray(aspect, np.float32))
     ratio = np.exp(log_low + (log_high - log_low) * u[..., 1])
     box_w, box_h = np.rint(np.sqrt(area * ratio)), np.rint(np.sqrt(area / ratio))
     fits = (box_w > 0) & (box_h > 0) & (box_w <= width) & (box_h <= height)
-    first = fits.argmax(axis=-1)[..., None]
-
-    def pick(values: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.take_along_axis(values, first, axis=-1)[..., 0]
-
-    h, w = pick(box_h), pick(box_w)
-    top = np.floor(pick(u[..., 2]) * (height[..., 0] - h + 1))
-    left = np.floor(pick(u[..., 3]) * (width[..., 0] - w + 1))
-    found = np.stack([top, left, h, w], axis=-1)
-    central = np.stack([_central_box(int(hh), int(ww), aspect) for hh, ww in sizes])
-    return np.where(fits.any(axis=-1)[..., None], found, central[:, None]).astype(np.int32)
+    rows, first = np.arange(len(u)), fits.argmax(axis=1)
+    h, w = box_h[rows, first], box_w[rows, first]
+    top = np.floor(u[rows, first, 2] * (height[:, 0] - h + 1))
+    left = np.floor(u[rows, first, 3] * (width[:, 0] - w + 1))
+    return np.stack([top, left, h, w], axis=-1), fits[rows, first]
 
 
 def _central_box(height: int, width: int, aspect: tuple[float, float]) -> NDArray[np.int64]:

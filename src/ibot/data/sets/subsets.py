@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ibot.data.sets import fingerprints
-from ibot.data.sets.images import Images, LabelledImages, keys_of
+from ibot.data.sets.images import Images, LabelledImages, Pixels, Room, keys_of, read_into
 from ibot.errors import DataError
 from ibot.rng import permutation
 
@@ -47,6 +47,10 @@ class SubsetImages:
     def read(self, index: int) -> NDArray[np.uint8]:
         """Pixels of an image, uint8 [H, W, 3]. Raises UnreadableImage."""
         return self.base.read(int(self.indices[index]))
+
+    def read_into(self, index: int, room: Room) -> Pixels:
+        """As `read`; the pixels lie in `room` where the base can read them there."""
+        return read_into(self.base, int(self.indices[index]), room)
 
     def fingerprint(self) -> str:
         """SHA-256 in hex of the base's fingerprint and the indices."""
