@@ -83,7 +83,7 @@ def test_an_earlier_search_is_replaced_and_nothing_else(find, scenes, tmp_path, 
 
 
 def test_a_search_that_is_ended_before_it_is_done_leaves_no_folder(
-    find, scenes, weights, tmp_path, monkeypatch
+    find, scenes, tmp_path, monkeypatch, capsys
 ):
     there = []
 
@@ -95,6 +95,8 @@ def test_a_search_that_is_ended_before_it_is_done_leaves_no_folder(
     with pytest.raises(AssertionError):  # of the exit code
         find("--data", scenes, out="a/b")
     assert there == [False] and not (tmp_path / "a").exists()
+    said = capsys.readouterr().err
+    assert "goes on from what is done: features in" in said and "records" not in said
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
     find("--data", scenes, out="a/b")

@@ -61,6 +61,7 @@ def test_without_gpus_there_is_a_process_for_each_node(capsys):
     ("words", "said"),
     [
         (["vit_b16", "--data", "photos"], "needs the folder of its run"),
+        (["vit_b16", "--run", "runs/new"], "a new run needs images"),
         ([*RUN, "--nodes", "3"], "train.batch=1024 cannot be shared equally"),
         ([*RUN, "--time", "soon"], "--time soon is no time of SLURM"),
         ([*RUN, "--time", "6"], "--time 6 leaves no time to train"),

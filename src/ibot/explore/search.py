@@ -78,7 +78,7 @@ def search(
     """
     folder = None if out is None else Path(out)
     request = Request.of(weights, images, {"out": folder or "", **options})
-    with opened(ImagesContext, request, quiet=quiet) as context:
+    with opened(ImagesContext, request, quiet=quiet, records=False) as context:
         searched = Searched(context)
         if patch is not None:
             searched.check(patch)
