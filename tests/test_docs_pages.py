@@ -226,6 +226,14 @@ def test_the_links_of_a_page_lead_somewhere(name):
             assert anchor in anchors(other), f"{name}: {target}"
 
 
+@pytest.mark.parametrize("name", PAGES)
+def test_no_heading_of_a_page_stands_twice(name):
+    """A merge may take a part of a page from both sides."""
+    text = re.sub(r"^```.*?^```", "", PAGES[name].read_text(), flags=re.S | re.M)
+    heads = re.findall(r"^#+ .*$", text, re.M)
+    assert sorted(heads) == sorted(set(heads))
+
+
 def anchors(page):
     """Names of headings as sites for code make them."""
     text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.S | re.M)

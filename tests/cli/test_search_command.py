@@ -82,6 +82,30 @@ def test_an_earlier_search_is_replaced_and_nothing_else(find, scenes, tmp_path, 
         ) == 1
 
 
+def test_a_search_that_is_ended_before_it_is_done_leaves_no_folder(
+    find, scenes, tmp_path, monkeypatch, capsys
+):
+    there = []
+
+    def ends(*given):
+        there.append((tmp_path / "a").exists())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(search, "find_neighbours", ends)
+    with pytest.raises(AssertionError):  # of the exit code
+        find("--data", scenes, out="a/b")
+    assert there == [False] and not (tmp_path / "a").exists()
+    said = capsys.readouterr().err
+    assert "goes on from what is done: features in" in said and "records" not in said
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    find("--data", scenes, out="a/b")
+    assert sorted(file.name for file in (tmp_path / "a" / "b").iterdir()) == [
+        "search.csv",
+        "search.html",
+    ]
+
+
 def test_results_lie_beside_the_run_and_the_command_works_in_a_process_of_its_own(
     scenes, weights, tmp_path
 ):

@@ -11,6 +11,7 @@ import pytest
 from ibot.cli.launch import words_of
 from ibot.cli.main import build_parser, main
 from ibot.cli.parser import check_words
+from ibot.system.slurm import seconds_of
 
 PAGE = (Path(__file__).parents[2] / "docs" / "cluster.md").read_text()
 RUN = ["vit_b16", "--data", "photos", "--run", "runs/vit_b16"]
@@ -60,8 +61,10 @@ def test_without_gpus_there_is_a_process_for_each_node(capsys):
     ("words", "said"),
     [
         (["vit_b16", "--data", "photos"], "needs the folder of its run"),
+        (["vit_b16", "--run", "runs/new"], "a new run needs images"),
         ([*RUN, "--nodes", "3"], "train.batch=1024 cannot be shared equally"),
         ([*RUN, "--time", "soon"], "--time soon is no time of SLURM"),
+        ([*RUN, "--time", "6"], "--time 6 leaves no time to train"),
         ([*RUN, "model.depths=3"], "model.depths"),
         ([*RUN, "model.depht=3"], "model.depth"),
         ([*RUN, "--gpus", "two"], "two"),
@@ -73,6 +76,19 @@ def test_what_would_fail_when_its_turn_comes_is_refused_at_once(capsys, words, s
     assert main(["launch", "slurm", *words]) == 2
     shown = capsys.readouterr()
     assert said in shown.err and not shown.out
+
+
+@pytest.mark.parametrize(
+    ("time", "seconds"),
+    [("6", 360), ("6:1", 361), ("0:6:0", 360), ("1-0", 86_400), ("1-2:3:4", 93_784), ("0", 0)],
+)
+def test_times_are_read_as_slurm_reads_them(capsys, time, seconds):
+    assert seconds_of(time) == seconds
+    at_once = 0 < seconds <= 360
+    assert main(["launch", "slurm", *RUN, "--time", time]) == (2 if at_once else 0)
+    assert f"--time={time}\n" in launched(
+        capsys, *RUN, "--time", time, "--sbatch", "signal=USR1@60"
+    )
 
 
 def test_submit_hands_the_script_to_sbatch(capsys, tmp_path, monkeypatch):

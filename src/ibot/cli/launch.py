@@ -70,6 +70,8 @@ def _check(options: argparse.Namespace, processes: int) -> None:
     if options.recipe in RECIPES:
         config = apply(recipe(options.recipe), asked_by(options).settings)
         check(config)
+        if not config.data.path and not Path(options.run_folder).exists():
+            raise UserError("a new run needs images", fix="--data DIR, where the nodes see it")
         check_shares(config.train, processes)
 
 

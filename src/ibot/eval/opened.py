@@ -39,7 +39,12 @@ C = TypeVar("C", bound=Context)
 
 @contextmanager
 def opened(
-    kind: type[C], request: Request, *, quiet: bool = False, progress: bool = True
+    kind: type[C],
+    request: Request,
+    *,
+    quiet: bool = False,
+    progress: bool = True,
+    records: bool = True,
 ) -> Iterator[C]:
     """Load network and images, join the other processes, and leave them at the end.
 
@@ -48,6 +53,7 @@ def opened(
         request: what is asked for.
         quiet: neither notes nor progress on the error output.
         progress: show it, unless `quiet`.
+        records: states and records are left on the way, and not features alone.
 
     Raises:
         UserError: and its kinds, for what a user can mend. OSError: places that cannot be written.
@@ -93,7 +99,8 @@ def opened(
         places = {"the folder of the features (--cache)": str(cache)}
         check_equal({"the weights": context.weights_hash, **places, **context.fingerprints()})
         loaded.backbone.to(device)
-        kept = f"features in '{cache}', states and records in '{out}'"
+        kept = f"features in '{cache}'"
+        kept += f", states and records in '{out}'" if records else ""
         with said_if_interrupted(f"the same command goes on from what is done: {kept}"):
             yield context
 

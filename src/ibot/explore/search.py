@@ -9,6 +9,7 @@ import itertools
 import os
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from ibot.explore.searched import Query, Searched
 from ibot.explore.shown import ShownImages
 from ibot.explore.table import Row, csv_rows, write_csv
 from ibot.report.html import escaped, is_ours
+from ibot.system.places import make_writable
 
 PAGE, TABLE = "search.html", "search.csv"
 TITLE, BY = "ibot search in", " by "
@@ -76,7 +78,7 @@ def search(
     """
     folder = None if out is None else Path(out)
     request = Request.of(weights, images, {"out": folder or "", **options})
-    with opened(ImagesContext, request, quiet=quiet) as context:
+    with opened(ImagesContext, request, quiet=quiet, records=False) as context:
         searched = Searched(context)
         if patch is not None:
             searched.check(patch)
@@ -156,7 +158,7 @@ def free_folder(base: Path, data: str) -> Path:
 
 
 def _prepare(out: Path, title: str) -> None:
-    """Make the folder.
+    """See that the folder can be made and written into; one that was not there is not left there.
 
     Raises UserError where that cannot be done, where other files have the names of ours, or where
     the page of a search in other images or by another network lies there.
@@ -181,14 +183,20 @@ def _prepare(out: Path, title: str) -> None:
             why="it shows a search in other images or by another network",
             fix="name another folder with --out",
         )
+    made = [folder for folder in (out, *out.parents) if not os.path.lexists(folder)]
     try:
-        out.mkdir(parents=True, exist_ok=True)
+        make_writable(out)
     except OSError as error:
         raise UserError(
-            f"the folder '{out}' cannot be made",
+            f"the folder '{out}' cannot be made or written into",
             why=error.strerror or str(error),
             fix="name another one with --out",
         ) from None
+    finally:
+        # Killed before it is done, a search leaves nothing; `_write` makes them again.
+        for folder in made:
+            with suppress(OSError):
+                folder.rmdir()
 
 
 def _title(searched: Searched) -> str:
@@ -199,6 +207,7 @@ def _write(findings: Findings, searched: Searched, queries: Sequence[Query], out
     """Write page and table. Raises UserError."""
     shown = ShownImages.of(searched, queries, out)
     try:
+        out.mkdir(parents=True, exist_ok=True)
         write_page(
             findings,
             shown.whole,

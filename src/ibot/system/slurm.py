@@ -17,6 +17,8 @@ from ibot.errors import ResourceError, UserError
 
 SAVED_BEFORE = 300
 """Seconds before the end of the time at which the tasks are told to save."""
+LATE = 60
+"""Seconds by which SLURM may send a signal too early."""
 TIME = re.compile(r"\d+(-\d+)?(:\d+){0,2}")
 """Minutes, minutes:seconds, hours:minutes:seconds, or days before any of them and a dash."""
 
@@ -44,11 +46,19 @@ class Job:
 def job_script(job: Job, command: Sequence[str]) -> str:
     """The script that runs `command` in all processes of a job, and queues it again after a signal.
 
-    Raises UserError for a time that SLURM does not read.
+    Raises UserError for a time that SLURM does not read, or that leaves none to train in.
     """
     if not TIME.fullmatch(job.time):
         raise UserError(
             f"--time {job.time} is no time of SLURM", fix="such as --time 24:00:00, or 2-12 (days)"
+        )
+    signalled = any(option.removeprefix("--").startswith("signal") for option in job.more)
+    if not signalled and 0 < seconds_of(job.time) <= SAVED_BEFORE + LATE:
+        raise UserError(
+            f"--time {job.time} leaves no time to train",
+            why=f"the tasks are told to save {SAVED_BEFORE} seconds before its end, and the job "
+            "would come back for ever",
+            fix="such as --time 15 (minutes); a job that is done ends before",
         )
     options = [
         f"job-name={shlex.quote(job.name)}",
@@ -64,6 +74,16 @@ def job_script(job: Job, command: Sequence[str]) -> str:
     ]
     head = "\n".join(f"#SBATCH --{option}" for option in options)
     return f"#!/bin/bash\n{head}\n\nsrun {shlex.join(command)}\n{_ENDING}"
+
+
+def seconds_of(time: str) -> int:
+    """Of a time that `TIME` matches; 0 is no limit."""
+    days, dash, clock = time.rpartition("-")
+    parts = [int(part) for part in clock.split(":")]
+    if not dash and len(parts) < 3:
+        parts = [0, *parts]  # begins with minutes
+    hours, minutes, seconds = [*parts, 0, 0][:3]
+    return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
 
 
 _ENDING = """\
