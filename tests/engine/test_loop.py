@@ -410,8 +410,8 @@ class Wrapper(torch.nn.Module):
         super().__init__()
         self.module = module
 
-    def forward(self, *given):
-        return self.module(*given)
+    def forward(self, *given, **named):
+        return self.module(*given, **named)
 
 
 def test_the_wrapper_of_the_student_goes_before_its_group_of_processes(

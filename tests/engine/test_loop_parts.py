@@ -46,6 +46,9 @@ LOSSES = {
 }
 
 
+BACKBONE = torch.nn.Linear(1, 1)
+
+
 class Notes:
     """Records every call by name."""
 
@@ -72,7 +75,7 @@ def trainer(config, tmp_path, step=7, **changes):
         "run": Notes(tmp_path),
         "processes": Processes(),
         "device": torch.device("cpu"),
-        "model": SimpleNamespace(teacher=SimpleNamespace(backbone="the backbone")),
+        "model": SimpleNamespace(teacher=SimpleNamespace(backbone=BACKBONE)),
         "update": SimpleNamespace(),
         "schedules": schedules,
         "derived": None,
@@ -256,7 +259,7 @@ def test_a_score_is_recorded_shown_and_compared_with_the_first_of_the_run(small,
 
     made = trainer(config, tmp_path, evaluate=evaluate)
     run_evaluation(made)
-    assert asked == [("the backbone", 7)]
+    assert asked == [(BACKBONE, 7)]
     assert [r.metric for (r,) in made.run.named("result")] == ["knn_top1", "knn_k5"]
     assert made.board.calls == [
         ("scalars", {"knn_top1": 50.0}, 7, "evaluate"),
