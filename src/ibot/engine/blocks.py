@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from functools import partial
-from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -24,6 +23,7 @@ from torch.utils.checkpoint import (
 
 from ibot.config.schema import SystemConfig
 from ibot.kernels.choice import chosen
+from ibot.kernels.library import triton_lacks
 from ibot.method.model import StudentTeacher
 
 aten = torch.ops.aten
@@ -117,9 +117,7 @@ def _compiles(config: SystemConfig, device: torch.device) -> bool:
     """Whether blocks are compiled: on a GPU unless told otherwise, on a CPU when told so."""
     if config.compile == "off" or (config.compile == "auto" and device.type != "cuda"):
         return False
-    lacks = ""
-    if device.type == "cuda" and find_spec("triton") is None:
-        lacks = "Triton is not installed"
+    lacks = triton_lacks() if device.type == "cuda" else ""
     return chosen("compiled blocks", "torch.compile", lacks=lacks)
 
 
