@@ -62,10 +62,9 @@ def test_student_rows_become_gradients(form, own, views, teachers, rows, size, b
 
 @FORMS
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-@pytest.mark.parametrize("place", [0, 4, 9])
-def test_what_is_not_finite_is_found_in_the_loss_of_its_row_alone(form, value, place, monkeypatch):
+def test_what_is_not_finite_is_found_in_the_loss_of_its_row_alone(form, value, monkeypatch):
     monkeypatch.setattr(cross_entropy_triton, "LARGEST_BLOCK", 4)
-    tensors = drawn(2, 3, 10), drawn(1, 3, 10).softmax(-1), torch.ones(3)
+    place, tensors = 9, (drawn(2, 3, 10), drawn(1, 3, 10).softmax(-1), torch.ones(3))
     for broken in (0, 1):
         given = [tensor.clone().to(DEVICES[form]) for tensor in tensors]
         given[broken][0, 1, place] = value
