@@ -108,7 +108,7 @@ def _differs(module: nn.Module, kind: type[nn.Module]) -> bool:
     return type(module) is not kind or bool(hooks) or "forward" in vars(module)
 
 
-def _is_plain(tensor: Tensor | None) -> bool:
+def _is_plain(tensor: Tensor) -> bool:
     return (
         type(tensor) in (nn.Parameter, Tensor)
         and tensor.dtype is torch.float32
@@ -210,7 +210,7 @@ class _Fused(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         rows, first, second, *saved = ctx.saved_tensors
         count = len(Kept._fields)
         kept, w = Kept(*saved[:count]), Weights(*saved[count:])
