@@ -10,14 +10,18 @@ from torch._dynamo.utils import counters
 from ibot.config.override import apply
 from ibot.data.loader import Loader
 from ibot.data.sets.scan import scan
-from ibot.engine.blocks import prepare_blocks, recurring
+from ibot.engine.blocks import _recomputed, prepare_blocks, recurring
 from ibot.engine.loop import mask_grid, train
 from ibot.engine.optimizer import build_optimizer
 from ibot.engine.transfer import to_device
 from ibot.engine.trial import VALUES
 from ibot.engine.update import Update
+from ibot.kernels import blocks
+from ibot.kernels.choice import using
 from ibot.method.model import StudentTeacher
+from ibot.models import fused
 from ibot.models.contract import Views
+from ibot.models.layers import Block
 from ibot.models.vit import VisionTransformer
 from ibot.system.jsonl import read_jsonl
 from ibot.types import Batch
@@ -87,10 +91,28 @@ def test_recomputed_blocks_give_the_same_step_for_less_memory(small, network, ke
     assert held["recomputed"] < (0.75 if kept == "selective" else 0.3) * held["plain"]
 
 
+@pytest.mark.parametrize("mode", ["require", "reference"])
+@pytest.mark.skipif(not blocks.is_built(), reason="the kernels were not built")
+def test_a_block_in_c_is_not_recomputed_selectively(mode, monkeypatch):
+    block, passes = Block(32, 2, 64, 0.0, layer_scale=0.0, norm_eps=1e-6, act="gelu"), []
+    if mode == "reference":
+        block.norm1.register_forward_pre_hook(lambda *_: passes.append("plain"))
+    once = fused._forward
+    monkeypatch.setattr(fused, "_forward", lambda *given: passes.append("C") or once(*given))
+    x = torch.randn(2, 5, 32, requires_grad=True)
+    with using(mode):
+        _recomputed(block.forward, selective=True)(x, drop=None).sum().backward()
+    assert passes == (["C"] if mode == "require" else ["plain", "plain"])
+
+
 def held_by_blocks(update: Update, batch: Batch) -> int:
     """Bytes that a forward pass leaves for the backward pass."""
     activities = [torch.profiler.ProfilerActivity.CPU]
-    with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
+    # Patches that were cut for one product are no blocks'.
+    with (
+        using("auto", without=["patch embedding"]),
+        torch.profiler.profile(activities=activities, profile_memory=True) as profile,
+    ):
         out = update.model.student.backbone(batch.global_views.flatten(0, 1), None, None)
     events = profile.profiler.kineto_results.events()
     held = sum(event.nbytes() for event in events if event.name() == "[memory]")

@@ -61,9 +61,9 @@ class Wrapper(nn.Module):
         super().__init__()
         self.module, self.local, self.averaged = module, False, []
 
-    def forward(self, *inputs):
+    def forward(self, *inputs, **named):
         self.averaged.append(not self.local)
-        return self.module(*inputs)
+        return self.module(*inputs, **named)
 
     @contextmanager
     def no_sync(self):

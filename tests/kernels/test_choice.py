@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from ibot.errors import UserError
+from ibot.kernels import library
 from ibot.kernels.choice import chosen, using
 
 
@@ -52,6 +53,21 @@ def test_threads_of_the_backward_pass_are_told_the_same():
         thread.start()
         thread.join()
     assert answers == [False]
+
+
+def test_triton_lacks_what_it_compiles_its_launchers_with(monkeypatch, tmp_path):
+    lacks = library.triton_lacks.__wrapped__
+    monkeypatch.setattr(library, "find_spec", lambda name: name)
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr(library.shutil, "which", lambda name: None)
+    assert "no C compiler" in lacks()
+    monkeypatch.setenv("CC", "cc")
+    monkeypatch.setattr(library.sysconfig, "get_path", lambda *_: str(tmp_path))
+    assert "no Python.h" in lacks()
+    (tmp_path / "Python.h").touch()
+    assert lacks() == ""
+    monkeypatch.setattr(library, "find_spec", lambda name: None)
+    assert lacks() == "Triton is not installed"
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit")

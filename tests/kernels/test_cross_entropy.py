@@ -60,6 +60,24 @@ def test_student_rows_become_gradients(form, own, views, teachers, rows, size, b
     torch.testing.assert_close(given[0].double().cpu(), gradient, rtol=1e-4, atol=2e-5)
 
 
+@FORMS
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_found_in_the_loss_of_its_row_alone(form, value, monkeypatch):
+    monkeypatch.setattr(cross_entropy_triton, "LARGEST_BLOCK", 4)
+    place, tensors = 9, (drawn(2, 3, 10), drawn(1, 3, 10).softmax(-1), torch.ones(3))
+    for broken in (0, 1):
+        given = [tensor.clone().to(DEVICES[form]) for tensor in tensors]
+        given[broken][0, 1, place] = value
+        losses = form.cross_entropy_rows(*given, 0.1, False)
+        assert (
+            losses[0].isfinite() == torch.tensor([True, False, True], device=losses.device)
+        ).all()
+    logits = tensors[0][0].to(DEVICES[form])
+    logits[1, place] = value
+    form.softmax_rows(logits, torch.zeros_like(logits[0]), 0.1)
+    assert logits[1].isnan().all() and logits[[0, 2]].isfinite().all()
+
+
 COMPILE = """
 import triton
 from triton.backends.compiler import GPUTarget

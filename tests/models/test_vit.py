@@ -398,3 +398,5 @@ def test_patches_cut_and_projected_equal_the_convolution_in_values_and_gradients
         found.append([tokens, *grads])
     for plain, fast in zip(*found, strict=True):
         torch.testing.assert_close(fast, plain, rtol=1e-12, atol=1e-12)
+    with using("auto"), pytest.raises(RuntimeError, match="Kernel size"):
+        embed(images[..., :7, :])

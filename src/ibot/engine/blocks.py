@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from functools import partial
-from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -24,7 +23,10 @@ from torch.utils.checkpoint import (
 
 from ibot.config.schema import SystemConfig
 from ibot.kernels.choice import chosen
+from ibot.kernels.library import triton_lacks
 from ibot.method.model import StudentTeacher
+from ibot.models import fused
+from ibot.models.layers import Block
 
 aten = torch.ops.aten
 EXPENSIVE = frozenset(
@@ -117,9 +119,7 @@ def _compiles(config: SystemConfig, device: torch.device) -> bool:
     """Whether blocks are compiled: on a GPU unless told otherwise, on a CPU when told so."""
     if config.compile == "off" or (config.compile == "auto" and device.type != "cuda"):
         return False
-    lacks = ""
-    if device.type == "cuda" and find_spec("triton") is None:
-        lacks = "Triton is not installed"
+    lacks = triton_lacks() if device.type == "cuda" else ""
     return chosen("compiled blocks", "torch.compile", lacks=lacks)
 
 
@@ -131,8 +131,16 @@ def _recomputed(forward: Callable[..., Tensor], selective: bool) -> Callable[...
     if not selective:
         return partial(checkpoint, forward, use_reentrant=False)  # pyright: ignore[reportReturnType]
     contexts = partial(create_selective_checkpoint_contexts, _policy)
-    run = partial(checkpoint, forward, use_reentrant=False, context_fn=contexts)
-    return run  # pyright: ignore[reportReturnType]
+    run: Any = partial(checkpoint, forward, use_reentrant=False, context_fn=contexts)
+    block: Any = forward.__self__  # pyright: ignore[reportFunctionMemberAccess]
+    if not isinstance(block, Block):
+        return run
+
+    def unless_fused(x: Tensor, *others: Any, **named: Any) -> Tensor:
+        # A block in C keeps no more than that by itself: its products would be made twice in vain.
+        return (forward if fused.takes(block, x) else run)(x, *others, **named)
+
+    return unless_fused
 
 
 def _policy(_context: object, operator: object, *_: object, **__: object) -> CheckpointPolicy:

@@ -176,6 +176,9 @@ static void attend_backward_amx(const job *j, ptrdiff_t begin, ptrdiff_t end, fl
                     store_native(p16, place, p);
                     store_native(ds16, place, p * (load(ds, place, 0) - load(inner, i, 0)));
                 }
+            /* Keys behind the tokens have zeros in kt, but what is not finite times 0 is not 0. */
+            if (t - from < QUERIES)
+                memset(ds16 + (t - from) * padded, 0, (size_t)((QUERIES - t + from) * padded * 2));
             row_pairs(ds16, QUERIES, padded, pairs);
             tiles(QUERIES, d, padded, p16, padded, g, d, dv, d, 0);
             tiles(QUERIES, d, padded, ds16, padded, q, d, dk, d, 0);

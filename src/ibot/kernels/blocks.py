@@ -191,7 +191,8 @@ def _attention(
 def _run(what: _What, job: _Job, kind: torch.dtype, items: int, work: int, sums: int = 0) -> Tensor:
     """Calls with as many threads as pay; returns sums over rows [sums * width]."""
     threads = max(1, min(torch.get_num_threads(), items, work // _LEAST_ITEMS))
-    totals = torch.zeros(threads, sums * job.width)
+    # Whatever torch's default type and device are.
+    totals = torch.zeros(threads, sums * job.width, dtype=torch.float32, device="cpu")
     job.totals = totals.data_ptr()
     _call(what, job, kind, threads, items, sums * job.width)
     return totals[0] if threads == 1 else totals.sum(dim=0)

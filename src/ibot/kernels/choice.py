@@ -63,7 +63,7 @@ def chosen(name: str, how: str = "", *, lacks: str = "", unfit: str = "") -> boo
 
     Outside of `using` the answer is that of auto. While torch exports, traces or compiles a network
     no fast path runs: what is written must not hold calls that only this machine has, and a
-    compiled block is fast by itself.
+    compiled block is fast by itself. Nor do they within transformations of `torch.func`.
 
     Args:
         name: what it computes, a noun of the log: "losses".
@@ -75,6 +75,8 @@ def chosen(name: str, how: str = "", *, lacks: str = "", unfit: str = "") -> boo
         UserError: something is lacking, and `system.kernels=require`.
     """
     if torch.jit.is_tracing() or torch.compiler.is_compiling():
+        return False
+    if torch._C._are_functorch_transforms_active():  # pyright: ignore[reportAttributeAccessIssue]
         return False
     choices = _current
     if choices.mode == "reference":

@@ -1,11 +1,18 @@
-"""The compiled kernels, where they were built: libraries of C functions beside this file."""
+"""The compiled kernels, where they were built: libraries of C functions beside this file.
+
+And what those need that are compiled when they run.
+"""
 
 from __future__ import annotations
 
 import ctypes
+import os
+import shutil
+import sysconfig
 from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
+from pathlib import Path
 
 INTERFACE = 1
 """Of `views.c`, which says the same: one built from other sources is not called."""
@@ -28,6 +35,21 @@ def blocks_function() -> Callable[..., None] | None:
     import torch  # noqa: F401 - brings the OpenMP whose threads the kernels then share
 
     return _function("blocks", BLOCKS_INTERFACE, _BLOCKS, None)
+
+
+@cache
+def triton_lacks() -> str:
+    """What this machine lacks for kernels in Triton; empty: nothing.
+
+    Triton compiles a little C of its own when a kernel is first called, on the machine itself.
+    """
+    if find_spec("triton") is None:
+        return "Triton is not installed"
+    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+        return "Triton finds no C compiler (gcc, clang or CC)"
+    if not (Path(sysconfig.get_path("include", "posix_prefix")) / "Python.h").is_file():
+        return "Triton finds no Python.h: the system's package python3-dev, or another Python"
+    return ""
 
 
 def _function(name: str, interface: int, arguments: list[type], result: type | None):

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import torch
@@ -19,6 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from ibot.kernels import cross_entropy
 from ibot.kernels.choice import chosen
+from ibot.kernels.library import triton_lacks
 from ibot.method.observed import TargetSums
 from ibot.method.targets import Targets
 from ibot.models.head import ProjectionHead, Scored, at_least_float32
@@ -47,8 +47,8 @@ def fusing(head: ProjectionHead, like: Tensor) -> RowFunctions | None:
         return PLAIN if chosen("losses", "in chunks", unfit=unfit) else None
     if like.dtype is torch.float64:
         unfit = "float64"
-    lacks = "" if find_spec("triton") else "Triton is not installed"
-    return triton_rows() if chosen("losses", "Triton", lacks=lacks, unfit=unfit) else None
+    runs = chosen("losses", "Triton", lacks=triton_lacks(), unfit=unfit)
+    return triton_rows() if runs else None
 
 
 def triton_rows() -> RowFunctions:

@@ -73,23 +73,47 @@ def takes(block: Block, x: Tensor) -> bool:
 
 def _unfit(block: Block, x: Tensor) -> str:
     """Why not."""
-    widths = (block.norm1.normalized_shape[0] // block.attn.heads, block.mlp.fc1.out_features)
-    weight = block.norm1.weight
-    if x.dtype is not torch.float32 or weight.dtype is not torch.float32:
-        return f"tokens of {x.dtype}"
-    if torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") != torch.bfloat16:
-        return "autocast to another type than bfloat16"
+    attn, mlp = block.attn, block.mlp
     if block.gamma_1 is not None:
         return "layer scale"
-    if block.mlp.act is not F.gelu:
+    if mlp.act is not F.gelu:
         return "another activation than GELU"
-    if any(width % c.LANES for width in widths):
+    norms, linears = (block.norm1, block.norm2), (attn.qkv, attn.proj, mlp.fc1, mlp.fc2)
+    if (
+        _differs(mlp, type(mlp))
+        or any(_differs(norm, nn.LayerNorm) for norm in norms)
+        or any(_differs(linear, nn.Linear) for linear in linears)
+    ):
+        return "layers of another kind, or with hooks"
+    if torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") != torch.bfloat16:
+        return "autocast to another type than bfloat16"
+    weights = _weights(block)  # C trusts every one of them
+    if not all(_is_plain(tensor) for tensor in (x, *weights)):
+        return "tensors of another class, type or device than float32 of the CPU"
+    if not all(weight.is_contiguous() for weight in weights):
+        return "weights that do not lie in order"
+    if any(width % c.LANES for width in (x.shape[-1] // attn.heads, mlp.fc1.out_features)):
         return f"widths that are no multiple of {c.LANES}"
     if not 0 < x.shape[1] <= c.MAX_TOKENS or not len(x):
         return f"more than {c.MAX_TOKENS} tokens, or none"
-    if type(weight) not in (nn.Parameter, Tensor) or type(x) not in (nn.Parameter, Tensor):
-        return "tensors of another class"
     return ""
+
+
+def _differs(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether a call of it is more, or other, than what its class computes."""
+    hooks = (
+        module._forward_hooks or module._forward_pre_hooks
+        or module._backward_hooks or module._backward_pre_hooks
+    )  # fmt: skip
+    return type(module) is not kind or bool(hooks) or "forward" in vars(module)
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    return (
+        type(tensor) in (nn.Parameter, Tensor)
+        and tensor.dtype is torch.float32
+        and tensor.device.type == "cpu"
+    )
 
 
 def forward(block: Block, x: Tensor, rows: Tensor | None, drop: Tensor | None) -> Tensor:
@@ -101,14 +125,7 @@ def forward(block: Block, x: Tensor, rows: Tensor | None, drop: Tensor | None) -
     low = torch.is_autocast_enabled("cpu")
     kind = torch.bfloat16 if low else torch.float32
     shape = Shape(images, tokens, block.attn.heads, (block.norm1.eps, block.norm2.eps), kind)
-    weights = Weights(
-        block.norm1.weight, block.norm1.bias,
-        block.attn.qkv.weight, block.attn.qkv.bias,
-        block.attn.proj.weight, block.attn.proj.bias,
-        block.norm2.weight, block.norm2.bias,
-        block.mlp.fc1.weight, block.mlp.fc1.bias,
-        block.mlp.fc2.weight, block.mlp.fc2.bias,
-    )  # fmt: skip
+    weights = _weights(block)
     first, second = _factors(block, x, rows, drop)
     with torch.autocast("cpu", enabled=False):
         if torch.is_grad_enabled() and (x.requires_grad or any(w.requires_grad for w in weights)):
@@ -116,6 +133,14 @@ def forward(block: Block, x: Tensor, rows: Tensor | None, drop: Tensor | None) -
         else:
             out, _ = _forward(x, rows, first, second, shape, weights)
     return out.view(images, tokens, width) if rows is None else out
+
+
+def _weights(block: Block) -> Weights:
+    norm1, attn, norm2, mlp = block.norm1, block.attn, block.norm2, block.mlp
+    return Weights(
+        norm1.weight, norm1.bias, attn.qkv.weight, attn.qkv.bias, attn.proj.weight, attn.proj.bias,
+        norm2.weight, norm2.bias, mlp.fc1.weight, mlp.fc1.bias, mlp.fc2.weight, mlp.fc2.bias,
+    )  # fmt: skip
 
 
 def _factors(
@@ -185,7 +210,7 @@ class _Fused(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         rows, first, second, *saved = ctx.saved_tensors
         count = len(Kept._fields)
         kept, w = Kept(*saved[:count]), Weights(*saved[count:])

@@ -105,8 +105,7 @@ def prepared(name: str, threads: int, deterministic: bool) -> Iterator[torch.dev
 
     On a CPU freed memory is kept for the next step. All of that belongs to the process, and so to
     whoever called the training from Python: afterwards it is as before, the state of torch's random
-    numbers included. Raises UserError for a
-    device that is absent.
+    numbers included. Raises UserError for a device that is absent.
     """
     own, workspace = torch.get_num_threads(), os.environ.get(WORKSPACE)
     strict = torch.are_deterministic_algorithms_enabled()
