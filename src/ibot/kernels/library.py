@@ -30,6 +30,11 @@ def blocks_function() -> Callable[..., None] | None:
     return _function("blocks", BLOCKS_INTERFACE, _BLOCKS, None)
 
 
+def has_blocks() -> bool:
+    """Whether `blocks.c` was built; told without torch."""
+    return find_spec("ibot.kernels._blocks") is not None
+
+
 def _function(name: str, interface: int, arguments: list[type], result: type | None):
     spec = find_spec(f"ibot.kernels._{name}")  # Found as a module would be, but never imported.
     if spec is None or spec.origin is None:

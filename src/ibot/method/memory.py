@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from ibot.config.schema import Config
+from ibot.kernels.library import has_blocks
 from ibot.method.flops import Rows
 from ibot.models.flops import Size, embed_dim, head_widths, token_counts
 from ibot.models.parameters import backbone_parameters, head_parameters, largest_block
@@ -18,7 +19,10 @@ from ibot.models.parameters import backbone_parameters, head_parameters, largest
 SINGLE, HALF = 4, 2
 """Bytes of float32, and of bfloat16 and float16."""
 CHUNK = {False: 2**20, True: 2**25}
-"""Scores that the fused losses make at a time (`ibot.method.fused`), on a processor and a GPU."""
+"""Scores that the fused losses make at a time (`ibot.method.fused`): those of a processor stay in
+its cache, those of a GPU (True) keep it busy."""
+LANES = 16
+"""Widths of fused blocks are multiples of it (`ibot.kernels.blocks`, which loads torch)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +123,8 @@ def step_memory(
         gradients=SINGLE * count.trained / shards,
         optimizer=SINGLE * moments * count.trained / shards,
         teacher=SINGLE * count.teacher / shards,
-        gathered=2 * SINGLE * _gathered(config, count) if shards > 1 else 0,
+        # Weights and gradients, and the flat copies by which both are gathered and scattered.
+        gathered=4 * SINGLE * _gathered(config, count) if shards > 1 else 0,
         casts=HALF * _cast(config, count, gpu) if half else 0,
         views=SINGLE * images * len(config.model.channels) * pixels,
         activations=images * _kept(config, width, gpu),
@@ -162,16 +167,19 @@ def _kept(config: Config, width: int, gpu: bool) -> float:
 
 
 def fused_blocks(config: Config, gpu: bool) -> bool:
-    """Whether the blocks of a processor are one function each, as far as settings tell."""
+    """Whether the blocks of this processor are one function each."""
     model = config.model
-    usual = model.kind == "vit" and model.act == "gelu" and not model.layer_scale
-    return not gpu and usual and config.system.kernels != "reference"
+    if gpu or config.system.kernels == "reference" or model.kind != "vit":
+        return False
+    widths = (model.width // model.heads, int(model.width * model.mlp_ratio))
+    usual = model.act == "gelu" and not model.layer_scale
+    return usual and not any(width % LANES for width in widths) and has_blocks()
 
 
 def _backbone(config: Config, size: Size, width: int, rows: float, gpu: bool) -> float:
     """Of one view: two residual maps, and what the products of each block read."""
     model, kept, whole = config.model, 0.0, 0.0
-    recomputed = getattr(config.system, "checkpoint_activations", "off")
+    recomputed = config.system.checkpoint_activations
     for k, tokens in enumerate(token_counts(model, size)):
         wide, depth = model.width, model.depth
         if model.kind == "swin":
