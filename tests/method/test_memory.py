@@ -30,6 +30,10 @@ SIZES = {
             *("head.patch_out_dim=512", "method.targets=center"),
         ],
     ),
+    "few images, so that gradients count": (
+        "tiny32",
+        ["train.batch=8", "model.width=256", "model.depth=6", "model.heads=4"],
+    ),
     "wide scores, no local views": (
         "vit_s16",
         [
@@ -69,7 +73,7 @@ def test_the_peak_of_a_step_is_within_a_tenth_of_the_formula(name, settings, kin
     # before are freed; the views are there before.
     by_formula = formula.peak - formula.views
     assert by_formula == pytest.approx(formula.states + held, rel=0.1)
-    assert formula.activations + formula.scores > 0.4 * formula.states, "else it shows nothing"
+    assert by_formula > 1.2 * formula.states, "else it shows nothing"
 
 
 def test_parts_scale_as_they_should():

@@ -227,6 +227,7 @@ class Forecast:
             shards=self.shards,
             flat_gradients=self.machine.count > 1 and not self.sharded,
             gpu=self.machine.device.gpu,
+            packed=self.packed,
         )
 
     @property
