@@ -11,17 +11,15 @@ batch, alone, from page-locked memory, as a share of a ready step. Rounds are in
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable, Generator, Iterable
-from functools import partial
 from itertools import repeat
 from pathlib import Path
 
 import torch
 
-from benchmarks.rounds import interleaved, machine, ratios, shown, verdict
+from benchmarks.rounds import append_row, interleaved, ratios, shown, verdict
 from benchmarks.step import VALUES
 from ibot.config.override import apply
 from ibot.config.schema import Config
@@ -29,27 +27,12 @@ from ibot.data.loader import Loader
 from ibot.data.sets.images import Images
 from ibot.data.sets.open import open_images
 from ibot.engine.loop import mask_grid
-from ibot.engine.optimizer import build_optimizer
 from ibot.engine.start import with_pixels
 from ibot.engine.transfer import ahead, to_device
-from ibot.engine.update import Update
-from ibot.method.model import StudentTeacher
+from ibot.engine.trial import build_update
 from ibot.recipes import recipe
-from ibot.system.device import autocast, choose_device, choose_precision, describe_device
+from ibot.system.device import choose_device, describe_device
 from ibot.types import Batch
-
-
-def build_update(config: Config, device: torch.device) -> Update:
-    """One optimizer step of the settings' networks, with the precision of a run."""
-    model = StudentTeacher(config).to(device)
-    precision = choose_precision(config.train.precision, device)
-    return Update(
-        model=model,
-        student=model.student,
-        optimizer=build_optimizer(model.student, config.optim),
-        config=config,
-        autocast=partial(autocast, device, precision),
-    )
 
 
 def waited(device: torch.device) -> None:
@@ -140,7 +123,6 @@ def main() -> None:
         "views_share_of_step": statistics.median(ratios(seconds, "views", "ready")),
         "seconds": seconds,
         "verdict": verdict(seconds),
-        "machine": machine(),
         "device": describe_device(device),
     }
     for name, taken in seconds.items():
@@ -152,8 +134,7 @@ def main() -> None:
         f"{row['verdict'] or 'rounds agree'}; {time.perf_counter() - began:.0f} s"
     )
     if options.json:
-        with Path(options.json).open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        append_row(Path(options.json), "feed_gpu", row)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import multiprocessing
 import statistics
 import time
@@ -27,7 +26,7 @@ import numpy as np
 import torch
 
 from benchmarks.published_input import published_input
-from benchmarks.rounds import interleaved, machine, ratios, shown, spread, verdict
+from benchmarks.rounds import interleaved, machine, ratios, shown, spread, verdict, write_record
 from ibot.config.override import apply
 from ibot.config.schema import Config
 from ibot.data.loader import MicroBatches
@@ -202,15 +201,8 @@ def main() -> None:
             print(f"{'':9} and {row.device_ms:.3f} ms an image on {row.device}")
     print(judged or "rounds agree")
     if options.json:
-        about = {
-            "machine": machine(),
-            "recipe": options.recipe,
-            "data": options.data,
-            "images": count,
-            "verdict": judged,
-        }
-        text = json.dumps({**about, "rows": [asdict(row) for row in rows]}, indent=1)
-        Path(options.json).write_text(text + "\n")
+        told = {"recipe": options.recipe, "images": count, "verdict": judged}
+        write_record(Path(options.json), "input", [{**asdict(row), **told} for row in rows])
 
 
 if __name__ == "__main__":

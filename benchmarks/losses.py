@@ -11,19 +11,18 @@ memory above what was there.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
-import time
 from pathlib import Path
 
 import torch
 from torch.nn.functional import normalize
 
-from benchmarks.rounds import interleaved
+from benchmarks.rounds import append_row, interleaved
 from ibot.method.fused import PLAIN, fused_cls_loss, fused_patch_loss, triton_rows
 from ibot.method.losses import cls_loss, patch_loss
 from ibot.method.targets import Targets
 from ibot.models.head import Scored
+from ibot.system.device import describe_device
 
 GLOBAL, LOCAL, PATCHES, WIDTH, HIDDEN = 2, 10, 196, 256, 0.15
 
@@ -97,12 +96,11 @@ def main() -> None:
         for name, run in variants.items():
             row = {"case": f"losses K={dim}", "variant": name, "images": options.images}
             row |= {"seconds": statistics.median(seconds[name]), "peak_mib": peak_mib(run, device)}
-            row |= {"device": str(device), "when": time.strftime("%Y-%m-%d")}
+            row["device"] = describe_device(device)
             memory = "" if row["peak_mib"] is None else f"{row['peak_mib']:8.0f} MiB"
             print(f"K {dim:6} {name:20} {1000 * row['seconds']:9.2f} ms {memory}", flush=True)
             if options.json:
-                with options.json.open("a") as file:
-                    file.write(json.dumps(row) + "\n")
+                append_row(options.json, "losses", row)
 
 
 if __name__ == "__main__":

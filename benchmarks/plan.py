@@ -12,26 +12,23 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
 import torch
 
 from benchmarks.peaks import held_at_most
+from benchmarks.report import table
 from benchmarks.rounds import interleaved, machine, spread, write_record
 from benchmarks.step import CASES, VALUES
 from ibot.config.override import apply
 from ibot.config.schema import Config
-from ibot.engine.optimizer import build_optimizer
-from ibot.engine.update import Update
+from ibot.engine.trial import build_update
 from ibot.kernels.choice import using
-from ibot.method.model import StudentTeacher
 from ibot.recipes import recipe
 from ibot.studies.forecast import Forecast, Machine
 from ibot.studies.probing import SECONDS, probe, random_batch, this_device
 from ibot.system.accelerators import Accelerator
-from ibot.system.device import autocast
 
 CPU = torch.device("cpu")
 MIB = 2**20
@@ -58,7 +55,6 @@ def config_of(case: str, kind: str, kernels: str) -> Config:
 
 def row_of(case: str, config: Config, device: Accelerator, seconds: float, rounds: int) -> dict:
     """Forecast and measured."""
-    kind = config.train.precision
     formula = Forecast(config=config, machine=Machine(device=device), images=100_000)
     probed = Forecast(
         config=config,
@@ -67,15 +63,8 @@ def row_of(case: str, config: Config, device: Accelerator, seconds: float, round
         probe=probe(config, CPU, seconds),
     )
     torch.manual_seed(0)
-    model = StudentTeacher(config)
-    update = Update(
-        model=model,
-        student=model.student,
-        optimizer=build_optimizer(model.student, config.optim),
-        config=config,
-        autocast=partial(autocast, CPU, getattr(torch, kind)),
-    )
-    batch = random_batch(config, config.train.batch, CPU)
+    update = build_update(config, CPU)
+    batch = random_batch(config, config.train.batch, CPU, update.model.student.backbone.drop_rates)
     step = partial(update.step, [batch], VALUES, observe=False)
     others: list[float] = []
     took = interleaved({"step": step}, rounds, others)["step"]
@@ -87,7 +76,7 @@ def row_of(case: str, config: Config, device: Accelerator, seconds: float, round
     states = memory.states / MIB
     return {
         "case": case,
-        "precision": kind,
+        "precision": config.train.precision,
         "batch": config.train.batch,
         "formula_seconds": round(formula.step_seconds, 4),
         "probe_seconds": round(probed.step_seconds, 4),
@@ -102,27 +91,6 @@ def row_of(case: str, config: Config, device: Accelerator, seconds: float, round
         "peak_mib": round(states + held, 1),
         "memory_ratio": round((states + needed) / (states + held), 3),
     }
-
-
-def table(rows: list[Mapping]) -> str:
-    """The rows as in docs/performance.md."""
-    lines = [
-        "| case | precision | batch | formula, s | probe, s | measured, s | formula : measured | "
-        "probe : measured | spread | formula, MiB | measured, MiB | ratio |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        times = [f"{row[key]:.3g}" for key in ("formula_seconds", "probe_seconds", "seconds")]
-        times += [f"{row['formula_ratio']:.2f}", f"{row['probe_ratio']:.2f}"]
-        sizes = [
-            f"{row['formula_mib']:.0f}",
-            f"{row['peak_mib']:.0f}",
-            f"{row['memory_ratio']:.2f}",
-        ]
-        spread_of = f"{100 * row['spread']:.0f} %"
-        cells = [row["case"], row["precision"], row["batch"], *times, spread_of, *sizes]
-        lines.append(f"| {' | '.join(map(str, cells))} |")
-    return "\n".join(lines)
 
 
 def main() -> None:
@@ -148,7 +116,7 @@ def main() -> None:
                 config = config_of(case, kind, options.kernels)
                 rows.append(row_of(case, config, device, options.seconds, options.rounds))
                 print(rows[-1], flush=True)
-    print(f"\n{table(rows)}")
+    print(f"\n{table('plan', rows)}")
     if options.json:
         write_record(Path(options.json), "plan", rows)
 

@@ -21,6 +21,7 @@ TITLES = {
     "plan": "What `ibot plan` forecasts, and what was measured",
     "small": "Small networks, images a second",
     "input": "Making views",
+    "losses": "The losses alone",
     "step_gpu": "A training step on a GPU",
     "feed_gpu": "Feeding a GPU",
 }
@@ -55,7 +56,7 @@ off; its records belong into `benchmarks/results/`.
 def records(folder: Path) -> dict[str, list[dict[str, Any]]]:
     """By benchmark: records with their rows, the newest first.
 
-    Lines of *.jsonl that were made on one day on one machine are one record.
+    Lines of *.jsonl of one day, machine, commit and command are one record.
     """
     found: dict[str, list[dict[str, Any]]] = {}
     for file in sorted(folder.glob("*.json")):
@@ -65,14 +66,15 @@ def records(folder: Path) -> dict[str, list[dict[str, Any]]]:
     for file in sorted(folder.glob("*.jsonl")):
         if file.stem in ELSEWHERE:
             continue
-        grouped: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        grouped: dict[tuple[str, ...], list[dict[str, Any]]] = {}
         for line in file.read_text().splitlines():
             row = json.loads(line)
             place = row.get("machine") or row.get("device") or ""
-            grouped.setdefault((row.get("when", ""), place), []).append(row)
-        for (when, place), rows in grouped.items():
-            record = {"when": when, "machine": place, "rows": rows}
-            found.setdefault(file.stem, []).append(record)
+            about = (row.get("when", ""), place, row.get("commit", ""), row.get("command", ""))
+            grouped.setdefault(about, []).append(row)
+        for about, rows in grouped.items():
+            record = dict(zip(("when", "machine", "commit", "command"), about, strict=True))
+            found.setdefault(file.stem, []).append({**record, "rows": rows})
     for known in found.values():
         known.sort(key=lambda record: record.get("when", ""), reverse=True)
     return found
@@ -126,9 +128,7 @@ def table(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
     if name == "step":
         return _grid(*_steps(rows))
     if name == "plan":
-        from benchmarks.plan import table as planned
-
-        return planned(list(rows))
+        return _grid(PLANNED, [_planned(row) for row in rows])
     keys = list(dict.fromkeys(key for row in rows for key in row if key not in HIDDEN))
     keys = [key for key in keys if all(not isinstance(row.get(key), list | dict) for row in rows)]
     heads = [key.replace("_", " ") for key in keys]
@@ -152,6 +152,21 @@ def _steps(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]
         tensors = _cell(row.get("tensors_mib", "-"))
         lines.append([row["case"], row["variant"], *times, each, spread, share, peak, tensors])
     return heads, lines
+
+
+PLANNED = (
+    *("case", "precision", "batch", "formula, s", "probe, s", "measured, s"),
+    *("formula : measured", "probe : measured", "spread"),
+    *("formula, MiB", "measured, MiB", "formula : measured"),
+)
+
+
+def _planned(row: Mapping[str, Any]) -> list[str]:
+    times = [f"{row[key]:.3g}" for key in ("formula_seconds", "probe_seconds", "seconds")]
+    times += [f"{row['formula_ratio']:.2f}", f"{row['probe_ratio']:.2f}"]
+    sizes = [f"{row['formula_mib']:.0f}", f"{row['peak_mib']:.0f}", f"{row['memory_ratio']:.2f}"]
+    of = [str(row[key]) for key in ("case", "precision", "batch")]
+    return [*of, *times, f"{row['spread']:.0%}", *sizes]
 
 
 def _grid(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

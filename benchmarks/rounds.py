@@ -78,6 +78,15 @@ def write_record(file: Path, benchmark: str, rows: Sequence[Mapping[str, object]
     file.write_text(json.dumps(whole, indent=1) + "\n")
 
 
+def append_row(file: Path, benchmark: str, row: Mapping[str, object]) -> None:
+    """A line of a record that grows while it is measured; `benchmarks.report` reads it too."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    whole = about(benchmark)
+    del whole["benchmark"]  # the name of the file says it
+    with file.open("a") as out:
+        out.write(json.dumps({**row, **whole}) + "\n")
+
+
 def spread(values: Sequence[float]) -> float:
     """Largest minus smallest, as a share of the median."""
     return (max(values) - min(values)) / statistics.median(values)

@@ -36,6 +36,7 @@ import torch
 
 from benchmarks.peaks import held_at_most, resident_at_most
 from benchmarks.published_step import PublishedStep
+from benchmarks.report import table
 from benchmarks.rounds import (
     interleaved,
     machine,
@@ -49,12 +50,10 @@ from benchmarks.rounds import (
 from ibot.config.override import apply
 from ibot.config.schema import Config
 from ibot.data.masks import make_masks
-from ibot.engine.optimizer import build_optimizer
+from ibot.engine.trial import build_update
 from ibot.engine.update import Update
 from ibot.kernels.choice import Mode, using
 from ibot.method.flops import published_flops, step_flops
-from ibot.method.model import StudentTeacher
-from ibot.system.device import autocast
 from ibot.types import Batch, StepValues
 
 VALUES = StepValues(
@@ -120,14 +119,7 @@ def make_variant(config: Config, name: str, batch: Batch) -> Callable[[], object
 
 def make_update(config: Config, kind: str) -> Update:
     """Our step, in a precision."""
-    model = StudentTeacher(config)
-    return Update(
-        model=model,
-        student=model.student,
-        optimizer=build_optimizer(model.student, config.optim),
-        config=config,
-        autocast=partial(autocast, torch.device("cpu"), getattr(torch, kind)),
-    )
+    return build_update(apply(config, [f"train.precision={kind}"]), torch.device("cpu"))
 
 
 def parted(name: str) -> tuple[str, Mode, tuple[str, ...]]:
@@ -257,39 +249,9 @@ def main() -> None:
         resident = [alone("memory", row["case"], row["variant"]) for _ in range(MEMORY_RUNS)]
         row["peak_mib"], row["peaks_mib"] = statistics.median(resident), resident
         row["tensors_mib"] = alone("tensors", row["case"], row["variant"])
-    print(f"\n{table(rows)}")
+    print(f"\n{table('step', rows)}")
     if options.json:
         write_record(Path(options.json), "step", rows)
-
-
-def table(rows: list[dict]) -> str:
-    """The rows as in docs/performance.md; no figures of time where the rounds differ."""
-    lines = [
-        "| case | variant | seconds a step | images/s | published : this | spread | "
-        "share of the product rate | resident MiB | tensors MiB |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        times = [
-            f"{row['seconds']:.2f}",
-            f"{row['images_per_second']:.3g}",
-            f"{row['ratio']:.2f}",
-        ]
-        share = f"{100 * row['share']:.0f} % of {row['product_gflops']:.0f} GFLOP/s"
-        if row["verdict"]:
-            times, share = [row["verdict"], "-", "-"], "-"
-        resident = f"{min(row['peaks_mib']):.0f} to {max(row['peaks_mib']):.0f}"
-        cells = [
-            row["case"],
-            row["variant"],
-            *times,
-            f"{100 * row['spread']:.0f} %",
-            share,
-            resident,
-            f"{row['tensors_mib']:.0f}",
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ first. `--device cpu --smoke` runs all of it in miniature, to see that it works.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -27,7 +26,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.published_step import PublishedStep
-from benchmarks.rounds import machine
+from benchmarks.rounds import append_row, machine
 from benchmarks.step import VALUES
 from ibot.config.override import apply
 from ibot.config.schema import Config
@@ -273,12 +272,8 @@ def main() -> None:
         if name in reference and "seconds" in row:
             row["ratio"] = reference[name] / row["seconds"]
         row |= {"device": where, "torch": torch.__version__, "product_tflops": rate / 1e12}
-        row["when"] = time.strftime("%Y-%m-%d")
         print(line(row), flush=True)
-        out = Path(options.out)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with out.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        append_row(Path(options.out), "step_gpu", row)
 
 
 def line(row: dict) -> str:

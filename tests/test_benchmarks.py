@@ -9,8 +9,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks import million, rounds
 from benchmarks.evaluation import report
-from benchmarks.report import PAGE, RESULTS, normal, page
-from benchmarks.step import kind_of, parted, table
+from benchmarks.report import PAGE, RESULTS, normal, page, records
+from benchmarks.step import kind_of, parted
 from benchmarks.trainings import rate
 
 QUIET, BUSY = [1.0, 1.02, 0.99, 1.05, 1.0], [1.0, 1.02, 0.99, 1.3, 1.0]
@@ -39,17 +39,6 @@ def test_the_search_shows_all_rounds_and_no_ratio_of_a_busy_machine(capsys):
         "k = 20  ibot / faiss: no result: rounds differ by 31 %; rounds 1 1 1 0.808 1"
     )
     assert lines[4].startswith("k = 20  ibot / plain: 0.50; rounds 0.5 0.5")
-
-
-def test_the_step_table_has_no_times_of_a_busy_machine():
-    row = {"case": "b", "variant": "float32", "seconds": 1.5, "images_per_second": 2.7}
-    row |= {"ratio": 1.6, "spread": 0.06, "share": 0.8, "product_gflops": 150.0}
-    row |= {"peaks_mib": [1300.0, 1341.0], "tensors_mib": 800.0}
-    noise = "no result: rounds differ by 31 %"
-    lines = table([{**row, "verdict": ""}, {**row, "verdict": noise}]).splitlines()
-    end = "| 1300 to 1341 | 800 |"
-    assert lines[2] == f"| b | float32 | 1.50 | 2.7 | 1.60 | 6 % | 80 % of 150 GFLOP/s {end}"
-    assert lines[3] == f"| b | float32 | {noise} | - | - | 6 % | - {end}"
 
 
 def test_a_variant_says_which_fast_paths_run():
@@ -113,6 +102,16 @@ def test_the_page_of_records_says_where_each_table_is_from_and_that_no_gpu_was_m
     (tmp_path / "step_gpu.jsonl").write_text(f"{json.dumps(row)}\n")
     text = page(tmp_path)
     assert "There is no figure of a GPU" not in text and "| vit_s16 | 1,234 | H200 |" in text
+
+
+def test_rows_that_are_appended_say_how_they_were_made(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["losses", "--dims", "8192"])
+    for seconds in (1.0, 2.0):
+        rounds.append_row(tmp_path / "losses.jsonl", "losses", {"case": "K", "seconds": seconds})
+    (known,) = records(tmp_path)["losses"]
+    assert [row["seconds"] for row in known["rows"]] == [1.0, 2.0]
+    text = page(tmp_path)
+    assert "`python -m benchmarks.losses --dims 8192`" in text and "By an earlier" not in text
 
 
 def test_rows_of_before_are_read_by_the_names_of_today():

@@ -22,6 +22,11 @@ def counted(number: float, noun: str) -> str:
     return f"{digits} {noun if number == 1 else plural}"
 
 
+def counted_in_thousands(number: int, noun: str) -> str:
+    """As `counted`, with commas: 100,000 images."""
+    return counted(number, noun).replace(str(number), f"{number:,}", 1)
+
+
 def in_words(hours: float) -> str:
     """A time in the unit that suits it."""
     minutes = round(hours * 60)

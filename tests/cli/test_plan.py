@@ -138,6 +138,10 @@ def test_time_that_is_given_is_spent_and_the_command_can_be_given(capsys, tmp_pa
         ),
         (["vit_s16", "--device", "h200", "--images", "9", "--probe"], "--probe measures this"),
         (["vit_s16", "--fit", "soon"], "write 12h, 90min or 2d"),
+        (
+            ["vit_s16", "--device", "v100", "--images", "99999", "train.precision=bfloat16"],
+            "V100 32 GB has no fast products in bfloat16",
+        ),
     ],
 )
 def test_what_cannot_be_reckoned_is_refused(words, said, capsys):
@@ -168,19 +172,36 @@ def test_this_device_is_measured_and_a_probe_takes_the_place_of_the_estimate(cap
     assert json.loads(capsys.readouterr().out)["share_is"] == "measured"
 
 
+def test_processes_of_one_cpu_are_not_reckoned_to_be_faster(capsys, monkeypatch):
+    monkeypatch.setattr("ibot.studies.probing.SIDE", 64)
+    monkeypatch.setattr("ibot.studies.probing.COPIED", 1000)
+    for option in ("--devices", "--processes"):
+        command = ["plan", "tiny32", "--images", "1000", "--device", "cpu", option, "4"]
+        assert main(command) == 2
+        assert "4 processes of one CPU share its cores" in capsys.readouterr().err
+
+
+def test_what_is_not_known_is_null_in_json(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("ibot.engine.trial.peak_memory", lambda: float("nan"))
+    write_folder(tmp_path / "data", train=24, val=0, seed=0, size=32)
+    assert main(["plan", "tiny32", "--data", str(tmp_path / "data"), *SMALL, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert found["trial_gib"] is found["micro_batch_gib"] is None
+
+
 def test_a_plan_beyond_the_memory_names_the_setting_that_helps(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("ibot.studies.plan.device_memory", lambda device: 0.01)
     write_folder(tmp_path / "data", train=64, val=0, seed=0, size=32)
     assert (
         main(
-            ["plan", "tiny32", "--data", str(tmp_path / "data"), "train.batch=32", "--epochs", "3"]
+            ["plan", "tiny32", "--data", str(tmp_path / "data"), "train.batch=48", "--epochs", "3"]
         )
         == 0
     )
     note = re.search(
         r"note   more than the 0 GiB here: train.accumulate=(\d+)", capsys.readouterr().out
     )
-    assert note and int(note[1]) > 1
+    assert note and int(note[1]) > 1 and 48 % int(note[1]) == 0
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Memory by formula against what torch's profiler counts in a step of the plain forms."""
+"""Memory by formula against what torch's profiler counts in a step."""
 
 import sys
 from functools import partial
@@ -12,14 +12,12 @@ from benchmarks.peaks import held_at_most
 from benchmarks.step import VALUES
 
 from ibot import apply, recipe
-from ibot.engine.optimizer import build_optimizer
-from ibot.engine.update import Update
+from ibot.engine.trial import build_update
 from ibot.kernels.choice import using
+from ibot.kernels.library import has_blocks
 from ibot.method.memory import Parameters, step_memory
-from ibot.method.model import StudentTeacher
 from ibot.models.parameters import largest_block
 from ibot.studies.probing import random_batch
-from ibot.system.device import autocast
 
 CPU, MIB = torch.device("cpu"), 2**20
 SIZES = {
@@ -32,6 +30,10 @@ SIZES = {
             *("head.patch_out_dim=512", "method.targets=center"),
         ],
     ),
+    "few images, so that gradients count": (
+        "tiny32",
+        ["train.batch=8", "model.width=256", "model.depth=6", "model.heads=4"],
+    ),
     "wide scores, no local views": (
         "vit_s16",
         [
@@ -43,33 +45,35 @@ SIZES = {
 }
 
 
-def step_of(config, kind):
+def step_of(config):
     """An optimizer step of random images."""
     torch.manual_seed(0)
-    model = StudentTeacher(config)
-    update = Update(
-        model=model,
-        student=model.student,
-        optimizer=build_optimizer(model.student, config.optim),
-        config=config,
-        autocast=partial(autocast, CPU, kind),
-    )
-    batch = random_batch(config, config.train.batch, CPU)
+    update = build_update(config, CPU)
+    rates = update.model.student.backbone.drop_rates
+    batch = random_batch(config, config.train.batch, CPU, rates)
     return partial(update.step, [batch], VALUES, observe=False)
 
 
-@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+KERNELS = [
+    "reference",
+    pytest.param("auto", marks=pytest.mark.skipif(not has_blocks(), reason="no C was built")),
+]
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+@pytest.mark.parametrize("kind", ["float32", "bfloat16"])
 @pytest.mark.parametrize(("name", "settings"), SIZES.values(), ids=SIZES)
-def test_the_peak_of_a_step_is_within_a_tenth_of_the_formula(name, settings, kind):
-    config = apply(recipe(name), [*settings, "system.kernels=reference"])
-    formula = step_memory(config, config.train.batch, half=kind is torch.bfloat16)
-    with using(config.system.kernels):
-        held = held_at_most(step_of(config, kind)) * MIB
+def test_the_peak_of_a_step_is_within_a_tenth_of_the_formula(name, settings, kind, kernels):
+    own = [f"train.precision={kind}", f"system.kernels={kernels}"]
+    config = apply(recipe(name), [*settings, *own])
+    formula = step_memory(config, config.train.batch, half=kind == "bfloat16")
+    with using(kernels):
+        held = held_at_most(step_of(config)) * MIB
     # The profiler counts neither what was there before the step nor that gradients of the step
     # before are freed; the views are there before.
     by_formula = formula.peak - formula.views
     assert by_formula == pytest.approx(formula.states + held, rel=0.1)
-    assert formula.activations + formula.scores > 0.4 * formula.states, "else it shows nothing"
+    assert by_formula > 1.2 * formula.states, "else it shows nothing"
 
 
 def test_parts_scale_as_they_should():
@@ -81,7 +85,7 @@ def test_parts_scale_as_they_should():
     assert shared.states == pytest.approx(one.states / 8) and shared.activations == one.activations
     block, depth = largest_block(config.model), config.model.depth
     whole = Parameters.of(config).student - (depth - 1) * block
-    assert shared.gathered == 8 * whole and one.gathered == 0
+    assert shared.gathered == 16 * whole and one.gathered == 0
     assert one.accumulates and one.peak == sum(one.parts().values())
     assert not step_memory(recipe("vit_s16"), 16).accumulates
     assert step_memory(recipe("vit_s16"), 16, flat_gradients=True).accumulates

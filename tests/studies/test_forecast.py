@@ -9,8 +9,8 @@ import pytest
 from ibot import apply, recipe
 from ibot.method.memory import Parameters
 from ibot.method.traffic import exchanged
-from ibot.studies.forecast import Forecast, Machine, Probe
-from ibot.studies.within import calibrated, hours_of, ways
+from ibot.studies.forecast import Forecast, Machine, Probe, micro_batches
+from ibot.studies.within import calibrated, hours_of, lines, ways
 from ibot.system.accelerators import ACCELERATORS
 
 H200 = ACCELERATORS["h200"]
@@ -64,6 +64,20 @@ def test_sharded_weights_are_gathered_for_every_pass():
     assert exchanged(config, **whole) == pytest.approx(4 * (2 * each - count.teacher))
 
 
+def test_a_forecast_of_shards_knows_whether_views_are_packed():
+    count = Parameters.of(recipe("vit_s16"))
+    sent = {
+        name: forecast(settings=settings, devices=8).exchanged / (4 * count.student * 7 / 8)
+        for name, settings in {
+            "none": [],
+            "packed": ["system.shard=fsdp"],
+            "plain": ["system.shard=fsdp", "system.kernels=reference"],
+            "mean": ["system.shard=fsdp", "model.mean_pooling=true"],
+        }.items()
+    }
+    assert sent == pytest.approx({"none": 2, "packed": 4, "plain": 7, "mean": 7}, rel=0.01)
+
+
 def test_the_largest_batch_fits_and_one_image_more_does_not():
     found = forecast("vit_l16", device="l4")
     assert found.memory(found.largest).peak <= found.room < found.memory(found.largest + 1).peak
@@ -84,6 +98,16 @@ def test_a_gpu_without_bfloat16_computes_in_float32_unless_told():
 def test_small_steps_take_as_long_as_their_kernels_need_to_start():
     one, two = (forecast("tiny32", [f"train.batch={size}"]) for size in (2, 4))
     assert one.compute_seconds == pytest.approx(two.compute_seconds, rel=0.01)
+
+
+def test_the_share_is_that_of_the_step_which_may_wait_for_kernels_to_start():
+    few, many = (forecast("tiny32", [f"train.batch={size}"]) for size in (2, 4096))
+    assert few.share < 0.01 * many.share
+
+
+def test_equal_micro_batches_are_as_few_as_fit():
+    assert [micro_batches(96, most) for most in (96, 95, 20, 1)] == [1, 2, 6, 96]
+    assert micro_batches(7, 3) == 7
 
 
 def test_a_probe_takes_the_place_of_the_formula():
@@ -116,6 +140,10 @@ def test_the_chosen_way_keeps_to_the_time_and_is_the_first():
     assert len(found) == 9 and len({(way.name, way.views) for way in found}) == 9
     assert all(way.hours <= 12.001 for way in found)
     assert found[0].hours == pytest.approx(12)
+
+
+def test_the_time_that_is_given_is_said_as_it_is():
+    assert next(lines(ways(forecast("one_gpu"), 1.5), 1.5, [])).startswith("within 1.5 hours,")
 
 
 def test_a_way_that_needs_more_memory_accumulates():

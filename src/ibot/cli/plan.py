@@ -60,7 +60,7 @@ def _hours(text: str) -> float:
 
 def run(options: argparse.Namespace) -> None:
     """Print the plan; train a few steps for it where it is for this machine, and keep nothing."""
-    named = ACCELERATORS.get(options.device or "")
+    named = ACCELERATORS.get((options.device or "").lower())
     if options.device and named is None and not options.device.startswith(HERE):
         raise UserError(
             f"unknown device '{options.device}'",
@@ -111,13 +111,14 @@ def _trial(options: argparse.Namespace) -> None:
 
 def _forecast(options: argparse.Namespace, named: Accelerator | None) -> None:
     """By formula, of a device by name or of this one's measured rates."""
-    from ibot.studies.ahead import planned
+    from ibot.studies.ahead import planned, refuse_incomplete
     from ibot.studies.forecast import Forecast, Machine
     from ibot.studies.forecast_words import lines
 
     asked, load = asked_by(options), ""
     device = named
     if device is None:
+        refuse_incomplete(asked, options.images or 0)  # before anything is measured
         from ibot.studies.probing import measured_here
 
         device, load = measured_here(options.device or "auto")

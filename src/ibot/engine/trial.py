@@ -60,24 +60,29 @@ class Trial:
     cores, 0..1."""
 
 
+def build_update(config: Config, device: torch.device) -> Update:
+    """Steps of fresh networks in this process alone, prepared as those of a run."""
+    model = StudentTeacher(config).to(device)
+    with using(config.system.kernels):
+        prepare_blocks(model, config.system, device)
+    precision = choose_precision(config.train.precision, device)
+    return Update(
+        model=model,
+        student=model.student,
+        optimizer=build_optimizer(model.student, config.optim),
+        config=config,
+        autocast=partial(autocast, device, precision),
+    )
+
+
 def run_trial(config: Config, source: Images, device: torch.device, images: int) -> Trial:
     """Train `STEPS` steps of at most `images` real images; nothing is kept."""
     images = min(images, config.train.batch // config.train.accumulate, len(source))
     train = replace(config.train, batch=images, accumulate=1, lengths=(), lists=())
     config = replace(config, train=train)
     torch.manual_seed(0)
-    model = StudentTeacher(config).to(device)
-    with using(config.system.kernels):
-        prepare_blocks(model, config.system, device)
-    optimizer = build_optimizer(model.student, config.optim)
-    precision = choose_precision(config.train.precision, device)
-    update = Update(
-        model=model,
-        student=model.student,
-        optimizer=optimizer,
-        config=config,
-        autocast=partial(autocast, device, precision),
-    )
+    update = build_update(config, device)
+    model = update.model
     rates = model.student.backbone.drop_rates
     batches = MicroBatches(config, source, mask_grid(config), 0, 1, rates)
     meter, measured = StageMeter(device), []
@@ -100,7 +105,7 @@ def run_trial(config: Config, source: Images, device: torch.device, images: int)
         images=images,
         stages=Stages.median(measured[1:]),  # the first step warms up
         memory=_peak(device),
-        checkpoint=checkpoint_bytes(model, optimizer) / 2**30,
+        checkpoint=checkpoint_bytes(model, update.optimizer) / 2**30,
         queued=statistics.median(queued[1:]),
         parameters=sum(p.numel() for p in model.student.parameters() if p.requires_grad),
     )

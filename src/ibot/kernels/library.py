@@ -37,6 +37,11 @@ def blocks_function() -> Callable[..., None] | None:
     return _function("blocks", BLOCKS_INTERFACE, _BLOCKS, None)
 
 
+def has_blocks() -> bool:
+    """Whether `blocks.c` was built; told without torch."""
+    return find_spec("ibot.kernels._blocks") is not None
+
+
 @cache
 def triton_lacks() -> str:
     """What this machine lacks for kernels in Triton; empty: nothing.

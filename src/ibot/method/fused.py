@@ -19,12 +19,10 @@ from torch.autograd.function import once_differentiable
 from ibot.kernels import cross_entropy
 from ibot.kernels.choice import chosen
 from ibot.kernels.library import triton_lacks
+from ibot.method.memory import CHUNK
 from ibot.method.observed import TargetSums
 from ibot.method.targets import Targets
 from ibot.models.head import ProjectionHead, Scored, at_least_float32
-
-CPU_CHUNK, GPU_CHUNK = 2**20, 2**25
-"""Scores of a chunk: those of a CPU stay in its cache, those of a GPU keep it busy."""
 
 
 class RowFunctions(NamedTuple):
@@ -169,7 +167,7 @@ def _chunks(
     if not total:
         return
     size, count = len(weight), num_views * total * len(weight)
-    limit = how.chunk or (GPU_CHUNK if rows.device.type == "cuda" else CPU_CHUNK)
+    limit = how.chunk or CHUNK[rows.device.type == "cuda"]
     longest = -(-total // min(total, -(-count // limit)))
     ours, theirs = (
         weight.new_empty(views * longest * size) for views in (num_views, len(teacher.rows))

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from ibot.config.schema import Config
+from ibot.kernels.library import has_blocks
 from ibot.method.flops import Rows
 from ibot.models.flops import Size, embed_dim, head_widths, token_counts
 from ibot.models.parameters import backbone_parameters, head_parameters, largest_block
@@ -18,7 +19,10 @@ from ibot.models.parameters import backbone_parameters, head_parameters, largest
 SINGLE, HALF = 4, 2
 """Bytes of float32, and of bfloat16 and float16."""
 CHUNK = {False: 2**20, True: 2**25}
-"""Scores that the fused losses make at a time (`ibot.method.fused`), on a processor and a GPU."""
+"""Scores that the fused losses make at a time (`ibot.method.fused`): those of a processor stay in
+its cache, those of a GPU (True) keep it busy."""
+LANES = 16
+"""Widths of fused blocks are multiples of it (`ibot.kernels.blocks`, which loads torch)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +66,8 @@ class StepMemory:
     """The images of a micro-batch, as floats."""
     activations: float
     """What the student keeps for the backward pass."""
+    waiting: float
+    """Of these, what global views keep while the local ones, a pass of their own, go backward."""
     scores: float
     """Logits, targets and their gradients, all of K columns, and the prototypes at unit length."""
     accumulates: bool
@@ -76,15 +82,18 @@ class StepMemory:
     def peak(self) -> float:
         """The most that is held at once.
 
-        The first micro-batch of a step begins without gradients, and they come as activations go.
+        The first micro-batch of a step begins without gradients, and they come as activations go:
+        all of them with the first of two passes.
         """
-        step = self.gathered + self.casts + self.activations + self.scores
-        together = step + self.gradients if self.accumulates else max(step, self.gradients)
-        return self.states + self.views + together
+        step = self.activations + self.scores
+        later = self.waiting + self.gradients
+        together = step + self.gradients if self.accumulates else max(step, later)
+        return self.states + self.views + self.gathered + self.casts + together
 
     def parts(self) -> dict[str, float]:
         """Bytes by name."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "accumulates"}
+        names = (f.name for f in fields(self) if f.name not in ("waiting", "accumulates"))
+        return {name: getattr(self, name) for name in names}
 
 
 def step_memory(
@@ -95,6 +104,7 @@ def step_memory(
     shards: int = 1,
     flat_gradients: bool = False,
     gpu: bool = False,
+    packed: bool = False,
 ) -> StepMemory:
     """Of a micro-batch of so many images.
 
@@ -105,6 +115,7 @@ def step_memory(
         shards: devices among which weights, gradients, moments and teacher are divided.
         flat_gradients: several processes keep gradients from step to step, as they exchange them.
         gpu: whether the device is one; `system.kernels` says whether the fast paths run.
+        packed: global and local views go through the student together.
 
     Returns:
         The parts, in bytes.
@@ -114,15 +125,18 @@ def step_memory(
     width = HALF if half else SINGLE
     pixels = augment.num_global * augment.global_size[0] * augment.global_size[1]
     pixels += augment.num_local * augment.local_size[0] * augment.local_size[1]
+    of_global, of_local = _kept(config, width, gpu)
     return StepMemory(
         weights=SINGLE * count.student / shards,
         gradients=SINGLE * count.trained / shards,
         optimizer=SINGLE * moments * count.trained / shards,
         teacher=SINGLE * count.teacher / shards,
-        gathered=2 * SINGLE * _gathered(config, count) if shards > 1 else 0,
+        # Weights and gradients, and the flat copies by which both are gathered and scattered.
+        gathered=4 * SINGLE * _gathered(config, count) if shards > 1 else 0,
         casts=HALF * _cast(config, count, gpu) if half else 0,
         views=SINGLE * images * len(config.model.channels) * pixels,
-        activations=images * _kept(config, width, gpu),
+        activations=images * (of_global + of_local + _head(config, width)),
+        waiting=images * of_global if of_local and not packed else 0,
         scores=_scores(config, images, gpu),
         accumulates=config.train.accumulate > 1 or flat_gradients,
     )
@@ -144,34 +158,45 @@ def _gathered(config: Config, count: Parameters) -> float:
     return count.student - (model.depth - 1) * block
 
 
-def _kept(config: Config, width: int, gpu: bool) -> float:
-    """Bytes that the student keeps of one image; `width` bytes for what products make."""
-    augment, rows = config.augment, Rows.of(config)
+def _kept(config: Config, width: int, gpu: bool) -> tuple[float, float]:
+    """Bytes that the student's backbone keeps of the global and local views of one image.
+
+    width: bytes of what products make.
+    """
+    augment, rows, local = config.augment, Rows.of(config), 0.0
     chosen = 1 + (rows.masked - rows.masked_local) / augment.num_global
-    kept = augment.num_global * _backbone(config, augment.global_size, width, chosen, gpu)
+    whole = augment.num_global * _backbone(config, augment.global_size, width, chosen, gpu)
     if augment.num_local:
         chosen = 1 + rows.masked_local / augment.num_local
-        kept += augment.num_local * _backbone(config, augment.local_size, width, chosen, gpu)
-    head = config.head
+        local = augment.num_local * _backbone(config, augment.local_size, width, chosen, gpu)
+    return whole, local
+
+
+def _head(config: Config, width: int) -> float:
+    """Bytes that the student's head keeps of one image, up to the last layer."""
+    augment, rows, head = config.augment, Rows.of(config), config.head
     seen = augment.num_global + augment.num_local + rows.masked
     if head.norm in ("bn", "syncbn"):
         seen = augment.num_global * (1 + rows.places) + augment.num_local * (1 + rows.local_places)
     widths = head_widths(config.model, head)
     # Each hidden layer before and behind its activation; the bottleneck before and behind its norm.
-    return kept + seen * (width * (widths[0] + 2 * sum(widths[1:-1])) + 2 * SINGLE * widths[-1])
+    return seen * (width * (widths[0] + 2 * sum(widths[1:-1])) + 2 * SINGLE * widths[-1])
 
 
 def fused_blocks(config: Config, gpu: bool) -> bool:
-    """Whether the blocks of a processor are one function each, as far as settings tell."""
+    """Whether the blocks of this processor are one function each."""
     model = config.model
-    usual = model.kind == "vit" and model.act == "gelu" and not model.layer_scale
-    return not gpu and usual and config.system.kernels != "reference"
+    if gpu or config.system.kernels == "reference" or model.kind != "vit":
+        return False
+    widths = (model.width // model.heads, int(model.width * model.mlp_ratio))
+    usual = model.act == "gelu" and not model.layer_scale
+    return usual and not any(width % LANES for width in widths) and has_blocks()
 
 
 def _backbone(config: Config, size: Size, width: int, rows: float, gpu: bool) -> float:
     """Of one view: two residual maps, and what the products of each block read."""
     model, kept, whole = config.model, 0.0, 0.0
-    recomputed = getattr(config.system, "checkpoint_activations", "off")
+    recomputed = config.system.checkpoint_activations
     for k, tokens in enumerate(token_counts(model, size)):
         wide, depth = model.width, model.depth
         if model.kind == "swin":

@@ -10,9 +10,9 @@ from ibot.report.history import Curve, interval_of
 from ibot.report.html import data_uri, escaped, name
 from ibot.report.pictures import Gallery, Shown
 from ibot.report.story import Story
-from ibot.report.summary import counted_in_thousands
 from ibot.report.svg import Axis, Mark, band, brief, chart, key
 from ibot.report.table import side_by_side
+from ibot.words import counted_in_thousands
 
 if TYPE_CHECKING:
     from ibot.report.seen import Seen

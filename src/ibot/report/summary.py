@@ -25,7 +25,7 @@ from ibot.report.settings import without_text
 from ibot.report.story import Story
 from ibot.system.records import data_name
 from ibot.types import ResultRecord
-from ibot.words import counted
+from ibot.words import counted, counted_in_thousands
 
 KNN = "knn_top1"
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
@@ -316,11 +316,6 @@ def lasting(seconds: float) -> str:
 def moment(when: object) -> str:
     """A time of a record as people write it; empty for none."""
     return escaped(when.replace("T", " ")) if isinstance(when, str) else ""
-
-
-def counted_in_thousands(number: int, noun: str) -> str:
-    """As `counted`, with commas: 100,000 images."""
-    return counted(number, noun).replace(str(number), f"{number:,}", 1)
 
 
 def _overlap(first: ResultRecord, last: ResultRecord) -> str:

@@ -29,18 +29,17 @@ class Planned:
 def planned(asked: Asked, machine: Machine, images: int, say: Callable[[str], None]) -> Planned:
     """Settings for that machine; `say` gets the choices of auto, a line each.
 
-    images: of the data set; 0: those of `data.path` are counted. Raises UserError where neither is
-    given, and for settings that do not work together.
+    images: of the data set; 0: those of `data.path` are counted. Raises UserError for what
+    `refuse_incomplete` refuses, and for settings that do not work together.
     """
-    given = _given(asked)
-    if not images and not given.data.path:
+    refuse_incomplete(asked, images)
+    if machine.devices > 1 and not machine.device.gpu:
         raise UserError(
-            "how many images?",
-            why="hours and epochs follow from it",
-            fix="--images N reckons without any, --data DIR counts them",
+            f"{machine.devices} processes of one CPU share its cores",
+            why="by formula a step takes all of them, in however many processes",
+            fix="--nodes N for N such machines; with --data, --processes N tries one of N",
         )
-    if asked.recipe is None:
-        raise UserError("name a recipe", fix="ibot recipes list; or auto, chosen for the device")
+    given = _given(asked)
     source = open_data(given.data) if given.data.path else None
     count = images or len(source)  # pyright: ignore[reportArgumentType]
     if asked.recipe == "auto":
@@ -52,6 +51,12 @@ def planned(asked: Asked, machine: Machine, images: int, say: Callable[[str], No
         config, notes = fitted(config, count, machine.count, asked.keys)
         for note in notes:
             say(f"note   {note}")
+    precision = machine.device.precision(config.train.precision)
+    if not machine.device.peak(precision):
+        raise UserError(
+            f"{machine.device.name} has no fast products in {precision}",
+            fix="train.precision=auto takes what it has",
+        )
     whole = config.train.accumulate * machine.count
     if config.train.batch % whole:
         parts = f"{machine.count} devices x {config.train.accumulate} micro-batches"
@@ -60,6 +65,18 @@ def planned(asked: Asked, machine: Machine, images: int, say: Callable[[str], No
             fix=f"train.batch={max(1, round(config.train.batch / whole)) * whole}",
         )
     return Planned(config, count)
+
+
+def refuse_incomplete(asked: Asked, images: int) -> None:
+    """Raise UserError where neither a number nor a folder of images is given, or no recipe."""
+    if not images and not _given(asked).data.path:
+        raise UserError(
+            "how many images?",
+            why="hours and epochs follow from it",
+            fix="--images N reckons without any, --data DIR counts them",
+        )
+    if asked.recipe is None:
+        raise UserError("name a recipe", fix="ibot recipes list; or auto, chosen for the device")
 
 
 def _given(asked: Asked) -> Config:

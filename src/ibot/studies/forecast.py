@@ -107,8 +107,7 @@ class Forecast:
     @property
     def sharded(self) -> bool:
         """Whether weights are divided among the devices."""
-        several = self.machine.count > 1
-        return several and getattr(self.config.system, "shard", "none") == "fsdp"
+        return self.machine.count > 1 and self.config.system.shard == "fsdp"
 
     @property
     def shards(self) -> int:
@@ -154,8 +153,9 @@ class Forecast:
 
     @property
     def share(self) -> float:
-        """Of the rate of large products that the step reaches, 0..1."""
-        return self.flops.total / self.image_seconds / self.rate
+        """Of the rate of large products that a device reaches in a step, 0..1."""
+        images = self.micro_batch * self.config.train.accumulate
+        return images * self.flops.total / self.compute_seconds / self.rate
 
     @property
     def compute_seconds(self) -> float:
@@ -178,8 +178,15 @@ class Forecast:
             self.config,
             devices=self.machine.count,
             sharded=self.sharded,
-            packed=self.machine.device.gpu and self.config.model.kind == "vit",
+            packed=self.packed,
         )
+
+    @property
+    def packed(self) -> bool:
+        """Whether global and local views go through the student together."""
+        model, kernels = self.config.model, self.config.system.kernels
+        usual = model.kind == "vit" and not model.mean_pooling
+        return usual and self.machine.device.gpu and kernels != "reference"
 
     @property
     def exchange_seconds(self) -> float:
@@ -220,6 +227,7 @@ class Forecast:
             shards=self.shards,
             flat_gradients=self.machine.count > 1 and not self.sharded,
             gpu=self.machine.device.gpu,
+            packed=self.packed,
         )
 
     @property
@@ -229,7 +237,7 @@ class Forecast:
         usable = ROOM * device.memory - CONTEXT if device.gpu else CPU_ROOM * device.memory
         return usable * 2**30
 
-    @property
+    @cached_property
     def largest(self) -> int:
         """Images of the largest micro-batch that fits on a device; 0: not one does."""
         few, many = self.memory(1), self.memory(1025)
@@ -246,6 +254,11 @@ class Forecast:
         moments = 2 if self.config.optim.name == "adamw" else 1
         count = self.parameters
         return 4.0 * (count.student + count.teacher + moments * count.trained)
+
+
+def micro_batches(images: int, most: int) -> int:
+    """The fewest equal micro-batches of so many images, with at most `most` (1 or more) in each."""
+    return next(n for n in range(1, images + 1) if images % n == 0 and images // n <= most)
 
 
 def blocks(config: Config) -> int:

@@ -8,13 +8,15 @@ from dataclasses import replace
 from typing import Any
 
 from ibot.recipes import beyond_paper
-from ibot.studies.forecast import SEEN, Forecast
-from ibot.words import counted, in_words, rate
+from ibot.studies.forecast import SEEN, Forecast, micro_batches
+from ibot.words import counted, counted_in_thousands, in_words, rate
 
 GIB = 2**30
 PER_CORE = {False: (416, 180), True: (3097, 2691)}
 """Images a second of one core with data.pixels=device and fast (docs/results.md, the input path):
 photographs of 500 pixels for views of 224; if small, pictures of 32 pixels."""
+SMALLEST = 0.005 * GIB
+"""Bytes of a part that is named."""
 SMALL = 64
 """Pixels of a view, up to which images are small."""
 
@@ -24,12 +26,12 @@ def lines(forecast: Forecast) -> Iterator[str]:
     config, derived, machine = forecast.config, forecast.derived, forecast.machine
     train = config.train
     yield f"recipe {config.recipe or '-'}: {config.model}, {config.head.out_dim} prototypes"
-    yield f"data   {counted_many(forecast.images, 'image')}"
+    yield f"data   {counted_in_thousands(forecast.images, 'image')}"
     micro = f" x {train.accumulate} micro-batches" if train.accumulate > 1 else ""
     of = counted(machine.count, "device" if machine.device.gpu else "process")
     yield (
-        f"run    {derived.run_steps:,} of {counted_many(derived.total_steps, 'step')}, "
-        f"{derived.steps_per_epoch} per epoch; batch {train.batch} = {of} x "
+        f"run    {derived.run_steps:,} of {counted_in_thousands(derived.total_steps, 'step')}, "
+        f"{derived.steps_per_epoch:,} per epoch; batch {train.batch} = {of} x "
         f"{forecast.micro_batch}{micro}"
     )
     for note in derived.notes:
@@ -48,7 +50,7 @@ def lines(forecast: Forecast) -> Iterator[str]:
     kept = config.checkpoint.keep
     size = forecast.checkpoint / GIB
     yield f"disk   {size:.2f} GiB a checkpoint, {(kept + 1) * size:.1f} GiB for {kept} and the next"
-    if machine.device.gpu:
+    if machine.device.gpu or forecast.price:
         yield f"cost   {cost(forecast)}"
     yield f"size   {forecast.parameters.trained:,} trained parameters"
 
@@ -83,9 +85,11 @@ def operations(count: float) -> str:
 
 def time(forecast: Forecast) -> str:
     """Of a step and of the run."""
+    steps = counted_in_thousands(forecast.derived.run_steps, "step")
     return (
         f"{forecast.step_seconds:.3g} s a step, {rate(forecast.images_per_second)} images/s; "
-        f"{in_words(forecast.hours)} for {counted_many(forecast.derived.run_steps, 'step')}"
+        f"{in_words(forecast.hours)} for {steps} "
+        f"({'estimate' if forecast.probe is None else 'measured'})"
     )
 
 
@@ -101,6 +105,8 @@ def share(forecast: Forecast) -> str:
     of_peak = forecast.share * forecast.rate / (found.peak(forecast.precision) * 1e12)
     if of_peak < SEEN[0]:
         return f"{told}: so small a network waits for memory and for kernels to start"
+    if not forecast.half:  # those logs are of bfloat16 and float16
+        return told
     slow, fast = (in_words(forecast.hours * of_peak / seen) for seen in SEEN)
     if slow == fast:
         return told
@@ -129,18 +135,20 @@ def memory(forecast: Forecast) -> Iterator[str]:
     micro, train = forecast.micro_batch, forecast.config.train
     needed = forecast.memory(micro)
     parts = ", ".join(
-        f"{name} {size / GIB:.2f}" for name, size in needed.parts().items() if size > 0
+        f"{name} {size / GIB:.2f}" for name, size in needed.parts().items() if size >= SMALLEST
     )
     of = "a device" if forecast.machine.device.gpu else "a process"
-    yield f"memory {needed.peak / GIB:.1f} GiB {of} at {counted(micro, 'image')}: {parts}"
+    at = counted(micro, "image")
+    yield f"memory {needed.peak / GIB:.1f} GiB {of} at {at}, by formula: {parts}"
     largest = forecast.largest
-    each = "not one image fits" if not largest else f"{counted(largest, 'image')} would fit"
+    would = f"{counted_in_thousands(largest, 'image')} would fit"
+    each = would if largest else "not one image fits"
     yield f"fits   {each} on {of} of {forecast.machine.device.memory:.0f} GiB"
     if largest and micro > largest:
-        parts_of = next(n for n in range(1, micro + 1) if micro % n == 0 and micro // n <= largest)
+        parts_of = micro_batches(micro * train.accumulate, largest)
         yield (
-            f"note   too many at a time: train.accumulate={train.accumulate * parts_of} gives the "
-            "same result in less memory"
+            f"note   too many at a time: train.accumulate={parts_of} gives the same result in less "
+            "memory"
         )
 
 
@@ -182,12 +190,7 @@ def cost(forecast: Forecast) -> str:
 
 
 def _hours(hours: float) -> str:
-    return f"{hours:,.0f} hours" if hours >= 10 else f"{hours:.1f} hours"
-
-
-def counted_many(number: int, noun: str) -> str:
-    """As `counted`, with commas."""
-    return f"{number:,} {counted(number, noun).partition(' ')[2]}"
+    return f"{hours:,.0f} hours" if hours >= 10 else f"{hours:.2g} hours"
 
 
 def plain(forecast: Forecast) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from ibot.data.sets.images import Images
 from ibot.engine.stages import Stages, limit_of
 from ibot.engine.start import with_pixels
 from ibot.engine.trial import Trial, run_trial
-from ibot.studies.forecast import Forecast, Machine
+from ibot.studies.forecast import Forecast, Machine, micro_batches
 from ibot.studies.probing import probe, this_device
 from ibot.system import limits
 from ibot.system.device import choose_device, describe_device, device_memory
@@ -145,7 +145,8 @@ def lines(plan: Plan) -> Iterator[str]:
     took = "not known here" if math.isnan(trial.memory) else f"{trial.memory:.2f} GiB"
     yield f"memory {took} at {images}; {micro}"
     if plan.together > plan.memory:
-        parts = train.accumulate * 2 ** math.ceil(math.log2(plan.together / (ROOM * plan.memory)))
+        most = int(plan.micro_batch * ROOM * plan.memory / plan.together)
+        parts = micro_batches(plan.micro_batch * train.accumulate, max(1, most))
         yield (
             f"note   more than the {plan.memory:.0f} GiB here: train.accumulate={parts} gives the "
             "same result in less memory"
@@ -207,12 +208,17 @@ def plain(plan: Plan) -> dict[str, Any]:
         "hours": plan.step_seconds * plan.run_steps / 3600,
         "limit": "step" if found is None else found.stage,
         "load": plan.stages.load,
-        "trial_gib": plan.trial.memory,
-        "micro_batch_gib": plan.needed,
+        "trial_gib": _known(plan.trial.memory),
+        "micro_batch_gib": _known(plan.needed),
         "checkpoint_gib": plan.trial.checkpoint,
         "free_gib": plan.free,
         "parameters": plan.trial.parameters,
     }
+
+
+def _known(number: float) -> float | None:
+    """JSON has no nan."""
+    return None if math.isnan(number) else number
 
 
 def probed(plan: Plan, images: int) -> Forecast:

@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 
 from ibot.config.schema import Config
+from ibot.data.depth import branch_factors
 from ibot.data.masks import make_masks
 from ibot.engine.loop import mask_grid
-from ibot.engine.optimizer import build_optimizer
 from ibot.engine.stages import BUSY
-from ibot.engine.trial import VALUES
-from ibot.engine.update import Update
-from ibot.method.model import StudentTeacher
+from ibot.engine.trial import VALUES, build_update
+from ibot.kernels.choice import using
 from ibot.studies.forecast import Probe
 from ibot.system import limits
 from ibot.system.accelerators import Accelerator
 from ibot.system.device import (
-    autocast,
     choose_device,
-    choose_precision,
     describe_device,
     device_memory,
     has_native_bfloat16,
@@ -153,29 +149,28 @@ def _timed_step(step: Callable[[int], object], images: int) -> float:
 
 def _stepper(config: Config, device: torch.device) -> Callable[[int], object]:
     """A function that takes an optimizer step of so many random images."""
-    model = StudentTeacher(config).to(device)
-    precision = choose_precision(config.train.precision, device)
-    update = Update(
-        model=model,
-        student=model.student,
-        optimizer=build_optimizer(model.student, config.optim),
-        config=config,
-        autocast=partial(autocast, device, precision),
-    )
+    update = build_update(config, device)
+    rates = update.model.student.backbone.drop_rates
     batches: dict[int, Batch] = {}
 
     def step(images: int) -> None:
         if images not in batches:
-            batches[images] = random_batch(config, images, device)
-        update.step([batches[images]], VALUES, observe=False)
+            batches[images] = random_batch(config, images, device, rates)
+        with using(config.system.kernels):
+            update.step([batches[images]], VALUES, observe=False)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
 
     return step
 
 
-def random_batch(config: Config, images: int, device: torch.device) -> Batch:
-    """Views of noise, and masks as they are drawn after `mask.start_epoch`."""
+def random_batch(
+    config: Config, images: int, device: torch.device, rates: Sequence[float] = ()
+) -> Batch:
+    """Views of noise, and masks as they are drawn after `mask.start_epoch`.
+
+    rates: of stochastic depth, whose draws come with a batch (`Backbone.drop_rates`).
+    """
     augment, numbers, first = config.augment, np.arange(images), config.mask.start_epoch
     # Of few images the share of hidden patches varies much: the draw nearest to the mean.
     mean = sum(ratio for ratio, _ in config.mask.ratio) / len(config.mask.ratio)
@@ -193,4 +188,6 @@ def random_batch(config: Config, images: int, device: torch.device) -> Batch:
         )
     ]
     assert views[0] is not None
-    return Batch(views[0], views[1], masks.each(lambda t: t.to(device)), numbers)
+    num_views = augment.num_global + augment.num_local
+    drop = branch_factors(rates, num_views, 0, first, numbers).to(device) if rates else None
+    return Batch(views[0], views[1], masks.each(lambda t: t.to(device)), numbers, drop=drop)

@@ -10,7 +10,8 @@ from typing import Any
 
 from ibot.config.schema import Config, ModelConfig
 from ibot.recipes.auto import ENOUGH as FEW
-from ibot.studies.forecast import Forecast
+from ibot.studies.forecast import Forecast, micro_batches
+from ibot.studies.forecast_words import feeding
 from ibot.words import in_words, rate
 
 HOURS = {"m": 1 / 60, "min": 1 / 60, "h": 1.0, "d": 24.0}
@@ -137,9 +138,7 @@ def _option(
     forecast = replace(base, config=config, probe=None)
     if 0 < forecast.largest < forecast.micro_batch:
         share = forecast.micro_batch * config.train.accumulate
-        parts = next(
-            n for n in range(1, share + 1) if share % n == 0 and share // n <= forecast.largest
-        )
+        parts = micro_batches(share, forecast.largest)
         train = replace(config.train, accumulate=parts)
         forecast = replace(forecast, config=replace(config, train=train))
     seen = hours * 3600 * RESERVE * forecast.images_per_second
@@ -155,14 +154,16 @@ def _option(
 
 def lines(found: Sequence[Option], hours: float, given: Sequence[str]) -> Iterator[str]:
     """The table, and the command of its first line; `given`: words of it that were asked for."""
-    yield f"within {in_words(hours).removeprefix('about ')}, the first line is chosen"
-    yield f"{'':7}{'network':12}{'views':18}{'images/s':>9}{'epochs':>8}  {'takes':18}"
+    yield f"within {_time(hours).removeprefix('about ')}, the first line is chosen"
+    yield f"{'':7}{'network':12}{'views':18}{'images/s':>9}{'epochs':>8}  takes"
     for number, option in enumerate(found):
         mark = "chosen" if number == 0 else ""
-        takes = in_words(option.hours) if option.fits else "-"
+        takes = _time(option.hours) if option.fits else "-"
         speed = rate(option.forecast.images_per_second)
-        row = f"{mark:7}{option.name:12}{option.views:18}{speed:>9}{_epochs(option):>8}  {takes:18}"
+        row = f"{mark:7}{option.name:12}{option.views:18}{speed:>9}{_epochs(option):>8}  {takes:20}"
         yield f"{row}{why(option)}".rstrip()
+    if found[0].forecast.machine.device.gpu:
+        yield f"input  {feeding(found[0].forecast)}"
     if found[0].forecast.images < FEW:
         yield f"note   below {FEW:,} images published weights serve better: ibot pretrain adapt"
     yield f"next   {command(found[0], given)}"
@@ -178,6 +179,11 @@ def why(option: Option) -> str:
     if option.epochs == MOST_EPOCHS:
         return "as long as any published run"
     return "sees enough"
+
+
+def _time(hours: float) -> str:
+    """Rounded so little that nothing seems to take longer than it may."""
+    return f"about {hours:.1f} hours" if 1.5 <= hours < 10 else in_words(hours)
 
 
 def _epochs(option: Option) -> str:
