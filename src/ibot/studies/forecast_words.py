@@ -134,7 +134,7 @@ def memory(forecast: Forecast) -> Iterator[str]:
     of = "a device" if forecast.machine.device.gpu else "a process"
     yield f"memory {needed.peak / GIB:.1f} GiB {of} at {counted(micro, 'image')}: {parts}"
     largest = forecast.largest
-    each = "not one image fits" if not largest else f"{counted(largest, 'image')} would fit"
+    each = "not one image fits" if not largest else f"{counted_many(largest, 'image')} would fit"
     yield f"fits   {each} on {of} of {forecast.machine.device.memory:.0f} GiB"
     if largest and micro > largest:
         parts_of = next(n for n in range(1, micro + 1) if micro % n == 0 and micro // n <= largest)
