@@ -240,3 +240,12 @@ def anchors(page):
     heads = re.findall(r"^#+ (.*)$", text, re.M)
     plain = [re.sub(r"[^\w\- ]", "", re.sub(r"[`*]", "", head).lower()) for head in heads]
     return {head.strip().replace(" ", "-") for head in plain}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_says_nothing_twice(name):
+    """As two versions of a page that were joined without a look do."""
+    text = re.sub(r"^```.*?^```", "", PAGES[name].read_text(), flags=re.S | re.M)
+    said = [part.strip() for part in re.split(r"\n\n+", text)]
+    said = [part for part in said if part.startswith("#") or len(part) > 100]
+    assert sorted({part for part in said if said.count(part) > 1}) == []

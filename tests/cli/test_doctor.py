@@ -49,6 +49,18 @@ def test_text_and_json_tell_the_same(capsys, doctor):
     assert checks["kernel"]["found"] in text and checks["disk"]["fatal"] is False
 
 
+def test_each_kernel_that_is_not_there_is_named_with_what_builds_it(doctor, monkeypatch):
+    from ibot.kernels import blocks, views
+
+    for there in (True, False):
+        monkeypatch.setattr(views, "is_built", lambda there=there: there)
+        monkeypatch.setattr(blocks, "is_built", lambda there=there: not there)
+        code, checks = doctor()
+        assert code == 0
+        assert ("install ibot again" in checks["kernel"]["advice"]) is not there
+        assert ("install ibot again" in checks["CPU blocks"]["advice"]) is there
+
+
 def test_a_package_that_is_needed_and_absent_or_old_is_fatal(doctor, monkeypatch, capsys):
     found = extras.installed
     monkeypatch.setattr(

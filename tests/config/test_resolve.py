@@ -264,6 +264,14 @@ def test_each_warning_begins_at_its_limit(works, warned):
     assert warnings(quiet) == []
 
 
+def test_a_center_that_nothing_uses_is_told():
+    balanced = apply(recipe("vit_s16"), ["method.targets=sinkhorn"])
+    assert warnings(balanced) == []
+    assert (
+        "method.targets=center does" in warnings(apply(balanced, ["method.center_momentum=1"]))[0]
+    )
+
+
 def test_what_follows_from_the_settings_is_counted_as_by_hand():
     """100 images, batches of 8: 12 steps an epoch; 10.5 epochs are 126 steps, of which 120 in whole
     epochs.

@@ -38,7 +38,7 @@ def test_the_scripts_of_the_page_are_what_the_command_prints(capsys):
 
 def test_options_of_the_job_go_to_slurm_and_the_others_to_the_training(capsys):
     more = ["--nodes", "3", "--gpus-per-node", "4", "--time", "2-12", "--cpus-per-task", "6"]
-    more += ["--sbatch", "partition=long", "--sbatch=--qos=high", "train.batch=96"]
+    more += ["--sbatch", "partition=long", "--sbatch=--qos=high", "train.batch=96", "--epochs", "3"]
     run = ["vit_s16", "--data", "my photos", "--run", "runs/a b", "--init", "ibot:vit_s16"]
     lines = launched(capsys, *run, *more, "--seed", "3", "--accept-images").splitlines()
     wanted = ["nodes=3", "ntasks-per-node=4", "gpus-per-node=4", "cpus-per-task=6", "time=2-12"]
@@ -47,6 +47,7 @@ def test_options_of_the_job_go_to_slurm_and_the_others_to_the_training(capsys):
     (srun,) = [line for line in lines if line.startswith("srun ")]
     inside = read(*shlex.split(srun)[2:])
     outside = read("launch", "slurm", *run, *more, "--seed", "3", "--accept-images")
+    assert "--epochs 3 " in srun  # as it was written
     assert inside.command == "ibot pretrain" and inside.data == "my photos" and inside.seed == 3
     assert inside.settings == ["train.batch=96"] and inside.accept_images and inside.run_folder
     assert words_of(inside) == words_of(outside)

@@ -58,7 +58,7 @@ def checks() -> Iterator[Check]:
     yield from (check for check in needed if check is not None)
     if not any(check is not None and check.fatal for check in needed):
         yield from _device()
-        yield _kernel()
+        yield from _kernels()
     yield _cores()
     yield _memory()
     yield Check("waiting", in_force())
@@ -151,18 +151,22 @@ def _lost_gpu(cuda: str | None, said: object) -> str:
     return f"a GPU's driver is there, but torch sees none: {why[0] if why else 'see nvidia-smi'}"
 
 
-def _kernel() -> Check:
-    from ibot.kernels import views
+def _kernels() -> Iterator[Check]:
+    from ibot.kernels import blocks, views
 
-    if views.is_built():
-        return Check("kernel", "compiled: data.pixels=fast and device use it")
     compiler = next((name for name in ("cc", "gcc", "clang", "cl") if shutil.which(name)), "")
     first = "" if compiler else "install a C compiler, then "
-    return Check(
-        "kernel",
-        "not compiled: views are made by torch and Pillow, with the same result in more time",
-        f"{first}install ibot again from its folder ({PAGE})",
-    )
+    again = f"{first}install ibot again from its folder ({PAGE})"
+    if views.is_built():
+        yield Check("kernel", "compiled: data.pixels=fast and device use it")
+    else:
+        less = "not compiled: views are made by torch and Pillow, with the same result in more time"
+        yield Check("kernel", less, again)
+    if blocks.is_built():
+        yield Check("CPU blocks", "compiled: ViTs on the CPU use them")
+        return
+    less = "not compiled, or not for this processor: torch computes the same in more time"
+    yield Check("CPU blocks", less, "" if sys.platform == "win32" else again)
 
 
 def _cores() -> Check:

@@ -83,5 +83,6 @@ def words_of(options: argparse.Namespace) -> list[str]:
     for action in described._actions:
         value: Any = getattr(options, action.dest)
         if action.option_strings and value != action.default:
-            words += [action.option_strings[0], *([] if value is True else [str(value)])]
+            text = f"{value:.15g}" if isinstance(value, float) else str(value)
+            words += [action.option_strings[0], *([] if value is True else [text])]
     return [*words, *options.settings]

@@ -367,6 +367,14 @@ def warnings(config: Config) -> list[str]:
             f"a peak learning rate of {config.optim.lr * config.train.batch / 256:g} is high for "
             "AdamW"
         )
+    if method.targets == "sinkhorn" and 1.0 in (
+        method.center_momentum,
+        method.center_momentum_patch,
+    ):
+        notes.append(
+            "method.targets=sinkhorn balances without centers: method.center_momentum=1 changes "
+            "nothing, method.targets=center does"
+        )
     if config.head.shared != config.head.shared_teacher:
         notes.append(
             "student and teacher heads are shared differently: one teacher layer follows another "

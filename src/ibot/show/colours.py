@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ibot.errors import MissingExtra
+from ibot.show.plotting import importing
 
 PALETTE: tuple[tuple[int, int, int], ...] = (
     *((0, 160, 215), (220, 55, 60), (245, 180, 0), (10, 120, 190), (40, 150, 100), (135, 75, 145)),
@@ -34,10 +34,8 @@ def color_table(name: str) -> NDArray[np.uint8]:
 
     Raises MissingExtra without matplotlib.
     """
-    try:
+    with importing():
         from matplotlib import colormaps
-    except ImportError:
-        raise MissingExtra("matplotlib", "show") from None
     return (colormaps[name](np.arange(256))[:, :3] * 255).round().astype(np.uint8)
 
 
