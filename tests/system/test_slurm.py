@@ -1,5 +1,6 @@
 """Job scripts as `ibot launch slurm` makes them; tests/system/test_cluster.py runs them."""
 
+import json
 import re
 import shlex
 import subprocess
@@ -11,6 +12,9 @@ import pytest
 from ibot.cli.launch import words_of
 from ibot.cli.main import build_parser, main
 from ibot.cli.parser import check_words
+from ibot.config.override import to_plain
+from ibot.recipes import recipe
+from ibot.system.slurm import seconds_of
 
 PAGE = (Path(__file__).parents[2] / "docs" / "cluster.md").read_text()
 RUN = ["vit_b16", "--data", "photos", "--run", "runs/vit_b16"]
@@ -62,6 +66,9 @@ def test_without_gpus_there_is_a_process_for_each_node(capsys):
         (["vit_b16", "--data", "photos"], "needs the folder of its run"),
         ([*RUN, "--nodes", "3"], "train.batch=1024 cannot be shared equally"),
         ([*RUN, "--time", "soon"], "--time soon is no time of SLURM"),
+        ([*RUN, "--time", "5"], "--time 5 is too short"),
+        (["vit_b17", *RUN[1:]], "unknown recipe 'vit_b17'"),
+        (["auto", *RUN[1:], "model.depht=3"], "model.depht"),
         ([*RUN, "model.depths=3"], "model.depths"),
         ([*RUN, "model.depht=3"], "model.depth"),
         ([*RUN, "--gpus", "two"], "two"),
@@ -73,6 +80,24 @@ def test_what_would_fail_when_its_turn_comes_is_refused_at_once(capsys, words, s
     assert main(["launch", "slurm", *words]) == 2
     shown = capsys.readouterr()
     assert said in shown.err and not shown.out
+
+
+@pytest.mark.parametrize(
+    ("time", "seconds"),
+    [("90", 5400), ("5:01", 301), ("1:00:00", 3600), ("1-2", 93600), ("1-0:30:5", 88205), ("0", 0)],
+)
+def test_times_are_read_as_slurm_reads_them(time, seconds):
+    assert seconds_of(time) == seconds
+
+
+def test_a_run_that_exists_is_checked_by_its_own_settings(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "runs" / "vit_b16"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(to_plain(recipe("vit_b16"))))
+    assert "srun ibot pretrain --run runs/vit_b16\n" in launched(capsys, *RUN[3:])
+    assert main(["launch", "slurm", *RUN[3:], "--nodes", "3"]) == 2
+    assert "train.batch=1024 cannot be shared equally" in capsys.readouterr().err
 
 
 def test_submit_hands_the_script_to_sbatch(capsys, tmp_path, monkeypatch):

@@ -44,11 +44,18 @@ class Job:
 def job_script(job: Job, command: Sequence[str]) -> str:
     """The script that runs `command` in all processes of a job, and queues it again after a signal.
 
-    Raises UserError for a time that SLURM does not read.
+    Raises UserError for a time that SLURM does not read, or in which nothing would be trained.
     """
     if not TIME.fullmatch(job.time):
         raise UserError(
             f"--time {job.time} is no time of SLURM", fix="such as --time 24:00:00, or 2-12 (days)"
+        )
+    if 0 < seconds_of(job.time) <= SAVED_BEFORE:
+        raise UserError(
+            f"--time {job.time} is too short",
+            why=f"{SAVED_BEFORE // 60} minutes before the end it saves and queues itself again: at "
+            "once, for ever",
+            fix="such as --time 1:00:00",
         )
     options = [
         f"job-name={shlex.quote(job.name)}",
@@ -64,6 +71,16 @@ def job_script(job: Job, command: Sequence[str]) -> str:
     ]
     head = "\n".join(f"#SBATCH --{option}" for option in options)
     return f"#!/bin/bash\n{head}\n\nsrun {shlex.join(command)}\n{_ENDING}"
+
+
+def seconds_of(time: str) -> int:
+    """A time of the form `TIME`; 0 is none at all for SLURM."""
+    days, dash, rest = time.rpartition("-")
+    parts = [int(part) for part in rest.split(":")]
+    if not dash and len(parts) < 3:
+        parts.insert(0, 0)  # a number alone, or the first of two, are minutes
+    hours, minutes, seconds = (*parts, 0, 0)[:3]
+    return int(days or 0) * 86400 + hours * 3600 + minutes * 60 + seconds
 
 
 _ENDING = """\
