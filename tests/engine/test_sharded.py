@@ -188,6 +188,7 @@ def steady(small):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_two_sharded_processes_follow_one_which_goes_on_from_their_checkpoint(steady, tmp_path):
     whole = trained(steady, tmp_path / "one", 1)
