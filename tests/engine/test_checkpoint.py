@@ -185,6 +185,18 @@ def test_a_really_full_file_system(small, tmp_path):
         subprocess.run(["umount", mount], check=True)
 
 
+def test_a_copy_without_the_folder_of_sharded_moments_is_refused(parts, tmp_path):
+    model, optimizer, _ = parts
+    save(parts, tmp_path, 7)
+    file = find_checkpoint(tmp_path) / "training.pt"
+    training = torch.load(file, weights_only=True)
+    training["optimizer"]["state"] = None  # as sharded networks leave it
+    torch.save(training, file)
+    with pytest.raises(WeightsError, match="is damaged") as caught:
+        load_checkpoint(find_checkpoint(tmp_path), model, optimizer)
+    assert caught.value.why == "the folder optimizer is missing"
+
+
 def test_both_moments_and_counts_and_both_centers_come_back(parts, tmp_path, small):
     model, optimizer, _ = parts
     model.patch_center.value.normal_()

@@ -59,20 +59,24 @@ def before(monkeypatch):
     monkeypatch.setattr(trainer, "RunState", partial(RunState, draws=1))
 
 
-def test_a_run_of_the_first_rule_goes_on_by_it_bit_by_bit(dropping, tmp_path, monkeypatch):
-    config = apply(dropping, ["train.accumulate=2"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_of_the_first_rule_goes_on_by_it_bit_by_bit(dropping, tmp_path, monkeypatch, kind):
+    config = apply(dropping, ["train.accumulate=2", "train.precision=bfloat16", *KINDS[kind]])
     half = apply(config, ["train.max_steps=2"])
     train(config, tmp_path / "new", quiet=True)
     with monkeypatch.context() as patched:
-        before(patched)
-        train(config, tmp_path / "whole", quiet=True)
-        train(half, tmp_path / "halves", quiet=True)
+        before(patched)  # there were no fast paths then
+        plain = ["system.kernels=reference"]
+        train(apply(config, plain), tmp_path / "whole", quiet=True)
+        train(apply(half, plain), tmp_path / "halves", quiet=True)
     file = find_checkpoint(tmp_path / "halves") / "state.json"
     state = json.loads(file.read_text())
     assert state.pop("draws") == 1
     file.write_text(json.dumps(state))  # as a version wrote it that knew no other rule
     state = train(config, tmp_path / "halves", quiet=True)
     assert (state.step, state.draws) == (4, 1)
+    said = (tmp_path / "halves" / "log.txt").read_text()
+    assert "kernels: the plain forms alone (with which this run began;" in said
     want, got = weights(tmp_path / "whole"), weights(tmp_path / "halves")
     assert all(torch.equal(got[name], tensor) for name, tensor in want.items())
     other = weights(tmp_path / "new")

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -187,6 +188,7 @@ def steady(small):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_two_sharded_processes_follow_one_which_goes_on_from_their_checkpoint(steady, tmp_path):
     whole = trained(steady, tmp_path / "one", 1)
@@ -195,6 +197,11 @@ def test_two_sharded_processes_follow_one_which_goes_on_from_their_checkpoint(st
     run = tmp_path / "two" / "run"
     parts = list((find_checkpoint(run) / "optimizer").glob("*.distcp"))
     assert len(parts) == 2 and load_weights(run).backbone  # whole networks, for whoever asks
+    files_alone = shutil.copytree(run, tmp_path / "copy")
+    shutil.rmtree(find_checkpoint(files_alone) / "optimizer")
+    with pytest.raises(WeightsError, match="is damaged") as caught:
+        train(steady, files_alone, quiet=True)
+    assert caught.value.why == "the folder optimizer is missing"
     after = trained(steady, tmp_path / "two", 1)
     assert len(after) == len(whole) == 6
     np.testing.assert_allclose(after, whole, rtol=1e-4)

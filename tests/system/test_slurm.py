@@ -1,5 +1,6 @@
 """Job scripts as `ibot launch slurm` makes them; tests/system/test_cluster.py runs them."""
 
+import json
 import re
 import shlex
 import subprocess
@@ -11,6 +12,8 @@ import pytest
 from ibot.cli.launch import words_of
 from ibot.cli.main import build_parser, main
 from ibot.cli.parser import check_words
+from ibot.config.override import to_plain
+from ibot.recipes import recipe
 from ibot.system.slurm import seconds_of
 
 PAGE = (Path(__file__).parents[2] / "docs" / "cluster.md").read_text()
@@ -66,6 +69,8 @@ def test_without_gpus_there_is_a_process_for_each_node(capsys):
         ([*RUN, "--nodes", "3"], "train.batch=1024 cannot be shared equally"),
         ([*RUN, "--time", "soon"], "--time soon is no time of SLURM"),
         ([*RUN, "--time", "6"], "--time 6 leaves no time to train"),
+        (["vit_b17", *RUN[1:]], "unknown recipe 'vit_b17'"),
+        (["auto", *RUN[1:], "model.depht=3"], "model.depht"),
         ([*RUN, "model.depths=3"], "model.depths"),
         ([*RUN, "model.depht=3"], "model.depth"),
         ([*RUN, "--gpus", "two"], "two"),
@@ -90,6 +95,16 @@ def test_times_are_read_as_slurm_reads_them(capsys, time, seconds):
     assert f"--time={time}\n" in launched(
         capsys, *RUN, "--time", time, "--sbatch", "signal=USR1@60"
     )
+
+
+def test_a_run_that_exists_is_checked_by_its_own_settings(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "runs" / "vit_b16"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(to_plain(recipe("vit_b16"))))
+    assert "srun ibot pretrain --run runs/vit_b16\n" in launched(capsys, *RUN[3:])
+    assert main(["launch", "slurm", *RUN[3:], "--nodes", "3"]) == 2
+    assert "train.batch=1024 cannot be shared equally" in capsys.readouterr().err
 
 
 def test_submit_hands_the_script_to_sbatch(capsys, tmp_path, monkeypatch):

@@ -65,14 +65,22 @@ def _check(options: argparse.Namespace, processes: int) -> None:
     """Refuse now what the job would refuse when its turn comes, as far as that needs no images."""
     from ibot.config.override import apply
     from ibot.config.resolve import check, check_shares
-    from ibot.recipes import RECIPES, recipe
+    from ibot.recipes import recipe
+    from ibot.studies.going_on import is_run
 
-    if options.recipe in RECIPES:
-        config = apply(recipe(options.recipe), asked_by(options).settings)
+    asked = asked_by(options)
+    name = options.run_folder if is_run(asked.folder) else asked.recipe
+    if name is None or (Path(name).name != name and not Path(name).exists()):
+        return  # a run that lies where the job will be
+    if name == "auto":  # it chooses the rest when it sees images and device
+        apply(recipe("tiny32"), asked.settings)
+        return
+    config = apply(recipe(name, beside=["auto"]), asked.settings)
+    if not config.train.init:  # weights bring their own network and sizes
         check(config)
-        if not config.data.path and not Path(options.run_folder).exists():
-            raise UserError("a new run needs images", fix="--data DIR, where the nodes see it")
-        check_shares(config.train, processes)
+    if not config.data.path and not Path(options.run_folder).exists():
+        raise UserError("a new run needs images", fix="--data DIR, where the nodes see it")
+    check_shares(config.train, processes)
 
 
 def words_of(options: argparse.Namespace) -> list[str]:

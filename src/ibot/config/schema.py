@@ -361,7 +361,8 @@ class SystemConfig:
     """Refuse GPU kernels whose result varies from run to run."""
     kernels: Literal["auto", "reference", "require"] = "auto"
     """Fast paths of the step: those that are there and pay; none, the plain forms alone; or as
-    auto, but a path for which this machine lacks something is an error."""
+    auto, but a path for which this machine lacks something is an error. Runs begun before there
+    were any go on without by auto."""
     compile: Literal["auto", "on", "off"] = "auto"
     """Compile the blocks by torch.compile, for a longer start; auto: on a GPU."""
     checkpoint_activations: Literal["off", "selective", "blocks"] = "off"

@@ -41,6 +41,8 @@ FOLDER = "checkpoints"
 BEST_DENSE = "best_dense"
 MOMENTS = "optimizer"
 """Folder of what the optimizer of sharded networks remembers."""
+FIRST_DRAWS = 1
+"""`RunState.draws` of the runs that do not say."""
 
 
 def save_checkpoint(
@@ -114,7 +116,7 @@ def _training(
     """What training.pt holds; of a sharded optimizer the settings alone."""
     state = optimizer.state_dict()
     return {
-        "optimizer": {**state, "state": {}} if sharded else state,
+        "optimizer": {**state, "state": None} if sharded else state,
         "centers": {"cls": model.cls_center.value, "patch": model.patch_center.value},
         "scaler": scaler.state_dict() if scaler is not None else None,
     }
@@ -138,6 +140,14 @@ def reached_step(run: Path) -> int:
     """
     checkpoint = find_checkpoint(run)
     return read_settings(checkpoint / "state.json").get("step", 0) if checkpoint else 0
+
+
+def draws_of(run: Path) -> int:
+    """`RunState.draws` by which a run goes on: of its newest checkpoint, or for none the newest."""
+    checkpoint = find_checkpoint(run)
+    if checkpoint is None:
+        return RunState().draws
+    return read_settings(checkpoint / "state.json").get("draws", FIRST_DRAWS)
 
 
 def has_checkpoint(run: Path, step: int) -> bool:
@@ -195,17 +205,22 @@ def load_checkpoint(
     if scaler is not None and training["scaler"] is not None:
         scaler.load_state_dict(training["scaler"])
     stored.pop("config")
-    return RunState(**{"draws": 1, **stored})
+    return RunState(**{"draws": FIRST_DRAWS, **stored})
 
 
 def _moments(
-    path: Path, stored: dict[int, dict[str, Tensor]], optimizer: torch.optim.Optimizer
+    path: Path, stored: dict[int, dict[str, Tensor]] | None, optimizer: torch.optim.Optimizer
 ) -> dict[int, dict[str, Tensor]]:
-    """What the optimizer of this process is to remember: all, or of its parts."""
+    """What the optimizer of this process is to remember: all, or of its parts.
+
+    stored: None for what lies in the folder `MOMENTS`. Raises WeightsError where that is missing.
+    """
     if (path / MOMENTS).is_dir():
         from ibot.engine.moments import load_moments  # slow to import
 
         return load_moments(optimizer, path / MOMENTS)
+    if stored is None:
+        raise WeightsError(f"'{path}' is no whole copy", why=f"the folder {MOMENTS} is missing")
     own = [p for group in optimizer.param_groups for p in group["params"]]
     return {index: load_part(state, own[index]) for index, state in stored.items()}
 

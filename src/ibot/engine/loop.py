@@ -23,7 +23,7 @@ from ibot.engine.logging import Progress, StopSignal
 from ibot.engine.meter import StageMeter
 from ibot.engine.patch_history import best_step
 from ibot.engine.stages import pace
-from ibot.engine.start import with_pixels
+from ibot.engine.start import kernels_of, with_pixels
 from ibot.engine.trainer import Evaluate, Trainer, build_trainer
 from ibot.engine.transfer import ReadStep, ahead
 from ibot.kernels.choice import Choices, using
@@ -72,12 +72,13 @@ def train(
         ResourceError: the disk is full, or the run folder can no longer be written.
     """
     run_path = Path(run_path)
+    mode, why = kernels_of(config, run_path)
     with (
         prepared(
             config.system.device, config.system.threads, config.system.deterministic
         ) as device,
         joined(device) as processes,
-        using(config.system.kernels) as kernels,
+        using(mode, why=why) as kernels,
         StopSignal() as signal,
         Progress(quiet=quiet, rank=processes.rank, opening=opening) as progress,
     ):

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from ibot.config.duration import duration
 from ibot.config.override import show
 from ibot.config.schema import Config
-from ibot.engine.checkpoint import find_checkpoint
+from ibot.engine.checkpoint import FIRST_DRAWS, draws_of, find_checkpoint
 from ibot.engine.run import read_config
 from ibot.errors import ConfigError, WeightsError
+from ibot.kernels.choice import Mode
 from ibot.method.model import StudentTeacher
 from ibot.models.contract import Backbone
 from ibot.system.files import read_state
@@ -135,6 +136,18 @@ def with_pixels(config: Config, device: torch.device, run: Path | None = None) -
     if pixels == "auto":
         pixels = "device" if device.type == "cuda" else "fast"
     return replace(config, data=replace(config.data, pixels=pixels))
+
+
+def kernels_of(config: Config, run: Path) -> tuple[Mode, str]:
+    """`system.kernels` of the run in this folder, and in words why where it is not what is set.
+
+    Runs of the first draws began before there were fast paths. Left to auto they end as they would
+    have ended, bit by bit.
+    """
+    asked = config.system.kernels
+    if asked == "auto" and draws_of(run) == FIRST_DRAWS:
+        return "reference", "with which this run began; system.kernels=require takes fast ones"
+    return asked, ""
 
 
 @torch.no_grad()

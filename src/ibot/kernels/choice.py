@@ -21,8 +21,8 @@ Mode = Literal["auto", "reference", "require"]
 class Choices:
     """What was answered so far, by the name of the fast path."""
 
-    def __init__(self, mode: Mode, without: Collection[str] = ()) -> None:
-        self.mode, self.without = mode, without
+    def __init__(self, mode: Mode, without: Collection[str] = (), why: str = "") -> None:
+        self.mode, self.without, self.why = mode, without, why
         self.taken: dict[str, str] = {}
         """How each path runs that was taken at least once."""
         self.plain: dict[str, str] = {}
@@ -31,7 +31,7 @@ class Choices:
     def text(self) -> str:
         """One line for a log."""
         if self.mode == "reference":
-            return "kernels: the plain forms alone (system.kernels=reference)"
+            return f"kernels: the plain forms alone ({self.why or 'system.kernels=reference'})"
         taken = [f"{name} ({how})" if how else name for name, how in self.taken.items()]
         said = "kernels: " + (", ".join(taken) or "none")
         plain = [f"{name}, {why}" for name, why in self.plain.items() if name not in self.taken]
@@ -44,14 +44,15 @@ _current = Choices("auto")
 
 
 @contextmanager
-def using(mode: Mode, without: Collection[str] = ()) -> Iterator[Choices]:
+def using(mode: Mode, without: Collection[str] = (), why: str = "") -> Iterator[Choices]:
     """Choose by `mode` until the end, then as before.
 
     auto: what is there and pays. reference: the plain forms alone. require: as auto, but a path
     that this machine lacks something for is an error. without: names of paths that do not run.
+    why: for the log, where not the settings said reference.
     """
     global _current
-    before, _current = _current, Choices(mode, without)
+    before, _current = _current, Choices(mode, without, why)
     try:
         yield _current
     finally:
