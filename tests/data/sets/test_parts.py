@@ -33,6 +33,16 @@ def test_validation_images_are_neither_classes_nor_trained_on(tmp_path, make, na
     assert [part.root.name for part in find_labelled(str(tmp_path))] == [train, val]
 
 
+def test_pictures_beside_the_parts_are_counted_and_named(tmp_path, make):
+    make(tmp_path, "train/cat/1.jpg", "val/cat/1.jpg", *(f"new{i}.jpg" for i in range(5)), "x.txt")
+    source = scan(tmp_path)
+    assert len(source) == 1
+    assert source.notes == (
+        "only the training part 'train' is read; beside it 'val'",
+        "passed over beside the parts: 5 pictures, 'new0.jpg', 'new1.jpg', 'new2.jpg' and 2 more",
+    )
+
+
 def test_the_validation_part_is_preferred_to_the_test_part(tmp_path, make):
     make(tmp_path, "train/1.jpg", "test/1.jpg", "valid/1.jpg")
     parts = find_parts(tmp_path)

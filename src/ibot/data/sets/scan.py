@@ -132,10 +132,22 @@ def _instead_of(file: Path) -> str:
     return "give the folder that holds the images"
 
 
+def _loose_note(folder: Path) -> list[str]:
+    """What to say of pictures that lie beside the parts of a set and so belong to none."""
+    read = extensions()
+    with os.scandir(folder) as listing:
+        names = [e.name for e in listing if extension(e.name) in read and e.is_file()]
+    loose = [name for name in names if not is_litter(name, False)]
+    if not loose:
+        return []
+    return [f"passed over beside the parts: {counted(len(loose), 'picture')}, {quoted(loose, 3)}"]
+
+
 def _training_part(folder: Path) -> tuple[Path, list[str]]:
     """Where the images to train on lie, and what to say of it. Raises DataError."""
     if parts := find_parts(folder):
-        return parts.train, part_note("train", parts.train.name, parts.beside)
+        notes = part_note("train", parts.train.name, parts.beside)
+        return parts.train, [*notes, *_loose_note(folder)]
     held = [name for name in folder_names(folder) if part_of(name) in ("val", "test")]
     return folder, [
         f"'{name}' is read like any other folder: no training part lies beside it" for name in held
