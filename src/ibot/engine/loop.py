@@ -129,6 +129,7 @@ def facts(config: Config, source: Images, evaluate: Evaluate | None) -> dict[str
         "the names of the images": source.provenance()["names_sha256"],
         "whether the teacher is evaluated": evaluate is not None,
         "system.shard": config.system.shard,
+        "system.kernels": config.system.kernels,
     }
     own = ("system.", "data.path", "data.val_path")  # of each machine
     return decisive | {key: value for key, value in items(config) if not key.startswith(own)}
