@@ -29,6 +29,7 @@ NOT_RUN = {
     "uv venv": "packages from an index",
     "docker run": "needs docker",
     "bash benchmarks/gpu.sh": "needs a GPU, and hours",
+    "sbatch": "needs SLURM; the script itself is run by tests/system/test_cluster.py",
     "export IBOT_WEIGHTS_MIRROR": "a setting of the shell; tests/cli/test_named_weights.py sets it",
 }
 """Beginnings of commands that no test can run, with the reason."""
