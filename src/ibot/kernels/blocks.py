@@ -105,9 +105,18 @@ def norm_backward(
     total, out = torch.empty_like(inside), torch.empty_like(gradient)
     of_branch = torch.empty_like(gradient) if branch else gradient.new_empty(0)
     job = _job(
-        inside, x=behind, branch=inside, gradient=gradient, stats=stats, factor=factor, sum=total,
-        out=out, out2=of_branch if branch else None, weight=norm.weight, norm_bias=norm.bias,
-    )  # fmt: skip
+        inside,
+        x=behind,
+        branch=inside,
+        gradient=gradient,
+        stats=stats,
+        factor=factor,
+        sum=total,
+        out=out,
+        out2=of_branch if branch else None,
+        weight=norm.weight,
+        norm_bias=norm.bias,
+    )
     sums = _run(_What.NORM_BACKWARD, job, gradient.dtype, len(inside), inside.numel(), 3)
     return total, out, of_branch, sums.view(3, -1)
 

@@ -102,9 +102,11 @@ def _unfit(block: Block, x: Tensor) -> str:
 def _differs(module: nn.Module, kind: type[nn.Module]) -> bool:
     """Whether a call of it is more, or other, than what its class computes."""
     hooks = (
-        module._forward_hooks or module._forward_pre_hooks
-        or module._backward_hooks or module._backward_pre_hooks
-    )  # fmt: skip
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+    )
     return type(module) is not kind or bool(hooks) or "forward" in vars(module)
 
 
@@ -138,9 +140,19 @@ def forward(block: Block, x: Tensor, rows: Tensor | None, drop: Tensor | None) -
 def _weights(block: Block) -> Weights:
     norm1, attn, norm2, mlp = block.norm1, block.attn, block.norm2, block.mlp
     return Weights(
-        norm1.weight, norm1.bias, attn.qkv.weight, attn.qkv.bias, attn.proj.weight, attn.proj.bias,
-        norm2.weight, norm2.bias, mlp.fc1.weight, mlp.fc1.bias, mlp.fc2.weight, mlp.fc2.bias,
-    )  # fmt: skip
+        norm1.weight,
+        norm1.bias,
+        attn.qkv.weight,
+        attn.qkv.bias,
+        attn.proj.weight,
+        attn.proj.bias,
+        norm2.weight,
+        norm2.bias,
+        mlp.fc1.weight,
+        mlp.fc1.bias,
+        mlp.fc2.weight,
+        mlp.fc2.bias,
+    )
 
 
 def _factors(
@@ -247,9 +259,19 @@ class _Fused(torch.autograd.Function):
         )
         qkv = _weight_gradient(of_qkv, normed)
         gradients = Weights(
-            sums1[0], sums1[1], qkv, qkv_bias, proj, sums2[2],
-            sums2[0], sums2[1], fc1, fc1_bias, fc2, fc2_bias,
-        )  # fmt: skip
+            sums1[0],
+            sums1[1],
+            qkv,
+            qkv_bias,
+            proj,
+            sums2[2],
+            sums2[0],
+            sums2[1],
+            fc1,
+            fc1_bias,
+            fc2,
+            fc2_bias,
+        )
         return x.view(ctx.x_shape), None, None, None, None, *gradients
 
 
