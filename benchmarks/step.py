@@ -246,6 +246,8 @@ def main() -> None:
                 flush=True,
             )
     for row in rows:
+        if row["variant"] not in VARIANTS:  # of what is left out, only the time
+            continue
         resident = [alone("memory", row["case"], row["variant"]) for _ in range(MEMORY_RUNS)]
         row["peak_mib"], row["peaks_mib"] = statistics.median(resident), resident
         row["tensors_mib"] = alone("tensors", row["case"], row["variant"])

@@ -1,0 +1,94 @@
+"""The trainings of docs/learning.md by name: what is compared, from which base, on which images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ibot.recipes.ablations import CLS_ALONE, PATCH_ALONE
+
+RANDOM = None
+"""In the place of a row's settings: the network as it starts."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Study:
+    """Trainings that differ in their row's settings and seed alone."""
+
+    question: str
+    data: str
+    """Which images, named on the command line by --data NAME=FOLDER."""
+    rows: Mapping[str, Sequence[str] | None]
+    base: Sequence[str] = ()
+    recipe: str = "tiny32"
+    seeds: Sequence[int] = (0, 1)
+
+
+TOKENS_64 = ("model.patch=4", "evaluate.every=25 percent", "train.length=40000 images")
+"""64 patches of 4 pixels in images of 32."""
+TOKENS_16 = ("evaluate.every=25 percent", "train.length=80000 images")
+PHOTOS_64 = (
+    *("augment.global_size=64,64", "augment.local_size=32,32", "model.patch=8"),
+    *("evaluate.every=25 percent", "train.length=40000 images"),
+)
+"""64 patches of 8 pixels in photographs of 64."""
+
+LOSSES = {
+    "random": RANDOM,
+    "class loss alone": CLS_ALONE,
+    "iBOT": (),
+    "patch loss alone": PATCH_ALONE,
+}
+FEW_WORDS = ("head.shared=false", "head.shared_teacher=false", "head.patch_out_dim=256")
+CURES: dict[str, Sequence[str] | None] = {
+    "iBOT": (),
+    "class loss alone": CLS_ALONE,
+    "from half of the run": ("mask.start=50 percent",),
+    "from a fifth of the run": ("mask.start=20 percent",),
+    "weight 0.3": ("method.patch_weight=0.3",),
+    "one view in two": ("mask.views=first",),
+    "ratio 0.1 to 0.5 always": ("mask.ratio=0.3:0.2",),
+    "random patches, ratio 0 or 0.7": ("mask.shape=random", "mask.ratio=0:0,0.7:0.05"),
+    "ratio 0 or 0.15": ("mask.ratio=0:0,0.15:0.1",),
+    "separate heads": ("head.shared=false", "head.shared_teacher=false"),
+    "separate heads, 256 words": FEW_WORDS,
+    "separate heads, 64 words": (*FEW_WORDS[:2], "head.patch_out_dim=64"),
+    "visible patches too": ("method.visible_weight=1",),
+    "all patches balanced": ("method.patch_balance=all",),
+    "attended patches hidden": ("mask.shape=attention",),
+    "patch temperature 0.07": ("method.patch_temp=0.07", "method.patch_temp_start=0.07"),
+    "patch temperature 0.02": ("method.patch_temp=0.02", "method.patch_temp_start=0.02"),
+    "targets without the last norm": ("method.patch_target_norm=false",),
+    "4 registers": ("model.registers=4",),
+    "patches by position": ("method.patch_match=position",),
+}
+
+STUDIES = {
+    "losses16": Study(
+        question="What does the patch loss buy, with 16 tokens?",
+        data="cifar10",
+        base=TOKENS_16,
+        rows=LOSSES,
+        seeds=(0, 1, 2),
+    ),
+    "losses64": Study(
+        question="What does the patch loss buy, with 64 tokens?",
+        data="cifar10",
+        base=TOKENS_64,
+        rows=LOSSES,
+        seeds=(0, 1, 2),
+    ),
+    "photos64": Study(
+        question="What does the patch loss buy on photographs, with 64 tokens?",
+        data="imagenette",
+        base=PHOTOS_64,
+        rows=LOSSES,
+        seeds=(0, 1, 2),
+    ),
+    "cures64": Study(
+        question="What makes the patch loss cost the class token, each alone?",
+        data="cifar10",
+        base=TOKENS_64,
+        rows=CURES,
+    ),
+}
