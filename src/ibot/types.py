@@ -66,6 +66,12 @@ class Masks:
         """Views in the mean of the patch loss: G * B, and L * B where local ones have masks."""
         return self.num_views + (0 if self.local is None else self.local.num_views)
 
+    def emptied(self) -> Masks:
+        """The same views with nothing hidden and nothing in the loss."""
+        target = None if self.target is None else self.target[:0]
+        local = None if self.local is None else self.local.emptied()
+        return Masks(self.map & False, self.index[:0], self.weight[:0], target, local)
+
     def each(self, change: Callable[[Tensor], Tensor]) -> Masks:
         """`change` applied to all tensors."""
         target = None if self.target is None else change(self.target)
@@ -174,6 +180,8 @@ class StepValues:
     patch_temp: float
     freeze_last_layer: bool
     freeze_backbone: bool = False
+    hides_patches: bool = True
+    """Whether masks are in force, and with them the patch loss."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,14 @@ def test_other_images_begin_a_new_epoch_and_the_length_stays_as_many_steps():
     assert with_images(config, 1, 27, 80).train.lists[1:] == ((25, 3, 57), (27, 4, 80))
 
 
+def test_masks_start_with_an_epoch_of_the_images_that_there_were_then():
+    run_on_others = with_images(run(), 100, 25, 57)
+    epochs = Epochs.of(run_on_others.train, 57)
+    for epoch in range(6):
+        started = derive(apply(run_on_others, [f"mask.start={epoch} epochs"]), 57).mask_start
+        assert started == next(step for step in range(60) if epochs.place(step)[0] >= epoch)
+
+
 def test_a_longer_run_counts_its_epochs_from_the_beginning_and_those_to_come_by_its_new_images():
     assert extended(run(), 100, 60, duration("9 epochs")).train.lengths == ((0, 60), (60, 90))
     assert extended(run(), 100, 60, duration("1000 images")).train.lengths[-1] == (60, 100)

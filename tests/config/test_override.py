@@ -130,6 +130,16 @@ def test_wrong_types_say_what_was_expected(text, expected):
     assert expected in caught.value.why and text.split("=")[0] in caught.value.fix
 
 
+def test_settings_of_before_they_were_durations_are_read_typed_or_stored():
+    typed = apply(Config(), ["mask.start_epoch=5"])
+    assert typed.mask.start == Duration(5, "epochs")
+    stored = to_plain(typed)
+    stored["mask"] = {"shape": "random", "start_epoch": 5}
+    assert from_plain(stored).mask.start == typed.mask.start
+    with pytest.raises(ConfigError, match="start=soon epochs has the wrong type"):
+        apply(Config(), ["mask.start_epoch=soon"])
+
+
 def test_a_difference_lists_both_values():
     assert diff(Config(), apply(Config(), ["train.batch=8"])) == [("train.batch", 1024, 8)]
 

@@ -329,12 +329,21 @@ def test_the_warm_up_of_temperatures_must_fit_behind_the_first_masks():
     late = [
         "train.batch=8",
         "train.length=10.5 epochs",
-        "mask.start_epoch=3",
+        "mask.start=3 epochs",
         "method.temp_warmup=9 epochs",
     ]
     assert derive(apply(recipe("vit_s16"), late), 100).temp_warmup_steps == (10 - 3) * 12
-    never = [*late, "mask.start_epoch=11"]
+    never = [*late, "mask.start=11 epochs"]
     assert derive(apply(recipe("vit_s16"), never), 100).temp_warmup_steps == 0
+
+
+@pytest.mark.parametrize(
+    ("start", "step"),
+    [("3 epochs", 36), ("20 percent", 25), ("80 images", 10), ("7 steps", 7), ("0 epochs", 0)],
+)
+def test_masks_start_in_any_unit(start, step):
+    asked = ["train.batch=8", "train.length=10.5 epochs", f"mask.start={start}"]
+    assert derive(apply(recipe("vit_s16"), asked), 100).mask_start == step
 
 
 def test_all_problems_are_reported_at_once():

@@ -287,11 +287,12 @@ def test_masks_of_local_views_are_those_of_further_views(shape):
     np.testing.assert_array_equal(*both)
 
 
-def test_nothing_is_masked_before_the_start_epoch():
-    config = MaskConfig(ratio=((0.3, 0.0),), start_epoch=2)
-    early = make_masks(config, (14, 9), 2, 0, 1, np.arange(8))
-    assert early.map.shape == (2, 8, 126) and not early.map.any() and not len(early.index)
-    assert make_masks(config, (14, 9), 2, 0, 2, np.arange(8)).map.any(-1).all()
+def test_masks_can_be_emptied():
+    masks = make_masks(MaskConfig(ratio=((0.3, 0.0),)), (14, 9), 2, 0, 2, np.arange(8))
+    early = masks.emptied()
+    assert early.map.shape == (2, 8, 126) and early.num_views == masks.num_views
+    assert not early.map.any() and not len(early.index) and not len(early.weight)
+    assert masks.map.any(-1).all()
 
 
 def test_weights_of_a_view_sum_to_one():

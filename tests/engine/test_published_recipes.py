@@ -35,7 +35,7 @@ def command(name: str, data: Path, run: Path) -> list[str]:
         str(STEPS),
         "train.batch=2",
         "augment.num_local=2",
-        "mask.start_epoch=0",
+        "mask.start=0 epochs",
         "checkpoint.every=1 steps",
         "checkpoint.keep=1",
         "checkpoint.keep_every=0 epochs",

@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from ibot.config.schema import Config, MaskConfig, MethodConfig, OptimConfig, TrainConfig
+from ibot.config.schema import Config, MethodConfig, OptimConfig, TrainConfig
 from ibot.curves import cosine, ramp
 from ibot.engine.schedule import Schedules
 
@@ -45,12 +45,11 @@ CONFIG = Config(
         patch_temp_start=0.05,
         momentum=0.9,
     ),
-    mask=MaskConfig(start_epoch=2),
 )
 
 
-def schedules(config=CONFIG, temp_warmup=12, head_warmup=5):
-    """Four steps an epoch, ten epochs."""
+def schedules(config=CONFIG, temp_warmup=12, head_warmup=5, mask_start=8):
+    """Four steps an epoch, ten epochs, masks from the third on."""
     return Schedules(
         config=config,
         steps_per_epoch=4,
@@ -59,6 +58,7 @@ def schedules(config=CONFIG, temp_warmup=12, head_warmup=5):
         temp_warmup_steps=temp_warmup,
         freeze_steps=3,
         head_warmup_steps=head_warmup,
+        mask_start=mask_start,
     )
 
 
@@ -105,9 +105,10 @@ def test_temperatures_warm_up_by_epoch_or_step_those_of_patches_from_the_first_m
     config = replace(
         CONFIG,
         method=replace(CONFIG.method, temp_schedule=schedule),
-        mask=replace(CONFIG.mask, start_epoch=start_epoch),
     )
-    values = [schedules(config).at(step) for step in range(40)]
+    made = schedules(config, mask_start=4 * start_epoch)
+    values = [made.at(step) for step in range(40)]
+    assert [v.hides_patches for v in values] == [step >= 4 * start_epoch for step in range(40)]
 
     def reference(start, end, delay):
         """Constant for `delay` epochs, 3 epochs or 12 steps of linspace, constant."""

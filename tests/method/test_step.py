@@ -167,6 +167,25 @@ def test_the_loss_and_its_gradient_are_the_weighted_sum_of_loops(method, variant
     assert case.asked == ([0.8] if variant == "tokenizer" else [])
 
 
+def test_before_the_masks_start_nothing_is_hidden_and_the_class_loss_is_left():
+    case, seen = Case(), []
+
+    def hiding_nothing(output):
+        def forward(views, masks, *rest):
+            seen.append(masks)
+            return replace(output, patch=output.patch[:0])
+
+        return forward
+
+    case.model.teacher = hiding_nothing(case.teacher)
+    early = replace(VALUES, hides_patches=False)
+    student = hiding_nothing(case.student)
+    output = training_step(case.model, student, case.batch, early, METHOD)
+    assert len(seen) == 2 and not any(m.map.any() or len(m.index) for m in seen)
+    assert output.metrics["patch_loss"] == 0 and output.metrics["masked_fraction"] == 0
+    torch.testing.assert_close(output.loss.detach(), 0.7 * output.metrics["cls_loss"])
+
+
 @pytest.mark.parametrize("method", [METHOD, SINKHORN], ids=["center", "sinkhorn"])
 def test_the_centers_remember_the_means_with_the_number_of_views(method):
     case = Case()

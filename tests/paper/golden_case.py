@@ -150,7 +150,8 @@ class Case:
             shared_teacher=head.pop("shared_head_teacher"),
         )
         warmup = loss.pop("warmup_teacher_temp_epochs")
-        mask = MaskConfig(ratio=((ratio, spread),), start_epoch=loss.pop("pred_start_epoch"))
+        start = Duration(loss.pop("pred_start_epoch"), "epochs")
+        mask = MaskConfig(ratio=((ratio, spread),), start=start)
         method = MethodConfig(
             student_temp=loss.pop("student_temp"),
             center_momentum=loss.pop("center_momentum"),
@@ -242,6 +243,7 @@ class Case:
             warmup_steps=int(config.optim.warmup.value) * per_epoch,
             temp_warmup_steps=int(config.method.temp_warmup.value) * per_epoch,
             freeze_steps=int(config.optim.freeze_last_layer.value) * per_epoch,
+            mask_start=round(config.mask.start.value) * self.steps_per_epoch,
         )
 
 

@@ -11,7 +11,6 @@ from ibot.config.schema import (
     AugmentConfig,
     Config,
     HeadConfig,
-    MaskConfig,
     MethodConfig,
     ModelConfig,
     TrainConfig,
@@ -54,9 +53,7 @@ def test_temperature_schedules_equal_the_golden_values(golden):
             patch_temp_start=case["warmup_teacher_patch_temp"],
         )
         start = case["pred_start_epoch"]
-        config = Config(
-            method=method, mask=MaskConfig(start_epoch=start), train=TrainConfig(batch=256)
-        )
+        config = Config(method=method, train=TrainConfig(batch=256))
         epochs, per_epoch = case["epochs"], 3
         warmup = case["warmup_teacher_temp_epochs"] * per_epoch
         schedules = Schedules(
@@ -66,6 +63,7 @@ def test_temperature_schedules_equal_the_golden_values(golden):
             warmup_steps=0,
             temp_warmup_steps=warmup,
             freeze_steps=0,
+            mask_start=start * per_epoch,
         )
         for key, name in (
             ("teacher_temp_values", "teacher_temp"),

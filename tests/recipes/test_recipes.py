@@ -3,13 +3,15 @@ import torch
 
 from ibot.cli.main import main
 from ibot.config.advice import CHANGE
+from ibot.config.duration import duration
 from ibot.config.meaning import meanings
-from ibot.config.override import items
+from ibot.config.override import apply, items
 from ibot.config.schema import Config
 from ibot.models.backbone import build_backbone
 from ibot.recipes import RECIPES, beyond_paper, recipe
 from ibot.recipes.paper import PUBLISHED, SOURCES, v100_hours
 from ibot.studies.auto_examples import CASES
+from ibot.studies.settings import default_folder
 
 
 def test_every_setting_has_a_meaning():
@@ -40,7 +42,7 @@ def test_every_value_that_differs_from_the_published_default_names_another_sourc
         "train.length": "100 epochs",
         "head.norm_last_layer": True,
         "augment.num_local": 0,
-        "mask.start_epoch": 0,
+        "mask.start": duration("0 epochs"),
         "optim.clip": 3.0,
         "optim.lr": 5e-4,
         "optim.min_lr": 1e-6,
@@ -61,7 +63,9 @@ def test_the_estimate_of_the_measured_recipe_is_the_measurement():
 
 def test_swin_starts_the_patch_loss_at_epoch_50():
     for name in ("swin_t7", "swin_t14"):
-        assert recipe(name).mask.start_epoch == 50 and recipe(name).model.drop_path == 0.1
+        assert (
+            recipe(name).mask.start == duration("50 epochs") and recipe(name).model.drop_path == 0.1
+        )
 
 
 def test_a_setting_is_explained_with_its_values_and_sources(capsys):
@@ -88,3 +92,14 @@ def test_auto_is_shown_by_what_it_chooses_for_whom(capsys):
     assert "data.workers" not in rows and all(len(set(values)) > 1 for values in rows.values())
     assert main(["recipes", "why", "model.patch"]) == 0
     assert "auto:" in capsys.readouterr().out
+
+
+def test_runs_keep_the_names_that_older_versions_gave_them():
+    plain = recipe("vit_s16")
+    assert default_folder(plain).name == "vit_s16-1e96b13a"
+    assert default_folder(recipe("swin_t14")).name == "swin_t14-08c9689d"
+    later = default_folder(apply(plain, ["mask.start_epoch=5"]))
+    assert default_folder(apply(plain, ["mask.start=5 epochs"])) == later
+    assert later not in [
+        default_folder(apply(plain, [f"mask.start={start}"])) for start in ("5 percent", "4 epochs")
+    ]

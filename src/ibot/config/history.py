@@ -6,6 +6,7 @@ functions of the step alone.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from ibot.config.duration import Duration
@@ -45,8 +46,12 @@ class Epochs:
 
     def step_of(self, epochs: float) -> int:
         """Step at which so many epochs are done, the present list being the last."""
-        first, epoch, length = self.lists[-1]
-        return round(first + (epochs - epoch) * length)
+        ends = [first for first, _, _ in self.lists[1:]]
+        for (first, epoch, length), end in zip(self.lists, [*ends, math.inf], strict=True):
+            step = max(first, round(first + (epochs - epoch) * length))
+            if step < end:
+                return step
+        raise AssertionError("the last list has no end")
 
     def next_at(self, step: int) -> int:
         """Number of the first epoch of which nothing was seen before a step."""

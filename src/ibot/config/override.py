@@ -28,18 +28,49 @@ def apply(config: Config, assignments: Iterable[str], origin: str = "the command
             raise ConfigError(
                 f"'{text}' is not a setting", why="no '=' in it", fix="write section.key=value"
             )
-        section, name, hint = _find(config, key.strip(), origin)
+        key, value = _present_name(key.strip(), value.strip())
+        section, name, hint = _find(config, key, origin)
         try:
-            parsed = parse(value.strip(), hint)
+            parsed = parse(value, hint)
         except ValueError as error:
             raise ConfigError(
-                f"{key.strip()}={value.strip()} has the wrong type",
+                f"{key}={value} has the wrong type",
                 why=str(error),
-                fix="for example "
-                f"{key.strip()}={_example(hint, getattr(getattr(config, section), name))}",
+                fix=f"for example {key}={_example(hint, getattr(getattr(config, section), name))}",
             ) from None
         config = replace(config, **{section: replace(getattr(config, section), **{name: parsed})})
     return config
+
+
+FORMER = {"mask.start_epoch": ("mask.start", "epochs")}
+"""Settings that were a number: their name since they are a duration, and the unit of the number.
+Users type them, and older runs hold them."""
+
+
+def _present_name(key: str, value: Any) -> tuple[str, Any]:
+    """A setting by its present name, and its value as that reads it."""
+    if key not in FORMER:
+        return key, value
+    present, unit = FORMER[key]
+    return present, f"{value} {unit}"
+
+
+def with_former_names(plain: dict[str, Any]) -> dict[str, Any]:
+    """What `to_plain` gave, as it was before settings were renamed, where they could say it.
+
+    Names of runs are made of it: older ones are found again.
+    """
+    plain = dict(plain)
+    for former, (present, unit) in FORMER.items():
+        section, _, name = present.partition(".")
+        length = Duration.parse(plain[section][name])
+        if length.unit == unit and length.value.is_integer():
+            old = former.partition(".")[2]
+            plain[section] = {
+                old if key == name else key: int(length.value) if key == name else value
+                for key, value in plain[section].items()
+            }
+    return plain
 
 
 Settings = TypeVar("Settings")
@@ -149,8 +180,9 @@ def from_plain(plain: dict[str, Any], origin: str = "a saved configuration") -> 
             continue
         if not isinstance(values, dict):
             raise ConfigError(f"'{section}' in {origin} is no section", why=f"it holds {values!r}")
-        for name, value in values.items():
-            section, name, hint = _find(config, f"{section}.{name}", origin)
+        for key, value in values.items():
+            key, value = _present_name(f"{section}.{key}", value)
+            section, name, hint = _find(config, key, origin)
             try:
                 typed = _from_json(value, hint)
             except ValueError as error:

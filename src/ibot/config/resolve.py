@@ -43,6 +43,8 @@ class Derived:
     temp_warmup_steps: int
     freeze_steps: int
     head_warmup_steps: int
+    mask_start: int
+    """First step with masks and a patch loss."""
     lr_actual: float
     """Peak learning rate after scaling with the batch."""
     batch_per_process: int
@@ -77,7 +79,9 @@ def derive(config: Config, num_images: int, world_size: int = 1) -> Derived:
         return instead
 
     whole_epochs = max(1, total // steps_per_epoch) * steps_per_epoch
-    temp_limit = max(0, whole_epochs - config.mask.start_epoch * steps_per_epoch)
+    start = config.mask.start
+    mask_start = epochs.step_of(start.value) if start.unit == "epochs" else steps(start, total)
+    temp_limit = max(0, whole_epochs - steps(start, total))
     return Derived(
         steps_per_epoch=epochs.lists[-1][2],
         total_steps=whole,
@@ -95,6 +99,7 @@ def derive(config: Config, num_images: int, world_size: int = 1) -> Derived:
         head_warmup_steps=clipped(
             "train.head_warmup", config.train.head_warmup, total // 2, total // 10
         ),
+        mask_start=mask_start,
         lr_actual=config.optim.lr * train.batch / 256,
         batch_per_process=train.batch // world_size,
         notes=tuple(notes),

@@ -70,8 +70,9 @@ class MaskConfig:
     ratio_per: Literal["view", "image"] = "view"
     """Draw the ratio anew for each global view (published code) or once per image (paper; quirk
     Q14)."""
-    start_epoch: int = 0
-    """First epoch with masks and a patch loss; the patch temperature warms up from here."""
+    start: Duration = field(default_factory=lambda: duration("0 epochs"))
+    """Before it nothing is hidden and there is no patch loss; the patch temperature warms up from
+    here. Published in epochs; until it was a duration: `start_epoch`."""
     views: Literal["global", "first", "all"] = field(default="global", repr=False)
     """Views with hidden patches: every global one (the method), the first one alone, or the local
     ones as well (pipelines b, d and c of figure 7; the last one makes the teacher see the local

@@ -41,13 +41,9 @@ def make_masks(
 ) -> Masks:
     """Masks of views of one size of the images `index` [B] in one epoch.
 
-    All are empty before `config.start_epoch`. first_view: number of the first of these views among
+    Before `config.start` a step empties them. first_view: number of the first of these views among
     all, 0 for the global ones, G for the local ones.
     """
-    if epoch < config.start_epoch:
-        return masks_from_map(
-            torch.zeros(num_views, len(index), grid[0] * grid[1], dtype=torch.bool)
-        )
     targets = mask_ratios(config, num_views, seed, epoch, index, first_view) * (grid[0] * grid[1])
     views = np.arange(first_view, first_view + num_views)
     draw = _block_masks if config.shape == "block" else _random_masks

@@ -31,6 +31,7 @@ class Schedules:
     temp_warmup_steps: int
     freeze_steps: int
     head_warmup_steps: int = 0
+    mask_start: int = 0
     lengths: tuple[tuple[int, int], ...] = ()
     """First step and total steps of each length of the run; empty: `total_steps` alone."""
     epochs: Epochs | None = None
@@ -50,6 +51,7 @@ class Schedules:
             temp_warmup_steps=derived.temp_warmup_steps,
             freeze_steps=derived.freeze_steps,
             head_warmup_steps=derived.head_warmup_steps,
+            mask_start=derived.mask_start,
         )
 
     @property
@@ -77,8 +79,9 @@ class Schedules:
             momentum=momentum,
             teacher_temp=self._temperature(step, method.teacher_temp_start, method.teacher_temp, 0),
             patch_temp=self._temperature(
-                step, method.patch_temp_start, method.patch_temp, self.config.mask.start_epoch
+                step, method.patch_temp_start, method.patch_temp, self.mask_start
             ),
+            hides_patches=step >= self.mask_start,
             freeze_last_layer=step < self.freeze_steps,
             freeze_backbone=step < self.head_warmup_steps,
         )
@@ -101,15 +104,15 @@ class Schedules:
             before + share * (after - before) for before, after in zip(stood, aim, strict=True)
         )
 
-    def _temperature(self, step: int, start: float, end: float, start_epoch: int) -> float:
-        """Warm up per epoch as published, or per step; constant at `start` before `start_epoch`."""
+    def _temperature(self, step: int, start: float, end: float, begin: int) -> float:
+        """Warm up from step `begin` on, per epoch as published or per step; before it `start`."""
         steps_per_epoch = self.epochs.lists[0][2] if self.epochs else self.steps_per_epoch
         if self.config.method.temp_schedule == "step":
-            position, length = step - start_epoch * steps_per_epoch, self.temp_warmup_steps
+            position, length = step - begin, self.temp_warmup_steps
         else:
-            position = self.epoch(step) - start_epoch
+            position = self.epoch(step) - self.epoch(begin)
             length = round(self.temp_warmup_steps / steps_per_epoch)
-        return start if position < 0 else ramp(position, start, end, length)
+        return start if step < begin else ramp(position, start, end, length)
 
 
 def rewarmed_at(first: int, total: int) -> int:

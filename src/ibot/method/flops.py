@@ -45,7 +45,7 @@ class Rows:
     def of(cls, config: Config, masked: float | None = None) -> Rows:
         """Of an image; masked: default the mean over all draws, without the rounding of blocks.
 
-        Before `mask.start_epoch` no patch is hidden; this is of the epochs after it.
+        Before `mask.start` no patch is hidden; this is of the steps after it.
         """
         augment, mask = config.augment, config.mask
         places = patches(config, augment.global_size)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +43,8 @@ def training_step(
     before; call `update_centers` after the last micro-batch. With `observe` the metrics hold more
     than the losses.
     """
+    if not values.hides_patches:
+        batch = replace(batch, masks=batch.masks.emptied())
     fused = fusing(model.student.head, model.cls_center.value)
     scored = {} if fused is None else {"scored": True}
     views = batch.global_views, batch.masks, batch.local_views

@@ -51,7 +51,7 @@ _SWIN = {
     "train.length": "R,P",
     "method.temp_warmup": "R",
     "model.window": "R",
-    "mask.start_epoch": "R",
+    "mask.start": "R",
     "head.shared": "R",
     "head.norm_last_layer": "R",
     "augment.global_scale": "R",
@@ -247,7 +247,7 @@ def swin_t7() -> Config:
         # The published trainer leaves a Swin its own rate of stochastic depth, 0.1 (spec 3.2.1).
         model=replace(config.model, kind="swin", width=96, patch=4, window=7, drop_path=0.1),
         train=replace(config.train, length=duration("300 epochs")),
-        mask=replace(BLOCK, start_epoch=50),
+        mask=replace(BLOCK, start=duration("50 epochs")),
     )
 
 

@@ -35,7 +35,13 @@ from ibot.show.layout import (
     scaled,
 )
 from ibot.show.pictures import Drawn
-from ibot.show.training_views import Targets, TrainingViews, targets_of, training_views
+from ibot.show.training_views import (
+    Targets,
+    TrainingViews,
+    epochs_whole,
+    targets_of,
+    training_views,
+)
 from ibot.system.tables import write_table
 from ibot.weights.files import locate
 from ibot.weights.head import projection_head
@@ -68,7 +74,7 @@ def draw(asked: Asked) -> Drawn:
     config = asked.config or config_of(asked)
     predicting = None if asked.config else _predicting(asked, config)
     epoch = asked.options["epoch"]
-    epoch = config.mask.start_epoch if epoch is None else epoch
+    epoch = math.ceil(epochs_whole(config)) if epoch is None else epoch
     inputs, files, count = asked.inputs(), [], 0
     progress = asked.counter("augment")
     for viewed in inputs:

@@ -78,7 +78,8 @@ def training_views(
     """The views of an image uint8 [H, W, 3] as image `number` of an epoch, counted from 0; of one
     without its border, where the training cuts that off.
 
-    Pairs of patches that an ablation predicts in place of hidden ones hide nothing.
+    Pairs of patches that an ablation predicts in place of hidden ones hide nothing, nor does an
+    epoch before the first masks.
     """
     image = without_border(image) if config.data.trim_border else image
     seed, augment, index = config.train.seed, config.augment, np.array([number])
@@ -86,7 +87,7 @@ def training_views(
     grid, num_global = mask_grid(config), augment.num_global
     hidden = np.zeros((num_global, *grid), bool)
     local_hidden = None
-    if config.method.patch_match == "hidden":
+    if config.method.patch_match == "hidden" and epoch >= epochs_whole(config):
         masks = make_masks(config.mask, grid, num_global, seed, epoch, index)
         hidden = masks.map[:, 0].unflatten(1, grid).numpy()
         if config.mask.views == "all":
@@ -106,6 +107,15 @@ def training_views(
         local_hidden=local_hidden,
         params=params,
     )
+
+
+def epochs_whole(config: Config) -> float:
+    """Epochs of a training before its first masks; 0 where only its images could tell."""
+    start, length = config.mask.start, config.train.length
+    if start.unit == "epochs":
+        return start.value
+    share = start.value / 100 if start.unit == "percent" and length.unit == "epochs" else 0.0
+    return share * length.value
 
 
 @torch.no_grad()

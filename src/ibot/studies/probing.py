@@ -167,15 +167,15 @@ def _stepper(config: Config, device: torch.device) -> Callable[[int], object]:
 def random_batch(
     config: Config, images: int, device: torch.device, rates: Sequence[float] = ()
 ) -> Batch:
-    """Views of noise, and masks as they are drawn after `mask.start_epoch`.
+    """Views of noise, and masks as they are drawn after `mask.start`.
 
     rates: of stochastic depth, whose draws come with a batch (`Backbone.drop_rates`).
     """
-    augment, numbers, first = config.augment, np.arange(images), config.mask.start_epoch
+    augment, numbers = config.augment, np.arange(images)
     # Of few images the share of hidden patches varies much: the draw nearest to the mean.
     mean = sum(ratio for ratio, _ in config.mask.ratio) / len(config.mask.ratio)
     draws = [
-        make_masks(config.mask, mask_grid(config), augment.num_global, seed, first, numbers)
+        make_masks(config.mask, mask_grid(config), augment.num_global, seed, 0, numbers)
         for seed in range(max(1, DRAWS // images))
     ]
     masks = min(draws, key=lambda drawn: abs(drawn.map.float().mean().item() - mean))
@@ -189,5 +189,5 @@ def random_batch(
     ]
     assert views[0] is not None
     num_views = augment.num_global + augment.num_local
-    drop = branch_factors(rates, num_views, 0, first, numbers).to(device) if rates else None
+    drop = branch_factors(rates, num_views, 0, 0, numbers).to(device) if rates else None
     return Batch(views[0], views[1], masks.each(lambda t: t.to(device)), numbers, drop=drop)

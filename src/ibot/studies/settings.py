@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ibot.config.override import apply, later_at_default, to_plain
+from ibot.config.override import apply, later_at_default, to_plain, with_former_names
 from ibot.config.reading import DataConfig
 from ibot.config.resolve import check
 from ibot.config.schema import Config, ModelConfig
@@ -227,7 +227,7 @@ def default_folder(config: Config, keys: Iterable[str] = ()) -> Path:
     """
     if "data.pixels" not in keys:
         config = replace(config, data=replace(config.data, pixels="auto"))
-    plain = to_plain(replace(config, train=replace(config.train, max_steps=0)))
+    plain = with_former_names(to_plain(replace(config, train=replace(config.train, max_steps=0))))
     for section in ("system", "log", "checkpoint", "evaluate"):
         plain.pop(section)
     for key, name in later_at_default(config):

@@ -73,7 +73,7 @@ def config_of(
         mask=MaskConfig(
             ratio=tuple(zip(map(float, ratios), map(float, spreads), strict=True)),
             shape="block" if given("pred_shape", "block") == "block" else "random",
-            start_epoch=given("pred_start_epoch", 0),
+            start=Duration(given("pred_start_epoch", 0), "epochs"),
         ),
         model=replace(model, drop_path=float(drop_path)),
         head=_head_of(arguments, head),
@@ -138,7 +138,7 @@ def arguments_of(config: Config, steps_per_epoch: int, total_steps: int) -> argp
         pred_ratio=ratios[0] if len(ratios) == 1 else ratios,
         pred_ratio_var=spreads[0] if len(spreads) == 1 else spreads,
         pred_shape="block" if config.mask.shape == "block" else "rand",
-        pred_start_epoch=config.mask.start_epoch,
+        pred_start_epoch=epochs(config.mask.start),
         lambda1=method.cls_weight,
         lambda2=method.patch_weight,
         warmup_teacher_temp=method.teacher_temp_start,
