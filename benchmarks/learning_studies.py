@@ -41,8 +41,6 @@ LOSSES = {
 }
 FEW_WORDS = ("head.shared=false", "head.shared_teacher=false", "head.patch_out_dim=256")
 CURES: dict[str, Sequence[str] | None] = {
-    "iBOT": (),
-    "class loss alone": CLS_ALONE,
     "from half of the run": ("mask.start=50 percent",),
     "from a fifth of the run": ("mask.start=20 percent",),
     "weight 0.3": ("method.patch_weight=0.3",),

@@ -30,7 +30,7 @@ from ibot.eval.probes.settings import DenseKnnSettings
 from ibot.models.contract import Backbone
 from ibot.models.head import ProjectionHead
 
-BANK, VAL, PAIRS = 10_000, 10_000, 512
+BANK, VAL, PAIRS = 10_000, 5_000, 512
 JOINED_VAL = 2_000
 """Images judged by all of their patches, joined: thousands of numbers each."""
 PENALTY = 1e-2
