@@ -55,6 +55,8 @@ class Masks:
     """int64 [M], positions of the teacher's patches to predict; None: those at `index`."""
     local: Masks | None = None
     """Those of the local views [L, B, N'], where they have some (an ablation)."""
+    visible: Masks | None = None
+    """The other patches of the global views, where they are in a loss too (beyond the paper)."""
 
     @property
     def num_views(self) -> int:
@@ -70,13 +72,16 @@ class Masks:
         """The same views with nothing hidden and nothing in the loss."""
         target = None if self.target is None else self.target[:0]
         local = None if self.local is None else self.local.emptied()
-        return Masks(self.map & False, self.index[:0], self.weight[:0], target, local)
+        visible = None if self.visible is None else self.visible.emptied()
+        return Masks(self.map & False, self.index[:0], self.weight[:0], target, local, visible)
 
     def each(self, change: Callable[[Tensor], Tensor]) -> Masks:
         """`change` applied to all tensors."""
         target = None if self.target is None else change(self.target)
         local = None if self.local is None else self.local.each(change)
-        return Masks(change(self.map), change(self.index), change(self.weight), target, local)
+        visible = None if self.visible is None else self.visible.each(change)
+        own = change(self.map), change(self.index), change(self.weight)
+        return Masks(*own, target, local, visible)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

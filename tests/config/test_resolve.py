@@ -70,6 +70,10 @@ def test_every_recipe_passes_the_checks(name):
         ("augment.turn=1.1", "augment.turn"),
         ("augment.vertical_flip=-0.1", "augment.vertical_flip"),
         ("augment.flip=2", "augment.flip"),
+        ("method.visible_weight=-1", "method.visible_weight"),
+        ("method.visible_weight=1 method.patch_match=position", "method.visible_weight needs"),
+        ("method.visible_weight=1 method.patch_target=color", "method.visible_weight needs"),
+        ("method.visible_weight=1 mask.views=all", "method.visible_weight needs"),
     ],
 )
 def test_settings_that_cannot_work_are_named(text, named):

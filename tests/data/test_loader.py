@@ -104,6 +104,22 @@ def test_local_views_have_masks_of_their_own_where_wanted(source):
     )
 
 
+def test_visible_patches_come_with_the_masks_where_they_are_in_a_loss(source):
+    asked = replace(config(), method=MethodConfig(visible_weight=0.5))
+    plain, given = (
+        next(iter(Loader(made, source, grid=(4, 4), end_step=1)))[0].masks
+        for made in (config(), asked)
+    )
+    visible = given.visible
+    assert plain.visible is None and visible is not None
+    assert torch.equal(given.map, plain.map) and torch.equal(visible.map, ~plain.map)
+    assert sorted([*given.index.tolist(), *visible.index.tolist()]) == list(
+        range(given.map.numel())
+    )
+    of_views = visible.map.any(-1).sum().item()
+    assert visible.weight.sum().item() == pytest.approx(of_views, rel=1e-5)
+
+
 def test_an_epoch_shows_every_image_at_most_once_and_the_next_in_another_order(source):
     first, second = (
         [b.index for s in steps(source, 3, start=start) for b in s] for start in (0, 3)

@@ -350,8 +350,23 @@ def _method_problems(config: Config) -> Iterator[str]:
     for name in ("center_momentum", "center_momentum_patch"):
         if not 0 <= getattr(method, name) <= 1:
             yield f"method.{name}={getattr(method, name):g} must lie within 0 and 1"
+    yield from _patch_problems(config)
     if optim.lr < 0 or optim.min_lr < 0 or optim.clip < 0:
         yield "optim.lr, optim.min_lr and optim.clip must not be negative"
+
+
+def _patch_problems(config: Config) -> Iterator[str]:
+    """Of options beyond the paper for the patches in a loss and their targets."""
+    method = config.method
+    own = method.patch_match == "hidden" and method.patch_target == "online"
+    of_global = config.mask.views != "all"
+    if method.visible_weight < 0:
+        yield f"method.visible_weight={method.visible_weight:g} must not be negative"
+    if method.visible_weight and not (own and of_global):
+        yield (
+            "method.visible_weight needs method.patch_match=hidden, method.patch_target=online and "
+            "no masks of local views (mask.views)"
+        )
 
 
 def warnings(config: Config) -> list[str]:

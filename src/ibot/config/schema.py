@@ -234,6 +234,10 @@ class MethodConfig:
     """Weight of the class-token loss."""
     patch_weight: float = 1.0
     """Weight of the masked-patch loss."""
+    visible_weight: float = field(default=0.0, repr=False)
+    """Weight of the same loss on the visible patches of all global views, hidden patches or not;
+    each view counts once (beyond the paper). Sinkhorn-Knopp then balances all patches together,
+    whose scores are in memory as a whole."""
     koleo_weight: float = 0.0
     """Weight of the KoLeo regulariser on the student's class tokens (beyond the paper: DINOv2)."""
     momentum: float = 0.996

@@ -22,7 +22,7 @@ from ibot.config.resolve import check_shares, largest_power_of_two
 from ibot.config.schema import Config
 from ibot.data.decode import UnreadableImage
 from ibot.data.depth import branch_factors
-from ibot.data.masks import make_masks
+from ibot.data.masks import make_masks, with_visible
 from ibot.data.needed import Part, in_parts, read_part
 from ibot.data.pairs import make_pairs
 from ibot.data.params import view_params
@@ -160,6 +160,8 @@ class MicroBatches(Dataset["Batch | UndrawnBatch | DataError"]):
         """Masks of the global views, and where they are wanted those of the local ones."""
         config, augment, seed = self.config, self.config.augment, self.config.train.seed
         masks = make_masks(config.mask, self.grid, augment.num_global, seed, epoch, index)
+        if config.method.visible_weight:
+            return with_visible(masks)
         if config.mask.views != "all":
             return masks
         grid = (

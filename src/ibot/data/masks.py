@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cache
 from itertools import count
 
@@ -76,6 +77,11 @@ def masks_from_map(hidden: Tensor, dtype: torch.dtype = torch.float32) -> Masks:
     """Indices and loss weights of a map bool [G, B, N], True = hidden."""
     count = hidden.sum(dim=-1, keepdim=True).clamp(min=1).to(dtype)
     return Masks(hidden, hidden.flatten().nonzero()[:, 0], (1 / count).expand_as(hidden)[hidden])
+
+
+def with_visible(masks: Masks) -> Masks:
+    """The same with the patches that are not hidden in a loss of their own."""
+    return replace(masks, visible=masks_from_map(~masks.map, masks.weight.dtype))
 
 
 def _block_masks(

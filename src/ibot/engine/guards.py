@@ -76,7 +76,7 @@ class FailureCheck:
         files = [file for part in gather(own) for file in part]
         losses = {
             name: out.metrics[name].item()
-            for name in ("cls_loss", "patch_loss", "koleo_loss")
+            for name in ("cls_loss", "patch_loss", "visible_loss", "koleo_loss")
             if name in out.metrics
         }
         if trainer.processes.is_main:

@@ -7,6 +7,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "cls_loss": "Cross entropy of the class token; at the start ln K.",
         "patch_loss": "Cross entropy of hidden patches, averaged over all global views.",
         "patch_loss_masked": "The same over views with hidden patches alone; at the start ln K'.",
+        "visible_loss": "Cross entropy of visible patches, averaged over all global views.",
         "koleo_loss": "KoLeo regulariser before its weight; lower: class tokens further apart.",
         "cls_kl": "Class loss less the teacher's entropy: what the student still lacks.",
         "patch_kl": "Patch loss less the teacher's entropy: what the student still lacks.",
@@ -36,6 +37,7 @@ GROUPS: dict[str, dict[str, str]] = {
     "health": {
         "teacher_entropy": "Entropy of a teacher target of a class token; 0 or ln K is collapse.",
         "patch_entropy": "The same of patch tokens.",
+        "visible_entropy": "The same of visible patches in a loss.",
         "marginal_entropy": "Entropy of the mean target; good: near ln K, all prototypes used.",
         "patch_marginal_entropy": "The same of patch tokens.",
         "agreement": "Share of images whose two views get the same prototype; good: it rises.",

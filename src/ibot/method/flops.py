@@ -52,7 +52,9 @@ class Rows:
         local = patches(config, augment.local_size) if augment.num_local else 0
         in_global = (1 if mask.views == "first" else augment.num_global) * places
         in_local = augment.num_local * local if mask.views == "all" else 0
-        if masked is None:
+        if masked is None and config.method.visible_weight:
+            masked = augment.num_global * places
+        elif masked is None:
             ratio = sum(mean for mean, _ in mask.ratio) / len(mask.ratio)
             masked = ratio * (in_global + in_local)
         return cls(

@@ -33,7 +33,7 @@ class TeacherOutput:
     cls: Tensor | Scored
     """[G, B, K] class logits."""
     patch: Tensor | Scored
-    """[M, K'] patch logits to predict: of the masked places, or of an ablation's partners."""
+    """[M, K'] patch logits to predict: of the places in the loss, or of an ablation's partners."""
     cls_mean: Tensor
     """[K], mean class logits, for the center."""
     patch_mean: Tensor
@@ -49,7 +49,7 @@ class StudentOutput:
     cls: Tensor | Scored
     """[V, B, K] class logits."""
     patch: Tensor | Scored
-    """[M, K'] patch logits of the masked patches."""
+    """[M, K'] patch logits of the masked patches, then of the visible ones in the loss."""
     features: Tensor
     """[G, B, D] class tokens of the global views."""
 
@@ -81,7 +81,7 @@ class Student(Network):
             if drop is not None:
                 drop, drop_local = drop.tensor_split([num_global * batch], dim=-1)
             images, hidden = global_views.flatten(0, 1), masks.map.flatten(0, 1)
-            cls, patch, features = self._dense_pass(images, hidden, masks.index, drop)
+            cls, patch, features = self._dense_pass(images, hidden, places_in_loss(masks), drop)
             if local_views is not None:
                 images, hidden, places = local_views.flatten(0, 1), None, None
                 if masks.local is not None:
@@ -104,7 +104,7 @@ class Student(Network):
         return StudentOutput(cls, patch, features.unflatten(0, (num_global, batch)))
 
     def _views(self, views: Tensor, masks: Masks | None) -> Views:
-        """Views [V, B, C, H, W] of which class tokens, then hidden patches are read."""
+        """Views [V, B, C, H, W] of which class tokens, then patches in the loss are read."""
         images = views.flatten(0, 1)
         height, width = self.backbone.token_grid(*images.shape[-2:])
         rows = torch.arange(len(images), device=images.device) * (1 + height * width)
@@ -145,7 +145,7 @@ class Teacher(Network):
         num_global, batch = global_views.shape[:2]
         output = self.backbone(global_views.flatten(0, 1))
         z_cls, z_patches = self.head.project_both(output.cls, output.patches.flatten(0, 1))
-        places = masks.index if masks.target is None else masks.target
+        places = places_in_loss(masks) if masks.target is None else masks.target
         if self.matches_features:
             places = most_similar(output.patches.unflatten(0, (num_global, batch)))[masks.index]
         wanted = z_patches[places]
@@ -256,7 +256,14 @@ def _with_more_rows(views: Views) -> tuple[Views, int]:
     return views._replace(rows=rows), more
 
 
+def places_in_loss(masks: Masks) -> Tensor:
+    """Positions of the patches in a loss in the flattened map: the masked, then the visible."""
+    return masks.index if masks.visible is None else torch.cat([masks.index, masks.visible.index])
+
+
 def flat_token_rows(masks: Masks) -> Tensor:
-    """Rows of the masked patches in the tokens [G * B * (1 + N), D]; a view begins with its cls."""
-    num_patches = masks.map.shape[-1]
-    return masks.index + masks.index // num_patches + 1
+    """Rows of the patches in a loss in the tokens [G * B * (1 + N), D]; a view begins with its
+    cls.
+    """
+    places = places_in_loss(masks)
+    return places + places // masks.map.shape[-1] + 1

@@ -13,7 +13,7 @@ from ibot.method.gather import gather_rows
 from ibot.method.losses import cls_loss, koleo_loss, patch_loss
 from ibot.method.model import StudentOutput, StudentTeacher, TeacherOutput
 from ibot.method.observed import TargetSums, observations
-from ibot.method.targets import Targets, targets_of
+from ibot.method.targets import Targets, split_rows, targets_of
 from ibot.models.head import Scored
 from ibot.types import Batch, Masks, StepValues
 
@@ -51,21 +51,30 @@ def training_step(
     # Sinkhorn-Knopp balances all rows at once.
     teacher: TeacherOutput = model.teacher(*views, **(scored if method.targets == "center" else {}))
     output: StudentOutput = student(*views, batch.drop, **scored)
-    targets = targets_of(model, teacher, batch, values, method)
-    weight = loss_weight(batch.masks).to(teacher.patch_mean.dtype)
+    of_cls, of_patches = targets_of(model, teacher, batch, values, method)
+    masks, like, patches = batch.masks, teacher.patch_mean, output.patch
+    weight = loss_weight(masks).to(like.dtype)
     seen = _sums(output, weight) if observe else (None, None)
-    given = output, targets, weight, batch.masks.loss_views, method.student_temp, seen
-    cls, patch = _plain_losses(*given) if fused is None else _fused_losses(*given, fused)
+    how = method.student_temp, fused
+    metrics: dict[str, Tensor] = {}
+    if masks.visible is not None:
+        patches, others = split_rows(patches, len(weight))
+        of_patches, of_others = of_patches.split(len(weight))
+        metrics = _visible(others, of_others, masks.visible, like, observe, *how)
+    cls = _cls_loss(output.cls, of_cls, seen[0], *how)
+    patch = _patch_loss(patches, of_patches, weight, masks.loss_views, seen[1], *how)
     loss = method.cls_weight * cls + method.patch_weight * patch
-    metrics = {"cls_loss": cls, "patch_loss": patch}
+    metrics |= {"cls_loss": cls, "patch_loss": patch}
+    if masks.visible is not None:
+        loss = loss + method.visible_weight * metrics["visible_loss"]
     if method.koleo_weight:
         metrics["koleo_loss"] = koleo = koleo_loss(gather_rows(output.features))
         loss = loss + method.koleo_weight * koleo
-    num_views = batch.masks.num_views
+    num_views = masks.num_views
     model.cls_center.add(teacher.cls_mean, num_views)
     model.patch_center.add(teacher.patch_mean, num_views)
     if seen[0] is not None and seen[1] is not None:
-        metrics.update(observations(teacher, output, *seen, batch.masks, weight))
+        metrics.update(observations(teacher, output, *seen, masks, weight))
     metrics = {name: value.detach() for name, value in metrics.items()}
     return StepOutput(loss, metrics, output, teacher)
 
@@ -75,49 +84,77 @@ def loss_weight(masks: Masks) -> Tensor:
     return masks.weight if masks.local is None else torch.cat([masks.weight, masks.local.weight])
 
 
+def _size(logits: Tensor | Scored) -> int:
+    """K."""
+    return len(logits.weight) if isinstance(logits, Scored) else logits.shape[-1]
+
+
 _Seen = tuple[TargetSums, TargetSums] | tuple[None, None]
 
 
 def _sums(student: StudentOutput, weight: Tensor) -> _Seen:
-    cls, patch = (
-        len(logits.weight) if isinstance(logits, Scored) else logits.shape[-1]
-        for logits in (student.cls, student.patch)
-    )
-    return TargetSums(cls, weight), TargetSums(patch, weight, weight)
+    return TargetSums(_size(student.cls), weight), TargetSums(_size(student.patch), weight, weight)
 
 
-def _plain_losses(
-    student: StudentOutput,
-    targets: tuple[Targets, Targets],
+def _cls_loss(
+    student: Tensor | Scored,
+    targets: Targets,
+    seen: TargetSums | None,
+    temp: float,
+    functions: RowFunctions | None,
+) -> Tensor:
+    """By whole logits, or by those of a few rows at a time where there are `functions` for it."""
+    if functions is not None:
+        assert isinstance(student, Scored)
+        return fused_cls_loss(student, targets, temp, seen=seen, functions=functions)
+    assert isinstance(student, Tensor)
+    return cls_loss(student, _probs(targets, seen), temp)
+
+
+def _patch_loss(
+    student: Tensor | Scored,
+    targets: Targets,
     weight: Tensor,
     num_views: int,
+    seen: TargetSums | None,
     temp: float,
-    seen: _Seen,
-) -> tuple[Tensor, Tensor]:
-    """Class loss and patch loss of logits that exist as a whole."""
-    assert isinstance(student.cls, Tensor) and isinstance(student.patch, Tensor)
-    with torch.no_grad():
-        cls, patch = (target.probs() for target in targets)
-        for sums, probs in zip(seen, (cls, patch), strict=True):
-            if sums is not None:
-                sums.add(probs)
-    of_patches = patch_loss(student.patch, patch, weight, num_views, temp)
-    return cls_loss(student.cls, cls, temp), of_patches
+    functions: RowFunctions | None,
+) -> Tensor:
+    """The same of patches."""
+    if functions is not None:
+        assert isinstance(student, Scored)
+        return fused_patch_loss(
+            student, targets, weight, num_views, temp, seen=seen, functions=functions
+        )
+    assert isinstance(student, Tensor)
+    return patch_loss(student, _probs(targets, seen), weight, num_views, temp)
 
 
-def _fused_losses(
-    student: StudentOutput,
-    targets: tuple[Targets, Targets],
-    weight: Tensor,
-    num_views: int,
+def _visible(
+    student: Tensor | Scored,
+    targets: Targets,
+    masks: Masks,
+    like: Tensor,
+    observe: bool,
     temp: float,
-    seen: _Seen,
-    functions: RowFunctions,
-) -> tuple[Tensor, Tensor]:
-    """The same of logits that exist for a few rows at a time."""
-    assert isinstance(student.cls, Scored) and isinstance(student.patch, Scored)
-    cls = fused_cls_loss(student.cls, targets[0], temp, seen=seen[0], functions=functions)
-    patch = fused_patch_loss(
-        student.patch, targets[1], weight, num_views, temp, seen=seen[1], functions=functions
-    )
-    return cls, patch
+    functions: RowFunctions | None,
+) -> dict[str, Tensor]:
+    """Loss of the visible patches, a mean over all views, and with `observe` the entropy of their
+    targets.
+    """
+    weight = masks.weight.to(like.dtype)
+    seen = TargetSums(_size(student), weight, weight) if observe else None
+    loss = _patch_loss(student, targets, weight, masks.num_views, seen, temp, functions)
+    found = {"visible_loss": loss}
+    if seen is not None:
+        found["visible_entropy"] = seen.entropy / weight.sum().clamp(min=1)
+    return found
+
+
+@torch.no_grad()
+def _probs(targets: Targets, seen: TargetSums | None) -> Tensor:
+    """All probabilities, which `seen` gets."""
+    probs = targets.probs()
+    if seen is not None:
+        seen.add(probs)
+    return probs

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -34,6 +34,11 @@ class Targets:
         """What there is of each row: [..., R, d or K]."""
         return self.source.rows if isinstance(self.source, Scored) else self.source
 
+    def split(self, count: int) -> tuple[Targets, Targets]:
+        """Those of the first `count` rows, and the others."""
+        first, others = split_rows(self.source, count)
+        return replace(self, source=first), replace(self, source=others)
+
     def probs(self) -> Tensor:
         """[..., R, K], float32 or wider."""
         probs = self.source.logits() if isinstance(self.source, Scored) else self.source
@@ -61,6 +66,14 @@ class Targets:
         return hard_labels(probs) if self.hard else probs
 
 
+def split_rows(rows: Tensor | Scored, count: int) -> tuple[Tensor | Scored, Tensor | Scored]:
+    """The first `count` rows [R, ...], computed or not, and the others."""
+    if isinstance(rows, Scored):
+        first, others = rows.rows[:count], rows.rows[count:]
+        return rows._replace(rows=first), rows._replace(rows=others)
+    return rows[:count], rows[count:]
+
+
 @torch.no_grad()
 def targets_of(
     model: StudentTeacher,
@@ -69,7 +82,7 @@ def targets_of(
     values: StepValues,
     method: MethodConfig,
 ) -> tuple[Targets, Targets]:
-    """Those of the class tokens, [G, B, K], and of the masked patches, [M, K'].
+    """Those of the class tokens, [G, B, K], and of the patches in a loss, [M, K'].
 
     By the centers of the step before.
     """

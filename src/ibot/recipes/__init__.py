@@ -78,6 +78,9 @@ def beyond_paper(config: Config) -> list[str]:
         f"method.koleo_weight={method.koleo_weight:g} (KoLeo regulariser)": method.koleo_weight > 0,
         "method.targets=sinkhorn (Sinkhorn-Knopp instead of centering)": method.targets
         == "sinkhorn",
+        f"method.visible_weight={method.visible_weight:g} (a patch loss on visible patches)": (
+            method.visible_weight > 0
+        ),
         "method.temp_schedule=step (temperatures change at each step)": method.temp_schedule
         == "step"
         and method.temp_warmup.value > 0,

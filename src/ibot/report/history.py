@@ -63,7 +63,11 @@ KINDS = (
         id="loss",
         title="Loss",
         unit="nats",
-        series={"class token": "cls_loss", "masked patches": "patch_loss_masked"},
+        series={
+            "class token": "cls_loss",
+            "masked patches": "patch_loss_masked",
+            "visible patches": "visible_loss",
+        },
         level="ln_k",
         level_name="ln K: outputs say nothing",
     ),
@@ -74,6 +78,7 @@ KINDS = (
         series={
             "class token": "teacher_entropy",
             "masked patches": "patch_entropy",
+            "visible patches": "visible_entropy",
         },
         level="ln_k",
         level_name="ln K: outputs say nothing",

@@ -11,7 +11,7 @@ import torch
 
 from ibot.config.schema import Config
 from ibot.data.depth import branch_factors
-from ibot.data.masks import make_masks
+from ibot.data.masks import make_masks, with_visible
 from ibot.engine.loop import mask_grid
 from ibot.engine.stages import BUSY
 from ibot.engine.trial import VALUES, build_update
@@ -179,6 +179,8 @@ def random_batch(
         for seed in range(max(1, DRAWS // images))
     ]
     masks = min(draws, key=lambda drawn: abs(drawn.map.float().mean().item() - mean))
+    if config.method.visible_weight:
+        masks = with_visible(masks)
     channels = len(config.model.channels)
     views = [
         torch.randn(count, images, channels, *size, device=device) if count else None

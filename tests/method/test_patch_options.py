@@ -1,0 +1,149 @@
+"""Patch losses beyond the paper against loops over views and patches, in both forms of the step."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from ibot.config.schema import (
+    AugmentConfig,
+    Config,
+    HeadConfig,
+    MethodConfig,
+    ModelConfig,
+    TrainConfig,
+)
+from ibot.data.masks import masks_from_map, with_visible
+from ibot.kernels.choice import using
+from ibot.method.center import sinkhorn_probs
+from ibot.method.losses import teacher_probs
+from ibot.method.model import StudentTeacher
+from ibot.method.step import training_step
+from ibot.types import Batch, StepValues
+
+G, B, N = 2, 4, 12
+VALUES = StepValues(
+    lr=1e-3,
+    weight_decay=0.04,
+    momentum=0.9,
+    teacher_temp=0.05,
+    patch_temp=0.06,
+    freeze_last_layer=False,
+)
+VIT = ModelConfig(width=32, depth=2, heads=2, patch=8, drop_path=0.0)
+SWIN = ModelConfig(
+    kind="swin", width=12, depths=(1, 2), stage_heads=(1, 2), window=3, patch=4, drop_path=0.0
+)
+FORMS = pytest.mark.parametrize("form", ["reference", "auto"])
+TARGETS = pytest.mark.parametrize("targets", ["center", "sinkhorn"])
+
+
+def settings(model=VIT, norm="none", **method) -> Config:
+    return Config(
+        augment=AugmentConfig(num_local=1, global_size=(32, 24), local_size=(16, 16)),
+        model=model,
+        head=HeadConfig(out_dim=20, patch_out_dim=20, hidden_dim=16, bottleneck_dim=8, norm=norm),
+        method=MethodConfig(**method),
+        train=TrainConfig(batch=B),
+    )
+
+
+class Case:
+    """Random views; one of them without a hidden patch, one with nothing else."""
+
+    def __init__(self, config: Config, seed: int = 0) -> None:
+        torch.manual_seed(seed)
+        self.config = config
+        self.model = StudentTeacher(config).double()
+        self.model.patch_center.value.normal_(std=0.3)
+        hidden = torch.rand(G, B, N) < 0.4
+        hidden[0, 1], hidden[1, 2] = False, True
+        masks = masks_from_map(hidden, torch.float64)
+        if config.method.visible_weight:
+            masks = with_visible(masks)
+        views, local = torch.randn(G, B, 3, 32, 24), torch.randn(1, B, 3, 16, 16)
+        self.batch = Batch(views.double(), local.double(), masks, np.arange(B))
+
+    def step(self, form: str = "reference", **values):
+        with using(form):
+            return training_step(
+                self.model,
+                self.model.student,
+                self.batch,
+                replace(VALUES, **values),
+                self.config.method,
+            )
+
+    def logits(self, network, hidden):
+        """Patch logits [G * B * N, K] of every patch of the global views."""
+        maps = None if hidden is None else hidden.flatten(0, 1)
+        output = network.backbone(self.batch.global_views.flatten(0, 1), maps)
+        z = network.head.project_both(output.cls, output.patches.flatten(0, 1))
+        return network.head.logits(*z)[1]
+
+    def losses(self, probs, maps, hidden) -> torch.Tensor:
+        """Mean over views of the mean over the patches of each that are in `maps`; none is zero."""
+        student = (self.logits(self.model.student, hidden) / 0.1).log_softmax(-1)
+        each = -(probs * student).sum(-1).view(G, B, N)
+        total = torch.zeros((), dtype=torch.float64)
+        for view in range(G):
+            for image in range(B):
+                if maps[view, image].any():
+                    total = total + each[view, image][maps[view, image]].mean()
+        return total / (G * B)
+
+
+@FORMS
+@TARGETS
+@pytest.mark.parametrize(
+    "config",
+    [settings(), settings(SWIN), settings(norm="bn")],
+    ids=["vit", "swin", "batch norm"],
+)
+def test_visible_patches_have_a_loss_of_their_own_in_every_global_view(config, targets, form):
+    method = replace(config.method, targets=targets, patch_weight=0.7, visible_weight=0.3)
+    case = Case(replace(config, method=method))
+    hidden = case.batch.masks.map
+    with torch.no_grad():
+        teacher = case.logits(case.model.teacher, None)
+        probs = teacher_probs(teacher, case.model.patch_center.value, VALUES.patch_temp)
+        if targets == "sinkhorn":  # hidden and visible ones together are all there are
+            probs = sinkhorn_probs(teacher, VALUES.patch_temp)
+    out = case.step(form)
+    of_hidden, of_visible = (case.losses(probs, maps, hidden) for maps in (hidden, ~hidden))
+    assert out.metrics["patch_loss"].item() == pytest.approx(of_hidden.item(), rel=1e-9)
+    assert out.metrics["visible_loss"].item() == pytest.approx(of_visible.item(), rel=1e-9)
+    want = out.metrics["cls_loss"] + 0.7 * of_hidden + 0.3 * of_visible
+    assert out.loss.item() == pytest.approx(want.item(), rel=1e-9)
+    case.model.cls_center.pending.zero_()
+    only = replace(case.config.method, cls_weight=0.0)
+    case.config = replace(case.config, method=only)
+    trained = [p for p in case.model.student.parameters() if p.requires_grad]
+    wanted = torch.autograd.grad(0.7 * of_hidden + 0.3 * of_visible, trained, allow_unused=True)
+    got = torch.autograd.grad(case.step(form).loss, trained, allow_unused=True)
+    for p, a, b in zip(trained, got, wanted, strict=True):
+        a, b = (torch.zeros_like(p) if g is None else g for g in (a, b))
+        torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-11)
+
+
+def test_before_the_masks_start_visible_patches_are_in_no_loss_either():
+    case = Case(settings(visible_weight=0.5))
+    out = case.step("auto", hides_patches=False)
+    assert out.metrics["patch_loss"] == 0 and out.metrics["visible_loss"] == 0
+    torch.testing.assert_close(out.loss.detach(), out.metrics["cls_loss"])
+    assert out.metrics["visible_entropy"] == 0
+
+
+def test_entropy_of_visible_targets_is_the_mean_over_views():
+    case = Case(settings(visible_weight=0.5))
+    visible = ~case.batch.masks.map
+    with torch.no_grad():
+        teacher = case.logits(case.model.teacher, None)
+    probs = teacher_probs(teacher, case.model.patch_center.value, VALUES.patch_temp)
+    each = torch.special.entr(probs).sum(-1).view(G, B, N)
+    views = [
+        each[g, i][visible[g, i]].mean() for g in range(G) for i in range(B) if visible[g, i].any()
+    ]
+    got = case.step("auto").metrics["visible_entropy"].item()
+    assert got == pytest.approx(torch.stack(views).mean().item(), rel=1e-9)
