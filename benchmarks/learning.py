@@ -76,7 +76,7 @@ def jobs_of(
                 *("system.threads=1", "system.workers=0", "log.tensorboard=false"),
                 *("checkpoint.every=10 percent", "checkpoint.keep=1", "evaluate.match=0"),
             ]
-            chosen = [*study.base, *(settings or ())]
+            chosen = [*study.base, *(text.format(out=out, seed=seed) for text in settings or ())]
             job = Job(
                 study=name,
                 row=row,

@@ -61,6 +61,16 @@ CURES: dict[str, Sequence[str] | None] = {
     "patches by position": ("method.patch_match=position",),
 }
 
+TRAINED = "method.tokenizer={out}/losses64/class-loss-alone-s{seed}"
+APART: dict[str, Sequence[str] | None] = {
+    "hidden inputs, no patch loss": ("method.patch_weight=0",),
+    "patch loss, nothing hidden": (
+        *("mask.ratio=0:0", "method.patch_weight=0", "method.visible_weight=1"),
+    ),
+    "words of a trained network": ("method.patch_target=frozen", TRAINED),
+}
+"""Of the settings, {out} is where runs lie, {seed} the seed of the row."""
+
 STUDIES = {
     "losses16": Study(
         question="What does the patch loss buy, with 16 tokens?",
@@ -82,6 +92,12 @@ STUDIES = {
         base=PHOTOS_64,
         rows=LOSSES,
         seeds=(0, 1, 2),
+    ),
+    "apart64": Study(
+        question="Hidden inputs, the loss, or young targets: which of them costs?",
+        data="cifar10",
+        base=TOKENS_64,
+        rows=APART,
     ),
     "cures64": Study(
         question="What makes the patch loss cost the class token, each alone?",
