@@ -47,6 +47,7 @@ class Job:
     settings: Sequence[str]
     """Those of study and row."""
     trained: bool
+    curve: bool
     data: str
     folder: Path
 
@@ -84,6 +85,7 @@ def jobs_of(
                 config=apply(recipe(study.recipe), [*own, *chosen]),
                 settings=chosen,
                 trained=settings is not RANDOM,
+                curve=study.curve,
                 data=study.data,
                 folder=out / name / f"{row.replace(' ', '-').replace(',', '')}-s{seed}",
             )
@@ -97,8 +99,10 @@ def run(job: Job, label_maps: str) -> dict[str, object]:
     sets = Sets.of(config.data.path, label_maps)
     about_training: dict[str, object] = {}
     if job.trained:
-        evaluated = Evaluated(sets.train, (sets.train, sets.val))
-        probe = probes(config, evaluated, torch.device("cpu"), lambda _: None)
+        probe = None
+        if job.curve:
+            evaluated = Evaluated(sets.train, (sets.train, sets.val))
+            probe = probes(config, evaluated, torch.device("cpu"), lambda _: None)
         state = train(config, job.folder, evaluate=probe, quiet=True)
         loaded = load(job.folder)
         backbone = loaded.backbone

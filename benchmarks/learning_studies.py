@@ -22,14 +22,16 @@ class Study:
     base: Sequence[str] = ()
     recipe: str = "tiny32"
     seeds: Sequence[int] = (0, 1)
+    curve: bool = False
+    """Whether k-NN is measured on the way, too."""
 
 
-TOKENS_64 = ("model.patch=4", "evaluate.every=25 percent", "train.length=40000 images")
+TOKENS_64 = ("model.patch=4", "train.length=40000 images")
 """64 patches of 4 pixels in images of 32."""
-TOKENS_16 = ("evaluate.every=25 percent", "train.length=80000 images")
+TOKENS_16 = ("train.length=80000 images",)
 PHOTOS_64 = (
     *("augment.global_size=64,64", "augment.local_size=32,32", "model.patch=8"),
-    *("evaluate.every=25 percent", "train.length=40000 images"),
+    "train.length=40000 images",
 )
 """64 patches of 8 pixels in photographs of 64."""
 
