@@ -73,6 +73,7 @@ def test_every_recipe_passes_the_checks(name):
         ("method.visible_weight=-1", "method.visible_weight"),
         ("method.visible_weight=1 method.patch_match=position", "method.visible_weight needs"),
         ("method.visible_weight=1 method.patch_target=color", "method.visible_weight needs"),
+        ("method.patch_balance=all", "method.patch_balance=all needs method.targets=sinkhorn"),
         ("method.visible_weight=1 mask.views=all", "method.visible_weight needs"),
     ],
 )

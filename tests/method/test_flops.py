@@ -133,6 +133,7 @@ SETTINGS = {
     "registers": ["model.registers=4"],
     "no square": ["augment.global_size=32,48"],
     "one global view": ["augment.num_global=1"],
+    "all patches balanced": ["method.patch_balance=all"],
     "a Swin whose maps are padded": [
         *("model.kind=swin", "model.width=16", "model.depths=1,2", "model.stage_heads=1,2"),
         *("model.window=3", "model.patch=4", "augment.local_size=20"),
@@ -145,6 +146,14 @@ def test_products_follow_the_settings(settings):
     config = apply(recipe("tiny32"), ["model.depth=2", *settings])
     counter = counted_step(config, batch_of(config, 6))
     assert step_flops(config, 6).total == pytest.approx(counter, rel=0.01)
+
+
+def test_all_patches_are_in_a_loss_with_visible_ones():
+    plain, visible = (
+        Rows.of(apply(recipe("tiny32"), [f"method.visible_weight={weight}", "mask.views=first"]))
+        for weight in (0, 1)
+    )
+    assert visible.masked == 2 * plain.places > plain.masked
 
 
 def test_masks_of_local_views_make_the_teacher_see_them():

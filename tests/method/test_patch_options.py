@@ -18,7 +18,7 @@ from ibot.data.masks import masks_from_map, with_visible
 from ibot.kernels.choice import using
 from ibot.method.center import sinkhorn_probs
 from ibot.method.losses import teacher_probs
-from ibot.method.model import StudentTeacher
+from ibot.method.model import StudentTeacher, most_similar
 from ibot.method.step import training_step
 from ibot.types import Batch, StepValues
 
@@ -125,6 +125,28 @@ def test_visible_patches_have_a_loss_of_their_own_in_every_global_view(config, t
     for p, a, b in zip(trained, got, wanted, strict=True):
         a, b = (torch.zeros_like(p) if g is None else g for g in (a, b))
         torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-11)
+
+
+@FORMS
+@pytest.mark.parametrize("match", ["hidden", "feature"])
+def test_all_patches_are_balanced_together_of_which_the_predicted_ones_are_taken(match, form):
+    asked = dict(targets="sinkhorn", patch_balance="all", patch_match=match)
+    case = Case(settings(**asked))
+    hidden = case.batch.masks.map
+    if match == "feature":
+        hidden = torch.zeros_like(hidden)
+        masks = replace(masks_from_map(~hidden, torch.float64), map=hidden)
+        case.batch = replace(case.batch, masks=masks)
+    with torch.no_grad():
+        teacher = case.logits(case.model.teacher, None)
+        probs = sinkhorn_probs(teacher, VALUES.patch_temp)
+        if match == "feature":
+            patches = case.model.teacher.backbone(case.batch.global_views.flatten(0, 1)).patches
+            probs = probs[most_similar(patches.unflatten(0, (G, B)))]
+    wanted = case.losses(probs, hidden if match == "hidden" else ~hidden, hidden)
+    assert case.step(form).metrics["patch_loss"].item() == pytest.approx(wanted.item(), rel=1e-9)
+    few = Case(settings(**{**asked, "patch_balance": "masked"})).step(form)
+    assert match == "feature" or few.metrics["patch_loss"] != case.step(form).metrics["patch_loss"]
 
 
 def test_before_the_masks_start_visible_patches_are_in_no_loss_either():

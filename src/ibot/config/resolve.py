@@ -367,6 +367,12 @@ def _patch_problems(config: Config) -> Iterator[str]:
             "method.visible_weight needs method.patch_match=hidden, method.patch_target=online and "
             "no masks of local views (mask.views)"
         )
+    balanced = method.targets == "sinkhorn" and method.patch_target == "online"
+    if method.patch_balance == "all" and not (balanced and of_global):
+        yield (
+            "method.patch_balance=all needs method.targets=sinkhorn, method.patch_target=online "
+            "and no masks of local views (mask.views)"
+        )
 
 
 def warnings(config: Config) -> list[str]:

@@ -213,6 +213,10 @@ class MethodConfig:
     """Change the temperatures between epochs (published) or at each step (ours)."""
     targets: Literal["center", "sinkhorn"] = "center"
     """Teacher targets by centering (paper) or Sinkhorn-Knopp (beyond the paper: SwAV, DINOv2)."""
+    patch_balance: Literal["masked", "all"] = field(default="masked", repr=False)
+    """Teacher patches that Sinkhorn-Knopp balances together: those in a loss, mostly the masked
+    ones, or all of the global views, of which the former are then taken (beyond the paper). The
+    scores of all, K' each, are in memory as a whole."""
     patch_target: Literal["online", "frozen", "color", "clusters"] = "online"
     """What the student predicts for a hidden patch: the teacher's distribution (the method); that
     of a frozen network, the mean colour, or the nearest of K' clusters of raw patches

@@ -40,6 +40,8 @@ class Rows:
     """Patches in the patch loss, of all views."""
     masked_local: float
     """Those of them in local views."""
+    targets: float
+    """Patches of which the teacher makes scores."""
 
     @classmethod
     def of(cls, config: Config, masked: float | None = None) -> Rows:
@@ -49,6 +51,7 @@ class Rows:
         """
         augment, mask = config.augment, config.mask
         places = patches(config, augment.global_size)
+        balances_all = config.method.patch_balance == "all"
         local = patches(config, augment.local_size) if augment.num_local else 0
         in_global = (1 if mask.views == "first" else augment.num_global) * places
         in_local = augment.num_local * local if mask.views == "all" else 0
@@ -62,6 +65,7 @@ class Rows:
             local_places=local,
             masked=masked,
             masked_local=masked * in_local / (in_global + in_local),
+            targets=augment.num_global * places if balances_all else masked,
         )
 
 
@@ -103,7 +107,7 @@ def step_flops(config: Config, masked: float | None = None) -> StepFlops:
     scored = (num_global + num_local) * cls + rows.masked * patch
     return StepFlops(
         teacher_backbone=teacher,
-        teacher_head=tokens * per_row + num_global * cls + rows.masked * target,
+        teacher_head=tokens * per_row + num_global * cls + rows.targets * target,
         student_global=num_global * student.both,
         student_local=num_local * local.both,
         student_head=3 * (seen * per_row + scored),

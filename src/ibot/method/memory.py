@@ -245,7 +245,7 @@ def _scores(config: Config, images: int, gpu: bool) -> float:
     patch = head.out_dim if head.shared else head.patch_out_dim
     target = head.out_dim if head.shared_teacher else head.patch_out_dim
     student = (augment.num_global + augment.num_local) * head.out_dim + rows.masked * patch
-    teacher = augment.num_global * head.out_dim + rows.masked * target
+    teacher = augment.num_global * head.out_dim + rows.targets * target
     # Student: logits, logits over the temperature, and two gradients of these. Teacher: logits and
     # probabilities.
     plain = SINGLE * images * (4 * student + 2 * teacher)

@@ -33,13 +33,16 @@ class TeacherOutput:
     cls: Tensor | Scored
     """[G, B, K] class logits."""
     patch: Tensor | Scored
-    """[M, K'] patch logits to predict: of the places in the loss, or of an ablation's partners."""
+    """[M, K'] patch logits to predict: of the places in the loss, or of an ablation's partners.
+    Or those of all patches, if they are balanced together."""
     cls_mean: Tensor
     """[K], mean class logits, for the center."""
     patch_mean: Tensor
     """[K'], mean patch logits over all patches, for the center."""
     features: Tensor
     """[G, B, D] class tokens."""
+    places: Tensor | None = None
+    """int64 [M], where `patch` has all patches [G * B * N, K']: those to predict."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +130,7 @@ class Teacher(Network):
     def __init__(self, config: Config) -> None:
         super().__init__(config, drop_path=0.0, masked=False, shared=config.head.shared_teacher)
         self.matches_features = config.method.patch_match == "feature"
+        self.balances_all = config.method.patch_balance == "all"
         self.requires_grad_(False)
 
     @torch.no_grad()
@@ -148,7 +152,7 @@ class Teacher(Network):
         places = places_in_loss(masks) if masks.target is None else masks.target
         if self.matches_features:
             places = most_similar(output.patches.unflatten(0, (num_global, batch)))[masks.index]
-        wanted = z_patches[places]
+        wanted = z_patches if self.balances_all else z_patches[places]
         if masks.local is not None and local_views is not None:
             local = self.backbone(local_views.flatten(0, 1))
             _, z_local = self.head.project_both(local.cls, local.patches.flatten(0, 1))
@@ -163,6 +167,7 @@ class Teacher(Network):
             cls_mean=cls.flatten(0, 1).mean(dim=0) if isinstance(cls, Tensor) else cls_mean[0],
             patch_mean=patch_mean[0],
             features=output.cls.unflatten(0, (num_global, batch)),
+            places=places if self.balances_all else None,
         )
 
 

@@ -101,5 +101,8 @@ def targets_of(
         patch = Targets(source=given, hard=hard)
     elif method.targets == "sinkhorn":
         assert isinstance(teacher.patch, Tensor)
-        patch = Targets(source=sinkhorn_probs(teacher.patch, values.patch_temp), hard=hard)
+        probs = sinkhorn_probs(teacher.patch, values.patch_temp)
+        patch = Targets(
+            source=probs if teacher.places is None else probs[teacher.places], hard=hard
+        )
     return cls, patch

@@ -78,6 +78,7 @@ def beyond_paper(config: Config) -> list[str]:
         f"method.koleo_weight={method.koleo_weight:g} (KoLeo regulariser)": method.koleo_weight > 0,
         "method.targets=sinkhorn (Sinkhorn-Knopp instead of centering)": method.targets
         == "sinkhorn",
+        "method.patch_balance=all (Sinkhorn-Knopp over all patches)": method.patch_balance == "all",
         f"method.visible_weight={method.visible_weight:g} (a patch loss on visible patches)": (
             method.visible_weight > 0
         ),
