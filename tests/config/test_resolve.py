@@ -74,6 +74,10 @@ def test_every_recipe_passes_the_checks(name):
         ("method.visible_weight=1 method.patch_match=position", "method.visible_weight needs"),
         ("method.visible_weight=1 method.patch_target=color", "method.visible_weight needs"),
         ("method.patch_balance=all", "method.patch_balance=all needs method.targets=sinkhorn"),
+        ("mask.shape=attention model.mean_pooling=true", "a class token attends to"),
+        ("mask.shape=attention mask.views=all", "mask.shape=attention needs"),
+        ("mask.shape=attention method.patch_match=feature", "mask.shape=attention needs"),
+        ("mask.shape=attention system.shard=fsdp", "leaves each process a part"),
         ("method.visible_weight=1 mask.views=all", "method.visible_weight needs"),
     ],
 )
@@ -91,6 +95,7 @@ def test_settings_that_cannot_work_are_named(text, named):
         ("model.stage_heads=3,6,12,5", "5 heads of stage 4"),
         ("model.window=1", "model.window"),
         ("model.registers=4", "model.registers"),
+        ("mask.shape=attention", "mask.shape=attention"),
     ],
 )
 def test_settings_that_cannot_work_in_a_swin_are_named(text, named):

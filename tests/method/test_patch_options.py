@@ -10,12 +10,14 @@ from ibot.config.schema import (
     AugmentConfig,
     Config,
     HeadConfig,
+    MaskConfig,
     MethodConfig,
     ModelConfig,
     TrainConfig,
 )
 from ibot.data.masks import masks_from_map, with_visible
 from ibot.kernels.choice import using
+from ibot.method.attended import most_attended
 from ibot.method.center import sinkhorn_probs
 from ibot.method.losses import teacher_probs
 from ibot.method.model import StudentTeacher, most_similar
@@ -147,6 +149,56 @@ def test_all_patches_are_balanced_together_of_which_the_predicted_ones_are_taken
     assert case.step(form).metrics["patch_loss"].item() == pytest.approx(wanted.item(), rel=1e-9)
     few = Case(settings(**{**asked, "patch_balance": "masked"})).step(form)
     assert match == "feature" or few.metrics["patch_loss"] != case.step(form).metrics["patch_loss"]
+
+
+@FORMS
+@pytest.mark.parametrize("visible", [0.0, 0.3])
+def test_masks_on_attention_hide_as_many_patches_where_the_teacher_attends_most(visible, form):
+    config = settings(replace(VIT, registers=2), visible_weight=visible)
+    case = Case(replace(config, mask=MaskConfig(shape="attention")))
+    given, teacher = case.batch.masks, case.model.teacher
+    with torch.no_grad():
+        maps = teacher.backbone.attention_maps(case.batch.global_views.flatten(0, 1))
+        attention = maps.mean(1)[:, 0, 1 : 1 + N].view(G, B, N)
+        probs = teacher_probs(
+            case.logits(teacher, None), case.model.patch_center.value, VALUES.patch_temp
+        )
+    hidden = torch.zeros_like(given.map)
+    for view in range(G):
+        for image in range(B):
+            count = int(given.map[view, image].sum())
+            hidden[view, image, attention[view, image].topk(count).indices] = True
+    out = case.step(form)
+    masks = out.teacher.masks
+    assert torch.equal(masks.map, hidden) and not torch.equal(hidden, given.map)
+    assert torch.equal(masks.index, hidden.flatten().nonzero()[:, 0])
+    wanted = case.losses(probs, hidden, hidden)
+    assert out.metrics["patch_loss"].item() == pytest.approx(wanted.item(), rel=1e-9)
+    if visible:
+        wanted = case.losses(probs, ~hidden, hidden)
+        assert out.metrics["visible_loss"].item() == pytest.approx(wanted.item(), rel=1e-9)
+
+
+def test_masks_on_attention_are_those_of_each_image_alone():
+    case = Case(replace(settings(), mask=MaskConfig(shape="attention")))
+    whole = case.step().teacher.masks.map
+    batch = case.batch
+    for part in (slice(0, 1), slice(1, 4)):
+        case.batch = replace(
+            batch,
+            global_views=batch.global_views[:, part],
+            local_views=batch.local_views[:, part],
+            masks=masks_from_map(batch.masks.map[:, part], torch.float64),
+        )
+        assert torch.equal(case.step().teacher.masks.map, whole[:, part])
+
+
+def test_of_equal_attention_the_first_patches_are_hidden():
+    masks = with_visible(masks_from_map(torch.tensor([[[False, True, False, True]]])))
+    chosen = most_attended(masks, torch.ones(1, 1, 4))
+    assert chosen.index.tolist() == [0, 1] and chosen.visible.index.tolist() == [2, 3]
+    early = most_attended(masks.emptied(), torch.ones(1, 1, 4))
+    assert not len(early.index) and not len(early.visible.index) and not early.map.any()
 
 
 def test_before_the_masks_start_visible_patches_are_in_no_loss_either():

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ibot.config.duration import Duration
 from ibot.config.history import Epochs
 from ibot.config.override import show
+from ibot.config.patches import patch_problems
 from ibot.config.reading import PICTURES, RGB, DataConfig
 from ibot.config.schema import Config, ModelConfig, TrainConfig
 from ibot.errors import ConfigError
@@ -145,6 +146,7 @@ def check_shares(train: TrainConfig, world_size: int) -> None:
 def _problems(config: Config) -> Iterator[str]:
     yield from _view_problems(config)
     yield from _network_problems(config)
+    yield from patch_problems(config)
     yield from _method_problems(config)
     train = config.train
     if train.batch < 1 or train.accumulate < 1:
@@ -209,16 +211,6 @@ def _view_problems(config: Config) -> Iterator[str]:
     if not 0 <= low <= high <= MAX_SIGMA:
         yield f"augment.blur_sigma={low:g},{high:g} must rise within 0 and {MAX_SIGMA:g} pixels"
     yield from _turn_problems(config)
-    for mean, half_width in config.mask.ratio:
-        if not 0 <= mean - half_width <= mean + half_width <= 1:
-            yield (
-                f"mask.ratio {mean:g}:{half_width:g}: mean minus and plus half-width must lie "
-                "within 0 and 1"
-            )
-    if not config.mask.ratio:
-        yield "mask.ratio is empty"
-    if config.mask.views == "all":
-        yield from _local_mask_problems(config)
 
 
 def _turn_problems(config: Config) -> Iterator[str]:
@@ -232,20 +224,6 @@ def _turn_problems(config: Config) -> Iterator[str]:
     for name, (height, width) in sizes.items():
         if augment.turn > 0 and height != width:
             yield f"augment.turn needs square views, and augment.{name}={height},{width}"
-
-
-def _local_mask_problems(config: Config) -> Iterator[str]:
-    augment, method, stride = config.augment, config.method, config.model.stride
-    if not augment.num_local or method.patch_match != "hidden" or method.patch_target != "online":
-        yield (
-            "mask.views=all hides patches of local views: it needs augment.num_local above 0, "
-            "method.patch_match=hidden and method.patch_target=online"
-        )
-    if config.model.kind == "swin" and any(side % stride for side in augment.local_size):
-        height, width = augment.local_size
-        yield (
-            f"augment.local_size={height},{width} must be multiples of {stride} with mask.views=all"
-        )
 
 
 def _network_problems(config: Config) -> Iterator[str]:
@@ -350,29 +328,8 @@ def _method_problems(config: Config) -> Iterator[str]:
     for name in ("center_momentum", "center_momentum_patch"):
         if not 0 <= getattr(method, name) <= 1:
             yield f"method.{name}={getattr(method, name):g} must lie within 0 and 1"
-    yield from _patch_problems(config)
     if optim.lr < 0 or optim.min_lr < 0 or optim.clip < 0:
         yield "optim.lr, optim.min_lr and optim.clip must not be negative"
-
-
-def _patch_problems(config: Config) -> Iterator[str]:
-    """Of options beyond the paper for the patches in a loss and their targets."""
-    method = config.method
-    own = method.patch_match == "hidden" and method.patch_target == "online"
-    of_global = config.mask.views != "all"
-    if method.visible_weight < 0:
-        yield f"method.visible_weight={method.visible_weight:g} must not be negative"
-    if method.visible_weight and not (own and of_global):
-        yield (
-            "method.visible_weight needs method.patch_match=hidden, method.patch_target=online and "
-            "no masks of local views (mask.views)"
-        )
-    balanced = method.targets == "sinkhorn" and method.patch_target == "online"
-    if method.patch_balance == "all" and not (balanced and of_global):
-        yield (
-            "method.patch_balance=all needs method.targets=sinkhorn, method.patch_target=online "
-            "and no masks of local views (mask.views)"
-        )
 
 
 def warnings(config: Config) -> list[str]:

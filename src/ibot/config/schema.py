@@ -65,8 +65,9 @@ class MaskConfig:
     ratio: tuple[tuple[float, float], ...] = ((0.0, 0.0), (0.3, 0.2))
     """Pairs (mean, half-width) of the masked share; one pair is drawn uniformly, then a ratio
     within it."""
-    shape: Literal["block", "random"] = "block"
-    """Block-wise (BEiT) or independent patches."""
+    shape: Literal["block", "random", "attention"] = "block"
+    """Block-wise (BEiT), independent patches, or those that the teacher's class token attends to
+    most (beyond the paper: AttMask-High)."""
     ratio_per: Literal["view", "image"] = "view"
     """Draw the ratio anew for each global view (published code) or once per image (paper; quirk
     Q14)."""

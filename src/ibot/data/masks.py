@@ -42,8 +42,9 @@ def make_masks(
 ) -> Masks:
     """Masks of views of one size of the images `index` [B] in one epoch.
 
-    Before `config.start` a step empties them. first_view: number of the first of these views among
-    all, 0 for the global ones, G for the local ones.
+    Before `config.start` a step empties them; of those on attention it takes how many patches they
+    hide, and no more. first_view: number of the first of these views among all, 0 for the global
+    ones, G for the local ones.
     """
     targets = mask_ratios(config, num_views, seed, epoch, index, first_view) * (grid[0] * grid[1])
     views = np.arange(first_view, first_view + num_views)

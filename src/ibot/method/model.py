@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ibot.config.schema import Config
 from ibot.kernels.choice import chosen
+from ibot.method.attended import most_attended
 from ibot.method.center import Center
 from ibot.method.network import Network
 from ibot.method.tokenizers import PatchTokenizer
@@ -43,6 +44,8 @@ class TeacherOutput:
     """[G, B, D] class tokens."""
     places: Tensor | None = None
     """int64 [M], where `patch` has all patches [G * B * N, K']: those to predict."""
+    masks: Masks | None = None
+    """What the student does not see, where the teacher's attention says it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +133,7 @@ class Teacher(Network):
     def __init__(self, config: Config) -> None:
         super().__init__(config, drop_path=0.0, masked=False, shared=config.head.shared_teacher)
         self.matches_features = config.method.patch_match == "feature"
+        self.attends = config.mask.shape == "attention"
         self.balances_all = config.method.patch_balance == "all"
         self.requires_grad_(False)
 
@@ -147,7 +151,12 @@ class Teacher(Network):
         `scored` the last layer is left to the losses, but for the means.
         """
         num_global, batch = global_views.shape[:2]
-        output = self.backbone(global_views.flatten(0, 1))
+        images = global_views.flatten(0, 1)
+        if self.attends:
+            output, attention = self.backbone.tokens_and_attention(images)
+            masks = most_attended(masks, attention.mean(dim=1).unflatten(0, (num_global, batch)))
+        else:
+            output = self.backbone(images)
         z_cls, z_patches = self.head.project_both(output.cls, output.patches.flatten(0, 1))
         places = places_in_loss(masks) if masks.target is None else masks.target
         if self.matches_features:
@@ -168,6 +177,7 @@ class Teacher(Network):
             patch_mean=patch_mean[0],
             features=output.cls.unflatten(0, (num_global, batch)),
             places=places if self.balances_all else None,
+            masks=masks if self.attends else None,
         )
 
 

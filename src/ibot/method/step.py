@@ -50,9 +50,10 @@ def training_step(
     views = batch.global_views, batch.masks, batch.local_views
     # Sinkhorn-Knopp balances all rows at once.
     teacher: TeacherOutput = model.teacher(*views, **(scored if method.targets == "center" else {}))
-    output: StudentOutput = student(*views, batch.drop, **scored)
-    of_cls, of_patches = targets_of(model, teacher, batch, values, method)
-    masks, like, patches = batch.masks, teacher.patch_mean, output.patch
+    masks = batch.masks if teacher.masks is None else teacher.masks
+    output: StudentOutput = student(views[0], masks, views[2], batch.drop, **scored)
+    of_cls, of_patches = targets_of(model, teacher, batch, masks, values, method)
+    like, patches = teacher.patch_mean, output.patch
     weight = loss_weight(masks).to(like.dtype)
     seen = _sums(output, weight) if observe else (None, None)
     how = method.student_temp, fused

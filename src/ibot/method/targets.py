@@ -13,7 +13,7 @@ from ibot.method.center import sinkhorn_probs
 from ibot.method.losses import hard_labels, teacher_probs
 from ibot.method.model import StudentTeacher, TeacherOutput
 from ibot.models.head import Scored, at_least_float32
-from ibot.types import Batch, StepValues
+from ibot.types import Batch, Masks, StepValues
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +79,7 @@ def targets_of(
     model: StudentTeacher,
     teacher: TeacherOutput,
     batch: Batch,
+    masks: Masks,
     values: StepValues,
     method: MethodConfig,
 ) -> tuple[Targets, Targets]:
@@ -97,7 +98,7 @@ def targets_of(
         balanced = sinkhorn_probs(teacher.cls.flatten(0, 1), values.teacher_temp)
         cls = Targets(source=balanced.view_as(teacher.cls))
     if model.tokenizer is not None:
-        given = model.tokenizer.targets(batch.global_views, batch.masks, values.patch_temp)
+        given = model.tokenizer.targets(batch.global_views, masks, values.patch_temp)
         patch = Targets(source=given, hard=hard)
     elif method.targets == "sinkhorn":
         assert isinstance(teacher.patch, Tensor)

@@ -79,6 +79,8 @@ def beyond_paper(config: Config) -> list[str]:
         "method.targets=sinkhorn (Sinkhorn-Knopp instead of centering)": method.targets
         == "sinkhorn",
         "method.patch_balance=all (Sinkhorn-Knopp over all patches)": method.patch_balance == "all",
+        "mask.shape=attention (hides what the teacher attends to)": config.mask.shape
+        == "attention",
         f"method.visible_weight={method.visible_weight:g} (a patch loss on visible patches)": (
             method.visible_weight > 0
         ),

@@ -116,7 +116,8 @@ def config_of(asked: Asked) -> Config:
 
 def _predicting(asked: Asked, config: Config) -> Predicting | None:
     """The teacher with its head; None where targets come from elsewhere or nothing is hidden."""
-    if config.method.patch_target != "online" or config.method.patch_match != "hidden":
+    online = config.method.patch_target == "online" and config.mask.shape != "attention"
+    if not online or config.method.patch_match != "hidden":
         return None
     backbone = asked.loaded().backbone
     head = projection_head(load_weights(asked.weights, asked.key), backbone.embed_dim, asked.key)
@@ -136,6 +137,8 @@ def _predicting(asked: Asked, config: Config) -> Predicting | None:
 def _why_none(asked: Asked, config: Config) -> str:
     if config.method.patch_match != "hidden":
         return f"none, as nothing is hidden: method.patch_match={config.method.patch_match}"
+    if config.mask.shape == "attention":
+        return "none, as the teacher of each step says what is hidden: mask.shape=attention"
     if config.method.patch_target != "online":
         return f"not shown: they come from method.patch_target={config.method.patch_target}"
     return "none, as a recipe has no teacher" if asked.config else "none, as there is no head"

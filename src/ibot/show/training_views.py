@@ -79,7 +79,7 @@ def training_views(
     without its border, where the training cuts that off.
 
     Pairs of patches that an ablation predicts in place of hidden ones hide nothing, nor does an
-    epoch before the first masks.
+    epoch before the first masks; and what a teacher's attention hides is not known here.
     """
     image = without_border(image) if config.data.trim_border else image
     seed, augment, index = config.train.seed, config.augment, np.array([number])
@@ -87,7 +87,8 @@ def training_views(
     grid, num_global = mask_grid(config), augment.num_global
     hidden = np.zeros((num_global, *grid), bool)
     local_hidden = None
-    if config.method.patch_match == "hidden" and epoch >= epochs_whole(config):
+    drawn = config.method.patch_match == "hidden" and config.mask.shape != "attention"
+    if drawn and epoch >= epochs_whole(config):
         masks = make_masks(config.mask, grid, num_global, seed, epoch, index)
         hidden = masks.map[:, 0].unflatten(1, grid).numpy()
         if config.mask.views == "all":

@@ -1,0 +1,71 @@
+"""What options of hidden patches, their losses and targets cannot work with, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ibot.config.schema import Config
+
+
+def patch_problems(config: Config) -> Iterator[str]:
+    """A line for each contradiction in `mask`, and in what `method` says of patches."""
+    mask, method = config.mask, config.method
+    for mean, half_width in mask.ratio:
+        if not 0 <= mean - half_width <= mean + half_width <= 1:
+            yield (
+                f"mask.ratio {mean:g}:{half_width:g}: mean minus and plus half-width must lie "
+                "within 0 and 1"
+            )
+    if not mask.ratio:
+        yield "mask.ratio is empty"
+    if mask.views == "all":
+        yield from _local_mask_problems(config)
+    if mask.shape == "attention":
+        yield from _attention_problems(config)
+    hides = method.patch_match == "hidden" and method.patch_target == "online"
+    if method.visible_weight < 0:
+        yield f"method.visible_weight={method.visible_weight:g} must not be negative"
+    if method.visible_weight and not (hides and mask.views != "all"):
+        yield (
+            "method.visible_weight needs method.patch_match=hidden, method.patch_target=online and "
+            "no masks of local views (mask.views)"
+        )
+    balanced = method.targets == "sinkhorn" and method.patch_target == "online"
+    if method.patch_balance == "all" and not (balanced and mask.views != "all"):
+        yield (
+            "method.patch_balance=all needs method.targets=sinkhorn, method.patch_target=online "
+            "and no masks of local views (mask.views)"
+        )
+
+
+def _local_mask_problems(config: Config) -> Iterator[str]:
+    augment, method, stride = config.augment, config.method, config.model.stride
+    if not augment.num_local or method.patch_match != "hidden" or method.patch_target != "online":
+        yield (
+            "mask.views=all hides patches of local views: it needs augment.num_local above 0, "
+            "method.patch_match=hidden and method.patch_target=online"
+        )
+    if config.model.kind == "swin" and any(side % stride for side in augment.local_size):
+        height, width = augment.local_size
+        yield (
+            f"augment.local_size={height},{width} must be multiples of {stride} with mask.views=all"
+        )
+
+
+def _attention_problems(config: Config) -> Iterator[str]:
+    model = config.model
+    if model.kind != "vit" or model.mean_pooling:
+        yield (
+            "mask.shape=attention hides what a class token attends to: it needs model.kind=vit "
+            "and model.mean_pooling=false"
+        )
+    if config.method.patch_match != "hidden" or config.mask.views == "all":
+        yield (
+            "mask.shape=attention needs method.patch_match=hidden and no masks of local views "
+            "(mask.views)"
+        )
+    if config.system.shard == "fsdp":
+        yield (
+            "mask.shape=attention reads weights of the last block, of which system.shard=fsdp "
+            "leaves each process a part"
+        )
