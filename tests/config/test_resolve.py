@@ -74,6 +74,8 @@ def test_every_recipe_passes_the_checks(name):
         ("method.visible_weight=1 method.patch_match=position", "method.visible_weight needs"),
         ("method.visible_weight=1 method.patch_target=color", "method.visible_weight needs"),
         ("method.patch_balance=all", "method.patch_balance=all needs method.targets=sinkhorn"),
+        ("method.patch_target_norm=false method.patch_match=feature", "patch_target_norm=false"),
+        ("method.patch_target_norm=false model.mean_pooling=true", "patch_target_norm=false"),
         ("mask.shape=attention model.mean_pooling=true", "a class token attends to"),
         ("mask.shape=attention mask.views=all", "mask.shape=attention needs"),
         ("mask.shape=attention method.patch_match=feature", "mask.shape=attention needs"),
@@ -96,6 +98,7 @@ def test_settings_that_cannot_work_are_named(text, named):
         ("model.window=1", "model.window"),
         ("model.registers=4", "model.registers"),
         ("mask.shape=attention", "mask.shape=attention"),
+        ("method.patch_target_norm=false", "method.patch_target_norm=false leaves out"),
     ],
 )
 def test_settings_that_cannot_work_in_a_swin_are_named(text, named):

@@ -201,6 +201,29 @@ def test_of_equal_attention_the_first_patches_are_hidden():
     assert not len(early.index) and not len(early.visible.index) and not early.map.any()
 
 
+@FORMS
+@pytest.mark.parametrize("shape", ["block", "attention"])
+def test_targets_of_patches_can_come_from_before_the_final_norm(shape, form):
+    config = settings(patch_target_norm=False)
+    case = Case(replace(config, mask=MaskConfig(shape=shape)))
+    model = case.model
+    model.teacher.backbone.norm.weight.data.uniform_(0.5, 2.0)
+    out = case.step(form)
+    with torch.no_grad():
+        images = case.batch.global_views.flatten(0, 1)
+        normed = model.teacher.backbone(images)
+        (raw,) = model.teacher.backbone.last_layers(images, 1, norm=False)
+        z = model.teacher.head.project_both(normed.cls, raw.patches.flatten(0, 1))
+        cls, patches = model.teacher.head.logits(*z)
+    torch.testing.assert_close(out.teacher.features.flatten(0, 1), normed.cls)
+    torch.testing.assert_close(out.teacher.cls_mean, cls.mean(0))
+    torch.testing.assert_close(out.teacher.patch_mean, patches.mean(0))
+    hidden = (out.teacher.masks or case.batch.masks).map
+    probs = teacher_probs(patches, model.patch_center.value, VALUES.patch_temp)
+    wanted = case.losses(probs, hidden, hidden)
+    assert out.metrics["patch_loss"].item() == pytest.approx(wanted.item(), rel=1e-9)
+
+
 def test_before_the_masks_start_visible_patches_are_in_no_loss_either():
     case = Case(settings(visible_weight=0.5))
     out = case.step("auto", hides_patches=False)

@@ -30,6 +30,12 @@ def patch_problems(config: Config) -> Iterator[str]:
             "method.visible_weight needs method.patch_match=hidden, method.patch_target=online and "
             "no masks of local views (mask.views)"
         )
+    if not method.patch_target_norm and not (hides and _has_norm(config)):
+        yield (
+            "method.patch_target_norm=false leaves out the final norm of a ViT: it needs "
+            "model.kind=vit, model.mean_pooling=false, method.patch_match=hidden and "
+            "method.patch_target=online"
+        )
     balanced = method.targets == "sinkhorn" and method.patch_target == "online"
     if method.patch_balance == "all" and not (balanced and mask.views != "all"):
         yield (
@@ -52,9 +58,13 @@ def _local_mask_problems(config: Config) -> Iterator[str]:
         )
 
 
+def _has_norm(config: Config) -> bool:
+    """Whether there is a class token, and a norm behind it and the patches."""
+    return config.model.kind == "vit" and not config.model.mean_pooling
+
+
 def _attention_problems(config: Config) -> Iterator[str]:
-    model = config.model
-    if model.kind != "vit" or model.mean_pooling:
+    if not _has_norm(config):
         yield (
             "mask.shape=attention hides what a class token attends to: it needs model.kind=vit "
             "and model.mean_pooling=false"

@@ -66,14 +66,13 @@ class MaskConfig:
     """Pairs (mean, half-width) of the masked share; one pair is drawn uniformly, then a ratio
     within it."""
     shape: Literal["block", "random", "attention"] = "block"
-    """Block-wise (BEiT), independent patches, or those that the teacher's class token attends to
-    most (beyond the paper: AttMask-High)."""
+    """Block-wise (BEiT), independent, or (beyond the paper: AttMask) where the teacher attends."""
     ratio_per: Literal["view", "image"] = "view"
     """Draw the ratio anew for each global view (published code) or once per image (paper; quirk
     Q14)."""
     start: Duration = field(default_factory=lambda: duration("0 epochs"))
     """Before it nothing is hidden and there is no patch loss; the patch temperature warms up from
-    here. Published in epochs; until it was a duration: `start_epoch`."""
+    here. Published in epochs (`pred_start_epoch`)."""
     views: Literal["global", "first", "all"] = field(default="global", repr=False)
     """Views with hidden patches: every global one (the method), the first one alone, or the local
     ones as well (pipelines b, d and c of figure 7; the last one makes the teacher see the local
@@ -215,9 +214,8 @@ class MethodConfig:
     targets: Literal["center", "sinkhorn"] = "center"
     """Teacher targets by centering (paper) or Sinkhorn-Knopp (beyond the paper: SwAV, DINOv2)."""
     patch_balance: Literal["masked", "all"] = field(default="masked", repr=False)
-    """Teacher patches that Sinkhorn-Knopp balances together: those in a loss, mostly the masked
-    ones, or all of the global views, of which the former are then taken (beyond the paper). The
-    scores of all, K' each, are in memory as a whole."""
+    """Teacher patches that Sinkhorn-Knopp balances together: those in a loss, or (beyond the paper)
+    all of the global views, whose scores, K' each, are then in memory as a whole."""
     patch_target: Literal["online", "frozen", "color", "clusters"] = "online"
     """What the student predicts for a hidden patch: the teacher's distribution (the method); that
     of a frozen network, the mean colour, or the nearest of K' clusters of raw patches
@@ -226,6 +224,8 @@ class MethodConfig:
     """Which teacher patch a student patch predicts: itself, hidden, in the same view (the method);
     or, without masks, that of the other global view at the nearest place or with the most
     similar feature (ablations, appendix E)."""
+    patch_target_norm: bool = field(default=True, repr=False)
+    """Patch targets from behind the teacher's final norm; false: before it (beyond the paper)."""
     patch_labels: Literal["soft", "hard"] = field(default="soft", repr=False)
     """Targets of hidden patches: the distribution (the method), or all on its largest entry
     (ablation, table 18)."""
@@ -240,9 +240,8 @@ class MethodConfig:
     patch_weight: float = 1.0
     """Weight of the masked-patch loss."""
     visible_weight: float = field(default=0.0, repr=False)
-    """Weight of the same loss on the visible patches of all global views, hidden patches or not;
-    each view counts once (beyond the paper). Sinkhorn-Knopp then balances all patches together,
-    whose scores are in memory as a whole."""
+    """Weight of that of visible patches, a mean over all global views, those without a mask too
+    (beyond the paper). Sinkhorn-Knopp then balances all patches, as by `patch_balance`."""
     koleo_weight: float = 0.0
     """Weight of the KoLeo regulariser on the student's class tokens (beyond the paper: DINOv2)."""
     momentum: float = 0.996

@@ -10,7 +10,7 @@ head runs on all of them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +24,7 @@ from ibot.method.network import Network
 from ibot.method.tokenizers import PatchTokenizer
 from ibot.models.contract import Views
 from ibot.models.head import ProjectionHead, Scored, at_least_float32
-from ibot.types import Masks
+from ibot.types import Masks, TokenOutput
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +134,7 @@ class Teacher(Network):
         super().__init__(config, drop_path=0.0, masked=False, shared=config.head.shared_teacher)
         self.matches_features = config.method.patch_match == "feature"
         self.attends = config.mask.shape == "attention"
+        self.normed = config.method.patch_target_norm
         self.balances_all = config.method.patch_balance == "all"
         self.requires_grad_(False)
 
@@ -151,19 +152,16 @@ class Teacher(Network):
         `scored` the last layer is left to the losses, but for the means.
         """
         num_global, batch = global_views.shape[:2]
-        images = global_views.flatten(0, 1)
-        if self.attends:
-            output, attention = self.backbone.tokens_and_attention(images)
+        output, attention = self._tokens(global_views.flatten(0, 1))
+        if attention is not None:
             masks = most_attended(masks, attention.mean(dim=1).unflatten(0, (num_global, batch)))
-        else:
-            output = self.backbone(images)
         z_cls, z_patches = self.head.project_both(output.cls, output.patches.flatten(0, 1))
         places = places_in_loss(masks) if masks.target is None else masks.target
         if self.matches_features:
             places = most_similar(output.patches.unflatten(0, (num_global, batch)))[masks.index]
         wanted = z_patches if self.balances_all else z_patches[places]
         if masks.local is not None and local_views is not None:
-            local = self.backbone(local_views.flatten(0, 1))
+            local, _ = self._tokens(local_views.flatten(0, 1))
             _, z_local = self.head.project_both(local.cls, local.patches.flatten(0, 1))
             wanted = torch.cat([wanted, z_local[masks.local.index]])
         cls, patch = _last_layer(self.head, z_cls, wanted, batch, scored)
@@ -179,6 +177,21 @@ class Teacher(Network):
             places=places if self.balances_all else None,
             masks=masks if self.attends else None,
         )
+
+    def _tokens(self, images: Tensor) -> tuple[TokenOutput, Tensor | None]:
+        """Tokens, of patches perhaps before the final norm; and the attention of the class token
+        [B, heads, N] where it says what is hidden.
+        """
+        attention = None
+        if self.attends:
+            output, attention = self.backbone.tokens_and_attention(images, norm=self.normed)
+        elif self.normed:
+            output = self.backbone(images)
+        else:
+            (output,) = self.backbone.last_layers(images, 1, norm=False)
+        if not self.normed:
+            output = replace(output, cls=self.backbone.get_submodule("norm")(output.cls))
+        return output, attention
 
 
 class StudentTeacher(nn.Module):

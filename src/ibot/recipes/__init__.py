@@ -81,6 +81,9 @@ def beyond_paper(config: Config) -> list[str]:
         "method.patch_balance=all (Sinkhorn-Knopp over all patches)": method.patch_balance == "all",
         "mask.shape=attention (hides what the teacher attends to)": config.mask.shape
         == "attention",
+        "method.patch_target_norm=false (patch targets before the final norm)": (
+            not method.patch_target_norm
+        ),
         f"method.visible_weight={method.visible_weight:g} (a patch loss on visible patches)": (
             method.visible_weight > 0
         ),
