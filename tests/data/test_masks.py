@@ -287,6 +287,21 @@ def test_masks_of_local_views_are_those_of_further_views(shape):
     np.testing.assert_array_equal(*both)
 
 
+def test_the_least_area_of_a_block_can_be_chosen():
+    grid, index = (14, 12), np.arange(60)
+
+    def maps(**settings):
+        made = make_masks(MaskConfig(ratio=((0.3, 0.0),), **settings), grid, 2, 0, 0, index)
+        return made.map.unflatten(-1, grid)
+
+    def edges(hidden):  # between hidden and visible cells: many small blocks have more
+        return sum((hidden.diff(dim=dim) != 0).sum().item() for dim in (-1, -2))
+
+    assert torch.equal(maps(), maps(min_block=16)), "as published: (12 // 3) ** 2"
+    assert edges(maps(min_block=1)) > 1.2 * edges(maps()) > 1.2 * 1.2 * edges(maps(min_block=50))
+    assert maps(min_block=50).flatten(2).sum(-1).max() <= 0.3 * 14 * 12
+
+
 def test_masks_can_be_emptied():
     masks = make_masks(MaskConfig(ratio=((0.3, 0.0),)), (14, 9), 2, 0, 2, np.arange(8))
     early = masks.emptied()

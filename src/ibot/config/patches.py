@@ -18,6 +18,10 @@ def patch_problems(config: Config) -> Iterator[str]:
             )
     if not mask.ratio:
         yield "mask.ratio is empty"
+    if mask.min_block < 0:
+        yield f"mask.min_block={mask.min_block} must not be negative"
+    if mask.min_block and mask.shape != "block":
+        yield f"mask.min_block is of blocks, and mask.shape={mask.shape}"
     if mask.views == "all":
         yield from _local_mask_problems(config)
     if mask.shape == "attention":

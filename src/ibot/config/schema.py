@@ -71,12 +71,13 @@ class MaskConfig:
     """Draw the ratio anew for each global view (published code) or once per image (paper; quirk
     Q14)."""
     start: Duration = field(default_factory=lambda: duration("0 epochs"))
-    """Before it nothing is hidden and there is no patch loss; the patch temperature warms up from
-    here. Published in epochs (`pred_start_epoch`)."""
+    """Until then nothing is hidden or in a patch loss; the patch temperature warms up from here."""
     views: Literal["global", "first", "all"] = field(default="global", repr=False)
     """Views with hidden patches: every global one (the method), the first one alone, or the local
     ones as well (pipelines b, d and c of figure 7; the last one makes the teacher see the local
     views too)."""
+    min_block: int = field(default=0, repr=False)
+    """Cells of the smallest block drawn; 0: published, a third of the shorter side squared."""
     full_width: bool = False
     """Let one block span the whole width or height (the published code forbids it; quirk Q15)."""
 

@@ -96,6 +96,7 @@ def _block_masks(
 ) -> NDArray[np.bool_]:
     """Maps bool [V, B, h, w] with about `targets` [V, B] hidden cells in rectangles (2.3.2)."""
     maps = np.zeros((*targets.shape, *grid), dtype=bool)
+    low = config.min_block or (min(grid) // 3) ** 2
     limits = grid if config.full_width else (grid[0] - 1, grid[1] - 1)
     view, image = np.nonzero(targets >= 1)
     if not len(view):
@@ -109,7 +110,7 @@ def _block_masks(
         targets[view, image].tolist(), drawn, *(key.tolist() for key in keys), strict=True
     ):
         draws = _four_at_a_time(few, (seed, epoch, i, v))
-        numbers.append(_blocks(target, grid, limits, draws).to_bytes(num_bytes, "little"))
+        numbers.append(_blocks(target, grid, low, limits, draws).to_bytes(num_bytes, "little"))
     bits = np.frombuffer(b"".join(numbers), np.uint8).reshape(-1, num_bytes)
     cells = np.unpackbits(bits, axis=1, count=grid[0] * grid[1], bitorder="little")
     maps[view, image] = cells.reshape(-1, *grid)
@@ -117,13 +118,18 @@ def _block_masks(
 
 
 def _blocks(
-    target: float, grid: tuple[int, int], limits: tuple[int, int], draws: Iterator[Sequence[float]]
+    target: float,
+    grid: tuple[int, int],
+    low: int,
+    limits: tuple[int, int],
+    draws: Iterator[Sequence[float]],
 ) -> int:
     """Cells of rectangles on a grid [h, w], until `target` are hidden or ten rectangles in a row
     fail: cell (y, x) is bit y * w + x.
+
+    low: least area drawn for a rectangle. limits: its greatest height and width.
     """
     height, width = grid
-    low = (min(height, width) // 3) ** 2
     mask, hidden, failures = 0, 0, 0
     first_column = _first_columns(height, width)
     # With less than one cell of room nothing fits any more (quirk Q17: the published code tries ten

@@ -79,6 +79,9 @@ def beyond_paper(config: Config) -> list[str]:
         "method.targets=sinkhorn (Sinkhorn-Knopp instead of centering)": method.targets
         == "sinkhorn",
         "method.patch_balance=all (Sinkhorn-Knopp over all patches)": method.patch_balance == "all",
+        f"mask.min_block={config.mask.min_block} (cells of the smallest block of a mask)": (
+            config.mask.min_block > 0
+        ),
         "mask.shape=attention (hides what the teacher attends to)": config.mask.shape
         == "attention",
         "method.patch_target_norm=false (patch targets before the final norm)": (
