@@ -60,6 +60,7 @@ CURES: dict[str, Sequence[str] | None] = {
     "patch temperature 0.02": ("method.patch_temp=0.02", "method.patch_temp_start=0.02"),
     "targets without the last norm": ("method.patch_target_norm=false",),
     "4 registers": ("model.registers=4",),
+    "targets less their view's mean": ("method.patch_residual=true",),
     "patches by position": ("method.patch_match=position",),
 }
 

@@ -224,6 +224,28 @@ def test_targets_of_patches_can_come_from_before_the_final_norm(shape, form):
     assert out.metrics["patch_loss"].item() == pytest.approx(wanted.item(), rel=1e-9)
 
 
+@FORMS
+def test_targets_of_patches_can_be_what_they_add_to_the_mean_of_their_view(form):
+    case = Case(settings(patch_residual=True))
+    model = case.model
+    out = case.step(form)
+    rows = []
+    with torch.no_grad():
+        output = model.teacher.backbone(case.batch.global_views.flatten(0, 1))
+        for cls, patches in zip(output.cls, output.patches, strict=True):
+            z = model.teacher.head.project_both(cls[None], patches)[1]
+            for row in z:
+                more = row - sum(z) / N
+                rows.append(more / more.square().sum().sqrt())
+        z = torch.stack(rows)
+        logits = model.teacher.head.logits(z[:0], z)[1]
+    torch.testing.assert_close(out.teacher.patch_mean, logits.mean(0))
+    hidden = case.batch.masks.map
+    probs = teacher_probs(logits, model.patch_center.value, VALUES.patch_temp)
+    wanted = case.losses(probs, hidden, hidden)
+    assert out.metrics["patch_loss"].item() == pytest.approx(wanted.item(), rel=1e-9)
+
+
 def test_before_the_masks_start_visible_patches_are_in_no_loss_either():
     case = Case(settings(visible_weight=0.5))
     out = case.step("auto", hides_patches=False)

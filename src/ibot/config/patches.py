@@ -40,6 +40,12 @@ def patch_problems(config: Config) -> Iterator[str]:
             "model.kind=vit, model.mean_pooling=false, method.patch_match=hidden and "
             "method.patch_target=online"
         )
+    if method.patch_residual and not (hides and mask.views != "all" and config.head.bottleneck_dim):
+        yield (
+            "method.patch_residual=true needs method.patch_match=hidden, "
+            "method.patch_target=online, head.bottleneck_dim above 0 and no masks of local views "
+            "(mask.views)"
+        )
     balanced = method.targets == "sinkhorn" and method.patch_target == "online"
     if method.patch_balance == "all" and not (balanced and mask.views != "all"):
         yield (

@@ -227,6 +227,9 @@ class MethodConfig:
     similar feature (ablations, appendix E)."""
     patch_target_norm: bool = field(default=True, repr=False)
     """Patch targets from behind the teacher's final norm; false: before it (beyond the paper)."""
+    patch_residual: bool = field(default=False, repr=False)
+    """Patch targets from what a patch adds to the mean patch of its view, behind the teacher's
+    bottleneck: else all patches of a view may share a few words (beyond the paper)."""
     patch_labels: Literal["soft", "hard"] = field(default="soft", repr=False)
     """Targets of hidden patches: the distribution (the method), or all on its largest entry
     (ablation, table 18)."""

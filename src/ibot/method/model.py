@@ -135,6 +135,7 @@ class Teacher(Network):
         self.matches_features = config.method.patch_match == "feature"
         self.attends = config.mask.shape == "attention"
         self.normed = config.method.patch_target_norm
+        self.residual = config.method.patch_residual
         self.balances_all = config.method.patch_balance == "all"
         self.requires_grad_(False)
 
@@ -156,6 +157,8 @@ class Teacher(Network):
         if attention is not None:
             masks = most_attended(masks, attention.mean(dim=1).unflatten(0, (num_global, batch)))
         z_cls, z_patches = self.head.project_both(output.cls, output.patches.flatten(0, 1))
+        if self.residual:
+            z_patches = residuals(z_patches.unflatten(0, output.patches.shape[:2])).flatten(0, 1)
         places = places_in_loss(masks) if masks.target is None else masks.target
         if self.matches_features:
             places = most_similar(output.patches.unflatten(0, (num_global, batch)))[masks.index]
@@ -230,6 +233,11 @@ class StudentTeacher(nn.Module):
         student, teacher = (net.named_parameters() for net in (self.student, self.teacher))
         trained = dict(student)
         return [(p, trained[name]) for name, p in teacher if name in trained]
+
+
+def residuals(rows: Tensor) -> Tensor:
+    """Rows [views, N, d] of patches less the mean of their view, of length 1 again."""
+    return F.normalize(rows - rows.mean(dim=1, keepdim=True), dim=-1)
 
 
 def _last_layer(

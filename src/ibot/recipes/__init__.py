@@ -87,6 +87,9 @@ def beyond_paper(config: Config) -> list[str]:
         "method.patch_target_norm=false (patch targets before the final norm)": (
             not method.patch_target_norm
         ),
+        "method.patch_residual=true (patch targets less the mean of their view)": (
+            method.patch_residual
+        ),
         f"method.visible_weight={method.visible_weight:g} (a patch loss on visible patches)": (
             method.visible_weight > 0
         ),
