@@ -61,6 +61,7 @@ CURES: dict[str, Sequence[str] | None] = {
     "targets without the last norm": ("method.patch_target_norm=false",),
     "4 registers": ("model.registers=4",),
     "targets less their view's mean": ("method.patch_residual=true",),
+    "the same, separate heads, 256 words": ("method.patch_residual=true", *FEW_WORDS),
     "patches by position": ("method.patch_match=position",),
 }
 
