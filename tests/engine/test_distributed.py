@@ -55,9 +55,20 @@ def steady(small):
 
 
 @pytest.mark.distributed
-@pytest.mark.parametrize("targets", ["center", "sinkhorn"])
-def test_two_processes_see_the_images_of_one_and_follow_its_losses(steady, tmp_path, targets):
-    config = apply(steady, [f"method.targets={targets}", "method.koleo_weight=0.1"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["method.targets=center"],
+        ["method.targets=sinkhorn"],
+        [
+            *("method.targets=sinkhorn", "method.visible_weight=0.3", "method.patch_balance=all"),
+            *("method.patch_target_norm=false", "mask.start=25 percent"),
+        ],
+    ],
+    ids=["center", "sinkhorn", "options of patches"],
+)
+def test_two_processes_see_the_images_of_one_and_follow_its_losses(steady, tmp_path, settings):
+    config = apply(steady, [*settings, "method.koleo_weight=0.1"])
     done, seen = train_in_two(config, tmp_path / "two")
     assert [process.returncode for process in done] == [0, 0], "".join(
         process.stderr for process in done

@@ -89,6 +89,22 @@ def test_stopping_in_mid_epoch_and_resuming_changes_nothing(small, unbroken, tmp
     assert len(kept[0]) == len(kept[1]) == 1
 
 
+def test_resuming_changes_nothing_with_options_of_patches_before_and_behind_the_first_masks(
+    small, tmp_path
+):
+    config = apply(
+        small,
+        [
+            *("mask.start=40 percent", "mask.shape=attention", "train.length=10 steps"),
+            *("method.visible_weight=0.3", "method.patch_target_norm=false"),
+        ],
+    )
+    quiet(config, tmp_path / "whole")
+    for end in (2, 6, 0):
+        quiet(apply(config, [f"train.max_steps={end}"]), tmp_path / "parts")
+    assert_equal_runs(tmp_path / "whole", tmp_path / "parts")
+
+
 def test_a_run_may_stop_at_a_step_that_was_not_observed(small, tmp_path):
     small = apply(small, ["log.every=50"])
     for end in (3, 4):  # the resumed run makes step 3 alone, which is no multiple of ten
