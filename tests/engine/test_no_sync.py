@@ -59,6 +59,10 @@ VARIED = {
         *("train.accumulate=2", "head.shared=false", "head.shared_teacher=false"),
         "train.batch=4",
     ],
+    "options of patches": [
+        *("mask.shape=attention", "method.visible_weight=0.3", "method.patch_balance=all"),
+        "method.patch_target_norm=false",
+    ],
     "sgd": ["optim.name=sgd"],
     "lars": ["optim.name=lars"],
 }
