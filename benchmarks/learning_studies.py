@@ -47,13 +47,16 @@ LOSSES = {
     "patch loss alone": PATCH_ALONE,
 }
 FEW_WORDS = ("head.shared=false", "head.shared_teacher=false", "head.patch_out_dim=256")
+RESIDUAL = ("method.patch_residual=true",)
+SHARP = ("method.patch_temp=0.02", "method.patch_temp_start=0.02")
+RANDOM_PATCHES = ("mask.shape=random", "mask.ratio=0:0,0.7:0.05")
 CURES: dict[str, Sequence[str] | None] = {
     "from half of the run": ("mask.start=50 percent",),
     "from a fifth of the run": ("mask.start=20 percent",),
     "weight 0.3": ("method.patch_weight=0.3",),
     "one view in two": ("mask.views=first",),
     "ratio 0.1 to 0.5 always": ("mask.ratio=0.3:0.2",),
-    "random patches, ratio 0 or 0.7": ("mask.shape=random", "mask.ratio=0:0,0.7:0.05"),
+    "random patches, ratio 0 or 0.7": RANDOM_PATCHES,
     "ratio 0 or 0.15": ("mask.ratio=0:0,0.15:0.1",),
     "separate heads": ("head.shared=false", "head.shared_teacher=false"),
     "separate heads, 256 words": FEW_WORDS,
@@ -62,11 +65,18 @@ CURES: dict[str, Sequence[str] | None] = {
     "all patches balanced": ("method.patch_balance=all",),
     "attended patches hidden": ("mask.shape=attention",),
     "patch temperature 0.07": ("method.patch_temp=0.07", "method.patch_temp_start=0.07"),
-    "patch temperature 0.02": ("method.patch_temp=0.02", "method.patch_temp_start=0.02"),
+    "patch temperature 0.02": SHARP,
     "targets without the last norm": ("method.patch_target_norm=false",),
     "4 registers": ("model.registers=4",),
-    "targets less their view's mean": ("method.patch_residual=true",),
-    "the same, separate heads, 256 words": ("method.patch_residual=true", *FEW_WORDS),
+    "residual targets": RESIDUAL,
+    "residual, separate heads, 256 words": (*RESIDUAL, *FEW_WORDS),
+    "residual, visible patches too": (*RESIDUAL, "method.visible_weight=1"),
+    "residual, all balanced": (*RESIDUAL, "method.patch_balance=all"),
+    "residual, weight 2": (*RESIDUAL, "method.patch_weight=2"),
+    "residual, patch temperature 0.02": (*RESIDUAL, *SHARP),
+    "residual, one view in two": (*RESIDUAL, "mask.views=first"),
+    "residual, random, 0 or 0.7": (*RESIDUAL, *RANDOM_PATCHES),
+    "residual, from a fifth of the run": (*RESIDUAL, "mask.start=20 percent"),
     "patches by position": ("method.patch_match=position",),
 }
 
