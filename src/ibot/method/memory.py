@@ -213,7 +213,16 @@ def _backbone(config: Config, size: Size, width: int, rows: float, gpu: bool) ->
         kept += depth * tokens * mixing + ((depth - 1) * tokens + finished) * after
     if recomputed != "off":
         kept += whole  # of the block whose turn it is
-    return kept + SINGLE * rows * embed_dim(model)
+    return kept + SINGLE * rows * embed_dim(model) + _pixels(config, size, width, gpu)
+
+
+def _pixels(config: Config, size: Size, width: int, gpu: bool) -> float:
+    """Of a view's own pixels, which the patch embedding keeps: cut to patches, or cast."""
+    model = config.model
+    # A convolution of float32 keeps the view itself, which is counted already.
+    cut = model.kind == "vit" and not gpu and config.system.kernels != "reference"
+    copied = cut or width == HALF
+    return width * len(model.channels) * size[0] * size[1] if copied else 0.0
 
 
 def _of_token(
@@ -259,4 +268,6 @@ def _scores(config: Config, images: int, gpu: bool) -> float:
         return plain
     # In chunks: scores and targets of one, and a gradient of the prototypes for each loss.
     chunk = 2 * SINGLE * CHUNK[gpu]
+    if config.method.targets == "sinkhorn":  # which balances all rows: logits and targets are there
+        chunk += SINGLE * images * 2 * teacher
     return min(plain, chunk + SINGLE * (2 * prototypes + prototypes + followed))
