@@ -9,19 +9,22 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from benchmarks.peaks import held_at_most
-from benchmarks.step import VALUES
 
 from ibot import apply, recipe
+from ibot.engine.random_steps import VALUES, random_batch
 from ibot.engine.trial import build_update
 from ibot.kernels.choice import using
 from ibot.kernels.library import has_blocks
 from ibot.method.memory import Parameters, step_memory
 from ibot.models.parameters import largest_block
-from ibot.studies.probing import random_batch
 
 CPU, MIB = torch.device("cpu"), 2**20
 SIZES = {
     "sixteen tokens a view": ("tiny32", ["train.batch=32"]),
+    "large patches of a narrow network": (
+        "tiny64",
+        ["augment.global_size=96", "augment.local_size=48", "train.batch=16"],
+    ),
     "many tokens, many local views": (
         "tiny32",
         [
