@@ -66,7 +66,9 @@ KERNELS = [
 @pytest.mark.parametrize("kernels", KERNELS)
 @pytest.mark.parametrize("kind", ["float32", "bfloat16"])
 @pytest.mark.parametrize(("name", "settings"), SIZES.values(), ids=SIZES)
-def test_the_peak_of_a_step_is_within_a_tenth_of_the_formula(name, settings, kind, kernels):
+def test_the_peak_of_a_step_is_that_of_the_formula_within_a_few_percent(
+    name, settings, kind, kernels
+):
     own = [f"train.precision={kind}", f"system.kernels={kernels}"]
     config = apply(recipe(name), [*settings, *own])
     formula = step_memory(config, config.train.batch, half=kind == "bfloat16")
@@ -75,7 +77,9 @@ def test_the_peak_of_a_step_is_within_a_tenth_of_the_formula(name, settings, kin
     # The profiler counts neither what was there before the step nor that gradients of the step
     # before are freed; the views are there before.
     by_formula = formula.peak - formula.views
-    assert by_formula == pytest.approx(formula.states + held, rel=0.1)
+    assert by_formula == pytest.approx(
+        formula.states + held, rel=0.1 if kernels == "reference" else 0.07
+    )
     assert by_formula > 1.2 * formula.states, "else it shows nothing"
 
 

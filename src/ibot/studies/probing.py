@@ -37,7 +37,7 @@ COPIED = 2**26
 
 
 def beside(load: Load) -> str:
-    """In words what others took of the cores since the last reading; empty if it is not worth one."""
+    """What others took of the cores since the last reading, in words; empty if not worth one."""
     others = load.read()
     if others < BUSY:
         return ""
