@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
 
@@ -111,8 +112,9 @@ def run_trial(config: Config, source: Images, device: torch.device, whole: StepS
         meter.observe(step.read, time.perf_counter() - began, came - began)
         return watch.queued()
 
-    with closing(iter(loader)) as read, using(config.system.kernels):
-        steps = ahead(read, config, device, meter.measure)
+    reading: Any = iter(loader)  # a generator: its end ends the loader processes
+    with closing(reading), using(config.system.kernels):
+        steps = ahead(reading, config, device, meter.measure)
         began = time.perf_counter()
         for _ in range(WARM):
             take(steps)

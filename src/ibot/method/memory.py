@@ -144,7 +144,7 @@ def step_memory(
 
 
 def _cast(config: Config, count: Parameters, gpu: bool) -> int:
-    """Parameters whose casts autocast keeps: not of prototypes, nor of fused blocks, which cast anew."""
+    """Parameters whose casts autocast keeps: no prototypes, nor fused blocks, which cast anew."""
     head = config.head
     outputs = head.out_dim + (0 if head.shared else head.patch_out_dim)
     prototypes = outputs * (head.bottleneck_dim + 1) if head.bottleneck_dim else 0
