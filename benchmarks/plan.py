@@ -1,6 +1,6 @@
 """What `ibot plan` says of a training on this machine, and what the training then takes.
 
-    python -m benchmarks.plan [--cases tiny32 tiny96 c b] [--minutes 5] [--data DIR] [--json FILE]
+    python -m benchmarks.plan [--cases tiny32 tiny96 c b] [--minutes 5.3] [--data DIR] [--json FILE]
 
 Of each case, in turn, each in a process of its own as users start them: `ibot plan` with data, then
 a training of some seconds, whose images a second are those of its own metrics; in the next round
@@ -190,7 +190,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--cases", nargs="+", default=["tiny32", "tiny96", "c", "b"], choices=names)
     kinds = ["float32", "bfloat16"]
     parser.add_argument("--precision", nargs="+", default=kinds, choices=kinds)
-    parser.add_argument("--minutes", type=float, default=5.0, help="after which no round begins")
+    parser.add_argument("--minutes", type=float, default=5.3, help="after which no round begins")
     parser.add_argument("--data", type=Path, metavar="DIR", help="images of all cases")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where the record goes")
     options = parser.parse_args(arguments)
