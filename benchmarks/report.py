@@ -155,18 +155,20 @@ def _steps(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]
 
 
 PLANNED = (
-    *("case", "precision", "batch", "formula, s", "probe, s", "measured, s"),
-    *("formula : measured", "probe : measured", "spread"),
+    *("case", "precision", "batch", "plan, s", "measured, s", "plan : measured", "of each round"),
+    *("spread of the measured", "random images : measured", "formula : measured"),
     *("formula, MiB", "measured, MiB", "formula : measured"),
 )
 
 
 def _planned(row: Mapping[str, Any]) -> list[str]:
-    times = [f"{row[key]:.3g}" for key in ("formula_seconds", "probe_seconds", "seconds")]
-    times += [f"{row['formula_ratio']:.2f}", f"{row['probe_ratio']:.2f}"]
+    times = [f"{row[key]:.3g}" for key in ("plan_seconds", "seconds")]
+    each = " ".join(f"{ratio:.2f}" for ratio in row["ratios"])
+    times += [f"{row['plan_ratio']:.2f}", each, f"{row['spread']:.0%}"]
+    times += [f"{row[key]:.2f}" for key in ("probe_ratio", "formula_ratio")]
     sizes = [f"{row['formula_mib']:.0f}", f"{row['peak_mib']:.0f}", f"{row['memory_ratio']:.2f}"]
     of = [str(row[key]) for key in ("case", "precision", "batch")]
-    return [*of, *times, f"{row['spread']:.0%}", *sizes]
+    return [*of, *times, *sizes]
 
 
 def _grid(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

@@ -9,6 +9,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks import million, rounds
 from benchmarks.evaluation import report
+from benchmarks.plan import Case
 from benchmarks.report import PAGE, RESULTS, normal, page, records
 from benchmarks.step import kind_of, parted
 from benchmarks.trainings import rate
@@ -102,6 +103,17 @@ def test_the_page_of_records_says_where_each_table_is_from_and_that_no_gpu_was_m
     (tmp_path / "step_gpu.jsonl").write_text(f"{json.dumps(row)}\n")
     text = page(tmp_path)
     assert "There is no figure of a GPU" not in text and "| vit_s16 | 1,234 | H200 |" in text
+
+
+def test_forecasts_are_compared_with_what_was_measured_in_the_same_round(tmp_path):
+    case = Case(name="tiny32", kind="bfloat16", data=tmp_path)
+    case.row = {"formula_seconds": 0.2, "probe_seconds": 0.36}
+    case.row |= {"formula_mib": 99.0, "peak_mib": 100.0, "memory_ratio": 0.99}
+    # Another program ran in the second round, beside both.
+    case.planned, case.trained, case.others = [0.4, 0.9, 0.38], [0.4, 1.0, 0.4], [0.0, 1.0, 0.0]
+    rounds.write_record(tmp_path / "plan.json", "plan", [case.record()])
+    row = "| tiny32 | bfloat16 | 128 | 0.4 | 0.4 | 0.95 | 1.00 0.90 0.95 | 150% | 0.90 | 0.50 |"
+    assert f"{row} 99 | 100 | 0.99 |" in page(tmp_path)
 
 
 def test_rows_that_are_appended_say_how_they_were_made(tmp_path, monkeypatch):

@@ -9,8 +9,17 @@ import torch
 from ibot import apply, recipe
 from ibot.cli.main import main
 from ibot.data.scenes import write_folder
+from ibot.engine.random_steps import StepSize
 from ibot.studies.plan import Plan, in_words
 from ibot.system.jsonl import read_jsonl
+
+
+@pytest.fixture(autouse=True)
+def _short(monkeypatch):
+    """Trials of few steps, however the machine is."""
+    for name in ("SECONDS", "WARM_SECONDS"):
+        monkeypatch.setattr(f"ibot.engine.trial.{name}", 0.0)
+
 
 SMALL = [
     *("model.width=24", "model.depth=1", "model.heads=2", "head.hidden_dim=32"),
@@ -53,8 +62,8 @@ def test_a_plan_for_several_processes_starts_none_and_shares_the_batch(tmp_path,
 
 def test_one_process_of_several_is_tried_with_its_share_of_the_cores(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("ibot.system.machine.usable_cores", lambda: 8)
-    threads, seen = torch.get_num_threads(), []
-    monkeypatch.setattr(torch, "set_num_threads", seen.append)
+    threads, seen, plain = torch.get_num_threads(), [], torch.set_num_threads
+    monkeypatch.setattr(torch, "set_num_threads", lambda n: seen.append(n) or plain(n))
     write_folder(tmp_path / "data", train=32, val=0, seed=0, size=32)
     command = ["plan", "tiny32", "--data", str(tmp_path / "data"), *SMALL, "train.batch=32"]
     assert main([*command, "--processes", "4", "--device", "cpu"]) == 0
@@ -70,9 +79,8 @@ def test_processes_work_at_once_and_those_of_a_cpu_share_its_memory(device, memo
     plan = Plan(
         config=config,
         device=torch.device(device),
-        trial=SimpleNamespace(images=4),
+        trial=SimpleNamespace(size=StepSize(4), stages=SimpleNamespace(total=1.0)),
         run_steps=1,
-        stages=SimpleNamespace(total=1.0),
         needed=1.0,
         memory=1.0,
         free=1.0,
@@ -136,7 +144,6 @@ def test_time_that_is_given_is_spent_and_the_command_can_be_given(capsys, tmp_pa
             ["vit_s16", "--device", "h200", "--images", "99999", "--devices", "3"],
             "train.batch=1023",
         ),
-        (["vit_s16", "--device", "h200", "--images", "9", "--probe"], "--probe measures this"),
         (["vit_s16", "--fit", "soon"], "write 12h, 90min or 2d"),
         (
             ["vit_s16", "--device", "v100", "--images", "99999", "train.precision=bfloat16"],
@@ -158,7 +165,7 @@ def test_auto_chooses_for_the_device_that_is_named(capsys):
     assert "ViT-S: 1281167 images, 22 GiB per GPU" in capsys.readouterr().out
 
 
-def test_this_device_is_measured_and_a_probe_takes_the_place_of_the_estimate(capsys, monkeypatch):
+def test_this_device_is_measured_by_steps_of_the_very_network(capsys, monkeypatch):
     monkeypatch.setattr("ibot.studies.probing.SIDE", 64)
     monkeypatch.setattr("ibot.studies.probing.COPIED", 1000)
     monkeypatch.setattr("ibot.studies.probing.SECONDS", 0.01)
@@ -166,9 +173,9 @@ def test_this_device_is_measured_and_a_probe_takes_the_place_of_the_estimate(cap
     command = ["plan", "tiny32", *SMALL, "--images", "1000", "--device", "cpu", "train.batch=8"]
     assert main(command) == 0
     out = capsys.readouterr().out
-    assert "as measured now" in out and "--probe measures steps of this network" in out
+    assert "as measured now" in out and "steps of 8 random images, measured now" in out
     assert "load   other processes take 50% of" in out
-    assert main([*command, "--probe", "--json"]) == 0
+    assert main([*command, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["share_is"] == "measured"
 
 
@@ -198,9 +205,9 @@ def test_a_plan_beyond_the_memory_names_the_setting_that_helps(tmp_path, capsys,
         )
         == 0
     )
-    note = re.search(
-        r"note   more than the 0 GiB here: train.accumulate=(\d+)", capsys.readouterr().out
-    )
+    out = capsys.readouterr().out
+    assert "steps of 1 image were timed" in out, "not what would not fit"
+    note = re.search(r"note   more than the 0 GiB here: train.accumulate=(\d+)", out)
     assert note and int(note[1]) > 1 and 48 % int(note[1]) == 0
 
 

@@ -176,18 +176,6 @@ def test_moving_and_drawing_on_the_device_are_named_where_they_take_more_than_th
     assert limit_of(replace(drawing, device="cpu"), device).advice == "Use data.pixels=fast"
 
 
-def test_work_of_one_process_is_scaled_to_loaders_beside_the_step():
-    alone = of(workers=0, decode=3.0, draw=1.0, busy=4.0, step=0.5, waited=4.0, total=4.5)
-    assert alone.beside(0) == alone
-    four = alone.beside(4)
-    assert (four.total, four.waited) == pytest.approx((1.0, 0.5))
-    assert four.limit == "decode" and four.wanted == 9
-    plenty = alone.beside(10)
-    assert (plenty.total, plenty.waited) == pytest.approx((0.5, 0.0)) and plenty.limit == "step"
-    crowded = replace(alone, cores=2).beside(10)
-    assert crowded.total == pytest.approx(2.0)  # two cores make no more than two processes
-
-
 def test_a_training_s_pace_leaves_out_the_readings_in_which_loaders_start():
     meter = StageMeter(workers=2)
     assert meter.whole() is None

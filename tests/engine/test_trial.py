@@ -1,4 +1,4 @@
-"""A trial of a few steps: what it runs and what it measures, with a clock that is set."""
+"""A trial of some seconds: what it runs and what it measures, with a clock that is set."""
 
 import resource
 from types import SimpleNamespace
@@ -8,11 +8,15 @@ import pytest
 import torch
 
 from ibot.config.override import apply
+from ibot.data.loader import MicroBatches
 from ibot.data.sets.scan import scan
-from ibot.engine import meter, trial
+from ibot.engine import meter, random_steps, trial
 from ibot.engine.checkpoint import save_checkpoint
 from ibot.engine.optimizer import build_optimizer
+from ibot.engine.random_steps import LONGEST, StepSize, affordable
 from ibot.engine.trial import run_trial
+from ibot.engine.update import Update
+from ibot.errors import DataError
 from ibot.method.model import StudentTeacher
 from ibot.types import RunState
 
@@ -21,52 +25,91 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def seen(monkeypatch):
-    """Sizes of the batches of the steps; reading the k-th batch takes k + 1 seconds, a step 10
-    times that.
+    """Steps of real images: the sizes of their micro-batches, and whether they look closer. Reading
+    a micro-batch takes a second; a step 10, a first one 1000.
     """
-    sizes, now = [], [0.0]
-    plain_step, plain_get = trial.Update.step, trial.MicroBatches.__getitem__
+    steps, now = [], [0.0]
+    plain_step, plain_get = Update.step, MicroBatches.__getitem__
 
     def step(self, batches, values, observe=True):
-        assert values.lr > 0 and observe
-        sizes.append([len(batch.index) for batch in batches])
-        now[0] += 10 * len(sizes)
-        return plain_step(self, batches, values)
+        assert values.lr > 0
+        if batches[0].made is not None:
+            now[0] += 10 if steps else 1000
+            steps.append(([len(batch.index) for batch in batches], observe))
+        return plain_step(self, batches, values, observe)
 
     def get(self, i):
-        assert i == len(sizes)
-        now[0] += i + 1
+        now[0] += 1
         return plain_get(self, i)
 
-    monkeypatch.setattr(trial.Update, "step", step)
-    monkeypatch.setattr(trial.MicroBatches, "__getitem__", get)
-    for module in (trial, meter):
+    monkeypatch.setattr(Update, "step", step)
+    monkeypatch.setattr(MicroBatches, "__getitem__", get)
+    for module in (trial, meter, random_steps):
         monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: now[0]))
-    return sizes
+    monkeypatch.setattr(random_steps.RandomSteps, "seconds", lambda self, size: 0.01 * size.images)
+    return steps
 
 
 @pytest.mark.parametrize(
-    ("settings", "images", "size"),
+    ("whole", "sizes"),
     [
-        (["train.batch=8"], 6, 6),
-        (["train.batch=8"], 100, 8),
-        (["train.batch=8", "train.accumulate=2"], 100, 4),
-        (["train.batch=64"], 100, 48),
+        (StepSize(8), [8]),
+        (StepSize(4, 2), [4, 4]),
+        (StepSize(64), [48]),
+        (StepSize(32, 2), [32]),
+        (StepSize(5, 1000), [5]),
     ],
 )
-def test_a_trial_takes_no_more_images_than_a_micro_batch_or_the_folder_has(
-    small, seen, settings, images, size
-):
-    measured = run_trial(apply(small, settings), scan(small.data.path), CPU, images)
-    assert seen == [[size]] * 4 and measured.images == size
-    stages = measured.stages  # of the middle one: the first step warms up
-    assert (stages.step, stages.waited, stages.total) == (30.0, 3.0, 33.0)
-    assert stages.images == size and stages.workers == 0
+def test_a_trial_takes_the_steps_of_the_run_as_far_as_images_and_time_go(small, seen, whole, sizes):
+    config = apply(small, ["system.workers=0", "log.every=10", "train.batch=99"])
+    measured = run_trial(config, scan(small.data.path), CPU, whole)
+    assert all(step == sizes for step, _ in seen)
+    assert measured.size == StepSize(sizes[0], len(sizes))
+    # One step warms up for longer than all that follow; of these a run looks closer at every other.
+    assert measured.steps == len(seen) - 1 == 3
+    assert [observe for _, observe in seen] == [True, False, True, False]
+    stages, parts = measured.stages, len(sizes)
+    assert (stages.step, stages.waited, stages.total) == (10.0, parts, 10.0 + parts)
+    assert stages.images == sum(sizes) and stages.workers == 0
     assert 0 < stages.busy <= 1.1 * (stages.decode + stages.draw)
 
 
+def test_a_trial_has_the_loader_processes_of_a_run(small, monkeypatch):
+    monkeypatch.setattr(trial, "SECONDS", 0.0)
+    measured = run_trial(
+        apply(small, ["system.workers=2"]), scan(small.data.path), CPU, StepSize(8)
+    )
+    assert measured.stages.workers == 2 and measured.stages.decode > 0
+
+
+@pytest.mark.parametrize(
+    ("per_image", "whole", "expected"),
+    [
+        (0.001, StepSize(128), StepSize(128)),
+        (0.001, StepSize(128, 4), StepSize(128, 4)),
+        (0.02, StepSize(128, 4), StepSize(128)),
+        (0.1, StepSize(128), StepSize(32)),
+        (9.0, StepSize(128), StepSize(2)),
+        (9.0, StepSize(1, 8), StepSize(1)),
+    ],
+)
+def test_a_step_is_the_whole_one_or_what_the_time_allows(per_image, whole, expected):
+    taken = []
+
+    def seconds(size):
+        taken.append(size)
+        return per_image * size.images
+
+    found = affordable(seconds, whole)
+    assert found == expected
+    assert taken[0] == taken[1] and all(size.parts == 1 for size in taken)
+    assert per_image * found.images <= LONGEST or found.images <= 2
+
+
 def test_a_trial_tells_parameters_memory_and_the_size_of_a_checkpoint(small, seen, tmp_path):
-    measured = run_trial(small, scan(small.data.path), CPU, 4)
+    measured = run_trial(
+        apply(small, ["system.workers=0"]), scan(small.data.path), CPU, StepSize(4)
+    )
     model = StudentTeacher(small)
     optimizer = build_optimizer(model.student, small.optim)
     for p in model.student.parameters():
@@ -88,6 +131,6 @@ def test_a_trial_tells_parameters_memory_and_the_size_of_a_checkpoint(small, see
 
 
 def test_an_image_that_cannot_be_read_ends_the_trial(small, monkeypatch):
-    monkeypatch.setattr(trial.MicroBatches, "__getitem__", lambda self, i: ValueError("no image"))
-    with pytest.raises(ValueError, match="no image"):
-        run_trial(small, scan(small.data.path), CPU, 4)
+    monkeypatch.setattr(MicroBatches, "__getitem__", lambda self, i: DataError("no image"))
+    with pytest.raises(DataError, match="no image"):
+        run_trial(small, scan(small.data.path), CPU, StepSize(4))

@@ -9,19 +9,22 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from benchmarks.peaks import held_at_most
-from benchmarks.step import VALUES
 
 from ibot import apply, recipe
+from ibot.engine.random_steps import VALUES, random_batch
 from ibot.engine.trial import build_update
 from ibot.kernels.choice import using
 from ibot.kernels.library import has_blocks
 from ibot.method.memory import Parameters, step_memory
 from ibot.models.parameters import largest_block
-from ibot.studies.probing import random_batch
 
 CPU, MIB = torch.device("cpu"), 2**20
 SIZES = {
     "sixteen tokens a view": ("tiny32", ["train.batch=32"]),
+    "large patches of a narrow network": (
+        "tiny64",
+        ["augment.global_size=96", "augment.local_size=48", "train.batch=16"],
+    ),
     "many tokens, many local views": (
         "tiny32",
         [
@@ -63,7 +66,9 @@ KERNELS = [
 @pytest.mark.parametrize("kernels", KERNELS)
 @pytest.mark.parametrize("kind", ["float32", "bfloat16"])
 @pytest.mark.parametrize(("name", "settings"), SIZES.values(), ids=SIZES)
-def test_the_peak_of_a_step_is_within_a_tenth_of_the_formula(name, settings, kind, kernels):
+def test_the_peak_of_a_step_is_that_of_the_formula_within_a_few_percent(
+    name, settings, kind, kernels
+):
     own = [f"train.precision={kind}", f"system.kernels={kernels}"]
     config = apply(recipe(name), [*settings, *own])
     formula = step_memory(config, config.train.batch, half=kind == "bfloat16")
@@ -72,7 +77,9 @@ def test_the_peak_of_a_step_is_within_a_tenth_of_the_formula(name, settings, kin
     # The profiler counts neither what was there before the step nor that gradients of the step
     # before are freed; the views are there before.
     by_formula = formula.peak - formula.views
-    assert by_formula == pytest.approx(formula.states + held, rel=0.1)
+    assert by_formula == pytest.approx(
+        formula.states + held, rel=0.1 if kernels == "reference" else 0.07
+    )
     assert by_formula > 1.2 * formula.states, "else it shows nothing"
 
 

@@ -111,8 +111,8 @@ def test_equal_micro_batches_are_as_few_as_fit():
 
 
 def test_a_probe_takes_the_place_of_the_formula():
-    found = replace(forecast(), probe=Probe(fixed=0.5, per_image=0.25, seconds=10, steps=7))
-    assert found.step_seconds == pytest.approx(0.5 + 0.25 * 1024)
+    found = replace(forecast(), probe=Probe(images=8, step_seconds=2.0, steps=7))
+    assert found.step_seconds == pytest.approx(0.25 * 1024)
     other = calibrated(found)
     assert other.image_seconds == pytest.approx(0.25) and other.probe is None
 

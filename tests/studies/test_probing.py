@@ -3,30 +3,32 @@
 import torch
 
 from ibot import apply, recipe
+from ibot.engine.random_steps import random_batch
 from ibot.engine.update import Update
 from ibot.kernels import choice
-from ibot.studies.probing import probe, random_batch
+from ibot.studies.probing import probe
 
 SMALL = [
     *("model.width=16", "model.depth=2", "model.heads=2", "model.drop_path=0.5"),
     *("head.hidden_dim=8", "head.bottleneck_dim=8", "head.out_dim=16", "head.patch_out_dim=16"),
-    *("train.batch=8", "system.kernels=reference"),
+    *("train.batch=8", "train.accumulate=2", "system.kernels=reference"),
 ]
 CPU = torch.device("cpu")
 
 
-def test_a_probe_takes_the_paths_and_draws_that_a_run_would(monkeypatch):
+def test_a_probe_takes_the_steps_paths_and_draws_that_a_run_would(monkeypatch):
     seen = []
 
     def step(self, batches, values, observe):
-        seen.append((choice._current.mode, batches[0]))
+        seen.append((choice._current.mode, len(batches), batches[0]))
 
     monkeypatch.setattr(Update, "step", step)
-    found = probe(apply(recipe("tiny32"), SMALL), CPU, 1e-3)
-    assert found.steps > 1
-    for mode, batch in seen:
+    found = probe(apply(recipe("tiny32"), SMALL), 4, 1e-3)
+    assert (found.images, found.step_seconds / found.per_image) == (8, 8) and found.steps >= 3
+    for mode, _, batch in seen:
         images = batch.global_views.shape[1]
         assert mode == "reference" and batch.drop.shape == (2, 2, 4 * images)
+    assert {parts for _, parts, _ in seen[-found.steps :]} == {2}
 
 
 def test_without_stochastic_depth_nothing_is_drawn():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from ibot.errors import UserError
 from ibot.system.accelerators import ACCELERATORS, Accelerator
 
 if TYPE_CHECKING:
-    from ibot.studies.forecast import Forecast, Machine, Probe
+    from ibot.studies.forecast import Forecast
     from ibot.studies.settings import Asked
 
 HERE = ("auto", "cpu", "cuda", "mps")
@@ -44,8 +45,6 @@ def declare(commands: Commands) -> None:
     parser.add_argument("--price", type=LENGTH, metavar="PRICE", help=price)
     fit = "which network, views and length fit into a time, such as 12h, 90min or 2d"
     parser.add_argument("--fit", type=_hours, metavar="TIME", help=fit)
-    probe = "measure steps of this network here for ten seconds"
-    parser.add_argument("--probe", action="store_true", help=probe)
     parser.add_argument("--json", action="store_true", help="the numbers as JSON, for programs")
 
 
@@ -71,11 +70,6 @@ def run(options: argparse.Namespace) -> None:
         return
     if named is not None:
         options.device = None
-        if options.probe:
-            raise UserError(
-                f"--probe measures this machine, and --device {named.name} is another",
-                fix="leave out one of them",
-            )
     _forecast(options, named)
 
 
@@ -88,7 +82,7 @@ def _trial(options: argparse.Namespace) -> None:
     heard = say if options.json else sayer(options)
     prepared = prepare(asked_by(options), processes, heard)
     from ibot.config.resolve import derive
-    from ibot.studies.plan import lines, make_plan, plain, probed
+    from ibot.studies.plan import lines, make_plan, plain
     from ibot.studies.pretraining import describe
 
     config, source = prepared.config, prepared.source
@@ -100,28 +94,25 @@ def _trial(options: argparse.Namespace) -> None:
     plan = make_plan(config, source, processes)
     for line in lines(plan):
         say(line)
-    forecast = probed(plan, len(source)) if options.probe else None
-    if forecast is not None:
-        from ibot.studies.forecast_words import beside
-
-        say(f"probe  {beside(forecast)}")
     if options.json:
-        _print_json(plain(plan) | ({} if forecast is None else {"probe": _plain(forecast)}))
+        _print_json(plain(plan))
 
 
 def _forecast(options: argparse.Namespace, named: Accelerator | None) -> None:
-    """By formula, of a device by name or of this one's measured rates."""
+    """By formula of a device by name; of this one by steps of random images, measured now."""
     from ibot.studies.ahead import planned, refuse_incomplete
     from ibot.studies.forecast import Forecast, Machine
     from ibot.studies.forecast_words import lines
 
-    asked, load = asked_by(options), ""
-    device = named
+    asked, load, device = asked_by(options), None, named
     if device is None:
         refuse_incomplete(asked, options.images or 0)  # before anything is measured
-        from ibot.studies.probing import measured_here
+        from ibot.studies.probing import this_device
+        from ibot.system.device import choose_device
+        from ibot.system.load import Load
 
-        device, load = measured_here(options.device or "auto")
+        load = Load()
+        device = this_device(choose_device(options.device or "auto"))
     machine = Machine(
         device=device, devices=options.devices or options.shares or 1, nodes=options.nodes or 1
     )
@@ -132,24 +123,23 @@ def _forecast(options: argparse.Namespace, named: Accelerator | None) -> None:
         machine=machine,
         images=found.images,
         price=options.price or 0.0,
-        probe=_probe(found.config, machine) if options.probe else None,
     )
+    others = ""
+    if load is not None:
+        from ibot.studies.probing import beside, probe
+
+        if images := min(forecast.micro_batch, forecast.largest):
+            forecast = replace(forecast, probe=probe(found.config, images))
+        others = beside(load)
     if options.fit:
-        _fit(options, asked, forecast, load)
+        _fit(options, asked, forecast, others)
     elif options.json:
-        _print_json({**_plain(forecast), "load": load})
+        _print_json({**_plain(forecast), "load": others})
     else:
         for line in lines(forecast):
             print(line)
-        if load:
-            print(f"load   {load}")
-
-
-def _probe(config: Any, machine: Machine) -> Probe:
-    from ibot.studies.probing import probe
-    from ibot.system.device import choose_device
-
-    return probe(config, choose_device(config.system.device))
+        if others:
+            print(f"load   {others}")
 
 
 def _fit(options: argparse.Namespace, asked: Asked, forecast: Forecast, load: str) -> None:

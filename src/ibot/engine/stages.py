@@ -8,7 +8,6 @@ use; then the larger part of their work is the limit, and the ratio says how man
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -100,23 +99,6 @@ class Stages:
             for name in (*SECONDS, "others")
         }
         return replace(last, **means)
-
-    @classmethod
-    def median(cls, readings: Sequence[Stages]) -> Stages:
-        """Of single steps of one training."""
-        medians = {
-            name: statistics.median(getattr(stages, name) for stages in readings)
-            for name in (*SECONDS, "others")
-        }
-        return replace(readings[-1], **medians)
-
-    def beside(self, workers: int) -> Stages:
-        """The same work, where so many loader processes make the batches beside the step."""
-        if not workers:
-            return self
-        making = self.making_by(workers, self.making)
-        total = max(self.training, making)
-        return replace(self, workers=workers, waited=total - self.training, total=total)
 
     @property
     def training(self) -> float:

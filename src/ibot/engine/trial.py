@@ -1,4 +1,4 @@
-"""A few real steps on the device at hand, to say what a run will need: time, memory, disk."""
+"""Real steps on the device at hand, to say what a run will need: time, memory, disk."""
 
 from __future__ import annotations
 
@@ -6,48 +6,50 @@ import itertools
 import statistics
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
 
 from ibot.config.schema import Config
-from ibot.data.loader import MicroBatches
+from ibot.data.loader import Loader
 from ibot.data.sets.images import Images
 from ibot.engine.blocks import prepare_blocks
 from ibot.engine.checkpoint import checkpoint_bytes
 from ibot.engine.loop import mask_grid
 from ibot.engine.meter import StageMeter
 from ibot.engine.optimizer import build_optimizer
+from ibot.engine.random_steps import VALUES, RandomSteps, StepSize, affordable
 from ibot.engine.stages import Stages
-from ibot.engine.transfer import ahead
+from ibot.engine.transfer import ReadStep, ahead
 from ibot.engine.update import Update
 from ibot.kernels.choice import using
 from ibot.method.model import StudentTeacher
 from ibot.system.device import autocast, choose_precision
 from ibot.system.portable import peak_memory
 from ibot.system.stopwatch import Stopwatch
-from ibot.types import Batch, StepValues, UndrawnBatch
 
-STEPS = 3
-VALUES = StepValues(
-    lr=1e-4,
-    weight_decay=0.04,
-    momentum=0.996,
-    teacher_temp=0.04,
-    patch_temp=0.04,
-    freeze_last_layer=False,
-)
+SECONDS = 5.0
+"""Of the steps that count."""
+FEWEST, MOST = 3, 100
+"""Steps that count, however long or short they are."""
+WARM, WARM_SECONDS = 5, 2.0
+"""Steps before these, or seconds of them: loader processes start and read ahead, memory grows,
+products are built for their sizes."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
     """What was measured."""
 
-    images: int
-    """Images of one trial step."""
+    size: StepSize
+    """Of a step of the trial."""
     stages: Stages
-    """Of these images: made by one process, then moved to the device and trained on."""
+    """Means over its steps, with the loader processes of a run."""
+    steps: int
+    """That count."""
     memory: float
     """Peak GiB: of a GPU what was kept, with views on a stream of their own as in a run; of the
     process on a CPU, nan where the system does not tell."""
@@ -75,49 +77,65 @@ def build_update(config: Config, device: torch.device) -> Update:
     )
 
 
-def run_trial(config: Config, source: Images, device: torch.device, images: int) -> Trial:
-    """Train `STEPS` steps of at most `images` real images; nothing is kept."""
-    images = min(images, config.train.batch // config.train.accumulate, len(source))
-    train = replace(config.train, batch=images, accumulate=1, lengths=(), lists=())
-    config = replace(config, train=train)
+def run_trial(config: Config, source: Images, device: torch.device, whole: StepSize) -> Trial:
+    """Train as a run does, loader processes beside it, for some seconds; nothing is kept.
+
+    whole: a step of the run in one process; where that takes too long (`affordable`), or the images
+    are too few for it, smaller ones are taken. Call it in the state of a training
+    (`ibot.system.device.prepared`).
+    """
     torch.manual_seed(0)
     update = build_update(config, device)
     model = update.model
+    if len(source) < whole.images:
+        whole = StepSize(min(whole.micro_batch, len(source)))
+    size = affordable(RandomSteps(update, config, device).seconds, whole)
+    train = replace(config.train, batch=size.images, accumulate=size.parts, lengths=(), lists=())
+    config = replace(config, train=train)
     rates = model.student.backbone.drop_rates
-    batches = MicroBatches(config, source, mask_grid(config), 0, 1, rates)
-    meter, measured = StageMeter(device), []
-    steps = ahead(_read(batches, pin=device.type == "cuda"), config, device, meter.measure)
-    queued = []
-    for _ in range(STEPS + 1):
+    loader = Loader(config, source, grid=mask_grid(config), drop_rates=rates)
+    meter = StageMeter(device, loader.workers)
+    numbers = itertools.count()
+
+    def take(steps: Iterator[ReadStep]) -> float:
+        """A step; returns seconds of waiting for a core."""
         began, watch = time.perf_counter(), Stopwatch()
         step = next(steps)
         came = time.perf_counter()
         on_device = step.on_device()
-        with meter.measure("step"), using(config.system.kernels):
-            update.step(on_device, VALUES)
+        # As often as a run looks closer (`engine/health.py`).
+        observe = next(numbers) % max(1, config.log.every // 5) == 0
+        with meter.measure("step"):
+            update.step(on_device, VALUES, observe=observe)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        seconds = time.perf_counter() - began
-        meter.observe(step.read, seconds, came - began)
-        queued.append(min(1.0, watch.queued() / seconds))
-        measured.append(meter.read())
+        meter.observe(step.read, time.perf_counter() - began, came - began)
+        return watch.queued()
+
+    reading: Any = iter(loader)  # a generator: its end ends the loader processes
+    with closing(reading), using(config.system.kernels):
+        steps = ahead(reading, config, device, meter.measure)
+        began = time.perf_counter()
+        for _ in range(WARM):
+            take(steps)
+            if time.perf_counter() - began > WARM_SECONDS:
+                break
+        meter.read()
+        queued, began = [], time.perf_counter()
+        while len(queued) < FEWEST or (
+            len(queued) < MOST and time.perf_counter() - began < SECONDS
+        ):
+            queued.append(take(steps))
+    stages = meter.read()
     return Trial(
-        images=images,
-        stages=Stages.median(measured[1:]),  # the first step warms up
+        size=size,
+        stages=stages,
+        steps=len(queued),
         memory=_peak(device),
         checkpoint=checkpoint_bytes(model, update.optimizer) / 2**30,
-        queued=statistics.median(queued[1:]),
+        queued=min(1.0, statistics.fmean(queued) / stages.total),
         parameters=sum(p.numel() for p in model.student.parameters() if p.requires_grad),
     )
-
-
-def _read(batches: MicroBatches, pin: bool) -> Iterator[list[Batch | UndrawnBatch]]:
-    """Steps of one micro-batch each. Raises the DataError of one that cannot be made."""
-    for number in itertools.count():
-        batch = batches[number]
-        if isinstance(batch, Exception):
-            raise batch
-        yield [batch.pin_memory() if pin else batch]
 
 
 def _peak(device: torch.device) -> float:

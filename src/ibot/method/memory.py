@@ -85,10 +85,11 @@ class StepMemory:
         The first micro-batch of a step begins without gradients, and they come as activations go:
         all of them with the first of two passes.
         """
-        step = self.activations + self.scores
+        step = self.activations + self.scores + self.casts
+        # Gradients of casts stay in half precision while the casts do.
         later = self.waiting + self.gradients
         together = step + self.gradients if self.accumulates else max(step, later)
-        return self.states + self.views + self.gathered + self.casts + together
+        return self.states + self.views + self.gathered + together
 
     def parts(self) -> dict[str, float]:
         """Bytes by name."""
@@ -143,10 +144,13 @@ def step_memory(
 
 
 def _cast(config: Config, count: Parameters, gpu: bool) -> int:
-    """Parameters whose casts autocast keeps; fused blocks make theirs anew."""
+    """Parameters whose casts autocast keeps: no prototypes, nor fused blocks, which cast anew."""
+    head = config.head
+    outputs = head.out_dim + (0 if head.shared else head.patch_out_dim)
+    prototypes = outputs * (head.bottleneck_dim + 1) if head.bottleneck_dim else 0
     if fused_blocks(config, gpu):
-        return head_parameters(config.model, config.head, shared=config.head.shared)[0]
-    return count.student
+        return head_parameters(config.model, head, shared=head.shared)[0] - prototypes
+    return count.student - prototypes
 
 
 def _gathered(config: Config, count: Parameters) -> float:
@@ -213,7 +217,16 @@ def _backbone(config: Config, size: Size, width: int, rows: float, gpu: bool) ->
         kept += depth * tokens * mixing + ((depth - 1) * tokens + finished) * after
     if recomputed != "off":
         kept += whole  # of the block whose turn it is
-    return kept + SINGLE * rows * embed_dim(model)
+    return kept + SINGLE * rows * embed_dim(model) + _pixels(config, size, width, gpu)
+
+
+def _pixels(config: Config, size: Size, width: int, gpu: bool) -> float:
+    """Of a view's own pixels, which the patch embedding keeps: cut to patches, or cast."""
+    model = config.model
+    # A convolution of float32 keeps the view itself, which is counted already.
+    cut = model.kind == "vit" and not gpu and config.system.kernels != "reference"
+    copied = cut or width == HALF
+    return width * len(model.channels) * size[0] * size[1] if copied else 0.0
 
 
 def _of_token(
@@ -244,7 +257,11 @@ def _scores(config: Config, images: int, gpu: bool) -> float:
     augment, head, rows = config.augment, config.head, Rows.of(config)
     patch = head.out_dim if head.shared else head.patch_out_dim
     target = head.out_dim if head.shared_teacher else head.patch_out_dim
-    student = (augment.num_global + augment.num_local) * head.out_dim + rows.masked * patch
+    of_cls, of_patches = (
+        (augment.num_global + augment.num_local) * head.out_dim,
+        rows.masked * patch,
+    )
+    student = of_cls + of_patches
     teacher = augment.num_global * head.out_dim + rows.targets * target
     # Student: logits, logits over the temperature, and two gradients of these. Teacher: logits and
     # probabilities.
@@ -258,5 +275,7 @@ def _scores(config: Config, images: int, gpu: bool) -> float:
     if config.system.kernels == "reference":
         return plain
     # In chunks: scores and targets of one, and a gradient of the prototypes for each loss.
-    chunk = 2 * SINGLE * CHUNK[gpu]
+    chunk = 2 * SINGLE * min(CHUNK[gpu], images * max(of_cls, of_patches))
+    if config.method.targets == "sinkhorn":  # which balances all rows: logits and targets are there
+        chunk += SINGLE * images * 2 * teacher
     return min(plain, chunk + SINGLE * (2 * prototypes + prototypes + followed))

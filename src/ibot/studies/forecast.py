@@ -65,13 +65,18 @@ class Machine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probe:
-    """What a step was measured to take here: so much in any case, and for each image."""
+    """What optimizer steps of one device were measured to take here."""
 
-    fixed: float
-    per_image: float
-    seconds: float
-    """Of the probing."""
+    images: int
+    """Of a step."""
+    step_seconds: float
+    """Their median."""
     steps: int
+
+    @property
+    def per_image(self) -> float:
+        """Seconds."""
+        return self.step_seconds / self.images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,7 +167,7 @@ class Forecast:
         """Of an optimizer step, without what is exchanged."""
         device, train = self.machine.device, self.config.train
         if self.probe is not None:
-            return train.accumulate * (self.probe.fixed + self.probe.per_image * self.micro_batch)
+            return train.accumulate * self.micro_batch * self.probe.per_image
         moved = update_bytes(self.config, self.shards) / (device.bandwidth * 1e12)
         step = self.micro_batch * self.image_seconds
         if device.gpu:

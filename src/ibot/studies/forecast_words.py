@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 from ibot.recipes import beyond_paper
@@ -97,10 +96,11 @@ def share(forecast: Forecast) -> str:
     """On what the time rests."""
     reached = f"{forecast.share:.0%} of the rate of large products"
     if (probe := forecast.probe) is not None:
-        return f"{reached}: {counted(probe.steps, 'step')} of this network, measured now"
+        steps, images = counted(probe.steps, "step"), counted(probe.images, "random image")
+        return f"{reached}: {steps} of {images}, measured now; making views is not in it"
     found = forecast.machine.device
     if not found.gpu:
-        return f"{reached}, an estimate; --probe measures steps of this network for ten seconds"
+        return f"{reached}, a guess: on a processor a run takes up to five times as long"
     told = f"{reached}, an estimate that nothing here has measured"
     of_peak = forecast.share * forecast.rate / (found.peak(forecast.precision) * 1e12)
     if of_peak < SEEN[0]:
@@ -113,20 +113,6 @@ def share(forecast: Forecast) -> str:
     return (
         f"{told}; public logs of DINOv3 and DINOv2 reach {SEEN[0]:.0%} to {SEEN[1]:.0%} of the "
         f"peak, where this is {of_peak:.0%}: {fast} to {slow.removeprefix('about ')}"
-    )
-
-
-def beside(forecast: Forecast) -> str:
-    """What a probe says of a run, beside the formula."""
-    probe = forecast.probe
-    assert probe is not None
-    formula = replace(forecast, probe=None)
-    needed = forecast.memory(forecast.micro_batch).peak / GIB
-    return (
-        f"{forecast.step_seconds:.3g} s a step without data, by {counted(probe.steps, 'step')} in "
-        f"{probe.seconds:.0f} s: {1000 * probe.per_image:.3g} ms an image and "
-        f"{1000 * probe.fixed:.3g} ms in any case; by formula {formula.step_seconds:.3g} s and "
-        f"{needed:.2f} GiB of tensors"
     )
 
 
