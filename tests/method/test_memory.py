@@ -76,6 +76,17 @@ def test_the_peak_of_a_step_is_within_a_tenth_of_the_formula(name, settings, kin
     assert by_formula > 1.2 * formula.states, "else it shows nothing"
 
 
+def test_a_step_that_is_measured_again_holds_the_same():
+    kept, many = [], 64  # MiB: so large a block is put where the last one was
+
+    def step():
+        kept.clear()
+        kept.append(torch.empty(many * MIB, dtype=torch.uint8))
+
+    # From the second on, the step frees a block whose place was measured before.
+    assert [held_at_most(step) for _ in range(3)] == [many] * 3
+
+
 def test_parts_scale_as_they_should():
     config = apply(recipe("vit_s16"), ["train.accumulate=2"])
     one, four = step_memory(config, 16), step_memory(config, 64)
