@@ -20,7 +20,6 @@ from pathlib import Path
 import torch
 
 from benchmarks.rounds import append_row, interleaved, ratios, shown, verdict
-from benchmarks.step import VALUES
 from ibot.config.override import apply
 from ibot.config.schema import Config
 from ibot.data.loader import Loader
@@ -29,7 +28,7 @@ from ibot.data.sets.open import open_images
 from ibot.engine.loop import mask_grid
 from ibot.engine.start import with_pixels
 from ibot.engine.transfer import ahead, to_device
-from ibot.engine.trial import build_update
+from ibot.engine.trial import VALUES, build_update
 from ibot.recipes import recipe
 from ibot.system.device import choose_device, describe_device
 from ibot.types import Batch

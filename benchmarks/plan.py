@@ -20,10 +20,10 @@ import torch
 from benchmarks.peaks import held_at_most
 from benchmarks.report import table
 from benchmarks.rounds import interleaved, machine, spread, write_record
-from benchmarks.step import CASES, VALUES
+from benchmarks.step import CASES
 from ibot.config.override import apply
 from ibot.config.schema import Config
-from ibot.engine.trial import build_update
+from ibot.engine.trial import VALUES, build_update
 from ibot.kernels.choice import using
 from ibot.recipes import recipe
 from ibot.studies.forecast import Forecast, Machine

@@ -27,7 +27,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.published_step import PublishedStep
 from benchmarks.rounds import append_row, machine
-from benchmarks.step import VALUES
 from ibot.config.override import apply
 from ibot.config.schema import Config
 from ibot.data.depth import branch_factors
@@ -35,6 +34,7 @@ from ibot.data.masks import make_masks
 from ibot.engine.blocks import prepare_blocks
 from ibot.engine.optimizer import build_optimizer
 from ibot.engine.transfer import to_device
+from ibot.engine.trial import VALUES
 from ibot.engine.update import Update
 from ibot.kernels.choice import using
 from ibot.method.model import StudentTeacher

@@ -9,10 +9,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from benchmarks.peaks import held_at_most
-from benchmarks.step import VALUES
 
 from ibot import apply, recipe
-from ibot.engine.trial import build_update
+from ibot.engine.trial import VALUES, build_update
 from ibot.kernels.choice import using
 from ibot.kernels.library import has_blocks
 from ibot.method.memory import Parameters, step_memory
