@@ -23,7 +23,7 @@ from ibot.config.override import diff
 from ibot.config.resolve import check
 from ibot.errors import STOPPED
 
-TOTAL, START = 7400, 15
+TOTAL, START = 7200, 15
 """Steps of a run, and seconds until the first step of a piece."""
 
 
@@ -36,7 +36,7 @@ def called(stand, seconds, speeds, killed_after=None):
         goes_to = min(move.steps or TOTAL, TOTAL, stand[move.arm] + steps)
         took = START + (goes_to - stand[move.arm]) / speeds[move.arm]
         if killed_after:
-            stand[move.arm] = max(stand[move.arm], goes_to // 370 * 370)
+            stand[move.arm] = max(stand[move.arm], goes_to // 360 * 360)
             return
         stand[move.arm] = goes_to
         left -= max(took, START) if goes_to == move.steps else length
