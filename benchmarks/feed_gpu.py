@@ -20,13 +20,13 @@ from pathlib import Path
 import torch
 
 from benchmarks.rounds import append_row, interleaved, ratios, shown, verdict
-from benchmarks.step import VALUES
 from ibot.config.override import apply
 from ibot.config.schema import Config
 from ibot.data.loader import Loader
 from ibot.data.sets.images import Images
 from ibot.data.sets.open import open_images
 from ibot.engine.loop import mask_grid
+from ibot.engine.random_steps import VALUES
 from ibot.engine.start import with_pixels
 from ibot.engine.transfer import ahead, to_device
 from ibot.engine.trial import build_update

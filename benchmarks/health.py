@@ -13,9 +13,10 @@ from functools import partial
 
 import torch
 
-from benchmarks.step import VALUES, make_batch
+from benchmarks.step import make_batch
 from ibot.engine.health import HealthMonitor
 from ibot.engine.optimizer import build_optimizer
+from ibot.engine.random_steps import VALUES
 from ibot.engine.schedule import Schedules
 from ibot.engine.update import Update
 from ibot.method import step as method_step

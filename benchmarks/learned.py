@@ -1,97 +1,214 @@
-"""Tables of docs/learning.md from the records of trainings: python -m benchmarks.learned [--check]
-
-Reads benchmarks/results/learning/*.jsonl. In the page a table stands between `<!-- table STUDY
-COLUMN ... -->` and `<!-- end -->`; all else there is written by hand. A cell is the mean over
-the seeds, with the half-width of its 95 % interval over them (Student's t) from two seeds on.
-`--check` writes nothing and ends with 1 where the page is not what the records give.
-"""
+"""What two runs have learnt, side by side: the table and the record of `benchmarks.gpu_learn`."""
 
 from __future__ import annotations
 
-import argparse
-import re
+import shlex
 import statistics
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from benchmarks.learning import RECORDS
-from benchmarks.learning_studies import STUDIES
-from ibot.system.jsonl import read_jsonl
+import torch
 
-PAGE = Path(__file__).parents[1] / "docs" / "learning.md"
-TABLE = re.compile(r"(<!-- table (\w+)((?: \S+)+) -->\n).*?(<!-- end -->)", re.DOTALL)
-T_95 = {1: 12.7, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}
-"""Student's t of a 95 % interval by degrees of freedom."""
-NAMES = {
-    "knn_cls": "k-NN, class token",
-    "knn_mean": "k-NN, mean patch",
-    "knn_joined": "k-NN, joined patches",
-    "linear_cls": "linear, class token",
-    "linear_mean": "linear, mean patch",
-    "match_r0": "match r 0",
-    "match_r1": "match r 1",
-    "dense_miou": "CamVid mIoU",
-    "rank_cls": "rank, class token",
-    "rank_patches": "rank, patches",
-    "within_images": "share within images",
-    "words_same": "words agree",
-    "words_chance": "by chance",
-    "words_match_r1": "match r 1 of words",
-    "words_used": "words used",
-    "words_per_image": "words per image",
-    "words_entropy": "entropy, nats",
-    "seconds": "s",
+from benchmarks.rounds import about
+from ibot.config.resolve import Derived, derive
+from ibot.config.schema import Config
+from ibot.engine.checkpoint import reached_step
+from ibot.errors import IbotError
+from ibot.recipes import recipe
+from ibot.recipes.ablations import CLS_ALONE
+from ibot.system.device import describe_device
+from ibot.system.files import replacing
+from ibot.system.jsonl import read_jsonl, write_json
+from ibot.system.records import RESULTS, read_records
+from ibot.types import ResultRecord
+from ibot.weights.files import read_settings
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One of the runs that are compared."""
+
+    title: str
+    settings: tuple[str, ...] = ()
+    """In which it differs from the others."""
+
+
+ARMS = {"ibot": Arm("iBOT"), "class": Arm("class loss alone", CLS_ALONE)}
+"""By folder; the first one, whose steps take longer, leads."""
+PROTOCOLS = {"knn": ("k=20",), "linear": ("augment=none",), "match": ()}
+"""Evaluations of the finished runs, with their settings."""
+ON_THE_WAY = ("knn_top1", "match_r0", "match_r1")
+"""What a training measures."""
+ELSEWHERE = (
+    ("DINO, stable-pretraining (224 pixels, other crops and heads)", "83.8", "86.1"),
+    ("iBOT, the same (no local views, random masks)", "43.3", "57.9"),
+)
+"""Published of Imagenette, ViT-S/16, 200 epochs: title, k-NN, linear."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run as its folder tells of it."""
+
+    folder: Path
+
+    @cached_property
+    def step(self) -> int:
+        """Of the newest checkpoint."""
+        return reached_step(self.folder)
+
+    @cached_property
+    def config(self) -> Config | None:
+        """The settings; None before there are any."""
+        try:
+            return recipe(self.folder) if (self.folder / "config.json").exists() else None
+        except (IbotError, ValueError):
+            return None
+
+    @cached_property
+    def derived(self) -> Derived | None:
+        """Steps; None before the first checkpoint."""
+        images = read_settings(self.folder / "provenance.json").get("data", {}).get("images")
+        return derive(self.config, int(images)) if self.config and images else None
+
+    @cached_property
+    def records(self) -> list[ResultRecord]:
+        """Of the training and of what came after."""
+        return read_records(self.folder / RESULTS)
+
+    def score(self, protocol: str, metric: str = "") -> ResultRecord | None:
+        """The first record of these weights, the newest where there are several."""
+        found = [
+            record
+            for record in self.records
+            if record.step is None and record.trained == self.step and record.protocol == protocol
+        ]
+        latest = found[-1].when if found else ""
+        return next(
+            (r for r in found if r.when == latest and (not metric or r.metric == metric)), None
+        )
+
+    def on_the_way(self, metric: str) -> dict[int, float]:
+        """Scores during the training, by step."""
+        return {r.step: r.value for r in self.records if r.metric == metric and r.step is not None}
+
+    @property
+    def rate(self) -> float | None:
+        """Images/s, the median of what the log tells."""
+        rows = read_jsonl(self.folder / "metrics.jsonl")
+        rates = [row["images_per_second"] for row in rows if "images_per_second" in row]
+        return statistics.median(rates) if rates else None
+
+
+def reached(folder: Path) -> int:
+    """Step of the newest checkpoint of a run; 0 for none."""
+    return Run(folder).step
+
+
+def total_steps(folder: Path) -> int:
+    """Of a run at its full length; 0 where there is none yet."""
+    derived = Run(folder).derived
+    return derived.total_steps if derived else 0
+
+
+def measured(folder: Path, step: int) -> set[str]:
+    """Protocols of which there are records of the weights of this step."""
+    return {r.protocol for r in Run(folder).records if r.step is None and r.trained == step}
+
+
+def rows_of(out: Path) -> list[dict[str, Any]]:
+    """What is known of each run."""
+    return [_row(name, arm, Run(out / name)) for name, arm in ARMS.items()]
+
+
+def _row(name: str, arm: Arm, run: Run) -> dict[str, Any]:
+    row: dict[str, Any] = {"arm": name, "title": arm.title, "step": run.step}
+    if run.config and run.derived:
+        row["steps"], batch = run.derived.total_steps, run.config.train.batch
+        row["images_seen"] = run.step * batch
+        row["epochs"] = round(run.step / run.derived.steps_per_epoch, 2)
+    if run.rate is not None:
+        row["images_per_second"] = round(run.rate, 1)
+    for key, (protocol, metric) in SCORES.items():
+        record = run.score(protocol, metric)
+        if record is not None:
+            row[key], row[f"{key}_interval"] = round(record.value, 2), record.interval
+    return row
+
+
+SCORES = {
+    "knn": ("knn", ""),
+    "linear": ("linear", ""),
+    "match_r0": ("match", "match_r0"),
+    "match_r1": ("match", "match_r1"),
 }
+"""Of finished runs: name in the record, protocol and metric."""
 
 
-def table(rows: Sequence[Mapping[str, Any]], order: Sequence[str], columns: Sequence[str]) -> str:
-    """Markdown: a line for each row of a study that has records, in the order of the study."""
-    heads = ["", "seeds", *(NAMES.get(column, column) for column in columns)]
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    for name in order:
-        own = [row for row in rows if row["row"] == name]
-        if own:
-            cells = [_cell([row[c] for row in own if c in row]) for c in columns]
-            seeds = " ".join(str(seed) for seed in sorted(row["seed"] for row in own))
-            lines.append(f"| {' | '.join([name, seeds, *cells])} |")
-    return "\n".join(lines) + "\n"
+def curve_of(out: Path) -> list[dict[str, Any]]:
+    """Scores on the way, at the steps at which all runs were measured."""
+    runs = {name: Run(out / name) for name in ARMS}
+    found = {
+        f"{metric}_{name}": run.on_the_way(metric)
+        for metric in ON_THE_WAY
+        for name, run in runs.items()
+    }
+    found = {key: scores for key, scores in found.items() if scores}
+    common = set.intersection(*(set(scores) for scores in found.values())) if found else set()
+    return [
+        {"step": step, **{key: round(scores[step], 2) for key, scores in found.items()}}
+        for step in sorted(common)
+    ]
 
 
-def _cell(values: Sequence[float]) -> str:
-    if not values:
+def write(out: Path, data: str, settings: Sequence[str]) -> None:
+    """Write OUT/learned.json and OUT/learned.md: what is known by now."""
+    rows, curve = rows_of(out), curve_of(out)
+    record = {**about("gpu_learn"), "data": data, "settings": list(settings)}
+    if torch.cuda.is_available():
+        record["machine"] = f"{describe_device(torch.device('cuda'))}; {record['machine']}"
+    write_json(out / "learned.json", {**record, "rows": rows, "curve": curve})
+    words = shlex.join(settings) or "no settings beside those of the script"
+    head = f"{data}; {words}; {record['machine']}; commit {record['commit']}, {record['when']}."
+    parts = ["# iBOT and its class loss alone, trained alike", head, *tables(rows, curve)]
+    with replacing(out / "learned.md") as temporary:
+        temporary.write_text("\n\n".join(parts) + "\n")
+
+
+def tables(rows: Sequence[dict[str, Any]], curve: Sequence[dict[str, Any]]) -> list[str]:
+    """Markdown: the runs with their anchors, and the curves."""
+    heads = ["", "images seen", "epochs", "k-NN, k = 20", "linear", "match r 0", "match r 1"]
+    lines = [
+        [
+            row["title"],
+            f"{row.get('images_seen', 0):,}",
+            f"{row.get('epochs', 0):g}",
+            *(_scored(row, key) for key in SCORES),
+            f"{row['images_per_second']:,.0f}" if "images_per_second" in row else "-",
+        ]
+        for row in rows
+    ]
+    lines += [[title, "-", "200", knn, linear, "-", "-", "-"] for title, knn, linear in ELSEWHERE]
+    found = [_grid([*heads, "images/s"], lines)]
+    if curve:
+        keys = list(curve[0])
+        cells = [[f"{row[key]:g}" for key in keys] for row in curve]
+        found += ["During the training, at equal images:"]
+        found += [_grid([key.replace("_", " ") for key in keys], cells)]
+    return found
+
+
+def _scored(row: dict[str, Any], key: str) -> str:
+    """A score with its interval."""
+    if key not in row:
         return "-"
-    mean = f"{statistics.mean(values):.1f}"
-    if len(values) == 1:
-        return mean
-    half = T_95[len(values) - 1] * statistics.stdev(values) / len(values) ** 0.5
-    return f"{mean} ± {half:.1f}"
+    span = row[f"{key}_interval"]
+    return f"{row[key]:.1f}" + (f" ({span[0]:.1f} to {span[1]:.1f})" if span else "")
 
 
-def page(text: str, records: Path = RECORDS) -> str:
-    """The page with its tables made anew."""
-
-    def made(match: re.Match[str]) -> str:
-        head, study, columns, end = match.groups()
-        rows = read_jsonl(records / f"{study}.jsonl")
-        return head + table(rows, list(STUDIES[study].rows), columns.split()) + end
-
-    return TABLE.sub(made, text)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--check", action="store_true", help="write nothing")
-    options = parser.parse_args()
-    before = PAGE.read_text(encoding="utf-8")
-    after = page(before)
-    if options.check:
-        sys.exit(before != after)
-    PAGE.write_text(after, encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()
+def _grid(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    rule = "|" + "---|" * len(heads)
+    return "\n".join(f"| {' | '.join(cells)} |" if cells else rule for cells in (heads, [], *lines))

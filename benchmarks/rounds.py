@@ -64,7 +64,10 @@ def commit() -> str:
     place = Path(__file__).parent
 
     def asked(*words: str) -> str:
-        done = subprocess.run(["git", "-C", place, *words], capture_output=True, text=True)
+        try:
+            done = subprocess.run(["git", "-C", place, *words], capture_output=True, text=True)
+        except OSError:  # there is no git
+            return ""
         return done.stdout.strip()
 
     changed = asked("status", "--porcelain", "--untracked-files=no", ":(top)src")

@@ -50,20 +50,13 @@ from benchmarks.rounds import (
 from ibot.config.override import apply
 from ibot.config.schema import Config
 from ibot.data.masks import make_masks
+from ibot.engine.random_steps import VALUES
 from ibot.engine.trial import build_update
 from ibot.engine.update import Update
 from ibot.kernels.choice import Mode, using
 from ibot.method.flops import published_flops, step_flops
-from ibot.types import Batch, StepValues
+from ibot.types import Batch
 
-VALUES = StepValues(
-    lr=1e-4,
-    weight_decay=0.04,
-    momentum=0.996,
-    teacher_temp=0.05,
-    patch_temp=0.05,
-    freeze_last_layer=False,
-)
 CASES = {
     "a": ["train.batch=4"],
     "b": ["train.batch=4", "augment.num_local=0"],

@@ -27,13 +27,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.published_step import PublishedStep
 from benchmarks.rounds import append_row, machine
-from benchmarks.step import VALUES
 from ibot.config.override import apply
 from ibot.config.schema import Config
 from ibot.data.depth import branch_factors
 from ibot.data.masks import make_masks
 from ibot.engine.blocks import prepare_blocks
 from ibot.engine.optimizer import build_optimizer
+from ibot.engine.random_steps import VALUES
 from ibot.engine.transfer import to_device
 from ibot.engine.update import Update
 from ibot.kernels.choice import using

@@ -55,6 +55,11 @@ def test_the_cores_that_others_took_are_told_for_every_round():
     assert len(others) == 4 and all(cores >= 0 for cores in others)
 
 
+def test_a_machine_without_git_leaves_the_commit_out(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert rounds.commit() == ""
+
+
 def test_the_machine_says_threads_and_how_waiting_threads_wait(monkeypatch):
     monkeypatch.setenv("GOMP_SPINCOUNT", "10000")
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)

@@ -376,6 +376,13 @@ def test_pixels_that_no_patch_covers_are_named():
     assert len(warnings(apply(config, ["augment.num_local=0"]))) == 1
 
 
+@pytest.mark.parametrize(("shard", "processes"), [("fsdp", 1), ("fsdp", 2), ("none", 1)])
+def test_one_process_that_is_to_share_its_networks_is_told_that_it_holds_them(shard, processes):
+    config = apply(Config(), [f"system.shard={shard}"])
+    said = any("system.shard=fsdp" in note for note in derive(config, 10_000, processes).notes)
+    assert said == (shard == "fsdp" and processes == 1)
+
+
 def test_prototypes_follow_the_images_within_what_is_published():
     sizes = {1: 2, 9: 8, 40: 32, 92: 32, 1023: 32, 1024: 64, 50_000: 2048, 2_000_000: 8192}
     assert {images: fitting_prototypes(images) for images in sizes} == sizes

@@ -13,8 +13,8 @@ from ibot.data.sets.scan import scan
 from ibot.engine.blocks import _recomputed, prepare_blocks, recurring
 from ibot.engine.loop import mask_grid, train
 from ibot.engine.optimizer import build_optimizer
+from ibot.engine.random_steps import VALUES
 from ibot.engine.transfer import to_device
-from ibot.engine.trial import VALUES
 from ibot.engine.update import Update
 from ibot.kernels import blocks
 from ibot.kernels.choice import using

@@ -15,9 +15,9 @@ from ibot.engine.guards import Sent
 from ibot.engine.health import HealthMonitor
 from ibot.engine.loop import mask_grid, train
 from ibot.engine.optimizer import build_optimizer
+from ibot.engine.random_steps import VALUES
 from ibot.engine.schedule import Schedules
 from ibot.engine.transfer import ahead
-from ibot.engine.trial import VALUES
 from ibot.engine.update import Update
 from ibot.eval.neighbours.vote import knn_accuracy
 from ibot.method.model import StudentTeacher

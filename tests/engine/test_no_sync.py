@@ -12,9 +12,9 @@ from ibot.data.sets.scan import scan
 from ibot.engine.health import HealthMonitor
 from ibot.engine.loop import mask_grid
 from ibot.engine.optimizer import build_optimizer
+from ibot.engine.random_steps import VALUES
 from ibot.engine.schedule import Schedules
 from ibot.engine.transfer import ahead
-from ibot.engine.trial import VALUES
 from ibot.engine.update import Update
 from ibot.kernels.choice import using
 from ibot.method.model import StudentTeacher

@@ -16,21 +16,14 @@ from benchmarks.published_step import PublishedStep
 from ibot import apply, recipe
 from ibot.config.override import diff
 from ibot.config.schema import Config
+from ibot.engine.random_steps import VALUES
 from ibot.kernels.choice import using
 from ibot.method.flops import Rows, patches, published_flops, step_flops
 from ibot.method.model import StudentTeacher
 from ibot.method.step import training_step
 from ibot.recipes import RECIPES
-from ibot.types import Batch, Masks, StepValues
+from ibot.types import Batch, Masks
 
-VALUES = StepValues(
-    lr=1e-4,
-    weight_decay=0.04,
-    momentum=0.996,
-    teacher_temp=0.05,
-    patch_temp=0.05,
-    freeze_last_layer=False,
-)
 NETWORKS = {
     "tiny32": ["demo"],
     "tiny64": [],

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from ibot.config.schema import ModelConfig
 from ibot.models.backbone import build_backbone
 from ibot.models.contract import Backbone
-from ibot.models.swin import SwinTransformer, shift_penalty
+from ibot.models.swin import SwinTransformer
+from ibot.models.windows import shift_penalty
 
 CONFIG = ModelConfig(
     kind="swin",

@@ -146,6 +146,15 @@ def test_the_time_that_is_given_is_said_as_it_is():
     assert next(lines(ways(forecast("one_gpu"), 1.5), 1.5, [])).startswith("within 1.5 hours,")
 
 
+def test_ways_that_are_equally_fast_say_why():
+    found = [way for way in ways(forecast("tiny32"), 1) if way.name == "ViT-T"]
+    assert len({way.forecast.images_per_second for way in found}) == 1 < len(found)
+    (said,) = [line for line in lines(found, 1, []) if line.startswith("note")]
+    assert "ViT-T: the start of kernels limits" in said
+    for other in (forecast("tiny32", ["train.batch=4096"]), forecast("one_gpu")):
+        assert not any("start of kernels" in line for line in lines(ways(other, 1), 1, []))
+
+
 def test_a_way_that_needs_more_memory_accumulates():
     found = ways(forecast("vit_l16", device="l4"), 1000)
     assert max(way.forecast.config.train.accumulate for way in found) > 1

@@ -1,15 +1,18 @@
 """What several processes do together; whole trainings are in engine/test_distributed.py."""
 
+import time
 from types import SimpleNamespace
 
 import pytest
 import torch
+from several import run_forked
 
 from ibot.errors import UserError
 from ibot.system import distributed
 from ibot.system.distributed import (
     any_true,
     gather,
+    joined,
     largest_in_place,
     sum_in_place,
     sum_over_processes,
@@ -65,3 +68,16 @@ def test_sums_of_several_tensors_take_one_collective_and_keep_their_shapes(monke
     assert sum_in_place(first).eq(3).all() and first.eq(3).all()
     assert largest_in_place(torch.tensor([0.0, 1.0])).tolist() == [0.5, 1.0] and calls[-1] == "max"
     assert any_true(True) and not any_true(False)
+
+
+@pytest.mark.distributed
+def test_processes_that_have_parted_can_join_again(tmp_path):
+    def work(rank):
+        for turn in range(3):
+            if turn and rank == turn % 2:
+                time.sleep(0.1)  # the other one must not find the places of the turn before
+            with joined(torch.device("cpu")):
+                assert gather((turn, rank)) == [(turn, 0), (turn, 1)]
+
+    codes, errors = run_forked(work, tmp_path)
+    assert codes == [0, 0], errors

@@ -107,6 +107,13 @@ def test_a_run_that_exists_is_checked_by_its_own_settings(capsys, tmp_path, monk
     assert "train.batch=1024 cannot be shared equally" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("text", [b"", b'{"train": ', b"[]", b"\xff\xfe"])
+def test_a_run_whose_settings_cannot_be_read_is_refused_in_words(capsys, tmp_path, text):
+    (tmp_path / "config.json").write_bytes(text)
+    assert main(["launch", "slurm", "--run", str(tmp_path)]) == 2
+    assert "config.json" in capsys.readouterr().err
+
+
 def test_submit_hands_the_script_to_sbatch(capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.chdir(tmp_path)

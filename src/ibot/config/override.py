@@ -200,6 +200,8 @@ def from_run(plain: dict[str, Any]) -> Config:
 
     Raises ConfigError as `from_plain`.
     """
+    if not isinstance(plain, dict):
+        raise ConfigError("config.json holds no settings", why=f"it is a {type(plain).__name__}")
     settings = {section: values for section, values in plain.items() if section != "command"}
     if isinstance(data := settings.get("data"), dict):
         settings["data"] = {"pixels": "exact", **data}

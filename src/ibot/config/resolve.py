@@ -59,6 +59,11 @@ def derive(config: Config, num_images: int, world_size: int = 1) -> Derived:
     An epoch of fewer images than a batch counts one step here; the loader refuses it.
     """
     train, notes = config.train, []
+    if world_size == 1 and config.system.shard != "none":
+        notes.append(
+            f"system.shard={config.system.shard} divides networks among several processes: this "
+            "one holds all of them"
+        )
     epochs = Epochs.of(train, num_images)
     # Warm-ups are those of the run as it began, whatever became of it.
     steps_per_epoch = epochs.lists[0][2]

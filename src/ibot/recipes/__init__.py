@@ -40,15 +40,23 @@ RECIPES: dict[str, Callable[[], Config]] = {
 def recipe(name: str | Path, beside: Iterable[str] = ()) -> Config:
     """The configuration of a named recipe, of a run folder, or of a config.json of a run.
 
-    Raises ConfigError for an unknown name; the nearest one is suggested, of the recipes and of the
-    names `beside` them that the caller knows.
+    Raises ConfigError for a file that cannot be read, and for an unknown name; the nearest one is
+    suggested, of the recipes and of the names `beside` them that the caller knows.
     """
     name = str(name)
     if name in RECIPES:
         return replace(RECIPES[name](), recipe=name)
     path = Path(name) / "config.json" if Path(name).is_dir() else Path(name)
     if path.suffix == ".json" and path.is_file():
-        return from_run(json.loads(path.read_text()))
+        try:
+            plain = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                f"'{path}' cannot be read",
+                why=str(error),
+                fix="copy it from where the run was made, or begin a new run in another folder",
+            ) from None
+        return from_run(plain)
     known = [*beside, *RECIPES]
     nearest = difflib.get_close_matches(name, known, 1, 0.4)
     raise ConfigError(

@@ -169,10 +169,20 @@ class Forecast:
         if self.probe is not None:
             return train.accumulate * self.micro_batch * self.probe.per_image
         moved = update_bytes(self.config, self.shards) / (device.bandwidth * 1e12)
-        step = self.micro_batch * self.image_seconds
-        if device.gpu:
-            step = max(step, LAUNCH * KERNELS * blocks(self.config))
+        step = max(self.micro_batch * self.image_seconds, self.start_seconds)
         return train.accumulate * step + moved
+
+    @property
+    def start_seconds(self) -> float:
+        """Of a micro-batch, for the kernels of a GPU to start: it cannot take less."""
+        return LAUNCH * KERNELS * blocks(self.config) if self.machine.device.gpu else 0.0
+
+    @property
+    def waits_for_starts(self) -> bool:
+        """Whether kernels take longer to start than to run: other networks of as many blocks, and
+        fewer views, would be no faster.
+        """
+        return self.probe is None and self.micro_batch * self.image_seconds < self.start_seconds
 
     @property
     def exchanged(self) -> float:

@@ -162,6 +162,13 @@ def lines(found: Sequence[Option], hours: float, given: Sequence[str]) -> Iterat
         speed = rate(option.forecast.images_per_second)
         row = f"{mark:7}{option.name:12}{option.views:18}{speed:>9}{_epochs(option):>8}  {takes:20}"
         yield f"{row}{why(option)}".rstrip()
+    bound = [option for option in found if option.forecast.waits_for_starts]
+    if bound:
+        names = ", ".join(dict.fromkeys(option.name for option in bound))
+        yield (
+            f"note   {names}: the start of kernels limits, not what they compute, so that fewer "
+            "local views save no time (estimate); a larger train.batch does"
+        )
     if found[0].forecast.machine.device.gpu:
         yield f"input  {feeding(found[0].forecast)}"
     if found[0].forecast.images < FEW:
@@ -222,6 +229,7 @@ def plain(found: Sequence[Option]) -> list[dict[str, Any]]:
             "hours": option.hours,
             "reach": option.reach,
             "fits": option.fits,
+            "waits_for_starts": option.forecast.waits_for_starts,
         }
         for option in found
     ]

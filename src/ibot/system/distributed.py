@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ibot.errors import UserError
 from ibot.system.processes import Processes, launched_processes
-from ibot.system.watch import watched
+from ibot.system.watch import fresh_store, watched
 
 T = TypeVar("T")
 
@@ -37,9 +37,11 @@ def init_processes(device: torch.device) -> Processes:
         torch.cuda.set_device(device if device.index is not None else processes.local_rank)
     if processes.world_size > 1:
         host = f"[{processes.address}]" if ":" in processes.address else processes.address
+        store = fresh_store()
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if device.type == "cuda" and dist.is_nccl_available() else "gloo",
-            init_method=f"tcp://{host}:{processes.port}",
+            init_method=f"tcp://{host}:{processes.port}" if store is None else None,
+            store=store,
             rank=processes.rank,
             world_size=processes.world_size,
             timeout=TIMEOUT,

@@ -219,7 +219,10 @@ class Watch:
 
 
 _current: Watch | None = None
-_meetings = count()
+_meetings, _groups = count(), count()
+_servers: list[dist.Store] = []
+"""Of meetings: the main process's would end with the last that refers to it, while others may be in
+the next meeting already."""
 
 
 def _let_go() -> None:
@@ -261,6 +264,17 @@ def said_if_interrupted(text: str) -> Iterator[None]:
         if launched_processes().is_main:
             print(text, file=sys.stderr)
         raise
+
+
+def fresh_store() -> dist.Store | None:
+    """A store of all processes in which nobody has written; None outside of `watched`.
+
+    A group of processes that were one before would find there where they could be reached then, and
+    wait for ever.
+    """
+    if _current is None:
+        return None
+    return dist.PrefixStore(f"group/{next(_groups)}", _current.store)
 
 
 def from_main(name: str, value: int) -> int:
@@ -307,6 +321,7 @@ def _meet(processes: Processes) -> dist.Store:
             timeout=JOIN_TIMEOUT,
             multi_tenant=not launched,
         )
+        _servers.append(store)
         # The launcher's outlives a meeting, and the processes that it starts again.
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         store = dist.PrefixStore(f"ibot/{attempt}/{next(_meetings)}", store)

@@ -1,0 +1,97 @@
+"""Tables of docs/learning.md from records: python -m benchmarks.learning_tables [--check]
+
+Reads benchmarks/results/learning/*.jsonl. In the page a table stands between `<!-- table STUDY
+COLUMN ... -->` and `<!-- end -->`; all else there is written by hand. A cell is the mean over
+the seeds, with the half-width of its 95 % interval over them (Student's t) from two seeds on.
+`--check` writes nothing and ends with 1 where the page is not what the records give.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.learning import RECORDS
+from benchmarks.learning_studies import STUDIES
+from ibot.system.jsonl import read_jsonl
+
+PAGE = Path(__file__).parents[1] / "docs" / "learning.md"
+TABLE = re.compile(r"(<!-- table (\w+)((?: \S+)+) -->\n).*?(<!-- end -->)", re.DOTALL)
+T_95 = {1: 12.7, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}
+"""Student's t of a 95 % interval by degrees of freedom."""
+NAMES = {
+    "knn_cls": "k-NN, class token",
+    "knn_mean": "k-NN, mean patch",
+    "knn_joined": "k-NN, joined patches",
+    "linear_cls": "linear, class token",
+    "linear_mean": "linear, mean patch",
+    "match_r0": "match r 0",
+    "match_r1": "match r 1",
+    "dense_miou": "CamVid mIoU",
+    "rank_cls": "rank, class token",
+    "rank_patches": "rank, patches",
+    "within_images": "share within images",
+    "words_same": "words agree",
+    "words_chance": "by chance",
+    "words_match_r1": "match r 1 of words",
+    "words_used": "words used",
+    "words_per_image": "words per image",
+    "words_entropy": "entropy, nats",
+    "seconds": "s",
+}
+
+
+def table(rows: Sequence[Mapping[str, Any]], order: Sequence[str], columns: Sequence[str]) -> str:
+    """Markdown: a line for each row of a study that has records, in the order of the study."""
+    heads = ["", "seeds", *(NAMES.get(column, column) for column in columns)]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for name in order:
+        own = [row for row in rows if row["row"] == name]
+        if own:
+            cells = [_cell([row[c] for row in own if c in row]) for c in columns]
+            seeds = " ".join(str(seed) for seed in sorted(row["seed"] for row in own))
+            lines.append(f"| {' | '.join([name, seeds, *cells])} |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(values: Sequence[float]) -> str:
+    if not values:
+        return "-"
+    mean = f"{statistics.mean(values):.1f}"
+    if len(values) == 1:
+        return mean
+    half = T_95[len(values) - 1] * statistics.stdev(values) / len(values) ** 0.5
+    return f"{mean} ± {half:.1f}"
+
+
+def page(text: str, records: Path = RECORDS) -> str:
+    """The page with its tables made anew."""
+
+    def made(match: re.Match[str]) -> str:
+        head, study, columns, end = match.groups()
+        rows = read_jsonl(records / f"{study}.jsonl")
+        return head + table(rows, list(STUDIES[study].rows), columns.split()) + end
+
+    return TABLE.sub(made, text)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--check", action="store_true", help="write nothing")
+    options = parser.parse_args()
+    before = PAGE.read_text(encoding="utf-8")
+    after = page(before)
+    if options.check:
+        sys.exit(before != after)
+    PAGE.write_text(after, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
