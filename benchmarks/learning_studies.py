@@ -46,8 +46,10 @@ LOSSES = {
     "iBOT": (),
     "patch loss alone": PATCH_ALONE,
 }
-FEW_WORDS = ("head.shared=false", "head.shared_teacher=false", "head.patch_out_dim=256")
+SEPARATE = ("head.shared=false", "head.shared_teacher=false")
+FEW_WORDS = (*SEPARATE, "head.patch_out_dim=256")
 RESIDUAL = ("method.patch_residual=true",)
+ACROSS = ("method.visible_weight=1", "method.visible_target=other")
 SHARP = ("method.patch_temp=0.02", "method.patch_temp_start=0.02")
 RANDOM_PATCHES = ("mask.shape=random", "mask.ratio=0:0,0.7:0.05")
 CURES: dict[str, Sequence[str] | None] = {
@@ -58,9 +60,9 @@ CURES: dict[str, Sequence[str] | None] = {
     "ratio 0.1 to 0.5 always": ("mask.ratio=0.3:0.2",),
     "random patches, ratio 0 or 0.7": RANDOM_PATCHES,
     "ratio 0 or 0.15": ("mask.ratio=0:0,0.15:0.1",),
-    "separate heads": ("head.shared=false", "head.shared_teacher=false"),
+    "separate heads": SEPARATE,
     "separate heads, 256 words": FEW_WORDS,
-    "separate heads, 64 words": (*FEW_WORDS[:2], "head.patch_out_dim=64"),
+    "separate heads, 64 words": (*SEPARATE, "head.patch_out_dim=64"),
     "visible patches too": ("method.visible_weight=1",),
     "all patches balanced": ("method.patch_balance=all",),
     "attended patches hidden": ("mask.shape=attention",),
@@ -71,6 +73,22 @@ CURES: dict[str, Sequence[str] | None] = {
     "residual targets": RESIDUAL,
     "residual, separate heads, 256 words": (*RESIDUAL, *FEW_WORDS),
     "residual, visible patches too": (*RESIDUAL, "method.visible_weight=1"),
+    "residual, visible, half of each": (
+        *(*RESIDUAL, "method.visible_weight=0.5", "method.patch_weight=0.5"),
+    ),
+    "residual, visible, a quarter of each": (
+        *(*RESIDUAL, "method.visible_weight=0.25", "method.patch_weight=0.25"),
+    ),
+    "residual, visible, separate heads": (*RESIDUAL, "method.visible_weight=1", *SEPARATE),
+    "residual, visible, nothing hidden": (
+        *(*RESIDUAL, "method.visible_weight=1", "method.patch_weight=0", "mask.ratio=0:0"),
+    ),
+    "visible, other view": ACROSS,
+    "visible, other view, residual": (*ACROSS, *RESIDUAL),
+    "visible, other view, residual, half of each": (
+        *(*RESIDUAL, "method.visible_target=other"),
+        *("method.visible_weight=0.5", "method.patch_weight=0.5"),
+    ),
     "residual, all balanced": (*RESIDUAL, "method.patch_balance=all"),
     "residual, weight 2": (*RESIDUAL, "method.patch_weight=2"),
     "residual, patch temperature 0.02": (*RESIDUAL, *SHARP),

@@ -56,7 +56,8 @@ class Masks:
     local: Masks | None = None
     """Those of the local views [L, B, N'], where they have some (an ablation)."""
     visible: Masks | None = None
-    """The other patches of the global views, where they are in a loss too (beyond the paper)."""
+    """Other patches of the global views that are in a loss too, and with `target` what they ask
+    for (beyond the paper)."""
 
     @property
     def num_views(self) -> int:

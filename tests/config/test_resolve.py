@@ -78,6 +78,11 @@ def test_every_recipe_passes_the_checks(name):
         ("method.patch_target_norm=false model.mean_pooling=true", "patch_target_norm=false"),
         ("mask.min_block=-1", "mask.min_block=-1 must not be negative"),
         ("mask.min_block=2 mask.shape=random", "mask.min_block is of blocks"),
+        ("method.visible_target=other", "visible_target=other needs method.visible_weight"),
+        (
+            "method.visible_target=other method.visible_weight=1 mask.shape=attention",
+            "a mask.shape that is drawn",
+        ),
         ("method.patch_residual=true head.bottleneck_dim=0", "method.patch_residual=true needs"),
         ("mask.shape=attention model.mean_pooling=true", "a class token attends to"),
         ("mask.shape=attention mask.views=all", "mask.shape=attention needs"),

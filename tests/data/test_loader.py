@@ -27,7 +27,7 @@ from ibot.data.loader import (
     micro_batch_bytes,
     read_ahead,
 )
-from ibot.data.masks import make_masks
+from ibot.data.masks import make_masks, with_visible
 from ibot.data.pairs import make_pairs
 from ibot.data.params import view_params
 from ibot.data.pixels import render
@@ -318,23 +318,31 @@ def plain_batch(config, source, step, part, rank, world_size, grid):
         if config.mask.views == "all":
             key = (seed, epoch, np.array(index))
             masks = replace(masks, local=make_masks(config.mask, (4, 6), 1, *key, first_view=2))
+        if config.method.visible_target == "other":
+            masks = with_visible(masks, make_pairs("position", params, grid))
     else:
         masks = make_pairs(config.method.patch_match, params, grid)
     return index, views, masks, [content_hash(image) for image in pixels]
 
 
 @pytest.mark.parametrize(
-    ("match", "views", "orientation"),
-    [("hidden", "global", "apply"), ("hidden", "all", "ignore"), ("position", "global", "ignore")],
+    ("method", "views", "orientation"),
+    [
+        ({}, "global", "apply"),
+        ({}, "all", "ignore"),
+        ({"patch_match": "position"}, "global", "ignore"),
+        ({"visible_weight": 1.0, "visible_target": "other"}, "global", "apply"),
+    ],
+    ids=["hidden", "local ones too", "by position", "visible by position"],
 )
 def test_a_batch_is_made_image_by_image_from_the_order_of_its_epoch(
-    mixed, match, views, orientation
+    mixed, method, views, orientation
 ):
     config = Config(
         augment=AugmentConfig(num_local=1, global_size=(16, 24), local_size=(16, 24)),
         model=ModelConfig(patch=4),
         mask=MaskConfig(ratio=((0.4, 0.1),), views=views),
-        method=MethodConfig(patch_match=match),
+        method=MethodConfig(**method),
         train=TrainConfig(batch=8, accumulate=2, seed=5),
         data=DataConfig(exif_orientation=orientation),
         system=SystemConfig(workers=0),
@@ -354,6 +362,11 @@ def test_a_batch_is_made_image_by_image_from_the_order_of_its_epoch(
             assert torch.equal(got.masks.index, masks.index)
             assert torch.equal(got.masks.weight, masks.weight)
             assert (got.masks.local is None) == (views == "global")
+            assert (got.masks.visible is None) == ("visible_weight" not in method)
+            if masks.visible is not None:
+                assert torch.equal(got.masks.visible.index, masks.visible.index)
+                assert torch.equal(got.masks.visible.target, masks.visible.target)
+                assert not got.masks.map.flatten()[got.masks.visible.index].any()
             if masks.local is not None:
                 assert torch.equal(got.masks.local.map, masks.local.map)
             for row, own in enumerate(rendered):

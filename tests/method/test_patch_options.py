@@ -225,6 +225,36 @@ def test_targets_of_patches_can_come_from_before_the_final_norm(shape, form):
 
 
 @FORMS
+@TARGETS
+def test_visible_patches_can_predict_what_the_other_view_shows_of_the_same_place(targets, form):
+    case = Case(settings(targets=targets, visible_weight=0.6, visible_target="other"))
+    hidden, own = case.batch.masks.map, case.batch.masks
+    shown = (torch.rand(G, B, N) < 0.5).flatten().nonzero()[:, 0]
+    partner = (shown + B * N) % (G * B * N)  # at the same place of the other view
+    pairs = replace(own, index=shown, target=partner, visible=None)
+    masks = with_visible(replace(own, visible=None), pairs)
+    case.batch = replace(case.batch, masks=masks)
+    with torch.no_grad():
+        teacher = case.logits(case.model.teacher, None)
+        paired = torch.zeros(G * B * N, dtype=torch.bool)
+        paired[shown] = True
+        asked = {place: (place + B * N) % (G * B * N) for place in range(G * B * N)}
+        in_loss = [p for p in range(G * B * N) if hidden.flatten()[p]]
+        seen = [p for p in range(G * B * N) if paired[p] and not hidden.flatten()[p]]
+        rows = teacher[[*in_loss, *(asked[p] for p in seen)]]
+        probs = teacher_probs(rows, case.model.patch_center.value, VALUES.patch_temp)
+        if targets == "sinkhorn":
+            probs = sinkhorn_probs(rows, VALUES.patch_temp)
+        whole = torch.zeros_like(teacher)
+        whole[[*in_loss, *seen]] = probs
+    out = case.step(form)
+    visible = paired.view(G, B, N) & ~hidden
+    of_hidden, of_visible = (case.losses(whole, maps, hidden) for maps in (hidden, visible))
+    assert out.metrics["patch_loss"].item() == pytest.approx(of_hidden.item(), rel=1e-9)
+    assert out.metrics["visible_loss"].item() == pytest.approx(of_visible.item(), rel=1e-9)
+
+
+@FORMS
 def test_targets_of_patches_can_be_what_they_add_to_the_mean_of_their_view(form):
     case = Case(settings(patch_residual=True))
     model = case.model

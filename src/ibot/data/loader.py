@@ -115,7 +115,7 @@ class MicroBatches(Dataset["Batch | UndrawnBatch | DataError"]):
         params = view_params(config.augment, config.train.seed, epoch, index, sizes)
         params = in_parts(params, parts)
         if config.method.patch_match == "hidden":
-            masks = self._masks(epoch, index)
+            masks = self._masks(epoch, index, params)
         else:
             masks = make_pairs(config.method.patch_match, params, self.grid)
         drop = None
@@ -156,12 +156,13 @@ class MicroBatches(Dataset["Batch | UndrawnBatch | DataError"]):
         first = augment.num_global
         return torch.stack(views[:first]), torch.stack(views[first:]) if views[first:] else None
 
-    def _masks(self, epoch: int, index: NDArray[np.int64]) -> Masks:
+    def _masks(self, epoch: int, index: NDArray[np.int64], params: ViewParams) -> Masks:
         """Masks of the global views, and where they are wanted those of the local ones."""
         config, augment, seed = self.config, self.config.augment, self.config.train.seed
         masks = make_masks(config.mask, self.grid, augment.num_global, seed, epoch, index)
         if config.method.visible_weight:
-            return with_visible(masks)
+            other = config.method.visible_target == "other"
+            return with_visible(masks, make_pairs("position", params, self.grid) if other else None)
         if config.mask.views != "all":
             return masks
         grid = (

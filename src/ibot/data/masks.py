@@ -80,9 +80,20 @@ def masks_from_map(hidden: Tensor, dtype: torch.dtype = torch.float32) -> Masks:
     return Masks(hidden, hidden.flatten().nonzero()[:, 0], (1 / count).expand_as(hidden)[hidden])
 
 
-def with_visible(masks: Masks) -> Masks:
-    """The same with the patches that are not hidden in a loss of their own."""
-    return replace(masks, visible=masks_from_map(~masks.map, masks.weight.dtype))
+def with_visible(masks: Masks, pairs: Masks | None = None) -> Masks:
+    """The same with the patches that are not hidden in a loss of their own.
+
+    pairs: which patches show a part of the image that the other view shows too, and which patch
+    does there (`ibot.data.pairs`): then the loss is of these alone, and asks for those.
+    """
+    if pairs is None or pairs.target is None:
+        return replace(masks, visible=masks_from_map(~masks.map, masks.weight.dtype))
+    paired = torch.zeros_like(masks.map)
+    paired.view(-1)[pairs.index] = True
+    visible = masks_from_map(paired & ~masks.map, masks.weight.dtype)
+    partner = torch.zeros(masks.map.numel(), dtype=torch.int64)
+    partner[pairs.index] = pairs.target
+    return replace(masks, visible=replace(visible, target=partner[visible.index]))
 
 
 def _block_masks(

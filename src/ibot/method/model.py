@@ -159,7 +159,7 @@ class Teacher(Network):
         z_cls, z_patches = self.head.project_both(output.cls, output.patches.flatten(0, 1))
         if self.residual:
             z_patches = residuals(z_patches.unflatten(0, output.patches.shape[:2])).flatten(0, 1)
-        places = places_in_loss(masks) if masks.target is None else masks.target
+        places = places_of_targets(masks)
         if self.matches_features:
             places = most_similar(output.patches.unflatten(0, (num_global, batch)))[masks.index]
         wanted = z_patches if self.balances_all else z_patches[places]
@@ -295,6 +295,13 @@ def _with_more_rows(views: Views) -> tuple[Views, int]:
 def places_in_loss(masks: Masks) -> Tensor:
     """Positions of the patches in a loss in the flattened map: the masked, then the visible."""
     return masks.index if masks.visible is None else torch.cat([masks.index, masks.visible.index])
+
+
+def places_of_targets(masks: Masks) -> Tensor:
+    """Positions of the teacher's patches that those of `places_in_loss` predict."""
+    parts = [masks] if masks.visible is None else [masks, masks.visible]
+    places = [part.index if part.target is None else part.target for part in parts]
+    return places[0] if len(places) == 1 else torch.cat(places)
 
 
 def flat_token_rows(masks: Masks) -> Tensor:

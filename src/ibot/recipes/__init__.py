@@ -101,6 +101,9 @@ def beyond_paper(config: Config) -> list[str]:
         f"method.visible_weight={method.visible_weight:g} (a patch loss on visible patches)": (
             method.visible_weight > 0
         ),
+        "method.visible_target=other (of the same part of the image in the other view)": (
+            method.visible_target == "other"
+        ),
         "method.temp_schedule=step (temperatures change at each step)": method.temp_schedule
         == "step"
         and method.temp_warmup.value > 0,
