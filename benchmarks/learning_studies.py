@@ -108,6 +108,17 @@ APART: dict[str, Sequence[str] | None] = {
 }
 """Of the settings, {out} is where runs lie, {seed} the seed of the row."""
 
+T_02 = ("method.teacher_temp=0.02", "method.patch_temp=0.02")
+B_64 = ("train.batch=64", "optim.lr=6e-3", "method.momentum=0.98")
+CLOCKS: dict[str, Sequence[str] | None] = {
+    "class loss alone, T 0.02": (*CLS_ALONE, *T_02),
+    "class loss alone, batch 64": (*CLS_ALONE, *B_64),
+    "class loss alone, T 0.02, batch 64": (*CLS_ALONE, *T_02, *B_64),
+    "iBOT, T 0.02, batch 64": (*T_02, *B_64),
+    "iBOT, residual, T 0.02, batch 64": (*RESIDUAL, *T_02, *B_64),
+    "iBOT, other view, residual, T 0.02, batch 64": (*ACROSS, *RESIDUAL, *T_02, *B_64),
+}
+
 STUDIES = {
     "losses16": Study(
         question="What does the patch loss buy, with 16 tokens?",
@@ -141,6 +152,12 @@ STUDIES = {
         data="cifar10",
         base=TOKENS_36,
         rows=APART,
+    ),
+    "clocks36": Study(
+        question="Sharper targets and smaller steps, as the demo learnt them: for which losses?",
+        data="cifar10",
+        base=TOKENS_36,
+        rows=CLOCKS,
     ),
     "cures36": Study(
         question="What makes the patch loss cost the class token, each alone?",
