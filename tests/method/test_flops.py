@@ -32,7 +32,8 @@ VALUES = StepValues(
     freeze_last_layer=False,
 )
 NETWORKS = {
-    "tiny32": ["demo"],
+    "tiny32": [],
+    "demo": [],
     "tiny64": [],
     "vit_s16": ["one_gpu", "adapt"],
     "vit_s16_k1000": [],

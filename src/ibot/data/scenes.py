@@ -2,8 +2,8 @@
 
 A class is an arrangement of parts: a house is a triangle on a square, a car a low box on two
 wheels. Place, size, tilt, mirroring, shades, light and noise are free, and dark objects on light
-paper are as frequent as the reverse. So no pixel and no patch tells the class. Used by the demo,
-the tests and later the dense tasks.
+paper are as frequent as the reverse. So no pixel and no patch tells the class. Used by the tests
+and later the dense tasks; the demo draws `ibot.data.reef`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -258,6 +259,23 @@ def _bounding_box(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
     return (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
 
 
+class Kind(NamedTuple):
+    """What the images of a set show."""
+
+    name: str
+    classes: tuple[str, ...]
+    draw: Callable[[int, int, int], NDArray[np.uint8]]
+    """Seed, index and side in pixels -> uint8 [S, S, 3]; its class is index % number of them."""
+
+
+def _still(seed: int, index: int, size: int) -> NDArray[np.uint8]:
+    return draw_scene(seed, index, size=size).image
+
+
+OBJECT_SCENES = Kind("", CLASSES, _still)
+"""Of the first kind there was: its name does not stand in folders."""
+
+
 def write_folder(
     root: Path,
     *,
@@ -265,6 +283,7 @@ def write_folder(
     val: int,
     seed: int = 0,
     size: int = 32,
+    kind: Kind = OBJECT_SCENES,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Write a labelled set of still scenes: `root/train/CLASS/00000.png`, and `val` likewise.
@@ -273,31 +292,35 @@ def write_folder(
     on with: its pictures are whole.
     """
     mark, begun = root / "scenes.txt", root / "begun.txt"
-    content = f"seed {seed} size {size} train {train} val {val}\n"
+    content = f"{kind.name} seed {seed} size {size} train {train} val {val}\n".lstrip()
     if mark.exists() and mark.read_text() == content:
         return
     keep = begun.exists() and begun.read_text() == content
     jobs = [("train", i) for i in range(train)] + [("val", train + i) for i in range(val)]
     for split in ("train", "val"):
-        for name in CLASSES:
+        for name in kind.classes:
             (root / split / name).mkdir(parents=True, exist_ok=True)
     mark.unlink(missing_ok=True)
     begun.write_text(content)
     with ProcessPoolExecutor() as pool:
         chunks = [jobs[i : i + 500] for i in range(0, len(jobs), 500)]
-        for done, _ in enumerate(pool.map(partial(_write, root, seed, size, keep), chunks), 1):
+        for done, _ in enumerate(
+            pool.map(partial(_write, root, seed, size, keep, kind), chunks), 1
+        ):
             if progress is not None:
                 progress(min(done * 500, len(jobs)), len(jobs))
     begun.replace(mark)
 
 
-def _write(root: Path, seed: int, size: int, keep: bool, jobs: list[tuple[str, int]]) -> None:
+def _write(
+    root: Path, seed: int, size: int, keep: bool, kind: Kind, jobs: list[tuple[str, int]]
+) -> None:
     """Draw scenes; with `keep` those alone whose pictures are missing."""
     for split, index in jobs:
-        place = root / split / CLASSES[index % len(CLASSES)] / f"{index:05d}.png"
+        place = root / split / kind.classes[index % len(kind.classes)] / f"{index:05d}.png"
         if keep and place.exists():
             continue
-        image = Image.fromarray(draw_scene(seed, index, size=size).image)
+        image = Image.fromarray(kind.draw(seed, index, size))
         # Not by system/files.py: waiting for the disk 14,000 times takes longer than drawing.
         unfinished = place.with_suffix(".tmp")
         image.save(unfinished, format="PNG")
