@@ -48,7 +48,7 @@ def test_larger_images_hold_more_fish_of_the_same_size():
 
 
 def test_the_mean_colour_of_an_image_hardly_tells_its_species():
-    """A nearest mean of colours among twenty species is right in few of the images, by chance in 5 %."""
+    """A nearest mean of colours among twenty species is right in few of them (by chance in 5 %)."""
     means = np.array([draw_shoal(0, i).image.mean((0, 1)) for i in range(200)])
     hue = means - means.mean(1, keepdims=True)
     centres = np.stack([hue[:160][np.arange(160) % 20 == k].mean(0) for k in range(20)])

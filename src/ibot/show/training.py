@@ -50,7 +50,7 @@ def training_picture(
     """
     plt = pyplot()
     columns = max(4, len(examples))
-    curves, cell, margin = 2.9, 1.55, 1.0
+    curves, cell, margin = 2.9, 1.25, 1.1
     width, height = margin + cell * columns + 0.15, curves + cell * len(rows) + 0.75
     figure = plt.figure(figsize=(width, height), dpi=110, facecolor="white")
     left, right = margin / width, 1 - 0.1 / width

@@ -43,7 +43,7 @@ from ibot.studies.demo_patches import (
     pixels_of,
     tokens_of,
 )
-from ibot.studies.demo_picture import write_picture
+from ibot.studies.demo_picture import Seen, write_picture
 from ibot.studies.pretraining import describe
 from ibot.studies.probes import Evaluated, probes
 from ibot.studies.settings import Say
@@ -100,7 +100,7 @@ def demo(
     print(f"gained {gained(compared.found)}")
     print(f"means  {means(compared.found)}")
     picture = folder / "pictures" / "training.png"
-    patches = _patches(config, networks, compared.levels, picture, folder)
+    patches = _patches(config, networks, sets, compared.levels, picture, folder)
     summary = {
         "seed": seed,
         "seconds": round(time.perf_counter() - began, 1),
@@ -123,6 +123,7 @@ def demo(
 def _patches(
     config: Config,
     networks: tuple[Backbone, Backbone],
+    sets: Sets,
     levels: dict[str, float],
     picture: Path,
     run: Path,
@@ -145,8 +146,14 @@ def _patches(
     names = {"random": "random network", "trained": "pre-trained", "raw_pixels": "raw pixels"}
     for name, (found, _) in judged.items():
         print(found.line(names[name]))
-    seen = judged["random"][1], judged["trained"][1]
-    write_picture(picture, config, shoals, networks, seen, levels, run=run)
+    seen = Seen(
+        sets=sets,
+        shoals=shoals,
+        networks=networks,
+        found=(judged["random"][1], judged["trained"][1]),
+        levels=levels,
+    )
+    write_picture(picture, config, seen, run)
     return {name: found for name, (found, _) in judged.items()}
 
 
