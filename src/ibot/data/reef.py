@@ -9,14 +9,12 @@ in common, and two images of different species have not, is the species. Used by
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ibot.data.scenes import Kind
+from ibot.data.scenes import Draws, Kind
 from ibot.rng import Purpose, uniform
 
 HUES = {"coral": 0.0, "amber": 0.125, "lime": 0.25, "jade": 0.375}
@@ -60,14 +58,14 @@ def draw_shoal(seed: int, index: int, *, size: int = SIDE) -> Shoal:
         index: of the image.
         size: S, side in pixels; the fish stay as large as they are.
     """
-    around = _between(uniform(seed, 0, index, 0, Purpose.REEF, NUMBERS))
+    around = Draws(uniform(seed, 0, index, 0, Purpose.REEF, NUMBERS).tolist())
     noise = np.random.default_rng((seed, index))
     canvas = _coral(noise, size)
     species = index % len(SPECIES)
     labels = np.zeros((size, size), np.int16)
-    count = round(next(around)(*CROWD) * (size / SIDE) ** 2)
-    for numbers in uniform(seed, 0, index, 1 + np.arange(count), Purpose.REEF, NUMBERS):
-        _draw_fish(canvas, labels, species, _between(numbers))
+    count = round(around.between(*CROWD) * (size / SIDE) ** 2)
+    for numbers in uniform(seed, 0, index, 1 + np.arange(count), Purpose.REEF, NUMBERS).tolist():
+        _draw_fish(canvas, labels, species, Draws(numbers))
     image = _lighted(canvas, around) + noise.normal(0, 0.02, canvas.shape)
     return Shoal((image.clip(0, 1) * 255).round().astype(np.uint8), species, labels)
 
@@ -78,19 +76,6 @@ def _image(seed: int, index: int, size: int) -> NDArray[np.uint8]:
 
 SHOALS = Kind("shoals", SPECIES, _image)
 """For `ibot.data.scenes.write_folder`."""
-
-
-class _Span(NamedTuple):
-    """A number in [0, 1) that still is to be given its ends."""
-
-    share: float
-
-    def __call__(self, low: float, high: float) -> float:
-        return low + (high - low) * self.share
-
-
-def _between(numbers: NDArray[np.float64]) -> Iterator[_Span]:
-    return map(_Span, numbers.tolist())
 
 
 def _coral(noise: np.random.Generator, size: int) -> NDArray[np.float64]:
@@ -108,23 +93,23 @@ def _coral(noise: np.random.Generator, size: int) -> NDArray[np.float64]:
     return 0.5 + CORAL * (waves + 0.7 * gray)
 
 
-def _lighted(canvas: NDArray[np.float64], draws: Iterator[_Span]) -> NDArray[np.float64]:
+def _lighted(canvas: NDArray[np.float64], draws: Draws) -> NDArray[np.float64]:
     """Light from a side, and more or less of it."""
-    size, angle = len(canvas), next(draws)(0, 2 * math.pi)
+    size, angle = len(canvas), draws.between(0, 2 * math.pi)
     line = np.linspace(-1, 1, size)
     ramp = math.cos(angle) * line[None] + math.sin(angle) * line[:, None]
-    return canvas * np.exp(0.3 * (ramp * next(draws)(0, 1) + next(draws)(-1, 1)))[..., None]
+    return canvas * np.exp(0.3 * (ramp * draws.between(0, 1) + draws.between(-1, 1)))[..., None]
 
 
 def _draw_fish(
     canvas: NDArray[np.float64],
     labels: NDArray[np.int16],
     species: int,
-    draws: Iterator[_Span],
+    draws: Draws,
 ) -> None:
     """Draw one in place, and its species into `labels`; beyond the edges it is cut off."""
-    size, half = len(canvas), next(draws)(*HALF_LENGTH)
-    place = next(draws)(0, size), next(draws)(0, size)
+    size, half = len(canvas), draws.between(*HALF_LENGTH)
+    place = draws.between(0, size), draws.between(0, size)
     left, top = (max(0, int(at - 1.15 * half)) for at in place)
     right, bottom = (min(size, int(at + 1.15 * half) + 2) for at in place)
     columns, rows = (
@@ -132,8 +117,8 @@ def _draw_fish(
         for low, high, at in zip((left, top), (right, bottom), place, strict=True)
     )
     x, y = np.meshgrid(columns / half, rows / half)
-    angle, stretch = next(draws)(-math.pi, math.pi), next(draws)(0.9, 1.1)
-    mirror = -1 if next(draws)(0, 1) < 0.5 else 1
+    angle, stretch = draws.between(-math.pi, math.pi), draws.between(0.9, 1.1)
+    mirror = -1 if draws.between(0, 1) < 0.5 else 1
     along = mirror / stretch * (math.cos(angle) * x + math.sin(angle) * y)
     across = stretch * (math.cos(angle) * y - math.sin(angle) * x)
     inside = _outline(along, across, species)
@@ -177,12 +162,10 @@ def _pattern(
     return along > -0.15 if name == "headed" else across > 0
 
 
-def _colors(
-    species: int, draws: Iterator[_Span]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _colors(species: int, draws: Draws) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The two colours of a fish: opposite hues of one lightness, both a little off."""
-    hue, lightness = [*HUES.values()][species // len(PATTERNS)], next(draws)(0.35, 0.65)
-    first, second = (hue + turn + next(draws)(-0.035, 0.035) for turn in (0.0, 0.5))
+    hue, lightness = [*HUES.values()][species // len(PATTERNS)], draws.between(0.35, 0.65)
+    first, second = (hue + turn + draws.between(-0.035, 0.035) for turn in (0.0, 0.5))
     return _color(first, lightness), _color(second, lightness)
 
 

@@ -131,13 +131,13 @@ def draw_scene(
             that a short training learns little else.
     """
     numbers = iter(uniform(seed, 0, index, np.arange(3 + objects), Purpose.SCENE, 128).tolist())
-    canvas = _background(_Draws(next(numbers)), size)
+    canvas = _background(Draws(next(numbers)), size)
     paper = float(_gray(canvas).mean())
-    _strokes(canvas, _Draws(next(numbers)), size, clutter)
-    light = _Draws(next(numbers))
+    _strokes(canvas, Draws(next(numbers)), size, clutter)
+    light = Draws(next(numbers))
     labels, masks = [], np.zeros((objects, size, size))
     for i in range(objects):
-        draws = _Draws(next(numbers))
+        draws = Draws(next(numbers))
         label = draws.integer(len(CLASSES))
         labels.append(index % len(CLASSES) if i == 0 else label)
         masks[i] = _draw_object(
@@ -151,19 +151,22 @@ def draw_scene(
     return Scene(image, labels[0], tuple(labels), boxes, seen)
 
 
-class _Draws:
+class Draws:
     """Numbers in [0, 1), one after the other."""
 
     def __init__(self, numbers: list[float]) -> None:
         self._numbers = iter(numbers)
 
     def between(self, low: float, high: float) -> float:
+        """The next one, scaled."""
         return low + (high - low) * next(self._numbers)
 
     def integer(self, below: int) -> int:
+        """The next one as a whole number from 0 on."""
         return int(next(self._numbers) * below)
 
     def color(self) -> NDArray[np.float64]:
+        """The next three: [3]."""
         return np.array([self.between(0, 1) for _ in range(3)])
 
 
@@ -171,7 +174,7 @@ def _gray(canvas: NDArray[np.float64]) -> NDArray[np.float64]:
     return canvas @ LUMA
 
 
-def _background(draws: _Draws, size: int) -> NDArray[np.float64]:
+def _background(draws: Draws, size: int) -> NDArray[np.float64]:
     """A gentle gradient in a free direction: float64 [S, S, 3] in 0..1."""
     angle = draws.between(0, 2 * math.pi)
     line = np.linspace(-0.7, 0.7, size)
@@ -181,7 +184,7 @@ def _background(draws: _Draws, size: int) -> NDArray[np.float64]:
     return first + position[..., None] * (second - first)
 
 
-def _strokes(canvas: NDArray[np.float64], draws: _Draws, size: int, count: int) -> None:
+def _strokes(canvas: NDArray[np.float64], draws: Draws, size: int, count: int) -> None:
     """Short lines of free colour."""
     for _ in range(count):
         center = np.array([draws.between(0, 1), draws.between(0, 1)])
@@ -201,7 +204,7 @@ def _strokes(canvas: NDArray[np.float64], draws: _Draws, size: int, count: int) 
 
 def _draw_object(
     canvas: NDArray[np.float64],
-    draws: _Draws,
+    draws: Draws,
     parts: list[Polygon],
     paper: float,
     scale: float,
@@ -244,7 +247,7 @@ def _paint(
 
 
 def _lighted(
-    canvas: NDArray[np.float64], draws: _Draws, noise: np.random.Generator
+    canvas: NDArray[np.float64], draws: Draws, noise: np.random.Generator
 ) -> NDArray[np.uint8]:
     """Brightness, contrast, and the noise of a sensor."""
     image = 0.5 + (canvas - 0.5) * draws.between(0.5, 1.0) + draws.between(-0.15, 0.15)

@@ -164,7 +164,7 @@ def _keep(folder: Path, summary: dict[str, Any]) -> None:
 
 def _scenes(folder: Path, seed: int, paper: bool, quiet: bool) -> tuple[Config, Sets]:
     """Settings of the demo, and its images in a folder beside the run."""
-    data = folder.parent / f"{folder.name}-images-{seed}"
+    data = folder.parent / f"{folder.name}-shoals-{seed}"
     if not quiet:
         print(
             f"drawing {TRAIN_IMAGES + VAL_IMAGES} shoals of {len(reef.SPECIES)} species of fish "
