@@ -1,9 +1,9 @@
 """Generated shoals: fish of one species over coral, with the true species of every pixel.
 
 A species is a form and a pattern of two colours that mix to gray. Number, place, size, direction
-and lightness of the fish are free, and coral of every colour lies behind them: neither the mean
-colour of an image nor a pixel at its place tells the species. All that two views of an image have
-in common, and two images of different species have not, is the species. Used by the demo.
+and lightness of the fish are free, and coral of every colour lies behind them: the mean colour of
+an image and a pixel at its place tell little of the species. But for the light, it is all that two
+views of an image have in common, and two images of different species have not. Used by the demo.
 """
 
 from __future__ import annotations
