@@ -62,9 +62,9 @@ KEYS = {
 }
 """Of `summary.json`, and what they are called on the screen."""
 MEASURED = (
-    "measured on three seeds (docs/results.md): KoLeo alone ends at 23 to 25, the class loss alone at "
-    "76 to 78: the\npatch loss costs here. Plain pixels cut fish out as well, but name fewer of them. "
-    "--controls trains the controls"
+    "measured on three seeds (docs/results.md): KoLeo alone ends at 23 to 25, the class loss alone "
+    "at 76 to 78:\nthe patch loss costs here. Plain pixels cut fish out as well, but name fewer of "
+    "them. --controls trains the controls"
 )
 """Of the controls, which take longer than the demo."""
 TRAIN_IMAGES, VAL_IMAGES = 10000, 2000
