@@ -41,6 +41,7 @@ class Purpose(IntEnum):
     MASK_RANDOM = 9
     WINDOW = 10
     BRANCH = 11
+    REEF = 12
     # Of evaluations; the first two bytes were to keep them apart from a training's.
     DROP_PATCHES = 0x45560000
     SHUFFLE_BLOCKS = 0x45560001

@@ -25,7 +25,8 @@ from ibot.recipes import RECIPES
 from ibot.types import Batch, Masks
 
 NETWORKS = {
-    "tiny32": ["demo"],
+    "tiny32": [],
+    "demo": [],
     "tiny64": [],
     "vit_s16": ["one_gpu", "adapt"],
     "vit_s16_k1000": [],

@@ -40,7 +40,7 @@ def built(config):
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in RECIPES if not name.endswith(("_rand", "_in22k")) and name != "demo"]
+    "name", [name for name in RECIPES if not name.endswith(("_rand", "_in22k"))]
 )
 def test_parameters_by_formula_are_those_of_the_networks(name):
     assert Parameters.of(recipe(name)) == built(recipe(name))

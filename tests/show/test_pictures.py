@@ -81,16 +81,11 @@ def test_the_training_picture_is_written(tmp_path, rows):
     ]
     rng = np.random.default_rng(0)
     examples = [
-        Example(
-            rng.integers(0, 256, (32, 32, 3), dtype=np.uint8),
-            rng.random((4, 4)) < 0.3,
-            *rng.random((2, 4, 4)),
-        )
+        Example([rng.integers(0, 256, (side, side, 3), np.uint8) for side in (32, 4)], "words")
         for _ in range(5)
     ]
     out = tmp_path / "a.png"
-    training_picture(
-        metrics, [(0, 10.0), (300, 30.0)], {"random, whitened": 20.0}, examples, out, "title"
-    )
+    knn, levels = [(0, 10.0), (300, 30.0)], {"random, whitened": 20.0}
+    training_picture(metrics, knn, levels, ["image", "small"], examples, out, "title")
     with Image.open(out) as picture:
         assert min(picture.size) > 600 and len(set(picture.convert("L").tobytes())) > 50

@@ -18,7 +18,7 @@ def declare(commands: Commands) -> None:
     parser.add_argument("--seed", type=NATURAL, default=0, metavar="S", help=seed)
     paper = "the paper's losses alone, without options beyond it"
     parser.add_argument("--paper", action="store_true", help=paper)
-    controls = "also train the controls (KoLeo alone, class loss alone)"
+    controls = "also train the controls (KoLeo alone, class loss alone, and others)"
     parser.add_argument("--controls", action="store_true", help=controls)
 
 

@@ -2,8 +2,8 @@
 
 A class is an arrangement of parts: a house is a triangle on a square, a car a low box on two
 wheels. Place, size, tilt, mirroring, shades, light and noise are free, and dark objects on light
-paper are as frequent as the reverse. So no pixel and no patch tells the class. Used by the demo,
-the tests and later the dense tasks.
+paper are as frequent as the reverse. So no pixel and no patch tells the class. Used by the tests
+and later the dense tasks; the demo draws `ibot.data.reef`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -130,13 +131,13 @@ def draw_scene(
             that a short training learns little else.
     """
     numbers = iter(uniform(seed, 0, index, np.arange(3 + objects), Purpose.SCENE, 128).tolist())
-    canvas = _background(_Draws(next(numbers)), size)
+    canvas = _background(Draws(next(numbers)), size)
     paper = float(_gray(canvas).mean())
-    _strokes(canvas, _Draws(next(numbers)), size, clutter)
-    light = _Draws(next(numbers))
+    _strokes(canvas, Draws(next(numbers)), size, clutter)
+    light = Draws(next(numbers))
     labels, masks = [], np.zeros((objects, size, size))
     for i in range(objects):
-        draws = _Draws(next(numbers))
+        draws = Draws(next(numbers))
         label = draws.integer(len(CLASSES))
         labels.append(index % len(CLASSES) if i == 0 else label)
         masks[i] = _draw_object(
@@ -150,19 +151,22 @@ def draw_scene(
     return Scene(image, labels[0], tuple(labels), boxes, seen)
 
 
-class _Draws:
+class Draws:
     """Numbers in [0, 1), one after the other."""
 
     def __init__(self, numbers: list[float]) -> None:
         self._numbers = iter(numbers)
 
     def between(self, low: float, high: float) -> float:
+        """The next one, scaled."""
         return low + (high - low) * next(self._numbers)
 
     def integer(self, below: int) -> int:
+        """The next one as a whole number from 0 on."""
         return int(next(self._numbers) * below)
 
     def color(self) -> NDArray[np.float64]:
+        """The next three: [3]."""
         return np.array([self.between(0, 1) for _ in range(3)])
 
 
@@ -170,7 +174,7 @@ def _gray(canvas: NDArray[np.float64]) -> NDArray[np.float64]:
     return canvas @ LUMA
 
 
-def _background(draws: _Draws, size: int) -> NDArray[np.float64]:
+def _background(draws: Draws, size: int) -> NDArray[np.float64]:
     """A gentle gradient in a free direction: float64 [S, S, 3] in 0..1."""
     angle = draws.between(0, 2 * math.pi)
     line = np.linspace(-0.7, 0.7, size)
@@ -180,7 +184,7 @@ def _background(draws: _Draws, size: int) -> NDArray[np.float64]:
     return first + position[..., None] * (second - first)
 
 
-def _strokes(canvas: NDArray[np.float64], draws: _Draws, size: int, count: int) -> None:
+def _strokes(canvas: NDArray[np.float64], draws: Draws, size: int, count: int) -> None:
     """Short lines of free colour."""
     for _ in range(count):
         center = np.array([draws.between(0, 1), draws.between(0, 1)])
@@ -200,7 +204,7 @@ def _strokes(canvas: NDArray[np.float64], draws: _Draws, size: int, count: int) 
 
 def _draw_object(
     canvas: NDArray[np.float64],
-    draws: _Draws,
+    draws: Draws,
     parts: list[Polygon],
     paper: float,
     scale: float,
@@ -243,7 +247,7 @@ def _paint(
 
 
 def _lighted(
-    canvas: NDArray[np.float64], draws: _Draws, noise: np.random.Generator
+    canvas: NDArray[np.float64], draws: Draws, noise: np.random.Generator
 ) -> NDArray[np.uint8]:
     """Brightness, contrast, and the noise of a sensor."""
     image = 0.5 + (canvas - 0.5) * draws.between(0.5, 1.0) + draws.between(-0.15, 0.15)
@@ -258,6 +262,23 @@ def _bounding_box(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
     return (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
 
 
+class Kind(NamedTuple):
+    """What the images of a set show."""
+
+    name: str
+    classes: tuple[str, ...]
+    draw: Callable[[int, int, int], NDArray[np.uint8]]
+    """Seed, index and side in pixels -> uint8 [S, S, 3]; its class is index % number of them."""
+
+
+def _still(seed: int, index: int, size: int) -> NDArray[np.uint8]:
+    return draw_scene(seed, index, size=size).image
+
+
+OBJECT_SCENES = Kind("", CLASSES, _still)
+"""Of the first kind there was: its name does not stand in folders."""
+
+
 def write_folder(
     root: Path,
     *,
@@ -265,6 +286,7 @@ def write_folder(
     val: int,
     seed: int = 0,
     size: int = 32,
+    kind: Kind = OBJECT_SCENES,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Write a labelled set of still scenes: `root/train/CLASS/00000.png`, and `val` likewise.
@@ -273,31 +295,35 @@ def write_folder(
     on with: its pictures are whole.
     """
     mark, begun = root / "scenes.txt", root / "begun.txt"
-    content = f"seed {seed} size {size} train {train} val {val}\n"
+    content = f"{kind.name} seed {seed} size {size} train {train} val {val}\n".lstrip()
     if mark.exists() and mark.read_text() == content:
         return
     keep = begun.exists() and begun.read_text() == content
     jobs = [("train", i) for i in range(train)] + [("val", train + i) for i in range(val)]
     for split in ("train", "val"):
-        for name in CLASSES:
+        for name in kind.classes:
             (root / split / name).mkdir(parents=True, exist_ok=True)
     mark.unlink(missing_ok=True)
     begun.write_text(content)
     with ProcessPoolExecutor() as pool:
         chunks = [jobs[i : i + 500] for i in range(0, len(jobs), 500)]
-        for done, _ in enumerate(pool.map(partial(_write, root, seed, size, keep), chunks), 1):
+        for done, _ in enumerate(
+            pool.map(partial(_write, root, seed, size, keep, kind), chunks), 1
+        ):
             if progress is not None:
                 progress(min(done * 500, len(jobs)), len(jobs))
     begun.replace(mark)
 
 
-def _write(root: Path, seed: int, size: int, keep: bool, jobs: list[tuple[str, int]]) -> None:
+def _write(
+    root: Path, seed: int, size: int, keep: bool, kind: Kind, jobs: list[tuple[str, int]]
+) -> None:
     """Draw scenes; with `keep` those alone whose pictures are missing."""
     for split, index in jobs:
-        place = root / split / CLASSES[index % len(CLASSES)] / f"{index:05d}.png"
+        place = root / split / kind.classes[index % len(kind.classes)] / f"{index:05d}.png"
         if keep and place.exists():
             continue
-        image = Image.fromarray(draw_scene(seed, index, size=size).image)
+        image = Image.fromarray(kind.draw(seed, index, size))
         # Not by system/files.py: waiting for the disk 14,000 times takes longer than drawing.
         unfinished = place.with_suffix(".tmp")
         image.save(unfinished, format="PNG")

@@ -1,4 +1,4 @@
-"""One picture of a training: its curves, and what the network sees."""
+"""One picture of a training: its curves, and rows of pictures below."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ibot.show.layout import masked_image
 from ibot.show.plotting import pyplot
 
 INK, QUIET, ACCENT, SECOND = "#1f2430", "#8a91a0", "#1f6fb2", "#d1602b"
@@ -18,33 +17,31 @@ INK, QUIET, ACCENT, SECOND = "#1f2430", "#8a91a0", "#1f6fb2", "#d1602b"
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One image for the row of pictures."""
+    """One image for the rows of pictures."""
 
-    image: NDArray[np.uint8]
-    """[H, W, 3]."""
-    mask: NDArray[np.bool_]
-    """[h, w], patches hidden from the student."""
-    before: NDArray[np.float32]
-    """[h, w], attention of the class token with the initial weights."""
-    after: NDArray[np.float32]
-    """The same after training."""
+    pictures: Sequence[NDArray[np.uint8]]
+    """[H, W, 3], one for each row, of any sizes."""
+    words: str
+    """Below them."""
 
 
 def training_picture(
     metrics: Sequence[dict[str, Any]],
     knn: Sequence[tuple[int, float]],
     controls: dict[str, float],
+    rows: Sequence[str],
     examples: Sequence[Example],
     out: Path,
     title: str,
 ) -> None:
-    """Write a PNG: losses beside ln K, k-NN against images seen, images with mask and attention.
+    """Write a PNG: losses beside ln K, k-NN against images seen, and rows of pictures.
 
     Args:
         metrics: rows of metrics.jsonl.
         knn: (images seen, accuracy in per cent).
         controls: name -> accuracy, drawn as level lines.
-        examples: images for the lower part.
+        rows: what the rows of pictures show.
+        examples: images for the lower part, a column each.
         out: the file to write.
         title: one line.
 
@@ -52,38 +49,39 @@ def training_picture(
         MissingExtra: matplotlib is not installed.
     """
     plt = pyplot()
-    size = (1.35 * max(4, len(examples)) + 1.2, 7.6)
-    figure = plt.figure(figsize=size, dpi=130, facecolor="white")
-    figure.suptitle(title, x=0.09, ha="left", fontsize=11, color=INK)
-    upper = figure.add_gridspec(1, 2, wspace=0.2, left=0.09, right=0.985, top=0.9, bottom=0.62)
+    columns = max(4, len(examples))
+    curves, cell, margin = 2.9, 1.25, 1.1
+    width, height = margin + cell * columns + 0.15, curves + cell * len(rows) + 0.75
+    figure = plt.figure(figsize=(width, height), dpi=110, facecolor="white")
+    left, right = margin / width, 1 - 0.1 / width
+    figure.suptitle(title, x=left, y=1 - 0.12 / height, ha="left", va="top", fontsize=11, color=INK)
+    top, bottom = 1 - 0.6 / height, 1 - (curves - 0.25) / height
+    upper = figure.add_gridspec(1, 2, wspace=0.14, left=left, right=right, top=top, bottom=bottom)
     _losses(figure.add_subplot(upper[0]), metrics)
     _accuracy(figure.add_subplot(upper[1]), knn, controls)
-    caption = "images, what the student sees of them, attention of the class token before and after"
-    figure.text(0.09, 0.515, caption, fontsize=9, color=INK)
-    _draw_examples(figure, examples)
+    place = {"left": left, "right": right, "top": 1 - (curves + 0.2) / height}
+    grid = figure.add_gridspec(
+        len(rows), columns, hspace=0.04, wspace=0.04, bottom=0.5 / height, **place
+    )
+    for column, example in enumerate(examples):
+        for row, picture in enumerate(example.pictures):
+            _draw(figure.add_subplot(grid[row, column]), picture, "" if column else rows[row])
+        axis = figure.axes[-1]
+        axis.set_xlabel(example.words, fontsize=7, color=INK, labelpad=3)
     try:
         figure.savefig(out, format="png")
     finally:
         plt.close(figure)
 
 
-def _draw_examples(figure: Any, examples: Sequence[Example]) -> None:
-    """A column for each image, in the lower part."""
-    space = {"hspace": 0.08, "wspace": 0.08, "left": 0.09, "right": 0.985}
-    grid = figure.add_gridspec(4, max(4, len(examples)), **space, top=0.5, bottom=0.02)
-    rows = ("image", "masked", "before", "after")
-    for column, example in enumerate(examples):
-        masked = masked_image(example.image, example.mask)
-        pictures = (example.image, masked, example.before, example.after)
-        for row, picture in enumerate(pictures):
-            axis = figure.add_subplot(grid[row, column])
-            axis.imshow(picture, cmap="viridis", interpolation="nearest")
-            axis.set_xticks([])
-            axis.set_yticks([])
-            for spine in axis.spines.values():
-                spine.set_visible(False)
-            if column == 0:
-                axis.set_ylabel(rows[row], fontsize=8, color=INK)
+def _draw(axis: Any, picture: NDArray[np.uint8], title: str) -> None:
+    axis.imshow(picture, interpolation="nearest")
+    axis.set_xticks([])
+    axis.set_yticks([])
+    for spine in axis.spines.values():
+        spine.set_visible(False)
+    if title:
+        axis.set_ylabel(title, fontsize=8, color=INK)
 
 
 def _losses(axis: Any, metrics: Sequence[dict[str, Any]]) -> None:

@@ -12,11 +12,14 @@ from ibot.eval.features.spectrum import effective_rank, whiten
 from ibot.eval.features.tokens import Features, extract_features
 from ibot.eval.neighbours.vote import knn_accuracy
 from ibot.models.contract import Backbone
-from ibot.models.plain import Pixels
+from ibot.models.plain import Colours, Pixels
 from ibot.studies.compared import KNN, Comparison
 from ibot.types import ResultRecord
 
 WHITENED_DIMS = (8, 16, 32, 64)
+RANDOM, WHITENED = "random network", "random, whitened"
+PIXELS, COLOURS, COLOURS_WHITENED = "raw pixels", "colours", "colours, whitened"
+"""What has learnt nothing, as it is called in `Compared.levels`."""
 
 Sets = tuple[LabelledImages, LabelledImages]
 """Training and validation images with labels."""
@@ -81,19 +84,32 @@ def pixel_accuracy(sets: Sets, config: Config) -> float:
 
 
 def print_comparison(before: Backbone, after: Backbone, sets: Sets, config: Config) -> Compared:
-    """Print the scores of both networks."""
+    """Print the scores of both networks, of histograms of colours, and of raw pixels."""
     untrained, trained = scores(before, sets, config), scores(after, sets, config)
+    colours = scores(Colours(config.model.statistics, config.model.channels), sets, config)
     pixels = pixel_accuracy(sets, config)
     chance = 100 / len(sets[0].classes)
     beside = f"chance {chance:.0f}, raw pixels {pixels:.1f}"
     print(f"\nk-NN accuracy, %, k = {config.evaluate.k} ({beside})")
     print(_titles(_dims(config)))
     print(untrained.line("random network"))
+    print(colours.line(COLOURS))
     print(trained.line("pre-trained"))
     best = max(untrained.white.values())
     print(f"gain over the random network's best whitening {trained.plain - best:+.1f}")
-    levels = {"random network": untrained.plain, "random, whitened": best, "raw pixels": pixels}
-    values = {"now": trained.plain, "random": untrained.plain, "pixels": pixels}
+    levels = {
+        RANDOM: untrained.plain,
+        WHITENED: best,
+        PIXELS: pixels,
+        COLOURS: colours.plain,
+        COLOURS_WHITENED: max(colours.white.values()),
+    }
+    values = {
+        "now": trained.plain,
+        "random": untrained.plain,
+        "pixels": pixels,
+        "colours": colours.plain,
+    }
     records = {name: _record(value, sets) for name, value in values.items()}
     return Compared(levels, Comparison(now=records.pop("now"), beside=records))
 
