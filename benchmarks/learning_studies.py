@@ -34,6 +34,11 @@ TOKENS_36 = (
 )
 """36 patches: half the time of 64, for searches."""
 TOKENS_16 = ("train.length=80000 images",)
+PHOTOS_36 = (
+    *("augment.global_size=48,48", "augment.local_size=24,24", "model.patch=8"),
+    "train.length=40000 images",
+)
+"""36 patches of 8 pixels in photographs of 48."""
 PHOTOS_64 = (
     *("augment.global_size=64,64", "augment.local_size=32,32", "model.patch=8"),
     "train.length=40000 images",
@@ -117,6 +122,8 @@ CLOCKS: dict[str, Sequence[str] | None] = {
     "iBOT, T 0.02, batch 64": (*T_02, *B_64),
     "iBOT, residual, T 0.02, batch 64": (*RESIDUAL, *T_02, *B_64),
     "iBOT, other view, residual, T 0.02, batch 64": (*ACROSS, *RESIDUAL, *T_02, *B_64),
+    "iBOT, other view, T 0.02, batch 64": (*ACROSS, *T_02, *B_64),
+    "the other view alone, T 0.02, batch 64": (*("method.patch_match=position", *T_02, *B_64),),
 }
 
 STUDIES = {
@@ -157,6 +164,12 @@ STUDIES = {
         question="Sharper targets and smaller steps, as the demo learnt them: for which losses?",
         data="cifar10",
         base=TOKENS_36,
+        rows=CLOCKS,
+    ),
+    "photos36": Study(
+        question="The same on photographs",
+        data="imagenette",
+        base=PHOTOS_36,
         rows=CLOCKS,
     ),
     "cures36": Study(
