@@ -1,0 +1,85 @@
+"""The study of what losses teach: its trainings can be made, its measures and tables are true."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from benchmarks import learning_tables
+from benchmarks.learned_words import agreement
+from benchmarks.learning import jobs_of
+from benchmarks.learning_studies import STUDIES
+from benchmarks.measures import Sets, measure
+
+from ibot import apply, recipe
+from ibot.config.override import items
+from ibot.config.resolve import derive
+from ibot.data.scenes import write_folder
+from ibot.eval.baselines import random_start
+from ibot.eval.features.views import evenly
+from ibot.eval.probes.match import MatchPlan
+from ibot.models.head import ProjectionHead
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_training_of_a_study_can_be_made_and_is_of_its_own(name, tmp_path):
+    study = STUDIES[name]
+    jobs = jobs_of(name, study, data={study.data: str(tmp_path)}, out=tmp_path)
+    assert len(jobs) == len(study.rows) * len(study.seeds)
+    assert len({job.folder for job in jobs}) == len(jobs)
+    settings = [tuple(items(job.config)) for job in jobs if job.trained]
+    assert len(set(settings)) == len(settings)
+    for job in jobs:
+        derive(job.config, 10_000)  # raises where settings cannot work together
+
+
+def test_rows_and_data_that_are_not_known_are_named(tmp_path):
+    with pytest.raises(SystemExit, match="no row 'ibot'"):
+        jobs_of("losses64", STUDIES["losses64"], data={}, out=tmp_path, rows=["ibot"])
+    with pytest.raises(SystemExit, match="where is cifar10"):
+        jobs_of("losses64", STUDIES["losses64"], data={}, out=tmp_path)
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scenes")
+    write_folder(folder, train=60, val=30)
+    return Sets.of(str(folder))
+
+
+@pytest.fixture(scope="module")
+def network():
+    config = apply(recipe("tiny32"), ["model.width=32", "model.depth=2", "model.heads=2"])
+    return config, random_start(config.model, 0, built_for=(32, 32))
+
+
+def test_all_measures_of_a_random_network_are_shares_or_ranks(scenes, network):
+    config, backbone = network
+    head = ProjectionHead(config.model.width, config.head, shared=True).eval()
+    found = measure(backbone, head, scenes, 32)
+    assert all(np.isfinite(value) for value in found.values())
+    shares = [value for name, value in found.items() if name.startswith(("knn", "linear", "match"))]
+    assert len(shares) == 8 and all(0 <= value <= 100 for value in shares)
+    assert found["match_r0"] < found["match_r1"] < found["match_r2"]
+    assert 1 <= found["rank_cls"] <= 32 and 0 < found["within_images"] < 100
+    assert 1 <= found["words_per_image"] <= 16 and found["words_used"] <= config.head.out_dim
+
+
+def test_words_that_are_one_for_all_agree_everywhere_by_chance_alone(scenes, network):
+    config, backbone = network
+    head = ProjectionHead(config.model.width, config.head, shared=True).eval()
+    constant = torch.nn.functional.normalize(torch.randn(config.head.bottleneck_dim), dim=0)
+    head.project_patches = lambda patches: constant.expand(len(patches), -1)
+    plan = MatchPlan.of(backbone, (32, 32), seed=0, batch=8)
+    found = agreement(backbone, head, scenes.val, evenly(len(scenes.val), 16), plan)
+    assert found["words_same"] == found["words_chance"] == pytest.approx(100)
+    assert found["words_used"] == pytest.approx(1) and found["words_per_image"] == 1
+
+
+def test_the_tables_of_the_page_are_those_of_the_records():
+    text = learning_tables.PAGE.read_text(encoding="utf-8")
+    assert learning_tables.page(text) == text
+    assert "| iBOT |" in text
