@@ -69,13 +69,19 @@ MEASURED = (
 """Of the controls, which take longer than the demo."""
 TRAIN_IMAGES, VAL_IMAGES = 10000, 2000
 
+NO_PATCHES = ("method.patch_weight=0", "method.visible_weight=0", "method.visible_target=own")
+PUBLISHED_PATCHES = (
+    *("method.patch_weight=1", "method.patch_residual=false"),
+    *("method.visible_weight=0", "method.visible_target=own"),
+)
 CONTROLS = {
-    "KoLeo alone": ["method.cls_weight=0", "method.patch_weight=0"],
-    "class loss alone": ["method.patch_weight=0"],
-    "without KoLeo": ["method.koleo_weight=0"],
-    "paper's losses": ["method.targets=center", "method.koleo_weight=0"],
+    "KoLeo alone": ("method.cls_weight=0", *NO_PATCHES),
+    "class loss alone": NO_PATCHES,
+    "patch loss as published": PUBLISHED_PATCHES,
+    "without KoLeo": ("method.koleo_weight=0",),
+    "paper's losses": ("method.targets=center", "method.koleo_weight=0", *PUBLISHED_PATCHES),
 }
-"""Settings of the runs that `controls` adds; the second one keeps Sinkhorn-Knopp and KoLeo."""
+"""Settings of the runs that `controls` adds; the second and third keep Sinkhorn-Knopp and KoLeo."""
 
 
 def demo(
