@@ -1,6 +1,6 @@
 """What a network knows of images and of their patches, in numbers: for the study of what it learns.
 
-Features are those of the teacher after the final norm, images not augmented. `Measured.of` needs a
+Features are those of the teacher after the final norm, images not augmented. `measure` needs a
 minute for a small network on two cores.
 """
 

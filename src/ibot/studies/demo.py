@@ -63,7 +63,7 @@ KEYS = {
 """Of `summary.json`, and what they are called on the screen."""
 MEASURED = (
     "measured on three seeds (docs/results.md): KoLeo alone ends at 23 to 25, the class loss alone "
-    "at 76 to 78:\nthe patch loss costs here. Plain pixels cut fish out as well, but name fewer of "
+    "at 76 to 78:\nthe patch loss costs here. Plain pixels cut fish out better, but name fewer of "
     "them. --controls trains the controls"
 )
 """Of the controls, which take longer than the demo."""
