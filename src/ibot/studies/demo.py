@@ -83,9 +83,9 @@ def demo(
 ) -> None:
     """Draw shoals, pre-train, print a comparison with what has learnt nothing, and draw a picture.
 
-    Figures also go to `summary.json` in the folder: `seconds` from the first image to the picture,
-    `knn`, `patches`, and with `controls` theirs; accuracies in per cent. A signal saves the
-    training and ends the demo.
+    Figures also go to `summary.json` in the folder: `seconds` of this call, from the first image to
+    the picture, `knn`, `patches`, and with `controls` theirs; accuracies in per cent. A signal
+    saves the training and ends the demo; the call that goes on counts its own seconds alone.
 
     Args:
         folder: of the run; images and controls lie beside it.
