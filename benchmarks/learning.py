@@ -22,6 +22,7 @@ from benchmarks.learning_studies import RANDOM, STUDIES, Study
 from benchmarks.measures import Sets, measure
 from benchmarks.rounds import commit, machine
 from ibot.config.override import apply
+from ibot.config.resolve import derive
 from ibot.config.schema import Config
 from ibot.engine.loop import train
 from ibot.eval.baselines import random_start
@@ -45,7 +46,7 @@ class Job:
     seed: int
     config: Config
     settings: Sequence[str]
-    """Those of study and row."""
+    """Those of study and row, as they stand there."""
     trained: bool
     curve: bool
     data: str
@@ -77,12 +78,13 @@ def jobs_of(
                 *("system.threads=1", "system.workers=0", "log.tensorboard=false"),
                 *("checkpoint.every=10 percent", "checkpoint.keep=1", "evaluate.match=0"),
             ]
-            chosen = [*study.base, *(text.format(out=out, seed=seed) for text in settings or ())]
+            chosen = [*study.base, *(settings or ())]
+            filled = [text.format(out=out, seed=seed) for text in chosen]
             job = Job(
                 study=name,
                 row=row,
                 seed=seed,
-                config=apply(recipe(study.recipe), [*own, *chosen]),
+                config=apply(recipe(study.recipe), [*own, *filled]),
                 settings=chosen,
                 trained=settings is not RANDOM,
                 curve=study.curve,
@@ -94,7 +96,10 @@ def jobs_of(
 
 
 def run(job: Job, label_maps: str) -> dict[str, object]:
-    """Train unless it is done or to be left random, and measure."""
+    """Train unless it is done or to be left random, and measure.
+
+    Raises SystemExit where a signal stopped the training, which is saved: it is not measured.
+    """
     config, size = job.config, job.config.augment.global_size[0]
     sets = Sets.of(config.data.path, label_maps)
     about_training: dict[str, object] = {}
@@ -104,6 +109,9 @@ def run(job: Job, label_maps: str) -> dict[str, object]:
             evaluated = Evaluated(sets.train, (sets.train, sets.val))
             probe = probes(config, evaluated, torch.device("cpu"), lambda _: None)
         state = train(config, job.folder, evaluate=probe, quiet=True)
+        steps = derive(config, len(sets.train)).run_steps
+        if state.step < steps:
+            raise SystemExit(f"{job.row}, seed {job.seed}: stopped at step {state.step} of {steps}")
         loaded = load(job.folder)
         backbone = loaded.backbone
         head = projection_head(load_weights(job.folder), config.model.width, "teacher")
@@ -122,7 +130,7 @@ def run(job: Job, label_maps: str) -> dict[str, object]:
             None,
         )
     with prepared("cpu", 1, False):
-        found = measure(backbone, head, sets, size)
+        found = measure(backbone, head, sets, size, config.method.patch_residual)
     return {
         **{"study": job.study, "row": job.row, "seed": job.seed, "data": job.data},
         **about_training,

@@ -1,6 +1,6 @@
 """What a network knows of images and of their patches, in numbers: for the study of what it learns.
 
-Features are those of the teacher after the final norm, images not augmented. `Measured.of` needs a
+Features are those of the teacher after the final norm, images not augmented. `measure` needs a
 minute for a small network on two cores.
 """
 
@@ -57,16 +57,20 @@ class Sets:
 
 
 def measure(
-    backbone: Backbone, head: ProjectionHead | None, sets: Sets, size: int
+    backbone: Backbone,
+    head: ProjectionHead | None,
+    sets: Sets,
+    size: int,
+    residual: bool = False,
 ) -> dict[str, float]:
     """Everything, in per cent but for the ranks and entropies.
 
-    size: pixels of a side of the views.
+    size: pixels of a side of the views. residual: words are of residuals (`agreement`).
     """
     with evaluating(backbone):
         return {
             **of_images(backbone, sets, size),
-            **of_places(backbone, head, sets.val, size),
+            **of_places(backbone, head, sets.val, size, residual),
             **of_label_maps(backbone, sets.label_maps, size),
         }
 
@@ -95,7 +99,11 @@ def of_images(backbone: Backbone, sets: Sets, size: int) -> dict[str, float]:
 
 
 def of_places(
-    backbone: Backbone, head: ProjectionHead | None, images: LabelledImages, size: int
+    backbone: Backbone,
+    head: ProjectionHead | None,
+    images: LabelledImages,
+    size: int,
+    residual: bool = False,
 ) -> dict[str, float]:
     """Patches found again in another view; and words of the head there, where there is a head."""
     chosen = evenly(len(images), PAIRS)
@@ -105,7 +113,7 @@ def of_places(
         f"match_r{radius}": matched.found[:, i].mean().item() for i, radius in enumerate(RADII)
     }
     if head is not None:
-        found |= agreement(backbone, head, images, chosen, plan)
+        found |= agreement(backbone, head, images, chosen, plan, residual)
     return found
 
 

@@ -1,17 +1,20 @@
 """The study of what losses teach: its trainings can be made, its measures and tables are true."""
 
+import json
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from benchmarks import learning_tables
+from benchmarks import learning, learning_tables
 from benchmarks.learned_words import agreement
 from benchmarks.learning import jobs_of
-from benchmarks.learning_studies import STUDIES
+from benchmarks.learning_studies import STUDIES, Study
 from benchmarks.measures import Sets, measure
 
 from ibot import apply, recipe
@@ -41,6 +44,42 @@ def test_rows_and_data_that_are_not_known_are_named(tmp_path):
         jobs_of("losses64", STUDIES["losses64"], data={}, out=tmp_path, rows=["ibot"])
     with pytest.raises(SystemExit, match="where is cifar10"):
         jobs_of("losses64", STUDIES["losses64"], data={}, out=tmp_path)
+
+
+def test_a_record_names_no_folder_of_the_machine():
+    rows = {"words": ("method.patch_target=frozen", "method.tokenizer={out}/a-s{seed}")}
+    study = Study(question="?", data="cifar10", rows=rows)
+    (job,) = jobs_of("s", study, data={"cifar10": "small"}, out=Path("/here"), seeds=[3])
+    assert job.config.method.tokenizer == "/here/a-s3" and not any(
+        "here" in text for text in job.settings
+    )
+
+
+def test_a_training_that_a_signal_stopped_is_not_measured(tmp_path, monkeypatch):
+    write_folder(tmp_path / "set", train=160, val=20, size=32)
+    study = Study(question="?", data="cifar10", rows={"iBOT": ()}, base=["train.length=5 steps"])
+    (job,) = jobs_of("s", study, data={"cifar10": str(tmp_path / "set")}, out=tmp_path, seeds=[0])
+    job = replace(job, curve=False)
+    monkeypatch.setattr(learning, "train", lambda *given, **more: SimpleNamespace(step=4))
+    monkeypatch.setattr(learning, "measure", lambda *given: pytest.fail("it was measured"))
+    with pytest.raises(SystemExit, match="stopped at step 4 of 5"):
+        learning.run(job, "")
+
+
+def test_a_cell_is_the_mean_over_seeds_with_its_interval(tmp_path):
+    rows = [
+        {"row": "iBOT", "seed": 1, "knn_cls": 31.0},
+        {"row": "iBOT", "seed": 0, "knn_cls": 33.0},
+        {"row": "random", "seed": 0, "knn_cls": 20.0, "words_same": 1.0},
+    ]
+    record = tmp_path / "losses36.jsonl"
+    record.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = "a\n<!-- table losses36 knn_cls words_same -->\nold\n<!-- end -->\nb\n"
+    page = learning_tables.page(text, tmp_path)
+    # Student's t of one degree of freedom: 12.7 times the standard error, 1.
+    assert "| iBOT | 0 1 | 32.0 ± 12.7 | - |" in page
+    assert "| random | 0 | 20.0 | 1.0 |" in page and "old" not in page
+    assert page.startswith("a\n<!-- table") and page.endswith("<!-- end -->\nb\n")
 
 
 @pytest.fixture(scope="module")

@@ -178,9 +178,10 @@ def test_rewritten_files_are_on_the_disk_before_they_have_their_name(tmp_path, m
 def test_a_folder_without_readable_settings_is_no_run(tmp_path):
     with pytest.raises(RunError, match="no readable config"):
         read_config(tmp_path)
-    (tmp_path / "config.json").write_text("{")
-    with pytest.raises(RunError, match="no readable config"):
-        read_config(tmp_path)
+    for text in (b"{", b"\xff\xfe"):
+        (tmp_path / "config.json").write_bytes(text)
+        with pytest.raises(RunError, match="no readable config"):
+            read_config(tmp_path)
     assert read_jsonl(tmp_path / "absent.jsonl") == []
 
 

@@ -13,7 +13,7 @@ from ibot.data.sets.scan import scan
 from ibot.engine.loop import mask_grid
 from ibot.method.model import Teacher
 from ibot.recipes import recipe
-from ibot.show.augment import page
+from ibot.show.augment import page, unshown
 from ibot.show.canvas import _Box, _Words
 from ibot.show.layout import HIDDEN
 from ibot.show.training_views import Targets, targets_of, training_views
@@ -79,6 +79,21 @@ def test_targets_are_the_centred_and_sharpened_teacher_s(images):
     probs /= probs.sum(-1, keepdims=True)
     np.testing.assert_array_equal(made.word.ravel(), probs.argmax(-1))
     np.testing.assert_allclose(made.share.ravel(), probs.max(-1), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "method.patch_match=position",
+        "mask.shape=attention",
+        "method.patch_target=color",
+        "method.patch_residual=true",
+        "method.patch_target_norm=false",
+    ],
+)
+def test_targets_that_a_head_alone_does_not_tell_are_not_shown(setting):
+    assert setting in unshown(apply(recipe("tiny32"), [setting]))
+    assert unshown(recipe("tiny32")) == ""
 
 
 def test_the_words_say_what_was_done_to_a_view(images):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from ibot.config.schema import Config
@@ -22,6 +23,13 @@ def patch_problems(config: Config) -> Iterator[str]:
         yield f"mask.min_block={mask.min_block} must not be negative"
     if mask.min_block and mask.shape != "block":
         yield f"mask.min_block is of blocks, and mask.shape={mask.shape}"
+    cells = math.prod(side // config.model.stride for side in config.augment.global_size)
+    most = max((mean + half_width for mean, half_width in mask.ratio), default=0) * cells
+    if mask.min_block > most:
+        yield (
+            f"mask.min_block={mask.min_block} is larger than any mask: mask.ratio hides "
+            f"{most:.3g} of {cells} patches at most"
+        )
     if mask.views == "all":
         yield from _local_mask_problems(config)
     if mask.shape == "attention":

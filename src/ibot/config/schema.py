@@ -246,7 +246,7 @@ class MethodConfig:
     """Weight of the masked-patch loss."""
     visible_weight: float = field(default=0.0, repr=False)
     """Weight of that of visible patches, a mean over all global views, those without a mask too
-    (beyond the paper). Sinkhorn-Knopp then balances all patches, as by `patch_balance`."""
+    (beyond the paper). Sinkhorn-Knopp then balances them and the hidden ones together."""
     visible_target: Literal["own", "other"] = field(default="own", repr=False)
     """What visible patches predict: the teacher's patch at their own place, or that of the other
     global view which shows the same part of the image, where it does (beyond the paper)."""

@@ -178,7 +178,7 @@ def read_config(run: Path) -> Config:
     """The settings with which a run was made. Raises RunError when there are none."""
     try:
         plain = json.loads((run / "config.json").read_text())
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise RunError(f"'{run}' holds no readable config.json", why=str(error)) from None
     return from_run(plain)
 

@@ -116,8 +116,7 @@ def config_of(asked: Asked) -> Config:
 
 def _predicting(asked: Asked, config: Config) -> Predicting | None:
     """The teacher with its head; None where targets come from elsewhere or nothing is hidden."""
-    online = config.method.patch_target == "online" and config.mask.shape != "attention"
-    if not online or config.method.patch_match != "hidden":
+    if unshown(config):
         return None
     backbone = asked.loaded().backbone
     head = projection_head(load_weights(asked.weights, asked.key), backbone.embed_dim, asked.key)
@@ -134,13 +133,25 @@ def _predicting(asked: Asked, config: Config) -> Predicting | None:
     return Predicting(backbone, head, center, temp, words)
 
 
-def _why_none(asked: Asked, config: Config) -> str:
-    if config.method.patch_match != "hidden":
-        return f"none, as nothing is hidden: method.patch_match={config.method.patch_match}"
+def unshown(config: Config) -> str:
+    """Why a teacher and its head do not say what hidden patches become; empty where they do."""
+    method = config.method
+    if method.patch_match != "hidden":
+        return f"none, as nothing is hidden: method.patch_match={method.patch_match}"
     if config.mask.shape == "attention":
         return "none, as the teacher of each step says what is hidden: mask.shape=attention"
-    if config.method.patch_target != "online":
-        return f"not shown: they come from method.patch_target={config.method.patch_target}"
+    if method.patch_target != "online":
+        return f"not shown: they come from method.patch_target={method.patch_target}"
+    if method.patch_residual:
+        return "not shown: they are of what patches add to their view: method.patch_residual=true"
+    if not method.patch_target_norm:
+        return "not shown: they come from before the final norm: method.patch_target_norm=false"
+    return ""
+
+
+def _why_none(asked: Asked, config: Config) -> str:
+    if why := unshown(config):
+        return why
     return "none, as a recipe has no teacher" if asked.config else "none, as there is no head"
 
 

@@ -63,7 +63,7 @@ KEYS = {
 """Of `summary.json`, and what they are called on the screen."""
 MEASURED = (
     "measured on three seeds (docs/results.md): KoLeo alone ends at 23 to 25, the class loss alone "
-    "at 76 to 78:\nthe patch loss costs here. Plain pixels cut fish out as well, but name fewer of "
+    "at 76 to 78:\nthe patch loss costs here. Plain pixels cut fish out better, but name fewer of "
     "them. --controls trains the controls"
 )
 """Of the controls, which take longer than the demo."""
@@ -89,9 +89,9 @@ def demo(
 ) -> None:
     """Draw shoals, pre-train, print a comparison with what has learnt nothing, and draw a picture.
 
-    Figures also go to `summary.json` in the folder: `seconds` from the first image to the picture,
-    `knn`, `patches`, and with `controls` theirs; accuracies in per cent. A signal saves the
-    training and ends the demo.
+    Figures also go to `summary.json` in the folder: `seconds` of this call, from the first image to
+    the picture, `knn`, `patches`, and with `controls` theirs; accuracies in per cent. A signal
+    saves the training and ends the demo; the call that goes on counts its own seconds alone.
 
     Args:
         folder: of the run; images and controls lie beside it.
