@@ -166,6 +166,12 @@ STUDIES = {
         base=TOKENS_36,
         rows=CLOCKS,
     ),
+    "clocks16": Study(
+        question="The same with the 16 tokens of `tiny32`, at twice the images",
+        data="cifar10",
+        base=TOKENS_16,
+        rows=CLOCKS,
+    ),
     "photos36": Study(
         question="The same on photographs",
         data="imagenette",
