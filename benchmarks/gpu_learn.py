@@ -14,7 +14,7 @@ both are at their end k-NN, linear probe and match follow, with `--evaluate` at 
 there. OUT/learned.md and OUT/learned.json are written anew after each piece: the scores, and the
 curves of both at equal images, measured every tenth of the way. `--dry` prints what would be done.
 
-Exit codes: 0, all is done; 75, call again; 2, a piece failed.
+Exit codes: 0, all is done; 75, call again; 2, a piece failed, or nothing is there to evaluate.
 """
 
 from __future__ import annotations
@@ -219,6 +219,13 @@ def main() -> None:
         for arm, protocol in call.unmeasured() if call.trained or options.evaluate else ():
             print(shlex.join(["ibot", *call.evaluation(arm, protocol)]))
         return
+    if options.evaluate and not any(reached(options.out / arm) for arm in ARMS):
+        print(
+            f"error: nothing to evaluate in '{options.out}': no run has a checkpoint there; "
+            "leave out --evaluate to train first",
+            file=sys.stderr,
+        )
+        sys.exit(2)
     options.out.mkdir(parents=True, exist_ok=True)
     write_json(options.out / "settings.json", {"settings": settings})
     for name in (signal.SIGTERM, signal.SIGINT):

@@ -47,6 +47,7 @@ def main() -> None:
             warmup_steps=10,
             temp_warmup_steps=0,
             freeze_steps=0,
+            mask_start=0,
         ),
         num_images=50000,
     )

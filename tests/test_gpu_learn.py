@@ -98,6 +98,15 @@ def test_a_later_call_keeps_the_settings_of_the_first(tmp_path, capsys):
     assert "other settings: train.seed=1" in capsys.readouterr().err
 
 
+def test_nothing_to_evaluate_is_an_error_and_leaves_nothing(tmp_path, monkeypatch, capsys):
+    out = tmp_path / "out"
+    monkeypatch.setattr(sys, "argv", ["gpu_learn", "set", str(out), "--evaluate"])
+    with pytest.raises(SystemExit) as ended:
+        gpu_learn.main()
+    assert ended.value.code == 2 and not out.exists()
+    assert "nothing to evaluate" in capsys.readouterr().err
+
+
 TINY = [
     *("model.width=64", "model.depth=2", "model.heads=2", "model.patch=8", "train.batch=16"),
     *("augment.global_size=32", "augment.local_size=16", "augment.num_local=2"),

@@ -187,7 +187,7 @@ class StepValues:
     freeze_last_layer: bool
     freeze_backbone: bool = False
     hides_patches: bool = True
-    """Whether masks are in force, and with them the patch loss."""
+    """Whether masks are in force, and with them the losses of hidden and visible patches."""
 
 
 @dataclass(frozen=True, slots=True)

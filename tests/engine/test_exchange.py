@@ -192,6 +192,24 @@ def test_every_head_survives_the_way_out_and_back(tmp_path, head, small):
         assert all(torch.equal(first[name][key], tensor) for key, tensor in second[name].items())
 
 
+def test_options_for_which_there_is_no_published_argument_are_named(tmp_path, small, capsys):
+    options = [
+        *("mask.min_block=1", "method.targets=sinkhorn", "method.koleo_weight=0.1"),
+        *("method.patch_balance=all", "method.patch_target_norm=false"),
+        *("method.patch_residual=true", "method.visible_weight=0.5", "method.visible_target=other"),
+    ]
+    paper = ["method.targets=center", "method.koleo_weight=0", "model.init=published"]
+    for run, asked in {"drawn": options, "attended": ["mask.shape=attention"], "paper": []}.items():
+        config = apply(small, ["train.length=1 steps", *paper])
+        train(apply(config, asked), tmp_path / run, quiet=True)
+        capsys.readouterr()
+        command = ["weights", "export", str(tmp_path / run), "--to", "checkpoint", "--out"]
+        assert main([*command, str(tmp_path / f"{run}.pth")]) == 0
+        told = capsys.readouterr().err
+        assert all(name.partition("=")[0] in told for name in asked)
+        assert ("no arguments for" in told) == bool(asked)
+
+
 @pytest.mark.parametrize("compiled", ["_orig_mod.", ""])
 def test_arguments_in_a_dictionary_and_names_of_a_compiled_network_are_converted(
     tmp_path, compiled

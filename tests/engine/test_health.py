@@ -35,6 +35,7 @@ def monitor(
         warmup_steps=warmup,
         temp_warmup_steps=0,
         freeze_steps=freeze,
+        mask_start=0,
     )
     made = HealthMonitor.of(config, schedules, num_images)
     for name, value in judged.items():

@@ -91,6 +91,7 @@ def test_each_value_follows_its_own_settings():
                 warmup_steps=6,
                 temp_warmup_steps=12,
                 freeze_steps=3,
+                mask_start=0,
             ).at,
             range(3),
         )

@@ -284,6 +284,18 @@ def test_before_the_masks_start_visible_patches_are_in_no_loss_either():
     assert out.metrics["visible_entropy"] == 0
 
 
+@pytest.mark.parametrize("match", ["position", "feature"])
+def test_pairs_that_an_ablation_predicts_have_their_loss_before_the_masks_start(match):
+    case = Case(settings(patch_match=match))
+    hidden, used = torch.zeros(G, B, N, dtype=torch.bool), torch.rand(G, B, N) < 0.4
+    pairs = replace(masks_from_map(used, torch.float64), map=hidden)
+    pairs = replace(pairs, target=torch.randint(0, hidden.numel(), pairs.index.shape))
+    case.batch = replace(case.batch, masks=pairs)
+    early, later = (case.step("auto", hides_patches=hides) for hides in (False, True))
+    assert early.metrics["patch_loss"] == later.metrics["patch_loss"] > 0
+    assert early.loss == later.loss
+
+
 def test_entropy_of_visible_targets_is_the_mean_over_views():
     case = Case(settings(visible_weight=0.5))
     visible = ~case.batch.masks.map

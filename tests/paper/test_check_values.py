@@ -106,6 +106,7 @@ def steps(settings: Config, count: int) -> list[dict]:
         warmup_steps=PER_EPOCH,
         temp_warmup_steps=2 * PER_EPOCH,
         freeze_steps=PER_EPOCH,
+        mask_start=0,
     )
     rows = []
     for t in range(count):
@@ -254,6 +255,7 @@ def test_gradient_norms_of_the_first_step():
         warmup_steps=PER_EPOCH,
         temp_warmup_steps=2 * PER_EPOCH,
         freeze_steps=PER_EPOCH,
+        mask_start=0,
     )
     Update(model=model, student=model.student, optimizer=optimizer, config=config()).step(
         [batch(0)], schedules.at(0)
@@ -278,6 +280,7 @@ def test_schedules_of_the_check_run():
         warmup_steps=PER_EPOCH,
         temp_warmup_steps=2 * PER_EPOCH,
         freeze_steps=PER_EPOCH,
+        mask_start=0,
     )
     values = [schedules.at(t) for t in range(6)]
     assert [v.lr for v in values] == pytest.approx(

@@ -209,11 +209,18 @@ def export(options: argparse.Namespace) -> None:
     require_new(out, options.to)
     if options.to == "checkpoint":
         from ibot.engine.exchange import export_checkpoint
+        from ibot.recipes import beyond_paper
 
-        export_checkpoint(Path(options.weights), out)
+        config = export_checkpoint(Path(options.weights), out)
         print(
             f"student, teacher, optimizer, centers and arguments in the published layout -> {out}"
         )
+        if lost := beyond_paper(config):
+            print(
+                "note: the run used what the published trainer has no arguments for, so that the "
+                f"file does not say it: {', '.join(lost)}",
+                file=sys.stderr,
+            )
         return
     if options.to == "classifier":
         _export_classifier(options.weights, out)

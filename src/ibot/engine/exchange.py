@@ -140,11 +140,12 @@ def _told_by(
     return replace(config, data=data)
 
 
-def export_checkpoint(run: Path, out: Path) -> None:
+def export_checkpoint(run: Path, out: Path) -> Config:
     """Write a run's last checkpoint as the published trainer would: the way back.
 
-    Missing folders above `out` are created. Raises WeightsError for a folder without a checkpoint,
-    UserError where `out` cannot be written.
+    Missing folders above `out` are created. Returns the settings of the run: the file has those
+    alone for which there is a published flag. Raises WeightsError for a folder without a
+    checkpoint, UserError where `out` cannot be written.
     """
     checkpoint = find_checkpoint(run)
     if checkpoint is None:
@@ -174,6 +175,7 @@ def export_checkpoint(run: Path, out: Path) -> None:
     except BaseException:
         remove(out, created)
         raise
+    return config
 
 
 def _fill(network: nn.Module, tensors: Mapping[str, Tensor], source: str) -> KeyReport:

@@ -30,8 +30,8 @@ class Schedules:
     warmup_steps: int
     temp_warmup_steps: int
     freeze_steps: int
+    mask_start: int
     head_warmup_steps: int = 0
-    mask_start: int = 0
     lengths: tuple[tuple[int, int], ...] = ()
     """First step and total steps of each length of the run; empty: `total_steps` alone."""
     epochs: Epochs | None = None

@@ -43,7 +43,8 @@ def training_step(
     before; call `update_centers` after the last micro-batch. With `observe` the metrics hold more
     than the losses.
     """
-    if not values.hides_patches:
+    # The pairs of an ablation are no masks: they have a loss from the beginning.
+    if not values.hides_patches and method.patch_match == "hidden":
         batch = replace(batch, masks=batch.masks.emptied())
     fused = fusing(model.student.head, model.cls_center.value)
     scored = {} if fused is None else {"scored": True}

@@ -38,7 +38,7 @@ from ibot.show.pictures import Drawn
 from ibot.show.training_views import (
     Targets,
     TrainingViews,
-    epochs_whole,
+    epochs_unmasked,
     targets_of,
     training_views,
 )
@@ -74,7 +74,7 @@ def draw(asked: Asked) -> Drawn:
     config = asked.config or config_of(asked)
     predicting = None if asked.config else _predicting(asked, config)
     epoch = asked.options["epoch"]
-    epoch = math.ceil(epochs_whole(config)) if epoch is None else epoch
+    epoch = math.ceil(epochs_unmasked(config)) if epoch is None else epoch
     inputs, files, count = asked.inputs(), [], 0
     progress = asked.counter("augment")
     for viewed in inputs:

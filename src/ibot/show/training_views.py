@@ -88,7 +88,7 @@ def training_views(
     hidden = np.zeros((num_global, *grid), bool)
     local_hidden = None
     drawn = config.method.patch_match == "hidden" and config.mask.shape != "attention"
-    if drawn and epoch >= epochs_whole(config):
+    if drawn and epoch >= epochs_unmasked(config):
         masks = make_masks(config.mask, grid, num_global, seed, epoch, index)
         hidden = masks.map[:, 0].unflatten(1, grid).numpy()
         if config.mask.views == "all":
@@ -110,7 +110,7 @@ def training_views(
     )
 
 
-def epochs_whole(config: Config) -> float:
+def epochs_unmasked(config: Config) -> float:
     """Epochs of a training before its first masks; 0 where only its images could tell."""
     start, length = config.mask.start, config.train.length
     if start.unit == "epochs":
