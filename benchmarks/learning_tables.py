@@ -1,8 +1,10 @@
 """Tables of docs/learning.md from records: python -m benchmarks.learning_tables [--check]
 
 Reads benchmarks/results/learning/*.jsonl. In the page a table stands between `<!-- table STUDY
-COLUMN ... -->` and `<!-- end -->`; all else there is written by hand. A cell is the mean over
-the seeds, with the half-width of its 95 % interval over them (Student's t) from two seeds on.
+COLUMN ... -->` and `<!-- end -->`, what a row gains over another one seed by seed between
+`<!-- gain STUDY: ROW over ROW: COLUMN ... -->` and the same; all else there is written by hand. A
+cell is the mean over the seeds, with the half-width of its 95 % interval over them (Student's t)
+from two seeds on.
 `--check` writes nothing and ends with 1 where the page is not what the records give.
 """
 
@@ -22,6 +24,9 @@ from ibot.system.jsonl import read_jsonl
 
 PAGE = Path(__file__).parents[1] / "docs" / "learning.md"
 TABLE = re.compile(r"(<!-- table (\w+)((?: \S+)+) -->\n).*?(<!-- end -->)", re.DOTALL)
+GAIN = re.compile(
+    r"(<!-- gain (\w+): ([^:]+) over ([^:]+): ([\w ]+) -->\n).*?(<!-- end -->)", re.DOTALL
+)
 T_95 = {1: 12.7, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}
 """Student's t of a 95 % interval by degrees of freedom."""
 NAMES = {
@@ -59,6 +64,19 @@ def table(rows: Sequence[Mapping[str, Any]], order: Sequence[str], columns: Sequ
     return "\n".join(lines) + "\n"
 
 
+def gains(rows: Sequence[Mapping[str, Any]], row: str, base: str, columns: Sequence[str]) -> str:
+    """Markdown: a row's scores less those of another with the same seed, and their mean."""
+    by_seed = [{r["seed"]: r for r in rows if r["row"] == name} for name in (row, base)]
+    seeds = sorted(by_seed[0].keys() & by_seed[1].keys())
+    heads = ["", *(f"seed {seed}" for seed in seeds), "mean"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for column in columns:
+        found = [by_seed[0][seed][column] - by_seed[1][seed][column] for seed in seeds]
+        cells = [NAMES.get(column, column), *(f"{value:+.1f}" for value in found), _cell(found)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
 def _cell(values: Sequence[float]) -> str:
     if not values:
         return "-"
@@ -77,7 +95,12 @@ def page(text: str, records: Path = RECORDS) -> str:
         rows = read_jsonl(records / f"{study}.jsonl")
         return head + table(rows, list(STUDIES[study].rows), columns.split()) + end
 
-    return TABLE.sub(made, text)
+    def gained(match: re.Match[str]) -> str:
+        head, study, row, base, columns, end = match.groups()
+        rows = read_jsonl(records / f"{study}.jsonl")
+        return head + gains(rows, row, base, columns.split()) + end
+
+    return GAIN.sub(gained, TABLE.sub(made, text))
 
 
 def main() -> None:

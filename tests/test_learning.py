@@ -82,6 +82,16 @@ def test_a_cell_is_the_mean_over_seeds_with_its_interval(tmp_path):
     assert page.startswith("a\n<!-- table") and page.endswith("<!-- end -->\nb\n")
 
 
+def test_a_gain_is_taken_seed_by_seed(tmp_path):
+    rows = [("a", 0, 5.0), ("b", 0, 3.0), ("a", 1, 9.0), ("b", 1, 8.0), ("a", 2, 7.0)]
+    text = "".join(json.dumps({"row": r, "seed": s, "knn_cls": v}) + "\n" for r, s, v in rows)
+    (tmp_path / "losses36.jsonl").write_text(text)
+    page = "<!-- gain losses36: a over b: knn_cls -->\n<!-- end -->"
+    page = learning_tables.page(page, tmp_path)
+    assert "|  | seed 0 | seed 1 | mean |" in page
+    assert "| k-NN, class token | +2.0 | +1.0 | 1.5 ± 6.3 |" in page  # 12.7 * 0.707 / 1.414
+
+
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory):
     folder = tmp_path_factory.mktemp("scenes")
