@@ -101,8 +101,9 @@ def test_purposes_keep_their_numbers():
         "MASK_RANDOM",
         "WINDOW",
         "BRANCH",
+        "REEF",
     ]
-    assert [Purpose[name].value for name in of_training] == list(range(12))
+    assert [Purpose[name].value for name in of_training] == list(range(13))
     of_evaluations = {
         "DROP_PATCHES": 0x45560000,
         "SHUFFLE_BLOCKS": 0x45560001,

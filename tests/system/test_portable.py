@@ -255,7 +255,7 @@ def test_commands_work_without_what_windows_lacks(tmp_path):
         "eval knn r --data set --split 0.5 --workers 0 --cache c",
         "eval knn r --data set --split 0.5 --workers 0 --cache c",
         "data pack set --to shards",
-        "plan tiny32 --data set train.batch=8",
+        "plan tiny32 --data set train.batch=8 system.workers=0",
         "doctor",
     )
     given = " ".join(POSIX_MODULES - {"msvcrt"}), " ".join(POSIX_CALLS), "|".join(commands)
