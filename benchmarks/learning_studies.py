@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ibot.recipes.ablations import CLS_ALONE, PATCH_ALONE
+from ibot.recipes.ablations import CLS_ALONE, PATCH_ALONE, PUBLISHED_PATCHES
 
 RANDOM = None
 """In the place of a row's settings: the network as it starts."""
@@ -26,21 +26,26 @@ class Study:
     """Whether k-NN is measured on the way, too."""
 
 
-TOKENS_64 = ("model.patch=4", "train.length=40000 images")
+BEFORE = (
+    *(*PUBLISHED_PATCHES, "method.teacher_temp=0.04", "method.patch_temp=0.04"),
+    *("train.batch=128", "optim.lr=4e-3", "method.momentum=0.99"),
+)
+"""`tiny32` as it was before these studies, their base."""
+TOKENS_64 = (*BEFORE, "model.patch=4", "train.length=40000 images")
 """64 patches of 4 pixels in images of 32."""
 TOKENS_36 = (
-    *("augment.global_size=24,24", "augment.local_size=12,12", "model.patch=4"),
+    *(*BEFORE, "augment.global_size=24,24", "augment.local_size=12,12", "model.patch=4"),
     "train.length=40000 images",
 )
 """36 patches: half the time of 64, for searches."""
-TOKENS_16 = ("train.length=80000 images",)
+TOKENS_16 = (*BEFORE, "train.length=80000 images")
 PHOTOS_36 = (
-    *("augment.global_size=48,48", "augment.local_size=24,24", "model.patch=8"),
+    *(*BEFORE, "augment.global_size=48,48", "augment.local_size=24,24", "model.patch=8"),
     "train.length=40000 images",
 )
 """36 patches of 8 pixels in photographs of 48."""
 PHOTOS_64 = (
-    *("augment.global_size=64,64", "augment.local_size=32,32", "model.patch=8"),
+    *(*BEFORE, "augment.global_size=64,64", "augment.local_size=32,32", "model.patch=8"),
     "train.length=40000 images",
 )
 """64 patches of 8 pixels in photographs of 64."""
@@ -126,7 +131,57 @@ CLOCKS: dict[str, Sequence[str] | None] = {
     "the other view alone, T 0.02, batch 64": (*("method.patch_match=position", *T_02, *B_64),),
 }
 
+FOUND = (*ACROSS, *RESIDUAL, *T_02, *B_64)
+"""What docs/learning.md found, with all of the paper's losses at full weight."""
+STRONG = (
+    *("augment.jitter_strength=0.4,0.4,0.2,0.1", "augment.gray=0.2"),
+    *("augment.global_scale=0.2,1.0", "augment.local_scale=0.08,0.35"),
+)
+HALF = ("method.patch_weight=0.5", "method.visible_weight=0.5")
+TEN_MINUTES: dict[str, Sequence[str] | None] = {
+    "base": (*FOUND, "train.length=240000 images"),
+    "stronger views": (*FOUND, *STRONG, "train.length=240000 images"),
+    "width 192": (
+        *(*FOUND, "model.width=192", "model.heads=6", "optim.lr=4e-3"),
+        "train.length=140000 images",
+    ),
+    "36 tokens": (
+        *(*FOUND, "augment.global_size=24,24", "augment.local_size=12,12", "model.patch=4"),
+        "train.length=150000 images",
+    ),
+    "no local crops": (*FOUND, "augment.num_local=0", "train.length=300000 images"),
+    "class loss alone": (*CLS_ALONE, *T_02, *B_64, "train.length=240000 images"),
+    "class loss alone, stronger views": (
+        *(*CLS_ALONE, *T_02, *B_64, *STRONG, "train.length=240000 images"),
+    ),
+    "half weights": (*FOUND, *HALF, "train.length=240000 images"),
+    "momentum 0.99": (*FOUND, "method.momentum=0.99", "train.length=240000 images"),
+    "patch 4": (*FOUND, "model.patch=4", "train.length=70000 images"),
+}
+
+PHOTOS_10: dict[str, Sequence[str] | None] = {
+    "patches of 16 in 64 pixels": (*FOUND, "train.length=240000 images"),
+    "patches of 8 in 48 pixels": (
+        *(*FOUND, "augment.global_size=48,48", "augment.local_size=24,24", "model.patch=8"),
+        "train.length=120000 images",
+    ),
+    "patches of 16, stronger views": (*FOUND, *STRONG, "train.length=240000 images"),
+}
+
 STUDIES = {
+    "photos10": Study(
+        question="The same on photographs",
+        data="imagenette",
+        recipe="tiny64",
+        rows=PHOTOS_10,
+        seeds=(0,),
+    ),
+    "minutes10": Study(
+        question="From which setting should an hour start?",
+        data="cifar10",
+        rows=TEN_MINUTES,
+        seeds=(0,),
+    ),
     "losses16": Study(
         question="What does the patch loss buy, with 16 tokens?",
         data="cifar10",

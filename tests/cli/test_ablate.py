@@ -15,6 +15,7 @@ from ibot.data.scenes import write_folder
 from ibot.recipes import recipe
 from ibot.recipes.ablations import ABLATIONS
 from ibot.studies import ablation
+from ibot.studies.ablation import make_jobs
 from ibot.studies.measured import knn_by_step
 from ibot.system.jsonl import append_jsonl
 
@@ -40,6 +41,21 @@ SMALL = [
 )
 def test_every_row_is_a_valid_change_of_the_paper_s_base(name, row):
     check(apply(recipe("ablation_base"), row.settings))
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_rows_over_a_recipe_of_ours_are_of_the_paper_s_patch_loss(name, tmp_path):
+    """`tiny32` adds losses on visible patches, which no row of the paper has, and most refuse."""
+    shared = ["method.tokenizer=run"]
+    for job in make_jobs(
+        ABLATIONS[name], tmp_path, recipe="tiny32", data="x", seeds=[0], shared=shared
+    ):
+        settings = [word for word in job.command if "." in word.split("=")[0] and "=" in word]
+        config = apply(recipe("tiny32"), settings)
+        check(config)
+        assert config.method.visible_weight == 0 and not config.method.patch_residual
+        if "class loss alone" in job.row.name:
+            assert config.method.patch_weight == 0
 
 
 def test_the_published_row_of_a_table_is_the_base_itself():

@@ -79,7 +79,10 @@ def test_every_recipe_passes_the_checks(name):
         ("mask.min_block=-1", "mask.min_block=-1 must not be negative"),
         ("mask.min_block=2 mask.shape=random", "mask.min_block is of blocks"),
         ("mask.min_block=99", "mask.ratio hides 98 of 196 patches at most"),
-        ("method.visible_target=other", "visible_target=other needs method.visible_weight"),
+        (
+            "method.visible_target=other method.visible_weight=1 augment.num_global=3",
+            "visible_target=other needs augment.num_global=2",
+        ),
         (
             "method.visible_target=other method.visible_weight=1 mask.shape=attention",
             "a mask.shape that is drawn",

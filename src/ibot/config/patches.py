@@ -42,12 +42,10 @@ def patch_problems(config: Config) -> Iterator[str]:
             "method.visible_weight needs method.patch_match=hidden, method.patch_target=online and "
             "no masks of local views (mask.views)"
         )
-    if method.visible_target == "other" and not (
-        method.visible_weight and config.augment.num_global == 2 and mask.shape != "attention"
-    ):
+    across = method.visible_weight and method.visible_target == "other"
+    if across and not (config.augment.num_global == 2 and mask.shape != "attention"):
         yield (
-            "method.visible_target=other needs method.visible_weight above 0, "
-            "augment.num_global=2 and a mask.shape that is drawn"
+            "method.visible_target=other needs augment.num_global=2 and a mask.shape that is drawn"
         )
     if not method.patch_target_norm and not (hides and _has_norm(config)):
         yield (

@@ -102,7 +102,7 @@ def beyond_paper(config: Config) -> list[str]:
             method.visible_weight > 0
         ),
         "method.visible_target=other (of the same part of the image in the other view)": (
-            method.visible_target == "other"
+            method.visible_weight > 0 and method.visible_target == "other"
         ),
         "method.temp_schedule=step (temperatures change at each step)": method.temp_schedule
         == "step"

@@ -51,6 +51,8 @@ def _center(momentum: float, start: float, end: float) -> tuple[str, ...]:
     )
 
 
+PUBLISHED_PATCHES = ("method.patch_residual=false", "method.visible_weight=0")
+"""The paper's patch loss, where a recipe of ours adds to it: rows of the paper begin with this."""
 SHARED = ("head.shared=true", "head.shared_teacher=true")
 VANILLA = ("head.shared=false", "head.shared_teacher=false")
 SEMI_SHARED = ("head.shared=false", "head.shared_teacher=true")

@@ -127,8 +127,8 @@ def _on_cpu(facts: Facts, reasons: list[str]) -> Config:
     small = f"a small ViT (width 128, 5 blocks, patch {patch}, 16 tokens)"
     reasons.append(OF_WEIGHTS if facts.from_weights else f"{small}: what a CPU trains in an hour")
     reasons.append(
-        "Sinkhorn-Knopp and KoLeo, beyond the paper: the paper's losses alone learn far later at "
-        "this size"
+        "Sinkhorn-Knopp, KoLeo, residual targets of patches and the other view, beyond the paper: "
+        "the paper's losses alone learn far later at this size"
     )
     config = replace(
         config,
@@ -137,7 +137,7 @@ def _on_cpu(facts: Facts, reasons: list[str]) -> Config:
         ),
         model=replace(config.model, patch=patch),
     )
-    return _sizes(config, facts, reasons, batch=128, length=400_000, prototypes=1024)
+    return _sizes(config, facts, reasons, batch=64, length=400_000, prototypes=1024)
 
 
 def _on_gpu(facts: Facts, reasons: list[str]) -> Config:
@@ -265,18 +265,21 @@ def _clocks(config: Config, facts: Facts, reasons: list[str]) -> Config:
         f"teacher momentum {momentum:g}: a memory of {memory} steps in a run of "
         f"{counted(steps, 'step')}"
     )
-    warm = facts.data.images >= 100_000 and config.method.targets == "center"
-    end = 0.07 if warm else 0.04
+    balanced = config.method.targets == "sinkhorn"
+    warm = facts.data.images >= 100_000 and not balanced
+    start, end = (0.02, 0.02) if balanced else (0.04, 0.07 if warm else 0.04)
     warmed = " to 0.07 over the first tenth, as published"
     kept = ", kept: short runs flatten when it rises"
-    reasons.append(f"teacher temperature 0.04{warmed if warm else kept}")
+    reasons.append(f"teacher temperature {start:g}{warmed if warm else kept}")
     return replace(
         config,
         method=replace(
             config.method,
             momentum=momentum,
             teacher_temp=end,
+            teacher_temp_start=start,
             patch_temp=end,
+            patch_temp_start=start,
             temp_warmup=duration("10 percent" if warm else "0 epochs"),
             temp_schedule="step" if warm else "epoch",
         ),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ibot.errors import STOPPED, IbotError
-from ibot.recipes.ablations import ABLATIONS, Ablation, Row
+from ibot.recipes.ablations import ABLATIONS, PUBLISHED_PATCHES, Ablation, Row
 from ibot.studies.measured import knn_by_step
 from ibot.system.files import write_named
 from ibot.system.jsonl import read_jsonl
@@ -40,8 +40,9 @@ def make_jobs(
 ) -> list[Job]:
     """All rows with all seeds, each in a folder below `folder`.
 
-    `shared` are further arguments of all of them. The row's settings come last: they are what the
-    table is about. Rows that need a tokenizer are left out where none is named.
+    What a recipe adds to the paper's patch loss is taken out first, so that rows are what they are
+    called. `shared` are further arguments of all of them. The row's settings come last: they are
+    what the table is about. Rows that need a tokenizer are left out where none is named.
     """
     named = any(text.startswith("method.tokenizer=") for text in shared)
     jobs = []
@@ -51,7 +52,7 @@ def make_jobs(
         for seed in seeds:
             run = folder / f"{re.sub('[^a-z0-9.]+', '-', row.name.lower()).strip('-')}-s{seed}"
             command = ["pretrain", recipe, "--data", data, "--run", str(run), "--seed", str(seed)]
-            jobs.append(Job(row, seed, run, [*command, *shared, *row.settings]))
+            jobs.append(Job(row, seed, run, [*command, *PUBLISHED_PATCHES, *shared, *row.settings]))
     return jobs
 
 

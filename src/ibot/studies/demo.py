@@ -23,6 +23,7 @@ from ibot.engine.start import with_pixels
 from ibot.method.model import StudentTeacher
 from ibot.models.contract import Backbone
 from ibot.recipes import recipe
+from ibot.recipes.ablations import PUBLISHED_PATCHES
 from ibot.rng import Purpose, torch_seed
 from ibot.studies.closing import gained, means
 from ibot.studies.comparison import (
@@ -69,17 +70,14 @@ MEASURED = (
 """Of the controls, which take longer than the demo."""
 TRAIN_IMAGES, VAL_IMAGES = 10000, 2000
 
-NO_PATCHES = ("method.patch_weight=0", "method.visible_weight=0", "method.visible_target=own")
-PUBLISHED_PATCHES = (
-    *("method.patch_weight=1", "method.patch_residual=false"),
-    *("method.visible_weight=0", "method.visible_target=own"),
-)
+NO_PATCHES = (*PUBLISHED_PATCHES, "method.patch_weight=0")
+AS_PUBLISHED = (*PUBLISHED_PATCHES, "method.patch_weight=1")
 CONTROLS = {
     "KoLeo alone": ("method.cls_weight=0", *NO_PATCHES),
     "class loss alone": NO_PATCHES,
-    "patch loss as published": PUBLISHED_PATCHES,
+    "patch loss as published": AS_PUBLISHED,
     "without KoLeo": ("method.koleo_weight=0",),
-    "paper's losses": ("method.targets=center", "method.koleo_weight=0", *PUBLISHED_PATCHES),
+    "paper's losses": ("method.targets=center", "method.koleo_weight=0", *AS_PUBLISHED),
 }
 """Settings of the runs that `controls` adds; the second and third keep Sinkhorn-Knopp and KoLeo."""
 
