@@ -27,7 +27,9 @@ class Study:
 
 
 BEFORE = (
-    *(*PUBLISHED_PATCHES, "method.teacher_temp=0.04", "method.patch_temp=0.04"),
+    *(*PUBLISHED_PATCHES, "method.visible_target=own"),
+    *("method.teacher_temp=0.04", "method.teacher_temp_start=0.04"),
+    *("method.patch_temp=0.04", "method.patch_temp_start=0.04"),
     *("train.batch=128", "optim.lr=4e-3", "method.momentum=0.99"),
 )
 """`tiny32` as it was before these studies, their base."""

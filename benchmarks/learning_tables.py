@@ -2,8 +2,9 @@
 
 Reads benchmarks/results/learning/*.jsonl. In the page a table stands between `<!-- table STUDY
 COLUMN ... -->` and `<!-- end -->`, what a row gains over another one seed by seed between
-`<!-- gain STUDY: ROW over ROW: COLUMN ... -->` and the same; all else there is written by hand. A
-cell is the mean over the seeds, with the half-width of its 95 % interval over them (Student's t)
+`<!-- gain STUDY: ROW over ROW: COLUMN ... -->` and the same, k-NN on the way of a study's rows, seed
+by seed, between `<!-- curve STUDY -->` and the same; all else there is written by hand. A cell is
+the mean over the seeds, with the half-width of its 95 % interval over them (Student's t)
 from two seeds on.
 `--check` writes nothing and ends with 1 where the page is not what the records give.
 """
@@ -27,6 +28,7 @@ TABLE = re.compile(r"(<!-- table (\w+)((?: \S+)+) -->\n).*?(<!-- end -->)", re.D
 GAIN = re.compile(
     r"(<!-- gain (\w+): ([^:]+) over ([^:]+): ([\w ]+) -->\n).*?(<!-- end -->)", re.DOTALL
 )
+CURVE = re.compile(r"(<!-- curve (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 T_95 = {1: 12.7, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}
 """Student's t of a 95 % interval by degrees of freedom."""
 NAMES = {
@@ -47,6 +49,7 @@ NAMES = {
     "words_used": "words used",
     "words_per_image": "words per image",
     "words_entropy": "entropy, nats",
+    "images": "images",
     "seconds": "s",
 }
 
@@ -77,6 +80,28 @@ def gains(rows: Sequence[Mapping[str, Any]], row: str, base: str, columns: Seque
     return "\n".join(lines) + "\n"
 
 
+def curves(rows: Sequence[Mapping[str, Any]], order: Sequence[str]) -> str:
+    """Markdown: k-NN of the class token after so many images, a column for each row of a study with
+    its seeds one after the other.
+    """
+    own = {name: [row for row in rows if row["row"] == name and row["curve"]] for name in order}
+    own = {name: sorted(found, key=lambda r: r["seed"]) for name, found in own.items() if found}
+    heads = ["images seen", *(f"{name}, seeds {_joined(found)}" for name, found in own.items())]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    steps = sorted({int(images) for found in own.values() for r in found for images in r["curve"]})
+    for images in steps:
+        cells = [
+            " / ".join(f"{row['curve'].get(str(images), '-')}" for row in found)
+            for found in own.values()
+        ]
+        lines.append(f"| {images:,} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _joined(rows: Sequence[Mapping[str, Any]]) -> str:
+    return " / ".join(str(row["seed"]) for row in rows)
+
+
 def _cell(values: Sequence[float]) -> str:
     if not values:
         return "-"
@@ -100,7 +125,12 @@ def page(text: str, records: Path = RECORDS) -> str:
         rows = read_jsonl(records / f"{study}.jsonl")
         return head + gains(rows, row, base, columns.split()) + end
 
-    return GAIN.sub(gained, TABLE.sub(made, text))
+    def curved(match: re.Match[str]) -> str:
+        head, study, end = match.groups()
+        rows = read_jsonl(records / f"{study}.jsonl")
+        return head + curves(rows, list(STUDIES[study].rows)) + end
+
+    return CURVE.sub(curved, GAIN.sub(gained, TABLE.sub(made, text)))
 
 
 def main() -> None:

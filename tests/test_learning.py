@@ -92,6 +92,19 @@ def test_a_gain_is_taken_seed_by_seed(tmp_path):
     assert "| k-NN, class token | +2.0 | +1.0 | 1.5 ± 6.3 |" in page  # 12.7 * 0.707 / 1.414
 
 
+def test_curves_stand_seed_by_seed_with_a_dash_where_nothing_was_measured(tmp_path):
+    rows = [("random", 0, {}), ("iBOT", 1, {"64": 31.5}), ("iBOT", 0, {"0": 9.0, "64": 30.0})]
+    text = "".join(json.dumps({"row": r, "seed": s, "curve": c}) + "\n" for r, s, c in rows)
+    (tmp_path / "losses36.jsonl").write_text(text)
+    page = learning_tables.page("<!-- curve losses36 -->\nold\n<!-- end -->", tmp_path)
+    assert page.splitlines()[1:-1] == [
+        "| images seen | iBOT, seeds 0 / 1 |",
+        "|---|---|",
+        "| 0 | 9.0 / - |",
+        "| 64 | 30.0 / 31.5 |",
+    ]
+
+
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory):
     folder = tmp_path_factory.mktemp("scenes")
