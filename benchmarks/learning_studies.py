@@ -171,6 +171,20 @@ PHOTOS_10: dict[str, Sequence[str] | None] = {
 }
 
 STUDIES = {
+    "tiny32": Study(
+        question="What does `tiny32` reach, and what its class loss alone?",
+        data="cifar10",
+        rows={"tiny32": (), "class loss alone": (*CLS_ALONE, "method.visible_weight=0")},
+        seeds=(0, 1, 2),
+        curve=True,
+    ),
+    "hour": Study(
+        question="How far does `tiny32` come in an hour of one thread?",
+        data="cifar10",
+        rows={"tiny32, 1,400,000 images": ("train.length=1400000 images",)},
+        seeds=(0, 1, 2),
+        curve=True,
+    ),
     "photos10": Study(
         question="The same on photographs",
         data="imagenette",

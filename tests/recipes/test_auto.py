@@ -133,13 +133,16 @@ def test_a_length_and_a_batch_that_were_asked_for_are_what_the_clocks_follow():
     """92 images in batches of 8: 11 steps an epoch."""
     asked = replace(facts(images=92), length=duration("20 epochs"))
     config, reasons = choose(asked)
-    assert config.train.length == duration("20 epochs") and config.method.momentum == 0.9
+    assert config.train.length == duration("20 epochs") and config.method.momentum == 0.9455
     assert "20 epochs, as asked" in reasons
-    assert "teacher momentum 0.9: a memory of 10 steps in a run of 220 steps" in reasons
+    assert "teacher momentum 0.9455: a memory of 18 steps in a run of 220 steps" in reasons
     config, reasons = choose(replace(asked, length=duration("1 epochs"), batch=46))
     assert "1 epoch, as asked" in reasons and "batch 46, as asked" in reasons
     assert any("in a run of 2 steps" in reason for reason in reasons)
-    assert choose(facts(images=92))[0].method.momentum == pytest.approx(1 - 31 / 2300, abs=1e-4)
+    assert choose(facts(images=92))[0].method.momentum == 0.98
+    on_a_gpu = choose(facts(gpu_memory=24.0, images=92))[0]
+    steps = derive(on_a_gpu, 92).total_steps
+    assert on_a_gpu.method.momentum == pytest.approx(1 - 31 / steps, abs=1e-4)
 
 
 def test_adapting_to_few_images_takes_a_batch_and_a_teacher_that_suit_them():

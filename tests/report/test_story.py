@@ -33,8 +33,8 @@ def test_the_training_of_a_run_has_all_that_a_page_shows(tmp_path):
     curves = {curve["id"]: curve for curve in found["curves"]}
     assert list(curves)[:2] == ["knn_top1", "loss"]
     assert set(curves["loss"]) == {"id", "title", "unit", "level", "series"}
-    assert curves["loss"]["series"][0]["points"][0] == [1280, row(10)["cls_loss"]]
-    assert curves["knn_top1"]["series"][0]["points"] == [[0, 30.0], [3840, 50.0]]
+    assert curves["loss"]["series"][0]["points"][0] == [640, row(10)["cls_loss"]]
+    assert curves["knn_top1"]["series"][0]["points"] == [[0, 30.0], [1920, 50.0]]
     keys = {"step", "kind", "evidence", "advice"}
     assert found["verdicts"] == [
         {key: VERDICT["verdict" if key == "kind" else key] for key in keys}

@@ -41,10 +41,10 @@ def test_a_best_that_is_past_is_named(tmp_path, values, words):
 
 
 @pytest.mark.parametrize(
-    ("steps", "words", "few"), [(3, "None, in 3 reports: a failure", True), (20, "no sign", False)]
+    ("steps", "words", "few"), [(3, "None, in 3 reports: a failure", True), (40, "no sign", False)]
 )
 def test_a_log_without_verdicts_is_praised_only_where_it_was_judged(tmp_path, steps, words, few):
-    rows = [row(10 * step) for step in range(1, steps + 1)]  # 156 steps of warm-up
+    rows = [row(10 * step) for step in range(1, steps + 1)]  # 312 steps of warm-up
     run = write_run(tmp_path, rows=rows)
     assert ("few reports to judge by" in summed_up(run)) is few
     assert words in "".join(about_verdicts(story(run), few=few))
@@ -60,7 +60,7 @@ STATES = {
         [START, event("guard"), event("failed", what="worse", why="", fix="")],
         "Its guard stopped it at 2026-11-30 19:10:00: worse.\n",
     ),
-    "finished": ([START, event("end", step=3125), START], "It came to its end"),
+    "finished": ([START, event("end", step=6250), START], "It came to its end"),
     "ended without a word": ([START, event("failed"), START], "killed"),
 }
 
@@ -77,13 +77,13 @@ def test_a_run_that_saved_nothing_is_not_said_to_be_resumed(tmp_path):
     assert "command starts it again" in text and "Start it again: ibot pretrain" in text
 
 
-@pytest.mark.parametrize(("end", "early"), [(30, True), (3125, False)])
+@pytest.mark.parametrize(("end", "early"), [(30, True), (6250, False)])
 def test_an_end_before_that_of_the_schedules_is_said_to_be_one(tmp_path, end, early):
     """The settings keep where the first of several commands was to stop."""
     events = [START, event("end", step=30), START, event("resume", step=30), event("end", step=end)]
     config = settings("train.max_steps=30")
     text = summed_up(write_run(tmp_path, rows=[*ROWS, row(end)], events=events, config=config))
-    assert ("3,095 steps of its schedules are left" in text) is early
+    assert ("6,220 steps of its schedules are left" in text) is early
     assert text.startswith("stopped as asked\n" if early else "finished\n")
 
 
@@ -105,9 +105,9 @@ def test_a_run_that_was_asked_to_stop_is_to_be_trained_on(tmp_path, command, lim
     config = settings("train.max_steps=30")
     run = saved(write_run(tmp_path, rows=ROWS, events=events, config=config))
     text = summed_up(run)
-    assert f"as {limit} asked: 3,095 steps of its schedules are left" in text
+    assert f"as {limit} asked: 6,220 steps of its schedules are left" in text
     how = "" if on else ", with its command and train.max_steps=0"
-    assert f"Train on: 3,095 steps left{how}: {on}" in text
+    assert f"Train on: 6,220 steps left{how}: {on}" in text
 
 
 @pytest.mark.parametrize(("classes", "names"), [(None, ["match"]), (10, ["knn", "linear"])])
@@ -121,14 +121,14 @@ def test_half_written_lines_are_no_hindrance(tmp_path):
     for name in ("metrics", "events", "results"):
         with (run / f"{name}.jsonl").open("a") as file:
             file.write('{"step": 40, "ima')
-    assert "30 of 3,125 steps" in summed_up(run)
+    assert "30 of 6,250 steps" in summed_up(run)
 
 
 def test_a_run_that_goes_on_is_said_to(tmp_path, monkeypatch):
     monkeypatch.setattr("ibot.report.story.is_in_use", lambda run: True)
     text = summed_up(write_run(tmp_path, events=[START]))
     assert text.startswith("still running\n") and "is being pre-trained by" in text
-    assert "3,840 images seen so far" in text and "See it again later" in text
+    assert "1,920 images seen so far" in text and "See it again later" in text
 
 
 def test_settings_that_auto_chose_are_no_recipe(tmp_path):

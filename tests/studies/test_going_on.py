@@ -290,7 +290,7 @@ def test_a_moved_folder_of_the_same_images_is_named_with_data(here, capsys):
 @pytest.mark.parametrize(
     ("arguments", "why", "fix"),
     [
-        (["optim.lr=1"], "optim.lr: 0.004 -> 1\n", "--init runs/photos"),
+        (["optim.lr=1"], "optim.lr: 0.006 -> 1\n", "--init runs/photos"),
         (["tiny32", "train.seed=5"], "train.seed: 0 -> 5\n", "ibot pretrain --run runs/photos\n"),
         (["tiny64", "--data", "photos"], "recipe: tiny32 -> tiny64\n", "a new --run\n"),
         (["--epochs", "7"], "train.length: 4 epochs -> 7 epochs\n", '--extend-to "7 epochs"\n'),
@@ -326,7 +326,7 @@ def test_speed_and_records_may_change_and_settings_stand_anywhere(here):
     assert (
         pretrain("--quiet", "system.workers=1", "data.pixels=auto", "--steps", "4", "tiny32") == 0
     )
-    assert pretrain("checkpoint.keep=2", "log.every=3", "--seed", "0", "optim.lr=0.004") == 0
+    assert pretrain("checkpoint.keep=2", "log.every=3", "--seed", "0", "optim.lr=0.006") == 0
 
 
 def test_a_run_serves_as_a_recipe_and_that_this_is_a_new_one_is_said(here, capsys):
@@ -347,7 +347,7 @@ def test_what_auto_would_choose_otherwise_is_told_and_the_run_keeps_its_own(here
     write_json(Path("runs/auto/config.json"), plain)
     assert main(["pretrain", *options]) == 0
     said = capsys.readouterr().out
-    assert "auto would choose otherwise today: method.teacher_temp: 0.05 -> 0.04. The run" in said
+    assert "auto would choose otherwise today: method.teacher_temp: 0.05 -> 0.02. The run" in said
     rows = read_jsonl(Path("runs/auto/metrics.jsonl"))
     assert rows[-1]["teacher_temp"] == 0.05
     choices = [e for e in read_jsonl(Path("runs/auto/events.jsonl")) if e["event"] == "choices"]

@@ -259,13 +259,13 @@ def _moves(config: Config, facts: Facts, reasons: list[str]) -> Config:
 def _clocks(config: Config, facts: Facts, reasons: list[str]) -> Config:
     """Momentum, temperatures and warm-ups as shares of the run."""
     steps = derive(config, facts.data.images, facts.processes).total_steps
-    momentum = momentum_for(steps, 31, 0.996)
+    balanced = config.method.targets == "sinkhorn"
+    momentum = momentum_for(steps, 12, 0.98) if balanced else momentum_for(steps, 31, 0.996)
     memory = round(1 / (1 - momentum))
     reasons.append(
         f"teacher momentum {momentum:g}: a memory of {memory} steps in a run of "
         f"{counted(steps, 'step')}"
     )
-    balanced = config.method.targets == "sinkhorn"
     warm = facts.data.images >= 100_000 and not balanced
     start, end = (0.02, 0.02) if balanced else (0.04, 0.07 if warm else 0.04)
     warmed = " to 0.07 over the first tenth, as published"

@@ -97,7 +97,7 @@ def demo() -> Config:
         ),
         # Few prototypes, so that images share them.
         head=replace(config.head, out_dim=128, patch_out_dim=128),
-        method=replace(config.method, patch_weight=0.5, visible_weight=0.5, momentum=0.98),
+        method=replace(config.method, patch_weight=0.5, visible_weight=0.5),
         train=replace(config.train, length=duration("48000 images")),
         evaluate=EvaluateConfig(every=duration("25 percent")),
         log=LogConfig(every=20),
