@@ -26,7 +26,12 @@ class Study:
     """Whether k-NN is measured on the way, too."""
 
 
+GENTLE = (
+    *("augment.jitter_strength=0.3,0.3,0.2,0.05", "augment.gray=0.1"),
+    *("augment.global_scale=0.4,1.0", "augment.local_scale=0.15,0.5"),
+)
 BEFORE = (
+    *GENTLE,
     *(*PUBLISHED_PATCHES, "method.visible_target=own"),
     *("method.teacher_temp=0.04", "method.teacher_temp_start=0.04"),
     *("method.patch_temp=0.04", "method.patch_temp_start=0.04"),
@@ -141,7 +146,7 @@ STRONG = (
 )
 HALF = ("method.patch_weight=0.5", "method.visible_weight=0.5")
 TEN_MINUTES: dict[str, Sequence[str] | None] = {
-    "base": (*FOUND, "train.length=240000 images"),
+    "gentle views": (*FOUND, "train.length=240000 images"),
     "stronger views": (*FOUND, *STRONG, "train.length=240000 images"),
     "width 192": (
         *(*FOUND, "model.width=192", "model.heads=6", "optim.lr=4e-3"),
@@ -189,12 +194,14 @@ STUDIES = {
         question="The same on photographs",
         data="imagenette",
         recipe="tiny64",
+        base=BEFORE,
         rows=PHOTOS_10,
         seeds=(0,),
     ),
     "minutes10": Study(
-        question="From which setting should an hour start?",
+        question="Ten minutes of one thread: from which setting should longer trainings start?",
         data="cifar10",
+        base=BEFORE,
         rows=TEN_MINUTES,
         seeds=(0,),
     ),
