@@ -2,10 +2,10 @@
 
 Reads benchmarks/results/learning/*.jsonl. In the page a table stands between `<!-- table STUDY
 COLUMN ... -->` and `<!-- end -->`, what a row gains over another one seed by seed between
-`<!-- gain STUDY: ROW over ROW: COLUMN ... -->` and the same, k-NN on the way of a study's rows, seed
-by seed, between `<!-- curve STUDY -->` and the same; all else there is written by hand. A cell is
-the mean over the seeds, with the half-width of its 95 % interval over them (Student's t)
-from two seeds on.
+`<!-- gain STUDY: ROW over ROW: COLUMN ... -->` and the same, k-NN on the way of a study's rows, a
+number for each seed, between `<!-- curve STUDY -->` and the same; all else there is written by
+hand. A cell is the mean over the seeds, with the half-width of its 95 % interval over them
+(Student's t) from two seeds on.
 `--check` writes nothing and ends with 1 where the page is not what the records give.
 """
 
