@@ -1,18 +1,30 @@
-"""iBOT against its class loss alone, trained alike on one GPU in pieces of ten minutes.
+"""iBOT, its class loss alone and iBOT with our patch loss, trained alike on one GPU by pieces.
 
-    bash benchmarks/gpu_learn.sh DATA OUT [--seconds 570] [--evaluate] [--dry] [key=value ...]
+    bash benchmarks/gpu_learn.sh DATA OUT [--arms ibot,class] [--seconds 570] [key=value ...]
+                                          [--evaluate] [--dry]
 
-Two runs, OUT/ibot and OUT/class, ViT-S/16 on views of 160 pixels for 200 epochs of Imagenette: the
-same crops, heads, schedules and seed; only the patch loss and its masks differ. Settings at the end
-are those of both (`augment.global_size=224 augment.local_size=96`, `train.length="100 epochs"`,
+Three runs, ViT-S/16 on views of 160 pixels for 200 epochs of Imagenette: OUT/ibot and OUT/class are
+the fair pair of the paper, OUT/other_view is that iBOT with what docs/learning.md found, beyond the
+paper: targets less their view's mean, visible patches that predict the other view. The same crops,
+heads, schedules and seed; only the losses of patches and the masks differ. `--arms` names those
+that are wanted, in this call and in later ones; one that is named later catches up. Settings at the
+end are those of all (`augment.global_size=224 augment.local_size=96`, `train.length="100 epochs"`,
 `train.seed=1`); a later call with the same OUT repeats them or leaves them out.
 
-A call trains for `--seconds` in all: the run that is behind goes on to where the other one stands;
-level, iBOT leads for half of what is left. So both have seen as many images when it ends, and the
-time is shared fairly. Whatever was killed goes on from its last checkpoint with the next call. When
-both are at their end k-NN, linear probe and match follow, with `--evaluate` at once, of what is
-there. OUT/learned.md and OUT/learned.json are written anew after each piece: the scores, and the
-curves of both at equal images, measured every tenth of the way. `--dry` prints what would be done.
+A call trains for `--seconds` in all: runs that are behind go on to where the foremost stands;
+level, the one with the longest steps leads for its share of what is left. So all have seen as many
+images when it ends, and the time is shared fairly. Whatever was killed goes on from its last
+checkpoint with the next call. When all are at their end k-NN, linear probe and match follow, with
+`--evaluate` at once, of what is there. OUT/learned.md and OUT/learned.json are written anew after
+each piece: the scores, and the curves at equal images, measured every tenth of the way. `--dry`
+prints what would be done.
+
+How long 200 epochs take by formula (method/flops.py, at 17 to 44 % of an H200's peak as in public
+logs; nothing of it is measured): 4 to 9 minutes for each run of the pair, 4 to 11 for the third,
+whose steps have 1.16 times iBOT's products. So the pair takes 7 to 18 minutes, one to three calls,
+and all three take 11 to 29, two to four calls. Starts and evaluations come on top, and loader
+processes must keep up: `ibot plan` reckons 16 to 18 cores for it where the GPU draws the views, 36
+to 41 where they do. With 15 minutes take two arms (`--arms other_view,class`) or fewer epochs.
 
 Exit codes: 0, all is done; 75, call again; 2, a piece failed, or nothing is there to evaluate.
 """
@@ -37,8 +49,7 @@ from ibot.weights.files import read_settings
 
 RECIPE = "one_gpu"
 SETTINGS = (
-    # Imagenette's own pixels: enlarged to 224 a step costs twice as much and shows nothing new. By
-    # formula an H200 takes 4 to 9 minutes for a run, 7 to 19 at 224.
+    # Imagenette's own pixels: enlarged to 224 a step costs twice as much and shows nothing new.
     *("augment.global_size=160", "augment.local_size=64", "augment.num_local=6"),
     *("train.length=200 epochs", "train.batch=256", "train.seed=0"),
     # Prototypes of two to three of 9,469 images; a teacher that remembers 250 of 7,200 steps; a
@@ -49,7 +60,7 @@ SETTINGS = (
     *("evaluate.every=10 percent", "evaluate.match=200", "log.every=20", "log.tensorboard=false"),
     *("checkpoint.every=5 percent", "checkpoint.keep=1", "checkpoint.keep_every=0 epochs"),
 )
-"""Of both runs, in place of what the recipe says."""
+"""Of all runs, in place of what the recipe says."""
 LEAST = 20.0
 """Seconds for which no training is begun: it would hardly come to its first step."""
 GRACE = 15.0
@@ -59,6 +70,8 @@ KILL = 25.0
 TIMED_OUT = (124, 137, STOPPED)
 """Exit codes of `timeout` and of a training that was told to stop."""
 DEVICE = "system.device="
+SETTINGS_FILE = "settings.json"
+"""In OUT: what a later call may leave out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,16 +88,17 @@ def next_move(stand: Mapping[str, int], total: int, seconds: float) -> Move | No
     """What is trained next, or None where all is done or too little time is left.
 
     Args:
-        stand: step that each arm has reached; of those that are level the first leads.
+        stand: step that each arm has reached; where all are level the first leads.
         total: steps of a run; 0: not known yet.
         seconds: that are left.
     """
     behind, ahead = min(stand, key=stand.__getitem__), max(stand.values())
-    level = stand[behind] == ahead
-    seconds = seconds / 2 if level else seconds
+    missing = sum(ahead - step for step in stand.values())
+    # By what each lacks: one that fell a few steps short takes nothing from one that has not begun.
+    seconds *= (ahead - stand[behind]) / missing if missing else 1 / len(stand)
     if seconds < LEAST or (total and stand[behind] >= total):
         return None
-    return Move(behind, total if level else ahead, seconds)
+    return Move(behind, ahead if missing else total, seconds)
 
 
 @dataclass
@@ -94,6 +108,7 @@ class Call:
     data: str
     out: Path
     settings: Sequence[str]
+    arms: Sequence[str]
     seconds: float
     began: float = field(default_factory=time.monotonic)
     stopped: bool = False
@@ -105,14 +120,14 @@ class Call:
         return self.seconds - (time.monotonic() - self.began)
 
     def train(self) -> None:
-        """Train by turns until both are at their end or the time is over."""
+        """Train by turns until all are at their end or the time is over."""
         while move := self.next():
             self.run(self.training(move), move.seconds)
 
     def next(self) -> Move | None:
         """The next piece of training."""
-        total = max(total_steps(self.out / arm) for arm in ARMS)
-        stand = {arm: reached(self.out / arm) for arm in ARMS}
+        total = max(total_steps(self.out / arm) for arm in self.arms)
+        stand = {arm: reached(self.out / arm) for arm in self.arms}
         return next_move(stand, total, self.left - GRACE) if not self.stopped else None
 
     def evaluate(self) -> None:
@@ -124,15 +139,15 @@ class Call:
 
     def unmeasured(self) -> Iterator[tuple[str, str]]:
         """Arms and protocols."""
-        for arm in ARMS:
+        for arm in self.arms:
             step = reached(self.out / arm)
             known = measured(self.out / arm, step)
             yield from ((arm, name) for name in PROTOCOLS if step and name not in known)
 
     @property
     def trained(self) -> bool:
-        """Whether both runs are at their end."""
-        steps = [(reached(self.out / arm), total_steps(self.out / arm)) for arm in ARMS]
+        """Whether all runs are at their end."""
+        steps = [(reached(self.out / arm), total_steps(self.out / arm)) for arm in self.arms]
         return all(total and step >= total for step, total in steps)
 
     def training(self, move: Move) -> list[str]:
@@ -162,7 +177,7 @@ class Call:
             [*limit, sys.executable, "-m", "ibot", *command], env={**cache, **os.environ}
         )
         code = self._child.wait()
-        write(self.out, self.data, self.settings)
+        write(self.out, self.data, self.settings, self.arms)
         if code and code not in TIMED_OUT and not self.stopped:
             print(f"stopped: {shlex.join(command[:3])} ended with {code}", file=sys.stderr)
             sys.exit(2)
@@ -185,10 +200,23 @@ def shown(command: Sequence[str], seconds: float) -> str:
     return f"[{seconds:.0f} s at most] ibot {shlex.join(words)}"
 
 
+def arms_named(text: str) -> list[str]:
+    """Arms of a list with commas, in their order of training. Raises ArgumentTypeError."""
+    names = {name.strip() for name in text.split(",")}
+    if unknown := sorted(names - set(ARMS)):
+        raise argparse.ArgumentTypeError(f"no arm {unknown[0]!r}; there are {', '.join(ARMS)}")
+    return [name for name in ARMS if name in names]
+
+
+def arms_of(out: Path, given: Sequence[str] | None) -> list[str]:
+    """Those that are named, or were those of the last call with OUT; all if there was none."""
+    known = read_settings(out / SETTINGS_FILE).get("arms", ARMS)
+    return list(known if given is None else given)
+
+
 def settings_of(out: Path, given: Sequence[str]) -> list[str]:
     """Those of the first call. Raises SystemExit for a later one that names others."""
-    file = out / "settings.json"
-    known = read_settings(file).get("settings") if file.exists() else None
+    known = read_settings(out / SETTINGS_FILE).get("settings")
     if known is not None and given and list(given) != known:
         print(
             f"error: '{out}' holds runs of other settings: {shlex.join(known) or 'none'}; "
@@ -206,12 +234,16 @@ def main() -> None:
     parser.add_argument("data", metavar="DATA")
     parser.add_argument("out", metavar="OUT", type=Path)
     parser.add_argument("settings", nargs="*", default=[], metavar="key=value")
+    parser.add_argument(
+        "--arms", type=arms_named, help=f"with commas between; default: {','.join(ARMS)}"
+    )
     parser.add_argument("--seconds", type=float, default=570.0, help="of this call in all")
     parser.add_argument("--evaluate", action="store_true", help="train no further")
     parser.add_argument("--dry", action="store_true", help="print what would be done next")
     options = parser.parse_intermixed_args()
     settings = settings_of(options.out, options.settings)
-    call = Call(options.data, options.out, settings, options.seconds)
+    arms = arms_of(options.out, options.arms)
+    call = Call(options.data, options.out, settings, arms, options.seconds)
     if options.dry:
         move = call.next()
         if move:
@@ -219,7 +251,7 @@ def main() -> None:
         for arm, protocol in call.unmeasured() if call.trained or options.evaluate else ():
             print(shlex.join(["ibot", *call.evaluation(arm, protocol)]))
         return
-    if options.evaluate and not any(reached(options.out / arm) for arm in ARMS):
+    if options.evaluate and not any(reached(options.out / arm) for arm in arms):
         print(
             f"error: nothing to evaluate in '{options.out}': no run has a checkpoint there; "
             "leave out --evaluate to train first",
@@ -227,14 +259,14 @@ def main() -> None:
         )
         sys.exit(2)
     options.out.mkdir(parents=True, exist_ok=True)
-    write_json(options.out / "settings.json", {"settings": settings})
+    write_json(options.out / SETTINGS_FILE, {"settings": settings, "arms": arms})
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, call.stop)
     if not options.evaluate:
         call.train()
     if options.evaluate or call.trained:
         call.evaluate()
-    write(options.out, options.data, settings)
+    write(options.out, options.data, settings, arms)
     print(f"\n{(options.out / 'learned.md').read_text()}")
     finished = (options.evaluate or call.trained) and not any(call.unmeasured())
     sys.exit(0 if finished else STOPPED)

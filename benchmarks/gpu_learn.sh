@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# iBOT against its class loss alone, both trained alike: bash benchmarks/gpu_learn.sh DATA OUT [--seconds 570] [key=value ...]
+# iBOT, its class loss alone and iBOT with our patch loss, trained alike:
+#     bash benchmarks/gpu_learn.sh DATA OUT [--arms ibot,class] [--seconds 570] [key=value ...]
 # DATA: labelled images of 160 pixels or more with train/CLASS and val/CLASS, for example Imagenette.
 # Called again with the same OUT it goes on where it stopped, killed or not; benchmarks/gpu_learn.py says more.
 set -u

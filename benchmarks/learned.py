@@ -1,4 +1,4 @@
-"""What two runs have learnt, side by side: the table and the record of `benchmarks.gpu_learn`."""
+"""What runs have learnt, side by side: the table and the record of `benchmarks.gpu_learn`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.learning_studies import ACROSS, RESIDUAL
 from benchmarks.rounds import about
 from ibot.config.resolve import Derived, derive
 from ibot.config.schema import Config
@@ -36,8 +37,12 @@ class Arm:
     """In which it differs from the others."""
 
 
-ARMS = {"ibot": Arm("iBOT"), "class": Arm("class loss alone", CLS_ALONE)}
-"""By folder; the first one, whose steps take longer, leads."""
+ARMS = {
+    "other_view": Arm("iBOT, other view, residual", (*RESIDUAL, *ACROSS)),
+    "ibot": Arm("iBOT"),
+    "class": Arm("class loss alone", CLS_ALONE),
+}
+"""By folder, longer steps first: what leads, the others can catch up with in the same time."""
 PROTOCOLS = {"knn": ("k=20",), "linear": ("augment=none",), "match": ()}
 """Evaluations of the finished runs, with their settings."""
 ON_THE_WAY = ("knn_top1", "match_r0", "match_r1")
@@ -119,9 +124,9 @@ def measured(folder: Path, step: int) -> set[str]:
     return {r.protocol for r in Run(folder).records if r.step is None and r.trained == step}
 
 
-def rows_of(out: Path) -> list[dict[str, Any]]:
+def rows_of(out: Path, arms: Sequence[str]) -> list[dict[str, Any]]:
     """What is known of each run."""
-    return [_row(name, arm, Run(out / name)) for name, arm in ARMS.items()]
+    return [_row(name, ARMS[name], Run(out / name)) for name in arms]
 
 
 def _row(name: str, arm: Arm, run: Run) -> dict[str, Any]:
@@ -148,9 +153,9 @@ SCORES = {
 """Of finished runs: name in the record, protocol and metric."""
 
 
-def curve_of(out: Path) -> list[dict[str, Any]]:
-    """Scores on the way, at the steps at which all runs were measured."""
-    runs = {name: Run(out / name) for name in ARMS}
+def curve_of(out: Path, arms: Sequence[str]) -> list[dict[str, Any]]:
+    """Scores on the way, at the steps at which all of these runs were measured."""
+    runs = {name: Run(out / name) for name in arms}
     found = {
         f"{metric}_{name}": run.on_the_way(metric)
         for metric in ON_THE_WAY
@@ -164,16 +169,17 @@ def curve_of(out: Path) -> list[dict[str, Any]]:
     ]
 
 
-def write(out: Path, data: str, settings: Sequence[str]) -> None:
-    """Write OUT/learned.json and OUT/learned.md: what is known by now."""
-    rows, curve = rows_of(out), curve_of(out)
+def write(out: Path, data: str, settings: Sequence[str], arms: Sequence[str]) -> None:
+    """Write OUT/learned.json and OUT/learned.md: what is known by now of these runs."""
+    rows, curve = rows_of(out, arms), curve_of(out, arms)
     record = {**about("gpu_learn"), "data": data, "settings": list(settings)}
     if torch.cuda.is_available():
         record["machine"] = f"{describe_device(torch.device('cuda'))}; {record['machine']}"
     write_json(out / "learned.json", {**record, "rows": rows, "curve": curve})
     words = shlex.join(settings) or "no settings beside those of the script"
     head = f"{data}; {words}; {record['machine']}; commit {record['commit']}, {record['when']}."
-    parts = ["# iBOT and its class loss alone, trained alike", head, *tables(rows, curve)]
+    title = f"# Trained alike: {'; '.join(ARMS[name].title for name in arms)}"
+    parts = [title, head, *tables(rows, curve)]
     with replacing(out / "learned.md") as temporary:
         temporary.write_text("\n\n".join(parts) + "\n")
 
