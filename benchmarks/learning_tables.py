@@ -1,12 +1,14 @@
-"""Tables of docs/learning.md from records: python -m benchmarks.learning_tables [--check]
+"""Tables of docs/learning.md and docs/results.md from records.
 
-Reads benchmarks/results/learning/*.jsonl. In the page a table stands between `<!-- table STUDY
+    python -m benchmarks.learning_tables [--check]
+
+Reads benchmarks/results/learning/*.jsonl. In a page a table stands between `<!-- table STUDY
 COLUMN ... -->` and `<!-- end -->`, what a row gains over another one seed by seed between
 `<!-- gain STUDY: ROW over ROW: COLUMN ... -->` and the same, k-NN on the way of a study's rows, a
 number for each seed, between `<!-- curve STUDY -->` and the same; all else there is written by
 hand. A cell is the mean over the seeds, with the half-width of its 95 % interval over them
 (Student's t) from two seeds on.
-`--check` writes nothing and ends with 1 where the page is not what the records give.
+`--check` writes nothing and ends with 1 where a page is not what the records give.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from benchmarks.learning import RECORDS
 from benchmarks.learning_studies import STUDIES
 from ibot.system.jsonl import read_jsonl
 
-PAGE = Path(__file__).parents[1] / "docs" / "learning.md"
+PAGES = tuple(Path(__file__).parents[1] / "docs" / name for name in ("learning.md", "results.md"))
 TABLE = re.compile(r"(<!-- table (\w+)((?: \S+)+) -->\n).*?(<!-- end -->)", re.DOTALL)
 GAIN = re.compile(
     r"(<!-- gain (\w+): ([^:]+) over ([^:]+): ([\w ]+) -->\n).*?(<!-- end -->)", re.DOTALL
@@ -139,11 +141,12 @@ def main() -> None:
     )
     parser.add_argument("--check", action="store_true", help="write nothing")
     options = parser.parse_args()
-    before = PAGE.read_text(encoding="utf-8")
-    after = page(before)
-    if options.check:
-        sys.exit(before != after)
-    PAGE.write_text(after, encoding="utf-8")
+    for path in PAGES:
+        before = path.read_text(encoding="utf-8")
+        after = page(before)
+        if options.check and before != after:
+            sys.exit(f"{path} is not what the records give")
+        path.write_text(after, encoding="utf-8")
 
 
 if __name__ == "__main__":
