@@ -110,7 +110,7 @@ class Network(torch.nn.Module):
         self.weight = torch.nn.Parameter(torch.ones(()))
         self.backbone = self._tokens
         self.head = SimpleNamespace(
-            project_both=lambda cls, patches: (cls, patches), logits=self._logits
+            residual=False, project_patches=lambda patches: patches, logits=self._logits
         )
 
     def _tokens(self, images):

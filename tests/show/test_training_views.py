@@ -87,7 +87,6 @@ def test_targets_are_the_centred_and_sharpened_teacher_s(images):
         "method.patch_match=position",
         "mask.shape=attention",
         "method.patch_target=color",
-        "method.patch_residual=true",
         "method.patch_target_norm=false",
     ],
 )
