@@ -13,7 +13,14 @@ from ibot.eval.opened import opened
 from ibot.explore.browser.session import Checkpoint, Session
 from ibot.system.places import is_writable
 from ibot.system.progress import Progress, counter
-from ibot.vocabulary.folder import FILE, RESIDUAL, WHOLE, default_folder, other_images
+from ibot.vocabulary.folder import (
+    FILE,
+    MISFITS,
+    RESIDUAL,
+    WHOLE,
+    default_folder,
+    other_images,
+)
 from ibot.vocabulary.index import build, open_index
 from ibot.vocabulary.opened import Vocabulary
 from ibot.vocabulary.word_index import WordIndex
@@ -109,29 +116,27 @@ def _check(session: Session, vocabulary: Vocabulary, newest: Checkpoint) -> None
             why=f"{shared.view.size[0]} x {shared.view.size[1]} pixels",
             fix="leave out --size, or name another with --index",
         )
-    if shared.words != (words := _kind_of_words(session)):
-        raise UserError(
-            f"the index in '{folder}' is of words of another kind",
-            why=f"it is of {shared.words}; those of the network are {words}",
-            fix=session.remedy().instead(folder),
-        )
     if session.run is None or shared.run != str(session.run.resolve()):
         # A run that was moved is known by the weights that it still has.
         places = [_place(session, index) for index in reversed(vocabulary.indexes)]
         there = [place for place in (*places, newest.path) if place is not None and place.exists()]
         assert session.networks is not None
         vocabulary.of(session.networks.get(there[0]).hash, session.remedy())
+    if shared.words == WHOLE and _has_residual_words(session):
+        raise UserError(
+            f"the index in '{folder}' is of {MISFITS['words']}",
+            why=f"it is of {WHOLE}; the network's are {RESIDUAL}",
+            fix=session.remedy().instead(folder),
+        )
 
 
-def _kind_of_words(session: Session) -> str:
-    """Which words the network assigns to patches: `WHOLE` or `RESIDUAL`."""
+def _has_residual_words(session: Session) -> bool:
+    """Whether the network tells words by what patches add to their view."""
     if session.run is not None:  # told without reading weights
         settings = read_settings(session.run / "config.json")
-        residual = has_residual_patches(settings, session.request.key)
-    else:
-        head = session.network(None).head
-        residual = head is not None and head.residual
-    return RESIDUAL if residual else WHOLE
+        return has_residual_patches(settings, session.request.key)
+    head = session.network(None).head
+    return head is not None and head.residual
 
 
 def _until(session: Session, vocabulary: Vocabulary, asked: Checkpoint) -> list[WordIndex]:
