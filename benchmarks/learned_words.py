@@ -13,7 +13,6 @@ from ibot.eval.features.views import in_batches
 from ibot.eval.probes.match import MatchPlan
 from ibot.eval.probes.match_places import Cells, cells_apart, centres, most_similar, places_in
 from ibot.eval.probes.view_pairs import PairBatch, pair_batches
-from ibot.method.model import residuals
 from ibot.models.contract import Backbone
 from ibot.models.head import ProjectionHead
 
@@ -27,11 +26,8 @@ def agreement(
     images: Images,
     chosen: NDArray[np.int64],
     plan: MatchPlan,
-    residual: bool = False,
 ) -> dict[str, float]:
     """Of pairs of views of the `chosen` images, by the words of their patches:
-
-    residual: of what patches add to the mean of their view, as `method.patch_residual` asks for.
 
     words_same: per cent of overlapping patches with the word of the patch at their place in the
     other view. words_chance: the same for a patch of any image. words_match_r1: per cent whose most
@@ -44,7 +40,6 @@ def agreement(
     batches = in_batches(chosen, plan.batch)
     for pairs in pair_batches(images, plan.size, batches, plan.seed, 0, plan.statistics[1]):
         rows, grid = _projected(backbone, head, pairs, plan)
-        rows = residuals(rows) if residual else rows
         scores = _scores(head, rows)
         words = scores.argmax(dim=-1)
         entropies.append(torch.special.entr((scores / TEMPERATURE).softmax(-1)).sum(-1).mean())
@@ -76,8 +71,7 @@ def _projected(
 ) -> tuple[Tensor, tuple[int, int]]:
     """Rows [2 b, N, d] of the patches before the last layer, and the grid."""
     output = backbone(normalize(torch.cat(pairs.views), plan.statistics))
-    rows = head.project_patches(output.patches.flatten(0, 1))
-    return rows.unflatten(0, output.patches.shape[:2]), output.grid
+    return head.patch_rows(output.patches), output.grid
 
 
 def _scores(head: ProjectionHead, rows: Tensor) -> Tensor:

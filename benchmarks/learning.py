@@ -130,7 +130,7 @@ def run(job: Job, label_maps: str) -> dict[str, object]:
             None,
         )
     with prepared("cpu", 1, False):
-        found = measure(backbone, head, sets, size, config.method.patch_residual)
+        found = measure(backbone, head, sets, size)
     return {
         **{"study": job.study, "row": job.row, "seed": job.seed, "data": job.data},
         **about_training,

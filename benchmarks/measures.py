@@ -61,16 +61,15 @@ def measure(
     head: ProjectionHead | None,
     sets: Sets,
     size: int,
-    residual: bool = False,
 ) -> dict[str, float]:
     """Everything, in per cent but for the ranks and entropies.
 
-    size: pixels of a side of the views. residual: words are of residuals (`agreement`).
+    size: pixels of a side of the views.
     """
     with evaluating(backbone):
         return {
             **of_images(backbone, sets, size),
-            **of_places(backbone, head, sets.val, size, residual),
+            **of_places(backbone, head, sets.val, size),
             **of_label_maps(backbone, sets.label_maps, size),
         }
 
@@ -103,7 +102,6 @@ def of_places(
     head: ProjectionHead | None,
     images: LabelledImages,
     size: int,
-    residual: bool = False,
 ) -> dict[str, float]:
     """Patches found again in another view; and words of the head there, where there is a head."""
     chosen = evenly(len(images), PAIRS)
@@ -113,7 +111,7 @@ def of_places(
         f"match_r{radius}": matched.found[:, i].mean().item() for i, radius in enumerate(RADII)
     }
     if head is not None:
-        found |= agreement(backbone, head, images, chosen, plan, residual)
+        found |= agreement(backbone, head, images, chosen, plan)
     return found
 
 

@@ -198,7 +198,10 @@ def test_options_for_which_there_is_no_published_argument_are_named(tmp_path, sm
         *("method.patch_balance=all", "method.patch_target_norm=false"),
         *("method.patch_residual=true", "method.visible_weight=0.5", "method.visible_target=other"),
     ]
-    paper = ["method.targets=center", "method.koleo_weight=0", "model.init=published"]
+    paper = [
+        *("method.targets=center", "method.koleo_weight=0", "model.init=published"),
+        *("method.patch_residual=false", "method.visible_weight=0"),
+    ]
     for run, asked in {"drawn": options, "attended": ["mask.shape=attention"], "paper": []}.items():
         config = apply(small, ["train.length=1 steps", *paper])
         train(apply(config, asked), tmp_path / run, quiet=True)
@@ -208,6 +211,7 @@ def test_options_for_which_there_is_no_published_argument_are_named(tmp_path, sm
         told = capsys.readouterr().err
         assert all(name.partition("=")[0] in told for name in asked)
         assert ("no arguments for" in told) == bool(asked)
+        assert ("words of patches are of their whole projections" in told) == (run == "drawn")
 
 
 @pytest.mark.parametrize("compiled", ["_orig_mod.", ""])

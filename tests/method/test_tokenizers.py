@@ -110,7 +110,7 @@ class Network(torch.nn.Module):
         self.weight = torch.nn.Parameter(torch.ones(()))
         self.backbone = self._tokens
         self.head = SimpleNamespace(
-            project_both=lambda cls, patches: (cls, patches), logits=self._logits
+            residual=False, project_patches=lambda patches: patches, logits=self._logits
         )
 
     def _tokens(self, images):
@@ -137,3 +137,15 @@ def test_a_frozen_network_gives_its_centered_sharpened_distribution(views, cente
     ]
     torch.testing.assert_close(got, torch.stack(want))
     assert not network.weight.requires_grad and tokenizer.size == 3 and not got.requires_grad
+
+
+def test_a_frozen_network_of_residual_patches_sees_whole_views(views):
+    _, normalized, masks = views
+    network = Network()
+    network.head.residual = True
+    network.head.patch_rows = lambda patches: patches - patches.mean(dim=1, keepdim=True)
+    got = FrozenTokenizer(network, 3, None).targets(normalized, masks, 0.5)
+    tokens = cut_patches(normalized.flatten(0, 1), 8).mean(-1)
+    rows = (tokens - tokens.mean(dim=1, keepdim=True)).flatten()[masks.index]
+    logits = rows[:, None] * torch.tensor([1.0, 2.0, -3.0])
+    torch.testing.assert_close(got, (logits / 0.5).softmax(-1))

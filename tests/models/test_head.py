@@ -147,3 +147,18 @@ def test_only_half_precision_is_widened():
     with torch.autocast("cpu", torch.bfloat16):
         cls, patches = head.logits(torch.randn(2, 5), torch.randn(3, 5))
     assert cls.dtype is patches.dtype is torch.float32
+
+
+@pytest.mark.parametrize("layers", [{}, {"shared_layers": 1}])
+def test_rows_of_residual_patches_are_less_the_mean_of_their_view(layers):
+    config = HeadConfig(out_dim=9, patch_out_dim=9, hidden_dim=7, bottleneck_dim=5, **layers)
+    head = ProjectionHead(6, config, shared=True, residual=True).double()
+    patches = torch.randn(3, 4, 6, dtype=torch.float64)
+    rows = head.patch_rows(patches)
+    for view, found in zip(patches, rows, strict=True):
+        z = head.project_patches(view)
+        wanted = [row - sum(z) / 4 for row in z]
+        torch.testing.assert_close(found, torch.stack([row / row.norm() for row in wanted]))
+    head.residual = False
+    plain = head.project_patches(patches.flatten(0, 1)).unflatten(0, (3, 4))
+    assert torch.equal(head.patch_rows(patches), plain)

@@ -45,8 +45,8 @@ def asked(weights, data, out, **changes):
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     file = tmp_path_factory.mktemp("weights") / "vit.safetensors"
-    views = (f"augment.global_size={SIZE[0]},{SIZE[1]}",)
-    return write_random(file, *VIT, *views, times=4)
+    settings = (f"augment.global_size={SIZE[0]},{SIZE[1]}", "method.patch_residual=false")
+    return write_random(file, *VIT, *settings, times=4)
 
 
 @pytest.fixture(scope="module")

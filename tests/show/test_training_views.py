@@ -35,7 +35,12 @@ def images(tmp_path):
     return scan(tmp_path)
 
 
-@pytest.mark.parametrize("settings", [(), ("mask.views=all",), ("method.patch_match=position",)])
+PAPER = ("method.patch_residual=false", "method.visible_weight=0")
+
+
+@pytest.mark.parametrize(
+    "settings", [(), (*PAPER, "mask.views=all"), (*PAPER, "method.patch_match=position")]
+)
 def test_views_and_masks_are_those_that_the_loader_gives(images, settings):
     config = apply(recipe("tiny32"), [*SETTINGS, *settings])
     loader = Loader(config, images, grid=mask_grid(config), start_step=2, end_step=5)
@@ -60,8 +65,9 @@ def test_views_and_masks_are_those_that_the_loader_gives(images, settings):
     assert seen.hidden.any() == (config.method.patch_match == "hidden")
 
 
-def test_targets_are_the_centred_and_sharpened_teacher_s(images):
-    config = apply(recipe("tiny32"), SETTINGS)
+@pytest.mark.parametrize("residual", [False, True])
+def test_targets_are_the_centred_and_sharpened_teacher_s(images, residual):
+    config = apply(recipe("tiny32"), [*SETTINGS, f"method.patch_residual={residual}".lower()])
     torch.manual_seed(3)
     teacher = Teacher(config).eval()
     center = torch.randn(12) * 0.3
@@ -73,6 +79,9 @@ def test_targets_are_the_centred_and_sharpened_teacher_s(images):
     with torch.no_grad():
         tokens = teacher.backbone((views / 255 - mean) / std)
         _, z = teacher.head.project_both(tokens.cls, tokens.patches.flatten(0, 1))
+        if residual:
+            z = z.unflatten(0, (2, 64))
+            z = torch.nn.functional.normalize(z - z.mean(dim=1, keepdim=True), dim=-1).flatten(0, 1)
         _, logits = teacher.head.logits(tokens.cls[:0, :1].expand(0, z.shape[1]), z)
     scores = ((logits - center) / 0.05).double().numpy()
     probs = np.exp(scores - scores.max(-1, keepdims=True))
@@ -87,7 +96,6 @@ def test_targets_are_the_centred_and_sharpened_teacher_s(images):
         "method.patch_match=position",
         "mask.shape=attention",
         "method.patch_target=color",
-        "method.patch_residual=true",
         "method.patch_target_norm=false",
     ],
 )

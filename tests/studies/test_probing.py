@@ -34,3 +34,14 @@ def test_a_probe_takes_the_steps_paths_and_draws_that_a_run_would(monkeypatch):
 def test_without_stochastic_depth_nothing_is_drawn():
     config = apply(recipe("tiny32"), [*SMALL, "model.drop_path=0"])
     assert random_batch(config, 2, CPU).drop is None
+
+
+def test_visible_patches_of_a_probe_that_predict_the_other_view_are_those_that_it_shows():
+    own, other = (
+        random_batch(apply(recipe("tiny32"), [*SMALL, f"method.visible_target={target}"]), 64, CPU)
+        for target in ("own", "other")
+    )
+    assert torch.equal(own.masks.map, other.masks.map)
+    visible = other.masks.visible
+    assert own.masks.visible.target is None and len(visible.target) == len(visible.index)
+    assert 0.6 < len(visible.index) / len(own.masks.visible.index) < 0.95

@@ -21,11 +21,13 @@ HEADS = {
 }
 
 
-def head_of(name, **more):
+def head_of(name, residual=False, **more):
     settings, shared = HEADS[name]
     config = {"out_dim": 17, "patch_out_dim": 17, "hidden_dim": 24, "bottleneck_dim": 8}
     torch.manual_seed(0)
-    head = ProjectionHead(12, HeadConfig(**{**config, **settings, **more}), shared, "xavier")
+    head = ProjectionHead(
+        12, HeadConfig(**{**config, **settings, **more}), shared, "xavier", residual
+    )
     return head.eval().requires_grad_(False)
 
 
@@ -67,6 +69,49 @@ def test_every_head_gives_the_words_of_a_plain_loop(name, tokens, rows, monkeypa
             column = getattr(found, name_)
             assert column.dtype == torch.float32 and column.shape == shape
             torch.testing.assert_close(column.flatten(), value.float(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("tokens", "rows"), [(1, 1), (5, 2), (20, 3), (1024, 128)])
+@pytest.mark.parametrize("name", ["shared", "unshared", "layers of their own"])
+def test_residual_words_are_of_what_a_patch_adds_to_its_view(name, tokens, rows, monkeypatch):
+    in_chunks(monkeypatch, tokens, rows)
+    head, exact = head_of(name, residual=True), head_of(name).double()
+    cls, patches = torch.randn(5, 12), torch.randn(5, 7, 12)
+    of_class, found = assign(head, cls, patches, Temperatures(cls=0.04, patch=0.2))
+    for number, view in enumerate(patches.double()):
+        z = torch.stack([exact.project_patches(patch[None])[0] for patch in view])
+        added = [row - sum(z) / 7 for row in z]
+        z = torch.stack([row / row.square().sum().sqrt() for row in added])
+        wanted = by_loop(lambda row: row, exact.patch_layer, z, 0.2)
+        assert torch.equal(found.word[number], wanted[0].long())
+        for name_, value in zip(("score", "confidence", "entropy"), wanted[1:], strict=True):
+            column = getattr(found, name_)[number]
+            torch.testing.assert_close(column, value.float(), rtol=1e-4, atol=1e-5)
+    _, plain = assign(head_of(name), cls, patches)
+    assert not torch.equal(plain.word, found.word)
+    assert torch.equal(of_class.word, assign(head_of(name), cls, patches)[0].word)
+
+
+@pytest.mark.parametrize("residual", [False, True])
+def test_words_do_not_depend_on_what_is_assigned_together(residual, monkeypatch):
+    in_chunks(monkeypatch, 20, 8)
+    head = head_of("shared", residual)
+    cls, patches = torch.randn(6, 12), torch.randn(6, 7, 12)
+    together = assign(head, cls, patches)[1]
+    for start, end in ((0, 1), (1, 4), (4, 6)):
+        part = assign(head, cls[start:end], patches[start:end])[1]
+        assert torch.equal(part.word, together.word[start:end])
+        torch.testing.assert_close(part.score, together.score[start:end])
+
+
+def test_plain_words_are_bit_by_bit_those_of_flat_chunks(monkeypatch):
+    in_chunks(monkeypatch, 16, 16)
+    head, patches = head_of("shared"), torch.randn(5, 7, 12)
+    found = assign(head, patches[:, 0], patches)[1]
+    chunks = patches.flatten(0, 1).split(16)
+    logits = torch.cat([head.patch_layer(head.project_patches(chunk)) for chunk in chunks])
+    score, word = logits.max(dim=1)
+    assert torch.equal(found.word.flatten(), word) and torch.equal(found.score.flatten(), score)
 
 
 def test_words_of_negative_logits_are_the_largest_of_them():

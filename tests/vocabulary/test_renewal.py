@@ -12,6 +12,7 @@ from ibot.errors import DataError
 from ibot.eval.request import Request
 from ibot.vocabulary import index as module
 from ibot.vocabulary.checkpoints import index_checkpoints
+from ibot.vocabulary.folder import RESIDUAL, WHOLE
 from ibot.vocabulary.index import open_index
 from ibot.vocabulary.remedy import Remedy
 
@@ -80,6 +81,21 @@ def test_what_fits_stays_with_checkpoints_that_the_run_has_deleted(run, pictures
     delete_checkpoint(run, 3)
     index_checkpoints(request, "all", again=True, quiet=True)
     assert [one.step for one in open_index(run / "index").indexes] == [3, 8]
+
+
+def test_an_older_index_of_a_run_with_residual_patches_is_replaced_not_mixed(run, pictures, capsys):
+    """Older versions took words of whole patches there, and do not say so."""
+    assert index(run, pictures, "--quiet") == 0
+    file = run / "index" / "index.json"
+    plain = json.loads(file.read_text())
+    assert plain.pop("words") == RESIDUAL
+    file.write_text(json.dumps(plain))
+    capsys.readouterr()
+    assert index(run, pictures, "--quiet") == 2
+    said = capsys.readouterr().err
+    assert "is of words of another kind" in said and WHOLE in said and "--again" in said
+    assert index(run, pictures, "--again", "--quiet") == 0
+    assert open_index(run / "index").shared.words == RESIDUAL
 
 
 @pytest.mark.parametrize("what", ["version", "checkpoint", "rows"])

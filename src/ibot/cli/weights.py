@@ -221,6 +221,11 @@ def export(options: argparse.Namespace) -> None:
                 f"file does not say it: {', '.join(lost)}",
                 file=sys.stderr,
             )
+        if config.method.patch_residual:
+            print(
+                "note: read from that file, words of patches are of their whole projections",
+                file=sys.stderr,
+            )
         return
     if options.to == "classifier":
         _export_classifier(options.weights, out)

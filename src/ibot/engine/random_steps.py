@@ -12,6 +12,8 @@ import torch
 from ibot.config.schema import Config
 from ibot.data.depth import branch_factors
 from ibot.data.masks import make_masks, with_visible
+from ibot.data.pairs import make_pairs
+from ibot.data.params import view_params
 from ibot.engine.loop import mask_grid
 from ibot.engine.update import Update
 from ibot.kernels.choice import using
@@ -105,7 +107,13 @@ def random_batch(
     ]
     masks = min(draws, key=lambda drawn: abs(drawn.map.float().mean().item() - mean))
     if config.method.visible_weight:
-        masks = with_visible(masks)
+        pairs = None
+        if config.method.visible_target == "other":
+            # Of square images: what two views have in common hardly depends on their size.
+            sizes = np.full((images, 2), max(augment.global_size))
+            params = view_params(augment, 0, 0, numbers, sizes)
+            pairs = make_pairs("position", params, mask_grid(config))
+        masks = with_visible(masks, pairs)
     channels = len(config.model.channels)
     views = [
         torch.randn(count, images, channels, *size, device=device) if count else None

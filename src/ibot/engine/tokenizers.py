@@ -30,6 +30,7 @@ from ibot.system.distributed import barrier
 from ibot.system.files import write_atomically
 from ibot.system.processes import Processes
 from ibot.weights.arguments import head_config
+from ibot.weights.head import has_residual_patches
 from ibot.weights.read import fit, load_weights, refuse_bad_numbers
 from ibot.weights.write import save_tensors
 
@@ -168,7 +169,13 @@ def _frozen(config: Config) -> FrozenTokenizer:
         head=head,
         augment=replace(config.augment, global_size=loaded.size),
     )
-    network = Network(settings, drop_path=0.0, masked=False, shared=head.shared_teacher)
+    network = Network(
+        settings,
+        drop_path=0.0,
+        masked=False,
+        shared=head.shared_teacher,
+        residual=has_residual_patches(weights.settings, "teacher"),
+    )
     copy_backbone(network.backbone, loaded, weights)
     tensors = head_tensors(network.head, weights)
     refuse_bad_numbers(weights.source, tensors, network.head.state_dict())

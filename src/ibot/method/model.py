@@ -131,11 +131,11 @@ class Teacher(Network):
     """The moving average of the student; never trained."""
 
     def __init__(self, config: Config) -> None:
-        super().__init__(config, drop_path=0.0, masked=False, shared=config.head.shared_teacher)
+        shared, residual = config.head.shared_teacher, config.method.patch_residual
+        super().__init__(config, drop_path=0.0, masked=False, shared=shared, residual=residual)
         self.matches_features = config.method.patch_match == "feature"
         self.attends = config.mask.shape == "attention"
         self.normed = config.method.patch_target_norm
-        self.residual = config.method.patch_residual
         self.balances_all = config.method.patch_balance == "all"
         self.requires_grad_(False)
 
@@ -157,8 +157,8 @@ class Teacher(Network):
         if attention is not None:
             masks = most_attended(masks, attention.mean(dim=1).unflatten(0, (num_global, batch)))
         z_cls, z_patches = self.head.project_both(output.cls, output.patches.flatten(0, 1))
-        if self.residual:
-            z_patches = residuals(z_patches.unflatten(0, output.patches.shape[:2])).flatten(0, 1)
+        by_view = z_patches.unflatten(0, output.patches.shape[:2])
+        z_patches = self.head.rows_of_views(by_view).flatten(0, 1)
         places = places_of_targets(masks)
         if self.matches_features:
             places = most_similar(output.patches.unflatten(0, (num_global, batch)))[masks.index]
@@ -233,11 +233,6 @@ class StudentTeacher(nn.Module):
         student, teacher = (net.named_parameters() for net in (self.student, self.teacher))
         trained = dict(student)
         return [(p, trained[name]) for name, p in teacher if name in trained]
-
-
-def residuals(rows: Tensor) -> Tensor:
-    """Rows [views, N, d] of patches less the mean of their view, of length 1 again."""
-    return F.normalize(rows - rows.mean(dim=1, keepdim=True), dim=-1)
 
 
 def _last_layer(

@@ -12,8 +12,18 @@ from ibot.models.head import ProjectionHead
 class Network(nn.Module):
     """A backbone and a projection head."""
 
-    def __init__(self, config: Config, *, drop_path: float, masked: bool, shared: bool) -> None:
+    def __init__(
+        self,
+        config: Config,
+        *,
+        drop_path: float,
+        masked: bool,
+        shared: bool,
+        residual: bool = False,
+    ) -> None:
         super().__init__()
         size = config.augment.global_size
         self.backbone = build_backbone(config.model, size, drop_path, masked)
-        self.head = ProjectionHead(self.backbone.embed_dim, config.head, shared, config.model.init)
+        self.head = ProjectionHead(
+            self.backbone.embed_dim, config.head, shared, config.model.init, residual
+        )

@@ -76,10 +76,12 @@ class FrozenTokenizer(nn.Module):
     def targets(self, global_views: Tensor, masks: Masks, temp: float) -> Tensor:
         """Sharpened probabilities [M, K'] of the hidden patches of global_views [G, B, 3, H, W]."""
         self.network.eval()
-        output = self.network.backbone(global_views.flatten(0, 1))
-        hidden = output.patches.flatten(0, 1)[masks.index]
-        z_cls, z = self.network.head.project_both(output.cls[:0], hidden)
-        _, patch = self.network.head.logits(z_cls, z)
+        output, head = self.network.backbone(global_views.flatten(0, 1)), self.network.head
+        if head.residual:  # of whole views
+            rows = head.patch_rows(output.patches).flatten(0, 1)[masks.index]
+        else:
+            rows = head.project_patches(output.patches.flatten(0, 1)[masks.index])
+        _, patch = head.logits(rows[:0], rows)
         return F.softmax((patch - self.center) / temp, dim=-1)
 
 

@@ -4,7 +4,8 @@
 
 The MLP serves class and patch tokens; the last layer is common to both ("shared") or one for each.
 The parts are methods of their own because not every token goes through every part (spec 5.7). For
-an ablation the patch tokens may leave the common MLP early, through layers of their own.
+an ablation the patch tokens may leave the common MLP early, through layers of their own. Of a
+teacher whose patches count by what they add to their view (`residual`), the last layer reads that.
 """
 
 from __future__ import annotations
@@ -74,9 +75,14 @@ class ProjectionHead(nn.Module):
         config: HeadConfig,
         shared: bool,
         init: Literal["published", "xavier"] = "published",
+        residual: bool = False,
     ) -> None:
+        """residual: words of patches are of their `residuals`; a student's head predicts those of
+        its teacher without.
+        """
         super().__init__()
         self.shared = shared
+        self.residual = residual
         self.normalized = config.bottleneck_dim > 0
         self.sees_batch = config.norm in ("bn", "syncbn")
         out = config.bottleneck_dim or config.out_dim
@@ -135,6 +141,18 @@ class ProjectionHead(nn.Module):
         own = self.patch_mlp(self.mlp[: self.common](patches))
         return F.normalize(at_least_float32(own), dim=-1)
 
+    def rows_of_views(self, projected: Tensor) -> Tensor:
+        """Projected patches [B, N, d] of B views -> rows [B, N, d] that the last layer reads."""
+        return residuals(projected) if self.residual else projected
+
+    def patch_rows(self, patches: Tensor) -> Tensor:
+        """Patch tokens [B, N, D] of B whole views -> rows [B, N, d] that the last layer reads.
+
+        Which word a patch has is told by these alone.
+        """
+        rows = self.project_patches(patches.flatten(0, 1)).unflatten(0, patches.shape[:2])
+        return self.rows_of_views(rows)
+
     def logits(self, cls: Tensor, patches: Tensor) -> tuple[Tensor, Tensor]:
         """Projected class rows [R, d] and patch rows [M, d] -> logits [R, K], [M, K'].
 
@@ -160,6 +178,11 @@ class UnitLength(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """The same direction."""
         return F.normalize(at_least_float32(x), dim=-1)
+
+
+def residuals(rows: Tensor) -> Tensor:
+    """Rows [views, N, d] of patches less the mean of their view, of length 1 again."""
+    return F.normalize(rows - rows.mean(dim=1, keepdim=True), dim=-1)
 
 
 def at_least_float32(x: Tensor) -> Tensor:

@@ -142,8 +142,6 @@ def unshown(config: Config) -> str:
         return "none, as the teacher of each step says what is hidden: mask.shape=attention"
     if method.patch_target != "online":
         return f"not shown: they come from method.patch_target={method.patch_target}"
-    if method.patch_residual:
-        return "not shown: they are of what patches add to their view: method.patch_residual=true"
     if not method.patch_target_norm:
         return "not shown: they come from before the final norm: method.patch_target_norm=false"
     return ""

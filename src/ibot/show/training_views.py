@@ -136,8 +136,8 @@ def targets_of(
     device = next(backbone.parameters()).device
     for view in seen.views[: seen.num_global]:
         tokens = backbone(network_input(view, backbone))
-        z_cls, z_patches = head.to(device).project_both(tokens.cls, tokens.patches[0])
-        logits = head.logits(z_cls[:0], z_patches)[1]
+        rows = head.to(device).patch_rows(tokens.patches)[0]
+        logits = head.logits(rows[:0], rows)[1]
         share, word = teacher_probs(logits, center.to(device), temp).max(dim=-1)
         words.append(word.unflatten(0, tokens.grid).cpu().numpy())
         shares.append(share.unflatten(0, tokens.grid).float().cpu().numpy())

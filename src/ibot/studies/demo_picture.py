@@ -28,6 +28,7 @@ from ibot.studies.demo_patches import Found, as_input
 from ibot.studies.measured import knn_by_step
 from ibot.system.files import write_named
 from ibot.system.jsonl import read_jsonl
+from ibot.vocabulary.assign import assign
 from ibot.weights.head import projection_head
 from ibot.weights.read import load_weights
 
@@ -166,9 +167,8 @@ def words_of(run: Path, backbone: Backbone, images: Tensor) -> NDArray[np.int64]
     head = projection_head(load_weights(run), backbone.embed_dim, "teacher")
     assert head is not None
     tokens = backbone.eval()(images)
-    z_cls, z_patches = head.project_both(tokens.cls, tokens.patches.flatten(0, 1))
-    word = head.logits(z_cls[:0], z_patches)[1].argmax(dim=-1)
-    return word.unflatten(0, (len(images), *tokens.grid)).numpy()
+    _, found = assign(head, tokens.cls, tokens.patches)
+    return found.word.unflatten(1, tokens.grid).numpy()
 
 
 def cut_out(image: NDArray[np.uint8], kept: NDArray[np.bool_]) -> NDArray[np.uint8]:

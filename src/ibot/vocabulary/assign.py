@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -55,32 +55,57 @@ def assign(
     """Words of class tokens [B, D], in shape [B], and of patch tokens [B, N, D], in [B, N].
 
     temperatures: how sure the head is; the words do not depend on them.
-    Tokens go through the whole head in chunks: what is held beside them does not grow with B or N.
+    Tokens go through the whole head in chunks: what is held beside them does not grow with B or N,
+    but for the projected patches of a view, where its words are of `residual` ones.
     """
     with torch.autocast(cls.device.type, enabled=False):
-        return (
-            _assigned(head.project, head.cls_layer, cls, temperatures.cls),
-            _assigned(head.project_patches, head.patch_layer, patches, temperatures.patch),
-        )
+        count, part = _chunks(head.cls_layer, cls)
+        of_cls = (head.project(chunk) for chunk in cls.split(count))
+        found = _assigned(of_cls, head.cls_layer, part, temperatures.cls, cls.shape[:1])
+        count, part = _chunks(head.patch_layer, patches)
+        of_patches = _patch_rows(head, patches, count)
+        shape = patches.shape[:2]
+        return found, _assigned(of_patches, head.patch_layer, part, temperatures.patch, shape)
+
+
+def _chunks(layer: nn.Module, tokens: Tensor) -> tuple[int, int]:
+    """How many tokens go through the head at a time, and how many through its last layer."""
+    num_words = len(last_weight(layer))
+    if tokens.device.type == "cpu":
+        return TOKENS, max(LEAST_ROWS, LOGITS // num_words)
+    count = max(1, LOGITS_ON_GPU // num_words)
+    return count, count
+
+
+def _patch_rows(head: ProjectionHead, patches: Tensor, count: int) -> Iterator[Tensor]:
+    """`head.patch_rows` of patches [B, N, D], flat, about `count` at a time."""
+    if not head.residual:
+        for chunk in patches.flatten(0, 1).split(count):
+            yield head.project_patches(chunk)
+        return
+    num_patches = patches.shape[1]
+    for views in patches.split(max(1, count // num_patches)):
+        chunks = views.flatten(0, 1).split(count)
+        projected = torch.cat([head.project_patches(chunk) for chunk in chunks])
+        yield head.rows_of_views(projected.unflatten(0, (-1, num_patches))).flatten(0, 1)
 
 
 def _assigned(
-    project: Callable[[Tensor], Tensor], layer: nn.Module, tokens: Tensor, temperature: float
+    projected: Iterator[Tensor],
+    layer: nn.Module,
+    part: int,
+    temperature: float,
+    shape: torch.Size,
 ) -> Assigned:
-    """Of tokens [..., D], through one last layer."""
+    """Of rows [.., d] in chunks, through one last layer `part` at a time; all in one `shape`."""
     weight, bias = last_weight(layer), getattr(layer, "bias", None)
-    rows = tokens.flatten(0, -2)
-    if rows.device.type == "cpu":
-        count, part = TOKENS, max(LEAST_ROWS, LOGITS // len(weight))
-    else:
-        count = part = max(1, LOGITS_ON_GPU // len(weight))
     parts = [
         _reduced(F.linear(z, weight, bias), temperature)
-        for chunk in rows.split(count)
-        for z in project(chunk).split(part)
+        for rows in projected
+        for z in rows.split(part)
     ]
     word, score, confidence, entropy = (
-        torch.cat(column).view(tokens.shape[:-1]) for column in zip(*parts, strict=True)
+        torch.cat(column).view(shape) for column in zip(*parts, strict=True)
     )
     return Assigned(word, score.float(), confidence.float(), entropy.float())
 

@@ -30,9 +30,11 @@ MISFITS = {
     "view": "another view",
     "key": "another of the networks",
     "network": "another network",
+    "words": "words of another kind",
     "run": "the weights of another training",
 }
 """What an index is of where it does not fit."""
+WHOLE, RESIDUAL = "words of whole patches", "words of what patches add to their view"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +53,9 @@ class Shared:
     """Which network of the weights."""
     network: str
     """Architecture, and words of class and patch tokens."""
+    words: str = WHOLE
+    """Of which rows of patches (`ProjectionHead.residual`): `WHOLE`, also where an older index does
+    not say, or `RESIDUAL`."""
     run: str
     """Folder of the run, or the file."""
     settings: str
@@ -73,13 +78,14 @@ class Shared:
             grid=loaded.backbone.token_grid(*size),
             key=context.key,
             network=f"{loaded.config!r}, {words[0]} and {words[1]} words",
+            words=RESIDUAL if head.residual else WHOLE,
             run=str(run_of(Path(context.weights)).resolve()),
             settings=hashlib.sha256((said or context.weights_hash).encode()).hexdigest(),
         )
 
     def misfits(self, other: Shared) -> list[str]:
         """Names of what differs."""
-        names = ("images", "view", "key", "network")
+        names = ("images", "view", "key", "network", "words")
         wrong = [name for name in names if getattr(self, name) != getattr(other, name)]
         same_run = self.run == other.run or self.settings == other.settings
         return wrong if same_run else [*wrong, "run"]
@@ -132,6 +138,7 @@ def check_fits(folder: Path, there: Shared, wanted: Shared, remedy: Remedy | Non
         "view": (str(there.view), str(wanted.view)),
         "key": (there.key, wanted.key),
         "network": (there.network, wanted.network),
+        "words": (there.words, wanted.words),
         "run": (there.run, wanted.run),
     }
     name = wrong[0]

@@ -96,9 +96,9 @@ def _check_same(context: Context, weights: Weights) -> None:
         )
 
 
-def head_hash(head: nn.Module) -> str:
-    """SHA-256 over names, shapes and bytes of its tensors."""
-    digest = hashlib.sha256()
+def head_hash(head: ProjectionHead) -> str:
+    """SHA-256 over names, shapes and bytes of its tensors, and which rows have words."""
+    digest = hashlib.sha256(b"residual;" if head.residual else b"")
     for name, tensor in sorted(head.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype};".encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())

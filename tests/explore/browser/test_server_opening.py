@@ -1,6 +1,7 @@
 """What an explorer opens, what it refuses, and what becomes of it when files go."""
 
 import base64
+import json
 import shutil
 
 import numpy as np
@@ -143,6 +144,20 @@ def test_an_index_of_other_weights_is_refused(run, images, tmp_path):
     explorer.open()
     assert "another of the networks" in str(explorer.error)
     assert explorer.session.state == "failed"
+
+
+def test_an_older_index_of_a_run_with_residual_patches_is_refused(own_run, images, tmp_path):
+    file = own_run / "index" / "index.json"
+    plain = json.loads(file.read_text())
+    del plain["words"]  # as before they were told apart
+    file.write_text(json.dumps(plain))
+    with pytest.raises(UserError, match="is of words of another kind") as refused:
+        explorer_of(own_run, images)
+    assert f"ibot index {own_run} --data {images}" in refused.value.fix
+    alone = own_run / "checkpoints" / "step_00000004" / "teacher.safetensors"
+    shutil.copy(alone, tmp_path / "file.safetensors")
+    with pytest.raises(UserError, match="is of words of another kind"):
+        explorer_of(tmp_path / "file.safetensors", images, folder=own_run / "index")
 
 
 def test_a_checkpoint_that_is_named_is_the_newest(run, images):

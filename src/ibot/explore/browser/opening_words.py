@@ -13,10 +13,19 @@ from ibot.eval.opened import opened
 from ibot.explore.browser.session import Checkpoint, Session
 from ibot.system.places import is_writable
 from ibot.system.progress import Progress, counter
-from ibot.vocabulary.folder import FILE, default_folder, other_images
+from ibot.vocabulary.folder import (
+    FILE,
+    MISFITS,
+    RESIDUAL,
+    WHOLE,
+    default_folder,
+    other_images,
+)
 from ibot.vocabulary.index import build, open_index
 from ibot.vocabulary.opened import Vocabulary
 from ibot.vocabulary.word_index import WordIndex
+from ibot.weights.files import read_settings
+from ibot.weights.head import has_residual_patches
 from ibot.weights.named import located
 from ibot.words import counted
 
@@ -113,6 +122,21 @@ def _check(session: Session, vocabulary: Vocabulary, newest: Checkpoint) -> None
         there = [place for place in (*places, newest.path) if place is not None and place.exists()]
         assert session.networks is not None
         vocabulary.of(session.networks.get(there[0]).hash, session.remedy())
+    if shared.words == WHOLE and _has_residual_words(session):
+        raise UserError(
+            f"the index in '{folder}' is of {MISFITS['words']}",
+            why=f"it is of {WHOLE}; the network's are {RESIDUAL}",
+            fix=session.remedy().instead(folder),
+        )
+
+
+def _has_residual_words(session: Session) -> bool:
+    """Whether the network tells words by what patches add to their view."""
+    if session.run is not None:  # told without reading weights
+        settings = read_settings(session.run / "config.json")
+        return has_residual_patches(settings, session.request.key)
+    head = session.network(None).head
+    return head is not None and head.residual
 
 
 def _until(session: Session, vocabulary: Vocabulary, asked: Checkpoint) -> list[WordIndex]:
