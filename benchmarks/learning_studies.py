@@ -167,6 +167,7 @@ TEN_MINUTES: dict[str, Sequence[str] | None] = {
 }
 
 PHOTOS_10: dict[str, Sequence[str] | None] = {
+    "class loss alone": (*CLS_ALONE, *T_02, *B_64, "train.length=240000 images"),
     "patches of 16 in 64 pixels": (*FOUND, "train.length=240000 images"),
     "patches of 8 in 48 pixels": (
         *(*FOUND, "augment.global_size=48,48", "augment.local_size=24,24", "model.patch=8"),
@@ -179,7 +180,11 @@ STUDIES = {
     "tiny32": Study(
         question="What does `tiny32` reach, and what its class loss alone?",
         data="cifar10",
-        rows={"tiny32": (), "class loss alone": (*CLS_ALONE, "method.visible_weight=0")},
+        rows={
+            "tiny32": (),
+            "class loss alone": (*CLS_ALONE, "method.visible_weight=0"),
+            "gentle views": GENTLE,
+        },
         seeds=(0, 1, 2),
         curve=True,
     ),

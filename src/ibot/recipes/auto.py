@@ -26,7 +26,7 @@ from ibot.config.schema import (
     duration,
 )
 from ibot.recipes.fitting import fitting_batch, momentum_for
-from ibot.recipes.small import one_gpu, tiny32
+from ibot.recipes.small import one_gpu, tiny32, tiny64
 from ibot.words import counted
 
 if TYPE_CHECKING:
@@ -118,26 +118,16 @@ def named(data: DataConfig) -> str:
 
 
 def _on_cpu(facts: Facts, reasons: list[str]) -> Config:
-    config = tiny32()
-    patch = config.model.patch
-    # Photographs by 36 patches of 8 pixels: three points above 16 patches of 16 in the same time
-    # (docs/learning.md). Weights bring their own patches, mostly of 16, which part 64 and 32.
-    larger = 64 if facts.from_weights else 48
-    size = 32 if facts.data.side <= 48 else larger
+    config = tiny32() if facts.data.side <= 48 else tiny64()
+    size, patch = config.augment.global_size[0], config.model.patch
     reasons.append(
         f"views of {size} pixels: images of {facts.data.side} pixels, and no GPU for more"
     )
-    small = f"a small ViT (width 128, 5 blocks, patch {patch}, {(size // patch) ** 2} tokens)"
+    small = f"a small ViT (width 128, 5 blocks, patch {patch}, 16 tokens)"
     reasons.append(OF_WEIGHTS if facts.from_weights else f"{small}: what a CPU trains in an hour")
     reasons.append(
         "Sinkhorn-Knopp, KoLeo, residual targets of patches and the other view, beyond the paper: "
         "the paper's losses alone learn far later at this size"
-    )
-    config = replace(
-        config,
-        augment=replace(
-            config.augment, global_size=(size, size), local_size=(size // 2, size // 2)
-        ),
     )
     return _sizes(config, facts, reasons, batch=64, length=400_000, prototypes=1024)
 

@@ -72,11 +72,20 @@ def tiny32() -> Config:
 
 
 def tiny64() -> Config:
-    """Images of 64 pixels (Tiny ImageNet), CPU."""
+    """Images of 64 pixels (Tiny ImageNet, photographs), CPU."""
     config = tiny32()
     return replace(
         config,
-        augment=replace(config.augment, global_size=(64, 64), local_size=(32, 32)),
+        # Photographs want gentler views than CIFAR-10: four points of k-NN (docs/learning.md).
+        augment=replace(
+            config.augment,
+            global_size=(64, 64),
+            local_size=(32, 32),
+            global_scale=(0.4, 1.0),
+            local_scale=(0.15, 0.5),
+            jitter_strength=(0.3, 0.3, 0.2, 0.05),
+            gray=0.1,
+        ),
         model=replace(config.model, patch=16),
     )
 
