@@ -33,6 +33,8 @@ GAIN = re.compile(
 CURVE = re.compile(r"(<!-- curve (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 T_95 = {1: 12.7, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}
 """Student's t of a 95 % interval by degrees of freedom."""
+WHOLE = ("images", "seconds")
+"""Columns of whole numbers, without intervals."""
 NAMES = {
     "knn_cls": "k-NN, class token",
     "knn_mean": "k-NN, mean patch",
@@ -63,7 +65,7 @@ def table(rows: Sequence[Mapping[str, Any]], order: Sequence[str], columns: Sequ
     for name in order:
         own = [row for row in rows if row["row"] == name]
         if own:
-            cells = [_cell([row[c] for row in own if c in row]) for c in columns]
+            cells = [_cell([row[c] for row in own if c in row], c in WHOLE) for c in columns]
             seeds = " ".join(str(seed) for seed in sorted(row["seed"] for row in own))
             lines.append(f"| {' | '.join([name, seeds, *cells])} |")
     return "\n".join(lines) + "\n"
@@ -104,11 +106,11 @@ def _joined(rows: Sequence[Mapping[str, Any]]) -> str:
     return " / ".join(str(row["seed"]) for row in rows)
 
 
-def _cell(values: Sequence[float]) -> str:
+def _cell(values: Sequence[float], whole: bool = False) -> str:
     if not values:
         return "-"
-    mean = f"{statistics.mean(values):.1f}"
-    if len(values) == 1:
+    mean = f"{statistics.mean(values):,.{0 if whole else 1}f}"
+    if whole or len(values) == 1:
         return mean
     half = T_95[len(values) - 1] * statistics.stdev(values) / len(values) ** 0.5
     return f"{mean} ± {half:.1f}"
