@@ -184,7 +184,7 @@ def test_a_published_recipe_says_its_published_hours_beside_those_that_are_recko
     assert "3,095 V100 hours" in half and "12% of the peak" in half and "here 680, at 42%" in half
     assert "here 4,275, at 53% of that in float32" in said()[0]
     (other,) = said("vit_b16", device="h100")
-    assert "4,994 V100 hours" in other and "here" not in other
+    assert "4,994 V100 hours" in other and "; here" not in other
     assert not said("one_gpu") and not said(images=9999) and not said(settings=["model.depth=3"])
     assert not said(settings=["train.length=3 epochs"])
 

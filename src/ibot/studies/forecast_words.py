@@ -193,7 +193,7 @@ def published(forecast: Forecast) -> str:
     count = forecast.images * forecast.config.train.length.value
     of_peak = forecast.published.total * count / (hours * 3600 * PAPER.float16 * 1e12)
     text = (
-        f"{hours:,.0f} V100 hours, from the time of ViT-S/16 there: {of_peak:.0%} of the peak in "
+        f"{hours:,.0f} V100 hours, by the published time of ViT-S/16: {of_peak:.0%} of the peak in "
         "float16"
     )
     if forecast.machine.device != PAPER:
