@@ -8,9 +8,11 @@ import torch
 
 from ibot import apply, recipe
 from ibot.cli.main import main
+from ibot.config.override import to_plain
 from ibot.data.scenes import write_folder
 from ibot.engine.random_steps import StepSize
 from ibot.studies.plan import Plan, in_words
+from ibot.studies.stored import Stored
 from ibot.system.jsonl import read_jsonl
 
 
@@ -84,6 +86,7 @@ def test_processes_work_at_once_and_those_of_a_cpu_share_its_memory(device, memo
         needed=1.0,
         memory=1.0,
         free=1.0,
+        stored=Stored(4, 0),
         processes=8,
     )
     assert (plan.step_seconds, plan.micro_batch, plan.together) == (2.0, 8, memory)
@@ -105,6 +108,38 @@ def test_a_plan_for_elsewhere_needs_no_data(capsys):
         "29,280,768 trained parameters",
     ):
         assert words in out, words
+
+
+def test_a_plan_of_machines_says_how_many_devices_it_takes_each_to_have(capsys):
+    note = "note   one device in each machine: --devices N for more"
+    for more, said in ((["--nodes", "2"], True), (["--nodes", "2", "--devices", "1"], False)):
+        assert main([*ELSEWHERE, *more]) == 0
+        assert (note in capsys.readouterr().out) == said
+
+
+def test_a_plan_for_elsewhere_of_a_run_that_exists_takes_its_settings(
+    tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    run = tmp_path / "job"
+    run.mkdir()
+    config = apply(recipe("vit_s16"), ["train.batch=96", "data.path=gone"])
+    (run / "config.json").write_text(json.dumps(to_plain(config)))
+    (run / "provenance.json").write_text(json.dumps({"data": {"images": 9600}}))
+    command = ["plan", "--run", "job", "--device", "h100", "--devices"]
+    assert main([*command, "8", "--nodes", "2"]) == 0  # neither recipe nor images
+    out = capsys.readouterr().out
+    assert "9,600 images" in out and "80,000 steps" in out and "batch 96 = 16 devices x 6" in out
+    assert main([*command, "8", "--images", "1281167"]) == 0
+    out = capsys.readouterr().out
+    assert "as if the run were begun with 1,281,167 images; it has 9,600" in out
+    assert "13,345 per epoch" in out
+    assert main([*command, "5"]) == 2
+    assert "the run keeps its batch: start 4 or 6 processes" in capsys.readouterr().err
+    assert main([*command, "8", "model.depth=3"]) == 2
+    assert "belongs to a run with other settings" in capsys.readouterr().err
+    assert main([*command, "8", "--fit", "12h"]) == 2
+    assert "the run in 'job' has its own" in capsys.readouterr().err
 
 
 def test_a_plan_for_elsewhere_as_json_has_plain_numbers(capsys):
@@ -140,6 +175,7 @@ def test_time_that_is_given_is_spent_and_the_command_can_be_given(capsys, tmp_pa
         (["vit_s16", "--device", "h300", "--images", "9"], "unknown device 'h300'"),
         (["vit_s16", "--device", "h200"], "how many images?"),
         (["--device", "h200", "--images", "9"], "name a recipe"),
+        (["--device", "h200", "--images", "9", "--run", "none"], "no run in 'none' yet"),
         (
             ["vit_s16", "--device", "h200", "--images", "99999", "--devices", "3"],
             "train.batch=1023",

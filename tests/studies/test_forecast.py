@@ -7,9 +7,12 @@ from dataclasses import replace
 import pytest
 
 from ibot import apply, recipe
+from ibot.config.resolve import derive
 from ibot.method.memory import Parameters
 from ibot.method.traffic import exchanged
 from ibot.studies.forecast import Forecast, Machine, Probe, micro_batches
+from ibot.studies.forecast_words import lines as in_words
+from ibot.studies.stored import Stored
 from ibot.studies.within import calibrated, hours_of, lines, ways
 from ibot.system.accelerators import ACCELERATORS
 
@@ -170,3 +173,46 @@ def test_a_forecast_needs_no_torch():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "46% of the rate of large products" in done.stdout
+
+
+def test_a_published_recipe_says_its_published_hours_beside_those_that_are_reckoned():
+    def said(name="vit_s16", settings=(), device="v100", images=IMAGENET):
+        found = replace(forecast(name, settings, device, devices=8, nodes=2), images=images)
+        return [line for line in in_words(found) if line.startswith("paper ")]
+
+    (half,) = said(settings=["train.precision=float16"])
+    assert "3,095 V100 hours" in half and "12% of the peak" in half and "here 680, at 42%" in half
+    assert "here 4,275, at 53% of that in float32" in said()[0]
+    (other,) = said("vit_b16", device="h100")
+    assert "4,994 V100 hours" in other and "; here" not in other
+    assert not said("one_gpu") and not said(images=9999) and not said(settings=["model.depth=3"])
+    assert not said(settings=["train.length=3 epochs"])
+
+
+def test_a_float32_forecast_for_want_of_bfloat16_says_what_float16_takes():
+    def said(device, *settings):
+        told = in_words(forecast("vit_s16", settings, device))
+        return [line for line in told if "float16 takes" in line]
+
+    hours = forecast(settings=["train.precision=float16"], device="v100").device_hours
+    assert f"train.precision=float16 takes {hours:,.0f} hours of a device" in said("v100")[0]
+    assert not said("v100", "train.precision=float16")
+    assert not said("h100") and not said("h100", "train.precision=float32")
+
+
+@pytest.mark.parametrize(
+    ("settings", "newest", "lasting"),
+    [
+        ([], 4, 19),  # of 800 epochs every 40th; the last is among the newest
+        (["checkpoint.keep_every=0 epochs"], 4, 0),
+        (["checkpoint.keep_every=10 epochs", "checkpoint.keep=1"], 2, 79),
+        (["checkpoint.every=3 epochs"], 4, 6),  # only those that are saved: every 120th
+        (["checkpoint.every=0 epochs"], 1, 0),
+        (["train.length=2 epochs"], 2, 0),
+    ],
+)
+def test_checkpoints_that_are_never_deleted_count_on_the_disk(settings, newest, lasting):
+    config = apply(recipe("vit_s16"), ["train.batch=10", *settings])
+    found = Stored.of(config, derive(config, 100))
+    assert (found.newest, found.lasting) == (newest, lasting)
+    assert f"{(newest + lasting) * 0.5:.1f} GiB in all" in found.words(config, 0.5)

@@ -319,7 +319,7 @@ def test_a_number_of_processes_or_images_that_does_not_fit_leaves_the_run_its_ba
     monkeypatch.setattr("ibot.cli.train.launched_processes", lambda: Processes(0, 3))
     assert pretrain("--accept-images") == 2
     said = capsys.readouterr().err
-    assert "cannot be shared equally" in said and "that 8 is a multiple of" in said
+    assert "cannot be shared equally" in said and "keeps its batch: start 2 or 4 processes" in said
 
 
 def test_speed_and_records_may_change_and_settings_stand_anywhere(here):

@@ -23,6 +23,7 @@ from ibot.system.jsonl import read_jsonl
 
 PAGE = Path(__file__).parents[2] / "docs" / "cluster.md"
 SCRIPTS = re.findall(r"^```bash\n(.*?)^```", PAGE.read_text(), re.S | re.M)
+TRIED_HERE = re.findall(r"^```(sh|python)\n(.*?)^```", PAGE.read_text(), re.S | re.M)
 ONE_NODE, TWO_NODES, BY_SSH = range(3)
 RUN = Path("runs/vit_b16")
 ADDED = (
@@ -41,6 +42,7 @@ nodes, tasks = count // each, []
 for rank in range(count):
     own = {"SLURM_PROCID": rank, "SLURM_LOCALID": rank % each, "SLURM_NODEID": rank // each}
     step = {"SLURM_STEP_ID": 0, "SLURM_STEP_NUM_TASKS": count}
+    step["SLURM_CPUS_PER_TASK"] = os.environ.get("SRUN_CPUS_PER_TASK", 1)  # not the job's
     place = {"SLURM_STEP_TASKS_PER_NODE": f"{each}(x{nodes})"}
     given = {name: str(value) for name, value in {**own, **step, **place}.items()}
     words = [*sys.argv[1:], *__import__("shlex").split(os.environ["ADDED"])]
@@ -63,6 +65,7 @@ os.execvp("bash", ["bash", "-c", f"{command} {os.environ['ADDED']}"])
 """
 IBOT = "import sys; from ibot.cli.main import main; sys.exit(main())"
 ENDS = "import os, sys; sys.exit(int(os.environ['CODE']))"
+NOTES_CORES = "import os; open('cores', 'w').write(os.environ['SLURM_CPUS_PER_TASK'])"
 
 
 def stand_in(place, name, code, options=" -IS"):
@@ -94,6 +97,7 @@ def job(tmp_path, monkeypatch):
         "SLURM_JOB_ID": "4711",
         "SLURM_NTASKS": "2",
         "SLURM_NTASKS_PER_NODE": "2",
+        "SLURM_CPUS_PER_TASK": "12",
         "SLURM_JOB_NODELIST": "localhost",
         "SLURM_PROCID": "0",  # as in a batch script
         "MASTER_PORT": port,
@@ -150,6 +154,13 @@ def test_the_page_has_a_script_for_a_node_for_several_and_for_ssh():
 
 
 @pytest.mark.parametrize("script", [ONE_NODE, TWO_NODES])
+def test_tasks_have_the_cores_that_the_job_asked_for(job, script):
+    stand_in(Path("bin").absolute(), "ibot", NOTES_CORES)
+    assert ended(start(script))[0] == 0
+    assert Path("cores").read_text() == "12"
+
+
+@pytest.mark.parametrize("script", [ONE_NODE, TWO_NODES])
 @pytest.mark.parametrize("code", [0, 2, 3, 4, 75, 130, 138, 143])
 def test_a_job_is_queued_again_after_a_signal_alone(job, monkeypatch, script, code):
     stand_in(Path("bin").absolute(), "ibot", ENDS)
@@ -184,6 +195,22 @@ def test_a_job_saves_at_a_signal_goes_back_into_the_queue_and_goes_on(
     assert code == 0 and f"resumed from step {stood}" in said, said
     assert asked() == ["requeue 4711"]
     assert [row["step"] for row in read_jsonl(RUN / "metrics.jsonl")] == [*range(1, stood + 6)]
+
+
+@pytest.mark.distributed
+@pytest.mark.slow  # two processes, three times
+def test_the_miniature_is_stopped_goes_on_and_ends_with_the_same_weights(job, monkeypatch, capsys):
+    for name in [name for name in os.environ if name.startswith(("SLURM", "MASTER"))]:
+        monkeypatch.delenv(name)
+    (shell, script), (python, code) = TRIED_HERE
+    assert (shell, python) == ("sh", "python")
+    Path("mini.sh").write_text(script)
+    done = subprocess.run(["bash", "mini.sh"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "code 75" in done.stdout, (done.stdout, done.stderr)
+    assert "saved; the same command resumes it" in done.stdout
+    assert "resumed from step" in done.stdout
+    exec(compile(code, str(PAGE), "exec"), {"__name__": "page"})
+    assert capsys.readouterr().out == "True\n"
 
 
 @pytest.mark.distributed

@@ -56,6 +56,28 @@ def test_options_of_the_job_go_to_slurm_and_the_others_to_the_training(capsys):
     assert words_of(inside) == words_of(outside)
 
 
+def test_every_script_gives_tasks_the_cores_of_the_job(capsys):
+    """Since SLURM 22.05 srun does not take them from the job."""
+    for more in ([], ["--nodes", "2"], ["--gpus-per-node", "0"], ["--cpus-per-task", "3"]):
+        lines = launched(capsys, *RUN, *more).splitlines()
+        at = lines.index('export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"')
+        assert lines[at + 1].startswith("srun ibot pretrain ")
+        assert any(line.startswith("#SBATCH --cpus-per-task=") for line in lines)
+
+
+def test_what_is_assumed_of_a_node_is_said_beside_the_script(capsys):
+    said = "note   8 GPUs a node: --gpus-per-node N for others\n"
+    for more, noted in (([], said), (["--gpus-per-node", "8"], ""), (["--quiet"], "")):
+        assert main(["launch", "slurm", *RUN, *more]) == 0
+        assert capsys.readouterr().err == noted
+
+
+def test_a_quiet_job_trains_quietly(capsys):
+    assert "srun ibot pretrain vit_b16 --data photos --run runs/vit_b16 --quiet\n" in launched(
+        capsys, *RUN, "--quiet"
+    )
+
+
 def test_without_gpus_there_is_a_process_for_each_node(capsys):
     script = launched(capsys, *RUN, "--gpus-per-node", "0", "--nodes", "4")
     assert "#SBATCH --ntasks-per-node=1\n" in script and "gpus" not in script
@@ -103,8 +125,10 @@ def test_a_run_that_exists_is_checked_by_its_own_settings(capsys, tmp_path, monk
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(to_plain(recipe("vit_b16"))))
     assert "srun ibot pretrain --run runs/vit_b16\n" in launched(capsys, *RUN[3:])
-    assert main(["launch", "slurm", *RUN[3:], "--nodes", "3"]) == 2
-    assert "train.batch=1024 cannot be shared equally" in capsys.readouterr().err
+    assert main(["launch", "slurm", *RUN[3:], "--nodes", "3", "--gpus-per-node", "1"]) == 2
+    said = capsys.readouterr().err
+    assert "train.batch=1024 cannot be shared equally" in said
+    assert "the run keeps its batch: start 2 or 4 processes" in said and "make train" not in said
 
 
 @pytest.mark.parametrize("text", [b"", b'{"train": ', b"[]", b"\xff\xfe"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,9 @@ from ibot.cli.arguments import COUNT, NATURAL
 from ibot.cli.parser import Commands
 from ibot.cli.train import asked_by, declare_run
 from ibot.errors import UserError
+
+GPUS = 8
+"""Of a node, where nothing is said."""
 
 
 def declare(commands: Commands) -> None:
@@ -25,8 +29,8 @@ def declare(commands: Commands) -> None:
     parser = group.add("slurm", summary, run)
     declare_run(parser)
     parser.add_argument("--nodes", type=COUNT, default=1, metavar="N", help="machines (1)")
-    gpus = "of each node, a process for each; 0: none, one process a node (8)"
-    parser.add_argument("--gpus-per-node", type=NATURAL, default=8, metavar="G", help=gpus)
+    gpus = f"of each node, a process for each; 0: none, one process a node ({GPUS})"
+    parser.add_argument("--gpus-per-node", type=NATURAL, metavar="G", help=gpus)
     cpus = "cores of each process, which decode images (12)"
     parser.add_argument("--cpus-per-task", type=COUNT, default=12, metavar="C", help=cpus)
     time = "of one turn in the queue; it takes as many as it needs (24:00:00)"
@@ -51,13 +55,16 @@ def run(options: argparse.Namespace) -> None:
     job = Job(
         name=options.job_name or Path(options.run_folder).resolve().name,
         nodes=options.nodes,
-        gpus=options.gpus_per_node,
+        gpus=GPUS if options.gpus_per_node is None else options.gpus_per_node,
         cpus=options.cpus_per_task,
         time=options.time,
         more=tuple(options.sbatch),
     )
     _check(options, job.nodes * job.tasks)
     script = job_script(job, ["ibot", "pretrain", *words_of(options)])
+    if options.gpus_per_node is None and not options.quiet:
+        # Not into the script, which goes to a file.
+        print(f"note   {GPUS} GPUs a node: --gpus-per-node N for others", file=sys.stderr)
     print(submit(script) if options.submit else script, end="\n" if options.submit else "")
 
 
@@ -69,7 +76,8 @@ def _check(options: argparse.Namespace, processes: int) -> None:
     from ibot.studies.going_on import is_run
 
     asked = asked_by(options)
-    name = options.run_folder if is_run(asked.folder) else asked.recipe
+    begun = is_run(asked.folder)
+    name = options.run_folder if begun else asked.recipe
     if name is None or (Path(name).name != name and not Path(name).exists()):
         return  # a run that lies where the job will be
     if name == "auto":  # it chooses the rest when it sees images and device
@@ -80,7 +88,7 @@ def _check(options: argparse.Namespace, processes: int) -> None:
         check(config)
     if not config.data.path and not Path(options.run_folder).exists():
         raise UserError("a new run needs images", fix="--data DIR, where the nodes see it")
-    check_shares(config.train, processes)
+    check_shares(config.train, processes, begun=begun)
 
 
 def words_of(options: argparse.Namespace) -> list[str]:
@@ -93,4 +101,5 @@ def words_of(options: argparse.Namespace) -> list[str]:
         if action.option_strings and value != action.default:
             text = f"{value:.15g}" if isinstance(value, float) else str(value)
             words += [action.option_strings[0], *([] if value is True else [text])]
+    words += ["--quiet"] if options.quiet else []
     return [*words, *options.settings]

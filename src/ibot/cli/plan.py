@@ -36,7 +36,7 @@ def declare(commands: Commands) -> None:
     # Not named `processes`, which starts them: one tries what each of them would do.
     words = "reckon for N processes, one per GPU, that share train.batch; none is started"
     parser.add_argument("--processes", dest="shares", type=COUNT, metavar="N", help=words)
-    devices = "by formula: N devices in each machine"
+    devices = "by formula: N devices in each machine (1)"
     parser.add_argument("--devices", type=COUNT, metavar="N", help=devices)
     parser.add_argument("--nodes", type=COUNT, metavar="N", help="by formula: N machines")
     images = "by formula: of a data set of N images, which need not be here"
@@ -103,8 +103,15 @@ def _forecast(options: argparse.Namespace, named: Accelerator | None) -> None:
     from ibot.studies.ahead import planned, refuse_incomplete
     from ibot.studies.forecast import Forecast, Machine
     from ibot.studies.forecast_words import lines
+    from ibot.studies.going_on import is_run
 
     asked, load, device = asked_by(options), None, named
+    if options.fit and is_run(asked.folder):
+        raise UserError(
+            "--fit chooses a network",
+            why=f"the run in '{asked.folder}' has its own",
+            fix="name a recipe, and leave --run out",
+        )
     if device is None:
         refuse_incomplete(asked, options.images or 0)  # before anything is measured
         from ibot.studies.probing import this_device
@@ -117,6 +124,8 @@ def _forecast(options: argparse.Namespace, named: Accelerator | None) -> None:
         device=device, devices=options.devices or options.shares or 1, nodes=options.nodes or 1
     )
     heard = (lambda text: None) if options.json else sayer(options)
+    if options.nodes and options.devices is None and device.gpu:
+        heard("note   one device in each machine: --devices N for more")
     found = planned(asked, machine, options.images or 0, heard)
     forecast = Forecast(
         config=found.config,

@@ -136,16 +136,33 @@ def check(config: Config) -> None:
         )
 
 
-def check_shares(train: TrainConfig, world_size: int) -> None:
-    """Raise ConfigError for a batch that so many processes cannot share equally."""
+def check_shares(train: TrainConfig, world_size: int, *, begun: bool = False) -> None:
+    """Raise ConfigError for a batch that so many processes cannot share equally.
+
+    begun: of a run that exists, whose batch stays: the remedy is another number of processes.
+    """
     shares = world_size * train.accumulate
     if train.batch % shares:
         raise ConfigError(
             f"train.batch={train.batch} cannot be shared equally",
             why=f"{counted(world_size, 'process')} x train.accumulate={train.accumulate} "
             "micro-batches",
-            fix=f"make train.batch a multiple of {shares}",
+            fix=_sharing(train, world_size)
+            if begun
+            else f"make train.batch a multiple of {shares}",
         )
+
+
+def _sharing(train: TrainConfig, world_size: int) -> str:
+    """The numbers of processes next to `world_size` that can share a batch, in words."""
+    most = train.batch // train.accumulate
+    fitting = [n for n in range(1, most + 1) if train.batch % (n * train.accumulate) == 0]
+    fewer = [n for n in fitting if n < world_size][-1:]
+    more = [n for n in fitting if n > world_size][:1]
+    words = " or ".join(f"{n}" for n in (*fewer, *more))
+    if not words:
+        return f"a number of processes that {train.batch} is a multiple of"
+    return f"the run keeps its batch: start {words} process{'' if words == '1' else 'es'}"
 
 
 def _problems(config: Config) -> Iterator[str]:

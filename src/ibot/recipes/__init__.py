@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from ibot.config.override import from_run, items
+from ibot.config.override import diff, from_run, items
 from ibot.config.schema import Config
 from ibot.errors import ConfigError
 from ibot.recipes import paper, small
@@ -35,6 +35,9 @@ RECIPES: dict[str, Callable[[], Config]] = {
     "vit_s16_k1000": paper.vit_s16_k1000,
     "ablation_base": paper.ablation_base,
 }
+
+OF_THE_HOURS = (*UNPUBLISHED, "train.precision", "train.seed", "train.accumulate")
+"""Settings that may differ where the hours of the published run are still said beside a run's."""
 
 
 def recipe(name: str | Path, beside: Iterable[str] = ()) -> Config:
@@ -77,6 +80,19 @@ def source_of(config: Config, key: str) -> str:
     name = config.recipe if config.recipe in paper.SOURCES else "vit_s16"
     published = dict(items(recipe(name)))[key]
     return paper.SOURCES[name].get(key, "D") if dict(items(config))[key] == published else OWN
+
+
+def published_hours(config: Config, images: int) -> float | None:
+    """V100 hours of the published run that a configuration is, on as many images within 1 %; None
+    for any other. `ibot recipes list` says on what they rest.
+    """
+    model = paper.PUBLISHED.get(config.recipe)
+    if model is None or abs(images - model.images) > 0.01 * model.images:
+        return None
+    own = recipe(config.recipe)
+    if any(not key.startswith(OF_THE_HOURS) for key, _, _ in diff(own, config)):
+        return None
+    return paper.v100_hours(config.recipe, own)
 
 
 def beyond_paper(config: Config) -> list[str]:

@@ -6,12 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from ibot.config.override import apply
-from ibot.config.resolve import check
+from ibot.config.resolve import check, check_shares
 from ibot.config.schema import Config
 from ibot.errors import UserError
 from ibot.recipes import recipe
 from ibot.recipes.fitting import for_few_images, for_fewer_than_a_batch
 from ibot.studies.forecast import Machine
+from ibot.studies.going_on import is_run, reckoned
 from ibot.studies.settings import Asked, configure, open_data
 
 SIDE = 500
@@ -41,6 +42,8 @@ def planned(asked: Asked, machine: Machine, images: int, say: Callable[[str], No
         )
     given = _given(asked)
     source = open_data(given.data) if given.data.path else None
+    if _exists(asked):
+        return _of_run(asked, machine, images or (len(source) if source else 0), say)
     count = images or len(source)  # pyright: ignore[reportArgumentType]
     if asked.recipe == "auto":
         config = apply(_chosen(asked, given, machine, count, say), asked.settings)
@@ -51,12 +54,7 @@ def planned(asked: Asked, machine: Machine, images: int, say: Callable[[str], No
         config, notes = fitted(config, count, machine.count, asked.keys)
         for note in notes:
             say(f"note   {note}")
-    precision = machine.device.precision(config.train.precision)
-    if not machine.device.peak(precision):
-        raise UserError(
-            f"{machine.device.name} has no fast products in {precision}",
-            fix="train.precision=auto takes what it has",
-        )
+    _check_precision(config, machine)
     whole = config.train.accumulate * machine.count
     if config.train.batch % whole:
         parts = f"{machine.count} devices x {config.train.accumulate} micro-batches"
@@ -67,8 +65,42 @@ def planned(asked: Asked, machine: Machine, images: int, say: Callable[[str], No
     return Planned(config, count)
 
 
+def _exists(asked: Asked) -> bool:
+    """Whether it is asked of a run that was begun: that has settings of its own."""
+    return asked.folder is not None and is_run(asked.folder)
+
+
+def _of_run(asked: Asked, machine: Machine, images: int, say: Callable[[str], None]) -> Planned:
+    """The settings of a run that exists; `images`: other than its own, or 0."""
+    assert asked.folder is not None
+    config, own, notes = reckoned(asked, asked.folder)
+    if images not in (0, own):
+        notes = [*notes, f"as if the run were begun with {images:,} images; it has {own:,}"]
+        config = replace(config, train=replace(config.train, lengths=(), lists=()))
+    for note in notes:
+        say(f"note   {note}")
+    _check_precision(config, machine)
+    check_shares(config.train, machine.count, begun=True)
+    return Planned(config, images or own)
+
+
+def _check_precision(config: Config, machine: Machine) -> None:
+    """Raise UserError for products that the device does not have."""
+    precision = machine.device.precision(config.train.precision)
+    if not machine.device.peak(precision):
+        raise UserError(
+            f"{machine.device.name} has no fast products in {precision}",
+            fix="train.precision=auto takes what it has",
+        )
+
+
 def refuse_incomplete(asked: Asked, images: int) -> None:
-    """Raise UserError where neither a number nor a folder of images is given, or no recipe."""
+    """Raise UserError where neither a number nor a folder of images is given, or no recipe.
+
+    A run that exists has all of them.
+    """
+    if _exists(asked):
+        return
     if not images and not _given(asked).data.path:
         raise UserError(
             "how many images?",
@@ -76,7 +108,11 @@ def refuse_incomplete(asked: Asked, images: int) -> None:
             fix="--images N reckons without any, --data DIR counts them",
         )
     if asked.recipe is None:
-        raise UserError("name a recipe", fix="ibot recipes list; or auto, chosen for the device")
+        raise UserError(
+            "name a recipe",
+            why=f"there is no run in '{asked.folder}' yet" if asked.folder else "",
+            fix="ibot recipes list; or auto, chosen for the device",
+        )
 
 
 def _given(asked: Asked) -> Config:

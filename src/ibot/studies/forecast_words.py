@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
-from ibot.recipes import beyond_paper
+from ibot.recipes import beyond_paper, published_hours
 from ibot.studies.forecast import SEEN, Forecast, micro_batches
+from ibot.studies.stored import Stored
+from ibot.system.accelerators import ACCELERATORS
 from ibot.words import counted, counted_in_thousands, in_words, rate
 
 GIB = 2**30
@@ -16,6 +19,8 @@ PER_CORE = {False: (416, 180), True: (3097, 2691)}
 photographs of 500 pixels for views of 224; if small, pictures of 32 pixels."""
 SMALLEST = 0.005 * GIB
 """Bytes of a part that is named."""
+PAPER = ACCELERATORS["v100"]
+"""The device of the published hours."""
 SMALL = 64
 """Pixels of a view, up to which images are small."""
 
@@ -46,11 +51,14 @@ def lines(forecast: Forecast) -> Iterator[str]:
         yield f"links  {links(forecast)}"
     if machine.device.gpu:
         yield f"input  {feeding(forecast)}"
-    kept = config.checkpoint.keep
-    size = forecast.checkpoint / GIB
-    yield f"disk   {size:.2f} GiB a checkpoint, {(kept + 1) * size:.1f} GiB for {kept} and the next"
+    stored = Stored.of(config, derived)
+    yield f"disk   {stored.words(config, forecast.checkpoint / GIB)}"
     if machine.device.gpu or forecast.price:
         yield f"cost   {cost(forecast)}"
+    if said := published(forecast):
+        yield f"paper  {said}"
+    if said := narrower(forecast):
+        yield f"note   {said}"
     yield f"size   {forecast.parameters.trained:,} trained parameters"
 
 
@@ -175,6 +183,41 @@ def cost(forecast: Forecast) -> str:
     return f"{text}; --price PER_HOUR gives a sum"
 
 
+def published(forecast: Forecast) -> str:
+    """What the published run took, and by how much this reckoning differs where it is of the same
+    device; nothing for any other run.
+    """
+    hours = published_hours(forecast.config, forecast.images)
+    if hours is None:
+        return ""
+    count = forecast.images * forecast.config.train.length.value
+    of_peak = forecast.published.total * count / (hours * 3600 * PAPER.float16 * 1e12)
+    text = (
+        f"{hours:,.0f} V100 hours, by the published time of ViT-S/16: {of_peak:.0%} of the peak in "
+        "float16"
+    )
+    if forecast.machine.device != PAPER:
+        return text
+    own = forecast.share * forecast.rate / (PAPER.peak(forecast.precision) * 1e12)
+    return (
+        f"{text}; here {forecast.device_hours:,.0f}, at {own:.0%} of that in {forecast.precision}, "
+        "which nothing has measured"
+    )
+
+
+def narrower(forecast: Forecast) -> str:
+    """What float16 would take, on a device where auto is float32 for want of bfloat16."""
+    config, found = forecast.config, forecast.machine.device
+    if forecast.half or found.bfloat16 or found.measured or not found.gpu:
+        return ""
+    half = replace(config, train=replace(config.train, precision="float16"))
+    hours = replace(forecast, config=half).device_hours
+    return (
+        f"{found.name} has no bfloat16, so that this is float32: by the same reckoning "
+        f"train.precision=float16 takes {_hours(hours)} of a device"
+    )
+
+
 def _hours(hours: float) -> str:
     return f"{hours:,.0f} hours" if hours >= 10 else f"{hours:.2g} hours"
 
@@ -183,6 +226,7 @@ def plain(forecast: Forecast) -> dict[str, Any]:
     """For JSON: SI units, GiB."""
     machine, derived = forecast.machine, forecast.derived
     needed = forecast.memory(forecast.micro_batch)
+    stored = Stored.of(forecast.config, derived)
     return {
         "recipe": forecast.config.recipe,
         "device": machine.device.name,
@@ -203,6 +247,7 @@ def plain(forecast: Forecast) -> dict[str, Any]:
         "images_per_second": forecast.images_per_second,
         "hours": forecast.hours,
         "device_hours": forecast.device_hours,
+        "published_v100_hours": published_hours(forecast.config, forecast.images),
         "price": forecast.price * forecast.device_hours,
         "memory_gib": {name: size / GIB for name, size in needed.parts().items()},
         "peak_gib": needed.peak / GIB,
@@ -211,4 +256,5 @@ def plain(forecast: Forecast) -> dict[str, Any]:
         "link_seconds_per_step": forecast.exchange_seconds,
         "link_seconds_waited": forecast.waited,
         "checkpoint_gib": forecast.checkpoint / GIB,
+        "checkpoints": stored.newest + stored.lasting,
     }

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ibot.config.duration import Duration
 from ibot.config.history import WRITTEN, begun, extended, rewound, steps_in_all, with_images
 from ibot.config.override import apply, diff
-from ibot.config.resolve import check, derive
+from ibot.config.resolve import check, check_shares, derive
 from ibot.config.schema import Config
 from ibot.errors import ConfigError, DataError, RunError, UserError
 from ibot.recipes import RECIPES, recipe
@@ -62,13 +62,7 @@ def resumed(asked: Asked, folder: Path, world_size: int = 1) -> Prepared:
 
     Raises RunError for settings that it does not have, and for images that are gone.
     """
-    from ibot.engine.run import read_config
-
-    stored = read_config(folder)
-    own = replace(stored, train=replace(stored.train, max_steps=0))
-    recorded = _recorded(folder)
-    config = _with_given(own, asked, folder, int(recorded.get("images") or 0))
-    check(config)
+    own, config, recorded = _stored(asked, folder)
     with said_once():
         source = _open(config, asked, folder)
     from ibot.engine.checkpoint import reached_step
@@ -104,6 +98,39 @@ def resumed(asked: Asked, folder: Path, world_size: int = 1) -> Prepared:
         goes_on=True,
         seen=recorded if done and change is not None else None,
     )
+
+
+def reckoned(asked: Asked, folder: Path) -> tuple[Config, int, list[str]]:
+    """Settings of the run in the folder, the number of its images and notes, where those images
+    need not be here.
+
+    Raises RunError for settings that it does not have.
+    """
+    from ibot.engine.checkpoint import reached_step
+
+    _, config, recorded = _stored(asked, folder)
+    images, notes, reached = int(recorded.get("images") or 0), [], reached_step(folder)
+    config = rewound(config, reached)
+    if asked.extend_to:
+        config, notes = _longer(config, asked.extend_to, folder, before=images, reached=reached)
+    if reached:
+        notes = [*notes, f"the run stands at step {reached:,}; reckoned is all of it"]
+    return config, images, notes
+
+
+def _stored(asked: Asked, folder: Path) -> tuple[Config, Config, dict[str, Any]]:
+    """The run's own settings, the same with those that were given, and what it notes of its images.
+
+    Raises RunError for settings that it does not have.
+    """
+    from ibot.engine.run import read_config
+
+    stored = read_config(folder)
+    own = replace(stored, train=replace(stored.train, max_steps=0))
+    recorded = _recorded(folder)
+    config = _with_given(own, asked, folder, int(recorded.get("images") or 0))
+    check(config)
+    return own, config, recorded
 
 
 def _with_given(own: Config, asked: Asked, folder: Path, images: int) -> Config:
@@ -198,11 +225,9 @@ def _check_batch(config: Config, source: Images, world_size: int) -> None:
     from ibot.data.loader import check_batch
 
     batch = config.train.batch
+    check_shares(config.train, world_size, begun=True)
     try:
         check_batch(config, source, world_size)
-    except ConfigError as error:
-        fix = f"the run keeps its batch: a number of processes that {batch} is a multiple of"
-        raise ConfigError(error.what, why=error.why, fix=fix) from None
     except DataError as error:
         fix = f"the run keeps its batch: it needs {batch} images at least, or a new --run"
         raise DataError(error.what, why=error.why, fix=fix) from None

@@ -19,6 +19,7 @@ from ibot.engine.start import with_pixels
 from ibot.engine.trial import Trial, run_trial
 from ibot.method.memory import step_memory
 from ibot.studies.forecast import micro_batches
+from ibot.studies.stored import Stored
 from ibot.system import limits
 from ibot.system.device import choose_precision, describe_device, device_memory, prepared
 from ibot.system.machine import threads_of_each
@@ -42,6 +43,8 @@ class Plan:
     """GiB of the device, or of the machine."""
     free: float
     """GiB free on the disk of the current folder."""
+    stored: Stored
+    """Checkpoints."""
     processes: int = 1
     """That the run will have: one per GPU, or parts of one CPU."""
 
@@ -80,14 +83,16 @@ def make_plan(config: Config, source: Images, processes: int = 1) -> Plan:
     # As measured, and what more images take by formula.
     tried = trial.size.micro_batch
     needed = trial.memory + _peak(config, device, micro) - _peak(config, device, tried)
+    derived = derive(config, len(source), processes)
     return Plan(
         config=config,
         device=device,
         trial=trial,
-        run_steps=derive(config, len(source), processes).run_steps,
+        run_steps=derived.run_steps,
         needed=needed,
         memory=memory,
         free=shutil.disk_usage(".").free / 2**30,
+        stored=Stored.of(config, derived),
         processes=processes,
     )
 
@@ -140,11 +145,8 @@ def lines(plan: Plan) -> Iterator[str]:
             f"note   more than the {plan.memory:.0f} GiB here: train.accumulate={parts} gives the "
             "same result in less memory"
         )
-    kept = plan.config.checkpoint.keep
-    yield (
-        f"disk   {trial.checkpoint:.2f} GiB a checkpoint, {(kept + 1) * trial.checkpoint:.1f} GiB "
-        f"for {kept} and the one being written; {plan.free:.0f} GiB free here"
-    )
+    kept = plan.stored.words(plan.config, trial.checkpoint)
+    yield f"disk   {kept}; {plan.free:.0f} GiB free here"
     yield f"size   {trial.parameters:,} trained parameters"
 
 
@@ -200,6 +202,7 @@ def plain(plan: Plan) -> dict[str, Any]:
         "trial_gib": _known(plan.trial.memory),
         "micro_batch_gib": _known(plan.needed),
         "checkpoint_gib": plan.trial.checkpoint,
+        "checkpoints": plan.stored.newest + plan.stored.lasting,
         "free_gib": plan.free,
         "parameters": plan.trial.parameters,
     }

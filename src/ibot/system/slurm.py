@@ -2,7 +2,8 @@
 
 A script sets none of the variables by which processes find each other. `srun` gives each task its
 own, and `ibot.system.processes` reads them: rank from SLURM_PROCID, meeting point from the list of
-nodes, a port that follows from the number of the job.
+nodes, a port that follows from the number of the job. The one that it sets is of cores: since SLURM
+22.05 `srun` does not take `--cpus-per-task` from the job, and a task would get a single core.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ def job_script(job: Job, command: Sequence[str]) -> str:
         *(option.removeprefix("--") for option in job.more),
     ]
     head = "\n".join(f"#SBATCH --{option}" for option in options)
-    return f"#!/bin/bash\n{head}\n\nsrun {shlex.join(command)}\n{_ENDING}"
+    return f"#!/bin/bash\n{head}\n\n{_CORES}\nsrun {shlex.join(command)}\n{_ENDING}"
 
 
 def seconds_of(time: str) -> int:
@@ -86,6 +87,8 @@ def seconds_of(time: str) -> int:
     return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
 
 
+_CORES = 'export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"'
+"""Those of the job, for each task that srun starts."""
 _ENDING = """\
 code=$?
 case $code in
