@@ -90,6 +90,12 @@ def test_stopping_in_mid_epoch_and_resuming_changes_nothing(small, unbroken, tmp
     assert stopped.step == first_part
     assert quiet(small, tmp_path / "parts").step == 20
     assert_equal_runs(unbroken, tmp_path / "parts")
+    for name in ("model", "teacher"):  # as `cmp` and `sha256sum` tell
+        first, second = (
+            (find_checkpoint(run) / f"{name}.safetensors").read_bytes()
+            for run in (unbroken, tmp_path / "parts")
+        )
+        assert first == second
     kept = [
         [row["cls_loss"] for row in read_jsonl(run / "metrics.jsonl") if row["step"] == 20]
         for run in (unbroken, tmp_path / "parts")
