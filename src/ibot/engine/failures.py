@@ -8,8 +8,9 @@ from contextlib import contextmanager, suppress
 from ibot.engine.logging import append_line
 from ibot.engine.run import EVENTS, LOG, RunFolder
 from ibot.errors import INTERRUPTED
+from ibot.system.failure import Failure
 from ibot.system.processes import Processes
-from ibot.system.watch import Failure, kept_if_failed
+from ibot.system.watch import kept_if_failed
 
 MOST = 200
 """Letters of what an unexpected error says of itself."""

@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import timedelta
 from itertools import count
 from typing import Any
@@ -26,7 +26,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from ibot.errors import INTERRUPTED, IbotError, ResourceError, UserError
+from ibot.errors import INTERRUPTED, IbotError, UserError
+from ibot.system.failure import Failure
 from ibot.system.portable import in_forked_child
 from ibot.system.processes import Processes, launched_processes
 
@@ -48,44 +49,6 @@ KEEP_SECONDS = 2.0
 """For the reason to be written down; a disk that hangs holds no process back."""
 VOTE_SECONDS = 15.0
 """For the others to come where this process has failed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """Why a process ends, and with which exit code all others do."""
-
-    rank: int
-    host: str
-    code: int
-    what: str
-    why: str = ""
-    fix: str = ""
-
-    @property
-    def text(self) -> str:
-        """As it is printed."""
-        return str(IbotError(self.what, why=self.why, fix=self.fix))
-
-    @classmethod
-    def of(cls, error: BaseException, rank: int) -> Failure:
-        """What an exception says to the other processes."""
-        host = socket.gethostname()
-        if isinstance(error, IbotError):
-            return cls(rank, host, error.exit_code, error.what, error.why, error.fix)
-        if isinstance(error, KeyboardInterrupt):
-            return cls(rank, host, INTERRUPTED, "interrupted")
-        return cls(rank, host, 1, f"{type(error).__name__}: {error}".removesuffix(": "))
-
-    @classmethod
-    def without_a_word(cls, rank: int, host: str) -> Failure:
-        """Of a process whose connection broke."""
-        error = ResourceError(
-            "a process was ended from outside",
-            why="most often the system does that when memory runs out",
-            fix="train.accumulate=2, fewer system.workers, or smaller batches; see also the log of "
-            "that machine",
-        )
-        return cls(rank, host, error.exit_code, error.what, error.why, error.fix)
 
 
 class Watch:
