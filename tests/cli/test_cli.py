@@ -2,6 +2,7 @@
 
 import json
 import signal
+import socket
 import time
 from pathlib import Path
 
@@ -358,6 +359,11 @@ def test_a_limit_below_one_step_is_refused(labelled, tmp_path, command, steps):
     assert not (tmp_path / "r").exists()
 
 
+def logged(folder):
+    """The lines of a run's log, without their times."""
+    return [line.partition("  ")[2] for line in (folder / "log.txt").read_text().splitlines()]
+
+
 def test_a_run_stopped_by_steps_says_what_is_left_and_goes_on_without(labelled, tmp_path):
     folder = tmp_path / "run"
     command = [
@@ -377,6 +383,8 @@ def test_a_run_stopped_by_steps_says_what_is_left_and_goes_on_without(labelled, 
     last = done.stdout.splitlines()[-1]
     assert last == "2 of 6 steps of the schedule are left: the same command without --steps goes on"
     assert f"Weights: {folder}\n" in done.stdout
+    assert f"\ndevice 1 x CPU on {socket.gethostname()}\n" in done.stdout
+    assert logged(folder) == done.stdout.splitlines()
     for steps in (3, 4):
         again = ibot(*command, "--steps", steps)
         assert (
@@ -384,6 +392,7 @@ def test_a_run_stopped_by_steps_says_what_is_left_and_goes_on_without(labelled, 
             and f"already at step 4: nothing to do (--steps {steps})" in again.stdout
         )
         assert "done:" not in again.stdout and again.stdout.splitlines()[-1] == last
+        assert logged(folder)[-len(again.stdout.splitlines()) :] == again.stdout.splitlines()
     named = ibot(*command, "train.max_steps=3")
     assert (
         "nothing to do (train.max_steps 3)" in named.stdout

@@ -1,16 +1,21 @@
 """Two processes on the CPU (gloo) against one."""
 
 import json
+import os
+import signal
 
 import numpy as np
 import pytest
 import torch
 from commands import script_in_two
 from safetensors.torch import load_file
+from several import run_forked
 
 from ibot.config.override import apply, to_plain
 from ibot.engine.checkpoint import find_checkpoint
 from ibot.engine.loop import train
+from ibot.report.story import story
+from ibot.report.summary import Summary
 from ibot.system.jsonl import read_jsonl
 
 CODE = """
@@ -111,3 +116,29 @@ def test_a_non_finite_loss_stops_all_processes_together(steady, tmp_path):
     for process in done:
         assert process.returncode and "the loss is not finite at step" in process.stderr
     assert len(seen[0]) == len(seen[1]) < STEPS
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_killed_process_is_told_by_the_folder_of_the_run_and_its_report(small, tmp_path, killed):
+    small = apply(small, ["evaluate.every=5 steps"])
+
+    def work(rank):
+        def evaluate(backbone, step):
+            if step and rank == killed:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return []
+
+        train(small, tmp_path / "run", command="test", quiet=True, evaluate=evaluate)
+
+    codes, _ = run_forked(work, tmp_path)
+    assert codes == ([-9, 4] if killed == 0 else [4, -9])
+    events = read_jsonl(tmp_path / "run" / "events.jsonl")
+    (failed,) = [event for event in events if event["event"] == "failed"]
+    assert failed == events[-1]
+    assert (failed["code"], failed["process"], failed["step"]) == (4, killed, 5)
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert log.count("error: a process was ended from outside") == 1
+    assert f"from: process {killed} of 2 on " in log
+    summary = Summary(story(tmp_path / "run"))
+    assert summary.status == ("failed", "bad") and "ended from outside" in summary._ended()

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import threading
 import time
 import weakref
@@ -17,10 +18,18 @@ from commands import start_script
 from safetensors.torch import load_file
 
 from ibot.config.override import apply, to_plain
-from ibot.engine import loop, wrapping
+from ibot.engine import loop, trainer, wrapping
 from ibot.engine.checkpoint import find_checkpoint
 from ibot.engine.loop import train
-from ibot.errors import DataError, ResourceError, RunError, TrainingStopped, UserError
+from ibot.errors import (
+    INTERRUPTED,
+    DataError,
+    ResourceError,
+    RunError,
+    TrainingStopped,
+    UserError,
+    WeightsError,
+)
 from ibot.method.model import StudentTeacher
 from ibot.system import distributed
 from ibot.system.jsonl import read_jsonl
@@ -81,6 +90,12 @@ def test_stopping_in_mid_epoch_and_resuming_changes_nothing(small, unbroken, tmp
     assert stopped.step == first_part
     assert quiet(small, tmp_path / "parts").step == 20
     assert_equal_runs(unbroken, tmp_path / "parts")
+    for name in ("model", "teacher"):  # as `cmp` and `sha256sum` tell
+        first, second = (
+            (find_checkpoint(run) / f"{name}.safetensors").read_bytes()
+            for run in (unbroken, tmp_path / "parts")
+        )
+        assert first == second
     kept = [
         [row["cls_loss"] for row in read_jsonl(run / "metrics.jsonl") if row["step"] == 20]
         for run in (unbroken, tmp_path / "parts")
@@ -228,6 +243,40 @@ def test_what_ends_a_training_is_the_last_of_its_events(small, tmp_path, error, 
         quiet(small, tmp_path / "run", evaluate=evaluate)
     *_, last = read_jsonl(tmp_path / "run" / "events.jsonl")
     assert last["event"] == "failed" and last["what"].endswith(what) and "more" not in last["what"]
+    assert last["host"] == socket.gethostname() and last["code"] == {
+        ResourceError: 4,
+        KeyboardInterrupt: INTERRUPTED,
+    }.get(raised, 1)
+    lines = (tmp_path / "run" / "log.txt").read_text().splitlines()
+    assert any(line.endswith(f"  error: {last['what']}") for line in lines[-4:])
+    assert f"process 0 of 1 on {socket.gethostname()}" in lines[-1]
+
+
+def test_what_fails_before_the_first_step_is_kept_too(small, tmp_path, monkeypatch):
+    def refuse(*given):
+        raise WeightsError("no optimizer", fix="another one")
+
+    monkeypatch.setattr(trainer, "build_optimizer", refuse)
+    with pytest.raises(WeightsError):
+        quiet(small, tmp_path / "run")
+    *_, last = read_jsonl(tmp_path / "run" / "events.jsonl")
+    assert (last["event"], last["what"], last["code"], last["step"]) == (
+        "failed",
+        "no optimizer",
+        2,
+        0,
+    )
+    assert "  fix:  another one" in (tmp_path / "run" / "log.txt").read_text()
+
+
+def test_a_folder_that_is_gone_hides_no_error(small, tmp_path):
+    def evaluate(net, step):
+        shutil.rmtree(tmp_path / "run")
+        raise TrainingStopped("worse than at the start")
+
+    with pytest.raises(TrainingStopped, match="worse than at the start"):
+        quiet(small, tmp_path / "run", evaluate=evaluate)
+    assert not (tmp_path / "run").exists()
 
 
 def test_evaluation_runs_on_the_initial_weights_and_at_the_end(small, tmp_path):

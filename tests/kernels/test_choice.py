@@ -22,6 +22,20 @@ def test_a_path_runs_where_nothing_is_lacking_and_the_log_says_how_and_why_not()
         assert choices.text() == "kernels: none"
 
 
+def test_the_log_has_the_same_line_whichever_path_ran_first():
+    """A resumed run makes no evaluation before its first step."""
+    said = []
+    for names in (("blocks", "losses", "packing"), ("losses", "packing", "blocks")):
+        with using("auto") as choices:
+            assert all(chosen(name) for name in names)
+            for name in reversed(names):
+                chosen(f"other {name}", unfit="short")
+        said.append(choices.text())
+    assert said[0] == said[1] and said[0].startswith(
+        "kernels: blocks, losses, packing; not other b"
+    )
+
+
 def test_reference_takes_the_plain_forms_alone():
     with using("reference") as choices:
         assert not chosen("losses", "Triton")

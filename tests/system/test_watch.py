@@ -72,6 +72,44 @@ def test_a_process_that_was_killed_ends_the_others_as_a_lack_of_resources(tmp_pa
     assert f"process {killed} of 2" in printed[1 - killed] and "memory" in printed[1 - killed]
 
 
+@pytest.mark.distributed
+@pytest.mark.parametrize(
+    ("act", "failing", "keeper", "code"),
+    [
+        (lambda: os.kill(os.getpid(), signal.SIGKILL), 1, 0, 4),
+        (lambda: os.kill(os.getpid(), signal.SIGKILL), 0, 1, 4),
+        (refuse, 0, 0, 2),
+        (refuse, 2, 0, 2),
+    ],
+)
+def test_why_processes_ended_is_written_down_once(tmp_path, act, failing, keeper, code):
+    def body(rank):
+        def keep(failure):
+            (tmp_path / f"kept{rank}").write_text(f"{failure.rank} {failure.code} {failure.host}")
+            time.sleep(60)  # as on a disk that hangs
+
+        with watch.kept_if_failed(keep):
+            if rank == failing:
+                act()
+            wait_for_ever()
+
+    codes, _ = run_forked(in_several(body), tmp_path, count=3)
+    assert [file.name for file in tmp_path.glob("kept*")] == [f"kept{keeper}"]
+    said = (tmp_path / f"kept{keeper}").read_text()
+    assert said.startswith(f"{failing} {code} ") and codes.count(code) >= 2
+
+
+def test_a_process_alone_keeps_why_its_body_failed_and_nothing_of_one_that_ended_well():
+    kept = []
+    with watch.kept_if_failed(kept.append):
+        pass
+    with pytest.raises(UserError), watch.kept_if_failed(kept.append):
+        refuse()
+    assert [(failure.code, failure.what, failure.fix) for failure in kept] == [
+        (2, "the disk of this machine is gone", "plug it in")
+    ]
+
+
 def close_pipes():
     """By one of them `multiprocessing` knows that the process lives from which this one was
     forked.

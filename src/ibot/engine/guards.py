@@ -5,15 +5,16 @@ kept of it, whatever it was.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
 from ibot.engine.checkpoint import checkpoint_bytes, disk_full, find_checkpoint
+from ibot.engine.failures import failures_kept
 from ibot.engine.trainer import Trainer
 from ibot.engine.update import UpdateOutput
-from ibot.errors import IbotError, TrainingStopped
+from ibot.errors import TrainingStopped
 from ibot.system.distributed import gather
 from ibot.system.files import is_disk_full, lost
 from ibot.types import Batch, StepValues, UndrawnBatch
@@ -111,29 +112,12 @@ def note_bad_files(trainer: Trainer, batches: Batches) -> None:
 
 @contextmanager
 def told(trainer: Trainer) -> Iterator[None]:
-    """Keep in the run's events what makes a training fail; an OSError becomes a ResourceError."""
-    try:
-        yield
-    except OSError as error:  # a log line may meet the full disk before a checkpoint does
-        run, needed = trainer.run.path, checkpoint_bytes(trainer.model, trainer.update.optimizer)
-        refused = disk_full(run, needed) if is_disk_full(error) else lost(run, error)
-        tell_failure(trainer, refused)
-        raise refused from None
-    except BaseException as error:
-        tell_failure(trainer, error)
-        raise
-
-
-def tell_failure(trainer: Trainer, error: BaseException) -> None:
-    """Write why the training fails to the run's events, as far as its disk takes it."""
-    if not trainer.processes.is_main:
-        return
-    if isinstance(error, IbotError):
-        words = {"what": error.what, "why": error.why, "fix": error.fix}
-    elif isinstance(error, KeyboardInterrupt):
-        words = {"what": "interrupted in the middle of a step"}
-    else:
-        first = next(iter(str(error).splitlines()), "")[:200]
-        words = {"what": f"{type(error).__name__}: {first}".removesuffix(": ")}
-    with suppress(OSError):
-        trainer.run.event("failed", step=trainer.state.step, **words)
+    """Keep in the run's folder what makes a training fail; an OSError becomes a ResourceError."""
+    with failures_kept(trainer.run, trainer.processes, lambda: trainer.state.step):
+        try:
+            yield
+        except OSError as error:  # a log line may meet the full disk before a checkpoint does
+            run = trainer.run.path
+            needed = checkpoint_bytes(trainer.model, trainer.update.optimizer)
+            refused = disk_full(run, needed) if is_disk_full(error) else lost(run, error)
+            raise refused from None

@@ -24,6 +24,12 @@ SILENT_SECONDS = 30
 """After which a step shows itself where no line of numbers is due."""
 
 
+def append_line(log: Path, line: str) -> None:
+    """Add a line, with the time, to the log of a run. Raises OSError."""
+    with log.open("a", encoding="utf-8", errors="backslashreplace") as file:
+        file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {line}\n")
+
+
 class Progress:
     """Progress of a run on standard output, and in the run's log whether or not somebody watches.
 
@@ -131,8 +137,7 @@ class Progress:
             if self.rank == 0:
                 self._early.append(line)
         else:
-            with self._log.open("a", encoding="utf-8", errors="backslashreplace") as file:
-                file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {line}\n")
+            append_line(self._log, line)
 
     def _time_left(self, step: int, total: int) -> str:
         now = time.monotonic()

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from ibot.data.sets.images import Images
     from ibot.engine.verdicts import Verdict
 
+EVENTS = "events.jsonl"
 LOG = "log.txt"
 """What a run has shown, or would have if somebody had watched."""
 FREE_TO_CHANGE = (
@@ -132,7 +133,7 @@ class RunFolder:
     def event(self, kind: str, **details: Any) -> None:
         """Append what happened, with the time, to events.jsonl."""
         append_jsonl(
-            self.path / "events.jsonl",
+            self.path / EVENTS,
             {"event": kind, "time": time.strftime("%Y-%m-%dT%H:%M:%S"), **details},
         )
 

@@ -20,8 +20,10 @@ from ibot.engine.checkpoint import (
     find_checkpoint,
     load_checkpoint,
     mark_best_dense,
+    reached_step,
     remove_leftovers,
 )
+from ibot.engine.failures import failures_kept
 from ibot.engine.health import HealthMonitor
 from ibot.engine.logging import Progress, TensorBoard
 from ibot.engine.makers import note_makers
@@ -101,7 +103,6 @@ def build_trainer(
 ) -> Trainer:
     """Build the seeded networks, open the run folder, load its last checkpoint, if any."""
     check_batch(config, source, processes.world_size)  # what is refused leaves no folder behind
-    derived = derive(config, len(source), processes.world_size)
     run = RunFolder.create(
         run_path,
         config,
@@ -110,8 +111,24 @@ def build_trainer(
         processes=processes,
         images=source,
     )
-    if processes.is_main:
-        progress.keep(run.path / LOG)
+    with failures_kept(run, processes, lambda: reached_step(run.path)):
+        if processes.is_main:
+            progress.keep(run.path / LOG)
+        return _built(config, run, source, processes, device, progress=progress, evaluate=evaluate)
+
+
+def _built(
+    config: Config,
+    run: RunFolder,
+    source: Images,
+    processes: Processes,
+    device: torch.device,
+    *,
+    progress: Progress,
+    evaluate: Evaluate | None,
+) -> Trainer:
+    """What is built once the run folder is there."""
+    derived = derive(config, len(source), processes.world_size)
     torch.manual_seed(torch_seed(config.train.seed, 0, 0, Purpose.INIT))
     model = StudentTeacher(config)
     model.tokenizer = build_tokenizer(config, source, run.path, processes)

@@ -29,12 +29,14 @@ class Choices:
         """Why others were not: the last reason."""
 
     def text(self) -> str:
-        """One line for a log."""
+        """One line for a log, by name: which path ran first differs after a resumption."""
         if self.mode == "reference":
             return f"kernels: the plain forms alone ({self.why or 'system.kernels=reference'})"
-        taken = [f"{name} ({how})" if how else name for name, how in self.taken.items()]
+        taken = [f"{name} ({how})" if how else name for name, how in sorted(self.taken.items())]
         said = "kernels: " + (", ".join(taken) or "none")
-        plain = [f"{name}, {why}" for name, why in self.plain.items() if name not in self.taken]
+        plain = sorted(
+            f"{name}, {why}" for name, why in self.plain.items() if name not in self.taken
+        )
         return "; ".join([said, *(f"not {reason}" for reason in plain)])
 
 

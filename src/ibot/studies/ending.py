@@ -17,8 +17,7 @@ from torch import nn
 from ibot.config.resolve import Derived
 from ibot.config.schema import Config
 from ibot.data.sets.images import Images
-from ibot.engine.logging import Progress
-from ibot.engine.run import LOG, RunFolder
+from ibot.engine.run import RunFolder
 from ibot.errors import IbotError
 from ibot.eval.probes.during_training import Probe
 from ibot.report.events import closing_of
@@ -90,7 +89,7 @@ def close(
 ) -> None:
     """Say what a training that has reached `step` gained, keep it, and write its report.
 
-    In the main process, after the others have ended.
+    In the main process, after the others have ended. `say` keeps the lines in the run's log too.
     """
     said: list[str] = []
     with _harmless("what was gained is not said", said):
@@ -133,14 +132,10 @@ def _harmless(what: str, said: list[str]) -> Iterator[None]:
 
 
 def _keep(folder: Path, step: int, said: list[str], found: Comparison | None) -> None:
-    """In the run's events and in its log."""
+    """In the run's events."""
     run = RunFolder.again(folder)
     try:
         run.event("closing", step=step, said=said, **(found.numbers() if found else {}))
-        history = Progress(quiet=True)
-        history.keep(run.path / LOG)
-        for line in said:
-            history.message(line)
     finally:
         run.close()
 

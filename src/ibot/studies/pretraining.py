@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+
+import torch
 
 from ibot.config.resolve import VIEWS_MADE, Derived, derive, warnings
 from ibot.config.schema import Config
 from ibot.data.sets.images import Images
 from ibot.engine.checkpoint import reached_step
+from ibot.engine.logging import append_line
 from ibot.engine.loop import train
-from ibot.engine.run import RunFolder
+from ibot.engine.run import LOG, RunFolder
 from ibot.engine.start import with_pixels
 from ibot.recipes import beyond_paper
 from ibot.studies.ending import close, close_again, with_start
 from ibot.studies.probes import Evaluated, probes
 from ibot.studies.settings import Prepared, Say
-from ibot.system.device import choose_device
+from ibot.system.device import choose_device, model_of_device
 from ibot.system.processes import launched_processes
-from ibot.system.watch import from_main
+from ibot.system.watch import from_main, hosts
 from ibot.words import counted
+
+MACHINES = 4
+"""That are named; of more the number is said."""
 
 
 def pretrain(
@@ -48,6 +56,7 @@ def pretrain(
         if processes.is_main and not quiet:
             print(text)
 
+    say_and_keep = kept(say, folder / LOG) if processes.is_main else say
     limit = ""
     if derived.run_steps < derived.total_steps:
         limit = "--steps" if steps_option == config.train.max_steps else "train.max_steps"
@@ -64,14 +73,17 @@ def pretrain(
         ).close()
         whole = f"the schedule has {counted(derived.total_steps, 'step')}"
         end = f"{limit} {config.train.max_steps}" if limit else whole
-        say(f"already at step {reached}: nothing to do ({end})")
+        say_and_keep(f"already at step {reached}: nothing to do ({end})")
         for note in prepared.notes:
-            say(f"note   {note}")
+            say_and_keep(f"note   {note}")
         if processes.is_main and prepared.seen is None:
-            close_again(config, folder, source, derived, reached, say)
-        say_next(folder, source, reached, derived, limit, say)
+            close_again(config, folder, source, derived, reached, say_and_keep)
+        say_next(folder, source, reached, derived, limit, say_and_keep)
         return True
-    describe(config, derived, source, folder=folder, world_size=processes.world_size, say=say)
+    on = devices(device, processes.world_size, hosts())
+    describe(
+        config, derived, source, folder=folder, world_size=processes.world_size, on=on, say=say
+    )
     for note in prepared.notes:
         say(f"note   {note}")
     evaluated = Evaluated.of(config, source, say)
@@ -90,11 +102,39 @@ def pretrain(
     )
     if state.step >= derived.run_steps:
         done = f"{counted(state.step, 'step')}, {counted(state.images_seen, 'image')}"
-        say(f"done: {done}. Weights: {folder}")
+        say_and_keep(f"done: {done}. Weights: {folder}")
         if processes.is_main:
-            close(config, folder, evaluated, derived, state.step, say)
-    say_next(folder, source, state.step, derived, limit, say)
+            close(config, folder, evaluated, derived, state.step, say_and_keep)
+    say_next(folder, source, state.step, derived, limit, say_and_keep)
     return state.step >= derived.run_steps
+
+
+def devices(device: torch.device, world_size: int, machines: Sequence[str]) -> str:
+    """What a run trains on: "16 x NVIDIA H100 80GB HBM3 on node1, node2".
+
+    Args:
+        device: of this process; the others have their like.
+        world_size: processes, each with a device.
+        machines: that they are on.
+    """
+    named = ", ".join(machines[:MACHINES])
+    more = len(machines) - MACHINES
+    return f"{world_size} x {model_of_device(device)} on {named}" + (
+        f" and {more} more" if more > 0 else ""
+    )
+
+
+def kept(say: Say, log: Path) -> Say:
+    """`say`, and the line is kept in the run's log; where nothing trains, a lost disk ends
+    nothing.
+    """
+
+    def both(text: str) -> None:
+        say(text)
+        with suppress(OSError):
+            append_line(log, text)
+
+    return both
 
 
 def say_next(
@@ -128,9 +168,13 @@ def describe(
     *,
     folder: Path,
     world_size: int,
+    on: str = "",
     say: Say,
 ) -> None:
-    """What the run will do, before it starts."""
+    """What the run will do, before it starts.
+
+    on: the devices of its processes, in words; empty: not said here.
+    """
     train = config.train
     micro = f" x {train.accumulate} micro-batches" if train.accumulate > 1 else ""
     say(f"recipe {config.recipe or '-'}: {config.model}, {config.head.out_dim} prototypes")
@@ -145,6 +189,8 @@ def describe(
         f"{derived.batch_per_process // train.accumulate}{micro}; "
         f"peak learning rate {derived.lr_actual:.3g}; seed {train.seed}"
     )
+    if on:
+        say(f"device {on}")
     say(f"folder {folder} (the same command resumes it)")
     for note in (*derived.notes, *warnings(config)):
         say(f"note   {note}")

@@ -141,6 +141,13 @@ def device_memory(device: torch.device) -> float:
     return torch.cuda.get_device_properties(device).total_memory / 2**30
 
 
+def model_of_device(device: torch.device) -> str:
+    """Name of the kind of device: "CPU", "NVIDIA H100 80GB HBM3"."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return device.type.upper()
+
+
 def describe_device(device: torch.device) -> str:
     """A name for logs and provenance."""
     if device.type == "cuda":

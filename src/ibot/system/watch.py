@@ -16,9 +16,9 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import timedelta
 from itertools import count
 from typing import Any
@@ -26,7 +26,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from ibot.errors import INTERRUPTED, IbotError, ResourceError, UserError
+from ibot.errors import INTERRUPTED, IbotError, UserError
+from ibot.system.failure import Failure
 from ibot.system.portable import in_forked_child
 from ibot.system.processes import Processes, launched_processes
 
@@ -44,40 +45,10 @@ WAIT_SECONDS = 3.0
 """For an answer of the main process, and for the reason of a collective that broke."""
 LEAVE_SECONDS = 10.0
 """For the main process to print and end."""
+KEEP_SECONDS = 2.0
+"""For the reason to be written down; a disk that hangs holds no process back."""
 VOTE_SECONDS = 15.0
 """For the others to come where this process has failed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """Why a process ends, and with which exit code all others do."""
-
-    rank: int
-    host: str
-    code: int
-    text: str
-
-    @classmethod
-    def of(cls, error: BaseException, rank: int) -> Failure:
-        """What an exception says to the other processes."""
-        if isinstance(error, IbotError):
-            code, text = error.exit_code, str(error)
-        elif isinstance(error, KeyboardInterrupt):
-            code, text = INTERRUPTED, "interrupted"
-        else:
-            code, text = 1, f"{type(error).__name__}: {error}"
-        return cls(rank, socket.gethostname(), code, text)
-
-    @classmethod
-    def without_a_word(cls, rank: int, host: str) -> Failure:
-        """Of a process whose connection broke."""
-        error = ResourceError(
-            "a process was ended from outside",
-            why="most often the system does that when memory runs out",
-            fix="train.accumulate=2, fewer system.workers, or smaller batches; see also the log of "
-            "that machine",
-        )
-        return cls(rank, host, error.exit_code, str(error))
 
 
 class Watch:
@@ -88,6 +59,10 @@ class Watch:
         self.store = _meet(processes)
         self._lock = threading.Lock()
         self._leaving = False
+        self.hosts = [socket.gethostname()]
+        """Of all processes, as far as they are known here: the main one knows all, each once."""
+        self.keep: Callable[[Failure], None] | None = None
+        """Writes down why the processes end, where there is a place for that."""
         self.last_words = ""
         """What the main process says where Ctrl-C ends it while it waits for the others."""
         self._heard, self._over = threading.Event(), threading.Event()
@@ -120,8 +95,11 @@ class Watch:
         if not self._leave():
             time.sleep(WAIT_SECONDS)  # a thread is about to end this process
             return
-        self._tell({"failed": asdict(Failure.of(error, self.processes.rank))})
-        if not self.processes.is_main and self._heard.wait(WAIT_SECONDS):
+        failure = Failure.of(error, self.processes.rank)
+        self._tell({"failed": asdict(failure)})
+        if self.processes.is_main:
+            self._write_down(failure)
+        elif self._heard.wait(WAIT_SECONDS):
             # Not before the main process: its collectives would break and hide the reason.
             self._over.wait(LEAVE_SECONDS)
             if isinstance(error, IbotError):
@@ -168,6 +146,8 @@ class Watch:
                     continue
                 connection.settimeout(None)
                 missing.remove(rank)
+                if host not in self.hosts:
+                    self.hosts.append(host)
                 self._others.append(connection)
                 lost = Failure.without_a_word(rank, host)
                 self._listeners.append(_in_background(self._listen, connection, messages, lost))
@@ -213,9 +193,15 @@ class Watch:
                 print(f"ibot: error: {failure.text}\n  from: {where}", file=sys.stderr, flush=True)
             if failure.code == INTERRUPTED and self.last_words:
                 print(self.last_words, file=sys.stderr, flush=True)
+        if say:
+            self._write_down(failure)
         for child in multiprocessing.active_children():
             child.terminate()
         os._exit(failure.code)
+
+    def _write_down(self, failure: Failure) -> None:
+        if self.keep is not None:
+            _in_background(self.keep, failure).join(KEEP_SECONDS)
 
 
 _current: Watch | None = None
@@ -251,6 +237,29 @@ def watched() -> Iterator[None]:
         raise
     finally:
         _current = None
+
+
+@contextmanager
+def kept_if_failed(keep: Callable[[Failure], None]) -> Iterator[None]:
+    """`keep` gets why the body fails, or why its processes end meanwhile: once in all of them.
+
+    It is called in the main process; where that one was lost, in another.
+    """
+    if _current is None:
+        try:
+            yield
+        except BaseException as error:
+            keep(Failure.of(error, 0))
+            raise
+        return
+    _current.keep = keep
+    yield
+    _current.keep = None  # not after an error: `Watch.fail` comes to it, or to what caused it
+
+
+def hosts() -> list[str]:
+    """The machines of all processes that the main one has heard of; elsewhere one's own."""
+    return _current.hosts if _current is not None else [socket.gethostname()]
 
 
 @contextmanager
