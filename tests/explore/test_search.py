@@ -17,6 +17,7 @@ from ibot.data.sets.scan import scan
 from ibot.eval.features.tokens import extract_features
 from ibot.eval.features.views import View
 from ibot.explore import comparisons, search, searched
+from ibot.explore.findings import Altered, Evidence
 from ibot.weights.read import load_backbone
 
 
@@ -298,5 +299,12 @@ def test_copies_are_found_by_a_network_that_tells_nothing(find, scenes, tmp_path
     names = [row["name"] for row in of(rows, "near-duplicate")]
     assert names == ["07.png", "mirrored.jpg", "11.png", "small.jpg"]
     assert "2 groups of 4 images; pictures agree at 0.950" in printed.out
-    assert "altered copies are known again" in printed.out
+    assert "altered copies are known again by pictures alone" in printed.out  # a random network
     assert any("Copies were made of some of these images" in text for text in page.paragraphs)
+
+
+@pytest.mark.parametrize(("tells", "share"), [(True, 0.75), (False, 0.25), (None, 0.25)])
+def test_the_share_known_again_is_of_what_decides(tells, share):
+    altered = [Altered("mirrored", 30, 0.3, 0.5, 0.8), Altered("covered", 10, 0.1, 0.5, 0.6)]
+    found = Evidence(same=0.95, like=0.85, cosine=0.9, tells=tells, altered=altered)
+    assert found.known_again == pytest.approx(share)

@@ -155,6 +155,7 @@ def _about_duplicates(findings: Findings, count: int) -> Iterator[str]:
     yield f"near-duplicates:  {of}; pictures agree at {evidence.same:.3f}{network}"
     yield f"calibration:      {verdict(evidence)}"
     if evidence.altered:
-        share = sum(kind.found * kind.count for kind in evidence.altered)
         made = sum(kind.count for kind in evidence.altered)
-        yield f"                  {share / made:.0%} of {made} altered copies are known again"
+        how = "" if evidence.tells else " by pictures alone"
+        again = f"{evidence.known_again:.0%} of {made} altered copies are known again{how}"
+        yield f"                  {again}"

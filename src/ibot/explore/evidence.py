@@ -61,7 +61,8 @@ def evidence(found: Evidence) -> Iterator[str]:
     yield "<p>Copies were made of some of these images, to see which are known again:</p>\n"
     yield '<div class="scroll"><table><thead><tr><th>copies</th><th class="number">made</th>'
     yield '<th class="number">pictures agree</th><th class="number">network alone</th>'
-    yield '<th class="number">both together</th></tr></thead>\n<tbody>\n'
+    unused = "" if found.tells else " (not used here)"
+    yield f'<th class="number">both together{unused}</th></tr></thead>\n<tbody>\n'
     for row in found.altered:
         yield f"<tr><th>{escaped(row.kind)}</th>"
         yield f'<td class="number">{row.count}</td>'

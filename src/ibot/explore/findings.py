@@ -101,6 +101,13 @@ class Evidence:
     """Similarity of an image to the nearest one that is no copy: the middle, and what 1 in 100
     exceed."""
 
+    @property
+    def known_again(self) -> float:
+        """Share, 0..1, of the altered copies that are near-duplicates by what is in use."""
+        made = sum(kind.count for kind in self.altered)
+        shares = (kind.found if self.tells else kind.by_pictures for kind in self.altered)
+        return sum(s * kind.count for s, kind in zip(shares, self.altered, strict=True)) / made
+
 
 @dataclass(frozen=True, slots=True)
 class Duplicates:
