@@ -15,7 +15,7 @@ from typing import Any
 from ibot.config.override import from_plain
 from ibot.config.resolve import Derived, derive
 from ibot.config.schema import Config
-from ibot.engine.verdicts import PERSISTENCE
+from ibot.engine.verdicts import FEW_REPORTS
 from ibot.errors import ConfigError
 from ibot.report.events import unlimited
 from ibot.report.history import interval_of
@@ -249,7 +249,7 @@ class Summary:
         if not told.metrics.images:
             return ""
         if not told.verdicts:
-            few = self.reports_judged < PERSISTENCE
+            few = self.reports_judged < FEW_REPORTS
             return (
                 f"The health log has no complaint{', and few reports to judge by' if few else ''}."
             )
