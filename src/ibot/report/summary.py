@@ -281,7 +281,8 @@ class Summary:
         measured = {entry.record.protocol for entry in told.entries if entry.record.step is None}
         for protocol, why in self._measures():
             if protocol not in measured:
-                yield f"Measure it by {why}", f"ibot eval {protocol} {run} --data {data}"
+                apart = self._apart if protocol != "match" else ""
+                yield f"Measure it by {why}", f"ibot eval {protocol} {run} --data {data}{apart}"
         yield "Look at the words it has learnt", f"ibot explore {run} --data {data}"
 
     def _measures(self) -> tuple[tuple[str, str], ...]:
@@ -289,6 +290,16 @@ class Summary:
         if self.data.get("classes") or not self.config or not self.config.data.path:
             return ("knn", "k-NN"), ("linear", "a linear classifier")
         return (("match", "matches of patches, which need no labels"),)
+
+    @property
+    def _apart(self) -> str:
+        """What sets validation images aside: a training whose images have such a part has been
+        measured by k-NN from its first step on.
+        """
+        if self.config and self.config.data.val_path:
+            return f" --val-data {shlex.quote(self.config.data.val_path)}"
+        trained = bool(self.story.metrics.images) and not self.converted
+        return " --split 0.2" if trained and not self.knn else ""
 
     def _data(self) -> str:
         path = self.config.data.path if self.config else ""
