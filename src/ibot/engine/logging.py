@@ -174,9 +174,7 @@ def _words(row: dict[str, Any]) -> str:
         losses.append(f"visible {row['visible_loss']:.3f}")
     said = "  ".join(losses)
     rate = f"{row.get('images_per_second', float('nan')):.0f} images/s"
-    return (
-        f"{said} (uniform {row.get('ln_k', float('nan')):.2f})  {rate}  {row.get('health', '')}"
-    )
+    return f"{said} (uniform {row.get('ln_k', float('nan')):.2f})  {rate}  {row.get('health', '')}"
 
 
 class TensorBoard:
