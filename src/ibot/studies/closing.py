@@ -226,10 +226,10 @@ def without_labels(found: Comparison | None, now: Situation) -> list[str]:
     """As `closing`, where no labels tell."""
     parts = [_found_again(found, now)] if found is not None else []
     if now.agreement is not None:
-        of = f", with {now.prototypes:.0f} of {now.config.head.out_dim} in use"
-        used = of if now.prototypes is not None else ""
-        share = f"{now.agreement:.0%} of images"
-        parts.append(f"student and teacher choose the same prototype for {share}{used}")
+        used, count = now.prototypes, now.config.head.out_dim
+        in_use = f", with {used:.0f} of {count} in use" if used is not None else ""
+        share = f"{now.agreement:.0%} of images{in_use}"
+        parts.append(f"student and teacher choose the same prototype for {share}")
     if now.rank is not None:
         first = f" ({now.first_rank:.1f} in the first report)" if now.first_rank else ""
         parts.append(f"class tokens fill {now.rank:.1f} directions{first}")
