@@ -56,6 +56,7 @@ def test_features_are_mapped_and_mistakes_found(photos_world, monkeypatch):
     pictures, texts = executed("features.ipynb", photos_world)
     assert len(pictures) == 2, "the map, the mistakes"
     assert "[36, 24]) in 2 classes; 0 not read" in texts and "% of 36 images" in texts
+    assert "random start: " in texts and "colours: " in texts
 
 
 def read(name):

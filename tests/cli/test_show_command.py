@@ -190,6 +190,10 @@ def test_weights_of_others_do_not_say_how_they_were_trained(weights, photos, tmp
     show(capsys, "attention", *common, "--size", 16, "--out", tmp_path / "o")
     named = ("augment", "vit_s61", photos / "wide.png", "--out", tmp_path / "p")
     assert "did you mean vit_s16?" in show(capsys, *named, code=2).err
+    absent = show(capsys, "augment", "runs/none", photos / "wide.png", code=2).err
+    assert "no file or folder 'runs/none'" in absent
+    auto = show(capsys, "augment", "auto", photos / "wide.png", code=2).err
+    assert "auto has no settings of its own" in auto and "a run" in auto
 
 
 def test_a_network_without_attention_is_told_what_remains(monkeypatch, weights, photos, capsys):

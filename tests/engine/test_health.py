@@ -138,6 +138,74 @@ def test_failures_are_named_with_the_settings_to_change(changes, kind, settings)
     assert len(verdicts) == 1, "a lasting failure is said once, then only after a long time"
 
 
+COLLAPSED = [
+    # step, class loss, agreement, prototypes in use, entropy of the batch mean, effective rank
+    (20, 1.150, 0.556, 15, 1.049, 3.39),
+    (40, 0.551, 0.762, 2, 0.634, 2.85),
+    (60, 0.384, 0.869, 2, 0.503, 2.79),
+    (80, 0.187, 0.922, 2, 0.267, 2.95),
+    (100, 0.071, 0.975, 2, 0.104, 3.10),
+    (120, 0.035, 0.997, 2, 0.060, 3.38),
+    (135, 0.024, 0.992, 2, 0.060, 3.36),
+]
+"""Recorded: 600 photographs, 15 epochs, 32 prototypes, neither balanced, spread nor centered."""
+
+
+def judged(rows, total, prototypes=32, settings=()):
+    """What is said of recorded reports: (step, kinds of verdicts, words)."""
+    config = apply(CONFIG, [f"head.out_dim={prototypes}", *settings])
+    judge = monitor(config, total=total, warmup=14, num_images=600).judge
+    said = []
+    for step, loss, agreement, used, marginal, rank in rows:
+        values = {
+            "cls_loss": loss,
+            "agreement": agreement,
+            "cls_prototypes_used": used,
+            "cls_prototypes_share": used / prototypes,
+            "marginal_entropy": marginal,
+            "effective_rank": rank,
+            "ln_k": math.log(prototypes),
+            "ln_k_patch": math.log(prototypes),
+            "patch_loss_masked": 1.3,
+            "teacher_entropy": 0.1,
+            "grad_backbone": 0.4,
+            "grad_head_mlp": 0.3,
+            "grad_last_layer": 0.5,
+        }
+        verdicts, words = judge.judge(step, values, {}, StageMeter().read())
+        said.append((step, [verdict.kind for verdict in verdicts], words))
+    return said
+
+
+def test_a_recorded_collapse_is_said_and_is_the_last_word():
+    said = judged(COLLAPSED, 135)
+    assert [step for step, kinds, _ in said if "collapse" in kinds] == [120]
+    assert "collapse" in said[-1][2] and said[2][2] == "healthy"
+    none = judged(COLLAPSED, 135, settings=["method.cls_weight=0"])
+    assert not any("collapse" in words for _, _, words in none), "heads that no loss trains"
+
+
+@pytest.mark.parametrize("reports", [1, 2])
+def test_a_collapse_that_only_the_last_reports_show_is_said_at_the_end(reports):
+    rows = COLLAPSED[: 3 + reports]
+    kinds = [kinds for _, kinds, _ in judged(rows, rows[-1][0])]
+    assert kinds[-1] == ["collapse"] and not any(kinds[:-1])
+    assert all(words == "healthy" for _, _, words in judged(rows, 1000))
+
+
+@pytest.mark.parametrize(
+    ("row", "prototypes"),
+    [
+        ((360, 2.1, 0.76, 128, 4.5, 18.0), 128),  # the largest agreement of a healthy run
+        ((200, 4.7, 0.20, 51, 4.0, 5.0), 256),  # the least share in use of one
+        ((500, 0.3, 0.97, 3, 1.0, 6.0), 4),  # a few prototypes that suit the images
+        ((500, 0.3, 0.97, 30, 3.3, 9.0), 1024),  # of as many scenes
+    ],
+)
+def test_agreement_on_several_prototypes_is_no_collapse(row, prototypes):
+    assert not any("collapse" in words for _, _, words in judged([row] * 5, row[0], prototypes))
+
+
 def test_nothing_is_said_during_the_warm_up():
     verdicts, _ = stream(
         monitor(uniform_after=600, quiet_until=600), 40, cls_loss=LN_K, teacher_entropy=LN_K

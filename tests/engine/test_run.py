@@ -286,6 +286,16 @@ def test_a_slow_step_is_shown_before_the_first_numbers(monkeypatch, capsys, tmp_
     ]
 
 
+def test_the_losses_that_a_training_has_are_shown(capsys):
+    row = {"cls_loss": 5.0, "patch_loss_masked": 4.0, "ln_k": 6.0, "masked_fraction": 0.15}
+    with Progress() as progress:
+        progress.update(1, 10, row | {"visible_loss": 4.0125})
+        progress.update(2, 10, row | {"masked_fraction": 0.0, "patch_loss_masked": 0.0})
+    both, alone = capsys.readouterr().out.splitlines()
+    assert "cls 5.000  patch 4.000  visible 4.013 (uniform 6.00)" in both
+    assert "cls 5.000 (uniform 6.00)" in alone
+
+
 def test_quick_steps_say_nothing_of_their_own(capsys):
     with Progress() as progress:
         for step in range(1, 50):

@@ -34,6 +34,8 @@ def test_the_line_says_what_is_above_within_and_below():
         "k = 10: 53.3 (44.0 to 62.0), random start 40.0, pixels 52.5, colours 70.0: "
         "13.3 above random start, 16.7 below colours; not told apart from pixels (43.0 to 61.5)"
     )
+    assert gained(own, others, "k = 20").startswith("k = 20: 50.0, random start 41.0, pixels 52.0")
+    assert gained(own, others, "k = 7") == gained(own, others)
     assert {name: one.value for name, one in beside(own, others, 1).items()} == {
         "random": 41.0,
         "pixels": 52.0,

@@ -28,6 +28,13 @@ def test_published_recipes_have_the_published_backbone_and_nothing_beyond_the_pa
     assert beyond_paper(config) == []
 
 
+def test_options_of_patches_are_named_only_where_patches_are_in_a_loss():
+    config = apply(recipe("tiny64"), ["method.patch_residual=true", "method.visible_weight=1"])
+    assert any("method.patch_residual" in text for text in beyond_paper(config))
+    alone = apply(config, ["method.patch_weight=0", "method.visible_weight=0", "mask.ratio=0:0"])
+    assert not any("patch" in text for text in beyond_paper(alone))
+
+
 def test_every_published_recipe_has_sources_for_settings_that_exist():
     assert set(SOURCES) == set(PUBLISHED) <= set(RECIPES)
     known = {key for key, _ in items(Config())}

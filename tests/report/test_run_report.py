@@ -54,8 +54,8 @@ def test_the_summary_says_what_was_trained_for_how_long_and_what_it_learnt(tmp_p
     page = Page(tmp_path / "told" / "report.html")
     text = said(page)
     assert "A ViT of 5 blocks, width 128, 4 heads, patch 8 was pre-trained by the recipe" in text
-    assert "1,280 images of" in text and "(10 classes), for 3,840 images seen" in text
-    assert "(30 of 3,125 steps, 3.0 epochs), in 60 seconds of training at 64 images/s" in text
+    assert "1,280 images of" in text and "(10 classes), for 1,920 images seen" in text
+    assert "(30 of 6,250 steps, 1.5 epochs), in 30 seconds of training at 64 images/s" in text
     assert "went from 30.0\u00a0% (95\u00a0% interval 21.9 to 39.6) with random weights to" in text
     assert "50.0\u00a0% (95\u00a0% interval 40.4 to 59.6)" in page.text("strong")
     assert "after step 30, on 100 validation images; chance is about 10\u00a0%." in text
@@ -175,8 +175,8 @@ def test_a_converted_run_that_was_trained_on_tells_its_own_time(tmp_path):
     events = [START, start, event("resume", step=1000), event("end", step=1020)]
     page = reported(write_run(tmp_path, rows=[row(1010), row(1020)], events=events, source=source))
     text = said(page)
-    assert "; trained on here, to 130,560 images seen (1,020 of 3,125 steps" in text
-    assert "in 40 seconds of training at 64 images/s" in text and "stopped as asked" in page.text(
+    assert "; trained on here, to 65,280 images seen (1,020 of 6,250 steps" in text
+    assert "in 20 seconds of training at 64 images/s" in text and "stopped as asked" in page.text(
         "span"
     )
     assert COMMAND in page.text("code") and start["command"] in page.text("code")

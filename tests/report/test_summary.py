@@ -116,6 +116,21 @@ def test_a_run_without_labels_is_not_to_be_measured_by_them(tmp_path, classes, n
     assert re.findall(r": ibot eval (\w+)", summed_up(run)) == names
 
 
+@pytest.mark.parametrize(
+    ("more", "results", "words"),
+    [((), [], " --split 0.2"), ((), [knn(0, 30.0)], ""), (("data.val_path=v",), [], "v")],
+)
+def test_images_without_a_validation_part_are_measured_by_some_set_aside(
+    tmp_path, more, results, words
+):
+    """Else the command ends at once, as it asks for that part."""
+    config = settings("data.path=photos", *more)
+    run = saved(write_run(tmp_path, config=config, results=results))
+    found = re.search(r"ibot eval linear \S+ --data photos( --[^:]*)?$", summed_up(run), re.M)
+    words = " --val-data v" if more else words
+    assert found is not None and (found[1] or "") == words
+
+
 def test_half_written_lines_are_no_hindrance(tmp_path):
     run = write_run(tmp_path, events=[START])
     for name in ("metrics", "events", "results"):

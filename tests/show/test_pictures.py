@@ -74,9 +74,11 @@ def test_hidden_patches_are_gray():
 
 
 @pytest.mark.parametrize("rows", [0, 3])
-def test_the_training_picture_is_written(tmp_path, rows):
+@pytest.mark.parametrize("also", [{}, {"visible_loss": 4.0}])
+def test_the_training_picture_is_written(tmp_path, rows, also):
     metrics = [
         {"images_seen": 100 * i, "cls_loss": 5.0 - i, "patch_loss_masked": 4.0 - i, "ln_k": 5.0}
+        | also
         for i in range(1, rows + 1)
     ]
     rng = np.random.default_rng(0)

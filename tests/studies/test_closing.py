@@ -148,6 +148,8 @@ def test_without_labels_patches_rank_and_agreement_tell():
     assert "61% of images" in first and "26.0 directions (2.2 in the first report)" in first
     assert "only labels tell" in second and "a folder per class" in second
     assert "hardly any images apart" in closing(found, situation(rank=1.5))[1]
+    fallen, _ = closing(found, situation(**more | {"prototypes": 2.0}))
+    assert "the same prototype for 61% of images, with 2 of" in fallen
     _, alone = closing(None, situation(agreement=0.5, rank=9.0))
     assert "no measure of patches" in alone and "--data 'my photos' --split 0.2" in alone
 

@@ -22,6 +22,7 @@ from ibot.cli.arguments import (
 )
 from ibot.cli.inputs import of_request
 from ibot.cli.parser import Commands
+from ibot.config.keeping import EvaluateConfig
 from ibot.config.override import settings_of
 from ibot.eval.gained import TITLES, beside, gained
 from ibot.eval.registry import EVALUATIONS
@@ -151,7 +152,8 @@ def _show(records: Sequence[ResultRecord], options: argparse.Namespace) -> None:
     print(f"\n{first.protocol}: {first.weights} ({first.key}), {first.mode}{seen}")
     print(_images(first))
     print(table(own, others), end="")
-    if line := gained(own, others):
+    # The neighbours by which a training judges itself, where they are a row of several.
+    if line := gained(own, others, f"k = {EvaluateConfig().k}"):
         print(f"gain: {line}")
     for note in dict.fromkeys(note for record in own for note in record.notes):
         print(f"note: {note}")

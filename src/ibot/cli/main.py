@@ -20,7 +20,7 @@ from ibot.system.processes import launched_processes
 from ibot.system.waiting import spin_shortly
 
 EPILOG = """\
-first steps:  ibot demo                       generated images, five minutes
+first steps:  ibot demo                       generated images, four to six minutes
               ibot pretrain auto --data DIR   on your own images
               ibot eval knn RUN --data DIR    measure what it learnt
 settings:     section.key=value, as listed by ibot recipes show NAME

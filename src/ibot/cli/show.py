@@ -20,6 +20,7 @@ from ibot.cli.arguments import (
     list_of,
 )
 from ibot.cli.parser import Commands
+from ibot.config.schema import Config
 from ibot.errors import UserError
 from ibot.recipes import recipe
 from ibot.show.pictures import PICTURES, Kind, Option
@@ -127,6 +128,20 @@ def _images_to_name(name: str, options: argparse.Namespace) -> str:
         return f"name a folder or a set:  {shlex.join([*command, 'DIR'])}"
 
 
+def _of_recipe(name: str) -> Config | None:
+    """The settings of a recipe; None for what is a path, whose absence whoever opens it tells.
+
+    Raises UserError for `auto` and for names that are no recipe.
+    """
+    if name == "auto":
+        raise UserError(
+            "auto has no settings of its own",
+            why="it chooses them for the images and the machine when a training begins",
+            fix="name a run that it made, or a recipe that is like it: tiny64, or one_gpu",
+        )
+    return None if len(Path(name).parts) > 1 else recipe(name)
+
+
 def run(name: str, options: argparse.Namespace) -> None:
     """Draw one picture of the table, and say where it is."""
     from ibot.eval.opened import default_out
@@ -144,7 +159,7 @@ def run(name: str, options: argparse.Namespace) -> None:
     place = out if options.out else out / name
     given |= {"images": images, "out": place, "picture": name}
     there = is_named(options.weights) or Path(options.weights).exists()
-    config = recipe(options.weights) if kind.recipe and not there else None
+    config = None if there or not kind.recipe else _of_recipe(options.weights)
     asked = Asked(**given, config=config, options={key: getattr(options, key) for key in own})
     check_folder(asked.out)
     drawn = import_module(f"ibot.show.{kind.module}").draw(asked)

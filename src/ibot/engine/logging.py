@@ -172,14 +172,14 @@ class _Warnings(logging.Handler):
 
 def _words(row: dict[str, Any]) -> str:
     """The few numbers a person follows."""
-    losses = (
-        f"cls {row.get('cls_loss', float('nan')):.3f}  patch "
-        f"{row.get('patch_loss_masked', float('nan')):.3f}"
-    )
+    losses = [f"cls {row.get('cls_loss', float('nan')):.3f}"]
+    if row.get("masked_fraction", 1) > 0:  # else no patch is in that loss
+        losses.append(f"patch {row.get('patch_loss_masked', float('nan')):.3f}")
+    if "visible_loss" in row:
+        losses.append(f"visible {row['visible_loss']:.3f}")
+    said = "  ".join(losses)
     rate = f"{row.get('images_per_second', float('nan')):.0f} images/s"
-    return (
-        f"{losses} (uniform {row.get('ln_k', float('nan')):.2f})  {rate}  {row.get('health', '')}"
-    )
+    return f"{said} (uniform {row.get('ln_k', float('nan')):.2f})  {rate}  {row.get('health', '')}"
 
 
 class TensorBoard:

@@ -35,16 +35,17 @@ def beside(
     return found
 
 
-def gained(own: Sequence[ResultRecord], others: Sequence[ResultRecord]) -> str:
-    """One line on the first row: the network's number and what it is beside those of `others`.
+def gained(own: Sequence[ResultRecord], others: Sequence[ResultRecord], row: str = "") -> str:
+    """One line on `row`, else the first: the network's number beside those of `others`.
 
     Points are per cent of the images or what else the evaluation counts; `sign` says which
     differences count. Empty without baselines.
     """
-    found = beside(own, others, 0) if own else {}
+    chosen = next((i for i, record in enumerate(own) if row and record.row == row), 0)
+    found = beside(own, others, chosen) if own else {}
     if not found:
         return ""
-    first = own[0]
+    first = own[chosen]
     numbers = ", ".join(f"{TITLES[name]} {record.value:.1f}" for name, record in found.items())
     apart, same = [], []
     for name, record in found.items():

@@ -98,21 +98,23 @@ def published_hours(config: Config, images: int) -> float | None:
 def beyond_paper(config: Config) -> list[str]:
     """Options in use that the paper does not have."""
     method, model, augment = config.method, config.model, config.augment
+    patches = method.patch_weight > 0 or method.visible_weight > 0  # are in a loss
     options = {
         f"method.koleo_weight={method.koleo_weight:g} (KoLeo regulariser)": method.koleo_weight > 0,
         "method.targets=sinkhorn (Sinkhorn-Knopp instead of centering)": method.targets
         == "sinkhorn",
-        "method.patch_balance=all (Sinkhorn-Knopp over all patches)": method.patch_balance == "all",
+        "method.patch_balance=all (Sinkhorn-Knopp over all patches)": patches
+        and method.patch_balance == "all",
         f"mask.min_block={config.mask.min_block} (cells of the smallest block of a mask)": (
             config.mask.min_block > 0
         ),
         "mask.shape=attention (hides what the teacher attends to)": config.mask.shape
         == "attention",
         "method.patch_target_norm=false (patch targets before the final norm)": (
-            not method.patch_target_norm
+            patches and not method.patch_target_norm
         ),
         "method.patch_residual=true (patch targets less the mean of their view)": (
-            method.patch_residual
+            patches and method.patch_residual
         ),
         f"method.visible_weight={method.visible_weight:g} (a patch loss on visible patches)": (
             method.visible_weight > 0

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import ibot
-from ibot.engine.verdicts import PERSISTENCE
+from ibot.engine.verdicts import FEW_REPORTS
 from ibot.errors import IbotError, UserError
 from ibot.report.html import END, escaped, head, is_ours, name
 from ibot.report.origin import about_settings, about_source
@@ -77,7 +77,7 @@ def page(told: Story, gallery: Gallery, seen: Seen | None, note: str) -> Iterato
     yield head(f"{TITLE} {title}", STYLE.read_text(encoding="utf-8"))
     yield from _top(summary, title)
     yield from curves(told)
-    yield from about_verdicts(told, few=summary.reports_judged < PERSISTENCE)
+    yield from about_verdicts(told, few=summary.reports_judged < FEW_REPORTS)
     yield from about_results(told)
     yield from about_pictures(gallery, seen, note)
     yield from about_settings(told)

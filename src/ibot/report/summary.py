@@ -15,7 +15,7 @@ from typing import Any
 from ibot.config.override import from_plain
 from ibot.config.resolve import Derived, derive
 from ibot.config.schema import Config
-from ibot.engine.verdicts import PERSISTENCE
+from ibot.engine.verdicts import FEW_REPORTS
 from ibot.errors import ConfigError
 from ibot.report.events import unlimited
 from ibot.report.history import interval_of
@@ -249,7 +249,7 @@ class Summary:
         if not told.metrics.images:
             return ""
         if not told.verdicts:
-            few = self.reports_judged < PERSISTENCE
+            few = self.reports_judged < FEW_REPORTS
             return (
                 f"The health log has no complaint{', and few reports to judge by' if few else ''}."
             )
@@ -281,7 +281,8 @@ class Summary:
         measured = {entry.record.protocol for entry in told.entries if entry.record.step is None}
         for protocol, why in self._measures():
             if protocol not in measured:
-                yield f"Measure it by {why}", f"ibot eval {protocol} {run} --data {data}"
+                apart = self._apart if protocol != "match" else ""
+                yield f"Measure it by {why}", f"ibot eval {protocol} {run} --data {data}{apart}"
         yield "Look at the words it has learnt", f"ibot explore {run} --data {data}"
 
     def _measures(self) -> tuple[tuple[str, str], ...]:
@@ -289,6 +290,16 @@ class Summary:
         if self.data.get("classes") or not self.config or not self.config.data.path:
             return ("knn", "k-NN"), ("linear", "a linear classifier")
         return (("match", "matches of patches, which need no labels"),)
+
+    @property
+    def _apart(self) -> str:
+        """What sets validation images aside: a training whose images have such a part has been
+        measured by k-NN from its first step on.
+        """
+        if self.config and self.config.data.val_path:
+            return f" --val-data {shlex.quote(self.config.data.val_path)}"
+        trained = bool(self.story.metrics.images) and not self.converted
+        return " --split 0.2" if trained and not self.knn else ""
 
     def _data(self) -> str:
         path = self.config.data.path if self.config else ""

@@ -12,7 +12,13 @@ from numpy.typing import NDArray
 
 from ibot.show.plotting import pyplot
 
-INK, QUIET, ACCENT, SECOND = "#1f2430", "#8a91a0", "#1f6fb2", "#d1602b"
+INK, QUIET, ACCENT, SECOND, THIRD = "#1f2430", "#8a91a0", "#1f6fb2", "#d1602b", "#3d8b4f"
+LOSSES = {
+    "cls_loss": ("class token", ACCENT),
+    "patch_loss_masked": ("masked patches", SECOND),
+    "visible_loss": ("visible patches", THIRD),
+}
+"""Keys of the rows -> what the curve is called, and its colour."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,16 +92,16 @@ def _draw(axis: Any, picture: NDArray[np.uint8], title: str) -> None:
 
 def _losses(axis: Any, metrics: Sequence[dict[str, Any]]) -> None:
     seen = [row["images_seen"] / 1000 for row in metrics]
-    cls_loss = [row["cls_loss"] for row in metrics]
-    patch_loss = [row["patch_loss_masked"] for row in metrics]
-    axis.plot(seen, cls_loss, color=ACCENT, label="class token")
-    axis.plot(seen, patch_loss, color=SECOND, label="masked patches")
+    for name, (label, color) in LOSSES.items():
+        if any(name in row for row in metrics):
+            values = [row.get(name, float("nan")) for row in metrics]
+            axis.plot(seen, values, color=color, label=label)
     if metrics:
-        level, words = metrics[-1]["ln_k"], " ln K: outputs say nothing"
-        axis.axhline(level, color=QUIET, linewidth=0.8, linestyle=":")
-        axis.text(seen[0], level, words, fontsize=7, color=QUIET, va="bottom")
+        # In the legend: beside its line a curve that stays there would cover it.
+        words = "ln K: outputs say nothing"
+        axis.axhline(metrics[-1]["ln_k"], color=QUIET, linewidth=0.8, linestyle=":", label=words)
+        axis.legend(frameon=False, fontsize=8, labelcolor=INK)
     _style(axis, "loss, nats")
-    axis.legend(frameon=False, fontsize=8, labelcolor=INK)
 
 
 def _accuracy(axis: Any, knn: Sequence[tuple[int, float]], controls: dict[str, float]) -> None:

@@ -47,6 +47,8 @@ class Situation:
     """Whether what is compared still rose over the last half of the training."""
     agreement: float | None = None
     """Share of images, 0..1, of which student and teacher chose the same prototype at the end."""
+    prototypes: float | None = None
+    """Of the class tokens, in use by then."""
     rank: float | None = None
     """Effective rank of class tokens at the end."""
     first_rank: float | None = None
@@ -224,7 +226,9 @@ def without_labels(found: Comparison | None, now: Situation) -> list[str]:
     """As `closing`, where no labels tell."""
     parts = [_found_again(found, now)] if found is not None else []
     if now.agreement is not None:
-        share = f"{now.agreement:.0%} of images"
+        used, count = now.prototypes, now.config.head.out_dim
+        in_use = f", with {used:.0f} of {count} in use" if used is not None else ""
+        share = f"{now.agreement:.0%} of images{in_use}"
         parts.append(f"student and teacher choose the same prototype for {share}")
     if now.rank is not None:
         first = f" ({now.first_rank:.1f} in the first report)" if now.first_rank else ""

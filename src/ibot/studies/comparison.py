@@ -14,6 +14,7 @@ from ibot.eval.neighbours.vote import knn_accuracy
 from ibot.models.contract import Backbone
 from ibot.models.plain import Colours, Pixels
 from ibot.studies.compared import KNN, Comparison
+from ibot.system.progress import Progress, no_progress
 from ibot.types import ResultRecord
 
 WHITENED_DIMS = (8, 16, 32, 64)
@@ -83,11 +84,21 @@ def pixel_accuracy(sets: Sets, config: Config) -> float:
     return accuracy(bank, queries, config)
 
 
-def print_comparison(before: Backbone, after: Backbone, sets: Sets, config: Config) -> Compared:
+def print_comparison(
+    before: Backbone,
+    after: Backbone,
+    sets: Sets,
+    config: Config,
+    progress: Progress = no_progress,
+) -> Compared:
     """Print the scores of both networks, of histograms of colours, and of raw pixels."""
-    untrained, trained = scores(before, sets, config), scores(after, sets, config)
-    colours = scores(Colours(config.model.statistics, config.model.channels), sets, config)
+    measured = []
+    for backbone in (before, after, Colours(config.model.statistics, config.model.channels)):
+        measured.append(scores(backbone, sets, config))
+        progress(len(measured), 4)
+    untrained, trained, colours = measured
     pixels = pixel_accuracy(sets, config)
+    progress(4, 4)
     chance = 100 / len(sets[0].classes)
     beside = f"chance {chance:.0f}, raw pixels {pixels:.1f}"
     print(f"\nk-NN accuracy, %, k = {config.evaluate.k} ({beside})")

@@ -6,6 +6,7 @@ import copy
 import json
 import time
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ from ibot.studies.probes import Evaluated, probes
 from ibot.studies.settings import Say
 from ibot.system.device import choose_device
 from ibot.system.files import write_atomically
-from ibot.system.progress import counter
+from ibot.system.progress import Progress, counter, no_progress
 from ibot.types import ResultRecord
 from ibot.weights.read import load_backbone
 
@@ -99,16 +100,19 @@ def demo(
         quiet: print results only.
     """
     began = time.perf_counter()
-    say: Say = (lambda text: None) if quiet else print
+    say: Say = (lambda text: None) if quiet else partial(print, flush=True)
     config, sets = _scenes(folder, seed, paper, quiet)
     networks = _train(config, sets, folder, quiet)
     if networks is None:
         return
-    compared = print_comparison(*networks, sets, config)
+    seen = f"{TRAIN_IMAGES + VAL_IMAGES:,} images"
+    say(f"measuring the network before and after, colours and pixels by k-NN: 4 x {seen}")
+    compared = print_comparison(*networks, sets, config, _shown("measuring", quiet))
     print(f"gained {gained(compared.found)}")
-    print(f"means  {means(compared.found)}")
+    print(f"means  {means(compared.found)}", flush=True)
+    say("measuring patches of further images, then drawing the picture")
     picture = folder / "pictures" / "training.png"
-    patches = _patches(config, networks, sets, compared.levels, picture, folder)
+    patches = _patches(config, networks, sets, compared.levels, picture, folder, quiet)
     summary = {
         "seed": seed,
         "seconds": round(time.perf_counter() - began, 1),
@@ -136,6 +140,7 @@ def _patches(
     levels: dict[str, float],
     picture: Path,
     run: Path,
+    quiet: bool,
 ) -> dict[str, PatchScores]:
     """Print what patches show of further images, and draw the picture."""
     bank, shoals = patch_images(config.train.seed)
@@ -144,7 +149,10 @@ def _patches(
         "trained": tokens_of(networks[1].cpu()),
         "raw_pixels": pixels_of(config.model.patch),
     }
-    judged = {name: patch_scores(encode, bank, shoals) for name, encode in encoders.items()}
+    shown, judged = _shown("patches", quiet), {}
+    for name, encode in encoders.items():
+        judged[name] = patch_scores(encode, bank, shoals)
+        shown(len(judged), len(encoders))
     side, grid = SIDE, SIDE // config.model.patch
     print(
         f"\n{len(shoals)} further images of {side} pixels, {grid} x {grid} patches, by the nearest "
@@ -162,8 +170,15 @@ def _patches(
         found=(judged["random"][1], judged["trained"][1]),
         levels=levels,
     )
+    if not quiet:
+        print(f"drawing {picture}", flush=True)
     write_picture(picture, config, seen, run)
     return {name: found for name, (found, _) in judged.items()}
+
+
+def _shown(name: str, quiet: bool) -> Progress:
+    """Progress of a part of the end, which takes a minute and more."""
+    return no_progress if quiet else counter(name)
 
 
 def _keep(folder: Path, summary: dict[str, Any]) -> None:

@@ -163,6 +163,7 @@ def situation(
         left=max(0, derived.total_steps - step),
         rising=rising,
         agreement=number(metrics.last.get("agreement")),
+        prototypes=number(metrics.last.get("cls_prototypes_used")),
         rank=ranks[-1] if ranks else None,
         first_rank=ranks[0] if len(ranks) > 1 else None,
         complaints=", ".join(word for word in complaints if not word.startswith(SPEED)),

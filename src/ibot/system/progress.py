@@ -40,6 +40,10 @@ def counter(name: str) -> Progress:
     return show
 
 
+def no_progress(done: int, total: int) -> None:
+    """Shows nothing."""
+
+
 def no_counter(name: str) -> None:
     """In the place of `counter` where nothing is shown."""
 
