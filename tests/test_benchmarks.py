@@ -117,7 +117,7 @@ def test_forecasts_are_compared_with_what_was_measured_in_the_same_round(tmp_pat
     # Another program ran in the second round, beside both.
     case.planned, case.trained, case.others = [0.4, 0.9, 0.38], [0.4, 1.0, 0.4], [0.0, 1.0, 0.0]
     rounds.write_record(tmp_path / "plan.json", "plan", [case.record()])
-    row = "| tiny32 | bfloat16 | 128 | 0.4 | 0.4 | 0.95 | 1.00 0.90 0.95 | 150% | 0.90 | 0.50 |"
+    row = "| tiny32 | bfloat16 | 64 | 0.4 | 0.4 | 0.95 | 1.00 0.90 0.95 | 150% | 0.90 | 0.50 |"
     assert f"{row} 99 | 100 | 0.99 |" in page(tmp_path)
 
 
