@@ -145,7 +145,7 @@ def test_features_are_written_with_names(run, labelled, tmp_path, suffix):
         (
             ["pretrain", "tiny32", "--data", "x", "train.batch=three"],
             "wrong type",
-            "train.batch=128",
+            "train.batch=64",
         ),
         (
             ["pretrain", "tiny32", "--data", "x", "model.heads=7"],
@@ -263,7 +263,7 @@ def test_a_run_folder_of_other_settings_is_refused_and_kept(run, labelled):
     assert (
         done.returncode == 2
         and "other settings" in done.stderr
-        and "optim.lr: 0.004 -> 1" in done.stderr
+        and "optim.lr: 0.006 -> 1" in done.stderr
     )
     assert all(p.read_bytes() == content for p, content in before.items())
 

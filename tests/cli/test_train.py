@@ -16,10 +16,12 @@ from ibot.system.processes import Processes
 
 
 @pytest.mark.parametrize(
-    "name, folder", [("tiny32", "be6e7ad2"), ("one_gpu", "b2804565"), ("vit_s16", "119dd3b5")]
+    "name, folder", [("tiny32", "bd7f8452"), ("one_gpu", "b2804565"), ("vit_s16", "119dd3b5")]
 )
 def test_settings_that_came_later_do_not_rename_the_folders_of_older_runs(name, folder):
-    """The names are those of version 0.1.0 before it had `model.act` and its like."""
+    """The names are those of version 0.1.0 before it had `model.act` and its like; of `tiny32`, of
+    its settings since 2026-12-01.
+    """
     config = apply(recipe(name), ["data.path=photos"])
     assert str(default_folder(config)) == f"runs/{name}-{folder}"
     for setting in ("model.act=relu", "mask.views=first", "data.max_pixels=200000000"):
@@ -60,12 +62,12 @@ def test_a_named_recipe_gets_a_batch_that_few_images_fill(photos):
 
     (fitted, notes), config = found(24)
     assert fitted.train.batch == 8 and notes == [
-        "train.batch=8 in place of 128: the set has 24 images"
+        "train.batch=8 in place of 64: the set has 24 images"
     ]
     assert fitted == replace(config, train=replace(config.train, batch=8))
-    (same, notes), config = found(300)
+    (same, notes), config = found(200)
     assert same == config and notes == [
-        "a batch of 128 is a large part of 300 images, 2 steps an epoch: train.batch=32 suits so "
+        "a batch of 64 is a large part of 200 images, 3 steps an epoch: train.batch=16 suits so "
         "few"
     ]
     for count in (1, 512, 5000):
