@@ -67,8 +67,7 @@ def test_a_named_recipe_gets_a_batch_that_few_images_fill(photos):
     assert fitted == replace(config, train=replace(config.train, batch=8))
     (same, notes), config = found(200)
     assert same == config and notes == [
-        "a batch of 64 is a large part of 200 images, 3 steps an epoch: train.batch=16 suits so "
-        "few"
+        "a batch of 64 is a large part of 200 images, 3 steps an epoch: train.batch=16 suits so few"
     ]
     for count in (1, 512, 5000):
         (same, notes), config = found(count)

@@ -118,6 +118,7 @@ def test_clusters_are_made_once_by_the_main_process_and_kept(small, tmp_path, mo
 def test_a_run_on_fixed_classes_learns_them_and_resumes(small, tmp_path, kind):
     settings = [
         f"method.patch_target={kind}",
+        *("method.visible_weight=0", "method.patch_residual=false"),
         "method.cls_weight=0",
         "mask.ratio=0.4:0.1",
         "train.length=30 steps",
@@ -144,9 +145,11 @@ def test_a_run_on_fixed_classes_learns_them_and_resumes(small, tmp_path, kind):
 
 def test_a_frozen_run_gives_the_distribution_of_its_teacher(small, tmp_path):
     train(small, tmp_path / "source", quiet=True)
-    config = with_tokenizer(
-        apply(small, ["method.patch_target=frozen", f"method.tokenizer={tmp_path / 'source'}"])
-    )
+    settings = [
+        *("method.patch_target=frozen", f"method.tokenizer={tmp_path / 'source'}"),
+        *("method.visible_weight=0", "method.patch_residual=false"),
+    ]
+    config = with_tokenizer(apply(small, settings))
     tokenizer = build_tokenizer(config, scan(small.data.path), tmp_path, Processes())
     model = StudentTeacher(small)
     load_checkpoint(

@@ -25,13 +25,13 @@ def test_torn_and_foreign_lines_are_passed_over(tmp_path):
     (tmp_path / "huge" / METRICS).write_text('{"step": 1, "images_seen": 1' + 400 * "0" + "}\n")
     assert not read_metrics(tmp_path / "huge", 1, LOGGED).images
     metrics = read_metrics(tmp_path, 128, LOGGED)
-    assert list(metrics.images) == [1280, 2560] and metrics.last == row(20)
+    assert list(metrics.images) == [640, 1280] and metrics.last == row(20)
     with file.open("a") as torn:
         torn.write(', "images_seen": 3200, "cls_loss": "6", "lr": NaN}\n')
     metrics = read_metrics(tmp_path, 128, LOGGED)
-    assert list(metrics.images) == [1280, 2560, 3200]
+    assert list(metrics.images) == [640, 1280, 3200]
     loss = training_curves(metrics)[0].series
-    assert [image for image, _ in loss[0].points] == [1280, 2560]
+    assert [image for image, _ in loss[0].points] == [640, 1280]
 
 
 def test_a_file_that_grows_is_read_on_and_one_that_was_written_anew_from_its_start(tmp_path):
@@ -65,4 +65,4 @@ def test_rows_of_steps_alone_have_their_images_from_the_batch(tmp_path):
 def test_the_time_of_training_is_that_of_its_steps(tmp_path):
     rows = [row(10, images_per_second=64.0), row(30, images_per_second=256.0)]
     write_run(tmp_path, rows=rows)
-    assert read_metrics(tmp_path, 128, LOGGED).seconds() == pytest.approx(1280 / 64 + 2560 / 256)
+    assert read_metrics(tmp_path, 128, LOGGED).seconds() == pytest.approx(640 / 64 + 1280 / 256)

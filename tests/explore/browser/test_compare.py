@@ -1,5 +1,6 @@
 """Two images side by side, and two checkpoints."""
 
+import math
 import re
 
 import numpy as np
@@ -73,7 +74,8 @@ def test_two_checkpoints_of_one_image_tell_which_words_stayed(page, ask):
     then, later = (np.array(ask(f"/api/image/2?c={c}")["words"]) for c in (0, 1))
     page.get_by_text("of the patches have the same word at both").wait_for()
     share = (then == later).mean()
-    text = f"{100 * share:.{1 if share < 0.1 else 0}f} %" if share else "0.0 %"
+    # As JavaScript rounds: halves up.
+    text = f"{math.floor(100 * share + 0.5)} %" if share >= 0.1 else f"{100 * share:.1f} %"
     assert text in page.locator(".toolbar .push").inner_text()
     point(page, 0, 3, 3)
     expect(page.locator(".readout")).to_contain_text(f"word {then[15]}")

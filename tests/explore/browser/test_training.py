@@ -8,7 +8,7 @@ import re
 import pytest
 from playwright.sync_api import expect
 
-BATCH = 128
+BATCH = 64
 
 
 def row(step):
@@ -113,7 +113,7 @@ def test_curves_stand_beside_their_levels_with_the_last_values(training_page):
 def test_one_pointer_reads_all_curves(training_page):
     point_at(training_page, "loss", 0.5)
     reading = training_page.locator(".reading")
-    expect(reading).to_contain_text("6,400 images")
+    expect(reading).to_contain_text("3,200 images")
     expect(reading).to_contain_text("step 50")
     for name, value in (("loss", "2.25"), ("rank", "4.50"), ("gradients", "0.2")):
         expect(chart(training_page, name).locator(".chart-keys li").first).to_contain_text(value)
@@ -126,7 +126,7 @@ def test_the_page_follows_a_file_that_grows_and_leaves_the_reader_alone(training
     expect(reading).to_contain_text("step 50")
     append(trained / "metrics.jsonl", *(row(step) for step in range(110, 210, 10)))
     training_page.clock.fast_forward(5100)
-    expect(training_page.locator(".training-line")).to_contain_text("25,600")
+    expect(training_page.locator(".training-line")).to_contain_text("12,800")
     expect(reading).to_contain_text("step 50")
     training_page.mouse.move(*at_share(training_page, "loss", 0.5))
     expect(reading).to_contain_text("step 100")
@@ -139,7 +139,7 @@ def test_the_page_follows_a_file_that_grows_and_leaves_the_reader_alone(training
     ticks = chart(training_page, "loss").locator(".tick").all_text_contents()
     append(trained / "metrics.jsonl", row(210) | {"effective_rank": 4})
     training_page.clock.fast_forward(5100)
-    expect(training_page.locator(".training-line")).to_contain_text("26,880")
+    expect(training_page.locator(".training-line")).to_contain_text("13,440")
     assert chart(training_page, "loss").locator(".tick").all_text_contents() == ticks
     training_page.get_by_role("button", name="Show all").click()
     assert chart(training_page, "loss").locator(".tick").all_text_contents() != ticks
@@ -157,7 +157,7 @@ def test_a_page_that_nobody_sees_asks_nothing(training_page, trained):
     append(trained / "metrics.jsonl", row(110))
     assert not [url for url in asked if "/api/training" in url]
     training_page.evaluate(hidden, False)
-    expect(training_page.locator(".training-line")).to_contain_text("14,080")
+    expect(training_page.locator(".training-line")).to_contain_text("7,040")
 
 
 def test_a_run_that_is_deleted_keeps_its_curves_and_says_so(training_page, trained):

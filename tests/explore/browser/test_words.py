@@ -60,7 +60,7 @@ def test_more_words_come_while_one_scrolls_and_are_there_on_the_way_back(new_pag
     page.wait_for_selector("h1:has-text('Word')")
     page.go_back()
     expect(page.locator(".card")).to_have_count(130)
-    assert page.evaluate("window.scrollY") > 1000
+    page.wait_for_function("window.scrollY > 1000")
 
 
 def test_a_word_says_where_it_is_found_and_how_it_came_to_be(page, ask):
