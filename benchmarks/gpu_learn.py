@@ -24,7 +24,7 @@ logs; nothing of it is measured): 4 to 9 minutes for each run of the pair, 4 to 
 whose steps have 1.16 times iBOT's products. So the pair takes 7 to 18 minutes, one to three calls,
 and all three take 11 to 29, two to four calls. Starts and evaluations come on top, and loader
 processes must keep up: `ibot plan` reckons 16 to 18 cores for it where the GPU draws the views, 36
-to 41 where they do. With 15 minutes take two arms (`--arms other_view,class`) or fewer epochs.
+to 41 where they do. With little time take two arms (`--arms other_view,class`) or fewer epochs.
 
 Exit codes: 0, all is done; 75, call again; 2, a piece failed, or nothing is there to evaluate.
 """

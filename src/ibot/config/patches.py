@@ -40,12 +40,13 @@ def patch_problems(config: Config) -> Iterator[str]:
     if method.visible_weight and not (hides and mask.views != "all"):
         yield (
             "method.visible_weight needs method.patch_match=hidden, method.patch_target=online and "
-            "no masks of local views (mask.views)"
+            "no masks of local views (mask.views); method.visible_weight=0 leaves that loss out"
         )
     across = method.visible_weight and method.visible_target == "other"
     if across and not (config.augment.num_global == 2 and mask.shape != "attention"):
         yield (
-            "method.visible_target=other needs augment.num_global=2 and a mask.shape that is drawn"
+            "method.visible_target=other needs augment.num_global=2 and a mask.shape that is "
+            "drawn; method.visible_target=own, or method.visible_weight=0"
         )
     if not method.patch_target_norm and not (hides and _has_norm(config)):
         yield (
@@ -57,7 +58,7 @@ def patch_problems(config: Config) -> Iterator[str]:
         yield (
             "method.patch_residual=true needs method.patch_match=hidden, "
             "method.patch_target=online, head.bottleneck_dim above 0 and no masks of local views "
-            "(mask.views)"
+            "(mask.views); method.patch_residual=false takes whole targets"
         )
     balanced = method.targets == "sinkhorn" and method.patch_target == "online"
     if method.patch_balance == "all" and not (balanced and mask.views != "all"):

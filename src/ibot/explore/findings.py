@@ -103,7 +103,10 @@ class Evidence:
 
     @property
     def known_again(self) -> float:
-        """Share, 0..1, of the altered copies that are near-duplicates by what is in use."""
+        """Share, 0..1, of the altered copies that are near-duplicates by what is in use.
+
+        Of none it has no value: `altered` must not be empty.
+        """
         made = sum(kind.count for kind in self.altered)
         shares = (kind.found if self.tells else kind.by_pictures for kind in self.altered)
         return sum(s * kind.count for s, kind in zip(shares, self.altered, strict=True)) / made

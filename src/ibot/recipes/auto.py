@@ -1,8 +1,8 @@
 """Settings chosen from the data and the device (`ibot pretrain auto`): each choice with its reason,
 in one line.
 
-The rules follow what was measured for `tiny32` (docs/results.md) on small images and slow devices,
-and the published ViT-S/16 towards many photographs on GPUs; in between they are interpolated, not
+The rules follow what was measured for `tiny32` and `tiny64` (docs/learning.md) on small images and
+slow devices, and the published ViT-S/16 towards many photographs on GPUs; in between they are interpolated, not
 measured.
 """
 
