@@ -2,8 +2,8 @@
 in one line.
 
 The rules follow what was measured for `tiny32` and `tiny64` (docs/learning.md) on small images and
-slow devices, and the published ViT-S/16 towards many photographs on GPUs; in between they are interpolated, not
-measured.
+slow devices, and the published ViT-S/16 towards many photographs on GPUs; in between they are
+interpolated, not measured.
 """
 
 from __future__ import annotations
