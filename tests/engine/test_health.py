@@ -151,10 +151,10 @@ COLLAPSED = [
 """Recorded: 600 photographs, 15 epochs, 32 prototypes, neither balanced, spread nor centered."""
 
 
-def judged(rows, total, prototypes=32, settings=()):
+def judged(rows, total, prototypes=32, settings=(), images=600):
     """What is said of recorded reports: (step, kinds of verdicts, words)."""
     config = apply(CONFIG, [f"head.out_dim={prototypes}", *settings])
-    judge = monitor(config, total=total, warmup=14, num_images=600).judge
+    judge = monitor(config, total=total, warmup=14, num_images=images).judge
     said = []
     for step, loss, agreement, used, marginal, rank in rows:
         values = {
@@ -204,6 +204,12 @@ def test_a_collapse_that_only_the_last_reports_show_is_said_at_the_end(reports):
 )
 def test_agreement_on_several_prototypes_is_no_collapse(row, prototypes):
     assert not any("collapse" in words for _, _, words in judged([row] * 5, row[0], prototypes))
+
+
+@pytest.mark.parametrize(("used", "told"), [(6, False), (5, True)])
+def test_images_that_each_have_a_prototype_of_their_own_have_not_collapsed(used, told):
+    said = judged([(500, 0.3, 0.97, used, 1.7, 6.0)] * 5, 500, 64, images=6)
+    assert ("collapse" in said[-1][2]) == told
 
 
 def test_nothing_is_said_during_the_warm_up():

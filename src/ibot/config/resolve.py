@@ -147,21 +147,16 @@ def check_shares(train: TrainConfig, world_size: int, *, begun: bool = False) ->
             f"train.batch={train.batch} cannot be shared equally",
             why=f"{counted(world_size, 'process')} x train.accumulate={train.accumulate} "
             "micro-batches",
-            fix=_sharing(train, world_size)
-            if begun
-            else f"make train.batch a multiple of {shares}",
+            fix=_near(train, world_size) if begun else f"make train.batch a multiple of {shares}",
         )
 
 
-def _sharing(train: TrainConfig, world_size: int) -> str:
-    """The numbers of processes next to `world_size` that can share a batch, in words."""
+def _near(train: TrainConfig, world_size: int) -> str:
+    """The numbers of processes next to `world_size` that can share a run's batch (one can)."""
     most = train.batch // train.accumulate
     fitting = [n for n in range(1, most + 1) if train.batch % (n * train.accumulate) == 0]
-    fewer = [n for n in fitting if n < world_size][-1:]
-    more = [n for n in fitting if n > world_size][:1]
-    words = " or ".join(f"{n}" for n in (*fewer, *more))
-    if not words:
-        return f"a number of processes that {train.batch} is a multiple of"
+    fewer, more = ([n for n in fitting if (n > world_size) == above] for above in (False, True))
+    words = " or ".join(str(n) for n in (*fewer[-1:], *more[:1]))
     return f"the run keeps its batch: start {words} process{'' if words == '1' else 'es'}"
 
 

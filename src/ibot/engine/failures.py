@@ -13,7 +13,7 @@ from ibot.system.processes import Processes
 from ibot.system.watch import kept_if_failed
 
 MOST = 200
-"""Letters of what an unexpected error says of itself."""
+"""Letters of what an error says of itself, of its first line."""
 
 
 @contextmanager

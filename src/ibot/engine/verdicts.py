@@ -164,7 +164,9 @@ class Judge:
         if self._step < self.quiet_until or not self.config.method.cls_weight:
             return None
         used, count = values["cls_prototypes_used"], self.config.head.out_dim
+        # As many as images are all that can be in use: each has its own then.
         few = used <= HANDFUL and values["cls_prototypes_share"] <= HANDFUL_SHARE
+        few = few and used < self.num_images
         if values["agreement"] <= AGREED or not few:
             return None
         return Verdict(
